@@ -1,0 +1,102 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up what it needs in this folder.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
+  $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+BIN := .venv/bin
+READY := .venv/.ready
+PROTO_BIN := .venv-proto/bin
+PROTO_READY := .venv-proto/.ready
+PROTOS := $(wildcard protos/tokenwire/v1/*.proto)
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(READY) ## Make the virtual environment .venv (every other target does so by itself)
+
+$(READY): requirements/dev.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Tokenwire needs Python 3.11 or newer: none was found on the PATH"; exit 1; }
+	@echo "setting up .venv ($$($(PYTHON) --version))"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(PROTO_READY): requirements/proto.lock
+	@$(PYTHON) -m venv .venv-proto
+	@$(PROTO_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proto.lock
+	@touch $@
+
+.PHONY: demo
+demo: $(READY) ## Serve the built-in demo, stream one chat on the terminal, stop
+	@$(BIN)/python scripts/demo.py
+
+.PHONY: run
+run: $(READY) ## Serve the built-in demo on 127.0.0.1:50051 until Ctrl-C
+	@$(BIN)/tokenwire-server serve --demo
+
+.PHONY: test
+test: $(READY) ## Run all tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+.PHONY: check
+check: lint types layers proto-check test ## Everything that must be green: lint, types, layers, proto, tests
+
+.PHONY: lint
+lint: $(READY) ## Lint and check the formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(READY) ## Format the code and the protos
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+	@$(BIN)/buf format --write protos
+
+.PHONY: types
+types: $(READY) ## Check types
+	@$(BIN)/mypy
+
+.PHONY: layers
+layers: $(READY) ## Check that imports point downward only
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: proto
+proto: $(READY) $(PROTO_READY) ## Generate the code of the protos
+	@scripts/generate client
+
+.PHONY: proto-check
+proto-check: $(READY) $(PROTO_READY) ## Lint the protos; prove the generated code fresh and nothing broken
+	@$(BIN)/buf lint protos
+	@$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/buf breaking protos --against protos/released.binpb
+	@scripts/generate --check
+
+.PHONY: bench
+bench: $(READY) ## Measure CPU, latency, memory and bytes per token, against the bare floor (minutes)
+	@$(BIN)/python tests/bench
+
+.PHONY: bench-peers
+bench-peers: $(READY) ## The same load on LiteLLM's proxy and nginx (minutes; installs LiteLLM in .tools)
+	@$(BIN)/python tests/bench --peers
+
+.PHONY: faults
+faults: $(READY) ## Fault runs at full size (minutes)
+	@$(BIN)/python -m pytest -m faults -q -s
+
+.PHONY: lock
+lock: $(READY) ## Renew the locks: names, versions and hashes, no addresses
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --all-extras --group dev \
+	  -o requirements/dev.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --group pyproject.toml:proto \
+	  -o requirements/proto.lock
+
+.PHONY: clean
+clean: ## Remove what these commands made
+	@rm -rf .venv .venv-proto .tools bench-out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

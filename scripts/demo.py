@@ -1,0 +1,38 @@
+"""Serve the built-in demo on a free port, stream one chat through it, and stop it again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+PROMPT = "What is Tokenwire?"
+MODEL = "anthropic/demo"
+STOP_S = 10
+
+
+def main() -> int:
+    serve = [str(BIN / "tokenwire-server"), "serve", "--demo", "--listen", "127.0.0.1:0"]
+    print(f"$ tokenwire-server {' '.join(serve[1:])}")
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            if not line:
+                return server.wait()
+            print(line, end="")
+            address = line.split()[-1]
+            chat = [str(BIN / "tokenwire"), "chat", PROMPT, "--model", MODEL, "--target", address]
+            print(f'$ tokenwire chat "{PROMPT}" --model {MODEL} --target {address}', flush=True)
+            return subprocess.call(chat)
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(STOP_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
