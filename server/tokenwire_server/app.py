@@ -1,0 +1,102 @@
+"""The composition root: builds the server from its settings, owns every long-lived task, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+
+from .config import ConfigError, ModelConfig, ProviderConfig, Settings, known_providers
+from .providers.registry import Registry
+from .rpc.server import GrpcServer
+from .rpc.service import ChatService, ModelService
+from .simulator import Simulator
+from .streams.live import LiveStreams
+
+logger = logging.getLogger(__name__)
+
+DEMO_KEYS = {"OPENAI_API_KEY": "demo", "ANTHROPIC_API_KEY": "demo"}
+DEMO_MODELS = ("openai/demo", "openai-responses/demo", "anthropic/demo")
+
+
+async def serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    demo: bool,
+    ready: Callable[[str], None],
+    stop: asyncio.Event,
+) -> None:
+    """Serve until `stop` is set, then drain. `ready` gets the address once RPCs are answered.
+
+    Raises ConfigError when no provider can be used, and CannotListen.
+    """
+    async with AsyncExitStack() as stack:
+        models = dict(settings.models)
+        if demo:
+            simulator = await stack.enter_async_context(Simulator())
+            environ = {
+                **environ,
+                **DEMO_KEYS,
+                "OPENAI_BASE_URL": f"{simulator.url}/v1",
+                "ANTHROPIC_BASE_URL": simulator.url,
+            }
+            models |= {
+                name: ModelConfig(capabilities=("tools", "reasoning")) for name in DEMO_MODELS
+            }
+        providers = {**known_providers(environ), **settings.providers}
+        _require_a_key(providers, environ)
+        registry = await stack.enter_async_context(
+            Registry(providers, models, settings.limits, environ)
+        )
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        streams = LiveStreams(settings.limits, tasks)
+        server = GrpcServer(
+            ChatService(registry, streams, settings.limits),
+            ModelService(registry, settings.limits),
+            settings.limits,
+        )
+        port = await server.start(settings.listen)
+        host = settings.listen.rpartition(":")[0]
+        ready(f"{host}:{port}")
+        await stop.wait()
+        logger.info("stopping: %d streams are open", len(streams))
+        await _drain(server, streams, settings.drain_grace_s)
+
+
+async def _drain(server: GrpcServer, streams: LiveStreams, grace_s: float) -> None:
+    """Let open streams go on for a while, then end them, so that each caller gets a reason."""
+    stopping = asyncio.create_task(server.stop(grace_s + 1.0))
+    try:
+        async with asyncio.timeout(grace_s):
+            await asyncio.shield(stopping)
+    except TimeoutError:
+        streams.stop_all()
+        await stopping
+
+
+def _require_a_key(providers: Mapping[str, ProviderConfig], environ: Mapping[str, str]) -> None:
+    if any(not p.api_key_env or environ.get(p.api_key_env) for p in providers.values()):
+        return
+    names = sorted({p.api_key_env for p in providers.values()})
+    raise ConfigError(
+        f"no provider can be used: set {' or '.join(names)}, configure a provider that needs no key, "
+        "or try --demo"
+    )
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set. A second one ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop

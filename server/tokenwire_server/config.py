@@ -1,0 +1,177 @@
+"""The server's settings: defaults, then a TOML file, then `TOKENWIRE_*` variables, then flags.
+
+Every limit has a unit in its name and a documented effect where it is enforced. Unknown keys are
+refused: a misspelt limit must not be silently absent.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+ProviderKind = Literal["openai-chat", "openai-responses", "anthropic"]
+Capability = Literal["tools", "images", "reasoning", "json_schema"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Quirks(_Section):
+    """How a server that speaks OpenAI Chat Completions differs from OpenAI's own. Data, not code."""
+
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
+    """Under which name it takes the limit of output tokens."""
+    system_role: Literal["system", "developer"] = "system"
+    """Which role carries instructions."""
+    usage_option: bool = True
+    """It knows `stream_options.include_usage`. Otherwise usage is what it volunteers, or an estimate."""
+    continuous_usage: bool = False
+    """It knows `stream_options.continuous_usage_stats` (vLLM), so that a broken answer has figures."""
+    done_marker: bool = True
+    """It ends with `data: [DONE]`. Otherwise a `finish_reason` and the end of the body are the end."""
+    top_k: bool = False
+    """It takes `top_k`."""
+    reasoning_effort: bool = True
+    """It takes `reasoning_effort`."""
+    json_schema: bool = True
+    """It takes `response_format` of type `json_schema`."""
+
+
+class ProviderConfig(_Section):
+    """One provider: which wire format, where, and whose key."""
+
+    kind: ProviderKind
+    base_url: str
+    api_key_env: str = ""
+    """Name of the variable that holds the key. Empty: the server takes no key."""
+    default_max_output_tokens: int = Field(default=8192, ge=1)
+    """For providers that demand a limit (Anthropic), when neither the caller nor the model sets one."""
+    quirks: Quirks = Quirks()
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+
+class ModelConfig(_Section):
+    """A model the operator names: an alias, or facts about `provider/model`."""
+
+    target: str = ""
+    """`provider/model` that an alias stands for. Empty: the name itself is `provider/model`."""
+    capabilities: tuple[Capability, ...] = ()
+    context_window_tokens: int | None = Field(default=None, ge=1)
+    max_output_tokens: int | None = Field(default=None, ge=1)
+
+
+class Limits(_Section):
+    """Bounds. What happens at each stands with it."""
+
+    max_streams: int = Field(default=2000, ge=1)
+    """Streams open at once. The next one gets OVERLOADED."""
+    max_request_bytes: int = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
+    """Size of one request on the wire. A larger one gets INVALID_REQUEST."""
+    max_log_bytes: int = Field(default=8 * 2**20, ge=4096)
+    """Content kept of one stream. Past it the oldest entries go, and who needs them gets SLOW_READER."""
+    max_stream_duration_s: float = Field(default=3600.0, gt=0)
+    """From acceptance to end. Then the stream finishes with TIME_LIMIT."""
+    upstream_connect_s: float = Field(default=5.0, gt=0)
+    """Name lookup, TCP and TLS together. Then UPSTREAM_UNAVAILABLE."""
+    upstream_first_byte_s: float = Field(default=300.0, gt=0)
+    """From sending the request to the first byte of the answer's body. Then UPSTREAM_UNAVAILABLE."""
+    upstream_silence_s: float = Field(default=120.0, gt=0)
+    """Between two arrivals of bytes. Then UPSTREAM_STALLED, before the first token UPSTREAM_UNAVAILABLE."""
+
+
+OPENAI_QUIRKS = Quirks(max_tokens_field="max_completion_tokens", system_role="developer")
+
+
+def known_providers(environ: Mapping[str, str]) -> dict[str, ProviderConfig]:
+    """The providers that need no configuration, at the addresses the environment names."""
+    openai = environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    anthropic = environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
+    return {
+        "openai": ProviderConfig(
+            kind="openai-chat", base_url=openai, api_key_env="OPENAI_API_KEY", quirks=OPENAI_QUIRKS
+        ),
+        "openai-responses": ProviderConfig(
+            kind="openai-responses", base_url=openai, api_key_env="OPENAI_API_KEY"
+        ),
+        "anthropic": ProviderConfig(
+            kind="anthropic", base_url=anthropic, api_key_env="ANTHROPIC_API_KEY"
+        ),
+    }
+
+
+class ConfigError(Exception):
+    """The settings make no sense: one line that says which, and what to do."""
+
+
+class Settings(BaseSettings):
+    """All settings of the server. Nested ones as `TOKENWIRE_LIMITS__MAX_STREAMS`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TOKENWIRE_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT; port 0 takes a free one."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    drain_grace_s: float = Field(default=5.0, ge=0)
+    """How long open streams may go on after SIGTERM. Then they end with SERVER_STOPPED."""
+    limits: Limits = Limits()
+    providers: dict[str, ProviderConfig] = {}
+    models: dict[str, ModelConfig] = {}
+
+    @field_validator("providers")
+    @classmethod
+    def _provider_names(cls, value: dict[str, ProviderConfig]) -> dict[str, ProviderConfig]:
+        for name in value:
+            if not name or "/" in name:
+                raise ValueError(f"provider name {name!r} must not be empty or hold a slash")
+        return value
+
+
+def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """The settings. Raises ConfigError with every fault: where it stands and what is wrong."""
+    if path is not None and not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings
+            file = TomlConfigSettingsSource(settings_cls, toml_file=path)
+            return (init_settings, env_settings, file)
+
+    try:
+        return Layered(**flags)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(step) for step in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors(include_url=False, include_input=False)
+        )
+        raise ConfigError(f"{path or 'settings'}: {faults}") from error
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, SettingsError) as error:
+        raise ConfigError(f"{path or 'settings'}: {error}") from error

@@ -1,0 +1,69 @@
+"""Limits on waiting, as absolute instants of the event loop's clock."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+
+class SilenceLimit:
+    """Ends its block with TimeoutError when `heard` was not called for `limit_s` seconds.
+
+    Made for a path that hears something every few milliseconds: `heard` is an assignment, and the
+    one timer re-arms itself only when it fires too early, so it is exact and costs nothing a token.
+    `asyncio.timeout` would cancel and make a timer at each arrival. A cancellation from outside that
+    arrives together with the limit stays a cancellation.
+    """
+
+    __slots__ = ("_before", "_fired", "_heard", "_limit_s", "_loop", "_task", "_timer")
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._fired = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def heard(self, now: float, limit_s: float) -> None:
+        """Something came at `now`, in the loop's time; from now on the limit is `limit_s`."""
+        self._heard = now
+        if limit_s != self._limit_s:
+            self._limit_s = limit_s
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = self._loop.call_at(now + limit_s, self._check)
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("SilenceLimit needs a task")
+        self._task = task
+        self._before = task.cancelling()
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+        self._timer = self._loop.call_at(self._heard + self._limit_s, self._check)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (
+            self._fired
+            and self._task.uncancel() <= self._before
+            and isinstance(exc, asyncio.CancelledError)
+        ):
+            raise TimeoutError(f"silent for {self._limit_s} s") from exc
+
+    def _check(self) -> None:
+        due = self._heard + self._limit_s
+        if self._loop.time() < due:
+            self._timer = self._loop.call_at(due, self._check)
+            return
+        self._timer = None
+        self._fired = True
+        self._task.cancel()

@@ -1,0 +1,183 @@
+"""Everything that can go wrong, as one tree. Pure values: translated to a gRPC status in one place.
+
+    TokenwireError
+    +-- InvalidRequest          the request is wrong; every violation with its path
+    +-- UnknownModel            no such provider or alias, or the provider's own 404
+    +-- Overloaded              this server is full
+    +-- UpstreamError           the provider, and whose fault it is
+    |   +-- UpstreamRejected        it refused the request
+    |   +-- UpstreamAuth            it refused the operator's key
+    |   +-- UpstreamRateLimited     it is at its rate limit
+    |   +-- UpstreamUnavailable     it cannot be reached, or failed before the first token
+    |   +-- UpstreamBroken          it failed after the first token
+    |   +-- UpstreamStalled         it fell silent
+    +-- DeadlineExceeded        the caller's deadline passed
+    +-- SlowReader              the reader fell behind the log
+    +-- ServerStopped           the stream ended with its server
+    +-- InternalFault           a bug of ours, described in the log only
+
+`str(error)` is for the caller and holds nothing that a provider wrote. What the provider wrote
+stands in `UpstreamError.provider_text`, for the server's log only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+
+from .events import Usage
+from .request import Violation
+
+
+class StreamFailure(msgspec.Struct, frozen=True):
+    """Where a stream stood when it failed."""
+
+    stream_id: str
+    last_sequence: int
+    usage: Usage
+
+
+class TokenwireError(Exception):
+    """Base of all errors that a caller is told about by reason."""
+
+    reason: ClassVar[str]
+    retry_after_s: float | None = None
+    """When it makes sense to come back. Set: the caller gets a RetryInfo."""
+    at: StreamFailure | None = None
+    """Set when the stream had begun to answer: the caller has paid for something."""
+
+    def facts(self) -> dict[str, str]:
+        """Facts of the error, for programs: the metadata of its ErrorInfo."""
+        return {}
+
+
+class InvalidRequest(TokenwireError):
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        first = self.violations[0]
+        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        super().__init__(f"{first.field}: {first.description}{more}")
+
+
+class UnknownModel(TokenwireError):
+    reason = "UNKNOWN_MODEL"
+
+    def __init__(self, model: str, *, why: str, nearest: Sequence[str] = ()) -> None:
+        self.model = model
+        self.nearest = tuple(nearest)
+        hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
+        super().__init__(f"{why}{hint}")
+
+    def facts(self) -> dict[str, str]:
+        return {"model": self.model, "nearest": ",".join(self.nearest)}
+
+
+class Overloaded(TokenwireError):
+    reason = "OVERLOADED"
+
+    def __init__(self, what: str, *, limit: int, retry_after_s: float = 1.0) -> None:
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+        super().__init__(f"this server is full: {what} (limit {limit})")
+
+    def facts(self) -> dict[str, str]:
+        return {"limit": str(self.limit)}
+
+
+class UpstreamError(TokenwireError):
+    """A fault of the provider, or of the way to it.
+
+    `provider_text` is what the provider wrote, for the log only. `error_type` and `field` are the
+    provider's own names for the kind of error and the offending field; they reach the caller.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        status: int | None = None,
+        error_type: str = "",
+        field: str = "",
+        provider_text: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.provider = provider
+        self.status = status
+        self.error_type = error_type
+        self.field = field
+        self.provider_text = provider_text
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+    def facts(self) -> dict[str, str]:
+        facts = {"provider": self.provider}
+        if self.status is not None:
+            facts["provider_status"] = str(self.status)
+        if self.error_type:
+            facts["provider_error_type"] = self.error_type
+        if self.field:
+            facts["provider_field"] = self.field
+        return facts
+
+
+class UpstreamRejected(UpstreamError):
+    reason = "UPSTREAM_REJECTED"
+
+
+class UpstreamAuth(UpstreamError):
+    reason = "UPSTREAM_AUTH"
+
+
+class UpstreamRateLimited(UpstreamError):
+    reason = "UPSTREAM_RATE_LIMITED"
+
+
+class UpstreamUnavailable(UpstreamError):
+    reason = "UPSTREAM_UNAVAILABLE"
+
+
+class UpstreamBroken(UpstreamError):
+    reason = "UPSTREAM_BROKEN"
+
+
+class UpstreamStalled(UpstreamError):
+    reason = "UPSTREAM_STALLED"
+
+
+class DeadlineExceeded(TokenwireError):
+    reason = "DEADLINE"
+
+
+class SlowReader(TokenwireError):
+    reason = "SLOW_READER"
+
+    def __init__(self, *, after_sequence: int, earliest_sequence: int) -> None:
+        self.after_sequence = after_sequence
+        self.earliest_sequence = earliest_sequence
+        super().__init__(
+            f"the stream's log no longer holds what follows sequence {after_sequence}; "
+            f"it begins at {earliest_sequence}"
+        )
+
+    def facts(self) -> dict[str, str]:
+        return {"earliest_sequence": str(self.earliest_sequence)}
+
+
+class ServerStopped(TokenwireError):
+    reason = "SERVER_STOPPED"
+
+
+class InternalFault(TokenwireError):
+    reason = "INTERNAL"
+
+    def __init__(self, error_id: str) -> None:
+        self.error_id = error_id
+        super().__init__("a fault of this server; its operator finds it in the log by error_id")
+
+    def facts(self) -> dict[str, str]:
+        return {"error_id": self.error_id}

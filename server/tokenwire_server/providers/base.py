@@ -1,0 +1,79 @@
+"""What the rest of the house knows of a provider, and what a provider's wire format must supply."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from ..config import ProviderConfig
+from ..events import Delta
+from ..request import ChatRequest, Violation
+from .decode.base import Decoder
+
+
+class Dialect(Protocol):
+    """One wire format, pure: how a request is written, and what reads the answer.
+
+    A dialect is a module or an object without state; what differs between servers that speak it is
+    data, in `ProviderConfig.quirks`.
+    """
+
+    path: str
+    """Path below the provider's base URL, such as `/chat/completions`."""
+
+    def check(self, request: ChatRequest, config: ProviderConfig) -> list[Violation]:
+        """What this provider cannot honour of the request: all of it, each with its path."""
+        ...
+
+    def body(
+        self,
+        request: ChatRequest,
+        model: str,
+        config: ProviderConfig,
+        max_output_tokens: int | None,
+    ) -> dict[str, Any]:
+        """The request's JSON body. Values may be `msgspec.Raw`, for JSON that must not be re-encoded.
+
+        `request` has passed `check`. `max_output_tokens` is the most the model gives, where the
+        operator's configuration says so: for providers that demand a limit.
+        """
+        ...
+
+    def decoder(self, config: ProviderConfig) -> Decoder:
+        """A decoder for one answer."""
+        ...
+
+
+class Upstream(Protocol):
+    """An open answer of a provider."""
+
+    decoder: Decoder
+
+    async def read(self) -> list[Delta]:
+        """Wait for the next bytes and return the deltas they complete, perhaps none.
+
+        After it, `decoder.end` tells whether the answer ended. Raises UpstreamError when the
+        connection breaks. Cancelled, it loses nothing but the answer: close the upstream then.
+        """
+        ...
+
+
+class Provider(Protocol):
+    """One configured provider."""
+
+    name: str
+
+    def check(self, request: ChatRequest) -> list[Violation]:
+        """What this provider cannot honour of the request."""
+        ...
+
+    def open(
+        self, request: ChatRequest, model: str, max_output_tokens: int | None
+    ) -> AbstractAsyncContextManager[Upstream]:
+        """Send the request and wait for the answer's head.
+
+        Raises UpstreamError, or UnknownModel when the provider does not know the model. Leaving the
+        block closes the connection at once unless the answer was read to its end; so does
+        cancellation, at any point, the connecting included.
+        """
+        ...

@@ -1,0 +1,140 @@
+"""What a failed request to a provider means: whose fault it is, and whether coming back may help."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import anthropic
+import httpx2
+import openai
+
+from ..errors import (
+    TokenwireError,
+    UnknownModel,
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
+
+SdkError = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError)
+"""What an SDK raises when a request fails; anthropic's also lets httpx2's own errors through."""
+
+MAX_RETRY_AFTER_S = 3600.0
+"""Longest Retry-After that is handed on: providers have sent days."""
+DEFAULT_RETRY_AFTER_S = 1.0
+"""Handed on when coming back may help and the provider said nothing."""
+MAX_PROVIDER_TEXT_CHARS = 2000
+"""How much of a provider's text goes to the log."""
+
+
+def from_sdk_error(error: BaseException, *, provider: str, model: str) -> TokenwireError:
+    """The error that the caller gets. `str()` of it holds none of the provider's text."""
+    response = getattr(error, "response", None)
+    if isinstance(response, httpx2.Response):
+        return _from_status(response, getattr(error, "body", None), provider=provider, model=model)
+    return UpstreamUnavailable(
+        f"provider {provider!r} cannot be reached: {_connection_fault(error)}",
+        provider=provider,
+        provider_text=_cause_text(error),
+        retry_after_s=DEFAULT_RETRY_AFTER_S,
+    )
+
+
+def _from_status(
+    response: httpx2.Response, body: object, *, provider: str, model: str
+) -> TokenwireError:
+    status = response.status_code
+    detail = body if isinstance(body, Mapping) else {}
+    # Anthropic's SDK hands over the whole body, OpenAI's the object under "error".
+    detail = detail["error"] if isinstance(detail.get("error"), Mapping) else detail
+    if status == 404:
+        return UnknownModel(model, why=f"provider {provider!r} does not know this model")
+    facts: dict[str, Any] = {
+        "provider": provider,
+        "status": status,
+        "error_type": _name(detail.get("type")) or _name(detail.get("code")),
+        "field": _name(detail.get("param")),
+        "provider_text": str(body)[:MAX_PROVIDER_TEXT_CHARS],
+    }
+    error: UpstreamError
+    if status in (401, 403):
+        error = UpstreamAuth(
+            f"provider {provider!r} refuses this server's key (HTTP {status}); its operator must mend that",
+            **facts,
+        )
+    elif status == 429:
+        error = UpstreamRateLimited(
+            f"provider {provider!r} is at its rate limit",
+            retry_after_s=_retry_after_s(response),
+            **facts,
+        )
+    elif 400 <= status < 500 and status not in (408, 409, 425):
+        error = UpstreamRejected(
+            f"provider {provider!r} refused the request (HTTP {status})", **facts
+        )
+    elif 300 <= status < 400:
+        error = UpstreamUnavailable(
+            f"provider {provider!r} answered with a redirect (HTTP {status}), which is never followed",
+            retry_after_s=DEFAULT_RETRY_AFTER_S,
+            **facts,
+        )
+    else:
+        error = UpstreamUnavailable(
+            f"provider {provider!r} failed (HTTP {status})",
+            retry_after_s=_retry_after_s(response),
+            **facts,
+        )
+    return error
+
+
+def _retry_after_s(response: httpx2.Response) -> float:
+    """Retry-After in seconds (RFC 9110, 10.2.3), bounded; dates are not honoured."""
+    try:
+        asked = float(response.headers.get("retry-after", ""))
+    except ValueError:
+        return DEFAULT_RETRY_AFTER_S
+    if not asked >= 0:
+        return DEFAULT_RETRY_AFTER_S
+    return min(asked, MAX_RETRY_AFTER_S)
+
+
+def _name(value: object) -> str:
+    """A provider's own name for something: kept only when it looks like a name, not like prose."""
+    if not isinstance(value, str) or len(value) > 128 or not value.isascii() or " " in value:
+        return ""
+    return value if value.isprintable() else ""
+
+
+def _connection_fault(error: BaseException) -> str:
+    for cause in _causes(error):
+        if isinstance(cause, aiohttp.ClientConnectorDNSError):
+            return "its name cannot be resolved"
+        if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):
+            return "TLS failed"
+        if isinstance(cause, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(cause, aiohttp.ClientConnectorError) and isinstance(
+            cause.os_error, ConnectionRefusedError
+        ):
+            return "connection refused"
+        if isinstance(cause, TimeoutError | httpx2.ConnectTimeout):
+            return "connecting took too long"
+    return "the connection broke before it answered"
+
+
+def _cause_text(error: BaseException) -> str:
+    return " < ".join(f"{type(c).__name__}: {c}" for c in _causes(error))[:MAX_PROVIDER_TEXT_CHARS]
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and len(chain) < 8:
+        chain.append(cause)
+        cause = cause.__cause__
+    return chain

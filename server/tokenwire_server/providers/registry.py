@@ -1,0 +1,149 @@
+"""The configured providers, by name, and where a request's `model` leads."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import anthropic
+import httpx2
+import msgspec
+import openai
+
+from .. import __version__
+from ..config import Limits, ModelConfig, ProviderConfig, ProviderKind
+from ..errors import UnknownModel
+from .anthropic import AnthropicMessages
+from .base import Dialect, Provider
+from .http import AiohttpTransport
+from .openai_chat import OpenAIChat
+from .openai_responses import OpenAIResponses
+from .upstream import HttpProvider, SdkClient
+
+DIALECTS: dict[ProviderKind, Dialect] = {
+    "openai-chat": OpenAIChat(),
+    "openai-responses": OpenAIResponses(),
+    "anthropic": AnthropicMessages(),
+}
+
+MAX_NEAREST = 3
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a request goes: a provider, and the model's name there."""
+
+    provider: Provider
+    model: str
+    max_output_tokens: int | None
+    """The most the model gives, where the configuration says so."""
+
+
+class Registry:
+    """Every provider that has a key or needs none. An async context: it owns the HTTP client."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, ProviderConfig],
+        models: Mapping[str, ModelConfig],
+        limits: Limits,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._configs = providers
+        self._models = models
+        self._limits = limits
+        self._environ = environ
+        self._providers: dict[str, Provider] = {}
+
+    async def __aenter__(self) -> Self:
+        self._http = httpx2.AsyncClient(
+            transport=AiohttpTransport(connect_s=self._limits.upstream_connect_s),
+            headers={"Accept-Encoding": "identity"},
+            timeout=None,  # every wait has its own named limit, see SilenceLimit
+            follow_redirects=False,
+            trust_env=False,
+        )
+        for name, config in self._configs.items():
+            key = self._environ.get(config.api_key_env, "") if config.api_key_env else ""
+            if key or not config.api_key_env:
+                self._providers[name] = HttpProvider(
+                    name, config, DIALECTS[config.kind], _sdk_client(name, config, key, self._http)
+                )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self._http.aclose()
+
+    def model_ids(self) -> list[str]:
+        """The models and aliases the configuration names, sorted."""
+        return sorted(self._models)
+
+    def describe(self, model: str) -> tuple[Route, ModelConfig]:
+        """Where a model leads, and what the configuration knows of it. Raises UnknownModel."""
+        config = self._models.get(model)
+        target = (config.target if config else "") or model
+        facts = config or self._models.get(target) or ModelConfig()
+        name, slash, rest = target.partition("/")
+        if not slash or not rest:
+            raise UnknownModel(
+                model,
+                why=f"{model!r} is neither provider/model nor an alias of this server",
+                nearest=self._nearest(model),
+            )
+        provider = self._providers.get(name)
+        if provider is None:
+            missing = self._configs.get(name)
+            why = (
+                f"provider {name!r} has no key on this server; its operator must set {missing.api_key_env}"
+                if missing is not None
+                else f"there is no provider {name!r} on this server"
+            )
+            raise UnknownModel(model, why=why, nearest=self._nearest(model))
+        return Route(provider, rest, facts.max_output_tokens), facts
+
+    def route(self, model: str) -> Route:
+        """Where a request for a model goes. Raises UnknownModel."""
+        return self.describe(model)[0]
+
+    def _nearest(self, model: str) -> list[str]:
+        _, _, rest = model.partition("/")
+        known = [*self._models, *(f"{provider}/{rest or '...'}" for provider in self._providers)]
+        close = difflib.get_close_matches(model, known, n=MAX_NEAREST, cutoff=0.6)
+        return close or [f"{p}/..." for p in sorted(self._providers)][:MAX_NEAREST]
+
+
+def _sdk_client(name: str, config: ProviderConfig, key: str, http: httpx2.AsyncClient) -> SdkClient:
+    """An SDK client without retries of its own, that sends our key and nobody's identity by accident."""
+    headers: dict[str, Any] = {"User-Agent": f"tokenwire/{__version__}"}
+    if config.kind == "anthropic":
+        if not key:
+            headers["Authorization"] = anthropic.Omit()
+        return anthropic.AsyncAnthropic(
+            api_key=key or "none",
+            base_url=config.base_url,
+            http_client=http,
+            max_retries=0,
+            timeout=None,
+            default_headers=headers,
+            open_telemetry=False,
+        )
+    if not key:
+        headers["Authorization"] = openai.Omit()
+    if not name.startswith("openai"):
+        # The SDK takes these from OPENAI_ORG_ID and OPENAI_PROJECT_ID, which are no one else's business.
+        headers["OpenAI-Organization"] = openai.Omit()
+        headers["OpenAI-Project"] = openai.Omit()
+    return openai.AsyncOpenAI(
+        api_key=key or "none",
+        base_url=config.base_url,
+        http_client=http,
+        max_retries=0,
+        timeout=None,
+        default_headers=headers,
+    )

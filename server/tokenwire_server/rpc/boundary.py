@@ -1,0 +1,34 @@
+"""Around every RPC: whatever a handler raises becomes one status, and nothing else gets out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ..errors import TokenwireError
+from ..telemetry import internal_fault
+from .status import abort
+from .writer import Context, PeerGone
+
+Answer = TypeVar("Answer", None, bytes)
+Handler = Callable[[bytes, Context], Awaitable[Answer]]
+
+
+def answering(handler: Handler[Answer]) -> Handler[Answer]:
+    """The handler, with its errors told to the caller.
+
+    A caller who is gone needs no answer. CancelledError passes through to gRPC, which waits for it;
+    PeerGone is the same from inside a write, and gRPC cancels the handler right after it.
+    """
+
+    async def answered(data: bytes, context: Context) -> Answer:
+        try:
+            return await handler(data, context)
+        except PeerGone:
+            raise
+        except TokenwireError as error:
+            await abort(context, error)
+        except Exception as error:  # noqa: BLE001  # told to the caller by id, logged whole
+            await abort(context, internal_fault(error))
+
+    return answered

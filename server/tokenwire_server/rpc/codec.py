@@ -1,0 +1,173 @@
+"""Events of the log as messages of the wire, and back into whole answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tokenwire.v1 import chat_pb2, usage_pb2
+
+from ..events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Timings,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+
+
+def encode(sequence: int, event: Event) -> bytes:
+    """A TokenEvent on the wire."""
+    return to_proto(sequence, event).SerializeToString()
+
+
+def to_proto(sequence: int, event: Event) -> chat_pb2.TokenEvent:
+    """A TokenEvent as a message."""
+    match event:
+        case TextDelta():
+            return chat_pb2.TokenEvent(
+                sequence=sequence, text=chat_pb2.TextDelta(text=event.text, index=event.index)
+            )
+        case ReasoningDelta():
+            return chat_pb2.TokenEvent(
+                sequence=sequence,
+                reasoning=chat_pb2.ReasoningDelta(
+                    text=event.text, signature=event.signature, index=event.index
+                ),
+            )
+        case ToolCallStarted():
+            return chat_pb2.TokenEvent(
+                sequence=sequence,
+                tool_call_started=chat_pb2.ToolCallStarted(
+                    index=event.index, id=event.id, name=event.name
+                ),
+            )
+        case ToolCallDelta():
+            return chat_pb2.TokenEvent(
+                sequence=sequence,
+                tool_call_delta=chat_pb2.ToolCallDelta(
+                    index=event.index, arguments_json=event.arguments_json
+                ),
+            )
+        case ToolCall():
+            return chat_pb2.TokenEvent(
+                sequence=sequence,
+                tool_call=chat_pb2.ToolCallDone(index=event.index, tool_call=_tool_call(event)),
+            )
+        case Started():
+            return chat_pb2.TokenEvent(
+                sequence=sequence,
+                started=chat_pb2.Started(
+                    stream_id=event.stream_id,
+                    model=event.model,
+                    provider=event.provider,
+                    created_time=_timestamp(event.created_time),
+                ),
+            )
+        case Finished():
+            return chat_pb2.TokenEvent(sequence=sequence, finished=_finished(event))
+
+
+class AnswerBuilder:
+    """Makes a ChatResponse of a stream's events: one part a content block, in order of blocks."""
+
+    def __init__(self) -> None:
+        self._stream_id = ""
+        self._text: dict[int, list[str]] = {}
+        self._parts: dict[int, chat_pb2.Part] = {}
+        self._finished: chat_pb2.Finished | None = None
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take the next events."""
+        for event in events:
+            match event:
+                case TextDelta():
+                    self._parts.setdefault(event.index, chat_pb2.Part(text=""))
+                    self._text.setdefault(event.index, []).append(event.text)
+                case ReasoningDelta():
+                    part = self._parts.setdefault(
+                        event.index, chat_pb2.Part(reasoning=chat_pb2.Reasoning())
+                    )
+                    self._text.setdefault(event.index, []).append(event.text)
+                    part.reasoning.signature += event.signature
+                case ToolCall():
+                    self._parts[event.index] = chat_pb2.Part(tool_call=_tool_call(event))
+                case Started():
+                    self._stream_id = event.stream_id
+                case Finished():
+                    self._finished = _finished(event)
+                case ToolCallStarted() | ToolCallDelta():
+                    pass  # the whole call follows, unless the answer was cut off in it
+
+    def response(self) -> chat_pb2.ChatResponse:
+        """The whole answer, once its stream has finished."""
+        for index, pieces in self._text.items():
+            part = self._parts[index]
+            if part.WhichOneof("content") == "text":
+                part.text = "".join(pieces)
+            else:
+                part.reasoning.text = "".join(pieces)
+        return chat_pb2.ChatResponse(
+            stream_id=self._stream_id,
+            message=chat_pb2.Message(
+                role=chat_pb2.ROLE_ASSISTANT,
+                parts=[self._parts[index] for index in sorted(self._parts)],
+            ),
+            finished=self._finished,
+        )
+
+
+def _tool_call(call: ToolCall) -> chat_pb2.ToolCall:
+    return chat_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+
+
+def _finished(event: Finished) -> chat_pb2.Finished:
+    return chat_pb2.Finished(
+        reason=chat_pb2.FinishReason.ValueType(event.reason),
+        model=event.model,
+        provider=event.provider,
+        usage=_usage(event.usage),
+        timings=_timings(event.timings),
+        provider_response_id=event.provider_response_id,
+    )
+
+
+def _usage(usage: Usage) -> usage_pb2.Usage:
+    return usage_pb2.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        estimated=usage.estimated,
+    )
+
+
+def _timings(timings: Timings) -> chat_pb2.Timings:
+    return chat_pb2.Timings(
+        ttft=_duration(timings.ttft_s),
+        duration=_duration(timings.duration_s),
+        itl_p50=_duration(timings.itl_p50_s),
+        itl_p99=_duration(timings.itl_p99_s),
+        output_tokens_per_second=timings.output_tokens_per_second,
+    )
+
+
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    fraction, whole = math.modf(seconds)
+    return Duration(seconds=int(whole), nanos=int(fraction * 1e6) * 1000)
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    fraction, whole = math.modf(seconds)
+    return Timestamp(seconds=int(whole), nanos=int(fraction * 1e6) * 1000)

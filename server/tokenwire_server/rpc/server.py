@@ -1,0 +1,94 @@
+"""The grpc.aio server: which services it has, its options, and its health."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tokenwire.v1 import chat_pb2, model_pb2
+
+from ..config import Limits
+from .boundary import Handler, answering
+from .service import ChatService, ModelService
+
+CHAT_SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
+MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+
+KEEPALIVE_TIME_S = 30
+PING_TIMEOUT_S = 10
+"""A caller that answers no ping is noticed after KEEPALIVE_TIME_S + PING_TIMEOUT_S."""
+MIN_CLIENT_PING_INTERVAL_S = 10
+"""Clients that ping more often are sent away."""
+MAX_METADATA_BYTES = 16 * 1024
+
+
+class CannotListen(Exception):
+    """The address cannot be had."""
+
+
+class GrpcServer:
+    """Serves the RPCs on one address, with health and reflection."""
+
+    def __init__(self, chat: ChatService, models: ModelService, limits: Limits) -> None:
+        self._server = grpc.aio.server(options=_options(limits))
+        self._health = health.aio.HealthServicer()
+        self._services = (CHAT_SERVICE, MODEL_SERVICE)
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    CHAT_SERVICE,
+                    {"ChatStream": _streaming(chat.ChatStream), "Chat": _unary(chat.Chat)},
+                ),
+                grpc.method_handlers_generic_handler(
+                    MODEL_SERVICE,
+                    {"ListModels": _unary(models.ListModels), "GetModel": _unary(models.GetModel)},
+                ),
+            )
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+
+    async def start(self, address: str) -> int:
+        """Listen; return the port. Raises CannotListen."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise CannotListen(
+                f"cannot listen on {address}: in use, or not an address of this machine"
+            ) from error
+        await self._server.start()
+        for service in ("", *self._services):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Tell health watchers, refuse new RPCs, and give running ones `grace_s` to end."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+
+
+def _streaming(handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:
+    return grpc.unary_stream_rpc_method_handler(answering(handler))
+
+
+def _unary(handler: Handler[bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
+    return grpc.unary_unary_rpc_method_handler(answering(handler))
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        # Above the application's limit, so that the caller sees the application's error.
+        ("grpc.max_receive_message_length", 2 * limits.max_request_bytes + 2**20),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        # Two servers on one port would share its callers without a word.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_S * 1000),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_S * 1000),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_INTERVAL_S * 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]

@@ -1,0 +1,112 @@
+"""THE table: an error of the house -> a gRPC status with exactly one ErrorInfo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from ..errors import InvalidRequest, StreamFailure, TokenwireError
+from ..request import Violation
+from .writer import Context
+
+DOMAIN = "tokenwire"
+
+CODES: dict[str, grpc.StatusCode] = {
+    "INVALID_REQUEST": grpc.StatusCode.INVALID_ARGUMENT,
+    "UNKNOWN_MODEL": grpc.StatusCode.NOT_FOUND,
+    "OVERLOADED": grpc.StatusCode.UNAVAILABLE,
+    "UPSTREAM_REJECTED": grpc.StatusCode.INVALID_ARGUMENT,
+    "UPSTREAM_AUTH": grpc.StatusCode.FAILED_PRECONDITION,
+    "UPSTREAM_RATE_LIMITED": grpc.StatusCode.UNAVAILABLE,
+    "UPSTREAM_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "UPSTREAM_BROKEN": grpc.StatusCode.ABORTED,
+    "UPSTREAM_STALLED": grpc.StatusCode.ABORTED,
+    "DEADLINE": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "SLOW_READER": grpc.StatusCode.UNAVAILABLE,
+    "SERVER_STOPPED": grpc.StatusCode.UNAVAILABLE,
+    "INTERNAL": grpc.StatusCode.INTERNAL,
+}
+
+MAX_TEXT_CHARS = 256
+MAX_VIOLATIONS_BYTES = 4096
+"""Bounds that keep the trailers below 8 KiB, where gRPC begins to refuse them at random."""
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+async def abort(context: Context, error: TokenwireError) -> NoReturn:
+    """End the RPC with the error's status. Sends nothing else, so a refusal is trailers only."""
+    code = CODES[error.reason]
+    message = _bounded(str(error))
+    status = status_pb2.Status(
+        code=code.value[0], message=message, details=[_any(detail) for detail in _details(error)]
+    )
+    await context.abort(code, message, ((_DETAILS_KEY, status.SerializeToString()),))
+
+
+def _details(error: TokenwireError) -> list[Message]:
+    facts = {key: _bounded(value) for key, value in error.facts().items()}
+    if error.at is not None:
+        facts |= _failure_facts(error.at)
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)
+    ]
+    if error.retry_after_s is not None:
+        fraction, whole = math.modf(error.retry_after_s)
+        details.append(
+            error_details_pb2.RetryInfo(
+                retry_delay=Duration(seconds=int(whole), nanos=int(fraction * 1e9))
+            )
+        )
+    if isinstance(error, InvalidRequest):
+        details.append(_bad_request(error.violations))
+    return details
+
+
+def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:
+    """Every violation that fits, and how many did not."""
+    bad_request = error_details_pb2.BadRequest()
+    for position, violation in enumerate(violations):
+        if bad_request.ByteSize() > MAX_VIOLATIONS_BYTES:
+            bad_request.field_violations.add(
+                field="", description=f"{len(violations) - position} more violations are not listed"
+            )
+            break
+        bad_request.field_violations.add(
+            field=_bounded(violation.field), description=_bounded(violation.description)
+        )
+    return bad_request
+
+
+def _failure_facts(at: StreamFailure) -> dict[str, str]:
+    usage = at.usage
+    facts = {
+        "stream_id": at.stream_id,
+        "last_sequence": str(at.last_sequence),
+        "input_tokens": str(usage.input_tokens),
+        "output_tokens": str(usage.output_tokens),
+        "usage_estimated": "true" if usage.estimated else "false",
+    }
+    optional = {
+        "reasoning_tokens": usage.reasoning_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+    }
+    return facts | {key: str(count) for key, count in optional.items() if count is not None}
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= MAX_TEXT_CHARS else text[: MAX_TEXT_CHARS - 3] + "..."
+
+
+def _any(message: Message) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,113 @@
+"""A stream's log in this process's memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ..errors import SlowReader, TokenwireError
+from ..events import Event, Finished, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
+
+ENTRY_BYTES = 104
+"""What an entry costs besides its text: a list slot, the event, the string's header (CPython 3.11)."""
+
+
+class MemoryLog:
+    """`StreamLog` of at most `max_bytes`, as memory is counted here: text and `ENTRY_BYTES` an entry.
+
+    Past the bound the oldest entries go, an eighth of the bound at a time, and a reader that still
+    needs them gets SlowReader. Never blocks. Belongs to one event loop.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_entries",
+        "_evicted",
+        "_max_bytes",
+        "_waiters",
+        "failure",
+        "last_sequence",
+        "sealed",
+    )
+
+    def __init__(self, max_bytes: int) -> None:
+        self._entries: list[Event] = []
+        self._evicted = 0  # entries dropped from the front: also the sequence before the first kept
+        self._bytes = 0
+        self._max_bytes = max_bytes
+        self._waiters: list[asyncio.Future[None]] = []
+        self.last_sequence = 0
+        self.sealed = False
+        self.failure: TokenwireError | None = None
+
+    def append(self, event: Event) -> int:
+        if self.sealed:
+            raise ValueError("the log is sealed")
+        self._entries.append(event)
+        self._bytes += _size(event)
+        self.last_sequence += 1
+        if self._bytes > self._max_bytes:
+            self._evict()
+        if self._waiters:
+            self._wake()
+        return self.last_sequence
+
+    def finish(self, event: Finished) -> bool:
+        if self.sealed:
+            return False
+        self.append(event)
+        self._seal()
+        return True
+
+    def fail(self, error: TokenwireError) -> bool:
+        if self.sealed:
+            return False
+        self.failure = error
+        self._seal()
+        return True
+
+    def read(self, after_sequence: int) -> Sequence[Event]:
+        first = after_sequence - self._evicted
+        if first < 0:
+            raise SlowReader(after_sequence=after_sequence, earliest_sequence=self._evicted + 1)
+        return self._entries[first:]
+
+    async def wait(self, after_sequence: int) -> None:
+        if self.last_sequence > after_sequence or self.sealed:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+
+    def _seal(self) -> None:
+        self.sealed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _evict(self) -> None:
+        goal = self._max_bytes - self._max_bytes // 8
+        count = 0
+        # The newest entry stays, whatever its size: a live reader can always go on.
+        while self._bytes > goal and count < len(self._entries) - 1:
+            self._bytes -= _size(self._entries[count])
+            count += 1
+        del self._entries[:count]
+        self._evicted += count
+
+
+def _size(event: Event) -> int:
+    if isinstance(event, TextDelta | ReasoningDelta):
+        return ENTRY_BYTES + len(event.text)
+    if isinstance(event, ToolCallDelta | ToolCall):
+        return ENTRY_BYTES + len(event.arguments_json)
+    return ENTRY_BYTES

@@ -1,0 +1,68 @@
+"""Joining neighbouring deltas, so that a reader who was busy gets few large events. Pure.
+
+A delta joins only its direct neighbour, of the same kind and block: order and concatenated text
+never change. A reasoning signature ends a merge, because it belongs to all the text before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeGuard
+
+from ..events import Event, ReasoningDelta, TextDelta, ToolCallDelta
+
+MAX_MERGED_CHARS = 16 * 1024
+"""Bound of a joined event: at most 64 KiB of UTF-8, whatever the characters."""
+
+Positioned = tuple[int, Event]
+"""An event, and the sequence of the last entry in it."""
+
+_Joinable = TextDelta | ReasoningDelta | ToolCallDelta
+
+
+def merge(entries: Sequence[Event], after_sequence: int) -> list[Positioned]:
+    """Join what can be joined of the entries that follow `after_sequence`."""
+    merged: list[Positioned] = []
+    count = len(entries)
+    first = 0
+    while first < count:
+        event = entries[first]
+        end = first + 1
+        if isinstance(event, _Joinable):
+            pieces = [_text(event)]
+            chars = len(pieces[0])
+            last = event
+            while end < count and _joins(following := entries[end], last):
+                piece = _text(following)
+                chars += len(piece)
+                if chars > MAX_MERGED_CHARS:
+                    break
+                pieces.append(piece)
+                last = following
+                end += 1
+            if len(pieces) > 1:
+                event = _with_text(last, "".join(pieces))
+        merged.append((after_sequence + end, event))
+        first = end
+    return merged
+
+
+def _joins(following: Event, event: _Joinable) -> TypeGuard[_Joinable]:
+    return (
+        isinstance(following, _Joinable)
+        and type(following) is type(event)
+        and following.index == event.index
+        and not (isinstance(event, ReasoningDelta) and event.signature)
+    )
+
+
+def _text(event: _Joinable) -> str:
+    return event.arguments_json if isinstance(event, ToolCallDelta) else event.text
+
+
+def _with_text(event: _Joinable, text: str) -> _Joinable:
+    if isinstance(event, TextDelta):
+        return TextDelta(text, event.index)
+    if isinstance(event, ReasoningDelta):
+        return ReasoningDelta(text, event.index, event.signature)
+    return ToolCallDelta(event.index, text)

@@ -1,0 +1,168 @@
+"""The task that reads an upstream into a stream's log, and seals it, however the stream ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from ..config import Limits
+from ..deadline import SilenceLimit
+from ..errors import (
+    StreamFailure,
+    TokenwireError,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamStalled,
+    UpstreamUnavailable,
+)
+from ..events import Finished, FinishReason, Started
+from ..providers.base import Upstream
+from ..providers.decode.base import Complete, Decoder
+from ..providers.registry import Route
+from ..request import ChatRequest
+from ..telemetry import internal_fault
+from .meter import Meter
+from .stream import Stream
+
+logger = logging.getLogger(__name__)
+
+
+class Producer:
+    """Produces one stream: opens the upstream, appends what it says, seals the log.
+
+    `run` never raises: every end becomes the log's seal. Cancelled, at any point, it closes the
+    upstream first, then seals.
+    """
+
+    __slots__ = ("_limits", "_meter", "_request", "_route", "_stream")
+
+    def __init__(self, stream: Stream, route: Route, request: ChatRequest, limits: Limits) -> None:
+        self._stream = stream
+        self._route = route
+        self._request = request
+        self._limits = limits
+        self._meter = Meter(stream.opened)
+
+    async def run(self) -> None:
+        self._stream.log.append(
+            Started(
+                stream_id=self._stream.id,
+                model=self._route.model,
+                provider=self._route.provider.name,
+                created_time=time.time(),
+            )
+        )
+        decoder: Decoder | None = None
+        try:
+            async with asyncio.timeout(self._limits.max_stream_duration_s) as duration:
+                with SilenceLimit(self._limits.upstream_first_byte_s) as silence:
+                    async with self._route.provider.open(
+                        self._request, self._route.model, self._route.max_output_tokens
+                    ) as upstream:
+                        decoder = upstream.decoder
+                        await self._read(upstream, silence)
+                        self._seal_as_decoded(decoder)
+        except asyncio.CancelledError:
+            interruption = self._stream.interruption
+            if interruption is None:
+                self._finish(FinishReason.CANCELLED, decoder)
+            else:
+                self._fail(interruption, decoder)
+        except TimeoutError:
+            if duration.expired():
+                self._finish(FinishReason.TIME_LIMIT, decoder)
+            else:
+                self._fail(self._stalled(), decoder)
+        except TokenwireError as error:
+            self._fail(error, decoder)
+        except Exception as error:  # noqa: BLE001  # told to readers by id, logged whole
+            self._fail(internal_fault(error), decoder)
+
+    async def _read(self, upstream: Upstream, silence: SilenceLimit) -> None:
+        """The token's path: until the decoder has seen an end."""
+        append = self._stream.log.append
+        now = asyncio.get_running_loop().time
+        decoder = upstream.decoder
+        meter = self._meter
+        silence_limit_s = self._limits.upstream_silence_s
+        while decoder.end is None:
+            deltas = await upstream.read()
+            arrival = now()
+            silence.heard(arrival, silence_limit_s)
+            if deltas:
+                meter.arrived(deltas, arrival)
+                for delta in deltas:
+                    append(delta)
+
+    def _seal_as_decoded(self, decoder: Decoder) -> None:
+        if isinstance(decoder.end, Complete):
+            self._finish(decoder.end.reason, decoder)
+        elif decoder.end is not None:
+            self._fail(decoder.end, decoder)
+
+    def _finish(self, reason: FinishReason, decoder: Decoder | None) -> None:
+        usage = self._meter.usage(decoder.usage if decoder else None, self._request)
+        now = asyncio.get_running_loop().time()
+        self._stream.log.finish(
+            Finished(
+                reason=reason,
+                model=(decoder.model if decoder else "") or self._route.model,
+                provider=self._route.provider.name,
+                usage=usage,
+                timings=self._meter.timings(now, usage.output_tokens),
+                provider_response_id=decoder.response_id if decoder else "",
+            )
+        )
+
+    def _fail(self, error: TokenwireError, decoder: Decoder | None) -> None:
+        """Seal with an error; one of the provider's is named after whether a token has come."""
+        if isinstance(error, UpstreamError):
+            error.provider = self._route.provider.name
+            logger.warning(
+                "stream %s: upstream failed: %s: %s: %s",
+                self._stream.id,
+                error.reason,
+                error,
+                error.provider_text,
+            )
+            error = _as_seen(error, after_first_token=self._meter.has_token)
+        if self._meter.has_token:
+            error.at = StreamFailure(
+                stream_id=self._stream.id,
+                last_sequence=self._stream.log.last_sequence,
+                usage=self._meter.usage(decoder.usage if decoder else None, self._request),
+            )
+        self._stream.log.fail(error)
+
+    def _stalled(self) -> UpstreamError:
+        limits = self._limits
+        limit_s = (
+            limits.upstream_silence_s if self._meter.has_token else limits.upstream_first_byte_s
+        )
+        return UpstreamStalled(
+            f"provider {self._route.provider.name!r} sent nothing for {limit_s:g} s",
+            retry_after_s=1.0,
+        )
+
+
+def _as_seen(error: UpstreamError, *, after_first_token: bool) -> UpstreamError:
+    """What a provider's fault means to the caller, who may only retry what sent no token."""
+    kind: type[UpstreamError]
+    if after_first_token and not isinstance(error, UpstreamStalled):
+        kind = UpstreamBroken
+    elif not after_first_token and isinstance(error, UpstreamStalled | UpstreamBroken):
+        kind = UpstreamUnavailable
+    else:
+        return error
+    seen = kind(
+        str(error),
+        provider=error.provider,
+        status=error.status,
+        error_type=error.error_type,
+        field=error.field,
+        provider_text=error.provider_text,
+        retry_after_s=None if after_first_token else error.retry_after_s or 1.0,
+    )
+    seen.__cause__ = error
+    return seen

@@ -1,0 +1,125 @@
+"""One generation: its log, its readers, and the producer that feeds it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from ..errors import ServerStopped, TokenwireError
+from ..streamlog.base import StreamLog
+from .merge import Positioned, merge
+
+
+class Reader:
+    """A cursor in a stream's log, for one RPC: not a queue, so a slow reader costs no memory.
+
+    A context manager: leaving it leaves the stream, and the last to leave ends the generation. That
+    is one synchronous step, so it needs no await in the RPC's own cleanup, where grpc.aio may
+    interrupt one.
+    """
+
+    __slots__ = ("_sequence", "_stream")
+
+    def __init__(self, stream: Stream, after_sequence: int) -> None:
+        self._stream = stream
+        self._sequence = after_sequence
+
+    async def take(self) -> list[Positioned]:
+        """Wait until something is behind the cursor; return all of it, merged, and move the cursor.
+
+        Returns at once while there is something. An empty list is the end of a stream that
+        finished. Raises the stream's error once everything before it was taken, and SlowReader when
+        the log no longer holds what follows the cursor.
+        """
+        log = self._stream.log
+        if log.last_sequence == self._sequence:
+            await log.wait(self._sequence)
+        entries = log.read(self._sequence)
+        if not entries and log.failure is not None:
+            raise log.failure
+        taken = merge(entries, self._sequence)
+        if taken:
+            self._sequence = taken[-1][0]
+        return taken
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._stream.leave(self)
+
+
+class Stream:
+    """One generation of one tenant. Belongs to one event loop.
+
+    Its producer is a task that `LiveStreams` owns: no RPC can interrupt it half-way. It is cancelled,
+    once, when the last reader left, or when the server stops; it then closes the upstream and seals
+    the log. `on_gone` is called once, when the producer has ended and no reader is left.
+    """
+
+    __slots__ = (
+        "_interruption",
+        "_on_gone",
+        "_producer",
+        "_readers",
+        "id",
+        "log",
+        "opened",
+        "tenant",
+    )
+
+    def __init__(
+        self, id: str, tenant: str, log: StreamLog, on_gone: Callable[[Stream], None]
+    ) -> None:
+        self.id = id
+        self.tenant = tenant
+        self.log = log
+        self.opened = asyncio.get_running_loop().time()
+        """When it was accepted, in the loop's time."""
+        self._on_gone = on_gone
+        self._readers: set[Reader] = set()
+        self._producer: asyncio.Task[None] | None = None
+        self._interruption: TokenwireError | None = None
+
+    @property
+    def interruption(self) -> TokenwireError | None:
+        """Why the producer was cancelled, when it was not for want of readers."""
+        return self._interruption
+
+    def produced_by(self, producer: asyncio.Task[None]) -> None:
+        """Hand over the task that produces this stream; called at most once."""
+        self._producer = producer
+        producer.add_done_callback(lambda _: self._check_gone())
+
+    def join(self, after_sequence: int = 0) -> Reader:
+        """A new reader at a cursor. Leave it by leaving its block."""
+        reader = Reader(self, after_sequence)
+        self._readers.add(reader)
+        return reader
+
+    def leave(self, reader: Reader) -> None:
+        """A reader goes. The last one ends the generation; the upstream is closed at once."""
+        self._readers.discard(reader)
+        if not self._readers:
+            self._cancel()
+            self._check_gone()
+
+    def stop(self) -> None:
+        """The server stops: readers get SERVER_STOPPED after what the log holds."""
+        self._interruption = ServerStopped("the stream ended with its server")
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._producer is not None and not self.log.sealed:
+            self._producer.cancel()
+
+    def _check_gone(self) -> None:
+        if not self._readers and (self._producer is None or self._producer.done()):
+            self._on_gone(self)

@@ -1,0 +1,27 @@
+"""What the operator sees: the log."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+
+from .errors import InternalFault
+
+logger = logging.getLogger(__name__)
+
+
+def internal_fault(error: BaseException) -> InternalFault:
+    """Write a bug of ours to the log, and return what the caller is told: only its id."""
+    fault = InternalFault(secrets.token_hex(8))
+    logger.error("internal error %s", fault.error_id, exc_info=error)
+    return fault
+
+
+def configure_logging(level: str) -> None:
+    """One line a record, on stderr. The SDKs' own loggers stay at WARNING: at DEBUG they write prompts."""
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for name in ("openai", "anthropic", "httpx2", "httpcore2", "aiohttp", "asyncio", "grpc"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

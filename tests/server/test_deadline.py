@@ -1,0 +1,78 @@
+import asyncio
+
+import pytest
+
+from tokenwire_server.deadline import SilenceLimit
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+async def test_silence_past_the_limit_ends_the_block_on_time():
+    began = now()
+    with pytest.raises(TimeoutError):
+        with SilenceLimit(0.1):
+            await asyncio.sleep(30)
+    assert 0.1 <= now() - began < 1.0
+
+
+async def test_the_limit_counts_from_what_was_heard_last():
+    began = now()
+    with pytest.raises(TimeoutError):
+        with SilenceLimit(0.15) as silence:
+            for _ in range(4):
+                await asyncio.sleep(0.05)
+                silence.heard(now(), 0.15)
+            await asyncio.sleep(30)
+    assert now() - began >= 0.35
+
+
+async def test_a_shorter_limit_holds_from_the_moment_it_is_set():
+    began = now()
+    with pytest.raises(TimeoutError):
+        with SilenceLimit(30) as silence:
+            silence.heard(now(), 0.05)
+            await asyncio.sleep(30)
+    assert now() - began < 5
+
+
+async def test_leaving_in_time_leaves_no_timer_that_could_fire_later():
+    with SilenceLimit(0.05):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.15)
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_cancel_from_outside_stays_a_cancel():
+    entered = asyncio.Event()
+
+    async def waits():
+        with SilenceLimit(30):
+            entered.set()
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(waits())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancel_that_comes_together_with_the_limit_stays_a_cancel():
+    async def waits():
+        with SilenceLimit(0):
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    task.get_loop().call_soon(task.cancel)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_other_errors_pass_through():
+    with pytest.raises(KeyError):
+        with SilenceLimit(1):
+            raise KeyError
