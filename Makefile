@@ -76,6 +76,12 @@ proto-check: $(READY) $(PROTO_READY) ## Lint the protos; prove the generated cod
 	@$(BIN)/buf breaking protos --against protos/released.binpb
 	@scripts/generate --check
 
+.PHONY: tools
+tools: .tools/bin/grpcurl ## Install the tools of other ecosystems that tests use (grpcurl; needs Go)
+
+.tools/bin/grpcurl:
+	@GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+
 .PHONY: bench
 bench: $(READY) ## Measure CPU, latency, memory and bytes per token, against the bare floor (minutes)
 	@$(BIN)/python tests/bench

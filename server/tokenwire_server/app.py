@@ -48,6 +48,7 @@ async def serve(
             }
         providers = {**known_providers(environ), **settings.providers}
         _require_a_key(providers, environ)
+        _require_targets(models, providers)
         registry = await stack.enter_async_context(
             Registry(providers, models, settings.limits, environ)
         )
@@ -85,6 +86,18 @@ def _require_a_key(providers: Mapping[str, ProviderConfig], environ: Mapping[str
         f"no provider can be used: set {' or '.join(names)}, configure a provider that needs no key, "
         "or try --demo"
     )
+
+
+def _require_targets(
+    models: Mapping[str, ModelConfig], providers: Mapping[str, ProviderConfig]
+) -> None:
+    for name, model in models.items():
+        target = model.target or name
+        provider, _, rest = target.partition("/")
+        if provider not in providers or not rest:
+            raise ConfigError(
+                f"models.{name}: {target!r} is not provider/model of one of {', '.join(providers)}"
+            )
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -1,8 +1,9 @@
-"""Limits on waiting, as absolute instants of the event loop's clock."""
+"""Limits on waiting."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from types import TracebackType
 from typing import Self
 
@@ -24,13 +25,13 @@ class SilenceLimit:
         self._timer: asyncio.TimerHandle | None = None
 
     def heard(self, now: float, limit_s: float) -> None:
-        """Something came at `now`, in the loop's time; from now on the limit is `limit_s`."""
+        """Something came at `now`, of `time.monotonic`; from now on the limit is `limit_s`."""
         self._heard = now
         if limit_s != self._limit_s:
             self._limit_s = limit_s
             if self._timer is not None:
                 self._timer.cancel()
-                self._timer = self._loop.call_at(now + limit_s, self._check)
+                self._timer = self._loop.call_later(limit_s, self._check)
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -39,8 +40,8 @@ class SilenceLimit:
         self._task = task
         self._before = task.cancelling()
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
-        self._timer = self._loop.call_at(self._heard + self._limit_s, self._check)
+        self._heard = time.monotonic()
+        self._timer = self._loop.call_later(self._limit_s, self._check)
         return self
 
     def __exit__(
@@ -60,9 +61,9 @@ class SilenceLimit:
             raise TimeoutError(f"silent for {self._limit_s} s") from exc
 
     def _check(self) -> None:
-        due = self._heard + self._limit_s
-        if self._loop.time() < due:
-            self._timer = self._loop.call_at(due, self._check)
+        left_s = self._heard + self._limit_s - time.monotonic()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._check)
             return
         self._timer = None
         self._fired = True

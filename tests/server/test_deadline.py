@@ -1,12 +1,9 @@
 import asyncio
+from time import monotonic as now
 
 import pytest
 
 from tokenwire_server.deadline import SilenceLimit
-
-
-def now():
-    return asyncio.get_running_loop().time()
 
 
 async def test_silence_past_the_limit_ends_the_block_on_time():

@@ -43,12 +43,18 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 async def abort(context: Context, error: TokenwireError) -> NoReturn:
     """End the RPC with the error's status. Sends nothing else, so a refusal is trailers only."""
-    code = CODES[error.reason]
-    message = _bounded(str(error))
-    status = status_pb2.Status(
-        code=code.value[0], message=message, details=[_any(detail) for detail in _details(error)]
+    status = to_status(error)
+    details = status.SerializeToString()
+    await context.abort(CODES[error.reason], status.message, ((_DETAILS_KEY, details),))
+
+
+def to_status(error: TokenwireError) -> status_pb2.Status:
+    """The error as google.rpc.Status, small enough for trailers."""
+    return status_pb2.Status(
+        code=CODES[error.reason].value[0],
+        message=_bounded(str(error)),
+        details=[_any(detail) for detail in _details(error)],
     )
-    await context.abort(code, message, ((_DETAILS_KEY, status.SerializeToString()),))
 
 
 def _details(error: TokenwireError) -> list[Message]:

@@ -82,7 +82,8 @@ class Producer:
     async def _read(self, upstream: Upstream, silence: SilenceLimit) -> None:
         """The token's path: until the decoder has seen an end."""
         append = self._stream.log.append
-        now = asyncio.get_running_loop().time
+        # The loop's own clock will not do: uvloop's has steps of a millisecond.
+        now = time.monotonic
         decoder = upstream.decoder
         meter = self._meter
         silence_limit_s = self._limits.upstream_silence_s
@@ -103,14 +104,13 @@ class Producer:
 
     def _finish(self, reason: FinishReason, decoder: Decoder | None) -> None:
         usage = self._meter.usage(decoder.usage if decoder else None, self._request)
-        now = asyncio.get_running_loop().time()
         self._stream.log.finish(
             Finished(
                 reason=reason,
                 model=(decoder.model if decoder else "") or self._route.model,
                 provider=self._route.provider.name,
                 usage=usage,
-                timings=self._meter.timings(now, usage.output_tokens),
+                timings=self._meter.timings(time.monotonic(), usage.output_tokens),
                 provider_response_id=decoder.response_id if decoder else "",
             )
         )

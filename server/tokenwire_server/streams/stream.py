@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -81,8 +82,8 @@ class Stream:
         self.id = id
         self.tenant = tenant
         self.log = log
-        self.opened = asyncio.get_running_loop().time()
-        """When it was accepted, in the loop's time."""
+        self.opened = time.monotonic()
+        """When it was accepted."""
         self._on_gone = on_gone
         self._readers: set[Reader] = set()
         self._producer: asyncio.Task[None] | None = None

@@ -1,0 +1,162 @@
+"""A real server and a real simulator, each a process of its own, shared by the tests of a worker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import grpc.aio
+import pytest
+
+from tokenwire.v1 import chat_pb2, model_pb2
+
+START_S = 30
+STOP_S = 15
+
+
+@contextmanager
+def running(*arguments, env=None):
+    """A `tokenwire-server` process; yields it and the address it prints once it is ready."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")}
+    for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
+        environ.pop(key, None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tokenwire_server", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ | (env or {}),
+    )
+    os.set_blocking(process.stderr.fileno(), False)
+    try:
+        line = process.stdout.readline()
+        assert line, f"it did not start: {process.stderr.read()}"
+        yield process, line.split()[-1].removeprefix("http://")
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            process.stdout.close()
+            process.stderr.close()
+
+
+class SimulatorProcess:
+    """What a test asks the simulator."""
+
+    def __init__(self, address):
+        self.url = f"http://{address}"
+
+    def _get(self, path):
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
+            return json.load(answer)
+
+    def stats(self):
+        return self._get("/simulator/stats")
+
+    def request(self, key):
+        return self._get(f"/simulator/requests/{key}")
+
+    def wait_until_none_open(self, within_s):
+        """Poll until no request is open; return how long it took. Fails past `within_s`."""
+        began = time.monotonic()
+        while (stats := self.stats())["requests_open"]:
+            assert time.monotonic() - began < within_s, f"still open: {stats}"
+            time.sleep(0.005)
+        return time.monotonic() - began
+
+    def environ(self):
+        return {
+            "OPENAI_API_KEY": "key-of-openai",
+            "ANTHROPIC_API_KEY": "key-of-anthropic",
+            "OPENAI_BASE_URL": f"{self.url}/v1",
+            "ANTHROPIC_BASE_URL": self.url,
+        }
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Starts another `tokenwire-server`: a context manager."""
+    return running
+
+
+@pytest.fixture(scope="session")
+def simulator():
+    with running("simulate", "--listen", "127.0.0.1:0") as (_, address):
+        yield SimulatorProcess(address)
+
+
+@pytest.fixture(scope="session")
+def server(simulator):
+    """Address of a server whose providers are the simulator."""
+    with running("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (_, address):
+        yield address
+
+
+@pytest.fixture
+async def channel(server):
+    async with grpc.aio.insecure_channel(server) as channel:
+        yield channel
+
+
+def chat_request(model, prompt="hello", **fields):
+    fields.setdefault(
+        "messages",
+        [chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[chat_pb2.Part(text=prompt)])],
+    )
+    return chat_pb2.ChatRequest(model=model, **fields)
+
+
+class Api:
+    """The RPCs on one channel, without any client library of ours."""
+
+    request = staticmethod(chat_request)
+
+    def __init__(self, channel):
+        self.chat_stream = channel.unary_stream(
+            "/tokenwire.v1.ChatService/ChatStream",
+            request_serializer=_serialized,
+            response_deserializer=chat_pb2.TokenEvent.FromString,
+        )
+        self.chat = channel.unary_unary(
+            "/tokenwire.v1.ChatService/Chat",
+            request_serializer=_serialized,
+            response_deserializer=chat_pb2.ChatResponse.FromString,
+        )
+        self.list_models = channel.unary_unary(
+            "/tokenwire.v1.ModelService/ListModels",
+            request_serializer=_serialized,
+            response_deserializer=model_pb2.ListModelsResponse.FromString,
+        )
+        self.get_model = channel.unary_unary(
+            "/tokenwire.v1.ModelService/GetModel",
+            request_serializer=_serialized,
+            response_deserializer=model_pb2.Model.FromString,
+        )
+
+    async def events(self, model, prompt="hello", **fields):
+        return [event async for event in self.chat_stream(chat_request(model, prompt, **fields))]
+
+
+@pytest.fixture
+def api(channel):
+    return Api(channel)
+
+
+@pytest.fixture(scope="session")
+def api_on():
+    """Makes an Api of a channel that the test opened itself."""
+    return Api
+
+
+def _serialized(message):
+    return message if isinstance(message, bytes) else message.SerializeToString()

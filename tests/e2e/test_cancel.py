@@ -1,0 +1,204 @@
+"""Cancel means cancel: however the caller goes, the provider's connection is closed, soon."""
+
+import asyncio
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+
+import grpc
+import grpc.aio
+import pytest
+
+PROVIDERS = ["openai", "openai-responses", "anthropic"]
+SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+
+SCENARIOS = {
+    "before the head of the answer": "silent=1",
+    "before the first byte": "headers_then_silent=1",
+    "in mid-stream": "repeat=forever&itl_ms=3",
+    "in mid-stream, silent": "tokens=5&stall_after=3",
+    "inside a blocked write": "repeat=forever",
+}
+
+
+async def cancel_at_random(api, model, rng):
+    """Start a stream, read it (or not, if the model is a burst) for a while, cancel. Return when."""
+    call = api.chat_stream(api.request(model))
+    after_s = rng.random() ** 2 * 0.08
+
+    async def read():
+        if "itl_ms" not in model and "forever" in model:
+            await asyncio.sleep(60)  # the window fills, and the server's write blocks
+        async for _ in call:
+            pass
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(after_s)
+    cancelled = time.monotonic()
+    call.cancel()
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    return cancelled
+
+
+async def cancel_many(server, simulator, api_on, count, at_once):
+    rng = random.Random(count)
+    closing_s = []
+    before = simulator.stats()["requests_total"]
+    async with (
+        grpc.aio.insecure_channel(server) as wide,
+        grpc.aio.insecure_channel(server, options=SMALL_WINDOW) as narrow,
+    ):
+        for batch in range(count // at_once):
+            jobs = {}
+            for n in range(at_once):
+                scenario = rng.choice(list(SCENARIOS.values()))
+                key = f"cancel-{count}-{batch}-{n}"
+                model = f"{rng.choice(PROVIDERS)}/sim?{scenario}&key={key}"
+                api = api_on(narrow if scenario == "repeat=forever" else wide)
+                jobs[key] = cancel_at_random(api, model, rng)
+            cancelled = dict(zip(jobs, await asyncio.gather(*jobs.values()), strict=True))
+            await asyncio.to_thread(simulator.wait_until_none_open, 0.5)
+            for key, at in cancelled.items():
+                seen = await asyncio.to_thread(request_or_none, simulator, key)
+                if seen is not None:  # else it was cancelled before the provider was asked
+                    assert seen["aborted"], seen
+                    closing_s.append(seen["closed_at"] - at)
+    assert simulator.stats()["requests_total"] - before == len(closing_s)
+    assert len(closing_s) > count / 2
+    return sorted(closing_s)
+
+
+def request_or_none(simulator, key):
+    try:
+        return simulator.request(key)
+    except urllib.error.HTTPError as error:
+        assert error.code == 404
+        return None
+
+
+def report(closing_s):
+    p50 = statistics.median(closing_s) * 1e3
+    p99 = closing_s[int(len(closing_s) * 0.99)] * 1e3
+    print(f"\n{len(closing_s)} cancels: closed after p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    return p99
+
+
+async def test_cancels_at_random_moments_leave_no_provider_connection_open(
+    server, simulator, api_on
+):
+    p99_ms = report(await cancel_many(server, simulator, api_on, count=200, at_once=20))
+    assert p99_ms <= 500
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+async def test_two_thousand_cancels_leave_no_provider_connection_open(server, simulator, api_on):
+    p99_ms = report(await cancel_many(server, simulator, api_on, count=2000, at_once=20))
+    assert p99_ms <= 50
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
+async def test_the_deadline_ends_the_stream_and_closes_the_provider(
+    api, simulator, provider, scenario
+):
+    key = f"deadline-{provider}-{scenario}".replace("=", "-").replace("&", "-")
+    began = time.monotonic()
+    call = api.chat_stream(api.request(f"{provider}/sim?{scenario}&key={key}"), timeout=0.3)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.to_thread(simulator.wait_until_none_open, 5)
+    closed_after_s = simulator.request(key)["closed_at"] - (began + 0.3)
+    print(f"\nclosed {closed_after_s * 1e3:.1f} ms after the deadline")
+    assert closed_after_s <= 0.5
+
+
+@pytest.fixture
+def unreachable():
+    """An address whose connects hang: nobody accepts, and the kernel's queue is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = []
+        for _ in range(4):
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(listener.getsockname())
+        yield "{}:{}".format(*listener.getsockname())
+        for each in waiting:
+            each.close()
+
+
+async def test_the_deadline_bounds_connecting_to_a_provider_that_cannot_be_reached(
+    start, api_on, unreachable
+):
+    env = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"http://{unreachable}/v1"}
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            began = time.monotonic()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in api_on(channel).chat_stream(api_on.request("openai/m"), timeout=0.3):
+                    pass
+            took_s = time.monotonic() - began
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert 0.3 <= took_s < 3
+
+
+async def test_connecting_ends_at_its_own_limit_when_the_caller_has_no_deadline(
+    start, api_on, unreachable
+):
+    env = {
+        "OPENAI_API_KEY": "k",
+        "OPENAI_BASE_URL": f"http://{unreachable}/v1",
+        "TOKENWIRE_LIMITS__UPSTREAM_CONNECT_S": "0.5",
+    }
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            began = time.monotonic()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in api_on(channel).chat_stream(api_on.request("openai/m")):
+                    pass
+            took_s = time.monotonic() - began
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "connecting took too long" in caught.value.details()
+    assert 0.5 <= took_s < 3
+
+
+async def test_the_callers_death_closes_the_provider(server, simulator):
+    program = f"""
+import grpc
+from tokenwire.v1 import chat_pb2, chat_pb2_grpc
+stub = chat_pb2_grpc.ChatServiceStub(grpc.insecure_channel("{server}"))
+message = chat_pb2.Message(role=2, parts=[chat_pb2.Part(text="hi")])
+request = chat_pb2.ChatRequest(model="openai/sim?repeat=forever&itl_ms=5&key=killed", messages=[message])
+for event in stub.ChatStream(request):
+    if event.HasField("text"):
+        print("streaming", flush=True)
+"""
+    caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert await asyncio.to_thread(caller.stdout.readline) == "streaming\n"
+    finally:
+        killed = time.monotonic()
+        caller.kill()
+        caller.wait()
+        caller.stdout.close()
+    await asyncio.to_thread(simulator.wait_until_none_open, 5)
+    assert simulator.request("killed")["closed_at"] - killed <= 1.0
+
+
+async def test_a_cancelled_chat_closes_the_provider_too(api, simulator):
+    call = api.chat(api.request("openai/sim?repeat=forever&itl_ms=5&key=whole"))
+    await call.initial_metadata()
+    await asyncio.sleep(0.05)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.to_thread(simulator.wait_until_none_open, 5)

@@ -1,0 +1,36 @@
+import asyncio
+
+import grpc.aio
+
+from tokenwire_server.simulator import generated_text
+
+
+async def test_a_thousand_concurrent_streams_all_arrive_whole_and_leave_nothing_open(
+    server, simulator, api_on
+):
+    streams, tokens = 1000, 60
+    expected = "".join(generated_text(tokens))
+    # As many connections as a few calling services would have.
+    channels = [
+        grpc.aio.insecure_channel(server, options=[("grpc.use_local_subchannel_pool", 1)])
+        for _ in range(4)
+    ]
+
+    async def chat(n):
+        provider = ("openai", "openai-responses", "anthropic")[n % 3]
+        # The last token comes after every stream has begun: all of them are open at once.
+        model = f"{provider}/sim?tokens={tokens}&ttft_ms=3000&itl_ms=20"
+        events = await api_on(channels[n % 4]).events(model)
+        assert events[-1].HasField("finished")
+        return "".join(event.text.text for event in events if event.HasField("text"))
+
+    chats = [asyncio.create_task(chat(n)) for n in range(streams)]
+    most = 0
+    while not all(task.done() for task in chats):
+        most = max(most, (await asyncio.to_thread(simulator.stats))["requests_open"])
+        await asyncio.wait(chats, timeout=0.5)
+    assert {task.result() for task in chats} == {expected}
+    assert most > streams * 0.9
+    await asyncio.to_thread(simulator.wait_until_none_open, 2)
+    for channel in channels:
+        await channel.close()

@@ -1,0 +1,143 @@
+"""Starting and stopping: what a new operator meets first."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import grpc
+import grpc.aio
+import pytest
+
+
+def serve(*arguments, env=None):
+    environ = {k: v for k, v in os.environ.items() if "API_KEY" not in k and "TOKENWIRE" not in k}
+    return subprocess.run(
+        [sys.executable, "-m", "tokenwire_server", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environ | (env or {}),
+    )
+
+
+def test_without_a_key_the_server_says_what_to_set():
+    result = serve()
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "--demo"):
+        assert name in result.stderr
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        result = serve("--listen", address, "--demo")
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("tokenwire-server:")]
+    assert address in line
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("limits = 3", "limits"),
+        ("[limits]\nmax_streams = 0", "limits.max_streams"),
+        ("[limits]\nmax_stream = 5", "limits.max_stream"),
+        ("[providers.x]\nkind = 'cobol'\nbase_url = 'http://x'", "providers.x.kind"),
+        ("[providers.x]\nkind = 'anthropic'\nbase_url = 'ftp://x'", "providers.x.base_url"),
+        ("[models.fast]\ntarget = 'nobody/x'", "models.fast"),
+        ("not toml", "line 1"),
+    ],
+)
+def test_a_bad_configuration_is_one_line_that_says_where(tmp_path, toml, said):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text(toml)
+    result = serve("--config", str(path), env={"OPENAI_API_KEY": "k"})
+    assert result.returncode == 1
+    assert result.stderr.startswith("tokenwire-server: ")
+    assert result.stderr.count("\n") == 1
+    assert said in result.stderr
+
+
+def test_a_configuration_that_is_not_there_is_one_line(tmp_path):
+    result = serve("--config", str(tmp_path / "none.toml"))
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "none.toml" in result.stderr
+
+
+async def test_a_configured_provider_and_alias_work(tmp_path, start, simulator, api_on):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text(f"""
+        [providers.local]
+        kind = "openai-chat"
+        base_url = "{simulator.url}/v1"
+
+        [models.fast]
+        target = "local/sim?tokens=3&key=configured"
+        capabilities = ["tools"]
+        context_window_tokens = 8192
+    """)
+    with start("serve", "--listen", "127.0.0.1:0", "--config", str(path)) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+            events = await api.events("fast")
+            (model,) = (await api.list_models(b"")).models
+    assert events[0].started.provider == "local"
+    assert events[-1].HasField("finished")
+    assert (model.id, model.provider, model.context_window_tokens) == ("fast", "local", 8192)
+    headers = {name.lower() for name in simulator.request("configured")["headers"]}
+    assert "authorization" not in headers  # it needs no key, so it gets none
+
+
+async def test_the_demo_needs_no_key_and_answers_for_all_three_providers(start, api_on):
+    with start("serve", "--listen", "127.0.0.1:0", "--demo") as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+            models = (await api.list_models(b"")).models
+            assert [m.id for m in models] == ["anthropic/demo", "openai-responses/demo", "openai/demo"]
+            answers = await asyncio.gather(*(api.events(model.id) for model in models))
+    for events in answers:
+        assert events[-1].HasField("finished")
+        assert len([event for event in events if event.HasField("text")]) > 20
+
+
+async def test_health_says_serving(server):
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    async with grpc.aio.insecure_channel(server) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "tokenwire.v1.ChatService", "tokenwire.v1.ModelService"):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_sigterm_lets_open_streams_finish_and_then_exits(start, simulator, api_on):
+    with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (process, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+            call = api.chat_stream(api.request("openai/sim?tokens=50&itl_ms=10"))
+            assert (await call.read()).HasField("started")
+            process.send_signal(signal.SIGTERM)
+            events = [event async for event in call]
+        assert events[-1].HasField("finished")
+        assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+async def test_streams_that_outlast_the_grace_are_told_why(start, simulator, api_on):
+    env = simulator.environ() | {"TOKENWIRE_DRAIN_GRACE_S": "0.3"}
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+            call = api.chat_stream(api.request("openai/sim?repeat=forever&itl_ms=10&key=drained"))
+            assert (await call.read()).HasField("started")
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in call:
+                    pass
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert b"SERVER_STOPPED" in dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+        assert await asyncio.to_thread(process.wait, 10) == 0
+    assert simulator.request("drained")["aborted"]

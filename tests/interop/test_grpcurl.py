@@ -1,0 +1,110 @@
+"""The README's grpcurl commands, with the real grpcurl."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+INSTALL = "grpcurl is not there: `make tools` installs it (needs Go)"
+
+
+@pytest.fixture(scope="session")
+def grpcurl(demo):
+    local = ROOT / ".tools/bin/grpcurl"
+    program = str(local) if local.exists() else shutil.which("grpcurl")
+    if program is None:
+        assert not os.environ.get("CI"), INSTALL
+        pytest.skip(INSTALL)
+
+    def run(*arguments, data=None):
+        flags = ["-plaintext", *(["-d", json.dumps(data)] if data is not None else [])]
+        return subprocess.run(
+            [program, *flags, demo, *arguments], capture_output=True, text=True, timeout=30
+        )
+
+    run.program = program
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo(start):
+    with start("serve", "--demo", "--listen", "127.0.0.1:0") as (_, address):
+        yield address
+
+
+def json_stream(text):
+    decoder, events = json.JSONDecoder(), []
+    while text := text.lstrip():
+        event, end = decoder.raw_decode(text)
+        events.append(event)
+        text = text[end:]
+    return events
+
+
+def test_reflection_lists_the_services(grpcurl):
+    assert grpcurl("list").stdout.split() == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "tokenwire.v1.ChatService",
+        "tokenwire.v1.ModelService",
+    ]
+
+
+def test_reflection_describes_every_message(grpcurl):
+    described = grpcurl("describe", "tokenwire.v1.ChatService").stdout
+    assert "rpc ChatStream ( .tokenwire.v1.ChatRequest ) returns ( stream .tokenwire.v1.TokenEvent )" in described
+    for message in ("ChatRequest", "TokenEvent", "Usage"):
+        result = grpcurl("describe", f"tokenwire.v1.{message}")
+        assert f"message {message}" in result.stdout
+
+
+def test_a_chat_streams_through_reflection_alone(grpcurl):
+    request = {
+        "model": "anthropic/demo",
+        "messages": [{"role": "ROLE_USER", "parts": [{"text": "What is Tokenwire?"}]}],
+    }
+    events = json_stream(grpcurl("tokenwire.v1.ChatService/ChatStream", data=request).stdout)
+    assert events[0]["started"]["provider"] == "anthropic"
+    assert "Tokenwire" in "".join(event.get("text", {}).get("text", "") for event in events)
+    assert events[-1]["finished"]["reason"] == "FINISH_REASON_STOP"
+
+
+def test_an_error_is_readable(grpcurl):
+    result = grpcurl("tokenwire.v1.ChatService/ChatStream", data={"model": "nobody/x"})
+    assert result.returncode != 0
+    for said in ("InvalidArgument", "messages: is required", "INVALID_REQUEST"):
+        assert said in result.stderr
+
+
+def test_health_answers(grpcurl):
+    assert json.loads(grpcurl("grpc.health.v1.Health/Check").stdout) == {"status": "SERVING"}
+
+
+def test_every_grpcurl_command_of_the_readme_does_what_it_shows(grpcurl, demo):
+    """Each command under `$ grpcurl` runs; its output's lines stand in the real output."""
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^\$ (grpcurl .+?)\n((?:(?!^[$`]).*\n)*)", readme, re.MULTILINE)
+    assert len(blocks) >= 3
+    for command, shown in blocks:
+        arguments = [demo if a == "127.0.0.1:50051" else a for a in shlex.split(command)[1:]]
+        result = subprocess.run(
+            [grpcurl.program, *arguments], capture_output=True, text=True, timeout=30
+        )
+        real = varying_hidden(result.stdout + result.stderr)
+        for line in varying_hidden(shown).splitlines():
+            if line.strip() not in ("", "..."):
+                assert line.strip() in real, command
+
+
+def varying_hidden(text):
+    """Ids, times and durations differ between runs: hide them."""
+    text = re.sub(r'"(streamId|providerResponseId)": "[^"]*"', r'"\1": "*"', text)
+    text = re.sub(r'"\d{4}-\d\d-\d\dT[^"]*"', '"*"', text)
+    text = re.sub(r'"[\d.]+s"', '"*"', text)
+    return re.sub(r'("outputTokensPerSecond": )[\d.]+', r"\1*", text)

@@ -1,0 +1,234 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenwire.v1 import chat_pb2 as pb
+from tokenwire_server import request as domain
+from tokenwire_server.errors import InvalidRequest
+from tokenwire_server.rpc.parse import parse_chat_request
+
+USER = pb.Message(role=pb.ROLE_USER, parts=[pb.Part(text="hello")])
+
+
+def parsed(**fields):
+    fields = {"model": "openai/m", "messages": [USER], **fields}
+    return parse_chat_request(pb.ChatRequest(**fields).SerializeToString(), max_bytes=1 << 20)
+
+
+def paths(**fields):
+    return [violation.field for violation in parsed(**fields)[1]]
+
+
+def test_a_request_with_everything_arrives_whole():
+    schema = '{"type":"object","properties":{"n":{"type":"integer"}}}'
+    request, violations = parsed(
+        messages=[
+            pb.Message(role=pb.ROLE_SYSTEM, parts=[pb.Part(text="be brief", cache_hint=True)]),
+            pb.Message(
+                role=pb.ROLE_USER,
+                parts=[
+                    pb.Part(text="look"),
+                    pb.Part(image=pb.Image(uri="https://example.com/a.png")),
+                    pb.Part(image=pb.Image(data=b"\x89PNG", media_type="image/png")),
+                ],
+            ),
+            pb.Message(
+                role=pb.ROLE_ASSISTANT,
+                parts=[
+                    pb.Part(reasoning=pb.Reasoning(text="hm", signature="proof")),
+                    pb.Part(
+                        tool_call=pb.ToolCall(
+                            id="c1", name="add", arguments_json='{"n":9007199254740993}'
+                        )
+                    ),
+                ],
+            ),
+            pb.Message(
+                role=pb.ROLE_TOOL,
+                parts=[
+                    pb.Part(
+                        tool_result=pb.ToolResult(tool_call_id="c1", text="3", is_error=True)
+                    )
+                ],
+            ),
+        ],
+        generation=pb.GenerationConfig(
+            max_output_tokens=10,
+            temperature=0,
+            top_p=0.5,
+            top_k=3,
+            seed=-1,
+            presence_penalty=-2,
+            frequency_penalty=2,
+            stop_sequences=["END"],
+            reasoning=pb.ReasoningConfig(effort=pb.REASONING_EFFORT_LOW, budget_tokens=2048),
+        ),
+        tools=[pb.Tool(name="add", description="adds", parameters_json_schema=schema)],
+        tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_TOOL, tool_name="add"),
+        response_format=pb.ResponseFormat(
+            json_schema=pb.JsonSchemaFormat(name="s", schema_json=schema, strict=True)
+        ),
+    )
+    assert violations == []
+    assert request == domain.ChatRequest(
+        model="openai/m",
+        messages=(
+            domain.Message("system", (domain.Text("be brief", cache_hint=True),)),
+            domain.Message(
+                "user",
+                (
+                    domain.Text("look"),
+                    domain.Image(uri="https://example.com/a.png"),
+                    domain.Image(data=b"\x89PNG", media_type="image/png"),
+                ),
+            ),
+            domain.Message(
+                "assistant",
+                (
+                    domain.Reasoning("hm", "proof"),
+                    domain.ToolCall("c1", "add", '{"n":9007199254740993}'),
+                ),
+            ),
+            domain.Message("tool", (domain.ToolResult("c1", "3", is_error=True),)),
+        ),
+        generation=domain.Generation(
+            max_output_tokens=10,
+            temperature=0.0,
+            top_p=0.5,
+            top_k=3,
+            seed=-1,
+            presence_penalty=-2.0,
+            frequency_penalty=2.0,
+            stop_sequences=("END",),
+            reasoning_effort="low",
+            reasoning_budget_tokens=2048,
+        ),
+        tools=(domain.Tool("add", "adds", schema),),
+        tool_choice=domain.ToolChoice("tool", "add"),
+        response_format=domain.JsonSchemaFormat("s", schema, strict=True),
+    )
+
+
+def test_every_violation_is_told_at_once():
+    assert paths(
+        model="",
+        messages=[
+            pb.Message(parts=[pb.Part(text="x")]),
+            pb.Message(role=pb.ROLE_USER),
+            pb.Message(role=pb.ROLE_USER, parts=[pb.Part(), pb.Part(text="")]),
+        ],
+        generation=pb.GenerationConfig(temperature=2.1, max_output_tokens=0),
+    ) == [
+        "model",
+        "messages[0].role",
+        "messages[1].parts",
+        "messages[2].parts[0]",
+        "messages[2].parts[1].text",
+        "generation.max_output_tokens",
+        "generation.temperature",
+    ]
+
+
+def part(role, **content):
+    return [pb.Message(role=role, parts=[pb.Part(**content)])]
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"messages": []}, "messages"),
+        ({"model": "m" * 257}, "model"),
+        ({"messages": part(pb.ROLE_USER, reasoning=pb.Reasoning(text="x"))}, "messages[0].parts[0].reasoning"),
+        ({"messages": part(pb.ROLE_SYSTEM, image=pb.Image(uri="https://x"))}, "messages[0].parts[0].image"),
+        ({"messages": part(pb.ROLE_TOOL, text="x")}, "messages[0].parts[0].text"),
+        ({"messages": part(pb.ROLE_USER, image=pb.Image(uri="file:///etc/passwd"))}, "messages[0].parts[0].image.uri"),
+        ({"messages": part(pb.ROLE_USER, image=pb.Image(data=b"x"))}, "messages[0].parts[0].image.media_type"),
+        ({"messages": part(pb.ROLE_USER, image=pb.Image())}, "messages[0].parts[0].image"),
+        ({"messages": part(pb.ROLE_ASSISTANT, tool_call=pb.ToolCall(name="x"))}, "messages[0].parts[0].tool_call.id"),
+        (
+            {"messages": part(pb.ROLE_ASSISTANT, tool_call=pb.ToolCall(id="i", name="x", arguments_json="[1]"))},
+            "messages[0].parts[0].tool_call.arguments_json",
+        ),
+        ({"messages": part(pb.ROLE_TOOL, tool_result=pb.ToolResult(text="x"))}, "messages[0].parts[0].tool_result.tool_call_id"),
+        ({"messages": part(pb.ROLE_ASSISTANT, reasoning=pb.Reasoning())}, "messages[0].parts[0].reasoning"),
+        ({"generation": pb.GenerationConfig(top_p=0)}, "generation.top_p"),
+        ({"generation": pb.GenerationConfig(temperature=float("nan"))}, "generation.temperature"),
+        ({"generation": pb.GenerationConfig(top_k=0)}, "generation.top_k"),
+        ({"generation": pb.GenerationConfig(presence_penalty=-2.5)}, "generation.presence_penalty"),
+        ({"generation": pb.GenerationConfig(stop_sequences=["a", ""])}, "generation.stop_sequences[1]"),
+        ({"generation": pb.GenerationConfig(stop_sequences=["a"] * 17)}, "generation.stop_sequences"),
+        (
+            {"generation": pb.GenerationConfig(reasoning=pb.ReasoningConfig(budget_tokens=1))},
+            "generation.reasoning.budget_tokens",
+        ),
+        ({"generation": pb.GenerationConfig(reasoning=pb.ReasoningConfig(effort=99))}, "generation.reasoning.effort"),
+        ({"tools": [pb.Tool(name="no spaces")]}, "tools[0].name"),
+        ({"tools": [pb.Tool(name="a"), pb.Tool(name="a")]}, "tools[1].name"),
+        ({"tools": [pb.Tool(name="a", parameters_json_schema="{")]}, "tools[0].parameters_json_schema"),
+        ({"tools": [pb.Tool(name="a", parameters_json_schema='{"type":"string"}')]}, "tools[0].parameters_json_schema"),
+        (
+            {"tools": [pb.Tool(name="a", parameters_json_schema='{"type":"object","properties":3}')]},
+            "tools[0].parameters_json_schema",
+        ),
+        ({"tool_choice": pb.ToolChoice()}, "tool_choice"),
+        (
+            {"tools": [pb.Tool(name="a")], "tool_choice": pb.ToolChoice(mode=4, tool_name="b")},
+            "tool_choice.tool_name",
+        ),
+        ({"tools": [pb.Tool(name="a")], "tool_choice": pb.ToolChoice(mode=1, tool_name="a")}, "tool_choice.tool_name"),
+        ({"tools": [pb.Tool(name="a")], "tool_choice": pb.ToolChoice(mode=77)}, "tool_choice.mode"),
+        (
+            {"response_format": pb.ResponseFormat(json_schema=pb.JsonSchemaFormat(name="s"))},
+            "response_format.json_schema.schema_json",
+        ),
+        (
+            {"response_format": pb.ResponseFormat(json_schema=pb.JsonSchemaFormat(schema_json="{}"))},
+            "response_format.json_schema.name",
+        ),
+    ],
+)  # fmt: skip
+def test_each_fault_is_named_by_its_path(fields, path):
+    assert paths(**fields) == [path]
+
+
+def test_a_schema_nested_without_end_is_refused_and_crashes_nothing():
+    deep = '{"items":' * 5000 + "{}" + "}" * 5000
+    assert paths(tools=[pb.Tool(name="a", parameters_json_schema=deep)]) == [
+        "tools[0].parameters_json_schema"
+    ]
+    merely_deep = '{"type":"object","items":' + '{"items":' * 70 + "{}" + "}" * 71
+    assert paths(tools=[pb.Tool(name="a", parameters_json_schema=merely_deep)]) == [
+        "tools[0].parameters_json_schema"
+    ]
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x02\xc3\x28", b"\x12\x05ab"])
+def test_bytes_that_are_no_request_are_refused_without_pythons_text(data):
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat_request(data, max_bytes=1 << 20)
+    assert "not a tokenwire.v1.ChatRequest" in str(caught.value)
+
+
+def test_a_request_over_the_limit_is_refused_with_both_sizes():
+    data = pb.ChatRequest(model="x" * 2000).SerializeToString()
+    with pytest.raises(InvalidRequest, match=f"{len(data)} bytes; this server takes 1024"):
+        parse_chat_request(data, max_bytes=1024)
+
+
+def test_whole_numbers_in_provider_options_stay_whole():
+    request = pb.ChatRequest(model="openai/m", messages=[USER])
+    request.provider_options.update({"n": 5, "x": 0.5, "deep": {"list": [1, True, None, "s"]}})
+    options = parse_chat_request(request.SerializeToString(), max_bytes=1 << 20)[0].provider_options
+    assert json.dumps(options, sort_keys=True) == (
+        '{"deep": {"list": [1, true, null, "s"]}, "n": 5, "x": 0.5}'
+    )
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_the_parser_raise_anything_but_its_own_error(data):
+    try:
+        parse_chat_request(data, max_bytes=1 << 20)
+    except InvalidRequest as error:
+        assert error.violations

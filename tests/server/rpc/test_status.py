@@ -1,0 +1,91 @@
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from tokenwire.v1 import error_pb2
+from tokenwire_server import errors
+from tokenwire_server.events import Usage
+from tokenwire_server.request import Violation
+from tokenwire_server.rpc.status import CODES, DOMAIN, to_status
+
+
+def kinds(cls=errors.TokenwireError):
+    for sub in cls.__subclasses__():
+        if hasattr(sub, "reason"):
+            yield sub
+        yield from kinds(sub)
+
+
+def details(error):
+    status = to_status(error)
+    unpacked = []
+    for detail in status.details:
+        kind = getattr(error_details_pb2, detail.TypeName().rpartition(".")[2])
+        message = kind()
+        assert detail.Unpack(message)
+        unpacked.append(message)
+    return unpacked
+
+
+def test_every_error_has_a_code_and_a_reason_in_the_proto():
+    in_proto = {name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()}
+    reasons = {kind.reason for kind in kinds()}
+    assert reasons == set(CODES) == in_proto - {"UNSPECIFIED"}
+
+
+@pytest.mark.parametrize("kind", sorted(set(kinds()), key=lambda k: k.reason))
+def test_each_status_bears_exactly_one_error_info(kind):
+    made = {
+        errors.InvalidRequest: lambda: kind([Violation("a", "b")]),
+        errors.UnknownModel: lambda: kind("m", why="no"),
+        errors.Overloaded: lambda: kind("full", limit=3),
+        errors.SlowReader: lambda: kind(after_sequence=1, earliest_sequence=5),
+        errors.InternalFault: lambda: kind("id"),
+    }.get(kind, lambda: kind("text"))()
+    infos = [d for d in details(made) if isinstance(d, error_details_pb2.ErrorInfo)]
+    assert [(info.reason, info.domain) for info in infos] == [(kind.reason, DOMAIN)]
+    assert to_status(made).code == CODES[kind.reason].value[0]
+
+
+def test_coming_back_is_told_as_retry_info():
+    found = details(errors.Overloaded("full", limit=3, retry_after_s=1.5))
+    (retry,) = [d for d in found if isinstance(d, error_details_pb2.RetryInfo)]
+    assert retry.retry_delay.ToMilliseconds() == 1500
+
+
+def test_a_failure_after_the_first_token_says_where_the_stream_stood_and_what_it_used():
+    error = errors.UpstreamBroken("broke", provider="p")
+    error.at = errors.StreamFailure("id", 7, Usage(3, 4, reasoning_tokens=0, estimated=True))
+    (info,) = details(error)
+    assert dict(info.metadata) == {
+        "provider": "p",
+        "stream_id": "id",
+        "last_sequence": "7",
+        "input_tokens": "3",
+        "output_tokens": "4",
+        "reasoning_tokens": "0",
+        "usage_estimated": "true",
+    }
+
+
+def test_what_the_provider_wrote_is_never_in_the_status():
+    error = errors.UpstreamRejected("refused", provider_text="CANARY", error_type="t", field="f")
+    assert b"CANARY" not in to_status(error).SerializeToString()
+
+
+def test_a_thousand_violations_stay_below_what_trailers_can_carry():
+    error = errors.InvalidRequest(
+        [Violation(f"messages[{i}].role", "é" * 500) for i in range(1000)]
+    )
+    status = to_status(error)
+    assert len(status.SerializeToString()) < 6000
+    bad = error_details_pb2.BadRequest()
+    status.details[1].Unpack(bad)
+    listed = len(bad.field_violations) - 1
+    assert bad.field_violations[-1].description == f"{1000 - listed} more violations are not listed"
+
+
+def test_the_status_can_be_read_back():
+    status = to_status(errors.ServerStopped("bye"))
+    again = status_pb2.Status.FromString(status.SerializeToString())
+    assert again.code == grpc.StatusCode.UNAVAILABLE.value[0]
