@@ -1,0 +1,52 @@
+"""The connection to a server: where it is, and how gRPC is told to keep it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+TARGET_VARIABLE = "TOKENWIRE_TARGET"
+
+MAX_RECEIVE_BYTES = 64 * 1024 * 1024
+"""Largest message taken from a server; a larger one ends the call with RESOURCE_EXHAUSTED."""
+
+KEEPALIVE_TIME_S = 30
+"""While a call is open and silent, a ping goes out this often."""
+KEEPALIVE_TIMEOUT_S = 10
+"""A ping unanswered for this long ends the connection, and its calls with ConnectionLost."""
+
+LOOKUP_TIMEOUT_S = 10.0
+"""Deadline of calls that only look something up, unless the caller names another."""
+
+ChannelOptions = Sequence[tuple[str, str | int]]
+"""gRPC channel arguments, as `grpc_types.h` lists them."""
+
+
+def resolve_target(target: str | None) -> str:
+    """`target`, or TOKENWIRE_TARGET, or the address a server listens on by default.
+
+    Targets are gRPC names: `host:port`, `dns:///host:port`, `unix:path`.
+    """
+    return target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
+
+
+def channel_options(extra: ChannelOptions = ()) -> list[tuple[str, str | int]]:
+    """Arguments of every channel; `extra` wins over ours.
+
+    No retry policy: the server retries, and only it knows whether a token was already paid for.
+    gRPC's transparent retries stay: they happen only where no handler has run.
+    """
+    options: dict[str, str | int] = {
+        "grpc.primary_user_agent": f"tokenwire-python/{version('tokenwire')}",
+        "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
+        "grpc.keepalive_time_ms": KEEPALIVE_TIME_S * 1000,
+        "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_S * 1000,
+        # gRPC core ends a connection on this one, whatever keepalive_timeout_ms says (default: 60 s).
+        "grpc.http2.ping_timeout_ms": KEEPALIVE_TIMEOUT_S * 1000,
+        # By default pings stop after two without data: a model may think for longer than that.
+        "grpc.http2.max_pings_without_data": 0,
+    }
+    options.update(extra)
+    return list(options.items())

@@ -1,0 +1,64 @@
+"""The command line: `tokenwire chat "..."`, `tokenwire models`.
+
+Exit codes: 0 answered; 1 an error, one readable line on stderr; 2 wrong usage; 130 interrupted
+(Ctrl-C); 141 the reader of stdout left (`| head`).
+
+On a terminal the answer is styled. Anywhere else stdout bears the answer's text and nothing more,
+and what else there is to say goes to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import TokenwireError
+from .arguments import parse
+from .output import say
+from .report import error_lines
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 128 + 2  # as a shell reports a death by SIGINT
+EXIT_READER_LEFT = 128 + 13  # the same for SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Wrong usage leaves by SystemExit(2)."""
+    for stream in (sys.stdout, sys.stderr):
+        # A model may write what the terminal's encoding cannot: better a "?" than an end.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # no TextIO: a test's
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        return EXIT_READER_LEFT
+    except OSError as error:
+        _discard_stdout()
+        say(f"tokenwire: cannot write the answer: {error.strerror or error}")
+        return EXIT_ERROR
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = parse(argv)
+    try:
+        importlib.import_module("rich")
+    except ImportError:
+        say('tokenwire: the command line needs rich: pip install "tokenwire[cli]"')
+        return EXIT_ERROR
+    try:
+        asyncio.run(arguments.command(arguments))
+    except TokenwireError as error:
+        for line in error_lines(error, target=arguments.target):
+            say(line)
+        return EXIT_ERROR
+    return 0
+
+
+def _discard_stdout() -> None:
+    """Let go of what is still buffered: Python's flush at its exit would fail on it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

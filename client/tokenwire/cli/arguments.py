@@ -1,0 +1,165 @@
+"""What can be asked for on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from ..channel import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
+
+DEFAULT_MODEL = "openai/demo"
+MODEL_VARIABLE = "TOKENWIRE_MODEL"
+
+MAX_PROMPT_BYTES = 8 * 1024 * 1024
+"""Longest prompt read from stdin; a server takes no more in a whole request by default."""
+
+_EPILOG = """\
+exit codes: 0 answered, 1 an error (one line on stderr), 2 wrong usage,
+            130 interrupted (Ctrl-C), 141 the reader of stdout left
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """One command and what it was given. Fields of other commands have their defaults."""
+
+    command: Callable[[Arguments], Coroutine[None, None, None]]
+    target: str
+    timeout_s: float | None
+    json: bool
+    model: str = ""
+    system: str | None = None
+    prompt: str = ""
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+
+
+def parse(argv: Sequence[str] | None) -> Arguments:
+    """The arguments, the prompt read from stdin where it is there.
+
+    Raises:
+        SystemExit: with 2 for wrong usage, with 0 after `--help` and `--version`.
+    """
+    parser = _parser()
+    given = parser.parse_args(argv)
+    if given.name == "models":
+        from .models import list_models
+
+        return Arguments(
+            command=list_models,
+            target=resolve_target(given.target),
+            timeout_s=given.timeout,
+            json=given.json,
+        )
+    from .chat import chat
+
+    return Arguments(
+        command=chat,
+        target=resolve_target(given.target),
+        timeout_s=given.timeout,
+        json=given.json,
+        model=given.model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL,
+        system=given.system,
+        prompt=_prompt(given.prompt, parser),
+        max_output_tokens=given.max_output_tokens,
+        temperature=given.temperature,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tokenwire",
+        description="Talk to a Tokenwire server.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"tokenwire {version('tokenwire')}")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    chat = _command(commands, "chat", "ask a model, and read its answer as it comes")
+    chat.add_argument("prompt", nargs="?", help="what to say; - (or nothing) reads it from stdin")
+    chat.add_argument(
+        "--model",
+        type=_text,
+        help=f"provider/model or alias (default: ${MODEL_VARIABLE} or {DEFAULT_MODEL})",
+    )
+    chat.add_argument("--system", type=_text, metavar="TEXT", help="instructions for the model")
+    chat.add_argument("--max-output-tokens", type=_positive_int, metavar="N")
+    chat.add_argument("--temperature", type=float, metavar="T")
+    chat.add_argument("--timeout", type=_positive_s, metavar="S", help="deadline, in seconds")
+    _add_common(chat, "print every event as a line of JSON")
+
+    models = _command(commands, "models", "list the models that the server names")
+    models.add_argument(
+        "--timeout", type=_positive_s, default=10.0, metavar="S", help="in seconds (default: 10)"
+    )
+    _add_common(models, "print every model as a line of JSON")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, purpose: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=purpose,
+        description=purpose,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_common(command: argparse.ArgumentParser, json_help: str) -> None:
+    command.add_argument(
+        "--target",
+        type=_text,
+        metavar="HOST:PORT",
+        help=f"the server (default: ${TARGET_VARIABLE} or {DEFAULT_TARGET})",
+    )
+    command.add_argument("--json", action="store_true", help=json_help)
+
+
+def _prompt(given: str | None, parser: argparse.ArgumentParser) -> str:
+    if given is None and sys.stdin.isatty():
+        parser.error("what shall be said? give a prompt, or - to read it from stdin")
+    if given is None or given == "-":
+        data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+        if len(data) > MAX_PROMPT_BYTES:
+            parser.error(f"the prompt on stdin is longer than {MAX_PROMPT_BYTES} bytes")
+    else:
+        data = os.fsencode(given)
+    try:
+        prompt = data.decode()
+    except UnicodeDecodeError:
+        parser.error("the prompt is not UTF-8")
+    if not prompt.strip():
+        parser.error("the prompt is empty")
+    return prompt
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that Python could not decode
+        raise argparse.ArgumentTypeError("not UTF-8") from None
+    return text
+
+
+def _positive_int(text: str) -> int:
+    number = int(text)
+    if not 1 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return number
+
+
+def _positive_s(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return number

@@ -1,0 +1,60 @@
+"""`tokenwire models`: what the server offers by name."""
+
+from __future__ import annotations
+
+import sys
+
+from tokenwire.v1.model_pb2 import Model, ModelCapability
+
+from ..client import AsyncClient
+from .arguments import Arguments
+from .output import visible, write_json
+
+_HEADINGS = ("MODEL", "PROVIDER", "ITS NAME THERE", "CAN", "CONTEXT", "MAX OUTPUT")
+
+
+async def list_models(arguments: Arguments) -> None:
+    """List the models: a table on a terminal, tab-separated lines without a heading elsewhere.
+
+    Raises:
+        TokenwireError: the server did not tell.
+    """
+    async with AsyncClient(arguments.target) as client:
+        models = await client.list_models(timeout=arguments.timeout_s)
+    if arguments.json:
+        for model in models:
+            write_json(model)
+    elif sys.stdout.isatty():
+        _print_table(models)
+    else:
+        sys.stdout.writelines("\t".join(_row(model)) + "\n" for model in models)
+        sys.stdout.flush()
+
+
+def _print_table(models: list[Model]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*_HEADINGS, box=None, pad_edge=False, header_style="dim")
+    for model in models:
+        table.add_row(*(Text(visible(cell)) for cell in _row(model)))
+    Console(highlight=False).print(table)
+
+
+def _row(model: Model) -> tuple[str, ...]:
+    return (
+        model.id,
+        model.provider,
+        model.provider_model,
+        ",".join(_capability_text(capability) for capability in model.capabilities),
+        str(model.context_window_tokens) if model.HasField("context_window_tokens") else "",
+        str(model.max_output_tokens) if model.HasField("max_output_tokens") else "",
+    )
+
+
+def _capability_text(capability: ModelCapability.ValueType) -> str:
+    try:
+        return ModelCapability.Name(capability).removeprefix("MODEL_CAPABILITY_").lower()
+    except ValueError:
+        return str(capability)  # a newer server's

@@ -1,0 +1,141 @@
+"""Where a stream's events are shown, each at once: a terminal, a pipe, or lines of JSON."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol
+
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message as ProtoMessage
+
+from tokenwire.v1.chat_pb2 import TokenEvent, ToolCall
+
+_VISIBLE = (
+    {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t\r"}
+    | {0x0D: "", 0x7F: "\u2421"}
+    | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+)
+
+# JSON escapes only the controls below 0x20; terminals obey these too. In JSON they can only stand
+# in strings, where the escape means the same.
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
+
+def visible(text: str) -> str:
+    """Text with its control characters made visible: a model must not command a terminal."""
+    return text.translate(_VISIBLE)
+
+
+def say(line: str) -> None:
+    """One line on stderr, whatever the text holds."""
+    print(visible(line.replace("\n", " ")), file=sys.stderr, flush=True)
+
+
+def write_json(message: ProtoMessage) -> None:
+    """One line of proto JSON on stdout."""
+    line = MessageToJson(message, indent=None, ensure_ascii=False)
+    _write(line.translate(_JSON_ESCAPES) + "\n")
+
+
+class Output(Protocol):
+    """Shows the events of one stream."""
+
+    def show(self, event: TokenEvent) -> None:
+        """Show one event, and return when it has been written."""
+
+    def end(self, summary: str) -> None:
+        """Close what was shown, and sum it up on stderr. However the stream ended, call it once."""
+
+
+def output(*, as_json: bool) -> Output:
+    """What fits where stdout goes."""
+    if as_json:
+        return JsonOutput()
+    return TerminalOutput() if sys.stdout.isatty() else PlainOutput()
+
+
+class JsonOutput:
+    """Every event as a line of proto JSON, those of a type unknown here too."""
+
+    def show(self, event: TokenEvent) -> None:
+        write_json(event)
+
+    def end(self, summary: str) -> None:
+        _say_if(summary)
+
+
+class PlainOutput:
+    """The answer's text on stdout, unchanged; tool calls and the summary on stderr."""
+
+    def __init__(self) -> None:
+        self._in_line = False
+
+    def show(self, event: TokenEvent) -> None:
+        match event.WhichOneof("event"):
+            case "text":
+                _write(event.text.text)
+                self._in_line = not event.text.text.endswith("\n")
+            case "tool_call":
+                say(_tool_call_text(event.tool_call.tool_call))
+
+    def end(self, summary: str) -> None:
+        if self._in_line:
+            _write("\n")
+        _say_if(summary)
+
+
+class TerminalOutput:
+    """Text as it comes, reasoning dimmed, tool calls on lines of their own."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._out = Console(highlight=False)
+        self._err = Console(stderr=True, highlight=False)
+        self._block: tuple[str, int] | None = None
+        self._in_line = False
+
+    def show(self, event: TokenEvent) -> None:
+        match event.WhichOneof("event"):
+            case "text":
+                self._show("text", event.text.index, event.text.text)
+            case "reasoning":
+                self._show("reasoning", event.reasoning.index, event.reasoning.text, "dim italic")
+            case "tool_call":
+                call = event.tool_call
+                self._show("tool_call", call.index, _tool_call_text(call.tool_call), "cyan")
+
+    def end(self, summary: str) -> None:
+        if self._in_line:
+            _write("\n")
+        if summary:
+            self._err.out(visible(summary), style="dim", highlight=False)
+
+    def _show(self, kind: str, index: int, text: str, style: str | None = None) -> None:
+        text = visible(text)
+        if not text:
+            return
+        if self._block is not None and self._block != (kind, index):
+            both_text = kind == "text" and self._block[0] == "text"
+            if not both_text:
+                _write("\n\n" if self._in_line else "\n")
+        self._block = (kind, index)
+        if style is None:
+            _write(text)  # rich would turn tabs into spaces
+        else:
+            self._out.out(text, end="", style=style, highlight=False)
+        self._in_line = not text.endswith("\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _say_if(summary: str) -> None:
+    if summary:
+        say(summary)
+
+
+def _tool_call_text(call: ToolCall) -> str:
+    return f"tool call: {call.name}({call.arguments_json})"

@@ -1,0 +1,124 @@
+"""Short ways to write messages, parts and tools. Each returns the proto message it stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from tokenwire.v1.chat_pb2 import (
+    ROLE_ASSISTANT,
+    ROLE_SYSTEM,
+    ROLE_TOOL,
+    ROLE_USER,
+    Image,
+    Message,
+    Part,
+    Role,
+    Tool,
+    ToolResult,
+)
+
+Content = str | Part | Sequence[str | Part]
+"""What is said: text, one part, or several of both."""
+
+MessageLike = Message | Mapping[str, object] | str
+"""A message, `{"role": "user", "content": "..."}` (or `"text"`), or what the user says."""
+
+_ROLES: Mapping[str, Role.ValueType] = {
+    "system": ROLE_SYSTEM,
+    "user": ROLE_USER,
+    "assistant": ROLE_ASSISTANT,
+    "tool": ROLE_TOOL,
+}
+
+
+def system(*content: str | Part) -> Message:
+    """Instructions."""
+    return Message(role=ROLE_SYSTEM, parts=_parts(content))
+
+
+def user(*content: str | Part) -> Message:
+    """What the user says, or shows: see `image`."""
+    return Message(role=ROLE_USER, parts=_parts(content))
+
+
+def assistant(*content: str | Part) -> Message:
+    """What the model said. The message of an answer can be sent back as it is, without this."""
+    return Message(role=ROLE_ASSISTANT, parts=_parts(content))
+
+
+def tool_result(tool_call_id: str, text: str, *, is_error: bool = False) -> Message:
+    """What a tool call returned; `is_error` when it failed and `text` says how."""
+    result = ToolResult(tool_call_id=tool_call_id, text=text, is_error=is_error)
+    return Message(role=ROLE_TOOL, parts=[Part(tool_result=result)])
+
+
+def image(source: str | bytes, media_type: str = "") -> Part:
+    """A picture: an address that the provider fetches, or its bytes with their media type.
+
+    Raises:
+        ValueError: bytes without a media type.
+    """
+    if isinstance(source, str):
+        return Part(image=Image(uri=source, media_type=media_type))
+    if not media_type:
+        raise ValueError("an image given as bytes needs its media type, such as 'image/png'")
+    return Part(image=Image(data=source, media_type=media_type))
+
+
+def tool(
+    name: str, description: str = "", *, parameters: Mapping[str, object] | None = None
+) -> Tool:
+    """A function that the model may ask for; `parameters` is the JSON Schema of its arguments."""
+    schema = "" if parameters is None else json.dumps(parameters)
+    return Tool(name=name, description=description, parameters_json_schema=schema)
+
+
+def to_messages(messages: MessageLike | Iterable[MessageLike]) -> list[Message]:
+    """A conversation in any of the accepted ways, as messages.
+
+    Raises:
+        TypeError, ValueError: something is neither of them; the message says which.
+    """
+    if isinstance(messages, Message | Mapping | str):
+        return [_to_message(messages)]
+    return [_to_message(message) for message in messages]
+
+
+def _to_message(message: MessageLike) -> Message:
+    match message:
+        case Message():
+            return message
+        case str():
+            return user(message)
+        case Mapping():
+            return _from_mapping(message)
+    raise TypeError(f"not a message: {type(message).__name__}; give a str, a Message or a dict")
+
+
+def _from_mapping(message: Mapping[str, object]) -> Message:
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise ValueError(f"role must be one of {', '.join(_ROLES)}, not {role!r}")
+    keys = message.keys() - {"role"}
+    if keys not in ({"content"}, {"text"}):
+        raise ValueError(f"a message has 'role' and one of 'content', 'text', not {sorted(keys)}")
+    content = message[keys.pop()]
+    if isinstance(content, str | Part):
+        return Message(role=_ROLES[role], parts=_parts([content]))
+    if not isinstance(content, Iterable):
+        raise TypeError(f"content must be text or parts, not {type(content).__name__}")
+    return Message(role=_ROLES[role], parts=_parts(content))
+
+
+def _parts(content: Iterable[object]) -> list[Part]:
+    return [_part(piece) for piece in content]
+
+
+def _part(piece: object) -> Part:
+    match piece:
+        case Part():
+            return piece
+        case str():
+            return Part(text=piece)
+    raise TypeError(f"a part must be a str or a Part, not {type(piece).__name__}")

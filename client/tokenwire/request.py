@@ -1,0 +1,74 @@
+"""Building a ChatRequest from what is convenient to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from google.protobuf.message import Message as ProtoMessage
+from google.protobuf.struct_pb2 import Struct
+
+from tokenwire.v1.chat_pb2 import (
+    ChatRequest,
+    GenerationConfig,
+    ResponseFormat,
+    Tool,
+    ToolChoice,
+)
+
+from .messages import MessageLike, to_messages
+
+_ProtoT = TypeVar("_ProtoT", bound=ProtoMessage)
+
+
+class RequestFields(TypedDict, total=False):
+    """Fields of ChatRequest, as keywords. A mapping stands for the message with those fields."""
+
+    generation: GenerationConfig | Mapping[str, object]
+    tools: Iterable[Tool | Mapping[str, object]]
+    tool_choice: ToolChoice | Mapping[str, object]
+    response_format: ResponseFormat | Mapping[str, object]
+    provider_options: Struct | Mapping[str, Any]
+
+
+def build_request(
+    model: str | ChatRequest,
+    messages: MessageLike | Iterable[MessageLike] | None = None,
+    **fields: Unpack[RequestFields],
+) -> ChatRequest:
+    """The request for a model and a conversation, or the given request as it is.
+
+    Only what the server cannot see is checked here; what a provider takes, the server says.
+
+    Raises:
+        TypeError, ValueError: the arguments do not make a ChatRequest.
+    """
+    if isinstance(model, ChatRequest):
+        if messages is not None or fields:
+            raise TypeError("a ChatRequest is sent as it is: give no messages or fields with it")
+        return model
+    if messages is None:
+        raise TypeError("messages are missing")
+    unknown = fields.keys() - RequestFields.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"ChatRequest has no field {', '.join(sorted(unknown))}")
+    request = ChatRequest(model=model, messages=to_messages(messages))
+    if "generation" in fields:
+        request.generation.CopyFrom(_as(GenerationConfig, fields["generation"]))
+    if "tools" in fields:
+        request.tools.extend(_as(Tool, tool) for tool in fields["tools"])
+    if "tool_choice" in fields:
+        request.tool_choice.CopyFrom(_as(ToolChoice, fields["tool_choice"]))
+    if "response_format" in fields:
+        request.response_format.CopyFrom(_as(ResponseFormat, fields["response_format"]))
+    if "provider_options" in fields:
+        options = fields["provider_options"]
+        if isinstance(options, Struct):
+            request.provider_options.CopyFrom(options)
+        else:
+            request.provider_options.update(dict(options))
+    return request
+
+
+def _as(kind: type[_ProtoT], value: _ProtoT | Mapping[str, object]) -> _ProtoT:
+    return kind(**value) if isinstance(value, Mapping) else value

@@ -1,0 +1,440 @@
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+from importlib.metadata import entry_points
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+
+import tokenwire
+from tokenwire.v1 import model_pb2
+from tokenwire.v1.chat_pb2 import FINISH_REASON_MAX_TOKENS, ROLE_SYSTEM, ROLE_USER, TokenEvent
+
+from ..conftest import (
+    LIMIT_S,
+    RUN,
+    CommandLine,
+    accept,
+    caller_left,
+    fails,
+    finished,
+    plays,
+    plays_then_waits,
+    reasoning,
+    started,
+    status,
+    text,
+    tool_call,
+    unknown_event,
+)
+
+Code = grpc.StatusCode
+ANSI = "\x1b["
+
+
+class Terminal:
+    """A pseudo-terminal, and what a command has written to it."""
+
+    def __init__(self):
+        self._master, self.slave = os.openpty()
+        self._grew = asyncio.Event()
+        self._closed = False
+        self.shown = ""
+        asyncio.get_running_loop().add_reader(self._master, self._read)
+
+    def _read(self):
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # EIO: no process holds the other side any more
+            data = b""
+        if not data:
+            self.close()
+        self.shown += data.decode().replace("\r\n", "\n")
+        self._grew.set()
+
+    def close(self):
+        if not self._closed:
+            self._closed = True
+            asyncio.get_running_loop().remove_reader(self._master)
+            os.close(self._master)
+
+    async def shows(self, what):
+        async with asyncio.timeout(LIMIT_S):
+            while what not in self.shown:
+                assert not self._closed, f"{what!r} never came: {self.shown!r}"
+                self._grew.clear()
+                await self._grew.wait()
+
+    async def start(self, command_line, *arguments):
+        command_line.environment["TERM"] = "xterm"
+        process = await command_line.start(
+            *arguments, stdin=self.slave, stdout=self.slave, stderr=self.slave
+        )
+        os.close(self.slave)
+        return process
+
+    async def end_of(self, process):
+        async with asyncio.timeout(LIMIT_S):
+            code = await process.wait()
+            while not self._closed:
+                self._grew.clear()
+                await self._grew.wait()
+        return code
+
+
+@pytest.fixture
+async def terminal():
+    each = Terminal()
+    yield each
+    each.close()
+
+
+async def test_on_a_pipe_stdout_has_the_text_and_nothing_more(server, command_line):
+    server.script = plays(
+        started(),
+        reasoning(2, "thinking"),
+        text(3, "Hel", 1),
+        unknown_event(4),
+        text(5, "lo \x1b[1m\n", 1),
+        text(6, "you", 1),
+        tool_call(7, "get_weather", '{"city":"Paris"}', 2),
+        finished(8, FINISH_REASON_MAX_TOKENS, estimated=True),
+    )
+
+    done = await command_line.run("chat", "Hi")
+
+    assert done.code == 0
+    assert done.out == "Hello \x1b[1m\nyou\n"
+    assert done.err.splitlines()[0] == 'tool call: get_weather({"city":"Paris"})'
+    assert re.fullmatch(
+        r"TTFT \d+ ms, [\d.]+ tokens/s, ~12 tokens in, ~34 out \(estimated\), finished: max_tokens",
+        done.err.splitlines()[1],
+    )
+    assert ANSI not in done.err
+
+
+async def test_on_a_pipe_each_piece_is_there_before_the_next_is_sent(server, command_line):
+    go_on = asyncio.Event()
+
+    async def script(_request, context):
+        await accept(context)
+        await context.write(text(1, "first"))
+        await go_on.wait()
+        await context.write(finished(2))
+
+    server.script = script
+    process = await command_line.start("chat", "Hi")
+    async with asyncio.timeout(LIMIT_S):
+        assert await process.stdout.readexactly(5) == b"first"
+        go_on.set()
+        await process.communicate()
+    assert process.returncode == 0
+
+
+async def test_on_a_terminal_tokens_come_live_and_reasoning_is_dimmed(
+    server, command_line, terminal
+):
+    go_on = asyncio.Event()
+
+    async def script(_request, context):
+        await accept(context)
+        await context.write(reasoning(1, "thinking"))
+        await context.write(text(2, "  spaces kept\tand  tabs \n\n", 1))
+        await go_on.wait()
+        await context.write(text(3, "second", 1))
+        await context.write(tool_call(4, "get_weather", '{"city":"Paris"}', 2))
+        await context.write(finished(5))
+
+    server.script = script
+    process = await terminal.start(command_line, "chat", "Hi")
+    await terminal.shows("spaces")
+    assert "second" not in terminal.shown
+    go_on.set()
+
+    assert await terminal.end_of(process) == 0
+    assert re.search(r"\x1b\[2;3mthinking\x1b\[0m", terminal.shown)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown)
+    assert plain.startswith(
+        "thinking\n\n"
+        "  spaces kept\tand  tabs \n\nsecond\n\n"
+        'tool call: get_weather({"city":"Paris"})\n'
+        "TTFT "
+    )
+    assert plain.endswith("12 tokens in, 34 out, finished: stop\n")
+
+
+async def test_a_model_cannot_command_the_terminal(server, command_line, terminal):
+    server.script = plays(started(), text(2, "\x1b]0;owned\x07\x9b2J\x7f[bold]a\rb"), finished(3))
+
+    process = await terminal.start(command_line, "chat", "Hi")
+
+    assert await terminal.end_of(process) == 0
+    assert "␛]0;owned␇\ufffd2J␡[bold]ab" in terminal.shown
+
+
+async def test_ctrl_c_ends_the_call_and_says_what_was_used(server, command_line, terminal):
+    server.script = plays_then_waits(started(), text(2, "12345678"), text(3, "9"))
+
+    process = await terminal.start(command_line, "chat", "Hi")
+    await terminal.shows("9")
+    process.send_signal(signal.SIGINT)
+
+    assert await caller_left(server)
+    assert await terminal.end_of(process) == 130
+    plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown)
+    assert re.fullmatch(r"123456789\ncancelled after 3 events, ~3 tokens, [\d.]+ m?s\n", plain), (
+        plain
+    )
+
+
+async def test_ctrl_c_before_anything_came_ends_the_call_too(server, command_line):
+    called = asyncio.Event()
+
+    async def silence(_request, _context):
+        called.set()
+        await asyncio.Event().wait()
+
+    server.script = silence
+    process = await command_line.start("chat", "Hi")
+    async with asyncio.timeout(LIMIT_S):
+        await called.wait()
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+
+    assert await caller_left(server)
+    assert (process.returncode, out) == (130, b"")
+    assert err.startswith(b"cancelled after 0 events, ~0 tokens, ")
+
+
+async def test_when_the_reader_of_stdout_leaves_the_call_ends_quietly(server, command_line):
+    reader_left = asyncio.Event()
+
+    async def script(_request, context):
+        await accept(context)
+        await context.write(text(1, "first"))
+        await reader_left.wait()
+        await context.write(text(2, "second"))
+        await asyncio.Event().wait()
+
+    server.script = script
+    reading, writing = os.pipe()
+    process = await command_line.start("chat", "Hi", stdout=writing)
+    os.close(writing)
+    assert await asyncio.to_thread(os.read, reading, 5) == b"first"
+    os.close(reading)
+    reader_left.set()
+
+    assert await caller_left(server)
+    async with asyncio.timeout(LIMIT_S):
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (141, b"")
+
+
+async def test_a_full_disk_is_one_line(server, command_line):
+    server.script = plays(started(), text(2, "a"), finished(3))
+
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        process = await command_line.start("chat", "Hi", stdout=full)
+        async with asyncio.timeout(LIMIT_S):
+            _, err = await process.communicate()
+
+    assert process.returncode == 1
+    assert err.decode() == "tokenwire: cannot write the answer: No space left on device\n"
+
+
+async def test_json_is_one_event_a_line_and_loses_nothing(server, command_line):
+    events = [started(), text(2, "a\x9b\n\u00fc"), unknown_event(3), finished(2**53 + 1)]
+    server.script = plays(*events)
+
+    done = await command_line.run("chat", "Hi", "--json")
+
+    lines = done.out.splitlines()
+    read = [json_format.Parse(line, TokenEvent()) for line in lines]
+    assert read[:2] == events[:2]
+    assert read[2] == TokenEvent(sequence=3)
+    assert read[3] == events[3]
+    assert json.loads(lines[1]) == {"sequence": "2", "text": {"text": "a\x9b\nü"}}
+    assert "\x9b" not in done.out
+
+
+async def test_the_request_has_what_was_asked_for(server, command_line):
+    server.script = plays(finished(1))
+    command_line.environment["TOKENWIRE_MODEL"] = "anthropic/demo"
+
+    await command_line.run("chat", "Hi")
+    options = ["--system", "Be brief.", "--max-output-tokens", "5", "--temperature", "0"]
+    await command_line.run("chat", "Hi", "--model", "x/y", *options)
+
+    plain, full = server.requests
+    assert plain.model == "anthropic/demo"
+    assert full.model == "x/y"
+    assert [message.role for message in full.messages] == [ROLE_SYSTEM, ROLE_USER]
+    assert full.messages[0].parts[0].text == "Be brief."
+    assert full.generation.max_output_tokens == 5
+    assert full.generation.HasField("temperature")
+    assert not plain.generation.HasField("temperature")
+
+
+@pytest.mark.parametrize("arguments", [["chat", "-"], ["chat"]])
+async def test_the_prompt_is_read_from_stdin(server, command_line, arguments):
+    server.script = plays(finished(1))
+
+    done = await command_line.run(*arguments, stdin="grüß\ndich\n".encode())
+
+    assert done.code == 0
+    assert server.requests[0].messages[0].parts[0].text == "grüß\ndich\n"
+    assert server.requests[0].model == "openai/demo"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "says"),
+    [
+        (["chat", "-"], b"\xff", "not UTF-8"),
+        (["chat", "-"], b" \n", "the prompt is empty"),
+        (["chat", "-"], b"x" * (8 * 1024 * 1024 + 1), "longer than 8388608 bytes"),
+        (["chat", "Hi", "--timeout", "0"], None, "above 0"),
+        (["chat", "Hi", "--timeout", "nan"], None, "above 0"),
+        (["chat", "Hi", "--max-output-tokens", str(2**63)], None, "from 1 on"),
+        (["chat", "Hi", "--model", os.fsdecode(b"\xff")], None, "not UTF-8"),
+        (["sing"], None, "invalid choice"),
+        ([], None, "COMMAND"),
+    ],
+)
+async def test_wrong_usage_is_said_and_exits_with_2(command_line, arguments, stdin, says):
+    done = await command_line.run(*arguments, stdin=stdin)
+
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
+    assert "Traceback" not in done.err
+
+
+async def test_on_a_terminal_a_missing_prompt_is_wrong_usage(command_line, terminal):
+    process = await terminal.start(command_line, "chat")
+
+    assert await terminal.end_of(process) == 2
+    assert "give a prompt" in terminal.shown
+
+
+async def test_an_error_is_one_line_and_each_violation_another(server, command_line):
+    violations = [
+        BadRequest.FieldViolation(field="model", description="is required"),
+        BadRequest.FieldViolation(field="messages[0].parts", description="must not be\nempty"),
+    ]
+    invalid = BadRequest(field_violations=violations)
+    server.script = fails(status(Code.INVALID_ARGUMENT, "INVALID_REQUEST", "bad", more=[invalid]))
+
+    done = await command_line.run("chat", "Hi")
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines() == [
+        "tokenwire: INVALID_REQUEST: bad",
+        "  model: is required",
+        "  messages[0].parts: must not be empty",
+    ]
+
+
+async def test_a_violation_that_is_the_message_is_not_said_twice(server, command_line):
+    invalid = BadRequest(
+        field_violations=[BadRequest.FieldViolation(field="model", description="is required")]
+    )
+    refusal = status(Code.INVALID_ARGUMENT, "INVALID_REQUEST", "model: is required", more=[invalid])
+    server.script = fails(refusal)
+
+    done = await command_line.run("chat", "Hi")
+
+    assert done.err == "tokenwire: INVALID_REQUEST: model: is required\n"
+
+
+async def test_an_error_in_mid_stream_leaves_the_text_and_says_what_was_used(server, command_line):
+    facts = {"last_sequence": "2", "input_tokens": "12", "output_tokens": "1"}
+    retry = RetryInfo(retry_delay=Duration(seconds=2))
+    server.script = fails(
+        status(Code.ABORTED, "UPSTREAM_BROKEN", "\x1b[2Jbroke", metadata=facts, more=[retry]),
+        started(),
+        text(2, "half"),
+    )
+
+    done = await command_line.run("chat", "Hi")
+
+    assert (done.code, done.out) == (1, "half\n")
+    assert done.err.splitlines() == [
+        "tokenwire: UPSTREAM_BROKEN: ␛[2Jbroke",
+        "  used until then: 12 tokens in, 1 out",
+        "  try again in 2.0 s",
+    ]
+
+
+async def test_the_timeout_is_a_deadline(server, command_line):
+    server.script = plays_then_waits(started(), text(2, "a"))
+
+    done = await command_line.run("chat", "Hi", "--timeout", "0.5")
+
+    assert (done.code, done.out) == (1, "a\n")
+    assert done.err.startswith("tokenwire: DEADLINE_EXCEEDED: ")
+    assert len(done.err.splitlines()) == 1
+    assert await caller_left(server)
+
+
+async def test_without_a_server_one_line_says_how_to_start_one():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        target = f"127.0.0.1:{unused.getsockname()[1]}"
+        commands = CommandLine("nobody:1")
+
+        done = await commands.run("chat", "Hi", "--target", target)
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        f"tokenwire: no server answers at {target}; start one with: tokenwire-server serve --demo\n"
+    )
+
+
+async def test_models_are_lines_for_programs_and_a_table_for_people(server, command_line, terminal):
+    server.models = [
+        model_pb2.Model(
+            id="fast",
+            provider="openai",
+            provider_model="demo",
+            capabilities=[model_pb2.MODEL_CAPABILITY_TOOLS, 99],
+            context_window_tokens=128000,
+        ),
+        model_pb2.Model(id="[b]odd\x1b"),
+    ]
+
+    plain = await command_line.run("models")
+    as_json = await command_line.run("models", "--json")
+    process = await terminal.start(command_line, "models")
+
+    assert plain.out.splitlines() == [
+        "fast\topenai\tdemo\ttools,99\t128000\t",
+        "[b]odd\x1b\t\t\t\t\t",
+    ]
+    assert json.loads(as_json.out.splitlines()[0])["providerModel"] == "demo"
+    assert await terminal.end_of(process) == 0
+    assert "PROVIDER" in terminal.shown
+    assert "[b]odd␛" in terminal.shown
+
+
+async def test_without_rich_one_line_says_what_to_install(command_line):
+    without = f"import sys; sys.modules['rich'] = None; {RUN}"
+
+    done = await command_line.run("chat", "Hi", code=without)
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err == 'tokenwire: the command line needs rich: pip install "tokenwire[cli]"\n'
+
+
+async def test_the_version_and_the_exit_codes_are_told(command_line):
+    version = await command_line.run("--version")
+    usage = await command_line.run("chat", "--help")
+
+    assert (version.code, version.out) == (0, f"tokenwire {tokenwire.__version__}\n")
+    assert "130 interrupted" in usage.out
+    (script,) = entry_points(group="console_scripts", name="tokenwire")
+    assert script.value == "tokenwire.cli:main"

@@ -1,0 +1,238 @@
+"""A real grpc.aio server whose answers a test scripts."""
+
+# ruff: noqa: N802, ARG002 - the servicer's methods and their arguments are named by gRPC
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import any_pb2
+from google.protobuf.message import Message as ProtoMessage
+from google.rpc import error_details_pb2, status_pb2
+
+from tokenwire.v1 import chat_pb2, chat_pb2_grpc, model_pb2, model_pb2_grpc, usage_pb2
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Script = Callable[[chat_pb2.ChatRequest, Context], Awaitable[Any]]
+
+STREAM_ID = "st_test"
+LIMIT_S = 10.0
+"""How long a test waits for what must happen at once, before it says that it did not."""
+
+
+def event(sequence: int, **what: ProtoMessage) -> chat_pb2.TokenEvent:
+    return chat_pb2.TokenEvent(sequence=sequence, **what)
+
+
+def started(stream_id: str = STREAM_ID) -> chat_pb2.TokenEvent:
+    return event(1, started=chat_pb2.Started(stream_id=stream_id, model="demo", provider="openai"))
+
+
+def text(sequence: int, piece: str, index: int = 0) -> chat_pb2.TokenEvent:
+    return event(sequence, text=chat_pb2.TextDelta(text=piece, index=index))
+
+
+def reasoning(sequence: int, piece: str, index: int = 0, signature: str = "") -> Any:
+    delta = chat_pb2.ReasoningDelta(text=piece, index=index, signature=signature)
+    return event(sequence, reasoning=delta)
+
+
+def tool_call(sequence: int, name: str, arguments_json: str, index: int = 0) -> Any:
+    call = chat_pb2.ToolCall(id="call_1", name=name, arguments_json=arguments_json)
+    return event(sequence, tool_call=chat_pb2.ToolCallDone(index=index, tool_call=call))
+
+
+def finished(
+    sequence: int, reason: Any = chat_pb2.FINISH_REASON_STOP, *, estimated: bool = False
+) -> chat_pb2.TokenEvent:
+    usage = usage_pb2.Usage(input_tokens=12, output_tokens=34, estimated=estimated)
+    return event(
+        sequence,
+        finished=chat_pb2.Finished(reason=reason, model="demo", provider="openai", usage=usage),
+    )
+
+
+def unknown_event(sequence: int) -> chat_pb2.TokenEvent:
+    """An event of a type that this client has never heard of: field 99, a message."""
+    position = chat_pb2.TokenEvent(sequence=sequence).SerializeToString()
+    # 99 << 3 | 2 (length-delimited) as a varint, then 4 bytes: a message {1: "hi"}.
+    return chat_pb2.TokenEvent.FromString(position + b"\x9a\x06\x04\x0a\x02hi")
+
+
+async def accept(context: Context) -> None:
+    await context.send_initial_metadata((("tokenwire-stream-id", STREAM_ID),))
+
+
+def plays(*events: chat_pb2.TokenEvent) -> Script:
+    """A script that accepts, writes these events and ends with OK."""
+
+    async def script(_request: chat_pb2.ChatRequest, context: Context) -> None:
+        await accept(context)
+        for each in events:
+            await context.write(each)
+
+    return script
+
+
+def plays_then_waits(*events: chat_pb2.TokenEvent) -> Script:
+    """The same, but the stream goes on until it is ended from outside."""
+
+    async def script(request: chat_pb2.ChatRequest, context: Context) -> None:
+        await plays(*events)(request, context)
+        await asyncio.Event().wait()
+
+    return script
+
+
+@dataclass(frozen=True)
+class RpcStatus:
+    """A status for `context.abort_with_status`, as grpcio-status would make it."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: Sequence[tuple[str, bytes]]
+
+
+def status(
+    code: grpc.StatusCode,
+    reason: str,
+    message: str = "said by the server",
+    *,
+    metadata: Mapping[str, str] | None = None,
+    more: Sequence[ProtoMessage] = (),
+    domain: str = "tokenwire",
+) -> RpcStatus:
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata or {})
+    rpc = status_pb2.Status(code=code.value[0], message=message)
+    for detail in (info, *more):
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        rpc.details.append(packed)
+    return RpcStatus(code, message, (("grpc-status-details-bin", rpc.SerializeToString()),))
+
+
+def fails(with_status: RpcStatus, *events: chat_pb2.TokenEvent) -> Script:
+    """A script that fails: at once, or after having accepted and written these events."""
+
+    async def script(request: chat_pb2.ChatRequest, context: Context) -> None:
+        if events:
+            await plays(*events)(request, context)
+        await context.abort_with_status(with_status)
+
+    return script
+
+
+@dataclass
+class ScriptedServer(chat_pb2_grpc.ChatServiceServicer, model_pb2_grpc.ModelServiceServicer):
+    """Does for each call what `script` says, and keeps what it saw."""
+
+    target: str = ""
+    script: Script | None = None
+    requests: list[chat_pb2.ChatRequest] = field(default_factory=list)
+    models: list[model_pb2.Model] = field(default_factory=list)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once a handler was cancelled because its caller left."""
+
+    async def ChatStream(self, request: chat_pb2.ChatRequest, context: Context) -> None:
+        await self._play(request, context)
+
+    async def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> Any:
+        return await self._play(request, context)
+
+    async def _play(self, request: chat_pb2.ChatRequest, context: Context) -> Any:
+        assert self.script is not None
+        self.requests.append(request)
+        try:
+            return await self.script(request, context)
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+
+    async def ListModels(self, request: Any, context: Context) -> model_pb2.ListModelsResponse:
+        return model_pb2.ListModelsResponse(models=self.models)
+
+    async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> Any:
+        for model in self.models:
+            if model.id == request.id:
+                return model
+        unknown = status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", metadata={"nearest": "a,b"})
+        return await context.abort_with_status(unknown)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    grpc_server = grpc.aio.server()
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(scripted, grpc_server)
+    model_pb2_grpc.add_ModelServiceServicer_to_server(scripted, grpc_server)
+    scripted.target = f"127.0.0.1:{grpc_server.add_insecure_port('127.0.0.1:0')}"
+    await grpc_server.start()
+    yield scripted
+    await grpc_server.stop(None)
+
+
+async def caller_left(server: ScriptedServer) -> bool:
+    """Wait until the server has seen its caller leave."""
+    async with asyncio.timeout(LIMIT_S):
+        return await server.left.wait()
+
+
+@dataclass
+class Finished:
+    """What a finished command line left."""
+
+    code: int
+    out: str
+    err: str
+
+
+RUN = "import sys; from tokenwire.cli import main; sys.exit(main())"
+
+
+_NOT_INHERITED = {
+    "TOKENWIRE_MODEL",
+    "PYTHONUNBUFFERED",  # would do the flushing that is the command's own duty
+    "NO_COLOR",
+    "FORCE_COLOR",
+}
+
+
+class CommandLine:
+    """The `tokenwire` command in a process of its own, its output on pipes."""
+
+    def __init__(self, target: str) -> None:
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
+            "TOKENWIRE_TARGET": target,
+            "PYTHONIOENCODING": "utf-8",
+        }
+
+    async def start(self, *arguments: str, code: str = RUN, **pipes: Any) -> Any:
+        channels = {"stdin": asyncio.subprocess.DEVNULL, "stdout": asyncio.subprocess.PIPE}
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            code,
+            *arguments,
+            env=self.environment,
+            **(channels | {"stderr": asyncio.subprocess.PIPE} | pipes),
+        )
+
+    async def run(self, *arguments: str, stdin: bytes | None = None, code: str = RUN) -> Finished:
+        pipes = {} if stdin is None else {"stdin": asyncio.subprocess.PIPE}
+        process = await self.start(*arguments, code=code, **pipes)
+        async with asyncio.timeout(LIMIT_S):
+            out, err = await process.communicate(stdin)
+        return Finished(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+def command_line(server: ScriptedServer) -> CommandLine:
+    return CommandLine(server.target)

@@ -1,0 +1,157 @@
+import pickle
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.status_pb2 import Status
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tokenwire
+from tokenwire.errors import from_status
+from tokenwire.v1.error_pb2 import ErrorReason
+from tokenwire.v1.usage_pb2 import Usage
+
+from .conftest import status
+
+Code = grpc.StatusCode
+
+CLASSES = {
+    "INVALID_REQUEST": tokenwire.InvalidRequest,
+    "UNKNOWN_MODEL": tokenwire.UnknownModel,
+    "OVERLOADED": tokenwire.Overloaded,
+    "UPSTREAM_REJECTED": tokenwire.UpstreamRejected,
+    "UPSTREAM_AUTH": tokenwire.UpstreamAuth,
+    "UPSTREAM_RATE_LIMITED": tokenwire.UpstreamRateLimited,
+    "UPSTREAM_UNAVAILABLE": tokenwire.UpstreamUnavailable,
+    "UPSTREAM_BROKEN": tokenwire.UpstreamBroken,
+    "UPSTREAM_STALLED": tokenwire.UpstreamStalled,
+    "DEADLINE": tokenwire.DeadlineExceeded,
+    "SLOW_READER": tokenwire.SlowReader,
+    "SERVER_STOPPED": tokenwire.ServerStopped,
+    "INTERNAL": tokenwire.InternalError,
+}
+
+
+def error_of(rpc, **known):
+    return from_status(rpc.code, rpc.details, rpc.trailing_metadata, **known)
+
+
+@pytest.mark.parametrize(
+    "reason", [name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()[1:]]
+)
+def test_every_reason_of_the_proto_has_its_class(reason):
+    error = error_of(status(Code.ABORTED, reason))
+
+    assert type(error) is CLASSES[reason]
+    assert (error.reason, error.code) == (reason, Code.ABORTED)
+    assert str(error) == f"{reason}: said by the server"
+
+
+def test_an_unknown_reason_is_the_base_class_with_its_code():
+    error = error_of(status(Code.RESOURCE_EXHAUSTED, "FROM_THE_FUTURE"))
+
+    assert type(error) is tokenwire.TokenwireError
+    assert (error.reason, error.code) == ("FROM_THE_FUTURE", Code.RESOURCE_EXHAUSTED)
+
+
+def test_the_facts_of_a_failed_stream_are_fields():
+    facts = {
+        "stream_id": "st_9",
+        "last_sequence": "37",
+        "input_tokens": "12",
+        "output_tokens": "41",
+        "reasoning_tokens": "0",
+        "usage_estimated": "true",
+        "provider": "openai",
+    }
+
+    error = error_of(status(Code.ABORTED, "UPSTREAM_BROKEN", metadata=facts))
+
+    assert isinstance(error, tokenwire.UpstreamError)
+    assert (error.stream_id, error.last_sequence) == ("st_9", 37)
+    assert error.usage == Usage(
+        input_tokens=12, output_tokens=41, reasoning_tokens=0, estimated=True
+    )
+    assert not error.usage.HasField("cache_read_tokens")
+    assert error.metadata == facts
+
+
+def test_what_the_reader_knows_fills_what_the_error_does_not_say():
+    error = error_of(status(Code.ABORTED, "UPSTREAM_BROKEN"), stream_id="st_1", last_sequence=5)
+
+    assert (error.stream_id, error.last_sequence, error.usage) == ("st_1", 5, None)
+
+
+def test_retry_and_violations_are_fields():
+    retry = RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000))
+    wrong = BadRequest.FieldViolation(field="messages[0].role", description="is required")
+
+    full = error_of(status(Code.UNAVAILABLE, "OVERLOADED", more=[retry]))
+    invalid = BadRequest(field_violations=[wrong, wrong])
+    refused = error_of(status(Code.INVALID_ARGUMENT, "INVALID_REQUEST", more=[invalid]))
+
+    assert full.retry_after_s == 1.5
+    assert refused.retry_after_s is None
+    assert refused.violations == (tokenwire.Violation("messages[0].role", "is required"),) * 2
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (Code.UNAVAILABLE, tokenwire.ConnectionLost),
+        (Code.DEADLINE_EXCEEDED, tokenwire.DeadlineExceeded),
+        (Code.CANCELLED, tokenwire.Cancelled),
+        (Code.UNIMPLEMENTED, tokenwire.TokenwireError),
+    ],
+)
+def test_without_an_error_info_the_code_decides(code, kind):
+    error = from_status(code, "made by gRPC itself")
+
+    assert type(error) is kind
+    assert (error.reason, str(error)) == ("", f"{code.name}: made by gRPC itself")
+
+
+def test_another_domains_reason_is_not_ours():
+    error = error_of(status(Code.UNAVAILABLE, "OVERLOADED", domain="googleapis.com"))
+
+    assert type(error) is tokenwire.ConnectionLost
+    assert error.reason == ""
+
+
+@given(st.binary(max_size=200), st.dictionaries(st.text(max_size=20), st.text(max_size=30)))
+def test_details_that_cannot_be_read_never_hide_the_error(garbage, facts):
+    unreadable = from_status(
+        Code.UNAVAILABLE, "broken", [("grpc-status-details-bin", garbage)], last_sequence=3
+    )
+    odd = {"last_sequence": "-1", "input_tokens": "1e9", "output_tokens": "٣", **facts}
+    nonsense = error_of(status(Code.ABORTED, "UPSTREAM_BROKEN", metadata=odd))
+
+    assert unreadable.code is Code.UNAVAILABLE
+    assert unreadable.last_sequence == 3
+    assert type(nonsense) is tokenwire.UpstreamBroken
+
+
+def test_one_unreadable_detail_leaves_the_others():
+    rpc = status(Code.UNAVAILABLE, "OVERLOADED")
+    details = Status.FromString(rpc.trailing_metadata[0][1])
+    for kind in ("RetryInfo", "BadRequest", "FromTheFuture"):
+        details.details.add(type_url=f"type.googleapis.com/google.rpc.{kind}", value=b"\xff")
+    trailers = [("grpc-status-details-bin", details.SerializeToString())]
+
+    error = from_status(rpc.code, rpc.details, trailers)
+
+    assert type(error) is tokenwire.Overloaded
+    assert (error.retry_after_s, error.violations) == (None, ())
+
+
+def test_an_error_survives_a_process_boundary():
+    error = error_of(
+        status(Code.ABORTED, "UPSTREAM_BROKEN", metadata={"stream_id": "st_1", "provider": "x"})
+    )
+
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert type(copy) is tokenwire.UpstreamBroken
+    assert vars(copy) == vars(error)

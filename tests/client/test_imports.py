@@ -1,0 +1,54 @@
+"""What a base installation must be enough for."""
+
+import json
+import subprocess
+import sys
+
+BASE = {"tokenwire", "grpc", "google", "typing_extensions"}
+"""typing_extensions is a dependency of grpcio."""
+
+FOREIGN = """
+import sys, json
+import grpc  # itself loads grpc_health and others where they happen to be installed
+before = set(sys.modules)
+import {module}
+names = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(json.dumps(sorted(names - set(sys.stdlib_module_names))))
+"""
+
+
+def foreign_modules_of(module):
+    code = FOREIGN.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+def test_the_client_needs_nothing_but_its_base_dependencies():
+    assert foreign_modules_of("tokenwire, tokenwire.v1.error_pb2") <= BASE
+
+
+def test_the_command_line_loads_rich_only_when_it_runs():
+    assert foreign_modules_of("tokenwire.cli") <= BASE
+    commands = "tokenwire.cli.chat, tokenwire.cli.models, tokenwire.cli.output"
+    assert foreign_modules_of(commands) <= BASE
+
+
+def test_the_client_runs_where_every_other_package_is_missing():
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in {BASE!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+import tokenwire
+client = tokenwire.Client("127.0.0.1:1")
+try:
+    client.chat("m", "Hi", timeout=0.001)
+except tokenwire.TokenwireError as error:
+    print(type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() in {"ConnectionLost", "DeadlineExceeded"}, done.stderr

@@ -1,0 +1,111 @@
+import pytest
+
+import tokenwire
+from tokenwire.request import build_request
+from tokenwire.v1.chat_pb2 import (
+    ROLE_ASSISTANT,
+    ROLE_SYSTEM,
+    ROLE_TOOL,
+    ROLE_USER,
+    ChatRequest,
+    GenerationConfig,
+    Message,
+    Part,
+    ToolCall,
+)
+
+
+def test_a_text_is_what_the_user_says():
+    request = build_request("openai/demo", "Hello")
+
+    assert request == ChatRequest(
+        model="openai/demo", messages=[Message(role=ROLE_USER, parts=[Part(text="Hello")])]
+    )
+
+
+def test_a_conversation_mixes_messages_mappings_and_texts():
+    call = Message(
+        role=ROLE_ASSISTANT,
+        parts=[Part(tool_call=ToolCall(id="c1", name="look", arguments_json="{}"))],
+    )
+    picture = tokenwire.image("https://example.com/cat.png")
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        tokenwire.user("What is this?", picture),
+        call,
+        tokenwire.tool_result("c1", "a cat", is_error=True),
+        {"role": "assistant", "text": "A cat."},
+        {"role": "user", "content": ["And this?", tokenwire.image(b"\x89PNG", "image/png")]},
+        "Thanks.",
+    ]
+
+    sent = build_request("m", messages).messages
+
+    assert [message.role for message in sent] == [
+        ROLE_SYSTEM,
+        ROLE_USER,
+        ROLE_ASSISTANT,
+        ROLE_TOOL,
+        ROLE_ASSISTANT,
+        ROLE_USER,
+        ROLE_USER,
+    ]
+    assert sent[1].parts[1].image.uri == "https://example.com/cat.png"
+    assert sent[2] == call
+    assert sent[3].parts[0].tool_result.text == "a cat"
+    assert sent[3].parts[0].tool_result.is_error
+    assert sent[5].parts[1].image.data == b"\x89PNG"
+    assert sent[6].parts[0].text == "Thanks."
+
+
+def test_every_field_of_the_proto_is_a_keyword():
+    fields = {
+        "generation": {"max_output_tokens": 5, "reasoning": {"effort": "REASONING_EFFORT_LOW"}},
+        "tools": [tokenwire.tool("f", "does f", parameters={"type": "object"}), {"name": "g"}],
+        "tool_choice": {"mode": "TOOL_CHOICE_MODE_TOOL", "tool_name": "f"},
+        "response_format": {"json_schema": {"name": "s", "schema_json": "{}", "strict": True}},
+        "provider_options": {"store": False, "metadata": {"a": ["b", 1]}},
+    }
+    assert {"model", "messages", *fields} == set(ChatRequest.DESCRIPTOR.fields_by_name)
+
+    request = build_request("m", "Hi", **fields)
+
+    assert request.generation.max_output_tokens == 5
+    assert request.tools[0].parameters_json_schema == '{"type": "object"}'
+    assert [tool.name for tool in request.tools] == ["f", "g"]
+    assert request.tool_choice.tool_name == "f"
+    assert request.response_format.json_schema.strict
+    assert request.provider_options["metadata"]["a"][0] == "b"
+
+
+def test_proto_messages_go_in_as_they_are():
+    whole = ChatRequest(model="m", generation=GenerationConfig(seed=1))
+
+    assert build_request(whole) is whole
+    generation = GenerationConfig(temperature=0.5)
+    assert build_request("m", "Hi", generation=generation).generation == generation
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields", "kind", "says"),
+    [
+        (("m",), {}, TypeError, "messages are missing"),
+        ((ChatRequest(), "Hi"), {}, TypeError, "sent as it is"),
+        ((ChatRequest(),), {"tools": []}, TypeError, "sent as it is"),
+        (("m", "Hi"), {"temprature": 1}, TypeError, "no field temprature"),
+        (("m", [5]), {}, TypeError, "not a message: int"),
+        (("m", {"role": "robot", "text": "Hi"}), {}, ValueError, "role must be one of"),
+        (("m", {"role": "user"}), {}, ValueError, "one of 'content', 'text'"),
+        (("m", {"role": "user", "text": "a", "nme": "b"}), {}, ValueError, "nme"),
+        (("m", {"role": "user", "content": 5}), {}, TypeError, "text or parts, not int"),
+        (("m", {"role": "user", "content": [5]}), {}, TypeError, "str or a Part, not int"),
+    ],
+)
+def test_what_makes_no_request_is_said_before_anything_is_sent(arguments, fields, kind, says):
+    with pytest.raises(kind, match=says):
+        build_request(*arguments, **fields)
+
+
+def test_an_image_of_bytes_needs_its_media_type():
+    with pytest.raises(ValueError, match="media type"):
+        tokenwire.image(b"\x89PNG")
