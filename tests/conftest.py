@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -20,21 +21,28 @@ STOP_S = 15
 
 @contextmanager
 def running(*arguments, env=None):
-    """A `tokenwire-server` process; yields it and the address it prints once it is ready."""
+    """A `tokenwire-server` process; yields it and the address it prints once it is ready.
+
+    What it logs can be read from `process.log`, a file, as it comes.
+    """
     environ = {key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")}
     for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
         environ.pop(key, None)
+    log = tempfile.TemporaryFile("w+")
     process = subprocess.Popen(
         [sys.executable, "-m", "tokenwire_server", *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=log,
         text=True,
         env=environ | (env or {}),
     )
-    os.set_blocking(process.stderr.fileno(), False)
+    process.log = log
     try:
         line = process.stdout.readline()
-        assert line, f"it did not start: {process.stderr.read()}"
+        if not line:
+            process.wait(STOP_S)
+            log.seek(0)
+            raise AssertionError(f"it did not start: {log.read()}")
         yield process, line.split()[-1].removeprefix("http://")
     finally:
         if process.poll() is None:
@@ -47,7 +55,9 @@ def running(*arguments, env=None):
             raise
         finally:
             process.stdout.close()
-            process.stderr.close()
+            log.seek(0)
+            sys.stderr.write(log.read())  # pytest shows it when the test failed
+            log.close()
 
 
 class SimulatorProcess:

@@ -102,10 +102,14 @@ class Answer:
         """The assistant's message so far, parts in the order of their blocks.
 
         A tool call that is not complete yet holds the arguments that came so far: no valid JSON,
-        not to be called.
+        not to be called. Once the answer has finished, a call that was cut off in it is left out.
         """
         blocks = sorted(self._blocks.items(), key=lambda item: item[0][0])
-        parts = (block.to_part() for _, block in blocks)
+        parts = (
+            block.to_part()
+            for _, block in blocks
+            if self.finished is None or block.kind != "tool_call" or block.whole_tool_call
+        )
         return Message(role=ROLE_ASSISTANT, parts=[part for part in parts if part is not None])
 
     def response(self) -> ChatResponse:

@@ -10,29 +10,48 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, app, simulator
-from .config import ConfigError, load
-from .rpc.server import CannotListen
-from .telemetry import configure_logging
+from . import __version__
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log says again what our errors say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code: 0 stopped, 1 cannot run, 2 wrong arguments."""
     arguments = _parser().parse_args(argv)
     try:
-        if arguments.command == "simulate":
-            _run(simulator.run_simulator(arguments.listen))
-        else:
-            _run(_serve(arguments))
-    except (ConfigError, CannotListen) as error:
-        print(f"tokenwire-server: {error}", file=sys.stderr)
-        return 1
+        return _simulate(arguments) if arguments.command == "simulate" else _serve(arguments)
     except KeyboardInterrupt:
         return 130
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from .simulator import run_simulator
+
+    try:
+        _run(run_simulator(arguments.listen))
+    except OSError as error:
+        print(f"tokenwire-server: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
+def _serve(arguments: argparse.Namespace) -> int:
+    from .config import ConfigError
+    from .rpc.server import CannotListen
+
+    try:
+        _run(_until_stopped(arguments))
+    except (ConfigError, CannotListen) as error:
+        print(f"tokenwire-server: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _until_stopped(arguments: argparse.Namespace) -> None:
+    from . import app
+    from .config import load
+    from .telemetry import configure_logging
+
     flags = {"listen": arguments.listen} if arguments.listen is not None else {}
     settings = load(arguments.config, flags)
     configure_logging(settings.log_level)

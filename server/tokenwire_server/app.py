@@ -52,16 +52,14 @@ async def serve(
         registry = await stack.enter_async_context(
             Registry(providers, models, settings.limits, environ)
         )
+        server = GrpcServer(settings.limits)
+        port = server.bind(settings.listen)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         streams = LiveStreams(settings.limits, tasks)
-        server = GrpcServer(
-            ChatService(registry, streams, settings.limits),
-            ModelService(registry, settings.limits),
-            settings.limits,
+        await server.start(
+            ChatService(registry, streams, settings.limits), ModelService(registry, settings.limits)
         )
-        port = await server.start(settings.listen)
-        host = settings.listen.rpartition(":")[0]
-        ready(f"{host}:{port}")
+        ready(f"{settings.listen.rpartition(':')[0]}:{port}")
         await stop.wait()
         logger.info("stopping: %d streams are open", len(streams))
         await _drain(server, streams, settings.drain_grace_s)

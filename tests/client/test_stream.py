@@ -5,8 +5,11 @@ from hypothesis import strategies as st
 
 from tokenwire import Answer
 from tokenwire.v1.chat_pb2 import (
+    FINISH_REASON_MAX_TOKENS,
     FINISH_REASON_TOOL_CALLS,
     ROLE_ASSISTANT,
+    Finished,
+    TextDelta,
     TokenEvent,
     ToolCallDelta,
     ToolCallStarted,
@@ -153,3 +156,15 @@ def test_the_response_has_the_shape_of_chat():
     assert response.message.role == ROLE_ASSISTANT
     assert response.finished.reason == FINISH_REASON_TOOL_CALLS
     assert not answer_of(events[:2]).response().HasField("finished")
+
+
+def test_a_tool_call_that_was_cut_off_is_no_part_of_the_finished_answer():
+    answer = Answer()
+    answer.add(TokenEvent(sequence=1, text=TextDelta(text="let me see", index=0)))
+    answer.add(TokenEvent(sequence=2, tool_call_started=ToolCallStarted(index=1, id="c", name="f")))
+    answer.add(
+        TokenEvent(sequence=3, tool_call_delta=ToolCallDelta(index=1, arguments_json='{"a": '))
+    )
+    assert [part.WhichOneof("content") for part in answer.message().parts] == ["text", "tool_call"]
+    answer.add(TokenEvent(sequence=4, finished=Finished(reason=FINISH_REASON_MAX_TOKENS)))
+    assert [part.WhichOneof("content") for part in answer.response().message.parts] == ["text"]

@@ -70,7 +70,11 @@ async def test_parallel_tool_calls_with_split_arguments_come_out_whole(api, prov
     for event in events:
         if event.HasField("tool_call_delta"):
             fragments[event.tool_call_delta.index] += event.tool_call_delta.arguments_json
-    whole = {event.tool_call.index: event.tool_call.tool_call for event in events if event.HasField("tool_call")}
+    whole = {
+        event.tool_call.index: event.tool_call.tool_call
+        for event in events
+        if event.HasField("tool_call")
+    }
     assert len(whole) == 3
     for position, (index, call) in enumerate(sorted(whole.items())):
         assert call.arguments_json == fragments[index] == generated_arguments(position)
@@ -112,7 +116,9 @@ async def test_without_the_providers_figures_usage_is_an_estimate_and_says_so(ap
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("noise", ["pings=2", "unknown=1", "crlf=1", "split=7", "surrogates=1", "bom=1"])
+@pytest.mark.parametrize(
+    "noise", ["pings=2", "unknown=1", "crlf=1", "split=7", "surrogates=1", "bom=1"]
+)
 async def test_what_a_client_must_ignore_changes_nothing(api, provider, noise):
     text = "a \N{GRINNING FACE} b" if noise == "surrogates=1" else ""
     query = f"tokens=9&{noise}" + ("&text=a+%F0%9F%98%80+b" if text else "")
@@ -145,7 +151,9 @@ async def test_chat_answers_whole_what_chat_stream_streams(api, provider):
         response.message,
         pb.Message(role=pb.ROLE_TOOL, parts=results),
     ]
-    again = await api.chat(api.request(f"{provider}/sim?tokens=2", messages=conversation, tools=[ADD]))
+    again = await api.chat(
+        api.request(f"{provider}/sim?tokens=2", messages=conversation, tools=[ADD])
+    )
     assert again.finished.reason == pb.FINISH_REASON_STOP
 
 

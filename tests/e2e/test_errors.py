@@ -81,7 +81,9 @@ async def test_what_goes_wrong_upstream_has_the_reason_of_the_table(
 
 
 async def test_a_retry_after_of_days_is_cut_to_an_hour(api):
-    _, error = await failing(api.chat_stream(api.request("openai/sim?status=429&retry_after=86400")))
+    _, error = await failing(
+        api.chat_stream(api.request("openai/sim?status=429&retry_after=86400"))
+    )
     assert details(error)["RetryInfo"].retry_delay.seconds == 3600
 
 
@@ -98,7 +100,7 @@ async def test_a_redirect_is_never_followed(api, provider):
                 pass
 
         threading.Thread(target=accept, daemon=True).start()
-        target = "http:%2F%2F127.0.0.1:{}".format(elsewhere.getsockname()[1])
+        target = f"http:%2F%2F127.0.0.1:{elsewhere.getsockname()[1]}"
         _, error = await failing(api.chat_stream(api.request(f"{provider}/sim?redirect={target}")))
         assert details(error)["ErrorInfo"].reason == "UPSTREAM_UNAVAILABLE"
         assert not visited.is_set()
@@ -108,7 +110,10 @@ async def test_a_redirect_is_never_followed(api, provider):
 async def test_a_provider_that_refuses_connections_is_unavailable(start, api_on):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        env = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://127.0.0.1:%d/v1" % unused.getsockname()[1]}
+        env = {
+            "OPENAI_API_KEY": "k",
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{unused.getsockname()[1]}/v1",
+        }
         with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
             async with grpc.aio.insecure_channel(address) as channel:
                 _, error = await failing(api_on(channel).chat_stream(api_on.request("openai/m")))
@@ -136,7 +141,9 @@ async def test_silence_has_named_limits(start, api_on, simulator):
                 assert limit in error.details()
 
 
-async def test_a_stream_past_its_longest_duration_finishes_with_time_limit(start, api_on, simulator):
+async def test_a_stream_past_its_longest_duration_finishes_with_time_limit(
+    start, api_on, simulator
+):
     env = simulator.environ() | {"TOKENWIRE_LIMITS__MAX_STREAM_DURATION_S": "0.5"}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
@@ -164,9 +171,7 @@ async def test_more_streams_than_the_server_takes_are_refused_at_once(start, api
             await api.events("openai/sim?tokens=1")  # the slots are back
 
 
-@pytest.mark.parametrize(
-    "model", ["nobody/model", "justaword", "opnai/gpt", "openai/", "/gpt"]
-)
+@pytest.mark.parametrize("model", ["nobody/model", "justaword", "opnai/gpt", "openai/", "/gpt"])
 async def test_an_unknown_provider_or_alias_is_named_with_its_neighbours(api, model):
     _, error = await failing(api.chat_stream(api.request(model)))
     info = details(error)["ErrorInfo"]
@@ -179,13 +184,19 @@ async def test_an_unknown_provider_or_alias_is_named_with_its_neighbours(api, mo
 async def test_every_violation_comes_at_once_with_its_path(api):
     request = api.request(
         "anthropic/m",
-        messages=[pb.Message(role=pb.ROLE_USER), pb.Message(role=pb.ROLE_TOOL, parts=[pb.Part(text="x")])],
+        messages=[
+            pb.Message(role=pb.ROLE_USER),
+            pb.Message(role=pb.ROLE_TOOL, parts=[pb.Part(text="x")]),
+        ],
         generation=pb.GenerationConfig(temperature=7, seed=3),
         tools=[pb.Tool(name="t", parameters_json_schema="{")],
     )
     _, error = await failing(api.chat_stream(request))
     found = details(error)
-    assert (error.code(), found["ErrorInfo"].reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert (error.code(), found["ErrorInfo"].reason) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+    )
     fields = {violation.field for violation in found["BadRequest"].field_violations}
     assert {
         "messages[0].parts",
@@ -230,6 +241,7 @@ async def test_what_a_provider_writes_goes_to_the_log_and_never_to_the_caller(
         assert "imulat" not in error.details()
         process.terminate()
         process.wait(10)
-        logged = process.stderr.read()
+        process.log.seek(0)
+        logged = process.log.read()
     assert "imulat" in logged
     assert "key-of-openai" not in logged

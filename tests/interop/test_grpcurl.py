@@ -58,7 +58,10 @@ def test_reflection_lists_the_services(grpcurl):
 
 def test_reflection_describes_every_message(grpcurl):
     described = grpcurl("describe", "tokenwire.v1.ChatService").stdout
-    assert "rpc ChatStream ( .tokenwire.v1.ChatRequest ) returns ( stream .tokenwire.v1.TokenEvent )" in described
+    assert (
+        "rpc ChatStream ( .tokenwire.v1.ChatRequest ) returns ( stream .tokenwire.v1.TokenEvent )"
+        in described
+    )
     for message in ("ChatRequest", "TokenEvent", "Usage"):
         result = grpcurl("describe", f"tokenwire.v1.{message}")
         assert f"message {message}" in result.stdout

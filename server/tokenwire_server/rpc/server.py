@@ -29,12 +29,23 @@ class CannotListen(Exception):
 
 
 class GrpcServer:
-    """Serves the RPCs on one address, with health and reflection."""
+    """Serves the RPCs on one address, with health and reflection: `bind`, then `start`."""
 
-    def __init__(self, chat: ChatService, models: ModelService, limits: Limits) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._server = grpc.aio.server(options=_options(limits))
         self._health = health.aio.HealthServicer()
-        self._services = (CHAT_SERVICE, MODEL_SERVICE)
+
+    def bind(self, address: str) -> int:
+        """Take the address; return the port. Raises CannotListen."""
+        try:
+            return self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise CannotListen(
+                f"cannot listen on {address}: in use, or not an address of this machine"
+            ) from error
+
+    async def start(self, chat: ChatService, models: ModelService) -> None:
+        """Answer RPCs from here on."""
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(
@@ -48,22 +59,13 @@ class GrpcServer:
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = (CHAT_SERVICE, MODEL_SERVICE)
         reflection.enable_server_reflection(
-            (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-
-    async def start(self, address: str) -> int:
-        """Listen; return the port. Raises CannotListen."""
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise CannotListen(
-                f"cannot listen on {address}: in use, or not an address of this machine"
-            ) from error
         await self._server.start()
-        for service in ("", *self._services):
+        for service in ("", *services):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        return port
 
     async def stop(self, grace_s: float) -> None:
         """Tell health watchers, refuse new RPCs, and give running ones `grace_s` to end."""

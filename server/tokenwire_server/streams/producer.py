@@ -120,7 +120,7 @@ class Producer:
         if isinstance(error, UpstreamError):
             error.provider = self._route.provider.name
             logger.warning(
-                "stream %s: upstream failed: %s: %s: %s",
+                "stream %s: upstream failed: %s: %s: %r",
                 self._stream.id,
                 error.reason,
                 error,

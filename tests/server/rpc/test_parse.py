@@ -48,9 +48,7 @@ def test_a_request_with_everything_arrives_whole():
             pb.Message(
                 role=pb.ROLE_TOOL,
                 parts=[
-                    pb.Part(
-                        tool_result=pb.ToolResult(tool_call_id="c1", text="3", is_error=True)
-                    )
+                    pb.Part(tool_result=pb.ToolResult(tool_call_id="c1", text="3", is_error=True))
                 ],
             ),
         ],

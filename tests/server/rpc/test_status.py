@@ -28,7 +28,7 @@ def details(error):
 
 
 def test_every_error_has_a_code_and_a_reason_in_the_proto():
-    in_proto = {name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()}
+    in_proto = {name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()}  # noqa: SIM118
     reasons = {kind.reason for kind in kinds()}
     assert reasons == set(CODES) == in_proto - {"UNSPECIFIED"}
 
