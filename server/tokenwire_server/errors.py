@@ -6,7 +6,7 @@
     +-- Overloaded              this server is full
     +-- UpstreamError           the provider, and whose fault it is
     |   +-- UpstreamRejected        it refused the request
-    |   +-- UpstreamAuth            it refused the operator's key
+    |   +-- UpstreamAuth            it refused the operator's key or account
     |   +-- UpstreamRateLimited     it is at its rate limit
     |   +-- UpstreamUnavailable     it cannot be reached, or failed before the first token
     |   +-- UpstreamBroken          it failed after the first token

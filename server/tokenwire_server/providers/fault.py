@@ -62,9 +62,10 @@ def _from_status(
         "provider_text": str(body)[:MAX_PROVIDER_TEXT_CHARS],
     }
     error: UpstreamError
-    if status in (401, 403):
+    if status in (401, 402, 403):
         error = UpstreamAuth(
-            f"provider {provider!r} refuses this server's key (HTTP {status}); its operator must mend that",
+            f"provider {provider!r} refuses this server's key or account (HTTP {status}); "
+            "its operator must mend that",
             **facts,
         )
     elif status == 429:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import anthropic
 import httpx2
@@ -13,7 +13,7 @@ import msgspec
 import openai
 
 from .. import __version__
-from ..config import Limits, ModelConfig, ProviderConfig, ProviderKind
+from ..config import Limits, ModelConfig, ProviderConfig, ProviderKind, known_providers
 from ..errors import UnknownModel
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
@@ -29,6 +29,14 @@ DIALECTS: dict[ProviderKind, Dialect] = {
 }
 
 MAX_NEAREST = 3
+
+ANTHROPIC_VERSION = "2023-06-01"
+"""The wire format that our decoder reads. Newer ones refuse temperature, top_p and top_k even for models
+that take them, and an SDK's default would change the format with an upgrade."""
+NO_KEY = "none"
+"""The SDKs want a key, and send it: for a server that takes none, a word that is no secret."""
+
+_USER_AGENT = f"tokenwire/{__version__}"
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -120,30 +128,25 @@ class Registry:
 
 def _sdk_client(name: str, config: ProviderConfig, key: str, http: httpx2.AsyncClient) -> SdkClient:
     """An SDK client without retries of its own, that sends our key and nobody's identity by accident."""
-    headers: dict[str, Any] = {"User-Agent": f"tokenwire/{__version__}"}
     if config.kind == "anthropic":
-        if not key:
-            headers["Authorization"] = anthropic.Omit()
         return anthropic.AsyncAnthropic(
-            api_key=key or "none",
+            api_key=key or NO_KEY,
             base_url=config.base_url,
             http_client=http,
             max_retries=0,
             timeout=None,
-            default_headers=headers,
+            default_headers={"User-Agent": _USER_AGENT, "anthropic-version": ANTHROPIC_VERSION},
             open_telemetry=False,
         )
-    if not key:
-        headers["Authorization"] = openai.Omit()
-    if not name.startswith("openai"):
-        # The SDK takes these from OPENAI_ORG_ID and OPENAI_PROJECT_ID, which are no one else's business.
-        headers["OpenAI-Organization"] = openai.Omit()
-        headers["OpenAI-Project"] = openai.Omit()
+    is_openai = name in known_providers({})
     return openai.AsyncOpenAI(
-        api_key=key or "none",
+        api_key=key or NO_KEY,
         base_url=config.base_url,
+        # The SDK would take these from OPENAI_ORG_ID and OPENAI_PROJECT_ID: no one else's business.
+        organization=None if is_openai else "",
+        project=None if is_openai else "",
         http_client=http,
         max_retries=0,
         timeout=None,
-        default_headers=headers,
+        default_headers={"User-Agent": _USER_AGENT},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -17,15 +18,15 @@ Handler = Callable[[bytes, Context], Awaitable[Answer]]
 def answering(handler: Handler[Answer]) -> Handler[Answer]:
     """The handler, with its errors told to the caller.
 
-    A caller who is gone needs no answer. CancelledError passes through to gRPC, which waits for it;
-    PeerGone is the same from inside a write, and gRPC cancels the handler right after it.
+    A caller who is gone needs no answer: CancelledError passes through to gRPC, and PeerGone, which is
+    the same from inside a write, becomes one. As any other error gRPC would log it as our bug.
     """
 
     async def answered(data: bytes, context: Context) -> Answer:
         try:
             return await handler(data, context)
         except PeerGone:
-            raise
+            raise asyncio.CancelledError from None
         except TokenwireError as error:
             await abort(context, error)
         except Exception as error:  # noqa: BLE001  # told to the caller by id, logged whole

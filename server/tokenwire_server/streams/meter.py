@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import msgspec
+
 from ..events import Delta, ReasoningDelta, TextDelta, Timings, ToolCallDelta, Usage
 from ..request import ChatRequest, Image, Reasoning, Text, ToolCall, ToolResult
 
@@ -54,13 +56,18 @@ class Meter:
                 self._chars += len(delta.arguments_json)
 
     def usage(self, reported: Usage | None, request: ChatRequest) -> Usage:
-        """The provider's figures, or an estimate marked as one."""
-        if reported is not None:
+        """The provider's figures, or an estimate marked as one.
+
+        Reported figures marked as estimated are a provider's placeholder for the output, with the
+        true input: Anthropic's, until the answer ends.
+        """
+        if reported is not None and not reported.estimated:
             return reported
+        output_tokens = math.ceil(self._chars / CHARS_PER_TOKEN)
+        if reported is not None:
+            return msgspec.structs.replace(reported, output_tokens=output_tokens)
         return Usage(
-            input_tokens=estimate_input_tokens(request),
-            output_tokens=math.ceil(self._chars / CHARS_PER_TOKEN),
-            estimated=True,
+            input_tokens=estimate_input_tokens(request), output_tokens=output_tokens, estimated=True
         )
 
     def timings(self, now: float, output_tokens: int) -> Timings:

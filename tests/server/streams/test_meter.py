@@ -49,3 +49,10 @@ def test_without_the_providers_figures_an_estimate_says_that_it_is_one():
     meter = Meter(0.0)
     meter.arrived([TextDelta("x" * 8, 0)], 1.0)
     assert meter.usage(None, REQUEST) == Usage(input_tokens=10, output_tokens=2, estimated=True)
+
+
+def test_a_placeholder_for_the_output_gives_way_to_an_estimate_and_the_true_input_stays():
+    meter = Meter(0.0)
+    meter.arrived([TextDelta("x" * 80, 0)], 1.0)
+    placeholder = Usage(input_tokens=33, output_tokens=1, cache_read_tokens=30, estimated=True)
+    assert meter.usage(placeholder, REQUEST) == Usage(33, 20, cache_read_tokens=30, estimated=True)

@@ -1,0 +1,309 @@
+"""Anthropic Messages: how a request is written. https://platform.claude.com/docs/en/api/messages"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ..config import ProviderConfig
+from ..request import (
+    ChatRequest,
+    Image,
+    JsonFormat,
+    JsonSchemaFormat,
+    Message,
+    Part,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Violation,
+)
+from .decode.anthropic import REDACTED, AnthropicDecoder
+
+ALWAYS_OURS = frozenset({"model", "messages", "system", "max_tokens", "stream"})
+"""Keys of the body that `provider_options` may never set, whether or not the request needs them."""
+MAX_CACHE_HINTS = 4
+IMAGE_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+
+# What the provider demands of ids; ids that other providers gave may differ.
+_TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
+# It has no "minimal": "low" is the least it offers, and that is what minimal asks for.
+_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}
+_TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any", "tool": "tool"}
+_NO_ARGUMENTS = '{"type":"object","properties":{}}'
+
+
+class AnthropicMessages:
+    """The dialect of `POST /v1/messages`.
+
+    System messages are joined in front, in order. Results of tools become messages of the user,
+    where this API has them; neighbours of one role are left for the provider to join, which it does.
+    Reasoning goes back only with its signature; a message that held nothing else is left out.
+
+    An effort turns adaptive thinking on, since it moves nothing on models that do not think by
+    default; the effort "none" turns thinking off; a budget asks for thinking up to that budget. What
+    a model takes of these differs, and the provider refuses the rest by name. How much of its
+    thoughts a model shows is its own default; a caller who wants another sets `thinking` and
+    `output_config` in `provider_options`, and no reasoning.
+
+    temperature, top_p and top_k are of API version 2023-06-01: version 2026-10-21 refuses them for
+    every model, and models from Claude Opus 4.7 on refuse them in both.
+    https://platform.claude.com/docs/en/api/migration-2026-10-21
+    """
+
+    path = "/v1/messages"
+
+    def check(self, request: ChatRequest, config: ProviderConfig) -> list[Violation]:  # noqa: ARG002  # the Dialect's
+        return [
+            *_check_messages(request),
+            *_check_sampling(request),
+            *_check_reasoning(request),
+            *_check_response_format(request),
+            *_check_provider_options(request),
+        ]
+
+    def body(
+        self,
+        request: ChatRequest,
+        model: str,
+        config: ProviderConfig,
+        max_output_tokens: int | None,
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": model,
+            "max_tokens": _max_tokens(request, config, max_output_tokens),
+            "stream": True,
+        }
+        if system := [
+            _block(part) for m in request.messages if m.role == "system" for part in m.parts
+        ]:
+            body["system"] = system
+        body["messages"] = [
+            {"role": "assistant" if m.role == "assistant" else "user", "content": content}
+            for m in request.messages
+            if m.role != "system" and (content := [_block(part) for part in m.parts if _goes(part)])
+        ]
+        return {**body, **_settings(request), **request.provider_options}
+
+    def decoder(self, config: ProviderConfig) -> AnthropicDecoder:  # noqa: ARG002  # the Dialect's
+        return AnthropicDecoder()
+
+
+def _max_tokens(request: ChatRequest, config: ProviderConfig, max_output_tokens: int | None) -> int:
+    """The limit this API demands: the caller's, else the model's, else the provider's default.
+
+    It covers thinking, and must lie above its budget: the default makes room, what the caller or
+    the operator said stands.
+    """
+    asked = request.generation.max_output_tokens
+    if asked is not None:
+        return asked
+    if max_output_tokens is not None:
+        return max_output_tokens
+    budget = request.generation.reasoning_budget_tokens or 0
+    default = config.default_max_output_tokens
+    return default if budget < default else budget + default
+
+
+def _settings(request: ChatRequest) -> dict[str, Any]:
+    """What the request sets at the top level, beside the keys that every request has."""
+    generation = request.generation
+    settings: dict[str, Any] = {
+        "temperature": generation.temperature,
+        "top_p": generation.top_p,
+        "top_k": generation.top_k,
+        "stop_sequences": list(generation.stop_sequences) or None,
+        "tools": [_tool(tool) for tool in request.tools] or None,
+        "tool_choice": _tool_choice(request.tool_choice),
+        "thinking": _thinking(request),
+        "output_config": _output_config(request),
+    }
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _thinking(request: ChatRequest) -> dict[str, Any] | None:
+    generation = request.generation
+    if generation.reasoning_effort == "none":
+        return {"type": "disabled"}
+    if generation.reasoning_budget_tokens is not None:
+        return {"type": "enabled", "budget_tokens": generation.reasoning_budget_tokens}
+    if generation.reasoning_effort is not None:
+        return {"type": "adaptive"}
+    return None
+
+
+def _output_config(request: ChatRequest) -> dict[str, Any] | None:
+    config: dict[str, Any] = {}
+    effort = request.generation.reasoning_effort
+    if effort is not None and effort != "none":
+        config["effort"] = _EFFORTS[effort]
+    if isinstance(request.response_format, JsonSchemaFormat):
+        schema = msgspec.Raw(request.response_format.schema_json)
+        config["format"] = {"type": "json_schema", "schema": schema}
+    return config or None
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    written: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        written["description"] = tool.description
+    written["input_schema"] = msgspec.Raw(tool.parameters_json_schema or _NO_ARGUMENTS)
+    return written
+
+
+def _tool_choice(choice: ToolChoice | None) -> dict[str, Any] | None:
+    if choice is None:
+        return None
+    written = {"type": _TOOL_CHOICES[choice.mode]}
+    if choice.mode == "tool":
+        written["name"] = choice.tool_name
+    return written
+
+
+def _goes(part: Part) -> bool:
+    """Whether a part is sent: the provider takes no reasoning that it did not sign."""
+    return not isinstance(part, Reasoning) or bool(part.signature)
+
+
+def _block(part: Part) -> dict[str, Any]:
+    block: dict[str, Any]
+    match part:
+        case Text():
+            block = {"type": "text", "text": part.text}
+        case Image():
+            block = {"type": "image", "source": _image_source(part)}
+        case ToolCall():
+            arguments = msgspec.Raw(part.arguments_json or "{}")
+            block = {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
+        case ToolResult():
+            block = {"type": "tool_result", "tool_use_id": part.tool_call_id}
+            if part.text:
+                block["content"] = part.text
+            if part.is_error:
+                block["is_error"] = True
+        case Reasoning():
+            if not part.text and part.signature.startswith(REDACTED):
+                block = {
+                    "type": "redacted_thinking",
+                    "data": part.signature.removeprefix(REDACTED),
+                }
+            else:
+                block = {
+                    "type": "thinking",
+                    "thinking": part.text,
+                    "signature": part.signature,
+                }
+    if part.cache_hint:
+        block["cache_control"] = {"type": "ephemeral"}
+    return block
+
+
+def _image_source(image: Image) -> dict[str, str]:
+    if image.uri:
+        return {"type": "url", "url": image.uri}
+    data = base64.b64encode(image.data).decode("ascii")
+    return {"type": "base64", "media_type": image.media_type, "data": data}
+
+
+def _check_messages(request: ChatRequest) -> Iterator[Violation]:
+    if not any(_goes(part) for m in request.messages if m.role != "system" for part in m.parts):
+        yield Violation("messages", "Anthropic needs a message of the user or the assistant")
+    hints_count = 0
+    for path, part in _parts(request.messages):
+        match part:
+            case Image(uri=uri) if uri and not uri.startswith("https://"):
+                yield Violation(f"{path}.image.uri", "Anthropic fetches images over https:// only")
+            case Image(uri="", media_type=media_type) if media_type not in IMAGE_MEDIA_TYPES:
+                yield Violation(
+                    f"{path}.image.media_type",
+                    f"Anthropic takes {', '.join(sorted(IMAGE_MEDIA_TYPES))}",
+                )
+            case ToolCall(id=id_) if not _TOOL_CALL_ID.fullmatch(id_):
+                yield Violation(f"{path}.tool_call.id", "Anthropic takes a-z A-Z 0-9 _ - only")
+            case ToolResult(tool_call_id=id_) if not _TOOL_CALL_ID.fullmatch(id_):
+                yield Violation(
+                    f"{path}.tool_result.tool_call_id", "Anthropic takes a-z A-Z 0-9 _ - only"
+                )
+        if not part.cache_hint:
+            continue
+        if isinstance(part, Reasoning):
+            yield Violation(f"{path}.cache_hint", "Anthropic takes no cache mark on reasoning")
+            continue
+        hints_count += 1
+        if hints_count == MAX_CACHE_HINTS + 1:
+            yield Violation(
+                f"{path}.cache_hint",
+                f"Anthropic takes at most {MAX_CACHE_HINTS} cache marks in a request",
+            )
+
+
+def _parts(messages: tuple[Message, ...]) -> Iterator[tuple[str, Part]]:
+    for i, message in enumerate(messages):
+        for j, part in enumerate(message.parts):
+            yield f"messages[{i}].parts[{j}]", part
+
+
+def _check_sampling(request: ChatRequest) -> Iterator[Violation]:
+    generation = request.generation
+    if generation.temperature is not None and not 0 <= generation.temperature <= 1:
+        yield Violation("generation.temperature", "Anthropic takes 0 to 1")
+    for name in ("seed", "presence_penalty", "frequency_penalty"):
+        if getattr(generation, name) is not None:
+            yield Violation(f"generation.{name}", "Anthropic does not offer this")
+    for i, sequence in enumerate(generation.stop_sequences):
+        if not sequence.strip():
+            yield Violation(
+                f"generation.stop_sequences[{i}]", "Anthropic takes none of white space only"
+            )
+
+
+def _check_reasoning(request: ChatRequest) -> Iterator[Violation]:
+    """What thinking excludes: .../docs/en/build-with-claude/extended-thinking, Feature compatibility."""
+    generation = request.generation
+    budget = generation.reasoning_budget_tokens
+    if generation.reasoning_effort == "none":
+        if budget is not None:
+            yield Violation(
+                "generation.reasoning.budget_tokens", "an effort of none leaves no budget"
+            )
+        return
+    if budget is None and generation.reasoning_effort is None:
+        return
+    if generation.temperature is not None and 0 <= generation.temperature < 1:
+        yield Violation("generation.temperature", "Anthropic takes 1 only while it reasons")
+    if generation.top_p is not None and generation.top_p < 0.95:
+        yield Violation("generation.top_p", "Anthropic takes 0.95 to 1 only while it reasons")
+    if generation.top_k is not None:
+        yield Violation("generation.top_k", "Anthropic takes none while it reasons")
+    if budget is None:
+        return
+    if generation.max_output_tokens is not None and budget >= generation.max_output_tokens:
+        yield Violation(
+            "generation.reasoning.budget_tokens",
+            "must be less than max_output_tokens, which includes reasoning",
+        )
+    if request.tool_choice is not None and request.tool_choice.mode in ("required", "tool"):
+        yield Violation(
+            "tool_choice.mode", "Anthropic cannot be made to call a tool with a budget to reason"
+        )
+
+
+def _check_response_format(request: ChatRequest) -> Iterator[Violation]:
+    if isinstance(request.response_format, JsonFormat):
+        yield Violation(
+            "response_format.json", "Anthropic does not offer this; give a schema in json_schema"
+        )
+
+
+def _check_provider_options(request: ChatRequest) -> Iterator[Violation]:
+    ours = ALWAYS_OURS | _settings(request).keys()
+    for key in request.provider_options:
+        if key in ours:
+            yield Violation(f"provider_options.{key}", "Tokenwire itself sets this")

@@ -1,0 +1,187 @@
+r"""JSON of providers, UTF-16 surrogates included.
+
+JSON's grammar allows `"\ud83d"`, half of a character, and providers send it: where a tokenizer cuts an
+emoji between two tokens, each half travels in its own event (RFC 8259, section 8.2). The fast decoder
+refuses such text, so it is read again, slower, by one that does not; halves that belong together are
+then joined across events, and those left alone become U+FFFD.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NoReturn, TypeVar
+
+import msgspec
+
+from ...events import Delta, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta, ToolCallStarted
+
+_T = TypeVar("_T")
+
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(  # a pair, a half alone, or any other escape
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    rb"|\\.",
+    re.DOTALL,
+)
+
+
+def loads(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+    """Decode, and let halves of characters pass: strings may then hold lone surrogates.
+
+    Text from it must go through `SurrogateJoiner` or `join_surrogates` before anything encodes it.
+    Where the type holds `msgspec.Raw`, halves become U+FFFD at once. Raises `msgspec.DecodeError`
+    for whatever is wrong with the data, `msgspec.ValidationError` of it when it is JSON of another
+    shape.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if not _ESCAPED_SURROGATE.search(data):
+            raise msgspec.DecodeError(str(error)) from error
+    try:
+        value = json.loads(data.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
+    try:
+        return msgspec.convert(value, decoder.type)
+    except (msgspec.ValidationError, UnicodeEncodeError):  # what it says of Raw
+        return loads(decoder, _ESCAPE.sub(_replace_half, data))
+
+
+def join_surrogates(text: str) -> str:
+    """Join the halves of characters within a text. Those without their other half become U+FFFD."""
+    if is_encodable(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text has no surrogates, so that UTF-8 and protobuf can carry it."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class SurrogateJoiner:
+    """Joins the halves of characters across the deltas of one answer.
+
+    A first half at the end of a delta is held until the block's next delta; that is at most one code
+    unit for each open block. It becomes U+FFFD when its block ends without the other half, at the
+    latest in `flush`.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[int, TextDelta | ReasoningDelta | ToolCallDelta] = {}
+        """By index: a delta of nothing but the first half."""
+
+    def mend(self, deltas: list[Delta]) -> list[Delta]:
+        """Return the deltas without surrogates; the same list when there were none."""
+        if not self._held and all(map(_is_whole, deltas)):
+            return deltas
+        mended: list[Delta] = []
+        for delta in deltas:
+            self._end_others(delta, mended)
+            match delta:
+                case TextDelta(index=index):
+                    if text := self._join(index, delta.text, delta):
+                        mended.append(TextDelta(text, index))
+                case ReasoningDelta(index=index, signature=""):
+                    if text := self._join(index, delta.text, delta):
+                        mended.append(ReasoningDelta(text, index))
+                case ReasoningDelta(index=index):
+                    text = join_surrogates(self._take(index) + delta.text)
+                    mended.append(ReasoningDelta(text, index, join_surrogates(delta.signature)))
+                case ToolCallDelta(index=index):
+                    if text := self._join(index, delta.arguments_json, delta):
+                        mended.append(ToolCallDelta(index, text))
+                case ToolCallStarted():
+                    id_, name = join_surrogates(delta.id), join_surrogates(delta.name)
+                    mended.append(ToolCallStarted(delta.index, id_, name))
+                case ToolCall():
+                    id_, name = join_surrogates(delta.id), join_surrogates(delta.name)
+                    arguments = join_surrogates(delta.arguments_json)
+                    mended.append(ToolCall(delta.index, id_, name, arguments))
+        return mended
+
+    def flush(self) -> list[Delta]:
+        """The answer ended: return what is still held."""
+        held, self._held = self._held, {}
+        return [_replacement(delta) for delta in held.values()]
+
+    def _join(
+        self, index: int, text: str, delta: TextDelta | ReasoningDelta | ToolCallDelta
+    ) -> str:
+        text = self._take(index) + text
+        if "\ud800" <= text[-1:] <= "\udbff":
+            self._held[index] = _with_text(delta, text[-1])
+            text = text[:-1]
+        return join_surrogates(text)
+
+    def _take(self, index: int) -> str:
+        held = self._held.pop(index, None)
+        if held is None:
+            return ""
+        return held.arguments_json if isinstance(held, ToolCallDelta) else held.text
+
+    def _end_others(self, delta: Delta, mended: list[Delta]) -> None:
+        """End blocks that the delta shows to have ended. Calls run side by side; the rest does not."""
+        for index, held in list(self._held.items()):
+            if (
+                isinstance(delta, ToolCall)
+                if index == delta.index
+                else not isinstance(held, ToolCallDelta)
+            ):
+                del self._held[index]
+                mended.append(_replacement(held))
+
+
+def _is_whole(delta: Delta) -> bool:
+    match delta:
+        case TextDelta():
+            return is_encodable(delta.text)
+        case ReasoningDelta():
+            return is_encodable(delta.text) and is_encodable(delta.signature)
+        case ToolCallDelta():
+            return is_encodable(delta.arguments_json)
+        case ToolCallStarted():
+            return is_encodable(delta.id) and is_encodable(delta.name)
+        case ToolCall():
+            return (
+                is_encodable(delta.id)
+                and is_encodable(delta.name)
+                and is_encodable(delta.arguments_json)
+            )
+
+
+def _with_text(
+    delta: TextDelta | ReasoningDelta | ToolCallDelta, text: str
+) -> TextDelta | ReasoningDelta | ToolCallDelta:
+    match delta:
+        case TextDelta():
+            return TextDelta(text, delta.index)
+        case ReasoningDelta():
+            return ReasoningDelta(text, delta.index)
+        case ToolCallDelta():
+            return ToolCallDelta(delta.index, text)
+
+
+def _replacement(held: TextDelta | ReasoningDelta | ToolCallDelta) -> Delta:
+    return _with_text(held, "\ufffd")
+
+
+def _replace_half(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape[1] else escape[0]
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

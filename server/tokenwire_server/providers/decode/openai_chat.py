@@ -1,0 +1,235 @@
+"""OpenAI Chat Completions: how an answer is read, from OpenAI and from every server that speaks alike.
+
+data: {"id", "model", "choices": [{"index": 0, "delta": {...}, "finish_reason": null}]}     many
+data: {..., "choices": [{"delta": {}, "finish_reason": "stop"}]}
+data: {..., "choices": [], "usage": {...}}                        where usage was asked for
+data: [DONE]                                                      the end marker
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
+from ...events import Delta, FinishReason, Usage
+from . import openai_chat_wire as wire
+from .base import Complete
+from .blocks import Blocks, NotWhole, TooMuch
+from .json import SurrogateJoiner, join_surrogates, loads
+from .sse import SSEFramer
+
+_CUT = frozenset({FinishReason.MAX_TOKENS, FinishReason.CONTENT_FILTER, FinishReason.REFUSAL})
+"""Ends that may cut a tool call short."""
+_STOPPED = "the provider's answer ended without its end marker"
+
+_decode = wire.CHUNK.decode
+
+
+class OpenAIChatDecoder:
+    """One answer in the Chat Completions format (Decoder).
+
+    Complete is what ended with `data: [DONE]`, after a finish reason. Without one it is broken, unless
+    the server never speaks of finish reasons, not even of null (Snowflake): then it is STOP. With
+    `done_marker=False` a finish reason and the end of the body are the end as well.
+
+    A finish reason not known here is STOP: the server did end the answer, only the why is lost. An
+    answer with tool calls ends with TOOL_CALLS also where the server says "stop", as several do; one
+    with a refusal, with REFUSAL. vLLM's `stop_reason` tells STOP_SEQUENCE from STOP.
+
+    Tool calls become whole at the end, as nothing before it tells that a call is: they may run side
+    by side, and finish reasons may come more than once. Arguments that are no JSON object break the
+    answer, unless it was cut short (MAX_TOKENS, CONTENT_FILTER, REFUSAL): then that call never becomes
+    whole. "No arguments" and null are "{}".
+
+    Only the first choice counts: Tokenwire asks for no other.
+    """
+
+    def __init__(self, *, done_marker: bool = True) -> None:
+        self.end: Complete | UpstreamError | None = None
+        self.usage: Usage | None = None
+        self.response_id = ""
+        self.model = ""
+        self._needs_done_marker = done_marker
+        self._framer = SSEFramer()
+        self._joiner: SurrogateJoiner | None = None
+        """Made when the first half of a character comes."""
+        self._blocks = Blocks()
+        self._reason: FinishReason | None = None
+        self._has_choice = False
+        self._knows_reasons = False
+        """The server speaks of finish reasons, be it of null."""
+        self._is_refusal = False
+
+    def feed(self, data: bytes) -> list[Delta]:
+        if self.end is not None:
+            return []
+        deltas: list[Delta] = []
+        for name, payload in self._framer.feed(data):
+            self._take(name, payload, deltas)
+            if self.end is not None:
+                break
+        else:
+            if self._framer.overflowed:
+                self.end = UpstreamBroken("an event of the provider's answer is too long")
+        return deltas if self._joiner is None else self._joined(self._joiner, deltas)
+
+    def eof(self) -> list[Delta]:
+        """The SDK drops a last event without its blank line; here it counts when it is whole."""
+        if self.end is not None:
+            return []
+        deltas: list[Delta] = []
+        for name, payload in self._framer.eof():
+            self._take(name, payload, deltas, if_unreadable=_STOPPED)
+        if self.end is None:
+            if self._needs_done_marker or self._reason is None:
+                self.end = UpstreamBroken(_STOPPED)
+            else:
+                self._finish(self._reason, deltas)
+        return deltas if self._joiner is None else self._joined(self._joiner, deltas)
+
+    def _joined(self, joiner: SurrogateJoiner, deltas: list[Delta]) -> list[Delta]:
+        self.response_id = join_surrogates(self.response_id)
+        self.model = join_surrogates(self.model)
+        deltas = joiner.mend(deltas)
+        return deltas if self.end is None else deltas + joiner.flush()
+
+    def _take(
+        self,
+        name: bytes,
+        payload: bytes,
+        deltas: list[Delta],
+        if_unreadable: str = "an event of the provider's answer cannot be read",
+    ) -> None:
+        try:
+            chunk = _decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if payload.startswith(b"[DONE]"):  # so the SDK looks for it
+                self._done(deltas)
+                return
+            if not payload.strip():
+                return
+            try:
+                chunk = loads(wire.CHUNK, payload)
+            except msgspec.DecodeError:
+                text = repr(payload[: wire.MAX_PROVIDER_TEXT_CHARS])
+                self.end = UpstreamBroken(if_unreadable, provider_text=text)
+                return
+            if self._joiner is None:
+                self._joiner = SurrogateJoiner()
+        if chunk.id and not self.response_id:
+            self.response_id = chunk.id
+        if chunk.model and not self.model:
+            self.model = chunk.model
+        if chunk.usage is not None:
+            self.usage = wire.usage_figures(chunk.usage) or self.usage
+        if chunk.choices:
+            for choice in chunk.choices:
+                if not choice.index:
+                    self._take_choice(choice, deltas)
+        if chunk.x_groq is not None:
+            self._take_groq(chunk.x_groq, payload)
+        if self.end is None and (
+            chunk.error or name == b"error" or (chunk.choices is None and wire.is_error(payload))
+        ):
+            self.end = wire.stream_error(payload)
+        elif isinstance(self.end, UpstreamError) and chunk.error:
+            self.end = wire.stream_error(payload)  # it knows more than a finish reason "error"
+
+    def _take_choice(self, choice: wire.Choice, deltas: list[Delta]) -> None:
+        self._has_choice = True
+        delta = choice.delta
+        if delta is not None:
+            content = delta.content
+            if reasoning := delta.reasoning_content or delta.reasoning:
+                deltas.append(self._blocks.reasoning(reasoning))
+            if content:
+                if isinstance(content, str):
+                    deltas.append(self._blocks.text(content))
+                else:
+                    self._take_parts(content, deltas)
+            if delta.refusal:
+                self._is_refusal = True
+                deltas.append(self._blocks.text(delta.refusal, "refusal"))
+            if delta.tool_calls:
+                self._take_calls(delta.tool_calls, deltas)
+        reason = choice.finish_reason
+        if reason is None:
+            self._knows_reasons = True
+        elif reason is not msgspec.UNSET and reason:
+            self._take_reason(reason, choice.stop_reason)
+
+    def _take_parts(self, parts: list[wire.Part], deltas: list[Delta]) -> None:
+        for part in parts:
+            if part.type == "text" and part.text:
+                deltas.append(self._blocks.text(part.text))
+            elif part.type == "thinking" and part.thinking:
+                thinking = part.thinking
+                if isinstance(thinking, list):
+                    thinking = "".join(piece.text or "" for piece in thinking)
+                if thinking:
+                    deltas.append(self._blocks.reasoning(thinking))
+
+    def _take_calls(self, fragments: list[wire.ToolCall], deltas: list[Delta]) -> None:
+        try:
+            for fragment in fragments:
+                function = fragment.function or wire.Function()
+                self._blocks.call(
+                    fragment.index,
+                    fragment.id or "",
+                    function.name or "",
+                    function.arguments or "",
+                    deltas,
+                    self.response_id,
+                )
+        except TooMuch:
+            self.end = UpstreamBroken("the provider's answer holds too much in tool calls")
+
+    def _take_reason(self, reason: str, stop_reason: int | str | None) -> None:
+        self._knows_reasons = True
+        reason = reason.lower().partition(":")[0]
+        if reason in wire.BROKEN_REASONS:
+            if self.end is None:
+                self.end = UpstreamUnavailable(
+                    "the provider failed while it answered",
+                    error_type=reason,
+                    retry_after_s=wire.RETRY_AFTER_S,
+                )
+            return
+        self._reason = wire.FINISH_REASONS.get(reason, FinishReason.STOP)
+        if self._reason is FinishReason.STOP and isinstance(stop_reason, str):
+            self._reason = FinishReason.STOP_SEQUENCE
+
+    def _take_groq(self, groq: wire.XGroq, payload: bytes) -> None:
+        """Groq repeats usage here, or has it nowhere else; so it does with errors."""
+        if groq.usage is not None:
+            self.usage = wire.usage_figures(groq.usage) or self.usage
+        if groq.error and self.end is None:
+            self.end = UpstreamUnavailable(
+                "the provider failed while it answered",
+                retry_after_s=wire.RETRY_AFTER_S,
+                provider_text=repr(payload[: wire.MAX_PROVIDER_TEXT_CHARS]),
+            )
+
+    def _done(self, deltas: list[Delta]) -> None:
+        if self._reason is not None:
+            self._finish(self._reason, deltas)
+        elif self._has_choice and not self._knows_reasons:
+            self._finish(FinishReason.STOP, deltas)
+        else:
+            self.end = UpstreamBroken("the provider's answer ended without a finish reason")
+
+    def _finish(self, reason: FinishReason, deltas: list[Delta]) -> None:
+        if reason in (FinishReason.STOP, FinishReason.STOP_SEQUENCE):
+            if self._blocks.has_calls:
+                reason = FinishReason.TOOL_CALLS
+            elif self._is_refusal:
+                reason = FinishReason.REFUSAL
+        if reason is FinishReason.TOOL_CALLS and not self._blocks.has_calls:
+            self.end = UpstreamBroken("the provider's answer lacks the tool calls it speaks of")
+            return
+        try:
+            deltas += self._blocks.whole_calls(is_cut=reason in _CUT)
+        except NotWhole:
+            self.end = UpstreamBroken("a tool call of the provider's answer is not whole")
+            return
+        self.end = Complete(reason)

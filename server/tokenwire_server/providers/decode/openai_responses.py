@@ -1,0 +1,277 @@
+"""OpenAI Responses: how an answer is read. https://platform.openai.com/docs/api-reference/responses-streaming
+
+    response.created, response.in_progress
+      response.output_item.added ... response.output_item.done     for each item of the answer
+    response.completed | response.incomplete | response.failed     the end marker, and usage
+
+and, anywhere, `error`. Within a message or reasoning item, parts begin, grow by deltas and are repeated
+whole when they are done; a function call's arguments likewise. Events are told apart by the `type` in
+their data. Unknown events and items, built-in tools among them, pass without harm, and so does the
+`[DONE]` that some compatible servers send.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+from ...errors import (
+    UpstreamAuth,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
+from ...events import Delta, FinishReason, Usage
+from . import openai_responses_wire as wire
+from .base import Complete
+from .json import SurrogateJoiner, join_surrogates, loads
+from .openai_responses_items import Items
+from .sse import SSEFramer
+
+MAX_PROVIDER_TEXT_CHARS = 2000
+RETRY_AFTER_S = 1.0
+"""Handed on with errors that may pass: an error event names no time."""
+
+_UNREADABLE = "an event of the provider's answer cannot be read"
+_STOPPED = "the provider's answer stopped before its end"
+
+_DELTAS = {
+    "response.output_text.delta": "output_text",
+    "response.refusal.delta": "refusal",
+    "response.reasoning_summary_text.delta": "summary_text",
+    "response.reasoning_text.delta": "reasoning_text",
+}
+_PARTS = {
+    "response.content_part.added": "",
+    "response.content_part.done": "",
+    "response.output_text.done": "output_text",
+    "response.refusal.done": "refusal",
+    "response.reasoning_summary_part.added": "summary_text",
+    "response.reasoning_summary_part.done": "summary_text",
+    "response.reasoning_summary_text.done": "summary_text",
+    "response.reasoning_text.done": "reasoning_text",
+}
+"""Events that bear a part as it stands, and its type where they do not name it."""
+_INCOMPLETE = {
+    "max_output_tokens": FinishReason.MAX_TOKENS,
+    "content_filter": FinishReason.CONTENT_FILTER,
+}
+_ERRORS: tuple[tuple[re.Pattern[str], type[UpstreamError], str], ...] = (
+    (
+        re.compile(r"rate_limit_(exceeded|error)|insufficient_quota|too_many_requests|429"),
+        UpstreamRateLimited,
+        "the provider is at its rate limit",
+    ),
+    (
+        re.compile(r"invalid_api_key|authentication_error|permission_error|401|403"),
+        UpstreamAuth,
+        "the provider refuses this server's key; its operator must mend that",
+    ),
+    (
+        re.compile(
+            r"(invalid|unsupported|image)_.*|(bio|cyber)_policy|misalignment_policy_violation"
+            r"|context_length_exceeded|data_residency_mismatch|empty_image_file"
+            r"|failed_to_download_image|400|413|422"
+        ),
+        UpstreamRejected,
+        "the provider refused the request",
+    ),
+)
+"""By the error's code, or else its type. Any other is a failure of the provider."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.\[\]-]{0,127}", re.ASCII)
+
+
+class OpenAIResponsesDecoder:
+    """One answer in the Responses format (Decoder). What its blocks are stands in `Items`.
+
+    The final response is asked only for the kinds of content of which nothing came before.
+
+    A call is whole with its `response.output_item.done`, if its arguments are a JSON object. One that
+    is not whole at the end is never emitted whole, and then the answer is broken, unless the
+    provider itself says that the answer is incomplete.
+    """
+
+    def __init__(self) -> None:
+        self.end: Complete | UpstreamError | None = None
+        self.usage: Usage | None = None
+        self.response_id = ""
+        self.model = ""
+        self._framer = SSEFramer()
+        self._joiner = SurrogateJoiner()
+        self._items = Items()
+
+    def feed(self, data: bytes) -> list[Delta]:
+        if self.end is not None:
+            return []
+        deltas = self._read(self._framer.feed(data), if_unreadable=_UNREADABLE)
+        if self.end is None and self._framer.overflowed:
+            self.end = UpstreamBroken("an event of the provider's answer is too long")
+        return deltas if self.end is None else deltas + self._joiner.flush()
+
+    def eof(self) -> list[Delta]:
+        if self.end is not None:
+            return []
+        # The framer hands over what stood before the end even if it was cut: then it is no JSON object.
+        deltas = self._read(self._framer.eof(), if_unreadable=_STOPPED)
+        if self.end is None:
+            self.end = UpstreamBroken(_STOPPED)
+        return deltas + self._joiner.flush()
+
+    def _read(self, events: list[tuple[bytes, bytes]], *, if_unreadable: str) -> list[Delta]:
+        deltas: list[Delta] = []
+        for name, payload in events:
+            try:
+                self._take(name, payload, deltas)
+            except UpstreamError as error:
+                self.end = error
+            except msgspec.DecodeError:
+                if not _is_harmless(payload):
+                    text = repr(payload[:MAX_PROVIDER_TEXT_CHARS])
+                    self.end = UpstreamBroken(if_unreadable, provider_text=text)
+            if self.end is not None:
+                break
+        return self._joiner.mend(deltas)
+
+    def _take(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
+        event = loads(wire.EVENT, payload)
+        if not event.type:
+            event.type = name.decode(errors="replace")
+        part_type = _DELTAS.get(event.type)
+        if part_type is not None:
+            self._items.grow(part_type, event, event.delta, deltas)
+        elif (handler := _HANDLERS.get(event.type)) is not None:
+            handler(self, event, payload, deltas)
+        elif name == b"error":
+            self._on_error(event, payload, deltas)
+
+    def _on_part(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
+        stated = wire.read_part_event(payload)
+        part = stated.part or wire.Part(_PARTS[event.type], stated.text, stated.refusal)
+        self._items.take_part(part, event, deltas)
+
+    def _on_item_added(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
+        item = wire.read_item_event(payload).item
+        self._items.begin_item(item, event.output_index, deltas)
+
+    def _on_item_done(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
+        item = wire.read_item_event(payload).item
+        self._items.take_item(item, event.output_index, deltas)
+
+    def _on_arguments_delta(self, event: wire.Event, _: bytes, deltas: list[Delta]) -> None:
+        self._items.grow_call(event.delta, event.output_index, deltas)
+
+    def _on_begin(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
+        self._note(wire.read_begin(payload).response or wire.ResponseHead())
+
+    def _on_end(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
+        response = wire.read_end(payload).response or wire.Response()
+        self._note(response)
+        self._count(response.usage)
+        status = event.type.removeprefix("response.")
+        if status == "completed" and response.status in ("incomplete", "failed", "cancelled"):
+            status = response.status
+        match status:
+            case "completed":
+                self._items.take_output(response.output, deltas)
+                self.end = Complete(self._items.finish_reason())
+            case "incomplete":
+                self._items.take_output(response.output, deltas)
+                self.end = Complete(_incomplete_reason(response.incomplete_details))
+            case "failed":
+                raise _fault(response.error or wire.Error())
+            case _:
+                raise UpstreamBroken("the provider cancelled its answer")
+
+    def _note(self, response: wire.ResponseHead) -> None:
+        self.response_id = join_surrogates(response.id or self.response_id)
+        self.model = join_surrogates(response.model or self.model)
+
+    def _count(self, usage: wire.ResponseUsage | None) -> None:
+        if usage is None or usage.input_tokens is None or usage.output_tokens is None:
+            return
+        of_input = usage.input_tokens_details or wire.InputDetails()
+        of_output = usage.output_tokens_details or wire.OutputDetails()
+        self.usage = Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=of_output.reasoning_tokens,
+            cache_read_tokens=of_input.cached_tokens,
+            cache_write_tokens=of_input.cache_write_tokens,
+        )
+
+    def _on_error(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
+        event = wire.read_error(payload)
+        if isinstance(event.error, str):
+            raise _fault(wire.Error(message=event.error))
+        raise _fault(event.error or event)
+
+    def _on_untyped(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
+        """Without a type: an error, as servers and gateways of other formats write it, or nothing."""
+        if wire.read_error(payload).error is not None:
+            self._on_error(event, payload, deltas)
+
+
+_Handler = Callable[[OpenAIResponsesDecoder, wire.Event, bytes, list[Delta]], None]
+_HANDLERS: dict[str, _Handler] = {
+    **dict.fromkeys(_PARTS, OpenAIResponsesDecoder._on_part),
+    "response.function_call_arguments.delta": OpenAIResponsesDecoder._on_arguments_delta,
+    "response.output_item.added": OpenAIResponsesDecoder._on_item_added,
+    "response.output_item.done": OpenAIResponsesDecoder._on_item_done,
+    "response.created": OpenAIResponsesDecoder._on_begin,
+    "response.queued": OpenAIResponsesDecoder._on_begin,
+    "response.in_progress": OpenAIResponsesDecoder._on_begin,
+    "response.completed": OpenAIResponsesDecoder._on_end,
+    "response.incomplete": OpenAIResponsesDecoder._on_end,
+    "response.failed": OpenAIResponsesDecoder._on_end,
+    "response.cancelled": OpenAIResponsesDecoder._on_end,
+    "error": OpenAIResponsesDecoder._on_error,
+    "": OpenAIResponsesDecoder._on_untyped,
+}
+
+
+def _is_harmless(payload: bytes) -> bool:
+    """Whether what cannot be read is an event of a kind not known here, or `[DONE]`."""
+    try:
+        kind = wire.read_typed(payload).type
+    except msgspec.DecodeError:
+        return payload.strip() == b"[DONE]"
+    return bool(kind) and kind not in _DELTAS and kind not in _HANDLERS
+
+
+def _incomplete_reason(details: wire.IncompleteDetails | None) -> FinishReason:
+    why = details.reason if details is not None else None
+    reason = _INCOMPLETE.get(why or "")
+    if reason is None:
+        raise UpstreamBroken(
+            "the provider calls its answer incomplete, for no reason known here",
+            error_type=_name(why),
+        )
+    return reason
+
+
+def _fault(error: wire.Error) -> UpstreamError:
+    """The error that the provider reports. Nothing of its prose is for the caller."""
+    code = "" if error.code is None else str(error.code)
+    kind: type[UpstreamError] = UpstreamUnavailable
+    message = "the provider failed"
+    for name in (code, error.type or ""):
+        known = [(k, m) for pattern, k, m in _ERRORS if pattern.fullmatch(name)]
+        if known:
+            kind, message = known[0]
+            break
+    return kind(
+        message,
+        error_type=(_name(code) if not code.isdigit() else "") or _name(error.type),
+        field=_name(error.param),
+        provider_text=(error.message or "")[:MAX_PROVIDER_TEXT_CHARS],
+        retry_after_s=RETRY_AFTER_S if kind in (UpstreamRateLimited, UpstreamUnavailable) else None,
+    )
+
+
+def _name(value: str | None) -> str:
+    """A provider's own name for something, unless it is not like a name."""
+    return value if value and _NAME.fullmatch(value) else ""

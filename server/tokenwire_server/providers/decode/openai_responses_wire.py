@@ -1,0 +1,144 @@
+"""The events of the OpenAI Responses stream, as far as they are read.
+
+Source: the types of the official SDK, `openai.types.responses`. Items stay raw until their type is
+known: those not known here may bear the same fields with other types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from .json import loads
+
+_T = TypeVar("_T")
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class Event(msgspec.Struct, gc=False):
+    """Of every event, what a token needs; other events are read again by their kind."""
+
+    type: str = ""
+    delta: str = ""
+    output_index: int = 0
+    content_index: int = 0
+    summary_index: int = 0
+
+
+class Typed(msgspec.Struct, gc=False):
+    type: str = ""
+
+
+class Part(msgspec.Struct, gc=False):
+    """A part of a message or of reasoning: output_text, refusal, summary_text or reasoning_text."""
+
+    type: str = ""
+    text: str | None = None
+    refusal: str | None = None
+
+
+class PartEvent(msgspec.Struct, gc=False):
+    """An event that bears a part as it stands: in fields of its own, or in `part`."""
+
+    text: str | None = None
+    refusal: str | None = None
+    part: Part | None = None
+
+
+class ItemEvent(msgspec.Struct, gc=False):
+    item: msgspec.Raw
+
+
+class Message(msgspec.Struct, gc=False):
+    content: list[Part] | None = None
+
+
+class ReasoningItem(msgspec.Struct, gc=False):
+    id: str | None = None
+    status: str | None = None
+    summary: list[Part] | None = None
+    content: list[Part] | None = None
+    encrypted_content: str | None = None
+
+
+class FunctionCall(msgspec.Struct, gc=False):
+    id: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    status: str | None = None
+
+
+class InputDetails(msgspec.Struct, gc=False):
+    cached_tokens: _Tokens | None = None
+    cache_write_tokens: _Tokens | None = None
+
+
+class OutputDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: _Tokens | None = None
+
+
+class ResponseUsage(msgspec.Struct, gc=False):
+    input_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
+    input_tokens_details: InputDetails | None = None
+    output_tokens_details: OutputDetails | None = None
+
+
+class Error(msgspec.Struct, gc=False):
+    code: str | int | None = None
+    type: str | None = None
+    message: str | None = None
+    param: str | None = None
+
+
+class ErrorEvent(Error, gc=False):
+    """OpenAI's API has sent the error's fields in the event, and in an object of it."""
+
+    error: Error | str | None = None
+
+
+class IncompleteDetails(msgspec.Struct, gc=False):
+    reason: str | None = None
+
+
+class ResponseHead(msgspec.Struct, gc=False):
+    id: str | None = None
+    model: str | None = None
+
+
+class Response(ResponseHead, gc=False):
+    status: str | None = None
+    incomplete_details: IncompleteDetails | None = None
+    output: list[msgspec.Raw] | None = None
+    usage: ResponseUsage | None = None
+    error: Error | None = None
+
+
+class BeginEvent(msgspec.Struct, gc=False):
+    response: ResponseHead | None = None
+
+
+class EndEvent(msgspec.Struct, gc=False):
+    response: Response | None = None
+
+
+def _reader(kind: type[_T]) -> Callable[[bytes | msgspec.Raw], _T]:
+    decoder = msgspec.json.Decoder(kind)
+    return lambda data: loads(decoder, bytes(data))
+
+
+# Each raises msgspec.DecodeError, or RecursionError, for what does not fit.
+EVENT = msgspec.json.Decoder(Event)
+read_typed = _reader(Typed)
+read_part_event = _reader(PartEvent)
+read_item_event = _reader(ItemEvent)
+read_message = _reader(Message)
+read_reasoning = _reader(ReasoningItem)
+read_function_call = _reader(FunctionCall)
+read_begin = _reader(BeginEvent)
+read_end = _reader(EndEvent)
+read_error = _reader(ErrorEvent)
+read_object = _reader(dict[str, msgspec.Raw])

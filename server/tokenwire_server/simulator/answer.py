@@ -1,0 +1,186 @@
+"""What a scenario says to a request: an `Answer`, free of any wire format."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Iterator
+
+import msgspec
+
+from .scenario import Scenario, ScenarioError, StopReason
+from .words import (
+    escape,
+    escape_surrogates,
+    fragments,
+    generated_arguments,
+    generated_reasoning,
+    generated_text,
+    split_words,
+)
+
+SIGNATURE = "c2ltdWxhdGVkIHNpZ25hdHVyZQ=="
+"""What stands for a provider's opaque proof of its reasoning."""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call, and its arguments as they are cut for the stream."""
+
+    id: str
+    name: str
+    arguments: str
+    fragments: tuple[str, ...]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """`input_tokens` includes both cache figures, `output_tokens` includes reasoning."""
+
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One answer. Empty lists are blocks that do not stand in it."""
+
+    id: str
+    created: int
+    """Seconds since the epoch."""
+    reasoning: list[str]
+    text: list[str]
+    refusal: list[str]
+    tool_calls: list[ToolCall]
+    stop_reason: StopReason
+    stop_sequence: str | None
+    usage: Usage | None
+    is_endless: bool
+    surrogates: bool
+    reasoning_field: str
+    error_event: str
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer ended before the model was done."""
+        return self.stop_reason in ("length", "content_filter")
+
+    @property
+    def token_count(self) -> int:
+        """Deltas of the answer; of an endless one, of its first round."""
+        calls = sum(len(call.fragments) for call in self.tool_calls)
+        return len(self.reasoning) + len(self.text) + len(self.refusal) + calls
+
+    def escaped_reasoning(self) -> Iterator[bytes]:
+        return self._escaped(self.reasoning)
+
+    def escaped_text(self) -> Iterator[bytes]:
+        """The tokens as insides of JSON strings; without end for an endless answer."""
+        if not self.is_endless:
+            return self._escaped(self.text)
+        again = [*self.text[1:], " " + self.text[0]]
+        first = self._escaped(self.text[:1])
+        return itertools.chain(first, itertools.cycle(list(self._escaped(again))))
+
+    def interleaved_fragments(self) -> Iterator[tuple[int, str]]:
+        """Fragments of all calls in turn, each with the ordinal of its call."""
+        rounds = itertools.zip_longest(*(call.fragments for call in self.tool_calls))
+        for fragments_of_round in rounds:
+            for ordinal, fragment in enumerate(fragments_of_round):
+                if fragment is not None:
+                    yield ordinal, fragment
+
+    def _escaped(self, tokens: list[str]) -> Iterator[bytes]:
+        return iter(escape_surrogates(tokens)) if self.surrogates else map(escape, tokens)
+
+
+def compose(
+    scenario: Scenario,
+    *,
+    answer_id: str,
+    tool_names: tuple[str, ...],
+    max_output_tokens: int | None,
+    stop_sequence: str | None,
+    request_bytes: int,
+) -> Answer:
+    """Turn a scenario into the answer to one request. Raises ScenarioError.
+
+    The request's limit of output tokens cuts reasoning, then text, as a provider does; arguments
+    of tools are left whole.
+    """
+    is_endless = scenario.repeat == "forever"
+    reasoning = split_words(scenario.reasoning_text) or generated_reasoning(scenario.reasoning)
+    refusal = split_words(scenario.refusal_text)
+    text = split_words(scenario.text) or generated_text(scenario.tokens)
+    if refusal:
+        reasoning, text = [], []
+    if is_endless and not text:
+        raise ScenarioError("scenario: `repeat=forever` needs a text")
+    limit = None if is_endless else max_output_tokens
+    is_over_limit = limit is not None and len(reasoning) + len(text or refusal) > limit
+    if limit is not None:
+        reasoning = reasoning[:limit]
+        text = text[: limit - len(reasoning)]
+        refusal = refusal[:limit]
+    tool_calls = [] if is_over_limit or refusal else _tool_calls(scenario, tool_names)
+    sent = len(reasoning) + len(text) + len(refusal)
+    sent += sum(len(call.fragments) for call in tool_calls)
+    return Answer(
+        id=answer_id,
+        created=int(time.time()),
+        reasoning=reasoning,
+        text=text,
+        refusal=refusal,
+        tool_calls=tool_calls,
+        stop_reason=_stop_reason(
+            scenario, is_over_limit=is_over_limit, refuses=bool(refusal), calls=bool(tool_calls)
+        ),
+        stop_sequence=stop_sequence,
+        usage=_usage(scenario, request_bytes, sent, len(reasoning)) if scenario.usage else None,
+        is_endless=is_endless,
+        surrogates=scenario.surrogates,
+        reasoning_field=scenario.reasoning_field,
+        error_event=scenario.error_event,
+    )
+
+
+def _tool_calls(scenario: Scenario, tool_names: tuple[str, ...]) -> list[ToolCall]:
+    calls = []
+    for ordinal in range(scenario.tools):
+        name = tool_names[ordinal % len(tool_names)] if tool_names else f"tool_{ordinal}"
+        arguments = scenario.arguments or generated_arguments(ordinal)
+        calls.append(
+            ToolCall(
+                id=f"call_{uuid.uuid4().hex[:24]}",
+                name=name,
+                arguments=arguments,
+                fragments=tuple(fragments(arguments, scenario.arg_fragments)),
+            )
+        )
+    return calls
+
+
+def _stop_reason(
+    scenario: Scenario, *, is_over_limit: bool, refuses: bool, calls: bool
+) -> StopReason:
+    if scenario.stop_reason:
+        return scenario.stop_reason
+    if is_over_limit:
+        return "length"
+    if refuses:
+        return "refusal"
+    return "tool_calls" if calls else "stop"
+
+
+def _usage(scenario: Scenario, request_bytes: int, sent: int, reasoning: int) -> Usage:
+    cached = scenario.cache_read_tokens + scenario.cache_write_tokens
+    given = scenario.input_tokens
+    reasoned = scenario.reasoning_tokens
+    return Usage(
+        input_tokens=max(1, request_bytes // 4) + cached if given is None else given,
+        output_tokens=sent if scenario.output_tokens is None else scenario.output_tokens,
+        reasoning_tokens=reasoning if reasoned is None else reasoned,
+        cache_read_tokens=scenario.cache_read_tokens,
+        cache_write_tokens=scenario.cache_write_tokens,
+    )

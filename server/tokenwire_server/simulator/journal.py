@@ -1,0 +1,131 @@
+"""What happened to each request: the simulator's books, which tests judge a client by.
+
+Instants are `time.monotonic()`, which on one machine compares between processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+
+import msgspec
+
+MAX_ENTRIES = 20_000
+"""Requests remembered; past it the oldest go."""
+MAX_BODY_BYTES = 2**20
+"""A larger body is not kept."""
+MAX_KEPT_BYTES = 64 * 2**20
+"""Bodies and headers kept of all requests; past it the oldest go, their entries stay."""
+
+
+class Entry(msgspec.Struct, eq=False):
+    """One request."""
+
+    key: str
+    path: str
+    model: str
+    attempt: int
+    """How many requests of this key there were, this one included."""
+    opened_at: float
+    """When the request was there, whole."""
+    headers: dict[str, str] | None
+    """As received, names in lower case. None: no longer kept."""
+    body: bytes | None
+    """As received. None: no longer kept, or too large."""
+    closed_at: float | None = None
+    """When the answer was handed to the socket whole, was broken off, or the client was seen to
+    leave."""
+    aborted: bool = False
+    """The client left before the end."""
+    tokens_sent: int = 0
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Counters since the start, and what is open now."""
+
+    connections_open: int
+    """Sockets, idle ones and the asking one included."""
+    connections_total: int
+    requests_open: int
+    """Answers of a provider under way. The simulator's own endpoints do not count."""
+    requests_total: int
+    requests_aborted: int
+    tokens_sent: int
+    last_closed_at: float | None
+
+
+class Journal:
+    """The last `MAX_ENTRIES` requests, and counters of all."""
+
+    def __init__(self) -> None:
+        self._entries: deque[Entry] = deque()
+        self._by_key: dict[str, Entry] = {}
+        self._open: set[Entry] = set()
+        self._kept: deque[tuple[Entry, int]] = deque()
+        self._kept_bytes = 0
+        self._total = 0
+        self._aborted = 0
+        self._tokens_sent = 0
+        self._last_closed_at: float | None = None
+
+    def open(
+        self, *, key: str, path: str, model: str, headers: Mapping[str, str], body: bytes
+    ) -> Entry:
+        """Write down a request that has arrived."""
+        before = self._by_key.get(key)
+        entry = Entry(
+            key=key,
+            path=path,
+            model=model,
+            attempt=1 if before is None else before.attempt + 1,
+            opened_at=time.monotonic(),
+            headers=dict(headers),
+            body=body if len(body) <= MAX_BODY_BYTES else None,
+        )
+        self._total += 1
+        self._open.add(entry)
+        self._entries.append(entry)
+        self._by_key[key] = entry
+        self._keep(entry)
+        while len(self._entries) > MAX_ENTRIES:
+            gone = self._entries.popleft()
+            if self._by_key.get(gone.key) is gone:
+                del self._by_key[gone.key]
+        return entry
+
+    def close(self, entry: Entry, *, aborted: bool) -> None:
+        """Write down its end. Only the first end counts."""
+        if entry.closed_at is not None:
+            return
+        entry.closed_at = self._last_closed_at = time.monotonic()
+        entry.aborted = aborted
+        self._open.discard(entry)
+        self._aborted += aborted
+        self._tokens_sent += entry.tokens_sent
+
+    def find(self, key: str) -> Entry | None:
+        """The latest request of that key."""
+        return self._by_key.get(key)
+
+    def stats(self, *, connections_open: int, connections_total: int) -> Stats:
+        return Stats(
+            connections_open=connections_open,
+            connections_total=connections_total,
+            requests_open=len(self._open),
+            requests_total=self._total,
+            requests_aborted=self._aborted,
+            tokens_sent=self._tokens_sent + sum(entry.tokens_sent for entry in self._open),
+            last_closed_at=self._last_closed_at,
+        )
+
+    def _keep(self, entry: Entry) -> None:
+        headers = entry.headers or {}
+        size = sum(len(name) + len(value) for name, value in headers.items())
+        size += len(entry.body or b"")
+        self._kept.append((entry, size))
+        self._kept_bytes += size
+        while self._kept_bytes > MAX_KEPT_BYTES or len(self._kept) > MAX_ENTRIES:
+            oldest, oldest_size = self._kept.popleft()
+            oldest.headers = oldest.body = None
+            self._kept_bytes -= oldest_size

@@ -1,0 +1,147 @@
+"""What the three wire formats have in common: the shape of a format, and server-sent events.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from .answer import Answer
+
+TEXT = f"place-{uuid.uuid4().hex}"
+"""Stands for a string in a template. Random, so that nothing in a request is mistaken for it."""
+NUMBER = f"{TEXT}-number"
+"""Stands for a number in a template."""
+_TEXT_BYTES = TEXT.encode()
+_NUMBER_BYTES = f'"{NUMBER}"'.encode()
+
+
+class BadRequest(Exception):
+    """The provider would refuse this request."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        self.param = param
+        super().__init__(message)
+
+
+class ToolSpec(msgspec.Struct, frozen=True):
+    """A tool that the request offers."""
+
+    name: str
+    schema: dict[str, Any]
+
+
+class ProviderRequest(msgspec.Struct, frozen=True):
+    """What the script needs to know of a request, whatever its format."""
+
+    model: str
+    stream: bool
+    body: dict[str, Any]
+    body_bytes: int
+    tools: tuple[ToolSpec, ...]
+    last_user_text: str
+    max_output_tokens: int | None
+    stop_sequence: str | None
+    """The first one asked for."""
+
+
+class AnswerStream(Protocol):
+    """One streamed answer, as bytes of the body.
+
+    The body is `opening`, then all `deltas`, then `closing`. An item of `deltas` is one token,
+    with the structural events that stand before it. The other methods may be called between items.
+    """
+
+    def opening(self) -> bytes: ...
+    def deltas(self) -> Iterator[bytes]: ...
+    def closing(self) -> bytes: ...
+    def ping(self) -> bytes: ...
+    def unknown(self) -> bytes: ...
+    def error(self) -> bytes: ...
+
+
+class WireFormat(Protocol):
+    """A provider's wire format: a module."""
+
+    PATH: str
+    ID_PREFIX: str
+    """Of the ids of its answers."""
+    STOP_REASONS: Mapping[str, str]
+    """A scenario's stop reason in the provider's words. What is not in it, the format cannot say."""
+    REQUEST_ID_HEADER: str
+
+    def read(self, body: dict[str, Any], size_bytes: int) -> ProviderRequest:
+        """Check a request. Raises BadRequest."""
+        ...
+
+    def error(self, status: int, message: str, *, param: str | None = None) -> dict[str, Any]:
+        """The body of an error."""
+        ...
+
+    def whole(self, answer: Answer, request: ProviderRequest) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        ...
+
+    def stream(self, answer: Answer, request: ProviderRequest) -> AnswerStream: ...
+
+    def api_key(self, headers: Mapping[str, str]) -> str:
+        """The key that the request bears; empty: none."""
+        ...
+
+
+def data_event(payload: object) -> bytes:
+    """An event without a name."""
+    return b"data: %b\n\n" % msgspec.json.encode(payload)
+
+
+def named_event(name: str, payload: object) -> bytes:
+    """An event with a name."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(payload))
+
+
+def template(payload: object, *, name: str = "") -> tuple[bytes, ...]:
+    """An event cut at its places, so that a token costs a concatenation.
+
+    A `TEXT` is the place for the inside of a string, a `NUMBER` for a number.
+    """
+    event = named_event(name, payload) if name else data_event(payload)
+    return tuple(event.replace(_NUMBER_BYTES, _TEXT_BYTES).split(_TEXT_BYTES))
+
+
+def require(body: Mapping[str, Any], name: str, kind: type, what: str) -> Any:
+    """A field that must be there. Raises BadRequest in the words the providers use."""
+    if body.get(name) is None:
+        raise BadRequest(f"Missing required parameter: '{name}'.", param=name)
+    return typed(body, name, kind, what)
+
+
+def typed(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], what: str) -> Any:
+    """A field that may be absent or null, then None. Raises BadRequest when of another type."""
+    value = body.get(name)
+    is_wrong_bool = isinstance(value, bool) and kind is not bool
+    if value is not None and (is_wrong_bool or not isinstance(value, kind)):
+        raise BadRequest(f"Invalid type for '{name}': expected {what}.", param=name)
+    return value
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content: a string, or parts of which some have a `text`."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = [part["text"] for part in content if isinstance(part, dict) and "text" in part]
+    return " ".join(text for text in parts if isinstance(text, str))
+
+
+def last_user_text(messages: list[Any]) -> str:
+    """What the user said last."""
+    for message in reversed(messages):
+        if isinstance(message, dict) and message.get("role") == "user":
+            return text_of(message.get("content"))
+    return ""

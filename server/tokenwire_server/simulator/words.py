@@ -1,0 +1,81 @@
+"""Text that the simulator says: deterministic, so that a test can compute what must arrive."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+
+import msgspec
+
+WORDS = (
+    "the", "stream", "of", "tokens", "runs", "from", "a", "model", "to", "reader", "and", "each",
+    "word", "comes", "alone", "über", "naïve", "wires", "漢字", "while", "clocks", "count", "every",
+    "gap", "between", "them", "🙂", "so", "that", "nothing", "is", "lost", "or", '"twice"',
+    "path\\name", "said", "until", "an", "end", "marker", "closes", "it",
+)  # fmt: skip
+"""Of different lengths in bytes: ASCII, two to four bytes of UTF-8, and what JSON must escape."""
+
+_REASONING_OFFSET = 17
+_WORD = re.compile(r"\s*\S+|\s+")
+
+
+def generated_text(count: int) -> list[str]:
+    """The tokens of a generated answer. Joined they are its text; a shorter list is a prefix."""
+    return [_token(i, i) for i in range(count)]
+
+
+def generated_reasoning(count: int) -> list[str]:
+    """The tokens of generated reasoning: like an answer's, but other words."""
+    return [_token(i, i + _REASONING_OFFSET) for i in range(count)]
+
+
+def generated_arguments(ordinal: int) -> str:
+    """The arguments of the tool call at that place among an answer's calls, as JSON text.
+
+    They hold a number that a double cannot, to catch who decodes it on the way.
+    """
+    return (
+        f'{{"ordinal":{ordinal},"query":"naïve \\"wires\\" 🙂","big":{9007199254740993 + ordinal}}}'
+    )
+
+
+def split_words(text: str) -> list[str]:
+    """A text as tokens, each a word with the white space before it."""
+    return _WORD.findall(text)
+
+
+def fragments(text: str, count: int) -> list[str]:
+    """A text cut into at most `count` pieces of nearly equal length, none empty."""
+    if not text:
+        return []
+    count = min(count, len(text))
+    cuts = [len(text) * i // count for i in range(count + 1)]
+    return [text[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+@functools.lru_cache(maxsize=4096)
+def escape(token: str) -> bytes:
+    """A token as the inside of a JSON string, UTF-8."""
+    return msgspec.json.encode(token)[1:-1]
+
+
+def escape_surrogates(tokens: list[str]) -> list[bytes]:
+    """Tokens as `escape` gives them, but a token with characters past U+FFFF is cut in two, between
+    the escaped UTF-16 halves of its first one. Some servers do so, by cutting UTF-16 anywhere.
+    """
+    escaped: list[bytes] = []
+    for token in tokens:
+        text = json.dumps(token)[1:-1]
+        at = next((i for i, character in enumerate(token) if ord(character) > 0xFFFF), None)
+        if at is None:
+            escaped.append(escape(token))
+        else:
+            cut = len(json.dumps(token[:at])[1:-1]) + len("\\ud83d")
+            escaped += [text[:cut].encode(), text[cut:].encode()]
+    return escaped
+
+
+def _token(position: int, word: int) -> str:
+    return WORDS[word % len(WORDS)] if position == 0 else " " + WORDS[word % len(WORDS)]

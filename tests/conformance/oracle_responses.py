@@ -1,0 +1,95 @@
+"""What the official `openai` SDK makes of a Responses stream: its own typed stream helper, fed bytes.
+
+The SDK speaks of the final `response`, whatever the deltas were; the decoder's answer is put together
+from its deltas. Only the signatures are those of each item's own event, as the SDK's types advise: the
+API encrypts the same reasoning anew for the final response.
+
+They differ, meant so, where the decoder knows more: the SDK drops an end marker that lacks its blank
+line, reads an event without data as JSON, and hands on a call whose arguments are no JSON.
+"""
+
+import warnings
+
+import httpx2
+from openai import OpenAI
+from openai.types.responses import Response, ResponseFunctionToolCall, ResponseReasoningItem
+from transcripts_support import Answer
+
+from tokenwire_server.events import FinishReason, Usage
+from tokenwire_server.providers.decode.openai_responses_items import sign
+
+
+def accumulate(body: bytes) -> Answer:
+    """Raises what the SDK raises, and ValueError when it has seen no end."""
+    response, done_thoughts = _read(body)
+    messages = [item for item in response.output if item.type == "message"]
+    thoughts = [item for item in response.output if item.type == "reasoning"]
+    calls = [item for item in response.output if item.type == "function_call"]
+    parts = [part for message in messages for part in message.content]
+    return Answer(
+        text="".join(part.refusal if part.type == "refusal" else part.text for part in parts),
+        reasoning="".join(map(_reasoning_text, thoughts)),
+        signatures=list(filter(None, map(_signature, done_thoughts or thoughts))),
+        tool_calls=[
+            (call.call_id, call.name, call.arguments or "{}")
+            for call in calls
+            if call.status != "incomplete"
+        ],
+        finish_reason=_finish_reason(response, calls, any(p.type == "refusal" for p in parts)).name,
+        usage=_usage(response),
+    )
+
+
+def _read(body: bytes) -> tuple[Response, list[ResponseReasoningItem]]:
+    """The final response, and the reasoning items as they were done."""
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+
+    with (
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # of items unknown to it
+        httpx2.Client(transport=httpx2.MockTransport(answer)) as http,
+        OpenAI(api_key="none", base_url="http://sdk.test/v1", http_client=http) as client,
+        client.responses.stream(model="m", input="") as stream,
+    ):
+        events = list(stream)
+    ends = [e for e in events if e.type in ("response.completed", "response.incomplete")]
+    if not ends:
+        raise ValueError("no final response")
+    done = [event.item for event in events if event.type == "response.output_item.done"]
+    return ends[-1].response, [item for item in done if item.type == "reasoning"]
+
+
+def _reasoning_text(item: ResponseReasoningItem) -> str:
+    return "\n\n".join(part.text for part in [*item.summary, *(item.content or [])])
+
+
+def _signature(item: ResponseReasoningItem) -> str:
+    return "" if item.status == "incomplete" else sign(item.id, item.encrypted_content or "")
+
+
+def _finish_reason(
+    response: Response, calls: list[ResponseFunctionToolCall], is_refused: bool
+) -> FinishReason:
+    if response.status == "incomplete":
+        why = response.incomplete_details.reason if response.incomplete_details else None
+        return {
+            "max_output_tokens": FinishReason.MAX_TOKENS,
+            "content_filter": FinishReason.CONTENT_FILTER,
+        }[why]
+    if calls:
+        return FinishReason.TOOL_CALLS
+    return FinishReason.REFUSAL if is_refused else FinishReason.STOP
+
+
+def _usage(response: Response) -> Usage | None:
+    usage = response.usage
+    if usage is None:
+        return None
+    return Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.output_tokens_details.reasoning_tokens,
+        cache_read_tokens=usage.input_tokens_details.cached_tokens,
+        cache_write_tokens=usage.input_tokens_details.cache_write_tokens,
+    )

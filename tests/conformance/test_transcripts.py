@@ -1,0 +1,215 @@
+"""Every decoder, against transcripts of its provider's format and against the provider's own SDK.
+
+What stands in `transcripts/` was written for these tests, one behaviour each. Streams that real
+providers sent are read from $TOKENWIRE_TRANSCRIPTS, where that names their folder.
+"""
+
+import itertools
+import random
+import tracemalloc
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from transcripts_support import (
+    ORACLES,
+    answer,
+    decode,
+    new_decoder,
+    own_transcripts,
+    recorded_transcripts,
+)
+
+OWN = own_transcripts()
+COMPLETE = [t for t in OWN if t.is_expected and "complete" in t.expected["end"]]
+RECORDED = recorded_transcripts()
+DIALECTS = list(ORACLES)
+
+MAX_BYTES_FOR_EVERY_CUT = 8192
+RANDOM_CUTS_COUNT = 200
+MAX_EVENT_BYTES = 4 * 2**20
+
+END_MARKERS = {
+    "openai-chat": (b"[DONE]",),
+    "openai-responses": (b"response.completed", b"response.incomplete"),
+    "anthropic": (b"message_stop",),
+}
+
+fuzz = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
+
+
+def each(transcripts):
+    if not transcripts:
+        why = "TOKENWIRE_TRANSCRIPTS names no folder with streams of real providers"
+        transcripts = [pytest.param(None, id="none", marks=pytest.mark.skip(reason=why))]
+        return pytest.mark.parametrize("transcript", transcripts)
+    return pytest.mark.parametrize("transcript", transcripts, ids=lambda t: t.name)
+
+
+def split(body, cuts):
+    edges = [0, *sorted(cuts), len(body)]
+    return [body[start:end] for start, end in itertools.pairwise(edges)]
+
+
+@each(OWN)
+def test_a_transcript_becomes_exactly_these_events(transcript):
+    expected = transcript.expected
+    expected.pop("quirks", None)
+    expected.pop("sdk_differs", None)
+    assert decode(transcript.decoder(), transcript.body) == expected
+
+
+@each([*OWN, *RECORDED])
+def test_where_the_network_splits_the_bytes_never_matters(transcript):
+    body = transcript.body
+    whole = decode(transcript.decoder(), body)
+
+    assert decode(transcript.decoder(), *split(body, range(1, len(body)))) == whole
+    if len(body) <= MAX_BYTES_FOR_EVERY_CUT:
+        cuts = [[position] for position in range(len(body) + 1)]
+    else:
+        chance = random.Random(transcript.name)
+        cuts = [chance.sample(range(len(body)), 3) for _ in range(RANDOM_CUTS_COUNT)]
+    for cut in cuts:
+        assert decode(transcript.decoder(), *split(body, cut)) == whole, cut
+
+
+@each(OWN)
+@settings(fuzz, max_examples=15)
+@given(data=st.data())
+def test_into_how_many_pieces_the_bytes_are_split_never_matters(transcript, data):
+    body = transcript.body
+    cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=40))
+
+    assert decode(transcript.decoder(), *split(body, cuts)) == decode(transcript.decoder(), body)
+
+
+@each(COMPLETE)
+def test_the_providers_own_sdk_reads_a_complete_transcript_alike(transcript):
+    if why := transcript.expected.get("sdk_differs"):
+        pytest.skip(f"meant so: {why}")
+    assert answer(decode(transcript.decoder(), transcript.body)) == transcript.oracle()
+
+
+@each(RECORDED)
+def test_the_providers_own_sdk_reads_a_recorded_stream_alike(transcript):
+    outcome = decode(transcript.decoder(), transcript.body)
+
+    assert "complete" in outcome["end"]
+    assert answer(outcome) == transcript.oracle()
+
+
+@each([*COMPLETE, *RECORDED])
+def test_an_answer_cut_anywhere_before_its_end_marker_is_never_complete(transcript):
+    body = transcript.body
+    marker = max(body.rfind(marker) for marker in END_MARKERS[transcript.dialect])
+    if marker < 0:
+        pytest.skip("ends without a marker, as its quirks allow")
+    whole = decode(transcript.decoder(), body)["events"]
+    if len(body) <= MAX_BYTES_FOR_EVERY_CUT:
+        lengths = range(marker)
+    else:
+        lengths = random.Random(transcript.name).sample(range(marker), RANDOM_CUTS_COUNT)
+
+    for length in lengths:
+        cut = decode(transcript.decoder(), body[:length])
+        assert "broken" in cut["end"], length
+        assert text_of(whole).startswith(text_of(cut["events"]).rstrip("\ufffd")), length
+
+
+def text_of(events):
+    return "".join(event["text"] for event in events if event["type"] == "text")
+
+
+@each_dialect
+@fuzz
+@given(body=st.binary(max_size=2000))
+def test_no_bytes_whatever_make_a_decoder_raise(dialect, body):
+    end = decode(new_decoder(dialect), body)["end"]
+
+    assert "broken" in end or any(marker in body for marker in END_MARKERS[dialect])
+
+
+@each_dialect
+@fuzz
+@given(data=st.data())
+def test_no_mutation_of_a_transcript_makes_a_decoder_raise(dialect, data):
+    bodies = [t.body for t in OWN if t.dialect == dialect]
+    assume(bodies)
+    body = bytearray(data.draw(st.sampled_from(bodies)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        position = data.draw(st.integers(0, len(body)))
+        match data.draw(st.sampled_from(["replace", "insert", "delete", "repeat"])):
+            case "replace":
+                new = data.draw(st.binary(min_size=1, max_size=4))
+                body[position : position + len(new)] = new
+            case "insert":
+                body[position:position] = data.draw(st.sampled_from(INSERTIONS))
+            case "delete":
+                del body[position : position + data.draw(st.integers(1, 60))]
+            case "repeat":
+                body[position:position] = body[position : position + 400]
+    cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=5))
+
+    outcome = decode(new_decoder(dialect), *split(bytes(body), cuts))
+
+    assert outcome == decode(new_decoder(dialect), bytes(body))
+    assert "broken" in outcome["end"] or any(marker in body for marker in END_MARKERS[dialect])
+
+
+INSERTIONS = [
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\n\n",
+    b"\xef\xbb\xbf",
+    b"\x00",
+    b"\xff",
+    b"\xf0\x9f",
+    b":",
+    b"data: ",
+    b"data:\n\n",
+    b"event: x\n",
+    b'"',
+    b"}",
+    b"null",
+    b"-1",
+    b"1e400",
+    b"\\ud83d",
+    b"\\ude00",
+    b"[" * 3000,
+    b'{"a":' * 3000,
+    b"9" * 5000,
+]
+
+
+@each_dialect
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(b"a" * 65536, id="a line without an end"),
+        pytest.param(b'data: {"a": "' + b"b" * 65520, id="lines of one event without an end"),
+        pytest.param(b"data:" * 13107 + b"\n", id="an event of many lines"),
+    ],
+)
+def test_an_endless_event_ends_the_answer_and_holds_no_more_than_its_limit(dialect, piece):
+    decoder = new_decoder(dialect)
+    fed_bytes = 0
+    tracemalloc.start()
+    try:
+        while decoder.end is None and fed_bytes < 4 * MAX_EVENT_BYTES:
+            assert decoder.feed(piece) == []
+            fed_bytes += len(piece)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert decoder.end.reason == "UPSTREAM_BROKEN"
+    assert fed_bytes <= MAX_EVENT_BYTES + 2 * len(piece)
+    assert peak_bytes <= 3 * MAX_EVENT_BYTES

@@ -1,0 +1,208 @@
+"""Transcripts: what a provider sent (`NAME.sse`), and what must come out (`NAME.events.json`).
+
+    {
+      "events": [{"type": "text", "text": "Hello", "index": 0}, ...],
+      "end": {"complete": "STOP"},      or {"broken": "UPSTREAM_BROKEN", "error_type": "..."}
+      "usage": {"input_tokens": 5, "output_tokens": 2},                               or null
+      "response_id": "chatcmpl-1",
+      "model": "gpt-4o",
+      "quirks": {"done_marker": false}                    left out where they are the defaults
+    }
+
+Types: text, reasoning, tool_call_started, tool_call_delta, tool_call. Fields with their default value
+are left out. To write the expectation of a new transcript, print what comes out and judge it by hand:
+
+    python tests/conformance/transcripts_support.py openai-chat/NAME [--done_marker=false]
+"""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tokenwire_server.config import ProviderConfig
+from tokenwire_server.errors import UpstreamError
+from tokenwire_server.events import (
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from tokenwire_server.providers.decode.base import Complete, Decoder
+from tokenwire_server.providers.registry import DIALECTS
+
+FOLDER = Path(__file__).parent / "transcripts"
+
+ORACLES = {
+    "openai-chat": "oracle_chat",
+    "openai-responses": "oracle_responses",
+    "anthropic": "oracle_anthropic",
+}
+"""Modules with `accumulate(body: bytes) -> Answer`, made with the official SDK."""
+
+RECORDED_FOLDERS = {
+    "openai-chat": "chat",
+    "openai-responses": "responses",
+    "anthropic": "anthropic",
+}
+"""Where in $TOKENWIRE_TRANSCRIPTS the streams of real providers are."""
+
+_TYPES = {
+    TextDelta: "text",
+    ReasoningDelta: "reasoning",
+    ToolCallStarted: "tool_call_started",
+    ToolCallDelta: "tool_call_delta",
+    ToolCall: "tool_call",
+}
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole answer, whoever put it together."""
+
+    text: str
+    reasoning: str
+    signatures: list[str]
+    tool_calls: list[tuple[str, str, str]]
+    """(id, name, arguments)."""
+    finish_reason: str
+    """Name of our FinishReason."""
+    usage: Usage | None
+
+
+class Transcript(msgspec.Struct, frozen=True):
+    dialect: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.dialect}/{self.path.stem}"
+
+    @property
+    def body(self) -> bytes:
+        return self.path.read_bytes()
+
+    @property
+    def is_expected(self) -> bool:
+        return self.path.with_suffix(".events.json").exists()
+
+    @property
+    def expected(self) -> dict:
+        return json.loads(self.path.with_suffix(".events.json").read_text())
+
+    def decoder(self) -> Decoder:
+        quirks = self.expected.get("quirks", {}) if self.is_expected else {}
+        return new_decoder(self.dialect, **quirks)
+
+    def oracle(self) -> Answer:
+        return importlib.import_module(ORACLES[self.dialect]).accumulate(self.body)
+
+
+def own_transcripts() -> list[Transcript]:
+    return [
+        Transcript(dialect, path)
+        for dialect in ORACLES
+        for path in sorted((FOLDER / dialect).glob("*.sse"))
+    ]
+
+
+def recorded_transcripts() -> list[Transcript]:
+    """Streams of real providers; none unless $TOKENWIRE_TRANSCRIPTS names their folder."""
+    if not (root := os.environ.get("TOKENWIRE_TRANSCRIPTS")):
+        return []
+    return [
+        Transcript(dialect, path)
+        for dialect, folder in RECORDED_FOLDERS.items()
+        for path in sorted((Path(root) / folder).glob("*.sse"))
+    ]
+
+
+def new_decoder(dialect: str, **quirks: object) -> Decoder:
+    config = ProviderConfig(kind=dialect, base_url="http://provider.test", quirks=quirks)
+    return DIALECTS[dialect].decoder(config)
+
+
+def decode(decoder: Decoder, *pieces: bytes) -> dict:
+    """Feed the pieces and the end of the body; return what came out, in the form of the files."""
+    deltas = [delta for piece in pieces for delta in decoder.feed(piece)]
+    deltas += decoder.eof()
+    return {
+        "events": [_event(delta) for delta in deltas],
+        "end": _end(decoder.end),
+        "usage": None if decoder.usage is None else _fields(decoder.usage),
+        "response_id": decoder.response_id,
+        "model": decoder.model,
+    }
+
+
+def answer(outcome: dict) -> Answer:
+    """Put together what came out."""
+    events = outcome["events"]
+
+    def joined(kind: str) -> str:
+        return "".join(event["text"] for event in events if event["type"] == kind)
+
+    return Answer(
+        text=joined("text"),
+        reasoning=joined("reasoning"),
+        signatures=[event["signature"] for event in events if event.get("signature")],
+        tool_calls=[
+            (event["id"], event["name"], event["arguments_json"])
+            for event in events
+            if event["type"] == "tool_call"
+        ],
+        finish_reason=outcome["end"].get("complete", ""),
+        usage=outcome["usage"] and Usage(**outcome["usage"]),
+    )
+
+
+def _event(delta) -> dict:
+    return {"type": _TYPES[type(delta)], **_fields(delta)}
+
+
+def _end(end: Complete | UpstreamError | None) -> dict:
+    if isinstance(end, Complete):
+        return {"complete": end.reason.name}
+    assert isinstance(end, UpstreamError), "eof() left the end open"
+    assert not end.provider_text or end.provider_text not in str(end), "the provider's text leaks"
+    broken = {"broken": end.reason}
+    if end.error_type:
+        broken["error_type"] = end.error_type
+    return broken
+
+
+def _fields(struct: msgspec.Struct) -> dict:
+    defaults = dict(
+        zip(struct.__struct_fields__[::-1], struct.__struct_defaults__[::-1], strict=False)
+    )
+    fields = msgspec.structs.asdict(struct)
+    return {name: value for name, value in fields.items() if value != defaults.get(name, ...)}
+
+
+def _write(outcome: dict) -> str:
+    """One event to a line, so that a person can judge it."""
+    events = ",\n".join(
+        "    " + json.dumps(event, ensure_ascii=True) for event in outcome["events"]
+    )
+    rest = {key: value for key, value in outcome.items() if key != "events"}
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in rest.items()]
+    return (
+        "{\n"
+        + ",\n".join([f'  "events": [\n{events}\n  ]' if events else '  "events": []', *lines])
+        + "\n}\n"
+    )
+
+
+if __name__ == "__main__":
+    name, *options = sys.argv[1:]
+    given = {
+        key: json.loads(value)
+        for key, _, value in (option.removeprefix("--").partition("=") for option in options)
+    }
+    body = (FOLDER / f"{name}.sse").read_bytes()
+    result = decode(new_decoder(name.partition("/")[0], **given), body)
+    sys.stdout.write(_write({**result, "quirks": given} if given else result))

@@ -1,0 +1,332 @@
+"""Reading an answer in Anthropic's Messages format, beyond what the transcripts show."""
+
+import json
+
+import pytest
+
+from tokenwire_server.errors import (
+    UpstreamAuth,
+    UpstreamBroken,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
+from tokenwire_server.events import (
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from tokenwire_server.providers.decode.anthropic import (
+    AnthropicDecoder,
+)
+from tokenwire_server.providers.decode.base import Complete
+
+
+def event(type_, **fields):
+    return f"event: {type_}\ndata: {json.dumps({'type': type_, **fields})}\n\n".encode()
+
+
+def start(index, type_, **fields):
+    return event("content_block_start", index=index, content_block={"type": type_, **fields})
+
+
+def delta(index, type_, **fields):
+    return event("content_block_delta", index=index, delta={"type": type_, **fields})
+
+
+def stop(index):
+    return event("content_block_stop", index=index)
+
+
+def ending(reason, **usage):
+    usage = {"usage": usage} if usage else {}
+    return event("message_delta", delta={"stop_reason": reason}, **usage) + event("message_stop")
+
+
+def call(index, *fragments, **fields):
+    """A tool call from its start to its stop."""
+    fields = {"id": f"toolu_{index}", "name": "f", "input": {}, **fields}
+    deltas = [delta(index, "input_json_delta", partial_json=fragment) for fragment in fragments]
+    return b"".join([start(index, "tool_use", **fields), *deltas, stop(index)])
+
+
+def decode(*pieces):
+    decoder = AnthropicDecoder()
+    deltas = [delta for piece in pieces for delta in decoder.feed(piece)]
+    deltas += decoder.eof()
+    return deltas, decoder
+
+
+def whole_calls(deltas):
+    return [delta.arguments_json for delta in deltas if isinstance(delta, ToolCall)]
+
+
+TEXT = start(0, "text", text="") + delta(0, "text_delta", text="Hi") + stop(0)
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "reason"),
+    [
+        ("end_turn", FinishReason.STOP),
+        ("stop_sequence", FinishReason.STOP_SEQUENCE),
+        ("max_tokens", FinishReason.MAX_TOKENS),
+        ("model_context_window_exceeded", FinishReason.MAX_TOKENS),
+        ("tool_use", FinishReason.TOOL_CALLS),
+        ("refusal", FinishReason.REFUSAL),
+        ("pause_turn", FinishReason.PAUSED),
+        ("a_reason_of_tomorrow", FinishReason.STOP),
+    ],
+)
+def test_every_stop_reason_has_its_meaning(stop_reason, reason):
+    assert decode(TEXT, ending(stop_reason))[1].end == Complete(reason)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        TEXT,
+        TEXT + event("message_delta", delta={"stop_reason": "end_turn"}),
+        TEXT + event("message_stop"),
+        TEXT + event("message_delta", delta={"stop_reason": None}) + event("message_stop"),
+        TEXT + b"data: [DONE]\n\n",
+    ],
+)
+def test_without_a_stop_reason_and_message_stop_an_answer_is_broken(body):
+    assert isinstance(decode(body)[1].end, UpstreamBroken)
+
+
+def test_a_whole_last_event_needs_no_blank_line():
+    assert decode(TEXT, ending("end_turn").rstrip(b"\n"))[1].end == Complete(FinishReason.STOP)
+    assert isinstance(decode(TEXT, ending("end_turn")[:-4])[1].end, UpstreamBroken)
+
+
+def test_nothing_comes_after_the_end():
+    decoder = AnthropicDecoder()
+    assert decoder.feed(TEXT + ending("end_turn") + TEXT) == [TextDelta("Hi", 0)]
+    end = decoder.end
+    assert decoder.feed(TEXT) == []
+    assert decoder.eof() == []
+    assert decoder.end is end
+
+
+@pytest.mark.parametrize(
+    ("error_type", "kind", "comes_back"),
+    [
+        ("invalid_request_error", UpstreamRejected, False),
+        ("request_too_large", UpstreamRejected, False),
+        ("not_found_error", UpstreamRejected, False),
+        ("authentication_error", UpstreamAuth, False),
+        ("permission_error", UpstreamAuth, False),
+        ("billing_error", UpstreamAuth, False),
+        ("rate_limit_error", UpstreamRateLimited, True),
+        ("overloaded_error", UpstreamUnavailable, True),
+        ("api_error", UpstreamUnavailable, True),
+        ("timeout_error", UpstreamUnavailable, True),
+        ("an_error_of_tomorrow", UpstreamUnavailable, True),
+    ],
+)
+def test_an_error_event_says_whose_fault_it_is_and_keeps_the_providers_words(
+    error_type, kind, comes_back
+):
+    canary = "canary-prompt-text"
+    error = event("error", error={"type": error_type, "message": canary})
+    deltas, decoder = decode(TEXT, error, TEXT)
+    assert deltas == [TextDelta("Hi", 0)]
+    assert type(decoder.end) is kind
+    assert decoder.end.error_type == error_type
+    assert canary in decoder.end.provider_text
+    assert canary not in str(decoder.end) + str(decoder.end.facts())
+    assert (decoder.end.retry_after_s is not None) == comes_back
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {},
+        {"error": None},
+        {"error": "canary"},
+        {"error": {"type": 7, "message": ["canary"]}},
+        {"error": {"type": "canary prose\nof a proxy"}},
+        {"message": "canary"},
+    ],
+)
+def test_an_error_event_of_another_shape_is_an_error_all_the_same(error):
+    end = decode(TEXT, event("error", **error))[1].end
+    assert type(end) is UpstreamUnavailable
+    assert "canary" not in str(end) + str(end.facts())
+
+
+def test_blocks_are_numbered_by_what_they_give_the_caller():
+    deltas, _ = decode(
+        start(0, "thinking", thinking="", signature=""),
+        delta(0, "thinking_delta", thinking="Hm"),
+        stop(0),
+        start(1, "server_tool_use", id="srvtoolu_1", name="web_search", input={}),
+        delta(1, "input_json_delta", partial_json='{"query":"x"}'),
+        stop(1),
+        start(2, "text", text=""),
+        stop(2),
+        start(3, "text", text="So"),
+        delta(3, "text_delta", text=":"),
+        stop(3),
+        call(4, "{}"),
+        ending("tool_use"),
+    )
+    assert deltas == [
+        ReasoningDelta("Hm", 0),
+        TextDelta("So", 1),
+        TextDelta(":", 1),
+        ToolCallStarted(2, "toolu_4", "f"),
+        ToolCallDelta(2, "{}"),
+        ToolCall(2, "toolu_4", "f", "{}"),
+    ]
+
+
+def test_blocks_side_by_side_are_told_apart():
+    deltas, _ = decode(
+        start(0, "tool_use", id="a", name="f"),
+        start(1, "tool_use", id="b", name="g"),
+        delta(1, "input_json_delta", partial_json='{"x":'),
+        delta(0, "input_json_delta", partial_json="{}"),
+        stop(0),
+        delta(1, "input_json_delta", partial_json="1}"),
+        stop(1),
+        ending("tool_use"),
+    )
+    assert [delta for delta in deltas if isinstance(delta, ToolCall)] == [
+        ToolCall(0, "a", "f", "{}"),
+        ToolCall(1, "b", "g", '{"x":1}'),
+    ]
+
+
+def test_a_whole_tool_call_is_told_when_its_block_ends():
+    decoder = AnthropicDecoder()
+    assert decoder.feed(call(0, '{"a"', ":1}")) == [
+        ToolCallStarted(0, "toolu_0", "f"),
+        ToolCallDelta(0, '{"a"'),
+        ToolCallDelta(0, ":1}"),
+        ToolCall(0, "toolu_0", "f", '{"a":1}'),
+    ]
+
+
+def test_a_call_without_arguments_is_whole_once_the_answer_goes_on_or_ends_well():
+    decoder = AnthropicDecoder()
+    assert decoder.feed(call(0)) == [ToolCallStarted(0, "toolu_0", "f")]
+    assert decoder.feed(start(1, "text", text="")) == [ToolCall(0, "toolu_0", "f", "{}")]
+    assert whole_calls(decode(call(0), ending("tool_use"))[0]) == ["{}"]
+    assert whole_calls(decode(call(0, ""), ending("tool_use"))[0]) == ["{}"]
+
+
+@pytest.mark.parametrize("reason", ["max_tokens", "model_context_window_exceeded", "refusal"])
+@pytest.mark.parametrize("fragments", [(), ('{"a": 1',)])
+def test_a_call_that_was_cut_short_never_becomes_whole(reason, fragments):
+    deltas, decoder = decode(call(0, *fragments), ending(reason))
+    assert isinstance(decoder.end, Complete)
+    assert whole_calls(deltas) == []
+
+
+@pytest.mark.parametrize("reason", ["tool_use", "end_turn"])
+@pytest.mark.parametrize("arguments", ['{"a": 1', "[1]", '"x"', "{} {}", '{"a": 01}', "{a: 1}"])
+def test_arguments_that_are_no_object_break_an_answer_that_says_it_is_whole(reason, arguments):
+    deltas, decoder = decode(call(0, arguments), ending(reason))
+    assert whole_calls(deltas) == []
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_a_call_whose_block_never_ended_breaks_an_answer_that_says_it_is_whole():
+    assert isinstance(
+        decode(call(0, "{}")[: -len(stop(0))], ending("tool_use"))[1].end, UpstreamBroken
+    )
+
+
+def test_arguments_that_come_with_the_start_are_kept_digit_by_digit():
+    body = call(0).replace(b'"input": {}', b'"input": {"n": 9007199254740993}')
+    assert decode(body, ending("tool_use"))[0] == [
+        ToolCallStarted(0, "toolu_0", "f"),
+        ToolCallDelta(0, '{"n": 9007199254740993}'),
+        ToolCall(0, "toolu_0", "f", '{"n": 9007199254740993}'),
+    ]
+
+
+def test_usage_is_an_estimate_until_the_provider_has_counted_the_output():
+    decoder = AnthropicDecoder()
+    assert decoder.usage is None
+    decoder.feed(
+        event(
+            "message_start",
+            message={
+                "id": "msg_1",
+                "model": "claude",
+                "usage": {
+                    "input_tokens": 5,
+                    "cache_read_input_tokens": 100,
+                    "cache_creation_input_tokens": 20,
+                    "output_tokens": 1,
+                },
+            },
+        )
+    )
+    assert (decoder.response_id, decoder.model) == ("msg_1", "claude")
+    assert decoder.usage == Usage(125, 1, None, 100, 20, estimated=True)
+    decoder.feed(
+        event(
+            "message_delta",
+            delta={},
+            usage={
+                "output_tokens": 9,
+                "input_tokens": 7,
+                "output_tokens_details": {"thinking_tokens": 4},
+            },
+        )
+    )
+    assert decoder.usage == Usage(127, 9, 4, 100, 20)
+
+
+def test_no_usage_is_made_up():
+    assert decode(event("message_start", message={}), TEXT, ending("end_turn"))[1].usage is None
+
+
+@pytest.mark.parametrize("count", [-1, 2**64, 1.5, "7"])
+def test_counts_that_are_no_counts_break_the_answer(count):
+    assert isinstance(decode(TEXT, ending("end_turn", output_tokens=count))[1].end, UpstreamBroken)
+
+
+def test_a_later_signature_replaces_an_earlier_one_as_in_the_sdk():
+    assert decode(
+        start(0, "thinking", thinking="", signature="a"),
+        delta(0, "signature_delta", signature="b"),
+        delta(0, "signature_delta", signature="c"),
+        stop(0),
+    )[0] == [ReasoningDelta("", 0, "c")]
+
+
+def test_an_emoji_cut_between_two_deltas_is_joined_and_half_of_one_is_replaced():
+    deltas, _ = decode(
+        start(0, "text", text=""),
+        delta(0, "text_delta", text="a\ud83d"),
+        delta(0, "text_delta", text="\ude00b"),
+        delta(0, "text_delta", text="\ude00"),
+        delta(0, "text_delta", text="\ud83d"),
+        stop(0),
+        call(1, '{"a":"\ud83d', '\ude00"}'),
+        ending("tool_use"),
+    )
+    text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+    assert text == "a\U0001f600b\ufffd\ufffd"
+    assert whole_calls(deltas) == ['{"a":"\U0001f600"}']
+
+
+def test_arguments_may_hold_the_escape_of_half_an_emoji():
+    arguments = r'{"a":"\ud83d"}'
+    assert whole_calls(decode(call(0, arguments), ending("tool_use"))[0]) == [arguments]
+
+
+def test_half_an_emoji_at_the_very_end_is_not_lost():
+    half = start(0, "text", text="") + delta(0, "text_delta", text="\ud83d")
+    for rest in (b"", stop(0) + ending("end_turn"), event("error")):
+        assert decode(half, rest)[0] == [TextDelta("\ufffd", 0)]

@@ -1,0 +1,206 @@
+"""Anthropic's Messages format as nobody promised it: strange, malformed, without end."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tokenwire_server.errors import (
+    UpstreamBroken,
+    UpstreamError,
+)
+from tokenwire_server.events import (
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from tokenwire_server.providers.decode.anthropic import (
+    MAX_HELD_CHARS,
+    MAX_OPEN_BLOCKS,
+    AnthropicDecoder,
+)
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.decode.sse import MAX_EVENT_BYTES
+
+
+def event(type_, **fields):
+    return f"event: {type_}\ndata: {json.dumps({'type': type_, **fields})}\n\n".encode()
+
+
+def start(index, type_, **fields):
+    return event("content_block_start", index=index, content_block={"type": type_, **fields})
+
+
+def delta(index, type_, **fields):
+    return event("content_block_delta", index=index, delta={"type": type_, **fields})
+
+
+def stop(index):
+    return event("content_block_stop", index=index)
+
+
+def ending(reason, **usage):
+    usage = {"usage": usage} if usage else {}
+    return event("message_delta", delta={"stop_reason": reason}, **usage) + event("message_stop")
+
+
+def call(index, *fragments, **fields):
+    """A tool call from its start to its stop."""
+    fields = {"id": f"toolu_{index}", "name": "f", "input": {}, **fields}
+    deltas = [delta(index, "input_json_delta", partial_json=fragment) for fragment in fragments]
+    return b"".join([start(index, "tool_use", **fields), *deltas, stop(index)])
+
+
+def decode(*pieces):
+    decoder = AnthropicDecoder()
+    deltas = [delta for piece in pieces for delta in decoder.feed(piece)]
+    deltas += decoder.eof()
+    return deltas, decoder
+
+
+def whole_calls(deltas):
+    return [delta.arguments_json for delta in deltas if isinstance(delta, ToolCall)]
+
+
+TEXT = start(0, "text", text="") + delta(0, "text_delta", text="Hi") + stop(0)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        event("a_new_event", delta=[], content_block=7, usage="much", index="x", error=0),
+        start(7, "a_new_block", text={"not": "text"}, input=[], data=5)
+        + delta(7, "text_delta", text="not the caller's")
+        + stop(7),
+        delta(7, "a_new_delta", text=["not text"]),
+        start(7, "text", text="", citations=[{"type": "new"}])
+        + delta(7, "citations_delta", citation={"text": ["x"]})
+        + stop(7),
+        event("ping"),
+        b": a comment\n\n",
+        b"event: ping\n\n",
+        b"retry: 5\nid: 1\n\n",
+    ],
+)
+def test_what_is_not_known_passes_without_harm(unknown):
+    deltas, decoder = decode(TEXT, unknown, ending("end_turn"))
+    assert deltas == [TextDelta("Hi", 0)]
+    assert decoder.end == Complete(FinishReason.STOP)
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        b"data: {\n\n",
+        b"data: half a ch\xc3\n\n",
+        b"data: null\n\n",
+        b"data: []\n\n",
+        b"data: {}\n\n",
+        b'data: {"type": 7}\n\n',
+        b"data: " + b"[" * 100_000 + b"\n\n",
+        event("content_block_delta", index=0),
+        event("content_block_start", index=0, content_block=None),
+        start(0, "text", text=7),
+        delta(0, "text_delta", text=7),
+        delta(0, "text_delta", text="of no block"),
+        stop(0),
+        start(0, "text") + start(0, "text"),
+    ],
+)
+def test_what_the_format_does_not_allow_breaks_the_answer(malformed):
+    assert isinstance(decode(malformed, ending("end_turn"))[1].end, UpstreamBroken)
+
+
+def test_held_arguments_and_signatures_are_bounded():
+    mebibyte = "x" * 2**20
+    for piece in (
+        delta(0, "input_json_delta", partial_json=mebibyte),
+        delta(1, "signature_delta", signature=mebibyte * 3),
+    ):
+        decoder = AnthropicDecoder()
+        decoder.feed(start(0, "tool_use", id="a", name="f") + start(1, "thinking", thinking=""))
+        decoder.feed(start(2, "thinking", thinking="") + start(3, "thinking", thinking=""))
+        for n in range(MAX_HELD_CHARS // 2**20 + 1):
+            decoder.feed(piece.replace(b'"index": 1', b'"index": %d' % (1 + n % 3)))
+        assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_what_was_held_is_released_when_its_block_ends():
+    decoder = AnthropicDecoder()
+    arguments = json.dumps({"a": "x" * 2**20})
+    for n in range(2 * MAX_HELD_CHARS // 2**20):
+        assert len(whole_calls(decoder.feed(call(n, arguments)))) == 1
+        decoder.feed(start(n, "thinking", thinking="", signature=arguments) + stop(n))
+    assert decoder.end is None
+
+
+def test_open_blocks_are_bounded():
+    decoder = AnthropicDecoder()
+    for n in range(MAX_OPEN_BLOCKS):
+        decoder.feed(start(n, "text", text=""))
+    assert decoder.end is None
+    decoder.feed(start(MAX_OPEN_BLOCKS, "text", text=""))
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_an_endless_line_breaks_the_answer():
+    decoder = AnthropicDecoder()
+    fed = 0
+    while decoder.end is None and fed < 2 * MAX_EVENT_BYTES:
+        decoder.feed(b"x" * 65536)
+        fed += 65536
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+TYPES = st.sampled_from(
+    ["text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "new"]
+)
+DELTAS = st.sampled_from(
+    [
+        "text_delta",
+        "thinking_delta",
+        "signature_delta",
+        "input_json_delta",
+        "citations_delta",
+        "new",
+    ]
+)
+VALUES = st.sampled_from(["", "x", "{", "{}", "\ud83d", "\ude00", None, 7, [], {}])
+FIELDS = st.dictionaries(
+    st.sampled_from(
+        ["text", "thinking", "signature", "partial_json", "id", "name", "input", "data"]
+    ),
+    VALUES,
+)
+EVENTS = st.one_of(
+    st.builds(lambda i, t, f: start(i, t, **f), st.integers(0, 2), TYPES, FIELDS),
+    st.builds(lambda i, t, f: delta(i, t, **f), st.integers(0, 2), DELTAS, FIELDS),
+    st.builds(stop, st.integers(0, 2)),
+    st.builds(lambda r: event("message_delta", delta={"stop_reason": r}), VALUES),
+    st.sampled_from([event("message_stop"), event("ping"), event("error"), TEXT, b"\xff", b"\r\n"]),
+    st.binary(max_size=9),
+)
+
+
+@given(st.lists(EVENTS, max_size=12))
+@example([start(0, "text", input="\ud83d")])
+@example([start(0, "tool_use", text="\ud83d", input={}), stop(0), ending("tool_use")])
+def test_whatever_comes_it_never_raises_and_where_it_is_cut_never_matters(events):
+    body = b"".join(events)
+    deltas, decoder = decode(body)
+    assert isinstance(decoder.end, Complete | UpstreamError)
+    if isinstance(decoder.end, Complete):
+        assert b"message_stop" in body
+    for made in deltas:
+        assert isinstance(
+            made, TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | ToolCall
+        )
+        str(made).encode()
+    bytewise, again = decode(*(body[i : i + 1] for i in range(len(body))))
+    assert bytewise == deltas
+    assert (type(again.end), str(again.end)) == (type(decoder.end), str(decoder.end))
+    assert again.usage == decoder.usage

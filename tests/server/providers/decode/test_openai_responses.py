@@ -1,0 +1,360 @@
+"""What the decoder of Responses answers promises beyond its transcripts (tests/conformance)."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenwire_server.config import ProviderConfig
+from tokenwire_server.errors import (
+    UpstreamAuth,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
+from tokenwire_server.events import (
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
+from tokenwire_server.providers.decode.openai_responses_items import MAX_PARTS, sign, unsign
+from tokenwire_server.providers.openai_responses import OpenAIResponses
+from tokenwire_server.request import ChatRequest, Message, Reasoning, Text
+from tokenwire_server.request import ToolCall as CallPart
+
+TRANSCRIPTS = sorted(
+    (Path(__file__).parents[3] / "conformance/transcripts/openai-responses").glob("*.sse")
+)
+END_MARKERS = (b"response.completed", b"response.incomplete")
+
+
+def frame(kind, **fields):
+    return b"data: " + json.dumps({"type": kind, **fields}).encode() + b"\n\n"
+
+
+def text_delta(text, output_index=0, content_index=0):
+    place = {"output_index": output_index, "content_index": content_index}
+    return frame("response.output_text.delta", delta=text, **place)
+
+
+def item_done(item, output_index=0):
+    return frame("response.output_item.done", item=item, output_index=output_index)
+
+
+def completed(*output, **fields):
+    response = {"id": "resp_1", "status": "completed", "output": output, **fields}
+    return frame("response.completed", response=response)
+
+
+def call(call_id="call_1", name="f", arguments="{}", **fields):
+    item = {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
+    return {**item, **fields}
+
+
+def message(*texts):
+    content = [{"type": "output_text", "text": text} for text in texts]
+    return {"type": "message", "role": "assistant", "content": content}
+
+
+def decode(*frames):
+    decoder = OpenAIResponsesDecoder()
+    deltas = [delta for piece in frames for delta in decoder.feed(piece)]
+    return deltas + decoder.eof(), decoder
+
+
+def text_of(deltas):
+    return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+
+
+def test_a_signed_turn_goes_back_as_the_items_it_came_in():
+    items = [
+        {
+            "type": "reasoning",
+            "id": "rs_1",
+            "summary": [{"type": "summary_text", "text": t} for t in ("First.", "Then.")],
+            "encrypted_content": "gAAA==",
+        },
+        message("Let me look."),
+        call("call_9", "look", '{"n":9007199254740993}'),
+    ]
+    deltas, _ = decode(*(item_done(item, at) for at, item in enumerate(items)), completed())
+    thoughts = [delta for delta in deltas if isinstance(delta, ReasoningDelta)]
+    [whole] = [delta for delta in deltas if isinstance(delta, ToolCall)]
+    turn = Message(
+        "assistant",
+        (
+            Reasoning("".join(t.text for t in thoughts), thoughts[-1].signature),
+            Text(text_of(deltas)),
+            CallPart(whole.id, whole.name, whole.arguments_json),
+        ),
+    )
+    config = ProviderConfig(kind="openai-responses", base_url="http://localhost")
+    request = ChatRequest(model="p/m", messages=(turn,))
+    written = OpenAIResponses().body(request, "m", config, None)["input"]
+    assert written == [
+        {**items[0], "summary": [{"type": "summary_text", "text": "First.\n\nThen."}]},
+        {"type": "message", "role": "assistant", "content": "Let me look."},
+        items[2],
+    ]
+
+
+def test_a_thought_keeps_one_index_so_that_its_signature_covers_all_of_it():
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+    summary = "response.reasoning_summary_text.delta"
+    deltas, _ = decode(
+        frame(summary, delta="a", output_index=0, summary_index=0),
+        frame(summary, delta="b", output_index=0, summary_index=1),
+        frame("response.reasoning_text.delta", delta="c", output_index=0, content_index=0),
+        item_done(item),
+        text_delta("d", output_index=1),
+        completed(),
+    )
+    assert {d.index for d in deltas if isinstance(d, ReasoningDelta)} == {0}
+    assert "".join(d.text for d in deltas if isinstance(d, ReasoningDelta)) == "a\n\nb\n\nc"
+    assert [d.signature for d in deltas if isinstance(d, ReasoningDelta)][-1] == sign("rs_1", "x")
+    assert deltas[-1] == TextDelta("d", 1)
+
+
+def test_a_thought_that_was_cut_off_is_not_signed():
+    item = {"type": "reasoning", "id": "rs_1", "status": "incomplete", "encrypted_content": "x"}
+    cut_off = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    deltas, decoder = decode(item_done(item), completed(**cut_off))
+    assert deltas == []
+    assert decoder.end == Complete(FinishReason.MAX_TOKENS)
+
+
+@given(st.text(), st.text())
+def test_what_is_signed_comes_back_or_was_never_signed(item_id, encrypted_content):
+    signature = sign(item_id, encrypted_content)
+    assert unsign(signature) == ((item_id, encrypted_content) if signature else None)
+    assert bool(signature) == bool(item_id and encrypted_content and ":" not in item_id)
+
+
+@given(st.lists(st.text(min_size=1), max_size=5), st.text(max_size=5), st.booleans())
+def test_a_done_event_adds_the_rest_and_repeats_nothing(pieces, rest, is_in_item):
+    whole = "".join(pieces) + rest
+    done = (
+        item_done(message(whole))
+        if is_in_item
+        else frame("response.output_text.done", text=whole, output_index=0, content_index=0)
+    )
+    deltas, _ = decode(*map(text_delta, pieces), done, done, completed(message(whole)))
+    assert text_of(deltas) == whole
+
+
+def test_a_done_event_that_tells_another_story_changes_nothing():
+    deltas, decoder = decode(
+        text_delta("Hello"), item_done(message("Jello, all of you")), completed()
+    )
+    assert text_of(deltas) == "Hello"
+    assert decoder.end == Complete(FinishReason.STOP)
+
+
+def test_the_final_response_repeats_nothing_under_other_numbers_or_ids():
+    deltas, _ = decode(
+        frame("response.reasoning_text.delta", delta="hm", output_index=0, content_index=0),
+        text_delta("Hi", output_index=1),
+        item_done(call(), 2),
+        completed(
+            message("Hi"),
+            call(id="fc_other"),
+            {
+                "type": "reasoning",
+                "id": "rs_2",
+                "content": [{"type": "reasoning_text", "text": "hm"}],
+            },
+        ),
+    )
+    assert deltas == [
+        ReasoningDelta("hm", 0),
+        TextDelta("Hi", 1),
+        ToolCallStarted(2, "call_1", "f"),
+        ToolCallDelta(2, "{}"),
+        ToolCall(2, "call_1", "f", "{}"),
+    ]
+
+
+def test_parts_of_one_message_are_blocks_of_their_own():
+    deltas, _ = decode(
+        text_delta("a"), text_delta("b", content_index=1), text_delta("c"), completed()
+    )
+    assert deltas == [TextDelta("a", 0), TextDelta("b", 1), TextDelta("c", 0)]
+
+
+@pytest.mark.parametrize("arguments", ['{"a":', "[1]", '"x"', "nonsense", "{} {}", "[" * 5000])
+def test_a_call_whose_arguments_are_no_object_never_becomes_whole(arguments):
+    deltas, decoder = decode(item_done(call(arguments=arguments)), completed())
+    assert not [delta for delta in deltas if isinstance(delta, ToolCall)]
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_a_call_that_is_only_begun_breaks_a_completed_answer():
+    _, decoder = decode(
+        frame("response.output_item.added", item=call(arguments=""), output_index=0), completed()
+    )
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+@pytest.mark.parametrize("missing", ["call_id", "name"])
+def test_a_call_without_a_name_or_id_breaks_the_answer(missing):
+    _, decoder = decode(item_done({**call(), missing: None}), completed())
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_two_open_calls_in_one_place_break_the_answer():
+    added = "response.output_item.added"
+    _, decoder = decode(
+        frame(added, item=call("call_1", arguments=""), output_index=0),
+        item_done(call("call_2")),
+        completed(),
+    )
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_whole_calls_may_follow_each_other_in_one_place():
+    deltas, decoder = decode(item_done(call("call_1")), item_done(call("call_2")), completed())
+    assert [d.id for d in deltas if isinstance(d, ToolCall)] == ["call_1", "call_2"]
+    assert decoder.end == Complete(FinishReason.TOOL_CALLS)
+
+
+def test_an_end_that_calls_itself_completed_is_judged_by_its_status():
+    details = {"incomplete_details": {"reason": "max_output_tokens"}}
+    _, decoder = decode(text_delta("Hi"), completed(status="incomplete", **details))
+    assert decoder.end == Complete(FinishReason.MAX_TOKENS)
+    _, decoder = decode(text_delta("Hi"), completed(status="failed"))
+    assert isinstance(decoder.end, UpstreamUnavailable)
+    _, decoder = decode(text_delta("Hi"), completed(status="cancelled"))
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_the_done_marker_of_other_formats_neither_ends_nor_breaks_an_answer():
+    deltas, decoder = decode(text_delta("Hi"), b"data: [DONE]\n\n", text_delta("!"), completed())
+    assert text_of(deltas) == "Hi!"
+    assert decoder.end == Complete(FinishReason.STOP)
+
+
+def test_nothing_comes_after_the_end():
+    decoder = OpenAIResponsesDecoder()
+    deltas = decoder.feed(text_delta("Hi") + completed() + text_delta("!"))
+    assert deltas == [TextDelta("Hi", 0)]
+    assert decoder.feed(text_delta("!") + frame("error", code="server_error")) == []
+    assert decoder.eof() == []
+    assert decoder.end == Complete(FinishReason.STOP)
+
+
+def test_zero_tokens_are_not_missing_tokens():
+    usage = {"input_tokens": 0, "output_tokens": 0, "input_tokens_details": {"cached_tokens": 0}}
+    assert decode(completed(usage=usage))[1].usage == Usage(0, 0, cache_read_tokens=0)
+    assert decode(completed(usage=None))[1].usage is None
+    assert decode(completed(usage={"total_tokens": 3}))[1].usage is None
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("rate_limit_exceeded", UpstreamRateLimited),
+        ("insufficient_quota", UpstreamRateLimited),
+        (429, UpstreamRateLimited),
+        ("invalid_api_key", UpstreamAuth),
+        (401, UpstreamAuth),
+        ("invalid_prompt", UpstreamRejected),
+        ("image_content_policy_violation", UpstreamRejected),
+        ("context_length_exceeded", UpstreamRejected),
+        ("server_error", UpstreamUnavailable),
+        ("vector_store_timeout", UpstreamUnavailable),
+        ("never_heard_of", UpstreamUnavailable),
+        (None, UpstreamUnavailable),
+    ],
+)
+def test_an_error_says_whose_fault_it_is_and_nothing_of_the_providers_prose(code, kind):
+    error = {
+        "code": code,
+        "message": "canary prose",
+        "param": "canary prose",
+    }
+    nested = {**error, "type": "canary prose"}
+    failed = frame("response.failed", response={"status": "failed", "error": nested})
+    for written in (frame("error", **error), frame("error", error=nested), failed):
+        _, decoder = decode(written)
+        end = decoder.end
+        assert isinstance(end, UpstreamError)
+        assert type(end) is kind
+        assert end.provider_text == "canary prose"
+        assert "canary" not in str(end) + str(end.facts())
+        assert (end.retry_after_s is not None) == (
+            kind in (UpstreamRateLimited, UpstreamUnavailable)
+        )
+
+
+def test_an_error_event_may_name_itself_on_its_event_line_only():
+    for kind in (b"", b'"type":"rate_limit_error",'):
+        _, decoder = decode(b"event: error\ndata: {" + kind + b'"code":"429","message":"m"}\n\n')
+        assert isinstance(decoder.end, UpstreamRateLimited)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"{", b"null", b"[]", b'"x"', b'{"type":7}', b'{"type":"\xff"}']
+)
+def test_garbage_breaks_the_answer(payload):
+    deltas, decoder = decode(text_delta("Hi"), b"data: " + payload + b"\n\n", completed())
+    assert deltas == [TextDelta("Hi", 0)]
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_a_known_event_of_another_shape_breaks_the_answer():
+    _, decoder = decode(frame("response.output_text.delta", delta={"text": "Hi"}), completed())
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_an_event_without_bound_breaks_the_answer():
+    decoder = OpenAIResponsesDecoder()
+    for _ in range(5):
+        decoder.feed(b"x" * 2**20)
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_an_answer_of_too_many_parts_is_broken():
+    deltas, decoder = decode(*(text_delta("x", at) for at in range(MAX_PARTS + 1)), completed())
+    assert len(deltas) == MAX_PARTS
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_what_was_emitted_is_not_kept():
+    decoder = OpenAIResponsesDecoder()
+    decoder.feed(text_delta("warm up"))
+    tracemalloc.start()
+    try:
+        for _ in range(5000):
+            decoder.feed(text_delta("a hundred characters" * 5))
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 20_000
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_mutilated_answers_never_raise_and_never_end_without_their_marker(path, data):
+    body = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(body)))
+        length = data.draw(st.integers(0, 300))
+        body[at : at + length] = data.draw(st.binary(max_size=4))
+    deltas, decoder = decode(bytes(body))
+    assert decoder.end is not None
+    if isinstance(decoder.end, Complete):
+        assert any(marker in body for marker in END_MARKERS)
+    for delta in deltas:
+        assert not isinstance(delta, TextDelta | ToolCallDelta) or delta

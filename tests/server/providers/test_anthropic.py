@@ -1,0 +1,335 @@
+"""What the Anthropic dialect writes."""
+
+import base64
+import json
+import types
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal, Required, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+import pytest
+from anthropic.types.message_create_params import MessageCreateParamsStreaming
+from pydantic import TypeAdapter
+from typing_extensions import is_typeddict
+
+from tokenwire_server.config import ProviderConfig
+from tokenwire_server.providers.anthropic import AnthropicMessages
+from tokenwire_server.request import (
+    ChatRequest,
+    Generation,
+    Image,
+    JsonSchemaFormat,
+    Message,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+
+CONFIG = ProviderConfig(kind="anthropic", base_url="http://localhost")
+DIALECT = AnthropicMessages()
+HELLO = Message("user", (Text("Hello"),))
+WEATHER = Tool("weather", "Tells the weather.", '{"type":"object","properties":{"n":{}}}')
+SAMPLING = {"temperature", "top_p", "top_k"}
+"""Of API version 2023-06-01; the types of the SDK, which are those of 2026-10-21, lack them."""
+SDK_BODY = TypeAdapter(MessageCreateParamsStreaming)
+
+
+def request(*messages, **fields):
+    return ChatRequest(model="anthropic/claude", messages=messages or (HELLO,), **fields)
+
+
+def generating(**fields):
+    return request(generation=Generation(**fields))
+
+
+def body(asked, *, max_output_tokens=None):
+    """The body as the provider reads it, when it passes the check and fits the SDK's types."""
+    assert DIALECT.check(asked, CONFIG) == []
+    encoded = msgspec.json.encode(DIALECT.body(asked, "claude", CONFIG, max_output_tokens))
+    written = json.loads(encoded)
+    typed = {key: value for key, value in written.items() if key not in SAMPLING}
+    SDK_BODY.validate_python(typed)
+    assert names_only_what_the_type_names(typed, MessageCreateParamsStreaming)
+    return written
+
+
+def refused(asked):
+    violations = DIALECT.check(asked, CONFIG)
+    assert all(violation.description for violation in violations)
+    return [violation.field for violation in violations]
+
+
+def names_only_what_the_type_names(value, annotation):
+    """Whether a value has no key that the SDK's type lacks, at any depth; pydantic lets those pass."""
+    if is_typeddict(annotation):
+        hints = get_type_hints(annotation, include_extras=True)
+        return (
+            isinstance(value, dict)
+            and all(
+                key in hints and names_only_what_the_type_names(value[key], hints[key])
+                for key in value
+            )
+            and all(key in value for key, hint in hints.items() if get_origin(hint) is Required)
+        )
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(names_only_what_the_type_names(value, argument) for argument in arguments)
+    if origin in (Required, Annotated):
+        return names_only_what_the_type_names(value, arguments[0])
+    if origin is Literal:
+        return value in arguments
+    if origin in (Iterable, Sequence, list):
+        return isinstance(value, list) and all(
+            names_only_what_the_type_names(item, arguments[0]) for item in value
+        )
+    return isinstance(value, origin or annotation)
+
+
+def test_the_smallest_request():
+    assert body(request()) == {
+        "model": "claude",
+        "max_tokens": 8192,
+        "stream": True,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
+    }
+
+
+def test_a_key_that_the_sdk_does_not_know_would_be_seen():
+    written = body(request())
+    written["messages"][0]["content"][0]["colour"] = "red"
+    assert not names_only_what_the_type_names(written, MessageCreateParamsStreaming)
+
+
+def test_system_messages_are_joined_in_front_wherever_they_stood():
+    written = body(
+        request(
+            Message("system", (Text("Be brief."), Text("Be kind.", cache_hint=True))),
+            HELLO,
+            Message("system", (Text("Be honest."),)),
+        )
+    )
+    assert written["system"] == [
+        {"type": "text", "text": "Be brief."},
+        {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}},
+        {"type": "text", "text": "Be honest."},
+    ]
+    assert [message["role"] for message in written["messages"]] == ["user"]
+
+
+def test_images_go_by_address_or_by_value():
+    picture = bytes(range(256))
+    written = body(
+        request(
+            Message(
+                "user",
+                (
+                    Image(uri="https://example.com/a.png"),
+                    Image(data=picture, media_type="image/png"),
+                ),
+            )
+        )
+    )
+    by_uri, by_value = written["messages"][0]["content"]
+    assert by_uri == {
+        "type": "image",
+        "source": {"type": "url", "url": "https://example.com/a.png"},
+    }
+    assert by_value["source"]["media_type"] == "image/png"
+    assert base64.b64decode(by_value["source"]["data"]) == picture
+
+
+def test_a_conversation_with_tools_keeps_every_digit_of_the_arguments():
+    arguments = '{"n": 9007199254740993, "x": 1.10}'
+    asked = request(
+        HELLO,
+        Message("assistant", (Text("Let me look."), ToolCall("toolu_1", "weather", arguments))),
+        Message(
+            "tool",
+            (
+                ToolResult("toolu_1", "sunny"),
+                ToolResult("toolu_2", "no such town", is_error=True),
+                ToolResult("toolu_3", ""),
+            ),
+        ),
+        tools=(WEATHER,),
+    )
+    written = body(asked)
+    assert written["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "Let me look."},
+                {
+                    "type": "tool_use",
+                    "id": "toolu_1",
+                    "name": "weather",
+                    "input": json.loads(arguments),
+                },
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"},
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "toolu_2",
+                    "content": "no such town",
+                    "is_error": True,
+                },
+                {"type": "tool_result", "tool_use_id": "toolu_3"},
+            ],
+        },
+    ]
+    encoded = msgspec.json.encode(DIALECT.body(asked, "claude", CONFIG, None))
+    assert arguments.encode() in encoded
+
+
+def test_reasoning_goes_back_as_it_was_signed_and_not_without_a_signature():
+    written = body(
+        request(
+            HELLO,
+            Message(
+                "assistant",
+                (
+                    Reasoning("I think.", "c2ln"),
+                    Reasoning("", "aGlkZGVu"),
+                    Reasoning("", "redacted:ZGF0YQ=="),
+                    Reasoning("Shown.", "redacted:bm90"),
+                    Reasoning("another provider's"),
+                    Text("Hi."),
+                ),
+            ),
+        )
+    )
+    assert written["messages"][1]["content"] == [
+        {"type": "thinking", "thinking": "I think.", "signature": "c2ln"},
+        {"type": "thinking", "thinking": "", "signature": "aGlkZGVu"},
+        {"type": "redacted_thinking", "data": "ZGF0YQ=="},
+        {"type": "thinking", "thinking": "Shown.", "signature": "redacted:bm90"},
+        {"type": "text", "text": "Hi."},
+    ]
+
+
+def test_a_message_of_unsigned_reasoning_alone_is_left_out():
+    written = body(request(HELLO, Message("assistant", (Reasoning("hm"),)), HELLO))
+    assert [message["role"] for message in written["messages"]] == ["user", "user"]
+
+
+def test_cache_hints_mark_their_own_blocks():
+    written = body(
+        request(
+            Message("user", (Text("a", cache_hint=True), Text("b"))),
+            Message("assistant", (ToolCall("t", "weather", "{}", cache_hint=True),)),
+            Message("tool", (ToolResult("t", "sunny", cache_hint=True),)),
+            Message("user", (Image(uri="https://example.com/a.png", cache_hint=True),)),
+        )
+    )
+    marked = [
+        block["type"]
+        for message in written["messages"]
+        for block in message["content"]
+        if block.get("cache_control") == {"type": "ephemeral"}
+    ]
+    assert marked == ["text", "tool_use", "tool_result", "image"]
+
+
+def test_sampling_and_stops_are_written_as_asked():
+    written = body(
+        generating(temperature=0.5, top_p=0.9, top_k=40, stop_sequences=("END", "\n\nQ:"))
+    )
+    assert {key: written[key] for key in SAMPLING} == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 40,
+    }
+    assert written["stop_sequences"] == ["END", "\n\nQ:"]
+
+
+def test_the_limit_of_tokens_is_the_callers_then_the_models_then_the_providers():
+    assert body(generating(max_output_tokens=7), max_output_tokens=64_000)["max_tokens"] == 7
+    assert body(request(), max_output_tokens=64_000)["max_tokens"] == 64_000
+    assert body(request())["max_tokens"] == CONFIG.default_max_output_tokens
+
+
+def test_a_default_limit_makes_room_for_the_budget_to_reason():
+    within = body(generating(reasoning_budget_tokens=8191))
+    beyond = body(generating(reasoning_budget_tokens=8192))
+    assert within["thinking"] == {"type": "enabled", "budget_tokens": 8191}
+    assert within["max_tokens"] == 8192
+    assert beyond["max_tokens"] == 8192 + 8192
+
+
+def test_a_budget_that_leaves_nothing_of_the_callers_limit_is_refused():
+    budget = {"reasoning_budget_tokens": 2048}
+    assert body(generating(max_output_tokens=2049, **budget))["max_tokens"] == 2049
+    assert refused(generating(max_output_tokens=2048, **budget)) == [
+        "generation.reasoning.budget_tokens"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("effort", "thinking", "output_config"),
+    [
+        ("none", {"type": "disabled"}, None),
+        ("minimal", {"type": "adaptive"}, {"effort": "low"}),
+        ("low", {"type": "adaptive"}, {"effort": "low"}),
+        ("medium", {"type": "adaptive"}, {"effort": "medium"}),
+        ("high", {"type": "adaptive"}, {"effort": "high"}),
+    ],
+)
+def test_an_effort_becomes_adaptive_thinking(effort, thinking, output_config):
+    written = body(generating(reasoning_effort=effort))
+    assert written["thinking"] == thinking
+    assert written.get("output_config") == output_config
+
+
+def test_an_effort_and_a_budget_go_together():
+    written = body(generating(reasoning_effort="high", reasoning_budget_tokens=1024))
+    assert written["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+    assert written["output_config"] == {"effort": "high"}
+
+
+def test_tools_carry_their_schema_as_it_was_written():
+    asked = request(tools=(WEATHER, Tool("now", "", "")))
+    assert body(asked)["tools"] == [
+        {
+            "name": "weather",
+            "description": "Tells the weather.",
+            "input_schema": {"type": "object", "properties": {"n": {}}},
+        },
+        {"name": "now", "input_schema": {"type": "object", "properties": {}}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "written"),
+    [
+        (ToolChoice("auto"), {"type": "auto"}),
+        (ToolChoice("none"), {"type": "none"}),
+        (ToolChoice("required"), {"type": "any"}),
+        (ToolChoice("tool", "weather"), {"type": "tool", "name": "weather"}),
+    ],
+)
+def test_a_tool_choice_is_written_in_anthropics_words(choice, written):
+    assert body(request(tools=(WEATHER,), tool_choice=choice))["tool_choice"] == written
+
+
+def test_a_schema_for_the_answer_goes_as_it_was_written():
+    written = body(
+        request(
+            response_format=JsonSchemaFormat("town", '{"type":"object","maximum":1e400}'),
+            generation=Generation(reasoning_effort="low"),
+        )
+    )
+    assert written["output_config"]["effort"] == "low"
+    assert written["output_config"]["format"]["type"] == "json_schema"
+
+
+def test_provider_options_join_the_top_level():
+    written = body(request(provider_options={"service_tier": "auto", "metadata": {"user_id": "u"}}))
+    assert written["service_tier"] == "auto"
+    assert written["metadata"] == {"user_id": "u"}

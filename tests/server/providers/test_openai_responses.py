@@ -1,0 +1,359 @@
+"""How requests are written for the Responses API, against the types of the official SDK."""
+
+import base64
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
+from pydantic import TypeAdapter
+
+from tokenwire_server.config import ProviderConfig, Quirks
+from tokenwire_server.providers.decode.openai_responses_items import sign
+from tokenwire_server.providers.openai_responses import OpenAIResponses
+from tokenwire_server.request import (
+    ChatRequest,
+    Generation,
+    Image,
+    JsonFormat,
+    JsonSchemaFormat,
+    Message,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+
+CONFIG = ProviderConfig(kind="openai-responses", base_url="https://api.openai.com/v1")
+USER = Message("user", (Text("Hello"),))
+SDK_TYPES = TypeAdapter(ResponseCreateParamsStreaming)
+SCHEMA = '{"type":"object","properties":{"n":{"const":9007199254740993}}}'
+
+
+def ask(*messages: Message, **fields: Any) -> ChatRequest:
+    return ChatRequest(model="openai-responses/m", messages=messages or (USER,), **fields)
+
+
+def body_of(request: ChatRequest, config: ProviderConfig = CONFIG) -> dict[str, Any]:
+    """What the provider would read."""
+    dialect = OpenAIResponses()
+    assert dialect.check(request, config) == []
+    return json.loads(msgspec.json.encode(dialect.body(request, "m", config, 4096)))
+
+
+def input_of(*messages: Message) -> list[dict[str, Any]]:
+    return body_of(ask(*messages))["input"]
+
+
+def violated(request: ChatRequest, config: ProviderConfig = CONFIG) -> list[str]:
+    return [violation.field for violation in OpenAIResponses().check(request, config)]
+
+
+def whole(value: Any) -> Any:
+    """The value with pydantic's lazy iterators read, which is when they validate."""
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [whole(item) for item in value]
+    return value
+
+
+def test_a_bare_request_is_streamed_and_stored_nowhere():
+    assert body_of(ask()) == {
+        "model": "m",
+        "input": [{"type": "message", "role": "user", "content": "Hello"}],
+        "stream": True,
+        "stream_options": {"include_obfuscation": False},
+        "store": False,
+    }
+
+
+def test_settings_have_the_apis_names():
+    generation = Generation(max_output_tokens=16, temperature=0.5, top_p=0.9)
+    body = body_of(ask(generation=generation))
+    assert (body["max_output_tokens"], body["temperature"], body["top_p"]) == (16, 0.5, 0.9)
+
+
+def test_the_models_own_limit_is_left_to_the_provider():
+    assert "max_output_tokens" not in body_of(ask())
+
+
+def test_an_effort_asks_for_the_reasoning_in_the_form_that_can_be_sent_back():
+    body = body_of(ask(generation=Generation(reasoning_effort="high")))
+    assert body["reasoning"] == {"effort": "high"}
+    assert body["include"] == ["reasoning.encrypted_content"]
+
+
+@pytest.mark.parametrize("effort", [None, "none"])
+def test_models_that_do_not_reason_are_not_asked_for_what_they_refuse(effort):
+    assert "include" not in body_of(ask(generation=Generation(reasoning_effort=effort)))
+
+
+def test_system_messages_stand_where_the_caller_put_them():
+    messages = (Message("system", (Text("a"),)), USER, Message("system", (Text("b"), Text("c"))))
+    assert input_of(*messages) == [
+        {"type": "message", "role": "system", "content": "a"},
+        {"type": "message", "role": "user", "content": "Hello"},
+        {
+            "type": "message",
+            "role": "system",
+            "content": [{"type": "input_text", "text": "b"}, {"type": "input_text", "text": "c"}],
+        },
+    ]
+
+
+def test_the_role_of_instructions_is_the_servers():
+    config = CONFIG.model_copy(update={"quirks": Quirks(system_role="developer")})
+    body = body_of(ask(Message("system", (Text("a"),)), USER), config)
+    assert [item["role"] for item in body["input"]] == ["developer", "user"]
+
+
+def test_images_go_by_address_or_as_data():
+    picture = b"\x89PNG\x00\xff"
+    parts = (
+        Text("What?"),
+        Image(uri="https://e.example/a.png"),
+        Image("", picture, "image/png"),
+    )
+    [message] = input_of(Message("user", parts))
+    assert message["content"] == [
+        {"type": "input_text", "text": "What?"},
+        {"type": "input_image", "detail": "auto", "image_url": "https://e.example/a.png"},
+        {
+            "type": "input_image",
+            "detail": "auto",
+            "image_url": "data:image/png;base64," + base64.b64encode(picture).decode(),
+        },
+    ]
+
+
+def test_a_turn_with_reasoning_and_calls_goes_back_item_by_item_in_order():
+    turn = Message(
+        "assistant",
+        (
+            Reasoning("I need both.", sign("rs_1", "gAAA=")),
+            Text("Let me look."),
+            ToolCall("call_1", "weather", '{"n":9007199254740993}'),
+            ToolCall("call_2", "weather", "{}"),
+        ),
+    )
+    results = Message("tool", (ToolResult("call_1", "sunny"), ToolResult("call_2", "no", True)))
+    assert input_of(USER, turn, results)[1:] == [
+        {
+            "type": "reasoning",
+            "id": "rs_1",
+            "summary": [{"type": "summary_text", "text": "I need both."}],
+            "encrypted_content": "gAAA=",
+        },
+        {"type": "message", "role": "assistant", "content": "Let me look."},
+        {
+            "type": "function_call",
+            "call_id": "call_1",
+            "name": "weather",
+            "arguments": '{"n":9007199254740993}',
+        },
+        {"type": "function_call", "call_id": "call_2", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "sunny"},
+        {"type": "function_call_output", "call_id": "call_2", "output": "Error: no"},
+    ]
+
+
+def test_hidden_reasoning_goes_back_without_a_summary():
+    turn = Message("assistant", (Reasoning("", sign("rs_1", "gA:A")), Text("Hi")))
+    assert input_of(USER, turn)[1]["summary"] == []
+    assert input_of(USER, turn)[1]["encrypted_content"] == "gA:A"
+
+
+@pytest.mark.parametrize(
+    "signature", ["", "ErUBCkYIBxgCIkA=", "rs:", "rs:rs_1:", "rs::x", "redacted:x"]
+)
+def test_reasoning_that_this_provider_did_not_sign_is_left_out(signature):
+    turn = Message("assistant", (Reasoning("hm", signature), Text("Hi")))
+    assert input_of(USER, turn)[1:] == [{"type": "message", "role": "assistant", "content": "Hi"}]
+
+
+def test_reasoning_that_nothing_follows_is_left_out_as_the_api_refuses_it():
+    thought = Reasoning("hm", sign("rs_1", "gAAA"))
+    cut_off = Message("assistant", (Text("Hi"), thought, thought))
+    assert [item["type"] for item in input_of(USER, cut_off, USER)] == ["message"] * 3
+    assert [item["type"] for item in input_of(USER, cut_off)] == ["message"] * 2
+
+
+def test_a_conversation_of_nothing_but_thoughts_is_refused():
+    thoughts = Message("assistant", (Reasoning("hm", sign("rs_1", "gAAA")),))
+    assert violated(ask(thoughts, thoughts)) == ["messages"]
+    assert violated(ask(thoughts, USER)) == []
+
+
+def test_two_thoughts_before_one_text_both_go_back():
+    thoughts = (Reasoning("a", sign("rs_1", "x")), Reasoning("b", sign("rs_2", "y")))
+    turn = Message("assistant", (*thoughts, Text("Hi")))
+    assert [item.get("id") for item in input_of(USER, turn)] == [None, "rs_1", "rs_2", None]
+
+
+def test_tools_are_not_strict_and_their_schemas_are_not_touched():
+    request = ask(tools=(Tool("a", "does a", SCHEMA), Tool("b", "", "")))
+    dialect = OpenAIResponses()
+    encoded = msgspec.json.encode(dialect.body(request, "m", CONFIG, None))
+    assert SCHEMA.encode() in encoded
+    assert json.loads(encoded)["tools"][1] == {
+        "type": "function",
+        "name": "b",
+        "parameters": {"type": "object", "properties": {}},
+        "strict": False,
+    }
+    assert json.loads(encoded)["tools"][0]["description"] == "does a"
+    assert json.loads(encoded)["tools"][0]["strict"] is False
+
+
+@pytest.mark.parametrize(
+    ("choice", "written"),
+    [
+        (ToolChoice("auto"), "auto"),
+        (ToolChoice("none"), "none"),
+        (ToolChoice("required"), "required"),
+        (ToolChoice("tool", "a"), {"type": "function", "name": "a"}),
+    ],
+)
+def test_tool_choices(choice, written):
+    assert body_of(ask(tools=(Tool("a", "", ""),), tool_choice=choice))["tool_choice"] == written
+
+
+def test_response_formats():
+    assert body_of(ask(response_format=JsonFormat()))["text"] == {"format": {"type": "json_object"}}
+    schema = JsonSchemaFormat("answer", SCHEMA, strict=True)
+    assert body_of(ask(response_format=schema))["text"]["format"] == {
+        "type": "json_schema",
+        "name": "answer",
+        "schema": json.loads(SCHEMA),
+        "strict": True,
+    }
+
+
+def test_everything_the_api_cannot_honour_is_named_at_once_with_its_path():
+    request = ask(
+        generation=Generation(
+            max_output_tokens=15,
+            top_k=1,
+            seed=1,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            stop_sequences=("x",),
+            reasoning_effort="low",
+            reasoning_budget_tokens=1024,
+        ),
+        provider_options={"store": True, "reasoning": {}, "include": [], "background": True},
+    )
+    assert violated(request) == [
+        "generation.max_output_tokens",
+        "generation.top_k",
+        "generation.seed",
+        "generation.presence_penalty",
+        "generation.frequency_penalty",
+        "generation.stop_sequences",
+        "generation.reasoning.budget_tokens",
+        "provider_options.store",
+        "provider_options.reasoning",
+        "provider_options.include",
+        "provider_options.background",
+    ]
+
+
+def test_what_a_server_does_not_take_is_refused_by_its_quirks():
+    quirks = Quirks(reasoning_effort=False, json_schema=False, top_k=True)
+    config = CONFIG.model_copy(update={"quirks": quirks})
+    request = ask(
+        generation=Generation(reasoning_effort="low", top_k=3),
+        response_format=JsonSchemaFormat("a", SCHEMA),
+    )
+    assert violated(request, config) == [
+        "generation.reasoning.effort",
+        "response_format.json_schema",
+    ]
+    assert body_of(ask(generation=Generation(top_k=3)), config)["top_k"] == 3
+
+
+@pytest.mark.parametrize("key", ["model", "input", "stream", "stream_options", "store"])
+def test_options_that_are_always_ours_are_refused(key):
+    assert violated(ask(provider_options={key: None})) == [f"provider_options.{key}"]
+
+
+def test_options_join_the_body_where_the_request_itself_is_silent():
+    options = {
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "include": ["reasoning.encrypted_content"],
+        "service_tier": "flex",
+    }
+    body = body_of(ask(provider_options=options))
+    assert {key: body[key] for key in options} == options
+
+
+texts = st.text(min_size=1, max_size=20)
+names = st.from_regex(r"[a-zA-Z0-9_-]{1,64}", fullmatch=True)
+signatures = st.one_of(texts, st.builds(sign, texts, texts))
+json_objects = st.dictionaries(texts, st.integers() | texts, max_size=2).map(json.dumps)
+images = st.builds(Image, uri=st.just("https://e.example/a")) | st.builds(
+    Image, data=st.binary(min_size=1), media_type=st.just("image/png")
+)
+
+
+def messages(role: str, part: st.SearchStrategy[Any]) -> st.SearchStrategy[Message]:
+    parts = st.lists(part, min_size=1, max_size=4).map(tuple)
+    return st.builds(Message, st.just(role), parts)
+
+
+requests = st.builds(
+    ChatRequest,
+    model=names,
+    messages=st.lists(
+        st.one_of(
+            messages("system", st.builds(Text, texts)),
+            messages("user", st.one_of(st.builds(Text, texts), images)),
+            messages(
+                "assistant",
+                st.one_of(
+                    st.builds(Text, texts),
+                    st.builds(Reasoning, st.text(max_size=9), signatures),
+                    st.builds(ToolCall, names, names, json_objects),
+                ),
+            ),
+            messages("tool", st.builds(ToolResult, names, st.text(max_size=9), st.booleans())),
+        ),
+        min_size=1,
+        max_size=5,
+    ).map(tuple),
+    generation=st.builds(
+        Generation,
+        max_output_tokens=st.none() | st.integers(1, 99),
+        temperature=st.none() | st.floats(0, 2),
+        top_p=st.none() | st.floats(0.1, 1),
+        seed=st.none() | st.just(7),
+        reasoning_effort=st.sampled_from([None, "none", "minimal", "low", "medium", "high"]),
+    ),
+    tools=st.lists(st.builds(Tool, names, st.text(max_size=9), json_objects), max_size=2).map(
+        tuple
+    ),
+    tool_choice=st.none() | st.sampled_from([ToolChoice("auto"), ToolChoice("tool", "a")]),
+    response_format=st.none()
+    | st.just(JsonFormat())
+    | st.builds(JsonSchemaFormat, names, json_objects, st.booleans()),
+    provider_options=st.dictionaries(
+        st.sampled_from(["store", "include", "user", "service_tier"]), st.just("auto"), max_size=2
+    ).filter(lambda options: "include" not in options),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(requests)
+def test_what_passes_the_check_is_a_body_of_the_sdks_own_types(request):
+    if OpenAIResponses().check(request, CONFIG):
+        return
+    body = body_of(request)
+    assert body["input"]
+    assert whole(SDK_TYPES.validate_python(body)) == body

@@ -1,0 +1,102 @@
+"""The model `demo`, in all three formats; and the simulator as the command line runs it."""
+
+import asyncio
+import json
+
+import pytest
+
+from tokenwire_server.simulator import DEMO, Scenario, Simulator, run_simulator
+
+HELLO = [{"role": "user", "content": "What is Tokenwire?"}]
+WEATHER = [{"role": "user", "content": "Please use get weather for Berlin"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer", "minimum": 2},
+        "unit": {"enum": ["celsius", "fahrenheit"]},
+        "tags": {"type": "array", "items": {"type": "boolean"}},
+        "left_out": {"type": "string"},
+    },
+    "required": ["city", "days", "unit", "tags"],
+}
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}]
+
+
+async def test_it_explains_itself_at_the_pace_of_a_model(openai):
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    stream = await openai.chat.completions.create(model="demo", messages=HELLO, stream=True)
+    text, reasoning, times = "", "", []
+    async for chunk in stream:
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            reasoning += getattr(choice.delta, "reasoning_content", None) or ""
+            times.append(loop.time() - began)
+    assert (text, reasoning) == (DEMO.text, DEMO.reasoning_text)
+    assert 80 <= len(text.split()) <= 120
+    assert 0.28 < times[1] < 0.6
+    assert 1.9 < times[-1] < 4
+
+
+async def test_it_says_the_same_in_the_other_formats(openai, anthropic):
+    response, message = await asyncio.gather(
+        openai.responses.create(model="demo", input="What is Tokenwire?"),
+        anthropic.messages.create(model="demo", messages=HELLO, max_tokens=1000),
+    )
+    assert response.output_text == message.content[1].text == DEMO.text
+    assert response.output[0].summary[0].text == message.content[0].thinking == DEMO.reasoning_text
+
+
+async def test_it_calls_the_first_tool_when_the_user_names_it(openai):
+    asked = await openai.chat.completions.create(model="demo", messages=WEATHER, tools=TOOLS)
+    call = asked.choices[0].message.tool_calls[0]
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == {
+        "city": "Berlin",
+        "days": 2,
+        "unit": "celsius",
+        "tags": [True],
+    }
+    assert asked.choices[0].finish_reason == "tool_calls"
+
+
+async def test_it_calls_no_tool_unasked(openai):
+    answer = await openai.chat.completions.create(model="demo", messages=HELLO, tools=TOOLS)
+    assert answer.choices[0].message.tool_calls is None
+
+
+async def test_a_default_answers_every_other_model(wire_to):
+    async with Simulator(default=Scenario(text="the default")) as simulator:
+        wire = await wire_to(simulator)
+        await wire.chat("gpt-anything", stream=False)
+        _, _, body = await wire.answer()
+    assert json.loads(body)["choices"][0]["message"]["content"] == "the default"
+
+
+async def test_the_command_prints_its_address_and_serves_until_cancelled(capsys, eventually):
+    task = asyncio.create_task(run_simulator("127.0.0.1:0"))
+    printed = ""
+
+    def is_printed():
+        nonlocal printed
+        printed += capsys.readouterr().out
+        return printed.endswith("\n")
+
+    await eventually(is_printed)
+    host, port = printed.split()[-1].removeprefix("http://").rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /v1/models HTTP/1.1\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(host, int(port))
+
+
+@pytest.mark.parametrize("listen", ["8080", "localhost", "localhost:", "localhost:99999", "a:b"])
+async def test_an_address_that_is_none_is_refused(listen):
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        await run_simulator(listen)
