@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ STOP_S = 10
 def main() -> int:
     serve = [str(BIN / "tokenwire-server"), "serve", "--demo", "--listen", "127.0.0.1:0"]
     print(f"$ tokenwire-server {' '.join(serve[1:])}")
-    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
+    environ = {"TOKENWIRE_LOG_LEVEL": "WARNING", **os.environ}
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, env=environ) as server:
         try:
             assert server.stdout is not None
             line = server.stdout.readline()

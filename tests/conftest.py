@@ -74,7 +74,9 @@ class SimulatorProcess:
         return self._get("/simulator/stats")
 
     def request(self, key):
-        return self._get(f"/simulator/requests/{key}")
+        """What it knows of the last request with that key; its `body` as JSON."""
+        seen = self._get(f"/simulator/requests/{key}")
+        return seen | {"body": json.loads(seen["body"])}
 
     def wait_until_none_open(self, within_s):
         """Poll until no request is open; return how long it took. Fails past `within_s`."""

@@ -228,7 +228,7 @@ async def test_a_refusal_sends_trailers_only(api):
     await failing(call)
 
 
-@pytest.mark.parametrize("scenario", ["status=400", "error_event_after=3", "status=401"])
+@pytest.mark.parametrize("scenario", ["status=400", "error_event_after=3", "status=403"])
 async def test_what_a_provider_writes_goes_to_the_log_and_never_to_the_caller(
     start, api_on, simulator, scenario
 ):

@@ -80,7 +80,8 @@ async def test_a_configured_provider_and_alias_work(tmp_path, start, simulator, 
         capabilities = ["tools"]
         context_window_tokens = 8192
     """)
-    with start("serve", "--listen", "127.0.0.1:0", "--config", str(path)) as (_, address):
+    env = {"OPENAI_ORG_ID": "our-own"}
+    with start("serve", "--listen", "127.0.0.1:0", "--config", str(path), env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
             api = api_on(channel)
             events = await api.events("fast")
@@ -88,8 +89,9 @@ async def test_a_configured_provider_and_alias_work(tmp_path, start, simulator, 
     assert events[0].started.provider == "local"
     assert events[-1].HasField("finished")
     assert (model.id, model.provider, model.context_window_tokens) == ("fast", "local", 8192)
-    headers = {name.lower() for name in simulator.request("configured")["headers"]}
-    assert "authorization" not in headers  # it needs no key, so it gets none
+    headers = {k.lower(): v for k, v in simulator.request("configured")["headers"].items()}
+    assert headers["authorization"] == "Bearer none"  # it needs no key, so it gets none
+    assert not headers.get("openai-organization")
 
 
 async def test_the_demo_needs_no_key_and_answers_for_all_three_providers(start, api_on):
@@ -123,7 +125,7 @@ async def test_sigterm_lets_open_streams_finish_and_then_exits(start, simulator,
         async with grpc.aio.insecure_channel(address) as channel:
             api = api_on(channel)
             call = api.chat_stream(api.request("openai/sim?tokens=50&itl_ms=10"))
-            assert (await call.read()).HasField("started")
+            await call.initial_metadata()
             process.send_signal(signal.SIGTERM)
             events = [event async for event in call]
         assert events[-1].HasField("finished")
@@ -136,7 +138,7 @@ async def test_streams_that_outlast_the_grace_are_told_why(start, simulator, api
         async with grpc.aio.insecure_channel(address) as channel:
             api = api_on(channel)
             call = api.chat_stream(api.request("openai/sim?repeat=forever&itl_ms=10&key=drained"))
-            assert (await call.read()).HasField("started")
+            await call.initial_metadata()
             process.send_signal(signal.SIGTERM)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 async for _ in call:

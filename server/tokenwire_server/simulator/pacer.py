@@ -1,8 +1,8 @@
 """One clock for all paced answers of an event loop.
 
-A timer of the loop for each token costs 2 us more than a heap of our own with one timer: 7.5 us
-against 5.6 us of CPU per token at 300 streams of 50 tokens per second, of which the kernel's `send`
-takes 4.
+A timer of the loop for each token costs more than a heap of our own with one timer: 7.5 against
+5.6 us of CPU per token in bare writes of 300 bytes to 300 sockets, 50 a second each, on uvloop; of
+both, the kernel's `send` is the greater part.
 """
 
 from __future__ import annotations
