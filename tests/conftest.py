@@ -28,36 +28,39 @@ def running(*arguments, env=None):
     environ = {key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")}
     for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
         environ.pop(key, None)
-    log = tempfile.TemporaryFile("w+")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tokenwire_server", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=environ | (env or {}),
-    )
-    process.log = log
-    try:
-        line = process.stdout.readline()
-        if not line:
-            process.wait(STOP_S)
-            log.seek(0)
-            raise AssertionError(f"it did not start: {log.read()}")
-        yield process, line.split()[-1].removeprefix("http://")
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tokenwire_server", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environ | (env or {}),
+        )
+        process.log = log
         try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
+            line = process.stdout.readline()
+            if not line:
+                process.wait(STOP_S)
+                log.seek(0)
+                raise AssertionError(f"it did not start: {log.read()}")
+            yield process, line.split()[-1].removeprefix("http://")
         finally:
+            stop(process)
             process.stdout.close()
             log.seek(0)
             sys.stderr.write(log.read())  # pytest shows it when the test failed
-            log.close()
+
+
+def stop(process):
+    """As an operator stops it; killed, and the test red, when it does not obey."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
 
 
 class SimulatorProcess:

@@ -107,7 +107,7 @@ def test_every_grpcurl_command_of_the_readme_does_what_it_shows(grpcurl, demo):
 
 def varying_hidden(text):
     """Ids, times and durations differ between runs: hide them."""
-    text = re.sub(r'"(streamId|providerResponseId)": "[^"]*"', r'"\1": "*"', text)
+    text = re.sub(r'"(stream_id|provider_response_id)": "[^"]*"', r'"\1": "*"', text)
     text = re.sub(r'"\d{4}-\d\d-\d\dT[^"]*"', '"*"', text)
     text = re.sub(r'"[\d.]+s"', '"*"', text)
-    return re.sub(r'("outputTokensPerSecond": )[\d.]+', r"\1*", text)
+    return re.sub(r'("output_tokens_per_second": )[\d.]+', r"\1*", text)

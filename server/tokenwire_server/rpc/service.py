@@ -59,7 +59,13 @@ class ChatService:
             if violations:
                 raise InvalidRequest(violations) from None
             raise
-        violations += route.provider.check(request)
+        # What is already known to be wrong, or holds it, need not be called wrong again.
+        wrong = [violation.field for violation in violations]
+        violations += [
+            violation
+            for violation in route.provider.check(request)
+            if not any(field.startswith(violation.field) for field in wrong)
+        ]
         if violations:
             raise InvalidRequest(violations)
         return request, route
