@@ -37,24 +37,27 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from .config import ConfigError
-    from .rpc.server import CannotListen
 
     try:
         _run(_until_stopped(arguments))
-    except (ConfigError, CannotListen) as error:
+    except ConfigError as error:
         print(f"tokenwire-server: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 async def _until_stopped(arguments: argparse.Namespace) -> None:
-    from . import app
     from .config import load
     from .telemetry import configure_logging
 
     flags = {"listen": arguments.listen} if arguments.listen is not None else {}
     settings = load(arguments.config, flags)
     configure_logging(settings.log_level)
+
+    from . import (
+        app,
+    )  # the SDKs take a second to import: settings that make no sense are told before
+
     await app.serve(
         settings,
         os.environ,

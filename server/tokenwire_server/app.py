@@ -31,7 +31,7 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then drain. `ready` gets the address once RPCs are answered.
 
-    Raises ConfigError when no provider can be used, and CannotListen.
+    Raises ConfigError when no provider can be used, or the address cannot be had.
     """
     async with AsyncExitStack() as stack:
         models = dict(settings.models)

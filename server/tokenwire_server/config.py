@@ -118,7 +118,7 @@ def known_providers(environ: Mapping[str, str]) -> dict[str, ProviderConfig]:
 
 
 class ConfigError(Exception):
-    """The settings make no sense: one line that says which, and what to do."""
+    """The settings cannot be had: one line that says which, and what to do."""
 
 
 class Settings(BaseSettings):

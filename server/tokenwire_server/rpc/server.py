@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tokenwire.v1 import chat_pb2, model_pb2
 
-from ..config import Limits
+from ..config import ConfigError, Limits
 from .boundary import Handler, answering
 from .service import ChatService, ModelService
 
@@ -24,10 +24,6 @@ MIN_CLIENT_PING_INTERVAL_S = 10
 MAX_METADATA_BYTES = 16 * 1024
 
 
-class CannotListen(Exception):
-    """The address cannot be had."""
-
-
 class GrpcServer:
     """Serves the RPCs on one address, with health and reflection: `bind`, then `start`."""
 
@@ -36,11 +32,11 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
 
     def bind(self, address: str) -> int:
-        """Take the address; return the port. Raises CannotListen."""
+        """Take the address; return the port. Raises ConfigError."""
         try:
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise CannotListen(
+            raise ConfigError(
                 f"cannot listen on {address}: in use, or not an address of this machine"
             ) from error
 
