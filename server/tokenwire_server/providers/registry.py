@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Self
 
@@ -68,6 +69,7 @@ class Registry:
         self._http = httpx2.AsyncClient(
             transport=AiohttpTransport(connect_s=self._limits.upstream_connect_s),
             headers={"Accept-Encoding": "identity"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: all tenants share it
             timeout=None,  # every wait has its own named limit, see SilenceLimit
             follow_redirects=False,
             trust_env=False,

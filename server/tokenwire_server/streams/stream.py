@@ -106,8 +106,10 @@ class Stream:
         return reader
 
     def leave(self, reader: Reader) -> None:
-        """A reader goes. The last one ends the generation; the upstream is closed at once."""
-        self._readers.discard(reader)
+        """A reader goes; idempotent. The last one ends the generation and closes the upstream."""
+        if reader not in self._readers:
+            return
+        self._readers.remove(reader)
         if not self._readers:
             self._cancel()
             self._check_gone()

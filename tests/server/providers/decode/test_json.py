@@ -1,0 +1,160 @@
+"""JSON with halves of characters in it."""
+
+import itertools
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenwire_server.events import (
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from tokenwire_server.providers.decode.json import SurrogateJoiner, join_surrogates, loads
+
+HIGH, LOW, EMOJI = "\ud83d", "\ude00", "\U0001f600"
+
+
+class Shape(msgspec.Struct):
+    a: str = ""
+
+
+class RawShape(msgspec.Struct):
+    a: msgspec.Raw = msgspec.Raw(b"")
+
+
+SHAPE = msgspec.json.Decoder(Shape)
+RAW_SHAPE = msgspec.json.Decoder(RawShape)
+
+halves_and_more = st.text(st.sampled_from(["\ud83d", "\ude00", "\udbff", "a", "é", "\\", EMOJI]))
+
+
+def whole(text):
+    """What a text is when its halves are joined and the rest replaced, one code unit at a time."""
+    joined, position = "", 0
+    while position < len(text):
+        pair = text[position : position + 2]
+        if len(pair) == 2 and "\ud800" <= pair[0] <= "\udbff" and "\udc00" <= pair[1] <= "\udfff":
+            joined += chr(0x10000 + ((ord(pair[0]) - 0xD800) << 10) + ord(pair[1]) - 0xDC00)
+            position += 2
+        else:
+            joined += "\ufffd" if "\ud800" <= pair[0] <= "\udfff" else pair[0]
+            position += 1
+    return joined
+
+
+@given(halves_and_more)
+def test_halves_of_characters_are_decoded_as_they_are(text):
+    # Python joins the halves that stand in one string, as JSON means them.
+    assert whole(loads(SHAPE, json.dumps({"a": text}).encode()).a) == whole(text)
+
+
+@given(halves_and_more)
+def test_halves_in_raw_json_become_replacement_characters(text):
+    raw = bytes(loads(RAW_SHAPE, json.dumps({"a": text}).encode()).a)
+
+    assert json.loads(raw) == whole(text)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b'{"a": "\xff"}',
+        b'{"a": "\xed\xa0\xbd"}',
+        b'{"a": "\x01"}',
+        b'{"a": "\\ud8"}',
+        b'{"a": "\\ud83d", "b": NaN}',
+        b'{"a": "\\ud83d"} x',
+        b'{"b": "\\ud83d", "a": 1}',
+        b'{"a": 1}',
+        b'{"b":' + b"[" * 100_000,
+        b'{"b": "\\ud83d", "c":' + b"[" * 100_000,
+        b'{"b": "\\ud83d", "c": ' + b"9" * 10_000 + b"x}",
+    ],
+)
+def test_what_is_no_json_of_the_shape_is_a_decode_error(data):
+    with pytest.raises(msgspec.DecodeError):
+        loads(SHAPE, data)
+
+
+@given(halves_and_more)
+def test_a_text_is_joined_within_itself(text):
+    assert join_surrogates(text) == whole(text)
+
+
+@given(halves_and_more, st.lists(st.integers(0, 30), max_size=5))
+def test_where_a_text_is_split_into_deltas_never_matters(text, cuts):
+    edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
+    joiner = SurrogateJoiner()
+    deltas = []
+    for start, end in itertools.pairwise(edges):
+        if text[start:end]:
+            deltas += joiner.mend([TextDelta(text[start:end], 0)])
+    deltas += joiner.flush()
+
+    assert all(delta.text for delta in deltas)
+    assert "".join(delta.text for delta in deltas) == whole(text)
+
+
+def test_deltas_without_surrogates_are_handed_on_untouched():
+    deltas = [TextDelta("é", 0), ToolCallStarted(1, "a", "b"), ToolCallDelta(1, "{}")]
+
+    assert SurrogateJoiner().mend(deltas) is deltas
+
+
+def test_halves_of_calls_side_by_side_find_each_other():
+    joiner = SurrogateJoiner()
+    deltas = [
+        ToolCallDelta(0, f'"{HIGH}'),
+        ToolCallDelta(1, f'"{HIGH}'),
+        ToolCallDelta(0, f'{LOW}"'),
+        ToolCallDelta(1, f'{LOW}"'),
+        ToolCall(0, "a", "f", f'"{HIGH}{LOW}"'),
+    ]
+
+    assert joiner.mend(deltas) == [
+        ToolCallDelta(0, '"'),
+        ToolCallDelta(1, '"'),
+        ToolCallDelta(0, f'{EMOJI}"'),
+        ToolCallDelta(1, f'{EMOJI}"'),
+        ToolCall(0, "a", "f", f'"{EMOJI}"'),
+    ]
+    assert joiner.flush() == []
+
+
+def test_a_half_is_never_joined_with_another_blocks():
+    joiner = SurrogateJoiner()
+
+    assert joiner.mend([ReasoningDelta(f"a{HIGH}", 0), TextDelta(f"{LOW}b", 1)]) == [
+        ReasoningDelta("a", 0),
+        ReasoningDelta("\ufffd", 0),
+        TextDelta("\ufffdb", 1),
+    ]
+
+
+def test_a_half_is_given_up_before_the_signature_or_the_call_that_ends_its_block():
+    joiner = SurrogateJoiner()
+
+    assert joiner.mend([ReasoningDelta(HIGH, 0), ReasoningDelta("", 0, "sig")]) == [
+        ReasoningDelta("\ufffd", 0, "sig")
+    ]
+    assert joiner.mend([ToolCallDelta(1, HIGH), ToolCall(1, "a", "f", "{}")]) == [
+        ToolCallDelta(1, "\ufffd"),
+        ToolCall(1, "a", "f", "{}"),
+    ]
+
+
+def test_names_and_ids_never_hold_surrogates():
+    assert SurrogateJoiner().mend(
+        [ToolCallStarted(0, HIGH, LOW), ToolCall(0, HIGH, LOW, "{}")]
+    ) == [
+        ToolCallStarted(0, "\ufffd", "\ufffd"),
+        ToolCall(0, "\ufffd", "\ufffd", "{}"),
+    ]

@@ -1,0 +1,238 @@
+"""What the decoder of Chat Completions promises beyond its transcripts (tests/conformance)."""
+
+import json
+import time
+import tracemalloc
+
+import pytest
+
+from tokenwire_server.errors import (
+    UpstreamAuth,
+    UpstreamBroken,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
+from tokenwire_server.events import FinishReason, TextDelta, ToolCall, ToolCallStarted
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.decode.blocks import MAX_CALLS, MAX_HELD_CHARS
+from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
+
+DONE = b"data: [DONE]\n\n"
+
+
+def frame(**chunk):
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+def choice(finish_reason=None, **delta):
+    return frame(id="c1", choices=[{"index": 0, "delta": delta, "finish_reason": finish_reason}])
+
+
+def call(index, name=None, arguments="", **fields):
+    function = {"name": name, "arguments": arguments}
+    return choice(tool_calls=[{"index": index, "function": function, **fields}])
+
+
+def decode(*pieces, **options):
+    decoder = OpenAIChatDecoder(**options)
+    deltas = [delta for piece in pieces for delta in decoder.feed(piece)]
+    return deltas + decoder.eof(), decoder.end
+
+
+def test_a_token_comes_out_with_the_bytes_that_complete_it():
+    decoder = OpenAIChatDecoder()
+    event = choice(content="Hi")
+
+    assert decoder.feed(event[:-1]) == []
+    assert decoder.feed(event[-1:]) == [TextDelta("Hi", 0)]
+
+
+def test_the_end_is_set_with_the_end_marker_not_with_the_end_of_the_body():
+    decoder = OpenAIChatDecoder()
+    decoder.feed(choice(content="Hi") + choice("stop"))
+
+    assert decoder.end is None
+    decoder.feed(DONE)
+    assert decoder.end == Complete(FinishReason.STOP)
+
+
+def test_the_end_is_set_once_and_nothing_comes_after_it():
+    decoder = OpenAIChatDecoder()
+    decoder.feed(frame(error={"message": "boom", "code": 500}))
+    end = decoder.end
+
+    assert decoder.feed(choice(content="Hi") + choice("stop") + DONE) == []
+    assert decoder.eof() == []
+    assert decoder.end is end
+
+
+def test_what_came_before_the_end_in_the_same_bytes_is_returned():
+    assert decode(choice(content="Hi") + b"data: garbage\n\n")[0] == [TextDelta("Hi", 0)]
+
+
+def test_usage_is_there_as_soon_as_the_provider_said_it():
+    decoder = OpenAIChatDecoder()
+    decoder.feed(frame(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 1}))
+
+    assert (decoder.usage.input_tokens, decoder.usage.output_tokens) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "status", "error_type", "field"),
+    [
+        ({"code": 429}, UpstreamRateLimited, 429, "", ""),
+        ({"code": "429"}, UpstreamRateLimited, 429, "", ""),
+        ({"type": "insufficient_quota"}, UpstreamRateLimited, 429, "insufficient_quota", ""),
+        ({"code": 429, "status": "RESOURCE_EXHAUSTED"}, UpstreamRateLimited, 429, "RESOURCE_EXHAUSTED", ""),
+        ({"code": 401}, UpstreamAuth, 401, "", ""),
+        ({"code": 403, "type": "PermissionDenied"}, UpstreamAuth, 403, "PermissionDenied", ""),
+        ({"code": 400, "param": "messages[0].content"}, UpstreamRejected, 400, "", ""),
+        ({"type": "invalid_request_error", "param": "tools"}, UpstreamRejected, 400, "invalid_request_error", "tools"),
+        ({"code": 404}, UpstreamRejected, 404, "", ""),
+        ({"code": 402}, UpstreamRejected, 402, "", ""),
+        ({"code": 408}, UpstreamUnavailable, 408, "", ""),
+        ({"code": 503, "type": "overloaded_error"}, UpstreamUnavailable, 503, "overloaded_error", ""),
+        ({"type": "server_error", "code": None}, UpstreamUnavailable, None, "server_error", ""),
+        ({"code": 7, "type": 8}, UpstreamUnavailable, None, "", ""),
+        ({"type": "Some prose, it seems"}, UpstreamUnavailable, None, "", ""),
+        ("boom", UpstreamUnavailable, None, "", ""),
+        (True, UpstreamUnavailable, None, "", ""),
+        ([{"code": 429}], UpstreamUnavailable, None, "", ""),
+    ],
+)  # fmt: skip
+def test_an_error_in_the_stream_says_whose_fault_it_is(error, kind, status, error_type, field):
+    _, end = decode(frame(error=error))
+
+    assert type(end) is kind
+    assert (end.status, end.error_type, end.field) == (status, error_type, field)
+    assert (end.retry_after_s is not None) == (kind in (UpstreamRateLimited, UpstreamUnavailable))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        frame(error={"message": "canary-7 in prose", "type": "canary-7 in prose", "code": 500}),
+        frame(error="canary-7 in prose"),
+        frame(error={"message": "canary-7 in prose", "code": 429, "param": "canary-7 in prose"}),
+        frame(choices=[], x_groq={"error": "canary-7 in prose"}),
+        b"data: canary-7 in prose\n\n",
+        b"event: error\ndata: canary-7 in prose\n\n",
+    ],
+)
+def test_what_the_provider_wrote_stands_in_provider_text_only(event):
+    _, end = decode(event)
+
+    assert "canary-7" in end.provider_text
+    assert "canary-7" not in str(end)
+    assert "canary-7" not in "".join(end.facts().values())
+
+
+def test_a_providers_text_is_kept_in_part_only():
+    _, end = decode(b"data: " + b"x" * 100_000 + b"\n\n")
+
+    assert len(end.provider_text) < 2100
+
+
+def test_a_finish_reason_and_the_end_of_the_body_are_an_end_only_where_the_server_is_known_for_it():
+    answer = choice(content="Hi") + choice("stop")
+
+    assert decode(answer, done_marker=False)[1] == Complete(FinishReason.STOP)
+    assert isinstance(decode(answer)[1], UpstreamBroken)
+    assert isinstance(decode(choice(content="Hi"), done_marker=False)[1], UpstreamBroken)
+    cut = answer + choice(content="!")[:-20]
+    assert isinstance(decode(cut, done_marker=False)[1], UpstreamBroken)
+
+
+def test_a_call_without_an_id_gets_one_that_is_the_same_at_each_reading_and_for_no_other_call():
+    def ids(response_id):
+        event = {"function": {"name": "f", "arguments": "{}"}}
+        chunk = frame(id=response_id, choices=[{"delta": {"tool_calls": [event, event]}}])
+        deltas, _ = decode(chunk + choice("tool_calls") + DONE)
+        started = [delta.id for delta in deltas if isinstance(delta, ToolCallStarted)]
+        assert started == [delta.id for delta in deltas if isinstance(delta, ToolCall)]
+        return started
+
+    assert ids("a") == ids("a")
+    assert len({*ids("a"), *ids("b")}) == 4
+
+
+def test_calls_without_index_or_id_are_told_apart_by_their_arguments():
+    pieces = ['{"x"', ":1}", '{"x":2}']
+    chunks = [choice(tool_calls=[{"function": {"name": "f", "arguments": a}}]) for a in pieces]
+    deltas, _ = decode(*chunks, choice("tool_calls"), DONE)
+
+    whole = [delta.arguments_json for delta in deltas if isinstance(delta, ToolCall)]
+    assert whole == ['{"x":1}', '{"x":2}']
+
+
+def test_a_call_never_named_before_the_limit_is_left_out():
+    deltas, end = decode(call(0, arguments="{}", id="a"), choice("length"), DONE)
+
+    assert deltas == []
+    assert end == Complete(FinishReason.MAX_TOKENS)
+
+
+def test_more_calls_than_the_limit_break_the_answer():
+    _, end = decode(*(call(index, "f", "{}", id=f"c{index}") for index in range(MAX_CALLS + 1)))
+
+    assert isinstance(end, UpstreamBroken)
+
+
+def test_arguments_without_end_break_the_answer_and_take_no_more_than_their_limit():
+    decoder = OpenAIChatDecoder()
+    decoder.feed(call(0, "f", '{"x":"', id="a"))
+    piece = call(0, arguments="a" * 2**16)
+    fed_chars = 0
+    tracemalloc.start()
+    try:
+        while decoder.end is None and fed_chars <= 2 * MAX_HELD_CHARS:
+            decoder.feed(piece)
+            fed_chars += 2**16
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert isinstance(decoder.end, UpstreamBroken)
+    assert fed_chars <= MAX_HELD_CHARS + 2**16
+    assert peak_bytes < 2 * MAX_HELD_CHARS
+
+
+def test_an_answer_of_text_leaves_nothing_behind_in_the_decoder():
+    decoder = OpenAIChatDecoder()
+    piece = choice(content="a" * 1000) * 100
+    decoder.feed(piece)
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            decoder.feed(piece)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept_bytes < len(piece) / 10
+
+
+def test_a_token_costs_a_few_microseconds_at_most():
+    token = frame(
+        id="chatcmpl-C2OICn1CbpqxbWqJvEQJadV86H8q7",
+        object="chat.completion.chunk",
+        created=1754686072,
+        model="gpt-4o-2024-08-06",
+        service_tier="default",
+        system_fingerprint="fp_07871e2ad8",
+        choices=[{"index": 0, "delta": {"content": " need"}, "logprobs": None, "finish_reason": None}],
+        usage=None,
+        obfuscation="abcdefgh",
+    )  # fmt: skip
+
+    def us_per_token():
+        decoder = OpenAIChatDecoder()
+        start = time.perf_counter()
+        for _ in range(5000):
+            decoder.feed(token)
+        return (time.perf_counter() - start) / 5000 * 1e6
+
+    us = min(us_per_token() for _ in range(5))
+    print(f"{us:.2f} us per token of {len(token)} bytes")
+    assert us < 15  # 1.5 on an idle machine
