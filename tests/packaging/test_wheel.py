@@ -1,0 +1,51 @@
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_both_packages_typed_and_nothing_else(wheel):
+    names = set(wheel.namelist())
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
+        "tokenwire",
+        "tokenwire_server",
+    }
+    assert {
+        "tokenwire/py.typed",
+        "tokenwire_server/py.typed",
+        "tokenwire/v1/chat_pb2.pyi",
+        "tokenwire/v1/chat_pb2_grpc.pyi",
+        "tokenwire_server/simulator/server.py",
+    } <= names
+
+
+def test_who_installs_the_client_gets_three_dependencies():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {line.split(">")[0].split("=")[0] for line in project["dependencies"]}
+    assert names == {"grpcio", "protobuf", "googleapis-common-protos"}
+
+
+def test_the_locks_hold_no_addresses():
+    for lock in (ROOT / "requirements").glob("*.lock"):
+        text = lock.read_text()
+        assert "--hash=sha256:" in text
+        assert "://" not in text
