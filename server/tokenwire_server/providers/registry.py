@@ -69,7 +69,9 @@ class Registry:
         self._http = httpx2.AsyncClient(
             transport=AiohttpTransport(connect_s=self._limits.upstream_connect_s),
             headers={"Accept-Encoding": "identity"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: all tenants share it
+            cookies=CookieJar(
+                DefaultCookiePolicy(allowed_domains=())
+            ),  # none: all tenants share it
             timeout=None,  # every wait has its own named limit, see SilenceLimit
             follow_redirects=False,
             trust_env=False,

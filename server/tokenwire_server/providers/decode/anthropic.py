@@ -27,7 +27,7 @@ from ...events import (
 )
 from . import anthropic_wire as wire
 from .base import Complete
-from .json import SurrogateJoiner, join_surrogates, loads
+from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .sse import SSEFramer
 
 REDACTED = "redacted:"
@@ -130,8 +130,8 @@ class AnthropicDecoder:
     def _take(self, payload: bytes, deltas: list[Delta]) -> None:
         try:
             event = wire.read_event(payload)
-        except msgspec.DecodeError:
-            self._break("an event is not what its format allows", payload)
+        except msgspec.DecodeError as error:
+            self._break("an event is not what its format allows", log_text(payload, error))
             return
         match event.type:
             case "content_block_delta" if event.delta is not None:
@@ -155,7 +155,7 @@ class AnthropicDecoder:
             case "error":
                 self.end = wire.error_of(event, payload)
             case "content_block_delta" | "content_block_start":
-                self._break("an event lacks what it is about", payload)
+                self._break("an event lacks what it is about")
             case _:
                 pass  # ping, and what the provider adds
 
@@ -294,9 +294,9 @@ class AnthropicDecoder:
             return
         self.end = Complete(self._reason)
 
-    def _break(self, why: str, payload: bytes = b"") -> None:
+    def _break(self, why: str, provider_text: str = "") -> None:
         self.end = UpstreamBroken(
-            f"the provider's answer is broken: {why}", provider_text=wire.excerpt(payload)
+            f"the provider's answer is broken: {why}", provider_text=provider_text
         )
 
 

@@ -16,6 +16,8 @@ import msgspec
 
 from ...events import Delta, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta, ToolCallStarted
 
+MAX_LOG_TEXT_BYTES = 2000
+
 _T = TypeVar("_T")
 
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -68,6 +70,16 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def log_text(payload: bytes, error: Exception) -> str:
+    """What the log may hold of an event that cannot be read.
+
+    Broken JSON may be a piece of the answer, which no log gets; prose is a server's or a proxy's error.
+    """
+    if payload.lstrip().startswith(b"{"):
+        return f"{len(payload)} bytes: {error}"
+    return payload[:MAX_LOG_TEXT_BYTES].decode(errors="replace")
 
 
 class SurrogateJoiner:

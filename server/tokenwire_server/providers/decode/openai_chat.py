@@ -15,7 +15,7 @@ from ...events import Delta, FinishReason, Usage
 from . import openai_chat_wire as wire
 from .base import Complete
 from .blocks import Blocks, NotWhole, TooMuch
-from .json import SurrogateJoiner, join_surrogates, loads
+from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .sse import SSEFramer
 
 _CUT = frozenset({FinishReason.MAX_TOKENS, FinishReason.CONTENT_FILTER, FinishReason.REFUSAL})
@@ -110,8 +110,8 @@ class OpenAIChatDecoder:
                 return
             try:
                 chunk = loads(wire.CHUNK, payload)
-            except msgspec.DecodeError:
-                text = repr(payload[: wire.MAX_PROVIDER_TEXT_CHARS])
+            except msgspec.DecodeError as error:
+                text = log_text(payload, error)
                 self.end = UpstreamBroken(if_unreadable, provider_text=text)
                 return
             if self._joiner is None:

@@ -28,7 +28,7 @@ from ...errors import (
 from ...events import Delta, FinishReason, Usage
 from . import openai_responses_wire as wire
 from .base import Complete
-from .json import SurrogateJoiner, join_surrogates, loads
+from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .openai_responses_items import Items
 from .sse import SSEFramer
 
@@ -128,9 +128,9 @@ class OpenAIResponsesDecoder:
                 self._take(name, payload, deltas)
             except UpstreamError as error:
                 self.end = error
-            except msgspec.DecodeError:
+            except msgspec.DecodeError as error:
                 if not _is_harmless(payload):
-                    text = repr(payload[:MAX_PROVIDER_TEXT_CHARS])
+                    text = log_text(payload, error)
                     self.end = UpstreamBroken(if_unreadable, provider_text=text)
             if self.end is not None:
                 break

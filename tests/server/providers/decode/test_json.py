@@ -15,7 +15,7 @@ from tokenwire_server.events import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from tokenwire_server.providers.decode.json import SurrogateJoiner, join_surrogates, loads
+from tokenwire_server.providers.decode.json import SurrogateJoiner, join_surrogates, loads, log_text
 
 HIGH, LOW, EMOJI = "\ud83d", "\ude00", "\U0001f600"
 
@@ -158,3 +158,9 @@ def test_names_and_ids_never_hold_surrogates():
         ToolCallStarted(0, "\ufffd", "\ufffd"),
         ToolCall(0, "\ufffd", "\ufffd", "{}"),
     ]
+
+
+def test_the_log_gets_no_broken_json_as_it_may_be_a_piece_of_the_answer():
+    said = log_text(b'{"content": "canary', ValueError("cut"))
+    assert said == "19 bytes: cut"
+    assert log_text(b"upstream connect error", ValueError("cut")) == "upstream connect error"

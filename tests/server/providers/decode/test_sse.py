@@ -6,46 +6,29 @@ import time
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwire_server.providers.decode.sse import SSEFramer
+from tokenwire_server.providers.decode.sse import MAX_EVENT_BYTES, SSEFramer
 
 BOM = b"\xef\xbb\xbf"
 TOKEN = b'data: {"choices":[{"delta":{"content":" need"}}]}'
 
-bodies = st.lists(
-    st.sampled_from(
-        [
-            b"data: ",
-            b"data:",
-            b"data",
-            b"event: ",
-            b"event",
-            b"id: 1",
-            b"retry",
-            b":",
-            b" ",
-            b"x",
-            b"{}",
-            b"\n",
-            b"\n\n",
-            b"\r",
-            b"\r\n",
-            b"\r\n\r\n",
-            b"\n\n\n",
-            BOM,
-            b"\xef",
-            b"\x00",
-            b"\xff",
-            TOKEN + b"\n\n",
-            b"event: e\n" + TOKEN + b"\n\n",
-            b": comment\n\n",
-        ]
+# Each a feed of its own too: so a feed begins and ends where an event does, and where it does not.
+pieces = st.lists(
+    st.sampled_from([b"data: ", b"data:", b"data", b"event: ", b"event", b"id: 1", b"retry", b":"])
+    | st.sampled_from([b" ", b"x", b"{}", b"\n", b"\n\n", b"\r", b"\r\n", b"\r\n\r\n", b"\n\n\n"])
+    | st.sampled_from(
+        [b"data: 1\n\n", b"event: e\ndata: 2\n\n", b"data: 3\ndata: 4\n\n", b": c\n\n"]
     )
+    | st.sampled_from([b"data: 1", b"event: e\n", b"data: 1\r", b"data: " + b"a" * 30 + b"\n\n"])
+    | st.sampled_from([BOM, b"\xef", b"\x00", b"\xff"])
     | st.binary(max_size=6),
-    max_size=24,
-).map(b"".join)
+    max_size=16,
+)
+bodies = pieces.map(b"".join)
+cuts = st.lists(st.integers(0, 120), max_size=8)
+often = settings(max_examples=400, deadline=None)
 
 
 def as_specified(body):
@@ -69,57 +52,86 @@ def as_specified(body):
     return events
 
 
-def frame(*pieces, **options):
-    framer = SSEFramer(**options)
-    return [event for piece in pieces for event in framer.feed(piece)]
+def frame(*given_pieces, max_event_bytes=MAX_EVENT_BYTES):
+    framer = SSEFramer(max_event_bytes)
+    return [event for piece in given_pieces for event in framer.feed(piece)], framer
 
 
-def split(body, cuts):
-    return [body[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(body)])]
+def split(body, at):
+    edges = [0, *sorted(position for position in at if position <= len(body)), len(body)]
+    return [body[start:end] for start, end in itertools.pairwise(edges)]
 
 
-@given(bodies)
-def test_events_are_those_of_the_specification(body):
-    assert frame(body) == as_specified(body)
+@often
+@given(pieces, cuts)
+def test_events_are_those_of_the_specification_wherever_the_network_splits_the_bytes(feeds, at):
+    body = b"".join(feeds)
+    expected = as_specified(body)
+
+    assert frame(body)[0] == expected
+    assert frame(*feeds)[0] == expected
+    assert frame(*split(body, at))[0] == expected
+    assert frame(*split(body, range(1, len(body))))[0] == expected
 
 
-@given(bodies, st.lists(st.integers(0, 400), max_size=8))
-def test_where_the_network_splits_the_bytes_never_matters(body, cuts):
-    pieces = split(body, [cut for cut in cuts if cut <= len(body)])
+@often
+@given(pieces, cuts, st.integers(3, 40))
+def test_where_a_too_long_event_is_noticed_never_depends_on_the_splits(feeds, at, max_event_bytes):
+    body = b"".join(feeds)
+    events, framer = frame(body, max_event_bytes=max_event_bytes)
 
-    assert frame(*pieces) == as_specified(body)
-    assert frame(*split(body, range(1, len(body)))) == as_specified(body)
-
-
-@given(bodies, st.lists(st.integers(0, 400), max_size=8), st.integers(0, 40))
-def test_where_a_too_long_event_is_noticed_never_depends_on_the_splits(body, cuts, max_event_bytes):
-    whole, cut = SSEFramer(max_event_bytes), SSEFramer(max_event_bytes)
-    events = whole.feed(body)
-    pieces = split(body, [position for position in cuts if position <= len(body)])
-
-    assert [event for piece in pieces for event in cut.feed(piece)] == events
-    assert cut.overflowed == whole.overflowed
-    assert all(len(data) <= max_event_bytes for _, data in events)
-    if not whole.overflowed:
-        assert events == as_specified(body)
+    for cut in (feeds, split(body, at), split(body, range(1, len(body)))):
+        cut_events, cut_framer = frame(*cut, max_event_bytes=max_event_bytes)
+        assert (cut_events, cut_framer.overflowed) == (events, framer.overflowed)
+    assert framer.overflowed == is_too_long(body, max_event_bytes)
+    assert framer.overflowed or events == as_specified(body)
 
 
-@given(bodies, st.lists(st.integers(0, 400), max_size=8))
-def test_the_end_of_the_body_completes_the_event_it_stands_in(body, cuts):
-    framer = SSEFramer()
-    events = [e for p in split(body, [c for c in cuts if c <= len(body)]) for e in framer.feed(p)]
+def is_too_long(body, max_event_bytes):
+    """Lines count as they come, unfinished ones too; data counts once its line is whole."""
+    *whole, unfinished = re.split(rb"\r\n|\r|\n", body.removeprefix(BOM))
+    events = as_specified(BOM + b"\n".join([*whole, b"", b""]))
+    lengths = [len(line) for line in [*whole, unfinished]] + [len(data) for _, data in events]
+    return max(lengths) > max_event_bytes
+
+
+@often
+@given(bodies, cuts)
+def test_the_end_of_the_body_completes_the_event_it_stands_in(body, at):
+    events, framer = frame(*split(body, at))
 
     assert events + framer.eof() == as_specified(body + b"\n\n")
 
 
 def test_after_a_too_long_event_nothing_comes_out():
-    framer = SSEFramer(max_event_bytes=8)
+    framer = SSEFramer(max_event_bytes=12)
 
     assert framer.feed(b"data: 1\n\ndata: 23456789\n\ndata: 2\n\n") == [(b"", b"1")]
     assert framer.overflowed
     assert framer.feed(b"data: 3\n\n") == []
     assert framer.feed(b"\n\ndata: 3\n\n") == []
     assert framer.eof() == []
+
+
+def test_data_over_many_short_lines_can_be_too_long_too():
+    events, framer = frame(b"data: 1\n" * 6 + b"\n", max_event_bytes=11)
+    assert (events, framer.overflowed) == ([(b"", b"1\n1\n1\n1\n1\n1")], False)
+
+    events, framer = frame(b"data: 1\n" * 6 + b"\n", max_event_bytes=10)
+    assert (events, framer.overflowed) == ([], True)
+
+
+def test_a_byte_order_mark_is_skipped_at_the_start_only():
+    feeds = [b"", b"data: 1\n\n", BOM + b"data: 2\n\n", b"data: 3\n\n"]
+
+    assert frame(*feeds)[0] == as_specified(b"".join(feeds)) == [(b"", b"1"), (b"", b"3")]
+
+
+def test_the_longest_event_allowed_comes_out():
+    for body in (b"data: 123456\n\n", b"event: e\ndata: 123456\n\n", b"data: 1\ndata: 3456\n\n"):
+        events, framer = frame(body, max_event_bytes=12)
+        assert [len(data) for _, data in events] == [6]
+        assert not framer.overflowed
 
 
 def test_comments_without_end_are_no_event_and_take_no_memory():
@@ -142,9 +154,9 @@ def test_a_long_event_in_small_pieces_takes_time_in_proportion_to_its_length(pie
     def seconds(length_bytes):
         framer = SSEFramer()
         body = b"data: " + b"a" * length_bytes + b"\n\n"
-        pieces = [body[i : i + piece_bytes] for i in range(0, len(body), piece_bytes)]
+        feeds = [body[i : i + piece_bytes] for i in range(0, len(body), piece_bytes)]
         start = time.perf_counter()
-        count = sum(len(framer.feed(piece)) for piece in pieces)
+        count = sum(len(framer.feed(piece)) for piece in feeds)
         assert count == 1
         return time.perf_counter() - start
 
