@@ -63,7 +63,7 @@ types: $(READY) ## Check types
 
 .PHONY: layers
 layers: $(READY) ## Check that imports point downward only
-	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 
 .PHONY: proto
 proto: $(READY) $(PROTO_READY) ## Generate the code of the protos
@@ -88,7 +88,7 @@ bench: $(READY) ## Measure CPU, latency, memory and bytes per token, against the
 
 .PHONY: bench-peers
 bench-peers: $(READY) ## The same load on LiteLLM's proxy and nginx (minutes; installs LiteLLM in .tools)
-	@$(BIN)/python tests/bench --peers
+	@$(BIN)/python tests/bench/peers.py
 
 .PHONY: faults
 faults: $(READY) ## Fault runs at full size (minutes)

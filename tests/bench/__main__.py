@@ -1,0 +1,76 @@
+"""Measure the server against the floor, on this machine: `python tests/bench --help`.
+
+Everything runs in processes of its own: the simulator as provider, the server, the floor, and a
+fresh load process for each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import plot
+import report
+from callers import Unmeasurable
+from measure import everything
+from plan import FULL, QUICK, TINY
+from processes import Processes
+
+MISSED, NOT_MEASURED = 1, 2
+
+
+def main() -> int:
+    """Exit code 0: measured; 1: --check, and a bar was missed; 2: could not measure."""
+    arguments = _parser().parse_args()
+    plan = QUICK if arguments.quick else TINY if arguments.tiny else FULL
+    if arguments.pairs:
+        plan = plan.with_pairs(arguments.pairs)
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {what}", file=sys.stderr)
+
+    processes = Processes(arguments.out / "logs", pin=arguments.pin)
+    try:
+        results = everything(plan, processes, say)
+    except Unmeasurable as error:
+        print(f"could not measure: {error}", file=sys.stderr)
+        return NOT_MEASURED
+    about = report.machine()
+    report.save(arguments.out / "bench.json", results, about)
+    if not arguments.tiny:
+        plot.save(arguments.out / "bench", results, about)
+    print(report.table(results, about))
+    if arguments.check and not all(bar.met for bar in results.bars):
+        return MISSED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a minute instead of six")
+    size.add_argument("--tiny", action="store_true", help="seconds, to see that all of it works")
+    parser.add_argument("--pairs", type=_count, help="pairs of each load (default: 5, quick: 3)")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a bar is missed")
+    parser.add_argument(
+        "--pin", action="store_true", help="measured process on a core of its own, others elsewhere"
+    )
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for results")
+    return parser
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return count
+
+
+if __name__ == "__main__":
+    if not hasattr(os, "sched_getaffinity"):
+        sys.exit("the benchmark reads /proc: it runs on Linux only")
+    sys.exit(main())

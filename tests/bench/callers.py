@@ -1,0 +1,214 @@
+"""Callers of both kinds, gRPC and HTTP/SSE. While a stream runs they only note when what arrived.
+
+Decoding waits until the run is over, so that the load costs as little CPU as it can: it shares the
+machine with what it measures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import grpc
+import msgspec
+from jobs import Target
+
+from tokenwire.v1 import chat_pb2
+from tokenwire_server.simulator import generated_text
+
+METHOD = "/tokenwire.v1.ChatService/ChatStream"
+CALL_LIMIT_S = 120.0
+CONNECT_LIMIT_S = 10.0
+_CONTENT = re.compile(rb'"content":\s*"[^"]')
+
+
+class Unmeasurable(Exception):
+    """Something failed that the figures rely on; there is no result."""
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """One message that carried text."""
+
+    instant: float
+    tokens: int
+
+
+class Recording:
+    """One stream, as it came. Instants are those of time.monotonic()."""
+
+    __slots__ = ("called", "instants", "payloads", "tokens")
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self.called = 0.0
+        self.instants: list[float] = []
+        self.payloads: list[bytes] = []
+
+
+class GrpcCaller:
+    """Calls ChatStream over several connections, as several callers would."""
+
+    def __init__(self, target: Target, channels: int) -> None:
+        # Without a pool of its own, channels of one process share one connection.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self._prefix = target.model_prefix
+        self._channels = [
+            grpc.aio.insecure_channel(target.address, options) for _ in range(channels)
+        ]
+        self._methods: list[grpc.aio.UnaryStreamMultiCallable[bytes, bytes]] = [
+            channel.unary_stream(METHOD) for channel in self._channels
+        ]
+        self._turn = 0
+
+    async def connect(self) -> None:
+        """Raises TimeoutError when nobody answers."""
+        async with asyncio.timeout(CONNECT_LIMIT_S):
+            for channel in self._channels:
+                await channel.channel_ready()
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    async def messages(self, model: str) -> AsyncGenerator[bytes]:
+        """Serialized TokenEvents. Raises grpc.RpcError. Closing it early cancels the call."""
+        self._turn += 1
+        call = self._methods[self._turn % len(self._methods)](
+            _request(self._prefix + model), timeout=CALL_LIMIT_S
+        )
+        try:
+            async for payload in call:
+                yield payload
+        finally:
+            call.cancel()
+
+    async def record(self, model: str, recording: Recording) -> None:
+        """One stream from its call to its end."""
+        self._turn += 1
+        method = self._methods[self._turn % len(self._methods)]
+        request = _request(self._prefix + model)
+        noted, kept, now = recording.instants.append, recording.payloads.append, time.monotonic
+        recording.called = now()
+        async for payload in method(request, timeout=CALL_LIMIT_S):
+            noted(now())
+            kept(payload)
+
+    @staticmethod
+    def arrivals(recording: Recording) -> Iterator[Arrival]:
+        """The arrivals of text. Raises Unmeasurable unless the text is what the provider sent."""
+        event, text, seen, end = chat_pb2.TokenEvent(), [], 1, None
+        for instant, payload in zip(recording.instants, recording.payloads, strict=True):
+            event.ParseFromString(payload)
+            kind = event.WhichOneof("event")
+            if kind == "text":
+                text.append(event.text.text)
+                yield Arrival(instant, event.sequence - seen)
+                seen = event.sequence
+            elif kind == "finished":
+                end = event.finished.reason
+        if end != chat_pb2.FINISH_REASON_STOP:
+            raise Unmeasurable(f"a stream did not finish with STOP but {end}")
+        _compare("".join(text), recording)
+
+
+class SseCaller:
+    """Posts to /v1/chat/completions over kept-alive connections."""
+
+    def __init__(self, target: Target, channels: int) -> None:
+        del channels  # HTTP/1.1 has one connection for each stream
+        self._url = f"http://{target.address}/v1/chat/completions"
+        self._prefix = target.model_prefix
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=CALL_LIMIT_S),
+            headers={"authorization": f"Bearer {target.api_key}"},
+        )
+
+    async def connect(self) -> None:
+        """Nothing to do: the first request of a connection opens it."""
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    @asynccontextmanager
+    async def _post(self, model: str) -> AsyncIterator[aiohttp.StreamReader]:
+        body = {
+            "model": self._prefix + model,
+            "messages": [{"role": "user", "content": "Go."}],
+            "stream": True,
+        }
+        async with self._session.post(self._url, json=body) as response:
+            if response.status != 200:
+                raise Unmeasurable(f"HTTP {response.status}: {(await response.text())[:500]}")
+            yield response.content
+
+    async def messages(self, model: str) -> AsyncGenerator[bytes]:
+        """The body's bytes as they arrive."""
+        async with self._post(model) as content:
+            async for data in content.iter_any():
+                yield data
+
+    async def record(self, model: str, recording: Recording) -> None:
+        """One stream from its call to its end."""
+        noted, kept, now = recording.instants.append, recording.payloads.append, time.monotonic
+        recording.called = now()
+        async with self._post(model) as content:
+            async for data in content.iter_any():
+                noted(now())
+                kept(data)
+
+    @staticmethod
+    def arrivals(recording: Recording) -> Iterator[Arrival]:
+        """The arrivals of text. Raises Unmeasurable unless the text is what the provider sent."""
+        rest, done = b"", False
+        text: list[str] = []
+        for instant, payload in zip(recording.instants, recording.payloads, strict=True):
+            *lines, rest = (rest + payload).split(b"\n")
+            before = len(text)
+            for line in lines:
+                if line.startswith(b"data: [DONE]"):
+                    done = True
+                elif line.startswith(b"data: {"):
+                    deltas = [choice["delta"] for choice in json.loads(line[6:])["choices"]]
+                    text.extend(delta["content"] for delta in deltas if delta.get("content"))
+            if len(text) > before:
+                yield Arrival(instant, len(text) - before)
+        if not done:
+            raise Unmeasurable("an answer ended without [DONE]")
+        _compare("".join(text), recording)
+
+
+Caller = GrpcCaller | SseCaller
+
+
+def caller(target: Target, channels: int = 1) -> Caller:
+    """A caller of this target; close it after use."""
+    return (
+        GrpcCaller(target, channels) if target.protocol == "grpc" else SseCaller(target, channels)
+    )
+
+
+def carries_text(caller: Caller, message: bytes) -> bool:
+    """Whether this message of `Caller.messages` carries a token."""
+    if isinstance(caller, GrpcCaller):
+        return chat_pb2.TokenEvent.FromString(message).HasField("text")
+    return _CONTENT.search(message) is not None
+
+
+def _request(model: str) -> bytes:
+    part = chat_pb2.Part(text="Go.")
+    message = chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[part])
+    return chat_pb2.ChatRequest(model=model, messages=[message]).SerializeToString()
+
+
+def _compare(text: str, recording: Recording) -> None:
+    expected = "".join(generated_text(recording.tokens))
+    if text != expected:
+        raise Unmeasurable(
+            f"a text of {len(text)} characters differs from the {len(expected)} that were sent"
+        )

@@ -1,0 +1,66 @@
+"""The floor: the least that streaming the same tokens by grpc.aio can cost.
+
+It validates nothing, logs nothing, calls nobody: events from memory, one `context.write` each, on an
+absolute schedule. What a server costs above it is what its work costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from urllib.parse import parse_qs
+
+import grpc
+import uvloop
+
+from tokenwire.v1 import chat_pb2
+from tokenwire_server.simulator import generated_text
+
+MOST_TOKENS = 5000
+
+
+async def serve() -> None:
+    """Listen on a free port, print the address, serve until the process is ended."""
+    texts = [
+        chat_pb2.TokenEvent(sequence=number + 2, text=chat_pb2.TextDelta(text=text))
+        for number, text in enumerate(generated_text(MOST_TOKENS))
+    ]
+    started = chat_pb2.TokenEvent(sequence=1, started=chat_pb2.Started(stream_id="floor"))
+
+    async def chat_stream(
+        request: chat_pb2.ChatRequest,
+        context: grpc.aio.ServicerContext[chat_pb2.ChatRequest, chat_pb2.TokenEvent],
+    ) -> None:
+        scenario = parse_qs(request.model.partition("?")[2])
+        tokens = int(scenario["tokens"][0])
+        interval_s = float(scenario.get("itl_ms", ["0"])[0]) / 1000
+        await context.write(started)
+        if interval_s:
+            start = time.monotonic()
+            for number in range(tokens):
+                await asyncio.sleep(start + number * interval_s - time.monotonic())
+                await context.write(texts[number])
+        else:
+            for number in range(tokens):
+                await context.write(texts[number])
+        finished = chat_pb2.Finished(reason=chat_pb2.FINISH_REASON_STOP)
+        await context.write(chat_pb2.TokenEvent(sequence=tokens + 2, finished=finished))
+
+    handler = grpc.unary_stream_rpc_method_handler(
+        chat_stream,
+        request_deserializer=chat_pb2.ChatRequest.FromString,
+        response_serializer=chat_pb2.TokenEvent.SerializeToString,
+    )
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("tokenwire.v1.ChatService", {"ChatStream": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"floor listens on 127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(serve()))

@@ -1,0 +1,114 @@
+"""What a benchmark measures, at three sizes, and the bars its figures are held against."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """One load, run in interleaved pairs: floor, server, floor, server ..."""
+
+    streams: int
+    tokens_per_second: float
+    """Of each stream; 0: as fast as they come."""
+    pairs: int
+    ramp_s: float = 0.0
+    settle_s: float = 0.5
+    window_s: float = 0.0
+    burst_tokens: int = 0
+
+    @property
+    def name(self) -> str:
+        if self.tokens_per_second:
+            return f"{self.streams} x {self.tokens_per_second:g} tok/s"
+        return f"{self.streams} x {self.burst_tokens:,} tokens at once"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A size of the whole benchmark."""
+
+    headline: Scenario
+    """The scenario that the bars of CPU and gaps are about."""
+    others: tuple[Scenario, ...]
+    ttft_samples: int
+    held_streams: tuple[int, int]
+    """The slope of memory per stream lies between these."""
+    held_tokens: tuple[int, int]
+    """The slope of memory per log entry lies between these, with the smaller number of streams."""
+    flood_tokens: int
+
+    @property
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """In the order of the table: paced by number of streams, then bursts."""
+        paced = sorted(
+            (s for s in (self.headline, *self.others) if s.tokens_per_second),
+            key=lambda scenario: scenario.streams,
+        )
+        return (*paced, *(s for s in self.others if not s.tokens_per_second))
+
+    def with_pairs(self, pairs: int) -> Plan:
+        return msgspec.structs.replace(
+            self,
+            headline=msgspec.structs.replace(self.headline, pairs=pairs),
+            others=tuple(msgspec.structs.replace(s, pairs=pairs) for s in self.others),
+        )
+
+
+FULL = Plan(
+    headline=Scenario(300, 50, pairs=5, ramp_s=1.5, window_s=5),
+    others=(
+        Scenario(1, 50, pairs=5, window_s=4),
+        Scenario(100, 50, pairs=5, ramp_s=0.5, window_s=4),
+        Scenario(20, 0, pairs=5, burst_tokens=2000),
+    ),
+    ttft_samples=100,
+    held_streams=(100, 500),
+    held_tokens=(50, 2050),
+    flood_tokens=500_000,
+)
+
+QUICK = Plan(
+    headline=Scenario(300, 50, pairs=3, ramp_s=0.75, window_s=2),
+    others=(
+        Scenario(1, 50, pairs=1, window_s=1.5),
+        Scenario(100, 50, pairs=1, ramp_s=0.25, window_s=1.5),
+        Scenario(20, 0, pairs=1, burst_tokens=2000),
+    ),
+    ttft_samples=60,
+    held_streams=(100, 300),
+    held_tokens=(50, 350),
+    flood_tokens=300_000,
+)
+
+TINY = Plan(
+    headline=Scenario(20, 50, pairs=1, ramp_s=0.2, settle_s=0.2, window_s=1),
+    others=(),
+    ttft_samples=20,
+    held_streams=(20, 80),
+    held_tokens=(50, 150),
+    flood_tokens=100_000,
+)
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """A figure and its limit. `at_least`: the limit lies below, not above."""
+
+    key: str
+    name: str
+    measured: float
+    limit: float
+    unit: str
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+
+CPU_RATIO_LIMIT = 2.8
+ITL_P99_ABOVE_FLOOR_LIMIT_MS = 10.0
+TTFT_ABOVE_DIRECT_LIMIT_MS = 3.0
+STREAM_LIMIT_KIB = 64.0
+LOG_ENTRY_LIMIT_BYTES = 200.0
+WIRE_LIMIT_BYTES = 40.0
+SIMULATOR_LIMIT_TOKENS_PER_S = 100_000.0

@@ -1,0 +1,140 @@
+"""The processes of a benchmark: started here, awaited until ready, always ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from callers import Unmeasurable
+from jobs import Job
+
+HERE = Path(__file__).parent
+READY_LIMIT_S = 30.0
+STOP_LIMIT_S = 10.0
+JOB_LIMIT_S = 180.0
+READY_POLL_S = 0.02
+MEASURED_CORE = 0
+"""With --pin: the core of whatever is measured. All else shares the other cores."""
+
+_LISTENS = re.compile(rb"(?:listen\w* on|ready at) (?:http://)?(127\.0\.0\.1:\d+)")
+Result = TypeVar("Result")
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A process that is ready."""
+
+    pid: int
+    address: str
+
+
+class Processes:
+    """Starts processes; keeps what they print as `logs/NAME.log`."""
+
+    def __init__(self, logs: Path, *, pin: bool = False) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        self._logs = logs
+        self._pin = pin
+
+    def simulator(self) -> AbstractContextManager[Running]:
+        return self.start(
+            "simulator", _product("simulate", "--listen", "127.0.0.1:0"), measured=False
+        )
+
+    def floor(self) -> AbstractContextManager[Running]:
+        return self.start("floor", [sys.executable, str(HERE / "floor.py")])
+
+    def server(self, simulator: Running) -> AbstractContextManager[Running]:
+        """The server under test, with the simulator as its provider `openai`."""
+        return self.start(
+            "server",
+            _product("serve", "--listen", "127.0.0.1:0"),
+            env={"OPENAI_BASE_URL": f"http://{simulator.address}/v1", "OPENAI_API_KEY": "bench"},
+        )
+
+    @contextmanager
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        measured: bool = True,
+        env: Mapping[str, str] | None = None,
+        ready: Callable[[], str | None] | None = None,
+        ready_limit_s: float = READY_LIMIT_S,
+    ) -> Iterator[Running]:
+        """Start it and wait until `ready` gives its address; by default, until it has printed that.
+
+        Raises Unmeasurable when it exits or is not ready in time. On leaving it gets SIGTERM, and
+        SIGKILL after `STOP_LIMIT_S`.
+        """
+        log = self._logs / f"{name}.log"
+        with log.open("wb") as output, self._cores(measured=measured):
+            process = subprocess.Popen(
+                argv,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(env or {})},
+            )
+        try:
+            limit = time.monotonic() + ready_limit_s
+            while (address := ready() if ready else _printed_address(log)) is None:
+                if process.poll() is not None or time.monotonic() > limit:
+                    raise Unmeasurable(f"{name} did not get ready:\n{log.read_text()[-2000:]}")
+                time.sleep(READY_POLL_S)
+            yield Running(process.pid, address)
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def run(self, job: Job, result: type[Result]) -> Result:
+        """Have a fresh load process do the job. Raises Unmeasurable."""
+        with self._cores(measured=False):
+            try:
+                done = subprocess.run(
+                    [sys.executable, str(HERE / "load.py")],
+                    input=msgspec.json.encode(job),
+                    capture_output=True,
+                    timeout=JOB_LIMIT_S,
+                )
+            except subprocess.TimeoutExpired:
+                raise Unmeasurable(
+                    f"{type(job).__name__}: not done within {JOB_LIMIT_S:g} s"
+                ) from None
+        if done.returncode != 0:
+            raise Unmeasurable(f"{type(job).__name__}: {done.stderr.decode()[-2000:].strip()}")
+        return msgspec.json.decode(done.stdout, type=result)
+
+    @contextmanager
+    def _cores(self, *, measured: bool) -> Iterator[None]:
+        """A process started herein runs on its cores: it inherits them from this one."""
+        if not self._pin:
+            yield
+            return
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {MEASURED_CORE} if measured else cores - {MEASURED_CORE})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, cores)
+
+
+def _product(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tokenwire_server", *arguments]
+
+
+def _printed_address(log: Path) -> str | None:
+    found = _LISTENS.search(log.read_bytes())
+    return found[1].decode() if found else None

@@ -1,0 +1,122 @@
+"""The report: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import readings
+from measure import Results, ScenarioResult
+from processes import HERE
+
+BUSY_OTHERS_CORES = 0.1
+"""Above it, the report says that the machine was not idle."""
+_HEADS = "{:28}{:>8}{:>9}{:>8}{:>15}{:>14}{:>11}{:>9}"
+_LIBRARIES = ("grpcio", "protobuf", "uvloop", "aiohttp", "openai", "anthropic", "msgspec")
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures were taken, and of which version."""
+    return {
+        "cpu": readings.cpu_model(),
+        "cores": os.cpu_count(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+        "commit": _git("rev-parse", "--short", "HEAD") or "none",
+        "modified": bool(_git("status", "--porcelain")),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def table(results: Results, about: dict[str, Any]) -> str:
+    """All figures in a width of 100 characters."""
+    idle = ", ".join(f"{name} {waited:.2f} ms" for name, waited in results.ttft_ms.items())
+    lines = [
+        f"Tokenwire benchmark, commit {about['commit']}, {about['time']}",
+        f"{about['cores']} cores of {about['cpu']}, {about['os']}",
+        f"CPython {about['python']}, grpcio {about['grpcio']}, protobuf {about['protobuf']}",
+        "",
+        f"{'':28}{'CPU us/token':^25}{'ITL p50 / p99 ms':^29}{'TTFT p50 ms':>18}",
+        _HEADS.format("load", "floor", "server", "ratio", "floor", "server", "floor", "server"),
+        *(_row(result) for result in results.scenarios),
+        "",
+        *(_burst(result) for result in results.scenarios if result.scenario.burst_tokens),
+        _joined(results),
+        f"TTFT p50 idle, one stream at a time: {idle}",
+        f"wire: {results.wire.bytes_per_token:.1f} B for {results.wire.text_bytes_per_token:.1f} B of text",
+        f"simulator: {results.simulator_cpu_us_per_token:.1f} us of CPU per unpaced token",
+        "",
+        f"      {'bar':56}{'limit':>18}{'measured':>16}",
+    ]
+    for bar in results.bars:
+        sign = ">=" if bar.at_least else "<="
+        mark = "pass" if bar.met else "FAIL"
+        lines.append(
+            f"{mark}  {bar.name:56}{sign + ' ' + _figure(bar.limit, bar.unit):>18}"
+            f"{_figure(bar.measured, bar.unit):>16}"
+        )
+    others = max(max(r.medians(lambda run: run.others_cores)) for r in results.scenarios)
+    if others > BUSY_OTHERS_CORES:
+        lines += ["", f"Other processes kept up to {others:.1f} cores busy: take it with care."]
+    return "\n".join(lines)
+
+
+def json(results: Results, about: dict[str, Any]) -> bytes:
+    """Everything measured, each pair of each scenario included."""
+    bars = [{**msgspec.to_builtins(bar), "met": bar.met} for bar in results.bars]
+    whole = {"machine": about, "bars": bars, **msgspec.to_builtins(results)}
+    return msgspec.json.format(msgspec.json.encode(whole))
+
+
+def _row(result: ScenarioResult) -> str:
+    floor_us, server_us = result.medians(lambda run: run.cpu_us_per_token["target"])
+    floor_p50_ms, server_p50_ms = result.medians(lambda run: run.itl_p50_ms)
+    floor_p99_ms, server_p99_ms = result.medians(lambda run: run.itl_p99_ms)
+    floor_ttft_ms, server_ttft_ms = result.medians(lambda run: run.ttft_p50_ms)
+    ratio = result.median(lambda pair: pair.cpu_ratio)
+    floor_gaps = f"{floor_p50_ms:.1f} / {floor_p99_ms:.1f}"
+    server_gaps = f"{server_p50_ms:.1f} / {server_p99_ms:.1f}"
+    return (
+        f"{result.name:28}{floor_us:>8.1f}{server_us:>9.1f}{ratio:>7.2f}x"
+        f"{floor_gaps:>15}{server_gaps:>14}{floor_ttft_ms:>11.1f}{server_ttft_ms:>9.1f}"
+    )
+
+
+def _burst(result: ScenarioResult) -> str:
+    floor, server = result.medians(lambda run: run.tokens / run.seconds)
+    return f"{result.name}: floor {floor:,.0f} tok/s, server {server:,.0f} tok/s"
+
+
+def _joined(results: Results) -> str:
+    """How much the server merges: a busy machine makes it merge, which makes tokens cheaper."""
+    means = (
+        f"{result.median(lambda pair: pair.server.tokens / pair.server.messages):.2f}"
+        for result in results.scenarios
+    )
+    return f"tokens in an event of the server, by load: {', '.join(means)}"
+
+
+def _figure(value: float, unit: str) -> str:
+    if value >= 1000:
+        return f"{value:,.0f} {unit}"
+    return f"{value:.2f} {unit}" if value < 100 else f"{value:.0f} {unit}"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def save(path: Path, results: Results, about: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(json(results, about))

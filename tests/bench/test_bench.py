@@ -1,0 +1,52 @@
+"""The benchmark at its smallest, with margins wide enough for any machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MARGIN = 10
+RUN_LIMIT_S = 60
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    out = tmp_path_factory.mktemp("bench")
+    argv = [sys.executable, str(Path(__file__).parent), "--tiny", "--out", str(out)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=RUN_LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    bars = json.loads((out / "bench.json").read_bytes())["bars"]
+    return {bar["key"]: bar["measured"] for bar in bars}
+
+
+def test_a_token_costs_at_most_some_times_the_floor(figures):
+    assert figures["cpu_ratio"] <= 2.8 * MARGIN
+
+
+def test_tokens_come_about_as_evenly_as_they_were_sent(figures):
+    assert figures["itl_p99_above_floor_ms"] <= 10 * MARGIN
+
+
+def test_the_first_token_is_not_held_back(figures):
+    assert figures["ttft_above_direct_ms"] <= 3 * MARGIN
+
+
+def test_an_open_stream_takes_little_memory(figures):
+    assert figures["stream_kib"] <= 64 * MARGIN
+
+
+def test_a_log_entry_takes_little_memory(figures):
+    assert figures["log_entry_bytes"] <= 200 * MARGIN
+
+
+def test_a_token_takes_at_most_40_bytes_on_the_wire(figures):
+    assert figures["wire_bytes"] <= 40
+
+
+def test_the_simulator_is_faster_than_what_it_measures(figures):
+    assert figures["simulator_tokens_per_s"] >= 100_000 / MARGIN
