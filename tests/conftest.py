@@ -15,7 +15,6 @@ import pytest
 
 from tokenwire.v1 import chat_pb2, model_pb2
 
-START_S = 30
 STOP_S = 15
 
 

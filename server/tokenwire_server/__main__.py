@@ -48,16 +48,16 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 async def _until_stopped(arguments: argparse.Namespace) -> None:
     from .config import load
-    from .telemetry import configure_logging
 
     flags = {"listen": arguments.listen} if arguments.listen is not None else {}
     settings = load(arguments.config, flags)
+
+    # Settings that make no sense are told before the SDKs are imported, which takes a second; and the
+    # SDKs are imported before the log is configured, because they change it as their variables say.
+    from . import app
+    from .telemetry import configure_logging
+
     configure_logging(settings.log_level)
-
-    from . import (
-        app,
-    )  # the SDKs take a second to import: settings that make no sense are told before
-
     await app.serve(
         settings,
         os.environ,

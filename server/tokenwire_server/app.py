@@ -18,6 +18,8 @@ from .streams.live import LiveStreams
 
 logger = logging.getLogger(__name__)
 
+LAST_WORDS_S = 1.0
+"""How long RPCs may take to tell their callers that the server stops."""
 DEMO_KEYS = {"OPENAI_API_KEY": "demo", "ANTHROPIC_API_KEY": "demo"}
 DEMO_MODELS = ("openai/demo", "openai-responses/demo", "anthropic/demo")
 
@@ -71,13 +73,13 @@ async def serve(
 
 async def _drain(server: GrpcServer, streams: LiveStreams, grace_s: float) -> None:
     """Let open streams go on for a while, then end them, so that each caller gets a reason."""
-    stopping = asyncio.create_task(server.stop(grace_s + 1.0))
+    await server.not_serving()
     try:
         async with asyncio.timeout(grace_s):
-            await asyncio.shield(stopping)
+            await streams.wait_until_none()
     except TimeoutError:
         streams.stop_all()
-        await stopping
+    await server.stop(LAST_WORDS_S)
 
 
 def _require_a_key(providers: Mapping[str, ProviderConfig], environ: Mapping[str, str]) -> None:

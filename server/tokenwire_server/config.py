@@ -20,6 +20,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+MAX_PORT = 65535
+
 ProviderKind = Literal["openai-chat", "openai-responses", "anthropic"]
 Capability = Literal["tools", "images", "reasoning", "json_schema"]
 
@@ -87,6 +89,8 @@ class Limits(_Section):
     """Size of one request on the wire. A larger one gets INVALID_REQUEST."""
     max_log_bytes: int = Field(default=8 * 2**20, ge=4096)
     """Content kept of one stream. Past it the oldest entries go, and who needs them gets SLOW_READER."""
+    reader_stall_s: float = Field(default=30.0, gt=0)
+    """How long a write to a caller may be blocked because it accepts nothing. Then SLOW_READER."""
     max_stream_duration_s: float = Field(default=3600.0, gt=0)
     """From acceptance to end. Then the stream finishes with TIME_LIMIT."""
     upstream_connect_s: float = Field(default=5.0, gt=0)
@@ -136,6 +140,14 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}
+
+    @field_validator("listen")
+    @classmethod
+    def _is_host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
+            raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:50051, not {value!r}")
+        return value
 
     @field_validator("providers")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from types import TracebackType
 from typing import Self
@@ -11,27 +12,33 @@ from typing import Self
 class SilenceLimit:
     """Ends its block with TimeoutError when `heard` was not called for `limit_s` seconds.
 
+    `pause` stops the clock until the next `heard`.
+
     Made for a path that hears something every few milliseconds: `heard` is an assignment, and the
     one timer re-arms itself only when it fires too early, so it is exact and costs nothing a token.
     `asyncio.timeout` would cancel and make a timer at each arrival. A cancellation from outside that
     arrives together with the limit stays a cancellation.
     """
 
-    __slots__ = ("_before", "_fired", "_heard", "_limit_s", "_loop", "_task", "_timer")
+    __slots__ = ("_before", "_fired", "_heard", "_loop", "_task", "_timer", "limit_s")
 
     def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._fired = False
         self._timer: asyncio.TimerHandle | None = None
 
     def heard(self, now: float, limit_s: float) -> None:
         """Something came at `now`, of `time.monotonic`; from now on the limit is `limit_s`."""
         self._heard = now
-        if limit_s != self._limit_s:
-            self._limit_s = limit_s
+        if limit_s != self.limit_s:
+            self.limit_s = limit_s
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = self._loop.call_later(limit_s, self._check)
+
+    def pause(self) -> None:
+        """Nothing is waited for."""
+        self._heard = math.inf
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -41,7 +48,7 @@ class SilenceLimit:
         self._before = task.cancelling()
         self._loop = asyncio.get_running_loop()
         self._heard = time.monotonic()
-        self._timer = self._loop.call_later(self._limit_s, self._check)
+        self._timer = self._loop.call_later(self.limit_s, self._check)
         return self
 
     def __exit__(
@@ -58,12 +65,12 @@ class SilenceLimit:
             and self._task.uncancel() <= self._before
             and isinstance(exc, asyncio.CancelledError)
         ):
-            raise TimeoutError(f"silent for {self._limit_s} s") from exc
+            raise TimeoutError(f"silent for {self.limit_s} s") from exc
 
     def _check(self) -> None:
-        left_s = self._heard + self._limit_s - time.monotonic()
+        left_s = self._heard + self.limit_s - time.monotonic()
         if left_s > 0:
-            self._timer = self._loop.call_later(left_s, self._check)
+            self._timer = self._loop.call_later(min(left_s, self.limit_s), self._check)
             return
         self._timer = None
         self._fired = True

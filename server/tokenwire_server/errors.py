@@ -11,13 +11,12 @@
     |   +-- UpstreamUnavailable     it cannot be reached, or failed before the first token
     |   +-- UpstreamBroken          it failed after the first token
     |   +-- UpstreamStalled         it fell silent
-    +-- DeadlineExceeded        the caller's deadline passed
-    +-- SlowReader              the reader fell behind the log
+    +-- SlowReader              the reader fell behind the log, or accepts nothing
     +-- ServerStopped           the stream ended with its server
     +-- InternalFault           a bug of ours, described in the log only
 
 `str(error)` is for the caller and holds nothing that a provider wrote. What the provider wrote
-stands in `UpstreamError.provider_text`, for the server's log only.
+stands in `provider_text`, for the server's log only.
 """
 
 from __future__ import annotations
@@ -66,8 +65,11 @@ class InvalidRequest(TokenwireError):
 class UnknownModel(TokenwireError):
     reason = "UNKNOWN_MODEL"
 
-    def __init__(self, model: str, *, why: str, nearest: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: str, *, why: str, nearest: Sequence[str] = (), provider_text: str = ""
+    ) -> None:
         self.model = model
+        self.provider_text = provider_text
         self.nearest = tuple(nearest)
         hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
         super().__init__(f"{why}{hint}")
@@ -149,22 +151,16 @@ class UpstreamStalled(UpstreamError):
     reason = "UPSTREAM_STALLED"
 
 
-class DeadlineExceeded(TokenwireError):
-    reason = "DEADLINE"
-
-
 class SlowReader(TokenwireError):
     reason = "SLOW_READER"
 
-    def __init__(self, *, after_sequence: int, earliest_sequence: int) -> None:
-        self.after_sequence = after_sequence
+    def __init__(self, message: str, *, earliest_sequence: int | None = None) -> None:
         self.earliest_sequence = earliest_sequence
-        super().__init__(
-            f"the stream's log no longer holds what follows sequence {after_sequence}; "
-            f"it begins at {earliest_sequence}"
-        )
+        super().__init__(message)
 
     def facts(self) -> dict[str, str]:
+        if self.earliest_sequence is None:
+            return {}
         return {"earliest_sequence": str(self.earliest_sequence)}
 
 

@@ -21,7 +21,10 @@ def internal_fault(error: BaseException) -> InternalFault:
 def configure_logging(level: str) -> None:
     """One line a record, on stderr. The SDKs' own loggers stay at WARNING: at DEBUG they write prompts."""
     logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,  # the SDKs may have been there before
     )
     for name in ("openai", "anthropic", "httpx2", "httpcore2", "aiohttp", "asyncio", "grpc"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

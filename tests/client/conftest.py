@@ -1,6 +1,6 @@
 """A real grpc.aio server whose answers a test scripts."""
 
-# ruff: noqa: N802, ARG002 - the servicer's methods and their arguments are named by gRPC
+# ruff: noqa: N802 - the servicer's methods and their arguments are named by gRPC
 
 from __future__ import annotations
 

@@ -81,6 +81,29 @@ async def test_a_cancelled_wait_leaves_nothing_behind(new_log):
     await asyncio.wait_for(log.wait(0), 1)
 
 
+async def test_who_waits_for_the_seal_wakes_at_it_and_not_before(new_log):
+    log = new_log(1 << 20)
+    waiting = asyncio.create_task(log.wait_sealed())
+    await asyncio.sleep(0)
+    log.append(token(0))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    log.finish(FINISHED)
+    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(log.wait_sealed(), 1)
+
+
+async def test_a_read_is_bounded_and_goes_on_where_it_ended(new_log):
+    log = new_log(64 << 20)
+    for n in range(20_000):
+        log.append(token(n))
+    read = []
+    while entries := log.read(len(read)):
+        assert len(entries) <= 10_000
+        read += entries
+    assert read == [token(n) for n in range(20_000)]
+
+
 async def test_the_first_seal_wins(new_log):
     log = new_log(1 << 20)
     assert log.finish(FINISHED)
@@ -122,11 +145,13 @@ async def test_past_its_bound_the_oldest_entries_go_and_who_needs_them_is_told(n
     assert 1 < earliest <= 10_000
     assert log.read(earliest - 1)[0] == token(earliest - 1)
     assert list(log.read(9_999)) == [token(9_999)]
+    assert str(earliest) in str(caught.value)
     with pytest.raises(SlowReader):
         log.read(earliest - 2)
 
 
-async def test_the_memory_of_a_log_stays_within_its_bound(new_log):
+@pytest.mark.parametrize("word", ["token", "\u8bcd", "\U0001f600"], ids=["ascii", "cjk", "emoji"])
+async def test_the_memory_of_a_log_stays_within_its_bound(new_log, word):
     max_bytes = 1 << 20
     tracemalloc.start()
     try:
@@ -134,12 +159,12 @@ async def test_the_memory_of_a_log_stays_within_its_bound(new_log):
         before = tracemalloc.get_traced_memory()[0]
         peak = 0
         for n in range(50_000):
-            log.append(token(n))
+            log.append(TextDelta(f"{word}{n} ", 0))
             if n % 1000 == 0:
                 peak = max(peak, tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
-    assert max_bytes / 2 < peak < max_bytes * 1.5
+    assert max_bytes * 0.7 < peak < max_bytes * 1.1
 
 
 async def test_one_entry_larger_than_the_bound_is_still_delivered(new_log):

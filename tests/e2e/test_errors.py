@@ -134,6 +134,7 @@ async def test_silence_has_named_limits(start, api_on, simulator):
             for scenario, reason, limit in [
                 ("silent=1", "UPSTREAM_UNAVAILABLE", "0.5 s"),
                 ("headers_then_silent=1", "UPSTREAM_UNAVAILABLE", "0.5 s"),
+                ("unknown=1&tokens=5&ttft_ms=5000", "UPSTREAM_UNAVAILABLE", "0.3 s"),
                 ("stall_after=3", "UPSTREAM_STALLED", "0.3 s"),
             ]:
                 _, error = await failing(api.chat_stream(api.request(f"openai/sim?{scenario}")))

@@ -62,6 +62,88 @@ def test_a_bad_configuration_is_one_line_that_says_where(tmp_path, toml, said):
     assert said in result.stderr
 
 
+@pytest.mark.parametrize(
+    "listen", ["localhost", "50051", ":0", "127.0.0.1:99999", "unix:/tmp/s", ""]
+)
+def test_an_address_that_is_none_is_refused(listen):
+    result = serve("--demo", "--listen", listen)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "listen: " in result.stderr
+    assert "HOST:PORT" in result.stderr
+
+
+@pytest.mark.parametrize("listen", ["[::1]:0", "0.0.0.0:0", "localhost:0"])
+async def test_every_kind_of_address_can_be_listened_on(start, api_on, listen):
+    with start("serve", "--demo", "--listen", listen) as (_, address):
+        host, _, port = address.rpartition(":")
+        assert host == listen.removesuffix(":0")
+        target = f"{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
+        async with grpc.aio.insecure_channel(target) as channel:
+            assert (await api_on(channel).list_models(b"", wait_for_ready=True)).models
+
+
+def test_a_key_that_no_header_can_carry_is_told_at_the_start():
+    result = serve(env={"OPENAI_API_KEY": "schlüssel"})
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "OPENAI_API_KEY" in result.stderr
+    assert "schlüssel" not in result.stderr
+
+
+async def test_a_newline_after_a_key_is_no_part_of_it(start, api_on, simulator):
+    env = simulator.environ() | {"OPENAI_API_KEY": "from-a-file\n"}
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            await api_on(channel).events("openai/sim?tokens=1&key=newline")
+    headers = {k.lower(): v for k, v in simulator.request("newline")["headers"].items()}
+    assert headers["authorization"] == "Bearer from-a-file"
+
+
+async def test_what_the_sdks_take_from_the_environment_goes_to_no_provider(
+    start, api_on, simulator
+):
+    env = simulator.environ() | {
+        "OPENAI_CUSTOM_HEADERS": "x-internal: LEAK",
+        "ANTHROPIC_CUSTOM_HEADERS": "x-internal: LEAK",
+    }
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            for provider in ("openai", "anthropic"):
+                await api_on(channel).events(f"{provider}/sim?tokens=1&key=env-{provider}")
+                headers = {k.lower() for k in simulator.request(f"env-{provider}")["headers"]}
+                assert "x-internal" not in headers
+                assert not any(name.startswith("x-stainless") for name in headers)
+
+
+async def test_prompts_stay_out_of_the_log_whatever_the_sdks_are_told_to_log(
+    start, api_on, simulator
+):
+    env = simulator.environ() | {
+        "OPENAI_LOG": "debug",
+        "ANTHROPIC_LOG": "debug",
+        "TOKENWIRE_LOG_LEVEL": "DEBUG",
+    }
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            for model in ("openai/sim", "openai-responses/sim", "anthropic/sim"):
+                for scenario in ("tokens=3", "status=500", "garbage_after=2"):
+                    call = api_on(channel).chat_stream(
+                        api_on.request(f"{model}?{scenario}", "CANARY prompt")
+                    )
+                    await asyncio.gather(drained(call), return_exceptions=True)
+        process.terminate()
+        process.wait(10)
+        process.log.seek(0)
+        logged = process.log.read()
+    assert "upstream failed" in logged
+    assert "CANARY" not in logged
+    assert "key-of-" not in logged
+
+
+async def drained(call):
+    async for _ in call:
+        pass
+
+
 def test_a_configuration_that_is_not_there_is_one_line(tmp_path):
     result = serve("--config", str(tmp_path / "none.toml"))
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
@@ -130,6 +212,31 @@ async def test_sigterm_lets_open_streams_finish_and_then_exits(start, simulator,
             events = [event async for event in call]
         assert events[-1].HasField("finished")
         assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+async def test_an_open_health_watch_does_not_hold_up_the_end(start):
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with start("serve", "--demo", "--listen", "127.0.0.1:0") as (process, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            process.send_signal(signal.SIGTERM)
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await asyncio.to_thread(process.wait, 4) == 0
+
+
+async def test_a_second_signal_ends_the_process_at_once(start, simulator, api_on):
+    with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (process, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = api_on(channel).chat_stream(api_on.request("openai/sim?silent=1"))
+            await call.initial_metadata()
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 4) == -signal.SIGTERM
+            call.cancel()
 
 
 async def test_streams_that_outlast_the_grace_are_told_why(start, simulator, api_on):

@@ -73,3 +73,14 @@ async def test_other_errors_pass_through():
     with pytest.raises(KeyError):
         with SilenceLimit(1):
             raise KeyError
+
+
+async def test_the_clock_stands_still_while_paused_and_runs_again_when_something_is_heard():
+    began = now()
+    with pytest.raises(TimeoutError):
+        with SilenceLimit(0.1) as silence:
+            silence.pause()
+            await asyncio.sleep(0.35)
+            silence.heard(now(), 0.1)
+            await asyncio.sleep(30)
+    assert 0.44 <= now() - began < 5

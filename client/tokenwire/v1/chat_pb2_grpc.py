@@ -68,7 +68,8 @@ class ChatServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Chat(self, request, context):
-        """Chat answers the same request whole. Same limits and errors; for batch work.
+        """Chat answers the same request whole. Same limits and errors; for batch work. An answer that is
+        larger than what the server keeps of a stream (8 MiB by default) ends with SLOW_READER: stream it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

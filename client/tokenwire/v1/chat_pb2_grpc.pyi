@@ -42,7 +42,9 @@ class ChatServiceStub:
         tokenwire.v1.chat_pb2.ChatRequest,
         tokenwire.v1.chat_pb2.ChatResponse,
     ]
-    """Chat answers the same request whole. Same limits and errors; for batch work."""
+    """Chat answers the same request whole. Same limits and errors; for batch work. An answer that is
+    larger than what the server keeps of a stream (8 MiB by default) ends with SLOW_READER: stream it.
+    """
 
 class ChatServiceAsyncStub:
     """ChatService turns a chat request into one typed stream of events, whichever provider answers.
@@ -65,7 +67,9 @@ class ChatServiceAsyncStub:
         tokenwire.v1.chat_pb2.ChatRequest,
         tokenwire.v1.chat_pb2.ChatResponse,
     ]
-    """Chat answers the same request whole. Same limits and errors; for batch work."""
+    """Chat answers the same request whole. Same limits and errors; for batch work. An answer that is
+    larger than what the server keeps of a stream (8 MiB by default) ends with SLOW_READER: stream it.
+    """
 
 class ChatServiceServicer(metaclass=abc.ABCMeta):
     """ChatService turns a chat request into one typed stream of events, whichever provider answers.
@@ -92,6 +96,8 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         request: tokenwire.v1.chat_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> typing.Union[tokenwire.v1.chat_pb2.ChatResponse, collections.abc.Awaitable[tokenwire.v1.chat_pb2.ChatResponse]]:
-        """Chat answers the same request whole. Same limits and errors; for batch work."""
+        """Chat answers the same request whole. Same limits and errors; for batch work. An answer that is
+        larger than what the server keeps of a stream (8 MiB by default) ends with SLOW_READER: stream it.
+        """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -50,10 +50,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_UPSTREAM_STALLED: _ErrorReason.ValueType  # 20
     """ABORTED: the provider fell silent after the first token, for longer than the server allows."""
-    ERROR_REASON_DEADLINE: _ErrorReason.ValueType  # 22
-    """DEADLINE_EXCEEDED: the caller's deadline passed."""
     ERROR_REASON_SLOW_READER: _ErrorReason.ValueType  # 23
-    """UNAVAILABLE: the reader fell behind what the server keeps of the stream."""
+    """UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
+    too long.
+    """
     ERROR_REASON_SERVER_STOPPED: _ErrorReason.ValueType  # 26
     """UNAVAILABLE: the stream ended with its server."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 27
@@ -97,10 +97,10 @@ marker, or carried an error or garbage. The answer is incomplete.
 """
 ERROR_REASON_UPSTREAM_STALLED: ErrorReason.ValueType  # 20
 """ABORTED: the provider fell silent after the first token, for longer than the server allows."""
-ERROR_REASON_DEADLINE: ErrorReason.ValueType  # 22
-"""DEADLINE_EXCEEDED: the caller's deadline passed."""
 ERROR_REASON_SLOW_READER: ErrorReason.ValueType  # 23
-"""UNAVAILABLE: the reader fell behind what the server keeps of the stream."""
+"""UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
+too long.
+"""
 ERROR_REASON_SERVER_STOPPED: ErrorReason.ValueType  # 26
 """UNAVAILABLE: the stream ended with its server."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27

@@ -53,7 +53,11 @@ def _from_status(
     # Anthropic's SDK hands over the whole body, OpenAI's the object under "error".
     detail = detail["error"] if isinstance(detail.get("error"), Mapping) else detail
     if status == 404:
-        return UnknownModel(model, why=f"provider {provider!r} does not know this model")
+        return UnknownModel(
+            model,
+            why=f"provider {provider!r} does not know this model",
+            provider_text=str(body)[:MAX_PROVIDER_TEXT_CHARS],
+        )
     facts: dict[str, Any] = {
         "provider": provider,
         "status": status,

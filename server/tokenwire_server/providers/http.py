@@ -3,17 +3,20 @@
 The SDKs bring such a transport themselves. This one is our own because the token's path runs through
 it, and because of what it leaves out: no redirects (one would send the prompt and the key to another
 host), no proxies from the environment, no cookies (they would be shared by all tenants), no retries,
-and no pool limit, because streams are bounded where they are admitted and a full pool would look
-like a slow provider. Bytes are read from aiohttp directly, below httpx2's layers.
+no headers but those named here (the SDKs add what the environment tells them, to any server), and no
+pool limit, because streams are bounded where they are admitted and a full pool would look like a slow
+provider. Bytes are read from aiohttp directly, below httpx2's layers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import aiohttp
 import httpx2
+from aiohttp.connector import Connection
 
 RESPONSE = "tokenwire.aiohttp_response"
 """Key in `httpx2.Response.extensions` of the aiohttp response, for reading the body without layers."""
@@ -21,12 +24,28 @@ RESPONSE = "tokenwire.aiohttp_response"
 KEEPALIVE_S = 15.0
 """How long an idle connection is kept. Short of what providers' front ends keep: a POST on a
 connection that the other side just closed fails and is not repeated."""
+ERROR_BODY_S = 2.0
+MAX_ERROR_BODY_BYTES = 64 * 1024
+"""How long and how much is read of the body of an error. Its status counts in any case."""
+
+SENT_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "anthropic-version",
+        "authorization",
+        "content-type",
+        "openai-organization",
+        "openai-project",
+        "user-agent",
+    }
+)
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends a request whole and returns the answer's head; the body is read by whoever wants it.
+    """Sends a request whole and returns the answer's head; the body of a success is left to be read.
 
-    Cancelled at any point, it closes the connection. `connect_s` bounds name lookup, TCP and TLS
+    Cancelled at any point, it aborts the connection. `connect_s` bounds name lookup, TCP and TLS
     together; waiting for the answer is bounded by the caller.
     """
 
@@ -38,6 +57,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
             trust_env=False,
+            response_class=_Response,
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -45,7 +65,11 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             response = await self._session.request(
                 request.method,
                 str(request.url),
-                headers=request.headers.multi_items(),
+                headers=[
+                    (name, value)
+                    for name, value in request.headers.multi_items()
+                    if name.lower() in SENT_HEADERS and value
+                ],
                 data=await request.aread() or None,
                 allow_redirects=False,
             )
@@ -55,42 +79,74 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectError(type(error).__name__, request=request) from error
         except aiohttp.ClientError as error:
             raise httpx2.RemoteProtocolError(type(error).__name__, request=request) from error
+        if 200 <= response.status < 300:
+            return httpx2.Response(
+                status_code=response.status, stream=_Unread(), extensions={RESPONSE: response}
+            )
         return httpx2.Response(
             status_code=response.status,
-            # aiohttp has already undone any compression.
-            headers=[
-                (name, value)
-                for name, value in response.raw_headers
-                if name.lower() != b"content-encoding"
-            ],
-            stream=_Body(response),
-            extensions={RESPONSE: response},
+            headers={
+                "content-type": "application/json",  # whatever it says: the SDKs then try
+                "retry-after": response.headers.get("retry-after", ""),
+            },
+            content=await _error_body(response),
         )
 
     async def aclose(self) -> None:
         await self._session.close()
 
 
-class _Body(httpx2.AsyncByteStream):
-    """The body as httpx2 wants it: read so only for the text of an error."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except aiohttp.ClientError as error:
-            raise httpx2.ReadError(type(error).__name__) from error
-
-    async def aclose(self) -> None:
-        release(self._response)
-
-
 def release(response: aiohttp.ClientResponse) -> None:
-    """Give the connection back when its answer was read to the end; otherwise close it, at once."""
+    """Give the connection back when its answer was read to the end; otherwise abort it, at once."""
     if response.content.is_eof():
         response.release()
     else:
         response.close()
+
+
+async def _error_body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    try:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(ERROR_BODY_S):
+                while len(body) < MAX_ERROR_BODY_BYTES and (
+                    data := await response.content.readany()
+                ):
+                    body += data
+    finally:
+        release(response)
+    return bytes(body[:MAX_ERROR_BODY_BYTES])
+
+
+class _Response(aiohttp.ClientResponse):
+    """aiohttp's response, mended in two places (3.14.5); each has a test that shows the need."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Also fail the body when the connection is lost: for broken chunked framing aiohttp does not,
+        and its reader would wait for ever.
+        """
+        await super().start(connection)
+        protocol = connection.protocol
+        if protocol is not None and (closed := protocol.closed) is not None:
+            closed.add_done_callback(self._connection_lost)
+        return self
+
+    def _connection_lost(self, closed: asyncio.Future[None]) -> None:
+        if not closed.cancelled():
+            closed.exception()
+        if not self.content.is_eof() and self.content.exception() is None:
+            self.content.set_exception(
+                aiohttp.ClientPayloadError("the connection ended inside the body")
+            )
+
+    def close(self) -> None:
+        """Also abort: a mere close first sends what is left of the prompt, and over TLS waits up to
+        30 s for the other side's goodbye.
+        """
+        if self._connection is not None and self._connection.transport is not None:
+            self._connection.transport.abort()
+        super().close()
+
+
+class _Unread(httpx2.AsyncByteStream):
+    """Stands for a body that is read from aiohttp."""

@@ -14,7 +14,7 @@ import msgspec
 import openai
 
 from .. import __version__
-from ..config import Limits, ModelConfig, ProviderConfig, ProviderKind, known_providers
+from ..config import ConfigError, Limits, ModelConfig, ProviderConfig, ProviderKind, known_providers
 from ..errors import UnknownModel
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
@@ -50,7 +50,10 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """Every provider that has a key or needs none. An async context: it owns the HTTP client."""
+    """Every provider that has a key or needs none. An async context: it owns the HTTP client.
+
+    Raises ConfigError when a key is none.
+    """
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class Registry:
         self._configs = providers
         self._models = models
         self._limits = limits
-        self._environ = environ
+        self._keys = {name: _key(config, environ) for name, config in providers.items()}
         self._providers: dict[str, Provider] = {}
 
     async def __aenter__(self) -> Self:
@@ -77,7 +80,7 @@ class Registry:
             trust_env=False,
         )
         for name, config in self._configs.items():
-            key = self._environ.get(config.api_key_env, "") if config.api_key_env else ""
+            key = self._keys[name]
             if key or not config.api_key_env:
                 self._providers[name] = HttpProvider(
                     name, config, DIALECTS[config.kind], _sdk_client(name, config, key, self._http)
@@ -128,6 +131,13 @@ class Registry:
         known = [*self._models, *(f"{provider}/{rest or '...'}" for provider in self._providers)]
         close = difflib.get_close_matches(model, known, n=MAX_NEAREST, cutoff=0.6)
         return close or [f"{p}/..." for p in sorted(self._providers)][:MAX_NEAREST]
+
+
+def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:
+    key = environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(f"{config.api_key_env}: a key is printable ASCII, and this one is not")
+    return key
 
 
 def _sdk_client(name: str, config: ProviderConfig, key: str, http: httpx2.AsyncClient) -> SdkClient:

@@ -63,9 +63,12 @@ class GrpcServer:
         for service in ("", *services):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
-    async def stop(self, grace_s: float) -> None:
-        """Tell health watchers, refuse new RPCs, and give running ones `grace_s` to end."""
+    async def not_serving(self) -> None:
+        """Tell health's callers and watchers to go elsewhere; RPCs are still answered."""
         await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new RPCs, give running ones `grace_s` to end, then cut them off."""
         await self._server.stop(grace_s)
 
 

@@ -11,7 +11,7 @@ from ..request import ChatRequest
 from ..streams.live import LiveStreams
 from .codec import AnswerBuilder
 from .parse import parse_chat_request, parse_message
-from .writer import Context, Writer
+from .writer import STREAM_ID_KEY, Context, Writer
 
 
 class ChatService:
@@ -30,21 +30,23 @@ class ChatService:
         """
         request, route = self._admit(data)
         stream = self._streams.open()
-        with stream.join() as reader:
-            writer = Writer(context)
+        with stream.join() as reader, Writer(context, self._limits.reader_stall_s) as writer:
             await writer.begin(stream.id)
             self._streams.produce(stream, route, request)
+            del request  # prompts can be large, and answers long; gRPC keeps its bytes
             while taken := await reader.take():
                 for sequence, event in taken:
                     await writer.send(sequence, event)
 
     async def Chat(self, data: bytes, context: Context) -> bytes:  # noqa: N802  # the RPC's name
-        """The same, answered whole."""
+        """The same, answered whole: read from the log once it is sealed, which bounds its size."""
         request, route = self._admit(data)
         stream = self._streams.open()
         with stream.join() as reader:
-            await Writer(context).begin(stream.id)
+            await context.send_initial_metadata(((STREAM_ID_KEY, stream.id),))
             self._streams.produce(stream, route, request)
+            del request
+            await stream.log.wait_sealed()
             answer = AnswerBuilder()
             while taken := await reader.take():
                 answer.add(event for _, event in taken)

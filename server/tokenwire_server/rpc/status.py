@@ -28,7 +28,6 @@ CODES: dict[str, grpc.StatusCode] = {
     "UPSTREAM_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "UPSTREAM_BROKEN": grpc.StatusCode.ABORTED,
     "UPSTREAM_STALLED": grpc.StatusCode.ABORTED,
-    "DEADLINE": grpc.StatusCode.DEADLINE_EXCEEDED,
     "SLOW_READER": grpc.StatusCode.UNAVAILABLE,
     "SERVER_STOPPED": grpc.StatusCode.UNAVAILABLE,
     "INTERNAL": grpc.StatusCode.INTERNAL,

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from types import TracebackType
+from typing import Self
+
 import grpc.aio
 from grpc._cython.cygrpc import ExecuteBatchError  # raised by a write that a cancel interrupted
 
+from ..deadline import SilenceLimit
+from ..errors import SlowReader
 from ..events import Event
 from . import codec
 
@@ -21,12 +27,34 @@ class PeerGone(Exception):
 
 
 class Writer:
-    """The caller's end of one RPC."""
+    """The caller's end of one RPC. A context manager, which bounds each write.
 
-    __slots__ = ("_context",)
+    A write that is blocked for `stall_s`, because the caller accepts nothing, ends the block with
+    SlowReader: keepalive does not notice a caller whose connection lives and whose reading stopped.
+    """
 
-    def __init__(self, context: Context) -> None:
+    __slots__ = ("_context", "_stall", "_stall_s")
+
+    def __init__(self, context: Context, stall_s: float) -> None:
         self._context = context
+        self._stall_s = stall_s
+        self._stall = SilenceLimit(stall_s)
+
+    def __enter__(self) -> Self:
+        self._stall.__enter__()
+        self._stall.pause()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        try:
+            self._stall.__exit__(exc_type, exc, tb)
+        except TimeoutError as stalled:
+            raise SlowReader(f"the caller accepted nothing for {self._stall_s:g} s") from stalled
 
     async def begin(self, stream_id: str) -> None:
         """Send the initial metadata. It commits the RPC: no client retries it from here on."""
@@ -37,7 +65,9 @@ class Writer:
 
     async def send(self, sequence: int, event: Event) -> None:
         """Write one event; return when the transport took it. Raises PeerGone."""
+        self._stall.heard(time.monotonic(), self._stall_s)
         try:
             await self._context.write(codec.encode(sequence, event))
         except ExecuteBatchError as error:
             raise PeerGone from error
+        self._stall.pause()

@@ -48,7 +48,14 @@ class StreamLog(Protocol):
         ...
 
     def read(self, after_sequence: int) -> Sequence[Event]:
-        """All entries after a sequence, perhaps none. Raises SlowReader when the first is gone."""
+        """The entries after a sequence, oldest first, perhaps none, perhaps not all: read on.
+
+        Raises SlowReader when the first of them is gone.
+        """
+        ...
+
+    async def wait_sealed(self) -> None:
+        """Return once the log is sealed. Bounded and cancelled as `wait`."""
         ...
 
     async def wait(self, after_sequence: int) -> None:

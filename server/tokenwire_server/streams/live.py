@@ -29,6 +29,8 @@ class LiveStreams:
         self._limits = limits
         self._tasks = tasks
         self._streams: dict[tuple[str, str], Stream] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -44,12 +46,19 @@ class LiveStreams:
             on_gone=self._forget,
         )
         self._streams[tenant, stream.id] = stream
+        self._empty.clear()
         return stream
 
     def produce(self, stream: Stream, route: Route, request: ChatRequest) -> None:
         """Begin to generate: from here on the stream is sealed, whatever happens."""
         producer = Producer(stream, route, request, self._limits)
-        stream.produced_by(self._tasks.create_task(producer.run(), name=f"producer {stream.id}"))
+        producer.begin()
+        task = self._tasks.create_task(producer.run(), name=f"producer {stream.id}")
+        stream.produced_by(task, producer.usage)
+
+    async def wait_until_none(self) -> None:
+        """Return once no stream is left: produced or read. The caller bounds it."""
+        await self._empty.wait()
 
     def stop_all(self) -> None:
         """End every stream: its readers get SERVER_STOPPED after what its log holds."""
@@ -58,3 +67,5 @@ class LiveStreams:
 
     def _forget(self, stream: Stream) -> None:
         self._streams.pop((stream.tenant, stream.id), None)
+        if not self._streams:
+            self._empty.set()

@@ -24,10 +24,11 @@ class Meter:
     Gaps are kept in a histogram of 5 % buckets, so memory does not grow with the answer.
     """
 
-    __slots__ = ("_arrivals", "_chars", "_first", "_gaps", "_last", "_started")
+    __slots__ = ("_arrivals", "_chars", "_first", "_gaps", "_input_tokens", "_last", "_started")
 
-    def __init__(self, started: float) -> None:
+    def __init__(self, started: float, input_tokens: int) -> None:
         self._started = started
+        self._input_tokens = input_tokens  # estimated
         self._first: float | None = None
         self._last = started
         self._chars = 0
@@ -55,7 +56,7 @@ class Meter:
             elif isinstance(delta, ToolCallDelta):
                 self._chars += len(delta.arguments_json)
 
-    def usage(self, reported: Usage | None, request: ChatRequest) -> Usage:
+    def usage(self, reported: Usage | None) -> Usage:
         """The provider's figures, or an estimate marked as one.
 
         Reported figures marked as estimated are a provider's placeholder for the output, with the
@@ -66,9 +67,7 @@ class Meter:
         output_tokens = math.ceil(self._chars / CHARS_PER_TOKEN)
         if reported is not None:
             return msgspec.structs.replace(reported, output_tokens=output_tokens)
-        return Usage(
-            input_tokens=estimate_input_tokens(request), output_tokens=output_tokens, estimated=True
-        )
+        return Usage(input_tokens=self._input_tokens, output_tokens=output_tokens, estimated=True)
 
     def timings(self, now: float, output_tokens: int) -> Timings:
         """The stream's timings if it ended at `now`."""

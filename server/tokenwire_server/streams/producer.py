@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import AbstractAsyncContextManager
 
 from ..config import Limits
 from ..deadline import SilenceLimit
 from ..errors import (
-    StreamFailure,
-    TokenwireError,
+    UnknownModel,
     UpstreamBroken,
     UpstreamError,
     UpstreamStalled,
     UpstreamUnavailable,
 )
-from ..events import Finished, FinishReason, Started
+from ..events import Finished, FinishReason, Started, Usage
 from ..providers.base import Upstream
 from ..providers.decode.base import Complete, Decoder
 from ..providers.registry import Route
 from ..request import ChatRequest
 from ..telemetry import internal_fault
-from .meter import Meter
+from .meter import Meter, estimate_input_tokens
 from .stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -31,20 +31,26 @@ logger = logging.getLogger(__name__)
 class Producer:
     """Produces one stream: opens the upstream, appends what it says, seals the log.
 
-    `run` never raises: every end becomes the log's seal. Cancelled, at any point, it closes the
-    upstream first, then seals.
+    `begin` appends sequence 1. `run` never raises: every end becomes the log's seal. Cancelled, at any
+    point, it closes the upstream first, then seals.
     """
 
-    __slots__ = ("_limits", "_meter", "_request", "_route", "_stream")
+    __slots__ = ("_decoder", "_limits", "_meter", "_request", "_route", "_stream")
 
     def __init__(self, stream: Stream, route: Route, request: ChatRequest, limits: Limits) -> None:
         self._stream = stream
         self._route = route
-        self._request = request
+        self._request: ChatRequest | None = request
         self._limits = limits
-        self._meter = Meter(stream.opened)
+        self._meter = Meter(stream.opened, estimate_input_tokens(request))
+        self._decoder: Decoder | None = None
 
-    async def run(self) -> None:
+    def usage(self) -> Usage:
+        """The stream's usage so far: the provider's figures, or an estimate."""
+        return self._meter.usage(self._decoder.usage if self._decoder else None)
+
+    def begin(self) -> None:
+        """Append sequence 1, before anything is asked of the provider."""
         self._stream.log.append(
             Started(
                 stream_id=self._stream.id,
@@ -53,31 +59,45 @@ class Producer:
                 created_time=time.time(),
             )
         )
-        decoder: Decoder | None = None
+
+    async def run(self) -> None:
         try:
             async with asyncio.timeout(self._limits.max_stream_duration_s) as duration:
                 with SilenceLimit(self._limits.upstream_first_byte_s) as silence:
-                    async with self._route.provider.open(
-                        self._request, self._route.model, self._route.max_output_tokens
-                    ) as upstream:
-                        decoder = upstream.decoder
+                    async with self._open() as upstream:
+                        self._decoder = upstream.decoder
                         await self._read(upstream, silence)
-                        self._seal_as_decoded(decoder)
+                        self._seal_as_decoded(upstream.decoder)
         except asyncio.CancelledError:
             interruption = self._stream.interruption
             if interruption is None:
-                self._finish(FinishReason.CANCELLED, decoder)
+                self._finish(FinishReason.CANCELLED)
             else:
-                self._fail(interruption, decoder)
+                self._stream.fail(interruption)
         except TimeoutError:
             if duration.expired():
-                self._finish(FinishReason.TIME_LIMIT, decoder)
+                self._finish(FinishReason.TIME_LIMIT)
             else:
-                self._fail(self._stalled(), decoder)
-        except TokenwireError as error:
-            self._fail(error, decoder)
+                self._fail_upstream(
+                    UpstreamStalled(
+                        f"provider {self._route.provider.name!r} sent nothing "
+                        f"for {silence.limit_s:g} s"
+                    )
+                )
+        except UnknownModel as error:
+            self._log_upstream(error)
+            self._stream.fail(error)
+        except UpstreamError as error:
+            self._fail_upstream(error)
         except Exception as error:  # noqa: BLE001  # told to readers by id, logged whole
-            self._fail(internal_fault(error), decoder)
+            self._stream.fail(internal_fault(error))
+
+    def _open(self) -> AbstractAsyncContextManager[Upstream]:
+        """The upstream, with the request handed over: prompts can be large, and answers long."""
+        request, self._request = self._request, None
+        if request is None:
+            raise RuntimeError("a producer runs once")
+        return self._route.provider.open(request, self._route.model, self._route.max_output_tokens)
 
     async def _read(self, upstream: Upstream, silence: SilenceLimit) -> None:
         """The token's path: until the decoder has seen an end."""
@@ -98,12 +118,13 @@ class Producer:
 
     def _seal_as_decoded(self, decoder: Decoder) -> None:
         if isinstance(decoder.end, Complete):
-            self._finish(decoder.end.reason, decoder)
+            self._finish(decoder.end.reason)
         elif decoder.end is not None:
-            self._fail(decoder.end, decoder)
+            self._fail_upstream(decoder.end)
 
-    def _finish(self, reason: FinishReason, decoder: Decoder | None) -> None:
-        usage = self._meter.usage(decoder.usage if decoder else None, self._request)
+    def _finish(self, reason: FinishReason) -> None:
+        usage = self.usage()
+        decoder = self._decoder
         self._stream.log.finish(
             Finished(
                 reason=reason,
@@ -115,34 +136,20 @@ class Producer:
             )
         )
 
-    def _fail(self, error: TokenwireError, decoder: Decoder | None) -> None:
-        """Seal with an error; one of the provider's is named after whether a token has come."""
-        if isinstance(error, UpstreamError):
-            error.provider = self._route.provider.name
-            logger.warning(
-                "stream %s: upstream failed: %s: %s: %r",
-                self._stream.id,
-                error.reason,
-                error,
-                error.provider_text,
-            )
-            error = _as_seen(error, after_first_token=self._meter.has_token)
-        if self._meter.has_token:
-            error.at = StreamFailure(
-                stream_id=self._stream.id,
-                last_sequence=self._stream.log.last_sequence,
-                usage=self._meter.usage(decoder.usage if decoder else None, self._request),
-            )
-        self._stream.log.fail(error)
+    def _fail_upstream(self, error: UpstreamError) -> None:
+        """Seal with a fault of the provider, named after whether a token has come."""
+        error.provider = self._route.provider.name
+        self._log_upstream(error)
+        self._stream.fail(_as_seen(error, after_first_token=self._meter.has_token))
 
-    def _stalled(self) -> UpstreamError:
-        limits = self._limits
-        limit_s = (
-            limits.upstream_silence_s if self._meter.has_token else limits.upstream_first_byte_s
-        )
-        return UpstreamStalled(
-            f"provider {self._route.provider.name!r} sent nothing for {limit_s:g} s",
-            retry_after_s=1.0,
+    def _log_upstream(self, error: UpstreamError | UnknownModel) -> None:
+        """The one place where what a provider wrote is told, to the operator."""
+        logger.warning(
+            "stream %s: upstream failed: %s: %s: %r",
+            self._stream.id,
+            error.reason,
+            error,
+            error.provider_text,
         )
 
 

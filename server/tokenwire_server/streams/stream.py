@@ -8,13 +8,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from ..errors import ServerStopped, TokenwireError
+from ..errors import ServerStopped, StreamFailure, TokenwireError
+from ..events import Usage
 from ..streamlog.base import StreamLog
 from .merge import Positioned, merge
 
 
 class Reader:
-    """A cursor in a stream's log, for one RPC: not a queue, so a slow reader costs no memory.
+    """A cursor in a stream's log, for one RPC. It holds no events, so a slow one costs no memory.
 
     A context manager: leaving it leaves the stream, and the last to leave ends the generation. That
     is one synchronous step, so it needs no await in the RPC's own cleanup, where grpc.aio may
@@ -28,11 +29,11 @@ class Reader:
         self._sequence = after_sequence
 
     async def take(self) -> list[Positioned]:
-        """Wait until something is behind the cursor; return all of it, merged, and move the cursor.
+        """Wait until something is behind the cursor; return it, merged, and move the cursor.
 
-        Returns at once while there is something. An empty list is the end of a stream that
-        finished. Raises the stream's error once everything before it was taken, and SlowReader when
-        the log no longer holds what follows the cursor.
+        Returns at once while there is something: thousands of entries, perhaps not all of them. An
+        empty list is the end of a stream that finished. Raises the stream's error once everything
+        before it was taken, and SlowReader when the log no longer holds what follows the cursor.
         """
         log = self._stream.log
         if log.last_sequence == self._sequence:
@@ -54,6 +55,8 @@ class Reader:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        if isinstance(exc, TokenwireError):
+            self._stream.tell_usage(exc, self._sequence)
         self._stream.leave(self)
 
 
@@ -70,6 +73,7 @@ class Stream:
         "_on_gone",
         "_producer",
         "_readers",
+        "_usage",
         "id",
         "log",
         "opened",
@@ -87,17 +91,31 @@ class Stream:
         self._on_gone = on_gone
         self._readers: set[Reader] = set()
         self._producer: asyncio.Task[None] | None = None
+        self._usage: Callable[[], Usage] | None = None
         self._interruption: TokenwireError | None = None
+
+    def fail(self, error: TokenwireError) -> None:
+        """Seal the log with an error, which tells what was used if anything was."""
+        self.tell_usage(error, self.log.last_sequence)
+        self.log.fail(error)
+
+    def tell_usage(self, error: TokenwireError, last_sequence: int) -> None:
+        """Say in an error where the stream stands, once it has begun to answer."""
+        if error.at is None and self._usage is not None and self.log.last_sequence > 1:
+            error.at = StreamFailure(self.id, last_sequence, self._usage())
 
     @property
     def interruption(self) -> TokenwireError | None:
         """Why the producer was cancelled, when it was not for want of readers."""
         return self._interruption
 
-    def produced_by(self, producer: asyncio.Task[None]) -> None:
+    def produced_by(self, producer: asyncio.Task[None], usage: Callable[[], Usage]) -> None:
         """Hand over the task that produces this stream; called at most once."""
         self._producer = producer
-        producer.add_done_callback(lambda _: self._check_gone())
+        self._usage = usage
+        producer.add_done_callback(self._produced)
+        if self._interruption is not None:
+            producer.cancel()
 
     def join(self, after_sequence: int = 0) -> Reader:
         """A new reader at a cursor. Leave it by leaving its block."""
@@ -122,6 +140,11 @@ class Stream:
     def _cancel(self) -> None:
         if self._producer is not None and not self.log.sealed:
             self._producer.cancel()
+
+    def _produced(self, _: asyncio.Task[None]) -> None:
+        if not self.log.sealed:  # cancelled before its first step, it could not do so itself
+            self.fail(self._interruption or ServerStopped("the stream ended before it began"))
+        self._check_gone()
 
     def _check_gone(self) -> None:
         if not self._readers and (self._producer is None or self._producer.done()):

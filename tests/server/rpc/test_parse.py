@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -200,6 +201,20 @@ def test_a_schema_nested_without_end_is_refused_and_crashes_nothing():
     assert paths(tools=[pb.Tool(name="a", parameters_json_schema=merely_deep)]) == [
         "tools[0].parameters_json_schema"
     ]
+
+
+def test_a_schema_that_would_take_seconds_to_check_is_refused_at_once():
+    wide = '{"type":"object","allOf":[' + ",".join(["{}"] * 60_000) + "]}"
+    began = time.monotonic()
+    assert paths(tools=[pb.Tool(name="a", parameters_json_schema=wide)]) == [
+        "tools[0].parameters_json_schema"
+    ]
+    assert time.monotonic() - began < 0.5
+
+
+def test_what_a_schema_refers_to_is_not_fetched():
+    schema = '{"$schema":"http://127.0.0.1:9/s","type":"object","$ref":"http://127.0.0.1:9/r"}'
+    assert paths(tools=[pb.Tool(name="a", parameters_json_schema=schema)]) == []
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x02\xc3\x28", b"\x12\x05ab"])

@@ -39,7 +39,7 @@ def test_each_status_bears_exactly_one_error_info(kind):
         errors.InvalidRequest: lambda: kind([Violation("a", "b")]),
         errors.UnknownModel: lambda: kind("m", why="no"),
         errors.Overloaded: lambda: kind("full", limit=3),
-        errors.SlowReader: lambda: kind(after_sequence=1, earliest_sequence=5),
+        errors.SlowReader: lambda: kind("slow", earliest_sequence=5),
         errors.InternalFault: lambda: kind("id"),
     }.get(kind, lambda: kind("text"))()
     infos = [d for d in details(made) if isinstance(d, error_details_pb2.ErrorInfo)]

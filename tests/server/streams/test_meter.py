@@ -3,14 +3,14 @@ from hypothesis import strategies as st
 
 from tokenwire_server.events import TextDelta, Usage
 from tokenwire_server.request import ChatRequest, Message, Text
-from tokenwire_server.streams.meter import Meter
+from tokenwire_server.streams.meter import Meter, estimate_input_tokens
 
 REQUEST = ChatRequest(model="m", messages=(Message("user", (Text("x" * 40),)),))
 
 
 @given(st.lists(st.floats(0.00001, 10), min_size=1, max_size=300))
 def test_gap_percentiles_are_within_five_percent(gaps):
-    meter = Meter(0.0)
+    meter = Meter(0.0, 10)
     at = 1.0
     meter.arrived([TextDelta("a", 0)], at)
     for gap in gaps:
@@ -24,13 +24,13 @@ def test_gap_percentiles_are_within_five_percent(gaps):
 
 
 def test_no_token_no_ttft_and_no_rate():
-    timings = Meter(10.0).timings(12.5, 0)
+    timings = Meter(10.0, 10).timings(12.5, 0)
     assert timings.duration_s == 2.5
     assert timings.ttft_s is timings.itl_p50_s is timings.output_tokens_per_second is None
 
 
 def test_ttft_counts_from_acceptance_and_the_rate_from_the_first_token():
-    meter = Meter(10.0)
+    meter = Meter(10.0, 10)
     meter.arrived([TextDelta("a", 0)], 10.5)
     meter.arrived([TextDelta("b", 0)], 11.5)
     timings = meter.timings(11.6, 11)
@@ -39,20 +39,24 @@ def test_ttft_counts_from_acceptance_and_the_rate_from_the_first_token():
 
 
 def test_the_providers_figures_win_even_when_they_are_zero():
-    meter = Meter(0.0)
+    meter = Meter(0.0, 10)
     meter.arrived([TextDelta("hello there", 0)], 1.0)
     reported = Usage(input_tokens=0, output_tokens=0)
-    assert meter.usage(reported, REQUEST) is reported
+    assert meter.usage(reported) is reported
 
 
 def test_without_the_providers_figures_an_estimate_says_that_it_is_one():
-    meter = Meter(0.0)
+    meter = Meter(0.0, 10)
     meter.arrived([TextDelta("x" * 8, 0)], 1.0)
-    assert meter.usage(None, REQUEST) == Usage(input_tokens=10, output_tokens=2, estimated=True)
+    assert meter.usage(None) == Usage(input_tokens=10, output_tokens=2, estimated=True)
 
 
 def test_a_placeholder_for_the_output_gives_way_to_an_estimate_and_the_true_input_stays():
-    meter = Meter(0.0)
+    meter = Meter(0.0, 10)
     meter.arrived([TextDelta("x" * 80, 0)], 1.0)
     placeholder = Usage(input_tokens=33, output_tokens=1, cache_read_tokens=30, estimated=True)
-    assert meter.usage(placeholder, REQUEST) == Usage(33, 20, cache_read_tokens=30, estimated=True)
+    assert meter.usage(placeholder) == Usage(33, 20, cache_read_tokens=30, estimated=True)
+
+
+def test_the_input_is_estimated_from_what_the_request_says():
+    assert estimate_input_tokens(REQUEST) == 10

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from tokenwire_server.errors import ServerStopped, SlowReader
+from tokenwire_server.errors import ServerStopped, SlowReader, StreamFailure
 from tokenwire_server.events import Finished, FinishReason, TextDelta, Timings, Usage
 from tokenwire_server.streamlog.memory import MemoryLog
 from tokenwire_server.streams.stream import Stream
@@ -14,6 +14,10 @@ FINISHED = Finished(
     usage=Usage(input_tokens=1, output_tokens=2),
     timings=Timings(duration_s=1.0),
 )
+
+
+def used():
+    return Usage(input_tokens=3, output_tokens=4, estimated=True)
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ async def endless(stream, cancelled):
 async def test_the_last_reader_to_leave_ends_the_generation(stream, gone):
     cancelled = []
     producer = asyncio.create_task(endless(stream, cancelled))
-    stream.produced_by(producer)
+    stream.produced_by(producer, used)
     first, second = stream.join(), stream.join()
     await asyncio.sleep(0)
     stream.leave(first)
@@ -69,7 +73,7 @@ async def test_a_finished_stream_is_gone_only_when_its_readers_are(stream, gone)
 
     reader = stream.join()
     producer = asyncio.create_task(produce())
-    stream.produced_by(producer)
+    stream.produced_by(producer, used)
     await producer
     await asyncio.sleep(0)
     assert gone == []
@@ -120,14 +124,46 @@ async def test_a_reader_that_fell_behind_the_log_is_told():
     reader = stream.join()
     for _ in range(1000):
         stream.log.append(TextDelta("x" * 100, 0))
-    with pytest.raises(SlowReader):
+    with pytest.raises(SlowReader) as caught:
         await reader.take()
+    assert caught.value.earliest_sequence > 1
+
+
+async def test_an_error_that_leaves_a_reader_says_where_it_stood_and_what_was_used():
+    stream = Stream("id", "default", MemoryLog(4096), lambda _: None)
+    producer = asyncio.create_task(asyncio.sleep(0))
+    stream.produced_by(producer, used)
+    with pytest.raises(SlowReader) as caught, stream.join() as reader:
+        stream.log.append(TextDelta("a", 0))
+        await reader.take()
+        for _ in range(1000):
+            stream.log.append(TextDelta("x" * 100, 0))
+        await reader.take()
+    assert caught.value.at == StreamFailure("id", 1, used())
+    await asyncio.gather(producer, return_exceptions=True)
+
+
+async def test_a_producer_that_never_ran_a_step_seals_its_stream_all_the_same(stream):
+    producer = asyncio.create_task(endless(stream, []))
+    stream.produced_by(producer, used)
+    reader = stream.join()
+    stream.stop()
+    with pytest.raises(ServerStopped):
+        await asyncio.wait_for(reader.take(), 1)
+
+
+async def test_a_stream_that_was_stopped_before_it_began_does_not_begin(stream):
+    reader = stream.join()
+    stream.stop()
+    stream.produced_by(asyncio.create_task(endless(stream, [])), used)
+    with pytest.raises(ServerStopped):
+        await asyncio.wait_for(reader.take(), 1)
 
 
 async def test_stopping_the_server_interrupts_the_producer_and_says_why(stream):
     cancelled = []
     producer = asyncio.create_task(endless(stream, cancelled))
-    stream.produced_by(producer)
+    stream.produced_by(producer, used)
     stream.join()
     await asyncio.sleep(0)
     stream.stop()

@@ -34,7 +34,7 @@ REDACTED = "redacted:"
 """Before the data of a redacted block, where a signature stands: it must go back as such a block."""
 MAX_OPEN_BLOCKS = 64
 """Blocks begun and not ended at one time; the provider sends one after another. Past it: broken."""
-MAX_HELD_CHARS = 8 * 2**20
+MAX_HELD_CHARS = 2 * 2**20
 """Arguments and signatures held until their blocks end. Past it: broken."""
 
 _WHOLE = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})

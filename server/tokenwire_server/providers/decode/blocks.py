@@ -15,7 +15,7 @@ from .json import join_surrogates, loads
 
 MAX_CALLS = 4096
 """Tool calls of one answer. Past it: TooMuch."""
-MAX_HELD_CHARS = 8 * 2**20
+MAX_HELD_CHARS = 2 * 2**20
 """Arguments held until the answer ends, all calls together. Past it: TooMuch."""
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
