@@ -13,10 +13,10 @@ import asyncio
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 from ..errors import TokenwireError
-from .arguments import parse
+from .arguments import Arguments, parse
 from .output import say
 from .report import error_lines
 
@@ -51,12 +51,22 @@ def _run(argv: Sequence[str] | None) -> int:
         say('tokenwire: the command line needs rich: pip install "tokenwire[cli]"')
         return EXIT_ERROR
     try:
-        asyncio.run(arguments.command(arguments))
+        asyncio.run(_command(arguments))
     except TokenwireError as error:
         for line in error_lines(error, target=arguments.target):
             say(line)
         return EXIT_ERROR
     return 0
+
+
+def _command(arguments: Arguments) -> Coroutine[None, None, None]:
+    if arguments.command == "models":
+        from .models import list_models
+
+        return list_models(arguments)
+    from .chat import chat
+
+    return chat(arguments)
 
 
 def _discard_stdout() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Literal
 
 from ..channel import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
 
@@ -27,7 +28,7 @@ exit codes: 0 answered, 1 an error (one line on stderr), 2 wrong usage,
 class Arguments:
     """One command and what it was given. Fields of other commands have their defaults."""
 
-    command: Callable[[Arguments], Coroutine[None, None, None]]
+    command: Literal["chat", "models"]
     target: str
     timeout_s: float | None
     json: bool
@@ -47,18 +48,14 @@ def parse(argv: Sequence[str] | None) -> Arguments:
     parser = _parser()
     given = parser.parse_args(argv)
     if given.name == "models":
-        from .models import list_models
-
         return Arguments(
-            command=list_models,
+            command="models",
             target=resolve_target(given.target),
             timeout_s=given.timeout,
             json=given.json,
         )
-    from .chat import chat
-
     return Arguments(
-        command=chat,
+        command="chat",
         target=resolve_target(given.target),
         timeout_s=given.timeout,
         json=given.json,
