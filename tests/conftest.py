@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import grpc.aio
 import pytest
 
-from tokenwire.v1 import chat_pb2, model_pb2
+from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
 
 STOP_S = 15
 
@@ -139,7 +139,7 @@ class Api:
         self.chat_stream = channel.unary_stream(
             "/tokenwire.v1.ChatService/ChatStream",
             request_serializer=_serialized,
-            response_deserializer=chat_pb2.TokenEvent.FromString,
+            response_deserializer=event_pb2.TokenEvent.FromString,
         )
         self.chat = channel.unary_unary(
             "/tokenwire.v1.ChatService/Chat",

@@ -16,17 +16,15 @@ from importlib.metadata import version
 from tokenwire.v1.chat_pb2 import (
     ChatRequest,
     ChatResponse,
-    FinishReason,
     GenerationConfig,
     Message,
     Part,
     ResponseFormat,
     Role,
-    TokenEvent,
     Tool,
-    ToolCall,
     ToolChoice,
 )
+from tokenwire.v1.event_pb2 import FinishReason, TokenEvent, ToolCall
 from tokenwire.v1.model_pb2 import Model
 from tokenwire.v1.usage_pb2 import Usage
 

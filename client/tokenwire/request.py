@@ -8,13 +8,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.struct_pb2 import Struct
 
-from tokenwire.v1.chat_pb2 import (
-    ChatRequest,
-    GenerationConfig,
-    ResponseFormat,
-    Tool,
-    ToolChoice,
-)
+from tokenwire.v1.chat_pb2 import ChatRequest, GenerationConfig, ResponseFormat, Tool, ToolChoice
 
 from .messages import MessageLike, to_messages
 

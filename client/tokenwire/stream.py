@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tokenwire.v1.chat_pb2 import (
-    ROLE_ASSISTANT,
-    ChatResponse,
-    Finished,
-    Message,
-    Part,
-    Reasoning,
-    TokenEvent,
-    ToolCall,
-)
+from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
+from tokenwire.v1.event_pb2 import Finished, TokenEvent, ToolCall
 
 STREAM_ID_KEY = "tokenwire-stream-id"
 """Key of the stream's id in initial metadata."""

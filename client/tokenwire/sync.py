@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar, Unpack
 import grpc
 from google.protobuf.message import Message as ProtoMessage
 
-from tokenwire.v1.chat_pb2 import ChatRequest, ChatResponse, Message, TokenEvent
+from tokenwire.v1.chat_pb2 import ChatRequest, ChatResponse, Message
 from tokenwire.v1.chat_pb2_grpc import ChatServiceStub
+from tokenwire.v1.event_pb2 import TokenEvent
 from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
 from tokenwire.v1.model_pb2_grpc import ModelServiceStub
 

@@ -18,7 +18,7 @@ import grpc
 import msgspec
 from jobs import Target
 
-from tokenwire.v1 import chat_pb2
+from tokenwire.v1 import chat_pb2, event_pb2
 from tokenwire_server.simulator import generated_text
 
 METHOD = "/tokenwire.v1.ChatService/ChatStream"
@@ -101,7 +101,7 @@ class GrpcCaller:
     @staticmethod
     def arrivals(recording: Recording) -> Iterator[Arrival]:
         """The arrivals of text. Raises Unmeasurable unless the text is what the provider sent."""
-        event, text, seen, end = chat_pb2.TokenEvent(), [], 1, None
+        event, text, seen, end = event_pb2.TokenEvent(), [], 1, None
         for instant, payload in zip(recording.instants, recording.payloads, strict=True):
             event.ParseFromString(payload)
             kind = event.WhichOneof("event")
@@ -111,7 +111,7 @@ class GrpcCaller:
                 seen = event.sequence
             elif kind == "finished":
                 end = event.finished.reason
-        if end != chat_pb2.FINISH_REASON_STOP:
+        if end != event_pb2.FINISH_REASON_STOP:
             raise Unmeasurable(f"a stream did not finish with STOP but {end}")
         _compare("".join(text), recording)
 
@@ -196,7 +196,7 @@ def caller(target: Target, channels: int = 1) -> Caller:
 def carries_text(caller: Caller, message: bytes) -> bool:
     """Whether this message of `Caller.messages` carries a token."""
     if isinstance(caller, GrpcCaller):
-        return chat_pb2.TokenEvent.FromString(message).HasField("text")
+        return event_pb2.TokenEvent.FromString(message).HasField("text")
     return _CONTENT.search(message) is not None
 
 

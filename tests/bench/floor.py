@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import grpc
 import uvloop
 
-from tokenwire.v1 import chat_pb2
+from tokenwire.v1 import chat_pb2, event_pb2
 from tokenwire_server.simulator import generated_text
 
 MOST_TOKENS = 5000
@@ -23,14 +23,14 @@ MOST_TOKENS = 5000
 async def serve() -> None:
     """Listen on a free port, print the address, serve until the process is ended."""
     texts = [
-        chat_pb2.TokenEvent(sequence=number + 2, text=chat_pb2.TextDelta(text=text))
+        event_pb2.TokenEvent(sequence=number + 2, text=event_pb2.TextDelta(text=text))
         for number, text in enumerate(generated_text(MOST_TOKENS))
     ]
-    started = chat_pb2.TokenEvent(sequence=1, started=chat_pb2.Started(stream_id="floor"))
+    started = event_pb2.TokenEvent(sequence=1, started=event_pb2.Started(stream_id="floor"))
 
     async def chat_stream(
         request: chat_pb2.ChatRequest,
-        context: grpc.aio.ServicerContext[chat_pb2.ChatRequest, chat_pb2.TokenEvent],
+        context: grpc.aio.ServicerContext[chat_pb2.ChatRequest, event_pb2.TokenEvent],
     ) -> None:
         scenario = parse_qs(request.model.partition("?")[2])
         tokens = int(scenario["tokens"][0])
@@ -44,13 +44,13 @@ async def serve() -> None:
         else:
             for number in range(tokens):
                 await context.write(texts[number])
-        finished = chat_pb2.Finished(reason=chat_pb2.FINISH_REASON_STOP)
-        await context.write(chat_pb2.TokenEvent(sequence=tokens + 2, finished=finished))
+        finished = event_pb2.Finished(reason=event_pb2.FINISH_REASON_STOP)
+        await context.write(event_pb2.TokenEvent(sequence=tokens + 2, finished=finished))
 
     handler = grpc.unary_stream_rpc_method_handler(
         chat_stream,
         request_deserializer=chat_pb2.ChatRequest.FromString,
-        response_serializer=chat_pb2.TokenEvent.SerializeToString,
+        response_serializer=event_pb2.TokenEvent.SerializeToString,
     )
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(

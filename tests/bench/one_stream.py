@@ -20,7 +20,7 @@ from jobs import (
     WireResult,
 )
 
-from tokenwire.v1 import chat_pb2
+from tokenwire.v1 import event_pb2
 
 WARMING_SAMPLES = 5
 REST_S = 0.005
@@ -123,7 +123,7 @@ async def _wire(job: Wire, relay: Relay) -> WireResult | None:
         model = f"sim?tokens={last + 10}&itl_ms={job.token_interval_ms}"
         async with aclosing(idle.messages(model)) as messages:
             async for message in messages:
-                event = chat_pb2.TokenEvent.FromString(message)
+                event = event_pb2.TokenEvent.FromString(message)
                 if not event.HasField("text"):
                     continue
                 number += 1

@@ -10,7 +10,7 @@ import readings
 from callers import CALL_LIMIT_S, GrpcCaller, Unmeasurable
 from jobs import Hold, HoldResult
 
-from tokenwire.v1 import chat_pb2
+from tokenwire.v1 import event_pb2
 
 START_INTERVAL_S = 0.005
 SETTLE_S = 0.5
@@ -29,7 +29,7 @@ async def hold(job: Hold) -> HoldResult:
         sequence = 0
         async with aclosing(target.messages(model)) as messages:
             async for message in messages:
-                sequence = chat_pb2.TokenEvent.FromString(message).sequence
+                sequence = event_pb2.TokenEvent.FromString(message).sequence
                 if sequence == job.tokens + 1:
                     silent.release()
                     await leave.wait()

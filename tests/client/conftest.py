@@ -17,7 +17,7 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2, status_pb2
 
-from tokenwire.v1 import chat_pb2, chat_pb2_grpc, model_pb2, model_pb2_grpc, usage_pb2
+from tokenwire.v1 import chat_pb2, chat_pb2_grpc, event_pb2, model_pb2, model_pb2_grpc, usage_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Script = Callable[[chat_pb2.ChatRequest, Context], Awaitable[Any]]
@@ -27,50 +27,50 @@ LIMIT_S = 10.0
 """How long a test waits for what must happen at once, before it says that it did not."""
 
 
-def event(sequence: int, **what: ProtoMessage) -> chat_pb2.TokenEvent:
-    return chat_pb2.TokenEvent(sequence=sequence, **what)
+def event(sequence: int, **what: ProtoMessage) -> event_pb2.TokenEvent:
+    return event_pb2.TokenEvent(sequence=sequence, **what)
 
 
-def started(stream_id: str = STREAM_ID) -> chat_pb2.TokenEvent:
-    return event(1, started=chat_pb2.Started(stream_id=stream_id, model="demo", provider="openai"))
+def started(stream_id: str = STREAM_ID) -> event_pb2.TokenEvent:
+    return event(1, started=event_pb2.Started(stream_id=stream_id, model="demo", provider="openai"))
 
 
-def text(sequence: int, piece: str, index: int = 0) -> chat_pb2.TokenEvent:
-    return event(sequence, text=chat_pb2.TextDelta(text=piece, index=index))
+def text(sequence: int, piece: str, index: int = 0) -> event_pb2.TokenEvent:
+    return event(sequence, text=event_pb2.TextDelta(text=piece, index=index))
 
 
 def reasoning(sequence: int, piece: str, index: int = 0, signature: str = "") -> Any:
-    delta = chat_pb2.ReasoningDelta(text=piece, index=index, signature=signature)
+    delta = event_pb2.ReasoningDelta(text=piece, index=index, signature=signature)
     return event(sequence, reasoning=delta)
 
 
 def tool_call(sequence: int, name: str, arguments_json: str, index: int = 0) -> Any:
-    call = chat_pb2.ToolCall(id="call_1", name=name, arguments_json=arguments_json)
-    return event(sequence, tool_call=chat_pb2.ToolCallDone(index=index, tool_call=call))
+    call = event_pb2.ToolCall(id="call_1", name=name, arguments_json=arguments_json)
+    return event(sequence, tool_call=event_pb2.ToolCallDone(index=index, tool_call=call))
 
 
 def finished(
-    sequence: int, reason: Any = chat_pb2.FINISH_REASON_STOP, *, estimated: bool = False
-) -> chat_pb2.TokenEvent:
+    sequence: int, reason: Any = event_pb2.FINISH_REASON_STOP, *, estimated: bool = False
+) -> event_pb2.TokenEvent:
     usage = usage_pb2.Usage(input_tokens=12, output_tokens=34, estimated=estimated)
     return event(
         sequence,
-        finished=chat_pb2.Finished(reason=reason, model="demo", provider="openai", usage=usage),
+        finished=event_pb2.Finished(reason=reason, model="demo", provider="openai", usage=usage),
     )
 
 
-def unknown_event(sequence: int) -> chat_pb2.TokenEvent:
+def unknown_event(sequence: int) -> event_pb2.TokenEvent:
     """An event of a type that this client has never heard of: field 99, a message."""
-    position = chat_pb2.TokenEvent(sequence=sequence).SerializeToString()
+    position = event_pb2.TokenEvent(sequence=sequence).SerializeToString()
     # 99 << 3 | 2 (length-delimited) as a varint, then 4 bytes: a message {1: "hi"}.
-    return chat_pb2.TokenEvent.FromString(position + b"\x9a\x06\x04\x0a\x02hi")
+    return event_pb2.TokenEvent.FromString(position + b"\x9a\x06\x04\x0a\x02hi")
 
 
 async def accept(context: Context) -> None:
     await context.send_initial_metadata((("tokenwire-stream-id", STREAM_ID),))
 
 
-def plays(*events: chat_pb2.TokenEvent) -> Script:
+def plays(*events: event_pb2.TokenEvent) -> Script:
     """A script that accepts, writes these events and ends with OK."""
 
     async def script(_request: chat_pb2.ChatRequest, context: Context) -> None:
@@ -81,7 +81,7 @@ def plays(*events: chat_pb2.TokenEvent) -> Script:
     return script
 
 
-def plays_then_waits(*events: chat_pb2.TokenEvent) -> Script:
+def plays_then_waits(*events: event_pb2.TokenEvent) -> Script:
     """The same, but the stream goes on until it is ended from outside."""
 
     async def script(request: chat_pb2.ChatRequest, context: Context) -> None:
@@ -118,7 +118,7 @@ def status(
     return RpcStatus(code, message, (("grpc-status-details-bin", rpc.SerializeToString()),))
 
 
-def fails(with_status: RpcStatus, *events: chat_pb2.TokenEvent) -> Script:
+def fails(with_status: RpcStatus, *events: event_pb2.TokenEvent) -> Script:
     """A script that fails: at once, or after having accepted and written these events."""
 
     async def script(request: chat_pb2.ChatRequest, context: Context) -> None:

@@ -11,8 +11,8 @@ from tokenwire.v1.chat_pb2 import (
     GenerationConfig,
     Message,
     Part,
-    ToolCall,
 )
+from tokenwire.v1.event_pb2 import ToolCall
 
 
 def test_a_text_is_what_the_user_says():

@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwire import Answer
-from tokenwire.v1.chat_pb2 import (
+from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT
+from tokenwire.v1.event_pb2 import (
     FINISH_REASON_MAX_TOKENS,
     FINISH_REASON_TOOL_CALLS,
-    ROLE_ASSISTANT,
     Finished,
     TextDelta,
     TokenEvent,

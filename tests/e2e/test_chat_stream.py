@@ -1,6 +1,7 @@
 import pytest
 
 from tokenwire.v1 import chat_pb2 as pb
+from tokenwire.v1 import event_pb2
 from tokenwire_server.simulator import generated_arguments, generated_reasoning, generated_text
 
 PROVIDERS = ["openai", "openai-responses", "anthropic"]
@@ -25,7 +26,7 @@ async def test_a_chat_streams_whole_and_in_order(api, provider):
     assert said(events, "text") == "".join(generated_text(40))
     assert len([event for event in events if event.HasField("text")]) > 5
     finished = events[-1].finished
-    assert finished.reason == pb.FINISH_REASON_STOP
+    assert finished.reason == event_pb2.FINISH_REASON_STOP
     assert finished.provider == provider
     assert finished.usage.output_tokens == 40
     assert finished.usage.input_tokens > 0
@@ -79,15 +80,15 @@ async def test_parallel_tool_calls_with_split_arguments_come_out_whole(api, prov
     for position, (index, call) in enumerate(sorted(whole.items())):
         assert call.arguments_json == fragments[index] == generated_arguments(position)
         assert (call.id, call.name) == (begun[index].id, "add")
-    assert events[-1].finished.reason == pb.FINISH_REASON_TOOL_CALLS
+    assert events[-1].finished.reason == event_pb2.FINISH_REASON_TOOL_CALLS
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     ("scenario", "reason"),
     [
-        ("stop_reason=length", pb.FINISH_REASON_MAX_TOKENS),
-        ("stop_reason=refusal", pb.FINISH_REASON_REFUSAL),
+        ("stop_reason=length", event_pb2.FINISH_REASON_MAX_TOKENS),
+        ("stop_reason=refusal", event_pb2.FINISH_REASON_REFUSAL),
     ],
 )
 async def test_stop_reasons_are_typed(api, provider, scenario, reason):
@@ -138,7 +139,7 @@ async def test_chat_answers_whole_what_chat_stream_streams(api, provider):
     assert response.message.parts[0].reasoning.text == "".join(generated_reasoning(5))
     assert response.message.parts[1].text == "".join(generated_text(20))
     assert response.message.parts[3].tool_call.arguments_json == generated_arguments(1)
-    assert response.finished.reason == pb.FINISH_REASON_TOOL_CALLS
+    assert response.finished.reason == event_pb2.FINISH_REASON_TOOL_CALLS
 
     # The answer can be sent back as it is, with the tools' results.
     results = [
@@ -154,7 +155,7 @@ async def test_chat_answers_whole_what_chat_stream_streams(api, provider):
     again = await api.chat(
         api.request(f"{provider}/sim?tokens=2", messages=conversation, tools=[ADD])
     )
-    assert again.finished.reason == pb.FINISH_REASON_STOP
+    assert again.finished.reason == event_pb2.FINISH_REASON_STOP
 
 
 async def test_the_request_that_the_provider_got_says_what_the_caller_said(api, simulator):

@@ -9,6 +9,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from tokenwire.v1 import chat_pb2 as pb
+from tokenwire.v1 import event_pb2
 
 PROVIDERS = ["openai", "openai-responses", "anthropic"]
 
@@ -149,7 +150,7 @@ async def test_a_stream_past_its_longest_duration_finishes_with_time_limit(
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
             events = await api_on(channel).events("openai/sim?repeat=forever&itl_ms=10")
-    assert events[-1].finished.reason == pb.FINISH_REASON_TIME_LIMIT
+    assert events[-1].finished.reason == event_pb2.FINISH_REASON_TIME_LIMIT
     assert events[-1].finished.usage.estimated
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message as ProtoMessage
 
-from tokenwire.v1.chat_pb2 import TokenEvent, ToolCall
+from tokenwire.v1.event_pb2 import TokenEvent, ToolCall
 
 _VISIBLE = (
     {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t\r"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenwire.v1.chat_pb2 import Finished, FinishReason, TokenEvent
+from tokenwire.v1.event_pb2 import Finished, FinishReason, TokenEvent
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..errors import ConnectionLost, TokenwireError

@@ -9,14 +9,12 @@ Field numbers that are missing here are kept free for fields of the contract tha
 import builtins
 import collections.abc
 import google.protobuf.descriptor
-import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.struct_pb2
-import google.protobuf.timestamp_pb2
 import sys
-import tokenwire.v1.usage_pb2
+import tokenwire.v1.event_pb2
 import typing
 
 if sys.version_info >= (3, 10):
@@ -126,54 +124,6 @@ TOOL_CHOICE_MODE_TOOL: ToolChoiceMode.ValueType  # 4
 """The tool named in tool_name."""
 global___ToolChoiceMode = ToolChoiceMode
 
-class _FinishReason:
-    ValueType = typing.NewType("ValueType", builtins.int)
-    V: typing_extensions.TypeAlias = ValueType
-
-class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], builtins.type):
-    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
-    FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """Never sent."""
-    FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """The model was done."""
-    FINISH_REASON_STOP_SEQUENCE: _FinishReason.ValueType  # 2
-    """One of the request's stop_sequences came."""
-    FINISH_REASON_MAX_TOKENS: _FinishReason.ValueType  # 3
-    """max_output_tokens, or the model's limit, was reached."""
-    FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 4
-    """The model waits for results of its tool calls."""
-    FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 5
-    """The provider's filter stopped the answer."""
-    FINISH_REASON_REFUSAL: _FinishReason.ValueType  # 6
-    """The model refused."""
-    FINISH_REASON_PAUSED: _FinishReason.ValueType  # 7
-    """The provider paused a long turn; send the answer back to go on."""
-    FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 8
-    """The server's limit for the duration of one stream was reached."""
-
-class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
-    """FinishReason is why a stream ended."""
-
-FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""Never sent."""
-FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""The model was done."""
-FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 2
-"""One of the request's stop_sequences came."""
-FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 3
-"""max_output_tokens, or the model's limit, was reached."""
-FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 4
-"""The model waits for results of its tool calls."""
-FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 5
-"""The provider's filter stopped the answer."""
-FINISH_REASON_REFUSAL: FinishReason.ValueType  # 6
-"""The model refused."""
-FINISH_REASON_PAUSED: FinishReason.ValueType  # 7
-"""The provider paused a long turn; send the answer back to go on."""
-FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 8
-"""The server's limit for the duration of one stream was reached."""
-global___FinishReason = FinishReason
-
 @typing.final
 class ChatRequest(google.protobuf.message.Message):
     """ChatRequest asks a model for the next message of a conversation."""
@@ -282,7 +232,7 @@ class Part(google.protobuf.message.Message):
         """An image. In messages of users."""
 
     @property
-    def tool_call(self) -> global___ToolCall:
+    def tool_call(self) -> tokenwire.v1.event_pb2.ToolCall:
         """A tool call that the model made. In messages of the assistant."""
 
     @property
@@ -298,7 +248,7 @@ class Part(google.protobuf.message.Message):
         *,
         text: builtins.str = ...,
         image: global___Image | None = ...,
-        tool_call: global___ToolCall | None = ...,
+        tool_call: tokenwire.v1.event_pb2.ToolCall | None = ...,
         tool_result: global___ToolResult | None = ...,
         reasoning: global___Reasoning | None = ...,
         cache_hint: builtins.bool = ...,
@@ -336,34 +286,6 @@ class Image(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["uri", "data"] | None: ...
 
 global___Image = Image
-
-@typing.final
-class ToolCall(google.protobuf.message.Message):
-    """ToolCall is a call of a tool, whole."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    ID_FIELD_NUMBER: builtins.int
-    NAME_FIELD_NUMBER: builtins.int
-    ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
-    id: builtins.str
-    """The provider's id of the call; the ToolResult refers to it. Required."""
-    name: builtins.str
-    """Name of the tool. Required."""
-    arguments_json: builtins.str
-    """The arguments, as the JSON text the model wrote. A string and not a Struct, because a Struct
-    changes large numbers. In a finished answer it is valid JSON; empty arguments are "{}".
-    """
-    def __init__(
-        self,
-        *,
-        id: builtins.str = ...,
-        name: builtins.str = ...,
-        arguments_json: builtins.str = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arguments_json", b"arguments_json", "id", b"id", "name", b"name"]) -> None: ...
-
-global___ToolCall = ToolCall
 
 @typing.final
 class ToolResult(google.protobuf.message.Message):
@@ -643,317 +565,6 @@ class JsonSchemaFormat(google.protobuf.message.Message):
 global___JsonSchemaFormat = JsonSchemaFormat
 
 @typing.final
-class TokenEvent(google.protobuf.message.Message):
-    """TokenEvent is one event of a stream."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    SEQUENCE_FIELD_NUMBER: builtins.int
-    STARTED_FIELD_NUMBER: builtins.int
-    TEXT_FIELD_NUMBER: builtins.int
-    REASONING_FIELD_NUMBER: builtins.int
-    TOOL_CALL_STARTED_FIELD_NUMBER: builtins.int
-    TOOL_CALL_DELTA_FIELD_NUMBER: builtins.int
-    TOOL_CALL_FIELD_NUMBER: builtins.int
-    FINISHED_FIELD_NUMBER: builtins.int
-    sequence: builtins.int
-    """Position in the stream after this event, from 1. An event that joins several deltas bears the
-    sequence of the last: sequences grow, but not always by one.
-    """
-    @property
-    def started(self) -> global___Started:
-        """The stream exists. Always first, with sequence 1."""
-
-    @property
-    def text(self) -> global___TextDelta:
-        """A piece of the answer."""
-
-    @property
-    def reasoning(self) -> global___ReasoningDelta:
-        """A piece of the model's reasoning."""
-
-    @property
-    def tool_call_started(self) -> global___ToolCallStarted:
-        """A tool call begins."""
-
-    @property
-    def tool_call_delta(self) -> global___ToolCallDelta:
-        """A piece of a tool call's arguments."""
-
-    @property
-    def tool_call(self) -> global___ToolCallDone:
-        """A tool call is complete."""
-
-    @property
-    def finished(self) -> global___Finished:
-        """The stream ended deliberately. Always last."""
-
-    def __init__(
-        self,
-        *,
-        sequence: builtins.int = ...,
-        started: global___Started | None = ...,
-        text: global___TextDelta | None = ...,
-        reasoning: global___ReasoningDelta | None = ...,
-        tool_call_started: global___ToolCallStarted | None = ...,
-        tool_call_delta: global___ToolCallDelta | None = ...,
-        tool_call: global___ToolCallDone | None = ...,
-        finished: global___Finished | None = ...,
-    ) -> None: ...
-    def HasField(self, field_name: typing.Literal["event", b"event", "finished", b"finished", "reasoning", b"reasoning", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event", b"event", "finished", b"finished", "reasoning", b"reasoning", "sequence", b"sequence", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call", "finished"] | None: ...
-
-global___TokenEvent = TokenEvent
-
-@typing.final
-class Started(google.protobuf.message.Message):
-    """Started opens every stream."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    STREAM_ID_FIELD_NUMBER: builtins.int
-    MODEL_FIELD_NUMBER: builtins.int
-    PROVIDER_FIELD_NUMBER: builtins.int
-    CREATED_TIME_FIELD_NUMBER: builtins.int
-    stream_id: builtins.str
-    """Id of the stream; also in initial metadata as `tokenwire-stream-id`."""
-    model: builtins.str
-    """The provider's name of the model, as it will be asked."""
-    provider: builtins.str
-    """Name of the provider."""
-    @property
-    def created_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the stream was opened."""
-
-    def __init__(
-        self,
-        *,
-        stream_id: builtins.str = ...,
-        model: builtins.str = ...,
-        provider: builtins.str = ...,
-        created_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    def HasField(self, field_name: typing.Literal["created_time", b"created_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["created_time", b"created_time", "model", b"model", "provider", b"provider", "stream_id", b"stream_id"]) -> None: ...
-
-global___Started = Started
-
-@typing.final
-class TextDelta(google.protobuf.message.Message):
-    """TextDelta is a piece of the answer. A refusal's text comes the same way, and the stream then ends
-    with FINISH_REASON_REFUSAL.
-    """
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    TEXT_FIELD_NUMBER: builtins.int
-    INDEX_FIELD_NUMBER: builtins.int
-    text: builtins.str
-    """The text to append. Never empty."""
-    index: builtins.int
-    """Ordinal of the content block in the answer, from 0, across all kinds of content."""
-    def __init__(
-        self,
-        *,
-        text: builtins.str = ...,
-        index: builtins.int = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["index", b"index", "text", b"text"]) -> None: ...
-
-global___TextDelta = TextDelta
-
-@typing.final
-class ReasoningDelta(google.protobuf.message.Message):
-    """ReasoningDelta is a piece of the model's reasoning."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    TEXT_FIELD_NUMBER: builtins.int
-    SIGNATURE_FIELD_NUMBER: builtins.int
-    INDEX_FIELD_NUMBER: builtins.int
-    text: builtins.str
-    """The text to append. May be empty when a signature comes."""
-    signature: builtins.str
-    """Opaque proof of the whole block; comes once, with its last delta. See Reasoning.signature."""
-    index: builtins.int
-    """Ordinal of the content block in the answer, from 0, across all kinds of content."""
-    def __init__(
-        self,
-        *,
-        text: builtins.str = ...,
-        signature: builtins.str = ...,
-        index: builtins.int = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["index", b"index", "signature", b"signature", "text", b"text"]) -> None: ...
-
-global___ReasoningDelta = ReasoningDelta
-
-@typing.final
-class ToolCallStarted(google.protobuf.message.Message):
-    """ToolCallStarted names a tool call before its arguments come."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    INDEX_FIELD_NUMBER: builtins.int
-    ID_FIELD_NUMBER: builtins.int
-    NAME_FIELD_NUMBER: builtins.int
-    index: builtins.int
-    """Ordinal of the content block in the answer, from 0, across all kinds of content."""
-    id: builtins.str
-    """The provider's id of the call."""
-    name: builtins.str
-    """Name of the tool."""
-    def __init__(
-        self,
-        *,
-        index: builtins.int = ...,
-        id: builtins.str = ...,
-        name: builtins.str = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["id", b"id", "index", b"index", "name", b"name"]) -> None: ...
-
-global___ToolCallStarted = ToolCallStarted
-
-@typing.final
-class ToolCallDelta(google.protobuf.message.Message):
-    """ToolCallDelta is a piece of a tool call's arguments. Several calls may run side by side, told
-    apart by index.
-    """
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    INDEX_FIELD_NUMBER: builtins.int
-    ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
-    index: builtins.int
-    """Ordinal of the content block, as in ToolCallStarted."""
-    arguments_json: builtins.str
-    """Raw JSON text to append."""
-    def __init__(
-        self,
-        *,
-        index: builtins.int = ...,
-        arguments_json: builtins.str = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arguments_json", b"arguments_json", "index", b"index"]) -> None: ...
-
-global___ToolCallDelta = ToolCallDelta
-
-@typing.final
-class ToolCallDone(google.protobuf.message.Message):
-    """ToolCallDone is a whole tool call."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    INDEX_FIELD_NUMBER: builtins.int
-    TOOL_CALL_FIELD_NUMBER: builtins.int
-    index: builtins.int
-    """Ordinal of the content block, as in ToolCallStarted."""
-    @property
-    def tool_call(self) -> global___ToolCall:
-        """The call; its arguments are valid JSON."""
-
-    def __init__(
-        self,
-        *,
-        index: builtins.int = ...,
-        tool_call: global___ToolCall | None = ...,
-    ) -> None: ...
-    def HasField(self, field_name: typing.Literal["tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["index", b"index", "tool_call", b"tool_call"]) -> None: ...
-
-global___ToolCallDone = ToolCallDone
-
-@typing.final
-class Finished(google.protobuf.message.Message):
-    """Finished closes a stream that ended deliberately."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    REASON_FIELD_NUMBER: builtins.int
-    MODEL_FIELD_NUMBER: builtins.int
-    PROVIDER_FIELD_NUMBER: builtins.int
-    USAGE_FIELD_NUMBER: builtins.int
-    TIMINGS_FIELD_NUMBER: builtins.int
-    PROVIDER_RESPONSE_ID_FIELD_NUMBER: builtins.int
-    reason: global___FinishReason.ValueType
-    """Why it ended."""
-    model: builtins.str
-    """The model that served, as the provider calls it."""
-    provider: builtins.str
-    """Name of the provider that served."""
-    provider_response_id: builtins.str
-    """The provider's id of the answer, for its support. Empty when it gave none."""
-    @property
-    def usage(self) -> tokenwire.v1.usage_pb2.Usage:
-        """Tokens used."""
-
-    @property
-    def timings(self) -> global___Timings:
-        """How fast it was."""
-
-    def __init__(
-        self,
-        *,
-        reason: global___FinishReason.ValueType = ...,
-        model: builtins.str = ...,
-        provider: builtins.str = ...,
-        usage: tokenwire.v1.usage_pb2.Usage | None = ...,
-        timings: global___Timings | None = ...,
-        provider_response_id: builtins.str = ...,
-    ) -> None: ...
-    def HasField(self, field_name: typing.Literal["timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "provider", b"provider", "provider_response_id", b"provider_response_id", "reason", b"reason", "timings", b"timings", "usage", b"usage"]) -> None: ...
-
-global___Finished = Finished
-
-@typing.final
-class Timings(google.protobuf.message.Message):
-    """Timings tells how fast a stream was, as the server saw it come from the provider."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    TTFT_FIELD_NUMBER: builtins.int
-    DURATION_FIELD_NUMBER: builtins.int
-    ITL_P50_FIELD_NUMBER: builtins.int
-    ITL_P99_FIELD_NUMBER: builtins.int
-    OUTPUT_TOKENS_PER_SECOND_FIELD_NUMBER: builtins.int
-    output_tokens_per_second: builtins.float
-    """Output tokens per second between the first token and the end. Absent when it cannot be told."""
-    @property
-    def ttft(self) -> google.protobuf.duration_pb2.Duration:
-        """From the acceptance of the request to the first token. Absent when no token came."""
-
-    @property
-    def duration(self) -> google.protobuf.duration_pb2.Duration:
-        """From the acceptance of the request to the end."""
-
-    @property
-    def itl_p50(self) -> google.protobuf.duration_pb2.Duration:
-        """Median gap between two arrivals of tokens, within 5 %. Absent with fewer than two."""
-
-    @property
-    def itl_p99(self) -> google.protobuf.duration_pb2.Duration:
-        """99th percentile of the gap between two arrivals of tokens, within 5 %. Absent with fewer than
-        two.
-        """
-
-    def __init__(
-        self,
-        *,
-        ttft: google.protobuf.duration_pb2.Duration | None = ...,
-        duration: google.protobuf.duration_pb2.Duration | None = ...,
-        itl_p50: google.protobuf.duration_pb2.Duration | None = ...,
-        itl_p99: google.protobuf.duration_pb2.Duration | None = ...,
-        output_tokens_per_second: builtins.float | None = ...,
-    ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_output_tokens_per_second", b"_output_tokens_per_second", "duration", b"duration", "itl_p50", b"itl_p50", "itl_p99", b"itl_p99", "output_tokens_per_second", b"output_tokens_per_second", "ttft", b"ttft"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_output_tokens_per_second", b"_output_tokens_per_second", "duration", b"duration", "itl_p50", b"itl_p50", "itl_p99", b"itl_p99", "output_tokens_per_second", b"output_tokens_per_second", "ttft", b"ttft"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["_output_tokens_per_second", b"_output_tokens_per_second"]) -> typing.Literal["output_tokens_per_second"] | None: ...
-
-global___Timings = Timings
-
-@typing.final
 class ChatResponse(google.protobuf.message.Message):
     """ChatResponse is a whole answer."""
 
@@ -969,7 +580,7 @@ class ChatResponse(google.protobuf.message.Message):
         """The answer, ready to be appended to the next request's messages."""
 
     @property
-    def finished(self) -> global___Finished:
+    def finished(self) -> tokenwire.v1.event_pb2.Finished:
         """How it ended."""
 
     def __init__(
@@ -977,7 +588,7 @@ class ChatResponse(google.protobuf.message.Message):
         *,
         stream_id: builtins.str = ...,
         message: global___Message | None = ...,
-        finished: global___Finished | None = ...,
+        finished: tokenwire.v1.event_pb2.Finished | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["finished", b"finished", "message", b"message"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["finished", b"finished", "message", b"message", "stream_id", b"stream_id"]) -> None: ...

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from tokenwire.v1 import chat_pb2 as tokenwire_dot_v1_dot_chat__pb2
+from tokenwire.v1 import event_pb2 as tokenwire_dot_v1_dot_event__pb2
 
 GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
@@ -41,7 +42,7 @@ class ChatServiceStub(object):
         self.ChatStream = channel.unary_stream(
                 '/tokenwire.v1.ChatService/ChatStream',
                 request_serializer=tokenwire_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
-                response_deserializer=tokenwire_dot_v1_dot_chat__pb2.TokenEvent.FromString,
+                response_deserializer=tokenwire_dot_v1_dot_event__pb2.TokenEvent.FromString,
                 _registered_method=True)
         self.Chat = channel.unary_unary(
                 '/tokenwire.v1.ChatService/Chat',
@@ -81,7 +82,7 @@ def add_ChatServiceServicer_to_server(servicer, server):
             'ChatStream': grpc.unary_stream_rpc_method_handler(
                     servicer.ChatStream,
                     request_deserializer=tokenwire_dot_v1_dot_chat__pb2.ChatRequest.FromString,
-                    response_serializer=tokenwire_dot_v1_dot_chat__pb2.TokenEvent.SerializeToString,
+                    response_serializer=tokenwire_dot_v1_dot_event__pb2.TokenEvent.SerializeToString,
             ),
             'Chat': grpc.unary_unary_rpc_method_handler(
                     servicer.Chat,
@@ -119,7 +120,7 @@ class ChatService(object):
             target,
             '/tokenwire.v1.ChatService/ChatStream',
             tokenwire_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
-            tokenwire_dot_v1_dot_chat__pb2.TokenEvent.FromString,
+            tokenwire_dot_v1_dot_event__pb2.TokenEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,7 @@ import collections.abc
 import grpc
 import grpc.aio
 import tokenwire.v1.chat_pb2
+import tokenwire.v1.event_pb2
 import typing
 
 _T = typing.TypeVar("_T")
@@ -30,7 +31,7 @@ class ChatServiceStub:
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     ChatStream: grpc.UnaryStreamMultiCallable[
         tokenwire.v1.chat_pb2.ChatRequest,
-        tokenwire.v1.chat_pb2.TokenEvent,
+        tokenwire.v1.event_pb2.TokenEvent,
     ]
     """ChatStream starts a generation and streams it. Initial metadata bears `tokenwire-stream-id` and
     goes out before the provider is called. The last event of a deliberate end is `finished`; every
@@ -55,7 +56,7 @@ class ChatServiceAsyncStub:
 
     ChatStream: grpc.aio.UnaryStreamMultiCallable[
         tokenwire.v1.chat_pb2.ChatRequest,
-        tokenwire.v1.chat_pb2.TokenEvent,
+        tokenwire.v1.event_pb2.TokenEvent,
     ]
     """ChatStream starts a generation and streams it. Initial metadata bears `tokenwire-stream-id` and
     goes out before the provider is called. The last event of a deliberate end is `finished`; every
@@ -83,7 +84,7 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         self,
         request: tokenwire.v1.chat_pb2.ChatRequest,
         context: _ServicerContext,
-    ) -> typing.Union[collections.abc.Iterator[tokenwire.v1.chat_pb2.TokenEvent], collections.abc.AsyncIterator[tokenwire.v1.chat_pb2.TokenEvent]]:
+    ) -> typing.Union[collections.abc.Iterator[tokenwire.v1.event_pb2.TokenEvent], collections.abc.AsyncIterator[tokenwire.v1.event_pb2.TokenEvent]]:
         """ChatStream starts a generation and streams it. Initial metadata bears `tokenwire-stream-id` and
         goes out before the provider is called. The last event of a deliberate end is `finished`; every
         other end is a status that says why. New event types may be added: ignore an event you do not

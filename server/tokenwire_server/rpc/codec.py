@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tokenwire.v1 import chat_pb2, usage_pb2
+from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
 
 from ..events import (
     Event,
@@ -29,43 +29,43 @@ def encode(sequence: int, event: Event) -> bytes:
     return to_proto(sequence, event).SerializeToString()
 
 
-def to_proto(sequence: int, event: Event) -> chat_pb2.TokenEvent:
+def to_proto(sequence: int, event: Event) -> event_pb2.TokenEvent:
     """A TokenEvent as a message."""
     match event:
         case TextDelta():
-            return chat_pb2.TokenEvent(
-                sequence=sequence, text=chat_pb2.TextDelta(text=event.text, index=event.index)
+            return event_pb2.TokenEvent(
+                sequence=sequence, text=event_pb2.TextDelta(text=event.text, index=event.index)
             )
         case ReasoningDelta():
-            return chat_pb2.TokenEvent(
+            return event_pb2.TokenEvent(
                 sequence=sequence,
-                reasoning=chat_pb2.ReasoningDelta(
+                reasoning=event_pb2.ReasoningDelta(
                     text=event.text, signature=event.signature, index=event.index
                 ),
             )
         case ToolCallStarted():
-            return chat_pb2.TokenEvent(
+            return event_pb2.TokenEvent(
                 sequence=sequence,
-                tool_call_started=chat_pb2.ToolCallStarted(
+                tool_call_started=event_pb2.ToolCallStarted(
                     index=event.index, id=event.id, name=event.name
                 ),
             )
         case ToolCallDelta():
-            return chat_pb2.TokenEvent(
+            return event_pb2.TokenEvent(
                 sequence=sequence,
-                tool_call_delta=chat_pb2.ToolCallDelta(
+                tool_call_delta=event_pb2.ToolCallDelta(
                     index=event.index, arguments_json=event.arguments_json
                 ),
             )
         case ToolCall():
-            return chat_pb2.TokenEvent(
+            return event_pb2.TokenEvent(
                 sequence=sequence,
-                tool_call=chat_pb2.ToolCallDone(index=event.index, tool_call=_tool_call(event)),
+                tool_call=event_pb2.ToolCallDone(index=event.index, tool_call=_tool_call(event)),
             )
         case Started():
-            return chat_pb2.TokenEvent(
+            return event_pb2.TokenEvent(
                 sequence=sequence,
-                started=chat_pb2.Started(
+                started=event_pb2.Started(
                     stream_id=event.stream_id,
                     model=event.model,
                     provider=event.provider,
@@ -73,7 +73,7 @@ def to_proto(sequence: int, event: Event) -> chat_pb2.TokenEvent:
                 ),
             )
         case Finished():
-            return chat_pb2.TokenEvent(sequence=sequence, finished=_finished(event))
+            return event_pb2.TokenEvent(sequence=sequence, finished=_finished(event))
 
 
 class AnswerBuilder:
@@ -83,7 +83,7 @@ class AnswerBuilder:
         self._stream_id = ""
         self._text: dict[int, list[str]] = {}
         self._parts: dict[int, chat_pb2.Part] = {}
-        self._finished: chat_pb2.Finished | None = None
+        self._finished: event_pb2.Finished | None = None
 
     def add(self, events: Iterable[Event]) -> None:
         """Take the next events."""
@@ -125,13 +125,13 @@ class AnswerBuilder:
         )
 
 
-def _tool_call(call: ToolCall) -> chat_pb2.ToolCall:
-    return chat_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+def _tool_call(call: ToolCall) -> event_pb2.ToolCall:
+    return event_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
 
 
-def _finished(event: Finished) -> chat_pb2.Finished:
-    return chat_pb2.Finished(
-        reason=chat_pb2.FinishReason.ValueType(event.reason),
+def _finished(event: Finished) -> event_pb2.Finished:
+    return event_pb2.Finished(
+        reason=event_pb2.FinishReason.ValueType(event.reason),
         model=event.model,
         provider=event.provider,
         usage=_usage(event.usage),
@@ -151,8 +151,8 @@ def _usage(usage: Usage) -> usage_pb2.Usage:
     )
 
 
-def _timings(timings: Timings) -> chat_pb2.Timings:
-    return chat_pb2.Timings(
+def _timings(timings: Timings) -> event_pb2.Timings:
+    return event_pb2.Timings(
         ttft=_duration(timings.ttft_s),
         duration=_duration(timings.duration_s),
         itl_p50=_duration(timings.itl_p50_s),

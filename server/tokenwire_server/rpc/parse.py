@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.struct_pb2 import Struct, Value
 
-from tokenwire.v1 import chat_pb2
+from tokenwire.v1 import chat_pb2, event_pb2
 
 from ..errors import InvalidRequest
 from ..request import (
@@ -193,7 +193,7 @@ class _Parser:
                 self.wrong(path, "needs uri or data")
         return Image(proto.uri, proto.data, proto.media_type, hint)
 
-    def _tool_call(self, proto: chat_pb2.ToolCall, hint: bool, path: str) -> ToolCall:
+    def _tool_call(self, proto: event_pb2.ToolCall, hint: bool, path: str) -> ToolCall:
         if not proto.id:
             self.wrong(f"{path}.id", "is required")
         if not proto.name:

@@ -14,7 +14,8 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 
 import tokenwire
 from tokenwire.v1 import model_pb2
-from tokenwire.v1.chat_pb2 import FINISH_REASON_MAX_TOKENS, ROLE_SYSTEM, ROLE_USER, TokenEvent
+from tokenwire.v1.chat_pb2 import ROLE_SYSTEM, ROLE_USER
+from tokenwire.v1.event_pb2 import FINISH_REASON_MAX_TOKENS, TokenEvent
 
 from ..conftest import (
     LIMIT_S,

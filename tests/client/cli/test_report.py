@@ -2,7 +2,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from tokenwire.cli.report import Tally
-from tokenwire.v1.chat_pb2 import Finished, Timings, ToolCallDelta
+from tokenwire.v1.event_pb2 import Finished, Timings, ToolCallDelta
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..conftest import event, finished, reasoning, started, text, unknown_event

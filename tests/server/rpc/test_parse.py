@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwire.v1 import chat_pb2 as pb
+from tokenwire.v1 import event_pb2
 from tokenwire_server import request as domain
 from tokenwire_server.errors import InvalidRequest
 from tokenwire_server.rpc.parse import parse_chat_request
@@ -40,7 +41,7 @@ def test_a_request_with_everything_arrives_whole():
                 parts=[
                     pb.Part(reasoning=pb.Reasoning(text="hm", signature="proof")),
                     pb.Part(
-                        tool_call=pb.ToolCall(
+                        tool_call=event_pb2.ToolCall(
                             id="c1", name="add", arguments_json='{"n":9007199254740993}'
                         )
                     ),
@@ -145,9 +146,9 @@ def part(role, **content):
         ({"messages": part(pb.ROLE_USER, image=pb.Image(uri="file:///etc/passwd"))}, "messages[0].parts[0].image.uri"),
         ({"messages": part(pb.ROLE_USER, image=pb.Image(data=b"x"))}, "messages[0].parts[0].image.media_type"),
         ({"messages": part(pb.ROLE_USER, image=pb.Image())}, "messages[0].parts[0].image"),
-        ({"messages": part(pb.ROLE_ASSISTANT, tool_call=pb.ToolCall(name="x"))}, "messages[0].parts[0].tool_call.id"),
+        ({"messages": part(pb.ROLE_ASSISTANT, tool_call=event_pb2.ToolCall(name="x"))}, "messages[0].parts[0].tool_call.id"),
         (
-            {"messages": part(pb.ROLE_ASSISTANT, tool_call=pb.ToolCall(id="i", name="x", arguments_json="[1]"))},
+            {"messages": part(pb.ROLE_ASSISTANT, tool_call=event_pb2.ToolCall(id="i", name="x", arguments_json="[1]"))},
             "messages[0].parts[0].tool_call.arguments_json",
         ),
         ({"messages": part(pb.ROLE_TOOL, tool_result=pb.ToolResult(text="x"))}, "messages[0].parts[0].tool_result.tool_call_id"),
