@@ -2,6 +2,7 @@ import asyncio
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import grpc
 import pytest
@@ -172,6 +173,19 @@ except KeyboardInterrupt:
 """
 
 
+async def it_waits(pid):
+    """Return once a process' main thread has not run for a while: it waits for the server.
+
+    The request may be there before the thread that sent it has its call in hand; an interrupt in
+    between leaves the call to whoever holds the traceback.
+    """
+    ran, still = -1, 0
+    while still < 3:  # gRPC looks up every 100 ms
+        fields = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()
+        ran, still = fields[0], still + 1 if fields[0] == ran else 0
+        await asyncio.sleep(0.02)
+
+
 async def test_ctrl_c_before_the_server_accepts_cancels_the_call(server):
     called = asyncio.Event()
 
@@ -187,6 +201,7 @@ async def test_ctrl_c_before_the_server_accepts_cancels_the_call(server):
     )
     async with asyncio.timeout(LIMIT_S):
         await called.wait()
+        await it_waits(process.pid)
         process.send_signal(signal.SIGINT)
         assert await process.stdout.readline() == b"interrupted\n"
         assert await caller_left(server)
