@@ -83,7 +83,7 @@ async def _drain(server: GrpcServer, streams: LiveStreams, grace_s: float) -> No
 
 
 def _require_a_key(providers: Mapping[str, ProviderConfig], environ: Mapping[str, str]) -> None:
-    if any(not p.api_key_env or environ.get(p.api_key_env) for p in providers.values()):
+    if any(not p.api_key_env or environ.get(p.api_key_env, "").strip() for p in providers.values()):
         return
     names = sorted({p.api_key_env for p in providers.values()})
     raise ConfigError(

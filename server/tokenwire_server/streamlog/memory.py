@@ -11,8 +11,6 @@ from ..events import Event, Finished, ReasoningDelta, TextDelta, ToolCall, ToolC
 
 ENTRY_BYTES = 56
 """What an entry costs besides its text: a list slot, with its slack, and the event (CPython 3.11)."""
-
-
 MAX_READ_ENTRIES = 4096
 """Entries in one read: merging them takes 1.3 ms, which everybody else waits for."""
 
