@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -13,11 +14,28 @@ import grpc
 import grpc.aio
 import pytest
 
+from tokenwire_server.rpc.server import (
+    KEEPALIVE_TIME_S,
+    MIN_CLIENT_PING_INTERVAL_S,
+    PING_TIMEOUT_S,
+)
+
 PROVIDERS = ["openai", "openai-responses", "anthropic"]
 SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
 
 BLOCKING = f"repeat=forever&tokens_per_second=20000&text={'x' * 100}"
 """Fills the window of a caller that does not read within 50 ms, and the log only after seconds."""
+
+CALLER = """
+import grpc
+from tokenwire.v1 import chat_pb2, chat_pb2_grpc
+stub = chat_pb2_grpc.ChatServiceStub(grpc.insecure_channel("{server}"))
+message = chat_pb2.Message(role=2, parts=[chat_pb2.Part(text="hi")])
+request = chat_pb2.ChatRequest(model="{model}", messages=[message])
+for event in stub.ChatStream(request):
+    if event.HasField("text"):
+        print("streaming", flush=True)
+"""
 
 SCENARIOS = {
     "before the head of the answer": "silent=1",
@@ -175,16 +193,7 @@ async def test_connecting_ends_at_its_own_limit_when_the_caller_has_no_deadline(
 
 
 async def test_the_callers_death_closes_the_provider(server, simulator):
-    program = f"""
-import grpc
-from tokenwire.v1 import chat_pb2, chat_pb2_grpc
-stub = chat_pb2_grpc.ChatServiceStub(grpc.insecure_channel("{server}"))
-message = chat_pb2.Message(role=2, parts=[chat_pb2.Part(text="hi")])
-request = chat_pb2.ChatRequest(model="openai/sim?repeat=forever&itl_ms=5&key=killed", messages=[message])
-for event in stub.ChatStream(request):
-    if event.HasField("text"):
-        print("streaming", flush=True)
-"""
+    program = CALLER.format(server=server, model="openai/sim?repeat=forever&itl_ms=5&key=killed")
     caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     try:
         assert await asyncio.to_thread(caller.stdout.readline) == "streaming\n"
@@ -206,3 +215,40 @@ async def test_a_cancelled_chat_closes_the_provider_too(api, simulator):
     with pytest.raises(asyncio.CancelledError):
         await sending
     await asyncio.to_thread(simulator.wait_until_none_open, 5)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(120)
+async def test_a_frozen_caller_is_noticed_within_keepalive_and_ping_timeout(server, simulator):
+    # The provider is silent too, so that no write is blocked: only a ping can tell.
+    model = "openai/sim?tokens=5&stall_after=3&key=frozen"
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CALLER.format(server=server, model=model)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert await asyncio.to_thread(caller.stdout.readline) == "streaming\n"
+        caller.send_signal(signal.SIGSTOP)
+        frozen = time.monotonic()
+        await asyncio.to_thread(simulator.wait_until_none_open, 60)
+    finally:
+        caller.kill()
+        caller.wait()
+        caller.stdout.close()
+    noticed_after_s = simulator.request("frozen")["closed_at"] - frozen
+    print(f"\nnoticed after {noticed_after_s:.1f} s")
+    assert noticed_after_s <= KEEPALIVE_TIME_S + PING_TIMEOUT_S + 2
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(120)
+async def test_a_caller_that_pings_as_often_as_it_may_is_not_sent_away(server, api_on):
+    options = [
+        ("grpc.keepalive_time_ms", MIN_CLIENT_PING_INTERVAL_S * 1000 + 500),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    async with grpc.aio.insecure_channel(server, options=options) as channel:
+        call = api_on(channel).chat_stream(api_on.request("openai/sim?tokens=2&ttft_ms=60000"))
+        assert [event async for event in call][-1].HasField("finished")

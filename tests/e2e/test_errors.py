@@ -208,6 +208,15 @@ async def test_every_violation_comes_at_once_with_its_path(api):
     ]
 
 
+async def test_an_unknown_model_hides_no_other_violation(api):
+    request = api.request("nobody/model", generation=pb.GenerationConfig(temperature=7))
+    _, error = await failing(api.chat_stream(request))
+    found = details(error)
+    assert found["ErrorInfo"].reason == "INVALID_REQUEST"
+    (violation,) = found["BadRequest"].field_violations
+    assert violation.field == "generation.temperature"
+
+
 async def test_a_prompt_over_the_limit_gets_the_applications_error(api):
     _, error = await failing(api.chat_stream(api.request("openai/m", "x" * 10_000_000)))
     assert details(error)["ErrorInfo"].reason == "INVALID_REQUEST"

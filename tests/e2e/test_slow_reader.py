@@ -139,3 +139,11 @@ async def test_a_prompt_does_not_stay_in_memory_while_its_answer_comes(start, ap
                 call.cancel()
     print(f"\n{held / 1e6:.2f} MB a stream for a prompt of 2 MB")
     assert held < 3_000_000  # gRPC keeps the bytes of the request; nobody else does
+
+
+async def test_a_caller_is_not_blamed_for_a_model_that_thinks_for_long(start, api_on, simulator):
+    env = simulator.environ() | {"TOKENWIRE_LIMITS__READER_STALL_S": "0.3"}
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            events = await api_on(channel).events("openai/sim?tokens=3&ttft_ms=700&itl_ms=700")
+    assert events[-1].HasField("finished")

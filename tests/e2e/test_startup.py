@@ -40,6 +40,13 @@ def test_a_port_in_use_is_one_line():
     assert address in result.stderr
 
 
+def test_two_servers_never_share_a_port(start):
+    with start("serve", "--demo", "--listen", "127.0.0.1:0") as (_, address):
+        result = serve("--listen", address, "--demo")
+    assert result.returncode == 1
+    assert address in result.stderr
+
+
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
@@ -190,6 +197,34 @@ async def test_the_demo_needs_no_key_and_answers_for_all_three_providers(start, 
     for events in answers:
         assert events[-1].HasField("finished")
         assert len([event for event in events if event.HasField("text")]) > 20
+
+
+async def test_the_demo_never_calls_the_providers_that_the_environment_names(
+    start, api_on, simulator
+):
+    before = simulator.stats()["requests_total"]
+    env = simulator.environ()
+    with start("serve", "--listen", "127.0.0.1:0", "--demo", env=env) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            for model in ("openai/demo", "openai-responses/demo", "anthropic/demo"):
+                await api_on(channel).events(model)
+    assert simulator.stats()["requests_total"] == before
+
+
+async def test_a_configured_provider_replaces_the_known_one_of_its_name(
+    tmp_path, start, simulator, api_on
+):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text(f"""
+        [providers.anthropic]
+        kind = "openai-chat"
+        base_url = "{simulator.url}/v1"
+    """)
+    with start("serve", "--listen", "127.0.0.1:0", "--config", str(path)) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            events = await api_on(channel).events("anthropic/sim?tokens=1")
+    assert events[0].started.provider == "anthropic"
+    assert events[-1].HasField("finished")
 
 
 async def test_health_says_serving(server):

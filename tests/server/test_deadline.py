@@ -1,5 +1,6 @@
 import asyncio
 from time import monotonic as now
+from time import sleep
 
 import pytest
 
@@ -84,3 +85,16 @@ async def test_the_clock_stands_still_while_paused_and_runs_again_when_something
             silence.heard(now(), 0.1)
             await asyncio.sleep(30)
     assert 0.44 <= now() - began < 5
+
+
+@pytest.mark.parametrize("cancelled_after_s", [0.001, 0.02], ids=["before", "after"])
+async def test_a_cancel_that_is_due_in_the_same_step_as_the_limit_stays_a_cancel(cancelled_after_s):
+    async def waits():
+        with SilenceLimit(0.01):
+            loop = asyncio.get_running_loop()
+            loop.call_later(cancelled_after_s, asyncio.current_task().cancel)
+            sleep(0.05)  # the loop is held up until both are due
+            await asyncio.sleep(30)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(waits())

@@ -103,7 +103,7 @@ class Registry:
         """Where a model leads, and what the configuration knows of it. Raises UnknownModel."""
         config = self._models.get(model)
         target = (config.target if config else "") or model
-        facts = config or self._models.get(target) or ModelConfig()
+        facts = _merged(self._models.get(target), config)
         name, slash, rest = target.partition("/")
         if not slash or not rest:
             raise UnknownModel(
@@ -131,6 +131,12 @@ class Registry:
         known = [*self._models, *(f"{provider}/{rest or '...'}" for provider in self._providers)]
         close = difflib.get_close_matches(model, known, n=MAX_NEAREST, cutoff=0.6)
         return close or [f"{p}/..." for p in sorted(self._providers)][:MAX_NEAREST]
+
+
+def _merged(target: ModelConfig | None, alias: ModelConfig | None) -> ModelConfig:
+    """What is known of a model: what the alias says, and where it is silent, what its target says."""
+    said = [config.model_dump(exclude_unset=True) for config in (target, alias) if config]
+    return ModelConfig(**{key: value for facts in said for key, value in facts.items()})
 
 
 def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:

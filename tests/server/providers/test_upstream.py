@@ -7,7 +7,13 @@ import pytest
 from aiohttp import web
 
 from tokenwire_server.config import Limits, ProviderConfig
-from tokenwire_server.errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
+from tokenwire_server.errors import (
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
 from tokenwire_server.events import TextDelta
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.registry import Registry
@@ -41,8 +47,8 @@ async def serving():
         await runner.cleanup()
 
 
-def registry(url, *, limits=None):
-    config = ProviderConfig(kind="openai-chat", base_url=url)
+def registry(url, *, limits=None, kind="openai-chat"):
+    config = ProviderConfig(kind=kind, base_url=url)
     return Registry({"local": config}, {}, limits or Limits(), {})
 
 
@@ -72,6 +78,41 @@ async def test_what_came_before_the_connection_broke_is_not_lost():
         text, decoder = await answer(providers, "sim?tokens=50&drop_after=20&drop=rst")
         assert text == "".join(generated_text(20))
         assert isinstance(decoder.end, UpstreamError)
+
+
+@pytest.mark.parametrize("drop", ["close", "rst"])
+async def test_what_came_before_a_break_that_was_noticed_first_is_not_lost(drop):
+    async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
+        model = f"sim?tokens=50&drop_after=20&drop={drop}"
+        provider = providers.route(f"local/{model}").provider
+        async with provider.open(REQUEST, model, None) as upstream:
+            async with asyncio.timeout(5):
+                while simulator.stats().connections_open:
+                    await asyncio.sleep(0.001)
+            await asyncio.sleep(0.1)  # and this side has seen it too
+            deltas = []
+            while upstream.decoder.end is None:
+                deltas += await upstream.read()
+    text = "".join(delta.text for delta in deltas)
+    assert text == "".join(generated_text(20))
+    assert isinstance(upstream.decoder.end, UpstreamError)
+
+
+async def test_a_body_that_ends_a_moment_after_its_answer_leaves_a_usable_connection(serving):
+    callers = set()
+
+    async def handler(request):
+        callers.add(request.transport.get_extra_info("peername"))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(BODY)
+        await asyncio.sleep(0.03)
+        return response
+
+    async with registry(await serving(handler)) as providers:
+        for _ in range(3):
+            assert (await answer(providers))[0] == "hello"
+    assert len(callers) == 1
 
 
 async def test_the_body_of_a_compressing_server_is_read(serving):
@@ -126,14 +167,15 @@ async def test_proxies_of_the_environment_are_not_used(serving, monkeypatch):
         assert (await answer(providers))[0] == "hello"
 
 
-async def test_a_failed_request_is_not_repeated(serving):
+@pytest.mark.parametrize("kind", ["openai-chat", "openai-responses", "anthropic"])
+async def test_a_failed_request_is_not_repeated(serving, kind):
     attempts = []
 
     async def handler(_):
         attempts.append(1)
         return web.Response(status=500)
 
-    async with registry(await serving(handler)) as providers:
+    async with registry(await serving(handler), kind=kind) as providers:
         with pytest.raises(UpstreamUnavailable):
             await answer(providers)
     assert len(attempts) == 1
@@ -160,3 +202,105 @@ async def test_cancelled_while_it_connects_or_waits_nothing_stays_open():
         async with asyncio.timeout(5):
             while simulator.stats().connections_open or simulator.stats().requests_open:
                 await asyncio.sleep(0.001)
+
+
+async def test_a_complete_answer_whose_body_never_ends_is_not_waited_for(serving):
+    async def handler(request):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(BODY)
+        await asyncio.sleep(60)
+        return response
+
+    async with registry(await serving(handler)) as providers:
+        text, decoder = await asyncio.wait_for(answer(providers), 5)
+    assert text == "hello"
+    assert isinstance(decoder.end, Complete)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (402, UpstreamAuth),
+        (408, UpstreamUnavailable),
+        (409, UpstreamUnavailable),
+        (418, UpstreamRejected),
+        (425, UpstreamUnavailable),
+        (429, UpstreamRateLimited),
+        (504, UpstreamUnavailable),
+    ],
+)
+async def test_a_status_says_whose_fault_it_is(serving, status, kind):
+    async def handler(_):
+        return web.Response(status=status)
+
+    async with registry(await serving(handler)) as providers:
+        with pytest.raises(UpstreamError) as caught:
+            await answer(providers)
+    assert type(caught.value) is kind
+    assert (caught.value.retry_after_s is None) == (kind in (UpstreamAuth, UpstreamRejected))
+
+
+@pytest.mark.parametrize(
+    ("said", "retry_after_s"),
+    [("7", 7), ("0.5", 0.5), ("0", 0), ("-5", 1), ("nan", 1), ("soon", 1), ("1e300", 3600)],
+)
+async def test_a_retry_after_is_a_bounded_number_of_seconds(serving, said, retry_after_s):
+    async def handler(_):
+        return web.Response(status=429, headers={"Retry-After": said})
+
+    async with registry(await serving(handler)) as providers:
+        with pytest.raises(UpstreamRateLimited) as caught:
+            await answer(providers)
+    assert caught.value.retry_after_s == retry_after_s
+
+
+@pytest.mark.parametrize("kind", ["openai-chat", "openai-responses", "anthropic"])
+async def test_a_providers_name_for_its_error_is_kept_and_its_prose_is_not(serving, kind):
+    said = {"type": "too_bad", "param": "the prompt CANARY"}
+
+    async def handler(_):
+        return web.json_response({"type": "error", "error": said}, status=400)
+
+    async with registry(await serving(handler), kind=kind) as providers:
+        with pytest.raises(UpstreamRejected) as caught:
+            await answer(providers)
+        said |= {"type": "the prompt CANARY", "code": "x" * 200}
+        with pytest.raises(UpstreamRejected) as prose:
+            await answer(providers)
+    assert (caught.value.error_type, caught.value.field) == ("too_bad", "")
+    assert (prose.value.error_type, prose.value.field) == ("", "")
+    assert "CANARY" in prose.value.provider_text
+
+
+async def test_a_server_that_speaks_no_tls_is_named_so(serving):
+    async def handler(_):
+        return web.Response()
+
+    url = (await serving(handler)).replace("http://", "https://")
+    async with registry(url) as providers:
+        with pytest.raises(UpstreamUnavailable, match="TLS failed"):
+            await answer(providers)
+
+
+async def test_openai_gets_the_operators_organization(serving, monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "our-own")
+    seen = []
+
+    async def handler(request):
+        seen.append(request.headers.get("OpenAI-Organization"))
+        return web.Response(body=BODY, headers={"Content-Type": "text/event-stream"})
+
+    config = ProviderConfig(kind="openai-chat", base_url=await serving(handler))
+    for name in ("openai", "local"):
+        async with Registry({name: config}, {}, Limits(), {}) as providers:
+            async with providers.route(f"{name}/m").provider.open(REQUEST, "m", None) as upstream:
+                while upstream.decoder.end is None:
+                    await upstream.read()
+    assert seen == ["our-own", None]
+
+
+async def test_a_name_that_cannot_be_resolved_is_named_so():
+    async with registry("http://nobody.invalid/v1") as providers:
+        with pytest.raises(UpstreamUnavailable, match="cannot be resolved"):
+            await answer(providers)

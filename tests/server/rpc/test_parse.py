@@ -153,6 +153,20 @@ def part(role, **content):
         ),
         ({"messages": part(pb.ROLE_TOOL, tool_result=pb.ToolResult(text="x"))}, "messages[0].parts[0].tool_result.tool_call_id"),
         ({"messages": part(pb.ROLE_ASSISTANT, reasoning=pb.Reasoning())}, "messages[0].parts[0].reasoning"),
+        ({"messages": [pb.Message(role=pb.ROLE_USER)] * 10_001}, "messages"),
+        ({"messages": [pb.Message(role=pb.ROLE_USER, parts=[pb.Part(text="x")] * 10_001)]}, "messages"),
+        ({"tools": [pb.Tool(name=f"t{n}") for n in range(513)]}, "tools"),
+        (
+            {"messages": part(pb.ROLE_USER, image=pb.Image(uri="https://x", media_type="image/png"))},
+            "messages[0].parts[0].image.media_type",
+        ),
+        (
+            {"messages": part(pb.ROLE_USER, image=pb.Image(data=b"", media_type="image/png"))},
+            "messages[0].parts[0].image.data",
+        ),
+        ({"messages": part(pb.ROLE_ASSISTANT, tool_call=event_pb2.ToolCall(id="i"))}, "messages[0].parts[0].tool_call.name"),
+        ({"generation": pb.GenerationConfig(top_p=1.1)}, "generation.top_p"),
+        ({"generation": pb.GenerationConfig(frequency_penalty=2.5)}, "generation.frequency_penalty"),
         ({"generation": pb.GenerationConfig(top_p=0)}, "generation.top_p"),
         ({"generation": pb.GenerationConfig(temperature=float("nan"))}, "generation.temperature"),
         ({"generation": pb.GenerationConfig(top_k=0)}, "generation.top_k"),
@@ -191,6 +205,37 @@ def part(role, **content):
 )  # fmt: skip
 def test_each_fault_is_named_by_its_path(fields, path):
     assert paths(**fields) == [path]
+
+
+@pytest.mark.parametrize("mode", ["auto", "none", "required", "tool"])
+def test_each_tool_choice_is_what_it_says(mode):
+    name = "a" if mode == "tool" else ""
+    choice = pb.ToolChoice(mode=f"TOOL_CHOICE_MODE_{mode.upper()}", tool_name=name)
+    request, violations = parsed(tools=[pb.Tool(name="a")], tool_choice=choice)
+    assert violations == []
+    assert request.tool_choice == domain.ToolChoice(mode, name)
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high"])
+def test_each_effort_is_what_it_says(effort):
+    reasoning = pb.ReasoningConfig(effort=f"REASONING_EFFORT_{effort.upper()}")
+    request, violations = parsed(generation=pb.GenerationConfig(reasoning=reasoning))
+    assert violations == []
+    assert request.generation.reasoning_effort == effort
+
+
+def test_what_was_not_said_stays_unsaid():
+    request, violations = parsed()
+    assert violations == []
+    assert request.generation == domain.Generation()
+    assert request.tool_choice is request.response_format is None
+
+
+def test_each_response_format_is_what_it_says():
+    json_format = pb.ResponseFormat(json=pb.JsonFormat())
+    assert parsed(response_format=json_format)[0].response_format == domain.JsonFormat()
+    text_format = pb.ResponseFormat(text=pb.TextFormat())
+    assert parsed(response_format=text_format)[0].response_format is None
 
 
 def test_a_schema_nested_without_end_is_refused_and_crashes_nothing():

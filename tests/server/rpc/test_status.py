@@ -89,3 +89,40 @@ def test_the_status_can_be_read_back():
     status = to_status(errors.ServerStopped("bye"))
     again = status_pb2.Status.FromString(status.SerializeToString())
     assert again.code == grpc.StatusCode.UNAVAILABLE.value[0]
+
+
+def test_the_code_says_whether_the_same_call_may_be_made_again():
+    """UNAVAILABLE is what clients' retry policies repeat: nothing that was paid for may have it."""
+    code = grpc.StatusCode
+    assert CODES == {
+        "INVALID_REQUEST": code.INVALID_ARGUMENT,
+        "UNKNOWN_MODEL": code.NOT_FOUND,
+        "OVERLOADED": code.UNAVAILABLE,
+        "UPSTREAM_REJECTED": code.INVALID_ARGUMENT,
+        "UPSTREAM_AUTH": code.FAILED_PRECONDITION,
+        "UPSTREAM_RATE_LIMITED": code.UNAVAILABLE,
+        "UPSTREAM_UNAVAILABLE": code.UNAVAILABLE,
+        "UPSTREAM_BROKEN": code.ABORTED,
+        "UPSTREAM_STALLED": code.ABORTED,
+        "SLOW_READER": code.UNAVAILABLE,
+        "SERVER_STOPPED": code.UNAVAILABLE,
+        "INTERNAL": code.INTERNAL,
+    }
+
+
+def test_what_the_provider_calls_its_error_is_told_as_facts():
+    error = errors.UpstreamRejected(
+        "no", provider="p", status=400, error_type="too_long", field="messages"
+    )
+    (info,) = details(error)
+    assert dict(info.metadata) == {
+        "provider": "p",
+        "provider_status": "400",
+        "provider_error_type": "too_long",
+        "provider_field": "messages",
+    }
+
+
+def test_a_long_text_is_cut_to_what_trailers_can_carry():
+    error = errors.UpstreamUnavailable("x" * 50_000, provider="p" * 50_000)
+    assert len(to_status(error).SerializeToString()) < 1000

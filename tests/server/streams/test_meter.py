@@ -1,9 +1,16 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwire_server.events import TextDelta, Usage
-from tokenwire_server.request import ChatRequest, Message, Text
-from tokenwire_server.streams.meter import Meter, estimate_input_tokens
+from tokenwire_server.events import (
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from tokenwire_server.request import ChatRequest, Image, Message, Text, Tool
+from tokenwire_server.streams.meter import IMAGE_TOKENS, Meter, estimate_input_tokens
 
 REQUEST = ChatRequest(model="m", messages=(Message("user", (Text("x" * 40),)),))
 
@@ -60,3 +67,17 @@ def test_a_placeholder_for_the_output_gives_way_to_an_estimate_and_the_true_inpu
 
 def test_the_input_is_estimated_from_what_the_request_says():
     assert estimate_input_tokens(REQUEST) == 10
+
+
+def test_an_estimate_counts_reasoning_and_tool_arguments_once():
+    meter = Meter(0.0, 10)
+    meter.arrived([ReasoningDelta("x" * 40, 0), ToolCallStarted(1, "id", "add")], 1.0)
+    meter.arrived([ToolCallDelta(1, "x" * 20), ToolCall(1, "id", "add", "x" * 20)], 2.0)
+    assert meter.usage(None).output_tokens == 15
+
+
+def test_an_estimate_of_the_input_counts_images_and_tools():
+    image = Message("user", (Image(data=b"x" * 100_000, media_type="image/png"),))
+    tool = Tool("t" * 4, "d" * 8, "{" + " " * 26 + "}")
+    request = ChatRequest(model="m", messages=(*REQUEST.messages, image), tools=(tool,))
+    assert estimate_input_tokens(request) == 10 + IMAGE_TOKENS + 10

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from tokenwire_server.errors import ServerStopped, SlowReader, StreamFailure
-from tokenwire_server.events import Finished, FinishReason, TextDelta, Timings, Usage
+from tokenwire_server.events import Finished, FinishReason, Started, TextDelta, Timings, Usage
 from tokenwire_server.streamlog.memory import MemoryLog
 from tokenwire_server.streams.stream import Stream
 
@@ -38,6 +38,12 @@ async def endless(stream, cancelled):
         stream.log.finish(FINISHED)
 
 
+async def ended(producer):
+    """Wait for a producer without cancelling it, as `wait_for` would."""
+    done, _ = await asyncio.wait({producer}, timeout=1)
+    assert done, "nobody cancelled it"
+
+
 async def test_the_last_reader_to_leave_ends_the_generation(stream, gone):
     cancelled = []
     producer = asyncio.create_task(endless(stream, cancelled))
@@ -48,7 +54,7 @@ async def test_the_last_reader_to_leave_ends_the_generation(stream, gone):
     await asyncio.sleep(0)
     assert not producer.cancelling()
     stream.leave(second)
-    await asyncio.wait_for(producer, 1)
+    await ended(producer)
     assert cancelled == [None]
     await asyncio.sleep(0)
     assert gone == [stream]
@@ -167,5 +173,16 @@ async def test_stopping_the_server_interrupts_the_producer_and_says_why(stream):
     stream.join()
     await asyncio.sleep(0)
     stream.stop()
-    await asyncio.wait_for(producer, 1)
+    await ended(producer)
     assert isinstance(cancelled[0], ServerStopped)
+
+
+async def test_only_a_stream_that_began_to_answer_tells_what_was_used(stream):
+    stream.produced_by(asyncio.create_task(asyncio.sleep(0)), used)
+    stream.log.append(Started("id", "m", "p", 0.0))
+    before, after = SlowReader("too early"), SlowReader("later")
+    stream.tell_usage(before, 1)
+    stream.log.append(TextDelta("a", 0))
+    stream.tell_usage(after, 2)
+    assert before.at is None
+    assert after.at == StreamFailure("id", 2, used())

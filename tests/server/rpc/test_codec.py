@@ -1,0 +1,61 @@
+from tokenwire_server.events import (
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Timings,
+    Usage,
+)
+from tokenwire_server.rpc.codec import AnswerBuilder, to_proto
+
+FINISHED = Finished(
+    reason=FinishReason.STOP,
+    model="m",
+    provider="p",
+    usage=Usage(1, 2, reasoning_tokens=3, cache_read_tokens=4, cache_write_tokens=5),
+    timings=Timings(
+        duration_s=4.5, ttft_s=0.25, itl_p50_s=0.02, itl_p99_s=0.5, output_tokens_per_second=12.5
+    ),
+    provider_response_id="r",
+)
+
+
+def test_each_timing_arrives_as_itself():
+    timings = to_proto(3, FINISHED).finished.timings
+    assert timings.duration.ToMilliseconds() == 4500
+    assert timings.ttft.ToMilliseconds() == 250
+    assert timings.itl_p50.ToMilliseconds() == 20
+    assert timings.itl_p99.ToMilliseconds() == 500
+    assert timings.output_tokens_per_second == 12.5
+
+
+def test_what_could_not_be_measured_is_absent_and_not_zero():
+    bare = Finished(FinishReason.STOP, "m", "p", Usage(1, 2), Timings(duration_s=1.0))
+    finished = to_proto(2, bare).finished
+    for name in ("ttft", "itl_p50", "itl_p99", "output_tokens_per_second"):
+        assert not finished.timings.HasField(name)
+    for name in ("reasoning_tokens", "cache_read_tokens", "cache_write_tokens"):
+        assert not finished.usage.HasField(name)
+
+
+def test_each_count_arrives_as_itself():
+    usage = to_proto(3, FINISHED).finished.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens) == (1, 2, 3)
+    assert (usage.cache_read_tokens, usage.cache_write_tokens) == (4, 5)
+
+
+def test_a_started_stream_says_when_it_was_created():
+    event = to_proto(1, Started("id", "m", "p", created_time=1_700_000_000.25))
+    assert event.started.created_time.ToMilliseconds() == 1_700_000_000_250
+
+
+def test_a_whole_answer_keeps_the_signature_of_each_reasoning_block():
+    builder = AnswerBuilder()
+    builder.add([Started("id", "m", "p", 0.0), ReasoningDelta("h", 0), ReasoningDelta("m", 0)])
+    builder.add([ReasoningDelta("", 0, "proof"), TextDelta("yes", 1), ReasoningDelta("", 2, "2nd")])
+    builder.add([FINISHED])
+    first, text, second = builder.response().message.parts
+    assert (first.reasoning.text, first.reasoning.signature) == ("hm", "proof")
+    assert text.text == "yes"
+    assert (second.reasoning.text, second.reasoning.signature) == ("", "2nd")
