@@ -17,6 +17,7 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2, status_pb2
 
+import tokenwire
 from tokenwire.v1 import chat_pb2, chat_pb2_grpc, event_pb2, model_pb2, model_pb2_grpc, usage_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -231,6 +232,12 @@ class CommandLine:
         async with asyncio.timeout(LIMIT_S):
             out, err = await process.communicate(stdin)
         return Finished(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+async def client(server: ScriptedServer) -> AsyncIterator[tokenwire.AsyncClient]:
+    async with tokenwire.AsyncClient(server.target) as each:
+        yield each
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+import asyncio
+import os
+
+import pytest
+
+from ..conftest import LIMIT_S
+
+
+class Terminal:
+    """A pseudo-terminal, and what a command has written to it."""
+
+    def __init__(self):
+        self._master, self.slave = os.openpty()
+        self._grew = asyncio.Event()
+        self._closed = False
+        self.shown = ""
+        asyncio.get_running_loop().add_reader(self._master, self._read)
+
+    def _read(self):
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # EIO: no process holds the other side any more
+            data = b""
+        if not data:
+            self.close()
+        self.shown += data.decode().replace("\r\n", "\n")
+        self._grew.set()
+
+    def close(self):
+        if not self._closed:
+            self._closed = True
+            asyncio.get_running_loop().remove_reader(self._master)
+            os.close(self._master)
+
+    async def shows(self, what):
+        async with asyncio.timeout(LIMIT_S):
+            while what not in self.shown:
+                assert not self._closed, f"{what!r} never came: {self.shown!r}"
+                self._grew.clear()
+                await self._grew.wait()
+
+    async def start(self, command_line, *arguments):
+        command_line.environment["TERM"] = "xterm"
+        process = await command_line.start(
+            *arguments, stdin=self.slave, stdout=self.slave, stderr=self.slave
+        )
+        os.close(self.slave)
+        return process
+
+    async def end_of(self, process):
+        async with asyncio.timeout(LIMIT_S):
+            code = await process.wait()
+            while not self._closed:
+                self._grew.clear()
+                await self._grew.wait()
+        return code
+
+
+@pytest.fixture
+async def terminal():
+    each = Terminal()
+    yield each
+    each.close()
