@@ -20,14 +20,16 @@ setup: $(READY) ## Make the virtual environment .venv (every other target does s
 
 $(READY): requirements/dev.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Tokenwire needs Python 3.11 or newer: none was found on the PATH"; exit 1; }
-	@echo "setting up .venv ($$($(PYTHON) --version))"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Tokenwire needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
+	@echo "setting up .venv ($$($(PYTHON) --version), about a minute)"
+	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(PROTO_READY): requirements/proto.lock
-	@$(PYTHON) -m venv .venv-proto
+	@$(PYTHON) -m venv --clear .venv-proto
 	@$(PROTO_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proto.lock
 	@touch $@
 

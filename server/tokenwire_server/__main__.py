@@ -20,6 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return _simulate(arguments) if arguments.command == "simulate" else _serve(arguments)
+    except ModuleNotFoundError as error:
+        print(
+            f'tokenwire-server: {error.name} is missing: pip install "tokenwire[server]"',
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -29,7 +35,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
     try:
         _run(run_simulator(arguments.listen))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"tokenwire-server: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
         return 1
     return 0

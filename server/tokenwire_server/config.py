@@ -6,6 +6,7 @@ refused: a misspelt limit must not be silently absent.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +22,16 @@ from pydantic_settings import (
 )
 
 MAX_PORT = 65535
+ENV_PREFIX = "TOKENWIRE_"
+OTHERS_VARIABLES = frozenset({"TOKENWIRE_MODEL", "TOKENWIRE_TARGET", "TOKENWIRE_TRANSCRIPTS"})
+"""Variables of the client's and of the tests'."""
 
 ProviderKind = Literal["openai-chat", "openai-responses", "anthropic"]
 Capability = Literal["tools", "images", "reasoning", "json_schema"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Quirks(_Section):
@@ -78,6 +82,7 @@ class ModelConfig(_Section):
     capabilities: tuple[Capability, ...] = ()
     context_window_tokens: int | None = Field(default=None, ge=1)
     max_output_tokens: int | None = Field(default=None, ge=1)
+    """The most it gives: told by GetModel, and asked for where a provider demands a limit."""
 
 
 class Limits(_Section):
@@ -106,6 +111,9 @@ OPENAI_QUIRKS = Quirks(max_tokens_field="max_completion_tokens", system_role="de
 
 def known_providers(environ: Mapping[str, str]) -> dict[str, ProviderConfig]:
     """The providers that need no configuration, at the addresses the environment names."""
+    for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
+        if not environ.get(name, "http://").startswith(("http://", "https://")):
+            raise ConfigError(f"{name}: must begin with http:// or https://")
     openai = environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
     anthropic = environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
     return {
@@ -129,7 +137,7 @@ class Settings(BaseSettings):
     """All settings of the server. Nested ones as `TOKENWIRE_LIMITS__MAX_STREAMS`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TOKENWIRE_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
     listen: str = "127.0.0.1:50051"
@@ -158,10 +166,20 @@ class Settings(BaseSettings):
         return value
 
 
-def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
+def load(
+    path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> Settings:
     """The settings. Raises ConfigError with every fault: where it stands and what is wrong."""
     if path is not None and not path.is_file():
         raise ConfigError(f"{path}: there is no such file")
+    for name in environ:
+        section = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
+        if (
+            name.startswith(ENV_PREFIX)
+            and name not in OTHERS_VARIABLES
+            and section not in Settings.model_fields
+        ):
+            raise ConfigError(f"{name}: there is no such setting")
 
     class Layered(Settings):
         @classmethod
@@ -181,9 +199,16 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
         return Layered(**flags)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(step) for step in fault['loc'])}: {fault['msg']}"
+            f"{'.'.join(str(step) for step in fault['loc'])}: {_said(fault['msg'])}"
             for fault in error.errors(include_url=False, include_input=False)
         )
         raise ConfigError(f"{path or 'settings'}: {faults}") from error
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, SettingsError) as error:
         raise ConfigError(f"{path or 'settings'}: {error}") from error
+
+
+def _said(message: str) -> str:
+    """Pydantic's words without its jargon."""
+    if message == "Extra inputs are not permitted":
+        return "there is no such setting"
+    return message.removeprefix("Value error, ")

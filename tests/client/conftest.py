@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,6 +166,14 @@ class ScriptedServer(chat_pb2_grpc.ChatServiceServicer, model_pb2_grpc.ModelServ
                 return model
         unknown = status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", metadata={"nearest": "a,b"})
         return await context.abort_with_status(unknown)
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Programs started in the background ignore SIGINT, and their children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

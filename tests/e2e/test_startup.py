@@ -57,6 +57,7 @@ def test_two_servers_never_share_a_port(start):
         ("[providers.x]\nkind = 'anthropic'\nbase_url = 'ftp://x'", "providers.x.base_url"),
         ("[models.fast]\ntarget = 'nobody/x'", "models.fast"),
         ("not toml", "line 1"),
+        ("[limits]\nreader_stall_s = inf", "limits.reader_stall_s"),
     ],
 )
 def test_a_bad_configuration_is_one_line_that_says_where(tmp_path, toml, said):
@@ -87,6 +88,35 @@ async def test_every_kind_of_address_can_be_listened_on(start, api_on, listen):
         target = f"{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
         async with grpc.aio.insecure_channel(target) as channel:
             assert (await api_on(channel).list_models(b"", wait_for_ready=True)).models
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TOKENWIRE_LIMIT__MAX_STREAMS", "5"),
+        ("TOKENWIRE_LIMITS_MAX_STREAMS", "5"),
+        ("TOKENWIRE_LIMITS__MAX_STREAM", "5"),
+        ("TOKENWIRE_LIMITS__MAX_STREAMS", "many"),
+        ("OPENAI_BASE_URL", "localhost:3"),
+    ],
+)
+def test_a_variable_that_makes_no_sense_is_refused_by_name(name, value):
+    result = serve(env={"OPENAI_API_KEY": "k", name: value})
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert name.removeprefix("TOKENWIRE_").replace("__", ".").lower() in result.stderr.lower() or (
+        name in result.stderr
+    )
+
+
+def test_a_simulator_told_to_listen_nowhere_says_so():
+    result = subprocess.run(
+        [sys.executable, "-m", "tokenwire_server", "simulate", "--listen", "abc"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "abc" in result.stderr
 
 
 def test_a_key_that_no_header_can_carry_is_told_at_the_start():

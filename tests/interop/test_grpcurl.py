@@ -62,9 +62,9 @@ def test_reflection_describes_every_message(grpcurl):
         "rpc ChatStream ( .tokenwire.v1.ChatRequest ) returns ( stream .tokenwire.v1.TokenEvent )"
         in described
     )
-    for message in ("ChatRequest", "TokenEvent", "Usage"):
+    for message in ("ChatRequest", "TokenEvent", "Usage", "ErrorReason"):
         result = grpcurl("describe", f"tokenwire.v1.{message}")
-        assert f"message {message}" in result.stdout
+        assert f" {message} {{" in result.stdout
 
 
 def test_a_chat_streams_through_reflection_alone(grpcurl):

@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Wrong usage leaves by SystemExit(2)."""
     for stream in (sys.stdout, sys.stderr):
         # A model may write what the terminal's encoding cannot: better a "?" than an end.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # no TextIO: a test's
+        if stream is not None:  # closed by whoever started us
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # no TextIO: a test's
     try:
         return _run(argv)
     except KeyboardInterrupt:

@@ -18,6 +18,9 @@ MODEL_VARIABLE = "TOKENWIRE_MODEL"
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 """Longest prompt read from stdin; a server takes no more in a whole request by default."""
 
+MAX_TIMEOUT_S = 10**8
+"""Three years; a deadline beyond some hundred years has passed at once, for gRPC."""
+
 _EPILOG = """\
 exit codes: 0 answered, 1 an error (one line on stderr), 2 wrong usage,
             130 interrupted (Ctrl-C), 141 the reader of stdout left
@@ -157,6 +160,8 @@ def _positive_int(text: str) -> int:
 
 def _positive_s(text: str) -> float:
     number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    if not 0 < number <= MAX_TIMEOUT_S:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a number of seconds, above 0 to {MAX_TIMEOUT_S}"
+        )
     return number

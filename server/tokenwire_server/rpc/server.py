@@ -7,7 +7,11 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from tokenwire.v1 import chat_pb2, model_pb2
+from tokenwire.v1 import (
+    chat_pb2,
+    error_pb2,  # noqa: F401  # so that reflection knows the reasons, which no service mentions
+    model_pb2,
+)
 
 from ..config import ConfigError, Limits
 from .boundary import Handler, answering
@@ -18,7 +22,7 @@ MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 
 KEEPALIVE_TIME_S = 30
 PING_TIMEOUT_S = 10
-"""A caller that answers no ping is noticed after KEEPALIVE_TIME_S + PING_TIMEOUT_S."""
+"""A caller that answers no ping, such as a frozen process, is noticed after the sum of both."""
 MIN_CLIENT_PING_INTERVAL_S = 10
 """Clients that ping more often are sent away."""
 MAX_METADATA_BYTES = 16 * 1024
