@@ -59,14 +59,12 @@ class Answer:
         self.stream_id = ""
         self.last_sequence = 0
         """Sequence of the last event, whatever its type. 0: none came yet."""
-        self.event_count = 0
         self.finished: Finished | None = None
         """How the stream ended. None: it has not, or not deliberately."""
         self._blocks: dict[tuple[int, str], _Block] = {}
 
     def add(self, event: TokenEvent) -> None:
         """Take the next event of the stream."""
-        self.event_count += 1
         self.last_sequence = event.sequence
         match event.WhichOneof("event"):
             case "text":

@@ -108,6 +108,19 @@ def test_a_variable_that_makes_no_sense_is_refused_by_name(name, value):
     )
 
 
+@pytest.mark.parametrize("command", [["serve", "--demo"], ["simulate"]])
+def test_without_its_extra_one_line_says_what_to_install(command):
+    program = (
+        "import sys; sys.modules['msgspec'] = sys.modules['pydantic'] = None; "
+        f"from tokenwire_server.__main__ import main; sys.exit(main({command!r}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert 'pip install "tokenwire[server]"' in result.stderr
+
+
 def test_a_simulator_told_to_listen_nowhere_says_so():
     result = subprocess.run(
         [sys.executable, "-m", "tokenwire_server", "simulate", "--listen", "abc"],

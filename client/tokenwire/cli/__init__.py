@@ -27,9 +27,12 @@ EXIT_READER_LEFT = 128 + 13  # the same for SIGPIPE
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Wrong usage leaves by SystemExit(2)."""
+    if sys.stdout is None:  # closed by whoever started us
+        say("tokenwire: there is no stdout to write the answer to")
+        return EXIT_ERROR
     for stream in (sys.stdout, sys.stderr):
         # A model may write what the terminal's encoding cannot: better a "?" than an end.
-        if stream is not None:  # closed by whoever started us
+        if stream is not None:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # no TextIO: a test's
     try:
         return _run(argv)

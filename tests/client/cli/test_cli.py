@@ -244,6 +244,7 @@ async def test_the_prompt_is_read_from_stdin(server, command_line, arguments):
         (["chat", "-"], b"x" * (8 * 1024 * 1024 + 1), "longer than 8388608 bytes"),
         (["chat", "Hi", "--timeout", "0"], None, "above 0"),
         (["chat", "Hi", "--timeout", "nan"], None, "above 0"),
+        (["chat", "Hi", "--timeout", "1e10"], None, "to 100000000"),
         (["chat", "Hi", "--max-output-tokens", str(2**63)], None, "from 1 on"),
         (["chat", "Hi", "--model", os.fsdecode(b"\xff")], None, "not UTF-8"),
         (["sing"], None, "invalid choice"),
@@ -372,6 +373,16 @@ async def test_without_rich_one_line_says_what_to_install(command_line):
 
     assert (done.code, done.out) == (1, "")
     assert done.err == 'tokenwire: the command line needs rich: pip install "tokenwire[cli]"\n'
+
+
+@pytest.mark.parametrize("command", [["chat", "Hi"], ["models"]])
+async def test_without_a_stdout_one_line_says_so(command_line, command):
+    closed = f"import sys; sys.stdout = None; {RUN}"
+
+    done = await command_line.run(*command, code=closed)
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "tokenwire: there is no stdout to write the answer to\n"
 
 
 async def test_the_version_and_the_exit_codes_are_told(command_line):
