@@ -14,7 +14,7 @@ from .providers.registry import Registry
 from .rpc.server import GrpcServer
 from .rpc.service import ChatService, ModelService
 from .simulator import Simulator
-from .streams.live import LiveStreams
+from .streams.registry import StreamRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ async def serve(
         server = GrpcServer(settings.limits)
         port = server.bind(settings.listen)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        streams = LiveStreams(settings.limits, tasks)
+        streams = StreamRegistry(settings.limits, tasks)
         await server.start(
             ChatService(registry, streams, settings.limits), ModelService(registry, settings.limits)
         )
@@ -67,16 +67,16 @@ async def serve(
         gc.freeze()
         ready(f"{settings.listen.rpartition(':')[0]}:{port}")
         await stop.wait()
-        logger.info("stopping: %d streams are open", len(streams))
+        logger.info("stopping: %d streams are open", streams.live_count)
         await _drain(server, streams, settings.drain_grace_s)
 
 
-async def _drain(server: GrpcServer, streams: LiveStreams, grace_s: float) -> None:
+async def _drain(server: GrpcServer, streams: StreamRegistry, grace_s: float) -> None:
     """Let open streams go on for a while, then end them, so that each caller gets a reason."""
     await server.not_serving()
     try:
         async with asyncio.timeout(grace_s):
-            await streams.wait_until_none()
+            await streams.wait_until_idle()
     except TimeoutError:
         streams.stop_all()
     await server.stop(LAST_WORDS_S)

@@ -89,11 +89,36 @@ class Limits(_Section):
     """Bounds. What happens at each stands with it."""
 
     max_streams: int = Field(default=2000, ge=1)
-    """Streams open at once. The next one gets OVERLOADED."""
+    """Streams generating at once. The next one gets OVERLOADED."""
     max_request_bytes: int = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
     """Size of one request on the wire. A larger one gets INVALID_REQUEST."""
     max_log_bytes: int = Field(default=8 * 2**20, ge=4096)
     """Content kept of one stream. Past it the oldest entries go, and who needs them gets SLOW_READER."""
+    max_total_log_bytes: int = Field(default=512 * 2**20, ge=2**20)
+    """Content kept of all streams. Past it streams that have ended go, oldest first, and then the next
+    stream gets OVERLOADED."""
+    max_readers: int = Field(default=10_000, ge=1)
+    """Calls reading streams at once. The next one gets OVERLOADED."""
+    heartbeat_interval_s: float = Field(default=15.0, gt=0)
+    """Longest silence towards a reader that names none."""
+    min_delivery_interval_s: float = Field(default=1.0, gt=0)
+    """Shortest interval of heartbeats and usage that a reader may ask for."""
+    linger_s: float = Field(default=30.0, gt=0)
+    """How long a stream asked to CONTINUE goes on without a reader, when the caller does not say."""
+    max_linger_s: float = Field(default=600.0, gt=0)
+    """The longest that a caller may ask for."""
+    log_ttl_s: float = Field(default=60.0, ge=0)
+    """How long a stream stays readable after its end, when the caller does not say."""
+    max_log_ttl_s: float = Field(default=3600.0, ge=0)
+    """The longest that a caller may ask for."""
+    max_cache_bytes: int = Field(default=64 * 2**20, ge=0)
+    """Answers kept in the response cache. Past it those go that were used longest ago. 0: no cache."""
+    max_cached_answer_bytes: int = Field(default=2**20, ge=0)
+    """Size of one answer in the response cache. A larger one is not kept."""
+    cache_ttl_s: float = Field(default=3600.0, gt=0)
+    """How old an answer from the response cache may be, when the caller does not say."""
+    max_cache_ttl_s: float = Field(default=86400.0, gt=0)
+    """The oldest that a caller may ask for."""
     reader_stall_s: float = Field(default=30.0, gt=0)
     """How long a write to a caller may be blocked because it accepts nothing. Then SLOW_READER."""
     max_stream_duration_s: float = Field(default=3600.0, gt=0)

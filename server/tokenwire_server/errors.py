@@ -4,6 +4,10 @@
     +-- InvalidRequest          the request is wrong; every violation with its path
     +-- UnknownModel            no such provider or alias, or the provider's own 404
     +-- Overloaded              this server is full
+    +-- StreamNotFound          no such stream: unknown, expired, deleted, or somebody else's
+    +-- ResumePointExpired      the log no longer holds what follows the cursor
+    +-- ResumePointAhead        the cursor lies beyond the newest entry
+    +-- RequestIdReused         the request_id belongs to another request
     +-- UpstreamError           the provider, and whose fault it is
     |   +-- UpstreamRejected        it refused the request
     |   +-- UpstreamAuth            it refused the operator's key or account
@@ -88,6 +92,49 @@ class Overloaded(TokenwireError):
 
     def facts(self) -> dict[str, str]:
         return {"limit": str(self.limit)}
+
+
+class StreamNotFound(TokenwireError):
+    reason = "STREAM_NOT_FOUND"
+
+    def __init__(self) -> None:
+        # The same words for every cause: they must not tell one from another.
+        super().__init__("there is no such stream, or no more")
+
+
+class _OutOfRange(TokenwireError):
+    def __init__(self, after_sequence: int, *, earliest: int, latest: int) -> None:
+        self.earliest_sequence = earliest
+        self.latest_sequence = latest
+        super().__init__(
+            f"the stream cannot be resumed after sequence {after_sequence}: "
+            f"its log holds {earliest} to {latest}"
+        )
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "earliest_sequence": str(self.earliest_sequence),
+            "latest_sequence": str(self.latest_sequence),
+        }
+
+
+class ResumePointExpired(_OutOfRange):
+    reason = "RESUME_POINT_EXPIRED"
+
+
+class ResumePointAhead(_OutOfRange):
+    reason = "RESUME_POINT_AHEAD"
+
+
+class RequestIdReused(TokenwireError):
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        super().__init__("the request_id belongs to another request")
+
+    def facts(self) -> dict[str, str]:
+        return {"request_id": self.request_id}
 
 
 class UpstreamError(TokenwireError):

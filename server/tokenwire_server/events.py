@@ -23,8 +23,7 @@ class FinishReason(enum.IntEnum):
     REFUSAL = 6
     PAUSED = 7
     TIME_LIMIT = 8
-    CANCELLED = 100
-    """Nobody is left to read it. Seen in no event yet: there is nobody to see it."""
+    CANCELLED = 9
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -60,6 +59,9 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     provider: str
     created_time: float
     """Seconds since the epoch, UTC."""
+    request_id: str = ""
+    from_cache: bool = False
+    """A replay of an earlier answer; no provider is asked."""
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -101,6 +103,10 @@ class ToolCall(msgspec.Struct, frozen=True, gc=False):
     arguments_json: str
 
 
+class Heartbeat(msgspec.Struct, frozen=True, gc=False):
+    """Nothing happened for a while. Made for one reader, never in a log."""
+
+
 class Finished(msgspec.Struct, frozen=True, gc=False):
     """The last entry of every stream that ended deliberately."""
 
@@ -117,3 +123,6 @@ Delta = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | ToolCall
 
 Event = Started | Delta | Finished
 """An entry of a stream's log."""
+
+ReaderEvent = Event | Usage | Heartbeat
+"""What a reader gets: the log's entries, and what is made for it alone."""

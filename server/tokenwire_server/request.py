@@ -107,6 +107,35 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True):
     strict: bool = False
 
 
+class Delivery(msgspec.Struct, frozen=True):
+    """How one reader is served. Seconds; None: never."""
+
+    heartbeat_s: float | None = None
+    """Longest silence."""
+    usage_s: float | None = None
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """What happens to a stream without readers. Seconds."""
+
+    linger_s: float | None = None
+    """How long it goes on without a reader. None: it is cancelled when the last one leaves."""
+    log_ttl_s: float = 0.0
+    """How long it stays readable after its end."""
+    soft_deadline_margin_s: float | None = None
+
+
+class CacheUse(msgspec.Struct, frozen=True):
+    """How a request uses the response cache."""
+
+    key: bytes
+    """The same for two requests that ask the same."""
+    ttl_s: float
+    """How old an answer may be to be replayed, and how long this one's may be kept."""
+    read: bool
+    """An answer may be replayed; otherwise one is only kept."""
+
+
 class ChatRequest(msgspec.Struct, frozen=True):
     model: str
     """As the caller wrote it: `provider/model` or an alias."""
@@ -118,3 +147,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """None: text."""
     provider_options: dict[str, Any] = {}
     """For the top level of the provider's request body."""
+    delivery: Delivery = Delivery()
+    retention: Retention = Retention()
+    cache: CacheUse | None = None
+    request_id: str = ""
+    body_hash: bytes = b""
+    """Of all that two requests with one `request_id` must share; set with it only."""

@@ -3,12 +3,17 @@
 import asyncio
 import gc
 import tracemalloc
+import weakref
+from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tokenwire_server.errors import ServerStopped, SlowReader
 from tokenwire_server.events import Finished, FinishReason, TextDelta, Timings, Usage
-from tokenwire_server.streamlog.memory import MemoryLog
+from tokenwire_server.streamlog.memory import STEP_BYTES, STREAM_BYTES, MemoryLog
+from tokenwire_server.streamlog.space import LogSpace
 
 FINISHED = Finished(
     reason=FinishReason.STOP,
@@ -19,8 +24,13 @@ FINISHED = Finished(
 )
 
 
-@pytest.fixture(params=[MemoryLog])
+def memory_log(max_bytes):
+    return MemoryLog(max_bytes, LogSpace(1 << 40, lambda: None))
+
+
+@pytest.fixture(params=[memory_log], ids=["memory"])
 def new_log(request):
+    """Makes a log of at most so many bytes."""
     return request.param
 
 
@@ -44,41 +54,54 @@ async def test_a_cursor_is_exclusive_and_zero_is_the_beginning(new_log):
     assert list(log.read(3)) == []
 
 
-async def test_waiting_returns_at_once_when_there_is_something(new_log):
+async def test_every_subscriber_is_called_at_each_entry_and_at_the_seal(new_log):
     log = new_log(1 << 20)
+    calls = []
+    for reader in "abc":
+        log.subscribe(partial(calls.append, reader))
     log.append(token(0))
-    await asyncio.wait_for(log.wait(0), 1)
-
-
-async def test_every_waiting_reader_wakes_at_an_append(new_log):
-    log = new_log(1 << 20)
-    waiting = [asyncio.create_task(log.wait(0)) for _ in range(3)]
-    await asyncio.sleep(0)
-    assert not any(task.done() for task in waiting)
-    log.append(token(0))
-    await asyncio.wait_for(asyncio.gather(*waiting), 1)
-
-
-async def test_a_waiting_reader_wakes_when_the_log_is_sealed(new_log):
-    log = new_log(1 << 20)
-    waiting = asyncio.create_task(log.wait(0))
-    await asyncio.sleep(0)
+    assert calls == ["a", "b", "c"]
     log.fail(ServerStopped("stopped"))
-    await asyncio.wait_for(waiting, 1)
+    assert calls == ["a", "b", "c"] * 2
 
 
-async def test_a_cancelled_wait_leaves_nothing_behind(new_log):
+async def test_when_a_subscriber_is_called_what_it_is_called_for_can_be_read(new_log):
     log = new_log(1 << 20)
-    for _ in range(100):
-        waiting = asyncio.create_task(log.wait(0))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+    seen = []
+    log.subscribe(lambda: seen.append((log.last_sequence, list(log.read(0))[-1], log.sealed)))
+    log.append(token(0))
+    log.finish(FINISHED)
+    assert seen[0] == (1, token(0), False)
+    assert seen[-1] == (2, FINISHED, True)
+
+
+async def test_who_unsubscribed_is_called_no_more_and_is_not_kept(new_log):
+    log = new_log(1 << 20)
+    calls = []
+    gone, stays = (partial(calls.append, name) for name in ("gone", "stays"))
+    log.subscribe(gone)
+    log.subscribe(stays)
+    log.unsubscribe(gone)
+    log.unsubscribe(gone)
+    log.append(token(0))
+    assert calls == ["stays"]
+    kept = weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert kept() is None
+
+
+async def test_a_cancelled_wait_for_the_seal_leaves_nothing_behind(new_log):
+    log = new_log(1 << 20)
+    waiting = asyncio.create_task(log.wait_sealed())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    kept = weakref.ref(waiting)
     del waiting
     gc.collect()
-    assert not [f for f in gc.get_referrers(log) if isinstance(f, asyncio.Task)]
-    log.append(token(0))
-    await asyncio.wait_for(log.wait(0), 1)
+    assert kept() is None
+    log.finish(FINISHED)
 
 
 async def test_who_waits_for_the_seal_wakes_at_it_and_not_before(new_log):
@@ -111,6 +134,7 @@ async def test_the_first_seal_wins(new_log):
     assert not log.finish(FINISHED)
     assert log.sealed
     assert log.failure is None
+    assert log.finished is FINISHED
     assert list(log.read(0)) == [FINISHED]
 
     log = new_log(1 << 20)
@@ -118,6 +142,7 @@ async def test_the_first_seal_wins(new_log):
     assert log.fail(stopped)
     assert not log.finish(FINISHED)
     assert log.failure is stopped
+    assert log.finished is None
     assert list(log.read(0)) == []
 
 
@@ -142,7 +167,7 @@ async def test_past_its_bound_the_oldest_entries_go_and_who_needs_them_is_told(n
     with pytest.raises(SlowReader) as caught:
         log.read(0)
     earliest = caught.value.earliest_sequence
-    assert 1 < earliest <= 10_000
+    assert 1 < earliest == log.earliest_sequence <= 10_000
     assert log.read(earliest - 1)[0] == token(earliest - 1)
     assert list(log.read(9_999)) == [token(9_999)]
     assert str(earliest) in str(caught.value)
@@ -173,3 +198,64 @@ async def test_one_entry_larger_than_the_bound_is_still_delivered(new_log):
     log.append(token(0))
     log.append(big)
     assert list(log.read(1)) == [big]
+
+
+async def test_a_dropped_log_has_only_its_end_left(new_log):
+    log = new_log(1 << 20)
+    for n in range(5):
+        log.append(token(n))
+    log.finish(FINISHED)
+    log.drop()
+    log.drop()
+    assert (log.earliest_sequence, log.last_sequence) == (6, 6)
+    assert list(log.read(5)) == [FINISHED]
+    assert list(log.read(6)) == []
+    with pytest.raises(SlowReader):
+        log.read(0)
+
+
+async def test_a_dropped_log_that_failed_still_says_why(new_log):
+    log = new_log(1 << 20)
+    log.append(token(0))
+    stopped = ServerStopped("stopped")
+    log.fail(stopped)
+    log.drop()
+    assert log.failure is stopped
+    assert list(log.read(1)) == []
+    with pytest.raises(SlowReader):
+        log.read(0)
+
+
+@given(st.lists(st.integers(0, 20_000), max_size=50), st.sampled_from([4096, 20_000, 1 << 20]))
+def test_memory_is_counted_while_a_log_grows_and_given_back_when_it_goes(sizes, max_bytes):
+    space = LogSpace(1 << 40, lambda: None)
+    log = MemoryLog(max_bytes, space)
+    for size in sizes:
+        log.append(TextDelta("x" * size, 0))
+        largest = max(sizes) + 200
+        assert log.byte_count <= space.used_bytes + (largest if log.byte_count > max_bytes else 0)
+        assert space.used_bytes <= max_bytes + STEP_BYTES + STREAM_BYTES
+    log.fail(ServerStopped("stopped"))
+    assert space.used_bytes == log.byte_count + STREAM_BYTES
+    log.drop()
+    assert space.used_bytes == 0
+
+
+async def test_a_full_space_asks_for_room_at_each_step():
+    dropped = []
+
+    def make_room():
+        if others:
+            dropped.append(others.pop(0))
+            dropped[-1].drop()
+
+    space = LogSpace(64 * 1024, make_room)
+    others = [MemoryLog(1 << 20, space) for _ in range(2)]
+    for other in others:
+        other.append(TextDelta("x" * 20_000, 0))
+        other.fail(ServerStopped("stopped"))
+    log = MemoryLog(1 << 20, space)
+    for n in range(1000):
+        log.append(token(n))
+    assert len(dropped) == 2
+    assert space.full

@@ -22,53 +22,82 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tokenwire.v1 import event_pb2 as tokenwire_dot_v1_dot_event__pb2
+from tokenwire.v1 import usage_pb2 as tokenwire_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tokenwire/v1/chat.proto\x12\x0ctokenwire.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18tokenwire/v1/event.proto\"\xb5\x02\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.tokenwire.v1.Message\x12\x32\n\ngeneration\x18\x03 \x01(\x0b\x32\x1e.tokenwire.v1.GenerationConfig\x12!\n\x05tools\x18\x04 \x03(\x0b\x32\x12.tokenwire.v1.Tool\x12-\n\x0btool_choice\x18\x05 \x01(\x0b\x32\x18.tokenwire.v1.ToolChoice\x12\x35\n\x0fresponse_format\x18\x06 \x01(\x0b\x32\x1c.tokenwire.v1.ResponseFormat\x12\x31\n\x10provider_options\x18\x0e \x01(\x0b\x32\x17.google.protobuf.Struct\"N\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.tokenwire.v1.Role\x12!\n\x05parts\x18\x02 \x03(\x0b\x32\x12.tokenwire.v1.Part\"\xe7\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.tokenwire.v1.ImageH\x00\x12+\n\ttool_call\x18\x04 \x01(\x0b\x32\x16.tokenwire.v1.ToolCallH\x00\x12/\n\x0btool_result\x18\x05 \x01(\x0b\x32\x18.tokenwire.v1.ToolResultH\x00\x12,\n\treasoning\x18\x06 \x01(\x0b\x32\x17.tokenwire.v1.ReasoningH\x00\x12\x12\n\ncache_hint\x18\x0f \x01(\x08\x42\t\n\x07\x63ontent\"D\n\x05Image\x12\r\n\x03uri\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\tB\x08\n\x06source\"B\n\nToolResult\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08is_error\x18\x03 \x01(\x08\",\n\tReasoning\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\t\"\xfe\x02\n\x10GenerationConfig\x12\x1e\n\x11max_output_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x08 \x03(\t\x12\x30\n\treasoning\x18\t \x01(\x0b\x32\x1d.tokenwire.v1.ReasoningConfigB\x14\n\x12_max_output_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"n\n\x0fReasoningConfig\x12-\n\x06\x65\x66\x66ort\x18\x01 \x01(\x0e\x32\x1d.tokenwire.v1.ReasoningEffort\x12\x1a\n\rbudget_tokens\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_budget_tokens\"I\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\"K\n\nToolChoice\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.tokenwire.v1.ToolChoiceMode\x12\x11\n\ttool_name\x18\x02 \x01(\t\"\xa5\x01\n\x0eResponseFormat\x12(\n\x04text\x18\x01 \x01(\x0b\x32\x18.tokenwire.v1.TextFormatH\x00\x12(\n\x04json\x18\x02 \x01(\x0b\x32\x18.tokenwire.v1.JsonFormatH\x00\x12\x35\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x1e.tokenwire.v1.JsonSchemaFormatH\x00\x42\x08\n\x06\x66ormat\"\x0c\n\nTextFormat\"\x0c\n\nJsonFormat\"E\n\x10JsonSchemaFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\x12\x0e\n\x06strict\x18\x03 \x01(\x08\"s\n\x0c\x43hatResponse\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12&\n\x07message\x18\x02 \x01(\x0b\x32\x15.tokenwire.v1.Message\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x16.tokenwire.v1.Finished*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\xbe\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x19\n\x15REASONING_EFFORT_NONE\x10\x01\x12\x1c\n\x18REASONING_EFFORT_MINIMAL\x10\x02\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x03\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x04\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x05*\xa2\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x12\x19\n\x15TOOL_CHOICE_MODE_TOOL\x10\x04\x32\x91\x01\n\x0b\x43hatService\x12\x43\n\nChatStream\x12\x19.tokenwire.v1.ChatRequest\x1a\x18.tokenwire.v1.TokenEvent0\x01\x12=\n\x04\x43hat\x12\x19.tokenwire.v1.ChatRequest\x1a\x1a.tokenwire.v1.ChatResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tokenwire/v1/chat.proto\x12\x0ctokenwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tokenwire/v1/event.proto\x1a\x18tokenwire/v1/usage.proto\"\xd8\x03\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.tokenwire.v1.Message\x12\x32\n\ngeneration\x18\x03 \x01(\x0b\x32\x1e.tokenwire.v1.GenerationConfig\x12!\n\x05tools\x18\x04 \x03(\x0b\x32\x12.tokenwire.v1.Tool\x12-\n\x0btool_choice\x18\x05 \x01(\x0b\x32\x18.tokenwire.v1.ToolChoice\x12\x35\n\x0fresponse_format\x18\x06 \x01(\x0b\x32\x1c.tokenwire.v1.ResponseFormat\x12/\n\x08\x64\x65livery\x18\x07 \x01(\x0b\x32\x1d.tokenwire.v1.DeliveryOptions\x12\x31\n\tretention\x18\x08 \x01(\x0b\x32\x1e.tokenwire.v1.RetentionOptions\x12)\n\x05\x63\x61\x63he\x18\n \x01(\x0b\x32\x1a.tokenwire.v1.CacheOptions\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x31\n\x10provider_options\x18\x0e \x01(\x0b\x32\x17.google.protobuf.Struct\"{\n\x0f\x44\x65liveryOptions\x12\x35\n\x12heartbeat_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0eusage_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd5\x01\n\x10RetentionOptions\x12\x31\n\ron_disconnect\x18\x01 \x01(\x0e\x32\x1a.tokenwire.v1.OnDisconnect\x12)\n\x06linger\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07log_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14soft_deadline_margin\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"]\n\x0c\x43\x61\x63heOptions\x12%\n\x04mode\x18\x01 \x01(\x0e\x32\x17.tokenwire.v1.CacheMode\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"N\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.tokenwire.v1.Role\x12!\n\x05parts\x18\x02 \x03(\x0b\x32\x12.tokenwire.v1.Part\"\xe7\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.tokenwire.v1.ImageH\x00\x12+\n\ttool_call\x18\x04 \x01(\x0b\x32\x16.tokenwire.v1.ToolCallH\x00\x12/\n\x0btool_result\x18\x05 \x01(\x0b\x32\x18.tokenwire.v1.ToolResultH\x00\x12,\n\treasoning\x18\x06 \x01(\x0b\x32\x17.tokenwire.v1.ReasoningH\x00\x12\x12\n\ncache_hint\x18\x0f \x01(\x08\x42\t\n\x07\x63ontent\"D\n\x05Image\x12\r\n\x03uri\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\tB\x08\n\x06source\"B\n\nToolResult\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08is_error\x18\x03 \x01(\x08\",\n\tReasoning\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\t\"\xfe\x02\n\x10GenerationConfig\x12\x1e\n\x11max_output_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x08 \x03(\t\x12\x30\n\treasoning\x18\t \x01(\x0b\x32\x1d.tokenwire.v1.ReasoningConfigB\x14\n\x12_max_output_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"n\n\x0fReasoningConfig\x12-\n\x06\x65\x66\x66ort\x18\x01 \x01(\x0e\x32\x1d.tokenwire.v1.ReasoningEffort\x12\x1a\n\rbudget_tokens\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_budget_tokens\"I\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\"K\n\nToolChoice\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.tokenwire.v1.ToolChoiceMode\x12\x11\n\ttool_name\x18\x02 \x01(\t\"\xa5\x01\n\x0eResponseFormat\x12(\n\x04text\x18\x01 \x01(\x0b\x32\x18.tokenwire.v1.TextFormatH\x00\x12(\n\x04json\x18\x02 \x01(\x0b\x32\x18.tokenwire.v1.JsonFormatH\x00\x12\x35\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x1e.tokenwire.v1.JsonSchemaFormatH\x00\x42\x08\n\x06\x66ormat\"\x0c\n\nTextFormat\"\x0c\n\nJsonFormat\"E\n\x10JsonSchemaFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\x12\x0e\n\x06strict\x18\x03 \x01(\x08\"s\n\x0c\x43hatResponse\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12&\n\x07message\x18\x02 \x01(\x0b\x32\x15.tokenwire.v1.Message\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x16.tokenwire.v1.Finished\"q\n\x13ResumeStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12/\n\x08\x64\x65livery\x18\x03 \x01(\x0b\x32\x1d.tokenwire.v1.DeliveryOptions\"(\n\x13\x43\x61ncelStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"@\n\x14\x43\x61ncelStreamResponse\x12(\n\x06stream\x18\x01 \x01(\x0b\x32\x18.tokenwire.v1.StreamInfo\"(\n\x13\x44\x65leteStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteStreamResponse\"%\n\x10GetStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"\xa3\x03\n\nStreamInfo\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.tokenwire.v1.StreamState\x12\x31\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1a.tokenwire.v1.FinishReason\x12\x14\n\x0c\x65rror_reason\x18\x05 \x01(\t\x12\x15\n\rlast_sequence\x18\x06 \x01(\x03\x12\x19\n\x11\x65\x61rliest_sequence\x18\x07 \x01(\x03\x12\x14\n\x0creader_count\x18\x08 \x01(\x05\x12\"\n\x05usage\x18\t \x01(\x0b\x32\x13.tokenwire.v1.Usage\x12\x30\n\x0c\x63reated_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*c\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x02*n\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41\x43HE_MODE_OFF\x10\x01\x12\x19\n\x15\x43\x41\x43HE_MODE_READ_WRITE\x10\x02\x12\x16\n\x12\x43\x41\x43HE_MODE_REFRESH\x10\x03*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\xbe\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x19\n\x15REASONING_EFFORT_NONE\x10\x01\x12\x1c\n\x18REASONING_EFFORT_MINIMAL\x10\x02\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x03\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x04\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x05*\xa2\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x12\x19\n\x15TOOL_CHOICE_MODE_TOOL\x10\x04*y\n\x0bStreamState\x12\x1c\n\x18STREAM_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14STREAM_STATE_RUNNING\x10\x01\x12\x19\n\x15STREAM_STATE_FINISHED\x10\x02\x12\x17\n\x13STREAM_STATE_FAILED\x10\x03\x32\xd5\x03\n\x0b\x43hatService\x12\x43\n\nChatStream\x12\x19.tokenwire.v1.ChatRequest\x1a\x18.tokenwire.v1.TokenEvent0\x01\x12=\n\x04\x43hat\x12\x19.tokenwire.v1.ChatRequest\x1a\x1a.tokenwire.v1.ChatResponse\x12M\n\x0cResumeStream\x12!.tokenwire.v1.ResumeStreamRequest\x1a\x18.tokenwire.v1.TokenEvent0\x01\x12U\n\x0c\x43\x61ncelStream\x12!.tokenwire.v1.CancelStreamRequest\x1a\".tokenwire.v1.CancelStreamResponse\x12U\n\x0c\x44\x65leteStream\x12!.tokenwire.v1.DeleteStreamRequest\x1a\".tokenwire.v1.DeleteStreamResponse\x12\x45\n\tGetStream\x12\x1e.tokenwire.v1.GetStreamRequest\x1a\x18.tokenwire.v1.StreamInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tokenwire.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1940
-  _globals['_ROLE']._serialized_end=2035
-  _globals['_REASONINGEFFORT']._serialized_start=2038
-  _globals['_REASONINGEFFORT']._serialized_end=2228
-  _globals['_TOOLCHOICEMODE']._serialized_start=2231
-  _globals['_TOOLCHOICEMODE']._serialized_end=2393
-  _globals['_CHATREQUEST']._serialized_start=98
-  _globals['_CHATREQUEST']._serialized_end=407
-  _globals['_MESSAGE']._serialized_start=409
-  _globals['_MESSAGE']._serialized_end=487
-  _globals['_PART']._serialized_start=490
-  _globals['_PART']._serialized_end=721
-  _globals['_IMAGE']._serialized_start=723
-  _globals['_IMAGE']._serialized_end=791
-  _globals['_TOOLRESULT']._serialized_start=793
-  _globals['_TOOLRESULT']._serialized_end=859
-  _globals['_REASONING']._serialized_start=861
-  _globals['_REASONING']._serialized_end=905
-  _globals['_GENERATIONCONFIG']._serialized_start=908
-  _globals['_GENERATIONCONFIG']._serialized_end=1290
-  _globals['_REASONINGCONFIG']._serialized_start=1292
-  _globals['_REASONINGCONFIG']._serialized_end=1402
-  _globals['_TOOL']._serialized_start=1404
-  _globals['_TOOL']._serialized_end=1477
-  _globals['_TOOLCHOICE']._serialized_start=1479
-  _globals['_TOOLCHOICE']._serialized_end=1554
-  _globals['_RESPONSEFORMAT']._serialized_start=1557
-  _globals['_RESPONSEFORMAT']._serialized_end=1722
-  _globals['_TEXTFORMAT']._serialized_start=1724
-  _globals['_TEXTFORMAT']._serialized_end=1736
-  _globals['_JSONFORMAT']._serialized_start=1738
-  _globals['_JSONFORMAT']._serialized_end=1750
-  _globals['_JSONSCHEMAFORMAT']._serialized_start=1752
-  _globals['_JSONSCHEMAFORMAT']._serialized_end=1821
-  _globals['_CHATRESPONSE']._serialized_start=1823
-  _globals['_CHATRESPONSE']._serialized_end=1938
-  _globals['_CHATSERVICE']._serialized_start=2396
-  _globals['_CHATSERVICE']._serialized_end=2541
+  _globals['_ONDISCONNECT']._serialized_start=3380
+  _globals['_ONDISCONNECT']._serialized_end=3479
+  _globals['_CACHEMODE']._serialized_start=3481
+  _globals['_CACHEMODE']._serialized_end=3591
+  _globals['_ROLE']._serialized_start=3593
+  _globals['_ROLE']._serialized_end=3688
+  _globals['_REASONINGEFFORT']._serialized_start=3691
+  _globals['_REASONINGEFFORT']._serialized_end=3881
+  _globals['_TOOLCHOICEMODE']._serialized_start=3884
+  _globals['_TOOLCHOICEMODE']._serialized_end=4046
+  _globals['_STREAMSTATE']._serialized_start=4048
+  _globals['_STREAMSTATE']._serialized_end=4169
+  _globals['_CHATREQUEST']._serialized_start=189
+  _globals['_CHATREQUEST']._serialized_end=661
+  _globals['_DELIVERYOPTIONS']._serialized_start=663
+  _globals['_DELIVERYOPTIONS']._serialized_end=786
+  _globals['_RETENTIONOPTIONS']._serialized_start=789
+  _globals['_RETENTIONOPTIONS']._serialized_end=1002
+  _globals['_CACHEOPTIONS']._serialized_start=1004
+  _globals['_CACHEOPTIONS']._serialized_end=1097
+  _globals['_MESSAGE']._serialized_start=1099
+  _globals['_MESSAGE']._serialized_end=1177
+  _globals['_PART']._serialized_start=1180
+  _globals['_PART']._serialized_end=1411
+  _globals['_IMAGE']._serialized_start=1413
+  _globals['_IMAGE']._serialized_end=1481
+  _globals['_TOOLRESULT']._serialized_start=1483
+  _globals['_TOOLRESULT']._serialized_end=1549
+  _globals['_REASONING']._serialized_start=1551
+  _globals['_REASONING']._serialized_end=1595
+  _globals['_GENERATIONCONFIG']._serialized_start=1598
+  _globals['_GENERATIONCONFIG']._serialized_end=1980
+  _globals['_REASONINGCONFIG']._serialized_start=1982
+  _globals['_REASONINGCONFIG']._serialized_end=2092
+  _globals['_TOOL']._serialized_start=2094
+  _globals['_TOOL']._serialized_end=2167
+  _globals['_TOOLCHOICE']._serialized_start=2169
+  _globals['_TOOLCHOICE']._serialized_end=2244
+  _globals['_RESPONSEFORMAT']._serialized_start=2247
+  _globals['_RESPONSEFORMAT']._serialized_end=2412
+  _globals['_TEXTFORMAT']._serialized_start=2414
+  _globals['_TEXTFORMAT']._serialized_end=2426
+  _globals['_JSONFORMAT']._serialized_start=2428
+  _globals['_JSONFORMAT']._serialized_end=2440
+  _globals['_JSONSCHEMAFORMAT']._serialized_start=2442
+  _globals['_JSONSCHEMAFORMAT']._serialized_end=2511
+  _globals['_CHATRESPONSE']._serialized_start=2513
+  _globals['_CHATRESPONSE']._serialized_end=2628
+  _globals['_RESUMESTREAMREQUEST']._serialized_start=2630
+  _globals['_RESUMESTREAMREQUEST']._serialized_end=2743
+  _globals['_CANCELSTREAMREQUEST']._serialized_start=2745
+  _globals['_CANCELSTREAMREQUEST']._serialized_end=2785
+  _globals['_CANCELSTREAMRESPONSE']._serialized_start=2787
+  _globals['_CANCELSTREAMRESPONSE']._serialized_end=2851
+  _globals['_DELETESTREAMREQUEST']._serialized_start=2853
+  _globals['_DELETESTREAMREQUEST']._serialized_end=2893
+  _globals['_DELETESTREAMRESPONSE']._serialized_start=2895
+  _globals['_DELETESTREAMRESPONSE']._serialized_end=2917
+  _globals['_GETSTREAMREQUEST']._serialized_start=2919
+  _globals['_GETSTREAMREQUEST']._serialized_end=2956
+  _globals['_STREAMINFO']._serialized_start=2959
+  _globals['_STREAMINFO']._serialized_end=3378
+  _globals['_CHATSERVICE']._serialized_start=4172
+  _globals['_CHATSERVICE']._serialized_end=4641
 # @@protoc_insertion_point(module_scope)

@@ -9,12 +9,15 @@ Field numbers that are missing here are kept free for fields of the contract tha
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.struct_pb2
+import google.protobuf.timestamp_pb2
 import sys
 import tokenwire.v1.event_pb2
+import tokenwire.v1.usage_pb2
 import typing
 
 if sys.version_info >= (3, 10):
@@ -23,6 +26,64 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _OnDisconnect:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _OnDisconnectEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_OnDisconnect.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ON_DISCONNECT_UNSPECIFIED: _OnDisconnect.ValueType  # 0
+    """Cancel."""
+    ON_DISCONNECT_CANCEL: _OnDisconnect.ValueType  # 1
+    """The generation is cancelled at once."""
+    ON_DISCONNECT_CONTINUE: _OnDisconnect.ValueType  # 2
+    """The generation goes on for `linger`, and costs what it generates until then, unless a reader
+    comes back. Then it is cancelled.
+    """
+
+class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
+    """OnDisconnect is what happens when the last reader of a running stream leaves, for whatever reason:
+    a server cannot tell a cut wire from a cancel.
+    """
+
+ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
+"""Cancel."""
+ON_DISCONNECT_CANCEL: OnDisconnect.ValueType  # 1
+"""The generation is cancelled at once."""
+ON_DISCONNECT_CONTINUE: OnDisconnect.ValueType  # 2
+"""The generation goes on for `linger`, and costs what it generates until then, unless a reader
+comes back. Then it is cancelled.
+"""
+global___OnDisconnect = OnDisconnect
+
+class _CacheMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CacheModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_CacheMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CACHE_MODE_UNSPECIFIED: _CacheMode.ValueType  # 0
+    """Off."""
+    CACHE_MODE_OFF: _CacheMode.ValueType  # 1
+    """Not at all."""
+    CACHE_MODE_READ_WRITE: _CacheMode.ValueType  # 2
+    """Replay an identical request's finished answer if there is one; else generate, and keep the answer."""
+    CACHE_MODE_REFRESH: _CacheMode.ValueType  # 3
+    """Generate, and keep the answer in place of an older one."""
+
+class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
+    """CacheMode is how a request uses the response cache."""
+
+CACHE_MODE_UNSPECIFIED: CacheMode.ValueType  # 0
+"""Off."""
+CACHE_MODE_OFF: CacheMode.ValueType  # 1
+"""Not at all."""
+CACHE_MODE_READ_WRITE: CacheMode.ValueType  # 2
+"""Replay an identical request's finished answer if there is one; else generate, and keep the answer."""
+CACHE_MODE_REFRESH: CacheMode.ValueType  # 3
+"""Generate, and keep the answer in place of an older one."""
+global___CacheMode = CacheMode
 
 class _Role:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -124,6 +185,34 @@ TOOL_CHOICE_MODE_TOOL: ToolChoiceMode.ValueType  # 4
 """The tool named in tool_name."""
 global___ToolChoiceMode = ToolChoiceMode
 
+class _StreamState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _StreamStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_StreamState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    STREAM_STATE_UNSPECIFIED: _StreamState.ValueType  # 0
+    """Never sent."""
+    STREAM_STATE_RUNNING: _StreamState.ValueType  # 1
+    """It generates."""
+    STREAM_STATE_FINISHED: _StreamState.ValueType  # 2
+    """It ended deliberately: see `finish_reason`."""
+    STREAM_STATE_FAILED: _StreamState.ValueType  # 3
+    """It failed: see `error_reason`."""
+
+class StreamState(_StreamState, metaclass=_StreamStateEnumTypeWrapper):
+    """StreamState is whether a stream runs."""
+
+STREAM_STATE_UNSPECIFIED: StreamState.ValueType  # 0
+"""Never sent."""
+STREAM_STATE_RUNNING: StreamState.ValueType  # 1
+"""It generates."""
+STREAM_STATE_FINISHED: StreamState.ValueType  # 2
+"""It ended deliberately: see `finish_reason`."""
+STREAM_STATE_FAILED: StreamState.ValueType  # 3
+"""It failed: see `error_reason`."""
+global___StreamState = StreamState
+
 @typing.final
 class ChatRequest(google.protobuf.message.Message):
     """ChatRequest asks a model for the next message of a conversation."""
@@ -136,10 +225,20 @@ class ChatRequest(google.protobuf.message.Message):
     TOOLS_FIELD_NUMBER: builtins.int
     TOOL_CHOICE_FIELD_NUMBER: builtins.int
     RESPONSE_FORMAT_FIELD_NUMBER: builtins.int
+    DELIVERY_FIELD_NUMBER: builtins.int
+    RETENTION_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     PROVIDER_OPTIONS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """`provider/model`, handed to that provider as it is, or an alias of the server's configuration.
     Required, at most 256 characters.
+    """
+    request_id: builtins.str
+    """Makes the request idempotent: the same id with the same request attaches to the stream that it
+    started, from its beginning; with another request it is refused with REQUEST_ID_REUSED. Kept as
+    long as the stream's content (`retention.log_ttl`); a stream that failed before its first token
+    gives its id free. At most 128 printable ASCII characters, without blanks.
     """
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Message]:
@@ -164,6 +263,20 @@ class ChatRequest(google.protobuf.message.Message):
         """Format of the answer. Default: text."""
 
     @property
+    def delivery(self) -> global___DeliveryOptions:
+        """How the caller wants to be served as a reader. The only field that two requests of one
+        `request_id` may differ in.
+        """
+
+    @property
+    def retention(self) -> global___RetentionOptions:
+        """What happens to the stream when its readers leave, and how long it stays readable."""
+
+    @property
+    def cache(self) -> global___CacheOptions:
+        """Whether a finished answer to the same request may be replayed. Default: no."""
+
+    @property
     def provider_options(self) -> google.protobuf.struct_pb2.Struct:
         """Passed to the provider as it is, merged into the request's body at the top level. A key that
         Tokenwire itself sets for this request is refused.
@@ -178,12 +291,126 @@ class ChatRequest(google.protobuf.message.Message):
         tools: collections.abc.Iterable[global___Tool] | None = ...,
         tool_choice: global___ToolChoice | None = ...,
         response_format: global___ResponseFormat | None = ...,
+        delivery: global___DeliveryOptions | None = ...,
+        retention: global___RetentionOptions | None = ...,
+        cache: global___CacheOptions | None = ...,
+        request_id: builtins.str = ...,
         provider_options: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["generation", b"generation", "provider_options", b"provider_options", "response_format", b"response_format", "tool_choice", b"tool_choice"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["generation", b"generation", "messages", b"messages", "model", b"model", "provider_options", b"provider_options", "response_format", b"response_format", "tool_choice", b"tool_choice", "tools", b"tools"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["cache", b"cache", "delivery", b"delivery", "generation", b"generation", "provider_options", b"provider_options", "response_format", b"response_format", "retention", b"retention", "tool_choice", b"tool_choice"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "delivery", b"delivery", "generation", b"generation", "messages", b"messages", "model", b"model", "provider_options", b"provider_options", "request_id", b"request_id", "response_format", b"response_format", "retention", b"retention", "tool_choice", b"tool_choice", "tools", b"tools"]) -> None: ...
 
 global___ChatRequest = ChatRequest
+
+@typing.final
+class DeliveryOptions(google.protobuf.message.Message):
+    """DeliveryOptions says how one reader wants to be served."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEARTBEAT_INTERVAL_FIELD_NUMBER: builtins.int
+    USAGE_INTERVAL_FIELD_NUMBER: builtins.int
+    @property
+    def heartbeat_interval(self) -> google.protobuf.duration_pb2.Duration:
+        """Longest silence: without anything else to send for this long, a `heartbeat` is sent. 1 second
+        (server's setting) to 1 hour. Default: 15 seconds (server's setting).
+        """
+
+    @property
+    def usage_interval(self) -> google.protobuf.duration_pb2.Duration:
+        """How often to send `usage` while the stream runs. 1 second (server's setting) to 1 hour. Default:
+        never.
+        """
+
+    def __init__(
+        self,
+        *,
+        heartbeat_interval: google.protobuf.duration_pb2.Duration | None = ...,
+        usage_interval: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["heartbeat_interval", b"heartbeat_interval", "usage_interval", b"usage_interval"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["heartbeat_interval", b"heartbeat_interval", "usage_interval", b"usage_interval"]) -> None: ...
+
+global___DeliveryOptions = DeliveryOptions
+
+@typing.final
+class RetentionOptions(google.protobuf.message.Message):
+    """RetentionOptions says what happens to a stream when its readers leave or the deadline nears, and
+    how long its content stays readable.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ON_DISCONNECT_FIELD_NUMBER: builtins.int
+    LINGER_FIELD_NUMBER: builtins.int
+    LOG_TTL_FIELD_NUMBER: builtins.int
+    SOFT_DEADLINE_MARGIN_FIELD_NUMBER: builtins.int
+    on_disconnect: global___OnDisconnect.ValueType
+    """What happens when the last reader leaves. Default: cancel."""
+    @property
+    def linger(self) -> google.protobuf.duration_pb2.Duration:
+        """With CONTINUE only: how long to go on without a reader. Above 0, at most 10 minutes (server's
+        setting). Default: 30 seconds (server's setting).
+        """
+
+    @property
+    def log_ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """How long after its end the stream can still be read. 0: it is dropped at its end. At most 1 hour
+        (server's setting). Default: 60 seconds (server's setting). A server short of memory drops
+        streams that have ended earlier, oldest first.
+        """
+
+    @property
+    def soft_deadline_margin(self) -> google.protobuf.duration_pb2.Duration:
+        """With CANCEL only: end the stream with FINISH_REASON_TIME_LIMIT this long before the call's
+        deadline, so that the usage still arrives. Above 0, and less than the deadline leaves. Without a
+        deadline it has no effect.
+        """
+
+    def __init__(
+        self,
+        *,
+        on_disconnect: global___OnDisconnect.ValueType = ...,
+        linger: google.protobuf.duration_pb2.Duration | None = ...,
+        log_ttl: google.protobuf.duration_pb2.Duration | None = ...,
+        soft_deadline_margin: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["linger", b"linger", "log_ttl", b"log_ttl", "soft_deadline_margin", b"soft_deadline_margin"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["linger", b"linger", "log_ttl", b"log_ttl", "on_disconnect", b"on_disconnect", "soft_deadline_margin", b"soft_deadline_margin"]) -> None: ...
+
+global___RetentionOptions = RetentionOptions
+
+@typing.final
+class CacheOptions(google.protobuf.message.Message):
+    """CacheOptions says whether a finished answer to the same request may be replayed.
+
+    Requests are the same when model, messages, generation, tools, tool_choice, response_format and
+    provider_options are. A replay is a stream of its own: `started.from_cache` is set, its usage is
+    zero. Only answers that end with STOP, STOP_SEQUENCE or TOOL_CALLS are kept.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: builtins.int
+    TTL_FIELD_NUMBER: builtins.int
+    mode: global___CacheMode.ValueType
+    """How. Default: off."""
+    @property
+    def ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """How old an answer may be to be replayed here, and how long this request's own may be kept. Above
+        0, at most 24 hours (server's setting). Default: 1 hour (server's setting). Not with OFF.
+        """
+
+    def __init__(
+        self,
+        *,
+        mode: global___CacheMode.ValueType = ...,
+        ttl: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["mode", b"mode", "ttl", b"ttl"]) -> None: ...
+
+global___CacheOptions = CacheOptions
 
 @typing.final
 class Message(google.protobuf.message.Message):
@@ -594,3 +821,192 @@ class ChatResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["finished", b"finished", "message", b"message", "stream_id", b"stream_id"]) -> None: ...
 
 global___ChatResponse = ChatResponse
+
+@typing.final
+class ResumeStreamRequest(google.protobuf.message.Message):
+    """ResumeStreamRequest says which stream to read, and from where."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: builtins.int
+    DELIVERY_FIELD_NUMBER: builtins.int
+    stream_id: builtins.str
+    """`started.stream_id`. Required."""
+    after_sequence: builtins.int
+    """Sequence of the last event that the caller has seen; what follows it is sent. 0: everything."""
+    @property
+    def delivery(self) -> global___DeliveryOptions:
+        """How the caller wants to be served."""
+
+    def __init__(
+        self,
+        *,
+        stream_id: builtins.str = ...,
+        after_sequence: builtins.int = ...,
+        delivery: global___DeliveryOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["delivery", b"delivery"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after_sequence", b"after_sequence", "delivery", b"delivery", "stream_id", b"stream_id"]) -> None: ...
+
+global___ResumeStreamRequest = ResumeStreamRequest
+
+@typing.final
+class CancelStreamRequest(google.protobuf.message.Message):
+    """CancelStreamRequest says which stream to stop."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: builtins.int
+    stream_id: builtins.str
+    """`started.stream_id`. Required."""
+    def __init__(
+        self,
+        *,
+        stream_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["stream_id", b"stream_id"]) -> None: ...
+
+global___CancelStreamRequest = CancelStreamRequest
+
+@typing.final
+class CancelStreamResponse(google.protobuf.message.Message):
+    """CancelStreamResponse tells how the stream ended."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: builtins.int
+    @property
+    def stream(self) -> global___StreamInfo:
+        """The stream, ended."""
+
+    def __init__(
+        self,
+        *,
+        stream: global___StreamInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["stream", b"stream"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["stream", b"stream"]) -> None: ...
+
+global___CancelStreamResponse = CancelStreamResponse
+
+@typing.final
+class DeleteStreamRequest(google.protobuf.message.Message):
+    """DeleteStreamRequest says which stream to forget."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: builtins.int
+    stream_id: builtins.str
+    """`started.stream_id`. Required."""
+    def __init__(
+        self,
+        *,
+        stream_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["stream_id", b"stream_id"]) -> None: ...
+
+global___DeleteStreamRequest = DeleteStreamRequest
+
+@typing.final
+class DeleteStreamResponse(google.protobuf.message.Message):
+    """DeleteStreamResponse says that the stream is no more."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___DeleteStreamResponse = DeleteStreamResponse
+
+@typing.final
+class GetStreamRequest(google.protobuf.message.Message):
+    """GetStreamRequest says which stream to look at."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: builtins.int
+    stream_id: builtins.str
+    """`started.stream_id`. Required."""
+    def __init__(
+        self,
+        *,
+        stream_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["stream_id", b"stream_id"]) -> None: ...
+
+global___GetStreamRequest = GetStreamRequest
+
+@typing.final
+class StreamInfo(google.protobuf.message.Message):
+    """StreamInfo tells where a stream stands."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    FINISH_REASON_FIELD_NUMBER: builtins.int
+    ERROR_REASON_FIELD_NUMBER: builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: builtins.int
+    EARLIEST_SEQUENCE_FIELD_NUMBER: builtins.int
+    READER_COUNT_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
+    CREATED_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    stream_id: builtins.str
+    """Id of the stream."""
+    request_id: builtins.str
+    """The request's id, if it had one."""
+    state: global___StreamState.ValueType
+    """Whether it runs."""
+    finish_reason: tokenwire.v1.event_pb2.FinishReason.ValueType
+    """Why it finished."""
+    error_reason: builtins.str
+    """Why it failed: the reason of the error that its readers get, without `ERROR_REASON_`."""
+    last_sequence: builtins.int
+    """Sequence of its newest event."""
+    earliest_sequence: builtins.int
+    """Sequence of the oldest event that can still be read. Resuming after the one before it gives
+    everything that is left.
+    """
+    reader_count: builtins.int
+    """Calls that read it now."""
+    @property
+    def usage(self) -> tokenwire.v1.usage_pb2.Usage:
+        """What it used so far, however it ends."""
+
+    @property
+    def created_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was opened."""
+
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it ended. Absent while it runs."""
+
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When its content will be forgotten. Absent while it runs."""
+
+    def __init__(
+        self,
+        *,
+        stream_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        state: global___StreamState.ValueType = ...,
+        finish_reason: tokenwire.v1.event_pb2.FinishReason.ValueType = ...,
+        error_reason: builtins.str = ...,
+        last_sequence: builtins.int = ...,
+        earliest_sequence: builtins.int = ...,
+        reader_count: builtins.int = ...,
+        usage: tokenwire.v1.usage_pb2.Usage | None = ...,
+        created_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["created_time", b"created_time", "end_time", b"end_time", "expire_time", b"expire_time", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["created_time", b"created_time", "earliest_sequence", b"earliest_sequence", "end_time", b"end_time", "error_reason", b"error_reason", "expire_time", b"expire_time", "finish_reason", b"finish_reason", "last_sequence", b"last_sequence", "reader_count", b"reader_count", "request_id", b"request_id", "state", b"state", "stream_id", b"stream_id", "usage", b"usage"]) -> None: ...
+
+global___StreamInfo = StreamInfo

@@ -29,8 +29,9 @@ if _version_not_supported:
 class ChatServiceStub(object):
     """ChatService turns a chat request into one typed stream of events, whichever provider answers.
 
-    The caller's deadline and cancellation reach the provider: when the call ends, for whatever
-    reason, the connection to the provider is closed.
+    The caller's deadline and cancellation reach the provider: when the last call that reads a stream
+    ends, for whatever reason, the connection to the provider is closed. A stream asked to CONTINUE
+    waits for its readers to come back.
     """
 
     def __init__(self, channel):
@@ -49,13 +50,34 @@ class ChatServiceStub(object):
                 request_serializer=tokenwire_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
                 response_deserializer=tokenwire_dot_v1_dot_chat__pb2.ChatResponse.FromString,
                 _registered_method=True)
+        self.ResumeStream = channel.unary_stream(
+                '/tokenwire.v1.ChatService/ResumeStream',
+                request_serializer=tokenwire_dot_v1_dot_chat__pb2.ResumeStreamRequest.SerializeToString,
+                response_deserializer=tokenwire_dot_v1_dot_event__pb2.TokenEvent.FromString,
+                _registered_method=True)
+        self.CancelStream = channel.unary_unary(
+                '/tokenwire.v1.ChatService/CancelStream',
+                request_serializer=tokenwire_dot_v1_dot_chat__pb2.CancelStreamRequest.SerializeToString,
+                response_deserializer=tokenwire_dot_v1_dot_chat__pb2.CancelStreamResponse.FromString,
+                _registered_method=True)
+        self.DeleteStream = channel.unary_unary(
+                '/tokenwire.v1.ChatService/DeleteStream',
+                request_serializer=tokenwire_dot_v1_dot_chat__pb2.DeleteStreamRequest.SerializeToString,
+                response_deserializer=tokenwire_dot_v1_dot_chat__pb2.DeleteStreamResponse.FromString,
+                _registered_method=True)
+        self.GetStream = channel.unary_unary(
+                '/tokenwire.v1.ChatService/GetStream',
+                request_serializer=tokenwire_dot_v1_dot_chat__pb2.GetStreamRequest.SerializeToString,
+                response_deserializer=tokenwire_dot_v1_dot_chat__pb2.StreamInfo.FromString,
+                _registered_method=True)
 
 
 class ChatServiceServicer(object):
     """ChatService turns a chat request into one typed stream of events, whichever provider answers.
 
-    The caller's deadline and cancellation reach the provider: when the call ends, for whatever
-    reason, the connection to the provider is closed.
+    The caller's deadline and cancellation reach the provider: when the last call that reads a stream
+    ends, for whatever reason, the connection to the provider is closed. A stream asked to CONTINUE
+    waits for its readers to come back.
     """
 
     def ChatStream(self, request, context):
@@ -76,6 +98,40 @@ class ChatServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeStream(self, request, context):
+        """ResumeStream reads a stream from a cursor: what follows it, in few large events, then live. Any
+        number of calls may read one stream, each at its own pace. It counts as a reader: the stream goes
+        on as long as one is left. Errors: STREAM_NOT_FOUND, RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD,
+        and those of the stream itself, after everything that came before them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelStream(self, request, context):
+        """CancelStream stops the generation for every reader: they get `finished` with
+        FINISH_REASON_CANCELLED. It returns once the stream has ended, with the end that won: a stream
+        that had ended before is left as it was. Idempotent. Errors: STREAM_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteStream(self, request, context):
+        """DeleteStream cancels a stream and forgets its content now. Readers that have read all of it get
+        its end, others STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStream(self, request, context):
+        """GetStream tells where a stream stands. It does not count as a reader. Errors: STREAM_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChatServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -89,6 +145,26 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     request_deserializer=tokenwire_dot_v1_dot_chat__pb2.ChatRequest.FromString,
                     response_serializer=tokenwire_dot_v1_dot_chat__pb2.ChatResponse.SerializeToString,
             ),
+            'ResumeStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.ResumeStream,
+                    request_deserializer=tokenwire_dot_v1_dot_chat__pb2.ResumeStreamRequest.FromString,
+                    response_serializer=tokenwire_dot_v1_dot_event__pb2.TokenEvent.SerializeToString,
+            ),
+            'CancelStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelStream,
+                    request_deserializer=tokenwire_dot_v1_dot_chat__pb2.CancelStreamRequest.FromString,
+                    response_serializer=tokenwire_dot_v1_dot_chat__pb2.CancelStreamResponse.SerializeToString,
+            ),
+            'DeleteStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteStream,
+                    request_deserializer=tokenwire_dot_v1_dot_chat__pb2.DeleteStreamRequest.FromString,
+                    response_serializer=tokenwire_dot_v1_dot_chat__pb2.DeleteStreamResponse.SerializeToString,
+            ),
+            'GetStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStream,
+                    request_deserializer=tokenwire_dot_v1_dot_chat__pb2.GetStreamRequest.FromString,
+                    response_serializer=tokenwire_dot_v1_dot_chat__pb2.StreamInfo.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tokenwire.v1.ChatService', rpc_method_handlers)
@@ -100,8 +176,9 @@ def add_ChatServiceServicer_to_server(servicer, server):
 class ChatService(object):
     """ChatService turns a chat request into one typed stream of events, whichever provider answers.
 
-    The caller's deadline and cancellation reach the provider: when the call ends, for whatever
-    reason, the connection to the provider is closed.
+    The caller's deadline and cancellation reach the provider: when the last call that reads a stream
+    ends, for whatever reason, the connection to the provider is closed. A stream asked to CONTINUE
+    waits for its readers to come back.
     """
 
     @staticmethod
@@ -148,6 +225,114 @@ class ChatService(object):
             '/tokenwire.v1.ChatService/Chat',
             tokenwire_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
             tokenwire_dot_v1_dot_chat__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tokenwire.v1.ChatService/ResumeStream',
+            tokenwire_dot_v1_dot_chat__pb2.ResumeStreamRequest.SerializeToString,
+            tokenwire_dot_v1_dot_event__pb2.TokenEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tokenwire.v1.ChatService/CancelStream',
+            tokenwire_dot_v1_dot_chat__pb2.CancelStreamRequest.SerializeToString,
+            tokenwire_dot_v1_dot_chat__pb2.CancelStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tokenwire.v1.ChatService/DeleteStream',
+            tokenwire_dot_v1_dot_chat__pb2.DeleteStreamRequest.SerializeToString,
+            tokenwire_dot_v1_dot_chat__pb2.DeleteStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tokenwire.v1.ChatService/GetStream',
+            tokenwire_dot_v1_dot_chat__pb2.GetStreamRequest.SerializeToString,
+            tokenwire_dot_v1_dot_chat__pb2.StreamInfo.FromString,
             options,
             channel_credentials,
             insecure,

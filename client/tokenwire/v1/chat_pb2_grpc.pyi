@@ -24,8 +24,9 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 class ChatServiceStub:
     """ChatService turns a chat request into one typed stream of events, whichever provider answers.
 
-    The caller's deadline and cancellation reach the provider: when the call ends, for whatever
-    reason, the connection to the provider is closed.
+    The caller's deadline and cancellation reach the provider: when the last call that reads a stream
+    ends, for whatever reason, the connection to the provider is closed. A stream asked to CONTINUE
+    waits for its readers to come back.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -47,11 +48,45 @@ class ChatServiceStub:
     larger than what the server keeps of a stream (8 MiB by default) ends with SLOW_READER: stream it.
     """
 
+    ResumeStream: grpc.UnaryStreamMultiCallable[
+        tokenwire.v1.chat_pb2.ResumeStreamRequest,
+        tokenwire.v1.event_pb2.TokenEvent,
+    ]
+    """ResumeStream reads a stream from a cursor: what follows it, in few large events, then live. Any
+    number of calls may read one stream, each at its own pace. It counts as a reader: the stream goes
+    on as long as one is left. Errors: STREAM_NOT_FOUND, RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD,
+    and those of the stream itself, after everything that came before them.
+    """
+
+    CancelStream: grpc.UnaryUnaryMultiCallable[
+        tokenwire.v1.chat_pb2.CancelStreamRequest,
+        tokenwire.v1.chat_pb2.CancelStreamResponse,
+    ]
+    """CancelStream stops the generation for every reader: they get `finished` with
+    FINISH_REASON_CANCELLED. It returns once the stream has ended, with the end that won: a stream
+    that had ended before is left as it was. Idempotent. Errors: STREAM_NOT_FOUND.
+    """
+
+    DeleteStream: grpc.UnaryUnaryMultiCallable[
+        tokenwire.v1.chat_pb2.DeleteStreamRequest,
+        tokenwire.v1.chat_pb2.DeleteStreamResponse,
+    ]
+    """DeleteStream cancels a stream and forgets its content now. Readers that have read all of it get
+    its end, others STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
+    """
+
+    GetStream: grpc.UnaryUnaryMultiCallable[
+        tokenwire.v1.chat_pb2.GetStreamRequest,
+        tokenwire.v1.chat_pb2.StreamInfo,
+    ]
+    """GetStream tells where a stream stands. It does not count as a reader. Errors: STREAM_NOT_FOUND."""
+
 class ChatServiceAsyncStub:
     """ChatService turns a chat request into one typed stream of events, whichever provider answers.
 
-    The caller's deadline and cancellation reach the provider: when the call ends, for whatever
-    reason, the connection to the provider is closed.
+    The caller's deadline and cancellation reach the provider: when the last call that reads a stream
+    ends, for whatever reason, the connection to the provider is closed. A stream asked to CONTINUE
+    waits for its readers to come back.
     """
 
     ChatStream: grpc.aio.UnaryStreamMultiCallable[
@@ -72,11 +107,45 @@ class ChatServiceAsyncStub:
     larger than what the server keeps of a stream (8 MiB by default) ends with SLOW_READER: stream it.
     """
 
+    ResumeStream: grpc.aio.UnaryStreamMultiCallable[
+        tokenwire.v1.chat_pb2.ResumeStreamRequest,
+        tokenwire.v1.event_pb2.TokenEvent,
+    ]
+    """ResumeStream reads a stream from a cursor: what follows it, in few large events, then live. Any
+    number of calls may read one stream, each at its own pace. It counts as a reader: the stream goes
+    on as long as one is left. Errors: STREAM_NOT_FOUND, RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD,
+    and those of the stream itself, after everything that came before them.
+    """
+
+    CancelStream: grpc.aio.UnaryUnaryMultiCallable[
+        tokenwire.v1.chat_pb2.CancelStreamRequest,
+        tokenwire.v1.chat_pb2.CancelStreamResponse,
+    ]
+    """CancelStream stops the generation for every reader: they get `finished` with
+    FINISH_REASON_CANCELLED. It returns once the stream has ended, with the end that won: a stream
+    that had ended before is left as it was. Idempotent. Errors: STREAM_NOT_FOUND.
+    """
+
+    DeleteStream: grpc.aio.UnaryUnaryMultiCallable[
+        tokenwire.v1.chat_pb2.DeleteStreamRequest,
+        tokenwire.v1.chat_pb2.DeleteStreamResponse,
+    ]
+    """DeleteStream cancels a stream and forgets its content now. Readers that have read all of it get
+    its end, others STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
+    """
+
+    GetStream: grpc.aio.UnaryUnaryMultiCallable[
+        tokenwire.v1.chat_pb2.GetStreamRequest,
+        tokenwire.v1.chat_pb2.StreamInfo,
+    ]
+    """GetStream tells where a stream stands. It does not count as a reader. Errors: STREAM_NOT_FOUND."""
+
 class ChatServiceServicer(metaclass=abc.ABCMeta):
     """ChatService turns a chat request into one typed stream of events, whichever provider answers.
 
-    The caller's deadline and cancellation reach the provider: when the call ends, for whatever
-    reason, the connection to the provider is closed.
+    The caller's deadline and cancellation reach the provider: when the last call that reads a stream
+    ends, for whatever reason, the connection to the provider is closed. A stream asked to CONTINUE
+    waits for its readers to come back.
     """
 
     @abc.abstractmethod
@@ -100,5 +169,46 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         """Chat answers the same request whole. Same limits and errors; for batch work. An answer that is
         larger than what the server keeps of a stream (8 MiB by default) ends with SLOW_READER: stream it.
         """
+
+    @abc.abstractmethod
+    def ResumeStream(
+        self,
+        request: tokenwire.v1.chat_pb2.ResumeStreamRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[tokenwire.v1.event_pb2.TokenEvent], collections.abc.AsyncIterator[tokenwire.v1.event_pb2.TokenEvent]]:
+        """ResumeStream reads a stream from a cursor: what follows it, in few large events, then live. Any
+        number of calls may read one stream, each at its own pace. It counts as a reader: the stream goes
+        on as long as one is left. Errors: STREAM_NOT_FOUND, RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD,
+        and those of the stream itself, after everything that came before them.
+        """
+
+    @abc.abstractmethod
+    def CancelStream(
+        self,
+        request: tokenwire.v1.chat_pb2.CancelStreamRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tokenwire.v1.chat_pb2.CancelStreamResponse, collections.abc.Awaitable[tokenwire.v1.chat_pb2.CancelStreamResponse]]:
+        """CancelStream stops the generation for every reader: they get `finished` with
+        FINISH_REASON_CANCELLED. It returns once the stream has ended, with the end that won: a stream
+        that had ended before is left as it was. Idempotent. Errors: STREAM_NOT_FOUND.
+        """
+
+    @abc.abstractmethod
+    def DeleteStream(
+        self,
+        request: tokenwire.v1.chat_pb2.DeleteStreamRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tokenwire.v1.chat_pb2.DeleteStreamResponse, collections.abc.Awaitable[tokenwire.v1.chat_pb2.DeleteStreamResponse]]:
+        """DeleteStream cancels a stream and forgets its content now. Readers that have read all of it get
+        its end, others STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
+        """
+
+    @abc.abstractmethod
+    def GetStream(
+        self,
+        request: tokenwire.v1.chat_pb2.GetStreamRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tokenwire.v1.chat_pb2.StreamInfo, collections.abc.Awaitable[tokenwire.v1.chat_pb2.StreamInfo]]:
+        """GetStream tells where a stream stands. It does not count as a reader. Errors: STREAM_NOT_FOUND."""
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

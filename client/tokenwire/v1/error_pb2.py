@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/error.proto\x12\x0ctokenwire.v1*\xbc\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_UNKNOWN_MODEL\x10\x02\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12\"\n\x1e\x45RROR_REASON_UPSTREAM_REJECTED\x10\x0f\x12\x1e\n\x1a\x45RROR_REASON_UPSTREAM_AUTH\x10\x10\x12&\n\"ERROR_REASON_UPSTREAM_RATE_LIMITED\x10\x11\x12%\n!ERROR_REASON_UPSTREAM_UNAVAILABLE\x10\x12\x12 \n\x1c\x45RROR_REASON_UPSTREAM_BROKEN\x10\x13\x12!\n\x1d\x45RROR_REASON_UPSTREAM_STALLED\x10\x14\x12\x1c\n\x18\x45RROR_REASON_SLOW_READER\x10\x17\x12\x1f\n\x1b\x45RROR_REASON_SERVER_STOPPED\x10\x1a\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x1b\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/error.proto\x12\x0ctokenwire.v1*\xcf\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_UNKNOWN_MODEL\x10\x02\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12!\n\x1d\x45RROR_REASON_STREAM_NOT_FOUND\x10\x0b\x12%\n!ERROR_REASON_RESUME_POINT_EXPIRED\x10\x0c\x12#\n\x1f\x45RROR_REASON_RESUME_POINT_AHEAD\x10\r\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x0e\x12\"\n\x1e\x45RROR_REASON_UPSTREAM_REJECTED\x10\x0f\x12\x1e\n\x1a\x45RROR_REASON_UPSTREAM_AUTH\x10\x10\x12&\n\"ERROR_REASON_UPSTREAM_RATE_LIMITED\x10\x11\x12%\n!ERROR_REASON_UPSTREAM_UNAVAILABLE\x10\x12\x12 \n\x1c\x45RROR_REASON_UPSTREAM_BROKEN\x10\x13\x12!\n\x1d\x45RROR_REASON_UPSTREAM_STALLED\x10\x14\x12\x1c\n\x18\x45RROR_REASON_SLOW_READER\x10\x17\x12\x1f\n\x1b\x45RROR_REASON_SERVER_STOPPED\x10\x1a\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x1b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tokenwire.v1.error_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=43
-  _globals['_ERRORREASON']._serialized_end=487
+  _globals['_ERRORREASON']._serialized_end=634
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,18 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
     """UNAVAILABLE, with RetryInfo: this server is full."""
+    ERROR_REASON_STREAM_NOT_FOUND: _ErrorReason.ValueType  # 11
+    """NOT_FOUND: no such stream: unknown, expired, deleted, or somebody else's."""
+    ERROR_REASON_RESUME_POINT_EXPIRED: _ErrorReason.ValueType  # 12
+    """OUT_OF_RANGE: the stream's log no longer holds what follows the cursor. Metadata:
+    `earliest_sequence` and `latest_sequence` of what it holds.
+    """
+    ERROR_REASON_RESUME_POINT_AHEAD: _ErrorReason.ValueType  # 13
+    """OUT_OF_RANGE: the cursor lies beyond the stream's newest event. Metadata: `earliest_sequence`
+    and `latest_sequence`.
+    """
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 14
+    """ALREADY_EXISTS: the request_id belongs to another request. Metadata: `request_id`."""
     ERROR_REASON_UPSTREAM_REJECTED: _ErrorReason.ValueType  # 15
     """INVALID_ARGUMENT: the provider refused the request. Metadata: `provider`, `provider_status`,
     and where the provider named them `provider_error_type` and `provider_field`.
@@ -52,7 +64,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """ABORTED: the provider fell silent after the first token, for longer than the server allows."""
     ERROR_REASON_SLOW_READER: _ErrorReason.ValueType  # 23
     """UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
-    too long.
+    too long. Resume it: what is left can be read from the cursor, or RESUME_POINT_EXPIRED says what
+    is lost.
     """
     ERROR_REASON_SERVER_STOPPED: _ErrorReason.ValueType  # 26
     """UNAVAILABLE: the stream ended with its server."""
@@ -81,6 +94,18 @@ Metadata: `model`, and `nearest` with the nearest known names, separated by comm
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
 """UNAVAILABLE, with RetryInfo: this server is full."""
+ERROR_REASON_STREAM_NOT_FOUND: ErrorReason.ValueType  # 11
+"""NOT_FOUND: no such stream: unknown, expired, deleted, or somebody else's."""
+ERROR_REASON_RESUME_POINT_EXPIRED: ErrorReason.ValueType  # 12
+"""OUT_OF_RANGE: the stream's log no longer holds what follows the cursor. Metadata:
+`earliest_sequence` and `latest_sequence` of what it holds.
+"""
+ERROR_REASON_RESUME_POINT_AHEAD: ErrorReason.ValueType  # 13
+"""OUT_OF_RANGE: the cursor lies beyond the stream's newest event. Metadata: `earliest_sequence`
+and `latest_sequence`.
+"""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 14
+"""ALREADY_EXISTS: the request_id belongs to another request. Metadata: `request_id`."""
 ERROR_REASON_UPSTREAM_REJECTED: ErrorReason.ValueType  # 15
 """INVALID_ARGUMENT: the provider refused the request. Metadata: `provider`, `provider_status`,
 and where the provider named them `provider_error_type` and `provider_field`.
@@ -99,7 +124,8 @@ ERROR_REASON_UPSTREAM_STALLED: ErrorReason.ValueType  # 20
 """ABORTED: the provider fell silent after the first token, for longer than the server allows."""
 ERROR_REASON_SLOW_READER: ErrorReason.ValueType  # 23
 """UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
-too long.
+too long. Resume it: what is left can be read from the cursor, or RESUME_POINT_EXPIRED says what
+is lost.
 """
 ERROR_REASON_SERVER_STOPPED: ErrorReason.ValueType  # 26
 """UNAVAILABLE: the stream ended with its server."""

@@ -43,7 +43,11 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     FINISH_REASON_PAUSED: _FinishReason.ValueType  # 7
     """The provider paused a long turn; send the answer back to go on."""
     FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 8
-    """The server's limit for the duration of one stream was reached."""
+    """The server's limit for the duration of one stream was reached.
+    Also: the call's deadline came within `retention.soft_deadline_margin`.
+    """
+    FINISH_REASON_CANCELLED: _FinishReason.ValueType  # 9
+    """CancelStream was called, or no reader was left."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason is why a stream ended."""
@@ -65,7 +69,11 @@ FINISH_REASON_REFUSAL: FinishReason.ValueType  # 6
 FINISH_REASON_PAUSED: FinishReason.ValueType  # 7
 """The provider paused a long turn; send the answer back to go on."""
 FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 8
-"""The server's limit for the duration of one stream was reached."""
+"""The server's limit for the duration of one stream was reached.
+Also: the call's deadline came within `retention.soft_deadline_margin`.
+"""
+FINISH_REASON_CANCELLED: FinishReason.ValueType  # 9
+"""CancelStream was called, or no reader was left."""
 global___FinishReason = FinishReason
 
 @typing.final
@@ -81,10 +89,12 @@ class TokenEvent(google.protobuf.message.Message):
     TOOL_CALL_STARTED_FIELD_NUMBER: builtins.int
     TOOL_CALL_DELTA_FIELD_NUMBER: builtins.int
     TOOL_CALL_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
+    HEARTBEAT_FIELD_NUMBER: builtins.int
     FINISHED_FIELD_NUMBER: builtins.int
     sequence: builtins.int
-    """Position in the stream after this event, from 1. An event that joins several deltas bears the
-    sequence of the last: sequences grow, but not always by one.
+    """Position in the stream after this event, from 1, and the cursor to resume after it. An event that
+    joins several deltas bears the sequence of the last: sequences grow, but not always by one.
     """
     @property
     def started(self) -> global___Started:
@@ -111,6 +121,18 @@ class TokenEvent(google.protobuf.message.Message):
         """A tool call is complete."""
 
     @property
+    def usage(self) -> tokenwire.v1.usage_pb2.Usage:
+        """What the stream used so far, at the reader's wish (DeliveryOptions.usage_interval). Bears the
+        sequence of the last event before it.
+        """
+
+    @property
+    def heartbeat(self) -> global___Heartbeat:
+        """Nothing happened for a while, and the stream goes on. Bears the sequence of the last event
+        before it.
+        """
+
+    @property
     def finished(self) -> global___Finished:
         """The stream ended deliberately. Always last."""
 
@@ -124,11 +146,13 @@ class TokenEvent(google.protobuf.message.Message):
         tool_call_started: global___ToolCallStarted | None = ...,
         tool_call_delta: global___ToolCallDelta | None = ...,
         tool_call: global___ToolCallDone | None = ...,
+        usage: tokenwire.v1.usage_pb2.Usage | None = ...,
+        heartbeat: global___Heartbeat | None = ...,
         finished: global___Finished | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["event", b"event", "finished", b"finished", "reasoning", b"reasoning", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event", b"event", "finished", b"finished", "reasoning", b"reasoning", "sequence", b"sequence", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call", "finished"] | None: ...
+    def HasField(self, field_name: typing.Literal["event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "reasoning", b"reasoning", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "reasoning", b"reasoning", "sequence", b"sequence", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call", "usage", "heartbeat", "finished"] | None: ...
 
 global___TokenEvent = TokenEvent
 
@@ -139,15 +163,21 @@ class Started(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     STREAM_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     PROVIDER_FIELD_NUMBER: builtins.int
     CREATED_TIME_FIELD_NUMBER: builtins.int
+    FROM_CACHE_FIELD_NUMBER: builtins.int
     stream_id: builtins.str
     """Id of the stream; also in initial metadata as `tokenwire-stream-id`."""
+    request_id: builtins.str
+    """The request's id, if it had one."""
     model: builtins.str
     """The provider's name of the model, as it will be asked."""
     provider: builtins.str
     """Name of the provider."""
+    from_cache: builtins.bool
+    """The answer is a replay of an earlier one; no provider is asked."""
     @property
     def created_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the stream was opened."""
@@ -156,14 +186,28 @@ class Started(google.protobuf.message.Message):
         self,
         *,
         stream_id: builtins.str = ...,
+        request_id: builtins.str = ...,
         model: builtins.str = ...,
         provider: builtins.str = ...,
         created_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        from_cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_time", b"created_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["created_time", b"created_time", "model", b"model", "provider", b"provider", "stream_id", b"stream_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["created_time", b"created_time", "from_cache", b"from_cache", "model", b"model", "provider", b"provider", "request_id", b"request_id", "stream_id", b"stream_id"]) -> None: ...
 
 global___Started = Started
+
+@typing.final
+class Heartbeat(google.protobuf.message.Message):
+    """Heartbeat says that the stream is alive."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___Heartbeat = Heartbeat
 
 @typing.final
 class TextDelta(google.protobuf.message.Message):

@@ -28,7 +28,8 @@ def answering(handler: Handler[Answer]) -> Handler[Answer]:
         except PeerGone:
             raise asyncio.CancelledError from None
         except TokenwireError as error:
-            await abort(context, error)
+            # A stream that failed keeps its error: it must not keep this call's frames with it.
+            await abort(context, error.with_traceback(None))
         except Exception as error:  # noqa: BLE001  # told to the caller by id, logged whole
             await abort(context, internal_fault(error))
 

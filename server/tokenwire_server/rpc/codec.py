@@ -11,8 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
 
 from ..events import (
-    Event,
     Finished,
+    Heartbeat,
+    ReaderEvent,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -22,14 +23,15 @@ from ..events import (
     ToolCallStarted,
     Usage,
 )
+from ..streams.stream import Stream
 
 
-def encode(sequence: int, event: Event) -> bytes:
+def encode(sequence: int, event: ReaderEvent) -> bytes:
     """A TokenEvent on the wire."""
     return to_proto(sequence, event).SerializeToString()
 
 
-def to_proto(sequence: int, event: Event) -> event_pb2.TokenEvent:
+def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
     """A TokenEvent as a message."""
     match event:
         case TextDelta():
@@ -67,13 +69,19 @@ def to_proto(sequence: int, event: Event) -> event_pb2.TokenEvent:
                 sequence=sequence,
                 started=event_pb2.Started(
                     stream_id=event.stream_id,
+                    request_id=event.request_id,
                     model=event.model,
                     provider=event.provider,
                     created_time=_timestamp(event.created_time),
+                    from_cache=event.from_cache,
                 ),
             )
         case Finished():
             return event_pb2.TokenEvent(sequence=sequence, finished=_finished(event))
+        case Usage():
+            return event_pb2.TokenEvent(sequence=sequence, usage=_usage(event))
+        case Heartbeat():
+            return event_pb2.TokenEvent(sequence=sequence, heartbeat=event_pb2.Heartbeat())
 
 
 class AnswerBuilder:
@@ -85,7 +93,7 @@ class AnswerBuilder:
         self._parts: dict[int, chat_pb2.Part] = {}
         self._finished: event_pb2.Finished | None = None
 
-    def add(self, events: Iterable[Event]) -> None:
+    def add(self, events: Iterable[ReaderEvent]) -> None:
         """Take the next events."""
         for event in events:
             match event:
@@ -106,6 +114,8 @@ class AnswerBuilder:
                     self._finished = _finished(event)
                 case ToolCallStarted() | ToolCallDelta():
                     pass  # the whole call follows, unless the answer was cut off in it
+                case Usage() | Heartbeat():
+                    pass  # nothing of the answer
 
     def response(self) -> chat_pb2.ChatResponse:
         """The whole answer, once its stream has finished."""
@@ -123,6 +133,31 @@ class AnswerBuilder:
             ),
             finished=self._finished,
         )
+
+
+def stream_info(stream: Stream) -> chat_pb2.StreamInfo:
+    """Where a stream stands."""
+    log = stream.log
+    info = chat_pb2.StreamInfo(
+        stream_id=stream.id,
+        request_id=stream.request_id,
+        state=chat_pb2.STREAM_STATE_RUNNING,
+        last_sequence=log.last_sequence,
+        earliest_sequence=log.earliest_sequence,
+        reader_count=stream.reader_count,
+        usage=_usage(stream.usage()),
+        created_time=_timestamp(stream.created_time),
+    )
+    if stream.end_time is not None:
+        info.end_time.CopyFrom(_timestamp(stream.end_time))
+        info.expire_time.CopyFrom(_timestamp(stream.end_time + stream.retention.log_ttl_s))
+    if log.finished is not None:
+        info.state = chat_pb2.STREAM_STATE_FINISHED
+        info.finish_reason = event_pb2.FinishReason.ValueType(log.finished.reason)
+    elif log.failure is not None:
+        info.state = chat_pb2.STREAM_STATE_FAILED
+        info.error_reason = log.failure.reason
+    return info
 
 
 def _tool_call(call: ToolCall) -> event_pb2.ToolCall:

@@ -14,6 +14,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from tokenwire.v1 import chat_pb2, event_pb2
 
+from ..config import Limits
 from ..errors import InvalidRequest
 from ..request import (
     ChatRequest,
@@ -33,6 +34,7 @@ from ..request import (
     Violation,
 )
 from ..request import Message as ChatMessage
+from .options import OptionsParser
 from .schema import json_object_fault, json_schema_fault
 
 MAX_MODEL_CHARS = 256
@@ -85,21 +87,22 @@ def parse_message(kind: type[M], data: bytes, *, max_bytes: int) -> M:
     return message
 
 
-def parse_chat_request(data: bytes, *, max_bytes: int) -> tuple[ChatRequest, list[Violation]]:
+def parse_chat_request(data: bytes, limits: Limits) -> tuple[ChatRequest, list[Violation]]:
     """A request and what is wrong with it. Only without violations is the request fit for use.
 
     Raises InvalidRequest at once for bytes that are no ChatRequest at all.
     """
-    proto = parse_message(chat_pb2.ChatRequest, data, max_bytes=max_bytes)
-    parser = _Parser()
+    proto = parse_message(chat_pb2.ChatRequest, data, max_bytes=limits.max_request_bytes)
+    parser = _Parser(limits)
     return parser.request(proto), parser.violations
 
 
 class _Parser:
     """Collects violations while it walks a request."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.violations: list[Violation] = []
+        self._options = OptionsParser(limits, self.wrong)
 
     def wrong(self, field: str, description: str) -> None:
         self.violations.append(Violation(field, description))
@@ -109,6 +112,7 @@ class _Parser:
             self.wrong("model", "is required: provider/model, or an alias")
         elif len(proto.model) > MAX_MODEL_CHARS:
             self.wrong("model", f"is longer than {MAX_MODEL_CHARS} characters")
+        request_id, body_hash = self._options.request_id(proto)
         return ChatRequest(
             model=proto.model,
             messages=self._messages(proto),
@@ -117,6 +121,11 @@ class _Parser:
             tool_choice=self._tool_choice(proto) if proto.HasField("tool_choice") else None,
             response_format=self._response_format(proto.response_format),
             provider_options=plain(proto.provider_options),
+            delivery=self._options.delivery(proto.delivery),
+            retention=self._options.retention(proto.retention),
+            cache=self._options.cache(proto),
+            request_id=request_id,
+            body_hash=body_hash,
         )
 
     def _messages(self, proto: chat_pb2.ChatRequest) -> tuple[ChatMessage, ...]:

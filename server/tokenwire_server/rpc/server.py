@@ -50,7 +50,14 @@ class GrpcServer:
             (
                 grpc.method_handlers_generic_handler(
                     CHAT_SERVICE,
-                    {"ChatStream": _streaming(chat.ChatStream), "Chat": _unary(chat.Chat)},
+                    {
+                        "ChatStream": _streaming(chat.ChatStream),
+                        "Chat": _unary(chat.Chat),
+                        "ResumeStream": _streaming(chat.ResumeStream),
+                        "CancelStream": _unary(chat.CancelStream),
+                        "DeleteStream": _unary(chat.DeleteStream),
+                        "GetStream": _unary(chat.GetStream),
+                    },
                 ),
                 grpc.method_handlers_generic_handler(
                     MODEL_SERVICE,

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from tokenwire.v1 import model_pb2
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from tokenwire.v1 import chat_pb2, model_pb2
 
 from ..config import Limits
 from ..errors import InvalidRequest, UnknownModel
 from ..providers.registry import Registry, Route
-from ..request import ChatRequest
-from ..streams.live import LiveStreams
-from .codec import AnswerBuilder
+from ..request import ChatRequest, Violation
+from ..streams.reader import Reader
+from ..streams.registry import StreamRegistry
+from ..streams.stream import Stream
+from .codec import AnswerBuilder, stream_info
+from .options import OptionsParser
 from .parse import parse_chat_request, parse_message
 from .writer import STREAM_ID_KEY, Context, Writer
+
+M = TypeVar("M", bound=Message)
+
+_STREAM_ID = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 class ChatService:
     """tokenwire.v1.ChatService."""
 
-    def __init__(self, providers: Registry, streams: LiveStreams, limits: Limits) -> None:
+    def __init__(self, providers: Registry, streams: StreamRegistry, limits: Limits) -> None:
         self._providers = providers
         self._streams = streams
         self._limits = limits
@@ -28,33 +41,84 @@ class ChatService:
         The generation is the producer's, not this RPC's: leaving the reader's block, for whatever
         reason, is all that is needed to end it.
         """
-        request, route = self._admit(data)
-        stream = self._streams.open()
-        with stream.join() as reader, Writer(context, self._limits.reader_stall_s) as writer:
-            await writer.begin(stream.id)
-            self._streams.produce(stream, route, request)
-            del request  # prompts can be large, and answers long; gRPC keeps its bytes
-            while taken := await reader.take():
-                for sequence, event in taken:
-                    await writer.send(sequence, event)
+        deadline_s = context.time_remaining()
+        request, route = self._admit(data, deadline_s)
+        stream = self._streams.open(request, route, deadline_s=deadline_s)
+        with (
+            stream.join(0, request.delivery) as reader,
+            Writer(context, self._limits.reader_stall_s) as writer,
+        ):
+            try:
+                await writer.begin(stream.id)
+            finally:
+                # Also when this caller is gone: others may read the stream by now.
+                self._streams.produce(stream, route, request)
+                del request  # prompts can be large, and answers long; gRPC keeps its bytes
+            await _deliver(reader, writer)
 
     async def Chat(self, data: bytes, context: Context) -> bytes:  # noqa: N802  # the RPC's name
         """The same, answered whole: read from the log once it is sealed, which bounds its size."""
-        request, route = self._admit(data)
-        stream = self._streams.open()
+        deadline_s = context.time_remaining()
+        request, route = self._admit(data, deadline_s)
+        stream = self._streams.open(request, route, deadline_s=deadline_s)
         with stream.join() as reader:
-            await context.send_initial_metadata(((STREAM_ID_KEY, stream.id),))
-            self._streams.produce(stream, route, request)
-            del request
+            try:
+                await context.send_initial_metadata(((STREAM_ID_KEY, stream.id),))
+            finally:
+                self._streams.produce(stream, route, request)
+                del request
             await stream.log.wait_sealed()
             answer = AnswerBuilder()
             while taken := await reader.take():
                 answer.add(event for _, event in taken)
             return answer.response().SerializeToString()
 
-    def _admit(self, data: bytes) -> tuple[ChatRequest, Route]:
+    async def ResumeStream(self, data: bytes, context: Context) -> None:  # noqa: N802
+        """Write a stream's events from a cursor: what is there, then what comes."""
+        request = self._parse(chat_pb2.ResumeStreamRequest, data)
+        violations: list[Violation] = []
+        options = OptionsParser(self._limits, lambda *wrong: violations.append(Violation(*wrong)))
+        delivery = options.delivery(request.delivery)
+        if request.after_sequence < 0:
+            violations.append(Violation("after_sequence", "is negative; 0 is the beginning"))
+        stream = self._find(request.stream_id, violations)
+        with (
+            stream.join(request.after_sequence, delivery) as reader,
+            Writer(context, self._limits.reader_stall_s) as writer,
+        ):
+            await writer.begin(stream.id)
+            await _deliver(reader, writer)
+
+    async def CancelStream(self, data: bytes, context: Context) -> bytes:  # noqa: ARG002, N802
+        """End a generation for all its readers; answer with the end that won."""
+        stream = self._find(self._parse(chat_pb2.CancelStreamRequest, data).stream_id)
+        stream.cancel()
+        await stream.log.wait_sealed()
+        return chat_pb2.CancelStreamResponse(stream=stream_info(stream)).SerializeToString()
+
+    async def DeleteStream(self, data: bytes, context: Context) -> bytes:  # noqa: ARG002, N802
+        """End a generation and forget its content."""
+        stream = self._find(self._parse(chat_pb2.DeleteStreamRequest, data).stream_id)
+        stream.cancel()
+        await stream.log.wait_sealed()
+        self._streams.delete(stream)
+        return chat_pb2.DeleteStreamResponse().SerializeToString()
+
+    async def GetStream(self, data: bytes, context: Context) -> bytes:  # noqa: ARG002, N802
+        stream = self._find(self._parse(chat_pb2.GetStreamRequest, data).stream_id)
+        return stream_info(stream).SerializeToString()
+
+    def _admit(self, data: bytes, deadline_s: float | None) -> tuple[ChatRequest, Route]:
         """The request and where it goes. Raises InvalidRequest with all violations, UnknownModel."""
-        request, violations = parse_chat_request(data, max_bytes=self._limits.max_request_bytes)
+        request, violations = parse_chat_request(data, self._limits)
+        margin_s = request.retention.soft_deadline_margin_s
+        if margin_s is not None and deadline_s is not None and margin_s >= deadline_s:
+            violations.append(
+                Violation(
+                    "retention.soft_deadline_margin",
+                    f"is {margin_s:g} s; the call's deadline is {deadline_s:.3g} s away",
+                )
+            )
         try:
             route = self._providers.route(request.model)
         except UnknownModel:
@@ -71,6 +135,25 @@ class ChatService:
         if violations:
             raise InvalidRequest(violations)
         return request, route
+
+    def _find(self, stream_id: str, violations: Sequence[Violation] = ()) -> Stream:
+        """The stream of an id. Raises InvalidRequest, also for other violations, StreamNotFound."""
+        if not _STREAM_ID.fullmatch(stream_id):
+            what = "is not the id of a stream" if stream_id else "is required"
+            violations = [Violation("stream_id", what), *violations]
+        if violations:
+            raise InvalidRequest(violations)
+        return self._streams.find(stream_id)
+
+    def _parse(self, kind: type[M], data: bytes) -> M:
+        return parse_message(kind, data, max_bytes=self._limits.max_request_bytes)
+
+
+async def _deliver(reader: Reader, writer: Writer) -> None:
+    """The token's way to the caller: until the stream has finished. Raises its error."""
+    while taken := await reader.take():
+        for sequence, event in taken:
+            await writer.send(sequence, event)
 
 
 class ModelService:

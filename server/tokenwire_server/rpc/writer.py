@@ -11,7 +11,7 @@ from grpc._cython.cygrpc import ExecuteBatchError  # raised by a write that a ca
 
 from ..deadline import SilenceLimit
 from ..errors import SlowReader
-from ..events import Event
+from ..events import ReaderEvent
 from . import codec
 
 STREAM_ID_KEY = "tokenwire-stream-id"
@@ -63,7 +63,7 @@ class Writer:
         except ExecuteBatchError as error:
             raise PeerGone from error
 
-    async def send(self, sequence: int, event: Event) -> None:
+    async def send(self, sequence: int, event: ReaderEvent) -> None:
         """Write one event; return when the transport took it. Raises PeerGone."""
         self._stall.heard(time.monotonic(), self._stall_s)
         try:

@@ -6,7 +6,7 @@ behind. Sequences begin at 1 and are contiguous; `after_sequence` is exclusive, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..errors import TokenwireError
@@ -21,8 +21,18 @@ class StreamLog(Protocol):
     """
 
     @property
+    def earliest_sequence(self) -> int:
+        """Sequence of the oldest entry that it holds, or of the next one while it holds none."""
+        ...
+
+    @property
     def last_sequence(self) -> int:
         """Sequence of the newest entry; 0 while there is none."""
+        ...
+
+    @property
+    def byte_count(self) -> int:
+        """What its entries take in memory."""
         ...
 
     @property
@@ -31,12 +41,17 @@ class StreamLog(Protocol):
         ...
 
     @property
+    def finished(self) -> Finished | None:
+        """How the stream finished; None while it is open and when it failed."""
+        ...
+
+    @property
     def failure(self) -> TokenwireError | None:
         """Why the stream failed; None while it is open and when it finished."""
         ...
 
     def append(self, event: Event) -> int:
-        """Add an entry and wake waiting readers; return its sequence. A sealed log raises ValueError."""
+        """Add an entry and wake the readers; return its sequence. A sealed log raises ValueError."""
         ...
 
     def finish(self, event: Finished) -> bool:
@@ -54,14 +69,24 @@ class StreamLog(Protocol):
         """
         ...
 
-    async def wait_sealed(self) -> None:
-        """Return once the log is sealed. Bounded and cancelled as `wait`."""
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called at each entry and at the seal, until it is unsubscribed.
+
+        It is called in the log's own step: it must neither wait nor raise.
+        """
         ...
 
-    async def wait(self, after_sequence: int) -> None:
-        """Return once there is an entry after `after_sequence`, or the log is sealed.
+    def unsubscribe(self, wake: Callable[[], None]) -> None:
+        """Call it no more. Idempotent."""
+        ...
 
-        Bounded by the stream's own limits: every stream is sealed in the end. Cancelled, it leaves
-        nothing behind.
+    async def wait_sealed(self) -> None:
+        """Return once the log is sealed; every stream is, in the end. Cancelled, it leaves nothing."""
+        ...
+
+    def drop(self) -> None:
+        """Forget the content of a sealed log, all but Finished, and give its memory free. Idempotent.
+
+        A reader that has read everything before Finished still gets its end; others get SlowReader.
         """
         ...

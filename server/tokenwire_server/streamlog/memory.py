@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from sys import getsizeof
 
 from ..errors import SlowReader, TokenwireError
 from ..events import Event, Finished, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
+from .space import LogSpace
 
 ENTRY_BYTES = 56
 """What an entry costs besides its text: a list slot, with its slack, and the event (CPython 3.11)."""
+STREAM_BYTES = 4096
+"""What a stream costs besides its entries, in this process's tables."""
+STEP_BYTES = 16 * 1024
+"""A growing log takes its share of the total in steps, so that a token costs no accounting."""
 MAX_READ_ENTRIES = 4096
 """Entries in one read: merging them takes 1.3 ms, which everybody else waits for."""
 
@@ -19,48 +24,63 @@ class MemoryLog:
     """`StreamLog` of at most `max_bytes`, as memory is counted here: the text's, and `ENTRY_BYTES` an entry.
 
     Past the bound the oldest entries go, an eighth of the bound at a time, and a reader that still
-    needs them gets SlowReader. Never blocks. Belongs to one event loop.
+    needs them gets SlowReader. What it takes is counted in `space`. Never blocks. Belongs to one
+    event loop.
     """
 
     __slots__ = (
-        "_bytes",
         "_entries",
         "_evicted",
         "_max_bytes",
+        "_room",
         "_seal_waiters",
-        "_waiters",
+        "_space",
+        "_taken",
+        "_wakes",
+        "byte_count",
         "failure",
+        "finished",
         "last_sequence",
         "sealed",
     )
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, space: LogSpace) -> None:
         self._entries: list[Event] = []
         self._evicted = 0  # entries dropped from the front: also the sequence before the first kept
-        self._bytes = 0
+        self.byte_count = 0
         self._max_bytes = max_bytes
-        self._waiters: list[asyncio.Future[None]] = []
+        self._space = space
+        self._taken = STREAM_BYTES  # of the space
+        self._room = 0  # what byte_count may reach without further ado
+        self._wakes: list[Callable[[], None]] = []
         self._seal_waiters: list[asyncio.Future[None]] = []
         self.last_sequence = 0
         self.sealed = False
+        self.finished: Finished | None = None
         self.failure: TokenwireError | None = None
+        space.take(self._taken)
+
+    @property
+    def earliest_sequence(self) -> int:
+        return self._evicted + 1
 
     def append(self, event: Event) -> int:
         if self.sealed:
             raise ValueError("the log is sealed")
         self._entries.append(event)
-        self._bytes += _size(event)
+        self.byte_count += entry_bytes(event)
         self.last_sequence += 1
-        if self._bytes > self._max_bytes:
-            self._evict()
-        if self._waiters:
-            _wake(self._waiters)
+        if self.byte_count > self._room:
+            self._grow()
+        for wake in self._wakes:
+            wake()
         return self.last_sequence
 
     def finish(self, event: Finished) -> bool:
         if self.sealed:
             return False
         self.append(event)
+        self.finished = event
         self._seal()
         return True
 
@@ -76,54 +96,71 @@ class MemoryLog:
         if first < 0:
             raise SlowReader(
                 f"the stream's log no longer holds what follows sequence {after_sequence}; "
-                f"it begins at {self._evicted + 1}",
-                earliest_sequence=self._evicted + 1,
+                f"it begins at {self.earliest_sequence}",
+                earliest_sequence=self.earliest_sequence,
             )
         return self._entries[first : first + MAX_READ_ENTRIES]
 
-    async def wait(self, after_sequence: int) -> None:
-        if self.last_sequence <= after_sequence and not self.sealed:
-            await _wait_in(self._waiters)
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        self._wakes.append(wake)
+
+    def unsubscribe(self, wake: Callable[[], None]) -> None:
+        if wake in self._wakes:
+            self._wakes.remove(wake)
 
     async def wait_sealed(self) -> None:
-        if not self.sealed:
-            await _wait_in(self._seal_waiters)
+        if self.sealed:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._seal_waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._seal_waiters.remove(waiter)
+
+    def drop(self) -> None:
+        if self._taken:
+            keep = 1 if self.finished is not None else 0
+            self._evicted = self.last_sequence - keep
+            self._entries = self._entries[-1:] if keep else []
+            self.byte_count = sum(entry_bytes(event) for event in self._entries)
+            self._space.give(self._taken)
+            self._taken = 0
 
     def _seal(self) -> None:
         self.sealed = True
-        _wake(self._waiters)
-        _wake(self._seal_waiters)
+        self._space.give(self._taken)
+        self._taken = STREAM_BYTES + self.byte_count
+        self._space.take(self._taken)
+        for wake in self._wakes:
+            wake()
+        for waiter in self._seal_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _grow(self) -> None:
+        """Take more of the space, up to this log's bound; beyond it, evict."""
+        room = min(self.byte_count + STEP_BYTES, self._max_bytes)
+        if room > self._room:
+            self._space.take(room - self._room)
+            self._taken += room - self._room
+            self._room = room
+        if self.byte_count > self._max_bytes:
+            self._evict()
 
     def _evict(self) -> None:
         goal = self._max_bytes - self._max_bytes // 8
         count = 0
         # The newest entry stays, whatever its size: a live reader can always go on.
-        while self._bytes > goal and count < len(self._entries) - 1:
-            self._bytes -= _size(self._entries[count])
+        while self.byte_count > goal and count < len(self._entries) - 1:
+            self.byte_count -= entry_bytes(self._entries[count])
             count += 1
         del self._entries[:count]
         self._evicted += count
 
 
-async def _wait_in(waiters: list[asyncio.Future[None]]) -> None:
-    waiter = asyncio.get_running_loop().create_future()
-    waiters.append(waiter)
-    try:
-        await waiter
-    except BaseException:
-        if waiter in waiters:
-            waiters.remove(waiter)
-        raise
-
-
-def _wake(waiters: list[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
-    waiters.clear()
-
-
-def _size(event: Event) -> int:
+def entry_bytes(event: Event) -> int:
+    """What an entry takes in memory."""
     # What a string takes depends on its widest character: 1, 2 or 4 bytes for each.
     if isinstance(event, TextDelta):
         return ENTRY_BYTES + getsizeof(event.text)

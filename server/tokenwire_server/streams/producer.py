@@ -16,7 +16,7 @@ from ..errors import (
     UpstreamStalled,
     UpstreamUnavailable,
 )
-from ..events import Finished, FinishReason, Started, Usage
+from ..events import Finished, FinishReason, Usage
 from ..providers.base import Upstream
 from ..providers.decode.base import Complete, Decoder
 from ..providers.registry import Route
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 class Producer:
     """Produces one stream: opens the upstream, appends what it says, seals the log.
 
-    `begin` appends sequence 1. `run` never raises: every end becomes the log's seal. Cancelled, at any
-    point, it closes the upstream first, then seals.
+    `run` never raises: every end becomes the log's seal. Cancelled, at any point, it closes the upstream
+    first, then seals.
     """
 
     __slots__ = ("_decoder", "_limits", "_meter", "_request", "_route", "_stream")
@@ -49,31 +49,16 @@ class Producer:
         """The stream's usage so far: the provider's figures, or an estimate."""
         return self._meter.usage(self._decoder.usage if self._decoder else None)
 
-    def begin(self) -> None:
-        """Append sequence 1, before anything is asked of the provider."""
-        self._stream.log.append(
-            Started(
-                stream_id=self._stream.id,
-                model=self._route.model,
-                provider=self._route.provider.name,
-                created_time=time.time(),
-            )
-        )
-
     async def run(self) -> None:
         try:
-            async with asyncio.timeout(self._limits.max_stream_duration_s) as duration:
+            async with asyncio.timeout(self._stream.time_limit_s) as duration:
                 with SilenceLimit(self._limits.upstream_first_byte_s) as silence:
                     async with self._open() as upstream:
                         self._decoder = upstream.decoder
                         await self._read(upstream, silence)
                         self._seal_as_decoded(upstream.decoder)
         except asyncio.CancelledError:
-            interruption = self._stream.interruption
-            if interruption is None:
-                self._finish(FinishReason.CANCELLED)
-            else:
-                self._stream.fail(interruption)
+            self.seal_interrupted()
         except TimeoutError:
             if duration.expired():
                 self._finish(FinishReason.TIME_LIMIT)
@@ -91,6 +76,14 @@ class Producer:
             self._fail_upstream(error)
         except Exception as error:  # noqa: BLE001  # told to readers by id, logged whole
             self._stream.fail(internal_fault(error))
+
+    def seal_interrupted(self) -> None:
+        """Seal as a stream ends whose producer was cancelled."""
+        interruption = self._stream.interruption
+        if interruption is None:
+            self._finish(FinishReason.CANCELLED)
+        else:
+            self._stream.fail(interruption)
 
     def _open(self) -> AbstractAsyncContextManager[Upstream]:
         """The upstream, with the request handed over: prompts can be large, and answers long."""
@@ -125,7 +118,7 @@ class Producer:
     def _finish(self, reason: FinishReason) -> None:
         usage = self.usage()
         decoder = self._decoder
-        self._stream.log.finish(
+        self._stream.finish(
             Finished(
                 reason=reason,
                 model=(decoder.model if decoder else "") or self._route.model,

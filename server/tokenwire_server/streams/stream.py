@@ -4,148 +4,218 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from typing import Protocol
 
-from ..errors import ServerStopped, StreamFailure, TokenwireError
-from ..events import Usage
+from ..errors import (
+    ResumePointAhead,
+    ResumePointExpired,
+    ServerStopped,
+    StreamFailure,
+    TokenwireError,
+)
+from ..events import Finished, Usage
+from ..request import ChatRequest, Delivery
 from ..streamlog.base import StreamLog
-from .merge import Positioned, merge
+from .reader import Reader
 
 
-class Reader:
-    """A cursor in a stream's log, for one RPC. It holds no events, so a slow one costs no memory.
+class Keeper(Protocol):
+    """Who keeps a stream, and is told what becomes of it. Each is one synchronous step."""
 
-    A context manager: leaving it leaves the stream, and the last to leave ends the generation. That
-    is one synchronous step, so it needs no await in the RPC's own cleanup, where grpc.aio may
-    interrupt one.
-    """
+    def reader_joins(self) -> None:
+        """A reader joins. Raises Overloaded, and then it does not."""
+        ...
 
-    __slots__ = ("_sequence", "_stream")
+    def reader_left(self, stream: Stream) -> None:
+        """A reader left."""
+        ...
 
-    def __init__(self, stream: Stream, after_sequence: int) -> None:
-        self._stream = stream
-        self._sequence = after_sequence
+    def ended(self, stream: Stream) -> None:
+        """Its log is sealed. Called once."""
+        ...
 
-    async def take(self) -> list[Positioned]:
-        """Wait until something is behind the cursor; return it, merged, and move the cursor.
 
-        Returns at once while there is something: thousands of entries, perhaps not all of them. An
-        empty list is the end of a stream that finished. Raises the stream's error once everything
-        before it was taken, and SlowReader when the log no longer holds what follows the cursor.
-        """
-        log = self._stream.log
-        if log.last_sequence == self._sequence:
-            await log.wait(self._sequence)
-        entries = log.read(self._sequence)
-        if not entries and log.failure is not None:
-            raise log.failure
-        taken = merge(entries, self._sequence)
-        if taken:
-            self._sequence = taken[-1][0]
-        return taken
+class Production(Protocol):
+    """What a stream asks of its producer."""
 
-    def __enter__(self) -> Self:
-        return self
+    def usage(self) -> Usage:
+        """Used so far."""
+        ...
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if isinstance(exc, TokenwireError):
-            self._stream.tell_usage(exc, self._sequence)
-        self._stream.leave(self)
+    def seal_interrupted(self) -> None:
+        """Seal the log as a stream ends whose producer was cancelled."""
+        ...
 
 
 class Stream:
     """One generation of one tenant. Belongs to one event loop.
 
-    Its producer is a task that `LiveStreams` owns: no RPC can interrupt it half-way. It is cancelled,
-    once, when the last reader left, or when the server stops; it then closes the upstream and seals
-    the log. `on_gone` is called once, when the producer has ended and no reader is left.
+    Its producer is a task that the keeper owns: no RPC can interrupt it half-way. It is cancelled,
+    once: when the last reader left (and `retention.linger_s` has passed), when a caller says so, or
+    when the server stops. It then closes the upstream and seals the log.
     """
 
     __slots__ = (
-        "_interruption",
-        "_on_gone",
+        "_interrupted",
+        "_keeper",
+        "_linger",
         "_producer",
+        "_production",
         "_readers",
         "_usage",
+        "body_hash",
+        "cache",
+        "created_time",
+        "deleted",
+        "end_time",
         "id",
+        "interruption",
         "log",
         "opened",
+        "request_id",
+        "retention",
         "tenant",
+        "time_limit_s",
     )
 
     def __init__(
-        self, id: str, tenant: str, log: StreamLog, on_gone: Callable[[Stream], None]
+        self,
+        id: str,
+        tenant: str,
+        log: StreamLog,
+        keeper: Keeper,
+        request: ChatRequest,
+        *,
+        time_limit_s: float,
     ) -> None:
         self.id = id
         self.tenant = tenant
         self.log = log
+        self.time_limit_s = time_limit_s
+        """How long it may take. Then it finishes with TIME_LIMIT."""
+        # Of the request only what outlives it: prompts can be large.
+        self.retention = request.retention
+        self.cache = request.cache
+        self.request_id = request.request_id
+        self.body_hash = request.body_hash
         self.opened = time.monotonic()
         """When it was accepted."""
-        self._on_gone = on_gone
+        self.created_time = time.time()
+        """The same in seconds since the epoch."""
+        self.end_time: float | None = None
+        """None while it is open."""
+        self.deleted = False
+        """Its content was forgotten at a caller's wish."""
+        self.interruption: TokenwireError | None = None
+        """Why the producer was cancelled, when nobody wished it."""
+        self._keeper = keeper
         self._readers: set[Reader] = set()
+        self._interrupted = False
+        self._linger: asyncio.TimerHandle | None = None
         self._producer: asyncio.Task[None] | None = None
-        self._usage: Callable[[], Usage] | None = None
-        self._interruption: TokenwireError | None = None
+        self._production: Production | None = None
+        self._usage = Usage(input_tokens=0, output_tokens=0)  # when nothing produces it
+
+    @property
+    def begun(self) -> bool:
+        """It has a producer, or was complete from the beginning."""
+        return self._producer is not None or self.log.sealed
+
+    @property
+    def reader_count(self) -> int:
+        """Readers it has now."""
+        return len(self._readers)
+
+    def usage(self) -> Usage:
+        """What it used so far."""
+        return self._usage if self._production is None else self._production.usage()
+
+    def finish(self, event: Finished) -> None:
+        """Seal the log with a deliberate end, unless it is sealed."""
+        if self.log.finish(event):
+            self._end()
 
     def fail(self, error: TokenwireError) -> None:
-        """Seal the log with an error, which tells what was used if anything was."""
+        """Seal the log with an error, which tells what was used, unless it is sealed."""
         self.tell_usage(error, self.log.last_sequence)
-        self.log.fail(error)
+        # It is kept as long as the log: without the frames that led to it.
+        error.__cause__ = error.__context__ = None
+        if self.log.fail(error.with_traceback(None)):
+            self._end()
 
     def tell_usage(self, error: TokenwireError, last_sequence: int) -> None:
         """Say in an error where the stream stands, once it has begun to answer."""
-        if error.at is None and self._usage is not None and self.log.last_sequence > 1:
-            error.at = StreamFailure(self.id, last_sequence, self._usage())
+        if error.at is None and self.log.last_sequence > 1:
+            error.at = StreamFailure(self.id, last_sequence, self.usage())
 
-    @property
-    def interruption(self) -> TokenwireError | None:
-        """Why the producer was cancelled, when it was not for want of readers."""
-        return self._interruption
-
-    def produced_by(self, producer: asyncio.Task[None], usage: Callable[[], Usage]) -> None:
+    def produced_by(self, producer: asyncio.Task[None], production: Production) -> None:
         """Hand over the task that produces this stream; called at most once."""
         self._producer = producer
-        self._usage = usage
+        self._production = production
         producer.add_done_callback(self._produced)
-        if self._interruption is not None:
+        if self._interrupted:
             producer.cancel()
 
-    def join(self, after_sequence: int = 0) -> Reader:
-        """A new reader at a cursor. Leave it by leaving its block."""
-        reader = Reader(self, after_sequence)
+    def join(self, after_sequence: int = 0, delivery: Delivery = Delivery()) -> Reader:  # noqa: B008  # frozen
+        """A new reader at a cursor. Leave it by leaving its block.
+
+        Raises ResumePointAhead, ResumePointExpired, Overloaded.
+        """
+        earliest, latest = self.log.earliest_sequence, self.log.last_sequence
+        if after_sequence > latest:
+            raise ResumePointAhead(after_sequence, earliest=earliest, latest=latest)
+        if after_sequence < earliest - 1:
+            raise ResumePointExpired(after_sequence, earliest=earliest, latest=latest)
+        self._keeper.reader_joins()
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        reader = Reader(self, after_sequence, delivery)
         self._readers.add(reader)
         return reader
 
     def leave(self, reader: Reader) -> None:
-        """A reader goes; idempotent. The last one ends the generation and closes the upstream."""
+        """A reader goes; idempotent. After the last one the generation ends as its retention says."""
         if reader not in self._readers:
             return
         self._readers.remove(reader)
-        if not self._readers:
-            self._cancel()
-            self._check_gone()
+        if not self._readers and not self.log.sealed:
+            if self.retention.linger_s is None:
+                self.cancel()
+            else:
+                loop = asyncio.get_running_loop()
+                self._linger = loop.call_later(self.retention.linger_s, self.cancel)
+        self._keeper.reader_left(self)
+
+    def cancel(self) -> None:
+        """End the generation: it finishes with CANCELLED. Idempotent; without effect after the end."""
+        self._interrupt(None)
 
     def stop(self) -> None:
         """The server stops: readers get SERVER_STOPPED after what the log holds."""
-        self._interruption = ServerStopped("the stream ended with its server")
-        self._cancel()
+        self._interrupt(ServerStopped("the stream ended with its server"))
 
-    def _cancel(self) -> None:
-        if self._producer is not None and not self.log.sealed:
+    def _interrupt(self, why: TokenwireError | None) -> None:
+        # Once: a second cancellation would interrupt the closing of the upstream.
+        if self._interrupted or self.log.sealed:
+            return
+        self._interrupted = True
+        self.interruption = why
+        if self._producer is not None:
             self._producer.cancel()
 
     def _produced(self, _: asyncio.Task[None]) -> None:
-        if not self.log.sealed:  # cancelled before its first step, it could not do so itself
-            self.fail(self._interruption or ServerStopped("the stream ended before it began"))
-        self._check_gone()
+        if self._production is not None:
+            # Cancelled before its first step, it could not seal the log itself.
+            self._production.seal_interrupted()
+        self._producer = None
 
-    def _check_gone(self) -> None:
-        if not self._readers and (self._producer is None or self._producer.done()):
-            self._on_gone(self)
+    def _end(self) -> None:
+        self.end_time = time.time()
+        # What stays as long as the log shall be small.
+        self._usage = self.usage()
+        self._production = None
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        self._keeper.ended(self)

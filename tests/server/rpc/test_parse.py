@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tokenwire.v1 import chat_pb2 as pb
 from tokenwire.v1 import event_pb2
 from tokenwire_server import request as domain
+from tokenwire_server.config import Limits
 from tokenwire_server.errors import InvalidRequest
 from tokenwire_server.rpc.parse import parse_chat_request
 
@@ -16,7 +17,9 @@ USER = pb.Message(role=pb.ROLE_USER, parts=[pb.Part(text="hello")])
 
 def parsed(**fields):
     fields = {"model": "openai/m", "messages": [USER], **fields}
-    return parse_chat_request(pb.ChatRequest(**fields).SerializeToString(), max_bytes=1 << 20)
+    return parse_chat_request(
+        pb.ChatRequest(**fields).SerializeToString(), Limits(max_request_bytes=1 << 20)
+    )
 
 
 def paths(**fields):
@@ -108,6 +111,8 @@ def test_a_request_with_everything_arrives_whole():
         tools=(domain.Tool("add", "adds", schema),),
         tool_choice=domain.ToolChoice("tool", "add"),
         response_format=domain.JsonSchemaFormat("s", schema, strict=True),
+        delivery=domain.Delivery(heartbeat_s=15.0),
+        retention=domain.Retention(log_ttl_s=60.0),
     )
 
 
@@ -266,20 +271,22 @@ def test_what_a_schema_refers_to_is_not_fetched():
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x02\xc3\x28", b"\x12\x05ab"])
 def test_bytes_that_are_no_request_are_refused_without_pythons_text(data):
     with pytest.raises(InvalidRequest) as caught:
-        parse_chat_request(data, max_bytes=1 << 20)
+        parse_chat_request(data, Limits(max_request_bytes=1 << 20))
     assert "not a tokenwire.v1.ChatRequest" in str(caught.value)
 
 
 def test_a_request_over_the_limit_is_refused_with_both_sizes():
     data = pb.ChatRequest(model="x" * 2000).SerializeToString()
     with pytest.raises(InvalidRequest, match=f"{len(data)} bytes; this server takes 1024"):
-        parse_chat_request(data, max_bytes=1024)
+        parse_chat_request(data, Limits(max_request_bytes=1024))
 
 
 def test_whole_numbers_in_provider_options_stay_whole():
     request = pb.ChatRequest(model="openai/m", messages=[USER])
     request.provider_options.update({"n": 5, "x": 0.5, "deep": {"list": [1, True, None, "s"]}})
-    options = parse_chat_request(request.SerializeToString(), max_bytes=1 << 20)[0].provider_options
+    options = parse_chat_request(request.SerializeToString(), Limits(max_request_bytes=1 << 20))[
+        0
+    ].provider_options
     assert json.dumps(options, sort_keys=True) == (
         '{"deep": {"list": [1, true, null, "s"]}, "n": 5, "x": 0.5}'
     )
@@ -288,6 +295,6 @@ def test_whole_numbers_in_provider_options_stay_whole():
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_parser_raise_anything_but_its_own_error(data):
     try:
-        parse_chat_request(data, max_bytes=1 << 20)
+        parse_chat_request(data, Limits(max_request_bytes=1 << 20))
     except InvalidRequest as error:
         assert error.violations

@@ -1,0 +1,114 @@
+"""What a caller asks for beside the answer: how it is read, kept and replayed. Checked, with paths."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Literal
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from tokenwire.v1 import chat_pb2
+
+from ..config import Limits
+from ..request import CacheUse, Delivery, Retention
+
+MAX_INTERVAL_S = 3600.0
+"""Longest interval of heartbeats and usage that a reader may ask for."""
+
+_REQUEST_ID = re.compile(r"[!-~]{0,128}")
+
+_Unasked = Literal["delivery", "retention", "cache", "request_id"]
+_UNASKED: tuple[_Unasked, ...] = ("delivery", "retention", "cache", "request_id")
+"""Fields of a ChatRequest that change nothing in the answer."""
+
+
+class OptionsParser:
+    """Reads options within a server's limits; `wrong` is told each violation: its path, what is wrong."""
+
+    def __init__(self, limits: Limits, wrong: Callable[[str, str], None]) -> None:
+        self._limits = limits
+        self._wrong = wrong
+
+    def delivery(self, proto: chat_pb2.DeliveryOptions) -> Delivery:
+        low = self._limits.min_delivery_interval_s
+        heartbeat_s = self._seconds(
+            proto, "heartbeat_interval", "delivery", low, max(low, MAX_INTERVAL_S)
+        )
+        return Delivery(
+            self._limits.heartbeat_interval_s if heartbeat_s is None else heartbeat_s,
+            self._seconds(proto, "usage_interval", "delivery", low, max(low, MAX_INTERVAL_S)),
+        )
+
+    def retention(self, proto: chat_pb2.RetentionOptions) -> Retention:
+        limits, path = self._limits, "retention"
+        linger_s = self._seconds(proto, "linger", path, 0, limits.max_linger_s, above=True)
+        log_ttl_s = self._seconds(proto, "log_ttl", path, 0, limits.max_log_ttl_s)
+        margin_s = self._seconds(
+            proto, "soft_deadline_margin", path, 0, limits.max_stream_duration_s, above=True
+        )
+        goes_on = proto.on_disconnect == chat_pb2.ON_DISCONNECT_CONTINUE
+        if proto.on_disconnect not in chat_pb2.OnDisconnect.values():
+            self._wrong(f"{path}.on_disconnect", f"{proto.on_disconnect} is no such choice")
+        elif linger_s is not None and not goes_on:
+            self._wrong(f"{path}.linger", "goes with ON_DISCONNECT_CONTINUE only")
+        elif margin_s is not None and goes_on:
+            self._wrong(
+                f"{path}.soft_deadline_margin",
+                "goes with ON_DISCONNECT_CANCEL only: with CONTINUE "
+                "the stream outlives its caller's deadline",
+            )
+        if goes_on and linger_s is None:
+            linger_s = min(limits.linger_s, limits.max_linger_s)
+        if log_ttl_s is None:
+            log_ttl_s = min(limits.log_ttl_s, limits.max_log_ttl_s)
+        return Retention(linger_s, log_ttl_s, margin_s)
+
+    def cache(self, request: chat_pb2.ChatRequest) -> CacheUse | None:
+        proto = request.cache
+        ttl_s = self._seconds(proto, "ttl", "cache", 0, self._limits.max_cache_ttl_s, above=True)
+        match proto.mode:
+            case chat_pb2.CACHE_MODE_UNSPECIFIED | chat_pb2.CACHE_MODE_OFF:
+                if ttl_s is not None:
+                    self._wrong("cache.ttl", "goes with READ_WRITE and REFRESH only")
+                return None
+            case chat_pb2.CACHE_MODE_READ_WRITE | chat_pb2.CACHE_MODE_REFRESH:
+                return CacheUse(
+                    key=_hash_without(request, _UNASKED),
+                    ttl_s=self._limits.cache_ttl_s if ttl_s is None else ttl_s,
+                    read=proto.mode == chat_pb2.CACHE_MODE_READ_WRITE,
+                )
+            case _:
+                self._wrong("cache.mode", f"{proto.mode} is no mode")
+                return None
+
+    def request_id(self, request: chat_pb2.ChatRequest) -> tuple[str, bytes]:
+        """The id, and the hash of all that two requests of one id must share."""
+        if not request.request_id:
+            return "", b""
+        if not _REQUEST_ID.fullmatch(request.request_id):
+            self._wrong("request_id", "must be at most 128 printable ASCII characters, no blanks")
+        return request.request_id, _hash_without(request, ("delivery",))
+
+    def _seconds(
+        self, proto: Message, name: str, path: str, low: float, high: float, *, above: bool = False
+    ) -> float | None:
+        """An optional span within its bounds; `above` leaves the lower bound itself out."""
+        if not proto.HasField(name):
+            return None
+        span: Duration = getattr(proto, name)
+        seconds = span.seconds + span.nanos / 1e9
+        if not low <= seconds <= high or (above and seconds == low):
+            begin = f"above {low:g}" if above else f"{low:g}"
+            self._wrong(f"{path}.{name}", f"is {seconds:g} s; it must be {begin} to {high:g} s")
+        return seconds
+
+
+def _hash_without(request: chat_pb2.ChatRequest, fields: tuple[_Unasked, ...]) -> bytes:
+    copy = chat_pb2.ChatRequest()
+    copy.CopyFrom(request)
+    for field in fields:
+        copy.ClearField(field)
+    return hashlib.sha256(copy.SerializeToString(deterministic=True)).digest()

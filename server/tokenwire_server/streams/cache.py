@@ -1,0 +1,104 @@
+"""Finished answers, kept to be replayed to a caller who wants that."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import NamedTuple
+
+import msgspec
+
+from ..events import Event, Finished, FinishReason, Timings, Usage
+from ..request import CacheUse
+from ..streamlog.memory import entry_bytes
+from .merge import merge
+from .stream import Stream
+
+KEPT_REASONS = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
+"""Ends that the same request may be expected to reach again."""
+
+ANSWER_BYTES = 1024
+"""What an answer costs besides its entries."""
+
+
+class CachedAnswer(NamedTuple):
+    """An answer's entries between Started and Finished, merged, and its end."""
+
+    deltas: tuple[Event, ...]
+    finished: Finished
+    kept: float
+    """When, of the monotonic clock."""
+    ttl_s: float
+    byte_count: int
+
+    def replay(self, stream: Stream) -> None:
+        """Complete a stream that has begun. It used nothing: no provider was asked."""
+        for delta in self.deltas:
+            stream.log.append(delta)
+        duration_s = time.monotonic() - stream.opened
+        stream.finish(
+            msgspec.structs.replace(
+                self.finished,
+                usage=Usage(input_tokens=0, output_tokens=0),
+                timings=Timings(duration_s=duration_s, ttft_s=duration_s),
+            )
+        )
+
+
+class ResponseCache:
+    """At most `max_bytes` of answers, of at most `max_answer_bytes` each, as their logs count them.
+
+    Past the bound the answer goes that was used longest ago. Answers of one tenant are never another's.
+    """
+
+    def __init__(self, max_bytes: int, max_answer_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_answer_bytes = max_answer_bytes
+        self._answers: OrderedDict[tuple[str, bytes], CachedAnswer] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, tenant: str, use: CacheUse) -> CachedAnswer | None:
+        """An answer that may be replayed for this use."""
+        answer = self._answers.get((tenant, use.key))
+        if answer is None or not use.read:
+            return None
+        age_s = time.monotonic() - answer.kept
+        if age_s > answer.ttl_s:
+            self._remove((tenant, use.key))
+            return None
+        if age_s > use.ttl_s:
+            return None
+        self._answers.move_to_end((tenant, use.key))
+        return answer
+
+    def keep(self, stream: Stream) -> None:
+        """Keep the answer of a stream that has ended, if it ended well and is whole."""
+        log, use = stream.log, stream.cache
+        if (
+            use is None
+            or log.finished is None
+            or log.finished.reason not in KEPT_REASONS
+            or log.earliest_sequence > 1
+            or log.byte_count > self._max_answer_bytes
+        ):
+            return
+        merged: list[Event] = []
+        sequence = 1  # after Started
+        while entries := log.read(sequence):
+            merged += (event for _, event in merge(entries, sequence))
+            sequence += len(entries)
+        deltas = tuple(merged[:-1])
+        byte_count = ANSWER_BYTES + sum(map(entry_bytes, deltas))
+        key = (stream.tenant, use.key)
+        self._remove(key)
+        self._answers[key] = CachedAnswer(
+            deltas, log.finished, time.monotonic(), use.ttl_s, byte_count
+        )
+        self._bytes += byte_count
+        while self._bytes > self._max_bytes:
+            self._remove(next(iter(self._answers)))
+
+    def _remove(self, key: tuple[str, bytes]) -> None:
+        answer = self._answers.pop(key, None)
+        if answer is not None:
+            self._bytes -= answer.byte_count

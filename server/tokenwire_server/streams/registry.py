@@ -1,0 +1,209 @@
+"""The streams of this process: those that generate, and those that ended and can still be read."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+from ..config import Limits
+from ..errors import Overloaded, RequestIdReused, StreamNotFound
+from ..events import Started
+from ..providers.registry import Route
+from ..request import ChatRequest
+from ..streamlog.memory import MemoryLog
+from ..streamlog.space import LogSpace
+from .cache import ResponseCache
+from .producer import Producer
+from .stream import Stream
+
+DEFAULT_TENANT = "default"
+
+STREAM_ID_BYTES = 16
+"""128 random bits: an id cannot be guessed."""
+
+
+class StreamRegistry:
+    """Admits streams and readers, finds streams by their ids, and forgets each in time.
+
+    At most `limits.max_streams` generate and `limits.max_readers` read at once. A stream that ended
+    stays until its `log_ttl` has passed, or until memory is short (`limits.max_total_log_bytes`): then
+    the one that ended first goes first. Producers are tasks of `tasks`, whose owner outlives every RPC.
+    """
+
+    def __init__(self, limits: Limits, tasks: asyncio.TaskGroup) -> None:
+        self._limits = limits
+        self._tasks = tasks
+        self._space = LogSpace(limits.max_total_log_bytes, self._make_room)
+        self._cache = ResponseCache(limits.max_cache_bytes, limits.max_cached_answer_bytes)
+        self._found: dict[tuple[str, str], Stream] = {}  # by tenant and stream id
+        self._requested: dict[tuple[str, str], Stream] = {}  # by tenant and request id
+        self._live: set[Stream] = set()
+        # Those that ended and hold memory, the oldest end first, with the timer that lets nobody find
+        # them any more. Whoever reads one then may read on.
+        self._ended: dict[Stream, asyncio.TimerHandle] = {}
+        self._reader_count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def live_count(self) -> int:
+        """Streams that generate."""
+        return len(self._live)
+
+    @property
+    def ended_count(self) -> int:
+        """Streams that ended and are still kept."""
+        return len(self._ended)
+
+    @property
+    def log_bytes(self) -> int:
+        """What all logs take."""
+        return self._space.used_bytes
+
+    def open(
+        self,
+        request: ChatRequest,
+        route: Route,
+        *,
+        deadline_s: float | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Stream:
+        """The stream that answers a request; nothing is asked of a provider yet.
+
+        It is the one that the request's id began, or a replay from the cache, or a new one. Join it in
+        the same step, and give it to `produce`. `deadline_s` is the time that the caller has.
+
+        Raises Overloaded, RequestIdReused.
+        """
+        known = self._requested.get((tenant, request.request_id))
+        if known is not None:
+            if known.body_hash != request.body_hash:
+                raise RequestIdReused(request.request_id)
+            return known
+        self._check_readers()
+        self._make_room()
+        if self._space.full:
+            raise Overloaded("its streams' logs take all the room", limit=self._space.max_bytes)
+        cached = self._cache.get(tenant, request.cache) if request.cache else None
+        if cached is None and len(self._live) >= self._limits.max_streams:
+            raise Overloaded("too many streams are open", limit=self._limits.max_streams)
+        stream = Stream(
+            secrets.token_urlsafe(STREAM_ID_BYTES),
+            tenant,
+            MemoryLog(self._limits.max_log_bytes, self._space),
+            self,
+            request,
+            time_limit_s=self._time_limit_s(request, deadline_s),
+        )
+        self._found[tenant, stream.id] = stream
+        if request.request_id:
+            self._requested[tenant, request.request_id] = stream
+        self._live.add(stream)
+        self._idle.clear()
+        stream.log.append(
+            Started(
+                stream_id=stream.id,
+                model=route.model,
+                provider=route.provider.name,
+                created_time=stream.created_time,
+                request_id=request.request_id,
+                from_cache=cached is not None,
+            )
+        )
+        if cached is not None:
+            stream.cache = None  # a replay makes no answer younger
+            cached.replay(stream)
+        return stream
+
+    def produce(self, stream: Stream, route: Route, request: ChatRequest) -> None:
+        """Begin to generate, unless that has begun: from here on the stream is sealed in the end."""
+        if stream.begun:
+            return
+        producer = Producer(stream, route, request, self._limits)
+        task = self._tasks.create_task(producer.run(), name=f"producer {stream.id}")
+        stream.produced_by(task, producer)
+
+    def find(self, stream_id: str, tenant: str = DEFAULT_TENANT) -> Stream:
+        """A stream by its id. Raises StreamNotFound."""
+        stream = self._found.get((tenant, stream_id))
+        if stream is None:
+            raise StreamNotFound
+        return stream
+
+    def delete(self, stream: Stream) -> None:
+        """Forget a stream that has ended, now; who still reads it gets StreamNotFound."""
+        stream.deleted = True
+        self._forget(stream)
+
+    async def wait_until_idle(self) -> None:
+        """Return once no stream generates and none is read. The caller bounds it."""
+        await self._idle.wait()
+
+    def stop_all(self) -> None:
+        """End every stream that generates: its readers get SERVER_STOPPED after what its log holds."""
+        for stream in list(self._live):
+            stream.stop()
+
+    # What a stream tells its keeper.
+
+    def reader_joins(self) -> None:
+        self._check_readers()
+        self._reader_count += 1
+        self._idle.clear()
+
+    def reader_left(self, stream: Stream) -> None:
+        self._reader_count -= 1
+        if not stream.reader_count and stream in self._ended and not self._is_found(stream):
+            self._forget(stream)
+        self._check_idle()
+
+    def ended(self, stream: Stream) -> None:
+        self._live.discard(stream)
+        if stream.log.failure is not None and stream.log.last_sequence <= 1:
+            self._requested.pop((stream.tenant, stream.request_id), None)
+        if stream.cache is not None:
+            self._cache.keep(stream)
+        self._ended[stream] = asyncio.get_running_loop().call_later(
+            stream.retention.log_ttl_s, self._expire, stream
+        )
+        self._check_idle()
+
+    def _expire(self, stream: Stream) -> None:
+        self._lose(stream)
+        if not stream.reader_count:
+            self._forget(stream)
+
+    def _make_room(self) -> None:
+        while self._space.full and self._ended:
+            self._forget(next(iter(self._ended)))
+
+    def _lose(self, stream: Stream) -> None:
+        """Let nobody find it any more."""
+        self._found.pop((stream.tenant, stream.id), None)
+        if self._requested.get((stream.tenant, stream.request_id)) is stream:
+            del self._requested[stream.tenant, stream.request_id]
+
+    def _forget(self, stream: Stream) -> None:
+        self._lose(stream)
+        timer = self._ended.pop(stream, None)
+        if timer is not None:
+            timer.cancel()
+        stream.log.drop()
+
+    def _is_found(self, stream: Stream) -> bool:
+        return (stream.tenant, stream.id) in self._found
+
+    def _time_limit_s(self, request: ChatRequest, deadline_s: float | None) -> float:
+        limit_s = self._limits.max_stream_duration_s
+        margin_s = request.retention.soft_deadline_margin_s
+        if margin_s is None or deadline_s is None:
+            return limit_s
+        return min(limit_s, deadline_s - margin_s)
+
+    def _check_readers(self) -> None:
+        if self._reader_count >= self._limits.max_readers:
+            raise Overloaded("too many readers", limit=self._limits.max_readers)
+
+    def _check_idle(self) -> None:
+        if not self._live and not self._reader_count:
+            self._idle.set()
