@@ -146,6 +146,26 @@ class Api:
             request_serializer=_serialized,
             response_deserializer=chat_pb2.ChatResponse.FromString,
         )
+        self.resume_stream = channel.unary_stream(
+            "/tokenwire.v1.ChatService/ResumeStream",
+            request_serializer=_serialized,
+            response_deserializer=event_pb2.TokenEvent.FromString,
+        )
+        self.get_stream = channel.unary_unary(
+            "/tokenwire.v1.ChatService/GetStream",
+            request_serializer=_serialized,
+            response_deserializer=chat_pb2.StreamInfo.FromString,
+        )
+        self.cancel_stream = channel.unary_unary(
+            "/tokenwire.v1.ChatService/CancelStream",
+            request_serializer=_serialized,
+            response_deserializer=chat_pb2.CancelStreamResponse.FromString,
+        )
+        self.delete_stream = channel.unary_unary(
+            "/tokenwire.v1.ChatService/DeleteStream",
+            request_serializer=_serialized,
+            response_deserializer=chat_pb2.DeleteStreamResponse.FromString,
+        )
         self.list_models = channel.unary_unary(
             "/tokenwire.v1.ModelService/ListModels",
             request_serializer=_serialized,

@@ -11,94 +11,27 @@
 under `TokenwireError`, see `tokenwire.errors`.
 """
 
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from tokenwire.v1.chat_pb2 import (
-    ChatRequest,
-    ChatResponse,
-    GenerationConfig,
-    Message,
-    Part,
-    ResponseFormat,
-    Role,
-    Tool,
-    ToolChoice,
-)
-from tokenwire.v1.event_pb2 import FinishReason, TokenEvent, ToolCall
-from tokenwire.v1.model_pb2 import Model
-from tokenwire.v1.usage_pb2 import Usage
-
-from .client import AsyncChatStream, AsyncClient
-from .errors import (
-    Cancelled,
-    ConnectionLost,
-    DeadlineExceeded,
-    IncompleteStream,
-    InternalError,
-    InvalidRequest,
-    Overloaded,
-    ServerStopped,
-    SlowReader,
-    TokenwireError,
-    UnknownModel,
-    UpstreamAuth,
-    UpstreamBroken,
-    UpstreamError,
-    UpstreamRateLimited,
-    UpstreamRejected,
-    UpstreamStalled,
-    UpstreamUnavailable,
-    Violation,
-)
-from .messages import assistant, image, system, tool, tool_result, user
-from .stream import Answer
-from .sync import ChatStream, Client
+if TYPE_CHECKING:
+    from .api import *  # noqa: F403  # they are what __getattr__ finds
 
 __version__ = version("tokenwire")
 
-__all__ = [
-    "Answer",
-    "AsyncChatStream",
-    "AsyncClient",
-    "Cancelled",
-    "ChatRequest",
-    "ChatResponse",
-    "ChatStream",
-    "Client",
-    "ConnectionLost",
-    "DeadlineExceeded",
-    "FinishReason",
-    "GenerationConfig",
-    "IncompleteStream",
-    "InternalError",
-    "InvalidRequest",
-    "Message",
-    "Model",
-    "Overloaded",
-    "Part",
-    "ResponseFormat",
-    "Role",
-    "ServerStopped",
-    "SlowReader",
-    "TokenEvent",
-    "TokenwireError",
-    "Tool",
-    "ToolCall",
-    "ToolChoice",
-    "UnknownModel",
-    "UpstreamAuth",
-    "UpstreamBroken",
-    "UpstreamError",
-    "UpstreamRateLimited",
-    "UpstreamRejected",
-    "UpstreamStalled",
-    "UpstreamUnavailable",
-    "Usage",
-    "Violation",
-    "assistant",
-    "image",
-    "system",
-    "tool",
-    "tool_result",
-    "user",
-]
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """What `tokenwire.api` names, loaded with gRPC when the first of it is asked for.
+
+        So the command line can set what gRPC reads once, and a server needs no client for the protos.
+        """
+        api = importlib.import_module(".api", __name__)
+        try:
+            return globals()[name] if name in globals() else getattr(api, name)
+        except AttributeError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+    def __dir__() -> list[str]:
+        return [*globals(), *__getattr__("__all__")]

@@ -20,6 +20,17 @@ KEEPALIVE_TIMEOUT_S = 10
 LOOKUP_TIMEOUT_S = 10.0
 """Deadline of calls that only look something up, unless the caller names another."""
 
+CANCEL_TIMEOUT_S = 3.0
+"""How long leaving a resumable stream may take: a server that cannot be reached is not waited for."""
+
+CONNECT_TIMEOUT_S = 10
+"""A connect that is not answered for this long has failed (gRPC's default: 20 s)."""
+
+RECONNECT_MIN_S = 0.1
+RECONNECT_MAX_S = 5.0
+"""After a failed connect, the next is made this much later at the earliest, in between every call fails.
+gRPC's own 1 s to 120 s would outlast the attempts to resume a stream."""
+
 ChannelOptions = Sequence[tuple[str, str | int]]
 """gRPC channel arguments, as `grpc_types.h` lists them."""
 
@@ -45,6 +56,9 @@ def channel_options(extra: ChannelOptions = ()) -> list[tuple[str, str | int]]:
         "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_S * 1000,
         # gRPC core ends a connection on this one, whatever keepalive_timeout_ms says (default: 60 s).
         "grpc.http2.ping_timeout_ms": KEEPALIVE_TIMEOUT_S * 1000,
+        "grpc.min_reconnect_backoff_ms": CONNECT_TIMEOUT_S * 1000,  # which is what it bounds
+        "grpc.initial_reconnect_backoff_ms": int(RECONNECT_MIN_S * 1000),
+        "grpc.max_reconnect_backoff_ms": int(RECONNECT_MAX_S * 1000),
         # By default pings stop after two without data: a model may think for longer than that.
         "grpc.http2.max_pings_without_data": 0,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack, cast
@@ -11,17 +11,38 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack, cast
 import grpc
 from google.protobuf.message import Message as ProtoMessage
 
-from tokenwire.v1.chat_pb2 import ChatRequest, ChatResponse, Message
+from tokenwire.v1.chat_pb2 import (
+    CancelStreamRequest,
+    ChatRequest,
+    ChatResponse,
+    DeleteStreamRequest,
+    GetStreamRequest,
+    StreamInfo,
+)
 from tokenwire.v1.chat_pb2_grpc import ChatServiceStub
-from tokenwire.v1.event_pb2 import TokenEvent
 from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
 from tokenwire.v1.model_pb2_grpc import ModelServiceStub
 
-from .channel import LOOKUP_TIMEOUT_S, ChannelOptions, channel_options, resolve_target
-from .errors import Cancelled, IncompleteStream, TokenwireError, from_status
+from .channel import (
+    CANCEL_TIMEOUT_S,
+    LOOKUP_TIMEOUT_S,
+    ChannelOptions,
+    channel_options,
+    resolve_target,
+)
+from .chat_stream import AsyncChatStream, AsyncResume, StreamCall, cancelled_by_us, failure
+from .errors import Cancelled, ConnectionLost, TokenwireError
 from .messages import MessageLike
-from .request import RequestFields, build_request
-from .stream import Answer, stream_id_in
+from .request import (
+    DeliveryLike,
+    RequestFields,
+    build_request,
+    build_resume,
+    linger_s,
+    outliving_its_readers,
+)
+from .resume import Resumption
+from .stream import stream_id_in
 
 if TYPE_CHECKING:
     from tokenwire.v1.chat_pb2_grpc import ChatServiceAsyncStub
@@ -29,148 +50,6 @@ if TYPE_CHECKING:
 
 _RequestT = TypeVar("_RequestT", bound=ProtoMessage)
 _ResponseT = TypeVar("_ResponseT", bound=ProtoMessage)
-
-
-class AsyncChatStream:
-    """One stream, read from the server as the model speaks.
-
-        async with client.chat_stream("openai/demo", "Hello") as stream:
-            async for piece in stream.text:
-                print(piece, end="", flush=True)
-
-    Entering the block starts the call and waits until the server has accepted it: `stream_id` is
-    known inside, and a refusal is raised there. Leaving the block ends the call, however it is
-    left; the server then closes the provider's connection. Iterating gives every event in order,
-    those of a type unknown here included (`event.WhichOneof("event") is None`), and ends after
-    `finished`; any other end raises a TokenwireError. Events, `text` and `final()` read the same
-    stream: what one has taken, the others do not see again. For one reader at a time.
-
-    Cancelling the task that reads cancels the call, and `asyncio.CancelledError` passes through.
-    """
-
-    def __init__(
-        self, start: Callable[[], grpc.aio.UnaryStreamCall[ChatRequest, TokenEvent]]
-    ) -> None:
-        self._start = start
-        self._call: grpc.aio.UnaryStreamCall[ChatRequest, TokenEvent] | None = None
-        self._answer = Answer()
-        self._first: TokenEvent | None = None
-
-    @property
-    def stream_id(self) -> str:
-        """Id of the stream at the server, for its logs and usage records."""
-        return self._answer.stream_id
-
-    @property
-    def last_sequence(self) -> int:
-        """Sequence of the last event read. 0: none yet."""
-        return self._answer.last_sequence
-
-    @property
-    def message(self) -> Message:
-        """The assistant's message as far as it was read: see `Answer.message`."""
-        return self._answer.message()
-
-    @property
-    def text(self) -> AsyncIterator[str]:
-        """The answer's text alone, piece by piece as it comes."""
-        return _TextPieces(self)
-
-    async def final(self) -> ChatResponse:
-        """Read to the end; the whole answer, what was read before included.
-
-        Raises:
-            TokenwireError: the stream did not end with `finished`. `message` has what came.
-        """
-        async for _ in self:
-            pass
-        return self._answer.response()
-
-    def cancel(self) -> None:
-        """End the call at once. Whoever reads it gets `Cancelled`. After its end: no effect."""
-        if self._call is not None:
-            self._call.cancel()
-
-    async def __aenter__(self) -> Self:
-        if self._call is not None:
-            raise RuntimeError("a stream is entered once; ask the client for another")
-        self._call = self._start()
-        try:
-            metadata = await self._call.initial_metadata()
-            self._answer.stream_id = stream_id_in(metadata)
-            if not self._answer.stream_id:
-                # Refusals have no initial metadata: reading on raises them.
-                self._first = await self._read()
-        except BaseException as error:
-            self._call.cancel()
-            if isinstance(error, asyncio.CancelledError) and _cancelled_by_us(self._call):
-                raise Cancelled("the call was cancelled before it began") from None
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.cancel()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> TokenEvent:
-        event, self._first = self._first, None
-        if event is None:
-            event = await self._read()
-        if event is None:
-            raise StopAsyncIteration
-        self._answer.add(event)
-        return event
-
-    async def _read(self) -> TokenEvent | None:
-        """The next event, or None after a deliberate end."""
-        if self._call is None:
-            raise RuntimeError("a stream is read inside `async with`")
-        try:
-            event = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            if self._answer.finished is not None:
-                return None  # the answer is complete, whatever befell the connection after it
-            raise _failure(error, self._answer) from error
-        except asyncio.CancelledError:
-            if not _cancelled_by_us(self._call):
-                raise
-            raise Cancelled(
-                "the call was cancelled here",
-                stream_id=self.stream_id,
-                last_sequence=self.last_sequence,
-            ) from None
-        if isinstance(event, TokenEvent):
-            return event
-        if self._answer.finished is None:
-            raise IncompleteStream(
-                "the stream ended without saying how",
-                stream_id=self.stream_id,
-                last_sequence=self.last_sequence,
-            )
-        return None
-
-
-class _TextPieces:
-    """A plain iterator and no generator: one left half-way has nothing to be closed."""
-
-    def __init__(self, stream: AsyncChatStream) -> None:
-        self._stream = stream
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        async for event in self._stream:
-            if event.WhichOneof("event") == "text":
-                return event.text.text
-        raise StopAsyncIteration
 
 
 class AsyncClient:
@@ -187,13 +66,23 @@ class AsyncClient:
     `timeout` of a call is its gRPC deadline in seconds: it bounds the whole generation, reaches the
     provider, and ends as DeadlineExceeded. Without one, the server's limits bound a generation, and
     keepalive finds a server that is gone.
+
+    `resumable` makes every stream resumable that does not say otherwise: see `chat_stream`.
     """
 
-    def __init__(self, target: str | None = None, *, options: ChannelOptions = ()) -> None:
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        resumable: bool = False,
+        options: ChannelOptions = (),
+    ) -> None:
         self.target = resolve_target(target)
+        self._resumable = resumable
         self._options = options
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def chat_stream(
         self,
@@ -201,6 +90,7 @@ class AsyncClient:
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
         timeout: float | None = None,
+        resumable: bool | None = None,
         **fields: Unpack[RequestFields],
     ) -> AsyncChatStream:
         """Generate an answer and read it as it comes. Nothing is sent before the block is entered.
@@ -208,23 +98,123 @@ class AsyncClient:
         `messages` is what the user says, a message, or a list of these: see `MessageLike`. A whole
         ChatRequest can stand in place of model, messages and fields.
 
+        A stream is cancelled when its reader leaves, and a server cannot tell a cut wire from that.
+        With `resumable` (default: the client's) it is asked to CONTINUE without a reader, for 30
+        seconds unless `retention` has another `linger`. A broken connection, a server that goes away
+        (Draining) and SlowReader are then not seen: the stream is resumed where it broke, within
+        `timeout`, which is the deadline of the whole. When that does not succeed, the last error is
+        raised, and `resume(stream_id, last_sequence)` is left to the caller. Leaving the block before
+        the end cancels the generation with a call of its own, which takes 3 seconds at most, and goes
+        out too when the reading task is cancelled.
+
+        What it costs: a caller who dies, or loses the network for good, cancels nothing. The model
+        then goes on, and is paid for, for up to `linger` more.
+
         Raises:
-            TypeError, ValueError: the arguments do not make a ChatRequest.
+            TypeError, ValueError: the arguments do not make a ChatRequest, or contradict `resumable`.
         """
         request = build_request(model, messages, **fields)
+        resume = None
+        if self._resumable if resumable is None else resumable:
+            request = outliving_its_readers(request)
+            policy = Resumption(linger_s=linger_s(request))
+            resume = self._resume(policy, request.delivery, cancels=True)
 
-        def start() -> grpc.aio.UnaryStreamCall[ChatRequest, TokenEvent]:
+        def start(timeout_s: float | None) -> StreamCall:
             self._check_open()
-            return self._chat.ChatStream(request, timeout=timeout)
+            return self._chat.ChatStream(request, timeout=timeout_s)
 
-        return AsyncChatStream(start)
+        return AsyncChatStream(start, timeout_s=timeout, resume=resume)
+
+    def resume(
+        self,
+        stream_id: str,
+        after_sequence: int = 0,
+        *,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        delivery: DeliveryLike | None = None,
+    ) -> AsyncChatStream:
+        """Read a stream on from a cursor, or from its beginning: what follows it, then live.
+
+        The cursor is the `last_sequence` of whoever read it before. Any number of readers may read
+        one stream. Leaving the block ends this reader alone; what becomes of the stream then, its own
+        `retention` says. With `resumable` (default: the client's) a broken connection is not seen, as
+        in `chat_stream`. Entering the block raises StreamNotFound, ResumePointExpired and
+        ResumePointAhead. From the very end of a finished stream there is nothing to read: that is a
+        normal end.
+
+        Raises:
+            TypeError, ValueError: the arguments do not make a ResumeStreamRequest.
+        """
+        request = build_resume(stream_id, after_sequence, delivery)
+        resume = None
+        if self._resumable if resumable is None else resumable:
+            resume = self._resume(Resumption(), request.delivery, cancels=False)
+
+        def start(timeout_s: float | None) -> StreamCall:
+            self._check_open()
+            return self._chat.ResumeStream(request, timeout=timeout_s)
+
+        return AsyncChatStream(
+            start,
+            timeout_s=timeout,
+            resume=resume,
+            stream_id=stream_id,
+            after_sequence=after_sequence,
+        )
+
+    async def cancel(
+        self,
+        stream_id: str,
+        *,
+        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # a gRPC deadline
+    ) -> StreamInfo:
+        """Stop a generation for all its readers; how it ended. One that had ended stays as it was.
+
+        Raises:
+            StreamNotFound: no such stream, or no more.
+        """
+        self._check_open()
+        request = CancelStreamRequest(stream_id=stream_id)
+        return (await _response(self._chat.CancelStream(request, timeout=timeout))).stream
+
+    async def delete(
+        self,
+        stream_id: str,
+        *,
+        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # as above
+    ) -> None:
+        """Cancel a stream, and have its content forgotten now.
+
+        Raises:
+            StreamNotFound: no such stream, or no more.
+        """
+        self._check_open()
+        request = DeleteStreamRequest(stream_id=stream_id)
+        await _response(self._chat.DeleteStream(request, timeout=timeout))
+
+    async def get_stream(
+        self,
+        stream_id: str,
+        *,
+        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # as above
+    ) -> StreamInfo:
+        """Where a stream stands. Looking does not count as reading.
+
+        Raises:
+            StreamNotFound: no such stream, or no more.
+        """
+        self._check_open()
+        request = GetStreamRequest(stream_id=stream_id)
+        return await _response(self._chat.GetStream(request, timeout=timeout))
 
     async def chat(
         self,
         model: str | ChatRequest,
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109  # a gRPC deadline: the server sees it
+        timeout: float | None = None,  # noqa: ASYNC109  # as above
         **fields: Unpack[RequestFields],
     ) -> ChatResponse:
         """The same request, answered whole. Cancelling the awaiting task cancels the call.
@@ -262,8 +252,14 @@ class AsyncClient:
         return await _response(self._model.GetModel(GetModelRequest(id=model), timeout=timeout))
 
     async def close(self) -> None:
-        """End the connection and the calls still open on it, which get `Cancelled`. Idempotent."""
+        """End the connection and the calls still open on it, which get `Cancelled`. Idempotent.
+
+        Cancellations of streams that are on their way are waited for: 3 seconds at most. Cancelled
+        before, it may leave the connection open: call it again.
+        """
         self._closed = True
+        if self._leaving:
+            await asyncio.wait(self._leaving)
         if self._channel is not None:
             await self._channel.close()
 
@@ -277,6 +273,46 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def _resume(self, policy: Resumption, delivery: DeliveryLike, *, cancels: bool) -> AsyncResume:
+        def start(stream_id: str, after_sequence: int, timeout_s: float | None) -> StreamCall:
+            if self._closed:
+                raise Cancelled(
+                    "the client was closed", stream_id=stream_id, last_sequence=after_sequence
+                )
+            request = build_resume(stream_id, after_sequence, delivery)
+            return self._chat.ResumeStream(request, timeout=timeout_s)
+
+        return AsyncResume(policy, start, self._leave if cancels else None)
+
+    async def _leave(self, call: StreamCall, stream_id: str) -> None:
+        """End a generation that nobody else ends; cancelled, do so behind the caller's back."""
+        if self._closed:
+            call.cancel()
+            return
+        leaving = asyncio.create_task(self._end_generation(call, stream_id))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        await asyncio.wait([leaving])
+
+    async def _end_generation(self, call: StreamCall, stream_id: str) -> None:
+        try:
+            async with asyncio.timeout(CANCEL_TIMEOUT_S):
+                stream_id = stream_id or stream_id_in(await call.initial_metadata())
+                call.cancel()
+                if stream_id:
+                    await self._cancel_stream(stream_id)
+        except (TokenwireError, TimeoutError):
+            pass  # its linger ends it
+        finally:
+            call.cancel()
+
+    async def _cancel_stream(self, stream_id: str) -> None:
+        request = CancelStreamRequest(stream_id=stream_id)
+        try:
+            await _response(self._chat.CancelStream(request, timeout=CANCEL_TIMEOUT_S))
+        except ConnectionLost:  # on a wire that was just cut; idempotent, so once more on another
+            await _response(self._chat.CancelStream(request, timeout=CANCEL_TIMEOUT_S))
 
     @cached_property
     def _chat(self) -> ChatServiceAsyncStub:
@@ -303,27 +339,8 @@ async def _response(call: grpc.aio.UnaryUnaryCall[_RequestT, _ResponseT]) -> _Re
     try:
         return await call
     except grpc.aio.AioRpcError as error:
-        raise _failure(error, Answer()) from error
+        raise failure(error) from error
     except asyncio.CancelledError:
-        if not _cancelled_by_us(call):
+        if not cancelled_by_us(call):
             raise
         raise Cancelled("the client was closed") from None
-
-
-def _failure(error: grpc.aio.AioRpcError, answer: Answer) -> TokenwireError:
-    return from_status(
-        error.code(),
-        error.details() or "",
-        error.trailing_metadata() or (),
-        stream_id=answer.stream_id or stream_id_in(error.initial_metadata() or ()),
-        last_sequence=answer.last_sequence,
-    )
-
-
-def _cancelled_by_us(call: grpc.aio.Call) -> bool:
-    """Whether a CancelledError tells of the call, and not of a cancelled task.
-
-    gRPC raises the same one for both. A task that is being cancelled must be left to it.
-    """
-    task = asyncio.current_task()
-    return call.cancelled() and not (task is not None and task.cancelling())

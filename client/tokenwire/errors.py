@@ -4,6 +4,11 @@
     +-- InvalidRequest             fields of the request are wrong: see `violations`
     +-- UnknownModel               no such provider, alias or model
     +-- Overloaded                 the server is full: see `retry_after_s`
+    +-- StreamNotFound             no such stream, or no more
+    +-- ResumePointError           the stream cannot be read from there: see `earliest_sequence`
+    |   +-- ResumePointExpired         what follows there is no longer kept
+    |   +-- ResumePointAhead           the stream has not come that far
+    +-- RequestIdReused            the request_id belongs to another request: see `request_id`
     +-- UpstreamError              the provider, or the way to it
     |   +-- UpstreamRejected           it refused the request
     |   +-- UpstreamAuth               it refused the operator's key
@@ -12,7 +17,8 @@
     |   +-- UpstreamBroken             it failed after the first token: the answer is incomplete
     |   +-- UpstreamStalled            it fell silent after the first token
     +-- DeadlineExceeded           the deadline (`timeout=`) passed, here or at the server
-    +-- SlowReader                 the events were not read fast enough
+    +-- SlowReader                 the events were not read fast enough: resume
+    +-- Draining                   this server sends its readers away: resume, elsewhere
     +-- ServerStopped              the stream ended with its server
     +-- InternalError              a fault of Tokenwire; `metadata["error_id"]` is in the server's log
     +-- ConnectionLost             the server cannot be reached, or the connection to it broke
@@ -69,7 +75,8 @@ class TokenwireError(Exception):
     stream_id: str
     """The stream that failed. "" when none had begun."""
     last_sequence: int
-    """Sequence of the last event of that stream, as far as known. 0: none."""
+    """Sequence of the last event of that stream, as far as known. 0: none. Of an error that ends one
+    reader, and not the stream, the last that this reader got: where to resume."""
     usage: Usage | None
     """What the stream had used when it failed. None: unknown, or nothing had begun."""
     retry_after_s: float | None
@@ -117,6 +124,41 @@ class Overloaded(TokenwireError):
     """The server is full."""
 
 
+class StreamNotFound(TokenwireError):
+    """No such stream: unknown, expired, deleted, or somebody else's."""
+
+
+class ResumePointError(TokenwireError):
+    """The stream cannot be read from that cursor."""
+
+    @property
+    def earliest_sequence(self) -> int:
+        """Sequence of the oldest event that can be read: resume after the one before it. 0: not said."""
+        return _count(self.metadata.get("earliest_sequence")) or 0
+
+    @property
+    def latest_sequence(self) -> int:
+        """Sequence of the newest event. 0: not said."""
+        return _count(self.metadata.get("latest_sequence")) or 0
+
+
+class ResumePointExpired(ResumePointError):
+    """The stream's log no longer holds what follows the cursor."""
+
+
+class ResumePointAhead(ResumePointError):
+    """The cursor lies beyond the stream's newest event."""
+
+
+class RequestIdReused(TokenwireError):
+    """The request's id belongs to a stream that another request started."""
+
+    @property
+    def request_id(self) -> str:
+        """The id."""
+        return self.metadata.get("request_id", "")
+
+
 class UpstreamError(TokenwireError):
     """The provider, or the way to it; `metadata["provider"]` names it."""
 
@@ -152,7 +194,11 @@ class DeadlineExceeded(TokenwireError):
 
 
 class SlowReader(TokenwireError):
-    """The events were not read fast enough."""
+    """The events were not read fast enough. Whether the stream goes on, its retention says."""
+
+
+class Draining(TokenwireError):
+    """This server is going away and sends its readers to another; the stream goes on."""
 
 
 class ServerStopped(TokenwireError):
@@ -183,6 +229,10 @@ _BY_REASON: Mapping[str, type[TokenwireError]] = {
     "INVALID_REQUEST": InvalidRequest,
     "UNKNOWN_MODEL": UnknownModel,
     "OVERLOADED": Overloaded,
+    "STREAM_NOT_FOUND": StreamNotFound,
+    "RESUME_POINT_EXPIRED": ResumePointExpired,
+    "RESUME_POINT_AHEAD": ResumePointAhead,
+    "REQUEST_ID_REUSED": RequestIdReused,
     "UPSTREAM_REJECTED": UpstreamRejected,
     "UPSTREAM_AUTH": UpstreamAuth,
     "UPSTREAM_RATE_LIMITED": UpstreamRateLimited,
@@ -191,6 +241,7 @@ _BY_REASON: Mapping[str, type[TokenwireError]] = {
     "UPSTREAM_STALLED": UpstreamStalled,
     "DEADLINE": DeadlineExceeded,
     "SLOW_READER": SlowReader,
+    "DRAINING": Draining,
     "SERVER_STOPPED": ServerStopped,
     "INTERNAL": InternalError,
 }
@@ -200,6 +251,11 @@ _BY_CODE: Mapping[grpc.StatusCode, type[TokenwireError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: ConnectionLost,
 }
+
+# gRPC makes these codes of most RST_STREAM frames, which come from what stands between and not from a
+# server: that one ends its calls with trailers.
+_CODES_OF_RESETS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED})
+_RESET = "RST_STREAM"
 
 
 def from_status(
@@ -214,8 +270,8 @@ def from_status(
 
     The status details are read as AIP-193 describes them: a google.rpc.Status in the trailing
     metadata, with one ErrorInfo. Details that cannot be read, or are another domain's, count as
-    missing; the code decides then. `stream_id` and `last_sequence` are what the reader knows
-    itself, for errors that do not bear them.
+    missing; the code decides then, or the frame that gRPC names. `stream_id` and `last_sequence` are
+    what the reader knows itself, for errors that do not bear them.
     """
     info = error_details_pb2.ErrorInfo()
     retry_after_s: float | None = None
@@ -236,15 +292,25 @@ def from_status(
             continue
     if info.domain != DOMAIN:
         info.Clear()
-    kind = _BY_REASON.get(info.reason, TokenwireError) if info.reason else _BY_CODE.get(code)
+    kind: type[TokenwireError]
+    if info.reason:
+        kind = _BY_REASON.get(info.reason, TokenwireError)
+    elif code in _CODES_OF_RESETS and _RESET in message:
+        kind = ConnectionLost
+    else:
+        kind = _BY_CODE.get(code, TokenwireError)
     facts = dict(info.metadata)
-    return (kind or TokenwireError)(
+    told_sequence = _count(facts.get("last_sequence")) or last_sequence
+    if kind in (SlowReader, Draining):
+        # Not what the server had sent when it gave this reader up: that may never have arrived.
+        told_sequence = last_sequence
+    return kind(
         message,
         code=code,
         reason=info.reason,
         metadata=facts,
         stream_id=facts.get("stream_id") or stream_id,
-        last_sequence=_count(facts.get("last_sequence")) or last_sequence,
+        last_sequence=told_sequence,
         usage=_usage(facts),
         retry_after_s=retry_after_s,
         violations=violations,

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.struct_pb2 import Struct
 
-from tokenwire.v1.chat_pb2 import ChatRequest, GenerationConfig, ResponseFormat, Tool, ToolChoice
+from tokenwire.v1.chat_pb2 import (
+    ON_DISCONNECT_CANCEL,
+    ON_DISCONNECT_CONTINUE,
+    CacheOptions,
+    ChatRequest,
+    DeliveryOptions,
+    GenerationConfig,
+    ResponseFormat,
+    ResumeStreamRequest,
+    RetentionOptions,
+    Tool,
+    ToolChoice,
+)
 
 from .messages import MessageLike, to_messages
+from .resume import LINGER_S
+
+DeliveryLike = DeliveryOptions | Mapping[str, object]
+"""How a reader wants to be served: see `options.delivery`."""
 
 _ProtoT = TypeVar("_ProtoT", bound=ProtoMessage)
 
@@ -22,6 +39,10 @@ class RequestFields(TypedDict, total=False):
     tools: Iterable[Tool | Mapping[str, object]]
     tool_choice: ToolChoice | Mapping[str, object]
     response_format: ResponseFormat | Mapping[str, object]
+    delivery: DeliveryLike
+    retention: RetentionOptions | Mapping[str, object]
+    cache: CacheOptions | Mapping[str, object]
+    request_id: str
     provider_options: Struct | Mapping[str, Any]
 
 
@@ -55,6 +76,14 @@ def build_request(
         request.tool_choice.CopyFrom(_as(ToolChoice, fields["tool_choice"]))
     if "response_format" in fields:
         request.response_format.CopyFrom(_as(ResponseFormat, fields["response_format"]))
+    if "delivery" in fields:
+        request.delivery.CopyFrom(_as(DeliveryOptions, fields["delivery"]))
+    if "retention" in fields:
+        request.retention.CopyFrom(_as(RetentionOptions, fields["retention"]))
+    if "cache" in fields:
+        request.cache.CopyFrom(_as(CacheOptions, fields["cache"]))
+    if "request_id" in fields:
+        request.request_id = fields["request_id"]
     if "provider_options" in fields:
         options = fields["provider_options"]
         if isinstance(options, Struct):
@@ -62,6 +91,45 @@ def build_request(
         else:
             request.provider_options.update(dict(options))
     return request
+
+
+def outliving_its_readers(request: ChatRequest) -> ChatRequest:
+    """A copy that asks to CONTINUE without readers, for `LINGER_S` unless the request says how long.
+
+    Raises:
+        ValueError: the request asks for CANCEL, which contradicts it.
+    """
+    if request.retention.on_disconnect == ON_DISCONNECT_CANCEL:
+        raise ValueError(
+            "a stream that is cancelled when its reader leaves cannot be resumed: "
+            "ask for no CANCEL, or give resumable=False"
+        )
+    copy = ChatRequest()
+    copy.CopyFrom(request)
+    copy.retention.on_disconnect = ON_DISCONNECT_CONTINUE
+    if not copy.retention.HasField("linger"):
+        copy.retention.linger.FromTimedelta(timedelta(seconds=LINGER_S))
+    return copy
+
+
+def linger_s(request: ChatRequest) -> float:
+    """How long the request asks the stream to go on without a reader, in seconds."""
+    return request.retention.linger.ToTimedelta().total_seconds()
+
+
+def build_resume(
+    stream_id: str, after_sequence: int, delivery: DeliveryLike | None
+) -> ResumeStreamRequest:
+    """The request to read a stream from a cursor.
+
+    Raises:
+        TypeError, ValueError: the arguments do not make a ResumeStreamRequest.
+    """
+    return ResumeStreamRequest(
+        stream_id=stream_id,
+        after_sequence=after_sequence,
+        delivery=None if delivery is None else _as(DeliveryOptions, delivery),
+    )
 
 
 def _as(kind: type[_ProtoT], value: _ProtoT | Mapping[str, object]) -> _ProtoT:

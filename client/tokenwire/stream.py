@@ -11,6 +11,8 @@ from tokenwire.v1.event_pb2 import Finished, TokenEvent, ToolCall
 STREAM_ID_KEY = "tokenwire-stream-id"
 """Key of the stream's id in initial metadata."""
 
+_MADE_FOR_ONE_READER = frozenset({"heartbeat", "usage"})
+
 
 def stream_id_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """The stream's id in a call's initial metadata, or "" when it was refused."""
@@ -51,22 +53,26 @@ class Answer:
     """An answer as it grows.
 
     How the server cut or joined the deltas makes no difference to it. Events of a type unknown here
-    change nothing but `last_sequence`. It holds the whole answer in memory; the server bounds that
+    change nothing but `last_sequence`; heartbeats and running usage, which the server makes for one
+    reader and keeps in no log, not even that. It holds the whole answer in memory; the server bounds that
     (`max_output_tokens`, and its limit for one stream).
     """
 
-    def __init__(self) -> None:
-        self.stream_id = ""
-        self.last_sequence = 0
-        """Sequence of the last event, whatever its type. 0: none came yet."""
+    def __init__(self, stream_id: str = "", last_sequence: int = 0) -> None:
+        self.stream_id = stream_id
+        self.last_sequence = last_sequence
+        """Sequence of the last event of the stream's log, whatever its type. 0: none came yet."""
         self.finished: Finished | None = None
         """How the stream ended. None: it has not, or not deliberately."""
         self._blocks: dict[tuple[int, str], _Block] = {}
 
     def add(self, event: TokenEvent) -> None:
         """Take the next event of the stream."""
+        kind = event.WhichOneof("event")
+        if kind in _MADE_FOR_ONE_READER:
+            return
         self.last_sequence = event.sequence
-        match event.WhichOneof("event"):
+        match kind:
             case "text":
                 self._block(event.text.index, "text").pieces.append(event.text.text)
             case "reasoning":

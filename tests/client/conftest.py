@@ -21,8 +21,9 @@ from google.rpc import error_details_pb2, status_pb2
 import tokenwire
 from tokenwire.v1 import chat_pb2, chat_pb2_grpc, event_pb2, model_pb2, model_pb2_grpc, usage_pb2
 
+Code = grpc.StatusCode
 Context = grpc.aio.ServicerContext[Any, Any]
-Script = Callable[[chat_pb2.ChatRequest, Context], Awaitable[Any]]
+Script = Callable[[Any, Context], Awaitable[Any]]
 
 STREAM_ID = "st_test"
 LIMIT_S = 10.0
@@ -141,21 +142,53 @@ class ScriptedServer(chat_pb2_grpc.ChatServiceServicer, model_pb2_grpc.ModelServ
     models: list[model_pb2.Model] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once a handler was cancelled because its caller left."""
+    resume_scripts: list[Script] = field(default_factory=list)
+    """One for each ResumeStream in turn; the last one for all that follow."""
+    resumes: list[chat_pb2.ResumeStreamRequest] = field(default_factory=list)
+    info: chat_pb2.StreamInfo | None = None
+    """The only stream there is, for CancelStream, DeleteStream and GetStream."""
+    ended: list[str] = field(default_factory=list)
+    """What CancelStream and DeleteStream were called with."""
+    on_cancel: Callable[[], Awaitable[Any]] | None = None
+    """What CancelStream does first."""
 
     async def ChatStream(self, request: chat_pb2.ChatRequest, context: Context) -> None:
-        await self._play(request, context)
-
-    async def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> Any:
-        return await self._play(request, context)
-
-    async def _play(self, request: chat_pb2.ChatRequest, context: Context) -> Any:
         assert self.script is not None
         self.requests.append(request)
+        await self._play(self.script, request, context)
+
+    async def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> Any:
+        assert self.script is not None
+        self.requests.append(request)
+        return await self._play(self.script, request, context)
+
+    async def ResumeStream(self, request: chat_pb2.ResumeStreamRequest, context: Context) -> None:
+        position = min(len(self.resumes), len(self.resume_scripts) - 1)
+        self.resumes.append(request)
+        await self._play(self.resume_scripts[position], request, context)
+
+    async def _play(self, script: Script, request: Any, context: Context) -> Any:
         try:
-            return await self.script(request, context)
+            return await script(request, context)
         except asyncio.CancelledError:
             self.left.set()
             raise
+
+    async def CancelStream(self, request: Any, context: Context) -> chat_pb2.CancelStreamResponse:
+        if self.on_cancel is not None:
+            await self.on_cancel()
+        self.ended.append(request.stream_id)
+        return chat_pb2.CancelStreamResponse(stream=await self.GetStream(request, context))
+
+    async def DeleteStream(self, request: Any, context: Context) -> chat_pb2.DeleteStreamResponse:
+        self.ended.append(request.stream_id)
+        await self.GetStream(request, context)
+        return chat_pb2.DeleteStreamResponse()
+
+    async def GetStream(self, request: Any, context: Context) -> Any:
+        if self.info is not None and self.info.stream_id == request.stream_id:
+            return self.info
+        return await context.abort_with_status(status(Code.NOT_FOUND, "STREAM_NOT_FOUND"))
 
     async def ListModels(self, request: Any, context: Context) -> model_pb2.ListModelsResponse:
         return model_pb2.ListModelsResponse(models=self.models)
@@ -164,7 +197,7 @@ class ScriptedServer(chat_pb2_grpc.ChatServiceServicer, model_pb2_grpc.ModelServ
         for model in self.models:
             if model.id == request.id:
                 return model
-        unknown = status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", metadata={"nearest": "a,b"})
+        unknown = status(Code.NOT_FOUND, "UNKNOWN_MODEL", metadata={"nearest": "a,b"})
         return await context.abort_with_status(unknown)
 
 
@@ -174,6 +207,13 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def real_server(start: Any, simulator: Any) -> Iterator[str]:
+    """Address of a real server, whose providers are the simulator. `server` is the scripted one."""
+    with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (_, address):
+        yield address
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import asyncio
-import contextlib
 import socket
 
 import grpc
@@ -19,6 +18,7 @@ from .conftest import (
     status,
     text,
 )
+from .wire import wire_to
 
 Code = grpc.StatusCode
 
@@ -39,6 +39,7 @@ async def test_a_refusal_is_raised_where_the_block_is_entered(server, client):
         (Code.INVALID_ARGUMENT, "INVALID_REQUEST", tokenwire.InvalidRequest),
         (Code.NOT_FOUND, "UNKNOWN_MODEL", tokenwire.UnknownModel),
         (Code.UNAVAILABLE, "OVERLOADED", tokenwire.Overloaded),
+        (Code.ALREADY_EXISTS, "REQUEST_ID_REUSED", tokenwire.RequestIdReused),
         (Code.INVALID_ARGUMENT, "UPSTREAM_REJECTED", tokenwire.UpstreamRejected),
         (Code.FAILED_PRECONDITION, "UPSTREAM_AUTH", tokenwire.UpstreamAuth),
         (Code.UNAVAILABLE, "UPSTREAM_RATE_LIMITED", tokenwire.UpstreamRateLimited),
@@ -146,42 +147,6 @@ async def test_nobody_there_is_connection_lost():
     assert (caught.value.code, caught.value.reason) == (Code.UNAVAILABLE, "")
 
 
-@contextlib.asynccontextmanager
-async def relay_to(target):
-    """A relay of one connection, and the event that makes it discard all it gets from then on."""
-    frozen = asyncio.Event()
-    connected = asyncio.get_running_loop().create_future()
-
-    async def copy(reader, writer):
-        while data := await reader.read(65536):
-            if not frozen.is_set():
-                writer.write(data)
-                await writer.drain()
-
-    async def relay():
-        down, up = await connected, await asyncio.open_connection(*target.split(":"))
-        try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(copy(down[0], up[1]))
-                both.create_task(copy(up[0], down[1]))
-        finally:
-            for _, writer in (down, up):
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-
-    def accepted(reader, writer):
-        connected.set_result((reader, writer))
-
-    async with await asyncio.start_server(accepted, "127.0.0.1", 0) as listener:
-        task = asyncio.create_task(relay())
-        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}", frozen
-        listener.close()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ExceptionGroup):
-            await task
-
-
 async def test_a_server_that_falls_silent_on_the_wire_is_found_by_keepalive(server):
     server.script = plays_then_waits(started())
     fast = [
@@ -192,12 +157,12 @@ async def test_a_server_that_falls_silent_on_the_wire_is_found_by_keepalive(serv
 
     async with (
         asyncio.timeout(LIMIT_S),
-        relay_to(server.target) as (target, frozen),
-        tokenwire.AsyncClient(target, options=fast) as client,
+        wire_to(server.target) as wire,
+        tokenwire.AsyncClient(wire.target, options=fast) as client,
         client.chat_stream("m", "Hi") as stream,
     ):
         await anext(stream)
-        frozen.set()
+        wire.frozen = True
         with pytest.raises(tokenwire.ConnectionLost) as caught:
             await anext(stream)
 

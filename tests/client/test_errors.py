@@ -21,6 +21,10 @@ CLASSES = {
     "INVALID_REQUEST": tokenwire.InvalidRequest,
     "UNKNOWN_MODEL": tokenwire.UnknownModel,
     "OVERLOADED": tokenwire.Overloaded,
+    "STREAM_NOT_FOUND": tokenwire.StreamNotFound,
+    "RESUME_POINT_EXPIRED": tokenwire.ResumePointExpired,
+    "RESUME_POINT_AHEAD": tokenwire.ResumePointAhead,
+    "REQUEST_ID_REUSED": tokenwire.RequestIdReused,
     "UPSTREAM_REJECTED": tokenwire.UpstreamRejected,
     "UPSTREAM_AUTH": tokenwire.UpstreamAuth,
     "UPSTREAM_RATE_LIMITED": tokenwire.UpstreamRateLimited,
@@ -47,6 +51,33 @@ def test_every_reason_of_the_proto_has_its_class(reason):
     assert type(error) is CLASSES[reason]
     assert (error.reason, error.code) == (reason, Code.ABORTED)
     assert str(error) == f"{reason}: said by the server"
+
+
+def test_a_server_that_sends_its_readers_away_is_named():
+    error = error_of(status(Code.UNAVAILABLE, "DRAINING"))
+
+    assert type(error) is tokenwire.Draining
+
+
+def test_what_a_resumed_reader_must_know_is_fields():
+    held = {"earliest_sequence": "17", "latest_sequence": "90"}
+    expired = error_of(status(Code.OUT_OF_RANGE, "RESUME_POINT_EXPIRED", metadata=held))
+    ahead = error_of(status(Code.OUT_OF_RANGE, "RESUME_POINT_AHEAD", metadata={}))
+    reused = error_of(
+        status(Code.ALREADY_EXISTS, "REQUEST_ID_REUSED", metadata={"request_id": "r-1"})
+    )
+
+    assert (expired.earliest_sequence, expired.latest_sequence) == (17, 90)
+    assert (ahead.earliest_sequence, ahead.latest_sequence) == (0, 0)
+    assert isinstance(ahead, tokenwire.ResumePointError)
+    assert reused.request_id == "r-1"
+
+
+@pytest.mark.parametrize("reason", ["SLOW_READER", "DRAINING"])
+def test_where_to_resume_is_what_was_read_and_not_what_was_sent(reason):
+    sent = status(Code.UNAVAILABLE, reason, metadata={"stream_id": "st_9", "last_sequence": "90"})
+
+    assert error_of(sent, stream_id="st_9", last_sequence=40).last_sequence == 40
 
 
 def test_an_unknown_reason_is_the_base_class_with_its_code():
@@ -111,6 +142,19 @@ def test_without_an_error_info_the_code_decides(code, kind):
 
     assert type(error) is kind
     assert (error.reason, str(error)) == ("", f"{code.name}: made by gRPC itself")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "kind"),
+    [
+        (Code.INTERNAL, "RST_STREAM with error code 2", tokenwire.ConnectionLost),
+        (Code.CANCELLED, "RST_STREAM with error code 8", tokenwire.ConnectionLost),
+        (Code.INTERNAL, "Failed to parse", tokenwire.TokenwireError),
+        (Code.PERMISSION_DENIED, "RST_STREAM with error code 12", tokenwire.TokenwireError),
+    ],
+)
+def test_a_stream_that_was_reset_on_the_way_is_a_lost_connection(code, said, kind):
+    assert type(from_status(code, f"Stream removed (Received {said})")) is kind
 
 
 def test_another_domains_reason_is_not_ours():

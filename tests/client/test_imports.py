@@ -25,13 +25,35 @@ def foreign_modules_of(module):
 
 
 def test_the_client_needs_nothing_but_its_base_dependencies():
-    assert foreign_modules_of("tokenwire, tokenwire.v1.error_pb2") <= BASE
+    assert foreign_modules_of("tokenwire.api, tokenwire.v1.error_pb2") <= BASE
 
 
 def test_the_command_line_loads_rich_only_when_it_runs():
     assert foreign_modules_of("tokenwire.cli") <= BASE
-    commands = "tokenwire.cli.chat, tokenwire.cli.models, tokenwire.cli.output"
+    commands = ", ".join(
+        f"tokenwire.cli.{name}" for name in ("chat", "models", "output", "streams")
+    )
     assert foreign_modules_of(commands) <= BASE
+
+
+LAZY = """
+import sys, tokenwire, tokenwire.cli, tokenwire.v1.event_pb2
+assert "grpc" not in sys.modules
+assert tokenwire.AsyncClient is tokenwire.api.AsyncClient
+assert "grpc" in sys.modules
+assert "user" in dir(tokenwire)
+from tokenwire import *
+assert AsyncClient is tokenwire.AsyncClient
+try:
+    from tokenwire import nothing
+except ImportError:
+    print("none")
+"""
+
+
+def test_grpc_is_loaded_when_something_of_it_is_asked_for():
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "none\n", done.stderr
 
 
 def test_the_client_runs_where_every_other_package_is_missing():

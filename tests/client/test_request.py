@@ -1,8 +1,14 @@
+from datetime import timedelta
+
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 import tokenwire
-from tokenwire.request import build_request
+from tokenwire.request import build_request, build_resume, outliving_its_readers
 from tokenwire.v1.chat_pb2 import (
+    CACHE_MODE_READ_WRITE,
+    ON_DISCONNECT_CANCEL,
+    ON_DISCONNECT_CONTINUE,
     ROLE_ASSISTANT,
     ROLE_SYSTEM,
     ROLE_TOOL,
@@ -64,6 +70,10 @@ def test_every_field_of_the_proto_is_a_keyword():
         "tools": [tokenwire.tool("f", "does f", parameters={"type": "object"}), {"name": "g"}],
         "tool_choice": {"mode": "TOOL_CHOICE_MODE_TOOL", "tool_name": "f"},
         "response_format": {"json_schema": {"name": "s", "schema_json": "{}", "strict": True}},
+        "delivery": tokenwire.delivery(heartbeat_s=1.5, usage_s=2),
+        "retention": {"on_disconnect": "ON_DISCONNECT_CONTINUE", "linger": timedelta(seconds=9)},
+        "cache": tokenwire.cache(ttl_s=60),
+        "request_id": "r-1",
         "provider_options": {"store": False, "metadata": {"a": ["b", 1]}},
     }
     assert {"model", "messages", *fields} == set(ChatRequest.DESCRIPTOR.fields_by_name)
@@ -75,6 +85,12 @@ def test_every_field_of_the_proto_is_a_keyword():
     assert [tool.name for tool in request.tools] == ["f", "g"]
     assert request.tool_choice.tool_name == "f"
     assert request.response_format.json_schema.strict
+    assert request.delivery.heartbeat_interval == Duration(seconds=1, nanos=500_000_000)
+    assert request.delivery.usage_interval == Duration(seconds=2)
+    assert request.retention.on_disconnect == ON_DISCONNECT_CONTINUE
+    assert request.retention.linger == Duration(seconds=9)
+    assert (request.cache.mode, request.cache.ttl.seconds) == (CACHE_MODE_READ_WRITE, 60)
+    assert request.request_id == "r-1"
     assert request.provider_options["metadata"]["a"][0] == "b"
 
 
@@ -109,3 +125,59 @@ def test_what_makes_no_request_is_said_before_anything_is_sent(arguments, fields
 def test_an_image_of_bytes_needs_its_media_type():
     with pytest.raises(ValueError, match="media type"):
         tokenwire.image(b"\x89PNG")
+
+
+def test_retention_in_seconds():
+    options = tokenwire.retention("cancel", linger_s=0.25, log_ttl_s=0, soft_deadline_margin_s=1e-9)
+
+    assert options.on_disconnect == ON_DISCONNECT_CANCEL
+    assert options.linger == Duration(nanos=250_000_000)
+    assert options.HasField("log_ttl")
+    assert options.log_ttl == Duration()
+    assert options.soft_deadline_margin == Duration(nanos=1)
+    assert tokenwire.retention() == tokenwire.RetentionOptions()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: tokenwire.retention("keep"), "'cancel' or 'continue'"),
+        (lambda: tokenwire.cache("always"), "off, read_write, refresh"),
+        (lambda: tokenwire.delivery(heartbeat_s=float("inf")), "no number of seconds"),
+        (lambda: tokenwire.cache(ttl_s=float("nan")), "no number of seconds"),
+    ],
+)
+def test_options_that_make_no_sense_are_said_before_anything_is_sent(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_a_resumable_request_outlives_its_readers_for_as_long_as_it_says():
+    plain = build_request("m", "Hi")
+    own = build_request("m", "Hi", retention=tokenwire.retention(linger_s=5, log_ttl_s=7))
+
+    assert outliving_its_readers(plain).retention == tokenwire.retention("continue", linger_s=30)
+    assert outliving_its_readers(own).retention == tokenwire.retention(
+        "continue", linger_s=5, log_ttl_s=7
+    )
+    assert not plain.HasField("retention")  # the caller's own message is not touched
+
+
+def test_cancelling_with_its_reader_and_resuming_contradict_each_other():
+    request = build_request("m", "Hi", retention=tokenwire.retention("cancel"))
+
+    with pytest.raises(ValueError, match="resumable=False"):
+        outliving_its_readers(request)
+    for client in (tokenwire.AsyncClient(resumable=True), tokenwire.Client(resumable=True)):
+        with pytest.raises(ValueError, match="cannot be resumed"):
+            client.chat_stream(request)
+        client.chat_stream(request, resumable=False)
+
+
+def test_a_resume_says_how_it_wants_to_be_served():
+    request = build_resume("st_1", 7, {"heartbeat_interval": Duration(seconds=3)})
+
+    assert (request.stream_id, request.after_sequence) == ("st_1", 7)
+    assert request.delivery.heartbeat_interval.seconds == 3
+    with pytest.raises(ValueError, match="range"):
+        build_resume("st_1", 2**63, None)

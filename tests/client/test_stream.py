@@ -9,11 +9,13 @@ from tokenwire.v1.event_pb2 import (
     FINISH_REASON_MAX_TOKENS,
     FINISH_REASON_TOOL_CALLS,
     Finished,
+    Heartbeat,
     TextDelta,
     TokenEvent,
     ToolCallDelta,
     ToolCallStarted,
 )
+from tokenwire.v1.usage_pb2 import Usage
 
 from .conftest import event, finished, reasoning, started, text, tool_call, unknown_event
 
@@ -145,6 +147,14 @@ def test_an_unknown_event_counts_its_sequence_and_nothing_else():
     assert answer.last_sequence == 8
     assert [part.text for part in answer.message().parts] == ["ab"]
     assert answer_of([started(), unknown_event(7)]).last_sequence == 7
+
+
+def test_what_a_server_makes_for_one_reader_alone_moves_no_cursor():
+    beats = [event(9, heartbeat=Heartbeat()), event(9, usage=Usage(output_tokens=3))]
+
+    answer = answer_of([started(), text(2, "a"), *beats])
+
+    assert answer.last_sequence == 2
 
 
 def test_the_response_has_the_shape_of_chat():

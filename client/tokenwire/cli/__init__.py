@@ -1,4 +1,4 @@
-"""The command line: `tokenwire chat "..."`, `tokenwire models`.
+"""The command line: `tokenwire chat "..."`, `resume ID`, `cancel ID`, `models`.
 
 Exit codes: 0 answered; 1 an error, one readable line on stderr; 2 wrong usage; 130 interrupted
 (Ctrl-C); 141 the reader of stdout left (`| head`).
@@ -15,10 +15,8 @@ import os
 import sys
 from collections.abc import Coroutine, Sequence
 
-from ..errors import TokenwireError
 from .arguments import Arguments, parse
 from .output import say
-from .report import error_lines
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 128 + 2  # as a shell reports a death by SIGINT
@@ -54,20 +52,34 @@ def _run(argv: Sequence[str] | None) -> int:
     except ImportError:
         say('tokenwire: the command line needs rich: pip install "tokenwire[cli]"')
         return EXIT_ERROR
+    # gRPC reads it once, when it is loaded, and would write its own log lines among ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from ..errors import TokenwireError
+    from .report import error_lines
+
     try:
         asyncio.run(_command(arguments))
     except TokenwireError as error:
-        for line in error_lines(error, target=arguments.target):
+        for line in error_lines(error, arguments):
             say(line)
         return EXIT_ERROR
     return 0
 
 
 def _command(arguments: Arguments) -> Coroutine[None, None, None]:
-    if arguments.command == "models":
-        from .models import list_models
+    match arguments.command:
+        case "models":
+            from .models import list_models
 
-        return list_models(arguments)
+            return list_models(arguments)
+        case "cancel":
+            from .streams import cancel
+
+            return cancel(arguments)
+        case "resume":
+            from .streams import resume
+
+            return resume(arguments)
     from .chat import chat
 
     return chat(arguments)

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Literal
 
@@ -31,7 +31,7 @@ exit codes: 0 answered, 1 an error (one line on stderr), 2 wrong usage,
 class Arguments:
     """One command and what it was given. Fields of other commands have their defaults."""
 
-    command: Literal["chat", "models"]
+    command: Literal["chat", "resume", "cancel", "models"]
     target: str
     timeout_s: float | None
     json: bool
@@ -40,6 +40,9 @@ class Arguments:
     prompt: str = ""
     max_output_tokens: int | None = None
     temperature: float | None = None
+    resumable: bool = False
+    stream_id: str = ""
+    after_sequence: int = 0
 
 
 def parse(argv: Sequence[str] | None) -> Arguments:
@@ -50,23 +53,27 @@ def parse(argv: Sequence[str] | None) -> Arguments:
     """
     parser = _parser()
     given = parser.parse_args(argv)
-    if given.name == "models":
-        return Arguments(
-            command="models",
-            target=resolve_target(given.target),
-            timeout_s=given.timeout,
-            json=given.json,
-        )
-    return Arguments(
-        command="chat",
+    common = Arguments(
+        command=given.name,
         target=resolve_target(given.target),
         timeout_s=given.timeout,
         json=given.json,
+    )
+    match given.name:
+        case "resume":
+            return replace(common, stream_id=given.id, after_sequence=given.after)
+        case "cancel":
+            return replace(common, stream_id=given.id)
+        case "models":
+            return common
+    return replace(
+        common,
         model=given.model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL,
         system=given.system,
         prompt=_prompt(given.prompt, parser),
         max_output_tokens=given.max_output_tokens,
         temperature=given.temperature,
+        resumable=given.resumable,
     )
 
 
@@ -92,12 +99,35 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--max-output-tokens", type=_positive_int, metavar="N")
     chat.add_argument("--temperature", type=float, metavar="T")
     chat.add_argument("--timeout", type=_positive_s, metavar="S", help="deadline, in seconds")
+    chat.add_argument(
+        "--resumable",
+        action="store_true",
+        help="go on where a broken connection left the answer; the model goes on meanwhile, and if "
+        "this command dies, for 30 s more",
+    )
     _add_common(chat, "print every event as a line of JSON")
 
-    models = _command(commands, "models", "list the models that the server names")
-    models.add_argument(
-        "--timeout", type=_positive_s, default=10.0, metavar="S", help="in seconds (default: 10)"
+    resume = _command(commands, "resume", "read a stream on, or all of it")
+    resume.add_argument("id", type=_stream_id, metavar="ID", help="the stream's id")
+    resume.add_argument(
+        "--after",
+        type=_sequence,
+        default=0,
+        metavar="N",
+        help="sequence of the last event that was seen (default: 0, none)",
     )
+    resume.add_argument("--timeout", type=_positive_s, metavar="S", help="deadline, in seconds")
+    _add_common(resume, "print every event as a line of JSON")
+
+    cancel = _command(
+        commands, "cancel", "stop a stream for all its readers, and tell how it ended"
+    )
+    cancel.add_argument("id", type=_stream_id, metavar="ID", help="the stream's id")
+    _add_lookup_timeout(cancel)
+    _add_common(cancel, "print the stream's state as a line of JSON")
+
+    models = _command(commands, "models", "list the models that the server names")
+    _add_lookup_timeout(models)
     _add_common(models, "print every model as a line of JSON")
     return parser
 
@@ -112,6 +142,12 @@ def _command(
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+    )
+
+
+def _add_lookup_timeout(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--timeout", type=_positive_s, default=10.0, metavar="S", help="in seconds (default: 10)"
     )
 
 
@@ -149,6 +185,19 @@ def _text(text: str) -> str:
     except UnicodeEncodeError:  # bytes that Python could not decode
         raise argparse.ArgumentTypeError("not UTF-8") from None
     return text
+
+
+def _stream_id(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the stream's id is empty")
+    return _text(text)
+
+
+def _sequence(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return number
 
 
 def _positive_int(text: str) -> int:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from tokenwire.v1.chat_pb2 import GenerationConfig
+from tokenwire.v1.usage_pb2 import Usage
 
 from ..client import AsyncClient
+from ..errors import TokenwireError
 from ..messages import system, user
 from .arguments import Arguments
 from .output import output
 from .report import Tally
 
+USAGE_TIMEOUT_S = 1.0
+"""How long an interrupted command may take to learn what the answer has cost."""
+
 
 async def chat(arguments: Arguments) -> None:
     """Stream the answer to the prompt.
 
-    Interrupted, it ends the call, so that the server closes the provider's connection, and says
-    what had come until then.
+    Interrupted, it cancels the generation, so that the server closes the provider's connection, and
+    says what was used until then.
 
     Raises:
         TokenwireError: there is no answer, or no whole one.
@@ -33,19 +39,32 @@ async def chat(arguments: Arguments) -> None:
     tally = Tally()
     summary = ""
     began = time.monotonic()
-    try:
-        async with (
-            AsyncClient(arguments.target) as client,
-            client.chat_stream(
-                arguments.model, messages, generation=generation, timeout=arguments.timeout_s
-            ) as stream,
-        ):
-            async for event in stream:
-                tally.add(event, time.monotonic() - began)
-                screen.show(event)
-        summary = tally.finished_line(time.monotonic() - began)
-    except asyncio.CancelledError:
-        summary = tally.cancelled_line(time.monotonic() - began)
-        raise
-    finally:
-        screen.end(summary)
+    async with AsyncClient(arguments.target) as client:
+        stream = client.chat_stream(
+            arguments.model,
+            messages,
+            generation=generation,
+            timeout=arguments.timeout_s,
+            resumable=arguments.resumable,
+        )
+        try:
+            async with stream:
+                async for event in stream:
+                    tally.add(event, time.monotonic() - began)
+                    screen.show(event)
+            summary = tally.finished_line(time.monotonic() - began)
+        except asyncio.CancelledError:
+            took_s = time.monotonic() - began
+            summary = tally.cancelled_line(took_s, await _usage(client, stream.stream_id))
+            raise
+        finally:
+            screen.end(summary)
+
+
+async def _usage(client: AsyncClient, stream_id: str) -> Usage | None:
+    """What a stream that is being cancelled has used. None: nobody said so in time."""
+    if stream_id:
+        with contextlib.suppress(TokenwireError):
+            info = await client.cancel(stream_id, timeout=USAGE_TIMEOUT_S)
+            return info.usage if info.HasField("usage") else None
+    return None

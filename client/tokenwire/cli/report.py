@@ -1,26 +1,39 @@
-"""What the command line says about a stream, in one line. Pure text: no terminal, no clock."""
+"""What the command line says about a stream and its end. Pure text: no terminal, no clock."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tokenwire.v1.chat_pb2 import STREAM_STATE_FAILED, STREAM_STATE_FINISHED, StreamInfo
 from tokenwire.v1.event_pb2 import Finished, FinishReason, TokenEvent
 from tokenwire.v1.usage_pb2 import Usage
 
-from ..errors import ConnectionLost, TokenwireError
+from ..channel import resolve_target
+from ..errors import ConnectionLost, DeadlineExceeded, TokenwireError
+from ..resume import is_resumable
+from .arguments import Arguments
 
 _TOKEN_EVENTS = frozenset(
     {"text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call"}
 )
+
+_MADE_FOR_ONE_READER = frozenset({"heartbeat", "usage"})
+
+_NOBODY_THERE = ("failed to connect", "DNS resolution")
+"""What gRPC says where it found no server at all."""
 
 _BYTES_PER_TOKEN = 4
 """A rule of thumb for English text, for a stream whose usage nobody will report any more."""
 
 
 class Tally:
-    """What one stream gave, and when, as its reader saw it. Times are seconds since the call."""
+    """What one stream gave, and when, as its reader saw it. Times are seconds since the call.
 
-    def __init__(self) -> None:
+    Of a stream that was `resumed`, the first token's time is what the server says of it.
+    """
+
+    def __init__(self, *, resumed: bool = False) -> None:
+        self._resumed = resumed
         self._event_count = 0
         self._output_bytes = 0
         self._ttft_s: float | None = None
@@ -28,8 +41,10 @@ class Tally:
 
     def add(self, event: TokenEvent, at_s: float) -> None:
         """Take the next event of the stream."""
-        self._event_count += 1
         kind = event.WhichOneof("event")
+        if kind in _MADE_FOR_ONE_READER:
+            return
+        self._event_count += 1
         if self._ttft_s is None and kind in _TOKEN_EVENTS:
             self._ttft_s = at_s
         match kind:
@@ -46,23 +61,30 @@ class Tally:
         """How a finished stream went: TTFT, speed, tokens, reason."""
         finished = self._finished
         if finished is None:
-            raise ValueError("the stream has not finished")
-        said = [] if self._ttft_s is None else [f"TTFT {_span(self._ttft_s)}"]
-        if finished.timings.HasField("output_tokens_per_second"):
-            speed = finished.timings.output_tokens_per_second
-            said.append(f"{speed:.1f} tokens/s")
-        elif self._ttft_s is not None and at_s > self._ttft_s and finished.usage.output_tokens:
-            speed = finished.usage.output_tokens / (at_s - self._ttft_s)
-            said.append(f"{speed:.1f} tokens/s")
+            if not self._resumed:
+                raise ValueError("the stream has not finished")
+            return "nothing follows: the stream had ended there"
+        timings = finished.timings
+        ttft_s = self._ttft_s
+        if self._resumed:
+            known = timings.HasField("ttft")
+            ttft_s = timings.ttft.ToTimedelta().total_seconds() if known else None
+        said = [] if ttft_s is None else [f"TTFT {_span(ttft_s)}"]
+        if timings.HasField("output_tokens_per_second"):
+            said.append(f"{timings.output_tokens_per_second:.1f} tokens/s")
+        elif not self._resumed and ttft_s is not None and at_s > ttft_s:
+            speed = finished.usage.output_tokens / (at_s - ttft_s)
+            said += [f"{speed:.1f} tokens/s"] if speed else []
         said.append(usage_text(finished.usage))
         said.append(f"finished: {_reason_text(finished.reason)}")
         return ", ".join(said)
 
-    def cancelled_line(self, at_s: float) -> str:
-        """What an interrupted stream had given. Its tokens are estimated from its text."""
-        tokens = -(-self._output_bytes // _BYTES_PER_TOKEN)
+    def cancelled_line(self, at_s: float, usage: Usage | None = None) -> str:
+        """What an interrupted stream had given. Without `usage`, its tokens are estimated."""
+        tokens = f"~{-(-self._output_bytes // _BYTES_PER_TOKEN)} tokens"
         events = "1 event" if self._event_count == 1 else f"{self._event_count} events"
-        return f"cancelled after {events}, ~{tokens} tokens, {_span(at_s)}"
+        used = tokens if usage is None else usage_text(usage)
+        return f"cancelled after {events}, {used}, {_span(at_s)}"
 
 
 def usage_text(usage: Usage) -> str:
@@ -72,14 +94,28 @@ def usage_text(usage: Usage) -> str:
     return f"{usage.input_tokens} tokens in, {usage.output_tokens} out"
 
 
-def error_lines(error: TokenwireError, *, target: str) -> Iterator[str]:
-    """An error for people: one line, then one for each thing that is wrong."""
-    if isinstance(error, ConnectionLost) and not error.stream_id:
-        yield (
-            f"tokenwire: no server answers at {target}; start one with: tokenwire-server serve --demo"
-        )
-        return
-    yield f"tokenwire: {error}"
+def stream_text(info: StreamInfo) -> str:
+    """How a stream ended, and what it used."""
+    if info.state == STREAM_STATE_FINISHED:
+        end = f"finished: {_reason_text(info.finish_reason)}"
+    elif info.state == STREAM_STATE_FAILED:
+        end = f"failed: {info.error_reason}"
+    else:
+        end = "running"
+    return f"{end}, {usage_text(info.usage)}"
+
+
+def resume_command(arguments: Arguments, stream_id: str, last_sequence: int) -> str:
+    """What to type to read a stream on."""
+    options = f"--after {last_sequence}"
+    if arguments.target != resolve_target(None):
+        options += f" --target {arguments.target}"
+    return f"tokenwire resume {stream_id} {options}"
+
+
+def error_lines(error: TokenwireError, arguments: Arguments) -> Iterator[str]:
+    """An error for people: one line, then one for each thing that is wrong, or can be done."""
+    yield f"tokenwire: {_headline(error, arguments.target)}"
     lines = [f"{violation.field}: {violation.description}" for violation in error.violations]
     if lines != [error.message]:  # which the server makes of a single violation
         yield from (f"  {line}" for line in lines)
@@ -87,6 +123,33 @@ def error_lines(error: TokenwireError, *, target: str) -> Iterator[str]:
         yield f"  used until then: {usage_text(error.usage)}"
     if error.retry_after_s is not None:
         yield f"  try again in {_span(error.retry_after_s)}"
+    if _goes_on(error, arguments):
+        command = resume_command(arguments, error.stream_id, error.last_sequence)
+        yield f"  go on with: {command}"
+
+
+def _headline(error: TokenwireError, target: str) -> str:
+    if isinstance(error, ConnectionLost):
+        if any(words in error.message for words in _NOBODY_THERE):
+            start = "" if error.stream_id else "; start one with: tokenwire-server serve --demo"
+            return f"no server answers at {target}{start}"
+        since = f"after event {error.last_sequence}" if error.last_sequence else "before any event"
+        return f"the connection to {target} was lost {since}"
+    if isinstance(error, DeadlineExceeded) and not error.reason:
+        return f"{error.code.name}: the deadline passed"
+    return str(error)
+
+
+def _goes_on(error: TokenwireError, arguments: Arguments) -> bool:
+    """Whether the stream may go on without this reader, so that it can be resumed."""
+    if not error.stream_id:
+        return False
+    match arguments.command:
+        case "chat":
+            return arguments.resumable and is_resumable(error)
+        case "resume":
+            return is_resumable(error) or isinstance(error, DeadlineExceeded)
+    return False
 
 
 def _reason_text(reason: FinishReason.ValueType) -> str:

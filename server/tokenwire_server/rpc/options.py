@@ -75,9 +75,11 @@ class OptionsParser:
                     self._wrong("cache.ttl", "goes with READ_WRITE and REFRESH only")
                 return None
             case chat_pb2.CACHE_MODE_READ_WRITE | chat_pb2.CACHE_MODE_REFRESH:
+                if ttl_s is None:
+                    ttl_s = min(self._limits.cache_ttl_s, self._limits.max_cache_ttl_s)
                 return CacheUse(
                     key=_hash_without(request, _UNASKED),
-                    ttl_s=self._limits.cache_ttl_s if ttl_s is None else ttl_s,
+                    ttl_s=ttl_s,
                     read=proto.mode == chat_pb2.CACHE_MODE_READ_WRITE,
                 )
             case _:

@@ -24,7 +24,7 @@ from .writer import STREAM_ID_KEY, Context, Writer
 
 M = TypeVar("M", bound=Message)
 
-_STREAM_ID = re.compile(r"[A-Za-z0-9_-]{22}")
+_STREAM_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class ChatService:
@@ -154,6 +154,7 @@ async def _deliver(reader: Reader, writer: Writer) -> None:
     while taken := await reader.take():
         for sequence, event in taken:
             await writer.send(sequence, event)
+            reader.delivered = sequence
 
 
 class ModelService:

@@ -88,7 +88,10 @@ class ResponseCache:
             merged += (event for _, event in merge(entries, sequence))
             sequence += len(entries)
         deltas = tuple(merged[:-1])
-        byte_count = ANSWER_BYTES + sum(map(entry_bytes, deltas))
+        delta_bytes = sum(map(entry_bytes, deltas))
+        if delta_bytes > self._max_answer_bytes:  # a joined text is as wide as its widest character
+            return
+        byte_count = ANSWER_BYTES + delta_bytes
         key = (stream.tenant, use.key)
         self._remove(key)
         self._answers[key] = CachedAnswer(

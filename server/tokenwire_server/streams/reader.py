@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -15,6 +16,8 @@ from .merge import merge
 
 if TYPE_CHECKING:
     from .stream import Stream
+
+logger = logging.getLogger(__name__)
 
 
 class Reader:
@@ -36,11 +39,15 @@ class Reader:
         "_usage_due",
         "_usage_s",
         "_usage_timer",
+        "delivered",
     )
 
     def __init__(self, stream: Stream, after_sequence: int, delivery: Delivery) -> None:
         self._stream = stream
         self._sequence = after_sequence
+        self.delivered = after_sequence
+        """The last sequence that reached the caller: of what was taken, perhaps not all. An error that
+        leaves the block tells it."""
         self._loop = asyncio.get_running_loop()
         self._sleeper: asyncio.Future[None] | None = None
         self._taken = time.monotonic()  # when something was taken last
@@ -102,8 +109,12 @@ class Reader:
         for timer in (self._heartbeat_timer, self._usage_timer):
             if timer is not None:
                 timer.cancel()
+        if isinstance(exc, SlowReader):
+            logger.info(
+                "stream %s: a reader was let go at %d: %s", self._stream.id, self.delivered, exc
+            )
         if isinstance(exc, TokenwireError):
-            self._stream.tell_usage(exc, self._sequence)
+            self._stream.tell_usage(exc, self.delivered)
         self._stream.leave(self)
 
     def _made(self, event: ReaderEvent) -> list[tuple[int, ReaderEvent]]:

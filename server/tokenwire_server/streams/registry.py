@@ -19,7 +19,7 @@ from .stream import Stream
 DEFAULT_TENANT = "default"
 
 STREAM_ID_BYTES = 16
-"""128 random bits: an id cannot be guessed."""
+"""128 random bits: an id cannot be guessed. In hex, so that none looks like an option of a command."""
 
 
 class StreamRegistry:
@@ -34,7 +34,12 @@ class StreamRegistry:
         self._limits = limits
         self._tasks = tasks
         self._space = LogSpace(limits.max_total_log_bytes, self._make_room)
-        self._cache = ResponseCache(limits.max_cache_bytes, limits.max_cached_answer_bytes)
+        self._cache = ResponseCache(
+            limits.max_cache_bytes,
+            min(
+                limits.max_cached_answer_bytes, limits.max_log_bytes
+            ),  # it is replayed through a log
+        )
         self._found: dict[tuple[str, str], Stream] = {}  # by tenant and stream id
         self._requested: dict[tuple[str, str], Stream] = {}  # by tenant and request id
         self._live: set[Stream] = set()
@@ -88,7 +93,7 @@ class StreamRegistry:
         if cached is None and len(self._live) >= self._limits.max_streams:
             raise Overloaded("too many streams are open", limit=self._limits.max_streams)
         stream = Stream(
-            secrets.token_urlsafe(STREAM_ID_BYTES),
+            secrets.token_hex(STREAM_ID_BYTES),
             tenant,
             MemoryLog(self._limits.max_log_bytes, self._space),
             self,

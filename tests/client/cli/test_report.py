@@ -1,15 +1,22 @@
+from dataclasses import replace
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from tokenwire.cli.report import Tally
-from tokenwire.v1.event_pb2 import Finished, Timings, ToolCallDelta
+from tokenwire.cli.arguments import Arguments
+from tokenwire.cli.report import Tally, error_lines, stream_text
+from tokenwire.errors import ConnectionLost, DeadlineExceeded
+from tokenwire.v1.chat_pb2 import StreamInfo
+from tokenwire.v1.event_pb2 import Finished, Heartbeat, Timings, ToolCallDelta
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..conftest import event, finished, reasoning, started, text, unknown_event
 
+LOST_LINE = "tokenwire: the connection to 127.0.0.1:50051 was lost after event 7"
 
-def tally_of(*timed):
-    tally = Tally()
+
+def tally_of(*timed, resumed=False):
+    tally = Tally(resumed=resumed)
     for at_s, each in timed:
         tally.add(each, at_s)
     return tally
@@ -48,6 +55,121 @@ def test_a_cancelled_stream_tells_events_and_a_guess_of_its_tokens():
     assert tally_of((0.1, started())).cancelled_line(0.1) == (
         "cancelled after 1 event, ~0 tokens, 100 ms"
     )
+
+
+def test_a_cancelled_stream_whose_usage_is_known_tells_it():
+    usage = Usage(input_tokens=12, output_tokens=3)
+
+    line = tally_of((0.1, started()), (0.2, text(2, "a"))).cancelled_line(0.3, usage)
+
+    assert line == "cancelled after 2 events, 12 tokens in, 3 out, 300 ms"
+
+
+def test_what_the_server_makes_for_this_reader_alone_is_no_event():
+    beats = [event(1, heartbeat=Heartbeat()), event(1, usage=Usage(output_tokens=3))]
+
+    tally = tally_of(*((0.1, each) for each in [started(), *beats]))
+
+    assert tally.cancelled_line(0.1) == "cancelled after 1 event, ~0 tokens, 100 ms"
+
+
+def test_a_resumed_stream_has_its_figures_from_the_server():
+    timings = Timings(ttft=Duration(nanos=250_000_000), output_tokens_per_second=9)
+    end = Finished(reason=1, usage=Usage(input_tokens=1, output_tokens=2), timings=timings)
+    without = Finished(reason=1, usage=Usage(input_tokens=1, output_tokens=2))
+
+    tally = tally_of((5.0, text(7, "a")), (6.0, event(8, finished=end)), resumed=True)
+    bare = tally_of((5.0, text(7, "a")), (6.0, event(8, finished=without)), resumed=True)
+
+    assert tally.finished_line(6.0) == (
+        "TTFT 250 ms, 9.0 tokens/s, 1 tokens in, 2 out, finished: stop"
+    )
+    assert bare.finished_line(6.0) == "1 tokens in, 2 out, finished: stop"
+    assert tally_of(resumed=True).finished_line(0.1) == (
+        "nothing follows: the stream had ended there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("info", "says"),
+    [
+        (StreamInfo(state=2, finish_reason=9), "finished: cancelled, 5 tokens in, 6 out"),
+        (
+            StreamInfo(state=3, error_reason="UPSTREAM_BROKEN"),
+            "failed: UPSTREAM_BROKEN, 5 tokens in, 6 out",
+        ),
+        (StreamInfo(state=1), "running, 5 tokens in, 6 out"),
+    ],
+)
+def test_how_a_stream_stands_is_one_line(info, says):
+    info.usage.CopyFrom(Usage(input_tokens=5, output_tokens=6))
+
+    assert stream_text(info) == says
+
+
+RESUMABLE = Arguments(
+    command="chat", target="127.0.0.1:50051", timeout_s=None, json=False, resumable=True
+)
+LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_sequence=7)
+
+
+@pytest.mark.parametrize(
+    ("error", "arguments", "lines"),
+    [
+        (LOST, replace(RESUMABLE, resumable=False), [LOST_LINE]),
+        (LOST, RESUMABLE, [LOST_LINE, "  go on with: tokenwire resume st_1 --after 7"]),
+        (
+            LOST,
+            replace(RESUMABLE, command="resume"),
+            [LOST_LINE, "  go on with: tokenwire resume st_1 --after 7"],
+        ),
+        (
+            ConnectionLost("Socket closed", stream_id="-st", last_sequence=7),
+            replace(RESUMABLE, target="far:1"),
+            [
+                "tokenwire: the connection to far:1 was lost after event 7",
+                "  go on with: tokenwire resume --after 7 --target far:1 -- -st",
+            ],
+        ),
+        (
+            ConnectionLost("Socket closed"),
+            RESUMABLE,
+            ["tokenwire: the connection to 127.0.0.1:50051 was lost before any event"],
+        ),
+        (
+            ConnectionLost("failed to connect to all addresses"),
+            RESUMABLE,
+            [
+                "tokenwire: no server answers at 127.0.0.1:50051; start one with: tokenwire-server serve --demo"
+            ],
+        ),
+        (
+            ConnectionLost("failed to connect to all addresses", stream_id="st_1", last_sequence=7),
+            RESUMABLE,
+            [
+                "tokenwire: no server answers at 127.0.0.1:50051",
+                "  go on with: tokenwire resume st_1 --after 7",
+            ],
+        ),
+        (
+            DeadlineExceeded("Deadline Exceeded", stream_id="st_1", last_sequence=7),
+            RESUMABLE,  # which has cancelled the stream
+            ["tokenwire: DEADLINE_EXCEEDED: the deadline passed"],
+        ),
+        (
+            DeadlineExceeded("Deadline Exceeded", stream_id="st_1", last_sequence=7),
+            replace(RESUMABLE, command="resume"),
+            [
+                "tokenwire: DEADLINE_EXCEEDED: the deadline passed",
+                "  go on with: tokenwire resume st_1 --after 7",
+            ],
+        ),
+    ],
+)
+def test_an_end_of_the_connection_is_said_in_our_words(monkeypatch, error, arguments, lines):
+    monkeypatch.delenv("TOKENWIRE_TARGET", raising=False)
+
+    assert list(error_lines(error, arguments)) == lines
 
 
 def test_a_stream_that_has_not_finished_has_no_figures():

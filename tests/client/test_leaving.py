@@ -1,0 +1,231 @@
+"""Leaving a resumable stream ends its generation, whoever leaves and however."""
+
+import asyncio
+import time
+
+import pytest
+
+import tokenwire
+from tokenwire.channel import CANCEL_TIMEOUT_S
+from tokenwire.v1 import chat_pb2
+
+from .conftest import (
+    LIMIT_S,
+    STREAM_ID,
+    Code,
+    accept,
+    fails,
+    finished,
+    plays,
+    plays_then_waits,
+    started,
+    status,
+    text,
+)
+from .wire import wire_to
+
+ENDLESS = "openai/sim?repeat=forever&itl_ms=5&key={}"
+INFO = chat_pb2.StreamInfo(stream_id=STREAM_ID)
+
+
+@pytest.fixture
+async def client(server):
+    server.info = INFO
+    async with tokenwire.AsyncClient(server.target, resumable=True) as each:
+        yield each
+
+
+async def test_the_provider_is_let_go_at_once_and_not_after_the_linger(real_server, simulator):
+    async with tokenwire.AsyncClient(real_server, resumable=True) as client:
+        async with client.chat_stream(ENDLESS.format("leave-1"), "Hi") as stream:
+            await anext(stream.text)
+        info = await client.get_stream(stream.stream_id)
+
+    assert info.finish_reason == tokenwire.FinishReason.FINISH_REASON_CANCELLED
+    await asyncio.to_thread(simulator.wait_until_none_open, 1)
+
+
+async def test_the_provider_is_let_go_at_once_without_a_loop_too(real_server, simulator):
+    def leave():
+        with tokenwire.Client(real_server, resumable=True) as client:
+            with client.chat_stream(ENDLESS.format("leave-2"), "Hi") as stream:
+                next(stream.text)
+            return client.get_stream(stream.stream_id)
+
+    info = await asyncio.to_thread(leave)
+
+    assert info.finish_reason == tokenwire.FinishReason.FINISH_REASON_CANCELLED
+    await asyncio.to_thread(simulator.wait_until_none_open, 1)
+
+
+async def test_a_cancelled_reader_cancels_the_generation(server, client):
+    server.script = plays_then_waits(started())
+    reading = asyncio.Event()
+
+    async def read():
+        async with client.chat_stream("m", "Hi") as stream:
+            await anext(stream)
+            reading.set()
+            await stream.final()
+
+    task = asyncio.create_task(read())
+    await reading.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert server.ended == [STREAM_ID]
+
+
+async def test_a_reader_cancelled_twice_is_let_go_and_the_generation_cancelled_behind_him(
+    server, client
+):
+    came, go_on, reading = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def hold():
+        came.set()
+        await go_on.wait()
+
+    server.on_cancel = hold
+    server.script = plays_then_waits(started())
+
+    async def read():
+        async with client.chat_stream("m", "Hi") as stream:
+            reading.set()
+            await stream.final()
+
+    async with asyncio.timeout(LIMIT_S):
+        task = asyncio.create_task(read())
+        await reading.wait()
+        task.cancel()
+        await came.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert server.ended == []
+        go_on.set()
+        await client.close()  # waits for it
+    assert server.ended == [STREAM_ID]
+
+
+async def test_a_local_timeout_around_the_reading_stays_a_timeout(server, client):
+    server.script = plays_then_waits(started())
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), client.chat_stream("m", "Hi") as stream:
+            await stream.final()
+
+    assert server.ended == [STREAM_ID]
+
+
+async def test_a_deadline_ends_the_generation_and_not_its_reader_alone(server, client):
+    server.script = plays_then_waits(started())
+
+    with pytest.raises(tokenwire.DeadlineExceeded):
+        async with client.chat_stream("m", "Hi", timeout=0.2) as stream:
+            await stream.final()
+
+    assert server.ended == [STREAM_ID]
+
+
+async def test_a_reader_who_leaves_before_the_server_accepts_cancels_what_it_then_accepts(
+    server, client
+):
+    go_on, called = asyncio.Event(), asyncio.Event()
+
+    async def script(_request, context):
+        called.set()
+        await go_on.wait()
+        await accept(context)
+        await asyncio.Event().wait()
+
+    server.script = script
+
+    async def enter():
+        async with client.chat_stream("m", "Hi"):
+            pytest.fail("entered")
+
+    task = asyncio.create_task(enter())
+    await called.wait()
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.1, go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert server.ended == [STREAM_ID]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        plays(started(), text(2, "a"), finished(3)),
+        fails(status(Code.ABORTED, "UPSTREAM_BROKEN"), started(), text(2, "a")),
+        fails(status(Code.NOT_FOUND, "UNKNOWN_MODEL")),
+    ],
+)
+async def test_what_has_ended_is_not_cancelled(server, client, script):
+    server.script = script
+
+    try:
+        async with client.chat_stream("m", "Hi") as stream:
+            await stream.final()
+    except tokenwire.TokenwireError as error:
+        assert error.reason in {"UPSTREAM_BROKEN", "UNKNOWN_MODEL"}
+
+    assert server.ended == []
+
+
+async def test_a_stream_that_was_resumed_by_hand_goes_on_without_that_reader(server, client):
+    server.resume_scripts = [plays_then_waits(text(5, "a"))]
+
+    async with client.resume(STREAM_ID, 4) as stream:
+        await anext(stream)
+
+    assert server.ended == []
+
+
+@pytest.mark.parametrize("gone", ["refused", "silent"])
+async def test_a_server_that_is_gone_holds_nobody_up(server, gone):
+    server.script = plays_then_waits(started())
+    async with (
+        wire_to(server.target) as wire,
+        tokenwire.AsyncClient(wire.target, resumable=True) as client,
+    ):
+        async with client.chat_stream("m", "Hi") as stream:
+            await anext(stream)
+            if gone == "refused":
+                await wire.down()
+            else:
+                wire.frozen = True
+            began = time.monotonic()
+        assert time.monotonic() - began < CANCEL_TIMEOUT_S + LIMIT_S
+
+
+async def test_a_server_that_is_gone_holds_nobody_up_without_a_loop_either(server):
+    server.script = plays_then_waits(started())
+    loop = asyncio.get_running_loop()
+
+    def leave(wire):
+        with (
+            tokenwire.Client(wire.target, resumable=True) as client,
+            client.chat_stream("m", "Hi") as stream,
+        ):
+            next(stream)
+            asyncio.run_coroutine_threadsafe(wire.down(), loop).result()
+            began = time.monotonic()
+        return time.monotonic() - began
+
+    async with wire_to(server.target) as wire:
+        assert await asyncio.to_thread(leave, wire) < CANCEL_TIMEOUT_S + LIMIT_S
+
+
+async def test_a_wire_cut_in_the_moment_of_leaving_does_not_keep_the_cancel_back(server):
+    server.info = INFO
+    server.script = plays_then_waits(started())
+    async with (
+        wire_to(server.target) as wire,
+        tokenwire.AsyncClient(wire.target, resumable=True) as client,
+        client.chat_stream("m", "Hi") as stream,
+    ):
+        await anext(stream)
+        wire.cut()
+
+    assert server.ended == [STREAM_ID]
