@@ -121,4 +121,74 @@ class FloodResult(msgspec.Struct, frozen=True):
     cpu_s: float
 
 
-Job = Streams | FirstToken | Hold | Wire | Flood
+class Resume(msgspec.Struct, frozen=True, tag=True):
+    """Read a finished, unpaced answer again from its beginning, one call at a time."""
+
+    target: Target
+    tokens: int
+    samples: int
+
+
+class ResumeResult(msgspec.Struct, frozen=True):
+    """From the call to the first event, and to the end. Sorted."""
+
+    first_event_ms: list[float]
+    whole_ms: list[float]
+    cold_first_event_ms: list[float]
+    """The same on a channel that is made for it, connecting included."""
+    cold_whole_ms: list[float]
+    events: int
+    """That a whole answer came in."""
+
+
+Last = Literal["process", "channel"]
+
+
+class Audience(msgspec.Struct, frozen=True, tag=True):
+    """Several readers of one paced stream. All but the last are watched over the window.
+
+    The last one has small windows, and is a process of its own, or a channel of the load process.
+    `frozen`: once all read, the process is stopped, or the channel read no more. `settle_s` then fills
+    what the way to it can hold.
+    """
+
+    target: Target
+    last: Last
+    frozen: bool
+    readers: int
+    text: str
+    """Of each token."""
+    tokens_per_second: float
+    settle_s: float
+    window_s: float
+    watch_pid: int
+
+
+class AudienceResult(msgspec.Struct, frozen=True):
+    gaps: int
+    """Between events, of all watched readers."""
+    gap_p50_ms: float
+    gap_p99_ms: float
+    tokens: int
+    """That the stream had when the window ended."""
+    rss_bytes: int
+    """When all had begun to read."""
+    rss_most_bytes: int
+    """From then to the end of the window, looked at ten times a second."""
+
+
+class Retain(msgspec.Struct, frozen=True, tag=True):
+    """Streams that are read to their end and stay readable, `at_once` of them at a time."""
+
+    target: Target
+    streams: int
+    tokens: int
+    at_once: int = 20
+    token_interval_ms: int = 1
+
+
+class RetainResult(msgspec.Struct, frozen=True):
+    streams: int
+
+
+Job = Streams | FirstToken | Hold | Wire | Flood | Resume | Audience | Retain

@@ -15,10 +15,23 @@ import grpc
 import msgspec
 import readings
 import uvloop
+from audience import audience
 from callers import Caller, Recording, Unmeasurable, caller
-from jobs import FirstToken, Flood, Hold, Job, Streams, StreamsResult, Wire
+from jobs import (
+    Audience,
+    FirstToken,
+    Flood,
+    Hold,
+    Job,
+    Resume,
+    Retain,
+    Streams,
+    StreamsResult,
+    Wire,
+)
 from one_stream import first_token, flood, wire
 from open_streams import hold
+from retained_streams import resume, retain
 
 NOT_MEASURABLE = 3
 QUANTILES = 200
@@ -141,6 +154,12 @@ async def _run(job: Job) -> msgspec.Struct:
             return await wire(job)
         case Flood():
             return await asyncio.to_thread(flood, job)
+        case Resume():
+            return await resume(job)
+        case Audience():
+            return await audience(job)
+        case Retain():
+            return await retain(job)
 
 
 def _reason(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from jobs import Last
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -24,6 +25,23 @@ class Scenario(msgspec.Struct, frozen=True):
         return f"{self.streams} x {self.burst_tokens:,} tokens at once"
 
 
+class Crowd(msgspec.Struct, frozen=True):
+    """Eight readers of one stream: all live and one frozen, in interleaved pairs."""
+
+    pairs: int
+    settle_s: float
+    window_s: float
+    memory_window_s: float
+    """Of a run on a fresh server that tells the growth of memory."""
+    max_log_bytes: int
+    """Of that server: the stream writes more than twice as much within the window."""
+    memory_lasts: tuple[Last, ...] = ("process", "channel")
+    """Kinds of the frozen reader in those runs."""
+    readers: int = 8
+    tokens_per_second: float = 100
+    memory_tokens_per_second: float = 1000
+
+
 class Plan(msgspec.Struct, frozen=True):
     """A size of the whole benchmark."""
 
@@ -36,6 +54,10 @@ class Plan(msgspec.Struct, frozen=True):
     held_tokens: tuple[int, int]
     """The slope of memory per log entry lies between these, with the smaller number of streams."""
     flood_tokens: int
+    crowd: Crowd
+    resume_samples: int
+    retained_streams: int
+    resume_tokens: int = 10_000
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
@@ -51,6 +73,7 @@ class Plan(msgspec.Struct, frozen=True):
             self,
             headline=msgspec.structs.replace(self.headline, pairs=pairs),
             others=tuple(msgspec.structs.replace(s, pairs=pairs) for s in self.others),
+            crowd=msgspec.structs.replace(self.crowd, pairs=pairs),
         )
 
 
@@ -65,6 +88,9 @@ FULL = Plan(
     held_streams=(100, 500),
     held_tokens=(50, 2050),
     flood_tokens=500_000,
+    crowd=Crowd(5, settle_s=2, window_s=4, memory_window_s=15, max_log_bytes=2 * 2**20),
+    resume_samples=20,
+    retained_streams=5000,
 )
 
 QUICK = Plan(
@@ -78,6 +104,16 @@ QUICK = Plan(
     held_streams=(100, 300),
     held_tokens=(50, 350),
     flood_tokens=300_000,
+    crowd=Crowd(
+        3,
+        settle_s=2,
+        window_s=2,
+        memory_window_s=8,
+        max_log_bytes=2**20,
+        memory_lasts=("channel",),
+    ),
+    resume_samples=20,
+    retained_streams=2000,
 )
 
 TINY = Plan(
@@ -87,6 +123,16 @@ TINY = Plan(
     held_streams=(20, 80),
     held_tokens=(50, 150),
     flood_tokens=100_000,
+    crowd=Crowd(
+        1,
+        settle_s=1.5,
+        window_s=1,
+        memory_window_s=2,
+        max_log_bytes=2**18,
+        memory_lasts=("channel",),
+    ),
+    resume_samples=10,
+    retained_streams=400,
 )
 
 
@@ -112,3 +158,8 @@ STREAM_LIMIT_KIB = 64.0
 LOG_ENTRY_LIMIT_BYTES = 200.0
 WIRE_LIMIT_BYTES = 40.0
 SIMULATOR_LIMIT_TOKENS_PER_S = 100_000.0
+RESUME_FIRST_LIMIT_MS = 5.0
+RESUME_WHOLE_LIMIT_MS = 50.0
+FROZEN_GAP_P99_ABOVE_LIVE_LIMIT_MS = 10.0
+FROZEN_GROWTH_LIMIT = 1.0
+RETAINED_COST_LIMIT = 1.3

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from callers import Unmeasurable
@@ -21,10 +22,12 @@ READY_LIMIT_S = 30.0
 STOP_LIMIT_S = 10.0
 JOB_LIMIT_S = 180.0
 READY_POLL_S = 0.02
+CENSUS_LIMIT_S = 10.0
 MEASURED_CORE = 0
 """With --pin: the core of whatever is measured. All else shares the other cores."""
 
 _LISTENS = re.compile(rb"(?:listen\w* on|ready at) (?:http://)?(127\.0\.0\.1:\d+)")
+_CENSUS = re.compile(rb"^\{.*\}$", re.MULTILINE)
 Result = TypeVar("Result")
 
 
@@ -33,6 +36,8 @@ class Running(msgspec.Struct, frozen=True):
 
     pid: int
     address: str
+    log: Path
+    """What it printed."""
 
 
 class Processes:
@@ -54,9 +59,18 @@ class Processes:
     def server(self, simulator: Running) -> AbstractContextManager[Running]:
         """The server under test, with the simulator as its provider `openai`."""
         return self.start(
-            "server",
-            _product("serve", "--listen", "127.0.0.1:0"),
-            env={"OPENAI_BASE_URL": f"http://{simulator.address}/v1", "OPENAI_API_KEY": "bench"},
+            "server", _product("serve", "--listen", "127.0.0.1:0"), env=_environ(simulator)
+        )
+
+    def observed_server(
+        self, simulator: Running, **limits: float
+    ) -> AbstractContextManager[Running]:
+        """The same with `census`; `limits` by the names of the server's settings."""
+        env = {f"TOKENWIRE_LIMITS__{name.upper()}": str(value) for name, value in limits.items()}
+        return self.start(
+            "observed-server",
+            [sys.executable, str(HERE / "observed.py")],
+            env=_environ(simulator) | env,
         )
 
     @contextmanager
@@ -90,7 +104,7 @@ class Processes:
                 if process.poll() is not None or time.monotonic() > limit:
                     raise Unmeasurable(f"{name} did not get ready:\n{log.read_text()[-2000:]}")
                 time.sleep(READY_POLL_S)
-            yield Running(process.pid, address)
+            yield Running(process.pid, address, log)
         finally:
             process.terminate()
             try:
@@ -129,6 +143,22 @@ class Processes:
             yield
         finally:
             os.sched_setaffinity(0, cores)
+
+
+def census(observed: Running) -> dict[str, Any]:
+    """What lives in an observed server now. Raises Unmeasurable when it does not say."""
+    known = len(_CENSUS.findall(observed.log.read_bytes()))
+    os.kill(observed.pid, signal.SIGUSR1)
+    limit = time.monotonic() + CENSUS_LIMIT_S
+    while len(found := _CENSUS.findall(observed.log.read_bytes())) == known:
+        if time.monotonic() > limit:
+            raise Unmeasurable("the observed server gave no census")
+        time.sleep(READY_POLL_S)
+    return dict(msgspec.json.decode(found[-1]))
+
+
+def _environ(simulator: Running) -> dict[str, str]:
+    return {"OPENAI_BASE_URL": f"http://{simulator.address}/v1", "OPENAI_API_KEY": "bench"}
 
 
 def _product(*arguments: str) -> list[str]:

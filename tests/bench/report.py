@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 
 import msgspec
 import readings
+from lasting import Lasting
 from measure import Results, ScenarioResult
+from plan import Bar
 from processes import HERE
 
 BUSY_OTHERS_CORES = 0.1
@@ -35,14 +39,39 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(results: Results, about: dict[str, Any]) -> str:
+def text(
+    about: dict[str, Any],
+    bars: Sequence[Bar],
+    tokens: Results | None = None,
+    lasting: Lasting | None = None,
+) -> str:
     """All figures in a width of 100 characters."""
-    idle = ", ".join(f"{name} {waited:.2f} ms" for name, waited in results.ttft_ms.items())
     lines = [
         f"Tokenwire benchmark, commit {about['commit']}, {about['time']}",
         f"{about['cores']} cores of {about['cpu']}, {about['os']}",
         f"CPython {about['python']}, grpcio {about['grpcio']}, protobuf {about['protobuf']}",
         "",
+        *(_tokens(tokens) if tokens else ()),
+        *(_lasting(lasting) if lasting else ()),
+        f"      {'bar':56}{'limit':>18}{'measured':>16}",
+    ]
+    for bar in bars:
+        sign = ">=" if bar.at_least else "<="
+        mark = "pass" if bar.met else "FAIL"
+        lines.append(
+            f"{mark}  {bar.name:56}{sign + ' ' + _figure(bar.limit, bar.unit):>18}"
+            f"{_figure(bar.measured, bar.unit):>16}"
+        )
+    if tokens:
+        others = max(max(r.medians(lambda run: run.others_cores)) for r in tokens.scenarios)
+        if others > BUSY_OTHERS_CORES:
+            lines += ["", f"Other processes kept up to {others:.1f} cores busy: take it with care."]
+    return "\n".join(lines)
+
+
+def _tokens(results: Results) -> list[str]:
+    idle = ", ".join(f"{name} {waited:.2f} ms" for name, waited in results.ttft_ms.items())
+    return [
         f"{'':28}{'CPU us/token':^25}{'ITL p50 / p99 ms':^29}{'TTFT p50 ms':>18}",
         _HEADS.format("load", "floor", "server", "ratio", "floor", "server", "floor", "server"),
         *(_row(result) for result in results.scenarios),
@@ -53,25 +82,56 @@ def table(results: Results, about: dict[str, Any]) -> str:
         f"wire: {results.wire.bytes_per_token:.1f} B for {results.wire.text_bytes_per_token:.1f} B of text",
         f"simulator: {results.simulator_cpu_us_per_token:.1f} us of CPU per unpaced token",
         "",
-        f"      {'bar':56}{'limit':>18}{'measured':>16}",
     ]
-    for bar in results.bars:
-        sign = ">=" if bar.at_least else "<="
-        mark = "pass" if bar.met else "FAIL"
-        lines.append(
-            f"{mark}  {bar.name:56}{sign + ' ' + _figure(bar.limit, bar.unit):>18}"
-            f"{_figure(bar.measured, bar.unit):>16}"
+
+
+def _lasting(results: Lasting) -> list[str]:
+    resume, retained = results.resume, results.retained
+
+    def spread(figures_ms: list[float]) -> str:
+        return f"{statistics.median(figures_ms):.1f} (worst {figures_ms[-1]:.1f})"
+
+    lines = [
+        (
+            f"resume of {results.resume_tokens:,} tokens, {len(resume.whole_ms)} times, in {resume.events}"
+            f" events: first {spread(resume.first_event_ms)} ms, whole {spread(resume.whole_ms)} ms"
+        ),
+        (
+            f"  on a cold channel: first {spread(resume.cold_first_event_ms)} ms, "
+            f"whole {spread(resume.cold_whole_ms)} ms"
+        ),
+    ]
+    for last, pairs in results.crowds.items():
+        live, frozen = (
+            statistics.median(figures)
+            for figures in zip(
+                *((pair.live.gap_p99_ms, pair.frozen.gap_p99_ms) for pair in pairs), strict=True
+            )
         )
-    others = max(max(r.medians(lambda run: run.others_cores)) for r in results.scenarios)
-    if others > BUSY_OTHERS_CORES:
-        lines += ["", f"Other processes kept up to {others:.1f} cores busy: take it with care."]
-    return "\n".join(lines)
+        lines.append(
+            f"readers of one stream, the last a {last}: gap p99 of the others "
+            f"{live:.1f} ms, {frozen:.1f} ms when it is frozen"
+        )
+    lines += [
+        (
+            f"{retained.streams:,} retained streams: {retained.rss_bytes_per_stream:,.0f} B each, "
+            f"counted as {retained.counted_bytes_per_stream:,.0f} B"
+        ),
+        "",
+    ]
+    return lines
 
 
-def json(results: Results, about: dict[str, Any]) -> bytes:
+def json(
+    about: dict[str, Any], bars: Sequence[Bar], tokens: Results | None, lasting: Lasting | None
+) -> bytes:
     """Everything measured, each pair of each scenario included."""
-    bars = [{**msgspec.to_builtins(bar), "met": bar.met} for bar in results.bars]
-    whole = {"machine": about, "bars": bars, **msgspec.to_builtins(results)}
+    whole = {
+        "machine": about,
+        "bars": [{**msgspec.to_builtins(bar), "met": bar.met} for bar in bars],
+        **(msgspec.to_builtins(tokens) if tokens else {}),
+        **({"lasting": msgspec.to_builtins(lasting)} if lasting else {}),
+    }
     return msgspec.json.format(msgspec.json.encode(whole))
 
 
@@ -117,6 +177,12 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def save(path: Path, results: Results, about: dict[str, Any]) -> None:
+def save(
+    path: Path,
+    about: dict[str, Any],
+    bars: Sequence[Bar],
+    tokens: Results | None,
+    lasting: Lasting | None,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(json(results, about))
+    path.write_bytes(json(about, bars, tokens, lasting))

@@ -13,15 +13,23 @@ MARGIN = 10
 RUN_LIMIT_S = 60
 
 
-@pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    out = tmp_path_factory.mktemp("bench")
-    argv = [sys.executable, str(Path(__file__).parent), "--tiny", "--out", str(out)]
+def measured(part: str, out: Path) -> dict[str, float]:
+    argv = [sys.executable, str(Path(__file__).parent), "--tiny", "--part", part, "--out", str(out)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=RUN_LIMIT_S)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     bars = json.loads((out / "bench.json").read_bytes())["bars"]
     return {bar["key"]: bar["measured"] for bar in bars}
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return measured("tokens", tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return measured("lasting", tmp_path_factory.mktemp("lasting"))
 
 
 def test_a_token_costs_at_most_some_times_the_floor(figures):
@@ -50,3 +58,22 @@ def test_a_token_takes_at_most_40_bytes_on_the_wire(figures):
 
 def test_the_simulator_is_faster_than_what_it_measures(figures):
     assert figures["simulator_tokens_per_s"] >= 100_000 / MARGIN
+
+
+def test_a_finished_answer_of_ten_thousand_tokens_is_resumed_at_once(lasting):
+    assert lasting["resume_first_ms"] <= 5 * MARGIN
+    assert lasting["resume_whole_ms"] <= 50 * MARGIN
+
+
+@pytest.mark.parametrize("last", ["process", "channel"])
+def test_seven_readers_of_a_stream_do_not_notice_that_the_eighth_is_frozen(lasting, last):
+    assert lasting[f"frozen_{last}_gap_p99_above_live_ms"] <= 10 * MARGIN
+
+
+@pytest.mark.parametrize("text", ["ascii", "wide"])
+def test_a_frozen_reader_costs_no_memory_beyond_the_bound_of_the_log(lasting, text):
+    assert lasting[f"frozen_channel_{text}_growth"] <= 1 * MARGIN
+
+
+def test_a_retained_stream_takes_about_what_is_counted_for_it(lasting):
+    assert lasting["retained_cost"] <= 1.3 * MARGIN

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import suppress
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -121,6 +122,8 @@ async def _error_body(response: aiohttp.ClientResponse) -> bytes:
 class _Response(aiohttp.ClientResponse):
     """aiohttp's response, mended in two places (3.14.5); each has a test that shows the need."""
 
+    _watched: asyncio.Future[None] | None = None
+
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """Also fail the body when the connection is lost: for broken chunked framing aiohttp does not,
         and its reader would wait for ever.
@@ -129,7 +132,13 @@ class _Response(aiohttp.ClientResponse):
         protocol = connection.protocol
         if protocol is not None and (closed := protocol.closed) is not None:
             closed.add_done_callback(self._connection_lost)
+            self._watched = closed
         return self
+
+    def release(self) -> Any:
+        """Also watch the connection no more: kept alive, it would keep every response it ever had."""
+        self._unwatch()
+        return super().release()
 
     def _connection_lost(self, closed: asyncio.Future[None]) -> None:
         if not closed.cancelled():
@@ -143,9 +152,15 @@ class _Response(aiohttp.ClientResponse):
         """Also abort: a mere close first sends what is left of the prompt, and over TLS waits up to
         30 s for the other side's goodbye.
         """
+        self._unwatch()
         if self._connection is not None and self._connection.transport is not None:
             self._connection.transport.abort()
         super().close()
+
+    def _unwatch(self) -> None:
+        if self._watched is not None:
+            self._watched.remove_done_callback(self._connection_lost)
+            self._watched = None
 
 
 class _Unread(httpx2.AsyncByteStream):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -36,13 +37,14 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
     match event:
         case TextDelta():
             return event_pb2.TokenEvent(
-                sequence=sequence, text=event_pb2.TextDelta(text=event.text, index=event.index)
+                sequence=sequence,
+                text=event_pb2.TextDelta(text=_utf8(event.text), index=event.index),
             )
         case ReasoningDelta():
             return event_pb2.TokenEvent(
                 sequence=sequence,
                 reasoning=event_pb2.ReasoningDelta(
-                    text=event.text, signature=event.signature, index=event.index
+                    text=_utf8(event.text), signature=event.signature, index=event.index
                 ),
             )
         case ToolCallStarted():
@@ -56,7 +58,7 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
             return event_pb2.TokenEvent(
                 sequence=sequence,
                 tool_call_delta=event_pb2.ToolCallDelta(
-                    index=event.index, arguments_json=event.arguments_json
+                    index=event.index, arguments_json=_utf8(event.arguments_json)
                 ),
             )
         case ToolCall():
@@ -122,9 +124,9 @@ class AnswerBuilder:
         for index, pieces in self._text.items():
             part = self._parts[index]
             if part.WhichOneof("content") == "text":
-                part.text = "".join(pieces)
+                part.text = _utf8("".join(pieces))
             else:
-                part.reasoning.text = "".join(pieces)
+                part.reasoning.text = _utf8("".join(pieces))
         return chat_pb2.ChatResponse(
             stream_id=self._stream_id,
             message=chat_pb2.Message(
@@ -160,8 +162,16 @@ def stream_info(stream: Stream) -> chat_pb2.StreamInfo:
     return info
 
 
+def _utf8(text: str) -> str:
+    """A text for protobuf, which would otherwise have CPython keep its UTF-8 with a string of the log,
+    as long as the log: the same content twice, and counted once.
+    """
+    # protobuf takes bytes for a string; its stubs do not say so.
+    return text if text.isascii() else cast("str", text.encode())
+
+
 def _tool_call(call: ToolCall) -> event_pb2.ToolCall:
-    return event_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+    return event_pb2.ToolCall(id=call.id, name=call.name, arguments_json=_utf8(call.arguments_json))
 
 
 def _finished(event: Finished) -> event_pb2.Finished:

@@ -30,6 +30,7 @@ class CachedAnswer(NamedTuple):
     """When, of the monotonic clock."""
     ttl_s: float
     byte_count: int
+    """What it takes in memory."""
 
     def replay(self, stream: Stream) -> None:
         """Complete a stream that has begun. It used nothing: no provider was asked."""
@@ -82,20 +83,20 @@ class ResponseCache:
             or log.byte_count > self._max_answer_bytes
         ):
             return
-        merged: list[Event] = []
-        sequence = 1  # after Started
+        replayed: list[Event] = []
+        sequence = 0
         while entries := log.read(sequence):
-            merged += (event for _, event in merge(entries, sequence))
-            sequence += len(entries)
-        deltas = tuple(merged[:-1])
-        delta_bytes = sum(map(entry_bytes, deltas))
-        if delta_bytes > self._max_answer_bytes:  # a joined text is as wide as its widest character
+            joined = merge(entries, sequence)
+            replayed += (event for _, event in joined)
+            sequence = joined[-1][0]
+        log_bytes = sum(map(entry_bytes, replayed))
+        if log_bytes > self._max_answer_bytes:  # a joined text is as wide as its widest character
             return
-        byte_count = ANSWER_BYTES + delta_bytes
         key = (stream.tenant, use.key)
+        byte_count = ANSWER_BYTES + log_bytes
         self._remove(key)
         self._answers[key] = CachedAnswer(
-            deltas, log.finished, time.monotonic(), use.ttl_s, byte_count
+            tuple(replayed[1:-1]), log.finished, time.monotonic(), use.ttl_s, byte_count
         )
         self._bytes += byte_count
         while self._bytes > self._max_bytes:

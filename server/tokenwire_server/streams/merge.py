@@ -12,7 +12,8 @@ from typing import TypeGuard
 from ..events import Event, ReasoningDelta, TextDelta, ToolCallDelta
 
 MAX_MERGED_CHARS = 16 * 1024
-"""Bound of a joined event: at most 64 KiB of UTF-8, whatever the characters."""
+"""Bound of a joined event, at most 64 KiB of UTF-8 whatever the characters, and of what one call joins:
+a joined event is a copy, and a reader whose write is blocked holds on to it."""
 
 Positioned = tuple[int, Event]
 """An event, and the sequence of the last entry in it."""
@@ -21,11 +22,14 @@ _Joinable = TextDelta | ReasoningDelta | ToolCallDelta
 
 
 def merge(entries: Sequence[Event], after_sequence: int) -> list[Positioned]:
-    """Join what can be joined of the entries that follow `after_sequence`."""
+    """Join what can be joined of the entries that follow `after_sequence`; of the first of them, when
+    they are many: at least one event, and read on.
+    """
     merged: list[Positioned] = []
     count = len(entries)
     first = 0
-    while first < count:
+    joined_chars = 0
+    while first < count and joined_chars < MAX_MERGED_CHARS:
         event = entries[first]
         end = first + 1
         if isinstance(event, _Joinable):
@@ -42,6 +46,7 @@ def merge(entries: Sequence[Event], after_sequence: int) -> list[Positioned]:
                 end += 1
             if len(pieces) > 1:
                 event = _with_text(last, "".join(pieces))
+                joined_chars += len(_text(event))
         merged.append((after_sequence + end, event))
         first = end
     return merged

@@ -124,11 +124,11 @@ LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_se
             [LOST_LINE, "  go on with: tokenwire resume st_1 --after 7"],
         ),
         (
-            ConnectionLost("Socket closed", stream_id="-st", last_sequence=7),
+            ConnectionLost("Socket closed", stream_id="st_1", last_sequence=7),
             replace(RESUMABLE, target="far:1"),
             [
                 "tokenwire: the connection to far:1 was lost after event 7",
-                "  go on with: tokenwire resume --after 7 --target far:1 -- -st",
+                "  go on with: tokenwire resume st_1 --after 7 --target far:1",
             ],
         ),
         (

@@ -65,11 +65,18 @@ def test_neighbours_of_one_kind_and_block_are_always_joined(events):
             assert before.index != after.index or getattr(before, "signature", "")
 
 
-def test_a_joined_event_is_bounded():
+def test_a_joined_event_is_bounded_and_so_is_what_one_call_joins():
     events = [TextDelta("x" * 1000, 0) for _ in range(100)]
-    merged = [e for _, e in merge(events, 0)]
+    merged, calls, sequence = [], 0, 0
+    while sequence < len(events):
+        joined = merge(events[sequence:], sequence)
+        assert sum(len(e.text) for _, e in joined) <= 2 * MAX_MERGED_CHARS
+        merged += (e for _, e in joined)
+        sequence = joined[-1][0]
+        calls += 1
     assert max(len(e.text) for e in merged) <= MAX_MERGED_CHARS
     assert len(merged) == -(-100 // (MAX_MERGED_CHARS // 1000))
+    assert calls > 1
 
 
 def test_a_delta_over_the_bound_passes_whole():

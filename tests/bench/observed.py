@@ -1,0 +1,66 @@
+"""The real server, with an observer beside it: takes no arguments, `TOKENWIRE_*` variables configure it.
+
+It prints its address as `tokenwire-server` does, and at each SIGUSR1 one line of JSON, a census of its
+process: what nothing outside it can see, and no RPC should tell. The server knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import readings
+import uvloop
+
+from tokenwire_server import app
+from tokenwire_server.config import load
+from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.telemetry import configure_logging
+
+
+def census(streams: StreamRegistry) -> dict[str, Any]:
+    """What lives after a collection, besides what lived when the server got ready."""
+    gc.collect()
+    living = Counter(
+        f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects())
+    )
+    return {
+        "objects": living,
+        # Events and strings are not tracked by the collector, but they are allocated.
+        "blocks": sys.getallocatedblocks(),
+        "tasks": len(asyncio.all_tasks()),
+        "files": len(list(Path("/proc/self/fd").iterdir())),
+        "rss_bytes": readings.rss_bytes(os.getpid()),
+        "live_streams": streams.live_count,
+        "ended_streams": streams.ended_count,
+        "log_bytes": streams.log_bytes,
+    }
+
+
+async def serve() -> None:
+    """Serve until SIGTERM."""
+
+    def ready(address: str) -> None:
+        # What the server froze is out of every census; only its registry is picked out of it.
+        gc.unfreeze()
+        (streams,) = (each for each in gc.get_objects() if isinstance(each, StreamRegistry))
+        gc.freeze()
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGUSR1, lambda: print(json.dumps(census(streams)), flush=True)
+        )
+        print(f"tokenwire-server: listening on {address}", flush=True)
+
+    settings = load(None, {"listen": "127.0.0.1:0"})
+    configure_logging(settings.log_level)
+    await app.serve(settings, os.environ, demo=False, ready=ready, stop=app.stop_on_signals())
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())

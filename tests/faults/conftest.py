@@ -1,0 +1,58 @@
+"""A real server in a process of its own, of which one can ask what lives in it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+OBSERVED = Path(__file__).parents[1] / "bench" / "observed.py"
+STOP_S = 15
+
+
+class Observed:
+    """A running server: its `address`, and its census, see `tests/bench/observed.py`."""
+
+    def __init__(self, process):
+        self._process = process
+        self.address = process.stdout.readline().split()[-1]
+
+    def census(self):
+        self._process.send_signal(signal.SIGUSR1)
+        return json.loads(self._process.stdout.readline())
+
+
+@pytest.fixture
+def observed(simulator):
+    """Starts such a server, with limits by the names of the settings: a context manager."""
+
+    @contextmanager
+    def running(**limits):
+        environ = {
+            key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")
+        }
+        settings = {f"TOKENWIRE_LIMITS__{name.upper()}": str(n) for name, n in limits.items()}
+        process = subprocess.Popen(
+            [sys.executable, OBSERVED],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ | simulator.environ() | settings,
+        )
+        try:
+            yield Observed(process)
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            finally:
+                process.stdout.close()
+
+    return running

@@ -1,0 +1,176 @@
+"""Which answers are kept, for how long, and how they are replayed."""
+
+import asyncio
+import time
+
+import pytest
+from streams_support import Played, a_request, read_all, route_to
+
+from tokenwire_server.config import Limits
+from tokenwire_server.errors import UpstreamUnavailable
+from tokenwire_server.events import FinishReason, Started, TextDelta
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.request import CacheUse
+from tokenwire_server.streams.registry import StreamRegistry
+
+KiB = 1024
+KEPT = (FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS)
+
+
+def use(key=b"k", *, ttl_s=60.0, read=True):
+    return CacheUse(key=key, ttl_s=ttl_s, read=read)
+
+
+async def answer(
+    registry, said=("an ", "answer"), end=FinishReason.STOP, tenant="default", **asked
+):
+    """The text and the events of an answer; `said` is what a provider would say if it were asked."""
+    steps = [*said, Complete(end) if isinstance(end, FinishReason) else end]
+    provider = Played(*steps)
+    request = a_request(cache=use(**asked))
+    stream = registry.open(request, route_to(provider), tenant=tenant)
+    reader = stream.join()
+    registry.produce(stream, route_to(provider), request)
+    events = await read_all(reader)
+    assert isinstance(events[0], Started)
+    assert events[0].from_cache == (not provider.opened)
+    return "".join(event.text for event in events if isinstance(event, TextDelta)), events
+
+
+async def is_kept(registry, **asked):
+    """Whether an answer is replayed. Asking changes nothing but which was used last."""
+    return (await answer(registry, ("asked again",), FinishReason.REFUSAL, **asked))[1][
+        0
+    ].from_cache
+
+
+async def wait_until_not_kept(registry, **asked):
+    began = time.monotonic()
+    while await is_kept(registry, **asked):
+        assert time.monotonic() - began < 5
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("end", FinishReason, ids=str)
+async def test_only_an_end_that_the_request_would_reach_again_is_kept(registry, end):
+    await answer(registry, end=end)
+    assert await is_kept(registry) == (end in KEPT)
+
+
+async def test_a_failed_answer_is_not_kept(registry):
+    with pytest.raises(Exception, match="down"):
+        await answer(registry, end=UpstreamUnavailable("down"))
+    assert not await is_kept(registry)
+
+
+async def test_a_replay_says_the_same_and_costs_nothing(registry):
+    text, events = await answer(registry)
+    again, replayed = await answer(registry, ("something else",))
+    assert again == text == "an answer"
+    assert replayed[0].stream_id != events[0].stream_id
+    finished = replayed[-1]
+    assert finished.reason == FinishReason.STOP
+    assert (finished.usage.input_tokens, finished.usage.output_tokens) == (0, 0)
+    assert not finished.usage.estimated
+
+
+async def test_an_answer_is_of_one_tenant_only(registry):
+    await answer(registry)
+    assert not await is_kept(registry, tenant="another")
+    assert await is_kept(registry)
+
+
+async def test_an_answer_older_than_the_asker_wants_stays_for_others(registry):
+    await answer(registry)
+    await wait_until_not_kept(registry, ttl_s=0.05)
+    assert await is_kept(registry, ttl_s=60.0)
+
+
+async def test_an_answer_older_than_its_keeper_allowed_is_for_nobody_however_often_it_was_replayed(
+    registry,
+):
+    await answer(registry, ttl_s=0.2)
+    assert await is_kept(registry)
+    await wait_until_not_kept(registry, ttl_s=60.0)
+
+
+async def test_refreshing_replaces_the_older_answer(registry):
+    await answer(registry, ("old",))
+    text, events = await answer(registry, ("new",), read=False)
+    assert (text, events[0].from_cache) == ("new", False)
+    assert (await answer(registry))[0] == "new"
+
+
+async def test_refreshing_in_vain_leaves_the_older_answer(registry):
+    await answer(registry, ("old",))
+    await answer(registry, ("cut",), FinishReason.MAX_TOKENS, read=False)
+    assert (await answer(registry))[0] == "old"
+
+
+async def test_past_the_bound_the_answer_goes_that_was_used_longest_ago():
+    async with asyncio.TaskGroup() as tasks:
+        registry = StreamRegistry(Limits(max_cache_bytes=9 * KiB), tasks)
+        for key in (b"1", b"2", b"3"):
+            await answer(registry, ("x" * KiB,), key=key)  # 2 KiB and a little each
+        assert await is_kept(registry, key=b"1")
+        for key in (b"4", b"5"):
+            await answer(registry, ("x" * KiB,), key=key)
+        kept = [key for key in (b"1", b"2", b"3", b"4", b"5") if await is_kept(registry, key=key)]
+    assert kept == [b"1", b"3", b"4", b"5"]
+
+
+async def test_a_server_may_have_no_cache():
+    async with asyncio.TaskGroup() as tasks:
+        registry = StreamRegistry(Limits(max_cache_bytes=0), tasks)
+        await answer(registry)
+        assert not await is_kept(registry)
+
+
+async def test_an_answer_over_its_bound_is_not_kept():
+    async with asyncio.TaskGroup() as tasks:
+        registry = StreamRegistry(Limits(max_cached_answer_bytes=10 * KiB), tasks)
+        await answer(registry, ("x" * 9 * KiB,), key=b"smaller")
+        await answer(registry, ("x" * 11 * KiB,), key=b"larger")
+        assert await is_kept(registry, key=b"smaller")
+        assert not await is_kept(registry, key=b"larger")
+
+
+async def test_an_answer_whose_beginning_is_gone_is_not_kept():
+    async with asyncio.TaskGroup() as tasks:
+        registry = StreamRegistry(Limits(max_log_bytes=64 * KiB), tasks)
+        request = a_request(cache=use())
+        route = route_to(Played(*["x" * KiB] * 90, Complete(FinishReason.STOP)))
+        stream = registry.open(request, route)
+        with stream.join():
+            registry.produce(stream, route, request)
+            await stream.log.wait_sealed()
+        assert stream.log.finished.reason == FinishReason.STOP
+        assert not await is_kept(registry)
+
+
+WIDENING = ("x" * 4 * KiB, "x" * 4 * KiB, "x" * 4 * KiB, "🙂") * 5
+"""Of one byte a character in the log; merged with one wide character each takes four."""
+
+
+@pytest.mark.parametrize(
+    ("max_log_bytes", "pieces"),
+    [(100 * KiB, WIDENING), (64 * KiB, ("x" * 16337, "🙂"))],
+    ids=["by much", "by less than its first and last event"],
+)
+async def test_an_answer_that_merging_makes_larger_than_a_log_is_told_whole_all_the_same(
+    max_log_bytes, pieces
+):
+    async with asyncio.TaskGroup() as tasks:
+        registry = StreamRegistry(Limits(max_log_bytes=max_log_bytes), tasks)
+        for _ in range(2):
+            assert (await answer(registry, pieces))[0] == "".join(pieces)
+
+
+async def test_an_answer_that_merging_made_larger_than_its_bound_is_not_kept():
+    async with asyncio.TaskGroup() as tasks:
+        registry = StreamRegistry(Limits(max_cached_answer_bytes=100 * KiB), tasks)
+        await answer(registry, WIDENING)
+        replayed, events = await answer(registry, WIDENING)
+        assert replayed == "".join(WIDENING)
+        taken = sum(len(e.text) * 4 for e in events if isinstance(e, TextDelta) and "🙂" in e.text)
+        assert not events[0].from_cache or taken <= 100 * KiB
