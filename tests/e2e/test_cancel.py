@@ -13,15 +13,13 @@ import urllib.error
 import grpc
 import grpc.aio
 import pytest
+from e2e_calls import PROVIDERS, SMALL_WINDOW
 
 from tokenwire_server.rpc.server import (
     KEEPALIVE_TIME_S,
     MIN_CLIENT_PING_INTERVAL_S,
     PING_TIMEOUT_S,
 )
-
-PROVIDERS = ["openai", "openai-responses", "anthropic"]
-SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
 
 BLOCKING = f"repeat=forever&tokens_per_second=20000&text={'x' * 100}"
 """Fills the window of a caller that does not read within 50 ms, and the log only after seconds."""

@@ -1,19 +1,15 @@
 import pytest
+from e2e_calls import PROVIDERS, said
 
 from tokenwire.v1 import chat_pb2 as pb
 from tokenwire.v1 import event_pb2
 from tokenwire_server.simulator import generated_arguments, generated_reasoning, generated_text
 
-PROVIDERS = ["openai", "openai-responses", "anthropic"]
 ADD = pb.Tool(
     name="add",
     description="adds",
     parameters_json_schema='{"type":"object","properties":{"a":{"type":"integer"}}}',
 )
-
-
-def said(events, kind):
-    return "".join(getattr(event, kind).text for event in events if event.HasField(kind))
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

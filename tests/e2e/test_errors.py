@@ -6,26 +6,10 @@ import threading
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from e2e_calls import PROVIDERS, details
 
 from tokenwire.v1 import chat_pb2 as pb
 from tokenwire.v1 import event_pb2
-
-PROVIDERS = ["openai", "openai-responses", "anthropic"]
-
-
-def details(error):
-    """The status' details by type name, ErrorInfo exactly once."""
-    raw = dict(error.trailing_metadata())["grpc-status-details-bin"]
-    status = status_pb2.Status.FromString(raw)
-    assert status.code == error.code().value[0]
-    found = {}
-    for detail in status.details:
-        kind = detail.TypeName().rpartition(".")[2]
-        assert kind not in found
-        found[kind] = getattr(error_details_pb2, kind).FromString(detail.value)
-    assert found["ErrorInfo"].domain == "tokenwire"
-    return found
 
 
 async def failing(call):

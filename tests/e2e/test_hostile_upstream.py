@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 import pytest
 import trustme
-from google.rpc import error_details_pb2, status_pb2
+from e2e_calls import reason
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 TOKEN = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
@@ -47,13 +47,6 @@ class RawProvider:
 async def wait_for_end(reader):
     while await reader.read(65536):
         pass
-
-
-def reason(error):
-    raw = dict(error.trailing_metadata())["grpc-status-details-bin"]
-    info = error_details_pb2.ErrorInfo()
-    assert status_pb2.Status.FromString(raw).details[0].Unpack(info)
-    return info.reason
 
 
 @pytest.fixture

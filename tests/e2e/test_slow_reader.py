@@ -7,18 +7,10 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from e2e_calls import SMALL_WINDOW, info
 
-SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
 # A hundred bytes a token, so that the window of a reader who stopped is full at once.
 FAST = f"openai/sim?repeat=forever&tokens_per_second=5000&text={'x' * 100}"
-
-
-def info(error):
-    raw = dict(error.trailing_metadata())["grpc-status-details-bin"]
-    found = error_details_pb2.ErrorInfo()
-    assert status_pb2.Status.FromString(raw).details[0].Unpack(found)
-    return found
 
 
 def rss_bytes(pid):

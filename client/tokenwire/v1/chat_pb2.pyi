@@ -237,8 +237,8 @@ class ChatRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """Makes the request idempotent: the same id with the same request attaches to the stream that it
     started, from its beginning; with another request it is refused with REQUEST_ID_REUSED. Kept as
-    long as the stream's content (`retention.log_ttl`); a stream that failed before its first token
-    gives its id free. At most 128 printable ASCII characters, without blanks.
+    long as the stream's content (`retention.log_ttl`); a stream that failed or was cancelled before
+    its first token gives its id free. At most 128 printable ASCII characters, without blanks.
     """
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Message]:

@@ -118,7 +118,7 @@ class ChatServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteStream(self, request, context):
-        """DeleteStream cancels a stream and forgets its content now. Readers that have read all of it get
+        """DeleteStream cancels a stream and forgets its content now, in the response cache too. Readers that have read all of it get
         its end, others STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -71,7 +71,7 @@ class ChatServiceStub:
         tokenwire.v1.chat_pb2.DeleteStreamRequest,
         tokenwire.v1.chat_pb2.DeleteStreamResponse,
     ]
-    """DeleteStream cancels a stream and forgets its content now. Readers that have read all of it get
+    """DeleteStream cancels a stream and forgets its content now, in the response cache too. Readers that have read all of it get
     its end, others STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
     """
 
@@ -130,7 +130,7 @@ class ChatServiceAsyncStub:
         tokenwire.v1.chat_pb2.DeleteStreamRequest,
         tokenwire.v1.chat_pb2.DeleteStreamResponse,
     ]
-    """DeleteStream cancels a stream and forgets its content now. Readers that have read all of it get
+    """DeleteStream cancels a stream and forgets its content now, in the response cache too. Readers that have read all of it get
     its end, others STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
     """
 
@@ -199,7 +199,7 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         request: tokenwire.v1.chat_pb2.DeleteStreamRequest,
         context: _ServicerContext,
     ) -> typing.Union[tokenwire.v1.chat_pb2.DeleteStreamResponse, collections.abc.Awaitable[tokenwire.v1.chat_pb2.DeleteStreamResponse]]:
-        """DeleteStream cancels a stream and forgets its content now. Readers that have read all of it get
+        """DeleteStream cancels a stream and forgets its content now, in the response cache too. Readers that have read all of it get
         its end, others STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
         """
 

@@ -26,6 +26,8 @@ class CachedAnswer(NamedTuple):
 
     deltas: tuple[Event, ...]
     finished: Finished
+    stream_id: str
+    """Of the stream that it was kept of."""
     kept: float
     """When, of the monotonic clock."""
     ttl_s: float
@@ -96,11 +98,19 @@ class ResponseCache:
         byte_count = ANSWER_BYTES + log_bytes
         self._remove(key)
         self._answers[key] = CachedAnswer(
-            tuple(replayed[1:-1]), log.finished, time.monotonic(), use.ttl_s, byte_count
+            tuple(replayed[1:-1]), log.finished, stream.id, time.monotonic(), use.ttl_s, byte_count
         )
         self._bytes += byte_count
         while self._bytes > self._max_bytes:
             self._remove(next(iter(self._answers)))
+
+    def forget(self, stream: Stream) -> None:
+        """Keep nothing of a stream."""
+        if stream.cache is not None:
+            key = (stream.tenant, stream.cache.key)
+            answer = self._answers.get(key)
+            if answer is not None and answer.stream_id == stream.id:
+                self._remove(key)
 
     def _remove(self, key: tuple[str, bytes]) -> None:
         answer = self._answers.pop(key, None)

@@ -7,9 +7,10 @@ import secrets
 
 from ..config import Limits
 from ..errors import Overloaded, RequestIdReused, StreamNotFound
-from ..events import Started
+from ..events import FinishReason, Started
 from ..providers.registry import Route
 from ..request import ChatRequest
+from ..streamlog.base import StreamLog
 from ..streamlog.memory import MemoryLog
 from ..streamlog.space import LogSpace
 from .cache import ResponseCache
@@ -138,6 +139,7 @@ class StreamRegistry:
     def delete(self, stream: Stream) -> None:
         """Forget a stream that has ended, now; who still reads it gets StreamNotFound."""
         stream.deleted = True
+        self._cache.forget(stream)
         self._forget(stream)
 
     async def wait_until_idle(self) -> None:
@@ -164,8 +166,8 @@ class StreamRegistry:
 
     def ended(self, stream: Stream) -> None:
         self._live.discard(stream)
-        if stream.log.failure is not None and stream.log.last_sequence <= 1:
-            self._requested.pop((stream.tenant, stream.request_id), None)
+        if _ended_without_a_token(stream.log):
+            self._free_request_id(stream)
         if stream.cache is not None:
             self._cache.keep(stream)
         self._ended[stream] = asyncio.get_running_loop().call_later(
@@ -185,6 +187,9 @@ class StreamRegistry:
     def _lose(self, stream: Stream) -> None:
         """Let nobody find it any more."""
         self._found.pop((stream.tenant, stream.id), None)
+        self._free_request_id(stream)
+
+    def _free_request_id(self, stream: Stream) -> None:
         if self._requested.get((stream.tenant, stream.request_id)) is stream:
             del self._requested[stream.tenant, stream.request_id]
 
@@ -212,3 +217,11 @@ class StreamRegistry:
     def _check_idle(self) -> None:
         if not self._live and not self._reader_count:
             self._idle.set()
+
+
+def _ended_without_a_token(log: StreamLog) -> bool:
+    """It failed or was cancelled before its first token: the same request may begin anew."""
+    if log.failure is not None:
+        return log.last_sequence <= 1
+    cancelled = log.finished is not None and log.finished.reason == FinishReason.CANCELLED
+    return cancelled and log.last_sequence <= 2  # Started, Finished

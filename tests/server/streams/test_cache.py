@@ -10,7 +10,7 @@ from tokenwire_server.config import Limits
 from tokenwire_server.errors import UpstreamUnavailable
 from tokenwire_server.events import FinishReason, Started, TextDelta
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.request import CacheUse
+from tokenwire_server.request import CacheUse, Retention
 from tokenwire_server.streams.registry import StreamRegistry
 
 KiB = 1024
@@ -174,3 +174,20 @@ async def test_an_answer_that_merging_made_larger_than_its_bound_is_not_kept():
         assert replayed == "".join(WIDENING)
         taken = sum(len(e.text) * 4 for e in events if isinstance(e, TextDelta) and "🙂" in e.text)
         assert not events[0].from_cache or taken <= 100 * KiB
+
+
+async def test_a_deleted_stream_leaves_no_answer_behind_and_no_other_one_goes(registry):
+    async def kept(read):
+        """A stream that has ended, whose answer may be kept."""
+        request = a_request(cache=use(read=read), retention=Retention(log_ttl_s=60.0))
+        stream = registry.open(request, route := route_to(Played("said", Complete(KEPT[0]))))
+        reader = stream.join()
+        registry.produce(stream, route, request)
+        await read_all(reader)
+        return stream
+
+    older, newer = await kept(read=True), await kept(read=False)
+    registry.delete(older)
+    assert await is_kept(registry)
+    registry.delete(newer)
+    assert not await is_kept(registry)

@@ -203,6 +203,24 @@ async def test_a_request_id_is_free_again_when_nothing_came_of_it(registry):
         pass
 
 
+async def test_a_request_id_is_free_again_when_its_caller_left_before_the_first_token(registry):
+    stream, reader = opened(registry, asyncio.Event(), request_id="r", retention=KEPT)
+    with reader:
+        await reader.take()
+    await asyncio.wait_for(stream.log.wait_sealed(), 1)
+    assert stream.log.finished.reason == FinishReason.CANCELLED
+    assert await ended(registry, request_id="r") is not stream
+
+
+async def test_a_request_id_stays_taken_when_its_caller_left_after_the_first_token(registry):
+    stream, reader = opened(registry, "some", asyncio.Event(), request_id="r", retention=KEPT)
+    with reader:
+        while (await reader.take())[-1][0] < 2:
+            pass
+    await asyncio.wait_for(stream.log.wait_sealed(), 1)
+    assert opened(registry, request_id="r")[0] is stream
+
+
 async def test_a_request_id_stays_taken_when_tokens_were_paid_for(registry):
     stream, reader = opened(
         registry, "some", UpstreamUnavailable("down"), request_id="r", retention=KEPT
