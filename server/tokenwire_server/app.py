@@ -80,6 +80,7 @@ async def _drain(server: GrpcServer, streams: StreamRegistry, grace_s: float) ->
     except TimeoutError:
         streams.stop_all()
     await server.stop(LAST_WORDS_S)
+    streams.stop_all()  # what was let in meanwhile, and goes on without a reader
 
 
 def _require_a_key(providers: Mapping[str, ProviderConfig], environ: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import TypeVar
@@ -20,7 +21,7 @@ from ..streams.stream import Stream
 from .codec import AnswerBuilder, stream_info
 from .options import OptionsParser
 from .parse import parse_chat_request, parse_message
-from .writer import STREAM_ID_KEY, Context, Writer
+from .writer import Context, Writer, begin
 
 M = TypeVar("M", bound=Message)
 
@@ -49,7 +50,7 @@ class ChatService:
             Writer(context, self._limits.reader_stall_s) as writer,
         ):
             try:
-                await writer.begin(stream.id)
+                await begin(context, stream.id)
             finally:
                 # Also when this caller is gone: others may read the stream by now.
                 self._streams.produce(stream, route, request)
@@ -63,7 +64,7 @@ class ChatService:
         stream = self._streams.open(request, route, deadline_s=deadline_s)
         with stream.join() as reader:
             try:
-                await context.send_initial_metadata(((STREAM_ID_KEY, stream.id),))
+                await begin(context, stream.id)
             finally:
                 self._streams.produce(stream, route, request)
                 del request
@@ -71,6 +72,7 @@ class ChatService:
             answer = AnswerBuilder()
             while taken := await reader.take():
                 answer.add(event for _, event in taken)
+                await asyncio.sleep(0)  # thousands of entries a time: others have their turn
             return answer.response().SerializeToString()
 
     async def ResumeStream(self, data: bytes, context: Context) -> None:  # noqa: N802
@@ -86,7 +88,7 @@ class ChatService:
             stream.join(request.after_sequence, delivery) as reader,
             Writer(context, self._limits.reader_stall_s) as writer,
         ):
-            await writer.begin(stream.id)
+            await begin(context, stream.id)
             await _deliver(reader, writer)
 
     async def CancelStream(self, data: bytes, context: Context) -> bytes:  # noqa: ARG002, N802

@@ -26,6 +26,17 @@ class PeerGone(Exception):
     """
 
 
+async def begin(context: Context, stream_id: str) -> None:
+    """Send the initial metadata. It commits the RPC: no client retries it from here on.
+
+    Raises PeerGone.
+    """
+    try:
+        await context.send_initial_metadata(((STREAM_ID_KEY, stream_id),))
+    except ExecuteBatchError as error:
+        raise PeerGone from error
+
+
 class Writer:
     """The caller's end of one RPC. A context manager, which bounds each write.
 
@@ -55,13 +66,6 @@ class Writer:
             self._stall.__exit__(exc_type, exc, tb)
         except TimeoutError as stalled:
             raise SlowReader(f"the caller accepted nothing for {self._stall_s:g} s") from stalled
-
-    async def begin(self, stream_id: str) -> None:
-        """Send the initial metadata. It commits the RPC: no client retries it from here on."""
-        try:
-            await self._context.send_initial_metadata(((STREAM_ID_KEY, stream_id),))
-        except ExecuteBatchError as error:
-            raise PeerGone from error
 
     async def send(self, sequence: int, event: ReaderEvent) -> None:
         """Write one event; return when the transport took it. Raises PeerGone."""

@@ -6,7 +6,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ..errors import SlowReader, TokenwireError
-from ..events import Event, Finished, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
+from ..events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+)
 from .space import LogSpace
 
 ENTRY_BYTES = 56
@@ -51,7 +59,7 @@ class MemoryLog:
         self._space = space
         self._taken = STREAM_BYTES  # of the space
         self._room = 0  # what byte_count may reach without further ado
-        self._wakes: list[Callable[[], None]] = []
+        self._wakes: dict[Callable[[], None], None] = {}  # a set in order
         self._seal_waiters: list[asyncio.Future[None]] = []
         self.last_sequence = 0
         self.sealed = False
@@ -101,11 +109,10 @@ class MemoryLog:
         return self._entries[first : first + MAX_READ_ENTRIES]
 
     def subscribe(self, wake: Callable[[], None]) -> None:
-        self._wakes.append(wake)
+        self._wakes[wake] = None
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
-        if wake in self._wakes:
-            self._wakes.remove(wake)
+        self._wakes.pop(wake, None)
 
     async def wait_sealed(self) -> None:
         if self.sealed:
@@ -164,8 +171,13 @@ def entry_bytes(event: Event) -> int:
         return ENTRY_BYTES + _text_bytes(event.text)
     if isinstance(event, ReasoningDelta):
         return ENTRY_BYTES + _text_bytes(event.text) + len(event.signature)
-    if isinstance(event, ToolCallDelta | ToolCall):
+    if isinstance(event, ToolCallDelta):
         return ENTRY_BYTES + _text_bytes(event.arguments_json)
+    if isinstance(event, ToolCall):
+        named = _text_bytes(event.id) + _text_bytes(event.name)
+        return ENTRY_BYTES + named + _text_bytes(event.arguments_json)
+    if isinstance(event, ToolCallStarted):
+        return ENTRY_BYTES + _text_bytes(event.id) + _text_bytes(event.name)
     return ENTRY_BYTES
 
 

@@ -74,7 +74,8 @@ class Reader:
         the cursor where it was.
         """
         log = self._stream.log
-        while log.last_sequence == self._sequence or self._usage_due:
+        # Started comes first, whatever is due.
+        while log.last_sequence == self._sequence or (self._usage_due and self._sequence):
             if log.sealed and log.last_sequence == self._sequence:
                 if log.failure is not None:
                     # Raised again by every reader: it must not gather and keep their frames.
