@@ -5,14 +5,24 @@ import gc
 import tracemalloc
 import weakref
 from functools import partial
+from sys import getsizeof
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwire_server.errors import ServerStopped, SlowReader
-from tokenwire_server.events import Finished, FinishReason, TextDelta, Timings, Usage
-from tokenwire_server.streamlog.memory import STEP_BYTES, STREAM_BYTES, MemoryLog
+from tokenwire_server.events import (
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    Timings,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+from tokenwire_server.streamlog.memory import STEP_BYTES, STREAM_BYTES, MemoryLog, entry_bytes
 from tokenwire_server.streamlog.space import LogSpace
 
 FINISHED = Finished(
@@ -104,6 +114,30 @@ async def test_a_cancelled_wait_for_the_seal_leaves_nothing_behind(new_log):
     log.finish(FINISHED)
 
 
+async def test_cancelled_waits_for_the_seal_do_not_gather_and_are_passed_over_by_it(new_log):
+    log = new_log(1 << 20)
+    gc.collect()
+    before = cancelled_futures()
+    for _ in range(50):
+        waiting = asyncio.create_task(log.wait_sealed())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    del waiting
+    gc.collect()
+    assert cancelled_futures() - before < 50
+    late, patient = (asyncio.create_task(log.wait_sealed()) for _ in range(2))
+    await asyncio.sleep(0)
+    late.cancel()
+    log.finish(FINISHED)  # in the step in which one of two was cancelled
+    await asyncio.wait_for(patient, 1)
+    await asyncio.wait({late})
+
+
+def cancelled_futures():
+    return sum(isinstance(o, asyncio.Future) and o.cancelled() for o in gc.get_objects())
+
+
 async def test_who_waits_for_the_seal_wakes_at_it_and_not_before(new_log):
     log = new_log(1 << 20)
     waiting = asyncio.create_task(log.wait_sealed())
@@ -192,6 +226,18 @@ async def test_the_memory_of_a_log_stays_within_its_bound(new_log, word):
     assert max_bytes * 0.7 < peak < max_bytes * 1.1
 
 
+async def test_past_its_bound_a_log_loses_a_part_of_itself_now_and_then(new_log):
+    max_bytes = 64 * 1024
+    log = new_log(max_bytes)
+    began = set()
+    for n in range(10_000):
+        log.append(token(n))
+        began.add(log.earliest_sequence)
+        if log.earliest_sequence > 1:
+            assert max_bytes * 0.8 < log.byte_count <= max_bytes
+    assert 2 < len(began) < 1000
+
+
 async def test_one_entry_larger_than_the_bound_is_still_delivered(new_log):
     log = new_log(4096)
     big = TextDelta("x" * 10_000, 0)
@@ -208,6 +254,7 @@ async def test_a_dropped_log_has_only_its_end_left(new_log):
     log.drop()
     log.drop()
     assert (log.earliest_sequence, log.last_sequence) == (6, 6)
+    assert 0 < log.byte_count < 200
     assert list(log.read(5)) == [FINISHED]
     assert list(log.read(6)) == []
     with pytest.raises(SlowReader):
@@ -230,6 +277,7 @@ async def test_a_dropped_log_that_failed_still_says_why(new_log):
 def test_memory_is_counted_while_a_log_grows_and_given_back_when_it_goes(sizes, max_bytes):
     space = LogSpace(1 << 40, lambda: None)
     log = MemoryLog(max_bytes, space)
+    assert space.used_bytes == STREAM_BYTES
     for size in sizes:
         log.append(TextDelta("x" * size, 0))
         largest = max(sizes) + 200
@@ -237,8 +285,31 @@ def test_memory_is_counted_while_a_log_grows_and_given_back_when_it_goes(sizes, 
         assert space.used_bytes <= max_bytes + STEP_BYTES + STREAM_BYTES
     log.fail(ServerStopped("stopped"))
     assert space.used_bytes == log.byte_count + STREAM_BYTES
-    log.drop()
-    assert space.used_bytes == 0
+    for _ in range(2):
+        log.drop()
+        assert space.used_bytes == 0
+
+
+@pytest.mark.parametrize("of", [TextDelta, ReasoningDelta, ToolCallDelta, ToolCall])
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\u8bcd", "\U0001f600"])
+def test_an_entry_is_counted_as_what_python_keeps_of_its_text(letter, of):
+    text = letter * 10_000
+    entry = {
+        TextDelta: TextDelta(text, 0),
+        ReasoningDelta: ReasoningDelta(text, 0, "s" * 5000),
+        ToolCallDelta: ToolCallDelta(0, text),
+        ToolCall: ToolCall(0, "id", "name", text),
+    }[of]
+    taken = getsizeof(text) + (5000 if of is ReasoningDelta else 0)
+    assert taken <= entry_bytes(entry) <= taken + 200
+
+
+def test_a_space_is_full_at_its_bound():
+    space = LogSpace(100, lambda: None)
+    space.take(99)
+    assert not space.full
+    space.take(1)
+    assert space.full
 
 
 async def test_a_full_space_asks_for_room_at_each_step():

@@ -250,3 +250,23 @@ async def test_a_caller_that_pings_as_often_as_it_may_is_not_sent_away(server, a
     async with grpc.aio.insecure_channel(server, options=options) as channel:
         call = api_on(channel).chat_stream(api_on.request("openai/sim?tokens=2&ttft_ms=60000"))
         assert [event async for event in call][-1].HasField("finished")
+
+
+async def test_a_chat_that_is_cancelled_in_its_first_instants_is_nobodys_fault(
+    start, simulator, api_on
+):
+    with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (process, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+
+            async def leave(n):
+                call = api.chat(api.request("openai/sim?repeat=forever&itl_ms=10"))
+                await asyncio.sleep(n % 30 / 1000)
+                call.cancel()
+
+            for _ in range(20):
+                await asyncio.gather(*(leave(n) for n in range(25)))
+        process.terminate()
+        process.wait(10)
+        process.log.seek(0)
+        assert "internal error" not in process.log.read()

@@ -103,3 +103,8 @@ def test_a_signature_ends_a_merge():
 def test_ten_thousand_tokens_become_a_handful_of_events():
     events = [TextDelta("token ", 0) for _ in range(10_000)]
     assert len(merge(events, 0)) <= 4
+
+
+def test_a_joined_event_may_reach_its_bound():
+    events = [TextDelta("x" * (MAX_MERGED_CHARS // 4), 0) for _ in range(4)]
+    assert merge(events, 0) == [(4, TextDelta("x" * MAX_MERGED_CHARS, 0))]

@@ -34,6 +34,7 @@ FINISHED = Finished(
 
 
 USED = Usage(input_tokens=3, output_tokens=4, estimated=True)
+STARTED = Started("id", "m", "p", 0.0)
 
 
 class Production:
@@ -220,11 +221,22 @@ async def test_a_reader_that_is_kept_busy_gets_no_heartbeat(stream):
 async def test_usage_comes_at_its_interval_whether_or_not_there_is_news(stream):
     produced(stream)
     with stream.join(delivery=Delivery(usage_s=0.03)) as reader:
-        assert await asyncio.wait_for(reader.take(), 1) == [(0, USED)]
         stream.log.append(TextDelta("a", 0))
-        await asyncio.sleep(0.1)
-        assert await reader.take() == [(0, USED)]
         assert await reader.take() == [(1, TextDelta("a", 0))]
+        assert await asyncio.wait_for(reader.take(), 1) == [(1, USED)]
+        stream.log.append(TextDelta("b", 0))
+        await asyncio.sleep(0.1)
+        assert await reader.take() == [(1, USED)]
+        assert await reader.take() == [(2, TextDelta("b", 0))]
+
+
+async def test_what_comes_first_comes_first_though_the_usage_is_due(stream):
+    produced(stream)
+    with stream.join(delivery=Delivery(usage_s=0.01)) as reader:
+        await asyncio.sleep(0.05)
+        stream.log.append(TextDelta("a", 0))
+        assert await reader.take() == [(1, TextDelta("a", 0))]
+        assert await reader.take() == [(1, USED)]
 
 
 async def test_an_ended_stream_makes_no_more_usage_and_no_heartbeats(stream):

@@ -1,0 +1,75 @@
+"""What came over the wire, as a history has it."""
+
+import time
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from history import End, Info, Seen
+from history_reference import SIGNED
+
+from tokenwire.v1 import chat_pb2, event_pb2
+
+_KINDS = {"tool_call_started": "call_started", "tool_call_delta": "arguments", "tool_call": "call"}
+
+
+def seen(event: event_pb2.TokenEvent) -> Seen:
+    """An event, seen now."""
+    which = event.WhichOneof("event")
+    said = getattr(event, which)
+    fields = {"index": getattr(said, "index", 0)}
+    match which:
+        case "text":
+            fields |= {"text": said.text}
+        case "reasoning":
+            fields |= {"text": said.text}
+            if said.signature:
+                fields |= {"name": SIGNED, "proof": said.signature}
+        case "tool_call_started":
+            fields |= {"name": said.name, "proof": said.id}
+        case "tool_call_delta":
+            fields |= {"text": said.arguments_json}
+        case "tool_call":
+            call = said.tool_call
+            fields |= {"text": call.arguments_json, "name": call.name, "proof": call.id}
+        case "started":
+            fields |= {"proof": said.SerializeToString(deterministic=True)}
+        case "finished":
+            fields |= {
+                "name": reason_name(said.reason),
+                "proof": said.SerializeToString(deterministic=True),
+                "usage": usage(said.usage),
+            }
+        case "usage":
+            fields |= {"usage": usage(said)}
+    return Seen(event.sequence, _KINDS.get(which, which), at=time.time(), **fields)
+
+
+def end_of(error: grpc.aio.AioRpcError) -> End:
+    """The end of a call that failed by its server's word, or by nobody's."""
+    raw = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    if raw is None:
+        return End("lost", f"{error.code()}: {error.details()}", at=time.time())
+    found = error_details_pb2.ErrorInfo()
+    status_pb2.Status.FromString(raw).details[0].Unpack(found)
+    return End("failed", found.reason, dict(found.metadata), at=time.time())
+
+
+def info(told: chat_pb2.StreamInfo) -> Info:
+    reason = told.error_reason
+    if told.state == chat_pb2.STREAM_STATE_FINISHED:
+        reason = reason_name(told.finish_reason)
+    return Info(
+        reason=reason,
+        last_sequence=told.last_sequence,
+        reader_count=told.reader_count,
+        usage=usage(told.usage),
+        end_time=told.end_time.ToMicroseconds() / 1e6,
+    )
+
+
+def usage(told) -> tuple[int, int, bool]:
+    return told.input_tokens, told.output_tokens, told.estimated
+
+
+def reason_name(reason: int) -> str:
+    return event_pb2.FinishReason.Name(reason).removeprefix("FINISH_REASON_")

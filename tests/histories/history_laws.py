@@ -1,0 +1,226 @@
+"""What every reader of a stream may rely on, as a judgement over its history. Pure.
+
+    violations(history) -> list[str]
+
+Each is a sentence; a lawful history has none. The laws of order in time stand in `history_order`.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from history import CANCELLED, DELTAS, MADE, Entry, History, Reading, Reference, Seen
+from history_order import order_violations
+
+READERS_OWN = ("STREAM_NOT_FOUND", "SLOW_READER", "RESUME_POINT_EXPIRED", "RESUME_POINT_AHEAD")
+"""Reasons that end one reader and say nothing of the stream."""
+
+
+def violations(history: History) -> list[str]:
+    """Everything in the history that cannot be."""
+    found = [*_ends(history), *_alike(history), *history.leftovers]
+    for number, reading in enumerate(history.readings):
+        name = f"reader {number} after {reading.after}"
+        found += [f"{name}: {what}" for what in _reading(history, reading)]
+    return found + list(order_violations(history))
+
+
+def covers(event: Seen, entries: Sequence[Entry]) -> str:
+    """Whether one event says just what these entries say; if not, what is wrong."""
+    if not entries:
+        return "stands for more than the provider said"
+    first, last = entries[0], entries[-1]
+    if len(entries) > 1 and event.kind not in DELTAS:
+        return f"swallows {len(entries) - 1} entries before it"
+    if any((entry.kind, entry.index) != (event.kind, event.index) for entry in entries):
+        return f"joins or hides {first.kind} {first.index} to {last.kind} {last.index}"
+    if any(entry.name for entry in entries[:-1]):
+        return "joins past a signature"
+    said = "".join(entry.text for entry in entries)
+    if said != event.text:
+        return f"says {_short(event.text)} for {_short(said)}"
+    if last.name != event.name:
+        return f"is named {event.name!r}, not {last.name!r}"
+    return ""
+
+
+def _reading(history: History, reading: Reading) -> Iterator[str]:
+    """What is wrong in what one reader saw."""
+    entries = history.reference.entries
+    position, is_over = reading.after, False
+    for event in reading.events:
+        what = f"{event.kind} {event.sequence}"
+        if is_over:
+            yield f"{what} comes after the end"
+        if event.kind in MADE:
+            if event.sequence != position:
+                yield f"{what} bears another sequence than the last event, {position}"
+            continue
+        if event.sequence <= position:
+            yield f"{what} follows {position}: sequences must grow"
+            continue
+        if (event.kind == "started") != (event.sequence == 1):
+            yield f"{what}: started is sequence 1, and nothing else is"
+        elif event.kind == "started":
+            if event.proof is None:
+                yield f"{what} says nothing"
+        elif position == 0:
+            yield f"{what} comes before started"
+        elif event.kind == "finished":
+            is_over = True
+            yield from _finished(history.reference, event, position)
+        else:
+            # Sequence 1 is Started: the provider's first entry bears 2.
+            wrong = covers(event, entries[position - 1 : event.sequence - 1])
+            if wrong or event.sequence - 1 > len(entries):
+                yield f"{what} after {position} {wrong or 'is past what the provider said'}"
+        position = event.sequence
+    if reading.end is None:
+        yield "its call never ended"
+    else:
+        yield from _call_end(history, reading, position, is_over=is_over)
+    yield from _too_many_made(reading)
+
+
+def _finished(reference: Reference, event: Seen, position: int) -> Iterator[str]:
+    if event.sequence != position + 1:
+        yield f"finished {event.sequence} after {position}: something is missing between them"
+    if event.name == CANCELLED:
+        return
+    if event.name != reference.end:
+        yield f"finished with {event.name}; the provider's end is {reference.end}"
+    elif event.sequence != len(reference.entries) + 2:
+        yield f"finished with {event.name} at {event.sequence}, but the answer was not whole"
+
+
+def _call_end(history: History, reading: Reading, position: int, *, is_over: bool) -> Iterator[str]:
+    end = reading.end
+    if end.kind == "lost":
+        yield f"its call was lost without a reason: {end.reason}"
+    elif end.kind == "ok":
+        finishes = {e.sequence for r in history.readings for e in r.events if e.kind == "finished"}
+        finishes |= {a.info.last_sequence for a in history.answers if a.info and a.info.reason}
+        if not is_over and (reading.after not in finishes or position != reading.after):
+            yield f"status OK at {position} without finished"
+    elif end.kind == "failed":
+        yield from _refusal(history, reading, position)
+        if is_over:
+            yield f"failed with {end.reason} after it had finished"
+
+
+def _refusal(history: History, reading: Reading, position: int) -> Iterator[str]:
+    """What is wrong with the error that a reader got."""
+    reason, facts = reading.end.reason, reading.end.facts
+    if reason == "RESUME_POINT_AHEAD":
+        if reading.events:
+            yield "RESUME_POINT_AHEAD after events"
+        if int(facts["latest_sequence"]) >= reading.after:
+            yield f"RESUME_POINT_AHEAD at {reading.after}, within {facts}"
+    elif reason in ("RESUME_POINT_EXPIRED", "SLOW_READER"):
+        if not history.is_tight:
+            yield f"{reason}, although its log keeps everything"
+        if reason == "RESUME_POINT_EXPIRED" and reading.events:
+            yield "RESUME_POINT_EXPIRED after events"
+        earliest = facts.get("earliest_sequence")
+        if earliest is not None and int(earliest) <= position + 1:
+            yield f"{reason} at {position}, but the log begins at {earliest}"
+        last = facts.get("last_sequence")
+        if last is not None and int(last) != position:
+            yield f"{reason} tells sequence {last}, this reader is at {position}"
+    elif reason not in READERS_OWN:
+        last = int(facts.get("last_sequence", 1))
+        if position != last:
+            yield f"{reason} at {position}; the stream's last sequence is {last}"
+
+
+def _too_many_made(reading: Reading) -> Iterator[str]:
+    """Heartbeats and usage come at most once in their interval."""
+    if reading.end is None:
+        return
+    for kind, interval_s in (("heartbeat", reading.heartbeat_s), ("usage", reading.usage_s)):
+        count = sum(event.kind == kind for event in reading.events)
+        # The clocks of both processes may round to a millisecond.
+        most = 0 if interval_s is None else (reading.end.at - reading.sent) / (interval_s - 0.001)
+        if count > most:
+            yield f"{count} {kind} events, one each {interval_s} s"
+
+
+def _ends(history: History) -> Iterator[str]:
+    """Every stream ends once, in one way, for everybody."""
+    ends: dict[tuple[str, int], str] = {}
+    usages: list[object] = []
+    for where, reason, last, usage in told_ends(history):
+        ends.setdefault((reason, last), where)
+        if usage is not None and usage not in usages:
+            usages.append(usage)
+    if len(ends) > 1:
+        yield f"the stream has {len(ends)} ends: {ends}"
+    if len(usages) > 1:
+        yield f"the end has different usages: {usages}"
+    for reason, last in ends:
+        yield from _lawful_end(history.reference, reason, last)
+        for reading in history.readings:
+            if any(event.sequence > last for event in reading.events):
+                yield f"the stream ended at {last}, a reader saw {reading.position}"
+        for answer in history.answers:
+            if answer.info is not None and answer.info.last_sequence > last:
+                yield f"the stream ended at {last}, {answer.call} told {answer.info.last_sequence}"
+
+
+def told_ends(history: History) -> Iterator[tuple[str, str, int, object]]:
+    """The stream's end as everybody was told it: by whom, reason, last sequence, usage."""
+    for number, reading in enumerate(history.readings):
+        for event in reading.events:
+            if event.kind == "finished":
+                yield f"reader {number}", event.name, event.sequence, event.usage
+        end = reading.end
+        if end is not None and end.kind == "failed" and end.reason not in READERS_OWN:
+            last = int(end.facts.get("last_sequence", 1))
+            yield f"reader {number}", end.reason, last, _usage_of(end.facts)
+    for answer in history.answers:
+        info = answer.info
+        if info is not None and info.reason:
+            usage = info.usage if info.last_sequence > 1 else None
+            yield answer.call, info.reason, info.last_sequence, usage
+
+
+def _lawful_end(reference: Reference, reason: str, last: int) -> Iterator[str]:
+    if reason == CANCELLED:
+        if last > len(reference.entries) + 2:
+            yield f"cancelled at {last}, past what the provider said"
+    elif (reason, last, reference.certain) == ("UPSTREAM_UNAVAILABLE", 1, 0) and reference.end:
+        return  # a connection that was reset may have lost everything
+    elif reason != reference.end:
+        yield f"the stream ended with {reason}; the provider's end is {reference.end}"
+    elif reason.startswith("UPSTREAM_"):
+        low, high = 1 + reference.certain, 1 + len(reference.entries)
+        if not low <= last <= high:
+            yield f"{reason} at {last}; the provider failed between {low} and {high}"
+
+
+def _alike(history: History) -> Iterator[str]:
+    """What the provider alone knows, and the whole first and last events, are the same for all."""
+    proofs: dict[tuple[str, object], object] = {}
+    for number, reading in enumerate(history.readings):
+        for event in reading.events:
+            if event.proof is None or event.kind in MADE:
+                continue
+            # A call's end names the id that its beginning named.
+            kind = "call" if event.kind == "call_started" else event.kind
+            key = (kind, event.sequence if kind == "finished" else event.index)
+            known = proofs.setdefault(key, event.proof)
+            if known != event.proof:
+                yield f"reader {number} sees {kind} {event.proof!r} where another saw {known!r}"
+
+
+def _usage_of(facts: dict[str, str]) -> object:
+    """The usage in an error's metadata, as `Info.usage` and `Seen.usage` have it."""
+    if "output_tokens" not in facts:
+        return None
+    return (
+        int(facts["input_tokens"]),
+        int(facts["output_tokens"]),
+        facts["usage_estimated"] == "true",
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 40 else f"{text[:20]!r}...{text[-20:]!r} ({len(text)})"

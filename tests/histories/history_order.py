@@ -1,0 +1,189 @@
+"""The laws of a history that need its clock: who may say what, when. Pure.
+
+A reader is surely there from the moment its initial metadata came until it began to leave, and may be
+there from its call on until some time after. What is said of the server rests on the sure times only.
+"""
+
+from collections.abc import Iterator
+
+from history import CANCELLED, Answer, History, Reading
+
+TIMER_S = 0.02
+"""Timers of the event loops involved are good to a millisecond; tenfold, and both sides."""
+CLOSING_S = 0.2
+"""Between the decision to cancel and the end, while the provider is closed, readers may still come."""
+GONE_S = 2.0
+"""A reader that was cut may still be counted for so long."""
+SOON_S = 5.0
+"""A reader who waits hears of the end within milliseconds, one who pauses within half a second."""
+NOT_FOUND = "STREAM_NOT_FOUND"
+
+
+def order_violations(history: History) -> Iterator[str]:
+    """What comes too early, too late, or in the wrong order."""
+    yield from _answers_follow_what_was_seen(history)
+    yield from _answers_follow_one_another(history)
+    yield from _reader_counts(history)
+    yield from _unjustified_cancel(history)
+    yield from _late_ends(history)
+    yield from _unjustified_not_found(history)
+    yield from _strangers(history)
+    for number, reading in enumerate(history.readings):
+        end = reading.end
+        if end is not None and end.reason == "RESUME_POINT_AHEAD":
+            known = max(_known_sequences(history, reading.sent), default=0)
+            if known >= reading.after:
+                yield f"reader {number}: RESUME_POINT_AHEAD at {reading.after}, {known} was seen"
+
+
+def _answers_follow_what_was_seen(history: History) -> Iterator[str]:
+    for answer in history.answers:
+        info = answer.info
+        if info is None:
+            continue
+        if answer.call == "cancel" and not info.reason:
+            yield "CancelStream answered while the stream was running"
+        for number, reading in enumerate(history.readings):
+            before = [event for event in reading.events if event.at < answer.sent]
+            if before and info.last_sequence < before[-1].sequence:
+                yield (
+                    f"{answer.call} told {info.last_sequence} "
+                    f"after reader {number} had seen {before[-1].sequence}"
+                )
+            if not info.reason and any(event.kind == "finished" for event in before):
+                yield f"{answer.call} told a running stream after reader {number} saw its end"
+
+
+def _answers_follow_one_another(history: History) -> Iterator[str]:
+    for first in history.answers:
+        for second in history.answers:
+            if first.info is None or second.info is None or first.at > second.sent:
+                continue
+            if second.info.last_sequence < first.info.last_sequence:
+                yield f"{second.call} told {second.info.last_sequence} after {first.info}"
+            if first.info.reason and not second.info.reason:
+                yield f"{second.call} told a running stream after {first.info}"
+
+
+def _reader_counts(history: History) -> Iterator[str]:
+    for answer in history.answers:
+        if answer.info is None:
+            continue
+        surely = 0
+        if not answer.info.reason and not history.is_tight:  # else the server may have let it go
+            surely = sum(_is_surely_there(r, answer) for r in history.readings)
+        perhaps = sum(_is_perhaps_there(r, answer) for r in history.readings)
+        if not surely <= answer.info.reader_count <= perhaps:
+            yield (
+                f"{answer.call} told {answer.info.reader_count} readers; "
+                f"there were {surely} to {perhaps}"
+            )
+
+
+def _is_surely_there(reading: Reading, answer: Answer) -> bool:
+    """During the whole call, if the stream ran."""
+    return (
+        reading.confirmed is not None
+        and reading.confirmed < answer.sent
+        and reading.left is not None
+        and reading.left > answer.at
+        and reading.end is not None
+        and reading.end.kind == "cut"
+    )
+
+
+def _is_perhaps_there(reading: Reading, answer: Answer) -> bool:
+    if reading.sent > answer.at:
+        return False
+    end = reading.end
+    if end is None:
+        return True
+    return end.at + (GONE_S if end.kind == "cut" else 0.0) > answer.sent
+
+
+def _unjustified_cancel(history: History) -> Iterator[str]:
+    """Nobody but a caller, or the lack of readers, cancels a stream."""
+    ends = [a.info for a in history.answers if a.info and a.info.reason == CANCELLED]
+    if not ends:
+        return
+    end = min(info.end_time for info in ends)
+    if any(a.call in ("cancel", "delete") and a.sent <= end + TIMER_S for a in history.answers):
+        return
+    if history.is_tight:  # when the server let a slow reader go is not known
+        return
+    linger_s = history.linger_s or 0.0
+    for number, reading in enumerate(history.readings):
+        if reading.confirmed is None or reading.end is None:
+            continue
+        there_until = end if reading.left is None else reading.left
+        early_s = there_until + linger_s - end - TIMER_S
+        if reading.confirmed < min(there_until, end - CLOSING_S) and early_s > 0:
+            yield f"cancelled {early_s:.3f} s too early: reader {number} was there"
+
+
+def _late_ends(history: History) -> Iterator[str]:
+    """Who reads when the stream ends hears of it soon."""
+    ended = max(
+        (a.info.end_time for a in history.answers if a.info and a.info.reason), default=None
+    )
+    for number, reading in enumerate(history.readings):
+        if ended is None or reading.confirmed is None or reading.end is None:
+            continue
+        if reading.end.kind == "cut":
+            continue
+        late_s = reading.end.at - max(ended, reading.confirmed)
+        if late_s > SOON_S:
+            yield f"reader {number} heard of the end {late_s:.1f} s late"
+
+
+def _unjustified_not_found(history: History) -> Iterator[str]:
+    """A stream is found until it is deleted, or its time after the end has passed; then never again."""
+    for answer in history.answers:
+        if answer.refusal not in ("", NOT_FOUND):
+            yield f"{answer.call} was refused with {answer.refusal}"
+    lost = [a.at for a in history.answers if a.refusal == NOT_FOUND]
+    lost += [r.end.at for r in history.readings if r.end and r.end.reason == NOT_FOUND]
+    deletes = [a for a in history.answers if a.call == "delete"]
+    if lost and not history.is_tight and not any(a.sent <= min(lost) for a in deletes):
+        ended = max((a.info.end_time for a in history.answers if a.info), default=0.0)
+        ran = max((a.sent for a in history.answers if a.info and not a.info.reason), default=0.0)
+        if min(lost) < max(ended, ran) + history.log_ttl_s - TIMER_S:
+            yield "STREAM_NOT_FOUND before the stream's time had passed"
+    gone = min(lost + [a.at for a in deletes if not a.refusal], default=None)
+    if gone is None:
+        return
+    for number, reading in enumerate(history.readings):
+        if reading.sent > gone and reading.confirmed is not None:
+            yield f"reader {number} found the stream again after it was gone"
+    for answer in history.answers:
+        if answer.sent > gone and answer.refusal != NOT_FOUND:
+            yield f"{answer.call} found the stream again after it was gone"
+
+
+def _strangers(history: History) -> Iterator[str]:
+    """A request_id leads to the stream that it began, unless that is no more."""
+    may_be_gone = (
+        history.is_tight
+        or history.log_ttl_s < GONE_S
+        or any(answer.call == "delete" for answer in history.answers)
+        or _ended_without_a_token(history)
+    )
+    for stranger in history.strangers:
+        if not stranger.attaches:
+            yield f"who resumed {history.stream_id} got {stranger.stream_id}"
+        elif not may_be_gone:
+            yield f"who attached to {history.stream_id} got {stranger.stream_id}"
+
+
+def _ended_without_a_token(history: History) -> bool:
+    """It failed or was cancelled before the provider said anything."""
+    ends = [a.info for a in history.answers if a.info and a.info.reason]
+    return any(e.last_sequence <= 1 + (e.reason == CANCELLED) for e in ends)
+
+
+def _known_sequences(history: History, before: float) -> Iterator[int]:
+    for reading in history.readings:
+        yield from (event.sequence for event in reading.events if event.at < before)
+    for answer in history.answers:
+        if answer.info is not None and answer.at < before:
+            yield answer.info.last_sequence

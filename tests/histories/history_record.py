@@ -1,0 +1,289 @@
+"""Drives one history against a real server, and writes down what everybody saw."""
+
+import asyncio
+import random
+import time
+import urllib.error
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+
+import grpc.aio
+import history_decode as decode
+from history import Answer, End, History, Reading
+from history_plan import Plan, span
+from history_proxy import Wire
+
+from tokenwire.v1 import chat_pb2
+
+NARROW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+"""A channel whose window is full after some forty tokens that nobody takes."""
+OWN = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
+"""A connection of its own."""
+AHEAD = 1_000_000
+CUT_S = 1.0
+"""A call whose wire was cut has noticed by then."""
+OVER_S = 5.0
+"""How long after its last reader left, and `linger`, a stream may still be there."""
+
+
+class Way(NamedTuple):
+    """How a caller reaches the server: RPCs of one channel, and the wire to cut if it has its own."""
+
+    api: object
+    wire: Wire | None = None
+
+
+class Recorder:
+    """One history: `await Recorder(...).run()` returns it.
+
+    `api_on` makes an Api of a channel; `wide` and `narrow` are channels to the server at `address`.
+    """
+
+    def __init__(self, plan: Plan, address, wide, narrow, simulator, api_on):
+        self._plan = plan
+        self._address = address
+        self._api = api_on(wide)
+        self._narrow = api_on(narrow)
+        self._api_on = api_on
+        self._simulator = simulator
+        self._stack = AsyncExitStack()
+        self.history = History(
+            plan.reference,
+            seed=plan.seed,
+            linger_s=plan.linger_s,
+            log_ttl_s=plan.log_ttl_s,
+            is_tight=plan.is_tight,
+        )
+        self._known = asyncio.Event()  # the stream's id
+
+    async def run(self) -> History:
+        plan = self._plan
+        async with self._stack:
+            first = asyncio.create_task(self._reader(0))
+            known = asyncio.create_task(self._known.wait())
+            await asyncio.wait({first, known}, return_when=asyncio.FIRST_COMPLETED)
+            others = []
+            if self.history.stream_id:
+                others = [self._reader(n) for n in range(1, plan.reader_count)]
+                others.append(self._controls())
+            await asyncio.gather(first, *others)
+            known.cancel()
+            if self.history.stream_id:
+                await self._wait_until_over()
+                await self._read_again()
+                await self._check_provider()
+        return self.history
+
+    async def undisturbed(self) -> Reading:
+        """One reader of its own stream, who does not leave, and nothing else."""
+        return await self._visit(self._rng(0), Way(self._api), 0, is_first=True, stays=True)
+
+    def _rng(self, who):
+        return random.Random(f"{self._plan.seed}/{who}")
+
+    async def _reader(self, number):
+        """One caller: reads, leaves, comes back."""
+        rng = self._rng(number)
+        way = await self._way(rng)
+        cursor = 0
+        if number:
+            await asyncio.sleep(rng.random() * (self._plan.length_s * 0.8 + 0.05))
+            cursor = self._cursor(rng, 0)
+        for visit in range(rng.randint(1, 4)):
+            reading = await self._visit(rng, way, cursor, is_first=not (number or visit))
+            if not self.history.stream_id or (reading.end.kind != "cut" and rng.random() < 0.7):
+                return
+            if way.wire is not None:  # the old channel may not have noticed yet that it was cut
+                way = await self._wired(way.wire)
+            cursor = self._cursor(rng, reading.position)
+            await asyncio.sleep(rng.choice([0, 0, rng.random() * 2 * (self._plan.linger_s or 0.1)]))
+
+    async def _way(self, rng):
+        """How a caller reaches the server."""
+        match rng.randint(0, 5):
+            case 0:
+                return await self._wired(await self._stack.enter_async_context(Wire(self._address)))
+            case 1 | 2:
+                return Way(self._narrow)
+            case _:
+                return Way(self._api)
+
+    async def _wired(self, wire):
+        channel = grpc.aio.insecure_channel(wire.target, options=OWN)
+        return Way(self._api_on(await self._stack.enter_async_context(channel)), wire)
+
+    def _cursor(self, rng, mine):
+        """Where to begin: mostly where this reader stopped."""
+        seen = [event.sequence for r in self.history.readings for event in r.events]
+        match rng.randint(0, 9):
+            case 0 | 1:
+                return 0
+            case 2 | 3 if seen:
+                return rng.choice(seen)
+            case 4 if seen:
+                return max(seen)
+            case 5 if rng.random() < 0.2:
+                return AHEAD
+            case _:
+                return mine
+
+    async def _visit(self, rng, way, cursor, *, is_first=False, stays=False):
+        """One call, until it ends or is left."""
+        plan = self._plan
+        leaves = not stays and (plan.reference.end is None or rng.random() < 0.6)
+        leave_after_s = rng.random() * (plan.length_s / 2 + 0.1) if leaves else None
+        heartbeat_s = rng.choice([None, None, 0.02, 0.1])
+        usage_s = rng.choice([None, None, None, 0.05])
+        delivery = chat_pb2.DeliveryOptions()
+        if heartbeat_s:
+            delivery.heartbeat_interval.CopyFrom(span(heartbeat_s))
+        if usage_s:
+            delivery.usage_interval.CopyFrom(span(usage_s))
+        reading = Reading(cursor, time.time(), heartbeat_s=heartbeat_s, usage_s=usage_s)
+        timeout = None
+        if leaves and way.wire is None and not is_first and rng.random() < 0.2:
+            timeout = leave_after_s + 0.02
+            reading.left = reading.sent + leave_after_s
+            leave_after_s = None
+        if is_first or (plan.request_id and cursor == 0 and rng.random() < 0.5):
+            reading.attaches = True
+            request = self._api.request(
+                plan.model,
+                retention=plan.retention,
+                request_id=plan.request_id,
+                delivery=delivery,
+            )
+            call = way.api.chat_stream(request, timeout=timeout)
+        else:
+            request = chat_pb2.ResumeStreamRequest(
+                stream_id=self.history.stream_id, after_sequence=cursor, delivery=delivery
+            )
+            call = way.api.resume_stream(request, timeout=timeout)
+        self.history.readings.append(reading)
+        await self._follow(rng, call, reading, leave_after_s, way.wire, is_first=is_first)
+        return reading
+
+    async def _follow(self, rng, call, reading, leave_after_s, wire, *, is_first):
+        timers = []
+        loop = asyncio.get_running_loop()
+
+        def leave():
+            reading.left = time.time()
+            if wire is not None and not call.done():
+                wire.cut()
+                # A call that was not yet sent survives: gRPC sends it on its next connection.
+                timers.append(loop.call_later(CUT_S, call.cancel))
+            elif not call.cancel():
+                reading.left = None
+
+        if leave_after_s is not None and not is_first:
+            timers.append(loop.call_later(leave_after_s, leave))
+        try:
+            metadata = dict(await call.initial_metadata())
+            reading.stream_id = metadata.get("tokenwire-stream-id", "")
+            if reading.stream_id:
+                reading.confirmed = time.time()
+            if is_first:
+                self.history.stream_id = reading.stream_id
+                self._known.set()
+                if leave_after_s is not None:
+                    timers.append(loop.call_later(leave_after_s, leave))
+            elif reading.stream_id not in ("", self.history.stream_id):
+                self.history.readings.remove(reading)
+                self.history.strangers.append(reading)
+                call.cancel()
+            await self._take(rng, call, reading)
+            reading.end = End("ok", at=time.time())
+        except asyncio.CancelledError:
+            if asyncio.current_task().cancelling():
+                raise  # the test itself was cancelled, not the call
+            reading.end = End("cut", at=time.time())
+        except grpc.aio.AioRpcError as error:
+            end = decode.end_of(error)
+            if end.kind == "lost" and reading.left is not None and reading.left <= end.at:
+                end = End("cut", at=end.at)
+            reading.end = end
+        finally:
+            for timer in timers:
+                timer.cancel()
+            call.cancel()
+
+    async def _take(self, rng, call, reading):
+        """Read, with a pause now and then."""
+        pause_s = rng.choice([0, 0, 0.05])
+        left_s = 0.3
+        async for event in call:
+            reading.events.append(decode.seen(event))
+            if pause_s and left_s > 0 and rng.random() < 0.1:
+                paused_s = rng.random() * pause_s
+                left_s -= paused_s
+                await asyncio.sleep(paused_s)
+
+    async def _controls(self):
+        rng = self._rng("control")
+        for call in self._plan.control:
+            await asyncio.sleep(rng.random() * (self._plan.length_s + 0.1) * 0.7)
+            await asyncio.gather(*(self._ask(call) for _ in range(rng.choice([1, 1, 2]))))
+
+    async def _ask(self, call):
+        """One control call."""
+        sent, id = time.time(), self.history.stream_id
+        info, refusal = None, ""
+        try:
+            match call:
+                case "get":
+                    info = await self._api.get_stream(chat_pb2.GetStreamRequest(stream_id=id))
+                case "cancel":
+                    request = chat_pb2.CancelStreamRequest(stream_id=id)
+                    info = (await self._api.cancel_stream(request)).stream
+                case "delete":
+                    await self._api.delete_stream(chat_pb2.DeleteStreamRequest(stream_id=id))
+        except grpc.aio.AioRpcError as error:
+            refusal = decode.end_of(error).reason
+        told = None if info is None else decode.info(info)
+        answer = Answer(call, sent, time.time(), told, refusal)
+        self.history.answers.append(answer)
+        return answer
+
+    async def _wait_until_over(self):
+        """Its readers are gone: it ends, and nobody is counted any more."""
+        linger_s = self._plan.linger_s or 0.0
+        until = time.time() + linger_s + OVER_S
+        while True:
+            answer = await self._ask("get")
+            info = answer.info
+            if info is None or (info.reason and not info.reader_count):
+                return
+            if time.time() > until:
+                self.history.leftovers.append(f"long after the last reader: {info}")
+                return
+            await asyncio.sleep(0.02)
+
+    async def _read_again(self):
+        """The whole of it, once more, by one who does not leave."""
+        rng = self._rng("again")
+        if not self.history.leftovers:
+            await self._visit(rng, Way(self._api), 0, stays=True)
+
+    async def _check_provider(self):
+        """The provider was asked once, and its connection is closed."""
+        until = time.time() + OVER_S
+        while True:
+            request = await asyncio.to_thread(_of_books, self._simulator, self._plan.key)
+            if request is None or request["closed_at"] is not None:
+                break
+            if time.time() > until:
+                self.history.leftovers.append("the provider's connection is still open")
+                return
+            await asyncio.sleep(0.02)
+        if request is not None and request["attempt"] > 1 + len(self.history.strangers):
+            self.history.leftovers.append(f"the provider was asked {request['attempt']} times")
+
+
+def _of_books(simulator, key):
+    try:
+        return simulator.request(key)
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        return None  # it was cancelled before the provider was asked

@@ -1,0 +1,235 @@
+"""What the machine of streams is made of: a loop whose clock stands until it is moved, a provider
+played by hand, and the model of one stream and of one reader.
+"""
+
+import asyncio
+
+from history import Seen
+from history_laws import covers
+
+from tokenwire_server.errors import (
+    SlowReader,
+    StreamNotFound,
+    TokenwireError,
+    UpstreamBroken,
+)
+from tokenwire_server.events import Finished, ReasoningDelta, Started, TextDelta
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.registry import Route
+from tokenwire_server.request import ChatRequest, Message, Text
+
+
+class StandingLoop(asyncio.SelectorEventLoop):
+    """Timers fire when `now` is moved past them, never by themselves."""
+
+    now = 0.0
+
+    def time(self):
+        return self.now
+
+    def settle(self):
+        """Run until nothing happens any more, short of the clock moving."""
+        self.run_until_complete(_turns(30))
+
+    def end(self):
+        """Leave nothing, whatever a failed test left behind."""
+        tasks = asyncio.all_tasks(self)
+        for task in tasks:
+            task.cancel()
+        self.run_until_complete(_ended(tasks))
+        self.close()
+
+    def move(self, by_s):
+        self.now += by_s
+        self.settle()
+
+
+async def _ended(tasks):
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _turns(count):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class HandPlayed:
+    """A provider, its upstream and its decoder. What it is given it says at the next turn."""
+
+    name = "played"
+    usage = None
+    response_id = ""
+    model = ""
+
+    def __init__(self):
+        self._said = asyncio.Queue()
+        self.end = None
+        self.opened = 0
+        self.is_open = False
+        self.may_close = asyncio.Event()
+        self.may_close.set()
+        self.closes_badly = False
+        """Once it has said its end."""
+
+    def say(self, *what):
+        """Entries that arrive at once; or an end."""
+        self._said.put_nowait(what)
+
+    @property
+    def decoder(self):
+        return self
+
+    @property
+    def route(self):
+        return Route(self, "asked-for", None)
+
+    def open(self, request, model, max_output_tokens):
+        self.opened += 1
+        return self
+
+    async def __aenter__(self):
+        self.is_open = True
+        return self
+
+    async def __aexit__(self, *_):
+        await self.may_close.wait()
+        self.is_open = False
+        if self.closes_badly and self.end is not None:
+            raise UpstreamBroken("after the end")
+
+    async def read(self):
+        what = await self._said.get()
+        if isinstance(what[0], Complete | UpstreamBroken):
+            self.end = what[0]
+            return []
+        return [_delta(entry) for entry in what]
+
+
+class Kept:
+    """What the machine knows of one stream: the model that the server's is held against."""
+
+    def __init__(self, stream, provider, request):
+        self.stream = stream
+        self.provider = provider
+        self.request = request
+        self.entries = []
+        self.readers = []
+        self.end = None
+        """The reason, once it must have been decided."""
+        self.alone_since = None
+        self.ended_at = None
+        self.is_deleted = False
+
+    @property
+    def is_sealed(self):
+        """An interrupted stream ends once its provider is closed; others as the provider says."""
+        is_interrupted = self.end in ("CANCELLED", "SERVER_STOPPED")
+        return self.end is not None and (not is_interrupted or self.provider.may_close.is_set())
+
+    @property
+    def is_finished(self):
+        return self.is_sealed and self.end in ("STOP", "CANCELLED")
+
+    @property
+    def last_sequence(self):
+        return 1 + len(self.entries) + self.is_finished
+
+    def is_expired(self, now):
+        """Its time after the end has passed."""
+        return self.ended_at is not None and now >= self.ended_at + self.request.retention.log_ttl_s
+
+
+class Reading:
+    """One reader, and what it may be waiting for."""
+
+    def __init__(self, kept, reader, after):
+        self.kept = kept
+        self.reader = reader
+        self.position = after
+        self.taking = None
+        self.follows = False
+        """It takes again and again."""
+        self.is_over = False
+        self.error = None
+        reader.__enter__()
+
+    def leave(self):
+        """As a block is left: with the error that ended it, which then tells where it was."""
+        error = self.error
+        self.reader.__exit__(type(error) if error else None, error, None)
+        if error is not None and error.at is not None:
+            assert error.at.last_sequence == self.position
+
+    def take(self, loop):
+        if self.taking is None and not self.is_over:
+            self.taking = loop.create_task(self.reader.take())
+
+    def check(self, *, is_pressed):
+        """Judge what it took. `is_pressed`: some entries may have had to go for others."""
+        log = self.kept.stream.log
+        if self.taking is None:
+            return
+        if not self.taking.done():
+            assert self.position == log.last_sequence
+            assert not log.sealed
+            return
+        taking, self.taking = self.taking, None
+        try:
+            taken = taking.result()
+        except TokenwireError as error:
+            self.is_over, self.error = True, error
+            self._check_failure(error, is_pressed=is_pressed)
+            return
+        if not taken:
+            self.is_over = True
+            assert self.kept.is_finished
+            assert self.position == self.kept.last_sequence
+        for sequence, event in taken:
+            self._check_event(seen(sequence, event))
+            self.reader.delivered = sequence
+
+    def _check_failure(self, error, *, is_pressed):
+        kept = self.kept
+        if isinstance(error, SlowReader | StreamNotFound):
+            assert self.position + 1 < kept.stream.log.earliest_sequence
+            assert not kept.is_finished or self.position < kept.last_sequence - 1
+            assert kept.is_deleted == isinstance(error, StreamNotFound)
+            assert kept.is_deleted or is_pressed
+        else:
+            assert (error.reason, self.position) == (kept.end, kept.last_sequence)
+
+    def _check_event(self, event):
+        kept, position = self.kept, self.position
+        assert event.sequence > position
+        if event.kind == "started":
+            assert (event.sequence, event.proof) == (1, kept.stream.id)
+        elif event.kind == "finished":
+            assert (event.sequence, position) == (kept.last_sequence, kept.last_sequence - 1)
+            assert event.name == kept.end
+        else:
+            assert covers(event, kept.entries[position - 1 : event.sequence - 1]) == ""
+        self.position = event.sequence
+
+
+def a_request(**fields):
+    return ChatRequest(model="played/m", messages=(Message("user", (Text("hi"),)),), **fields)
+
+
+def _delta(entry):
+    if entry.kind == "text":
+        return TextDelta(entry.text, entry.index)
+    return ReasoningDelta(entry.text, entry.index, entry.name)
+
+
+def seen(sequence, event):
+    """A server's event as a history has it."""
+    match event:
+        case TextDelta():
+            return Seen(sequence, "text", event.index, event.text)
+        case ReasoningDelta():
+            return Seen(sequence, "reasoning", event.index, event.text, event.signature)
+        case Started():
+            return Seen(sequence, "started", proof=event.stream_id)
+        case Finished():
+            return Seen(sequence, "finished", name=event.reason.name)
+    raise AssertionError(event)

@@ -1,0 +1,162 @@
+"""Histories of streams, drawn at random and judged: nobody ever reads what the provider did not say."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import grpc.aio
+import pytest
+from history import MADE
+from history_laws import violations
+from history_plan import plan
+from history_record import NARROW, Recorder
+from history_reference import PROVIDERS, model_of, reference_of
+
+from tokenwire_server.simulator import Scenario
+
+OFTEN = {"TOKENWIRE_LIMITS__MIN_DELIVERY_INTERVAL_S": "0.02"}
+TIGHT = OFTEN | {
+    "TOKENWIRE_LIMITS__MAX_LOG_BYTES": "16384",
+    "TOKENWIRE_LIMITS__MAX_TOTAL_LOG_BYTES": str(1 << 20),
+}
+AT_ONCE = 10
+LONGEST_S = 40.0
+"""A history takes four seconds at most; something hangs that takes ten times as long."""
+
+
+@pytest.fixture(scope="module")
+def servers(start, simulator):
+    """Addresses: of a server with room, and of one that keeps little."""
+    environ = simulator.environ()
+    with (
+        start("serve", "--listen", "127.0.0.1:0", env=environ | OFTEN) as (_, roomy),
+        start("serve", "--listen", "127.0.0.1:0", env=environ | TIGHT) as (_, tight),
+    ):
+        yield roomy, tight
+
+
+async def record_all(seeds, servers, simulator, api_on):
+    """Record and judge the histories of these seeds, several at once; return what there was in them."""
+    tally, waiting, failed = Counter(), list(reversed(seeds)), []
+    async with AsyncExitStack() as stack:
+        channels = [
+            [
+                await stack.enter_async_context(grpc.aio.insecure_channel(s, options=o))
+                for o in ((), NARROW)
+            ]
+            for s in servers
+        ]
+
+        async def work():
+            while waiting:
+                a_plan = plan(waiting.pop())
+                at = a_plan.is_tight
+                recorder = Recorder(a_plan, servers[at], *channels[at], simulator, api_on)
+                history = recorder.history
+                try:
+                    async with asyncio.timeout(LONGEST_S):
+                        await recorder.run()
+                    found = violations(history)
+                except TimeoutError:
+                    found = [f"it is not over after {LONGEST_S} s"]
+                count(history, tally)
+                tally["violations"] += len(found)
+                if found:
+                    failed.append((a_plan, found))
+
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    await asyncio.to_thread(simulator.wait_until_none_open, 5)
+    for a_plan, found in failed:
+        print(f"\nseed {a_plan.seed}: {a_plan.told}\n  " + "\n  ".join(found))
+    assert not failed, f"{len(failed)} histories are unlawful; TOKENWIRE_HISTORY=SEED replays one"
+    return tally
+
+
+def count(history, tally):
+    readings = history.readings
+    tally["histories"] += 1
+    tally["readers"] += len(readings)
+    tally["resumes"] += sum(reading.after > 0 for reading in readings)
+    tally["cuts"] += sum(
+        reading.end is not None and reading.end.kind == "cut" for reading in readings
+    )
+    tally["merges"] += sum(map(merges, readings))
+    tally["cancels"] += sum(answer.call in ("cancel", "delete") for answer in history.answers)
+    for name in {a.info.reason for a in history.answers if a.info and a.info.reason}:
+        tally[f"ended {name}"] += 1
+    for reading in readings:
+        if reading.end is not None and reading.end.kind == "failed":
+            tally[f"readers {reading.end.reason}"] += 1
+
+
+def merges(reading):
+    """Events that join several entries."""
+    position, joined = reading.after, 0
+    for event in reading.events:
+        joined += event.kind not in MADE and event.sequence > position + 1
+        position = event.sequence
+    return joined
+
+
+def told(tally, took_s):
+    first = ("histories", "readers", "resumes", "cuts", "merges", "cancels", "violations")
+    rest = sorted(set(tally) - set(first))
+    return ", ".join(f"{name}: {tally[name]}" for name in [*first, *rest]) + f"; {took_s:.1f} s"
+
+
+async def test_sixty_histories_are_lawful(servers, simulator, api_on):
+    began = time.monotonic()
+    tally = await record_all(range(60), servers, simulator, api_on)
+    print("\n" + told(tally, time.monotonic() - began))
+    assert min(tally[name] for name in ("resumes", "cuts", "merges", "cancels")) > 10
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+async def test_a_thousand_histories_are_lawful(servers, simulator, api_on):
+    began = time.monotonic()
+    tally = await record_all(range(1000, 2000), servers, simulator, api_on)
+    print("\n" + told(tally, time.monotonic() - began))
+
+
+@pytest.mark.skipif("TOKENWIRE_HISTORY" not in os.environ, reason="replays the history of a seed")
+async def test_the_history_of_a_seed_is_lawful(servers, simulator, api_on):
+    await record_all([int(os.environ["TOKENWIRE_HISTORY"])], servers, simulator, api_on)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tokens": 30, "reasoning": 5, "tools": 3},
+        {"tokens": 0, "reasoning": 5, "tools": 2},
+        {"tokens": 20, "drop_after": 11},
+        {"tokens": 20, "tools": 2, "error_event_after": 23},
+        {"tokens": 20, "reasoning": 4, "missing_end": True},
+        {"tokens": 20, "drop_after": 0},
+    ],
+    ids=str,
+)
+async def test_the_reference_is_what_an_undisturbed_reader_sees(
+    servers, simulator, api_on, provider, fields
+):
+    scenario = Scenario(itl_ms=1, key=f"undisturbed-{provider}-{len(str(fields))}", **fields)
+    reference = reference_of(provider, scenario)
+    roomy = servers[0]
+    a_plan = replace(
+        plan(0),
+        key=scenario.key,
+        model=model_of(provider, scenario),
+        reference=reference,
+        linger_s=None,
+        is_tight=False,
+    )
+    async with grpc.aio.insecure_channel(roomy) as channel:
+        recorder = Recorder(a_plan, roomy, channel, channel, simulator, api_on)
+        reading = await recorder.undisturbed()
+    assert violations(recorder.history) == []
+    assert reading.position >= 1 + reference.certain
+    assert recorder.history.readings == [reading]

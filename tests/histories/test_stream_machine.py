@@ -1,0 +1,396 @@
+"""Streams under any sequence of what can happen to them, held against a model of a few lines."""
+
+import asyncio
+
+import pytest
+from history import Entry
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from stream_support import HandPlayed, Kept, Reading, StandingLoop, a_request
+
+from tokenwire_server.config import Limits
+from tokenwire_server.errors import (
+    Overloaded,
+    RequestIdReused,
+    ResumePointAhead,
+    ResumePointExpired,
+    StreamNotFound,
+    UpstreamBroken,
+)
+from tokenwire_server.events import FinishReason
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.request import Retention
+from tokenwire_server.streams.registry import StreamRegistry
+
+LIMITS = Limits(max_streams=2, max_readers=8, max_log_bytes=300_000, max_total_log_bytes=1 << 20)
+BIG = Entry("text", 0, "x" * 140_000)
+"""Three of it are more than a log holds, eight more than all logs together."""
+
+entries = st.sampled_from(
+    [
+        *[Entry("text", 0, text) for text in ("a", "bc", "漢字")],
+        Entry("text", 1, "another block"),
+        *[Entry("reasoning", 0, text) for text in ("r", "s")],
+        Entry("reasoning", 0, "", "a signature"),
+    ]
+)
+pick = st.integers(0, 1000)
+
+
+class StreamMachine(RuleBasedStateMachine):
+    """Any number of streams, one after the other and side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.loop = StandingLoop()
+        self.kept = []
+        self.ended = []
+        self.is_pressed = False
+        self.loop.run_until_complete(self._start())
+
+    async def _start(self):
+        ready = asyncio.Event()
+        self.over = asyncio.Event()
+
+        async def host():
+            async with asyncio.TaskGroup() as tasks:
+                self.registry = StreamRegistry(LIMITS, tasks)
+                ready.set()
+                await self.over.wait()
+
+        self.host = asyncio.create_task(host())
+        await ready.wait()
+
+    # What the rules choose from.
+
+    @property
+    def readings(self):
+        return [reading for kept in self.kept for reading in kept.readers]
+
+    @property
+    def live(self):
+        return [kept for kept in self.kept if not kept.is_sealed]
+
+    def _some(self, items, number):
+        return items[number % len(items)]
+
+    # What callers do.
+
+    @rule(
+        linger_s=st.sampled_from([None, 0.625, 2.125]),
+        log_ttl_s=st.sampled_from([0.0, 2.125, 60.125, 60.125]),
+        request_id=st.sampled_from(["", "", "a", "b"]),
+        body=st.sampled_from([b"1", b"1", b"1", b"2"]),
+    )
+    def open(self, linger_s, log_ttl_s, request_id, body):
+        self.loop.run_until_complete(self._open(linger_s, log_ttl_s, request_id, body))
+
+    async def _open(self, linger_s, log_ttl_s, request_id, body):
+        request = a_request(
+            retention=Retention(linger_s, log_ttl_s),
+            request_id=request_id,
+            body_hash=body if request_id else b"",
+        )
+        provider = HandPlayed()
+        known = next((k for k in self.kept if self._holds_request_id(k, request_id)), None)
+        if known is not None and known.request.body_hash != body:
+            with pytest.raises(RequestIdReused):
+                self.registry.open(request, provider.route)
+            return
+        is_full = len(self.readings) >= LIMITS.max_readers or (
+            known is None
+            and (len(self.live) >= LIMITS.max_streams or self._live_bytes_fill_everything())
+        )
+        try:
+            stream = self.registry.open(request, provider.route)
+            reader = stream.join(0)
+        except Overloaded:
+            assert is_full
+            return
+        except ResumePointExpired:
+            assert known is not None
+            assert known.stream.log.earliest_sequence > 1
+            return
+        assert not is_full
+        kept = known
+        if known is None:
+            kept = Kept(stream, provider, request)
+            self.kept.append(kept)
+        assert kept.stream is stream
+        self._joined(kept, reader, 0)
+        self.registry.produce(stream, provider.route, request)
+
+    def _holds_request_id(self, kept, request_id):
+        nothing_came = kept.is_sealed and not kept.entries and kept.end != "STOP"
+        return (
+            request_id != ""
+            and kept.request.request_id == request_id
+            and self._is_found(kept)
+            and not nothing_came
+        )
+
+    def _live_bytes_fill_everything(self):
+        return (
+            self.registry.log_bytes >= LIMITS.max_total_log_bytes and not self.registry.ended_count
+        )
+
+    @precondition(lambda self: self.kept)
+    @rule(
+        which=pick, where=st.sampled_from([0, -1, -2]) | pick, beyond=st.sampled_from([0] * 6 + [1])
+    )
+    def join(self, which, where, beyond):
+        self.loop.run_until_complete(self._join(which, where, beyond))
+
+    async def _join(self, which, where, beyond):
+        kept = self._some(self.kept, which)
+        await self._join_at(kept, where % (kept.last_sequence + 1) if not beyond else None)
+
+    async def _join_at(self, kept, after):
+        """A new reader after that sequence; None: after the one that comes next."""
+        if not self._is_found(kept):
+            with pytest.raises(StreamNotFound):
+                self.registry.find(kept.stream.id)
+            return
+        stream = self.registry.find(kept.stream.id)
+        assert stream is kept.stream
+        last, earliest = kept.stream.log.last_sequence, stream.log.earliest_sequence
+        try:
+            reader = stream.join(last + 1 if after is None else after)
+        except ResumePointAhead as error:
+            assert after is None
+            assert error.latest_sequence == last
+        except ResumePointExpired:
+            assert after < earliest - 1
+        except Overloaded:
+            assert len(self.readings) == LIMITS.max_readers
+        else:
+            assert after is not None
+            assert after >= earliest - 1
+            self._joined(kept, reader, after)
+
+    def _joined(self, kept, reader, after):
+        kept.readers.append(Reading(kept, reader, after))
+        kept.alone_since = None
+
+    @precondition(lambda self: self.readings)
+    @rule(which=pick, follows=st.booleans())
+    def take(self, which, follows):
+        reading = self._some(self.readings, which)
+        reading.follows = follows
+        reading.take(self.loop)
+
+    @precondition(lambda self: self.readings)
+    @rule(which=pick, returns=st.booleans())
+    def leave(self, which, returns):
+        reading = self._some(self.readings, which)
+        self.loop.run_until_complete(self._leave(reading))
+        if returns:
+            self.loop.run_until_complete(self._join_at(reading.kept, reading.position))
+
+    async def _leave(self, reading):
+        kept = reading.kept
+        if reading.taking is not None:
+            reading.taking.cancel()
+            await asyncio.wait([reading.taking])
+        reading.leave()
+        reading.leave()  # who leaves twice left once
+        kept.readers.remove(reading)
+        if not kept.readers and kept.end is None:
+            if kept.request.retention.linger_s is None:
+                kept.end = "CANCELLED"
+            else:
+                kept.alone_since = self.loop.now
+
+    @precondition(lambda self: self.kept)
+    @rule(which=pick, how=st.sampled_from(["cancel", "cancel", "stop"]))
+    def interrupt(self, which, how):
+        kept = self._some(self.kept, which)
+        getattr(kept.stream, how)()
+        kept.end = kept.end or {"cancel": "CANCELLED", "stop": "SERVER_STOPPED"}[how]
+
+    @precondition(lambda self: any(self._is_found(kept) for kept in self.ended))
+    @rule(which=pick, joins=st.booleans())
+    def delete(self, which, joins):
+        """Perhaps under the eyes of one who has read all but its last event."""
+        kept = self._some([kept for kept in self.ended if self._is_found(kept)], which)
+        if joins:
+            self.loop.run_until_complete(self._join_at(kept, kept.last_sequence - 1))
+        kept.is_deleted = True
+        self.registry.delete(kept.stream)
+        for reading in kept.readers:
+            reading.take(self.loop)
+
+    @rule(count=st.integers(1, 3))
+    def answer_at_length(self, count):
+        """A whole stream in one step, so that many can compete for the room."""
+        known = len(self.kept)
+        self.open(None, 60.125, "", b"")
+        if len(self.kept) == known:
+            return
+        kept = self.kept[-1]
+        self.loop.settle()
+        self.is_pressed = True
+        self._say(kept, *[BIG] * count)
+        kept.provider.say(Complete(FinishReason.STOP))
+        self.loop.settle()
+        kept.end = "STOP"
+        self.loop.run_until_complete(self._leave(kept.readers[0]))
+
+    # What providers and the clock do.
+
+    @precondition(lambda self: self.live)
+    @rule(which=pick, said=st.lists(entries, min_size=1, max_size=9), is_read=st.booleans())
+    def say(self, which, said, is_read):
+        """Perhaps before the eyes of one who reads all of it from its beginning."""
+        kept = self._some(self.live, which)
+        self._say(kept, *said)
+        if is_read:
+            self.loop.settle()
+            known = len(kept.readers)
+            self.loop.run_until_complete(self._join_at(kept, 0))
+            for reading in kept.readers[known:]:
+                reading.take(self.loop)
+
+    @precondition(lambda self: self.live)
+    @rule(which=pick, count=st.integers(1, 3))
+    def say_much(self, which, count):
+        self.is_pressed = True
+        self._say(self._some(self.live, which), *[BIG] * count)
+
+    def _say(self, kept, *said):
+        kept.provider.say(*said)
+        if kept.end is None:
+            kept.entries += said
+
+    @precondition(lambda self: self.live)
+    @rule(
+        which=pick,
+        end=st.sampled_from([Complete(FinishReason.STOP), UpstreamBroken("cut")]),
+        closes_badly=st.booleans(),
+    )
+    def end(self, which, end, closes_badly):
+        kept = self._some(self.live, which)
+        kept.provider.closes_badly = closes_badly
+        kept.provider.say(end)
+        broken = "UPSTREAM_BROKEN" if kept.entries else "UPSTREAM_UNAVAILABLE"
+        kept.end = kept.end or ("STOP" if isinstance(end, Complete) else broken)
+
+    @precondition(lambda self: self.live)
+    @rule(which=pick)
+    def let_the_provider_close_late(self, which):
+        kept = self._some(self.live, which)
+        if kept.end is None:
+            kept.provider.may_close.clear()
+
+    @rule(which=pick)
+    def let_the_provider_close(self, which):
+        if self.kept:
+            self._some(self.kept, which).provider.may_close.set()
+
+    @rule(by_s=st.sampled_from([0.25, 1.0, 3.0, 70.0]))
+    def wait(self, by_s):
+        """No sum of these is just a linger or a time to live."""
+        self.loop.move(by_s)
+        for kept in self.kept:
+            linger_s = kept.request.retention.linger_s
+            if kept.alone_since is not None and self.loop.now >= kept.alone_since + linger_s:
+                kept.end = kept.end or "CANCELLED"
+
+    # What holds at any time.
+
+    @invariant()
+    def everything_is_as_the_model_says(self):
+        self.loop.settle()
+        for kept in self.kept:
+            if kept.is_sealed and kept not in self.ended:
+                self.ended.append(kept)
+                kept.ended_at = self.loop.now
+        self.loop.settle()
+        for kept in self.kept:
+            self._check(kept)
+        for reading in self.readings:
+            reading.check(is_pressed=self.is_pressed)
+            while reading.follows and reading.taking is None and not reading.is_over:
+                reading.take(self.loop)
+                self.loop.settle()
+                reading.check(is_pressed=self.is_pressed)
+        self._check_registry()
+
+    def _check(self, kept):
+        stream, log = kept.stream, kept.stream.log
+        assert stream.reader_count == len(kept.readers)
+        assert log.sealed == kept.is_sealed
+        assert log.last_sequence == kept.last_sequence
+        assert log.earliest_sequence <= log.last_sequence + 1
+        assert kept.provider.opened <= 1
+        is_closing = not kept.provider.may_close.is_set()
+        assert kept.provider.is_open == (not kept.is_sealed or is_closing)
+        if kept.is_sealed:
+            end = log.failure.reason if log.failure else log.finished.reason.name
+            assert end == kept.end
+            assert stream.end_time is not None
+        if not self._is_found(kept) and not kept.readers:
+            assert log.byte_count <= 100  # Finished itself
+
+    def _is_found(self, kept):
+        """By the model, except what had to go for others: that is only known to be lawful."""
+        if kept.ended_at is None:
+            return True
+        if kept.is_deleted or kept.is_expired(self.loop.now):
+            return False
+        return not self.is_pressed or self._was_spared(kept)
+
+    def _was_spared(self, kept):
+        try:
+            return self.registry.find(kept.stream.id) is kept.stream
+        except StreamNotFound:
+            return False
+
+    def _check_registry(self):
+        registry = self.registry
+        assert registry.live_count == len(self.live)
+        if registry.log_bytes > LIMITS.max_total_log_bytes:
+            assert registry.ended_count == 0
+        assert registry.ended_count <= len(self.ended)
+        waiting = self.loop.create_task(registry.wait_until_idle())
+        self.loop.settle()
+        assert waiting.done() == (not self.live and not self.readings)
+        waiting.cancel()
+        # Who ended first goes first: those that had to go are the oldest of those in their time.
+        in_time = [
+            kept
+            for kept in self.ended
+            if not kept.is_deleted and not kept.is_expired(self.loop.now)
+        ]
+        in_time.sort(key=lambda kept: kept.stream.end_time)
+        spared = [self._was_spared(kept) for kept in in_time]
+        assert spared == sorted(spared)
+        if not self.is_pressed:
+            assert all(spared)
+
+    def teardown(self):
+        try:
+            self.loop.run_until_complete(self._leave_all())
+            for kept in self.kept:
+                kept.provider.may_close.set()
+            self.everything_is_as_the_model_says()
+            for _ in range(2):  # one linger, then one time to live
+                self.wait(100.0)
+                self.everything_is_as_the_model_says()
+            assert self.registry.log_bytes == 0
+            assert self.registry.live_count == self.registry.ended_count == 0
+            self.over.set()
+            self.loop.settle()
+            assert self.host.done()
+            assert asyncio.all_tasks(self.loop) == set()
+        finally:
+            self.loop.end()
+
+    async def _leave_all(self):
+        for reading in self.readings:
+            await self._leave(reading)
+
+
+TestStreams = StreamMachine.TestCase
+TestStreams.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
