@@ -113,8 +113,8 @@ class Limits(_Section):
     """The longest that a caller may ask for."""
     max_cache_bytes: int = Field(default=64 * 2**20, ge=0)
     """Answers kept in the response cache. Past it those go that were used longest ago. 0: no cache."""
-    max_cached_answer_bytes: int = Field(default=2**20, ge=0)
-    """Size of one answer in the response cache. A larger one is not kept."""
+    max_cached_answer_bytes: int = Field(default=2 * 2**20, ge=0)
+    """Size of one answer, as its log counts it (about 110 bytes a token). A larger one is not cached."""
     cache_ttl_s: float = Field(default=3600.0, gt=0)
     """How old an answer from the response cache may be, when the caller does not say."""
     max_cache_ttl_s: float = Field(default=86400.0, gt=0)

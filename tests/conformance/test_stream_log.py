@@ -20,6 +20,7 @@ from tokenwire_server.events import (
     Timings,
     ToolCall,
     ToolCallDelta,
+    ToolCallStarted,
     Usage,
 )
 from tokenwire_server.streamlog.memory import STEP_BYTES, STREAM_BYTES, MemoryLog, entry_bytes
@@ -290,18 +291,21 @@ def test_memory_is_counted_while_a_log_grows_and_given_back_when_it_goes(sizes, 
         assert space.used_bytes == 0
 
 
-@pytest.mark.parametrize("of", [TextDelta, ReasoningDelta, ToolCallDelta, ToolCall])
+@pytest.mark.parametrize(
+    "of", [TextDelta, ReasoningDelta, ToolCallStarted, ToolCallDelta, ToolCall]
+)
 @pytest.mark.parametrize("letter", ["x", "\u00e9", "\u8bcd", "\U0001f600"])
 def test_an_entry_is_counted_as_what_python_keeps_of_its_text(letter, of):
-    text = letter * 10_000
-    entry = {
-        TextDelta: TextDelta(text, 0),
-        ReasoningDelta: ReasoningDelta(text, 0, "s" * 5000),
-        ToolCallDelta: ToolCallDelta(0, text),
-        ToolCall: ToolCall(0, "id", "name", text),
+    text, more = letter * 10_000, "m" * 5000
+    entry, texts = {
+        TextDelta: (TextDelta(text, 0), [text]),
+        ReasoningDelta: (ReasoningDelta(text, 0, more), [text, more]),
+        ToolCallStarted: (ToolCallStarted(0, more, text), [text, more]),
+        ToolCallDelta: (ToolCallDelta(0, text), [text]),
+        ToolCall: (ToolCall(0, more, text, more), [text, more, more]),
     }[of]
-    taken = getsizeof(text) + (5000 if of is ReasoningDelta else 0)
-    assert taken <= entry_bytes(entry) <= taken + 200
+    taken = sum(map(getsizeof, texts))
+    assert taken - 100 <= entry_bytes(entry) <= taken + 200
 
 
 def test_a_space_is_full_at_its_bound():

@@ -15,6 +15,7 @@ import grpc.aio
 import pytest
 from e2e_calls import PROVIDERS, SMALL_WINDOW
 
+from tokenwire.v1 import event_pb2
 from tokenwire_server.rpc.server import (
     KEEPALIVE_TIME_S,
     MIN_CLIENT_PING_INTERVAL_S,
@@ -252,21 +253,34 @@ async def test_a_caller_that_pings_as_often_as_it_may_is_not_sent_away(server, a
         assert [event async for event in call][-1].HasField("finished")
 
 
-async def test_a_chat_that_is_cancelled_in_its_first_instants_is_nobodys_fault(
-    start, simulator, api_on
+@pytest.mark.parametrize("rpc", ["chat_stream", "chat"])
+async def test_a_caller_who_leaves_as_his_stream_begins_takes_no_slot_with_him(
+    start, simulator, api_on, rpc
 ):
-    with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (process, address):
+    env = {**simulator.environ(), "TOKENWIRE_LIMITS__MAX_STREAMS": "40"}
+    rng = random.Random(1)
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
             api = api_on(channel)
 
-            async def leave(n):
-                call = api.chat(api.request("openai/sim?repeat=forever&itl_ms=10"))
-                await asyncio.sleep(n % 30 / 1000)
+            async def leave_at_once():
+                call = getattr(api, rpc)(api.request("openai/sim?repeat=forever&itl_ms=10"))
+                await asyncio.sleep(rng.random() * 0.008)
                 call.cancel()
+                await asyncio.wait({asyncio.ensure_future(call.code())})
 
-            for _ in range(20):
-                await asyncio.gather(*(leave(n) for n in range(25)))
-        process.terminate()
-        process.wait(10)
-        process.log.seek(0)
-        assert "internal error" not in process.log.read()
+            for _ in range(80):
+                await asyncio.gather(*(leave_at_once() for _ in range(25)))
+            began = time.monotonic()
+            while True:
+                calls = [
+                    api.chat_stream(api.request("openai/sim?repeat=forever&itl_ms=10"))
+                    for _ in range(40)
+                ]
+                codes = await asyncio.gather(*(c.read() for c in calls), return_exceptions=True)
+                for call in calls:
+                    call.cancel()
+                if all(isinstance(event, event_pb2.TokenEvent) for event in codes):
+                    break
+                assert time.monotonic() - began < 10
+                await asyncio.sleep(0.1)

@@ -353,3 +353,9 @@ async def test_a_drain_ends_streams_without_readers_within_its_grace(start, simu
         assert await asyncio.to_thread(process.wait, 10) == 0
         assert time.monotonic() - began < 0.5 + 2
     assert simulator.request("undrained")["aborted"]
+
+
+async def test_a_whole_answer_too_ends_its_margin_before_the_deadline(api):
+    request = api.request("openai/sim?repeat=forever&itl_ms=10", retention=margin(0.5))
+    answer = await api.chat(request, timeout=2)
+    assert answer.finished.reason == event_pb2.FINISH_REASON_TIME_LIMIT

@@ -98,12 +98,20 @@ def _call_end(history: History, reading: Reading, position: int, *, is_over: boo
     elif end.kind == "ok":
         finishes = {e.sequence for r in history.readings for e in r.events if e.kind == "finished"}
         finishes |= {a.info.last_sequence for a in history.answers if a.info and a.info.reason}
-        if not is_over and (reading.after not in finishes or position != reading.after):
+        is_behind = reading.after not in finishes or position != reading.after
+        if is_behind and not is_over and not _was_leaving(reading):
             yield f"status OK at {position} without finished"
     elif end.kind == "failed":
         yield from _refusal(history, reading, position)
         if is_over:
             yield f"failed with {end.reason} after it had finished"
+
+
+def _was_leaving(reading: Reading) -> bool:
+    """gRPC tells a call that it cancels, or whose deadline passes, the status that has come, and throws
+    away the messages before it that nobody had read yet.
+    """
+    return reading.left is not None and reading.left <= reading.end.at
 
 
 def _refusal(history: History, reading: Reading, position: int) -> Iterator[str]:
@@ -127,7 +135,7 @@ def _refusal(history: History, reading: Reading, position: int) -> Iterator[str]
             yield f"{reason} tells sequence {last}, this reader is at {position}"
     elif reason not in READERS_OWN:
         last = int(facts.get("last_sequence", 1))
-        if position != last:
+        if position > last or (position < last and not _was_leaving(reading)):
             yield f"{reason} at {position}; the stream's last sequence is {last}"
 
 

@@ -17,6 +17,7 @@ from tokenwire_server.events import Finished, ReasoningDelta, Started, TextDelta
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.registry import Route
 from tokenwire_server.request import ChatRequest, Message, Text
+from tokenwire_server.streams.registry import StreamRegistry
 
 
 class StandingLoop(asyncio.SelectorEventLoop):
@@ -51,6 +52,28 @@ async def _ended(tasks):
 async def _turns(count):
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+class Host:
+    """A registry, and the task that owns its producers."""
+
+    def __init__(self, loop, limits):
+        self._loop = loop
+        self._limits = limits
+        self._over = asyncio.Event()
+        self._task = loop.create_task(self._run())
+        loop.settle()
+
+    async def _run(self):
+        async with asyncio.TaskGroup() as tasks:
+            self.registry = StreamRegistry(self._limits, tasks)
+            await self._over.wait()
+
+    def is_over_at_once(self):
+        """Whether no producer is left, so that nothing has to be waited for."""
+        self._over.set()
+        self._loop.settle()
+        return self._task.done()
 
 
 class HandPlayed:

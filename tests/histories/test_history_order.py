@@ -140,6 +140,23 @@ def test_who_was_served_to_the_end_is_no_reader_any_more():
     assert violations(a_history([served], 15.0, answers=[cancelled, looked])) == []
 
 
+def test_who_was_leaving_may_hear_of_an_end_whose_events_its_library_threw_away():
+    broken = Reference((Entry("text", 0, "x"),), "UPSTREAM_BROKEN", 1)
+    reading = a_reading(10, 15)
+    facts = {
+        "last_sequence": "2",
+        "input_tokens": "7",
+        "output_tokens": "0",
+        "usage_estimated": "false",
+    }
+    reading.end = End("failed", "UPSTREAM_BROKEN", facts, at=15.01)
+    looked = Answer("get", 20, 20.1, Info("UPSTREAM_BROKEN", 2, 0, USAGE, 14.9))
+    history = History(broken, stream_id="s", readings=[reading], answers=[looked])
+    assert violations(history) == []
+    reading.left = None
+    assert "UPSTREAM_BROKEN at 1; the stream's last sequence is 2" in only(history)
+
+
 def test_what_is_left_over_is_told():
     assert only(a_history([a_reading(10, 15)], 15.0, leftovers=["open"])) == "open"
 

@@ -7,7 +7,7 @@ from history import Entry
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from stream_support import HandPlayed, Kept, Reading, StandingLoop, a_request
+from stream_support import HandPlayed, Host, Kept, Reading, StandingLoop, a_request
 
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import (
@@ -21,7 +21,6 @@ from tokenwire_server.errors import (
 from tokenwire_server.events import FinishReason
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import Retention
-from tokenwire_server.streams.registry import StreamRegistry
 
 LIMITS = Limits(max_streams=2, max_readers=8, max_log_bytes=300_000, max_total_log_bytes=1 << 20)
 BIG = Entry("text", 0, "x" * 140_000)
@@ -47,20 +46,8 @@ class StreamMachine(RuleBasedStateMachine):
         self.kept = []
         self.ended = []
         self.is_pressed = False
-        self.loop.run_until_complete(self._start())
-
-    async def _start(self):
-        ready = asyncio.Event()
-        self.over = asyncio.Event()
-
-        async def host():
-            async with asyncio.TaskGroup() as tasks:
-                self.registry = StreamRegistry(LIMITS, tasks)
-                ready.set()
-                await self.over.wait()
-
-        self.host = asyncio.create_task(host())
-        await ready.wait()
+        self.host = Host(self.loop, LIMITS)
+        self.registry = self.host.registry
 
     # What the rules choose from.
 
@@ -82,9 +69,13 @@ class StreamMachine(RuleBasedStateMachine):
         log_ttl_s=st.sampled_from([0.0, 2.125, 60.125, 60.125]),
         request_id=st.sampled_from(["", "", "a", "b"]),
         body=st.sampled_from([b"1", b"1", b"1", b"2"]),
+        others=st.integers(0, 2),
     )
-    def open(self, linger_s, log_ttl_s, request_id, body):
+    def open(self, linger_s, log_ttl_s, request_id, body, others):
+        known = len(self.kept)
         self.loop.run_until_complete(self._open(linger_s, log_ttl_s, request_id, body))
+        for kept in self.kept[known:] * others:
+            self.loop.run_until_complete(self._join_at(kept, 0))
 
     async def _open(self, linger_s, log_ttl_s, request_id, body):
         request = a_request(
@@ -181,12 +172,19 @@ class StreamMachine(RuleBasedStateMachine):
         reading.take(self.loop)
 
     @precondition(lambda self: self.readings)
+    @rule(which=pick)
+    def leave(self, which):
+        self.loop.run_until_complete(self._leave(self._some(self.readings, which)))
+
+    @precondition(lambda self: self.readings)
     @rule(which=pick, returns=st.booleans())
-    def leave(self, which, returns):
-        reading = self._some(self.readings, which)
-        self.loop.run_until_complete(self._leave(reading))
+    def all_leave(self, which, returns):
+        """All readers of one stream; and perhaps the last of them comes back at once."""
+        kept = self._some(self.readings, which).kept
+        for reading in list(kept.readers):
+            self.loop.run_until_complete(self._leave(reading))
         if returns:
-            self.loop.run_until_complete(self._join_at(reading.kept, reading.position))
+            self.loop.run_until_complete(self._join_at(kept, reading.position))
 
     async def _leave(self, reading):
         kept = reading.kept
@@ -225,7 +223,7 @@ class StreamMachine(RuleBasedStateMachine):
     def answer_at_length(self, count):
         """A whole stream in one step, so that many can compete for the room."""
         known = len(self.kept)
-        self.open(None, 60.125, "", b"")
+        self.open(None, 60.125, "", b"", 0)
         if len(self.kept) == known:
             return
         kept = self.kept[-1]
@@ -330,6 +328,8 @@ class StreamMachine(RuleBasedStateMachine):
             end = log.failure.reason if log.failure else log.finished.reason.name
             assert end == kept.end
             assert stream.end_time is not None
+        if kept.readers and not kept.is_deleted and not self.is_pressed:
+            assert log.earliest_sequence == 1  # whoever reads it may read on
         if not self._is_found(kept) and not kept.readers:
             assert log.byte_count <= 100  # Finished itself
 
@@ -380,9 +380,7 @@ class StreamMachine(RuleBasedStateMachine):
                 self.everything_is_as_the_model_says()
             assert self.registry.log_bytes == 0
             assert self.registry.live_count == self.registry.ended_count == 0
-            self.over.set()
-            self.loop.settle()
-            assert self.host.done()
+            assert self.host.is_over_at_once()
             assert asyncio.all_tasks(self.loop) == set()
         finally:
             self.loop.end()

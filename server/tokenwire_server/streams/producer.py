@@ -27,6 +27,9 @@ from .stream import Stream
 
 logger = logging.getLogger(__name__)
 
+MAX_NAME_CHARS = 256
+"""What is kept of the provider's names for its model and its answer, which no log counts."""
+
 
 class Producer:
     """Produces one stream: opens the upstream, appends what it says, seals the log.
@@ -121,11 +124,11 @@ class Producer:
         self._stream.finish(
             Finished(
                 reason=reason,
-                model=(decoder.model if decoder else "") or self._route.model,
+                model=(decoder.model[:MAX_NAME_CHARS] if decoder else "") or self._route.model,
                 provider=self._route.provider.name,
                 usage=usage,
                 timings=self._meter.timings(time.monotonic(), usage.output_tokens),
-                provider_response_id=decoder.response_id if decoder else "",
+                provider_response_id=decoder.response_id[:MAX_NAME_CHARS] if decoder else "",
             )
         )
 

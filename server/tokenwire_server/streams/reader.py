@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reader:
-    """Reads one stream from a cursor. It holds no events, so a slow one costs no memory.
+    """Reads one stream from a cursor. It holds no more than it takes at once, however slow it is.
 
     A context manager: leaving it leaves the stream, and the last to leave decides over the generation.
     That is one synchronous step, so it needs no await in the RPC's own cleanup, where grpc.aio may
@@ -29,15 +29,14 @@ class Reader:
     """
 
     __slots__ = (
+        "_heartbeat_s",
         "_heartbeat_timer",
-        "_interval_s",
         "_loop",
         "_sequence",
         "_sleeper",
         "_stream",
-        "_taken",
+        "_taken_at",
         "_usage_due",
-        "_usage_s",
         "_usage_timer",
         "delivered",
     )
@@ -50,22 +49,25 @@ class Reader:
         leaves the block tells it."""
         self._loop = asyncio.get_running_loop()
         self._sleeper: asyncio.Future[None] | None = None
-        self._taken = time.monotonic()  # when something was taken last
-        self._interval_s = delivery.heartbeat_s
+        self._taken_at = time.monotonic()  # when something was taken last
+        self._heartbeat_s = delivery.heartbeat_s
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         if delivery.heartbeat_s is not None:
-            self._heartbeat_timer = self._loop.call_later(delivery.heartbeat_s, self._beat)
+            self._heartbeat_timer = self._loop.call_later(
+                delivery.heartbeat_s, self._beat, delivery.heartbeat_s
+            )
         self._usage_due = False
-        self._usage_s = delivery.usage_s
         self._usage_timer: asyncio.TimerHandle | None = None
         if delivery.usage_s is not None:
-            self._usage_timer = self._loop.call_later(delivery.usage_s, self._tell_usage)
+            self._usage_timer = self._loop.call_later(
+                delivery.usage_s, self._want_usage, delivery.usage_s
+            )
         stream.log.subscribe(self._wake)
 
     async def take(self) -> Sequence[tuple[int, ReaderEvent]]:
         """Wait until something is behind the cursor; return it, merged, and move the cursor.
 
-        Returns at once while there is something: thousands of entries, perhaps not all of them. When
+        Returns at once while there is something: up to 128 KiB of text, perhaps not all of it. When
         there is nothing for the heartbeat's interval, it is a heartbeat; when the usage is due, the
         usage. Both bear the cursor. An empty list is the end of a stream that finished.
 
@@ -74,9 +76,8 @@ class Reader:
         the cursor where it was.
         """
         log = self._stream.log
-        # Started comes first, whatever is due.
-        while log.last_sequence == self._sequence or (self._usage_due and self._sequence):
-            if log.sealed and log.last_sequence == self._sequence:
+        while log.last_sequence == self._sequence or self._usage_comes_next():
+            if log.sealed:
                 if log.failure is not None:
                     # Raised again by every reader: it must not gather and keep their frames.
                     raise log.failure.with_traceback(None)
@@ -94,7 +95,7 @@ class Reader:
                 raise StreamNotFound from None
             raise
         self._sequence = taken[-1][0]
-        self._taken = time.monotonic()
+        self._taken_at = time.monotonic()
         return taken
 
     def __enter__(self) -> Self:
@@ -119,38 +120,36 @@ class Reader:
         self._stream.leave(self)
 
     def _made(self, event: ReaderEvent) -> list[tuple[int, ReaderEvent]]:
-        self._taken = time.monotonic()
+        self._taken_at = time.monotonic()
         return [(self._sequence, event)]
 
     async def _sleep(self) -> None:
         """Until something wakes this reader."""
         self._sleeper = self._loop.create_future()
-        try:
-            await self._sleeper
-        finally:
-            self._sleeper = None
+        await self._sleeper
 
     def _wake(self) -> None:
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
 
-    def _heartbeat_is_due(self) -> bool:
-        return self._interval_s is not None and time.monotonic() - self._taken >= self._interval_s
+    def _usage_comes_next(self) -> bool:
+        """It is due, after Started, and while the stream runs."""
+        return self._usage_due and self._sequence > 0 and not self._stream.log.sealed
 
-    def _beat(self) -> None:
-        """The heartbeat's timer. It does not move at each event: fired too early, it waits the rest."""
-        if self._interval_s is None:
-            return
-        left_s = self._taken + self._interval_s - time.monotonic()
-        if left_s <= 0:
-            self._wake()
-        self._heartbeat_timer = self._loop.call_later(
-            left_s if left_s > 0 else self._interval_s, self._beat
+    def _heartbeat_is_due(self) -> bool:
+        return (
+            self._heartbeat_s is not None and time.monotonic() - self._taken_at >= self._heartbeat_s
         )
 
-    def _tell_usage(self) -> None:
-        if self._usage_s is None:
-            return
+    def _beat(self, interval_s: float) -> None:
+        """The heartbeat's timer. It does not move at each event: fired too early, it waits the rest."""
+        left_s = self._taken_at + interval_s - time.monotonic()
+        if left_s <= 0:
+            self._wake()
+            left_s = interval_s
+        self._heartbeat_timer = self._loop.call_later(left_s, self._beat, interval_s)
+
+    def _want_usage(self, interval_s: float) -> None:
         self._usage_due = True
         self._wake()
-        self._usage_timer = self._loop.call_later(self._usage_s, self._tell_usage)
+        self._usage_timer = self._loop.call_later(interval_s, self._want_usage, interval_s)

@@ -160,7 +160,8 @@ class StreamRegistry:
 
     def reader_left(self, stream: Stream) -> None:
         self._reader_count -= 1
-        if not stream.reader_count and stream in self._ended and not self._is_found(stream):
+        expired = stream in self._ended and (stream.tenant, stream.id) not in self._found
+        if expired and not stream.reader_count:
             self._forget(stream)
         self._check_idle()
 
@@ -199,9 +200,6 @@ class StreamRegistry:
         if timer is not None:
             timer.cancel()
         stream.log.drop()
-
-    def _is_found(self, stream: Stream) -> bool:
-        return (stream.tenant, stream.id) in self._found
 
     def _time_limit_s(self, request: ChatRequest, deadline_s: float | None) -> float:
         limit_s = self._limits.max_stream_duration_s

@@ -1,8 +1,10 @@
 """What the token's path relies on in the HTTP client and the SDKs, against real sockets."""
 
 import asyncio
+import gc
 import gzip
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -304,3 +306,13 @@ async def test_a_name_that_cannot_be_resolved_is_named_so():
     async with registry("http://nobody.invalid/v1") as providers:
         with pytest.raises(UpstreamUnavailable, match="cannot be resolved"):
             await answer(providers)
+
+
+async def test_a_connection_that_is_kept_alive_keeps_none_of_its_answers():
+    async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
+        for _ in range(20):
+            await answer(providers, "sim?tokens=3&itl_ms=5")
+        assert simulator.stats().connections_total == 1
+        gc.collect()
+        kept = sum(isinstance(o, aiohttp.ClientResponse) for o in gc.get_objects())
+        assert kept <= 2

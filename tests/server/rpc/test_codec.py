@@ -1,3 +1,7 @@
+from sys import getsizeof
+
+import pytest
+
 from tokenwire_server.events import (
     Finished,
     FinishReason,
@@ -5,9 +9,11 @@ from tokenwire_server.events import (
     Started,
     TextDelta,
     Timings,
+    ToolCall,
+    ToolCallDelta,
     Usage,
 )
-from tokenwire_server.rpc.codec import AnswerBuilder, to_proto
+from tokenwire_server.rpc.codec import AnswerBuilder, encode, to_proto
 
 FINISHED = Finished(
     reason=FinishReason.STOP,
@@ -59,3 +65,20 @@ def test_a_whole_answer_keeps_the_signature_of_each_reasoning_block():
     assert (first.reasoning.text, first.reasoning.signature) == ("hm", "proof")
     assert text.text == "yes"
     assert (second.reasoning.text, second.reasoning.signature) == ("", "2nd")
+
+
+@pytest.mark.parametrize("of", [TextDelta, ReasoningDelta, ToolCallDelta, ToolCall])
+def test_writing_an_entry_leaves_nothing_with_it(of):
+    text = "".join(["w\u8bcd"] * 1000)
+    entry = {
+        TextDelta: TextDelta(text, 0),
+        ReasoningDelta: ReasoningDelta(text, 0),
+        ToolCallDelta: ToolCallDelta(0, text),
+        ToolCall: ToolCall(0, "id", "name", text),
+    }[of]
+    before = getsizeof(text)
+    encode(1, entry)
+    answer = AnswerBuilder()
+    answer.add([entry])
+    answer.response()
+    assert getsizeof(text) == before

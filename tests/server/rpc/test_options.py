@@ -252,7 +252,8 @@ def test_requests_that_differ_in_how_they_are_served_have_one_key(fields):
 
 
 def test_the_order_of_provider_options_is_no_difference():
-    forth, back = {"a": 1, "b": {"c": [2]}}, {"b": {"c": [2]}, "a": 1}
+    forth = {f"key {n}": {"a": [n]} for n in range(40)}
+    back = dict(reversed(forth.items()))
     assert key(provider_options=forth) == key(provider_options=back)
 
 
@@ -288,3 +289,10 @@ def test_a_span_that_protobuf_calls_malformed_is_what_it_sums_up_to(span, sum_s)
     request, violations = parsed(**retention(log_ttl=span))
     assert violations == []
     assert request.retention.log_ttl_s == sum_s
+
+
+def test_an_operator_may_allow_long_intervals_only():
+    delivery = pb.DeliveryOptions(heartbeat_interval=seconds(7200))
+    request, violations = parsed(Limits(min_delivery_interval_s=7200.0), delivery=delivery)
+    assert not violations
+    assert request.delivery.heartbeat_s == 7200

@@ -224,6 +224,12 @@ async def test_what_failed_does_not_take_its_id_from_who_has_it_now(registry):
         pass
 
 
+async def test_an_answer_without_a_token_is_an_answer_and_keeps_its_id(registry):
+    stream = await ended(registry, STOP, request_id="r", retention=KEPT)
+    assert stream.log.last_sequence == 2
+    assert (await ended(registry, request_id="r")) is stream
+
+
 async def test_as_many_small_streams_go_as_a_large_one_needs():
     async with asyncio.TaskGroup() as tasks:
         registry = StreamRegistry(Limits(max_total_log_bytes=1 << 20), tasks)

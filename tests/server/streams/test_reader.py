@@ -12,6 +12,7 @@ from tokenwire_server.events import (
     Finished,
     FinishReason,
     Heartbeat,
+    Started,
     TextDelta,
     Timings,
     Usage,
@@ -34,7 +35,9 @@ async def stream(keeper):
 
 
 async def test_usage_that_is_due_when_the_stream_has_ended_costs_the_reader_nothing(stream):
+    stream.log.append(Started("id", "m", "p", 0.0))
     reader = stream.join(delivery=Delivery(usage_s=0.01))
+    await reader.take()
     stream.log.append(TextDelta("a", 0))
     stream.finish(FINISHED)
     await asyncio.sleep(0.05)
