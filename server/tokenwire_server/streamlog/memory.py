@@ -182,12 +182,13 @@ def entry_bytes(event: Event) -> int:
 
 
 def _text_bytes(text: str) -> int:
-    """What a string takes (CPython 3.11): 1, 2 or 4 bytes a character, after its widest.
+    """What a string takes (CPython 3.11): 1, 2 or 4 bytes a character, after its widest, and, unless it
+    is ASCII, as much as its UTF-8 beside it: a message that is being written holds that.
 
-    Not `getsizeof`, which would count the UTF-8 that CPython keeps with a string once asked for it.
+    Not `getsizeof`: it tells more of a string whose UTF-8 somebody has asked for.
     """
     if text.isascii():
         return 49 + len(text)
     widest = max(text)
     width = 1 if widest < "\u0100" else 2 if widest < "\U00010000" else 4
-    return 72 + width * (len(text) + 1)
+    return 72 + width * (len(text) + 1) + len(text.encode())

@@ -29,7 +29,8 @@ def merge(entries: Sequence[Event], after_sequence: int) -> list[Positioned]:
     count = len(entries)
     first = 0
     joined_chars = 0
-    while first < count and joined_chars < MAX_MERGED_CHARS:
+    is_full = False
+    while first < count and not is_full:
         event = entries[first]
         end = first + 1
         if isinstance(event, _Joinable):
@@ -39,7 +40,8 @@ def merge(entries: Sequence[Event], after_sequence: int) -> list[Positioned]:
             while end < count and _joins(following := entries[end], last):
                 piece = _text(following)
                 chars += len(piece)
-                if chars > MAX_MERGED_CHARS:
+                if joined_chars + chars > MAX_MERGED_CHARS:
+                    is_full = True
                     break
                 pieces.append(piece)
                 last = following

@@ -67,7 +67,7 @@ class Reader:
     async def take(self) -> Sequence[tuple[int, ReaderEvent]]:
         """Wait until something is behind the cursor; return it, merged, and move the cursor.
 
-        Returns at once while there is something: up to 128 KiB of text, perhaps not all of it. When
+        Returns at once while there is something: up to 64 KiB of joined text, perhaps not all. When
         there is nothing for the heartbeat's interval, it is a heartbeat; when the usage is due, the
         usage. Both bear the cursor. An empty list is the end of a stream that finished.
 
