@@ -29,7 +29,7 @@ class Reader:
     """
 
     __slots__ = (
-        "_heartbeat_s",
+        "_heartbeat_due",
         "_heartbeat_timer",
         "_loop",
         "_sequence",
@@ -50,7 +50,7 @@ class Reader:
         self._loop = asyncio.get_running_loop()
         self._sleeper: asyncio.Future[None] | None = None
         self._taken_at = time.monotonic()  # when something was taken last
-        self._heartbeat_s = delivery.heartbeat_s
+        self._heartbeat_due = False
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         if delivery.heartbeat_s is not None:
             self._heartbeat_timer = self._loop.call_later(
@@ -76,7 +76,11 @@ class Reader:
         the cursor where it was.
         """
         log = self._stream.log
-        while log.last_sequence == self._sequence or self._usage_comes_next():
+        while log.last_sequence == self._sequence or (
+            self._usage_due
+            and self._sequence
+            and not log.sealed  # not before Started, nor at the end
+        ):
             if log.sealed:
                 if log.failure is not None:
                     # Raised again by every reader: it must not gather and keep their frames.
@@ -85,9 +89,10 @@ class Reader:
             if self._usage_due:
                 self._usage_due = False
                 return self._made(self._stream.usage())
-            if self._heartbeat_is_due():
+            if self._heartbeat_due:
                 return self._made(Heartbeat())
-            await self._sleep()
+            self._sleeper = self._loop.create_future()
+            await self._sleeper
         try:
             taken = merge(log.read(self._sequence), self._sequence)
         except SlowReader:
@@ -96,6 +101,7 @@ class Reader:
             raise
         self._sequence = taken[-1][0]
         self._taken_at = time.monotonic()
+        self._heartbeat_due = False
         return taken
 
     def __enter__(self) -> Self:
@@ -121,30 +127,18 @@ class Reader:
 
     def _made(self, event: ReaderEvent) -> list[tuple[int, ReaderEvent]]:
         self._taken_at = time.monotonic()
+        self._heartbeat_due = False
         return [(self._sequence, event)]
-
-    async def _sleep(self) -> None:
-        """Until something wakes this reader."""
-        self._sleeper = self._loop.create_future()
-        await self._sleeper
 
     def _wake(self) -> None:
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
 
-    def _usage_comes_next(self) -> bool:
-        """It is due, after Started, and while the stream runs."""
-        return self._usage_due and self._sequence > 0 and not self._stream.log.sealed
-
-    def _heartbeat_is_due(self) -> bool:
-        return (
-            self._heartbeat_s is not None and time.monotonic() - self._taken_at >= self._heartbeat_s
-        )
-
     def _beat(self, interval_s: float) -> None:
         """The heartbeat's timer. It does not move at each event: fired too early, it waits the rest."""
         left_s = self._taken_at + interval_s - time.monotonic()
         if left_s <= 0:
+            self._heartbeat_due = True
             self._wake()
             left_s = interval_s
         self._heartbeat_timer = self._loop.call_later(left_s, self._beat, interval_s)
