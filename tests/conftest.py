@@ -13,9 +13,14 @@ from contextlib import contextmanager
 import grpc.aio
 import pytest
 
+from databases import database_url, own_postgresql, postgresql, sql  # noqa: F401  # fixtures
 from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
 
 STOP_S = 15
+
+_folder = tempfile.TemporaryDirectory()
+DATABASE = f"sqlite:///{_folder.name}/tokenwire.db"
+"""Of every server that a test starts without naming another; there are no keys in it."""
 
 
 @contextmanager
@@ -33,7 +38,7 @@ def running(*arguments, env=None):
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=environ | (env or {}),
+            env=environ | {"TOKENWIRE_DATABASE": DATABASE} | (env or {}),
         )
         process.log = log
         try:
@@ -103,10 +108,22 @@ def start():
     return running
 
 
-@pytest.fixture(scope="session")
-def simulator():
+@contextmanager
+def running_simulator():
     with running("simulate", "--listen", "127.0.0.1:0") as (_, address):
         yield SimulatorProcess(address)
+
+
+@pytest.fixture(scope="session")
+def simulator():
+    with running_simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="session")
+def own_simulator():
+    """Starts another simulator, whose books no other test writes in: a context manager."""
+    return running_simulator
 
 
 @pytest.fixture(scope="session")

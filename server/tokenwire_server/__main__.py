@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .commands.arguments import add_commands
+
+TLS_FLAGS = ("cert", "key", "client_ca")
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log says again what our errors say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code: 0 stopped, 1 cannot run, 2 wrong arguments."""
-    arguments = _parser().parse_args(argv)
     try:
-        return _simulate(arguments) if arguments.command == "simulate" else _serve(arguments)
+        arguments = _parser().parse_args(argv)
+        return _RUNS.get(arguments.command, _operate)(arguments)
     except ModuleNotFoundError as error:
         print(
             f'tokenwire-server: {error.name} is missing: pip install "tokenwire[server]"',
@@ -43,20 +46,26 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from .config import ConfigError
+    from .errors import StoreUnavailable
 
     try:
         _run(_until_stopped(arguments))
-    except ConfigError as error:
+    except (ConfigError, StoreUnavailable) as error:
         print(f"tokenwire-server: {error}", file=sys.stderr)
         return 1
     return 0
 
 
+def _operate(arguments: argparse.Namespace) -> int:
+    from .commands.run import run_command
+
+    return run_command(arguments)
+
+
 async def _until_stopped(arguments: argparse.Namespace) -> None:
     from .config import load
 
-    flags = {"listen": arguments.listen} if arguments.listen is not None else {}
-    settings = load(arguments.config, flags)
+    settings = load(arguments.config, _settings_in(arguments))
 
     # Settings that make no sense are told before the SDKs are imported, which takes a second; and the
     # SDKs are imported before the log is configured, because they change it as their variables say.
@@ -71,6 +80,20 @@ async def _until_stopped(arguments: argparse.Namespace) -> None:
         ready=lambda address: print(f"tokenwire-server: listening on {address}", flush=True),
         stop=app.stop_on_signals(),
     )
+
+
+def _settings_in(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of `serve` say, as settings."""
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    settings: dict[str, Any] = {
+        name: given[name] for name in ("listen", "database", "auth") if name in given
+    }
+    tls = {name: given[f"tls_{name}"] for name in TLS_FLAGS if f"tls_{name}" in given}
+    if tls:
+        settings["tls"] = tls
+    if arguments.no_migrate:
+        settings["migrate"] = False
+    return settings
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
@@ -95,13 +118,45 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--config", type=Path, metavar="FILE.toml", help="settings")
     serve.add_argument(
+        "--database",
+        metavar="URL",
+        help="where keys are: sqlite:///FILE (default: tokenwire.db in this folder) or "
+        "postgresql://USER:PASSWORD@HOST/NAME",
+    )
+    serve.add_argument(
+        "--auth",
+        choices=("auto", "keys", "none"),
+        help="whether callers need keys; auto (default): when there are any, and none are needed on "
+        "loopback without",
+    )
+    serve.add_argument(
+        "--tls-cert",
+        metavar="FILE.pem",
+        help="the server's certificate; read again when it changes",
+    )
+    serve.add_argument("--tls-key", metavar="FILE.pem", help="its private key")
+    serve.add_argument(
+        "--tls-client-ca",
+        metavar="FILE.pem",
+        help="authorities of callers' certificates, which are then required",
+    )
+    serve.add_argument(
+        "--no-migrate",
+        action="store_true",
+        help="leave the database's schema to tokenwire-server migrate",
+    )
+    serve.add_argument(
         "--demo",
         action="store_true",
         help="no key needed: a simulator inside speaks as the providers",
     )
     simulate = commands.add_parser("simulate", help="serve the providers' wire formats, scripted")
     simulate.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8399")
+    add_commands(commands)
     return parser
+
+
+_RUNS = {"serve": _serve, "simulate": _simulate}
 
 
 if __name__ == "__main__":

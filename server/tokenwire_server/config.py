@@ -22,8 +22,21 @@ from pydantic_settings import (
 )
 
 MAX_PORT = 65535
+MAX_CALLER_LIMIT = 10**12
+EVERY_OTHER_TENANT = "*"
 ENV_PREFIX = "TOKENWIRE_"
-OTHERS_VARIABLES = frozenset({"TOKENWIRE_MODEL", "TOKENWIRE_TARGET", "TOKENWIRE_TRANSCRIPTS"})
+OTHERS_VARIABLES = frozenset(
+    {
+        "TOKENWIRE_KEY",
+        "TOKENWIRE_MODEL",
+        "TOKENWIRE_PLAINTEXT",
+        "TOKENWIRE_TARGET",
+        "TOKENWIRE_TLS_CA",
+        "TOKENWIRE_TLS_CLIENT_CERT",
+        "TOKENWIRE_TLS_CLIENT_KEY",
+        "TOKENWIRE_TRANSCRIPTS",
+    }
+)
 """Variables of the client's and of the tests'."""
 
 ProviderKind = Literal["openai-chat", "openai-responses", "anthropic"]
@@ -90,6 +103,9 @@ class Limits(_Section):
 
     max_streams: int = Field(default=2000, ge=1)
     """Streams generating at once. The next one gets OVERLOADED."""
+    assumed_output_tokens: int = Field(default=1024, ge=1)
+    """What a chat that names no `max_output_tokens` takes from its caller's tokens per minute, until it
+    ends and the truth is known."""
     max_request_bytes: int = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
     """Size of one request on the wire. A larger one gets INVALID_REQUEST."""
     max_log_bytes: int = Field(default=8 * 2**20, ge=4096)
@@ -131,6 +147,40 @@ class Limits(_Section):
     """Between two arrivals of bytes. Then UPSTREAM_STALLED, before the first token UPSTREAM_UNAVAILABLE."""
 
 
+class CallerLimits(_Section):
+    """What the calls of one key, or of one tenant, may take. None: as much as the server itself."""
+
+    requests_per_minute: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    """Chats started in any 60 seconds. The next one gets RATE_LIMITED."""
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    """Input and output tokens in any 60 seconds. A chat takes its estimate when it starts, and what it
+    really used when it ends; one that finds too little left gets RATE_LIMITED."""
+    concurrent_streams: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    """Streams that generate at once. The next one gets TOO_MANY_STREAMS."""
+    messages_per_request: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    """Messages of a chat. A longer one gets QUOTA_EXHAUSTED."""
+    bytes_per_request: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    """Size of one request on the wire. A larger one gets QUOTA_EXHAUSTED."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: object) -> object:
+        if isinstance(value, bool):  # which pydantic would take for 1
+            raise ValueError("must be a whole number")  # noqa: TRY004  # pydantic's way to say no
+        return value
+
+
+class TlsConfig(_Section):
+    """PEM files, read again when they change: connections that are open stay as they are."""
+
+    cert: Path | None = None
+    """The server's certificate, and those between it and its authority. None: no TLS."""
+    key: Path | None = None
+    """Its private key."""
+    client_ca: Path | None = None
+    """Authorities of callers' certificates. Set: a connection without such a certificate is refused."""
+
+
 OPENAI_QUIRKS = Quirks(max_tokens_field="max_completion_tokens", system_role="developer")
 
 
@@ -170,7 +220,22 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     drain_grace_s: float = Field(default=5.0, ge=0)
     """How long open streams may go on after SIGTERM. Then they end with SERVER_STOPPED."""
+    database: str = "sqlite:///tokenwire.db"
+    """Where keys are kept: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`."""
+    migrate: bool = True
+    """Bring the database's schema up to date at start. Otherwise `tokenwire-server migrate` does."""
+    auth: Literal["auto", "keys", "none"] = "auto"
+    """Whether callers need keys. "auto": when there are any; without any, only loopback can be listened
+    on. "none": nobody needs one, on any address."""
+    reflection: Literal["keys", "open", "off"] = "keys"
+    """Whether the server tells its API: to callers with keys where they need them, to all, to nobody."""
+    keys_trusted_s: float = Field(default=300.0, gt=0)
+    """How long keys are taken as they were last read when the database cannot be reached. Past it new
+    calls get STORE_UNAVAILABLE."""
+    tls: TlsConfig = TlsConfig()
     limits: Limits = Limits()
+    tenants: dict[str, CallerLimits] = {}
+    """What all callers of a tenant may take together; "*" stands for every tenant not named."""
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}
 

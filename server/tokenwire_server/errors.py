@@ -3,7 +3,14 @@
     TokenwireError
     +-- InvalidRequest          the request is wrong; every violation with its path
     +-- UnknownModel            no such provider or alias, or the provider's own 404
+    +-- Unauthenticated         no key, or one that is not taken
+    +-- PermissionDenied        the key may not do this
+    +-- LimitExceeded           a limit of the caller's
+    |   +-- RateLimited             too much in a minute
+    |   +-- TooManyStreams          too many at once
+    |   +-- QuotaExhausted          too much in one request
     +-- Overloaded              this server is full
+    +-- StoreUnavailable        the database cannot be reached
     +-- StreamNotFound          no such stream: unknown, expired, deleted, or somebody else's
     +-- ResumePointExpired      the log no longer holds what follows the cursor
     +-- ResumePointAhead        the cursor lies beyond the newest entry
@@ -25,6 +32,7 @@ stands in `provider_text`, for the server's log only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -73,6 +81,7 @@ class UnknownModel(TokenwireError):
         self, model: str, *, why: str, nearest: Sequence[str] = (), provider_text: str = ""
     ) -> None:
         self.model = model
+        self.why = why
         self.provider_text = provider_text
         self.nearest = tuple(nearest)
         hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
@@ -80,6 +89,79 @@ class UnknownModel(TokenwireError):
 
     def facts(self) -> dict[str, str]:
         return {"model": self.model, "nearest": ",".join(self.nearest)}
+
+
+class Unauthenticated(TokenwireError):
+    """`str(error)` never holds what was sent as a key: it may be one, mistyped."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(TokenwireError):
+    reason = "PERMISSION_DENIED"
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(f"this key may not call the model {model!r}")
+
+    def facts(self) -> dict[str, str]:
+        return {"model": self.model}
+
+
+class LimitExceeded(TokenwireError):
+    """More than a caller may have. Without `retry_after_s` it does not help to wait."""
+
+    def __init__(
+        self,
+        limit: str,
+        *,
+        scope: str,
+        subject: str,
+        allowed: int,
+        asked: int,
+        remaining: int,
+        retry_after_s: float | None = None,
+        field: str | None = None,
+    ) -> None:
+        self.limit = limit
+        """Its name in the settings."""
+        self.scope = scope
+        """Who shares it: "key" or "tenant"."""
+        self.subject = subject
+        """The key's prefix, or the tenant's name."""
+        self.allowed = allowed
+        self.asked = asked
+        self.remaining = remaining
+        self.retry_after_s = retry_after_s
+        self.field = field
+        """Path in the request of what is too large. None: it is not about one request."""
+        hint = "it does not help to wait"
+        if retry_after_s is not None:
+            hint = f"come back in {math.ceil(retry_after_s * 10) / 10:g} s"  # never too early
+        super().__init__(
+            f"{limit} of this {scope} is {allowed}: {remaining} left, {asked} asked; {hint}"
+        )
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "limit": self.limit,
+            "scope": self.scope,
+            "allowed": str(self.allowed),
+            "remaining": str(self.remaining),
+            "asked": str(self.asked),
+        }
+
+
+class RateLimited(LimitExceeded):
+    reason = "RATE_LIMITED"
+
+
+class TooManyStreams(LimitExceeded):
+    reason = "TOO_MANY_STREAMS"
+
+
+class QuotaExhausted(LimitExceeded):
+    reason = "QUOTA_EXHAUSTED"
 
 
 class Overloaded(TokenwireError):
@@ -92,6 +174,14 @@ class Overloaded(TokenwireError):
 
     def facts(self) -> dict[str, str]:
         return {"limit": str(self.limit)}
+
+
+class StoreUnavailable(TokenwireError):
+    reason = "STORE_UNAVAILABLE"
+
+    def __init__(self, what: str, *, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(what)
 
 
 class StreamNotFound(TokenwireError):

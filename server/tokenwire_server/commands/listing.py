@@ -1,0 +1,63 @@
+"""Keys as text: a table for people, JSON for programs. Pure; never a digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from ..tenants.key import ApiKey
+
+HEADER = ("PREFIX", "TENANT", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES")
+
+
+def table(keys: Iterable[ApiKey], now: float) -> list[str]:
+    """A line a key, below a header, in columns as wide as they need to be."""
+    rows = [HEADER, *(_row(key, now) for key in keys)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def json_line(key: ApiKey, now: float) -> str:
+    """All that is kept of a key but its digest. Times as RFC 3339, null: never."""
+    return json.dumps(
+        {
+            "prefix": key.prefix,
+            "family": key.family,
+            "tenant": key.tenant,
+            "state": state(key, now),
+            "models": key.models,
+            "limits": key.limits.model_dump(exclude_none=True),
+            "create_time": moment(key.create_time),
+            "expire_time": None if key.expire_time is None else moment(key.expire_time),
+            "revoke_time": None if key.revoke_time is None else moment(key.revoke_time),
+        }
+    )
+
+
+def state(key: ApiKey, now: float) -> str:
+    if key.revoke_time is not None:
+        return "revoked"
+    return "active" if key.active(now) else "expired"
+
+
+def moment(time: float | None) -> str:
+    if time is None:
+        return "never"
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _row(key: ApiKey, now: float) -> tuple[str, ...]:
+    limits = key.limits.model_dump(exclude_none=True)
+    return (
+        key.prefix,
+        key.tenant,
+        state(key, now),
+        ",".join(key.models) or "every",
+        ",".join(f"{name}={limit}" for name, limit in limits.items()) or "none",
+        moment(key.create_time),
+        moment(key.expire_time),
+    )

@@ -1,0 +1,112 @@
+"""Running the operator's commands: settings, database, one thing done, an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+
+from ..config import ConfigError, Settings, load
+from ..errors import StoreUnavailable
+from ..storage.database import Database
+from ..tenants.keystore import KeyRefused, KeyStore
+from .listing import json_line, moment, table
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Do what was asked, and return 0; or 1, or 2 for wrong arguments, and stderr has one line why."""
+    needs_none = arguments.command == "migrate" or arguments.action in {"create", "list"}
+    if not needs_none and arguments.prefix is None and arguments.tenant is None:
+        _tell(f"tokenwire-server keys {arguments.action}: say which: PREFIX or --tenant NAME")
+        return 2
+    try:
+        flags = {} if arguments.database is None else {"database": arguments.database}
+        settings = load(arguments.config, flags)
+        asyncio.run(_run(arguments, settings))
+    except (ConfigError, StoreUnavailable, KeyRefused) as error:
+        _tell(f"tokenwire-server: {error}")
+        return 1
+    return 0
+
+
+async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
+    if arguments.command == "migrate":
+        async with Database(settings.database) as database:
+            changed = await database.prepare(migrate=True)
+            was = "is now" if changed else "was"
+            print(f"the schema of the database {database.name} {was} up to date")
+        return
+    # Only `create` makes a file. For the others it would be an empty one, in the wrong folder.
+    async with Database(settings.database, create=arguments.action == "create") as database:
+        await database.prepare(migrate=settings.migrate)
+        await _ACTIONS[arguments.action](arguments, KeyStore(database), database.name)
+
+
+async def _create(arguments: argparse.Namespace, store: KeyStore, database: str) -> None:
+    key, text = await store.create(
+        arguments.tenant,
+        models=arguments.models,
+        limits=arguments.limits,
+        expire_time=arguments.expires,
+    )
+    print(text)
+    _tell(
+        f"key {key.prefix} of tenant {key.tenant}, expires {moment(key.expire_time)}, in {database}",
+        "It is shown this once.",
+    )
+
+
+async def _list(arguments: argparse.Namespace, store: KeyStore, database: str) -> None:
+    keys, now = await store.list(arguments.tenant), time.time()
+    if arguments.json:
+        lines = [json_line(key, now) for key in keys]
+    elif keys:
+        lines = table(keys, now)
+    else:
+        whose = f" of tenant {arguments.tenant}" if arguments.tenant else ""
+        _tell(f"there are no keys{whose} in {database}")
+        return
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+async def _revoke(arguments: argparse.Namespace, store: KeyStore, _database: str) -> None:
+    key = await store.revoke(await _which(arguments, store))
+    print(f"key {key.prefix} of tenant {key.tenant} was revoked at {moment(key.revoke_time)}")
+
+
+async def _rotate(arguments: argparse.Namespace, store: KeyStore, _database: str) -> None:
+    prefix = await _which(arguments, store)
+    old, new, text = await store.rotate(prefix, arguments.overlap.total_seconds())
+    print(text)
+    _tell(
+        f"key {new.prefix} of tenant {new.tenant}, expires {moment(new.expire_time)}, takes the place "
+        f"of {old.prefix}, which expires {moment(old.expire_time)}",
+        "It is shown this once.",
+    )
+
+
+async def _which(arguments: argparse.Namespace, store: KeyStore) -> str:
+    """The prefix of the key that is meant. Raises KeyRefused."""
+    if arguments.tenant is None:
+        return str(arguments.prefix)
+    keys = await store.list(arguments.tenant)
+    if arguments.prefix is not None:
+        if arguments.prefix not in {key.prefix for key in keys}:
+            raise KeyRefused(f"tenant {arguments.tenant} has no key {arguments.prefix}")
+        return str(arguments.prefix)
+    active = [key.prefix for key in keys if key.active(time.time())]
+    if not active:
+        raise KeyRefused(f"tenant {arguments.tenant} has no active key")
+    if len(active) > 1:
+        raise KeyRefused(
+            f"tenant {arguments.tenant} has {len(active)} active keys: say which: {', '.join(active)}"
+        )
+    return active[0]
+
+
+def _tell(*lines: str) -> None:
+    print(*lines, sep="\n", file=sys.stderr)
+
+
+_ACTIONS = {"create": _create, "list": _list, "revoke": _revoke, "rotate": _rotate}

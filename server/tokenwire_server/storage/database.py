@@ -1,0 +1,168 @@
+"""The one door to the database, SQLite or PostgreSQL: the URL decides, the rest is the same."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Protocol, Self
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..config import ConfigError
+from ..errors import StoreUnavailable
+from . import schema
+from .postgresql import Postgresql
+from .sqlite import Sqlite
+
+TRANSACTION_S = 10.0
+"""The longest a transaction may take, from the wait for a connection to the commit."""
+MIGRATION_S = 600.0
+"""The longest that bringing the schema up to date may take."""
+CLOSE_S = 6.0
+"""The longest that closing may take: more than a wait for a lock, which cannot be ended from outside."""
+
+
+class Backend(Protocol):
+    """What SQLite and PostgreSQL do each in its own way."""
+
+    @property
+    def name(self) -> str:
+        """For people: where the database is, without the password."""
+        ...
+
+    def require(self, *, create: bool) -> None:
+        """See that there is something to connect to. Raises StoreUnavailable."""
+        ...
+
+    def engine(self) -> AsyncEngine: ...
+
+    def writers(self, engine: AsyncEngine) -> AsyncEngine:
+        """The same engine, for transactions that write."""
+        ...
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        """Hold the lock of the schema until the transaction ends."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Once the engine is disposed of: wait until nothing of it runs."""
+        ...
+
+
+class Database:
+    """Connections to the database, as an async context manager. `url` is `Settings.database`.
+
+    Whatever the database does, its users see two errors, each of one line without the password:
+    StoreUnavailable, when it cannot be reached or does not answer in time, and ConfigError, when the
+    URL or the schema is not what it must be.
+    """
+
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        """Connects to nothing yet. `create`: an SQLite file that is missing is made."""
+        self._backend = _backend(url)
+        self._create = create
+
+    @property
+    def name(self) -> str:
+        """For people: where it is, without the password."""
+        return self._backend.name
+
+    async def __aenter__(self) -> Self:
+        self._backend.require(create=self._create)
+        self._engine = self._backend.engine()
+        self._writers = self._backend.writers(self._engine)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._engine.dispose()
+                await self._backend.wait_closed()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that reads. Raises StoreUnavailable."""
+        async with self._transaction(self._engine, TRANSACTION_S) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that may write; committed unless the block raises. On SQLite there is one at a
+        time.
+
+        Raises StoreUnavailable; then, as when it is cancelled, it was committed whole or not at all.
+        """
+        async with self._transaction(self._writers, TRANSACTION_S) as connection:
+            yield connection
+
+    async def prepare(self, *, migrate: bool) -> bool:
+        """See that the schema is this version's, and bring it there if `migrate`; whether it was changed.
+
+        Any number of processes may do it at once: one changes the schema, the others wait for it.
+        Raises ConfigError when the schema is a newer version's, or must be changed and may not be.
+        """
+        async with self.reading() as connection:
+            if await self._is_current(connection):
+                return False
+        if not migrate:
+            raise ConfigError(
+                f"the database {self.name} has not this version's schema: run: "
+                "tokenwire-server migrate"
+            )
+        from .upgrade import upgrade  # it imports Alembic, which takes 100 ms: before the lock
+
+        async with self._transaction(self._writers, MIGRATION_S) as connection:
+            await self._backend.lock_schema(connection)
+            if await self._is_current(connection):
+                return False
+            await connection.run_sync(upgrade)
+        return True
+
+    async def _is_current(self, connection: AsyncConnection) -> bool:
+        found = await connection.run_sync(schema.revision_of)
+        if found is not None and found not in schema.REVISIONS:
+            raise ConfigError(
+                f"the database {self.name} has the schema {found!r}, which this version does not know: "
+                "a newer one has been here, and is needed from now on"
+            )
+        return found == schema.REVISIONS[-1]
+
+    @asynccontextmanager
+    async def _transaction(
+        self, engine: AsyncEngine, longest_s: float
+    ) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with asyncio.timeout(longest_s), engine.begin() as connection:
+                yield connection
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"the database {self.name} cannot be used: no answer in {longest_s:g} s"
+            ) from None
+        except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(
+                f"the database {self.name} cannot be used: {_said(error)}"
+            ) from error
+
+
+def _backend(url: str) -> Backend:
+    scheme = url.partition(":")[0]
+    if scheme == "sqlite":
+        return Sqlite(url)
+    if scheme in {"postgresql", "postgres"}:
+        return Postgresql(url)
+    raise ConfigError("database: must begin with sqlite:/// or postgresql://")
+
+
+def _said(error: Exception) -> str:
+    """The driver's own first line: SQLAlchemy's text holds the statement and a link."""
+    cause = error.driver_exception if isinstance(error, DBAPIError) else error
+    return str(cause).partition("\n")[0] or type(cause).__name__

@@ -1,0 +1,99 @@
+"""PostgreSQL: a server, shared by any number of replicas."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from ..config import ConfigError
+
+WAIT_S = 5.0
+"""How long to wait for a connection, a lock or a statement. Then StoreUnavailable."""
+MAX_CONNECTIONS = 4
+
+_SCHEMA_LOCK = 0x746F6B656E77  # "tokenw": any number that others in the database do not use
+_SERVER_SETTINGS = {
+    "application_name": "tokenwire",
+    "statement_timeout": f"{WAIT_S:g}s",
+    "lock_timeout": f"{WAIT_S:g}s",
+    # A process that froze while it changed a key must not keep the others from it.
+    "idle_in_transaction_session_timeout": "30s",
+}
+
+
+class Postgresql:
+    """A `storage.database.Backend`. The URL is libpq's, with its parameters (`sslmode`, `host`, ...)."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._name = _name(url)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def require(self, *, create: bool) -> None:
+        """Only its administrator makes a database: connecting tells whether it is there."""
+
+    def engine(self) -> AsyncEngine:
+        try:
+            import asyncpg
+        except ModuleNotFoundError:
+            raise ConfigError(
+                'database: PostgreSQL needs a driver: pip install "tokenwire[postgres]"'
+            ) from None
+
+        async def connect() -> Any:
+            try:
+                return await asyncpg.connect(
+                    self._url, timeout=WAIT_S, server_settings=_SERVER_SETTINGS
+                )
+            except ValueError as error:  # not quoted: it may hold a part of a password
+                raise ConfigError(
+                    f"database: the port or a parameter of {self.name} is wrong"
+                ) from error
+
+        return create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=connect,
+            hide_parameters=True,
+            max_overflow=0,
+            pool_pre_ping=True,  # the server may have been restarted
+            pool_size=MAX_CONNECTIONS,
+            pool_timeout=WAIT_S,
+        )
+
+    def writers(self, engine: AsyncEngine) -> AsyncEngine:
+        return engine
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        for setting in ("statement_timeout", "lock_timeout"):
+            await connection.execute(text(f"SET LOCAL {setting} = 0"))  # Database has its own bound
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})"))
+
+    async def wait_closed(self) -> None:
+        """Its connections end when they are closed."""
+
+
+def _name(url: str) -> str:
+    """The URL without user, password and parameters. Raises ConfigError when one cannot tell them apart."""
+    try:
+        parts = urlsplit(url)
+        parameters = parse_qs(parts.query, strict_parsing=bool(parts.query))
+    except ValueError:
+        parts, parameters = None, {}
+    if (
+        parts is None
+        or parts.fragment
+        or url.count("@") != parts.netloc.count("@")
+        or url.count("@") > 1
+    ):
+        raise ConfigError(
+            "database: of PostgreSQL it must be postgresql://USER:PASSWORD@HOST:PORT/NAME, with what is "
+            "neither letter nor digit in the password as %XX"
+        )
+    host = parts.netloc.rpartition("@")[2] or parameters.get("host", [""])[-1]
+    return f"postgresql://{host}{parts.path}"

@@ -1,0 +1,65 @@
+"""API keys: what callers show, and what is kept of it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+import msgspec
+
+from ..config import CallerLimits
+
+PREFIX_BYTES = 6
+SECRET_BYTES = 32
+"""256 random bits: a digest needs no salt and no stretching, as nobody can try them all."""
+
+TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""All of a tenant's name."""
+MODEL_PATTERN = re.compile(r"[^\s\x00-\x1f\x7f?\[,]+")
+"""One of `ApiKey.models`. Of the signs that stand for others in file names only `*` does so here."""
+
+PREFIX = re.compile(rf"tw_[0-9a-f]{{{2 * PREFIX_BYTES}}}")
+_KEY = re.compile(rf"tw_[0-9a-f]{{{2 * PREFIX_BYTES}}}_[0-9a-f]{{{2 * SECRET_BYTES}}}")
+_PREFIX_CHARS = len("tw_") + 2 * PREFIX_BYTES
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A key as it is kept: everything but the secret. Times are seconds since the epoch."""
+
+    prefix: str
+    """The beginning of its text, which names it in lists and logs: `tw_` and 12 hex digits."""
+    family: str
+    """The prefix of the first key that it took the place of, by rotation; its own if there is none."""
+    tenant: str
+    digest: bytes
+    """SHA-256 of the whole text."""
+    create_time: float
+    models: tuple[str, ...] = ()
+    """What it may call, `*` standing for any text. Empty: every model."""
+    limits: CallerLimits = CallerLimits()
+    expire_time: float | None = None
+    revoke_time: float | None = None
+
+    def active(self, now: float) -> bool:
+        """Whether it is taken at a time."""
+        return self.revoke_time is None and (self.expire_time is None or now < self.expire_time)
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """A key's text, taken apart. Only the digest of the text is ever kept."""
+
+    prefix: str
+    digest: bytes
+
+
+def make_key_text() -> str:
+    """The text of a new key: `tw_PREFIX_SECRET`, both random hex digits."""
+    return f"tw_{secrets.token_hex(PREFIX_BYTES)}_{secrets.token_hex(SECRET_BYTES)}"
+
+
+def parse_key_text(text: str) -> Secret | None:
+    """A key's prefix and digest; None when the text is no key."""
+    if not _KEY.fullmatch(text):
+        return None
+    return Secret(text[:_PREFIX_CHARS], hashlib.sha256(text.encode()).digest())

@@ -1,0 +1,199 @@
+"""Where keys are kept, and every way they change."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Row, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..config import CallerLimits
+from ..storage.database import Database
+from ..storage.tables import api_keys, key_revision
+from .key import ApiKey, make_key_text, parse_key_text
+
+logger = logging.getLogger(__name__)
+
+MAX_ACTIVE_IN_FAMILY = 2
+"""The key that callers use, and the one that takes its place."""
+
+_KEY_COLUMNS = tuple(api_keys.c[name] for name in ApiKey.__struct_fields__)
+
+
+class KeyRefused(Exception):
+    """A key cannot be changed as was asked: one line that says why. Nothing was changed."""
+
+
+class KeyStore:
+    """The keys in the database. No key is ever deleted, and no text of one ever kept.
+
+    Every method raises StoreUnavailable. One that changes keys was then, as when it is cancelled, done
+    whole or not at all; the text of a key that was made so is lost, and the key of no use.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def changes(self, since_revision: int) -> tuple[int, Sequence[ApiKey]]:
+        """The newest revision, and every key that was made or changed after `since_revision`.
+
+        Whoever asks again with what it was told misses no change, however many processes make them.
+        The newest revision lies below `since_revision` only when the database is another one.
+        """
+        async with self._database.reading() as connection:
+            newest = await _newest_revision(connection)
+            if newest <= since_revision:
+                return newest, ()
+            rows = await connection.execute(
+                select(*_KEY_COLUMNS, api_keys.c.revision).where(
+                    api_keys.c.revision > since_revision
+                )
+            )
+            changed = rows.all()
+        # A change may have been committed between the two readings: then its row is here already.
+        return max(newest, *(row.revision for row in changed), 0), _keys(changed)
+
+    async def list(self, tenant: str | None = None) -> Sequence[ApiKey]:
+        """All keys, or those of a tenant, oldest first."""
+        keys = select(*_KEY_COLUMNS).order_by(api_keys.c.create_time, api_keys.c.prefix)
+        if tenant is not None:
+            keys = keys.where(api_keys.c.tenant == tenant)
+        async with self._database.reading() as connection:
+            return _keys((await connection.execute(keys)).all())
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        models: tuple[str, ...] = (),
+        limits: CallerLimits | None = None,
+        expire_time: float | None = None,
+    ) -> tuple[ApiKey, str]:
+        """A new key, the first of its family, and its text, which cannot be had again."""
+        key, text = _new_key(
+            tenant=tenant,
+            models=models,
+            limits=limits or CallerLimits(),
+            create_time=self._clock(),
+            expire_time=expire_time,
+        )
+        async with self._database.writing() as connection:
+            await _insert(connection, key, await _next_revision(connection))
+        return key, text
+
+    async def revoke(self, prefix: str) -> ApiKey:
+        """Have a key taken no longer. One that was revoked before stays as it is.
+
+        Raises KeyRefused: there is no such key.
+        """
+        async with self._database.writing() as connection:
+            revision = await _next_revision(connection)
+            await connection.execute(
+                update(api_keys)
+                .where(api_keys.c.prefix == prefix, api_keys.c.revoke_time.is_(None))
+                .values(revoke_time=self._clock(), revision=revision)
+            )
+            return await _key(connection, prefix)
+
+    async def rotate(self, prefix: str, overlap_s: float) -> tuple[ApiKey, ApiKey, str]:
+        """Put a new key in the place of one, which is taken for `overlap_s` more: old, new, new text.
+
+        The new key has the old one's family, tenant, models and limits, and, from now on, as long a
+        life as the old one was given. The old one never lives longer than it would have.
+
+        Raises KeyRefused: there is no such key, it is not active, or the other one of its family is.
+        """
+        now = self._clock()
+        async with self._database.writing() as connection:
+            revision = await _next_revision(connection)  # first: who rotates it too now waits
+            old = await _key(connection, prefix)
+            if not old.active(now):
+                state = "revoked" if old.revoke_time is not None else "expired"
+                raise KeyRefused(f"the key {prefix} is {state}: create a new one")
+            family = await connection.execute(
+                select(*_KEY_COLUMNS).where(
+                    api_keys.c.tenant == old.tenant, api_keys.c.family == old.family
+                )
+            )
+            active = sorted(key.prefix for key in _keys(family.all()) if key.active(now))
+            if len(active) >= MAX_ACTIVE_IN_FAMILY:
+                raise KeyRefused(
+                    f"{' and '.join(active)} take the place of one another and are both active: "
+                    "revoke one first, or wait until it expires"
+                )
+            old_until, new_until = now + overlap_s, None
+            if old.expire_time is not None:
+                old_until = min(old_until, old.expire_time)
+                new_until = now + old.expire_time - old.create_time
+            new, text = _new_key(
+                family=old.family,
+                tenant=old.tenant,
+                models=old.models,
+                limits=old.limits,
+                create_time=now,
+                expire_time=new_until,
+            )
+            await connection.execute(
+                update(api_keys)
+                .where(api_keys.c.prefix == prefix)
+                .values(expire_time=old_until, revision=revision)
+            )
+            await _insert(connection, new, revision)
+            return await _key(connection, prefix), new, text
+
+
+async def _newest_revision(connection: AsyncConnection) -> int:
+    newest: int = (await connection.execute(select(key_revision.c.revision))).scalar_one()
+    return newest
+
+
+async def _next_revision(connection: AsyncConnection) -> int:
+    """The revision of a change. It holds the row's lock until the transaction ends: one change at a time."""
+    await connection.execute(update(key_revision).values(revision=key_revision.c.revision + 1))
+    return await _newest_revision(connection)
+
+
+async def _key(connection: AsyncConnection, prefix: str) -> ApiKey:
+    rows = await connection.execute(select(*_KEY_COLUMNS).where(api_keys.c.prefix == prefix))
+    for key in _keys(rows.all()):
+        return key
+    raise KeyRefused(f"there is no key {prefix}")
+
+
+async def _insert(connection: AsyncConnection, key: ApiKey, revision: int) -> None:
+    values = {name: getattr(key, name) for name in ApiKey.__struct_fields__}
+    values["limits"] = key.limits.model_dump(exclude_none=True)
+    await connection.execute(insert(api_keys).values(**values, revision=revision))
+
+
+def _new_key(*, family: str | None = None, **fields: Any) -> tuple[ApiKey, str]:
+    text = make_key_text()
+    secret = parse_key_text(text)
+    assert secret is not None  # noqa: S101  # it was made just now
+    return ApiKey(secret.prefix, family or secret.prefix, digest=secret.digest, **fields), text
+
+
+def _keys(rows: Sequence[Row[*tuple[Any, ...]]]) -> Sequence[ApiKey]:
+    """The keys as they are kept. One whose limits make no sense counts as expired: it is not taken."""
+    keys = []
+    for row in rows:
+        values = {name: row._mapping[name] for name in ApiKey.__struct_fields__}
+        values["models"] = tuple(values["models"])
+        # A newer server may know more limits; it enforces them.
+        known = {
+            name: limit
+            for name, limit in values["limits"].items()
+            if name in CallerLimits.model_fields
+        }
+        try:
+            values["limits"] = CallerLimits(**known)
+        except ValidationError:
+            logger.exception("the key %s is not taken: its limits make no sense", row.prefix)
+            values |= {"limits": CallerLimits(), "expire_time": 0.0}
+        keys.append(ApiKey(**values))
+    return keys

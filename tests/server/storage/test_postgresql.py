@@ -1,0 +1,153 @@
+"""PostgreSQL's own promises: it goes and comes back, freezes, refuses, and no password is ever told."""
+
+import asyncio
+import signal
+import socket
+import time
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import select, text, update
+
+from databases import PASSWORD
+from tokenwire_server.config import ConfigError
+from tokenwire_server.errors import StoreUnavailable
+from tokenwire_server.storage import database as database_module
+from tokenwire_server.storage import postgresql as postgresql_module
+from tokenwire_server.storage.database import Database
+from tokenwire_server.storage.tables import key_revision
+
+ENCODED = quote(PASSWORD, safe="")
+
+
+async def read(database):
+    async with database.reading() as connection:
+        return (await connection.execute(select(key_revision.c.revision))).scalar_one()
+
+
+async def refused(url):
+    with pytest.raises(StoreUnavailable) as failure:
+        async with Database(url) as database:
+            await database.prepare(migrate=True)
+    said = str(failure.value)
+    assert PASSWORD not in said
+    assert ENCODED not in said
+    assert "\n" not in said
+    return said
+
+
+async def test_a_server_that_was_restarted_is_used_again(own_postgresql):
+    async with Database(own_postgresql.new_database()) as database:
+        await database.prepare(migrate=True)
+        await asyncio.gather(*(read(database) for _ in range(8)))  # every connection is in the pool
+        own_postgresql.stop()
+        for _ in range(6):
+            with pytest.raises(StoreUnavailable):
+                await read(database)
+        own_postgresql.start()
+        for _ in range(6):
+            assert await read(database) == 0
+
+
+async def test_a_restart_between_two_transactions_is_not_noticed(own_postgresql):
+    async with Database(own_postgresql.new_database()) as database:
+        await database.prepare(migrate=True)
+        await asyncio.gather(*(read(database) for _ in range(8)))
+        own_postgresql.stop()
+        own_postgresql.start()
+        await asyncio.gather(*(read(database) for _ in range(8)))
+
+
+async def test_a_server_that_says_nothing_is_given_up_and_used_again(own_postgresql, monkeypatch):
+    monkeypatch.setattr(database_module, "TRANSACTION_S", 0.5)
+    monkeypatch.setattr(database_module, "CLOSE_S", 0.5)
+    async with Database(own_postgresql.new_database()) as database:
+        await database.prepare(migrate=True)
+        own_postgresql.signal_backends(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            for _ in range(2):  # on a connection that was open, and on a new one
+                with pytest.raises(StoreUnavailable, match="no answer"):
+                    await read(database)
+            assert time.monotonic() - began < 8
+        finally:
+            own_postgresql.signal_backends(signal.SIGCONT)
+        assert await read(database) == 0
+        own_postgresql.signal_backends(signal.SIGSTOP)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5  # nor does closing wait for ever
+    own_postgresql.signal_backends(signal.SIGCONT)
+
+
+async def test_a_lock_that_another_holds_is_waited_for_but_not_for_ever(postgresql, monkeypatch):
+    waits = {**postgresql_module._SERVER_SETTINGS, "lock_timeout": "300ms"}
+    monkeypatch.setattr(postgresql_module, "_SERVER_SETTINGS", waits)
+    url = postgresql.new_database()
+    async with Database(url) as database, Database(url) as another:
+        await database.prepare(migrate=True)
+        async with another.writing() as connection:
+            await connection.execute(update(key_revision).values(revision=1))
+            with pytest.raises(StoreUnavailable, match="lock timeout"):
+                async with database.writing() as waiting:
+                    await waiting.execute(update(key_revision).values(revision=2))
+        assert await read(database) == 1
+
+
+async def test_every_wait_of_a_session_has_an_end(postgresql):
+    async with Database(postgresql.new_database()) as database, database.reading() as connection:
+        found = [
+            (await connection.execute(text(f"SHOW {name}"))).scalar_one()
+            for name in (
+                "statement_timeout",
+                "lock_timeout",
+                "idle_in_transaction_session_timeout",
+                "application_name",
+            )
+        ]
+    assert found == ["5s", "5s", "30s", "tokenwire"]
+
+
+async def test_the_unix_socket_will_do(postgresql):
+    name = postgresql.new_database().rpartition("/")[2]
+    url = f"postgresql://tokenwire@/{name}?host={postgresql.folder}&port={postgresql.port}"
+    async with Database(url) as database:
+        await database.prepare(migrate=True)
+        assert await read(database) == 0
+
+
+async def test_nobody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    said = await refused(f"postgresql://u:{ENCODED}@127.0.0.1:{port}/x")
+    assert f"postgresql://127.0.0.1:{port}/x" in said
+
+
+async def test_somebody_listens_who_never_answers(monkeypatch):
+    monkeypatch.setattr(postgresql_module, "WAIT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        await refused(f"postgresql://u:{ENCODED}@127.0.0.1:{silent.getsockname()[1]}/x")
+    assert time.monotonic() - began < 5
+
+
+async def test_a_wrong_password_is_named_as_that(postgresql):
+    url = postgresql.new_database().replace(ENCODED, f"{ENCODED}x")
+    assert "password authentication failed" in await refused(url)
+
+
+async def test_a_database_that_is_not_there_is_named(postgresql):
+    assert '"nowhere" does not exist' in await refused(
+        f"{postgresql.new_database().rpartition('/')[0]}/nowhere"
+    )
+
+
+async def test_a_parameter_that_nobody_knows_is_named(postgresql):
+    assert "favourite_colour" in await refused(f"{postgresql.new_database()}?favourite_colour=red")
+
+
+@pytest.mark.parametrize("rest", ["localhost:port/x", "localhost/x?sslmode=perhaps"])
+async def test_a_url_that_the_driver_refuses_is_one_line(rest):
+    with pytest.raises(ConfigError, match="port or a parameter") as failure:
+        async with Database(f"postgresql://u:{ENCODED}@{rest}") as database:
+            await database.prepare(migrate=True)
+    assert ENCODED not in str(failure.value)

@@ -1,0 +1,135 @@
+"""How the schema comes to be, whoever starts first, and what is never touched."""
+
+import subprocess
+import sys
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from tokenwire_server.config import ConfigError
+from tokenwire_server.storage.database import Database
+from tokenwire_server.storage.schema import REVISIONS, VERSION_TABLE
+from tokenwire_server.storage.tables import metadata
+
+PREPARE = """
+import asyncio, sys
+from tokenwire_server.storage.database import Database
+
+async def prepare():
+    async with Database(sys.argv[1]) as database:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        print(await database.prepare(migrate=True), "alembic" in sys.modules)
+
+asyncio.run(prepare())
+"""
+
+
+async def prepare(url, *, migrate=True):
+    async with Database(url) as database:
+        return await database.prepare(migrate=migrate)
+
+
+def start_together(url, count):
+    """What `count` processes print that prepare the database at the same moment."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", PREPARE, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [process.communicate(timeout=60)[0] for process in processes]
+
+
+async def test_an_empty_database_gets_the_schema_once(database_url):
+    assert await prepare(database_url)
+    assert not await prepare(database_url)
+    assert not await prepare(database_url, migrate=False)
+
+
+async def test_the_revisions_make_what_the_tables_say(database_url):
+    def differences(connection):
+        options = {"version_table": VERSION_TABLE, "compare_type": True}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+
+    async with Database(database_url) as database:
+        await database.prepare(migrate=True)
+        async with database.reading() as connection:
+            assert await connection.run_sync(differences) == []
+
+
+def test_the_revisions_that_are_named_are_those_that_are_there():
+    config = Config()
+    config.set_main_option("script_location", "tokenwire_server.storage:migrations")
+    there = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    assert tuple(reversed(there)) == REVISIONS
+
+
+async def test_ten_processes_that_start_at_once_make_it_once(database_url, sql):
+    said = start_together(database_url, 10)
+    assert sorted(line.split()[0] for line in said) == ["False"] * 9 + ["True"], said
+    assert sql(f"SELECT version_num FROM {VERSION_TABLE}") == f"{REVISIONS[-1]}\n"
+    assert sql("SELECT id, revision FROM tokenwire_key_revision") == "1|0\n"
+
+
+async def test_at_this_versions_schema_alembic_is_not_even_imported(database_url):
+    await prepare(database_url)
+    assert start_together(database_url, 1) == ["False False\n"]
+
+
+async def test_without_leave_to_migrate_the_operator_is_told_what_to_run(database_url, sql):
+    with pytest.raises(ConfigError, match=r"run: tokenwire-server migrate$"):
+        await prepare(database_url, migrate=False)
+    with pytest.raises(Exception, match="tokenwire_api_keys"):
+        sql("SELECT * FROM tokenwire_api_keys")
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+@pytest.mark.parametrize("found", ["9999", "0001x"])
+async def test_a_newer_versions_schema_is_refused_and_left_alone(database_url, sql, migrate, found):
+    await prepare(database_url)
+    sql(f"UPDATE {VERSION_TABLE} SET version_num = '{found}'")
+    with pytest.raises(
+        ConfigError, match=rf"the schema '{found}', which this version does not know"
+    ):
+        await prepare(database_url, migrate=migrate)
+    assert sql(f"SELECT version_num FROM {VERSION_TABLE}") == f"{found}\n"
+
+
+async def test_two_revisions_at_once_are_none_of_ours(database_url, sql):
+    await prepare(database_url)
+    sql(f"INSERT INTO {VERSION_TABLE} VALUES ('0000')")
+    with pytest.raises(ConfigError, match="does not know"):
+        await prepare(database_url)
+
+
+async def test_a_migration_that_fails_leaves_nothing(database_url, sql):
+    sql("CREATE TABLE tokenwire_key_revision (somebody_elses INTEGER)")  # the last one it makes
+    with pytest.raises(Exception, match="already exists"):
+        await prepare(database_url)
+    for table in ("tokenwire_api_keys", VERSION_TABLE):
+        with pytest.raises(Exception, match=table):
+            sql(f"SELECT * FROM {table}")
+    sql("DROP TABLE tokenwire_key_revision")
+    assert await prepare(database_url)
+
+
+async def test_others_tables_are_left_alone(database_url, sql):
+    sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+    sql("INSERT INTO alembic_version VALUES ('theirs')")
+    sql("CREATE TABLE api_keys (x INTEGER)")
+    assert await prepare(database_url)
+    assert sql("SELECT * FROM alembic_version") == "theirs\n"
+    assert sql("SELECT * FROM api_keys") == ""
