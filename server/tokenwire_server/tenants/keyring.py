@@ -1,0 +1,168 @@
+"""All keys, as they were last read, and whose a call is. No call waits for the database."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, NoReturn, Protocol
+
+from ..errors import StoreUnavailable, Unauthenticated
+from .caller import DEFAULT_TENANT, Caller
+from .key import ApiKey, parse_key_text
+
+logger = logging.getLogger(__name__)
+
+REFRESH_S = 1.0
+"""How often keys are read again. A revoked key stops within this, and the time that reading takes."""
+READ_TIMEOUT_S = 3.0
+"""How long one reading may take."""
+
+_SCHEME = "bearer "
+_NO_DIGEST = bytes(32)
+
+
+class KeySource(Protocol):
+    """Where keys are kept."""
+
+    async def changes(self, since_revision: int) -> tuple[int, Sequence[ApiKey]]:
+        """The newest revision, and every key that changed after an older one.
+
+        Raises StoreUnavailable.
+        """
+        ...
+
+
+class Keyring:
+    """The keys of a source, read again each second by whoever runs `follow`.
+
+    When the source cannot be read, the keys stay as they were for `trusted_s`; then every call that
+    needs one is refused with StoreUnavailable, until the source is back.
+    """
+
+    def __init__(
+        self,
+        source: KeySource,
+        *,
+        mode: Literal["auto", "keys", "none"],
+        trusted_s: float,
+    ) -> None:
+        self._source = source
+        self._mode = mode
+        self._trusted_s = trusted_s
+        self._keys: dict[str, ApiKey] = {}
+        self._needs_keys = mode == "keys"
+        self._revision = 0
+        self._read_at = time.monotonic()
+        self._lost = False
+
+    @property
+    def needs_keys(self) -> bool:
+        """A call without a key is refused. With "auto", from the first key on, even a revoked one."""
+        return self._needs_keys
+
+    def authenticate(
+        self, credentials: Sequence[str | bytes], certified_tenant: str | None = None
+    ) -> Caller:
+        """Whose a call is that bears these values of `authorization`.
+
+        `certified_tenant` is the one that its connection's certificate names, if it names one.
+
+        Raises Unauthenticated, StoreUnavailable.
+        """
+        if not credentials:
+            if self._mode != "none":
+                self._check_trusted()
+            if self.needs_keys:
+                raise Unauthenticated(
+                    "a key is required, in the metadata `authorization: Bearer KEY`"
+                )
+            return Caller(certified_tenant or DEFAULT_TENANT)
+        self._check_trusted()
+        key = self._key(credentials)
+        if key.revoke_time is not None:
+            raise Unauthenticated(f"the key {key.prefix} was revoked")
+        if not key.active(time.time()):
+            raise Unauthenticated(f"the key {key.prefix} has expired")
+        if certified_tenant is not None and certified_tenant != key.tenant:
+            raise Unauthenticated(
+                f"the key {key.prefix} is not of the tenant that the certificate names"
+            )
+        return Caller(key.tenant, key.prefix, key.family, key.models, key.limits, key.expire_time)
+
+    async def refresh(self) -> list[str]:
+        """Read what changed; the prefixes of keys that were revoked since they were read last.
+
+        Raises StoreUnavailable. Cancelled, it has changed nothing.
+        """
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                revision, changed = await self._source.changes(self._revision)
+                keys = dict(self._keys)
+                if revision < self._revision:  # another database, or an older copy of it
+                    revision, changed = await self._source.changes(0)
+                    keys = {}
+        except TimeoutError:
+            raise StoreUnavailable("the keys cannot be read: no answer") from None
+        self._read_at = time.monotonic()
+        if revision == self._revision:
+            return []
+        before = self._keys
+        self._keys = keys | {key.prefix: key for key in changed}
+        self._revision = revision
+        if self._keys and self._mode == "auto":  # and it stays so, should all keys be lost
+            self._needs_keys = True
+        return [
+            prefix
+            for prefix, key in before.items()
+            if key.revoke_time is None and self._is_revoked(prefix)
+        ]
+
+    async def follow(self, revoked: Callable[[str], None]) -> NoReturn:
+        """Refresh each second, until cancelled, and tell the prefixes of keys that were revoked."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                prefixes = await self.refresh()
+            except StoreUnavailable as error:
+                if not self._lost:
+                    logger.warning(
+                        "keys cannot be read: %s; they are taken as they are for %g s",
+                        error,
+                        self._trusted_s,
+                    )
+                self._lost = True
+                continue
+            if self._lost:
+                logger.warning("keys can be read again")
+                self._lost = False
+            for prefix in prefixes:
+                logger.info("key %s was revoked: its calls and streams end", prefix)
+                revoked(prefix)
+
+    def _key(self, credentials: Sequence[str | bytes]) -> ApiKey:
+        """The key that was sent, or the same refusal for whatever is not one of ours."""
+        if len(credentials) > 1:
+            raise Unauthenticated("the metadata `authorization` stands there more than once")
+        (value,) = credentials
+        if not isinstance(value, str) or not value[: len(_SCHEME)].lower() == _SCHEME:
+            raise Unauthenticated("the metadata `authorization` is not `Bearer KEY`")
+        secret = parse_key_text(value[len(_SCHEME) :].strip())
+        if secret is None:
+            raise Unauthenticated("what `authorization` holds is no key of Tokenwire's: tw_..._...")
+        key = self._keys.get(secret.prefix)
+        digest = _NO_DIGEST if key is None else key.digest
+        if not hmac.compare_digest(digest, secret.digest) or key is None:
+            raise Unauthenticated("there is no such key")
+        return key
+
+    def _is_revoked(self, prefix: str) -> bool:
+        key = self._keys.get(prefix)
+        return key is None or key.revoke_time is not None
+
+    def _check_trusted(self) -> None:
+        age_s = time.monotonic() - self._read_at
+        if age_s > self._trusted_s:
+            raise StoreUnavailable("the database of keys has not been reached for too long")

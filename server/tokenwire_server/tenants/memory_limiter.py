@@ -1,0 +1,204 @@
+"""Counts what callers take in this process's memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+
+from ..config import CallerLimits
+from ..errors import LimitExceeded, RateLimited, TooManyStreams
+from .caller import Caller
+from .limits import Allowance, Holder, Lease, Scope, allowances_of, check_size, holders_of
+from .window import Bucket, Window
+
+SLOT_RETRY_S = 1.0
+"""When to come back for a slot: nobody knows when a stream ends."""
+
+
+class MemoryLimiter:
+    """A Limiter. Belongs to one event loop: every step is done before another begins.
+
+    `tenants` are the limits of tenants by name, "*" standing for each that is not named; `now` is a
+    clock in seconds that never goes back. What a caller takes is counted while its key, or its tenant,
+    has any limit: a limit that comes later finds the last minute counted only if there was another.
+    Kept are the counters of keys and tenants that took something in the last minute or hold a slot;
+    takes forget the others by and by, faster than they bring new ones.
+    """
+
+    def __init__(
+        self, tenants: Mapping[str, CallerLimits], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tenants = tenants
+        self._now = now
+        self._counters: OrderedDict[tuple[Scope, str], _Counter] = OrderedDict()
+
+    async def take(self, caller: Caller, tokens: int) -> Lease:
+        """See Limiter. Never waits."""
+        holders = holders_of(caller, self._tenants)
+        if not holders:
+            return _NOTHING_TAKEN
+        now = self._now()
+        counters = [self._counter(holder, now) for holder in holders]
+        refusals = [
+            refusal
+            for holder, counter in zip(holders, counters, strict=True)
+            for refusal in counter.refusals(holder, tokens, now)
+        ]
+        if refusals:
+            raise max(refusals, key=_wait_s)
+        taken = [(counter, counter.take(now, tokens)) for counter in counters]
+        known_count = len(self._counters)
+        for holder, counter in zip(holders, counters, strict=True):
+            self._counters[holder.scope, holder.counted_as] = counter
+        self._forget_idle(now, 1 + 2 * (len(self._counters) - known_count))
+        return _Taken(self._now, tokens, taken, _left(holders, counters))
+
+    async def allowances(self, caller: Caller) -> tuple[Allowance, ...]:
+        """See Limiter. Never waits."""
+        now = self._now()
+        holders = holders_of(caller, self._tenants)
+        return _left(holders, [self._counter(holder, now) for holder in holders])
+
+    def check_request(self, caller: Caller, *, byte_count: int, message_count: int = 0) -> None:
+        """See Limiter."""
+        holders = holders_of(caller, self._tenants)
+        check_size(holders, byte_count=byte_count, message_count=message_count)
+
+    def _counter(self, holder: Holder, now: float) -> _Counter:
+        """What a holder has taken by now. A new one is kept once something is taken."""
+        counter = self._counters.get((holder.scope, holder.counted_as))
+        if counter is None:
+            return _Counter()
+        counter.window.forget(now)
+        return counter
+
+    def _forget_idle(self, now: float, count: int) -> None:
+        """Look at so many, each in its turn."""
+        for _ in range(count):
+            holder, counter = next(iter(self._counters.items()))
+            if counter.streams == 0 and counter.window.empty(now):
+                del self._counters[holder]
+            else:
+                self._counters.move_to_end(holder)
+
+
+class _Counter:
+    """What a key or a tenant has taken: slots now, and the rest in the last minute."""
+
+    __slots__ = ("streams", "window")
+
+    def __init__(self) -> None:
+        self.streams = 0
+        self.window = Window()
+
+    def take(self, now: float, tokens: int) -> Bucket:
+        self.streams += 1
+        return self.window.take(now, 1, tokens)
+
+    def refusals(self, holder: Holder, tokens: int, now: float) -> Iterator[LimitExceeded]:
+        """Why a request with so many tokens cannot be taken now."""
+        limits, window = holder.limits, self.window
+        if (allowed := limits.requests_per_minute) is not None and window.requests >= allowed:
+            yield RateLimited(
+                "requests_per_minute",
+                scope=holder.scope,
+                subject=holder.subject,
+                allowed=allowed,
+                asked=1,
+                remaining=allowed - window.requests,
+                retry_after_s=window.wait_s(now, requests=window.requests + 1 - allowed),
+            )
+        if (allowed := limits.tokens_per_minute) is not None and window.tokens + tokens > allowed:
+            yield RateLimited(
+                "tokens_per_minute",
+                scope=holder.scope,
+                subject=holder.subject,
+                allowed=allowed,
+                asked=tokens,
+                remaining=allowed - window.tokens,
+                retry_after_s=window.wait_s(now, tokens=window.tokens + tokens - allowed)
+                if tokens <= allowed
+                else None,
+            )
+        if (allowed := limits.concurrent_streams) is not None and self.streams >= allowed:
+            yield TooManyStreams(
+                "concurrent_streams",
+                scope=holder.scope,
+                subject=holder.subject,
+                allowed=allowed,
+                asked=1,
+                remaining=allowed - self.streams,
+                retry_after_s=SLOT_RETRY_S,
+            )
+
+
+class _Taken:
+    """A Lease on what was taken from counters."""
+
+    __slots__ = ("_now", "_taken", "_tokens", "allowances")
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        tokens: int,
+        taken: list[tuple[_Counter, Bucket]],
+        allowances: tuple[Allowance, ...],
+    ) -> None:
+        self._now = now
+        self._tokens = tokens
+        self._taken = taken
+        self.allowances = allowances
+
+    def settle(self, tokens: int) -> None:
+        """See Lease."""
+        now = self._now()
+        taken, self._taken = self._taken, []
+        for counter, bucket in taken:
+            counter.streams -= 1
+            if tokens > self._tokens:
+                counter.window.take(now, 0, tokens - self._tokens)
+            else:
+                counter.window.put_back(bucket, now, 0, self._tokens - tokens)
+
+    def give_back(self) -> None:
+        """See Lease."""
+        now = self._now()
+        taken, self._taken = self._taken, []
+        for counter, bucket in taken:
+            counter.streams -= 1
+            counter.window.put_back(bucket, now, 1, self._tokens)
+
+
+class _NothingTaken:
+    """The Lease of a caller without limits."""
+
+    allowances: tuple[Allowance, ...] = ()
+
+    def settle(self, tokens: int) -> None:
+        """See Lease."""
+
+    def give_back(self) -> None:
+        """See Lease."""
+
+
+_NOTHING_TAKEN = _NothingTaken()
+
+
+def _left(holders: tuple[Holder, ...], counters: list[_Counter]) -> tuple[Allowance, ...]:
+    return tuple(
+        allowance
+        for holder, counter in zip(holders, counters, strict=True)
+        for allowance in allowances_of(
+            holder,
+            requests=counter.window.requests,
+            tokens=counter.window.tokens,
+            streams=counter.streams,
+        )
+    )
+
+
+def _wait_s(refusal: LimitExceeded) -> float:
+    """For ever, when it does not help to wait."""
+    return math.inf if refusal.retry_after_s is None else refusal.retry_after_s

@@ -1,0 +1,163 @@
+import random
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from limiter_model import TENANTS, WHOLE_SECONDS, Clock, Model, histories, play
+
+from tokenwire_server.config import CallerLimits, Limits
+from tokenwire_server.errors import RateLimited
+from tokenwire_server.tenants.caller import Caller
+from tokenwire_server.tenants.limits import limit_faults
+from tokenwire_server.tenants.memory_limiter import MemoryLimiter
+from tokenwire_server.tenants.window import Window
+
+HUGE = CallerLimits(requests_per_minute=10**9, tokens_per_minute=10**12, concurrent_streams=10**6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(history=histories(WHOLE_SECONDS))
+async def test_what_is_taken_a_second_apart_leaves_to_the_instant(history):
+    clock = Clock(1000.0)
+    await play(Model(MemoryLimiter(TENANTS, clock), TENANTS, clock, late_s=0.0), history)
+
+
+async def test_what_is_taken_alone_is_there_again_a_minute_later_and_not_before():
+    clock = Clock()
+    limiter = MemoryLimiter({}, clock)
+    caller = Caller("acme", "tw_a", "tw_a", limits=CallerLimits(requests_per_minute=1))
+    await limiter.take(caller, 0)
+    clock.pass_by(59.999)
+    with pytest.raises(RateLimited) as caught:
+        await limiter.take(caller, 0)
+    assert 0.001 <= caught.value.retry_after_s <= 0.003
+    clock.pass_by(caught.value.retry_after_s)
+    await limiter.take(caller, 0)
+
+
+SHORT = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
+LONG = st.floats(58, 62) | st.sampled_from([59.0, 59.5, 60.0, 61.0])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(SHORT | SHORT | LONG, max_size=60))
+def test_a_window_keeps_what_a_list_of_the_last_minute_holds_and_at_most_a_second_more(steps):
+    window, now, taken = Window(), 0.0, []
+    for number, step in enumerate(steps):
+        now += step
+        window.forget(now)
+        window.take(now, 1, number)
+        taken.append((now, number))
+        last_minute, a_second_more = (
+            [tokens for time, tokens in taken if now < time + seconds] for seconds in (60.0, 61.001)
+        )
+        assert len(last_minute) <= window.requests <= len(a_second_more)
+        assert sum(last_minute) <= window.tokens <= sum(a_second_more)
+
+
+async def test_the_memory_of_a_counter_does_not_grow_with_what_is_taken():
+    clock = Clock()
+    limiter = MemoryLimiter({"acme": HUGE}, clock)
+
+    async def take_for_minutes(count):
+        for _ in range(count):
+            clock.pass_by(0.01)
+            (await limiter.take(Caller("acme"), 10)).settle(5)
+
+    await take_for_minutes(7000)
+    tracemalloc.start()
+    try:
+        await take_for_minutes(20_000)
+        assert tracemalloc.get_traced_memory()[0] < 20_000
+    finally:
+        tracemalloc.stop()
+
+
+async def test_counters_of_who_takes_nothing_any_more_do_not_pile_up():
+    clock = Clock()
+    limiter = MemoryLimiter({"*": HUGE}, clock)
+    for number in range(300):  # streams without end, of as many keys and tenants
+        await limiter.take(Caller(f"s{number}", "s", f"s{number}", limits=HUGE), 10)
+    for number in range(30_000):  # at any time 1200 keys and tenants have taken something
+        clock.pass_by(0.1)
+        name = f"t{number}"
+        (await limiter.take(Caller(name, name, name, limits=HUGE), 10)).settle(10)
+        assert len(limiter._counters) <= 2 * (600 + 1200)
+
+
+async def test_counters_of_a_crowd_that_went_are_forgotten_while_one_caller_stays():
+    clock = Clock()
+    limiter = MemoryLimiter({}, clock)
+    for number in range(1000):
+        caller = Caller("acme", "x", f"x{number}", limits=HUGE)
+        (await limiter.take(caller, 10)).settle(10)
+    assert len(limiter._counters) == 1000
+    clock.pass_by(61)
+    for _ in range(1000):
+        (await limiter.take(caller, 10)).settle(10)
+    assert len(limiter._counters) == 1
+
+
+async def test_who_holds_a_slot_is_not_forgotten_however_long_it_takes():
+    clock = Clock()
+    limiter = MemoryLimiter({}, clock)
+    limits = CallerLimits(concurrent_streams=1)
+    holder = Caller("acme", "tw_a", "tw_a", limits=limits)
+    lease = await limiter.take(holder, 0)
+    for number in range(1000):
+        clock.pass_by(random.Random(number).uniform(0, 100))
+        (await limiter.take(Caller("acme", "x", f"x{number}", limits=limits), 0)).settle(0)
+    (allowance,) = await limiter.allowances(holder)
+    assert allowance.remaining == 0
+    lease.settle(0)
+    (allowance,) = await limiter.allowances(holder)
+    assert allowance.remaining == 1
+
+
+async def test_who_took_something_in_the_last_minute_is_not_forgotten_for_what_it_took_before():
+    clock = Clock()
+    limiter = MemoryLimiter({"*": CallerLimits(requests_per_minute=2)}, clock)
+    for seconds in (0.0, 50.0):
+        clock.pass_by(seconds)
+        (await limiter.take(Caller("a"), 0)).settle(0)
+    clock.pass_by(20)
+    for _ in range(2):
+        (await limiter.take(Caller("b"), 0)).settle(0)
+    (allowance,) = await limiter.allowances(Caller("a"))
+    assert allowance.remaining == 1
+
+
+async def test_asking_what_is_left_and_being_refused_leave_nothing_behind():
+    limiter = MemoryLimiter({}, Clock())
+    limits = CallerLimits(tokens_per_minute=1)
+    for number in range(100):
+        caller = Caller("acme", "x", f"x{number}", limits=limits)
+        await limiter.allowances(caller)
+        with pytest.raises(RateLimited):
+            await limiter.take(caller, 2)
+    assert not limiter._counters
+
+
+def test_limits_that_the_server_cannot_reach_are_named_with_their_path():
+    tenants = {
+        "acme": CallerLimits(bytes_per_request=99_999_999, concurrent_streams=2000),
+        "b.b-1_": CallerLimits(concurrent_streams=2001),
+        "*": CallerLimits(bytes_per_request=8 * 2**20, tokens_per_minute=10**12),
+        "Acme": CallerLimits(),
+        "a" * 65: CallerLimits(),
+        "-a": CallerLimits(),
+        "a\n": CallerLimits(),
+    }
+    faults = limit_faults(tenants, Limits())
+    assert faults[:2] == [
+        "tenants.acme.bytes_per_request: is 99999999, but limits.max_request_bytes is 8388608",
+        "tenants.b.b-1_.concurrent_streams: is 2001, but limits.max_streams is 2000",
+    ]
+    assert [fault.partition(": must be ")[0] for fault in faults[2:]] == [
+        "tenants.Acme",
+        f"tenants.{'a' * 65}",
+        "tenants.-a",
+        "tenants.a\n",
+    ]
+    assert limit_faults({}, Limits()) == []
