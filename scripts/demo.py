@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -17,7 +18,13 @@ STOP_S = 10
 def main() -> int:
     serve = [str(BIN / "tokenwire-server"), "serve", "--demo", "--listen", "127.0.0.1:0"]
     print(f"$ tokenwire-server {' '.join(serve[1:])}")
-    environ = {"TOKENWIRE_LOG_LEVEL": "WARNING", **os.environ}
+    with tempfile.TemporaryDirectory() as folder:
+        return show(serve, f"sqlite:///{folder}/tokenwire.db")
+
+
+def show(serve: list[str], database: str) -> int:
+    """Serve with a database of its own, and chat. The exit code of what failed first, or 0."""
+    environ = {"TOKENWIRE_LOG_LEVEL": "WARNING", **os.environ, "TOKENWIRE_DATABASE": database}
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, env=environ) as server:
         try:
             assert server.stdout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ipaddress
 import logging
 import signal
 from collections.abc import Callable, Mapping
@@ -11,10 +12,19 @@ from contextlib import AsyncExitStack
 
 from .config import ConfigError, ModelConfig, ProviderConfig, Settings, known_providers
 from .providers.registry import Registry
+from .rpc.authentication import REFLECTION, Authentication, OpenCalls
+from .rpc.callers import CallerService
+from .rpc.models import ModelService
 from .rpc.server import GrpcServer
-from .rpc.service import ChatService, ModelService
+from .rpc.service import ChatService
+from .rpc.tls import ServerTls
 from .simulator import Simulator
+from .storage.database import Database
 from .streams.registry import StreamRegistry
+from .tenants.keyring import Keyring
+from .tenants.keystore import KeyStore
+from .tenants.limits import limit_faults
+from .tenants.memory_limiter import MemoryLimiter
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +44,8 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then drain. `ready` gets the address once RPCs are answered.
 
-    Raises ConfigError when no provider can be used, or the address cannot be had.
+    Raises ConfigError when no provider can be used, the address cannot be had, or the database or a
+    certificate is not what it must be; StoreUnavailable when the database cannot be reached.
     """
     async with AsyncExitStack() as stack:
         models = dict(settings.models)
@@ -52,15 +63,37 @@ async def serve(
         providers = {**known_providers(environ), **settings.providers}
         _require_a_key(providers, environ)
         _require_targets(models, providers)
+        _require_reachable_limits(settings)
+        tls = ServerTls.of(settings.tls)
         registry = await stack.enter_async_context(
             Registry(providers, models, settings.limits, environ)
         )
-        server = GrpcServer(settings.limits)
-        port = server.bind(settings.listen)
+        database = await stack.enter_async_context(Database(settings.database))
+        await database.prepare(migrate=settings.migrate)
+        keyring = Keyring(KeyStore(database), mode=settings.auth, trusted_s=settings.keys_trusted_s)
+        await keyring.refresh()
+        _require_keys(settings, keyring)
+        calls = OpenCalls()
+        open_services = REFLECTION if settings.reflection == "open" else frozenset[str]()
+        server = GrpcServer(settings.limits, Authentication(keyring, calls, open_services))
+        port = server.bind(settings.listen, tls.credentials() if tls else None)
+        _tell_exposure(settings, keyring)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         streams = StreamRegistry(settings.limits, tasks)
+        limiter = MemoryLimiter(settings.tenants)
+
+        def revoked(key_prefix: str) -> None:
+            calls.end(key_prefix)  # first, so that its callers hear why
+            streams.cancel_all_of(key_prefix)
+
+        stack.callback(tasks.create_task(keyring.follow(revoked), name="keyring").cancel)
+        if tls is not None:
+            stack.callback(tasks.create_task(tls.follow(), name="certificates").cancel)
         await server.start(
-            ChatService(registry, streams, settings.limits), ModelService(registry, settings.limits)
+            ChatService(registry, streams, limiter, settings.limits),
+            ModelService(registry, settings.limits),
+            CallerService(limiter, settings.limits),
+            reflects=settings.reflection != "off",
         )
         # A collection that walks what the SDKs imported stops every stream for 100 ms; none need to.
         gc.collect()
@@ -103,6 +136,41 @@ def _require_targets(
             raise ConfigError(
                 f"models.{name}: {target!r} is not provider/model of one of {', '.join(providers)}"
             )
+
+
+def _require_keys(settings: Settings, keyring: Keyring) -> None:
+    """An address that others can reach needs keys, or the operator's word that it does not."""
+    if keyring.needs_keys or settings.auth == "none" or _is_loopback(settings.listen):
+        return
+    raise ConfigError(
+        f"listen: {settings.listen} can be reached by others, and there are no keys: make one with "
+        "tokenwire-server keys create --tenant NAME, or say --auth none"
+    )
+
+
+def _tell_exposure(settings: Settings, keyring: Keyring) -> None:
+    """Say who is served, where that is more than an operator may think."""
+    if _is_loopback(settings.listen):
+        if not keyring.needs_keys:
+            logger.info("no key is needed: every process of this machine is served")
+    elif not keyring.needs_keys:
+        logger.warning("no key is needed: everybody who reaches %s is served", settings.listen)
+    elif settings.tls.cert is None:
+        logger.warning("keys and prompts reach %s in clear text: see --tls-cert", settings.listen)
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _require_reachable_limits(settings: Settings) -> None:
+    faults = limit_faults(settings.tenants, settings.limits)
+    if faults:
+        raise ConfigError("; ".join(faults))
 
 
 def stop_on_signals() -> asyncio.Event:

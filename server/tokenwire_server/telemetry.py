@@ -10,6 +10,13 @@ from .errors import InternalFault
 
 logger = logging.getLogger(__name__)
 
+QUIET = (
+    *("openai", "anthropic", "httpx2", "httpcore2", "aiohttp"),
+    *("sqlalchemy", "alembic", "aiosqlite", "asyncpg"),
+    *("asyncio", "grpc"),
+)
+"""Libraries whose records begin with WARNING: at DEBUG some write prompts, and parameters of SQL."""
+
 
 def internal_fault(error: BaseException) -> InternalFault:
     """Write a bug of ours to the log, and return what the caller is told: only its id."""
@@ -19,12 +26,12 @@ def internal_fault(error: BaseException) -> InternalFault:
 
 
 def configure_logging(level: str) -> None:
-    """One line a record, on stderr. The SDKs' own loggers stay at WARNING: at DEBUG they write prompts."""
+    """One line a record, on stderr."""
     logging.basicConfig(
         level=level,
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,  # the SDKs may have been there before
     )
-    for name in ("openai", "anthropic", "httpx2", "httpcore2", "aiohttp", "asyncio", "grpc"):
+    for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

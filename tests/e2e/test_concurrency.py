@@ -19,7 +19,7 @@ async def test_a_thousand_concurrent_streams_all_arrive_whole_and_leave_nothing_
     async def chat(n):
         provider = ("openai", "openai-responses", "anthropic")[n % 3]
         # The last token comes after every stream has begun: all of them are open at once.
-        model = f"{provider}/sim?tokens={tokens}&ttft_ms=3000&itl_ms=20"
+        model = f"{provider}/sim?tokens={tokens}&ttft_ms=8000&itl_ms=20"
         events = await api_on(channels[n % 4]).events(model)
         assert events[-1].HasField("finished")
         return "".join(event.text.text for event in events if event.HasField("text"))

@@ -6,13 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import grpc
 import grpc.aio
 import pytest
 
+_folder = tempfile.TemporaryDirectory()
+
 
 def serve(*arguments, env=None):
+    """What becomes of a server that cannot start, in a folder that holds nothing."""
     environ = {k: v for k, v in os.environ.items() if "API_KEY" not in k and "TOKENWIRE" not in k}
     return subprocess.run(
         [sys.executable, "-m", "tokenwire_server", "serve", *arguments],
@@ -20,6 +24,7 @@ def serve(*arguments, env=None):
         text=True,
         timeout=30,
         env=environ | (env or {}),
+        cwd=_folder.name,
     )
 
 
@@ -82,7 +87,7 @@ def test_an_address_that_is_none_is_refused(listen):
 
 @pytest.mark.parametrize("listen", ["[::1]:0", "0.0.0.0:0", "localhost:0"])
 async def test_every_kind_of_address_can_be_listened_on(start, api_on, listen):
-    with start("serve", "--demo", "--listen", listen) as (_, address):
+    with start("serve", "--demo", "--auth", "none", "--listen", listen) as (_, address):
         host, _, port = address.rpartition(":")
         assert host == listen.removesuffix(":0")
         target = f"{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
@@ -334,3 +339,58 @@ async def test_streams_that_outlast_the_grace_are_told_why(start, simulator, api
         )
         assert await asyncio.to_thread(process.wait, 10) == 0
     assert simulator.request("drained")["aborted"]
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0"])
+def test_an_address_that_others_reach_is_not_listened_on_without_keys(listen):
+    result = serve("--demo", "--listen", listen)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    for said in (listen, "tokenwire-server keys create", "--auth none"):
+        assert said in result.stderr
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0", "localhost:0"])
+def test_loopback_is_listened_on_without_keys_and_that_is_said(start, listen):
+    with start("serve", "--demo", "--listen", listen) as (server, _):
+        server.log.seek(0)
+        assert "no key is needed" in server.log.read()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://x", "database: must begin with sqlite:/// or postgresql://"),
+        ("sqlite:///no/such/folder/t.db", "there is no folder"),
+        ("postgresql://nobody@127.0.0.1:1/x", "cannot be used"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_one_line(url, said):
+    result = serve("--demo", "--listen", "127.0.0.1:0", "--database", url)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("[tenants.acme]\nrequests_per_minute = 0", "tenants.acme.requests_per_minute"),
+        ("[tenants.acme]\ntokens_per_minute = -5", "tenants.acme.tokens_per_minute"),
+        ("[tenants.acme]\ntokens_per_minute = true", "tenants.acme.tokens_per_minute"),
+        ("[tenants.acme]\nrequests_per_hour = 5", "tenants.acme.requests_per_hour"),
+        ("[tenants.acme]\nconcurrent_streams = 'many'", "tenants.acme.concurrent_streams"),
+        ("[tenants.acme]\nconcurrent_streams = 2001", "limits.max_streams is 2000"),
+        ("[tenants.acme]\nbytes_per_request = 99999999", "limits.max_request_bytes is 8388608"),
+        ("[tenants.ACME]\nrequests_per_minute = 5", "tenants.ACME"),
+        ("[tenants.'*']\nmessages_per_request = 1.5", "tenants.*.messages_per_request"),
+        ("keys_trusted_s = 0", "keys_trusted_s"),
+        ("auth = 'sometimes'", "auth"),
+        ("reflection = 'maybe'", "reflection"),
+        ("[tls]\nkey = 'k.pem'", "tls.key: needs tls.cert"),
+    ],
+)
+def test_tenants_and_limits_that_make_no_sense_are_one_line_that_says_where(tmp_path, toml, said):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text(toml)
+    result = serve("--config", str(path), "--demo", "--listen", "127.0.0.1:0")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
+    assert said in result.stderr

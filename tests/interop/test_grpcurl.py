@@ -51,6 +51,7 @@ def test_reflection_lists_the_services(grpcurl):
     assert grpcurl("list").stdout.split() == [
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "tokenwire.v1.CallerService",
         "tokenwire.v1.ChatService",
         "tokenwire.v1.ModelService",
     ]

@@ -32,6 +32,27 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """NOT_FOUND: the provider or alias is not configured, or the provider does not know the model.
     Metadata: `model`, and `nearest` with the nearest known names, separated by commas.
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 4
+    """UNAUTHENTICATED: the key is missing, not a key, unknown, expired or revoked, or is not of the
+    tenant that the connection's certificate names. Also ends open calls when their key is revoked.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 5
+    """PERMISSION_DENIED: the key may not call this model. Metadata: `model`."""
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 6
+    """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: too many requests or tokens in a minute.
+    Metadata: `limit` (`requests_per_minute` or `tokens_per_minute`), `scope` (`key` or `tenant`),
+    `allowed`, `remaining` and `asked`. Without RetryInfo more is asked than the limit is large:
+    it does not help to wait.
+    """
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 7
+    """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: the caller has too many streams that
+    generate. Metadata: as RATE_LIMITED, `limit` is `concurrent_streams`.
+    """
+    ERROR_REASON_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 8
+    """RESOURCE_EXHAUSTED, with QuotaFailure: more than this caller may send in one request; a
+    google.rpc.BadRequest has the path. Metadata: as RATE_LIMITED, `limit` is `messages_per_request`
+    or `bytes_per_request`.
+    """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
     """UNAVAILABLE, with RetryInfo: this server is full."""
     ERROR_REASON_STREAM_NOT_FOUND: _ErrorReason.ValueType  # 11
@@ -62,6 +83,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_UPSTREAM_STALLED: _ErrorReason.ValueType  # 20
     """ABORTED: the provider fell silent after the first token, for longer than the server allows."""
+    ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 22
+    """UNAVAILABLE, with RetryInfo: the database of keys cannot be reached, for longer than its last
+    answer is trusted.
+    """
     ERROR_REASON_SLOW_READER: _ErrorReason.ValueType  # 23
     """UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
     too long. Resume it: what is left can be read from the cursor, or RESUME_POINT_EXPIRED says what
@@ -91,6 +116,27 @@ violation with the path of its field.
 ERROR_REASON_UNKNOWN_MODEL: ErrorReason.ValueType  # 2
 """NOT_FOUND: the provider or alias is not configured, or the provider does not know the model.
 Metadata: `model`, and `nearest` with the nearest known names, separated by commas.
+"""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 4
+"""UNAUTHENTICATED: the key is missing, not a key, unknown, expired or revoked, or is not of the
+tenant that the connection's certificate names. Also ends open calls when their key is revoked.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 5
+"""PERMISSION_DENIED: the key may not call this model. Metadata: `model`."""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 6
+"""RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: too many requests or tokens in a minute.
+Metadata: `limit` (`requests_per_minute` or `tokens_per_minute`), `scope` (`key` or `tenant`),
+`allowed`, `remaining` and `asked`. Without RetryInfo more is asked than the limit is large:
+it does not help to wait.
+"""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 7
+"""RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: the caller has too many streams that
+generate. Metadata: as RATE_LIMITED, `limit` is `concurrent_streams`.
+"""
+ERROR_REASON_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 8
+"""RESOURCE_EXHAUSTED, with QuotaFailure: more than this caller may send in one request; a
+google.rpc.BadRequest has the path. Metadata: as RATE_LIMITED, `limit` is `messages_per_request`
+or `bytes_per_request`.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
 """UNAVAILABLE, with RetryInfo: this server is full."""
@@ -122,6 +168,10 @@ marker, or carried an error or garbage. The answer is incomplete.
 """
 ERROR_REASON_UPSTREAM_STALLED: ErrorReason.ValueType  # 20
 """ABORTED: the provider fell silent after the first token, for longer than the server allows."""
+ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 22
+"""UNAVAILABLE, with RetryInfo: the database of keys cannot be reached, for longer than its last
+answer is trusted.
+"""
 ERROR_REASON_SLOW_READER: ErrorReason.ValueType  # 23
 """UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
 too long. Resume it: what is left can be read from the cursor, or RESUME_POINT_EXPIRED says what

@@ -74,7 +74,7 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
                     request_id=event.request_id,
                     model=event.model,
                     provider=event.provider,
-                    created_time=_timestamp(event.created_time),
+                    created_time=timestamp(event.created_time),
                     from_cache=event.from_cache,
                 ),
             )
@@ -148,11 +148,11 @@ def stream_info(stream: Stream) -> chat_pb2.StreamInfo:
         earliest_sequence=log.earliest_sequence,
         reader_count=stream.reader_count,
         usage=_usage(stream.usage()),
-        created_time=_timestamp(stream.created_time),
+        created_time=timestamp(stream.created_time),
     )
     if stream.end_time is not None:
-        info.end_time.CopyFrom(_timestamp(stream.end_time))
-        info.expire_time.CopyFrom(_timestamp(stream.end_time + stream.retention.log_ttl_s))
+        info.end_time.CopyFrom(timestamp(stream.end_time))
+        info.expire_time.CopyFrom(timestamp(stream.end_time + stream.retention.log_ttl_s))
     if log.finished is not None:
         info.state = chat_pb2.STREAM_STATE_FINISHED
         info.finish_reason = event_pb2.FinishReason.ValueType(log.finished.reason)
@@ -213,6 +213,6 @@ def _duration(seconds: float | None) -> Duration | None:
     return Duration(seconds=int(whole), nanos=int(fraction * 1e6) * 1000)
 
 
-def _timestamp(seconds: float) -> Timestamp:
+def timestamp(seconds: float) -> Timestamp:
     fraction, whole = math.modf(seconds)
     return Timestamp(seconds=int(whole), nanos=int(fraction * 1e6) * 1000)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tokenwire.v1 import (
+    caller_pb2,
     chat_pb2,
     error_pb2,  # noqa: F401  # so that reflection knows the reasons, which no service mentions
     model_pb2,
 )
 
 from ..config import ConfigError, Limits
+from .authentication import Authentication
 from .boundary import Handler, answering
-from .service import ChatService, ModelService
+from .callers import CallerService
+from .models import ModelService
+from .service import ChatService
+from .writer import Context
 
+CALLER_SERVICE = caller_pb2.DESCRIPTOR.services_by_name["CallerService"].full_name
 CHAT_SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 
@@ -31,45 +39,55 @@ MAX_METADATA_BYTES = 16 * 1024
 class GrpcServer:
     """Serves the RPCs on one address, with health and reflection: `bind`, then `start`."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._server = grpc.aio.server(options=_options(limits))
-        self._health = health.aio.HealthServicer()
+    def __init__(self, limits: Limits, authentication: Authentication) -> None:
+        self._server = grpc.aio.server(
+            options=_options(limits),
+            interceptors=[authentication],  # the only one; the boundary is inside of it
+        )
+        self._health = _Health()
 
-    def bind(self, address: str) -> int:
-        """Take the address; return the port. Raises ConfigError."""
+    def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Take the address, in clear text without credentials; return the port. Raises ConfigError."""
         try:
-            return self._server.add_insecure_port(address)
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
+            hint = "" if credentials is None else ", or gRPC does not take the files of tls"
             raise ConfigError(
-                f"cannot listen on {address}: in use, or not an address of this machine"
+                f"cannot listen on {address}: in use, or not an address of this machine{hint}"
             ) from error
 
-    async def start(self, chat: ChatService, models: ModelService) -> None:
+    async def start(
+        self, chat: ChatService, models: ModelService, callers: CallerService, *, reflects: bool
+    ) -> None:
         """Answer RPCs from here on."""
+        services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {
+            CALLER_SERVICE: {"GetCaller": _unary(callers.GetCaller)},
+            CHAT_SERVICE: {
+                "ChatStream": _streaming(chat.ChatStream),
+                "Chat": _unary(chat.Chat),
+                "ResumeStream": _streaming(chat.ResumeStream),
+                "CancelStream": _unary(chat.CancelStream),
+                "DeleteStream": _unary(chat.DeleteStream),
+                "GetStream": _unary(chat.GetStream),
+            },
+            MODEL_SERVICE: {
+                "ListModels": _unary(models.ListModels),
+                "GetModel": _unary(models.GetModel),
+            },
+        }
         self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(
-                    CHAT_SERVICE,
-                    {
-                        "ChatStream": _streaming(chat.ChatStream),
-                        "Chat": _unary(chat.Chat),
-                        "ResumeStream": _streaming(chat.ResumeStream),
-                        "CancelStream": _unary(chat.CancelStream),
-                        "DeleteStream": _unary(chat.DeleteStream),
-                        "GetStream": _unary(chat.GetStream),
-                    },
-                ),
-                grpc.method_handlers_generic_handler(
-                    MODEL_SERVICE,
-                    {"ListModels": _unary(models.ListModels), "GetModel": _unary(models.GetModel)},
-                ),
+            tuple(
+                grpc.method_handlers_generic_handler(name, methods)
+                for name, methods in services.items()
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        services = (CHAT_SERVICE, MODEL_SERVICE)
-        reflection.enable_server_reflection(
-            (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        if reflects:
+            reflection.enable_server_reflection(
+                (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            )
         await self._server.start()
         for service in ("", *services):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -81,6 +99,13 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Refuse new RPCs, give running ones `grace_s` to end, then cut them off."""
         await self._server.stop(grace_s)
+
+
+class _Health(health.aio.HealthServicer):
+    """gRPC's own, whose missing List would write a stack trace to the log for whoever calls it."""
+
+    async def List(self, request: Any, context: Context) -> NoReturn:  # noqa: ARG002, N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask Check or Watch")
 
 
 def _streaming(handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""The RPCs, each a coroutine that reads from top to bottom."""
+"""The RPCs of streams, each a coroutine that reads from top to bottom."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from tokenwire.v1 import chat_pb2, model_pb2
+from tokenwire.v1 import chat_pb2
 
 from ..config import Limits
-from ..errors import InvalidRequest, UnknownModel
+from ..errors import InvalidRequest, PermissionDenied, UnknownModel
 from ..providers.registry import Registry, Route
 from ..request import ChatRequest, Violation
+from ..streams.meter import estimate_input_tokens
 from ..streams.reader import Reader
 from ..streams.registry import StreamRegistry
 from ..streams.stream import Stream
+from ..tenants.caller import Caller
+from ..tenants.limits import Allowance, Limiter
 from .codec import AnswerBuilder, stream_info
+from .models import as_seen_by, check_may_call
 from .options import OptionsParser
 from .parse import parse_chat_request, parse_message
 from .writer import Context, Writer, begin
@@ -31,40 +35,43 @@ _STREAM_ID = re.compile(r"[0-9a-f]{32}")
 class ChatService:
     """tokenwire.v1.ChatService."""
 
-    def __init__(self, providers: Registry, streams: StreamRegistry, limits: Limits) -> None:
+    def __init__(
+        self, providers: Registry, streams: StreamRegistry, limiter: Limiter, limits: Limits
+    ) -> None:
         self._providers = providers
         self._streams = streams
+        self._limiter = limiter
         self._limits = limits
 
-    async def ChatStream(self, data: bytes, context: Context) -> None:  # noqa: N802  # the RPC's name
+    async def ChatStream(self, data: bytes, context: Context, caller: Caller) -> None:  # noqa: N802  # the RPC's name
         """Start a generation and write its events as they come.
 
         The generation is the producer's, not this RPC's: leaving the reader's block, for whatever
         reason, is all that is needed to end it.
         """
         deadline_s = context.time_remaining()
-        request, route = self._admit(data, deadline_s)
-        stream = self._streams.open(request, route, deadline_s=deadline_s)
+        request, route = self._admit(data, caller, deadline_s)
+        stream, allowances = await self._open(request, route, caller, deadline_s)
         with (
             stream.join(0, request.delivery) as reader,
             Writer(context, self._limits.reader_stall_s) as writer,
         ):
             try:
-                await begin(context, stream.id)
+                await begin(context, stream.id, allowances)
             finally:
                 # Also when this caller is gone: others may read the stream by now.
                 self._streams.produce(stream, route, request)
                 del request  # prompts can be large, and answers long; gRPC keeps its bytes
             await _deliver(reader, writer)
 
-    async def Chat(self, data: bytes, context: Context) -> bytes:  # noqa: N802  # the RPC's name
+    async def Chat(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: N802  # the RPC's name
         """The same, answered whole: read from the log once it is sealed, which bounds its size."""
         deadline_s = context.time_remaining()
-        request, route = self._admit(data, deadline_s)
-        stream = self._streams.open(request, route, deadline_s=deadline_s)
+        request, route = self._admit(data, caller, deadline_s)
+        stream, allowances = await self._open(request, route, caller, deadline_s)
         with stream.join() as reader:
             try:
-                await begin(context, stream.id)
+                await begin(context, stream.id, allowances)
             finally:
                 self._streams.produce(stream, route, request)
                 del request
@@ -75,7 +82,7 @@ class ChatService:
                 await asyncio.sleep(0)  # thousands of entries a time: others have their turn
             return answer.response().SerializeToString()
 
-    async def ResumeStream(self, data: bytes, context: Context) -> None:  # noqa: N802
+    async def ResumeStream(self, data: bytes, context: Context, caller: Caller) -> None:  # noqa: N802
         """Write a stream's events from a cursor: what is there, then what comes."""
         request = self._parse(chat_pb2.ResumeStreamRequest, data)
         violations: list[Violation] = []
@@ -83,7 +90,7 @@ class ChatService:
         delivery = options.delivery(request.delivery)
         if request.after_sequence < 0:
             violations.append(Violation("after_sequence", "is negative; 0 is the beginning"))
-        stream = self._find(request.stream_id, violations)
+        stream = self._find(request.stream_id, caller, violations)
         with (
             stream.join(request.after_sequence, delivery) as reader,
             Writer(context, self._limits.reader_stall_s) as writer,
@@ -91,27 +98,33 @@ class ChatService:
             await begin(context, stream.id)
             await _deliver(reader, writer)
 
-    async def CancelStream(self, data: bytes, context: Context) -> bytes:  # noqa: ARG002, N802
+    async def CancelStream(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """End a generation for all its readers; answer with the end that won."""
-        stream = self._find(self._parse(chat_pb2.CancelStreamRequest, data).stream_id)
+        stream = self._find(self._parse(chat_pb2.CancelStreamRequest, data).stream_id, caller)
         stream.cancel()
         await stream.log.wait_sealed()
         return chat_pb2.CancelStreamResponse(stream=stream_info(stream)).SerializeToString()
 
-    async def DeleteStream(self, data: bytes, context: Context) -> bytes:  # noqa: ARG002, N802
+    async def DeleteStream(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """End a generation and forget its content."""
-        stream = self._find(self._parse(chat_pb2.DeleteStreamRequest, data).stream_id)
+        stream = self._find(self._parse(chat_pb2.DeleteStreamRequest, data).stream_id, caller)
         stream.cancel()
         await stream.log.wait_sealed()
         self._streams.delete(stream)
         return chat_pb2.DeleteStreamResponse().SerializeToString()
 
-    async def GetStream(self, data: bytes, context: Context) -> bytes:  # noqa: ARG002, N802
-        stream = self._find(self._parse(chat_pb2.GetStreamRequest, data).stream_id)
+    async def GetStream(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
+        stream = self._find(self._parse(chat_pb2.GetStreamRequest, data).stream_id, caller)
         return stream_info(stream).SerializeToString()
 
-    def _admit(self, data: bytes, deadline_s: float | None) -> tuple[ChatRequest, Route]:
-        """The request and where it goes. Raises InvalidRequest with all violations, UnknownModel."""
+    def _admit(
+        self, data: bytes, caller: Caller, deadline_s: float | None
+    ) -> tuple[ChatRequest, Route]:
+        """The request and where it goes.
+
+        Raises InvalidRequest with all violations, UnknownModel, PermissionDenied, QuotaExhausted.
+        """
+        self._limiter.check_request(caller, byte_count=len(data))
         request, violations = parse_chat_request(data, self._limits)
         margin_s = request.retention.soft_deadline_margin_s
         if margin_s is not None and deadline_s is not None and margin_s >= deadline_s:
@@ -123,10 +136,11 @@ class ChatService:
             )
         try:
             route = self._providers.route(request.model)
-        except UnknownModel:
+            check_may_call(caller, request.model, route)
+        except (UnknownModel, PermissionDenied) as refusal:
             if violations:
                 raise InvalidRequest(violations) from None
-            raise
+            raise as_seen_by(caller, refusal) from None
         # What is already known to be wrong, or holds it, need not be called wrong again.
         wrong = [violation.field for violation in violations]
         violations += [
@@ -136,16 +150,44 @@ class ChatService:
         ]
         if violations:
             raise InvalidRequest(violations)
+        self._limiter.check_request(
+            caller, byte_count=len(data), message_count=len(request.messages)
+        )
         return request, route
 
-    def _find(self, stream_id: str, violations: Sequence[Violation] = ()) -> Stream:
+    async def _open(
+        self, request: ChatRequest, route: Route, caller: Caller, deadline_s: float | None
+    ) -> tuple[Stream, tuple[Allowance, ...]]:
+        """The stream of a request, to be joined in the same step, and what its caller has left.
+
+        Raises RateLimited, TooManyStreams, Overloaded, RequestIdReused.
+        """
+        known = self._streams.begun_by(request, caller.tenant)
+        if known is not None:
+            return known, ()
+        lease = await self._limiter.take(caller, self._estimated_tokens(request, route))
+        stream = self._streams.open(
+            request, route, caller=caller, lease=lease, deadline_s=deadline_s
+        )
+        return stream, lease.allowances
+
+    def _estimated_tokens(self, request: ChatRequest, route: Route) -> int:
+        """What a request may use, before it is known what it does."""
+        output_tokens = request.generation.max_output_tokens
+        if output_tokens is None:
+            output_tokens = self._limits.assumed_output_tokens
+            if route.max_output_tokens is not None:
+                output_tokens = min(output_tokens, route.max_output_tokens)
+        return estimate_input_tokens(request) + output_tokens
+
+    def _find(self, stream_id: str, caller: Caller, violations: Sequence[Violation] = ()) -> Stream:
         """The stream of an id. Raises InvalidRequest, also for other violations, StreamNotFound."""
         if not _STREAM_ID.fullmatch(stream_id):
             what = "is not the id of a stream" if stream_id else "is required"
             violations = [Violation("stream_id", what), *violations]
         if violations:
             raise InvalidRequest(violations)
-        return self._streams.find(stream_id)
+        return self._streams.find(stream_id, caller.tenant)
 
     def _parse(self, kind: type[M], data: bytes) -> M:
         return parse_message(kind, data, max_bytes=self._limits.max_request_bytes)
@@ -157,36 +199,3 @@ async def _deliver(reader: Reader, writer: Writer) -> None:
         for sequence, event in taken:
             await writer.send(sequence, event)
             reader.delivered = sequence
-
-
-class ModelService:
-    """tokenwire.v1.ModelService."""
-
-    def __init__(self, providers: Registry, limits: Limits) -> None:
-        self._providers = providers
-        self._limits = limits
-
-    async def ListModels(self, data: bytes, context: Context) -> bytes:  # noqa: ARG002, N802
-        parse_message(model_pb2.ListModelsRequest, data, max_bytes=self._limits.max_request_bytes)
-        models = [self._model(id) for id in self._providers.model_ids()]
-        return model_pb2.ListModelsResponse(models=models).SerializeToString()
-
-    async def GetModel(self, data: bytes, context: Context) -> bytes:  # noqa: ARG002, N802
-        request = parse_message(
-            model_pb2.GetModelRequest, data, max_bytes=self._limits.max_request_bytes
-        )
-        return self._model(request.id).SerializeToString()
-
-    def _model(self, id: str) -> model_pb2.Model:
-        route, facts = self._providers.describe(id)
-        return model_pb2.Model(
-            id=id,
-            provider=route.provider.name,
-            provider_model=route.model,
-            capabilities=[
-                model_pb2.ModelCapability.Value(f"MODEL_CAPABILITY_{name.upper()}")
-                for name in facts.capabilities
-            ],
-            context_window_tokens=facts.context_window_tokens,
-            max_output_tokens=facts.max_output_tokens,
-        )

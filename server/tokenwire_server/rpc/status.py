@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from ..errors import InvalidRequest, StreamFailure, TokenwireError
+from ..errors import InvalidRequest, LimitExceeded, StreamFailure, TokenwireError
 from ..request import Violation
 from .writer import Context
 
@@ -21,6 +21,11 @@ DOMAIN = "tokenwire"
 CODES: dict[str, grpc.StatusCode] = {
     "INVALID_REQUEST": grpc.StatusCode.INVALID_ARGUMENT,
     "UNKNOWN_MODEL": grpc.StatusCode.NOT_FOUND,
+    "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
+    "PERMISSION_DENIED": grpc.StatusCode.PERMISSION_DENIED,
+    "RATE_LIMITED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "TOO_MANY_STREAMS": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "QUOTA_EXHAUSTED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "OVERLOADED": grpc.StatusCode.UNAVAILABLE,
     "STREAM_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "RESUME_POINT_EXPIRED": grpc.StatusCode.OUT_OF_RANGE,
@@ -32,6 +37,7 @@ CODES: dict[str, grpc.StatusCode] = {
     "UPSTREAM_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "UPSTREAM_BROKEN": grpc.StatusCode.ABORTED,
     "UPSTREAM_STALLED": grpc.StatusCode.ABORTED,
+    "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "SLOW_READER": grpc.StatusCode.UNAVAILABLE,
     "SERVER_STOPPED": grpc.StatusCode.UNAVAILABLE,
     "INTERNAL": grpc.StatusCode.INTERNAL,
@@ -76,6 +82,14 @@ def _details(error: TokenwireError) -> list[Message]:
         )
     if isinstance(error, InvalidRequest):
         details.append(_bad_request(error.violations))
+    if isinstance(error, LimitExceeded):
+        failure = error_details_pb2.QuotaFailure()
+        failure.violations.add(
+            subject=f"{error.scope}:{error.subject}", description=_bounded(str(error))
+        )
+        details.append(failure)
+        if error.field is not None:  # of the whole request it is empty
+            details.append(_bad_request([Violation(error.field, str(error))]))
     return details
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,9 +13,11 @@ from grpc._cython.cygrpc import ExecuteBatchError  # raised by a write that a ca
 from ..deadline import SilenceLimit
 from ..errors import SlowReader
 from ..events import ReaderEvent
+from ..tenants.limits import Allowance
 from . import codec
 
 STREAM_ID_KEY = "tokenwire-stream-id"
+LIMIT_KEY = "tokenwire-limit"
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -26,15 +29,29 @@ class PeerGone(Exception):
     """
 
 
-async def begin(context: Context, stream_id: str) -> None:
+async def begin(context: Context, stream_id: str, allowances: Sequence[Allowance] = ()) -> None:
     """Send the initial metadata. It commits the RPC: no client retries it from here on.
 
     Raises PeerGone.
     """
+    metadata = ((STREAM_ID_KEY, stream_id), *_limit_metadata(allowances))
     try:
-        await context.send_initial_metadata(((STREAM_ID_KEY, stream_id),))
+        await context.send_initial_metadata(metadata)
     except ExecuteBatchError as error:
         raise PeerGone from error
+
+
+def _limit_metadata(allowances: Sequence[Allowance]) -> Iterator[tuple[str, str]]:
+    """What is left of each limit; of the key's and the tenant's, the one that leaves less."""
+    tightest: dict[str, tuple[int, int]] = {}
+    for allowance in allowances:
+        if allowance.remaining is not None:
+            found = (allowance.remaining, allowance.allowed)
+            tightest[allowance.limit] = min(found, tightest.get(allowance.limit, found))
+    for limit, (remaining, allowed) in tightest.items():
+        key = f"{LIMIT_KEY}-{limit.replace('_', '-')}"
+        yield key, str(allowed)
+        yield f"{key}-remaining", str(remaining)
 
 
 class Writer:

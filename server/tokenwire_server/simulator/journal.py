@@ -49,6 +49,8 @@ class Stats(msgspec.Struct, frozen=True):
     connections_total: int
     requests_open: int
     """Answers of a provider under way. The simulator's own endpoints do not count."""
+    requests_open_peak: int
+    """The most that ever were at once."""
     requests_total: int
     requests_aborted: int
     tokens_sent: int
@@ -64,6 +66,7 @@ class Journal:
         self._open: set[Entry] = set()
         self._kept: deque[tuple[Entry, int]] = deque()
         self._kept_bytes = 0
+        self._peak = 0
         self._total = 0
         self._aborted = 0
         self._tokens_sent = 0
@@ -85,6 +88,7 @@ class Journal:
         )
         self._total += 1
         self._open.add(entry)
+        self._peak = max(self._peak, len(self._open))
         self._entries.append(entry)
         self._by_key[key] = entry
         self._keep(entry)
@@ -113,6 +117,7 @@ class Journal:
             connections_open=connections_open,
             connections_total=connections_total,
             requests_open=len(self._open),
+            requests_open_peak=self._peak,
             requests_total=self._total,
             requests_aborted=self._aborted,
             tokens_sent=self._tokens_sent + sum(entry.tokens_sent for entry in self._open),

@@ -13,11 +13,11 @@ from ..request import ChatRequest
 from ..streamlog.base import StreamLog
 from ..streamlog.memory import MemoryLog
 from ..streamlog.space import LogSpace
+from ..tenants.caller import DEFAULT_TENANT, Caller
+from ..tenants.limits import Lease
 from .cache import ResponseCache
 from .producer import Producer
 from .stream import Stream
-
-DEFAULT_TENANT = "default"
 
 STREAM_ID_BYTES = 16
 """128 random bits: an id cannot be guessed. In hex, so that none looks like an option of a command."""
@@ -66,26 +66,51 @@ class StreamRegistry:
         """What all logs take."""
         return self._space.used_bytes
 
+    def begun_by(self, request: ChatRequest, tenant: str = DEFAULT_TENANT) -> Stream | None:
+        """The stream that the request's id began, if it did. Raises RequestIdReused."""
+        known = self._requested.get((tenant, request.request_id))
+        if known is not None and known.body_hash != request.body_hash:
+            raise RequestIdReused(request.request_id)
+        return known
+
     def open(
         self,
         request: ChatRequest,
         route: Route,
         *,
+        caller: Caller = Caller(),  # noqa: B008  # frozen
+        lease: Lease | None = None,
         deadline_s: float | None = None,
-        tenant: str = DEFAULT_TENANT,
     ) -> Stream:
         """The stream that answers a request; nothing is asked of a provider yet.
 
         It is the one that the request's id began, or a replay from the cache, or a new one. Join it in
-        the same step, and give it to `produce`. `deadline_s` is the time that the caller has.
+        the same step, and give it to `produce`. `deadline_s` is the time that the caller has. `lease`
+        is what the caller has taken for it: a new stream settles it at its end, otherwise it is given
+        back.
 
         Raises Overloaded, RequestIdReused.
         """
-        known = self._requested.get((tenant, request.request_id))
-        if known is not None:
-            if known.body_hash != request.body_hash:
-                raise RequestIdReused(request.request_id)
-            return known
+        stream = None
+        try:
+            known = self.begun_by(request, caller.tenant)
+            if known is not None:
+                return known
+            stream = self._new(request, route, caller, lease, deadline_s)
+            return stream
+        finally:
+            if stream is None and lease is not None:
+                lease.give_back()
+
+    def _new(
+        self,
+        request: ChatRequest,
+        route: Route,
+        caller: Caller,
+        lease: Lease | None,
+        deadline_s: float | None,
+    ) -> Stream:
+        tenant = caller.tenant
         self._check_readers()
         self._make_room()
         if self._space.full:
@@ -95,11 +120,12 @@ class StreamRegistry:
             raise Overloaded("too many streams are open", limit=self._limits.max_streams)
         stream = Stream(
             secrets.token_hex(STREAM_ID_BYTES),
-            tenant,
+            caller,
             MemoryLog(self._limits.max_log_bytes, self._space),
             self,
             request,
             time_limit_s=self._time_limit_s(request, deadline_s),
+            lease=lease,
         )
         self._found[tenant, stream.id] = stream
         if request.request_id:
@@ -145,6 +171,12 @@ class StreamRegistry:
     async def wait_until_idle(self) -> None:
         """Return once no stream generates and none is read. The caller bounds it."""
         await self._idle.wait()
+
+    def cancel_all_of(self, key_prefix: str) -> None:
+        """End every stream that a key began, as it was revoked."""
+        for stream in list(self._live):
+            if stream.key_prefix == key_prefix:
+                stream.cancel()
 
     def stop_all(self) -> None:
         """End every stream that generates: its readers get SERVER_STOPPED after what its log holds."""

@@ -16,6 +16,8 @@ from ..errors import (
 from ..events import Finished, Usage
 from ..request import ChatRequest, Delivery
 from ..streamlog.base import StreamLog
+from ..tenants.caller import Caller
+from ..tenants.limits import Lease
 from .reader import Reader
 
 
@@ -58,6 +60,7 @@ class Stream:
     __slots__ = (
         "_interrupted",
         "_keeper",
+        "_lease",
         "_linger",
         "_producer",
         "_production",
@@ -70,6 +73,7 @@ class Stream:
         "end_time",
         "id",
         "interruption",
+        "key_prefix",
         "log",
         "opened",
         "request_id",
@@ -81,15 +85,18 @@ class Stream:
     def __init__(
         self,
         id: str,
-        tenant: str,
+        caller: Caller,
         log: StreamLog,
         keeper: Keeper,
         request: ChatRequest,
         *,
         time_limit_s: float,
+        lease: Lease | None = None,
     ) -> None:
         self.id = id
-        self.tenant = tenant
+        self.tenant = caller.tenant
+        self.key_prefix = caller.key_prefix
+        """Of the key that began it. Empty: none was needed."""
         self.log = log
         self.time_limit_s = time_limit_s
         """How long it may take. Then it finishes with TIME_LIMIT."""
@@ -109,6 +116,7 @@ class Stream:
         self.interruption: TokenwireError | None = None
         """Why the producer was cancelled, when nobody wished it."""
         self._keeper = keeper
+        self._lease = lease
         self._readers: set[Reader] = set()
         self._interrupted = False
         self._linger: asyncio.TimerHandle | None = None
@@ -218,4 +226,13 @@ class Stream:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
+        if self._lease is not None:
+            self._lease.settle(self._tokens_used())
+            self._lease = None
         self._keeper.ended(self)
+
+    def _tokens_used(self) -> int:
+        """What it takes from its caller's allowance: nothing when it failed before its first token."""
+        if self.log.failure is not None and self.log.last_sequence <= 1:
+            return 0
+        return self._usage.input_tokens + self._usage.output_tokens

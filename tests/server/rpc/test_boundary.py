@@ -8,8 +8,15 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from tokenwire_server.events import TextDelta
+from tokenwire_server.rpc.authentication import Authentication, OpenCalls
 from tokenwire_server.rpc.boundary import answering
 from tokenwire_server.rpc.writer import Writer
+from tokenwire_server.tenants.keyring import Keyring
+
+
+class NoKeys:
+    async def changes(self, since_revision):
+        return 0, ()
 
 
 @pytest.fixture
@@ -22,7 +29,8 @@ async def serving():
             "Unary": grpc.unary_unary_rpc_method_handler(answering(handler)),
             "Stream": grpc.unary_stream_rpc_method_handler(answering(handler)),
         }
-        server = grpc.aio.server()
+        keyring = Keyring(NoKeys(), mode="none", trusted_s=60)
+        server = grpc.aio.server(interceptors=[Authentication(keyring, OpenCalls())])
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -38,7 +46,7 @@ async def serving():
 
 
 async def test_a_bug_of_ours_is_told_by_id_only_and_stands_whole_in_the_log(serving, caplog):
-    async def handler(data, context):
+    async def handler(data, context, caller):
         raise RuntimeError("CANARY")
 
     channel = await serving(handler)
@@ -59,7 +67,7 @@ async def test_a_caller_who_is_gone_while_a_write_is_blocked_is_nobodys_bug(serv
     ended = asyncio.Event()
     sent = 0
 
-    async def handler(data, context):
+    async def handler(data, context, caller):
         nonlocal sent
         try:
             with Writer(context, 30) as writer:

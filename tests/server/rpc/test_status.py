@@ -16,6 +16,11 @@ def kinds(cls=errors.TokenwireError):
         yield from kinds(sub)
 
 
+def exceeded(kind=errors.RateLimited, **fields):
+    said = {"scope": "key", "subject": "tw_1", "allowed": 5, "asked": 1, "remaining": 0}
+    return kind("requests_per_minute", **(said | fields))
+
+
 def details(error):
     status = to_status(error)
     unpacked = []
@@ -38,6 +43,10 @@ def test_each_status_bears_exactly_one_error_info(kind):
     made = {
         errors.InvalidRequest: lambda: kind([Violation("a", "b")]),
         errors.UnknownModel: lambda: kind("m", why="no"),
+        errors.PermissionDenied: lambda: kind("m"),
+        errors.RateLimited: lambda: exceeded(kind),
+        errors.TooManyStreams: lambda: exceeded(kind),
+        errors.QuotaExhausted: lambda: exceeded(kind, field="messages"),
         errors.Overloaded: lambda: kind("full", limit=3),
         errors.StreamNotFound: kind,
         errors.ResumePointAhead: lambda: kind(9, earliest=2, latest=5),
@@ -54,6 +63,28 @@ def test_coming_back_is_told_as_retry_info():
     found = details(errors.Overloaded("full", limit=3, retry_after_s=1.5))
     (retry,) = [d for d in found if isinstance(d, error_details_pb2.RetryInfo)]
     assert retry.retry_delay.ToMilliseconds() == 1500
+
+
+def test_a_limit_is_told_with_its_size_its_holder_and_when_to_come_back():
+    info, retry, quota = details(exceeded(retry_after_s=2.5))
+    assert dict(info.metadata) == {
+        "limit": "requests_per_minute",
+        "scope": "key",
+        "allowed": "5",
+        "remaining": "0",
+        "asked": "1",
+    }
+    assert retry.retry_delay.ToMilliseconds() == 2500
+    (violation,) = quota.violations
+    assert violation.subject == "key:tw_1"
+    assert violation.description.endswith("0 left, 1 asked; come back in 2.5 s")
+
+
+def test_a_limit_of_one_request_is_told_with_its_path_and_not_to_come_back():
+    info, quota, bad = details(exceeded(errors.QuotaExhausted, field="messages"))
+    assert quota.violations[0].description.endswith("it does not help to wait")
+    assert [violation.field for violation in bad.field_violations] == ["messages"]
+    assert info.reason == "QUOTA_EXHAUSTED"
 
 
 def test_a_failure_after_the_first_token_says_where_the_stream_stood_and_what_it_used():
@@ -100,7 +131,13 @@ def test_the_code_says_whether_the_same_call_may_be_made_again():
     assert CODES == {
         "INVALID_REQUEST": code.INVALID_ARGUMENT,
         "UNKNOWN_MODEL": code.NOT_FOUND,
+        "UNAUTHENTICATED": code.UNAUTHENTICATED,
+        "PERMISSION_DENIED": code.PERMISSION_DENIED,
+        "RATE_LIMITED": code.RESOURCE_EXHAUSTED,
+        "TOO_MANY_STREAMS": code.RESOURCE_EXHAUSTED,
+        "QUOTA_EXHAUSTED": code.RESOURCE_EXHAUSTED,
         "OVERLOADED": code.UNAVAILABLE,
+        "STORE_UNAVAILABLE": code.UNAVAILABLE,
         "STREAM_NOT_FOUND": code.NOT_FOUND,
         "RESUME_POINT_EXPIRED": code.OUT_OF_RANGE,
         "RESUME_POINT_AHEAD": code.OUT_OF_RANGE,

@@ -10,6 +10,7 @@ from tokenwire_server.request import ChatRequest, Message, Retention, Text
 from tokenwire_server.streamlog.memory import MemoryLog
 from tokenwire_server.streamlog.space import LogSpace
 from tokenwire_server.streams.stream import Stream
+from tokenwire_server.tenants.caller import Caller
 
 
 class KeptBooks:
@@ -83,7 +84,7 @@ def a_request(**fields):
 def a_stream(*, max_bytes=1 << 20, keeper=None, **retention):
     log = MemoryLog(max_bytes, LogSpace(1 << 30, lambda: None))
     request = a_request(retention=Retention(**retention))
-    return Stream("id", "default", log, keeper or KeptBooks(), request, time_limit_s=60.0)
+    return Stream("id", Caller(), log, keeper or KeptBooks(), request, time_limit_s=60.0)
 
 
 async def read_all(reader):

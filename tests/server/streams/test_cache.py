@@ -12,6 +12,7 @@ from tokenwire_server.events import FinishReason, Started, TextDelta
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import CacheUse, Retention
 from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.tenants.caller import Caller
 
 KiB = 1024
 KEPT = (FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS)
@@ -28,7 +29,7 @@ async def answer(
     steps = [*said, Complete(end) if isinstance(end, FinishReason) else end]
     provider = Played(*steps)
     request = a_request(cache=use(**asked))
-    stream = registry.open(request, route_to(provider), tenant=tenant)
+    stream = registry.open(request, route_to(provider), caller=Caller(tenant))
     reader = stream.join()
     registry.produce(stream, route_to(provider), request)
     events = await read_all(reader)

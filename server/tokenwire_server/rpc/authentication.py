@@ -1,0 +1,147 @@
+"""Who calls: asked before every RPC, whichever service it is of."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
+
+from ..errors import TokenwireError, Unauthenticated
+from ..tenants.caller import Caller
+from ..tenants.keyring import Keyring
+from .status import abort
+from .tls import tenant_of
+from .writer import Context
+
+AUTHORIZATION = "authorization"
+REFLECTION = frozenset({reflection.SERVICE_NAME})
+
+_caller: ContextVar[Caller] = ContextVar("caller")
+
+
+def current_caller() -> Caller:
+    """Who called the RPC that runs here. Only inside a handler."""
+    return _caller.get()
+
+
+class OpenCalls:
+    """The calls that run, by the key that they bear."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
+        self._ended: set[asyncio.Task[Any]] = set()
+
+    @contextmanager
+    def running(self, caller: Caller) -> Iterator[None]:
+        """This task is such a call. Raises Unauthenticated in it when its key is revoked."""
+        task = asyncio.current_task()
+        if task is None or not caller.key_prefix:
+            yield
+            return
+        self._tasks.setdefault(caller.key_prefix, set()).add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._ended:
+                raise
+            task.uncancel()
+            raise Unauthenticated(f"the key {caller.key_prefix} was revoked") from None
+        finally:
+            self._ended.discard(task)
+            tasks = self._tasks[caller.key_prefix]
+            tasks.discard(task)
+            if not tasks:
+                del self._tasks[caller.key_prefix]
+
+    def end(self, key_prefix: str) -> None:
+        """End the calls that bear a key, as it was revoked."""
+        for task in self._tasks.get(key_prefix, set()) - self._ended:
+            self._ended.add(task)
+            task.cancel()
+
+
+class Authentication(grpc.aio.ServerInterceptor):
+    """Lets calls through whose credentials a keyring takes, and tells handlers who called.
+
+    Health is open to everybody, and what `open_services` names. A method that does not exist is
+    UNIMPLEMENTED for everybody: grpcurl asks for a newer reflection first, and must hear that.
+    """
+
+    def __init__(
+        self, keyring: Keyring, calls: OpenCalls, open_services: frozenset[str] = frozenset()
+    ) -> None:
+        self._keyring = keyring
+        self._calls = calls
+        self._open = open_services | {health.SERVICE_NAME}
+        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method's handler, guarded."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.split("/")[1] in self._open:
+            return handler
+        guarded = self._guarded.get(method)
+        if guarded is None:
+            guarded = self._guarded[method] = self._guard(handler)
+        return guarded
+
+    def _guard(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        kind = f"{'stream' if handler.request_streaming else 'unary'}_" + (
+            "stream" if handler.response_streaming else "unary"
+        )
+        behaviour = getattr(handler, kind)
+        guard = self._generating if inspect.isasyncgenfunction(behaviour) else self._answering
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        guarded: grpc.RpcMethodHandler[Any, Any] = make(
+            guard(behaviour), handler.request_deserializer, handler.response_serializer
+        )
+        return guarded
+
+    def _answering(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        async def guarded(request: Any, context: Context) -> Any:
+            try:
+                caller = self._authenticate(context)
+                with self._calls.running(caller):
+                    return await behaviour(request, context)
+            except TokenwireError as error:
+                await abort(context, error)
+
+        return guarded
+
+    def _generating(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        """The same for handlers of foreign services, which yield what they answer."""
+
+        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                caller = self._authenticate(context)
+                with self._calls.running(caller):
+                    async for answer in behaviour(request, context):
+                        yield answer
+            except TokenwireError as error:
+                await abort(context, error)
+
+        return guarded
+
+    def _authenticate(self, context: Context) -> Caller:
+        metadata = context.invocation_metadata() or ()
+        caller = self._keyring.authenticate(
+            [value for key, value in metadata if key == AUTHORIZATION],
+            tenant_of(context.auth_context()),
+        )
+        _caller.set(caller)
+        return caller

@@ -1,0 +1,77 @@
+"""Which models a caller can call by name."""
+
+from __future__ import annotations
+
+from tokenwire.v1 import model_pb2
+
+from ..config import Limits
+from ..errors import PermissionDenied, TokenwireError, UnknownModel
+from ..providers.registry import Registry, Route
+from ..tenants.caller import Caller
+from .parse import parse_message
+from .writer import Context
+
+
+def check_may_call(caller: Caller, model: str, route: Route) -> None:
+    """Whether a caller may call a model, by the name it asks for or the one that this leads to.
+
+    Raises PermissionDenied.
+    """
+    if not caller.may_call(model, f"{route.provider.name}/{route.model}"):
+        raise PermissionDenied(model)
+
+
+def as_seen_by(caller: Caller, refusal: TokenwireError) -> TokenwireError:
+    """A refusal that names no model which the caller may not call."""
+    if not isinstance(refusal, UnknownModel):
+        return refusal
+    if not caller.may_call(refusal.model):
+        return PermissionDenied(refusal.model)
+    return UnknownModel(
+        refusal.model,
+        why=refusal.why,
+        nearest=[name for name in refusal.nearest if caller.may_call(name)],
+    )
+
+
+class ModelService:
+    """tokenwire.v1.ModelService. A caller sees the models it may call."""
+
+    def __init__(self, providers: Registry, limits: Limits) -> None:
+        self._providers = providers
+        self._limits = limits
+
+    async def ListModels(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
+        parse_message(model_pb2.ListModelsRequest, data, max_bytes=self._limits.max_request_bytes)
+        models: list[model_pb2.Model] = []
+        for id in self._providers.model_ids():
+            try:
+                models.append(self._model(id, caller))
+            except PermissionDenied:
+                continue
+        return model_pb2.ListModelsResponse(models=models).SerializeToString()
+
+    async def GetModel(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
+        request = parse_message(
+            model_pb2.GetModelRequest, data, max_bytes=self._limits.max_request_bytes
+        )
+        try:
+            return self._model(request.id, caller).SerializeToString()
+        except UnknownModel as refusal:
+            raise as_seen_by(caller, refusal) from None
+
+    def _model(self, id: str, caller: Caller) -> model_pb2.Model:
+        """Raises UnknownModel, PermissionDenied."""
+        route, facts = self._providers.describe(id)
+        check_may_call(caller, id, route)
+        return model_pb2.Model(
+            id=id,
+            provider=route.provider.name,
+            provider_model=route.model,
+            capabilities=[
+                model_pb2.ModelCapability.Value(f"MODEL_CAPABILITY_{name.upper()}")
+                for name in facts.capabilities
+            ],
+            context_window_tokens=facts.context_window_tokens,
+            max_output_tokens=facts.max_output_tokens,
+        )

@@ -1,0 +1,45 @@
+"""Servers with keys, on each database."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+from tenants_support import Tenancy, keys
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def new_database(request, tmp_path_factory):
+    """Makes the URL of an empty database."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgresql").new_database
+    return lambda: f"sqlite:///{tmp_path_factory.mktemp('database')}/tokenwire.db"
+
+
+@pytest.fixture(scope="session")
+def serving(start, api_on, new_database):
+    """Starts a server with a key of each of two tenants: a context manager."""
+
+    @contextmanager
+    def run(simulator, *arguments, **env):
+        database = new_database()
+        acme, globex = [
+            keys("create", "--tenant", name, database=database) for name in ("acme", "globex")
+        ]
+        env = simulator.environ() | {"TOKENWIRE_DATABASE": database} | env
+        with start("serve", "--listen", "127.0.0.1:0", *arguments, env=env) as (process, address):
+            yield Tenancy(api_on, address, database, acme, globex, simulator, process)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tenancy(serving, simulator):
+    with serving(simulator) as tenancy:
+        yield tenancy
+
+
+@pytest.fixture
+def limited_tenancy(serving, simulator):
+    limits = {"acme": {"concurrent_streams": 2}}
+    with serving(simulator, TOKENWIRE_TENANTS=json.dumps(limits)) as tenancy:
+        yield tenancy

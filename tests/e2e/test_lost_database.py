@@ -1,0 +1,152 @@
+"""A server whose database is locked, gone, or of another version."""
+
+import asyncio
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import time
+
+import grpc
+import grpc.aio
+import pytest
+from e2e_calls import details, reason
+from tenants_support import Tenancy, bearer, keys
+
+from tokenwire.v1 import caller_pb2, caller_pb2_grpc
+
+TRUSTED_S = 2.0
+
+
+@contextlib.contextmanager
+def served(start, api_on, simulator, database):
+    acme, globex = [
+        keys("create", "--tenant", name, database=database) for name in ("acme", "globex")
+    ]
+    env = simulator.environ() | {
+        "TOKENWIRE_DATABASE": database,
+        "TOKENWIRE_KEYS_TRUSTED_S": str(TRUSTED_S),
+    }
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
+        yield Tenancy(api_on, address, database, acme, globex, simulator, process)
+
+
+async def who(tenancy, key):
+    """The tenant of a key, or the reason of the refusal."""
+    async with tenancy.channel() as channel:
+        stub = caller_pb2_grpc.CallerServiceStub(channel)
+        try:
+            return (
+                await stub.GetCaller(caller_pb2.GetCallerRequest(), metadata=bearer(key))
+            ).tenant
+        except grpc.aio.AioRpcError as error:
+            if reason(error) == "STORE_UNAVAILABLE":
+                assert error.code() == grpc.StatusCode.UNAVAILABLE
+                assert "RetryInfo" in details(error)
+            return reason(error)
+
+
+async def until(tenancy, key, wanted, within_s):
+    began = time.monotonic()
+    while (found := await who(tenancy, key)) != wanted:
+        assert time.monotonic() - began < within_s, found
+        await asyncio.sleep(0.05)
+    return time.monotonic() - began
+
+
+async def test_streams_go_on_without_the_database_and_new_calls_end_when_keys_are_too_old(
+    start, api_on, simulator, own_postgresql
+):
+    database = own_postgresql.new_database()
+    with served(start, api_on, simulator, database) as tenancy:
+        async with tenancy.api(tenancy.acme) as api:
+            call = api.chat_stream(api.request("openai/sim?repeat=forever&itl_ms=20"))
+            events = aiter(call)
+            await anext(events)
+            own_postgresql.stop()
+            assert await who(tenancy, tenancy.acme) == "acme"
+            await until(tenancy, tenancy.acme, "STORE_UNAVAILABLE", within_s=TRUSTED_S + 5)
+            for _ in range(50):
+                await anext(events)
+            own_postgresql.start()
+            await until(tenancy, tenancy.acme, "acme", within_s=15)
+            for _ in range(50):
+                await anext(events)
+            call.cancel()
+        tenancy.process.log.seek(0)
+        logged = tenancy.process.log.read()
+        assert logged.count("keys cannot be read") == 1
+        assert logged.count("keys can be read again") == 1
+
+
+async def test_a_key_is_revoked_once_a_lost_database_is_back(
+    start, api_on, simulator, own_postgresql
+):
+    database = own_postgresql.new_database()
+    with served(start, api_on, simulator, database) as tenancy:
+        own_postgresql.stop()
+        await until(tenancy, tenancy.acme, "STORE_UNAVAILABLE", within_s=TRUSTED_S + 5)
+        own_postgresql.start()
+        keys("revoke", tenancy.acme[:15], database=database)
+        await until(tenancy, tenancy.globex, "globex", within_s=15)
+        assert await who(tenancy, tenancy.acme) == "UNAUTHENTICATED"
+
+
+async def test_a_writer_that_holds_the_lock_keeps_no_caller_out(start, api_on, simulator, tmp_path):
+    database = f"sqlite:///{tmp_path}/tokenwire.db"
+    with served(start, api_on, simulator, database) as tenancy:
+        holder = sqlite3.connect(tmp_path / "tokenwire.db", isolation_level=None)
+        with contextlib.closing(holder):
+            holder.execute("BEGIN EXCLUSIVE")
+            began = time.monotonic()
+            while time.monotonic() - began < TRUSTED_S + 1.5:
+                assert await who(tenancy, tenancy.acme) == "acme"
+                await asyncio.sleep(0.2)
+            command = [sys.executable, "-m", "tokenwire_server", "keys", "revoke"]
+            locked = subprocess.run(
+                [*command, tenancy.acme[:15], "--database", database],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert locked.returncode == 1
+            assert "locked" in locked.stderr
+            assert locked.stderr.count("\n") == 1
+
+
+async def test_a_file_that_is_gone_is_no_empty_database(start, api_on, simulator, tmp_path):
+    """Otherwise whoever can delete the file would let everybody in."""
+    database = f"sqlite:///{tmp_path}/tokenwire.db"
+    with served(start, api_on, simulator, database) as tenancy:
+        for file in tmp_path.iterdir():
+            file.unlink()
+        await until(tenancy, tenancy.acme, "STORE_UNAVAILABLE", within_s=TRUSTED_S + 5)
+        async with tenancy.channel() as channel:
+            stub = caller_pb2_grpc.CallerServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.GetCaller(caller_pb2.GetCallerRequest())
+
+
+def test_a_database_of_a_newer_version_is_refused_at_the_start(simulator, database_url, sql):
+    serve = [sys.executable, "-m", "tokenwire_server", "serve", "--demo", "--listen", "127.0.0.1:0"]
+    keys("create", "--tenant", "acme", database=database_url)
+    sql("UPDATE tokenwire_version SET version_num = '9999'")
+    refused = subprocess.run(
+        [*serve, "--database", database_url], capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "9999" in refused.stderr
+    assert "newer" in refused.stderr
+
+
+def test_a_database_without_the_schema_is_refused_where_it_may_not_be_changed(database_url):
+    serve = [sys.executable, "-m", "tokenwire_server", "serve", "--demo", "--listen", "127.0.0.1:0"]
+    refused = subprocess.run(
+        [*serve, "--no-migrate", "--database", database_url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "tokenwire-server migrate" in refused.stderr

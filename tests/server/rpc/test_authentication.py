@@ -1,0 +1,262 @@
+"""Every RPC of a real gRPC server is guarded, of whatever kind and service."""
+
+import asyncio
+import time
+
+import grpc
+import grpc.aio
+import pytest
+from e2e_calls import reason
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from tokenwire_server.rpc.authentication import (
+    REFLECTION,
+    Authentication,
+    OpenCalls,
+    current_caller,
+)
+from tokenwire_server.tenants.key import ApiKey, make_key_text, parse_key_text
+from tokenwire_server.tenants.keyring import Keyring
+
+KEY = make_key_text()
+WITH_KEY = (("authorization", f"Bearer {KEY}"),)
+
+
+class OneKey:
+    async def changes(self, since_revision):
+        secret = parse_key_text(KEY)
+        key = ApiKey(secret.prefix, secret.prefix, "acme", secret.digest, 0.0)
+        return 1, [] if since_revision else [key]
+
+
+class Guarded:
+    """A server with a method of each kind, behind the interceptor."""
+
+    def __init__(self):
+        self.begun = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def who(self, request, context):
+        return current_caller().tenant.encode()
+
+    async def forever(self, request, context):
+        try:
+            await context.write(b"first")
+            self.begun.set()
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+    async def flood(self, request, context):
+        try:
+            await context.write(b"first")
+            while True:
+                self.written = time.monotonic()
+                await context.write(b"x" * 100_000)
+                await asyncio.sleep(0)
+        finally:
+            self.left.set()
+
+    async def stubborn(self, request, context):
+        """One that has already said how it ends when it is told to."""
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await context.abort(grpc.StatusCode.ABORTED, "its own end")
+
+    async def upper(self, requests, context):
+        async for request in requests:
+            yield request.upper()
+
+    async def join(self, requests, context):
+        return b"".join([request async for request in requests])
+
+
+@pytest.fixture
+async def guarded():
+    return Guarded()
+
+
+@pytest.fixture
+def calls():
+    return OpenCalls()
+
+
+@pytest.fixture
+async def channel(guarded, calls):
+    keyring = Keyring(OneKey(), mode="auto", trusted_s=60)
+    await keyring.refresh()
+    async with serving(guarded, Authentication(keyring, calls)) as channel:
+        yield channel
+
+
+class serving:  # noqa: N801  # used as a function
+    def __init__(self, guarded, authentication):
+        self.server = grpc.aio.server(interceptors=[authentication])
+        kinds = {
+            "Who": grpc.unary_unary_rpc_method_handler(guarded.who),
+            "Forever": grpc.unary_stream_rpc_method_handler(guarded.forever),
+            "Flood": grpc.unary_stream_rpc_method_handler(guarded.flood),
+            "Stubborn": grpc.unary_stream_rpc_method_handler(guarded.stubborn),
+            "Upper": grpc.stream_stream_rpc_method_handler(guarded.upper),
+            "Join": grpc.stream_unary_rpc_method_handler(guarded.join),
+        }
+        handlers = grpc.method_handlers_generic_handler("test.Guarded", kinds)
+        self.server.add_generic_rpc_handlers((handlers,))
+        servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, self.server)
+        reflection.enable_server_reflection((reflection.SERVICE_NAME,), self.server)
+
+    async def __aenter__(self):
+        port = self.server.add_insecure_port("127.0.0.1:0")
+        await self.server.start()
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        return self.channel
+
+    async def __aexit__(self, *_):
+        await self.channel.close()
+        await self.server.stop(0)
+
+
+async def several(*items):
+    for item in items:
+        yield item
+
+
+async def nothing():
+    """A request stream that sends nothing: grpc.aio's client mixes up a send that meets the status."""
+    await asyncio.Event().wait()
+    yield
+
+
+def call(channel, method, metadata=WITH_KEY):
+    requests = several(b"a", b"b") if metadata else nothing()
+    match method:
+        case "Who":
+            return channel.unary_unary("/test.Guarded/Who")(b"", metadata=metadata)
+        case "Forever" | "Flood" | "Stubborn":
+            return channel.unary_stream(f"/test.Guarded/{method}")(b"", metadata=metadata)
+        case "Upper":
+            return channel.stream_stream("/test.Guarded/Upper")(requests, metadata=metadata)
+        case "Join":
+            return channel.stream_unary("/test.Guarded/Join")(requests, metadata=metadata)
+
+
+async def ended(rpc):
+    with pytest.raises(grpc.aio.AioRpcError) as end:
+        async with asyncio.timeout(5):
+            if hasattr(rpc, "read"):
+                while await rpc.read() is not grpc.aio.EOF:
+                    pass
+            else:
+                await rpc
+    return end.value
+
+
+@pytest.mark.parametrize("method", ["Who", "Forever", "Upper", "Join"])
+async def test_every_kind_of_rpc_needs_a_key(channel, method):
+    error = await ended(call(channel, method, metadata=()))
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert reason(error) == "UNAUTHENTICATED"
+
+
+async def test_with_a_key_every_kind_of_rpc_works_and_knows_who_called(channel):
+    assert await call(channel, "Who") == b"acme"
+    assert await call(channel, "Join") == b"ab"
+    assert [answer async for answer in call(channel, "Upper")] == [b"A", b"B"]
+    rpc = call(channel, "Forever")
+    assert await rpc.read() == b"first"
+    rpc.cancel()
+
+
+async def test_two_keys_on_one_call_are_refused(channel):
+    error = await ended(call(channel, "Who", WITH_KEY * 2))
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert "more than once" in error.details()
+
+
+async def test_health_needs_no_key(channel):
+    stub = health_pb2_grpc.HealthStub(channel)
+    assert (await stub.Check(health_pb2.HealthCheckRequest())).status == 1
+    watch = stub.Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == 1
+    watch.cancel()
+
+
+@pytest.mark.parametrize("path", ["/test.Guarded/Nothing", "/test.Nothing/Who", "/x", "/"])
+async def test_what_does_not_exist_is_unimplemented_and_not_unauthenticated(channel, path):
+    error = await ended(channel.unary_unary(path)(b""))
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_reflection_needs_a_key_unless_it_is_open(guarded, calls, channel):
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+
+    def listing(channel, metadata=()):
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        return stub.ServerReflectionInfo(several(request), metadata=metadata)
+
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    error = await ended(stub.ServerReflectionInfo(nothing()))
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert (await listing(channel, WITH_KEY).read()).list_services_response.service
+    keyring = Keyring(OneKey(), mode="auto", trusted_s=60)
+    await keyring.refresh()
+    async with serving(guarded, Authentication(keyring, calls, REFLECTION)) as opened:
+        assert (await listing(opened).read()).list_services_response.service
+        assert (await ended(call(opened, "Who", ()))).code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_revoked_key_ends_its_open_calls_and_says_why(channel, guarded, calls):
+    waiting = call(channel, "Forever")
+    assert await waiting.read() == b"first"
+    calls.end(KEY[:15])
+    error = await ended(waiting)
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert error.details() == f"the key {KEY[:15]} was revoked"
+    assert guarded.left.is_set()
+
+
+async def test_a_revoked_key_ends_a_call_inside_a_blocked_write(channel, guarded, calls, caplog):
+    rpc = call(channel, "Flood")
+    assert await rpc.read() == b"first"
+    async with asyncio.timeout(5):
+        while time.monotonic() - getattr(guarded, "written", time.monotonic()) < 0.2:
+            await asyncio.sleep(0.05)  # it has been blocked for a while
+    calls.end(KEY[:15])
+    async with asyncio.timeout(5):
+        await guarded.left.wait()
+    error = await ended(rpc)
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert not caplog.records
+
+
+async def test_a_revoked_key_leaves_the_calls_of_others(channel, guarded, calls):
+    waiting = call(channel, "Forever")
+    await waiting.read()
+    calls.end("tw_000000000000")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(guarded.left.wait(), 0.05)
+    waiting.cancel()
+
+
+async def test_a_call_that_is_ending_by_itself_keeps_its_own_end(channel, guarded, calls, caplog):
+    rpc = call(channel, "Stubborn")
+    async with asyncio.timeout(5):
+        await guarded.begun.wait()
+    calls.end(KEY[:15])
+    calls.end(KEY[:15])
+    assert (await ended(rpc)).code() == grpc.StatusCode.ABORTED
+    assert not caplog.records
+
+
+async def test_a_caller_who_leaves_is_no_longer_known(channel, guarded, calls):
+    rpc = call(channel, "Forever")
+    await rpc.read()
+    rpc.cancel()
+    async with asyncio.timeout(5):
+        await guarded.left.wait()
+        await asyncio.sleep(0)
+    assert calls._tasks == {}

@@ -1,0 +1,150 @@
+"""What a caller has taken for a stream comes back when the stream ends, however it ends."""
+
+import asyncio
+
+import pytest
+from streams_support import Played, a_request, read_all, route_to
+
+from tokenwire_server.config import CallerLimits, Limits
+from tokenwire_server.errors import Overloaded, RequestIdReused, UpstreamBroken, UpstreamUnavailable
+from tokenwire_server.events import FinishReason, Usage
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.request import CacheUse, Retention
+from tokenwire_server.streams.meter import estimate_input_tokens
+from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.tenants.caller import Caller
+from tokenwire_server.tenants.memory_limiter import MemoryLimiter
+
+RESERVED = 100
+SOME = CallerLimits(requests_per_minute=1000, tokens_per_minute=100_000, concurrent_streams=50)
+ACME = Caller("acme", "tw_000000000001", "tw_000000000001")
+STOP = Complete(FinishReason.STOP)
+
+
+@pytest.fixture
+def limiter():
+    return MemoryLimiter({"acme": SOME})
+
+
+async def taken(limiter):
+    """Requests, tokens and slots that are taken now."""
+    return tuple(found.allowed - found.remaining for found in await limiter.allowances(ACME))
+
+
+async def opened(registry, limiter, *steps, usage=None, **fields):
+    request, provider = a_request(**fields), Played(*steps)
+    provider.usage = usage
+    lease = await limiter.take(ACME, RESERVED)
+    stream = registry.open(request, route_to(provider), caller=ACME, lease=lease)
+    reader = stream.join()
+    registry.produce(stream, route_to(provider), request)
+    return stream, reader
+
+
+async def test_while_it_generates_its_slot_and_its_estimate_are_taken(registry, limiter):
+    _, reader = await opened(registry, limiter, asyncio.Event())
+    assert await taken(limiter) == (1, RESERVED, 1)
+    with reader:
+        pass
+
+
+async def test_at_its_end_it_has_taken_what_it_used(registry, limiter):
+    usage = Usage(input_tokens=11, output_tokens=7)
+    _, reader = await opened(registry, limiter, "text", STOP, usage=usage)
+    await read_all(reader)
+    assert await taken(limiter) == (1, 18, 0)
+
+
+async def test_cancelled_it_has_taken_the_estimate_of_what_it_used(registry, limiter):
+    stream, reader = await opened(registry, limiter, "12345678", asyncio.Event())
+    await reader.take()  # Started
+    await reader.take()
+    stream.cancel()
+    await stream.log.wait_sealed()
+    assert await taken(limiter) == (1, estimate_input_tokens(a_request()) + 2, 0)
+
+
+async def test_broken_it_has_taken_what_came(registry, limiter):
+    _, reader = await opened(registry, limiter, "12345678", UpstreamBroken("gone"))
+    with pytest.raises(UpstreamBroken):
+        await read_all(reader)
+    assert await taken(limiter) == (1, estimate_input_tokens(a_request()) + 2, 0)
+
+
+async def test_failed_before_its_first_token_it_has_taken_no_tokens(registry, limiter):
+    _, reader = await opened(registry, limiter, UpstreamUnavailable("down"))
+    with pytest.raises(UpstreamUnavailable):
+        await read_all(reader)
+    assert await taken(limiter) == (1, 0, 0)
+
+
+async def test_stopped_with_the_server_its_slot_is_free(registry, limiter):
+    stream, _ = await opened(registry, limiter, asyncio.Event())
+    registry.stop_all()
+    await stream.log.wait_sealed()
+    assert (await taken(limiter))[2] == 0
+
+
+async def test_its_slot_is_free_when_it_ends_and_not_when_it_is_read(registry, limiter):
+    stream, reader = await opened(registry, limiter, "text", STOP, retention=Retention(60.0, 60.0))
+    await stream.log.wait_sealed()
+    assert (await taken(limiter))[2] == 0
+    await read_all(reader)
+    registry.delete(stream)
+    assert (await taken(limiter))[2] == 0
+
+
+async def test_a_replay_from_the_cache_takes_a_request_and_nothing_else(registry, limiter):
+    cache = CacheUse(key=b"k", ttl_s=60.0, read=True)
+    usage = Usage(input_tokens=11, output_tokens=7)
+    for _ in range(2):
+        _, reader = await opened(registry, limiter, "text", STOP, usage=usage, cache=cache)
+        await read_all(reader)
+    assert await taken(limiter) == (2, 18, 0)
+
+
+async def test_a_request_that_attaches_takes_nothing(registry, limiter):
+    same = {"request_id": "r", "body_hash": b"h"}
+    first, reader = await opened(registry, limiter, asyncio.Event(), **same)
+    second, other = await opened(registry, limiter, asyncio.Event(), **same)
+    assert second is first
+    assert await taken(limiter) == (1, RESERVED, 1)
+    for left in (reader, other):
+        with left:
+            pass
+
+
+async def test_a_request_that_is_refused_takes_nothing(registry, limiter):
+    _, reader = await opened(registry, limiter, asyncio.Event(), request_id="r", body_hash=b"h")
+    with pytest.raises(RequestIdReused):
+        await opened(registry, limiter, request_id="r", body_hash=b"another")
+    assert await taken(limiter) == (1, RESERVED, 1)
+    with reader:
+        pass
+
+
+async def test_a_server_that_is_full_takes_nothing_from_its_callers(limiter):
+    async with asyncio.TaskGroup() as tasks:
+        registry = StreamRegistry(Limits(max_streams=1), tasks)
+        _, reader = await opened(registry, limiter, asyncio.Event())
+        with pytest.raises(Overloaded):
+            await opened(registry, limiter)
+        assert await taken(limiter) == (1, RESERVED, 1)
+        with reader:
+            pass
+
+
+async def test_the_streams_that_a_key_began_end_when_it_is_revoked_and_no_others(registry, limiter):
+    stream, reader = await opened(
+        registry, limiter, asyncio.Event(), retention=Retention(linger_s=60.0)
+    )
+    with reader:
+        pass
+    request, route = a_request(), route_to(Played(asyncio.Event()))
+    other = registry.open(request, route, caller=Caller("acme", "tw_000000000002"))
+    with other.join():
+        registry.produce(other, route, request)
+        registry.cancel_all_of(ACME.key_prefix)
+        await stream.log.wait_sealed()
+        assert stream.log.finished.reason == FinishReason.CANCELLED
+        assert not other.log.sealed

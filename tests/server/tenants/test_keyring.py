@@ -1,0 +1,308 @@
+"""Whose a call is, as its credentials and the keys that were read last say it."""
+
+import asyncio
+import hashlib
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenwire_server.config import CallerLimits
+from tokenwire_server.errors import StoreUnavailable, Unauthenticated
+from tokenwire_server.tenants import keyring as keyring_module
+from tokenwire_server.tenants.caller import Caller
+from tokenwire_server.tenants.key import ApiKey, make_key_text, parse_key_text
+from tokenwire_server.tenants.keyring import Keyring
+
+
+class Keys:
+    """A source in memory, that can be lost."""
+
+    def __init__(self):
+        self.revision = 0
+        self.rows = {}
+        self.error = None
+        self.silent = False
+        self.asked = []
+
+    def put(self, text=None, **fields):
+        text = text or make_key_text()
+        secret = parse_key_text(text)
+        fields = {"tenant": "acme", "family": secret.prefix, "create_time": 0.0} | fields
+        self.revision += 1
+        key = ApiKey(prefix=secret.prefix, digest=secret.digest, **fields)
+        self.rows[key.prefix] = (self.revision, key)
+        return text
+
+    async def changes(self, since_revision):
+        self.asked.append(since_revision)
+        if self.error:
+            raise self.error
+        if self.silent:
+            await asyncio.Event().wait()
+        changed = [key for revision, key in self.rows.values() if revision > since_revision]
+        return self.revision, changed
+
+
+@pytest.fixture
+def keys():
+    return Keys()
+
+
+async def read(keys, mode="auto", trusted_s=60.0):
+    keyring = Keyring(keys, mode=mode, trusted_s=trusted_s)
+    await keyring.refresh()
+    return keyring
+
+
+def refused(keyring, *credentials, **more):
+    with pytest.raises(Unauthenticated) as refusal:
+        keyring.authenticate(credentials, **more)
+    return str(refusal.value)
+
+
+async def test_a_key_tells_whose_the_call_is_and_what_it_may(keys):
+    limits = CallerLimits(requests_per_minute=3)
+    text = keys.put(family="tw_000000000000", models=("a/*",), limits=limits, expire_time=9e12)
+    caller = (await read(keys)).authenticate([f"Bearer {text}"])
+    assert caller == Caller("acme", text[:15], "tw_000000000000", ("a/*",), limits, 9e12)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER  "])
+async def test_the_scheme_is_taken_as_http_writes_it(keys, scheme):
+    text = keys.put()
+    assert (await read(keys)).authenticate([scheme + text]).tenant == "acme"
+
+
+async def test_without_any_key_nobody_needs_one(keys):
+    keyring = await read(keys)
+    assert not keyring.needs_keys
+    assert keyring.authenticate([]) == Caller()
+
+
+async def test_with_the_first_key_everybody_needs_one(keys):
+    keyring = await read(keys)
+    keys.put()
+    await keyring.refresh()
+    assert refused(keyring).startswith("a key is required")
+
+
+async def test_a_revoked_key_still_makes_keys_necessary(keys):
+    keys.put(revoke_time=1.0)
+    assert (await read(keys)).needs_keys
+
+
+async def test_keys_can_be_demanded_before_there_are_any(keys):
+    assert (await read(keys, mode="keys")).needs_keys
+
+
+async def test_keys_can_be_waived_though_there_are_some_and_one_that_is_sent_is_still_checked(keys):
+    text = keys.put()
+    keyring = await read(keys, mode="none")
+    assert keyring.authenticate([]) == Caller()
+    assert keyring.authenticate([f"Bearer {text}"]).tenant == "acme"
+    refused(keyring, f"Bearer {make_key_text()}")
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        (),
+        ("",),
+        ("Bearer",),
+        ("Bearer ",),
+        ("Basic {key}",),
+        ("{key}",),
+        ("Bearer {key}", "Bearer {key}"),
+        ("Bearer {key}x",),
+        ("Bearer {upper}",),
+        ("Bearer {other}",),
+        ("Bearer {forged}",),
+        (b"Bearer {key}",),
+        ("Bearer tw_ÄÖ",),
+        ("Bearer " + "x" * 20_000,),
+    ],
+)
+async def test_other_credentials_are_refused_without_being_repeated(keys, credentials):
+    text = keys.put()
+    words = {
+        "key": text,
+        "upper": text.upper(),
+        "other": make_key_text(),
+        "forged": text[:-1] + ("0" if text[-1] != "0" else "1"),
+    }
+    sent = [
+        value.format(**words) if isinstance(value, str) else value.replace(b"{key}", text.encode())
+        for value in credentials
+    ]
+    said = refused(await read(keys), *sent)
+    assert text[16:] not in said
+    assert len(said) < 200
+    assert said.isascii()
+
+
+async def test_a_wrong_secret_and_an_unknown_key_get_the_same_answer(keys):
+    text = keys.put()
+    keyring = await read(keys)
+    wrong = text[:16] + make_key_text()[16:]
+    assert refused(keyring, f"Bearer {wrong}") == refused(keyring, f"Bearer {make_key_text()}")
+
+
+async def test_an_expired_and_a_revoked_key_are_refused_by_their_prefix(keys):
+    expired = keys.put(expire_time=time.time() - 1)
+    revoked = keys.put(revoke_time=1.0, expire_time=1.0)
+    keyring = await read(keys)
+    assert refused(keyring, f"Bearer {expired}") == f"the key {expired[:15]} has expired"
+    assert refused(keyring, f"Bearer {revoked}") == f"the key {revoked[:15]} was revoked"
+
+
+async def test_whose_key_is_revoked_is_told_only_to_who_has_it(keys):
+    text = keys.put(revoke_time=1.0)
+    wrong = text[:16] + make_key_text()[16:]
+    assert refused(await read(keys), f"Bearer {wrong}") == "there is no such key"
+
+
+async def test_a_certificate_names_the_tenant_where_no_key_is_needed(keys):
+    assert (await read(keys)).authenticate([], "globex").tenant == "globex"
+
+
+async def test_a_key_of_another_tenant_than_the_certificate_is_refused(keys):
+    text = keys.put()
+    keyring = await read(keys)
+    assert keyring.authenticate([f"Bearer {text}"], "acme").tenant == "acme"
+    assert "certificate" in refused(keyring, f"Bearer {text}", certified_tenant="globex")
+
+
+async def test_a_certificate_takes_the_place_of_no_key(keys):
+    keys.put()
+    refused(await read(keys), certified_tenant="acme")
+
+
+async def test_what_changed_is_read_and_the_rest_stays(keys):
+    first = keys.put()
+    keyring = await read(keys)
+    second = keys.put()
+    assert await keyring.refresh() == []
+    assert keys.asked == [0, 1]
+    for text in (first, second):
+        assert keyring.authenticate([f"Bearer {text}"])
+
+
+async def test_a_revocation_is_told_once(keys):
+    text = keys.put()
+    keyring = await read(keys)
+    keys.put(text, revoke_time=1.0)
+    assert await keyring.refresh() == [text[:15]]
+    assert await keyring.refresh() == []
+    keys.put()
+    assert await keyring.refresh() == []
+
+
+async def test_a_key_that_is_read_for_the_first_time_when_revoked_is_no_revocation(keys):
+    keyring = await read(keys)
+    keys.put(revoke_time=1.0)
+    assert await keyring.refresh() == []
+
+
+async def test_keys_that_an_older_database_does_not_know_are_revoked(keys):
+    kept = keys.put()
+    lost = keys.put()
+    keyring = await read(keys)
+    keys.revision = 1
+    del keys.rows[lost[:15]]
+    assert await keyring.refresh() == [lost[:15]]
+    assert keyring.authenticate([f"Bearer {kept}"])
+    refused(keyring, f"Bearer {lost}")
+
+
+async def test_a_database_that_was_emptied_lets_nobody_in(keys):
+    text = keys.put()
+    keyring = await read(keys)
+    keys.rows.clear()
+    keys.revision = 0
+    assert await keyring.refresh() == [text[:15]]
+    assert keyring.needs_keys
+    refused(keyring)
+
+
+async def test_keys_are_trusted_for_a_while_when_they_cannot_be_read(keys):
+    text = keys.put()
+    keyring = await read(keys, trusted_s=0.05)
+    keys.error = StoreUnavailable("gone")
+    with pytest.raises(StoreUnavailable):
+        await keyring.refresh()
+    assert keyring.authenticate([f"Bearer {text}"])
+    await asyncio.sleep(0.06)
+    with pytest.raises(StoreUnavailable):
+        keyring.authenticate([f"Bearer {text}"])
+    keys.error = None
+    await keyring.refresh()
+    assert keyring.authenticate([f"Bearer {text}"])
+
+
+async def test_calls_that_need_no_key_do_not_need_the_database_where_keys_are_waived(keys):
+    keyring = await read(keys, mode="none", trusted_s=0.0)
+    assert keyring.authenticate([]) == Caller()
+
+
+async def test_a_source_that_never_answers_is_given_up(keys, monkeypatch):
+    monkeypatch.setattr(keyring_module, "READ_TIMEOUT_S", 0.01)
+    keyring = await read(keys)
+    keys.silent = True
+    with pytest.raises(StoreUnavailable):
+        await keyring.refresh()
+
+
+async def test_following_goes_on_over_a_loss_and_says_it_once_each_way(keys, monkeypatch, caplog):
+    monkeypatch.setattr(keyring_module, "REFRESH_S", 0.005)
+    text = keys.put()
+    keyring = await read(keys)
+    revoked = asyncio.Queue()
+    following = asyncio.create_task(keyring.follow(revoked.put_nowait))
+    keys.error = StoreUnavailable("gone")
+    asked = len(keys.asked)
+    async with asyncio.timeout(5):
+        while len(keys.asked) < asked + 3:
+            await asyncio.sleep(0.005)
+        keys.put(text, revoke_time=1.0)
+        keys.error = None
+        assert await revoked.get() == text[:15]
+    following.cancel()
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.split(":")[0] for message in said] == [
+        "keys cannot be read",
+        "keys can be read again",
+    ]
+
+
+@given(st.text())
+def test_any_text_is_a_key_or_none(text):
+    assert parse_key_text(text) is None
+
+
+def test_a_key_holds_256_random_bits_and_is_found_by_its_prefix():
+    texts = {make_key_text() for _ in range(100)}
+    assert len(texts) == 100
+    for text in texts:
+        assert len(bytes.fromhex(text.rpartition("_")[2])) == 32
+        secret = parse_key_text(text)
+        assert text.startswith(secret.prefix + "_")
+        assert secret.digest == hashlib.sha256(text.encode()).digest()
+
+
+@pytest.mark.parametrize(
+    ("models", "names", "may"),
+    [
+        ((), ("any/thing",), True),
+        (("openai/*",), ("openai/gpt",), True),
+        (("openai/*",), ("openai-responses/gpt",), False),
+        (("fast",), ("fast", "local/qwen"), True),
+        (("local/*",), ("fast", "local/qwen"), True),
+        (("fast",), ("local/qwen", "local/qwen"), False),
+        (("a", "b"), ("b",), True),
+        (("*",), ("x/y",), True),
+    ],
+)
+def test_a_key_may_call_what_its_models_name(models, names, may):
+    assert Caller(models=models).may_call(*names) is may
