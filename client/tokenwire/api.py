@@ -1,5 +1,6 @@
 """Everything that callers of the package use, by name."""
 
+from tokenwire.v1.caller_pb2 import Caller
 from tokenwire.v1.chat_pb2 import (
     CacheOptions,
     ChatRequest,
@@ -20,6 +21,7 @@ from tokenwire.v1.event_pb2 import FinishReason, TokenEvent, ToolCall
 from tokenwire.v1.model_pb2 import Model
 from tokenwire.v1.usage_pb2 import Usage
 
+from .allowance import Allowance
 from .chat_stream import AsyncChatStream
 from .client import AsyncClient
 from .errors import (
@@ -30,15 +32,22 @@ from .errors import (
     IncompleteStream,
     InternalError,
     InvalidRequest,
+    LimitExceeded,
     Overloaded,
+    PermissionDenied,
+    QuotaExhausted,
+    RateLimited,
     RequestIdReused,
     ResumePointAhead,
     ResumePointError,
     ResumePointExpired,
     ServerStopped,
     SlowReader,
+    StoreUnavailable,
     StreamNotFound,
     TokenwireError,
+    TooManyStreams,
+    Unauthenticated,
     UnknownModel,
     UpstreamAuth,
     UpstreamBroken,
@@ -54,12 +63,15 @@ from .options import cache, delivery, retention
 from .stream import Answer
 from .sync import Client
 from .sync_chat_stream import ChatStream
+from .tls import Tls
 
 __all__ = [
+    "Allowance",
     "Answer",
     "AsyncChatStream",
     "AsyncClient",
     "CacheOptions",
+    "Caller",
     "Cancelled",
     "ChatRequest",
     "ChatResponse",
@@ -74,10 +86,14 @@ __all__ = [
     "IncompleteStream",
     "InternalError",
     "InvalidRequest",
+    "LimitExceeded",
     "Message",
     "Model",
     "Overloaded",
     "Part",
+    "PermissionDenied",
+    "QuotaExhausted",
+    "RateLimited",
     "RequestIdReused",
     "ResponseFormat",
     "ResumePointAhead",
@@ -87,14 +103,18 @@ __all__ = [
     "Role",
     "ServerStopped",
     "SlowReader",
+    "StoreUnavailable",
     "StreamInfo",
     "StreamNotFound",
     "StreamState",
+    "Tls",
     "TokenEvent",
     "TokenwireError",
+    "TooManyStreams",
     "Tool",
     "ToolCall",
     "ToolChoice",
+    "Unauthenticated",
     "UnknownModel",
     "UpstreamAuth",
     "UpstreamBroken",

@@ -1,13 +1,9 @@
-"""The connection to a server: where it is, and how gRPC is told to keep it."""
+"""How gRPC is told to keep a connection."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
-
-DEFAULT_TARGET = "127.0.0.1:50051"
-TARGET_VARIABLE = "TOKENWIRE_TARGET"
 
 MAX_RECEIVE_BYTES = 64 * 1024 * 1024
 """Largest message taken from a server; a larger one ends the call with RESOURCE_EXHAUSTED."""
@@ -33,14 +29,6 @@ gRPC's own 1 s to 120 s would outlast the attempts to resume a stream."""
 
 ChannelOptions = Sequence[tuple[str, str | int]]
 """gRPC channel arguments, as `grpc_types.h` lists them."""
-
-
-def resolve_target(target: str | None) -> str:
-    """`target`, or TOKENWIRE_TARGET, or the address a server listens on by default.
-
-    Targets are gRPC names: `host:port`, `dns:///host:port`, `unix:path`.
-    """
-    return target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
 
 
 def channel_options(extra: ChannelOptions = ()) -> list[tuple[str, str | int]]:

@@ -15,9 +15,11 @@ import grpc
 from tokenwire.v1.chat_pb2 import ChatResponse
 from tokenwire.v1.event_pb2 import TokenEvent
 
-from .errors import TokenwireError, from_status
+from .allowance import NewestAllowances
+from .errors import TokenwireError
 from .reading import Reading
 from .resume import Resumption
+from .status import from_status
 from .stream import stream_id_in
 
 StreamCall = grpc.aio.UnaryStreamCall[Any, TokenEvent]
@@ -67,12 +69,14 @@ class AsyncChatStream(Reading):
         resume: AsyncResume | None = None,
         stream_id: str = "",
         after_sequence: int = 0,
+        newest: NewestAllowances | None = None,
     ) -> None:
         super().__init__(
             timeout_s=timeout_s,
             stream_id=stream_id,
             after_sequence=after_sequence,
             policy=None if resume is None else resume.policy,
+            newest=newest,
         )
         self._start = start
         self._resume = resume
@@ -194,13 +198,12 @@ class AsyncChatStream(Reading):
     async def _accepted(self, call: StreamCall) -> bool:
         """Wait for the server's answer. False: it is a refusal, or has no stream id; read on."""
         try:
-            stream_id = stream_id_in(await call.initial_metadata())
+            metadata = await call.initial_metadata()
         except asyncio.CancelledError:
             if not cancelled_by_us(call):
                 raise
             raise self._cancelled_here() from None
-        self._answer.stream_id = stream_id or self._answer.stream_id
-        return bool(stream_id)
+        return self._answered(metadata)
 
     async def _leave(self, call: StreamCall) -> None:
         """End the call, and the generation if leaving is to end it."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack, cast
 import grpc
 from google.protobuf.message import Message as ProtoMessage
 
+from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
+from tokenwire.v1.caller_pb2_grpc import CallerServiceStub
 from tokenwire.v1.chat_pb2 import (
     CancelStreamRequest,
     ChatRequest,
@@ -23,14 +25,10 @@ from tokenwire.v1.chat_pb2_grpc import ChatServiceStub
 from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
 from tokenwire.v1.model_pb2_grpc import ModelServiceStub
 
-from .channel import (
-    CANCEL_TIMEOUT_S,
-    LOOKUP_TIMEOUT_S,
-    ChannelOptions,
-    channel_options,
-    resolve_target,
-)
+from .allowance import Allowance, NewestAllowances
+from .channel import CANCEL_TIMEOUT_S, LOOKUP_TIMEOUT_S, ChannelOptions
 from .chat_stream import AsyncChatStream, AsyncResume, StreamCall, cancelled_by_us, failure
+from .connection import connection_to
 from .errors import Cancelled, ConnectionLost, TokenwireError
 from .messages import MessageLike
 from .request import (
@@ -43,8 +41,12 @@ from .request import (
 )
 from .resume import Resumption
 from .stream import stream_id_in
+from .tls import Tls
 
 if TYPE_CHECKING:
+    from grpc.aio import UnaryUnaryMultiCallable
+
+    from tokenwire.v1.caller_pb2_grpc import CallerServiceAsyncStub
     from tokenwire.v1.chat_pb2_grpc import ChatServiceAsyncStub
     from tokenwire.v1.model_pb2_grpc import ModelServiceAsyncStub
 
@@ -59,6 +61,12 @@ class AsyncClient:
             response = await client.chat("openai/demo", "Hello")
 
     `target` is a gRPC name (`host:port`); default: TOKENWIRE_TARGET, or 127.0.0.1:50051.
+    `key` shows the server who calls, with every call; default: TOKENWIRE_KEY. "" sends none.
+    `tls`: True, False for plaintext, or a `Tls` with files of your own. By default what stays on this
+    machine (127.0.0.1, localhost, unix:) goes in plaintext, and everything else over TLS;
+    TOKENWIRE_PLAINTEXT (1 or 0), TOKENWIRE_TLS_CA, TOKENWIRE_TLS_CLIENT_CERT and
+    TOKENWIRE_TLS_CLIENT_KEY decide it for a whole environment. In plaintext everybody on the way can
+    read the key.
     `options` are gRPC channel arguments, over those of `channel.channel_options`. The connection is
     made by the first call, kept, and shared by all calls; `close()`, or leaving the block, ends it
     and the calls still open on it.
@@ -68,21 +76,37 @@ class AsyncClient:
     keepalive finds a server that is gone.
 
     `resumable` makes every stream resumable that does not say otherwise: see `chat_stream`.
+
+    Raises:
+        ValueError: the key cannot be one, or a TLS file is missing or not what it should be.
     """
 
     def __init__(
         self,
         target: str | None = None,
         *,
+        key: str | None = None,
+        tls: bool | Tls | None = None,
         resumable: bool = False,
         options: ChannelOptions = (),
     ) -> None:
-        self.target = resolve_target(target)
+        self._connection = connection_to(target, key=key, tls=tls, options=options)
+        self._metadata = self._connection.metadata
         self._resumable = resumable
-        self._options = options
+        self._newest = NewestAllowances()
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
         self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def target(self) -> str:
+        """The server's address, as gRPC takes it."""
+        return self._connection.target
+
+    @property
+    def allowances(self) -> tuple[Allowance, ...]:
+        """What was left of the caller's limits at the newest answer that told. (): none did so far."""
+        return self._newest.newest
 
     def chat_stream(
         self,
@@ -122,9 +146,9 @@ class AsyncClient:
 
         def start(timeout_s: float | None) -> StreamCall:
             self._check_open()
-            return self._chat.ChatStream(request, timeout=timeout_s)
+            return self._chat.ChatStream(request, timeout=timeout_s, metadata=self._metadata)
 
-        return AsyncChatStream(start, timeout_s=timeout, resume=resume)
+        return AsyncChatStream(start, timeout_s=timeout, resume=resume, newest=self._newest)
 
     def resume(
         self,
@@ -154,7 +178,7 @@ class AsyncClient:
 
         def start(timeout_s: float | None) -> StreamCall:
             self._check_open()
-            return self._chat.ResumeStream(request, timeout=timeout_s)
+            return self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
 
         return AsyncChatStream(
             start,
@@ -162,6 +186,7 @@ class AsyncClient:
             resume=resume,
             stream_id=stream_id,
             after_sequence=after_sequence,
+            newest=self._newest,
         )
 
     async def cancel(
@@ -175,9 +200,8 @@ class AsyncClient:
         Raises:
             StreamNotFound: no such stream, or no more.
         """
-        self._check_open()
         request = CancelStreamRequest(stream_id=stream_id)
-        return (await _response(self._chat.CancelStream(request, timeout=timeout))).stream
+        return (await self._response(self._chat.CancelStream, request, timeout)).stream
 
     async def delete(
         self,
@@ -190,9 +214,8 @@ class AsyncClient:
         Raises:
             StreamNotFound: no such stream, or no more.
         """
-        self._check_open()
         request = DeleteStreamRequest(stream_id=stream_id)
-        await _response(self._chat.DeleteStream(request, timeout=timeout))
+        await self._response(self._chat.DeleteStream, request, timeout)
 
     async def get_stream(
         self,
@@ -205,9 +228,8 @@ class AsyncClient:
         Raises:
             StreamNotFound: no such stream, or no more.
         """
-        self._check_open()
         request = GetStreamRequest(stream_id=stream_id)
-        return await _response(self._chat.GetStream(request, timeout=timeout))
+        return await self._response(self._chat.GetStream, request, timeout)
 
     async def chat(
         self,
@@ -224,8 +246,7 @@ class AsyncClient:
             TypeError, ValueError: the arguments do not make a ChatRequest.
         """
         request = build_request(model, messages, **fields)
-        self._check_open()
-        return await _response(self._chat.Chat(request, timeout=timeout))
+        return await self._response(self._chat.Chat, request, timeout)
 
     async def list_models(
         self,
@@ -233,8 +254,7 @@ class AsyncClient:
         timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # as above
     ) -> list[Model]:
         """The models and aliases that the server's configuration names, by id."""
-        self._check_open()
-        response = await _response(self._model.ListModels(ListModelsRequest(), timeout=timeout))
+        response = await self._response(self._model.ListModels, ListModelsRequest(), timeout)
         return list(response.models)
 
     async def get_model(
@@ -248,8 +268,15 @@ class AsyncClient:
         Raises:
             UnknownModel: no such provider or alias.
         """
-        self._check_open()
-        return await _response(self._model.GetModel(GetModelRequest(id=model), timeout=timeout))
+        return await self._response(self._model.GetModel, GetModelRequest(id=model), timeout)
+
+    async def get_caller(
+        self,
+        *,
+        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # as above
+    ) -> Caller:
+        """Who the server says that you are, and what you may. It counts against no limit."""
+        return await self._response(self._caller.GetCaller, GetCallerRequest(), timeout)
 
     async def close(self) -> None:
         """End the connection and the calls still open on it, which get `Cancelled`. Idempotent.
@@ -281,7 +308,7 @@ class AsyncClient:
                     "the client was closed", stream_id=stream_id, last_sequence=after_sequence
                 )
             request = build_resume(stream_id, after_sequence, delivery)
-            return self._chat.ResumeStream(request, timeout=timeout_s)
+            return self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
 
         return AsyncResume(policy, start, self._leave if cancels else None)
 
@@ -310,37 +337,56 @@ class AsyncClient:
     async def _cancel_stream(self, stream_id: str) -> None:
         request = CancelStreamRequest(stream_id=stream_id)
         try:
-            await _response(self._chat.CancelStream(request, timeout=CANCEL_TIMEOUT_S))
+            await self._answer(self._chat.CancelStream, request, CANCEL_TIMEOUT_S)
         except ConnectionLost:  # on a wire that was just cut; idempotent, so once more on another
-            await _response(self._chat.CancelStream(request, timeout=CANCEL_TIMEOUT_S))
+            await self._answer(self._chat.CancelStream, request, CANCEL_TIMEOUT_S)
+
+    @cached_property
+    def _caller(self) -> CallerServiceAsyncStub:
+        return cast("CallerServiceAsyncStub", CallerServiceStub(self._open_channel()))
 
     @cached_property
     def _chat(self) -> ChatServiceAsyncStub:
-        return cast("ChatServiceAsyncStub", ChatServiceStub(self._connection()))
+        return cast("ChatServiceAsyncStub", ChatServiceStub(self._open_channel()))
 
     @cached_property
     def _model(self) -> ModelServiceAsyncStub:
-        return cast("ModelServiceAsyncStub", ModelServiceStub(self._connection()))
+        return cast("ModelServiceAsyncStub", ModelServiceStub(self._open_channel()))
 
-    def _connection(self) -> grpc.aio.Channel:
+    def _open_channel(self) -> grpc.aio.Channel:
+        self._check_open()
         if self._channel is None:
             # Not in __init__: a channel belongs to the loop that runs when it is made.
-            self._channel = grpc.aio.insecure_channel(
-                self.target, options=channel_options(self._options)
-            )
+            self._channel = self._connection.aio_channel()
         return self._channel
+
+    async def _response(
+        self,
+        method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
+        request: _RequestT,
+        timeout: float | None,  # noqa: ASYNC109  # as above
+    ) -> _ResponseT:
+        self._check_open()
+        return await self._answer(method, request, timeout)
+
+    async def _answer(
+        self,
+        method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
+        request: _RequestT,
+        timeout: float | None,  # noqa: ASYNC109  # as above
+    ) -> _ResponseT:
+        call = method(request, timeout=timeout, metadata=self._metadata)
+        try:
+            response = await call
+            self._newest.take(await call.initial_metadata())
+        except grpc.aio.AioRpcError as error:
+            raise failure(error) from error
+        except asyncio.CancelledError:
+            if not cancelled_by_us(call):
+                raise
+            raise Cancelled("the client was closed") from None
+        return response
 
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the client is closed")
-
-
-async def _response(call: grpc.aio.UnaryUnaryCall[_RequestT, _ResponseT]) -> _ResponseT:
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise failure(error) from error
-    except asyncio.CancelledError:
-        if not cancelled_by_us(call):
-            raise
-        raise Cancelled("the client was closed") from None

@@ -3,7 +3,14 @@
     TokenwireError                 `reason` and `code` say what; an unknown reason is this class
     +-- InvalidRequest             fields of the request are wrong: see `violations`
     +-- UnknownModel               no such provider, alias or model
+    +-- Unauthenticated            no key, or one that is not taken
+    +-- PermissionDenied           the key may not call this model
+    +-- LimitExceeded              a limit of the caller's: see `limit`, `allowed`, `remaining`
+    |   +-- RateLimited                too much in a minute: see `retry_after_s`
+    |   +-- TooManyStreams             too many at once
+    |   +-- QuotaExhausted             too much in one request
     +-- Overloaded                 the server is full: see `retry_after_s`
+    +-- StoreUnavailable           the server cannot reach its database: see `retry_after_s`
     +-- StreamNotFound             no such stream, or no more
     +-- ResumePointError           the stream cannot be read from there: see `earliest_sequence`
     |   +-- ResumePointExpired         what follows there is no longer kept
@@ -31,22 +38,15 @@ sent them. `asyncio.CancelledError` and `KeyboardInterrupt` are not among them a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import grpc
-from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 
 from tokenwire.v1.usage_pb2 import Usage
 
-DOMAIN = "tokenwire"
-"""`ErrorInfo.domain` of every error that Tokenwire itself reports."""
-
-_DETAILS_KEY = "grpc-status-details-bin"
-_OPTIONAL_COUNTS = ("reasoning_tokens", "cache_read_tokens", "cache_write_tokens")
+from .int_text import count_of, int_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,66 @@ class UnknownModel(TokenwireError):
     """No such provider, alias or model; `metadata["nearest"]` has the nearest known names."""
 
 
+class Unauthenticated(TokenwireError):
+    """No key, or one that is unknown, expired or revoked. The message never holds it."""
+
+
+class PermissionDenied(TokenwireError):
+    """The key may not call this model."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.metadata.get("model", "")
+
+
+class LimitExceeded(TokenwireError):
+    """More than this caller may have. Without `retry_after_s` it does not help to wait."""
+
+    @property
+    def limit(self) -> str:
+        """Its name, such as `requests_per_minute`. "": not said."""
+        return self.metadata.get("limit", "")
+
+    @property
+    def scope(self) -> str:
+        """Who shares it: `key` or `tenant`. "": not said."""
+        return self.metadata.get("scope", "")
+
+    @property
+    def allowed(self) -> int | None:
+        """The limit's size. None: not said."""
+        return int_of(self.metadata.get("allowed"))
+
+    @property
+    def remaining(self) -> int | None:
+        """What was left of it; below 0 when answers took more than was estimated. None: not said."""
+        return int_of(self.metadata.get("remaining"))
+
+    @property
+    def asked(self) -> int | None:
+        """What the request needed of it. None: not said."""
+        return int_of(self.metadata.get("asked"))
+
+
+class RateLimited(LimitExceeded):
+    """Too many requests or tokens in a minute."""
+
+
+class TooManyStreams(LimitExceeded):
+    """Too many streams that generate at once."""
+
+
+class QuotaExhausted(LimitExceeded):
+    """Too much in one request."""
+
+
 class Overloaded(TokenwireError):
     """The server is full."""
+
+
+class StoreUnavailable(TokenwireError):
+    """The server cannot reach the database of its keys."""
 
 
 class StreamNotFound(TokenwireError):
@@ -134,12 +192,12 @@ class ResumePointError(TokenwireError):
     @property
     def earliest_sequence(self) -> int:
         """Sequence of the oldest event that can be read: resume after the one before it. 0: not said."""
-        return _count(self.metadata.get("earliest_sequence")) or 0
+        return count_of(self.metadata.get("earliest_sequence")) or 0
 
     @property
     def latest_sequence(self) -> int:
         """Sequence of the newest event. 0: not said."""
-        return _count(self.metadata.get("latest_sequence")) or 0
+        return count_of(self.metadata.get("latest_sequence")) or 0
 
 
 class ResumePointExpired(ResumePointError):
@@ -223,137 +281,3 @@ class Cancelled(TokenwireError):
 
 class IncompleteStream(TokenwireError):
     """The stream ended without `finished` and without an error, so nobody knows how it ended."""
-
-
-_BY_REASON: Mapping[str, type[TokenwireError]] = {
-    "INVALID_REQUEST": InvalidRequest,
-    "UNKNOWN_MODEL": UnknownModel,
-    "OVERLOADED": Overloaded,
-    "STREAM_NOT_FOUND": StreamNotFound,
-    "RESUME_POINT_EXPIRED": ResumePointExpired,
-    "RESUME_POINT_AHEAD": ResumePointAhead,
-    "REQUEST_ID_REUSED": RequestIdReused,
-    "UPSTREAM_REJECTED": UpstreamRejected,
-    "UPSTREAM_AUTH": UpstreamAuth,
-    "UPSTREAM_RATE_LIMITED": UpstreamRateLimited,
-    "UPSTREAM_UNAVAILABLE": UpstreamUnavailable,
-    "UPSTREAM_BROKEN": UpstreamBroken,
-    "UPSTREAM_STALLED": UpstreamStalled,
-    "DEADLINE": DeadlineExceeded,
-    "SLOW_READER": SlowReader,
-    "DRAINING": Draining,
-    "SERVER_STOPPED": ServerStopped,
-    "INTERNAL": InternalError,
-}
-
-_BY_CODE: Mapping[grpc.StatusCode, type[TokenwireError]] = {
-    grpc.StatusCode.CANCELLED: Cancelled,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.UNAVAILABLE: ConnectionLost,
-}
-
-# gRPC makes these codes of most RST_STREAM frames, which come from what stands between and not from a
-# server: that one ends its calls with trailers.
-_CODES_OF_RESETS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED})
-_RESET = "RST_STREAM"
-
-
-def from_status(
-    code: grpc.StatusCode,
-    message: str,
-    trailing_metadata: Iterable[tuple[str, str | bytes]] = (),
-    *,
-    stream_id: str = "",
-    last_sequence: int = 0,
-) -> TokenwireError:
-    """The error that a call's status stands for.
-
-    The status details are read as AIP-193 describes them: a google.rpc.Status in the trailing
-    metadata, with one ErrorInfo. Details that cannot be read, or are another domain's, count as
-    missing; the code decides then, or the frame that gRPC names. `stream_id` and `last_sequence` are
-    what the reader knows itself, for errors that do not bear them.
-    """
-    info = error_details_pb2.ErrorInfo()
-    retry_after_s: float | None = None
-    violations: list[Violation] = []
-    for detail in _details(trailing_metadata):
-        retry, bad_request = error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
-        try:
-            if detail.Is(info.DESCRIPTOR):
-                detail.Unpack(info)
-            elif detail.Unpack(retry):
-                retry_after_s = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
-            elif detail.Unpack(bad_request):
-                violations += (
-                    Violation(violation.field, violation.description)
-                    for violation in bad_request.field_violations
-                )
-        except DecodeError:
-            continue
-    if info.domain != DOMAIN:
-        info.Clear()
-    kind: type[TokenwireError]
-    if info.reason:
-        kind = _BY_REASON.get(info.reason, TokenwireError)
-    elif code in _CODES_OF_RESETS and _RESET in message:
-        kind = ConnectionLost
-    else:
-        kind = _BY_CODE.get(code, TokenwireError)
-    facts = dict(info.metadata)
-    told_sequence = _count(facts.get("last_sequence")) or last_sequence
-    if kind in (SlowReader, Draining):
-        # Not what the server had sent when it gave this reader up: that may never have arrived.
-        told_sequence = last_sequence
-    return kind(
-        message,
-        code=code,
-        reason=info.reason,
-        metadata=facts,
-        stream_id=facts.get("stream_id") or stream_id,
-        last_sequence=told_sequence,
-        usage=_usage(facts),
-        retry_after_s=retry_after_s,
-        violations=violations,
-    )
-
-
-def _details(
-    trailing_metadata: Iterable[tuple[str, str | bytes]],
-) -> Iterable[any_pb2.Any]:
-    for key, value in trailing_metadata:
-        if key == _DETAILS_KEY and isinstance(value, bytes):
-            status = status_pb2.Status()
-            try:
-                status.ParseFromString(value)
-            except DecodeError:
-                return ()
-            details: Iterable[any_pb2.Any] = status.details
-            return details
-    return ()
-
-
-def _usage(facts: Mapping[str, str]) -> Usage | None:
-    """The usage among an error's facts. A count that is missing there stays absent, not 0."""
-    input_tokens, output_tokens = (
-        _count(facts.get("input_tokens")),
-        _count(facts.get("output_tokens")),
-    )
-    if input_tokens is None or output_tokens is None:
-        return None
-    usage = Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        estimated=facts.get("usage_estimated") == "true",
-    )
-    for name in _OPTIONAL_COUNTS:
-        count = _count(facts.get(name))
-        if count is not None:
-            setattr(usage, name, count)
-    return usage
-
-
-def _count(text: str | None) -> int | None:
-    """A non-negative int64 as decimal text, or None."""
-    if text is None or not text.isascii() or not text.isdecimal() or len(text) > 18:
-        return None
-    return int(text)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from tokenwire.v1.chat_pb2 import Message
 from tokenwire.v1.event_pb2 import TokenEvent
 
+from .allowance import Allowance, NewestAllowances
 from .errors import Cancelled, DeadlineExceeded, IncompleteStream, TokenwireError
 from .resume import Resumption
-from .stream import Answer
+from .stream import Answer, stream_id_in
 
 
 class Reading:
@@ -22,12 +24,15 @@ class Reading:
         stream_id: str = "",
         after_sequence: int = 0,
         policy: Resumption | None = None,
+        newest: NewestAllowances | None = None,
     ) -> None:
         self._answer = Answer(stream_id, after_sequence)
         self._after_sequence = after_sequence
         self._timeout_s = timeout_s
         self._deadline: float | None = None
         self._policy = policy
+        self._newest = newest or NewestAllowances()
+        self._allowances: tuple[Allowance, ...] = ()
 
     @property
     def stream_id(self) -> str:
@@ -44,6 +49,11 @@ class Reading:
         """The assistant's message as far as it was read: see `Answer.message`."""
         return self._answer.message()
 
+    @property
+    def allowances(self) -> tuple[Allowance, ...]:
+        """What was left of the caller's limits when the stream began. (): it has not, or none hold."""
+        return self._allowances
+
     def _begin(self) -> None:
         """The deadline of all the calls that read this stream counts from here."""
         if self._timeout_s is not None:
@@ -52,6 +62,14 @@ class Reading:
     def _rest_s(self) -> float | None:
         """What is left until the deadline, 0 after it. None: there is none."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def _answered(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Take a call's initial metadata. False: it is a refusal, or has no stream id."""
+        told = tuple(metadata)
+        stream_id = stream_id_in(told)
+        self._answer.stream_id = stream_id or self._answer.stream_id
+        self._allowances = self._newest.take(told) or self._allowances
+        return bool(stream_id)
 
     def _took(self, event: TokenEvent) -> None:
         before = self._answer.last_sequence

@@ -20,6 +20,7 @@ from .errors import (
     ResumePointError,
     ServerStopped,
     SlowReader,
+    StoreUnavailable,
     StreamNotFound,
     TokenwireError,
     UpstreamError,
@@ -41,10 +42,11 @@ MAX_WAIT_S = 5.0
 def is_resumable(error: TokenwireError) -> bool:
     """Whether only the way to the stream broke: the stream itself may go on, or be read to its end.
 
-    Overloaded is so where it answers an attempt to resume: the server has no place for a reader now.
+    Overloaded and StoreUnavailable are so where they answer an attempt to resume: the server has no
+    place for a reader now, or cannot check its key.
     A reason unknown here is judged by its code, as ErrorReason asks for.
     """
-    if isinstance(error, ConnectionLost | Draining | SlowReader | Overloaded):
+    if isinstance(error, ConnectionLost | Draining | SlowReader | Overloaded | StoreUnavailable):
         return True
     return type(error) is TokenwireError and error.code is grpc.StatusCode.UNAVAILABLE
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 import grpc
 from google.protobuf.message import Message as ProtoMessage
 
+from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
+from tokenwire.v1.caller_pb2_grpc import CallerServiceStub
 from tokenwire.v1.chat_pb2 import (
     CancelStreamRequest,
     ChatRequest,
@@ -23,13 +25,9 @@ from tokenwire.v1.chat_pb2_grpc import ChatServiceStub
 from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
 from tokenwire.v1.model_pb2_grpc import ModelServiceStub
 
-from .channel import (
-    CANCEL_TIMEOUT_S,
-    LOOKUP_TIMEOUT_S,
-    ChannelOptions,
-    channel_options,
-    resolve_target,
-)
+from .allowance import Allowance, NewestAllowances
+from .channel import CANCEL_TIMEOUT_S, LOOKUP_TIMEOUT_S, ChannelOptions
+from .connection import connection_to
 from .errors import Cancelled, ConnectionLost, TokenwireError
 from .messages import MessageLike
 from .request import (
@@ -43,6 +41,7 @@ from .request import (
 from .resume import Resumption
 from .stream import stream_id_in
 from .sync_chat_stream import ChatStream, Patience, Resume, StreamCall, failure
+from .tls import Tls
 
 if TYPE_CHECKING:
     from grpc import UnaryUnaryMultiCallable
@@ -65,15 +64,30 @@ class Client:
         self,
         target: str | None = None,
         *,
+        key: str | None = None,
+        tls: bool | Tls | None = None,
         resumable: bool = False,
         options: ChannelOptions = (),
     ) -> None:
-        self.target = resolve_target(target)
+        self._connection = connection_to(target, key=key, tls=tls, options=options)
+        self._metadata = self._connection.metadata
         self._resumable = resumable
-        self._channel = grpc.insecure_channel(self.target, options=channel_options(options))
+        self._newest = NewestAllowances()
+        self._channel = self._connection.channel()
         self._closed = False
+        self._caller = CallerServiceStub(self._channel)
         self._chat = ChatServiceStub(self._channel)
         self._model = ModelServiceStub(self._channel)
+
+    @property
+    def target(self) -> str:
+        """The server's address, as gRPC takes it."""
+        return self._connection.target
+
+    @property
+    def allowances(self) -> tuple[Allowance, ...]:
+        """What was left of the caller's limits at the newest answer: see `AsyncClient.allowances`."""
+        return self._newest.newest
 
     def chat_stream(
         self,
@@ -94,9 +108,9 @@ class Client:
 
         def start(timeout_s: float | None) -> StreamCall:
             self._check_open()
-            return self._chat.ChatStream(request, timeout=timeout_s)
+            return self._chat.ChatStream(request, timeout=timeout_s, metadata=self._metadata)
 
-        return ChatStream(start, timeout_s=timeout, resume=resume)
+        return ChatStream(start, timeout_s=timeout, resume=resume, newest=self._newest)
 
     def resume(
         self,
@@ -115,7 +129,7 @@ class Client:
 
         def start(timeout_s: float | None) -> StreamCall:
             self._check_open()
-            return self._chat.ResumeStream(request, timeout=timeout_s)
+            return self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
 
         return ChatStream(
             start,
@@ -123,6 +137,7 @@ class Client:
             resume=resume,
             stream_id=stream_id,
             after_sequence=after_sequence,
+            newest=self._newest,
         )
 
     def cancel(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> StreamInfo:
@@ -159,6 +174,10 @@ class Client:
         """What the server knows of one model: see `AsyncClient.get_model`."""
         return self._response(self._model.GetModel, GetModelRequest(id=model), timeout)
 
+    def get_caller(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Caller:
+        """Who the server says that you are, and what you may. It counts against no limit."""
+        return self._response(self._caller.GetCaller, GetCallerRequest(), timeout)
+
     def close(self) -> None:
         """End the connection and the calls still open on it. Idempotent."""
         self._closed = True
@@ -182,7 +201,7 @@ class Client:
                     "the client was closed", stream_id=stream_id, last_sequence=after_sequence
                 )
             request = build_resume(stream_id, after_sequence, delivery)
-            return self._chat.ResumeStream(request, timeout=timeout_s)
+            return self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
 
         return Resume(policy, start, self._end_generation if cancels else None)
 
@@ -212,9 +231,11 @@ class Client:
     ) -> _ResponseT:
         self._check_open()
         try:
-            return method(request, timeout=timeout)
+            response, call = method.with_call(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise failure(error) from error
+        self._newest.take(call.initial_metadata() or ())
+        return response
 
     def _check_open(self) -> None:
         if self._closed:

@@ -14,10 +14,11 @@ import grpc
 from tokenwire.v1.chat_pb2 import ChatResponse
 from tokenwire.v1.event_pb2 import TokenEvent
 
-from .errors import TokenwireError, from_status
+from .allowance import NewestAllowances
+from .errors import TokenwireError
 from .reading import Reading
 from .resume import Resumption
-from .stream import stream_id_in
+from .status import from_status
 
 
 class StreamCall(Protocol):
@@ -61,12 +62,14 @@ class ChatStream(Reading):
         resume: Resume | None = None,
         stream_id: str = "",
         after_sequence: int = 0,
+        newest: NewestAllowances | None = None,
     ) -> None:
         super().__init__(
             timeout_s=timeout_s,
             stream_id=stream_id,
             after_sequence=after_sequence,
             policy=None if resume is None else resume.policy,
+            newest=newest,
         )
         self._start = start
         self._resume = resume
@@ -174,9 +177,7 @@ class ChatStream(Reading):
 
     def _accepted(self, call: StreamCall) -> bool:
         """Wait for the server's answer. False: it is a refusal, or has no stream id; read on."""
-        stream_id = stream_id_in(call.initial_metadata() or ())
-        self._answer.stream_id = stream_id or self._answer.stream_id
-        return bool(stream_id)
+        return self._answered(call.initial_metadata() or ())
 
     def _leave(self, call: StreamCall) -> None:
         """End the call, and the generation if leaving is to end it."""

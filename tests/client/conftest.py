@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,16 @@ from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2, status_pb2
 
 import tokenwire
-from tokenwire.v1 import chat_pb2, chat_pb2_grpc, event_pb2, model_pb2, model_pb2_grpc, usage_pb2
+from tokenwire.v1 import (
+    caller_pb2,
+    caller_pb2_grpc,
+    chat_pb2,
+    chat_pb2_grpc,
+    event_pb2,
+    model_pb2,
+    model_pb2_grpc,
+    usage_pb2,
+)
 
 Code = grpc.StatusCode
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -133,7 +143,11 @@ def fails(with_status: RpcStatus, *events: event_pb2.TokenEvent) -> Script:
 
 
 @dataclass
-class ScriptedServer(chat_pb2_grpc.ChatServiceServicer, model_pb2_grpc.ModelServiceServicer):
+class ScriptedServer(
+    caller_pb2_grpc.CallerServiceServicer,
+    chat_pb2_grpc.ChatServiceServicer,
+    model_pb2_grpc.ModelServiceServicer,
+):
     """Does for each call what `script` says, and keeps what it saw."""
 
     target: str = ""
@@ -151,6 +165,15 @@ class ScriptedServer(chat_pb2_grpc.ChatServiceServicer, model_pb2_grpc.ModelServ
     """What CancelStream and DeleteStream were called with."""
     on_cancel: Callable[[], Awaitable[Any]] | None = None
     """What CancelStream does first."""
+    caller: Callable[[Context], Awaitable[caller_pb2.Caller]] | None = None
+    """What GetCaller answers. None: this server is too old to know it."""
+    calls: list[tuple[str, str | None]] = field(default_factory=list, repr=False)
+    """Every call in turn: its method, and what it had as `authorization`."""
+
+    async def GetCaller(self, request: Any, context: Context) -> Any:
+        if self.caller is None:
+            return await context.abort(Code.UNIMPLEMENTED, "Method not found!")
+        return await self.caller(context)
 
     async def ChatStream(self, request: chat_pb2.ChatRequest, context: Context) -> None:
         assert self.script is not None
@@ -201,6 +224,46 @@ class ScriptedServer(chat_pb2_grpc.ChatServiceServicer, model_pb2_grpc.ModelServ
         return await context.abort_with_status(unknown)
 
 
+class Recorder(grpc.aio.ServerInterceptor):
+    """Keeps of each call what a scripted server cannot see of it."""
+
+    def __init__(self, scripted: ScriptedServer) -> None:
+        self._scripted = scripted
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        shown = dict(details.invocation_metadata).get("authorization")
+        self._scripted.calls.append((details.method.rpartition("/")[2], shown))
+        return await continuation(details)
+
+
+@asynccontextmanager
+async def serving(
+    scripted: ScriptedServer, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[ScriptedServer]:
+    """The server on a port of its own; with TLS as `localhost`, if it has credentials."""
+    grpc_server = grpc.aio.server(interceptors=[Recorder(scripted)])
+    caller_pb2_grpc.add_CallerServiceServicer_to_server(scripted, grpc_server)
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(scripted, grpc_server)
+    model_pb2_grpc.add_ModelServiceServicer_to_server(scripted, grpc_server)
+    if credentials is None:
+        scripted.target = f"127.0.0.1:{grpc_server.add_insecure_port('127.0.0.1:0')}"
+    else:
+        port = grpc_server.add_secure_port("127.0.0.1:0", credentials)
+        scripted.target = f"localhost:{port}"
+    await grpc_server.start()
+    try:
+        yield scripted
+    finally:
+        await grpc_server.stop(None)
+
+
+@pytest.fixture(autouse=True)
+def no_variables_of_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What whoever runs the tests has set for a client of theirs."""
+    for name in [name for name in os.environ if name.startswith("TOKENWIRE_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
     """Programs started in the background ignore SIGINT, and their children inherit that."""
@@ -218,14 +281,8 @@ def real_server(start: Any, simulator: Any) -> Iterator[str]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[ScriptedServer]:
-    scripted = ScriptedServer()
-    grpc_server = grpc.aio.server()
-    chat_pb2_grpc.add_ChatServiceServicer_to_server(scripted, grpc_server)
-    model_pb2_grpc.add_ModelServiceServicer_to_server(scripted, grpc_server)
-    scripted.target = f"127.0.0.1:{grpc_server.add_insecure_port('127.0.0.1:0')}"
-    await grpc_server.start()
-    yield scripted
-    await grpc_server.stop(None)
+    async with serving(ScriptedServer()) as scripted:
+        yield scripted
 
 
 async def caller_left(server: ScriptedServer) -> bool:
@@ -247,7 +304,6 @@ RUN = "import sys; from tokenwire.cli import main; sys.exit(main())"
 
 
 _NOT_INHERITED = {
-    "TOKENWIRE_MODEL",
     "PYTHONUNBUFFERED",  # would do the flushing that is the command's own duty
     "NO_COLOR",
     "FORCE_COLOR",

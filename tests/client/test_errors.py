@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenwire
-from tokenwire.errors import from_status
+from tokenwire.status import from_status
 from tokenwire.v1.error_pb2 import ErrorReason
 from tokenwire.v1.usage_pb2 import Usage
 
@@ -20,7 +20,13 @@ Code = grpc.StatusCode
 CLASSES = {
     "INVALID_REQUEST": tokenwire.InvalidRequest,
     "UNKNOWN_MODEL": tokenwire.UnknownModel,
+    "UNAUTHENTICATED": tokenwire.Unauthenticated,
+    "PERMISSION_DENIED": tokenwire.PermissionDenied,
+    "RATE_LIMITED": tokenwire.RateLimited,
+    "TOO_MANY_STREAMS": tokenwire.TooManyStreams,
+    "QUOTA_EXHAUSTED": tokenwire.QuotaExhausted,
     "OVERLOADED": tokenwire.Overloaded,
+    "STORE_UNAVAILABLE": tokenwire.StoreUnavailable,
     "STREAM_NOT_FOUND": tokenwire.StreamNotFound,
     "RESUME_POINT_EXPIRED": tokenwire.ResumePointExpired,
     "RESUME_POINT_AHEAD": tokenwire.ResumePointAhead,
@@ -71,6 +77,32 @@ def test_what_a_resumed_reader_must_know_is_fields():
     assert (ahead.earliest_sequence, ahead.latest_sequence) == (0, 0)
     assert isinstance(ahead, tokenwire.ResumePointError)
     assert reused.request_id == "r-1"
+
+
+@pytest.mark.parametrize("reason", ["RATE_LIMITED", "TOO_MANY_STREAMS", "QUOTA_EXHAUSTED"])
+def test_which_limit_was_met_is_fields(reason):
+    facts = {
+        "limit": "tokens_per_minute",
+        "scope": "tenant",
+        "allowed": "1000",
+        "remaining": "-5",
+        "asked": "20",
+    }
+
+    error = error_of(status(Code.RESOURCE_EXHAUSTED, reason, metadata=facts))
+    bare = error_of(status(Code.RESOURCE_EXHAUSTED, reason, metadata={"allowed": "many"}))
+
+    assert isinstance(error, tokenwire.LimitExceeded)
+    assert (error.limit, error.scope) == ("tokens_per_minute", "tenant")
+    assert (error.allowed, error.remaining, error.asked) == (1000, -5, 20)
+    assert (bare.limit, bare.scope) == ("", "")
+    assert (bare.allowed, bare.remaining, bare.asked) == (None, None, None)
+
+
+def test_a_model_that_the_key_may_not_call_is_named():
+    denied = status(Code.PERMISSION_DENIED, "PERMISSION_DENIED", metadata={"model": "openai/x"})
+
+    assert error_of(denied).model == "openai/x"
 
 
 @pytest.mark.parametrize("reason", ["SLOW_READER", "DRAINING"])
@@ -134,6 +166,7 @@ def test_retry_and_violations_are_fields():
         (Code.UNAVAILABLE, tokenwire.ConnectionLost),
         (Code.DEADLINE_EXCEEDED, tokenwire.DeadlineExceeded),
         (Code.CANCELLED, tokenwire.Cancelled),
+        (Code.UNAUTHENTICATED, tokenwire.Unauthenticated),
         (Code.UNIMPLEMENTED, tokenwire.TokenwireError),
     ],
 )

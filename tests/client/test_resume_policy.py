@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenwire
-from tokenwire.errors import from_status
 from tokenwire.resume import (
     FIRST_WAIT_S,
     LINGER_S,
@@ -15,6 +14,7 @@ from tokenwire.resume import (
     Resumption,
     is_resumable,
 )
+from tokenwire.status import from_status
 from tokenwire.v1.error_pb2 import ErrorReason
 
 from .conftest import status
@@ -110,7 +110,7 @@ def test_only_errors_that_leave_the_stream_alone_are_resumed(reason):
         Code.UNAVAILABLE if reason in {"SERVER_STOPPED", "UPSTREAM_UNAVAILABLE"} else Code.ABORTED
     )
     assert is_resumable(error_of(status(code, reason))) == (
-        reason in {"DRAINING", "SLOW_READER", "OVERLOADED"}
+        reason in {"DRAINING", "SLOW_READER", "OVERLOADED", "STORE_UNAVAILABLE"}
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: `tokenwire chat "..."`, `resume ID`, `cancel ID`, `models`.
+"""The command line: `tokenwire chat "..."`, `resume ID`, `cancel ID`, `models`, `ping`.
 
 Exit codes: 0 answered; 1 an error, one readable line on stderr; 2 wrong usage; 130 interrupted
 (Ctrl-C); 141 the reader of stdout left (`| head`).
@@ -72,6 +72,10 @@ def _command(arguments: Arguments) -> Coroutine[None, None, None]:
             from .models import list_models
 
             return list_models(arguments)
+        case "ping":
+            from .ping import ping
+
+            return ping(arguments)
         case "cancel":
             from .streams import cancel
 

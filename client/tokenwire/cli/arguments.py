@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Literal
 
-from ..channel import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
+from ..key import KEY_VARIABLE
+from ..target import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
+from ..tls import CA_VARIABLE, CERT_VARIABLE, PLAINTEXT_VARIABLE
+from ..tls import KEY_VARIABLE as TLS_KEY_VARIABLE
 
 DEFAULT_MODEL = "openai/demo"
 MODEL_VARIABLE = "TOKENWIRE_MODEL"
@@ -31,10 +34,16 @@ exit codes: 0 answered, 1 an error (one line on stderr), 2 wrong usage,
 class Arguments:
     """One command and what it was given. Fields of other commands have their defaults."""
 
-    command: Literal["chat", "resume", "cancel", "models"]
+    command: Literal["chat", "resume", "cancel", "models", "ping"]
     target: str
     timeout_s: float | None
     json: bool
+    key_file: str | None = None
+    tls: bool | None = None
+    """None: as the variables and the target say."""
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
     model: str = ""
     system: str | None = None
     prompt: str = ""
@@ -58,13 +67,18 @@ def parse(argv: Sequence[str] | None) -> Arguments:
         target=resolve_target(given.target),
         timeout_s=given.timeout,
         json=given.json,
+        key_file=given.key_file,
+        tls=_tls(given, parser),
+        tls_ca=given.tls_ca,
+        tls_cert=given.tls_cert,
+        tls_key=given.tls_key,
     )
     match given.name:
         case "resume":
             return replace(common, stream_id=given.id, after_sequence=given.after)
         case "cancel":
             return replace(common, stream_id=given.id)
-        case "models":
+        case "models" | "ping":
             return common
     return replace(
         common,
@@ -129,6 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     models = _command(commands, "models", "list the models that the server names")
     _add_lookup_timeout(models)
     _add_common(models, "print every model as a line of JSON")
+
+    ping = _command(commands, "ping", "ask the server who you are, what you may, and how far it is")
+    _add_lookup_timeout(ping)
+    _add_common(ping, "print the server's answer as a line of JSON")
     return parser
 
 
@@ -159,6 +177,48 @@ def _add_common(command: argparse.ArgumentParser, json_help: str) -> None:
         help=f"the server (default: ${TARGET_VARIABLE} or {DEFAULT_TARGET})",
     )
     command.add_argument("--json", action="store_true", help=json_help)
+    connection = command.add_argument_group("connection")
+    connection.add_argument(
+        "--key-file",
+        type=_text,
+        metavar="FILE",
+        help=f"a file that holds your key (default: the key in ${KEY_VARIABLE})",
+    )
+    connection.add_argument(
+        "--tls", action="store_true", help="encrypt (default, but not to this machine)"
+    )
+    connection.add_argument(
+        "--plaintext",
+        action="store_true",
+        help=f"do not; everybody on the way can read the key (default: ${PLAINTEXT_VARIABLE})",
+    )
+    connection.add_argument(
+        "--tls-ca",
+        type=_text,
+        metavar="FILE",
+        help=f"authorities to trust (default: ${CA_VARIABLE}, or Mozilla's)",
+    )
+    connection.add_argument(
+        "--tls-cert",
+        type=_text,
+        metavar="FILE",
+        help=f"your certificate, for servers that want one (default: ${CERT_VARIABLE})",
+    )
+    connection.add_argument(
+        "--tls-key",
+        type=_text,
+        metavar="FILE",
+        help=f"its private key (default: ${TLS_KEY_VARIABLE})",
+    )
+
+
+def _tls(given: argparse.Namespace, parser: argparse.ArgumentParser) -> bool | None:
+    wanted = given.tls or given.tls_ca or given.tls_cert or given.tls_key
+    if given.plaintext and wanted:
+        parser.error("--plaintext contradicts --tls, --tls-ca, --tls-cert and --tls-key")
+    if given.plaintext:
+        return False
+    return True if wanted else None
 
 
 def _prompt(given: str | None, parser: argparse.ArgumentParser) -> str:

@@ -13,6 +13,7 @@ from ..client import AsyncClient
 from ..errors import TokenwireError
 from ..messages import system, user
 from .arguments import Arguments
+from .client_for import client_for
 from .output import output
 from .report import Tally
 
@@ -39,7 +40,7 @@ async def chat(arguments: Arguments) -> None:
     tally = Tally()
     summary = ""
     began = time.monotonic()
-    async with AsyncClient(arguments.target) as client:
+    async with client_for(arguments) as client:
         stream = client.chat_stream(
             arguments.model,
             messages,

@@ -6,8 +6,8 @@ import sys
 
 from tokenwire.v1.model_pb2 import Model, ModelCapability
 
-from ..client import AsyncClient
 from .arguments import Arguments
+from .client_for import client_for
 from .output import visible, write_json
 
 _HEADINGS = ("MODEL", "PROVIDER", "ITS NAME THERE", "CAN", "CONTEXT", "MAX OUTPUT")
@@ -19,7 +19,7 @@ async def list_models(arguments: Arguments) -> None:
     Raises:
         TokenwireError: the server did not tell.
     """
-    async with AsyncClient(arguments.target) as client:
+    async with client_for(arguments) as client:
         models = await client.list_models(timeout=arguments.timeout_s)
     if arguments.json:
         for model in models:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator
+
+import grpc
 
 from tokenwire.v1.chat_pb2 import STREAM_STATE_FAILED, STREAM_STATE_FINISHED, StreamInfo
 from tokenwire.v1.event_pb2 import Finished, FinishReason, TokenEvent
 from tokenwire.v1.usage_pb2 import Usage
 
-from ..channel import resolve_target
-from ..errors import ConnectionLost, DeadlineExceeded, TokenwireError
+from ..errors import ConnectionLost, DeadlineExceeded, TokenwireError, Unauthenticated
+from ..handshake import Handshake, failed_handshake
+from ..key import KEY_VARIABLE
 from ..resume import is_resumable
+from ..target import resolve_target
 from .arguments import Arguments
 
 _TOKEN_EVENTS = frozenset(
@@ -21,6 +27,14 @@ _MADE_FOR_ONE_READER = frozenset({"heartbeat", "usage"})
 
 _NOBODY_THERE = ("failed to connect", "DNS resolution")
 """What gRPC says where it found no server at all."""
+
+_FILE_OPTIONS = ("--key-file", "--tls-ca", "--tls-cert", "--tls-key")
+
+_WAY_OUT = {
+    Handshake.NO_TLS: "try --plaintext",
+    Handshake.UNTRUSTED: "name its authority with --tls-ca FILE",
+    Handshake.REFUSED: "try --tls, or --tls-cert FILE and --tls-key FILE",
+}
 
 _BYTES_PER_TOKEN = 4
 """A rule of thumb for English text, for a stream whose usage nobody will report any more."""
@@ -107,18 +121,27 @@ def stream_text(info: StreamInfo) -> str:
 
 def resume_command(arguments: Arguments, stream_id: str, last_sequence: int) -> str:
     """What to type to read a stream on."""
-    options = f"--after {last_sequence}"
+    words = ["tokenwire", "resume", stream_id, "--after", str(last_sequence)]
     if arguments.target != resolve_target(None):
-        options += f" --target {arguments.target}"
-    return f"tokenwire resume {stream_id} {options}"
+        words += ["--target", arguments.target]
+    files = (arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
+    if arguments.tls is False:
+        words += ["--plaintext"]
+    elif arguments.tls and not any(files):
+        words += ["--tls"]
+    for option, value in zip(_FILE_OPTIONS, (arguments.key_file, *files), strict=True):
+        words += [option, value] if value else []
+    return shlex.join(words)
 
 
 def error_lines(error: TokenwireError, arguments: Arguments) -> Iterator[str]:
     """An error for people: one line, then one for each thing that is wrong, or can be done."""
-    yield f"tokenwire: {_headline(error, arguments.target)}"
+    yield f"tokenwire: {_headline(error, arguments)}"
     lines = [f"{violation.field}: {violation.description}" for violation in error.violations]
     if lines != [error.message]:  # which the server makes of a single violation
         yield from (f"  {line}" for line in lines)
+    if isinstance(error, Unauthenticated) and not _shows_key(arguments):
+        yield f"  give a key with {KEY_VARIABLE}, or --key-file FILE"
     if error.last_sequence and error.usage is not None:
         yield f"  used until then: {usage_text(error.usage)}"
     if error.retry_after_s is not None:
@@ -128,8 +151,15 @@ def error_lines(error: TokenwireError, arguments: Arguments) -> Iterator[str]:
         yield f"  go on with: {command}"
 
 
-def _headline(error: TokenwireError, target: str) -> str:
+def _headline(error: TokenwireError, arguments: Arguments) -> str:
+    target = arguments.target
+    if error.code is grpc.StatusCode.UNIMPLEMENTED and not error.reason:
+        return f"the server at {target} does not know this call: it may be older than this command"
     if isinstance(error, ConnectionLost):
+        failed = None if error.last_sequence else failed_handshake(error.message)
+        if failed is not None:
+            way_out = _WAY_OUT.get(failed)
+            return f"{target}: {failed.value}" + (f"; {way_out}" if way_out else "")
         if any(words in error.message for words in _NOBODY_THERE):
             start = "" if error.stream_id else "; start one with: tokenwire-server serve --demo"
             return f"no server answers at {target}{start}"
@@ -138,6 +168,10 @@ def _headline(error: TokenwireError, target: str) -> str:
     if isinstance(error, DeadlineExceeded) and not error.reason:
         return f"{error.code.name}: the deadline passed"
     return str(error)
+
+
+def _shows_key(arguments: Arguments) -> bool:
+    return bool(arguments.key_file or os.environ.get(KEY_VARIABLE, "").strip())
 
 
 def _goes_on(error: TokenwireError, arguments: Arguments) -> bool:

@@ -6,8 +6,8 @@ import asyncio
 import sys
 import time
 
-from ..client import AsyncClient
 from .arguments import Arguments
+from .client_for import client_for
 from .output import output, write_json
 from .report import Tally, resume_command, stream_text
 
@@ -22,7 +22,7 @@ async def resume(arguments: Arguments) -> None:
     tally = Tally(resumed=True)
     summary = ""
     began = time.monotonic()
-    async with AsyncClient(arguments.target) as client:
+    async with client_for(arguments) as client:
         stream = client.resume(
             arguments.stream_id, arguments.after_sequence, timeout=arguments.timeout_s
         )
@@ -46,7 +46,7 @@ async def cancel(arguments: Arguments) -> None:
     Raises:
         TokenwireError: there is no such stream, or the server did not tell.
     """
-    async with AsyncClient(arguments.target) as client:
+    async with client_for(arguments) as client:
         info = await client.cancel(arguments.stream_id, timeout=arguments.timeout_s)
     if arguments.json:
         write_json(info)

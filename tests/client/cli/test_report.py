@@ -152,6 +152,18 @@ LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_se
             ],
         ),
         (
+            ConnectionLost(
+                "failed to connect to all addresses; Socket closed",
+                stream_id="st_1",
+                last_sequence=7,
+            ),
+            RESUMABLE,
+            [
+                "tokenwire: no server answers at 127.0.0.1:50051",
+                "  go on with: tokenwire resume st_1 --after 7",
+            ],
+        ),
+        (
             DeadlineExceeded("Deadline Exceeded", stream_id="st_1", last_sequence=7),
             RESUMABLE,  # which has cancelled the stream
             ["tokenwire: DEADLINE_EXCEEDED: the deadline passed"],

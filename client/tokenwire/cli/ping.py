@@ -1,0 +1,96 @@
+"""`tokenwire ping`: whether the server answers, how fast, and what it lets you do."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tokenwire.v1.caller_pb2 import Allowance, Caller, Limit, LimitScope
+
+from .arguments import Arguments
+from .client_for import client_for, is_encrypted
+from .output import visible, write_json
+
+ROUND_TRIPS = 3
+"""The first makes the connection too; the fastest is told."""
+
+
+_UNITS = (
+    ("days", timedelta(days=1)),
+    ("hours", timedelta(hours=1)),
+    ("minutes", timedelta(minutes=1)),
+)
+
+
+async def ping(arguments: Arguments) -> None:
+    """Ask the server who calls, and print what it says.
+
+    Raises:
+        TokenwireError: it does not answer, or does not take the key.
+    """
+    took_s: list[float] = []
+    async with client_for(arguments) as client:
+        for _ in range(ROUND_TRIPS):
+            began = time.monotonic()
+            caller = await client.get_caller(timeout=arguments.timeout_s)
+            took_s.append(time.monotonic() - began)
+    if arguments.json:
+        write_json(caller)
+        return
+    way = "TLS" if is_encrypted(arguments) else "plaintext"
+    lines = [
+        f"target: {arguments.target} ({way})",
+        f"server: tokenwire {caller.server_version}",
+        f"round trip: {min(took_s) * 1000:.1f} ms (best of {ROUND_TRIPS})",
+        *caller_lines(caller, datetime.now(UTC)),
+    ]
+    sys.stdout.writelines(visible(line) + "\n" for line in lines)
+    sys.stdout.flush()
+
+
+def caller_lines(caller: Caller, now: datetime) -> Iterator[str]:
+    """Who calls, and what they may, for people."""
+    yield f"tenant: {caller.tenant}"
+    yield f"key: {_key_text(caller, now)}"
+    yield f"models: {', '.join(caller.models) or 'all'}"
+    yield from map(_allowance_text, caller.allowances)
+    if not caller.allowances:
+        yield "limits: none of your own"
+
+
+def _key_text(caller: Caller, now: datetime) -> str:
+    if not caller.key_prefix:
+        return "none"
+    if not caller.HasField("key_expire_time"):
+        return f"{caller.key_prefix}, never expires"
+    expires = caller.key_expire_time.ToDatetime(UTC)
+    return (
+        f"{caller.key_prefix}, expires {expires:%Y-%m-%d %H:%M} UTC ({_rest_text(expires - now)})"
+    )
+
+
+def _rest_text(rest: timedelta) -> str:
+    if rest <= timedelta():
+        return "it has expired"
+    for unit, span in _UNITS:
+        if rest >= 2 * span:
+            return f"in {rest // span} {unit}"
+    return "in less than two minutes"
+
+
+def _allowance_text(allowance: Allowance) -> str:
+    limit = _name(Limit.Name, allowance.limit).removeprefix("limit ")
+    scope = _name(LimitScope.Name, allowance.scope).removeprefix("limit scope ")
+    if allowance.HasField("remaining"):
+        return f"{limit}: {allowance.remaining} of {allowance.allowed} left ({scope})"
+    return f"{limit}: {allowance.allowed} at most ({scope})"
+
+
+def _name(name_of: Callable[[Any], str], value: int) -> str:
+    try:
+        return name_of(value).lower().replace("_", " ")
+    except ValueError:
+        return str(value)  # a newer server's

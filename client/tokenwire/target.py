@@ -1,0 +1,51 @@
+"""Where a server is."""
+
+from __future__ import annotations
+
+import os
+import re
+from ipaddress import IPv6Address, ip_address
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+TARGET_VARIABLE = "TOKENWIRE_TARGET"
+
+_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]+)?")
+
+
+def resolve_target(target: str | None) -> str:
+    """`target`, or TOKENWIRE_TARGET, or the address a server listens on by default.
+
+    Targets are gRPC names: `host:port`, `dns:///host:port`, `unix:path`.
+    """
+    return target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
+
+
+def is_loopback(target: str) -> bool:
+    """Whether what goes there certainly stays on this machine. Names are not looked up."""
+    scheme, _, rest = target.partition(":")
+    match scheme:
+        case "unix" | "unix-abstract":
+            return True
+        case "ipv4" | "ipv6":
+            return all(_is_loopback_host(address) for address in rest.split(","))
+        case "dns":  # dns:host, or dns://SERVER/host: another's server may answer what it likes
+            return _is_loopback_host(rest.removeprefix("///"))
+    return _is_loopback_host(target)
+
+
+def _is_loopback_host(address: str) -> bool:
+    """Of `host` or `host:port`, as gRPC reads them."""
+    host = address
+    if named := _HOST_PORT.fullmatch(address):
+        host = named[1] or named[2]
+    if host.lower() == "localhost":
+        return True
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(ip, IPv6Address):
+        if ip.scope_id is not None:
+            return False
+        ip = ip.ipv4_mapped or ip
+    return ip.is_loopback or ip.is_unspecified  # to connect to no address is to connect here
