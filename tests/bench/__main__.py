@@ -15,12 +15,14 @@ from pathlib import Path
 import plot
 import report
 from callers import Unmeasurable
+from keyed import keyed
 from lasting import lasting
 from measure import everything
 from plan import FULL, QUICK, TINY
 from processes import Processes
 
 MISSED, NOT_MEASURED = 1, 2
+PARTS = ("tokens", "lasting", "keyed")
 
 
 def main() -> int:
@@ -36,17 +38,19 @@ def main() -> int:
 
     processes = Processes(arguments.out / "logs", pin=arguments.pin)
     try:
-        tokens = everything(plan, processes, say) if arguments.part != "lasting" else None
-        streams = lasting(plan, processes, say) if arguments.part != "tokens" else None
+        parts = PARTS if arguments.part == "all" else (arguments.part,)
+        tokens = everything(plan, processes, say) if "tokens" in parts else None
+        streams = lasting(plan, processes, say) if "lasting" in parts else None
+        keys = keyed(plan, processes, say) if "keyed" in parts else None
     except Unmeasurable as error:
         print(f"could not measure: {error}", file=sys.stderr)
         return NOT_MEASURED
     about = report.machine()
-    bars = [bar for results in (tokens, streams) if results for bar in results.bars]
-    report.save(arguments.out / "bench.json", about, bars, tokens, streams)
+    bars = [bar for results in (tokens, streams, keys) if results for bar in results.bars]
+    report.save(arguments.out / "bench.json", about, bars, tokens, streams, keys)
     if tokens and not arguments.tiny:
         plot.save(arguments.out / "bench", tokens, about)
-    print(report.text(about, bars, tokens, streams))
+    print(report.text(about, bars, tokens, streams, keys))
     if arguments.check and not all(bar.met for bar in bars):
         return MISSED
     return 0
@@ -59,9 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--tiny", action="store_true", help="seconds, to see that all of it works")
     parser.add_argument(
         "--part",
-        choices=("tokens", "lasting", "all"),
+        choices=(*PARTS, "all"),
         default="all",
-        help="tokens: against the floor; lasting: streams that are resumed, shared, retained",
+        help="tokens: against the floor; lasting: streams that are resumed, shared, retained; keyed: "
+        "what keys and limits cost",
     )
     parser.add_argument("--pairs", type=_count, help="pairs of each load (default: 5, quick: 3)")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a bar is missed")

@@ -57,6 +57,7 @@ class GrpcCaller:
         # Without a pool of its own, channels of one process share one connection.
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._prefix = target.model_prefix
+        self._metadata = (("authorization", f"Bearer {target.api_key}"),) if target.api_key else ()
         self._channels = [
             grpc.aio.insecure_channel(target.address, options) for _ in range(channels)
         ]
@@ -79,7 +80,7 @@ class GrpcCaller:
         """Serialized TokenEvents. Raises grpc.RpcError. Closing it early cancels the call."""
         self._turn += 1
         call = self._methods[self._turn % len(self._methods)](
-            _request(self._prefix + model), timeout=CALL_LIMIT_S
+            _request(self._prefix + model), timeout=CALL_LIMIT_S, metadata=self._metadata
         )
         try:
             async for payload in call:
@@ -94,7 +95,8 @@ class GrpcCaller:
         request = _request(self._prefix + model)
         noted, kept, now = recording.instants.append, recording.payloads.append, time.monotonic
         recording.called = now()
-        async for payload in method(request, timeout=CALL_LIMIT_S):
+        call = method(request, timeout=CALL_LIMIT_S, metadata=self._metadata)
+        async for payload in call:
             noted(now())
             kept(payload)
 

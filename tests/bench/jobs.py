@@ -20,8 +20,8 @@ class Target(msgspec.Struct, frozen=True):
     address: str
     protocol: Protocol
     model_prefix: str = ""
-    api_key: str = "bench"
-    """What SSE callers send."""
+    api_key: str = ""
+    """What callers send as `authorization: Bearer`. Empty: nothing."""
 
 
 class Streams(msgspec.Struct, frozen=True, tag=True):

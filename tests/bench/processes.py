@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -56,11 +58,25 @@ class Processes:
     def floor(self) -> AbstractContextManager[Running]:
         return self.start("floor", [sys.executable, str(HERE / "floor.py")])
 
-    def server(self, simulator: Running) -> AbstractContextManager[Running]:
-        """The server under test, with the simulator as its provider `openai`."""
-        return self.start(
-            "server", _product("serve", "--listen", "127.0.0.1:0"), env=_environ(simulator)
-        )
+    def server(
+        self, simulator: Running, *, database: str = "", tenant_limits: str = ""
+    ) -> AbstractContextManager[Running]:
+        """The server under test, with the simulator as its provider `openai`.
+
+        `database` is the URL of one with keys; otherwise nobody needs one. `tenant_limits` are those of
+        every tenant, as `keys create --limits` takes them.
+        """
+        env = _environ(simulator) | ({"TOKENWIRE_DATABASE": database} if database else {})
+        if tenant_limits:
+            limits = dict(limit.split("=") for limit in tenant_limits.split(","))
+            env["TOKENWIRE_TENANTS"] = json.dumps({"*": limits})
+        name = "keyed-server" if database else "server"
+        return self.start(name, _product("serve", "--listen", "127.0.0.1:0"), env=env)
+
+    def new_database(self, name: str) -> str:
+        """The URL of a database that does not exist yet."""
+        folder = tempfile.mkdtemp(prefix=f"{name}-", dir=self._logs)
+        return f"sqlite:///{Path(folder).resolve()}/tokenwire.db"
 
     def observed_server(
         self, simulator: Running, **limits: float
@@ -96,7 +112,11 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **(env or {})},
+                env={
+                    **os.environ,
+                    "TOKENWIRE_DATABASE": self.new_database(name),
+                    **(env or {}),
+                },
             )
         try:
             limit = time.monotonic() + ready_limit_s

@@ -32,6 +32,11 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return measured("lasting", tmp_path_factory.mktemp("lasting"))
 
 
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return measured("keyed", tmp_path_factory.mktemp("keyed"))
+
+
 def test_a_token_costs_at_most_some_times_the_floor(figures):
     assert figures["cpu_ratio"] <= 2.8 * MARGIN
 
@@ -77,3 +82,8 @@ def test_a_frozen_reader_costs_no_memory_beyond_the_bound_of_the_log(lasting, te
 
 def test_a_retained_stream_takes_about_what_is_counted_for_it(lasting):
     assert lasting["retained_cost"] <= 1.3 * MARGIN
+
+
+def test_keys_and_limits_cost_next_to_nothing(keyed):
+    assert keyed["keyed_ttft_added_ms"] <= 0.5 * MARGIN
+    assert keyed["keyed_cpu_ratio"] <= 1 + 0.05 * MARGIN
