@@ -1,5 +1,6 @@
 """What the README says is so. Its grpcurl commands are run in interop/test_grpcurl.py."""
 
+import os
 import re
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_the_configuration_example_is_accepted(tmp_path):
 def test_a_variable_overrides_the_file(tmp_path, monkeypatch):
     path = tmp_path / "tokenwire.toml"
     path.write_text(block("toml"))
-    name, value = re.search(r"`(TOKENWIRE_\w+)=(\d+)`", README).groups()
+    name, value = re.search(r"`(TOKENWIRE_LIMITS__\w+)=(\d+)`", README).groups()
     monkeypatch.setenv(name, "7")
     assert value == "500"
     assert load(path, {}).limits.max_streams == 7
@@ -69,3 +70,36 @@ def test_the_demo_shows_tokens_streaming():
     assert re.fullmatch(
         r"TTFT \d+ ms, [\d.]+ tokens/s, \d+ tokens in, \d+ out, finished: stop", summary
     )
+
+
+def test_three_lines_make_a_key_and_call_with_it(start, tmp_path):
+    create, serve, chat = re.findall(
+        r"^\$ (export TOKENWIRE_KEY=.*)\n\$ (tokenwire-server serve .*) &\n\$ (tokenwire chat .*)$",
+        README,
+        re.MULTILINE,
+    )[0]
+    programs = Path(sys.executable).parent
+    environ = {name: value for name, value in os.environ.items() if "TOKENWIRE" not in name}
+    environ |= {"PATH": f"{programs}:{environ['PATH']}"}
+    database = {"TOKENWIRE_DATABASE": f"sqlite:///{tmp_path}/tokenwire.db"}  # as in its folder
+
+    def shell(script, **env):
+        return subprocess.run(
+            ["bash", "-ec", script], capture_output=True, text=True, timeout=60,
+            cwd=tmp_path, env=environ | env,
+        )  # fmt: skip
+
+    made = shell(f"{create}; echo $TOKENWIRE_KEY")
+    key = made.stdout.strip()
+    assert (tmp_path / "tokenwire.db").exists()
+    with start(*serve.split()[1:], "--listen", "127.0.0.1:0", env=database) as (_, address):
+        answered = shell(chat, TOKENWIRE_KEY=key, TOKENWIRE_TARGET=address)
+        assert answered.returncode == 0, answered.stderr
+        assert "Tokenwire turns the token streams" in answered.stdout
+        refused = shell(chat, TOKENWIRE_TARGET=address)
+        assert refused.returncode == 1
+        assert "a key is required" in refused.stderr
+        (shown,) = re.findall(r"^\$ tokenwire ping\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+        pinged = shell("tokenwire ping", TOKENWIRE_KEY=key, TOKENWIRE_TARGET=address).stdout
+    varying = r"127\.0\.0\.1:\d+|[\d.]+ ms|tw_[0-9a-f]{12}"
+    assert re.sub(varying, "#", pinged) == re.sub(varying, "#", shown)
