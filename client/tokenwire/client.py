@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack, cast
+from weakref import WeakSet
 
 import grpc
 from google.protobuf.message import Message as ProtoMessage
@@ -96,6 +97,7 @@ class AsyncClient:
         self._newest = NewestAllowances()
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
+        self._calls = WeakSet[StreamCall]()
         self._leaving: set[asyncio.Task[None]] = set()
 
     @property
@@ -146,7 +148,9 @@ class AsyncClient:
 
         def start(timeout_s: float | None) -> StreamCall:
             self._check_open()
-            return self._chat.ChatStream(request, timeout=timeout_s, metadata=self._metadata)
+            return self._kept(
+                self._chat.ChatStream(request, timeout=timeout_s, metadata=self._metadata)
+            )
 
         return AsyncChatStream(start, timeout_s=timeout, resume=resume, newest=self._newest)
 
@@ -178,7 +182,9 @@ class AsyncClient:
 
         def start(timeout_s: float | None) -> StreamCall:
             self._check_open()
-            return self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
+            return self._kept(
+                self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
+            )
 
         return AsyncChatStream(
             start,
@@ -190,10 +196,7 @@ class AsyncClient:
         )
 
     async def cancel(
-        self,
-        stream_id: str,
-        *,
-        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # a gRPC deadline
+        self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S
     ) -> StreamInfo:
         """Stop a generation for all its readers; how it ended. One that had ended stays as it was.
 
@@ -203,12 +206,7 @@ class AsyncClient:
         request = CancelStreamRequest(stream_id=stream_id)
         return (await self._response(self._chat.CancelStream, request, timeout)).stream
 
-    async def delete(
-        self,
-        stream_id: str,
-        *,
-        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # as above
-    ) -> None:
+    async def delete(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> None:
         """Cancel a stream, and have its content forgotten now.
 
         Raises:
@@ -218,10 +216,7 @@ class AsyncClient:
         await self._response(self._chat.DeleteStream, request, timeout)
 
     async def get_stream(
-        self,
-        stream_id: str,
-        *,
-        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # as above
+        self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S
     ) -> StreamInfo:
         """Where a stream stands. Looking does not count as reading.
 
@@ -236,7 +231,7 @@ class AsyncClient:
         model: str | ChatRequest,
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109  # as above
+        timeout: float | None = None,
         **fields: Unpack[RequestFields],
     ) -> ChatResponse:
         """The same request, answered whole. Cancelling the awaiting task cancels the call.
@@ -248,21 +243,12 @@ class AsyncClient:
         request = build_request(model, messages, **fields)
         return await self._response(self._chat.Chat, request, timeout)
 
-    async def list_models(
-        self,
-        *,
-        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # as above
-    ) -> list[Model]:
+    async def list_models(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> list[Model]:
         """The models and aliases that the server's configuration names, by id."""
         response = await self._response(self._model.ListModels, ListModelsRequest(), timeout)
         return list(response.models)
 
-    async def get_model(
-        self,
-        model: str,
-        *,
-        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # as above
-    ) -> Model:
+    async def get_model(self, model: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Model:
         """What the server knows of one model: a listed one, an alias, or any `provider/model`.
 
         Raises:
@@ -270,11 +256,7 @@ class AsyncClient:
         """
         return await self._response(self._model.GetModel, GetModelRequest(id=model), timeout)
 
-    async def get_caller(
-        self,
-        *,
-        timeout: float | None = LOOKUP_TIMEOUT_S,  # noqa: ASYNC109  # as above
-    ) -> Caller:
+    async def get_caller(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Caller:
         """Who the server says that you are, and what you may. It counts against no limit."""
         return await self._response(self._caller.GetCaller, GetCallerRequest(), timeout)
 
@@ -287,6 +269,8 @@ class AsyncClient:
         self._closed = True
         if self._leaving:
             await asyncio.wait(self._leaving)
+        for call in self._calls:  # a channel of grpcio before 1.85 closes without them
+            call.cancel()
         if self._channel is not None:
             await self._channel.close()
 
@@ -308,7 +292,9 @@ class AsyncClient:
                     "the client was closed", stream_id=stream_id, last_sequence=after_sequence
                 )
             request = build_resume(stream_id, after_sequence, delivery)
-            return self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
+            return self._kept(
+                self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
+            )
 
         return AsyncResume(policy, start, self._leave if cancels else None)
 
@@ -364,7 +350,7 @@ class AsyncClient:
         self,
         method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
         request: _RequestT,
-        timeout: float | None,  # noqa: ASYNC109  # as above
+        timeout: float | None,
     ) -> _ResponseT:
         self._check_open()
         return await self._answer(method, request, timeout)
@@ -373,7 +359,7 @@ class AsyncClient:
         self,
         method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
         request: _RequestT,
-        timeout: float | None,  # noqa: ASYNC109  # as above
+        timeout: float | None,
     ) -> _ResponseT:
         call = method(request, timeout=timeout, metadata=self._metadata)
         try:
@@ -386,6 +372,10 @@ class AsyncClient:
                 raise
             raise Cancelled("the client was closed") from None
         return response
+
+    def _kept(self, call: StreamCall) -> StreamCall:
+        self._calls.add(call)
+        return call
 
     def _check_open(self) -> None:
         if self._closed:
