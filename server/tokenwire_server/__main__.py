@@ -8,10 +8,12 @@ import os
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import __version__
 from .commands.arguments import add_commands
+
+Result = TypeVar("Result")
 
 TLS_FLAGS = ("cert", "key", "client_ca")
 
@@ -49,11 +51,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     from .errors import StoreUnavailable
 
     try:
-        _run(_until_stopped(arguments))
+        as_wished = _run(_until_stopped(arguments))
     except (ConfigError, StoreUnavailable) as error:
         print(f"tokenwire-server: {error}", file=sys.stderr)
         return 1
-    return 0
+    return 0 if as_wished else 1
 
 
 def _operate(arguments: argparse.Namespace) -> int:
@@ -62,7 +64,7 @@ def _operate(arguments: argparse.Namespace) -> int:
     return run_command(arguments)
 
 
-async def _until_stopped(arguments: argparse.Namespace) -> None:
+async def _until_stopped(arguments: argparse.Namespace) -> bool:
     from .config import load
 
     settings = load(arguments.config, _settings_in(arguments))
@@ -73,7 +75,7 @@ async def _until_stopped(arguments: argparse.Namespace) -> None:
     from .telemetry import configure_logging
 
     configure_logging(settings.log_level)
-    await app.serve(
+    return await app.serve(
         settings,
         os.environ,
         demo=arguments.demo,
@@ -96,13 +98,12 @@ def _settings_in(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
+def _run(main: Coroutine[Any, Any, Result]) -> Result:
     try:
         import uvloop
     except ImportError:  # Windows has none
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return asyncio.run(main)
+    return uvloop.run(main)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,8 +7,9 @@ import gc
 import ipaddress
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 from .config import ConfigError, ModelConfig, ProviderConfig, Settings, known_providers
 from .providers.registry import Registry
@@ -41,8 +42,10 @@ async def serve(
     demo: bool,
     ready: Callable[[str], None],
     stop: asyncio.Event,
-) -> None:
-    """Serve until `stop` is set, then drain. `ready` gets the address once RPCs are answered.
+) -> bool:
+    """Serve until `stop` is set, then drain: True. False: gRPC has died, and nobody is served any more.
+
+    `ready` gets the address once RPCs are answered.
 
     Raises ConfigError when no provider can be used, the address cannot be had, or the database or a
     certificate is not what it must be; StoreUnavailable when the database cannot be reached.
@@ -69,7 +72,8 @@ async def serve(
             Registry(providers, models, settings.limits, environ)
         )
         database = await stack.enter_async_context(Database(settings.database))
-        await database.prepare(migrate=settings.migrate)
+        if await _stopped_before(stop, database.prepare(migrate=settings.migrate)):
+            return True
         keyring = Keyring(KeyStore(database), mode=settings.auth, trusted_s=settings.keys_trusted_s)
         await keyring.refresh()
         _require_keys(settings, keyring)
@@ -99,9 +103,24 @@ async def serve(
         gc.collect()
         gc.freeze()
         ready(f"{settings.listen.rpartition(':')[0]}:{port}")
-        await stop.wait()
+        as_wished = await server.serve(stop)
         logger.info("stopping: %d streams are open", streams.live_count)
-        await _drain(server, streams, settings.drain_grace_s)
+        await _drain(server, streams, settings.drain_grace_s if as_wished else 0.0)
+    return as_wished
+
+
+async def _stopped_before(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
+    """Whether the server is to stop before this is done; then it is given up. Raises what it raises."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return not working.done()
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.wait((working, stopping))
 
 
 async def _drain(server: GrpcServer, streams: StreamRegistry, grace_s: float) -> None:

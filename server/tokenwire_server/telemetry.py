@@ -18,6 +18,11 @@ QUIET = (
 """Libraries whose records begin with WARNING: at DEBUG some write prompts, and parameters of SQL."""
 
 
+CALLERS_BYTES = ("Invalid encoding on", "Unexpected [UnicodeDecodeError] raised by servicer method")
+"""What gRPC's records begin with that tell of bytes which callers sent, and hold them: they may be a key,
+and whoever likes could fill the log with them."""
+
+
 def internal_fault(error: BaseException) -> InternalFault:
     """Write a bug of ours to the log, and return what the caller is told: only its id."""
     fault = InternalFault(secrets.token_hex(8))
@@ -32,6 +37,9 @@ def configure_logging(level: str) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,  # the SDKs may have been there before
+    )
+    logging.getLogger("grpc._cython.cygrpc").addFilter(
+        lambda record: not record.getMessage().startswith(CALLERS_BYTES)
     )
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
 
+import asyncpg
 import grpc
 import grpc.aio
 import pytest
@@ -14,6 +16,7 @@ from e2e_calls import details, reason
 from tenants_support import Tenancy, bearer, keys
 
 from tokenwire.v1 import caller_pb2, caller_pb2_grpc
+from tokenwire_server.storage.postgresql import SCHEMA_LOCK
 
 TRUSTED_S = 2.0
 
@@ -150,3 +153,22 @@ def test_a_database_without_the_schema_is_refused_where_it_may_not_be_changed(da
     )
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "tokenwire-server migrate" in refused.stderr
+
+
+async def test_a_server_that_waits_for_the_schema_stops_when_it_is_told(postgresql):
+    database = postgresql.new_database()
+    holder = await asyncpg.connect(database)
+    await holder.execute(f"SELECT pg_advisory_lock({SCHEMA_LOCK})")
+    serve = [sys.executable, "-m", "tokenwire_server", "serve", "--demo", "--listen", "127.0.0.1:0"]
+    waiting = subprocess.Popen([*serve, "--database", database], stderr=subprocess.DEVNULL)
+    try:
+        began = time.monotonic()
+        while not await holder.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert time.monotonic() - began < 30
+            await asyncio.sleep(0.05)
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(10) == 0
+    finally:
+        waiting.kill()
+        waiting.wait()
+        await holder.close()

@@ -24,6 +24,11 @@ def run_command(arguments: argparse.Namespace) -> int:
         flags = {} if arguments.database is None else {"database": arguments.database}
         settings = load(arguments.config, flags)
         asyncio.run(_run(arguments, settings))
+    except OSError as error:  # stdout is full, or nobody reads it
+        _tell(
+            f"tokenwire-server: cannot write: {error.strerror}; a key that was made now is lost: revoke it"
+        )
+        return 1
     except (ConfigError, StoreUnavailable, KeyRefused) as error:
         _tell(f"tokenwire-server: {error}")
         return 1

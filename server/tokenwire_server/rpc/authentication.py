@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -15,6 +15,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from ..errors import TokenwireError, Unauthenticated
+from ..telemetry import internal_fault
 from ..tenants.caller import Caller
 from ..tenants.keyring import Keyring
 from .status import abort
@@ -23,6 +24,8 @@ from .writer import Context
 
 AUTHORIZATION = "authorization"
 REFLECTION = frozenset({reflection.SERVICE_NAME})
+
+Metadata = Iterable[tuple[str, str | bytes]]
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 
@@ -71,6 +74,8 @@ class OpenCalls:
 class Authentication(grpc.aio.ServerInterceptor):
     """Lets calls through whose credentials a keyring takes, and tells handlers who called.
 
+    Asked twice: before the request is read, and, with the connection's certificate, by the handler.
+
     Health is open to everybody, and what `open_services` names. A method that does not exist is
     UNIMPLEMENTED for everybody: grpcurl asks for a newer reflection first, and must hear that.
     """
@@ -95,6 +100,10 @@ class Authentication(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method.split("/")[1] in self._open:
             return handler
+        try:
+            self._caller(handler_call_details.invocation_metadata)
+        except TokenwireError as refusal:
+            return _refusing(refusal)
         guarded = self._guarded.get(method)
         if guarded is None:
             guarded = self._guarded[method] = self._guard(handler)
@@ -138,10 +147,26 @@ class Authentication(grpc.aio.ServerInterceptor):
         return guarded
 
     def _authenticate(self, context: Context) -> Caller:
-        metadata = context.invocation_metadata() or ()
-        caller = self._keyring.authenticate(
-            [value for key, value in metadata if key == AUTHORIZATION],
-            tenant_of(context.auth_context()),
-        )
+        certified_tenant = tenant_of(context.auth_context())
+        caller = self._caller(context.invocation_metadata(), certified_tenant)
         _caller.set(caller)
         return caller
+
+    def _caller(self, metadata: Metadata | None, certified_tenant: str | None = None) -> Caller:
+        """Raises Unauthenticated, StoreUnavailable, InternalFault."""
+        credentials = [value for key, value in metadata or () if key == AUTHORIZATION]
+        try:
+            return self._keyring.authenticate(credentials, certified_tenant)
+        except TokenwireError:
+            raise
+        except Exception as error:  # noqa: BLE001  # told to the caller by id, logged whole
+            raise internal_fault(error) from None
+
+
+def _refusing(refusal: TokenwireError) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler of any method. It reads no request: those of nobody take no memory."""
+
+    async def refused(_: Any, context: Context) -> None:
+        await abort(context, refusal)
+
+    return grpc.stream_stream_rpc_method_handler(refused)

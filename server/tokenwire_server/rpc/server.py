@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any, NoReturn
 
 import grpc
@@ -24,6 +26,8 @@ from .models import ModelService
 from .service import ChatService
 from .writer import Context
 
+logger = logging.getLogger(__name__)
+
 CALLER_SERVICE = caller_pb2.DESCRIPTOR.services_by_name["CallerService"].full_name
 CHAT_SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
@@ -45,6 +49,7 @@ class GrpcServer:
             interceptors=[authentication],  # the only one; the boundary is inside of it
         )
         self._health = _Health()
+        self._ended: asyncio.Task[bool] | None = None
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Take the address, in clear text without credentials; return the port. Raises ConfigError."""
@@ -96,9 +101,23 @@ class GrpcServer:
         """Tell health's callers and watchers to go elsewhere; RPCs are still answered."""
         await self._health.enter_graceful_shutdown()
 
+    async def serve(self, stop: asyncio.Event) -> bool:
+        """Serve until `stop` is set: True. False: gRPC's own loop has died, and nobody is served."""
+        # Cancelled, it would take a future of gRPC's with it: it ends when the server does.
+        self._ended = ended = asyncio.create_task(self._server.wait_for_termination())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            return True
+        stopping.cancel()
+        logger.critical("gRPC's server has died: this process ends", exc_info=ended.exception())
+        return False
+
     async def stop(self, grace_s: float) -> None:
         """Refuse new RPCs, give running ones `grace_s` to end, then cut them off."""
         await self._server.stop(grace_s)
+        if self._ended is not None:
+            await asyncio.wait((self._ended,))
 
 
 class _Health(health.aio.HealthServicer):

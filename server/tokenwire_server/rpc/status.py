@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from typing import NoReturn
@@ -11,6 +12,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from grpc._cython.cygrpc import ExecuteBatchError
 
 from ..errors import InvalidRequest, LimitExceeded, StreamFailure, TokenwireError
 from ..request import Violation
@@ -54,7 +56,10 @@ async def abort(context: Context, error: TokenwireError) -> NoReturn:
     """End the RPC with the error's status. Sends nothing else, so a refusal is trailers only."""
     status = to_status(error)
     details = status.SerializeToString()
-    await context.abort(CODES[error.reason], status.message, ((_DETAILS_KEY, details),))
+    try:
+        await context.abort(CODES[error.reason], status.message, ((_DETAILS_KEY, details),))
+    except ExecuteBatchError:  # the caller is gone, or has its status: gRPC would log it as our bug
+        raise asyncio.CancelledError from None
 
 
 def to_status(error: TokenwireError) -> status_pb2.Status:

@@ -14,7 +14,7 @@ WAIT_S = 5.0
 """How long to wait for a connection, a lock or a statement. Then StoreUnavailable."""
 MAX_CONNECTIONS = 4
 
-_SCHEMA_LOCK = 0x746F6B656E77  # "tokenw": any number that others in the database do not use
+SCHEMA_LOCK = 0x746F6B656E77  # "tokenw": any number that others in the database do not use
 _SERVER_SETTINGS = {
     "application_name": "tokenwire",
     "statement_timeout": f"{WAIT_S:g}s",
@@ -72,7 +72,7 @@ class Postgresql:
     async def lock_schema(self, connection: AsyncConnection) -> None:
         for setting in ("statement_timeout", "lock_timeout"):
             await connection.execute(text(f"SET LOCAL {setting} = 0"))  # Database has its own bound
-        await connection.execute(text(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})"))
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
 
     async def wait_closed(self) -> None:
         """Its connections end when they are closed."""

@@ -95,22 +95,25 @@ class Keyring:
     async def refresh(self) -> list[str]:
         """Read what changed; the prefixes of keys that were revoked since they were read last.
 
+        After a loss all of it is read: what comes back may be an older copy.
+
         Raises StoreUnavailable. Cancelled, it has changed nothing.
         """
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                revision, changed = await self._source.changes(self._revision)
-                keys = dict(self._keys)
-                if revision < self._revision:  # another database, or an older copy of it
-                    revision, changed = await self._source.changes(0)
-                    keys = {}
+                known = 0 if self._lost else self._revision
+                revision, changed = await self._source.changes(known)
+                if revision < known:  # another database, or an older copy of it
+                    known = 0
+                    revision, changed = await self._source.changes(known)
         except TimeoutError:
             raise StoreUnavailable("the keys cannot be read: no answer") from None
         self._read_at = time.monotonic()
-        if revision == self._revision:
+        if known and revision == known:
             return []
         before = self._keys
-        self._keys = keys | {key.prefix: key for key in changed}
+        kept = before if known else {}
+        self._keys = kept | {key.prefix: key for key in changed}
         self._revision = revision
         if self._keys and self._mode == "auto":  # and it stays so, should all keys be lost
             self._needs_keys = True
@@ -126,7 +129,7 @@ class Keyring:
             await asyncio.sleep(REFRESH_S)
             try:
                 prefixes = await self.refresh()
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is: streams go on without it
                 if not self._lost:
                     logger.warning(
                         "keys cannot be read: %s; they are taken as they are for %g s",
@@ -149,7 +152,7 @@ class Keyring:
         (value,) = credentials
         if not isinstance(value, str) or not value[: len(_SCHEME)].lower() == _SCHEME:
             raise Unauthenticated("the metadata `authorization` is not `Bearer KEY`")
-        secret = parse_key_text(value[len(_SCHEME) :].strip())
+        secret = parse_key_text(value[len(_SCHEME) :].strip(" "))
         if secret is None:
             raise Unauthenticated("what `authorization` holds is no key of Tokenwire's: tw_..._...")
         key = self._keys.get(secret.prefix)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
-from pydantic import ValidationError
-from sqlalchemy import Row, insert, select, update
+import msgspec
+from sqlalchemy import JSON, Row, Text, cast, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..config import CallerLimits
@@ -21,7 +22,11 @@ logger = logging.getLogger(__name__)
 MAX_ACTIVE_IN_FAMILY = 2
 """The key that callers use, and the one that takes its place."""
 
-_KEY_COLUMNS = tuple(api_keys.c[name] for name in ApiKey.__struct_fields__)
+# JSON as text: a row that holds none must not hide the others.
+_KEY_COLUMNS = tuple(
+    cast(column, Text).label(column.name) if isinstance(column.type, JSON) else column
+    for column in (api_keys.c[name] for name in ApiKey.__struct_fields__)
+)
 
 
 class KeyRefused(Exception):
@@ -104,7 +109,7 @@ class KeyStore:
         """Put a new key in the place of one, which is taken for `overlap_s` more: old, new, new text.
 
         The new key has the old one's family, tenant, models and limits, and, from now on, as long a
-        life as the old one was given. The old one never lives longer than it would have.
+        life as the keys of its family are given. The old one never lives longer than it would have.
 
         Raises KeyRefused: there is no such key, it is not active, or the other one of its family is.
         """
@@ -120,7 +125,8 @@ class KeyStore:
                     api_keys.c.tenant == old.tenant, api_keys.c.family == old.family
                 )
             )
-            active = sorted(key.prefix for key in _keys(family.all()) if key.active(now))
+            keys = _keys(family.all())
+            active = sorted(key.prefix for key in keys if key.active(now))
             if len(active) >= MAX_ACTIVE_IN_FAMILY:
                 raise KeyRefused(
                     f"{' and '.join(active)} take the place of one another and are both active: "
@@ -129,7 +135,11 @@ class KeyStore:
             old_until, new_until = now + overlap_s, None
             if old.expire_time is not None:
                 old_until = min(old_until, old.expire_time)
-                new_until = now + old.expire_time - old.create_time
+            # The old one's life may have been cut by a rotation; the newest one's was not.
+            others = [key for key in keys if key.prefix != prefix]
+            newest = max(others or [old], key=attrgetter("create_time"))
+            if newest.expire_time is not None:
+                new_until = now + newest.expire_time - newest.create_time
             new, text = _new_key(
                 family=old.family,
                 tenant=old.tenant,
@@ -179,21 +189,33 @@ def _new_key(*, family: str | None = None, **fields: Any) -> tuple[ApiKey, str]:
 
 
 def _keys(rows: Sequence[Row[*tuple[Any, ...]]]) -> Sequence[ApiKey]:
-    """The keys as they are kept. One whose limits make no sense counts as expired: it is not taken."""
+    """The keys as they are kept. One whose row makes no sense counts as expired: it is not taken."""
     keys = []
     for row in rows:
-        values = {name: row._mapping[name] for name in ApiKey.__struct_fields__}
-        values["models"] = tuple(values["models"])
-        # A newer server may know more limits; it enforces them.
-        known = {
-            name: limit
-            for name, limit in values["limits"].items()
-            if name in CallerLimits.model_fields
-        }
         try:
-            values["limits"] = CallerLimits(**known)
-        except ValidationError:
-            logger.exception("the key %s is not taken: its limits make no sense", row.prefix)
-            values |= {"limits": CallerLimits(), "expire_time": 0.0}
-        keys.append(ApiKey(**values))
+            keys.append(_kept(row))
+        except (ValueError, TypeError, msgspec.MsgspecError):
+            logger.exception("the key %s is not taken: its row makes no sense", row.prefix)
+            keys.append(_never_taken(row))
     return keys
+
+
+def _kept(row: Row[*tuple[Any, ...]]) -> ApiKey:
+    values = {name: row._mapping[name] for name in ApiKey.__struct_fields__}
+    limits = msgspec.json.decode(values["limits"], type=dict[str, Any])
+    # A newer server may know more limits; it enforces them.
+    values["limits"] = CallerLimits(
+        **{name: limit for name, limit in limits.items() if name in CallerLimits.model_fields}
+    )
+    values["models"] = msgspec.json.decode(values["models"], type=tuple[str, ...])
+    # SQLite keeps in a column what it is given: of what type that is, is seen here.
+    return msgspec.convert(values, ApiKey, builtin_types=(bytes,))
+
+
+def _never_taken(row: Row[*tuple[Any, ...]]) -> ApiKey:
+    """What lists and revocations need of a row that makes no sense."""
+    revoked = row.revoke_time if isinstance(row.revoke_time, float) else None
+    nothing = bytes(32)
+    return ApiKey(
+        row.prefix, row.prefix, str(row.tenant), nothing, 0.0, expire_time=0.0, revoke_time=revoked
+    )

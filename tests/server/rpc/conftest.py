@@ -1,0 +1,73 @@
+"""A real server in the test's own process, with a simulator behind it and keys in memory."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import grpc.aio
+import pytest
+
+from tokenwire.v1 import caller_pb2_grpc
+from tokenwire_server.config import Limits, known_providers
+from tokenwire_server.providers.registry import Registry
+from tokenwire_server.rpc.authentication import Authentication, OpenCalls
+from tokenwire_server.rpc.callers import CallerService
+from tokenwire_server.rpc.models import ModelService
+from tokenwire_server.rpc.server import GrpcServer
+from tokenwire_server.rpc.service import ChatService
+from tokenwire_server.simulator import Simulator
+from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.tenants.key import ApiKey, parse_key_text
+from tokenwire_server.tenants.keyring import Keyring
+from tokenwire_server.tenants.memory_limiter import MemoryLimiter
+
+
+class KeysInMemory:
+    """A source of keys: those that are given by their texts."""
+
+    def __init__(self, keys):
+        self._keys = [
+            ApiKey(**{"tenant": "acme", "family": secret.prefix, "create_time": 0.0} | fields,
+                   prefix=secret.prefix, digest=secret.digest)
+            for secret, fields in ((parse_key_text(text), fields) for text, fields in keys.items())
+        ]  # fmt: skip
+
+    async def changes(self, since_revision):
+        return 1, () if since_revision else self._keys
+
+
+@pytest.fixture
+async def serve(api_on):
+    """Starts a server that takes keys, by their texts with the fields of each; returns its RPCs."""
+    async with AsyncExitStack() as stack:
+
+        async def start(keys, *, models=None, tenants=None):
+            limits = Limits()
+            simulator = await stack.enter_async_context(Simulator())
+            environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"{simulator.url}/v1"}
+            registry = await stack.enter_async_context(
+                Registry(known_providers(environ), models or {}, limits, environ)
+            )
+            keyring = Keyring(KeysInMemory(keys), mode="auto", trusted_s=60.0)
+            await keyring.refresh()
+            server = GrpcServer(limits, Authentication(keyring, OpenCalls()))
+            port = server.bind("127.0.0.1:0")
+            streams = StreamRegistry(limits, await stack.enter_async_context(asyncio.TaskGroup()))
+            stack.callback(streams.stop_all)
+            limiter = MemoryLimiter(tenants or {})
+            await server.start(
+                ChatService(registry, streams, limiter, limits),
+                ModelService(registry, limits),
+                CallerService(limiter, limits),
+                reflects=False,
+            )
+            stack.push_async_callback(server.stop, 0)
+            channel = await stack.enter_async_context(
+                grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+            )
+            api = api_on(channel)
+            api.channel = channel
+            api.get_caller = caller_pb2_grpc.CallerServiceStub(channel).GetCaller
+            api.get_caller_raw = channel.unary_unary("/tokenwire.v1.CallerService/GetCaller")
+            return api
+
+        yield start

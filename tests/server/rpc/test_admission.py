@@ -1,0 +1,122 @@
+"""What a chat takes from its caller before it starts, and what it is told is left."""
+
+import grpc
+import grpc.aio
+import pytest
+from e2e_calls import details, read, reason
+from tenants_support import bearer
+
+from tokenwire.v1 import caller_pb2, chat_pb2
+from tokenwire_server.config import CallerLimits, ModelConfig
+from tokenwire_server.tenants.key import make_key_text
+
+KEY = make_key_text()
+WITH_KEY = bearer(KEY)
+SHORT = "openai/sim?tokens=2"
+
+
+async def refused(call):
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error.value
+
+
+async def told(call):
+    """What the initial metadata says of limits."""
+    metadata = await call.initial_metadata()
+    return {
+        key.removeprefix("tokenwire-limit-"): value
+        for key, value in metadata
+        if key.startswith("tokenwire-limit-")
+    }
+
+
+async def left(api):
+    """What is left of each limit, in the order in which they are told."""
+    caller = await api.get_caller(caller_pb2.GetCallerRequest(), metadata=WITH_KEY)
+    return [found.remaining for found in caller.allowances]
+
+
+def limited(**limits):
+    return {KEY: {"limits": CallerLimits(**limits)}}
+
+
+async def test_who_attaches_to_its_own_stream_needs_nothing_that_is_left(serve):
+    api = await serve(limited(requests_per_minute=1, concurrent_streams=1))
+    request = api.request("openai/sim?repeat=forever&itl_ms=5", request_id="same")
+    first = api.chat_stream(request, metadata=WITH_KEY)
+    began = await anext(aiter(first))
+    again = api.chat_stream(request, metadata=WITH_KEY)
+    assert await anext(aiter(again)) == began
+    assert await told(again) == {}
+    assert await left(api) == [0, 0]
+    for call in (first, again):
+        call.cancel()
+
+
+async def test_what_is_too_large_is_refused_before_anything_is_made_of_it(serve):
+    api = await serve(limited(bytes_per_request=500))
+    assert reason(await refused(api.chat(b"\xff" * 500, metadata=WITH_KEY))) == "INVALID_REQUEST"
+    assert reason(await refused(api.chat(b"\xff" * 501, metadata=WITH_KEY))) == "QUOTA_EXHAUSTED"
+
+
+async def test_what_is_wrong_is_told_before_how_much_of_it_there_is(serve):
+    api = await serve(limited(messages_per_request=1))
+    wrong = [chat_pb2.Message(role=chat_pb2.ROLE_USER)] * 2
+    error = await refused(api.chat(api.request(SHORT, messages=wrong), metadata=WITH_KEY))
+    assert reason(error) == "INVALID_REQUEST"
+    assert len(details(error)["BadRequest"].field_violations) == 2
+
+
+@pytest.mark.parametrize(
+    ("most", "asked", "estimated"),
+    [(None, None, 1024), (50, None, 50), (5000, None, 1024), (50, 20, 20), (None, 3000, 3000)],
+)
+async def test_an_answer_of_no_given_length_takes_what_is_assumed_or_less_if_the_model_gives_less(
+    serve, most, asked, estimated
+):
+    models = {SHORT: ModelConfig(max_output_tokens=most)}
+    api = await serve(limited(tokens_per_minute=10_000), models=models)
+    call = api.chat(
+        api.request(SHORT, generation=chat_pb2.GenerationConfig(max_output_tokens=asked)),
+        metadata=WITH_KEY,
+    )
+    found = await told(call)
+    assert found["tokens-per-minute-remaining"] == str(10_000 - estimated - 2)  # of "hello"
+    await call
+
+
+@pytest.mark.parametrize(
+    ("key", "tenant", "said"),
+    [(3, 9, ("3", "2")), (9, 3, ("3", "2")), (None, 3, ("3", "2")), (3, None, ("3", "2"))],
+)
+async def test_of_the_keys_and_the_tenants_limit_the_one_that_leaves_less_is_told(
+    serve, key, tenant, said
+):
+    tenants = {"acme": CallerLimits(requests_per_minute=tenant)} if tenant else {}
+    keys = limited(requests_per_minute=key) if key else {KEY: {}}
+    api = await serve(keys, tenants=tenants)
+    call = api.chat_stream(api.request(SHORT), metadata=WITH_KEY)
+    found = await told(call)
+    assert (found["requests-per-minute"], found["requests-per-minute-remaining"]) == said
+    await read(call)
+
+
+async def test_the_larger_limit_is_told_where_others_have_left_less_of_it(serve):
+    others = make_key_text()
+    api = await serve(
+        limited(requests_per_minute=3) | {others: {}},
+        tenants={"acme": CallerLimits(requests_per_minute=5)},
+    )
+    for _ in range(4):
+        await api.chat(api.request(SHORT), metadata=bearer(others))
+    call = api.chat(api.request(SHORT), metadata=WITH_KEY)
+    assert await told(call) == {"requests-per-minute": "5", "requests-per-minute-remaining": "0"}
+    await call
+
+
+async def test_limits_of_one_request_are_not_told_as_something_that_is_left(serve):
+    api = await serve(limited(messages_per_request=4, bytes_per_request=5000))
+    call = api.chat(api.request(SHORT), metadata=WITH_KEY)
+    assert await told(call) == {}
+    await call

@@ -1,0 +1,53 @@
+"""What becomes of a process whose gRPC has died."""
+
+import asyncio
+
+from tokenwire_server.config import Limits
+from tokenwire_server.rpc.authentication import Authentication, OpenCalls
+from tokenwire_server.rpc.callers import CallerService
+from tokenwire_server.rpc.models import ModelService
+from tokenwire_server.rpc.server import GrpcServer
+from tokenwire_server.rpc.service import ChatService
+from tokenwire_server.tenants.keyring import Keyring
+from tokenwire_server.tenants.memory_limiter import MemoryLimiter
+
+
+class NoKeys:
+    async def changes(self, since_revision):
+        return 0, ()
+
+
+async def started():
+    limits, limiter = Limits(), MemoryLimiter({})
+    keyring = Keyring(NoKeys(), mode="none", trusted_s=60)
+    server = GrpcServer(limits, Authentication(keyring, OpenCalls()))
+    server.bind("127.0.0.1:0")
+    await server.start(
+        ChatService(None, None, limiter, limits),
+        ModelService(None, limits),
+        CallerService(limiter, limits),
+        reflects=True,
+    )
+    return server
+
+
+async def test_it_serves_until_it_is_told_to_stop():
+    server, stop = await started(), asyncio.Event()
+    serving = asyncio.create_task(server.serve(stop))
+    await asyncio.sleep(0)
+    assert not serving.done()
+    stop.set()
+    async with asyncio.timeout(5):
+        assert await serving
+        await server.stop(0)
+
+
+async def test_when_grpc_ends_by_itself_that_is_told_and_loud(caplog):
+    server = await started()
+    serving = asyncio.create_task(server.serve(asyncio.Event()))
+    await asyncio.sleep(0)
+    await server._server.stop(0)
+    async with asyncio.timeout(5):
+        assert not await serving
+        await server.stop(0)
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"]

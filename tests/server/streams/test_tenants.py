@@ -1,0 +1,86 @@
+"""Streams of several tenants and keys in one registry."""
+
+import asyncio
+
+import pytest
+from streams_support import Played, a_request, read_all, route_to
+
+from tokenwire_server.errors import StreamNotFound, UpstreamUnavailable
+from tokenwire_server.events import FinishReason
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.request import Retention
+from tokenwire_server.tenants.caller import Caller
+
+STOP = Complete(FinishReason.STOP)
+ACME = Caller("acme", "tw_000000000001", "tw_000000000000")
+ROTATED = Caller("acme", "tw_000000000002", "tw_000000000000")
+GLOBEX = Caller("globex", "tw_000000000003", "tw_000000000003")
+SAME = {"request_id": "r", "body_hash": b"h"}
+
+
+def opened(registry, caller, *steps, **fields):
+    request, route = a_request(**fields), route_to(Played(*steps))
+    stream = registry.open(request, route, caller=caller)
+    reader = stream.join()
+    registry.produce(stream, route, request)
+    return stream, reader
+
+
+async def test_a_stream_is_found_by_its_tenant_only(registry):
+    stream, reader = opened(registry, ACME, "text", STOP, retention=Retention(log_ttl_s=60.0))
+    await read_all(reader)
+    assert registry.find(stream.id, "acme") is stream
+    for other in ("globex", "default"):
+        with pytest.raises(StreamNotFound):
+            registry.find(stream.id, other)
+
+
+async def test_a_request_id_is_free_again_for_its_tenant_once_its_stream_failed(registry):
+    failed, reader = opened(registry, ACME, UpstreamUnavailable("down"), **SAME)
+    with pytest.raises(UpstreamUnavailable):
+        await read_all(reader)
+    again, reader = opened(registry, ACME, "text", STOP, **SAME)
+    assert again is not failed
+    await read_all(reader)
+
+
+async def test_the_end_of_one_tenants_stream_frees_no_request_id_of_another(registry):
+    kept = Retention(log_ttl_s=60.0)
+    theirs, reader = opened(registry, GLOBEX, "text", STOP, retention=kept, **SAME)
+    await read_all(reader)
+    ours, reader = opened(registry, ACME, "text", STOP, retention=kept, **SAME)
+    await read_all(reader)
+    registry.delete(ours)
+    assert registry.begun_by(a_request(**SAME), "acme") is None
+    assert registry.begun_by(a_request(**SAME), "globex") is theirs
+
+
+async def test_a_tenants_stream_whose_reader_goes_before_its_time_stays(registry):
+    stream, reader = opened(registry, ACME, "text", STOP, retention=Retention(log_ttl_s=60.0))
+    await read_all(reader)
+    with stream.join():
+        pass
+    assert registry.find(stream.id, "acme") is stream
+    assert registry.log_bytes > 0
+
+
+async def test_a_revoked_key_leaves_the_streams_of_the_key_that_took_its_place(registry):
+    lingering = Retention(linger_s=60.0)
+    old, first = opened(registry, ACME, asyncio.Event(), retention=lingering)
+    fresh, second = opened(registry, ROTATED, asyncio.Event(), retention=lingering)
+    registry.cancel_all_of(ROTATED.key_prefix)
+    await asyncio.wait_for(fresh.log.wait_sealed(), 5)
+    assert not old.log.sealed
+    registry.cancel_all_of(ACME.key_prefix)
+    await asyncio.wait_for(old.log.wait_sealed(), 5)
+    for reader in (first, second):
+        with reader:
+            pass
+
+
+async def test_a_revoked_key_leaves_what_has_ended_as_it_is(registry):
+    stream, reader = opened(registry, ACME, "text", STOP, retention=Retention(log_ttl_s=60.0))
+    await read_all(reader)
+    registry.cancel_all_of(ACME.key_prefix)
+    assert stream.log.finished.reason == FinishReason.STOP
+    assert registry.find(stream.id, "acme") is stream

@@ -1,0 +1,37 @@
+"""When a key is taken, and what names a tenant."""
+
+import pytest
+
+from tokenwire_server.tenants.key import MODEL_PATTERN, TENANT_NAME, ApiKey
+
+
+def a_key(**times):
+    return ApiKey("tw_000000000001", "tw_000000000001", "acme", bytes(32), 0.0, **times)
+
+
+def test_a_key_is_taken_until_the_instant_at_which_it_expires():
+    key = a_key(expire_time=100.0)
+    assert key.active(99.999)
+    assert not key.active(100.0)
+
+
+@pytest.mark.parametrize("expire_time", [None, 100.0])
+def test_a_revoked_key_is_never_taken_not_even_before_its_time(expire_time):
+    assert not a_key(expire_time=expire_time, revoke_time=50.0).active(0.0)
+
+
+@pytest.mark.parametrize("name", ["a", "9", "a.b_c-d", "x" * 64])
+def test_a_tenant_has_a_short_name_in_small_letters(name):
+    assert TENANT_NAME.fullmatch(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x" * 65, "Acme", "-a", ".a", "_a", "a b", "a/b", "a\n", "ä", "*"]
+)
+def test_other_names_are_none(name):
+    assert not TENANT_NAME.fullmatch(name)
+
+
+@pytest.mark.parametrize("pattern", ["a?c", "a[bc]", "a,b", "a b", "a\tb", "a\x7f", ""])
+def test_what_would_stand_for_something_else_than_it_seems_is_no_pattern(pattern):
+    assert not MODEL_PATTERN.fullmatch(pattern)
