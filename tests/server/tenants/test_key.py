@@ -1,8 +1,14 @@
-"""When a key is taken, and what names a tenant."""
+"""What is a key, when it is taken, and what names a tenant."""
 
 import pytest
 
-from tokenwire_server.tenants.key import MODEL_PATTERN, TENANT_NAME, ApiKey
+from tokenwire_server.tenants.key import (
+    MODEL_PATTERN,
+    TENANT_NAME,
+    ApiKey,
+    make_key_text,
+    parse_key_text,
+)
 
 
 def a_key(**times):
@@ -18,6 +24,14 @@ def test_a_key_is_taken_until_the_instant_at_which_it_expires():
 @pytest.mark.parametrize("expire_time", [None, 100.0])
 def test_a_revoked_key_is_never_taken_not_even_before_its_time(expire_time):
     assert not a_key(expire_time=expire_time, revoke_time=50.0).active(0.0)
+
+
+@pytest.mark.parametrize("more", ["x", "0", "\n", " ", "\0"])
+def test_what_goes_on_behind_a_key_or_begins_before_it_is_none(more):
+    text = make_key_text()
+    assert parse_key_text(text)
+    assert parse_key_text(text + more) is None
+    assert parse_key_text(more + text) is None
 
 
 @pytest.mark.parametrize("name", ["a", "9", "a.b_c-d", "x" * 64])

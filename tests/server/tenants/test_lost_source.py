@@ -43,7 +43,9 @@ async def test_who_bears_no_key_waits_for_the_source_as_well(mode):
         keyring.authenticate([])
 
 
-@pytest.mark.parametrize("sent", ["nonsense", f"Bearer {make_key_text()}", "Bearer "])
+@pytest.mark.parametrize(
+    "sent", ["nonsense", f"Bearer {make_key_text()}", "Bearer "], ids=["nonsense", "a key", "none"]
+)
 async def test_nothing_is_said_of_any_key_that_may_have_been_made_meanwhile(sent):
     keyring = await outlived(Source(make_key_text()), "auto")
     with pytest.raises(StoreUnavailable):
