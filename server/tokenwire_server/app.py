@@ -24,7 +24,6 @@ from .storage.database import Database
 from .streams.registry import StreamRegistry
 from .tenants.keyring import Keyring
 from .tenants.keystore import KeyStore
-from .tenants.limits import limit_faults
 from .tenants.memory_limiter import MemoryLimiter
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,6 @@ async def serve(
         providers = {**known_providers(environ), **settings.providers}
         _require_a_key(providers, environ)
         _require_targets(models, providers)
-        _require_reachable_limits(settings)
         tls = ServerTls.of(settings.tls)
         registry = await stack.enter_async_context(
             Registry(providers, models, settings.limits, environ)
@@ -184,12 +182,6 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _require_reachable_limits(settings: Settings) -> None:
-    faults = limit_faults(settings.tenants, settings.limits)
-    if faults:
-        raise ConfigError("; ".join(faults))
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -52,24 +52,23 @@ def test_the_raw_caller_is_understood(tenancy):
     assert b"grpc-status\x0216" in answer(tenancy.address, GET_CALLER)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        b"Bearer %s\xff",
-        b"Bearer %s\0",
-        b"Bearer %s\n",
-        b"Bearer\t%s",
-        b"\xffBearer %s",
-        b"Bearer %s, Bearer %s",
-        b"Bearer " + "\N{FULLWIDTH LATIN SMALL LETTER E}".encode() + b"%s",
-    ],
-)
-def test_a_key_with_bytes_beside_it_is_not_taken_and_not_written_down(serving, simulator, value):
+BESIDE = [
+    b"Bearer %s\xff",
+    b"Bearer %s\0",
+    b"Bearer %s\n",
+    b"Bearer\t%s",
+    b"\xffBearer %s",
+    b"Bearer %s, Bearer %s",
+    b"Bearer " + "\N{FULLWIDTH LATIN SMALL LETTER E}".encode() + b"%s",
+]
+
+
+def test_a_key_with_bytes_beside_it_is_not_taken_and_not_written_down(serving, simulator):
     with serving(simulator, TOKENWIRE_LOG_LEVEL="DEBUG") as tenancy:
-        sent = value.replace(b"%s", tenancy.acme.encode())
-        assert b"grpc-status\x010" not in answer(
-            tenancy.address, GET_CALLER, (b"authorization", sent)
-        )
+        for value in BESIDE:
+            sent = value.replace(b"%s", tenancy.acme.encode())
+            got = answer(tenancy.address, GET_CALLER, (b"authorization", sent))
+            assert b"grpc-status\x010" not in got, value
         assert is_serving(tenancy)
         tenancy.process.log.seek(0)
         assert tenancy.acme[16:32] not in tenancy.process.log.read()

@@ -19,10 +19,11 @@ class Source:
         secrets = [parse_key_text(text) for text in texts]
         self.keys = [ApiKey(s.prefix, s.prefix, "acme", s.digest, 0.0) for s in secrets]
         self.reads = 0
+        self.lost = True
 
     async def changes(self, since_revision):
         self.reads += 1
-        if self.reads > 1:
+        if self.reads > 1 and self.lost:
             raise StoreUnavailable("gone")
         return 1, self.keys
 
@@ -52,19 +53,43 @@ async def test_nothing_is_said_of_any_key_that_may_have_been_made_meanwhile(sent
         keyring.authenticate([sent])
 
 
-async def test_trying_to_read_makes_no_key_younger(monkeypatch):
+@pytest.fixture
+async def followed(monkeypatch):
+    """A keyring that is read again and again from a lost source; the source, and a key of it."""
     monkeypatch.setattr(keyring_module, "REFRESH_S", TRUSTED_S / 10)
     text = make_key_text()
     source = Source(text)
     keyring = Keyring(source, mode="auto", trusted_s=TRUSTED_S)
     await keyring.refresh()
     following = asyncio.create_task(keyring.follow(lambda _: None))
+    yield keyring, source, f"Bearer {text}"
+    following.cancel()
+
+
+async def reads(source, count):
+    """Return once it was read so many times more."""
+    wanted = source.reads + count
+    async with asyncio.timeout(5):
+        while source.reads < wanted:
+            await asyncio.sleep(TRUSTED_S / 10)
+
+
+async def test_trying_to_read_makes_no_key_younger(followed):
+    keyring, source, sent = followed
+    await reads(source, 3)
     async with asyncio.timeout(5):
         while True:
             try:
-                keyring.authenticate([f"Bearer {text}"])
+                keyring.authenticate([sent])
             except StoreUnavailable:
                 break
             await asyncio.sleep(TRUSTED_S / 10)
-    following.cancel()
-    assert source.reads > 2
+
+
+async def test_a_source_that_is_back_is_told_once_and_may_be_lost_again(followed, caplog):
+    _, source, _ = followed
+    for lost in (True, False, True, False):
+        source.lost = lost
+        await reads(source, 5)
+    said = [record.getMessage().split(":")[0] for record in caplog.records]
+    assert said == ["keys cannot be read", "keys can be read again"] * 2
