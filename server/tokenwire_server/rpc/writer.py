@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -32,11 +33,17 @@ class PeerGone(Exception):
 async def begin(context: Context, stream_id: str, allowances: Sequence[Allowance] = ()) -> None:
     """Send the initial metadata. It commits the RPC: no client retries it from here on.
 
-    Raises PeerGone.
+    Cancelled, it still sends it whole. Raises PeerGone.
     """
     metadata = ((STREAM_ID_KEY, stream_id), *_limit_metadata(allowances))
+    sending = asyncio.ensure_future(context.send_initial_metadata(metadata))
     try:
-        await context.send_initial_metadata(metadata)
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        # Interrupted, gRPC would send it once more with the status, which then never arrives.
+        await asyncio.wait((sending,))
+        sending.exception()
+        raise
     except ExecuteBatchError as error:
         raise PeerGone from error
 

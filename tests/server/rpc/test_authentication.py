@@ -16,6 +16,8 @@ from tokenwire_server.rpc.authentication import (
     OpenCalls,
     current_caller,
 )
+from tokenwire_server.rpc.boundary import answering
+from tokenwire_server.rpc.writer import begin
 from tokenwire_server.tenants.key import ApiKey, make_key_text, parse_key_text
 from tokenwire_server.tenants.keyring import Keyring
 
@@ -212,6 +214,7 @@ async def test_reflection_needs_a_key_unless_it_is_open(guarded, calls, channel)
 async def test_a_revoked_key_ends_its_open_calls_and_says_why(channel, guarded, calls):
     waiting = call(channel, "Forever")
     assert await waiting.read() == b"first"
+    await guarded.begun.wait()
     calls.end(KEY[:15])
     error = await ended(waiting)
     assert error.code() == grpc.StatusCode.UNAUTHENTICATED
@@ -260,3 +263,22 @@ async def test_a_caller_who_leaves_is_no_longer_known(channel, guarded, calls):
         await guarded.left.wait()
         await asyncio.sleep(0)
     assert calls._tasks == {}
+
+
+@pytest.mark.parametrize("method", ["Who", "Forever"])
+async def test_a_key_that_is_revoked_while_the_head_is_sent_ends_the_call_and_says_why(
+    guarded, calls, caplog, method
+):
+    async def revoked_at_once(data, context, caller):
+        asyncio.get_running_loop().call_soon(calls.end, caller.key_prefix)
+        await begin(context, "0" * 32)
+        await asyncio.Event().wait()
+
+    guarded.who = guarded.forever = answering(revoked_at_once)
+    keyring = Keyring(OneKey(), mode="auto", trusted_s=60)
+    await keyring.refresh()
+    async with serving(guarded, Authentication(keyring, calls)) as channel:
+        for _ in range(20):
+            error = await ended(call(channel, method))
+            assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert not caplog.records
