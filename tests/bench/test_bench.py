@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("bench")  # so that each part is measured once
+
 MARGIN = 10
 RUN_LIMIT_S = 60
 
