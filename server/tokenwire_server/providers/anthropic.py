@@ -29,6 +29,23 @@ from .decode.anthropic import REDACTED, AnthropicDecoder
 
 ALWAYS_OURS = frozenset({"model", "messages", "system", "max_tokens", "stream"})
 """Keys of the body that `provider_options` may never set, whether or not the request needs them."""
+COUNTED = frozenset(
+    {
+        "cache_control",
+        "messages",
+        "model",
+        "output_config",
+        "speed",
+        "system",
+        "thinking",
+        "tool_choice",
+        "tools",
+    }
+)
+"""Keys of the body that the counting endpoint takes; it refuses all others.
+https://platform.claude.com/docs/en/api/messages/count_tokens"""
+NOT_COUNTED = frozenset({"container"})
+"""Keys that bring input, a container's skills, which the counting endpoint takes not."""
 MAX_CACHE_HINTS = 4
 IMAGE_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
@@ -59,6 +76,7 @@ class AnthropicMessages:
     """
 
     path = "/v1/messages"
+    count_path = "/v1/messages/count_tokens"
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> list[Violation]:  # noqa: ARG002  # the Dialect's
         return [
@@ -91,6 +109,11 @@ class AnthropicMessages:
             if m.role != "system" and (content := [_block(part) for part in m.parts if _goes(part)])
         ]
         return {**body, **_settings(request), **request.provider_options}
+
+    def count_body(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        if not NOT_COUNTED.isdisjoint(body):
+            return None
+        return {key: value for key, value in body.items() if key in COUNTED}
 
     def decoder(self, config: ProviderConfig) -> AnthropicDecoder:  # noqa: ARG002  # the Dialect's
         return AnthropicDecoder()

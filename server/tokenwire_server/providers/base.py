@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..config import ProviderConfig
 from ..events import Delta
@@ -44,6 +44,21 @@ class Dialect(Protocol):
         ...
 
 
+@runtime_checkable
+class CountingDialect(Dialect, Protocol):
+    """A wire format with an endpoint that counts a request's input tokens without running it."""
+
+    count_path: str
+    """Path below the provider's base URL, such as `/v1/messages/count_tokens`."""
+
+    def count_body(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """What the endpoint takes of a chat's body, so that it counts that very request.
+
+        None when the request brings input that the endpoint cannot be told of.
+        """
+        ...
+
+
 class Upstream(Protocol):
     """An open answer of a provider."""
 
@@ -75,5 +90,16 @@ class Provider(Protocol):
         Raises UpstreamError, or UnknownModel when the provider does not know the model. Leaving the
         block closes the connection at once unless the answer was read to its end; so does
         cancellation, at any point, the connecting included.
+        """
+        ...
+
+    async def count_input_tokens(self, request: ChatRequest, model: str) -> int | None:
+        """The request's input tokens, cached ones included, as the provider's own endpoint counts.
+
+        None where there is no such endpoint, or none that can be told of all the request's input.
+        What is billed may differ a little: Anthropic calls its count an estimate.
+        `request` has passed `check`. Raises UpstreamError, or UnknownModel when the provider does
+        not know the model; never waits longer than `upstream.COUNT_S`, never tries again.
+        Cancelled, it closes the connection at once.
         """
         ...

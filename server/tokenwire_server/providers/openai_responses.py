@@ -53,6 +53,27 @@ from .decode.openai_responses_items import unsign
 MIN_OUTPUT_TOKENS = 16
 """Least `max_output_tokens` that the API takes."""
 
+COUNTED = frozenset(
+    {
+        "conversation",
+        "input",
+        "instructions",
+        "model",
+        "parallel_tool_calls",
+        "personality",
+        "previous_response_id",
+        "reasoning",
+        "text",
+        "tool_choice",
+        "tools",
+        "truncation",
+    }
+)
+"""Keys of the body that the counting endpoint takes:
+`openai.types.responses.input_token_count_params`."""
+NOT_COUNTED = frozenset({"prompt"})
+"""Keys that bring input, a stored prompt, which the counting endpoint takes not."""
+
 _NO_ARGUMENTS = msgspec.Raw(b'{"type":"object","properties":{}}')
 _Json = dict[str, Any]
 
@@ -61,6 +82,7 @@ class OpenAIResponses:
     """The Responses API. Has no state; see `base.Dialect` for what each method promises."""
 
     path = "/responses"
+    count_path = "/responses/input_tokens"
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> list[Violation]:
         return [
@@ -82,6 +104,11 @@ class OpenAIResponses:
             **_settings(request),
             **request.provider_options,
         }
+
+    def count_body(self, body: _Json) -> _Json | None:
+        if not NOT_COUNTED.isdisjoint(body):
+            return None
+        return {key: value for key, value in body.items() if key in COUNTED}
 
     def decoder(self, config: ProviderConfig) -> Decoder:  # noqa: ARG002  # no server differs yet
         return OpenAIResponsesDecoder()

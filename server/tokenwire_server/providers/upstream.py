@@ -1,4 +1,5 @@
-"""One configured provider, reached through its official SDK, and an open answer of it.
+"""One configured provider, reached through its official SDK, an open answer of it, and its count of
+a request's input tokens.
 
 The SDK builds, authenticates and sends the request and types its errors; the body is read as bytes,
 below its layers, and decoded by our own sans-IO decoder: a typed SDK stream costs 5 to 8 times the
@@ -8,8 +9,9 @@ CPU per token.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import aiohttp
 import anthropic
@@ -18,20 +20,29 @@ import msgspec
 import openai
 
 from ..config import ProviderConfig
-from ..errors import UpstreamBroken
+from ..errors import UpstreamBroken, UpstreamUnavailable
 from ..events import Delta
 from ..request import ChatRequest, Violation
-from .base import Dialect
+from .base import CountingDialect, Dialect
 from .decode.base import Complete, Decoder
-from .fault import SdkError, from_sdk_error
+from .decode.json import log_text
+from .fault import DEFAULT_RETRY_AFTER_S, SdkError, from_sdk_error
 from .http import RESPONSE, release
 
 END_OF_BODY_S = 0.25
 """How long a complete answer may take to end its body, so that the connection can be used again."""
+COUNT_S = 10.0
+"""How long a provider may take to count a request's input tokens, the connecting included."""
+MAX_COUNT_BODY_BYTES = 64 * 1024
+"""A count is some 50 bytes; an answer past this bound is none, and is not read on."""
 
 SdkClient = openai.AsyncOpenAI | anthropic.AsyncAnthropic
 
 _encoder = msgspec.json.Encoder()
+
+
+class _Count(msgspec.Struct, frozen=True):
+    input_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class HttpProvider:
@@ -43,6 +54,7 @@ class HttpProvider:
         self.name = name
         self._config = config
         self._dialect = dialect
+        self._counting = dialect if isinstance(dialect, CountingDialect) else None
         self._client = client
 
     def check(self, request: ChatRequest) -> list[Violation]:
@@ -57,6 +69,52 @@ class HttpProvider:
             decoder=self._dialect.decoder(self._config),
             provider=self.name,
             model=model,
+        )
+
+    async def count_input_tokens(self, request: ChatRequest, model: str) -> int | None:
+        """See `base.Provider`."""
+        if self._counting is None:
+            return None
+        body = self._counting.count_body(self._dialect.body(request, model, self._config, None))
+        if body is None:
+            return None
+        try:
+            async with asyncio.timeout(COUNT_S):
+                answer = await self._ask(self._counting.count_path, _encoder.encode(body))
+        except SdkError as error:
+            if _has_no_endpoint(error):
+                return None
+            raise from_sdk_error(error, provider=self.name, model=model) from error
+        except aiohttp.ClientError as error:
+            raise from_sdk_error(error, provider=self.name, model=model) from error
+        except TimeoutError as error:
+            raise self._no_count(f"took longer than {COUNT_S:g} s to count input tokens") from error
+        try:
+            return msgspec.json.decode(answer, type=_Count).input_tokens
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise self._no_count(
+                "answered with no count of input tokens", log_text(answer, error)
+            ) from error
+
+    async def _ask(self, path: str, body: bytes) -> bytes:
+        """A small answer, read whole or to just past its bound."""
+        response = await _post(self._client, path, body, accept="application/json")
+        answer = bytearray()
+        try:
+            while len(answer) <= MAX_COUNT_BODY_BYTES and (
+                data := await response.content.readany()
+            ):
+                answer += data
+        finally:
+            release(response)
+        return bytes(answer)
+
+    def _no_count(self, why: str, provider_text: str = "") -> UpstreamUnavailable:
+        return UpstreamUnavailable(
+            f"provider {self.name!r} {why}",
+            provider=self.name,
+            provider_text=provider_text,
+            retry_after_s=DEFAULT_RETRY_AFTER_S,
         )
 
 
@@ -86,20 +144,12 @@ class HttpUpstream:
 
     async def __aenter__(self) -> Self:
         try:
-            response = await self._client.post(
-                self._path,
-                cast_to=httpx2.Response,
-                content=self._body,
-                options={
-                    "headers": {"Content-Type": "application/json", "Accept": "text/event-stream"}
-                },
-                stream=True,
-                stream_cls=_stream_class(self._client),
+            self._response = await _post(
+                self._client, self._path, self._body, accept="text/event-stream"
             )
         except SdkError as error:
             raise from_sdk_error(error, provider=self._provider, model=self._model) from error
         del self._body  # prompts can be large, and answers long
-        self._response: aiohttp.ClientResponse = response.extensions[RESPONSE]
         self._content = self._response.content
         return self
 
@@ -115,7 +165,7 @@ class HttpUpstream:
 
     def _broken(self, error: aiohttp.ClientError) -> list[Delta]:
         """The connection broke: decode what came before that and was not read yet, then say so."""
-        self._content.set_exception(None)  # else the rest cannot be read
+        self._content.set_exception(None)  # type: ignore[arg-type]  # else the rest cannot be read
         deltas = self.decoder.feed(self._content.read_nowait())
         if self.decoder.end is None:
             self.decoder.end = UpstreamBroken(
@@ -140,6 +190,38 @@ class HttpUpstream:
             pass  # the answer is whole; only the connection is not worth keeping
         finally:
             release(self._response)
+
+
+async def _post(
+    client: SdkClient, path: str, body: bytes, *, accept: str
+) -> aiohttp.ClientResponse:
+    """Send a request and return the answer's head. Raises one of SdkError."""
+    response = await client.post(
+        path,
+        cast_to=httpx2.Response,
+        content=body,
+        options={"headers": {"Content-Type": "application/json", "Accept": accept}},
+        stream=True,  # the SDK then leaves the body alone, and its own kind of stream is not built
+        stream_cls=_stream_class(client),
+    )
+    answer: aiohttp.ClientResponse = response.extensions[RESPONSE]
+    return answer
+
+
+def _has_no_endpoint(error: BaseException) -> bool:
+    """Whether the server does not offer what was asked, rather than not know the model.
+
+    Compatible servers often have no counting. Their 404 for a path names nothing that was not
+    found; those for a model say `not_found_error`, or `model` in the code or the field.
+    """
+    status = getattr(error, "status_code", None)
+    if status != 404:
+        return status in (405, 501)
+    body = getattr(error, "body", None)
+    detail = body if isinstance(body, Mapping) else {}
+    detail = detail["error"] if isinstance(detail.get("error"), Mapping) else detail
+    names = [str(detail.get(key)) for key in ("type", "code", "param")]
+    return not any(name == "not_found_error" or "model" in name for name in names)
 
 
 def _stream_class(client: SdkClient) -> Any:

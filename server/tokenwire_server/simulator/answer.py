@@ -102,7 +102,7 @@ def compose(
     tool_names: tuple[str, ...],
     max_output_tokens: int | None,
     stop_sequence: str | None,
-    request_bytes: int,
+    input_bytes: int,
 ) -> Answer:
     """Turn a scenario into the answer to one request. Raises ScenarioError.
 
@@ -137,12 +137,19 @@ def compose(
             scenario, is_over_limit=is_over_limit, refuses=bool(refusal), calls=bool(tool_calls)
         ),
         stop_sequence=stop_sequence,
-        usage=_usage(scenario, request_bytes, sent, len(reasoning)) if scenario.usage else None,
+        usage=_usage(scenario, input_bytes, sent, len(reasoning)) if scenario.usage else None,
         is_endless=is_endless,
         surrogates=scenario.surrogates,
         reasoning_field=scenario.reasoning_field,
         error_event=scenario.error_event,
     )
+
+
+def input_tokens(scenario: Scenario, input_bytes: int) -> int:
+    """What a request's usage says of its input, and what a count of it answers."""
+    if scenario.input_tokens is not None:
+        return scenario.input_tokens
+    return max(1, input_bytes // 4) + scenario.cache_read_tokens + scenario.cache_write_tokens
 
 
 def _tool_calls(scenario: Scenario, tool_names: tuple[str, ...]) -> list[ToolCall]:
@@ -173,12 +180,10 @@ def _stop_reason(
     return "tool_calls" if calls else "stop"
 
 
-def _usage(scenario: Scenario, request_bytes: int, sent: int, reasoning: int) -> Usage:
-    cached = scenario.cache_read_tokens + scenario.cache_write_tokens
-    given = scenario.input_tokens
+def _usage(scenario: Scenario, input_bytes: int, sent: int, reasoning: int) -> Usage:
     reasoned = scenario.reasoning_tokens
     return Usage(
-        input_tokens=max(1, request_bytes // 4) + cached if given is None else given,
+        input_tokens=input_tokens(scenario, input_bytes),
         output_tokens=sent if scenario.output_tokens is None else scenario.output_tokens,
         reasoning_tokens=reasoning if reasoned is None else reasoned,
         cache_read_tokens=scenario.cache_read_tokens,

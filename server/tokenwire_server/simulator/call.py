@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .answer import Answer, compose
+from .answer import Answer, compose, input_tokens
 from .connection import Connection, HttpRequest
 from .demo import demo_scenario
 from .exchange import Exchange, WholeAnswer
@@ -16,7 +16,7 @@ from .journal import Journal
 from .pacer import Pacer
 from .playback import Playback
 from .scenario import Scenario, ScenarioError, scenario_of_header, scenario_of_query
-from .wire import BadRequest, ProviderRequest, WireFormat
+from .wire import BadRequest, CountingFormat, ProviderRequest, WireFormat
 
 _STATUS_MESSAGES = {
     401: "Incorrect API key provided.",
@@ -43,7 +43,9 @@ def choose_scenario(
 
 
 class Call:
-    """One request to a provider, written down in the journal. Call `refuse` or `answer`, once."""
+    """One request to a provider, written down in the journal. Call `refuse`, `answer` or `count`,
+    once.
+    """
 
     def __init__(
         self,
@@ -76,8 +78,7 @@ class Call:
 
     def answer(self, asked: ProviderRequest, scenario: Scenario, pacer: Pacer) -> None:
         """Answer as the scenario says."""
-        if scenario.fault_attempts and self._entry.attempt > scenario.fault_attempts:
-            scenario = scenario.without_faults()
+        scenario = self._of_this_attempt(scenario)
         if self._fails(scenario):
             return
         try:
@@ -99,6 +100,19 @@ class Call:
             scenario=scenario,
         )
         playback.start(self._headers)
+
+    def count(
+        self, counting_format: CountingFormat, asked: ProviderRequest, scenario: Scenario
+    ) -> None:
+        """Answer how many input tokens the scenario's usage would tell."""
+        scenario = self._of_this_attempt(scenario)
+        if not self._fails(scenario):
+            self._whole(200, counting_format.counted(input_tokens(scenario, asked.input_bytes)))
+
+    def _of_this_attempt(self, scenario: Scenario) -> Scenario:
+        if scenario.fault_attempts and self._entry.attempt > scenario.fault_attempts:
+            return scenario.without_faults()
+        return scenario
 
     def _fails(self, scenario: Scenario) -> bool:
         """Have the faults that come before an answer, if the scenario has one."""
@@ -127,7 +141,7 @@ class Call:
             tool_names=tuple(tool.name for tool in asked.tools),
             max_output_tokens=asked.max_output_tokens,
             stop_sequence=asked.stop_sequence,
-            request_bytes=asked.body_bytes,
+            input_bytes=asked.input_bytes,
         )
         if answer.stop_reason not in self._format.STOP_REASONS:
             known = ", ".join(self._format.STOP_REASONS)

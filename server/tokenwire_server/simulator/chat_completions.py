@@ -47,6 +47,8 @@ STOP_REASONS: Mapping[str, str] = {
     "refusal": "stop",  # told apart by `refusal` in place of `content`
 }
 
+INPUT_FIELDS = frozenset({"messages", "tools", "tool_choice", "response_format"})
+
 _ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 _ERROR_TYPES = {
     401: ("authentication_error", "invalid_api_key"),
@@ -68,7 +70,7 @@ def error(status: int, message: str, *, param: str | None = None) -> dict[str, A
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def read(body: dict[str, Any], size_bytes: int) -> ProviderRequest:
+def read(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
     model = require(body, "model", str, "a string")
     messages = require(body, "messages", list, "an array of messages")
     if not messages:
@@ -87,7 +89,7 @@ def read(body: dict[str, Any], size_bytes: int) -> ProviderRequest:
         model=model,
         stream=bool(typed(body, "stream", bool, "a boolean")),
         body=body,
-        body_bytes=size_bytes,
+        input_bytes=input_bytes,
         tools=_tools(typed(body, "tools", list, "an array of tools") or []),
         last_user_text=last_user_text(messages),
         max_output_tokens=limit,

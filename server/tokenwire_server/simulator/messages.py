@@ -1,6 +1,7 @@
-"""Anthropic Messages: `POST /v1/messages`.
+"""Anthropic Messages: `POST /v1/messages`, and `POST /v1/messages/count_tokens`, which counts.
 
 Sources: https://platform.claude.com/docs/en/api/messages,
+https://platform.claude.com/docs/en/api/messages/count_tokens,
 https://platform.claude.com/docs/en/build-with-claude/streaming and
 https://platform.claude.com/docs/en/api/errors
 
@@ -13,7 +14,7 @@ https://platform.claude.com/docs/en/api/errors
     event: message_stop
 
 `ping` may come anywhere. An error in mid-stream is `event: error`, under HTTP 200. `input_tokens`
-does not include what was read from or written to the cache.
+does not include what was read from or written to the cache; a count, which knows of no cache, does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from . import chat_completions
 from .answer import SIGNATURE, Answer, Usage
 from .scenario import ScenarioError
 from .wire import (
@@ -39,6 +41,7 @@ from .wire import (
 from .words import escape
 
 PATH = "/v1/messages"
+COUNT_PATH = "/v1/messages/count_tokens"
 ID_PREFIX = "msg_"
 REQUEST_ID_HEADER = "request-id"
 STOP_REASONS: Mapping[str, str] = {
@@ -49,6 +52,19 @@ STOP_REASONS: Mapping[str, str] = {
     "refusal": "refusal",
     "pause": "pause_turn",
 }
+
+INPUT_FIELDS = frozenset(
+    {
+        "cache_control",
+        "messages",
+        "output_config",
+        "speed",
+        "system",
+        "thinking",
+        "tool_choice",
+        "tools",
+    }
+)
 
 _ERROR_TYPES = {
     401: "authentication_error",
@@ -63,8 +79,8 @@ _ERROR_TYPES = {
 
 
 def api_key(headers: Mapping[str, str]) -> str:
-    """Anthropic's key has a header of its own."""
-    return headers.get("x-api-key", "")
+    """Anthropic's key has a header of its own; its SDK, from 2.0 on, sends a bearer token."""
+    return headers.get("x-api-key") or chat_completions.api_key(headers)
 
 
 def error(status: int, message: str, *, param: str | None = None) -> dict[str, Any]:
@@ -77,11 +93,27 @@ def error(status: int, message: str, *, param: str | None = None) -> dict[str, A
     }
 
 
-def read(body: dict[str, Any], size_bytes: int) -> ProviderRequest:
-    model = require(body, "model", str, "a string")
+def read(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
     limit = require(body, "max_tokens", int, "an integer")
     if limit < 1:
         raise BadRequest("must be at least 1", param="max_tokens")
+    return _read(body, input_bytes, max_output_tokens=limit)
+
+
+def read_count(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
+    if extra := sorted(body.keys() - INPUT_FIELDS - {"model"}):
+        raise BadRequest("Extra inputs are not permitted", param=extra[0])
+    return _read(body, input_bytes, max_output_tokens=None)
+
+
+def counted(input_tokens: int) -> dict[str, Any]:
+    return {"input_tokens": input_tokens}
+
+
+def _read(
+    body: dict[str, Any], input_bytes: int, *, max_output_tokens: int | None
+) -> ProviderRequest:
+    model = require(body, "model", str, "a string")
     messages = require(body, "messages", list, "an array of messages")
     if not messages:
         raise BadRequest("at least one message is required", param="messages")
@@ -93,14 +125,14 @@ def read(body: dict[str, Any], size_bytes: int) -> ProviderRequest:
         model=model,
         stream=bool(typed(body, "stream", bool, "a boolean")),
         body=body,
-        body_bytes=size_bytes,
+        input_bytes=input_bytes,
         tools=tuple(
             ToolSpec(tool["name"], tool.get("input_schema") or {})
             for tool in typed(body, "tools", list, "an array of tools") or []
             if isinstance(tool, dict) and isinstance(tool.get("name"), str)
         ),
         last_user_text=last_user_text(messages),
-        max_output_tokens=limit,
+        max_output_tokens=max_output_tokens,
         stop_sequence=stops[0] if stops else None,
     )
 

@@ -1,7 +1,8 @@
-"""OpenAI Responses: `POST /v1/responses`.
+"""OpenAI Responses: `POST /v1/responses`, and `POST /v1/responses/input_tokens`, which counts.
 
-Sources: https://platform.openai.com/docs/api-reference/responses/create and
-https://platform.openai.com/docs/api-reference/responses-streaming
+Sources: https://platform.openai.com/docs/api-reference/responses/create,
+https://platform.openai.com/docs/api-reference/responses-streaming and
+https://platform.openai.com/docs/api-reference/responses/input-tokens
 
     response.created, response.in_progress         the response, empty
     response.output_item.added                     a reasoning item, a message or a function call
@@ -39,11 +40,12 @@ from .wire import (
 from .words import escape
 
 __all__ = [
-    "ID_PREFIX", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
-    "api_key", "error", "read", "stream", "whole",
+    "COUNT_PATH", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
+    "api_key", "counted", "error", "read", "read_count", "stream", "whole",
 ]  # fmt: skip
 
 PATH = "/v1/responses"
+COUNT_PATH = "/v1/responses/input_tokens"
 ID_PREFIX = "resp_"
 REQUEST_ID_HEADER = "x-request-id"
 STOP_REASONS: Mapping[str, str] = {
@@ -55,10 +57,26 @@ STOP_REASONS: Mapping[str, str] = {
 }
 """`completed`, or the reason of an incomplete response."""
 
+INPUT_FIELDS = frozenset(
+    {
+        "conversation",
+        "input",
+        "instructions",
+        "parallel_tool_calls",
+        "personality",
+        "previous_response_id",
+        "reasoning",
+        "text",
+        "tool_choice",
+        "tools",
+        "truncation",
+    }
+)
+
 _FAILURE = {"code": "server_error", "message": "The simulated server had an error."}
 
 
-def read(body: dict[str, Any], size_bytes: int) -> ProviderRequest:
+def read(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
     model = require(body, "model", str, "a string")
     given = body.get("input")
     if given is None:
@@ -70,7 +88,7 @@ def read(body: dict[str, Any], size_bytes: int) -> ProviderRequest:
         model=model,
         stream=bool(typed(body, "stream", bool, "a boolean")),
         body=body,
-        body_bytes=size_bytes,
+        input_bytes=input_bytes,
         tools=tuple(
             ToolSpec(tool["name"], tool.get("parameters") or {})
             for tool in typed(body, "tools", list, "an array of tools") or []
@@ -80,6 +98,16 @@ def read(body: dict[str, Any], size_bytes: int) -> ProviderRequest:
         max_output_tokens=typed(body, "max_output_tokens", int, "an integer"),
         stop_sequence=None,
     )
+
+
+def read_count(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
+    if extra := sorted(body.keys() - INPUT_FIELDS - {"model"}):
+        raise BadRequest(f"Unknown parameter: '{extra[0]}'.", param=extra[0])
+    return read(body, input_bytes)
+
+
+def counted(input_tokens: int) -> dict[str, Any]:
+    return {"object": "response.input_tokens", "input_tokens": input_tokens}
 
 
 def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:

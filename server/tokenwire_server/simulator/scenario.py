@@ -9,6 +9,8 @@ A scenario is chosen, first match wins, by
 3. the simulator's default.
 
 Unknown fields and values out of range are refused with the provider's own 400.
+
+A request to count input tokens has the faults that come before an answer, and is answered at once.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     usage: bool = True
     """Whether usage is told at all."""
     input_tokens: Annotated[int, Meta(ge=0)] | None = None
-    """None: a quarter of the request's bytes. Includes the cached tokens below."""
+    """None: a quarter of the bytes of the request's fields that a model reads, the same for a count.
+    Includes the cached tokens below."""
     output_tokens: Annotated[int, Meta(ge=0)] | None = None
     """None: the tokens sent."""
     reasoning_tokens: Annotated[int, Meta(ge=0)] | None = None
@@ -140,7 +143,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # The books.
     key: str = ""
-    """Name under which `GET /simulator/requests/KEY` finds the request. Empty: the answer's id."""
+    """Name under which `GET /simulator/requests/KEY` finds the request, and `KEY:count` one to count
+    its tokens. Empty: the answer's id."""
 
     def __post_init__(self) -> None:
         if self.itl_ms and self.tokens_per_second:

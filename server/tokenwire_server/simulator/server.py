@@ -1,9 +1,10 @@
 """The simulator: routes, the choice of the scenario, and what it means for one request.
 
-POST /v1/chat/completions, /v1/responses, /v1/messages   a provider's answer
-GET  /v1/models                                          the models `demo` and `sim`
-GET  /simulator/stats                                    `Stats` as JSON
-GET  /simulator/requests/KEY                             the latest `Entry` of a key, as JSON
+POST /v1/chat/completions, /v1/responses, /v1/messages         a provider's answer
+POST /v1/responses/input_tokens, /v1/messages/count_tokens     a provider's count of input tokens
+GET  /v1/models                                                the models `demo` and `sim`
+GET  /simulator/stats                                          `Stats` as JSON
+GET  /simulator/requests/KEY                                   the latest `Entry` of a key, as JSON
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ from .exchange import JSON
 from .journal import Entry, Journal, Stats
 from .pacer import Pacer
 from .scenario import Scenario, ScenarioError
-from .wire import BadRequest, WireFormat
+from .wire import BadRequest, CountingFormat, WireFormat, input_bytes
 
 FORMATS: Mapping[str, WireFormat] = {
     chat_completions.PATH: chat_completions,
     responses.PATH: responses,
     messages.PATH: messages,
+}
+
+COUNTING_FORMATS: Mapping[str, CountingFormat] = {
+    responses.COUNT_PATH: responses,
+    messages.COUNT_PATH: messages,
 }
 
 MODELS = ("demo", "sim")
@@ -101,11 +107,15 @@ class Simulator:
         if wire_format is not None and request.method == "POST":
             self._provide(wire_format, request, connection)
             return
+        counting_format = COUNTING_FORMATS.get(request.path)
+        if counting_format is not None and request.method == "POST":
+            self._count(counting_format, request, connection)
+            return
         status, payload = self._get(request)
         connection.send(status, JSON, msgspec.json.encode(payload))
 
     def _get(self, request: HttpRequest) -> tuple[int, object]:
-        if request.path in FORMATS:
+        if request.path in FORMATS or request.path in COUNTING_FORMATS:
             return 405, chat_completions.error(405, "Use POST.")
         if request.method != "GET":
             return 404, chat_completions.error(404, f"No {request.method} {request.path} here.")
@@ -124,7 +134,8 @@ class Simulator:
         self, wire_format: WireFormat, request: HttpRequest, connection: Connection
     ) -> None:
         try:
-            asked = wire_format.read(json_object(request.body), len(request.body))
+            body = json_object(request.body)
+            asked = wire_format.read(body, input_bytes(request.body, wire_format.INPUT_FIELDS))
             scenario = choose_scenario(request.headers, asked, self._default)
         except (BadRequest, ScenarioError) as error:
             Call(wire_format, request, connection, self._journal).refuse(error)
@@ -133,6 +144,21 @@ class Simulator:
             wire_format, request, connection, self._journal, model=asked.model, key=scenario.key
         )
         call.answer(asked, scenario, self._pacer)
+
+    def _count(
+        self, counting_format: CountingFormat, request: HttpRequest, connection: Connection
+    ) -> None:
+        try:
+            body = json_object(request.body)
+            size_bytes = input_bytes(request.body, counting_format.INPUT_FIELDS)
+            asked = counting_format.read_count(body, size_bytes)
+            scenario = choose_scenario(request.headers, asked, self._default)
+        except (BadRequest, ScenarioError) as error:
+            Call(counting_format, request, connection, self._journal).refuse(error)
+            return
+        key = scenario.key and f"{scenario.key}:count"
+        call = Call(counting_format, request, connection, self._journal, model=asked.model, key=key)
+        call.count(counting_format, asked, scenario)
 
 
 async def run_simulator(listen: str) -> None:

@@ -42,7 +42,8 @@ class ProviderRequest(msgspec.Struct, frozen=True):
     model: str
     stream: bool
     body: dict[str, Any]
-    body_bytes: int
+    input_bytes: int
+    """Of the fields that the model reads, as they were written."""
     tools: tuple[ToolSpec, ...]
     last_user_text: str
     max_output_tokens: int | None
@@ -74,8 +75,10 @@ class WireFormat(Protocol):
     STOP_REASONS: Mapping[str, str]
     """A scenario's stop reason in the provider's words. What is not in it, the format cannot say."""
     REQUEST_ID_HEADER: str
+    INPUT_FIELDS: frozenset[str]
+    """Fields of a request that the model reads: what input tokens are counted by."""
 
-    def read(self, body: dict[str, Any], size_bytes: int) -> ProviderRequest:
+    def read(self, body: dict[str, Any], input_bytes: int) -> ProviderRequest:
         """Check a request. Raises BadRequest."""
         ...
 
@@ -92,6 +95,26 @@ class WireFormat(Protocol):
     def api_key(self, headers: Mapping[str, str]) -> str:
         """The key that the request bears; empty: none."""
         ...
+
+
+class CountingFormat(WireFormat, Protocol):
+    """A wire format with an endpoint that counts input tokens."""
+
+    COUNT_PATH: str
+
+    def read_count(self, body: dict[str, Any], input_bytes: int) -> ProviderRequest:
+        """Check a request to count. Raises BadRequest, for fields that it does not take too."""
+        ...
+
+    def counted(self, input_tokens: int) -> dict[str, Any]:
+        """The body of the answer."""
+        ...
+
+
+def input_bytes(body: bytes, fields: frozenset[str]) -> int:
+    """How many bytes those fields of a JSON object have. Raises as msgspec does for what is none."""
+    written = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return sum(memoryview(written[name]).nbytes for name in fields & written.keys())
 
 
 def data_event(payload: object) -> bytes:
