@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,9 @@ from pydantic_settings import (
 
 MAX_PORT = 65535
 MAX_CALLER_LIMIT = 10**12
+MAX_PRICE_USD = 10**6
+MAX_PRICE_DECIMALS = 9
+MAX_SPEND_USD = 10**9
 EVERY_OTHER_TENANT = "*"
 ENV_PREFIX = "TOKENWIRE_"
 OTHERS_VARIABLES = frozenset(
@@ -87,6 +91,28 @@ class ProviderConfig(_Section):
         return value.rstrip("/")
 
 
+class ModelPrices(_Section):
+    """What a model's tokens cost, in US dollars per million tokens. 0 is a price: it costs nothing.
+
+    The table stands for itself: nothing that is known of the model from elsewhere is mixed into it.
+    """
+
+    input: Decimal = Field(ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS)
+    output: Decimal = Field(ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS)
+    cache_read: Decimal | None = Field(
+        default=None, ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS
+    )
+    """Of input read from the provider's prompt cache. Left out: as `input`."""
+    cache_write: Decimal | None = Field(
+        default=None, ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS
+    )
+    """Of input written to it. Left out: as `input`."""
+    reasoning: Decimal | None = Field(
+        default=None, ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS
+    )
+    """Of output that is reasoning. Left out: as `output`."""
+
+
 class ModelConfig(_Section):
     """A model the operator names: an alias, or facts about `provider/model`."""
 
@@ -96,6 +122,8 @@ class ModelConfig(_Section):
     context_window_tokens: int | None = Field(default=None, ge=1)
     max_output_tokens: int | None = Field(default=None, ge=1)
     """The most it gives: told by GetModel, and asked for where a provider demands a limit."""
+    prices: ModelPrices | None = None
+    """What its tokens cost. None: what is known of the model without configuration, if anything."""
 
 
 class Limits(_Section):
@@ -104,8 +132,8 @@ class Limits(_Section):
     max_streams: int = Field(default=2000, ge=1)
     """Streams generating at once. The next one gets OVERLOADED."""
     assumed_output_tokens: int = Field(default=1024, ge=1)
-    """What a chat that names no `max_output_tokens` takes from its caller's tokens per minute, until it
-    ends and the truth is known."""
+    """What a chat that names no `max_output_tokens` takes from its caller's tokens per minute, and for how
+    many it reserves of its tenant's spend, until it ends and the truth is known."""
     max_request_bytes: int = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
     """Size of one request on the wire. A larger one gets INVALID_REQUEST."""
     max_log_bytes: int = Field(default=8 * 2**20, ge=4096)
@@ -170,6 +198,17 @@ class CallerLimits(_Section):
         return value
 
 
+class TenantLimits(CallerLimits):
+    """What all callers of a tenant may take together."""
+
+    spend_usd_per_day: Decimal | None = Field(default=None, ge=0, le=MAX_SPEND_USD)
+    """What its streams may cost in one day (UTC), as far as this server knows prices: a chat reserves
+    what it may cost, and what does not fit gets QUOTA_EXHAUSTED; one whose answer grows past what it has
+    reserved, and finds nothing left, finishes with BUDGET. Models without a known price are refused."""
+    spend_usd_per_month: Decimal | None = Field(default=None, ge=0, le=MAX_SPEND_USD)
+    """The same for one month (UTC)."""
+
+
 class TlsConfig(_Section):
     """PEM files, read again when they change: connections that are open stay as they are."""
 
@@ -221,7 +260,9 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(default=5.0, ge=0)
     """How long open streams may go on after SIGTERM. Then they end with SERVER_STOPPED."""
     database: str = "sqlite:///tokenwire.db"
-    """Where keys are kept: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`."""
+    """Where keys and usage records are kept: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`."""
+    usage_kept_days: int | None = Field(default=None, ge=1, le=36500)
+    """How long usage records are kept, from the opening of their streams. None: for ever."""
     migrate: bool = True
     """Bring the database's schema up to date at start. Otherwise `tokenwire-server migrate` does."""
     auth: Literal["auto", "keys", "none"] = "auto"
@@ -234,7 +275,7 @@ class Settings(BaseSettings):
     calls get STORE_UNAVAILABLE."""
     tls: TlsConfig = TlsConfig()
     limits: Limits = Limits()
-    tenants: dict[str, CallerLimits] = {}
+    tenants: dict[str, TenantLimits] = {}
     """What all callers of a tenant may take together; "*" stands for every tenant not named."""
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}

@@ -8,7 +8,8 @@
     +-- LimitExceeded           a limit of the caller's
     |   +-- RateLimited             too much in a minute
     |   +-- TooManyStreams          too many at once
-    |   +-- QuotaExhausted          too much in one request
+    |   +-- QuotaExhausted          too much in one request, or spent
+    +-- BudgetExceeded          the request would take more than its own budget
     +-- Overloaded              this server is full
     +-- StoreUnavailable        the database cannot be reached
     +-- StreamNotFound          no such stream: unknown, expired, deleted, or somebody else's
@@ -122,6 +123,7 @@ class LimitExceeded(TokenwireError):
         remaining: int,
         retry_after_s: float | None = None,
         field: str | None = None,
+        why: str = "",
     ) -> None:
         self.limit = limit
         """Its name in the settings."""
@@ -135,7 +137,7 @@ class LimitExceeded(TokenwireError):
         self.retry_after_s = retry_after_s
         self.field = field
         """Path in the request of what is too large. None: it is not about one request."""
-        hint = "it does not help to wait"
+        hint = why or "it does not help to wait"
         if retry_after_s is not None:
             hint = f"come back in {math.ceil(retry_after_s * 10) / 10:g} s"  # never too early
         super().__init__(
@@ -162,6 +164,26 @@ class TooManyStreams(LimitExceeded):
 
 class QuotaExhausted(LimitExceeded):
     reason = "QUOTA_EXHAUSTED"
+
+
+class BudgetExceeded(TokenwireError):
+    reason = "BUDGET_EXCEEDED"
+
+    def __init__(self, limit: str, *, allowed: int, estimated: int) -> None:
+        self.limit = limit
+        """The field of the budget."""
+        self.allowed = allowed
+        self.estimated = estimated
+        super().__init__(
+            f"budget.{limit} is {allowed}, and the request's input is estimated at {estimated}"
+        )
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "limit": self.limit,
+            "allowed": str(self.allowed),
+            "estimated": str(self.estimated),
+        }
 
 
 class Overloaded(TokenwireError):

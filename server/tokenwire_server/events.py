@@ -24,6 +24,7 @@ class FinishReason(enum.IntEnum):
     PAUSED = 7
     TIME_LIMIT = 8
     CANCELLED = 9
+    BUDGET = 10
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +39,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     reasoning_tokens: int | None = None
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
+    cost_microusd: int | None = None
+    """Millionths of a US dollar. None: the price is not known. No provider says it: prices do."""
     estimated: bool = False
 
 
@@ -60,6 +63,9 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     created_time: float
     """Seconds since the epoch, UTC."""
     request_id: str = ""
+    estimated_input_tokens: int = 0
+    estimated_cost_microusd: int | None = None
+    """Of the input alone. None: the price is not known."""
     from_cache: bool = False
     """A replay of an earlier answer; no provider is asked."""
 

@@ -136,6 +136,13 @@ class CacheUse(msgspec.Struct, frozen=True):
     """An answer may be replayed; otherwise one is only kept."""
 
 
+class Budget(msgspec.Struct, frozen=True):
+    """What one request may take. None: as much as it needs."""
+
+    max_cost_microusd: int | None = None
+    max_input_tokens: int | None = None
+
+
 class ChatRequest(msgspec.Struct, frozen=True):
     model: str
     """As the caller wrote it: `provider/model` or an alias."""
@@ -149,7 +156,12 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """For the top level of the provider's request body."""
     delivery: Delivery = Delivery()
     retention: Retention = Retention()
+    budget: Budget = Budget()
     cache: CacheUse | None = None
     request_id: str = ""
+    labels: dict[str, str] = {}
+    """For the stream's usage record."""
+    asks_provider: bool = False
+    """Who wants its tokens counted wants the provider to count them."""
     body_hash: bytes = b""
     """Of all that two requests with one `request_id` must share; set with it only."""

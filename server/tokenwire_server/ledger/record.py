@@ -27,7 +27,7 @@ class Outcome(enum.StrEnum):
     FAILED = "failed"
     """Its caller got an error."""
     LOST = "lost"
-    """The process that ran it is gone; the figures are its last checkpoint's."""
+    """The process that ran it is gone; the figures, and the end, are its last checkpoint's."""
 
 
 class UsageRecord(msgspec.Struct, frozen=True, gc=False):
@@ -55,9 +55,7 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     reason: str = ""
     """The name of the FinishReason, or the reason of the error. Empty while it is open."""
     usage: Usage = Usage(input_tokens=0, output_tokens=0)
-    """`estimated`: these are not the provider's figures."""
-    cost_microusd: int | None = None
-    """Millionths of a US dollar. None: the price is not known."""
+    """And what it costs. `estimated`: these are not the provider's figures."""
     partial: bool = False
     """The stream did not end by itself: tokens are what was received, not a whole answer's."""
     attempts: int = 0

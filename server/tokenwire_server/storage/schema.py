@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, column, inspect, select, table
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """All that there are in `migrations/versions`, oldest first. The last one is this version's."""
 VERSION_TABLE = "tokenwire_version"
 """Where Alembic keeps the revision."""

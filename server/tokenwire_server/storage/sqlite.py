@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from urllib.parse import quote
@@ -31,6 +32,17 @@ _SETTINGS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
 )
+
+
+class _Connection(sqlite3.Connection):
+    """When one is closed in the midst of a transaction, SQLite keeps its lock for as long as a cursor of
+    it lives, which may be until garbage is collected: what was cancelled would lock out all others.
+    """
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
 
 class Sqlite:
@@ -103,6 +115,7 @@ class Sqlite:
             uri=True,
             timeout=LOCK_WAIT_S,
             isolation_level=None,
+            factory=_Connection,
         )
         connection._thread.daemon = True  # as SQLAlchemy does, had it made the connection
         self._threads.add(connection._thread)

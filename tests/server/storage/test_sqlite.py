@@ -200,6 +200,31 @@ async def test_who_gives_up_waiting_for_a_lock_writes_nothing_later(path, monkey
         assert await read(database) == 1
 
 
+SLOW = """
+WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 300000)
+SELECT count(*) FROM numbers
+"""
+
+
+async def test_what_was_cancelled_in_a_statement_holds_no_lock(database):
+    async def write_slowly(began):
+        async with database.writing() as connection:
+            began.set()
+            await connection.exec_driver_sql(SLOW)
+
+    gone = []  # whose traceback holds the cursor
+    for revision in range(3):
+        began = asyncio.Event()
+        task = asyncio.create_task(write_slowly(began))
+        await began.wait()
+        await asyncio.sleep(0.005)
+        task.cancel()
+        await asyncio.wait([task])
+        gone.append(task)
+        async with asyncio.timeout(2):  # it would be waited for 5 s
+            await write(database, revision)
+
+
 def test_a_failure_is_one_line_even_as_the_process_ends(tmp_path):
     program = """
 import asyncio, sys

@@ -1,0 +1,200 @@
+"""What a request will take, before it runs: its input tokens, their price, and the worst case."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import msgspec
+
+from ..config import Limits, ProviderConfig
+from ..errors import BudgetExceeded, InvalidRequest, Overloaded
+from ..events import Usage
+from ..providers.registry import Route
+from ..request import Budget, ChatRequest, Violation
+from .pricebook import PriceBook
+from .prices import Prices
+from .tokenizers import Tokenizers
+from .tokens import (
+    CHARS_PER_TOKEN,
+    MAX_COUNTED_CHARS,
+    MAX_STEP_CHARS,
+    OVERHEAD_CHARS,
+    Characters,
+    TokenCounter,
+    estimate_input_tokens,
+)
+
+MAX_WAITING_CHARS = 64 * MAX_COUNTED_CHARS
+"""Of long requests that wait to be counted: some 3 s of work. The next one gets OVERLOADED."""
+
+CountSource = Literal["provider", "tokenizer", "estimate"]
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What one request is expected to take, and what its answer is counted and priced with."""
+
+    input_tokens: int
+    source: CountSource
+    """Who counted them: the provider, the model's own vocabulary, or nobody exactly."""
+    counter: TokenCounter
+    prices: Prices | None = None
+    """None: not known."""
+    max_output_tokens: int | None = None
+    """The most that the answer may have. None: nothing is known to bound it."""
+    likely_output_tokens: int = 0
+    """What is set aside for the answer: `max_output_tokens` if the request names it, or what the operator
+    assumes."""
+
+    @property
+    def input_cost_microusd(self) -> int | None:
+        """None: the price is not known."""
+        return self._cost(0)
+
+    @property
+    def likely_cost_microusd(self) -> int | None:
+        return self._cost(self.likely_output_tokens)
+
+    @property
+    def max_cost_microusd(self) -> int | None:
+        """None: the price, or the most that the answer may have, is not known."""
+        if self.max_output_tokens is None or self.prices is None:
+            return None
+        most = self.max_output_tokens
+        return max(  # of reasoning alone, where that is dearer
+            self.prices.cost_microusd(Usage(self.input_tokens, most, reasoning_tokens=reasoning))
+            for reasoning in (0, most)
+        )
+
+    def check(self, budget: Budget, model: str) -> None:
+        """Whether a budget lets the request run. Raises BudgetExceeded, InvalidRequest."""
+        allowed = budget.max_cost_microusd
+        if allowed is not None and self.prices is None:
+            raise InvalidRequest(
+                [Violation("budget.max_cost_microusd", f"the price of {model} is not known")]
+            )
+        for limit, most, estimated in (
+            ("max_input_tokens", budget.max_input_tokens, self.input_tokens),
+            ("max_cost_microusd", allowed, self.input_cost_microusd),
+        ):
+            if most is not None and estimated is not None and estimated > most:
+                raise BudgetExceeded(limit, allowed=most, estimated=estimated)
+
+    def _cost(self, output_tokens: int) -> int | None:
+        if self.prices is None:
+            return None
+        return self.prices.cost_microusd(Usage(self.input_tokens, output_tokens, estimated=True))
+
+
+class Estimator:
+    """Estimates requests. `providers` and `limits` are the settings'. Belongs to one event loop.
+
+    Counting goes in steps, between which others have their turn. Of long requests one is counted at a
+    time, and one for CountTokens beside it: the steps of many would add up, to a second for each token
+    of everybody's streams.
+    """
+
+    def __init__(
+        self,
+        book: PriceBook,
+        tokenizers: Tokenizers,
+        providers: Mapping[str, ProviderConfig],
+        limits: Limits,
+    ) -> None:
+        self._book = book
+        self._tokenizers = tokenizers
+        self._providers = providers
+        self._limits = limits
+        self._chats = _Turns()
+        self._counts = _Turns()
+
+    async def estimate(self, request: ChatRequest, route: Route) -> Estimate:
+        """What a chat that is to begin will take, counted here and priced as of now.
+
+        No network is needed. Raises Overloaded. Cancelled, nothing is left behind.
+        """
+        return await self._count(request, route, self._chats)
+
+    async def preview(self, request: ChatRequest, route: Route) -> Estimate:
+        """The same for who only wants to know; with the provider's own count where that is wished and
+        there is one.
+
+        Raises Overloaded, and UpstreamError and UnknownModel of a provider that was asked.
+        """
+        if request.asks_provider:
+            tokens = await route.provider.count_input_tokens(request, route.model)
+            if tokens is not None:
+                return self._priced(request, route, tokens, "provider")
+        return await self._count(request, route, self._counts)
+
+    async def _count(self, request: ChatRequest, route: Route, turns: _Turns) -> Estimate:
+        counter = self._counter(route)
+        chars = _counted_chars(request)
+        if chars <= MAX_STEP_CHARS:
+            count = await counter.count_request(request)
+        else:
+            async with turns.mine(chars):
+                count = await counter.count_request(request)
+        return self._priced(
+            request, route, count.tokens, "tokenizer" if count.exact else "estimate"
+        )
+
+    def _priced(
+        self, request: ChatRequest, route: Route, tokens: int, source: CountSource
+    ) -> Estimate:
+        asked = request.generation.max_output_tokens
+        most = asked if asked is not None else route.max_output_tokens
+        assumed = self._limits.assumed_output_tokens
+        return Estimate(
+            input_tokens=tokens,
+            source=source,
+            counter=self._counter(route),
+            prices=self._book.prices(route.provider.name, route.model, request.model, time.time()),
+            max_output_tokens=most,
+            likely_output_tokens=(
+                asked if asked is not None else min(assumed, assumed if most is None else most)
+            ),
+        )
+
+    def _counter(self, route: Route) -> TokenCounter:
+        return self._tokenizers.counter(self._providers[route.provider.name].kind, route.model)
+
+
+class _Turns:
+    """One at a time, in the order in which they came; at most MAX_WAITING_CHARS wait."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._waiting_chars = 0
+
+    @asynccontextmanager
+    async def mine(self, chars: int) -> AsyncIterator[None]:
+        """Raises Overloaded."""
+        if self._waiting_chars + chars > MAX_WAITING_CHARS:
+            raise Overloaded(
+                "too many characters wait to be counted as tokens", limit=MAX_WAITING_CHARS
+            )
+        self._waiting_chars += chars
+        try:
+            await self._lock.acquire()
+        finally:
+            self._waiting_chars -= chars
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
+def rough_estimate(request: ChatRequest) -> Estimate:
+    """From the length of what a request says, without a vocabulary or a price."""
+    return Estimate(estimate_input_tokens(request), "estimate", TokenCounter(Characters()))
+
+
+def _counted_chars(request: ChatRequest) -> int:
+    """How much work it is to count it: in characters, and no less than that."""
+    texts = sum(len(message.parts) for message in request.messages) + 3 * len(request.tools)
+    chars = estimate_input_tokens(request) * CHARS_PER_TOKEN + texts * OVERHEAD_CHARS
+    return min(chars, MAX_COUNTED_CHARS)

@@ -1,0 +1,86 @@
+"""Usage records as rows of their table, and back.
+
+Whatever callers and providers say can be written: one record that a database refuses would keep all
+the others of its batch from it. So text is cut at MAX_TEXT_CHARS, what is no text becomes U+FFFD, and
+counts are cut at MAX_COUNT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+from ..events import Usage
+from ..storage.tables import usage_records
+from .record import Outcome, UsageRecord
+
+MAX_TEXT_CHARS = 1024
+MAX_COUNT = 10**12
+"""Of tokens, and of microusd: 9 million records of it can be summed in 64 bits."""
+MAX_ATTEMPTS = 10**6
+
+DAY_S = 86_400
+_TEXTS = (
+    "stream_id", "instance_id", "tenant", "key_prefix", "request_id", "model_asked", "provider",
+    "model", "provider_response_id", "reason",
+)  # fmt: skip
+_PLAIN = ("created_time", "end_time", "ttft_s", "partial", "from_cache")
+_FIELDS = (*_TEXTS, *_PLAIN, "attempts")
+COUNTS = (
+    "input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens", "cache_write_tokens",
+    "cost_microusd",
+)  # fmt: skip
+"""What `Usage` counts."""
+
+RECORD_COLUMNS = tuple(
+    usage_records.c[name] for name in (*_FIELDS, *COUNTS, "estimated", "outcome", "labels")
+)
+
+
+def row_of(record: UsageRecord) -> dict[str, Any]:
+    """What stands in the table of a record, but for `update_time`."""
+    usage = record.usage
+    row: dict[str, Any] = {name: text_of(getattr(record, name)) for name in _TEXTS}
+    for name in _PLAIN:
+        row[name] = getattr(record, name)
+    for name in COUNTS:
+        row[name] = _count(getattr(usage, name))
+    row["estimated"] = usage.estimated
+    row["attempts"] = min(record.attempts, MAX_ATTEMPTS)
+    row["outcome"] = record.outcome.value
+    row["labels"] = {label_name(key): text_of(value) for key, value in record.labels.items()}
+    row["created_day"] = int(record.created_time // DAY_S)
+    return row
+
+
+def record_of(row: Mapping[str, Any]) -> UsageRecord:
+    """The record of a row of RECORD_COLUMNS."""
+    return UsageRecord(
+        **{name: row[name] for name in _FIELDS},
+        labels={unquote(name): value for name, value in row["labels"].items()},
+        outcome=Outcome(row["outcome"]),
+        usage=Usage(**{name: row[name] for name in COUNTS}, estimated=row["estimated"]),
+    )
+
+
+def label_name(key: str) -> str:
+    """What a label is kept under: a path into JSON cannot quote every character, and SQLite compares
+    keys as they are written, escapes and all.
+    """
+    return quote(text_of(key), safe="")
+
+
+def text_of(text: str) -> str:
+    """What is kept of a text: PostgreSQL takes neither NUL nor half a surrogate pair."""
+    if len(text) > MAX_TEXT_CHARS:
+        text = text[:MAX_TEXT_CHARS]
+    if text.isascii():
+        return text.replace("\0", "\ufffd") if "\0" in text else text
+    return "".join(
+        "\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text
+    )
+
+
+def _count(count: int | None) -> int | None:
+    return count if count is None or count < MAX_COUNT else MAX_COUNT

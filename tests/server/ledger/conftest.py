@@ -1,0 +1,59 @@
+"""Records, and a store of them in each database."""
+
+import pytest
+
+from tokenwire_server.events import Usage
+from tokenwire_server.ledger.record import UsageRecord
+from tokenwire_server.ledger.store import UsageStore
+from tokenwire_server.storage.database import Database
+
+NOW = 1_800_000_000.25
+
+
+def make_record(stream_id, **fields):
+    """A record of an open stream; `tokens` are those of its output."""
+    tokens = fields.pop("tokens", 0)
+    defaults = {
+        "instance_id": "one",
+        "tenant": "acme",
+        "key_prefix": "tw_0123456789ab",
+        "request_id": "",
+        "labels": {},
+        "model_asked": "fast",
+        "created_time": NOW,
+        "usage": Usage(10, tokens, estimated=True),
+    }
+    return UsageRecord(stream_id=stream_id, **defaults | fields)
+
+
+@pytest.fixture(scope="session")
+def record():
+    return make_record
+
+
+@pytest.fixture
+async def database(database_url):
+    async with Database(database_url) as database:
+        await database.prepare(migrate=True)
+        yield database
+
+
+@pytest.fixture
+def store(database):
+    return UsageStore(database)
+
+
+@pytest.fixture
+def pause(sql):
+    """As if a process had neither written nor renewed its lease for so long."""
+
+    def pause(instance_id, seconds=11):
+        for table, column in (
+            ("tokenwire_usage_records", "update_time"),
+            ("tokenwire_instances", "lease_expire_time"),
+        ):
+            sql(
+                f"UPDATE {table} SET {column} = {column} - {seconds} WHERE instance_id = '{instance_id}'"
+            )
+
+    return pause

@@ -1,0 +1,375 @@
+"""What a request will take, before it runs: who counts, what it costs, and what counting costs others."""
+
+import asyncio
+import statistics
+import time
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenwire_server.config import Limits, ModelConfig, ModelPrices, known_providers
+from tokenwire_server.errors import BudgetExceeded, InvalidRequest, Overloaded, UpstreamUnavailable
+from tokenwire_server.events import Usage
+from tokenwire_server.ledger.estimate import MAX_WAITING_CHARS, Estimate, Estimator, rough_estimate
+from tokenwire_server.ledger.pricebook import PriceBook
+from tokenwire_server.ledger.prices import Prices
+from tokenwire_server.ledger.tokenizers import Tokenizers
+from tokenwire_server.ledger.tokens import MAX_COUNTED_CHARS, Characters, TokenCounter
+from tokenwire_server.providers.registry import Route
+from tokenwire_server.request import Budget, ChatRequest, Generation, Image, Message, Text, ToolCall
+
+PROSE = (
+    "Nothing is ever held back on an idle connection; merging happens only while a reader is "
+    "still busy with the previous write (see rule 2). Überraschung: 漢字 and 🙂 count as well.\n"
+)
+OF_50_000 = 11_710  # characters of it, in o200k_base, by another implementation
+OF_400_000 = 102_850  # the same in cl100k_base
+INPUT = 1000
+RATES = ModelPrices(input=Decimal(2), output=Decimal(8))
+
+
+class Counting:
+    """A provider that counts: what it says, or raises, or does not say before it may."""
+
+    def __init__(self, says=None, *, name="openai", may=None):
+        self.name = name
+        self.asked = 0
+        self._says = says
+        self._may = may
+
+    async def count_input_tokens(self, request, model):
+        self.asked += 1
+        if self._may is not None:
+            await self._may.wait()
+        if isinstance(self._says, Exception):
+            raise self._says
+        return self._says
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    tokenizers = Tokenizers()
+    asyncio.run(tokenizers.load())
+    return tokenizers
+
+
+@pytest.fixture
+def new(tokenizers):
+    """Makes an estimator for the known providers."""
+
+    def make(models=None, **limits):
+        providers = known_providers({})
+        return Estimator(
+            PriceBook(models or {}, providers), tokenizers, providers, Limits(**limits)
+        )
+
+    return make
+
+
+def a_request(text="hello", *, model="openai/gpt-4o", messages=1, **fields):
+    return ChatRequest(
+        model, tuple(Message("user", (Text(text),)) for _ in range(messages)), **fields
+    )
+
+
+def to(model="gpt-4o", provider=None, most=None):
+    return Route(provider or Counting(), model, most)
+
+
+def prose(chars):
+    return (PROSE * (chars // len(PROSE) + 1))[:chars]
+
+
+# Who counts.
+
+
+async def test_a_model_whose_vocabulary_is_public_is_counted_to_the_token(new):
+    found = await new().estimate(a_request(prose(50_000), messages=3), to())
+    assert (found.input_tokens, found.source) == (3 * (OF_50_000 + 4) + 3, "tokenizer")
+
+
+async def test_a_long_text_is_counted_to_the_token_as_well(new):
+    found = await new().estimate(a_request(prose(400_000)), to("gpt-4"))
+    assert (found.input_tokens, found.source) == (OF_400_000 + 7, "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "part"),
+    [
+        ("claude-opus-4-7", "anthropic", Text("hi")),
+        ("llama-3", "openai", Text("hi")),
+        ("gpt-4o", "openai", Image(uri="https://example.test/a.png")),
+        ("gpt-4o", "openai-responses", Text("hi")),
+        ("gpt-4o", "openai", ToolCall("1", "f", "{}")),
+    ],
+)
+async def test_what_no_public_rule_tells_is_marked_as_an_estimate(new, model, provider, part):
+    request = ChatRequest(f"{provider}/{model}", (Message("user", (part,)),))
+    found = await new().estimate(request, to(model, Counting(name=provider)))
+    assert found.source == "estimate"
+    assert found.input_tokens > 0
+
+
+async def test_a_provider_is_asked_only_by_who_wants_that(new):
+    provider = Counting(0)
+    for counting in (new().estimate, new().preview):
+        assert (await counting(a_request(), to(provider=provider))).source == "tokenizer"
+    asked = a_request(asks_provider=True)
+    assert (await new().estimate(asked, to(provider=provider))).source == "tokenizer"
+    assert provider.asked == 0
+    found = await new().preview(asked, to(provider=provider))
+    assert (found.input_tokens, found.source, provider.asked) == (0, "provider", 1)
+
+
+async def test_a_provider_that_cannot_count_leaves_it_to_us(new):
+    provider = Counting(None)
+    found = await new().preview(a_request(asks_provider=True), to(provider=provider))
+    assert (found.source, provider.asked) == ("tokenizer", 1)
+
+
+async def test_a_provider_that_is_away_is_not_made_up_for(new):
+    provider = Counting(UpstreamUnavailable("away"))
+    with pytest.raises(UpstreamUnavailable):
+        await new().preview(a_request(asks_provider=True), to(provider=provider))
+
+
+async def test_providers_count_side_by_side(new):
+    may = asyncio.Event()
+    provider = Counting(5, may=may)
+    estimator = new()
+    request = a_request(prose(400_000), asks_provider=True)
+    counts = [
+        asyncio.create_task(estimator.preview(request, to(provider=provider))) for _ in range(300)
+    ]
+    while provider.asked < 300:
+        await asyncio.sleep(0)
+    may.set()
+    assert {found.input_tokens for found in await asyncio.gather(*counts)} == {5}
+
+
+# What it costs.
+
+
+async def test_it_is_priced_as_the_name_that_was_asked_for(new):
+    models = {"cheap": ModelConfig(target="openai/gpt-4o", prices=RATES)}
+    request = a_request(model="cheap")
+    found = await new(models).estimate(request, to())
+    assert found.input_cost_microusd == found.input_tokens * 2
+    public = await new(models).estimate(a_request(), to())
+    assert public.input_cost_microusd not in (None, found.input_cost_microusd)
+
+
+async def test_a_model_without_a_price_has_no_costs(new):
+    found = await new().estimate(a_request(), to("gpt-of-tomorrow"))
+    assert found.prices is None
+    assert (
+        found.input_cost_microusd is found.likely_cost_microusd is found.max_cost_microusd is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "most", "expected", "likely"),
+    [
+        (None, None, None, 1024),
+        (None, 300, 300, 300),
+        (None, 9000, 9000, 1024),
+        (50, None, 50, 50),
+        (50, 9000, 50, 50),
+        (9000, None, 9000, 9000),
+    ],
+)
+async def test_the_most_and_the_likely_length_of_an_answer(new, asked, most, expected, likely):
+    request = a_request(generation=Generation(max_output_tokens=asked))
+    found = await new({"openai/gpt-4o": ModelConfig(prices=RATES)}).estimate(request, to(most=most))
+    assert (found.max_output_tokens, found.likely_output_tokens) == (expected, likely)
+    costs = [None if n is None else found.input_tokens * 2 + n * 8 for n in (expected, likely)]
+    assert [found.max_cost_microusd, found.likely_cost_microusd] == costs
+
+
+PRICES = st.builds(
+    ModelPrices,
+    input=st.decimals(0, 100, places=3),
+    output=st.decimals(0, 100, places=3),
+    reasoning=st.none() | st.decimals(0, 100, places=3),
+)
+
+
+@given(rates=PRICES, most=st.integers(1, 10_000), output=st.floats(0, 1), reasoning=st.floats(0, 1))
+def test_no_answer_costs_more_than_the_worst_case(rates, most, output, reasoning):
+    prices = Prices.configured(rates)
+    found = Estimate(INPUT, "estimate", TokenCounter(Characters()), prices, max_output_tokens=most)
+    tokens = round(most * output)
+    usage = Usage(INPUT, tokens, reasoning_tokens=round(tokens * reasoning))
+    assert prices.cost_microusd(usage) <= found.max_cost_microusd
+
+
+# Budgets.
+
+
+def priced(input="2", **fields):
+    prices = Prices.configured(ModelPrices(input=Decimal(input), output=Decimal(8)))
+    return Estimate(INPUT, "estimate", TokenCounter(Characters()), prices, **fields)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(),
+        Budget(max_cost_microusd=2000),
+        Budget(max_input_tokens=1000),
+        Budget(2**63 - 1, 2**63 - 1),
+    ],
+)
+def test_a_budget_that_covers_the_input_lets_it_run(budget):
+    priced(max_output_tokens=10**6, likely_output_tokens=1024).check(budget, "m")
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit", "allowed", "estimated"),
+    [
+        (Budget(max_cost_microusd=1999), "max_cost_microusd", 1999, 2000),
+        (Budget(max_cost_microusd=0), "max_cost_microusd", 0, 2000),
+        (Budget(max_input_tokens=999), "max_input_tokens", 999, 1000),
+        (Budget(1999, 999), "max_input_tokens", 999, 1000),
+        (Budget(1999, 1000), "max_cost_microusd", 1999, 2000),
+    ],
+)
+def test_a_budget_that_does_not_is_named_with_its_figures(budget, limit, allowed, estimated):
+    with pytest.raises(BudgetExceeded) as error:
+        priced().check(budget, "m")
+    assert error.value.facts() == {
+        "limit": limit, "allowed": str(allowed), "estimated": str(estimated)
+    }  # fmt: skip
+
+
+def test_a_budget_of_nothing_lets_what_is_free_run():
+    priced(input="0").check(Budget(max_cost_microusd=0), "m")
+
+
+def test_a_cost_cannot_be_bounded_without_a_price():
+    estimate = rough_estimate(a_request())
+    estimate.check(Budget(max_input_tokens=2), "m")
+    with pytest.raises(InvalidRequest) as error:
+        estimate.check(Budget(max_cost_microusd=5), "some/model")
+    (violation,) = error.value.violations
+    assert violation.field == "budget.max_cost_microusd"
+    assert "some/model" in violation.description
+
+
+# What counting costs others.
+
+
+class Ticks:
+    """How long the loop let nobody else run, at worst."""
+
+    def __init__(self):
+        self.gaps_s = []
+
+    async def __aenter__(self):
+        self._task = asyncio.create_task(self._tick())
+        await asyncio.sleep(0)
+        return self
+
+    async def __aexit__(self, *_):
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    async def _tick(self):
+        before = time.perf_counter()
+        while True:
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            self.gaps_s.append(now - before)
+            before = now
+
+    @property
+    def worst_ms(self):
+        """Of a hundred, so that another process's turn is not taken for ours."""
+        return sorted(self.gaps_s)[int(len(self.gaps_s) * 0.99)] * 1000
+
+
+async def test_a_thousand_tokens_are_estimated_within_two_milliseconds(new):
+    estimator, request = new(), a_request(prose(4400))
+    await estimator.estimate(request, to())
+    took_ms = []
+    for _ in range(100):
+        began = time.perf_counter()
+        found = await estimator.estimate(request, to())
+        took_ms.append((time.perf_counter() - began) * 1000)
+    assert 900 < found.input_tokens < 1300
+    assert statistics.median(took_ms) <= 2
+
+
+@pytest.mark.parametrize("count", [1, 20])
+async def test_a_hundred_thousand_tokens_never_stop_the_loop(new, count):
+    estimator, request = new(), a_request(prose(420_000))
+    async with Ticks() as ticks:
+        found = await asyncio.gather(*(estimator.estimate(request, to()) for _ in range(count)))
+    assert found[0].input_tokens > 90_000
+    assert len(ticks.gaps_s) > 20 * count
+    assert ticks.worst_ms <= 10
+
+
+async def test_many_short_texts_are_long_as_well(new):
+    estimator, request = new(), a_request("a", messages=10_000)
+    async with Ticks() as ticks:
+        await asyncio.gather(*(estimator.estimate(request, to()) for _ in range(20)))
+    assert ticks.worst_ms <= 10
+
+
+async def test_long_requests_wait_for_each_other_and_short_ones_for_nobody(new):
+    estimator, long = new(), a_request(prose(400_000))
+    order = []
+
+    async def estimate(name, request, counting):
+        await counting(request, to())
+        order.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        for n in range(3):
+            tasks.create_task(estimate(f"long {n}", long, estimator.estimate))
+        await asyncio.sleep(0)
+        tasks.create_task(estimate("short", a_request(prose(8000)), estimator.estimate))
+        tasks.create_task(estimate("preview", long, estimator.preview))
+    assert order[0] == "short"
+    assert order.index("preview") < order.index("long 2")
+    assert [name for name in order if name.startswith("long")] == ["long 0", "long 1", "long 2"]
+
+
+async def test_so_much_waits_and_no_more(new):
+    """What is longer than is counted to the last is as much work as what is not."""
+    estimator = new()
+    longest, short = a_request("a" * 3 * MAX_COUNTED_CHARS), a_request(prose(8000))
+    most = MAX_WAITING_CHARS // MAX_COUNTED_CHARS
+    counts = [asyncio.create_task(estimator.preview(longest, to())) for _ in range(most + 4)]
+    await asyncio.sleep(0)
+    await estimator.preview(short, to())
+    await estimator.estimate(longest, to())
+    found = await asyncio.gather(*counts, return_exceptions=True)
+    refused = [error for error in found if isinstance(error, Overloaded)]
+    assert len(refused) == 3, "one is counted meanwhile"
+    assert refused[0].retry_after_s == 1.0
+    await estimator.preview(longest, to())
+
+
+async def test_as_many_chats_as_a_server_takes_may_begin_at_once(new):
+    estimator, request = new(), a_request(prose(20_000))
+    found = await asyncio.gather(
+        *(estimator.estimate(request, to()) for _ in range(Limits().max_streams))
+    )
+    assert len({each.input_tokens for each in found}) == 1
+
+
+async def test_who_leaves_while_it_waits_or_is_counted_stops_nobody(new):
+    estimator, long = new(), a_request(prose(100_000))
+    for steps in range(12):
+        counts = [asyncio.create_task(estimator.estimate(long, to())) for _ in range(50)]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for count in counts:
+            count.cancel()
+        await asyncio.wait(counts)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(estimator.estimate(long, to()) for _ in range(10)))

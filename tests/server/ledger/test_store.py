@@ -1,0 +1,310 @@
+"""Records in both databases: what is kept, what never changes again, and what is told of many."""
+
+import datetime
+from collections import defaultdict
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokenwire_server.errors import StoreUnavailable
+from tokenwire_server.events import Usage
+from tokenwire_server.ledger import store as store_module
+from tokenwire_server.ledger.query import Cursor, SummaryTooLarge, UsageQuery
+from tokenwire_server.ledger.record import Outcome, UsageRecord
+
+ALL = UsageQuery(tenant=None)
+DAY = 86_400.0
+MIDNIGHT = 20_833 * DAY  # 2027-01-15T00:00Z
+CLOSED = [outcome for outcome in Outcome if outcome not in {Outcome.OPEN, Outcome.LOST}]
+
+with_databases = settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+NAMES = st.sampled_from(["a", "b", "A", "ä"])
+COUNTS = st.integers(0, 10**12)
+MAYBE_COUNTS = st.none() | COUNTS
+TIMES = st.sampled_from([0.0, 1.0, DAY - 1e-6, DAY, 2.5 * DAY]).map(lambda s: MIDNIGHT + s)
+USAGES = st.builds(
+    Usage, COUNTS, COUNTS, MAYBE_COUNTS, MAYBE_COUNTS, MAYBE_COUNTS, MAYBE_COUNTS, st.booleans()
+)
+RECORDS = st.builds(
+    UsageRecord,
+    stream_id=st.text("0123456789abcdef", min_size=4, max_size=4),
+    instance_id=NAMES,
+    tenant=NAMES,
+    key_prefix=NAMES | st.just(""),
+    request_id=WORDS,
+    labels=st.dictionaries(NAMES | WORDS, NAMES | WORDS, max_size=3),
+    model_asked=NAMES | WORDS,
+    created_time=TIMES,
+    provider=st.sampled_from(["", "a", "b"]),
+    model=NAMES,
+    provider_response_id=WORDS,
+    end_time=st.none() | TIMES,
+    ttft_s=st.none() | st.floats(0, 1e6),
+    outcome=st.sampled_from(Outcome),
+    reason=WORDS,
+    usage=USAGES,
+    partial=st.booleans(),
+    attempts=st.integers(0, 100),
+    from_cache=st.booleans(),
+)
+MANY = st.lists(RECORDS, max_size=12, unique_by=lambda record: record.stream_id)
+QUERIES = st.builds(
+    UsageQuery,
+    tenant=st.none() | NAMES,
+    since=st.none() | TIMES,
+    until=st.none() | TIMES,
+    models=st.lists(NAMES | st.just("a/b") | st.just("/a"), max_size=2).map(tuple),
+    labels=st.dictionaries(NAMES, NAMES, max_size=1),
+    outcomes=st.lists(st.sampled_from(Outcome), max_size=4).map(tuple),
+    key_prefix=st.none() | NAMES | st.just(""),
+)
+GROUPS = st.lists(
+    st.sampled_from(["day", "model", "tenant", "key", "label:a", "label:ä"]),
+    unique=True,
+    max_size=3,
+)
+
+
+def newest_first(records):
+    return sorted(records, key=lambda r: (r.created_time, r.stream_id), reverse=True)
+
+
+def model_served(record):
+    return f"{record.provider}/{record.model}"
+
+
+def matches(query, record):
+    return (
+        query.tenant in (None, record.tenant)
+        and (query.since is None or record.created_time >= query.since)
+        and (query.until is None or record.created_time < query.until)
+        and (not query.models or {record.model_asked, model_served(record)} & {*query.models})
+        and query.labels.items() <= record.labels.items()
+        and (not query.outcomes or record.outcome in query.outcomes)
+        and query.key_prefix in (None, record.key_prefix)
+    )
+
+
+def group_of(record, group):
+    match group.partition(":"):
+        case "day", _, _:
+            when = datetime.datetime.fromtimestamp(record.created_time, datetime.UTC)
+            return when.date().isoformat()
+        case "model", _, _:
+            return model_served(record) if record.provider else record.model_asked
+        case "tenant", _, _:
+            return record.tenant
+        case "key", _, _:
+            return record.key_prefix
+        case _, _, key:
+            return record.labels.get(key)
+
+
+def added_up(values):
+    said = [value for value in values if value is not None]
+    return sum(said) if said else None
+
+
+async def emptied(store, sql):
+    sql("DELETE FROM tokenwire_usage_records")
+
+
+@with_databases
+@given(records=MANY)
+async def test_a_record_is_read_as_it_was_written(store, sql, records):
+    await emptied(store, sql)
+    await store.write(records)
+    assert await store.page(ALL) == newest_first(records)
+
+
+@with_databases
+@given(records=MANY, query=QUERIES, size=st.integers(1, 5))
+async def test_pages_hold_every_record_that_matches_once_and_newest_first(
+    store, sql, records, query, size
+):
+    await emptied(store, sql)
+    await store.write(records)
+    found, after = [], None
+    while page := await store.page(query, after, size):
+        assert len(page) <= size
+        found += page
+        assert len(found) <= len(records)
+        after = Cursor.of(page[-1])
+    assert found == newest_first(record for record in records if matches(query, record))
+
+
+@with_databases
+@given(records=MANY, query=QUERIES, group_by=GROUPS)
+async def test_summaries_are_the_sums_of_the_records_that_match(
+    store, sql, records, query, group_by
+):
+    await emptied(store, sql)
+    await store.write(records)
+    groups = defaultdict(list)
+    for record in records:
+        if matches(query, record):
+            groups[tuple(group_of(record, group) for group in group_by)].append(record)
+    summaries = await store.summary(query, group_by)
+    found = {tuple(s.group.get(group) for group in group_by): s for s in summaries}
+    assert len(found) == len(summaries)
+    assert found.keys() == groups.keys()
+    for values, summary in found.items():
+        those = groups[values]
+        assert summary.record_count == len(those)
+        assert summary.open_count == sum(r.outcome is Outcome.OPEN for r in those)
+        assert summary.estimated_count == sum(r.usage.estimated for r in those)
+        assert summary.unpriced_count == sum(r.usage.cost_microusd is None for r in those)
+        assert summary.first_created_time == min(r.created_time for r in those)
+        assert summary.last_created_time == max(r.created_time for r in those)
+        assert summary.usage == Usage(
+            **{
+                name: added_up(getattr(r.usage, name) for r in those)
+                for name in Usage.__struct_fields__
+                if name != "estimated"
+            },
+            estimated=any(r.usage.estimated for r in those),
+        )
+
+
+@with_databases
+@given(records=MANY, since=TIMES)
+async def test_what_tenants_spent_is_the_sum_of_the_costs_that_are_known(
+    store, sql, records, since
+):
+    await emptied(store, sql)
+    await store.write(records)
+    spent = defaultdict(int)
+    for record in records:
+        if record.created_time >= since and record.usage.cost_microusd:
+            spent[record.tenant] += record.usage.cost_microusd
+    assert await store.spent_since(since) == spent
+
+
+async def test_summaries_come_in_the_order_of_their_groups(store, record):
+    await store.write(
+        [
+            record("1", created_time=MIDNIGHT + DAY, labels={"team": "b"}),
+            record("2", created_time=MIDNIGHT, labels={"team": "b"}),
+            record("3", created_time=MIDNIGHT, labels={"team": "a"}),
+            record("4", created_time=MIDNIGHT),
+        ]
+    )
+    summaries = await store.summary(ALL, ["day", "label:team"])
+    assert [summary.group for summary in summaries] == [
+        {"day": "2027-01-15"},
+        {"day": "2027-01-15", "label:team": "a"},
+        {"day": "2027-01-15", "label:team": "b"},
+        {"day": "2027-01-16", "label:team": "b"},
+    ]
+
+
+async def test_too_many_groups_are_an_error_and_not_a_part_of_them(store, record, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_SUMMARY_ROWS", 3)
+    await store.write([record(str(n), tenant=f"tenant-{n}") for n in range(4)])
+    assert len(await store.summary(ALL, ["day"])) == 1
+    with pytest.raises(SummaryTooLarge, match="more than 3 rows"):
+        await store.summary(ALL, ["tenant"])
+    await store.forget_before(MIDNIGHT * 2)
+    with pytest.raises(ValueError, match="'colour'"):
+        await store.summary(ALL, ["colour"])
+
+
+async def test_nothing_that_callers_or_providers_say_keeps_other_records_from_being_written(
+    store, record
+):
+    odd = record(
+        "odd",
+        request_id="\0",
+        labels={"\0\ud800": "\udfff\0", '"': "\\"},
+        model_asked="m" * 100_000,
+        provider_response_id="\ud83d",
+        attempts=10**30,
+        usage=Usage(10**30, 2**63, cost_microusd=10**40),
+    )
+    await store.write([odd, record("good")])
+    read, good = sorted(await store.page(ALL), key=lambda r: r.stream_id, reverse=True)
+    assert good == record("good")
+    assert read.usage == Usage(10**12, 10**12, cost_microusd=10**12)
+    assert (read.request_id, read.provider_response_id) == ("\ufffd", "\ufffd")
+    assert read.labels == {"\ufffd\ufffd": "\ufffd\ufffd", '"': "\\"}
+    assert read.model_asked == "m" * 1024
+    assert await store.page(UsageQuery(tenant=None, labels={'"': "\\"})) == [read]
+
+
+@pytest.mark.parametrize(
+    "key", ["", "1", "a.b", "a b", '"', "\\", "%22", "$", "[0]", "ä", "\n😀", "'"]
+)
+async def test_a_label_is_found_whatever_it_is_called(store, record, key):
+    await store.write([record("1", labels={key: key}), record("2", labels={"other": key})])
+    (found,) = await store.page(UsageQuery(tenant=None, labels={key: key}))
+    assert found.labels == {key: key}
+    summaries = await store.summary(ALL, [f"label:{key}"])
+    assert [summary.group for summary in summaries] == [{}, {f"label:{key}": key}]
+
+
+STATES = [Outcome.OPEN, Outcome.LOST, Outcome.FINISHED, Outcome.FAILED]
+
+
+@with_databases
+@given(writes=st.lists(st.sampled_from(STATES), min_size=1, max_size=6))
+async def test_a_closed_record_never_changes_and_lost_yields_to_its_process(
+    store, sql, record, writes
+):
+    await emptied(store, sql)
+    kept = None
+    for n, outcome in enumerate(writes):
+        new = record("1", outcome=outcome, tokens=n)
+        await store.write([new])
+        if (
+            kept is None
+            or kept.outcome is Outcome.OPEN
+            or (kept.outcome is Outcome.LOST and outcome is not Outcome.LOST)
+        ):
+            kept = new
+        assert await store.page(ALL) == [kept]
+
+
+async def test_a_batch_that_fails_leaves_none_of_it(store, record):
+    records = [record(str(n)) for n in range(100)]
+    bad = msgspec.structs.replace(records[-1], tenant=None)
+    with pytest.raises(TypeError):
+        await store.write([*records[:-1], bad])
+    assert await store.page(ALL) == []
+    await store.write(records)
+    assert len(await store.page(ALL, size=1000)) == 100
+
+
+async def test_old_records_are_forgotten_oldest_first_and_open_ones_never(store, record):
+    old = [
+        record(f"{n:03}", created_time=MIDNIGHT + n, outcome=Outcome.FINISHED) for n in range(10)
+    ]
+    await store.write([*old, record("open", created_time=MIDNIGHT)])
+    assert await store.forget_before(MIDNIGHT + 8, batch=5) == 5
+    left = {r.stream_id for r in await store.page(ALL)}
+    assert left == {"open", "005", "006", "007", "008", "009"}
+    assert await store.forget_before(MIDNIGHT + 8, batch=5) == 3
+    assert await store.forget_before(MIDNIGHT + 8, batch=5) == 0
+    assert {r.stream_id for r in await store.page(ALL)} == {"open", "008", "009"}
+
+
+async def test_without_its_tables_the_store_is_unavailable(store, record, sql):
+    sql("DROP TABLE tokenwire_usage_records")
+    sql("DROP TABLE tokenwire_instances")
+    for call in (
+        store.write([record("1")]),
+        store.page(ALL),
+        store.summary(ALL),
+        store.spent_since(0.0),
+        store.forget_before(0.0),
+        store.instances.renew("one"),
+        store.instances.release("one"),
+        store.instances.close_lost(),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await call
