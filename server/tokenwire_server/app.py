@@ -7,31 +7,47 @@ import gc
 import ipaddress
 import logging
 import signal
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from decimal import Decimal
 from typing import Any
 
-from .config import ConfigError, ModelConfig, ProviderConfig, Settings, known_providers
+from .config import ConfigError, ModelConfig, ModelPrices, ProviderConfig, Settings, known_providers
+from .ledger.estimate import Estimator
+from .ledger.instances import new_instance_id
+from .ledger.pricebook import PriceBook
+from .ledger.store import UsageStore
+from .ledger.tokenizers import Tokenizers
+from .ledger.writer import Ledger
 from .providers.registry import Registry
+from .rpc.admission import Admission
 from .rpc.authentication import REFLECTION, Authentication, OpenCalls
 from .rpc.callers import CallerService
 from .rpc.models import ModelService
 from .rpc.server import GrpcServer
 from .rpc.service import ChatService
 from .rpc.tls import ServerTls
+from .rpc.usage import UsageService
 from .simulator import Simulator
 from .storage.database import Database
 from .streams.registry import StreamRegistry
 from .tenants.keyring import Keyring
 from .tenants.keystore import KeyStore
 from .tenants.memory_limiter import MemoryLimiter
+from .tenants.spend import Periods, SpendLimiter
 
 logger = logging.getLogger(__name__)
 
+LEDGER_FLUSH_S = 5.0
+"""How long the usage records of the last streams may take to be written."""
 LAST_WORDS_S = 1.0
 """How long RPCs may take to tell their callers that the server stops."""
 DEMO_KEYS = {"OPENAI_API_KEY": "demo", "ANTHROPIC_API_KEY": "demo"}
 DEMO_MODELS = ("openai/demo", "openai-responses/demo", "anthropic/demo")
+DEMO_MODEL = ModelConfig(
+    capabilities=("tools", "reasoning"), prices=ModelPrices(input=Decimal(1), output=Decimal(5))
+)
 
 
 async def serve(
@@ -59,9 +75,7 @@ async def serve(
                 "OPENAI_BASE_URL": f"{simulator.url}/v1",
                 "ANTHROPIC_BASE_URL": simulator.url,
             }
-            models |= {
-                name: ModelConfig(capabilities=("tools", "reasoning")) for name in DEMO_MODELS
-            }
+            models = {**dict.fromkeys(DEMO_MODELS, DEMO_MODEL), **models}
         providers = {**known_providers(environ), **settings.providers}
         _require_a_key(providers, environ)
         _require_targets(models, providers)
@@ -69,6 +83,9 @@ async def serve(
         registry = await stack.enter_async_context(
             Registry(providers, models, settings.limits, environ)
         )
+        book, tokenizers = PriceBook(models, providers), Tokenizers()
+        await book.load()
+        await tokenizers.load()
         database = await stack.enter_async_context(Database(settings.database))
         if await _stopped_before(stop, database.prepare(migrate=settings.migrate)):
             return True
@@ -81,20 +98,29 @@ async def serve(
         port = server.bind(settings.listen, tls.credentials() if tls else None)
         _tell_exposure(settings, keyring)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        streams = StreamRegistry(settings.limits, tasks)
+        store = UsageStore(database)
+        ledger = Ledger(store, new_instance_id(), keep_s=_seconds_of(settings.usage_kept_days))
+        streams = StreamRegistry(settings.limits, tasks, ledger)
         limiter = MemoryLimiter(settings.tenants)
+        spend = SpendLimiter(settings.tenants)
+        await _remember_spend(store, spend)
+        estimator = Estimator(book, tokenizers, providers, settings.limits)
+        admission = Admission(registry, streams, limiter, spend, estimator, settings.limits)
 
         def revoked(key_prefix: str) -> None:
             calls.end(key_prefix)  # first, so that its callers hear why
             streams.cancel_all_of(key_prefix)
 
         stack.callback(tasks.create_task(keyring.follow(revoked), name="keyring").cancel)
+        keeping = tasks.create_task(ledger.run(streams.open_records), name="ledger")
+        stack.callback(keeping.cancel)
         if tls is not None:
             stack.callback(tasks.create_task(tls.follow(), name="certificates").cancel)
         await server.start(
-            ChatService(registry, streams, limiter, settings.limits),
-            ModelService(registry, settings.limits),
-            CallerService(limiter, settings.limits),
+            ChatService(admission, streams, settings.limits),
+            ModelService(registry, book, settings.limits),
+            CallerService(limiter, spend, settings.limits),
+            UsageService(store, settings.limits),
             reflects=settings.reflection != "off",
         )
         # A collection that walks what the SDKs imported stops every stream for 100 ms; none need to.
@@ -104,7 +130,19 @@ async def serve(
         as_wished = await server.serve(stop)
         logger.info("stopping: %d streams are open", streams.live_count)
         await _drain(server, streams, settings.drain_grace_s if as_wished else 0.0)
+        await ledger.flush(LEDGER_FLUSH_S)
     return as_wished
+
+
+async def _remember_spend(store: UsageStore, spend: SpendLimiter) -> None:
+    """Take up what tenants have spent today and this month. Raises StoreUnavailable."""
+    while spend.limits_anybody:
+        periods = Periods.at(time.time())
+        today = await store.spent_since(periods.day.timestamp())
+        this_month = await store.spent_since(periods.month.timestamp())
+        if periods == Periods.at(time.time()):  # and not the next day by now
+            spend.remember(today=today, this_month=this_month)
+            return
 
 
 async def _stopped_before(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
@@ -119,6 +157,10 @@ async def _stopped_before(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -
         for task in (working, stopping):
             task.cancel()
         await asyncio.wait((working, stopping))
+
+
+def _seconds_of(days: int | None) -> float | None:
+    return None if days is None else days * 86400.0
 
 
 async def _drain(server: GrpcServer, streams: StreamRegistry, grace_s: float) -> None:

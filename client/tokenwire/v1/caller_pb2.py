@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tokenwire/v1/caller.proto\x12\x0ctokenwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetCallerRequest\"\xb6\x01\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\nkey_prefix\x18\x02 \x01(\t\x12\x33\n\x0fkey_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x04 \x03(\t\x12+\n\nallowances\x18\x05 \x03(\x0b\x32\x17.tokenwire.v1.Allowance\x12\x16\n\x0eserver_version\x18\x06 \x01(\t\"\x8f\x01\n\tAllowance\x12\"\n\x05limit\x18\x01 \x01(\x0e\x32\x13.tokenwire.v1.Limit\x12\'\n\x05scope\x18\x02 \x01(\x0e\x32\x18.tokenwire.v1.LimitScope\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x03\x12\x16\n\tremaining\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x0c\n\n_remaining*\xb5\x01\n\x05Limit\x12\x15\n\x11LIMIT_UNSPECIFIED\x10\x00\x12\x1d\n\x19LIMIT_REQUESTS_PER_MINUTE\x10\x01\x12\x1b\n\x17LIMIT_TOKENS_PER_MINUTE\x10\x02\x12\x1c\n\x18LIMIT_CONCURRENT_STREAMS\x10\x03\x12\x1e\n\x1aLIMIT_MESSAGES_PER_REQUEST\x10\x04\x12\x1b\n\x17LIMIT_BYTES_PER_REQUEST\x10\x05*V\n\nLimitScope\x12\x1b\n\x17LIMIT_SCOPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLIMIT_SCOPE_KEY\x10\x01\x12\x16\n\x12LIMIT_SCOPE_TENANT\x10\x02\x32R\n\rCallerService\x12\x41\n\tGetCaller\x12\x1e.tokenwire.v1.GetCallerRequest\x1a\x14.tokenwire.v1.Callerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tokenwire/v1/caller.proto\x12\x0ctokenwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetCallerRequest\"\xb6\x01\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\nkey_prefix\x18\x02 \x01(\t\x12\x33\n\x0fkey_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x04 \x03(\t\x12+\n\nallowances\x18\x05 \x03(\x0b\x32\x17.tokenwire.v1.Allowance\x12\x16\n\x0eserver_version\x18\x06 \x01(\t\"\x8f\x01\n\tAllowance\x12\"\n\x05limit\x18\x01 \x01(\x0e\x32\x13.tokenwire.v1.Limit\x12\'\n\x05scope\x18\x02 \x01(\x0e\x32\x18.tokenwire.v1.LimitScope\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x03\x12\x16\n\tremaining\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x0c\n\n_remaining*\xfb\x01\n\x05Limit\x12\x15\n\x11LIMIT_UNSPECIFIED\x10\x00\x12\x1d\n\x19LIMIT_REQUESTS_PER_MINUTE\x10\x01\x12\x1b\n\x17LIMIT_TOKENS_PER_MINUTE\x10\x02\x12\x1c\n\x18LIMIT_CONCURRENT_STREAMS\x10\x03\x12\x1e\n\x1aLIMIT_MESSAGES_PER_REQUEST\x10\x04\x12\x1b\n\x17LIMIT_BYTES_PER_REQUEST\x10\x05\x12 \n\x1cLIMIT_SPEND_MICROUSD_PER_DAY\x10\x06\x12\"\n\x1eLIMIT_SPEND_MICROUSD_PER_MONTH\x10\x07*V\n\nLimitScope\x12\x1b\n\x17LIMIT_SCOPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLIMIT_SCOPE_KEY\x10\x01\x12\x16\n\x12LIMIT_SCOPE_TENANT\x10\x02\x32R\n\rCallerService\x12\x41\n\tGetCaller\x12\x1e.tokenwire.v1.GetCallerRequest\x1a\x14.tokenwire.v1.Callerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,15 +33,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tokenwire.v1.caller_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LIMIT']._serialized_start=428
-  _globals['_LIMIT']._serialized_end=609
-  _globals['_LIMITSCOPE']._serialized_start=611
-  _globals['_LIMITSCOPE']._serialized_end=697
+  _globals['_LIMIT']._serialized_end=679
+  _globals['_LIMITSCOPE']._serialized_start=681
+  _globals['_LIMITSCOPE']._serialized_end=767
   _globals['_GETCALLERREQUEST']._serialized_start=76
   _globals['_GETCALLERREQUEST']._serialized_end=94
   _globals['_CALLER']._serialized_start=97
   _globals['_CALLER']._serialized_end=279
   _globals['_ALLOWANCE']._serialized_start=282
   _globals['_ALLOWANCE']._serialized_end=425
-  _globals['_CALLERSERVICE']._serialized_start=699
-  _globals['_CALLERSERVICE']._serialized_end=781
+  _globals['_CALLERSERVICE']._serialized_start=769
+  _globals['_CALLERSERVICE']._serialized_end=851
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,12 @@ class _LimitEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     """Messages of one request."""
     LIMIT_BYTES_PER_REQUEST: _Limit.ValueType  # 5
     """Size of one request on the wire."""
+    LIMIT_SPEND_MICROUSD_PER_DAY: _Limit.ValueType  # 6
+    """What the tenant's streams may cost in one day (UTC), in millionths of a US dollar: reserved when a
+    chat starts, corrected at its end.
+    """
+    LIMIT_SPEND_MICROUSD_PER_MONTH: _Limit.ValueType  # 7
+    """The same in one month (UTC)."""
 
 class Limit(_Limit, metaclass=_LimitEnumTypeWrapper):
     """Limit is what of a caller's calls is limited."""
@@ -54,6 +60,12 @@ LIMIT_MESSAGES_PER_REQUEST: Limit.ValueType  # 4
 """Messages of one request."""
 LIMIT_BYTES_PER_REQUEST: Limit.ValueType  # 5
 """Size of one request on the wire."""
+LIMIT_SPEND_MICROUSD_PER_DAY: Limit.ValueType  # 6
+"""What the tenant's streams may cost in one day (UTC), in millionths of a US dollar: reserved when a
+chat starts, corrected at its end.
+"""
+LIMIT_SPEND_MICROUSD_PER_MONTH: Limit.ValueType  # 7
+"""The same in one month (UTC)."""
 global___Limit = Limit
 
 class _LimitScope:

@@ -27,6 +27,66 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _TokenCounting:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TokenCountingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TokenCounting.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TOKEN_COUNTING_UNSPECIFIED: _TokenCounting.ValueType  # 0
+    """This server."""
+    TOKEN_COUNTING_LOCAL: _TokenCounting.ValueType  # 1
+    """This server: exact for the text of models whose vocabulary is public, an estimate for others."""
+    TOKEN_COUNTING_PROVIDER: _TokenCounting.ValueType  # 2
+    """The provider, where it has an endpoint for that (Anthropic, OpenAI Responses); others: this server."""
+
+class TokenCounting(_TokenCounting, metaclass=_TokenCountingEnumTypeWrapper):
+    """TokenCounting is who counts the input of a request."""
+
+TOKEN_COUNTING_UNSPECIFIED: TokenCounting.ValueType  # 0
+"""This server."""
+TOKEN_COUNTING_LOCAL: TokenCounting.ValueType  # 1
+"""This server: exact for the text of models whose vocabulary is public, an estimate for others."""
+TOKEN_COUNTING_PROVIDER: TokenCounting.ValueType  # 2
+"""The provider, where it has an endpoint for that (Anthropic, OpenAI Responses); others: this server."""
+global___TokenCounting = TokenCounting
+
+class _TokenCountSource:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TokenCountSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TokenCountSource.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TOKEN_COUNT_SOURCE_UNSPECIFIED: _TokenCountSource.ValueType  # 0
+    """Never sent."""
+    TOKEN_COUNT_SOURCE_PROVIDER: _TokenCountSource.ValueType  # 1
+    """The provider counted this very request."""
+    TOKEN_COUNT_SOURCE_TOKENIZER: _TokenCountSource.ValueType  # 2
+    """Counted with the model's own vocabulary; what the provider adds around messages by its published
+    rule.
+    """
+    TOKEN_COUNT_SOURCE_ESTIMATE: _TokenCountSource.ValueType  # 3
+    """An estimate: another model's vocabulary, or parts such as images and tools whose tokens no public
+    rule tells.
+    """
+
+class TokenCountSource(_TokenCountSource, metaclass=_TokenCountSourceEnumTypeWrapper):
+    """TokenCountSource is where a number of tokens comes from."""
+
+TOKEN_COUNT_SOURCE_UNSPECIFIED: TokenCountSource.ValueType  # 0
+"""Never sent."""
+TOKEN_COUNT_SOURCE_PROVIDER: TokenCountSource.ValueType  # 1
+"""The provider counted this very request."""
+TOKEN_COUNT_SOURCE_TOKENIZER: TokenCountSource.ValueType  # 2
+"""Counted with the model's own vocabulary; what the provider adds around messages by its published
+rule.
+"""
+TOKEN_COUNT_SOURCE_ESTIMATE: TokenCountSource.ValueType  # 3
+"""An estimate: another model's vocabulary, or parts such as images and tools whose tokens no public
+rule tells.
+"""
+global___TokenCountSource = TokenCountSource
+
 class _OnDisconnect:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -219,6 +279,22 @@ class ChatRequest(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     MODEL_FIELD_NUMBER: builtins.int
     MESSAGES_FIELD_NUMBER: builtins.int
     GENERATION_FIELD_NUMBER: builtins.int
@@ -227,9 +303,12 @@ class ChatRequest(google.protobuf.message.Message):
     RESPONSE_FORMAT_FIELD_NUMBER: builtins.int
     DELIVERY_FIELD_NUMBER: builtins.int
     RETENTION_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
     CACHE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
     PROVIDER_OPTIONS_FIELD_NUMBER: builtins.int
+    TOKEN_COUNTING_FIELD_NUMBER: builtins.int
     model: builtins.str
     """`provider/model`, handed to that provider as it is, or an alias of the server's configuration.
     Required, at most 256 characters.
@@ -240,6 +319,8 @@ class ChatRequest(google.protobuf.message.Message):
     long as the stream's content (`retention.log_ttl`); a stream that failed or was cancelled before
     its first token gives its id free. At most 128 printable ASCII characters, without blanks.
     """
+    token_counting: global___TokenCounting.ValueType
+    """For CountTokens only: who counts. Default: this server."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Message]:
         """The conversation so far. Required, at most 10,000 messages. System messages may stand anywhere
@@ -273,8 +354,18 @@ class ChatRequest(google.protobuf.message.Message):
         """What happens to the stream when its readers leave, and how long it stays readable."""
 
     @property
+    def budget(self) -> global___Budget:
+        """What the request may cost. Default: no limit of its own."""
+
+    @property
     def cache(self) -> global___CacheOptions:
         """Whether a finished answer to the same request may be replayed. Default: no."""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Copied to the stream's usage record, to tell what it was for: at most 32, keys 1 to 64 of
+        a-z 0-9 _ . -, values at most 256 characters. The provider does not see them.
+        """
 
     @property
     def provider_options(self) -> google.protobuf.struct_pb2.Struct:
@@ -293,14 +384,109 @@ class ChatRequest(google.protobuf.message.Message):
         response_format: global___ResponseFormat | None = ...,
         delivery: global___DeliveryOptions | None = ...,
         retention: global___RetentionOptions | None = ...,
+        budget: global___Budget | None = ...,
         cache: global___CacheOptions | None = ...,
         request_id: builtins.str = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         provider_options: google.protobuf.struct_pb2.Struct | None = ...,
+        token_counting: global___TokenCounting.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cache", b"cache", "delivery", b"delivery", "generation", b"generation", "provider_options", b"provider_options", "response_format", b"response_format", "retention", b"retention", "tool_choice", b"tool_choice"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cache", b"cache", "delivery", b"delivery", "generation", b"generation", "messages", b"messages", "model", b"model", "provider_options", b"provider_options", "request_id", b"request_id", "response_format", b"response_format", "retention", b"retention", "tool_choice", b"tool_choice", "tools", b"tools"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["budget", b"budget", "cache", b"cache", "delivery", b"delivery", "generation", b"generation", "provider_options", b"provider_options", "response_format", b"response_format", "retention", b"retention", "tool_choice", b"tool_choice"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["budget", b"budget", "cache", b"cache", "delivery", b"delivery", "generation", b"generation", "labels", b"labels", "messages", b"messages", "model", b"model", "provider_options", b"provider_options", "request_id", b"request_id", "response_format", b"response_format", "retention", b"retention", "token_counting", b"token_counting", "tool_choice", b"tool_choice", "tools", b"tools"]) -> None: ...
 
 global___ChatRequest = ChatRequest
+
+@typing.final
+class Budget(google.protobuf.message.Message):
+    """Budget bounds what one request may take."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAX_COST_MICROUSD_FIELD_NUMBER: builtins.int
+    MAX_INPUT_TOKENS_FIELD_NUMBER: builtins.int
+    max_cost_microusd: builtins.int
+    """Most that the stream may cost, in millionths of a US dollar. A request whose input alone is
+    estimated to cost more is refused with BUDGET_EXCEEDED before anything is sent; a stream whose
+    running cost passes it ends with FINISH_REASON_BUDGET. The cost is judged on what has come, counted
+    by this server until the provider tells its figures: what arrives before the provider's connection
+    is closed, and reasoning that the provider does not show, may come on top. A model without a known
+    price refuses it. At least 0.
+    """
+    max_input_tokens: builtins.int
+    """Most input tokens. A request estimated to have more is refused with BUDGET_EXCEEDED. At least 0."""
+    def __init__(
+        self,
+        *,
+        max_cost_microusd: builtins.int | None = ...,
+        max_input_tokens: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_cost_microusd", b"_max_cost_microusd", "_max_input_tokens", b"_max_input_tokens", "max_cost_microusd", b"max_cost_microusd", "max_input_tokens", b"max_input_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_cost_microusd", b"_max_cost_microusd", "_max_input_tokens", b"_max_input_tokens", "max_cost_microusd", b"max_cost_microusd", "max_input_tokens", b"max_input_tokens"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_cost_microusd", b"_max_cost_microusd"]) -> typing.Literal["max_cost_microusd"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_input_tokens", b"_max_input_tokens"]) -> typing.Literal["max_input_tokens"] | None: ...
+
+global___Budget = Budget
+
+@typing.final
+class CountTokensResponse(google.protobuf.message.Message):
+    """CountTokensResponse tells what a request would take."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_TOKENS_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    INPUT_COST_MICROUSD_FIELD_NUMBER: builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
+    MAX_COST_MICROUSD_FIELD_NUMBER: builtins.int
+    EXCEEDS_BUDGET_FIELD_NUMBER: builtins.int
+    PROVIDER_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    input_tokens: builtins.int
+    """Tokens of its input."""
+    source: global___TokenCountSource.ValueType
+    """Where that number comes from."""
+    input_cost_microusd: builtins.int
+    """What the input costs, if none of it is read from the provider's prompt cache, in millionths of a
+    US dollar. Absent: the price is not known.
+    """
+    max_output_tokens: builtins.int
+    """Most tokens that the answer may have: the request's `max_output_tokens`, else the most that the
+    model is known to give. Absent: not known.
+    """
+    max_cost_microusd: builtins.int
+    """What the request costs if the answer takes all of `max_output_tokens`. Absent: the price or
+    `max_output_tokens` is not known.
+    """
+    exceeds_budget: builtins.bool
+    """The request's `budget` would refuse it."""
+    provider: builtins.str
+    """Name of the provider that would be asked."""
+    model: builtins.str
+    """The provider's name of the model."""
+    def __init__(
+        self,
+        *,
+        input_tokens: builtins.int = ...,
+        source: global___TokenCountSource.ValueType = ...,
+        input_cost_microusd: builtins.int | None = ...,
+        max_output_tokens: builtins.int | None = ...,
+        max_cost_microusd: builtins.int | None = ...,
+        exceeds_budget: builtins.bool = ...,
+        provider: builtins.str = ...,
+        model: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_input_cost_microusd", b"_input_cost_microusd", "_max_cost_microusd", b"_max_cost_microusd", "_max_output_tokens", b"_max_output_tokens", "input_cost_microusd", b"input_cost_microusd", "max_cost_microusd", b"max_cost_microusd", "max_output_tokens", b"max_output_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_input_cost_microusd", b"_input_cost_microusd", "_max_cost_microusd", b"_max_cost_microusd", "_max_output_tokens", b"_max_output_tokens", "exceeds_budget", b"exceeds_budget", "input_cost_microusd", b"input_cost_microusd", "input_tokens", b"input_tokens", "max_cost_microusd", b"max_cost_microusd", "max_output_tokens", b"max_output_tokens", "model", b"model", "provider", b"provider", "source", b"source"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_input_cost_microusd", b"_input_cost_microusd"]) -> typing.Literal["input_cost_microusd"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_cost_microusd", b"_max_cost_microusd"]) -> typing.Literal["max_cost_microusd"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_output_tokens", b"_max_output_tokens"]) -> typing.Literal["max_output_tokens"] | None: ...
+
+global___CountTokensResponse = CountTokensResponse
 
 @typing.final
 class DeliveryOptions(google.protobuf.message.Message):

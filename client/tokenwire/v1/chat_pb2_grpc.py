@@ -45,6 +45,11 @@ class ChatServiceStub(object):
                 request_serializer=tokenwire_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
                 response_deserializer=tokenwire_dot_v1_dot_event__pb2.TokenEvent.FromString,
                 _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/tokenwire.v1.ChatService/CountTokens',
+                request_serializer=tokenwire_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
+                response_deserializer=tokenwire_dot_v1_dot_chat__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
         self.Chat = channel.unary_unary(
                 '/tokenwire.v1.ChatService/Chat',
                 request_serializer=tokenwire_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
@@ -85,6 +90,16 @@ class ChatServiceServicer(object):
         goes out before the provider is called. The last event of a deliberate end is `finished`; every
         other end is a status that says why. New event types may be added: ignore an event you do not
         know, but count its sequence.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTokens(self, request, context):
+        """CountTokens tells what that very request would take, before it runs: its input tokens, what they
+        cost, and what the answer may cost at most. It starts nothing, is counted against no limit, and
+        needs no provider unless `token_counting` says so. Errors: those of the request itself, OVERLOADED,
+        with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +154,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.ChatStream,
                     request_deserializer=tokenwire_dot_v1_dot_chat__pb2.ChatRequest.FromString,
                     response_serializer=tokenwire_dot_v1_dot_event__pb2.TokenEvent.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=tokenwire_dot_v1_dot_chat__pb2.ChatRequest.FromString,
+                    response_serializer=tokenwire_dot_v1_dot_chat__pb2.CountTokensResponse.SerializeToString,
             ),
             'Chat': grpc.unary_unary_rpc_method_handler(
                     servicer.Chat,
@@ -198,6 +218,33 @@ class ChatService(object):
             '/tokenwire.v1.ChatService/ChatStream',
             tokenwire_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
             tokenwire_dot_v1_dot_event__pb2.TokenEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tokenwire.v1.ChatService/CountTokens',
+            tokenwire_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
+            tokenwire_dot_v1_dot_chat__pb2.CountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

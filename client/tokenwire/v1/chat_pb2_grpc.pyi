@@ -40,6 +40,16 @@ class ChatServiceStub:
     know, but count its sequence.
     """
 
+    CountTokens: grpc.UnaryUnaryMultiCallable[
+        tokenwire.v1.chat_pb2.ChatRequest,
+        tokenwire.v1.chat_pb2.CountTokensResponse,
+    ]
+    """CountTokens tells what that very request would take, before it runs: its input tokens, what they
+    cost, and what the answer may cost at most. It starts nothing, is counted against no limit, and
+    needs no provider unless `token_counting` says so. Errors: those of the request itself, OVERLOADED,
+    with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
+    """
+
     Chat: grpc.UnaryUnaryMultiCallable[
         tokenwire.v1.chat_pb2.ChatRequest,
         tokenwire.v1.chat_pb2.ChatResponse,
@@ -97,6 +107,16 @@ class ChatServiceAsyncStub:
     goes out before the provider is called. The last event of a deliberate end is `finished`; every
     other end is a status that says why. New event types may be added: ignore an event you do not
     know, but count its sequence.
+    """
+
+    CountTokens: grpc.aio.UnaryUnaryMultiCallable[
+        tokenwire.v1.chat_pb2.ChatRequest,
+        tokenwire.v1.chat_pb2.CountTokensResponse,
+    ]
+    """CountTokens tells what that very request would take, before it runs: its input tokens, what they
+    cost, and what the answer may cost at most. It starts nothing, is counted against no limit, and
+    needs no provider unless `token_counting` says so. Errors: those of the request itself, OVERLOADED,
+    with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
     """
 
     Chat: grpc.aio.UnaryUnaryMultiCallable[
@@ -158,6 +178,18 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         goes out before the provider is called. The last event of a deliberate end is `finished`; every
         other end is a status that says why. New event types may be added: ignore an event you do not
         know, but count its sequence.
+        """
+
+    @abc.abstractmethod
+    def CountTokens(
+        self,
+        request: tokenwire.v1.chat_pb2.ChatRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tokenwire.v1.chat_pb2.CountTokensResponse, collections.abc.Awaitable[tokenwire.v1.chat_pb2.CountTokensResponse]]:
+        """CountTokens tells what that very request would take, before it runs: its input tokens, what they
+        cost, and what the answer may cost at most. It starts nothing, is counted against no limit, and
+        needs no provider unless `token_counting` says so. Errors: those of the request itself, OVERLOADED,
+        with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
         """
 
     @abc.abstractmethod

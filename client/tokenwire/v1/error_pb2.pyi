@@ -51,7 +51,14 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 8
     """RESOURCE_EXHAUSTED, with QuotaFailure: more than this caller may send in one request; a
     google.rpc.BadRequest has the path. Metadata: as RATE_LIMITED, `limit` is `messages_per_request`
-    or `bytes_per_request`.
+    or `bytes_per_request`. Also, with RetryInfo: more than the tenant may spend in a day or month
+    (UTC), its open streams included; `limit` is `spend_microusd_per_day` or
+    `spend_microusd_per_month`. Without RetryInfo it does not help to wait: the request alone may cost
+    more than the limit, or its model has no known price.
+    """
+    ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 9
+    """FAILED_PRECONDITION: the request is estimated to take more than its `budget`. Metadata: `limit`
+    (`max_cost_microusd` or `max_input_tokens`), `allowed`, `estimated`.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
     """UNAVAILABLE, with RetryInfo: this server is full."""
@@ -136,7 +143,14 @@ generate. Metadata: as RATE_LIMITED, `limit` is `concurrent_streams`.
 ERROR_REASON_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 8
 """RESOURCE_EXHAUSTED, with QuotaFailure: more than this caller may send in one request; a
 google.rpc.BadRequest has the path. Metadata: as RATE_LIMITED, `limit` is `messages_per_request`
-or `bytes_per_request`.
+or `bytes_per_request`. Also, with RetryInfo: more than the tenant may spend in a day or month
+(UTC), its open streams included; `limit` is `spend_microusd_per_day` or
+`spend_microusd_per_month`. Without RetryInfo it does not help to wait: the request alone may cost
+more than the limit, or its model has no known price.
+"""
+ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 9
+"""FAILED_PRECONDITION: the request is estimated to take more than its `budget`. Metadata: `limit`
+(`max_cost_microusd` or `max_input_tokens`), `allowed`, `estimated`.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
 """UNAVAILABLE, with RetryInfo: this server is full."""

@@ -48,6 +48,8 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """
     FINISH_REASON_CANCELLED: _FinishReason.ValueType  # 9
     """CancelStream was called, or no reader was left."""
+    FINISH_REASON_BUDGET: _FinishReason.ValueType  # 10
+    """`budget.max_cost_microusd` was passed, or what the tenant may still spend."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason is why a stream ended."""
@@ -74,6 +76,8 @@ Also: the call's deadline came within `retention.soft_deadline_margin`.
 """
 FINISH_REASON_CANCELLED: FinishReason.ValueType  # 9
 """CancelStream was called, or no reader was left."""
+FINISH_REASON_BUDGET: FinishReason.ValueType  # 10
+"""`budget.max_cost_microusd` was passed, or what the tenant may still spend."""
 global___FinishReason = FinishReason
 
 @typing.final
@@ -167,6 +171,8 @@ class Started(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     PROVIDER_FIELD_NUMBER: builtins.int
     CREATED_TIME_FIELD_NUMBER: builtins.int
+    ESTIMATED_INPUT_TOKENS_FIELD_NUMBER: builtins.int
+    ESTIMATED_COST_MICROUSD_FIELD_NUMBER: builtins.int
     FROM_CACHE_FIELD_NUMBER: builtins.int
     stream_id: builtins.str
     """Id of the stream; also in initial metadata as `tokenwire-stream-id`."""
@@ -176,6 +182,10 @@ class Started(google.protobuf.message.Message):
     """The provider's name of the model, as it will be asked."""
     provider: builtins.str
     """Name of the provider."""
+    estimated_input_tokens: builtins.int
+    """Tokens of the input, estimated before the provider is asked. 0 for a replay."""
+    estimated_cost_microusd: builtins.int
+    """What the input costs by that estimate, in millionths of a US dollar. Absent: the price is not known."""
     from_cache: builtins.bool
     """The answer is a replay of an earlier one; no provider is asked."""
     @property
@@ -190,10 +200,13 @@ class Started(google.protobuf.message.Message):
         model: builtins.str = ...,
         provider: builtins.str = ...,
         created_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        estimated_input_tokens: builtins.int = ...,
+        estimated_cost_microusd: builtins.int | None = ...,
         from_cache: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["created_time", b"created_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["created_time", b"created_time", "from_cache", b"from_cache", "model", b"model", "provider", b"provider", "request_id", b"request_id", "stream_id", b"stream_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_estimated_cost_microusd", b"_estimated_cost_microusd", "created_time", b"created_time", "estimated_cost_microusd", b"estimated_cost_microusd"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_estimated_cost_microusd", b"_estimated_cost_microusd", "created_time", b"created_time", "estimated_cost_microusd", b"estimated_cost_microusd", "estimated_input_tokens", b"estimated_input_tokens", "from_cache", b"from_cache", "model", b"model", "provider", b"provider", "request_id", b"request_id", "stream_id", b"stream_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_estimated_cost_microusd", b"_estimated_cost_microusd"]) -> typing.Literal["estimated_cost_microusd"] | None: ...
 
 global___Started = Started
 

@@ -63,6 +63,7 @@ class Model(google.protobuf.message.Message):
     CAPABILITIES_FIELD_NUMBER: builtins.int
     CONTEXT_WINDOW_TOKENS_FIELD_NUMBER: builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
+    PRICES_FIELD_NUMBER: builtins.int
     id: builtins.str
     """What ChatRequest.model takes: `provider/model`, or an alias."""
     provider: builtins.str
@@ -77,6 +78,10 @@ class Model(google.protobuf.message.Message):
     def capabilities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___ModelCapability.ValueType]:
         """Known capabilities. Empty: unknown."""
 
+    @property
+    def prices(self) -> global___ModelPrices:
+        """What its tokens cost. Absent: not known."""
+
     def __init__(
         self,
         *,
@@ -86,15 +91,48 @@ class Model(google.protobuf.message.Message):
         capabilities: collections.abc.Iterable[global___ModelCapability.ValueType] | None = ...,
         context_window_tokens: builtins.int | None = ...,
         max_output_tokens: builtins.int | None = ...,
+        prices: global___ModelPrices | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_context_window_tokens", b"_context_window_tokens", "_max_output_tokens", b"_max_output_tokens", "context_window_tokens", b"context_window_tokens", "max_output_tokens", b"max_output_tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_context_window_tokens", b"_context_window_tokens", "_max_output_tokens", b"_max_output_tokens", "capabilities", b"capabilities", "context_window_tokens", b"context_window_tokens", "id", b"id", "max_output_tokens", b"max_output_tokens", "provider", b"provider", "provider_model", b"provider_model"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_context_window_tokens", b"_context_window_tokens", "_max_output_tokens", b"_max_output_tokens", "context_window_tokens", b"context_window_tokens", "max_output_tokens", b"max_output_tokens", "prices", b"prices"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_context_window_tokens", b"_context_window_tokens", "_max_output_tokens", b"_max_output_tokens", "capabilities", b"capabilities", "context_window_tokens", b"context_window_tokens", "id", b"id", "max_output_tokens", b"max_output_tokens", "prices", b"prices", "provider", b"provider", "provider_model", b"provider_model"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_context_window_tokens", b"_context_window_tokens"]) -> typing.Literal["context_window_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_output_tokens", b"_max_output_tokens"]) -> typing.Literal["max_output_tokens"] | None: ...
 
 global___Model = Model
+
+@typing.final
+class ModelPrices(google.protobuf.message.Message):
+    """ModelPrices is what a model's tokens cost now, in millionths of a US dollar for a million tokens. For
+    models whose price depends on the length of the input, that of a short one.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_MICROUSD_FIELD_NUMBER: builtins.int
+    OUTPUT_MICROUSD_FIELD_NUMBER: builtins.int
+    CACHE_READ_MICROUSD_FIELD_NUMBER: builtins.int
+    CACHE_WRITE_MICROUSD_FIELD_NUMBER: builtins.int
+    input_microusd: builtins.int
+    """Input."""
+    output_microusd: builtins.int
+    """Output, reasoning included."""
+    cache_read_microusd: builtins.int
+    """Input that was read from the provider's prompt cache."""
+    cache_write_microusd: builtins.int
+    """Input that was written to it."""
+    def __init__(
+        self,
+        *,
+        input_microusd: builtins.int = ...,
+        output_microusd: builtins.int = ...,
+        cache_read_microusd: builtins.int = ...,
+        cache_write_microusd: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache_read_microusd", b"cache_read_microusd", "cache_write_microusd", b"cache_write_microusd", "input_microusd", b"input_microusd", "output_microusd", b"output_microusd"]) -> None: ...
+
+global___ModelPrices = ModelPrices
 
 @typing.final
 class ListModelsRequest(google.protobuf.message.Message):

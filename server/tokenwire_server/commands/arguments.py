@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     Parsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
+OUTCOMES = ("open", "finished", "cancelled", "time_limit", "budget", "failed", "lost")
+GROUPS = ("tenant", "day", "model", "key")
 MAX_SPAN = timedelta(days=36500)
 
 _SPAN = re.compile(r"([0-9]{1,9})([smhd])")
@@ -23,7 +25,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def add_commands(commands: Parsers) -> None:
-    """Add `migrate` and `keys` to the commands."""
+    """Add `migrate`, `keys` and `usage` to the commands."""
     migrate = commands.add_parser("migrate", help="bring the database's schema up to date")
     _add_database(migrate)
     keys = commands.add_parser("keys", help="create, list, revoke and rotate the keys of callers")
@@ -69,6 +71,52 @@ def add_commands(commands: Parsers) -> None:
     )
     for action in (create, listing, revoke, rotate):
         _add_database(action)
+    _add_usage(commands)
+
+
+def _add_usage(commands: Parsers) -> None:
+    usage = commands.add_parser("usage", help="what streams used and cost, of all tenants or one")
+    usage.add_argument("--tenant", type=tenant, metavar="NAME", help="streams of one tenant")
+    usage.add_argument("--key", type=prefix, metavar="PREFIX", help="those that one key began")
+    usage.add_argument(
+        "--since",
+        type=past,
+        default="30d",
+        metavar="WHEN",
+        help="opened then or later: a span before now, such as 7d or 12h, a date (its first moment in "
+        "UTC), or a time as RFC 3339; default: 30d",
+    )
+    usage.add_argument("--until", type=past, metavar="WHEN", help="opened before then")
+    usage.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="as it was asked for, or provider/model that served; more than once: any of them",
+    )
+    usage.add_argument(
+        "--label",
+        action="append",
+        type=label,
+        default=[],
+        metavar="KEY=VALUE",
+        help="with this label; more than once: with all of them",
+    )
+    usage.add_argument(
+        "--outcome", action="append", choices=OUTCOMES, default=[], help="that ended so"
+    )
+    usage.add_argument(
+        "--by",
+        type=groups,
+        default="tenant",
+        metavar="GROUP,...",
+        help="sums by tenant (default), day, model, key, label:KEY",
+    )
+    usage.add_argument("--records", action="store_true", help="each stream, the newest first")
+    form = usage.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="as CSV, times in UTC, exact US dollars")
+    form.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_database(usage)
 
 
 def _add_database(parser: argparse.ArgumentParser) -> None:
@@ -147,25 +195,50 @@ def span(text: str) -> timedelta:
 def expiry(text: str) -> float:
     """When a key expires, in seconds since the epoch."""
     now = datetime.now(UTC)
-    if _SPAN.fullmatch(text):
-        when = now + span(text)
-    else:
-        try:
-            when = datetime.fromisoformat(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                "must be a span such as 30d or 12h, a date such as 2027-01-31, or a time such as "
-                "2027-01-31T12:00:00Z"
-            ) from None
-        if when.tzinfo is None:
-            if len(text) > len("2027-01-31"):
-                raise argparse.ArgumentTypeError(
-                    "must say its offset from UTC, as in ...T12:00:00Z"
-                )
-            when = when.replace(tzinfo=UTC)
+    when = now + span(text) if _SPAN.fullmatch(text) else _time(text)
     if when <= now:
         raise argparse.ArgumentTypeError("lies in the past")
     return when.timestamp()
+
+
+def past(text: str) -> float:
+    """A moment, in seconds since the epoch; spans lie before now."""
+    when = datetime.now(UTC) - span(text) if _SPAN.fullmatch(text) else _time(text)
+    return when.timestamp()
+
+
+def _time(text: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "must be a span such as 30d or 12h, a date such as 2027-01-31, or a time such as "
+            "2027-01-31T12:00:00Z"
+        ) from None
+    if when.tzinfo is None:
+        if len(text) > len("2027-01-31"):
+            raise argparse.ArgumentTypeError("must say its offset from UTC, as in ...T12:00:00Z")
+        when = when.replace(tzinfo=UTC)
+    return when
+
+
+def label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError("must be KEY=VALUE")
+    return key, value
+
+
+def groups(text: str) -> tuple[str, ...]:
+    found = tuple(text.split(","))
+    for group in found:
+        if group not in GROUPS and not (group.startswith("label:") and group != "label:"):
+            raise argparse.ArgumentTypeError(
+                f"{group!r} is no group: {', '.join(GROUPS)} or label:KEY"
+            )
+        if found.count(group) > 1:
+            raise argparse.ArgumentTypeError(f"{group} stands there twice")
+    return found
 
 
 def prefix(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from ..tenants.key import ApiKey
@@ -13,7 +13,11 @@ HEADER = ("PREFIX", "TENANT", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES")
 
 def table(keys: Iterable[ApiKey], now: float) -> list[str]:
     """A line a key, below a header, in columns as wide as they need to be."""
-    rows = [HEADER, *(_row(key, now) for key in keys)]
+    return columns([HEADER, *(_row(key, now) for key in keys)])
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, in columns as wide as they need to be."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -44,10 +48,10 @@ def state(key: ApiKey, now: float) -> str:
     return "active" if key.active(now) else "expired"
 
 
-def moment(time: float | None) -> str:
+def moment(time: float | None, timespec: str = "seconds") -> str:
     if time is None:
         return "never"
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def _row(key: ApiKey, now: float) -> tuple[str, ...]:

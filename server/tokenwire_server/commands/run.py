@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 
@@ -12,12 +13,13 @@ from ..errors import StoreUnavailable
 from ..storage.database import Database
 from ..tenants.keystore import KeyRefused, KeyStore
 from .listing import json_line, moment, table
+from .usage import TooMuch, tell_usage
 
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Do what was asked, and return 0; or 1, or 2 for wrong arguments, and stderr has one line why."""
-    needs_none = arguments.command == "migrate" or arguments.action in {"create", "list"}
-    if not needs_none and arguments.prefix is None and arguments.tenant is None:
+    needs_one = arguments.command == "keys" and arguments.action in {"revoke", "rotate"}
+    if needs_one and arguments.prefix is None and arguments.tenant is None:
         _tell(f"tokenwire-server keys {arguments.action}: say which: PREFIX or --tenant NAME")
         return 2
     try:
@@ -25,11 +27,13 @@ def run_command(arguments: argparse.Namespace) -> int:
         settings = load(arguments.config, flags)
         asyncio.run(_run(arguments, settings))
     except OSError as error:  # stdout is full, or nobody reads it
-        _tell(
-            f"tokenwire-server: cannot write: {error.strerror}; a key that was made now is lost: revoke it"
-        )
+        if arguments.command == "usage" and isinstance(error, BrokenPipeError):
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # as with head
+            return 0
+        lost = "; a key that was made now is lost: revoke it" if arguments.command == "keys" else ""
+        _tell(f"tokenwire-server: cannot write: {error.strerror}{lost}")
         return 1
-    except (ConfigError, StoreUnavailable, KeyRefused) as error:
+    except (ConfigError, StoreUnavailable, KeyRefused, TooMuch) as error:
         _tell(f"tokenwire-server: {error}")
         return 1
     return 0
@@ -41,6 +45,12 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
             changed = await database.prepare(migrate=True)
             was = "is now" if changed else "was"
             print(f"the schema of the database {database.name} {was} up to date")
+        return
+    if arguments.command == "usage":
+        async with Database(settings.database, create=False) as database:
+            await database.prepare(migrate=settings.migrate)
+            await tell_usage(arguments, database)
+        sys.stdout.flush()
         return
     # Only `create` makes a file. For the others it would be an empty one, in the wrong folder.
     async with Database(settings.database, create=arguments.action == "create") as database:

@@ -8,6 +8,7 @@ from .. import __version__
 from ..config import Limits
 from ..tenants.caller import Caller
 from ..tenants.limits import Allowance, Limiter
+from ..tenants.spend import SpendLimiter
 from .codec import timestamp
 from .parse import parse_message
 from .writer import Context
@@ -16,18 +17,23 @@ from .writer import Context
 class CallerService:
     """tokenwire.v1.CallerService."""
 
-    def __init__(self, limiter: Limiter, limits: Limits) -> None:
+    def __init__(self, limiter: Limiter, spend: SpendLimiter, limits: Limits) -> None:
         self._limiter = limiter
+        self._spend = spend
         self._limits = limits
 
     async def GetCaller(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         parse_message(caller_pb2.GetCallerRequest, data, max_bytes=self._limits.max_request_bytes)
+        allowances = (
+            *await self._limiter.allowances(caller),
+            *self._spend.allowances(caller.tenant),
+        )
         return caller_pb2.Caller(
             tenant=caller.tenant,
             key_prefix=caller.key_prefix,
             key_expire_time=(None if caller.expire_time is None else timestamp(caller.expire_time)),
             models=caller.models,
-            allowances=[_allowance(found) for found in await self._limiter.allowances(caller)],
+            allowances=[_allowance(found) for found in allowances],
             server_version=__version__,
         ).SerializeToString()
 

@@ -75,13 +75,15 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
                     model=event.model,
                     provider=event.provider,
                     created_time=timestamp(event.created_time),
+                    estimated_input_tokens=event.estimated_input_tokens,
+                    estimated_cost_microusd=event.estimated_cost_microusd,
                     from_cache=event.from_cache,
                 ),
             )
         case Finished():
             return event_pb2.TokenEvent(sequence=sequence, finished=_finished(event))
         case Usage():
-            return event_pb2.TokenEvent(sequence=sequence, usage=_usage(event))
+            return event_pb2.TokenEvent(sequence=sequence, usage=usage_message(event))
         case Heartbeat():
             return event_pb2.TokenEvent(sequence=sequence, heartbeat=event_pb2.Heartbeat())
 
@@ -147,7 +149,7 @@ def stream_info(stream: Stream) -> chat_pb2.StreamInfo:
         last_sequence=log.last_sequence,
         earliest_sequence=log.earliest_sequence,
         reader_count=stream.reader_count,
-        usage=_usage(stream.usage()),
+        usage=usage_message(stream.usage()),
         created_time=timestamp(stream.created_time),
     )
     if stream.end_time is not None:
@@ -179,34 +181,35 @@ def _finished(event: Finished) -> event_pb2.Finished:
         reason=event_pb2.FinishReason.ValueType(event.reason),
         model=event.model,
         provider=event.provider,
-        usage=_usage(event.usage),
+        usage=usage_message(event.usage),
         timings=_timings(event.timings),
         provider_response_id=event.provider_response_id,
     )
 
 
-def _usage(usage: Usage) -> usage_pb2.Usage:
+def usage_message(usage: Usage) -> usage_pb2.Usage:
     return usage_pb2.Usage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
+        cost_microusd=usage.cost_microusd,
         estimated=usage.estimated,
     )
 
 
 def _timings(timings: Timings) -> event_pb2.Timings:
     return event_pb2.Timings(
-        ttft=_duration(timings.ttft_s),
-        duration=_duration(timings.duration_s),
-        itl_p50=_duration(timings.itl_p50_s),
-        itl_p99=_duration(timings.itl_p99_s),
+        ttft=duration(timings.ttft_s),
+        duration=duration(timings.duration_s),
+        itl_p50=duration(timings.itl_p50_s),
+        itl_p99=duration(timings.itl_p99_s),
         output_tokens_per_second=timings.output_tokens_per_second,
     )
 
 
-def _duration(seconds: float | None) -> Duration | None:
+def duration(seconds: float | None) -> Duration | None:
     if seconds is None:
         return None
     fraction, whole = math.modf(seconds)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from tokenwire.v1 import model_pb2
 
 from ..config import Limits
 from ..errors import PermissionDenied, TokenwireError, UnknownModel
+from ..ledger.pricebook import PriceBook
+from ..ledger.prices import Prices
 from ..providers.registry import Registry, Route
 from ..tenants.caller import Caller
 from .parse import parse_message
@@ -37,8 +41,9 @@ def as_seen_by(caller: Caller, refusal: TokenwireError) -> TokenwireError:
 class ModelService:
     """tokenwire.v1.ModelService. A caller sees the models it may call."""
 
-    def __init__(self, providers: Registry, limits: Limits) -> None:
+    def __init__(self, providers: Registry, book: PriceBook, limits: Limits) -> None:
         self._providers = providers
+        self._book = book
         self._limits = limits
 
     async def ListModels(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
@@ -64,6 +69,7 @@ class ModelService:
         """Raises UnknownModel, PermissionDenied."""
         route, facts = self._providers.describe(id)
         check_may_call(caller, id, route)
+        prices = self._book.prices(route.provider.name, route.model, id, time.time())
         return model_pb2.Model(
             id=id,
             provider=route.provider.name,
@@ -74,4 +80,15 @@ class ModelService:
             ],
             context_window_tokens=facts.context_window_tokens,
             max_output_tokens=facts.max_output_tokens,
+            prices=None if prices is None else _prices_message(prices),
         )
+
+
+def _prices_message(prices: Prices) -> model_pb2.ModelPrices:
+    million = prices.per_million
+    return model_pb2.ModelPrices(
+        input_microusd=million.input,
+        output_microusd=million.output,
+        cache_read_microusd=million.cache_read,
+        cache_write_microusd=million.cache_write,
+    )

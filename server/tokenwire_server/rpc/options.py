@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -13,15 +13,21 @@ from google.protobuf.message import Message
 from tokenwire.v1 import chat_pb2
 
 from ..config import Limits
-from ..request import CacheUse, Delivery, Retention
+from ..request import Budget, CacheUse, Delivery, Retention
 
 MAX_INTERVAL_S = 3600.0
 """Longest interval of heartbeats and usage that a reader may ask for."""
 
 _REQUEST_ID = re.compile(r"[!-~]{0,128}")
 
-_Unasked = Literal["delivery", "retention", "cache", "request_id"]
-_UNASKED: tuple[_Unasked, ...] = ("delivery", "retention", "cache", "request_id")
+LABEL_KEY = re.compile(r"[a-z0-9_.-]{1,64}")
+MAX_LABELS = 32
+MAX_LABEL_CHARS = 256
+
+_Unasked = Literal[
+    "delivery", "retention", "budget", "cache", "request_id", "labels", "token_counting"
+]
+_UNASKED = get_args(_Unasked)
 """Fields of a ChatRequest that change nothing in the answer."""
 
 
@@ -86,13 +92,42 @@ class OptionsParser:
                 self._wrong("cache.mode", f"{proto.mode} is no mode")
                 return None
 
+    def budget(self, proto: chat_pb2.Budget) -> Budget:
+        return Budget(
+            max_cost_microusd=self._not_negative(proto, "max_cost_microusd"),
+            max_input_tokens=self._not_negative(proto, "max_input_tokens"),
+        )
+
+    def _not_negative(
+        self, proto: chat_pb2.Budget, name: Literal["max_cost_microusd", "max_input_tokens"]
+    ) -> int | None:
+        if not proto.HasField(name):
+            return None
+        value: int = getattr(proto, name)
+        if value < 0:
+            self._wrong(f"budget.{name}", "is negative")
+        return value
+
+    def labels(self, labels: Mapping[str, str], path: str = "labels") -> dict[str, str]:
+        if len(labels) > MAX_LABELS:
+            self._wrong(path, f"has {len(labels)}; at most {MAX_LABELS} are taken")
+            return {}
+        for key, value in labels.items():
+            if not LABEL_KEY.fullmatch(key):
+                self._wrong(path, f"the key {key[:80]!r} is not 1 to 64 of a-z 0-9 _ . -")
+            if len(value) > MAX_LABEL_CHARS:
+                self._wrong(f"{path}.{key[:80]}", f"is longer than {MAX_LABEL_CHARS} characters")
+            elif "\0" in value:
+                self._wrong(f"{path}.{key[:80]}", "holds a NUL character")
+        return dict(labels)
+
     def request_id(self, request: chat_pb2.ChatRequest) -> tuple[str, bytes]:
         """The id, and the hash of all that two requests of one id must share."""
         if not request.request_id:
             return "", b""
         if not _REQUEST_ID.fullmatch(request.request_id):
             self._wrong("request_id", "must be at most 128 printable ASCII characters, no blanks")
-        return request.request_id, _hash_without(request, ("delivery",))
+        return request.request_id, _hash_without(request, ("delivery", "token_counting"))
 
     def _seconds(
         self, proto: Message, name: str, path: str, low: float, high: float, *, above: bool = False

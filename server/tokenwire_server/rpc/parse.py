@@ -123,10 +123,18 @@ class _Parser:
             provider_options=plain(proto.provider_options),
             delivery=self._options.delivery(proto.delivery),
             retention=self._options.retention(proto.retention),
+            budget=self._options.budget(proto.budget),
             cache=self._options.cache(proto),
             request_id=request_id,
+            labels=self._options.labels(proto.labels),
+            asks_provider=self._asks_provider(proto),
             body_hash=body_hash,
         )
+
+    def _asks_provider(self, proto: chat_pb2.ChatRequest) -> bool:
+        if proto.token_counting not in chat_pb2.TokenCounting.values():
+            self.wrong("token_counting", f"{proto.token_counting} is no such choice")
+        return proto.token_counting == chat_pb2.TOKEN_COUNTING_PROVIDER
 
     def _messages(self, proto: chat_pb2.ChatRequest) -> tuple[ChatMessage, ...]:
         if not proto.messages:

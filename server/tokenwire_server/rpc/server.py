@@ -16,6 +16,7 @@ from tokenwire.v1 import (
     chat_pb2,
     error_pb2,  # noqa: F401  # so that reflection knows the reasons, which no service mentions
     model_pb2,
+    usage_pb2,
 )
 
 from ..config import ConfigError, Limits
@@ -24,6 +25,7 @@ from .boundary import Handler, answering
 from .callers import CallerService
 from .models import ModelService
 from .service import ChatService
+from .usage import UsageService
 from .writer import Context
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 CALLER_SERVICE = caller_pb2.DESCRIPTOR.services_by_name["CallerService"].full_name
 CHAT_SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+USAGE_SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
 KEEPALIVE_TIME_S = 30
 PING_TIMEOUT_S = 10
@@ -64,7 +67,13 @@ class GrpcServer:
             ) from error
 
     async def start(
-        self, chat: ChatService, models: ModelService, callers: CallerService, *, reflects: bool
+        self,
+        chat: ChatService,
+        models: ModelService,
+        callers: CallerService,
+        usage: UsageService,
+        *,
+        reflects: bool,
     ) -> None:
         """Answer RPCs from here on."""
         services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {
@@ -72,6 +81,7 @@ class GrpcServer:
             CHAT_SERVICE: {
                 "ChatStream": _streaming(chat.ChatStream),
                 "Chat": _unary(chat.Chat),
+                "CountTokens": _unary(chat.CountTokens),
                 "ResumeStream": _streaming(chat.ResumeStream),
                 "CancelStream": _unary(chat.CancelStream),
                 "DeleteStream": _unary(chat.DeleteStream),
@@ -80,6 +90,10 @@ class GrpcServer:
             MODEL_SERVICE: {
                 "ListModels": _unary(models.ListModels),
                 "GetModel": _unary(models.GetModel),
+            },
+            USAGE_SERVICE: {
+                "ListUsageRecords": _unary(usage.ListUsageRecords),
+                "GetUsageSummary": _unary(usage.GetUsageSummary),
             },
         }
         self._server.add_generic_rpc_handlers(

@@ -12,19 +12,16 @@ from google.protobuf.message import Message
 from tokenwire.v1 import chat_pb2
 
 from ..config import Limits
-from ..errors import InvalidRequest, PermissionDenied, UnknownModel
-from ..providers.registry import Registry, Route
-from ..request import ChatRequest, Violation
-from ..streams.meter import estimate_input_tokens
+from ..errors import BudgetExceeded, InvalidRequest
+from ..request import Violation
 from ..streams.reader import Reader
 from ..streams.registry import StreamRegistry
 from ..streams.stream import Stream
 from ..tenants.caller import Caller
-from ..tenants.limits import Allowance, Limiter
+from .admission import Admission
 from .codec import AnswerBuilder, stream_info
-from .models import as_seen_by, check_may_call
 from .options import OptionsParser
-from .parse import parse_chat_request, parse_message
+from .parse import parse_message
 from .writer import Context, Writer, begin
 
 M = TypeVar("M", bound=Message)
@@ -35,12 +32,9 @@ _STREAM_ID = re.compile(r"[0-9a-f]{32}")
 class ChatService:
     """tokenwire.v1.ChatService."""
 
-    def __init__(
-        self, providers: Registry, streams: StreamRegistry, limiter: Limiter, limits: Limits
-    ) -> None:
-        self._providers = providers
+    def __init__(self, admission: Admission, streams: StreamRegistry, limits: Limits) -> None:
+        self._admission = admission
         self._streams = streams
-        self._limiter = limiter
         self._limits = limits
 
     async def ChatStream(self, data: bytes, context: Context, caller: Caller) -> None:  # noqa: N802  # the RPC's name
@@ -50,8 +44,8 @@ class ChatService:
         reason, is all that is needed to end it.
         """
         deadline_s = context.time_remaining()
-        request, route = self._admit(data, caller, deadline_s)
-        stream, allowances = await self._open(request, route, caller, deadline_s)
+        request, route = self._admission.admit(data, caller, deadline_s)
+        stream, allowances = await self._admission.open(request, route, caller, deadline_s)
         with (
             stream.join(0, request.delivery) as reader,
             Writer(context, self._limits.reader_stall_s) as writer,
@@ -67,8 +61,8 @@ class ChatService:
     async def Chat(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: N802  # the RPC's name
         """The same, answered whole: read from the log once it is sealed, which bounds its size."""
         deadline_s = context.time_remaining()
-        request, route = self._admit(data, caller, deadline_s)
-        stream, allowances = await self._open(request, route, caller, deadline_s)
+        request, route = self._admission.admit(data, caller, deadline_s)
+        stream, allowances = await self._admission.open(request, route, caller, deadline_s)
         with stream.join() as reader:
             try:
                 await begin(context, stream.id, allowances)
@@ -81,6 +75,27 @@ class ChatService:
                 answer.add(event for _, event in taken)
                 await asyncio.sleep(0)  # thousands of entries a time: others have their turn
             return answer.response().SerializeToString()
+
+    async def CountTokens(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
+        """What the same would take; nothing begins."""
+        # Its deadline is not the chat's, which is not known yet.
+        request, route = self._admission.admit(data, caller, deadline_s=None)
+        estimate = await self._admission.count(request, route)
+        try:
+            estimate.check(request.budget, request.model)
+            exceeds_budget = False
+        except BudgetExceeded:
+            exceeds_budget = True
+        return chat_pb2.CountTokensResponse(
+            input_tokens=estimate.input_tokens,
+            source=chat_pb2.TokenCountSource.Value(f"TOKEN_COUNT_SOURCE_{estimate.source.upper()}"),
+            input_cost_microusd=estimate.input_cost_microusd,
+            max_output_tokens=estimate.max_output_tokens,
+            max_cost_microusd=estimate.max_cost_microusd,
+            exceeds_budget=exceeds_budget,
+            provider=route.provider.name,
+            model=route.model,
+        ).SerializeToString()
 
     async def ResumeStream(self, data: bytes, context: Context, caller: Caller) -> None:  # noqa: N802
         """Write a stream's events from a cursor: what is there, then what comes."""
@@ -116,69 +131,6 @@ class ChatService:
     async def GetStream(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         stream = self._find(self._parse(chat_pb2.GetStreamRequest, data).stream_id, caller)
         return stream_info(stream).SerializeToString()
-
-    def _admit(
-        self, data: bytes, caller: Caller, deadline_s: float | None
-    ) -> tuple[ChatRequest, Route]:
-        """The request and where it goes.
-
-        Raises InvalidRequest with all violations, UnknownModel, PermissionDenied, QuotaExhausted.
-        """
-        self._limiter.check_request(caller, byte_count=len(data))
-        request, violations = parse_chat_request(data, self._limits)
-        margin_s = request.retention.soft_deadline_margin_s
-        if margin_s is not None and deadline_s is not None and margin_s >= deadline_s:
-            violations.append(
-                Violation(
-                    "retention.soft_deadline_margin",
-                    f"is {margin_s:g} s; the call's deadline is {deadline_s:.3g} s away",
-                )
-            )
-        try:
-            route = self._providers.route(request.model)
-            check_may_call(caller, request.model, route)
-        except (UnknownModel, PermissionDenied) as refusal:
-            if violations:
-                raise InvalidRequest(violations) from None
-            raise as_seen_by(caller, refusal) from None
-        # What is already known to be wrong, or holds it, need not be called wrong again.
-        wrong = [violation.field for violation in violations]
-        violations += [
-            violation
-            for violation in route.provider.check(request)
-            if not any(field.startswith(violation.field) for field in wrong)
-        ]
-        if violations:
-            raise InvalidRequest(violations)
-        self._limiter.check_request(
-            caller, byte_count=len(data), message_count=len(request.messages)
-        )
-        return request, route
-
-    async def _open(
-        self, request: ChatRequest, route: Route, caller: Caller, deadline_s: float | None
-    ) -> tuple[Stream, tuple[Allowance, ...]]:
-        """The stream of a request, to be joined in the same step, and what its caller has left.
-
-        Raises RateLimited, TooManyStreams, Overloaded, RequestIdReused.
-        """
-        known = self._streams.begun_by(request, caller.tenant)
-        if known is not None:
-            return known, ()
-        lease = await self._limiter.take(caller, self._estimated_tokens(request, route))
-        stream = self._streams.open(
-            request, route, caller=caller, lease=lease, deadline_s=deadline_s
-        )
-        return stream, lease.allowances
-
-    def _estimated_tokens(self, request: ChatRequest, route: Route) -> int:
-        """What a request may use, before it is known what it does."""
-        output_tokens = request.generation.max_output_tokens
-        if output_tokens is None:
-            output_tokens = self._limits.assumed_output_tokens
-            if route.max_output_tokens is not None:
-                output_tokens = min(output_tokens, route.max_output_tokens)
-        return estimate_input_tokens(request) + output_tokens
 
     def _find(self, stream_id: str, caller: Caller, violations: Sequence[Violation] = ()) -> Stream:
         """The stream of an id. Raises InvalidRequest, also for other violations, StreamNotFound."""

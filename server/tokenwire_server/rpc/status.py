@@ -28,6 +28,7 @@ CODES: dict[str, grpc.StatusCode] = {
     "RATE_LIMITED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TOO_MANY_STREAMS": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "QUOTA_EXHAUSTED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "BUDGET_EXCEEDED": grpc.StatusCode.FAILED_PRECONDITION,
     "OVERLOADED": grpc.StatusCode.UNAVAILABLE,
     "STREAM_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "RESUME_POINT_EXPIRED": grpc.StatusCode.OUT_OF_RANGE,
@@ -126,6 +127,7 @@ def _failure_facts(at: StreamFailure) -> dict[str, str]:
         "reasoning_tokens": usage.reasoning_tokens,
         "cache_read_tokens": usage.cache_read_tokens,
         "cache_write_tokens": usage.cache_write_tokens,
+        "cost_microusd": usage.cost_microusd,
     }
     return facts | {key: str(count) for key, count in optional.items() if count is not None}
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..events import Event, Finished, FinishReason, Timings, Usage
+from ..events import Event, Finished, FinishReason, Timings
 from ..request import CacheUse
 from ..streamlog.memory import entry_bytes
 from .merge import merge
-from .stream import Stream
+from .stream import NOTHING, Stream
 
 KEPT_REASONS = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
 """Ends that the same request may be expected to reach again."""
@@ -42,7 +42,7 @@ class CachedAnswer(NamedTuple):
         stream.finish(
             msgspec.structs.replace(
                 self.finished,
-                usage=Usage(input_tokens=0, output_tokens=0),
+                usage=NOTHING,
                 timings=Timings(duration_s=duration_s, ttft_s=duration_s),
             )
         )

@@ -8,12 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from ..events import Delta, ReasoningDelta, TextDelta, Timings, ToolCallDelta, Usage
-from ..request import ChatRequest, Image, Reasoning, Text, ToolCall, ToolResult
-
-CHARS_PER_TOKEN = 4
-"""Rule of thumb for estimates where the provider gave no figure; English text, common tokenizers."""
-IMAGE_TOKENS = 1000
-"""Rule of thumb for an image of ordinary size."""
+from ..ledger.estimate import Estimate
+from ..ledger.tokens import OutputCount
 
 _BUCKETS_PER_E_FOLD = 20  # a bucket spans 5 %: its middle is within 2.5 % of every gap in it
 
@@ -24,14 +20,25 @@ class Meter:
     Gaps are kept in a histogram of 5 % buckets, so memory does not grow with the answer.
     """
 
-    __slots__ = ("_arrivals", "_chars", "_first", "_gaps", "_input_tokens", "_last", "_started")
+    __slots__ = (
+        "_arrivals",
+        "_estimate",
+        "_first",
+        "_gaps",
+        "_last",
+        "_output",
+        "_started",
+        "chars",
+    )
 
-    def __init__(self, started: float, input_tokens: int) -> None:
+    def __init__(self, started: float, estimate: Estimate) -> None:
         self._started = started
-        self._input_tokens = input_tokens  # estimated
+        self._estimate = estimate
         self._first: float | None = None
         self._last = started
-        self._chars = 0
+        self._output = OutputCount(estimate.counter)
+        self.chars = 0
+        """Length of the answer."""
         self._gaps: dict[int, int] = {}
         self._arrivals = 0
 
@@ -52,22 +59,37 @@ class Meter:
         self._arrivals += 1
         for delta in deltas:
             if isinstance(delta, TextDelta | ReasoningDelta):
-                self._chars += len(delta.text)
+                text = delta.text
             elif isinstance(delta, ToolCallDelta):
-                self._chars += len(delta.arguments_json)
+                text = delta.arguments_json
+            else:
+                continue
+            self.chars += len(text)
+            self._output.add(text)
 
     def usage(self, reported: Usage | None) -> Usage:
-        """The provider's figures, or an estimate marked as one.
+        """The provider's figures, or a count of what came, marked as an estimate; and its cost.
 
         Reported figures marked as estimated are a provider's placeholder for the output, with the
         true input: Anthropic's, until the answer ends.
         """
-        if reported is not None and not reported.estimated:
-            return reported
-        output_tokens = math.ceil(self._chars / CHARS_PER_TOKEN)
-        if reported is not None:
-            return msgspec.structs.replace(reported, output_tokens=output_tokens)
-        return Usage(input_tokens=self._input_tokens, output_tokens=output_tokens, estimated=True)
+        if reported is None:
+            usage = Usage(self._estimate.input_tokens, self._output.tokens, estimated=True)
+        elif reported.estimated:
+            usage = msgspec.structs.replace(
+                reported, output_tokens=self._output.tokens, reasoning_tokens=None
+            )
+        else:
+            usage = reported
+        prices = self._estimate.prices
+        if prices is None:
+            return usage
+        return msgspec.structs.replace(usage, cost_microusd=prices.cost_microusd(usage))
+
+    @property
+    def ttft_s(self) -> float | None:
+        """None: no token has come."""
+        return None if self._first is None else self._first - self._started
 
     def timings(self, now: float, output_tokens: int) -> Timings:
         """The stream's timings if it ended at `now`."""
@@ -76,7 +98,7 @@ class Meter:
         generating_s = self._last - self._first
         return Timings(
             duration_s=now - self._started,
-            ttft_s=self._first - self._started,
+            ttft_s=self.ttft_s,
             itl_p50_s=self._gap_quantile(0.50),
             itl_p99_s=self._gap_quantile(0.99),
             output_tokens_per_second=(
@@ -97,21 +119,3 @@ class Meter:
             if seen >= rank:
                 return math.exp((bucket + 0.5) / _BUCKETS_PER_E_FOLD) / 1e6
         return None
-
-
-def estimate_input_tokens(request: ChatRequest) -> int:
-    """A rough count of the request's tokens, from the length of what it says."""
-    chars = sum(
-        len(tool.name) + len(tool.description) + len(tool.parameters_json_schema)
-        for tool in request.tools
-    )
-    images = 0
-    for message in request.messages:
-        for part in message.parts:
-            if isinstance(part, Text | Reasoning | ToolResult):
-                chars += len(part.text)
-            elif isinstance(part, ToolCall):
-                chars += len(part.name) + len(part.arguments_json)
-            elif isinstance(part, Image):
-                images += 1
-    return math.ceil(chars / CHARS_PER_TOKEN) + images * IMAGE_TOKENS

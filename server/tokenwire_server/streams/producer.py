@@ -22,8 +22,8 @@ from ..providers.decode.base import Complete, Decoder
 from ..providers.registry import Route
 from ..request import ChatRequest
 from ..telemetry import internal_fault
-from .meter import Meter, estimate_input_tokens
-from .stream import Stream
+from .meter import Meter
+from .stream import Progress, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +38,41 @@ class Producer:
     first, then seals.
     """
 
-    __slots__ = ("_decoder", "_limits", "_meter", "_request", "_route", "_stream")
+    __slots__ = (
+        "_attempts",
+        "_cost_limit",
+        "_decoder",
+        "_limits",
+        "_meter",
+        "_request",
+        "_route",
+        "_stream",
+    )
 
     def __init__(self, stream: Stream, route: Route, request: ChatRequest, limits: Limits) -> None:
         self._stream = stream
         self._route = route
         self._request: ChatRequest | None = request
         self._limits = limits
-        self._meter = Meter(stream.opened, estimate_input_tokens(request))
+        self._meter = Meter(stream.opened, stream.estimate)
+        self._cost_limit = stream.cost_limit
         self._decoder: Decoder | None = None
+        self._attempts = 0
 
     def usage(self) -> Usage:
         """The stream's usage so far: the provider's figures, or an estimate."""
         return self._meter.usage(self._decoder.usage if self._decoder else None)
+
+    def progress(self) -> Progress:
+        """How far the stream has come."""
+        decoder = self._decoder
+        return Progress(
+            usage=self.usage(),
+            attempts=self._attempts,
+            ttft_s=self._meter.ttft_s,
+            model=(decoder.model[:MAX_NAME_CHARS] if decoder else "") or self._route.model,
+            provider_response_id=decoder.response_id[:MAX_NAME_CHARS] if decoder else "",
+        )
 
     async def run(self) -> None:
         try:
@@ -58,8 +80,10 @@ class Producer:
                 with SilenceLimit(self._limits.upstream_first_byte_s) as silence:
                     async with self._open() as upstream:
                         self._decoder = upstream.decoder
-                        await self._read(upstream, silence)
-                        self._seal_as_decoded(upstream.decoder)
+                        if await self._read(upstream, silence):
+                            self._seal_as_decoded(upstream.decoder)
+                        else:
+                            self._finish(FinishReason.BUDGET)
         except asyncio.CancelledError:
             self.seal_interrupted()
         except TimeoutError:
@@ -93,15 +117,18 @@ class Producer:
         request, self._request = self._request, None
         if request is None:
             raise RuntimeError("a producer runs once")
+        self._attempts += 1
         return self._route.provider.open(request, self._route.model, self._route.max_output_tokens)
 
-    async def _read(self, upstream: Upstream, silence: SilenceLimit) -> None:
-        """The token's path: until the decoder has seen an end."""
+    async def _read(self, upstream: Upstream, silence: SilenceLimit) -> bool:
+        """The token's path: until the decoder has seen an end. False: it costs too much to go on."""
         append = self._stream.log.append
         # The loop's own clock will not do: uvloop's has steps of a millisecond.
         now = time.monotonic
         decoder = upstream.decoder
         meter = self._meter
+        cost_limit = self._cost_limit
+        reported: Usage | None = None
         silence_limit_s = self._limits.upstream_silence_s
         while decoder.end is None:
             deltas = await upstream.read()
@@ -111,6 +138,12 @@ class Producer:
                 meter.arrived(deltas, arrival)
                 for delta in deltas:
                     append(delta)
+            if cost_limit is not None and decoder.end is None:
+                told, reported = decoder.usage is not reported, decoder.usage
+                due = told or meter.chars >= cost_limit.check_at_chars
+                if due and cost_limit.passed(self.usage(), meter.chars):
+                    return False
+        return True
 
     def _seal_as_decoded(self, decoder: Decoder) -> None:
         if isinstance(decoder.end, Complete):
@@ -119,16 +152,15 @@ class Producer:
             self._fail_upstream(decoder.end)
 
     def _finish(self, reason: FinishReason) -> None:
-        usage = self.usage()
-        decoder = self._decoder
+        progress = self.progress()
         self._stream.finish(
             Finished(
                 reason=reason,
-                model=(decoder.model[:MAX_NAME_CHARS] if decoder else "") or self._route.model,
+                model=progress.model,
                 provider=self._route.provider.name,
-                usage=usage,
-                timings=self._meter.timings(time.monotonic(), usage.output_tokens),
-                provider_response_id=decoder.response_id[:MAX_NAME_CHARS] if decoder else "",
+                usage=progress.usage,
+                timings=self._meter.timings(time.monotonic(), progress.usage.output_tokens),
+                provider_response_id=progress.provider_response_id,
             )
         )
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterator
+from typing import Protocol
 
 from ..config import Limits
 from ..errors import Overloaded, RequestIdReused, StreamNotFound
 from ..events import FinishReason, Started
+from ..ledger.estimate import Estimate, rough_estimate
+from ..ledger.record import UsageRecord
 from ..providers.registry import Route
 from ..request import ChatRequest
 from ..streamlog.base import StreamLog
@@ -15,12 +19,28 @@ from ..streamlog.memory import MemoryLog
 from ..streamlog.space import LogSpace
 from ..tenants.caller import DEFAULT_TENANT, Caller
 from ..tenants.limits import Lease
+from ..tenants.spend import SpendHold
 from .cache import ResponseCache
 from .producer import Producer
+from .records import record_of
 from .stream import Stream
 
 STREAM_ID_BYTES = 16
 """128 random bits: an id cannot be guessed. In hex, so that none looks like an option of a command."""
+
+
+class Books(Protocol):
+    """Who keeps a record of every stream. Each step is synchronous, and never waits."""
+
+    instance_id: str
+
+    def begin(self, record: UsageRecord) -> None:
+        """A stream is accepted; no provider is asked yet."""
+        ...
+
+    def close(self, record: UsageRecord) -> None:
+        """It has ended."""
+        ...
 
 
 class StreamRegistry:
@@ -31,8 +51,12 @@ class StreamRegistry:
     the one that ended first goes first. Producers are tasks of `tasks`, whose owner outlives every RPC.
     """
 
-    def __init__(self, limits: Limits, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, limits: Limits, tasks: asyncio.TaskGroup, books: Books | None = None
+    ) -> None:
+        """Without books no records are kept."""
         self._limits = limits
+        self._books = books
         self._tasks = tasks
         self._space = LogSpace(limits.max_total_log_bytes, self._make_room)
         self._cache = ResponseCache(
@@ -79,15 +103,17 @@ class StreamRegistry:
         route: Route,
         *,
         caller: Caller = Caller(),  # noqa: B008  # frozen
+        estimate: Estimate | None = None,
         lease: Lease | None = None,
+        spend: SpendHold | None = None,
         deadline_s: float | None = None,
     ) -> Stream:
         """The stream that answers a request; nothing is asked of a provider yet.
 
         It is the one that the request's id began, or a replay from the cache, or a new one. Join it in
         the same step, and give it to `produce`. `deadline_s` is the time that the caller has. `lease`
-        is what the caller has taken for it: a new stream settles it at its end, otherwise it is given
-        back.
+        and `spend` are what the caller has taken for it: a new stream settles them at its end, otherwise
+        they are given back.
 
         Raises Overloaded, RequestIdReused.
         """
@@ -96,18 +122,31 @@ class StreamRegistry:
             known = self.begun_by(request, caller.tenant)
             if known is not None:
                 return known
-            stream = self._new(request, route, caller, lease, deadline_s)
+            stream = self._new(
+                request,
+                route,
+                caller,
+                estimate or rough_estimate(request),
+                lease,
+                spend,
+                deadline_s,
+            )
             return stream
         finally:
-            if stream is None and lease is not None:
-                lease.give_back()
+            if stream is None:
+                if lease is not None:
+                    lease.give_back()
+                if spend is not None:
+                    spend.settle(0)
 
     def _new(
         self,
         request: ChatRequest,
         route: Route,
         caller: Caller,
+        estimate: Estimate,
         lease: Lease | None,
+        spend: SpendHold | None,
         deadline_s: float | None,
     ) -> Stream:
         tenant = caller.tenant
@@ -124,8 +163,11 @@ class StreamRegistry:
             MemoryLog(self._limits.max_log_bytes, self._space),
             self,
             request,
+            route,
+            estimate,
             time_limit_s=self._time_limit_s(request, deadline_s),
             lease=lease,
+            spend=spend,
         )
         self._found[tenant, stream.id] = stream
         if request.request_id:
@@ -139,10 +181,15 @@ class StreamRegistry:
                 provider=route.provider.name,
                 created_time=stream.created_time,
                 request_id=request.request_id,
+                estimated_input_tokens=0 if cached else estimate.input_tokens,
+                estimated_cost_microusd=0 if cached else estimate.input_cost_microusd,
                 from_cache=cached is not None,
             )
         )
+        if self._books is not None:
+            self._books.begin(record_of(stream, self._books.instance_id))
         if cached is not None:
+            stream.from_cache = True
             stream.cache = None  # a replay makes no answer younger
             cached.replay(stream)
         return stream
@@ -154,6 +201,13 @@ class StreamRegistry:
         producer = Producer(stream, route, request, self._limits)
         task = self._tasks.create_task(producer.run(), name=f"producer {stream.id}")
         stream.produced_by(task, producer)
+
+    def open_records(self) -> Iterator[UsageRecord]:
+        """The streams that generate, as they stand. Others may have their turn between two records."""
+        if self._books is not None:
+            for stream in list(self._live):
+                if not stream.log.sealed:
+                    yield record_of(stream, self._books.instance_id)
 
     def find(self, stream_id: str, tenant: str = DEFAULT_TENANT) -> Stream:
         """A stream by its id. Raises StreamNotFound."""
@@ -199,6 +253,8 @@ class StreamRegistry:
 
     def ended(self, stream: Stream) -> None:
         self._live.discard(stream)
+        if self._books is not None:
+            self._books.close(record_of(stream, self._books.instance_id))
         if _ended_without_a_token(stream.log):
             self._free_request_id(stream)
         if stream.cache is not None:

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Protocol
 
+import msgspec
+
 from ..errors import (
     ResumePointAhead,
     ResumePointExpired,
@@ -14,10 +16,14 @@ from ..errors import (
     TokenwireError,
 )
 from ..events import Finished, Usage
+from ..ledger.estimate import Estimate
+from ..providers.registry import Route
 from ..request import ChatRequest, Delivery
 from ..streamlog.base import StreamLog
 from ..tenants.caller import Caller
 from ..tenants.limits import Lease
+from ..tenants.spend import SpendHold
+from .cost_limit import CostLimit
 from .reader import Reader
 
 
@@ -37,11 +43,31 @@ class Keeper(Protocol):
         ...
 
 
+NOTHING = Usage(input_tokens=0, output_tokens=0, cost_microusd=0)
+"""What a stream used for which no provider worked. That costs nothing, whatever the price."""
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a stream has come, or came."""
+
+    usage: Usage = NOTHING
+    attempts: int = 0
+    """Upstreams that were opened."""
+    ttft_s: float | None = None
+    model: str = ""
+    """That served, as the provider calls it."""
+    provider_response_id: str = ""
+
+
 class Production(Protocol):
     """What a stream asks of its producer."""
 
     def usage(self) -> Usage:
         """Used so far."""
+        ...
+
+    def progress(self) -> Progress:
+        """That, and the rest of what is known so far."""
         ...
 
     def seal_interrupted(self) -> None:
@@ -64,18 +90,26 @@ class Stream:
         "_linger",
         "_producer",
         "_production",
+        "_progress",
         "_readers",
-        "_usage",
+        "_spend",
         "body_hash",
         "cache",
+        "cost_limit",
         "created_time",
         "deleted",
         "end_time",
+        "estimate",
+        "from_cache",
         "id",
         "interruption",
         "key_prefix",
+        "labels",
         "log",
+        "model",
+        "model_asked",
         "opened",
+        "provider",
         "request_id",
         "retention",
         "tenant",
@@ -89,9 +123,12 @@ class Stream:
         log: StreamLog,
         keeper: Keeper,
         request: ChatRequest,
+        route: Route,
+        estimate: Estimate,
         *,
         time_limit_s: float,
         lease: Lease | None = None,
+        spend: SpendHold | None = None,
     ) -> None:
         self.id = id
         self.tenant = caller.tenant
@@ -100,7 +137,20 @@ class Stream:
         self.log = log
         self.time_limit_s = time_limit_s
         """How long it may take. Then it finishes with TIME_LIMIT."""
+        self.estimate = estimate
+        """What it was expected to take, and what it is counted and priced with."""
+        self.cost_limit: CostLimit | None = None
+        """What it may cost. None: nothing limits that."""
+        if estimate.prices is not None and (
+            spend is not None or request.budget.max_cost_microusd is not None
+        ):
+            self.cost_limit = CostLimit(estimate.prices, request.budget.max_cost_microusd, spend)
+        self.provider = route.provider.name
+        self.model = route.model
+        """As that provider names it."""
         # Of the request only what outlives it: prompts can be large.
+        self.model_asked = request.model
+        self.labels = request.labels
         self.retention = request.retention
         self.cache = request.cache
         self.request_id = request.request_id
@@ -111,18 +161,21 @@ class Stream:
         """The same in seconds since the epoch."""
         self.end_time: float | None = None
         """None while it is open."""
+        self.from_cache = False
+        """A replay of an earlier answer."""
         self.deleted = False
         """Its content was forgotten at a caller's wish."""
         self.interruption: TokenwireError | None = None
         """Why the producer was cancelled, when nobody wished it."""
         self._keeper = keeper
         self._lease = lease
+        self._spend = spend
         self._readers: set[Reader] = set()
         self._interrupted = False
         self._linger: asyncio.TimerHandle | None = None
         self._producer: asyncio.Task[None] | None = None
         self._production: Production | None = None
-        self._usage = Usage(input_tokens=0, output_tokens=0)  # when nothing produces it
+        self._progress = Progress()  # when nothing produces it
 
     @property
     def begun(self) -> bool:
@@ -136,7 +189,11 @@ class Stream:
 
     def usage(self) -> Usage:
         """What it used so far."""
-        return self._usage if self._production is None else self._production.usage()
+        return self._progress.usage if self._production is None else self._production.usage()
+
+    def progress(self) -> Progress:
+        """How far it has come, or came."""
+        return self._progress if self._production is None else self._production.progress()
 
     def finish(self, event: Finished) -> None:
         """Seal the log with a deliberate end, unless it is sealed."""
@@ -221,18 +278,32 @@ class Stream:
     def _end(self) -> None:
         self.end_time = time.time()
         # What stays as long as the log shall be small.
-        self._usage = self.usage()
-        self._production = None
+        self._progress = self._final_progress()
+        self._production = self.cost_limit = None
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
+        usage = self._progress.usage
         if self._lease is not None:
-            self._lease.settle(self._tokens_used())
+            self._lease.settle(usage.input_tokens + usage.output_tokens)
             self._lease = None
+        if self._spend is not None:
+            self._spend.settle(usage.cost_microusd or 0)
+            self._spend = None
         self._keeper.ended(self)
 
-    def _tokens_used(self) -> int:
-        """What it takes from its caller's allowance: nothing when it failed before its first token."""
-        if self.log.failure is not None and self.log.last_sequence <= 1:
-            return 0
-        return self._usage.input_tokens + self._usage.output_tokens
+    def _final_progress(self) -> Progress:
+        """What it used is nothing when no provider was asked, or none answered before it failed."""
+        progress = self.progress()
+        finished = self.log.finished
+        if self._production is None and finished is not None:  # a replay: it says how it went
+            return Progress(
+                finished.usage,
+                ttft_s=finished.timings.ttft_s,
+                model=finished.model,
+                provider_response_id=finished.provider_response_id,
+            )
+        failed_early = self.log.failure is not None and self.log.last_sequence <= 1
+        if progress.usage.estimated and (failed_early or not progress.attempts):
+            return msgspec.structs.replace(progress, usage=NOTHING)
+        return progress

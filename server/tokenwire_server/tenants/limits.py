@@ -19,6 +19,8 @@ LimitName = Literal[
     "concurrent_streams",
     "messages_per_request",
     "bytes_per_request",
+    "spend_microusd_per_day",
+    "spend_microusd_per_month",
 ]
 Scope = Literal["key", "tenant"]
 

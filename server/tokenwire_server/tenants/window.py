@@ -80,9 +80,9 @@ class Window:
             tokens -= bucket.tokens
             if requests <= 0 and tokens <= 0:
                 break
-        return _surely(leave_time - now)
+        return surely_s(leave_time - now)
 
 
-def _surely(wait_s: float) -> float:
+def surely_s(wait_s: float) -> float:
     """In whole milliseconds, and one more: neither floats nor the wire's rounding make it too short."""
     return (math.ceil(wait_s * 1000) + 1) / 1000

@@ -1,0 +1,130 @@
+"""What has to be true before a chat begins: a request that makes sense, and leave to run it."""
+
+from __future__ import annotations
+
+import logging
+
+from ..config import Limits
+from ..errors import InvalidRequest, PermissionDenied, UnknownModel, UpstreamError
+from ..ledger.estimate import Estimate, Estimator
+from ..providers.registry import Registry, Route
+from ..request import ChatRequest, Violation
+from ..streams.registry import StreamRegistry
+from ..streams.stream import Stream
+from ..tenants.caller import Caller
+from ..tenants.limits import Allowance, Limiter
+from ..tenants.spend import SpendLimiter
+from .models import as_seen_by, check_may_call
+from .parse import parse_chat_request
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """Decides which chats begin, with everything that has a say in it."""
+
+    def __init__(
+        self,
+        providers: Registry,
+        streams: StreamRegistry,
+        limiter: Limiter,
+        spend: SpendLimiter,
+        estimator: Estimator,
+        limits: Limits,
+    ) -> None:
+        self._providers = providers
+        self._streams = streams
+        self._limiter = limiter
+        self._spend = spend
+        self._estimator = estimator
+        self._limits = limits
+
+    def admit(
+        self, data: bytes, caller: Caller, deadline_s: float | None
+    ) -> tuple[ChatRequest, Route]:
+        """The request and where it goes.
+
+        Raises InvalidRequest with all violations, UnknownModel, PermissionDenied, QuotaExhausted.
+        """
+        self._limiter.check_request(caller, byte_count=len(data))
+        request, violations = parse_chat_request(data, self._limits)
+        margin_s = request.retention.soft_deadline_margin_s
+        if margin_s is not None and deadline_s is not None and margin_s >= deadline_s:
+            violations.append(
+                Violation(
+                    "retention.soft_deadline_margin",
+                    f"is {margin_s:g} s; the call's deadline is {deadline_s:.3g} s away",
+                )
+            )
+        try:
+            route = self._providers.route(request.model)
+            check_may_call(caller, request.model, route)
+        except (UnknownModel, PermissionDenied) as refusal:
+            if violations:
+                raise InvalidRequest(violations) from None
+            raise as_seen_by(caller, refusal) from None
+        # What is already known to be wrong, or holds it, need not be called wrong again.
+        wrong = [violation.field for violation in violations]
+        violations += [
+            violation
+            for violation in route.provider.check(request)
+            if not any(field.startswith(violation.field) for field in wrong)
+        ]
+        if violations:
+            raise InvalidRequest(violations)
+        self._limiter.check_request(
+            caller, byte_count=len(data), message_count=len(request.messages)
+        )
+        return request, route
+
+    async def open(
+        self, request: ChatRequest, route: Route, caller: Caller, deadline_s: float | None
+    ) -> tuple[Stream, tuple[Allowance, ...]]:
+        """The stream of a request, to be joined in the same step, and what its caller has left.
+
+        Raises BudgetExceeded, RateLimited, TooManyStreams, QuotaExhausted, Overloaded, RequestIdReused,
+        InvalidRequest for a budget that cannot be kept. Cancelled, nothing is taken.
+        """
+        known = self._streams.begun_by(request, caller.tenant)
+        if known is not None:
+            return known, ()
+        estimate = await self._estimator.estimate(request, route)
+        estimate.check(request.budget, request.model)
+        likely_tokens = estimate.input_tokens + estimate.likely_output_tokens
+        lease = await self._limiter.take(caller, likely_tokens)
+        try:
+            spend = self._spend.reserve(
+                caller.tenant, _within(request, estimate), model=request.model
+            )
+        except BaseException:
+            lease.give_back()
+            raise
+        stream = self._streams.open(
+            request,
+            route,
+            caller=caller,
+            estimate=estimate,
+            lease=lease,
+            spend=spend,
+            deadline_s=deadline_s,
+        )
+        return stream, (*lease.allowances, *self._spend.allowances(caller.tenant))
+
+    async def count(self, request: ChatRequest, route: Route) -> Estimate:
+        """What a request would take.
+
+        Raises Overloaded, and UpstreamError and UnknownModel when a provider is to count.
+        """
+        try:
+            return await self._estimator.preview(request, route)
+        except (UpstreamError, UnknownModel) as error:
+            logger.warning(
+                "tokens were not counted: %s: %s: %r", error.reason, error, error.provider_text
+            )
+            raise
+
+
+def _within(request: ChatRequest, estimate: Estimate) -> int | None:
+    """What a request is likely to cost: never more than its budget."""
+    likely, most = estimate.likely_cost_microusd, request.budget.max_cost_microusd
+    return likely if likely is None or most is None else min(likely, most)

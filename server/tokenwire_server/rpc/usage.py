@@ -1,0 +1,239 @@
+"""What a tenant's streams used, told to its callers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+
+import msgspec
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tokenwire.v1 import usage_pb2
+
+from ..config import Limits
+from ..errors import InvalidRequest
+from ..ledger.query import LABEL_GROUP, Cursor, SummaryTooLarge, UsageQuery, UsageSummary
+from ..ledger.record import Outcome, UsageRecord
+from ..ledger.store import UsageStore
+from ..request import Violation
+from ..tenants.caller import Caller
+from .codec import duration, timestamp, usage_message
+from .options import LABEL_KEY, OptionsParser
+from .parse import MAX_MODEL_CHARS, parse_message
+from .writer import Context
+
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+MAX_MODELS = 32
+MAX_KEY_PREFIX_CHARS = 64
+
+_OUTCOMES = {usage_pb2.UsageOutcome.Value(f"USAGE_OUTCOME_{o.name}"): o for o in Outcome}
+_OUTCOME_VALUES = {outcome: value for value, outcome in _OUTCOMES.items()}
+_GROUPS = {
+    usage_pb2.USAGE_GROUP_DAY: "day",
+    usage_pb2.USAGE_GROUP_MODEL: "model",
+    usage_pb2.USAGE_GROUP_LABEL: "label",
+    usage_pb2.USAGE_GROUP_KEY: "key",
+}
+_FIRST_TIME, _LAST_TIME = -62135596800, 253402300799  # what a Timestamp may hold
+
+
+class UsageService:
+    """tokenwire.v1.UsageService. A caller sees its own tenant's records."""
+
+    def __init__(self, store: UsageStore, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+
+    async def ListUsageRecords(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
+        """A page, and where the next one begins.
+
+        Raises InvalidRequest, StoreUnavailable.
+        """
+        request = parse_message(
+            usage_pb2.ListUsageRecordsRequest, data, max_bytes=self._limits.max_request_bytes
+        )
+        violations: list[Violation] = []
+        query = self._query(request.filter, caller, violations)
+        of_filter = _digest(request.filter)
+        after = None
+        if request.page_size < 0:
+            violations.append(Violation("page_size", "is negative"))
+        if request.page_token:
+            token = _PageToken.read(request.page_token)
+            if token is None:
+                violations.append(Violation("page_token", "is none that this server gave"))
+            elif token.of_filter != of_filter:
+                violations.append(Violation("page_token", "belongs to a list with another filter"))
+            else:
+                after = Cursor(token.created_time, token.stream_id)
+        if violations:
+            raise InvalidRequest(violations)
+        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        records = await self._store.page(query, after, size)
+        response = usage_pb2.ListUsageRecordsResponse(
+            usage_records=[_record_message(record) for record in records]
+        )
+        if len(records) == size:
+            last = records[-1]
+            response.next_page_token = _PageToken(
+                last.created_time, last.stream_id, of_filter
+            ).write()
+        return response.SerializeToString()
+
+    async def GetUsageSummary(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
+        """Sums. Raises InvalidRequest, StoreUnavailable."""
+        request = parse_message(
+            usage_pb2.GetUsageSummaryRequest, data, max_bytes=self._limits.max_request_bytes
+        )
+        violations: list[Violation] = []
+        query = self._query(request.filter, caller, violations)
+        groups = _groups(request, violations)
+        if violations:
+            raise InvalidRequest(violations)
+        try:
+            found = await self._store.summary(query, groups)
+        except SummaryTooLarge as error:
+            raise InvalidRequest([Violation("group_by", str(error))]) from None
+        return usage_pb2.GetUsageSummaryResponse(
+            summaries=[_summary_message(summary, request.label_key) for summary in found]
+        ).SerializeToString()
+
+    def _query(
+        self, proto: usage_pb2.UsageFilter, caller: Caller, violations: list[Violation]
+    ) -> UsageQuery:
+        def wrong(field: str, description: str) -> None:
+            violations.append(Violation(f"filter.{field}", description))
+
+        since, until = (
+            _seconds(getattr(proto, name), f"filter.{name}", violations)
+            if proto.HasField(name)
+            else None
+            for name in ("start_time", "end_time")
+        )
+        if since is not None and until is not None and until <= since:
+            wrong("end_time", "is not after start_time")
+        if len(proto.models) > MAX_MODELS:
+            wrong("models", f"has {len(proto.models)}; at most {MAX_MODELS} are taken")
+        for position, model in enumerate(proto.models[:MAX_MODELS]):
+            if not 0 < len(model) <= MAX_MODEL_CHARS:
+                wrong(f"models[{position}]", f"must have 1 to {MAX_MODEL_CHARS} characters")
+        outcomes = []
+        for position, value in enumerate(proto.outcomes[: len(_OUTCOMES) + 1]):
+            if value in _OUTCOMES:
+                outcomes.append(_OUTCOMES[value])
+            else:
+                wrong(f"outcomes[{position}]", f"{value} is no outcome")
+        if len(proto.outcomes) > len(_OUTCOMES):
+            wrong("outcomes", f"has {len(proto.outcomes)}; there are {len(_OUTCOMES)}")
+        if len(proto.key_prefix) > MAX_KEY_PREFIX_CHARS:
+            wrong("key_prefix", f"is longer than {MAX_KEY_PREFIX_CHARS} characters")
+        labels = OptionsParser(
+            self._limits, lambda *found: violations.append(Violation(*found))
+        ).labels(proto.labels, "filter.labels")
+        return UsageQuery(
+            tenant=caller.tenant,
+            since=since,
+            until=until,
+            models=tuple(proto.models),
+            labels=labels,
+            outcomes=tuple(outcomes),
+            key_prefix=proto.key_prefix or None,
+        )
+
+
+class _PageToken(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page begins. What a caller makes of it shows only the caller's own tenant."""
+
+    created_time: float
+    stream_id: str
+    of_filter: bytes
+
+    def write(self) -> str:
+        return base64.urlsafe_b64encode(msgspec.msgpack.encode(self)).decode().rstrip("=")
+
+    @classmethod
+    def read(cls, text: str) -> _PageToken | None:
+        """None: it is none."""
+        try:
+            data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            return msgspec.msgpack.decode(data, type=cls)
+        except (binascii.Error, ValueError, msgspec.DecodeError):
+            return None
+
+
+def _digest(filter: usage_pb2.UsageFilter) -> bytes:
+    return hashlib.sha256(filter.SerializeToString(deterministic=True)).digest()[:8]
+
+
+def _seconds(time: Timestamp, field: str, violations: list[Violation]) -> float:
+    if not _FIRST_TIME <= time.seconds <= _LAST_TIME or not 0 <= time.nanos < 10**9:
+        violations.append(Violation(field, "is no time between the years 1 and 9999"))
+    return time.seconds + time.nanos / 1e9
+
+
+def _groups(
+    request: usage_pb2.GetUsageSummaryRequest, violations: list[Violation]
+) -> tuple[str, ...]:
+    groups: list[str] = []
+    for position, value in enumerate(request.group_by[: len(_GROUPS) + 1]):
+        group = _GROUPS.get(value)
+        if group is None:
+            violations.append(Violation(f"group_by[{position}]", f"{value} is no group"))
+        elif group in groups:
+            violations.append(Violation(f"group_by[{position}]", "stands twice"))
+        else:
+            groups.append(group)
+    by_label = "label" in groups
+    if by_label and not LABEL_KEY.fullmatch(request.label_key):
+        violations.append(
+            Violation("label_key", "must be the key of a label: 1 to 64 of a-z 0-9 _ . -")
+        )
+    if request.label_key and not by_label:
+        violations.append(Violation("label_key", "goes with USAGE_GROUP_LABEL only"))
+    order = ("day", "model", "label", "key")
+    return tuple(
+        f"{LABEL_GROUP}{request.label_key}" if group == "label" else group
+        for group in order
+        if group in groups
+    )
+
+
+def _record_message(record: UsageRecord) -> usage_pb2.UsageRecord:
+    return usage_pb2.UsageRecord(
+        stream_id=record.stream_id,
+        tenant=record.tenant,
+        key_prefix=record.key_prefix,
+        request_id=record.request_id,
+        labels=record.labels,
+        model_asked=record.model_asked,
+        provider=record.provider,
+        model=record.model,
+        provider_response_id=record.provider_response_id,
+        created_time=timestamp(record.created_time),
+        end_time=None if record.end_time is None else timestamp(record.end_time),
+        ttft=duration(record.ttft_s),
+        duration=duration(record.duration_s),
+        usage=usage_message(record.usage),
+        outcome=_OUTCOME_VALUES[record.outcome],
+        reason=record.reason,
+        partial=record.partial,
+        attempts=record.attempts,
+        from_cache=record.from_cache,
+    )
+
+
+def _summary_message(summary: UsageSummary, label_key: str) -> usage_pb2.UsageSummary:
+    group = summary.group
+    return usage_pb2.UsageSummary(
+        day=group.get("day", ""),
+        model=group.get("model", ""),
+        label_value=group.get(f"{LABEL_GROUP}{label_key}", ""),
+        key_prefix=group.get("key", ""),
+        record_count=summary.record_count,
+        usage=usage_message(summary.usage),
+        unpriced_count=summary.unpriced_count,
+        estimated_count=summary.estimated_count,
+        open_count=summary.open_count,
+    )

@@ -1,0 +1,237 @@
+"""What tenants may spend in a day and a month, and have spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple
+
+from ..config import EVERY_OTHER_TENANT, MAX_SPEND_USD, TenantLimits
+from ..errors import QuotaExhausted
+from .limits import Allowance
+from .window import surely_s
+
+MICROUSD = 1_000_000
+"""Of one US dollar."""
+MAX_STREAM_MICROUSD = MAX_SPEND_USD * MICROUSD
+"""Most that one stream counts: no limit is higher, and the sum of all streams fits into 64 bits."""
+RESERVED_RETRY_S = 1.0
+"""When to come back while open streams have reserved what is left: nobody knows when one ends."""
+
+SpendName = Literal["spend_microusd_per_day", "spend_microusd_per_month"]
+
+
+class SpendLimiter:
+    """Reserves what streams may cost, and settles what they did. Belongs to one event loop.
+
+    Nothing waits: between two awaits of anybody the books are whole. Days and months are those of UTC;
+    what a stream cost counts when it ends. `now` gives seconds since the epoch. Counted are only tenants
+    that have a limit, by this process: `remember` tells what was spent before it began.
+    """
+
+    def __init__(
+        self, tenants: Mapping[str, TenantLimits], now: Callable[[], float] = time.time
+    ) -> None:
+        self._tenants = tenants
+        self._now = now
+        self._accounts: dict[str, _Account] = {}
+
+    @property
+    def limits_anybody(self) -> bool:
+        """Some tenant's spend is limited."""
+        return any(_limits_of(limits) for limits in self._tenants.values())
+
+    def remember(self, *, today: Mapping[str, int], this_month: Mapping[str, int]) -> None:
+        """Take up what tenants have spent, in microusd, before this process began to count."""
+        for tenant in {*today, *this_month}:
+            account = self._account(tenant)
+            account.day.spent += today.get(tenant, 0)
+            account.month.spent += this_month.get(tenant, 0)
+
+    def reserve(self, tenant: str, microusd: int | None, model: str) -> SpendHold | None:
+        """Reserve what a stream may cost. None: the tenant's spend is not limited.
+
+        `microusd` is None for a model without a known price, which a limited tenant cannot call.
+        Raises QuotaExhausted, and then nothing is reserved.
+        """
+        limits = self._limits(tenant)
+        if not limits:
+            return None
+        account = self._account(tenant)
+        if microusd is None:
+            limit, allowed = next(iter(limits.items()))
+            raise QuotaExhausted(
+                limit,
+                scope="tenant",
+                subject=tenant,
+                allowed=allowed,
+                asked=0,
+                remaining=account.left(limit, allowed),
+                why=f"the price of {model} is not known, so that no limit could hold",
+            )
+        refusals = [
+            QuotaExhausted(
+                limit,
+                scope="tenant",
+                subject=tenant,
+                allowed=allowed,
+                asked=microusd,
+                remaining=account.left(limit, allowed),
+                retry_after_s=account.wait_s(limit, allowed, microusd, self._now()),
+            )
+            for limit, allowed in limits.items()
+            if microusd > account.left(limit, allowed)
+        ]
+        if refusals:
+            raise max(refusals, key=lambda refusal: refusal.retry_after_s or float("inf"))
+        account.reserved += microusd
+        return SpendHold(self, tenant, microusd)
+
+    def allowances(self, tenant: str) -> tuple[Allowance, ...]:
+        """Every limit of a tenant's spend, and what is left now."""
+        limits = self._limits(tenant)
+        if not limits:
+            return ()
+        account = self._account(tenant)
+        return tuple(
+            Allowance(limit, "tenant", allowed, account.left(limit, allowed))
+            for limit, allowed in limits.items()
+        )
+
+    def extend(self, tenant: str, microusd: int) -> bool:
+        """Reserve more for a stream that has something; whether that much was left."""
+        account = self._account(tenant)
+        fits = all(
+            microusd <= account.left(limit, allowed)
+            for limit, allowed in self._limits(tenant).items()
+        )
+        if fits:
+            account.reserved += microusd
+        return fits
+
+    def settle(self, tenant: str, reserved: int, spent: int) -> None:
+        """A stream has ended."""
+        account = self._account(tenant)
+        spent = min(spent, MAX_STREAM_MICROUSD)
+        account.reserved -= reserved
+        account.day.spent += spent
+        account.month.spent += spent
+
+    def _limits(self, tenant: str) -> dict[SpendName, int]:
+        return _limits_of(self._tenants.get(tenant) or self._tenants.get(EVERY_OTHER_TENANT))
+
+    def _account(self, tenant: str) -> _Account:
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = self._accounts[tenant] = _Account()
+        account.turn_to(self._now())
+        return account
+
+
+class SpendHold:
+    """What one stream has reserved."""
+
+    __slots__ = ("_limiter", "_tenant", "microusd")
+
+    def __init__(self, limiter: SpendLimiter, tenant: str, microusd: int) -> None:
+        self._limiter: SpendLimiter | None = limiter
+        self._tenant = tenant
+        self.microusd = microusd
+        """What the stream may cost."""
+
+    def extend(self, to_microusd: int) -> bool:
+        """Reserve more, to a sum; whether that much was left. Otherwise nothing changes."""
+        if self._limiter is None:
+            return False
+        more = to_microusd - self.microusd
+        if more > 0:
+            if not self._limiter.extend(self._tenant, more):
+                return False
+            self.microusd = to_microusd
+        return True
+
+    def settle(self, microusd: int) -> None:
+        """The stream has ended and cost so much; 0 also when there was none after all. Idempotent."""
+        limiter, self._limiter = self._limiter, None
+        if limiter is not None:
+            limiter.settle(self._tenant, self.microusd, microusd)
+
+
+class _Period:
+    """One day or month, and what was spent in it."""
+
+    __slots__ = ("begin_time", "spent")
+
+    def __init__(self) -> None:
+        self.begin_time = 0.0
+        self.spent = 0
+
+    def turn_to(self, begin_time: float) -> None:
+        if begin_time > self.begin_time:
+            self.begin_time = begin_time
+            self.spent = 0
+
+
+class _Account:
+    """What one tenant has spent, and what its open streams have reserved."""
+
+    __slots__ = ("day", "month", "reserved")
+
+    def __init__(self) -> None:
+        self.day = _Period()
+        self.month = _Period()
+        self.reserved = 0
+
+    def turn_to(self, now: float) -> None:
+        """Days and months begin anew. A clock that is set back leaves the newer ones as they are."""
+        periods = Periods.at(now)
+        self.day.turn_to(periods.day.timestamp())
+        self.month.turn_to(periods.month.timestamp())
+
+    def left(self, limit: SpendName, allowed: int) -> int:
+        """Below 0 when streams cost more than they had reserved."""
+        return allowed - self._period(limit).spent - self.reserved
+
+    def wait_s(self, limit: SpendName, allowed: int, microusd: int, now: float) -> float | None:
+        """When to come back. None: that much is never left."""
+        if microusd > allowed:
+            return None
+        period = self._period(limit)
+        if microusd <= allowed - period.spent:
+            return RESERVED_RETRY_S
+        # Of the newest day that was seen: after a clock was set back, its own day ends too early.
+        periods = Periods.at(max(now, period.begin_time))
+        end = periods.next_day if limit == "spend_microusd_per_day" else periods.next_month
+        return max(RESERVED_RETRY_S, surely_s(end.timestamp() - now))
+
+    def _period(self, limit: SpendName) -> _Period:
+        return self.day if limit == "spend_microusd_per_day" else self.month
+
+
+class Periods(NamedTuple):
+    """The day and the month (UTC) of a moment, and those that follow."""
+
+    day: datetime
+    month: datetime
+    next_day: datetime
+    next_month: datetime
+
+    @classmethod
+    def at(cls, now: float) -> Periods:
+        day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        month = day.replace(day=1)
+        next_month = (month + timedelta(days=32)).replace(day=1)
+        return cls(day, month, day + timedelta(days=1), next_month)
+
+
+def _limits_of(limits: TenantLimits | None) -> dict[SpendName, int]:
+    """The limits that are set, in microusd."""
+    return dict(_set(limits)) if limits is not None else {}
+
+
+def _set(limits: TenantLimits) -> Iterator[tuple[SpendName, int]]:
+    if (usd := limits.spend_usd_per_day) is not None:
+        yield "spend_microusd_per_day", int(usd * MICROUSD)
+    if (usd := limits.spend_usd_per_month) is not None:
+        yield "spend_microusd_per_month", int(usd * MICROUSD)
