@@ -2,6 +2,7 @@
 
 from tokenwire.v1.caller_pb2 import Caller
 from tokenwire.v1.chat_pb2 import (
+    Budget,
     CacheOptions,
     ChatRequest,
     ChatResponse,
@@ -19,12 +20,13 @@ from tokenwire.v1.chat_pb2 import (
 )
 from tokenwire.v1.event_pb2 import FinishReason, TokenEvent, ToolCall
 from tokenwire.v1.model_pb2 import Model
-from tokenwire.v1.usage_pb2 import Usage
+from tokenwire.v1.usage_pb2 import Usage, UsageOutcome, UsageRecord, UsageSummary
 
 from .allowance import Allowance
 from .chat_stream import AsyncChatStream
 from .client import AsyncClient
 from .errors import (
+    BudgetExceeded,
     Cancelled,
     ConnectionLost,
     DeadlineExceeded,
@@ -64,12 +66,15 @@ from .stream import Answer
 from .sync import Client
 from .sync_chat_stream import ChatStream
 from .tls import Tls
+from .usage import TokenCount
 
 __all__ = [
     "Allowance",
     "Answer",
     "AsyncChatStream",
     "AsyncClient",
+    "Budget",
+    "BudgetExceeded",
     "CacheOptions",
     "Caller",
     "Cancelled",
@@ -108,6 +113,7 @@ __all__ = [
     "StreamNotFound",
     "StreamState",
     "Tls",
+    "TokenCount",
     "TokenEvent",
     "TokenwireError",
     "TooManyStreams",
@@ -124,6 +130,9 @@ __all__ = [
     "UpstreamStalled",
     "UpstreamUnavailable",
     "Usage",
+    "UsageOutcome",
+    "UsageRecord",
+    "UsageSummary",
     "Violation",
     "assistant",
     "cache",

@@ -16,6 +16,9 @@ KEEPALIVE_TIMEOUT_S = 10
 LOOKUP_TIMEOUT_S = 10.0
 """Deadline of calls that only look something up, unless the caller names another."""
 
+SUMMARY_TIMEOUT_S = 60.0
+"""The same of a page of usage records, or of a summary: a database may have to read many for it."""
+
 CANCEL_TIMEOUT_S = 3.0
 """How long leaving a resumable stream may take: a server that cannot be reached is not waited for."""
 

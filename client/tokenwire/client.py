@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack, cast
+from typing import Self, Unpack
 from weakref import WeakSet
 
-import grpc
-from google.protobuf.message import Message as ProtoMessage
-
 from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
-from tokenwire.v1.caller_pb2_grpc import CallerServiceStub
 from tokenwire.v1.chat_pb2 import (
     CancelStreamRequest,
     ChatRequest,
@@ -22,13 +17,12 @@ from tokenwire.v1.chat_pb2 import (
     GetStreamRequest,
     StreamInfo,
 )
-from tokenwire.v1.chat_pb2_grpc import ChatServiceStub
 from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
-from tokenwire.v1.model_pb2_grpc import ModelServiceStub
 
-from .allowance import Allowance, NewestAllowances
+from .allowance import Allowance
+from .async_usage import AsyncUsageCalls
 from .channel import CANCEL_TIMEOUT_S, LOOKUP_TIMEOUT_S, ChannelOptions
-from .chat_stream import AsyncChatStream, AsyncResume, StreamCall, cancelled_by_us, failure
+from .chat_stream import AsyncChatStream, AsyncResume, StreamCall
 from .connection import connection_to
 from .errors import Cancelled, ConnectionLost, TokenwireError
 from .messages import MessageLike
@@ -44,18 +38,8 @@ from .resume import Resumption
 from .stream import stream_id_in
 from .tls import Tls
 
-if TYPE_CHECKING:
-    from grpc.aio import UnaryUnaryMultiCallable
 
-    from tokenwire.v1.caller_pb2_grpc import CallerServiceAsyncStub
-    from tokenwire.v1.chat_pb2_grpc import ChatServiceAsyncStub
-    from tokenwire.v1.model_pb2_grpc import ModelServiceAsyncStub
-
-_RequestT = TypeVar("_RequestT", bound=ProtoMessage)
-_ResponseT = TypeVar("_ResponseT", bound=ProtoMessage)
-
-
-class AsyncClient:
+class AsyncClient(AsyncUsageCalls):
     """A client of one Tokenwire server, for one event loop.
 
         async with tokenwire.AsyncClient() as client:
@@ -91,12 +75,8 @@ class AsyncClient:
         resumable: bool = False,
         options: ChannelOptions = (),
     ) -> None:
-        self._connection = connection_to(target, key=key, tls=tls, options=options)
-        self._metadata = self._connection.metadata
+        super().__init__(connection_to(target, key=key, tls=tls, options=options))
         self._resumable = resumable
-        self._newest = NewestAllowances()
-        self._channel: grpc.aio.Channel | None = None
-        self._closed = False
         self._calls = WeakSet[StreamCall]()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -327,56 +307,6 @@ class AsyncClient:
         except ConnectionLost:  # on a wire that was just cut; idempotent, so once more on another
             await self._answer(self._chat.CancelStream, request, CANCEL_TIMEOUT_S)
 
-    @cached_property
-    def _caller(self) -> CallerServiceAsyncStub:
-        return cast("CallerServiceAsyncStub", CallerServiceStub(self._open_channel()))
-
-    @cached_property
-    def _chat(self) -> ChatServiceAsyncStub:
-        return cast("ChatServiceAsyncStub", ChatServiceStub(self._open_channel()))
-
-    @cached_property
-    def _model(self) -> ModelServiceAsyncStub:
-        return cast("ModelServiceAsyncStub", ModelServiceStub(self._open_channel()))
-
-    def _open_channel(self) -> grpc.aio.Channel:
-        self._check_open()
-        if self._channel is None:
-            # Not in __init__: a channel belongs to the loop that runs when it is made.
-            self._channel = self._connection.aio_channel()
-        return self._channel
-
-    async def _response(
-        self,
-        method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
-        request: _RequestT,
-        timeout: float | None,
-    ) -> _ResponseT:
-        self._check_open()
-        return await self._answer(method, request, timeout)
-
-    async def _answer(
-        self,
-        method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
-        request: _RequestT,
-        timeout: float | None,
-    ) -> _ResponseT:
-        call = method(request, timeout=timeout, metadata=self._metadata)
-        try:
-            response = await call
-            self._newest.take(await call.initial_metadata())
-        except grpc.aio.AioRpcError as error:
-            raise failure(error) from error
-        except asyncio.CancelledError:
-            if not cancelled_by_us(call):
-                raise
-            raise Cancelled("the client was closed") from None
-        return response
-
     def _kept(self, call: StreamCall) -> StreamCall:
         self._calls.add(call)
         return call
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the client is closed")

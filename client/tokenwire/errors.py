@@ -8,7 +8,8 @@
     +-- LimitExceeded              a limit of the caller's: see `limit`, `allowed`, `remaining`
     |   +-- RateLimited                too much in a minute: see `retry_after_s`
     |   +-- TooManyStreams             too many at once
-    |   +-- QuotaExhausted             too much in one request
+    |   +-- QuotaExhausted             too much in one request, or spent in a day or month
+    +-- BudgetExceeded             the request would take more than its own budget
     +-- Overloaded                 the server is full: see `retry_after_s`
     +-- StoreUnavailable           the server cannot reach its database: see `retry_after_s`
     +-- StreamNotFound             no such stream, or no more
@@ -171,7 +172,26 @@ class TooManyStreams(LimitExceeded):
 
 
 class QuotaExhausted(LimitExceeded):
-    """Too much in one request."""
+    """Too much in one request, or spent in a day or month (UTC)."""
+
+
+class BudgetExceeded(TokenwireError):
+    """The request is estimated to take more than its own budget. Nothing was sent to a provider."""
+
+    @property
+    def limit(self) -> str:
+        """Which part of the budget: `max_cost_microusd` or `max_input_tokens`. "": not said."""
+        return self.metadata.get("limit", "")
+
+    @property
+    def allowed(self) -> int | None:
+        """What the budget allows. None: not said."""
+        return int_of(self.metadata.get("allowed"))
+
+    @property
+    def estimated(self) -> int | None:
+        """What the request's input alone is estimated to take. None: not said."""
+        return int_of(self.metadata.get("estimated"))
 
 
 class Overloaded(TokenwireError):

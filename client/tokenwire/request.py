@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.struct_pb2 import Struct
@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from tokenwire.v1.chat_pb2 import (
     ON_DISCONNECT_CANCEL,
     ON_DISCONNECT_CONTINUE,
+    Budget,
     CacheOptions,
     ChatRequest,
     DeliveryOptions,
@@ -31,6 +32,11 @@ DeliveryLike = DeliveryOptions | Mapping[str, object]
 
 _ProtoT = TypeVar("_ProtoT", bound=ProtoMessage)
 
+_BUDGET_FIELDS: tuple[Literal["max_cost_microusd", "max_input_tokens"], ...] = (
+    "max_cost_microusd",
+    "max_input_tokens",
+)
+
 
 class RequestFields(TypedDict, total=False):
     """Fields of ChatRequest, as keywords. A mapping stands for the message with those fields."""
@@ -41,8 +47,15 @@ class RequestFields(TypedDict, total=False):
     response_format: ResponseFormat | Mapping[str, object]
     delivery: DeliveryLike
     retention: RetentionOptions | Mapping[str, object]
+    budget: Budget | Mapping[str, object]
+    max_cost_microusd: int | None
+    """`budget.max_cost_microusd`: most that the stream may cost, in millionths of a US dollar."""
+    max_input_tokens: int | None
+    """`budget.max_input_tokens`."""
     cache: CacheOptions | Mapping[str, object]
     request_id: str
+    labels: Mapping[str, str]
+    """Copied to the stream's usage record; the provider does not see them."""
     provider_options: Struct | Mapping[str, Any]
 
 
@@ -80,10 +93,19 @@ def build_request(
         request.delivery.CopyFrom(_as(DeliveryOptions, fields["delivery"]))
     if "retention" in fields:
         request.retention.CopyFrom(_as(RetentionOptions, fields["retention"]))
+    if "budget" in fields:
+        request.budget.CopyFrom(_as(Budget, fields["budget"]))
+    for name in _BUDGET_FIELDS:
+        if (most := fields.get(name)) is not None:
+            if request.budget.HasField(name):
+                raise ValueError(f"{name} stands in the budget too: give it once")
+            setattr(request.budget, name, most)
     if "cache" in fields:
         request.cache.CopyFrom(_as(CacheOptions, fields["cache"]))
     if "request_id" in fields:
         request.request_id = fields["request_id"]
+    if "labels" in fields:
+        request.labels.update(fields["labels"])
     if "provider_options" in fields:
         options = fields["provider_options"]
         if isinstance(options, Struct):

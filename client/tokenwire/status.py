@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tokenwire.v1.usage_pb2 import Usage
 
 from .errors import (
+    BudgetExceeded,
     Cancelled,
     ConnectionLost,
     DeadlineExceeded,
@@ -48,7 +49,12 @@ DOMAIN = "tokenwire"
 """`ErrorInfo.domain` of every error that Tokenwire itself reports."""
 
 _DETAILS_KEY = "grpc-status-details-bin"
-_OPTIONAL_COUNTS = ("reasoning_tokens", "cache_read_tokens", "cache_write_tokens")
+_OPTIONAL_COUNTS = (
+    "reasoning_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cost_microusd",
+)
 
 _BY_REASON: Mapping[str, type[TokenwireError]] = {
     "INVALID_REQUEST": InvalidRequest,
@@ -58,6 +64,7 @@ _BY_REASON: Mapping[str, type[TokenwireError]] = {
     "RATE_LIMITED": RateLimited,
     "TOO_MANY_STREAMS": TooManyStreams,
     "QUOTA_EXHAUSTED": QuotaExhausted,
+    "BUDGET_EXCEEDED": BudgetExceeded,
     "OVERLOADED": Overloaded,
     "STORE_UNAVAILABLE": StoreUnavailable,
     "STREAM_NOT_FOUND": StreamNotFound,

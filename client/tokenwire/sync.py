@@ -6,13 +6,9 @@ import contextlib
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack
-
-import grpc
-from google.protobuf.message import Message as ProtoMessage
+from typing import Self, Unpack
 
 from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
-from tokenwire.v1.caller_pb2_grpc import CallerServiceStub
 from tokenwire.v1.chat_pb2 import (
     CancelStreamRequest,
     ChatRequest,
@@ -21,11 +17,9 @@ from tokenwire.v1.chat_pb2 import (
     GetStreamRequest,
     StreamInfo,
 )
-from tokenwire.v1.chat_pb2_grpc import ChatServiceStub
 from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
-from tokenwire.v1.model_pb2_grpc import ModelServiceStub
 
-from .allowance import Allowance, NewestAllowances
+from .allowance import Allowance
 from .channel import CANCEL_TIMEOUT_S, LOOKUP_TIMEOUT_S, ChannelOptions
 from .connection import connection_to
 from .errors import Cancelled, ConnectionLost, TokenwireError
@@ -40,17 +34,12 @@ from .request import (
 )
 from .resume import Resumption
 from .stream import stream_id_in
-from .sync_chat_stream import ChatStream, Patience, Resume, StreamCall, failure
+from .sync_chat_stream import ChatStream, Patience, Resume, StreamCall
+from .sync_usage import UsageCalls
 from .tls import Tls
 
-if TYPE_CHECKING:
-    from grpc import UnaryUnaryMultiCallable
 
-_RequestT = TypeVar("_RequestT", bound=ProtoMessage)
-_ResponseT = TypeVar("_ResponseT", bound=ProtoMessage)
-
-
-class Client:
+class Client(UsageCalls):
     """A client of one Tokenwire server, for threads.
 
         with tokenwire.Client() as client:
@@ -69,15 +58,8 @@ class Client:
         resumable: bool = False,
         options: ChannelOptions = (),
     ) -> None:
-        self._connection = connection_to(target, key=key, tls=tls, options=options)
-        self._metadata = self._connection.metadata
+        super().__init__(connection_to(target, key=key, tls=tls, options=options))
         self._resumable = resumable
-        self._newest = NewestAllowances()
-        self._channel = self._connection.channel()
-        self._closed = False
-        self._caller = CallerServiceStub(self._channel)
-        self._chat = ChatServiceStub(self._channel)
-        self._model = ModelServiceStub(self._channel)
 
     @property
     def target(self) -> str:
@@ -222,21 +204,3 @@ class Client:
                 ConnectionLost
             ):  # on a wire that was just cut; idempotent, so once more on another
                 self.cancel(stream_id, timeout=deadline - time.monotonic())
-
-    def _response(
-        self,
-        method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
-        request: _RequestT,
-        timeout: float | None,
-    ) -> _ResponseT:
-        self._check_open()
-        try:
-            response, call = method.with_call(request, timeout=timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise failure(error) from error
-        self._newest.take(call.initial_metadata() or ())
-        return response
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the client is closed")

@@ -29,7 +29,10 @@ from tokenwire.v1 import (
     model_pb2,
     model_pb2_grpc,
     usage_pb2,
+    usage_pb2_grpc,
 )
+
+from .usage_server import UsageServer
 
 Code = grpc.StatusCode
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -167,6 +170,11 @@ class ScriptedServer(
     """What CancelStream does first."""
     caller: Callable[[Context], Awaitable[caller_pb2.Caller]] | None = None
     """What GetCaller answers. None: this server is too old to know it."""
+    usage: UsageServer = field(default_factory=UsageServer)
+    """What UsageService answers."""
+    count: Script | None = None
+    """What CountTokens answers. None: this server is too old to know it."""
+    counted: list[chat_pb2.ChatRequest] = field(default_factory=list)
     calls: list[tuple[str, str | None]] = field(default_factory=list, repr=False)
     """Every call in turn: its method, and what it had as `authorization`."""
 
@@ -184,6 +192,12 @@ class ScriptedServer(
         assert self.script is not None
         self.requests.append(request)
         return await self._play(self.script, request, context)
+
+    async def CountTokens(self, request: chat_pb2.ChatRequest, context: Context) -> Any:
+        self.counted.append(request)
+        if self.count is None:
+            return await context.abort(Code.UNIMPLEMENTED, "Method not found!")
+        return await self.count(request, context)
 
     async def ResumeStream(self, request: chat_pb2.ResumeStreamRequest, context: Context) -> None:
         position = min(len(self.resumes), len(self.resume_scripts) - 1)
@@ -245,6 +259,7 @@ async def serving(
     caller_pb2_grpc.add_CallerServiceServicer_to_server(scripted, grpc_server)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(scripted, grpc_server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(scripted, grpc_server)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(scripted.usage, grpc_server)
     if credentials is None:
         scripted.target = f"127.0.0.1:{grpc_server.add_insecure_port('127.0.0.1:0')}"
     else:

@@ -25,6 +25,7 @@ CLASSES = {
     "RATE_LIMITED": tokenwire.RateLimited,
     "TOO_MANY_STREAMS": tokenwire.TooManyStreams,
     "QUOTA_EXHAUSTED": tokenwire.QuotaExhausted,
+    "BUDGET_EXCEEDED": tokenwire.BudgetExceeded,
     "OVERLOADED": tokenwire.Overloaded,
     "STORE_UNAVAILABLE": tokenwire.StoreUnavailable,
     "STREAM_NOT_FOUND": tokenwire.StreamNotFound,
@@ -99,6 +100,16 @@ def test_which_limit_was_met_is_fields(reason):
     assert (bare.allowed, bare.remaining, bare.asked) == (None, None, None)
 
 
+def test_what_the_budget_allows_and_what_the_input_takes_is_fields():
+    facts = {"limit": "max_cost_microusd", "allowed": "0", "estimated": "417"}
+
+    error = error_of(status(Code.FAILED_PRECONDITION, "BUDGET_EXCEEDED", metadata=facts))
+    bare = error_of(status(Code.FAILED_PRECONDITION, "BUDGET_EXCEEDED"))
+
+    assert (error.limit, error.allowed, error.estimated) == ("max_cost_microusd", 0, 417)
+    assert (bare.limit, bare.allowed, bare.estimated) == ("", None, None)
+
+
 def test_a_model_that_the_key_may_not_call_is_named():
     denied = status(Code.PERMISSION_DENIED, "PERMISSION_DENIED", metadata={"model": "openai/x"})
 
@@ -126,6 +137,7 @@ def test_the_facts_of_a_failed_stream_are_fields():
         "input_tokens": "12",
         "output_tokens": "41",
         "reasoning_tokens": "0",
+        "cost_microusd": "77",
         "usage_estimated": "true",
         "provider": "openai",
     }
@@ -135,7 +147,7 @@ def test_the_facts_of_a_failed_stream_are_fields():
     assert isinstance(error, tokenwire.UpstreamError)
     assert (error.stream_id, error.last_sequence) == ("st_9", 37)
     assert error.usage == Usage(
-        input_tokens=12, output_tokens=41, reasoning_tokens=0, estimated=True
+        input_tokens=12, output_tokens=41, reasoning_tokens=0, cost_microusd=77, estimated=True
     )
     assert not error.usage.HasField("cache_read_tokens")
     assert error.metadata == facts

@@ -31,7 +31,8 @@ def test_the_client_needs_nothing_but_its_base_dependencies():
 def test_the_command_line_loads_rich_only_when_it_runs():
     assert foreign_modules_of("tokenwire.cli") <= BASE
     commands = ", ".join(
-        f"tokenwire.cli.{name}" for name in ("chat", "models", "output", "ping", "streams")
+        f"tokenwire.cli.{name}"
+        for name in ("chat", "confirm", "models", "output", "ping", "streams", "usage")
     )
     assert foreign_modules_of(commands) <= BASE
 

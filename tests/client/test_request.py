@@ -72,11 +72,14 @@ def test_every_field_of_the_proto_is_a_keyword():
         "response_format": {"json_schema": {"name": "s", "schema_json": "{}", "strict": True}},
         "delivery": tokenwire.delivery(heartbeat_s=1.5, usage_s=2),
         "retention": {"on_disconnect": "ON_DISCONNECT_CONTINUE", "linger": timedelta(seconds=9)},
+        "budget": {"max_cost_microusd": 0, "max_input_tokens": 9},
         "cache": tokenwire.cache(ttl_s=60),
         "request_id": "r-1",
+        "labels": {"team": "search"},
         "provider_options": {"store": False, "metadata": {"a": ["b", 1]}},
     }
-    assert {"model", "messages", *fields} == set(ChatRequest.DESCRIPTOR.fields_by_name)
+    told_elsewhere = {"model", "messages", "token_counting"}  # the last by `count_tokens`
+    assert {*told_elsewhere, *fields} == set(ChatRequest.DESCRIPTOR.fields_by_name)
 
     request = build_request("m", "Hi", **fields)
 
@@ -91,7 +94,19 @@ def test_every_field_of_the_proto_is_a_keyword():
     assert request.retention.linger == Duration(seconds=9)
     assert (request.cache.mode, request.cache.ttl.seconds) == (CACHE_MODE_READ_WRITE, 60)
     assert request.request_id == "r-1"
+    assert request.budget.HasField("max_cost_microusd")
+    assert (request.budget.max_cost_microusd, request.budget.max_input_tokens) == (0, 9)
+    assert dict(request.labels) == {"team": "search"}
     assert request.provider_options["metadata"]["a"][0] == "b"
+
+
+def test_a_budget_is_two_keywords():
+    cost = build_request("m", "Hi", max_cost_microusd=0).budget
+    both = build_request("m", "Hi", budget={"max_input_tokens": 9}, max_cost_microusd=7).budget
+
+    assert (cost.HasField("max_cost_microusd"), cost.HasField("max_input_tokens")) == (True, False)
+    assert both == tokenwire.Budget(max_cost_microusd=7, max_input_tokens=9)
+    assert not build_request("m", "Hi", max_cost_microusd=None).HasField("budget")
 
 
 def test_proto_messages_go_in_as_they_are():
@@ -109,6 +124,13 @@ def test_proto_messages_go_in_as_they_are():
         ((ChatRequest(), "Hi"), {}, TypeError, "sent as it is"),
         ((ChatRequest(),), {"tools": []}, TypeError, "sent as it is"),
         (("m", "Hi"), {"temprature": 1}, TypeError, "no field temprature"),
+        (("m", "Hi"), {"labels": {"n": 1}}, TypeError, "bad argument"),
+        (
+            ("m", "Hi"),
+            {"budget": {"max_input_tokens": 1}, "max_input_tokens": 1},
+            ValueError,
+            "give it once",
+        ),
         (("m", [5]), {}, TypeError, "not a message: int"),
         (("m", {"role": "robot", "text": "Hi"}), {}, ValueError, "role must be one of"),
         (("m", {"role": "user"}), {}, ValueError, "one of 'content', 'text'"),

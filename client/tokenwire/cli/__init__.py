@@ -1,4 +1,5 @@
-"""The command line: `tokenwire chat "..."`, `resume ID`, `cancel ID`, `models`, `ping`.
+"""The command line: `tokenwire chat "..."`, `count "..."`, `resume ID`, `cancel ID`, `models`, `ping`,
+`usage`.
 
 Exit codes: 0 answered; 1 an error, one readable line on stderr; 2 wrong usage; 130 interrupted
 (Ctrl-C); 141 the reader of stdout left (`| head`).
@@ -58,6 +59,11 @@ def _run(argv: Sequence[str] | None) -> int:
     from .report import error_lines
 
     try:
+        if arguments.confirm_over_microusd is not None:
+            from .confirm import confirmed
+
+            if not confirmed(arguments):
+                return EXIT_ERROR
         asyncio.run(_command(arguments))
     except TokenwireError as error:
         for line in error_lines(error, arguments):
@@ -72,6 +78,14 @@ def _command(arguments: Arguments) -> Coroutine[None, None, None]:
             from .models import list_models
 
             return list_models(arguments)
+        case "count":
+            from .count import count
+
+            return count(arguments)
+        case "usage":
+            from .usage import usage
+
+            return usage(arguments)
         case "ping":
             from .ping import ping
 

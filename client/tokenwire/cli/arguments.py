@@ -5,24 +5,32 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Literal
 
+from ..channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
 from ..key import KEY_VARIABLE
 from ..target import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
 from ..tls import CA_VARIABLE, CERT_VARIABLE, PLAINTEXT_VARIABLE
 from ..tls import KEY_VARIABLE as TLS_KEY_VARIABLE
+from .usage_arguments import UsageArguments, describe_usage, usage_of
+from .values import (
+    label_value,
+    positive_int_value,
+    positive_s_value,
+    sequence_value,
+    stream_id_value,
+    text_value,
+    usd_value,
+)
 
 DEFAULT_MODEL = "openai/demo"
 MODEL_VARIABLE = "TOKENWIRE_MODEL"
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 """Longest prompt read from stdin; a server takes no more in a whole request by default."""
-
-MAX_TIMEOUT_S = 10**8
-"""Three years; a deadline beyond some hundred years has passed at once, for gRPC."""
 
 _EPILOG = """\
 exit codes: 0 answered, 1 an error (one line on stderr), 2 wrong usage,
@@ -34,7 +42,7 @@ exit codes: 0 answered, 1 an error (one line on stderr), 2 wrong usage,
 class Arguments:
     """One command and what it was given. Fields of other commands have their defaults."""
 
-    command: Literal["chat", "resume", "cancel", "models", "ping"]
+    command: Literal["chat", "count", "resume", "cancel", "models", "ping", "usage"]
     target: str
     timeout_s: float | None
     json: bool
@@ -50,8 +58,15 @@ class Arguments:
     max_output_tokens: int | None = None
     temperature: float | None = None
     resumable: bool = False
+    max_cost_microusd: int | None = None
+    confirm_over_microusd: int | None = None
+    """What the answer may cost without asking. None: anything."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    prompt_from_stdin: bool = False
+    ask_provider: bool = False
     stream_id: str = ""
     after_sequence: int = 0
+    usage: UsageArguments | None = None
 
 
 def parse(argv: Sequence[str] | None) -> Arguments:
@@ -80,14 +95,28 @@ def parse(argv: Sequence[str] | None) -> Arguments:
             return replace(common, stream_id=given.id)
         case "models" | "ping":
             return common
-    return replace(
+        case "usage":
+            return replace(common, usage=usage_of(given, parser))
+    request = replace(
         common,
         model=given.model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL,
         system=given.system,
         prompt=_prompt(given.prompt, parser),
+        prompt_from_stdin=given.prompt in (None, "-"),
         max_output_tokens=given.max_output_tokens,
+        max_cost_microusd=given.max_cost,
+    )
+    if given.name == "count":
+        return replace(request, ask_provider=given.ask_provider)
+    labels = dict(given.label)
+    if len(labels) < len(given.label):
+        parser.error("--label names a key twice")
+    return replace(
+        request,
         temperature=given.temperature,
         resumable=given.resumable,
+        confirm_over_microusd=given.confirm_over,
+        labels=labels,
     )
 
 
@@ -103,16 +132,24 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
     chat = _command(commands, "chat", "ask a model, and read its answer as it comes")
-    chat.add_argument("prompt", nargs="?", help="what to say; - (or nothing) reads it from stdin")
+    _add_request(chat)
     chat.add_argument(
-        "--model",
-        type=_text,
-        help=f"provider/model or alias (default: ${MODEL_VARIABLE} or {DEFAULT_MODEL})",
+        "--confirm-over",
+        type=usd_value,
+        metavar="USD",
+        help="ask first where it may cost more, or nobody knows what; where nobody knows how long the "
+        "answer may be, it is the input that counts: give --max-output-tokens or --max-cost",
     )
-    chat.add_argument("--system", type=_text, metavar="TEXT", help="instructions for the model")
-    chat.add_argument("--max-output-tokens", type=_positive_int, metavar="N")
+    chat.add_argument(
+        "--label",
+        type=label_value,
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="stands in the usage record; several times: several",
+    )
     chat.add_argument("--temperature", type=float, metavar="T")
-    chat.add_argument("--timeout", type=_positive_s, metavar="S", help="deadline, in seconds")
+    chat.add_argument("--timeout", type=positive_s_value, metavar="S", help="deadline, in seconds")
     chat.add_argument(
         "--resumable",
         action="store_true",
@@ -121,22 +158,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_common(chat, "print every event as a line of JSON")
 
+    count = _command(commands, "count", "tell what a chat would take and cost, and start none")
+    _add_request(count)
+    count.add_argument(
+        "--ask-provider",
+        action="store_true",
+        help="have the provider count, where it can (default: the server counts)",
+    )
+    _add_lookup_timeout(count)
+    _add_common(count, "print the answer as a line of JSON")
+
     resume = _command(commands, "resume", "read a stream on, or all of it")
-    resume.add_argument("id", type=_stream_id, metavar="ID", help="the stream's id")
+    resume.add_argument("id", type=stream_id_value, metavar="ID", help="the stream's id")
     resume.add_argument(
         "--after",
-        type=_sequence,
+        type=sequence_value,
         default=0,
         metavar="N",
         help="sequence of the last event that was seen (default: 0, none)",
     )
-    resume.add_argument("--timeout", type=_positive_s, metavar="S", help="deadline, in seconds")
+    resume.add_argument(
+        "--timeout", type=positive_s_value, metavar="S", help="deadline, in seconds"
+    )
     _add_common(resume, "print every event as a line of JSON")
 
     cancel = _command(
         commands, "cancel", "stop a stream for all its readers, and tell how it ended"
     )
-    cancel.add_argument("id", type=_stream_id, metavar="ID", help="the stream's id")
+    cancel.add_argument("id", type=stream_id_value, metavar="ID", help="the stream's id")
     _add_lookup_timeout(cancel)
     _add_common(cancel, "print the stream's state as a line of JSON")
 
@@ -147,6 +196,11 @@ def _parser() -> argparse.ArgumentParser:
     ping = _command(commands, "ping", "ask the server who you are, what you may, and how far it is")
     _add_lookup_timeout(ping)
     _add_common(ping, "print the server's answer as a line of JSON")
+
+    usage = _command(commands, "usage", "what your streams used, and what that cost")
+    describe_usage(usage)
+    _add_lookup_timeout(usage, SUMMARY_TIMEOUT_S)
+    _add_common(usage, "print every record, or group, as a line of JSON")
     return parser
 
 
@@ -163,16 +217,45 @@ def _command(
     )
 
 
-def _add_lookup_timeout(command: argparse.ArgumentParser) -> None:
+def _add_request(command: argparse.ArgumentParser) -> None:
+    """The arguments that `chat` and `count` share: what is said, to whom, and what it may take."""
     command.add_argument(
-        "--timeout", type=_positive_s, default=10.0, metavar="S", help="in seconds (default: 10)"
+        "prompt", nargs="?", help="what to say; - (or nothing) reads it from stdin"
+    )
+    command.add_argument(
+        "--model",
+        "-m",
+        type=text_value,
+        help=f"provider/model or alias (default: ${MODEL_VARIABLE} or {DEFAULT_MODEL})",
+    )
+    command.add_argument(
+        "--system", type=text_value, metavar="TEXT", help="instructions for the model"
+    )
+    command.add_argument("--max-output-tokens", type=positive_int_value, metavar="N")
+    command.add_argument(
+        "--max-cost",
+        type=usd_value,
+        metavar="USD",
+        help="refuse it where the input alone costs more, and stop the answer there",
+    )
+
+
+def _add_lookup_timeout(
+    command: argparse.ArgumentParser, default_s: float = LOOKUP_TIMEOUT_S
+) -> None:
+    command.add_argument(
+        "--timeout",
+        type=positive_s_value,
+        default=default_s,
+        metavar="S",
+        help=f"in seconds (default: {default_s:g})",
     )
 
 
 def _add_common(command: argparse.ArgumentParser, json_help: str) -> None:
     command.add_argument(
         "--target",
-        type=_text,
+        type=text_value,
         metavar="HOST:PORT",
         help=f"the server (default: ${TARGET_VARIABLE} or {DEFAULT_TARGET})",
     )
@@ -180,7 +263,7 @@ def _add_common(command: argparse.ArgumentParser, json_help: str) -> None:
     connection = command.add_argument_group("connection")
     connection.add_argument(
         "--key-file",
-        type=_text,
+        type=text_value,
         metavar="FILE",
         help=f"a file that holds your key (default: the key in ${KEY_VARIABLE})",
     )
@@ -194,19 +277,19 @@ def _add_common(command: argparse.ArgumentParser, json_help: str) -> None:
     )
     connection.add_argument(
         "--tls-ca",
-        type=_text,
+        type=text_value,
         metavar="FILE",
         help=f"authorities to trust (default: ${CA_VARIABLE}, or Mozilla's)",
     )
     connection.add_argument(
         "--tls-cert",
-        type=_text,
+        type=text_value,
         metavar="FILE",
         help=f"your certificate, for servers that want one (default: ${CERT_VARIABLE})",
     )
     connection.add_argument(
         "--tls-key",
-        type=_text,
+        type=text_value,
         metavar="FILE",
         help=f"its private key (default: ${TLS_KEY_VARIABLE})",
     )
@@ -237,40 +320,3 @@ def _prompt(given: str | None, parser: argparse.ArgumentParser) -> str:
     if not prompt.strip():
         parser.error("the prompt is empty")
     return prompt
-
-
-def _text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes that Python could not decode
-        raise argparse.ArgumentTypeError("not UTF-8") from None
-    return text
-
-
-def _stream_id(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the stream's id is empty")
-    return _text(text)
-
-
-def _sequence(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
-    return number
-
-
-def _positive_int(text: str) -> int:
-    number = int(text)
-    if not 1 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
-    return number
-
-
-def _positive_s(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= MAX_TIMEOUT_S:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a number of seconds, above 0 to {MAX_TIMEOUT_S}"
-        )
-    return number

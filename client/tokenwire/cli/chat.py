@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import time
 
-from tokenwire.v1.chat_pb2 import GenerationConfig
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..client import AsyncClient
 from ..errors import TokenwireError
-from ..messages import system, user
 from .arguments import Arguments
+from .chat_request import chat_request
 from .client_for import client_for
 from .output import output
 from .report import Tally
@@ -30,23 +29,13 @@ async def chat(arguments: Arguments) -> None:
     Raises:
         TokenwireError: there is no answer, or no whole one.
     """
-    messages = [user(arguments.prompt)]
-    if arguments.system is not None:
-        messages.insert(0, system(arguments.system))
-    generation = GenerationConfig(
-        max_output_tokens=arguments.max_output_tokens, temperature=arguments.temperature
-    )
     screen = output(as_json=arguments.json)
     tally = Tally()
     summary = ""
     began = time.monotonic()
     async with client_for(arguments) as client:
         stream = client.chat_stream(
-            arguments.model,
-            messages,
-            generation=generation,
-            timeout=arguments.timeout_s,
-            resumable=arguments.resumable,
+            chat_request(arguments), timeout=arguments.timeout_s, resumable=arguments.resumable
         )
         try:
             async with stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Protocol
 
@@ -35,6 +36,16 @@ def write_json(message: ProtoMessage) -> None:
     """One line of proto JSON on stdout."""
     line = MessageToJson(message, indent=None, ensure_ascii=False)
     _write(line.translate(_JSON_ESCAPES) + "\n")
+
+
+def write_json_line(value: object) -> None:
+    """One line of JSON on stdout, of what is no message."""
+    _write(json_text(value) + "\n")
+
+
+def json_text(value: object) -> str:
+    """JSON on one line, which commands no terminal."""
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": ")).translate(_JSON_ESCAPES)
 
 
 class Output(Protocol):

@@ -12,11 +12,14 @@ from tokenwire.v1.caller_pb2 import Allowance, Caller, Limit, LimitScope
 
 from .arguments import Arguments
 from .client_for import client_for, is_encrypted
+from .money import usd_text
 from .output import visible, write_json
 
 ROUND_TRIPS = 3
 """The first makes the connection too; the fastest is told."""
 
+
+_MICROUSD = " microusd"
 
 _UNITS = (
     ("days", timedelta(days=1)),
@@ -84,9 +87,13 @@ def _rest_text(rest: timedelta) -> str:
 def _allowance_text(allowance: Allowance) -> str:
     limit = _name(Limit.Name, allowance.limit).removeprefix("limit ")
     scope = _name(LimitScope.Name, allowance.scope).removeprefix("limit scope ")
+    amount = usd_text if _MICROUSD in limit else str
+    limit = limit.replace(_MICROUSD, "")
     if allowance.HasField("remaining"):
-        return f"{limit}: {allowance.remaining} of {allowance.allowed} left ({scope})"
-    return f"{limit}: {allowance.allowed} at most ({scope})"
+        return (
+            f"{limit}: {amount(allowance.remaining)} of {amount(allowance.allowed)} left ({scope})"
+        )
+    return f"{limit}: {amount(allowance.allowed)} at most ({scope})"
 
 
 def _name(name_of: Callable[[Any], str], value: int) -> str:

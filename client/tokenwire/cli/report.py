@@ -12,12 +12,19 @@ from tokenwire.v1.chat_pb2 import STREAM_STATE_FAILED, STREAM_STATE_FINISHED, St
 from tokenwire.v1.event_pb2 import Finished, FinishReason, TokenEvent
 from tokenwire.v1.usage_pb2 import Usage
 
-from ..errors import ConnectionLost, DeadlineExceeded, TokenwireError, Unauthenticated
+from ..errors import (
+    BudgetExceeded,
+    ConnectionLost,
+    DeadlineExceeded,
+    TokenwireError,
+    Unauthenticated,
+)
 from ..handshake import Handshake, failed_handshake
 from ..key import KEY_VARIABLE
 from ..resume import is_resumable
 from ..target import resolve_target
 from .arguments import Arguments
+from .money import usd_text
 
 _TOKEN_EVENTS = frozenset(
     {"text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call"}
@@ -102,10 +109,10 @@ class Tally:
 
 
 def usage_text(usage: Usage) -> str:
-    """Tokens in and out; estimates bear a mark."""
-    if usage.estimated:
-        return f"~{usage.input_tokens} tokens in, ~{usage.output_tokens} out (estimated)"
-    return f"{usage.input_tokens} tokens in, {usage.output_tokens} out"
+    """Tokens in and out, and the cost where it is known; estimates bear a mark."""
+    mark, end = ("~", " (estimated)") if usage.estimated else ("", "")
+    cost = f", {mark}{usd_text(usage.cost_microusd)}" if usage.HasField("cost_microusd") else ""
+    return f"{mark}{usage.input_tokens} tokens in, {mark}{usage.output_tokens} out{cost}{end}"
 
 
 def stream_text(info: StreamInfo) -> str:
@@ -142,6 +149,11 @@ def error_lines(error: TokenwireError, arguments: Arguments) -> Iterator[str]:
         yield from (f"  {line}" for line in lines)
     if isinstance(error, Unauthenticated) and not _shows_key(arguments):
         yield f"  give a key with {KEY_VARIABLE}, or --key-file FILE"
+    if isinstance(error, BudgetExceeded) and error.limit == "max_cost_microusd":
+        yield (
+            f"  the input alone may cost {usd_text(error.estimated)}, "
+            f"the budget is {usd_text(error.allowed)}"
+        )
     if error.last_sequence and error.usage is not None:
         yield f"  used until then: {usage_text(error.usage)}"
     if error.retry_after_s is not None:

@@ -13,6 +13,7 @@ class Terminal:
         self._master, self.slave = os.openpty()
         self._grew = asyncio.Event()
         self._closed = False
+        self._bytes = b""
         self.shown = ""
         asyncio.get_running_loop().add_reader(self._master, self._read)
 
@@ -23,7 +24,8 @@ class Terminal:
             data = b""
         if not data:
             self.close()
-        self.shown += data.decode().replace("\r\n", "\n")
+        self._bytes += data
+        self.shown = self._bytes.decode(errors="replace").replace("\r\n", "\n")
         self._grew.set()
 
     def close(self):
@@ -39,8 +41,11 @@ class Terminal:
                 self._grew.clear()
                 await self._grew.wait()
 
-    async def start(self, command_line, *arguments):
-        command_line.environment["TERM"] = "xterm"
+    def type(self, keys):
+        os.write(self._master, keys)
+
+    async def start(self, command_line, *arguments, columns=80):
+        command_line.environment |= {"TERM": "xterm", "COLUMNS": str(columns)}
         process = await command_line.start(
             *arguments, stdin=self.slave, stdout=self.slave, stderr=self.slave
         )

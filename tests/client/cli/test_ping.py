@@ -34,6 +34,7 @@ LIMITED = caller(
         Allowance(limit=2, scope=2, allowed=1000, remaining=-5),
         Allowance(limit=3, scope=1, allowed=2, remaining=2),
         Allowance(limit=5, scope=1, allowed=4096),
+        Allowance(limit=6, scope=2, allowed=10_000_000, remaining=-500_001),
         Allowance(limit=99, scope=98, allowed=7, remaining=1),
     ],
 )
@@ -57,6 +58,7 @@ async def test_ping_says_who_i_am_what_i_may_and_how_far_it_is(server, command_l
         "tokens per minute: -5 of 1000 left (tenant)",
         "concurrent streams: 2 of 2 left (key)",
         "bytes per request: 4096 at most (key)",
+        "spend per day: -$0.500001 of $10.00 left (tenant)",
         "99: 1 of 7 left (98)",
     ]
     assert server.calls == [("GetCaller", f"Bearer {KEY}")] * 3

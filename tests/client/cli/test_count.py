@@ -1,0 +1,289 @@
+"""`tokenwire count`, and `tokenwire chat` with a budget, labels and a question before it costs."""
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+import signal
+import termios
+
+import pytest
+
+from tokenwire.v1.chat_pb2 import ROLE_SYSTEM, TOKEN_COUNTING_PROVIDER, CountTokensResponse
+from tokenwire.v1.event_pb2 import FINISH_REASON_BUDGET
+
+from ..conftest import LIMIT_S, Code, fails, finished, plays, started, status, text
+
+PRICED = {"input_cost_microusd": 99, "max_output_tokens": 1024, "max_cost_microusd": 15_459}
+
+
+def answers(**fields):
+    fields = {"input_tokens": 33, "source": 2, "provider": "openai", "model": "gpt"} | fields
+
+    async def script(_request, _context):
+        return CountTokensResponse(**fields)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (1, "33 tokens (exact: the provider counted this very request)"),
+        (2, "33 tokens (exact: counted with the model's own vocabulary)"),
+        (3, "~33 tokens (an estimate)"),
+        (99, "~33 tokens (counted in a way that is unknown here)"),
+    ],
+)
+async def test_a_count_says_where_it_comes_from_and_what_it_may_cost(
+    server, command_line, source, says
+):
+    server.count = answers(source=source, **PRICED)
+
+    done = await command_line.run("count", "Hi")
+
+    mark = "~" if says.startswith("~") else ""
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "model: openai/gpt",
+        f"input: {says}",
+        f"input cost: {mark}$0.000099",
+        "output at most: 1024 tokens",
+        f"cost at most: {mark}$0.015459",
+    ]
+
+
+async def test_what_is_not_known_is_unknown_and_not_0(server, command_line):
+    server.count = answers()
+
+    done = await command_line.run("count", "Hi")
+    as_json = await command_line.run("count", "Hi", "--json")
+
+    assert done.out.splitlines()[2:] == [
+        "input cost: unknown",
+        "output at most: unknown",
+        "cost at most: unknown",
+    ]
+    assert json.loads(as_json.out) == {
+        "inputTokens": 33,
+        "source": "tokenizer",
+        "exceedsBudget": False,
+        "provider": "openai",
+        "model": "gpt",
+    }
+
+
+async def test_whether_a_budget_would_refuse_it_is_told(server, command_line):
+    server.count = answers(exceeds_budget=True, **PRICED)
+    refused = await command_line.run("count", "Hi", "--max-cost", "0.00005", "--json")
+    refused_words = await command_line.run("count", "Hi", "--max-cost", "0.00005")
+    server.count = answers(**PRICED)
+    taken = await command_line.run("count", "Hi", "--max-cost", "1")
+
+    assert json.loads(refused.out)["exceedsBudget"] is True
+    assert json.loads(refused.out)["maxCostMicrousd"] == 15_459
+    assert refused_words.out.splitlines()[-1] == "budget: would refuse it"
+    assert taken.out.splitlines()[-1] == "budget: takes it"
+    assert [request.budget.max_cost_microusd for request in server.counted] == [50, 50, 1_000_000]
+
+
+async def test_what_is_counted_is_what_a_chat_would_send(server, command_line):
+    server.count = answers()
+    server.script = plays(finished(1))
+    words = ["-m", "x/y", "--system", "Be brief.", "--max-output-tokens", "5", "--max-cost", "1.5"]
+
+    await command_line.run("count", "-", *words, "--ask-provider", stdin="grüß\n".encode())
+    await command_line.run("chat", "-", *words, stdin="grüß\n".encode())
+
+    (counted,), (sent,) = server.counted, server.requests
+    assert counted.token_counting == TOKEN_COUNTING_PROVIDER
+    counted.ClearField("token_counting")
+    assert counted == sent
+    assert sent.messages[0].role == ROLE_SYSTEM
+    assert sent.messages[1].parts[0].text == "grüß\n"
+    assert (sent.model, sent.generation.max_output_tokens) == ("x/y", 5)
+
+
+async def test_an_older_server_is_named_so(command_line):
+    done = await command_line.run("count", "Hi")
+
+    assert (done.code, done.out) == (1, "")
+    assert "does not know this call" in done.err
+
+
+async def test_a_budget_and_labels_go_with_the_chat_and_its_end_is_told(server, command_line):
+    server.script = plays(started(), text(2, "a"), finished(3, FINISH_REASON_BUDGET))
+
+    done = await command_line.run(
+        "chat", "Hi", "--max-cost", "0", "--label", "team=a=b", "--label", "env="
+    )
+
+    assert (done.code, done.out) == (0, "a\n")
+    assert done.err.endswith("finished: budget\n")
+    (sent,) = server.requests
+    assert sent.budget.HasField("max_cost_microusd")
+    assert dict(sent.labels) == {"team": "a=b", "env": ""}
+
+
+async def test_what_an_answer_cost_is_told_where_it_is_known(server, command_line):
+    end = finished(2)
+    end.finished.usage.cost_microusd = 99
+    server.script = plays(started(), end)
+
+    done = await command_line.run("chat", "Hi")
+
+    assert "12 tokens in, 34 out, $0.000099, finished: stop" in done.err
+
+
+async def test_a_budget_that_refuses_says_what_the_input_alone_may_cost(server, command_line):
+    facts = {"limit": "max_cost_microusd", "allowed": "50", "estimated": "99"}
+    server.script = fails(status(Code.FAILED_PRECONDITION, "BUDGET_EXCEEDED", metadata=facts))
+
+    done = await command_line.run("chat", "Hi", "--max-cost", "0.00005")
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines() == [
+        "tokenwire: BUDGET_EXCEEDED: said by the server",
+        "  the input alone may cost $0.000099, the budget is $0.00005",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("known", "options", "asks"),
+    [
+        (PRICED, ["--confirm-over", "0.015459"], None),
+        (PRICED, ["--confirm-over", "0.015458"], "this may cost up to $0.015459"),
+        (PRICED, ["--confirm-over", "0.01", "--max-cost", "0.01"], None),
+        (
+            PRICED,
+            ["--confirm-over", "0.01", "--max-cost", "0.010001"],
+            "this may cost up to $0.010001",
+        ),
+        (PRICED, ["--confirm-over", "0.01", "--max-cost", "9"], "this may cost up to $0.015459"),
+        (PRICED | {"exceeds_budget": True}, ["--confirm-over", "0", "--max-cost", "0.00005"], None),
+        ({"input_cost_microusd": 99}, ["--confirm-over", "0.000099"], None),
+        (
+            {"input_cost_microusd": 99},
+            ["--confirm-over", "0"],
+            "the input alone may cost $0.000099",
+        ),
+        ({}, ["--confirm-over", "1000"], "nobody knows what openai/gpt costs"),
+        ({"max_output_tokens": 5}, ["--confirm-over", "1"], "nobody knows what openai/gpt costs"),
+    ],
+)
+async def test_without_a_terminal_what_may_cost_more_is_not_sent(
+    server, command_line, known, options, asks
+):
+    server.count = answers(**known)
+    server.script = plays(started(), text(2, "a"), finished(3))
+
+    done = await command_line.run("chat", "Hi", *options)
+
+    if asks is None:
+        assert (done.code, done.out, len(server.requests)) == (0, "a\n", 1)
+        return
+    way_out = "give --max-cost, or a higher --confirm-over"
+    if "nobody knows" in asks:
+        way_out = "leave --confirm-over out"
+    assert (done.code, done.out, server.requests) == (1, "", [])
+    assert done.err == f"tokenwire: {asks}, and there is no terminal to ask at: {way_out}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "goes_on"),
+    [
+        (b"y\n", True),
+        (b"YES\n", True),
+        (b"n\n", False),
+        (b"\n", False),
+        (b"\xff\n", False),
+        (b"\x04", False),
+    ],
+)
+async def test_on_a_terminal_it_asks_and_only_a_yes_goes_on(
+    server, command_line, terminal, typed, goes_on
+):
+    server.count = answers(**PRICED)
+    server.script = plays(started(), text(2, "answer"), finished(3))
+
+    process = await terminal.start(command_line, "chat", "Hi", "--confirm-over", "0")
+    await terminal.shows("this may cost up to $0.015459: go on? [y/N] ")
+    assert server.requests == []
+    terminal.type(typed)
+
+    assert await terminal.end_of(process) == (0 if goes_on else 1)
+    assert len(server.requests) == goes_on
+    assert ("answer" in terminal.shown) == goes_on
+    assert terminal.shown.endswith("\ntokenwire: nothing was sent\n") != goes_on
+
+
+async def test_ctrl_c_at_the_question_sends_nothing(server, command_line, terminal):
+    server.count = answers(**PRICED)
+
+    process = await terminal.start(command_line, "chat", "Hi", "--confirm-over", "0")
+    await terminal.shows("[y/N] ")
+    process.send_signal(signal.SIGINT)
+
+    assert await terminal.end_of(process) == 130
+    assert server.requests == []
+    assert "Traceback" not in terminal.shown
+
+
+async def test_a_prompt_from_a_pipe_leaves_the_terminal_to_ask_at(server, command_line, terminal):
+    server.count = answers(**PRICED)
+    server.script = plays(started(), text(2, "answer"), finished(3))
+
+    def own_the_terminal():
+        os.setsid()
+        fcntl.ioctl(terminal.slave, termios.TIOCSCTTY, 0)
+
+    process = await command_line.start(
+        *("chat", "-", "--confirm-over", "0"),
+        stdin=asyncio.subprocess.PIPE,
+        preexec_fn=own_the_terminal,
+        pass_fds=(terminal.slave,),
+    )
+    os.close(terminal.slave)
+    process.stdin.write(b"Hi")
+    process.stdin.close()
+    await terminal.shows("[y/N] ")
+    terminal.type(b"y\n")
+
+    async with asyncio.timeout(LIMIT_S):
+        out, _ = await process.communicate()
+    assert (process.returncode, out) == (0, b"answer\n")
+    assert server.requests[0].messages[0].parts[0].text == "Hi"
+
+
+async def test_a_count_that_fails_is_one_line_and_nothing_is_sent(server, command_line):
+    async def refuse(_request, context):
+        message = "model: is required"
+        await context.abort_with_status(status(Code.INVALID_ARGUMENT, "INVALID_REQUEST", message))
+
+    server.count = refuse
+
+    done = await command_line.run("chat", "Hi", "--confirm-over", "1")
+
+    assert (done.code, done.out, server.requests) == (1, "", [])
+    assert done.err == "tokenwire: INVALID_REQUEST: model: is required\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["count", "Hi", "--max-cost", "0.0000001"], "6 decimals at most"),
+        (["chat", "Hi", "--max-cost", "-1"], "--max-cost"),
+        (["chat", "Hi", "--confirm-over", "$1"], "no amount in US dollars"),
+        (["chat", "Hi", "--label", "team"], "is not KEY=VALUE"),
+        (["chat", "Hi", "--label", "a=1", "--label", "a=2"], "names a key twice"),
+        (["count", " "], "the prompt is empty"),
+        (["count", "Hi", "--label", "a=1"], "--label"),
+    ],
+)
+async def test_wrong_usage_is_said_and_exits_with_2(command_line, arguments, says):
+    done = await command_line.run(*arguments)
+
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err.splitlines()[-1]
+    assert re.match(r"tokenwire \w+: error: |tokenwire: error: ", done.err.splitlines()[-1])
