@@ -14,15 +14,16 @@ from pathlib import Path
 
 import plot
 import report
+from added import keyed, ledger
 from callers import Unmeasurable
-from keyed import keyed
 from lasting import lasting
 from measure import everything
 from plan import FULL, QUICK, TINY
 from processes import Processes
 
 MISSED, NOT_MEASURED = 1, 2
-PARTS = ("tokens", "lasting", "keyed")
+ADDED = {"keyed": keyed, "ledger": ledger}
+PARTS = ("tokens", "lasting", *ADDED)
 
 
 def main() -> int:
@@ -41,16 +42,16 @@ def main() -> int:
         parts = PARTS if arguments.part == "all" else (arguments.part,)
         tokens = everything(plan, processes, say) if "tokens" in parts else None
         streams = lasting(plan, processes, say) if "lasting" in parts else None
-        keys = keyed(plan, processes, say) if "keyed" in parts else None
+        added = [ADDED[part](plan, processes, say) for part in parts if part in ADDED]
     except Unmeasurable as error:
         print(f"could not measure: {error}", file=sys.stderr)
         return NOT_MEASURED
     about = report.machine()
-    bars = [bar for results in (tokens, streams, keys) if results for bar in results.bars]
-    report.save(arguments.out / "bench.json", about, bars, tokens, streams, keys)
+    bars = [bar for results in (tokens, streams, *added) if results for bar in results.bars]
+    report.save(arguments.out / "bench.json", about, bars, tokens, streams, added)
     if tokens and not arguments.tiny:
         plot.save(arguments.out / "bench", tokens, about)
-    print(report.text(about, bars, tokens, streams, keys))
+    print(report.text(about, bars, tokens, streams, added))
     if arguments.check and not all(bar.met for bar in bars):
         return MISSED
     return 0
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*PARTS, "all"),
         default="all",
         help="tokens: against the floor; lasting: streams that are resumed, shared, retained; keyed: "
-        "what keys and limits cost",
+        "what keys and limits cost; ledger: what counting, pricing and recording costs",
     )
     parser.add_argument("--pairs", type=_count, help="pairs of each load (default: 5, quick: 3)")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a bar is missed")

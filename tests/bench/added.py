@@ -1,7 +1,8 @@
-"""What keys and limits cost: a server whose callers need them, against one whose callers do not."""
+"""What a part of the server costs: a server that has it, against one that has not."""
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -11,8 +12,17 @@ import msgspec
 from callers import Unmeasurable
 from jobs import FirstToken, FirstTokenResult, StreamsResult, Target
 from measure import PROVIDER_PREFIX, load
-from plan import KEYED_CPU_RATIO_LIMIT, KEYED_TTFT_ADDED_LIMIT_MS, Bar, Plan, Scenario
-from processes import Processes
+from one_stream import FIRST_TOKEN_MODEL
+from plan import (
+    KEYED_CPU_RATIO_LIMIT,
+    KEYED_TTFT_ADDED_LIMIT_MS,
+    LEDGER_CPU_RATIO_LIMIT,
+    LEDGER_TTFT_ADDED_LIMIT_MS,
+    Bar,
+    Plan,
+    Scenario,
+)
+from processes import HERE, Processes, Running
 
 LIMITS = (
     "requests_per_minute=1000000,tokens_per_minute=1000000000,concurrent_streams=2000,"
@@ -21,71 +31,130 @@ LIMITS = (
 """All that there are, for the key; the tenant has the same. None of them is ever reached."""
 
 
-class KeyedPair(msgspec.Struct, frozen=True):
-    """Without and with a key under the same load, one right after the other."""
+class Pair(msgspec.Struct, frozen=True):
+    """Without and with it under the same load, one right after the other."""
 
-    open: StreamsResult
-    keyed: StreamsResult
+    without: StreamsResult
+    having: StreamsResult
 
     @property
     def cpu_ratio(self) -> float:
-        return self.keyed.cpu_us_per_token["target"] / self.open.cpu_us_per_token["target"]
+        return self.having.cpu_us_per_token["target"] / self.without.cpu_us_per_token["target"]
 
 
-class Keyed(msgspec.Struct, frozen=True):
+class Added(msgspec.Struct, frozen=True):
+    part: str
+    what: str
     scenario: Scenario
-    pairs: list[KeyedPair]
+    pairs: list[Pair]
     ttft_ms: dict[str, float]
-    """Medians: open, keyed."""
+    """Medians, idle: without, having."""
+    ttft_limit_ms: float
+    cpu_limit: float
 
     @property
     def bars(self) -> list[Bar]:
         """Every bar with its figure."""
         return [
             Bar(
-                "keyed_ttft_added_ms",
-                "keys and limits: added TTFT p50",
-                self.ttft_ms["keyed"] - self.ttft_ms["open"],
-                KEYED_TTFT_ADDED_LIMIT_MS,
+                f"{self.part}_ttft_added_ms",
+                f"{self.what}: added TTFT p50",
+                self.ttft_ms["having"] - self.ttft_ms["without"],
+                self.ttft_limit_ms,
                 "ms",
             ),
             Bar(
-                "keyed_cpu_ratio",
-                f"keys and limits: CPU per token, {self.scenario.name}",
+                f"{self.part}_cpu_ratio",
+                f"{self.what}: CPU per token, {self.scenario.name}",
                 statistics.median(pair.cpu_ratio for pair in self.pairs),
-                KEYED_CPU_RATIO_LIMIT,
+                self.cpu_limit,
                 "x",
             ),
         ]
 
 
-def keyed(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Keyed:
-    """Measure it. Raises Unmeasurable when something fails on the way."""
+def keyed(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Added:
+    """What keys and limits cost. Raises Unmeasurable when something fails on the way."""
     with processes.simulator() as simulator, processes.server(simulator) as unkeyed:
         database = processes.new_database("keyed")
         key = _new_key(database)
         with processes.server(simulator, database=database, tenant_limits=LIMITS) as server:
-            targets = {
-                "open": Target(unkeyed.address, "grpc", PROVIDER_PREFIX),
-                "keyed": Target(server.address, "grpc", PROVIDER_PREFIX, key),
-            }
-            pids = {"open": unkeyed.pid, "keyed": server.pid}
-            say("first token, without and with a key")
-            first = processes.run(FirstToken(targets, plan.keyed_samples), FirstTokenResult)
+            pairs, ttft_ms = _measure(plan, processes, say, simulator, unkeyed, server, key)
+    return Added(
+        "keyed",
+        "keys and limits",
+        plan.added,
+        pairs,
+        ttft_ms,
+        KEYED_TTFT_ADDED_LIMIT_MS,
+        KEYED_CPU_RATIO_LIMIT,
+    )
 
-            def one(name: str) -> StreamsResult:
-                watch = {"target": pids[name], "simulator": simulator.pid}
-                return processes.run(load(plan.keyed, targets[name], watch), StreamsResult)
 
-            pairs = []
-            for number in range(plan.keyed.pairs):
-                say(f"{plan.keyed.name}, with a key, pair {number + 1} of {plan.keyed.pairs}")
-                # Who goes first takes turns: a machine that warms up favours neither.
-                names = ("open", "keyed") if number % 2 else ("keyed", "open")
-                ran = {name: one(name) for name in names}
-                pairs.append(KeyedPair(**ran))
-    ttft_ms = {name: statistics.median(waited) for name, waited in first.ttft_ms.items()}
-    return Keyed(plan.keyed, pairs, ttft_ms)
+def ledger(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Added:
+    """What counting, pricing, limiting and recording every stream costs. Raises Unmeasurable."""
+    with (
+        processes.simulator() as simulator,
+        processes.server(
+            simulator, name="unrecorded-server", program=HERE / "unrecorded.py"
+        ) as without,
+        processes.server(
+            simulator, name="recording-server", settings=_priced(plan.added)
+        ) as server,
+    ):
+        pairs, ttft_ms = _measure(plan, processes, say, simulator, without, server)
+    return Added(
+        "ledger",
+        "ledger",
+        plan.added,
+        pairs,
+        ttft_ms,
+        LEDGER_TTFT_ADDED_LIMIT_MS,
+        LEDGER_CPU_RATIO_LIMIT,
+    )
+
+
+def _measure(
+    plan: Plan,
+    processes: Processes,
+    say: Callable[[str], None],
+    simulator: Running,
+    without: Running,
+    having: Running,
+    key: str = "",
+) -> tuple[list[Pair], dict[str, float]]:
+    targets = {
+        "without": Target(without.address, "grpc", PROVIDER_PREFIX),
+        "having": Target(having.address, "grpc", PROVIDER_PREFIX, key),
+    }
+    pids = {"without": without.pid, "having": having.pid}
+    say("first token, without and with it")
+    first = processes.run(FirstToken(targets, plan.added_samples), FirstTokenResult)
+
+    def one(name: str) -> StreamsResult:
+        watch = {"target": pids[name], "simulator": simulator.pid}
+        return processes.run(load(plan.added, targets[name], watch), StreamsResult)
+
+    pairs = []
+    for number in range(plan.added.pairs):
+        say(f"{plan.added.name}, without and with it, pair {number + 1} of {plan.added.pairs}")
+        # Who goes first takes turns: a machine that warms up favours neither.
+        names = ("without", "having") if number % 2 else ("having", "without")
+        pairs.append(Pair(**{name: one(name) for name in names}))
+    return pairs, {name: statistics.median(waited) for name, waited in first.ttft_ms.items()}
+
+
+def _priced(load: Scenario) -> dict[str, str]:
+    """Every answer of the load has a price, and is judged by a limit that is never reached."""
+    itl_ms = 1000 / load.tokens_per_second
+    longest = int((load.ramp_s + load.settle_s + load.window_s) * load.tokens_per_second) + 10
+    names = [f"sim?tokens={tokens}&itl_ms={itl_ms:g}" for tokens in range(longest)]
+    prices = {"prices": {"input": "1", "output": "5"}}
+    models = {f"{PROVIDER_PREFIX}{name}": prices for name in (*names, FIRST_TOKEN_MODEL)}
+    return {
+        "TOKENWIRE_MODELS": json.dumps(models),
+        "TOKENWIRE_TENANTS": json.dumps({"*": {"spend_usd_per_day": "1000000"}}),
+    }
 
 
 def _new_key(database: str) -> str:

@@ -22,6 +22,7 @@ from jobs import (
 
 from tokenwire.v1 import event_pb2
 
+FIRST_TOKEN_MODEL = "sim?tokens=2&itl_ms=1"
 WARMING_SAMPLES = 5
 REST_S = 0.005
 WIRE_ATTEMPTS = 3
@@ -49,7 +50,7 @@ async def first_token(job: FirstToken) -> FirstTokenResult:
 async def _first_token_s(idle: Caller) -> float:
     waited_s = None
     called = time.monotonic()
-    async with aclosing(idle.messages("sim?tokens=2&itl_ms=1")) as messages:
+    async with aclosing(idle.messages(FIRST_TOKEN_MODEL)) as messages:
         # Read to the end, so that a connection that can be kept is kept.
         async for message in messages:
             if waited_s is None and carries_text(idle, message):

@@ -57,9 +57,9 @@ class Plan(msgspec.Struct, frozen=True):
     crowd: Crowd
     resume_samples: int
     retained_streams: int
-    keyed: Scenario
-    """The load that keys and limits are judged by, in pairs: without, with."""
-    keyed_samples: int
+    added: Scenario
+    """The load that parts of the server are judged by, in pairs: without, with."""
+    added_samples: int
     resume_tokens: int = 10_000
 
     @property
@@ -94,8 +94,8 @@ FULL = Plan(
     crowd=Crowd(5, settle_s=2, window_s=4, memory_window_s=15, max_log_bytes=2 * 2**20),
     resume_samples=20,
     retained_streams=5000,
-    keyed=Scenario(100, 50, pairs=9, ramp_s=0.5, window_s=5),
-    keyed_samples=300,
+    added=Scenario(100, 50, pairs=9, ramp_s=0.5, window_s=5),
+    added_samples=300,
 )
 
 QUICK = Plan(
@@ -119,8 +119,8 @@ QUICK = Plan(
     ),
     resume_samples=20,
     retained_streams=2000,
-    keyed=Scenario(100, 50, pairs=5, ramp_s=0.25, window_s=3),
-    keyed_samples=150,
+    added=Scenario(100, 50, pairs=5, ramp_s=0.25, window_s=3),
+    added_samples=150,
 )
 
 TINY = Plan(
@@ -140,8 +140,8 @@ TINY = Plan(
     ),
     resume_samples=10,
     retained_streams=400,
-    keyed=Scenario(20, 50, pairs=1, ramp_s=0.2, settle_s=0.2, window_s=1),
-    keyed_samples=20,
+    added=Scenario(20, 50, pairs=1, ramp_s=0.2, settle_s=0.2, window_s=1),
+    added_samples=20,
 )
 
 
@@ -174,3 +174,5 @@ FROZEN_GROWTH_LIMIT = 1.0
 RETAINED_COST_LIMIT = 1.3
 KEYED_TTFT_ADDED_LIMIT_MS = 0.5
 KEYED_CPU_RATIO_LIMIT = 1.05
+LEDGER_TTFT_ADDED_LIMIT_MS = 0.5
+LEDGER_CPU_RATIO_LIMIT = 1.1

@@ -59,19 +59,30 @@ class Processes:
         return self.start("floor", [sys.executable, str(HERE / "floor.py")])
 
     def server(
-        self, simulator: Running, *, database: str = "", tenant_limits: str = ""
+        self,
+        simulator: Running,
+        *,
+        database: str = "",
+        tenant_limits: str = "",
+        name: str = "",
+        program: Path | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> AbstractContextManager[Running]:
         """The server under test, with the simulator as its provider `openai`.
 
         `database` is the URL of one with keys; otherwise nobody needs one. `tenant_limits` are those of
-        every tenant, as `keys create --limits` takes them.
+        every tenant, as `keys create --limits` takes them. `program` serves in the place of the
+        product; `settings` are variables.
         """
         env = _environ(simulator) | ({"TOKENWIRE_DATABASE": database} if database else {})
+        env |= settings or {}
         if tenant_limits:
             limits = dict(limit.split("=") for limit in tenant_limits.split(","))
             env["TOKENWIRE_TENANTS"] = json.dumps({"*": limits})
-        name = "keyed-server" if database else "server"
-        return self.start(name, _product("serve", "--listen", "127.0.0.1:0"), env=env)
+        argv = _product("serve", "--listen", "127.0.0.1:0")
+        if program is not None:
+            argv = [sys.executable, str(program)]
+        return self.start(name or ("keyed-server" if database else "server"), argv, env=env)
 
     def new_database(self, name: str) -> str:
         """The URL of a database that does not exist yet."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import readings
-from keyed import Keyed
+from added import Added
 from lasting import Lasting
 from measure import Results, ScenarioResult
 from plan import Bar
@@ -45,7 +45,7 @@ def text(
     bars: Sequence[Bar],
     tokens: Results | None = None,
     lasting: Lasting | None = None,
-    keyed: Keyed | None = None,
+    added: Sequence[Added] = (),
 ) -> str:
     """All figures in a width of 100 characters."""
     lines = [
@@ -55,7 +55,7 @@ def text(
         "",
         *(_tokens(tokens) if tokens else ()),
         *(_lasting(lasting) if lasting else ()),
-        *(_keyed(keyed) if keyed else ()),
+        *(line for results in added for line in _added(results)),
         f"      {'bar':56}{'limit':>18}{'measured':>16}",
     ]
     for bar in bars:
@@ -125,19 +125,19 @@ def _lasting(results: Lasting) -> list[str]:
     return lines
 
 
-def _keyed(results: Keyed) -> list[str]:
+def _added(results: Added) -> list[str]:
     waited = ", ".join(f"{name} {ms:.2f} ms" for name, ms in results.ttft_ms.items())
     cpu = {
         name: statistics.median(
             getattr(pair, name).cpu_us_per_token["target"] for pair in results.pairs
         )
-        for name in ("open", "keyed")
+        for name in ("without", "having")
     }
     spent = ", ".join(f"{name} {us:.1f}" for name, us in cpu.items())
     ratios = ", ".join(f"{pair.cpu_ratio:.3f}" for pair in results.pairs)
     return [
-        f"TTFT p50 idle, without and with key and limits: {waited}",
-        f"CPU us/token, {results.scenario.name}: {spent}; ratios of the pairs: {ratios}",
+        f"{results.what}: TTFT p50 idle, without and having it: {waited}",
+        f"  CPU us/token, {results.scenario.name}: {spent}; ratios of the pairs: {ratios}",
         "",
     ]
 
@@ -147,7 +147,7 @@ def json(
     bars: Sequence[Bar],
     tokens: Results | None,
     lasting: Lasting | None,
-    keyed: Keyed | None,
+    added: Sequence[Added],
 ) -> bytes:
     """Everything measured, each pair of each scenario included."""
     whole = {
@@ -155,7 +155,7 @@ def json(
         "bars": [{**msgspec.to_builtins(bar), "met": bar.met} for bar in bars],
         **(msgspec.to_builtins(tokens) if tokens else {}),
         **({"lasting": msgspec.to_builtins(lasting)} if lasting else {}),
-        **({"keyed": msgspec.to_builtins(keyed)} if keyed else {}),
+        **{results.part: msgspec.to_builtins(results) for results in added},
     }
     return msgspec.json.format(msgspec.json.encode(whole))
 
@@ -208,7 +208,7 @@ def save(
     bars: Sequence[Bar],
     tokens: Results | None,
     lasting: Lasting | None,
-    keyed: Keyed | None,
+    added: Sequence[Added],
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(json(about, bars, tokens, lasting, keyed))
+    path.write_bytes(json(about, bars, tokens, lasting, added))

@@ -39,6 +39,11 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return measured("keyed", tmp_path_factory.mktemp("keyed"))
 
 
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return measured("ledger", tmp_path_factory.mktemp("ledger"))
+
+
 def test_a_token_costs_at_most_some_times_the_floor(figures):
     assert figures["cpu_ratio"] <= 2.8 * MARGIN
 
@@ -84,6 +89,11 @@ def test_a_frozen_reader_costs_no_memory_beyond_the_bound_of_the_log(lasting, te
 
 def test_a_retained_stream_takes_about_what_is_counted_for_it(lasting):
     assert lasting["retained_cost"] <= 1.3 * MARGIN
+
+
+def test_recording_every_stream_costs_next_to_nothing(ledger):
+    assert ledger["ledger_ttft_added_ms"] <= 0.5 * MARGIN
+    assert ledger["ledger_cpu_ratio"] <= 1 + 0.1 * MARGIN
 
 
 def test_keys_and_limits_cost_next_to_nothing(keyed):

@@ -1,0 +1,48 @@
+"""The server without its ledger: nothing is counted with a vocabulary, priced or recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from tokenwire_server import app
+from tokenwire_server.__main__ import main
+from tokenwire_server.ledger.estimate import rough_estimate
+
+
+class NoLedger:
+    """Keeps no records."""
+
+    instance_id = ""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def begin(self, record: object) -> None: ...
+
+    close = begin
+
+    async def run(self, open_records: object) -> None:
+        await asyncio.Event().wait()
+
+    async def flush(self, timeout_s: float) -> bool:
+        return True
+
+
+class RoughEstimator(app.Estimator):
+    """Estimates from the length of a request alone."""
+
+    async def estimate(self, request, route):
+        return rough_estimate(request)
+
+
+class NoRecords(app.StreamRegistry):
+    """Makes no records to keep."""
+
+    def __init__(self, limits, tasks, books):
+        super().__init__(limits, tasks)
+
+
+app.Ledger, app.Estimator, app.StreamRegistry = NoLedger, RoughEstimator, NoRecords
+
+if __name__ == "__main__":
+    sys.exit(main(["serve", "--listen", "127.0.0.1:0"]))
