@@ -1,6 +1,6 @@
 import pytest
 
-from tokenwire_server.config import CallerLimits, ConfigError, load
+from tokenwire_server.config import ConfigError, TenantLimits, load
 
 
 def test_a_flag_beats_the_environment_and_the_environment_beats_the_file(tmp_path, monkeypatch):
@@ -22,8 +22,8 @@ def test_the_limits_of_a_tenant_come_from_the_file_and_from_variables(tmp_path, 
     monkeypatch.setenv("TOKENWIRE_TENANTS__ACME__TOKENS_PER_MINUTE", "7")
     settings = load(path, {})
     assert settings.tenants == {
-        "acme": CallerLimits(requests_per_minute=5, tokens_per_minute=7),
-        "*": CallerLimits(bytes_per_request=9),
+        "acme": TenantLimits(requests_per_minute=5, tokens_per_minute=7),
+        "*": TenantLimits(bytes_per_request=9),
     }
 
 

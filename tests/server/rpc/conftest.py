@@ -8,17 +8,23 @@ import pytest
 
 from tokenwire.v1 import caller_pb2_grpc
 from tokenwire_server.config import Limits, known_providers
+from tokenwire_server.ledger.estimate import Estimator
+from tokenwire_server.ledger.pricebook import PriceBook
+from tokenwire_server.ledger.tokenizers import Tokenizers
 from tokenwire_server.providers.registry import Registry
+from tokenwire_server.rpc.admission import Admission
 from tokenwire_server.rpc.authentication import Authentication, OpenCalls
 from tokenwire_server.rpc.callers import CallerService
 from tokenwire_server.rpc.models import ModelService
 from tokenwire_server.rpc.server import GrpcServer
 from tokenwire_server.rpc.service import ChatService
+from tokenwire_server.rpc.usage import UsageService
 from tokenwire_server.simulator import Simulator
 from tokenwire_server.streams.registry import StreamRegistry
 from tokenwire_server.tenants.key import ApiKey, parse_key_text
 from tokenwire_server.tenants.keyring import Keyring
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
+from tokenwire_server.tenants.spend import SpendLimiter
 
 
 class KeysInMemory:
@@ -53,11 +59,15 @@ async def serve(api_on):
             port = server.bind("127.0.0.1:0")
             streams = StreamRegistry(limits, await stack.enter_async_context(asyncio.TaskGroup()))
             stack.callback(streams.stop_all)
-            limiter = MemoryLimiter(tenants or {})
+            limiter, spend = MemoryLimiter(tenants or {}), SpendLimiter({})
+            book = PriceBook(models or {}, {})
+            estimator = Estimator(book, Tokenizers(), known_providers(environ), limits)
+            admission = Admission(registry, streams, limiter, spend, estimator, limits)
             await server.start(
-                ChatService(registry, streams, limiter, limits),
-                ModelService(registry, limits),
-                CallerService(limiter, limits),
+                ChatService(admission, streams, limits),
+                ModelService(registry, book, limits),
+                CallerService(limiter, spend, limits),
+                UsageService(None, limits),  # no database
                 reflects=False,
             )
             stack.push_async_callback(server.stop, 0)

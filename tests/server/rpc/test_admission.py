@@ -82,7 +82,7 @@ async def test_an_answer_of_no_given_length_takes_what_is_assumed_or_less_if_the
         metadata=WITH_KEY,
     )
     found = await told(call)
-    assert found["tokens-per-minute-remaining"] == str(10_000 - estimated - 2)  # of "hello"
+    assert found["tokens-per-minute-remaining"] == str(10_000 - estimated - 9)  # of "hello"
     await call
 
 

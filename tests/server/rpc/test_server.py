@@ -8,8 +8,10 @@ from tokenwire_server.rpc.callers import CallerService
 from tokenwire_server.rpc.models import ModelService
 from tokenwire_server.rpc.server import GrpcServer
 from tokenwire_server.rpc.service import ChatService
+from tokenwire_server.rpc.usage import UsageService
 from tokenwire_server.tenants.keyring import Keyring
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
+from tokenwire_server.tenants.spend import SpendLimiter
 
 
 class NoKeys:
@@ -18,14 +20,15 @@ class NoKeys:
 
 
 async def started():
-    limits, limiter = Limits(), MemoryLimiter({})
+    limits = Limits()
     keyring = Keyring(NoKeys(), mode="none", trusted_s=60)
     server = GrpcServer(limits, Authentication(keyring, OpenCalls()))
     server.bind("127.0.0.1:0")
     await server.start(
-        ChatService(None, None, limiter, limits),
-        ModelService(None, limits),
-        CallerService(limiter, limits),
+        ChatService(None, None, limits),
+        ModelService(None, None, limits),
+        CallerService(MemoryLimiter({}), SpendLimiter({}), limits),
+        UsageService(None, limits),
         reflects=True,
     )
     return server

@@ -47,6 +47,7 @@ def test_each_status_bears_exactly_one_error_info(kind):
         errors.RateLimited: lambda: exceeded(kind),
         errors.TooManyStreams: lambda: exceeded(kind),
         errors.QuotaExhausted: lambda: exceeded(kind, field="messages"),
+        errors.BudgetExceeded: lambda: kind("max_input_tokens", allowed=1, estimated=2),
         errors.Overloaded: lambda: kind("full", limit=3),
         errors.StreamNotFound: kind,
         errors.ResumePointAhead: lambda: kind(9, earliest=2, latest=5),
@@ -87,9 +88,20 @@ def test_a_limit_of_one_request_is_told_with_its_path_and_not_to_come_back():
     assert info.reason == "QUOTA_EXHAUSTED"
 
 
+def test_a_budget_is_told_with_what_the_request_would_take():
+    (info,) = details(errors.BudgetExceeded("max_cost_microusd", allowed=5, estimated=7))
+    assert dict(info.metadata) == {
+        "limit": "max_cost_microusd",
+        "allowed": "5",
+        "estimated": "7",
+    }
+
+
 def test_a_failure_after_the_first_token_says_where_the_stream_stood_and_what_it_used():
     error = errors.UpstreamBroken("broke", provider="p")
-    error.at = errors.StreamFailure("id", 7, Usage(3, 4, reasoning_tokens=0, estimated=True))
+    error.at = errors.StreamFailure(
+        "id", 7, Usage(3, 4, reasoning_tokens=0, cost_microusd=5, estimated=True)
+    )
     (info,) = details(error)
     assert dict(info.metadata) == {
         "provider": "p",
@@ -98,6 +110,7 @@ def test_a_failure_after_the_first_token_says_where_the_stream_stood_and_what_it
         "input_tokens": "3",
         "output_tokens": "4",
         "reasoning_tokens": "0",
+        "cost_microusd": "5",
         "usage_estimated": "true",
     }
 
@@ -136,6 +149,7 @@ def test_the_code_says_whether_the_same_call_may_be_made_again():
         "RATE_LIMITED": code.RESOURCE_EXHAUSTED,
         "TOO_MANY_STREAMS": code.RESOURCE_EXHAUSTED,
         "QUOTA_EXHAUSTED": code.RESOURCE_EXHAUSTED,
+        "BUDGET_EXCEEDED": code.FAILED_PRECONDITION,
         "OVERLOADED": code.UNAVAILABLE,
         "STORE_UNAVAILABLE": code.UNAVAILABLE,
         "STREAM_NOT_FOUND": code.NOT_FOUND,

@@ -3,7 +3,8 @@
 import asyncio
 
 from tokenwire_server.errors import UpstreamBroken
-from tokenwire_server.events import TextDelta
+from tokenwire_server.events import TextDelta, Usage
+from tokenwire_server.ledger.estimate import rough_estimate
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.registry import Route
 from tokenwire_server.request import ChatRequest, Message, Retention, Text
@@ -33,7 +34,7 @@ class KeptBooks:
 class Played:
     """A provider, its upstream and its decoder: each read does the next step.
 
-    A step is a text, an end, an error to raise, or an event to wait for.
+    A step is a text, an end, an error to raise, figures, or an event to wait for.
     """
 
     name = "played"
@@ -71,6 +72,9 @@ class Played:
             return []
         if isinstance(step, Exception) and not isinstance(step, UpstreamBroken):
             raise step
+        if isinstance(step, Usage):
+            self.usage = step
+            return []
         if isinstance(step, Complete | UpstreamBroken):
             self.end = step
             return []
@@ -84,7 +88,16 @@ def a_request(**fields):
 def a_stream(*, max_bytes=1 << 20, keeper=None, **retention):
     log = MemoryLog(max_bytes, LogSpace(1 << 30, lambda: None))
     request = a_request(retention=Retention(**retention))
-    return Stream("id", Caller(), log, keeper or KeptBooks(), request, time_limit_s=60.0)
+    return Stream(
+        "id",
+        Caller(),
+        log,
+        keeper or KeptBooks(),
+        request,
+        route_to(Played()),
+        rough_estimate(request),
+        time_limit_s=60.0,
+    )
 
 
 async def read_all(reader):

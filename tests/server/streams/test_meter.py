@@ -1,6 +1,9 @@
+from decimal import Decimal
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenwire_server.config import ModelPrices
 from tokenwire_server.events import (
     ReasoningDelta,
     TextDelta,
@@ -9,15 +12,18 @@ from tokenwire_server.events import (
     ToolCallStarted,
     Usage,
 )
-from tokenwire_server.request import ChatRequest, Image, Message, Text, Tool
-from tokenwire_server.streams.meter import IMAGE_TOKENS, Meter, estimate_input_tokens
+from tokenwire_server.ledger.estimate import Estimate, rough_estimate
+from tokenwire_server.ledger.prices import Prices
+from tokenwire_server.ledger.tokens import Characters, TokenCounter
+from tokenwire_server.request import ChatRequest, Message, Text
+from tokenwire_server.streams.meter import Meter
 
-REQUEST = ChatRequest(model="m", messages=(Message("user", (Text("x" * 40),)),))
+TEN_TOKENS = rough_estimate(ChatRequest(model="m", messages=(Message("user", (Text("x" * 40),)),)))
 
 
 @given(st.lists(st.floats(0.00001, 10), min_size=1, max_size=300))
 def test_gap_percentiles_are_within_five_percent(gaps):
-    meter = Meter(0.0, 10)
+    meter = Meter(0.0, TEN_TOKENS)
     at = 1.0
     meter.arrived([TextDelta("a", 0)], at)
     for gap in gaps:
@@ -31,13 +37,13 @@ def test_gap_percentiles_are_within_five_percent(gaps):
 
 
 def test_no_token_no_ttft_and_no_rate():
-    timings = Meter(10.0, 10).timings(12.5, 0)
+    timings = Meter(10.0, TEN_TOKENS).timings(12.5, 0)
     assert timings.duration_s == 2.5
     assert timings.ttft_s is timings.itl_p50_s is timings.output_tokens_per_second is None
 
 
 def test_ttft_counts_from_acceptance_and_the_rate_from_the_first_token():
-    meter = Meter(10.0, 10)
+    meter = Meter(10.0, TEN_TOKENS)
     meter.arrived([TextDelta("a", 0)], 10.5)
     meter.arrived([TextDelta("b", 0)], 11.5)
     timings = meter.timings(11.6, 11)
@@ -46,38 +52,44 @@ def test_ttft_counts_from_acceptance_and_the_rate_from_the_first_token():
 
 
 def test_the_providers_figures_win_even_when_they_are_zero():
-    meter = Meter(0.0, 10)
+    meter = Meter(0.0, TEN_TOKENS)
     meter.arrived([TextDelta("hello there", 0)], 1.0)
     reported = Usage(input_tokens=0, output_tokens=0)
     assert meter.usage(reported) is reported
 
 
 def test_without_the_providers_figures_an_estimate_says_that_it_is_one():
-    meter = Meter(0.0, 10)
+    meter = Meter(0.0, TEN_TOKENS)
     meter.arrived([TextDelta("x" * 8, 0)], 1.0)
     assert meter.usage(None) == Usage(input_tokens=10, output_tokens=2, estimated=True)
 
 
 def test_a_placeholder_for_the_output_gives_way_to_an_estimate_and_the_true_input_stays():
-    meter = Meter(0.0, 10)
+    meter = Meter(0.0, TEN_TOKENS)
     meter.arrived([TextDelta("x" * 80, 0)], 1.0)
     placeholder = Usage(input_tokens=33, output_tokens=1, cache_read_tokens=30, estimated=True)
     assert meter.usage(placeholder) == Usage(33, 20, cache_read_tokens=30, estimated=True)
 
 
-def test_the_input_is_estimated_from_what_the_request_says():
-    assert estimate_input_tokens(REQUEST) == 10
-
-
 def test_an_estimate_counts_reasoning_and_tool_arguments_once():
-    meter = Meter(0.0, 10)
+    meter = Meter(0.0, TEN_TOKENS)
     meter.arrived([ReasoningDelta("x" * 40, 0), ToolCallStarted(1, "id", "add")], 1.0)
     meter.arrived([ToolCallDelta(1, "x" * 20), ToolCall(1, "id", "add", "x" * 20)], 2.0)
     assert meter.usage(None).output_tokens == 15
 
 
-def test_an_estimate_of_the_input_counts_images_and_tools():
-    image = Message("user", (Image(data=b"x" * 100_000, media_type="image/png"),))
-    tool = Tool("t" * 4, "d" * 8, "{" + " " * 26 + "}")
-    request = ChatRequest(model="m", messages=(*REQUEST.messages, image), tools=(tool,))
-    assert estimate_input_tokens(request) == 10 + IMAGE_TOKENS + 10
+def test_a_placeholder_of_reasoning_is_not_counted_beside_what_came():
+    meter = Meter(0.0, TEN_TOKENS)
+    meter.arrived([TextDelta("x" * 8, 0)], 1.0)
+    assert meter.usage(Usage(10, 1, reasoning_tokens=14, estimated=True)) == Usage(
+        10, 2, estimated=True
+    )
+
+
+def test_usage_has_a_cost_where_a_price_is_known_and_none_where_not():
+    prices = Prices.configured(ModelPrices(input=Decimal(3), output=Decimal(15)))
+    priced = Meter(0.0, Estimate(10, "estimate", TokenCounter(Characters()), prices))
+    priced.arrived([TextDelta("x" * 8, 0)], 1.0)
+    assert priced.usage(None).cost_microusd == 10 * 3 + 2 * 15
+    assert priced.usage(Usage(100, 7)) == Usage(100, 7, cost_microusd=100 * 3 + 7 * 15)
+    assert Meter(0.0, TEN_TOKENS).usage(Usage(100, 7)).cost_microusd is None

@@ -1,18 +1,24 @@
 """A producer and an upstream that is played by hand."""
 
 import asyncio
+from decimal import Decimal
 
 import pytest
 from streams_support import Played, a_request, read_all, route_to
 
+from tokenwire_server.config import ModelPrices
 from tokenwire_server.errors import InternalFault, UpstreamBroken, UpstreamUnavailable
-from tokenwire_server.events import FinishReason, TextDelta
+from tokenwire_server.events import FinishReason, TextDelta, Usage
+from tokenwire_server.ledger.estimate import Estimate
+from tokenwire_server.ledger.prices import Prices
+from tokenwire_server.ledger.tokens import Characters, TokenCounter
 from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.request import Budget
 
 
-def begun(registry, provider):
-    request = a_request()
-    stream = registry.open(request, route_to(provider))
+def begun(registry, provider, estimate=None, **fields):
+    request = a_request(**fields)
+    stream = registry.open(request, route_to(provider), estimate=estimate)
     reader = stream.join()
     registry.produce(stream, route_to(provider), request)
     return stream, reader
@@ -55,3 +61,36 @@ async def test_a_reader_that_leaves_a_finished_answer_does_not_break_its_connect
     assert not provider.closed.is_set()
     closing.set()
     await asyncio.wait_for(provider.closed.wait(), 1)  # which a cancel would have prevented
+
+
+PRICED = Estimate(
+    10,
+    "estimate",
+    TokenCounter(Characters()),
+    Prices.configured(ModelPrices(input=Decimal(1), output=Decimal(1))),
+)
+
+
+@pytest.mark.parametrize(
+    ("figures", "reason"),
+    [(Usage(10, 90), FinishReason.STOP), (Usage(10, 91), FinishReason.BUDGET)],
+)
+async def test_figures_that_come_without_a_text_end_a_stream_that_they_make_too_dear(
+    registry, figures, reason
+):
+    provider = Played("a", figures, Complete(FinishReason.STOP))
+    _, reader = begun(registry, provider, PRICED, budget=Budget(max_cost_microusd=100))
+    finished = (await read_all(reader))[-1]
+    assert finished.reason == reason
+    assert finished.usage.cost_microusd == 10 + figures.output_tokens
+    await asyncio.wait_for(provider.closed.wait(), 1)
+
+
+async def test_an_answer_that_ends_with_what_is_too_much_has_ended_by_itself(registry):
+    class EndsWithItsText(Played):
+        async def read(self):
+            self.end = Complete(FinishReason.STOP)
+            return [TextDelta("x" * 4000, 0)]
+
+    _, reader = begun(registry, EndsWithItsText(), PRICED, budget=Budget(max_cost_microusd=100))
+    assert (await read_all(reader))[-1].reason == FinishReason.STOP

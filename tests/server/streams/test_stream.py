@@ -23,6 +23,7 @@ from tokenwire_server.events import (
     Usage,
 )
 from tokenwire_server.request import Delivery
+from tokenwire_server.streams.stream import Progress
 
 FINISHED = Finished(
     reason=FinishReason.STOP,
@@ -45,6 +46,9 @@ class Production:
 
     def usage(self):
         return USED
+
+    def progress(self):
+        return Progress(USED, attempts=1)
 
     def seal_interrupted(self):
         if self._stream.interruption is None:

@@ -1,0 +1,324 @@
+"""A request's budget: refused before anything is sent, stopped when it is passed, told afterwards."""
+
+import asyncio
+import itertools
+import time
+
+import grpc
+import pytest
+from e2e_calls import CONTINUE, PROVIDERS, details, info, read, reason, resume, said
+from priced_support import (
+    ARRIVAL,
+    INPUT_PRICE,
+    OUTPUT_PRICE,
+    PRICED,
+    at_most,
+    budget,
+    calling,
+    model,
+    priced,
+    refused,
+    text_of,
+)
+
+from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
+
+ONCE = chat_pb2.CacheOptions(mode=chat_pb2.CACHE_MODE_READ_WRITE)
+CLOSED_WITHIN_S = 0.25
+"""From the last event at the caller to the end of the request at the provider; idle, a millisecond."""
+
+
+@pytest.fixture(scope="module")
+def simulator(own_simulator):
+    with own_simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="module")
+def address(start, simulator, tmp_path_factory):
+    tables = [
+        model(f"{name}-{provider}", f"{provider}/sim?key={name}-{provider}&{query}", prices)
+        for provider in PROVIDERS
+        for name, query, prices in (
+            ("endless", f"repeat=forever&itl_ms=3&{text_of(50)}", PRICED),
+            ("burst", f"repeat=forever&{text_of(50)}", PRICED),
+            ("short", f"itl_ms=2&{text_of(20)}", PRICED),
+            ("large", f"repeat=forever&itl_ms=3&input_tokens=5000&{text_of(50)}", PRICED),
+            ("free", text_of(20), "{ input = 0, output = 0 }"),
+            ("unpriced", text_of(20), None),
+        )
+    ]  # fmt: skip
+    with priced(start, simulator, tmp_path_factory.mktemp("budget"), *tables) as (_, address):
+        yield address
+
+
+@pytest.fixture
+async def api(api_on, address):
+    async with calling(api_on, address) as api:
+        yield api
+
+
+async def record_of(api, stream_id):
+    """A stream's usage record, once it is closed."""
+    give_up = time.monotonic() + 5
+    while True:
+        for record in await api.records():
+            if record.stream_id == stream_id and record.outcome != usage_pb2.USAGE_OUTCOME_OPEN:
+                return record
+        assert time.monotonic() < give_up, "no record of its end"
+        await asyncio.sleep(0.05)
+
+
+async def input_cost(api, alias):
+    """What the input of "hello" is estimated to cost."""
+    return (await api.count_tokens(api.request(alias))).input_cost_microusd
+
+
+# Before anything is sent.
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("rpc", ["chat", "chat_stream"])
+@pytest.mark.parametrize("limit", ["max_cost_microusd", "max_input_tokens"])
+async def test_a_request_over_its_budget_is_refused_and_no_provider_hears_of_it(
+    api, simulator, provider, rpc, limit
+):
+    cost = await input_cost(api, f"endless-{provider}")
+    before = simulator.stats()["requests_total"]
+    request = api.request(
+        f"endless-{provider}", budget=chat_pb2.Budget(**{limit: cost // INPUT_PRICE - 1})
+    )
+    call = getattr(api, rpc)(request)
+    keys = {key for key, _ in await call.initial_metadata()}
+    error = await refused(read(call) if rpc == "chat_stream" else call)
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert set(details(error)) == {"ErrorInfo"}
+    assert reason(error) == "BUDGET_EXCEEDED"
+    assert dict(info(error).metadata) == {
+        "limit": limit,
+        "allowed": str(cost - 1),
+        "estimated": str(cost),
+    }
+    assert not any(key.startswith("tokenwire") for key in keys)
+    assert simulator.stats()["requests_total"] == before
+
+
+async def test_a_budget_that_just_covers_the_input_is_no_refusal(api):
+    cost = await input_cost(api, "short-openai")
+    both = budget(cost, cost // INPUT_PRICE)
+    finished = (await api.events("short-openai", budget=both))[-1].finished
+    assert finished.reason == event_pb2.FINISH_REASON_BUDGET
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_cost_cannot_be_bounded_without_a_price(api, simulator, provider):
+    before = simulator.stats()["requests_total"]
+    request = api.request(f"unpriced-{provider}", budget=budget(10**9))
+    for call in (api.chat(request), read(api.chat_stream(request)), api.count_tokens(request)):
+        error = await refused(call)
+        assert (error.code(), reason(error)) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+        )
+        (violation,) = details(error)["BadRequest"].field_violations
+        assert violation.field == "budget.max_cost_microusd"
+        assert f"unpriced-{provider}" in violation.description
+    assert simulator.stats()["requests_total"] == before
+    finished = (await api.events(f"unpriced-{provider}", budget=budget(input_tokens=1000)))[-1]
+    assert not finished.finished.usage.HasField("cost_microusd")
+
+
+async def test_a_negative_budget_is_wrong_with_its_path(api):
+    request = api.request("short-openai", budget=budget(-1, -(2**63)))
+    for call in (api.chat(request), read(api.chat_stream(request)), api.count_tokens(request)):
+        error = await refused(call)
+        fields = [found.field for found in details(error)["BadRequest"].field_violations]
+        assert fields == ["budget.max_cost_microusd", "budget.max_input_tokens"]
+
+
+async def test_the_largest_budget_and_the_smallest_are_budgets(api):
+    largest = budget(2**63 - 1, 2**63 - 1)
+    finished = (await api.events("short-openai", budget=largest))[-1].finished
+    assert finished.reason == event_pb2.FINISH_REASON_STOP
+    assert reason(await refused(api.chat(api.request("short-openai", budget=budget(0))))) == (
+        "BUDGET_EXCEEDED"
+    )
+    free = (await api.chat(api.request("free-openai", budget=budget(0)))).finished
+    assert (free.reason, free.usage.cost_microusd) == (event_pb2.FINISH_REASON_STOP, 0)
+
+
+# When it is passed.
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("words", [1, 20, 47])
+async def test_a_stream_ends_with_the_arrival_that_passes_its_budget(
+    api, simulator, provider, words
+):
+    alias = f"endless-{provider}"
+    cost = await input_cost(api, alias)
+    call = api.chat_stream(api.request(alias, budget=budget(cost + words * OUTPUT_PRICE)))
+    events = await read(call)
+    ended = time.monotonic()
+    finished = events[-1].finished
+    assert finished.reason == event_pb2.FINISH_REASON_BUDGET
+    usage = finished.usage
+    if provider != "anthropic":  # which says at its beginning how large the input truly was
+        assert usage.output_tokens > words
+    assert len(said(events).split()) == usage.output_tokens
+    assert usage.cost_microusd == (
+        usage.input_tokens * INPUT_PRICE + usage.output_tokens * OUTPUT_PRICE
+    )
+    over = usage.cost_microusd - (cost + words * OUTPUT_PRICE)
+    assert over > 0
+    assert over <= ARRIVAL
+    assert usage.estimated
+    while (seen := simulator.request(alias))["closed_at"] is None:
+        assert time.monotonic() - ended < CLOSED_WITHIN_S
+    assert seen["aborted"]
+    assert seen["closed_at"] - ended < CLOSED_WITHIN_S
+    stream_id = events[0].started.stream_id
+    stream = await api.get_stream(chat_pb2.GetStreamRequest(stream_id=stream_id))
+    assert stream.usage == usage
+    assert stream.finish_reason == event_pb2.FINISH_REASON_BUDGET
+    record = await record_of(api, stream_id)
+    assert record.usage == usage
+    assert (record.outcome, record.reason) == (usage_pb2.USAGE_OUTCOME_BUDGET, "BUDGET")
+    assert record.partial
+
+
+async def test_the_providers_connection_is_closed_within_milliseconds(api, simulator):
+    took_s = []
+    for _ in range(20):
+        await api.events("endless-openai", budget=budget(50))
+        ended = time.monotonic()
+        simulator.wait_until_none_open(CLOSED_WITHIN_S)
+        took_s.append(simulator.request("endless-openai")["closed_at"] - ended)
+    print(f"closed {sorted(took_s)[10] * 1000:.1f} ms after the last event, p50 of 20")
+    assert sorted(took_s)[10] < 0.05
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_an_answer_in_one_burst_ends_with_what_had_arrived(api, simulator, provider):
+    finished = (await api.events(f"burst-{provider}", budget=budget(400)))[-1].finished
+    assert finished.reason == event_pb2.FINISH_REASON_BUDGET
+    assert finished.usage.cost_microusd > 400
+    simulator.wait_until_none_open(CLOSED_WITHIN_S)
+
+
+async def test_the_true_size_of_the_input_counts_as_soon_as_the_provider_tells_it(api, simulator):
+    events = await api.events("large-anthropic", budget=budget(4000))
+    finished = events[-1].finished
+    assert finished.reason == event_pb2.FINISH_REASON_BUDGET
+    assert finished.usage.input_tokens == 5000
+    assert 5000 < finished.usage.cost_microusd <= 5000 + ARRIVAL
+    simulator.wait_until_none_open(CLOSED_WITHIN_S)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_an_answer_that_stays_within_its_budget_is_whole(api, provider):
+    answer = await api.chat(api.request(f"short-{provider}", budget=budget(1000)))
+    assert answer.finished.reason == event_pb2.FINISH_REASON_STOP
+    assert not answer.finished.usage.estimated
+    assert answer.message.parts[0].text == " ".join(["word"] * 20)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_an_answer_asked_for_whole_stops_as_well(api, provider):
+    answer = await api.chat(api.request(f"endless-{provider}", budget=budget(150)))
+    assert answer.finished.reason == event_pb2.FINISH_REASON_BUDGET
+    usage = answer.finished.usage
+    assert len(answer.message.parts[0].text.split()) == usage.output_tokens
+    assert 150 < usage.cost_microusd <= 150 + ARRIVAL
+
+
+async def test_all_readers_hear_of_the_same_end(api):
+    request = api.request("endless-openai", budget=budget(300), retention=CONTINUE)
+    call = api.chat_stream(request)
+    started = (await anext(aiter(call))).started
+    others = [resume(api, started.stream_id) for _ in range(3)]
+    ends = [events[-1].finished for events in await asyncio.gather(*map(read, [call, *others]))]
+    assert ends[0].reason == event_pb2.FINISH_REASON_BUDGET
+    assert all(end == ends[0] for end in ends)
+    late = await read(resume(api, started.stream_id))
+    assert late[-1].finished == ends[0]
+
+
+# Beside the cache and request ids.
+
+_ids = itertools.count()
+
+
+def prompt():
+    """One that no test has asked yet."""
+    message = chat_pb2.Message(role=chat_pb2.ROLE_USER)
+    message.parts.add(text=f"prompt {next(_ids)}")
+    return [message]
+
+
+async def test_a_replay_costs_nothing_whatever_its_budget(api, simulator):
+    messages = prompt()
+    first = await api.chat(api.request("short-openai", messages=messages, cache=ONCE))
+    assert first.finished.usage.cost_microusd > 100
+    before = simulator.stats()["requests_total"]
+    for limit in (budget(50), budget(10**9), budget(input_tokens=100)):
+        events = await api.events("short-openai", messages=messages, cache=ONCE, budget=limit)
+        assert events[0].started.from_cache
+        assert events[0].started.estimated_cost_microusd == 0
+        assert said(events) == first.message.parts[0].text
+        assert events[-1].finished.reason == event_pb2.FINISH_REASON_STOP
+        assert events[-1].finished.usage == usage_pb2.Usage(cost_microusd=0)
+        record = await record_of(api, events[0].started.stream_id)
+        assert record.from_cache
+        assert record.usage == usage_pb2.Usage(cost_microusd=0)
+        assert record.attempts == 0
+    assert simulator.stats()["requests_total"] == before
+
+
+async def test_an_answer_that_its_budget_cut_is_nobodys_answer(api):
+    messages = prompt()
+    cut = await api.chat(
+        api.request("short-openai", messages=messages, cache=ONCE, budget=budget(50))
+    )
+    assert cut.finished.reason == event_pb2.FINISH_REASON_BUDGET
+    events = await api.events("short-openai", messages=messages, cache=ONCE)
+    assert not events[0].started.from_cache
+    assert events[-1].finished.reason == event_pb2.FINISH_REASON_STOP
+
+
+async def test_one_request_id_has_one_budget(api):
+    first = await api.events("short-openai", request_id="budget-1", budget=budget(500))
+    again = await api.events("short-openai", request_id="budget-1", budget=budget(500))
+    assert again[0].started == first[0].started
+    for other in (budget(501), None, budget(500, 1000)):
+        request = api.request("short-openai", request_id="budget-1", budget=other)
+        assert reason(await refused(api.chat(request))) == "REQUEST_ID_REUSED"
+
+
+async def test_a_refused_request_does_not_take_its_id(api):
+    request = api.request("short-openai", request_id="budget-2", budget=budget(1))
+    assert reason(await refused(api.chat(request))) == "BUDGET_EXCEEDED"
+    await api.chat(api.request("short-openai", request_id="budget-2", budget=budget(500)))
+
+
+# Many at once.
+
+
+async def test_a_hundred_budgets_at_once_are_each_kept(api, simulator):
+    async def one(n):
+        limit = 100 + n
+        call = api.request("endless-openai-responses", budget=budget(limit))
+        finished = (await api.chat(call)).finished
+        assert finished.reason == event_pb2.FINISH_REASON_BUDGET
+        return finished.usage.cost_microusd - limit
+
+    over = await asyncio.gather(*(one(n) for n in range(100)))
+    assert all(0 < cost <= ARRIVAL for cost in over)
+    simulator.wait_until_none_open(1)
+
+
+async def test_what_the_caller_bounds_itself_is_bounded_first(api):
+    request = api.request("short-openai", budget=budget(1000), generation=at_most(5))
+    answer = await api.chat(request)
+    assert answer.finished.reason == event_pb2.FINISH_REASON_MAX_TOKENS
+    assert answer.finished.usage.output_tokens == 5

@@ -1,0 +1,159 @@
+"""`tokenwire-server usage`: the operator's view of the ledger, as real processes, on both databases."""
+
+import asyncio
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from decimal import Decimal
+
+import pytest
+from test_keys_command import command
+
+from tokenwire_server.events import Usage
+from tokenwire_server.ledger.record import Outcome, UsageRecord
+from tokenwire_server.ledger.store import UsageStore
+from tokenwire_server.storage.database import Database
+
+DAY_S = 86400
+
+
+def record(number, *, days_ago=0.0, tenant="acme", usage, **fields):
+    now = time.time() - days_ago * DAY_S
+    said = {
+        "instance_id": "host:1:ab",
+        "key_prefix": "tw_0123456789ab",
+        "request_id": "",
+        "labels": {},
+        "model_asked": "fast",
+        "provider": "openai",
+        "model": "gpt",
+        "end_time": now + 1.5,
+        "outcome": Outcome.FINISHED,
+        "reason": "STOP",
+        "attempts": 1,
+    }
+    return UsageRecord(
+        stream_id=f"{number:032x}", tenant=tenant, created_time=now, usage=usage, **said | fields
+    )
+
+
+RECORDS = [
+    record(1, usage=Usage(100, 10, cost_microusd=1_234_567), labels={"team": "=cmd()", "a": "b,c"}),
+    record(2, usage=Usage(7, 3, estimated=True, cost_microusd=33), outcome=Outcome.CANCELLED,
+           reason="CANCELLED", partial=True),
+    record(3, usage=Usage(5, 5), tenant="globex", provider="local", model="llama"),
+    record(4, usage=Usage(1, 0, estimated=True, cost_microusd=9), outcome=Outcome.OPEN, reason="",
+           end_time=None, tenant="globex"),
+    record(5, usage=Usage(1000, 1000, cost_microusd=50), days_ago=40),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def database(new_database):
+    url = new_database()
+
+    async def fill():
+        async with Database(url) as database:
+            await database.prepare(migrate=True)
+            await UsageStore(database).write(RECORDS)
+
+    asyncio.run(fill())
+    return url
+
+
+@pytest.fixture(scope="module")
+def usage(database):
+    def run(*arguments):
+        done = command("usage", *arguments, "--database", database)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+def lines(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_sums_of_every_tenant_and_what_they_do_not_tell(usage):
+    acme, globex = lines(usage("--json"))
+    assert (acme["tenant"], acme["streams"], acme["cost_usd"]) == ("acme", 2, "1.234600")
+    assert (globex["tenant"], globex["cost_usd"], globex["unpriced"]) == ("globex", "0.000009", 1)
+    table = usage()
+    assert table.stdout.splitlines()[0].split()[:3] == ["TENANT", "STREAMS", "INPUT_TOKENS"]
+    assert table.stderr.splitlines() == [
+        "1 of the streams are without a known price, and not in the sum",
+        "2 of the streams are counted here and not by their provider",
+        "1 of the streams are still open",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [
+        ([], {1, 2, 3, 4}),
+        (["--since", "50d"], {1, 2, 3, 4, 5}),
+        (["--until", "1d", "--since", "50d"], {5}),
+        (["--tenant", "globex"], {3, 4}),
+        (["--model", "local/llama"], {3}),
+        (["--model", "fast", "--outcome", "open", "--outcome", "cancelled"], {2, 4}),
+        (["--label", "team==cmd()"], {1}),
+        (["--label", "team==cmd()", "--label", "a=x"], set()),
+        (["--key", "tw_ffffffffffff"], set()),
+    ],
+)
+def test_what_is_asked_for_is_what_is_told(usage, arguments, numbers):
+    found = [int(line["stream_id"], 16) for line in lines(usage("--records", "--json", *arguments))]
+    assert sorted(found) == sorted(numbers)
+
+
+def test_a_spreadsheet_has_every_record_with_its_exact_cost_and_no_formula(usage):
+    text = usage("--records", "--csv", "--since", "50d").stdout
+    rows = {int(row["stream_id"], 16): row for row in csv.DictReader(io.StringIO(text, newline=""))}
+    known = {r: Decimal(row["cost_usd"]) for r, row in rows.items() if row["cost_usd"]}
+    assert rows.keys() == {1, 2, 3, 4, 5}
+    assert sum(known.values()) == Decimal(1_234_567 + 33 + 9 + 50) / 10**6
+    assert rows[3]["cost_usd"] == ""  # not known, which is not 0
+    assert json.loads(rows[1]["labels"]) == {"team": "=cmd()", "a": "b,c"}
+    grouped = csv.reader(io.StringIO(usage("--by", "label:team", "--csv").stdout, newline=""))
+    assert [row[:2] for row in grouped] == [["label.team", "streams"], ["", "3"], ["'=cmd()", "1"]]
+
+
+def test_no_records_are_a_header_or_a_word_never_an_error(usage):
+    assert usage("--csv", "--tenant", "nobody").stdout.startswith("tenant,streams,")
+    assert usage("--records", "--csv", "--tenant", "nobody").stdout.startswith("created_time,")
+    nothing = usage("--tenant", "nobody")
+    assert nothing.stdout == ""
+    assert nothing.stderr.startswith("no streams are recorded for that in ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--since", "yesterday"], "argument --since: must be a span such as 30d"),
+        (["--by", "colour"], "argument --by: 'colour' is no group: tenant, day, model, key or label"),
+        (["--by", "day,day"], "argument --by: day stands there twice"),
+        (["--by", "label:"], "argument --by: 'label:' is no group"),
+        (["--label", "team"], "argument --label: must be KEY=VALUE"),
+        (["--outcome", "lots"], "argument --outcome: invalid choice: 'lots'"),
+        (["--key", "x"], "argument --key: must be the beginning of a key"),
+        (["--csv", "--json"], "argument --json: not allowed with argument --csv"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_named(arguments, said):
+    done = command("usage", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"tokenwire-server usage: error: {said}")
+
+
+def test_a_reader_that_has_enough_is_no_error(database):
+    argv = [sys.executable, "-m", "tokenwire_server", "usage", "--records", "--csv"]
+    process = subprocess.Popen(
+        [*argv, "--database", database], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == (b"", 0)
+    process.stderr.close()

@@ -1,0 +1,174 @@
+"""A caller that leaves at any step of the loop: what was taken for its chat comes back."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from decimal import Decimal
+from types import SimpleNamespace
+
+import pytest
+
+from tokenwire.v1 import chat_pb2
+from tokenwire_server.config import Limits, ModelConfig, ModelPrices, TenantLimits, known_providers
+from tokenwire_server.errors import QuotaExhausted
+from tokenwire_server.ledger.estimate import Estimator
+from tokenwire_server.ledger.pricebook import PriceBook
+from tokenwire_server.ledger.tokenizers import Tokenizers
+from tokenwire_server.providers.registry import Registry
+from tokenwire_server.rpc.admission import Admission
+from tokenwire_server.rpc.service import ChatService
+from tokenwire_server.simulator import Simulator
+from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.tenants.caller import Caller
+from tokenwire_server.tenants.memory_limiter import MemoryLimiter
+from tokenwire_server.tenants.spend import SpendLimiter
+
+ALLOWED = 10**9
+LIMITS = TenantLimits(
+    spend_usd_per_day=Decimal(1000), concurrent_streams=4, tokens_per_minute=10**9
+)
+ACME = Caller(tenant="acme")
+
+
+class Call:
+    """gRPC's side of a call, which takes a step of the loop for everything."""
+
+    def __init__(self):
+        self.events = 0
+
+    def time_remaining(self):
+        return None
+
+    async def send_initial_metadata(self, metadata):
+        await asyncio.sleep(0)
+
+    async def write(self, event):
+        self.events += 1
+        await asyncio.sleep(0)
+
+
+class Kept:
+    """Books that add up what streams cost."""
+
+    instance_id = "here"
+
+    def __init__(self):
+        self.open = set()
+        self.spent = 0
+
+    def begin(self, record):
+        self.open.add(record.stream_id)
+
+    def close(self, record):
+        self.open.remove(record.stream_id)
+        self.spent += record.usage.cost_microusd
+
+
+@pytest.fixture
+async def server():
+    """A service whose caller has limits of every kind, on a simulator in this process."""
+    async with AsyncExitStack() as stack:
+        simulator = await stack.enter_async_context(Simulator())
+        environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"{simulator.url}/v1"}
+        models = {
+            "short": ModelConfig(
+                target="openai/sim?tokens=5&itl_ms=1",
+                prices=ModelPrices(input=Decimal(1), output=Decimal(5)),
+            )
+        }
+        limits, providers = Limits(), known_providers(environ)
+        registry = await stack.enter_async_context(Registry(providers, models, limits, environ))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        books, tokenizers = Kept(), Tokenizers()
+        await tokenizers.load()
+        streams = StreamRegistry(limits, tasks, books)
+        limiter, spend = MemoryLimiter({"acme": LIMITS}), SpendLimiter({"acme": LIMITS})
+        estimator = Estimator(PriceBook(models, providers), tokenizers, providers, limits)
+        admission = Admission(registry, streams, limiter, spend, estimator, limits)
+        yield SimpleNamespace(
+            service=ChatService(admission, streams, limits),
+            streams=streams,
+            books=books,
+            limiter=limiter,
+            spend=spend,
+        )
+
+
+def a_chat(prompt, **fields):
+    message = chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[chat_pb2.Part(text=prompt)])
+    return chat_pb2.ChatRequest(model="short", messages=[message], **fields).SerializeToString()
+
+
+async def leave_after(steps, call):
+    """Run a call for so many steps of the loop, then cancel it; whether it had ended before."""
+    task = asyncio.create_task(call)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+        if task.done():
+            await task
+            return True
+    task.cancel()
+    await asyncio.wait((task,))
+    assert task.cancelled()
+    return False
+
+
+async def limits_left(server):
+    return {each.limit: each.remaining for each in await server.limiter.allowances(ACME)}
+
+
+async def what_is_left(server):
+    async with asyncio.timeout(5):
+        await server.streams.wait_until_idle()
+    (spend,) = server.spend.allowances("acme")
+    return (await limits_left(server))["concurrent_streams"], spend.remaining
+
+
+@pytest.mark.parametrize("rpc", ["ChatStream", "Chat"])
+@pytest.mark.parametrize("prompt", ["hello", "hello " * 20_000], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"budget": chat_pb2.Budget(max_cost_microusd=10**6)}, {"request_id": "same"}],
+    ids=["plain", "budget", "request_id"],
+)
+async def test_whoever_leaves_at_any_step_leaves_nothing_reserved(server, rpc, prompt, fields):
+    data = a_chat(prompt, **fields)
+    ended = False
+    for steps in [*range(60), *range(60, 20_000, 97)]:
+        ended = await leave_after(steps, getattr(server.service, rpc)(data, Call(), ACME))
+        assert await what_is_left(server) == (4, ALLOWED - server.books.spent)
+        assert not server.books.open
+        if ended:
+            break
+    assert ended
+    assert server.books.spent > 0
+
+
+async def test_whoever_may_not_spend_it_takes_no_slot_and_no_tokens(server):
+    before = await limits_left(server)
+    generation = chat_pb2.GenerationConfig(max_output_tokens=ALLOWED // 5)
+    with pytest.raises(QuotaExhausted):
+        await server.service.ChatStream(a_chat("hi", generation=generation), Call(), ACME)
+    assert await limits_left(server) == before
+    assert await what_is_left(server) == (4, ALLOWED)
+
+
+async def test_a_budget_bounds_what_is_reserved(server):
+    generation = chat_pb2.GenerationConfig(max_output_tokens=ALLOWED // 5)
+    within = chat_pb2.Budget(max_cost_microusd=ALLOWED // 2)
+    call = server.service.ChatStream(
+        a_chat("hi", generation=generation, budget=within), Call(), ACME
+    )
+    await leave_after(2, call)
+    assert await what_is_left(server) == (4, ALLOWED - server.books.spent)
+
+
+async def test_whoever_leaves_a_count_at_any_step_stops_no_other(server):
+    data = a_chat("hello " * 20_000)
+    for steps in range(40):
+        if await leave_after(steps, server.service.CountTokens(data, Call(), ACME)):
+            break
+    else:
+        pytest.fail("it never ended")
+    assert await what_is_left(server) == (4, ALLOWED)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(server.service.CountTokens(data, Call(), ACME) for _ in range(5)))

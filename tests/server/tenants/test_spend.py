@@ -1,0 +1,400 @@
+"""What tenants may spend in a day and a month: reserved before, settled after, never more at admission."""
+
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from tokenwire_server.config import MAX_SPEND_USD, TenantLimits
+from tokenwire_server.errors import QuotaExhausted
+from tokenwire_server.tenants.spend import RESERVED_RETRY_S, Periods, SpendLimiter
+
+DAY = "spend_microusd_per_day"
+MONTH = "spend_microusd_per_month"
+
+
+class Clock:
+    """A clock that a test moves by hand."""
+
+    def __init__(self, *date):
+        self.now = 0.0
+        self.set(*date or (2027, 3, 14, 15, 9, 26))
+
+    def __call__(self):
+        return self.now
+
+    def set(self, *date):
+        self.now = datetime(*date, tzinfo=UTC).timestamp()
+
+    def add(self, **span):
+        self.now += timedelta(**span).total_seconds()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def usd(microusd):
+    return None if microusd is None else Decimal(microusd) / 10**6
+
+
+def limited(day=None, month=None):
+    return TenantLimits(spend_usd_per_day=usd(day), spend_usd_per_month=usd(month))
+
+
+@pytest.fixture
+def limiter(clock):
+    """With 100 a day and 250 a month for each tenant."""
+    return SpendLimiter({"*": limited(100, 250)}, clock)
+
+
+def left(limiter, tenant="acme"):
+    return {found.limit: found.remaining for found in limiter.allowances(tenant)}
+
+
+def refusal(limiter, microusd, tenant="acme"):
+    before = limiter.allowances(tenant)
+    with pytest.raises(QuotaExhausted) as error:
+        limiter.reserve(tenant, microusd, "some/model")
+    assert limiter.allowances(tenant) == before
+    return error.value
+
+
+def spend(limiter, microusd, tenant="acme"):
+    limiter.reserve(tenant, 0, "some/model").settle(microusd)
+
+
+def test_what_is_reserved_is_not_left_and_what_is_settled_stays_gone(limiter):
+    hold = limiter.reserve("acme", 30, "some/model")
+    assert hold.microusd == 30
+    assert left(limiter) == {DAY: 70, MONTH: 220}
+    hold.settle(12)
+    assert left(limiter) == {DAY: 88, MONTH: 238}
+
+
+def test_settling_twice_is_settling_once(limiter):
+    hold = limiter.reserve("acme", 30, "some/model")
+    for microusd in (12, 12, 99, 0):
+        hold.settle(microusd)
+    assert left(limiter)[DAY] == 88
+
+
+def test_a_stream_that_was_none_costs_nothing(limiter):
+    limiter.reserve("acme", 100, "some/model").settle(0)
+    assert left(limiter)[DAY] == 100
+
+
+def test_a_hold_is_extended_to_a_sum_or_not_at_all(limiter):
+    hold, other = (limiter.reserve("acme", microusd, "some/model") for microusd in (30, 20))
+    assert hold.extend(80)
+    assert (hold.microusd, left(limiter)[DAY]) == (80, 0)
+    assert not hold.extend(81)
+    assert (hold.microusd, left(limiter)[DAY]) == (80, 0)
+    assert hold.extend(40), "it has that much"
+    assert hold.microusd == 80
+    other.settle(5)
+    assert hold.extend(95)
+    hold.settle(90)
+    assert left(limiter)[DAY] == 5
+
+
+def test_a_settled_hold_reserves_no_more(limiter):
+    hold = limiter.reserve("acme", 30, "some/model")
+    hold.settle(30)
+    assert not hold.extend(31)
+    assert not hold.extend(10)
+    assert left(limiter)[DAY] == 70
+
+
+def test_streams_that_cost_more_than_they_reserved_leave_less_than_nothing(limiter):
+    spend(limiter, 130)
+    assert left(limiter) == {DAY: -30, MONTH: 120}
+    for microusd in (0, 1):
+        assert refusal(limiter, microusd).remaining == -30
+
+
+def test_a_limit_of_nothing_lets_through_what_costs_nothing(clock):
+    limiter = SpendLimiter({"acme": limited(0)}, clock)
+    limiter.reserve("acme", 0, "free/model").settle(0)
+    found = refusal(limiter, 1)
+    assert (found.allowed, found.remaining, found.retry_after_s) == (0, 0, None)
+
+
+def test_who_has_no_limit_reserves_nothing_and_is_not_counted(clock):
+    limiter = SpendLimiter({"acme": limited(10), "globex": TenantLimits()}, clock)
+    for tenant in ("globex", "default"):
+        assert limiter.reserve(tenant, 10**15, "some/model") is None
+        assert limiter.reserve(tenant, None, "some/model") is None
+        assert limiter.allowances(tenant) == ()
+
+
+def test_limits_anybody_says_whether_it_makes_sense_to_remember(clock):
+    assert not SpendLimiter({}, clock).limits_anybody
+    assert not SpendLimiter({"acme": TenantLimits(requests_per_minute=1)}, clock).limits_anybody
+    assert SpendLimiter({"acme": limited(0)}, clock).limits_anybody
+    assert SpendLimiter({"*": limited(None, 5)}, clock).limits_anybody
+
+
+def test_of_all_other_tenants_each_has_the_limit_for_itself(clock):
+    limiter = SpendLimiter({"*": limited(100), "acme": limited(10)}, clock)
+    limiter.reserve("globex", 100, "some/model")
+    limiter.reserve("initech", 100, "some/model")
+    assert refusal(limiter, 1, "globex").subject == "globex"
+    assert refusal(limiter, 11).allowed == 10
+    assert left(limiter) == {DAY: 10}
+
+
+def test_a_model_without_a_price_is_refused_for_as_long_as_there_is_a_limit(limiter):
+    found = refusal(limiter, None)
+    assert (found.retry_after_s, found.remaining, found.allowed) == (None, 100, 100)
+    assert "the price of some/model is not known" in str(found)
+
+
+def test_a_refusal_says_the_limit_in_which_waiting_takes_longest(limiter):
+    spend(limiter, 95)
+    assert refusal(limiter, 6).limit == DAY
+    limiter.remember(today={}, this_month={"acme": 150})
+    found = refusal(limiter, 6)
+    assert (found.limit, found.scope, found.subject) == (MONTH, "tenant", "acme")
+    assert (found.asked, found.remaining, found.allowed) == (6, 5, 250)
+
+
+# When to come back.
+
+
+def test_while_only_open_streams_stand_in_the_way_it_is_a_second(limiter):
+    hold = limiter.reserve("acme", 60, "some/model")
+    for microusd in (50, 100):
+        assert refusal(limiter, microusd).retry_after_s == RESERVED_RETRY_S
+    hold.settle(60)
+    assert refusal(limiter, 50).retry_after_s > RESERVED_RETRY_S
+
+
+@pytest.mark.parametrize(
+    ("now", "day_turns", "month_turns"),
+    [
+        ((2027, 3, 14, 15, 9, 26), (2027, 3, 15), (2027, 4, 1)),
+        ((2027, 12, 31, 23, 59, 59), (2028, 1, 1), (2028, 1, 1)),
+        ((2028, 2, 28), (2028, 2, 29), (2028, 3, 1)),  # a leap year
+        ((2028, 2, 29, 12), (2028, 3, 1), (2028, 3, 1)),
+        ((2100, 2, 28, 12), (2100, 3, 1), (2100, 3, 1)),  # none
+        ((2027, 1, 31), (2027, 2, 1), (2027, 2, 1)),
+        ((2027, 10, 31, 0, 30), (2027, 11, 1), (2027, 11, 1)),  # clocks go back in Europe
+    ],
+)
+def test_what_is_spent_is_there_again_with_the_next_day_and_month_of_utc(
+    clock, now, day_turns, month_turns
+):
+    for allowed, turns in (((100, None), day_turns), ((None, 100), month_turns)):
+        clock.set(*now)
+        limiter = SpendLimiter({"acme": limited(*allowed)}, clock)
+        spend(limiter, 100)
+        wait_s = refusal(limiter, 1).retry_after_s
+        left_s = datetime(*turns, tzinfo=UTC).timestamp() - clock.now
+        assert left_s < wait_s <= max(left_s + 0.002, RESERVED_RETRY_S)
+        clock.set(*turns)
+        clock.now -= 0.001
+        refusal(limiter, 1)
+        clock.set(*turns)
+        limiter.reserve("acme", 100, "some/model")
+
+
+def test_more_than_the_limit_is_never_there(limiter):
+    assert refusal(limiter, 101).retry_after_s is None
+    assert refusal(limiter, 251).retry_after_s is None
+
+
+def test_the_month_goes_on_when_the_day_turns(clock, limiter):
+    for _ in range(2):
+        spend(limiter, 100)
+        clock.add(days=1)
+    assert left(limiter) == {DAY: 100, MONTH: 50}
+    assert refusal(limiter, 51).limit == MONTH
+    limiter.reserve("acme", 50, "some/model")
+
+
+def test_an_open_stream_keeps_its_reservation_over_midnight_and_counts_when_it_ends(clock, limiter):
+    hold = limiter.reserve("acme", 40, "some/model")
+    clock.add(days=1)
+    assert left(limiter)[DAY] == 60
+    hold.settle(35)
+    assert left(limiter)[DAY] == 65
+
+
+def test_a_clock_that_is_set_back_gives_nothing_back(clock, limiter):
+    spend(limiter, 100)
+    clock.add(days=-1)
+    assert left(limiter)[DAY] == 0
+    found = refusal(limiter, 1)
+    clock.add(seconds=found.retry_after_s - 1)
+    refusal(limiter, 1)
+    clock.add(seconds=1)
+    limiter.reserve("acme", 100, "some/model")
+
+
+def test_a_month_in_which_the_clock_is_set_back_ends_when_it_says(clock, limiter):
+    for _ in range(3):
+        spend(limiter, 84)
+        clock.add(days=1)
+    clock.add(days=-40)
+    found = refusal(limiter, 1)
+    assert found.limit == MONTH
+    clock.add(seconds=found.retry_after_s)
+    assert left(limiter) == {DAY: 100, MONTH: 250}
+
+
+# What was spent before this process began.
+
+
+def test_what_was_spent_before_counts(clock, limiter):
+    limiter.remember(today={"acme": 60, "globex": 1}, this_month={"acme": 200, "initech": 3})
+    assert left(limiter) == {DAY: 40, MONTH: 50}
+    assert left(limiter, "globex") == {DAY: 99, MONTH: 250}
+    assert left(limiter, "initech") == {DAY: 100, MONTH: 247}
+    clock.add(days=1)
+    assert left(limiter) == {DAY: 100, MONTH: 50}
+
+
+def test_what_is_remembered_of_tenants_without_limits_does_no_harm(clock):
+    limiter = SpendLimiter({"acme": limited(10)}, clock)
+    limiter.remember(today={"gone": 50}, this_month={"gone": 500})
+    assert limiter.allowances("gone") == ()
+    assert limiter.reserve("gone", 10**9, "some/model") is None
+
+
+def test_figures_that_no_stream_can_have_still_fit_into_64_bits(clock):
+    limiter = SpendLimiter({"acme": limited(MAX_SPEND_USD * 10**6)}, clock)
+    holds = [limiter.reserve("acme", 0, "some/model") for _ in range(2000)]
+    for hold in holds:
+        hold.settle(2**200)
+    assert -(2**63) <= left(limiter)[DAY] < 0
+
+
+@pytest.mark.parametrize("now", [0.0, 1e9, 1_798_761_599.999])
+def test_a_day_and_a_month_hold_their_moment(now):
+    periods = Periods.at(now)
+    assert periods.month <= periods.day
+    assert periods.day.timestamp() <= now < periods.next_day.timestamp()
+    assert now < periods.next_month.timestamp()
+
+
+# Any order of events.
+
+TENANTS = {"acme": limited(100, 250), "globex": limited(None, 120), "*": limited(50)}
+AMOUNTS = st.integers(0, 130)
+NAMES = st.sampled_from(["acme", "globex", "initech", "umbrella"])
+
+
+class Spending(RuleBasedStateMachine):
+    """A limiter beside a list of all that was ever spent, and of all that is reserved."""
+
+    holds = Bundle("holds")
+
+    def __init__(self):
+        super().__init__()
+        self.clock = Clock(2027, 12, 29, 22)
+        self.limiter = SpendLimiter(TENANTS, self.clock)
+        self.newest = defaultdict(float)  # the latest time that was seen, by tenant
+        self.spent = []  # tenant, day, month, microusd
+        self.open = {}  # hold: tenant, reserved
+
+    def seen(self, tenant):
+        """The day and the month that count for a tenant."""
+        self.newest[tenant] = max(self.newest[tenant], self.clock())
+        date = datetime.fromtimestamp(self.newest[tenant], UTC)
+        return date.date(), (date.year, date.month)
+
+    def left(self, tenant):
+        day, month = self.seen(tenant)
+        limits = TENANTS.get(tenant) or TENANTS["*"]
+        mine = [entry for entry in self.spent if entry[0] == tenant]
+        reserved = sum(microusd for owner, microusd in self.open.values() if owner == tenant)
+        today = sum(entry[3] for entry in mine if entry[1] == day)
+        this_month = sum(entry[3] for entry in mine if entry[2] == month)
+        found = {}
+        for name, allowed, spent in (
+            (DAY, limits.spend_usd_per_day, today),
+            (MONTH, limits.spend_usd_per_month, this_month),
+        ):
+            if allowed is not None:
+                found[name] = int(allowed * 10**6) - spent - reserved
+        return found
+
+    @rule(tenant=NAMES, microusd=AMOUNTS, target=holds)
+    def reserve(self, tenant, microusd):
+        fits = microusd <= min(self.left(tenant).values())
+        try:
+            hold = self.limiter.reserve(tenant, microusd, "some/model")
+        except QuotaExhausted as refusal:
+            assert not fits
+            assert refusal.remaining == self.left(tenant)[refusal.limit]
+            assert (refusal.retry_after_s is None) == (microusd > refusal.allowed)
+            return None
+        assert fits
+        self.open[hold] = tenant, microusd
+        return hold
+
+    @rule(hold=holds, microusd=st.integers(0, 250))
+    def extend(self, hold, microusd):
+        if hold is None:
+            return
+        if hold not in self.open:
+            assert not hold.extend(microusd)
+            return
+        tenant, reserved = self.open[hold]
+        fits = microusd <= reserved or microusd - reserved <= min(self.left(tenant).values())
+        assert hold.extend(microusd) == fits
+        if fits:
+            self.open[hold] = tenant, max(reserved, microusd)
+        assert hold.microusd == self.open[hold][1]
+
+    @rule(hold=holds, microusd=AMOUNTS)
+    def settle(self, hold, microusd):
+        if hold is None:
+            return
+        hold.settle(microusd)
+        if hold in self.open:
+            tenant, _ = self.open.pop(hold)
+            self.spent.append((tenant, *self.seen(tenant), microusd))
+
+    @rule(hold=consumes(holds))
+    def give_back(self, hold):
+        self.settle(hold, 0)
+
+    @rule(seconds=st.integers(0, 3 * 86400) | st.integers(-7200, 0))
+    def time_passes(self, seconds):
+        self.clock.add(seconds=seconds)
+
+    @rule(tenant=NAMES, today=AMOUNTS, earlier=AMOUNTS)
+    def remember(self, tenant, today, earlier):
+        day, month = self.seen(tenant)
+        self.spent += [(tenant, day, month, today), (tenant, None, month, earlier)]
+        self.limiter.remember(today={tenant: today}, this_month={tenant: today + earlier})
+
+    @rule(tenant=NAMES, microusd=st.integers(1, 120))
+    def come_back(self, tenant, microusd):
+        """Who comes back when it is told to, and finds no stream open, is let in."""
+        try:
+            self.limiter.reserve(tenant, microusd, "some/model").settle(0)
+        except QuotaExhausted as refusal:
+            if refusal.retry_after_s is None:
+                return
+            for hold in [hold for hold, (owner, _) in self.open.items() if owner == tenant]:
+                self.settle(hold, 0)
+            self.clock.add(seconds=refusal.retry_after_s)
+            self.limiter.reserve(tenant, microusd, "some/model").settle(0)
+        self.seen(tenant)
+
+    @invariant()
+    def what_is_left_is_what_is_told(self):
+        for tenant in ("acme", "globex", "initech", "umbrella"):
+            assert left(self.limiter, tenant) == self.left(tenant)
+
+
+Spending.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=40)
+TestSpending = Spending.TestCase
