@@ -17,7 +17,8 @@ from .store import UsageStore
 logger = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.25
-CHECKPOINT_EVERY_S = 1.0
+CHECKPOINT_EVERY_S = 0.5
+"""Figures of open streams are so old at most, and the time until they are written: less than 1 s in all."""
 FORGET_EVERY_S = 60.0
 MAX_BATCH = 1000
 """Records that one transaction writes, or forgets."""
@@ -89,8 +90,9 @@ class Ledger:
     async def run(self, open_records: Callable[[], Iterable[UsageRecord]]) -> None:
         """Write what comes, until cancelled or until `flush` is called. No error ends it.
 
-        Once a second it takes the records of all open streams as checkpoints, as they are then. Streams
-        go on while it does: `open_records` must bear that some begin and end between two of its records.
+        Every CHECKPOINT_EVERY_S it takes the records of all open streams as checkpoints, as they are then.
+        Streams go on while it does: `open_records` must bear that some begin and end between two of its
+        records.
 
         Cancelled, it has kept all that was not written, for `flush`.
         """

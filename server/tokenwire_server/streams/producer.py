@@ -167,8 +167,9 @@ class Producer:
     def _fail_upstream(self, error: UpstreamError) -> None:
         """Seal with a fault of the provider, named after whether a token has come."""
         error.provider = self._route.provider.name
-        self._log_upstream(error)
-        self._stream.fail(_as_seen(error, after_first_token=self._meter.has_token))
+        seen = _as_seen(error, after_first_token=self._meter.has_token)
+        self._log_upstream(seen)
+        self._stream.fail(seen)
 
     def _log_upstream(self, error: UpstreamError | UnknownModel) -> None:
         """The one place where what a provider wrote is told, to the operator."""

@@ -1,0 +1,126 @@
+"""Holds the books of a server against what its callers and its providers saw."""
+
+import urllib.error
+from collections import Counter
+
+from records_support import bill, is_open, outcome, words_of
+
+from tokenwire.v1 import usage_pb2
+
+SLACK = 0.1
+SLACK_TOKENS = 2
+FREE = usage_pb2.Usage(cost_microusd=0)
+
+
+def check_one_record_each(tries, records):
+    """Every stream has one record, and every record a stream; returns the records by their tries."""
+    assert not [record.stream_id for record in records if is_open(record)]
+    assert len({record.stream_id for record in records}) == len(records)
+    by_try = {int(record.labels["try"]): record for record in records}
+    assert len(by_try) == len(records), "a stream has two records"
+    assert set(by_try) <= {attempt.number for attempt in tries}
+    for attempt in tries:
+        record = by_try.get(attempt.number)
+        if record is None:
+            assert not attempt.ids, attempt
+            assert not attempt.ends or not attempt.seen, attempt
+            continue
+        assert attempt.ids <= {record.stream_id}, attempt
+        assert attempt.ids or not attempt.seen, attempt
+        assert f"{outcome(record)} {record.reason}" in attempt.ends, (attempt, record)
+    return by_try
+
+
+def check_providers_books(tries, by_try, simulator):
+    """The provider was asked exactly as often as the books say; returns what it sent, by try."""
+    sent, asked = {}, 0
+    for attempt in tries:
+        record = by_try.get(attempt.number)
+        entry = known(simulator, attempt.key or (record and record.provider_response_id))
+        if attempt.key:
+            assert entry is None or (record is not None and record.attempts == 1), attempt
+            asked += entry is not None
+        elif record is not None:
+            asked += record.attempts
+        if entry is not None:
+            sent[attempt.number] = entry["tokens_sent"]
+    assert simulator.stats()["requests_total"] == asked
+    return sent
+
+
+def check_figures(attempt, record, sent):
+    """What a stream used, by its caller's, its provider's and this test's own account."""
+    usage = record.usage
+    assert record.tenant == "acme"
+    assert record.key_prefix == attempt.tenancy.acme[:15]
+    assert record.end_time.ToNanoseconds() >= record.created_time.ToNanoseconds()
+    assert record.provider == attempt.provider
+    assert record.partial == (outcome(record) != "FINISHED")
+    if attempt.finished is not None:
+        assert usage == attempt.finished.usage
+        assert record.provider_response_id == attempt.finished.provider_response_id
+        assert record.model == attempt.finished.model
+        assert record.HasField("ttft") == attempt.finished.timings.HasField("ttft")
+    if attempt.refused is not None and "output_tokens" in attempt.refused.metadata:
+        told = attempt.refused.metadata
+        assert int(told["output_tokens"]) == usage.output_tokens
+        assert int(told["input_tokens"]) == usage.input_tokens
+        assert told["usage_estimated"] == str(usage.estimated).lower()
+    if record.from_cache:
+        assert usage == FREE
+        assert record.attempts == 0
+        return
+    if attempt.refused is not None and "output_tokens" not in attempt.refused.metadata:
+        assert usage == FREE, "it failed before its first token"
+    if attempt.key:
+        assert not usage.HasField("cost_microusd") or usage == FREE, attempt
+    else:
+        assert usage.cost_microusd == bill(attempt.provider, usage), (attempt, record)
+    if outcome(record) == "FINISHED":
+        assert usage.output_tokens == sent, attempt
+    elif attempt.words:
+        # What was counted is neither less than what the caller got nor more than what was sent.
+        assert attempt.words <= usage.output_tokens <= sent, (attempt, record)
+        if attempt.finished is not None or attempt.refused is not None:
+            assert attempt.words == usage.output_tokens, (attempt, record)
+
+
+def check_cancelled(tries, by_try):
+    """Cancelled streams are counted within 10 % of what their callers received."""
+    received = counted = worst = streams = 0
+    for attempt in tries:
+        words = words_of(attempt.events)
+        if attempt.paced:
+            assert words >= 50
+            found = by_try[attempt.number].usage.output_tokens
+            assert abs(found - words) <= SLACK * words + SLACK_TOKENS, (attempt.way, found, words)
+            worst = max(worst, abs(found - words) / words)
+            received, counted, streams = received + words, counted + found, streams + 1
+    assert abs(counted - received) <= SLACK * received
+    return f"{streams} cancels: {counted} tokens counted, {received} received, worst {worst:.1%}"
+
+
+def check_books(tries, records, simulator):
+    """All of it; returns what to say of it."""
+    by_try = check_one_record_each(tries, records)
+    sent = check_providers_books(tries, by_try, simulator)
+    for attempt in tries:
+        if attempt.number in by_try:
+            check_figures(attempt, by_try[attempt.number], sent.get(attempt.number, 0))
+    told = Counter(f"{outcome(record)} {record.reason}" for record in records)
+    unseen = sum(not attempt.ids for attempt in tries if attempt.number in by_try)
+    return (
+        f"{len(tries)} tries, {len(records)} streams, {len(records)} records, {unseen} of streams that "
+        f"nobody saw begin; {dict(told.most_common())}; {check_cancelled(tries, by_try)}"
+    )
+
+
+def known(simulator, key):
+    """What the provider knows of a request. None: nothing."""
+    if not key:
+        return None
+    try:
+        return simulator.request(key)
+    except urllib.error.HTTPError as error:
+        assert error.code == 404
+        return None

@@ -1,0 +1,43 @@
+"""Runs of streams against a server that keeps books, of any size."""
+
+import asyncio
+import signal
+import time
+
+from record_checks import check_books
+from record_ways import die_with_their_caller, end_in_every_way, staying_open
+from records_support import is_open, keeping_books, logged
+
+READABLE_S = 3.0
+
+
+async def end_and_check(start, api_on, own_simulator, database, folder, count, seed=None):
+    """Some more than `count` tries that end in every way, the last with their server; their records."""
+    seed = time.time_ns() if seed is None else seed
+    share = count // 50
+    began = time.monotonic()
+    with (
+        own_simulator() as simulator,
+        keeping_books(
+            start, api_on, simulator, database, folder, TOKENWIRE_LOG_LEVEL="ERROR"
+        ) as books,
+    ):
+        tenancy = books.tenancy
+        print("seed", seed)
+        tries = await end_in_every_way(tenancy, count - 2 * share, seed)
+        tries += await die_with_their_caller(tenancy, len(tries), share)
+        await asyncio.to_thread(simulator.wait_until_none_open, 10)
+        records = await books.until(
+            tenancy, tenancy.acme, lambda found: not any(map(is_open, found)), READABLE_S
+        )
+        assert not any(map(is_open, records))
+        async with staying_open(tenancy, len(tries), share) as last:
+            tenancy.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(tenancy.process.wait, 15)
+        assert logged(tenancy) == ""
+        with books.again() as again:
+            records = await books.records(again, tenancy.acme)
+            assert await books.records(again, tenancy.globex) == []
+        told = check_books(tries + last, records, simulator)
+    print(f"\n{told}; {time.monotonic() - began:.1f} s")
+    return records

@@ -1,0 +1,190 @@
+"""Servers with prices, and what tests of usage records share: reading the books, and a bill by hand."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager, contextmanager
+from decimal import ROUND_HALF_UP, Decimal
+from urllib.parse import quote
+
+from e2e_calls import PROVIDERS
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from tenants_support import Tenancy, bearer, keys
+
+from tokenwire.v1 import chat_pb2, usage_pb2, usage_pb2_grpc
+
+WORDS = "the model writes one word after the other and each of them is one token"
+"""Each is one token of the vocabulary that texts are counted with, and one delta of the simulator."""
+ENDLESS = f"repeat=forever&text={quote(WORDS)}"
+
+PRICES = {
+    "openai": {"input": "1.37", "output": "7.91", "cache_read": "0.137", "reasoning": "9.13"},
+    "openai-responses": {"input": "0.25", "output": "2", "cache_read": "0.0251"},
+    "anthropic": {"input": "3", "output": "15.5", "cache_read": "0.3", "cache_write": "3.75"},
+}
+"""US dollars per million tokens, of all the models of a provider that have a price."""
+
+SCRIPTS = {
+    "short": "tokens=3",
+    "long": "tokens=200",
+    "paced": f"itl_ms=5&text={quote(' '.join([WORDS] * 4))}",
+    "cached-input": "tokens=4&input_tokens=5000&cache_read_tokens=3001&cache_write_tokens=7",
+    "reasoning": "tokens=6&reasoning=20&tools=2",
+    "length": "tokens=50&stop_reason=length",
+    "refusal": "refusal=1",
+    "unmetered": f"usage=false&text={quote(WORDS)}",
+    "slow": f"itl_ms=20&{ENDLESS}",
+    "steady": f"itl_ms=50&{ENDLESS}",
+    "quick": f"itl_ms=2&{ENDLESS}",
+    "silent": "silent=1",
+    "dropped-early": "drop_after=0&drop=rst",
+    "dropped": f"drop_after=60&drop=rst&itl_ms=2&{ENDLESS}",
+    "closed": f"drop_after=12&{ENDLESS}",
+    "error-event": f"error_event_after=12&itl_ms=2&{ENDLESS}",
+    "endless-cut": f"missing_end=1&text={quote(WORDS)}",
+    "stalled": f"stall_after=12&{ENDLESS}",
+    **{f"status-{status}": f"status={status}" for status in (400, 401, 404, 429, 500, 503, 529)},
+}
+"""What the simulator does, by the first part of an alias; the second is the provider."""
+
+
+def configuration():
+    """Settings: an alias with prices for every script and provider."""
+    lines = []
+    for script, query in SCRIPTS.items():
+        for provider in PROVIDERS:
+            name = f'[models."{script}-{provider}"'
+            lines += [name + "]", f'target = "{provider}/sim?{query}"', name + ".prices]"]
+            lines += [f"{kind} = {price}" for kind, price in PRICES[provider].items()]
+    return "\n".join(lines)
+
+
+def bill(provider, usage):
+    """What a usage costs, in millionths of a US dollar."""
+    table = {kind: Decimal(price) for kind, price in PRICES[provider].items()}
+    read, written, thought = (
+        usage.cache_read_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+    )
+    cost = (usage.input_tokens - read - written) * table["input"]
+    cost += read * table.get("cache_read", table["input"])
+    cost += written * table.get("cache_write", table["input"])
+    cost += thought * table.get("reasoning", table["output"])
+    cost += (usage.output_tokens - thought) * table["output"]
+    return int(cost.quantize(Decimal(1), ROUND_HALF_UP))
+
+
+class Books:
+    """A server, and the usage records of its callers."""
+
+    def __init__(self, tenancy, serve_again):
+        self.tenancy = tenancy
+        self.again = serve_again
+        """Starts another server on the same database: a context manager of its Tenancy."""
+        self.filled_time = Timestamp()
+        """When a test had made the streams that it asks about."""
+
+    @staticmethod
+    async def page(tenancy, key, **request):
+        """One answer of ListUsageRecords."""
+        async with usage_calls(tenancy, key) as usage:
+            return await usage.list(**request)
+
+    @classmethod
+    async def records(cls, tenancy, key, page_size=1000):
+        """All of a tenant's, newest first."""
+        found, token = [], ""
+        while True:
+            page = await cls.page(tenancy, key, page_size=page_size, page_token=token)
+            found += page.usage_records
+            token = page.next_page_token
+            if not token:
+                return found
+
+    @classmethod
+    async def until(cls, tenancy, key, enough, within_s):
+        """All records, once they are `enough`; those that there are when time is up."""
+        give_up = time.monotonic() + within_s
+        while not enough(found := await cls.records(tenancy, key)):
+            if time.monotonic() > give_up:
+                break
+            await asyncio.sleep(0.1)
+        return found
+
+
+class UsageCalls:
+    """The methods of UsageService, with a key and the fields of their requests."""
+
+    def __init__(self, channel, key):
+        self._stub = usage_pb2_grpc.UsageServiceStub(channel)
+        self._metadata = bearer(key)
+
+    def list(self, **fields):
+        request = usage_pb2.ListUsageRecordsRequest(**fields)
+        return self._stub.ListUsageRecords(request, metadata=self._metadata)
+
+    def sum(self, **fields):
+        request = usage_pb2.GetUsageSummaryRequest(**fields)
+        return self._stub.GetUsageSummary(request, metadata=self._metadata)
+
+
+@asynccontextmanager
+async def usage_calls(tenancy, key):
+    async with tenancy.channel() as channel:
+        yield UsageCalls(channel, key)
+
+
+@contextmanager
+def keeping_books(start, api_on, simulator, database, folder, more_settings="", **env):
+    """A server with two tenants, prices, and a short patience with silent providers."""
+    acme, globex = [
+        keys("create", "--tenant", name, database=database) for name in ("acme", "globex")
+    ]
+    env = {
+        **simulator.environ(),
+        "TOKENWIRE_DATABASE": database,
+        "TOKENWIRE_DRAIN_GRACE_S": "0.3",
+        "TOKENWIRE_LIMITS__UPSTREAM_SILENCE_S": "2",
+    } | env
+    settings = folder / "books.toml"
+    settings.write_text(f"{configuration()}\n{more_settings}")
+    command = ("serve", "--listen", "127.0.0.1:0", "--config", str(settings))
+
+    @contextmanager
+    def serve():
+        with start(*command, env=env) as (process, address):
+            yield Tenancy(api_on, address, database, acme, globex, simulator, process)
+
+    with serve() as tenancy:
+        yield Books(tenancy, serve)
+
+
+def span(seconds):
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
+
+
+def is_open(record):
+    return record.outcome == usage_pb2.USAGE_OUTCOME_OPEN
+
+
+def outcome(record):
+    return usage_pb2.UsageOutcome.Name(record.outcome).removeprefix("USAGE_OUTCOME_")
+
+
+def words_of(events):
+    """How many tokens of an answer of WORDS stand in events."""
+    return len("".join(event.text.text for event in events if event.HasField("text")).split())
+
+
+def continuing(**fields):
+    """Retention of a stream that goes on without its readers."""
+    return chat_pb2.RetentionOptions(on_disconnect=chat_pb2.ON_DISCONNECT_CONTINUE, **fields)
+
+
+def logged(tenancy):
+    """What its server has said so far."""
+    tenancy.process.log.seek(0)
+    return tenancy.process.log.read()

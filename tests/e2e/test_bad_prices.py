@@ -1,0 +1,51 @@
+"""Prices, spend limits and retention that make no sense: one line, with the path, and no server."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PRICED = '[models."openai/x".prices]\n'
+PRICES = "models.openai/x.prices"
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        (PRICED + "input = -1\noutput = 1", f"{PRICES}.input"),
+        (PRICED + "input = 1\noutput = nan", f"{PRICES}.output"),
+        (PRICED + "input = 1\noutput = inf", f"{PRICES}.output"),
+        (PRICED + "input = 'cheap'\noutput = 1", f"{PRICES}.input"),
+        (PRICED + "input = true\noutput = 1", f"{PRICES}.input"),
+        (PRICED + "input = 1\noutput = 1e30", f"{PRICES}.output"),
+        (PRICED + "input = 1", f"{PRICES}.output"),
+        (PRICED + "output = 1", f"{PRICES}.input"),
+        (PRICED + "input = 1\noutput = 1\ncache = 1", f"{PRICES}.cache"),
+        (PRICED + "input = 1\noutput = 1\nreasoning = -0.1", f"{PRICES}.reasoning"),
+        ('[models."openai/x"]\nprices = 3', PRICES),
+        ("[tenants.acme]\nspend_usd_per_day = -1", "tenants.acme.spend_usd_per_day"),
+        ("[tenants.acme]\nspend_usd_per_month = nan", "tenants.acme.spend_usd_per_month"),
+        ("[tenants.acme]\nspend_usd_per_month = 'all'", "tenants.acme.spend_usd_per_month"),
+        ("[tenants.acme]\nspend_usd_per_day = true", "tenants.acme.spend_usd_per_day"),
+        ("[tenants.acme]\nspend_usd_per_year = 1", "tenants.acme.spend_usd_per_year"),
+        ("usage_kept_days = 0", "usage_kept_days"),
+        ("usage_kept_days = -3", "usage_kept_days"),
+    ],
+)
+def test_prices_and_limits_that_make_no_sense_are_one_line_that_says_where(tmp_path, toml, said):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text(toml)
+    environ = {k: v for k, v in os.environ.items() if "API_KEY" not in k and "TOKENWIRE" not in k}
+    command = [sys.executable, "-m", "tokenwire_server", "serve", "--config", str(path), "--demo"]
+    result = subprocess.run(
+        [*command, "--listen", "127.0.0.1:0"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environ,
+        cwd=tmp_path,
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
