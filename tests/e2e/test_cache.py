@@ -15,7 +15,7 @@ from tokenwire_server.simulator import generated_text
 
 KEEP = pb.CacheOptions(mode=pb.CACHE_MODE_READ_WRITE)
 REFRESH = pb.CacheOptions(mode=pb.CACHE_MODE_REFRESH)
-NOTHING = usage_pb2.Usage(input_tokens=0, output_tokens=0)
+NOTHING = usage_pb2.Usage(input_tokens=0, output_tokens=0, cost_microusd=0)
 ADD = pb.Tool(name="add", parameters_json_schema='{"type":"object"}')
 
 

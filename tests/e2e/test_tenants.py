@@ -49,6 +49,7 @@ async def test_every_rpc_of_every_service_needs_a_key_except_health(tenancy):
             "tokenwire.v1.CallerService",
             "tokenwire.v1.ChatService",
             "tokenwire.v1.ModelService",
+            "tokenwire.v1.UsageService",
         }
         for service, methods in found.items():
             assert methods
