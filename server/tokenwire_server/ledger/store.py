@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnCollection,
     ColumnElement,
+    Insert,
     RowMapping,
     and_,
     case,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..events import Usage
 from ..storage.clock import DatabaseTime
@@ -54,6 +56,7 @@ class UsageStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._keep: Insert | None = None  # made once: that takes 1 ms
         self.instances = Instances(database)
 
     async def write(self, records: Sequence[UsageRecord]) -> None:
@@ -63,19 +66,11 @@ class UsageStore:
         its process says of it last: written by one task, in order, it never goes back.
         """
         async with self._database.writing() as connection:
-            new = upsert(connection, usage_records).values(update_time=DatabaseTime())
-            is_open = _column.outcome == Outcome.OPEN.value
-            mistaken = and_(
-                _column.outcome == Outcome.LOST.value, new.excluded.outcome != Outcome.LOST.value
-            )
-            statement = new.on_conflict_do_update(
-                index_elements=[_column.stream_id],
-                set_={name: new.excluded[name] for name in _CHANGING},
-                where=or_(is_open, mistaken),
-            )
+            if self._keep is None:
+                self._keep = _keep_statement(connection)
             for first in range(0, len(records), ROWS_AT_ONCE):
                 rows = [row_of(record) for record in records[first : first + ROWS_AT_ONCE]]
-                await connection.execute(statement, rows)
+                await connection.execute(self._keep, rows)
 
     async def page(
         self, query: UsageQuery, after: Cursor | None = None, size: int = 100
@@ -146,6 +141,20 @@ class UsageStore:
                 delete(usage_records).where(_column.stream_id.in_(oldest))
             )
         return gone.rowcount
+
+
+def _keep_statement(connection: AsyncConnection) -> Insert:
+    """Keeps a record as `UsageStore.write` says."""
+    new = upsert(connection, usage_records).values(update_time=DatabaseTime())
+    is_open = _column.outcome == Outcome.OPEN.value
+    mistaken = and_(
+        _column.outcome == Outcome.LOST.value, new.excluded.outcome != Outcome.LOST.value
+    )
+    return new.on_conflict_do_update(
+        index_elements=[_column.stream_id],
+        set_={name: new.excluded[name] for name in _CHANGING},
+        where=or_(is_open, mistaken),
+    )
 
 
 def _conditions(query: UsageQuery) -> Iterator[ColumnElement[bool]]:

@@ -177,21 +177,24 @@ class OutputCount:
         self._pending_raw = None
         self._chars += len(text)
         if self._chars >= _PENDING_CHARS:
-            self._settle()
+            pending = "".join(self._pending)
+            self._settle(pending, _cut(pending, 0, len(pending)))
 
     @property
     def tokens(self) -> int:
-        """Right now. Counts what is pending, 0.1 ms; again without news, at once."""
+        """Right now. Counts what has come since it was asked last, and the last word again."""
         if self._pending_raw is None:
+            text = "".join(self._pending)
+            self._settle(text, _word_end(text, 1, len(text)))
             self._pending_raw = self._counter.raw("".join(self._pending))
         return self._counter.scaled(self._raw + self._pending_raw)
 
-    def _settle(self) -> None:
-        text = "".join(self._pending)
-        end = _cut(text, 0, len(text))
-        self._raw += self._counter.raw(text[:end])
-        self._pending = [text[end:]]
-        self._chars = len(text) - end
+    def _settle(self, text: str, end: int) -> None:
+        """Count what is pending, up to an end, for good."""
+        if end:
+            self._raw += self._counter.raw(text[:end])
+            self._pending = [text[end:]]
+            self._chars = len(text) - end
 
 
 def estimate_input_tokens(request: ChatRequest) -> int:
@@ -238,9 +241,14 @@ def _cut(text: str, start: int, end: int) -> int:
     multiple of 256: a run of one character falls into tokens of 2, 4, ... 128.
     """
     lowest = max(start + 1, end - _CUT_WINDOW_CHARS)
+    return _word_end(text, lowest, end) or end - (end - start) % _CUT_WINDOW_CHARS
+
+
+def _word_end(text: str, lowest: int, end: int) -> int:
+    """The last such place of `text[lowest:end]`. 0: there is none."""
     at = text.rfind(" ", lowest, end)
     while at > 0:
         if text[at + 1 : at + 2].isalpha() and not text[at - 1].isspace():
             return at
         at = text.rfind(" ", lowest, at)
-    return end - (end - start) % _CUT_WINDOW_CHARS
+    return 0

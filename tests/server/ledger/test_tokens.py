@@ -172,6 +172,22 @@ def test_an_answer_is_not_counted_for_every_piece():
     assert encoding.times < 30
 
 
+def test_who_asks_often_does_not_have_the_same_words_counted_again():
+    class Counting(Characters):
+        chars = 0
+
+        def count(self, text):
+            self.chars += len(text)
+            return super().count(text)
+
+    encoding = Counting()
+    output = OutputCount(TokenCounter(encoding))
+    for _ in range(1000):
+        output.add(" four")
+        assert output.tokens
+    assert encoding.chars <= 2 * len(" four") * 1000
+
+
 @pytest.mark.parametrize("text", ["x1,", PROSE, '{"a": 1},'])
 def test_a_giant_delta_is_sampled_and_the_samples_are_right(text):
     giant = text * (2**20 // len(text))
