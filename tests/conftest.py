@@ -32,6 +32,7 @@ def running(*arguments, env=None):
     environ = {key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")}
     for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
         environ.pop(key, None)
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules is a third of each start
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tokenwire_server", *arguments],
