@@ -8,9 +8,19 @@ from tokenwire.v1.model_pb2 import Model, ModelCapability
 
 from .arguments import Arguments
 from .client_for import client_for
+from .money import usd_text
 from .output import visible, write_json
 
-_HEADINGS = ("MODEL", "PROVIDER", "ITS NAME THERE", "CAN", "CONTEXT", "MAX OUTPUT")
+_HEADINGS = (
+    "MODEL",
+    "PROVIDER",
+    "ITS NAME THERE",
+    "CAN",
+    "CONTEXT",
+    "MAX OUTPUT",
+    "$/M IN",
+    "$/M OUT",
+)
 
 
 async def list_models(arguments: Arguments) -> None:
@@ -50,6 +60,8 @@ def _row(model: Model) -> tuple[str, ...]:
         ",".join(_capability_text(capability) for capability in model.capabilities),
         str(model.context_window_tokens) if model.HasField("context_window_tokens") else "",
         str(model.max_output_tokens) if model.HasField("max_output_tokens") else "",
+        usd_text(model.prices.input_microusd) if model.HasField("prices") else "",
+        usd_text(model.prices.output_microusd) if model.HasField("prices") else "",
     )
 
 

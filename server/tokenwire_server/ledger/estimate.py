@@ -147,16 +147,16 @@ class Estimator:
     ) -> Estimate:
         asked = request.generation.max_output_tokens
         most = asked if asked is not None else route.max_output_tokens
-        assumed = self._limits.assumed_output_tokens
+        likely = self._limits.assumed_output_tokens
+        if most is not None:
+            likely = min(likely, most)
         return Estimate(
             input_tokens=tokens,
             source=source,
             counter=self._counter(route),
             prices=self._book.prices(route.provider.name, route.model, request.model, time.time()),
             max_output_tokens=most,
-            likely_output_tokens=(
-                asked if asked is not None else min(assumed, assumed if most is None else most)
-            ),
+            likely_output_tokens=likely if asked is None else asked,
         )
 
     def _counter(self, route: Route) -> TokenCounter:

@@ -23,7 +23,7 @@ from ..providers.registry import Route
 from ..request import ChatRequest
 from ..telemetry import internal_fault
 from .meter import Meter
-from .stream import Progress, Stream
+from .stream import NOTHING, Progress, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ class Producer:
         self._attempts = 0
 
     def usage(self) -> Usage:
-        """The stream's usage so far: the provider's figures, or an estimate."""
+        """The stream's usage so far: the provider's figures, or an estimate once it is asked."""
+        if not self._attempts:
+            return NOTHING
         return self._meter.usage(self._decoder.usage if self._decoder else None)
 
     def progress(self) -> Progress:

@@ -291,9 +291,10 @@ class Stream:
             self._spend.settle(usage.cost_microusd or 0)
             self._spend = None
         self._keeper.ended(self)
+        self.labels = {}  # the record has them
 
     def _final_progress(self) -> Progress:
-        """What it used is nothing when no provider was asked, or none answered before it failed."""
+        """What it used is nothing when it failed before its first token: its caller got nothing."""
         progress = self.progress()
         finished = self.log.finished
         if self._production is None and finished is not None:  # a replay: it says how it went
@@ -304,6 +305,6 @@ class Stream:
                 provider_response_id=finished.provider_response_id,
             )
         failed_early = self.log.failure is not None and self.log.last_sequence <= 1
-        if progress.usage.estimated and (failed_early or not progress.attempts):
+        if failed_early and progress.usage.estimated:
             return msgspec.structs.replace(progress, usage=NOTHING)
         return progress

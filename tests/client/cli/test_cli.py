@@ -348,6 +348,7 @@ async def test_models_are_lines_for_programs_and_a_table_for_people(server, comm
             provider_model="demo",
             capabilities=[model_pb2.MODEL_CAPABILITY_TOOLS, 99],
             context_window_tokens=128000,
+            prices=model_pb2.ModelPrices(input_microusd=250_000, output_microusd=10_000_000),
         ),
         model_pb2.Model(id="[b]odd\x1b"),
     ]
@@ -357,8 +358,8 @@ async def test_models_are_lines_for_programs_and_a_table_for_people(server, comm
     process = await terminal.start(command_line, "models")
 
     assert plain.out.splitlines() == [
-        "fast\topenai\tdemo\ttools,99\t128000\t",
-        "[b]odd\x1b\t\t\t\t\t",
+        "fast\topenai\tdemo\ttools,99\t128000\t\t$0.25\t$10.00",
+        "[b]odd\x1b\t\t\t\t\t\t\t",
     ]
     assert json.loads(as_json.out.splitlines()[0])["providerModel"] == "demo"
     assert await terminal.end_of(process) == 0
