@@ -54,6 +54,7 @@ def test_reflection_lists_the_services(grpcurl):
         "tokenwire.v1.CallerService",
         "tokenwire.v1.ChatService",
         "tokenwire.v1.ModelService",
+        "tokenwire.v1.UsageService",
     ]
 
 

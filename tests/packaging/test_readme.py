@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,17 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def block(language):
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    return found
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+CLIENT, COSTS = blocks("python")
+PRICES, PROVIDERS = blocks("toml")
 
 
 def test_the_client_example_runs(start):
     with start("serve", "--demo", "--listen", "127.0.0.1:0") as (_, address):
-        program = block("python").replace("127.0.0.1:50051", address)
+        program = CLIENT.replace("127.0.0.1:50051", address)
         result = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
         )
@@ -30,10 +34,33 @@ def test_the_client_example_runs(start):
     assert "output_tokens: 105" in result.stdout
 
 
-def test_the_configuration_example_is_accepted(tmp_path):
+def test_the_example_of_counting_and_reckoning_runs(start):
+    program = "\n".join(
+        [
+            "import asyncio, tokenwire",
+            "from datetime import UTC, datetime",
+            "async def main():",
+            '  async with tokenwire.AsyncClient("ADDRESS") as client:',
+            *(f"    {line}" for line in COSTS.splitlines()),
+            "  print(counted.max_cost_microusd, response.finished.usage.cost_microusd, days)",
+            "asyncio.run(main())",
+        ]
+    )
+    with start("serve", "--demo", "--listen", "127.0.0.1:0") as (_, address):
+        program = program.replace("ADDRESS", address).replace("openai/gpt-4o", "openai/demo")
+        result = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
+        )
+    assert result.returncode == 0, result.stderr
+    assert re.match(r"508 533 \[", result.stdout)
+
+
+def test_the_examples_of_configuration_are_accepted(tmp_path):
     path = tmp_path / "tokenwire.toml"
-    path.write_text(block("toml"))
+    path.write_text(PROVIDERS + PRICES)
     settings = load(path, {})
+    assert settings.models["local/qwen3-8b"].prices.output == Decimal("0.4")
+    assert settings.tenants["acme"].spend_usd_per_month == 1000
     assert settings.providers["local"].kind == "openai-chat"
     assert settings.models["fast"].target == "local/qwen3-8b"
     assert settings.limits.max_streams == 500
@@ -41,7 +68,7 @@ def test_the_configuration_example_is_accepted(tmp_path):
 
 def test_a_variable_overrides_the_file(tmp_path, monkeypatch):
     path = tmp_path / "tokenwire.toml"
-    path.write_text(block("toml"))
+    path.write_text(PROVIDERS)
     name, value = re.search(r"`(TOKENWIRE_LIMITS__\w+)=(\d+)`", README).groups()
     monkeypatch.setenv(name, "7")
     assert value == "500"
@@ -68,7 +95,7 @@ def test_the_demo_shows_tokens_streaming():
     assert "Tokenwire turns the token streams" in result.stdout
     summary = result.stderr.strip().splitlines()[-1]
     assert re.fullmatch(
-        r"TTFT \d+ ms, [\d.]+ tokens/s, \d+ tokens in, \d+ out, finished: stop", summary
+        r"TTFT \d+ ms, [\d.]+ tokens/s, \d+ tokens in, \d+ out, \$0\.\d+, finished: stop", summary
     )
 
 
