@@ -314,10 +314,13 @@ async def test_a_thousand_tokens_are_counted_within_two_milliseconds(api):
     assert statistics.median(took_ms) < 10  # of which the RPC itself is most
 
 
-async def gaps_ms(api):
+async def gaps_ms(api, began):
     """Between the tokens of a stream that has one each 10 ms."""
-    call = api.chat_stream(api.request("slow"))
-    arrivals = [time.perf_counter() async for event in call if event.HasField("text")]
+    arrivals = []
+    async for event in api.chat_stream(api.request("slow")):
+        if event.HasField("text"):
+            arrivals.append(time.perf_counter())
+            began.set()
     return sorted((b - a) * 1000 for a, b in itertools.pairwise(arrivals))
 
 
@@ -326,8 +329,9 @@ async def test_long_prompts_that_are_counted_do_not_hold_up_a_stream(api_on, add
     prompt = (PROSE * 4000)[: 2**19]
     async with calling(api_on, address) as reader, calling(api_on, address) as flood:
         request = flood.request("known", prompt=prompt).SerializeToString()
-        streaming = asyncio.create_task(gaps_ms(reader))
-        await asyncio.sleep(0.3)
+        began = asyncio.Event()
+        streaming = asyncio.create_task(gaps_ms(reader, began))
+        await began.wait()
         counts = [asyncio.create_task(_count(flood, request)) for _ in range(300)]
         gaps = await streaming
         found = await asyncio.gather(*counts)
