@@ -1,11 +1,6 @@
 """A real server and a real simulator, each a process of its own, shared by the tests of a worker."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -14,58 +9,8 @@ import grpc.aio
 import pytest
 
 from databases import database_url, own_postgresql, postgresql, sql  # noqa: F401  # fixtures
+from server_process import running
 from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
-
-STOP_S = 15
-
-_folder = tempfile.TemporaryDirectory()
-DATABASE = f"sqlite:///{_folder.name}/tokenwire.db"
-"""Of every server that a test starts without naming another; there are no keys in it."""
-
-
-@contextmanager
-def running(*arguments, env=None):
-    """A `tokenwire-server` process; yields it and the address it prints once it is ready.
-
-    What it logs can be read from `process.log`, a file, as it comes.
-    """
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")}
-    for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
-        environ.pop(key, None)
-    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules is a third of each start
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tokenwire_server", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environ | {"TOKENWIRE_DATABASE": DATABASE} | (env or {}),
-        )
-        process.log = log
-        try:
-            line = process.stdout.readline()
-            if not line:
-                process.wait(STOP_S)
-                log.seek(0)
-                raise AssertionError(f"it did not start: {log.read()}")
-            yield process, line.split()[-1].removeprefix("http://")
-        finally:
-            stop(process)
-            process.stdout.close()
-            log.seek(0)
-            sys.stderr.write(log.read())  # pytest shows it when the test failed
-
-
-def stop(process):
-    """As an operator stops it; killed, and the test red, when it does not obey."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise
 
 
 class SimulatorProcess:

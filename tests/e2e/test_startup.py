@@ -160,7 +160,7 @@ async def test_what_the_sdks_take_from_the_environment_goes_to_no_provider(
         "OPENAI_CUSTOM_HEADERS": "x-internal: LEAK",
         "ANTHROPIC_CUSTOM_HEADERS": "x-internal: LEAK",
     }
-    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+    with start("serve", "--listen", "127.0.0.1:0", env=env, fresh=True) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
             for provider in ("openai", "anthropic"):
                 await api_on(channel).events(f"{provider}/sim?tokens=1&key=env-{provider}")
@@ -177,7 +177,8 @@ async def test_prompts_stay_out_of_the_log_whatever_the_sdks_are_told_to_log(
         "ANTHROPIC_LOG": "debug",
         "TOKENWIRE_LOG_LEVEL": "DEBUG",
     }
-    with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
+    listen = ("--listen", "127.0.0.1:0")
+    with start("serve", *listen, env=env, fresh=True) as (process, address):
         async with grpc.aio.insecure_channel(address) as channel:
             for model in ("openai/sim", "openai-responses/sim", "anthropic/sim"):
                 for scenario in ("tokens=3", "status=500", "garbage_after=2"):

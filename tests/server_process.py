@@ -1,0 +1,146 @@
+"""Real `tokenwire-server` processes.
+
+Importing the SDKs takes two seconds of every start. So servers are forked from a process that has done it,
+and that is as single-threaded as one that begins; from there on they run what the command runs.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from multiprocessing import reduction
+
+STOP_S = 15
+
+_forking = multiprocessing.get_context("forkserver")
+# The command's module comes first, since it says what gRPC logs.
+_forking.set_forkserver_preload(
+    ["tokenwire_server.__main__", "tokenwire_server.app", "server_process"]
+)
+
+
+@contextmanager
+def running(*arguments, env=None, fresh=False):
+    """A `tokenwire-server` process; yields it and the address it prints once it is ready.
+
+    It has a database of its own, without keys, unless `env` names another. What it logs can be read from
+    `process.log`, a file, as it comes. `fresh`: as the command itself, for what is decided while modules
+    are imported.
+    """
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
+        environ = _environ() | {"TOKENWIRE_DATABASE": f"sqlite:///{folder}/tokenwire.db"}
+        start = Forked if arguments[0] == "serve" and not fresh else _start_command
+        process = start(arguments, environ | (env or {}), log)
+        process.log = log
+        try:
+            line = process.stdout.readline()
+            if not line:
+                process.wait(STOP_S)
+                log.seek(0)
+                raise AssertionError(f"it did not start: {log.read()}")
+            yield process, line.split()[-1].removeprefix("http://")
+        finally:
+            stop(process)
+            process.stdout.close()
+            log.seek(0)
+            sys.stderr.write(log.read())  # pytest shows it when the test failed
+
+
+def stop(process):
+    """As an operator stops it; killed, and the test red, when it does not obey."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+class Forked:
+    """What a test needs of `subprocess.Popen`, of a process forked from one that has imported all."""
+
+    def __init__(self, arguments, environ, log):
+        ours, theirs = os.pipe()
+        self.stdout = os.fdopen(ours)
+        # `daemon`: killed, should this process end without stopping it.
+        self._process = _forking.Process(
+            target=_run,
+            args=(arguments, environ, _Passed(theirs), _Passed(log.fileno())),
+            daemon=True,
+        )
+        self._process.start()
+        os.close(theirs)
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self, timeout=None):
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("tokenwire-server", timeout)
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+class _Passed:
+    """An open file that goes to the process that is forked."""
+
+    def __init__(self, number):
+        self._number = number
+
+    def __reduce__(self):
+        return _detached, (reduction.DupFd(self._number),)
+
+
+def _detached(passed):
+    return passed.detach()
+
+
+def _run(arguments, environ, stdout, log):
+    for number, place in ((stdout, 1), (log, 2)):
+        os.dup2(number, place)
+        os.close(number)
+    os.environ.clear()
+    os.environ.update(environ)
+    sys.argv = ["tokenwire-server", *arguments]
+    del sys.modules["tokenwire_server.__main__"]  # run anew, with these variables
+    runpy.run_module("tokenwire_server", run_name="__main__", alter_sys=True)
+
+
+def _start_command(arguments, environ, log):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tokenwire_server", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environ,
+    )
+
+
+def _environ():
+    """What servers are not told, unless a test says so: keys and settings of whoever runs the tests."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")}
+    for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
+        environ.pop(key, None)
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules is a third of each start
+    return environ
