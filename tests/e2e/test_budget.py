@@ -41,6 +41,7 @@ def address(start, simulator, tmp_path_factory):
         for provider in PROVIDERS
         for name, query, prices in (
             ("endless", f"repeat=forever&itl_ms=3&{text_of(50)}", PRICED),
+            ("slow", f"repeat=forever&itl_ms=30&{text_of(50)}", PRICED),
             ("burst", f"repeat=forever&{text_of(50)}", PRICED),
             ("short", f"itl_ms=2&{text_of(20)}", PRICED),
             ("large", f"repeat=forever&itl_ms=3&input_tokens=5000&{text_of(50)}", PRICED),
@@ -307,7 +308,7 @@ async def test_a_refused_request_does_not_take_its_id(api):
 async def test_a_hundred_budgets_at_once_are_each_kept(api, simulator):
     async def one(n):
         limit = 100 + n
-        call = api.request("endless-openai-responses", budget=budget(limit))
+        call = api.request("slow-openai-responses", budget=budget(limit))
         finished = (await api.chat(call)).finished
         assert finished.reason == event_pb2.FINISH_REASON_BUDGET
         return finished.usage.cost_microusd - limit

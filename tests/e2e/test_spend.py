@@ -37,6 +37,8 @@ ASSUMED = "[limits]\nassumed_output_tokens = 20\n"
 SAYS = f"input_tokens={INPUT_TOKENS}"
 MODELS = "".join(
     [
+        # None has ended when the last caller of a hundred comes.
+        model("late", f"openai/sim?ttft_ms=2000&itl_ms=1&{SAYS}&{text_of(WORDS)}"),
         model("paced", f"openai/sim?itl_ms=10&{SAYS}&{text_of(WORDS)}"),
         model("quick", f"openai/sim?itl_ms=1&{SAYS}&{text_of(WORDS)}"),
         model("endless", f"openai/sim?repeat=forever&itl_ms=5&{text_of(WORDS)}"),
@@ -132,7 +134,7 @@ def retry_s(error):
 async def test_of_a_hundred_callers_those_are_let_in_whose_streams_fit(spending):
     allowed = CAPS["hundred"]["day"]
     async with spending("hundred") as api:
-        calls = (api.chat(api.request("paced", generation=at_most(WORDS))) for _ in range(CALLERS))
+        calls = (api.chat(api.request("late", generation=at_most(WORDS))) for _ in range(CALLERS))
         answers = await asyncio.gather(*calls, return_exceptions=True)
         refusals = [error for error in answers if isinstance(error, grpc.aio.AioRpcError)]
         assert CALLERS - len(refusals) == 10
@@ -201,7 +203,7 @@ async def test_a_hundred_endless_answers_pass_the_limit_by_less_than_one_stream(
 async def test_an_answer_and_get_caller_tell_what_is_left(spending):
     async with spending("told") as api:
         assert await api.left() == {DAY: 1000, MONTH: 5000}
-        call = api.chat_stream(api.request("paced", generation=at_most(WORDS)))
+        call = api.chat_stream(api.request("late", generation=at_most(WORDS)))
         told = {
             key.removeprefix("tokenwire-limit-"): value
             for key, value in await call.initial_metadata()

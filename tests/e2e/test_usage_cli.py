@@ -140,8 +140,12 @@ async def test_every_record_is_there_once_while_new_ones_come(acme, billed):
                 await client.chat("short", "Hello", labels={"batch": "meanwhile"})
 
         coming = [tasks.create_task(go_on()) for _ in range(4)]
+        exports = []
         try:
-            exports = [await asyncio.to_thread(acme.csv) for _ in range(3)]
+            async with asyncio.timeout(3 * WRITTEN_WITHIN_S):
+                # Until there were new ones between the first and the last.
+                while len(exports) < 3 or len(exports[-1]) <= max(STREAMS, len(exports[0])):
+                    exports.append(await asyncio.to_thread(acme.csv))
         finally:
             for each in coming:
                 each.cancel()
@@ -150,7 +154,6 @@ async def test_every_record_is_there_once_while_new_ones_come(acme, billed):
         found = Counter(row["stream_id"] for row in rows)
         assert max(found.values()) == 1
         assert billed.keys() <= found.keys()
-    assert len(exports[2]) > len(exports[0]) > STREAMS
 
 
 async def test_groups_come_to_what_the_records_do(acme, billed):
