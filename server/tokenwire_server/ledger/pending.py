@@ -70,6 +70,10 @@ class Pending:
                 self._taken[stream_id] = waiting.pop(stream_id)
         return list(self._taken.values())
 
+    def is_figures(self, record: UsageRecord) -> bool:
+        """Its stream is open and has a row, which says all but the figures already."""
+        return record.outcome is Outcome.OPEN and record.stream_id in self._rows
+
     def written(self) -> int:
         """What was taken is in the database: how many records."""
         for record in self._taken.values():
@@ -89,8 +93,8 @@ class Pending:
         for stream_id, record in taken.items():
             later = self._owed.pop(stream_id, None) or self._newer.pop(stream_id, None)
             newest = record if later is None or record.outcome is not Outcome.OPEN else later
-            is_figures = newest.outcome is Outcome.OPEN and stream_id in self._rows
-            (self._newer if is_figures else self._owed)[stream_id] = newest
+            waiting = self._newer if self.is_figures(newest) else self._owed
+            waiting[stream_id] = newest
 
     def _has_room(self) -> bool:
         if len(self) >= self.max_count and self._newer:

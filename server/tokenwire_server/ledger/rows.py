@@ -32,6 +32,11 @@ COUNTS = (
     "cost_microusd",
 )  # fmt: skip
 """What `Usage` counts."""
+FIGURES = (
+    "stream_id", "provider", "model", "provider_response_id", "ttft_s", "partial", "attempts",
+    "estimated", *COUNTS,
+)  # fmt: skip
+"""Of which row, and what changes in it while its stream is open."""
 
 RECORD_COLUMNS = tuple(
     usage_records.c[name] for name in (*_FIELDS, *COUNTS, "estimated", "outcome", "labels")
@@ -52,6 +57,22 @@ def row_of(record: UsageRecord) -> dict[str, Any]:
     row["labels"] = {label_name(key): text_of(value) for key, value in record.labels.items()}
     row["created_day"] = int(record.created_time // DAY_S)
     return row
+
+
+def figures_of(record: UsageRecord) -> tuple[Any, ...]:
+    """The FIGURES of a record."""
+    usage = record.usage
+    return (
+        text_of(record.stream_id),
+        text_of(record.provider),
+        text_of(record.model),
+        text_of(record.provider_response_id),
+        record.ttft_s,
+        record.partial,
+        min(record.attempts, MAX_ATTEMPTS),
+        usage.estimated,
+        *(_count(getattr(usage, name)) for name in COUNTS),
+    )
 
 
 def record_of(row: Mapping[str, Any]) -> UsageRecord:

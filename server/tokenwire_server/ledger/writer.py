@@ -173,7 +173,9 @@ class Ledger:
         if not records:
             return False
         try:
-            await self._store.write(records)
+            figures = [record for record in records if self._pending.is_figures(record)]
+            others = [record for record in records if not self._pending.is_figures(record)]
+            await self._store.write(others, figures)
         except BaseException:
             self._pending.not_written()
             # Should it be for one of them, the others will be written without it.

@@ -182,6 +182,11 @@ def test_whatever_happens_each_stream_has_its_last_record_or_is_counted(operatio
             case "take" if not taken:
                 taken = pending.take(which)
                 assert len(taken) <= which
+                for each in taken:
+                    row = rows.get(each.stream_id)
+                    has_row = row is not None and row.outcome is Outcome.OPEN
+                    is_open = each.outcome is Outcome.OPEN
+                    assert pending.is_figures(each) == (has_row and is_open)
             case "written" | "not written" if taken:
                 if operation == "written":
                     for each in taken:

@@ -117,6 +117,21 @@ async def test_figures_of_open_streams_are_in_the_database_each_second(ledger, s
             assert found.usage.output_tokens > age_ms - 2000  # 1300 on an idle machine
 
 
+async def test_of_a_stream_that_is_in_the_database_only_figures_are_written(
+    ledger, store, sql, record
+):
+    open_records = {"1": record("1")}
+    async with running(ledger, lambda: list(open_records.values())):
+        ledger.begin(open_records["1"])
+        await until(lambda: ledger.written_count)
+        sql("UPDATE tokenwire_usage_records SET tenant = 'another'")
+        open_records["1"] = record("1", tokens=7)
+        written = ledger.written_count
+        await until(lambda: ledger.written_count >= written + 2)
+        (found,) = (await kept(store)).values()
+    assert (found.tenant, found.usage.output_tokens) == ("another", 7)
+
+
 async def test_a_thousand_open_streams_stop_nobody(ledger, record):
     """Nor those whose figures take long to tell."""
 
