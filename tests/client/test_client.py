@@ -1,4 +1,5 @@
 import asyncio
+import gc
 
 import grpc
 import pytest
@@ -193,6 +194,32 @@ async def test_closing_the_client_ends_its_streams_with_a_named_error(server):
     await client.close()
     with pytest.raises(RuntimeError, match="closed"):
         await client.chat("m", "Hi")
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_closing_the_client_ends_streams_that_nobody_reads_just_now(server, resumed):
+    server.script = plays_then_waits(started())
+    server.resume_scripts = [plays_then_waits(text(5, "a"))]
+    client = tokenwire.AsyncClient(server.target)
+
+    async with client.resume(STREAM_ID, 4) if resumed else client.chat_stream("m", "Hi") as stream:
+        await anext(stream)
+        await client.close()
+        assert await caller_left(server)
+
+
+async def test_a_client_holds_no_stream_that_has_ended(server, client):
+    server.script = plays(started(), text(2, "a"), finished(3))
+
+    async with client.chat_stream("m", "Hi") as stream:
+        await stream.final()
+        assert len(client._calls) == 1
+
+    del stream
+    async with asyncio.timeout(LIMIT_S):
+        while client._calls:
+            await asyncio.sleep(0)
+            gc.collect()
 
 
 async def test_chat_gives_the_whole_answer_and_leaving_it_cancels(server, client):

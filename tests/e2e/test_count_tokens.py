@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 from e2e_calls import details, read, reason
+from google.protobuf.duration_pb2 import Duration
 from priced_support import (
     INPUT_PRICE,
     OUTPUT_PRICE,
@@ -110,7 +111,7 @@ async def test_what_nobody_can_know_is_marked_as_an_estimate(api):
 
 
 @pytest.mark.parametrize("provider", COUNTED)
-async def test_a_provider_counts_what_it_later_reports(api, provider):
+async def test_a_provider_counts_what_it_later_reports(api, simulator, provider):
     messages = [*said_by(PROSE, role=chat_pb2.ROLE_SYSTEM), *said_by("hello", PROSE * 20)]
     tools = [chat_pb2.Tool(name="f", parameters_json_schema='{"type":"object"}')]
     request = api.request(
@@ -118,7 +119,9 @@ async def test_a_provider_counts_what_it_later_reports(api, provider):
     )
     counted = await api.count_tokens(request)
     assert source(counted) == "PROVIDER"
+    before = simulator.stats()["requests_total"]
     usage = (await api.chat(request)).finished.usage
+    assert simulator.stats()["requests_total"] == before + 1  # a chat waits for no count
     assert counted.input_tokens == usage.input_tokens
     assert counted.input_cost_microusd == usage.input_tokens * INPUT_PRICE
 
@@ -252,6 +255,13 @@ async def test_what_is_wrong_is_told_as_for_a_chat(api, fields):
         assert reason(error) == "INVALID_REQUEST"
         found.append((error.details(), details(error)["BadRequest"]))
     assert found[0] == found[1] == found[2]
+
+
+async def test_the_deadline_of_a_count_is_not_the_chats(api):
+    retention = chat_pb2.RetentionOptions(soft_deadline_margin=Duration(seconds=60))
+    request = api.request("known", retention=retention)
+    assert (await api.count_tokens(request, timeout=30)).input_tokens == 8
+    assert reason(await refused(api.chat(request, timeout=30))) == "INVALID_REQUEST"
 
 
 async def test_what_is_not_there_is_told_as_for_a_chat(api):

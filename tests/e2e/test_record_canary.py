@@ -1,17 +1,21 @@
 """Nothing of what was asked or answered stands in the books, nor in what the server says."""
 
 import asyncio
+import base64
 import json
+import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
+from e2e_calls import reason
 from msgspec import structs
-from records_support import is_open, keeping_books, logged
+from records_support import continuing, is_open, keeping_books, logged, span
+from tenants_support import bearer
 
-from tokenwire.v1 import chat_pb2, event_pb2
+from tokenwire.v1 import chat_pb2, chat_pb2_grpc, event_pb2
 from tokenwire_server.simulator import Simulator
 from tokenwire_server.simulator.scenario import Scenario
 
@@ -23,11 +27,15 @@ REQUEST_ID = "what-the-caller-calls-it"
 
 
 def pieces(canary):
-    """It, every piece of it, as text is encoded and escaped."""
+    """It, every piece of it, as text is encoded and escaped, and as images are."""
     found = [canary[i : i + PIECE_CHARS] for i in range(len(canary) - PIECE_CHARS + 1)]
     escaped = {json.dumps(text)[1:-1].encode() for text in found}
     encodings = ("utf-8", "utf-16-le", "unicode_escape")
-    return escaped | {text.encode(encoding) for text in found for encoding in encodings}
+    encoded = {text.encode(encoding) for text in found for encoding in encodings}
+    # Where three bytes begin depends on what is before it; its ends on what is beside it.
+    in_base64 = [base64.b64encode(bytes(n) + canary.encode())[4:-4] for n in range(3)]
+    windows = {text[i : i + 12] for text in in_base64 for i in range(len(text) - 11)}
+    return escaped | encoded | windows
 
 
 def found_in(data):
@@ -50,7 +58,9 @@ def canary_request(api, model, **fields):
     tool = chat_pb2.Tool(name="look", description=CANARY, parameters_json_schema=schema)
     if "openai-responses" not in model:  # which knows no such thing
         fields["generation"] = chat_pb2.GenerationConfig(stop_sequences=[CANARY])
-    return api.request(model, messages=messages, tools=[tool], labels={"for": LABEL}, **fields)
+    request = api.request(model, messages=messages, tools=[tool], labels={"for": LABEL}, **fields)
+    request.provider_options["user"] = CANARY
+    return request
 
 
 def kept(database, dump):
@@ -71,6 +81,8 @@ def dump(request):
 def test_the_search_would_find_a_piece():
     assert found_in(f"x{CANARY[3:20]}y".encode())
     assert found_in(CANARY[:14].encode("unicode_escape"))
+    for before in ("", "x", "xy"):
+        assert found_in(base64.b64encode(f"{before}{CANARY[:20]}yz".encode()))
     assert not found_in(b"nothing of it")
 
 
@@ -94,19 +106,42 @@ WAYS = {
 }
 
 
+KINDS = ("openai-chat", "openai-responses", "anthropic")
+ONCE = chat_pb2.CacheOptions(mode=chat_pb2.CACHE_MODE_READ_WRITE)
+
+
 @asynccontextmanager
 async def parrots():
-    """A simulator for each way; yields the settings of a provider of each kind for each of them."""
+    """A simulator for each way; yields the settings of a provider of each kind for each of them, and for
+    one that refuses whatever it is asked in the same words.
+    """
     async with AsyncExitStack() as stack:
-        lines = []
+        urls = {}
         for way, fields in WAYS.items():
             scenario = structs.replace(SAYS, **fields)
-            parrot = await stack.enter_async_context(Simulator(default=scenario))
-            for kind in ("openai-chat", "openai-responses", "anthropic"):
+            urls[way] = (await stack.enter_async_context(Simulator(default=scenario))).url
+        echo = await stack.enter_async_context(await asyncio.start_server(repeat, "127.0.0.1", 0))
+        urls["echoes"] = f"http://127.0.0.1:{echo.sockets[0].getsockname()[1]}"
+        lines = []
+        for way, url in urls.items():
+            for kind in KINDS:
                 path = "" if kind == "anthropic" else "/v1"
                 lines += [f"[providers.{way}-{kind}]", f'kind = "{kind}"']
-                lines.append(f'base_url = "{parrot.url}{path}"')
+                lines.append(f'base_url = "{url}{path}"')
         yield "\n".join(lines)
+
+
+async def repeat(reader, writer):
+    """Answer 400, in the words of the request."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    size = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", head)[1])
+    message = (await reader.readexactly(size)).decode()
+    error = {"type": "invalid_request_error", "message": message, "param": message}
+    body = json.dumps({"type": "error", "error": error}).encode()
+    head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close"
+    writer.write(f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+    writer.close()
 
 
 async def said(call, *, at_most):
@@ -121,6 +156,42 @@ async def said(call, *, at_most):
         pass  # some ways end so
     call.cancel()
     return events
+
+
+async def asked_without_a_stream(api, tenancy):
+    """Requests that are only counted, or refused by this server."""
+    async with tenancy.channel() as channel:
+        stub = chat_pb2_grpc.ChatServiceStub(channel)
+
+        async def end_of(model, counting=chat_pb2.TOKEN_COUNTING_LOCAL, **fields):
+            request = canary_request(api, model, token_counting=counting, **fields)
+            try:
+                await stub.CountTokens(request, metadata=bearer(tenancy.acme))
+            except grpc.aio.AioRpcError as error:
+                assert not found_in(repr((error.details(), error.trailing_metadata())).encode())
+                return reason(error)
+            return "OK"
+
+        provider = chat_pb2.TOKEN_COUNTING_PROVIDER
+        for kind in KINDS:
+            assert await end_of(f"finishes-{kind}/parrot") == "OK"
+            assert await end_of(f"finishes-{kind}/parrot", provider) == "OK"
+            assert await end_of(f"finishes-{kind}/parrot", 99) == "INVALID_REQUEST"
+        for kind in KINDS[1:]:  # which can count
+            assert await end_of(f"echoes-{kind}/parrot", provider) == "UPSTREAM_REJECTED"
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        little = chat_pb2.Budget(max_input_tokens=1)
+        await api.chat(canary_request(api, "finishes-anthropic/parrot", budget=little))
+    assert reason(refused.value) == "BUDGET_EXCEEDED"
+
+
+async def refused_in_its_own_words(api):
+    """What callers are told of their requests by a provider that repeats them."""
+    for kind in KINDS:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await api.chat(canary_request(api, f"echoes-{kind}/parrot"))
+        assert reason(refused.value) == "UPSTREAM_REJECTED"
+        yield repr((refused.value.details(), refused.value.trailing_metadata())).encode()
 
 
 async def test_neither_what_is_asked_nor_what_is_answered_is_in_the_books_or_the_log(
@@ -140,29 +211,43 @@ async def test_neither_what_is_asked_nor_what_is_answered_is_in_the_books_or_the
                     at_most = 5 if way == "is-cancelled" else 1000
                     return await said(api.chat_stream(request), at_most=at_most)
 
-                kinds = ("openai-chat", "openai-responses", "anthropic")
-                told = await asyncio.gather(*(one(way, kind) for way in WAYS for kind in kinds))
                 # An endless answer: its record is written again and again while it is open.
-                open_call = api.chat_stream(canary_request(api, "is-cancelled-anthropic/parrot"))
-                reading = asyncio.create_task(said(open_call, at_most=200))
+                endless = canary_request(
+                    api, "is-cancelled-anthropic/parrot", retention=continuing(linger=span(600))
+                )
+                reading = asyncio.create_task(said(api.chat_stream(endless), at_most=200))
+                told = await asyncio.gather(*(one(way, kind) for way in WAYS for kind in KINDS))
+                whole = canary_request(api, "finishes-anthropic/parrot", cache=ONCE)
+                answers = [await api.chat(whole) for _ in range(2)]
+                await asked_without_a_stream(api, tenancy)
+                echoes = [echo async for echo in refused_in_its_own_words(api)]
                 records = await books.until(tenancy, tenancy.acme, _all_written, 10)
                 stored = kept(database_url, dump)
                 assert await reading
-            log = logged(tenancy).encode()
+            tenancy.process.terminate()  # what is still open is ended, and that may be told, too
+            assert await asyncio.to_thread(tenancy.process.wait, 15) == 0
+            log = logged(tenancy).encode().splitlines()
     # All but those that are refused were answered with it.
     assert sum(bool(found_in(answer)) for answer in told) == len(told) - 3
+    assert all(found_in(answer.SerializeToString()) for answer in answers)
     assert _all_written(records)
-    for place, data in (("the books", stored), ("the log", log)):
+    assert sum(record.from_cache for record in records) == 1
+    # A provider's own words are for the operator, in one line; this one's are the request's.
+    operators = [line for line in log if b": UPSTREAM_REJECTED: provider 'echoes-" in line]
+    assert len(operators) == len(KINDS) + 2
+    assert all(map(found_in, operators))
+    others = b"\n".join(line for line in log if line not in operators)
+    for place, data in (("the books", stored), ("the log", others), ("errors", b"".join(echoes))):
         assert not found_in(data), place
     assert LABEL.encode() in stored
     assert f"{REQUEST_ID}-breaks-anthropic".encode() in stored
-    assert b"upstream failed" in log
+    assert b"upstream failed" in others
 
 
 def _all_written(records):
     open_ones = [record for record in records if is_open(record)]
     return (
-        len(records) == len(WAYS) * 3 + 1
+        len(records) == len(WAYS) * len(KINDS) + len(KINDS) + 3
         and len(open_ones) == 1
         and open_ones[0].usage.output_tokens > 0
     )

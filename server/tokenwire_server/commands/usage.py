@@ -27,6 +27,11 @@ TABLE_FIELDS = (
     "cost_usd",
 )
 """Of a record, where it has to fit into a line."""
+_VISIBLE = (
+    {code: chr(0x2400 + code) for code in range(0x20)}
+    | {0x7F: "\u2421"}
+    | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+)
 
 
 class TooMuch(Exception):
@@ -54,7 +59,7 @@ async def tell_usage(arguments: argparse.Namespace, database: Database) -> None:
         raise TooMuch(str(error)) from None
     names = {group: _group_name(group) for group in arguments.by}
     rows = [
-        [summary.group.get(group, "") for group in names]
+        [summary.group[group] for group in names]
         + [value_of(summary) for value_of in SUMMARY_FIELDS.values()]
         for summary in summaries
     ]
@@ -104,7 +109,7 @@ def _write(
         writer.writerows([_csv_cell(value) for value in row] for row in rows)
     elif rows:
         table = [[name.upper() for name in names]] if header else []
-        table += [["-" if value is None else str(value) for value in row] for row in rows]
+        table += [[_table_cell(value) for value in row] for row in rows]
         sys.stdout.writelines(f"{line}\n" for line in columns(table))
 
 
@@ -130,10 +135,13 @@ def usd(microusd: int | None) -> str | None:
     return None if microusd is None else f"{microusd // 10**6}.{microusd % 10**6:06d}"
 
 
+def _table_cell(value: object) -> str:
+    """A cell that stays on its line and commands no terminal: callers choose labels, providers names."""
+    return "-" if value is None else str(value).translate(_VISIBLE)
+
+
 def _csv_cell(value: object) -> object:
     """A cell that no spreadsheet takes for a formula: callers choose labels and names."""
-    if value is None:
-        return ""
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
     if isinstance(value, bool):

@@ -45,7 +45,7 @@ class UsageSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Records that have something in common, and their sums."""
 
     group: dict[str, str]
-    """By each group that was asked for, what they have in common: a day as YYYY-MM-DD. Nothing under a
+    """By each group that was asked for, what they have in common: a day as YYYY-MM-DD; empty under a
     label that they do not have."""
     record_count: int
     open_count: int

@@ -98,7 +98,8 @@ class UsageStore:
             return [record_of(dict(row)) async for some in rows for row in some]
 
     async def summary(self, query: UsageQuery, group_by: Sequence[str] = ()) -> list[UsageSummary]:
-        """Sums, by groups among "day", "model", "tenant", "key" and "label:KEY", and in their order.
+        """Sums, by groups among "day", "model", "tenant", "key" and "label:KEY", and in their order. A
+        label that a record does not have is taken for an empty one.
 
         Without groups there is one, of all; without records there is none.
 
@@ -115,7 +116,7 @@ class UsageStore:
         sums = (
             select(*(matching[name] for name in names), *_sums(matching))
             .group_by(*(matching[name] for name in names))
-            .order_by(*(matching[name].nulls_first() for name in names))
+            .order_by(*(matching[name] for name in names))
             .limit(MAX_SUMMARY_ROWS + 1)
         )
         async with self._database.reading() as connection:
@@ -178,7 +179,7 @@ def _label(key: str) -> ColumnElement[str]:
 
 def _group(group: str) -> ColumnElement[Any]:
     if group.startswith(LABEL_GROUP):
-        return _label(group.removeprefix(LABEL_GROUP))
+        return func.coalesce(_label(group.removeprefix(LABEL_GROUP)), "")
     if group not in _GROUPS:
         raise ValueError(f"records cannot be grouped by {group!r}")
     return _GROUPS[group]
@@ -202,11 +203,7 @@ def _summary(row: RowMapping, group_by: Sequence[str]) -> UsageSummary:
     # PostgreSQL adds up 64 bits to a Decimal.
     sums: dict[str, Any] = {name: None if row[name] is None else int(row[name]) for name in COUNTS}
     return UsageSummary(
-        group={
-            group: _date(value) if group == "day" else value
-            for group, value in found
-            if value is not None
-        },
+        group={group: _date(value) if group == "day" else value for group, value in found},
         record_count=row["record_count"],
         open_count=row["open_count"],
         estimated_count=row["estimated_count"],

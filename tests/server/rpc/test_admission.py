@@ -1,5 +1,7 @@
 """What a chat takes from its caller before it starts, and what it is told is left."""
 
+import asyncio
+
 import grpc
 import grpc.aio
 import pytest
@@ -7,8 +9,25 @@ from e2e_calls import details, read, reason
 from tenants_support import bearer
 
 from tokenwire.v1 import caller_pb2, chat_pb2
-from tokenwire_server.config import CallerLimits, ModelConfig
+from tokenwire_server.config import (
+    CallerLimits,
+    Limits,
+    ModelConfig,
+    ModelPrices,
+    TenantLimits,
+    known_providers,
+)
+from tokenwire_server.errors import BudgetExceeded, QuotaExhausted, TooManyStreams
+from tokenwire_server.ledger.estimate import Estimator
+from tokenwire_server.ledger.pricebook import PriceBook
+from tokenwire_server.ledger.tokenizers import Tokenizers
+from tokenwire_server.providers.registry import Registry
+from tokenwire_server.rpc.admission import Admission
+from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.tenants.caller import Caller
 from tokenwire_server.tenants.key import make_key_text
+from tokenwire_server.tenants.memory_limiter import MemoryLimiter
+from tokenwire_server.tenants.spend import SpendLimiter
 
 KEY = make_key_text()
 WITH_KEY = bearer(KEY)
@@ -120,3 +139,70 @@ async def test_limits_of_one_request_are_not_told_as_something_that_is_left(serv
     call = api.chat(api.request(SHORT), metadata=WITH_KEY)
     assert await told(call) == {}
     await call
+
+
+# Without a server: no provider is asked before a stream is produced.
+
+
+@pytest.fixture
+async def door(api_on):
+    """Opens chats of a caller with limits, whose tenant may spend 1000 microusd: with it, what is left."""
+    limits, environ = Limits(), {"OPENAI_API_KEY": "k"}
+    models = {SHORT: ModelConfig(prices=ModelPrices(input=1, output=5))}
+    taken = CallerLimits(requests_per_minute=3, tokens_per_minute=5000, concurrent_streams=1)
+    caller = Caller("acme", "tw_0123456789ab", "tw_0123456789ab", limits=taken)
+    limiter, spend = (
+        MemoryLimiter({}),
+        SpendLimiter({"acme": TenantLimits(spend_usd_per_day="0.001")}),
+    )
+    providers = known_providers(environ)
+    estimator = Estimator(PriceBook(models, {}), Tokenizers(), providers, limits)
+    async with (
+        Registry(providers, models, limits, environ) as registry,
+        asyncio.TaskGroup() as tasks,
+    ):
+        streams = StreamRegistry(limits, tasks)
+        admission = Admission(registry, streams, limiter, spend, estimator, limits)
+
+        async def open_chat(most, **fields):
+            generation = chat_pb2.GenerationConfig(max_output_tokens=most)
+            data = api_on.request(SHORT, generation=generation, **fields).SerializeToString()
+            request, route = admission.admit(data, caller, None)
+            stream, told = await admission.open(request, route, caller, None)
+            return stream, {found.limit: found.remaining for found in told}
+
+        async def left():
+            found = [*await limiter.allowances(caller), *spend.allowances("acme")]
+            return {allowance.limit: allowance.remaining for allowance in found}
+
+        yield open_chat, left
+
+
+async def test_who_is_refused_for_what_it_costs_has_taken_nothing_of_any_limit(door):
+    open_chat, left = door
+    before = await left()
+    assert before["spend_microusd_per_day"] == 1000
+    for _ in range(4):
+        with pytest.raises(BudgetExceeded):
+            await open_chat(10, budget=chat_pb2.Budget(max_input_tokens=1))
+        with pytest.raises(QuotaExhausted, match="spend_microusd_per_day"):
+            await open_chat(1000)
+    assert await left() == before
+    stream, told = await open_chat(100)
+    assert told == await left()
+    assert told == {
+        "requests_per_minute": 2,
+        "tokens_per_minute": 5000 - 100 - 9,
+        "concurrent_streams": 0,
+        "spend_microusd_per_day": 1000 - 100 * 5 - 9,
+    }
+    stream.stop()
+
+
+async def test_who_is_refused_by_its_own_limits_has_reserved_nothing_of_its_tenants_spend(door):
+    open_chat, left = door
+    stream, told = await open_chat(100)
+    with pytest.raises(TooManyStreams):
+        await open_chat(10)
+    assert await left() == told
+    stream.stop()

@@ -6,7 +6,7 @@ import time
 import grpc
 import grpc.aio
 import pytest
-from e2e_calls import reason
+from e2e_calls import info, reason
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
@@ -265,12 +265,34 @@ async def test_a_caller_who_leaves_is_no_longer_known(channel, guarded, calls):
     assert calls._tasks == {}
 
 
+async def test_a_bug_in_asking_whose_a_call_is_is_told_by_id_only(guarded, calls, caplog):
+    class BadKey:
+        async def changes(self, since_revision):
+            secret = parse_key_text(KEY)
+            return 1, [ApiKey(secret.prefix, secret.prefix, "acme", "no digest", 0.0)]
+
+    keyring = Keyring(BadKey(), mode="auto", trusted_s=60)
+    await keyring.refresh()
+    async with serving(guarded, Authentication(keyring, calls)) as channel:
+        error = await ended(call(channel, "Who"))
+    assert (error.code(), reason(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "TypeError" not in error.details()
+    (record,) = caplog.records
+    assert info(error).metadata["error_id"] in record.getMessage()
+    assert isinstance(record.exc_info[1], TypeError)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])  # of the loop, in which the head is on its way
 @pytest.mark.parametrize("method", ["Who", "Forever"])
 async def test_a_key_that_is_revoked_while_the_head_is_sent_ends_the_call_and_says_why(
-    guarded, calls, caplog, method
+    guarded, calls, caplog, method, steps
 ):
+    def revoke_after(steps, key_prefix):
+        after = (revoke_after, steps - 1) if steps > 1 else (calls.end,)
+        asyncio.get_running_loop().call_soon(*after, key_prefix)
+
     async def revoked_at_once(data, context, caller):
-        asyncio.get_running_loop().call_soon(calls.end, caller.key_prefix)
+        revoke_after(steps, caller.key_prefix)
         await begin(context, "0" * 32)
         await asyncio.Event().wait()
 

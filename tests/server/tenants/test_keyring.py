@@ -254,13 +254,16 @@ async def test_a_source_that_never_answers_is_given_up(keys, monkeypatch):
         await keyring.refresh()
 
 
-async def test_following_goes_on_over_a_loss_and_says_it_once_each_way(keys, monkeypatch, caplog):
+@pytest.mark.parametrize("error", [StoreUnavailable("gone"), RuntimeError("a bug")])
+async def test_following_goes_on_over_any_loss_and_says_it_once_each_way(
+    keys, monkeypatch, caplog, error
+):
     monkeypatch.setattr(keyring_module, "REFRESH_S", 0.005)
     text = keys.put()
     keyring = await read(keys)
     revoked = asyncio.Queue()
     following = asyncio.create_task(keyring.follow(revoked.put_nowait))
-    keys.error = StoreUnavailable("gone")
+    keys.error = error
     asked = len(keys.asked)
     async with asyncio.timeout(5):
         while len(keys.asked) < asked + 3:
@@ -274,6 +277,27 @@ async def test_following_goes_on_over_a_loss_and_says_it_once_each_way(keys, mon
         "keys cannot be read",
         "keys can be read again",
     ]
+
+
+async def test_what_comes_back_after_a_loss_is_read_whole_as_it_may_be_an_older_copy(
+    keys, monkeypatch
+):
+    monkeypatch.setattr(keyring_module, "REFRESH_S", 0.005)
+    kept, lost = keys.put(), keys.put()
+    keyring = await read(keys)
+    revoked = asyncio.Queue()
+    following = asyncio.create_task(keyring.follow(revoked.put_nowait))
+    keys.error = StoreUnavailable("gone")
+    asked = len(keys.asked)
+    async with asyncio.timeout(5):
+        while len(keys.asked) < asked + 2:
+            await asyncio.sleep(0.005)
+        del keys.rows[lost[:15]]  # at the same revision: the copy has had other changes since
+        keys.error = None
+        assert await revoked.get() == lost[:15]
+    following.cancel()
+    refused(keyring, f"Bearer {lost}")
+    assert keyring.authenticate([f"Bearer {kept}"])
 
 
 @given(st.text())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from limiter_model import TENANTS, WHOLE_SECONDS, Clock, Model, histories, play
 
 from tokenwire_server.config import CallerLimits, Limits
-from tokenwire_server.errors import RateLimited
+from tokenwire_server.errors import QuotaExhausted, RateLimited
 from tokenwire_server.tenants.caller import Caller
 from tokenwire_server.tenants.limits import limit_faults
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
@@ -137,6 +137,20 @@ async def test_asking_what_is_left_and_being_refused_leave_nothing_behind():
         with pytest.raises(RateLimited):
             await limiter.take(caller, 2)
     assert not limiter._counters
+
+
+@pytest.mark.parametrize("limit", ["bytes_per_request", "messages_per_request"])
+@pytest.mark.parametrize(
+    ("keys", "tenants", "told"), [(5, 3, 3), (3, 5, 3), (5, 9, 5), (None, 5, 5)]
+)
+def test_of_the_sizes_that_a_request_exceeds_the_smallest_is_told(limit, keys, tenants, told):
+    limiter = MemoryLimiter({"acme": CallerLimits(**{limit: tenants})}, Clock())
+    caller = Caller("acme", "tw_a", "tw_a", limits=CallerLimits(**{limit: keys}))
+    limiter.check_request(caller, byte_count=told, message_count=told)
+    with pytest.raises(QuotaExhausted) as refused:
+        limiter.check_request(caller, byte_count=8, message_count=8)
+    assert (refused.value.limit, refused.value.allowed) == (limit, told)
+    assert refused.value.scope == ("key" if told == keys else "tenant")
 
 
 def test_limits_that_the_server_cannot_reach_are_named_with_their_path():

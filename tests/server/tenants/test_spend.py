@@ -215,7 +215,7 @@ def test_the_month_goes_on_when_the_day_turns(clock, limiter):
         clock.add(days=1)
     assert left(limiter) == {DAY: 100, MONTH: 50}
     assert refusal(limiter, 51).limit == MONTH
-    limiter.reserve("acme", 50, "some/model")
+    assert not limiter.reserve("acme", 50, "some/model").extend(51)
 
 
 def test_an_open_stream_keeps_its_reservation_over_midnight_and_counts_when_it_ends(clock, limiter):

@@ -1,0 +1,60 @@
+"""A server whose gRPC dies in the midst of streams."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import grpc
+import grpc.aio
+from e2e_calls import CONTINUE
+
+DYING = """
+import asyncio, signal, sys
+from tokenwire_server import app
+from tokenwire_server.__main__ import main
+
+class Dying(app.GrpcServer):
+    async def serve(self, stop):
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: loop.create_task(self._server.stop(0)))
+        return await super().serve(stop)
+
+app.GrpcServer = Dying
+sys.exit(main())
+"""
+ENDLESS = "openai/sim?repeat=forever&itl_ms=10&key=dead"
+
+
+async def test_a_server_whose_grpc_dies_ends_at_once_and_is_a_failure(simulator, api_on, tmp_path):
+    """Nobody can read its streams any more: it waits for none, and is to be started again."""
+    environ = {name: value for name, value in os.environ.items() if "TOKENWIRE" not in name}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    environ |= simulator.environ() | {"TOKENWIRE_DRAIN_GRACE_S": "60"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", DYING, "serve", "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+        cwd=tmp_path,
+    )
+    try:
+        address = process.stdout.readline().split()[-1]
+        async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+            call = api.chat_stream(api.request(ENDLESS, retention=CONTINUE))
+            async for event in call:
+                if event.HasField("text"):
+                    break
+            process.send_signal(signal.SIGUSR1)
+            _, said = await asyncio.to_thread(process.communicate, timeout=30)
+            call.cancel()
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 1, said
+    assert "gRPC's server has died" in said
+    assert "Traceback" not in said
+    assert simulator.request("dead")["aborted"]

@@ -1,0 +1,209 @@
+"""What UsageService makes of a request and of the records in a database, to the last field."""
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from msgspec import structs
+
+from tokenwire.v1 import usage_pb2
+from tokenwire_server.config import Limits
+from tokenwire_server.errors import InvalidRequest
+from tokenwire_server.events import Usage
+from tokenwire_server.ledger import store as store_module
+from tokenwire_server.ledger.record import Outcome, UsageRecord
+from tokenwire_server.ledger.store import UsageStore
+from tokenwire_server.rpc.usage import UsageService
+from tokenwire_server.storage.database import Database
+from tokenwire_server.tenants.caller import Caller
+
+NOON = 1_800_014_400.0  # 2027-01-15T12:00Z
+WHOLE = UsageRecord(
+    stream_id=f"{1:032x}",
+    instance_id="host:1:ab",
+    tenant="acme",
+    key_prefix="tw_0123456789ab",
+    request_id="invoice-7",
+    labels={"team": "search", "empty": ""},
+    model_asked="fast",
+    created_time=NOON + 0.25,
+    provider="local",
+    model="llama",
+    provider_response_id="answer-9",
+    end_time=NOON + 4.0,
+    ttft_s=0.5,
+    outcome=Outcome.TIME_LIMIT,
+    reason="TIME_LIMIT",
+    usage=Usage(70, 60, 50, 40, 30, 20, estimated=True),
+    partial=True,
+    attempts=2,
+)
+OPEN = UsageRecord(
+    stream_id=f"{2:032x}",
+    instance_id="host:1:ab",
+    tenant="acme",
+    key_prefix="",
+    request_id="",
+    labels={},
+    model_asked="fast",
+    created_time=NOON,
+    usage=Usage(5, 0, estimated=True),
+    from_cache=True,
+)
+
+
+class Calls:
+    """The methods of the service for one caller, and the store behind it."""
+
+    def __init__(self, store, tenant="acme"):
+        self.store = store
+        self._service = UsageService(store, Limits())
+        self._caller = Caller(tenant)
+
+    async def list(self, **fields):
+        data = usage_pb2.ListUsageRecordsRequest(**fields).SerializeToString()
+        answer = await self._service.ListUsageRecords(data, None, self._caller)
+        return usage_pb2.ListUsageRecordsResponse.FromString(answer)
+
+    async def sum(self, **fields):
+        data = usage_pb2.GetUsageSummaryRequest(**fields).SerializeToString()
+        answer = await self._service.GetUsageSummary(data, None, self._caller)
+        return usage_pb2.GetUsageSummaryResponse.FromString(answer)
+
+
+@pytest.fixture
+async def usage(tmp_path):
+    async with Database(f"sqlite:///{tmp_path}/t.db") as database:
+        await database.prepare(migrate=True)
+        yield Calls(UsageStore(database))
+
+
+def at(seconds):
+    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 10**9))
+
+
+def span(seconds):
+    return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 10**9))
+
+
+async def test_a_record_tells_each_thing_in_its_own_field_and_nothing_that_did_not_happen(usage):
+    await usage.store.write([WHOLE, OPEN])
+    closed, still_open = (await usage.list()).usage_records
+    assert closed == usage_pb2.UsageRecord(
+        stream_id=WHOLE.stream_id,
+        tenant="acme",
+        key_prefix="tw_0123456789ab",
+        request_id="invoice-7",
+        labels={"team": "search", "empty": ""},
+        model_asked="fast",
+        provider="local",
+        model="llama",
+        provider_response_id="answer-9",
+        created_time=at(NOON + 0.25),
+        end_time=at(NOON + 4.0),
+        ttft=span(0.5),
+        duration=span(3.75),
+        usage=usage_pb2.Usage(
+            input_tokens=70,
+            output_tokens=60,
+            reasoning_tokens=50,
+            cache_read_tokens=40,
+            cache_write_tokens=30,
+            cost_microusd=20,
+            estimated=True,
+        ),
+        outcome=usage_pb2.USAGE_OUTCOME_TIME_LIMIT,
+        reason="TIME_LIMIT",
+        partial=True,
+        attempts=2,
+    )
+    assert still_open == usage_pb2.UsageRecord(
+        stream_id=OPEN.stream_id,
+        tenant="acme",
+        model_asked="fast",
+        created_time=at(NOON),
+        usage=usage_pb2.Usage(input_tokens=5, estimated=True),
+        outcome=usage_pb2.USAGE_OUTCOME_OPEN,
+        from_cache=True,
+    )
+
+
+def opened_at_once(count, **fields):
+    """Records of streams that were all opened at one moment."""
+    return [
+        structs.replace(OPEN, stream_id=f"{n:032x}", labels={"number": str(n)}, **fields)
+        for n in range(count)
+    ]
+
+
+async def test_a_page_has_100_records_by_itself_and_1000_at_most_and_the_next_ones_follow(usage):
+    await usage.store.write(opened_at_once(1001))
+    assert len((await usage.list()).usage_records) == 100
+    largest = await usage.list(page_size=2**31 - 1)
+    assert len(largest.usage_records) == 1000
+    last = await usage.list(page_size=2**31 - 1, page_token=largest.next_page_token)
+    ids = [record.stream_id for record in [*largest.usage_records, *last.usage_records]]
+    assert ids == [f"{n:032x}" for n in reversed(range(1001))]
+    assert last.next_page_token == ""
+
+
+async def test_a_page_token_goes_with_its_filter_in_whatever_order_that_names_its_labels(usage):
+    labels = {f"k{n}": "v" for n in range(32)}
+    await usage.store.write(
+        [structs.replace(record, labels=labels) for record in opened_at_once(2)]
+    )
+    first = await usage.list(page_size=1, filter=usage_pb2.UsageFilter(labels=labels))
+    again = usage_pb2.UsageFilter(labels=dict(reversed(labels.items())))
+    second = await usage.list(page_size=1, page_token=first.next_page_token, filter=again)
+    assert [record.stream_id for record in second.usage_records] == [f"{0:032x}"]
+
+
+async def test_a_sum_tells_each_thing_in_its_own_field(usage):
+    await usage.store.write(
+        [
+            WHOLE,
+            structs.replace(
+                WHOLE, stream_id=f"{3:032x}", usage=Usage(700, 600, 500, 400, 300, 200)
+            ),
+            structs.replace(WHOLE, stream_id=f"{4:032x}", usage=Usage(1, 1, estimated=True)),
+            structs.replace(WHOLE, stream_id=f"{5:032x}", usage=Usage(1, 1)),
+            structs.replace(WHOLE, stream_id=f"{6:032x}", outcome=Outcome.OPEN, usage=Usage(0, 0)),
+            structs.replace(WHOLE, stream_id=f"{7:032x}", tenant="globex"),
+        ]
+    )
+    groups = [group for group in usage_pb2.UsageGroup.values() if group]
+    answer = await usage.sum(group_by=groups, label_key="team")
+    assert answer == usage_pb2.GetUsageSummaryResponse(
+        summaries=[
+            usage_pb2.UsageSummary(
+                day="2027-01-15",
+                model="local/llama",
+                label_value="search",
+                key_prefix="tw_0123456789ab",
+                record_count=5,
+                usage=usage_pb2.Usage(
+                    input_tokens=772,
+                    output_tokens=662,
+                    reasoning_tokens=550,
+                    cache_read_tokens=440,
+                    cache_write_tokens=330,
+                    cost_microusd=220,
+                    estimated=True,
+                ),
+                unpriced_count=3,
+                estimated_count=2,
+                open_count=1,
+            )
+        ]
+    )
+
+
+async def test_more_groups_than_an_answer_holds_are_refused_and_the_field_is_named(
+    usage, monkeypatch
+):
+    monkeypatch.setattr(store_module, "MAX_SUMMARY_ROWS", 3)
+    await usage.store.write(opened_at_once(4))
+    with pytest.raises(InvalidRequest) as refused:
+        await usage.sum(group_by=[usage_pb2.USAGE_GROUP_LABEL], label_key="number")
+    (violation,) = refused.value.violations
+    assert violation.field == "group_by"
+    assert "more than 3 rows" in violation.description

@@ -1,0 +1,74 @@
+"""What tenants had spent before a server began, as it takes it up."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import SimpleNamespace
+
+import pytest
+
+from tokenwire_server import app
+from tokenwire_server.config import TenantLimits
+from tokenwire_server.tenants.spend import SpendLimiter
+
+DAY = "spend_microusd_per_day"
+MONTH = "spend_microusd_per_month"
+
+
+def at(*date):
+    return datetime(*date, tzinfo=UTC).timestamp()
+
+
+class Books:
+    """What was spent, and when."""
+
+    def __init__(self, *spent):
+        self.spent = spent
+        self.asked = 0
+
+    async def spent_since(self, time):
+        self.asked += 1
+        return {"acme": sum(microusd for when, microusd in self.spent if when >= time)}
+
+
+@pytest.fixture
+def set_clock(monkeypatch):
+    """Sets the time that the server and the limiter of its tenants see."""
+    monkeypatch.setattr(app, "time", SimpleNamespace(time=None))
+    return lambda clock: setattr(app.time, "time", clock)
+
+
+async def left(books, clock):
+    """What is left of 1000 a day and 5000 a month."""
+    limits = {"spend_usd_per_day": Decimal("0.001"), "spend_usd_per_month": Decimal("0.005")}
+    limiter = SpendLimiter({"acme": TenantLimits(**limits)}, clock)
+    await app._remember_spend(books, limiter)
+    return {found.limit: found.remaining for found in limiter.allowances("acme")}
+
+
+async def test_of_this_month_only_what_was_spent_today_counts_for_the_day(set_clock):
+    def clock():
+        return at(2027, 3, 14, 15)
+
+    set_clock(clock)
+    books = Books(
+        (at(2027, 2, 28, 23, 59, 59), 10_000),
+        (at(2027, 3, 1), 300),
+        (at(2027, 3, 13, 23, 59, 59), 20),
+        (at(2027, 3, 14), 1),
+    )
+    assert await left(books, clock) == {DAY: 999, MONTH: 4679}
+
+
+async def test_a_day_that_ends_while_the_books_are_read_counts_for_the_day_no_more(set_clock):
+    def clock():  # the first answer comes after midnight
+        return at(2027, 3, 14, 23, 59, 59) if books.asked == 0 else at(2027, 3, 15, 0, 0, 1)
+
+    books = Books((at(2027, 3, 14, 15), 30), (at(2027, 3, 15), 1))
+    set_clock(clock)
+    assert await left(books, clock) == {DAY: 999, MONTH: 4969}
+
+
+async def test_where_nobody_is_limited_the_books_stay_closed():
+    books = Books()
+    await app._remember_spend(books, SpendLimiter({"acme": TenantLimits(requests_per_minute=1)}))
+    assert books.asked == 0
