@@ -143,4 +143,5 @@ def _environ():
     for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
         environ.pop(key, None)
     environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules is a third of each start
+    environ.pop("PYTHONUNBUFFERED", None)  # operators have buffers
     return environ

@@ -249,7 +249,7 @@ class AsyncClient(AsyncUsageCalls):
         self._closed = True
         if self._leaving:
             await asyncio.wait(self._leaving)
-        for call in self._calls:  # a channel of grpcio before 1.85 closes without them
+        for call in self._calls:  # the channels of older grpcio close without them
             call.cancel()
         if self._channel is not None:
             await self._channel.close()

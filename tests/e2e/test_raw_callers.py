@@ -69,6 +69,8 @@ def test_a_key_with_bytes_beside_it_is_not_taken_and_not_written_down(serving, s
             sent = value.replace(b"%s", tenancy.acme.encode())
             got = answer(tenancy.address, GET_CALLER, (b"authorization", sent))
             assert b"grpc-status\x010" not in got, value
+        for path in (b"/\xff%s", GET_CALLER + b"\xff%s"):
+            answer(tenancy.address, path.replace(b"%s", tenancy.acme.encode()))
         assert is_serving(tenancy)
         tenancy.process.log.seek(0)
         assert tenancy.acme[16:32] not in tenancy.process.log.read()

@@ -26,11 +26,14 @@ def run_command(arguments: argparse.Namespace) -> int:
         flags = {} if arguments.database is None else {"database": arguments.database}
         settings = load(arguments.config, flags)
         asyncio.run(_run(arguments, settings))
+        sys.stdout.flush()  # while an error can still be told
     except OSError as error:  # stdout is full, or nobody reads it
-        if arguments.command == "usage" and isinstance(error, BrokenPipeError):
-            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # as with head
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # or the exit tries once more
+        action = getattr(arguments, "action", arguments.command)
+        if action in {"usage", "list"} and isinstance(error, BrokenPipeError):  # as with head
             return 0
-        lost = "; a key that was made now is lost: revoke it" if arguments.command == "keys" else ""
+        made = action in {"create", "rotate"}
+        lost = "; a key that was made now is lost: revoke it" if made else ""
         _tell(f"tokenwire-server: cannot write: {error.strerror}{lost}")
         return 1
     except (ConfigError, StoreUnavailable, KeyRefused, TooMuch) as error:
@@ -50,7 +53,6 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
         async with Database(settings.database, create=False) as database:
             await database.prepare(migrate=settings.migrate)
             await tell_usage(arguments, database)
-        sys.stdout.flush()
         return
     # Only `create` makes a file. For the others it would be an empty one, in the wrong folder.
     async with Database(settings.database, create=arguments.action == "create") as database:
@@ -65,7 +67,7 @@ async def _create(arguments: argparse.Namespace, store: KeyStore, database: str)
         limits=arguments.limits,
         expire_time=arguments.expires,
     )
-    print(text)
+    print(text, flush=True)
     _tell(
         f"key {key.prefix} of tenant {key.tenant}, expires {moment(key.expire_time)}, in {database}",
         "It is shown this once.",
@@ -93,7 +95,7 @@ async def _revoke(arguments: argparse.Namespace, store: KeyStore, _database: str
 async def _rotate(arguments: argparse.Namespace, store: KeyStore, _database: str) -> None:
     prefix = await _which(arguments, store)
     old, new, text = await store.rotate(prefix, arguments.overlap.total_seconds())
-    print(text)
+    print(text, flush=True)
     _tell(
         f"key {new.prefix} of tenant {new.tenant}, expires {moment(new.expire_time)}, takes the place "
         f"of {old.prefix}, which expires {moment(old.expire_time)}",

@@ -1,0 +1,67 @@
+"""What an operator's command says when nobody can read what it wrote."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from tenants_support import keys
+
+
+@pytest.fixture
+def database(tmp_path):
+    """With one key, of acme's."""
+    url = f"sqlite:///{tmp_path}/tokenwire.db"
+    keys("create", "--tenant", "acme", database=url)
+    return url
+
+
+def written_to(output, *arguments):
+    """What becomes of a command that writes there, with the buffers that operators have."""
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open(output, "wb") as stdout:  # noqa: PTH123
+        return subprocess.run(
+            [sys.executable, "-m", "tokenwire_server", *arguments],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env=environ,
+        )
+
+
+ACME = ("--tenant", "acme")
+FULL = "tokenwire-server: cannot write: No space left on device"
+LOST = "; a key that was made now is lost: revoke it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("keys", "create", *ACME), FULL + LOST),
+        (("keys", "rotate", *ACME), FULL + LOST),
+        (("keys", "list"), FULL),
+        (("keys", "revoke", *ACME), FULL),
+        (("migrate",), FULL),
+        (("usage", "--records", "--csv"), FULL),
+    ],
+)
+def test_a_full_disk_is_one_line_and_a_key_that_is_lost_is_told(database, arguments, said):
+    result = written_to("/dev/full", *arguments, "--database", database)
+    assert (result.returncode, result.stderr) == (1, f"{said}\n")
+
+
+@pytest.mark.parametrize("arguments", [("keys", "list"), ("usage", "--records", "--csv")])
+def test_a_reader_that_has_enough_is_no_error(database, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = written_to(writer, *arguments, "--database", database)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_key_that_nobody_reads_is_told_to_be_lost(database):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = written_to(writer, "keys", "create", *ACME, "--database", database)
+    assert result.returncode == 1
+    assert result.stderr == f"tokenwire-server: cannot write: Broken pipe{LOST}\n"
