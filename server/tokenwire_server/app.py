@@ -43,6 +43,10 @@ LEDGER_FLUSH_S = 5.0
 """How long the usage records of the last streams may take to be written."""
 LAST_WORDS_S = 1.0
 """How long RPCs may take to tell their callers that the server stops."""
+GC_THRESHOLDS = (2_000, 10, 100)
+"""Python's own, (700, 10, 10), stop 300 streams for 25 ms every 1.5 s and take 3.5 % of the CPU. Streams
+leave little for collection: 9 small objects each, 90 where one failed."""
+
 DEMO_KEYS = {"OPENAI_API_KEY": "demo", "ANTHROPIC_API_KEY": "demo"}
 DEMO_MODELS = ("openai/demo", "openai-responses/demo", "anthropic/demo")
 DEMO_MODEL = ModelConfig(
@@ -126,6 +130,7 @@ async def serve(
         # A collection that walks what the SDKs imported stops every stream for 100 ms; none need to.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         ready(f"{settings.listen.rpartition(':')[0]}:{port}")
         as_wished = await server.serve(stop)
         logger.info("stopping: %d streams are open", streams.live_count)

@@ -66,13 +66,12 @@ class UsageStore:
         A record that is closed never changes again. One that is open, or was closed as LOST, becomes what
         its process says of it last: written by one task, in order, it never goes back.
 
-        `figures`: more records, which are open, and of which there are rows: a tenth of the work.
+        `figures`: more records, which are open, and of which there are rows: a quarter of the work.
         """
         async with self._database.writing() as connection:
-            keep, renew = self._statements = self._statements or (
-                keep_statement(connection),
-                renew_statement(connection),
-            )
+            if self._statements is None:
+                self._statements = keep_statement(connection), renew_statement(connection)
+            keep, renew = self._statements
             for first in range(0, len(figures), FIGURES_AT_ONCE):
                 some = figures[first : first + FIGURES_AT_ONCE]
                 renewed = await connection.execute(renew, {ROWS: as_json(some)})
