@@ -44,6 +44,13 @@ class _Connection(sqlite3.Connection):
             self.rollback()
         super().close()
 
+    def __del__(self) -> None:
+        """When the opening was cancelled aiosqlite lets go of it; from Python 3.13 on that is a warning."""
+        with suppress(
+            sqlite3.Error
+        ):  # it may be another thread that closes it; then its memory does
+            self.close()
+
 
 class Sqlite:
     """A `storage.database.Backend`."""
