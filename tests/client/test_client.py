@@ -157,7 +157,9 @@ async def test_a_local_timeout_around_the_reading_stays_a_timeout(server, client
     server.script = plays_then_waits(started())
 
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05), client.chat_stream("m", "Hi") as stream:
+        async with asyncio.timeout(None) as limit, client.chat_stream("m", "Hi") as stream:
+            await anext(stream)  # the call has come to the server
+            limit.reschedule(asyncio.get_running_loop().time() + 0.05)
             await stream.final()
 
     assert await caller_left(server)
