@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 from ..config import ProviderConfig
 from ..events import Delta
 from ..request import ChatRequest, Violation
 from .decode.base import Decoder
+
+
+class Asking:
+    """Whether a request has gone out to a provider. It outlives its stream, in contexts of connections,
+    and holds nothing of it.
+    """
+
+    __slots__ = ("is_sent",)
+
+    def __init__(self) -> None:
+        self.is_sent = False
+        """Its connection is there: before that no provider has anything to bill."""
+
+
+asking: ContextVar[Asking] = ContextVar("asking")
+"""What is told, where a task has set it, that a request of its has gone out."""
 
 
 class Dialect(Protocol):

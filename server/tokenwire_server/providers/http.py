@@ -19,6 +19,8 @@ import aiohttp
 import httpx2
 from aiohttp.connector import Connection
 
+from .base import asking
+
 RESPONSE = "tokenwire.aiohttp_response"
 """Key in `httpx2.Response.extensions` of the aiohttp response, for reading the body without layers."""
 
@@ -51,6 +53,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self, *, connect_s: float) -> None:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_headers_sent.append(_tell_sent)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0, keepalive_timeout=KEEPALIVE_S, ssl=ssl.create_default_context()
@@ -59,6 +63,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
             trust_env=False,
             response_class=_Response,
+            trace_configs=[tracing],
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -95,6 +100,12 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._session.close()
+
+
+async def _tell_sent(*_: object) -> None:
+    found = asking.get(None)
+    if found is not None:
+        found.is_sent = True
 
 
 def release(response: aiohttp.ClientResponse) -> None:

@@ -28,6 +28,7 @@ class Meter:
         "_last",
         "_output",
         "_started",
+        "_told_tokens",
         "chars",
     )
 
@@ -36,7 +37,8 @@ class Meter:
         self._estimate = estimate
         self._first: float | None = None
         self._last = started
-        self._output = OutputCount(estimate.counter)
+        self._output = OutputCount(estimate.counter)  # of what came since the latest figures
+        self._told_tokens = 0
         self.chars = 0
         """Length of the answer."""
         self._gaps: dict[int, int] = {}
@@ -67,18 +69,31 @@ class Meter:
             self.chars += len(text)
             self._output.add(text)
 
-    def usage(self, reported: Usage | None) -> Usage:
+    def told(self, reported: Usage) -> None:
+        """The provider has told these figures: they count the output that has come by now, if they
+        count more, or less, of it than those before them. Some servers repeat theirs with every token.
+        """
+        if not reported.estimated and reported.output_tokens != self._told_tokens:
+            self._told_tokens = reported.output_tokens
+            self._output = OutputCount(self._estimate.counter)
+
+    def usage(self, reported: Usage | None, *, is_whole: bool = True) -> Usage:
         """The provider's figures, or a count of what came, marked as an estimate; and its cost.
 
         Reported figures marked as estimated are a provider's placeholder for the output, with the
-        true input: Anthropic's, until the answer ends.
+        true input: Anthropic's, until the answer ends. Of an answer that is not whole, what came after
+        its latest figures is counted on top.
         """
         if reported is None:
             usage = Usage(self._estimate.input_tokens, self._output.tokens, estimated=True)
         elif reported.estimated:
+            output_tokens = self._told_tokens + self._output.tokens
             usage = msgspec.structs.replace(
-                reported, output_tokens=self._output.tokens, reasoning_tokens=None
+                reported, output_tokens=output_tokens, reasoning_tokens=None
             )
+        elif not is_whole and (later_tokens := self._output.tokens):
+            output_tokens = reported.output_tokens + later_tokens
+            usage = msgspec.structs.replace(reported, output_tokens=output_tokens, estimated=True)
         else:
             usage = reported
         prices = self._estimate.prices

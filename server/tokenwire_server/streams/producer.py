@@ -17,7 +17,7 @@ from ..errors import (
     UpstreamUnavailable,
 )
 from ..events import Finished, FinishReason, Usage
-from ..providers.base import Upstream
+from ..providers.base import Asking, Upstream, asking
 from ..providers.decode.base import Complete, Decoder
 from ..providers.registry import Route
 from ..request import ChatRequest
@@ -39,6 +39,7 @@ class Producer:
     """
 
     __slots__ = (
+        "_asking",
         "_attempts",
         "_cost_limit",
         "_decoder",
@@ -58,12 +59,18 @@ class Producer:
         self._cost_limit = stream.cost_limit
         self._decoder: Decoder | None = None
         self._attempts = 0
+        self._asking = Asking()
 
     def usage(self) -> Usage:
-        """The stream's usage so far: the provider's figures, or an estimate once it is asked."""
-        if not self._attempts:
+        """The stream's usage so far: the provider's figures, or an estimate once it is asked, which it
+        is not while it cannot be reached.
+        """
+        if not self._asking.is_sent:
             return NOTHING
-        return self._meter.usage(self._decoder.usage if self._decoder else None)
+        decoder = self._decoder
+        if decoder is None:
+            return self._meter.usage(None)
+        return self._meter.usage(decoder.usage, is_whole=isinstance(decoder.end, Complete))
 
     def progress(self) -> Progress:
         """How far the stream has come."""
@@ -77,10 +84,12 @@ class Producer:
         )
 
     async def run(self) -> None:
+        asking.set(self._asking)
         try:
             async with asyncio.timeout(self._stream.time_limit_s) as duration:
                 with SilenceLimit(self._limits.upstream_first_byte_s) as silence:
                     async with self._open() as upstream:
+                        self._asking.is_sent = True
                         self._decoder = upstream.decoder
                         if await self._read(upstream, silence):
                             self._seal_as_decoded(upstream.decoder)
@@ -140,9 +149,13 @@ class Producer:
                 meter.arrived(deltas, arrival)
                 for delta in deltas:
                     append(delta)
+            told = decoder.usage
+            is_new = told is not reported
+            if told is not None and is_new:
+                meter.told(told)
+                reported = told
             if cost_limit is not None and decoder.end is None:
-                told, reported = decoder.usage is not reported, decoder.usage
-                due = told or meter.chars >= cost_limit.check_at_chars
+                due = is_new or meter.chars >= cost_limit.check_at_chars
                 if due and cost_limit.passed(self.usage(), meter.chars):
                     return False
         return True

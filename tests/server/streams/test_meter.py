@@ -93,3 +93,20 @@ def test_usage_has_a_cost_where_a_price_is_known_and_none_where_not():
     assert priced.usage(None).cost_microusd == 10 * 3 + 2 * 15
     assert priced.usage(Usage(100, 7)) == Usage(100, 7, cost_microusd=100 * 3 + 7 * 15)
     assert Meter(0.0, TEN_TOKENS).usage(Usage(100, 7)).cost_microusd is None
+
+
+def test_what_comes_after_figures_counts_on_top_until_the_next_or_the_whole():
+    meter = Meter(0.0, TEN_TOKENS)
+    meter.arrived([TextDelta("x" * 40, 0)], 1.0)
+    early = Usage(33, 0)
+    meter.told(early)
+    assert meter.usage(early, is_whole=False) == Usage(33, 10, estimated=True)
+    meter.arrived([TextDelta("x" * 40, 0)], 2.0)
+    meter.told(Usage(33, 0))  # repeated, as some servers do
+    assert meter.usage(early, is_whole=False) == Usage(33, 20, estimated=True)
+    later = Usage(33, 25)
+    meter.told(later)
+    assert meter.usage(later, is_whole=False) is later
+    meter.arrived([ToolCallDelta(1, "x" * 8)], 3.0)
+    assert meter.usage(later, is_whole=False) == Usage(33, 27, estimated=True)
+    assert meter.usage(later) is later

@@ -1,0 +1,122 @@
+"""Providers that tell figures before the answer, or with it: they hold for what they can have counted."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+from e2e_calls import reason
+from priced_support import (
+    ARRIVAL,
+    INPUT_PRICE,
+    OUTPUT_PRICE,
+    budget,
+    calling,
+    model,
+    priced,
+    refused,
+)
+from raw_provider import HEAD, RawProvider, wait_for_end
+
+from tokenwire.v1 import event_pb2, usage_pb2
+
+INPUT_TOKENS = 40
+WORDS = 200
+
+
+def chunk(usage=None, word=None):
+    choices = [] if word is None else [{"index": 0, "delta": {"content": word}}]
+    found = {"id": "x", "model": "m", "choices": choices}
+    if usage is not None:
+        found["usage"] = {"prompt_tokens": INPUT_TOKENS, "completion_tokens": usage}
+    return b"data: " + json.dumps(found).encode() + b"\n\n"
+
+
+def speaking(first, repeated, *, breaks=False):
+    """A provider that tells its figures first, or with each of WORDS words; then it waits, or breaks."""
+
+    async def script(provider, reader, writer):
+        writer.write(HEAD + b"Connection: close\r\n\r\n" + chunk(first))
+        for _ in range(WORDS):
+            writer.write(chunk(repeated, "word "))
+            await writer.drain()
+            await asyncio.sleep(0.001)
+        if not breaks:
+            await wait_for_end(reader)
+
+    return script
+
+
+class Upstream:
+    def __init__(self, url):
+        self._url = url
+
+    def environ(self):
+        return {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": self._url}
+
+
+@pytest.fixture
+def serving(start, api_on, tmp_path):
+    """A server with a priced model of a provider that follows a script."""
+
+    @asynccontextmanager
+    async def run(script):
+        async with RawProvider(script) as provider:
+            upstream = Upstream(provider.url)
+            with priced(start, upstream, tmp_path, model("m", "openai/m")) as (_, address):
+                async with calling(api_on, address) as api:
+                    yield api
+
+    return run
+
+
+async def the_record(api):
+    """Of the only stream, once it is closed."""
+    async with asyncio.timeout(10):
+        while True:
+            records = await api.records()
+            if records and records[0].outcome != usage_pb2.USAGE_OUTCOME_OPEN:
+                return records[0]
+            await asyncio.sleep(0.1)
+
+
+EARLY = pytest.mark.parametrize(("first", "repeated"), [(0, None), (0, 0), (1, None)])
+
+
+@EARLY
+async def test_figures_from_before_the_answer_do_not_hide_what_was_cancelled(
+    serving, first, repeated
+):
+    async with serving(speaking(first, repeated)) as api:
+        call = api.chat_stream(api.request("m"))
+        words = 0
+        async for event in call:
+            words += event.text.text.count("word")
+            if words == WORDS:
+                break
+        call.cancel()
+        usage = (await the_record(api)).usage
+    assert usage.input_tokens == INPUT_TOKENS
+    assert abs(usage.output_tokens - WORDS) <= 5  # the space at the end; what came with the figures
+    assert usage.cost_microusd == INPUT_TOKENS * INPUT_PRICE + usage.output_tokens * OUTPUT_PRICE
+    assert usage.estimated
+
+
+@EARLY
+async def test_figures_from_before_the_answer_do_not_hide_it_from_its_budget(
+    serving, first, repeated
+):
+    async with serving(speaking(first, repeated, breaks=True)) as api:
+        finished = (await api.events("m", budget=budget(300)))[-1].finished
+        assert finished.reason == event_pb2.FINISH_REASON_BUDGET
+        assert 300 < finished.usage.cost_microusd <= 300 + ARRIVAL
+        assert (await the_record(api)).usage == finished.usage
+
+
+@EARLY
+async def test_figures_from_before_the_answer_do_not_hide_what_broke(serving, first, repeated):
+    async with serving(speaking(first, repeated, breaks=True)) as api:
+        assert reason(await refused(api.chat(api.request("m")))) == "UPSTREAM_BROKEN"
+        usage = (await the_record(api)).usage
+    assert abs(usage.output_tokens - WORDS) <= 5
+    assert usage.estimated

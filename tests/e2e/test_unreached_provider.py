@@ -1,0 +1,50 @@
+"""A provider to which no connection comes about has nothing to bill, and nobody is billed for it."""
+
+import asyncio
+import contextlib
+import socket
+
+import pytest
+from e2e_calls import read
+from priced_support import calling, cap, model, priced, refused
+
+from tokenwire.v1 import usage_pb2
+
+ALLOWED = 10_000
+
+
+@pytest.fixture
+def unreachable():
+    """The URL of a listener that is full: connecting to it takes as long as one waits."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+class Upstream:
+    def __init__(self, url):
+        self._url = url
+
+    def environ(self):
+        return {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": self._url}
+
+
+async def test_a_deadline_while_connecting_costs_nothing(start, api_on, tmp_path, unreachable):
+    tables = (model("m", "openai/m"), cap("default", day=ALLOWED))
+    with priced(start, Upstream(unreachable), tmp_path, *tables) as (_, address):
+        async with calling(api_on, address) as api:
+            await refused(read(api.chat_stream(api.request("m", "word " * 1000), timeout=0.7)))
+            async with asyncio.timeout(10):
+                while not (found := await api.records()) or (
+                    found[0].outcome == usage_pb2.USAGE_OUTCOME_OPEN
+                ):
+                    await asyncio.sleep(0.1)
+            assert found[0].outcome == usage_pb2.USAGE_OUTCOME_CANCELLED
+            assert found[0].usage == usage_pb2.Usage(cost_microusd=0)
+            assert await api.left() == {"spend_microusd_per_day": ALLOWED}
