@@ -320,3 +320,11 @@ async def test_every_slot_comes_back_after_10_000_streams_ended_in_every_way(ten
         f"10,000 streams of 100 callers, {refusals} refusals: 10 of 10 slots are back, "
         f"{time.monotonic() - began:.0f} s"
     )
+
+
+async def test_a_request_that_was_counted_while_its_twin_began_attaches_and_takes_nothing(tenancy):
+    key = await tenancy.new_key("--limits", "concurrent_streams=1,requests_per_minute=1")
+    async with tenancy.api(key) as api:
+        request = api.request("openai/sim?tokens=20&itl_ms=20", "word " * 200_000, request_id="one")
+        answers = await asyncio.gather(*(read(api.chat_stream(request)) for _ in range(6)))
+        assert len({events[0].started.stream_id for events in answers}) == 1

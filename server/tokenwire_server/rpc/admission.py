@@ -89,6 +89,9 @@ class Admission:
         if known is not None:
             return known, ()
         estimate = await self._estimator.estimate(request, route)
+        known = self._streams.begun_by(request, caller.tenant)
+        if known is not None:  # while this one was counted: nothing is taken for it
+            return known, ()
         estimate.check(request.budget, request.model)
         likely_tokens = estimate.input_tokens + estimate.likely_output_tokens
         lease = await self._limiter.take(caller, likely_tokens)
