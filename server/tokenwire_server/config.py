@@ -13,7 +13,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,6 +34,7 @@ MAX_CALLER_LIMIT = 10**12
 MAX_PRICE_USD = 10**6
 MAX_PRICE_DECIMALS = 9
 MAX_SPEND_USD = 10**9
+LONGEST_MONTH_DAYS = 31
 EVERY_OTHER_TENANT = "*"
 ENV_PREFIX = "TOKENWIRE_"
 OTHERS_VARIABLES = frozenset(
@@ -262,7 +270,8 @@ class Settings(BaseSettings):
     database: str = "sqlite:///tokenwire.db"
     """Where keys and usage records are kept: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`."""
     usage_kept_days: int | None = Field(default=None, ge=1, le=36500)
-    """How long usage records are kept, from the opening of their streams. None: for ever."""
+    """How long usage records are kept, from the opening of their streams. None: for ever. At least 31
+    where a tenant's spend is limited by the month: after a restart they tell what was spent."""
     migrate: bool = True
     """Bring the database's schema up to date at start. Otherwise `tokenwire-server migrate` does."""
     auth: Literal["auto", "keys", "none"] = "auto"
@@ -286,6 +295,21 @@ class Settings(BaseSettings):
         host, _, port = value.rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
             raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:50051, not {value!r}")
+        return value
+
+    @field_validator("tenants")
+    @classmethod
+    def _months_are_kept(
+        cls, value: dict[str, TenantLimits], info: ValidationInfo
+    ) -> dict[str, TenantLimits]:
+        kept_days = info.data.get("usage_kept_days")
+        if kept_days is not None and kept_days < LONGEST_MONTH_DAYS:
+            for name, limits in value.items():
+                if limits.spend_usd_per_month is not None:
+                    raise ValueError(
+                        f"{name}.spend_usd_per_month needs usage_kept_days of at least "
+                        f"{LONGEST_MONTH_DAYS}, not {kept_days}: a restart reads there what was spent"
+                    )
         return value
 
     @field_validator("providers")

@@ -84,3 +84,20 @@ def test_a_variable_with_a_limit_that_makes_no_sense_is_refused_with_its_path(
     with pytest.raises(ConfigError) as caught:
         load(None, {})
     assert str(caught.value).startswith(f"settings: tenants.acme.{fault}")
+
+
+MONTHLY = "usage_kept_days = {}\n[tenants.acme]\nspend_usd_per_month = 5\n"
+
+
+def test_records_are_not_forgotten_before_the_month_that_they_are_to_limit_is_over(tmp_path):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text(MONTHLY.format(30))
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    assert str(caught.value).startswith(
+        f"{path}: tenants: acme.spend_usd_per_month needs usage_kept_days of at least 31, not 30"
+    )
+    path.write_text(MONTHLY.format(31))
+    assert load(path, {}).usage_kept_days == 31
+    path.write_text(MONTHLY.format(1).replace("month", "day"))  # no day is longer than it
+    assert load(path, {}).usage_kept_days == 1
