@@ -48,6 +48,8 @@ class Estimate(msgspec.Struct, frozen=True):
     likely_output_tokens: int = 0
     """What is set aside for the answer: `max_output_tokens` if the request names it, or what the operator
     assumes."""
+    writes_cache: bool = False
+    """It marks a prefix for the provider's prompt cache: its input may cost what is written there."""
 
     @property
     def input_cost_microusd(self) -> int | None:
@@ -64,9 +66,17 @@ class Estimate(msgspec.Struct, frozen=True):
         if self.max_output_tokens is None or self.prices is None:
             return None
         most = self.max_output_tokens
-        return max(  # of reasoning alone, where that is dearer
-            self.prices.cost_microusd(Usage(self.input_tokens, most, reasoning_tokens=reasoning))
+        return max(  # of reasoning alone, and all written, where that is dearer
+            self.prices.cost_microusd(
+                Usage(
+                    self.input_tokens,
+                    most,
+                    reasoning_tokens=reasoning,
+                    cache_write_tokens=written,
+                )
+            )
             for reasoning in (0, most)
+            for written in (0, self.input_tokens if self.writes_cache else 0)
         )
 
     def check(self, budget: Budget, model: str) -> None:
@@ -157,6 +167,9 @@ class Estimator:
             prices=self._book.prices(route.provider.name, route.model, request.model, time.time()),
             max_output_tokens=most,
             likely_output_tokens=likely if asked is None else asked,
+            writes_cache=any(
+                part.cache_hint for message in request.messages for part in message.parts
+            ),
         )
 
     def _counter(self, route: Route) -> TokenCounter:

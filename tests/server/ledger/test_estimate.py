@@ -193,16 +193,38 @@ PRICES = st.builds(
     input=st.decimals(0, 100, places=3),
     output=st.decimals(0, 100, places=3),
     reasoning=st.none() | st.decimals(0, 100, places=3),
+    cache_write=st.none() | st.decimals(0, 100, places=3),
 )
+SHARES = st.floats(0, 1)
 
 
-@given(rates=PRICES, most=st.integers(1, 10_000), output=st.floats(0, 1), reasoning=st.floats(0, 1))
-def test_no_answer_costs_more_than_the_worst_case(rates, most, output, reasoning):
+@given(rates=PRICES, most=st.integers(1, 10_000), output=SHARES, reasoning=SHARES, written=SHARES)
+def test_no_answer_costs_more_than_the_worst_case(rates, most, output, reasoning, written):
     prices = Prices.configured(rates)
-    found = Estimate(INPUT, "estimate", TokenCounter(Characters()), prices, max_output_tokens=most)
+    counter = TokenCounter(Characters())
+    found = Estimate(
+        INPUT, "estimate", counter, prices, max_output_tokens=most, writes_cache=written > 0
+    )
     tokens = round(most * output)
-    usage = Usage(INPUT, tokens, reasoning_tokens=round(tokens * reasoning))
+    usage = Usage(
+        INPUT,
+        tokens,
+        reasoning_tokens=round(tokens * reasoning),
+        cache_write_tokens=round(INPUT * written),
+    )
     assert prices.cost_microusd(usage) <= found.max_cost_microusd
+
+
+async def test_only_what_is_marked_for_the_prompt_cache_may_cost_what_writing_there_does(new):
+    dear = ModelPrices(input=Decimal(2), output=Decimal(8), cache_write=Decimal("2.5"))
+    estimator = new({"openai/gpt-4o": ModelConfig(prices=dear)})
+    costs = []
+    for hint in (False, True):
+        message = Message("user", (Text("hello " * 100, cache_hint=hint),))
+        request = ChatRequest("openai/gpt-4o", (message,))
+        found = await estimator.estimate(request, to(most=10))
+        costs.append(found.max_cost_microusd - found.input_tokens * 2 - 80)
+    assert costs == [0, found.input_tokens // 2]
 
 
 # Budgets.
