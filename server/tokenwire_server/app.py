@@ -107,7 +107,7 @@ async def serve(
         streams = StreamRegistry(settings.limits, tasks, ledger)
         limiter = MemoryLimiter(settings.tenants)
         spend = SpendLimiter(settings.tenants)
-        await _remember_spend(store, spend)
+        await _remember_spend(store, spend, settings.limits.max_stream_duration_s)
         estimator = Estimator(book, tokenizers, providers, settings.limits)
         admission = Admission(registry, streams, limiter, spend, estimator, settings.limits)
 
@@ -139,12 +139,12 @@ async def serve(
     return as_wished
 
 
-async def _remember_spend(store: UsageStore, spend: SpendLimiter) -> None:
+async def _remember_spend(store: UsageStore, spend: SpendLimiter, longest_stream_s: float) -> None:
     """Take up what tenants have spent today and this month. Raises StoreUnavailable."""
     while spend.limits_anybody:
         periods = Periods.at(time.time())
-        today = await store.spent_since(periods.day.timestamp())
-        this_month = await store.spent_since(periods.month.timestamp())
+        today = await store.spent_since(periods.day.timestamp(), longest_stream_s)
+        this_month = await store.spent_since(periods.month.timestamp(), longest_stream_s)
         if periods == Periods.at(time.time()):  # and not the next day by now
             spend.remember(today=today, this_month=this_month)
             return

@@ -124,13 +124,19 @@ class UsageStore:
             raise SummaryTooLarge(MAX_SUMMARY_ROWS)
         return [_summary(row, group_by) for row in rows if row["record_count"]]
 
-    async def spent_since(self, time: float) -> dict[str, int]:
-        """What the streams cost that were created since then, in microusd by tenant; open ones count with
-        what they used so far, those without a known price not at all.
+    async def spent_since(self, time: float, longest_stream_s: float) -> dict[str, int]:
+        """What the streams cost that ended since then, in microusd by tenant; open ones count with what
+        they used so far, those without a known price not at all.
+
+        Only those are looked at that were created `longest_stream_s` before then, or later.
         """
         sums = (
             select(_column.tenant, func.sum(_column.cost_microusd))
-            .where(_column.created_time >= time, _column.cost_microusd > 0)
+            .where(
+                _column.created_time >= time - longest_stream_s,
+                or_(_column.end_time.is_(None), _column.end_time >= time),
+                _column.cost_microusd > 0,
+            )
             .group_by(_column.tenant)
         )
         async with self._database.reading() as connection:

@@ -160,7 +160,8 @@ class Stream:
         self.created_time = time.time()
         """The same in seconds since the epoch."""
         self.end_time: float | None = None
-        """None while it is open."""
+        """None while it is open. As long after `created_time` as it took, also when the machine's clock
+        was set meanwhile."""
         self.from_cache = False
         """A replay of an earlier answer."""
         self.deleted = False
@@ -276,7 +277,7 @@ class Stream:
         self._producer = None
 
     def _end(self) -> None:
-        self.end_time = time.time()
+        self.end_time = self.created_time + time.monotonic() - self.opened
         # What stays as long as the log shall be small.
         self._progress = self._final_progress()
         self._production = self.cost_limit = None

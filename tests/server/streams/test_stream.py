@@ -23,6 +23,7 @@ from tokenwire_server.events import (
     Usage,
 )
 from tokenwire_server.request import Delivery
+from tokenwire_server.streams import stream as stream_module
 from tokenwire_server.streams.stream import Progress
 
 FINISHED = Finished(
@@ -355,3 +356,14 @@ async def test_only_a_stream_that_began_to_answer_tells_what_was_used(stream):
     stream.tell_usage(after, 2)
     assert before.at is None
     assert after.at == StreamFailure("id", 2, USED)
+
+
+async def test_a_clock_that_is_set_back_makes_no_stream_shorter(monkeypatch):
+    found = a_stream()
+    elapsed_s = 1.5
+    clock = types.SimpleNamespace(
+        time=lambda: found.created_time - 86_400, monotonic=lambda: found.opened + elapsed_s
+    )
+    monkeypatch.setattr(stream_module, "time", clock)
+    found.fail(ServerStopped("the stream ended with its server"))
+    assert found.end_time - found.created_time == pytest.approx(elapsed_s)

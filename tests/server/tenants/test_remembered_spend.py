@@ -25,7 +25,7 @@ class Books:
         self.spent = spent
         self.asked = 0
 
-    async def spent_since(self, time):
+    async def spent_since(self, time, longest_stream_s):
         self.asked += 1
         return {"acme": sum(microusd for when, microusd in self.spent if when >= time)}
 
@@ -41,7 +41,7 @@ async def left(books, clock):
     """What is left of 1000 a day and 5000 a month."""
     limits = {"spend_usd_per_day": Decimal("0.001"), "spend_usd_per_month": Decimal("0.005")}
     limiter = SpendLimiter({"acme": TenantLimits(**limits)}, clock)
-    await app._remember_spend(books, limiter)
+    await app._remember_spend(books, limiter, 3600.0)
     return {found.limit: found.remaining for found in limiter.allowances("acme")}
 
 
@@ -70,5 +70,6 @@ async def test_a_day_that_ends_while_the_books_are_read_counts_for_the_day_no_mo
 
 async def test_where_nobody_is_limited_the_books_stay_closed():
     books = Books()
-    await app._remember_spend(books, SpendLimiter({"acme": TenantLimits(requests_per_minute=1)}))
+    limiter = SpendLimiter({"acme": TenantLimits(requests_per_minute=1)})
+    await app._remember_spend(books, limiter, 3600.0)
     assert books.asked == 0
