@@ -34,6 +34,11 @@ class Pending:
     def __len__(self) -> int:
         return len(self._owed) + len(self._newer) + len(self._taken)
 
+    @property
+    def stream_count(self) -> int:
+        """Streams that they are of: while one is written there may be its next one."""
+        return len(self._owed.keys() | self._newer.keys() | self._taken.keys())
+
     def begin(self, record: UsageRecord) -> None:
         if self._has_room():
             self._owed[record.stream_id] = record

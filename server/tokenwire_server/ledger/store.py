@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +21,9 @@ from sqlalchemy import (
     select,
     tuple_,
 )
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ..errors import StoreUnavailable
 from ..events import Usage
 from ..storage.database import Database
 from ..storage.tables import usage_records
@@ -34,6 +38,11 @@ ROWS_AT_ONCE = 25
 """Rows that are made for one statement, or read at once: streams wait meanwhile, 1 ms for so many."""
 FIGURES_AT_ONCE = 200
 """The same of rows whose figures are renewed."""
+QUERIES_AT_ONCE = 2
+"""Fewer than a Database has connections: there is always one for who writes records, and for who reads
+keys, however many callers ask and however slow that is."""
+QUERY_WAIT_S = 5.0
+"""How long a query waits for others. Then StoreUnavailable."""
 
 _column = usage_records.c
 _MODEL_SERVED = _column.provider + "/" + _column.model
@@ -55,6 +64,7 @@ class UsageStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._queries = asyncio.Semaphore(QUERIES_AT_ONCE)
         self._statements: tuple[Insert, Update] | None = None  # made once: that takes 1 ms
         self.instances = Instances(database)
 
@@ -92,7 +102,7 @@ class UsageStore:
         newest_first = records.order_by(
             _column.created_time.desc(), _column.stream_id.desc()
         ).limit(size)
-        async with self._database.reading() as connection:
+        async with self._querying() as connection:
             rows = (await connection.stream(newest_first)).mappings().partitions(ROWS_AT_ONCE)
             return [record_of(dict(row)) async for some in rows for row in some]
 
@@ -118,7 +128,7 @@ class UsageStore:
             .order_by(*(matching[name] for name in names))
             .limit(MAX_SUMMARY_ROWS + 1)
         )
-        async with self._database.reading() as connection:
+        async with self._querying() as connection:
             rows = (await connection.execute(sums)).mappings().all()
         if len(rows) > MAX_SUMMARY_ROWS:
             raise SummaryTooLarge(MAX_SUMMARY_ROWS)
@@ -157,6 +167,22 @@ class UsageStore:
                 delete(usage_records).where(_column.stream_id.in_(oldest))
             )
         return gone.rowcount
+
+    @asynccontextmanager
+    async def _querying(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of a query, which may be slow, and of which callers may make many."""
+        try:
+            async with asyncio.timeout(QUERY_WAIT_S):
+                await self._queries.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(
+                "usage records cannot be read: others are reading them"
+            ) from None
+        try:
+            async with self._database.reading() as connection:
+                yield connection
+        finally:
+            self._queries.release()
 
 
 def _conditions(query: UsageQuery) -> Iterator[ColumnElement[bool]]:

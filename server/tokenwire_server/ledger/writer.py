@@ -129,7 +129,7 @@ class Ledger:
             if self._pending:
                 logger.error(  # noqa: TRY400  # where it waited says nothing
                     "the usage records of %d streams are not written, and are gone: no time is left",
-                    len(self._pending),
+                    self._pending.stream_count,
                 )
         self._tell_dropped()
         return not self._pending
@@ -152,9 +152,22 @@ class Ledger:
             if closed:
                 logger.warning("%d streams are closed as lost: their process is gone", closed)
         if self._keep_s is not None and now >= self._forget_at:
-            forgotten = await self._store.forget_before(time.time() - self._keep_s, MAX_BATCH)
-            self._forget_at = now + FORGET_EVERY_S if forgotten < MAX_BATCH else now
+            self._forget_at = now + FORGET_EVERY_S
+            if await self._forget_before(time.time() - self._keep_s) == MAX_BATCH:
+                self._forget_at = now
         return goes_on
+
+    async def _forget_before(self, created_time: float) -> int:
+        """Forget records: how many. Should the database keep them, new ones are written all the same."""
+        try:
+            return await self._store.forget_before(created_time, MAX_BATCH)
+        except StoreUnavailable as error:
+            logger.error(  # noqa: TRY400  # it is the database's own line
+                "old usage records cannot be deleted: %s; tried again in %g s",
+                error,
+                FORGET_EVERY_S,
+            )
+            return 0
 
     async def _take_checkpoints(self, open_records: Callable[[], Iterable[UsageRecord]]) -> None:
         until = time.perf_counter() + SLICE_S

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
@@ -32,6 +31,11 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """For people: where the database is, without the password."""
+        ...
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What the driver raises, once there is an engine. SQLAlchemy does not translate all of it."""
         ...
 
     def require(self, *, create: bool) -> None:
@@ -75,6 +79,11 @@ class Database:
         self._backend.require(create=self._create)
         self._engine = self._backend.engine()
         self._writers = self._backend.writers(self._engine)
+        self._errors: tuple[type[Exception], ...] = (
+            SQLAlchemyError,
+            OSError,
+            *self._backend.errors,
+        )
         return self
 
     async def __aexit__(
@@ -147,7 +156,7 @@ class Database:
             raise StoreUnavailable(
                 f"the database {self.name} cannot be used: no answer in {longest_s:g} s"
             ) from None
-        except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+        except self._errors as error:
             raise StoreUnavailable(
                 f"the database {self.name} cannot be used: {_said(error)}"
             ) from error
@@ -164,5 +173,7 @@ def _backend(url: str) -> Backend:
 
 def _said(error: Exception) -> str:
     """The driver's own first line: SQLAlchemy's text holds the statement and a link."""
-    cause = error.driver_exception if isinstance(error, DBAPIError) else error
+    cause: object = error.driver_exception if isinstance(error, DBAPIError) else error
+    if isinstance(cause, SQLAlchemyError):
+        cause = cause.args[0]
     return str(cause).partition("\n")[0] or type(cause).__name__

@@ -17,6 +17,8 @@ MAX_CONNECTIONS = 4
 SCHEMA_LOCK = 0x746F6B656E77  # "tokenw": any number that others in the database do not use
 _SERVER_SETTINGS = {
     "application_name": "tokenwire",
+    # Whatever is usual there: who waited for a lock must see what its holder has committed.
+    "default_transaction_isolation": "read committed",
     "statement_timeout": f"{WAIT_S:g}s",
     "lock_timeout": f"{WAIT_S:g}s",
     # A process that froze while it changed a key must not keep the others from it.
@@ -35,6 +37,13 @@ class Postgresql:
     def name(self) -> str:
         return self._name
 
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """SQLAlchemy 2.1 hands on as they are those that come while rows are fetched from a cursor."""
+        import asyncpg
+
+        return asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+
     def require(self, *, create: bool) -> None:
         """Only its administrator makes a database: connecting tells whether it is there."""
 
@@ -48,13 +57,20 @@ class Postgresql:
 
         async def connect() -> Any:
             try:
-                return await asyncpg.connect(
+                connection = await asyncpg.connect(
                     self._url, timeout=WAIT_S, server_settings=_SERVER_SETTINGS
                 )
             except ValueError as error:  # not quoted: it may hold a part of a password
                 raise ConfigError(
                     f"database: the port or a parameter of {self.name} is wrong"
                 ) from error
+            encoding = connection.get_settings().server_encoding
+            if encoding != "UTF8":  # a record with a letter that it has not could never be written
+                connection.terminate()
+                raise ConfigError(
+                    f"database: the encoding of {self.name} is {encoding}, and must be UTF8"
+                )
+            return connection
 
         return create_async_engine(
             "postgresql+asyncpg://",

@@ -68,6 +68,10 @@ class Sqlite:
     def name(self) -> str:
         return str(self._path)
 
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        return (sqlite3.Error,)
+
     def require(self, *, create: bool) -> None:
         """Make the file if it is missing, for its owner only: it holds digests of keys."""
         if not self._path.parent.is_dir():

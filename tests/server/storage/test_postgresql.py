@@ -6,6 +6,7 @@ import socket
 import time
 from urllib.parse import quote
 
+import asyncpg
 import pytest
 from sqlalchemy import select, text, update
 
@@ -151,3 +152,58 @@ async def test_a_url_that_the_driver_refuses_is_one_line(rest):
         async with Database(f"postgresql://u:{ENCODED}@{rest}") as database:
             await database.prepare(migrate=True)
     assert ENCODED not in str(failure.value)
+
+
+@pytest.mark.parametrize("usual", ["repeatable read", "serializable"])
+async def test_those_that_start_at_once_make_the_schema_once_whatever_isolation_is_usual(
+    postgresql, usual
+):
+    url = postgresql.new_database()
+    postgresql.sql(
+        f"ALTER DATABASE {url.rpartition('/')[2]} SET default_transaction_isolation = '{usual}'"
+    )
+
+    async def start():
+        async with Database(url) as database:
+            return await database.prepare(migrate=True)
+
+    holder = await asyncpg.connect(url)
+    lock = postgresql_module.SCHEMA_LOCK
+    waiting = f"SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = {lock & 0xFFFFFFFF}"
+    try:
+        await holder.execute(f"SELECT pg_advisory_lock({lock})")
+        starting = [asyncio.create_task(start()) for _ in range(3)]
+        began = time.monotonic()
+        while await holder.fetchval(waiting) < len(starting):
+            assert time.monotonic() - began < 20
+            await asyncio.sleep(0.02)
+        await holder.execute(f"SELECT pg_advisory_unlock({lock})")
+        assert sorted(await asyncio.gather(*starting)) == [False, False, True]
+    finally:
+        await holder.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_cannot_keep_every_letter_is_refused_at_the_start(
+    postgresql, encoding
+):
+    """Otherwise one such record would be tried for ever, and one such label break every summary."""
+    name = f"in_{encoding.lower()}"
+    postgresql.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+    url = postgresql.new_database().rpartition("/")[0] + f"/{name}"
+    async with Database(url) as database:
+        with pytest.raises(ConfigError, match=rf"{name} is {encoding}, and must be UTF8$"):
+            await database.prepare(migrate=True)
+
+
+async def test_an_error_in_the_midst_of_an_answer_is_told_as_any_other(postgresql):
+    """Such as the end of `statement_timeout`, or of the connection, while rows are read."""
+    rows = text("SELECT 1 / (n - 500) FROM generate_series(1, 1000) AS n")
+    async with Database(postgresql.new_database()) as database:
+        for _ in range(2 * postgresql_module.MAX_CONNECTIONS):
+            with pytest.raises(StoreUnavailable, match=r"division by zero$"):
+                async with database.reading() as connection:
+                    async for _ in await connection.stream(rows):
+                        pass
+        await database.prepare(migrate=True)
+        assert await read(database) == 0
