@@ -5,49 +5,25 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import structs
 
+import usage_records
 from tokenwire.v1 import usage_pb2
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import InvalidRequest
 from tokenwire_server.events import Usage
 from tokenwire_server.ledger import store as store_module
-from tokenwire_server.ledger.record import Outcome, UsageRecord
+from tokenwire_server.ledger.record import Outcome
 from tokenwire_server.ledger.store import UsageStore
 from tokenwire_server.rpc.usage import UsageService
 from tokenwire_server.storage.database import Database
 from tokenwire_server.tenants.caller import Caller
+from usage_records import NOON, OPEN
 
-NOON = 1_800_014_400.0  # 2027-01-15T12:00Z
-WHOLE = UsageRecord(
-    stream_id=f"{1:032x}",
-    instance_id="host:1:ab",
-    tenant="acme",
-    key_prefix="tw_0123456789ab",
-    request_id="invoice-7",
+WHOLE = structs.replace(
+    usage_records.WHOLE,
     labels={"team": "search", "empty": ""},
-    model_asked="fast",
-    created_time=NOON + 0.25,
-    provider="local",
-    model="llama",
-    provider_response_id="answer-9",
-    end_time=NOON + 4.0,
-    ttft_s=0.5,
     outcome=Outcome.TIME_LIMIT,
     reason="TIME_LIMIT",
     usage=Usage(70, 60, 50, 40, 30, 20, estimated=True),
-    partial=True,
-    attempts=2,
-)
-OPEN = UsageRecord(
-    stream_id=f"{2:032x}",
-    instance_id="host:1:ab",
-    tenant="acme",
-    key_prefix="",
-    request_id="",
-    labels={},
-    model_asked="fast",
-    created_time=NOON,
-    usage=Usage(5, 0, estimated=True),
-    from_cache=True,
 )
 
 
