@@ -13,7 +13,9 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 async def test_5_000_streams_leave_5_000_records_however_they_end(
     start, api_on, own_simulator, database_url, tmp_path
 ):
-    records = await end_and_check(start, api_on, own_simulator, database_url, tmp_path, count=5500)
+    records = await end_and_check(
+        start, api_on, own_simulator, database_url, tmp_path, count=5500, late_tokens=2
+    )
     assert len(records) >= 5000
     assert Counter(map(outcome, records))["CANCELLED"] >= 1000
 
