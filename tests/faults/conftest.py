@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from server_process import stop
+
 OBSERVED = Path(__file__).parents[1] / "bench" / "observed.py"
-STOP_S = 15
 
 
 class Observed:
@@ -45,13 +46,8 @@ def observed(simulator):
         try:
             yield Observed(process)
         finally:
-            process.terminate()
             try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
+                stop(process)
             finally:
                 process.stdout.close()
 

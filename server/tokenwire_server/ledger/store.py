@@ -85,7 +85,7 @@ class UsageStore:
             for first in range(0, len(figures), FIGURES_AT_ONCE):
                 some = figures[first : first + FIGURES_AT_ONCE]
                 renewed = await connection.execute(renew, {ROWS: as_json(some)})
-                if renewed.rowcount < len(some):  # somebody took rows away
+                if renewed.rowcount < len(some):  # somebody took rows away, or took them for LOST
                     records = [*records, *some]
             for first in range(0, len(records), ROWS_AT_ONCE):
                 rows = [row_of(record) for record in records[first : first + ROWS_AT_ONCE]]

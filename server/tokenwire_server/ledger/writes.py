@@ -50,8 +50,8 @@ def keep_statement(connection: AsyncConnection) -> Insert:
 
 
 def renew_statement(connection: AsyncConnection) -> Update:
-    """Renews the FIGURES of open records, in rows that are there. All of them are one parameter, `as_json`:
-    of each column of each row SQLAlchemy makes more work than the database does.
+    """Renews the FIGURES of records in rows that are there, and open. All are one parameter, `as_json`: of
+    each column of each row SQLAlchemy makes more work than the database does.
     """
     rows = bindparam(ROWS, type_=Text)
     new: dict[str, ColumnElement[Any]]
@@ -69,17 +69,8 @@ def renew_statement(connection: AsyncConnection) -> Update:
         }
     return (
         update(usage_records)
-        .where(
-            _column.stream_id == new.pop("stream_id"),
-            _column.outcome.in_([Outcome.OPEN.value, Outcome.LOST.value]),
-        )
-        .values(
-            **new,
-            outcome=Outcome.OPEN.value,
-            reason="",
-            end_time=None,
-            update_time=DatabaseTime(),
-        )
+        .where(_column.stream_id == new.pop("stream_id"), _column.outcome == Outcome.OPEN.value)
+        .values(**new, update_time=DatabaseTime())
     )
 
 
