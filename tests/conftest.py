@@ -7,10 +7,20 @@ from contextlib import contextmanager
 
 import grpc.aio
 import pytest
+from hypothesis import HealthCheck, settings
 
 from databases import database_url, own_postgresql, postgresql, sql  # noqa: F401  # fixtures
 from server_process import running
 from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
+
+# Wall-clock limits of property tests (the deadline of an example, the time that generating one may take)
+# fail on a busy machine without a fault. Fixtures are made once for all examples of a test on purpose.
+settings.register_profile(
+    "tokenwire",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("tokenwire")
 
 
 class SimulatorProcess:

@@ -2,7 +2,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenwire
@@ -84,9 +84,7 @@ async def test_a_chat_past_its_budget_is_refused_by_name(server, client):
     assert server.requests[0].budget.max_cost_microusd == 1
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25)
 @given(
     count=st.integers(0, 40),
     page_size=st.integers(1, 20),

@@ -23,7 +23,7 @@ from limiter_model import (
 from tokenwire_server.errors import RateLimited, TooManyStreams
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(history=histories(SECONDS))
 async def test_any_history_is_answered_as_a_list_of_all_that_was_taken_would(new_limiter, history):
     clock = Clock()
@@ -38,7 +38,7 @@ async def test_any_history_is_answered_as_a_list_of_all_that_was_taken_would(new
             assert allowance.remaining in {allowance.allowed, None}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(history=histories(SECONDS), caller=st.sampled_from(CALLERS), tokens=TOKENS)
 async def test_who_comes_back_when_told_is_served_and_who_comes_earlier_is_not(
     new_limiter, history, caller, tokens

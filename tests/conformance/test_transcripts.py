@@ -37,7 +37,6 @@ END_MARKERS = {
 
 fuzz = settings(
     max_examples=60,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

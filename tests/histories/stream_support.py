@@ -54,6 +54,20 @@ async def _turns(count):
         await asyncio.sleep(0)
 
 
+class RecordingRegistry(StreamRegistry):
+    """A registry that records in which order its streams ended. `Stream.end_time` cannot serve for that: it
+    is made of readings of two clocks, and is late by as long as the process was not running between them.
+    """
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.ended_in_order = []
+
+    def ended(self, stream):
+        self.ended_in_order.append(stream)
+        super().ended(stream)
+
+
 class Host:
     """A registry, and the task that owns its producers."""
 
@@ -66,7 +80,7 @@ class Host:
 
     async def _run(self):
         async with asyncio.TaskGroup() as tasks:
-            self.registry = StreamRegistry(self._limits, tasks)
+            self.registry = RecordingRegistry(self._limits, tasks)
             await self._over.wait()
 
     def is_over_at_once(self):

@@ -309,7 +309,9 @@ def test_a_lawful_history_has_no_violations(history):
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 @given(st.data())
 def test_found_when(name, data):
     history = data.draw(histories())

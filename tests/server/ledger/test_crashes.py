@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire_server.errors import StoreUnavailable
@@ -139,9 +139,7 @@ class World:
         assert told(await self.store.page(ALL, size=1000)) == told(rows)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25)
 @given(operations=OPERATIONS)
 async def test_whatever_happens_there_is_one_record_for_each_stream_and_it_is_right(
     store, sql, pause, record, monkeypatch, operations

@@ -157,7 +157,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(operations=OPERATIONS, max_count=st.integers(1, 8))
 def test_whatever_happens_each_stream_has_its_last_record_or_is_counted(operations, max_count):
     """`rows` is what the database would hold; of streams: begun at most once, and then figures, and an end."""

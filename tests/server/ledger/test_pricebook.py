@@ -17,7 +17,7 @@ from genai_prices.types import (
     TieredPrices,
     TimeOfDateConstraint,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwire_server.config import ModelConfig, ModelPrices, ProviderConfig, known_providers
@@ -144,7 +144,6 @@ def test_every_public_price_is_what_its_list_calculates_at_every_tier_and_time()
     assert compared > 5000
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(
         [("anthropic", "claude-sonnet-4-5"), ("openai", "gpt-5.6-luna"), ("google", "gemini-2.5-pro")]

@@ -1,7 +1,7 @@
 from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwire_server.config import ConfigError, ModelPrices, load
@@ -78,13 +78,11 @@ def configured(**prices: str) -> Prices:
     )
 
 
-@settings(deadline=None)
 @given(TIERED, USAGE)
 def test_a_cost_is_the_bill_written_by_hand_rounded_half_up_once(rates, usage):
     assert Prices(rates).cost_microusd(usage) == by_hand(rates, usage)
 
 
-@settings(deadline=None)
 @given(TIERED, USAGE, st.one_of(st.integers(0, 50), st.integers(0, 10**12)))
 def test_the_ceiling_is_the_last_output_token_that_the_limit_pays_for(rates, usage, limit):
     prices = Prices(rates)

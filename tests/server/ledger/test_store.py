@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire_server.errors import StoreUnavailable
@@ -20,9 +20,7 @@ DAY = 86_400.0
 MIDNIGHT = 20_833 * DAY  # 2027-01-15T00:00Z
 CLOSED = [outcome for outcome in Outcome if outcome not in {Outcome.OPEN, Outcome.LOST}]
 
-with_databases = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+with_databases = settings(max_examples=30)
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 NAMES = st.sampled_from(["a", "b", "A", "ä"])

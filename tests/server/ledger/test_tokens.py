@@ -46,8 +46,6 @@ TEXT = st.one_of(
 
 ANSWER = st.builds(lambda words, times: "".join(words) * times, st.lists(WORDS, max_size=60), st.integers(1, 150))  # fmt: skip
 
-patient = settings(deadline=None)
-
 
 def loaded() -> Tokenizers:
     tokenizers = Tokenizers()
@@ -96,7 +94,6 @@ def test_the_name_of_a_special_token_is_text_like_any_other():
     assert GPT.count("<|endoftext|>") == 7
 
 
-@patient
 @given(TEXT)
 def test_any_text_is_counted_and_no_token_is_shorter_than_a_byte(text):
     size = len(text.encode("utf-8", "surrogatepass"))
@@ -104,7 +101,6 @@ def test_any_text_is_counted_and_no_token_is_shorter_than_a_byte(text):
     assert (GPT.count(text) == 0) == (text == "")
 
 
-@patient
 @given(TEXT, TEXT)
 def test_the_counts_of_two_parts_are_nearly_that_of_the_whole(left, right):
     whole = whole_count(GPT, left + right)
@@ -113,7 +109,6 @@ def test_the_counts_of_two_parts_are_nearly_that_of_the_whole(left, right):
     assert abs(parts - whole) <= whole * 0.02 + 16
 
 
-@patient
 @given(COUNTERS, ANSWER, st.lists(st.integers(0, 10**6), max_size=50))
 def test_an_answers_count_is_that_of_the_whole_wherever_it_is_cut(counter, text, cuts):
     output = OutputCount(counter)
@@ -132,7 +127,6 @@ def test_an_answer_of_any_kind_is_counted_by_pieces_of_any_size(text, size):
     assert near(output.tokens, whole_count(GPT, text))
 
 
-@patient
 @given(st.lists(WORDS, max_size=300), st.lists(st.booleans(), max_size=300))
 def test_asking_in_between_changes_nothing_but_that_it_is_known(pieces, asked):
     output, other = OutputCount(GPT), OutputCount(GPT)
@@ -241,7 +235,6 @@ async def test_a_published_example_with_a_tool_is_nearly_met():
     assert (await CLAUDE.count_request(asked)).tokens == pytest.approx(403, rel=0.1)
 
 
-@patient
 @given(st.lists(TEXT, max_size=5))
 def test_an_estimate_without_a_vocabulary_is_four_characters_a_token(texts):
     asked = request(*map(Text, texts))
@@ -316,7 +309,7 @@ def timed(step) -> float:
     return time.thread_time() - started
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text(st.characters(), max_size=200), st.integers(0, 40))
 def test_pieces_of_a_long_text_are_cut_where_nothing_changes(filler, words):
     """Ordinary text has a space before a letter often enough: there counts add up exactly."""

@@ -349,7 +349,7 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(requests)
 def test_what_passes_the_check_is_a_body_of_the_sdks_own_types(request):
     if OpenAIResponses().check(request, CONFIG):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from e2e_certificates import Authority, TlsFiles
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwire_server.config import ConfigError, TlsConfig
@@ -124,7 +124,6 @@ def test_a_file_whose_reading_fails_is_named(files):
         checked(config)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_whatever_stands_in_the_files_only_ever_a_config_error_comes_of_it(files, data):
     what = data.draw(st.sampled_from(["cert", "key", "client_ca"]))

@@ -114,7 +114,7 @@ TEXTS = st.lists(
 @pytest.mark.parametrize(
     "model", ["gpt-4o", "gpt-4", "claude-sonnet-4-5", "claude-opus-4-7", "llama-3"]
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(texts=TEXTS, share=st.floats(0, 1.2), output=st.sampled_from(["0.1", "5", "600"]))
 @example(texts=list(DEAREST_CHARACTERS * 40), share=0.9, output="5")
 @example(texts=["the"] + [" the"] * 500, share=0.99, output="5")
@@ -128,7 +128,7 @@ def test_it_ends_at_the_first_arrival_above_the_budget_and_never_before(
     assert ends_at(texts, expected, limit) == first_above(found, budget)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     texts=TEXTS,
     share=st.floats(0, 1.2),
@@ -260,7 +260,6 @@ def test_the_true_input_counts_from_the_arrival_that_brings_it():
         assert ends_at(texts, expected, limit, reported) == (end, found[end])
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=200), st.floats(0, 1.2))
 def test_figures_that_come_with_every_arrival_are_believed_and_may_leap(leaps, share):
     """vLLM's `continuous_usage_stats`, of a model that thinks and does not show it."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire_server.config import CallerLimits
@@ -307,9 +307,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25)
 @given(operations=OPERATIONS)
 async def test_whatever_is_done_a_reader_that_follows_knows_what_is_kept(store, clock, operations):
     revision, known = 0, {}

@@ -16,7 +16,7 @@ from tokenwire_server.tenants.window import Window
 HUGE = CallerLimits(requests_per_minute=10**9, tokens_per_minute=10**12, concurrent_streams=10**6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(history=histories(WHOLE_SECONDS))
 async def test_what_is_taken_a_second_apart_leaves_to_the_instant(history):
     clock = Clock(1000.0)
@@ -40,7 +40,7 @@ SHORT = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
 LONG = st.floats(58, 62) | st.sampled_from([59.0, 59.5, 60.0, 61.0])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(SHORT | SHORT | LONG, max_size=60))
 def test_a_window_keeps_what_a_list_of_the_last_minute_holds_and_at_most_a_second_more(steps):
     window, now, taken = Window(), 0.0, []

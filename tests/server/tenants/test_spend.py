@@ -396,5 +396,5 @@ class Spending(RuleBasedStateMachine):
             assert left(self.limiter, tenant) == self.left(tenant)
 
 
-Spending.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=40)
+Spending.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestSpending = Spending.TestCase

@@ -28,7 +28,7 @@ pieces = st.lists(
 )
 bodies = pieces.map(b"".join)
 cuts = st.lists(st.integers(0, 120), max_size=8)
-often = settings(max_examples=400, deadline=None)
+often = settings(max_examples=400)
 
 
 def as_specified(body):
