@@ -17,6 +17,7 @@ from .config import ConfigError, ModelConfig, ModelPrices, ProviderConfig, Setti
 from .ledger.estimate import Estimator
 from .ledger.instances import new_instance_id
 from .ledger.pricebook import PriceBook
+from .ledger.retention import Retention
 from .ledger.store import UsageStore
 from .ledger.tokenizers import Tokenizers
 from .ledger.writer import Ledger
@@ -103,7 +104,9 @@ async def serve(
         _tell_exposure(settings, keyring)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         store = UsageStore(database)
-        ledger = Ledger(store, new_instance_id(), keep_s=_seconds_of(settings.usage_kept_days))
+        keep_days = settings.usage_kept_days
+        retention = None if keep_days is None else Retention(store, keep_days * 86400.0)
+        ledger = Ledger(store, new_instance_id(), retention=retention)
         streams = StreamRegistry(settings.limits, tasks, ledger)
         limiter = MemoryLimiter(settings.tenants)
         spend = SpendLimiter(settings.tenants)
@@ -162,10 +165,6 @@ async def _stopped_before(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -
         for task in (working, stopping):
             task.cancel()
         await asyncio.wait((working, stopping))
-
-
-def _seconds_of(days: int | None) -> float | None:
-    return None if days is None else days * 86400.0
 
 
 async def _drain(server: GrpcServer, streams: StreamRegistry, grace_s: float) -> None:

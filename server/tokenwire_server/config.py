@@ -270,8 +270,8 @@ class Settings(BaseSettings):
     database: str = "sqlite:///tokenwire.db"
     """Where keys and usage records are kept: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`."""
     usage_kept_days: int | None = Field(default=None, ge=1, le=36500)
-    """How long usage records are kept, from the opening of their streams. None: for ever. At least 31
-    where a tenant's spend is limited by the month: after a restart they tell what was spent."""
+    """How long usage records are kept, from the end of their streams. None: for ever. At least 31 where a
+    tenant's spend is limited by the month: after a restart it is summed from the records."""
     migrate: bool = True
     """Bring the database's schema up to date at start. Otherwise `tokenwire-server migrate` does."""
     auth: Literal["auto", "keys", "none"] = "auto"

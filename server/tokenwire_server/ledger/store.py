@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..errors import StoreUnavailable
 from ..events import Usage
+from ..storage.clock import DatabaseTime
 from ..storage.database import Database
 from ..storage.tables import usage_records
 from .instances import Instances
@@ -153,20 +154,35 @@ class UsageStore:
             rows = await connection.execute(sums)
             return {tenant: int(spent) for tenant, spent in rows}
 
-    async def forget_before(self, time: float, batch: int = 1000) -> int:
-        """Delete closed records of streams created before then, oldest first: how many, at most `batch`."""
+    async def database_time(self) -> float:
+        """Seconds since the epoch, by the database's clock."""
+        async with self._database.reading() as connection:
+            time: float = (await connection.execute(select(DatabaseTime()))).scalar_one()
+            return time
+
+    async def delete_before(self, time: float, batch: int = 1000) -> int:
+        """Delete closed records that were created and last written before then, oldest first; return how
+        many, at most `batch`.
+
+        `created_time` is by the clock of the process that ran the stream, `update_time` by the
+        database's: a record of a process whose clock is slow is kept as long as any other.
+        """
         oldest = (
             select(_column.stream_id)
-            .where(_column.created_time < time, _column.outcome != Outcome.OPEN.value)
+            .where(
+                _column.created_time < time,
+                _column.update_time < time,
+                _column.outcome != Outcome.OPEN.value,
+            )
             .order_by(_column.created_time, _column.stream_id)
             .limit(batch)
             .with_for_update(skip_locked=True)
         )
         async with self._database.writing() as connection:
-            gone = await connection.execute(
+            deleted = await connection.execute(
                 delete(usage_records).where(_column.stream_id.in_(oldest))
             )
-        return gone.rowcount
+        return deleted.rowcount
 
     @asynccontextmanager
     async def _querying(self) -> AsyncIterator[AsyncConnection]:

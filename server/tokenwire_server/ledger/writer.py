@@ -12,6 +12,7 @@ from ..errors import StoreUnavailable
 from .instances import CLOSE_BATCH, CLOSE_EVERY_S, LEASE_S, RENEW_S
 from .pending import Pending
 from .record import UsageRecord
+from .retention import Retention
 from .store import UsageStore
 
 logger = logging.getLogger(__name__)
@@ -19,9 +20,8 @@ logger = logging.getLogger(__name__)
 WRITE_EVERY_S = 0.25
 CHECKPOINT_EVERY_S = 0.5
 """Figures of open streams are so old at most, and the time until they are written: less than 1 s in all."""
-FORGET_EVERY_S = 60.0
 MAX_BATCH = 1000
-"""Records that one transaction writes, or forgets."""
+"""Records that one transaction writes."""
 BETWEEN_BATCHES_S = 0.02
 """Between two that follow at once: SQLite's lock goes to who asks for it while it is free."""
 FIRST_BACKOFF_S = 0.1
@@ -47,23 +47,23 @@ class Ledger:
         instance_id: str,
         *,
         max_pending: int = 100_000,
-        keep_s: float | None = None,
+        retention: Retention | None = None,
     ) -> None:
-        """`instance_id`: of this start of the process, see `new_instance_id`. `keep_s`: how long records
-        are kept, from the creation of their stream; None: for ever.
+        """`instance_id`: of this start of the process, see `new_instance_id`. `retention`: deletes old
+        records; None: they are kept for ever.
         """
         self.written_count = 0
         """Records written; one of an open stream each time it was."""
         self._store = store
         self.instance_id = instance_id
-        self._keep_s = keep_s
+        self._retention = retention
         self._pending = Pending(max_pending)
         self._turn = asyncio.Lock()  # one at a time takes records and writes
         self._max_batch = MAX_BATCH
         self._lost = False
         self._told_dropped = 0
         self._ended = False
-        self._renew_at = self._checkpoint_at = self._close_at = self._forget_at = -math.inf
+        self._renew_at = self._checkpoint_at = self._close_at = -math.inf
 
     @property
     def pending_count(self) -> int:
@@ -151,23 +151,9 @@ class Ledger:
             self._close_at = now + CLOSE_EVERY_S if closed < CLOSE_BATCH else now
             if closed:
                 logger.warning("%d streams are closed as lost: their process is gone", closed)
-        if self._keep_s is not None and now >= self._forget_at:
-            self._forget_at = now + FORGET_EVERY_S
-            if await self._forget_before(time.time() - self._keep_s) == MAX_BATCH:
-                self._forget_at = now
+        if self._retention is not None:
+            await self._retention.run_due()
         return goes_on
-
-    async def _forget_before(self, created_time: float) -> int:
-        """Forget records: how many. Should the database keep them, new ones are written all the same."""
-        try:
-            return await self._store.forget_before(created_time, MAX_BATCH)
-        except StoreUnavailable as error:
-            logger.error(  # noqa: TRY400  # it is the database's own line
-                "old usage records cannot be deleted: %s; tried again in %g s",
-                error,
-                FORGET_EVERY_S,
-            )
-            return 0
 
     async def _take_checkpoints(self, open_records: Callable[[], Iterable[UsageRecord]]) -> None:
         until = time.perf_counter() + SLICE_S

@@ -210,7 +210,7 @@ async def test_too_many_groups_are_an_error_and_not_a_part_of_them(store, record
     assert len(await store.summary(ALL, ["day"])) == 1
     with pytest.raises(SummaryTooLarge, match="more than 3 rows"):
         await store.summary(ALL, ["tenant"])
-    await store.forget_before(MIDNIGHT * 2)
+    await store.delete_before(MIDNIGHT * 2)
     with pytest.raises(ValueError, match="'colour'"):
         await store.summary(ALL, ["colour"])
 
@@ -352,16 +352,17 @@ async def test_a_batch_that_fails_leaves_none_of_it(store, record):
     assert len(await store.page(ALL, size=1000)) == 100
 
 
-async def test_old_records_are_forgotten_oldest_first_and_open_ones_never(store, record):
+async def test_old_records_are_deleted_oldest_first_and_open_ones_never(store, record, sql):
     old = [
         record(f"{n:03}", created_time=MIDNIGHT + n, outcome=Outcome.FINISHED) for n in range(10)
     ]
     await store.write([*old, record("open", created_time=MIDNIGHT)])
-    assert await store.forget_before(MIDNIGHT + 8, batch=5) == 5
+    sql(f"UPDATE tokenwire_usage_records SET update_time = {MIDNIGHT}")
+    assert await store.delete_before(MIDNIGHT + 8, batch=5) == 5
     left = {r.stream_id for r in await store.page(ALL)}
     assert left == {"open", "005", "006", "007", "008", "009"}
-    assert await store.forget_before(MIDNIGHT + 8, batch=5) == 3
-    assert await store.forget_before(MIDNIGHT + 8, batch=5) == 0
+    assert await store.delete_before(MIDNIGHT + 8, batch=5) == 3
+    assert await store.delete_before(MIDNIGHT + 8, batch=5) == 0
     assert {r.stream_id for r in await store.page(ALL)} == {"open", "008", "009"}
 
 
@@ -373,7 +374,7 @@ async def test_without_its_tables_the_store_is_unavailable(store, record, sql):
         store.page(ALL),
         store.summary(ALL),
         store.spent_since(0.0, 0.0),
-        store.forget_before(0.0),
+        store.delete_before(0.0),
         store.instances.renew("one"),
         store.instances.release("one"),
         store.instances.close_lost(),

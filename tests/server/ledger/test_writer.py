@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import chain, repeat
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from tokenwire_server.events import Usage
 from tokenwire_server.ledger import writer as writer_module
 from tokenwire_server.ledger.query import UsageQuery
 from tokenwire_server.ledger.record import Outcome
+from tokenwire_server.ledger.retention import SETTLE_S, Retention
 from tokenwire_server.ledger.store import UsageStore
 from tokenwire_server.ledger.writer import Ledger
 from tokenwire_server.storage import sqlite as sqlite_module
@@ -196,14 +198,20 @@ async def test_cancelled_at_any_moment_nothing_is_lost_and_a_flush_writes_it(led
     assert len(await kept(store)) == 120
 
 
-async def test_records_of_the_gone_are_closed_and_old_ones_forgotten(store, record, pause, sql):
-    old = record("old", created_time=time.time() - 100, outcome=Outcome.FINISHED)
-    young = record("young", created_time=time.time() - 50, outcome=Outcome.FINISHED)
-    gone = record("gone", created_time=time.time() - 50, instance_id="gone")
+async def test_a_turn_closes_the_records_of_the_gone_and_deletes_old_ones(
+    store, record, pause, sql
+):
+    created = time.time() - 50
+    old = record("old", created_time=created - 50, outcome=Outcome.FINISHED)
+    young = record("young", created_time=created, outcome=Outcome.FINISHED)
+    gone = record("gone", created_time=created, instance_id="gone")
     await store.write([old, young, gone])
     pause("gone", 11)
-    ledger = Ledger(store, "one", keep_s=75)
-    await ledger.take_turn(tuple)
+    sql(f"UPDATE tokenwire_usage_records SET update_time = {created - 50} WHERE stream_id = 'old'")
+    started = time.monotonic() - SETTLE_S
+    moments = chain([started], repeat(started + SETTLE_S))
+    retention = Retention(store, 75, monotonic=lambda: next(moments))
+    await Ledger(store, "one", retention=retention).take_turn(tuple)
     found = await kept(store)
     assert {stream_id: each.outcome for stream_id, each in found.items()} == {
         "young": Outcome.FINISHED,
@@ -309,7 +317,7 @@ async def test_a_database_is_not_said_to_be_back_because_nothing_is_to_be_writte
     impatient, locked, ledger, caplog
 ):
     async with running(ledger):
-        await until(lambda: ledger._forget_at < ledger._close_at)  # all that is due was done
+        await until(lambda: ledger._close_at > 0)  # all that is due was done
         await locked.start()
         ledger._renew_at = time.monotonic() + 60
         ledger._close_at = 0.0
