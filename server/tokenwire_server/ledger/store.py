@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -23,27 +22,22 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..errors import StoreUnavailable
 from ..events import Usage
 from ..storage.clock import DatabaseTime
 from ..storage.database import Database
 from ..storage.tables import usage_records
 from .instances import Instances
 from .query import LABEL_GROUP, Cursor, SummaryTooLarge, UsageQuery, UsageSummary
+from .query_slots import QuerySlots
 from .record import Outcome, UsageRecord
 from .rows import COUNTS, DAY_S, RECORD_COLUMNS, label_name, record_of, row_of, text_of
 from .writes import ROWS, as_json, keep_statement, renew_statement
 
 MAX_SUMMARY_ROWS = 10_000
 ROWS_AT_ONCE = 25
-"""Rows that are made for one statement, or read at once: streams wait meanwhile, 1 ms for so many."""
+"""Rows that are made for one statement, or read at once: the event loop is blocked for 1 ms meanwhile."""
 FIGURES_AT_ONCE = 200
 """The same of rows whose figures are renewed."""
-QUERIES_AT_ONCE = 2
-"""Fewer than a Database has connections: there is always one for who writes records, and for who reads
-keys, however many callers ask and however slow that is."""
-QUERY_WAIT_S = 5.0
-"""How long a query waits for others. Then StoreUnavailable."""
 
 _column = usage_records.c
 _MODEL_SERVED = _column.provider + "/" + _column.model
@@ -65,7 +59,7 @@ class UsageStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queries = asyncio.Semaphore(QUERIES_AT_ONCE)
+        self._queries = QuerySlots()
         self._statements: tuple[Insert, Update] | None = None  # made once: that takes 1 ms
         self.instances = Instances(database)
 
@@ -95,7 +89,10 @@ class UsageStore:
     async def page(
         self, query: UsageQuery, after: Cursor | None = None, size: int = 100
     ) -> list[UsageRecord]:
-        """The newest records, or those that follow a page's last one; at most `size`."""
+        """The newest records, or those that follow a page's last one; at most `size`.
+
+        Raises RateLimited, Overloaded, as `QuerySlots`.
+        """
         records = select(*RECORD_COLUMNS).where(*_conditions(query))
         if after is not None:
             at = tuple_(_column.created_time, _column.stream_id)
@@ -103,7 +100,7 @@ class UsageStore:
         newest_first = records.order_by(
             _column.created_time.desc(), _column.stream_id.desc()
         ).limit(size)
-        async with self._querying() as connection:
+        async with self._querying(query.tenant) as connection:
             rows = (await connection.stream(newest_first)).mappings().partitions(ROWS_AT_ONCE)
             return [record_of(dict(row)) async for some in rows for row in some]
 
@@ -113,7 +110,7 @@ class UsageStore:
 
         Without groups there is one, of all; without records there is none.
 
-        Raises SummaryTooLarge, and ValueError for a group that there is not.
+        Raises RateLimited, Overloaded, as `QuerySlots`; SummaryTooLarge; ValueError for an unknown group.
         """
         names = [f"group_{n}" for n in range(len(group_by))]
         groups = [_group(group).label(name) for name, group in zip(names, group_by, strict=True)]
@@ -129,11 +126,17 @@ class UsageStore:
             .order_by(*(matching[name] for name in names))
             .limit(MAX_SUMMARY_ROWS + 1)
         )
-        async with self._querying() as connection:
-            rows = (await connection.execute(sums)).mappings().all()
-        if len(rows) > MAX_SUMMARY_ROWS:
+        async with self._querying(query.tenant) as connection:
+            rows = (await connection.stream(sums)).mappings().partitions(ROWS_AT_ONCE)
+            found = [
+                _summary(row, group_by)
+                async for some in rows
+                for row in some
+                if row["record_count"]
+            ]
+        if len(found) > MAX_SUMMARY_ROWS:
             raise SummaryTooLarge(MAX_SUMMARY_ROWS)
-        return [_summary(row, group_by) for row in rows if row["record_count"]]
+        return found
 
     async def spent_since(self, time: float, longest_stream_s: float) -> dict[str, int]:
         """What the streams cost that ended since then, in microusd by tenant; open ones count with what
@@ -185,20 +188,10 @@ class UsageStore:
         return deleted.rowcount
 
     @asynccontextmanager
-    async def _querying(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction of a query, which may be slow, and of which callers may make many."""
-        try:
-            async with asyncio.timeout(QUERY_WAIT_S):
-                await self._queries.acquire()
-        except TimeoutError:
-            raise StoreUnavailable(
-                "usage records cannot be read: others are reading them"
-            ) from None
-        try:
-            async with self._database.reading() as connection:
-                yield connection
-        finally:
-            self._queries.release()
+    async def _querying(self, tenant: str | None) -> AsyncIterator[AsyncConnection]:
+        """A transaction of a query: it may be slow, and callers may send many."""
+        async with self._queries.slot(tenant), self._database.reading() as connection:
+            yield connection
 
 
 def _conditions(query: UsageQuery) -> Iterator[ColumnElement[bool]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
+from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
 
 import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,6 +30,8 @@ DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 MAX_MODELS = 32
 MAX_KEY_PREFIX_CHARS = 64
+ITEMS_AT_ONCE = 50
+"""Records or sums that are encoded at once: 1 to 2 ms of the event loop."""
 
 _OUTCOMES = {usage_pb2.UsageOutcome.Value(f"USAGE_OUTCOME_{o.name}"): o for o in Outcome}
 _OUTCOME_VALUES = {outcome: value for value, outcome in _OUTCOMES.items()}
@@ -39,6 +44,9 @@ _GROUPS = {
 _FIRST_TIME, _LAST_TIME = -62135596800, 253402300799  # what a Timestamp may hold
 
 
+Item = TypeVar("Item")
+
+
 class UsageService:
     """tokenwire.v1.UsageService. A caller sees its own tenant's records."""
 
@@ -49,7 +57,7 @@ class UsageService:
     async def ListUsageRecords(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """A page, and where the next one begins.
 
-        Raises InvalidRequest, StoreUnavailable.
+        Raises InvalidRequest, RateLimited, Overloaded, StoreUnavailable.
         """
         request = parse_message(
             usage_pb2.ListUsageRecordsRequest, data, max_bytes=self._limits.max_request_bytes
@@ -72,18 +80,22 @@ class UsageService:
             raise InvalidRequest(violations)
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         records = await self._store.page(query, after, size)
-        response = usage_pb2.ListUsageRecordsResponse(
-            usage_records=[_record_message(record) for record in records]
-        )
+        parts = [
+            usage_pb2.ListUsageRecordsResponse(
+                usage_records=map(_record_message, some)
+            ).SerializeToString()
+            async for some in _in_slices(records)
+        ]
         if len(records) == size:
             last = records[-1]
-            response.next_page_token = _PageToken(
-                last.created_time, last.stream_id, of_filter
-            ).write()
-        return response.SerializeToString()
+            following = _PageToken(last.created_time, last.stream_id, of_filter).write()
+            parts.append(
+                usage_pb2.ListUsageRecordsResponse(next_page_token=following).SerializeToString()
+            )
+        return b"".join(parts)
 
     async def GetUsageSummary(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
-        """Sums. Raises InvalidRequest, StoreUnavailable."""
+        """Sums. Raises InvalidRequest, RateLimited, Overloaded, StoreUnavailable."""
         request = parse_message(
             usage_pb2.GetUsageSummaryRequest, data, max_bytes=self._limits.max_request_bytes
         )
@@ -96,9 +108,13 @@ class UsageService:
             found = await self._store.summary(query, groups)
         except SummaryTooLarge as error:
             raise InvalidRequest([Violation("group_by", str(error))]) from None
-        return usage_pb2.GetUsageSummaryResponse(
-            summaries=[_summary_message(summary, request.label_key) for summary in found]
-        ).SerializeToString()
+        parts = [
+            usage_pb2.GetUsageSummaryResponse(
+                summaries=[_summary_message(summary, request.label_key) for summary in some]
+            ).SerializeToString()
+            async for some in _in_slices(found)
+        ]
+        return b"".join(parts)
 
     def _query(
         self, proto: usage_pb2.UsageFilter, caller: Caller, violations: list[Violation]
@@ -198,6 +214,17 @@ def _groups(
         for group in order
         if group in groups
     )
+
+
+async def _in_slices(items: Sequence[Item]) -> AsyncIterator[Sequence[Item]]:
+    """A few at a time; other tasks run between two slices.
+
+    A response whose slices are serialized one by one is the concatenation of their bytes, as protobuf
+    specifies for repeated fields.
+    """
+    for first in range(0, len(items), ITEMS_AT_ONCE):
+        yield items[first : first + ITEMS_AT_ONCE]
+        await asyncio.sleep(0)
 
 
 def _record_message(record: UsageRecord) -> usage_pb2.UsageRecord:

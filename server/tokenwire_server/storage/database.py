@@ -22,7 +22,7 @@ TRANSACTION_S = 10.0
 MIGRATION_S = 600.0
 """The longest that bringing the schema up to date may take."""
 CLOSE_S = 6.0
-"""The longest that closing may take: more than a wait for a lock, which cannot be ended from outside."""
+"""The longest that closing may take: more than a wait for a lock."""
 
 
 class Backend(Protocol):
@@ -52,6 +52,10 @@ class Backend(Protocol):
         """Hold the lock of the schema until the transaction ends."""
         ...
 
+    def abort(self) -> None:
+        """End what waits for the database now, without waiting for it."""
+        ...
+
     async def wait_closed(self) -> None:
         """Once the engine is disposed of: wait until nothing of it runs."""
         ...
@@ -69,6 +73,7 @@ class Database:
         """Connects to nothing yet. `create`: an SQLite file that is missing is made."""
         self._backend = _backend(url)
         self._create = create
+        self._abort_timer: asyncio.TimerHandle | None = None
 
     @property
     def name(self) -> str:
@@ -92,10 +97,21 @@ class Database:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await self._engine.dispose()
-                await self._backend.wait_closed()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._engine.dispose()
+                    await self._backend.wait_closed()
+        finally:
+            if self._abort_timer is not None:
+                self._abort_timer.cancel()
+
+    def abort_after(self, delay_s: float) -> None:
+        """Abort in `delay_s` what still waits for the database then: it fails with StoreUnavailable. So a
+        database that does not answer delays closing, and the tasks that use it, by no more than that.
+        """
+        loop = asyncio.get_running_loop()
+        self._abort_timer = loop.call_later(delay_s, self._backend.abort)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:

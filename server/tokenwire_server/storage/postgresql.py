@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from weakref import WeakSet
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -32,6 +33,7 @@ class Postgresql:
     def __init__(self, url: str) -> None:
         self._url = url
         self._name = _name(url)
+        self._connections = WeakSet[Any]()
 
     @property
     def name(self) -> str:
@@ -64,6 +66,7 @@ class Postgresql:
                 raise ConfigError(
                     f"database: the port or a parameter of {self.name} is wrong"
                 ) from error
+            self._connections.add(connection)
             encoding = connection.get_settings().server_encoding
             if encoding != "UTF8":  # a record with a letter that it has not could never be written
                 connection.terminate()
@@ -89,6 +92,10 @@ class Postgresql:
         for setting in ("statement_timeout", "lock_timeout"):
             await connection.execute(text(f"SET LOCAL {setting} = 0"))  # Database has its own bound
         await connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
+
+    def abort(self) -> None:
+        for connection in list(self._connections):
+            connection.terminate()
 
     async def wait_closed(self) -> None:
         """Its connections end when they are closed."""

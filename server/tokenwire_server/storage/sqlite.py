@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any, cast
 from urllib.parse import quote
 from weakref import WeakSet
 
@@ -17,12 +20,15 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.util import await_only
 
 from ..config import ConfigError
 from ..errors import StoreUnavailable
 
 LOCK_WAIT_S = 5.0
 """How long a transaction waits for another process's lock. Then StoreUnavailable."""
+LOCK_WAIT_SLICE_S = 0.1
+"""How long that wait goes on after it was cancelled."""
 MAX_CONNECTIONS = 4
 
 _WRITES = "tokenwire_writes"
@@ -35,9 +41,34 @@ _SETTINGS = (
 
 
 class _Connection(sqlite3.Connection):
-    """When one is closed in the midst of a transaction, SQLite keeps its lock for as long as a cursor of
-    it lives, which may be until garbage is collected: what was cancelled would lock out all others.
+    """Used in the thread of its `_AsyncConnection`.
+
+    When one is closed in the midst of a transaction, SQLite keeps its lock for as long as a cursor of it
+    lives, which may be until garbage is collected: what was cancelled would lock out all others.
     """
+
+    gives_up = False
+    """Set from another thread: the wait for the lock ends."""
+
+    def begin_writing(self) -> None:
+        """Take the lock. SQLite's own wait cannot be interrupted: so it is cut into short ones."""
+        give_up_at = time.monotonic() + LOCK_WAIT_S
+        self._set_busy_timeout(min(LOCK_WAIT_SLICE_S, LOCK_WAIT_S))
+        try:
+            while True:
+                try:
+                    self.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+                    if not busy or self.gives_up or time.monotonic() >= give_up_at:
+                        raise
+                else:
+                    return
+        finally:
+            self._set_busy_timeout(LOCK_WAIT_S)
+
+    def _set_busy_timeout(self, timeout_s: float) -> None:
+        self.execute(f"PRAGMA busy_timeout={timeout_s * 1000:.0f}")
 
     def close(self) -> None:
         with suppress(sqlite3.Error):
@@ -52,6 +83,39 @@ class _Connection(sqlite3.Connection):
             self.close()
 
 
+class _AsyncConnection(aiosqlite.Connection):
+    """One whose thread stops waiting for a lock, or reading, when the task that waits is cancelled."""
+
+    _reads = False
+
+    async def begin(self, *, writes: bool) -> None:
+        """Begin a transaction. One that writes takes the lock at once: if it began by reading, it would be
+        refused without a wait when another wrote in between.
+        """
+        self._reads = not writes
+        connection = cast("_Connection", self._conn)
+        connection.gives_up = False
+        if writes:
+            await self._execute(connection.begin_writing)
+        else:
+            await self._execute(connection.execute, "BEGIN")
+
+    def give_up(self) -> None:
+        """End a wait for the lock, or a query; what writes goes on."""
+        connection = cast("_Connection | None", self._connection)
+        if connection is not None:
+            connection.gives_up = True
+            if self._reads:
+                connection.interrupt()
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            self.give_up()
+            raise
+
+
 class Sqlite:
     """A `storage.database.Backend`."""
 
@@ -63,6 +127,7 @@ class Sqlite:
             )
         self._path = Path(path).absolute()
         self._threads = WeakSet[Thread]()
+        self._connections = WeakSet[_AsyncConnection]()
 
     @property
     def name(self) -> str:
@@ -114,6 +179,10 @@ class Sqlite:
     async def lock_schema(self, connection: AsyncConnection) -> None:
         """A transaction that writes holds the only lock there is."""
 
+    def abort(self) -> None:
+        for connection in list(self._connections):
+            connection.give_up()
+
     async def wait_closed(self) -> None:
         """A thread that outlives the event loop would end in a traceback on stderr."""
         while any(thread.is_alive() for thread in self._threads):  # noqa: ASYNC110  # threads tell nobody
@@ -121,15 +190,19 @@ class Sqlite:
 
     async def _connect(self) -> aiosqlite.Connection:
         # Mode rw: a file that vanished is an error, and not an empty database where no key was revoked.
-        connection = aiosqlite.connect(
-            f"file:{quote(str(self._path))}?mode=rw",
-            uri=True,
-            timeout=LOCK_WAIT_S,
-            isolation_level=None,
-            factory=_Connection,
+        connection = _AsyncConnection(
+            lambda: sqlite3.connect(
+                f"file:{quote(str(self._path))}?mode=rw",
+                uri=True,
+                timeout=LOCK_WAIT_S,
+                isolation_level=None,
+                factory=_Connection,
+            ),
+            iter_chunk_size=64,
         )
         connection._thread.daemon = True  # as SQLAlchemy does, had it made the connection
         self._threads.add(connection._thread)
+        self._connections.add(connection)
         await connection
         try:
             await _configure(connection)
@@ -158,13 +231,10 @@ class Sqlite:
 
 
 def _on_begin(connection: Connection) -> None:
-    """Python's sqlite3 begins a transaction late, and for DDL never: here every one is begun.
-
-    One that writes takes the lock at once. If it began by reading, it would be refused without a wait
-    when another wrote in between.
-    """
+    """Python's sqlite3 begins a transaction late, and for DDL never: here every one is begun."""
     writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    driver_connection: _AsyncConnection = connection.connection.driver_connection  # type: ignore[assignment]
+    await_only(driver_connection.begin(writes=writes))
 
 
 async def _configure(connection: aiosqlite.Connection) -> None:

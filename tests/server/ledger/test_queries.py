@@ -1,14 +1,17 @@
 """Callers who ask for what was used, however many they are and however long it takes."""
 
 import asyncio
+import random
 import time
 from contextlib import AsyncExitStack, suppress
 
 import pytest
+from sqlalchemy import text
 
-from tokenwire_server.errors import StoreUnavailable
-from tokenwire_server.ledger import store as store_module
+from tokenwire_server.errors import Overloaded, RateLimited, StoreUnavailable
+from tokenwire_server.ledger import query_slots
 from tokenwire_server.ledger.query import UsageQuery
+from tokenwire_server.ledger.query_slots import QuerySlots
 from tokenwire_server.ledger.record import Outcome
 from tokenwire_server.storage import sqlite as sqlite_module
 from tokenwire_server.storage.tables import usage_records
@@ -42,14 +45,14 @@ async def test_callers_who_ask_for_much_keep_neither_records_nor_keys_waiting(
     )
     answered = 0
 
-    async def ask():
+    async def ask(tenant):
         nonlocal answered
         while True:
-            with suppress(StoreUnavailable):
-                await store.summary(ALL, ["label:team", "model"])
+            with suppress(StoreUnavailable, Overloaded):
+                await store.summary(UsageQuery(tenant=tenant), ["label:team", "model"])
                 answered += 1
 
-    asking = [asyncio.create_task(ask()) for _ in range(ASKERS)]
+    asking = [asyncio.create_task(ask(f"tenant {n}")) for n in range(ASKERS)]
     keys, longest_s = KeyStore(database), {"written": 0.0, "read": 0.0}
     for n in range(8):
         await asyncio.sleep(0.1)
@@ -68,16 +71,89 @@ async def test_callers_who_ask_for_much_keep_neither_records_nor_keys_waiting(
     )  # 0.05 on an idle machine; 5 where they wait behind all who ask
 
 
-async def test_who_asks_while_others_are_answered_is_told_so_in_time(store, record, monkeypatch):
-    monkeypatch.setattr(store_module, "QUERY_WAIT_S", 0.2)
+async def test_a_query_that_waits_too_long_is_refused_as_overload(store, record, monkeypatch):
+    monkeypatch.setattr(query_slots, "WAIT_S", 0.2)
     async with AsyncExitStack() as stack:
-        for _ in range(store_module.QUERIES_AT_ONCE):
-            await stack.enter_async_context(store._querying())
-        for asked in (store.page(ALL), store.summary(ALL)):
-            with pytest.raises(StoreUnavailable, match="others are reading"):
-                await asked
+        for n in range(query_slots.MAX_RUNNING):
+            await stack.enter_async_context(store._querying(f"tenant {n}"))
+        for query in (store.page(ALL), store.summary(ALL)):
+            with pytest.raises(Overloaded, match="other usage queries") as refused:
+                await query
+            assert refused.value.retry_after_s
         await store.write([record("1")])
     assert len(await store.page(ALL)) == 1
+
+
+async def test_slots_go_to_tenants_in_turn_and_one_query_of_a_tenant_runs_at_a_time():
+    slots, order, running = QuerySlots(), [], []
+
+    async def query(tenant):
+        async with slots.slot(tenant):
+            order.append(tenant)
+            running.append(tenant)
+            assert len(running) <= query_slots.MAX_RUNNING
+            assert len(set(running)) == len(running)
+            await asyncio.sleep(0)
+            running.remove(tenant)
+
+    await asyncio.gather(*map(query, "aaaaaaaa" + "bbbb" + "c"))
+    assert sorted(order) == list("aaaaaaaabbbbc")
+    assert order.index("b") <= 2
+    assert order.index("c") <= 4
+    assert not slots._waiting
+
+
+async def test_a_tenant_with_too_many_waiting_queries_is_refused_and_others_are_not():
+    slots = QuerySlots()
+    end = asyncio.Event()
+
+    async def query(tenant):
+        async with slots.slot(tenant):
+            await end.wait()
+
+    tasks = [asyncio.create_task(query("a")) for _ in range(1 + query_slots.MAX_WAITING)]
+    await asyncio.sleep(0)
+    with pytest.raises(RateLimited) as refused:
+        await query("a")
+    assert refused.value.retry_after_s
+    other = asyncio.create_task(query("b"))
+    end.set()
+    await asyncio.gather(other, *tasks)
+
+
+async def test_queries_that_are_cancelled_while_they_wait_or_run_leave_no_slot_taken():
+    slots, chance = QuerySlots(), random.Random(7)
+
+    async def query(tenant):
+        async with slots.slot(tenant):
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+
+    for _ in range(200):
+        tasks = [asyncio.create_task(query(chance.choice("abc"))) for _ in range(8)]
+        for task in chance.sample(tasks, 4):
+            for _ in range(chance.randrange(3)):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert not slots._running
+        assert not slots._waiting
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_an_abandoned_query_ends_at_once(database):
+    """PostgreSQL's driver sends it a cancellation; SQLite's would run on in its thread."""
+    endless = text(
+        "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c"
+    )
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2), database.reading() as connection:
+                await connection.execute(endless)
+    async with AsyncExitStack() as stack:  # every connection can be used again
+        for _ in range(sqlite_module.MAX_CONNECTIONS):
+            connection = await stack.enter_async_context(database.reading())
+            assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
 
 
 async def test_when_all_connections_are_in_use_no_link_is_told(database):

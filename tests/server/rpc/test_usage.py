@@ -1,5 +1,8 @@
 """What UsageService makes of a request and of the records in a database, to the last field."""
 
+import asyncio
+import time
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -32,17 +35,17 @@ class Calls:
 
     def __init__(self, store, tenant="acme"):
         self.store = store
-        self._service = UsageService(store, Limits())
-        self._caller = Caller(tenant)
+        self.service = UsageService(store, Limits())
+        self.caller = Caller(tenant)
 
     async def list(self, **fields):
         data = usage_pb2.ListUsageRecordsRequest(**fields).SerializeToString()
-        answer = await self._service.ListUsageRecords(data, None, self._caller)
+        answer = await self.service.ListUsageRecords(data, None, self.caller)
         return usage_pb2.ListUsageRecordsResponse.FromString(answer)
 
     async def sum(self, **fields):
         data = usage_pb2.GetUsageSummaryRequest(**fields).SerializeToString()
-        answer = await self._service.GetUsageSummary(data, None, self._caller)
+        answer = await self.service.GetUsageSummary(data, None, self.caller)
         return usage_pb2.GetUsageSummaryResponse.FromString(answer)
 
 
@@ -183,3 +186,43 @@ async def test_more_groups_than_an_answer_holds_are_refused_and_the_field_is_nam
     (violation,) = refused.value.violations
     assert violation.field == "group_by"
     assert "more than 3 rows" in violation.description
+
+
+@pytest.fixture
+def longest_step_s(monkeypatch):
+    """The CPU time of each step of the event loop so far, the longest last. A machine that is busy with
+    other processes does not change it.
+    """
+    steps, run = [], asyncio.Handle._run
+
+    def timed(handle):
+        began = time.thread_time()
+        run(handle)
+        steps.append(time.thread_time() - began)
+
+    monkeypatch.setattr(asyncio.Handle, "_run", timed)
+    return lambda: max(steps)
+
+
+async def test_the_largest_page_and_the_largest_sum_never_block_the_loop_for_20_ms(
+    usage, longest_step_s
+):
+    for first in range(0, 9000, 1000):
+        await usage.store.write(
+            [
+                structs.replace(WHOLE, stream_id=f"{n:032x}", key_prefix=f"tw_{n}")
+                for n in range(first, first + 1000)
+            ]
+        )
+    assert len((await usage.list(page_size=1)).usage_records) == 1  # statements are compiled once
+    await usage.sum(group_by=[usage_pb2.USAGE_GROUP_DAY])
+    data = usage_pb2.ListUsageRecordsRequest(page_size=1000).SerializeToString()
+    page = await usage.service.ListUsageRecords(data, None, usage.caller)
+    data = usage_pb2.GetUsageSummaryRequest(group_by=[usage_pb2.USAGE_GROUP_KEY])
+    sums = await usage.service.GetUsageSummary(data.SerializeToString(), None, usage.caller)
+    await asyncio.sleep(0)  # the step that ended the last call is over
+    longest_ms = longest_step_s() * 1000
+    assert len(usage_pb2.ListUsageRecordsResponse.FromString(page).usage_records) == 1000
+    assert len(usage_pb2.GetUsageSummaryResponse.FromString(sums).summaries) == 9000
+    print(f"the longest step of the loop took {longest_ms:.1f} ms of CPU")
+    assert longest_ms < 20
