@@ -48,30 +48,41 @@ class CachedAnswer(NamedTuple):
         )
 
 
+class _TenantAnswers:
+    """The answers of one tenant, the one used longest ago first."""
+
+    __slots__ = ("by_key", "byte_count")
+
+    def __init__(self) -> None:
+        self.by_key = OrderedDict[bytes, CachedAnswer]()
+        self.byte_count = 0
+
+
 class ResponseCache:
     """At most `max_bytes` of answers, of at most `max_answer_bytes` each, as their logs count them.
 
-    Past the bound the answer goes that was used longest ago. Answers of one tenant are never another's.
+    Past the bound the tenant whose answers take most loses the one that it used longest ago: so a tenant
+    that keeps little keeps it, whatever others do. Answers of one tenant are never another's.
     """
 
     def __init__(self, max_bytes: int, max_answer_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_answer_bytes = max_answer_bytes
-        self._answers: OrderedDict[tuple[str, bytes], CachedAnswer] = OrderedDict()
+        self._tenants: dict[str, _TenantAnswers] = {}  # those that have any
         self._bytes = 0
 
     def get(self, tenant: str, use: CacheUse) -> CachedAnswer | None:
         """An answer that may be replayed for this use."""
-        answer = self._answers.get((tenant, use.key))
+        answer = self._find(tenant, use.key)
         if answer is None or not use.read:
             return None
         age_s = time.monotonic() - answer.kept
         if age_s > answer.ttl_s:
-            self._remove((tenant, use.key))
+            self._remove(tenant, use.key)
             return None
         if age_s > use.ttl_s:
             return None
-        self._answers.move_to_end((tenant, use.key))
+        self._tenants[tenant].by_key.move_to_end(use.key)
         return answer
 
     def keep(self, stream: Stream) -> None:
@@ -94,25 +105,35 @@ class ResponseCache:
         log_bytes = sum(map(entry_bytes, replayed))
         if log_bytes > self._max_answer_bytes:  # a joined text is as wide as its widest character
             return
-        key = (stream.tenant, use.key)
         byte_count = ANSWER_BYTES + log_bytes
-        self._remove(key)
-        self._answers[key] = CachedAnswer(
+        self._remove(stream.tenant, use.key)
+        answers = self._tenants.setdefault(stream.tenant, _TenantAnswers())
+        answers.by_key[use.key] = CachedAnswer(
             tuple(replayed[1:-1]), log.finished, stream.id, time.monotonic(), use.ttl_s, byte_count
         )
+        answers.byte_count += byte_count
         self._bytes += byte_count
         while self._bytes > self._max_bytes:
-            self._remove(next(iter(self._answers)))
+            largest = max(self._tenants, key=lambda tenant: self._tenants[tenant].byte_count)
+            self._remove(largest, next(iter(self._tenants[largest].by_key)))
 
     def forget(self, stream: Stream) -> None:
         """Keep nothing of a stream."""
         if stream.cache is not None:
-            key = (stream.tenant, stream.cache.key)
-            answer = self._answers.get(key)
+            answer = self._find(stream.tenant, stream.cache.key)
             if answer is not None and answer.stream_id == stream.id:
-                self._remove(key)
+                self._remove(stream.tenant, stream.cache.key)
 
-    def _remove(self, key: tuple[str, bytes]) -> None:
-        answer = self._answers.pop(key, None)
+    def _find(self, tenant: str, key: bytes) -> CachedAnswer | None:
+        answers = self._tenants.get(tenant)
+        return None if answers is None else answers.by_key.get(key)
+
+    def _remove(self, tenant: str, key: bytes) -> None:
+        answer = self._find(tenant, key)
         if answer is not None:
+            answers = self._tenants[tenant]
+            del answers.by_key[key]
+            answers.byte_count -= answer.byte_count
             self._bytes -= answer.byte_count
+            if not answers.by_key:
+                del self._tenants[tenant]

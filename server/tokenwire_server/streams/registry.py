@@ -15,7 +15,7 @@ from ..ledger.record import UsageRecord
 from ..providers.registry import Route
 from ..request import ChatRequest
 from ..streamlog.base import StreamLog
-from ..streamlog.memory import MemoryLog
+from ..streamlog.memory import STREAM_BYTES, MemoryLog
 from ..streamlog.space import LogSpace
 from ..tenants.caller import DEFAULT_TENANT, Caller
 from ..tenants.limits import Lease
@@ -43,12 +43,35 @@ class Books(Protocol):
         ...
 
 
+class _EndedStreams:
+    """The streams of one tenant that have ended and hold memory."""
+
+    __slots__ = ("byte_count", "timers")
+
+    def __init__(self) -> None:
+        self.timers: dict[Stream, asyncio.TimerHandle] = {}
+        """The oldest end first, with the timer after which nobody finds it. Its readers may read on."""
+        self.byte_count = 0
+
+    def add(self, stream: Stream, timer: asyncio.TimerHandle) -> None:
+        self.timers[stream] = timer
+        self.byte_count += STREAM_BYTES + stream.log.byte_count
+
+    def remove(self, stream: Stream) -> None:
+        """To be called before its log is dropped."""
+        timer = self.timers.pop(stream, None)
+        if timer is not None:
+            timer.cancel()
+            self.byte_count -= STREAM_BYTES + stream.log.byte_count
+
+
 class StreamRegistry:
     """Admits streams and readers, finds streams by their ids, and forgets each in time.
 
     At most `limits.max_streams` generate and `limits.max_readers` read at once. A stream that ended
     stays until its `log_ttl` has passed, or until memory is short (`limits.max_total_log_bytes`): then
-    the one that ended first goes first. Producers are tasks of `tasks`, whose owner outlives every RPC.
+    the tenant whose ended streams take most loses the one that ended first. Producers are tasks of
+    `tasks`, whose owner outlives every RPC.
     """
 
     def __init__(
@@ -68,9 +91,8 @@ class StreamRegistry:
         self._found: dict[tuple[str, str], Stream] = {}  # by tenant and stream id
         self._requested: dict[tuple[str, str], Stream] = {}  # by tenant and request id
         self._live: set[Stream] = set()
-        # Those that ended and hold memory, the oldest end first, with the timer that lets nobody find
-        # them any more. Whoever reads one then may read on.
-        self._ended: dict[Stream, asyncio.TimerHandle] = {}
+        # Those that ended and hold memory, by tenant.
+        self._ended: dict[str, _EndedStreams] = {}
         self._reader_count = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -83,7 +105,7 @@ class StreamRegistry:
     @property
     def ended_count(self) -> int:
         """Streams that ended and are still kept."""
-        return len(self._ended)
+        return sum(len(ended.timers) for ended in self._ended.values())
 
     @property
     def log_bytes(self) -> int:
@@ -246,7 +268,9 @@ class StreamRegistry:
 
     def reader_left(self, stream: Stream) -> None:
         self._reader_count -= 1
-        expired = stream in self._ended and (stream.tenant, stream.id) not in self._found
+        kept = self._ended.get(stream.tenant)
+        is_kept = kept is not None and stream in kept.timers
+        expired = is_kept and (stream.tenant, stream.id) not in self._found
         if expired and not stream.reader_count:
             self._forget(stream)
         self._check_idle()
@@ -259,9 +283,10 @@ class StreamRegistry:
             self._free_request_id(stream)
         if stream.cache is not None:
             self._cache.keep(stream)
-        self._ended[stream] = asyncio.get_running_loop().call_later(
+        timer = asyncio.get_running_loop().call_later(
             stream.retention.log_ttl_s, self._expire, stream
         )
+        self._ended.setdefault(stream.tenant, _EndedStreams()).add(stream, timer)
         self._check_idle()
 
     def _expire(self, stream: Stream) -> None:
@@ -271,7 +296,8 @@ class StreamRegistry:
 
     def _make_room(self) -> None:
         while self._space.full and self._ended:
-            self._forget(next(iter(self._ended)))
+            largest = max(self._ended.values(), key=lambda ended: ended.byte_count)
+            self._forget(next(iter(largest.timers)))
 
     def _lose(self, stream: Stream) -> None:
         """Let nobody find it any more."""
@@ -284,9 +310,11 @@ class StreamRegistry:
 
     def _forget(self, stream: Stream) -> None:
         self._lose(stream)
-        timer = self._ended.pop(stream, None)
-        if timer is not None:
-            timer.cancel()
+        ended = self._ended.get(stream.tenant)
+        if ended is not None:
+            ended.remove(stream)
+            if not ended.timers:
+                del self._ended[stream.tenant]
         stream.log.drop()
 
     def _time_limit_s(self, request: ChatRequest, deadline_s: float | None) -> float:

@@ -120,6 +120,19 @@ async def test_past_the_bound_the_answer_goes_that_was_used_longest_ago():
     assert kept == [b"1", b"3", b"4", b"5"]
 
 
+async def test_past_the_bound_the_tenant_whose_answers_take_most_loses_one():
+    async with asyncio.TaskGroup() as tasks:
+        registry = StreamRegistry(Limits(max_cache_bytes=12 * KiB), tasks)
+        for key in (b"1", b"2"):
+            await answer(registry, ("x" * KiB,), key=key, tenant="small")  # 2 KiB and a little each
+        for n in range(30):
+            await answer(registry, ("x" * KiB,), key=b"%d" % n, tenant="large")
+        for key in (b"1", b"2"):
+            assert await is_kept(registry, key=key, tenant="small")
+        kept = [n for n in range(30) if await is_kept(registry, key=b"%d" % n, tenant="large")]
+    assert kept == [27, 28, 29]
+
+
 async def test_a_server_may_have_no_cache():
     async with asyncio.TaskGroup() as tasks:
         registry = StreamRegistry(Limits(max_cache_bytes=0), tasks)

@@ -5,10 +5,12 @@ import asyncio
 import pytest
 from streams_support import Played, a_request, read_all, route_to
 
+from tokenwire_server.config import Limits
 from tokenwire_server.errors import StreamNotFound, UpstreamUnavailable
 from tokenwire_server.events import FinishReason
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import Retention
+from tokenwire_server.streams.registry import StreamRegistry
 from tokenwire_server.tenants.caller import Caller
 
 STOP = Complete(FinishReason.STOP)
@@ -84,3 +86,27 @@ async def test_a_revoked_key_leaves_what_has_ended_as_it_is(registry):
     registry.cancel_all_of(ACME.key_prefix)
     assert stream.log.finished.reason == FinishReason.STOP
     assert registry.find(stream.id, "acme") is stream
+
+
+async def test_when_memory_is_short_the_tenant_whose_ended_streams_take_most_loses_the_oldest():
+    async with asyncio.TaskGroup() as tasks:
+        registry = StreamRegistry(Limits(max_total_log_bytes=1 << 20), tasks)
+        streams = {ACME: [], GLOBEX: []}
+        for caller, count in ((GLOBEX, 2), (ACME, 40)):
+            for _ in range(count):
+                stream, reader = opened(
+                    registry, caller, "x" * 100_000, STOP, retention=Retention(log_ttl_s=60.0)
+                )
+                await read_all(reader)
+                streams[caller].append(stream)
+        for stream in streams[GLOBEX]:
+            assert registry.find(stream.id, "globex") is stream
+        *dropped, newest = streams[ACME]
+        assert registry.find(newest.id, "acme") is newest
+        with pytest.raises(StreamNotFound):
+            registry.find(dropped[0].id, "acme")
+        assert registry.log_bytes <= 1 << 20
+        assert registry.ended_count < 12
+        for stream in (*streams[GLOBEX], *streams[ACME]):
+            registry.delete(stream)
+        assert registry.log_bytes == registry.ended_count == 0
