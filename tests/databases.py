@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -16,9 +17,16 @@ from urllib.parse import quote
 
 import pytest
 
+UNAVAILABLE = "this server's database is not available"
+"""What callers read of StoreUnavailable, whatever its cause."""
 PASSWORD = "p:a/s@s#w%o?rd"  # whatever a URL could be read wrongly at
 READY_S = 30
 STOP_S = 15
+
+
+def detail(pattern):
+    """For `check` of pytest.raises: an error whose detail, and not its text, says what is wrong."""
+    return lambda error: str(error) == UNAVAILABLE and re.search(pattern, error.detail) is not None
 
 
 def postgresql_programs():

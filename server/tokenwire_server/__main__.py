@@ -48,12 +48,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from .config import ConfigError
-    from .errors import StoreUnavailable
+    from .errors import StoreUnavailable, operator_text
 
     try:
         as_wished = _run(_until_stopped(arguments))
     except (ConfigError, StoreUnavailable) as error:
-        print(f"tokenwire-server: {error}", file=sys.stderr)
+        print(f"tokenwire-server: {operator_text(error)}", file=sys.stderr)
         return 1
     return 0 if as_wished else 1
 

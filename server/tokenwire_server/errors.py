@@ -27,8 +27,8 @@
     +-- ServerStopped           the stream ended with its server
     +-- InternalFault           a bug of ours, described in the log only
 
-`str(error)` is for the caller and holds nothing that a provider wrote. What the provider wrote
-stands in `provider_text`, for the server's log only.
+`str(error)` is for the caller: it contains nothing that a provider or a database wrote. That is in
+`provider_text` and `StoreUnavailable.detail`, for the operator only.
 """
 
 from __future__ import annotations
@@ -199,11 +199,22 @@ class Overloaded(TokenwireError):
 
 
 class StoreUnavailable(TokenwireError):
+    """Callers get one fixed text, whatever the cause: it names no address, user or path, and quotes
+    no driver.
+    """
+
     reason = "STORE_UNAVAILABLE"
 
-    def __init__(self, what: str, *, retry_after_s: float = 1.0) -> None:
+    def __init__(self, detail: str, *, retry_after_s: float = 1.0) -> None:
+        self.detail = detail
+        """For the operator: which database, and what is wrong with it, in one line."""
         self.retry_after_s = retry_after_s
-        super().__init__(what)
+        super().__init__("this server's database is not available")
+
+
+def operator_text(error: BaseException) -> str:
+    """What an error means, for the log and the operator's terminal: not for callers."""
+    return error.detail if isinstance(error, StoreUnavailable) else str(error)
 
 
 class StreamNotFound(TokenwireError):

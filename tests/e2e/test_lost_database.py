@@ -15,20 +15,21 @@ import pytest
 from e2e_calls import details, reason
 from tenants_support import Tenancy, bearer, keys
 
-from tokenwire.v1 import caller_pb2, caller_pb2_grpc
+from databases import UNAVAILABLE
+from tokenwire.v1 import caller_pb2, caller_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tokenwire_server.storage.postgresql import SCHEMA_LOCK
 
 TRUSTED_S = 2.0
 
 
 @contextlib.contextmanager
-def served(start, api_on, simulator, database):
+def served(start, api_on, simulator, database, trusted_s=TRUSTED_S):
     acme, globex = [
         keys("create", "--tenant", name, database=database) for name in ("acme", "globex")
     ]
     env = simulator.environ() | {
         "TOKENWIRE_DATABASE": database,
-        "TOKENWIRE_KEYS_TRUSTED_S": str(TRUSTED_S),
+        "TOKENWIRE_KEYS_TRUSTED_S": str(trusted_s),
     }
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
         yield Tenancy(api_on, address, database, acme, globex, simulator, process)
@@ -80,6 +81,83 @@ async def test_streams_go_on_without_the_database_and_new_calls_end_when_keys_ar
         logged = tenancy.process.log.read()
         assert logged.count("keys cannot be read") == 1
         assert logged.count("keys can be read again") == 1
+
+
+def change_the_password(server, database):
+    name = database.rpartition("/")[2]
+    server.sql("ALTER ROLE tokenwire PASSWORD 'another'")
+    server.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+
+
+@pytest.fixture(params=["wrong password", "stopped", "no file"])
+def lost(request, tmp_path):
+    """A database's URL, a function that makes it unavailable, what only its operator may read, and what
+    the operator must."""
+    if request.param == "no file":
+        path = tmp_path / "tokenwire.db"
+
+        def remove():
+            for file in tmp_path.iterdir():
+                file.unlink()
+
+        return (
+            f"sqlite:///{path}",
+            remove,
+            [str(tmp_path)],
+            f"{path} cannot be used: unable to open",
+        )
+    server = request.getfixturevalue("own_postgresql")
+    database = server.new_database()
+    private = ["127.0.0.1", str(server.port), "postgres", database.rpartition("/")[2]]
+    if request.param == "stopped":
+        return database, server.stop, private, f":{server.port}"
+    return (
+        database,
+        lambda: change_the_password(server, database),
+        private,
+        "password authentication failed for user",
+    )
+
+
+async def test_callers_read_nothing_of_the_database_that_is_lost_and_the_operator_all_of_it_once(
+    start, api_on, simulator, lost
+):
+    database, lose, private, for_operator = lost
+    with served(start, api_on, simulator, database, trusted_s=300) as tenancy:
+        lose()
+        async with tenancy.channel() as channel:
+            usage = usage_pb2_grpc.UsageServiceStub(channel)
+            for call, request in (
+                (usage.ListUsageRecords, usage_pb2.ListUsageRecordsRequest()),
+                (usage.GetUsageSummary, usage_pb2.GetUsageSummaryRequest()),
+                (usage.ListUsageRecords, usage_pb2.ListUsageRecordsRequest()),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as failure:
+                    await call(request, metadata=bearer(tenancy.acme))
+                error = failure.value
+                assert (error.code(), reason(error), error.details()) == (
+                    grpc.StatusCode.UNAVAILABLE,
+                    "STORE_UNAVAILABLE",
+                    UNAVAILABLE,
+                )
+                assert "RetryInfo" in details(error)
+                received = repr(
+                    (error.details(), *error.initial_metadata(), *error.trailing_metadata())
+                )
+                for word in (*private, "password", "authentication", "sql", "driver", "connect"):
+                    assert word not in received.lower()
+        tenancy.process.log.seek(0)
+        logged = tenancy.process.log.read()
+        (line,) = [line for line in logged.splitlines() if "usage records cannot be read" in line]
+        assert for_operator in line
+        summary = subprocess.run(
+            [sys.executable, "-m", "tokenwire_server", "usage", "--database", database],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert summary.returncode == 1
+        assert for_operator.partition(" cannot")[0] in summary.stderr
 
 
 async def test_a_key_is_revoked_once_a_lost_database_is_back(

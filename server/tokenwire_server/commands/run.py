@@ -9,7 +9,7 @@ import sys
 import time
 
 from ..config import ConfigError, Settings, load
-from ..errors import StoreUnavailable
+from ..errors import StoreUnavailable, operator_text
 from ..storage.database import Database
 from ..tenants.keystore import KeyRefused, KeyStore
 from .listing import json_line, moment, table
@@ -37,7 +37,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         _tell(f"tokenwire-server: cannot write: {error.strerror}{lost}")
         return 1
     except (ConfigError, StoreUnavailable, KeyRefused, TooMuch) as error:
-        _tell(f"tokenwire-server: {error}")
+        _tell(f"tokenwire-server: {operator_text(error)}")
         return 1
     return 0
 

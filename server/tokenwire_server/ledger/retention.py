@@ -60,7 +60,7 @@ class Retention:
         except StoreUnavailable as error:
             logger.error(  # noqa: TRY400  # the error is the database's own line
                 "old usage records cannot be deleted: %s; next attempt in %g s",
-                error,
+                error.detail,
                 CHECK_EVERY_S,
             )
             deleted = 0

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 
-from ..errors import StoreUnavailable
+from ..errors import StoreUnavailable, operator_text
 from .instances import CLOSE_BATCH, CLOSE_EVERY_S, LEASE_S, RENEW_S
 from .pending import Pending
 from .record import UsageRecord
@@ -205,7 +205,7 @@ class Ledger:
             logger.error(
                 "usage records cannot be written: %s; streams go on, and the records of %d are kept "
                 "until they can",
-                error,
+                operator_text(error),
                 self._pending.max_count,
                 exc_info=None if isinstance(error, StoreUnavailable) else error,
             )

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import binascii
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tokenwire.v1 import usage_pb2
 
 from ..config import Limits
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, StoreUnavailable
 from ..ledger.query import LABEL_GROUP, Cursor, SummaryTooLarge, UsageQuery, UsageSummary
 from ..ledger.record import Outcome, UsageRecord
 from ..ledger.store import UsageStore
@@ -44,7 +45,10 @@ _GROUPS = {
 _FIRST_TIME, _LAST_TIME = -62135596800, 253402300799  # what a Timestamp may hold
 
 
+logger = logging.getLogger(__name__)
+
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class UsageService:
@@ -53,6 +57,7 @@ class UsageService:
     def __init__(self, store: UsageStore, limits: Limits) -> None:
         self._store = store
         self._limits = limits
+        self._unavailable = False
 
     async def ListUsageRecords(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """A page, and where the next one begins.
@@ -79,7 +84,7 @@ class UsageService:
         if violations:
             raise InvalidRequest(violations)
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        records = await self._store.page(query, after, size)
+        records = await self._read(self._store.page(query, after, size))
         parts = [
             usage_pb2.ListUsageRecordsResponse(
                 usage_records=map(_record_message, some)
@@ -105,7 +110,7 @@ class UsageService:
         if violations:
             raise InvalidRequest(violations)
         try:
-            found = await self._store.summary(query, groups)
+            found = await self._read(self._store.summary(query, groups))
         except SummaryTooLarge as error:
             raise InvalidRequest([Violation("group_by", str(error))]) from None
         parts = [
@@ -115,6 +120,20 @@ class UsageService:
             async for some in _in_slices(found)
         ]
         return b"".join(parts)
+
+    async def _read(self, query: Awaitable[Result]) -> Result:
+        """Await a query. The first one that the database does not answer is logged, for the operator."""
+        try:
+            found = await query
+        except StoreUnavailable as error:
+            if not self._unavailable:
+                logger.error("usage records cannot be read: %s", error.detail)  # noqa: TRY400
+            self._unavailable = True
+            raise
+        if self._unavailable:
+            logger.warning("usage records can be read again")
+            self._unavailable = False
+        return found
 
     def _query(
         self, proto: usage_pb2.UsageFilter, caller: Caller, violations: list[Violation]

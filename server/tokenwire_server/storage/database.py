@@ -64,9 +64,9 @@ class Backend(Protocol):
 class Database:
     """Connections to the database, as an async context manager. `url` is `Settings.database`.
 
-    Whatever the database does, its users see two errors, each of one line without the password:
-    StoreUnavailable, when it cannot be reached or does not answer in time, and ConfigError, when the
-    URL or the schema is not what it must be.
+    Whatever the database does, its users see two errors: StoreUnavailable, when it cannot be reached or
+    does not answer in time, and ConfigError, when the URL or the schema is not what it must be. `detail` of
+    the one and the text of the other are one line each, for the operator, without the password.
     """
 
     def __init__(self, url: str, *, create: bool = True) -> None:

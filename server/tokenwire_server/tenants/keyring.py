@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal, NoReturn, Protocol
 
-from ..errors import StoreUnavailable, Unauthenticated
+from ..errors import StoreUnavailable, Unauthenticated, operator_text
 from .caller import DEFAULT_TENANT, Caller
 from .key import ApiKey, parse_key_text
 
@@ -133,7 +133,7 @@ class Keyring:
                 if not self._lost:
                     logger.warning(
                         "keys cannot be read: %s; they are taken as they are for %g s",
-                        error,
+                        operator_text(error),
                         self._trusted_s,
                     )
                 self._lost = True

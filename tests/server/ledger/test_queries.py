@@ -164,5 +164,5 @@ async def test_when_all_connections_are_in_use_no_link_is_told(database):
         with pytest.raises(StoreUnavailable) as failure:
             async with database.reading():
                 pass
-    assert "limit" in str(failure.value)
-    assert "http" not in str(failure.value)
+    assert "limit" in failure.value.detail
+    assert "http" not in failure.value.detail

@@ -9,7 +9,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from databases import detail
 from tokenwire_server.config import ConfigError
+from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.storage.database import Database
 from tokenwire_server.storage.schema import REVISIONS, VERSION_TABLE
 from tokenwire_server.storage.tables import metadata
@@ -117,7 +119,7 @@ async def test_two_revisions_at_once_are_none_of_ours(database_url, sql):
 
 async def test_a_migration_that_fails_leaves_nothing(database_url, sql):
     sql("CREATE TABLE tokenwire_key_revision (somebody_elses INTEGER)")  # the last one it makes
-    with pytest.raises(Exception, match="already exists"):
+    with pytest.raises(StoreUnavailable, check=detail("already exists")):
         await prepare(database_url)
     for table in ("tokenwire_api_keys", VERSION_TABLE):
         with pytest.raises(Exception, match=table):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import select, update
 
+from databases import detail
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.storage import sqlite as sqlite_module
 from tokenwire_server.storage.database import Database
@@ -101,10 +102,10 @@ async def test_what_a_power_cut_could_undo_is_synchronized(database):
 )
 async def test_a_file_that_cannot_be_one_is_named(tmp_path, name, said):
     (tmp_path / "text.db").write_text("no database, just text" * 100)
-    with pytest.raises(StoreUnavailable, match=said) as failure:
+    with pytest.raises(StoreUnavailable, check=detail(said)) as failure:
         async with Database(f"sqlite:///{tmp_path}/{name}") as database:
             await database.prepare(migrate=True)
-    assert str(tmp_path / name) in str(failure.value)
+    assert str(tmp_path / name) in failure.value.detail
 
 
 async def test_a_name_may_hold_what_a_url_could_be_misread_at(tmp_path):
@@ -124,7 +125,7 @@ async def test_a_relative_name_stays_where_it_was_when_the_folder_changes(tmp_pa
 
 
 async def test_who_may_not_make_a_file_makes_none(path):
-    with pytest.raises(StoreUnavailable, match="no such file"):
+    with pytest.raises(StoreUnavailable, check=detail("no such file")):
         async with Database(f"sqlite:///{path}", create=False):
             pass
     assert not path.exists()
@@ -144,7 +145,7 @@ async def test_another_processs_lock_is_waited_for_but_not_for_ever(path, statem
     async with Database(f"sqlite:///{path}") as database:
         with held(path, *statements):
             began = time.monotonic()
-            with pytest.raises(StoreUnavailable, match="locked"):
+            with pytest.raises(StoreUnavailable, check=detail("locked")):
                 await write(database, 1)
             assert 0.4 < time.monotonic() - began < 5
         await write(database, 2)
@@ -156,7 +157,7 @@ async def test_a_file_that_vanished_is_an_error_and_not_an_empty_database(databa
     kept = path.with_name("kept")
     path.rename(kept)
     for _ in range(6):  # more than there are connections
-        with pytest.raises(StoreUnavailable, match="unable to open"):
+        with pytest.raises(StoreUnavailable, check=detail("unable to open")):
             await read(database)
     assert not path.exists()
     kept.rename(path)
@@ -236,7 +237,7 @@ async def fail():
         try:
             await database.prepare(migrate=True)
         except StoreUnavailable as error:
-            print(error)
+            print(error.detail)
 
 asyncio.run(fail())
 """
