@@ -153,19 +153,22 @@ def input_tokens(scenario: Scenario, input_bytes: int) -> int:
 
 
 def _tool_calls(scenario: Scenario, tool_names: tuple[str, ...]) -> list[ToolCall]:
-    calls = []
-    for ordinal in range(scenario.tools):
-        name = tool_names[ordinal % len(tool_names)] if tool_names else f"tool_{ordinal}"
-        arguments = scenario.arguments or generated_arguments(ordinal)
-        calls.append(
-            ToolCall(
-                id=f"call_{uuid.uuid4().hex[:24]}",
-                name=name,
-                arguments=arguments,
-                fragments=tuple(fragments(arguments, scenario.arg_fragments)),
-            )
+    calls = [(call.name, call.arguments) for call in scenario.calls] or [
+        (
+            tool_names[ordinal % len(tool_names)] if tool_names else f"tool_{ordinal}",
+            scenario.arguments or generated_arguments(ordinal),
         )
-    return calls
+        for ordinal in range(scenario.tools)
+    ]
+    return [
+        ToolCall(
+            id=f"call_{uuid.uuid4().hex[:24]}",
+            name=name,
+            arguments=arguments,
+            fragments=tuple(fragments(arguments, scenario.arg_fragments)),
+        )
+        for name, arguments in calls
+    ]
 
 
 def _stop_reason(

@@ -21,14 +21,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .answer import Answer, ToolCall, Usage
+from .conversation import ConversationReader, objects_in, tool_choice
 from .wire import (
     NUMBER,
     TEXT,
     BadRequest,
+    Conversation,
     ProviderRequest,
     ToolSpec,
     data_event,
-    last_user_text,
     require,
     template,
     typed,
@@ -91,7 +92,8 @@ def read(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
         body=body,
         input_bytes=input_bytes,
         tools=_tools(typed(body, "tools", list, "an array of tools") or []),
-        last_user_text=last_user_text(messages),
+        tool_choice=tool_choice(body.get("tool_choice")),
+        conversation=_conversation(messages),
         max_output_tokens=limit,
         stop_sequence=stop[0] if isinstance(stop, list) and stop else stop or None,
     )
@@ -279,3 +281,20 @@ def _tools(tools: list[Any]) -> tuple[ToolSpec, ...]:
         for function in functions
         if isinstance(function, dict) and isinstance(function.get("name"), str)
     )
+
+
+def _conversation(messages: list[dict[str, Any]]) -> Conversation:
+    reader = ConversationReader()
+    for message in messages:
+        match message["role"]:
+            case "user":
+                reader.question(message.get("content"))
+            case "assistant":
+                for call in objects_in(message.get("tool_calls")):
+                    function = call.get("function")
+                    reader.call(
+                        call.get("id"), function.get("name") if isinstance(function, dict) else None
+                    )
+            case "tool":
+                reader.result(message.get("tool_call_id"), message.get("content"))
+    return reader.conversation()

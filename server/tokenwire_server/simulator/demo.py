@@ -1,20 +1,31 @@
-"""The model `demo`: what somebody sees who tries Tokenwire without a key.
+"""The model `demo`: what a person sees who tries Tokenwire without a key.
 
-It thinks for a moment and explains Tokenwire, at the pace of a real model. When the request offers
-tools and the last message of the user names the first of them ("use get_weather for Berlin"), it
-calls that tool instead, with arguments made up from the tool's schema.
+It pauses like a real model, then explains Tokenwire. When the request offers tools and the user's last
+message names some of them ("use get_weather for Berlin", or just "the weather"), it calls those tools
+instead, with arguments made up from their schemas. When tool results follow the user's last message, it
+answers with these results, so that a tool loop ends after two rounds.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from .scenario import Scenario
-from .wire import ProviderRequest
+from .scenario import Scenario, ScriptedCall
+from .wire import ProviderRequest, ToolResult, ToolSpec
+
+MAX_RESULTS = 8
+"""Tool results that an answer quotes."""
+MAX_RESULT_CHARACTERS = 300
+"""The most that it quotes of one result."""
+MIN_LAST_WORD = 4
+"""A tool is also named by the last word of its name, if that has so many letters."""
 
 REASONING = "The user wants to know what this is. A short, concrete explanation will do."
+RESULT_REASONING = "The tool has returned what the user asked for."
 
 TEXT = """\
 Tokenwire turns the token streams of language models into one typed gRPC stream. You call one \
@@ -28,16 +39,69 @@ DEMO = Scenario(text=TEXT, reasoning_text=REASONING, ttft_ms=300, itl_ms=20, jit
 
 
 def demo_scenario(request: ProviderRequest) -> Scenario:
-    """The scenario of the model `demo` for this request."""
-    if not request.tools:
+    """Return the scenario of the model `demo` for this request."""
+    if request.conversation.tool_results:
+        return msgspec.structs.replace(
+            DEMO,
+            reasoning_text=RESULT_REASONING,
+            text=_answer_with(request.conversation.tool_results),
+        )
+    tools = _tools_to_call(request)
+    if not tools:
         return DEMO
-    tool = request.tools[0]
-    asked = request.last_user_text.lower()
-    if tool.name.lower() not in asked and tool.name.replace("_", " ").lower() not in asked:
-        return DEMO
-    arguments = msgspec.json.encode(_example(tool.schema)).decode()
-    text = "Let me look that up."
-    return msgspec.structs.replace(DEMO, text=text, tools=1, arguments=arguments, arg_fragments=6)
+    calls = tuple(
+        ScriptedCall(tool.name, msgspec.json.encode(_example(tool.schema)).decode())
+        for tool in tools
+    )
+    return msgspec.structs.replace(DEMO, text="Let me look that up.", calls=calls, arg_fragments=6)
+
+
+def _tools_to_call(request: ProviderRequest) -> Sequence[ToolSpec]:
+    tools, choice = request.tools, request.tool_choice
+    match choice.mode:
+        case "none":
+            return ()
+        case "tool":
+            return [tool for tool in tools if tool.name == choice.name][:1]
+    named = _named_in(request.conversation.question, tools)
+    return named or (tools[:1] if choice.mode == "required" else ())
+
+
+def _named_in(question: str, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
+    """Return the tools named in full; without any, the first one whose name ends in a word of the text."""
+    in_full = [
+        tool
+        for tool in tools
+        if _contains(question, tool.name) or _contains(question, tool.name.replace("_", " "))
+    ]
+    if in_full:
+        return in_full
+    for tool in tools:
+        last_word = tool.name.rpartition("_")[2]
+        if len(last_word) >= MIN_LAST_WORD and _contains(question, last_word):
+            return [tool]
+    return ()
+
+
+def _contains(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _answer_with(results: Sequence[ToolResult]) -> str:
+    sentences = [
+        f"{result.tool} returned: {_shortened(result.text)}" for result in results[:MAX_RESULTS]
+    ]
+    if len(results) > MAX_RESULTS:
+        sentences.append(f"({len(results) - MAX_RESULTS} more results)")
+    sentences.append("A real model would now answer in its own words.")
+    return "\n".join(sentences)
+
+
+def _shortened(text: str) -> str:
+    text = text.strip() or "(nothing)"
+    if len(text) <= MAX_RESULT_CHARACTERS:
+        return text
+    return text[:MAX_RESULT_CHARACTERS] + "..."
 
 
 def _example(schema: Any, depth: int = 0) -> Any:

@@ -26,13 +26,14 @@ import msgspec
 
 from . import chat_completions
 from .answer import SIGNATURE, Answer, Usage
+from .conversation import ConversationReader, objects_in, tool_choice
 from .scenario import ScenarioError
 from .wire import (
     TEXT,
     BadRequest,
+    Conversation,
     ProviderRequest,
     ToolSpec,
-    last_user_text,
     named_event,
     require,
     template,
@@ -131,10 +132,33 @@ def _read(
             for tool in typed(body, "tools", list, "an array of tools") or []
             if isinstance(tool, dict) and isinstance(tool.get("name"), str)
         ),
-        last_user_text=last_user_text(messages),
+        tool_choice=tool_choice(body.get("tool_choice"), required="any"),
+        conversation=_conversation(messages),
         max_output_tokens=max_output_tokens,
         stop_sequence=stops[0] if stops else None,
     )
+
+
+def _conversation(messages: list[dict[str, Any]]) -> Conversation:
+    """Tool results come in a user's message: only one that contains something else is a question."""
+    reader = ConversationReader()
+    for message in messages:
+        content = message.get("content")
+        if message["role"] == "assistant":
+            for block in objects_in(content):
+                if block.get("type") == "tool_use":
+                    reader.call(block.get("id"), block.get("name"))
+            continue
+        results = [block for block in objects_in(content) if block.get("type") == "tool_result"]
+        for block in results:
+            reader.result(
+                block.get("tool_use_id"),
+                block.get("content"),
+                is_error=block.get("is_error") is True,
+            )
+        if not isinstance(content, list) or len(content) > len(results):
+            reader.question(content)
+    return reader.conversation()
 
 
 def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:

@@ -25,13 +25,14 @@ from typing import Any
 
 from .answer import SIGNATURE, Answer, ToolCall, Usage
 from .chat_completions import api_key, error
+from .conversation import ConversationReader, objects_in, tool_choice
 from .wire import (
     NUMBER,
     TEXT,
     BadRequest,
+    Conversation,
     ProviderRequest,
     ToolSpec,
-    last_user_text,
     named_event,
     require,
     template,
@@ -83,7 +84,6 @@ def read(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
         raise BadRequest("Missing required parameter: 'input'.", param="input")
     if not isinstance(given, str | list) or not given:
         raise BadRequest("Invalid 'input': expected a text or items.", param="input")
-    messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
     return ProviderRequest(
         model=model,
         stream=bool(typed(body, "stream", bool, "a boolean")),
@@ -94,7 +94,8 @@ def read(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
             for tool in typed(body, "tools", list, "an array of tools") or []
             if isinstance(tool, dict) and isinstance(tool.get("name"), str)
         ),
-        last_user_text=last_user_text(messages),
+        tool_choice=tool_choice(body.get("tool_choice")),
+        conversation=_conversation(given),
         max_output_tokens=typed(body, "max_output_tokens", int, "an integer"),
         stop_sequence=None,
     )
@@ -104,6 +105,20 @@ def read_count(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
     if extra := sorted(body.keys() - INPUT_FIELDS - {"model"}):
         raise BadRequest(f"Unknown parameter: '{extra[0]}'.", param=extra[0])
     return read(body, input_bytes)
+
+
+def _conversation(given: str | list[Any]) -> Conversation:
+    reader = ConversationReader()
+    if isinstance(given, str):
+        reader.question(given)
+    for item in objects_in(given):
+        if item.get("role") == "user":
+            reader.question(item.get("content"))
+        elif item.get("type") == "function_call":
+            reader.call(item.get("call_id"), item.get("name"))
+        elif item.get("type") == "function_call_output":
+            reader.result(item.get("call_id"), item.get("output"))
+    return reader.conversation()
 
 
 def counted(input_tokens: int) -> dict[str, Any]:

@@ -35,6 +35,14 @@ class ScenarioError(ValueError):
     """The scenario is not one. The message names the field."""
 
 
+class ScriptedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tool call."""
+
+    name: str
+    arguments: str
+    """JSON text, or broken on purpose."""
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One scripted answer. `N tokens` below counts deltas of any kind: reasoning, text, arguments.
 
@@ -56,6 +64,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Chat Completions: under which name the compatible server writes reasoning."""
     tools: Annotated[int, Meta(ge=0, le=64)] = 0
     """Parallel tool calls after the text: of the request's tools in turn, else of `tool_0`..."""
+    calls: Annotated[tuple[ScriptedCall, ...], Meta(max_length=64)] = ()
+    """Parallel tool calls after the text, each with its own name and arguments, instead of `tools`."""
     arguments: str = ""
     """Arguments of each call, as JSON text, or broken on purpose. Empty: `generated_arguments(i)`."""
     arg_fragments: Annotated[int, Meta(ge=1, le=1000)] = 4

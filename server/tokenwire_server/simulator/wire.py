@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -36,6 +36,30 @@ class ToolSpec(msgspec.Struct, frozen=True):
     schema: dict[str, Any]
 
 
+class ToolResult(msgspec.Struct, frozen=True):
+    """What a tool call returned."""
+
+    tool: str
+    text: str
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """How a conversation ends."""
+
+    question: str
+    """Text of the user's last message."""
+    tool_results: tuple[ToolResult, ...] = ()
+    """Results that follow the question. Empty: the model has yet to answer or to call a tool."""
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Whether and which tool the model must call."""
+
+    mode: Literal["auto", "none", "required", "tool"] = "auto"
+    name: str = ""
+    """The tool, with mode "tool" only."""
+
+
 class ProviderRequest(msgspec.Struct, frozen=True):
     """What the script needs to know of a request, whatever its format."""
 
@@ -45,7 +69,8 @@ class ProviderRequest(msgspec.Struct, frozen=True):
     input_bytes: int
     """Of the fields that the model reads, as they were written."""
     tools: tuple[ToolSpec, ...]
-    last_user_text: str
+    tool_choice: ToolChoice
+    conversation: Conversation
     max_output_tokens: int | None
     stop_sequence: str | None
     """The first one asked for."""
@@ -150,21 +175,3 @@ def typed(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], wha
     if value is not None and (is_wrong_bool or not isinstance(value, kind)):
         raise BadRequest(f"Invalid type for '{name}': expected {what}.", param=name)
     return value
-
-
-def text_of(content: object) -> str:
-    """The text of a message's content: a string, or parts of which some have a `text`."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    parts = [part["text"] for part in content if isinstance(part, dict) and "text" in part]
-    return " ".join(text for text in parts if isinstance(text, str))
-
-
-def last_user_text(messages: list[Any]) -> str:
-    """What the user said last."""
-    for message in reversed(messages):
-        if isinstance(message, dict) and message.get("role") == "user":
-            return text_of(message.get("content"))
-    return ""

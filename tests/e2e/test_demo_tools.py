@@ -1,0 +1,115 @@
+"""Tools with the model `demo`, as a caller's tool loop meets them: through the server and the client."""
+
+import asyncio
+import functools
+import json
+
+import pytest
+
+import tokenwire
+from tokenwire.v1.event_pb2 import FINISH_REASON_TOOL_CALLS, FinishReason
+
+MODELS = ("openai/demo", "openai-responses/demo", "anthropic/demo")
+ROUNDS = 3
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+ZONE = {"type": "object", "properties": {"hours": {"type": "integer", "minimum": 7}}}
+TOOLS = [
+    tokenwire.tool("get_weather", parameters=CITY),
+    tokenwire.tool("get_time", parameters=ZONE),
+]
+RESULTS = {"get_weather": "21 °C and sunny", "get_time": "half past nine"}
+ASKS = "Please use get_weather for Berlin."
+
+
+@pytest.fixture(scope="module")
+def demo(start):
+    with start("serve", "--demo", "--listen", "127.0.0.1:0") as (_, address):
+        yield address
+
+
+async def tool_loop(ask, messages):
+    """Run tools until the model answers: the reason of each round, the calls, and the last text."""
+    reasons, calls = [], []
+    for _ in range(ROUNDS):
+        answer = await ask(messages)
+        messages.append(answer.message)
+        reasons.append(answer.finished.reason)
+        if answer.finished.reason != FINISH_REASON_TOOL_CALLS:
+            break
+        for call in (part.tool_call for part in answer.message.parts if part.HasField("tool_call")):
+            calls.append((call.name, json.loads(call.arguments_json)))
+            messages.append(tokenwire.tool_result(call.id, RESULTS[call.name]))
+    text = "".join(part.text for part in messages[-1].parts)
+    return [FinishReason.Name(r).removeprefix("FINISH_REASON_") for r in reasons], calls, text
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["chat", "chat_stream"])
+@pytest.mark.parametrize("model", MODELS)
+async def test_a_tool_loop_ends_with_an_answer_that_uses_the_result(demo, model, streamed):
+    async with tokenwire.AsyncClient(demo) as client:
+
+        async def ask(messages):
+            if not streamed:
+                return await client.chat(model, messages, tools=TOOLS)
+            async with client.chat_stream(model, messages, tools=TOOLS) as stream:
+                return await stream.final()
+
+        reasons, calls, text = await tool_loop(ask, [tokenwire.user(ASKS)])
+    assert reasons == ["TOOL_CALLS", "STOP"]
+    assert calls == [("get_weather", {"city": "Berlin"})]
+    assert "get_weather" in text
+    assert RESULTS["get_weather"] in text
+
+
+async def on_all_models(demo, scenario):
+    """Run the same conversation on every model at once."""
+    async with tokenwire.AsyncClient(demo) as client:
+        await asyncio.gather(
+            *(scenario(functools.partial(client.chat, model, tools=TOOLS)) for model in MODELS)
+        )
+
+
+async def test_parallel_results_are_all_used(demo):
+    async def scenario(ask):
+        question = "Use get_time, then get_weather."
+        reasons, calls, text = await tool_loop(ask, [tokenwire.user(question)])
+        assert reasons == ["TOOL_CALLS", "STOP"]
+        assert sorted(calls) == [("get_time", {"hours": 7}), ("get_weather", {"city": "Berlin"})]
+        assert all(result in text for result in RESULTS.values())
+
+    await on_all_models(demo, scenario)
+
+
+async def test_a_question_after_the_results_is_a_new_one(demo):
+    async def scenario(ask):
+        messages = [tokenwire.user(ASKS)]
+        await tool_loop(ask, messages)
+        messages.append(tokenwire.user("And what is Tokenwire?"))
+        reasons, _, text = await tool_loop(ask, messages)
+        assert reasons == ["STOP"]
+        assert "Tokenwire turns" in text
+        messages.append(tokenwire.user("What is the time?"))
+        reasons, calls, text = await tool_loop(ask, messages)
+        assert (reasons, [name for name, _ in calls]) == (["TOOL_CALLS", "STOP"], ["get_time"])
+        assert RESULTS["get_time"] in text
+        assert RESULTS["get_weather"] not in text
+
+    await on_all_models(demo, scenario)
+
+
+@pytest.mark.parametrize(
+    ("question", "choice", "called"),
+    [
+        (ASKS, {"mode": "TOOL_CHOICE_MODE_NONE"}, []),
+        ("Hello", {"mode": "TOOL_CHOICE_MODE_REQUIRED"}, ["get_weather"]),
+        ("Hello", {"mode": "TOOL_CHOICE_MODE_TOOL", "tool_name": "get_time"}, ["get_time"]),
+    ],
+)
+async def test_tool_choice_decides_and_the_loop_still_ends(demo, question, choice, called):
+    async def scenario(ask):
+        ask = functools.partial(ask, tool_choice=choice)
+        reasons, calls, _ = await tool_loop(ask, [tokenwire.user(question)])
+        assert [name for name, _ in calls] == called
+        assert reasons == [*["TOOL_CALLS"] * len(called), "STOP"]
+
+    await on_all_models(demo, scenario)
