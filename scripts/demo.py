@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -16,15 +15,14 @@ STOP_S = 10
 
 
 def main() -> int:
+    """Serve and chat. The exit code of what failed first, or 0."""
     serve = [str(BIN / "tokenwire-server"), "serve", "--demo", "--listen", "127.0.0.1:0"]
-    print(f"$ tokenwire-server {' '.join(serve[1:])}")
-    with tempfile.TemporaryDirectory() as folder:
-        return show(serve, f"sqlite:///{folder}/tokenwire.db")
-
-
-def show(serve: list[str], database: str) -> int:
-    """Serve with a database of its own, and chat. The exit code of what failed first, or 0."""
-    environ = {"TOKENWIRE_LOG_LEVEL": "WARNING", **os.environ, "TOKENWIRE_DATABASE": database}
+    print(f"$ tokenwire-server {' '.join(serve[1:])}", flush=True)
+    # Settings of this shell, such as a key or a database, belong to other servers.
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith("TOKENWIRE_")
+    }
+    environ |= {"TOKENWIRE_LOG_LEVEL": "WARNING"}
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, env=environ) as server:
         try:
             assert server.stdout is not None
@@ -35,7 +33,7 @@ def show(serve: list[str], database: str) -> int:
             address = line.split()[-1]
             chat = [str(BIN / "tokenwire"), "chat", PROMPT, "--model", MODEL, "--target", address]
             print(f'$ tokenwire chat "{PROMPT}" --model {MODEL} --target {address}', flush=True)
-            return subprocess.call(chat)
+            return subprocess.call(chat, env=environ)
         except KeyboardInterrupt:
             return 130
         finally:

@@ -27,14 +27,18 @@ _forking.set_forkserver_preload(
 def running(*arguments, env=None, fresh=False):
     """A `tokenwire-server` process; yields it and the address it prints once it is ready.
 
-    It has a database of its own, without keys, unless `env` names another. What it logs can be read from
+    It has a database of its own, without keys, unless `env` names another; a variable that is None there
+    is not set. What it logs can be read from
     `process.log`, a file, as it comes. `fresh`: as the command itself, for what is decided while modules
     are imported.
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
         environ = _environ() | {"TOKENWIRE_DATABASE": f"sqlite:///{folder}/tokenwire.db"}
         start = Forked if arguments[0] == "serve" and not fresh else _start_command
-        process = start(arguments, environ | (env or {}), log)
+        environ = {
+            name: value for name, value in (environ | (env or {})).items() if value is not None
+        }
+        process = start(arguments, environ, log)
         process.log = log
         try:
             line = process.stdout.readline()

@@ -124,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--database",
         metavar="URL",
-        help="where keys are: sqlite:///FILE (default: tokenwire.db in this folder) or "
-        "postgresql://USER:PASSWORD@HOST/NAME",
+        help="keys and usage records: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; default: "
+        "tokenwire.db in this folder, with --demo a temporary file",
     )
     serve.add_argument(
         "--auth",

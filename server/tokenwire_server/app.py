@@ -32,6 +32,7 @@ from .rpc.tls import ServerTls
 from .rpc.usage import UsageService
 from .simulator import Simulator
 from .storage.database import Database
+from .storage.sqlite import temporary_database
 from .streams.registry import StreamRegistry
 from .tenants.keyring import Keyring
 from .tenants.keystore import KeyStore
@@ -91,7 +92,12 @@ async def serve(
         book, tokenizers = PriceBook(models, providers), Tokenizers()
         await book.load()
         await tokenizers.load()
-        database = await stack.enter_async_context(Database(settings.database))
+        url = settings.database
+        if demo and "database" not in settings.model_fields_set:
+            # The keys of this folder's own database would lock the demo's callers out.
+            url = stack.enter_context(temporary_database())
+            logger.info("demo: keys and usage records are kept until it stops; see --database")
+        database = await stack.enter_async_context(Database(url))
         if await _stopped_before(stop, database.prepare(migrate=settings.migrate)):
             return True
         keyring = Keyring(KeyStore(database), mode=settings.auth, trusted_s=settings.keys_trusted_s)
@@ -212,7 +218,12 @@ def _require_keys(settings: Settings, keyring: Keyring) -> None:
 
 
 def _tell_exposure(settings: Settings, keyring: Keyring) -> None:
-    """Say who is served, where that is more than an operator may think."""
+    """Log who is served, where that is more, or less, than an operator may think."""
+    if keyring.needs_keys and not keyring.has_active_key():
+        logger.warning(
+            "a key is required and no key is active, so every call is refused: create one with "
+            "tokenwire-server keys create --tenant NAME, or serve with --auth none"
+        )
     if _is_loopback(settings.listen):
         if not keyring.needs_keys:
             logger.info("no key is needed: every process of this machine is served")

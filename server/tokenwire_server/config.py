@@ -268,7 +268,8 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(default=5.0, ge=0)
     """How long open streams may go on after SIGTERM. Then they end with SERVER_STOPPED."""
     database: str = "sqlite:///tokenwire.db"
-    """Where keys and usage records are kept: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`."""
+    """Where keys and usage records are kept: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`.
+    With --demo the default is a temporary file, which is removed when the server stops."""
     usage_kept_days: int | None = Field(default=None, ge=1, le=36500)
     """How long usage records are kept, from the end of their streams. None: for ever. At least 31 where a
     tenant's spend is limited by the month: after a restart it is summed from the records."""

@@ -27,8 +27,10 @@ class Source:
 def keyring():
     """Makes a keyring with a key, or without."""
 
-    async def make(mode="auto", *, key=False):
-        key_of_acme = ApiKey("tw_000000000001", "tw_000000000001", "acme", bytes(32), 0.0)
+    async def make(mode="auto", *, key=False, revoke_time=None):
+        key_of_acme = ApiKey(
+            "tw_000000000001", "tw_000000000001", "acme", bytes(32), 0.0, revoke_time=revoke_time
+        )
         keyring = Keyring(Source(*[key_of_acme] * key), mode=mode, trusted_s=60.0)
         await keyring.refresh()
         return keyring
@@ -74,3 +76,14 @@ async def test_what_is_more_open_than_it_may_seem_is_said(keyring, caplog, liste
         ((level, text),) = found
         assert level == said[0]
         assert said[1] in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "key"), [("auto", {"key": True, "revoke_time": 1.0}), ("keys", {})]
+)
+async def test_a_server_that_can_serve_nobody_says_how_to_change_that(keyring, caplog, mode, key):
+    _tell_exposure(Settings(), await keyring(mode, **key))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "every call is refused" in said
+    assert "keys create" in said
+    assert "--auth none" in said

@@ -147,8 +147,13 @@ def error_lines(error: TokenwireError, arguments: Arguments) -> Iterator[str]:
     lines = [f"{violation.field}: {violation.description}" for violation in error.violations]
     if lines != [error.message]:  # which the server makes of a single violation
         yield from (f"  {line}" for line in lines)
-    if isinstance(error, Unauthenticated) and not _shows_key(arguments):
-        yield f"  give a key with {KEY_VARIABLE}, or --key-file FILE"
+    if isinstance(error, Unauthenticated):
+        if arguments.key_file:
+            yield f"  the key was read from {arguments.key_file}"
+        elif os.environ.get(KEY_VARIABLE, "").strip():
+            yield f"  the key was read from the variable {KEY_VARIABLE}"
+        else:
+            yield f"  give a key with {KEY_VARIABLE}, or --key-file FILE"
     if isinstance(error, BudgetExceeded) and error.limit == "max_cost_microusd":
         yield (
             f"  the input alone may cost {usd_text(error.estimated)}, "
@@ -180,10 +185,6 @@ def _headline(error: TokenwireError, arguments: Arguments) -> str:
     if isinstance(error, DeadlineExceeded) and not error.reason:
         return f"{error.code.name}: the deadline passed"
     return str(error)
-
-
-def _shows_key(arguments: Arguments) -> bool:
-    return bool(arguments.key_file or os.environ.get(KEY_VARIABLE, "").strip())
 
 
 def _goes_on(error: TokenwireError, arguments: Arguments) -> bool:

@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import suppress
 
 from ..config import ConfigError, Settings, load
 from ..errors import StoreUnavailable, operator_text
@@ -72,6 +73,9 @@ async def _create(arguments: argparse.Namespace, store: KeyStore, database: str)
         f"key {key.prefix} of tenant {key.tenant}, expires {moment(key.expire_time)}, in {database}",
         "It is shown this once.",
     )
+    with suppress(StoreUnavailable):  # the key has been made
+        if len(await store.list()) == 1:
+            _tell("It is the first key: from now on, servers with this database require one.")
 
 
 async def _list(arguments: argparse.Namespace, store: KeyStore, database: str) -> None:
@@ -90,6 +94,12 @@ async def _list(arguments: argparse.Namespace, store: KeyStore, database: str) -
 async def _revoke(arguments: argparse.Namespace, store: KeyStore, _database: str) -> None:
     key = await store.revoke(await _which(arguments, store))
     print(f"key {key.prefix} of tenant {key.tenant} was revoked at {moment(key.revoke_time)}")
+    with suppress(StoreUnavailable):  # the key has been revoked
+        if not any(key.active(time.time()) for key in await store.list()):
+            _tell(
+                "No key is active now: servers with this database refuse every call, until you create "
+                "a key or serve with --auth none."
+            )
 
 
 async def _rotate(arguments: argparse.Namespace, store: KeyStore, _database: str) -> None:

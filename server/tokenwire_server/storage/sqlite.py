@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any, cast
@@ -38,6 +39,25 @@ _SETTINGS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
 )
+
+
+@contextmanager
+def temporary_database() -> Iterator[str]:
+    """Yield the URL of a database in a temporary folder, which is removed with it at the end.
+
+    Not `:memory:`: each connection of the pool would have a database of its own.
+
+    Raises ConfigError when there is no place for temporary files. A process that is killed leaves the
+    folder to the operating system.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="tokenwire-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ConfigError(
+            f"database: no temporary folder can be made ({error.strerror}): name one with --database"
+        ) from error
+    with folder as path:
+        yield f"sqlite:///{path}/tokenwire.db"
 
 
 class _Connection(sqlite3.Connection):

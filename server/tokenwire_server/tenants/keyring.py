@@ -21,6 +21,14 @@ READ_TIMEOUT_S = 3.0
 """How long one reading may take."""
 
 _SCHEME = "bearer "
+_REQUIRED = (
+    "a key is required, in the metadata `authorization: Bearer KEY`; the server's operator creates keys "
+    "with `tokenwire-server keys create`"
+)
+_REQUIRED_AUTO = (
+    "a key is required, in the metadata `authorization: Bearer KEY`: the server has keys; its operator "
+    "creates more with `tokenwire-server keys create`, or serves with `--auth none`"
+)
 _NO_DIGEST = bytes(32)
 
 
@@ -63,6 +71,10 @@ class Keyring:
         """A call without a key is refused. With "auto", from the first key on, even a revoked one."""
         return self._needs_keys
 
+    def has_active_key(self) -> bool:
+        now = time.time()
+        return any(key.active(now) for key in self._keys.values())
+
     def authenticate(
         self, credentials: Sequence[str | bytes], certified_tenant: str | None = None
     ) -> Caller:
@@ -76,9 +88,7 @@ class Keyring:
             if self._mode != "none":
                 self._check_trusted()
             if self.needs_keys:
-                raise Unauthenticated(
-                    "a key is required, in the metadata `authorization: Bearer KEY`"
-                )
+                raise Unauthenticated(_REQUIRED_AUTO if self._mode == "auto" else _REQUIRED)
             return Caller(certified_tenant or DEFAULT_TENANT)
         self._check_trusted()
         key = self._key(credentials)
@@ -127,6 +137,7 @@ class Keyring:
         """Refresh each second, until cancelled, and tell the prefixes of keys that were revoked."""
         while True:
             await asyncio.sleep(REFRESH_S)
+            needed_keys = self._needs_keys
             try:
                 prefixes = await self.refresh()
             except Exception as error:  # noqa: BLE001  # whatever it is: streams go on without it
@@ -141,6 +152,11 @@ class Keyring:
             if self._lost:
                 logger.warning("keys can be read again")
                 self._lost = False
+            if self._needs_keys and not needed_keys:
+                logger.warning(
+                    "the database contains keys now: from now on every call needs one; to serve without "
+                    "keys, restart with --auth none"
+                )
             for prefix in prefixes:
                 logger.info("key %s was revoked: its calls and streams end", prefix)
                 revoked(prefix)
@@ -157,6 +173,8 @@ class Keyring:
             raise Unauthenticated("what `authorization` holds is no key of Tokenwire's: tw_..._...")
         key = self._keys.get(secret.prefix)
         digest = _NO_DIGEST if key is None else key.digest
+        if not self._keys and not self._needs_keys:
+            raise Unauthenticated("this server has no keys: call it without one")
         if not hmac.compare_digest(digest, secret.digest) or key is None:
             raise Unauthenticated("there is no such key")
         return key

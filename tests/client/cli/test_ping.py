@@ -141,7 +141,10 @@ async def test_who_is_not_known_is_told_so_and_without_a_key_how_to_give_one(ser
         "  give a key with TOKENWIRE_KEY, or --key-file FILE\n"
     )
     assert (wrong.code, wrong.out) == (1, "")
-    assert wrong.err == "tokenwire: UNAUTHENTICATED: a key is needed\n"
+    assert wrong.err == (
+        "tokenwire: UNAUTHENTICATED: a key is needed\n"
+        "  the key was read from the variable TOKENWIRE_KEY\n"
+    )
 
 
 async def test_an_older_server_is_named_so(server, command_line):

@@ -254,6 +254,29 @@ async def test_a_source_that_never_answers_is_given_up(keys, monkeypatch):
         await keyring.refresh()
 
 
+async def test_the_first_key_of_a_running_server_is_logged_once(keys, monkeypatch, caplog):
+    monkeypatch.setattr(keyring_module, "REFRESH_S", 0.005)
+    keyring = await read(keys)
+    following = asyncio.create_task(keyring.follow(lambda _: None))
+    text = keys.put()
+    async with asyncio.timeout(5):
+        while not keyring.needs_keys:
+            await asyncio.sleep(0.005)
+        keys.put(text, revoke_time=1.0)
+        while keyring.has_active_key():
+            await asyncio.sleep(0.005)
+    following.cancel()
+    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "from now on every call needs one" in said
+    assert "--auth none" in said
+    assert "--auth none" in refused(keyring).replace("`", "")
+
+
+async def test_without_any_key_one_that_is_sent_is_refused_with_the_way_out(keys):
+    refusal = refused(await read(keys), f"Bearer {make_key_text()}")
+    assert refusal == "this server has no keys: call it without one"
+
+
 @pytest.mark.parametrize("error", [StoreUnavailable("gone"), RuntimeError("a bug")])
 async def test_following_goes_on_over_any_loss_and_says_it_once_each_way(
     keys, monkeypatch, caplog, error

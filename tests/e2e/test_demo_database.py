@@ -1,0 +1,57 @@
+"""Where `serve --demo` keeps its keys and records."""
+
+import sqlite3
+
+import grpc
+import grpc.aio
+import pytest
+from tenants_support import bearer, keys
+
+import tokenwire
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory whose database contains a key."""
+    monkeypatch.chdir(tmp_path)
+    keys("create", "--tenant", "acme", database="sqlite:///tokenwire.db")
+    return tmp_path
+
+
+async def test_the_demo_neither_reads_nor_writes_the_folders_database(start, folder):
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    env = {"TOKENWIRE_DATABASE": None, "TMPDIR": str(temporary)}
+    arguments = ("serve", "--demo", "--listen", "127.0.0.1:0")
+    with start(*arguments, env=env, fresh=True) as (process, address):
+        assert list(temporary.iterdir())
+        async with tokenwire.AsyncClient(address) as client:
+            await client.chat("openai/demo", "Hello", generation={"max_output_tokens": 3})
+            keys("create", "--tenant", "acme", database="sqlite:///tokenwire.db")
+            await client.chat("openai/demo", "Hello", generation={"max_output_tokens": 3})
+            assert len([record async for record in client.usage_records()]) == 2
+    assert process.returncode == 0
+    assert list(temporary.iterdir()) == []
+    with sqlite3.connect("tokenwire.db") as database:
+        assert database.execute("SELECT count(*) FROM tokenwire_usage_records").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("told", ["flag", "variable", "file"])
+async def test_a_demo_that_names_a_database_uses_it(start, api_on, folder, told):
+    url = f"sqlite:///{folder}/tokenwire.db"
+    key = keys("create", "--tenant", "globex", database=url)
+    arguments, env = ["serve", "--demo", "--listen", "127.0.0.1:0"], {"TOKENWIRE_DATABASE": None}
+    match told:
+        case "flag":
+            arguments += ["--database", url]
+        case "variable":
+            env = {"TOKENWIRE_DATABASE": url}
+        case "file":
+            (folder / "tokenwire.toml").write_text(f'database = "{url}"')
+            arguments += ["--config", str(folder / "tokenwire.toml")]
+    with start(*arguments, env=env) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+            assert (await api.list_models(b"", metadata=bearer(key))).models
+            with pytest.raises(grpc.aio.AioRpcError, match="a key is required"):
+                await api.list_models(b"")
