@@ -41,6 +41,10 @@ demo: $(READY) ## Serve the built-in demo, stream one chat on the terminal, stop
 run: $(READY) ## Serve the built-in demo on 127.0.0.1:50051 until Ctrl-C
 	@$(BIN)/tokenwire-server serve --demo
 
+.PHONY: wheel
+wheel: $(READY) ## Build the wheel in dist/
+	@$(BIN)/python -m hatchling build -t wheel -d dist
+
 .PHONY: test
 test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import __version__
+from . import __version__, install_hint
 from .commands.arguments import add_commands
 
 Result = TypeVar("Result")
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _RUNS.get(arguments.command, _operate)(arguments)
     except ModuleNotFoundError as error:
         print(
-            f'tokenwire-server: {error.name} is missing: pip install "tokenwire[server]"',
+            f"tokenwire-server: the package {error.name} is missing: {install_hint('server')}",
             file=sys.stderr,
         )
         return 1

@@ -96,7 +96,6 @@ async def serve(
         if demo and "database" not in settings.model_fields_set:
             # The keys of this folder's own database would lock the demo's callers out.
             url = stack.enter_context(temporary_database())
-            logger.info("demo: keys and usage records are kept until it stops; see --database")
         database = await stack.enter_async_context(Database(url))
         if await _stopped_before(stop, database.prepare(migrate=settings.migrate)):
             return True
@@ -108,6 +107,8 @@ async def serve(
         server = GrpcServer(settings.limits, Authentication(keyring, calls, open_services))
         port = server.bind(settings.listen, tls.credentials() if tls else None)
         _tell_exposure(settings, keyring)
+        if url != settings.database:
+            logger.info("keys and usage records are kept until the demo stops: see --database")
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         store = UsageStore(database)
         keep_days = settings.usage_kept_days

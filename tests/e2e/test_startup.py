@@ -123,7 +123,7 @@ def test_without_its_extra_one_line_says_what_to_install(command):
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
     )
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert 'pip install "tokenwire[server]"' in result.stderr
+    assert 'pip install ".[server]"' in result.stderr
 
 
 def test_a_simulator_told_to_listen_nowhere_says_so():

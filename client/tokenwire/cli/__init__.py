@@ -15,6 +15,7 @@ import importlib
 import os
 import sys
 from collections.abc import Coroutine, Sequence
+from importlib.metadata import version
 
 from .arguments import Arguments, parse
 from .output import say
@@ -51,7 +52,11 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         importlib.import_module("rich")
     except ImportError:
-        say('tokenwire: the command line needs rich: pip install "tokenwire[cli]"')
+        say(
+            'tokenwire: the command line needs the package rich: install Tokenwire with its extra "cli": '
+            'in a clone, pip install ".[cli]"; from a wheel, '
+            f'pip install "tokenwire-{version("tokenwire")}-py3-none-any.whl[cli]"'
+        )
         return EXIT_ERROR
     # gRPC reads it once, when it is loaded, and would write its own log lines among ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -9,6 +9,7 @@ from weakref import WeakSet
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from .. import install_hint
 from ..config import ConfigError
 
 WAIT_S = 5.0
@@ -54,7 +55,7 @@ class Postgresql:
             import asyncpg
         except ModuleNotFoundError:
             raise ConfigError(
-                'database: PostgreSQL needs a driver: pip install "tokenwire[postgres]"'
+                f"database: PostgreSQL needs the package asyncpg: {install_hint('postgres')}"
             ) from None
 
         async def connect() -> Any:

@@ -158,4 +158,5 @@ def test_without_the_driver_one_line_says_what_to_install():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert 'pip install "tokenwire[postgres]"' in result.stderr
+    assert "PostgreSQL needs the package asyncpg" in result.stderr
+    assert 'pip install ".[postgres]"' in result.stderr

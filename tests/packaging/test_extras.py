@@ -1,0 +1,138 @@
+"""Each extra of the built wheel, with the packages that it requires and no others.
+
+Nothing is downloaded: a virtual environment gets the wheel, and links to the files of those packages of
+this environment that the extra requires, directly or not.
+"""
+
+import os
+import subprocess
+import venv
+import zipfile
+from functools import cache
+from importlib.metadata import distribution, entry_points
+
+import pytest
+from packaging.requirements import Requirement
+
+from server_process import stop
+
+
+def required(requirements, extras, found):
+    """Distributions that these requirements need, by their canonical names."""
+    for requirement in map(Requirement, requirements):
+        if requirement.marker and not any(
+            requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)
+        ):
+            continue
+        name = requirement.name.lower().replace("_", "-")
+        if found.get(name, frozenset()) >= requirement.extras and name in found:
+            continue
+        found[name] = found.get(name, frozenset()) | requirement.extras
+        required(distribution(name).requires or (), found[name], found)
+    return found
+
+
+class Environment:
+    """A virtual environment in which the wheel is installed with some extras."""
+
+    def __init__(self, folder, wheel, extras):
+        self._bin = folder / "bin"
+        venv.create(folder)
+        (site,) = folder.glob("lib/python3*/site-packages")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+        (metadata,) = site.glob("tokenwire-*.dist-info/METADATA")
+        requirements = [
+            line.removeprefix("Requires-Dist: ")
+            for line in metadata.read_text().splitlines()
+            if line.startswith("Requires-Dist: ")
+        ]
+        for name in required(requirements, extras, {}):
+            for file in distribution(name).files:
+                target = site / file
+                if ".." not in file.parts and file.suffix != ".pyc" and not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.symlink_to(file.locate())
+        (self._entries,) = metadata.parent.glob("entry_points.txt")
+
+    def command(self, name, *arguments):
+        """The words that run one of the wheel's commands, as the script that pip makes does."""
+        (entry,) = entry_points(group="console_scripts", name=name)
+        assert f"{name} = {entry.value}" in self._entries.read_text()
+        module, _, function = entry.value.partition(":")
+        run = f"import sys; from {module} import {function}; sys.argv[0] = {name!r}; sys.exit({function}())"
+        return [str(self._bin / "python"), "-c", run, *arguments]
+
+    def run(self, name, *arguments, cwd=None):
+        return subprocess.run(
+            self.command(name, *arguments),
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env=environ(),
+            cwd=cwd,
+        )
+
+
+def environ():
+    names = ("PYTHONPATH", "OPENAI_", "ANTHROPIC_", "TOKENWIRE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(names)}
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Installs the wheel with some extras."""
+
+    @cache
+    def install(*extras):
+        return Environment(tmp_path_factory.mktemp("venv"), wheel, extras)
+
+    return install
+
+
+def one_line(result, *said):
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1), (
+        result.stderr
+    )
+    for text in said:
+        assert text in result.stderr
+
+
+def test_without_extras_both_commands_say_in_one_line_what_to_install(installed, wheel):
+    bare = installed()
+    one_line(
+        bare.run("tokenwire", "models"), "rich", 'pip install ".[cli]"', f'"{wheel.name}[cli]"'
+    )
+    one_line(
+        bare.run("tokenwire-server", "serve", "--demo"),
+        'pip install ".[server]"',
+        f'"{wheel.name}[server]"',
+    )
+
+
+@pytest.mark.parametrize("extra", ["server", "postgres"])
+def test_the_extras_of_the_server_serve_and_the_one_of_the_client_calls_it(
+    installed, extra, tmp_path
+):
+    server = installed(extra)
+    assert server.run("tokenwire-server", "--version").stdout.startswith("tokenwire-server ")
+    words = server.command("tokenwire-server", "serve", "--demo", "--listen", "127.0.0.1:0")
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=log, text=True, env=environ(), cwd=tmp_path
+        )
+    with process:
+        try:
+            address = process.stdout.readline().split()[-1]
+            chat = installed("cli").run(
+                "tokenwire", "chat", "What is Tokenwire?", "--target", address
+            )
+        finally:
+            stop(process)
+    assert "Tokenwire turns" in chat.stdout, chat.stderr + (tmp_path / "log").read_text()
+
+
+def test_postgresql_is_used_with_its_extra_and_named_without(installed, wheel):
+    words = ("tokenwire-server", "keys", "list", "--database", "postgresql://u@127.0.0.1:1/x")
+    one_line(installed("postgres").run(*words), "postgresql://127.0.0.1:1/x cannot be used")
+    one_line(installed("server").run(*words), "asyncpg", f'"{wheel.name}[postgres]"')
