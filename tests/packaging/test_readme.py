@@ -93,7 +93,8 @@ def test_the_demo_shows_tokens_streaming():
     assert result.returncode == 0, result.stderr
     assert "tokenwire-server: listening on 127.0.0.1:" in result.stdout
     assert "Tokenwire turns the token streams" in result.stdout
-    summary = result.stderr.strip().splitlines()[-1]
+    summary, named = result.stderr.splitlines()[-2:]
+    assert re.fullmatch("stream [0-9a-f]{32}", named)
     assert re.fullmatch(
         r"TTFT \d+ ms, [\d.]+ tokens/s, \d+ tokens in, \d+ out, \$0\.\d+, finished: stop", summary
     )

@@ -24,14 +24,15 @@ async def chat(arguments: Arguments) -> None:
     """Stream the answer to the prompt.
 
     Interrupted, it cancels the generation, so that the server closes the provider's connection, and
-    says what was used until then.
+    says what was used until then. The stream's id is shown on stderr: at the end, or at the start of a
+    resumable stream, which another terminal may resume or cancel while it runs.
 
     Raises:
         TokenwireError: there is no answer, or no whole one.
     """
     screen = output(as_json=arguments.json)
     tally = Tally()
-    summary = ""
+    summary: list[str] = []
     began = time.monotonic()
     async with client_for(arguments) as client:
         stream = client.chat_stream(
@@ -39,16 +40,21 @@ async def chat(arguments: Arguments) -> None:
         )
         try:
             async with stream:
+                if arguments.resumable:
+                    screen.name(stream.stream_id)
                 async for event in stream:
                     tally.add(event, time.monotonic() - began)
                     screen.show(event)
-            summary = tally.finished_line(time.monotonic() - began)
+            summary.append(tally.finished_line(time.monotonic() - began))
         except asyncio.CancelledError:
             took_s = time.monotonic() - began
-            summary = tally.cancelled_line(took_s, await _usage(client, stream.stream_id))
+            usage = await _usage(client, stream.stream_id)
+            summary.append(tally.cancelled_line(took_s, usage))
             raise
         finally:
-            screen.end(summary)
+            screen.end(*summary)
+            if summary and not arguments.resumable:
+                screen.name(stream.stream_id)
 
 
 async def _usage(client: AsyncClient, stream_id: str) -> Usage | None:

@@ -9,7 +9,7 @@ from tokenwire.v1.model_pb2 import Model, ModelCapability
 from .arguments import Arguments
 from .client_for import client_for
 from .money import usd_text
-from .output import visible, write_json
+from .output import print_table, visible, write_json
 
 _HEADINGS = (
     "MODEL",
@@ -21,6 +21,7 @@ _HEADINGS = (
     "$/M IN",
     "$/M OUT",
 )
+_REPEATED_IN_ID = (1, 2)
 
 
 async def list_models(arguments: Arguments) -> None:
@@ -42,14 +43,20 @@ async def list_models(arguments: Arguments) -> None:
 
 
 def _print_table(models: list[Model]) -> None:
-    from rich.console import Console
+    """Columns that tell nothing are left out: empty ones, and a provider and name that repeat the ids."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*_HEADINGS, box=None, pad_edge=False, header_style="dim")
-    for model in models:
-        table.add_row(*(Text(visible(cell)) for cell in _row(model)))
-    Console(highlight=False).print(table)
+    rows = [_row(model) for model in models]
+    shown = [column for column in range(len(_HEADINGS)) if any(row[column] for row in rows)]
+    if all(row[0] == f"{row[1]}/{row[2]}" for row in rows):
+        shown = [column for column in shown if column not in _REPEATED_IN_ID]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in shown:
+        table.add_column(_HEADINGS[column])
+    for row in rows:
+        table.add_row(*(Text(visible(row[column])) for column in shown))
+    print_table(table)
 
 
 def _row(model: Model) -> tuple[str, ...]:

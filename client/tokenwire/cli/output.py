@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message as ProtoMessage
 
 from tokenwire.v1.event_pb2 import TokenEvent, ToolCall
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 _VISIBLE = (
     {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t\r"}
     | {0x0D: "", 0x7F: "\u2421"}
     | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 )
+
+_MAX_TABLE_COLUMNS = 100_000
 
 # JSON escapes only the controls below 0x20; terminals obey these too. In JSON they can only stand
 # in strings, where the escape means the same.
@@ -48,13 +53,42 @@ def json_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(", ", ": ")).translate(_JSON_ESCAPES)
 
 
+def print_table(table: Table) -> None:
+    """Print a table at its natural width. A row that is wider than the terminal is never cut: the
+    terminal wraps it, and an id can still be copied whole.
+    """
+    from rich.console import Console
+
+    for column in table.columns:
+        column.no_wrap = True
+    console = Console(highlight=False)
+    Console(highlight=False, width=max(console.width, natural_width(table))).print(table)
+
+
+def natural_width(table: Table) -> int:
+    """The columns that a table takes when no cell is wrapped or cut."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    unbounded = console.options.update(max_width=_MAX_TABLE_COLUMNS)
+    return console.measure(table, options=unbounded).maximum
+
+
+def stream_line(stream_id: str) -> str:
+    """The line that names a stream."""
+    return f"stream {stream_id}"
+
+
 class Output(Protocol):
     """Shows the events of one stream."""
 
     def show(self, event: TokenEvent) -> None:
         """Show one event, and return when it has been written."""
 
-    def end(self, summary: str) -> None:
+    def name(self, stream_id: str) -> None:
+        """Show the stream's id on stderr, before the first event or after the end."""
+
+    def end(self, *summary: str) -> None:
         """Close what was shown, and sum it up on stderr. However the stream ended, call it once."""
 
 
@@ -71,8 +105,12 @@ class JsonOutput:
     def show(self, event: TokenEvent) -> None:
         write_json(event)
 
-    def end(self, summary: str) -> None:
-        _say_if(summary)
+    def name(self, stream_id: str) -> None:
+        """Do nothing: the first event contains it."""
+
+    def end(self, *summary: str) -> None:
+        for line in summary:
+            say(line)
 
 
 class PlainOutput:
@@ -89,10 +127,15 @@ class PlainOutput:
             case "tool_call":
                 say(_tool_call_text(event.tool_call.tool_call))
 
-    def end(self, summary: str) -> None:
+    def name(self, stream_id: str) -> None:
+        if stream_id:
+            say(stream_line(stream_id))
+
+    def end(self, *summary: str) -> None:
         if self._in_line:
             _write("\n")
-        _say_if(summary)
+        for line in summary:
+            say(line)
 
 
 class TerminalOutput:
@@ -116,11 +159,18 @@ class TerminalOutput:
                 call = event.tool_call
                 self._show("tool_call", call.index, _tool_call_text(call.tool_call), "cyan")
 
-    def end(self, summary: str) -> None:
+    def name(self, stream_id: str) -> None:
+        if stream_id:
+            self._say(stream_line(stream_id))
+
+    def end(self, *summary: str) -> None:
         if self._in_line:
             _write("\n")
-        if summary:
-            self._err.out(visible(summary), style="dim", highlight=False)
+        for line in summary:
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        self._err.out(visible(line), style="dim", highlight=False)
 
     def _show(self, kind: str, index: int, text: str, style: str | None = None) -> None:
         text = visible(text)
@@ -141,11 +191,6 @@ class TerminalOutput:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _say_if(summary: str) -> None:
-    if summary:
-        say(summary)
 
 
 def _tool_call_text(call: ToolCall) -> str:

@@ -25,6 +25,7 @@ from ..resume import is_resumable
 from ..target import resolve_target
 from .arguments import Arguments
 from .money import usd_text
+from .output import stream_line
 
 _TOKEN_EVENTS = frozenset(
     {"text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call"}
@@ -163,6 +164,8 @@ def error_lines(error: TokenwireError, arguments: Arguments) -> Iterator[str]:
         yield f"  used until then: {usage_text(error.usage)}"
     if error.retry_after_s is not None:
         yield f"  try again in {_span(error.retry_after_s)}"
+    if error.stream_id and arguments.command == "chat" and not arguments.resumable:
+        yield f"  {stream_line(error.stream_id)}"
     if _goes_on(error, arguments):
         command = resume_command(arguments, error.stream_id, error.last_sequence)
         yield f"  go on with: {command}"

@@ -20,7 +20,7 @@ async def resume(arguments: Arguments) -> None:
     """
     screen = output(as_json=arguments.json)
     tally = Tally(resumed=True)
-    summary = ""
+    summary: list[str] = []
     began = time.monotonic()
     async with client_for(arguments) as client:
         stream = client.resume(
@@ -31,13 +31,13 @@ async def resume(arguments: Arguments) -> None:
                 async for event in stream:
                     tally.add(event, time.monotonic() - began)
                     screen.show(event)
-            summary = tally.finished_line(time.monotonic() - began)
+            summary.append(tally.finished_line(time.monotonic() - began))
         except asyncio.CancelledError:
             command = resume_command(arguments, stream.stream_id, stream.last_sequence)
-            summary = f"left after event {stream.last_sequence}; go on with: {command}"
+            summary.append(f"left after event {stream.last_sequence}; go on with: {command}")
             raise
         finally:
-            screen.end(summary)
+            screen.end(*summary)
 
 
 async def cancel(arguments: Arguments) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tokenwire.v1.usage_pb2 import UsageRecord, UsageSummary
 
 from .money import usd_text
+from .output import natural_width, print_table
 from .usage_arguments import UsageArguments
 from .usage_csv import outcome_text, time_text
 from .usage_words import (
@@ -43,7 +44,7 @@ def print_summaries(summaries: Sequence[UsageSummary], wanted: UsageArguments) -
     whole = sum_of(summaries)
     if summaries:
         table = _table(summaries, wanted)
-        room = console.width - console.measure(table).maximum - _GAP
+        room = console.width - natural_width(table) - _GAP
         if room >= MIN_BAR_COLUMNS:
             by_cost = (cost_of(whole.usage) or 0) > 0
             sizes = [_size(summary, by_cost=by_cost) for summary in summaries]
@@ -52,7 +53,7 @@ def print_summaries(summaries: Sequence[UsageSummary], wanted: UsageArguments) -
                 for size in sizes
             ]
             table = _table(summaries, wanted, bars, "BY COST" if by_cost else "BY TOKENS")
-        console.print(table)
+        print_table(table)
     for line in total_lines(whole, wanted):
         console.print(Text(line))
 
@@ -70,9 +71,9 @@ def _table(
     for group in wanted.group_by:
         table.add_column(Text(f"LABEL {wanted.label_key}" if group == "label" else group.upper()))
     for heading in ("STREAMS", "IN", "OUT", "COST"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     if bars:
-        table.add_column(bars_heading, no_wrap=True, style="cyan")
+        table.add_column(bars_heading, style="cyan")
     for position, summary in enumerate(summaries):
         groups = map(one_line, group_cells(summary, wanted.group_by, none=NONE))
         cells = (*groups, *_sums(summary), *bars[position : position + 1])
@@ -90,7 +91,7 @@ class RecordTable:
         self._begun = False
 
     def write(self, records: Sequence[UsageRecord]) -> None:
-        """Print the next rows. Their columns stand where those before them stood, if they fit there."""
+        """Print the next rows. Their columns begin where those of earlier rows began, if they fit."""
         from rich.table import Table
         from rich.text import Text
 
@@ -98,17 +99,17 @@ class RecordTable:
         table = Table(
             box=None, pad_edge=False, header_style="dim", show_header=not self._begun, expand=True
         )
-        table.add_column("OPENED (UTC)", no_wrap=True)
-        table.add_column("MODEL", ratio=1, overflow="fold")
+        table.add_column("OPENED (UTC)")
+        table.add_column("MODEL", ratio=1)
         for heading, least in (("IN", 8), ("OUT", 7), ("COST", 10)):
-            table.add_column(heading, min_width=least, justify="right", no_wrap=True)
-        table.add_column("END", min_width=10, overflow="fold")
+            table.add_column(heading, min_width=least, justify="right")
+        table.add_column("END", min_width=10)
         if with_ids:
-            table.add_column("STREAM", no_wrap=True)
+            table.add_column("STREAM")
         for record in records:
             cells = [*_record_cells(record), *([record.stream_id] if with_ids else [])]
             table.add_row(*(Text(one_line(cell)) for cell in cells))
-        self._console.print(table)
+        print_table(table)
         self._begun = True
 
 

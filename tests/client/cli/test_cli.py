@@ -110,7 +110,7 @@ async def test_on_a_terminal_tokens_come_live_and_reasoning_is_dimmed(
         'tool call: get_weather({"city":"Paris"})\n'
         "TTFT "
     )
-    assert plain.endswith("12 tokens in, 34 out, finished: stop\n")
+    assert plain.endswith("12 tokens in, 34 out, finished: stop\nstream st_test\n")
 
 
 async def test_a_model_cannot_command_the_terminal(server, command_line, terminal):
@@ -132,9 +132,8 @@ async def test_ctrl_c_ends_the_call_and_says_what_was_used(server, command_line,
     assert await caller_left(server)
     assert await terminal.end_of(process) == 130
     plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown)
-    assert re.fullmatch(r"123456789\ncancelled after 3 events, ~3 tokens, [\d.]+ m?s\n", plain), (
-        plain
-    )
+    expected = r"123456789\ncancelled after 3 events, ~3 tokens, [\d.]+ m?s\nstream st_test\n"
+    assert re.fullmatch(expected, plain), plain
 
 
 async def test_ctrl_c_before_anything_came_ends_the_call_too(server, command_line):
@@ -312,6 +311,7 @@ async def test_an_error_in_mid_stream_leaves_the_text_and_says_what_was_used(ser
         "tokenwire: UPSTREAM_BROKEN: ␛[2Jbroke",
         "  used until then: 12 tokens in, 1 out",
         "  try again in 2.0 s",
+        "  stream st_test",
     ]
 
 
@@ -322,7 +322,7 @@ async def test_the_timeout_is_a_deadline(server, command_line):
 
     assert (done.code, done.out) == (1, "a\n")
     assert done.err.startswith("tokenwire: DEADLINE_EXCEEDED: ")
-    assert len(done.err.splitlines()) == 1
+    assert done.err.splitlines()[1:] == ["  stream st_test"]
     assert await caller_left(server)
 
 
@@ -364,7 +364,32 @@ async def test_models_are_lines_for_programs_and_a_table_for_people(server, comm
     assert json.loads(as_json.out.splitlines()[0])["providerModel"] == "demo"
     assert await terminal.end_of(process) == 0
     assert "PROVIDER" in terminal.shown
+    assert "MAX OUTPUT" not in terminal.shown  # no model has one
     assert "[b]odd␛" in terminal.shown
+
+
+@pytest.mark.parametrize("target", ["", "of-the-same-provider-with-a-name-of-its-own"])
+async def test_at_80_columns_no_model_id_is_cut_or_wrapped(server, command_line, terminal, target):
+    ids = [f"openai-responses/a-model-with-a-long-name-{n:030}" for n in range(3)]
+    prices = model_pb2.ModelPrices(input_microusd=1_000_000, output_microusd=5_000_000)
+    server.models = [
+        model_pb2.Model(
+            id=each,
+            provider="openai-responses",
+            provider_model=target or each.partition("/")[2],
+            capabilities=[model_pb2.MODEL_CAPABILITY_TOOLS, model_pb2.MODEL_CAPABILITY_REASONING],
+            prices=prices,
+        )
+        for each in ids
+    ]
+
+    process = await terminal.start(command_line, "models", columns=80)
+
+    assert await terminal.end_of(process) == 0
+    _, *rows = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown).splitlines()
+    assert [row.split()[0] for row in rows] == ids
+    assert all(row.split()[-3:] == ["tools,reasoning", "$1.00", "$5.00"] for row in rows)
+    assert all((target in row.split()) == bool(target) for row in rows)
 
 
 async def test_without_rich_one_line_says_what_to_install(command_line):

@@ -116,7 +116,7 @@ LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_se
 @pytest.mark.parametrize(
     ("error", "arguments", "lines"),
     [
-        (LOST, replace(RESUMABLE, resumable=False), [LOST_LINE]),
+        (LOST, replace(RESUMABLE, resumable=False), [LOST_LINE, "  stream st_1"]),
         (LOST, RESUMABLE, [LOST_LINE, "  go on with: tokenwire resume st_1 --after 7"]),
         (
             LOST,

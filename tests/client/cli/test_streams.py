@@ -121,7 +121,9 @@ async def test_with_resumable_a_cut_wire_is_not_seen(real_server):
     assert wire.cuts == 3
     assert process.returncode == 0
     assert (out + rest).decode() == "".join(generated_text(1000)) + "\n"
-    assert len(err.splitlines()) == 1
+    named, summary = err.decode().splitlines()
+    assert re.fullmatch(r"stream [0-9a-f]{32}", named)
+    assert summary.startswith("TTFT ")
 
 
 async def test_ctrl_c_cancels_a_resumable_stream_and_says_what_it_used(server, command_line):
@@ -135,7 +137,9 @@ async def test_ctrl_c_cancels_a_resumable_stream_and_says_what_it_used(server, c
         _, err = await process.communicate()
 
     assert process.returncode == 130
-    assert re.fullmatch(rb"cancelled after 2 events, 12 tokens in, 3 out, [\d.]+ m?s\n", err)
+    assert re.fullmatch(
+        rb"stream st_test\ncancelled after 2 events, 12 tokens in, 3 out, [\d.]+ m?s\n", err
+    )
     assert server.ended == [STREAM_ID] * 2  # by leaving, and to learn what was used
     assert server.requests[0].retention == tokenwire.retention("continue", linger_s=30)
 
@@ -165,7 +169,9 @@ async def test_a_broken_connection_is_said_in_our_words_and_nobody_elses(command
             _, err = await process.communicate()
 
     assert process.returncode == 1
-    assert err.decode() == f"tokenwire: the connection to {target} was lost after event 2\n"
+    lost, named = err.decode().splitlines()
+    assert lost == f"tokenwire: the connection to {target} was lost after event 2"
+    assert named.startswith("  stream ")
 
 
 async def test_a_resume_of_the_rest_of_an_answer_is_a_whole_answer(server, command_line):

@@ -112,16 +112,16 @@ async def test_where_no_cost_is_known_the_bars_are_of_tokens(server, command_lin
 
 
 @pytest.mark.parametrize("columns", [20, 45, 200])
-async def test_the_table_fits_the_terminal_whatever_its_width(
-    server, command_line, terminal, columns
-):
-    server.usage.summaries = [group(1, 10**12, day="2026-07-31", model="openai/" + "x" * 30)]
+async def test_no_cell_is_cut_whatever_the_terminals_width(server, command_line, terminal, columns):
+    model = "openai/" + "x" * 30
+    server.usage.summaries = [group(1, 10**12, day="2026-07-31", model=model)]
 
     process = await terminal.start(command_line, "usage", "--by", "day,model", columns=columns)
 
     assert await terminal.end_of(process) == 0
     lines = plain(terminal.shown).splitlines()
-    assert all(len(line) <= columns for line in lines)
+    assert lines[1].split()[:3] == ["2026-07-31", model, "1"]
+    assert lines[2].startswith("since ")
     assert ("█" in terminal.shown) == (columns > 100)
     assert terminal.shown.count("█") <= 40
 
@@ -201,6 +201,20 @@ async def test_on_a_narrow_terminal_no_figure_of_a_record_is_cut(server, command
     lines = plain(terminal.shown).splitlines()
     assert "1,234,567  123,456  $12.345678  max_tokens" in lines[1]
     assert all(len(line) <= 80 for line in lines)
+
+
+async def test_on_a_narrow_terminal_no_model_of_a_record_is_wrapped(server, command_line, terminal):
+    models = [f"openai-responses/a-model-with-a-long-name-{n:020}" for n in range(2)]
+    for n, model in enumerate(models):
+        each = record(n + 1, reason="STOP")
+        each.provider, _, each.model = model.partition("/")
+        server.usage.records[n + 1] = each
+
+    process = await terminal.start(command_line, "usage", "--records", columns=80)
+
+    assert await terminal.end_of(process) == 0
+    _, *rows = plain(terminal.shown).splitlines()
+    assert [row.split()[2] for row in rows] == models[::-1]
 
 
 async def test_without_a_server_one_line_says_so():
