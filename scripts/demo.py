@@ -17,7 +17,7 @@ STOP_S = 10
 def main() -> int:
     """Serve and chat. The exit code of what failed first, or 0."""
     serve = [str(BIN / "tokenwire-server"), "serve", "--demo", "--listen", "127.0.0.1:0"]
-    print(f"$ tokenwire-server {' '.join(serve[1:])}", flush=True)
+    print(f"+ tokenwire-server {' '.join(serve[1:])}", flush=True)
     # Settings of this shell, such as a key or a database, belong to other servers.
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith("TOKENWIRE_")
@@ -32,7 +32,7 @@ def main() -> int:
             print(line, end="")
             address = line.split()[-1]
             chat = [str(BIN / "tokenwire"), "chat", PROMPT, "--model", MODEL, "--target", address]
-            print(f'$ tokenwire chat "{PROMPT}" --model {MODEL} --target {address}', flush=True)
+            print(f'+ tokenwire chat "{PROMPT}" --model {MODEL} --target {address}', flush=True)
             return subprocess.call(chat, env=environ)
         except KeyboardInterrupt:
             return 130

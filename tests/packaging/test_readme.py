@@ -1,13 +1,16 @@
-"""What the README says is so. Its grpcurl commands are run in interop/test_grpcurl.py."""
+"""What the README says is true, and its commands work in the order in which they are written."""
 
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from readme_terminal import File, Terminal, is_shown, steps_of
 
 from tokenwire_server.config import load
 
@@ -19,19 +22,78 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-CLIENT, COSTS = blocks("python")
+_, COSTS = blocks("python")
 PRICES, PROVIDERS = blocks("toml")
 
 
-def test_the_client_example_runs(start):
-    with start("serve", "--demo", "--listen", "127.0.0.1:0") as (_, address):
-        program = CLIENT.replace("127.0.0.1:50051", address)
-        result = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
-        )
-    assert result.returncode == 0, result.stderr
-    assert "Tokenwire turns" in result.stdout
-    assert "output_tokens: 105" in result.stdout
+def copy_of_the_clone(folder):
+    """Copy what the README's commands use, with an environment in which nothing has to be installed."""
+    for name in ("LICENSE", "Makefile", "README.md", "CHANGELOG.md", "pyproject.toml"):
+        shutil.copy2(ROOT / name, folder)
+    for name in ("client", "protos", "requirements", "scripts", "server"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = folder / ".venv"
+    environment.mkdir()
+    for path in Path(sys.prefix).iterdir():
+        if path.name != ".ready":
+            (environment / path.name).symlink_to(path)
+    (environment / ".ready").touch()
+    if (ROOT / ".tools").exists():
+        (folder / ".tools").symlink_to(ROOT / ".tools")
+    return folder
+
+
+def environ_of_a_reader(address):
+    """Nothing of this environment on the PATH, and another port than the default, which may be in use."""
+    programs = Path(sys.executable).parent
+    paths = [path for path in os.environ["PATH"].split(":") if Path(path) != programs]
+    foreign = ("TOKENWIRE_", "OPENAI_", "ANTHROPIC_", "VIRTUAL_ENV", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return kept | {
+        "PATH": ":".join(paths),
+        "TOKENWIRE_LISTEN": address,
+        "TOKENWIRE_TARGET": address,
+    }
+
+
+def can_run(line):
+    """What needs the network is run elsewhere: test_extras.py installs the wheel, `make tools` grpcurl."""
+    if "dist/venv" in line:
+        return False
+    has_grpcurl = (ROOT / ".tools/bin/grpcurl").exists()
+    assert has_grpcurl or not os.environ.get("CI"), "`make tools` installs grpcurl (needs Go)"
+    return has_grpcurl or ("grpcurl" not in line and line != "make tools")
+
+
+@pytest.mark.timeout(600)
+def test_its_commands_work_line_by_line_on_one_terminal(tmp_path):
+    folder = copy_of_the_clone(tmp_path)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    wrong = []
+    with Terminal(folder, environ_of_a_reader(address)) as terminal:
+        for step in steps_of(README.replace("127.0.0.1:50051", address)):
+            if isinstance(step, File):
+                (folder / step.name).write_text(step.text)
+                continue
+            if not can_run(step.line):
+                continue
+            if step.line == "tokenwire-server serve":  # in the foreground, until Ctrl-C
+                began = terminal.type(step.line + "\n")
+                terminal.wait_for(step.shown.strip(), began)
+                code, shown = terminal.run("\x03")
+                assert code == 0, shown
+                continue
+            began = len(terminal.shown)
+            code, shown = terminal.run(step.line)
+            if step.line.endswith("&"):
+                terminal.wait_for(step.shown.strip(), began)
+                continue
+            fails = step.shown.startswith("ERROR")
+            if (code != 0) != fails or not is_shown(step.shown, shown):
+                wrong.append(f"$ {step.line}\n{shown}(exit code {code}), not\n{step.shown}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_example_of_counting_and_reckoning_runs(start):
@@ -83,7 +145,7 @@ def test_every_link_leads_somewhere(path):
 def test_every_make_target_it_names_exists():
     named = set(re.findall(r"`make ([a-z-]+)`", README))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {"run", "test", "layers"} <= named <= targets
+    assert {"setup", "test", "layers"} <= named <= targets
 
 
 def test_the_demo_shows_tokens_streaming():
@@ -98,36 +160,3 @@ def test_the_demo_shows_tokens_streaming():
     assert re.fullmatch(
         r"TTFT \d+ ms, [\d.]+ tokens/s, \d+ tokens in, \d+ out, \$0\.\d+, finished: stop", summary
     )
-
-
-def test_three_lines_make_a_key_and_call_with_it(start, tmp_path):
-    create, serve, chat = re.findall(
-        r"^\$ (export TOKENWIRE_KEY=.*)\n\$ (tokenwire-server serve .*) &\n\$ (tokenwire chat .*)$",
-        README,
-        re.MULTILINE,
-    )[0]
-    programs = Path(sys.executable).parent
-    environ = {name: value for name, value in os.environ.items() if "TOKENWIRE" not in name}
-    environ |= {"PATH": f"{programs}:{environ['PATH']}"}
-    database = {"TOKENWIRE_DATABASE": f"sqlite:///{tmp_path}/tokenwire.db"}  # as in its folder
-
-    def shell(script, **env):
-        return subprocess.run(
-            ["bash", "-ec", script], capture_output=True, text=True, timeout=60,
-            cwd=tmp_path, env=environ | env,
-        )  # fmt: skip
-
-    made = shell(f"{create}; echo $TOKENWIRE_KEY")
-    key = made.stdout.strip()
-    assert (tmp_path / "tokenwire.db").exists()
-    with start(*serve.split()[1:], "--listen", "127.0.0.1:0", env=database) as (_, address):
-        answered = shell(chat, TOKENWIRE_KEY=key, TOKENWIRE_TARGET=address)
-        assert answered.returncode == 0, answered.stderr
-        assert "Tokenwire turns the token streams" in answered.stdout
-        refused = shell(chat, TOKENWIRE_TARGET=address)
-        assert refused.returncode == 1
-        assert "a key is required" in refused.stderr
-        (shown,) = re.findall(r"^\$ tokenwire ping\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-        pinged = shell("tokenwire ping", TOKENWIRE_KEY=key, TOKENWIRE_TARGET=address).stdout
-    varying = r"127\.0\.0\.1:\d+|[\d.]+ ms|tw_[0-9a-f]{12}"
-    assert re.sub(varying, "#", pinged) == re.sub(varying, "#", shown)
