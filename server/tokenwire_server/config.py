@@ -51,6 +51,12 @@ OTHERS_VARIABLES = frozenset(
 )
 """Variables of the client's and of the tests'."""
 
+RENAMED_SETTINGS = {
+    "upstream_first_byte_s": "upstream_first_content_s",
+    "upstream_silence_s": "upstream_idle_s",
+}
+"""Old names of settings, which are refused with their new name."""
+
 ProviderKind = Literal["openai-chat", "openai-responses", "anthropic"]
 Capability = Literal["tools", "images", "reasoning", "json_schema"]
 
@@ -130,6 +136,10 @@ class ModelConfig(_Section):
     context_window_tokens: int | None = Field(default=None, ge=1)
     max_output_tokens: int | None = Field(default=None, ge=1)
     """The most it gives: told by GetModel, and asked for where a provider demands a limit."""
+    first_content_s: float | None = Field(default=None, gt=0)
+    """Replaces `limits.upstream_first_content_s` for this model. None: that limit applies."""
+    idle_s: float | None = Field(default=None, gt=0)
+    """Replaces `limits.upstream_idle_s` for this model. None: that limit applies."""
     prices: ModelPrices | None = None
     """What its tokens cost. None: what is known of the model without configuration, if anything."""
 
@@ -177,10 +187,12 @@ class Limits(_Section):
     """From acceptance to end. Then the stream finishes with TIME_LIMIT."""
     upstream_connect_s: float = Field(default=5.0, gt=0)
     """Name lookup, TCP and TLS together. Then UPSTREAM_UNAVAILABLE."""
-    upstream_first_byte_s: float = Field(default=300.0, gt=0)
-    """From sending the request to the first byte of the answer's body. Then UPSTREAM_UNAVAILABLE."""
-    upstream_silence_s: float = Field(default=120.0, gt=0)
-    """Between two arrivals of bytes. Then UPSTREAM_STALLED, before the first token UPSTREAM_UNAVAILABLE."""
+    upstream_first_content_s: float = Field(default=600.0, gt=0)
+    """From opening the upstream to the first text, reasoning or tool call of the answer. Headers, role
+    chunks and pings are not content, so a model may think in silence for this long. Then
+    UPSTREAM_UNAVAILABLE."""
+    upstream_idle_s: float = Field(default=300.0, gt=0)
+    """Longest gap between two arrivals of bytes after the first content. Then UPSTREAM_STALLED."""
 
 
 class CallerLimits(_Section):
@@ -355,7 +367,7 @@ def load(
         return Layered(**flags)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(step) for step in fault['loc'])}: {_said(fault['msg'])}"
+            f"{'.'.join(str(step) for step in fault['loc'])}: {_said(fault['msg'], fault['loc'])}"
             for fault in error.errors(include_url=False, include_input=False)
         )
         raise ConfigError(f"{path or 'settings'}: {faults}") from error
@@ -363,8 +375,9 @@ def load(
         raise ConfigError(f"{path or 'settings'}: {error}") from error
 
 
-def _said(message: str) -> str:
+def _said(message: str, path: tuple[str | int, ...]) -> str:
     """Pydantic's words without its jargon."""
     if message == "Extra inputs are not permitted":
-        return "there is no such setting"
+        new_name = RENAMED_SETTINGS.get(str(path[-1]))
+        return f"renamed to {new_name}" if new_name else "there is no such setting"
     return message.removeprefix("Value error, ")

@@ -145,7 +145,7 @@ def keeping_books(start, api_on, simulator, database, folder, more_settings="", 
         **simulator.environ(),
         "TOKENWIRE_DATABASE": database,
         "TOKENWIRE_DRAIN_GRACE_S": "0.3",
-        "TOKENWIRE_LIMITS__UPSTREAM_SILENCE_S": "2",
+        "TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": "2",
     } | env
     settings = folder / "books.toml"
     settings.write_text(f"{configuration()}\n{more_settings}")

@@ -110,8 +110,8 @@ async def test_a_provider_that_refuses_connections_is_unavailable(start, api_on)
 
 async def test_silence_has_named_limits(start, api_on, simulator):
     env = simulator.environ() | {
-        "TOKENWIRE_LIMITS__UPSTREAM_FIRST_BYTE_S": "0.5",
-        "TOKENWIRE_LIMITS__UPSTREAM_SILENCE_S": "0.3",
+        "TOKENWIRE_LIMITS__UPSTREAM_FIRST_CONTENT_S": "0.5",
+        "TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": "0.3",
     }
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
@@ -119,7 +119,7 @@ async def test_silence_has_named_limits(start, api_on, simulator):
             for scenario, reason, limit in [
                 ("silent=1", "UPSTREAM_UNAVAILABLE", "0.5 s"),
                 ("headers_then_silent=1", "UPSTREAM_UNAVAILABLE", "0.5 s"),
-                ("unknown=1&tokens=5&ttft_ms=5000", "UPSTREAM_UNAVAILABLE", "0.3 s"),
+                ("unknown=1&tokens=5&ttft_ms=5000", "UPSTREAM_UNAVAILABLE", "0.5 s"),
                 ("stall_after=3", "UPSTREAM_STALLED", "0.3 s"),
             ]:
                 _, error = await failing(api.chat_stream(api.request(f"openai/sim?{scenario}")))

@@ -47,6 +47,10 @@ class Route(msgspec.Struct, frozen=True):
     model: str
     max_output_tokens: int | None
     """The most the model gives, where the configuration says so."""
+    first_content_s: float | None = None
+    """The model's own limit for its first content. None: `Limits.upstream_first_content_s` applies."""
+    idle_s: float | None = None
+    """The model's own limit between two arrivals. None: `Limits.upstream_idle_s` applies."""
 
 
 class Registry:
@@ -120,7 +124,8 @@ class Registry:
                 else f"there is no provider {name!r} on this server"
             )
             raise UnknownModel(model, why=why, nearest=self._nearest(model))
-        return Route(provider, rest, facts.max_output_tokens), facts
+        route = Route(provider, rest, facts.max_output_tokens, facts.first_content_s, facts.idle_s)
+        return route, facts
 
     def route(self, model: str) -> Route:
         """Where a request for a model goes. Raises UnknownModel."""

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 MAX_NAME_CHARS = 256
 """What is kept of the provider's names for its model and its answer, which no log counts."""
+STALL_RETRY_AFTER_S = 60.0
+"""Handed on when a provider sent no content in time. It may still be working on the request, and bill it:
+an immediate repetition would take as long, and cost as much again."""
 
 
 class Producer:
@@ -43,34 +46,44 @@ class Producer:
         "_attempts",
         "_cost_limit",
         "_decoder",
-        "_limits",
+        "_first_content_s",
+        "_idle_s",
         "_meter",
         "_request",
         "_route",
         "_stream",
+        "_used_nothing",
     )
 
     def __init__(self, stream: Stream, route: Route, request: ChatRequest, limits: Limits) -> None:
         self._stream = stream
         self._route = route
         self._request: ChatRequest | None = request
-        self._limits = limits
+        self._first_content_s = route.first_content_s or limits.upstream_first_content_s
+        self._idle_s = route.idle_s or limits.upstream_idle_s
         self._meter = Meter(stream.opened, stream.estimate)
         self._cost_limit = stream.cost_limit
         self._decoder: Decoder | None = None
         self._attempts = 0
         self._asking = Asking()
+        self._used_nothing = False
+        """The provider refused the request, or failed before the first content."""
 
     def usage(self) -> Usage:
-        """The stream's usage so far: the provider's figures, or an estimate once it is asked, which it
-        is not while it cannot be reached.
+        """Return the stream's usage so far: the provider's figures, or an estimate.
+
+        It is nothing until the request is sent. It is nothing as well when the provider refused the
+        request or failed before the first content, unless it reported figures. A stream that was ended
+        here while the provider worked on it has used its input.
         """
         if not self._asking.is_sent:
             return NOTHING
         decoder = self._decoder
         if decoder is None:
-            return self._meter.usage(None)
-        return self._meter.usage(decoder.usage, is_whole=isinstance(decoder.end, Complete))
+            usage = self._meter.usage(None)
+        else:
+            usage = self._meter.usage(decoder.usage, is_whole=isinstance(decoder.end, Complete))
+        return NOTHING if self._used_nothing and usage.estimated else usage
 
     def progress(self) -> Progress:
         """How far the stream has come."""
@@ -87,12 +100,12 @@ class Producer:
         asking.set(self._asking)
         try:
             async with asyncio.timeout(self._stream.time_limit_s) as duration:
-                with SilenceLimit(self._limits.upstream_first_byte_s) as silence:
+                with SilenceLimit(self._first_content_s) as silence:
                     async with self._open() as upstream:
                         self._asking.is_sent = True
                         self._decoder = upstream.decoder
                         if await self._read(upstream, silence):
-                            self._seal_as_decoded(upstream.decoder)
+                            self._seal_as_ended(upstream)
                         else:
                             self._finish(FinishReason.BUDGET)
         except asyncio.CancelledError:
@@ -101,13 +114,9 @@ class Producer:
             if duration.expired():
                 self._finish(FinishReason.TIME_LIMIT)
             else:
-                self._fail_upstream(
-                    UpstreamStalled(
-                        f"provider {self._route.provider.name!r} sent nothing "
-                        f"for {silence.limit_s:g} s"
-                    )
-                )
+                self._fail_upstream(self._stalled(silence.limit_s))
         except UnknownModel as error:
+            self._used_nothing = True
             self._log_upstream(error)
             self._stream.fail(error)
         except UpstreamError as error:
@@ -132,7 +141,11 @@ class Producer:
         return self._route.provider.open(request, self._route.model, self._route.max_output_tokens)
 
     async def _read(self, upstream: Upstream, silence: SilenceLimit) -> bool:
-        """The token's path: until the decoder has seen an end. False: it costs too much to go on."""
+        """Read the upstream to its end. False: the answer reached its cost limit before that.
+
+        This is the path of each token. Until the first content the limit that `silence` began with
+        applies, whatever else arrives.
+        """
         append = self._stream.log.append
         # The loop's own clock will not do: uvloop's has steps of a millisecond.
         now = time.monotonic
@@ -140,31 +153,34 @@ class Producer:
         meter = self._meter
         cost_limit = self._cost_limit
         reported: Usage | None = None
-        silence_limit_s = self._limits.upstream_silence_s
-        while decoder.end is None:
+        idle_s = self._idle_s
+        has_content = False
+        while upstream.end is None:
             deltas = await upstream.read()
             arrival = now()
-            silence.heard(arrival, silence_limit_s)
             if deltas:
+                has_content = True
                 meter.arrived(deltas, arrival)
                 for delta in deltas:
                     append(delta)
+            if has_content:
+                silence.heard(arrival, idle_s)
             told = decoder.usage
             is_new = told is not reported
             if told is not None and is_new:
                 meter.told(told)
                 reported = told
-            if cost_limit is not None and decoder.end is None:
+            if cost_limit is not None and upstream.end is None:
                 due = is_new or meter.chars >= cost_limit.check_at_chars
                 if due and cost_limit.passed(self.usage(), meter.chars):
                     return False
         return True
 
-    def _seal_as_decoded(self, decoder: Decoder) -> None:
-        if isinstance(decoder.end, Complete):
-            self._finish(decoder.end.reason)
-        elif decoder.end is not None:
-            self._fail_upstream(decoder.end)
+    def _seal_as_ended(self, upstream: Upstream) -> None:
+        if isinstance(upstream.end, Complete):
+            self._finish(upstream.end.reason)
+        elif upstream.end is not None:
+            self._fail_upstream(upstream.end)
 
     def _finish(self, reason: FinishReason) -> None:
         progress = self.progress()
@@ -179,9 +195,20 @@ class Producer:
             )
         )
 
+    def _stalled(self, limit_s: float) -> UpstreamStalled:
+        provider = f"provider {self._route.provider.name!r}"
+        if self._meter.has_token:
+            return UpstreamStalled(f"{provider} sent nothing for {limit_s:g} s")
+        if self._decoder is None:
+            why = f"{provider} did not answer within {limit_s:g} s"
+        else:
+            why = f"{provider} accepted the request and sent no content for {limit_s:g} s"
+        return UpstreamStalled(why, retry_after_s=STALL_RETRY_AFTER_S)
+
     def _fail_upstream(self, error: UpstreamError) -> None:
         """Seal with a fault of the provider, named after whether a token has come."""
         error.provider = self._route.provider.name
+        self._used_nothing = not self._meter.has_token and not isinstance(error, UpstreamStalled)
         seen = _as_seen(error, after_first_token=self._meter.has_token)
         self._log_upstream(seen)
         self._stream.fail(seen)

@@ -295,7 +295,6 @@ class Stream:
         self.labels = {}  # the record has them
 
     def _final_progress(self) -> Progress:
-        """What it used is nothing when it failed before its first token: its caller got nothing."""
         progress = self.progress()
         finished = self.log.finished
         if self._production is None and finished is not None:  # a replay: it says how it went
@@ -305,7 +304,4 @@ class Stream:
                 model=finished.model,
                 provider_response_id=finished.provider_response_id,
             )
-        failed_early = self.log.failure is not None and self.log.last_sequence <= 1
-        if failed_early and progress.usage.estimated:
-            return msgspec.structs.replace(progress, usage=NOTHING)
         return progress
