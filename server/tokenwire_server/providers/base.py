@@ -7,9 +7,10 @@ from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 from ..config import ProviderConfig
+from ..errors import UpstreamError
 from ..events import Delta
 from ..request import ChatRequest, Violation
-from .decode.base import Decoder
+from .decode.base import Complete, Decoder
 
 
 class Asking:
@@ -80,12 +81,15 @@ class Upstream(Protocol):
     """An open answer of a provider."""
 
     decoder: Decoder
+    end: Complete | UpstreamError | None
+    """How the answer ended, once all its deltas have been returned. None before that."""
 
     async def read(self) -> list[Delta]:
         """Wait for the next bytes and return the deltas they complete, perhaps none.
 
-        After it, `decoder.end` tells whether the answer ended. Raises UpstreamError when the
-        connection breaks. Cancelled, it loses nothing but the answer: close the upstream then.
+        Each call does bounded work, and lets other tasks run where many bytes or deltas came at once.
+        A broken connection sets `end`. Cancelled, it loses nothing but the answer: close the upstream
+        then.
         """
         ...
 

@@ -20,6 +20,7 @@ from ..errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
+from .framing import FramingError
 
 SdkError = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError)
 """What an SDK raises when a request fails; anthropic's also lets httpx2's own errors through."""
@@ -117,6 +118,8 @@ def _name(value: object) -> str:
 
 def _connection_fault(error: BaseException) -> str:
     for cause in _causes(error):
+        if isinstance(cause, FramingError):
+            return f"it {cause}"
         if isinstance(cause, aiohttp.ClientConnectorDNSError):
             return "its name cannot be resolved"
         if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):

@@ -20,6 +20,9 @@ import httpx2
 from aiohttp.connector import Connection
 
 from .base import asking
+from .body import Body
+from .framing import MAX_HEADER_BYTES, BoundedConnector
+from .inflate import BodyError
 
 RESPONSE = "tokenwire.aiohttp_response"
 """Key in `httpx2.Response.extensions` of the aiohttp response, for reading the body without layers."""
@@ -27,6 +30,8 @@ RESPONSE = "tokenwire.aiohttp_response"
 KEEPALIVE_S = 15.0
 """How long an idle connection is kept. Short of what providers' front ends keep: a POST on a
 connection that the other side just closed fails and is not repeated."""
+READ_BUFFER_BYTES = 32 * 1024
+"""Received and not read yet: past twice as much, or 2,048 chunks, a connection is not read from."""
 ERROR_BODY_S = 2.0
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """How long and how much is read of the body of an error. Its status counts in any case."""
@@ -56,13 +61,17 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         tracing = aiohttp.TraceConfig()
         tracing.on_request_headers_sent.append(_tell_sent)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=BoundedConnector(
                 limit=0, keepalive_timeout=KEEPALIVE_S, ssl=ssl.create_default_context()
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
             trust_env=False,
             response_class=_Response,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER_BYTES,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
             trace_configs=[tracing],
         )
 
@@ -117,17 +126,15 @@ def release(response: aiohttp.ClientResponse) -> None:
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
+    """The body, or what came of it until it was too long, too late or broken."""
+    body = b""
     try:
-        with suppress(aiohttp.ClientError, TimeoutError):
+        with suppress(aiohttp.ClientError, BodyError, TimeoutError):
             async with asyncio.timeout(ERROR_BODY_S):
-                while len(body) < MAX_ERROR_BODY_BYTES and (
-                    data := await response.content.readany()
-                ):
-                    body += data
+                body = await Body(response).read_whole(MAX_ERROR_BODY_BYTES)
     finally:
         release(response)
-    return bytes(body[:MAX_ERROR_BODY_BYTES])
+    return body
 
 
 class _Response(aiohttp.ClientResponse):

@@ -20,17 +20,24 @@ import msgspec
 import openai
 
 from ..config import ProviderConfig
-from ..errors import UpstreamBroken, UpstreamUnavailable
+from ..errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
 from ..events import Delta
 from ..request import ChatRequest, Violation
 from .base import CountingDialect, Dialect
+from .body import Body
 from .decode.base import Complete, Decoder
 from .decode.json import log_text
 from .fault import DEFAULT_RETRY_AFTER_S, SdkError, from_sdk_error
+from .framing import FramingError
 from .http import RESPONSE, release
+from .inflate import BodyError
 
+MAX_TURN_DELTAS = 256
+"""Most deltas that a read returns: to append them to a log with eight readers takes 1 ms."""
 END_OF_BODY_S = 0.25
-"""How long a complete answer may take to end its body, so that the connection can be used again."""
+MAX_END_OF_BODY_BYTES = 64 * 1024
+"""How long, and how much, a complete answer may take to end its body, so that the connection can be used
+again."""
 COUNT_S = 10.0
 """How long a provider may take to count a request's input tokens, the connecting included."""
 MAX_COUNT_BODY_BYTES = 64 * 1024
@@ -87,6 +94,8 @@ class HttpProvider:
             raise from_sdk_error(error, provider=self.name, model=model) from error
         except aiohttp.ClientError as error:
             raise from_sdk_error(error, provider=self.name, model=model) from error
+        except BodyError as error:
+            raise self._no_count(str(error)) from error
         except TimeoutError as error:
             raise self._no_count(f"took longer than {COUNT_S:g} s to count input tokens") from error
         try:
@@ -99,15 +108,10 @@ class HttpProvider:
     async def _ask(self, path: str, body: bytes) -> bytes:
         """A small answer, read whole or to just past its bound."""
         response = await _post(self._client, path, body, accept="application/json")
-        answer = bytearray()
         try:
-            while len(answer) <= MAX_COUNT_BODY_BYTES and (
-                data := await response.content.readany()
-            ):
-                answer += data
+            return await Body(response).read_whole(MAX_COUNT_BODY_BYTES + 1)
         finally:
             release(response)
-        return bytes(answer)
 
     def _no_count(self, why: str, provider_text: str = "") -> UpstreamUnavailable:
         return UpstreamUnavailable(
@@ -136,6 +140,8 @@ class HttpUpstream:
         model: str,
     ) -> None:
         self.decoder = decoder
+        self.end: Complete | UpstreamError | None = None
+        self._waiting: list[Delta] = []
         self._client = client
         self._path = path
         self._body = body
@@ -150,30 +156,51 @@ class HttpUpstream:
         except SdkError as error:
             raise from_sdk_error(error, provider=self._provider, model=self._model) from error
         del self._body  # prompts can be large, and answers long
-        self._content = self._response.content
+        try:
+            self._content = Body(self._response)
+        except BodyError as error:
+            release(self._response)
+            raise UpstreamUnavailable(
+                f"provider {self._provider!r} {error}",
+                provider=self._provider,
+                provider_text=self._response.headers.get("Content-Encoding", "")[:100],
+                retry_after_s=DEFAULT_RETRY_AFTER_S,
+            ) from error
         return self
 
     async def read(self) -> list[Delta]:
-        """Wait for bytes; return the deltas they complete. Sets `decoder.end` when the body ends."""
+        """See `base.Upstream`."""
+        if self._waiting:
+            await asyncio.sleep(0)
+            return self._first_of(self._waiting)
         try:
-            data = await self._content.readany()
-        except aiohttp.ClientError as error:
-            return self._broken(error)
-        if data:
-            return self.decoder.feed(data)
-        return self.decoder.eof()
-
-    def _broken(self, error: aiohttp.ClientError) -> list[Delta]:
-        """The connection broke: decode what came before that and was not read yet, then say so."""
-        self._content.set_exception(None)  # type: ignore[arg-type]  # else the rest cannot be read
-        deltas = self.decoder.feed(self._content.read_nowait())
-        if self.decoder.end is None:
-            self.decoder.end = UpstreamBroken(
-                f"the connection to provider {self._provider!r} broke",
-                provider=self._provider,
-                provider_text=f"{type(error).__name__}: {error}",
-            )
+            data = await self._content.read()
+        except (aiohttp.ClientError, BodyError) as error:
+            self.end = self.decoder.end = self._broken(error)
+            return []
+        deltas = self.decoder.feed(data) if data else self.decoder.eof()
+        if deltas:
+            self._content.got_content()
+            if len(deltas) > MAX_TURN_DELTAS:
+                return self._first_of(deltas)
+        self.end = self.decoder.end
         return deltas
+
+    def _first_of(self, deltas: list[Delta]) -> list[Delta]:
+        """Return the first deltas, and keep the others for the next reads."""
+        self._waiting = deltas[MAX_TURN_DELTAS:]
+        if not self._waiting:
+            self.end = self.decoder.end
+        return deltas[:MAX_TURN_DELTAS]
+
+    def _broken(self, error: aiohttp.ClientError | BodyError) -> UpstreamBroken:
+        if isinstance(error, BodyError | FramingError):
+            return UpstreamBroken(f"provider {self._provider!r} {error}", provider=self._provider)
+        return UpstreamBroken(
+            f"the connection to provider {self._provider!r} broke",
+            provider=self._provider,
+            provider_text=f"{type(error).__name__}: {error}",
+        )
 
     async def __aexit__(
         self,
@@ -184,9 +211,8 @@ class HttpUpstream:
         try:
             if exc_type is None and isinstance(self.decoder.end, Complete):
                 async with asyncio.timeout(END_OF_BODY_S):
-                    while await self._content.readany():
-                        pass
-        except (TimeoutError, aiohttp.ClientError):
+                    await self._content.drain(MAX_END_OF_BODY_BYTES)
+        except (TimeoutError, aiohttp.ClientError, BodyError):
             pass  # the answer is whole; only the connection is not worth keeping
         finally:
             release(self._response)

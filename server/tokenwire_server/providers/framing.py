@@ -1,0 +1,107 @@
+"""Bounds on what a provider sends around the bodies of its answers: heads, chunk sizes, trailers.
+
+aiohttp bounds each header and their number. It does not bound responses of status 1xx before the answer,
+white space before a header's value, zeros before a chunk's size, or chunk extensions: none of these
+reaches the code that waits for the answer, while parsing them takes a core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.streams import EMPTY_PAYLOAD
+
+MAX_HEADER_BYTES = 16 * 1024
+"""Longest header, and longest status line. Some gateways send headers of 10 KB."""
+MAX_HEAD_BYTES = 64 * 1024
+"""Most bytes before the body: responses of status 1xx, the status line and all headers."""
+MAX_FRAMING_BYTES = 64 * 1024
+"""Most bytes of chunk sizes, extensions and trailers, beside `FRAMING_RATIO` for each byte of the body."""
+FRAMING_RATIO = 8
+"""A chunk of one byte takes five more."""
+
+_HEAD_STEP_BYTES = 8 * 1024
+"""Parsed at once before the body begins: at most 400 responses of status 1xx, in 5 ms."""
+_CHECK_BYTES = 64 * 1024
+"""Received between two checks of the framing."""
+
+
+class FramingError(aiohttp.ClientPayloadError):
+    """The answer's framing exceeds a bound. `str(error)` holds nothing that the provider sent."""
+
+
+class BoundedConnector(aiohttp.TCPConnector):
+    """Opens connections that fail with FramingError instead of exceeding a bound."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = functools.partial(_BoundedProtocol, self._loop)  # type: ignore[assignment]
+
+
+class _BoundedProtocol(ResponseHandler):
+    """aiohttp's protocol (3.14.5), which also counts what it receives."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._received_bytes = 0
+        """Since the request was sent."""
+        self._check_at_bytes = _HEAD_STEP_BYTES
+
+    def set_response_params(self, **params: Any) -> None:
+        """A request is about to be sent."""
+        self._received_bytes = 0
+        self._check_at_bytes = _HEAD_STEP_BYTES
+        self._payload = None  # that of the request before
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        self._received_bytes += len(data)
+        if self._received_bytes < self._check_at_bytes:
+            super().data_received(data)
+        else:
+            self._receive_and_check(data)
+
+    def _receive_and_check(self, data: bytes) -> None:
+        around_bytes = self._received_bytes - len(data)
+        while data and not self._is_in_body:
+            step, data = data[:_HEAD_STEP_BYTES], data[_HEAD_STEP_BYTES:]
+            around_bytes += len(step)
+            super().data_received(step)
+            if self._should_close and self._exception is not None:
+                return
+            if around_bytes > MAX_HEAD_BYTES and not self._is_in_body:
+                self._refuse(f"sent more than {MAX_HEAD_BYTES // 1024} KiB before its answer")
+                return
+        if self._is_in_body:
+            super().data_received(data)
+            self._check_framing()
+            self._check_at_bytes = self._received_bytes + _CHECK_BYTES
+
+    @property
+    def _is_in_body(self) -> bool:
+        payload = self._payload
+        return payload is not None and payload is not EMPTY_PAYLOAD and not payload.is_eof()
+
+    def _check_framing(self) -> None:
+        payload = self._payload
+        if payload is None or self._reading_paused:  # paused, not all was parsed that was received
+            return
+        around_bytes = self._received_bytes - payload.total_bytes
+        allowed_bytes = MAX_HEAD_BYTES + MAX_FRAMING_BYTES + FRAMING_RATIO * payload.total_bytes
+        if around_bytes > allowed_bytes:
+            self._refuse(
+                f"sent {around_bytes // 1024} KiB around {payload.total_bytes} bytes of its answer"
+            )
+
+    def _refuse(self, why: str) -> None:
+        error = FramingError(why)
+        if self._payload is not None:
+            self._payload.set_exception(error)
+        self._payload = self._parser = None  # they would replace the error when the connection ends
+        self.set_exception(error)
+        if self.transport is not None:
+            self.transport.abort()
