@@ -18,7 +18,7 @@ from ..errors import (
 )
 from ..events import Finished, FinishReason, Usage
 from ..providers.base import Asking, Upstream, asking
-from ..providers.decode.base import Complete, Decoder
+from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
 from ..providers.registry import Route
 from ..request import ChatRequest
 from ..telemetry import internal_fault
@@ -26,9 +26,6 @@ from .meter import Meter
 from .stream import NOTHING, Progress, Stream
 
 logger = logging.getLogger(__name__)
-
-MAX_NAME_CHARS = 256
-"""What is kept of the provider's names for its model and its answer, which no log counts."""
 STALL_RETRY_AFTER_S = 60.0
 """Handed on when a provider sent no content in time. It may still be working on the request, and bill it:
 an immediate repetition would take as long, and cost as much again."""

@@ -26,7 +26,7 @@ from ...events import (
     Usage,
 )
 from . import anthropic_wire as wire
-from .base import Complete
+from .base import MAX_NAME_CHARS, Complete
 from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .sse import SSEFramer
 
@@ -35,7 +35,7 @@ REDACTED = "redacted:"
 MAX_OPEN_BLOCKS = 64
 """Blocks begun and not ended at one time; the provider sends one after another. Past it: broken."""
 MAX_HELD_CHARS = 2 * 2**20
-"""Arguments and signatures held until their blocks end. Past it: broken."""
+"""Ids, names, arguments and signatures held until their blocks end. Past it: broken."""
 
 _WHOLE = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
 """Ends that cut no tool call short."""
@@ -44,7 +44,16 @@ _WHOLE = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
 class _OpenBlock:
     """A block of content between its start and its stop."""
 
-    __slots__ = ("held", "id", "index", "kind", "name", "signature", "whole_input")
+    __slots__ = (
+        "fragments",
+        "held_chars",
+        "id",
+        "index",
+        "kind",
+        "name",
+        "signature",
+        "whole_input",
+    )
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -52,11 +61,13 @@ class _OpenBlock:
         """Our ordinal, given when the block first emits something."""
         self.id = ""
         self.name = ""
-        self.held: list[str] = []
-        """Fragments of a tool call's arguments."""
+        self.fragments: list[str] = []
+        """Of a tool call's arguments."""
         self.whole_input = ""
         """Arguments that came with the start: some compatible servers send no fragments."""
         self.signature = ""
+        self.held_chars = 0
+        """Length of all these texts."""
 
 
 _objects = msgspec.json.Decoder(dict[str, object])
@@ -142,8 +153,8 @@ class AnthropicDecoder:
                 self._stop(event.index, deltas)
             case "message_start":
                 if event.message is not None:
-                    self.response_id = join_surrogates(event.message.id or "")
-                    self.model = join_surrogates(event.message.model or "")
+                    self.response_id = join_surrogates((event.message.id or "")[:MAX_NAME_CHARS])
+                    self.model = join_surrogates((event.message.model or "")[:MAX_NAME_CHARS])
                     self._count(event.message.usage, is_final=False)
             case "message_delta":
                 if event.delta is not None and event.delta.stop_reason is not None:
@@ -182,6 +193,7 @@ class AnthropicDecoder:
                 block.name = content.name or ""
                 deltas.append(ToolCallStarted(self._number(block), block.id, block.name))
                 block.whole_input = _nonempty_object(content.input)
+                self._hold(block, len(block.id) + len(block.name) + len(block.whole_input))
             case _:
                 pass  # content that is not the caller's; its deltas find it here
 
@@ -205,7 +217,9 @@ class AnthropicDecoder:
             case "input_json_delta":
                 if block is not None and block.kind == "tool_use":
                     if delta.partial_json:
-                        self._hold(block, delta.partial_json, deltas)
+                        block.fragments.append(delta.partial_json)
+                        deltas.append(ToolCallDelta(block.index, delta.partial_json))
+                        self._hold(block, len(delta.partial_json))
                     return
             case _:
                 return  # citations, and what the provider adds
@@ -216,13 +230,12 @@ class AnthropicDecoder:
         block = self._blocks.pop(index, None)
         if block is None:
             self._break("a block ends that is not open")
-        elif block.kind == "thinking" and block.signature:
-            self._held_chars -= len(block.signature)
+            return
+        self._held_chars -= block.held_chars
+        if block.kind == "thinking" and block.signature:
             deltas.append(ReasoningDelta("", self._number(block), block.signature))
         elif block.kind == "tool_use":
-            fragments = "".join(block.held)
-            self._held_chars -= len(fragments)
-            arguments = join_surrogates(fragments)
+            arguments = join_surrogates("".join(block.fragments))
             if block.whole_input and not arguments:
                 arguments = block.whole_input
                 deltas.append(ToolCallDelta(block.index, arguments))
@@ -239,21 +252,18 @@ class AnthropicDecoder:
             self._blocks_count += 1
         return block.index
 
-    def _hold(self, block: _OpenBlock, fragment: str, deltas: list[Delta]) -> None:
-        self._held_chars += len(fragment)
+    def _hold(self, block: _OpenBlock, chars: int) -> None:
+        """Count characters that are held until the block ends."""
+        block.held_chars += chars
+        self._held_chars += chars
         if self._held_chars > MAX_HELD_CHARS:
-            self._break(f"a tool call is longer than {MAX_HELD_CHARS} characters")
-            return
-        block.held.append(fragment)
-        deltas.append(ToolCallDelta(block.index, fragment))
+            self._break(f"its open blocks are longer than {MAX_HELD_CHARS} characters")
 
     def _hold_signature(self, block: _OpenBlock, signature: str | None) -> None:
         """Keep a block's signature. A later one replaces it, as in the provider's own SDKs."""
         if signature:
-            self._held_chars += len(signature) - len(block.signature)
+            self._hold(block, len(signature) - len(block.signature))
             block.signature = signature
-            if self._held_chars > MAX_HELD_CHARS:
-                self._break(f"a signature is longer than {MAX_HELD_CHARS} characters")
 
     def _settle_bare(self, deltas: list[Delta]) -> None:
         """A call without arguments was not cut: the answer went on after it."""

@@ -15,6 +15,9 @@ import msgspec
 from ...errors import UpstreamError
 from ...events import Delta, FinishReason, Usage
 
+MAX_NAME_CHARS = 256
+"""What is kept of the provider's names for its model and its answer."""
+
 
 class Complete(msgspec.Struct, frozen=True):
     """The provider said that the answer is whole."""

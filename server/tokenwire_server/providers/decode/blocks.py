@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from hashlib import blake2s
 
-import msgspec
-
 from ...events import Delta, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta, ToolCallStarted
-from .json import join_surrogates, loads
+from .arguments import Arguments, is_object
+from .json import join_surrogates
 
 MAX_CALLS = 4096
 """Tool calls of one answer. Past it: TooMuch."""
 MAX_HELD_CHARS = 2 * 2**20
-"""Arguments held until the answer ends, all calls together. Past it: TooMuch."""
-
-_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+"""Ids, names and arguments held until the answer ends, all calls together. Past it: TooMuch."""
 
 
 class TooMuch(Exception):  # says what it is
@@ -30,7 +27,7 @@ class NotWhole(Exception):  # says what it is
 
 
 class _Call:
-    __slots__ = ("fragments", "id", "index", "name")
+    __slots__ = ("arguments", "id", "index", "name")
 
     def __init__(self) -> None:
         self.id = ""
@@ -38,11 +35,7 @@ class _Call:
         self.name = ""
         self.index = -1
         """Our ordinal, given with the name."""
-        self.fragments: list[str] = []
-
-    @property
-    def arguments(self) -> str:
-        return "".join(self.fragments)
+        self.arguments = Arguments()
 
 
 class Blocks:
@@ -98,6 +91,7 @@ class Blocks:
         if call is None:
             call = self._begin_call(place, id_)
         if name and not call.name:
+            self._hold(name if call.id else name + id_)
             call.name = name
             call.id = call.id or id_
             self._begin(None)
@@ -105,14 +99,12 @@ class Blocks:
             shown_id = call.id or _made_id(response_id, call.index)
             deltas.append(ToolCallStarted(call.index, shown_id, name))
             call.id = shown_id
-            if held := call.arguments:  # they came before the name
+            if held := call.arguments.text:  # they came before the name
                 deltas.append(ToolCallDelta(call.index, held))
         if arguments:
             self._open = None
-            self._held_chars += len(arguments)
-            if self._held_chars > MAX_HELD_CHARS:
-                raise TooMuch
-            call.fragments.append(arguments)
+            self._hold(arguments)
+            call.arguments.add(arguments)
             if call.name:
                 deltas.append(ToolCallDelta(call.index, arguments))
 
@@ -125,14 +117,20 @@ class Blocks:
         """
         whole: list[ToolCall] = []
         for call in sorted(self._calls, key=lambda call: call.index):
-            arguments = join_surrogates(call.arguments)
+            arguments = join_surrogates(call.arguments.text)
             if arguments.strip() in ("", "null") and not (is_cut and call is self._calls[-1]):
                 arguments = "{}"
-            if call.name and _is_object(arguments):
+            if call.name and is_object(arguments):
                 whole.append(ToolCall(call.index, call.id, call.name, arguments))
             elif not is_cut:
                 raise NotWhole
         return whole
+
+    def _hold(self, text: str) -> None:
+        """Count a text that is held until the answer ends. Raises TooMuch."""
+        self._held_chars += len(text)
+        if self._held_chars > MAX_HELD_CHARS:
+            raise TooMuch
 
     def _begin(self, kind: str | None) -> None:
         self._open = kind
@@ -142,6 +140,7 @@ class Blocks:
     def _begin_call(self, place: int | None, id_: str) -> _Call:
         if len(self._calls) == MAX_CALLS:
             raise TooMuch
+        self._hold(id_)
         call = _Call()
         call.id = id_
         self._calls.append(call)
@@ -163,7 +162,7 @@ class Blocks:
             call = None
         if call is None or not name or not call.name or (id_ and id_ == call.id):
             return call
-        if id_ or name != call.name or (arguments and _is_object(call.arguments)):
+        if id_ or name != call.name or (arguments and call.arguments.is_object()):
             return None
         return call
 
@@ -172,11 +171,3 @@ def _made_id(response_id: str, index: int) -> str:
     # The same wherever the bytes were cut, and another one in each answer of a conversation.
     source = f"{response_id}/{index}".encode("utf-8", "surrogatepass")
     return f"call_{blake2s(source, digest_size=12).hexdigest()}"
-
-
-def _is_object(text: str) -> bool:
-    try:
-        loads(_object_decoder, join_surrogates(text).encode())
-    except msgspec.DecodeError:
-        return False
-    return True

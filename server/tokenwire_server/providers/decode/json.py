@@ -50,8 +50,14 @@ def loads(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
         raise msgspec.DecodeError(str(error)) from error
     try:
         return msgspec.convert(value, decoder.type)
-    except (msgspec.ValidationError, UnicodeEncodeError):  # what it says of Raw
-        return loads(decoder, _ESCAPE.sub(_replace_half, data))
+    except (msgspec.ValidationError, UnicodeEncodeError):  # always, where the type has Raw
+        data = _ESCAPE.sub(_replace_half, data)
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def join_surrogates(text: str) -> str:
@@ -90,11 +96,13 @@ class SurrogateJoiner:
     latest in `flush`.
     """
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "_held_text_index")
 
     def __init__(self) -> None:
         self._held: dict[int, TextDelta | ReasoningDelta | ToolCallDelta] = {}
         """By index: a delta of nothing but the first half."""
+        self._held_text_index: int | None = None
+        """Index of the one held delta that is not of a call: the next block would end it."""
 
     def mend(self, deltas: list[Delta]) -> list[Delta]:
         """Return the deltas without surrogates; the same list when there were none."""
@@ -128,6 +136,7 @@ class SurrogateJoiner:
     def flush(self) -> list[Delta]:
         """The answer ended: return what is still held."""
         held, self._held = self._held, {}
+        self._held_text_index = None
         return [_replacement(delta) for delta in held.values()]
 
     def _join(
@@ -136,25 +145,29 @@ class SurrogateJoiner:
         text = self._take(index) + text
         if "\ud800" <= text[-1:] <= "\udbff":
             self._held[index] = _with_text(delta, text[-1])
+            if not isinstance(delta, ToolCallDelta):
+                self._held_text_index = index
             text = text[:-1]
         return join_surrogates(text)
 
     def _take(self, index: int) -> str:
-        held = self._held.pop(index, None)
+        held = self._pop(index)
         if held is None:
             return ""
         return held.arguments_json if isinstance(held, ToolCallDelta) else held.text
 
     def _end_others(self, delta: Delta, mended: list[Delta]) -> None:
         """End blocks that the delta shows to have ended. Calls run side by side; the rest does not."""
-        for index, held in list(self._held.items()):
-            if (
-                isinstance(delta, ToolCall)
-                if index == delta.index
-                else not isinstance(held, ToolCallDelta)
-            ):
-                del self._held[index]
-                mended.append(_replacement(held))
+        if isinstance(delta, ToolCall) and (held := self._pop(delta.index)) is not None:
+            mended.append(_replacement(held))
+        index = self._held_text_index
+        if index is not None and index != delta.index and (held := self._pop(index)) is not None:
+            mended.append(_replacement(held))
+
+    def _pop(self, index: int) -> TextDelta | ReasoningDelta | ToolCallDelta | None:
+        if index == self._held_text_index:
+            self._held_text_index = None
+        return self._held.pop(index, None)
 
 
 def _is_whole(delta: Delta) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from ...errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
 from ...events import Delta, FinishReason, Usage
 from . import openai_chat_wire as wire
-from .base import Complete
+from .base import MAX_NAME_CHARS, Complete
 from .blocks import Blocks, NotWhole, TooMuch
 from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .sse import SSEFramer
@@ -117,9 +117,9 @@ class OpenAIChatDecoder:
             if self._joiner is None:
                 self._joiner = SurrogateJoiner()
         if chunk.id and not self.response_id:
-            self.response_id = chunk.id
+            self.response_id = chunk.id[:MAX_NAME_CHARS]
         if chunk.model and not self.model:
-            self.model = chunk.model
+            self.model = chunk.model[:MAX_NAME_CHARS]
         if chunk.usage is not None:
             self.usage = wire.usage_figures(chunk.usage) or self.usage
         if chunk.choices:

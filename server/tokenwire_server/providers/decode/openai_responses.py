@@ -27,7 +27,7 @@ from ...errors import (
 )
 from ...events import Delta, FinishReason, Usage
 from . import openai_responses_wire as wire
-from .base import Complete
+from .base import MAX_NAME_CHARS, Complete
 from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .openai_responses_items import Items
 from .sse import SSEFramer
@@ -187,8 +187,10 @@ class OpenAIResponsesDecoder:
                 raise UpstreamBroken("the provider cancelled its answer")
 
     def _note(self, response: wire.ResponseHead) -> None:
-        self.response_id = join_surrogates(response.id or self.response_id)
-        self.model = join_surrogates(response.model or self.model)
+        if response.id:
+            self.response_id = join_surrogates(response.id[:MAX_NAME_CHARS])
+        if response.model:
+            self.model = join_surrogates(response.model[:MAX_NAME_CHARS])
 
     def _count(self, usage: wire.ResponseUsage | None) -> None:
         if usage is None or usage.input_tokens is None or usage.output_tokens is None:

@@ -20,6 +20,8 @@ from . import openai_responses_wire as wire
 
 MAX_PARTS = 4096
 """Parts of messages and of reasoning, and calls, that are told apart. Past it: broken."""
+MAX_HELD_CHARS = 2 * 2**20
+"""Ids and names of calls, held until the answer ends. Past it: broken."""
 
 _OF_MESSAGES = frozenset({"output_text", "refusal"})
 _OF_REASONING = frozenset({"summary_text", "reasoning_text"})
@@ -105,6 +107,7 @@ class Items:
         self._signed: set[int] = set()
         self._calls: dict[int, _Call] = {}
         """By the provider's index."""
+        self._held_chars = 0
         self._blocks_count = 0
         self._has_nameless_call = False
 
@@ -223,6 +226,11 @@ class Items:
             return None
         if call is not None and not call.is_whole:
             raise UpstreamBroken("the provider's answer has two function calls in one place")
+        if call is not None:
+            self._held_chars -= len(call.id) + len(call.name)
+        self._held_chars += len(item.call_id) + len(item.name)
+        if self._held_chars > MAX_HELD_CHARS:
+            raise UpstreamBroken("the ids and names of the provider's function calls are too long")
         call = self._calls[at] = _Call(self._next_index(), item.call_id, item.name)
         deltas.append(ToolCallStarted(call.index, call.id, call.name))
         return call

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 MAX_EVENT_BYTES = 4 * 2**20
 MAX_EVENT_OBJECTS = 32 * 1024
-"""Opening braces in one event. Nothing else of a provider can be handled in steps: 4 MiB of text take 5 ms
-to decode, 4 MiB of empty JSON objects half a second."""
+"""Opening braces and brackets in one event, which can only be decoded at once: 4 MiB of text take 5 ms,
+4 MiB of empty JSON objects half a second."""
 SMALL_EVENT_BYTES = 2 * MAX_EVENT_OBJECTS
-"""An event of this size cannot have so many objects, and braces in it are not counted."""
+"""An event of this size cannot have so many objects, and they are not counted in it."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -167,7 +167,9 @@ class SSEFramer:
 
     def _has_too_many_objects(self) -> bool:
         data = self._data
-        return len(data) > SMALL_EVENT_BYTES and data.count(b"{") > MAX_EVENT_OBJECTS
+        if len(data) <= SMALL_EVENT_BYTES:
+            return False
+        return data.count(b"{") + data.count(b"[") > MAX_EVENT_OBJECTS
 
     def _read_line(self, line: bytes) -> bool:
         """Take a line that is not blank. False: it is, or makes the event, too long."""

@@ -95,6 +95,15 @@ def test_held_arguments_and_signatures_are_bounded():
         assert isinstance(decoder.end, UpstreamBroken)
 
 
+def test_names_ids_and_whole_inputs_of_open_calls_count_as_held_text():
+    for fields in ({"name": "n" * 2**16}, {"id": "i" * 2**16}, {"input": {"a": "x" * 2**16}}):
+        decoder = AnthropicDecoder()
+        for n in range(MAX_HELD_CHARS // 2**16):
+            decoder.feed(start(n, "tool_use", **{"id": "a", "name": "f"} | fields))
+        assert isinstance(decoder.end, UpstreamBroken)
+        assert "characters" in str(decoder.end)
+
+
 def test_what_was_held_is_released_when_its_block_ends():
     decoder = AnthropicDecoder()
     arguments = json.dumps({"a": "x" * 2**20})

@@ -2,10 +2,11 @@
 
 import itertools
 import json
+import time
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire_server.events import (
@@ -164,3 +165,53 @@ def test_the_log_gets_no_broken_json_as_it_may_be_a_piece_of_the_answer():
     said = log_text(b'{"content": "canary', ValueError("cut"))
     assert said == "19 bytes: cut"
     assert log_text(b"upstream connect error", ValueError("cut")) == "upstream connect error"
+
+
+class ScanningJoiner(SurrogateJoiner):
+    """Looks at each half that is held, whenever a delta comes."""
+
+    __slots__ = ()
+
+    def _end_others(self, delta, mended):
+        for index, held in list(self._held.items()):
+            is_own = index == delta.index
+            if isinstance(delta, ToolCall) if is_own else not isinstance(held, ToolCallDelta):
+                self._take(index)
+                mended.append(type(held)(*self._replaced(held)))
+
+    def _replaced(self, held):
+        is_call = isinstance(held, ToolCallDelta)
+        return (held.index, "\ufffd") if is_call else ("\ufffd", held.index)
+
+
+pieces = st.sampled_from(["a", HIGH, LOW, f"a{HIGH}", f"{LOW}a", EMOJI])
+indexes = st.integers(0, 3)
+any_delta = st.one_of(
+    st.builds(TextDelta, pieces, indexes),
+    st.builds(ReasoningDelta, pieces, indexes, st.sampled_from(["", "sig"])),
+    st.builds(ToolCallDelta, indexes, pieces),
+    st.builds(ToolCallStarted, indexes, pieces, pieces),
+    st.builds(ToolCall, indexes, pieces, pieces, pieces),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(any_delta, max_size=3), max_size=12))
+def test_the_halves_that_a_delta_ends_are_found_without_a_look_at_all(arrivals):
+    joiner, scanning = SurrogateJoiner(), ScanningJoiner()
+    for deltas in arrivals:
+        assert joiner.mend(deltas) == scanning.mend(deltas)
+    assert joiner.flush() == scanning.flush()
+
+
+def test_many_open_halves_take_work_in_proportion_to_their_number():
+    def took_s(count):
+        joiner = SurrogateJoiner()
+        deltas = [ToolCallDelta(index, f"a{HIGH}") for index in range(count)]
+        began = time.process_time()
+        for _ in range(2):
+            for delta in deltas:
+                joiner.mend([delta])
+        return time.process_time() - began
+
+    assert took_s(4000) <= 32 * max(took_s(500), took_s(500))  # 8 times, and 64 if each saw all

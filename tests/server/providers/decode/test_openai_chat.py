@@ -198,6 +198,26 @@ def test_arguments_without_end_break_the_answer_and_take_no_more_than_their_limi
     assert peak_bytes < 2 * MAX_HELD_CHARS
 
 
+@pytest.mark.parametrize(
+    "fields", [{"name": "n" * 2**16}, {"id": "i" * 2**16}, {"name": "f", "id": "i" * 2**16}]
+)
+def test_names_and_ids_of_calls_count_as_held_text(fields):
+    decoder = OpenAIChatDecoder()
+    held_chars = 0
+    while decoder.end is None and held_chars <= 2 * MAX_HELD_CHARS:
+        decoder.feed(call(held_chars, **fields))
+        held_chars += 2**16
+
+    assert isinstance(decoder.end, UpstreamBroken)
+    assert held_chars <= MAX_HELD_CHARS + 2**16
+
+
+def test_an_id_of_any_length_costs_each_call_the_same():
+    decoder = OpenAIChatDecoder()
+    decoder.feed(frame(id="é" * 2**17, model="é" * 2**17, choices=[]))
+    assert len(decoder.response_id) == len(decoder.model) == 256
+
+
 def test_an_answer_of_text_leaves_nothing_behind_in_the_decoder():
     decoder = OpenAIChatDecoder()
     piece = choice(content="a" * 1000) * 100

@@ -28,7 +28,12 @@ from tokenwire_server.events import (
 )
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
-from tokenwire_server.providers.decode.openai_responses_items import MAX_PARTS, sign, unsign
+from tokenwire_server.providers.decode.openai_responses_items import (
+    MAX_HELD_CHARS,
+    MAX_PARTS,
+    sign,
+    unsign,
+)
 from tokenwire_server.providers.openai_responses import OpenAIResponses
 from tokenwire_server.request import ChatRequest, Message, Reasoning, Text
 from tokenwire_server.request import ToolCall as CallPart
@@ -226,6 +231,16 @@ def test_whole_calls_may_follow_each_other_in_one_place():
     deltas, decoder = decode(item_done(call("call_1")), item_done(call("call_2")), completed())
     assert [d.id for d in deltas if isinstance(d, ToolCall)] == ["call_1", "call_2"]
     assert decoder.end == Complete(FinishReason.TOOL_CALLS)
+
+
+@pytest.mark.parametrize("field", ["name", "call_id"])
+def test_names_and_ids_of_calls_count_as_held_text(field):
+    decoder = OpenAIResponsesDecoder()
+    for n in range(MAX_HELD_CHARS // 2**16):
+        assert decoder.end is None
+        item = call(**{field: "x" * 2**16})
+        decoder.feed(frame("response.output_item.added", item=item, output_index=n))
+    assert isinstance(decoder.end, UpstreamBroken)
 
 
 def test_an_end_that_calls_itself_completed_is_judged_by_its_status():

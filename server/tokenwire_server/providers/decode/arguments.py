@@ -1,0 +1,122 @@
+"""The arguments of a tool call while they grow."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from .json import join_surrogates, loads
+
+_JSON_SPACE = " \t\n\r"
+_TO_BRACKET = re.compile(r'(?:[^\[\]{}"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+"""Outside a string: everything before the next bracket, or before a string that is not whole yet."""
+_TO_QUOTE = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
+"""Inside a string: everything before its end, or before a backslash that is the last character."""
+_SCAN_CHARS = 16 * 1024
+
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Arguments:
+    """Fragments of JSON text, and whether they are a whole JSON object by now.
+
+    `is_object` may be called after each fragment: brackets are counted once, as fragments come, and
+    the text is parsed once, when the bracket that closes the object has come. An object is whole from
+    there on, unless anything but white space follows.
+    """
+
+    __slots__ = (
+        "_depth",
+        "_fragments",
+        "_in_string",
+        "_is_after_backslash",
+        "_is_object",
+        "_scanned_count",
+        "_unscanned_chars",
+    )
+
+    def __init__(self) -> None:
+        self._fragments: list[str] = []
+        self._scanned_count = 0
+        self._unscanned_chars = 0
+        self._depth = 0
+        self._in_string = False
+        self._is_after_backslash = False
+        self._is_object: bool | None = None
+        """None: not closed yet. False: it cannot become one."""
+
+    @property
+    def text(self) -> str:
+        return "".join(self._fragments)
+
+    def add(self, fragment: str) -> None:
+        self._fragments.append(fragment)
+        self._unscanned_chars += len(fragment)
+        if self._unscanned_chars > _SCAN_CHARS:  # else `is_object` would do it all at once
+            self._scan_new()
+
+    def is_object(self) -> bool:
+        """Whether the text so far is a JSON object."""
+        self._scan_new()
+        return self._is_object is True
+
+    def _scan_new(self) -> None:
+        for count in range(self._scanned_count, len(self._fragments)):
+            self._scan(self._fragments[count], count)
+        self._scanned_count = len(self._fragments)
+        self._unscanned_chars = 0
+
+    def _scan(self, fragment: str, count: int) -> None:
+        """Scan a fragment that follows `count` others."""
+        if self._is_object is not None:
+            self._is_object = self._is_object and not fragment.strip(_JSON_SPACE)
+            return
+        position = 0
+        if not self._depth:
+            position = len(fragment) - len(fragment.lstrip(_JSON_SPACE))
+            if position < len(fragment) and fragment[position] != "{":
+                self._is_object = False
+                return
+        end = self._find_end(fragment, position)
+        if end is not None:
+            whole = "".join(self._fragments[:count]) + fragment[:end]
+            self._is_object = not fragment[end:].strip(_JSON_SPACE) and is_object(whole)
+
+    def _find_end(self, fragment: str, position: int) -> int | None:
+        """The position after the bracket that closes the object. None: it is not closed yet."""
+        while position < len(fragment):
+            if self._in_string:
+                if self._is_after_backslash:
+                    self._is_after_backslash = False
+                    position += 1
+                position = _end_of(_TO_QUOTE, fragment, position)
+                self._is_after_backslash = fragment[position : position + 1] == "\\"
+                self._in_string = fragment[position : position + 1] != '"'
+            else:
+                position = _end_of(_TO_BRACKET, fragment, position)
+                match fragment[position : position + 1]:
+                    case '"':
+                        self._in_string = True
+                    case "{" | "[":
+                        self._depth += 1
+                    case "}" | "]":
+                        self._depth -= 1
+                        if not self._depth:
+                            return position + 1
+            position += 1
+        return None
+
+
+def is_object(text: str) -> bool:
+    """Whether a text is a JSON object."""
+    try:
+        loads(_object_decoder, join_surrogates(text).encode())
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _end_of(pattern: re.Pattern[str], text: str, position: int) -> int:
+    found = pattern.match(text, position)
+    return position if found is None else found.end()
