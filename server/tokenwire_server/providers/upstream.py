@@ -176,7 +176,8 @@ class HttpUpstream:
         try:
             data = await self._content.read()
         except (aiohttp.ClientError, BodyError) as error:
-            self.end = self.decoder.end = self._broken(error)
+            # aiohttp keeps the error in a reference cycle: drop the frames, and what they refer to.
+            self.end = self.decoder.end = self._broken(error.with_traceback(None))
             return []
         deltas = self.decoder.feed(data) if data else self.decoder.eof()
         if deltas:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -18,7 +18,7 @@ from ..errors import TokenwireError, Unauthenticated
 from ..telemetry import internal_fault
 from ..tenants.caller import Caller
 from ..tenants.keyring import Keyring
-from .status import abort
+from .status import abort, without_cycle
 from .tls import tenant_of
 from .writer import Context
 
@@ -122,6 +122,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         return guarded
 
     def _answering(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        @without_cycle
         async def guarded(request: Any, context: Context) -> Any:
             try:
                 caller = self._authenticate(context)
@@ -135,16 +136,11 @@ class Authentication(grpc.aio.ServerInterceptor):
     def _generating(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         """The same for handlers of foreign services, which yield what they answer."""
 
-        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            try:
-                caller = self._authenticate(context)
-                with self._calls.running(caller):
-                    async for answer in behaviour(request, context):
-                        yield answer
-            except TokenwireError as error:
-                await abort(context, error)
+        async def writing(request: Any, context: Context) -> None:
+            async for answer in behaviour(request, context):
+                await context.write(answer)
 
-        return guarded
+        return self._answering(writing)
 
     def _authenticate(self, context: Context) -> Caller:
         certified_tenant = tenant_of(context.auth_context())
@@ -166,6 +162,7 @@ class Authentication(grpc.aio.ServerInterceptor):
 def _refusing(refusal: TokenwireError) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler of any method. It reads no request: those of nobody take no memory."""
 
+    @without_cycle
     async def refused(_: Any, context: Context) -> None:
         await abort(context, refusal)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any as AnyValue
+from typing import NoReturn, TypeVar
 
 import grpc
+import grpc.aio
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -51,6 +54,31 @@ MAX_VIOLATIONS_BYTES = 4096
 """Bounds that keep the trailers below 8 KiB, where gRPC begins to refuse them at random."""
 
 _DETAILS_KEY = "grpc-status-details-bin"
+
+
+Answer = TypeVar("Answer")
+
+
+def without_cycle(
+    behaviour: Callable[[AnyValue, Context], Awaitable[Answer]],
+) -> Callable[[AnyValue, Context], Awaitable[Answer]]:
+    """Wrap a behaviour that gRPC calls, so that an abort leaves no reference cycle.
+
+    gRPC keeps the AbortError on the RPC's state. The traceback of the error refers to the frames of the
+    handler, which refer to the request and, through the context, back to that state.
+    """
+
+    @functools.wraps(behaviour)
+    async def released(request: AnyValue, context: Context) -> Answer:
+        try:
+            return await behaviour(request, context)
+        except grpc.aio.AbortError as aborted:
+            aborted.__context__ = None  # the error that was translated, with its frames
+            raise aborted.with_traceback(None)  # noqa: B904  # it is the same error
+        finally:
+            del request, context
+
+    return released
 
 
 async def abort(context: Context, error: TokenwireError) -> NoReturn:

@@ -55,7 +55,8 @@ async def serve(api_on):
             )
             keyring = Keyring(KeysInMemory(keys), mode="auto", trusted_s=60.0)
             await keyring.refresh()
-            server = GrpcServer(limits, Authentication(keyring, OpenCalls()))
+            calls = OpenCalls()
+            server = GrpcServer(limits, Authentication(keyring, calls))
             port = server.bind("127.0.0.1:0")
             streams = StreamRegistry(limits, await stack.enter_async_context(asyncio.TaskGroup()))
             stack.callback(streams.stop_all)
@@ -76,6 +77,7 @@ async def serve(api_on):
             )
             api = api_on(channel)
             api.channel = channel
+            api.calls = calls
             api.get_caller = caller_pb2_grpc.CallerServiceStub(channel).GetCaller
             api.get_caller_raw = channel.unary_unary("/tokenwire.v1.CallerService/GetCaller")
             return api
