@@ -1,64 +1,59 @@
 """The server's settings: defaults, then a TOML file, then `TOKENWIRE_*` variables, then flags.
 
 Every limit has a unit in its name and a documented effect where it is enforced. Unknown keys are
-refused: a misspelt limit must not be silently absent.
+refused: a misspelt limit must not be silently absent. Every number has an upper bound, see `bounds`.
 """
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
     field_validator,
-)
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
+    model_validator,
 )
 
-MAX_PORT = 65535
-MAX_CALLER_LIMIT = 10**12
-MAX_PRICE_USD = 10**6
-MAX_PRICE_DECIMALS = 9
-MAX_SPEND_USD = 10**9
+from .addresses import base_url, listen_address
+from .bounds import MAX_SPEND_USD as MAX_SPEND_USD
+from .bounds import (
+    Bytes,
+    CallerLimit,
+    Count,
+    Days,
+    Seconds,
+    SecondsOrZero,
+    Tokens,
+    Usd,
+    UsdPerMillionTokens,
+)
+from .setting_sources import ConfigError as ConfigError
+from .setting_sources import Sources, fault_at
+
 LONGEST_MONTH_DAYS = 31
 EVERY_OTHER_TENANT = "*"
-ENV_PREFIX = "TOKENWIRE_"
-OTHERS_VARIABLES = frozenset(
-    {
-        "TOKENWIRE_KEY",
-        "TOKENWIRE_MODEL",
-        "TOKENWIRE_PLAINTEXT",
-        "TOKENWIRE_TARGET",
-        "TOKENWIRE_TLS_CA",
-        "TOKENWIRE_TLS_CLIENT_CERT",
-        "TOKENWIRE_TLS_CLIENT_KEY",
-        "TOKENWIRE_TRANSCRIPTS",
-    }
-)
-"""Variables of the client's and of the tests'."""
-
-RENAMED_SETTINGS = {
-    "upstream_first_byte_s": "upstream_first_content_s",
-    "upstream_silence_s": "upstream_idle_s",
-}
-"""Old names of settings, which are refused with their new name."""
 
 ProviderKind = Literal["openai-chat", "openai-responses", "anthropic"]
 Capability = Literal["tools", "images", "reasoning", "json_schema"]
+
+
+def _one_line(value: object) -> object:
+    """Refuse what no file can be named: an empty text, or control characters such as NUL."""
+    if isinstance(value, str) and not (value and value.isprintable()):
+        raise ValueError("is empty or contains a control character")
+    return value
+
+
+PemFile = Annotated[Path, BeforeValidator(_one_line)]
 
 
 class _Section(BaseModel):
@@ -90,19 +85,12 @@ class ProviderConfig(_Section):
     """One provider: which wire format, where, and whose key."""
 
     kind: ProviderKind
-    base_url: str
+    base_url: Annotated[str, AfterValidator(base_url)]
     api_key_env: str = ""
     """Name of the variable that holds the key. Empty: the server takes no key."""
-    default_max_output_tokens: int = Field(default=8192, ge=1)
+    default_max_output_tokens: Tokens = 8192
     """For providers that demand a limit (Anthropic), when neither the caller nor the model sets one."""
     quirks: Quirks = Quirks()
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_http(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return value.rstrip("/")
 
 
 class ModelPrices(_Section):
@@ -111,19 +99,13 @@ class ModelPrices(_Section):
     The table stands for itself: nothing that is known of the model from elsewhere is mixed into it.
     """
 
-    input: Decimal = Field(ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS)
-    output: Decimal = Field(ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS)
-    cache_read: Decimal | None = Field(
-        default=None, ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS
-    )
+    input: UsdPerMillionTokens
+    output: UsdPerMillionTokens
+    cache_read: UsdPerMillionTokens | None = None
     """Of input read from the provider's prompt cache. Left out: as `input`."""
-    cache_write: Decimal | None = Field(
-        default=None, ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS
-    )
+    cache_write: UsdPerMillionTokens | None = None
     """Of input written to it. Left out: as `input`."""
-    reasoning: Decimal | None = Field(
-        default=None, ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS
-    )
+    reasoning: UsdPerMillionTokens | None = None
     """Of output that is reasoning. Left out: as `output`."""
 
 
@@ -133,12 +115,12 @@ class ModelConfig(_Section):
     target: str = ""
     """`provider/model` that an alias stands for. Empty: the name itself is `provider/model`."""
     capabilities: tuple[Capability, ...] = ()
-    context_window_tokens: int | None = Field(default=None, ge=1)
-    max_output_tokens: int | None = Field(default=None, ge=1)
+    context_window_tokens: Tokens | None = None
+    max_output_tokens: Tokens | None = None
     """The most it gives: told by GetModel, and asked for where a provider demands a limit."""
-    first_content_s: float | None = Field(default=None, gt=0)
+    first_content_s: Seconds | None = None
     """Replaces `limits.upstream_first_content_s` for this model. None: that limit applies."""
-    idle_s: float | None = Field(default=None, gt=0)
+    idle_s: Seconds | None = None
     """Replaces `limits.upstream_idle_s` for this model. None: that limit applies."""
     prices: ModelPrices | None = None
     """What its tokens cost. None: what is known of the model without configuration, if anything."""
@@ -147,96 +129,107 @@ class ModelConfig(_Section):
 class Limits(_Section):
     """Bounds. What happens at each stands with it."""
 
-    max_streams: int = Field(default=2000, ge=1)
+    max_streams: Count = 2000
     """Streams generating at once. The next one gets OVERLOADED."""
-    assumed_output_tokens: int = Field(default=1024, ge=1)
+    assumed_output_tokens: Tokens = 1024
     """What a chat that names no `max_output_tokens` takes from its caller's tokens per minute, and for how
     many it reserves of its tenant's spend, until it ends and the truth is known."""
-    max_request_bytes: int = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
+    max_request_bytes: Bytes = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
     """Size of one request on the wire. A larger one gets INVALID_REQUEST."""
-    max_log_bytes: int = Field(default=8 * 2**20, ge=4096)
+    max_log_bytes: Bytes = Field(default=8 * 2**20, ge=4096)
     """Content kept of one stream. Past it the oldest entries go, and who needs them gets SLOW_READER."""
-    max_total_log_bytes: int = Field(default=512 * 2**20, ge=2**20)
+    max_total_log_bytes: Bytes = Field(default=512 * 2**20, ge=2**20)
     """Content kept of all streams. Past it streams that have ended go, oldest first, and then the next
     stream gets OVERLOADED."""
-    max_readers: int = Field(default=10_000, ge=1)
+    max_readers: Count = 10_000
     """Calls reading streams at once. The next one gets OVERLOADED."""
-    heartbeat_interval_s: float = Field(default=15.0, gt=0)
+    heartbeat_interval_s: Seconds = 15.0
     """Longest silence towards a reader that names none."""
-    min_delivery_interval_s: float = Field(default=1.0, gt=0)
+    min_delivery_interval_s: Seconds = 1.0
     """Shortest interval of heartbeats and usage that a reader may ask for."""
-    linger_s: float = Field(default=30.0, gt=0)
+    linger_s: Seconds = 30.0
     """How long a stream asked to CONTINUE goes on without a reader, when the caller does not say."""
-    max_linger_s: float = Field(default=600.0, gt=0)
+    max_linger_s: Seconds = 600.0
     """The longest that a caller may ask for."""
-    log_ttl_s: float = Field(default=60.0, ge=0)
+    log_ttl_s: SecondsOrZero = 60.0
     """How long a stream stays readable after its end, when the caller does not say."""
-    max_log_ttl_s: float = Field(default=3600.0, ge=0)
+    max_log_ttl_s: SecondsOrZero = 3600.0
     """The longest that a caller may ask for."""
-    max_cache_bytes: int = Field(default=64 * 2**20, ge=0)
+    max_cache_bytes: Bytes = 64 * 2**20
     """Answers kept in the response cache. Past it those go that were used longest ago. 0: no cache."""
-    max_cached_answer_bytes: int = Field(default=2 * 2**20, ge=0)
+    max_cached_answer_bytes: Bytes = 2 * 2**20
     """Size of one answer, as its log counts it (about 110 bytes a token). A larger one is not cached."""
-    cache_ttl_s: float = Field(default=3600.0, gt=0)
+    cache_ttl_s: Seconds = 3600.0
     """How old an answer from the response cache may be, when the caller does not say."""
-    max_cache_ttl_s: float = Field(default=86400.0, gt=0)
+    max_cache_ttl_s: Seconds = 86400.0
     """The oldest that a caller may ask for."""
-    reader_stall_s: float = Field(default=30.0, gt=0)
+    reader_stall_s: Seconds = 30.0
     """How long a write to a caller may be blocked because it accepts nothing. Then SLOW_READER."""
-    max_stream_duration_s: float = Field(default=3600.0, gt=0)
+    max_stream_duration_s: Seconds = 3600.0
     """From acceptance to end. Then the stream finishes with TIME_LIMIT."""
-    upstream_connect_s: float = Field(default=5.0, gt=0)
+    upstream_connect_s: Seconds = 5.0
     """Name lookup, TCP and TLS together. Then UPSTREAM_UNAVAILABLE."""
-    upstream_first_content_s: float = Field(default=600.0, gt=0)
+    upstream_first_content_s: Seconds = 600.0
     """From opening the upstream to the first text, reasoning or tool call of the answer. Headers, role
     chunks and pings are not content, so a model may think in silence for this long. Then
     UPSTREAM_UNAVAILABLE."""
-    upstream_idle_s: float = Field(default=300.0, gt=0)
+    upstream_idle_s: Seconds = 300.0
     """Longest gap between two arrivals of bytes after the first content. Then UPSTREAM_STALLED."""
+
+    @model_validator(mode="after")
+    def _defaults_are_within_maxima(self) -> Self:
+        """Refuse a default that is above its maximum. One that is not given is lowered to it."""
+        for name, maximum in _MAXIMA.items():
+            if name in self.model_fields_set and getattr(self, name) > getattr(self, maximum):
+                raise fault_at([name], f"is above limits.{maximum}, {getattr(self, maximum):g}")
+        return self
+
+
+_MAXIMA = {
+    "linger_s": "max_linger_s",
+    "log_ttl_s": "max_log_ttl_s",
+    "cache_ttl_s": "max_cache_ttl_s",
+    "max_cached_answer_bytes": "max_cache_bytes",
+    "max_log_bytes": "max_total_log_bytes",
+}
+"""Limits that another one bounds."""
 
 
 class CallerLimits(_Section):
     """What the calls of one key, or of one tenant, may take. None: as much as the server itself."""
 
-    requests_per_minute: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    requests_per_minute: CallerLimit | None = None
     """Chats started in any 60 seconds. The next one gets RATE_LIMITED."""
-    tokens_per_minute: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    tokens_per_minute: CallerLimit | None = None
     """Input and output tokens in any 60 seconds. A chat takes its estimate when it starts, and what it
     really used when it ends; one that finds too little left gets RATE_LIMITED."""
-    concurrent_streams: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    concurrent_streams: CallerLimit | None = None
     """Streams that generate at once. The next one gets TOO_MANY_STREAMS."""
-    messages_per_request: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    messages_per_request: CallerLimit | None = None
     """Messages of a chat. A longer one gets QUOTA_EXHAUSTED."""
-    bytes_per_request: int | None = Field(default=None, ge=1, le=MAX_CALLER_LIMIT)
+    bytes_per_request: CallerLimit | None = None
     """Size of one request on the wire. A larger one gets QUOTA_EXHAUSTED."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_a_number(cls, value: object) -> object:
-        if isinstance(value, bool):  # which pydantic would take for 1
-            raise ValueError("must be a whole number")  # noqa: TRY004  # pydantic's way to say no
-        return value
 
 
 class TenantLimits(CallerLimits):
     """What all callers of a tenant may take together."""
 
-    spend_usd_per_day: Decimal | None = Field(default=None, ge=0, le=MAX_SPEND_USD)
+    spend_usd_per_day: Usd | None = None
     """What its streams may cost in one day (UTC), as far as this server knows prices: a chat reserves
     what it may cost, and what does not fit gets QUOTA_EXHAUSTED; one whose answer grows past what it has
     reserved, and finds nothing left, finishes with BUDGET. Models without a known price are refused."""
-    spend_usd_per_month: Decimal | None = Field(default=None, ge=0, le=MAX_SPEND_USD)
+    spend_usd_per_month: Usd | None = None
     """The same for one month (UTC)."""
 
 
 class TlsConfig(_Section):
     """PEM files, read again when they change: connections that are open stay as they are."""
 
-    cert: Path | None = None
+    cert: PemFile | None = None
     """The server's certificate, and those between it and its authority. None: no TLS."""
-    key: Path | None = None
+    key: PemFile | None = None
     """Its private key."""
-    client_ca: Path | None = None
+    client_ca: PemFile | None = None
     """Authorities of callers' certificates. Set: a connection without such a certificate is refused."""
 
 
@@ -245,11 +238,8 @@ OPENAI_QUIRKS = Quirks(max_tokens_field="max_completion_tokens", system_role="de
 
 def known_providers(environ: Mapping[str, str]) -> dict[str, ProviderConfig]:
     """The providers that need no configuration, at the addresses the environment names."""
-    for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
-        if not environ.get(name, "http://").startswith(("http://", "https://")):
-            raise ConfigError(f"{name}: must begin with http:// or https://")
-    openai = environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-    anthropic = environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
+    openai = _address(environ, "OPENAI_BASE_URL", "https://api.openai.com/v1")
+    anthropic = _address(environ, "ANTHROPIC_BASE_URL", "https://api.anthropic.com")
     return {
         "openai": ProviderConfig(
             kind="openai-chat", base_url=openai, api_key_env="OPENAI_API_KEY", quirks=OPENAI_QUIRKS
@@ -263,26 +253,26 @@ def known_providers(environ: Mapping[str, str]) -> dict[str, ProviderConfig]:
     }
 
 
-class ConfigError(Exception):
-    """The settings cannot be had: one line that says which, and what to do."""
+def _address(environ: Mapping[str, str], name: str, usual: str) -> str:
+    """The base URL in a variable; the usual one if the variable is unset or empty."""
+    try:
+        return base_url(environ.get(name) or usual)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
-class Settings(BaseSettings):
+class Settings(_Section):
     """All settings of the server. Nested ones as `TOKENWIRE_LIMITS__MAX_STREAMS`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
-
-    listen: str = "127.0.0.1:50051"
+    listen: Annotated[str, AfterValidator(listen_address)] = "127.0.0.1:50051"
     """HOST:PORT; port 0 takes a free one."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    drain_grace_s: float = Field(default=5.0, ge=0)
+    drain_grace_s: SecondsOrZero = 5.0
     """How long open streams may go on after SIGTERM. Then they end with SERVER_STOPPED."""
-    database: str = "sqlite:///tokenwire.db"
+    database: Annotated[str, BeforeValidator(_one_line)] = "sqlite:///tokenwire.db"
     """Where keys and usage records are kept: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`.
     With --demo the default is a temporary file, which is removed when the server stops."""
-    usage_kept_days: int | None = Field(default=None, ge=1, le=36500)
+    usage_kept_days: Days | None = None
     """How long usage records are kept, from the end of their streams. None: for ever. At least 31 where a
     tenant's spend is limited by the month: after a restart it is summed from the records."""
     migrate: bool = True
@@ -292,7 +282,7 @@ class Settings(BaseSettings):
     on. "none": nobody needs one, on any address."""
     reflection: Literal["keys", "open", "off"] = "keys"
     """Whether the server tells its API: to callers with keys where they need them, to all, to nobody."""
-    keys_trusted_s: float = Field(default=300.0, gt=0)
+    keys_trusted_s: Seconds = 300.0
     """How long keys are taken as they were last read when the database cannot be reached. Past it new
     calls get STORE_UNAVAILABLE."""
     tls: TlsConfig = TlsConfig()
@@ -301,14 +291,6 @@ class Settings(BaseSettings):
     """What all callers of a tenant may take together; "*" stands for every tenant not named."""
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}
-
-    @field_validator("listen")
-    @classmethod
-    def _is_host_and_port(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
-            raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:50051, not {value!r}")
-        return value
 
     @field_validator("tenants")
     @classmethod
@@ -319,9 +301,10 @@ class Settings(BaseSettings):
         if kept_days is not None and kept_days < LONGEST_MONTH_DAYS:
             for name, limits in value.items():
                 if limits.spend_usd_per_month is not None:
-                    raise ValueError(
-                        f"{name}.spend_usd_per_month needs usage_kept_days of at least "
-                        f"{LONGEST_MONTH_DAYS}, not {kept_days}: a restart reads there what was spent"
+                    raise fault_at(
+                        [name, "spend_usd_per_month"],
+                        f"needs usage_kept_days of at least {LONGEST_MONTH_DAYS}, not {kept_days}: "
+                        "after a restart the records show what was spent",
                     )
         return value
 
@@ -330,54 +313,16 @@ class Settings(BaseSettings):
     def _provider_names(cls, value: dict[str, ProviderConfig]) -> dict[str, ProviderConfig]:
         for name in value:
             if not name or "/" in name:
-                raise ValueError(f"provider name {name!r} must not be empty or hold a slash")
+                raise fault_at([name], "a provider's name must not be empty or contain a slash")
         return value
 
 
 def load(
     path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> Settings:
-    """The settings. Raises ConfigError with every fault: where it stands and what is wrong."""
-    if path is not None and not path.is_file():
-        raise ConfigError(f"{path}: there is no such file")
-    for name in environ:
-        section = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
-        if (
-            name.startswith(ENV_PREFIX)
-            and name not in OTHERS_VARIABLES
-            and section not in Settings.model_fields
-        ):
-            raise ConfigError(f"{name}: there is no such setting")
-
-    class Layered(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            del dotenv_settings, file_secret_settings
-            file = TomlConfigSettingsSource(settings_cls, toml_file=path)
-            return (init_settings, env_settings, file)
-
+    """The settings. Raises ConfigError with every fault: its source, its path, and what is wrong."""
+    sources = Sources(Settings, path, flags, environ)
     try:
-        return Layered(**flags)
+        return Settings.model_validate(sources.values)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(step) for step in fault['loc'])}: {_said(fault['msg'], fault['loc'])}"
-            for fault in error.errors(include_url=False, include_input=False)
-        )
-        raise ConfigError(f"{path or 'settings'}: {faults}") from error
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, SettingsError) as error:
-        raise ConfigError(f"{path or 'settings'}: {error}") from error
-
-
-def _said(message: str, path: tuple[str | int, ...]) -> str:
-    """Pydantic's words without its jargon."""
-    if message == "Extra inputs are not permitted":
-        new_name = RENAMED_SETTINGS.get(str(path[-1]))
-        return f"renamed to {new_name}" if new_name else "there is no such setting"
-    return message.removeprefix("Value error, ")
+        raise ConfigError(sources.describe(error)) from error

@@ -1,6 +1,18 @@
-import pytest
+import json
+from decimal import Decimal
+from typing import Annotated, get_args, get_origin
 
-from tokenwire_server.config import ConfigError, TenantLimits, load
+import pytest
+from pydantic import BaseModel
+
+from tokenwire_server.config import (
+    ConfigError,
+    Limits,
+    Settings,
+    TenantLimits,
+    known_providers,
+    load,
+)
 
 
 def test_a_flag_beats_the_environment_and_the_environment_beats_the_file(tmp_path, monkeypatch):
@@ -83,7 +95,7 @@ def test_a_variable_with_a_limit_that_makes_no_sense_is_refused_with_its_path(
     monkeypatch.setenv(f"TOKENWIRE_{name}", value)
     with pytest.raises(ConfigError) as caught:
         load(None, {})
-    assert str(caught.value).startswith(f"settings: tenants.acme.{fault}")
+    assert str(caught.value).startswith(f"TOKENWIRE_{name}: {fault.partition(': ')[2]}")
 
 
 MONTHLY = "usage_kept_days = {}\n[tenants.acme]\nspend_usd_per_month = 5\n"
@@ -95,9 +107,209 @@ def test_records_are_not_forgotten_before_the_month_that_they_are_to_limit_is_ov
     with pytest.raises(ConfigError) as caught:
         load(path, {})
     assert str(caught.value).startswith(
-        f"{path}: tenants: acme.spend_usd_per_month needs usage_kept_days of at least 31, not 30"
+        f"{path}: tenants.acme.spend_usd_per_month: needs usage_kept_days of at least 31, not 30"
     )
     path.write_text(MONTHLY.format(31))
     assert load(path, {}).usage_kept_days == 31
     path.write_text(MONTHLY.format(1).replace("month", "day"))  # no day is longer than it
     assert load(path, {}).usage_kept_days == 1
+
+
+def numbers(kind=Settings, path=()):
+    """The path of every number of the settings; in tables of the operator's names, below `x`."""
+    for name, field in kind.model_fields.items():
+        kinds = leaves(field.annotation)
+        for inner in kinds:
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                named = ("x",) if get_origin(field.annotation) is dict else ()
+                yield from numbers(inner, (*path, name, *named))
+        if kinds & {int, float, Decimal}:
+            yield (*path, name)
+
+
+def leaves(annotation):
+    """The types at the ends of an annotation such as `dict[str, X] | None`."""
+    kinds = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        kinds = kinds[:1]
+    return set().union(*map(leaves, kinds)) or {annotation}
+
+
+NO_NUMBERS = (
+    True,
+    False,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    1e308,
+    2**63,
+    -1,
+    "nan",
+    "inf",
+)
+NO_NUMBERS_IN_VARIABLES = ("true", "nan", "inf", "-inf", "1e308", str(2**63), "-1", "", "1" * 5000)
+
+
+def test_every_kind_of_number_is_among_those_that_are_tried():
+    found = set(numbers())
+    assert {
+        ("usage_kept_days",),
+        ("limits", "max_streams"),
+        ("providers", "x", "default_max_output_tokens"),
+        ("models", "x", "prices", "cache_read"),
+        ("tenants", "x", "spend_usd_per_day"),
+    } <= found
+    assert len(found) > 30
+
+
+@pytest.mark.parametrize("path", list(numbers()), ids=".".join)
+def test_every_number_is_finite_bounded_and_no_boolean(path):
+    for value in NO_NUMBERS:
+        given = value
+        for step in reversed(path):
+            given = {step: given}
+        with pytest.raises(ConfigError) as caught:
+            load(None, given, {})
+        assert "-".join(path).replace("_", "-") in str(caught.value), value
+    for text in NO_NUMBERS_IN_VARIABLES:
+        name = f"TOKENWIRE_{'__'.join(path).upper()}"
+        with pytest.raises(ConfigError) as caught:
+            load(None, {}, {name: text})
+        assert f"{name}: " in str(caught.value), text
+
+
+@pytest.mark.parametrize(
+    ("default", "maximum"),
+    [
+        ("linger_s", "max_linger_s"),
+        ("log_ttl_s", "max_log_ttl_s"),
+        ("cache_ttl_s", "max_cache_ttl_s"),
+        ("max_cached_answer_bytes", "max_cache_bytes"),
+        ("max_log_bytes", "max_total_log_bytes"),
+    ],
+)
+def test_a_default_above_its_maximum_is_refused_with_both(default, maximum):
+    low, high = (2**21, 2**22) if "bytes" in default else (5, 6)
+    variables = {f"TOKENWIRE_LIMITS__{default}".upper(): str(high)}
+    with pytest.raises(ConfigError) as caught:
+        load(None, {"limits": {maximum: low}}, variables)
+    assert str(caught.value) == f"{next(iter(variables))}: is above limits.{maximum}, {low:g}"
+    assert getattr(load(None, {"limits": {maximum: low}}, {}).limits, maximum) == low
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("TOKENWIRE_LIMITS__MAX_STREAMS", "many", "Input should be a valid integer"),
+        ("TOKENWIRE_LIMITS__MAX_STREAM", "5", "there is no such setting"),
+        ("TOKENWIRE_LISTEN__X", "5", "there is no such setting"),
+        ("TOKENWIRE_TENANTS____X", "5", "there is no such setting"),
+        ("TOKENWIRE_MODELS", '{"a": {bad', "is not JSON: Expecting property name"),
+        ("TOKENWIRE_MODELS", "[" * 100_000, "is nested too deeply"),
+        ("TOKENWIRE_MODELS", '{"a/b": {"targe": "x"}}', "a/b.targe: there is no such setting"),
+        ("TOKENWIRE_LIMITS", '{"linger_s": 601}', "linger_s: is above limits.max_linger_s, 600"),
+        (
+            "TOKENWIRE_PROVIDERS__LOCAL__KIND",
+            "anthropic",
+            "providers.local.base_url: Field required",
+        ),
+        ("TOKENWIRE_LISTEN", "", "must be HOST:PORT"),
+        ("TOKENWIRE_TLS__CERT", "", "is empty"),
+        ("tokenwire_listen", "nowhere", "must be HOST:PORT"),
+    ],
+)
+def test_a_fault_in_a_variable_names_the_variable_and_not_the_file(tmp_path, variable, value, said):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text("[limits]\nmax_streams = 5\n[models.a]\ntarget = 'b/c'\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, {variable: value})
+    assert str(caught.value).startswith(f"{variable}: ")
+    assert said in str(caught.value)
+    assert str(path) not in str(caught.value)
+
+
+def test_faults_of_several_sources_are_each_named_with_their_own(tmp_path):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text("drain_grace_s = -1\n[limits]\nmax_streams = 5\nmax_readers = 0\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, {"listen": "x"}, {"TOKENWIRE_LIMITS__MAX_STREAMS": "0"})
+    places = [fault.rpartition(": ")[0] for fault in str(caught.value).split("; ")]
+    assert {place.partition(": must")[0] for place in places} == {
+        "--listen",
+        f"{path}: drain_grace_s",
+        "TOKENWIRE_LIMITS__MAX_STREAMS",
+        f"{path}: limits.max_readers",
+    }
+
+
+def test_a_table_that_is_none_is_named_where_it_is_given(tmp_path):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text("limits = 3\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, {"TOKENWIRE_LIMITS__MAX_STREAMS": "5"})
+    assert str(caught.value) == f"{path}: limits: must be a table"
+
+
+PRICES = {"input": 1, "output": 2}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name"),
+    [
+        ("TOKENWIRE_MODELS", json.dumps({"openai/GPT-X": {"prices": PRICES}}), "openai/GPT-X"),
+        ("TOKENWIRE_MODELS__openai/GPT-X__PRICES", json.dumps(PRICES), "openai/GPT-X"),
+        ("TOKENWIRE_MODELS__FAST__PRICES", json.dumps(PRICES), "fast"),
+    ],
+)
+def test_a_model_keeps_the_case_of_its_name_in_variables(variable, value, name):
+    (found,) = load(None, {}, {variable: value}).models.items()
+    assert (found[0], found[1].prices.output) == (name, 2)
+
+
+def test_a_variable_inside_of_a_table_beats_the_one_that_holds_the_table():
+    variables = {
+        "TOKENWIRE_LIMITS__MAX_STREAMS": "7",
+        "TOKENWIRE_LIMITS": '{"max_streams": 6, "max_readers": 8}',
+    }
+    limits = load(None, {}, variables).limits
+    assert (limits.max_streams, limits.max_readers) == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff", "is not UTF-8 at byte 0"),
+        (b"a = " + b"[" * 100_000, "is nested too deeply"),
+        (b"a = " + b"1" * 5000, "Exceeds the limit"),
+        (b"a b", "line 1"),
+        (b'"\\n" = 1', r"'\n': there is no such setting"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line_with_its_name(tmp_path, content, said):
+    path = tmp_path / "tokenwire.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, {})
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_settings(tmp_path):
+    path = tmp_path / "tokenwire.toml"
+    path.write_bytes("\ufefflisten = '127.0.0.1:7'\n".encode())
+    assert load(path, {}, {}).listen == "127.0.0.1:7"
+
+
+@pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"])
+def test_an_empty_base_url_is_the_usual_one_and_a_bad_one_names_its_variable(name):
+    assert known_providers({name: ""}) == known_providers({})
+    with pytest.raises(ConfigError) as caught:
+        known_providers({name: "http://user:secret@host"})
+    assert str(caught.value).startswith(f"{name}: must not contain a user name or a password")
+    assert "secret" not in str(caught.value)
+
+
+def test_the_defaults_are_within_their_own_bounds():
+    assert Limits.model_validate(Limits().model_dump()) == Limits()
+    assert load(None, {}, {}) == Settings()

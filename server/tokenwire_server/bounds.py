@@ -1,0 +1,52 @@
+"""The types of numbers in the settings. Each has an upper bound that everything behind it can represent.
+
+Pydantic alone takes `true` for 1, and, for a float, NaN and infinity. A number without an upper bound is
+accepted at the start and fails later: in a protobuf field, an SQL column, or a timer.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+MAX_SECONDS = 366 * 86_400
+"""A year. Timers, `Duration` and `Timestamp` can represent far more, also when it is added to a time."""
+MAX_COUNT = 10**6
+"""Streams or readers at once. A million open streams take 50 GiB of memory and a million descriptors."""
+MAX_BYTES = 2**40
+"""1 TiB: more memory than a server has."""
+MAX_TOKENS = 10**9
+"""A hundred times the largest context window, and an int64 also when it is multiplied by the highest
+price."""
+MAX_DAYS = 36_500
+"""A century: its begin and its end are valid dates."""
+MAX_CALLER_LIMIT = 10**12
+MAX_PRICE_USD = 10**6
+MAX_PRICE_DECIMALS = 9
+MAX_SPEND_USD = 10**9
+"""In millionths of a dollar it is 10^15, which fits in an int64."""
+
+
+def _not_a_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")  # noqa: TRY004  # what pydantic expects
+    return value
+
+
+_number = BeforeValidator(_not_a_bool)
+
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False), _number]
+SecondsOrZero = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False), _number]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _number]
+Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES), _number]
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), _number]
+Days = Annotated[int, Field(ge=1, le=MAX_DAYS), _number]
+CallerLimit = Annotated[int, Field(ge=1, le=MAX_CALLER_LIMIT), _number]
+UsdPerMillionTokens = Annotated[
+    Decimal,
+    Field(ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS, allow_inf_nan=False),
+    _number,
+]
+Usd = Annotated[Decimal, Field(ge=0, le=MAX_SPEND_USD, allow_inf_nan=False), _number]

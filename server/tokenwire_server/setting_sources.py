@@ -1,0 +1,238 @@
+"""Where settings come from: a TOML file, `TOKENWIRE_*` variables, flags. A later one overrides an earlier.
+
+Each value keeps the name of its source, so that an error can name the place that the operator has to
+change. A variable's name is a path, with `__` between its steps: `TOKENWIRE_LIMITS__MAX_STREAMS`. The
+names of settings are not case-sensitive. A name that the operator chose (of a tenant, a provider or a
+model) is lower-cased if it has no lower-case letter, and otherwise kept as it is. A variable that names a
+table or a list holds JSON, whose names are always kept: `TOKENWIRE_MODELS='{"openai/GPT-X": {...}}'`.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+ENV_PREFIX = "TOKENWIRE_"
+STEP = "__"
+MAX_FILE_BYTES = 16 * 2**20
+
+OTHERS_VARIABLES = frozenset(
+    {
+        "TOKENWIRE_KEY",
+        "TOKENWIRE_MODEL",
+        "TOKENWIRE_PLAINTEXT",
+        "TOKENWIRE_TARGET",
+        "TOKENWIRE_TLS_CA",
+        "TOKENWIRE_TLS_CLIENT_CERT",
+        "TOKENWIRE_TLS_CLIENT_KEY",
+        "TOKENWIRE_TRANSCRIPTS",
+    }
+)
+"""Variables of the client and of the tests."""
+
+NO_SUCH_SETTING = "there is no such setting"
+
+Step = str | int
+
+
+class ConfigError(Exception):
+    """The settings cannot be used: one line that says which of them, and what is wrong."""
+
+
+class _Source(NamedTuple):
+    """One value, as one source gives it."""
+
+    name: str
+    """The flag, the variable or the file."""
+    path: tuple[str, ...]
+    """The setting that it sets. Empty: the value is a table of all settings."""
+    value: object
+
+
+class Sources:
+    """All values that are given for the settings of `model`, merged.
+
+    Raises ConfigError when the file cannot be read, or a variable is not a setting or not JSON.
+    """
+
+    def __init__(
+        self,
+        model: type[BaseModel],
+        path: Path | None,
+        flags: Mapping[str, Any],
+        environ: Mapping[str, str],
+    ) -> None:
+        self._sources: list[_Source] = []
+        self.values: dict[str, Any] = {}
+        """What the model is validated from."""
+        found = [] if path is None else [_Source(str(path), (), _toml(path))]
+        for source in (*found, *_variables(model, environ), *_flags(flags)):
+            self._put(source)
+
+    def describe(self, error: ValidationError) -> str:
+        """Every fault of the merged values: its source, its path, and what is wrong."""
+        return "; ".join(
+            f"{self._place(fault['loc'])}: {_plain(fault['msg'])}"
+            for fault in error.errors(include_url=False, include_input=False)
+        )
+
+    def _put(self, source: _Source) -> None:
+        table = self.values
+        for depth, step in enumerate(source.path[:-1], start=1):
+            inner = table.setdefault(step, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{self._place(source.path[:depth])}: must be a table")
+            table = inner
+        self._sources.append(source)
+        if source.path:
+            table[source.path[-1]] = _merged(table.get(source.path[-1]), source.value)
+        else:
+            self.values = _merged(table, source.value)
+
+    def _place(self, path: Sequence[Step]) -> str:
+        """The source of a setting and its path, unless the source's name says the path.
+
+        A setting that is missing has no source: then that of the table around it is named.
+        """
+        for end in range(len(path), 0, -1):
+            for source in reversed(self._sources):
+                if _gives(source, path[:end]):
+                    inside = tuple(path[: len(source.path)]) == source.path
+                    rest = path[len(source.path) :] if inside else path
+                    return f"{source.name}: {_dotted(rest)}" if rest else source.name
+        return _dotted(path)
+
+
+def fault_at(path: Sequence[Step], what: str) -> ValidationError:
+    """What a validator raises about a setting inside of the one that it validates."""
+    fault = InitErrorDetails(
+        type=PydanticCustomError("setting", "{what}", {"what": what}), loc=tuple(path), input=None
+    )
+    return ValidationError.from_exception_data("settings", [fault])
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES} bytes")
+        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows write the mark
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply") from error
+    except ValueError as error:  # tomllib's own errors, and those of int() about too many digits
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _variables(model: type[BaseModel], environ: Mapping[str, str]) -> list[_Source]:
+    """The variables, tables before what is inside of them. Raises ConfigError with every fault."""
+    found: dict[tuple[str, ...], _Source] = {}
+    faults: list[str] = []
+    for name, text in environ.items():
+        if not name.upper().startswith(ENV_PREFIX) or name.upper() in OTHERS_VARIABLES:
+            continue
+        try:
+            path, holds_json = _setting(model, name[len(ENV_PREFIX) :].split(STEP))
+            if path in found:
+                raise ValueError(f"sets the same as {found[path].name}")
+            found[path] = _Source(name, path, _json(text) if holds_json else text)
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return sorted(found.values(), key=lambda source: len(source.path))
+
+
+def _setting(model: type[BaseModel], steps: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """The path that a variable names, and whether its value is JSON. Raises ValueError."""
+    path: list[str] = []
+    kind: Any = model
+    for step in steps:
+        if _is_section(kind):
+            name = step.lower()
+            field = kind.model_fields.get(name)
+            if field is None:
+                raise ValueError(NO_SUCH_SETTING)
+            kind = _without_none(field.annotation)
+        elif get_origin(kind) is dict and step:
+            name = step if any(map(str.islower, step)) else step.lower()
+            kind = get_args(kind)[1]
+        else:
+            raise ValueError(NO_SUCH_SETTING)
+        path.append(name)
+    return tuple(path), _is_section(kind) or get_origin(kind) in (dict, tuple)
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:  # not `str(error)`, which names a line
+        raise ValueError(f"is not JSON: {error.msg} at character {error.pos + 1}") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _flags(flags: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_Source]:
+    for name, value in flags.items():
+        if isinstance(value, Mapping):
+            yield from _flags(value, (*path, name))
+        else:
+            yield _Source("--" + "-".join((*path, name)).replace("_", "-"), (*path, name), value)
+
+
+def _gives(source: _Source, path: Sequence[Step]) -> bool:
+    """Whether a source gives a setting, or something inside of it."""
+    shared = min(len(path), len(source.path))
+    if tuple(path[:shared]) != source.path[:shared]:
+        return False
+    value: Any = source.value
+    for step in path[shared:]:
+        if isinstance(value, list):  # of a list its owner is the whole
+            return True
+        if not isinstance(value, Mapping) or step not in value:
+            return False
+        value = value[step]
+    return True
+
+
+def _merged(lower: object, upper: object) -> Any:
+    """A copy in which tables are merged; of anything else the upper value counts."""
+    if not isinstance(upper, dict):
+        return upper
+    below = lower if isinstance(lower, dict) else {}
+    return {**below, **{name: _merged(below.get(name), value) for name, value in upper.items()}}
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _without_none(annotation: Any) -> Any:
+    """X of `X | None`; other annotations as they are."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    is_optional = type(None) in get_args(annotation) and len(kinds) == 1
+    return kinds[0] if is_optional else annotation
+
+
+def _dotted(path: Sequence[Step]) -> str:
+    """The path on one line, whatever the names in it contain."""
+    return ".".join(str(step) if str(step).isprintable() else repr(step) for step in path)
+
+
+def _plain(message: str) -> str:
+    """Pydantic's message without its jargon."""
+    if message == "Extra inputs are not permitted":
+        return NO_SUCH_SETTING
+    return message.removeprefix("Value error, ")
