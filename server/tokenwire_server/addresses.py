@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import re
 
+import idna
+
 MAX_PORT = 65535
 MAX_HOST_CHARS = 253
 
@@ -63,10 +65,21 @@ def is_host(text: str) -> bool:
     if text.startswith("[") and text.endswith("]"):
         return _is_ip(text[1:-1], ipaddress.IPv6Address)
     labels = text.removesuffix(".").split(".")
-    if len(text) > MAX_HOST_CHARS or not all(_LABEL.fullmatch(label) for label in labels):
+    if len(text) > MAX_HOST_CHARS or not all(map(_LABEL.fullmatch, labels)):
+        return False
+    if "xn--" in text.lower() and not _decodes(text):
         return False
     # A name whose last label is a number is read as an IPv4 address.
     return not labels[-1].isdigit() or _is_ip(text, ipaddress.IPv4Address)
+
+
+def _decodes(host: str) -> bool:
+    """Whether an internationalized name can be decoded, as HTTP clients do before they use it."""
+    try:
+        idna.decode(host)
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_ip(text: str, kind: type[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> bool:
