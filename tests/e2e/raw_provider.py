@@ -1,8 +1,11 @@
 """A provider on a raw socket, which does what no HTTP server would."""
 
 import asyncio
+import socket
 import ssl
+import threading
 import time
+from contextlib import suppress
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
@@ -40,3 +43,34 @@ class RawProvider:
 async def wait_for_end(reader):
     while await reader.read(65536):
         pass
+
+
+class ThreadProvider:
+    """Answers each request with `script(socket)`, in threads: what that costs is not the loop's."""
+
+    def __init__(self, script):
+        self._script = script
+
+    def __enter__(self):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection):
+        with connection, suppress(OSError):
+            while b"}" not in connection.recv(65536):  # small requests come whole
+                pass
+            self._script(connection)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1)

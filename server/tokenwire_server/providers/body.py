@@ -17,7 +17,7 @@ from .inflate import MAX_STEP_BYTES, BodyError, Inflater
 MAX_PIECE_BYTES = MAX_STEP_BYTES
 """Most bytes that `read` returns. At most about two such pieces are returned before other tasks run. The
 costliest one, SSE comments of three bytes each, takes 3 ms to decode."""
-READ_COST_BYTES = 64
+READ_COST_BYTES = 1024
 STEP_COST_BYTES = 512
 """What a read, and a step of decompression, count as beside their bytes: they take time, too."""
 MAX_BYTES_WITHOUT_CONTENT = 64 * 2**20

@@ -30,8 +30,8 @@ RESPONSE = "tokenwire.aiohttp_response"
 KEEPALIVE_S = 15.0
 """How long an idle connection is kept. Short of what providers' front ends keep: a POST on a
 connection that the other side just closed fails and is not repeated."""
-READ_BUFFER_BYTES = 32 * 1024
-"""Received and not read yet: past twice as much, or 2,048 chunks, a connection is not read from."""
+READ_BUFFER_BYTES = 16 * 1024
+"""Received and not read yet: past twice as much, or 1,024 chunks, a connection is not read from."""
 ERROR_BODY_S = 2.0
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """How long and how much is read of the body of an error. Its status counts in any case."""

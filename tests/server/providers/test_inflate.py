@@ -1,0 +1,71 @@
+"""Decompression of bodies in bounded steps."""
+
+import gzip
+import itertools
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenwire_server.providers.inflate import FREE_BYTES, MAX_STEP_BYTES, BodyError, Inflater
+
+texts = st.binary(max_size=50) | st.builds(
+    lambda piece, n: piece * n, st.binary(min_size=1, max_size=9), st.integers(1, 20_000)
+)
+
+
+def raw_deflated(data):
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+def inflated(encoding, pieces):
+    inflater = Inflater(encoding)
+    steps = [step for piece in pieces for step in inflater.steps(piece)]
+    assert all(len(step) <= MAX_STEP_BYTES for step in steps)
+    return b"".join(steps)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(texts, min_size=1, max_size=3),
+    st.lists(st.integers(0, 300), max_size=4),
+    st.binary(max_size=3),
+)
+def test_where_compressed_bytes_are_cut_never_matters(members, cuts, junk):
+    whole = b"".join(members)
+    gzipped = b"".join(map(gzip.compress, members)) + b"\0" + junk
+    for encoding, packed in [
+        ("gzip", gzipped),
+        ("x-gzip", gzipped),
+        ("deflate", zlib.compress(whole) + junk),
+        ("deflate", raw_deflated(whole)),
+    ]:
+        edges = [0, *sorted(cut for cut in cuts if cut < len(packed)), len(packed)]
+        pieces = [packed[start:end] for start, end in itertools.pairwise(edges)]
+        assert inflated(encoding, pieces) == whole
+
+
+def test_what_a_server_flushed_comes_out_at_once():
+    packer = zlib.compressobj(wbits=31)
+    inflater = Inflater("gzip")
+    for n in range(100):
+        token = b"data: %d\n\n" % n
+        packed = packer.compress(token) + packer.flush(zlib.Z_SYNC_FLUSH)
+        assert b"".join(inflater.steps(packed)) == token
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed", "why"),
+    [
+        ("gzip", gzip.compress(bytes(200 * FREE_BYTES)), "more than 100 times"),
+        ("gzip", b"plain text", "cannot be decompressed"),
+        ("gzip", gzip.compress(b"text")[:-5] + b"12345", "cannot be decompressed"),
+        ("br", b"", "other than gzip and deflate"),
+        ("gzip, gzip", b"", "other than gzip and deflate"),
+    ],
+)
+def test_what_cannot_be_read_is_said(encoding, packed, why):
+    with pytest.raises(BodyError, match=why):
+        inflated(encoding, [packed])
