@@ -1,5 +1,6 @@
 """Bad input and bad upstreams: one clear error each, with a reason that a program can read."""
 
+import json
 import socket
 import threading
 
@@ -109,22 +110,41 @@ async def test_a_provider_that_refuses_connections_is_unavailable(start, api_on)
 
 
 async def test_silence_has_named_limits(start, api_on, simulator):
+    patient = {"first_content_s": 30, "idle_s": 0.4}
     env = simulator.environ() | {
         "TOKENWIRE_LIMITS__UPSTREAM_FIRST_CONTENT_S": "0.5",
         "TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": "0.3",
+        "TOKENWIRE_MODELS": json.dumps(
+            {
+                "patient": {"target": "openai/sim?stall_after=3&unknown=1&ttft_ms=1000"} | patient,
+                "openai/sim?stall_after=4": patient,
+            }
+        ),
     }
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
             api = api_on(channel)
-            for scenario, reason, limit in [
-                ("silent=1", "UPSTREAM_UNAVAILABLE", "0.5 s"),
-                ("headers_then_silent=1", "UPSTREAM_UNAVAILABLE", "0.5 s"),
-                ("unknown=1&tokens=5&ttft_ms=5000", "UPSTREAM_UNAVAILABLE", "0.5 s"),
-                ("stall_after=3", "UPSTREAM_STALLED", "0.3 s"),
+            for model, reason, text in [
+                ("openai/sim?silent=1", "UPSTREAM_UNAVAILABLE", "not answer within 0.5 s"),
+                (
+                    "openai/sim?headers_then_silent=1",
+                    "UPSTREAM_UNAVAILABLE",
+                    "no content for 0.5 s",
+                ),
+                (
+                    "openai/sim?unknown=1&tokens=5&ttft_ms=5000",
+                    "UPSTREAM_UNAVAILABLE",
+                    "no content for 0.5 s",
+                ),
+                ("openai/sim?stall_after=3", "UPSTREAM_STALLED", "sent nothing for 0.3 s"),
+                ("openai/sim?stall_after=4", "UPSTREAM_STALLED", "sent nothing for 0.4 s"),
+                ("patient", "UPSTREAM_STALLED", "sent nothing for 0.4 s"),
             ]:
-                _, error = await failing(api.chat_stream(api.request(f"openai/sim?{scenario}")))
+                _, error = await failing(api.chat_stream(api.request(model)))
                 assert details(error)["ErrorInfo"].reason == reason
-                assert limit in error.details()
+                assert text in error.details()
+                if reason == "UPSTREAM_UNAVAILABLE":
+                    assert details(error)["RetryInfo"].retry_delay.seconds == 60
 
 
 async def test_a_stream_past_its_longest_duration_finishes_with_time_limit(

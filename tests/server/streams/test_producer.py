@@ -7,13 +7,22 @@ import pytest
 from streams_support import Played, a_request, read_all, route_to
 
 from tokenwire_server.config import ModelPrices
-from tokenwire_server.errors import InternalFault, UpstreamBroken, UpstreamUnavailable
+from tokenwire_server.errors import (
+    InternalFault,
+    ServerStopped,
+    UpstreamBroken,
+    UpstreamUnavailable,
+)
 from tokenwire_server.events import FinishReason, TextDelta, Usage
 from tokenwire_server.ledger.estimate import Estimate
 from tokenwire_server.ledger.prices import Prices
 from tokenwire_server.ledger.tokens import Characters, TokenCounter
+from tokenwire_server.providers.base import asking
 from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.registry import Route
 from tokenwire_server.request import Budget
+from tokenwire_server.streams.producer import STALL_RETRY_AFTER_S
+from tokenwire_server.streams.stream import NOTHING
 
 
 def begun(registry, provider, estimate=None, **fields):
@@ -22,6 +31,20 @@ def begun(registry, provider, estimate=None, **fields):
     reader = stream.join()
     registry.produce(stream, route_to(provider), request)
     return stream, reader
+
+
+@pytest.fixture
+def begun_within(registry):
+    """Begins a stream of a model with limits of its own."""
+
+    def begin(provider, **limits_s):
+        request, route = a_request(), Route(provider, "m", None, **limits_s)
+        stream = registry.open(request, route)
+        reader = stream.join()
+        registry.produce(stream, route, request)
+        return stream, reader
+
+    return begin
 
 
 async def test_a_bug_of_ours_ends_its_own_stream_by_name_and_no_other(registry):
@@ -42,6 +65,65 @@ async def test_a_fault_that_the_decoder_found_names_the_provider(registry, steps
     with pytest.raises(kind) as caught:
         await read_all(reader)
     assert caught.value.facts()["provider"] == "played"
+
+
+class Thinking(Played):
+    """Begins its answer, and sends bytes without content from time to time."""
+
+    def __init__(self, *steps, thinks_s, ping_s=0.01):
+        super().__init__(*steps)
+        self._thinks_s, self._ping_s = thinks_s, ping_s
+        self.response_id = "resp_1"
+
+    async def __aenter__(self):
+        asking.get().is_sent = True
+        return self
+
+    async def read(self):
+        if self._thinks_s > 0:
+            self._thinks_s -= self._ping_s
+            await asyncio.sleep(self._ping_s)
+            return []
+        return await super().read()
+
+
+@pytest.mark.parametrize("ping_s", [0.01, 0.4])
+async def test_until_the_first_content_only_its_own_limit_applies(begun_within, ping_s):
+    thinking = Thinking("a", Complete(FinishReason.STOP), thinks_s=0.4, ping_s=ping_s)
+    _, reader = begun_within(thinking, first_content_s=20, idle_s=0.1)
+    assert (await read_all(reader))[-1].reason == FinishReason.STOP
+
+
+@pytest.mark.parametrize("ping_s", [0.01, 30])
+async def test_a_model_that_thinks_for_too_long_has_used_its_input(begun_within, ping_s):
+    thinking = Thinking(thinks_s=30, ping_s=ping_s)
+    stream, reader = begun_within(thinking, first_content_s=0.2, idle_s=20)
+    with pytest.raises(UpstreamUnavailable, match=r"no content for 0\.2 s") as caught:
+        await read_all(reader)
+    assert caught.value.retry_after_s == STALL_RETRY_AFTER_S
+    usage = stream.usage()
+    assert (usage.input_tokens, usage.output_tokens) == (stream.estimate.input_tokens, 0)
+    assert usage.estimated
+    await asyncio.wait_for(thinking.closed.wait(), 1)
+
+
+async def test_a_stream_that_its_server_stops_while_the_model_thinks_has_used_its_input(
+    begun_within,
+):
+    stream, reader = begun_within(Thinking(thinks_s=30), first_content_s=20, idle_s=20)
+    await asyncio.sleep(0.05)
+    stream.stop()
+    with pytest.raises(ServerStopped):
+        await read_all(reader)
+    assert stream.usage().input_tokens == stream.estimate.input_tokens > 0
+
+
+async def test_a_provider_that_reports_an_error_before_its_first_token_used_nothing(begun_within):
+    failing = Thinking(UpstreamBroken("overloaded"), thinks_s=0.05)
+    stream, reader = begun_within(failing, first_content_s=20, idle_s=20)
+    with pytest.raises(UpstreamUnavailable):
+        await read_all(reader)
+    assert stream.usage() == NOTHING
 
 
 async def test_the_model_that_served_is_named_as_the_provider_calls_it(registry):
