@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-MAX_STEP_BYTES = 16 * 1024
+MAX_STEP_BYTES = 8 * 1024
 """Most output of one step."""
 MAX_RATIO = 100
 """Most output bytes for an input byte, past `FREE_BYTES`. Event streams compress to a tenth or twentieth."""
