@@ -9,7 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from decimal import Decimal
 from typing import Any
 
@@ -42,7 +42,11 @@ from .tenants.spend import Periods, SpendLimiter
 logger = logging.getLogger(__name__)
 
 LEDGER_FLUSH_S = 5.0
-"""How long the usage records of the last streams may take to be written."""
+"""How long the usage records of the last streams may take to be written..."""
+FLUSH_AFTER_GRACE_S = 1.2
+"""... and until when, after the drain's grace period: the server exits within 2 s of that."""
+SHORTEST_FLUSH_S = 0.3
+"""What is left for them where the drain took longer."""
 LAST_WORDS_S = 1.0
 """How long RPCs may take to tell their callers that the server stops."""
 GC_THRESHOLDS = (2_000, 10, 100)
@@ -144,9 +148,30 @@ async def serve(
         ready(f"{settings.listen.rpartition(':')[0]}:{port}")
         as_wished = await server.serve(stop)
         logger.info("stopping: %d streams are open", streams.live_count)
-        await _drain(server, streams, settings.drain_grace_s if as_wished else 0.0)
-        await ledger.flush(LEDGER_FLUSH_S)
+        grace_s = settings.drain_grace_s if as_wished else 0.0
+        flush_by = time.monotonic() + grace_s + FLUSH_AFTER_GRACE_S
+        await _drain(server, streams, grace_s)
+        await _flush(ledger, streams, database, flush_by - time.monotonic())
     return as_wished
+
+
+async def _flush(
+    ledger: Ledger, streams: StreamRegistry, database: Database, left_s: float
+) -> None:
+    """Write the last records, within `left_s` and the bounds of the settings above."""
+    left_s = max(SHORTEST_FLUSH_S, min(LEDGER_FLUSH_S, left_s))
+    flush_by = time.monotonic() + left_s
+    database.abort_after(left_s)
+    with suppress(TimeoutError):  # streams that were cut off close their upstreams first
+        async with asyncio.timeout(left_s / 2):
+            await streams.wait_until_idle()
+    await ledger.flush(flush_by - time.monotonic())
+    if streams.live_count:
+        logger.error(
+            "%d streams have not ended: their usage records stay open until a server closes them as "
+            "lost",
+            streams.live_count,
+        )
 
 
 async def _remember_spend(store: UsageStore, spend: SpendLimiter, longest_stream_s: float) -> None:

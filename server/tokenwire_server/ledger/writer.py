@@ -118,8 +118,8 @@ class Ledger:
         """Write all that is pending and give up the lease, at the end of the process: whether all was
         written in time. What comes later is not written.
 
-        To be called when all streams have ended: one that is still open will be LOST. On SQLite it may
-        take LOCK_WAIT_S longer, while another process holds the lock: that wait cannot be ended.
+        To be called when all streams have ended: one that is still open will be LOST. On a database that
+        does not answer it takes longer, unless waits are aborted: see `Database.abort_after`.
         """
         self._ended = True
         try:

@@ -74,6 +74,7 @@ class Database:
         self._backend = _backend(url)
         self._create = create
         self._abort_timer: asyncio.TimerHandle | None = None
+        self._is_aborted = False
 
     @property
     def name(self) -> str:
@@ -107,11 +108,14 @@ class Database:
                 self._abort_timer.cancel()
 
     def abort_after(self, delay_s: float) -> None:
-        """Abort in `delay_s` what still waits for the database then: it fails with StoreUnavailable. So a
-        database that does not answer delays closing, and the tasks that use it, by no more than that.
+        """In `delay_s`, unless it is closed by then: fail what waits for the database, and what is sent to
+        it later, with StoreUnavailable. So one that does not answer delays closing by no more than that.
         """
-        loop = asyncio.get_running_loop()
-        self._abort_timer = loop.call_later(delay_s, self._backend.abort)
+        self._abort_timer = asyncio.get_running_loop().call_later(delay_s, self._abort)
+
+    def _abort(self) -> None:
+        self._is_aborted = True
+        self._backend.abort()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -165,6 +169,8 @@ class Database:
     async def _transaction(
         self, engine: AsyncEngine, longest_s: float
     ) -> AsyncIterator[AsyncConnection]:
+        if self._is_aborted:
+            raise StoreUnavailable(f"the database {self.name} is not used any more")
         try:
             async with asyncio.timeout(longest_s), engine.begin() as connection:
                 yield connection
