@@ -37,3 +37,45 @@ OPEN = UsageRecord(
     usage=Usage(5, 0, estimated=True),
     from_cache=True,
 )
+
+
+def fill(sql, url, tenant, count, groups=1):
+    """Write `count` closed records of a tenant, a second apart, whose label `user` has `groups` values."""
+    on_postgresql = url.startswith("postgresql")
+    numbers = f"generate_series(1, {count}) AS c(n)"
+    if not on_postgresql:
+        numbers = (
+            "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c "
+            f"WHERE n < {count}) SELECT n FROM c)"
+        )
+    no = "false" if on_postgresql else "0"
+    build = "json_build_object" if on_postgresql else "json_object"
+    values = {
+        "stream_id": f"'{tenant} ' || n",
+        "instance_id": "'one'",
+        "tenant": f"'{tenant}'",
+        "key_prefix": "'tw_0123456789ab'",
+        "request_id": "'request ' || n",
+        "labels": f"{build}('user', 'user ' || (n % {groups}))",
+        "model_asked": "'fast'",
+        "created_time": f"{NOON} - n",
+        "created_day": f"CAST(({NOON} - n) / 86400 AS INTEGER)",
+        "provider": "'openai'",
+        "model": "'m' || (n % 5)",
+        "provider_response_id": "'answer'",
+        "end_time": f"{NOON}",
+        "outcome": "'finished'",
+        "reason": "'STOP'",
+        "input_tokens": "100",
+        "output_tokens": "n % 100",
+        "cost_microusd": "n % 1000",
+        "estimated": no,
+        "partial": no,
+        "from_cache": no,
+        "attempts": "1",
+        "update_time": f"{NOON}",
+    }
+    sql(
+        f"INSERT INTO tokenwire_usage_records ({', '.join(values)}) "
+        f"SELECT {', '.join(values.values())} FROM {numbers}"
+    )

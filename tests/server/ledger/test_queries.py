@@ -12,47 +12,31 @@ from tokenwire_server.errors import Overloaded, RateLimited, StoreUnavailable
 from tokenwire_server.ledger import query_slots
 from tokenwire_server.ledger.query import UsageQuery
 from tokenwire_server.ledger.query_slots import QuerySlots
-from tokenwire_server.ledger.record import Outcome
 from tokenwire_server.storage import sqlite as sqlite_module
-from tokenwire_server.storage.tables import usage_records
 from tokenwire_server.tenants.keystore import KeyStore
+from usage_records import fill
 
 ALL = UsageQuery(tenant=None)
-ROWS = 100_000
-ASKERS = 30
-
-
-def fill(sql, database_url, columns):
-    """Many copies of the one record that is there."""
-    numbers = (
-        f"generate_series(1, {ROWS}) AS n"
-        if database_url.startswith("postgresql")
-        else f"(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {ROWS}) SELECT n FROM c)"
-    )
-    others = ", ".join(columns)
-    sql(
-        f"INSERT INTO tokenwire_usage_records (stream_id, {others}) "
-        f"SELECT 'copy ' || n, {others} FROM tokenwire_usage_records, {numbers}"
-    )
+ROWS = 50_000
+TENANTS = [f"tenant {n}" for n in range(3)]
+ASKERS = 10
 
 
 async def test_callers_who_ask_for_much_keep_neither_records_nor_keys_waiting(
     store, database, database_url, sql, record
 ):
-    await store.write([record("first", labels={"team": "a"}, outcome=Outcome.FINISHED)])
-    await asyncio.to_thread(
-        fill, sql, database_url, [c.name for c in usage_records.c if not c.primary_key]
-    )
+    for tenant in TENANTS:
+        await asyncio.to_thread(fill, sql, database_url, tenant, ROWS)
     answered = 0
 
     async def ask(tenant):
         nonlocal answered
         while True:
             with suppress(StoreUnavailable, Overloaded):
-                await store.summary(UsageQuery(tenant=tenant), ["label:team", "model"])
+                await store.summary(UsageQuery(tenant=tenant), ["label:user", "model"])
                 answered += 1
 
-    asking = [asyncio.create_task(ask(f"tenant {n}")) for n in range(ASKERS)]
+    asking = [asyncio.create_task(ask(tenant)) for tenant in TENANTS for _ in range(ASKERS)]
     keys, longest_s = KeyStore(database), {"written": 0.0, "read": 0.0}
     for n in range(8):
         await asyncio.sleep(0.1)
@@ -62,13 +46,31 @@ async def test_callers_who_ask_for_much_keep_neither_records_nor_keys_waiting(
         await keys.changes(0)
         longest_s["written"] = max(longest_s["written"], written - began)
         longest_s["read"] = max(longest_s["read"], time.monotonic() - written)
-    print(f"{ASKERS} ask of {ROWS} records: {longest_s}, {answered} answered")
+    print(f"{len(asking)} ask of {ROWS} records each: {longest_s}, {answered} answered")
     for task in asking:
         task.cancel()
     await asyncio.gather(*asking, return_exceptions=True)
     assert (
         max(longest_s.values()) < 4
     )  # 0.05 on an idle machine; 5 where they wait behind all who ask
+
+
+async def test_one_tenant_s_queries_delay_another_s_by_one_at_most(store, database_url, sql):
+    for tenant, count in (("acme", ROWS), ("globex", 10)):
+        await asyncio.to_thread(fill, sql, database_url, tenant, count)
+    crowd = [
+        asyncio.create_task(store.summary(UsageQuery(tenant="acme"), ["label:user"]))
+        for _ in range(40)
+    ]
+    await asyncio.sleep(0)
+    (summary,) = await store.summary(UsageQuery(tenant="globex"))
+    assert summary.record_count == 10
+    answered = [task for task in crowd if task.done() and task.exception() is None]
+    assert len(answered) <= 1
+    results = await asyncio.gather(*crowd, return_exceptions=True)
+    refused = [result for result in results if isinstance(result, Exception)]
+    assert len(refused) >= 40 - 1 - query_slots.MAX_WAITING
+    assert all(isinstance(error, RateLimited | Overloaded) for error in refused)
 
 
 async def test_a_query_that_waits_too_long_is_refused_as_overload(store, record, monkeypatch):
