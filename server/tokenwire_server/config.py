@@ -139,8 +139,8 @@ class Limits(_Section):
     max_log_bytes: Bytes = Field(default=8 * 2**20, ge=4096)
     """Content kept of one stream. Past it the oldest entries go, and who needs them gets SLOW_READER."""
     max_total_log_bytes: Bytes = Field(default=512 * 2**20, ge=2**20)
-    """Content kept of all streams. Past it streams that have ended go, oldest first, and then the next
-    stream gets OVERLOADED."""
+    """Content kept of all streams. Past it streams that have ended are dropped, of the tenant whose ended
+    streams take most, the oldest first; when there are none, the next stream gets OVERLOADED."""
     max_readers: Count = 10_000
     """Calls reading streams at once. The next one gets OVERLOADED."""
     heartbeat_interval_s: Seconds = 15.0
@@ -156,7 +156,8 @@ class Limits(_Section):
     max_log_ttl_s: SecondsOrZero = 3600.0
     """The longest that a caller may ask for."""
     max_cache_bytes: Bytes = 64 * 2**20
-    """Answers kept in the response cache. Past it those go that were used longest ago. 0: no cache."""
+    """Answers kept in the response cache. Past it the tenant whose answers take most loses those that it
+    used longest ago. 0: no cache."""
     max_cached_answer_bytes: Bytes = 2 * 2**20
     """Size of one answer, as its log counts it (about 110 bytes a token). A larger one is not cached."""
     cache_ttl_s: Seconds = 3600.0
