@@ -47,6 +47,8 @@ FLUSH_AFTER_GRACE_S = 1.2
 """... and until when, after the drain's grace period: the server exits within 2 s of that."""
 SHORTEST_FLUSH_S = 0.3
 """What is left for them where the drain took longer."""
+RELEASE_S = 0.5
+"""How long the ledger's lease may take to be given up, where nothing is left to write."""
 LAST_WORDS_S = 1.0
 """How long RPCs may take to tell their callers that the server stops."""
 GC_THRESHOLDS = (2_000, 10, 100)
@@ -158,14 +160,16 @@ async def serve(
 async def _flush(
     ledger: Ledger, streams: StreamRegistry, database: Database, left_s: float
 ) -> None:
-    """Write the last records, within `left_s` and the bounds of the settings above."""
-    left_s = max(SHORTEST_FLUSH_S, min(LEDGER_FLUSH_S, left_s))
-    flush_by = time.monotonic() + left_s
-    database.abort_after(left_s)
+    """Write the last records within `left_s`. After that nothing waits for the database any more."""
+    flush_by = time.monotonic() + max(SHORTEST_FLUSH_S, min(LEDGER_FLUSH_S, left_s))
     with suppress(TimeoutError):  # streams that were cut off close their upstreams first
-        async with asyncio.timeout(left_s / 2):
+        async with asyncio.timeout((flush_by - time.monotonic()) / 2):
             await streams.wait_until_idle()
-    await ledger.flush(flush_by - time.monotonic())
+    left_s = flush_by - time.monotonic()
+    if not ledger.pending_count:
+        left_s = min(left_s, RELEASE_S)
+    database.abort_after(left_s)
+    await ledger.flush(left_s)
     if streams.live_count:
         logger.error(
             "%d streams have not ended: their usage records stay open until a server closes them as "

@@ -79,7 +79,7 @@ class _Connection(sqlite3.Connection):
                 try:
                     self.execute("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as error:
-                    busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+                    busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # and its variants
                     if not busy or self.gives_up or time.monotonic() >= give_up_at:
                         raise
                 else:
@@ -112,8 +112,10 @@ class _AsyncConnection(aiosqlite.Connection):
         """Begin a transaction. One that writes takes the lock at once: if it began by reading, it would be
         refused without a wait when another wrote in between.
         """
+        connection = cast("_Connection | None", self._connection)
+        if connection is None:
+            raise sqlite3.OperationalError("the connection is closed")
         self._reads = not writes
-        connection = cast("_Connection", self._conn)
         connection.gives_up = False
         if writes:
             await self._execute(connection.begin_writing)
@@ -126,7 +128,8 @@ class _AsyncConnection(aiosqlite.Connection):
         if connection is not None:
             connection.gives_up = True
             if self._reads:
-                connection.interrupt()
+                with suppress(sqlite3.Error):  # its thread may be closing it
+                    connection.interrupt()
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
