@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
+import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import __version__, install_hint
+from . import descriptors, install_hint
 from .commands.arguments import add_commands
+from .descriptors import print_error
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 Result = TypeVar("Result")
 
@@ -22,26 +26,72 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log says again wha
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code: 0 stopped, 1 cannot run, 2 wrong arguments."""
+    argv = sys.argv[1:] if argv is None else argv
+    descriptors.open_standard_files()
+    _end_on_signals(is_server=argv[:1] in (["serve"], ["simulate"]))
     try:
         arguments = _parser().parse_args(argv)
-        return _RUNS.get(arguments.command, _operate)(arguments)
+        code = _RUNS.get(arguments.command, _operate)(arguments)
     except ModuleNotFoundError as error:
-        print(
-            f"tokenwire-server: the package {error.name} is missing: {install_hint('server')}",
-            file=sys.stderr,
+        print_error(
+            f"tokenwire-server: the package {error.name} is missing: {install_hint('server')}"
         )
-        return 1
+        code = 1
     except KeyboardInterrupt:
-        return 130
+        code = 128 + signal.SIGINT
+    except SystemExit as error:  # argparse has printed help, or what is wrong with the arguments
+        code = error.code if isinstance(error.code, int) else 0
+    return _flushed(code)
+
+
+def _end_on_signals(*, is_server: bool) -> None:
+    """End the process at once on SIGTERM, and a server also on SIGINT.
+
+    Before anything else is imported: the kernel drops a signal of process 1 that has no handler, and a
+    container would wait for SIGKILL. A server that starts serves nobody, and its database undoes what
+    was not committed. Once it serves, other handlers let its streams end: `app.stop_on_signals`.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        os._exit(0 if is_server and number == signal.SIGTERM else 128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT) if is_server else (signal.SIGTERM,):
+        signal.signal(number, end)
+
+
+def _flushed(code: int) -> int:
+    """Write out stdout and stderr, and return the exit code: 1 if the output of a success is lost."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        descriptors.discard_output(1)
+        if not isinstance(error, BrokenPipeError):  # as with head, whose reader has enough
+            print_error(f"tokenwire-server: cannot write: {error.strerror}")
+            code = code or 1
+    try:
+        sys.stderr.flush()
+    except OSError:
+        descriptors.discard_output(2)
+    return code
+
+
+def _announce(line: str) -> None:
+    """Print a line on stdout. A server that cannot do so still serves."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        descriptors.discard_output(1)
+        print_error(f"{line} (which cannot be written to stdout: {error.strerror})")
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from .simulator import run_simulator
 
+    descriptors.raise_limit()
     try:
-        _run(run_simulator(arguments.listen))
+        _run(run_simulator(arguments.listen, _announce))
     except (OSError, ValueError) as error:
-        print(f"tokenwire-server: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
+        print_error(f"tokenwire-server: cannot listen on {arguments.listen}: {error}")
         return 1
     return 0
 
@@ -51,11 +101,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     from .errors import StoreUnavailable, operator_text
 
     try:
-        as_wished = _run(_until_stopped(arguments))
+        clean_stop = _run(_until_stopped(arguments))
     except (ConfigError, StoreUnavailable) as error:
-        print(f"tokenwire-server: {operator_text(error)}", file=sys.stderr)
+        print_error(f"tokenwire-server: {operator_text(error)}")
         return 1
-    return 0 if as_wished else 1
+    return 0 if clean_stop else 1
 
 
 def _operate(arguments: argparse.Namespace) -> int:
@@ -72,18 +122,19 @@ async def _until_stopped(arguments: argparse.Namespace) -> bool:
     if faults := limit_faults(settings.tenants, settings.limits):
         raise ConfigError("; ".join(faults))
 
-    # Settings that make no sense are told before the SDKs are imported, which takes a second; and the
-    # SDKs are imported before the log is configured, because they change it as their variables say.
+    # Settings that make no sense are reported before the SDKs are imported, which takes a second; and
+    # the SDKs are imported before the log is configured, because they change it as their variables say.
     from . import app
     from .telemetry import configure_logging
 
     configure_logging(settings.log_level)
+    descriptors.prepare_for(settings.limits.max_streams)
     return await app.serve(
         settings,
         os.environ,
         demo=arguments.demo,
-        ready=lambda address: print(f"tokenwire-server: listening on {address}", flush=True),
-        stop=app.stop_on_signals(),
+        ready=lambda address: _announce(f"tokenwire-server: listening on {address}"),
+        stop_on_signals=app.stop_on_signals,
     )
 
 
@@ -102,6 +153,8 @@ def _settings_in(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(main: Coroutine[Any, Any, Result]) -> Result:
+    import asyncio
+
     try:
         import uvloop
     except ImportError:  # Windows has none
@@ -110,6 +163,8 @@ def _run(main: Coroutine[Any, Any, Result]) -> Result:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
     parser = argparse.ArgumentParser(
         prog="tokenwire-server",
         description="One typed gRPC stream for every LLM provider's tokens.",

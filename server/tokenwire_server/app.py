@@ -6,12 +6,13 @@ import asyncio
 import gc
 import ipaddress
 import logging
+import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from decimal import Decimal
-from typing import Any
+from types import FrameType
 
 from .config import ConfigError, ModelConfig, ModelPrices, ProviderConfig, Settings, known_providers
 from .ledger.estimate import Estimator
@@ -68,11 +69,12 @@ async def serve(
     *,
     demo: bool,
     ready: Callable[[str], None],
-    stop: asyncio.Event,
+    stop_on_signals: Callable[[], asyncio.Event],
 ) -> bool:
-    """Serve until `stop` is set, then drain: True. False: gRPC has died, and nobody is served any more.
+    """Serve until told to stop, then drain: True. False: gRPC has died, and nobody is served any more.
 
-    `ready` gets the address once RPCs are answered.
+    `stop_on_signals` is called right before RPCs are answered, and returns the event that stops the
+    server. `ready` gets the address once they are answered.
 
     Raises ConfigError when no provider can be used, the address cannot be had, or the database or a
     certificate is not what it must be; StoreUnavailable when the database cannot be reached.
@@ -103,8 +105,7 @@ async def serve(
             # The keys of this folder's own database would lock the demo's callers out.
             url = stack.enter_context(temporary_database())
         database = await stack.enter_async_context(Database(url))
-        if await _stopped_before(stop, database.prepare(migrate=settings.migrate)):
-            return True
+        await database.prepare(migrate=settings.migrate)
         keyring = Keyring(KeyStore(database), mode=settings.auth, trusted_s=settings.keys_trusted_s)
         await keyring.refresh()
         _require_keys(settings, keyring)
@@ -136,6 +137,7 @@ async def serve(
         stack.callback(keeping.cancel)
         if tls is not None:
             stack.callback(tasks.create_task(tls.follow(), name="certificates").cancel)
+        stop = stop_on_signals()
         await server.start(
             ChatService(admission, streams, settings.limits),
             ModelService(registry, book, settings.limits),
@@ -187,20 +189,6 @@ async def _remember_spend(store: UsageStore, spend: SpendLimiter, longest_stream
         if periods == Periods.at(time.time()):  # and not the next day by now
             spend.remember(today=today, this_month=this_month)
             return
-
-
-async def _stopped_before(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
-    """Whether the server is to stop before this is done; then it is given up. Raises what it raises."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-        return not working.done()
-    finally:
-        for task in (working, stopping):
-            task.cancel()
-        await asyncio.wait((working, stopping))
 
 
 async def _drain(server: GrpcServer, streams: StreamRegistry, grace_s: float) -> None:
@@ -279,8 +267,14 @@ def stop_on_signals() -> asyncio.Event:
     def on_signal(number: int) -> None:
         stop.set()
         loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
+        # The kernel drops a signal of process 1 that has no handler.
+        is_first = os.getpid() == 1
+        signal.signal(number, _end_at_once if is_first else signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     return stop
+
+
+def _end_at_once(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)

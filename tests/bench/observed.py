@@ -59,7 +59,9 @@ async def serve() -> None:
 
     settings = load(None, {"listen": "127.0.0.1:0"})
     configure_logging(settings.log_level)
-    await app.serve(settings, os.environ, demo=False, ready=ready, stop=app.stop_on_signals())
+    await app.serve(
+        settings, os.environ, demo=False, ready=ready, stop_on_signals=app.stop_on_signals
+    )
 
 
 if __name__ == "__main__":

@@ -51,6 +51,12 @@ def test_a_full_disk_is_one_line_and_a_key_that_is_lost_is_told(database, argume
     assert (result.returncode, result.stderr) == (1, f"{said}\n")
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("keys", "--help")])
+def test_help_that_cannot_be_written_is_one_line(arguments):
+    result = written_to("/dev/full", *arguments)
+    assert (result.returncode, result.stderr) == (1, f"{FULL}\n")
+
+
 @pytest.mark.parametrize("arguments", [("keys", "list"), ("usage", "--records", "--csv")])
 def test_a_reader_that_has_enough_is_no_error(database, arguments):
     reader, writer = os.pipe()

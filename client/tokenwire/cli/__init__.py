@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Sequence
 from importlib.metadata import version
 
 from .arguments import Arguments, parse
-from .output import say
+from .output import discard, flush_stderr, open_standard_files, say
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 128 + 2  # as a shell reports a death by SIGINT
@@ -27,24 +27,30 @@ EXIT_READER_LEFT = 128 + 13  # the same for SIGPIPE
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Wrong usage leaves by SystemExit(2)."""
-    if sys.stdout is None:  # closed by whoever started us
+    has_stdout = sys.stdout is not None
+    open_standard_files()
+    if not has_stdout:
         say("tokenwire: there is no stdout to write the answer to")
         return EXIT_ERROR
     for stream in (sys.stdout, sys.stderr):
         # A model may write what the terminal's encoding cannot: better a "?" than an end.
-        if stream is not None:
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # no TextIO: a test's
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # no TextIO: a test's
     try:
-        return _run(argv)
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # while an error can still be reported
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _discard_stdout()
+        discard(sys.stdout)
         return EXIT_READER_LEFT
     except OSError as error:
-        _discard_stdout()
+        discard(sys.stdout)
         say(f"tokenwire: cannot write the answer: {error.strerror or error}")
         return EXIT_ERROR
+    finally:
+        flush_stderr()
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -106,8 +112,3 @@ def _command(arguments: Arguments) -> Coroutine[None, None, None]:
     from .chat import chat
 
     return chat(arguments)
-
-
-def _discard_stdout() -> None:
-    """Let go of what is still buffered: Python's flush at its exit would fail on it again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message as ProtoMessage
@@ -33,8 +35,43 @@ def visible(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """One line on stderr, whatever the text holds."""
-    print(visible(line.replace("\n", " ")), file=sys.stderr, flush=True)
+    """One line on stderr, whatever the text contains, if stderr can be written."""
+    try:
+        print(visible(line.replace("\n", " ")), file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def open_standard_files() -> None:
+    """Open on /dev/null what is closed of stdin, stdout and stderr.
+
+    Otherwise a connection gets the number, and what is printed goes into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # until the exit
+
+
+def discard(stream: TextIO) -> None:
+    """Send what is still buffered to /dev/null: Python's flush at its exit would fail on it again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def flush_stderr() -> None:
+    """Write out stderr. What cannot be written is lost."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        discard(sys.stderr)
 
 
 def write_json(message: ProtoMessage) -> None:
@@ -167,7 +204,8 @@ class TerminalOutput:
         if self._in_line:
             _write("\n")
         for line in summary:
-            self._say(line)
+            with contextlib.suppress(OSError):  # the answer was written
+                self._say(line)
 
     def _say(self, line: str) -> None:
         self._err.out(visible(line), style="dim", highlight=False)

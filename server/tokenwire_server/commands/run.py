@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 from contextlib import suppress
 
 from ..config import ConfigError, Settings, load
+from ..descriptors import discard_output, print_error
 from ..errors import StoreUnavailable, operator_text
 from ..storage.database import Database
 from ..tenants.keystore import KeyRefused, KeyStore
@@ -29,7 +29,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         asyncio.run(_run(arguments, settings))
         sys.stdout.flush()  # while an error can still be told
     except OSError as error:  # stdout is full, or nobody reads it
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # or the exit tries once more
+        discard_output(1)
         action = getattr(arguments, "action", arguments.command)
         if action in {"usage", "list"} and isinstance(error, BrokenPipeError):  # as with head
             return 0
@@ -133,7 +133,7 @@ async def _which(arguments: argparse.Namespace, store: KeyStore) -> str:
 
 
 def _tell(*lines: str) -> None:
-    print(*lines, sep="\n", file=sys.stderr)
+    print_error("\n".join(lines))
 
 
 _ACTIONS = {"create": _create, "list": _list, "revoke": _revoke, "rotate": _rotate}

@@ -10,8 +10,7 @@ GET  /simulator/requests/KEY                                   the latest `Entry
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
@@ -161,8 +160,8 @@ class Simulator:
         call.count(counting_format, asked, scenario)
 
 
-async def run_simulator(listen: str) -> None:
-    """Serve on HOST:PORT (port 0: a free one) until cancelled; print the address once it is ready.
+async def run_simulator(listen: str, ready: Callable[[str], None]) -> None:
+    """Serve on HOST:PORT (port 0: a free one) until cancelled; `ready` gets a line with the address.
 
     Raises ValueError when `listen` is no address, OSError when it cannot be taken.
     """
@@ -170,8 +169,7 @@ async def run_simulator(listen: str) -> None:
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{listen!r} is not HOST:PORT")
     async with Simulator(host.strip("[]") or "127.0.0.1", int(port)) as simulator:
-        sys.stdout.write(f"simulator ready at {simulator.url}\n")
-        sys.stdout.flush()
+        ready(f"simulator ready at {simulator.url}")
         await asyncio.get_running_loop().create_future()
 
 

@@ -75,7 +75,7 @@ async def test_a_default_answers_every_other_model(wire_to):
 
 
 async def test_the_command_prints_its_address_and_serves_until_cancelled(capsys, eventually):
-    task = asyncio.create_task(run_simulator("127.0.0.1:0"))
+    task = asyncio.create_task(run_simulator("127.0.0.1:0", print))
     printed = ""
 
     def is_printed():
@@ -99,4 +99,4 @@ async def test_the_command_prints_its_address_and_serves_until_cancelled(capsys,
 @pytest.mark.parametrize("listen", ["8080", "localhost", "localhost:", "localhost:99999", "a:b"])
 async def test_an_address_that_is_none_is_refused(listen):
     with pytest.raises(ValueError, match="HOST:PORT"):
-        await run_simulator(listen)
+        await run_simulator(listen, print)
