@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,9 @@ import anthropic
 import httpx2
 import openai
 
+from .. import descriptors
 from ..errors import (
+    Overloaded,
     TokenwireError,
     UnknownModel,
     UpstreamAuth,
@@ -29,6 +32,10 @@ MAX_RETRY_AFTER_S = 3600.0
 """Longest Retry-After that is handed on: providers have sent days."""
 DEFAULT_RETRY_AFTER_S = 1.0
 """Handed on when coming back may help and the provider said nothing."""
+NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
+"""What OpenSSL calls an answer that is not TLS."""
+TLS_RECORD = "\\x15\\x03"
+"""How the alert of a TLS server begins, as aiohttp quotes it: it answers a request that is not TLS."""
 MAX_PROVIDER_TEXT_CHARS = 2000
 """How much of a provider's text goes to the log."""
 
@@ -38,6 +45,8 @@ def from_sdk_error(error: BaseException, *, provider: str, model: str) -> Tokenw
     response = getattr(error, "response", None)
     if isinstance(response, httpx2.Response):
         return _from_status(response, getattr(error, "body", None), provider=provider, model=model)
+    if _lacks_descriptors(error):
+        return Overloaded("no more files or connections can be opened", limit=descriptors.limit())
     return UpstreamUnavailable(
         f"provider {provider!r} cannot be reached: {_connection_fault(error)}",
         provider=provider,
@@ -116,14 +125,32 @@ def _name(value: object) -> str:
     return value if value.isprintable() else ""
 
 
+def _lacks_descriptors(error: BaseException) -> bool:
+    """Whether the connection failed because this process, or its system, has no file descriptor left.
+
+    A name that cannot be resolved for that reason has an error number of its own, or none.
+    """
+    causes = _causes(error)
+    if any(isinstance(c, OSError) and c.errno in descriptors.OUT_OF_DESCRIPTORS for c in causes):
+        return True
+    return any(isinstance(c, socket.gaierror) for c in causes) and descriptors.are_exhausted()
+
+
 def _connection_fault(error: BaseException) -> str:
-    for cause in _causes(error):
+    causes = _causes(error)
+    if any(getattr(cause, "reason", None) in NOT_TLS for cause in causes):
+        return "it does not speak TLS; should its base_url begin with http://?"
+    for cause in causes:
         if isinstance(cause, FramingError):
             return f"it {cause}"
         if isinstance(cause, aiohttp.ClientConnectorDNSError):
             return "its name cannot be resolved"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "its certificate is not valid for it or not trusted"
         if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):
             return "TLS failed"
+        if isinstance(cause, aiohttp.ClientResponseError) and TLS_RECORD in cause.message:
+            return "it speaks TLS; should its base_url begin with https://?"
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
         if isinstance(cause, aiohttp.ClientConnectorError) and isinstance(

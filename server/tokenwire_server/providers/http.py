@@ -11,6 +11,9 @@ provider. Bytes are read from aiohttp directly, below httpx2's layers.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import socket
 import ssl
 from contextlib import suppress
 from typing import Any
@@ -19,6 +22,7 @@ import aiohttp
 import httpx2
 from aiohttp.connector import Connection
 
+from .. import descriptors
 from .base import asking
 from .body import Body
 from .framing import MAX_HEADER_BYTES, BoundedConnector
@@ -62,7 +66,10 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         tracing.on_request_headers_sent.append(_tell_sent)
         self._session = aiohttp.ClientSession(
             connector=BoundedConnector(
-                limit=0, keepalive_timeout=KEEPALIVE_S, ssl=ssl.create_default_context()
+                limit=0,
+                keepalive_timeout=KEEPALIVE_S,
+                socket_factory=_new_socket,
+                ssl=ssl.create_default_context(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
@@ -109,6 +116,19 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._session.close()
+
+
+def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket to a provider, as long as enough descriptors are left for callers and the database.
+
+    Raises OSError with EMFILE. Numbers are given from the lowest, so that a high one means few are left.
+    """
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    if made.fileno() >= descriptors.limit() - descriptors.HEADROOM:
+        made.close()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return made
 
 
 async def _tell_sent(*_: object) -> None:

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from ..config import Limits
 from ..deadline import SilenceLimit
 from ..errors import (
+    Overloaded,
     UnknownModel,
     UpstreamBroken,
     UpstreamError,
@@ -118,6 +119,9 @@ class Producer:
             self._stream.fail(error)
         except UpstreamError as error:
             self._fail_upstream(error)
+        except Overloaded as error:
+            logger.warning("stream %s: %s", self._stream.id, error)
+            self._stream.fail(error)
         except Exception as error:  # noqa: BLE001  # told to readers by id, logged whole
             self._stream.fail(internal_fault(error))
 

@@ -281,8 +281,26 @@ async def test_a_server_that_speaks_no_tls_is_named_so(serving):
 
     url = (await serving(handler)).replace("http://", "https://")
     async with registry(url) as providers:
-        with pytest.raises(UpstreamUnavailable, match="TLS failed"):
+        with pytest.raises(
+            UpstreamUnavailable,
+            match=r"it does not speak TLS; should its base_url begin with http://\?",
+        ):
             await answer(providers)
+
+
+async def test_a_server_that_answers_a_plain_request_with_tls_is_named_so():
+    async def alert(reader, writer):
+        await reader.read(1)
+        writer.write(bytes.fromhex("15030300020246"))  # RFC 8446, 6: fatal, protocol_version
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(alert, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with registry(f"http://127.0.0.1:{port}") as providers:
+            with pytest.raises(UpstreamUnavailable, match=r"it speaks TLS; .* begin with https://"):
+                await answer(providers)
 
 
 async def test_openai_gets_the_operators_organization(serving, monkeypatch):
