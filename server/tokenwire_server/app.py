@@ -69,7 +69,7 @@ async def serve(
     *,
     demo: bool,
     ready: Callable[[str], None],
-    stop_on_signals: Callable[[], asyncio.Event],
+    stop_on_signals: Callable[[], Stop],
 ) -> bool:
     """Serve until told to stop, then drain: True. False: gRPC has died, and nobody is served any more.
 
@@ -109,7 +109,7 @@ async def serve(
         keyring = Keyring(KeyStore(database), mode=settings.auth, trusted_s=settings.keys_trusted_s)
         await keyring.refresh()
         _require_keys(settings, keyring)
-        calls = OpenCalls()
+        calls = OpenCalls(settings.limits.max_readers + settings.limits.max_streams)
         open_services = REFLECTION if settings.reflection == "open" else frozenset[str]()
         server = GrpcServer(settings.limits, Authentication(keyring, calls, open_services))
         port = server.bind(settings.listen, tls.credentials() if tls else None)
@@ -150,11 +150,11 @@ async def serve(
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         ready(f"{settings.listen.rpartition(':')[0]}:{port}")
-        as_wished = await server.serve(stop)
+        as_wished = await server.serve(stop.requested)
         logger.info("stopping: %d streams are open", streams.live_count)
         grace_s = settings.drain_grace_s if as_wished else 0.0
         flush_by = time.monotonic() + grace_s + FLUSH_AFTER_GRACE_S
-        await _drain(server, streams, grace_s)
+        await _drain(server, streams, grace_s, stop.hurried)
         await _flush(ledger, streams, database, flush_by - time.monotonic())
     return as_wished
 
@@ -191,16 +191,21 @@ async def _remember_spend(store: UsageStore, spend: SpendLimiter, longest_stream
             return
 
 
-async def _drain(server: GrpcServer, streams: StreamRegistry, grace_s: float) -> None:
-    """Let open streams go on for a while, then end them, so that each caller gets a reason."""
-    await server.not_serving()
-    try:
-        async with asyncio.timeout(grace_s):
-            await streams.wait_until_idle()
-    except TimeoutError:
-        streams.stop_all()
+async def _drain(
+    server: GrpcServer, streams: StreamRegistry, grace_s: float, hurried: asyncio.Event
+) -> None:
+    """Let open streams go on for `grace_s`, or until `hurried`; then end them, with a reason each.
+
+    Takes at most LAST_WORDS_S + CLOSE_S more, whatever callers do.
+    """
+    server.not_serving()
+    waits = [asyncio.create_task(wait) for wait in (streams.wait_until_idle(), hurried.wait())]
+    await asyncio.wait(waits, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    streams.stop_all()
     await server.stop(LAST_WORDS_S)
-    streams.stop_all()  # what was let in meanwhile, and goes on without a reader
+    streams.stop_all()  # those that began in the meantime and go on without a reader
 
 
 def _require_a_key(providers: Mapping[str, ProviderConfig], environ: Mapping[str, str]) -> None:
@@ -259,20 +264,37 @@ def _is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set. A second one ends the process at once."""
-    stop = asyncio.Event()
+class Stop:
+    """A request to stop the server."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        """Drain, then stop."""
+        self.hurried = asyncio.Event()
+        """Stop without waiting for streams to end. Their usage is still recorded."""
+
+
+def stop_on_signals() -> Stop:
+    """Return a Stop that the first SIGTERM or SIGINT requests and the second hurries.
+
+    A third one ends the process at once.
+    """
+    stop = Stop()
     loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
 
-    def on_signal(number: int) -> None:
-        stop.set()
-        loop.remove_signal_handler(number)
-        # The kernel drops a signal of process 1 that has no handler.
-        is_first = os.getpid() == 1
-        signal.signal(number, _end_at_once if is_first else signal.SIG_DFL)
+    def on_signal() -> None:
+        if not stop.requested.is_set():
+            stop.requested.set()
+            return
+        stop.hurried.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            # Not SIG_DFL: the kernel drops a signal of process 1 that has no handler.
+            signal.signal(number, _end_at_once)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
     return stop
 
 

@@ -3,7 +3,9 @@
 import socket
 import struct
 
-DATA, HEADERS, SETTINGS, WINDOW_UPDATE = 0x0, 0x1, 0x4, 0x8  # RFC 9113, section 6
+# RFC 9113, sections 6, 6.5.2 and 7.
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x8
+ACK, INITIAL_WINDOW_SIZE, CANCEL = 0x1, 0x4, 0x8
 END_STREAM, END_HEADERS = 0x1, 0x4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -28,13 +30,23 @@ def head(path, *fields):
     )
 
 
-def connected(address, timeout_s=5):
-    """A socket over which frames can be sent at once."""
+def connected(address, timeout_s=5, stream_window=2**16 - 1):
+    """A socket over which frames can be sent at once. It accepts `stream_window` bytes for each stream."""
     host, _, port = address.rpartition(":")
     connection = socket.create_connection((host, int(port)), timeout=timeout_s)
+    settings = frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, stream_window))
     window = struct.pack(">I", 2**30)
-    connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(WINDOW_UPDATE, 0, 0, window))
+    connection.sendall(PREFACE + settings + frame(WINDOW_UPDATE, 0, 0, window))
     return connection
+
+
+def called(connection, stream, path, message=b"", ends=True):
+    """Send a call whole, or without its end."""
+    data = b"\0" + len(message).to_bytes(4, "big") + message
+    connection.sendall(
+        frame(HEADERS, END_HEADERS, stream, head(path))
+        + frame(DATA, END_STREAM if ends else 0, stream, data if ends else data[:-1])
+    )
 
 
 def answer(address, path, *fields, message=b"\0\0\0\0\0"):

@@ -15,7 +15,7 @@ async def test_a_stream_let_in_while_the_server_drains_does_not_keep_it_up():
     class LetsOneIn:
         """A server that accepts a last call while it stops, which asks to CONTINUE and leaves."""
 
-        async def not_serving(self):
+        def not_serving(self):
             pass
 
         async def stop(self, grace_s):
@@ -28,6 +28,6 @@ async def test_a_stream_let_in_while_the_server_drains_does_not_keep_it_up():
     endless, server = Played(asyncio.Event()), LetsOneIn()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         streams = StreamRegistry(Limits(), tasks)
-        await _drain(server, streams, 0.0)
+        await _drain(server, streams, 0.0, asyncio.Event())
     assert isinstance(server.stream.log.failure, ServerStopped)
     assert endless.closed.is_set()

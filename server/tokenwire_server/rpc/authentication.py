@@ -11,19 +11,19 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection
 
-from ..errors import TokenwireError, Unauthenticated
+from ..errors import Overloaded, TokenwireError, Unauthenticated
 from ..telemetry import internal_fault
 from ..tenants.caller import Caller
 from ..tenants.keyring import Keyring
+from .health import HEALTH_SERVICE
+from .reflection import REFLECTION_SERVICE
 from .status import abort, without_cycle
 from .tls import tenant_of
 from .writer import Context
 
 AUTHORIZATION = "authorization"
-REFLECTION = frozenset({reflection.SERVICE_NAME})
+REFLECTION = frozenset({REFLECTION_SERVICE})
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -35,12 +35,33 @@ def current_caller() -> Caller:
     return _caller.get()
 
 
-class OpenCalls:
-    """The calls that run, by the key that they bear."""
+MAX_CALLS = 12_000
+"""What `limits.max_readers` and `limits.max_streams` are together by default."""
 
-    def __init__(self) -> None:
+
+class OpenCalls:
+    """The calls that run: how many, and which of them carry which key."""
+
+    def __init__(self, max_calls: int = MAX_CALLS) -> None:
+        self._max_calls = max_calls
+        self._count = 0
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
         self._ended: set[asyncio.Task[Any]] = set()
+
+    def admit(self) -> None:
+        """Count this task's call until the task ends, also while its request is received.
+
+        Raises Overloaded if as many calls are open as there may be.
+        """
+        task = asyncio.current_task()
+        if self._count >= self._max_calls:
+            raise Overloaded("too many calls are open", limit=self._max_calls)
+        if task is not None:
+            self._count += 1
+            task.add_done_callback(self._ended_call)
+
+    def _ended_call(self, _: asyncio.Task[Any]) -> None:
+        self._count -= 1
 
     @contextmanager
     def running(self, caller: Caller) -> Iterator[None]:
@@ -85,7 +106,7 @@ class Authentication(grpc.aio.ServerInterceptor):
     ) -> None:
         self._keyring = keyring
         self._calls = calls
-        self._open = open_services | {health.SERVICE_NAME}
+        self._open = open_services | {HEALTH_SERVICE}
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -102,6 +123,7 @@ class Authentication(grpc.aio.ServerInterceptor):
             return handler
         try:
             self._caller(handler_call_details.invocation_metadata)
+            self._calls.admit()
         except TokenwireError as refusal:
             return _refusing(refusal)
         guarded = self._guarded.get(method)

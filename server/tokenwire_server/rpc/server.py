@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from tokenwire.v1 import (
     caller_pb2,
@@ -23,10 +20,12 @@ from ..config import ConfigError, Limits
 from .authentication import Authentication
 from .boundary import Handler, answering
 from .callers import CallerService
+from .health import HEALTH_SERVICE, Health
+from .intake import inflating
 from .models import ModelService
+from .reflection import REFLECTION_SERVICE, Reflection
 from .service import ChatService
 from .usage import UsageService
-from .writer import Context
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +40,13 @@ PING_TIMEOUT_S = 10
 MIN_CLIENT_PING_INTERVAL_S = 10
 """Clients that ping more often are sent away."""
 MAX_METADATA_BYTES = 16 * 1024
+MIN_CALLS_PER_CONNECTION = 2000
+SPARE_CALLS_PER_CONNECTION = 200
+"""A connection carries as many calls as there may be streams, and these beside them."""
+MAX_PENDING_CALLS = 20_000
+"""Calls that wait to be taken up, 11 KiB each. Past it gRPC ends them with CANCELLED and no details."""
+CLOSE_S = 0.5
+"""How long gRPC may take to close its connections once the last calls were cut off."""
 
 
 class GrpcServer:
@@ -51,7 +57,8 @@ class GrpcServer:
             options=_options(limits),
             interceptors=[authentication],  # the only one; the boundary is inside of it
         )
-        self._health = _Health()
+        self._health = Health()
+        self._max_request_bytes = limits.max_request_bytes
         self._ended: asyncio.Task[bool] | None = None
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -76,44 +83,47 @@ class GrpcServer:
         reflects: bool,
     ) -> None:
         """Answer RPCs from here on."""
+
+        def streaming(handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:
+            behaviour = answering(inflating(handler, self._max_request_bytes))
+            return grpc.unary_stream_rpc_method_handler(behaviour)
+
+        def unary(handler: Handler[bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
+            behaviour = answering(inflating(handler, self._max_request_bytes))
+            return grpc.unary_unary_rpc_method_handler(behaviour)
+
         services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {
-            CALLER_SERVICE: {"GetCaller": _unary(callers.GetCaller)},
+            CALLER_SERVICE: {"GetCaller": unary(callers.GetCaller)},
             CHAT_SERVICE: {
-                "ChatStream": _streaming(chat.ChatStream),
-                "Chat": _unary(chat.Chat),
-                "CountTokens": _unary(chat.CountTokens),
-                "ResumeStream": _streaming(chat.ResumeStream),
-                "CancelStream": _unary(chat.CancelStream),
-                "DeleteStream": _unary(chat.DeleteStream),
-                "GetStream": _unary(chat.GetStream),
+                "ChatStream": streaming(chat.ChatStream),
+                "Chat": unary(chat.Chat),
+                "CountTokens": unary(chat.CountTokens),
+                "ResumeStream": streaming(chat.ResumeStream),
+                "CancelStream": unary(chat.CancelStream),
+                "DeleteStream": unary(chat.DeleteStream),
+                "GetStream": unary(chat.GetStream),
             },
             MODEL_SERVICE: {
-                "ListModels": _unary(models.ListModels),
-                "GetModel": _unary(models.GetModel),
+                "ListModels": unary(models.ListModels),
+                "GetModel": unary(models.GetModel),
             },
             USAGE_SERVICE: {
-                "ListUsageRecords": _unary(usage.ListUsageRecords),
-                "GetUsageSummary": _unary(usage.GetUsageSummary),
+                "ListUsageRecords": unary(usage.ListUsageRecords),
+                "GetUsageSummary": unary(usage.GetUsageSummary),
             },
         }
-        self._server.add_generic_rpc_handlers(
-            tuple(
-                grpc.method_handlers_generic_handler(name, methods)
-                for name, methods in services.items()
-            )
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        handlers = [grpc.method_handlers_generic_handler(*service) for service in services.items()]
+        handlers.append(self._health.handlers())
         if reflects:
-            reflection.enable_server_reflection(
-                (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-            )
+            names = (*services, HEALTH_SERVICE, REFLECTION_SERVICE)
+            handlers.append(Reflection(names).handlers())
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+        self._health.serve(services)
         await self._server.start()
-        for service in ("", *services):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
-    async def not_serving(self) -> None:
-        """Tell health's callers and watchers to go elsewhere; RPCs are still answered."""
-        await self._health.enter_graceful_shutdown()
+    def not_serving(self) -> None:
+        """Report NOT_SERVING to probes and watchers; RPCs are still answered."""
+        self._health.not_serving()
 
     async def serve(self, stop: asyncio.Event) -> bool:
         """Serve until `stop` is set: True. False: gRPC's own loop has died, and nobody is served."""
@@ -128,32 +138,36 @@ class GrpcServer:
         return False
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new RPCs, give running ones `grace_s` to end, then cut them off."""
-        await self._server.stop(grace_s)
-        if self._ended is not None:
-            await asyncio.wait((self._ended,))
+        """Refuse new RPCs, give running ones `grace_s` to end, then cut them off.
 
-
-class _Health(health.aio.HealthServicer):
-    """gRPC's own, whose missing List would write a stack trace to the log for whoever calls it."""
-
-    async def List(self, request: Any, context: Context) -> NoReturn:  # noqa: ARG002, N802
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask Check or Watch")
-
-
-def _streaming(handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:
-    return grpc.unary_stream_rpc_method_handler(answering(handler))
-
-
-def _unary(handler: Handler[bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
-    return grpc.unary_unary_rpc_method_handler(answering(handler))
+        Return at most `CLOSE_S` later, also if gRPC has not closed its connections by then.
+        """
+        self._health.stop()
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        ends = {stopping} if self._ended is None else {stopping, self._ended}
+        _, late = await asyncio.wait(ends, timeout=grace_s + CLOSE_S)
+        if late:
+            logger.error("gRPC did not close its connections within %g s", grace_s + CLOSE_S)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
         # Above the application's limit, so that the caller sees the application's error.
         ("grpc.max_receive_message_length", 2 * limits.max_request_bytes + 2**20),
+        # The limit is on bytes as they are sent: what is compressed, `inflating` and OpenRequests decompress,
+        # each up to its own limit. gRPC's decompression would let 16 KiB take 16 MiB in any method.
+        ("grpc.per_message_decompression", 0),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        # What a connection opens beyond this, or resets faster than it is taken up, the transport
+        # refuses with REFUSED_STREAM, which costs next to nothing. gRPC's clients wait for a free place.
+        (
+            "grpc.max_concurrent_streams",
+            max(limits.max_streams, MIN_CALLS_PER_CONNECTION) + SPARE_CALLS_PER_CONNECTION,
+        ),
+        # Calls of all connections that grpc.aio, which takes up one at a time, has not asked for yet. By
+        # default gRPC ends some at random from 1,000 on, and each from 3,000 on.
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
         # Two servers on one port would share its callers without a word.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),

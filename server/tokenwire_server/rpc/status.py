@@ -100,6 +100,17 @@ def to_status(error: TokenwireError) -> status_pb2.Status:
     )
 
 
+def refuse(context: Context, error: TokenwireError) -> None:
+    """Let the RPC end with the error's status once its handler returns, which must be the next step.
+
+    For handlers whose request gRPC does not read. `abort` raises instead, from any depth.
+    """
+    status = to_status(error)
+    context.set_code(CODES[error.reason])
+    context.set_details(status.message)
+    context.set_trailing_metadata(((_DETAILS_KEY, status.SerializeToString()),))
+
+
 def _details(error: TokenwireError) -> list[Message]:
     facts = {key: _bounded(value) for key, value in error.facts().items()}
     if error.at is not None:

@@ -1,11 +1,18 @@
-"""What everybody may ask, key or none."""
+"""Health, which callers without a key may use."""
+
+import asyncio
+from contextlib import asynccontextmanager
 
 import grpc
 import grpc.aio
 import pytest
+from e2e_calls import details
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from raw_call import called, connected
 
 from tokenwire.v1 import caller_pb2, chat_pb2, model_pb2
+from tokenwire_server.rpc.health import MAX_WATCHES_PER_CONNECTION, Health
+from tokenwire_server.rpc.intake import MAX_OPEN_REQUEST_BYTES, OpenRequests
 from tokenwire_server.tenants.key import make_key_text
 
 SERVICES = [
@@ -13,6 +20,14 @@ SERVICES = [
     for file in (caller_pb2, chat_pb2, model_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 ]
+WATCH = b"/grpc.health.v1.Health/Watch"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def request(service=""):
+    return health_pb2.HealthCheckRequest(service=service)
 
 
 @pytest.fixture
@@ -20,11 +35,23 @@ async def channel(serve):
     return (await serve({make_key_text(): {}})).channel
 
 
+@asynccontextmanager
+async def serving(health):
+    """The address of a server that has nothing but health."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((health.handlers(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
 @pytest.mark.parametrize("service", ["", *SERVICES])
 async def test_every_service_says_that_it_serves(channel, service):
-    health = health_pb2_grpc.HealthStub(channel)
-    answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    answer = await health_pb2_grpc.HealthStub(channel).Check(request(service))
+    assert answer.status == SERVING
 
 
 async def test_what_is_not_there_to_ask_leaves_no_trace_in_the_log(channel, caplog):
@@ -32,3 +59,94 @@ async def test_what_is_not_there_to_ask_leaves_no_trace_in_the_log(channel, capl
         await channel.unary_unary("/grpc.health.v1.Health/List")(b"")  # older clients know no List
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert not caplog.records
+
+
+async def test_an_unknown_service_is_reported_as_the_protocol_demands(channel):
+    stub = health_pb2_grpc.HealthStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.Check(request("nobody"))
+    assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+    watch = stub.Watch(request("nobody"))
+    assert (await watch.read()).status == SERVICE_UNKNOWN
+    assert not watch.done()
+    watch.cancel()
+
+
+@pytest.mark.parametrize("compression", list(grpc.Compression))
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+async def test_a_request_is_bounded_by_its_size_after_decompression(channel, method, compression):
+    def call(byte_count):
+        n = byte_count - 3  # in a field that nobody knows
+        message = b"\x12" + bytes([n % 128 + 128, n // 128]) + b"x" * n
+        return channel.unary_stream(f"/grpc.health.v1.Health/{method}")(
+            message, compression=compression
+        )
+
+    fits = call(MAX_OPEN_REQUEST_BYTES)
+    assert health_pb2.HealthCheckResponse.FromString(await fits.read()).status == SERVING
+    fits.cancel()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call(MAX_OPEN_REQUEST_BYTES + 1).read()
+    assert details(refused.value)["ErrorInfo"].reason == "INVALID_REQUEST"
+
+
+async def test_requests_that_arrive_slowly_are_few_and_end():
+    health = Health(OpenRequests(max_late=1, late_s=0.5))
+    health.serve(SERVICES)
+    async with serving(health) as address, grpc.aio.insecure_channel(address) as channel:
+        with connected(address) as connection:
+            called(connection, 1, WATCH, b"\x0a\x01x", ends=False)
+            await asyncio.sleep(0.2)
+            late = channel.stream_stream("/grpc.health.v1.Health/Watch")()
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await late.read()
+            assert details(refused.value).keys() == {"ErrorInfo", "RetryInfo"}
+            assert details(refused.value)["ErrorInfo"].reason == "OVERLOADED"
+            got = b""
+            while b"grpc-status\x013" not in got:  # INVALID_ARGUMENT
+                await asyncio.sleep(0.01)
+                got += await asyncio.to_thread(connection.recv, 65536)
+        assert (await health_pb2_grpc.HealthStub(channel).Check(request())).status == SERVING
+
+
+async def test_watches_are_bounded_on_each_connection(channel):
+    stub = health_pb2_grpc.HealthStub(channel)
+    watches = [stub.Watch(request()) for _ in range(MAX_WATCHES_PER_CONNECTION)]
+    for watch in watches:
+        assert (await watch.read()).status == SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.Watch(request()).read()
+    assert details(refused.value)["ErrorInfo"].reason == "OVERLOADED"
+    assert "RetryInfo" in details(refused.value)
+    watches.pop().cancel()
+    async with asyncio.timeout(10):
+        while True:
+            last = stub.Watch(request())
+            try:
+                assert (await last.read()).status == SERVING
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.01)
+    for watch in (*watches, last):
+        watch.cancel()
+
+
+async def test_a_watcher_that_accepts_nothing_delays_no_other():
+    health = Health()
+    async with serving(health) as address, grpc.aio.insecure_channel(address) as channel:
+        with connected(address, stream_window=0) as connection:
+            for stream in (1, 3, 5):
+                called(connection, stream, WATCH)
+            watch = health_pb2_grpc.HealthStub(channel).Watch(request())
+            async with asyncio.timeout(10):
+                assert (await watch.read()).status == SERVICE_UNKNOWN
+                watch.cancel()
+                health.serve(SERVICES)
+                watch = health_pb2_grpc.HealthStub(channel).Watch(request(SERVICES[0]))
+                assert (await watch.read()).status == SERVING
+                health.not_serving()
+                assert (await watch.read()).status == NOT_SERVING
+                health.stop()
+                with pytest.raises(grpc.aio.AioRpcError) as ended:
+                    await watch.read()
+    assert details(ended.value)["ErrorInfo"].reason == "SERVER_STOPPED"

@@ -1,0 +1,163 @@
+"""What is taken in from callers before their requests are known: bounds on calls, bytes and time."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from ..errors import InvalidRequest, Overloaded
+from ..request import Violation
+from ..tenants.caller import Caller
+from .writer import Context
+
+MAX_OPEN_REQUEST_BYTES = 1024
+"""Size of one request of a method that needs no key, compressed or not. A larger one gets INVALID_REQUEST."""
+PROMPT_S = 0.05
+"""Such a small request arrives with its headers, or soon after them."""
+LATE_S = 2.0
+"""How long a request that is still incomplete by then may take. Then INVALID_REQUEST."""
+MAX_LATE_REQUESTS = 8
+"""How many of them may be incomplete at once, 17 MiB each at most. The next one gets OVERLOADED."""
+TRIM_AFTER_S = 1.0
+"""When memory that was freed is returned to the system, which takes milliseconds: not each time."""
+
+Answer = TypeVar("Answer", None, bytes)
+Behaviour = Callable[[bytes, Context, Caller], Awaitable[Answer]]
+
+
+class CallSlots:
+    """Bounds how many calls of one kind are open, on one connection and in total."""
+
+    def __init__(self, kind: str, *, per_connection: int, total: int) -> None:
+        self._kind = kind
+        self._per_connection = per_connection
+        self._total = total
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def taken(self, peer: str) -> Iterator[None]:
+        """Take a slot for a call from `peer`, its address and port. Raises Overloaded."""
+        if self._open[peer] >= self._per_connection:
+            limit = self._per_connection
+            raise Overloaded(f"too many {self._kind} are open on this connection", limit=limit)
+        if self._open.total() >= self._total:
+            raise Overloaded(f"too many {self._kind} are open", limit=self._total)
+        self._open[peer] += 1
+        try:
+            yield
+        finally:
+            self._open[peer] -= 1
+            if not self._open[peer]:
+                del self._open[peer]
+
+
+class OpenRequests:
+    """Receives the requests of methods that need no key: small ones, and few that are slow.
+
+    gRPC has one limit on messages for all methods and hands over whole messages, so a request that is
+    far too large for its method takes memory while it arrives. That is bounded here in time and number.
+    """
+
+    def __init__(self, *, max_late: int = MAX_LATE_REQUESTS, late_s: float = LATE_S) -> None:
+        self._max_late = max_late
+        self._late_s = late_s
+        self._late = 0
+        self._trimming: asyncio.TimerHandle | None = None
+
+    async def receive(self, context: Context) -> bytes | None:
+        """Return the call's next request, decompressed; None at the end of its requests.
+
+        Raises InvalidRequest, Overloaded. The call must end then: gRPC may still be receiving.
+        """
+        receiving = asyncio.ensure_future(context.read())
+        try:
+            await asyncio.wait((receiving,), timeout=PROMPT_S)
+            if not receiving.done():
+                await self._wait_for_late(receiving)
+            data = receiving.result()
+            if not isinstance(data, bytes):  # grpc.aio.EOF
+                return None
+            if len(data) <= MAX_OPEN_REQUEST_BYTES:
+                data = inflate(data, MAX_OPEN_REQUEST_BYTES)
+            if len(data) > MAX_OPEN_REQUEST_BYTES:
+                limit = MAX_OPEN_REQUEST_BYTES
+                raise InvalidRequest([Violation("", f"is larger than {limit} bytes")])
+        except BaseException:
+            self._trim_soon()
+            raise
+        finally:
+            receiving.cancel()
+        return data
+
+    async def _wait_for_late(self, receiving: asyncio.Future[bytes]) -> None:
+        if self._late >= self._max_late:
+            raise Overloaded("too many requests arrive slowly", limit=self._max_late)
+        self._late += 1
+        try:
+            await asyncio.wait((receiving,), timeout=self._late_s)
+        finally:
+            self._late -= 1
+        if not receiving.done():
+            raise InvalidRequest([Violation("", f"did not arrive within {self._late_s:g} s")])
+
+    def _trim_soon(self) -> None:
+        """Return memory to the system once what gRPC received in vain is freed.
+
+        The allocator keeps such memory in the arena of each thread of gRPC: 600 MiB after 60 requests
+        of 16 MiB.
+        """
+        if self._trimming is None:
+            loop = asyncio.get_running_loop()
+            self._trimming = loop.call_later(TRIM_AFTER_S, self._trim, loop)
+
+    def _trim(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._trimming = None
+        loop.run_in_executor(None, _trim_heap)
+
+
+def _trim_heap() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
+
+
+def inflating(behaviour: Behaviour[Answer], max_bytes: int) -> Behaviour[Answer]:
+    """Wrap a behaviour, so that it gets requests decompressed, cut off after `max_bytes` + 1 bytes."""
+
+    @functools.wraps(behaviour)
+    async def inflated(data: bytes, context: Context, caller: Caller) -> Answer:
+        if is_compressed(data):
+            # zlib releases the interpreter's lock; 8 MiB take 30 ms, in which streams must go on.
+            data = await asyncio.to_thread(inflate, data, max_bytes)
+        return await behaviour(data, context, caller)
+
+    return inflated
+
+
+def is_compressed(data: bytes) -> bool:
+    """Return whether bytes begin as gzip (RFC 1952) or zlib (RFC 1950) do.
+
+    gRPC does not say which messages it left compressed. The first byte of gzip begins no message of
+    Protocol Buffers; that of zlib could, which is why `inflate` returns what is not zlib unchanged.
+    """
+    if data[:1] == b"\x1f":
+        return data[:3] == b"\x1f\x8b\x08"
+    return data[:1] == b"\x78" and len(data) > 1 and int.from_bytes(data[:2]) % 31 == 0
+
+
+def inflate(data: bytes, max_bytes: int) -> bytes:
+    """Decompress a message, up to `max_bytes` + 1 bytes; return it unchanged if it is not compressed."""
+    if not is_compressed(data):
+        return data
+    inflater = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # gzip or zlib, by the header
+    try:
+        inflated = inflater.decompress(data, max_bytes + 1)
+    except zlib.error:
+        return data
+    return inflated if inflater.eof or len(inflated) > max_bytes else data
