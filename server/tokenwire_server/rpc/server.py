@@ -40,11 +40,10 @@ PING_TIMEOUT_S = 10
 MIN_CLIENT_PING_INTERVAL_S = 10
 """Clients that ping more often are sent away."""
 MAX_METADATA_BYTES = 16 * 1024
-MIN_CALLS_PER_CONNECTION = 2000
-SPARE_CALLS_PER_CONNECTION = 200
-"""A connection carries as many calls as there may be streams, and these beside them."""
-MAX_PENDING_CALLS = 20_000
-"""Calls that wait to be taken up, 11 KiB each. Past it gRPC ends them with CANCELLED and no details."""
+MIN_CALLS_PER_CONNECTION = 2_000
+"""A connection carries twice as many calls as streams may be open, and at least so many."""
+MAX_PENDING_CALLS = 40_000
+"""Calls that wait to be accepted, 12 KiB each. Past it gRPC ends them with CANCELLED and no details."""
 CLOSE_S = 0.5
 """How long gRPC may take to close its connections once the last calls were cut off."""
 
@@ -158,14 +157,16 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         # each up to its own limit. gRPC's decompression would let 16 KiB take 16 MiB in any method.
         ("grpc.per_message_decompression", 0),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        # What a connection opens beyond this, or resets faster than it is taken up, the transport
-        # refuses with REFUSED_STREAM, which costs next to nothing. gRPC's clients wait for a free place.
+        # The transport refuses what a connection opens beyond this with REFUSED_STREAM, at next to no
+        # cost. Streams count until gRPC has freed them, also those that the caller has reset: this
+        # bounds rapid resets. gRPC's clients wait for a free place, but count a stream until its
+        # status has arrived only; so the number leaves room for those that are refused.
         (
             "grpc.max_concurrent_streams",
-            max(limits.max_streams, MIN_CALLS_PER_CONNECTION) + SPARE_CALLS_PER_CONNECTION,
+            max(2 * limits.max_streams, MIN_CALLS_PER_CONNECTION),
         ),
-        # Calls of all connections that grpc.aio, which takes up one at a time, has not asked for yet. By
-        # default gRPC ends some at random from 1,000 on, and each from 3,000 on.
+        # Calls of all connections that grpc.aio, which accepts one at a time, has not asked for yet. By
+        # default gRPC ends some at random from 1,000 on, and every one from 3,000 on.
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
         # Two servers on one port would share its callers without a word.

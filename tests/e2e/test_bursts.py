@@ -1,0 +1,96 @@
+"""More calls at once than the server takes: each is served, or refused with a reason."""
+
+import asyncio
+import statistics
+import threading
+import time
+from collections import Counter
+
+import grpc
+import grpc.aio
+from e2e_calls import details
+from raw_call import CANCEL, END_HEADERS, HEADERS, RST_STREAM, connected, frame, head
+
+RESETS = 20_000
+
+
+async def ends_of(calls):
+    """How many of the calls ended in which way."""
+
+    async def end(call):
+        try:
+            return "finished" if [event async for event in call][-1].HasField("finished") else "cut"
+        except grpc.aio.AioRpcError as error:
+            return ",".join((details(error)["ErrorInfo"].reason, *sorted(details(error))))
+
+    return Counter(await asyncio.gather(*(end(call) for call in calls)))
+
+
+async def test_as_many_chats_at_once_as_streams_may_be_open_are_all_served(server, api_on):
+    async with grpc.aio.insecure_channel(server) as channel:
+        api = api_on(channel)
+        chats = [api.chat_stream(api.request("openai/sim?tokens=2")) for _ in range(2000)]
+        assert await ends_of(chats) == {"finished": 2000}
+
+
+async def test_every_refusal_of_a_burst_says_why_and_when_to_come_back(start, simulator, api_on):
+    env = simulator.environ() | {"TOKENWIRE_LIMITS__MAX_STREAMS": "20"}
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+            request = api.request("openai/sim?silent=1")
+            holding = [api.chat_stream(request) for _ in range(20)]
+            for call in holding:
+                await call.initial_metadata()
+            refused = await ends_of([api.chat_stream(request) for _ in range(1800)])
+            assert refused == {"OVERLOADED,ErrorInfo,RetryInfo": 1800}
+            took_s = []
+            for _ in range(50):
+                began = time.monotonic()
+                await ends_of([api.chat_stream(request)])
+                took_s.append(time.monotonic() - began)
+            print(f"\nrefused within {statistics.median(took_s) * 1000:.1f} ms (median)")
+            assert statistics.median(took_s) < 0.05
+            for call in holding:
+                call.cancel()
+
+
+def reset_rapidly(address, path, stop):
+    """Open and reset calls on one connection, without waiting for anything."""
+    block = head(path)
+    cancel = CANCEL.to_bytes(4, "big")
+    with connected(address, timeout_s=60) as connection:
+        for first in range(1, 2 * RESETS, 200):
+            connection.sendall(
+                b"".join(
+                    frame(HEADERS, END_HEADERS, stream, block)
+                    + frame(RST_STREAM, 0, stream, cancel)
+                    for stream in range(first, first + 200, 2)
+                )
+            )
+        stop.wait(60)
+
+
+async def test_who_opens_and_resets_calls_rapidly_takes_no_first_token_from_others(server, api_on):
+    stop = threading.Event()
+    path = b"/tokenwire.v1.ChatService/ChatStream"
+    async with grpc.aio.insecure_channel(server) as channel:
+        api = api_on(channel)
+        await api.events("openai/sim?tokens=1")
+        resetting = asyncio.create_task(asyncio.to_thread(reset_rapidly, server, path, stop))
+        chats, waits_s = [], []
+
+        async def chat():
+            began = time.monotonic()
+            events = await api.events("openai/sim?tokens=1")
+            waits_s.append(time.monotonic() - began)
+            return events
+
+        for _ in range(20):
+            chats.append(asyncio.create_task(chat()))
+            await asyncio.sleep(0.05)
+        for events in await asyncio.gather(*chats):
+            assert events[-1].HasField("finished")
+        stop.set()
+        await resetting
+    print(f"\n{RESETS} resets: longest wait for an answer {max(waits_s) * 1000:.0f} ms")
