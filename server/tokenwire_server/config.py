@@ -136,6 +136,9 @@ class Limits(_Section):
     many it reserves of its tenant's spend, until it ends and the truth is known."""
     max_request_bytes: Bytes = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
     """Size of one request on the wire. A larger one gets INVALID_REQUEST."""
+    max_request_fields: Count = Field(default=100_000, ge=1000, le=1_000_000)
+    """Fields of one chat request, entries of its lists and maps and values of its JSON schemas included:
+    what parsing costs, during which other streams wait. One that has more gets INVALID_REQUEST."""
     max_log_bytes: Bytes = Field(default=8 * 2**20, ge=4096)
     """Content kept of one stream. Past it the oldest entries go, and who needs them gets SLOW_READER."""
     max_total_log_bytes: Bytes = Field(default=512 * 2**20, ge=2**20)

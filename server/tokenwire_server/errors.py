@@ -65,13 +65,23 @@ class TokenwireError(Exception):
         return {}
 
 
+MAX_VIOLATIONS = 20
+"""Listed of one request."""
+
+
 class InvalidRequest(TokenwireError):
     reason = "INVALID_REQUEST"
 
-    def __init__(self, violations: Sequence[Violation]) -> None:
-        self.violations = tuple(violations)
+    def __init__(self, violations: Sequence[Violation], *, all_found: bool = True) -> None:
+        self.violations = tuple(violations[:MAX_VIOLATIONS])
+        self.unlisted_count = len(violations) - len(self.violations)
+        """Violations that were found and are not listed."""
+        self.all_found = all_found
+        """False: checking stopped early, and there may be more."""
         first = self.violations[0]
-        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        others = len(violations) - 1
+        least = "" if all_found else "at least "
+        more = f" (and {least}{others} more)" if others else ""
         super().__init__(f"{first.field}: {first.description}{more}")
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
 from ..config import Limits, ProviderConfig
-from ..errors import BudgetExceeded, InvalidRequest, Overloaded
+from ..errors import BudgetExceeded, InvalidRequest
 from ..events import Usage
 from ..providers.registry import Route
 from ..request import Budget, ChatRequest, Violation
+from ..turns import Turns
 from .pricebook import PriceBook
 from .prices import Prices
 from .tokenizers import Tokenizers
@@ -118,8 +117,9 @@ class Estimator:
         self._tokenizers = tokenizers
         self._providers = providers
         self._limits = limits
-        self._chats = _Turns()
-        self._counts = _Turns()
+        what = "too many characters wait to be counted as tokens"
+        self._chats = Turns(max_waiting=MAX_WAITING_CHARS, what=what)
+        self._counts = Turns(max_waiting=MAX_WAITING_CHARS, what=what)
 
     async def estimate(self, request: ChatRequest, route: Route) -> Estimate:
         """What a chat that is to begin will take, counted here and priced as of now.
@@ -140,7 +140,7 @@ class Estimator:
                 return self._priced(request, route, tokens, "provider")
         return await self._count(request, route, self._counts)
 
-    async def _count(self, request: ChatRequest, route: Route, turns: _Turns) -> Estimate:
+    async def _count(self, request: ChatRequest, route: Route, turns: Turns) -> Estimate:
         counter = self._counter(route)
         chars = _counted_chars(request)
         if chars <= MAX_STEP_CHARS:
@@ -174,31 +174,6 @@ class Estimator:
 
     def _counter(self, route: Route) -> TokenCounter:
         return self._tokenizers.counter(self._providers[route.provider.name].kind, route.model)
-
-
-class _Turns:
-    """One at a time, in the order in which they came; at most MAX_WAITING_CHARS wait."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._waiting_chars = 0
-
-    @asynccontextmanager
-    async def mine(self, chars: int) -> AsyncIterator[None]:
-        """Raises Overloaded."""
-        if self._waiting_chars + chars > MAX_WAITING_CHARS:
-            raise Overloaded(
-                "too many characters wait to be counted as tokens", limit=MAX_WAITING_CHARS
-            )
-        self._waiting_chars += chars
-        try:
-            await self._lock.acquire()
-        finally:
-            self._waiting_chars -= chars
-        try:
-            yield
-        finally:
-            self._lock.release()
 
 
 def rough_estimate(request: ChatRequest) -> Estimate:

@@ -78,14 +78,12 @@ class AnthropicMessages:
     path = "/v1/messages"
     count_path = "/v1/messages/count_tokens"
 
-    def check(self, request: ChatRequest, config: ProviderConfig) -> list[Violation]:  # noqa: ARG002  # the Dialect's
-        return [
-            *_check_messages(request),
-            *_check_sampling(request),
-            *_check_reasoning(request),
-            *_check_response_format(request),
-            *_check_provider_options(request),
-        ]
+    def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:  # noqa: ARG002  # the Dialect's
+        yield from _check_messages(request)
+        yield from _check_sampling(request)
+        yield from _check_reasoning(request)
+        yield from _check_response_format(request)
+        yield from _check_provider_options(request)
 
     def body(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
@@ -39,8 +40,11 @@ class Dialect(Protocol):
     path: str
     """Path below the provider's base URL, such as `/chat/completions`."""
 
-    def check(self, request: ChatRequest, config: ProviderConfig) -> list[Violation]:
-        """What this provider cannot honour of the request: all of it, each with its path."""
+    def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
+        """Yield what this provider cannot honour of the request, each with its path.
+
+        There may be one for every part: take only as many as are reported.
+        """
         ...
 
     def body(
@@ -99,8 +103,8 @@ class Provider(Protocol):
 
     name: str
 
-    def check(self, request: ChatRequest) -> list[Violation]:
-        """What this provider cannot honour of the request."""
+    def check(self, request: ChatRequest) -> Iterator[Violation]:
+        """Yield what this provider cannot honour of the request. See Dialect."""
         ...
 
     def open(

@@ -59,12 +59,10 @@ class OpenAIChat:
 
     path = "/chat/completions"
 
-    def check(self, request: ChatRequest, config: ProviderConfig) -> list[Violation]:
-        return [
-            *_check_messages(request),
-            *_check_generation(request, config.quirks),
-            *_check_provider_options(request, config.quirks),
-        ]
+    def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
+        yield from _check_messages(request)
+        yield from _check_generation(request, config.quirks)
+        yield from _check_provider_options(request, config.quirks)
 
     def body(
         self,

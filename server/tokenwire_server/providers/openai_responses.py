@@ -84,12 +84,10 @@ class OpenAIResponses:
     path = "/responses"
     count_path = "/responses/input_tokens"
 
-    def check(self, request: ChatRequest, config: ProviderConfig) -> list[Violation]:
-        return [
-            *_message_violations(request),
-            *_generation_violations(request, config),
-            *_option_violations(request),
-        ]
+    def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
+        yield from _message_violations(request)
+        yield from _generation_violations(request, config)
+        yield from _option_violations(request)
 
     def body(
         self,

@@ -30,6 +30,8 @@ DIALECTS: dict[ProviderKind, Dialect] = {
 }
 
 MAX_NEAREST = 3
+MAX_COMPARED_CHARS = 256
+"""Of a name that is unknown: comparing takes time that grows with its length."""
 
 ANTHROPIC_VERSION = "2023-06-01"
 """The wire format that our decoder reads. Newer ones refuse temperature, top_p and top_k even for models
@@ -132,6 +134,7 @@ class Registry:
         return self.describe(model)[0]
 
     def _nearest(self, model: str) -> list[str]:
+        model = model[:MAX_COMPARED_CHARS]
         _, _, rest = model.partition("/")
         known = [*self._models, *(f"{provider}/{rest or '...'}" for provider in self._providers)]
         close = difflib.get_close_matches(model, known, n=MAX_NEAREST, cutoff=0.6)

@@ -9,7 +9,7 @@ CPU per token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Annotated, Any, Self
 
@@ -64,7 +64,7 @@ class HttpProvider:
         self._counting = dialect if isinstance(dialect, CountingDialect) else None
         self._client = client
 
-    def check(self, request: ChatRequest) -> list[Violation]:
+    def check(self, request: ChatRequest) -> Iterator[Violation]:
         return self._dialect.check(request, self._config)
 
     def open(self, request: ChatRequest, model: str, max_output_tokens: int | None) -> HttpUpstream:

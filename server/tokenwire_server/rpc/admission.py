@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 
 from ..config import Limits
-from ..errors import InvalidRequest, PermissionDenied, UnknownModel, UpstreamError
+from ..errors import PermissionDenied, UnknownModel, UpstreamError
 from ..ledger.estimate import Estimate, Estimator
 from ..providers.registry import Registry, Route
-from ..request import ChatRequest, Violation
+from ..request import ChatRequest
 from ..streams.registry import StreamRegistry
 from ..streams.stream import Stream
 from ..tenants.caller import Caller
 from ..tenants.limits import Allowance, Limiter
 from ..tenants.spend import SpendLimiter
 from .models import as_seen_by, check_may_call
-from .parse import parse_chat_request
+from .parse import ChatRequestParser
 
 logger = logging.getLogger(__name__)
 
@@ -37,41 +37,38 @@ class Admission:
         self._limiter = limiter
         self._spend = spend
         self._estimator = estimator
-        self._limits = limits
+        self._requests = ChatRequestParser(limits)
 
-    def admit(
+    async def admit(
         self, data: bytes, caller: Caller, deadline_s: float | None
     ) -> tuple[ChatRequest, Route]:
         """The request and where it goes.
 
-        Raises InvalidRequest with all violations, UnknownModel, PermissionDenied, QuotaExhausted.
+        Raises InvalidRequest with all violations, UnknownModel, PermissionDenied, QuotaExhausted,
+        Overloaded. Cancelled, nothing is left behind.
         """
         self._limiter.check_request(caller, byte_count=len(data))
-        request, violations = parse_chat_request(data, self._limits)
+        request, violations = await self._requests.parse(data)
         margin_s = request.retention.soft_deadline_margin_s
         if margin_s is not None and deadline_s is not None and margin_s >= deadline_s:
-            violations.append(
-                Violation(
-                    "retention.soft_deadline_margin",
-                    f"is {margin_s:g} s; the call's deadline is {deadline_s:.3g} s away",
-                )
+            violations.add(
+                "retention.soft_deadline_margin",
+                f"is {margin_s:g} s; the call's deadline is {deadline_s:.3g} s away",
             )
         try:
             route = self._providers.route(request.model)
             check_may_call(caller, request.model, route)
         except (UnknownModel, PermissionDenied) as refusal:
             if violations:
-                raise InvalidRequest(violations) from None
+                raise violations.error() from None
             raise as_seen_by(caller, refusal) from None
-        # What is already known to be wrong, or holds it, need not be called wrong again.
+        # What is known to be wrong, or contains it, is not reported again.
         wrong = [violation.field for violation in violations]
-        violations += [
-            violation
-            for violation in route.provider.check(request)
-            if not any(field.startswith(violation.field) for field in wrong)
-        ]
+        for _, violation in violations.checking(route.provider.check(request)):
+            if not any(field.startswith(violation.field) for field in wrong):
+                violations.add(violation.field, violation.description)
         if violations:
-            raise InvalidRequest(violations)
+            raise violations.error()
         self._limiter.check_request(
             caller, byte_count=len(data), message_count=len(request.messages)
         )

@@ -10,7 +10,7 @@ from ..tenants.caller import Caller
 from ..tenants.limits import Allowance, Limiter
 from ..tenants.spend import SpendLimiter
 from .codec import timestamp
-from .parse import parse_message
+from .wire import parse_message
 from .writer import Context
 
 
@@ -23,7 +23,7 @@ class CallerService:
         self._limits = limits
 
     async def GetCaller(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
-        parse_message(caller_pb2.GetCallerRequest, data, max_bytes=self._limits.max_request_bytes)
+        parse_message(caller_pb2.GetCallerRequest, data)
         allowances = (
             *await self._limiter.allowances(caller),
             *self._spend.allowances(caller.tenant),

@@ -12,7 +12,7 @@ from ..ledger.pricebook import PriceBook
 from ..ledger.prices import Prices
 from ..providers.registry import Registry, Route
 from ..tenants.caller import Caller
-from .parse import parse_message
+from .wire import parse_message
 from .writer import Context
 
 
@@ -47,7 +47,7 @@ class ModelService:
         self._limits = limits
 
     async def ListModels(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
-        parse_message(model_pb2.ListModelsRequest, data, max_bytes=self._limits.max_request_bytes)
+        parse_message(model_pb2.ListModelsRequest, data)
         models: list[model_pb2.Model] = []
         for id in self._providers.model_ids():
             try:
@@ -57,9 +57,7 @@ class ModelService:
         return model_pb2.ListModelsResponse(models=models).SerializeToString()
 
     async def GetModel(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
-        request = parse_message(
-            model_pb2.GetModelRequest, data, max_bytes=self._limits.max_request_bytes
-        )
+        request = parse_message(model_pb2.GetModelRequest, data)
         try:
             return self._model(request.id, caller).SerializeToString()
         except UnknownModel as refusal:

@@ -1,41 +1,38 @@
-"""The caller's bytes as a checked ChatRequest, or every violation at once, each with its path.
+"""The caller's bytes as a checked ChatRequest, or its violations, each with its path.
 
 Requests are parsed here and not in gRPC's deserializer, whose errors say UNKNOWN with Python's text.
 """
 
 from __future__ import annotations
 
-import math
+import asyncio
 import re
-from typing import Any, TypeVar
+from collections.abc import Generator
+from typing import Any
 
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.struct_pb2 import Struct, Value
 
-from tokenwire.v1 import chat_pb2, event_pb2
+from tokenwire.v1 import chat_pb2
 
 from ..config import Limits
-from ..errors import InvalidRequest
 from ..request import (
     ChatRequest,
     Effort,
     Generation,
-    Image,
     JsonFormat,
     JsonSchemaFormat,
     Part,
-    Reasoning,
     Role,
-    Text,
     Tool,
-    ToolCall,
     ToolChoice,
-    ToolResult,
-    Violation,
 )
 from ..request import Message as ChatMessage
-from .options import OptionsParser
-from .schema import json_object_fault, json_schema_fault
+from ..turns import Turns
+from .options import OptionsParser, plain
+from .parts import PartsParser
+from .schema import check_json_schema
+from .violations import Violations, quoted
+from .wire import STEP_FIELDS, check_size, count_fields, malformed, too_many_fields
 
 MAX_MODEL_CHARS = 256
 MAX_MESSAGES = 10_000
@@ -46,19 +43,13 @@ MIN_REASONING_BUDGET_TOKENS = 1024
 MAX_TOKENS = 2**31 - 1
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_MEDIA_TYPE = re.compile(r"image/[a-zA-Z0-9.+-]{1,64}")
+
 
 _ROLES: dict[int, Role] = {
     chat_pb2.ROLE_SYSTEM: "system",
     chat_pb2.ROLE_USER: "user",
     chat_pb2.ROLE_ASSISTANT: "assistant",
     chat_pb2.ROLE_TOOL: "tool",
-}
-_PARTS_OF_ROLE: dict[Role, frozenset[str]] = {
-    "system": frozenset({"text"}),
-    "user": frozenset({"text", "image"}),
-    "assistant": frozenset({"text", "reasoning", "tool_call"}),
-    "tool": frozenset({"tool_result"}),
 }
 _EFFORTS: dict[int, Effort] = {
     chat_pb2.REASONING_EFFORT_NONE: "none",
@@ -68,75 +59,181 @@ _EFFORTS: dict[int, Effort] = {
     chat_pb2.REASONING_EFFORT_HIGH: "high",
 }
 
-M = TypeVar("M", bound=Message)
+_FIELDS_OF_PART = 4
+"""Fields that are counted on the wire in the time in which one part is checked."""
+_BYTES_OF_FIELD = 256
+"""Bytes that are copied in the time in which one field is counted."""
+_MAX_WAITING_REQUESTS = 32
+"""Requests with the most fields that may wait to be parsed, some 3 s of work. The next one gets
+OVERLOADED."""
+
+Parsed = tuple[ChatRequest, Violations]
+Steps = Generator[int, None, Parsed]
+"""Work in steps of some milliseconds, between which others can run. Each yields how much is left at most,
+in the time that counting one field takes."""
 
 
-def parse_message(kind: type[M], data: bytes, *, max_bytes: int) -> M:
-    """Bytes as a message of the proto. Raises InvalidRequest, with "" as the path of the whole."""
-    if len(data) > max_bytes:
-        raise InvalidRequest(
-            [Violation("", f"the request has {len(data)} bytes; this server takes {max_bytes}")]
+class ChatRequestParser:
+    """Parses chat requests without keeping the event loop for long. Belongs to one event loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._turns = Turns(
+            max_waiting=_MAX_WAITING_REQUESTS * limits.max_request_fields,
+            what="too many large requests wait to be parsed",
         )
-    message = kind()
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise InvalidRequest(
-            [Violation("", f"not a {kind.DESCRIPTOR.full_name}, or text that is not UTF-8")]
-        ) from error
-    return message
+
+    async def parse(self, data: bytes) -> Parsed:
+        """See parse_chat_request. A request that takes one step does not wait; others take turns.
+
+        Raises Overloaded too. Cancelled, nothing is left behind.
+        """
+        steps = parse_steps(data, self._limits)
+        try:
+            work = next(steps)
+        except StopIteration as done:
+            return _parsed(done)
+        async with self._turns.mine(work):
+            while True:
+                await asyncio.sleep(0)
+                try:
+                    next(steps)
+                except StopIteration as done:
+                    return _parsed(done)
 
 
-def parse_chat_request(data: bytes, limits: Limits) -> tuple[ChatRequest, list[Violation]]:
-    """A request and what is wrong with it. Only without violations is the request fit for use.
+def parse_chat_request(data: bytes, limits: Limits) -> Parsed:
+    """Return a request and what is wrong with it. Only without violations is the request fit for use.
 
-    Raises InvalidRequest at once for bytes that are no ChatRequest at all.
+    Raises InvalidRequest at once for bytes that are not a ChatRequest, for too many fields, and for more
+    violations than are listed.
     """
-    proto = parse_message(chat_pb2.ChatRequest, data, max_bytes=limits.max_request_bytes)
-    parser = _Parser(limits)
-    return parser.request(proto), parser.violations
+    steps = parse_steps(data, limits)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return _parsed(done)
+
+
+def _parsed(done: StopIteration) -> Parsed:
+    parsed: Parsed = done.value
+    return parsed
+
+
+def parse_steps(data: bytes, limits: Limits) -> Steps:
+    """The same in steps."""
+    check_size(data, limits.max_request_bytes)
+    kind = chat_pb2.ChatRequest
+    fields = 0  # of a small request they do not count: no field has less than 2 bytes
+    if len(data) // 2 > min(STEP_FIELDS, limits.max_request_fields):
+        counting = count_fields(kind.DESCRIPTOR, data, limits.max_request_fields)
+        while True:
+            try:
+                next(counting)
+            except StopIteration as done:
+                fields = done.value
+                break
+            yield limits.max_request_fields
+    proto = kind()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        raise malformed(kind.DESCRIPTOR.full_name) from None
+    parser = _Parser(limits, fields, copying=len(data) // _BYTES_OF_FIELD)
+    request = yield from parser.request(proto)
+    return request, parser.violations
 
 
 class _Parser:
     """Collects violations while it walks a request."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.violations: list[Violation] = []
+    def __init__(self, limits: Limits, fields: int, *, copying: int) -> None:
+        self.violations = Violations()
+        self.wrong = self.violations.add
+        self._max_fields = limits.max_request_fields
+        self._fields = fields
+        self._copying = copying
+        self._work = 0
         self._options = OptionsParser(limits, self.wrong)
+        self._parts = PartsParser(self.wrong)
 
-    def wrong(self, field: str, description: str) -> None:
-        self.violations.append(Violation(field, description))
+    def _is_due(self, work: int) -> bool:
+        """Whether a step is over, with so much more work done in it."""
+        self._work += work
+        if self._work < STEP_FIELDS:
+            return False
+        self._work = 0
+        return True
 
-    def request(self, proto: chat_pb2.ChatRequest) -> ChatRequest:
-        if not proto.model:
+    @property
+    def _left(self) -> int:
+        return self._fields + self._copying
+
+    def _take_fields(self, count: int, path: str) -> None:
+        """Count what is in a field that the wire does not show. Raises InvalidRequest."""
+        self._fields += count
+        if self._fields > self._max_fields:
+            self.violations.all_found = False
+            self.violations.insert(0, too_many_fields(path, self._max_fields).violations[0])
+            raise self.violations.error()
+
+    def request(self, proto: chat_pb2.ChatRequest) -> Generator[int, None, ChatRequest]:
+        model = proto.model
+        if not model:
             self.wrong("model", "is required: provider/model, or an alias")
-        elif len(proto.model) > MAX_MODEL_CHARS:
+        elif len(model) > MAX_MODEL_CHARS:
             self.wrong("model", f"is longer than {MAX_MODEL_CHARS} characters")
+            model = ""
+        if self._is_due(self._fields + self._copying):
+            yield self._left
         request_id, body_hash = self._options.request_id(proto)
+        if body_hash and self._is_due(self._fields + self._copying):
+            yield self._left
+        cache = self._options.cache(proto)
+        if cache and self._is_due(self._fields + self._copying):
+            yield self._left
+        messages = yield from self._messages(proto)
+        tools = yield from self._tools(proto)
+        provider_options = yield from self._provider_options(proto)
         return ChatRequest(
-            model=proto.model,
-            messages=self._messages(proto),
+            model=model,
+            messages=messages,
             generation=self._generation(proto.generation),
-            tools=self._tools(proto),
+            tools=tools,
             tool_choice=self._tool_choice(proto) if proto.HasField("tool_choice") else None,
             response_format=self._response_format(proto.response_format),
-            provider_options=plain(proto.provider_options),
+            provider_options=provider_options,
             delivery=self._options.delivery(proto.delivery),
             retention=self._options.retention(proto.retention),
             budget=self._options.budget(proto.budget),
-            cache=self._options.cache(proto),
+            cache=cache,
             request_id=request_id,
             labels=self._options.labels(proto.labels),
             asks_provider=self._asks_provider(proto),
             body_hash=body_hash,
         )
 
+    def _provider_options(
+        self, proto: chat_pb2.ChatRequest
+    ) -> Generator[int, None, dict[str, Any]]:
+        converting = plain(proto.provider_options)
+        while True:
+            try:
+                next(converting)
+            except StopIteration as done:
+                options: dict[str, Any] = done.value
+                return options
+            yield self._left
+
     def _asks_provider(self, proto: chat_pb2.ChatRequest) -> bool:
         if proto.token_counting not in chat_pb2.TokenCounting.values():
             self.wrong("token_counting", f"{proto.token_counting} is no such choice")
         return proto.token_counting == chat_pb2.TOKEN_COUNTING_PROVIDER
 
-    def _messages(self, proto: chat_pb2.ChatRequest) -> tuple[ChatMessage, ...]:
+    def _messages(
+        self, proto: chat_pb2.ChatRequest
+    ) -> Generator[int, None, tuple[ChatMessage, ...]]:
         if not proto.messages:
             self.wrong("messages", "is required")
         if len(proto.messages) > MAX_MESSAGES:
@@ -146,79 +243,22 @@ class _Parser:
             self.wrong("messages", f"have more than {MAX_PARTS} parts together")
             return ()
         messages: list[ChatMessage] = []
-        for i, message in enumerate(proto.messages):
+        for i, message in self.violations.checking(proto.messages):
             path = f"messages[{i}]"
             role = _ROLES.get(message.role)
             if role is None:
                 self.wrong(f"{path}.role", "is required: one of SYSTEM, USER, ASSISTANT, TOOL")
             if not message.parts:
                 self.wrong(f"{path}.parts", "is required")
-            parts = tuple(
-                part
-                for j, piece in enumerate(message.parts)
-                if (part := self._part(piece, role, f"{path}.parts[{j}]")) is not None
-            )
-            messages.append(ChatMessage(role or "user", parts))
+            parts: list[Part] = []
+            for j, piece in self.violations.checking(message.parts):
+                part = self._parts.part(piece, role, f"{path}.parts[{j}]")
+                if part is not None:
+                    parts.append(part)
+                if self._is_due(_FIELDS_OF_PART):
+                    yield self._left
+            messages.append(ChatMessage(role or "user", tuple(parts)))
         return tuple(messages)
-
-    def _part(self, proto: chat_pb2.Part, role: Role | None, path: str) -> Part | None:
-        kind = proto.WhichOneof("content")
-        if kind is None:
-            self.wrong(path, "is empty: one of text, image, tool_call, tool_result, reasoning")
-            return None
-        if role is not None and kind not in _PARTS_OF_ROLE[role]:
-            allowed = ", ".join(sorted(_PARTS_OF_ROLE[role]))
-            self.wrong(
-                f"{path}.{kind}", f"cannot stand in a message of role {role}, only {allowed}"
-            )
-            return None
-        hint = proto.cache_hint
-        match kind:
-            case "text":
-                if not proto.text:
-                    self.wrong(f"{path}.text", "is empty")
-                return Text(proto.text, hint)
-            case "image":
-                return self._image(proto.image, hint, f"{path}.image")
-            case "tool_call":
-                return self._tool_call(proto.tool_call, hint, f"{path}.tool_call")
-            case "tool_result":
-                result = proto.tool_result
-                if not result.tool_call_id:
-                    self.wrong(f"{path}.tool_result.tool_call_id", "is required")
-                return ToolResult(result.tool_call_id, result.text, result.is_error, hint)
-            case "reasoning":
-                if not proto.reasoning.text and not proto.reasoning.signature:
-                    self.wrong(f"{path}.reasoning", "is empty")
-                return Reasoning(proto.reasoning.text, proto.reasoning.signature, hint)
-
-    def _image(self, proto: chat_pb2.Image, hint: bool, path: str) -> Image:
-        match proto.WhichOneof("source"):
-            case "uri":
-                if not proto.uri.startswith(("https://", "http://")):
-                    self.wrong(
-                        f"{path}.uri", "must begin with https:// or http://; send files as data"
-                    )
-                if proto.media_type:
-                    self.wrong(f"{path}.media_type", "goes with data, not with uri")
-            case "data":
-                if not proto.data:
-                    self.wrong(f"{path}.data", "is empty")
-                if not _MEDIA_TYPE.fullmatch(proto.media_type):
-                    self.wrong(f"{path}.media_type", 'is required with data, such as "image/png"')
-            case None:
-                self.wrong(path, "needs uri or data")
-        return Image(proto.uri, proto.data, proto.media_type, hint)
-
-    def _tool_call(self, proto: event_pb2.ToolCall, hint: bool, path: str) -> ToolCall:
-        if not proto.id:
-            self.wrong(f"{path}.id", "is required")
-        if not proto.name:
-            self.wrong(f"{path}.name", "is required")
-        arguments = proto.arguments_json or "{}"
-        if fault := json_object_fault(arguments):
-            self.wrong(f"{path}.arguments_json", fault)
-        return ToolCall(proto.id, proto.name, arguments, hint)
 
     def _generation(self, proto: chat_pb2.GenerationConfig) -> Generation:
         path = "generation"
@@ -228,7 +268,8 @@ class _Parser:
                 f"{path}.stop_sequences",
                 f"has {len(stops)}; at most {MAX_STOP_SEQUENCES} are taken",
             )
-        for i, stop in enumerate(stops):
+            stops = ()
+        for i, stop in self.violations.checking(stops):
             if not stop:
                 self.wrong(f"{path}.stop_sequences[{i}]", "is empty")
         reasoning = proto.reasoning
@@ -265,22 +306,23 @@ class _Parser:
             self.wrong(f"{path}.{name}", f"is {value}; it must be {begin} to {high}")
         return value
 
-    def _tools(self, proto: chat_pb2.ChatRequest) -> tuple[Tool, ...]:
+    def _tools(self, proto: chat_pb2.ChatRequest) -> Generator[int, None, tuple[Tool, ...]]:
         if len(proto.tools) > MAX_TOOLS:
             self.wrong("tools", f"has {len(proto.tools)}; at most {MAX_TOOLS} are taken")
             return ()
         seen: set[str] = set()
-        for i, tool in enumerate(proto.tools):
+        for i, tool in self.violations.checking(proto.tools):
             path = f"tools[{i}]"
             if not _NAME.fullmatch(tool.name):
                 self.wrong(f"{path}.name", "must be 1 to 64 of a-z A-Z 0-9 _ -")
             elif tool.name in seen:
-                self.wrong(f"{path}.name", f"{tool.name!r} stands here twice")
+                self.wrong(f"{path}.name", f"{quoted(tool.name)} is given twice")
             seen.add(tool.name)
             if tool.parameters_json_schema:
-                fault = json_schema_fault(tool.parameters_json_schema, of_type="object")
-                if fault:
-                    self.wrong(f"{path}.parameters_json_schema", fault)
+                path = f"{path}.parameters_json_schema"
+                nodes = self._check_schema(tool.parameters_json_schema, path, of_type="object")
+                if self._is_due(_FIELDS_OF_PART * nodes):
+                    yield self._left
         return tuple(
             Tool(tool.name, tool.description, tool.parameters_json_schema) for tool in proto.tools
         )
@@ -296,7 +338,8 @@ class _Parser:
             self.wrong("tool_choice.tool_name", "goes with TOOL_CHOICE_MODE_TOOL only")
         if named and proto.tools and choice.tool_name not in {tool.name for tool in proto.tools}:
             self.wrong(
-                "tool_choice.tool_name", f"{choice.tool_name!r} is none of the request's tools"
+                "tool_choice.tool_name",
+                f"{quoted(choice.tool_name)} is none of the request's tools",
             )
         match choice.mode:
             case chat_pb2.TOOL_CHOICE_MODE_NONE:
@@ -319,30 +362,15 @@ class _Parser:
                 schema = proto.json_schema
                 if not _NAME.fullmatch(schema.name):
                     self.wrong(f"{path}.name", "must be 1 to 64 of a-z A-Z 0-9 _ -")
-                if fault := json_schema_fault(schema.schema_json):
-                    self.wrong(f"{path}.schema_json", fault)
+                self._check_schema(schema.schema_json, f"{path}.schema_json")
                 return JsonSchemaFormat(schema.name, schema.schema_json, schema.strict)
             case _:
                 return None
 
-
-def plain(struct: Struct) -> dict[str, Any]:
-    """A Struct as JSON values. Its numbers are doubles: whole ones become integers again."""
-    return {key: _plain_value(value) for key, value in struct.fields.items()}
-
-
-def _plain_value(value: Value) -> Any:
-    match value.WhichOneof("kind"):
-        case "number_value":
-            number = value.number_value
-            return int(number) if math.isfinite(number) and number == int(number) else number
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
-        case "struct_value":
-            return plain(value.struct_value)
-        case "list_value":
-            return [_plain_value(item) for item in value.list_value.values]
-        case _:
-            return None
+    def _check_schema(self, text: str, path: str, *, of_type: str | None = None) -> int:
+        """Check a JSON Schema; return how many nodes it has. Raises InvalidRequest."""
+        fault, nodes = check_json_schema(text, of_type=of_type)
+        if fault:
+            self.wrong(path, fault)
+        self._take_fields(nodes, path)
+        return nodes

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from typing import TypeVar
-
-from google.protobuf.message import Message
 
 from tokenwire.v1 import chat_pb2
 
@@ -21,10 +18,8 @@ from ..tenants.caller import Caller
 from .admission import Admission
 from .codec import AnswerBuilder, stream_info
 from .options import OptionsParser
-from .parse import parse_message
+from .wire import parse_message
 from .writer import Context, Writer, begin
-
-M = TypeVar("M", bound=Message)
 
 _STREAM_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -44,7 +39,7 @@ class ChatService:
         reason, is all that is needed to end it.
         """
         deadline_s = context.time_remaining()
-        request, route = self._admission.admit(data, caller, deadline_s)
+        request, route = await self._admission.admit(data, caller, deadline_s)
         stream, allowances = await self._admission.open(request, route, caller, deadline_s)
         with (
             stream.join(0, request.delivery) as reader,
@@ -61,7 +56,7 @@ class ChatService:
     async def Chat(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: N802  # the RPC's name
         """The same, answered whole: read from the log once it is sealed, which bounds its size."""
         deadline_s = context.time_remaining()
-        request, route = self._admission.admit(data, caller, deadline_s)
+        request, route = await self._admission.admit(data, caller, deadline_s)
         stream, allowances = await self._admission.open(request, route, caller, deadline_s)
         with stream.join() as reader:
             try:
@@ -79,7 +74,7 @@ class ChatService:
     async def CountTokens(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """What the same would take; nothing begins."""
         # Its deadline is not the chat's, which is not known yet.
-        request, route = self._admission.admit(data, caller, deadline_s=None)
+        request, route = await self._admission.admit(data, caller, deadline_s=None)
         estimate = await self._admission.count(request, route)
         try:
             estimate.check(request.budget, request.model)
@@ -99,7 +94,7 @@ class ChatService:
 
     async def ResumeStream(self, data: bytes, context: Context, caller: Caller) -> None:  # noqa: N802
         """Write a stream's events from a cursor: what is there, then what comes."""
-        request = self._parse(chat_pb2.ResumeStreamRequest, data)
+        request = parse_message(chat_pb2.ResumeStreamRequest, data)
         violations: list[Violation] = []
         options = OptionsParser(self._limits, lambda *wrong: violations.append(Violation(*wrong)))
         delivery = options.delivery(request.delivery)
@@ -115,21 +110,21 @@ class ChatService:
 
     async def CancelStream(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """End a generation for all its readers; answer with the end that won."""
-        stream = self._find(self._parse(chat_pb2.CancelStreamRequest, data).stream_id, caller)
+        stream = self._find(parse_message(chat_pb2.CancelStreamRequest, data).stream_id, caller)
         stream.cancel()
         await stream.log.wait_sealed()
         return chat_pb2.CancelStreamResponse(stream=stream_info(stream)).SerializeToString()
 
     async def DeleteStream(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """End a generation and forget its content."""
-        stream = self._find(self._parse(chat_pb2.DeleteStreamRequest, data).stream_id, caller)
+        stream = self._find(parse_message(chat_pb2.DeleteStreamRequest, data).stream_id, caller)
         stream.cancel()
         await stream.log.wait_sealed()
         self._streams.delete(stream)
         return chat_pb2.DeleteStreamResponse().SerializeToString()
 
     async def GetStream(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
-        stream = self._find(self._parse(chat_pb2.GetStreamRequest, data).stream_id, caller)
+        stream = self._find(parse_message(chat_pb2.GetStreamRequest, data).stream_id, caller)
         return stream_info(stream).SerializeToString()
 
     def _find(self, stream_id: str, caller: Caller, violations: Sequence[Violation] = ()) -> Stream:
@@ -140,9 +135,6 @@ class ChatService:
         if violations:
             raise InvalidRequest(violations)
         return self._streams.find(stream_id, caller.tenant)
-
-    def _parse(self, kind: type[M], data: bytes) -> M:
-        return parse_message(kind, data, max_bytes=self._limits.max_request_bytes)
 
 
 async def _deliver(reader: Reader, writer: Writer) -> None:

@@ -126,7 +126,9 @@ def _details(error: TokenwireError) -> list[Message]:
             )
         )
     if isinstance(error, InvalidRequest):
-        details.append(_bad_request(error.violations))
+        details.append(
+            _bad_request(error.violations, error.unlisted_count, all_found=error.all_found)
+        )
     if isinstance(error, LimitExceeded):
         failure = error_details_pb2.QuotaFailure()
         failure.violations.add(
@@ -138,17 +140,25 @@ def _details(error: TokenwireError) -> list[Message]:
     return details
 
 
-def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:
-    """Every violation that fits, and how many did not."""
+def _bad_request(
+    violations: Sequence[Violation], unlisted_count: int = 0, *, all_found: bool = True
+) -> error_details_pb2.BadRequest:
+    """Every violation that fits, and how many did not, in an entry without a field."""
     bad_request = error_details_pb2.BadRequest()
     for position, violation in enumerate(violations):
         if bad_request.ByteSize() > MAX_VIOLATIONS_BYTES:
-            bad_request.field_violations.add(
-                field="", description=f"{len(violations) - position} more violations are not listed"
-            )
+            unlisted_count += len(violations) - position
             break
         bad_request.field_violations.add(
             field=_bounded(violation.field), description=_bounded(violation.description)
+        )
+    if unlisted_count and all_found:
+        bad_request.field_violations.add(
+            field="", description=f"{unlisted_count} more violations are not listed"
+        )
+    elif not all_found:
+        bad_request.field_violations.add(
+            field="", description="checking stopped here: more violations may be not listed"
         )
     return bad_request
 

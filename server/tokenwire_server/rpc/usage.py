@@ -24,7 +24,8 @@ from ..request import Violation
 from ..tenants.caller import Caller
 from .codec import duration, timestamp, usage_message
 from .options import LABEL_KEY, OptionsParser
-from .parse import MAX_MODEL_CHARS, parse_message
+from .parse import MAX_MODEL_CHARS
+from .wire import parse_message
 from .writer import Context
 
 DEFAULT_PAGE_SIZE = 100
@@ -64,9 +65,7 @@ class UsageService:
 
         Raises InvalidRequest, RateLimited, Overloaded, StoreUnavailable.
         """
-        request = parse_message(
-            usage_pb2.ListUsageRecordsRequest, data, max_bytes=self._limits.max_request_bytes
-        )
+        request = parse_message(usage_pb2.ListUsageRecordsRequest, data)
         violations: list[Violation] = []
         query = self._query(request.filter, caller, violations)
         of_filter = _digest(request.filter)
@@ -101,9 +100,7 @@ class UsageService:
 
     async def GetUsageSummary(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """Sums. Raises InvalidRequest, RateLimited, Overloaded, StoreUnavailable."""
-        request = parse_message(
-            usage_pb2.GetUsageSummaryRequest, data, max_bytes=self._limits.max_request_bytes
-        )
+        request = parse_message(usage_pb2.GetUsageSummaryRequest, data)
         violations: list[Violation] = []
         query = self._query(request.filter, caller, violations)
         groups = _groups(request, violations)

@@ -47,7 +47,7 @@ def generating(**fields):
 
 def body(asked, *, max_output_tokens=None):
     """The body as the provider reads it, when it passes the check and fits the SDK's types."""
-    assert DIALECT.check(asked, CONFIG) == []
+    assert list(DIALECT.check(asked, CONFIG)) == []
     encoded = msgspec.json.encode(DIALECT.body(asked, "claude", CONFIG, max_output_tokens))
     written = json.loads(encoded)
     typed = {key: value for key, value in written.items() if key not in SAMPLING}
@@ -57,7 +57,7 @@ def body(asked, *, max_output_tokens=None):
 
 
 def refused(asked):
-    violations = DIALECT.check(asked, CONFIG)
+    violations = list(DIALECT.check(asked, CONFIG))
     assert all(violation.description for violation in violations)
     return [violation.field for violation in violations]
 

@@ -47,7 +47,7 @@ def generating(**fields):
 
 def written(asked, where=None):
     where = where or config()
-    assert DIALECT.check(asked, where) == []
+    assert list(DIALECT.check(asked, where)) == []
     return json.loads(msgspec.json.encode(DIALECT.body(asked, "m", where, 100)))
 
 

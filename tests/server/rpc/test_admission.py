@@ -167,7 +167,7 @@ async def door(api_on):
         async def open_chat(most, **fields):
             generation = chat_pb2.GenerationConfig(max_output_tokens=most)
             data = api_on.request(SHORT, generation=generation, **fields).SerializeToString()
-            request, route = admission.admit(data, caller, None)
+            request, route = await admission.admit(data, caller, None)
             stream, told = await admission.open(request, route, caller, None)
             return stream, {found.limit: found.remaining for found in told}
 

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import time
 
@@ -9,8 +10,9 @@ from tokenwire.v1 import chat_pb2 as pb
 from tokenwire.v1 import event_pb2
 from tokenwire_server import request as domain
 from tokenwire_server.config import Limits
-from tokenwire_server.errors import InvalidRequest
-from tokenwire_server.rpc.parse import parse_chat_request
+from tokenwire_server.errors import MAX_VIOLATIONS, InvalidRequest, Overloaded
+from tokenwire_server.rpc.parse import ChatRequestParser, parse_chat_request, parse_steps
+from tokenwire_server.rpc.violations import MAX_CHARS, MAX_OF_ONE_LIST
 
 USER = pb.Message(role=pb.ROLE_USER, parts=[pb.Part(text="hello")])
 
@@ -298,3 +300,145 @@ def test_no_bytes_make_the_parser_raise_anything_but_its_own_error(data):
         parse_chat_request(data, Limits(max_request_bytes=1 << 20))
     except InvalidRequest as error:
         assert error.violations
+
+
+def refused(limits=Limits(), **fields):  # noqa: B008  # frozen
+    """The error of a request that is not even walked to its end."""
+    data = pb.ChatRequest(**{"model": "openai/m", "messages": [USER], **fields}).SerializeToString()
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat_request(data, limits)
+    return caught.value
+
+
+def test_one_long_list_of_faults_does_not_hide_what_else_is_wrong():
+    request, violations = parsed(
+        messages=[pb.Message(role=pb.ROLE_USER)] * 1000,
+        tools=[pb.Tool(name="a")] * 3,
+        generation=pb.GenerationConfig(temperature=9),
+    )
+    fields = [violation.field for violation in violations]
+    assert fields[:MAX_OF_ONE_LIST] == [f"messages[{i}].parts" for i in range(MAX_OF_ONE_LIST)]
+    assert fields[MAX_OF_ONE_LIST:] == ["tools[1].name", "tools[2].name", "generation.temperature"]
+    assert len(request.messages) == MAX_OF_ONE_LIST  # the others were not looked at
+    assert str(violations.error()).endswith("(and at least 12 more)")
+
+
+def test_so_many_faults_are_listed_and_then_checking_stops():
+    error = refused(
+        model="",
+        messages=[pb.Message(role=pb.ROLE_USER)] * 20,
+        tools=[pb.Tool()] * 20,
+        generation=pb.GenerationConfig(temperature=9),
+    )
+    assert len(error.violations) == MAX_VIOLATIONS
+    assert str(error).endswith(f"(and at least {MAX_VIOLATIONS - 1} more)")
+
+
+def test_what_a_caller_wrote_is_cut_in_what_it_is_answered():
+    huge = "x" * 200_000
+    request, violations = parsed(
+        tools=[pb.Tool(name=huge), pb.Tool(name=huge)],
+        tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_TOOL, tool_name="y" + huge),
+        request_id=huge,
+        model=huge,
+    )
+    assert [violation.field for violation in violations] == [
+        "model",
+        "request_id",
+        "tools[0].name",
+        "tools[1].name",
+        "tool_choice.tool_name",
+    ]
+    assert all(len(violation.description) <= MAX_CHARS for violation in violations)
+    assert request.model == ""  # nothing is looked up that is not a name
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("messages", {"messages": [pb.Message()] * 200_000}),
+        ("tools", {"tools": [pb.Tool()] * 200_000}),
+        ("generation", {"generation": pb.GenerationConfig(stop_sequences=[""] * 200_000)}),
+        ("labels", {"labels": {str(n): "" for n in range(50_000)}}),
+        ("tools[5].parameters_json_schema", {"tools": [
+            pb.Tool(name=f"t{n}", parameters_json_schema='{"type":"object","allOf":[' + "{}," * 17_000 + "{}]}")
+            for n in range(20)
+        ]}),
+    ],
+    ids=["messages", "tools", "stop_sequences", "labels", "schemas"],
+)  # fmt: skip
+def test_a_request_with_too_many_fields_is_refused_by_the_one_that_passes_the_bound(field, fields):
+    error = refused(**fields)
+    assert [violation.field for violation in error.violations] == [field]
+    assert "more than 100000 fields, entries and JSON values" in str(error)
+
+
+def test_a_request_with_all_messages_that_are_allowed_has_few_enough_fields():
+    call = event_pb2.ToolCall(id="i", name="n", arguments_json='{"a":1}')
+    message = pb.Message(role=pb.ROLE_ASSISTANT, parts=[pb.Part(tool_call=call, cache_hint=True)])
+    assert parsed(messages=[message] * 10_000)[1] == []
+
+
+def steps_of(data):
+    steps, count = parse_steps(data, Limits()), 0
+    while True:
+        count += 1
+        try:
+            next(steps)
+        except StopIteration:
+            return count
+
+
+def large_request(**fields):
+    made = pb.ChatRequest(**{"model": "openai/m", "messages": [USER], **fields})
+    return made.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("least", "fields"),
+    [
+        (19, {"messages": [USER] * 10_000}),
+        (19, {"provider_options": {"a": [None] * 40_000}}),
+        (19, {"provider_options": {str(n): True for n in range(20_000)}}),
+        (5, {"tools": [
+            pb.Tool(name=f"t{n}", parameters_json_schema='{"type":"object","allOf":[' + "{}," * 15_000 + "{}]}")
+            for n in range(5)
+        ]}),
+    ],
+    ids=["messages", "list", "options", "schemas"],
+)  # fmt: skip
+async def test_other_tasks_run_while_a_large_request_is_parsed(least, fields):
+    data = large_request(**fields)
+    parsing = asyncio.create_task(ChatRequestParser(Limits()).parse(data))
+    turns = 0
+    while not parsing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (await parsing)[1] == []
+    assert turns > least
+
+
+async def test_large_requests_are_parsed_one_at_a_time_and_small_ones_beside_them():
+    parser, data = ChatRequestParser(Limits()), large_request(messages=[USER] * 10_000)
+    steps = steps_of(data)
+    parsing = [asyncio.create_task(parser.parse(data)) for _ in range(3)]
+    for _ in range(steps + 5):
+        await asyncio.sleep(0)
+    assert [task.done() for task in parsing] == [True, False, False]
+    assert (await parser.parse(large_request()))[1] == []  # without a wait
+    parsing[1].cancel()
+    await asyncio.wait(parsing)
+    assert parsing[1].cancelled()
+    assert parsing[2].result()[1] == []
+
+
+async def test_large_requests_wait_in_a_queue_that_is_bounded():
+    parser, data = ChatRequestParser(Limits()), large_request(messages=[USER] * 10_000)
+    parsing = [asyncio.create_task(parser.parse(data)) for _ in range(40)]
+    await asyncio.sleep(0)
+    done, waiting = await asyncio.wait(parsing, timeout=0)
+    assert len(waiting) in (32, 33)
+    assert {type(task.exception()) for task in done} == {Overloaded}
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
