@@ -144,6 +144,9 @@ class Limits(_Section):
     max_total_log_bytes: Bytes = Field(default=512 * 2**20, ge=2**20)
     """Content kept of all streams. Past it streams that have ended are dropped, of the tenant whose ended
     streams take most, the oldest first; when there are none, the next stream gets OVERLOADED."""
+    max_counts: Count = 64
+    """Calls of CountTokens that run at once, a quarter of them (at least 1) for any one tenant. The next
+    one gets OVERLOADED."""
     max_readers: Count = 10_000
     """Calls reading streams at once. The next one gets OVERLOADED."""
     heartbeat_interval_s: Seconds = 15.0
@@ -203,7 +206,7 @@ class CallerLimits(_Section):
     """What the calls of one key, or of one tenant, may take. None: as much as the server itself."""
 
     requests_per_minute: CallerLimit | None = None
-    """Chats started in any 60 seconds. The next one gets RATE_LIMITED."""
+    """Chats started and calls of CountTokens in any 60 seconds. The next one gets RATE_LIMITED."""
     tokens_per_minute: CallerLimit | None = None
     """Input and output tokens in any 60 seconds. A chat takes its estimate when it starts, and what it
     really used when it ends; one that finds too little left gets RATE_LIMITED."""

@@ -134,11 +134,27 @@ class Model:
         self.check_allowances(lease.allowances, caller)
         return None
 
-    def check_refusal(self, error, caller, tokens):
+    async def take_request(self, caller):
+        now = self.clock.now
+        try:
+            await self.limiter.take_request(caller)
+        except LimitExceeded as error:
+            self.check_refusal(error, caller, 0, only="requests")
+            return
+        for limit, of, account, _, allowed, asked in self.limits(caller, 0):
+            if of == "requests":
+                assert account.count(of, now, WINDOW_S) + asked <= allowed, f"{limit} is exceeded"
+        for name, _, limits in self.holders(caller):
+            if limits != CallerLimits():
+                self.account(name).entries.append(Entry(now, 1, 0))
+
+    def check_refusal(self, error, caller, tokens, *, only=None):
         """It names a limit that is reached, and the one that keeps the caller waiting longest."""
         now = self.clock.now
         waits = {}
         for limit, of, account, holder, allowed, asked in self.limits(caller, tokens):
+            if only not in (None, of):
+                continue
             soonest, latest = (
                 account.wait_s(of, now, window_s, allowed, asked)
                 for window_s in (WINDOW_S, WINDOW_S + self.late_s)
@@ -243,6 +259,7 @@ def histories(seconds):
         take
         | take
         | take
+        | st.tuples(st.just("take_request"), st.sampled_from(CALLERS))
         | st.tuples(st.just("settle"), number, TOKENS)
         | st.tuples(st.just("give_back"), number)
         | st.tuples(st.just("pass_by"), seconds),
@@ -253,8 +270,8 @@ def histories(seconds):
 async def play(model, history):
     """Each step, and after it what everybody has left."""
     for step, *arguments in history:
-        if step == "take":
-            await model.take(*arguments)
+        if step in ("take", "take_request"):
+            await getattr(model, step)(*arguments)
         elif step == "pass_by":
             model.clock.pass_by(*arguments)
         elif model.held:

@@ -24,6 +24,26 @@ async def test_requests_are_refused_past_their_limit_until_a_minute_has_passed(n
     await limiter.take(caller, 7)
 
 
+async def test_a_request_without_a_stream_takes_a_request_and_nothing_else(new_limiter, clock):
+    limiter = await new_limiter({}, clock)
+    limits = {"requests_per_minute": 3, "tokens_per_minute": 5, "concurrent_streams": 1}
+    caller = a_caller(**limits)
+    lease = await limiter.take(caller, 5)
+    for _ in range(2):  # though no token and no slot is left
+        await limiter.take_request(caller)
+    assert left(await limiter.allowances(caller)) == {
+        ("key", "requests_per_minute"): 0,
+        ("key", "tokens_per_minute"): 0,
+        ("key", "concurrent_streams"): 0,
+    }
+    with pytest.raises(RateLimited) as caught:
+        await limiter.take_request(caller)
+    assert (caught.value.limit, caught.value.asked) == ("requests_per_minute", 1)
+    lease.settle(5)
+    clock.pass_by(caught.value.retry_after_s)
+    await limiter.take_request(caller)
+
+
 async def test_tokens_are_refused_past_their_limit_and_fewer_are_not(new_limiter, clock):
     limiter = await new_limiter({"acme": CallerLimits(tokens_per_minute=100)}, clock)
     caller = a_caller()

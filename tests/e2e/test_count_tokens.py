@@ -282,10 +282,12 @@ async def test_nothing_is_begun_and_nothing_is_written_down(api, simulator):
     await api.chat(other)  # the id is free
 
 
-async def test_keys_limits_and_models_hold_and_nothing_is_taken(start, simulator, tmp_path, api_on):
+async def test_keys_limits_and_models_hold_and_only_a_request_is_taken(
+    start, simulator, tmp_path, api_on
+):
     database = f"sqlite:///{tmp_path}/tokenwire.db"
     key = keys("create", "--tenant", "acme", "--models", "mine", database=database)
-    acme = "[tenants.acme]\nrequests_per_minute = 2\nbytes_per_request = 2000\n"
+    acme = "[tenants.acme]\nrequests_per_minute = 12\nbytes_per_request = 2000\n"
     tables = (
         model("mine", "openai/gpt-4o"),
         model("theirs", "openai/gpt-4o-mini"),
@@ -299,7 +301,8 @@ async def test_keys_limits_and_models_hold_and_nothing_is_taken(start, simulator
             before = await api.left()
             for _ in range(5):
                 assert (await api.count_tokens(api.request("mine"))).input_tokens == 8
-            assert await api.left() == before
+            after = await api.left()
+            assert after == before | {"requests_per_minute": before["requests_per_minute"] - 5}
             large = api.request("mine", prompt="x" * 3000)
             assert reason(await refused(api.count_tokens(large))) == "QUOTA_EXHAUSTED"
             for counting in (chat_pb2.TOKEN_COUNTING_LOCAL, BY_PROVIDER):
@@ -307,6 +310,10 @@ async def test_keys_limits_and_models_hold_and_nothing_is_taken(start, simulator
                     request = api.request(alias, token_counting=counting)
                     error = await refused(api.count_tokens(request))
                     assert reason(error) == "PERMISSION_DENIED"
+            # What was refused has counted too: the limit bounds what counting costs the server.
+            error = await refused(api.count_tokens(api.request("mine")))
+            assert reason(error) == "RATE_LIMITED"
+            assert details(error)["RetryInfo"].retry_delay.ToSeconds() > 0
 
 
 # What it costs others.

@@ -45,9 +45,11 @@ class ChatServiceStub:
         tokenwire.v1.chat_pb2.CountTokensResponse,
     ]
     """CountTokens tells what that very request would take, before it runs: its input tokens, what they
-    cost, and what the answer may cost at most. It starts nothing, is counted against no limit, and
-    needs no provider unless `token_counting` says so. Errors: those of the request itself, OVERLOADED,
-    with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
+    cost, and what the answer may cost at most. It starts nothing, and needs no provider unless
+    `token_counting` says so. Each call counts as one of the caller's requests per minute, whatever comes
+    of it, and takes no tokens, no stream and no money. At most 16 calls of one tenant (server's setting)
+    run at the same time: one more is refused with OVERLOADED. Errors: those of the request itself,
+    RATE_LIMITED, OVERLOADED, with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
     """
 
     Chat: grpc.UnaryUnaryMultiCallable[
@@ -114,9 +116,11 @@ class ChatServiceAsyncStub:
         tokenwire.v1.chat_pb2.CountTokensResponse,
     ]
     """CountTokens tells what that very request would take, before it runs: its input tokens, what they
-    cost, and what the answer may cost at most. It starts nothing, is counted against no limit, and
-    needs no provider unless `token_counting` says so. Errors: those of the request itself, OVERLOADED,
-    with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
+    cost, and what the answer may cost at most. It starts nothing, and needs no provider unless
+    `token_counting` says so. Each call counts as one of the caller's requests per minute, whatever comes
+    of it, and takes no tokens, no stream and no money. At most 16 calls of one tenant (server's setting)
+    run at the same time: one more is refused with OVERLOADED. Errors: those of the request itself,
+    RATE_LIMITED, OVERLOADED, with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
     """
 
     Chat: grpc.aio.UnaryUnaryMultiCallable[
@@ -187,9 +191,11 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[tokenwire.v1.chat_pb2.CountTokensResponse, collections.abc.Awaitable[tokenwire.v1.chat_pb2.CountTokensResponse]]:
         """CountTokens tells what that very request would take, before it runs: its input tokens, what they
-        cost, and what the answer may cost at most. It starts nothing, is counted against no limit, and
-        needs no provider unless `token_counting` says so. Errors: those of the request itself, OVERLOADED,
-        with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
+        cost, and what the answer may cost at most. It starts nothing, and needs no provider unless
+        `token_counting` says so. Each call counts as one of the caller's requests per minute, whatever comes
+        of it, and takes no tokens, no stream and no money. At most 16 calls of one tenant (server's setting)
+        run at the same time: one more is refused with OVERLOADED. Errors: those of the request itself,
+        RATE_LIMITED, OVERLOADED, with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
         """
 
     @abc.abstractmethod

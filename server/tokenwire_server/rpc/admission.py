@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..config import Limits
-from ..errors import PermissionDenied, UnknownModel, UpstreamError
+from ..errors import Overloaded, PermissionDenied, UnknownModel, UpstreamError
 from ..ledger.estimate import Estimate, Estimator
 from ..providers.registry import Registry, Route
 from ..request import ChatRequest
@@ -38,6 +41,7 @@ class Admission:
         self._spend = spend
         self._estimator = estimator
         self._requests = ChatRequestParser(limits)
+        self._counts = _RunningCounts(limits.max_counts)
 
     async def admit(
         self, data: bytes, caller: Caller, deadline_s: float | None
@@ -110,18 +114,49 @@ class Admission:
         )
         return stream, (*lease.allowances, *self._spend.allowances(caller.tenant))
 
-    async def count(self, request: ChatRequest, route: Route) -> Estimate:
-        """What a request would take.
+    async def count(self, data: bytes, caller: Caller) -> tuple[ChatRequest, Route, Estimate]:
+        """What a request would take. Whatever comes of it, it counts as a request of its caller.
 
-        Raises Overloaded, and UpstreamError and UnknownModel when a provider is to count.
+        Raises RateLimited, Overloaded, all that `admit` raises, and UpstreamError when a provider is to
+        count. Cancelled, it has taken no more than that request.
         """
-        try:
-            return await self._estimator.preview(request, route)
-        except (UpstreamError, UnknownModel) as error:
-            logger.warning(
-                "tokens were not counted: %s: %s: %r", error.reason, error, error.provider_text
+        with self._counts.running(caller.tenant):
+            await self._limiter.take_request(caller)
+            # Its deadline is not the chat's, which is not known yet.
+            request, route = await self.admit(data, caller, deadline_s=None)
+            try:
+                return request, route, await self._estimator.preview(request, route)
+            except (UpstreamError, UnknownModel) as error:
+                logger.warning(
+                    "tokens were not counted: %s: %s: %r", error.reason, error, error.provider_text
+                )
+                raise
+
+
+class _RunningCounts:
+    """Bounds the calls of CountTokens that run at once, so that one tenant leaves room for others."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._most_of_tenant = max(1, most // 4)
+        self._of_tenant = Counter[str]()
+
+    @contextmanager
+    def running(self, tenant: str) -> Iterator[None]:
+        """Raises Overloaded."""
+        if self._of_tenant[tenant] >= self._most_of_tenant:
+            raise Overloaded(
+                "too many calls of CountTokens of this tenant run", limit=self._most_of_tenant
             )
-            raise
+        if self._of_tenant.total() >= self._most:
+            raise Overloaded("too many calls of CountTokens run", limit=self._most)
+        self._of_tenant[tenant] += 1
+        try:
+            yield
+        finally:
+            self._of_tenant[tenant] -= 1
+            if not self._of_tenant[tenant]:
+                del self._of_tenant[tenant]
 
 
 def _within(request: ChatRequest, estimate: Estimate) -> int | None:

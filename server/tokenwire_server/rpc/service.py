@@ -73,9 +73,7 @@ class ChatService:
 
     async def CountTokens(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """What the same would take; nothing begins."""
-        # Its deadline is not the chat's, which is not known yet.
-        request, route = await self._admission.admit(data, caller, deadline_s=None)
-        estimate = await self._admission.count(request, route)
+        request, route, estimate = await self._admission.count(data, caller)
         try:
             estimate.check(request.budget, request.model)
             exceeds_budget = False

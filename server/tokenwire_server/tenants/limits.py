@@ -67,6 +67,13 @@ class Limiter(Protocol):
         """
         ...
 
+    async def take_request(self, caller: Caller) -> None:
+        """Take a request that starts no stream, from the key and from the tenant, or nothing.
+
+        Raises RateLimited. Cancelled, it has taken nothing.
+        """
+        ...
+
     async def allowances(self, caller: Caller) -> tuple[Allowance, ...]:
         """Every limit that holds for a caller, the key's before the tenant's, and what is left now."""
         ...

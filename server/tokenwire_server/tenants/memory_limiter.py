@@ -49,11 +49,26 @@ class MemoryLimiter:
         if refusals:
             raise max(refusals, key=_wait_s)
         taken = [(counter, counter.take(now, tokens)) for counter in counters]
-        known_count = len(self._counters)
-        for holder, counter in zip(holders, counters, strict=True):
-            self._counters[holder.scope, holder.counted_as] = counter
-        self._forget_idle(now, 1 + 2 * (len(self._counters) - known_count))
+        self._keep(holders, counters, now)
         return _Taken(self._now, tokens, taken, _left(holders, counters))
+
+    async def take_request(self, caller: Caller) -> None:
+        """See Limiter. Never waits."""
+        holders = holders_of(caller, self._tenants)
+        if not holders:
+            return
+        now = self._now()
+        counters = [self._counter(holder, now) for holder in holders]
+        refusals = [
+            refusal
+            for holder, counter in zip(holders, counters, strict=True)
+            for refusal in counter.request_refusals(holder, now)
+        ]
+        if refusals:
+            raise max(refusals, key=_wait_s)
+        for counter in counters:
+            counter.window.take(now, 1, 0)
+        self._keep(holders, counters, now)
 
     async def allowances(self, caller: Caller) -> tuple[Allowance, ...]:
         """See Limiter. Never waits."""
@@ -73,6 +88,13 @@ class MemoryLimiter:
             return _Counter()
         counter.window.forget(now)
         return counter
+
+    def _keep(self, holders: tuple[Holder, ...], counters: list[_Counter], now: float) -> None:
+        """Keep the counters of holders that took something, and drop idle ones of others."""
+        known_count = len(self._counters)
+        for holder, counter in zip(holders, counters, strict=True):
+            self._counters[holder.scope, holder.counted_as] = counter
+        self._forget_idle(now, 1 + 2 * (len(self._counters) - known_count))
 
     def _forget_idle(self, now: float, count: int) -> None:
         """Look at so many, each in its turn."""
@@ -97,8 +119,8 @@ class _Counter:
         self.streams += 1
         return self.window.take(now, 1, tokens)
 
-    def refusals(self, holder: Holder, tokens: int, now: float) -> Iterator[LimitExceeded]:
-        """Why a request with so many tokens cannot be taken now."""
+    def request_refusals(self, holder: Holder, now: float) -> Iterator[LimitExceeded]:
+        """Why a request that starts no stream cannot be taken now."""
         limits, window = holder.limits, self.window
         if (allowed := limits.requests_per_minute) is not None and window.requests >= allowed:
             yield RateLimited(
@@ -110,6 +132,11 @@ class _Counter:
                 remaining=allowed - window.requests,
                 retry_after_s=window.wait_s(now, requests=window.requests + 1 - allowed),
             )
+
+    def refusals(self, holder: Holder, tokens: int, now: float) -> Iterator[LimitExceeded]:
+        """Why a request with so many tokens cannot be taken now."""
+        yield from self.request_refusals(holder, now)
+        limits, window = holder.limits, self.window
         if (allowed := limits.tokens_per_minute) is not None and window.tokens + tokens > allowed:
             yield RateLimited(
                 "tokens_per_minute",

@@ -9,7 +9,7 @@ import pytest
 
 from tokenwire.v1 import chat_pb2
 from tokenwire_server.config import Limits, ModelConfig, ModelPrices, TenantLimits, known_providers
-from tokenwire_server.errors import QuotaExhausted
+from tokenwire_server.errors import Overloaded, QuotaExhausted
 from tokenwire_server.ledger.estimate import Estimator
 from tokenwire_server.ledger.pricebook import PriceBook
 from tokenwire_server.ledger.tokenizers import Tokenizers
@@ -172,3 +172,19 @@ async def test_whoever_leaves_a_count_at_any_step_stops_no_other(server):
     assert await what_is_left(server) == (4, ALLOWED)
     async with asyncio.timeout(5):
         await asyncio.gather(*(server.service.CountTokens(data, Call(), ACME) for _ in range(5)))
+
+
+async def test_a_quarter_of_all_counts_at_once_is_for_one_tenant_and_the_others_are_refused(server):
+    data, globex = a_chat("hello " * 20_000), Caller(tenant="globex")
+    count = server.service.CountTokens
+    running = [asyncio.create_task(count(data, Call(), ACME)) for _ in range(16)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="of this tenant run") as refused:
+        await count(a_chat("hi"), Call(), ACME)
+    assert refused.value.retry_after_s == 1.0
+    await count(a_chat("hi"), Call(), globex)
+    running[0].cancel()
+    await asyncio.wait(running[:1])
+    await count(a_chat("hi"), Call(), ACME)  # the slot of the one that left
+    async with asyncio.timeout(30):
+        await asyncio.gather(*running[1:])
