@@ -48,8 +48,9 @@ FLUSH_AFTER_GRACE_S = 1.2
 """... and until when, after the drain's grace period: the server exits within 2 s of that."""
 SHORTEST_FLUSH_S = 0.3
 """What is left for them where the drain took longer."""
-RELEASE_S = 0.5
-"""How long the ledger's lease may take to be given up, where nothing is left to write."""
+LAST_STEP_S = 0.5
+"""How long streams that were cut off may take to close their upstreams before the flush, and the ledger's
+lease to be given up where nothing is left to write."""
 LAST_WORDS_S = 1.0
 """How long RPCs may take to tell their callers that the server stops."""
 GC_THRESHOLDS = (2_000, 10, 100)
@@ -164,12 +165,12 @@ async def _flush(
 ) -> None:
     """Write the last records within `left_s`. After that nothing waits for the database any more."""
     flush_by = time.monotonic() + max(SHORTEST_FLUSH_S, min(LEDGER_FLUSH_S, left_s))
-    with suppress(TimeoutError):  # streams that were cut off close their upstreams first
-        async with asyncio.timeout((flush_by - time.monotonic()) / 2):
+    with suppress(TimeoutError):
+        async with asyncio.timeout(min(LAST_STEP_S, (flush_by - time.monotonic()) / 2)):
             await streams.wait_until_idle()
     left_s = flush_by - time.monotonic()
     if not ledger.pending_count:
-        left_s = min(left_s, RELEASE_S)
+        left_s = min(left_s, LAST_STEP_S)
     database.abort_after(left_s)
     await ledger.flush(left_s)
     if streams.live_count:
