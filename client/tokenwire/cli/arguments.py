@@ -306,7 +306,7 @@ def _tls(given: argparse.Namespace, parser: argparse.ArgumentParser) -> bool | N
 
 def _prompt(given: str | None, parser: argparse.ArgumentParser) -> str:
     if given is None and sys.stdin.isatty():
-        parser.error("what shall be said? give a prompt, or - to read it from stdin")
+        parser.error("no prompt: give a prompt, or - to read it from stdin")
     if given is None or given == "-":
         data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
         if len(data) > MAX_PROMPT_BYTES:

@@ -31,8 +31,6 @@ MIN_BAR_COLUMNS = 5
 """Where less is left, there are no bars."""
 
 _GAP = 2
-_ROOM_FOR_IDS = 120
-"""Terminals of so many columns show the streams' ids too."""
 
 
 def print_summaries(summaries: Sequence[UsageSummary], wanted: UsageArguments) -> None:
@@ -82,20 +80,27 @@ def _table(
 
 
 class RecordTable:
-    """Records as rows of one table, printed as they come."""
+    """Records as rows of one table, printed as they come. It has the streams' ids where they fit."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(highlight=False)
         self._begun = False
+        self._with_ids = True
 
     def write(self, records: Sequence[UsageRecord]) -> None:
         """Print the next rows. Their columns begin where those of earlier rows began, if they fit."""
+        from rich.console import Console
+
+        table = self._table(records)
+        if not self._begun and natural_width(table) > Console().width:
+            self._with_ids = False
+            table = self._table(records)
+        print_table(table)
+        self._begun = True
+
+    def _table(self, records: Sequence[UsageRecord]) -> Table:
         from rich.table import Table
         from rich.text import Text
 
-        with_ids = self._console.width >= _ROOM_FOR_IDS
         table = Table(
             box=None, pad_edge=False, header_style="dim", show_header=not self._begun, expand=True
         )
@@ -104,13 +109,12 @@ class RecordTable:
         for heading, least in (("IN", 8), ("OUT", 7), ("COST", 10)):
             table.add_column(heading, min_width=least, justify="right")
         table.add_column("END", min_width=10)
-        if with_ids:
+        if self._with_ids:
             table.add_column("STREAM")
         for record in records:
-            cells = [*_record_cells(record), *([record.stream_id] if with_ids else [])]
+            cells = [*_record_cells(record), *([record.stream_id] if self._with_ids else [])]
             table.add_row(*(Text(one_line(cell)) for cell in cells))
-        print_table(table)
-        self._begun = True
+        return table
 
 
 def _sums(summary: UsageSummary) -> tuple[str, ...]:

@@ -170,7 +170,7 @@ class Sqlite:
             return
         if not create:
             raise StoreUnavailable(
-                f"the database {self.name} cannot be used: there is no such file"
+                f"the database {self.name} cannot be used: there is no such file; --database names another"
             )
         try:
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL, 0o600))
