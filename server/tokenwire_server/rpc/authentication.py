@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -135,11 +134,11 @@ class Authentication(grpc.aio.ServerInterceptor):
         kind = f"{'stream' if handler.request_streaming else 'unary'}_" + (
             "stream" if handler.response_streaming else "unary"
         )
-        behaviour = getattr(handler, kind)
-        guard = self._generating if inspect.isasyncgenfunction(behaviour) else self._answering
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         guarded: grpc.RpcMethodHandler[Any, Any] = make(
-            guard(behaviour), handler.request_deserializer, handler.response_serializer
+            self._answering(getattr(handler, kind)),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
         return guarded
 
@@ -154,15 +153,6 @@ class Authentication(grpc.aio.ServerInterceptor):
                 await abort(context, error)
 
         return guarded
-
-    def _generating(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-        """The same for handlers of foreign services, which yield what they answer."""
-
-        async def writing(request: Any, context: Context) -> None:
-            async for answer in behaviour(request, context):
-                await context.write(answer)
-
-        return self._answering(writing)
 
     def _authenticate(self, context: Context) -> Caller:
         certified_tenant = tenant_of(context.auth_context())
