@@ -212,7 +212,7 @@ def test_a_budget_is_refused_before_and_ends_the_stream_during(acme):
     assert refused.stderr.startswith("tokenwire: BUDGET_EXCEEDED: ")
     assert ended.returncode == 0
     assert 0 < ended.stdout.count("word") < 500
-    assert ended.stderr.rstrip().endswith("finished: budget")
+    assert "finished: budget\n" in ended.stderr
     assert (row["outcome"], row["partial"]) == ("budget", "true")
     assert [found["stream_id"] for found in acme.csv("--outcome", "budget")] == [row["stream_id"]]
 

@@ -110,6 +110,7 @@ def test_without_extras_both_commands_say_in_one_line_what_to_install(installed,
     )
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("extra", ["server", "postgres"])
 def test_the_extras_of_the_server_serve_and_the_one_of_the_client_calls_it(
     installed, extra, tmp_path

@@ -71,7 +71,7 @@ def test_its_commands_work_line_by_line_on_one_terminal(tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-    wrong = []
+    wrong, ran = [], 0
     with Terminal(folder, environ_of_a_reader(address)) as terminal:
         for step in steps_of(README.replace("127.0.0.1:50051", address)):
             if isinstance(step, File):
@@ -79,6 +79,7 @@ def test_its_commands_work_line_by_line_on_one_terminal(tmp_path):
                 continue
             if not can_run(step.line):
                 continue
+            ran += 1
             if step.line == "tokenwire-server serve":  # in the foreground, until Ctrl-C
                 began = terminal.type(step.line + "\n")
                 terminal.wait_for(step.shown.strip(), began)
@@ -94,6 +95,7 @@ def test_its_commands_work_line_by_line_on_one_terminal(tmp_path):
             if (code != 0) != fails or not is_shown(step.shown, shown):
                 wrong.append(f"$ {step.line}\n{shown}(exit code {code}), not\n{step.shown}")
     assert not wrong, "\n".join(wrong)
+    assert ran >= 30
 
 
 def test_the_example_of_counting_and_reckoning_runs(start):

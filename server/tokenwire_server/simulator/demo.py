@@ -21,6 +21,9 @@ MAX_RESULTS = 8
 """Tool results that an answer quotes."""
 MAX_RESULT_CHARACTERS = 300
 """The most that it quotes of one result."""
+MAX_QUESTION_CHARACTERS = 2_000
+"""Of the end of a question, where names of tools are looked for: many tools and megabytes of text would
+stop the event loop for seconds."""
 MIN_LAST_WORD = 4
 """A tool is also named by the last word of its name, if that has so many letters."""
 
@@ -63,7 +66,7 @@ def _tools_to_call(request: ProviderRequest) -> Sequence[ToolSpec]:
             return ()
         case "tool":
             return [tool for tool in tools if tool.name == choice.name][:1]
-    named = _named_in(request.conversation.question, tools)
+    named = _named_in(request.conversation.question[-MAX_QUESTION_CHARACTERS:], tools)
     return named or (tools[:1] if choice.mode == "required" else ())
 
 
