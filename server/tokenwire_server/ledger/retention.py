@@ -18,6 +18,8 @@ DELETE_BATCH = 1000
 SETTLE_S = 3600.0
 """How long nothing is deleted after the process has started, or after the database's clock has jumped."""
 MAX_CLOCK_DIFFERENCE_S = 60.0
+IDLE_S = 86_400.0
+IDLE_SETTLE_S = 86_400.0
 
 
 class Retention:
@@ -28,10 +30,11 @@ class Retention:
 
     - in the first SETTLE_S of this process,
     - while the database's clock and this process's differ by more than MAX_CLOCK_DIFFERENCE_S,
-    - for SETTLE_S after the database's clock has jumped by more than that against the monotonic clock.
+    - for SETTLE_S after the database's clock has jumped by more than that against the monotonic clock,
+    - in the first IDLE_SETTLE_S, if the newest record is older than IDLE_S when the process starts.
 
-    On SQLite the database's clock is this machine's: one that was wrong before the process started, and
-    stays so, is not noticed.
+    The last rule is for SQLite, whose clock is this machine's: a clock that was wrong before the process
+    started looks like a server that was not used for long. The operator reads of it, and has a day.
     """
 
     def __init__(
@@ -73,9 +76,22 @@ class Retention:
 
     async def _delete_batch(self) -> int:
         database_time = await self._store.database_time()
+        if self._clock_offset_s is None:
+            await self._check_newest(database_time)
         if not self._clocks_agree(database_time) or self._monotonic() < self._settled_at:
             return 0
         return await self._store.delete_before(database_time - self._keep_s, DELETE_BATCH)
+
+    async def _check_newest(self, database_time: float) -> None:
+        newest = await self._store.newest_time()
+        if newest is not None and database_time - newest > IDLE_S:
+            self._settled_at += IDLE_SETTLE_S - SETTLE_S
+            logger.warning(
+                "the newest usage record is %.1f days old: if the clock is wrong, correct it within %g h, "
+                "after which old records are deleted",
+                (database_time - newest) / 86400,
+                IDLE_SETTLE_S / 3600,
+            )
 
     def _clocks_agree(self, database_time: float) -> bool:
         now = self._monotonic()
@@ -83,7 +99,7 @@ class Retention:
         jump_s = 0.0 if self._clock_offset_s is None else offset_s - self._clock_offset_s
         self._clock_offset_s = offset_s
         if abs(jump_s) > MAX_CLOCK_DIFFERENCE_S:
-            self._settled_at = now + SETTLE_S
+            self._settled_at = max(self._settled_at, now + SETTLE_S)
             logger.warning(
                 "the database's clock has jumped by %+.0f s: no usage record is deleted for %g s",
                 jump_s,

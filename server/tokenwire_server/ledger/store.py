@@ -163,6 +163,13 @@ class UsageStore:
             time: float = (await connection.execute(select(DatabaseTime()))).scalar_one()
             return time
 
+    async def newest_time(self) -> float | None:
+        """When the newest stream was created. None: there is no record."""
+        newest = select(func.max(_column.created_time))
+        async with self._database.reading() as connection:
+            time: float | None = (await connection.execute(newest)).scalar_one()
+            return time
+
     async def delete_before(self, time: float, batch: int = 1000) -> int:
         """Delete closed records that were created and last written before then, oldest first; return how
         many, at most `batch`.

@@ -33,6 +33,10 @@ class Clocks(UsageStore):
         super().__init__(database)
         self.database_s = self.process_s = time.time()
         self.monotonic_s = 0.0
+        self.is_idle = False
+
+    async def newest_time(self):
+        return await super().newest_time() if self.is_idle else self.database_s
 
     async def database_time(self):
         return self.database_s
@@ -144,6 +148,22 @@ async def test_for_an_hour_after_the_database_s_clock_has_jumped_nothing_is_dele
     assert await clocks.ids() == {"old"}
     (line,) = logged(caplog)
     assert line.startswith(f"the database's clock has jumped by {jump_s:+d} s")
+    await clocks.run(retention, CHECK_EVERY_S)
+    assert not await clocks.ids()
+
+
+async def test_where_the_newest_record_is_old_at_the_start_nothing_is_deleted_for_a_day(
+    clocks, record, age, caplog
+):
+    """This machine's clock may be 40 days ahead, and SQLite's with it."""
+    clocks.is_idle = True
+    await clocks.write([ended(record, "old")])
+    age(40 * DAY_S)
+    retention = clocks.retention()
+    await clocks.run(retention, DAY_S - CHECK_EVERY_S)
+    assert await clocks.ids() == {"old"}
+    (line,) = logged(caplog)
+    assert line.startswith("the newest usage record is 40.0 days old")
     await clocks.run(retention, CHECK_EVERY_S)
     assert not await clocks.ids()
 
