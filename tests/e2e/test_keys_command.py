@@ -1,9 +1,11 @@
 """The operator's commands for keys, as real processes, on both databases."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -194,6 +196,7 @@ def test_a_key_of_another_tenant_is_not_revoked(file_keys):
         (["create", "--tenant", "a", "--expires", "2020-01-01"], ["--expires", "past"]),
         (["create", "--tenant", "a", "--expires", "2099-01-01T00:00:00"], ["--expires", "UTC"]),
         (["create", "--tenant", "a", "--expires", "99999999d"], ["--expires", "36500d"]),
+        (["create", "--tenant", "a", "--expires", "9999-12-31"], ["--expires", "36500d from now"]),
         (["revoke"], ["PREFIX", "--tenant"]),
         (["revoke", "acme"], ["PREFIX", "tw_"]),
         (["rotate"], ["PREFIX", "--tenant"]),
@@ -368,3 +371,24 @@ def test_ctrl_c_ends_a_command_without_a_traceback(postgresql):
         holder.stdin.close()
     assert (process.returncode, stdout, stderr) == (130, "", "")
     assert keys.all()[0]["state"] == "active"
+
+
+def test_a_key_whose_row_cannot_be_read_is_listed_as_such_among_the_others(file_keys):
+    bad, good = (file_keys.create("--tenant", name)[:15] for name in ("acme", "globex"))
+    with contextlib.closing(sqlite3.connect(file_keys.url.removeprefix("sqlite:///"))) as database:
+        database.execute(
+            "UPDATE tokenwire_api_keys SET create_time = 1e300 WHERE prefix = ?", (bad,)
+        )
+        database.commit()
+    assert {key["prefix"]: key["state"] for key in file_keys.all()} == {
+        bad: "unreadable",
+        good: "active",
+    }
+    assert re.search(rf"{bad} +acme +unreadable", file_keys.done("list"))
+    file_keys.done("rotate", good)
+    refusal = file_keys.run("rotate", bad)
+    assert (refusal.returncode, refusal.stdout) == (1, "")
+    assert refusal.stderr.splitlines()[1:] == [
+        f"tokenwire-server: the key {bad} is unreadable: create a new one"
+    ]
+    file_keys.done("revoke", bad)

@@ -50,8 +50,8 @@ def add_commands(commands: Parsers) -> None:
         "--expires",
         type=expiry,
         metavar="WHEN",
-        help="a span such as 30d or 12h, a date (its first moment in UTC), or a time as RFC 3339; "
-        "default: never",
+        help="a span such as 30d or 12h, a date (its first moment in UTC), or a time as RFC 3339; at "
+        "most 36500d from now; default: never",
     )
 
     listing = actions.add_parser("list", help="list keys, oldest first, never their secrets")
@@ -160,6 +160,7 @@ def models(text: str) -> tuple[str, ...]:
 def limits(text: str) -> CallerLimits:
     from pydantic import ValidationError
 
+    from ..bounds import MAX_CALLER_LIMIT
     from ..config import CallerLimits
 
     known = ", ".join(CallerLimits.model_fields)
@@ -176,8 +177,9 @@ def limits(text: str) -> CallerLimits:
             found[name] = int(number)
             CallerLimits(**found)
         except (ValidationError, ValueError):  # int() refuses 4300 digits
-            most = next(m.le for m in CallerLimits.model_fields[name].metadata if hasattr(m, "le"))
-            raise argparse.ArgumentTypeError(f"{name} must be from 1 to {most}") from None
+            raise argparse.ArgumentTypeError(
+                f"{name} must be from 1 to {MAX_CALLER_LIMIT}"
+            ) from None
     return CallerLimits(**found)
 
 
@@ -198,6 +200,8 @@ def expiry(text: str) -> float:
     when = now + span(text) if _SPAN.fullmatch(text) else _time(text)
     if when <= now:
         raise argparse.ArgumentTypeError("lies in the past")
+    if when - now > MAX_SPAN:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_SPAN.days}d from now")
     return when.timestamp()
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from ..tenants.key import ApiKey
+from ..tenants.key import ApiKey, UnreadableKey
 
 HEADER = ("PREFIX", "TENANT", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES")
 
@@ -26,7 +26,12 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def json_line(key: ApiKey, now: float) -> str:
-    """All that is kept of a key but its digest. Times as RFC 3339, null: never."""
+    """All that is kept of a key but its digest. Times as RFC 3339, null: never.
+
+    Of a key that cannot be read: its prefix, tenant and state.
+    """
+    if isinstance(key, UnreadableKey):
+        return json.dumps({"prefix": key.prefix, "tenant": key.tenant, "state": state(key, now)})
     return json.dumps(
         {
             "prefix": key.prefix,
@@ -43,6 +48,8 @@ def json_line(key: ApiKey, now: float) -> str:
 
 
 def state(key: ApiKey, now: float) -> str:
+    if isinstance(key, UnreadableKey):
+        return "unreadable"
     if key.revoke_time is not None:
         return "revoked"
     return "active" if key.active(now) else "expired"
@@ -55,6 +62,8 @@ def moment(time: float | None, timespec: str = "seconds") -> str:
 
 
 def _row(key: ApiKey, now: float) -> tuple[str, ...]:
+    if isinstance(key, UnreadableKey):
+        return key.prefix, key.tenant, state(key, now), "-", "-", "-", "-"
     limits = key.limits.model_dump(exclude_none=True)
     return (
         key.prefix,

@@ -24,8 +24,15 @@ _KEY = re.compile(rf"tw_[0-9a-f]{{{2 * PREFIX_BYTES}}}_[0-9a-f]{{{2 * SECRET_BYT
 _PREFIX_CHARS = len("tw_") + 2 * PREFIX_BYTES
 
 
+MAX_TIME_S = 253_402_300_799.0
+"""9999-12-31T23:59:59Z, the last time that dates and `google.protobuf.Timestamp` can represent."""
+MAX_LIFETIME_S = 36_500 * 86_400.0
+
+
 class ApiKey(msgspec.Struct, frozen=True):
-    """A key as it is kept: everything but the secret. Times are seconds since the epoch."""
+    """A key as it is kept: everything but the secret. Times are seconds since the epoch, at most
+    MAX_TIME_S.
+    """
 
     prefix: str
     """The beginning of its text, which names it in lists and logs: `tw_` and 12 hex digits."""
@@ -44,6 +51,13 @@ class ApiKey(msgspec.Struct, frozen=True):
     def active(self, now: float) -> bool:
         """Whether it is taken at a time."""
         return self.revoke_time is None and (self.expire_time is None or now < self.expire_time)
+
+
+class UnreadableKey(ApiKey, frozen=True):
+    """A key whose row cannot be read. It is refused; lists show its prefix and tenant, and no times."""
+
+    def active(self, now: float) -> bool:  # noqa: ARG002
+        return False
 
 
 class Secret(msgspec.Struct, frozen=True):

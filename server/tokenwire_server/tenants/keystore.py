@@ -15,7 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..config import CallerLimits
 from ..storage.database import Database
 from ..storage.tables import api_keys, key_revision
-from .key import ApiKey, make_key_text, parse_key_text
+from .key import (
+    MAX_LIFETIME_S,
+    MAX_TIME_S,
+    ApiKey,
+    UnreadableKey,
+    make_key_text,
+    parse_key_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +68,8 @@ class KeyStore:
             )
             changed = rows.all()
         # A change may have been committed between the two readings: then its row is here already.
-        return max(newest, *(row.revision for row in changed), 0), _keys(changed)
+        revisions = (row.revision for row in changed if isinstance(row.revision, int))
+        return max(newest, *revisions, 0), _keys(changed)
 
     async def list(self, tenant: str | None = None) -> Sequence[ApiKey]:
         """All keys, or those of a tenant, oldest first."""
@@ -119,6 +127,8 @@ class KeyStore:
             old = await _key(connection, prefix)
             if not old.active(now):
                 state = "revoked" if old.revoke_time is not None else "expired"
+                if isinstance(old, UnreadableKey):
+                    state = "unreadable"
                 raise KeyRefused(f"the key {prefix} is {state}: create a new one")
             family = await connection.execute(
                 select(*_KEY_COLUMNS).where(
@@ -136,10 +146,13 @@ class KeyStore:
             if old.expire_time is not None:
                 old_until = min(old_until, old.expire_time)
             # The old one's life may have been cut by a rotation; the newest one's was not.
-            others = [key for key in keys if key.prefix != prefix]
+            others = [
+                key for key in keys if key.prefix != prefix and not isinstance(key, UnreadableKey)
+            ]
             newest = max(others or [old], key=attrgetter("create_time"))
             if newest.expire_time is not None:
-                new_until = now + newest.expire_time - newest.create_time
+                lifetime_s = newest.expire_time - newest.create_time
+                new_until = now + min(lifetime_s, MAX_LIFETIME_S)
             new, text = _new_key(
                 family=old.family,
                 tenant=old.tenant,
@@ -189,14 +202,16 @@ def _new_key(*, family: str | None = None, **fields: Any) -> tuple[ApiKey, str]:
 
 
 def _keys(rows: Sequence[Row[*tuple[Any, ...]]]) -> Sequence[ApiKey]:
-    """The keys as they are kept. One whose row makes no sense counts as expired: it is not taken."""
+    """The keys as they are kept. A row that cannot be read becomes an UnreadableKey, and hides no other."""
     keys = []
     for row in rows:
         try:
             keys.append(_kept(row))
-        except (ValueError, TypeError, msgspec.MsgspecError):
-            logger.exception("the key %s is not taken: its row makes no sense", row.prefix)
-            keys.append(_never_taken(row))
+        except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
+            why = str(error).partition("\n")[0]
+            prefix = _text(row.prefix)
+            logger.warning("the key %s is refused: its row cannot be read: %s", prefix, why)
+            keys.append(_unreadable(row))
     return keys
 
 
@@ -209,13 +224,28 @@ def _kept(row: Row[*tuple[Any, ...]]) -> ApiKey:
     )
     values["models"] = msgspec.json.decode(values["models"], type=tuple[str, ...])
     # SQLite keeps in a column what it is given: of what type that is, is seen here.
-    return msgspec.convert(values, ApiKey, builtin_types=(bytes,))
+    key = msgspec.convert(values, ApiKey, builtin_types=(bytes,))
+    times = (key.create_time, 0.0 if key.revoke_time is None else key.revoke_time)
+    if not all(0 <= time <= MAX_TIME_S for time in times):
+        raise ValueError("a time is not between 1970 and 9999")
+    if (
+        key.expire_time is not None and key.expire_time > MAX_TIME_S
+    ):  # by rotation, in older versions
+        return msgspec.structs.replace(key, expire_time=MAX_TIME_S)
+    if key.expire_time is not None and not key.expire_time >= 0:
+        raise ValueError("it expires before 1970")
+    return key
 
 
-def _never_taken(row: Row[*tuple[Any, ...]]) -> ApiKey:
-    """What lists and revocations need of a row that makes no sense."""
-    revoked = row.revoke_time if isinstance(row.revoke_time, float) else None
-    nothing = bytes(32)
-    return ApiKey(
-        row.prefix, row.prefix, str(row.tenant), nothing, 0.0, expire_time=0.0, revoke_time=revoked
+def _unreadable(row: Row[*tuple[Any, ...]]) -> UnreadableKey:
+    """What lists and revocations need of a row that cannot be read."""
+    prefix, revoked = _text(row.prefix), row.revoke_time
+    if revoked is not None and not (isinstance(revoked, float) and 0 <= revoked <= MAX_TIME_S):
+        revoked = 0.0
+    return UnreadableKey(
+        prefix, prefix, _text(row.tenant), bytes(32), 0.0, expire_time=0.0, revoke_time=revoked
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
