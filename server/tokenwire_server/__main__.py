@@ -115,12 +115,14 @@ def _operate(arguments: argparse.Namespace) -> int:
 
 
 async def _until_stopped(arguments: argparse.Namespace) -> bool:
-    from .config import ConfigError, load
+    from .config import ConfigError, known_providers, load
     from .tenants.limits import limit_faults
 
     settings = load(arguments.config, _settings_in(arguments))
     if faults := limit_faults(settings.tenants, settings.limits):
         raise ConfigError("; ".join(faults))
+    if not arguments.demo:
+        known_providers(os.environ)
 
     # Settings that make no sense are reported before the SDKs are imported, which takes a second; and
     # the SDKs are imported before the log is configured, because they change it as their variables say.
