@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -310,8 +311,15 @@ async def test_an_open_health_watch_does_not_hold_up_the_end(start):
             assert await asyncio.to_thread(process.wait, 4) == 0
 
 
-async def test_a_second_signal_ends_the_process_at_once(start, simulator, api_on):
-    with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (process, address):
+async def test_a_second_signal_ends_the_grace_period_and_streams_are_still_recorded(
+    start, simulator, api_on, tmp_path
+):
+    database = tmp_path / "tokenwire.db"
+    env = simulator.environ() | {
+        "TOKENWIRE_DATABASE": f"sqlite:///{database}",
+        "TOKENWIRE_DRAIN_GRACE_S": "60",
+    }
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
         async with grpc.aio.insecure_channel(address) as channel:
             call = api_on(channel).chat_stream(api_on.request("openai/sim?silent=1"))
             await call.initial_metadata()
@@ -319,8 +327,12 @@ async def test_a_second_signal_ends_the_process_at_once(start, simulator, api_on
             await asyncio.sleep(0.2)
             assert process.poll() is None
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, 4) == -signal.SIGTERM
+            assert (
+                await asyncio.to_thread(process.wait, 15) == 0
+            )  # long before the grace period ends
             call.cancel()
+    rows = sqlite3.connect(database).execute("select reason from tokenwire_usage_records")
+    assert rows.fetchall() == [("SERVER_STOPPED",)]
 
 
 async def test_streams_that_outlast_the_grace_are_told_why(start, simulator, api_on):

@@ -11,16 +11,14 @@ import asyncio
 from collections.abc import Iterable
 
 import grpc
-import grpc.aio
 from google.protobuf.message import DecodeError
-from grpc._cython.cygrpc import ExecuteBatchError
 from grpc_health.v1 import health_pb2
 
 from ..errors import InvalidRequest, ServerStopped, TokenwireError
 from ..request import Violation
 from .intake import CallSlots, OpenRequests
 from .status import refuse
-from .writer import Context
+from .writer import Context, PeerGone, send_within
 
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -28,6 +26,8 @@ MAX_WATCHES = 1024
 """Watches open at once. The next one gets OVERLOADED."""
 MAX_WATCHES_PER_CONNECTION = 32
 """A client watches once per connection, or once per service. The next one gets OVERLOADED."""
+MAX_STALL_S = 30.0
+"""How long a caller may accept nothing. Then SLOW_READER."""
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -84,6 +84,8 @@ class Health:
                 context.set_details("unknown service")
         except TokenwireError as error:
             refuse(context, error)
+        except PeerGone:
+            raise asyncio.CancelledError from None
 
     async def Watch(self, _: object, context: Context) -> None:  # noqa: N802
         """Write the status of a service, now and when it changes.
@@ -105,6 +107,8 @@ class Health:
                 raise ServerStopped("the server stops")
         except TokenwireError as error:
             refuse(context, error)
+        except PeerGone:
+            raise asyncio.CancelledError from None
 
     async def List(self, _: object, context: Context) -> None:  # noqa: N802
         """Answer UNIMPLEMENTED."""
@@ -116,7 +120,7 @@ class Health:
         self._changed = asyncio.Event()
 
     async def _requested_service(self, context: Context) -> str:
-        """Raises InvalidRequest, Overloaded."""
+        """Raises InvalidRequest, Overloaded, PeerGone."""
         data = await self._requests.receive(context)
         if data is None:
             raise InvalidRequest([Violation("", "is missing")])
@@ -127,8 +131,6 @@ class Health:
 
 
 async def _write(context: Context, status: int) -> None:
+    """Raises PeerGone, SlowReader."""
     response = health_pb2.HealthCheckResponse(status=status)
-    try:
-        await context.write(response.SerializeToString())
-    except ExecuteBatchError:  # the caller is gone
-        raise asyncio.CancelledError from None
+    await send_within(context, response.SerializeToString(), MAX_STALL_S)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import math
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from grpc._cython.cygrpc import ExecuteBatchError
+
 from ..errors import InvalidRequest, Overloaded
 from ..request import Violation
 from ..tenants.caller import Caller
-from .writer import Context
+from .writer import Context, PeerGone
 
 MAX_OPEN_REQUEST_BYTES = 1024
 """Size of one request of a method that needs no key, compressed or not. A larger one gets INVALID_REQUEST."""
@@ -25,7 +28,9 @@ LATE_S = 2.0
 MAX_LATE_REQUESTS = 8
 """How many of them may be incomplete at once, 17 MiB each at most. The next one gets OVERLOADED."""
 TRIM_AFTER_S = 1.0
-"""When memory that was freed is returned to the system, which takes milliseconds: not each time."""
+TRIM_INTERVAL_S = 10.0
+"""When, and how often at most, freed memory is returned to the system, which takes 25 to 70 ms."""
+MIN_TRIMMED_BYTES = 64 * 1024
 
 Answer = TypeVar("Answer", None, bytes)
 Behaviour = Callable[[bytes, Context, Caller], Awaitable[Answer]]
@@ -69,30 +74,35 @@ class OpenRequests:
         self._late_s = late_s
         self._late = 0
         self._trimming: asyncio.TimerHandle | None = None
+        self._trimmed_at = -math.inf
 
     async def receive(self, context: Context) -> bytes | None:
         """Return the call's next request, decompressed; None at the end of its requests.
 
-        Raises InvalidRequest, Overloaded. The call must end then: gRPC may still be receiving.
+        Raises InvalidRequest, Overloaded, PeerGone. The call must end then: gRPC may still be receiving.
         """
         receiving = asyncio.ensure_future(context.read())
+        receiving.add_done_callback(_retrieve)
         try:
             await asyncio.wait((receiving,), timeout=PROMPT_S)
             if not receiving.done():
                 await self._wait_for_late(receiving)
             data = receiving.result()
-            if not isinstance(data, bytes):  # grpc.aio.EOF
-                return None
-            if len(data) <= MAX_OPEN_REQUEST_BYTES:
-                data = inflate(data, MAX_OPEN_REQUEST_BYTES)
-            if len(data) > MAX_OPEN_REQUEST_BYTES:
-                limit = MAX_OPEN_REQUEST_BYTES
-                raise InvalidRequest([Violation("", f"is larger than {limit} bytes")])
-        except BaseException:
-            self._trim_soon()
-            raise
-        finally:
+        except BaseException as error:
             receiving.cancel()
+            self._trim_soon()
+            if isinstance(error, ExecuteBatchError):
+                raise PeerGone from None
+            raise
+        if not isinstance(data, bytes):  # grpc.aio.EOF
+            return None
+        if len(data) > MIN_TRIMMED_BYTES:
+            self._trim_soon()
+        if len(data) <= MAX_OPEN_REQUEST_BYTES:
+            data = inflate(data, MAX_OPEN_REQUEST_BYTES)
+        if len(data) > MAX_OPEN_REQUEST_BYTES:
+            limit = MAX_OPEN_REQUEST_BYTES
+            raise InvalidRequest([Violation("", f"is larger than {limit} bytes")])
         return data
 
     async def _wait_for_late(self, receiving: asyncio.Future[bytes]) -> None:
@@ -114,11 +124,19 @@ class OpenRequests:
         """
         if self._trimming is None:
             loop = asyncio.get_running_loop()
-            self._trimming = loop.call_later(TRIM_AFTER_S, self._trim, loop)
+            due = max(loop.time() + TRIM_AFTER_S, self._trimmed_at + TRIM_INTERVAL_S)
+            self._trimming = loop.call_at(due, self._trim, loop)
 
     def _trim(self, loop: asyncio.AbstractEventLoop) -> None:
         self._trimming = None
+        self._trimmed_at = loop.time()
         loop.run_in_executor(None, _trim_heap)
+
+
+def _retrieve(receiving: asyncio.Future[bytes]) -> None:
+    """Look at the end of a read, so that asyncio does not log it when nobody waits for it any more."""
+    if not receiving.cancelled():
+        receiving.exception()
 
 
 def _trim_heap() -> None:

@@ -9,14 +9,13 @@ from typing import Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc._cython.cygrpc import ExecuteBatchError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ..errors import InvalidRequest, TokenwireError
 from ..request import Violation
 from .intake import CallSlots, OpenRequests
 from .status import refuse
-from .writer import Context
+from .writer import Context, PeerGone, send_within
 
 REFLECTION_SERVICE = reflection.SERVICE_NAME
 
@@ -24,7 +23,7 @@ MAX_REFLECTION_CALLS = 16
 """Reflection calls open at once. The next one gets OVERLOADED."""
 MAX_REFLECTION_CALLS_PER_CONNECTION = 4
 MAX_IDLE_S = 10.0
-"""How long a call may be idle between two requests. Then INVALID_REQUEST."""
+"""How long a caller may send no request, or accept no answer. Then INVALID_REQUEST or SLOW_READER."""
 
 
 class Reflection:
@@ -54,6 +53,8 @@ class Reflection:
                     await self._answer(_parsed(data), context)
         except TokenwireError as error:
             refuse(context, error)
+        except PeerGone:
+            raise asyncio.CancelledError from None
 
     async def _answer(
         self, request: reflection_pb2.ServerReflectionRequest, context: Context
@@ -63,10 +64,7 @@ class Reflection:
         answers: AsyncGenerator[reflection_pb2.ServerReflectionResponse, None] = answering
         async with aclosing(answers):
             async for answer in answers:
-                try:
-                    await context.write(answer.SerializeToString())
-                except ExecuteBatchError:  # the caller is gone
-                    raise asyncio.CancelledError from None
+                await send_within(context, answer.SerializeToString(), MAX_IDLE_S)
 
 
 async def _only(

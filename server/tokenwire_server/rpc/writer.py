@@ -61,6 +61,17 @@ def _limit_metadata(allowances: Sequence[Allowance]) -> Iterator[tuple[str, str]
         yield f"{key}-remaining", str(remaining)
 
 
+async def send_within(context: Context, data: bytes, limit_s: float) -> None:
+    """Write one message. Raises PeerGone, and SlowReader if the caller accepts nothing for `limit_s`."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await context.write(data)
+    except TimeoutError:
+        raise SlowReader(f"the caller accepted nothing for {limit_s:g} s") from None
+    except ExecuteBatchError:
+        raise PeerGone from None
+
+
 class Writer:
     """The caller's end of one RPC. A context manager, which bounds each write.
 

@@ -150,3 +150,24 @@ async def test_a_watcher_that_accepts_nothing_delays_no_other():
                 with pytest.raises(grpc.aio.AioRpcError) as ended:
                     await watch.read()
     assert details(ended.value)["ErrorInfo"].reason == "SERVER_STOPPED"
+
+
+async def test_a_watcher_that_accepts_nothing_loses_its_place(monkeypatch):
+    monkeypatch.setattr("tokenwire_server.rpc.health.MAX_WATCHES", 1)
+    monkeypatch.setattr("tokenwire_server.rpc.health.MAX_STALL_S", 0.5)
+    async with serving(Health()) as address, grpc.aio.insecure_channel(address) as channel:
+        stub, refusals = health_pb2_grpc.HealthStub(channel), []
+        with connected(address, stream_window=0) as connection:
+            called(connection, 1, WATCH)
+            await asyncio.sleep(0.2)
+            async with asyncio.timeout(10):
+                while True:
+                    watch = stub.Watch(request())
+                    try:
+                        assert (await watch.read()).status == SERVICE_UNKNOWN
+                        break
+                    except grpc.aio.AioRpcError as error:
+                        refusals.append(details(error)["ErrorInfo"].reason)
+                        await asyncio.sleep(0.05)
+            watch.cancel()
+    assert set(refusals) == {"OVERLOADED"}
