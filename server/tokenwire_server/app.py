@@ -24,7 +24,7 @@ from .ledger.tokenizers import Tokenizers
 from .ledger.writer import Ledger
 from .providers.registry import Registry
 from .rpc.admission import Admission
-from .rpc.authentication import REFLECTION, Authentication, OpenCalls
+from .rpc.authentication import REFLECTION, SPARE_CALLS, Authentication, OpenCalls
 from .rpc.callers import CallerService
 from .rpc.models import ModelService
 from .rpc.server import GrpcServer
@@ -110,7 +110,7 @@ async def serve(
         keyring = Keyring(KeyStore(database), mode=settings.auth, trusted_s=settings.keys_trusted_s)
         await keyring.refresh()
         _require_keys(settings, keyring)
-        calls = OpenCalls(settings.limits.max_readers + settings.limits.max_streams)
+        calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS)
         open_services = REFLECTION if settings.reflection == "open" else frozenset[str]()
         server = GrpcServer(settings.limits, Authentication(keyring, calls, open_services))
         port = server.bind(settings.listen, tls.credentials() if tls else None)

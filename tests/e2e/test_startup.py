@@ -327,9 +327,7 @@ async def test_a_second_signal_ends_the_grace_period_and_streams_are_still_recor
             await asyncio.sleep(0.2)
             assert process.poll() is None
             process.send_signal(signal.SIGTERM)
-            assert (
-                await asyncio.to_thread(process.wait, 15) == 0
-            )  # long before the grace period ends
+            assert await asyncio.to_thread(process.wait, 15) == 0
             call.cancel()
     rows = sqlite3.connect(database).execute("select reason from tokenwire_usage_records")
     assert rows.fetchall() == [("SERVER_STOPPED",)]

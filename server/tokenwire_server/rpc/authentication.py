@@ -34,14 +34,14 @@ def current_caller() -> Caller:
     return _caller.get()
 
 
-MAX_CALLS = 12_000
-"""What `limits.max_readers` and `limits.max_streams` are together by default."""
+SPARE_CALLS = 2_000
+"""Calls that may be open beside those that read streams: unary ones, and those whose request arrives."""
 
 
 class OpenCalls:
     """The calls that run: how many, and which of them carry which key."""
 
-    def __init__(self, max_calls: int = MAX_CALLS) -> None:
+    def __init__(self, max_calls: int = SPARE_CALLS) -> None:
         self._max_calls = max_calls
         self._count = 0
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
