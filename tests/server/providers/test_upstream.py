@@ -129,6 +129,18 @@ async def test_the_body_of_a_compressing_server_is_read(serving):
         assert (await answer(providers))[0] == "hello"
 
 
+async def test_a_compression_that_cannot_be_read_is_named(serving):
+    async def handler(_):
+        return web.Response(body=b"\x0b\x02\x80hi\x03", headers={"Content-Encoding": "br"})
+
+    async with registry(await serving(handler)) as providers:
+        with pytest.raises(
+            UpstreamUnavailable, match="encoding other than gzip and deflate"
+        ) as caught:
+            await answer(providers)
+    assert caught.value.provider_text == "br"
+
+
 async def test_the_error_of_a_compressing_server_is_read(serving):
     async def handler(_):
         return web.Response(

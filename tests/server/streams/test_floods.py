@@ -13,6 +13,7 @@ from streams_support import a_request, read_all
 from tokenwire_server.config import Limits, ProviderConfig
 from tokenwire_server.errors import TokenwireError
 from tokenwire_server.events import Finished, FinishReason, TextDelta
+from tokenwire_server.providers import body
 from tokenwire_server.providers.registry import Registry
 from tokenwire_server.streams.registry import StreamRegistry
 
@@ -148,3 +149,10 @@ async def test_eight_floods_at_once_leave_turns_to_other_tasks():
     print(f"\nlongest turn {await turns * 1e3:.1f} ms of CPU")
     assert {reason for reason, _ in ends} == {FinishReason.TIME_LIMIT}
     assert await turns <= 2 * MAX_TURN_S
+
+
+async def test_an_answer_of_nothing_but_comments_ends_at_a_bound(monkeypatch):
+    monkeypatch.setattr(body, "MAX_BYTES_WITHOUT_CONTENT", 2**20)
+    pieces = [PLAIN, TOKEN * 20_000, b": ping\n\n" * 60_000, TOKEN, b": ping\n\n" * 10**6, END]
+    async with flooded(sends(*pieces), 60) as (streams, route):
+        assert await end_of(streams, route) == (BROKEN, "")
