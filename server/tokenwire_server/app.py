@@ -72,7 +72,7 @@ async def serve(
     ready: Callable[[str], None],
     stop_on_signals: Callable[[], Stop],
 ) -> bool:
-    """Serve until told to stop, then drain: True. False: gRPC has died, and nobody is served any more.
+    """Serve until a signal, then drain and return True. False: gRPC has died, and no RPC is served.
 
     `stop_on_signals` is called right before RPCs are answered, and returns the event that stops the
     server. `ready` gets the address once they are answered.

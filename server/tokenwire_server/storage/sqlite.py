@@ -227,6 +227,7 @@ class Sqlite:
         self._threads.add(connection._thread)
         self._connections.add(connection)
         await connection
+        connection.text_factory = _text
         try:
             await _configure(connection)
         except BaseException:
@@ -251,6 +252,11 @@ class Sqlite:
         except OSError:
             return None
         return status.st_dev, status.st_ino
+
+
+def _text(data: bytes) -> str:
+    """Damaged bytes as U+FFFD: an error about them would hide all other rows of a result."""
+    return data.decode("utf-8", "replace")
 
 
 def _on_begin(connection: Connection) -> None:

@@ -225,6 +225,8 @@ def _kept(row: Row[*tuple[Any, ...]]) -> ApiKey:
     values["models"] = msgspec.json.decode(values["models"], type=tuple[str, ...])
     # SQLite keeps in a column what it is given: of what type that is, is seen here.
     key = msgspec.convert(values, ApiKey, builtin_types=(bytes,))
+    if "\ufffd" in key.prefix + key.family + key.tenant:
+        raise ValueError("a name is damaged")
     times = (key.create_time, 0.0 if key.revoke_time is None else key.revoke_time)
     if not all(0 <= time <= MAX_TIME_S for time in times):
         raise ValueError("a time is not between 1970 and 9999")

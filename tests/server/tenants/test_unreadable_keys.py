@@ -63,6 +63,7 @@ async def test_an_unreadable_key_of_a_family_does_not_decide_how_long_the_next_o
         "digest = 'text'",
         "expire_time = 'soon'",
         "revision = 'x'",
+        "tenant = CAST(x'ff' AS TEXT)",
     ],
 )
 async def test_a_column_that_holds_another_type_costs_its_own_key_only(
