@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
-import math
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -28,8 +27,9 @@ LATE_S = 2.0
 MAX_LATE_REQUESTS = 8
 """How many of them may be incomplete at once, 17 MiB each at most. The next one gets OVERLOADED."""
 TRIM_AFTER_S = 1.0
-TRIM_INTERVAL_S = 10.0
-"""When, and how often at most, freed memory is returned to the system, which takes 25 to 70 ms."""
+"""After so long without another large request, freed memory is returned to the system (25 to 70 ms)."""
+TRIM_WITHIN_S = 10.0
+"""The same while large requests keep coming."""
 MIN_TRIMMED_BYTES = 64 * 1024
 
 Answer = TypeVar("Answer", None, bytes)
@@ -74,7 +74,7 @@ class OpenRequests:
         self._late_s = late_s
         self._late = 0
         self._trimming: asyncio.TimerHandle | None = None
-        self._trimmed_at = -math.inf
+        self._trim_by = 0.0
 
     async def receive(self, context: Context) -> bytes | None:
         """Return the call's next request, decompressed; None at the end of its requests.
@@ -122,14 +122,16 @@ class OpenRequests:
         The allocator keeps such memory in the arena of each thread of gRPC: 600 MiB after 60 requests
         of 16 MiB.
         """
+        loop = asyncio.get_running_loop()
         if self._trimming is None:
-            loop = asyncio.get_running_loop()
-            due = max(loop.time() + TRIM_AFTER_S, self._trimmed_at + TRIM_INTERVAL_S)
-            self._trimming = loop.call_at(due, self._trim, loop)
+            self._trim_by = loop.time() + TRIM_WITHIN_S
+        else:
+            self._trimming.cancel()
+        due = min(loop.time() + TRIM_AFTER_S, self._trim_by)
+        self._trimming = loop.call_at(due, self._trim, loop)
 
     def _trim(self, loop: asyncio.AbstractEventLoop) -> None:
         self._trimming = None
-        self._trimmed_at = loop.time()
         loop.run_in_executor(None, _trim_heap)
 
 
