@@ -146,7 +146,7 @@ class GrpcServer:
         ends = {stopping} if self._ended is None else {stopping, self._ended}
         _, late = await asyncio.wait(ends, timeout=grace_s + CLOSE_S)
         if late:
-            logger.error("gRPC did not close its connections within %g s", grace_s + CLOSE_S)
+            logger.warning("gRPC did not close its connections within %g s", grace_s + CLOSE_S)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
