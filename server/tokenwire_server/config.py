@@ -135,7 +135,8 @@ class Limits(_Section):
     """What a chat that names no `max_output_tokens` takes from its caller's tokens per minute, and for how
     many it reserves of its tenant's spend, until it ends and the truth is known."""
     max_request_bytes: Bytes = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
-    """Size of one request on the wire. A larger one gets INVALID_REQUEST."""
+    """Size of one chat request on the wire. A larger one gets INVALID_REQUEST; so does any other request
+    of more than 64 KiB."""
     max_request_fields: Count = Field(default=100_000, ge=1000, le=1_000_000)
     """Fields of one chat request, entries of its lists and maps and values of its JSON schemas included:
     what parsing costs, during which other streams wait. One that has more gets INVALID_REQUEST."""

@@ -187,29 +187,35 @@ class _Parser:
         elif len(model) > MAX_MODEL_CHARS:
             self.wrong("model", f"is longer than {MAX_MODEL_CHARS} characters")
             model = ""
-        if self._is_due(self._fields + self._copying):
+        copying = self._fields + self._copying  # and hashing
+        if self._is_due(copying):
             yield self._left
         request_id, body_hash = self._options.request_id(proto)
-        if body_hash and self._is_due(self._fields + self._copying):
-            yield self._left
-        cache = self._options.cache(proto)
-        if cache and self._is_due(self._fields + self._copying):
+        if body_hash and self._is_due(copying):
             yield self._left
         messages = yield from self._messages(proto)
+        generation = self._generation(proto.generation)
         tools = yield from self._tools(proto)
+        tool_choice = self._tool_choice(proto) if proto.HasField("tool_choice") else None
+        response_format = self._response_format(proto.response_format)
         provider_options = yield from self._provider_options(proto)
+        delivery = self._options.delivery(proto.delivery)
+        retention = self._options.retention(proto.retention)
+        budget = self._options.budget(proto.budget)
+        if proto.HasField("cache") and self._is_due(copying):
+            yield self._left
         return ChatRequest(
             model=model,
             messages=messages,
-            generation=self._generation(proto.generation),
+            generation=generation,
             tools=tools,
-            tool_choice=self._tool_choice(proto) if proto.HasField("tool_choice") else None,
-            response_format=self._response_format(proto.response_format),
+            tool_choice=tool_choice,
+            response_format=response_format,
             provider_options=provider_options,
-            delivery=self._options.delivery(proto.delivery),
-            retention=self._options.retention(proto.retention),
-            budget=self._options.budget(proto.budget),
-            cache=cache,
+            delivery=delivery,
+            retention=retention,
+            budget=budget,
+            cache=self._options.cache(proto),
             request_id=request_id,
             labels=self._options.labels(proto.labels),
             asks_provider=self._asks_provider(proto),

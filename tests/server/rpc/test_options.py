@@ -138,14 +138,14 @@ def test_all_that_is_wrong_is_told_at_once():
         generation=pb.GenerationConfig(temperature=9),
     ) == [
         "request_id",
-        "cache.ttl",
-        "cache.mode",
         "generation.temperature",
         "delivery.heartbeat_interval",
         "delivery.usage_interval",
         "retention.linger",
         "retention.log_ttl",
         "retention.on_disconnect",
+        "cache.ttl",
+        "cache.mode",
     ]
 
 

@@ -265,6 +265,16 @@ def test_a_schema_that_would_take_seconds_to_check_is_refused_at_once():
     assert time.monotonic() - began < 0.5
 
 
+def test_why_a_schema_is_wrong_is_found_out_only_where_that_is_cheap():
+    def description(count):
+        schema = json.dumps({"type": "object", "items": {"type": ["x"] * count}})
+        (violation,) = parsed(tools=[pb.Tool(name="a", parameters_json_schema=schema)])[1]
+        return violation.description
+
+    assert description(2).startswith("is no JSON Schema: $['items']['type']")
+    assert description(15_000) == "is no JSON Schema (2020-12)"
+
+
 def test_what_a_schema_refers_to_is_not_fetched():
     schema = '{"$schema":"http://127.0.0.1:9/s","type":"object","$ref":"http://127.0.0.1:9/r"}'
     assert paths(tools=[pb.Tool(name="a", parameters_json_schema=schema)]) == []
@@ -318,7 +328,7 @@ def test_one_long_list_of_faults_does_not_hide_what_else_is_wrong():
     )
     fields = [violation.field for violation in violations]
     assert fields[:MAX_OF_ONE_LIST] == [f"messages[{i}].parts" for i in range(MAX_OF_ONE_LIST)]
-    assert fields[MAX_OF_ONE_LIST:] == ["tools[1].name", "tools[2].name", "generation.temperature"]
+    assert fields[MAX_OF_ONE_LIST:] == ["generation.temperature", "tools[1].name", "tools[2].name"]
     assert len(request.messages) == MAX_OF_ONE_LIST  # the others were not looked at
     assert str(violations.error()).endswith("(and at least 12 more)")
 

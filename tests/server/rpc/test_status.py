@@ -132,6 +132,18 @@ def test_a_thousand_violations_stay_below_what_trailers_can_carry():
     assert bad.field_violations[-1].description == f"{1000 - listed} more violations are not listed"
 
 
+def test_that_checking_stopped_early_is_said_after_the_violations():
+    violations = [Violation(f"messages[{i}].role", "is required") for i in range(3)]
+    error = errors.InvalidRequest(violations, all_found=False)
+    assert str(error) == "messages[0].role: is required (and at least 2 more)"
+    (bad,) = [d for d in details(error) if isinstance(d, error_details_pb2.BadRequest)]
+    assert [found.field for found in bad.field_violations] == [
+        *(violation.field for violation in violations),
+        "",
+    ]
+    assert bad.field_violations[-1].description.startswith("checking stopped here")
+
+
 def test_the_status_can_be_read_back():
     status = to_status(errors.ServerStopped("bye"))
     again = status_pb2.Status.FromString(status.SerializeToString())
