@@ -154,7 +154,7 @@ async def test_a_failure_before_the_first_token_comes_to_every_reader_too(api):
         "ä" * 32,
         UNKNOWN + "\n",
         "A" * 32,
-        "0" * 10**6,
+        "0" * 50_000,
     ],
     ids=lambda stream_id: repr(stream_id[-33:]),
 )

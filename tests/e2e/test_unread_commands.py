@@ -32,6 +32,10 @@ def written_to(output, *arguments):
 
 ACME = ("--tenant", "acme")
 FULL = "tokenwire-server: cannot write: No space left on device"
+NO_KEY_LEFT = (
+    "No key is active now: servers with this database refuse every call, until you create a key or "
+    "serve with --auth none."
+)
 LOST = "; a key that was made now is lost: revoke it"
 
 
@@ -41,7 +45,7 @@ LOST = "; a key that was made now is lost: revoke it"
         (("keys", "create", *ACME), FULL + LOST),
         (("keys", "rotate", *ACME), FULL + LOST),
         (("keys", "list"), FULL),
-        (("keys", "revoke", *ACME), FULL),
+        (("keys", "revoke", *ACME), f"{NO_KEY_LEFT}\n{FULL}"),
         (("migrate",), FULL),
         (("usage", "--records", "--csv"), FULL),
     ],

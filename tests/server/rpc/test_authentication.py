@@ -7,8 +7,8 @@ import grpc
 import grpc.aio
 import pytest
 from e2e_calls import info, reason
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tokenwire_server.rpc.authentication import (
     REFLECTION,
@@ -17,6 +17,8 @@ from tokenwire_server.rpc.authentication import (
     current_caller,
 )
 from tokenwire_server.rpc.boundary import answering
+from tokenwire_server.rpc.health import Health
+from tokenwire_server.rpc.reflection import REFLECTION_SERVICE, Reflection
 from tokenwire_server.rpc.writer import begin
 from tokenwire_server.tenants.key import ApiKey, make_key_text, parse_key_text
 from tokenwire_server.tenants.keyring import Keyring
@@ -70,7 +72,7 @@ class Guarded:
 
     async def upper(self, requests, context):
         async for request in requests:
-            yield request.upper()
+            await context.write(request.upper())
 
     async def join(self, requests, context):
         return b"".join([request async for request in requests])
@@ -107,9 +109,10 @@ class serving:  # noqa: N801  # used as a function
         }
         handlers = grpc.method_handlers_generic_handler("test.Guarded", kinds)
         self.server.add_generic_rpc_handlers((handlers,))
-        servicer = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, self.server)
-        reflection.enable_server_reflection((reflection.SERVICE_NAME,), self.server)
+        health = Health()
+        health.serve(())
+        reflection = Reflection((REFLECTION_SERVICE,))
+        self.server.add_generic_rpc_handlers((health.handlers(), reflection.handlers()))
 
     async def __aenter__(self):
         port = self.server.add_insecure_port("127.0.0.1:0")

@@ -80,6 +80,8 @@ async def test_calls_whose_request_never_comes_are_bounded_and_their_places_come
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         silent = [channel.stream_unary("/test/Echo")() for _ in range(2)]
+        for call in silent:
+            await call.wait_for_connection()
         one_more = channel.unary_unary("/test/Echo")
         async with asyncio.timeout(10):
             while True:  # until both have reached the server

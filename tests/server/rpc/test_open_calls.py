@@ -125,7 +125,7 @@ async def channel(calls, answered):
 
     async def echo(requests, context):
         async for request in requests:
-            yield request
+            await context.write(request)
             answered.set()
 
     keyring = Keyring(OneKey(), mode="keys", trusted_s=60.0)
@@ -140,7 +140,7 @@ async def channel(calls, answered):
     await server.stop(0)
 
 
-async def test_a_revoked_key_ends_the_open_calls_of_foreign_services_too(channel, calls, answered):
+async def test_a_revoked_key_ends_an_open_call_that_waits_for_a_request(channel, calls, answered):
     call = channel.stream_stream("/test/Echo")(metadata=bearer(KEY))
     await call.write(b"said")
     assert await call.read() == b"said"
