@@ -69,6 +69,11 @@ class _Connection(sqlite3.Connection):
 
     gives_up = False
     """Set from another thread: the wait for the lock ends."""
+    _control: sqlite3.Cursor | None = None
+
+    def begin(self) -> None:
+        """Begin a transaction that reads."""
+        self._run("BEGIN")
 
     def begin_writing(self) -> None:
         """Take the lock. SQLite's own wait cannot be interrupted: so it is cut into short ones."""
@@ -77,7 +82,7 @@ class _Connection(sqlite3.Connection):
         try:
             while True:
                 try:
-                    self.execute("BEGIN IMMEDIATE")
+                    self._run("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as error:
                     busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # and its variants
                     if not busy or self.gives_up or time.monotonic() >= give_up_at:
@@ -88,7 +93,16 @@ class _Connection(sqlite3.Connection):
             self._set_busy_timeout(LOCK_WAIT_S)
 
     def _set_busy_timeout(self, timeout_s: float) -> None:
-        self.execute(f"PRAGMA busy_timeout={timeout_s * 1000:.0f}")
+        self._run(f"PRAGMA busy_timeout={timeout_s * 1000:.0f}")
+
+    def _run(self, statement: str) -> None:
+        """Execute a statement whose result is not needed.
+
+        One cursor serves for all: a connection keeps a weak reference to each, up to 200 that are gone.
+        """
+        if self._control is None:
+            self._control = self.cursor()
+        self._control.execute(statement).fetchall()
 
     def close(self) -> None:
         with suppress(sqlite3.Error):
@@ -117,10 +131,7 @@ class _AsyncConnection(aiosqlite.Connection):
             raise sqlite3.OperationalError("the connection is closed")
         self._reads = not writes
         connection.gives_up = False
-        if writes:
-            await self._execute(connection.begin_writing)
-        else:
-            await self._execute(connection.execute, "BEGIN")
+        await self._execute(connection.begin_writing if writes else connection.begin)
 
     def give_up(self) -> None:
         """End a wait for the lock, or a query; what writes goes on."""
