@@ -15,7 +15,7 @@ STOP_S = 10
 
 
 def main() -> int:
-    """Serve and chat. The exit code of what failed first, or 0."""
+    """Serve and chat. Return the exit code of the first command that failed, or 0."""
     serve = [str(BIN / "tokenwire-server"), "serve", "--demo", "--listen", "127.0.0.1:0"]
     print(f"+ tokenwire-server {' '.join(serve[1:])}", flush=True)
     # Settings of this shell, such as a key or a database, belong to other servers.

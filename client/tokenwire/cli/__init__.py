@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("tokenwire: there is no stdout to write the answer to")
         return EXIT_ERROR
     for stream in (sys.stdout, sys.stderr):
-        # A model may write what the terminal's encoding cannot: better a "?" than an end.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # no TextIO: a test's
+        # A model may write characters that the terminal's encoding lacks: "?" is printed instead.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # TextIO does not have it
     try:
         try:
             return _run(argv)

@@ -23,9 +23,9 @@ USAGE_TIMEOUT_S = 1.0
 async def chat(arguments: Arguments) -> None:
     """Stream the answer to the prompt.
 
-    Interrupted, it cancels the generation, so that the server closes the provider's connection, and
-    says what was used until then. The stream's id is shown on stderr: at the end, or at the start of a
-    resumable stream, which another terminal may resume or cancel while it runs.
+    When interrupted, cancel the generation, so that the server closes the provider's connection, and
+    print what was used until then. The stream's id is printed on stderr: at the end, or at the start of
+    a resumable stream, which another terminal may resume or cancel while it runs.
 
     Raises:
         TokenwireError: there is no answer, or no whole one.

@@ -43,7 +43,7 @@ async def list_models(arguments: Arguments) -> None:
 
 
 def _print_table(models: list[Model]) -> None:
-    """Columns that tell nothing are left out: empty ones, and a provider and name that repeat the ids."""
+    """Print the models, without empty columns, and without provider and name if they repeat the ids."""
     from rich.table import Table
     from rich.text import Text
 

@@ -35,7 +35,7 @@ def visible(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """One line on stderr, whatever the text contains, if stderr can be written."""
+    """Print a text as one line on stderr. Do nothing if stderr cannot be written."""
     try:
         print(visible(line.replace("\n", " ")), file=sys.stderr, flush=True)
     except OSError:
@@ -43,9 +43,9 @@ def say(line: str) -> None:
 
 
 def open_standard_files() -> None:
-    """Open on /dev/null what is closed of stdin, stdout and stderr.
+    """Open /dev/null for each of stdin, stdout and stderr that is closed.
 
-    Otherwise a connection gets the number, and what is printed goes into it.
+    Otherwise a connection could get that descriptor, and printed text would be sent over it.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -56,18 +56,18 @@ def open_standard_files() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # until the exit
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # stays open
 
 
 def discard(stream: TextIO) -> None:
-    """Send what is still buffered to /dev/null: Python's flush at its exit would fail on it again."""
+    """Send the buffered output to /dev/null. Otherwise Python would flush it at exit and fail again."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
 
 
 def flush_stderr() -> None:
-    """Write out stderr. What cannot be written is lost."""
+    """Flush stderr, and discard what cannot be written."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -103,7 +103,7 @@ def print_table(table: Table) -> None:
 
 
 def natural_width(table: Table) -> int:
-    """The columns that a table takes when no cell is wrapped or cut."""
+    """Return the width of a table, in characters, when no cell is wrapped or cut."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -112,7 +112,7 @@ def natural_width(table: Table) -> int:
 
 
 def stream_line(stream_id: str) -> str:
-    """The line that names a stream."""
+    """Return the line that shows a stream's id."""
     return f"stream {stream_id}"
 
 
@@ -126,7 +126,7 @@ class Output(Protocol):
         """Show the stream's id on stderr, before the first event or after the end."""
 
     def end(self, *summary: str) -> None:
-        """Close what was shown, and sum it up on stderr. However the stream ended, call it once."""
+        """Finish the output, and print the summary's lines on stderr. Call it once for each stream."""
 
 
 def output(*, as_json: bool) -> Output:
@@ -143,7 +143,7 @@ class JsonOutput:
         write_json(event)
 
     def name(self, stream_id: str) -> None:
-        """Do nothing: the first event contains it."""
+        """Do nothing: the first event contains the id."""
 
     def end(self, *summary: str) -> None:
         for line in summary:

@@ -80,14 +80,14 @@ def _table(
 
 
 class RecordTable:
-    """Records as rows of one table, printed as they come. It has the streams' ids where they fit."""
+    """Prints records as rows of one table, as they arrive, with the streams' ids if they fit."""
 
     def __init__(self) -> None:
         self._begun = False
         self._with_ids = True
 
     def write(self, records: Sequence[UsageRecord]) -> None:
-        """Print the next rows. Their columns begin where those of earlier rows began, if they fit."""
+        """Print the next rows. Their columns are aligned with those of earlier rows, if they fit."""
         from rich.console import Console
 
         table = self._table(records)
