@@ -29,7 +29,7 @@ class _LimitEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     LIMIT_UNSPECIFIED: _Limit.ValueType  # 0
     """Never sent."""
     LIMIT_REQUESTS_PER_MINUTE: _Limit.ValueType  # 1
-    """Chats started, and calls of CountTokens, in any 60 seconds."""
+    """Chats started and calls of CountTokens in any 60 seconds."""
     LIMIT_TOKENS_PER_MINUTE: _Limit.ValueType  # 2
     """Input and output tokens in any 60 seconds: estimated when a chat starts, corrected at its end."""
     LIMIT_CONCURRENT_STREAMS: _Limit.ValueType  # 3
@@ -51,7 +51,7 @@ class Limit(_Limit, metaclass=_LimitEnumTypeWrapper):
 LIMIT_UNSPECIFIED: Limit.ValueType  # 0
 """Never sent."""
 LIMIT_REQUESTS_PER_MINUTE: Limit.ValueType  # 1
-"""Chats started, and calls of CountTokens, in any 60 seconds."""
+"""Chats started and calls of CountTokens in any 60 seconds."""
 LIMIT_TOKENS_PER_MINUTE: Limit.ValueType  # 2
 """Input and output tokens in any 60 seconds: estimated when a chat starts, corrected at its end."""
 LIMIT_CONCURRENT_STREAMS: Limit.ValueType  # 3

@@ -277,10 +277,10 @@ global___StreamState = StreamState
 class ChatRequest(google.protobuf.message.Message):
     """ChatRequest asks a model for the next message of a conversation.
 
-    At most 8 MiB (server's setting) with at most 100,000 fields (server's setting): fields that are set,
-    entries of lists and maps, and values of JSON schemas, each counted with all that is in it. What is
-    wrong with a request is refused with INVALID_REQUEST, which lists up to 20 violations, up to 10 of them
-    in the entries of one list, and says if checking stopped there.
+    At most 8 MiB (server's setting) with at most 100,000 fields (server's setting). All set fields, entries
+    of lists and maps, and values of JSON schemas count, at every depth. An invalid request is refused with
+    INVALID_REQUEST, which lists up to 20 violations, up to 10 of them in the entries of one list. The error
+    says whether checking stopped at these bounds.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -44,12 +44,12 @@ class ChatServiceStub:
         tokenwire.v1.chat_pb2.ChatRequest,
         tokenwire.v1.chat_pb2.CountTokensResponse,
     ]
-    """CountTokens tells what that very request would take, before it runs: its input tokens, what they
-    cost, and what the answer may cost at most. It starts nothing, and needs no provider unless
-    `token_counting` says so. Each call counts as one of the caller's requests per minute, whatever comes
-    of it, and takes no tokens, no stream and no money. At most 16 calls of one tenant (server's setting)
-    run at the same time: one more is refused with OVERLOADED. Errors: those of the request itself,
-    RATE_LIMITED, OVERLOADED, with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
+    """CountTokens returns what a ChatStream call with the same request would use: its input tokens, their
+    cost, and the maximum cost of the answer. It starts no generation, and calls no provider unless
+    `token_counting` requests that. Each call counts as one of the caller's requests per minute, whatever
+    its result, and is not charged tokens, a stream or money. At most 16 calls of one tenant (server's
+    setting) run at the same time: the next one is refused with OVERLOADED. Errors: those of the request
+    itself, RATE_LIMITED, OVERLOADED, and with TOKEN_COUNTING_PROVIDER those of the provider.
     """
 
     Chat: grpc.UnaryUnaryMultiCallable[
@@ -115,12 +115,12 @@ class ChatServiceAsyncStub:
         tokenwire.v1.chat_pb2.ChatRequest,
         tokenwire.v1.chat_pb2.CountTokensResponse,
     ]
-    """CountTokens tells what that very request would take, before it runs: its input tokens, what they
-    cost, and what the answer may cost at most. It starts nothing, and needs no provider unless
-    `token_counting` says so. Each call counts as one of the caller's requests per minute, whatever comes
-    of it, and takes no tokens, no stream and no money. At most 16 calls of one tenant (server's setting)
-    run at the same time: one more is refused with OVERLOADED. Errors: those of the request itself,
-    RATE_LIMITED, OVERLOADED, with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
+    """CountTokens returns what a ChatStream call with the same request would use: its input tokens, their
+    cost, and the maximum cost of the answer. It starts no generation, and calls no provider unless
+    `token_counting` requests that. Each call counts as one of the caller's requests per minute, whatever
+    its result, and is not charged tokens, a stream or money. At most 16 calls of one tenant (server's
+    setting) run at the same time: the next one is refused with OVERLOADED. Errors: those of the request
+    itself, RATE_LIMITED, OVERLOADED, and with TOKEN_COUNTING_PROVIDER those of the provider.
     """
 
     Chat: grpc.aio.UnaryUnaryMultiCallable[
@@ -190,12 +190,12 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         request: tokenwire.v1.chat_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> typing.Union[tokenwire.v1.chat_pb2.CountTokensResponse, collections.abc.Awaitable[tokenwire.v1.chat_pb2.CountTokensResponse]]:
-        """CountTokens tells what that very request would take, before it runs: its input tokens, what they
-        cost, and what the answer may cost at most. It starts nothing, and needs no provider unless
-        `token_counting` says so. Each call counts as one of the caller's requests per minute, whatever comes
-        of it, and takes no tokens, no stream and no money. At most 16 calls of one tenant (server's setting)
-        run at the same time: one more is refused with OVERLOADED. Errors: those of the request itself,
-        RATE_LIMITED, OVERLOADED, with TOKEN_COUNTING_PROVIDER those of a provider that cannot be asked.
+        """CountTokens returns what a ChatStream call with the same request would use: its input tokens, their
+        cost, and the maximum cost of the answer. It starts no generation, and calls no provider unless
+        `token_counting` requests that. Each call counts as one of the caller's requests per minute, whatever
+        its result, and is not charged tokens, a stream or money. At most 16 calls of one tenant (server's
+        setting) run at the same time: the next one is refused with OVERLOADED. Errors: those of the request
+        itself, RATE_LIMITED, OVERLOADED, and with TOKEN_COUNTING_PROVIDER those of the provider.
         """
 
     @abc.abstractmethod

@@ -41,8 +41,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 6
     """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: too many requests or tokens in a minute, or
     too many usage queries at once. Metadata: `limit` (`requests_per_minute`, `tokens_per_minute` or
-    `usage_queries_at_once`), `scope` (`key` or `tenant`), `allowed`, `remaining` and `asked`. Without
-    RetryInfo more is asked than the limit is large: it does not help to wait.
+    `usage_queries_at_once`), `scope` (`key` or `tenant`), `allowed`, `remaining` and `asked`. If
+    RetryInfo is missing, the request alone exceeds the whole limit, and waiting does not help.
     """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 7
     """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: the caller has too many streams that
@@ -91,8 +91,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_UPSTREAM_STALLED: _ErrorReason.ValueType  # 20
     """ABORTED: the provider fell silent after the first token, for longer than the server allows."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 22
-    """UNAVAILABLE, with RetryInfo: the server's database is not available. Calls other than usage queries
-    do not need it, until the keys that were read last are too old to be trusted.
+    """UNAVAILABLE, with RetryInfo: the server's database is not available. Usage queries fail at once;
+    other calls fail only when the keys that were last read are too old to be trusted.
     """
     ERROR_REASON_SLOW_READER: _ErrorReason.ValueType  # 23
     """UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
@@ -133,8 +133,8 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 5
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 6
 """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: too many requests or tokens in a minute, or
 too many usage queries at once. Metadata: `limit` (`requests_per_minute`, `tokens_per_minute` or
-`usage_queries_at_once`), `scope` (`key` or `tenant`), `allowed`, `remaining` and `asked`. Without
-RetryInfo more is asked than the limit is large: it does not help to wait.
+`usage_queries_at_once`), `scope` (`key` or `tenant`), `allowed`, `remaining` and `asked`. If
+RetryInfo is missing, the request alone exceeds the whole limit, and waiting does not help.
 """
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 7
 """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: the caller has too many streams that
@@ -183,8 +183,8 @@ marker, or carried an error or garbage. The answer is incomplete.
 ERROR_REASON_UPSTREAM_STALLED: ErrorReason.ValueType  # 20
 """ABORTED: the provider fell silent after the first token, for longer than the server allows."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 22
-"""UNAVAILABLE, with RetryInfo: the server's database is not available. Calls other than usage queries
-do not need it, until the keys that were read last are too old to be trusted.
+"""UNAVAILABLE, with RetryInfo: the server's database is not available. Usage queries fail at once;
+other calls fail only when the keys that were last read are too old to be trusted.
 """
 ERROR_REASON_SLOW_READER: ErrorReason.ValueType  # 23
 """UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
