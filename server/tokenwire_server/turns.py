@@ -1,4 +1,4 @@
-"""Long pieces of work that share one event loop, one at a time."""
+"""A queue for long work on a shared event loop."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from .errors import Overloaded
 class Turns:
     """Lets one task work at a time, in the order of arrival. Belongs to one event loop.
 
-    Work that is done in short steps still adds up when many tasks take a step in every round of the loop.
-    `max_waiting` bounds the work that waits, in whatever unit the callers use; `what` names it for
-    callers who are refused.
+    Even short steps of work add up when many tasks take a step in every round of the loop. `max_waiting`
+    bounds the work that waits, in a unit that the caller chooses. `refusal` is the text of Overloaded.
     """
 
-    def __init__(self, *, max_waiting: int, what: str) -> None:
+    def __init__(self, *, max_waiting: int, refusal: str) -> None:
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._max_waiting = max_waiting
-        self._what = what
+        self._refusal = refusal
 
     @asynccontextmanager
-    async def mine(self, work: int) -> AsyncIterator[None]:
-        """Wait for a turn and hold it. Raises Overloaded. Cancelled, it leaves the queue."""
+    async def turn(self, work: int) -> AsyncIterator[None]:
+        """Wait for a turn and keep it for the block. Raises Overloaded. Cancellation leaves the queue."""
         if self._waiting + work > self._max_waiting:
-            raise Overloaded(self._what, limit=self._max_waiting)
+            raise Overloaded(self._refusal, limit=self._max_waiting)
         self._waiting += work
         try:
             await self._lock.acquire()

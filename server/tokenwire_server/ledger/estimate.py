@@ -117,9 +117,9 @@ class Estimator:
         self._tokenizers = tokenizers
         self._providers = providers
         self._limits = limits
-        what = "too many characters wait to be counted as tokens"
-        self._chats = Turns(max_waiting=MAX_WAITING_CHARS, what=what)
-        self._counts = Turns(max_waiting=MAX_WAITING_CHARS, what=what)
+        refusal = "too many characters wait to be counted as tokens"
+        self._chats = Turns(max_waiting=MAX_WAITING_CHARS, refusal=refusal)
+        self._counts = Turns(max_waiting=MAX_WAITING_CHARS, refusal=refusal)
 
     async def estimate(self, request: ChatRequest, route: Route) -> Estimate:
         """What a chat that is to begin will take, counted here and priced as of now.
@@ -146,7 +146,7 @@ class Estimator:
         if chars <= MAX_STEP_CHARS:
             count = await counter.count_request(request)
         else:
-            async with turns.mine(chars):
+            async with turns.turn(chars):
                 count = await counter.count_request(request)
         return self._priced(
             request, route, count.tokens, "tokenizer" if count.exact else "estimate"

@@ -46,10 +46,10 @@ class Admission:
     async def admit(
         self, data: bytes, caller: Caller, deadline_s: float | None
     ) -> tuple[ChatRequest, Route]:
-        """The request and where it goes.
+        """Return the request and its route.
 
-        Raises InvalidRequest with all violations, UnknownModel, PermissionDenied, QuotaExhausted,
-        Overloaded. Cancelled, nothing is left behind.
+        Raises InvalidRequest with its violations, UnknownModel, PermissionDenied, QuotaExhausted,
+        Overloaded. Cancellation leaves nothing behind.
         """
         self._limiter.check_request(caller, byte_count=len(data))
         request, violations = await self._requests.parse(data)
@@ -66,10 +66,10 @@ class Admission:
             if violations:
                 raise violations.error() from None
             raise as_seen_by(caller, refusal) from None
-        # What is known to be wrong, or contains it, is not reported again.
-        wrong = [violation.field for violation in violations]
+        # Fields with a violation, and fields that contain one, are not reported again.
+        known_fields = [violation.field for violation in violations]
         for _, violation in violations.checking(route.provider.check(request)):
-            if not any(field.startswith(violation.field) for field in wrong):
+            if not any(field.startswith(violation.field) for field in known_fields):
                 violations.add(violation.field, violation.description)
         if violations:
             raise violations.error()
@@ -115,14 +115,15 @@ class Admission:
         return stream, (*lease.allowances, *self._spend.allowances(caller.tenant))
 
     async def count(self, data: bytes, caller: Caller) -> tuple[ChatRequest, Route, Estimate]:
-        """What a request would take. Whatever comes of it, it counts as a request of its caller.
+        """Return the request, its route, and an estimate of its usage.
 
-        Raises RateLimited, Overloaded, all that `admit` raises, and UpstreamError when a provider is to
-        count. Cancelled, it has taken no more than that request.
+        Charges one request to the caller, unless too many counts are running. Raises RateLimited,
+        Overloaded, the errors of `admit`, and UpstreamError if a provider counts. Cancellation leaves
+        nothing behind except that charge.
         """
         with self._counts.running(caller.tenant):
             await self._limiter.take_request(caller)
-            # Its deadline is not the chat's, which is not known yet.
+            # The deadline of this call does not apply to the chat, whose deadline is not known yet.
             request, route = await self.admit(data, caller, deadline_s=None)
             try:
                 return request, route, await self._estimator.preview(request, route)
@@ -134,22 +135,22 @@ class Admission:
 
 
 class _RunningCounts:
-    """Bounds the calls of CountTokens that run at once, so that one tenant leaves room for others."""
+    """Bounds the calls of CountTokens that run at once, in total and for each tenant."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._most_of_tenant = max(1, most // 4)
+    def __init__(self, max_running: int) -> None:
+        self._max_running = max_running
+        self._max_of_tenant = max(1, max_running // 4)
         self._of_tenant = Counter[str]()
 
     @contextmanager
     def running(self, tenant: str) -> Iterator[None]:
-        """Raises Overloaded."""
-        if self._of_tenant[tenant] >= self._most_of_tenant:
+        """Count a call as running during the block. Raises Overloaded."""
+        if self._of_tenant[tenant] >= self._max_of_tenant:
             raise Overloaded(
-                "too many calls of CountTokens of this tenant run", limit=self._most_of_tenant
+                "too many CountTokens calls of this tenant are running", limit=self._max_of_tenant
             )
-        if self._of_tenant.total() >= self._most:
-            raise Overloaded("too many calls of CountTokens run", limit=self._most)
+        if self._of_tenant.total() >= self._max_running:
+            raise Overloaded("too many CountTokens calls are running", limit=self._max_running)
         self._of_tenant[tenant] += 1
         try:
             yield

@@ -35,11 +35,11 @@ def current_caller() -> Caller:
 
 
 SPARE_CALLS = 2_000
-"""Calls that may be open beside those that read streams: unary ones, and those whose request arrives."""
+"""Calls that may be open in addition to `max_readers`: unary calls, and calls whose request is arriving."""
 
 
 class OpenCalls:
-    """The calls that run: how many, and which of them carry which key."""
+    """The open calls: their number, and the tasks of each key."""
 
     def __init__(self, max_calls: int = SPARE_CALLS) -> None:
         self._max_calls = max_calls
@@ -48,9 +48,9 @@ class OpenCalls:
         self._ended: set[asyncio.Task[Any]] = set()
 
     def admit(self) -> None:
-        """Count this task's call until the task ends, also while its request is received.
+        """Count the call of this task until the task ends, including the time of receiving its request.
 
-        Raises Overloaded if as many calls are open as there may be.
+        Raises Overloaded if too many calls are open.
         """
         task = asyncio.current_task()
         if self._count >= self._max_calls:
@@ -172,7 +172,9 @@ class Authentication(grpc.aio.ServerInterceptor):
 
 
 def _refusing(refusal: TokenwireError) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of any method. It reads no request: those of nobody take no memory."""
+    """Return a handler for any method. It reads no request: requests of callers without a valid key are
+    never buffered.
+    """
 
     @without_cycle
     async def refused(_: Any, context: Context) -> None:

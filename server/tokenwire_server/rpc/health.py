@@ -27,7 +27,7 @@ MAX_WATCHES = 1024
 MAX_WATCHES_PER_CONNECTION = 32
 """A client watches once per connection, or once per service. The next one gets OVERLOADED."""
 MAX_STALL_S = 30.0
-"""How long a caller may accept nothing. Then SLOW_READER."""
+"""How long a write may be blocked because the caller accepts nothing. Then SLOW_READER."""
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -37,8 +37,8 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class Health:
     """The status of this server, which all its services share.
 
-    Each watcher waits and writes on its own. One that accepts nothing delays nobody, and gets the latest
-    status when it reads again.
+    Each watcher waits and writes independently. A watcher that accepts nothing does not delay others, and
+    gets the latest status when it reads again.
     """
 
     def __init__(self, requests: OpenRequests | None = None) -> None:
@@ -52,7 +52,7 @@ class Health:
         )
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """The methods, for a server. They read their requests themselves, which bounds them."""
+        """Return the methods for a server. They read their requests themselves, with OpenRequests' bounds."""
         methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             name: grpc.stream_stream_rpc_method_handler(method)
             for name, method in (("Check", self.Check), ("Watch", self.Watch), ("List", self.List))
@@ -120,7 +120,7 @@ class Health:
         self._changed = asyncio.Event()
 
     async def _requested_service(self, context: Context) -> str:
-        """Raises InvalidRequest, Overloaded, PeerGone."""
+        """Return the service that the request names. Raises InvalidRequest, Overloaded, PeerGone."""
         data = await self._requests.receive(context)
         if data is None:
             raise InvalidRequest([Violation("", "is missing")])
@@ -131,6 +131,6 @@ class Health:
 
 
 async def _write(context: Context, status: int) -> None:
-    """Raises PeerGone, SlowReader."""
+    """Write one response. Raises PeerGone, SlowReader."""
     response = health_pb2.HealthCheckResponse(status=status)
     await send_within(context, response.SerializeToString(), MAX_STALL_S)

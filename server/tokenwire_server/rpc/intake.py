@@ -1,4 +1,4 @@
-"""What is taken in from callers before their requests are known: bounds on calls, bytes and time."""
+"""Bounds on calls, and on the bytes and the time of requests that are not parsed yet."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from .writer import Context, PeerGone
 MAX_OPEN_REQUEST_BYTES = 1024
 """Size of one request of a method that needs no key, compressed or not. A larger one gets INVALID_REQUEST."""
 PROMPT_S = 0.05
-"""Such a small request arrives with its headers, or soon after them."""
+"""A request that takes longer than this to arrive is late. A small one usually comes with its headers."""
 LATE_S = 2.0
-"""How long a request that is still incomplete by then may take. Then INVALID_REQUEST."""
+"""How much longer a late request may take. Then INVALID_REQUEST."""
 MAX_LATE_REQUESTS = 8
-"""How many of them may be incomplete at once, 17 MiB each at most. The next one gets OVERLOADED."""
+"""Late requests that may be incomplete at once, of at most 17 MiB each. The next one gets OVERLOADED."""
 TRIM_AFTER_S = 1.0
-"""After so long without another large request, freed memory is returned to the system (25 to 70 ms)."""
+"""Delay after the last large request before freed memory is returned to the system (25 to 70 ms)."""
 TRIM_WITHIN_S = 10.0
-"""The same while large requests keep coming."""
+"""Longest delay while large requests keep arriving."""
 MIN_TRIMMED_BYTES = 64 * 1024
+"""Memory is returned after a request that is larger than this."""
 
 Answer = TypeVar("Answer", None, bytes)
 Behaviour = Callable[[bytes, Context, Caller], Awaitable[Answer]]
@@ -63,10 +64,11 @@ class CallSlots:
 
 
 class OpenRequests:
-    """Receives the requests of methods that need no key: small ones, and few that are slow.
+    """Receives the requests of methods that need no key. They must be small, and only a few may be slow.
 
-    gRPC has one limit on messages for all methods and hands over whole messages, so a request that is
-    far too large for its method takes memory while it arrives. That is bounded here in time and number.
+    gRPC has one limit on messages for all methods, and returns only whole messages. So a request that is
+    far too large for its method takes memory while it arrives. This class bounds the number of such
+    requests, and how long they may take.
     """
 
     def __init__(self, *, max_late: int = MAX_LATE_REQUESTS, late_s: float = LATE_S) -> None:
@@ -79,7 +81,7 @@ class OpenRequests:
     async def receive(self, context: Context) -> bytes | None:
         """Return the call's next request, decompressed; None at the end of its requests.
 
-        Raises InvalidRequest, Overloaded, PeerGone. The call must end then: gRPC may still be receiving.
+        Raises InvalidRequest, Overloaded, PeerGone. End the call then: gRPC may still be receiving.
         """
         receiving = asyncio.ensure_future(context.read())
         receiving.add_done_callback(_retrieve)
@@ -117,10 +119,10 @@ class OpenRequests:
             raise InvalidRequest([Violation("", f"did not arrive within {self._late_s:g} s")])
 
     def _trim_soon(self) -> None:
-        """Return memory to the system once what gRPC received in vain is freed.
+        """Schedule the return of memory to the system, for when gRPC has freed a large request.
 
-        The allocator keeps such memory in the arena of each thread of gRPC: 600 MiB after 60 requests
-        of 16 MiB.
+        Otherwise the allocator keeps the memory in the arenas of gRPC's threads: 600 MiB after 60
+        requests of 16 MiB.
         """
         loop = asyncio.get_running_loop()
         if self._trimming is None:
@@ -136,7 +138,7 @@ class OpenRequests:
 
 
 def _retrieve(receiving: asyncio.Future[bytes]) -> None:
-    """Look at the end of a read, so that asyncio does not log it when nobody waits for it any more."""
+    """Retrieve the exception of a read, so that asyncio does not log an abandoned read as an error."""
     if not receiving.cancelled():
         receiving.exception()
 
@@ -148,12 +150,12 @@ def _trim_heap() -> None:
 
 
 def inflating(behaviour: Behaviour[Answer], max_bytes: int) -> Behaviour[Answer]:
-    """Wrap a behaviour, so that it gets requests decompressed, cut off after `max_bytes` + 1 bytes."""
+    """Wrap a behaviour so that it gets its requests decompressed, cut off after `max_bytes` + 1 bytes."""
 
     @functools.wraps(behaviour)
     async def inflated(data: bytes, context: Context, caller: Caller) -> Answer:
         if is_compressed(data):
-            # zlib releases the interpreter's lock; 8 MiB take 30 ms, in which streams must go on.
+            # 8 MiB take 30 ms. In a thread they do not stop the streams: zlib releases the GIL.
             data = await asyncio.to_thread(inflate, data, max_bytes)
         return await behaviour(data, context, caller)
 

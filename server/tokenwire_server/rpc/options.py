@@ -37,11 +37,11 @@ _UNASKED = get_args(_Unasked)
 
 
 class OptionsParser:
-    """Reads options within a server's limits; `wrong` is told each violation: its path, what is wrong."""
+    """Reads options within a server's limits; `report` gets the path and the text of each violation."""
 
-    def __init__(self, limits: Limits, wrong: Callable[[str, str], None]) -> None:
+    def __init__(self, limits: Limits, report: Callable[[str, str], None]) -> None:
         self._limits = limits
-        self._wrong = wrong
+        self._report = report
 
     def delivery(self, proto: chat_pb2.DeliveryOptions) -> Delivery:
         low = self._limits.min_delivery_interval_s
@@ -62,11 +62,11 @@ class OptionsParser:
         )
         goes_on = proto.on_disconnect == chat_pb2.ON_DISCONNECT_CONTINUE
         if proto.on_disconnect not in chat_pb2.OnDisconnect.values():
-            self._wrong(f"{path}.on_disconnect", f"{proto.on_disconnect} is no such choice")
+            self._report(f"{path}.on_disconnect", f"{proto.on_disconnect} is no such choice")
         elif linger_s is not None and not goes_on:
-            self._wrong(f"{path}.linger", "goes with ON_DISCONNECT_CONTINUE only")
+            self._report(f"{path}.linger", "goes with ON_DISCONNECT_CONTINUE only")
         elif margin_s is not None and goes_on:
-            self._wrong(
+            self._report(
                 f"{path}.soft_deadline_margin",
                 "goes with ON_DISCONNECT_CANCEL only: with CONTINUE "
                 "the stream outlives its caller's deadline",
@@ -83,7 +83,7 @@ class OptionsParser:
         match proto.mode:
             case chat_pb2.CACHE_MODE_UNSPECIFIED | chat_pb2.CACHE_MODE_OFF:
                 if ttl_s is not None:
-                    self._wrong("cache.ttl", "goes with READ_WRITE and REFRESH only")
+                    self._report("cache.ttl", "goes with READ_WRITE and REFRESH only")
                 return None
             case chat_pb2.CACHE_MODE_READ_WRITE | chat_pb2.CACHE_MODE_REFRESH:
                 if ttl_s is None:
@@ -94,7 +94,7 @@ class OptionsParser:
                     read=proto.mode == chat_pb2.CACHE_MODE_READ_WRITE,
                 )
             case _:
-                self._wrong("cache.mode", f"{proto.mode} is no mode")
+                self._report("cache.mode", f"{proto.mode} is no mode")
                 return None
 
     def budget(self, proto: chat_pb2.Budget) -> Budget:
@@ -110,20 +110,20 @@ class OptionsParser:
             return None
         value: int = getattr(proto, name)
         if value < 0:
-            self._wrong(f"budget.{name}", "is negative")
+            self._report(f"budget.{name}", "is negative")
         return value
 
     def labels(self, labels: Mapping[str, str], path: str = "labels") -> dict[str, str]:
         if len(labels) > MAX_LABELS:
-            self._wrong(path, f"has {len(labels)}; at most {MAX_LABELS} are taken")
+            self._report(path, f"has {len(labels)}; at most {MAX_LABELS} are taken")
             return {}
         for key, value in labels.items():
             if not LABEL_KEY.fullmatch(key):
-                self._wrong(path, f"the key {key[:80]!r} is not 1 to 64 of a-z 0-9 _ . -")
+                self._report(path, f"the key {key[:80]!r} is not 1 to 64 of a-z 0-9 _ . -")
             if len(value) > MAX_LABEL_CHARS:
-                self._wrong(f"{path}.{key[:80]}", f"is longer than {MAX_LABEL_CHARS} characters")
+                self._report(f"{path}.{key[:80]}", f"is longer than {MAX_LABEL_CHARS} characters")
             elif "\0" in value:
-                self._wrong(f"{path}.{key[:80]}", "holds a NUL character")
+                self._report(f"{path}.{key[:80]}", "holds a NUL character")
         return dict(labels)
 
     def request_id(self, request: chat_pb2.ChatRequest) -> tuple[str, bytes]:
@@ -131,7 +131,7 @@ class OptionsParser:
         if not request.request_id:
             return "", b""
         if not _REQUEST_ID.fullmatch(request.request_id):
-            self._wrong("request_id", "must be at most 128 printable ASCII characters, no blanks")
+            self._report("request_id", "must be at most 128 printable ASCII characters, no blanks")
             return "", b""
         return request.request_id, _hash_without(request, ("delivery", "token_counting"))
 
@@ -145,7 +145,7 @@ class OptionsParser:
         seconds = span.seconds + span.nanos / 1e9
         if not low <= seconds <= high or (above and seconds == low):
             begin = f"above {low:g}" if above else f"{low:g}"
-            self._wrong(f"{path}.{name}", f"is {seconds:g} s; it must be {begin} to {high:g} s")
+            self._report(f"{path}.{name}", f"is {seconds:g} s; it must be {begin} to {high:g} s")
         return seconds
 
 
@@ -187,7 +187,7 @@ def plain(struct: Struct) -> Generator[None, None, dict[str, Any]]:
 
 
 def _plain_value(value: Value, pending: list[tuple[Struct | ListValue, Any]]) -> Any:
-    """Return a value, the contents of an object or list excepted: these are added to `pending`."""
+    """Return a value. The contents of an object or a list are not converted, but added to `pending`."""
     match value.WhichOneof("kind"):
         case "number_value":
             number = value.number_value

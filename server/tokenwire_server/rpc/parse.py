@@ -1,4 +1,4 @@
-"""The caller's bytes as a checked ChatRequest, or its violations, each with its path.
+"""Parsing of a caller's bytes: a checked ChatRequest, or its violations, each with its path.
 
 Requests are parsed here and not in gRPC's deserializer, whose errors say UNKNOWN with Python's text.
 """
@@ -62,40 +62,40 @@ _EFFORTS: dict[int, Effort] = {
 _MAX_UNCOUNTED_FIELDS = 32 * 1024
 """Parsing so many takes 5 ms at most: requests of 64 KiB and less need not be counted."""
 _FIELDS_OF_PART = 4
-"""Fields that are counted on the wire in the time in which one part is checked."""
+"""Cost of checking one part, as the number of fields that can be counted in the same time."""
 _BYTES_OF_FIELD = 256
-"""Bytes that are copied in the time in which one field is counted."""
+"""Bytes that can be copied in the time of counting one field."""
 _MAX_WAITING_REQUESTS = 32
-"""Requests with the most fields that may wait to be parsed, some 3 s of work. The next one gets
+"""Requests of `max_request_fields` each that may wait to be parsed, some 3 s of work. The next one gets
 OVERLOADED."""
 
 Parsed = tuple[ChatRequest, Violations]
 Steps = Generator[int, None, Parsed]
-"""Work in steps of some milliseconds, between which others can run. Each yields how much is left at most,
-in the time that counting one field takes."""
+"""Work in steps of a few milliseconds, between which other tasks can run. Each step yields an upper bound
+of the remaining work; the unit is the time of counting one field."""
 
 
 class ChatRequestParser:
-    """Parses chat requests without keeping the event loop for long. Belongs to one event loop."""
+    """Parses chat requests without blocking the event loop for long. Belongs to one event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._turns = Turns(
             max_waiting=_MAX_WAITING_REQUESTS * limits.max_request_fields,
-            what="too many large requests wait to be parsed",
+            refusal="too many large requests wait to be parsed",
         )
 
     async def parse(self, data: bytes) -> Parsed:
-        """See parse_chat_request. A request that takes one step does not wait; others take turns.
+        """Parse like parse_chat_request. Requests that take more than one step are parsed in turns.
 
-        Raises Overloaded too. Cancelled, nothing is left behind.
+        Also raises Overloaded. Cancellation leaves nothing behind.
         """
         steps = parse_steps(data, self._limits)
         try:
             work = next(steps)
         except StopIteration as done:
             return _parsed(done)
-        async with self._turns.mine(work):
+        async with self._turns.turn(work):
             while True:
                 await asyncio.sleep(0)
                 try:
@@ -105,7 +105,7 @@ class ChatRequestParser:
 
 
 def parse_chat_request(data: bytes, limits: Limits) -> Parsed:
-    """Return a request and what is wrong with it. Only without violations is the request fit for use.
+    """Return a request and its violations. If there are any, the request must not be used.
 
     Raises InvalidRequest at once for bytes that are not a ChatRequest, for too many fields, and for more
     violations than are listed.
@@ -124,10 +124,10 @@ def _parsed(done: StopIteration) -> Parsed:
 
 
 def parse_steps(data: bytes, limits: Limits) -> Steps:
-    """The same in steps."""
+    """Parse like parse_chat_request, in steps."""
     check_size(data, limits.max_request_bytes)
     kind = chat_pb2.ChatRequest
-    fields = 0  # of a small request they do not count: no field has less than 2 bytes
+    fields = 0  # a small request is not counted: each field takes at least 2 bytes
     if len(data) // 2 > min(_MAX_UNCOUNTED_FIELDS, limits.max_request_fields):
         counting = count_fields(kind.DESCRIPTOR, data, limits.max_request_fields)
         while True:
@@ -142,7 +142,7 @@ def parse_steps(data: bytes, limits: Limits) -> Steps:
         proto.ParseFromString(data)
     except DecodeError:
         raise malformed(kind.DESCRIPTOR.full_name) from None
-    parser = _Parser(limits, fields, copying=len(data) // _BYTES_OF_FIELD)
+    parser = _Parser(limits, fields, copy_work=len(data) // _BYTES_OF_FIELD)
     request = yield from parser.request(proto)
     return request, parser.violations
 
@@ -150,18 +150,18 @@ def parse_steps(data: bytes, limits: Limits) -> Steps:
 class _Parser:
     """Collects violations while it walks a request."""
 
-    def __init__(self, limits: Limits, fields: int, *, copying: int) -> None:
+    def __init__(self, limits: Limits, fields: int, *, copy_work: int) -> None:
         self.violations = Violations()
-        self.wrong = self.violations.add
+        self._report = self.violations.add
         self._max_fields = limits.max_request_fields
         self._fields = fields
-        self._copying = copying
+        self._copy_work = copy_work
         self._work = 0
-        self._options = OptionsParser(limits, self.wrong)
-        self._parts = PartsParser(self.wrong)
+        self._options = OptionsParser(limits, self._report)
+        self._parts = PartsParser(self._report)
 
-    def _is_due(self, work: int) -> bool:
-        """Whether a step is over, with so much more work done in it."""
+    def _ends_step(self, work: int) -> bool:
+        """Add work to the current step; return whether the step is over."""
         self._work += work
         if self._work < STEP_FIELDS:
             return False
@@ -169,11 +169,12 @@ class _Parser:
         return True
 
     @property
-    def _left(self) -> int:
-        return self._fields + self._copying
+    def _remaining(self) -> int:
+        """An upper bound of the remaining work."""
+        return self._fields + self._copy_work
 
     def _take_fields(self, count: int, path: str) -> None:
-        """Count what is in a field that the wire does not show. Raises InvalidRequest."""
+        """Count the nodes of a JSON text, which are not fields on the wire. Raises InvalidRequest."""
         self._fields += count
         if self._fields > self._max_fields:
             self.violations.all_found = False
@@ -183,16 +184,16 @@ class _Parser:
     def request(self, proto: chat_pb2.ChatRequest) -> Generator[int, None, ChatRequest]:
         model = proto.model
         if not model:
-            self.wrong("model", "is required: provider/model, or an alias")
+            self._report("model", "is required: provider/model, or an alias")
         elif len(model) > MAX_MODEL_CHARS:
-            self.wrong("model", f"is longer than {MAX_MODEL_CHARS} characters")
+            self._report("model", f"is longer than {MAX_MODEL_CHARS} characters")
             model = ""
-        copying = self._fields + self._copying  # and hashing
-        if self._is_due(copying):
-            yield self._left
+        copy_work = self._fields + self._copy_work  # and hashing
+        if self._ends_step(copy_work):
+            yield self._remaining
         request_id, body_hash = self._options.request_id(proto)
-        if body_hash and self._is_due(copying):
-            yield self._left
+        if body_hash and self._ends_step(copy_work):
+            yield self._remaining
         messages = yield from self._messages(proto)
         generation = self._generation(proto.generation)
         tools = yield from self._tools(proto)
@@ -202,8 +203,8 @@ class _Parser:
         delivery = self._options.delivery(proto.delivery)
         retention = self._options.retention(proto.retention)
         budget = self._options.budget(proto.budget)
-        if proto.HasField("cache") and self._is_due(copying):
-            yield self._left
+        if proto.HasField("cache") and self._ends_step(copy_work):
+            yield self._remaining
         return ChatRequest(
             model=model,
             messages=messages,
@@ -232,39 +233,39 @@ class _Parser:
             except StopIteration as done:
                 options: dict[str, Any] = done.value
                 return options
-            yield self._left
+            yield self._remaining
 
     def _asks_provider(self, proto: chat_pb2.ChatRequest) -> bool:
         if proto.token_counting not in chat_pb2.TokenCounting.values():
-            self.wrong("token_counting", f"{proto.token_counting} is no such choice")
+            self._report("token_counting", f"{proto.token_counting} is no such choice")
         return proto.token_counting == chat_pb2.TOKEN_COUNTING_PROVIDER
 
     def _messages(
         self, proto: chat_pb2.ChatRequest
     ) -> Generator[int, None, tuple[ChatMessage, ...]]:
         if not proto.messages:
-            self.wrong("messages", "is required")
+            self._report("messages", "is required")
         if len(proto.messages) > MAX_MESSAGES:
-            self.wrong("messages", f"has {len(proto.messages)}; at most {MAX_MESSAGES} are taken")
+            self._report("messages", f"has {len(proto.messages)}; at most {MAX_MESSAGES} are taken")
             return ()
         if sum(len(message.parts) for message in proto.messages) > MAX_PARTS:
-            self.wrong("messages", f"have more than {MAX_PARTS} parts together")
+            self._report("messages", f"have more than {MAX_PARTS} parts together")
             return ()
         messages: list[ChatMessage] = []
         for i, message in self.violations.checking(proto.messages):
             path = f"messages[{i}]"
             role = _ROLES.get(message.role)
             if role is None:
-                self.wrong(f"{path}.role", "is required: one of SYSTEM, USER, ASSISTANT, TOOL")
+                self._report(f"{path}.role", "is required: one of SYSTEM, USER, ASSISTANT, TOOL")
             if not message.parts:
-                self.wrong(f"{path}.parts", "is required")
+                self._report(f"{path}.parts", "is required")
             parts: list[Part] = []
             for j, piece in self.violations.checking(message.parts):
                 part = self._parts.part(piece, role, f"{path}.parts[{j}]")
                 if part is not None:
                     parts.append(part)
-                if self._is_due(_FIELDS_OF_PART):
-                    yield self._left
+                if self._ends_step(_FIELDS_OF_PART):
+                    yield self._remaining
             messages.append(ChatMessage(role or "user", tuple(parts)))
         return tuple(messages)
 
@@ -272,17 +273,17 @@ class _Parser:
         path = "generation"
         stops = tuple(proto.stop_sequences)
         if len(stops) > MAX_STOP_SEQUENCES:
-            self.wrong(
+            self._report(
                 f"{path}.stop_sequences",
                 f"has {len(stops)}; at most {MAX_STOP_SEQUENCES} are taken",
             )
             stops = ()
         for i, stop in self.violations.checking(stops):
             if not stop:
-                self.wrong(f"{path}.stop_sequences[{i}]", "is empty")
+                self._report(f"{path}.stop_sequences[{i}]", "is empty")
         reasoning = proto.reasoning
         if reasoning.effort and reasoning.effort not in _EFFORTS:
-            self.wrong(f"{path}.reasoning.effort", f"{reasoning.effort} is no effort")
+            self._report(f"{path}.reasoning.effort", f"{reasoning.effort} is no effort")
         return Generation(
             max_output_tokens=self._number(proto, "max_output_tokens", path, 1, MAX_TOKENS),
             temperature=self._number(proto, "temperature", path, 0, 2),
@@ -311,26 +312,26 @@ class _Parser:
         value = getattr(proto, name)
         if not low <= value <= high or (above and value == low):
             begin = f"above {low}" if above else f"{low}"
-            self.wrong(f"{path}.{name}", f"is {value}; it must be {begin} to {high}")
+            self._report(f"{path}.{name}", f"is {value}; it must be {begin} to {high}")
         return value
 
     def _tools(self, proto: chat_pb2.ChatRequest) -> Generator[int, None, tuple[Tool, ...]]:
         if len(proto.tools) > MAX_TOOLS:
-            self.wrong("tools", f"has {len(proto.tools)}; at most {MAX_TOOLS} are taken")
+            self._report("tools", f"has {len(proto.tools)}; at most {MAX_TOOLS} are taken")
             return ()
         seen: set[str] = set()
         for i, tool in self.violations.checking(proto.tools):
             path = f"tools[{i}]"
             if not _NAME.fullmatch(tool.name):
-                self.wrong(f"{path}.name", "must be 1 to 64 of a-z A-Z 0-9 _ -")
+                self._report(f"{path}.name", "must be 1 to 64 of a-z A-Z 0-9 _ -")
             elif tool.name in seen:
-                self.wrong(f"{path}.name", f"{quoted(tool.name)} is given twice")
+                self._report(f"{path}.name", f"{quoted(tool.name)} is given twice")
             seen.add(tool.name)
             if tool.parameters_json_schema:
                 path = f"{path}.parameters_json_schema"
                 nodes = self._check_schema(tool.parameters_json_schema, path, of_type="object")
-                if self._is_due(_FIELDS_OF_PART * nodes):
-                    yield self._left
+                if self._ends_step(_FIELDS_OF_PART * nodes):
+                    yield self._remaining
         return tuple(
             Tool(tool.name, tool.description, tool.parameters_json_schema) for tool in proto.tools
         )
@@ -338,16 +339,16 @@ class _Parser:
     def _tool_choice(self, proto: chat_pb2.ChatRequest) -> ToolChoice:
         choice = proto.tool_choice
         if not proto.tools:
-            self.wrong("tool_choice", "needs tools")
+            self._report("tool_choice", "needs tools")
         named = choice.mode == chat_pb2.TOOL_CHOICE_MODE_TOOL
         if choice.mode not in chat_pb2.ToolChoiceMode.values():
-            self.wrong("tool_choice.mode", f"{choice.mode} is no mode")
+            self._report("tool_choice.mode", f"{choice.mode} is no mode")
         if choice.tool_name and not named:
-            self.wrong("tool_choice.tool_name", "goes with TOOL_CHOICE_MODE_TOOL only")
+            self._report("tool_choice.tool_name", "goes with TOOL_CHOICE_MODE_TOOL only")
         if named and proto.tools and choice.tool_name not in {tool.name for tool in proto.tools}:
-            self.wrong(
+            self._report(
                 "tool_choice.tool_name",
-                f"{quoted(choice.tool_name)} is none of the request's tools",
+                f"{quoted(choice.tool_name)} is not one of the request's tools",
             )
         match choice.mode:
             case chat_pb2.TOOL_CHOICE_MODE_NONE:
@@ -369,7 +370,7 @@ class _Parser:
                 path = "response_format.json_schema"
                 schema = proto.json_schema
                 if not _NAME.fullmatch(schema.name):
-                    self.wrong(f"{path}.name", "must be 1 to 64 of a-z A-Z 0-9 _ -")
+                    self._report(f"{path}.name", "must be 1 to 64 of a-z A-Z 0-9 _ -")
                 self._check_schema(schema.schema_json, f"{path}.schema_json")
                 return JsonSchemaFormat(schema.name, schema.schema_json, schema.strict)
             case _:
@@ -379,6 +380,6 @@ class _Parser:
         """Check a JSON Schema; return how many nodes it has. Raises InvalidRequest."""
         fault, nodes = check_json_schema(text, of_type=of_type)
         if fault:
-            self.wrong(path, fault)
+            self._report(path, fault)
         self._take_fields(nodes, path)
         return nodes

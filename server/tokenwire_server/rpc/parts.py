@@ -1,4 +1,4 @@
-"""The parts of messages, checked, with paths."""
+"""Parsing and checking of the parts of messages."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _PARTS_OF_ROLE: dict[Role, frozenset[str]] = {
 
 
 class PartsParser:
-    """Reads parts. `wrong` gets each violation: its path, and what is wrong."""
+    """Parses parts. `report` gets the path and the text of each violation."""
 
-    def __init__(self, wrong: Callable[[str, str], None]) -> None:
-        self._wrong = wrong
+    def __init__(self, report: Callable[[str, str], None]) -> None:
+        self._report = report
 
     def part(self, proto: chat_pb2.Part, role: Role | None, path: str) -> Part | None:
-        """Return the part, or None where it is not known what it is."""
+        """Return the part, or None if it is empty or its kind is not allowed for the role."""
         kind = proto.WhichOneof("content")
         if kind is None:
-            self._wrong(path, "is empty: one of text, image, tool_call, tool_result, reasoning")
+            self._report(path, "is empty: one of text, image, tool_call, tool_result, reasoning")
             return None
         if role is not None and kind not in _PARTS_OF_ROLE[role]:
             allowed = ", ".join(sorted(_PARTS_OF_ROLE[role]))
-            self._wrong(
+            self._report(
                 f"{path}.{kind}", f"is not allowed in a message of role {role}, only {allowed}"
             )
             return None
@@ -42,7 +42,7 @@ class PartsParser:
         match kind:
             case "text":
                 if not proto.text:
-                    self._wrong(f"{path}.text", "is empty")
+                    self._report(f"{path}.text", "is empty")
                 return Text(proto.text, hint)
             case "image":
                 return self._image(proto.image, hint, f"{path}.image")
@@ -51,37 +51,37 @@ class PartsParser:
             case "tool_result":
                 result = proto.tool_result
                 if not result.tool_call_id:
-                    self._wrong(f"{path}.tool_result.tool_call_id", "is required")
+                    self._report(f"{path}.tool_result.tool_call_id", "is required")
                 return ToolResult(result.tool_call_id, result.text, result.is_error, hint)
             case "reasoning":
                 if not proto.reasoning.text and not proto.reasoning.signature:
-                    self._wrong(f"{path}.reasoning", "is empty")
+                    self._report(f"{path}.reasoning", "is empty")
                 return Reasoning(proto.reasoning.text, proto.reasoning.signature, hint)
 
     def _image(self, proto: chat_pb2.Image, hint: bool, path: str) -> Image:
         match proto.WhichOneof("source"):
             case "uri":
                 if not proto.uri.startswith(("https://", "http://")):
-                    self._wrong(
+                    self._report(
                         f"{path}.uri", "must begin with https:// or http://; send files as data"
                     )
                 if proto.media_type:
-                    self._wrong(f"{path}.media_type", "goes with data, not with uri")
+                    self._report(f"{path}.media_type", "goes with data, not with uri")
             case "data":
                 if not proto.data:
-                    self._wrong(f"{path}.data", "is empty")
+                    self._report(f"{path}.data", "is empty")
                 if not _MEDIA_TYPE.fullmatch(proto.media_type):
-                    self._wrong(f"{path}.media_type", 'is required with data, such as "image/png"')
+                    self._report(f"{path}.media_type", 'is required with data, such as "image/png"')
             case None:
-                self._wrong(path, "needs uri or data")
+                self._report(path, "needs uri or data")
         return Image(proto.uri, proto.data, proto.media_type, hint)
 
     def _tool_call(self, proto: event_pb2.ToolCall, hint: bool, path: str) -> ToolCall:
         if not proto.id:
-            self._wrong(f"{path}.id", "is required")
+            self._report(f"{path}.id", "is required")
         if not proto.name:
-            self._wrong(f"{path}.name", "is required")
+            self._report(f"{path}.name", "is required")
         arguments = proto.arguments_json or "{}"
         if fault := json_object_fault(arguments):
-            self._wrong(f"{path}.arguments_json", fault)
+            self._report(f"{path}.arguments_json", fault)
         return ToolCall(proto.id, proto.name, arguments, hint)

@@ -39,7 +39,7 @@ class Reflection:
         )
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """The method, for a server. It reads its requests itself, which bounds them."""
+        """Return the method for a server. It reads its requests itself, with OpenRequests' bounds."""
         methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self.ServerReflectionInfo)
         }
@@ -59,7 +59,7 @@ class Reflection:
     async def _answer(
         self, request: reflection_pb2.ServerReflectionRequest, context: Context
     ) -> None:
-        # Its types say that it is a coroutine; it is an asynchronous generator.
+        # It is typed as a coroutine, but it is an asynchronous generator.
         answering = cast("Any", self._servicer.ServerReflectionInfo)(_only(request), context)
         answers: AsyncGenerator[reflection_pb2.ServerReflectionResponse, None] = answering
         async with aclosing(answers):

@@ -41,11 +41,11 @@ MIN_CLIENT_PING_INTERVAL_S = 10
 """Clients that ping more often are sent away."""
 MAX_METADATA_BYTES = 16 * 1024
 MIN_CALLS_PER_CONNECTION = 2_000
-"""A connection carries twice as many calls as streams may be open, and at least so many."""
+"""A connection may carry twice as many calls as `limits.max_streams`, and at least this many."""
 MAX_PENDING_CALLS = 40_000
-"""Calls that wait to be accepted, 12 KiB each. Past it gRPC ends them with CANCELLED and no details."""
+"""Calls that wait to be accepted, 12 KiB each. Past it gRPC ends calls with CANCELLED and no details."""
 CLOSE_S = 0.5
-"""How long gRPC may take to close its connections once the last calls were cut off."""
+"""How long gRPC may take to close its connections after the last calls were cut off."""
 
 
 class GrpcServer:
@@ -139,7 +139,7 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Refuse new RPCs, give running ones `grace_s` to end, then cut them off.
 
-        Return at most `CLOSE_S` later, also if gRPC has not closed its connections by then.
+        Return at most `CLOSE_S` later, even if gRPC has not closed its connections by then.
         """
         self._health.stop()
         stopping = asyncio.create_task(self._server.stop(grace_s))
@@ -153,20 +153,20 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
         # Above the application's limit, so that the caller sees the application's error.
         ("grpc.max_receive_message_length", 2 * limits.max_request_bytes + 2**20),
-        # The limit is on bytes as they are sent: what is compressed, `inflating` and OpenRequests decompress,
-        # each up to its own limit. gRPC's decompression would let 16 KiB take 16 MiB in any method.
+        # This limit is on compressed bytes. `inflating` and OpenRequests decompress requests, each up to
+        # its own limit: gRPC's decompression would let 16 KiB expand to 16 MiB in any method.
         ("grpc.per_message_decompression", 0),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        # The transport refuses what a connection opens beyond this with REFUSED_STREAM, at next to no
-        # cost. Streams count until gRPC has freed them, also those that the caller has reset: this
-        # bounds rapid resets. gRPC's clients wait for a free place, but count a stream until its
-        # status has arrived only; so the number leaves room for those that are refused.
+        # The transport refuses further calls of a connection with REFUSED_STREAM, at almost no cost. A
+        # call counts until gRPC has freed it, even after the caller has reset it: this bounds rapid
+        # resets. gRPC's clients wait for a free place, but count a call only until its status arrives.
+        # So the number leaves room for calls that are refused.
         (
             "grpc.max_concurrent_streams",
             max(2 * limits.max_streams, MIN_CALLS_PER_CONNECTION),
         ),
-        # Calls of all connections that grpc.aio, which accepts one at a time, has not asked for yet. By
-        # default gRPC ends some at random from 1,000 on, and every one from 3,000 on.
+        # Calls of all connections that grpc.aio, which accepts one at a time, has not accepted yet. By
+        # default gRPC ends some calls at random from 1,000 on, and every call from 3,000 on.
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
         # Two servers on one port would share its callers without a word.

@@ -72,7 +72,7 @@ class ChatService:
             return answer.response().SerializeToString()
 
     async def CountTokens(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
-        """What the same would take; nothing begins."""
+        """Return what ChatStream with the same request would use and cost. Starts no generation."""
         request, route, estimate = await self._admission.count(data, caller)
         try:
             estimate.check(request.budget, request.model)
@@ -94,7 +94,7 @@ class ChatService:
         """Write a stream's events from a cursor: what is there, then what comes."""
         request = parse_message(chat_pb2.ResumeStreamRequest, data)
         violations: list[Violation] = []
-        options = OptionsParser(self._limits, lambda *wrong: violations.append(Violation(*wrong)))
+        options = OptionsParser(self._limits, lambda *found: violations.append(Violation(*found)))
         delivery = options.delivery(request.delivery)
         if request.after_sequence < 0:
             violations.append(Violation("after_sequence", "is negative; 0 is the beginning"))

@@ -101,9 +101,9 @@ def to_status(error: TokenwireError) -> status_pb2.Status:
 
 
 def refuse(context: Context, error: TokenwireError) -> None:
-    """Let the RPC end with the error's status once its handler returns, which must be the next step.
+    """Set the error's status as the end of the RPC. The handler must return next.
 
-    For handlers whose request gRPC does not read. `abort` raises instead, from any depth.
+    For handlers that read their requests themselves. Other handlers use `abort`, which raises.
     """
     status = to_status(error)
     context.set_code(CODES[error.reason])
@@ -143,7 +143,7 @@ def _details(error: TokenwireError) -> list[Message]:
 def _bad_request(
     violations: Sequence[Violation], unlisted_count: int = 0, *, all_found: bool = True
 ) -> error_details_pb2.BadRequest:
-    """Every violation that fits, and how many did not, in an entry without a field."""
+    """Return the violations that fit. A last entry without a field says that there are more."""
     bad_request = error_details_pb2.BadRequest()
     for position, violation in enumerate(violations):
         if bad_request.ByteSize() > MAX_VIOLATIONS_BYTES:
@@ -158,7 +158,7 @@ def _bad_request(
         )
     elif not all_found:
         bad_request.field_violations.add(
-            field="", description="checking stopped here: more violations may be not listed"
+            field="", description="checking stopped here: there may be more violations"
         )
     return bad_request
 

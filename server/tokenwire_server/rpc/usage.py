@@ -61,7 +61,7 @@ class UsageService:
         self._unavailable = False
 
     async def ListUsageRecords(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
-        """A page, and where the next one begins.
+        """Return a page of records, and the token of the next page.
 
         Raises InvalidRequest, RateLimited, Overloaded, StoreUnavailable.
         """
@@ -92,14 +92,14 @@ class UsageService:
         ]
         if len(records) == size:
             last = records[-1]
-            following = _PageToken(last.created_time, last.stream_id, of_filter).write()
+            next_token = _PageToken(last.created_time, last.stream_id, of_filter).write()
             parts.append(
-                usage_pb2.ListUsageRecordsResponse(next_page_token=following).SerializeToString()
+                usage_pb2.ListUsageRecordsResponse(next_page_token=next_token).SerializeToString()
             )
         return b"".join(parts)
 
     async def GetUsageSummary(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
-        """Sums. Raises InvalidRequest, RateLimited, Overloaded, StoreUnavailable."""
+        """Return sums. Raises InvalidRequest, RateLimited, Overloaded, StoreUnavailable."""
         request = parse_message(usage_pb2.GetUsageSummaryRequest, data)
         violations: list[Violation] = []
         query = self._query(request.filter, caller, violations)
@@ -119,7 +119,7 @@ class UsageService:
         return b"".join(parts)
 
     async def _read(self, query: Awaitable[Result]) -> Result:
-        """Await a query. The first one that the database does not answer is logged, for the operator."""
+        """Await a query. Log the first failure of the database, and the first success after it."""
         try:
             found = await query
         except StoreUnavailable as error:
@@ -135,7 +135,7 @@ class UsageService:
     def _query(
         self, proto: usage_pb2.UsageFilter, caller: Caller, violations: list[Violation]
     ) -> UsageQuery:
-        def wrong(field: str, description: str) -> None:
+        def report(field: str, description: str) -> None:
             violations.append(Violation(f"filter.{field}", description))
 
         since, until = (
@@ -145,22 +145,22 @@ class UsageService:
             for name in ("start_time", "end_time")
         )
         if since is not None and until is not None and until <= since:
-            wrong("end_time", "is not after start_time")
+            report("end_time", "is not after start_time")
         if len(proto.models) > MAX_MODELS:
-            wrong("models", f"has {len(proto.models)}; at most {MAX_MODELS} are taken")
+            report("models", f"has {len(proto.models)}; at most {MAX_MODELS} are taken")
         for position, model in enumerate(proto.models[:MAX_MODELS]):
             if not 0 < len(model) <= MAX_MODEL_CHARS:
-                wrong(f"models[{position}]", f"must have 1 to {MAX_MODEL_CHARS} characters")
+                report(f"models[{position}]", f"must have 1 to {MAX_MODEL_CHARS} characters")
         outcomes = []
         for position, value in enumerate(proto.outcomes[: len(_OUTCOMES) + 1]):
             if value in _OUTCOMES:
                 outcomes.append(_OUTCOMES[value])
             else:
-                wrong(f"outcomes[{position}]", f"{value} is no outcome")
+                report(f"outcomes[{position}]", f"{value} is no outcome")
         if len(proto.outcomes) > len(_OUTCOMES):
-            wrong("outcomes", f"has {len(proto.outcomes)}; there are {len(_OUTCOMES)}")
+            report("outcomes", f"has {len(proto.outcomes)}; there are {len(_OUTCOMES)}")
         if len(proto.key_prefix) > MAX_KEY_PREFIX_CHARS:
-            wrong("key_prefix", f"is longer than {MAX_KEY_PREFIX_CHARS} characters")
+            report("key_prefix", f"is longer than {MAX_KEY_PREFIX_CHARS} characters")
         labels = OptionsParser(
             self._limits, lambda *found: violations.append(Violation(*found))
         ).labels(proto.labels, "filter.labels")
@@ -233,10 +233,9 @@ def _groups(
 
 
 async def _in_slices(items: Sequence[Item]) -> AsyncIterator[Sequence[Item]]:
-    """A few at a time; other tasks run between two slices.
+    """Yield the items in slices; other tasks run between two slices.
 
-    A response whose slices are serialized one by one is the concatenation of their bytes, as protobuf
-    specifies for repeated fields.
+    The serialized slices of a response can be concatenated: protobuf specifies this for repeated fields.
     """
     for first in range(0, len(items), ITEMS_AT_ONCE):
         yield items[first : first + ITEMS_AT_ONCE]

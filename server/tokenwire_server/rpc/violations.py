@@ -1,4 +1,4 @@
-"""Collecting what is wrong with a request, with a bound on the work and the memory that this takes."""
+"""The violations of a request, with bounds on the work and the memory of collecting them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..errors import MAX_VIOLATIONS, InvalidRequest
 from ..request import Violation
 
 MAX_OF_ONE_LIST = 10
-"""Violations found in the entries of one list, such as `messages`, so that other fields are listed too."""
+"""Most violations in the entries of one list, such as `messages`. The rest is left for other fields."""
 MAX_CHARS = 256
-"""Of a field's path and of a description."""
+"""Longest path of a field, and longest description."""
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Violations(list[Violation]):
     """The violations of one request.
 
-    Checking stops where MAX_VIOLATIONS are exceeded, and in each list after MAX_OF_ONE_LIST.
+    Checking stops at the first violation past MAX_VIOLATIONS, and in each list after MAX_OF_ONE_LIST.
     """
 
     def __init__(self) -> None:
@@ -28,17 +28,17 @@ class Violations(list[Violation]):
         """False: checking stopped early, and there may be more."""
 
     def add(self, field: str, description: str) -> None:
-        """Add one. Raises InvalidRequest with all of them when there are too many."""
+        """Add a violation. Raises InvalidRequest with all of them if there are too many."""
         if len(self) == MAX_VIOLATIONS:
             self.all_found = False
             raise self.error()
         self.append(Violation(_bounded(field), _bounded(description)))
 
     def checking(self, entries: Iterable[T]) -> Iterator[tuple[int, T]]:
-        """Enumerate the entries of a list, and stop where too many violations were added meanwhile."""
-        most = len(self) + MAX_OF_ONE_LIST
+        """Enumerate the entries of a list. Stop once the caller has added too many violations for them."""
+        max_count = len(self) + MAX_OF_ONE_LIST
         for position, entry in enumerate(entries):
-            if len(self) >= most:
+            if len(self) >= max_count:
                 self.all_found = False
                 return
             yield position, entry
@@ -49,7 +49,7 @@ class Violations(list[Violation]):
 
 
 def quoted(text: str) -> str:
-    """A caller's text for use in a description."""
+    """Return a caller's text, quoted and shortened for a description."""
     return repr(text if len(text) <= MAX_CHARS // 4 else text[: MAX_CHARS // 4] + "...")
 
 

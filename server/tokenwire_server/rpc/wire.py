@@ -1,8 +1,8 @@
-"""Bytes of a call as a message of the proto, with a bound on the work that they can make.
+"""Parsing of the bytes of a call, with a bound on the work.
 
-protobuf's parser holds the interpreter until it is done: 8 MiB of empty messages take 0.4 s and 128 MiB.
-So the fields of a large message are counted on the wire before it is parsed, and whatever has too many is
-refused. A message that consists of text and images has few fields, whatever its size.
+protobuf's parser blocks the interpreter until it is done: 8 MiB of empty messages take 0.4 s and 128 MiB.
+So the fields of a large message are counted on the wire before it is parsed, and a message with too many
+fields is refused. A message that consists of text and images has few fields, whatever its size.
 
 https://protobuf.dev/programming-guides/encoding/
 """
@@ -19,16 +19,16 @@ from ..errors import InvalidRequest
 from ..request import Violation
 
 SMALL_MESSAGE_BYTES = 64 * 1024
-"""Size of a request that names something: every one but a chat's."""
+"""Largest request of the methods that do not take a ChatRequest."""
 STEP_FIELDS = 4_000
-"""Fields that are counted at once, in about 1 ms."""
+"""Fields that are counted in one step, in about 1 ms."""
 
 _VARINT, _I64, _LEN, _SGROUP, _EGROUP, _I32 = range(6)
 _MAX_VARINT32_SHIFT = 28
 
 M = TypeVar("M", bound=Message)
 Children = dict[int, "Children"]
-"""The fields of a message type that hold messages: their tags, and the same of the type they hold."""
+"""The fields of a message type that contain messages: the tag of each, and the Children of its type."""
 
 _children: dict[str, Children] = {}
 
@@ -45,7 +45,7 @@ def parse_message(kind: type[M], data: bytes, *, max_bytes: int = SMALL_MESSAGE_
 
 
 def check_size(data: bytes, max_bytes: int) -> None:
-    """Raise InvalidRequest if there are more bytes."""
+    """Raise InvalidRequest if the data is larger than `max_bytes`."""
     if len(data) > max_bytes:
         raise InvalidRequest(
             [Violation("", f"the request has {len(data)} bytes; this server takes {max_bytes}")]
@@ -58,7 +58,7 @@ def malformed(full_name: str) -> InvalidRequest:
 
 
 def too_many_fields(field: str, max_fields: int) -> InvalidRequest:
-    """Return the error for a request that has too many fields. `field` is where the bound is passed."""
+    """Return the error for a request with too many fields. `field` is the one that exceeds the bound."""
     what = "has, with the fields before it," if field else "has"
     return InvalidRequest(
         [Violation(field, f"{what} more than {max_fields} fields, entries and JSON values")]
@@ -74,8 +74,8 @@ def count_fields(
     Raises InvalidRequest at the first field past `max_fields`, and for bytes that are not a message.
     """
     children, end, at = _children_of(descriptor), len(data), 0
-    outer: list[tuple[Children, int, int]] = []  # what is resumed where a message or group ends
-    top = 0  # tag of the field of `descriptor` that is read
+    outer: list[tuple[Children, int, int]] = []  # resumed at the end of a message or group
+    top = 0  # tag of the current field of `descriptor`
     left, step_end = max_fields, max(max_fields - STEP_FIELDS, -1)
     try:
         while True:
@@ -122,7 +122,7 @@ def count_fields(
                 at += 8
             elif kind == _I32:
                 at += 4
-            elif kind == _SGROUP:  # of an unknown field: what is in it is skipped
+            elif kind == _SGROUP:  # an unknown field: messages in it are not entered
                 outer.append((children, end, tag))
                 children = {}
             elif kind == _EGROUP and outer and outer[-1][2] == tag - 1:
@@ -134,7 +134,9 @@ def count_fields(
 
 
 def _varint32(data: bytes, value: int, at: int) -> tuple[int, int]:
-    """A varint whose first byte was read, and where it ends. Raises IndexError where it does not."""
+    """Return a varint whose first byte was read, and the position after it. Raises IndexError if it has no
+    end.
+    """
     value &= 0x7F
     shift = 7
     while (byte := data[at]) >= 0x80:
@@ -149,7 +151,7 @@ def _varint32(data: bytes, value: int, at: int) -> tuple[int, int]:
 def _children_of(descriptor: Descriptor) -> Children:
     found = _children.get(descriptor.full_name)
     if found is None:
-        found = _children[descriptor.full_name] = {}  # first: types may hold themselves
+        found = _children[descriptor.full_name] = {}  # set first: types may contain themselves
         for field in descriptor.fields:
             if field.message_type is not None:
                 found[field.number << 3 | _LEN] = _children_of(field.message_type)

@@ -179,7 +179,7 @@ async def test_a_quarter_of_all_counts_at_once_is_for_one_tenant_and_the_others_
     count = server.service.CountTokens
     running = [asyncio.create_task(count(data, Call(), ACME)) for _ in range(16)]
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="of this tenant run") as refused:
+    with pytest.raises(Overloaded, match="of this tenant are running") as refused:
         await count(a_chat("hi"), Call(), ACME)
     assert refused.value.retry_after_s == 1.0
     await count(a_chat("hi"), Call(), globex)
