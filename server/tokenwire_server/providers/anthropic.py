@@ -78,7 +78,7 @@ class AnthropicMessages:
     path = "/v1/messages"
     count_path = "/v1/messages/count_tokens"
 
-    def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:  # noqa: ARG002  # the Dialect's
+    def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:  # noqa: ARG002  # as in Dialect
         yield from _check_messages(request)
         yield from _check_sampling(request)
         yield from _check_reasoning(request)

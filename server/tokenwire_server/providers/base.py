@@ -41,9 +41,9 @@ class Dialect(Protocol):
     """Path below the provider's base URL, such as `/chat/completions`."""
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
-        """Yield what this provider cannot honour of the request, each with its path.
+        """Yield a violation for everything in the request that this provider cannot honour, with its path.
 
-        There may be one for every part: take only as many as are reported.
+        There may be one for every part of a message: consume only as many as are reported.
         """
         ...
 
@@ -91,9 +91,9 @@ class Upstream(Protocol):
     async def read(self) -> list[Delta]:
         """Wait for the next bytes and return the deltas they complete, perhaps none.
 
-        Each call does bounded work, and lets other tasks run where many bytes or deltas came at once.
-        A broken connection sets `end`. Cancelled, it loses nothing but the answer: close the upstream
-        then.
+        Each call does bounded work, and lets other tasks run when many bytes or deltas arrived at once.
+        A broken connection sets `end`. After a cancellation, close the upstream: the rest of the answer
+        is lost.
         """
         ...
 
@@ -104,7 +104,7 @@ class Provider(Protocol):
     name: str
 
     def check(self, request: ChatRequest) -> Iterator[Violation]:
-        """Yield what this provider cannot honour of the request. See Dialect."""
+        """Yield a violation for everything in the request that this provider cannot honour. See Dialect."""
         ...
 
     def open(

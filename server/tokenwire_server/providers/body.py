@@ -1,4 +1,4 @@
-"""The body of a provider's answer, read in pieces that one turn of the event loop can take.
+"""The body of a provider's answer, read in pieces that are small enough for one turn of the event loop.
 
 aiohttp returns whatever is buffered, up to several 100 kB, and does not suspend while there is more. So
 one provider that sends faster than its answer can be decoded would stop all other streams, and no
@@ -15,19 +15,19 @@ import aiohttp
 from .inflate import MAX_STEP_BYTES, BodyError, Inflater
 
 MAX_PIECE_BYTES = MAX_STEP_BYTES
-"""Most bytes that one `read` returns. The costliest ones, SSE comments of three bytes each, take 1.5 ms to
-decode."""
+"""Most bytes that one `read` returns. In the worst case, SSE comments of three bytes each, they take 1.5 ms
+to decode."""
 STEP_COST_BYTES = 512
-"""What a step of decompression counts as at least: one without output takes time, too."""
+"""The least that a step of decompression counts as: a step without output takes time, too."""
 MAX_BYTES_WITHOUT_CONTENT = 64 * 2**20
-"""Most bytes between two deltas: comments and events of kinds that are not read. Images that are drawn
-while the answer is streamed take a few MB each."""
+"""Most bytes between two deltas, in comments and events that are not decoded. Partial images that a
+provider streams take a few MB each."""
 
 
 class Body:
-    """Reads one response. The owner calls `got_content` whenever what it read had content.
+    """Reads one response. The owner calls `got_content` whenever a piece contained content.
 
-    A response with an encoding that is not supported raises BodyError.
+    The constructor raises BodyError if the response has an encoding that is not supported.
     """
 
     __slots__ = ("_bytes_without_content", "_content", "_inflater", "_received_bytes", "_steps")
@@ -37,21 +37,21 @@ class Body:
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         self._inflater = Inflater(encoding) if encoding not in ("", "identity") else None
         self._steps: Iterator[bytes] | None = None
-        """Pieces of what was received, which are not returned yet."""
+        """Received pieces that have not been returned yet."""
         self._received_bytes = 0
         self._bytes_without_content = 0
 
     async def read(self) -> bytes:
-        """Wait for bytes, and return the next piece, decompressed. Empty: the body ended.
+        """Wait for the next piece and return it, decompressed; b"" at the end of the body.
 
-        Other tasks run before each piece. Raises aiohttp.ClientError when the connection breaks, after
-        everything that was received before, and BodyError when the body exceeds a bound. Cancelled, it
-        loses nothing.
+        Other tasks run before each piece. When the connection breaks, the bytes that were received before
+        are returned first; then aiohttp.ClientError is raised. Raises BodyError when the body exceeds a
+        bound. Cancellation loses no bytes.
         """
         while True:
             if self._steps is None:
                 content = self._content
-                if content.total_bytes != self._received_bytes:  # buffered: it would not suspend
+                if content.total_bytes != self._received_bytes:  # then readany does not suspend
                     await asyncio.sleep(0)
                 try:
                     data = await content.readany()
@@ -75,7 +75,7 @@ class Body:
                 return piece
 
     def got_content(self) -> None:
-        """Content has come: the bound of bytes without it counts from here."""
+        """Restart the count of bytes without content."""
         self._bytes_without_content = 0
 
     async def drain(self, max_bytes: int) -> None:
@@ -84,15 +84,15 @@ class Body:
             max_bytes -= len(data)
 
     async def read_whole(self, max_bytes: int) -> bytes:
-        """Read a small body, or the first `max_bytes` of it."""
+        """Return the body, cut off after `max_bytes`."""
         whole = bytearray()
         while len(whole) < max_bytes and (data := await self.read()):
             whole += data
         return bytes(whole[:max_bytes])
 
     def _received_before(self, error: aiohttp.ClientError) -> bytes:
-        """Return what was received before the connection broke, and raise the error once that is read."""
-        self._content.set_exception(None)  # type: ignore[arg-type]  # else it cannot be read
+        """Return the bytes received before the connection broke. Without any, raise the error."""
+        self._content.set_exception(None)  # type: ignore[arg-type]  # otherwise reading raises it
         data = self._content.read_nowait()
         self._content.set_exception(error)
         if not data:

@@ -33,9 +33,9 @@ MAX_RETRY_AFTER_S = 3600.0
 DEFAULT_RETRY_AFTER_S = 1.0
 """Handed on when coming back may help and the provider said nothing."""
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
-"""What OpenSSL calls an answer that is not TLS."""
-TLS_RECORD = "\\x15\\x03"
-"""How the alert of a TLS server begins, as aiohttp quotes it: it answers a request that is not TLS."""
+"""OpenSSL's reasons for an answer that is not TLS."""
+TLS_ALERT = "\\x15\\x03"
+"""First bytes of a TLS alert, as aiohttp quotes them. A TLS server answers a request without TLS with it."""
 MAX_PROVIDER_TEXT_CHARS = 2000
 """How much of a provider's text goes to the log."""
 
@@ -126,9 +126,10 @@ def _name(value: object) -> str:
 
 
 def _lacks_descriptors(error: BaseException) -> bool:
-    """Whether the connection failed because this process, or its system, has no file descriptor left.
+    """Return whether the connection failed because the process or the system has no descriptors left.
 
-    A name that cannot be resolved for that reason has an error number of its own, or none.
+    Name resolution that fails for this reason reports another error number or none, so a file is opened
+    as a test.
     """
     causes = _causes(error)
     if any(isinstance(c, OSError) and c.errno in descriptors.OUT_OF_DESCRIPTORS for c in causes):
@@ -149,7 +150,7 @@ def _connection_fault(error: BaseException) -> str:
             return "its certificate is not valid for it or not trusted"
         if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):
             return "TLS failed"
-        if isinstance(cause, aiohttp.ClientResponseError) and TLS_RECORD in cause.message:
+        if isinstance(cause, aiohttp.ClientResponseError) and TLS_ALERT in cause.message:
             return "it speaks TLS; should its base_url begin with https://?"
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"

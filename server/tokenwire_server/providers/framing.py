@@ -1,8 +1,8 @@
-"""Bounds on what a provider sends around the bodies of its answers: heads, chunk sizes, trailers.
+"""Bounds on the bytes around the bodies of a provider's answers: heads, chunk sizes, trailers.
 
 aiohttp bounds each header and their number. It does not bound responses of status 1xx before the answer,
-white space before a header's value, zeros before a chunk's size, or chunk extensions: none of these
-reaches the code that waits for the answer, while parsing them takes a core.
+white space before a header's value, zeros before a chunk's size, or chunk extensions. The code that waits
+for the answer sees none of these, and parsing them can keep a core busy.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 """Most bytes before the body: responses of status 1xx, the status line and all headers."""
 MAX_FRAMING_BYTES = 64 * 1024
-"""Most bytes of chunk sizes, extensions and trailers, beside `FRAMING_RATIO` for each byte of the body."""
+"""Most bytes of chunk sizes, extensions and trailers, plus `FRAMING_RATIO` for each byte of the body."""
 FRAMING_RATIO = 8
-"""A chunk of one byte takes five more."""
+"""Bytes of framing that are accepted for each byte of the body. A chunk of one byte has five."""
 
 _HEAD_STEP_BYTES = 8 * 1024
-"""Parsed at once before the body begins: at most 400 responses of status 1xx, in 5 ms."""
+"""Bytes that are parsed at once before the body begins: at most 400 responses of status 1xx, in 5 ms."""
 _CHECK_BYTES = 64 * 1024
-"""Received between two checks of the framing."""
+"""Bytes that are received between two checks of the framing."""
 
 
 class FramingError(aiohttp.ClientPayloadError):
-    """The answer's framing exceeds a bound. `str(error)` holds nothing that the provider sent."""
+    """The answer's framing exceeds a bound. `str(error)` contains nothing that the provider sent."""
 
 
 class BoundedConnector(aiohttp.TCPConnector):
@@ -48,14 +48,14 @@ class _BoundedProtocol(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._received_bytes = 0
-        """Since the request was sent."""
+        """Counted since the request was sent."""
         self._check_at_bytes = _HEAD_STEP_BYTES
 
     def set_response_params(self, **params: Any) -> None:
-        """A request is about to be sent."""
+        """Restart the count for a request that is about to be sent."""
         self._received_bytes = 0
         self._check_at_bytes = _HEAD_STEP_BYTES
-        self._payload = None  # that of the request before
+        self._payload = None  # of the previous request
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -88,7 +88,7 @@ class _BoundedProtocol(ResponseHandler):
 
     def _check_framing(self) -> None:
         payload = self._payload
-        if payload is None or self._reading_paused:  # paused, not all was parsed that was received
+        if payload is None or self._reading_paused:  # paused: not all received bytes are parsed
             return
         around_bytes = self._received_bytes - payload.total_bytes
         allowed_bytes = MAX_HEAD_BYTES + MAX_FRAMING_BYTES + FRAMING_RATIO * payload.total_bytes

@@ -35,7 +35,7 @@ KEEPALIVE_S = 15.0
 """How long an idle connection is kept. Short of what providers' front ends keep: a POST on a
 connection that the other side just closed fails and is not repeated."""
 READ_BUFFER_BYTES = 16 * 1024
-"""Received and not read yet: past twice as much, or 1,024 chunks, a connection is not read from."""
+"""Bytes that are received and not read yet. Past twice as many, or 1,024 chunks, the connection pauses."""
 ERROR_BODY_S = 2.0
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """How long and how much is read of the body of an error. Its status counts in any case."""
@@ -119,9 +119,10 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
 
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket to a provider, as long as enough descriptors are left for callers and the database.
+    """Return a socket to a provider, if enough descriptors are left for callers and the database.
 
-    Raises OSError with EMFILE. Numbers are given from the lowest, so that a high one means few are left.
+    Otherwise raises OSError with EMFILE. The system assigns the lowest free number, so a high number means
+    that few are left.
     """
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
@@ -146,7 +147,7 @@ def release(response: aiohttp.ClientResponse) -> None:
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> bytes:
-    """The body, or what came of it until it was too long, too late or broken."""
+    """Return the body, cut off after MAX_ERROR_BODY_BYTES. Empty if it breaks or takes too long."""
     body = b""
     try:
         with suppress(aiohttp.ClientError, BodyError, TimeoutError):

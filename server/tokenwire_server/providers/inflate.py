@@ -18,14 +18,14 @@ FREE_BYTES = 2**20
 MAX_INFLATED_BYTES = 512 * 2**20
 """Most output of one body. An answer of 128,000 tokens with 20 logprobs each takes 400 MB."""
 
-_INPUT_BYTES = 4 * 1024  # zlib copies what a step leaves over
+_INPUT_BYTES = 4 * 1024  # zlib copies the input that a step does not use
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _RAW_DEFLATE = -15
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class BodyError(Exception):
-    """The body cannot be read any further. `str(error)` holds nothing that the provider sent."""
+    """The body cannot be read any further. `str(error)` contains nothing that the provider sent."""
 
 
 class Inflater:
@@ -80,7 +80,7 @@ class Inflater:
         return zlib.decompressobj(self._window_bits)
 
     def _end_member(self, rest: bytes) -> bytes:
-        """What is left to decompress after the end of a member."""
+        """Return the bytes that are left to decompress after the end of a member."""
         self._zlib = None
         if self._is_deflate or (rest and not _GZIP_MAGIC.startswith(rest[:2])):
             self._is_over = True

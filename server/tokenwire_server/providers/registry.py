@@ -31,7 +31,7 @@ DIALECTS: dict[ProviderKind, Dialect] = {
 
 MAX_NEAREST = 3
 MAX_COMPARED_CHARS = 256
-"""Of a name that is unknown: comparing takes time that grows with its length."""
+"""Characters of an unknown name that are compared: the time for this grows with the length."""
 
 ANTHROPIC_VERSION = "2023-06-01"
 """The wire format that our decoder reads. Newer ones refuse temperature, top_p and top_k even for models

@@ -36,8 +36,7 @@ MAX_TURN_DELTAS = 256
 """Most deltas that a read returns: to append them to a log with eight readers takes 1 ms."""
 END_OF_BODY_S = 0.25
 MAX_END_OF_BODY_BYTES = 64 * 1024
-"""How long, and how much, a complete answer may take to end its body, so that the connection can be used
-again."""
+"""Bounds on reading the rest of the body after a complete answer, so that the connection can be reused."""
 COUNT_S = 10.0
 """How long a provider may take to count a request's input tokens, the connecting included."""
 MAX_COUNT_BODY_BYTES = 64 * 1024

@@ -20,12 +20,12 @@ from .wire import ProviderRequest, ToolResult, ToolSpec
 MAX_RESULTS = 8
 """Tool results that an answer quotes."""
 MAX_RESULT_CHARACTERS = 300
-"""The most that it quotes of one result."""
+"""Characters that an answer quotes of one result."""
 MAX_QUESTION_CHARACTERS = 2_000
-"""Of the end of a question, where names of tools are looked for: many tools and megabytes of text would
-stop the event loop for seconds."""
+"""Characters at the end of a question that are searched for names of tools: many tools and megabytes of
+text would block the event loop for seconds."""
 MIN_LAST_WORD = 4
-"""A tool is also named by the last word of its name, if that has so many letters."""
+"""Fewest letters of a last word that names a tool, such as "weather" of "get_weather"."""
 
 REASONING = "The user wants to know what this is. A short, concrete explanation will do."
 RESULT_REASONING = "The tool has returned what the user asked for."

@@ -140,7 +140,7 @@ def _read(
 
 
 def _conversation(messages: list[dict[str, Any]]) -> Conversation:
-    """Tool results come in a user's message: only one that contains something else is a question."""
+    """Read the messages. A user's message that contains only tool results is not a question."""
     reader = ConversationReader()
     for message in messages:
         content = message.get("content")

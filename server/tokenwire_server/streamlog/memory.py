@@ -24,6 +24,7 @@ STREAM_BYTES = 3072
 STEP_BYTES = 16 * 1024
 """A growing log takes its share of the total in steps, so that a token costs no accounting."""
 LONG_TEXT_CHARS = 256
+"""The width of longer texts is found by encoding them."""
 MAX_READ_ENTRIES = 4096
 """Entries in one read: looking at them takes 1.3 ms, which everybody else waits for."""
 
@@ -200,7 +201,7 @@ def _text_bytes(text: str) -> int:
 
 
 def _width(text: str) -> int:
-    """Bytes a character of a long text: 25 times as fast as to look at each character."""
+    """Return the bytes per character of a long text, 25 times as fast as by looking at each character."""
     if len(text.encode("utf-16-le")) > 2 * len(text):
         return 4
     try:

@@ -49,7 +49,7 @@ class CachedAnswer(NamedTuple):
 
 
 class _TenantAnswers:
-    """The answers of one tenant, the one used longest ago first."""
+    """The answers of one tenant, the least recently used one first."""
 
     __slots__ = ("by_key", "byte_count")
 
@@ -61,14 +61,14 @@ class _TenantAnswers:
 class ResponseCache:
     """At most `max_bytes` of answers, of at most `max_answer_bytes` each, as their logs count them.
 
-    Past the bound the tenant whose answers take most loses the one that it used longest ago: so a tenant
-    that keeps little keeps it, whatever others do. Answers of one tenant are never another's.
+    Past the bound the tenant whose answers take the most memory loses its least recently used answer, so
+    other tenants cannot displace the answers of a tenant that has few. Tenants never share answers.
     """
 
     def __init__(self, max_bytes: int, max_answer_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_answer_bytes = max_answer_bytes
-        self._tenants: dict[str, _TenantAnswers] = {}  # those that have any
+        self._tenants: dict[str, _TenantAnswers] = {}  # those that have answers
         self._bytes = 0
 
     def get(self, tenant: str, use: CacheUse) -> CachedAnswer | None:

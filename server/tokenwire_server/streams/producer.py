@@ -28,8 +28,8 @@ from .stream import NOTHING, Progress, Stream
 
 logger = logging.getLogger(__name__)
 STALL_RETRY_AFTER_S = 60.0
-"""Handed on when a provider sent no content in time. It may still be working on the request, and bill it:
-an immediate repetition would take as long, and cost as much again."""
+"""The delay that callers are asked for when a provider sent no content in time. The provider may still
+work on the request, and bill it: an immediate retry would take as long, and cost as much again."""
 
 
 class Producer:
@@ -70,9 +70,9 @@ class Producer:
     def usage(self) -> Usage:
         """Return the stream's usage so far: the provider's figures, or an estimate.
 
-        It is nothing until the request is sent. It is nothing as well when the provider refused the
-        request or failed before the first content, unless it reported figures. A stream that was ended
-        here while the provider worked on it has used its input.
+        It is zero until the request is sent. It is also zero if the provider refused the request or
+        failed before the first content, unless the provider reported figures. If this server ended the
+        stream while the provider worked on it, the input counts as used.
         """
         if not self._asking.is_sent:
             return NOTHING
@@ -142,10 +142,10 @@ class Producer:
         return self._route.provider.open(request, self._route.model, self._route.max_output_tokens)
 
     async def _read(self, upstream: Upstream, silence: SilenceLimit) -> bool:
-        """Read the upstream to its end. False: the answer reached its cost limit before that.
+        """Read the upstream to its end. Return False if the answer reached its cost limit before that.
 
-        This is the path of each token. Until the first content the limit that `silence` began with
-        applies, whatever else arrives.
+        Every token takes this path. Until the first content, the initial limit of `silence` applies,
+        whatever else arrives.
         """
         append = self._stream.log.append
         # The loop's own clock will not do: uvloop's has steps of a millisecond.

@@ -44,13 +44,14 @@ class Books(Protocol):
 
 
 class _EndedStreams:
-    """The streams of one tenant that have ended and hold memory."""
+    """The streams of one tenant that have ended and still take memory."""
 
     __slots__ = ("byte_count", "timers")
 
     def __init__(self) -> None:
         self.timers: dict[Stream, asyncio.TimerHandle] = {}
-        """The oldest end first, with the timer after which nobody finds it. Its readers may read on."""
+        """Streams in the order of their ends, each with the timer after which it cannot be found any more.
+        Readers that are attached by then may continue."""
         self.byte_count = 0
 
     def add(self, stream: Stream, timer: asyncio.TimerHandle) -> None:
@@ -58,7 +59,7 @@ class _EndedStreams:
         self.byte_count += STREAM_BYTES + stream.log.byte_count
 
     def remove(self, stream: Stream) -> None:
-        """To be called before its log is dropped."""
+        """Remove a stream, if it is here. Call this before its log is dropped."""
         timer = self.timers.pop(stream, None)
         if timer is not None:
             timer.cancel()
@@ -70,8 +71,8 @@ class StreamRegistry:
 
     At most `limits.max_streams` generate and `limits.max_readers` read at once. A stream that ended
     stays until its `log_ttl` has passed, or until memory is short (`limits.max_total_log_bytes`): then
-    the tenant whose ended streams take most loses the one that ended first. Producers are tasks of
-    `tasks`, whose owner outlives every RPC.
+    the tenant whose ended streams take the most memory loses the one that ended first. Producers are tasks
+    of `tasks`, whose owner outlives every RPC.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class StreamRegistry:
         self._found: dict[tuple[str, str], Stream] = {}  # by tenant and stream id
         self._requested: dict[tuple[str, str], Stream] = {}  # by tenant and request id
         self._live: set[Stream] = set()
-        # Those that ended and hold memory, by tenant.
+        # By tenant.
         self._ended: dict[str, _EndedStreams] = {}
         self._reader_count = 0
         self._idle = asyncio.Event()

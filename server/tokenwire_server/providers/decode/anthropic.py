@@ -62,12 +62,12 @@ class _OpenBlock:
         self.id = ""
         self.name = ""
         self.fragments: list[str] = []
-        """Of a tool call's arguments."""
+        """Fragments of a tool call's arguments."""
         self.whole_input = ""
         """Arguments that came with the start: some compatible servers send no fragments."""
         self.signature = ""
         self.held_chars = 0
-        """Length of all these texts."""
+        """Length of all texts of this block that are held."""
 
 
 _objects = msgspec.json.Decoder(dict[str, object])

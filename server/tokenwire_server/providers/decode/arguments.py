@@ -1,4 +1,4 @@
-"""The arguments of a tool call while they grow."""
+"""The arguments of a tool call while they arrive."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from .json import join_surrogates, loads
 
 _JSON_SPACE = " \t\n\r"
 _TO_BRACKET = re.compile(r'(?:[^\[\]{}"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
-"""Outside a string: everything before the next bracket, or before a string that is not whole yet."""
+"""Outside a string: matches everything before the next bracket, or before an unfinished string."""
 _TO_QUOTE = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
-"""Inside a string: everything before its end, or before a backslash that is the last character."""
+"""Inside a string: matches everything before its end, or before a backslash that is the last character."""
 _SCAN_CHARS = 16 * 1024
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Arguments:
-    """Fragments of JSON text, and whether they are a whole JSON object by now.
+    """Fragments of JSON text, with a check whether they form a complete JSON object.
 
-    `is_object` may be called after each fragment: brackets are counted once, as fragments come, and
-    the text is parsed once, when the bracket that closes the object has come. An object is whole from
-    there on, unless anything but white space follows.
+    `is_object` may be called after each fragment: each fragment is scanned for brackets once, and the
+    text is parsed once, when the bracket that closes the object has arrived. From then on the object is
+    complete, unless anything but white space follows.
     """
 
     __slots__ = (
@@ -44,7 +44,7 @@ class Arguments:
         self._in_string = False
         self._is_after_backslash = False
         self._is_object: bool | None = None
-        """None: not closed yet. False: it cannot become one."""
+        """None: the object is not closed yet. False: the text cannot become an object."""
 
     @property
     def text(self) -> str:
@@ -53,11 +53,11 @@ class Arguments:
     def add(self, fragment: str) -> None:
         self._fragments.append(fragment)
         self._unscanned_chars += len(fragment)
-        if self._unscanned_chars > _SCAN_CHARS:  # else `is_object` would do it all at once
+        if self._unscanned_chars > _SCAN_CHARS:  # otherwise `is_object` scans it all at once
             self._scan_new()
 
     def is_object(self) -> bool:
-        """Whether the text so far is a JSON object."""
+        """Return whether the text so far is a JSON object."""
         self._scan_new()
         return self._is_object is True
 
@@ -84,7 +84,7 @@ class Arguments:
             self._is_object = not fragment[end:].strip(_JSON_SPACE) and is_object(whole)
 
     def _find_end(self, fragment: str, position: int) -> int | None:
-        """The position after the bracket that closes the object. None: it is not closed yet."""
+        """Return the position after the bracket that closes the object, or None if it is not closed."""
         while position < len(fragment):
             if self._in_string:
                 if self._is_after_backslash:
@@ -109,7 +109,7 @@ class Arguments:
 
 
 def is_object(text: str) -> bool:
-    """Whether a text is a JSON object."""
+    """Return whether a text is a JSON object."""
     try:
         loads(_object_decoder, join_surrogates(text).encode())
     except msgspec.DecodeError:

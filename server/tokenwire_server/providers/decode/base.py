@@ -16,7 +16,7 @@ from ...errors import UpstreamError
 from ...events import Delta, FinishReason, Usage
 
 MAX_NAME_CHARS = 256
-"""What is kept of the provider's names for its model and its answer."""
+"""Most characters that are kept of a provider's names for its model and its answer."""
 
 
 class Complete(msgspec.Struct, frozen=True):

@@ -50,7 +50,7 @@ def loads(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
         raise msgspec.DecodeError(str(error)) from error
     try:
         return msgspec.convert(value, decoder.type)
-    except (msgspec.ValidationError, UnicodeEncodeError):  # always, where the type has Raw
+    except (msgspec.ValidationError, UnicodeEncodeError):  # always if the type contains Raw
         data = _ESCAPE.sub(_replace_half, data)
     try:
         return decoder.decode(data)
@@ -102,7 +102,7 @@ class SurrogateJoiner:
         self._held: dict[int, TextDelta | ReasoningDelta | ToolCallDelta] = {}
         """By index: a delta of nothing but the first half."""
         self._held_text_index: int | None = None
-        """Index of the one held delta that is not of a call: the next block would end it."""
+        """Index of the only held delta that belongs to no tool call. The next block ends it."""
 
     def mend(self, deltas: list[Delta]) -> list[Delta]:
         """Return the deltas without surrogates; the same list when there were none."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 MAX_EVENT_BYTES = 4 * 2**20
 MAX_EVENT_OBJECTS = 32 * 1024
-"""Opening braces and brackets in one event, which can only be decoded at once: 4 MiB of text take 5 ms,
+"""Most opening braces and brackets in one event. An event is decoded in one step: 4 MiB of text take 5 ms,
 4 MiB of empty JSON objects half a second."""
 SMALL_EVENT_BYTES = 2 * MAX_EVENT_OBJECTS
-"""An event of this size cannot have so many objects, and they are not counted in it."""
+"""Events up to this size are too short for more objects, so theirs are not counted."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -24,8 +24,8 @@ class SSEFramer:
     event without a `data` line. Bytes are not checked to be UTF-8.
 
     `max_event_bytes` bounds each line and each event's data, and so what is kept between feeds. At
-    the first longer one, or one with more than `MAX_EVENT_OBJECTS`, `overflowed` is set, and nothing
-    more comes out: the stream is unusable.
+    the first longer one, or one with more than `MAX_EVENT_OBJECTS`, `overflowed` is set, and no more
+    events are returned: the stream is unusable.
     """
 
     __slots__ = (
