@@ -1,4 +1,4 @@
-"""How many queries run at once, and whose is next."""
+"""A limit of concurrent queries that is fair to all tenants."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..errors import Overloaded, RateLimited
 MAX_RUNNING = 2
 """Fewer than a Database has connections: one is always free to write records, and one to read keys."""
 MAX_WAITING = 10
-"""Queries of one tenant that wait. Then RateLimited."""
+"""Waiting queries of one tenant. The next one gets RateLimited."""
 WAIT_S = 5.0
-"""How long a query waits for others. Then Overloaded."""
+"""How long a query waits for a slot. Then Overloaded."""
 
 
 class QuerySlots:
     """Shares MAX_RUNNING slots between tenants: one query of a tenant runs at a time.
 
-    A slot that becomes free goes to the tenants that wait in turn, so a tenant waits for the running
-    queries and for one of each other tenant, however many each of them has sent.
+    Free slots go to the waiting tenants in turn. So a tenant waits for the running queries and for one
+    query of each other waiting tenant, however many queries they have sent.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class QuerySlots:
 
     @asynccontextmanager
     async def slot(self, tenant: str | None) -> AsyncIterator[None]:
-        """A slot for the block. `tenant` None: the operator. Raises RateLimited, Overloaded."""
+        """Take a slot for the block. `tenant` None is the operator. Raises RateLimited, Overloaded."""
         if tenant in self._running or len(self._running) >= MAX_RUNNING:
             await self._wait(tenant)
         else:
@@ -58,7 +58,7 @@ class QuerySlots:
             async with asyncio.timeout(WAIT_S):
                 await turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled():  # it was given a slot at the same moment
+            if turn.done() and not turn.cancelled():  # it got a slot at the same moment
                 self._release(tenant)
             else:
                 self._remove(tenant, turn)

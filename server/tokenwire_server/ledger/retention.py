@@ -1,4 +1,4 @@
-"""Deletes old usage records, and nothing while a clock may be wrong."""
+"""Deletion of old usage records, which is suspended while a clock may be wrong."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class Retention:
     - for SETTLE_S after the database's clock has jumped by more than that against the monotonic clock,
     - in the first IDLE_SETTLE_S, if the newest record is older than IDLE_S when the process starts.
 
-    The last rule is for SQLite, whose clock is this machine's: a clock that was wrong before the process
-    started looks like a server that was not used for long. The operator reads of it, and has a day.
+    The last rule is for SQLite, which uses this machine's clock: if the clock was wrong before the process
+    started, this looks like a server that was idle for a long time. A warning is logged, and the operator
+    has a day to correct the clock.
     """
 
     def __init__(
@@ -51,17 +52,17 @@ class Retention:
         self._monotonic = monotonic
         self._settled_at = monotonic() + SETTLE_S
         self._check_at = -math.inf
-        self._clock_offset_s: float | None = None  # of the database's clock to the monotonic one
+        self._clock_offset_s: float | None = None  # the database's clock minus the monotonic one
         self._clocks_differ = False
 
     async def run_due(self) -> None:
-        """Delete one batch if it is due. An error is logged, and ends nothing."""
+        """Delete one batch if it is due. Errors of the database are logged, not raised."""
         if self._monotonic() < self._check_at:
             return
         try:
             deleted = await self._delete_batch()
         except StoreUnavailable as error:
-            logger.error(  # noqa: TRY400  # the error is the database's own line
+            logger.error(  # noqa: TRY400  # the detail says enough without a traceback
                 "old usage records cannot be deleted: %s; next attempt in %g s",
                 error.detail,
                 CHECK_EVERY_S,

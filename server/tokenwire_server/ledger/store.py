@@ -35,9 +35,9 @@ from .writes import ROWS, as_json, keep_statement, renew_statement
 
 MAX_SUMMARY_ROWS = 10_000
 ROWS_AT_ONCE = 25
-"""Rows that are made for one statement, or read at once: the event loop is blocked for 1 ms meanwhile."""
+"""Rows that are built for one statement, or read at once. This blocks the event loop for 1 ms."""
 FIGURES_AT_ONCE = 200
-"""The same of rows whose figures are renewed."""
+"""The same for rows whose figures are updated."""
 
 _column = usage_records.c
 _MODEL_SERVED = _column.provider + "/" + _column.model
@@ -89,9 +89,9 @@ class UsageStore:
     async def page(
         self, query: UsageQuery, after: Cursor | None = None, size: int = 100
     ) -> list[UsageRecord]:
-        """The newest records, or those that follow a page's last one; at most `size`.
+        """Return the newest records, or those that follow a page's last one; at most `size`.
 
-        Raises RateLimited, Overloaded, as `QuerySlots`.
+        Raises RateLimited and Overloaded like `QuerySlots.slot`.
         """
         records = select(*RECORD_COLUMNS).where(*_conditions(query))
         if after is not None:
@@ -110,7 +110,8 @@ class UsageStore:
 
         Without groups there is one, of all; without records there is none.
 
-        Raises RateLimited, Overloaded, as `QuerySlots`; SummaryTooLarge; ValueError for an unknown group.
+        Raises SummaryTooLarge, ValueError for an unknown group, and RateLimited and Overloaded like
+        `QuerySlots.slot`.
         """
         names = [f"group_{n}" for n in range(len(group_by))]
         groups = [_group(group).label(name) for name, group in zip(names, group_by, strict=True)]
@@ -158,13 +159,13 @@ class UsageStore:
             return {tenant: int(spent) for tenant, spent in rows}
 
     async def database_time(self) -> float:
-        """Seconds since the epoch, by the database's clock."""
+        """Return the time of the database's clock, in seconds since the epoch."""
         async with self._database.reading() as connection:
             time: float = (await connection.execute(select(DatabaseTime()))).scalar_one()
             return time
 
     async def newest_time(self) -> float | None:
-        """When the newest stream was created. None: there is no record."""
+        """Return when the newest stream was created, or None if there is no record."""
         newest = select(func.max(_column.created_time))
         async with self._database.reading() as connection:
             time: float | None = (await connection.execute(newest)).scalar_one()
@@ -174,8 +175,8 @@ class UsageStore:
         """Delete closed records that were created and last written before then, oldest first; return how
         many, at most `batch`.
 
-        `created_time` is by the clock of the process that ran the stream, `update_time` by the
-        database's: a record of a process whose clock is slow is kept as long as any other.
+        `created_time` comes from the clock of the process that ran the stream, `update_time` from the
+        database's clock. So records of a process whose clock is slow are kept as long as any other.
         """
         oldest = (
             select(_column.stream_id)
@@ -196,7 +197,7 @@ class UsageStore:
 
     @asynccontextmanager
     async def _querying(self, tenant: str | None) -> AsyncIterator[AsyncConnection]:
-        """A transaction of a query: it may be slow, and callers may send many."""
+        """Begin the transaction of a query, in one of the slots: queries may be slow and many."""
         async with self._queries.slot(tenant), self._database.reading() as connection:
             yield connection
 

@@ -49,8 +49,8 @@ class Ledger:
         max_pending: int = 100_000,
         retention: Retention | None = None,
     ) -> None:
-        """`instance_id`: of this start of the process, see `new_instance_id`. `retention`: deletes old
-        records; None: they are kept for ever.
+        """`instance_id` identifies this start of the process, see `new_instance_id`. `retention` deletes
+        old records; without it they are kept for ever.
         """
         self.written_count = 0
         """Records written; one of an open stream each time it was."""
@@ -118,8 +118,8 @@ class Ledger:
         """Write all that is pending and give up the lease, at the end of the process: whether all was
         written in time. What comes later is not written.
 
-        To be called when all streams have ended: one that is still open will be LOST. On a database that
-        does not answer it takes longer, unless waits are aborted: see `Database.abort_after`.
+        Call it when all streams have ended: a stream that is still open becomes LOST. If the database does
+        not answer, it takes longer, unless the waits are aborted with `Database.abort_after`.
         """
         self._ended = True
         try:

@@ -53,7 +53,7 @@ class Backend(Protocol):
         ...
 
     def abort(self) -> None:
-        """End what waits for the database now, without waiting for it."""
+        """End all current waits for the database. Returns at once."""
         ...
 
     async def wait_closed(self) -> None:
@@ -64,9 +64,9 @@ class Backend(Protocol):
 class Database:
     """Connections to the database, as an async context manager. `url` is `Settings.database`.
 
-    Whatever the database does, its users see two errors: StoreUnavailable, when it cannot be reached or
-    does not answer in time, and ConfigError, when the URL or the schema is not what it must be. `detail` of
-    the one and the text of the other are one line each, for the operator, without the password.
+    Its methods raise only two errors of the database: StoreUnavailable if it cannot be reached or does not
+    answer in time, and ConfigError if the URL or the schema is wrong. The `detail` of StoreUnavailable and
+    the text of ConfigError are one line for the operator, without the password.
     """
 
     def __init__(self, url: str, *, create: bool = True) -> None:
@@ -108,8 +108,8 @@ class Database:
                 self._abort_timer.cancel()
 
     def abort_after(self, delay_s: float) -> None:
-        """In `delay_s`, unless it is closed by then: fail what waits for the database, and what is sent to
-        it later, with StoreUnavailable. So one that does not answer delays closing by no more than that.
+        """After `delay_s`, fail all waits for the database, and all later transactions, with
+        StoreUnavailable. So a database that does not answer delays closing by at most `delay_s`.
         """
         self._abort_timer = asyncio.get_running_loop().call_later(delay_s, self._abort)
 
@@ -170,7 +170,7 @@ class Database:
         self, engine: AsyncEngine, longest_s: float
     ) -> AsyncIterator[AsyncConnection]:
         if self._is_aborted:
-            raise StoreUnavailable(f"the database {self.name} is not used any more")
+            raise StoreUnavailable(f"the database {self.name} is no longer used")
         try:
             async with asyncio.timeout(longest_s), engine.begin() as connection:
                 yield connection

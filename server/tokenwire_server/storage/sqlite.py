@@ -29,7 +29,7 @@ from ..errors import StoreUnavailable
 LOCK_WAIT_S = 5.0
 """How long a transaction waits for another process's lock. Then StoreUnavailable."""
 LOCK_WAIT_SLICE_S = 0.1
-"""How long that wait goes on after it was cancelled."""
+"""How long that wait may continue after it was cancelled."""
 MAX_CONNECTIONS = 4
 
 _WRITES = "tokenwire_writes"
@@ -45,30 +45,29 @@ _SETTINGS = (
 def temporary_database() -> Iterator[str]:
     """Yield the URL of a database in a temporary folder, which is removed with it at the end.
 
-    Not `:memory:`: each connection of the pool would have a database of its own.
+    `:memory:` cannot be used: each connection of the pool would have its own database.
 
-    Raises ConfigError when there is no place for temporary files. A process that is killed leaves the
-    folder to the operating system.
+    Raises ConfigError if no temporary folder can be created. If the process is killed, the folder remains.
     """
     try:
         folder = tempfile.TemporaryDirectory(prefix="tokenwire-", ignore_cleanup_errors=True)
     except OSError as error:
         raise ConfigError(
-            f"database: no temporary folder can be made ({error.strerror}): name one with --database"
+            f"database: cannot create a temporary folder ({error.strerror}): set a database with --database"
         ) from error
     with folder as path:
         yield f"sqlite:///{path}/tokenwire.db"
 
 
 class _Connection(sqlite3.Connection):
-    """Used in the thread of its `_AsyncConnection`.
+    """A connection, used in the thread of its `_AsyncConnection`.
 
-    When one is closed in the midst of a transaction, SQLite keeps its lock for as long as a cursor of it
-    lives, which may be until garbage is collected: what was cancelled would lock out all others.
+    `close` rolls back first. Otherwise SQLite keeps the lock of an open transaction while a cursor of the
+    connection exists, perhaps until a garbage collection: a cancelled transaction would block all others.
     """
 
     gives_up = False
-    """Set from another thread: the wait for the lock ends."""
+    """Set from another thread to end the wait for the lock."""
     _control: sqlite3.Cursor | None = None
 
     def begin(self) -> None:
@@ -76,7 +75,7 @@ class _Connection(sqlite3.Connection):
         self._run("BEGIN")
 
     def begin_writing(self) -> None:
-        """Take the lock. SQLite's own wait cannot be interrupted: so it is cut into short ones."""
+        """Begin a transaction that has the lock. SQLite's own wait cannot be interrupted, so it is split."""
         give_up_at = time.monotonic() + LOCK_WAIT_S
         self._set_busy_timeout(min(LOCK_WAIT_SLICE_S, LOCK_WAIT_S))
         try:
@@ -118,13 +117,13 @@ class _Connection(sqlite3.Connection):
 
 
 class _AsyncConnection(aiosqlite.Connection):
-    """One whose thread stops waiting for a lock, or reading, when the task that waits is cancelled."""
+    """A connection whose thread stops waiting for a lock, or reading, when the waiting task is cancelled."""
 
     _reads = False
 
     async def begin(self, *, writes: bool) -> None:
-        """Begin a transaction. One that writes takes the lock at once: if it began by reading, it would be
-        refused without a wait when another wrote in between.
+        """Begin a transaction. If it writes, take the lock at once: a transaction that began by reading
+        would be refused without a wait if another one had written in between.
         """
         connection = cast("_Connection | None", self._connection)
         if connection is None:
@@ -134,7 +133,7 @@ class _AsyncConnection(aiosqlite.Connection):
         await self._execute(connection.begin_writing if writes else connection.begin)
 
     def give_up(self) -> None:
-        """End a wait for the lock, or a query; what writes goes on."""
+        """End a wait for the lock, or a query. A write continues."""
         connection = cast("_Connection | None", self._connection)
         if connection is not None:
             connection.gives_up = True
@@ -181,7 +180,8 @@ class Sqlite:
             return
         if not create:
             raise StoreUnavailable(
-                f"the database {self.name} cannot be used: there is no such file; --database names another"
+                f"the database {self.name} cannot be used: there is no such file; "
+                "set another one with --database"
             )
         try:
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL, 0o600))
@@ -271,7 +271,7 @@ def _text(data: bytes) -> str:
 
 
 def _on_begin(connection: Connection) -> None:
-    """Python's sqlite3 begins a transaction late, and for DDL never: here every one is begun."""
+    """Begin each transaction explicitly: Python's sqlite3 begins it late, and for DDL not at all."""
     writes = connection.get_execution_options().get(_WRITES, False)
     driver_connection: _AsyncConnection = connection.connection.driver_connection  # type: ignore[assignment]
     await_only(driver_connection.begin(writes=writes))

@@ -30,9 +30,7 @@ MAX_LIFETIME_S = 36_500 * 86_400.0
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """A key as it is kept: everything but the secret. Times are seconds since the epoch, at most
-    MAX_TIME_S.
-    """
+    """A stored key: everything except the secret. Times are seconds since the epoch, at most MAX_TIME_S."""
 
     prefix: str
     """The beginning of its text, which names it in lists and logs: `tw_` and 12 hex digits."""
@@ -54,7 +52,7 @@ class ApiKey(msgspec.Struct, frozen=True):
 
 
 class UnreadableKey(ApiKey, frozen=True):
-    """A key whose row cannot be read. It is refused; lists show its prefix and tenant, and no times."""
+    """A key whose row cannot be read. Calls with it are refused; lists show only its prefix and tenant."""
 
     def active(self, now: float) -> bool:  # noqa: ARG002
         return False

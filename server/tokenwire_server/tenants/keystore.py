@@ -202,7 +202,7 @@ def _new_key(*, family: str | None = None, **fields: Any) -> tuple[ApiKey, str]:
 
 
 def _keys(rows: Sequence[Row[*tuple[Any, ...]]]) -> Sequence[ApiKey]:
-    """The keys as they are kept. A row that cannot be read becomes an UnreadableKey, and hides no other."""
+    """Return the keys. A row that cannot be read becomes an UnreadableKey; other rows are not affected."""
     keys = []
     for row in rows:
         try:
@@ -223,16 +223,15 @@ def _kept(row: Row[*tuple[Any, ...]]) -> ApiKey:
         **{name: limit for name, limit in limits.items() if name in CallerLimits.model_fields}
     )
     values["models"] = msgspec.json.decode(values["models"], type=tuple[str, ...])
-    # SQLite keeps in a column what it is given: of what type that is, is seen here.
+    # SQLite stores values of any type in any column, so the types are checked here.
     key = msgspec.convert(values, ApiKey, builtin_types=(bytes,))
     if "\ufffd" in key.prefix + key.family + key.tenant:
         raise ValueError("a name is damaged")
     times = (key.create_time, 0.0 if key.revoke_time is None else key.revoke_time)
     if not all(0 <= time <= MAX_TIME_S for time in times):
         raise ValueError("a time is not between 1970 and 9999")
-    if (
-        key.expire_time is not None and key.expire_time > MAX_TIME_S
-    ):  # by rotation, in older versions
+    # Older versions could write such a time when a key was rotated.
+    if key.expire_time is not None and key.expire_time > MAX_TIME_S:
         return msgspec.structs.replace(key, expire_time=MAX_TIME_S)
     if key.expire_time is not None and not key.expire_time >= 0:
         raise ValueError("it expires before 1970")
@@ -240,7 +239,7 @@ def _kept(row: Row[*tuple[Any, ...]]) -> ApiKey:
 
 
 def _unreadable(row: Row[*tuple[Any, ...]]) -> UnreadableKey:
-    """What lists and revocations need of a row that cannot be read."""
+    """Return the fields that lists and revocations need of a row that cannot be read."""
     prefix, revoked = _text(row.prefix), row.revoke_time
     if revoked is not None and not (isinstance(revoked, float) and 0 <= revoked <= MAX_TIME_S):
         revoked = 0.0

@@ -68,9 +68,9 @@ class Limiter(Protocol):
         ...
 
     async def take_request(self, caller: Caller) -> None:
-        """Take a request that starts no stream, from the key and from the tenant, or nothing.
+        """Charge a request that starts no stream to both the key and the tenant, or to neither.
 
-        Raises RateLimited. Cancelled, it has taken nothing.
+        Raises RateLimited. Cancellation charges nothing.
         """
         ...
 

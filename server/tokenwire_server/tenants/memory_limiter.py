@@ -90,7 +90,7 @@ class MemoryLimiter:
         return counter
 
     def _keep(self, holders: tuple[Holder, ...], counters: list[_Counter], now: float) -> None:
-        """Keep the counters of holders that took something, and drop idle ones of others."""
+        """Keep the counters of holders that were charged, and drop idle counters of others."""
         known_count = len(self._counters)
         for holder, counter in zip(holders, counters, strict=True):
             self._counters[holder.scope, holder.counted_as] = counter
@@ -120,7 +120,7 @@ class _Counter:
         return self.window.take(now, 1, tokens)
 
     def request_refusals(self, holder: Holder, now: float) -> Iterator[LimitExceeded]:
-        """Why a request that starts no stream cannot be taken now."""
+        """Yield the reasons why a request that starts no stream cannot be accepted now."""
         limits, window = holder.limits, self.window
         if (allowed := limits.requests_per_minute) is not None and window.requests >= allowed:
             yield RateLimited(
@@ -134,7 +134,7 @@ class _Counter:
             )
 
     def refusals(self, holder: Holder, tokens: int, now: float) -> Iterator[LimitExceeded]:
-        """Why a request with so many tokens cannot be taken now."""
+        """Yield the reasons why a request with this number of tokens cannot be accepted now."""
         yield from self.request_refusals(holder, now)
         limits, window = holder.limits, self.window
         if (allowed := limits.tokens_per_minute) is not None and window.tokens + tokens > allowed:
