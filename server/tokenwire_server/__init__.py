@@ -4,7 +4,7 @@ __version__: str
 
 
 def __getattr__(name: str) -> str:
-    """Read the version when it is needed: that takes two thirds of the time until signals are handled."""
+    """Return the version. It is read on demand: at import it would triple the time to the signal handlers."""
     if name == "__version__":
         from importlib.metadata import version
 
@@ -13,7 +13,7 @@ def __getattr__(name: str) -> str:
 
 
 def install_hint(extra: str) -> str:
-    """Say how to install one of the package's extras; true for a clone and for a built wheel."""
+    """Return how to install one of the package's extras, in a clone and from a wheel."""
     wheel = f"tokenwire-{__getattr__('__version__')}-py3-none-any.whl"
     return (
         f'install Tokenwire with its extra "{extra}": in a clone, pip install ".[{extra}]"; from a wheel, '

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    except SystemExit as error:  # argparse has printed help, or what is wrong with the arguments
+    except SystemExit as error:  # argparse has printed the help or an error
         code = error.code if isinstance(error.code, int) else 0
     return _flushed(code)
 
@@ -47,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _end_on_signals(*, is_server: bool) -> None:
     """End the process at once on SIGTERM, and a server also on SIGINT.
 
-    Before anything else is imported: the kernel drops a signal of process 1 that has no handler, and a
-    container would wait for SIGKILL. A server that starts serves nobody, and its database undoes what
-    was not committed. Once it serves, other handlers let its streams end: `app.stop_on_signals`.
+    This runs before slow imports: the kernel drops a signal to process 1 that has no handler, and a
+    container would run until SIGKILL. Ending at once is safe: a starting server has no callers, and its
+    database rolls back what was not committed. `app.stop_on_signals` replaces these handlers before the
+    server answers calls.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
@@ -60,12 +61,12 @@ def _end_on_signals(*, is_server: bool) -> None:
 
 
 def _flushed(code: int) -> int:
-    """Write out stdout and stderr, and return the exit code: 1 if the output of a success is lost."""
+    """Flush stdout and stderr. Return the exit code: 1 instead of 0 if stdout cannot be written."""
     try:
         sys.stdout.flush()
     except OSError as error:
         descriptors.discard_output(1)
-        if not isinstance(error, BrokenPipeError):  # as with head, whose reader has enough
+        if not isinstance(error, BrokenPipeError):  # a reader such as head may close the pipe
             print_error(f"tokenwire-server: cannot write: {error.strerror}")
             code = code or 1
     try:
@@ -76,12 +77,12 @@ def _flushed(code: int) -> int:
 
 
 def _announce(line: str) -> None:
-    """Print a line on stdout. A server that cannot do so still serves."""
+    """Print a line on stdout, or on stderr if stdout cannot be written."""
     try:
         print(line, flush=True)
     except OSError as error:
         descriptors.discard_output(1)
-        print_error(f"{line} (which cannot be written to stdout: {error.strerror})")
+        print_error(f"{line} (stdout cannot be written: {error.strerror})")
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
@@ -124,8 +125,8 @@ async def _until_stopped(arguments: argparse.Namespace) -> bool:
     if not arguments.demo:
         known_providers(os.environ)
 
-    # Settings that make no sense are reported before the SDKs are imported, which takes a second; and
-    # the SDKs are imported before the log is configured, because they change it as their variables say.
+    # Invalid settings are reported before the SDKs are imported, which takes a second. The SDKs are
+    # imported before the log is configured, because their environment variables change it.
     from . import app
     from .telemetry import configure_logging
 

@@ -1,7 +1,7 @@
-"""The addresses in the settings, checked as a whole: what passes here, every library behind it accepts.
+"""Validation of the addresses in the settings. Every library that gets an address accepts what passes here.
 
-Pure. The functions raise ValueError, whose text says what is wrong and never repeats the address, which
-may hold a password.
+The functions are pure. They raise ValueError, whose text says what is wrong. The text never repeats a URL,
+which may contain a password.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 def base_url(text: str) -> str:
-    """An http or https URL to which paths can be appended; without a trailing slash."""
+    """Check an http or https URL to which paths are appended; return it without trailing slashes."""
     if not text.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
     if not text.isascii() or not text.isprintable() or " " in text:
@@ -45,7 +45,7 @@ def base_url(text: str) -> str:
 
 
 def listen_address(text: str) -> str:
-    """HOST:PORT, a TCP address to listen on."""
+    """Check HOST:PORT, a TCP address to listen on; return it."""
     host, colon, port = text.rpartition(":")
     if text.startswith(("unix:", "unix-abstract:", "vsock:")):
         raise ValueError(
@@ -61,7 +61,7 @@ def is_port(text: str) -> bool:
 
 
 def is_host(text: str) -> bool:
-    """Whether this is a name, an IPv4 address, or an IPv6 address in brackets."""
+    """Return whether a text is a name, an IPv4 address, or an IPv6 address in brackets."""
     if text.startswith("[") and text.endswith("]"):
         return _is_ip(text[1:-1], ipaddress.IPv6Address)
     labels = text.removesuffix(".").split(".")
@@ -74,7 +74,7 @@ def is_host(text: str) -> bool:
 
 
 def _decodes(host: str) -> bool:
-    """Whether an internationalized name can be decoded, as HTTP clients do before they use it."""
+    """Return whether an internationalized name can be decoded. HTTP clients decode it before use."""
     try:
         idna.decode(host)
     except UnicodeError:

@@ -43,14 +43,14 @@ from .tenants.spend import Periods, SpendLimiter
 logger = logging.getLogger(__name__)
 
 LEDGER_FLUSH_S = 5.0
-"""How long the usage records of the last streams may take to be written..."""
+"""The longest time for writing the usage records of the last streams."""
 FLUSH_AFTER_GRACE_S = 1.2
-"""... and until when, after the drain's grace period: the server exits within 2 s of that."""
+"""The flush ends this long after the drain's grace period, so that the server exits within 2 s of it."""
 SHORTEST_FLUSH_S = 0.3
-"""What is left for them where the drain took longer."""
+"""The time for the flush if the drain took longer."""
 LAST_STEP_S = 0.5
-"""How long streams that were cut off may take to close their upstreams before the flush, and the ledger's
-lease to be given up where nothing is left to write."""
+"""How long streams that were cut off may take to close their upstreams before the flush. Also how long
+giving up the ledger's lease may take if no record is left to write."""
 LAST_WORDS_S = 1.0
 """How long RPCs may take to tell their callers that the server stops."""
 GC_THRESHOLDS = (2_000, 10, 100)
@@ -72,10 +72,10 @@ async def serve(
     ready: Callable[[str], None],
     stop_on_signals: Callable[[], Stop],
 ) -> bool:
-    """Serve until a signal, then drain and return True. False: gRPC has died, and no RPC is served.
+    """Serve until a stop is requested, then drain. Return True, or False if gRPC died while serving.
 
-    `stop_on_signals` is called right before RPCs are answered, and returns the event that stops the
-    server. `ready` gets the address once they are answered.
+    `stop_on_signals` is called right before RPCs are answered; it returns the Stop that ends the server.
+    `ready` gets the address once RPCs are answered.
 
     Raises ConfigError when no provider can be used, the address cannot be had, or the database or a
     certificate is not what it must be; StoreUnavailable when the database cannot be reached.
@@ -103,7 +103,7 @@ async def serve(
         await tokenizers.load()
         url = settings.database
         if demo and "database" not in settings.model_fields_set:
-            # The keys of this folder's own database would lock the demo's callers out.
+            # Keys in the database of this folder would make the demo refuse callers without a key.
             url = stack.enter_context(temporary_database())
         database = await stack.enter_async_context(Database(url))
         await database.prepare(migrate=settings.migrate)
@@ -114,7 +114,7 @@ async def serve(
         open_services = REFLECTION if settings.reflection == "open" else frozenset[str]()
         server = GrpcServer(settings.limits, Authentication(keyring, calls, open_services))
         port = server.bind(settings.listen, tls.credentials() if tls else None)
-        _tell_exposure(settings, keyring)
+        _log_exposure(settings, keyring)
         if url != settings.database:
             logger.info("keys and usage records are kept until the demo stops: see --database")
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -151,19 +151,19 @@ async def serve(
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         ready(f"{settings.listen.rpartition(':')[0]}:{port}")
-        as_wished = await server.serve(stop.requested)
+        clean_stop = await server.serve(stop.requested)
         logger.info("stopping: %d streams are open", streams.live_count)
-        grace_s = settings.drain_grace_s if as_wished else 0.0
+        grace_s = settings.drain_grace_s if clean_stop else 0.0
         flush_by = time.monotonic() + grace_s + FLUSH_AFTER_GRACE_S
         await _drain(server, streams, grace_s, stop.hurried)
         await _flush(ledger, streams, database, flush_by - time.monotonic())
-    return as_wished
+    return clean_stop
 
 
 async def _flush(
     ledger: Ledger, streams: StreamRegistry, database: Database, left_s: float
 ) -> None:
-    """Write the last records within `left_s`. After that nothing waits for the database any more."""
+    """Write the last records within `left_s`, then abort all waits for the database."""
     flush_by = time.monotonic() + max(SHORTEST_FLUSH_S, min(LEDGER_FLUSH_S, left_s))
     with suppress(TimeoutError):
         async with asyncio.timeout(min(LAST_STEP_S, (flush_by - time.monotonic()) / 2)):
@@ -195,9 +195,9 @@ async def _remember_spend(store: UsageStore, spend: SpendLimiter, longest_stream
 async def _drain(
     server: GrpcServer, streams: StreamRegistry, grace_s: float, hurried: asyncio.Event
 ) -> None:
-    """Let open streams go on for `grace_s`, or until `hurried`; then end them, with a reason each.
+    """Let open streams continue for `grace_s`, or until `hurried`; then end each of them with a reason.
 
-    Takes at most LAST_WORDS_S + CLOSE_S more, whatever callers do.
+    Ending them takes at most LAST_WORDS_S + CLOSE_S, whatever callers do.
     """
     server.not_serving()
     waits = [asyncio.create_task(wait) for wait in (streams.wait_until_idle(), hurried.wait())]
@@ -206,7 +206,7 @@ async def _drain(
         wait.cancel()
     streams.stop_all()
     await server.stop(LAST_WORDS_S)
-    streams.stop_all()  # those that began in the meantime and go on without a reader
+    streams.stop_all()  # streams that began in the meantime and continue without a reader
 
 
 def _require_a_key(providers: Mapping[str, ProviderConfig], environ: Mapping[str, str]) -> None:
@@ -241,8 +241,8 @@ def _require_keys(settings: Settings, keyring: Keyring) -> None:
     )
 
 
-def _tell_exposure(settings: Settings, keyring: Keyring) -> None:
-    """Log who is served, where that is more, or less, than an operator may think."""
+def _log_exposure(settings: Settings, keyring: Keyring) -> None:
+    """Log a warning if the server accepts more callers, or fewer, than the operator may expect."""
     if keyring.needs_keys and not keyring.has_active_key():
         logger.warning(
             "a key is required and no key is active, so every call is refused: create one with "
@@ -276,7 +276,7 @@ class Stop:
 
 
 def stop_on_signals() -> Stop:
-    """Return a Stop that the first SIGTERM or SIGINT requests and the second hurries.
+    """Return a Stop. The first SIGTERM or SIGINT sets `requested`, the second `hurried`.
 
     A third one ends the process at once.
     """

@@ -1,7 +1,7 @@
-"""The types of numbers in the settings. Each has an upper bound that everything behind it can represent.
+"""The types of numbers in the settings. Each has an upper bound that all code which uses it can represent.
 
-Pydantic alone takes `true` for 1, and, for a float, NaN and infinity. A number without an upper bound is
-accepted at the start and fails later: in a protobuf field, an SQL column, or a timer.
+By default, Pydantic accepts `true` as 1, and NaN and infinity as floats. A number without an upper bound
+is accepted at the start and fails later: in a protobuf field, an SQL column, or a timer.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 MAX_SECONDS = 366 * 86_400
-"""A year. Timers, `Duration` and `Timestamp` can represent far more, also when it is added to a time."""
+"""A year. Timers, `Duration` and `Timestamp` can represent it, and the present time plus a year."""
 MAX_COUNT = 10**6
 """Streams or readers at once. A million open streams take 50 GiB of memory and a million descriptors."""
 MAX_BYTES = 2**40
 """1 TiB: more memory than a server has."""
 MAX_TOKENS = 10**9
-"""A hundred times the largest context window, and an int64 also when it is multiplied by the highest
-price."""
+"""A hundred times the largest context window. Multiplied by the highest price it still fits in an int64."""
 MAX_DAYS = 36_500
-"""A century: its begin and its end are valid dates."""
+"""A century: the present time plus or minus a century is a valid date."""
 MAX_CALLER_LIMIT = 10**12
 MAX_PRICE_USD = 10**6
 MAX_PRICE_DECIMALS = 9

@@ -47,7 +47,7 @@ Capability = Literal["tools", "images", "reasoning", "json_schema"]
 
 
 def _one_line(value: object) -> object:
-    """Refuse what no file can be named: an empty text, or control characters such as NUL."""
+    """Refuse a text that cannot name a file: an empty one, or one with control characters such as NUL."""
     if isinstance(value, str) and not (value and value.isprintable()):
         raise ValueError("is empty or contains a control character")
     return value
@@ -127,26 +127,27 @@ class ModelConfig(_Section):
 
 
 class Limits(_Section):
-    """Bounds. What happens at each stands with it."""
+    """Bounds, each with the effect of reaching it."""
 
     max_streams: Count = 2000
     """Streams generating at once. The next one gets OVERLOADED."""
     assumed_output_tokens: Tokens = 1024
-    """What a chat that names no `max_output_tokens` takes from its caller's tokens per minute, and for how
-    many it reserves of its tenant's spend, until it ends and the truth is known."""
+    """Output tokens that are assumed for a chat without `max_output_tokens`, when its caller's tokens per
+    minute and its tenant's spend are reserved. At the end the real number replaces them."""
     max_request_bytes: Bytes = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
     """Size of one chat request on the wire. A larger one gets INVALID_REQUEST; so does any other request
     of more than 64 KiB."""
     max_request_fields: Count = Field(default=100_000, ge=1000, le=1_000_000)
-    """Fields of one chat request, entries of its lists and maps and values of its JSON schemas included:
-    what parsing costs, during which other streams wait. One that has more gets INVALID_REQUEST."""
+    """Fields of one chat request, including entries of its lists and maps and values of its JSON schemas.
+    They bound the cost of parsing, which delays other streams. A request with more gets INVALID_REQUEST."""
     max_log_bytes: Bytes = Field(default=8 * 2**20, ge=4096)
-    """Content kept of one stream. Past it the oldest entries go, and who needs them gets SLOW_READER."""
+    """Content kept of one stream. Past it the oldest entries are dropped, and a reader that needs them
+    gets SLOW_READER."""
     max_total_log_bytes: Bytes = Field(default=512 * 2**20, ge=2**20)
-    """Content kept of all streams. Past it streams that have ended are dropped, of the tenant whose ended
-    streams take most, the oldest first; when there are none, the next stream gets OVERLOADED."""
+    """Content kept of all streams. Past it ended streams are dropped: the oldest ones of the tenant whose
+    ended streams take the most memory. If there are none, the next stream gets OVERLOADED."""
     max_counts: Count = 64
-    """Calls of CountTokens that run at once, a quarter of them (at least 1) for any one tenant. The next
+    """Calls of CountTokens that run at once. One tenant may have a quarter of them (at least 1). The next
     one gets OVERLOADED."""
     max_readers: Count = 10_000
     """Calls reading streams at once. The next one gets OVERLOADED."""
@@ -163,8 +164,8 @@ class Limits(_Section):
     max_log_ttl_s: SecondsOrZero = 3600.0
     """The longest that a caller may ask for."""
     max_cache_bytes: Bytes = 64 * 2**20
-    """Answers kept in the response cache. Past it the tenant whose answers take most loses those that it
-    used longest ago. 0: no cache."""
+    """Size of all answers in the response cache. Past it the least recently used answers of the tenant
+    whose answers take the most memory are dropped. 0: no cache."""
     max_cached_answer_bytes: Bytes = 2 * 2**20
     """Size of one answer, as its log counts it (about 110 bytes a token). A larger one is not cached."""
     cache_ttl_s: Seconds = 3600.0
@@ -179,14 +180,14 @@ class Limits(_Section):
     """Name lookup, TCP and TLS together. Then UPSTREAM_UNAVAILABLE."""
     upstream_first_content_s: Seconds = 600.0
     """From opening the upstream to the first text, reasoning or tool call of the answer. Headers, role
-    chunks and pings are not content, so a model may think in silence for this long. Then
+    chunks and pings are not content, so a model may think for this long without output. Then
     UPSTREAM_UNAVAILABLE."""
     upstream_idle_s: Seconds = 300.0
     """Longest gap between two arrivals of bytes after the first content. Then UPSTREAM_STALLED."""
 
     @model_validator(mode="after")
     def _defaults_are_within_maxima(self) -> Self:
-        """Refuse a default that is above its maximum. One that is not given is lowered to it."""
+        """Refuse a default that is set above its maximum. One that is not set is lowered where it is used."""
         for name, maximum in _MAXIMA.items():
             if name in self.model_fields_set and getattr(self, name) > getattr(self, maximum):
                 raise fault_at([name], f"is above limits.{maximum}, {getattr(self, maximum):g}")
@@ -200,7 +201,7 @@ _MAXIMA = {
     "max_cached_answer_bytes": "max_cache_bytes",
     "max_log_bytes": "max_total_log_bytes",
 }
-"""Limits that another one bounds."""
+"""Each limit that has another limit as its maximum, and that maximum."""
 
 
 class CallerLimits(_Section):
@@ -261,10 +262,10 @@ def known_providers(environ: Mapping[str, str]) -> dict[str, ProviderConfig]:
     }
 
 
-def _address(environ: Mapping[str, str], name: str, usual: str) -> str:
-    """The base URL in a variable; the usual one if the variable is unset or empty."""
+def _address(environ: Mapping[str, str], name: str, default: str) -> str:
+    """Return the base URL in a variable, or `default` if it is unset or empty. Raises ConfigError."""
     try:
-        return base_url(environ.get(name) or usual)
+        return base_url(environ.get(name) or default)
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from None
 
@@ -328,7 +329,7 @@ class Settings(_Section):
 def load(
     path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> Settings:
-    """The settings. Raises ConfigError with every fault: its source, its path, and what is wrong."""
+    """Return the settings. Raises ConfigError with every fault: its source, its path, what is wrong."""
     sources = Sources(Settings, path, flags, environ)
     try:
         return Settings.model_validate(sources.values)

@@ -1,6 +1,6 @@
-"""The file descriptors of this process: 0 to 2 when it starts, and how many it may have.
+"""The file descriptors of this process: the standard ones (0 to 2), and the limit of open files.
 
-Light: it is imported before anything else is.
+This module is imported before all others, so it imports nothing that is slow.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from contextlib import suppress
 PER_STREAM = 2
 """One for the connection to the provider, one for a caller's connection that no other stream uses."""
 HEADROOM = 16
-"""Not used for connections to providers: without one a caller cannot connect, and hears nothing."""
+"""Descriptors that connections to providers leave free. Without any, callers cannot connect to get an
+error."""
 RESERVED = 32 + HEADROOM
 """For the listener, the event loop (together 22 when idle), the database and the headroom."""
 
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
-"""The process, or the whole system, can open no more."""
+"""Error numbers: the process, or the whole system, can open no more files."""
 
 
 def open_standard_files() -> None:
-    """Open on /dev/null what is closed of stdin, stdout and stderr.
+    """Open /dev/null for each of stdin, stdout and stderr that is closed.
 
-    Otherwise a socket or a database file gets the number: what is printed goes there, and libuv aborts
-    the process when such a descriptor is closed.
+    Otherwise a socket or a database file could get that descriptor: printed text would be written to it,
+    and libuv aborts the process when such a descriptor is closed.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -38,13 +39,13 @@ def open_standard_files() -> None:
                 os.close(opened)
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # for good
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # stays open
 
 
 def discard_output(number: int) -> None:
-    """Send what is still buffered for stdout or stderr, and what follows, to /dev/null.
+    """Redirect stdout (1) or stderr (2) to /dev/null, including what is still buffered.
 
-    After a failed write Python would try once more when it exits, and fail with a traceback.
+    After a failed write, Python would otherwise write again at exit and fail with a traceback.
     """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, number)
@@ -60,25 +61,25 @@ def print_error(line: str) -> None:
 
 
 def raise_limit() -> None:
-    """Raise the limit of open files as far as this process may."""
+    """Raise the limit of open files to the maximum that this process may set."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS reports no limit where it has one
+    with suppress(OSError, ValueError):  # macOS may report no limit although it has one
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def limit() -> int:
-    """How many files and connections this process may have open."""
+    """Return how many files and connections this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def streams_that_fit(descriptors: int) -> int:
-    """How many streams a limit of open files has room for, each with connections of its own."""
+    """Return how many streams a limit of open files allows, each with its own connections."""
     return max(0, (descriptors - RESERVED) // PER_STREAM)
 
 
 def prepare_for(max_streams: int) -> None:
-    """Raise the limit of open files, and log a warning if it has no room for so many streams."""
+    """Raise the limit of open files, and log a warning if it is too low for `max_streams`."""
     raise_limit()
     descriptors = limit()
     fitting = streams_that_fit(descriptors)
@@ -97,7 +98,7 @@ def prepare_for(max_streams: int) -> None:
 
 
 def are_exhausted() -> bool:
-    """Whether no file can be opened now, by trying."""
+    """Return whether no more files can be opened. Tries to open one."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:

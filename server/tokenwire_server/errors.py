@@ -27,7 +27,7 @@
     +-- ServerStopped           the stream ended with its server
     +-- InternalFault           a bug of ours, described in the log only
 
-`str(error)` is for the caller: it contains nothing that a provider or a database wrote. That is in
+`str(error)` is for the caller: it contains nothing that a provider or a database wrote. Their text is in
 `provider_text` and `StoreUnavailable.detail`, for the operator only.
 """
 
@@ -66,7 +66,7 @@ class TokenwireError(Exception):
 
 
 MAX_VIOLATIONS = 20
-"""Listed of one request."""
+"""Most violations that are listed for one request."""
 
 
 class InvalidRequest(TokenwireError):
@@ -209,21 +209,21 @@ class Overloaded(TokenwireError):
 
 
 class StoreUnavailable(TokenwireError):
-    """Callers get one fixed text, whatever the cause: it names no address, user or path, and quotes
-    no driver.
+    """The database is not available. Callers get a fixed text without addresses, users, paths or messages
+    of the driver; `detail` has the cause.
     """
 
     reason = "STORE_UNAVAILABLE"
 
     def __init__(self, detail: str, *, retry_after_s: float = 1.0) -> None:
         self.detail = detail
-        """For the operator: which database, and what is wrong with it, in one line."""
+        """One line for the operator: which database, and what is wrong with it."""
         self.retry_after_s = retry_after_s
         super().__init__("this server's database is not available")
 
 
 def operator_text(error: BaseException) -> str:
-    """What an error means, for the log and the operator's terminal: not for callers."""
+    """Return an error's text for the log and the operator's terminal. It must not reach callers."""
     return error.detail if isinstance(error, StoreUnavailable) else str(error)
 
 

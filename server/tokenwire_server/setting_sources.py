@@ -1,10 +1,11 @@
-"""Where settings come from: a TOML file, `TOKENWIRE_*` variables, flags. A later one overrides an earlier.
+"""The sources of settings: a TOML file, `TOKENWIRE_*` variables, flags. Later ones override earlier ones.
 
 Each value keeps the name of its source, so that an error can name the place that the operator has to
 change. A variable's name is a path, with `__` between its steps: `TOKENWIRE_LIMITS__MAX_STREAMS`. The
 names of settings are not case-sensitive. A name that the operator chose (of a tenant, a provider or a
-model) is lower-cased if it has no lower-case letter, and otherwise kept as it is. A variable that names a
-table or a list holds JSON, whose names are always kept: `TOKENWIRE_MODELS='{"openai/GPT-X": {...}}'`.
+model) is lower-cased if it has no lower-case letter, and otherwise kept unchanged. The value of a variable
+that names a table or a list is JSON, and names in this JSON are never changed:
+`TOKENWIRE_MODELS='{"openai/GPT-X": {...}}'`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ENV_PREFIX = "TOKENWIRE_"
 STEP = "__"
 MAX_FILE_BYTES = 16 * 2**20
 
-OTHERS_VARIABLES = frozenset(
+FOREIGN_VARIABLES = frozenset(
     {
         "TOKENWIRE_KEY",
         "TOKENWIRE_MODEL",
@@ -34,7 +35,7 @@ OTHERS_VARIABLES = frozenset(
         "TOKENWIRE_TRANSCRIPTS",
     }
 )
-"""Variables of the client and of the tests."""
+"""Variables of the client and of the tests, which are not settings of the server."""
 
 NO_SUCH_SETTING = "there is no such setting"
 
@@ -42,11 +43,11 @@ Step = str | int
 
 
 class ConfigError(Exception):
-    """The settings cannot be used: one line that says which of them, and what is wrong."""
+    """The settings cannot be used. The text is one line: which settings, and what is wrong."""
 
 
 class _Source(NamedTuple):
-    """One value, as one source gives it."""
+    """One value from one source."""
 
     name: str
     """The flag, the variable or the file."""
@@ -56,9 +57,10 @@ class _Source(NamedTuple):
 
 
 class Sources:
-    """All values that are given for the settings of `model`, merged.
+    """The merged values of all sources for the settings of `model`.
 
-    Raises ConfigError when the file cannot be read, or a variable is not a setting or not JSON.
+    Raises ConfigError when the file cannot be read, when a variable is not a setting, or when its value
+    is not the required JSON.
     """
 
     def __init__(
@@ -70,13 +72,13 @@ class Sources:
     ) -> None:
         self._sources: list[_Source] = []
         self.values: dict[str, Any] = {}
-        """What the model is validated from."""
+        """The merged values, to be validated by the model."""
         found = [] if path is None else [_Source(str(path), (), _toml(path))]
         for source in (*found, *_variables(model, environ), *_flags(flags)):
             self._put(source)
 
     def describe(self, error: ValidationError) -> str:
-        """Every fault of the merged values: its source, its path, and what is wrong."""
+        """Return every fault of the merged values: its source, its path, and what is wrong."""
         return "; ".join(
             f"{self._place(fault['loc'])}: {_plain(fault['msg'])}"
             for fault in error.errors(include_url=False, include_input=False)
@@ -96,9 +98,9 @@ class Sources:
             self.values = _merged(table, source.value)
 
     def _place(self, path: Sequence[Step]) -> str:
-        """The source of a setting and its path, unless the source's name says the path.
+        """Return a setting's source and its path; only the source if its name contains the path.
 
-        A setting that is missing has no source: then that of the table around it is named.
+        A missing setting has no source: the source of the enclosing table is named instead.
         """
         for end in range(len(path), 0, -1):
             for source in reversed(self._sources):
@@ -110,7 +112,7 @@ class Sources:
 
 
 def fault_at(path: Sequence[Step], what: str) -> ValidationError:
-    """What a validator raises about a setting inside of the one that it validates."""
+    """Return the error that a validator raises for a setting inside the one that it validates."""
     fault = InitErrorDetails(
         type=PydanticCustomError("setting", "{what}", {"what": what}), loc=tuple(path), input=None
     )
@@ -123,7 +125,7 @@ def _toml(path: Path) -> dict[str, Any]:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES} bytes")
-        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows write the mark
+        return tomllib.loads(content.decode("utf-8-sig"))  # Windows editors may write a BOM
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such file") from error
     except OSError as error:
@@ -132,16 +134,16 @@ def _toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: is nested too deeply") from error
-    except ValueError as error:  # tomllib's own errors, and those of int() about too many digits
+    except ValueError as error:  # errors of tomllib, and of int() for too many digits
         raise ConfigError(f"{path}: {error}") from error
 
 
 def _variables(model: type[BaseModel], environ: Mapping[str, str]) -> list[_Source]:
-    """The variables, tables before what is inside of them. Raises ConfigError with every fault."""
+    """Return the variables, each table before the settings in it. Raises ConfigError with every fault."""
     found: dict[tuple[str, ...], _Source] = {}
     faults: list[str] = []
     for name, text in environ.items():
-        if not name.upper().startswith(ENV_PREFIX) or name.upper() in OTHERS_VARIABLES:
+        if not name.upper().startswith(ENV_PREFIX) or name.upper() in FOREIGN_VARIABLES:
             continue
         try:
             path, holds_json = _setting(model, name[len(ENV_PREFIX) :].split(STEP))
@@ -156,7 +158,7 @@ def _variables(model: type[BaseModel], environ: Mapping[str, str]) -> list[_Sour
 
 
 def _setting(model: type[BaseModel], steps: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-    """The path that a variable names, and whether its value is JSON. Raises ValueError."""
+    """Return the path that a variable names, and whether its value is JSON. Raises ValueError."""
     path: list[str] = []
     kind: Any = model
     for step in steps:
@@ -178,7 +180,7 @@ def _setting(model: type[BaseModel], steps: Sequence[str]) -> tuple[tuple[str, .
 def _json(text: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:  # not `str(error)`, which names a line
+    except json.JSONDecodeError as error:  # not `str(error)`, which also gives a line
         raise ValueError(f"is not JSON: {error.msg} at character {error.pos + 1}") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
@@ -193,13 +195,13 @@ def _flags(flags: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_So
 
 
 def _gives(source: _Source, path: Sequence[Step]) -> bool:
-    """Whether a source gives a setting, or something inside of it."""
+    """Return whether a source sets a setting, or something inside it."""
     shared = min(len(path), len(source.path))
     if tuple(path[:shared]) != source.path[:shared]:
         return False
     value: Any = source.value
     for step in path[shared:]:
-        if isinstance(value, list):  # of a list its owner is the whole
+        if isinstance(value, list):  # a list comes from one source as a whole
             return True
         if not isinstance(value, Mapping) or step not in value:
             return False
@@ -208,7 +210,7 @@ def _gives(source: _Source, path: Sequence[Step]) -> bool:
 
 
 def _merged(lower: object, upper: object) -> Any:
-    """A copy in which tables are merged; of anything else the upper value counts."""
+    """Return a copy in which tables are merged. Any other value of `upper` replaces that of `lower`."""
     if not isinstance(upper, dict):
         return upper
     below = lower if isinstance(lower, dict) else {}
@@ -220,19 +222,19 @@ def _is_section(kind: Any) -> bool:
 
 
 def _without_none(annotation: Any) -> Any:
-    """X of `X | None`; other annotations as they are."""
+    """Return X for `X | None`, and any other annotation unchanged."""
     kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
     is_optional = type(None) in get_args(annotation) and len(kinds) == 1
     return kinds[0] if is_optional else annotation
 
 
 def _dotted(path: Sequence[Step]) -> str:
-    """The path on one line, whatever the names in it contain."""
+    """Return the path with dots between its steps, on one line whatever the names contain."""
     return ".".join(str(step) if str(step).isprintable() else repr(step) for step in path)
 
 
 def _plain(message: str) -> str:
-    """Pydantic's message without its jargon."""
+    """Return Pydantic's message without its jargon."""
     if message == "Extra inputs are not permitted":
         return NO_SUCH_SETTING
     return message.removeprefix("Value error, ")

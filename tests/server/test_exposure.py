@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenwire_server.app import _require_keys, _tell_exposure
+from tokenwire_server.app import _log_exposure, _require_keys
 from tokenwire_server.config import ConfigError, Settings, TlsConfig
 from tokenwire_server.tenants.key import ApiKey
 from tokenwire_server.tenants.keyring import Keyring
@@ -68,7 +68,7 @@ async def test_an_address_that_others_reach_needs_keys_or_the_operators_word(key
 )
 async def test_what_is_more_open_than_it_may_seem_is_said(keyring, caplog, listen, key, tls, said):
     caplog.set_level("INFO")
-    _tell_exposure(Settings(listen=listen, tls=tls), await keyring(key=key))
+    _log_exposure(Settings(listen=listen, tls=tls), await keyring(key=key))
     found = [(record.levelname, record.getMessage()) for record in caplog.records]
     if said is None:
         assert found == []
@@ -82,7 +82,7 @@ async def test_what_is_more_open_than_it_may_seem_is_said(keyring, caplog, liste
     ("mode", "key"), [("auto", {"key": True, "revoke_time": 1.0}), ("keys", {})]
 )
 async def test_a_server_that_can_serve_nobody_says_how_to_change_that(keyring, caplog, mode, key):
-    _tell_exposure(Settings(), await keyring(mode, **key))
+    _log_exposure(Settings(), await keyring(mode, **key))
     (said,) = [record.getMessage() for record in caplog.records]
     assert "every call is refused" in said
     assert "keys create" in said

@@ -26,9 +26,9 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def json_line(key: ApiKey, now: float) -> str:
-    """All that is kept of a key but its digest. Times as RFC 3339, null: never.
+    """Return a key, without its digest, as one line of JSON. Times are RFC 3339; null means never.
 
-    Of a key that cannot be read: its prefix, tenant and state.
+    A key that cannot be read has only its prefix, tenant and state.
     """
     if isinstance(key, UnreadableKey):
         return json.dumps({"prefix": key.prefix, "tenant": key.tenant, "state": state(key, now)})

@@ -21,13 +21,15 @@ def run_command(arguments: argparse.Namespace) -> int:
     """Do what was asked, and return 0; or 1, or 2 for wrong arguments, and stderr has one line why."""
     needs_one = arguments.command == "keys" and arguments.action in {"revoke", "rotate"}
     if needs_one and arguments.prefix is None and arguments.tenant is None:
-        _tell(f"tokenwire-server keys {arguments.action}: say which: PREFIX or --tenant NAME")
+        _print_lines(
+            f"tokenwire-server keys {arguments.action}: say which: PREFIX or --tenant NAME"
+        )
         return 2
     try:
         flags = {} if arguments.database is None else {"database": arguments.database}
         settings = load(arguments.config, flags)
         asyncio.run(_run(arguments, settings))
-        sys.stdout.flush()  # while an error can still be told
+        sys.stdout.flush()  # while an error can still be reported
     except OSError as error:  # stdout is full, or nobody reads it
         discard_output(1)
         action = getattr(arguments, "action", arguments.command)
@@ -35,10 +37,10 @@ def run_command(arguments: argparse.Namespace) -> int:
             return 0
         made = action in {"create", "rotate"}
         lost = "; a key that was made now is lost: revoke it" if made else ""
-        _tell(f"tokenwire-server: cannot write: {error.strerror}{lost}")
+        _print_lines(f"tokenwire-server: cannot write: {error.strerror}{lost}")
         return 1
     except (ConfigError, StoreUnavailable, KeyRefused, TooMuch) as error:
-        _tell(f"tokenwire-server: {operator_text(error)}")
+        _print_lines(f"tokenwire-server: {operator_text(error)}")
         return 1
     return 0
 
@@ -69,13 +71,15 @@ async def _create(arguments: argparse.Namespace, store: KeyStore, database: str)
         expire_time=arguments.expires,
     )
     print(text, flush=True)
-    _tell(
+    _print_lines(
         f"key {key.prefix} of tenant {key.tenant}, expires {moment(key.expire_time)}, in {database}",
         "It is shown this once.",
     )
-    with suppress(StoreUnavailable):  # the key has been made
+    with suppress(StoreUnavailable):  # the key was created anyway
         if len(await store.list()) == 1:
-            _tell("It is the first key: from now on, servers with this database require one.")
+            _print_lines(
+                "It is the first key: from now on, servers with this database require one."
+            )
 
 
 async def _list(arguments: argparse.Namespace, store: KeyStore, database: str) -> None:
@@ -86,7 +90,7 @@ async def _list(arguments: argparse.Namespace, store: KeyStore, database: str) -
         lines = table(keys, now)
     else:
         whose = f" of tenant {arguments.tenant}" if arguments.tenant else ""
-        _tell(f"there are no keys{whose} in {database}")
+        _print_lines(f"there are no keys{whose} in {database}")
         return
     sys.stdout.writelines(f"{line}\n" for line in lines)
 
@@ -94,9 +98,9 @@ async def _list(arguments: argparse.Namespace, store: KeyStore, database: str) -
 async def _revoke(arguments: argparse.Namespace, store: KeyStore, _database: str) -> None:
     key = await store.revoke(await _which(arguments, store))
     print(f"key {key.prefix} of tenant {key.tenant} was revoked at {moment(key.revoke_time)}")
-    with suppress(StoreUnavailable):  # the key has been revoked
+    with suppress(StoreUnavailable):  # the key was revoked anyway
         if not any(key.active(time.time()) for key in await store.list()):
-            _tell(
+            _print_lines(
                 "No key is active now: servers with this database refuse every call, until you create "
                 "a key or serve with --auth none."
             )
@@ -106,7 +110,7 @@ async def _rotate(arguments: argparse.Namespace, store: KeyStore, _database: str
     prefix = await _which(arguments, store)
     old, new, text = await store.rotate(prefix, arguments.overlap.total_seconds())
     print(text, flush=True)
-    _tell(
+    _print_lines(
         f"key {new.prefix} of tenant {new.tenant}, expires {moment(new.expire_time)}, takes the place "
         f"of {old.prefix}, which expires {moment(old.expire_time)}",
         "It is shown this once.",
@@ -132,7 +136,7 @@ async def _which(arguments: argparse.Namespace, store: KeyStore) -> str:
     return active[0]
 
 
-def _tell(*lines: str) -> None:
+def _print_lines(*lines: str) -> None:
     print_error("\n".join(lines))
 
 
