@@ -14,7 +14,7 @@ from server_process import running
 from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
 
 # Wall-clock limits of property tests (the deadline of an example, the time that generating one may take)
-# fail on a busy machine without a fault. Fixtures are made once for all examples of a test on purpose.
+# fail on a busy machine without a fault. Fixtures are created once for all examples of a test on purpose.
 settings.register_profile(
     "tokenwire",
     deadline=None,

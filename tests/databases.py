@@ -18,14 +18,14 @@ from urllib.parse import quote
 import pytest
 
 UNAVAILABLE = "this server's database is not available"
-"""What callers read of StoreUnavailable, whatever its cause."""
+"""The text of StoreUnavailable that callers get, whatever its cause."""
 PASSWORD = "p:a/s@s#w%o?rd"  # whatever a URL could be read wrongly at
 READY_S = 30
 STOP_S = 15
 
 
 def detail(pattern):
-    """For `check` of pytest.raises: an error whose detail, and not its text, says what is wrong."""
+    """Return a `check` for pytest.raises: the error's detail matches, and its text is UNAVAILABLE."""
     return lambda error: str(error) == UNAVAILABLE and re.search(pattern, error.detail) is not None
 
 

@@ -27,10 +27,9 @@ _forking.set_forkserver_preload(
 def running(*arguments, env=None, fresh=False):
     """A `tokenwire-server` process; yields it and the address it prints once it is ready.
 
-    It has a database of its own, without keys, unless `env` names another; a variable that is None there
-    is not set. What it logs can be read from
-    `process.log`, a file, as it comes. `fresh`: as the command itself, for what is decided while modules
-    are imported.
+    It has its own database, without keys, unless `env` names another. A variable that is None in `env` is
+    not set. The file `process.log` contains its log while it runs. `fresh` starts the command itself, for
+    tests of what happens while modules are imported.
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
         environ = _environ() | {"TOKENWIRE_DATABASE": f"sqlite:///{folder}/tokenwire.db"}

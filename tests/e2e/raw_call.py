@@ -31,7 +31,7 @@ def head(path, *fields):
 
 
 def connected(address, timeout_s=5, stream_window=2**16 - 1):
-    """A socket over which frames can be sent at once. It accepts `stream_window` bytes for each stream."""
+    """Return a socket on which frames can be sent. It accepts `stream_window` bytes for each stream."""
     host, _, port = address.rpartition(":")
     connection = socket.create_connection((host, int(port)), timeout=timeout_s)
     settings = frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, stream_window))
@@ -40,8 +40,8 @@ def connected(address, timeout_s=5, stream_window=2**16 - 1):
     return connection
 
 
-def called(connection, stream, path, message=b"", ends=True):
-    """Send a call whole, or without its end."""
+def send_call(connection, stream, path, message=b"", ends=True):
+    """Send a whole call, or one without its last byte."""
     data = b"\0" + len(message).to_bytes(4, "big") + message
     connection.sendall(
         frame(HEADERS, END_HEADERS, stream, head(path))

@@ -46,7 +46,7 @@ async def wait_for_end(reader):
 
 
 class ThreadProvider:
-    """Answers each request with `script(socket)`, in threads: what that costs is not the loop's."""
+    """Answers each request with `script(socket)`, in threads, so that its work does not use the event loop."""
 
     def __init__(self, script):
         self._script = script
@@ -69,7 +69,7 @@ class ThreadProvider:
 
     def _answer(self, connection):
         with connection, suppress(OSError):
-            while b"}" not in connection.recv(65536):  # small requests come whole
+            while b"}" not in connection.recv(65536):  # small requests arrive whole
                 pass
             self._script(connection)
             connection.shutdown(socket.SHUT_WR)

@@ -15,7 +15,7 @@ RESETS = 20_000
 
 
 async def ends_of(calls):
-    """How many of the calls ended in which way."""
+    """Count the calls by how they ended."""
 
     async def end(call):
         try:
@@ -26,14 +26,14 @@ async def ends_of(calls):
     return Counter(await asyncio.gather(*(end(call) for call in calls)))
 
 
-async def test_as_many_chats_at_once_as_streams_may_be_open_are_all_served(server, api_on):
+async def test_chats_up_to_the_stream_limit_are_all_served(server, api_on):
     async with grpc.aio.insecure_channel(server) as channel:
         api = api_on(channel)
         chats = [api.chat_stream(api.request("openai/sim?tokens=2")) for _ in range(2000)]
         assert await ends_of(chats) == {"finished": 2000}
 
 
-async def test_every_refusal_of_a_burst_says_why_and_when_to_come_back(start, simulator, api_on):
+async def test_every_refusal_of_a_burst_has_a_reason_and_a_retry_delay(start, simulator, api_on):
     env = simulator.environ() | {"TOKENWIRE_LIMITS__MAX_STREAMS": "20"}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
@@ -71,7 +71,7 @@ def reset_rapidly(address, path, stop):
         stop.wait(60)
 
 
-async def test_who_opens_and_resets_calls_rapidly_takes_no_first_token_from_others(server, api_on):
+async def test_rapid_resets_on_one_connection_do_not_stop_other_chats(server, api_on):
     stop = threading.Event()
     path = b"/tokenwire.v1.ChatService/ChatStream"
     async with grpc.aio.insecure_channel(server) as channel:

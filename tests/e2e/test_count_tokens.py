@@ -282,7 +282,7 @@ async def test_nothing_is_begun_and_nothing_is_written_down(api, simulator):
     await api.chat(other)  # the id is free
 
 
-async def test_keys_limits_and_models_hold_and_only_a_request_is_taken(
+async def test_counting_respects_keys_limits_and_models_and_charges_one_request(
     start, simulator, tmp_path, api_on
 ):
     database = f"sqlite:///{tmp_path}/tokenwire.db"
@@ -310,7 +310,7 @@ async def test_keys_limits_and_models_hold_and_only_a_request_is_taken(
                     request = api.request(alias, token_counting=counting)
                     error = await refused(api.count_tokens(request))
                     assert reason(error) == "PERMISSION_DENIED"
-            # What was refused has counted too: the limit bounds what counting costs the server.
+            # Refused calls were charged too: the limit bounds the server's work for counting.
             error = await refused(api.count_tokens(api.request("mine")))
             assert reason(error) == "RATE_LIMITED"
             assert details(error)["RetryInfo"].retry_delay.ToSeconds() > 0

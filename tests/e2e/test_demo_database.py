@@ -1,4 +1,4 @@
-"""Where `serve --demo` keeps its keys and records."""
+"""The database in which `serve --demo` stores its keys and records."""
 
 import sqlite3
 
@@ -36,12 +36,12 @@ async def test_the_demo_neither_reads_nor_writes_the_folders_database(start, fol
         assert database.execute("SELECT count(*) FROM tokenwire_usage_records").fetchone() == (0,)
 
 
-@pytest.mark.parametrize("told", ["flag", "variable", "file"])
-async def test_a_demo_that_names_a_database_uses_it(start, api_on, folder, told):
+@pytest.mark.parametrize("source", ["flag", "variable", "file"])
+async def test_a_demo_that_names_a_database_uses_it(start, api_on, folder, source):
     url = f"sqlite:///{folder}/tokenwire.db"
     key = keys("create", "--tenant", "globex", database=url)
     arguments, env = ["serve", "--demo", "--listen", "127.0.0.1:0"], {"TOKENWIRE_DATABASE": None}
-    match told:
+    match source:
         case "flag":
             arguments += ["--database", url]
         case "variable":

@@ -1,4 +1,4 @@
-"""Tools with the model `demo`, as a caller's tool loop meets them: through the server and the client."""
+"""The tool loop of a caller with the model `demo`, through the server and the client."""
 
 import asyncio
 import functools
@@ -18,7 +18,7 @@ TOOLS = [
     tokenwire.tool("get_time", parameters=ZONE),
 ]
 RESULTS = {"get_weather": "21 °C and sunny", "get_time": "half past nine"}
-ASKS = "Please use get_weather for Berlin."
+QUESTION = "Please use get_weather for Berlin."
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def demo(start):
 
 
 async def tool_loop(ask, messages):
-    """Run tools until the model answers: the reason of each round, the calls, and the last text."""
+    """Run tools until the model answers; return the reason of each round, the calls, and the last text."""
     reasons, calls = [], []
     for _ in range(ROUNDS):
         answer = await ask(messages)
@@ -54,7 +54,7 @@ async def test_a_tool_loop_ends_with_an_answer_that_uses_the_result(demo, model,
             async with client.chat_stream(model, messages, tools=TOOLS) as stream:
                 return await stream.final()
 
-        reasons, calls, text = await tool_loop(ask, [tokenwire.user(ASKS)])
+        reasons, calls, text = await tool_loop(ask, [tokenwire.user(QUESTION)])
     assert reasons == ["TOOL_CALLS", "STOP"]
     assert calls == [("get_weather", {"city": "Berlin"})]
     assert "get_weather" in text
@@ -82,7 +82,7 @@ async def test_parallel_results_are_all_used(demo):
 
 async def test_a_question_after_the_results_is_a_new_one(demo):
     async def scenario(ask):
-        messages = [tokenwire.user(ASKS)]
+        messages = [tokenwire.user(QUESTION)]
         await tool_loop(ask, messages)
         messages.append(tokenwire.user("And what is Tokenwire?"))
         reasons, _, text = await tool_loop(ask, messages)
@@ -100,7 +100,7 @@ async def test_a_question_after_the_results_is_a_new_one(demo):
 @pytest.mark.parametrize(
     ("question", "choice", "called"),
     [
-        (ASKS, {"mode": "TOOL_CHOICE_MODE_NONE"}, []),
+        (QUESTION, {"mode": "TOOL_CHOICE_MODE_NONE"}, []),
         ("Hello", {"mode": "TOOL_CHOICE_MODE_REQUIRED"}, ["get_weather"]),
         ("Hello", {"mode": "TOOL_CHOICE_MODE_TOOL", "tool_name": "get_time"}, ["get_time"]),
     ],

@@ -373,7 +373,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(postgresql):
     assert keys.all()[0]["state"] == "active"
 
 
-def test_a_key_whose_row_cannot_be_read_is_listed_as_such_among_the_others(file_keys):
+def test_a_key_whose_row_cannot_be_read_is_listed_as_unreadable(file_keys):
     bad, good = (file_keys.create("--tenant", name)[:15] for name in ("acme", "globex"))
     with contextlib.closing(sqlite3.connect(file_keys.url.removeprefix("sqlite:///"))) as database:
         database.execute(

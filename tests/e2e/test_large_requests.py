@@ -1,4 +1,4 @@
-"""What requests near the largest size cost the server and its other callers, with a server process of its own."""
+"""The peak memory of a server process that gets requests near the largest size."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ MODEL = "openai/sim?tokens=2"
 
 
 def peak_mib(process):
-    """The most memory that a process has had."""
+    """Return the peak resident memory of a process."""
     with Path(f"/proc/{process.pid}/status").open() as status:
         (line,) = [line for line in status if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
@@ -51,7 +51,7 @@ def wrong_text():
 
 @pytest.fixture
 def peak_after(start, simulator, api_on):
-    """Calls a new server with one request, again and again; returns how much memory it had then."""
+    """Sends one request repeatedly to a new server, and returns the server's peak memory in MiB."""
 
     async def run(data, refusal=None):
         with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (

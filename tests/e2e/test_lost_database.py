@@ -91,8 +91,8 @@ def change_the_password(server, database):
 
 @pytest.fixture(params=["wrong password", "stopped", "no file"])
 def lost(request, tmp_path):
-    """A database's URL, a function that makes it unavailable, what only its operator may read, and what
-    the operator must."""
+    """A database's URL, a function that makes it unavailable, texts that only its operator may get, and a
+    text that the operator must get."""
     if request.param == "no file":
         path = tmp_path / "tokenwire.db"
 
@@ -119,7 +119,7 @@ def lost(request, tmp_path):
     )
 
 
-async def test_callers_read_nothing_of_the_database_that_is_lost_and_the_operator_all_of_it_once(
+async def test_callers_get_no_details_of_a_lost_database_and_the_operator_gets_them_once(
     start, api_on, simulator, lost
 ):
     database, lose, private, for_operator = lost

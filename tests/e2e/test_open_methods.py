@@ -1,4 +1,4 @@
-"""What callers without a key may take, and whether they can keep the server from stopping."""
+"""Bounds on what callers without a key can use, and on how long they can delay the server's stop."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 from e2e_calls import details
-from raw_call import ACK, PING, SETTINGS, called, connected, frame
+from raw_call import ACK, PING, SETTINGS, connected, frame, send_call
 
 WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -56,19 +56,19 @@ async def test_large_requests_of_callers_without_a_key_are_refused_and_not_kept(
         assert most < 30
 
 
-def holding(address, attack, chat):
-    """A connection that answers pings, accepts no message, and holds calls open."""
+def hold_calls(address, attack, chat):
+    """Return a connection that answers pings, accepts no message, and keeps calls open."""
     connection = connected(address, stream_window=0)
     for stream in range(1, 7, 2):
         match attack:
             case "watches":
-                called(connection, stream, WATCH.encode())
+                send_call(connection, stream, WATCH.encode())
             case "reflection":
-                called(connection, stream, REFLECTION.encode(), b"\x3a\0")
+                send_call(connection, stream, REFLECTION.encode(), b"\x3a\0")
             case "chats":
-                called(connection, stream, CHAT.encode(), chat)
+                send_call(connection, stream, CHAT.encode(), chat)
             case "half a request":
-                called(connection, stream, CHAT.encode(), chat, ends=False)
+                send_call(connection, stream, CHAT.encode(), chat, ends=False)
 
     def answer_pings():
         try:
@@ -86,7 +86,7 @@ def holding(address, attack, chat):
 
 
 @pytest.mark.parametrize("attack", ["watches", "chats", "reflection", "half a request"])
-async def test_no_caller_holds_up_the_end_and_every_stream_is_recorded(
+async def test_no_caller_delays_the_stop_and_every_stream_is_recorded(
     start, api_on, simulator, tmp_path, attack
 ):
     database = tmp_path / "tokenwire.db"
@@ -101,7 +101,7 @@ async def test_no_caller_holds_up_the_end_and_every_stream_is_recorded(
             calls = [api.chat_stream(request) for _ in range(5)]
             for call in calls:
                 await call.initial_metadata()
-            with holding(address, attack, request.SerializeToString()):
+            with hold_calls(address, attack, request.SerializeToString()):
                 await asyncio.sleep(0.5)
                 began = time.monotonic()
                 process.send_signal(signal.SIGTERM)

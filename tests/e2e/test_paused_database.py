@@ -14,7 +14,7 @@ STREAMS = 50
 GRACE_S = 1.0
 EXIT_S = GRACE_S + 2.0
 MACHINE_S = 3.0
-"""What a busy machine may add. A server that waits for the database takes 5 s more."""
+"""Extra time for a busy machine. A server that waits for the database takes 5 s more."""
 
 
 @contextlib.contextmanager
@@ -52,11 +52,11 @@ async def open_streams(api):
         events = aiter(call)
         for _ in range(3):
             await anext(events)
-    await asyncio.sleep(1.5)  # written a second later at most
+    await asyncio.sleep(1.5)  # the records are written within a second
     return calls
 
 
-async def test_while_the_database_is_paused_a_server_stops_in_time_and_counts_what_is_not_written(
+async def test_with_a_paused_database_a_server_stops_in_time_and_logs_how_many_records_are_not_written(
     start, api_on, simulator, pausable
 ):
     database, paused = pausable
@@ -68,7 +68,7 @@ async def test_while_the_database_is_paused_a_server_stops_in_time_and_counts_wh
         async with grpc.aio.insecure_channel(address) as channel:
             calls = await open_streams(api_on(channel))
             with paused():
-                await asyncio.sleep(1)  # what was on its way waits now
+                await asyncio.sleep(1)  # statements under way are waiting now
                 began = time.monotonic()
                 process.send_signal(signal.SIGTERM)
                 code = await asyncio.to_thread(process.wait, 30)

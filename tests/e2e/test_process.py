@@ -19,7 +19,7 @@ STOP_S = 2.0
 """Ten times what a stop takes while the server starts."""
 
 AS_PROCESS_ONE = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
-"""What the kernel does for process 1 with a signal that has no handler."""
+"""The kernel ignores signals to process 1 that have no handler."""
 
 SLOW_IMPORT = f"""
 {AS_PROCESS_ONE}
@@ -53,7 +53,7 @@ def free_port():
 
 @contextmanager
 def process(*arguments, redirections="", **files):
-    """A Python process with buffers, in a folder of its own; killed in the end."""
+    """Run a Python process with buffered output, in its own folder; kill it at the end."""
     environ = {k: v for k, v in os.environ.items() if "API_KEY" not in k and "TOKENWIRE" not in k}
     environ.pop("PYTHONUNBUFFERED", None)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""One tenant that sends many large usage queries, beside another's stream and queries. Figures are printed."""
+"""One tenant sends many large usage queries while another has a stream and queries. Prints the figures."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 ROWS, GROUPS = 300_000, 9_000
 QUERIES = 40
-BESIDE_S = 12
+MEASURE_S = 12
 ITL_MS = 20
 
 
@@ -32,9 +32,9 @@ async def test_one_tenant_s_40_summaries_over_300_000_records_disturb_no_other_t
     env = simulator.environ() | {"TOKENWIRE_DATABASE": database_url}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
         tenancy = Tenancy(api_on, address, database_url, acme, globex, simulator, process)
-        alone = await beside(tenancy, 0, 4)
-        crowded = await beside(tenancy, QUERIES, BESIDE_S)
-    for name, (gaps, waits, answers) in (("alone", alone), ("beside", crowded)):
+        alone = await measure(tenancy, 0, 4)
+        crowded = await measure(tenancy, QUERIES, MEASURE_S)
+    for name, (gaps, waits, answers) in (("alone", alone), ("crowded", crowded)):
         print(
             f"\n{database_url.partition(':')[0]}, {name}: gap p50 {gaps[len(gaps) // 2] * 1e3:.0f}, "
             f"p99 {gaps[len(gaps) * 99 // 100] * 1e3:.0f}, most {gaps[-1] * 1e3:.0f} ms; "
@@ -43,12 +43,12 @@ async def test_one_tenant_s_40_summaries_over_300_000_records_disturb_no_other_t
     gaps, waits, answers = crowded
     assert answers["OK"]
     assert set(answers) <= {"OK", "RATE_LIMITED", "OVERLOADED"}
-    assert max(waits) < 4  # 0.7 on a machine with a load of 5; 5 where they wait behind all others
-    assert gaps[len(gaps) * 99 // 100] < 0.25  # 0.085 there; 0.3 to 0.8 where rows stop the loop
+    assert max(waits) < 4  # 0.7 on a machine with a load of 5; 5 if they wait behind all others
+    assert gaps[len(gaps) * 99 // 100] < 0.25  # 0.085 there; 0.3 to 0.8 if rows block the loop
 
 
-async def beside(tenancy, queries, seconds):
-    """The gaps of globex's stream, the times of its queries, and what became of acme's."""
+async def measure(tenancy, queries, seconds):
+    """Return the gaps of globex's stream, the times of its queries, and the results of acme's queries."""
     gaps, waits, answers = [], [], Counter()
     end = time.monotonic() + seconds
     of_acme = usage_pb2.GetUsageSummaryRequest(
@@ -89,7 +89,7 @@ async def beside(tenancy, queries, seconds):
             await asyncio.sleep(0.05)
 
     async with tenancy.channel() as channel:
-        # Bytes in, bytes out: so that this process does not stop its own stream.
+        # Without serializers, so that this process does not delay its own stream.
         summarize = channel.unary_unary("/tokenwire.v1.UsageService/GetUsageSummary")
         crowd = [asyncio.create_task(ask_of_acme(summarize)) for _ in range(queries)]
         await asyncio.sleep(0.5)

@@ -55,8 +55,8 @@ async def _turns(count):
 
 
 class RecordingRegistry(StreamRegistry):
-    """A registry that records in which order its streams ended. `Stream.end_time` cannot serve for that: it
-    is made of readings of two clocks, and is late by as long as the process was not running between them.
+    """A registry that records the order in which its streams ended. `Stream.end_time` cannot show it: it is
+    computed from two clocks, and is late if the process paused between reading the first and the second.
     """
 
     def __init__(self, *arguments):

@@ -357,7 +357,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.loop.settle()
         assert waiting.done() == (not self.live and not self.readings)
         waiting.cancel()
-        # Streams are dropped in the order of their ends: those dropped are the oldest of those in their time.
+        # Streams are dropped in the order of their ends: of the unexpired ones, the oldest are missing.
         kept_of = {kept.stream: kept for kept in self.ended}
         in_time = [
             kept_of[stream]

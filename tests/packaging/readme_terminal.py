@@ -40,7 +40,7 @@ class File:
 
 
 def steps_of(readme):
-    """What a reader does, in order."""
+    """Yield what a reader does, in order: Files and Commands."""
     for block in BLOCK.finditer(readme):
         language, text = block.groups()
         if saved := SAVED_AS.search(readme[: block.start()]):
@@ -87,13 +87,13 @@ class Terminal:
             self._bash.wait()
 
     def run(self, line):
-        """Type a line and wait for the prompt; the exit code and what was shown before it."""
+        """Type a line and wait for the prompt; return the exit code and the output before the prompt."""
         began = self.type(line + "\n")
         prompt = self._read_until(PROMPT, began)
         return int(prompt[1]), self.shown[began : prompt.start()]
 
     def type(self, keys):
-        """The position in `shown` from where on the answer to these keys comes."""
+        """Type keys; return the position in `shown` where their output begins."""
         began = len(self.shown)
         os.write(self._screen, keys.encode())
         return began
@@ -128,7 +128,7 @@ def varying_hidden(text):
 
 
 def is_shown(wanted, real):
-    """Whether the README shows what was really there: `...` stands for anything, spaces do not count."""
+    """Return whether the output matches the README: `...` matches any text, and spaces do not count."""
     real = " ".join(varying_hidden(real).split())
     position = 0
     pieces = re.split(r"\[\.\.\.\]|^\.\.\.$", varying_hidden(wanted), flags=re.MULTILINE)

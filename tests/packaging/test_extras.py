@@ -1,7 +1,7 @@
 """Each extra of the built wheel, with the packages that it requires and no others.
 
-Nothing is downloaded: a virtual environment gets the wheel, and links to the files of those packages of
-this environment that the extra requires, directly or not.
+Nothing is downloaded: a virtual environment gets the wheel, and links to files of this environment: those
+of the packages that the extra requires, directly or indirectly.
 """
 
 import os
@@ -18,7 +18,7 @@ from server_process import stop
 
 
 def required(requirements, extras, found):
-    """Distributions that these requirements need, by their canonical names."""
+    """Return the distributions that these requirements need, and their extras, by canonical name."""
     for requirement in map(Requirement, requirements):
         if requirement.marker and not any(
             requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)
@@ -56,7 +56,7 @@ class Environment:
         (self._entries,) = metadata.parent.glob("entry_points.txt")
 
     def command(self, name, *arguments):
-        """The words that run one of the wheel's commands, as the script that pip makes does."""
+        """Return the command line that runs one of the wheel's commands, like the script that pip creates."""
         (entry,) = entry_points(group="console_scripts", name=name)
         assert f"{name} = {entry.value}" in self._entries.read_text()
         module, _, function = entry.value.partition(":")
@@ -90,20 +90,20 @@ def installed(wheel, tmp_path_factory):
     return install
 
 
-def one_line(result, *said):
+def assert_one_line(result, *texts):
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1), (
         result.stderr
     )
-    for text in said:
+    for text in texts:
         assert text in result.stderr
 
 
 def test_without_extras_both_commands_say_in_one_line_what_to_install(installed, wheel):
     bare = installed()
-    one_line(
+    assert_one_line(
         bare.run("tokenwire", "models"), "rich", 'pip install ".[cli]"', f'"{wheel.name}[cli]"'
     )
-    one_line(
+    assert_one_line(
         bare.run("tokenwire-server", "serve", "--demo"),
         'pip install ".[server]"',
         f'"{wheel.name}[server]"',
@@ -112,9 +112,7 @@ def test_without_extras_both_commands_say_in_one_line_what_to_install(installed,
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("extra", ["server", "postgres"])
-def test_the_extras_of_the_server_serve_and_the_one_of_the_client_calls_it(
-    installed, extra, tmp_path
-):
+def test_each_server_extra_serves_and_the_cli_extra_calls_it(installed, extra, tmp_path):
     server = installed(extra)
     assert server.run("tokenwire-server", "--version").stdout.startswith("tokenwire-server ")
     words = server.command("tokenwire-server", "serve", "--demo", "--listen", "127.0.0.1:0")
@@ -133,7 +131,7 @@ def test_the_extras_of_the_server_serve_and_the_one_of_the_client_calls_it(
     assert "Tokenwire turns" in chat.stdout, chat.stderr + (tmp_path / "log").read_text()
 
 
-def test_postgresql_is_used_with_its_extra_and_named_without(installed, wheel):
+def test_without_the_postgres_extra_the_missing_package_is_named(installed, wheel):
     words = ("tokenwire-server", "keys", "list", "--database", "postgresql://u@127.0.0.1:1/x")
-    one_line(installed("postgres").run(*words), "postgresql://127.0.0.1:1/x cannot be used")
-    one_line(installed("server").run(*words), "asyncpg", f'"{wheel.name}[postgres]"')
+    assert_one_line(installed("postgres").run(*words), "postgresql://127.0.0.1:1/x cannot be used")
+    assert_one_line(installed("server").run(*words), "asyncpg", f'"{wheel.name}[postgres]"')

@@ -44,7 +44,9 @@ def copy_of_the_clone(folder):
 
 
 def environ_of_a_reader(address):
-    """Nothing of this environment on the PATH, and another port than the default, which may be in use."""
+    """Return variables with another port than the default, which may be in use, and a PATH without this
+    environment.
+    """
     programs = Path(sys.executable).parent
     paths = [path for path in os.environ["PATH"].split(":") if Path(path) != programs]
     foreign = ("TOKENWIRE_", "OPENAI_", "ANTHROPIC_", "VIRTUAL_ENV", "PYTHON")
@@ -57,7 +59,9 @@ def environ_of_a_reader(address):
 
 
 def can_run(line):
-    """What needs the network is run elsewhere: test_extras.py installs the wheel, `make tools` grpcurl."""
+    """Return whether a command runs here. Other tests cover those that need the network: test_extras.py
+    installs the wheel, and `make tools` installs grpcurl.
+    """
     if "dist/venv" in line:
         return False
     has_grpcurl = (ROOT / ".tools/bin/grpcurl").exists()
@@ -66,12 +70,12 @@ def can_run(line):
 
 
 @pytest.mark.timeout(600)
-def test_its_commands_work_line_by_line_on_one_terminal(tmp_path):
+def test_its_commands_work_line_by_line_in_one_terminal(tmp_path):
     folder = copy_of_the_clone(tmp_path)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-    wrong, ran = [], 0
+    mismatches, ran = [], 0
     with Terminal(folder, environ_of_a_reader(address)) as terminal:
         for step in steps_of(README.replace("127.0.0.1:50051", address)):
             if isinstance(step, File):
@@ -93,8 +97,8 @@ def test_its_commands_work_line_by_line_on_one_terminal(tmp_path):
                 continue
             fails = step.shown.startswith("ERROR")
             if (code != 0) != fails or not is_shown(step.shown, shown):
-                wrong.append(f"$ {step.line}\n{shown}(exit code {code}), not\n{step.shown}")
-    assert not wrong, "\n".join(wrong)
+                mismatches.append(f"$ {step.line}\n{shown}(exit code {code}), not\n{step.shown}")
+    assert not mismatches, "\n".join(mismatches)
     assert ran >= 30
 
 

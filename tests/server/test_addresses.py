@@ -1,4 +1,4 @@
-"""What passes for an address, judged by the libraries that use it."""
+"""Validation of addresses, compared with the libraries that use them."""
 
 import httpx2
 import pytest
@@ -10,7 +10,7 @@ from tokenwire_server.addresses import base_url, listen_address
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "reason"),
     [
         ("", "must begin with http"),
         ("ftp://host", "must begin with http"),
@@ -40,10 +40,10 @@ from tokenwire_server.addresses import base_url, listen_address
         ("http://x/<", "%XX"),
     ],
 )
-def test_a_base_url_that_cannot_be_used_is_refused_in_words(url, said):
+def test_a_base_url_that_cannot_be_used_is_refused_with_a_reason(url, reason):
     with pytest.raises(ValueError) as caught:
         base_url(url)
-    assert said in str(caught.value)
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_base_url_that_cannot_be_used_is_refused_in_words(url, said):
         "http://my_service.default.svc.cluster.local.:80/a/%20b/@x",
     ],
 )
-def test_a_base_url_that_can_be_used_is_taken_without_its_last_slash(url):
+def test_a_base_url_that_can_be_used_is_returned_without_its_last_slash(url):
     assert base_url(url) == base_url(f"{url}/") == url
 
 
@@ -101,7 +101,7 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=1000)
 @given(st.lists(PIECES, max_size=8).map("".join))
-def test_what_is_taken_is_the_same_url_to_every_library(text):
+def test_an_accepted_url_is_the_same_url_to_every_library(text):
     try:
         url = base_url(f"http://{text}")
     except ValueError:
@@ -144,7 +144,7 @@ def test_what_is_taken_is_the_same_url_to_every_library(text):
         ],
     ],
 )
-def test_what_is_no_host_and_port_is_not_listened_on(text):
+def test_a_text_that_is_not_a_host_and_a_port_is_refused(text):
     with pytest.raises(ValueError, match="must be HOST:PORT"):
         listen_address(text)
 
@@ -152,5 +152,5 @@ def test_what_is_no_host_and_port_is_not_listened_on(text):
 @pytest.mark.parametrize(
     "text", ["127.0.0.1:0", "[::]:1", "[::ffff:0.0.0.0]:0", "my-host.lan:65535"]
 )
-def test_a_host_and_a_port_are_listened_on(text):
+def test_a_host_and_a_port_are_accepted(text):
     assert listen_address(text) == text

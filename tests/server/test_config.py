@@ -116,7 +116,7 @@ def test_records_are_not_forgotten_before_the_month_that_they_are_to_limit_is_ov
 
 
 def numbers(kind=Settings, path=()):
-    """The path of every number of the settings; in tables of the operator's names, below `x`."""
+    """Yield the path of every number of the settings. `x` is the name in tables whose names are free."""
     for name, field in kind.model_fields.items():
         kinds = leaves(field.annotation)
         for inner in kinds:
@@ -135,7 +135,7 @@ def leaves(annotation):
     return set().union(*map(leaves, kinds)) or {annotation}
 
 
-NO_NUMBERS = (
+INVALID_NUMBERS = (
     True,
     False,
     float("nan"),
@@ -147,10 +147,20 @@ NO_NUMBERS = (
     "nan",
     "inf",
 )
-NO_NUMBERS_IN_VARIABLES = ("true", "nan", "inf", "-inf", "1e308", str(2**63), "-1", "", "1" * 5000)
+INVALID_NUMBERS_IN_VARIABLES = (
+    "true",
+    "nan",
+    "inf",
+    "-inf",
+    "1e308",
+    str(2**63),
+    "-1",
+    "",
+    "1" * 5000,
+)
 
 
-def test_every_kind_of_number_is_among_those_that_are_tried():
+def test_the_numbers_under_test_include_those_of_every_section():
     found = set(numbers())
     assert {
         ("usage_kept_days",),
@@ -164,14 +174,14 @@ def test_every_kind_of_number_is_among_those_that_are_tried():
 
 @pytest.mark.parametrize("path", list(numbers()), ids=".".join)
 def test_every_number_is_finite_bounded_and_no_boolean(path):
-    for value in NO_NUMBERS:
+    for value in INVALID_NUMBERS:
         given = value
         for step in reversed(path):
             given = {step: given}
         with pytest.raises(ConfigError) as caught:
             load(None, given, {})
         assert "-".join(path).replace("_", "-") in str(caught.value), value
-    for text in NO_NUMBERS_IN_VARIABLES:
+    for text in INVALID_NUMBERS_IN_VARIABLES:
         name = f"TOKENWIRE_{'__'.join(path).upper()}"
         with pytest.raises(ConfigError) as caught:
             load(None, {}, {name: text})
@@ -198,7 +208,7 @@ def test_a_default_above_its_maximum_is_refused_with_both(default, maximum):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "fault"),
     [
         ("TOKENWIRE_LIMITS__MAX_STREAMS", "many", "Input should be a valid integer"),
         ("TOKENWIRE_LIMITS__MAX_STREAM", "5", "there is no such setting"),
@@ -218,13 +228,15 @@ def test_a_default_above_its_maximum_is_refused_with_both(default, maximum):
         ("tokenwire_listen", "nowhere", "must be HOST:PORT"),
     ],
 )
-def test_a_fault_in_a_variable_names_the_variable_and_not_the_file(tmp_path, variable, value, said):
+def test_a_fault_in_a_variable_names_the_variable_and_not_the_file(
+    tmp_path, variable, value, fault
+):
     path = tmp_path / "tokenwire.toml"
     path.write_text("[limits]\nmax_streams = 5\n[models.a]\ntarget = 'b/c'\n")
     with pytest.raises(ConfigError) as caught:
         load(path, {}, {variable: value})
     assert str(caught.value).startswith(f"{variable}: ")
-    assert said in str(caught.value)
+    assert fault in str(caught.value)
     assert str(path) not in str(caught.value)
 
 
@@ -242,7 +254,7 @@ def test_faults_of_several_sources_are_each_named_with_their_own(tmp_path):
     }
 
 
-def test_a_table_that_is_none_is_named_where_it_is_given(tmp_path):
+def test_a_value_that_must_be_a_table_is_named_with_its_source(tmp_path):
     path = tmp_path / "tokenwire.toml"
     path.write_text("limits = 3\n")
     with pytest.raises(ConfigError) as caught:
@@ -266,7 +278,7 @@ def test_a_model_keeps_the_case_of_its_name_in_variables(variable, value, name):
     assert (found[0], found[1].prices.output) == (name, 2)
 
 
-def test_a_variable_inside_of_a_table_beats_the_one_that_holds_the_table():
+def test_a_variable_of_a_setting_overrides_the_variable_of_its_table():
     variables = {
         "TOKENWIRE_LIMITS__MAX_STREAMS": "7",
         "TOKENWIRE_LIMITS": '{"max_streams": 6, "max_readers": 8}',
@@ -276,7 +288,7 @@ def test_a_variable_inside_of_a_table_beats_the_one_that_holds_the_table():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "fault"),
     [
         (b"\xff", "is not UTF-8 at byte 0"),
         (b"a = " + b"[" * 100_000, "is nested too deeply"),
@@ -285,24 +297,24 @@ def test_a_variable_inside_of_a_table_beats_the_one_that_holds_the_table():
         (b'"\\n" = 1', r"'\n': there is no such setting"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line_with_its_name(tmp_path, content, said):
+def test_a_file_that_cannot_be_read_is_one_line_with_its_name(tmp_path, content, fault):
     path = tmp_path / "tokenwire.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         load(path, {}, {})
     assert str(caught.value).startswith(f"{path}: ")
-    assert said in str(caught.value)
+    assert fault in str(caught.value)
     assert str(caught.value).isprintable()
 
 
-def test_a_byte_order_mark_is_no_part_of_the_settings(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     path = tmp_path / "tokenwire.toml"
     path.write_bytes("\ufefflisten = '127.0.0.1:7'\n".encode())
     assert load(path, {}, {}).listen == "127.0.0.1:7"
 
 
 @pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"])
-def test_an_empty_base_url_is_the_usual_one_and_a_bad_one_names_its_variable(name):
+def test_an_empty_base_url_is_the_default_and_a_bad_one_names_its_variable(name):
     assert known_providers({name: ""}) == known_providers({})
     with pytest.raises(ConfigError) as caught:
         known_providers({name: "http://user:secret@host"})

@@ -81,9 +81,9 @@ async def test_what_is_more_open_than_it_may_seem_is_said(keyring, caplog, liste
 @pytest.mark.parametrize(
     ("mode", "key"), [("auto", {"key": True, "revoke_time": 1.0}), ("keys", {})]
 )
-async def test_a_server_that_can_serve_nobody_says_how_to_change_that(keyring, caplog, mode, key):
+async def test_a_server_that_refuses_every_call_logs_how_to_change_that(keyring, caplog, mode, key):
     _log_exposure(Settings(), await keyring(mode, **key))
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "every call is refused" in said
-    assert "keys create" in said
-    assert "--auth none" in said
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "every call is refused" in warning
+    assert "keys create" in warning
+    assert "--auth none" in warning

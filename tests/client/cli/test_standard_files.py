@@ -10,7 +10,7 @@ from ..conftest import RUN
 
 
 def command_with(*arguments, closed=None, **files):
-    """A command in a process of its own, with buffers, and a standard file closed."""
+    """Run a command in its own process, with buffered output and with a standard file closed."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     redirections = "" if closed is None else f"{closed}>&-"
     command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-c", RUN, *arguments]

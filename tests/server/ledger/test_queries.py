@@ -55,7 +55,7 @@ async def test_callers_who_ask_for_much_keep_neither_records_nor_keys_waiting(
     )  # 0.05 on an idle machine; 5 where they wait behind all who ask
 
 
-async def test_one_tenant_s_queries_delay_another_s_by_one_at_most(store, database_url, sql):
+async def test_a_tenant_waits_for_at_most_one_query_of_another_tenant(store, database_url, sql):
     for tenant, count in (("acme", ROWS), ("globex", 10)):
         await asyncio.to_thread(fill, sql, database_url, tenant, count)
     crowd = [
@@ -144,7 +144,7 @@ async def test_queries_that_are_cancelled_while_they_wait_or_run_leave_no_slot_t
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_an_abandoned_query_ends_at_once(database):
-    """PostgreSQL's driver sends it a cancellation; SQLite's would run on in its thread."""
+    """PostgreSQL's driver sends a cancellation. A query of SQLite would continue in its thread."""
     endless = text(
         "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c"
     )

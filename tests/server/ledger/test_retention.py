@@ -1,4 +1,4 @@
-"""Which usage records are deleted, by which clock, and when none is."""
+"""Which usage records are deleted, by which clock, and when none are."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ REFUSED = {
 
 
 class Clocks(UsageStore):
-    """A store whose database's clock, and the two of its process, can be set."""
+    """A store with clocks that can be set: the database's clock, and the two clocks of the process."""
 
     def __init__(self, database):
         super().__init__(database)
@@ -52,7 +52,7 @@ class Clocks(UsageStore):
         self.monotonic_s += seconds
 
     async def run(self, retention, seconds):
-        """Let so much time pass, with a check each minute."""
+        """Advance the clocks by this time, with a check each minute."""
         for _ in range(int(seconds // CHECK_EVERY_S)):
             self.advance(CHECK_EVERY_S)
             await retention.run_due()
@@ -68,7 +68,7 @@ def clocks(database):
 
 @pytest.fixture
 def age(sql):
-    """As if all records had been created and written so long ago."""
+    """Make all records older by a number of seconds."""
     return lambda seconds: sql(
         f"UPDATE tokenwire_usage_records SET created_time = created_time - {seconds}, "
         f"update_time = update_time - {seconds}"
@@ -137,7 +137,7 @@ async def test_in_the_first_hour_of_a_process_nothing_is_deleted(clocks, record,
 async def test_for_an_hour_after_the_database_s_clock_has_jumped_nothing_is_deleted(
     clocks, record, age, caplog, jump_s
 ):
-    """As when this machine's clock is set, on which SQLite relies too."""
+    """This happens when the clock of this machine is set, which SQLite uses too."""
     retention = clocks.retention()
     await clocks.run(retention, SETTLE_S * 2)
     await clocks.write([ended(record, "old")])
@@ -169,7 +169,7 @@ async def test_where_the_newest_record_is_old_at_the_start_nothing_is_deleted_fo
 
 
 async def test_a_record_is_kept_from_its_end_on_whatever_clock_created_it(clocks, record, age):
-    """Of a process whose clock is slow, and of a stream that was open when the month began."""
+    """Records of a process whose clock is slow, and of a stream that was open when the month began."""
     month_ago = time.time() - 31 * DAY_S
     await clocks.write(
         [
@@ -185,7 +185,7 @@ async def test_a_record_is_kept_from_its_end_on_whatever_clock_created_it(clocks
     assert not await clocks.ids()
 
 
-async def test_old_records_that_cannot_be_deleted_keep_no_new_one_from_being_written(
+async def test_old_records_that_cannot_be_deleted_do_not_block_new_ones(
     database_url, clocks, record, sql, caplog
 ):
     old = record("old", created_time=1000.0, outcome=Outcome.FINISHED)
@@ -209,7 +209,7 @@ async def test_old_records_that_cannot_be_deleted_keep_no_new_one_from_being_wri
         await running
     assert (
         longest_s < 4
-    )  # 0.3 on an idle machine; each time later than before, up to 5 s, when it is taken for an outage
+    )  # 0.3 on an idle machine; up to 5 s, growing each time, if it counts as an outage
     assert old in await clocks.page(ALL)
     (line,) = logged(caplog)
     assert line.startswith("old usage records cannot be deleted: ")

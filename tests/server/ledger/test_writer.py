@@ -198,7 +198,7 @@ async def test_cancelled_at_any_moment_nothing_is_lost_and_a_flush_writes_it(led
     assert len(await kept(store)) == 120
 
 
-async def test_a_turn_closes_the_records_of_the_gone_and_deletes_old_ones(
+async def test_a_turn_closes_the_records_of_lost_processes_and_deletes_old_ones(
     store, record, pause, sql
 ):
     created = time.time() - 50

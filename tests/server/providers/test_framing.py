@@ -1,4 +1,4 @@
-"""Bounds on what surrounds the body of an answer, against raw sockets."""
+"""Bounds on the framing around the body of an answer, tested with raw sockets."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
 END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 MAX_SENT_BYTES = 16 * 2**20
-"""What a provider may send before it notices: the bound, and what sockets and the loop's reads take in."""
+"""Most bytes that a provider can send before it notices: the bound, plus the buffers of sockets and loop."""
 
 
 def chunk(data):
@@ -38,14 +38,14 @@ def sends_for_ever(head, piece):
         writer.write(head)
         while not writer.transport.is_closing():
             writer.write(piece)
-            provider.received += len(piece)  # by the other side
+            provider.received += len(piece)  # bytes that this provider has sent
             await writer.drain()
 
     return script
 
 
 async def end_of(script):
-    """How the answer of a provider ends, and the provider."""
+    """Return how the answer of a provider ends, and the provider."""
     async with RawProvider(script) as provider:
         config = {"raw": ProviderConfig(kind="openai-chat", base_url=provider.url)}
         async with Registry(config, {}, Limits(), {}) as providers, asyncio.timeout(20):

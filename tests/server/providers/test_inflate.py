@@ -47,7 +47,7 @@ def test_where_compressed_bytes_are_cut_never_matters(members, cuts, junk):
         assert inflated(encoding, pieces) == whole
 
 
-def test_what_a_server_flushed_comes_out_at_once():
+def test_data_that_a_server_flushed_is_returned_at_once():
     packer = zlib.compressobj(wbits=31)
     inflater = Inflater("gzip")
     for n in range(100):
@@ -66,6 +66,6 @@ def test_what_a_server_flushed_comes_out_at_once():
         ("gzip, gzip", b"", "other than gzip and deflate"),
     ],
 )
-def test_what_cannot_be_read_is_said(encoding, packed, why):
+def test_a_body_that_cannot_be_read_is_refused_with_a_reason(encoding, packed, why):
     with pytest.raises(BodyError, match=why):
         inflated(encoding, [packed])

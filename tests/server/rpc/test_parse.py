@@ -313,7 +313,7 @@ def test_no_bytes_make_the_parser_raise_anything_but_its_own_error(data):
 
 
 def refused(limits=Limits(), **fields):  # noqa: B008  # frozen
-    """The error of a request that is not even walked to its end."""
+    """Return the error of a request whose checking stops early."""
     data = pb.ChatRequest(**{"model": "openai/m", "messages": [USER], **fields}).SerializeToString()
     with pytest.raises(InvalidRequest) as caught:
         parse_chat_request(data, limits)
@@ -329,11 +329,11 @@ def test_one_long_list_of_faults_does_not_hide_what_else_is_wrong():
     fields = [violation.field for violation in violations]
     assert fields[:MAX_OF_ONE_LIST] == [f"messages[{i}].parts" for i in range(MAX_OF_ONE_LIST)]
     assert fields[MAX_OF_ONE_LIST:] == ["generation.temperature", "tools[1].name", "tools[2].name"]
-    assert len(request.messages) == MAX_OF_ONE_LIST  # the others were not looked at
+    assert len(request.messages) == MAX_OF_ONE_LIST  # the others were not checked
     assert str(violations.error()).endswith("(and at least 12 more)")
 
 
-def test_so_many_faults_are_listed_and_then_checking_stops():
+def test_checking_stops_after_the_maximum_number_of_violations():
     error = refused(
         model="",
         messages=[pb.Message(role=pb.ROLE_USER)] * 20,
@@ -344,7 +344,7 @@ def test_so_many_faults_are_listed_and_then_checking_stops():
     assert str(error).endswith(f"(and at least {MAX_VIOLATIONS - 1} more)")
 
 
-def test_what_a_caller_wrote_is_cut_in_what_it_is_answered():
+def test_long_texts_of_a_caller_are_cut_in_descriptions():
     huge = "x" * 200_000
     request, violations = parsed(
         tools=[pb.Tool(name=huge), pb.Tool(name=huge)],
@@ -360,7 +360,7 @@ def test_what_a_caller_wrote_is_cut_in_what_it_is_answered():
         "tool_choice.tool_name",
     ]
     assert all(len(violation.description) <= MAX_CHARS for violation in violations)
-    assert request.model == ""  # nothing is looked up that is not a name
+    assert request.model == ""  # an invalid name is not looked up
 
 
 @pytest.mark.parametrize(
@@ -377,13 +377,15 @@ def test_what_a_caller_wrote_is_cut_in_what_it_is_answered():
     ],
     ids=["messages", "tools", "stop_sequences", "labels", "schemas"],
 )  # fmt: skip
-def test_a_request_with_too_many_fields_is_refused_by_the_one_that_passes_the_bound(field, fields):
+def test_a_request_with_too_many_fields_is_refused_at_the_field_that_exceeds_the_bound(
+    field, fields
+):
     error = refused(**fields)
     assert [violation.field for violation in error.violations] == [field]
     assert "more than 100000 fields, entries and JSON values" in str(error)
 
 
-def test_a_request_with_all_messages_that_are_allowed_has_few_enough_fields():
+def test_the_maximum_number_of_messages_is_within_the_field_limit():
     call = event_pb2.ToolCall(id="i", name="n", arguments_json='{"a":1}')
     message = pb.Message(role=pb.ROLE_ASSISTANT, parts=[pb.Part(tool_call=call, cache_hint=True)])
     assert parsed(messages=[message] * 10_000)[1] == []
@@ -428,7 +430,7 @@ async def test_other_tasks_run_while_a_large_request_is_parsed(least, fields):
     assert turns > least
 
 
-async def test_large_requests_are_parsed_one_at_a_time_and_small_ones_beside_them():
+async def test_large_requests_are_parsed_one_at_a_time_and_small_ones_do_not_wait():
     parser, data = ChatRequestParser(Limits()), large_request(messages=[USER] * 10_000)
     steps = steps_of(data)
     parsing = [asyncio.create_task(parser.parse(data)) for _ in range(3)]
@@ -442,7 +444,7 @@ async def test_large_requests_are_parsed_one_at_a_time_and_small_ones_beside_the
     assert parsing[2].result()[1] == []
 
 
-async def test_large_requests_wait_in_a_queue_that_is_bounded():
+async def test_large_requests_wait_in_a_bounded_queue():
     parser, data = ChatRequestParser(Limits()), large_request(messages=[USER] * 10_000)
     parsing = [asyncio.create_task(parser.parse(data)) for _ in range(40)]
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What an RPC leaves in memory when it has ended, without the help of the garbage collector."""
+"""Objects that an RPC leaves in memory after its end if the garbage collector does not run."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ NOTHING_KEPT = {"log_ttl": {}}
 
 
 class Caller:
-    """Makes the calls of one test, each of which ends in the way that the method's name says."""
+    """Makes the calls of the tests. The name of each method says how its call ends."""
 
     def __init__(self, api):
         self._api = api
@@ -64,7 +64,7 @@ class Caller:
 
     async def cancelled_while_unary(self):
         call = self._api.chat(self._api.request(LASTING), metadata=bearer(KEY))
-        await asyncio.sleep(0.05)  # wherever it has come by then
+        await asyncio.sleep(0.05)  # it may be anywhere by then
         call.cancel()
 
     async def past_its_deadline(self):
@@ -90,7 +90,7 @@ async def _refused(awaitable, code):
 
 
 def _living():
-    """Objects of the server. The client in this process leaves frames of its own, in its errors."""
+    """Count objects of the server. Frames of the client, which its errors refer to, do not count."""
     found = Counter()
     for each in gc.get_objects():
         name = type(each).__name__
@@ -104,16 +104,16 @@ def _living():
 @pytest.mark.parametrize("way", [name for name in vars(Caller) if not name.startswith("_")])
 async def test_a_call_that_has_ended_leaves_nothing_for_the_garbage_collector(serve, way):
     end_a_call = getattr(Caller(await serve({KEY: {}})), way)
-    await end_a_call()  # what is made once: connections, caches
+    await end_a_call()  # creates what is created only once: connections, caches
     gc.collect()
-    gc.freeze()  # what there is by now is not looked at
+    gc.freeze()  # objects that exist by now do not count
     gc.disable()
     try:
         for _ in range(CALLS):
             await end_a_call()
         for _ in range(50):  # until the server has ended them too
             left = {name: count for name, count in _living().items() if count >= CALLS}
-            if not left:  # fewer are the server's, which waits for the next call
+            if not left:  # fewer belong to the server, which waits for the next call
                 break
             await asyncio.sleep(0.1)
         assert not left

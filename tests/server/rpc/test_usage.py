@@ -190,8 +190,8 @@ async def test_more_groups_than_an_answer_holds_are_refused_and_the_field_is_nam
 
 @pytest.fixture
 def longest_step_s(monkeypatch):
-    """The CPU time of each step of the event loop so far, the longest last. A machine that is busy with
-    other processes does not change it.
+    """Returns the CPU time of the longest step of the event loop so far. Other processes on a busy machine
+    do not change it.
     """
     steps, run = [], asyncio.Handle._run
 

@@ -14,7 +14,7 @@ MANY = 10**6
 
 
 def counted(data, most=MANY):
-    """How many fields there are, and after how many steps that was known."""
+    """Return the number of fields, and the number of steps that counting took."""
     counting, steps = count_fields(CHAT, data, most), 1
     while True:
         try:
@@ -25,7 +25,7 @@ def counted(data, most=MANY):
 
 
 def fields_of(message):
-    """How many fields a message has, by protobuf's own account of it."""
+    """Return the number of fields of a message, according to protobuf."""
     found = 0
     for field, value in message.ListFields():
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -63,12 +63,12 @@ def request(**options):
 @pytest.mark.parametrize(
     "options", [{}, {"n": 1.5}, {"deep": {"list": [1, True, None, "s", [], {}, [[]]]}}], ids=str
 )
-def test_every_field_of_a_request_and_of_what_is_in_it_is_counted(options):
+def test_fields_at_every_depth_of_a_request_are_counted(options):
     made = request(**options)
     assert counted(made.SerializeToString()) == (fields_of(made), 1)
 
 
-def test_an_unknown_group_is_counted_and_what_is_in_it_is_not_taken_for_messages():
+def test_an_unknown_group_is_counted_and_its_content_is_not_read_as_messages():
     group = b"\xa3\x06" + b"\x12\x01\xff" + b"\xa4\x06"  # field 100; in it field 2, not a message
     assert chat_pb2.ChatRequest.FromString(group)
     assert counted(group) == (3, 1)
@@ -89,7 +89,7 @@ def test_a_tag_is_the_same_field_however_long_it_is_written(tag):
         st.lists(st.sampled_from(b"\x0a\x12\x03\x02\x01\x00\x13\x14\x80\x72\x6a\x08"), max_size=40),
     )
 )
-def test_what_is_not_counted_to_its_end_is_not_parsed_by_protobuf_either(data):
+def test_data_that_counting_refuses_is_refused_by_protobuf_too(data):
     try:
         counted(data)
     except InvalidRequest:
@@ -109,7 +109,7 @@ def test_what_is_not_counted_to_its_end_is_not_parsed_by_protobuf_either(data):
     ],
     ids=["messages", "parts", "tools", "labels", "provider_options", "unknown"],
 )
-def test_counting_stops_at_the_bound_and_names_the_field_that_passes_it(data, field):
+def test_counting_stops_at_the_bound_and_names_the_field_that_exceeds_it(data, field):
     for most in (1000, STEP_FIELDS - 1, STEP_FIELDS, STEP_FIELDS + 1):
         if most >= counted(data)[0]:
             continue
@@ -118,11 +118,11 @@ def test_counting_stops_at_the_bound_and_names_the_field_that_passes_it(data, fi
         assert [violation.field for violation in refused.value.violations] == [field]
 
 
-def test_others_can_run_while_many_fields_are_counted():
+def test_other_tasks_can_run_while_many_fields_are_counted():
     assert counted(b"\x12\x00" * (10 * STEP_FIELDS + 1)) == (10 * STEP_FIELDS + 1, 11)
 
 
-def test_a_request_that_only_names_something_is_small():
+def test_requests_other_than_chats_are_limited_to_64_kib():
     data = chat_pb2.GetStreamRequest(stream_id="x" * 65_536).SerializeToString()
     with pytest.raises(InvalidRequest, match="65540 bytes; this server takes 65536"):
         parse_message(chat_pb2.GetStreamRequest, data)

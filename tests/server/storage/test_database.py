@@ -100,10 +100,10 @@ async def test_an_error_holds_neither_statement_nor_values_nor_password(database
     with pytest.raises(StoreUnavailable) as failure:
         async with database.writing() as connection:
             await connection.execute(insert(key_revision).values(id=1, revision=987654))
-    said = failure.value.detail
-    assert said.startswith(f"the database {database.name} cannot be used: ")
+    message = failure.value.detail
+    assert message.startswith(f"the database {database.name} cannot be used: ")
     for secret in ("987654", "INSERT", PASSWORD, "\n"):
-        assert secret not in said
+        assert secret not in message
 
 
 @pytest.mark.parametrize(

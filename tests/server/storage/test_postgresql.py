@@ -30,11 +30,11 @@ async def refused(url):
     with pytest.raises(StoreUnavailable) as failure:
         async with Database(url) as database:
             await database.prepare(migrate=True)
-    said = failure.value.detail
-    assert PASSWORD not in said
-    assert ENCODED not in said
-    assert "\n" not in said
-    return said
+    message = failure.value.detail
+    assert PASSWORD not in message
+    assert ENCODED not in message
+    assert "\n" not in message
+    return message
 
 
 async def test_a_server_that_was_restarted_is_used_again(own_postgresql):

@@ -18,7 +18,7 @@ from tokenwire_server.providers.registry import Registry
 from tokenwire_server.streams.registry import StreamRegistry
 
 MAX_TURN_S = 0.04
-"""CPU between two turns of another task; 1 to 10 ms are measured."""
+"""Most CPU time between two turns of another task; 1 to 10 ms were measured."""
 TOKEN = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 
@@ -85,7 +85,7 @@ FLOODS = {
 
 
 async def longest_turn_s(ended):
-    """CPU time between two turns of this task, until the event is set."""
+    """Return the longest CPU time between two turns of this task, until the event is set."""
     longest_s = 0.0
     before = time.thread_time()
     while not ended.is_set():
@@ -97,7 +97,7 @@ async def longest_turn_s(ended):
 
 
 async def end_of(streams, route):
-    """How a stream ended, and what it said."""
+    """Return how a stream ended, and its text."""
     request = a_request()
     stream = streams.open(request, route)
     reader = stream.join()

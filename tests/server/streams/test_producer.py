@@ -35,7 +35,7 @@ def begun(registry, provider, estimate=None, **fields):
 
 @pytest.fixture
 def begun_within(registry):
-    """Begins a stream of a model with limits of its own."""
+    """Begins a stream of a model that has its own limits."""
 
     def begin(provider, **limits_s):
         request, route = a_request(), Route(provider, "m", None, **limits_s)

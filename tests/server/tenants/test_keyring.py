@@ -266,13 +266,13 @@ async def test_the_first_key_of_a_running_server_is_logged_once(keys, monkeypatc
         while keyring.has_active_key():
             await asyncio.sleep(0.005)
     following.cancel()
-    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert "from now on every call needs one" in said
-    assert "--auth none" in said
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "from now on every call needs one" in warning
+    assert "--auth none" in warning
     assert "--auth none" in refused(keyring).replace("`", "")
 
 
-async def test_without_any_key_one_that_is_sent_is_refused_with_the_way_out(keys):
+async def test_a_key_sent_to_a_server_without_keys_is_refused_with_a_hint(keys):
     refusal = refused(await read(keys), f"Bearer {make_key_text()}")
     assert refusal == "this server has no keys: call it without one"
 

@@ -22,7 +22,7 @@ BROKEN_ROWS = [
 
 
 @pytest.mark.parametrize("broken", BROKEN_ROWS)
-async def test_a_row_that_makes_no_sense_costs_its_own_key_only(store, sql, broken):
+async def test_a_row_that_cannot_be_read_affects_only_its_own_key(store, sql, broken):
     bad, _ = await store.create("acme")
     good, _ = await store.create("globex", models=("a/*",))
     sql(f"UPDATE tokenwire_api_keys SET {broken} WHERE prefix = '{bad.prefix}'")
@@ -35,7 +35,7 @@ async def test_a_row_that_makes_no_sense_costs_its_own_key_only(store, sql, brok
     assert {line["prefix"]: line["state"] for line in lines}[bad.prefix] == "unreadable"
 
 
-async def test_a_key_that_expires_after_all_dates_is_listed_and_rotated(store, sql, clock):
+async def test_a_key_that_expires_after_the_last_date_is_listed_and_rotated(store, sql, clock):
     key, _ = await store.create("acme", expire_time=clock.now + 60)
     sql(f"UPDATE tokenwire_api_keys SET expire_time = 1e15 WHERE prefix = '{key.prefix}'")
     (kept,) = await store.list()
@@ -45,9 +45,7 @@ async def test_a_key_that_expires_after_all_dates_is_listed_and_rotated(store, s
     assert new.expire_time == clock.now + MAX_LIFETIME_S
 
 
-async def test_an_unreadable_key_of_a_family_does_not_decide_how_long_the_next_one_lives(
-    store, sql
-):
+async def test_an_unreadable_key_of_a_family_does_not_set_the_lifetime_of_the_next_one(store, sql):
     bad, _ = await store.create("acme")
     _, good, _ = await store.rotate(bad.prefix, overlap_s=0.0)
     sql(f"UPDATE tokenwire_api_keys SET models = '1' WHERE prefix = '{bad.prefix}'")
@@ -66,9 +64,7 @@ async def test_an_unreadable_key_of_a_family_does_not_decide_how_long_the_next_o
         "tenant = CAST(x'ff' AS TEXT)",
     ],
 )
-async def test_a_column_that_holds_another_type_costs_its_own_key_only(
-    store, sql, database_url, broken
-):
+async def test_a_column_of_another_type_affects_only_its_own_key(store, sql, database_url, broken):
     if not database_url.startswith("sqlite"):
         pytest.skip("PostgreSQL keeps to the types of its columns")
     bad, _ = await store.create("acme")

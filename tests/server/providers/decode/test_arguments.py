@@ -1,4 +1,4 @@
-"""Whether the arguments of a tool call are whole, found out while they grow."""
+"""Detection of complete arguments of a tool call while they arrive."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ junk = st.text(alphabet='{}[]",:\\ \t\n1a\ud83d\ude00\xa0', max_size=12)
 @given(
     st.lists(json_texts | junk, max_size=3).map("".join), st.lists(st.integers(0, 80), max_size=6)
 )
-def test_after_each_fragment_it_says_what_parsing_the_whole_text_says(text, cuts):
+def test_after_each_fragment_the_result_is_that_of_parsing_the_whole_text(text, cuts):
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     growing = Arguments()
     for start, end in itertools.pairwise(edges):
@@ -33,7 +33,7 @@ def test_after_each_fragment_it_says_what_parsing_the_whole_text_says(text, cuts
     assert growing.text == text
 
 
-def test_a_name_in_every_fragment_does_not_make_the_arguments_be_parsed_again(monkeypatch):
+def test_a_name_in_every_fragment_does_not_cause_repeated_parsing(monkeypatch):
     parsed_chars = []
     monkeypatch.setattr(
         arguments_module,

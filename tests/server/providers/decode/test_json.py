@@ -168,7 +168,7 @@ def test_the_log_gets_no_broken_json_as_it_may_be_a_piece_of_the_answer():
 
 
 class ScanningJoiner(SurrogateJoiner):
-    """Looks at each half that is held, whenever a delta comes."""
+    """Scans all halves that are held for each delta."""
 
     __slots__ = ()
 
@@ -197,14 +197,14 @@ any_delta = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(st.lists(any_delta, max_size=3), max_size=12))
-def test_the_halves_that_a_delta_ends_are_found_without_a_look_at_all(arrivals):
+def test_the_halves_that_a_delta_ends_are_found_without_scanning_all(arrivals):
     joiner, scanning = SurrogateJoiner(), ScanningJoiner()
     for deltas in arrivals:
         assert joiner.mend(deltas) == scanning.mend(deltas)
     assert joiner.flush() == scanning.flush()
 
 
-def test_many_open_halves_take_work_in_proportion_to_their_number():
+def test_the_work_for_open_halves_grows_in_proportion_to_their_number():
     def took_s(count):
         joiner = SurrogateJoiner()
         deltas = [ToolCallDelta(index, f"a{HIGH}") for index in range(count)]
@@ -214,4 +214,6 @@ def test_many_open_halves_take_work_in_proportion_to_their_number():
                 joiner.mend([delta])
         return time.process_time() - began
 
-    assert took_s(4000) <= 32 * max(took_s(500), took_s(500))  # 8 times, and 64 if each saw all
+    assert took_s(4000) <= 32 * max(
+        took_s(500), took_s(500)
+    )  # 8 times; 64 times if each delta scanned all

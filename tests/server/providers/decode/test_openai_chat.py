@@ -212,7 +212,7 @@ def test_names_and_ids_of_calls_count_as_held_text(fields):
     assert held_chars <= MAX_HELD_CHARS + 2**16
 
 
-def test_an_id_of_any_length_costs_each_call_the_same():
+def test_the_names_of_the_model_and_the_answer_are_cut():
     decoder = OpenAIChatDecoder()
     decoder.feed(frame(id="é" * 2**17, model="é" * 2**17, choices=[]))
     assert len(decoder.response_id) == len(decoder.model) == 256
