@@ -88,8 +88,8 @@ def prepare_for(max_streams: int) -> None:
 
         logging.getLogger(__name__).warning(
             "limits.max_streams is %d, but the limit of %d open files (ulimit -n) has room for %d "
-            "streams, or %d that share their callers' connections: raise it, or lower "
-            "limits.max_streams; past it callers get OVERLOADED",
+            "streams, or %d that share their callers' connections: raise this limit, or lower "
+            "limits.max_streams; callers get OVERLOADED when it is reached",
             max_streams,
             descriptors,
             fitting,

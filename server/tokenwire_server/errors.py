@@ -80,8 +80,8 @@ class InvalidRequest(TokenwireError):
         """False: checking stopped early, and there may be more."""
         first = self.violations[0]
         others = len(violations) - 1
-        least = "" if all_found else "at least "
-        more = f" (and {least}{others} more)" if others else ""
+        at_least = "" if all_found else "at least "
+        more = f" (and {at_least}{others} more)" if others else ""
         super().__init__(f"{first.field}: {first.description}{more}")
 
 

@@ -78,7 +78,7 @@ async def _create(arguments: argparse.Namespace, store: KeyStore, database: str)
     with suppress(StoreUnavailable):  # the key was created anyway
         if len(await store.list()) == 1:
             _print_lines(
-                "It is the first key: from now on, servers with this database require one."
+                "It is the first key: from now on, servers with this database require a key."
             )
 
 

@@ -103,7 +103,7 @@ class Body:
         self._bytes_without_content += size_bytes
         if self._bytes_without_content > MAX_BYTES_WITHOUT_CONTENT:
             raise BodyError(
-                f"sent {MAX_BYTES_WITHOUT_CONTENT // 2**20} MiB without any content in them"
+                f"sent {MAX_BYTES_WITHOUT_CONTENT // 2**20} MiB that contain no content"
             )
 
     def _split(self, data: bytes) -> Iterator[bytes]:

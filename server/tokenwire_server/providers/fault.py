@@ -147,7 +147,7 @@ def _connection_fault(error: BaseException) -> str:
         if isinstance(cause, aiohttp.ClientConnectorDNSError):
             return "its name cannot be resolved"
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return "its certificate is not valid for it or not trusted"
+            return "its certificate is not trusted, or not valid for its address"
         if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):
             return "TLS failed"
         if isinstance(cause, aiohttp.ClientResponseError) and TLS_ALERT in cause.message:

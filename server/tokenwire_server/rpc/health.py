@@ -93,7 +93,7 @@ class Health:
         The stream stays open for an unknown service too, as the protocol demands.
         """
         try:
-            with self._slots.taken(context.peer()):
+            with self._slots.slot(context.peer()):
                 known = await self._requested_service(context) in self._services
                 written = None
                 while not self._stopped:

@@ -47,7 +47,7 @@ class CallSlots:
         self._open: Counter[str] = Counter()
 
     @contextmanager
-    def taken(self, peer: str) -> Iterator[None]:
+    def slot(self, peer: str) -> Iterator[None]:
         """Take a slot for a call from `peer`, its address and port. Raises Overloaded."""
         if self._open[peer] >= self._per_connection:
             limit = self._per_connection

@@ -48,7 +48,7 @@ class Reflection:
     async def ServerReflectionInfo(self, _: object, context: Context) -> None:  # noqa: N802
         """Answer each request of the caller in turn."""
         try:
-            with self._slots.taken(context.peer()):
+            with self._slots.slot(context.peer()):
                 while (data := await self._requests.receive(context)) is not None:
                     await self._answer(_parsed(data), context)
         except TokenwireError as error:

@@ -71,7 +71,7 @@ def _tools_to_call(request: ProviderRequest) -> Sequence[ToolSpec]:
 
 
 def _named_in(question: str, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
-    """Return the tools named in full; without any, the first one whose name ends in a word of the text."""
+    """Return the tools whose full name is in the text; if none is, the first one whose last word is."""
     in_full = [
         tool
         for tool in tools

@@ -22,12 +22,12 @@ READ_TIMEOUT_S = 3.0
 
 _SCHEME = "bearer "
 _REQUIRED = (
-    "a key is required, in the metadata `authorization: Bearer KEY`; the server's operator creates keys "
+    "a key is required, in the metadata `authorization: Bearer KEY`; the server's operator can create one "
     "with `tokenwire-server keys create`"
 )
 _REQUIRED_AUTO = (
-    "a key is required, in the metadata `authorization: Bearer KEY`: the server has keys; its operator "
-    "creates more with `tokenwire-server keys create`, or serves with `--auth none`"
+    "a key is required, in the metadata `authorization: Bearer KEY`, because the server has keys; its "
+    "operator can create more with `tokenwire-server keys create`, or serve without keys with `--auth none`"
 )
 _NO_DIGEST = bytes(32)
 

@@ -8,7 +8,7 @@ import grpc.aio
 import pytest
 from e2e_calls import details
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from raw_call import called, connected
+from raw_call import connected, send_call
 
 from tokenwire.v1 import caller_pb2, chat_pb2, model_pb2
 from tokenwire_server.rpc.health import MAX_WATCHES_PER_CONNECTION, Health
@@ -37,7 +37,7 @@ async def channel(serve):
 
 @asynccontextmanager
 async def serving(health):
-    """The address of a server that has nothing but health."""
+    """Yield the address of a server that has only the health service."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((health.handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -76,7 +76,7 @@ async def test_an_unknown_service_is_reported_as_the_protocol_demands(channel):
 @pytest.mark.parametrize("method", ["Check", "Watch"])
 async def test_a_request_is_bounded_by_its_size_after_decompression(channel, method, compression):
     def call(byte_count):
-        n = byte_count - 3  # in a field that nobody knows
+        n = byte_count - 3  # in an unknown field
         message = b"\x12" + bytes([n % 128 + 128, n // 128]) + b"x" * n
         return channel.unary_stream(f"/grpc.health.v1.Health/{method}")(
             message, compression=compression
@@ -90,12 +90,12 @@ async def test_a_request_is_bounded_by_its_size_after_decompression(channel, met
     assert details(refused.value)["ErrorInfo"].reason == "INVALID_REQUEST"
 
 
-async def test_requests_that_arrive_slowly_are_few_and_end():
+async def test_slow_requests_are_bounded_in_number_and_time():
     health = Health(OpenRequests(max_late=1, late_s=0.5))
     health.serve(SERVICES)
     async with serving(health) as address, grpc.aio.insecure_channel(address) as channel:
         with connected(address) as connection:
-            called(connection, 1, WATCH, b"\x0a\x01x", ends=False)
+            send_call(connection, 1, WATCH, b"\x0a\x01x", ends=False)
             await asyncio.sleep(0.2)
             late = channel.stream_stream("/grpc.health.v1.Health/Watch")()
             with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -136,7 +136,7 @@ async def test_a_watcher_that_accepts_nothing_delays_no_other():
     async with serving(health) as address, grpc.aio.insecure_channel(address) as channel:
         with connected(address, stream_window=0) as connection:
             for stream in (1, 3, 5):
-                called(connection, stream, WATCH)
+                send_call(connection, stream, WATCH)
             watch = health_pb2_grpc.HealthStub(channel).Watch(request())
             async with asyncio.timeout(10):
                 assert (await watch.read()).status == SERVICE_UNKNOWN
@@ -152,13 +152,13 @@ async def test_a_watcher_that_accepts_nothing_delays_no_other():
     assert details(ended.value)["ErrorInfo"].reason == "SERVER_STOPPED"
 
 
-async def test_a_watcher_that_accepts_nothing_loses_its_place(monkeypatch):
+async def test_a_watcher_that_accepts_nothing_loses_its_slot(monkeypatch):
     monkeypatch.setattr("tokenwire_server.rpc.health.MAX_WATCHES", 1)
     monkeypatch.setattr("tokenwire_server.rpc.health.MAX_STALL_S", 0.5)
     async with serving(Health()) as address, grpc.aio.insecure_channel(address) as channel:
         stub, refusals = health_pb2_grpc.HealthStub(channel), []
         with connected(address, stream_window=0) as connection:
-            called(connection, 1, WATCH)
+            send_call(connection, 1, WATCH)
             await asyncio.sleep(0.2)
             async with asyncio.timeout(10):
                 while True:

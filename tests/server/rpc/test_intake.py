@@ -1,4 +1,4 @@
-"""What is taken in before a request is known."""
+"""Decompression of requests, and bounds on calls whose request is not parsed yet."""
 
 import asyncio
 import gzip
@@ -22,16 +22,16 @@ KEY = make_key_text()
 
 
 @given(st.binary(max_size=2000), st.sampled_from([gzip.compress, zlib.compress]))
-def test_what_was_compressed_is_inflated_up_to_the_limit(data, compress):
+def test_compressed_data_is_inflated_up_to_the_limit(data, compress):
     assert inflate(compress(data), 1000) == data[:1001]
 
 
 @given(st.one_of(st.binary(), st.binary().map(lambda rest: b"\x78\x9c" + rest)))
-def test_what_was_not_compressed_stays_as_it_is(data):
+def test_uncompressed_data_is_unchanged(data):
     assert inflate(data, 10**6) == data
 
 
-def test_what_is_cut_off_is_not_taken_for_the_whole():
+def test_truncated_compressed_data_is_unchanged():
     cut = gzip.compress(bytes(range(256)) * 4)[:-1]
     assert inflate(cut, 10**6) == cut
 
@@ -51,14 +51,14 @@ async def test_a_chat_may_be_compressed_and_is_bounded_by_its_true_size(serve, a
     assert details(refused.value)["ErrorInfo"].reason == "INVALID_REQUEST"
 
 
-def test_slots_are_bounded_by_connection_and_in_total_and_come_back():
+def test_slots_are_bounded_by_connection_and_in_total_and_are_released():
     slots = CallSlots("calls", per_connection=1, total=2)
-    with slots.taken("a"):
-        with pytest.raises(Overloaded, match="on this connection"), slots.taken("a"):
+    with slots.slot("a"):
+        with pytest.raises(Overloaded, match="on this connection"), slots.slot("a"):
             pass
-        with slots.taken("b"), pytest.raises(Overloaded), slots.taken("c"):
+        with slots.slot("b"), pytest.raises(Overloaded), slots.slot("c"):
             pass
-        with slots.taken("c"):
+        with slots.slot("c"):
             pass
     assert not slots._open
 
@@ -68,7 +68,7 @@ class NoKeys:
         return 0, ()
 
 
-async def test_calls_whose_request_never_comes_are_bounded_and_their_places_come_back():
+async def test_calls_whose_request_never_arrives_are_bounded_and_their_slots_are_released():
     async def echo(request, context):
         return request
 

@@ -157,7 +157,7 @@ class SurrogateJoiner:
         return held.arguments_json if isinstance(held, ToolCallDelta) else held.text
 
     def _end_others(self, delta: Delta, mended: list[Delta]) -> None:
-        """End blocks that the delta shows to have ended. Calls run side by side; the rest does not."""
+        """End the blocks that must have ended before this delta. Only tool calls may be interleaved."""
         if isinstance(delta, ToolCall) and (held := self._pop(delta.index)) is not None:
             mended.append(_replacement(held))
         index = self._held_text_index
