@@ -454,3 +454,12 @@ async def test_large_requests_wait_in_a_bounded_queue():
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
+
+
+async def test_a_request_of_the_largest_size_is_parsed_however_few_fields_the_server_takes():
+    limits = Limits(max_request_fields=1000)
+    image = pb.Part(
+        image=pb.Image(data=bytes(limits.max_request_bytes - 200), media_type="image/png")
+    )
+    data = large_request(messages=[pb.Message(role=pb.ROLE_USER, parts=[image])])
+    assert (await ChatRequestParser(limits).parse(data))[1] == []
