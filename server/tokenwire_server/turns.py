@@ -13,8 +13,8 @@ class Turns:
     """Lets one task work at a time, in the order of arrival. Belongs to one event loop.
 
     Even short steps of work add up when many tasks take a step in every round of the loop. `max_waiting`
-    bounds the work that waits, in a unit that the caller chooses. `refusal` is the text of Overloaded. Work that
-    exceeds the bound alone is accepted when no other work waits.
+    bounds the work that waits, in a unit that the caller chooses. `refusal` is the text of Overloaded.
+    Work that exceeds the bound alone is accepted when no other work waits.
     """
 
     def __init__(self, *, max_waiting: int, refusal: str) -> None:

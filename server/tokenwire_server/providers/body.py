@@ -63,6 +63,9 @@ class Body:
                     return data
                 if not data:
                     return data
+                if self._inflater is not None and self._inflater.is_over:
+                    self._count(len(data))
+                    continue
                 self._steps = self._split(data)
             else:
                 await asyncio.sleep(0)

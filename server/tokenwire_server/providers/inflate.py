@@ -47,6 +47,11 @@ class Inflater:
         self._input_bytes = 0
         self._output_bytes = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the body has ended. Bytes that follow are ignored: the caller must bound them."""
+        return self._is_over
+
     def steps(self, data: bytes) -> Iterator[bytes]:
         """Decompress the next bytes, lazily: each item costs bounded work and has at most
         `MAX_STEP_BYTES`, perhaps none. Exhaust the iterator before the next call.

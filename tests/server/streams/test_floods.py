@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import random
 import time
 import zlib
@@ -52,6 +53,11 @@ def some_comments(count):
 
 
 PLAIN = HEAD + b"\r\n"
+GZIP = HEAD + b"Content-Encoding: gzip\r\n\r\n"
+AROUND_ARGUMENTS = (
+    rb'{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{\"a\":[',
+    rb"""]"}}]}}]}""",
+)
 PART = b'{"type":"text","text":"a"}'
 BROKEN = "UPSTREAM_BROKEN"
 UNAVAILABLE = "UPSTREAM_UNAVAILABLE"
@@ -69,6 +75,14 @@ FLOODS = {
     "empty members": (
         sends(gzipped([])[:-20] + gzipped([])[-20:] * 20_000),
         UNAVAILABLE,
+    ),
+    "bytes after a compressed body": (
+        sends_for_ever(GZIP + gzip.compress(b":\n\n"), b"x" * 2**16),
+        UNAVAILABLE,
+    ),
+    "escaped brackets in arguments": (
+        sends(PLAIN, event_of(300_000, rb"\u005b\u005d", *AROUND_ARGUMENTS), END),
+        BROKEN,
     ),
     "a burst": (sends(PLAIN, TOKEN * 30_000 + END), FinishReason.STOP),
     "many parts": (sends(PLAIN, event_of(30_000, PART), END), FinishReason.STOP),

@@ -14,6 +14,9 @@ _TO_BRACKET = re.compile(r'(?:[^\[\]{}"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _TO_QUOTE = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
 """Inside a string: matches everything before its end, or before a backslash that is the last character."""
 _SCAN_CHARS = 16 * 1024
+MAX_BRACKETS = 8 * 1024
+"""Opening brackets that are counted outside of strings, in 8 ms: one event can contain 300,000 as escapes,
+which `sse.MAX_EVENT_OBJECTS` does not count. Arguments with more are never reported as whole here."""
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -23,10 +26,11 @@ class Arguments:
 
     `is_object` may be called after each fragment: each fragment is scanned for brackets once, and the
     text is parsed once, when the bracket that closes the object has arrived. From then on the object is
-    complete, unless anything but white space follows.
+    complete, unless anything but white space follows. Past MAX_BRACKETS this is no longer detected.
     """
 
     __slots__ = (
+        "_bracket_count",
         "_depth",
         "_fragments",
         "_in_string",
@@ -40,11 +44,12 @@ class Arguments:
         self._fragments: list[str] = []
         self._scanned_count = 0
         self._unscanned_chars = 0
+        self._bracket_count = 0
         self._depth = 0
         self._in_string = False
         self._is_after_backslash = False
         self._is_object: bool | None = None
-        """None: the object is not closed yet. False: the text cannot become an object."""
+        """None: the object is not closed yet. False: the text cannot become an object, or has too many brackets."""
 
     @property
     def text(self) -> str:
@@ -84,7 +89,7 @@ class Arguments:
             self._is_object = not fragment[end:].strip(_JSON_SPACE) and is_object(whole)
 
     def _find_end(self, fragment: str, position: int) -> int | None:
-        """Return the position after the bracket that closes the object, or None if it is not closed."""
+        """Return the position after the bracket that closes the object. None: not closed, or too many."""
         while position < len(fragment):
             if self._in_string:
                 if self._is_after_backslash:
@@ -100,6 +105,10 @@ class Arguments:
                         self._in_string = True
                     case "{" | "[":
                         self._depth += 1
+                        self._bracket_count += 1
+                        if self._bracket_count > MAX_BRACKETS:
+                            self._is_object = False
+                            return None
                     case "}" | "]":
                         self._depth -= 1
                         if not self._depth:
