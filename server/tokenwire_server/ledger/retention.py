@@ -31,11 +31,12 @@ class Retention:
     - in the first SETTLE_S of this process,
     - while the database's clock and this process's differ by more than MAX_CLOCK_DIFFERENCE_S,
     - for SETTLE_S after the database's clock has jumped by more than that against the monotonic clock,
-    - in the first IDLE_SETTLE_S, if the newest record is older than IDLE_S when the process starts.
+    - in the first IDLE_SETTLE_S, if there are old records when the process starts, and none that is
+      IDLE_SETTLE_S to IDLE_SETTLE_S + IDLE_S old.
 
     The last rule is for SQLite, which uses this machine's clock: if the clock was wrong before the process
     started, this looks like a server that was idle for a long time. A warning is logged, and the operator
-    has a day to correct the clock.
+    has a day to correct the clock, even if the server was used and restarted meanwhile.
     """
 
     def __init__(
@@ -84,12 +85,13 @@ class Retention:
         return await self._store.delete_before(database_time - self._keep_s, DELETE_BATCH)
 
     async def _check_newest(self, database_time: float) -> None:
-        newest = await self._store.newest_time()
-        if newest is not None and database_time - newest > IDLE_S:
+        newest = await self._store.newest_time(before=database_time - IDLE_SETTLE_S)
+        if newest is not None and database_time - newest > IDLE_SETTLE_S + IDLE_S:
             self._settled_at += IDLE_SETTLE_S - SETTLE_S
             logger.warning(
-                "the newest usage record is %.1f days old: if the clock is wrong, correct it within %g h, "
-                "after which old records are deleted",
+                "the newest usage record before the last %g h is %.1f days old: if the clock is wrong, "
+                "correct it within %g h, after which old records are deleted",
+                IDLE_SETTLE_S / 3600,
                 (database_time - newest) / 86400,
                 IDLE_SETTLE_S / 3600,
             )

@@ -164,9 +164,9 @@ class UsageStore:
             time: float = (await connection.execute(select(DatabaseTime()))).scalar_one()
             return time
 
-    async def newest_time(self) -> float | None:
-        """Return when the newest stream was created, or None if there is no record."""
-        newest = select(func.max(_column.created_time))
+    async def newest_time(self, before: float) -> float | None:
+        """Return when the newest stream before a time was created, or None if there is no such record."""
+        newest = select(func.max(_column.created_time)).where(_column.created_time < before)
         async with self._database.reading() as connection:
             time: float | None = (await connection.execute(newest)).scalar_one()
             return time

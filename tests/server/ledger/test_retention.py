@@ -35,8 +35,8 @@ class Clocks(UsageStore):
         self.monotonic_s = 0.0
         self.is_idle = False
 
-    async def newest_time(self):
-        return await super().newest_time() if self.is_idle else self.database_s
+    async def newest_time(self, before):
+        return await super().newest_time(before) if self.is_idle else before
 
     async def database_time(self):
         return self.database_s
@@ -152,20 +152,23 @@ async def test_for_an_hour_after_the_database_s_clock_has_jumped_nothing_is_dele
     assert not await clocks.ids()
 
 
-async def test_where_the_newest_record_is_old_at_the_start_nothing_is_deleted_for_a_day(
-    clocks, record, age, caplog
+@pytest.mark.parametrize("used_since", [False, True])
+async def test_where_records_are_old_at_the_start_nothing_is_deleted_for_a_day(
+    clocks, record, age, caplog, used_since
 ):
-    """This machine's clock may be 40 days ahead, and SQLite's with it."""
+    """This machine's clock may be 40 days ahead, and SQLite's with it, as it was before a restart."""
     clocks.is_idle = True
     await clocks.write([ended(record, "old")])
     age(40 * DAY_S)
+    new = {"new"} if used_since else set()
+    await clocks.write([ended(record, stream_id) for stream_id in new])
     retention = clocks.retention()
     await clocks.run(retention, DAY_S - CHECK_EVERY_S)
-    assert await clocks.ids() == {"old"}
+    assert await clocks.ids() == {"old"} | new
     (line,) = logged(caplog)
-    assert line.startswith("the newest usage record is 40.0 days old")
+    assert line.startswith("the newest usage record before the last 24 h is 40.0 days old")
     await clocks.run(retention, CHECK_EVERY_S)
-    assert not await clocks.ids()
+    assert await clocks.ids() == new
 
 
 async def test_a_record_is_kept_from_its_end_on_whatever_clock_created_it(clocks, record, age):

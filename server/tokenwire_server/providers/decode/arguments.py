@@ -49,7 +49,7 @@ class Arguments:
         self._in_string = False
         self._is_after_backslash = False
         self._is_object: bool | None = None
-        """None: the object is not closed yet. False: the text cannot become an object, or has too many brackets."""
+        """None: the object is not closed yet. False: it cannot become one, or has too many brackets."""
 
     @property
     def text(self) -> str:
