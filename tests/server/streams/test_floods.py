@@ -54,10 +54,11 @@ def some_comments(count):
 
 PLAIN = HEAD + b"\r\n"
 GZIP = HEAD + b"Content-Encoding: gzip\r\n\r\n"
-AROUND_ARGUMENTS = (
-    rb'{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{\"a\":[',
-    rb"""]"}}]}}]}""",
+ARGUMENTS = (
+    rb'{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{\"%b\":['
 )
+AROUND_ARGUMENTS = (ARGUMENTS % b"a", rb"""]"}}]}}]}""")
+AROUND_ARGUMENTS_WITH_HALF = (ARGUMENTS % rb"\\ud800", rb"""]}"}}]}}]}""")
 PART = b'{"type":"text","text":"a"}'
 BROKEN = "UPSTREAM_BROKEN"
 UNAVAILABLE = "UPSTREAM_UNAVAILABLE"
@@ -81,8 +82,12 @@ FLOODS = {
         UNAVAILABLE,
     ),
     "escaped brackets in arguments": (
-        sends(PLAIN, event_of(300_000, rb"\u005b\u005d", *AROUND_ARGUMENTS), END),
+        sends(PLAIN, event_of(150_000, rb"\u005b\u005d", *AROUND_ARGUMENTS), END),
         BROKEN,
+    ),
+    "a half character in long arguments": (
+        sends(PLAIN, event_of(150_000, rb"\u007b}", *AROUND_ARGUMENTS_WITH_HALF), END),
+        FinishReason.TOOL_CALLS,
     ),
     "a burst": (sends(PLAIN, TOKEN * 30_000 + END), FinishReason.STOP),
     "many parts": (sends(PLAIN, event_of(30_000, PART), END), FinishReason.STOP),

@@ -120,7 +120,7 @@ class Arguments:
 def is_object(text: str) -> bool:
     """Return whether a text is a JSON object."""
     try:
-        loads(_object_decoder, join_surrogates(text).encode())
+        loads(_object_decoder, join_surrogates(text).encode(), keeps_halves=False)
     except msgspec.DecodeError:
         return False
     return True
