@@ -26,6 +26,7 @@ from ...events import (
     Usage,
 )
 from . import anthropic_wire as wire
+from .arguments import is_object
 from .base import MAX_NAME_CHARS, Complete
 from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .sse import SSEFramer
@@ -70,7 +71,7 @@ class _OpenBlock:
         """Length of all texts of this block that are held."""
 
 
-_objects = msgspec.json.Decoder(dict[str, object])
+_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class AnthropicDecoder:
@@ -239,7 +240,7 @@ class AnthropicDecoder:
             if block.whole_input and not arguments:
                 arguments = block.whole_input
                 deltas.append(ToolCallDelta(block.index, arguments))
-            if _is_object(arguments):
+            if is_object(arguments):
                 deltas.append(ToolCall(block.index, block.id, block.name, arguments))
             elif not arguments.strip():
                 self._bare = block
@@ -314,14 +315,6 @@ def _nonempty_object(raw: msgspec.Raw) -> str:
     """The text of a JSON object that has members, else nothing."""
     text = bytes(raw)
     try:
-        return text.decode() if loads(_objects, text) else ""
+        return text.decode() if loads(_objects, text, keeps_halves=False) else ""
     except msgspec.DecodeError:
         return ""
-
-
-def _is_object(text: str) -> bool:
-    try:
-        loads(_objects, text.encode())
-    except msgspec.DecodeError:
-        return False
-    return True

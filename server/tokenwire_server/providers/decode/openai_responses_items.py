@@ -17,6 +17,7 @@ from ...events import (
     ToolCallStarted,
 )
 from . import openai_responses_wire as wire
+from .arguments import is_object
 
 MAX_PARTS = 4096
 """Parts of messages and of reasoning, and calls, that are told apart. Past it: broken."""
@@ -251,7 +252,7 @@ class Items:
             return
         arguments = item.arguments or ""
         if arguments.strip():
-            if not _is_object(arguments):
+            if not is_object(arguments):
                 return
             self.grow_call(call.rest(arguments), at, deltas)
         elif call.size:
@@ -260,11 +261,3 @@ class Items:
             arguments = "{}"
         call.is_whole = True
         deltas.append(ToolCall(call.index, call.id, call.name, arguments))
-
-
-def _is_object(text: str) -> bool:
-    try:
-        wire.read_object(text.encode(errors="replace"))
-    except msgspec.DecodeError:
-        return False
-    return True

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import tracemalloc
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,3 +53,14 @@ def test_a_name_in_every_fragment_does_not_cause_repeated_parsing(monkeypatch):
 
     assert json.loads(call.arguments_json) == json.loads(text)
     assert sum(parsed_chars) <= 3 * len(text)
+
+
+@pytest.mark.parametrize("name", ["a", r"\ud800"])
+def test_checking_long_arguments_builds_none_of_their_objects(name):
+    text = f'{{"{name}":[' + "{}," * 100_000 + "{}]}"
+    tracemalloc.start()
+    try:
+        assert is_object(text)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+    finally:
+        tracemalloc.stop()
