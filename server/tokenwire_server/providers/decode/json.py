@@ -51,7 +51,9 @@ def loads(decoder: msgspec.json.Decoder[_T], data: bytes, *, keeps_halves: bool 
             value = json.loads(data.decode(), parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise msgspec.DecodeError(str(error)) from error
-        with suppress(msgspec.ValidationError, UnicodeEncodeError):  # always if the type contains Raw
+        with suppress(
+            msgspec.ValidationError, UnicodeEncodeError
+        ):  # always if the type contains Raw
             return msgspec.convert(value, decoder.type)
     try:
         return decoder.decode(_TO_HALF.sub(_replace_half, data))
