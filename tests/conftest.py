@@ -1,6 +1,7 @@
 """A real server and a real simulator, each a process of its own, shared by the tests of a worker."""
 
 import json
+import os
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, settings
 from databases import database_url, own_postgresql, postgresql, sql  # noqa: F401  # fixtures
 from server_process import running
 from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it logs each connection that a test breaks
 
 # Wall-clock limits of property tests (the deadline of an example, the time that generating one may take)
 # fail on a busy machine without a fault. Fixtures are created once for all examples of a test on purpose.

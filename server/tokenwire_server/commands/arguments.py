@@ -160,8 +160,8 @@ def models(text: str) -> tuple[str, ...]:
 def limits(text: str) -> CallerLimits:
     from pydantic import ValidationError
 
-    from ..bounds import MAX_CALLER_LIMIT
     from ..config import CallerLimits
+    from ..config.bounds import MAX_CALLER_LIMIT
 
     known = ", ".join(CallerLimits.model_fields)
     found: dict[str, int] = {}

@@ -24,7 +24,6 @@ from pydantic import (
 )
 
 from .addresses import base_url, listen_address
-from .bounds import MAX_SPEND_USD as MAX_SPEND_USD
 from .bounds import (
     Bytes,
     CallerLimit,
@@ -36,8 +35,7 @@ from .bounds import (
     Usd,
     UsdPerMillionTokens,
 )
-from .setting_sources import ConfigError as ConfigError
-from .setting_sources import Sources, fault_at
+from .sources import ConfigError, Sources, fault_at
 
 LONGEST_MONTH_DAYS = 31
 EVERY_OTHER_TENANT = "*"

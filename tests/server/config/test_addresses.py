@@ -6,7 +6,7 @@ import yarl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwire_server.addresses import base_url, listen_address
+from tokenwire_server.config.addresses import base_url, listen_address
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+"""The server's settings: what they are, where they come from, and the bounds of each."""
+
+from __future__ import annotations
+
+from .bounds import MAX_SPEND_USD
+from .settings import (
+    EVERY_OTHER_TENANT,
+    CallerLimits,
+    Limits,
+    ModelConfig,
+    ModelPrices,
+    ProviderConfig,
+    ProviderKind,
+    Quirks,
+    Settings,
+    TenantLimits,
+    TlsConfig,
+    known_providers,
+    load,
+)
+from .sources import ConfigError
+
+__all__ = [
+    "EVERY_OTHER_TENANT",
+    "MAX_SPEND_USD",
+    "CallerLimits",
+    "ConfigError",
+    "Limits",
+    "ModelConfig",
+    "ModelPrices",
+    "ProviderConfig",
+    "ProviderKind",
+    "Quirks",
+    "Settings",
+    "TenantLimits",
+    "TlsConfig",
+    "known_providers",
+    "load",
+]
