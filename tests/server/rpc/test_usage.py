@@ -190,8 +190,8 @@ async def test_more_groups_than_an_answer_holds_are_refused_and_the_field_is_nam
 
 @pytest.fixture
 def longest_step_s(monkeypatch):
-    """Returns the CPU time of the longest step of the event loop so far. Other processes on a busy machine
-    do not change it.
+    """Returns the CPU time of the longest step of the event loop since the last call. Other processes on a
+    busy machine do not change it.
     """
     steps, run = [], asyncio.Handle._run
 
@@ -201,7 +201,13 @@ def longest_step_s(monkeypatch):
         steps.append(time.thread_time() - began)
 
     monkeypatch.setattr(asyncio.Handle, "_run", timed)
-    return lambda: max(steps)
+
+    def longest():
+        found = max(steps)
+        steps.clear()
+        return found
+
+    return longest
 
 
 async def test_the_largest_page_and_the_largest_sum_never_block_the_loop_for_20_ms(
@@ -216,6 +222,7 @@ async def test_the_largest_page_and_the_largest_sum_never_block_the_loop_for_20_
         )
     assert len((await usage.list(page_size=1)).usage_records) == 1  # statements are compiled once
     await usage.sum(group_by=[usage_pb2.USAGE_GROUP_DAY])
+    longest_step_s()  # what is done only once does not count
     data = usage_pb2.ListUsageRecordsRequest(page_size=1000).SerializeToString()
     page = await usage.service.ListUsageRecords(data, None, usage.caller)
     data = usage_pb2.GetUsageSummaryRequest(group_by=[usage_pb2.USAGE_GROUP_KEY])
