@@ -26,6 +26,7 @@ from .models import ModelService
 from .reflection import REFLECTION_SERVICE, Reflection
 from .service import ChatService
 from .usage import UsageService
+from .wakeups import drained_wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +53,11 @@ class GrpcServer:
     """Serves the RPCs on one address, with health and reflection: `bind`, then `start`."""
 
     def __init__(self, limits: Limits, authentication: Authentication) -> None:
-        self._server = grpc.aio.server(
-            options=_options(limits),
-            interceptors=[authentication],  # the only one; the boundary is inside of it
-        )
+        with drained_wakeups():
+            self._server = grpc.aio.server(
+                options=_options(limits),
+                interceptors=[authentication],  # the only one; the boundary is inside of it
+            )
         self._health = Health()
         self._max_request_bytes = limits.max_request_bytes
         self._ended: asyncio.Task[bool] | None = None
