@@ -31,7 +31,7 @@ class NoLedger:
 class RoughEstimator(app.Estimator):
     """Estimates from the length of a request alone."""
 
-    async def estimate(self, request, route):
+    async def estimate(self, request, route, tenant):
         return rough_estimate(request)
 
 

@@ -28,7 +28,8 @@ from .tokens import (
 )
 
 MAX_WAITING_CHARS = 64 * MAX_COUNTED_CHARS
-"""Of long requests that wait to be counted: some 3 s of work. The next one gets OVERLOADED."""
+"""Of long requests that wait to be counted: some 3 s of work. The waiting tenants share this number. A tenant
+that has used its share gets OVERLOADED."""
 
 CountSource = Literal["provider", "tokenizer", "estimate"]
 
@@ -101,9 +102,9 @@ class Estimate(msgspec.Struct, frozen=True):
 class Estimator:
     """Estimates requests. `providers` and `limits` are the settings'. Belongs to one event loop.
 
-    Counting goes in steps, between which others have their turn. Of long requests one is counted at a
-    time, and one for CountTokens beside it: the steps of many would add up, to a second for each token
-    of everybody's streams.
+    Tokens are counted in steps, between which other tasks can run. One long request is counted at a time,
+    and one for CountTokens beside it: the steps of many requests would add up and delay each token of all
+    streams by up to a second. Both queues are fair to all tenants.
     """
 
     def __init__(
@@ -121,16 +122,16 @@ class Estimator:
         self._chats = Turns(max_waiting=MAX_WAITING_CHARS, refusal=refusal)
         self._counts = Turns(max_waiting=MAX_WAITING_CHARS, refusal=refusal)
 
-    async def estimate(self, request: ChatRequest, route: Route) -> Estimate:
-        """What a chat that is to begin will take, counted here and priced as of now.
+    async def estimate(self, request: ChatRequest, route: Route, tenant: str) -> Estimate:
+        """Estimate a chat that is about to begin. Tokens are counted here, and priced as of now.
 
-        No network is needed. Raises Overloaded. Cancelled, nothing is left behind.
+        No network is needed. Raises Overloaded. Cancellation leaves nothing behind.
         """
-        return await self._count(request, route, self._chats)
+        return await self._count(request, route, tenant, self._chats)
 
-    async def preview(self, request: ChatRequest, route: Route) -> Estimate:
-        """The same for who only wants to know; with the provider's own count where that is wished and
-        there is one.
+    async def preview(self, request: ChatRequest, route: Route, tenant: str) -> Estimate:
+        """Estimate for CountTokens. Uses the provider's own count if the request asks for it and the
+        provider has one.
 
         Raises Overloaded, and UpstreamError and UnknownModel of a provider that was asked.
         """
@@ -138,15 +139,17 @@ class Estimator:
             tokens = await route.provider.count_input_tokens(request, route.model)
             if tokens is not None:
                 return self._priced(request, route, tokens, "provider")
-        return await self._count(request, route, self._counts)
+        return await self._count(request, route, tenant, self._counts)
 
-    async def _count(self, request: ChatRequest, route: Route, turns: Turns) -> Estimate:
+    async def _count(
+        self, request: ChatRequest, route: Route, tenant: str, turns: Turns
+    ) -> Estimate:
         counter = self._counter(route)
         chars = _counted_chars(request)
         if chars <= MAX_STEP_CHARS:
             count = await counter.count_request(request)
         else:
-            async with turns.turn(chars):
+            async with turns.turn(tenant, chars):
                 count = await counter.count_request(request)
         return self._priced(
             request, route, count.tokens, "tokenizer" if count.exact else "estimate"

@@ -52,7 +52,7 @@ class Admission:
         Overloaded. Cancellation leaves nothing behind.
         """
         self._limiter.check_request(caller, byte_count=len(data))
-        request, violations = await self._requests.parse(data)
+        request, violations = await self._requests.parse(data, caller.tenant)
         margin_s = request.retention.soft_deadline_margin_s
         if margin_s is not None and deadline_s is not None and margin_s >= deadline_s:
             violations.add(
@@ -89,7 +89,7 @@ class Admission:
         known = self._streams.begun_by(request, caller.tenant)
         if known is not None:
             return known, ()
-        estimate = await self._estimator.estimate(request, route)
+        estimate = await self._estimator.estimate(request, route, caller.tenant)
         known = self._streams.begun_by(request, caller.tenant)
         if known is not None:  # while this one was counted: nothing is taken for it
             return known, ()
@@ -126,12 +126,13 @@ class Admission:
             # The deadline of this call does not apply to the chat, whose deadline is not known yet.
             request, route = await self.admit(data, caller, deadline_s=None)
             try:
-                return request, route, await self._estimator.preview(request, route)
+                estimate = await self._estimator.preview(request, route, caller.tenant)
             except (UpstreamError, UnknownModel) as error:
                 logger.warning(
                     "tokens were not counted: %s: %s: %r", error.reason, error, error.provider_text
                 )
                 raise
+            return request, route, estimate
 
 
 class _RunningCounts:

@@ -66,8 +66,8 @@ _FIELDS_OF_PART = 4
 _BYTES_OF_FIELD = 256
 """Bytes that can be copied in the time of counting one field."""
 _MAX_WAITING_REQUESTS = 32
-"""Requests of `max_request_fields` each that may wait to be parsed, some 3 s of work. The next one gets
-OVERLOADED."""
+"""Requests of `max_request_fields` each that may wait to be parsed, some 3 s of work. The waiting tenants
+share this number. A tenant that has used its share gets OVERLOADED."""
 
 Parsed = tuple[ChatRequest, Violations]
 Steps = Generator[int, None, Parsed]
@@ -85,7 +85,7 @@ class ChatRequestParser:
             refusal="too many large requests wait to be parsed",
         )
 
-    async def parse(self, data: bytes) -> Parsed:
+    async def parse(self, data: bytes, tenant: str) -> Parsed:
         """Parse like parse_chat_request. Requests that take more than one step are parsed in turns.
 
         Also raises Overloaded. Cancellation leaves nothing behind.
@@ -95,7 +95,7 @@ class ChatRequestParser:
             work = next(steps)
         except StopIteration as done:
             return _parsed(done)
-        async with self._turns.turn(work):
+        async with self._turns.turn(tenant, work):
             while True:
                 await asyncio.sleep(0)
                 try:

@@ -27,6 +27,7 @@ PROSE = (
 OF_50_000 = 11_710  # characters of it, in o200k_base, by another implementation
 OF_400_000 = 102_850  # the same in cl100k_base
 INPUT = 1000
+TENANT = "tenant-a"
 RATES = ModelPrices(input=Decimal(2), output=Decimal(8))
 
 
@@ -86,12 +87,12 @@ def prose(chars):
 
 
 async def test_a_model_whose_vocabulary_is_public_is_counted_to_the_token(new):
-    found = await new().estimate(a_request(prose(50_000), messages=3), to())
+    found = await new().estimate(a_request(prose(50_000), messages=3), to(), TENANT)
     assert (found.input_tokens, found.source) == (3 * (OF_50_000 + 4) + 3, "tokenizer")
 
 
 async def test_a_long_text_is_counted_to_the_token_as_well(new):
-    found = await new().estimate(a_request(prose(400_000)), to("gpt-4"))
+    found = await new().estimate(a_request(prose(400_000)), to("gpt-4"), TENANT)
     assert (found.input_tokens, found.source) == (OF_400_000 + 7, "tokenizer")
 
 
@@ -107,7 +108,7 @@ async def test_a_long_text_is_counted_to_the_token_as_well(new):
 )
 async def test_what_no_public_rule_tells_is_marked_as_an_estimate(new, model, provider, part):
     request = ChatRequest(f"{provider}/{model}", (Message("user", (part,)),))
-    found = await new().estimate(request, to(model, Counting(name=provider)))
+    found = await new().estimate(request, to(model, Counting(name=provider)), TENANT)
     assert found.source == "estimate"
     assert found.input_tokens > 0
 
@@ -115,24 +116,24 @@ async def test_what_no_public_rule_tells_is_marked_as_an_estimate(new, model, pr
 async def test_a_provider_is_asked_only_by_who_wants_that(new):
     provider = Counting(0)
     for counting in (new().estimate, new().preview):
-        assert (await counting(a_request(), to(provider=provider))).source == "tokenizer"
+        assert (await counting(a_request(), to(provider=provider), TENANT)).source == "tokenizer"
     asked = a_request(asks_provider=True)
-    assert (await new().estimate(asked, to(provider=provider))).source == "tokenizer"
+    assert (await new().estimate(asked, to(provider=provider), TENANT)).source == "tokenizer"
     assert provider.asked == 0
-    found = await new().preview(asked, to(provider=provider))
+    found = await new().preview(asked, to(provider=provider), TENANT)
     assert (found.input_tokens, found.source, provider.asked) == (0, "provider", 1)
 
 
 async def test_a_provider_that_cannot_count_leaves_it_to_us(new):
     provider = Counting(None)
-    found = await new().preview(a_request(asks_provider=True), to(provider=provider))
+    found = await new().preview(a_request(asks_provider=True), to(provider=provider), TENANT)
     assert (found.source, provider.asked) == ("tokenizer", 1)
 
 
 async def test_a_provider_that_is_away_is_not_made_up_for(new):
     provider = Counting(UpstreamUnavailable("away"))
     with pytest.raises(UpstreamUnavailable):
-        await new().preview(a_request(asks_provider=True), to(provider=provider))
+        await new().preview(a_request(asks_provider=True), to(provider=provider), TENANT)
 
 
 async def test_providers_count_side_by_side(new):
@@ -141,7 +142,8 @@ async def test_providers_count_side_by_side(new):
     estimator = new()
     request = a_request(prose(400_000), asks_provider=True)
     counts = [
-        asyncio.create_task(estimator.preview(request, to(provider=provider))) for _ in range(300)
+        asyncio.create_task(estimator.preview(request, to(provider=provider), TENANT))
+        for _ in range(300)
     ]
     while provider.asked < 300:
         await asyncio.sleep(0)
@@ -155,14 +157,14 @@ async def test_providers_count_side_by_side(new):
 async def test_it_is_priced_as_the_name_that_was_asked_for(new):
     models = {"cheap": ModelConfig(target="openai/gpt-4o", prices=RATES)}
     request = a_request(model="cheap")
-    found = await new(models).estimate(request, to())
+    found = await new(models).estimate(request, to(), TENANT)
     assert found.input_cost_microusd == found.input_tokens * 2
-    public = await new(models).estimate(a_request(), to())
+    public = await new(models).estimate(a_request(), to(), TENANT)
     assert public.input_cost_microusd not in (None, found.input_cost_microusd)
 
 
 async def test_a_model_without_a_price_has_no_costs(new):
-    found = await new().estimate(a_request(), to("gpt-of-tomorrow"))
+    found = await new().estimate(a_request(), to("gpt-of-tomorrow"), TENANT)
     assert found.prices is None
     assert (
         found.input_cost_microusd is found.likely_cost_microusd is found.max_cost_microusd is None
@@ -182,7 +184,9 @@ async def test_a_model_without_a_price_has_no_costs(new):
 )
 async def test_the_most_and_the_likely_length_of_an_answer(new, asked, most, expected, likely):
     request = a_request(generation=Generation(max_output_tokens=asked))
-    found = await new({"openai/gpt-4o": ModelConfig(prices=RATES)}).estimate(request, to(most=most))
+    found = await new({"openai/gpt-4o": ModelConfig(prices=RATES)}).estimate(
+        request, to(most=most), TENANT
+    )
     assert (found.max_output_tokens, found.likely_output_tokens) == (expected, likely)
     costs = [None if n is None else found.input_tokens * 2 + n * 8 for n in (expected, likely)]
     assert [found.max_cost_microusd, found.likely_cost_microusd] == costs
@@ -222,7 +226,7 @@ async def test_only_what_is_marked_for_the_prompt_cache_may_cost_what_writing_th
     for hint in (False, True):
         message = Message("user", (Text("hello " * 100, cache_hint=hint),))
         request = ChatRequest("openai/gpt-4o", (message,))
-        found = await estimator.estimate(request, to(most=10))
+        found = await estimator.estimate(request, to(most=10), TENANT)
         costs.append(found.max_cost_microusd - found.input_tokens * 2 - 80)
     assert costs == [0, found.input_tokens // 2]
 
@@ -316,11 +320,11 @@ class Ticks:
 
 async def test_a_thousand_tokens_are_estimated_within_two_milliseconds(new):
     estimator, request = new(), a_request(prose(4400))
-    await estimator.estimate(request, to())
+    await estimator.estimate(request, to(), TENANT)
     took_ms = []
     for _ in range(100):
         began = time.perf_counter()
-        found = await estimator.estimate(request, to())
+        found = await estimator.estimate(request, to(), TENANT)
         took_ms.append((time.perf_counter() - began) * 1000)
     assert 900 < found.input_tokens < 1300
     assert statistics.median(took_ms) <= 2
@@ -330,7 +334,9 @@ async def test_a_thousand_tokens_are_estimated_within_two_milliseconds(new):
 async def test_a_hundred_thousand_tokens_never_stop_the_loop(new, count):
     estimator, request = new(), a_request(prose(420_000))
     async with Ticks() as ticks:
-        found = await asyncio.gather(*(estimator.estimate(request, to()) for _ in range(count)))
+        found = await asyncio.gather(
+            *(estimator.estimate(request, to(), TENANT) for _ in range(count))
+        )
     assert found[0].input_tokens > 90_000
     assert len(ticks.gaps_s) > 20 * count
     assert ticks.worst_ms <= 10
@@ -339,7 +345,7 @@ async def test_a_hundred_thousand_tokens_never_stop_the_loop(new, count):
 async def test_many_short_texts_are_long_as_well(new):
     estimator, request = new(), a_request("a", messages=10_000)
     async with Ticks() as ticks:
-        await asyncio.gather(*(estimator.estimate(request, to()) for _ in range(20)))
+        await asyncio.gather(*(estimator.estimate(request, to(), TENANT) for _ in range(20)))
     assert ticks.worst_ms <= 10
 
 
@@ -348,7 +354,7 @@ async def test_long_requests_wait_for_each_other_and_short_ones_for_nobody(new):
     order = []
 
     async def estimate(name, request, counting):
-        await counting(request, to())
+        await counting(request, to(), TENANT)
         order.append(name)
 
     async with asyncio.TaskGroup() as tasks:
@@ -362,26 +368,38 @@ async def test_long_requests_wait_for_each_other_and_short_ones_for_nobody(new):
     assert [name for name in order if name.startswith("long")] == ["long 0", "long 1", "long 2"]
 
 
+async def test_a_tenant_waits_for_one_long_request_of_another_tenant_not_for_all(new):
+    estimator, long = new(), a_request(prose(100_000))
+    for counting in (estimator.estimate, estimator.preview):
+        flood = [asyncio.create_task(counting(long, to(), "tenant-b")) for _ in range(20)]
+        await asyncio.sleep(0)
+        await counting(long, to(), TENANT)
+        assert sum(task.done() for task in flood) <= 2
+        await asyncio.gather(*flood)
+
+
 async def test_so_much_waits_and_no_more(new):
     """What is longer than is counted to the last is as much work as what is not."""
     estimator = new()
     longest, short = a_request("a" * 3 * MAX_COUNTED_CHARS), a_request(prose(8000))
     most = MAX_WAITING_CHARS // MAX_COUNTED_CHARS
-    counts = [asyncio.create_task(estimator.preview(longest, to())) for _ in range(most + 4)]
+    counts = [
+        asyncio.create_task(estimator.preview(longest, to(), TENANT)) for _ in range(most + 4)
+    ]
     await asyncio.sleep(0)
-    await estimator.preview(short, to())
-    await estimator.estimate(longest, to())
+    await estimator.preview(short, to(), TENANT)
+    await estimator.estimate(longest, to(), TENANT)
     found = await asyncio.gather(*counts, return_exceptions=True)
     refused = [error for error in found if isinstance(error, Overloaded)]
     assert len(refused) == 3, "one is counted meanwhile"
     assert refused[0].retry_after_s == 1.0
-    await estimator.preview(longest, to())
+    await estimator.preview(longest, to(), TENANT)
 
 
 async def test_as_many_chats_as_a_server_takes_may_begin_at_once(new):
     estimator, request = new(), a_request(prose(20_000))
     found = await asyncio.gather(
-        *(estimator.estimate(request, to()) for _ in range(Limits().max_streams))
+        *(estimator.estimate(request, to(), TENANT) for _ in range(Limits().max_streams))
     )
     assert len({each.input_tokens for each in found}) == 1
 
@@ -389,11 +407,11 @@ async def test_as_many_chats_as_a_server_takes_may_begin_at_once(new):
 async def test_who_leaves_while_it_waits_or_is_counted_stops_nobody(new):
     estimator, long = new(), a_request(prose(100_000))
     for steps in range(12):
-        counts = [asyncio.create_task(estimator.estimate(long, to())) for _ in range(50)]
+        counts = [asyncio.create_task(estimator.estimate(long, to(), TENANT)) for _ in range(50)]
         for _ in range(steps):
             await asyncio.sleep(0)
         for count in counts:
             count.cancel()
         await asyncio.wait(counts)
     async with asyncio.timeout(5):
-        await asyncio.gather(*(estimator.estimate(long, to()) for _ in range(10)))
+        await asyncio.gather(*(estimator.estimate(long, to(), TENANT) for _ in range(10)))

@@ -421,7 +421,7 @@ def large_request(**fields):
 )  # fmt: skip
 async def test_other_tasks_run_while_a_large_request_is_parsed(least, fields):
     data = large_request(**fields)
-    parsing = asyncio.create_task(ChatRequestParser(Limits()).parse(data))
+    parsing = asyncio.create_task(ChatRequestParser(Limits()).parse(data, "tenant-a"))
     turns = 0
     while not parsing.done():
         await asyncio.sleep(0)
@@ -433,11 +433,11 @@ async def test_other_tasks_run_while_a_large_request_is_parsed(least, fields):
 async def test_large_requests_are_parsed_one_at_a_time_and_small_ones_do_not_wait():
     parser, data = ChatRequestParser(Limits()), large_request(messages=[USER] * 10_000)
     steps = steps_of(data)
-    parsing = [asyncio.create_task(parser.parse(data)) for _ in range(3)]
+    parsing = [asyncio.create_task(parser.parse(data, "tenant-a")) for _ in range(3)]
     for _ in range(steps + 5):
         await asyncio.sleep(0)
     assert [task.done() for task in parsing] == [True, False, False]
-    assert (await parser.parse(large_request()))[1] == []  # without a wait
+    assert (await parser.parse(large_request(), "tenant-a"))[1] == []  # without a wait
     parsing[1].cancel()
     await asyncio.wait(parsing)
     assert parsing[1].cancelled()
@@ -446,7 +446,7 @@ async def test_large_requests_are_parsed_one_at_a_time_and_small_ones_do_not_wai
 
 async def test_large_requests_wait_in_a_bounded_queue():
     parser, data = ChatRequestParser(Limits()), large_request(messages=[USER] * 10_000)
-    parsing = [asyncio.create_task(parser.parse(data)) for _ in range(40)]
+    parsing = [asyncio.create_task(parser.parse(data, "tenant-a")) for _ in range(40)]
     await asyncio.sleep(0)
     done, waiting = await asyncio.wait(parsing, timeout=0)
     assert len(waiting) in (32, 33)
@@ -456,10 +456,38 @@ async def test_large_requests_wait_in_a_bounded_queue():
     await asyncio.wait(waiting)
 
 
+async def test_one_tenants_invalid_requests_neither_refuse_nor_delay_another_tenants_large_request():
+    parser = ChatRequestParser(Limits())
+    invalid = pb.ChatRequest(messages=[USER] * 10_000)  # no model: refused, counts toward no limit
+    invalid.provider_options.update({"a": [None] * 30_000})
+    data, ends = invalid.SerializeToString(), []
+
+    async def flood():
+        while True:
+            try:
+                ends.append((await parser.parse(data, "tenant-a"))[1])
+            except Overloaded as error:
+                ends.append(error)
+                await asyncio.sleep(0.01)
+
+    tasks = [asyncio.create_task(flood()) for _ in range(40)]
+    while not any(isinstance(end, Overloaded) for end in ends):
+        await asyncio.sleep(0)
+    large = large_request(messages=[USER] * 10_000)
+    for _ in range(3):
+        before = len(ends)
+        assert (await parser.parse(large, "tenant-b"))[1] == []
+        parsed = [end for end in ends[before:] if not isinstance(end, Overloaded)]
+        assert len(parsed) <= 1  # the one that was being parsed
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
 async def test_a_request_of_the_largest_size_is_parsed_however_few_fields_the_server_takes():
     limits = Limits(max_request_fields=1000)
     image = pb.Part(
         image=pb.Image(data=bytes(limits.max_request_bytes - 200), media_type="image/png")
     )
     data = large_request(messages=[pb.Message(role=pb.ROLE_USER, parts=[image])])
-    assert (await ChatRequestParser(limits).parse(data))[1] == []
+    assert (await ChatRequestParser(limits).parse(data, "tenant-a"))[1] == []
