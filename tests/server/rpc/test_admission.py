@@ -1,6 +1,7 @@
 """What a chat takes from its caller before it starts, and what it is told is left."""
 
 import asyncio
+from collections import Counter
 
 import grpc
 import grpc.aio
@@ -139,6 +140,37 @@ async def test_limits_of_one_request_are_not_told_as_something_that_is_left(serv
     call = api.chat(api.request(SHORT), metadata=WITH_KEY)
     assert await told(call) == {}
     await call
+
+
+async def test_a_flood_of_invalid_requests_does_not_refuse_the_large_request_of_another_tenant(
+    serve,
+):
+    """Invalid requests count toward no limit of their tenant."""
+    others = make_key_text()
+    api = await serve({KEY: {}, others: {"tenant": "globex"}})
+    user = chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[chat_pb2.Part(text="x")])
+    invalid = chat_pb2.ChatRequest(messages=[user] * 10_000)  # without a model
+    invalid.provider_options.update({"a": [None] * 30_000})
+    data, reasons = invalid.SerializeToString(), Counter()
+    chat = api.channel.unary_unary("/tokenwire.v1.ChatService/Chat")
+
+    async def flood():
+        while True:
+            reasons[reason(await refused(chat(data, metadata=bearer(others))))] += 1
+
+    tasks = [asyncio.create_task(flood()) for _ in range(50)]
+    try:
+        async with asyncio.timeout(60):
+            while not reasons["OVERLOADED"]:
+                await asyncio.sleep(0.01)
+            large = api.request(SHORT)
+            large.messages.extend([user] * 9_000)
+            for _ in range(3):
+                await api.chat(large, metadata=WITH_KEY)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 # Without a server: no provider is asked before a stream is produced.
