@@ -147,15 +147,17 @@ def release(response: aiohttp.ClientResponse) -> None:
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> bytes:
-    """Return the body, cut off after MAX_ERROR_BODY_BYTES. Empty if it breaks or takes too long."""
-    body = b""
+    """Return what is received of the body within ERROR_BODY_S, cut off after MAX_ERROR_BODY_BYTES."""
+    received = bytearray()
     try:
         with suppress(aiohttp.ClientError, BodyError, TimeoutError):
             async with asyncio.timeout(ERROR_BODY_S):
-                body = await Body(response).read_whole(MAX_ERROR_BODY_BYTES)
+                body = Body(response)
+                while len(received) < MAX_ERROR_BODY_BYTES and (data := await body.read()):
+                    received += data
     finally:
         release(response)
-    return body
+    return bytes(received[:MAX_ERROR_BODY_BYTES])
 
 
 class _Response(aiohttp.ClientResponse):

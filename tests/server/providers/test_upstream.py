@@ -17,6 +17,7 @@ from tokenwire_server.errors import (
     UpstreamUnavailable,
 )
 from tokenwire_server.events import TextDelta
+from tokenwire_server.providers import http
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.registry import Registry
 from tokenwire_server.request import ChatRequest, Message, Text
@@ -153,6 +154,27 @@ async def test_the_error_of_a_compressing_server_is_read(serving):
         with pytest.raises(UpstreamRejected) as caught:
             await answer(providers)
     assert (caught.value.error_type, caught.value.field) == ("too_bad", "messages")
+
+
+@pytest.mark.parametrize("ends", ["breaks", "never ends"])
+async def test_an_error_body_that_is_not_complete_still_names_the_providers_error(
+    serving, monkeypatch, ends
+):
+    monkeypatch.setattr(http, "ERROR_BODY_S", 0.5)
+
+    async def handler(request):
+        response = web.StreamResponse(status=400)
+        response.content_length = 1000
+        await response.prepare(request)
+        await response.write(b'{"error": {"type": "too_bad", "param": "messages"}}')
+        if ends == "breaks":
+            request.transport.close()
+        await asyncio.sleep(30)
+
+    async with registry(await serving(handler)) as providers:
+        with pytest.raises(UpstreamRejected) as rejected:
+            await answer(providers)
+    assert rejected.value.error_type == "too_bad"
 
 
 async def test_cookies_of_a_provider_are_not_kept(serving):
