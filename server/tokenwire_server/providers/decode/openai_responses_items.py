@@ -20,7 +20,8 @@ from . import openai_responses_wire as wire
 from .arguments import is_object
 
 MAX_PARTS = 4096
-"""Parts of messages and of reasoning, and calls, that are told apart. Past it: broken."""
+"""Most parts of messages and of reasoning, and calls, in one answer, and most items in its final response. An
+answer with more is broken."""
 MAX_HELD_CHARS = 2 * 2**20
 """Ids and names of calls, held until the answer ends. Past it: broken."""
 
@@ -194,6 +195,8 @@ class Items:
         """Emit of the final response's items what nothing came of before: by kind, since servers
         number or name them otherwise than in the stream. Calls still open are told by their id.
         """
+        if output is not None and len(output) > MAX_PARTS:
+            raise UpstreamBroken("the provider's answer has too many items")
         has_text = any(part_type in _OF_MESSAGES for part_type, _, _ in self._parts)
         has_thoughts = bool(self._thoughts)
         has_calls = bool(self._calls)

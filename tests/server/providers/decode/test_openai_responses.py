@@ -345,6 +345,23 @@ def test_an_answer_of_too_many_parts_is_broken():
     assert isinstance(decoder.end, UpstreamBroken)
 
 
+def test_a_final_response_of_too_many_items_is_broken():
+    """Items of a type that is not known have no parts."""
+    assert isinstance(decode(completed(*[{}] * MAX_PARTS))[1].end, Complete)
+    assert isinstance(decode(completed(*[{}] * (MAX_PARTS + 1)))[1].end, UpstreamBroken)
+
+
+def test_the_tools_of_a_large_request_are_repeated_in_an_answer_that_is_read():
+    properties = {f"p{n}": {"type": "string"} for n in range(62)}
+    schema = {"type": "object", "properties": properties}
+    tools = [{"type": "function", "name": f"f{n}", "parameters": schema} for n in range(512)]
+    response = {"id": "resp_1", "model": "m", "tools": tools}
+    begun = frame("response.created", response=response)
+    deltas, decoder = decode(begun, text_delta("hello"), completed(message("hello"), tools=tools))
+    assert text_of(deltas) == "hello"
+    assert isinstance(decoder.end, Complete)
+
+
 def test_what_was_emitted_is_not_kept():
     decoder = OpenAIResponsesDecoder()
     decoder.feed(text_delta("warm up"))

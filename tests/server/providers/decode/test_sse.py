@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwire_server.providers.decode.sse import MAX_EVENT_BYTES, SSEFramer
+from tokenwire_server.providers.decode.sse import MAX_EVENT_BYTES, MAX_EVENT_OBJECTS, SSEFramer
 
 BOM = b"\xef\xbb\xbf"
 TOKEN = b'data: {"choices":[{"delta":{"content":" need"}}]}'
@@ -147,6 +147,13 @@ def test_comments_without_end_are_no_event_and_take_no_memory():
 
     assert not framer.overflowed
     assert peak_bytes < 4 * len(piece)
+
+
+def test_an_event_with_too_many_objects_overflows():
+    for count, overflows in ((MAX_EVENT_OBJECTS, False), (MAX_EVENT_OBJECTS + 1, True)):
+        framer = SSEFramer()
+        assert len(framer.feed(b"data: " + b"{}," * count + b"\n\n")) == (not overflows)
+        assert framer.overflowed is overflows
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 7])
