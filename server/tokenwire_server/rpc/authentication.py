@@ -13,13 +13,14 @@ import grpc.aio
 
 from ..errors import Overloaded, TokenwireError, Unauthenticated
 from ..telemetry import internal_fault
-from ..tenants.caller import Caller
+from ..tenants.caller import DEFAULT_TENANT, Caller
 from ..tenants.keyring import Keyring
 from .health import HEALTH_SERVICE
+from .intake import MAX_WAIT_S, IncomingRequests
 from .reflection import REFLECTION_SERVICE
 from .status import abort, without_cycle
 from .tls import tenant_of
-from .writer import Context
+from .writer import Context, PeerGone
 
 AUTHORIZATION = "authorization"
 REFLECTION = frozenset({REFLECTION_SERVICE})
@@ -35,22 +36,33 @@ def current_caller() -> Caller:
 
 
 SPARE_CALLS = 2_000
-"""Calls that may be open in addition to `max_readers`: unary calls, and calls whose request is arriving."""
+"""Calls that may run in addition to `max_readers`: unary calls, and calls that have no stream yet."""
 
 
 class OpenCalls:
-    """The open calls: their number, and the tasks of each key."""
+    """The open calls: their number, and the tasks of each key.
 
-    def __init__(self, max_calls: int = SPARE_CALLS) -> None:
+    Calls that run, and calls whose request has not arrived, have separate bounds: `max_calls`, and half
+    of it.
+    """
+
+    def __init__(self, max_calls: int = SPARE_CALLS, *, max_wait_s: float = MAX_WAIT_S) -> None:
         self._max_calls = max_calls
         self._count = 0
+        self._incoming = IncomingRequests(max(1, max_calls // 2), max_wait_s=max_wait_s)
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
         self._ended: set[asyncio.Task[Any]] = set()
 
-    def admit(self) -> None:
-        """Count the call of this task until the task ends, including the time of receiving its request.
+    async def receive(self, context: Context, caller: Caller) -> Any:
+        """Return the request of this task's call. Raises InvalidRequest, Overloaded, PeerGone."""
+        has_name = caller.key_prefix or caller.tenant != DEFAULT_TENANT
+        owner = caller.tenant if has_name else context.peer()
+        return await self._incoming.receive(context, owner)
 
-        Raises Overloaded if too many calls are open.
+    def admit(self) -> None:
+        """Count the call of this task until the task ends, including the time of sending its response.
+
+        Raises Overloaded if too many calls run.
         """
         task = asyncio.current_task()
         if self._count >= self._max_calls:
@@ -122,7 +134,6 @@ class Authentication(grpc.aio.ServerInterceptor):
             return handler
         try:
             self._caller(handler_call_details.invocation_metadata)
-            self._calls.admit()
         except TokenwireError as refusal:
             return _refusing(refusal)
         guarded = self._guarded.get(method)
@@ -134,21 +145,31 @@ class Authentication(grpc.aio.ServerInterceptor):
         kind = f"{'stream' if handler.request_streaming else 'unary'}_" + (
             "stream" if handler.response_streaming else "unary"
         )
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        guarded: grpc.RpcMethodHandler[Any, Any] = make(
-            self._answering(getattr(handler, kind)),
+        # To gRPC each method has a stream of requests: before a unary handler it would receive the
+        # request itself, without a bound on the time or on the number of such calls.
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        return make(
+            self._answering(getattr(handler, kind), receives=not handler.request_streaming),
             handler.request_deserializer,
             handler.response_serializer,
         )
-        return guarded
 
-    def _answering(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    def _answering(self, behaviour: Callable[..., Any], *, receives: bool) -> Callable[..., Any]:
         @without_cycle
         async def guarded(request: Any, context: Context) -> Any:
             try:
                 caller = self._authenticate(context)
                 with self._calls.running(caller):
+                    if receives:
+                        request = await self._calls.receive(context, caller)
+                    self._calls.admit()
                     return await behaviour(request, context)
+            except PeerGone:
+                raise asyncio.CancelledError from None
             except TokenwireError as error:
                 await abort(context, error)
 

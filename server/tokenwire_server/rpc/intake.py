@@ -7,10 +7,11 @@ import ctypes
 import functools
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import grpc.aio
 from grpc._cython.cygrpc import ExecuteBatchError
 
 from ..errors import InvalidRequest, Overloaded
@@ -26,6 +27,8 @@ LATE_S = 2.0
 """How much longer a late request may take. Then INVALID_REQUEST."""
 MAX_LATE_REQUESTS = 8
 """Late requests that may be incomplete at once, of at most 17 MiB each. The next one gets OVERLOADED."""
+MAX_WAIT_S = 60.0
+"""How long the request of any other method may take to arrive: 8 MiB at 1.1 Mbit/s. Then INVALID_REQUEST."""
 TRIM_AFTER_S = 1.0
 """Delay after the last large request before freed memory is returned to the system (25 to 70 ms)."""
 TRIM_WITHIN_S = 10.0
@@ -135,6 +138,71 @@ class OpenRequests:
     def _trim(self, loop: asyncio.AbstractEventLoop) -> None:
         self._trimming = None
         loop.run_in_executor(None, _trim_heap)
+
+
+class IncomingRequests:
+    """Receives the requests of methods that need a key, within a time. Bounds how many calls wait at once.
+
+    One owner, a tenant or a connection, may have half of the places. A call that finds no free place takes
+    that of the call that has waited longest: of its owner if the owner has no place left, else of all
+    calls. So calls whose request never arrives do not keep out a call that sends its request.
+    """
+
+    def __init__(self, max_waiting: int, *, max_wait_s: float = MAX_WAIT_S) -> None:
+        self._max_waiting = max_waiting
+        self._max_of_owner = max(1, max_waiting // 2)
+        self._max_wait_s = max_wait_s
+        self._waiting: dict[asyncio.Timeout, str] = {}  # the oldest first, with their owners
+        self._of_owner: dict[str, dict[asyncio.Timeout, None]] = {}
+
+    async def receive(self, context: Context, owner: str) -> Any:
+        """Return the call's request.
+
+        Raises InvalidRequest, PeerGone, and Overloaded if a newer call took the place of this one. End the
+        call then: gRPC may still be receiving.
+        """
+        wait = asyncio.timeout(self._max_wait_s)
+        self._add(wait, owner)
+        try:
+            async with wait:
+                request: Any = await context.read()
+        except TimeoutError:
+            if wait not in self._waiting:
+                raise Overloaded(
+                    "too many calls wait for their request", limit=self._max_waiting
+                ) from None
+            reason = f"did not arrive within {self._max_wait_s:g} s"
+            raise InvalidRequest([Violation("", reason)]) from None
+        except ExecuteBatchError:
+            raise PeerGone from None
+        finally:
+            self._remove(wait)
+        if request is grpc.aio.EOF:
+            raise InvalidRequest([Violation("", "is missing")])
+        return request
+
+    def _add(self, wait: asyncio.Timeout, owner: str) -> None:
+        of_owner = self._of_owner.get(owner, {})
+        if len(of_owner) >= self._max_of_owner:
+            self._end_first(of_owner)
+        elif len(self._waiting) >= self._max_waiting:
+            self._end_first(self._waiting)
+        self._waiting[wait] = owner
+        self._of_owner.setdefault(owner, {})[wait] = None
+
+    def _remove(self, wait: asyncio.Timeout) -> None:
+        owner = self._waiting.pop(wait, None)
+        if owner is not None:
+            of_owner = self._of_owner[owner]
+            del of_owner[wait]
+            if not of_owner:
+                del self._of_owner[owner]
+
+    def _end_first(self, waits: Iterable[asyncio.Timeout]) -> None:
+        wait = next(iter(waits))
+        self._remove(wait)
+        if not wait.expired():
+            wait.reschedule(0)
 
 
 def _retrieve(receiving: asyncio.Future[bytes]) -> None:

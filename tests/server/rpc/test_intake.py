@@ -68,35 +68,102 @@ class NoKeys:
         return 0, ()
 
 
-async def test_calls_whose_request_never_arrives_are_bounded_and_their_slots_are_released():
+@pytest.fixture
+async def echoing():
+    """Start servers with a method that returns its request; return a function to connect to one."""
+    servers, channels = [], []
+
     async def echo(request, context):
         return request
 
-    keyring = Keyring(NoKeys(), mode="none", trusted_s=60)
-    server = grpc.aio.server(interceptors=[Authentication(keyring, OpenCalls(max_calls=2))])
-    methods = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        silent = [channel.stream_unary("/test/Echo")() for _ in range(2)]
-        for call in silent:
-            await call.wait_for_connection()
-        one_more = channel.unary_unary("/test/Echo")
-        async with asyncio.timeout(10):
-            while True:  # until both have reached the server
-                try:
-                    await one_more(b"x")
-                except grpc.aio.AioRpcError as refused:
-                    assert details(refused)["ErrorInfo"].reason == "OVERLOADED"
-                    assert "RetryInfo" in details(refused)
-                    break
-            silent[0].cancel()
-            while True:
-                try:
-                    assert await one_more(b"x") == b"x"
-                    break
-                except grpc.aio.AioRpcError as refused:
-                    assert details(refused)["ErrorInfo"].reason == "OVERLOADED"
-        silent[1].cancel()
-    await server.stop(0)
+    async def start(calls):
+        keyring = Keyring(NoKeys(), mode="none", trusted_s=60)
+        server = grpc.aio.server(interceptors=[Authentication(keyring, calls)])
+        servers.append(server)
+        methods = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+
+        def connect():
+            options = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
+            channels.append(grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options))
+            return channels[-1]
+
+        return connect
+
+    yield start
+    for channel in channels:
+        await channel.close()
+    for server in servers:
+        await server.stop(0)
+
+
+async def silent_call(channel):
+    """Open a call that sends no request. Its connection is open on return."""
+    call = channel.stream_unary("/test/Echo")()
+    await call.wait_for_connection()
+    return call
+
+
+async def refusal(call):
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await asyncio.wait_for(call, 10)
+    return details(refused.value)
+
+
+async def test_calls_whose_request_does_not_arrive_give_way_to_newer_calls(echoing):
+    calls = OpenCalls(max_calls=8)  # 4 may wait, 2 of them on one connection
+    connect = await echoing(calls)
+    slow, flooding = connect(), connect()
+
+    async def slow_request():
+        await arriving.wait()
+        yield b"late"
+
+    arriving = asyncio.Event()
+    slow_call = slow.stream_unary("/test/Echo")(slow_request())
+    await slow_call.wait_for_connection()
+    while len(calls._incoming._waiting) < 1:
+        await asyncio.sleep(0.01)
+    silent = [await silent_call(flooding) for _ in range(5)]
+    displaced = [await refusal(call) for call in silent[:3]]
+    assert {each["ErrorInfo"].reason for each in displaced} == {"OVERLOADED"}
+    assert all("RetryInfo" in each for each in displaced)
+    assert await connect().unary_unary("/test/Echo")(b"x") == b"x"
+    arriving.set()
+    assert await slow_call == b"late"
+    for call in silent:
+        call.cancel()
+    async with asyncio.timeout(10):
+        while calls._incoming._waiting or calls._incoming._of_owner or calls._count:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_call_is_served_even_if_other_connections_hold_all_places(echoing):
+    calls = OpenCalls(max_calls=8)
+    connect = await echoing(calls)
+    silent = [await silent_call(connect()) for _ in range(4)]
+    while len(calls._incoming._waiting) < 4:
+        await asyncio.sleep(0.01)
+    assert await connect().unary_unary("/test/Echo")(b"x") == b"x"
+    # Only one of them was displaced.
+    assert len(calls._incoming._waiting) == 3
+    for call in silent:
+        call.cancel()
+
+
+async def test_the_wait_for_a_request_ends(echoing):
+    calls = OpenCalls(max_wait_s=0.1)
+    connect = await echoing(calls)
+    refused = await refusal(await silent_call(connect()))
+    assert refused["ErrorInfo"].reason == "INVALID_REQUEST"
+    (violation,) = refused["BadRequest"].field_violations
+    assert violation.description == "did not arrive within 0.1 s"
+    assert not calls._incoming._waiting
+
+
+async def test_a_call_that_ends_without_a_request_is_refused(echoing):
+    connect = await echoing(OpenCalls())
+    refused = await refusal(connect().stream_unary("/test/Echo")(iter(())))
+    assert refused["ErrorInfo"].reason == "INVALID_REQUEST"
