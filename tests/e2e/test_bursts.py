@@ -8,8 +8,19 @@ from collections import Counter
 
 import grpc
 import grpc.aio
+import pytest
 from e2e_calls import details
-from raw_call import CANCEL, END_HEADERS, HEADERS, RST_STREAM, connected, frame, head
+from raw_call import (
+    CANCEL,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    RST_STREAM,
+    connected,
+    frame,
+    head,
+)
 
 RESETS = 20_000
 
@@ -96,24 +107,32 @@ async def test_rapid_resets_on_one_connection_do_not_stop_other_chats(server, ap
     print(f"\n{RESETS} resets: longest wait for an answer {max(waits_s) * 1000:.0f} ms")
 
 
-async def test_calls_without_a_request_do_not_keep_out_other_callers(start, simulator, api_on):
-    """They would fill each bound that they share with the calls of others."""
+@pytest.mark.parametrize("missing", ["request", "window"])
+async def test_calls_of_idle_callers_do_not_keep_out_other_callers(
+    start, simulator, api_on, missing
+):
+    """Callers that send no request, or accept no response, would fill a bound that they share with others."""
     env = simulator.environ() | {"TOKENWIRE_LIMITS__MAX_READERS": "100"}  # 2,100 calls may run
     block = head(b"/tokenwire.v1.CallerService/GetCaller")
+
+    def call(stream):
+        if missing == "request":
+            return frame(HEADERS, END_HEADERS, stream, block)
+        return frame(HEADERS, END_HEADERS, stream, block) + frame(
+            DATA, END_STREAM, stream, b"\0\0\0\0\0"
+        )
+
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
-        flooding = [connected(address, timeout_s=60) for _ in range(4)]
+        idle = [connected(address, timeout_s=60, stream_window=0) for _ in range(4)]
         async with grpc.aio.insecure_channel(address) as channel:
             api = api_on(channel)
             for first in range(1, 1600, 200):  # 800 calls on each connection
-                calls = b"".join(
-                    frame(HEADERS, END_HEADERS, stream, block)
-                    for stream in range(first, first + 200, 2)
-                )
-                for connection in flooding:
+                calls = b"".join(call(stream) for stream in range(first, first + 200, 2))
+                for connection in idle:
                     await asyncio.to_thread(connection.sendall, calls)
                 events = await api.events("openai/sim?tokens=1")
                 assert events[-1].HasField("finished")
             await asyncio.sleep(1)  # until the server has accepted all of them
             assert (await api.events("openai/sim?tokens=1"))[-1].HasField("finished")
-        for connection in flooding:
+        for connection in idle:
             connection.close()

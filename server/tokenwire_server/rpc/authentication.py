@@ -16,7 +16,7 @@ from ..telemetry import internal_fault
 from ..tenants.caller import DEFAULT_TENANT, Caller
 from ..tenants.keyring import Keyring
 from .health import HEALTH_SERVICE
-from .intake import MAX_WAIT_S, IncomingRequests
+from .intake import MAX_WAIT_S, Waits, receive_within
 from .reflection import REFLECTION_SERVICE
 from .status import abort, without_cycle
 from .tls import tenant_of
@@ -42,37 +42,50 @@ SPARE_CALLS = 2_000
 class OpenCalls:
     """The open calls: their number, and the tasks of each key.
 
-    Calls that run, and calls whose request has not arrived, have separate bounds: `max_calls`, and half
-    of it.
+    Calls that run, calls whose request has not arrived, and calls whose caller has not accepted their end
+    have separate bounds: `max_calls`, and half of it for each of the others.
     """
 
     def __init__(self, max_calls: int = SPARE_CALLS, *, max_wait_s: float = MAX_WAIT_S) -> None:
         self._max_calls = max_calls
+        self._max_wait_s = max_wait_s
         self._count = 0
-        self._incoming = IncomingRequests(max(1, max_calls // 2), max_wait_s=max_wait_s)
+        self._receiving = Waits(max(1, max_calls // 2))
+        self._ending = Waits(max(1, max_calls // 2))
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
         self._ended: set[asyncio.Task[Any]] = set()
 
-    async def receive(self, context: Context, caller: Caller) -> Any:
-        """Return the request of this task's call. Raises InvalidRequest, Overloaded, PeerGone."""
-        has_name = caller.key_prefix or caller.tenant != DEFAULT_TENANT
-        owner = caller.tenant if has_name else context.peer()
-        return await self._incoming.receive(context, owner)
+    async def receive(self, context: Context, owner: str) -> Any:
+        """Return the request of a call. Raises InvalidRequest, Overloaded, PeerGone."""
+        return await receive_within(self._max_wait_s, context, self._receiving, owner)
 
-    def admit(self) -> None:
-        """Count the call of this task until the task ends, including the time of sending its response.
-
-        Raises Overloaded if too many calls run.
-        """
-        task = asyncio.current_task()
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a call as running during the block. Raises Overloaded if too many calls run."""
         if self._count >= self._max_calls:
             raise Overloaded("too many calls are open", limit=self._max_calls)
-        if task is not None:
-            self._count += 1
-            task.add_done_callback(self._ended_call)
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
 
-    def _ended_call(self, _: asyncio.Task[Any]) -> None:
-        self._count -= 1
+    def end_within_limit(self, owner: str) -> None:
+        """Cancel this task unless it ends in time: gRPC waits until the caller accepts the last message.
+
+        The status does not reach a caller that accepts no message before it.
+        """
+        task = asyncio.current_task()
+        if task is None:
+            return
+        timer = asyncio.get_running_loop().call_later(self._max_wait_s, task.cancel)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            timer.cancel()
+            self._ending.remove(task)
+
+        self._ending.add(task, owner, task.cancel)
+        task.add_done_callback(ended)
 
     @contextmanager
     def running(self, caller: Caller) -> Iterator[None]:
@@ -161,17 +174,24 @@ class Authentication(grpc.aio.ServerInterceptor):
     def _answering(self, behaviour: Callable[..., Any], *, receives: bool) -> Callable[..., Any]:
         @without_cycle
         async def guarded(request: Any, context: Context) -> Any:
+            owner = context.peer()
             try:
                 caller = self._authenticate(context)
+                if caller.key_prefix or caller.tenant != DEFAULT_TENANT:
+                    owner = caller.tenant
                 with self._calls.running(caller):
                     if receives:
-                        request = await self._calls.receive(context, caller)
-                    self._calls.admit()
-                    return await behaviour(request, context)
+                        request = await self._calls.receive(context, owner)
+                    with self._calls.counted():
+                        answer = await behaviour(request, context)
             except PeerGone:
                 raise asyncio.CancelledError from None
             except TokenwireError as error:
-                await abort(context, error)
+                self._calls.end_within_limit(owner)
+                # A stream that failed keeps its error: it must not keep this call's frames with it.
+                await abort(context, error.with_traceback(None))
+            self._calls.end_within_limit(owner)
+            return answer
 
         return guarded
 

@@ -10,7 +10,6 @@ from ..errors import TokenwireError
 from ..telemetry import internal_fault
 from ..tenants.caller import Caller
 from .authentication import current_caller
-from .status import abort
 from .writer import Context, PeerGone
 
 Answer = TypeVar("Answer", None, bytes)
@@ -19,10 +18,10 @@ Behaviour = Callable[[bytes, Context], Awaitable[Answer]]
 
 
 def answering(handler: Handler[Answer]) -> Behaviour[Answer]:
-    """The handler as gRPC calls it: told who calls, and with its errors told to the caller.
+    """Wrap a handler so that it gets the caller, and raises only TokenwireError and CancelledError.
 
-    A caller who is gone needs no answer: CancelledError passes through to gRPC, and PeerGone, which is
-    the same from inside a write, becomes one. As any other error gRPC would log it as our bug.
+    `Authentication` sends the error to the caller. A caller that is gone needs no answer: CancelledError
+    passes through to gRPC, and PeerGone becomes one. gRPC would log any other error as a bug.
     """
 
     async def answered(data: bytes, context: Context) -> Answer:
@@ -30,10 +29,9 @@ def answering(handler: Handler[Answer]) -> Behaviour[Answer]:
             return await handler(data, context, current_caller())
         except PeerGone:
             raise asyncio.CancelledError from None
-        except TokenwireError as error:
-            # A stream that failed keeps its error: it must not keep this call's frames with it.
-            await abort(context, error.with_traceback(None))
-        except Exception as error:  # noqa: BLE001  # told to the caller by id, logged whole
-            await abort(context, internal_fault(error))
+        except TokenwireError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the caller gets its id; the log has all of it
+            raise internal_fault(error) from None
 
     return answered

@@ -7,7 +7,7 @@ import ctypes
 import functools
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -28,7 +28,8 @@ LATE_S = 2.0
 MAX_LATE_REQUESTS = 8
 """Late requests that may be incomplete at once, of at most 17 MiB each. The next one gets OVERLOADED."""
 MAX_WAIT_S = 60.0
-"""How long the request of any other method may take to arrive: 8 MiB at 1.1 Mbit/s. Then INVALID_REQUEST."""
+"""How long the request of any other method may take to arrive (then INVALID_REQUEST), and how long its
+caller may take to accept the last message and the status. 8 MiB take as long at 1.1 Mbit/s."""
 TRIM_AFTER_S = 1.0
 """Delay after the last large request before freed memory is returned to the system (25 to 70 ms)."""
 TRIM_WITHIN_S = 10.0
@@ -140,69 +141,82 @@ class OpenRequests:
         loop.run_in_executor(None, _trim_heap)
 
 
-class IncomingRequests:
-    """Receives the requests of methods that need a key, within a time. Bounds how many calls wait at once.
+class Waits:
+    """Bounds how many calls wait for their callers at once. Where no place is free, the oldest wait ends.
 
     One owner, a tenant or a connection, may have half of the places. A call that finds no free place takes
     that of the call that has waited longest: of its owner if the owner has no place left, else of all
-    calls. So calls whose request never arrives do not keep out a call that sends its request.
+    calls. So callers that send or accept nothing do not keep out other callers.
     """
 
-    def __init__(self, max_waiting: int, *, max_wait_s: float = MAX_WAIT_S) -> None:
-        self._max_waiting = max_waiting
+    def __init__(self, max_waiting: int) -> None:
+        self.max_waiting = max_waiting
         self._max_of_owner = max(1, max_waiting // 2)
-        self._max_wait_s = max_wait_s
-        self._waiting: dict[asyncio.Timeout, str] = {}  # the oldest first, with their owners
-        self._of_owner: dict[str, dict[asyncio.Timeout, None]] = {}
+        self._ends: dict[Hashable, tuple[str, Callable[[], object]]] = {}  # the oldest first
+        self._of_owner: dict[str, dict[Hashable, None]] = {}
 
-    async def receive(self, context: Context, owner: str) -> Any:
-        """Return the call's request.
+    def __len__(self) -> int:
+        return len(self._ends)
 
-        Raises InvalidRequest, PeerGone, and Overloaded if a newer call took the place of this one. End the
-        call then: gRPC may still be receiving.
-        """
-        wait = asyncio.timeout(self._max_wait_s)
-        self._add(wait, owner)
-        try:
-            async with wait:
-                request: Any = await context.read()
-        except TimeoutError:
-            if wait not in self._waiting:
-                raise Overloaded(
-                    "too many calls wait for their request", limit=self._max_waiting
-                ) from None
-            reason = f"did not arrive within {self._max_wait_s:g} s"
-            raise InvalidRequest([Violation("", reason)]) from None
-        except ExecuteBatchError:
-            raise PeerGone from None
-        finally:
-            self._remove(wait)
-        if request is grpc.aio.EOF:
-            raise InvalidRequest([Violation("", "is missing")])
-        return request
-
-    def _add(self, wait: asyncio.Timeout, owner: str) -> None:
+    def add(self, wait: Hashable, owner: str, end: Callable[[], object]) -> None:
+        """Add a wait. `end` is called if a newer wait takes its place."""
         of_owner = self._of_owner.get(owner, {})
         if len(of_owner) >= self._max_of_owner:
             self._end_first(of_owner)
-        elif len(self._waiting) >= self._max_waiting:
-            self._end_first(self._waiting)
-        self._waiting[wait] = owner
+        elif len(self._ends) >= self.max_waiting:
+            self._end_first(self._ends)
+        self._ends[wait] = (owner, end)
         self._of_owner.setdefault(owner, {})[wait] = None
 
-    def _remove(self, wait: asyncio.Timeout) -> None:
-        owner = self._waiting.pop(wait, None)
-        if owner is not None:
-            of_owner = self._of_owner[owner]
-            del of_owner[wait]
-            if not of_owner:
-                del self._of_owner[owner]
+    def remove(self, wait: Hashable) -> bool:
+        """Remove a wait. Return False if a newer one has taken its place."""
+        if wait not in self._ends:
+            return False
+        owner, _ = self._ends.pop(wait)
+        of_owner = self._of_owner[owner]
+        del of_owner[wait]
+        if not of_owner:
+            del self._of_owner[owner]
+        return True
 
-    def _end_first(self, waits: Iterable[asyncio.Timeout]) -> None:
+    def _end_first(self, waits: Iterable[Hashable]) -> None:
         wait = next(iter(waits))
-        self._remove(wait)
+        _, end = self._ends[wait]
+        self.remove(wait)
+        end()
+
+
+async def receive_within(max_wait_s: float, context: Context, waits: Waits, owner: str) -> Any:
+    """Return the call's request.
+
+    Raises InvalidRequest, PeerGone, and Overloaded if a newer call took the place of this one. End the
+    call then: gRPC may still be receiving.
+    """
+    wait = asyncio.timeout(max_wait_s)
+
+    def end() -> None:
         if not wait.expired():
             wait.reschedule(0)
+
+    waits.add(wait, owner, end)
+    has_place = True
+    try:
+        async with wait:
+            try:
+                request: Any = await context.read()
+            finally:
+                has_place = waits.remove(wait)
+    except TimeoutError:
+        if not has_place:
+            limit = waits.max_waiting
+            raise Overloaded("too many calls wait for their request", limit=limit) from None
+        reason = f"did not arrive within {max_wait_s:g} s"
+        raise InvalidRequest([Violation("", reason)]) from None
+    except ExecuteBatchError:
+        raise PeerGone from None
+    if request is grpc.aio.EOF:
+        raise InvalidRequest([Violation("", "is missing")])
+    return request
 
 
 def _retrieve(receiving: asyncio.Future[bytes]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from e2e_calls import details
 from hypothesis import given
 from hypothesis import strategies as st
+from raw_call import connected, send_call
 from tenants_support import bearer
 
 from tokenwire_server.errors import Overloaded
@@ -85,7 +86,9 @@ async def echoing():
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
 
-        def connect():
+        def connect(raw=False):
+            if raw:  # accepts no message
+                return connected(f"127.0.0.1:{port}", stream_window=0)
             options = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
             channels.append(grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options))
             return channels[-1]
@@ -124,7 +127,7 @@ async def test_calls_whose_request_does_not_arrive_give_way_to_newer_calls(echoi
     arriving = asyncio.Event()
     slow_call = slow.stream_unary("/test/Echo")(slow_request())
     await slow_call.wait_for_connection()
-    while len(calls._incoming._waiting) < 1:
+    while len(calls._receiving) < 1:
         await asyncio.sleep(0.01)
     silent = [await silent_call(flooding) for _ in range(5)]
     displaced = [await refusal(call) for call in silent[:3]]
@@ -136,7 +139,7 @@ async def test_calls_whose_request_does_not_arrive_give_way_to_newer_calls(echoi
     for call in silent:
         call.cancel()
     async with asyncio.timeout(10):
-        while calls._incoming._waiting or calls._incoming._of_owner or calls._count:
+        while calls._receiving or calls._receiving._of_owner or calls._ending or calls._count:
             await asyncio.sleep(0.01)
 
 
@@ -144,11 +147,11 @@ async def test_a_call_is_served_even_if_other_connections_hold_all_places(echoin
     calls = OpenCalls(max_calls=8)
     connect = await echoing(calls)
     silent = [await silent_call(connect()) for _ in range(4)]
-    while len(calls._incoming._waiting) < 4:
+    while len(calls._receiving) < 4:
         await asyncio.sleep(0.01)
     assert await connect().unary_unary("/test/Echo")(b"x") == b"x"
     # Only one of them was displaced.
-    assert len(calls._incoming._waiting) == 3
+    assert len(calls._receiving) == 3
     for call in silent:
         call.cancel()
 
@@ -160,10 +163,23 @@ async def test_the_wait_for_a_request_ends(echoing):
     assert refused["ErrorInfo"].reason == "INVALID_REQUEST"
     (violation,) = refused["BadRequest"].field_violations
     assert violation.description == "did not arrive within 0.1 s"
-    assert not calls._incoming._waiting
+    assert not calls._receiving
 
 
 async def test_a_call_that_ends_without_a_request_is_refused(echoing):
     connect = await echoing(OpenCalls())
     refused = await refusal(connect().stream_unary("/test/Echo")(iter(())))
     assert refused["ErrorInfo"].reason == "INVALID_REQUEST"
+
+
+async def test_the_wait_until_the_caller_accepts_the_response_ends(echoing):
+    calls = OpenCalls(max_wait_s=0.5)
+    connect = await echoing(calls)
+    with await asyncio.to_thread(connect, raw=True) as connection:
+        send_call(connection, 1, b"/test/Echo", b"x")
+        async with asyncio.timeout(10):
+            while not calls._ending:
+                await asyncio.sleep(0.01)
+            assert calls._count == 0
+            while calls._ending:
+                await asyncio.sleep(0.01)
