@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ..config import Limits
-from ..errors import Overloaded, PermissionDenied, UnknownModel, UpstreamError
+from ..errors import PermissionDenied, UnknownModel, UpstreamError
 from ..ledger.estimate import Estimate, Estimator
 from ..providers.registry import Registry, Route
 from ..request import ChatRequest
@@ -17,6 +14,7 @@ from ..streams.stream import Stream
 from ..tenants.caller import Caller
 from ..tenants.limits import Allowance, Limiter
 from ..tenants.spend import SpendLimiter
+from .intake import CallSlots
 from .models import as_seen_by, check_may_call
 from .parse import ChatRequestParser
 
@@ -41,7 +39,12 @@ class Admission:
         self._spend = spend
         self._estimator = estimator
         self._requests = ChatRequestParser(limits)
-        self._counts = _RunningCounts(limits.max_counts)
+        self._counts = CallSlots(
+            "CountTokens calls",
+            of="of this tenant",
+            per_owner=max(1, limits.max_counts // 4),
+            total=limits.max_counts,
+        )
 
     async def admit(
         self, data: bytes, caller: Caller, deadline_s: float | None
@@ -121,7 +124,7 @@ class Admission:
         Overloaded, the errors of `admit`, and UpstreamError if a provider counts. Cancellation leaves
         nothing behind except that charge.
         """
-        with self._counts.running(caller.tenant):
+        with self._counts.slot(caller.tenant):
             await self._limiter.take_request(caller)
             # The deadline of this call does not apply to the chat, whose deadline is not known yet.
             request, route = await self.admit(data, caller, deadline_s=None)
@@ -133,32 +136,6 @@ class Admission:
                 )
                 raise
             return request, route, estimate
-
-
-class _RunningCounts:
-    """Bounds the calls of CountTokens that run at once, in total and for each tenant."""
-
-    def __init__(self, max_running: int) -> None:
-        self._max_running = max_running
-        self._max_of_tenant = max(1, max_running // 4)
-        self._of_tenant = Counter[str]()
-
-    @contextmanager
-    def running(self, tenant: str) -> Iterator[None]:
-        """Count a call as running during the block. Raises Overloaded."""
-        if self._of_tenant[tenant] >= self._max_of_tenant:
-            raise Overloaded(
-                "too many CountTokens calls of this tenant are running", limit=self._max_of_tenant
-            )
-        if self._of_tenant.total() >= self._max_running:
-            raise Overloaded("too many CountTokens calls are running", limit=self._max_running)
-        self._of_tenant[tenant] += 1
-        try:
-            yield
-        finally:
-            self._of_tenant[tenant] -= 1
-            if not self._of_tenant[tenant]:
-                del self._of_tenant[tenant]
 
 
 def _within(request: ChatRequest, estimate: Estimate) -> int | None:

@@ -48,7 +48,7 @@ class Health:
         self._changed = asyncio.Event()
         self._requests = requests or OpenRequests()
         self._slots = CallSlots(
-            "health watches", per_connection=MAX_WATCHES_PER_CONNECTION, total=MAX_WATCHES
+            "health watches", per_owner=MAX_WATCHES_PER_CONNECTION, total=MAX_WATCHES
         )
 
     def handlers(self) -> grpc.GenericRpcHandler:

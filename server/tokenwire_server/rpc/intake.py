@@ -42,29 +42,37 @@ Behaviour = Callable[[bytes, Context, Caller], Awaitable[Answer]]
 
 
 class CallSlots:
-    """Bounds how many calls of one kind are open, on one connection and in total."""
+    """Bounds how many calls of one kind are open, for each owner and in total.
 
-    def __init__(self, kind: str, *, per_connection: int, total: int) -> None:
+    `of` names the owner in the error: a connection, or a tenant.
+    """
+
+    def __init__(
+        self, kind: str, *, per_owner: int, total: int, of: str = "on this connection"
+    ) -> None:
         self._kind = kind
-        self._per_connection = per_connection
+        self._of = of
+        self._per_owner = per_owner
         self._total = total
         self._open: Counter[str] = Counter()
+        self._count = 0
 
     @contextmanager
-    def slot(self, peer: str) -> Iterator[None]:
-        """Take a slot for a call from `peer`, its address and port. Raises Overloaded."""
-        if self._open[peer] >= self._per_connection:
-            limit = self._per_connection
-            raise Overloaded(f"too many {self._kind} are open on this connection", limit=limit)
-        if self._open.total() >= self._total:
+    def slot(self, owner: str) -> Iterator[None]:
+        """Take a slot for a call of `owner` during the block. Raises Overloaded."""
+        if self._open[owner] >= self._per_owner:
+            raise Overloaded(f"too many {self._kind} {self._of} are open", limit=self._per_owner)
+        if self._count >= self._total:
             raise Overloaded(f"too many {self._kind} are open", limit=self._total)
-        self._open[peer] += 1
+        self._open[owner] += 1
+        self._count += 1
         try:
             yield
         finally:
-            self._open[peer] -= 1
-            if not self._open[peer]:
-                del self._open[peer]
+            self._count -= 1
+            self._open[owner] -= 1
+            if not self._open[owner]:
+                del self._open[owner]
 
 
 class OpenRequests:

@@ -34,7 +34,7 @@ class Reflection:
         self._requests = OpenRequests(max_late=MAX_REFLECTION_CALLS, late_s=MAX_IDLE_S)
         self._slots = CallSlots(
             "reflection calls",
-            per_connection=MAX_REFLECTION_CALLS_PER_CONNECTION,
+            per_owner=MAX_REFLECTION_CALLS_PER_CONNECTION,
             total=MAX_REFLECTION_CALLS,
         )
 

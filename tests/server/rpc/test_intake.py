@@ -53,7 +53,7 @@ async def test_a_chat_may_be_compressed_and_is_bounded_by_its_true_size(serve, a
 
 
 def test_slots_are_bounded_by_connection_and_in_total_and_are_released():
-    slots = CallSlots("calls", per_connection=1, total=2)
+    slots = CallSlots("calls", per_owner=1, total=2)
     with slots.slot("a"):
         with pytest.raises(Overloaded, match="on this connection"), slots.slot("a"):
             pass

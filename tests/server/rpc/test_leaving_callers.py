@@ -179,7 +179,7 @@ async def test_one_tenant_can_run_at_most_a_quarter_of_all_counts_at_once(server
     count = server.service.CountTokens
     running = [asyncio.create_task(count(data, Call(), ACME)) for _ in range(16)]
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="of this tenant are running") as refused:
+    with pytest.raises(Overloaded, match="of this tenant are open") as refused:
         await count(a_chat("hi"), Call(), ACME)
     assert refused.value.retry_after_s == 1.0
     await count(a_chat("hi"), Call(), globex)
