@@ -5,6 +5,7 @@ from __future__ import annotations
 from .bounds import MAX_SPEND_USD
 from .settings import (
     EVERY_OTHER_TENANT,
+    OPENAI_QUIRKS,
     CallerLimits,
     Limits,
     ModelConfig,
@@ -23,6 +24,7 @@ from .sources import ConfigError
 __all__ = [
     "EVERY_OTHER_TENANT",
     "MAX_SPEND_USD",
+    "OPENAI_QUIRKS",
     "CallerLimits",
     "ConfigError",
     "Limits",
