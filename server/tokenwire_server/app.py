@@ -15,13 +15,13 @@ from decimal import Decimal
 from types import FrameType
 
 from .config import ConfigError, ModelConfig, ModelPrices, ProviderConfig, Settings, known_providers
-from .ledger.estimate import Estimator
 from .ledger.instances import new_instance_id
-from .ledger.pricebook import PriceBook
 from .ledger.retention import Retention
 from .ledger.store import UsageStore
-from .ledger.tokenizers import Tokenizers
 from .ledger.writer import Ledger
+from .pricing.estimate import Estimator
+from .pricing.pricebook import PriceBook
+from .pricing.tokenizers import Tokenizers
 from .providers.registry import Registry
 from .rpc.admission import Admission
 from .rpc.authentication import REFLECTION, SPARE_CALLS, Authentication, OpenCalls

@@ -7,7 +7,7 @@ import sys
 
 from tokenwire_server import app
 from tokenwire_server.__main__ import main
-from tokenwire_server.ledger.estimate import rough_estimate
+from tokenwire_server.pricing.estimate import rough_estimate
 
 
 class NoLedger:

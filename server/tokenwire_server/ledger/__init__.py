@@ -1,1 +1,1 @@
-"""What streams used and what it costs: token counts, prices, and the durable record of each stream."""
+"""Usage records: what each stream used and what it cost."""

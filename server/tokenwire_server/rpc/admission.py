@@ -6,7 +6,7 @@ import logging
 
 from ..config import Limits
 from ..errors import PermissionDenied, UnknownModel, UpstreamError
-from ..ledger.estimate import Estimate, Estimator
+from ..pricing.estimate import Estimate, Estimator
 from ..providers.registry import Registry, Route
 from ..request import ChatRequest
 from ..streams.registry import StreamRegistry

@@ -8,8 +8,8 @@ from tokenwire.v1 import model_pb2
 
 from ..config import Limits
 from ..errors import PermissionDenied, TokenwireError, UnknownModel
-from ..ledger.pricebook import PriceBook
-from ..ledger.prices import Prices
+from ..pricing.pricebook import PriceBook
+from ..pricing.prices import Prices
 from ..providers.registry import Registry, Route
 from ..tenants.caller import Caller
 from .wire import parse_message

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from ..events import Usage
-from ..ledger.prices import Prices
-from ..ledger.tokenizers import NEW_CLAUDE_PERCENT
+from ..pricing.prices import Prices
+from ..pricing.tokenizers import NEW_CLAUDE_PERCENT
 from ..tenants.spend import SpendHold
 
 MAX_CHAR_TOKENS = -(-4 * NEW_CLAUDE_PERCENT // 100)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from ..events import Delta, ReasoningDelta, TextDelta, Timings, ToolCallDelta, Usage
-from ..ledger.estimate import Estimate
-from ..ledger.tokens import OutputCount
+from ..pricing.estimate import Estimate
+from ..pricing.tokens import OutputCount
 
 _BUCKETS_PER_E_FOLD = 20  # a bucket spans 5 %: its middle is within 2.5 % of every gap in it
 

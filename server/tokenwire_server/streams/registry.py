@@ -10,8 +10,8 @@ from typing import Protocol
 from ..config import Limits
 from ..errors import Overloaded, RequestIdReused, StreamNotFound
 from ..events import FinishReason, Started
-from ..ledger.estimate import Estimate, rough_estimate
 from ..ledger.record import UsageRecord
+from ..pricing.estimate import Estimate, rough_estimate
 from ..providers.registry import Route
 from ..request import ChatRequest
 from ..streamlog.base import StreamLog

@@ -16,7 +16,7 @@ from ..errors import (
     TokenwireError,
 )
 from ..events import Finished, Usage
-from ..ledger.estimate import Estimate
+from ..pricing.estimate import Estimate
 from ..providers.registry import Route
 from ..request import ChatRequest, Delivery
 from ..streamlog.base import StreamLog

@@ -8,9 +8,9 @@ import pytest
 
 from tokenwire.v1 import caller_pb2_grpc
 from tokenwire_server.config import Limits, known_providers
-from tokenwire_server.ledger.estimate import Estimator
-from tokenwire_server.ledger.pricebook import PriceBook
-from tokenwire_server.ledger.tokenizers import Tokenizers
+from tokenwire_server.pricing.estimate import Estimator
+from tokenwire_server.pricing.pricebook import PriceBook
+from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.providers.registry import Registry
 from tokenwire_server.rpc.admission import Admission
 from tokenwire_server.rpc.authentication import Authentication, OpenCalls

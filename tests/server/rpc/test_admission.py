@@ -19,9 +19,9 @@ from tokenwire_server.config import (
     known_providers,
 )
 from tokenwire_server.errors import BudgetExceeded, QuotaExhausted, TooManyStreams
-from tokenwire_server.ledger.estimate import Estimator
-from tokenwire_server.ledger.pricebook import PriceBook
-from tokenwire_server.ledger.tokenizers import Tokenizers
+from tokenwire_server.pricing.estimate import Estimator
+from tokenwire_server.pricing.pricebook import PriceBook
+from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.providers.registry import Registry
 from tokenwire_server.rpc.admission import Admission
 from tokenwire_server.streams.registry import StreamRegistry

@@ -10,10 +10,10 @@ from streams_support import Played, a_request, read_all, route_to
 
 from tokenwire_server.config import ModelPrices, TenantLimits
 from tokenwire_server.events import FinishReason, TextDelta, Usage
-from tokenwire_server.ledger.estimate import Estimate
-from tokenwire_server.ledger.prices import Prices
-from tokenwire_server.ledger.tokenizers import Tokenizers
-from tokenwire_server.ledger.tokens import Characters, TokenCounter
+from tokenwire_server.pricing.estimate import Estimate
+from tokenwire_server.pricing.prices import Prices
+from tokenwire_server.pricing.tokenizers import Tokenizers
+from tokenwire_server.pricing.tokens import Characters, TokenCounter
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import Budget
 from tokenwire_server.streams.cost_limit import EXTENSION_TOKENS, CostLimit

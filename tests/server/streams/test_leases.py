@@ -8,7 +8,7 @@ from streams_support import Played, a_request, read_all, route_to
 from tokenwire_server.config import CallerLimits, Limits
 from tokenwire_server.errors import Overloaded, RequestIdReused, UpstreamBroken, UpstreamUnavailable
 from tokenwire_server.events import FinishReason, Usage
-from tokenwire_server.ledger.tokens import estimate_input_tokens
+from tokenwire_server.pricing.tokens import estimate_input_tokens
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import CacheUse, Retention
 from tokenwire_server.streams.registry import StreamRegistry

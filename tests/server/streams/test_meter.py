@@ -12,9 +12,9 @@ from tokenwire_server.events import (
     ToolCallStarted,
     Usage,
 )
-from tokenwire_server.ledger.estimate import Estimate, rough_estimate
-from tokenwire_server.ledger.prices import Prices
-from tokenwire_server.ledger.tokens import Characters, TokenCounter
+from tokenwire_server.pricing.estimate import Estimate, rough_estimate
+from tokenwire_server.pricing.prices import Prices
+from tokenwire_server.pricing.tokens import Characters, TokenCounter
 from tokenwire_server.request import ChatRequest, Message, Text
 from tokenwire_server.streams.meter import Meter
 

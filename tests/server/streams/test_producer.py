@@ -14,9 +14,9 @@ from tokenwire_server.errors import (
     UpstreamUnavailable,
 )
 from tokenwire_server.events import FinishReason, TextDelta, Usage
-from tokenwire_server.ledger.estimate import Estimate
-from tokenwire_server.ledger.prices import Prices
-from tokenwire_server.ledger.tokens import Characters, TokenCounter
+from tokenwire_server.pricing.estimate import Estimate
+from tokenwire_server.pricing.prices import Prices
+from tokenwire_server.pricing.tokens import Characters, TokenCounter
 from tokenwire_server.providers.base import asking
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.registry import Route

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tokenwire_server.config import Limits, ModelConfig, ModelPrices, known_providers
 from tokenwire_server.errors import BudgetExceeded, InvalidRequest, Overloaded, UpstreamUnavailable
 from tokenwire_server.events import Usage
-from tokenwire_server.ledger.estimate import MAX_WAITING_CHARS, Estimate, Estimator, rough_estimate
-from tokenwire_server.ledger.pricebook import PriceBook
-from tokenwire_server.ledger.prices import Prices
-from tokenwire_server.ledger.tokenizers import Tokenizers
-from tokenwire_server.ledger.tokens import MAX_COUNTED_CHARS, Characters, TokenCounter
+from tokenwire_server.pricing.estimate import MAX_WAITING_CHARS, Estimate, Estimator, rough_estimate
+from tokenwire_server.pricing.pricebook import PriceBook
+from tokenwire_server.pricing.prices import Prices
+from tokenwire_server.pricing.tokenizers import Tokenizers
+from tokenwire_server.pricing.tokens import MAX_COUNTED_CHARS, Characters, TokenCounter
 from tokenwire_server.providers.registry import Route
 from tokenwire_server.request import Budget, ChatRequest, Generation, Image, Message, Text, ToolCall
 

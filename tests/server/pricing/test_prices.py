@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tokenwire_server.config import ConfigError, ModelPrices, load
 from tokenwire_server.events import Usage
-from tokenwire_server.ledger.prices import UNLIMITED_TOKENS, Prices, Rates
+from tokenwire_server.pricing.prices import UNLIMITED_TOKENS, Prices, Rates
 
 PRICE = st.decimals(min_value=0, max_value=10**6, places=9)
 

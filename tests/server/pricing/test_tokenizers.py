@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tokenwire_server.ledger.tokenizers import (
+from tokenwire_server.pricing.tokenizers import (
     CLAUDE_PERCENT,
     NEW_CLAUDE_PERCENT,
     Tokenizers,
@@ -125,7 +125,7 @@ async def test_loading_twice_at_once_is_fine():
 def test_importing_loads_no_vocabulary_and_loading_only_what_counts():
     script = """
 import sys, socket, asyncio
-from tokenwire_server.ledger.tokenizers import Tokenizers
+from tokenwire_server.pricing.tokenizers import Tokenizers
 assert not any(name.startswith("bpe_openai") for name in sys.modules)
 def refuse(*args): raise AssertionError("a connection")
 socket.socket.connect = refuse

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tokenwire_server.config import ModelConfig, ModelPrices, ProviderConfig, known_providers
 from tokenwire_server.events import Usage
-from tokenwire_server.ledger.pricebook import MAX_FOUND, PriceBook
+from tokenwire_server.pricing.pricebook import MAX_FOUND, PriceBook
 
 NOW = datetime(2026, 11, 20, 20, tzinfo=UTC).timestamp()
 URLS = {
@@ -281,7 +281,7 @@ def test_importing_the_pricebook_loads_no_list_and_loading_it_starts_no_thread_a
     script = """
 import sys, threading, asyncio, socket
 from tokenwire_server.config import known_providers
-from tokenwire_server.ledger.pricebook import PriceBook
+from tokenwire_server.pricing.pricebook import PriceBook
 assert "genai_prices" not in sys.modules
 def refuse(*args): raise AssertionError("a connection")
 socket.socket.connect = refuse

@@ -1,0 +1,1 @@
+"""Token counts, prices, and the estimate of a request before it runs."""
