@@ -22,7 +22,8 @@ from .ledger.writer import Ledger
 from .pricing.estimate import Estimator
 from .pricing.pricebook import PriceBook
 from .pricing.tokenizers import Tokenizers
-from .providers.registry import Registry
+from .providers.registry import ProviderRegistry
+from .routing.plan import Router
 from .rpc.admission import Admission
 from .rpc.authentication import REFLECTION, SPARE_CALLS, Authentication, OpenCalls
 from .rpc.callers import CallerService
@@ -96,8 +97,9 @@ async def serve(
         _require_targets(models, providers)
         tls = ServerTls.of(settings.tls)
         registry = await stack.enter_async_context(
-            Registry(providers, models, settings.limits, environ)
+            ProviderRegistry(providers, settings.limits, environ)
         )
+        router = Router(registry, models)
         book, tokenizers = PriceBook(models, providers), Tokenizers()
         await book.load()
         await tokenizers.load()
@@ -127,7 +129,7 @@ async def serve(
         spend = SpendLimiter(settings.tenants)
         await _remember_spend(store, spend, settings.limits.max_stream_duration_s)
         estimator = Estimator(book, tokenizers, providers, settings.limits)
-        admission = Admission(registry, streams, limiter, spend, estimator, settings.limits)
+        admission = Admission(router, streams, limiter, spend, estimator, settings.limits)
 
         def revoked(key_prefix: str) -> None:
             calls.end(key_prefix)  # first, so that its callers hear why
@@ -141,7 +143,7 @@ async def serve(
         stop = stop_on_signals()
         await server.start(
             ChatService(admission, streams, settings.limits),
-            ModelService(registry, book, settings.limits),
+            ModelService(router, book, settings.limits),
             CallerService(limiter, spend, settings.limits),
             UsageService(store, settings.limits),
             reflects=settings.reflection != "off",

@@ -14,8 +14,8 @@ from tokenwire_server.errors import (
     UpstreamBroken,
 )
 from tokenwire_server.events import Finished, ReasoningDelta, Started, TextDelta
+from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.registry import Route
 from tokenwire_server.request import ChatRequest, Message, Text
 from tokenwire_server.streams.registry import StreamRegistry
 

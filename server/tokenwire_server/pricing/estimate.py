@@ -11,7 +11,7 @@ import msgspec
 from ..config import Limits, ProviderConfig
 from ..errors import BudgetExceeded, InvalidRequest
 from ..events import Usage
-from ..providers.registry import Route
+from ..providers.base import Route
 from ..request import Budget, ChatRequest, Violation
 from ..turns import Turns
 from .pricebook import PriceBook

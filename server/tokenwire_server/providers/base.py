@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
 from ..config import ProviderConfig
 from ..errors import UpstreamError
 from ..events import Delta
@@ -128,3 +130,17 @@ class Provider(Protocol):
         Cancelled, it closes the connection at once.
         """
         ...
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A provider, and the name of a model there."""
+
+    provider: Provider
+    model: str
+    """The model as the provider names it."""
+    max_output_tokens: int | None
+    """The most output tokens of the model, or None if the configuration does not say."""
+    first_content_s: float | None = None
+    """The model's own limit for its first content. None: `Limits.upstream_first_content_s` applies."""
+    idle_s: float | None = None
+    """The model's own limit between two arrivals. None: `Limits.upstream_idle_s` applies."""

@@ -1,8 +1,7 @@
-"""The configured providers, by name, and where a request's `model` leads."""
+"""The configured providers, by name, and the HTTP client that they share."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -10,12 +9,10 @@ from typing import Self
 
 import anthropic
 import httpx2
-import msgspec
 import openai
 
 from .. import __version__
-from ..config import ConfigError, Limits, ModelConfig, ProviderConfig, ProviderKind, known_providers
-from ..errors import UnknownModel
+from ..config import ConfigError, Limits, ProviderConfig, ProviderKind, known_providers
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
 from .http import AiohttpTransport
@@ -29,10 +26,6 @@ DIALECTS: dict[ProviderKind, Dialect] = {
     "anthropic": AnthropicMessages(),
 }
 
-MAX_NEAREST = 3
-MAX_COMPARED_CHARS = 256
-"""Characters of an unknown name that are compared: the time for this grows with the length."""
-
 ANTHROPIC_VERSION = "2023-06-01"
 """The wire format that our decoder reads. Newer ones refuse temperature, top_p and top_k even for models
 that take them, and an SDK's default would change the format with an upgrade."""
@@ -42,34 +35,19 @@ NO_KEY = "none"
 _USER_AGENT = f"tokenwire/{__version__}"
 
 
-class Route(msgspec.Struct, frozen=True):
-    """Where a request goes: a provider, and the model's name there."""
+class ProviderRegistry:
+    """The providers that have a key or need none. An async context manager: it owns the HTTP client.
 
-    provider: Provider
-    model: str
-    max_output_tokens: int | None
-    """The most the model gives, where the configuration says so."""
-    first_content_s: float | None = None
-    """The model's own limit for its first content. None: `Limits.upstream_first_content_s` applies."""
-    idle_s: float | None = None
-    """The model's own limit between two arrivals. None: `Limits.upstream_idle_s` applies."""
-
-
-class Registry:
-    """Every provider that has a key or needs none. An async context: it owns the HTTP client.
-
-    Raises ConfigError when a key is none.
+    Raises ConfigError if a key cannot be one.
     """
 
     def __init__(
         self,
         providers: Mapping[str, ProviderConfig],
-        models: Mapping[str, ModelConfig],
         limits: Limits,
         environ: Mapping[str, str],
     ) -> None:
         self._configs = providers
-        self._models = models
         self._limits = limits
         self._keys = {name: _key(config, environ) for name, config in providers.items()}
         self._providers: dict[str, Provider] = {}
@@ -101,50 +79,18 @@ class Registry:
     ) -> None:
         await self._http.aclose()
 
-    def model_ids(self) -> list[str]:
-        """The models and aliases the configuration names, sorted."""
-        return sorted(self._models)
+    def get(self, name: str) -> Provider | None:
+        """Return a provider by its name, or None if it is not configured or has no key."""
+        return self._providers.get(name)
 
-    def describe(self, model: str) -> tuple[Route, ModelConfig]:
-        """Where a model leads, and what the configuration knows of it. Raises UnknownModel."""
-        config = self._models.get(model)
-        target = (config.target if config else "") or model
-        facts = _merged(self._models.get(target), config)
-        name, slash, rest = target.partition("/")
-        if not slash or not rest:
-            raise UnknownModel(
-                model,
-                why=f"{model!r} is neither provider/model nor an alias of this server",
-                nearest=self._nearest(model),
-            )
-        provider = self._providers.get(name)
-        if provider is None:
-            missing = self._configs.get(name)
-            why = (
-                f"provider {name!r} has no key on this server; its operator must set {missing.api_key_env}"
-                if missing is not None
-                else f"there is no provider {name!r} on this server"
-            )
-            raise UnknownModel(model, why=why, nearest=self._nearest(model))
-        route = Route(provider, rest, facts.max_output_tokens, facts.first_content_s, facts.idle_s)
-        return route, facts
+    def names(self) -> list[str]:
+        """Return the names of the providers that can be used, in the order of the configuration."""
+        return list(self._providers)
 
-    def route(self, model: str) -> Route:
-        """Where a request for a model goes. Raises UnknownModel."""
-        return self.describe(model)[0]
-
-    def _nearest(self, model: str) -> list[str]:
-        model = model[:MAX_COMPARED_CHARS]
-        _, _, rest = model.partition("/")
-        known = [*self._models, *(f"{provider}/{rest or '...'}" for provider in self._providers)]
-        close = difflib.get_close_matches(model, known, n=MAX_NEAREST, cutoff=0.6)
-        return close or [f"{p}/..." for p in sorted(self._providers)][:MAX_NEAREST]
-
-
-def _merged(target: ModelConfig | None, alias: ModelConfig | None) -> ModelConfig:
-    """What is known of a model: what the alias says, and where it is silent, what its target says."""
-    said = [config.model_dump(exclude_unset=True) for config in (target, alias) if config]
-    return ModelConfig(**{key: value for facts in said for key, value in facts.items()})
+    def missing_key_env(self, name: str) -> str | None:
+        """Return the environment variable that a configured provider without a key needs, or None."""
+        config = self._configs.get(name)
+        return None if config is None else config.api_key_env
 
 
 def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:

@@ -7,8 +7,9 @@ import logging
 from ..config import Limits
 from ..errors import PermissionDenied, UnknownModel, UpstreamError
 from ..pricing.estimate import Estimate, Estimator
-from ..providers.registry import Registry, Route
+from ..providers.base import Route
 from ..request import ChatRequest
+from ..routing.plan import Router
 from ..streams.registry import StreamRegistry
 from ..streams.stream import Stream
 from ..tenants.caller import Caller
@@ -26,14 +27,14 @@ class Admission:
 
     def __init__(
         self,
-        providers: Registry,
+        router: Router,
         streams: StreamRegistry,
         limiter: Limiter,
         spend: SpendLimiter,
         estimator: Estimator,
         limits: Limits,
     ) -> None:
-        self._providers = providers
+        self._router = router
         self._streams = streams
         self._limiter = limiter
         self._spend = spend
@@ -63,7 +64,7 @@ class Admission:
                 f"is {margin_s:g} s; the call's deadline is {deadline_s:.3g} s away",
             )
         try:
-            route = self._providers.route(request.model)
+            route = self._router.plan(request.model).first
             check_may_call(caller, request.model, route)
         except (UnknownModel, PermissionDenied) as refusal:
             if violations:

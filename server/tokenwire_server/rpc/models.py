@@ -10,7 +10,8 @@ from ..config import Limits
 from ..errors import PermissionDenied, TokenwireError, UnknownModel
 from ..pricing.pricebook import PriceBook
 from ..pricing.prices import Prices
-from ..providers.registry import Registry, Route
+from ..providers.base import Route
+from ..routing.plan import Router
 from ..tenants.caller import Caller
 from .wire import parse_message
 from .writer import Context
@@ -41,15 +42,15 @@ def as_seen_by(caller: Caller, refusal: TokenwireError) -> TokenwireError:
 class ModelService:
     """tokenwire.v1.ModelService. A caller sees the models it may call."""
 
-    def __init__(self, providers: Registry, book: PriceBook, limits: Limits) -> None:
-        self._providers = providers
+    def __init__(self, router: Router, book: PriceBook, limits: Limits) -> None:
+        self._router = router
         self._book = book
         self._limits = limits
 
     async def ListModels(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         parse_message(model_pb2.ListModelsRequest, data)
         models: list[model_pb2.Model] = []
-        for id in self._providers.model_ids():
+        for id in self._router.model_ids():
             try:
                 models.append(self._model(id, caller))
             except PermissionDenied:
@@ -65,7 +66,7 @@ class ModelService:
 
     def _model(self, id: str, caller: Caller) -> model_pb2.Model:
         """Raises UnknownModel, PermissionDenied."""
-        route, facts = self._providers.describe(id)
+        route, facts = self._router.describe(id)
         check_may_call(caller, id, route)
         prices = self._book.prices(route.provider.name, route.model, id, time.time())
         return model_pb2.Model(

@@ -18,12 +18,11 @@ from ..errors import (
     UpstreamUnavailable,
 )
 from ..events import Finished, FinishReason, Usage
-from ..providers.base import Asking, Upstream, asking
+from ..providers.base import Asking, Route, Upstream, asking
 from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
-from ..providers.registry import Route
 from ..request import ChatRequest
+from ..routing.meter import Meter
 from ..telemetry import internal_fault
-from .meter import Meter
 from .stream import NOTHING, Progress, Stream
 
 logger = logging.getLogger(__name__)
@@ -173,7 +172,7 @@ class Producer:
                 reported = told
             if cost_limit is not None and upstream.end is None:
                 due = is_new or meter.chars >= cost_limit.check_at_chars
-                if due and cost_limit.passed(self.usage(), meter.chars):
+                if due and cost_limit.reserve_or_stop(self.usage(), meter.chars):
                     return False
         return True
 

@@ -12,7 +12,7 @@ from ..errors import Overloaded, RequestIdReused, StreamNotFound
 from ..events import FinishReason, Started
 from ..ledger.record import UsageRecord
 from ..pricing.estimate import Estimate, rough_estimate
-from ..providers.registry import Route
+from ..providers.base import Route
 from ..request import ChatRequest
 from ..streamlog.base import StreamLog
 from ..streamlog.memory import STREAM_BYTES, MemoryLog

@@ -17,13 +17,13 @@ from ..errors import (
 )
 from ..events import Finished, Usage
 from ..pricing.estimate import Estimate
-from ..providers.registry import Route
+from ..providers.base import Route
 from ..request import ChatRequest, Delivery
+from ..routing.cost_limit import CostLimit
 from ..streamlog.base import StreamLog
 from ..tenants.caller import Caller
 from ..tenants.limits import Lease
 from ..tenants.spend import SpendHold
-from .cost_limit import CostLimit
 from .reader import Reader
 
 

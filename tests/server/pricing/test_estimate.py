@@ -17,7 +17,7 @@ from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.prices import Prices
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.pricing.tokens import MAX_COUNTED_CHARS, Characters, TokenCounter
-from tokenwire_server.providers.registry import Route
+from tokenwire_server.providers.base import Route
 from tokenwire_server.request import Budget, ChatRequest, Generation, Image, Message, Text, ToolCall
 
 PROSE = (

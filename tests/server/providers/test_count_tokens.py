@@ -16,7 +16,7 @@ from tokenwire_server.errors import (
     UpstreamUnavailable,
 )
 from tokenwire_server.providers import upstream
-from tokenwire_server.providers.registry import Registry
+from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.request import (
     ChatRequest,
     Generation,
@@ -52,16 +52,16 @@ def config(kind, url):
 
 
 def registry(kind, url):
-    return Registry({"local": config(kind, url)}, {}, Limits(), {})
+    return ProviderRegistry({"local": config(kind, url)}, Limits(), {})
 
 
 async def count(providers, request=None, model="sim"):
-    return await providers.route("local/m").provider.count_input_tokens(request or ask(), model)
+    return await providers.get("local").count_input_tokens(request or ask(), model)
 
 
 async def usage_of(providers, request, model):
     """What the provider says of the same request once it has answered it."""
-    provider = providers.route("local/m").provider
+    provider = providers.get("local")
     async with provider.open(request, model, None) as answer:
         while answer.decoder.end is None:
             await answer.read()
@@ -137,7 +137,7 @@ async def test_the_operators_key_is_sent(kind):
     async with Simulator() as simulator:
         keyed = config(kind, simulator.url).model_copy(update={"api_key_env": "KEY"})
         for key in ("right", "wrong"):
-            async with Registry({"local": keyed}, {}, Limits(), {"KEY": key}) as providers:
+            async with ProviderRegistry({"local": keyed}, Limits(), {"KEY": key}) as providers:
                 if key == "right":
                     assert await count(providers, model="sim?api_key=right")
                 else:

@@ -8,7 +8,7 @@ from raw_provider import HEAD, RawProvider, wait_for_end
 from tokenwire_server.config import Limits, ProviderConfig
 from tokenwire_server.errors import UpstreamBroken, UpstreamUnavailable
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.registry import Registry
+from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.request import ChatRequest, Message, Text
 
 REQUEST = ChatRequest(model="raw/m", messages=(Message("user", (Text("hi"),)),))
@@ -48,9 +48,9 @@ async def end_of(script):
     """Return how the answer of a provider ends, and the provider."""
     async with RawProvider(script) as provider:
         config = {"raw": ProviderConfig(kind="openai-chat", base_url=provider.url)}
-        async with Registry(config, {}, Limits(), {}) as providers, asyncio.timeout(20):
+        async with ProviderRegistry(config, Limits(), {}) as providers, asyncio.timeout(20):
             try:
-                async with providers.route("raw/m").provider.open(REQUEST, "m", None) as upstream:
+                async with providers.get("raw").open(REQUEST, "m", None) as upstream:
                     while upstream.end is None:
                         await upstream.read()
                     return upstream.end, provider

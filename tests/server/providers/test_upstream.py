@@ -19,7 +19,7 @@ from tokenwire_server.errors import (
 from tokenwire_server.events import TextDelta
 from tokenwire_server.providers import http
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.registry import Registry
+from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.request import ChatRequest, Message, Text
 from tokenwire_server.simulator import Simulator, generated_text
 
@@ -52,12 +52,12 @@ async def serving():
 
 def registry(url, *, limits=None, kind="openai-chat"):
     config = ProviderConfig(kind=kind, base_url=url)
-    return Registry({"local": config}, {}, limits or Limits(), {})
+    return ProviderRegistry({"local": config}, limits or Limits(), {})
 
 
 async def answer(providers, model="m"):
     """Read one answer to its end; return its text and the decoder."""
-    provider = providers.route(f"local/{model}").provider
+    provider = providers.get("local")
     text = ""
     async with provider.open(REQUEST, model, None) as upstream:
         while upstream.decoder.end is None:
@@ -87,7 +87,7 @@ async def test_what_came_before_the_connection_broke_is_not_lost():
 async def test_what_came_before_a_break_that_was_noticed_first_is_not_lost(drop):
     async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
         model = f"sim?tokens=50&drop_after=20&drop={drop}"
-        provider = providers.route(f"local/{model}").provider
+        provider = providers.get("local")
         async with provider.open(REQUEST, model, None) as upstream:
             async with asyncio.timeout(5):
                 while simulator.stats().connections_open:
@@ -347,8 +347,8 @@ async def test_openai_gets_the_operators_organization(serving, monkeypatch):
 
     config = ProviderConfig(kind="openai-chat", base_url=await serving(handler))
     for name in ("openai", "local"):
-        async with Registry({name: config}, {}, Limits(), {}) as providers:
-            async with providers.route(f"{name}/m").provider.open(REQUEST, "m", None) as upstream:
+        async with ProviderRegistry({name: config}, Limits(), {}) as providers:
+            async with providers.get(name).open(REQUEST, "m", None) as upstream:
                 while upstream.decoder.end is None:
                     await upstream.read()
     assert seen == ["our-own", None]

@@ -11,7 +11,8 @@ from tokenwire_server.config import Limits, known_providers
 from tokenwire_server.pricing.estimate import Estimator
 from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.tokenizers import Tokenizers
-from tokenwire_server.providers.registry import Registry
+from tokenwire_server.providers.registry import ProviderRegistry
+from tokenwire_server.routing.plan import Router
 from tokenwire_server.rpc.admission import Admission
 from tokenwire_server.rpc.authentication import Authentication, OpenCalls
 from tokenwire_server.rpc.callers import CallerService
@@ -51,8 +52,9 @@ async def serve(api_on):
             simulator = await stack.enter_async_context(Simulator())
             environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"{simulator.url}/v1"}
             registry = await stack.enter_async_context(
-                Registry(known_providers(environ), models or {}, limits, environ)
+                ProviderRegistry(known_providers(environ), limits, environ)
             )
+            router = Router(registry, models or {})
             keyring = Keyring(KeysInMemory(keys), mode="auto", trusted_s=60.0)
             await keyring.refresh()
             calls = OpenCalls()
@@ -63,10 +65,10 @@ async def serve(api_on):
             limiter, spend = MemoryLimiter(tenants or {}), SpendLimiter({})
             book = PriceBook(models or {}, {})
             estimator = Estimator(book, Tokenizers(), known_providers(environ), limits)
-            admission = Admission(registry, streams, limiter, spend, estimator, limits)
+            admission = Admission(router, streams, limiter, spend, estimator, limits)
             await server.start(
                 ChatService(admission, streams, limits),
-                ModelService(registry, book, limits),
+                ModelService(router, book, limits),
                 CallerService(limiter, spend, limits),
                 UsageService(None, limits),  # no database
                 reflects=False,

@@ -22,7 +22,8 @@ from tokenwire_server.errors import BudgetExceeded, QuotaExhausted, TooManyStrea
 from tokenwire_server.pricing.estimate import Estimator
 from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.tokenizers import Tokenizers
-from tokenwire_server.providers.registry import Registry
+from tokenwire_server.providers.registry import ProviderRegistry
+from tokenwire_server.routing.plan import Router
 from tokenwire_server.rpc.admission import Admission
 from tokenwire_server.streams.registry import StreamRegistry
 from tokenwire_server.tenants.caller import Caller
@@ -190,11 +191,11 @@ async def door(api_on):
     providers = known_providers(environ)
     estimator = Estimator(PriceBook(models, {}), Tokenizers(), providers, limits)
     async with (
-        Registry(providers, models, limits, environ) as registry,
+        ProviderRegistry(providers, limits, environ) as registry,
         asyncio.TaskGroup() as tasks,
     ):
         streams = StreamRegistry(limits, tasks)
-        admission = Admission(registry, streams, limiter, spend, estimator, limits)
+        admission = Admission(Router(registry, models), streams, limiter, spend, estimator, limits)
 
         async def open_chat(most, **fields):
             generation = chat_pb2.GenerationConfig(max_output_tokens=most)

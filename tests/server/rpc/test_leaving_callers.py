@@ -13,7 +13,8 @@ from tokenwire_server.errors import Overloaded, QuotaExhausted
 from tokenwire_server.pricing.estimate import Estimator
 from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.tokenizers import Tokenizers
-from tokenwire_server.providers.registry import Registry
+from tokenwire_server.providers.registry import ProviderRegistry
+from tokenwire_server.routing.plan import Router
 from tokenwire_server.rpc.admission import Admission
 from tokenwire_server.rpc.service import ChatService
 from tokenwire_server.simulator import Simulator
@@ -76,14 +77,14 @@ async def server():
             )
         }
         limits, providers = Limits(), known_providers(environ)
-        registry = await stack.enter_async_context(Registry(providers, models, limits, environ))
+        registry = await stack.enter_async_context(ProviderRegistry(providers, limits, environ))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         books, tokenizers = Kept(), Tokenizers()
         await tokenizers.load()
         streams = StreamRegistry(limits, tasks, books)
         limiter, spend = MemoryLimiter({"acme": LIMITS}), SpendLimiter({"acme": LIMITS})
         estimator = Estimator(PriceBook(models, providers), tokenizers, providers, limits)
-        admission = Admission(registry, streams, limiter, spend, estimator, limits)
+        admission = Admission(Router(registry, models), streams, limiter, spend, estimator, limits)
         yield SimpleNamespace(
             service=ChatService(admission, streams, limits),
             streams=streams,

@@ -5,8 +5,8 @@ import asyncio
 from tokenwire_server.errors import UpstreamBroken
 from tokenwire_server.events import TextDelta, Usage
 from tokenwire_server.pricing.estimate import rough_estimate
+from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.registry import Route
 from tokenwire_server.request import ChatRequest, Message, Retention, Text
 from tokenwire_server.streamlog.memory import MemoryLog
 from tokenwire_server.streamlog.space import LogSpace

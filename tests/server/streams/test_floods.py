@@ -15,7 +15,8 @@ from tokenwire_server.config import Limits, ProviderConfig
 from tokenwire_server.errors import TokenwireError
 from tokenwire_server.events import Finished, FinishReason, TextDelta
 from tokenwire_server.providers import body
-from tokenwire_server.providers.registry import Registry
+from tokenwire_server.providers.base import Route
+from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.streams.registry import StreamRegistry
 
 MAX_TURN_S = 0.04
@@ -135,8 +136,8 @@ async def flooded(script, time_limit_s):
     limits = Limits(max_stream_duration_s=time_limit_s)
     with ThreadProvider(script) as provider:
         config = {"flood": ProviderConfig(kind="openai-chat", base_url=provider.url)}
-        async with Registry(config, {}, limits, {}) as providers, asyncio.TaskGroup() as tasks:
-            yield StreamRegistry(limits, tasks), providers.route("flood/m")
+        async with ProviderRegistry(config, limits, {}) as providers, asyncio.TaskGroup() as tasks:
+            yield StreamRegistry(limits, tasks), Route(providers.get("flood"), "m", None)
 
 
 @pytest.mark.parametrize(("script", "end"), FLOODS.values(), ids=FLOODS.keys())

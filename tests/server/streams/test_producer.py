@@ -17,12 +17,18 @@ from tokenwire_server.events import FinishReason, TextDelta, Usage
 from tokenwire_server.pricing.estimate import Estimate
 from tokenwire_server.pricing.prices import Prices
 from tokenwire_server.pricing.tokens import Characters, TokenCounter
-from tokenwire_server.providers.base import asking
+from tokenwire_server.providers.base import Route, asking
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.registry import Route
 from tokenwire_server.request import Budget
 from tokenwire_server.streams.producer import STALL_RETRY_AFTER_S
 from tokenwire_server.streams.stream import NOTHING
+
+PRICED = Estimate(
+    10,
+    "estimate",
+    TokenCounter(Characters()),
+    Prices.configured(ModelPrices(input=Decimal(1), output=Decimal(1))),
+)
 
 
 def begun(registry, provider, estimate=None, **fields):
@@ -145,14 +151,6 @@ async def test_a_reader_that_leaves_a_finished_answer_does_not_break_its_connect
     await asyncio.wait_for(provider.closed.wait(), 1)  # which a cancel would have prevented
 
 
-PRICED = Estimate(
-    10,
-    "estimate",
-    TokenCounter(Characters()),
-    Prices.configured(ModelPrices(input=Decimal(1), output=Decimal(1))),
-)
-
-
 @pytest.mark.parametrize(
     ("figures", "reason"),
     [(Usage(10, 90), FinishReason.STOP), (Usage(10, 91), FinishReason.BUDGET)],
@@ -176,3 +174,16 @@ async def test_an_answer_that_ends_with_what_is_too_much_has_ended_by_itself(reg
 
     _, reader = begun(registry, EndsWithItsText(), PRICED, budget=Budget(max_cost_microusd=100))
     assert (await read_all(reader))[-1].reason == FinishReason.STOP
+
+
+async def test_a_stream_that_exceeds_its_budget_finishes_with_budget_and_closes_its_upstream(
+    registry,
+):
+    provider = Played(*["four"] * 20, asyncio.Event())
+    stream, reader = begun(registry, provider, PRICED, budget=Budget(max_cost_microusd=20))
+    events = await read_all(reader)
+    assert [type(event) for event in events[1:-1]] == [TextDelta]  # merged
+    assert events[-1].reason == FinishReason.BUDGET
+    assert events[-1].usage == Usage(10, 11, cost_microusd=21, estimated=True)
+    assert stream.usage() == events[-1].usage
+    await asyncio.wait_for(provider.closed.wait(), 1)

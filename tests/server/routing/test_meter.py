@@ -16,7 +16,7 @@ from tokenwire_server.pricing.estimate import Estimate, rough_estimate
 from tokenwire_server.pricing.prices import Prices
 from tokenwire_server.pricing.tokens import Characters, TokenCounter
 from tokenwire_server.request import ChatRequest, Message, Text
-from tokenwire_server.streams.meter import Meter
+from tokenwire_server.routing.meter import Meter
 
 TEN_TOKENS = rough_estimate(ChatRequest(model="m", messages=(Message("user", (Text("x" * 40),)),)))
 

@@ -6,18 +6,15 @@ from decimal import Decimal
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from streams_support import Played, a_request, read_all, route_to
 
 from tokenwire_server.config import ModelPrices, TenantLimits
-from tokenwire_server.events import FinishReason, TextDelta, Usage
+from tokenwire_server.events import TextDelta, Usage
 from tokenwire_server.pricing.estimate import Estimate
 from tokenwire_server.pricing.prices import Prices
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.pricing.tokens import Characters, TokenCounter
-from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.request import Budget
-from tokenwire_server.streams.cost_limit import EXTENSION_TOKENS, CostLimit
-from tokenwire_server.streams.meter import Meter
+from tokenwire_server.routing.cost_limit import EXTENSION_TOKENS, CostLimit
+from tokenwire_server.routing.meter import Meter
 from tokenwire_server.tenants.spend import SpendLimiter
 
 INPUT_TOKENS = 10
@@ -62,9 +59,9 @@ class Watched(CostLimit):
         super().__init__(*arguments)
         self.asked = 0
 
-    def passed(self, usage, chars):
+    def reserve_or_stop(self, usage, chars):
         self.asked += 1
-        return super().passed(usage, chars)
+        return super().reserve_or_stop(usage, chars)
 
 
 def ends_at(texts, expected, limit, reported=lambda n: None):
@@ -76,7 +73,7 @@ def ends_at(texts, expected, limit, reported=lambda n: None):
         told, last = reported(n) is not last, reported(n)
         if told or meter.chars >= limit.check_at_chars:
             usage = meter.usage(last)
-            if limit.passed(usage, meter.chars):
+            if limit.reserve_or_stop(usage, meter.chars):
                 return n, usage.cost_microusd
     return None
 
@@ -228,16 +225,16 @@ def test_what_another_stream_gives_back_lets_it_go_on():
     limiter, hold = held(20, day=200)
     other = limiter.reserve("acme", 180, "m")
     limit = CostLimit(expected.prices, None, hold)
-    assert not limit.passed(Usage(10, 2, estimated=True), 8)
+    assert not limit.reserve_or_stop(Usage(10, 2, estimated=True), 8)
     other.settle(0)
-    assert not limit.passed(Usage(10, 30, estimated=True), 120)
-    assert limit.passed(Usage(10, 39, estimated=True), 156)
+    assert not limit.reserve_or_stop(Usage(10, 30, estimated=True), 120)
+    assert limit.reserve_or_stop(Usage(10, 39, estimated=True), 156)
 
 
 def test_a_passed_budget_reserves_nothing():
     limiter, hold = held(100)
     limit = CostLimit(prices(), 100, hold)
-    assert limit.passed(Usage(10, 50, estimated=True), 200)
+    assert limit.reserve_or_stop(Usage(10, 50, estimated=True), 200)
     assert hold.microusd == 100
     assert limiter.allowances("acme")[0].remaining == 10**6 - 100
 
@@ -296,38 +293,3 @@ def test_the_largest_budget_is_as_good_as_none(budget):
     limit = Watched(expected.prices, budget, None)
     assert ends_at(["four"] * 1000, expected, limit) is None
     assert limit.asked == 1
-
-
-# In a stream.
-
-
-async def begun(registry, provider, **fields):
-    request = a_request(**fields)
-    stream = registry.open(request, route_to(provider), estimate=estimate())
-    reader = stream.join()
-    registry.produce(stream, route_to(provider), request)
-    return stream, reader
-
-
-async def test_a_stream_that_passes_its_budget_finishes_so_and_closes_its_upstream(registry):
-    never = asyncio.Event()
-    provider = Played(*["four"] * 20, never)
-    stream, reader = await begun(registry, provider, budget=Budget(max_cost_microusd=60))
-    events = await read_all(reader)
-    assert [type(event) for event in events[1:-1]] == [TextDelta]  # merged
-    assert events[-1].reason == FinishReason.BUDGET
-    assert events[-1].usage == Usage(INPUT_TOKENS, 11, cost_microusd=65, estimated=True)
-    assert stream.usage() == events[-1].usage
-    await asyncio.wait_for(provider.closed.wait(), 1)
-
-
-async def test_an_end_that_arrives_with_what_is_too_much_is_that_end(registry):
-    class Whole(Played):
-        async def read(self):
-            self.end = Complete(FinishReason.STOP)
-            return [TextDelta("x" * 4000, 0)]
-
-    _, reader = await begun(registry, Whole(), budget=Budget(max_cost_microusd=60))
-    finished = (await read_all(reader))[-1]
-    assert finished.reason == FinishReason.STOP
-    assert finished.usage.cost_microusd == INPUT_TOKENS + 1000 * 5
