@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, suppress
 from decimal import Decimal
 from types import FrameType
 
+from .chats.admission import Admission
+from .chats.chats import Chats
 from .config import ConfigError, ModelConfig, ModelPrices, ProviderConfig, Settings, known_providers
 from .ledger.instances import new_instance_id
 from .ledger.retention import Retention
@@ -24,7 +26,6 @@ from .pricing.pricebook import PriceBook
 from .pricing.tokenizers import Tokenizers
 from .providers.registry import ProviderRegistry
 from .routing.plan import Router
-from .rpc.admission import Admission
 from .rpc.authentication import REFLECTION, SPARE_CALLS, Authentication, OpenCalls
 from .rpc.callers import CallerService
 from .rpc.models import ModelService
@@ -35,7 +36,10 @@ from .rpc.usage import UsageService
 from .simulator import Simulator
 from .storage.database import Database
 from .storage.sqlite import temporary_database
-from .streams.registry import StreamRegistry
+from .streams.cache import ResponseCache
+from .streams.directory import StreamDirectory
+from .streams.host import StreamHost
+from .streams.observers import Settlement, UsageRecorder
 from .tenants.keyring import Keyring
 from .tenants.keystore import KeyStore
 from .tenants.memory_limiter import MemoryLimiter
@@ -124,25 +128,29 @@ async def serve(
         keep_days = settings.usage_kept_days
         retention = None if keep_days is None else Retention(store, keep_days * 86400.0)
         ledger = Ledger(store, new_instance_id(), retention=retention)
-        streams = StreamRegistry(settings.limits, tasks, ledger)
+        recorder, cache = UsageRecorder(ledger), ResponseCache.within(settings.limits)
+        directory = StreamDirectory()
+        observers = (Settlement(), recorder, cache)
+        streams = StreamHost(settings.limits, tasks, directory, observers)
         limiter = MemoryLimiter(settings.tenants)
         spend = SpendLimiter(settings.tenants)
         await _remember_spend(store, spend, settings.limits.max_stream_duration_s)
         estimator = Estimator(book, tokenizers, providers, settings.limits)
-        admission = Admission(router, streams, limiter, spend, estimator, settings.limits)
+        admission = Admission(router, limiter, spend, estimator)
+        chats = Chats(admission, spend, directory, streams, cache)
 
         def revoked(key_prefix: str) -> None:
             calls.end(key_prefix)  # first, so that its callers hear why
             streams.cancel_all_of(key_prefix)
 
         stack.callback(tasks.create_task(keyring.follow(revoked), name="keyring").cancel)
-        keeping = tasks.create_task(ledger.run(streams.open_records), name="ledger")
+        keeping = tasks.create_task(ledger.run(recorder.open_records), name="ledger")
         stack.callback(keeping.cancel)
         if tls is not None:
             stack.callback(tasks.create_task(tls.follow(), name="certificates").cancel)
         stop = stop_on_signals()
         await server.start(
-            ChatService(admission, streams, settings.limits),
+            ChatService(chats, settings.limits),
             ModelService(router, book, settings.limits),
             CallerService(limiter, spend, settings.limits),
             UsageService(store, settings.limits),
@@ -162,9 +170,7 @@ async def serve(
     return clean_stop
 
 
-async def _flush(
-    ledger: Ledger, streams: StreamRegistry, database: Database, left_s: float
-) -> None:
+async def _flush(ledger: Ledger, streams: StreamHost, database: Database, left_s: float) -> None:
     """Write the last records within `left_s`, then abort all waits for the database."""
     flush_by = time.monotonic() + max(SHORTEST_FLUSH_S, min(LEDGER_FLUSH_S, left_s))
     with suppress(TimeoutError):
@@ -195,7 +201,7 @@ async def _remember_spend(store: UsageStore, spend: SpendLimiter, longest_stream
 
 
 async def _drain(
-    server: GrpcServer, streams: StreamRegistry, grace_s: float, hurried: asyncio.Event
+    server: GrpcServer, streams: StreamHost, grace_s: float, hurried: asyncio.Event
 ) -> None:
     """Let open streams continue for `grace_s`, or until `hurried`; then end each of them with a reason.
 

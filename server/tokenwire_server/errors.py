@@ -25,6 +25,7 @@
     |   +-- UpstreamStalled         it fell silent
     +-- SlowReader              the reader fell behind the log, or accepts nothing
     +-- ServerStopped           the stream ended with its server
+    +-- StreamFailed            the stream ended with any of these errors, raised by each of its readers
     +-- InternalFault           a bug of ours, described in the log only
 
 `str(error)` is for the caller: it contains nothing that a provider or a database wrote. Their text is in
@@ -35,7 +36,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import msgspec
 
@@ -44,7 +44,7 @@ from .request import Violation
 
 
 class StreamFailure(msgspec.Struct, frozen=True):
-    """Where a stream stood when it failed."""
+    """The position and the usage of a stream when an error was raised."""
 
     stream_id: str
     last_sequence: int
@@ -54,7 +54,7 @@ class StreamFailure(msgspec.Struct, frozen=True):
 class TokenwireError(Exception):
     """Base of all errors that a caller is told about by reason."""
 
-    reason: ClassVar[str]
+    reason: str
     retry_after_s: float | None = None
     """When it makes sense to come back. Set: the caller gets a RetryInfo."""
     at: StreamFailure | None = None
@@ -346,6 +346,40 @@ class SlowReader(TokenwireError):
 
 class ServerStopped(TokenwireError):
     reason = "SERVER_STOPPED"
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a stream failed. A value, so that it can be stored with the log and read by other processes."""
+
+    reason: str
+    message: str
+    last_sequence: int
+    """The last sequence of the log when it was sealed."""
+    usage: Usage
+    facts: dict[str, str] = {}
+    retry_after_s: float | None = None
+
+    @classmethod
+    def of(cls, error: TokenwireError, *, last_sequence: int, usage: Usage) -> Failure:
+        """Return the failure of a stream that ended with an error."""
+        return cls(
+            error.reason, str(error), last_sequence, usage, error.facts(), error.retry_after_s
+        )
+
+
+class StreamFailed(TokenwireError):
+    """The error of every reader that reaches the end of a failed stream. Its reason is the stream's."""
+
+    def __init__(self, stream_id: str, failure: Failure) -> None:
+        self.reason = failure.reason
+        self.retry_after_s = failure.retry_after_s
+        self._facts = failure.facts
+        if failure.last_sequence > 1:
+            self.at = StreamFailure(stream_id, failure.last_sequence, failure.usage)
+        super().__init__(failure.message)
+
+    def facts(self) -> dict[str, str]:
+        return self._facts
 
 
 class InternalFault(TokenwireError):

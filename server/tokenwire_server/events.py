@@ -44,6 +44,10 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     estimated: bool = False
 
 
+NO_USAGE = Usage(input_tokens=0, output_tokens=0, cost_microusd=0)
+"""The usage of a stream for which no provider worked. It costs nothing, whatever the price."""
+
+
 class Timings(msgspec.Struct, frozen=True, gc=False):
     """How fast a stream was, in seconds from the acceptance of its request. None: not measurable."""
 

@@ -21,11 +21,11 @@ import uvloop
 
 from tokenwire_server import app
 from tokenwire_server.config import load
-from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.streams.host import StreamHost
 from tokenwire_server.telemetry import configure_logging
 
 
-def census(streams: StreamRegistry) -> dict[str, Any]:
+def census(streams: StreamHost) -> dict[str, Any]:
     """What lives after a collection, besides what lived when the server got ready."""
     gc.collect()
     living = Counter(
@@ -50,7 +50,7 @@ async def serve() -> None:
     def ready(address: str) -> None:
         # What the server froze is out of every census; only its registry is picked out of it.
         gc.unfreeze()
-        (streams,) = (each for each in gc.get_objects() if isinstance(each, StreamRegistry))
+        (streams,) = (each for each in gc.get_objects() if isinstance(each, StreamHost))
         gc.freeze()
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGUSR1, lambda: print(json.dumps(census(streams)), flush=True)

@@ -8,6 +8,7 @@ import sys
 from tokenwire_server import app
 from tokenwire_server.__main__ import main
 from tokenwire_server.pricing.estimate import rough_estimate
+from tokenwire_server.streams.generation import StreamObserver
 
 
 class NoLedger:
@@ -35,14 +36,15 @@ class RoughEstimator(app.Estimator):
         return rough_estimate(request)
 
 
-class NoRecords(app.StreamRegistry):
-    """Makes no records to keep."""
+class NoRecords(StreamObserver):
+    """Makes no usage records."""
 
-    def __init__(self, limits, tasks, books):
-        super().__init__(limits, tasks)
+    def __init__(self, sink: object) -> None: ...
+
+    def open_records(self) -> None: ...
 
 
-app.Ledger, app.Estimator, app.StreamRegistry = NoLedger, RoughEstimator, NoRecords
+app.Ledger, app.Estimator, app.UsageRecorder = NoLedger, RoughEstimator, NoRecords
 
 if __name__ == "__main__":
     sys.exit(main(["serve", "--listen", "127.0.0.1:0"]))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwire_server.errors import ServerStopped, SlowReader
+from tokenwire_server.errors import Failure, ServerStopped, SlowReader
 from tokenwire_server.events import (
     Finished,
     FinishReason,
@@ -33,6 +33,7 @@ FINISHED = Finished(
     usage=Usage(input_tokens=1, output_tokens=2),
     timings=Timings(duration_s=1.0),
 )
+STOPPED = Failure.of(ServerStopped("stopped"), last_sequence=0, usage=FINISHED.usage)
 
 
 def memory_log(max_bytes):
@@ -72,7 +73,7 @@ async def test_every_subscriber_is_called_at_each_entry_and_at_the_seal(new_log)
         log.subscribe(partial(calls.append, reader))
     log.append(token(0))
     assert calls == ["a", "b", "c"]
-    log.fail(ServerStopped("stopped"))
+    log.fail(STOPPED)
     assert calls == ["a", "b", "c"] * 2
 
 
@@ -165,7 +166,7 @@ async def test_a_read_is_bounded_and_goes_on_where_it_ended(new_log):
 async def test_the_first_seal_wins(new_log):
     log = new_log(1 << 20)
     assert log.finish(FINISHED)
-    assert not log.fail(ServerStopped("too late"))
+    assert not log.fail(STOPPED)
     assert not log.finish(FINISHED)
     assert log.sealed
     assert log.failure is None
@@ -173,10 +174,9 @@ async def test_the_first_seal_wins(new_log):
     assert list(log.read(0)) == [FINISHED]
 
     log = new_log(1 << 20)
-    stopped = ServerStopped("first")
-    assert log.fail(stopped)
+    assert log.fail(STOPPED)
     assert not log.finish(FINISHED)
-    assert log.failure is stopped
+    assert log.failure is STOPPED
     assert log.finished is None
     assert list(log.read(0)) == []
 
@@ -184,7 +184,7 @@ async def test_the_first_seal_wins(new_log):
 async def test_a_failure_takes_no_sequence(new_log):
     log = new_log(1 << 20)
     log.append(token(0))
-    log.fail(ServerStopped("stopped"))
+    log.fail(STOPPED)
     assert log.last_sequence == 1
 
 
@@ -265,10 +265,9 @@ async def test_a_dropped_log_has_only_its_end_left(new_log):
 async def test_a_dropped_log_that_failed_still_says_why(new_log):
     log = new_log(1 << 20)
     log.append(token(0))
-    stopped = ServerStopped("stopped")
-    log.fail(stopped)
+    log.fail(STOPPED)
     log.drop()
-    assert log.failure is stopped
+    assert log.failure is STOPPED
     assert list(log.read(1)) == []
     with pytest.raises(SlowReader):
         log.read(0)
@@ -284,7 +283,7 @@ def test_memory_is_counted_while_a_log_grows_and_given_back_when_it_goes(sizes, 
         largest = max(sizes) + 200
         assert log.byte_count <= space.used_bytes + (largest if log.byte_count > max_bytes else 0)
         assert space.used_bytes <= max_bytes + STEP_BYTES + STREAM_BYTES
-    log.fail(ServerStopped("stopped"))
+    log.fail(STOPPED)
     assert space.used_bytes == log.byte_count + STREAM_BYTES
     for _ in range(2):
         log.drop()
@@ -328,7 +327,7 @@ async def test_a_full_space_asks_for_room_at_each_step():
     others = [MemoryLog(1 << 20, space) for _ in range(2)]
     for other in others:
         other.append(TextDelta("x" * 20_000, 0))
-        other.fail(ServerStopped("stopped"))
+        other.fail(STOPPED)
     log = MemoryLog(1 << 20, space)
     for n in range(1000):
         log.append(token(n))

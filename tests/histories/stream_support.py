@@ -6,6 +6,7 @@ import asyncio
 
 from history import Seen
 from history_laws import covers
+from streams_support import Streams
 
 from tokenwire_server.errors import (
     SlowReader,
@@ -17,7 +18,7 @@ from tokenwire_server.events import Finished, ReasoningDelta, Started, TextDelta
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import ChatRequest, Message, Text
-from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.streams.generation import StreamObserver
 
 
 class StandingLoop(asyncio.SelectorEventLoop):
@@ -54,18 +55,16 @@ async def _turns(count):
         await asyncio.sleep(0)
 
 
-class RecordingRegistry(StreamRegistry):
-    """A registry that records the order in which its streams ended. `Stream.end_time` cannot show it: it is
-    computed from two clocks, and is late if the process paused between reading the first and the second.
+class EndRecorder(StreamObserver):
+    """Records the order in which streams ended. `StreamHandle.end_time` cannot show it: it is computed from
+    two clocks, and is late if the process paused between reading the first and the second.
     """
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self):
         self.ended_in_order = []
 
-    def ended(self, stream):
-        self.ended_in_order.append(stream)
-        super().ended(stream)
+    def ended(self, generation):
+        self.ended_in_order.append(generation.stream)
 
 
 class Host:
@@ -80,7 +79,8 @@ class Host:
 
     async def _run(self):
         async with asyncio.TaskGroup() as tasks:
-            self.registry = RecordingRegistry(self._limits, tasks)
+            self.recorder = EndRecorder()
+            self.registry = Streams(self._limits, tasks, observers=(self.recorder,))
             await self._over.wait()
 
     def is_over_at_once(self):
@@ -94,6 +94,7 @@ class HandPlayed:
     """A provider, its upstream and its decoder. What it is given it says at the next turn."""
 
     name = "played"
+    is_sent = False
     usage = None
     response_id = ""
     model = ""

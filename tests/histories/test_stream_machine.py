@@ -110,7 +110,7 @@ class StreamMachine(RuleBasedStateMachine):
             self.kept.append(kept)
         assert kept.stream is stream
         self._joined(kept, reader, 0)
-        self.registry.produce(stream, provider.route, request)
+        self.registry.start(stream)
 
     def _holds_request_id(self, kept, request_id):
         nothing_came = kept.is_sealed and not kept.entries and kept.end != "STOP"
@@ -204,7 +204,10 @@ class StreamMachine(RuleBasedStateMachine):
     @rule(which=pick, how=st.sampled_from(["cancel", "cancel", "stop"]))
     def interrupt(self, which, how):
         kept = self._some(self.kept, which)
-        getattr(kept.stream, how)()
+        if how == "cancel":
+            kept.stream.cancel()
+        else:
+            self.registry.stop(kept.stream)
         kept.end = kept.end or {"cancel": "CANCELLED", "stop": "SERVER_STOPPED"}[how]
 
     @precondition(lambda self: any(self._is_found(kept) for kept in self.ended))
@@ -361,7 +364,7 @@ class StreamMachine(RuleBasedStateMachine):
         kept_of = {kept.stream: kept for kept in self.ended}
         in_time = [
             kept_of[stream]
-            for stream in registry.ended_in_order
+            for stream in self.host.recorder.ended_in_order
             if not kept_of[stream].is_deleted and not kept_of[stream].is_expired(self.loop.now)
         ]
         spared = [self._was_spared(kept) for kept in in_time]

@@ -2,13 +2,12 @@
 
 import asyncio
 
-from streams_support import Played, a_request, route_to
+from streams_support import Played, Streams, a_request, route_to
 
 from tokenwire_server.app import _drain
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import ServerStopped
 from tokenwire_server.request import Retention
-from tokenwire_server.streams.registry import StreamRegistry
 
 
 async def test_a_stream_let_in_while_the_server_drains_does_not_keep_it_up():
@@ -22,12 +21,12 @@ async def test_a_stream_let_in_while_the_server_drains_does_not_keep_it_up():
             request, route = a_request(retention=Retention(linger_s=60.0)), route_to(endless)
             self.stream = streams.open(request, route)
             with self.stream.join():
-                streams.produce(self.stream, route, request)
+                streams.start(self.stream)
                 await asyncio.sleep(0)
 
     endless, server = Played(asyncio.Event()), LetsOneIn()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-        streams = StreamRegistry(Limits(), tasks)
+        streams = Streams(Limits(), tasks)
         await _drain(server, streams, 0.0, asyncio.Event())
-    assert isinstance(server.stream.log.failure, ServerStopped)
+    assert server.stream.log.failure.reason == ServerStopped.reason
     assert endless.closed.is_set()

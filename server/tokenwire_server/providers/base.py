@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
-from typing import Any, Protocol, runtime_checkable
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -14,22 +13,6 @@ from ..errors import UpstreamError
 from ..events import Delta
 from ..request import ChatRequest, Violation
 from .decode.base import Complete, Decoder
-
-
-class Asking:
-    """Whether a request has gone out to a provider. It outlives its stream, in contexts of connections,
-    and holds nothing of it.
-    """
-
-    __slots__ = ("is_sent",)
-
-    def __init__(self) -> None:
-        self.is_sent = False
-        """Its connection is there: before that no provider has anything to bill."""
-
-
-asking: ContextVar[Asking] = ContextVar("asking")
-"""What is told, where a task has set it, that a request of its has gone out."""
 
 
 class Dialect(Protocol):
@@ -84,11 +67,30 @@ class CountingDialect(Dialect, Protocol):
 
 
 class Upstream(Protocol):
-    """An open answer of a provider."""
+    """One request to a provider, and its answer.
+
+    An async context manager: entering sends the request and waits for the head of the answer, leaving closes
+    the connection at once unless the answer was read to its end. So does a cancellation at any point, also
+    while it connects. Entering raises UpstreamError, or UnknownModel if the provider does not know the model.
+    """
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the request was sent: before that, no provider has anything to bill."""
+        ...
 
     decoder: Decoder
     end: Complete | UpstreamError | None
     """How the answer ended, once all its deltas have been returned. None before that."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None: ...
 
     async def read(self) -> list[Delta]:
         """Wait for the next bytes and return the deltas they complete, perhaps none.
@@ -109,15 +111,8 @@ class Provider(Protocol):
         """Yield a violation for everything in the request that this provider cannot honour. See Dialect."""
         ...
 
-    def open(
-        self, request: ChatRequest, model: str, max_output_tokens: int | None
-    ) -> AbstractAsyncContextManager[Upstream]:
-        """Send the request and wait for the answer's head.
-
-        Raises UpstreamError, or UnknownModel when the provider does not know the model. Leaving the
-        block closes the connection at once unless the answer was read to its end; so does
-        cancellation, at any point, the connecting included.
-        """
+    def open(self, request: ChatRequest, model: str, max_output_tokens: int | None) -> Upstream:
+        """Return a request to this provider, which is sent when its block is entered."""
         ...
 
     async def count_input_tokens(self, request: ChatRequest, model: str) -> int | None:

@@ -16,6 +16,7 @@ import os
 import socket
 import ssl
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -23,7 +24,6 @@ import httpx2
 from aiohttp.connector import Connection
 
 from .. import descriptors
-from .base import asking
 from .body import Body
 from .framing import MAX_HEADER_BYTES, BoundedConnector
 from .inflate import BodyError
@@ -54,6 +54,20 @@ SENT_HEADERS = frozenset(
 )
 
 
+class RequestState:
+    """Whether a request was sent. Contexts of connections keep it, so it refers to nothing else."""
+
+    __slots__ = ("is_sent",)
+
+    def __init__(self) -> None:
+        self.is_sent = False
+
+
+request_state: ContextVar[RequestState] = ContextVar("request_state")
+"""The state of the request that the current task sends. A context variable, because neither the SDKs nor
+httpx2 pass an object of ours from the caller of `post` to the transport."""
+
+
 class AiohttpTransport(httpx2.AsyncBaseTransport):
     """Sends a request whole and returns the answer's head; the body of a success is left to be read.
 
@@ -63,7 +77,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, *, connect_s: float) -> None:
         tracing = aiohttp.TraceConfig()
-        tracing.on_request_headers_sent.append(_tell_sent)
+        tracing.on_request_headers_sent.append(_record_sent)
         self._session = aiohttp.ClientSession(
             connector=BoundedConnector(
                 limit=0,
@@ -132,10 +146,10 @@ def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
-async def _tell_sent(*_: object) -> None:
-    found = asking.get(None)
-    if found is not None:
-        found.is_sent = True
+async def _record_sent(*_: object) -> None:
+    state = request_state.get(None)
+    if state is not None:
+        state.is_sent = True
 
 
 def release(response: aiohttp.ClientResponse) -> None:

@@ -29,7 +29,7 @@ from .decode.base import Complete, Decoder
 from .decode.json import log_text
 from .fault import DEFAULT_RETRY_AFTER_S, SdkError, from_sdk_error
 from .framing import FramingError
-from .http import RESPONSE, release
+from .http import RESPONSE, RequestState, release, request_state
 from .inflate import BodyError
 
 MAX_TURN_DELTAS = 256
@@ -146,8 +146,15 @@ class HttpUpstream:
         self._body = body
         self._provider = provider
         self._model = model
+        self._state = RequestState()
+
+    @property
+    def is_sent(self) -> bool:
+        """See `base.Upstream`."""
+        return self._state.is_sent
 
     async def __aenter__(self) -> Self:
+        request_state.set(self._state)
         try:
             self._response = await _post(
                 self._client, self._path, self._body, accept="text/event-stream"

@@ -1,4 +1,4 @@
-"""What a stream used and how fast it was. Pure: the caller brings the clock."""
+"""What an answer used, and how fast it was. Pure: times are parameters."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BUCKETS_PER_E_FOLD = 20  # a bucket spans 5 %: its middle is within 2.5 % of ev
 
 
 class Meter:
-    """Counts what one stream produces. Times are seconds of one monotonic clock.
+    """Counts one answer. Times are seconds of one monotonic clock.
 
-    Gaps are kept in a histogram of 5 % buckets, so memory does not grow with the answer.
+    The gaps between arrivals are kept in a histogram of 5 % buckets, so memory does not grow with the answer.
     """
 
     __slots__ = (
@@ -27,8 +27,8 @@ class Meter:
         "_gaps",
         "_last",
         "_output",
+        "_reported_tokens",
         "_started",
-        "_told_tokens",
         "chars",
     )
 
@@ -37,16 +37,16 @@ class Meter:
         self._estimate = estimate
         self._first: float | None = None
         self._last = started
-        self._output = OutputCount(estimate.counter)  # of what came since the latest figures
-        self._told_tokens = 0
+        self._output = OutputCount(estimate.counter)  # since the latest reported figures
+        self._reported_tokens = 0
         self.chars = 0
-        """Length of the answer."""
+        """Characters of the answer."""
         self._gaps: dict[int, int] = {}
         self._arrivals = 0
 
     @property
     def has_token(self) -> bool:
-        """The first token has come."""
+        """Whether the first token has arrived."""
         return self._first is not None
 
     def arrived(self, deltas: Sequence[Delta], now: float) -> None:
@@ -69,25 +69,26 @@ class Meter:
             self.chars += len(text)
             self._output.add(text)
 
-    def told(self, reported: Usage) -> None:
-        """The provider has told these figures: they count the output that has come by now, if they
-        count more, or less, of it than those before them. Some servers repeat theirs with every token.
+    def report(self, reported: Usage) -> None:
+        """Take the provider's figures. If they differ from the earlier ones, they count all output so far.
+
+        Some servers repeat the same figures with every token.
         """
-        if not reported.estimated and reported.output_tokens != self._told_tokens:
-            self._told_tokens = reported.output_tokens
+        if not reported.estimated and reported.output_tokens != self._reported_tokens:
+            self._reported_tokens = reported.output_tokens
             self._output = OutputCount(self._estimate.counter)
 
     def usage(self, reported: Usage | None, *, is_whole: bool = True) -> Usage:
-        """The provider's figures, or a count of what came, marked as an estimate; and its cost.
+        """Return the provider's figures, or a count of what arrived, marked as an estimate; with the cost.
 
-        Reported figures marked as estimated are a provider's placeholder for the output, with the
-        true input: Anthropic's, until the answer ends. Of an answer that is not whole, what came after
-        its latest figures is counted on top.
+        Reported figures marked as estimated contain the true input, and a placeholder for the output:
+        Anthropic sends such figures until the answer ends. If an answer is not whole, the output after the
+        latest figures is added to them.
         """
         if reported is None:
             usage = Usage(self._estimate.input_tokens, self._output.tokens, estimated=True)
         elif reported.estimated:
-            output_tokens = self._told_tokens + self._output.tokens
+            output_tokens = self._reported_tokens + self._output.tokens
             usage = msgspec.structs.replace(
                 reported, output_tokens=output_tokens, reasoning_tokens=None
             )
@@ -103,11 +104,11 @@ class Meter:
 
     @property
     def ttft_s(self) -> float | None:
-        """None: no token has come."""
+        """Seconds to the first token, or None before it."""
         return None if self._first is None else self._first - self._started
 
     def timings(self, now: float, output_tokens: int) -> Timings:
-        """The stream's timings if it ended at `now`."""
+        """Return the timings of the answer if it ended at `now`."""
         if self._first is None:
             return Timings(duration_s=now - self._started)
         generating_s = self._last - self._first

@@ -24,7 +24,7 @@ from ..events import (
     ToolCallStarted,
     Usage,
 )
-from ..streams.stream import Stream
+from ..streams.handle import StreamHandle
 
 
 def encode(sequence: int, event: ReaderEvent) -> bytes:
@@ -139,8 +139,8 @@ class AnswerBuilder:
         )
 
 
-def stream_info(stream: Stream) -> chat_pb2.StreamInfo:
-    """Where a stream stands."""
+def stream_info(stream: StreamHandle) -> chat_pb2.StreamInfo:
+    """Return the state of a stream."""
     log = stream.log
     info = chat_pb2.StreamInfo(
         stream_id=stream.id,

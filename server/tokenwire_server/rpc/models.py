@@ -6,37 +6,15 @@ import time
 
 from tokenwire.v1 import model_pb2
 
+from ..chats.models import as_seen_by, check_may_call
 from ..config import Limits
-from ..errors import PermissionDenied, TokenwireError, UnknownModel
+from ..errors import PermissionDenied, UnknownModel
 from ..pricing.pricebook import PriceBook
 from ..pricing.prices import Prices
-from ..providers.base import Route
 from ..routing.plan import Router
 from ..tenants.caller import Caller
 from .wire import parse_message
 from .writer import Context
-
-
-def check_may_call(caller: Caller, model: str, route: Route) -> None:
-    """Whether a caller may call a model, by the name it asks for or the one that this leads to.
-
-    Raises PermissionDenied.
-    """
-    if not caller.may_call(model, f"{route.provider.name}/{route.model}"):
-        raise PermissionDenied(model)
-
-
-def as_seen_by(caller: Caller, refusal: TokenwireError) -> TokenwireError:
-    """A refusal that names no model which the caller may not call."""
-    if not isinstance(refusal, UnknownModel):
-        return refusal
-    if not caller.may_call(refusal.model):
-        return PermissionDenied(refusal.model)
-    return UnknownModel(
-        refusal.model,
-        why=refusal.why,
-        nearest=[name for name in refusal.nearest if caller.may_call(name)],
-    )
 
 
 class ModelService:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from tokenwire.v1 import chat_pb2
 
+from ..chats.violations import Violations, quoted
 from ..config import Limits
 from ..request import (
     ChatRequest,
@@ -31,7 +32,6 @@ from ..turns import Turns
 from .options import OptionsParser, plain
 from .parts import PartsParser
 from .schema import check_json_schema
-from .violations import Violations, quoted
 from .wire import STEP_FIELDS, check_size, count_fields, malformed, too_many_fields
 
 MAX_MODEL_CHARS = 256

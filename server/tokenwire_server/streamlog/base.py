@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ..errors import TokenwireError
+from ..errors import Failure
 from ..events import Event, Finished
 
 
@@ -46,7 +46,7 @@ class StreamLog(Protocol):
         ...
 
     @property
-    def failure(self) -> TokenwireError | None:
+    def failure(self) -> Failure | None:
         """Why the stream failed; None while it is open and when it finished."""
         ...
 
@@ -58,8 +58,8 @@ class StreamLog(Protocol):
         """Seal with a deliberate end. False: it was sealed before, and nothing changed."""
         ...
 
-    def fail(self, error: TokenwireError) -> bool:
-        """Seal with an error. False: it was sealed before, and nothing changed."""
+    def fail(self, failure: Failure) -> bool:
+        """Seal with a failure. Return False, and change nothing, if the log was sealed before."""
         ...
 
     def read(self, after_sequence: int) -> Sequence[Event]:

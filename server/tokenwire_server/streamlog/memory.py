@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from ..errors import SlowReader, TokenwireError
+from ..errors import Failure, SlowReader
 from ..events import (
     Event,
     Finished,
@@ -66,7 +66,7 @@ class MemoryLog:
         self.last_sequence = 0
         self.sealed = False
         self.finished: Finished | None = None
-        self.failure: TokenwireError | None = None
+        self.failure: Failure | None = None
         space.take(self._taken)
 
     @property
@@ -93,10 +93,10 @@ class MemoryLog:
         self._seal()
         return True
 
-    def fail(self, error: TokenwireError) -> bool:
+    def fail(self, failure: Failure) -> bool:
         if self.sealed:
             return False
-        self.failure = error
+        self.failure = failure
         self._seal()
         return True
 

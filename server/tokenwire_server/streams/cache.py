@@ -1,51 +1,37 @@
-"""Finished answers, kept to be replayed to a caller who wants that."""
+"""Finished answers, kept to be replayed to callers that ask for it."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-import msgspec
-
-from ..events import Event, Finished, FinishReason, Timings
+from ..config import Limits
+from ..events import Delta, Event, Finished, FinishReason
 from ..request import CacheUse
 from ..streamlog.memory import entry_bytes
+from .generation import Generation, StreamObserver
 from .merge import merge
-from .stream import NOTHING, Stream
 
 KEPT_REASONS = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
-"""Ends that the same request may be expected to reach again."""
+"""Reasons with which the same request can be expected to finish again."""
 
 ANSWER_BYTES = 1024
-"""What an answer costs besides its entries."""
+"""Memory of an answer besides its entries."""
 
 
 class CachedAnswer(NamedTuple):
-    """An answer's entries between Started and Finished, merged, and its end."""
+    """An answer: its merged entries without Started and Finished, and its end."""
 
-    deltas: tuple[Event, ...]
+    deltas: tuple[Delta, ...]
     finished: Finished
     stream_id: str
-    """Of the stream that it was kept of."""
-    kept: float
-    """When, of the monotonic clock."""
+    """The stream whose answer this is."""
+    kept_at: float
+    """When it was kept, a value of `time.monotonic`."""
     ttl_s: float
     byte_count: int
-    """What it takes in memory."""
-
-    def replay(self, stream: Stream) -> None:
-        """Complete a stream that has begun. It used nothing: no provider was asked."""
-        for delta in self.deltas:
-            stream.log.append(delta)
-        duration_s = time.monotonic() - stream.opened
-        stream.finish(
-            msgspec.structs.replace(
-                self.finished,
-                usage=NOTHING,
-                timings=Timings(duration_s=duration_s, ttft_s=duration_s),
-            )
-        )
+    """The memory that it takes."""
 
 
 class _TenantAnswers:
@@ -58,8 +44,8 @@ class _TenantAnswers:
         self.byte_count = 0
 
 
-class ResponseCache:
-    """At most `max_bytes` of answers, of at most `max_answer_bytes` each, as their logs count them.
+class ResponseCache(StreamObserver):
+    """Keeps at most `max_bytes` of answers, of at most `max_answer_bytes` each, as their logs count them.
 
     Past the bound the tenant whose answers take the most memory loses its least recently used answer, so
     other tenants cannot displace the answers of a tenant that has few. Tenants never share answers.
@@ -68,15 +54,23 @@ class ResponseCache:
     def __init__(self, max_bytes: int, max_answer_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_answer_bytes = max_answer_bytes
-        self._tenants: dict[str, _TenantAnswers] = {}  # those that have answers
+        self._tenants: dict[str, _TenantAnswers] = {}  # tenants that have answers
+        self._keys: dict[str, bytes] = {}  # of the kept answers, by the id of their stream
         self._bytes = 0
 
+    @classmethod
+    def within(cls, limits: Limits) -> ResponseCache:
+        """Return a cache with the limits of the settings. An answer is replayed through a log."""
+        return cls(
+            limits.max_cache_bytes, min(limits.max_cached_answer_bytes, limits.max_log_bytes)
+        )
+
     def get(self, tenant: str, use: CacheUse) -> CachedAnswer | None:
-        """An answer that may be replayed for this use."""
+        """Return an answer that may be replayed for this use, or None."""
         answer = self._find(tenant, use.key)
         if answer is None or not use.read:
             return None
-        age_s = time.monotonic() - answer.kept
+        age_s = time.monotonic() - answer.kept_at
         if age_s > answer.ttl_s:
             self._remove(tenant, use.key)
             return None
@@ -85,11 +79,13 @@ class ResponseCache:
         self._tenants[tenant].by_key.move_to_end(use.key)
         return answer
 
-    def keep(self, stream: Stream) -> None:
-        """Keep the answer of a stream that has ended, if it ended well and is whole."""
-        log, use = stream.log, stream.cache
+    def ended(self, generation: Generation) -> None:
+        """Keep the answer if it is whole, and its request could be answered with it again."""
+        stream, use = generation.stream, generation.cache_use
+        log = stream.log
         if (
             use is None
+            or generation.from_cache  # a replay does not make an answer younger
             or log.finished is None
             or log.finished.reason not in KEPT_REASONS
             or log.earliest_sequence > 1
@@ -103,26 +99,31 @@ class ResponseCache:
             replayed += (event for _, event in joined)
             sequence = joined[-1][0]
         log_bytes = sum(map(entry_bytes, replayed))
-        if log_bytes > self._max_answer_bytes:  # a joined text is as wide as its widest character
+        if log_bytes > self._max_answer_bytes:  # a merged text is as wide as its widest character
             return
         byte_count = ANSWER_BYTES + log_bytes
         self._remove(stream.tenant, use.key)
         answers = self._tenants.setdefault(stream.tenant, _TenantAnswers())
         answers.by_key[use.key] = CachedAnswer(
-            tuple(replayed[1:-1]), log.finished, stream.id, time.monotonic(), use.ttl_s, byte_count
+            cast("tuple[Delta, ...]", tuple(replayed[1:-1])),  # all but Started and Finished
+            log.finished,
+            stream.id,
+            time.monotonic(),
+            use.ttl_s,
+            byte_count,
         )
+        self._keys[stream.id] = use.key
         answers.byte_count += byte_count
         self._bytes += byte_count
         while self._bytes > self._max_bytes:
             largest = max(self._tenants, key=lambda tenant: self._tenants[tenant].byte_count)
             self._remove(largest, next(iter(self._tenants[largest].by_key)))
 
-    def forget(self, stream: Stream) -> None:
-        """Keep nothing of a stream."""
-        if stream.cache is not None:
-            answer = self._find(stream.tenant, stream.cache.key)
-            if answer is not None and answer.stream_id == stream.id:
-                self._remove(stream.tenant, stream.cache.key)
+    def remove(self, tenant: str, stream_id: str) -> None:
+        """Remove the answer of a stream. Idempotent."""
+        key = self._keys.get(stream_id)
+        if key is not None:
+            self._remove(tenant, key)
 
     def _find(self, tenant: str, key: bytes) -> CachedAnswer | None:
         answers = self._tenants.get(tenant)
@@ -133,6 +134,7 @@ class ResponseCache:
         if answer is not None:
             answers = self._tenants[tenant]
             del answers.by_key[key]
+            self._keys.pop(answer.stream_id, None)
             answers.byte_count -= answer.byte_count
             self._bytes -= answer.byte_count
             if not answers.by_key:

@@ -1,4 +1,4 @@
-"""A cursor in a stream's log, for one RPC."""
+"""A cursor in the log of a stream, for one RPC."""
 
 from __future__ import annotations
 
@@ -7,25 +7,45 @@ import logging
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
-from ..errors import SlowReader, StreamNotFound, TokenwireError
-from ..events import Heartbeat, ReaderEvent
+from ..errors import SlowReader, StreamFailed, StreamFailure, StreamNotFound, TokenwireError
+from ..events import Heartbeat, ReaderEvent, Usage
 from ..request import Delivery
+from ..streamlog.base import StreamLog
 from .merge import merge
-
-if TYPE_CHECKING:
-    from .stream import Stream
 
 logger = logging.getLogger(__name__)
 
 
-class Reader:
-    """Reads one stream from a cursor. It holds no more than it takes at once, however slow it is.
+class ReadableStream(Protocol):
+    """What a reader needs of its stream."""
 
-    A context manager: leaving it leaves the stream, and the last to leave decides over the generation.
-    That is one synchronous step, so it needs no await in the RPC's own cleanup, where grpc.aio may
-    interrupt one.
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def log(self) -> StreamLog: ...
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether a caller deleted the content."""
+        ...
+
+    def usage(self) -> Usage:
+        """Return the usage so far."""
+        ...
+
+    def leave(self, reader: Reader) -> None:
+        """Remove a reader."""
+        ...
+
+
+class Reader:
+    """Reads one stream from a cursor. Its memory is bounded by what one `take` returns.
+
+    A context manager: leaving the block leaves the stream, and the last reader that leaves may end the
+    generation. Leaving is one synchronous step: grpc.aio can interrupt an await in the cleanup of an RPC.
     """
 
     __slots__ = (
@@ -41,15 +61,14 @@ class Reader:
         "delivered",
     )
 
-    def __init__(self, stream: Stream, after_sequence: int, delivery: Delivery) -> None:
+    def __init__(self, stream: ReadableStream, after_sequence: int, delivery: Delivery) -> None:
         self._stream = stream
         self._sequence = after_sequence
         self.delivered = after_sequence
-        """The last sequence that reached the caller: of what was taken, perhaps not all. An error that
-        leaves the block tells it."""
+        """The last sequence that was written to the caller. An error that leaves the block reports it."""
         self._loop = asyncio.get_running_loop()
         self._sleeper: asyncio.Future[None] | None = None
-        self._taken_at = time.monotonic()  # when something was taken last
+        self._taken_at = time.monotonic()  # when events were taken last
         self._heartbeat_due = False
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         if delivery.heartbeat_s is not None:
@@ -65,15 +84,15 @@ class Reader:
         stream.log.subscribe(self._wake)
 
     async def take(self) -> Sequence[tuple[int, ReaderEvent]]:
-        """Wait until something is behind the cursor; return it, merged, and move the cursor.
+        """Wait until there are events after the cursor; return them, merged, and move the cursor.
 
-        Returns at once while there is something: up to 64 KiB of joined text, perhaps not all. When
-        there is nothing for the heartbeat's interval, it is a heartbeat; when the usage is due, the
-        usage. Both bear the cursor. An empty list is the end of a stream that finished.
+        Returns at once if there are any: up to 64 KiB of joined text, so perhaps not all. Returns a
+        heartbeat if there are none for the heartbeat interval, and the usage if it is due; both carry the
+        sequence of the cursor. Returns an empty list at the end of a stream that finished.
 
-        Raises the stream's error once everything before it was taken, and SlowReader when the log no
-        longer holds what follows the cursor (StreamNotFound when it was deleted). Cancelled, it leaves
-        the cursor where it was.
+        Raises StreamFailed at the end of a stream that failed, SlowReader if the log has dropped the
+        events after the cursor, and StreamNotFound if a caller has deleted them. Cancellation does not
+        move the cursor.
         """
         log = self._stream.log
         while log.last_sequence == self._sequence or (
@@ -83,20 +102,19 @@ class Reader:
         ):
             if log.sealed:
                 if log.failure is not None:
-                    # Raised again by every reader: it must not gather and keep their frames.
-                    raise log.failure.with_traceback(None)
+                    raise StreamFailed(self._stream.id, log.failure)
                 return []
             if self._usage_due:
                 self._usage_due = False
-                return self._made(self._stream.usage())
+                return self._own(self._stream.usage())
             if self._heartbeat_due:
-                return self._made(Heartbeat())
+                return self._own(Heartbeat())
             self._sleeper = self._loop.create_future()
             await self._sleeper
         try:
             taken = merge(log.read(self._sequence), self._sequence)
         except SlowReader:
-            if self._stream.deleted:
+            if self._stream.is_deleted:
                 raise StreamNotFound from None
             raise
         self._sequence = taken[-1][0]
@@ -119,13 +137,21 @@ class Reader:
                 timer.cancel()
         if isinstance(exc, SlowReader):
             logger.info(
-                "stream %s: a reader was let go at %d: %s", self._stream.id, self.delivered, exc
+                "stream %s: a slow reader was ended at sequence %d: %s",
+                self._stream.id,
+                self.delivered,
+                exc,
             )
         if isinstance(exc, TokenwireError):
-            self._stream.tell_usage(exc, self.delivered)
+            self._add_position(exc)
         self._stream.leave(self)
 
-    def _made(self, event: ReaderEvent) -> list[tuple[int, ReaderEvent]]:
+    def _add_position(self, error: TokenwireError) -> None:
+        """Add to an error the position of this reader, and the usage, if the stream has any content."""
+        if error.at is None and self._stream.log.last_sequence > 1:
+            error.at = StreamFailure(self._stream.id, self.delivered, self._stream.usage())
+
+    def _own(self, event: ReaderEvent) -> list[tuple[int, ReaderEvent]]:
         self._taken_at = time.monotonic()
         self._heartbeat_due = False
         return [(self._sequence, event)]
@@ -135,7 +161,7 @@ class Reader:
             self._sleeper.set_result(None)
 
     def _beat(self, interval_s: float) -> None:
-        """The heartbeat's timer. It does not move at each event: fired too early, it waits the rest."""
+        """Handle the heartbeat timer. Events do not restart it: if it fires too early, it waits again."""
         left_s = self._taken_at + interval_s - time.monotonic()
         if left_s <= 0:
             self._heartbeat_due = True

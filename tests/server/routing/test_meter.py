@@ -99,13 +99,13 @@ def test_what_comes_after_figures_counts_on_top_until_the_next_or_the_whole():
     meter = Meter(0.0, TEN_TOKENS)
     meter.arrived([TextDelta("x" * 40, 0)], 1.0)
     early = Usage(33, 0)
-    meter.told(early)
+    meter.report(early)
     assert meter.usage(early, is_whole=False) == Usage(33, 10, estimated=True)
     meter.arrived([TextDelta("x" * 40, 0)], 2.0)
-    meter.told(Usage(33, 0))  # repeated, as some servers do
+    meter.report(Usage(33, 0))  # repeated, as some servers do
     assert meter.usage(early, is_whole=False) == Usage(33, 20, estimated=True)
     later = Usage(33, 25)
-    meter.told(later)
+    meter.report(later)
     assert meter.usage(later, is_whole=False) is later
     meter.arrived([ToolCallDelta(1, "x" * 8)], 3.0)
     assert meter.usage(later, is_whole=False) == Usage(33, 27, estimated=True)

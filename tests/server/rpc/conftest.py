@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 
 import grpc.aio
 import pytest
+from streams_support import new_chats
 
 from tokenwire.v1 import caller_pb2_grpc
 from tokenwire_server.config import Limits, known_providers
@@ -13,7 +14,6 @@ from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.routing.plan import Router
-from tokenwire_server.rpc.admission import Admission
 from tokenwire_server.rpc.authentication import Authentication, OpenCalls
 from tokenwire_server.rpc.callers import CallerService
 from tokenwire_server.rpc.models import ModelService
@@ -21,7 +21,6 @@ from tokenwire_server.rpc.server import GrpcServer
 from tokenwire_server.rpc.service import ChatService
 from tokenwire_server.rpc.usage import UsageService
 from tokenwire_server.simulator import Simulator
-from tokenwire_server.streams.registry import StreamRegistry
 from tokenwire_server.tenants.key import ApiKey, parse_key_text
 from tokenwire_server.tenants.keyring import Keyring
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
@@ -60,14 +59,16 @@ async def serve(api_on):
             calls = OpenCalls()
             server = GrpcServer(limits, Authentication(keyring, calls))
             port = server.bind("127.0.0.1:0")
-            streams = StreamRegistry(limits, await stack.enter_async_context(asyncio.TaskGroup()))
-            stack.callback(streams.stop_all)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
             limiter, spend = MemoryLimiter(tenants or {}), SpendLimiter({})
             book = PriceBook(models or {}, {})
             estimator = Estimator(book, Tokenizers(), known_providers(environ), limits)
-            admission = Admission(router, streams, limiter, spend, estimator, limits)
+            chats, streams = new_chats(
+                router, limits, tasks, limiter=limiter, spend=spend, estimator=estimator
+            )
+            stack.callback(streams.stop_all)
             await server.start(
-                ChatService(admission, streams, limits),
+                ChatService(chats, limits),
                 ModelService(router, book, limits),
                 CallerService(limiter, spend, limits),
                 UsageService(None, limits),  # no database

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import grpc
 import grpc.aio
 import pytest
 from e2e_calls import details, read, reason
+from streams_support import new_chats
 from tenants_support import bearer
 
 from tokenwire.v1 import caller_pb2, chat_pb2
@@ -24,8 +26,7 @@ from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.routing.plan import Router
-from tokenwire_server.rpc.admission import Admission
-from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.rpc.parse import ChatRequestParser
 from tokenwire_server.tenants.caller import Caller
 from tokenwire_server.tenants.key import make_key_text
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
@@ -193,16 +194,24 @@ async def door(api_on):
     async with (
         ProviderRegistry(providers, limits, environ) as registry,
         asyncio.TaskGroup() as tasks,
+        AsyncExitStack() as stack,
     ):
-        streams = StreamRegistry(limits, tasks)
-        admission = Admission(Router(registry, models), streams, limiter, spend, estimator, limits)
+        chats, _ = new_chats(
+            Router(registry, models),
+            limits,
+            tasks,
+            limiter=limiter,
+            spend=spend,
+            estimator=estimator,
+        )
 
         async def open_chat(most, **fields):
             generation = chat_pb2.GenerationConfig(max_output_tokens=most)
             data = api_on.request(SHORT, generation=generation, **fields).SerializeToString()
-            request, route = await admission.admit(data, caller, None)
-            stream, told = await admission.open(request, route, caller, None)
-            return stream, {found.limit: found.remaining for found in told}
+            request, violations = await ChatRequestParser(limits).parse(data, caller.tenant)
+            opening = chats.open(request, caller, None, violations)
+            chat = await stack.enter_async_context(opening)
+            return {found.limit: found.remaining for found in chat.allowances}
 
         async def left():
             found = [*await limiter.allowances(caller), *spend.allowances("acme")]
@@ -221,7 +230,7 @@ async def test_who_is_refused_for_what_it_costs_has_taken_nothing_of_any_limit(d
         with pytest.raises(QuotaExhausted, match="spend_microusd_per_day"):
             await open_chat(1000)
     assert await left() == before
-    stream, told = await open_chat(100)
+    told = await open_chat(100)
     assert told == await left()
     assert told == {
         "requests_per_minute": 2,
@@ -229,13 +238,11 @@ async def test_who_is_refused_for_what_it_costs_has_taken_nothing_of_any_limit(d
         "concurrent_streams": 0,
         "spend_microusd_per_day": 1000 - 100 * 5 - 9,
     }
-    stream.stop()
 
 
 async def test_who_is_refused_by_its_own_limits_has_reserved_nothing_of_its_tenants_spend(door):
     open_chat, left = door
-    stream, told = await open_chat(100)
+    told = await open_chat(100)
     with pytest.raises(TooManyStreams):
         await open_chat(10)
     assert await left() == told
-    stream.stop()

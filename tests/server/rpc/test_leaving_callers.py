@@ -6,6 +6,7 @@ from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
+from streams_support import new_chats
 
 from tokenwire.v1 import chat_pb2
 from tokenwire_server.config import Limits, ModelConfig, ModelPrices, TenantLimits, known_providers
@@ -15,10 +16,9 @@ from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.routing.plan import Router
-from tokenwire_server.rpc.admission import Admission
 from tokenwire_server.rpc.service import ChatService
 from tokenwire_server.simulator import Simulator
-from tokenwire_server.streams.registry import StreamRegistry
+from tokenwire_server.streams.observers import UsageRecorder
 from tokenwire_server.tenants.caller import Caller
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
 from tokenwire_server.tenants.spend import SpendLimiter
@@ -81,12 +81,19 @@ async def server():
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         books, tokenizers = Kept(), Tokenizers()
         await tokenizers.load()
-        streams = StreamRegistry(limits, tasks, books)
         limiter, spend = MemoryLimiter({"acme": LIMITS}), SpendLimiter({"acme": LIMITS})
         estimator = Estimator(PriceBook(models, providers), tokenizers, providers, limits)
-        admission = Admission(Router(registry, models), streams, limiter, spend, estimator, limits)
+        chats, streams = new_chats(
+            Router(registry, models),
+            limits,
+            tasks,
+            limiter=limiter,
+            spend=spend,
+            estimator=estimator,
+            observers=(UsageRecorder(books),),
+        )
         yield SimpleNamespace(
-            service=ChatService(admission, streams, limits),
+            service=ChatService(chats, limits),
             streams=streams,
             books=books,
             limiter=limiter,

@@ -25,7 +25,7 @@ async def started():
     server = GrpcServer(limits, Authentication(keyring, OpenCalls()))
     server.bind("127.0.0.1:0")
     await server.start(
-        ChatService(None, None, limits),
+        ChatService(None, limits),
         ModelService(None, None, limits),
         CallerService(MemoryLimiter({}), SpendLimiter({}), limits),
         UsageService(None, limits),

@@ -1,25 +1,109 @@
-"""A stream without a server, and a provider that is played by hand."""
+"""Streams without a server, and a provider that is played by hand."""
 
 import asyncio
+from contextlib import contextmanager
 
-from tokenwire_server.errors import UpstreamBroken
-from tokenwire_server.events import TextDelta, Usage
+import pytest
+
+from tokenwire_server.chats.admission import Admission
+from tokenwire_server.chats.chats import Chats
+from tokenwire_server.errors import Failure, StreamFailed, UpstreamBroken
+from tokenwire_server.events import NO_USAGE, TextDelta, Usage
 from tokenwire_server.pricing.estimate import rough_estimate
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import ChatRequest, Message, Retention, Text
+from tokenwire_server.routing.plan import Plan
 from tokenwire_server.streamlog.memory import MemoryLog
 from tokenwire_server.streamlog.space import LogSpace
-from tokenwire_server.streams.stream import Stream
+from tokenwire_server.streams.cache import ResponseCache
+from tokenwire_server.streams.directory import StreamDirectory
+from tokenwire_server.streams.generation import AdmittedChat
+from tokenwire_server.streams.handle import StreamHandle
+from tokenwire_server.streams.host import StreamHost
+from tokenwire_server.streams.observers import Settlement
 from tokenwire_server.tenants.caller import Caller
+from tokenwire_server.tenants.reservation import Reservation
+from tokenwire_server.tenants.spend import SpendLimiter
+
+DEFAULT_CALLER = Caller()
 
 
-class KeptBooks:
-    """A keeper that admits everybody and writes down what it is told."""
+class Streams:
+    """The streams of a process, opened as `Chats` opens them, for requests that are admitted already."""
+
+    def __init__(self, limits, tasks, observers=()):
+        self.limits = limits
+        self.directory = StreamDirectory()
+        self.cache = ResponseCache.within(limits)
+        observers = (Settlement(), self.cache, *observers)
+        self.host = StreamHost(limits, tasks, self.directory, observers)
+        self.chats = Chats(self, SpendLimiter({}), self.directory, self.host, self.cache)
+
+    def open(
+        self, request, route, *, caller=DEFAULT_CALLER, estimate=None, reserve=None, deadline=None
+    ):
+        """Return the stream that answers a request. `reserve` is a coroutine function."""
+        self._admitted = estimate or rough_estimate(request), reserve
+        opening = self.chats._open_stream(request, Plan((route,)), caller, deadline)
+        return at_once(opening)[0]
+
+    async def reserve(self, request, plan, caller, deadline):
+        """Admit a request, in place of `Admission`."""
+        estimate, reserve = self._admitted
+        reservation = Reservation(*(await reserve() if reserve else ()))
+        return AdmittedChat(request, caller, plan, estimate, reservation, deadline)
+
+    def start(self, stream):
+        self.host.start(stream)
+
+    def stop(self, stream):
+        """End one stream as `stop_all` ends all of them."""
+        if stream.id in self.host._live:
+            self.host._live[stream.id].stop()
+
+    def find(self, stream_id, tenant="default"):
+        return at_once(self.directory.find(stream_id, tenant))
+
+    def delete(self, stream):
+        """Delete a stream that has ended."""
+        self.cache.remove(stream.tenant, stream.id)
+        self.host.delete(stream)
+
+    def __getattr__(self, name):
+        return getattr(self.host, name)
+
+
+def new_chats(router, limits, tasks, *, limiter, spend, estimator, observers=()):
+    """Return the chats of a process, and the host of their streams, as `app` composes them."""
+    directory, cache = StreamDirectory(), ResponseCache.within(limits)
+    host = StreamHost(limits, tasks, directory, (Settlement(), cache, *observers))
+    admission = Admission(router, limiter, spend, estimator)
+    return Chats(admission, spend, directory, host, cache), host
+
+
+def at_once(coroutine):
+    """Return the result of a coroutine that does not have to wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it has to wait")
+
+
+@contextmanager
+def raises_failed(kind, match=None):
+    """Expect the failure of a stream, with the reason of an error class."""
+    with pytest.raises(StreamFailed, match=match) as caught:
+        yield caught
+    assert caught.value.reason == kind.reason
+
+
+class RecordingReaderHost:
+    """Admits all readers and counts them."""
 
     def __init__(self):
         self.readers = 0
-        self.ended_streams = []
 
     def reader_joins(self):
         self.readers += 1
@@ -27,8 +111,29 @@ class KeptBooks:
     def reader_left(self, stream):
         self.readers -= 1
 
-    def ended(self, stream):
-        self.ended_streams.append(stream)
+
+class Control:
+    """A generation that only records that it was cancelled."""
+
+    def __init__(self, usage=NO_USAGE):
+        self._usage = usage
+        self.cancelled = asyncio.Event()
+
+    @property
+    def is_cancelled(self):
+        return self.cancelled.is_set()
+
+    def usage(self):
+        return self._usage
+
+    def cancel(self):
+        self.cancelled.set()
+
+
+def fail(stream, error):
+    """Seal the log of a stream with an error."""
+    last_sequence = stream.log.last_sequence
+    stream.log.fail(Failure.of(error, last_sequence=last_sequence, usage=stream.usage()))
 
 
 class Played:
@@ -38,6 +143,7 @@ class Played:
     """
 
     name = "played"
+    is_sent = False
     usage = None
     response_id = ""
     model = ""
@@ -85,18 +191,12 @@ def a_request(**fields):
     return ChatRequest(model="played/m", messages=(Message("user", (Text("hi"),)),), **fields)
 
 
-def a_stream(*, max_bytes=1 << 20, keeper=None, **retention):
+def a_stream(*, max_bytes=1 << 20, host=None, **retention):
+    """Return a stream without a generation."""
     log = MemoryLog(max_bytes, LogSpace(1 << 30, lambda: None))
-    request = a_request(retention=Retention(**retention))
-    return Stream(
-        "id",
-        Caller(),
-        log,
-        keeper or KeptBooks(),
-        request,
-        route_to(Played()),
-        rough_estimate(request),
-        time_limit_s=60.0,
+    host = host or RecordingReaderHost()
+    return StreamHandle(
+        "id", "default", log, host, created_time=0.0, retention=Retention(**retention)
     )
 
 

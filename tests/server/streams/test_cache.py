@@ -4,14 +4,13 @@ import asyncio
 import time
 
 import pytest
-from streams_support import Played, a_request, read_all, route_to
+from streams_support import Played, Streams, a_request, read_all, route_to
 
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import UpstreamUnavailable
 from tokenwire_server.events import FinishReason, Started, TextDelta
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import CacheUse, Retention
-from tokenwire_server.streams.registry import StreamRegistry
 from tokenwire_server.tenants.caller import Caller
 
 KiB = 1024
@@ -31,7 +30,7 @@ async def answer(
     request = a_request(cache=use(**asked))
     stream = registry.open(request, route_to(provider), caller=Caller(tenant))
     reader = stream.join()
-    registry.produce(stream, route_to(provider), request)
+    registry.start(stream)
     events = await read_all(reader)
     assert isinstance(events[0], Started)
     assert events[0].from_cache == (not provider.opened)
@@ -110,7 +109,7 @@ async def test_refreshing_in_vain_leaves_the_older_answer(registry):
 
 async def test_past_the_bound_the_answer_goes_that_was_used_longest_ago():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_cache_bytes=9 * KiB), tasks)
+        registry = Streams(Limits(max_cache_bytes=9 * KiB), tasks)
         for key in (b"1", b"2", b"3"):
             await answer(registry, ("x" * KiB,), key=key)  # 2 KiB and a little each
         assert await is_kept(registry, key=b"1")
@@ -122,7 +121,7 @@ async def test_past_the_bound_the_answer_goes_that_was_used_longest_ago():
 
 async def test_past_the_bound_the_tenant_whose_answers_take_most_loses_one():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_cache_bytes=12 * KiB), tasks)
+        registry = Streams(Limits(max_cache_bytes=12 * KiB), tasks)
         for key in (b"1", b"2"):
             await answer(registry, ("x" * KiB,), key=key, tenant="small")  # 2 KiB and a little each
         for n in range(30):
@@ -135,14 +134,14 @@ async def test_past_the_bound_the_tenant_whose_answers_take_most_loses_one():
 
 async def test_a_server_may_have_no_cache():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_cache_bytes=0), tasks)
+        registry = Streams(Limits(max_cache_bytes=0), tasks)
         await answer(registry)
         assert not await is_kept(registry)
 
 
 async def test_an_answer_over_its_bound_is_not_kept():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_cached_answer_bytes=10 * KiB), tasks)
+        registry = Streams(Limits(max_cached_answer_bytes=10 * KiB), tasks)
         await answer(registry, ("x" * 9 * KiB,), key=b"smaller")
         await answer(registry, ("x" * 11 * KiB,), key=b"larger")
         assert await is_kept(registry, key=b"smaller")
@@ -151,12 +150,12 @@ async def test_an_answer_over_its_bound_is_not_kept():
 
 async def test_an_answer_whose_beginning_is_gone_is_not_kept():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_log_bytes=64 * KiB), tasks)
+        registry = Streams(Limits(max_log_bytes=64 * KiB), tasks)
         request = a_request(cache=use())
         route = route_to(Played(*["x" * KiB] * 90, Complete(FinishReason.STOP)))
         stream = registry.open(request, route)
         with stream.join():
-            registry.produce(stream, route, request)
+            registry.start(stream)
             await stream.log.wait_sealed()
         assert stream.log.finished.reason == FinishReason.STOP
         assert not await is_kept(registry)
@@ -175,14 +174,14 @@ async def test_an_answer_that_merging_makes_larger_than_a_log_is_told_whole_all_
     max_log_bytes, pieces
 ):
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_log_bytes=max_log_bytes), tasks)
+        registry = Streams(Limits(max_log_bytes=max_log_bytes), tasks)
         for _ in range(2):
             assert (await answer(registry, pieces))[0] == "".join(pieces)
 
 
 async def test_an_answer_that_merging_made_larger_than_its_bound_is_not_kept():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_cached_answer_bytes=100 * KiB), tasks)
+        registry = Streams(Limits(max_cached_answer_bytes=100 * KiB), tasks)
         await answer(registry, WIDENING)
         replayed, events = await answer(registry, WIDENING)
         assert replayed == "".join(WIDENING)
@@ -194,9 +193,9 @@ async def test_a_deleted_stream_leaves_no_answer_behind_and_no_other_one_goes(re
     async def kept(read):
         """A stream that has ended, whose answer may be kept."""
         request = a_request(cache=use(read=read), retention=Retention(log_ttl_s=60.0))
-        stream = registry.open(request, route := route_to(Played("said", Complete(KEPT[0]))))
+        stream = registry.open(request, route_to(Played("said", Complete(KEPT[0]))))
         reader = stream.join()
-        registry.produce(stream, route, request)
+        registry.start(stream)
         await read_all(reader)
         return stream
 

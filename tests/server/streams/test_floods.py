@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 from raw_provider import HEAD, ThreadProvider
-from streams_support import a_request, read_all
+from streams_support import Streams, a_request, read_all
 
 from tokenwire_server.config import Limits, ProviderConfig
 from tokenwire_server.errors import TokenwireError
@@ -17,7 +17,6 @@ from tokenwire_server.events import Finished, FinishReason, TextDelta
 from tokenwire_server.providers import body
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.registry import ProviderRegistry
-from tokenwire_server.streams.registry import StreamRegistry
 
 MAX_TURN_S = 0.04
 """Most CPU time between two turns of another task; 1 to 10 ms were measured."""
@@ -121,7 +120,7 @@ async def end_of(streams, route):
     request = a_request()
     stream = streams.open(request, route)
     reader = stream.join()
-    streams.produce(stream, route, request)
+    streams.start(stream)
     try:
         events = await read_all(reader)
     except TokenwireError as error:
@@ -137,7 +136,7 @@ async def flooded(script, time_limit_s):
     with ThreadProvider(script) as provider:
         config = {"flood": ProviderConfig(kind="openai-chat", base_url=provider.url)}
         async with ProviderRegistry(config, limits, {}) as providers, asyncio.TaskGroup() as tasks:
-            yield StreamRegistry(limits, tasks), Route(providers.get("flood"), "m", None)
+            yield Streams(limits, tasks), Route(providers.get("flood"), "m", None)
 
 
 @pytest.mark.parametrize(("script", "end"), FLOODS.values(), ids=FLOODS.keys())

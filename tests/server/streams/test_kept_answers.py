@@ -4,13 +4,12 @@ import asyncio
 import time
 
 import pytest
-from streams_support import Played, a_request, read_all, route_to
+from streams_support import Played, Streams, a_request, read_all, route_to
 
 from tokenwire_server.config import Limits
 from tokenwire_server.events import Finished, FinishReason, Started, TextDelta
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import CacheUse
-from tokenwire_server.streams.registry import StreamRegistry
 
 KiB = 1024
 STOP = Complete(FinishReason.STOP)
@@ -23,7 +22,7 @@ async def answer(registry, *steps, key=b"k", ttl_s=60.0, read=True):
     route = route_to(Played(*steps))
     stream = registry.open(request, route)
     reader = stream.join()
-    registry.produce(stream, route, request)
+    registry.start(stream)
     return await read_all(reader)
 
 
@@ -48,7 +47,7 @@ async def test_a_replay_tells_its_own_timings(registry):
 
 async def test_an_answer_that_was_replaced_takes_no_room():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_cache_bytes=9 * KiB), tasks)
+        registry = Streams(Limits(max_cache_bytes=9 * KiB), tasks)
         await answer(registry, "x" * KiB, STOP, key=b"stays")
         for _ in range(50):
             await answer(registry, "x" * KiB, STOP, key=b"refreshed", read=False)
@@ -58,7 +57,7 @@ async def test_an_answer_that_was_replaced_takes_no_room():
 
 async def test_an_answer_too_old_for_anybody_makes_room_once_it_was_asked_for():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_cache_bytes=6 * KiB), tasks)
+        registry = Streams(Limits(max_cache_bytes=6 * KiB), tasks)
         await answer(registry, "x" * KiB, STOP, key=b"older")
         await answer(registry, "x" * KiB, STOP, key=b"short-lived", ttl_s=0.05)
         began = time.monotonic()
@@ -76,12 +75,12 @@ async def test_an_answer_too_old_for_anybody_makes_room_once_it_was_asked_for():
 )
 async def test_a_stream_whose_answer_cannot_be_kept_ends_like_any_other(limits, caplog):
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(limits, tasks)
+        registry = Streams(limits, tasks)
         request = a_request(cache=CacheUse(key=b"k", ttl_s=60.0, read=True))
         route = route_to(Played(*["x" * KiB] * 90, STOP))
         stream = registry.open(request, route)
         with stream.join():
-            registry.produce(stream, route, request)
+            registry.start(stream)
             await stream.log.wait_sealed()
             assert registry.ended_count == 1
         await asyncio.wait_for(registry.wait_until_idle(), 5)

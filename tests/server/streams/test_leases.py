@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from streams_support import Played, a_request, read_all, route_to
+from streams_support import Played, Streams, a_request, raises_failed, read_all, route_to
 
 from tokenwire_server.config import CallerLimits, Limits
 from tokenwire_server.errors import Overloaded, RequestIdReused, UpstreamBroken, UpstreamUnavailable
@@ -11,7 +11,6 @@ from tokenwire_server.events import FinishReason, Usage
 from tokenwire_server.pricing.tokens import estimate_input_tokens
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import CacheUse, Retention
-from tokenwire_server.streams.registry import StreamRegistry
 from tokenwire_server.tenants.caller import Caller
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
 
@@ -34,10 +33,13 @@ async def taken(limiter):
 async def opened(registry, limiter, *steps, usage=None, **fields):
     request, provider = a_request(**fields), Played(*steps)
     provider.usage = usage
-    lease = await limiter.take(ACME, RESERVED)
-    stream = registry.open(request, route_to(provider), caller=ACME, lease=lease)
+
+    async def reserve():
+        return (await limiter.take(ACME, RESERVED),)
+
+    stream = registry.open(request, route_to(provider), caller=ACME, reserve=reserve)
     reader = stream.join()
-    registry.produce(stream, route_to(provider), request)
+    registry.start(stream)
     return stream, reader
 
 
@@ -66,14 +68,14 @@ async def test_cancelled_it_has_taken_the_estimate_of_what_it_used(registry, lim
 
 async def test_broken_it_has_taken_what_came(registry, limiter):
     _, reader = await opened(registry, limiter, "12345678", UpstreamBroken("gone"))
-    with pytest.raises(UpstreamBroken):
+    with raises_failed(UpstreamBroken):
         await read_all(reader)
     assert await taken(limiter) == (1, estimate_input_tokens(a_request()) + 2, 0)
 
 
 async def test_failed_before_its_first_token_it_has_taken_no_tokens(registry, limiter):
     _, reader = await opened(registry, limiter, UpstreamUnavailable("down"))
-    with pytest.raises(UpstreamUnavailable):
+    with raises_failed(UpstreamUnavailable):
         await read_all(reader)
     assert await taken(limiter) == (1, 0, 0)
 
@@ -125,7 +127,7 @@ async def test_a_request_that_is_refused_takes_nothing(registry, limiter):
 
 async def test_a_server_that_is_full_takes_nothing_from_its_callers(limiter):
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_streams=1), tasks)
+        registry = Streams(Limits(max_streams=1), tasks)
         _, reader = await opened(registry, limiter, asyncio.Event())
         with pytest.raises(Overloaded):
             await opened(registry, limiter)
@@ -143,7 +145,7 @@ async def test_the_streams_that_a_key_began_end_when_it_is_revoked_and_no_others
     request, route = a_request(), route_to(Played(asyncio.Event()))
     other = registry.open(request, route, caller=Caller("acme", "tw_000000000002"))
     with other.join():
-        registry.produce(other, route, request)
+        registry.start(other)
         registry.cancel_all_of(ACME.key_prefix)
         await stream.log.wait_sealed()
         assert stream.log.finished.reason == FinishReason.CANCELLED

@@ -6,15 +6,14 @@ import time
 import weakref
 
 import pytest
-from streams_support import Played, a_request, a_stream, read_all, route_to
+from streams_support import Played, Streams, a_request, raises_failed, read_all, route_to
 
 from tokenwire_server.config import Limits
-from tokenwire_server.errors import ServerStopped, StreamNotFound, UpstreamUnavailable
+from tokenwire_server.errors import StreamNotFound, UpstreamUnavailable
 from tokenwire_server.events import Finished, FinishReason, Started, Timings, Usage
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import CacheUse, Retention
-from tokenwire_server.streams.registry import StreamRegistry
-from tokenwire_server.streams.stream import Stream
+from tokenwire_server.streams.handle import StreamHandle
 
 KiB = 1024
 STOP = Complete(FinishReason.STOP)
@@ -34,7 +33,7 @@ def opened(registry, *steps, **fields):
     route = route_to(Played(*steps))
     stream = registry.open(request, route)
     reader = stream.join()
-    registry.produce(stream, route, request)
+    registry.start(stream)
     return stream, reader
 
 
@@ -48,20 +47,12 @@ async def ended(registry, *steps, **fields):
 async def is_gone(id):
     """Whether nothing keeps a stream any more, soon."""
     began = time.monotonic()
-    while any(isinstance(kept, Stream) and kept.id == id for kept in gc.get_objects()):
+    while any(isinstance(kept, StreamHandle) and kept.id == id for kept in gc.get_objects()):
         if time.monotonic() - began > 5:
             return False
         await asyncio.sleep(0.01)
         gc.collect()
     return True
-
-
-async def test_a_stream_ends_once(keeper):
-    stream = a_stream(keeper=keeper)
-    for _ in range(2):
-        stream.finish(FINISHED)
-        stream.fail(ServerStopped("too late"))
-    assert keeper.ended_streams == [stream]
 
 
 async def test_who_comes_too_late_to_cancel_leaves_the_closing_of_the_upstream_alone(registry):
@@ -70,11 +61,11 @@ async def test_who_comes_too_late_to_cancel_leaves_the_closing_of_the_upstream_a
     request = a_request(retention=KEPT)
     stream = registry.open(request, route_to(provider))
     with stream.join():
-        registry.produce(stream, route_to(provider), request)
+        registry.start(stream)
         await asyncio.wait_for(stream.log.wait_sealed(), 5)
         (producer,) = (task for task in asyncio.all_tasks() if stream.id in task.get_name())
         stream.cancel()
-        stream.stop()
+        registry.stop_all()
         assert not producer.cancelling()
         closing.set()
         await asyncio.wait_for(provider.closed.wait(), 5)
@@ -123,18 +114,6 @@ async def test_a_stream_that_is_kept_does_not_keep_its_producer(registry):
     assert registry.find(stream.id) is stream
 
 
-async def test_a_failure_that_nobody_read_keeps_no_frames(registry, caplog):
-    caplog.set_level("CRITICAL", "tokenwire_server.streams.producer")  # records keep errors
-    stream, reader = opened(
-        registry, UpstreamUnavailable("down"), retention=Retention(linger_s=60.0, log_ttl_s=60.0)
-    )
-    with reader:
-        pass
-    await asyncio.wait_for(stream.log.wait_sealed(), 5)
-    failure = stream.log.failure
-    assert (failure.__traceback__, failure.__cause__, failure.__context__) == (None, None, None)
-
-
 async def test_a_stream_that_has_ended_is_not_produced_again(registry):
     stream = await ended(registry, retention=KEPT, request_id="r", cache=CacheUse(b"k", 60.0, True))
     unasked = Played("again", STOP)
@@ -142,7 +121,7 @@ async def test_a_stream_that_has_ended_is_not_produced_again(registry):
         request = a_request(**fields)
         attached = registry.open(request, route_to(unasked))
         reader = attached.join()
-        registry.produce(attached, route_to(unasked), request)
+        registry.start(attached)
         assert len(await read_all(reader)) == 3
         assert (attached is stream) == ("request_id" in fields)
     for _ in range(3):
@@ -198,23 +177,9 @@ async def test_a_drain_waits_for_a_stream_that_goes_on_without_readers(registry)
     await asyncio.wait_for(waiting, 5)
 
 
-@pytest.mark.parametrize(
-    ("deadline_s", "margin_s", "limit_s"),
-    [(10.0, 3.0, 7.0), (1e6, 3.0, 100.0), (10.0, None, 100.0), (None, 3.0, 100.0)],
-)
-async def test_a_stream_may_take_until_its_margin_before_the_deadline_and_never_longer_than_any(
-    deadline_s, margin_s, limit_s
-):
-    async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_stream_duration_s=100.0), tasks)
-        request = a_request(retention=Retention(soft_deadline_margin_s=margin_s))
-        stream = registry.open(request, route_to(Played()), deadline_s=deadline_s)
-        assert stream.time_limit_s == limit_s
-
-
 async def test_what_failed_does_not_take_its_id_from_who_has_it_now(registry):
     first, reader = opened(registry, UpstreamUnavailable("down"), request_id="r", retention=KEPT)
-    with pytest.raises(UpstreamUnavailable):
+    with raises_failed(UpstreamUnavailable):
         await read_all(reader)
     second = await ended(registry, request_id="r", retention=KEPT)
     registry.delete(first)
@@ -232,7 +197,7 @@ async def test_an_answer_without_a_token_is_an_answer_and_keeps_its_id(registry)
 
 async def test_as_many_small_streams_go_as_a_large_one_needs():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_total_log_bytes=1 << 20), tasks)
+        registry = Streams(Limits(max_total_log_bytes=1 << 20), tasks)
         while True:
             before = registry.ended_count
             await ended(registry, retention=KEPT)
@@ -248,7 +213,7 @@ async def test_as_many_small_streams_go_as_a_large_one_needs():
 
 async def test_what_ended_beside_a_stream_that_outgrew_the_room_goes_when_a_new_one_comes():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_total_log_bytes=1 << 20), tasks)
+        registry = Streams(Limits(max_total_log_bytes=1 << 20), tasks)
         huge, reader = opened(registry, "x" * (2 << 20), STOP, retention=KEPT)
         await read_all(reader)
         assert registry.log_bytes > 1 << 20
@@ -258,7 +223,7 @@ async def test_what_ended_beside_a_stream_that_outgrew_the_room_goes_when_a_new_
 
 async def test_a_finished_answer_is_replayed_though_no_more_may_generate():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_streams=1), tasks)
+        registry = Streams(Limits(max_streams=1), tasks)
         use = CacheUse(b"k", 60.0, True)
         await ended(registry, cache=use)
         _, busy = opened(registry, asyncio.Event())

@@ -1,13 +1,15 @@
 """What one reader gets, and when, on the edges: the end, silence, an error."""
 
 import asyncio
+import gc
 import time
 import traceback
+import types
 
 import pytest
-from streams_support import a_stream, read_all
+from streams_support import Control, a_stream, fail, raises_failed, read_all
 
-from tokenwire_server.errors import ServerStopped
+from tokenwire_server.errors import ServerStopped, SlowReader, StreamFailed, StreamFailure
 from tokenwire_server.events import (
     Finished,
     FinishReason,
@@ -30,8 +32,8 @@ FINISHED = Finished(
 
 
 @pytest.fixture
-async def stream(keeper):
-    return a_stream(keeper=keeper)
+async def stream():
+    return a_stream()
 
 
 async def test_usage_that_is_due_when_the_stream_has_ended_costs_the_reader_nothing(stream):
@@ -39,7 +41,7 @@ async def test_usage_that_is_due_when_the_stream_has_ended_costs_the_reader_noth
     reader = stream.join(delivery=Delivery(usage_s=0.01))
     await reader.take()
     stream.log.append(TextDelta("a", 0))
-    stream.finish(FINISHED)
+    stream.log.finish(FINISHED)
     await asyncio.sleep(0.05)
     events = [event for event in await read_all(reader) if not isinstance(event, Usage)]
     assert events == [TextDelta("a", 0), FINISHED]
@@ -114,12 +116,12 @@ async def test_an_error_before_anything_was_delivered_tells_the_cursor_that_was_
 
 async def test_an_error_that_many_readers_get_gathers_none_of_their_frames(stream):
     stream.log.append(TextDelta("a", 0))
-    stream.fail(ServerStopped("stopped"))
+    fail(stream, ServerStopped("stopped"))
     depths = []
     for _ in range(5):
         try:
             await read_all(stream.join())
-        except ServerStopped as stopped:
+        except StreamFailed as stopped:
             depths.append(len(traceback.extract_tb(stopped.__traceback__)))
     assert len(depths) == 5
     assert len(set(depths)) == 1
@@ -135,3 +137,137 @@ async def test_a_waiting_reader_that_was_cancelled_reads_on_where_it_was(stream)
         await asyncio.wait({taking})
         assert taking.cancelled()
         assert await reader.take() == [(2, TextDelta("ab", 0))]
+
+
+async def test_silence_makes_heartbeats_that_carry_the_cursor(stream):
+    reader = stream.join(delivery=Delivery(heartbeat_s=0.03))
+    stream.log.append(TextDelta("a", 0))
+    assert await reader.take() == [(1, TextDelta("a", 0))]
+    for _ in range(3):
+        began = time.monotonic()
+        assert await asyncio.wait_for(reader.take(), 1) == [(1, Heartbeat())]
+        assert time.monotonic() - began >= 0.02
+    assert stream.log.last_sequence == 1
+    with reader:
+        pass
+
+
+async def test_a_reader_that_is_kept_busy_gets_no_heartbeat(stream):
+    reader = stream.join(delivery=Delivery(heartbeat_s=0.05))
+    async with asyncio.timeout(5):
+        for n in range(20):
+            await asyncio.sleep(0.02)
+            stream.log.append(TextDelta("a", 0))
+            assert await reader.take() == [(n + 1, TextDelta("a", 0))]
+    with reader:
+        pass
+
+
+async def test_usage_is_sent_at_its_interval_whether_or_not_there_are_new_events(stream):
+    stream.opened(Control(USED))
+    with stream.join(delivery=Delivery(usage_s=0.03)) as reader:
+        stream.log.append(TextDelta("a", 0))
+        assert await reader.take() == [(1, TextDelta("a", 0))]
+        assert await asyncio.wait_for(reader.take(), 1) == [(1, USED)]
+        stream.log.append(TextDelta("b", 0))
+        await asyncio.sleep(0.1)
+        assert await reader.take() == [(1, USED)]
+        assert await reader.take() == [(2, TextDelta("b", 0))]
+
+
+async def test_events_are_returned_before_usage_that_is_due(stream):
+    stream.opened(Control(USED))
+    with stream.join(delivery=Delivery(usage_s=0.01)) as reader:
+        await asyncio.sleep(0.05)
+        stream.log.append(TextDelta("a", 0))
+        assert await reader.take() == [(1, TextDelta("a", 0))]
+        assert await reader.take() == [(1, USED)]
+
+
+async def test_an_ended_stream_sends_no_usage_and_no_heartbeats(stream):
+    with stream.join(delivery=Delivery(usage_s=0.01, heartbeat_s=0.01)) as reader:
+        stream.log.finish(FINISHED)
+        assert (await reader.take())[-1] == (1, FINISHED)
+        await asyncio.sleep(0.05)
+        assert await reader.take() == []
+
+
+async def test_nothing_refers_to_a_reader_that_has_left(stream):
+    with stream.join(delivery=Delivery(usage_s=0.01, heartbeat_s=0.01)) as reader:
+        pass
+    gc.collect()
+    seen = [r for r in gc.get_referrers(reader) if not isinstance(r, types.FrameType)]
+    assert seen == []
+
+
+async def test_a_reader_gets_all_events_then_the_end(stream):
+    reader = stream.join()
+    stream.log.append(TextDelta("a", 0))
+    stream.log.append(TextDelta("b", 0))
+    assert await reader.take() == [(2, TextDelta("ab", 0))]
+    stream.log.finish(FINISHED)
+    assert await reader.take() == [(3, FINISHED)]
+    assert await reader.take() == []
+
+
+async def test_a_reader_gets_all_events_then_the_failure(stream):
+    reader = stream.join()
+    stream.log.append(TextDelta("a", 0))
+    fail(stream, ServerStopped("stopped"))
+    assert await reader.take() == [(1, TextDelta("a", 0))]
+    with raises_failed(ServerStopped):
+        await reader.take()
+
+
+async def test_each_reader_has_its_own_cursor(stream):
+    stream.log.append(TextDelta("a", 0))
+    early = stream.join()
+    await early.take()
+    stream.log.append(TextDelta("b", 0))
+    late = stream.join(after_sequence=1)
+    assert await early.take() == await late.take() == [(2, TextDelta("b", 0))]
+    assert await stream.join().take() == [(2, TextDelta("ab", 0))]
+
+
+async def test_a_reader_that_waits_gets_a_token_as_soon_as_there_is_one(stream):
+    reader = stream.join()
+    taking = asyncio.create_task(reader.take())
+    await asyncio.sleep(0)
+    stream.log.append(TextDelta("a", 0))
+    assert await asyncio.wait_for(taking, 1) == [(1, TextDelta("a", 0))]
+
+
+async def test_a_reader_that_fell_behind_the_log_gets_slow_reader():
+    stream = a_stream(max_bytes=4096)
+    reader = stream.join()
+    for _ in range(1000):
+        stream.log.append(TextDelta("x" * 100, 0))
+    with pytest.raises(SlowReader) as caught:
+        await reader.take()
+    assert caught.value.earliest_sequence > 1
+
+
+async def test_an_error_that_leaves_a_reader_carries_its_position_and_the_usage():
+    stream = a_stream(max_bytes=4096)
+    stream.opened(Control(USED))
+    with pytest.raises(SlowReader) as caught, stream.join() as reader:
+        stream.log.append(TextDelta("a", 0))
+        await reader.take()
+        reader.delivered = 1
+        for _ in range(1000):
+            stream.log.append(TextDelta("x" * 100, 0))
+        await reader.take()
+    assert caught.value.at == StreamFailure("id", 1, USED)
+
+
+async def test_only_an_error_after_the_first_content_reports_the_usage(stream):
+    stream.opened(Control(USED))
+    stream.log.append(Started("id", "m", "p", 0.0))
+    before, after = SlowReader("too early"), SlowReader("later")
+    with pytest.raises(SlowReader), stream.join():
+        raise before
+    stream.log.append(TextDelta("a", 0))
+    with pytest.raises(SlowReader), stream.join(2):
+        raise after
+    assert before.at is None
+    assert after.at == StreamFailure("id", 2, USED)

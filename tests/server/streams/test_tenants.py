@@ -3,14 +3,13 @@
 import asyncio
 
 import pytest
-from streams_support import Played, a_request, read_all, route_to
+from streams_support import Played, Streams, a_request, raises_failed, read_all, route_to
 
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import StreamNotFound, UpstreamUnavailable
 from tokenwire_server.events import FinishReason
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import Retention
-from tokenwire_server.streams.registry import StreamRegistry
 from tokenwire_server.tenants.caller import Caller
 
 STOP = Complete(FinishReason.STOP)
@@ -24,7 +23,7 @@ def opened(registry, caller, *steps, **fields):
     request, route = a_request(**fields), route_to(Played(*steps))
     stream = registry.open(request, route, caller=caller)
     reader = stream.join()
-    registry.produce(stream, route, request)
+    registry.start(stream)
     return stream, reader
 
 
@@ -39,7 +38,7 @@ async def test_a_stream_is_found_by_its_tenant_only(registry):
 
 async def test_a_request_id_is_free_again_for_its_tenant_once_its_stream_failed(registry):
     failed, reader = opened(registry, ACME, UpstreamUnavailable("down"), **SAME)
-    with pytest.raises(UpstreamUnavailable):
+    with raises_failed(UpstreamUnavailable):
         await read_all(reader)
     again, reader = opened(registry, ACME, "text", STOP, **SAME)
     assert again is not failed
@@ -53,8 +52,12 @@ async def test_the_end_of_one_tenants_stream_frees_no_request_id_of_another(regi
     ours, reader = opened(registry, ACME, "text", STOP, retention=kept, **SAME)
     await read_all(reader)
     registry.delete(ours)
-    assert registry.begun_by(a_request(**SAME), "acme") is None
-    assert registry.begun_by(a_request(**SAME), "globex") is theirs
+    attached, reader = opened(registry, GLOBEX, **SAME)
+    assert attached is theirs
+    await read_all(reader)
+    again, reader = opened(registry, ACME, "text", STOP, **SAME)
+    assert again is not ours
+    await read_all(reader)
 
 
 async def test_a_tenants_stream_whose_reader_goes_before_its_time_stays(registry):
@@ -90,7 +93,7 @@ async def test_a_revoked_key_leaves_what_has_ended_as_it_is(registry):
 
 async def test_when_memory_is_short_the_tenant_whose_ended_streams_take_most_loses_the_oldest():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_total_log_bytes=1 << 20), tasks)
+        registry = Streams(Limits(max_total_log_bytes=1 << 20), tasks)
         streams = {ACME: [], GLOBEX: []}
         for caller, count in ((GLOBEX, 2), (ACME, 40)):
             for _ in range(count):

@@ -5,7 +5,7 @@ import gc
 import weakref
 
 import pytest
-from streams_support import Played, a_request, read_all, route_to
+from streams_support import Played, Streams, a_request, raises_failed, read_all, route_to
 
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import (
@@ -18,7 +18,6 @@ from tokenwire_server.errors import (
 from tokenwire_server.events import FinishReason
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import Retention
-from tokenwire_server.streams.registry import StreamRegistry
 
 STOP = Complete(FinishReason.STOP)
 KEPT = Retention(log_ttl_s=60.0)
@@ -30,7 +29,7 @@ def opened(registry, *steps, **fields):
     route = route_to(Played(*steps))
     stream = registry.open(request, route)
     reader = stream.join()
-    registry.produce(stream, route, request)
+    registry.start(stream)
     return stream, reader
 
 
@@ -58,7 +57,7 @@ async def test_a_drain_ends_the_moment_the_last_stream_and_the_last_reader_are_g
 
 async def test_a_slot_is_free_again_when_its_stream_ended():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_streams=1), tasks)
+        registry = Streams(Limits(max_streams=1), tasks)
         _, reader = opened(registry, asyncio.Event())
         with reader, pytest.raises(Overloaded) as caught:
             opened(registry)
@@ -70,7 +69,7 @@ async def test_a_slot_is_free_again_when_its_stream_ended():
 
 async def test_readers_are_admitted_up_to_their_limit_and_a_refused_one_leaves_nothing():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_readers=2), tasks)
+        registry = Streams(Limits(max_readers=2), tasks)
         stream, reader = opened(registry, asyncio.Event())
         with reader, stream.join():
             with pytest.raises(Overloaded):
@@ -135,7 +134,7 @@ async def test_a_deleted_stream_is_forgotten_and_tells_so_to_who_was_still_readi
 
 async def test_past_the_total_bound_the_streams_that_ended_first_go_first():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_total_log_bytes=1 << 20), tasks)
+        registry = Streams(Limits(max_total_log_bytes=1 << 20), tasks)
         streams = [await ended(registry, "x" * 100_000, STOP, retention=KEPT) for _ in range(20)]
         found = [stream for stream in streams if not_lost(registry, stream)]
         assert found == streams[-len(found) :]
@@ -152,7 +151,7 @@ def not_lost(registry, stream):
 
 async def test_when_live_streams_take_all_the_room_the_next_one_is_refused():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_total_log_bytes=1 << 20), tasks)
+        registry = Streams(Limits(max_total_log_bytes=1 << 20), tasks)
         stream, reader = opened(registry, "x" * (2 << 20), asyncio.Event())
         with reader:
             await reader.take()
@@ -167,7 +166,7 @@ async def test_when_live_streams_take_all_the_room_the_next_one_is_refused():
 
 async def test_a_reader_of_a_stream_that_had_to_go_is_told_so():
     async with asyncio.TaskGroup() as tasks:
-        registry = StreamRegistry(Limits(max_total_log_bytes=1 << 20), tasks)
+        registry = Streams(Limits(max_total_log_bytes=1 << 20), tasks)
         _, slow = opened(registry, "x" * 600_000, STOP, retention=KEPT)
         await asyncio.sleep(0)
         await ended(registry, "x" * 600_000, STOP, retention=KEPT)
@@ -194,7 +193,7 @@ async def test_a_request_id_attaches_to_the_stream_it_began(registry):
 
 async def test_a_request_id_is_free_again_when_nothing_came_of_it(registry):
     _, reader = opened(registry, UpstreamUnavailable("down"), request_id="r", retention=KEPT)
-    with pytest.raises(UpstreamUnavailable):
+    with raises_failed(UpstreamUnavailable):
         await read_all(reader)
     stream = await ended(registry, request_id="r", retention=KEPT, body_hash=b"other")
     again, reader = opened(registry, request_id="r", body_hash=b"other")
@@ -233,18 +232,18 @@ async def test_a_request_id_stays_taken_when_tokens_were_paid_for(registry):
 async def test_what_ended_keeps_neither_its_producer_nor_the_frames_of_its_failure(
     registry, caplog
 ):
-    caplog.set_level("CRITICAL", "tokenwire_server.streams.producer")  # records keep errors
+    caplog.set_level("CRITICAL", "tokenwire_server.streams.generation")  # records keep errors
     provider = Played("some", UpstreamUnavailable("down"))
     request = a_request(retention=KEPT)
     stream = registry.open(request, route_to(provider))
     for reader in (stream.join(), stream.join()):
-        registry.produce(stream, route_to(provider), request)
+        registry.start(stream)
         with pytest.raises(Exception, match="down"):
             await read_all(reader)
     reader = None
     gone = weakref.ref(provider)
     provider = request = None
-    stream.log.failure.__traceback__ = None  # as the boundary of the RPC does
+    await asyncio.sleep(0)
     gc.collect()
     assert gone() is None
     assert stream.usage().output_tokens == 1

@@ -43,6 +43,11 @@ class Violations(list[Violation]):
                 return
             yield position, entry
 
+    def raise_if_any(self) -> None:
+        """Raise InvalidRequest with all violations, if there are any."""
+        if self:
+            raise self.error()
+
     def error(self) -> InvalidRequest:
         """Return the error that lists them."""
         return InvalidRequest(self, all_found=self.all_found)

@@ -1,0 +1,115 @@
+"""Decides which chats may start: the model policy, the caller's limits, and the request's budget."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from ..errors import PermissionDenied, UnknownModel, UpstreamError
+from ..pricing.estimate import Estimate, Estimator
+from ..request import ChatRequest
+from ..routing.plan import Plan, Router
+from ..streams.generation import AdmittedChat
+from ..tenants.caller import Caller
+from ..tenants.limits import Limiter
+from ..tenants.reservation import Reservation
+from ..tenants.spend import SpendLimiter
+from .models import as_seen_by, check_may_call
+from .violations import Violations
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """Admits requests, and reserves for them what they are likely to use."""
+
+    def __init__(
+        self, router: Router, limiter: Limiter, spend: SpendLimiter, estimator: Estimator
+    ) -> None:
+        self._router = router
+        self._limiter = limiter
+        self._spend = spend
+        self._estimator = estimator
+
+    def check_size(self, caller: Caller, byte_count: int) -> None:
+        """Check the size of a request before it is parsed. Raises QuotaExhausted."""
+        self._limiter.check_request(caller, byte_count=byte_count)
+
+    def plan(
+        self,
+        request: ChatRequest,
+        caller: Caller,
+        violations: Violations,
+        deadline: float | None = None,
+    ) -> Plan:
+        """Return the plan of a request.
+
+        `violations` are those found while the request was parsed. Raises InvalidRequest with all of them,
+        and with those of the model's provider; UnknownModel, PermissionDenied, QuotaExhausted.
+        """
+        margin_s = request.retention.soft_deadline_margin_s
+        if margin_s is not None and deadline is not None:
+            left_s = deadline - time.monotonic()
+            if margin_s >= left_s:
+                violations.add(
+                    "retention.soft_deadline_margin",
+                    f"is {margin_s:g} s; the call's deadline is {left_s:.3g} s away",
+                )
+        try:
+            plan = self._router.plan(request.model)
+            check_may_call(caller, request.model, plan.first)
+        except (UnknownModel, PermissionDenied) as refusal:
+            violations.raise_if_any()
+            raise as_seen_by(caller, refusal) from None
+        # Fields with a violation, and fields that contain one, are not reported again.
+        known_fields = [violation.field for violation in violations]
+        for _, violation in violations.checking(plan.first.provider.check(request)):
+            if not any(field.startswith(violation.field) for field in known_fields):
+                violations.add(violation.field, violation.description)
+        violations.raise_if_any()
+        self._limiter.check_request(caller, byte_count=0, message_count=len(request.messages))
+        return plan
+
+    async def reserve(
+        self, request: ChatRequest, plan: Plan, caller: Caller, deadline: float | None
+    ) -> AdmittedChat:
+        """Estimate a request, and reserve what it is likely to use. Settle or release the reservation.
+
+        Raises BudgetExceeded, RateLimited, TooManyStreams, QuotaExhausted, Overloaded, and InvalidRequest
+        for a budget that cannot be kept. Cancellation reserves nothing.
+        """
+        estimate = await self._estimator.estimate(request, plan.first, caller.tenant)
+        estimate.check(request.budget, request.model)
+        likely_tokens = estimate.input_tokens + estimate.likely_output_tokens
+        lease = await self._limiter.take(caller, likely_tokens)
+        try:
+            likely_microusd = _likely_microusd(request, estimate)
+            spend = self._spend.reserve(caller.tenant, likely_microusd, model=request.model)
+        except BaseException:
+            lease.give_back()
+            raise
+        reservation = Reservation(lease, spend)
+        return AdmittedChat(request, caller, plan, estimate, reservation, deadline)
+
+    async def charge_request(self, caller: Caller) -> None:
+        """Count one request against the caller's limits. Raises RateLimited."""
+        await self._limiter.take_request(caller)
+
+    async def preview(self, request: ChatRequest, plan: Plan, caller: Caller) -> Estimate:
+        """Estimate a request that is not going to run.
+
+        Raises Overloaded; and UpstreamError and UnknownModel if the provider counts the tokens.
+        """
+        try:
+            return await self._estimator.preview(request, plan.first, caller.tenant)
+        except (UpstreamError, UnknownModel) as error:
+            logger.warning(
+                "tokens were not counted: %s: %s: %r", error.reason, error, error.provider_text
+            )
+            raise
+
+
+def _likely_microusd(request: ChatRequest, estimate: Estimate) -> int | None:
+    """Return the likely cost of a request, which is at most its budget, or None if it is not known."""
+    likely, budget = estimate.likely_cost_microusd, request.budget.max_cost_microusd
+    return likely if likely is None or budget is None else min(likely, budget)

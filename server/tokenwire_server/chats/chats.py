@@ -1,0 +1,178 @@
+"""The use cases of chats: open, resume, find, cancel, delete, count."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from ..errors import BudgetExceeded
+from ..pricing.estimate import Estimate
+from ..request import ChatRequest, Delivery
+from ..routing.plan import Plan
+from ..streams.cache import ResponseCache
+from ..streams.directory import StreamDirectory
+from ..streams.handle import StreamHandle
+from ..streams.host import StreamHost
+from ..streams.reader import Reader
+from ..tenants.caller import Caller
+from ..tenants.limits import Allowance
+from ..tenants.spend import SpendLimiter
+from .admission import Admission
+from .violations import Violations
+
+
+class OpenedChat:
+    """A stream and its first reader. `start` starts the generation."""
+
+    __slots__ = ("_host", "allowances", "reader", "stream")
+
+    def __init__(
+        self,
+        host: StreamHost,
+        stream: StreamHandle,
+        reader: Reader,
+        allowances: tuple[Allowance, ...],
+    ) -> None:
+        self._host = host
+        self.stream = stream
+        self.reader = reader
+        self.allowances = allowances
+        """What the caller's limits leave, or nothing if the stream had been opened before."""
+
+    def start(self) -> None:
+        """Start to generate. Idempotent."""
+        self._host.start(self.stream)
+
+
+class TokenCount(msgspec.Struct, frozen=True):
+    """What a request would use and cost."""
+
+    plan: Plan
+    estimate: Estimate
+    exceeds_budget: bool
+    """Whether the request's own budget would refuse it."""
+
+
+class Chats:
+    """Opens chats, and finds and ends their streams. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        spend: SpendLimiter,
+        directory: StreamDirectory,
+        host: StreamHost,
+        cache: ResponseCache,
+    ) -> None:
+        self._admission = admission
+        self._spend = spend
+        self._directory = directory
+        self._host = host
+        self._cache = cache
+
+    def check_size(self, caller: Caller, byte_count: int) -> None:
+        """Check the size of a request before it is parsed. Raises QuotaExhausted."""
+        self._admission.check_size(caller, byte_count)
+
+    @asynccontextmanager
+    async def open(
+        self,
+        request: ChatRequest,
+        caller: Caller,
+        deadline: float | None,
+        violations: Violations,
+    ) -> AsyncIterator[OpenedChat]:
+        """Open the stream that answers a request, and join it. Leaving the block leaves the stream.
+
+        It is the stream that an earlier request with the same id opened, or a replay of an earlier answer,
+        or a new stream. Call `start` in the block; the generation starts at the end of the block at the
+        latest, so that the stream ends in any case.
+
+        `violations` are those found while the request was parsed. `deadline` is the caller's, a value of
+        `time.monotonic`. Raises InvalidRequest, UnknownModel, PermissionDenied, QuotaExhausted,
+        RequestIdReused, BudgetExceeded, RateLimited, TooManyStreams, Overloaded. Cancelled before the block,
+        it leaves nothing behind.
+        """
+        plan = self._admission.plan(request, caller, violations, deadline)
+        stream, allowances = await self._open_stream(request, plan, caller, deadline)
+        delivery = request.delivery
+        del request  # prompts can be large, and answers long
+        try:
+            with stream.join(0, delivery) as reader:
+                yield OpenedChat(self._host, stream, reader, allowances)
+        finally:
+            # The reader has left: a stream without other readers is cancelled before it does anything.
+            self._host.start(stream)
+
+    async def _open_stream(
+        self, request: ChatRequest, plan: Plan, caller: Caller, deadline: float | None
+    ) -> tuple[StreamHandle, tuple[Allowance, ...]]:
+        tenant = caller.tenant
+        async with self._directory.claim(request.request_id, request.body_hash, tenant) as known:
+            if known is not None:
+                return known, ()
+            chat = await self._admission.reserve(request, plan, caller, deadline)
+            allowances = chat.reservation.allowances
+            try:
+                cached = self._cache.get(tenant, request.cache) if request.cache else None
+                stream = self._host.open(chat, cached)
+            except BaseException:
+                chat.reservation.release()
+                raise
+            return stream, (*allowances, *self._spend.allowances(tenant))
+
+    @asynccontextmanager
+    async def resume(
+        self, stream_id: str, caller: Caller, after_sequence: int, delivery: Delivery
+    ) -> AsyncIterator[Reader]:
+        """Read a stream from a sequence on. Leaving the block leaves the stream.
+
+        Raises StreamNotFound, ResumePointAhead, ResumePointExpired, Overloaded.
+        """
+        stream = await self.find(stream_id, caller)
+        with stream.join(after_sequence, delivery) as reader:
+            yield reader
+
+    async def find(self, stream_id: str, caller: Caller) -> StreamHandle:
+        """Return one of the caller's streams. Raises StreamNotFound."""
+        return await self._directory.find(stream_id, caller.tenant)
+
+    async def cancel(self, stream_id: str, caller: Caller) -> StreamHandle:
+        """End a generation for all its readers, and return the stream once it has ended.
+
+        Raises StreamNotFound. Cancellation does not undo it.
+        """
+        stream = await self.find(stream_id, caller)
+        stream.cancel()
+        await stream.log.wait_sealed()
+        return stream
+
+    async def delete(self, stream_id: str, caller: Caller) -> None:
+        """End a generation, and drop its content and its cached answer. Raises StreamNotFound."""
+        stream = await self.cancel(stream_id, caller)
+        self._cache.remove(stream.tenant, stream.id)
+        self._host.delete(stream)
+
+    async def charge_count(self, caller: Caller) -> None:
+        """Count one CountTokens call against the caller's limits. Raises RateLimited."""
+        await self._admission.charge_request(caller)
+
+    async def count(
+        self, request: ChatRequest, caller: Caller, violations: Violations
+    ) -> TokenCount:
+        """Return what a request would use and cost. Starts no generation.
+
+        Raises InvalidRequest, UnknownModel, PermissionDenied, QuotaExhausted, Overloaded; and UpstreamError
+        if the provider counts the tokens.
+        """
+        # The deadline of this call does not apply to the chat, whose deadline is not known yet.
+        plan = self._admission.plan(request, caller, violations)
+        estimate = await self._admission.preview(request, plan, caller)
+        exceeds_budget = False
+        try:
+            estimate.check(request.budget, request.model)
+        except BudgetExceeded:
+            exceeds_budget = True
+        return TokenCount(plan, estimate, exceeds_budget)

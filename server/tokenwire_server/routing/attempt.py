@@ -1,0 +1,213 @@
+"""One request to a provider, from sending it to the end of its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from ..config import Limits
+from ..deadline import SilenceLimit
+from ..errors import (
+    UnknownModel,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamStalled,
+    UpstreamUnavailable,
+)
+from ..events import NO_USAGE, Delta, FinishReason, Timings, Usage
+from ..pricing.estimate import Estimate
+from ..providers.base import Route, Upstream
+from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
+from ..request import ChatRequest
+from .cost_limit import CostLimit
+from .meter import Meter
+
+STALL_RETRY_AFTER_S = 60.0
+"""Suggested delay before a retry if a provider sent no content in time. The provider may still work on the
+request, and bill it: an immediate retry would take as long, and cost as much again."""
+
+AttemptEnd = FinishReason | UpstreamError | UnknownModel
+
+
+class Attempt:
+    """One request to one provider: its upstream, its meter and its cost limit.
+
+    Use it once: `async with attempt.open(request)`, then `read` in the block.
+    """
+
+    __slots__ = (
+        "_cost_limit",
+        "_decoder",
+        "_first_content_s",
+        "_idle_s",
+        "_is_unused",
+        "_meter",
+        "_silence",
+        "_upstream",
+        "route",
+    )
+
+    def __init__(
+        self,
+        route: Route,
+        estimate: Estimate,
+        limits: Limits,
+        *,
+        started: float,
+        cost_limit: CostLimit | None = None,
+    ) -> None:
+        """`started` is when the stream was accepted, a value of `time.monotonic`."""
+        self.route = route
+        self._first_content_s = route.first_content_s or limits.upstream_first_content_s
+        self._idle_s = route.idle_s or limits.upstream_idle_s
+        self._meter = Meter(started, estimate)
+        self._cost_limit = cost_limit
+        self._upstream: Upstream | None = None
+        self._decoder: Decoder | None = None
+        self._silence = SilenceLimit(self._first_content_s)
+        self._is_unused = False
+        """The provider refused the request, or failed before the first content."""
+
+    @property
+    def has_content(self) -> bool:
+        """Whether the provider has sent content: after that, the attempt cannot be repeated."""
+        return self._meter.has_token
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds from the acceptance of the stream to its first content, or None before that."""
+        return self._meter.ttft_s
+
+    @property
+    def model(self) -> str:
+        """The model as the provider names it: the reported name, or the requested one."""
+        reported = "" if self._decoder is None else self._decoder.model[:MAX_NAME_CHARS]
+        return reported or self.route.model
+
+    @property
+    def response_id(self) -> str:
+        """The provider's id of the answer, or an empty string if it has sent none."""
+        return "" if self._decoder is None else self._decoder.response_id[:MAX_NAME_CHARS]
+
+    def usage(self) -> Usage:
+        """Return the usage so far: the provider's figures, or an estimate.
+
+        It is zero until the request is sent. It is also zero if the provider refused the request or
+        failed before the first content, unless the provider reported figures. If this server ended the
+        stream while the provider worked on it, the input counts as used.
+        """
+        decoder = self._decoder
+        if decoder is None:
+            if self._upstream is None or not self._upstream.is_sent:
+                return NO_USAGE
+            usage = self._meter.usage(None)
+        else:
+            usage = self._meter.usage(decoder.usage, is_whole=isinstance(decoder.end, Complete))
+        return NO_USAGE if self._is_unused and usage.estimated else usage
+
+    def timings(self, output_tokens: int) -> Timings:
+        """Return the timings of the stream if it ended now with so many output tokens."""
+        return self._meter.timings(time.monotonic(), output_tokens)
+
+    @asynccontextmanager
+    async def open(self, request: ChatRequest) -> AsyncIterator[None]:
+        """Send the request and wait for the head of the answer. Leaving the block closes the upstream.
+
+        Raises UpstreamError, as callers are to see it, and UnknownModel. Until the first content, the
+        limit on the wait for it applies, whatever else arrives. Cancelled at any point, it closes the
+        connection at once.
+        """
+        route = self.route
+        try:
+            with self._silence:
+                self._upstream = route.provider.open(request, route.model, route.max_output_tokens)
+                del request  # prompts can be large, and answers long
+                async with self._upstream as upstream:
+                    self._decoder = upstream.decoder
+                    yield
+        except TimeoutError:
+            raise self._failed(self._stalled(self._silence.limit_s)) from None
+        except UpstreamError as error:
+            raise self._failed(error) from None
+        except UnknownModel:
+            self._is_unused = True
+            raise
+
+    async def read(
+        self, append: Callable[[Delta], object], on_first_content: Callable[[], None]
+    ) -> AttemptEnd:
+        """Pass each delta of the answer to `append`. Return how the answer ended.
+
+        Every token takes this path.
+        """
+        upstream, decoder = self._upstream, self._decoder
+        if upstream is None or decoder is None:
+            raise RuntimeError("the attempt is not open")
+        # Not the loop's clock: uvloop's has steps of a millisecond.
+        now = time.monotonic
+        meter = self._meter
+        silence = self._silence
+        cost_limit = self._cost_limit
+        reported: Usage | None = None
+        idle_s = self._idle_s
+        has_content = False
+        while upstream.end is None:
+            deltas = await upstream.read()
+            arrival = now()
+            if deltas:
+                meter.arrived(deltas, arrival)
+                for delta in deltas:
+                    append(delta)
+                if not has_content:
+                    has_content = True
+                    on_first_content()
+            if has_content:
+                silence.heard(arrival, idle_s)
+            usage = decoder.usage
+            is_new = usage is not reported
+            if usage is not None and is_new:
+                meter.report(usage)
+                reported = usage
+            if cost_limit is not None and upstream.end is None:
+                is_due = is_new or meter.chars >= cost_limit.check_at_chars
+                if is_due and cost_limit.reserve_or_stop(self.usage(), meter.chars):
+                    return FinishReason.BUDGET
+        end = upstream.end
+        return end.reason if isinstance(end, Complete) else self._failed(end)
+
+    def _stalled(self, limit_s: float) -> UpstreamStalled:
+        provider = f"provider {self.route.provider.name!r}"
+        if self.has_content:
+            return UpstreamStalled(f"{provider} sent nothing for {limit_s:g} s")
+        if self._decoder is None:
+            why = f"{provider} did not answer within {limit_s:g} s"
+        else:
+            why = f"{provider} accepted the request and sent no content for {limit_s:g} s"
+        return UpstreamStalled(why, retry_after_s=STALL_RETRY_AFTER_S)
+
+    def _failed(self, error: UpstreamError) -> UpstreamError:
+        """Record that the provider failed. Return the error as callers are to see it."""
+        error.provider = self.route.provider.name
+        self._is_unused = not self.has_content and not isinstance(error, UpstreamStalled)
+        return _as_seen(error, has_content=self.has_content)
+
+
+def _as_seen(error: UpstreamError, *, has_content: bool) -> UpstreamError:
+    """Return a provider's error as callers are to see it: they may retry only if no content was sent."""
+    kind: type[UpstreamError]
+    if has_content and not isinstance(error, UpstreamStalled):
+        kind = UpstreamBroken
+    elif not has_content and isinstance(error, UpstreamStalled | UpstreamBroken):
+        kind = UpstreamUnavailable
+    else:
+        return error
+    return kind(
+        str(error),
+        provider=error.provider,
+        status=error.status,
+        error_type=error.error_type,
+        field=error.field,
+        provider_text=error.provider_text,
+        retry_after_s=None if has_content else error.retry_after_s or 1.0,
+    )

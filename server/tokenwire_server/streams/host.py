@@ -1,0 +1,160 @@
+"""Opens, runs and ends the streams of this process, within its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterable
+
+from ..config import Limits
+from ..errors import Overloaded
+from ..events import FinishReason
+from ..streamlog.base import StreamLog
+from ..streamlog.memory import MemoryLog
+from .cache import CachedAnswer
+from .directory import StreamDirectory
+from .ended import EndedStreams
+from .generation import AdmittedChat, Generation, StreamObserver
+from .handle import StreamHandle
+
+STREAM_ID_BYTES = 16
+"""128 random bits: an id cannot be guessed. It is written in hexadecimal digits, so that no id looks like an
+option of a command."""
+
+
+class StreamHost(StreamObserver):
+    """The owner of this process's streams. Belongs to one event loop.
+
+    At most `limits.max_streams` generate at once, and at most `limits.max_readers` read. Producers are
+    tasks of `tasks`, whose owner outlives every RPC. `observers` follow all streams.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        tasks: asyncio.TaskGroup,
+        directory: StreamDirectory,
+        observers: Iterable[StreamObserver] = (),
+    ) -> None:
+        self._limits = limits
+        self._tasks = tasks
+        self._directory = directory
+        self._observers = (*observers, self)
+        self._ended = EndedStreams(directory, limits.max_total_log_bytes)
+        self._live: dict[str, Generation] = {}  # by stream id
+        self._reader_count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def live_count(self) -> int:
+        """The number of streams that generate."""
+        return len(self._live)
+
+    @property
+    def ended_count(self) -> int:
+        """The number of streams that have ended and are still kept."""
+        return len(self._ended)
+
+    @property
+    def log_bytes(self) -> int:
+        """The memory of all logs."""
+        return self._ended.space.used_bytes
+
+    def open(self, chat: AdmittedChat, cached: CachedAnswer | None = None) -> StreamHandle:
+        """Open a stream for an admitted chat. No provider is contacted until `start`.
+
+        Join the stream in the same step. With `cached`, the stream replays that answer and has ended when
+        this returns. The stream settles the reservation at its end. Raises Overloaded; then the reservation
+        is the caller's.
+        """
+        self._check_readers()
+        self._ended.make_room()
+        space = self._ended.space
+        if space.full:
+            raise Overloaded("its streams' logs take all the room", limit=space.max_bytes)
+        if cached is None and len(self._live) >= self._limits.max_streams:
+            raise Overloaded("too many streams are open", limit=self._limits.max_streams)
+        request = chat.request
+        stream = StreamHandle(
+            secrets.token_hex(STREAM_ID_BYTES),
+            chat.caller.tenant,
+            MemoryLog(self._limits.max_log_bytes, space),
+            self,
+            created_time=time.time(),
+            request_id=request.request_id,
+            retention=request.retention,
+        )
+        generation = Generation(stream, chat, self._limits, self._observers)
+        self._directory.add(stream, request.body_hash)
+        self._live[stream.id] = generation
+        self._idle.clear()
+        generation.open(from_cache=cached is not None)
+        if cached is not None:
+            generation.replay(cached.deltas, cached.finished)
+        return stream
+
+    def start(self, stream: StreamHandle) -> None:
+        """Start to generate. Idempotent. From here on, the stream's log will be sealed."""
+        generation = self._live.get(stream.id)
+        if generation is not None:
+            generation.start(self._tasks)
+
+    def delete(self, stream: StreamHandle) -> None:
+        """Drop an ended stream now. Its readers get StreamNotFound."""
+        stream.is_deleted = True
+        self._ended.drop(stream)
+
+    async def wait_until_idle(self) -> None:
+        """Return when no stream generates and none is read. There is no limit on the time."""
+        await self._idle.wait()
+
+    def cancel_all_of(self, key_prefix: str) -> None:
+        """End every stream that was opened with a key: the key was revoked."""
+        for generation in list(self._live.values()):
+            if generation.caller.key_prefix == key_prefix:
+                generation.cancel()
+
+    def stop_all(self) -> None:
+        """End every stream that generates. Its readers get SERVER_STOPPED after the events in its log."""
+        for generation in list(self._live.values()):
+            generation.stop()
+
+    # ReaderHost
+
+    def reader_joins(self) -> None:
+        self._check_readers()
+        self._reader_count += 1
+        self._idle.clear()
+
+    def reader_left(self, stream: StreamHandle) -> None:
+        self._reader_count -= 1
+        self._ended.reader_left(stream)
+        self._check_idle()
+
+    # StreamObserver
+
+    def ended(self, generation: Generation) -> None:
+        stream = generation.stream
+        self._live.pop(stream.id, None)
+        if _is_without_content(stream.log):
+            self._directory.release_request_id(stream)
+        self._ended.add(stream)
+        self._check_idle()
+
+    def _check_readers(self) -> None:
+        if self._reader_count >= self._limits.max_readers:
+            raise Overloaded("too many readers", limit=self._limits.max_readers)
+
+    def _check_idle(self) -> None:
+        if not self._live and not self._reader_count:
+            self._idle.set()
+
+
+def _is_without_content(log: StreamLog) -> bool:
+    """Return whether a stream failed or was cancelled before its first content: it may be repeated."""
+    if log.failure is not None:
+        return log.last_sequence <= 1
+    cancelled = log.finished is not None and log.finished.reason == FinishReason.CANCELLED
+    return cancelled and log.last_sequence <= 2  # Started, Finished

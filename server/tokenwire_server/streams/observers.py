@@ -1,0 +1,95 @@
+"""The observers of streams: usage records, and the settlement of what streams reserved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from ..events import FinishReason
+from ..ledger.record import Outcome, UsageRecord
+from ..streamlog.base import StreamLog
+from .generation import Generation, StreamObserver
+
+_OUTCOMES = {
+    FinishReason.CANCELLED: Outcome.CANCELLED,
+    FinishReason.TIME_LIMIT: Outcome.TIME_LIMIT,
+    FinishReason.BUDGET: Outcome.BUDGET,
+}
+"""The outcomes of the ends that are not the provider's own."""
+
+
+class Settlement(StreamObserver):
+    """Settles at the end of each stream what it reserved of its caller's limits."""
+
+    def ended(self, generation: Generation) -> None:
+        generation.reservation.settle(generation.usage())
+
+
+class UsageSink(Protocol):
+    """Takes usage records. Each method is one synchronous step."""
+
+    instance_id: str
+
+    def begin(self, record: UsageRecord) -> None:
+        """Take the record of a stream that was accepted."""
+        ...
+
+    def close(self, record: UsageRecord) -> None:
+        """Take the record of a stream that has ended."""
+        ...
+
+
+class UsageRecorder(StreamObserver):
+    """Writes one usage record for each stream."""
+
+    def __init__(self, sink: UsageSink) -> None:
+        self._sink = sink
+        self._open: dict[str, Generation] = {}  # by stream id
+
+    def opened(self, generation: Generation) -> None:
+        self._open[generation.stream.id] = generation
+        self._sink.begin(self._record(generation))
+
+    def ended(self, generation: Generation) -> None:
+        self._open.pop(generation.stream.id, None)
+        self._sink.close(self._record(generation))
+
+    def open_records(self) -> Iterator[UsageRecord]:
+        """Yield the current records of the open streams. Streams may open and end between two records."""
+        for generation in list(self._open.values()):
+            if not generation.stream.log.sealed:
+                yield self._record(generation)
+
+    def _record(self, generation: Generation) -> UsageRecord:
+        stream, progress, route = generation.stream, generation.progress(), generation.plan.first
+        outcome, reason = _end_of(stream.log)
+        return UsageRecord(
+            stream_id=stream.id,
+            instance_id=self._sink.instance_id,
+            tenant=stream.tenant,
+            key_prefix=generation.caller.key_prefix,
+            request_id=stream.request_id,
+            labels=generation.labels,
+            model_asked=generation.requested_model,
+            provider=route.provider.name,
+            model=progress.model or route.model,
+            provider_response_id=progress.provider_response_id,
+            created_time=stream.created_time,
+            end_time=stream.end_time,
+            ttft_s=progress.ttft_s,
+            outcome=outcome,
+            reason=reason,
+            usage=progress.usage,
+            partial=outcome is not Outcome.FINISHED,
+            attempts=progress.attempt_count,
+            from_cache=generation.from_cache,
+        )
+
+
+def _end_of(log: StreamLog) -> tuple[Outcome, str]:
+    if log.finished is not None:
+        reason = log.finished.reason
+        return _OUTCOMES.get(reason, Outcome.FINISHED), reason.name
+    if log.failure is not None:
+        return Outcome.FAILED, log.failure.reason
+    return Outcome.OPEN, ""

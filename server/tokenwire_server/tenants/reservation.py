@@ -1,0 +1,42 @@
+"""What one stream takes of its caller's limits."""
+
+from __future__ import annotations
+
+from ..events import Usage
+from .limits import Allowance, Lease
+from .spend import SpendHold
+
+
+class Reservation:
+    """A place among the caller's streams, likely tokens, and likely cost. Settle it exactly once.
+
+    Both parts are optional: a caller without limits reserves nothing.
+    """
+
+    __slots__ = ("_lease", "spend")
+
+    def __init__(self, lease: Lease | None = None, spend: SpendHold | None = None) -> None:
+        self._lease = lease
+        self.spend = spend
+        """The reserved part of the tenant's spend, or None if the spend is not limited."""
+
+    @property
+    def allowances(self) -> tuple[Allowance, ...]:
+        """What the caller's limits, except those on spend, left when the reservation was made."""
+        return () if self._lease is None else self._lease.allowances
+
+    def release(self) -> None:
+        """Give everything back: no stream was opened. Idempotent."""
+        if self._lease is not None:
+            self._lease.give_back()
+        if self.spend is not None:
+            self.spend.settle(0)
+        self._lease = self.spend = None
+
+    def settle(self, usage: Usage) -> None:
+        """Replace the likely figures by the actual ones: the stream has ended. Idempotent."""
+        if self._lease is not None:
+            self._lease.settle(usage.input_tokens + usage.output_tokens)
+        if self.spend is not None:
+            self.spend.settle(usage.cost_microusd or 0)
+        self._lease = self.spend = None

@@ -1,0 +1,337 @@
+"""A generation, with an upstream that is played by hand."""
+
+import asyncio
+import contextlib
+import time
+from decimal import Decimal
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from streams_support import Played, Streams, a_request, raises_failed, read_all, route_to
+
+from tokenwire_server.config import Limits, ModelPrices
+from tokenwire_server.errors import (
+    Failure,
+    InternalFault,
+    ServerStopped,
+    StreamFailed,
+    UpstreamBroken,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
+from tokenwire_server.events import NO_USAGE, FinishReason, TextDelta, Usage
+from tokenwire_server.pricing.estimate import Estimate
+from tokenwire_server.pricing.prices import Prices
+from tokenwire_server.pricing.tokens import Characters, TokenCounter, estimate_input_tokens
+from tokenwire_server.providers.base import Route
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.request import Budget, Retention
+from tokenwire_server.routing.attempt import STALL_RETRY_AFTER_S
+from tokenwire_server.routing.plan import Plan
+from tokenwire_server.streams import generation, host
+from tokenwire_server.streams.generation import AdmittedChat, StreamObserver
+from tokenwire_server.tenants.caller import Caller
+from tokenwire_server.tenants.reservation import Reservation
+
+PRICED = Estimate(
+    10,
+    "estimate",
+    TokenCounter(Characters()),
+    Prices.configured(ModelPrices(input=Decimal(1), output=Decimal(1))),
+)
+
+
+def begun(registry, provider, estimate=None, **fields):
+    request = a_request(**fields)
+    stream = registry.open(request, route_to(provider), estimate=estimate)
+    reader = stream.join()
+    registry.start(stream)
+    return stream, reader
+
+
+@pytest.fixture
+def begun_within(registry):
+    """Begins a stream of a model that has its own limits."""
+
+    def begin(provider, **limits_s):
+        request, route = a_request(), Route(provider, "m", None, **limits_s)
+        stream = registry.open(request, route)
+        reader = stream.join()
+        registry.start(stream)
+        return stream, reader
+
+    return begin
+
+
+async def test_a_bug_of_ours_ends_its_own_stream_by_name_and_no_other(registry):
+    provider = Played("some", RuntimeError("CANARY"))
+    _, reader = begun(registry, provider)
+    with raises_failed(InternalFault) as caught:
+        await read_all(reader)
+    assert "CANARY" not in str(caught.value)
+    assert caught.value.at.last_sequence == 2
+    assert provider.closed.is_set()
+    _, other = begun(registry, Played("fine", Complete(FinishReason.STOP)))
+    assert (await read_all(other))[1] == TextDelta("fine", 0)
+
+
+@pytest.mark.parametrize(("steps", "kind"), [([], UpstreamUnavailable), (["some"], UpstreamBroken)])
+async def test_a_fault_that_the_decoder_found_names_the_provider(registry, steps, kind):
+    _, reader = begun(registry, Played(*steps, UpstreamBroken("not an answer")))
+    with raises_failed(kind) as caught:
+        await read_all(reader)
+    assert caught.value.facts()["provider"] == "played"
+
+
+class Thinking(Played):
+    """Begins its answer, and sends bytes without content from time to time."""
+
+    def __init__(self, *steps, thinks_s, ping_s=0.01):
+        super().__init__(*steps)
+        self._thinks_s, self._ping_s = thinks_s, ping_s
+        self.response_id = "resp_1"
+
+    async def __aenter__(self):
+        self.is_sent = True
+        return self
+
+    async def read(self):
+        if self._thinks_s > 0:
+            self._thinks_s -= self._ping_s
+            await asyncio.sleep(self._ping_s)
+            return []
+        return await super().read()
+
+
+@pytest.mark.parametrize("ping_s", [0.01, 0.4])
+async def test_until_the_first_content_only_its_own_limit_applies(begun_within, ping_s):
+    thinking = Thinking("a", Complete(FinishReason.STOP), thinks_s=0.4, ping_s=ping_s)
+    _, reader = begun_within(thinking, first_content_s=20, idle_s=0.1)
+    assert (await read_all(reader))[-1].reason == FinishReason.STOP
+
+
+@pytest.mark.parametrize("ping_s", [0.01, 30])
+async def test_a_model_that_thinks_for_too_long_has_used_its_input(begun_within, ping_s):
+    thinking = Thinking(thinks_s=30, ping_s=ping_s)
+    stream, reader = begun_within(thinking, first_content_s=0.2, idle_s=20)
+    with raises_failed(UpstreamUnavailable, match=r"no content for 0\.2 s") as caught:
+        await read_all(reader)
+    assert caught.value.retry_after_s == STALL_RETRY_AFTER_S
+    usage = stream.usage()
+    assert (usage.input_tokens, usage.output_tokens) == (estimate_input_tokens(a_request()), 0)
+    assert usage.estimated
+    await asyncio.wait_for(thinking.closed.wait(), 1)
+
+
+async def test_a_stream_that_its_server_stops_while_the_model_thinks_has_used_its_input(
+    registry, begun_within
+):
+    stream, reader = begun_within(Thinking(thinks_s=30), first_content_s=20, idle_s=20)
+    await asyncio.sleep(0.05)
+    registry.stop_all()
+    with raises_failed(ServerStopped):
+        await read_all(reader)
+    assert stream.usage().input_tokens == estimate_input_tokens(a_request()) > 0
+
+
+async def test_a_provider_that_reports_an_error_before_its_first_token_used_nothing(begun_within):
+    failing = Thinking(UpstreamBroken("overloaded"), thinks_s=0.05)
+    stream, reader = begun_within(failing, first_content_s=20, idle_s=20)
+    with raises_failed(UpstreamUnavailable):
+        await read_all(reader)
+    assert stream.usage() == NO_USAGE
+
+
+async def test_the_model_that_served_is_named_as_the_provider_calls_it(registry):
+    provider = Played("a", Complete(FinishReason.STOP))
+    provider.model = "m-2026-01-01"
+    assert (await read_all(begun(registry, provider)[1]))[-1].model == "m-2026-01-01"
+    silent_about_it = Played("a", Complete(FinishReason.STOP))
+    assert (await read_all(begun(registry, silent_about_it)[1]))[-1].model == "asked-for"
+
+
+async def test_a_reader_that_leaves_a_finished_answer_does_not_break_its_connection(registry):
+    closing = asyncio.Event()
+    provider = Played("a", Complete(FinishReason.STOP), closing=closing)
+    _, reader = begun(registry, provider)
+    await read_all(reader)
+    await asyncio.sleep(0)
+    assert not provider.closed.is_set()
+    closing.set()
+    await asyncio.wait_for(provider.closed.wait(), 1)  # which a cancel would have prevented
+
+
+@pytest.mark.parametrize(
+    ("figures", "reason"),
+    [(Usage(10, 90), FinishReason.STOP), (Usage(10, 91), FinishReason.BUDGET)],
+)
+async def test_figures_that_come_without_a_text_end_a_stream_that_they_make_too_dear(
+    registry, figures, reason
+):
+    provider = Played("a", figures, Complete(FinishReason.STOP))
+    _, reader = begun(registry, provider, PRICED, budget=Budget(max_cost_microusd=100))
+    finished = (await read_all(reader))[-1]
+    assert finished.reason == reason
+    assert finished.usage.cost_microusd == 10 + figures.output_tokens
+    await asyncio.wait_for(provider.closed.wait(), 1)
+
+
+async def test_an_answer_that_ends_with_what_is_too_much_has_ended_by_itself(registry):
+    class EndsWithItsText(Played):
+        async def read(self):
+            self.end = Complete(FinishReason.STOP)
+            return [TextDelta("x" * 4000, 0)]
+
+    _, reader = begun(registry, EndsWithItsText(), PRICED, budget=Budget(max_cost_microusd=100))
+    assert (await read_all(reader))[-1].reason == FinishReason.STOP
+
+
+async def test_a_stream_that_exceeds_its_budget_finishes_with_budget_and_closes_its_upstream(
+    registry,
+):
+    provider = Played(*["four"] * 20, asyncio.Event())
+    stream, reader = begun(registry, provider, PRICED, budget=Budget(max_cost_microusd=20))
+    events = await read_all(reader)
+    assert [type(event) for event in events[1:-1]] == [TextDelta]  # merged
+    assert events[-1].reason == FinishReason.BUDGET
+    assert events[-1].usage == Usage(10, 11, cost_microusd=21, estimated=True)
+    assert stream.usage() == events[-1].usage
+    await asyncio.wait_for(provider.closed.wait(), 1)
+
+
+async def test_a_cancelled_stream_closes_its_upstream_undisturbed_by_further_ends(registry):
+    closing = asyncio.Event()
+    provider = Played(asyncio.Event(), closing=closing)
+    stream, reader = begun(registry, provider)
+    await asyncio.sleep(0.01)
+    stream.cancel()
+    await asyncio.sleep(0)
+    stream.cancel()
+    with reader:
+        pass
+    registry.stop_all()
+    await asyncio.sleep(0)
+    assert not stream.log.sealed
+    closing.set()
+    await asyncio.wait_for(stream.log.wait_sealed(), 1)
+    assert provider.closed.is_set()
+    assert stream.log.finished.reason == FinishReason.CANCELLED
+
+
+async def test_a_stream_whose_task_never_ran_a_step_is_sealed(registry):
+    provider = Played(asyncio.Event())
+    _, reader = begun(registry, provider)
+    registry.stop_all()
+    with raises_failed(ServerStopped):
+        await read_all(reader)
+    assert provider.opened == 0
+
+
+async def test_a_stream_that_was_stopped_before_it_was_started_contacts_no_provider(registry):
+    provider = Played(asyncio.Event())
+    stream = registry.open(a_request(), route_to(provider))
+    reader = stream.join()
+    registry.stop_all()
+    registry.start(stream)
+    with raises_failed(ServerStopped):
+        await read_all(reader)
+    assert provider.opened == 0
+
+
+async def test_a_stream_that_failed_refers_to_no_error(registry):
+    stream, reader = begun(
+        registry,
+        Played(UpstreamUnavailable("down", provider_text="CANARY")),
+        retention=Retention(linger_s=60.0, log_ttl_s=60.0),
+    )
+    with reader:
+        pass
+    await asyncio.wait_for(stream.log.wait_sealed(), 5)
+    encoded = msgspec.json.encode(stream.log.failure)
+    assert msgspec.json.decode(encoded, type=Failure) == stream.log.failure
+    assert b"CANARY" not in encoded
+
+
+async def test_the_duration_of_a_stream_does_not_depend_on_the_systems_clock(registry, monkeypatch):
+    stream = registry.open(a_request(), route_to(Played(asyncio.Event())))
+    ended = time.monotonic() + 1.5
+    monkeypatch.setattr(host, "time", SimpleNamespace(time=lambda: 0.0))
+    monkeypatch.setattr(generation, "time", SimpleNamespace(monotonic=lambda: ended))
+    with stream.join():
+        registry.start(stream)
+        stream.cancel()
+        await asyncio.wait_for(stream.log.wait_sealed(), 1)
+    assert stream.end_time - stream.created_time == pytest.approx(1.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "margin_s", "limit_s"),
+    [(10.0, 3.0, 7.0), (1e6, 3.0, 100.0), (10.0, None, 100.0), (None, 3.0, 100.0)],
+)
+def test_a_stream_may_take_until_its_margin_before_the_deadline_and_at_most_the_limit(
+    deadline_s, margin_s, limit_s
+):
+    request = a_request(retention=Retention(soft_deadline_margin_s=margin_s))
+    chat = AdmittedChat(
+        request,
+        Caller(),
+        Plan((route_to(Played()),)),
+        PRICED,
+        Reservation(),
+        None if deadline_s is None else 1000.0 + deadline_s,
+    )
+    limits = Limits(max_stream_duration_s=100.0)
+    assert generation._time_limit_s(chat, limits, 1000.0) == limit_s
+
+
+class Recorder(StreamObserver):
+    """Records what is announced."""
+
+    def __init__(self):
+        self.seen = []
+
+    def opened(self, generation):
+        self.seen.append("opened")
+
+    def attempt_started(self, generation, attempt):
+        self.seen.append("attempt started")
+
+    def attempt_failed(self, generation, attempt, error):
+        self.seen.append(f"attempt failed: {error.reason}")
+
+    def first_content(self, generation, attempt):
+        self.seen.append("first content")
+
+    def ended(self, generation):
+        assert generation.stream.log.sealed
+        self.seen.append(f"ended with {generation.progress().usage.output_tokens} tokens")
+
+
+class Broken(StreamObserver):
+    def opened(self, generation):
+        raise RuntimeError("CANARY")
+
+    ended = first_content = attempt_started = opened
+
+
+@pytest.mark.parametrize(
+    ("steps", "announced"),
+    [
+        (["a", "b", Complete(FinishReason.STOP)], ["first content", "ended with 1 tokens"]),
+        ([Complete(FinishReason.STOP)], ["ended with 0 tokens"]),
+        (
+            ["a", UpstreamBroken("gone")],
+            ["first content", "attempt failed: UPSTREAM_BROKEN", "ended with 1 tokens"],
+        ),
+        ([UpstreamRejected("no")], ["attempt failed: UPSTREAM_REJECTED", "ended with 0 tokens"]),
+    ],
+)
+async def test_observers_learn_each_step_once_even_if_another_observer_fails(steps, announced):
+    recorder = Recorder()
+    async with asyncio.TaskGroup() as tasks:
+        streams = Streams(Limits(), tasks, observers=(Broken(), recorder))
+        _, reader = begun(streams, Played(*steps))
+        with contextlib.suppress(StreamFailed):
+            await read_all(reader)
+    assert recorder.seen == ["opened", "attempt started", *announced]
