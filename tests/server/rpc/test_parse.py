@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tokenwire.v1 import chat_pb2 as pb
 from tokenwire.v1 import event_pb2
 from tokenwire_server import request as domain
+from tokenwire_server.chats.violations import MAX_CHARS, MAX_OF_ONE_LIST
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import MAX_VIOLATIONS, InvalidRequest, Overloaded
 from tokenwire_server.rpc.parse import ChatRequestParser, parse_chat_request, parse_steps
-from tokenwire_server.chats.violations import MAX_CHARS, MAX_OF_ONE_LIST
 
 USER = pb.Message(role=pb.ROLE_USER, parts=[pb.Part(text="hello")])
 
