@@ -73,7 +73,7 @@ layers: $(READY) ## Check that imports point downward only
 
 .PHONY: proto
 proto: $(READY) $(PROTO_READY) ## Generate the code of the protos
-	@scripts/generate client
+	@scripts/generate
 
 .PHONY: proto-check
 proto-check: $(READY) $(PROTO_READY) ## Lint the protos; prove the generated code fresh and nothing broken

@@ -26,9 +26,10 @@ from .pricing.pricebook import PriceBook
 from .pricing.tokenizers import Tokenizers
 from .providers.registry import ProviderRegistry
 from .routing.plan import Router
-from .rpc.authentication import REFLECTION, SPARE_CALLS, Authentication, OpenCalls
+from .rpc.authentication import SPARE_CALLS, Authentication, OpenCalls
 from .rpc.callers import CallerService
 from .rpc.models import ModelService
+from .rpc.reflection import REFLECTION_SERVICES
 from .rpc.server import GrpcServer
 from .rpc.service import ChatService
 from .rpc.tls import ServerTls
@@ -117,7 +118,7 @@ async def serve(
         await keyring.refresh()
         _require_keys(settings, keyring)
         calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS)
-        open_services = REFLECTION if settings.reflection == "open" else frozenset[str]()
+        open_services = REFLECTION_SERVICES if settings.reflection == "open" else frozenset[str]()
         server = GrpcServer(settings.limits, Authentication(keyring, calls, open_services))
         port = server.bind(settings.listen, tls.credentials() if tls else None)
         _log_exposure(settings, keyring)

@@ -48,6 +48,7 @@ def json_stream(text):
 def test_reflection_lists_the_services(grpcurl):
     assert grpcurl("list").stdout.split() == [
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "tokenwire.v1.CallerService",
         "tokenwire.v1.ChatService",
@@ -56,15 +57,25 @@ def test_reflection_lists_the_services(grpcurl):
     ]
 
 
-def test_reflection_describes_every_message(grpcurl):
-    described = grpcurl("describe", "tokenwire.v1.ChatService").stdout
-    assert (
-        "rpc ChatStream ( .tokenwire.v1.ChatRequest ) returns ( stream .tokenwire.v1.TokenEvent )"
-        in described
-    )
-    for message in ("ChatRequest", "TokenEvent", "Usage", "ErrorReason"):
-        result = grpcurl("describe", f"tokenwire.v1.{message}")
-        assert f" {message} {{" in result.stdout
+def test_reflection_describes_services_methods_messages_and_enums_with_their_comments(grpcurl):
+    for symbol, comment, declaration in (
+        ("ChatService", "ChatService", "service ChatService {"),
+        ("ChatService.ChatStream", "ChatStream",
+         "rpc ChatStream ( .tokenwire.v1.ChatRequest ) returns ( stream .tokenwire.v1.TokenEvent );"),
+        ("ChatRequest", "ChatRequest", "message ChatRequest {"),
+        ("Usage", "Usage", "message Usage {"),
+        ("ErrorReason", "ErrorReason", "enum ErrorReason {"),
+    ):  # fmt: skip
+        described = grpcurl("describe", f"tokenwire.v1.{symbol}").stdout
+        assert f"\n// {comment} " in described
+        assert declaration in described
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_describes_itself(grpcurl, version):
+    service = f"grpc.reflection.{version}.ServerReflection"
+    described = grpcurl("describe", f"{service}.ServerReflectionInfo").stdout
+    assert f"( stream .{service}Request ) returns ( stream .{service}Response );" in described
 
 
 def test_a_chat_streams_through_reflection_alone(grpcurl):

@@ -17,6 +17,7 @@ def test_the_wheel_holds_both_packages_typed_and_nothing_else(wheel):
         "tokenwire_server/py.typed",
         "tokenwire/v1/chat_pb2.pyi",
         "tokenwire/v1/chat_pb2_grpc.pyi",
+        "tokenwire_server/rpc/tokenwire_v1.binpb",
         "tokenwire_server/simulator/server.py",
         "tokenwire_server/storage/migrations/versions/r0001_keys.py",
     } <= names

@@ -17,13 +17,11 @@ from ..tenants.caller import DEFAULT_TENANT, Caller
 from ..tenants.keyring import Keyring
 from .health import HEALTH_SERVICE
 from .intake import MAX_WAIT_S, Waits, receive_within
-from .reflection import REFLECTION_SERVICE
 from .status import abort, without_cycle
 from .tls import tenant_of
 from .writer import Context, PeerGone
 
 AUTHORIZATION = "authorization"
-REFLECTION = frozenset({REFLECTION_SERVICE})
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -122,7 +120,7 @@ class Authentication(grpc.aio.ServerInterceptor):
     Asked twice: before the request is read, and, with the connection's certificate, by the handler.
 
     Health is open to everybody, and what `open_services` names. A method that does not exist is
-    UNIMPLEMENTED for everybody: grpcurl asks for a newer reflection first, and must hear that.
+    UNIMPLEMENTED for everybody: reflection that is off, for example, which grpcurl tries in both versions.
     """
 
     def __init__(

@@ -8,13 +8,7 @@ import logging
 import grpc
 import grpc.aio
 
-from tokenwire.v1 import (
-    caller_pb2,
-    chat_pb2,
-    error_pb2,  # noqa: F401  # so that reflection knows the reasons, which no service mentions
-    model_pb2,
-    usage_pb2,
-)
+from tokenwire.v1 import caller_pb2, chat_pb2, model_pb2, usage_pb2
 
 from ..config import ConfigError, Limits
 from .authentication import Authentication
@@ -23,7 +17,7 @@ from .callers import CallerService
 from .health import HEALTH_SERVICE, Health
 from .intake import inflating
 from .models import ModelService
-from .reflection import REFLECTION_SERVICE, Reflection
+from .reflection import REFLECTION_SERVICES, Reflection
 from .service import ChatService
 from .usage import UsageService
 from .wakeups import drained_wakeups
@@ -116,8 +110,8 @@ class GrpcServer:
         handlers = [grpc.method_handlers_generic_handler(*service) for service in services.items()]
         handlers.append(self._health.handlers())
         if reflects:
-            names = (*services, HEALTH_SERVICE, REFLECTION_SERVICE)
-            handlers.append(Reflection(names).handlers())
+            names = (*services, HEALTH_SERVICE, *REFLECTION_SERVICES)
+            handlers += Reflection(names).handlers()
         self._server.add_generic_rpc_handlers(tuple(handlers))
         self._health.serve(services)
         await self._server.start()

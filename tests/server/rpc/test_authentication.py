@@ -11,14 +11,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tokenwire_server.rpc.authentication import (
-    REFLECTION,
     Authentication,
     OpenCalls,
     current_caller,
 )
 from tokenwire_server.rpc.boundary import answering
 from tokenwire_server.rpc.health import Health
-from tokenwire_server.rpc.reflection import REFLECTION_SERVICE, Reflection
+from tokenwire_server.rpc.reflection import REFLECTION_SERVICES, Reflection
 from tokenwire_server.rpc.writer import begin
 from tokenwire_server.tenants.key import ApiKey, make_key_text, parse_key_text
 from tokenwire_server.tenants.keyring import Keyring
@@ -111,8 +110,8 @@ class serving:  # noqa: N801  # used as a function
         self.server.add_generic_rpc_handlers((handlers,))
         health = Health()
         health.serve(())
-        reflection = Reflection((REFLECTION_SERVICE,))
-        self.server.add_generic_rpc_handlers((health.handlers(), reflection.handlers()))
+        reflection = Reflection(REFLECTION_SERVICES)
+        self.server.add_generic_rpc_handlers((health.handlers(), *reflection.handlers()))
 
     async def __aenter__(self):
         port = self.server.add_insecure_port("127.0.0.1:0")
@@ -209,7 +208,7 @@ async def test_reflection_needs_a_key_unless_it_is_open(guarded, calls, channel)
     assert (await listing(channel, WITH_KEY).read()).list_services_response.service
     keyring = Keyring(OneKey(), mode="auto", trusted_s=60)
     await keyring.refresh()
-    async with serving(guarded, Authentication(keyring, calls, REFLECTION)) as opened:
+    async with serving(guarded, Authentication(keyring, calls, REFLECTION_SERVICES)) as opened:
         assert (await listing(opened).read()).list_services_response.service
         assert (await ended(call(opened, "Who", ()))).code() == grpc.StatusCode.UNAUTHENTICATED
 
