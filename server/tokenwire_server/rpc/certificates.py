@@ -1,39 +1,30 @@
-"""The server's certificate, its key, and the authorities of callers: read from files, and checked.
+"""The server's certificate, its key, and the authorities of client certificates, read and checked.
 
-The standard library's TLS judges them, and not gRPC's, which says of any fault only that it could not
-listen, or goes on without a word.
+gRPC reports any fault in them only as an address that it cannot listen on, or not at all. So they are parsed
+with `cryptography`, and tried in a handshake of the standard library.
 """
 
 from __future__ import annotations
 
-import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from ..config import ConfigError, TlsConfig
 
 MAX_PEM_BYTES = 4 * 2**20
 """Size of one file. The authorities that a system trusts are 200 KiB."""
 
-KEY_KINDS = {
-    "RSA": bytes.fromhex("06092a864886f70d010101"),
-    "P-256": bytes.fromhex("06072a8648ce3d020106082a8648ce3d030107"),
-    "P-384": bytes.fromhex("06072a8648ce3d020106052b81040022"),
-}
-"""How a certificate names the kind of its key (RFC 3279, 5480). gRPC's clients in C, and so in Python,
-take no other: they drop the connection."""
-
-MISMATCHES = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
-"""How OpenSSL says that a key is another's; the last when it is even of another kind."""
-
-_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----")
-
 
 @dataclass(frozen=True)
 class PemFiles:
-    """What stood in the files at one moment."""
+    """The content of the files at one moment."""
 
     cert: bytes
     key: bytes = field(repr=False)
@@ -42,49 +33,45 @@ class PemFiles:
 
 @dataclass(frozen=True)
 class Certificates:
-    """What fits together, in PEM form, without any other text that stood in the files."""
+    """Checked certificates and their key in PEM form. Other text in the certificates' files is left out."""
 
     cert: bytes
     key: bytes = field(repr=False)
     client_ca: bytes | None
     expire_time: float
-    """When the certificate stops to be valid, in seconds since the epoch."""
-
-
-class _Locked(Exception):
-    """A key that asks for a passphrase."""
+    """When the server's certificate expires, in seconds since the epoch."""
 
 
 def read(tls: TlsConfig) -> PemFiles:
-    """The files as they are. Raises ConfigError."""
+    """Read the files. Raises ConfigError."""
     cert, key = _pair(tls)
     client_ca = None if tls.client_ca is None else _content("tls.client_ca", tls.client_ca)
     return PemFiles(_content("tls.cert", cert), _content("tls.key", key), client_ca)
 
 
 def check(files: PemFiles, tls: TlsConfig) -> Certificates:
-    """The files, if a server can use them: now, and with any client. Raises ConfigError.
+    """Return the certificates if the server can use them now and every client accepts them.
 
-    Takes some milliseconds: a handshake.
+    Raises ConfigError. Takes some milliseconds: a handshake.
     """
     cert, key = _pair(tls)
     where = f"tls.cert: {cert}"
     chain = _certificates(files.cert, where)
+    _check_names(chain[0], where)
     client = _trusting(chain, where)
     client_ca = None
     if files.client_ca is not None:
         authorities = _certificates(files.client_ca, f"tls.client_ca: {tls.client_ca}")
         _trusting(authorities, f"tls.client_ca: {tls.client_ca}")  # raises if one is damaged
         client_ca = _pem(authorities)
-    server = _serving(cert, key, files.key)
+    _check_key(files.key, chain[0], tls)
+    server = _serving(cert, key)
     if read(tls) != files:
         raise ConfigError(f"{where}: changed while it was read")
-    expire_time = _expire_time(server, client, where)
-    if not any(kind in chain[0] for kind in KEY_KINDS.values()):
-        raise ConfigError(
-            f"{where}: its key must be {' or '.join(KEY_KINDS)}, which every client takes"
-        )
-    return Certificates(_pem(chain), files.key, client_ca, expire_time)
+    _check_handshake(server, client, where)
+    if not _has_common_key(chain[0]):
+        raise ConfigError(f"{where}: its key must be RSA or P-256 or P-384")
+    return Certificates(_pem(chain), files.key, client_ca, chain[0].not_valid_after_utc.timestamp())
 
 
 def _pair(tls: TlsConfig) -> tuple[Path, Path]:
@@ -99,7 +86,7 @@ def _pair(tls: TlsConfig) -> tuple[Path, Path]:
 def _content(setting: str, path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise ConfigError(f"{setting}: {path}: there is no such file")
+            raise ConfigError(f"{setting}: {path}: no such file")
         with path.open("rb") as file:
             content = file.read(MAX_PEM_BYTES + 1)
     except OSError as error:
@@ -109,74 +96,101 @@ def _content(setting: str, path: Path) -> bytes:
     return content
 
 
-def _certificates(pem: bytes, where: str) -> list[bytes]:
-    """Those in a file, in binary form."""
-    found = _CERTIFICATE.findall(pem.decode("ascii", "backslashreplace"))
-    if not found:
-        raise ConfigError(f"{where}: holds no certificate in PEM form")
+def _certificates(pem: bytes, where: str) -> list[x509.Certificate]:
+    if b"-----END CERTIFICATE-----" not in pem:
+        raise ConfigError(f"{where}: contains no certificate in PEM form")
     try:
-        return [ssl.PEM_cert_to_DER_cert(one) for one in found]
-    except ValueError as error:
-        raise ConfigError(f"{where}: holds a damaged certificate") from error
+        return x509.load_pem_x509_certificates(pem)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise ConfigError(f"{where}: contains a damaged certificate") from error
 
 
-def _pem(certificates: list[bytes]) -> bytes:
-    return "".join(ssl.DER_cert_to_PEM_cert(one) for one in certificates).encode()
+def _check_names(certificate: x509.Certificate, where: str) -> None:
+    try:
+        _ = certificate.extensions  # parsed on access
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise ConfigError(f"{where}: contains a damaged certificate") from error
+    except x509.UnsupportedGeneralNameType:
+        pass  # a valid kind of name that servers do not use
 
 
-def _trusting(certificates: list[bytes], where: str) -> ssl.SSLContext:
-    """A client that trusts these certificates, and nothing else."""
+def _pem(certificates: list[x509.Certificate]) -> bytes:
+    return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
+
+
+def _trusting(certificates: list[x509.Certificate], where: str) -> ssl.SSLContext:
+    """Return a client that trusts these certificates, and nothing else."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # without the authority above them
+    der = b"".join(one.public_bytes(Encoding.DER) for one in certificates)
     try:
-        context.load_verify_locations(cadata=b"".join(certificates))
+        context.load_verify_locations(cadata=der)
     except (ssl.SSLError, ValueError) as error:
-        raise ConfigError(f"{where}: holds a damaged certificate") from error
+        raise ConfigError(f"{where}: contains a damaged certificate") from error
     return context
 
 
-def _serving(cert: Path, key: Path, key_pem: bytes) -> ssl.SSLContext:
-    where = f"tls.key: {key}"
-    if not _PRIVATE_KEY.search(key_pem):
-        raise ConfigError(f"{where}: holds no private key in PEM form")
+def _check_key(pem: bytes, certificate: x509.Certificate, tls: TlsConfig) -> None:
+    where = f"tls.key: {tls.key}"
+    if b"PRIVATE KEY-----" not in pem:
+        raise ConfigError(f"{where}: contains no private key in PEM form")
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise ConfigError(f"{where}: is locked by a passphrase; remove the passphrase") from None
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{where}: cannot be used: damaged, or of an unknown kind") from error
+    if key.public_key() != _public_key(certificate):
+        raise ConfigError(f"{where}: is not the key of the certificate in {tls.cert}")
 
-    def ask() -> str:
-        raise _Locked
 
+def _public_key(certificate: x509.Certificate) -> object:
+    """Return the public key, or None if its kind is unknown."""
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _has_common_key(certificate: x509.Certificate) -> bool:
+    """Return whether every client accepts the key's kind.
+
+    gRPC's clients in C, and so in Python, accept no other: they drop the connection.
+    """
+    key = _public_key(certificate)
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1))
+    # Not RSA-PSS, whose keys are of the same Python type.
+    return certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5
+
+
+def _serving(cert: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(cert, key, password=ask)
-    except _Locked:
-        raise ConfigError(f"{where}: is locked by a passphrase, which nobody can enter") from None
+        context.load_cert_chain(
+            cert, key, password=""
+        )  # so that OpenSSL never asks on the terminal
     except ssl.SSLError as error:
-        if error.reason in MISMATCHES:
-            raise ConfigError(f"{where}: is not the key of the certificate in {cert}") from error
-        why = error.reason.replace("_", " ").lower() if error.reason else "damaged"
-        raise ConfigError(f"{where}: cannot be used ({why})") from error
+        why = (error.reason or "damaged").replace("_", " ").lower()
+        raise ConfigError(f"tls.key: {key}: cannot be used ({why})") from error
     except OSError as error:
-        raise ConfigError(f"{where}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"tls.key: {key}: cannot be read ({error.strerror})") from error
     return context
 
 
-def _expire_time(server: ssl.SSLContext, client: ssl.SSLContext, where: str) -> float:
-    """When the certificate that a client is shown expires.
-
-    Raises ConfigError when the client refuses it: it has expired, or is not for servers.
-    """
+def _check_handshake(server: ssl.SSLContext, client: ssl.SSLContext, where: str) -> None:
+    """Raise ConfigError if the client refuses the server's certificate: expired, or not for servers."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    served = server.wrap_bio(to_server, to_client, server_side=True)
-    asked = client.wrap_bio(to_client, to_server)
+    serving = server.wrap_bio(to_server, to_client, server_side=True)
+    connecting = client.wrap_bio(to_client, to_server)
     try:
-        for side in (asked, served, asked):
+        for side in (connecting, serving, connecting):
             try:
                 side.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-        return ssl.cert_time_to_seconds(str((asked.getpeercert() or {})["notAfter"]))
     except ssl.SSLCertVerificationError as error:
         raise ConfigError(f"{where}: {error.verify_message}") from error
     except ssl.SSLError as error:
         raise ConfigError(f"{where}: cannot be used ({error.reason})") from error
-    except ValueError as error:  # a name in it is no text, or its time is none
-        raise ConfigError(f"{where}: holds a damaged certificate") from error

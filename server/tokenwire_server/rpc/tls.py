@@ -1,16 +1,16 @@
-"""TLS of the server: its certificates, renewed while it runs, and whom a client's certificate names."""
+"""TLS of the server: its certificates, renewed while it runs, and the tenants of client certificates."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import grpc
+from cryptography import x509
 
 from ..config import ConfigError, TlsConfig
 from ..errors import Unauthenticated
@@ -19,38 +19,39 @@ from .certificates import Certificates, PemFiles, check, read
 
 logger = logging.getLogger(__name__)
 
-LOOK_INTERVAL_S = 0.3
-"""How often the files are read. What changed is taken over once it has stood still for one interval."""
+POLL_INTERVAL_S = 0.3
+"""How often the files are read. A change is used once the files have stayed the same for one interval."""
 TENANT_URI = "tokenwire://tenant/"
-"""What a client's certificate names its tenant by, in its subject alternative name: this, and the name."""
+"""The URI in the subject alternative name of a client certificate that names its tenant: this, then the
+name."""
 
-_OUR_SCHEME = TENANT_URI.partition("/")[0].encode()
+_SCHEME = TENANT_URI.partition("/")[0]
 
 
 class ServerTls:
-    """The certificates of a server, renewed from their files by whoever runs `follow`."""
+    """The certificates of a server. `follow` renews them from their files."""
 
     def __init__(self, config: TlsConfig) -> None:
-        """Raises ConfigError, with the setting and what is wrong with its file."""
+        """Raises ConfigError with the setting and the fault of its file."""
         self._config = config
         files = read(config)
         self._current = check(files, config)
-        self._seen: PemFiles | str = files
-        self._decided: PemFiles | str = files
-        self._told_expired = False
-        self._tell_taken()
+        self._last_read: PemFiles | str = files
+        self._last_checked: PemFiles | str = files
+        self._has_logged_expiry = False
+        self._log_renewal()
 
     @classmethod
     def of(cls, config: TlsConfig) -> ServerTls | None:
-        """None when the settings ask for no TLS. Raises ConfigError."""
+        """Return None if TLS is not configured. Raises ConfigError."""
         return None if config == TlsConfig() else cls(config)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Credentials for one address, whose new connections get the newest certificates."""
+        """Return credentials for one address. Its new connections get the newest certificates."""
         given = self._current
 
         def newer() -> grpc.ServerCertificateConfiguration | None:
-            # Before each handshake, on a thread of gRPC's, one at a time.
+            # Called before each handshake, on a thread of gRPC, one at a time.
             nonlocal given
             current = self._current
             if current is given:
@@ -60,79 +61,90 @@ class ServerTls:
 
         return grpc.dynamic_ssl_server_credentials(
             _configuration(given),
-            newer,  # type: ignore[arg-type]  # None says: as before
+            newer,  # type: ignore[arg-type]  # None means no change
             require_client_authentication=self._config.client_ca is not None,
         )
 
     async def follow(self) -> None:
-        """Take over files that change, within a second, until cancelled. Open connections stay."""
+        """Use changed files within a second, until cancelled. Open connections keep their certificates."""
         while True:
-            await asyncio.sleep(LOOK_INTERVAL_S)
-            await asyncio.to_thread(self.look)  # a file system may hang
+            await asyncio.sleep(POLL_INTERVAL_S)
+            await asyncio.to_thread(self.poll)  # a file system may hang
 
-    def look(self) -> None:
-        """Take over what changed and has stood still since the last look, or say once why not."""
-        self._tell_expired()
-        seen = self._read()
-        steady, self._seen = seen == self._seen, seen
-        if not steady or seen == self._decided:
+    def poll(self) -> None:
+        """Use files that have changed and are the same as at the last poll. Log once why they cannot be."""
+        self._log_expiry()
+        files = self._read()
+        is_stable, self._last_read = files == self._last_read, files
+        if not is_stable or files == self._last_checked:
             return
-        self._decided = seen
+        self._last_checked = files
         try:
-            if isinstance(seen, str):
-                raise ConfigError(seen)
-            self._current = check(seen, self._config)
+            if isinstance(files, str):
+                raise ConfigError(files)
+            self._current = check(files, self._config)
         except ConfigError as error:
-            logger.warning("%s; the certificates read before stay in use", error)
+            logger.warning("%s; the previous certificates stay in use", error)
         else:
-            self._told_expired = False
-            self._tell_taken()
+            self._has_logged_expiry = False
+            self._log_renewal()
 
     def _read(self) -> PemFiles | str:
-        """The files, or why they cannot be read."""
+        """Return the files, or why they cannot be read."""
         try:
             return read(self._config)
         except ConfigError as error:
             return str(error)
 
-    def _tell_taken(self) -> None:
+    def _log_renewal(self) -> None:
         until = datetime.fromtimestamp(self._current.expire_time, UTC).isoformat()
         logger.info("tls.cert: %s is in use; it is valid until %s", self._config.cert, until)
 
-    def _tell_expired(self) -> None:
-        if not self._told_expired and time.time() >= self._current.expire_time:
-            self._told_expired = True
+    def _log_expiry(self) -> None:
+        if not self._has_logged_expiry and time.time() >= self._current.expire_time:
+            self._has_logged_expiry = True
             logger.error("tls.cert: %s has expired: clients refuse it", self._config.cert)
 
 
 def tenant_of(auth_context: Mapping[str, Iterable[bytes]]) -> str | None:
-    """The tenant that a connection's client certificate names; None when it names none, or there is none.
+    """Return the tenant that a connection's client certificate names, or None if it names none.
 
-    Raises Unauthenticated when it names several, or has a URI of our scheme that names no tenant.
+    Raises Unauthenticated if it names several, or has a URI of our scheme that names no tenant.
     """
-    uris = auth_context.get("peer_uri")
-    if uris is None:
+    # gRPC cuts a URI off at a NUL, so this is only a quick check.
+    scheme = _SCHEME.encode()
+    if not any(uri[: len(scheme)].lower() == scheme for uri in auth_context.get("peer_uri", ())):
         return None
-    ours = {uri for uri in uris if uri[: len(_OUR_SCHEME)].lower() == _OUR_SCHEME}
-    if not ours:
-        return None
-    if len(ours) > 1:
-        raise Unauthenticated("the client certificate names several tenants")
-    uri = ours.pop()
-    text = uri.decode("ascii", "backslashreplace")
-    name = text.removeprefix(TENANT_URI)
     (pem,) = auth_context["x509_pem_cert"]
-    if not TENANT_NAME.fullmatch(name) or _is_cut(uri, pem):
+    uris = _tenant_uris(pem)
+    if len(uris) != 1:
+        fault = "names several tenants" if uris else "cannot be read"
+        raise Unauthenticated(f"the client certificate {fault}")
+    (uri,) = uris
+    name = uri.removeprefix(TENANT_URI)
+    if not TENANT_NAME.fullmatch(name):
         raise Unauthenticated(
-            f"the client certificate must name its tenant as {TENANT_URI}NAME, not as {text!r}"
+            f"the client certificate must name its tenant as {TENANT_URI}NAME, not as {uri!r}"
         )
     return name
 
 
 @lru_cache(maxsize=1024)
-def _is_cut(uri: bytes, pem: bytes) -> bool:
-    """Whether it goes on behind a NUL, where gRPC ends it: then it is another name than it seems."""
-    return uri + b"\0" in ssl.PEM_cert_to_DER_cert(pem.decode())
+def _tenant_uris(pem: bytes) -> frozenset[str]:
+    """Return the URIs of our scheme in a certificate; an empty set if it cannot be parsed."""
+    try:
+        extensions = x509.load_pem_x509_certificate(pem).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (
+        ValueError,
+        x509.DuplicateExtension,
+        x509.ExtensionNotFound,
+        x509.InvalidVersion,
+        x509.UnsupportedGeneralNameType,
+    ):
+        return frozenset()
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return frozenset(uri for uri in uris if uri.lower().startswith(_SCHEME))
 
 
 def _configuration(certificates: Certificates) -> grpc.ServerCertificateConfiguration:

@@ -1,4 +1,4 @@
-"""What a server takes as its certificate and key, and what it says of any other files."""
+"""Which certificates and keys a server accepts, and its errors for other files."""
 
 import ssl
 from pathlib import Path
@@ -27,20 +27,17 @@ def checked(config):
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         (TlsConfig(cert="c.pem"), "tls.cert: needs tls.key"),
         (TlsConfig(key="k.pem"), "tls.key: needs tls.cert"),
         (TlsConfig(client_ca="ca.pem"), "tls.client_ca: needs tls.cert"),
         (TlsConfig(key="k.pem", client_ca="ca.pem"), "tls.key: needs tls.cert"),
-        (
-            TlsConfig(cert="nowhere.pem", key="k.pem"),
-            "tls.cert: nowhere.pem: there is no such file",
-        ),
+        (TlsConfig(cert="nowhere.pem", key="k.pem"), "tls.cert: nowhere.pem: no such file"),
     ],
 )
-def test_half_of_the_settings_is_refused(config, said):
-    with pytest.raises(ConfigError, match=f"^{said}"):
+def test_half_of_the_settings_is_refused(config, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
         checked(config)
 
 
@@ -92,9 +89,11 @@ WRONG_FILES = wrong_files()
 
 
 @pytest.mark.parametrize(
-    ("what", "content", "setting", "said"), WRONG_FILES.values(), ids=WRONG_FILES
+    ("what", "content", "setting", "message"), WRONG_FILES.values(), ids=WRONG_FILES
 )
-def test_a_file_that_cannot_be_used_is_named_with_its_setting(files, what, content, setting, said):
+def test_a_file_that_cannot_be_used_is_named_with_its_setting(
+    files, what, content, setting, message
+):
     if what == "both":
         files.write(content)
     elif content is None:
@@ -102,13 +101,13 @@ def test_a_file_that_cannot_be_used_is_named_with_its_setting(files, what, conte
     else:
         getattr(files, what).write_bytes(content)
     path = getattr(files, setting.removeprefix("tls."))
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         checked(files.config)
     assert str(caught.value).startswith(f"{setting}: {path}: ")
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_is_no_file(files):
+def test_a_folder_is_not_a_file(files):
     files.key.unlink()
     files.key.mkdir()
     with pytest.raises(ConfigError, match=r"tls.key: .* no such file"):
@@ -125,7 +124,7 @@ def test_a_file_whose_reading_fails_is_named(files):
 
 
 @given(data=st.data())
-def test_whatever_stands_in_the_files_only_ever_a_config_error_comes_of_it(files, data):
+def test_files_with_any_content_raise_nothing_but_a_config_error(files, data):
     what = data.draw(st.sampled_from(["cert", "key", "client_ca"]))
     good = AUTHORITY.pem if what == "client_ca" else getattr(PAIR, what)
     start = data.draw(st.integers(0, len(good)))

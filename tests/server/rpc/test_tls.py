@@ -1,4 +1,4 @@
-"""Certificates taken from files that change, and whom a client's certificate names."""
+"""Certificates renewed from files that change, and the tenants that client certificates name."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ PAIR = AUTHORITY.issue()
 
 
 @pytest.fixture(autouse=True)
-def _told(caplog):
+def _info_is_logged(caplog):
     caplog.set_level(logging.INFO, logger=module.__name__)
 
 
@@ -36,7 +36,7 @@ def files(tmp_path):
 
 @asynccontextmanager
 async def listening(tls):
-    """A server that has no methods; yields its port."""
+    """Start a server without methods; yield its port."""
     server = grpc.aio.server()
     port = server.add_secure_port("127.0.0.1:0", tls.credentials())
     await server.start()
@@ -45,7 +45,7 @@ async def listening(tls):
 
 
 async def shown(port, authority=None):
-    """The certificate that a new connection is shown; checked, if a file of authorities is given."""
+    """Return the certificate of a new connection, verified if a file of authorities is given."""
     address = ("127.0.0.1", port)
     pem = await asyncio.to_thread(
         ssl.get_server_certificate, address, ca_certs=authority, timeout=5
@@ -54,9 +54,9 @@ async def shown(port, authority=None):
 
 
 def settle(tls):
-    """Two looks: what is there has stood still."""
-    tls.look()
-    tls.look()
+    """Poll twice: a change is used if the files stay the same between two polls."""
+    tls.poll()
+    tls.poll()
 
 
 def warnings_in(caplog):
@@ -80,7 +80,7 @@ def test_half_of_the_settings_never_means_clear_text(setting):
     ],
     ids=["RSA", "P-384", "no purpose", "intermediate"],
 )
-async def test_usual_pairs_are_served_to_who_trusts_the_authority(tmp_path, pair):
+async def test_common_pairs_are_accepted_by_clients_that_trust_the_authority(tmp_path, pair):
     authority = tmp_path / "authority.pem"
     authority.write_bytes(AUTHORITY.pem)
     async with listening(ServerTls(TlsFiles(tmp_path, pair).config)) as port:
@@ -97,14 +97,14 @@ async def test_one_file_may_hold_the_certificate_and_the_key_among_other_text(tm
 # Files that change while the server runs.
 
 
-async def test_a_new_pair_is_taken_over_once_it_has_stood_still(files, caplog):
+async def test_a_new_pair_is_used_once_it_is_the_same_at_two_polls(files, caplog):
     tls, new = ServerTls(files.config), AUTHORITY.issue(days=(-1, 60))
     async with listening(tls) as port:
         assert await shown(port) == PAIR.der
         files.write(new)
-        tls.look()
+        tls.poll()
         assert await shown(port) == PAIR.der
-        tls.look()
+        tls.poll()
         assert await shown(port) == new.der
     taken = [record.getMessage() for record in caplog.records]
     assert [new.certificate.not_valid_after_utc.isoformat() in text for text in taken] == [
@@ -113,31 +113,31 @@ async def test_a_new_pair_is_taken_over_once_it_has_stood_still(files, caplog):
     ]
 
 
-def test_a_pair_seen_in_the_middle_of_its_writing_is_not_worth_a_word(files, caplog):
+def test_a_pair_that_is_half_written_is_not_logged(files, caplog):
     tls, new = ServerTls(files.config), AUTHORITY.issue()
     for step in (new.cert[:50], new.cert):
         files.cert.write_bytes(step)
-        tls.look()
+        tls.poll()
     files.key.write_bytes(new.key)
     settle(tls)
     assert warnings_in(caplog) == []
     assert len(caplog.records) == 2
 
 
-async def test_a_broken_replacement_is_told_once_and_changes_nothing_until_it_is_mended(
+async def test_a_broken_replacement_is_logged_once_and_changes_nothing_until_it_is_fixed(
     files, caplog
 ):
     tls, new = ServerTls(files.config), AUTHORITY.issue()
     async with listening(tls) as port:
         files.cert.write_bytes(new.cert)
         for _ in range(5):
-            tls.look()
-        (told,) = warnings_in(caplog)
-        assert told.startswith(f"tls.key: {files.key}: is not the key of the certificate")
+            tls.poll()
+        (warning,) = warnings_in(caplog)
+        assert warning.startswith(f"tls.key: {files.key}: is not the key of the certificate")
         assert await shown(port) == PAIR.der
         files.key.unlink()
         for _ in range(5):
-            tls.look()
+            tls.poll()
         assert len(warnings_in(caplog)) == 2
         assert "no such file" in warnings_in(caplog)[-1]
         assert await shown(port) == PAIR.der
@@ -161,7 +161,7 @@ async def test_the_old_files_put_back_are_fine(files, caplog):
 
 
 async def test_a_swapped_symbolic_link_is_seen(tmp_path):
-    """As Kubernetes changes mounted secrets: every name stays, a folder's link moves."""
+    """Kubernetes changes mounted secrets like this: every name stays, the link of the folder changes."""
     new = AUTHORITY.issue()
     for name, pair in (("1", PAIR), ("2", new)):
         (tmp_path / name).mkdir()
@@ -199,23 +199,23 @@ async def test_several_addresses_all_get_the_new_certificate(files):
         assert [await shown(port) for port in (one, other)] == [new.der] * 2
 
 
-def test_a_certificate_that_expires_in_use_is_told_once(files, caplog):
+def test_a_certificate_that_expires_in_use_is_logged_once(files, caplog):
     files.write(AUTHORITY.issue(days=(-1, 1.5 / 86400)))
     tls = ServerTls(files.config)
     while not warnings_in(caplog):
-        tls.look()
+        tls.poll()
     for _ in range(3):
-        tls.look()
-    (told,) = warnings_in(caplog)
-    assert told == f"tls.cert: {files.cert} has expired: clients refuse it"
+        tls.poll()
+    (warning,) = warnings_in(caplog)
+    assert warning == f"tls.cert: {files.cert} has expired: clients refuse it"
 
 
-# Whom a client's certificate names.
+# The tenant that a client certificate names.
 
 
 @asynccontextmanager
 async def naming(tls):
-    """A server that answers with the tenant that it was told of; yields a way to ask it."""
+    """Start a server that answers with the tenant of the certificate; yield a function that calls it."""
 
     async def tenant(request, context):
         try:
@@ -260,6 +260,7 @@ NAMED = [
     (["tokenwire:acme"], "refused"),
     (["tokenwire://user/acme"], "refused"),
     (["tokenwire://tenant/acme\0.other"], "refused"),
+    (["tokenwire://tenant/acme", "tokenwire://tenant/acme\0.other"], "refused"),
 ]
 
 
@@ -275,14 +276,14 @@ async def test_a_client_certificate_names_its_tenant_or_is_refused(files):
 
 
 async def test_only_a_uri_names_a_tenant(files):
-    """The same text as a DNS name, which authorities hand out more freely, names nobody."""
+    """A DNS name with the same text, which authorities issue more freely, names no tenant."""
     async with naming(ServerTls(files.config)) as ask:
         pair = AUTHORITY.issue_to_client(names=("tokenwire://tenant/acme",))
         assert await ask(pair) == "None"
 
 
 @given(st.lists(st.binary(max_size=60)))
-def test_no_uri_makes_it_fail_otherwise_than_by_refusing(uris):
+def test_no_uri_raises_anything_but_unauthenticated(uris):
     try:
         tenant = tenant_of({"peer_uri": uris, "x509_pem_cert": [PAIR.cert]})
     except Unauthenticated:
@@ -290,8 +291,8 @@ def test_no_uri_makes_it_fail_otherwise_than_by_refusing(uris):
     assert tenant is None or f"tokenwire://tenant/{tenant}".encode() in uris
 
 
-def test_a_server_that_is_asked_in_clear_text_hangs_up(files):
-    """Through a bare socket: no client library that would say it for us."""
+def test_a_clear_text_connection_is_closed(files):
+    """With a plain socket, so that no client library closes the connection itself."""
 
     async def asked():
         async with listening(ServerTls(files.config)) as port:
