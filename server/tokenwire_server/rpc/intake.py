@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc.aio
-from grpc._cython.cygrpc import ExecuteBatchError
 
 from ..errors import InvalidRequest, Overloaded
 from ..request import Violation
@@ -105,7 +104,7 @@ class OpenRequests:
         except BaseException as error:
             receiving.cancel()
             self._trim_soon()
-            if isinstance(error, ExecuteBatchError):
+            if isinstance(error, grpc.aio.InternalError):
                 raise PeerGone from None
             raise
         if not isinstance(data, bytes):  # grpc.aio.EOF
@@ -220,7 +219,7 @@ async def receive_within(max_wait_s: float, context: Context, waits: Waits, owne
             raise Overloaded("too many calls wait for their request", limit=limit) from None
         reason = f"did not arrive within {max_wait_s:g} s"
         raise InvalidRequest([Violation("", reason)]) from None
-    except ExecuteBatchError:
+    except grpc.aio.InternalError:
         raise PeerGone from None
     if request is grpc.aio.EOF:
         raise InvalidRequest([Violation("", "is missing")])

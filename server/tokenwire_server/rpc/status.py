@@ -15,7 +15,6 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from grpc._cython.cygrpc import ExecuteBatchError
 
 from ..errors import InvalidRequest, LimitExceeded, StreamFailure, TokenwireError
 from ..request import Violation
@@ -87,7 +86,9 @@ async def abort(context: Context, error: TokenwireError) -> NoReturn:
     details = status.SerializeToString()
     try:
         await context.abort(CODES[error.reason], status.message, ((_DETAILS_KEY, details),))
-    except ExecuteBatchError:  # the caller is gone, or has its status: gRPC would log it as our bug
+    except (
+        grpc.aio.InternalError
+    ):  # the caller is gone, or has its status: gRPC would log it as our bug
         raise asyncio.CancelledError from None
 
 

@@ -1,4 +1,4 @@
-"""Writing to a caller, and the one word for a caller who is gone."""
+"""Writing to a caller, and the error for a caller that is gone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 import grpc.aio
-from grpc._cython.cygrpc import ExecuteBatchError  # raised by a write that a cancel interrupted
 
 from ..deadline import SilenceLimit
 from ..errors import SlowReader
@@ -24,9 +23,9 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class PeerGone(Exception):
-    """The caller cancelled, died, or passed its deadline, while something was written to it.
+    """The caller cancelled, died, or passed its deadline during a read or write of the handler.
 
-    Anywhere else the same reaches a handler as CancelledError.
+    gRPC raises its InternalError for the operation then. At any other time it cancels the handler.
     """
 
 
@@ -44,7 +43,7 @@ async def begin(context: Context, stream_id: str, allowances: Sequence[Allowance
         await asyncio.wait((sending,))
         sending.exception()
         raise
-    except ExecuteBatchError as error:
+    except grpc.aio.InternalError as error:
         raise PeerGone from error
 
 
@@ -68,7 +67,7 @@ async def send_within(context: Context, data: bytes, limit_s: float) -> None:
             await context.write(data)
     except TimeoutError:
         raise SlowReader(f"the caller accepted nothing for {limit_s:g} s") from None
-    except ExecuteBatchError:
+    except grpc.aio.InternalError:
         raise PeerGone from None
 
 
@@ -107,6 +106,6 @@ class Writer:
         self._stall.heard(time.monotonic(), self._stall_s)
         try:
             await self._context.write(codec.encode(sequence, event))
-        except ExecuteBatchError as error:
+        except grpc.aio.InternalError as error:
             raise PeerGone from error
         self._stall.pause()
