@@ -1,38 +1,24 @@
-"""Who calls: asked before every RPC, whichever service it is of."""
+"""Authentication of callers, and the bounds and statuses that every authenticated RPC has."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import grpc
-import grpc.aio
 
 from ..errors import Overloaded, TokenwireError, Unauthenticated
 from ..telemetry import internal_fault
 from ..tenants.caller import DEFAULT_TENANT, Caller
 from ..tenants.keyring import Keyring
-from .health import HEALTH_SERVICE
-from .intake import MAX_WAIT_S, Waits, receive_within
+from .intake import MAX_WAIT_S, Handler, Waits, receive_within
 from .status import abort, without_cycle
 from .tls import tenant_of
 from .writer import Context, PeerGone
 
 AUTHORIZATION = "authorization"
-
-Metadata = Iterable[tuple[str, str | bytes]]
-
-_caller: ContextVar[Caller] = ContextVar("caller")
-
-
-def current_caller() -> Caller:
-    """Who called the RPC that runs here. Only inside a handler."""
-    return _caller.get()
-
-
 SPARE_CALLS = 2_000
 """Calls that may run in addition to `max_readers`: unary calls, and calls that have no stream yet."""
 
@@ -87,7 +73,7 @@ class OpenCalls:
 
     @contextmanager
     def running(self, caller: Caller) -> Iterator[None]:
-        """This task is such a call. Raises Unauthenticated in it when its key is revoked."""
+        """Register this task as a call of the caller. Raises Unauthenticated when the key is revoked."""
         task = asyncio.current_task()
         if task is None or not caller.key_prefix:
             yield
@@ -95,7 +81,7 @@ class OpenCalls:
         self._tasks.setdefault(caller.key_prefix, set()).add(task)
         try:
             yield
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, PeerGone):  # the latter if a read or write was interrupted
             if task not in self._ended:
                 raise
             task.uncancel()
@@ -108,85 +94,73 @@ class OpenCalls:
                 del self._tasks[caller.key_prefix]
 
     def end(self, key_prefix: str) -> None:
-        """End the calls that bear a key, as it was revoked."""
+        """End the calls with a key that was revoked."""
         for task in self._tasks.get(key_prefix, set()) - self._ended:
             self._ended.add(task)
             task.cancel()
 
 
-class Authentication(grpc.aio.ServerInterceptor):
-    """Lets calls through whose credentials a keyring takes, and tells handlers who called.
+class Authentication:
+    """Makes gRPC's methods of the coroutines that implement them.
 
-    Asked twice: before the request is read, and, with the connection's certificate, by the handler.
+    A method authenticates its caller, and ends with one status, whatever its coroutine raises.
 
-    Health is open to everybody, and what `open_services` names. A method that does not exist is
-    UNIMPLEMENTED for everybody: reflection that is off, for example, which grpcurl tries in both versions.
+    To gRPC each method has a stream of requests. Before the coroutine of any other method gRPC would receive
+    the whole request: of unauthenticated callers too, and without a bound on the time or on the number of
+    such calls.
     """
 
     def __init__(
         self, keyring: Keyring, calls: OpenCalls, open_services: frozenset[str] = frozenset()
     ) -> None:
+        """`open_services` need no key, if their methods are made by `reading`."""
         self._keyring = keyring
         self._calls = calls
-        self._open = open_services | {HEALTH_SERVICE}
-        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._open = open_services
 
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The method's handler, guarded."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method.split("/")[1] in self._open:
-            return handler
-        try:
-            self._caller(handler_call_details.invocation_metadata)
-        except TokenwireError as refusal:
-            return _refusing(refusal)
-        guarded = self._guarded.get(method)
-        if guarded is None:
-            guarded = self._guarded[method] = self._guard(handler)
-        return guarded
+    def unary(self, handler: Handler[bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Return a method that answers with one message."""
+        return grpc.stream_unary_rpc_method_handler(self._guarded(handler, receives=True))
 
-    def _guard(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        kind = f"{'stream' if handler.request_streaming else 'unary'}_" + (
-            "stream" if handler.response_streaming else "unary"
-        )
-        # To gRPC each method has a stream of requests: before a unary handler it would receive the
-        # request itself, without a bound on the time or on the number of such calls.
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.stream_unary_rpc_method_handler
-        )
-        return make(
-            self._answering(getattr(handler, kind), receives=not handler.request_streaming),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+    def streaming(self, handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Return a method that writes its answers itself."""
+        return grpc.stream_stream_rpc_method_handler(self._guarded(handler, receives=True))
 
-    def _answering(self, behaviour: Callable[..., Any], *, receives: bool) -> Callable[..., Any]:
+    def reading(
+        self, service: str, behaviour: Callable[[Any, Context], Awaitable[None]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Return a method of a service that reads its requests and writes its answers itself."""
+        if service in self._open:
+            return grpc.stream_stream_rpc_method_handler(behaviour)
+
+        async def handler(requests: Any, context: Context, _caller: Caller) -> None:
+            await behaviour(requests, context)
+
+        return grpc.stream_stream_rpc_method_handler(self._guarded(handler, receives=False))
+
+    def _guarded(
+        self, handler: Callable[[Any, Context, Caller], Awaitable[Any]], *, receives: bool
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
         @without_cycle
         async def guarded(request: Any, context: Context) -> Any:
-            owner = context.peer()
+            owner = None  # unauthenticated callers take no place of others
             try:
                 caller = self._authenticate(context)
-                if caller.key_prefix or caller.tenant != DEFAULT_TENANT:
-                    owner = caller.tenant
+                has_identity = caller.key_prefix or caller.tenant != DEFAULT_TENANT
+                owner = caller.tenant if has_identity else context.peer()
                 with self._calls.running(caller):
                     if receives:
                         request = await self._calls.receive(context, owner)
                     with self._calls.counted():
-                        answer = await behaviour(request, context)
-            except PeerGone:
+                        answer = await handler(request, context, caller)
+            except PeerGone:  # no answer would reach the caller
                 raise asyncio.CancelledError from None
-            except TokenwireError as error:
-                self._calls.end_within_limit(owner)
-                # A stream that failed keeps its error: it must not keep this call's frames with it.
+            except Exception as error:  # noqa: BLE001  # the caller gets its id; the log has all of it
+                if not isinstance(error, TokenwireError):
+                    error = internal_fault(error)  # no other name, which would keep the frames
+                if owner is not None:
+                    self._calls.end_within_limit(owner)
+                # A failed stream keeps its error. The error must not keep the frames of this call.
                 await abort(context, error.with_traceback(None))
             self._calls.end_within_limit(owner)
             return answer
@@ -194,29 +168,8 @@ class Authentication(grpc.aio.ServerInterceptor):
         return guarded
 
     def _authenticate(self, context: Context) -> Caller:
+        """Raises Unauthenticated, StoreUnavailable."""
         certified_tenant = tenant_of(context.auth_context())
-        caller = self._caller(context.invocation_metadata(), certified_tenant)
-        _caller.set(caller)
-        return caller
-
-    def _caller(self, metadata: Metadata | None, certified_tenant: str | None = None) -> Caller:
-        """Raises Unauthenticated, StoreUnavailable, InternalFault."""
-        credentials = [value for key, value in metadata or () if key == AUTHORIZATION]
-        try:
-            return self._keyring.authenticate(credentials, certified_tenant)
-        except TokenwireError:
-            raise
-        except Exception as error:  # noqa: BLE001  # told to the caller by id, logged whole
-            raise internal_fault(error) from None
-
-
-def _refusing(refusal: TokenwireError) -> grpc.RpcMethodHandler[Any, Any]:
-    """Return a handler for any method. It reads no request: requests of callers without a valid key are
-    never buffered.
-    """
-
-    @without_cycle
-    async def refused(_: Any, context: Context) -> None:
-        await abort(context, refusal)
-
-    return grpc.stream_stream_rpc_method_handler(refused)
+        metadata = context.invocation_metadata() or ()
+        credentials = [value for key, value in metadata if key == AUTHORIZATION]
+        return self._keyring.authenticate(credentials, certified_tenant)

@@ -37,7 +37,8 @@ MIN_TRIMMED_BYTES = 64 * 1024
 """Memory is returned after a request that is larger than this."""
 
 Answer = TypeVar("Answer", None, bytes)
-Behaviour = Callable[[bytes, Context, Caller], Awaitable[Answer]]
+Handler = Callable[[bytes, Context, Caller], Awaitable[Answer]]
+"""A coroutine that implements a method, from the bytes of its request."""
 
 
 class CallSlots:
@@ -238,15 +239,15 @@ def _trim_heap() -> None:
         trim(0)
 
 
-def inflating(behaviour: Behaviour[Answer], max_bytes: int) -> Behaviour[Answer]:
-    """Wrap a behaviour so that it gets its requests decompressed, cut off after `max_bytes` + 1 bytes."""
+def inflating(handler: Handler[Answer], max_bytes: int) -> Handler[Answer]:
+    """Wrap a handler so that it gets its requests decompressed, cut off after `max_bytes` + 1 bytes."""
 
-    @functools.wraps(behaviour)
+    @functools.wraps(handler)
     async def inflated(data: bytes, context: Context, caller: Caller) -> Answer:
         if is_compressed(data):
             # 8 MiB take 30 ms. In a thread they do not stop the streams: zlib releases the GIL.
             data = await asyncio.to_thread(inflate, data, max_bytes)
-        return await behaviour(data, context, caller)
+        return await handler(data, context, caller)
 
     return inflated
 

@@ -6,7 +6,7 @@ https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from importlib.resources import files
 from typing import Any, cast
@@ -38,6 +38,8 @@ MAX_IDLE_S = 10.0
 DESCRIPTOR_SET = "tokenwire_v1.binpb"
 """The FileDescriptorSet of our protos and their imports, with comments. `make proto` generates it."""
 
+Behaviour = Callable[[Any, Context], Awaitable[None]]
+
 
 class Reflection:
     """Describes services to callers that have no proto files, such as grpcurl.
@@ -56,13 +58,17 @@ class Reflection:
             total=MAX_REFLECTION_CALLS,
         )
 
-    def handlers(self) -> list[grpc.GenericRpcHandler]:
-        """Return the methods for a server. They read their requests themselves, with OpenRequests' bounds."""
-        methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self.ServerReflectionInfo)
-        }
+    def handlers(
+        self, method: Callable[[str, Behaviour], grpc.RpcMethodHandler[bytes, bytes]]
+    ) -> list[grpc.GenericRpcHandler]:
+        """Return both services for a server.
+
+        `method` makes the method of a service from a coroutine that reads its requests itself.
+        """
         return [
-            grpc.method_handlers_generic_handler(service, methods)
+            grpc.method_handlers_generic_handler(
+                service, {"ServerReflectionInfo": method(service, self.ServerReflectionInfo)}
+            )
             for service in sorted(REFLECTION_SERVICES)
         ]
 

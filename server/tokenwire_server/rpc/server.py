@@ -12,10 +12,9 @@ from tokenwire.v1 import caller_pb2, chat_pb2, model_pb2, usage_pb2
 
 from ..config import ConfigError, Limits
 from .authentication import Authentication
-from .boundary import Handler, answering
 from .callers import CallerService
 from .health import HEALTH_SERVICE, Health
-from .intake import inflating
+from .intake import Handler, inflating
 from .models import ModelService
 from .reflection import REFLECTION_SERVICES, Reflection
 from .service import ChatService
@@ -48,10 +47,8 @@ class GrpcServer:
 
     def __init__(self, limits: Limits, authentication: Authentication) -> None:
         with drained_wakeups():
-            self._server = grpc.aio.server(
-                options=_options(limits),
-                interceptors=[authentication],  # the only one; the boundary is inside of it
-            )
+            self._server = grpc.aio.server(options=_options(limits))
+        self._authentication = authentication
         self._health = Health()
         self._max_request_bytes = limits.max_request_bytes
         self._ended: asyncio.Task[bool] | None = None
@@ -80,12 +77,10 @@ class GrpcServer:
         """Answer RPCs from here on."""
 
         def streaming(handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:
-            behaviour = answering(inflating(handler, self._max_request_bytes))
-            return grpc.unary_stream_rpc_method_handler(behaviour)
+            return self._authentication.streaming(inflating(handler, self._max_request_bytes))
 
         def unary(handler: Handler[bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
-            behaviour = answering(inflating(handler, self._max_request_bytes))
-            return grpc.unary_unary_rpc_method_handler(behaviour)
+            return self._authentication.unary(inflating(handler, self._max_request_bytes))
 
         services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {
             CALLER_SERVICE: {"GetCaller": unary(callers.GetCaller)},
@@ -111,7 +106,7 @@ class GrpcServer:
         handlers.append(self._health.handlers())
         if reflects:
             names = (*services, HEALTH_SERVICE, *REFLECTION_SERVICES)
-            handlers += Reflection(names).handlers()
+            handlers += Reflection(names).handlers(self._authentication.reading)
         self._server.add_generic_rpc_handlers(tuple(handlers))
         self._health.serve(services)
         await self._server.start()

@@ -1,4 +1,4 @@
-"""Every RPC of a real gRPC server is guarded, of whatever kind and service."""
+"""Authentication of calls to a real gRPC server, and the end of calls whose key is revoked."""
 
 import asyncio
 import time
@@ -10,12 +10,8 @@ from e2e_calls import info, reason
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from tokenwire_server.rpc.authentication import (
-    Authentication,
-    OpenCalls,
-    current_caller,
-)
-from tokenwire_server.rpc.boundary import answering
+from tokenwire_server.errors import Overloaded
+from tokenwire_server.rpc.authentication import Authentication, OpenCalls
 from tokenwire_server.rpc.health import Health
 from tokenwire_server.rpc.reflection import REFLECTION_SERVICES, Reflection
 from tokenwire_server.rpc.writer import begin
@@ -34,16 +30,16 @@ class OneKey:
 
 
 class Guarded:
-    """A server with a method of each kind, behind the interceptor."""
+    """The methods of a test server."""
 
     def __init__(self):
         self.begun = asyncio.Event()
         self.left = asyncio.Event()
 
-    async def who(self, request, context):
-        return current_caller().tenant.encode()
+    async def who(self, request, context, caller):
+        return caller.tenant.encode()
 
-    async def forever(self, request, context):
+    async def forever(self, request, context, caller):
         try:
             await context.write(b"first")
             self.begun.set()
@@ -51,7 +47,7 @@ class Guarded:
         finally:
             self.left.set()
 
-    async def flood(self, request, context):
+    async def flood(self, request, context, caller):
         try:
             await context.write(b"first")
             while True:
@@ -61,20 +57,17 @@ class Guarded:
         finally:
             self.left.set()
 
-    async def stubborn(self, request, context):
-        """One that has already said how it ends when it is told to."""
+    async def stubborn(self, request, context, caller):
+        """Ends with an error of its own when it is cancelled."""
         self.begun.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            await context.abort(grpc.StatusCode.ABORTED, "its own end")
+            raise Overloaded("its own end", limit=1) from None
 
     async def upper(self, requests, context):
         async for request in requests:
             await context.write(request.upper())
-
-    async def join(self, requests, context):
-        return b"".join([request async for request in requests])
 
 
 @pytest.fixture
@@ -97,21 +90,22 @@ async def channel(guarded, calls):
 
 class serving:  # noqa: N801  # used as a function
     def __init__(self, guarded, authentication):
-        self.server = grpc.aio.server(interceptors=[authentication])
+        self.server = grpc.aio.server()
         kinds = {
-            "Who": grpc.unary_unary_rpc_method_handler(guarded.who),
-            "Forever": grpc.unary_stream_rpc_method_handler(guarded.forever),
-            "Flood": grpc.unary_stream_rpc_method_handler(guarded.flood),
-            "Stubborn": grpc.unary_stream_rpc_method_handler(guarded.stubborn),
-            "Upper": grpc.stream_stream_rpc_method_handler(guarded.upper),
-            "Join": grpc.stream_unary_rpc_method_handler(guarded.join),
+            "Who": authentication.unary(guarded.who),
+            "Forever": authentication.streaming(guarded.forever),
+            "Flood": authentication.streaming(guarded.flood),
+            "Stubborn": authentication.streaming(guarded.stubborn),
+            "Upper": authentication.reading("test.Guarded", guarded.upper),
         }
         handlers = grpc.method_handlers_generic_handler("test.Guarded", kinds)
         self.server.add_generic_rpc_handlers((handlers,))
         health = Health()
         health.serve(())
         reflection = Reflection(REFLECTION_SERVICES)
-        self.server.add_generic_rpc_handlers((health.handlers(), *reflection.handlers()))
+        self.server.add_generic_rpc_handlers(
+            (health.handlers(), *reflection.handlers(authentication.reading))
+        )
 
     async def __aenter__(self):
         port = self.server.add_insecure_port("127.0.0.1:0")
@@ -130,7 +124,7 @@ async def several(*items):
 
 
 async def nothing():
-    """A request stream that sends nothing: grpc.aio's client mixes up a send that meets the status."""
+    """A request stream that sends nothing: grpc.aio's client fails if the status arrives during a send."""
     await asyncio.Event().wait()
     yield
 
@@ -144,8 +138,6 @@ def call(channel, method, metadata=WITH_KEY):
             return channel.unary_stream(f"/test.Guarded/{method}")(b"", metadata=metadata)
         case "Upper":
             return channel.stream_stream("/test.Guarded/Upper")(requests, metadata=metadata)
-        case "Join":
-            return channel.stream_unary("/test.Guarded/Join")(requests, metadata=metadata)
 
 
 async def ended(rpc):
@@ -159,16 +151,15 @@ async def ended(rpc):
     return end.value
 
 
-@pytest.mark.parametrize("method", ["Who", "Forever", "Upper", "Join"])
+@pytest.mark.parametrize("method", ["Who", "Forever", "Upper"])
 async def test_every_kind_of_rpc_needs_a_key(channel, method):
     error = await ended(call(channel, method, metadata=()))
     assert error.code() == grpc.StatusCode.UNAUTHENTICATED
     assert reason(error) == "UNAUTHENTICATED"
 
 
-async def test_with_a_key_every_kind_of_rpc_works_and_knows_who_called(channel):
+async def test_with_a_key_every_kind_of_rpc_works_and_gets_the_caller(channel):
     assert await call(channel, "Who") == b"acme"
-    assert await call(channel, "Join") == b"ab"
     assert [answer async for answer in call(channel, "Upper")] == [b"A", b"B"]
     rpc = call(channel, "Forever")
     assert await rpc.read() == b"first"
@@ -190,7 +181,7 @@ async def test_health_needs_no_key(channel):
 
 
 @pytest.mark.parametrize("path", ["/test.Guarded/Nothing", "/test.Nothing/Who", "/x", "/"])
-async def test_what_does_not_exist_is_unimplemented_and_not_unauthenticated(channel, path):
+async def test_a_method_that_does_not_exist_is_unimplemented_and_not_unauthenticated(channel, path):
     error = await ended(channel.unary_unary(path)(b""))
     assert error.code() == grpc.StatusCode.UNIMPLEMENTED
 
@@ -213,7 +204,7 @@ async def test_reflection_needs_a_key_unless_it_is_open(guarded, calls, channel)
         assert (await ended(call(opened, "Who", ()))).code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_revoked_key_ends_its_open_calls_and_says_why(channel, guarded, calls):
+async def test_a_revoked_key_ends_its_open_calls_with_a_reason(channel, guarded, calls):
     waiting = call(channel, "Forever")
     assert await waiting.read() == b"first"
     await guarded.begun.wait()
@@ -229,7 +220,7 @@ async def test_a_revoked_key_ends_a_call_inside_a_blocked_write(channel, guarded
     assert await rpc.read() == b"first"
     async with asyncio.timeout(5):
         while time.monotonic() - getattr(guarded, "written", time.monotonic()) < 0.2:
-            await asyncio.sleep(0.05)  # it has been blocked for a while
+            await asyncio.sleep(0.05)  # until a write has been blocked for a while
     calls.end(KEY[:15])
     async with asyncio.timeout(5):
         await guarded.left.wait()
@@ -238,7 +229,7 @@ async def test_a_revoked_key_ends_a_call_inside_a_blocked_write(channel, guarded
     assert not caplog.records
 
 
-async def test_a_revoked_key_leaves_the_calls_of_others(channel, guarded, calls):
+async def test_a_revoked_key_does_not_end_calls_of_other_keys(channel, guarded, calls):
     waiting = call(channel, "Forever")
     await waiting.read()
     calls.end("tw_000000000000")
@@ -247,17 +238,17 @@ async def test_a_revoked_key_leaves_the_calls_of_others(channel, guarded, calls)
     waiting.cancel()
 
 
-async def test_a_call_that_is_ending_by_itself_keeps_its_own_end(channel, guarded, calls, caplog):
+async def test_a_call_that_ends_with_an_error_of_its_own_keeps_it(channel, guarded, calls, caplog):
     rpc = call(channel, "Stubborn")
     async with asyncio.timeout(5):
         await guarded.begun.wait()
     calls.end(KEY[:15])
     calls.end(KEY[:15])
-    assert (await ended(rpc)).code() == grpc.StatusCode.ABORTED
+    assert (await ended(rpc)).details() == "this server is full: its own end (limit 1)"
     assert not caplog.records
 
 
-async def test_a_caller_who_leaves_is_no_longer_known(channel, guarded, calls):
+async def test_the_call_of_a_caller_that_leaves_is_removed(channel, guarded, calls):
     rpc = call(channel, "Forever")
     await rpc.read()
     rpc.cancel()
@@ -267,7 +258,9 @@ async def test_a_caller_who_leaves_is_no_longer_known(channel, guarded, calls):
     assert calls._tasks == {}
 
 
-async def test_a_bug_in_asking_whose_a_call_is_is_told_by_id_only(guarded, calls, caplog):
+async def test_the_caller_gets_only_the_id_of_an_internal_error_in_authentication(
+    guarded, calls, caplog
+):
     class BadKey:
         async def changes(self, since_revision):
             secret = parse_key_text(KEY)
@@ -284,9 +277,11 @@ async def test_a_bug_in_asking_whose_a_call_is_is_told_by_id_only(guarded, calls
     assert isinstance(record.exc_info[1], TypeError)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])  # of the loop, in which the head is on its way
+@pytest.mark.parametrize(
+    "steps", [1, 2, 3]
+)  # of the event loop, while the initial metadata is sent
 @pytest.mark.parametrize("method", ["Who", "Forever"])
-async def test_a_key_that_is_revoked_while_the_head_is_sent_ends_the_call_and_says_why(
+async def test_a_key_that_is_revoked_while_initial_metadata_is_sent_ends_the_call_with_a_reason(
     guarded, calls, caplog, method, steps
 ):
     def revoke_after(steps, key_prefix):
@@ -298,7 +293,7 @@ async def test_a_key_that_is_revoked_while_the_head_is_sent_ends_the_call_and_sa
         await begin(context, "0" * 32)
         await asyncio.Event().wait()
 
-    guarded.who = guarded.forever = answering(revoked_at_once)
+    guarded.who = guarded.forever = revoked_at_once
     keyring = Keyring(OneKey(), mode="auto", trusted_s=60)
     await keyring.refresh()
     async with serving(guarded, Authentication(keyring, calls)) as channel:

@@ -74,14 +74,14 @@ async def echoing():
     """Start servers with a method that returns its request; return a function to connect to one."""
     servers, channels = [], []
 
-    async def echo(request, context):
+    async def echo(request, context, caller):
         return request
 
     async def start(calls):
         keyring = Keyring(NoKeys(), mode="none", trusted_s=60)
-        server = grpc.aio.server(interceptors=[Authentication(keyring, calls)])
+        server = grpc.aio.server()
         servers.append(server)
-        methods = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+        methods = {"Echo": Authentication(keyring, calls).unary(echo)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

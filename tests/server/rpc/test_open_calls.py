@@ -1,4 +1,4 @@
-"""Calls are known by their keys while they run, and each is ended once, by who ends it first."""
+"""Open calls are found by their keys and ended when the key is revoked, each of them once."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ def calls():
 
 
 async def begun(calls, caller, end=None):
-    """A call of a caller that runs until it is ended, or until `end` is set."""
+    """Start a call that runs until it is ended, or until `end` is set."""
     running = asyncio.Event()
 
     async def call():
@@ -37,7 +37,7 @@ async def begun(calls, caller, end=None):
     return task
 
 
-async def test_a_call_that_ends_leaves_the_others_of_its_key_known(calls):
+async def test_a_call_that_ends_does_not_remove_other_calls_of_its_key(calls):
     end = asyncio.Event()
     ending, staying = await begun(calls, FIRST, end), await begun(calls, FIRST)
     end.set()
@@ -47,7 +47,7 @@ async def test_a_call_that_ends_leaves_the_others_of_its_key_known(calls):
         await asyncio.wait_for(staying, 5)
 
 
-async def test_a_revoked_key_leaves_the_calls_of_the_key_that_took_its_place(calls):
+async def test_revoking_a_key_does_not_end_the_calls_of_its_replacement(calls):
     end = asyncio.Event()
     old, fresh = await begun(calls, FIRST), await begun(calls, SECOND, end)
     calls.end(FIRST.key_prefix)
@@ -64,8 +64,8 @@ async def test_a_call_that_is_cancelled_by_others_is_cancelled(calls):
         await call
 
 
-async def test_a_call_that_was_ended_can_wait_while_it_says_so(calls):
-    """Otherwise the next timeout or group of tasks around it takes the old cancellation for its own."""
+async def test_a_call_that_was_ended_can_await_while_it_sends_its_status(calls):
+    """Otherwise the next timeout or task group treats the old cancellation as its own."""
 
     async def call():
         with pytest.raises(Unauthenticated), calls.running(FIRST):
@@ -76,7 +76,7 @@ async def test_a_call_that_was_ended_can_wait_while_it_says_so(calls):
     assert await asyncio.create_task(call()) == 0
 
 
-async def test_a_call_that_was_ended_is_left_to_end_in_peace(calls):
+async def test_a_call_that_was_ended_is_not_cancelled_a_second_time(calls):
     ending, go_on, left = asyncio.Event(), asyncio.Event(), []
 
     async def call():
@@ -86,7 +86,7 @@ async def test_a_call_that_was_ended_is_left_to_end_in_peace(calls):
             finally:
                 ending.set()
                 await go_on.wait()
-                left.append("whole")
+                left.append("finished")
 
     task = asyncio.create_task(call())
     await asyncio.sleep(0)
@@ -97,7 +97,7 @@ async def test_a_call_that_was_ended_is_left_to_end_in_peace(calls):
     go_on.set()
     with pytest.raises(Unauthenticated):
         await task
-    assert left == ["whole"]
+    assert left == ["finished"]
 
 
 async def test_calls_that_were_ended_leave_nothing_behind(calls):
@@ -115,13 +115,13 @@ class OneKey:
 
 @pytest.fixture
 def answered():
-    """Set once the first answer is out: until then gRPC is at work in the call's task, not we."""
+    """Set once the first answer is written. Until then the call's task runs code of gRPC."""
     return asyncio.Event()
 
 
 @pytest.fixture
 async def channel(calls, answered):
-    """To a server whose method answers what it is sent, one by one, as reflection does."""
+    """A channel to a server with a method that answers each request in turn, as reflection does."""
 
     async def echo(requests, context):
         async for request in requests:
@@ -130,8 +130,8 @@ async def channel(calls, answered):
 
     keyring = Keyring(OneKey(), mode="keys", trusted_s=60.0)
     await keyring.refresh()
-    server = grpc.aio.server(interceptors=[Authentication(keyring, calls)])
-    methods = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
+    server = grpc.aio.server()
+    methods = {"Echo": Authentication(keyring, calls).reading("test", echo)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -1,4 +1,4 @@
-"""What a handler raises, seen by a real client of a real server."""
+"""What a client gets when a handler raises, and what is logged and kept of the error."""
 
 import asyncio
 
@@ -7,9 +7,9 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from tokenwire_server.errors import UpstreamBroken
 from tokenwire_server.events import TextDelta
 from tokenwire_server.rpc.authentication import Authentication, OpenCalls
-from tokenwire_server.rpc.boundary import answering
 from tokenwire_server.rpc.writer import Writer
 from tokenwire_server.tenants.keyring import Keyring
 
@@ -21,16 +21,17 @@ class NoKeys:
 
 @pytest.fixture
 async def serving():
-    """Serves one handler as `/test/Unary` and `/test/Stream`; returns a channel to it."""
+    """Return a function that serves a handler as `/test/Unary` and `/test/Stream` and returns a channel."""
     servers, channels = [], []
 
     async def start(handler):
-        methods = {
-            "Unary": grpc.unary_unary_rpc_method_handler(answering(handler)),
-            "Stream": grpc.unary_stream_rpc_method_handler(answering(handler)),
-        }
         keyring = Keyring(NoKeys(), mode="none", trusted_s=60)
-        server = grpc.aio.server(interceptors=[Authentication(keyring, OpenCalls())])
+        authentication = Authentication(keyring, OpenCalls())
+        methods = {
+            "Unary": authentication.unary(handler),
+            "Stream": authentication.streaming(handler),
+        }
+        server = grpc.aio.server()
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -45,7 +46,9 @@ async def serving():
         await server.stop(None)
 
 
-async def test_a_bug_of_ours_is_told_by_id_only_and_stands_whole_in_the_log(serving, caplog):
+async def test_the_caller_gets_only_the_id_of_an_internal_error_and_the_log_has_all_of_it(
+    serving, caplog
+):
     async def handler(data, context, caller):
         raise RuntimeError("CANARY")
 
@@ -63,7 +66,9 @@ async def test_a_bug_of_ours_is_told_by_id_only_and_stands_whole_in_the_log(serv
     assert "CANARY" in str(record.exc_info[1])
 
 
-async def test_a_caller_who_is_gone_while_a_write_is_blocked_is_nobodys_bug(serving, caplog):
+async def test_a_caller_that_leaves_during_a_blocked_write_is_not_logged_as_an_error(
+    serving, caplog
+):
     ended = asyncio.Event()
     sent = 0
 
@@ -88,3 +93,16 @@ async def test_a_caller_who_is_gone_while_a_write_is_blocked_is_nobodys_bug(serv
     await asyncio.wait_for(ended.wait(), 5)
     await asyncio.sleep(0.05)  # what follows the handler's end
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_an_error_that_a_failed_stream_keeps_refers_to_nothing_of_the_calls_it_ended(serving):
+    kept = UpstreamBroken("gone")
+
+    async def handler(data, context, caller):
+        raise kept
+
+    channel = await serving(handler)
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await channel.unary_unary("/test/Unary")(b"")
+    assert ended.value.code() == grpc.StatusCode.ABORTED
+    assert (kept.__traceback__, kept.__context__, kept.__cause__) == (None, None, None)
