@@ -1,4 +1,4 @@
-"""The server's settings: what they are, where they come from, and the bounds of each."""
+"""The server's settings, their sources and their bounds."""
 
 from __future__ import annotations
 

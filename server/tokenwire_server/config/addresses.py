@@ -1,7 +1,7 @@
 """Validation of the addresses in the settings. Every library that gets an address accepts what passes here.
 
-The functions are pure. They raise ValueError, whose text says what is wrong. The text never repeats a URL,
-which may contain a password.
+The functions are pure. They raise ValueError with the fault. The text never repeats a URL, which may
+contain a password.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The server's settings: defaults, then a TOML file, then `TOKENWIRE_*` variables, then flags.
 
-Every limit has a unit in its name and a documented effect where it is enforced. Unknown keys are
-refused: a misspelt limit must not be silently absent. Every number has an upper bound, see `bounds`.
+The text under each field is its description in the reference of all settings. Unknown names are errors, so
+that a misspelled limit is not ignored. Every number has an upper bound, see `bounds`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Capability = Literal["tools", "images", "reasoning", "json_schema"]
 
 
 def _one_line(value: object) -> object:
-    """Refuse a text that cannot name a file: an empty one, or one with control characters such as NUL."""
+    """Reject a text that cannot name a file: an empty one, or one with control characters such as NUL."""
     if isinstance(value, str) and not (value and value.isprintable()):
         raise ValueError("is empty or contains a control character")
     return value
@@ -55,137 +55,165 @@ PemFile = Annotated[Path, BeforeValidator(_one_line)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Quirks(_Section):
-    """How a server that speaks OpenAI Chat Completions differs from OpenAI's own. Data, not code."""
+    """Differences between OpenAI's Chat Completions API and that of another server."""
 
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
-    """Under which name it takes the limit of output tokens."""
+    """Name of the field that limits the output tokens."""
     system_role: Literal["system", "developer"] = "system"
-    """Which role carries instructions."""
+    """Role of the messages that contain the system prompt."""
     usage_option: bool = True
-    """It knows `stream_options.include_usage`. Otherwise usage is what it volunteers, or an estimate."""
+    """Whether the server accepts `stream_options.include_usage`. If not, usage is estimated unless the server
+    reports it anyway."""
     continuous_usage: bool = False
-    """It knows `stream_options.continuous_usage_stats` (vLLM), so that a broken answer has figures."""
+    """Whether the server accepts `stream_options.continuous_usage_stats`, like vLLM. Then the usage of an
+    answer that is cut off is exact."""
     done_marker: bool = True
-    """It ends with `data: [DONE]`. Otherwise a `finish_reason` and the end of the body are the end."""
+    """Whether the server ends an answer with `data: [DONE]`. If not, a `finish_reason` and then the end of
+    the body are the end."""
     top_k: bool = False
-    """It takes `top_k`."""
+    """Whether the server accepts `top_k`."""
     reasoning_effort: bool = True
-    """It takes `reasoning_effort`."""
+    """Whether the server accepts `reasoning_effort`."""
     json_schema: bool = True
-    """It takes `response_format` of type `json_schema`."""
+    """Whether the server accepts `response_format` of type `json_schema`."""
 
 
 class ProviderConfig(_Section):
-    """One provider: which wire format, where, and whose key."""
+    """One provider: its wire format, its address and its key."""
 
     kind: ProviderKind
+    """Wire format of the provider."""
     base_url: Annotated[str, AfterValidator(base_url)]
+    """HTTP or HTTPS address to which the paths of the API are appended, such as
+    `https://api.openai.com/v1`."""
     api_key_env: str = ""
-    """Name of the variable that holds the key. Empty: the server takes no key."""
+    """Name of the environment variable that contains the provider's API key. If empty, no key is sent."""
     default_max_output_tokens: Tokens = 8192
-    """For providers that demand a limit (Anthropic), when neither the caller nor the model sets one."""
+    """Limit of output tokens, for providers that require one (Anthropic), if neither the caller nor the model
+    has a limit."""
     quirks: Quirks = Quirks()
+    """Differences from OpenAI's Chat Completions API. Only for the kind `openai-chat`."""
 
 
 class ModelPrices(_Section):
-    """What a model's tokens cost, in US dollars per million tokens. 0 is a price: it costs nothing.
+    """Prices of a model, in US dollars per million tokens. A price of 0 means that the tokens are free.
 
-    The table stands for itself: nothing that is known of the model from elsewhere is mixed into it.
+    These prices replace all public prices of the model. The two are never mixed.
     """
 
     input: UsdPerMillionTokens
+    """Price of input, in US dollars per million tokens."""
     output: UsdPerMillionTokens
+    """Price of output, in US dollars per million tokens."""
     cache_read: UsdPerMillionTokens | None = None
-    """Of input read from the provider's prompt cache. Left out: as `input`."""
+    """Price of input that is read from the provider's prompt cache, in US dollars per million tokens. By
+    default the price of `input`."""
     cache_write: UsdPerMillionTokens | None = None
-    """Of input written to it. Left out: as `input`."""
+    """Price of input that is written to the provider's prompt cache, in US dollars per million tokens. By
+    default the price of `input`."""
     reasoning: UsdPerMillionTokens | None = None
-    """Of output that is reasoning. Left out: as `output`."""
+    """Price of output that is reasoning, in US dollars per million tokens. By default the price of
+    `output`."""
 
 
 class ModelConfig(_Section):
-    """A model the operator names: an alias, or facts about `provider/model`."""
+    """One model: an alias, or facts about `provider/model`."""
 
     target: str = ""
-    """`provider/model` that an alias stands for. Empty: the name itself is `provider/model`."""
+    """The `provider/model` that an alias stands for. If empty, the name itself is `provider/model`."""
     capabilities: tuple[Capability, ...] = ()
+    """What the model supports, as GetModel reports it."""
     context_window_tokens: Tokens | None = None
+    """Size of the context window in tokens, as GetModel reports it. By default GetModel reports none."""
     max_output_tokens: Tokens | None = None
-    """The most it gives: told by GetModel, and asked for where a provider demands a limit."""
+    """Maximum number of output tokens, as GetModel reports it. It is also sent to providers that require a
+    limit, if the caller has none. By default GetModel reports none."""
     first_content_s: Seconds | None = None
-    """Replaces `limits.upstream_first_content_s` for this model. None: that limit applies."""
+    """Seconds that replace `limits.upstream_first_content_s` for this model."""
     idle_s: Seconds | None = None
-    """Replaces `limits.upstream_idle_s` for this model. None: that limit applies."""
+    """Seconds that replace `limits.upstream_idle_s` for this model."""
     prices: ModelPrices | None = None
-    """What its tokens cost. None: what is known of the model without configuration, if anything."""
+    """Prices of the model. By default the public prices, if the model has any."""
 
 
 class Limits(_Section):
-    """Bounds, each with the effect of reaching it."""
+    """Limits of the server, each with what happens when it is reached."""
 
     max_streams: Count = 2000
-    """Streams generating at once. The next one gets OVERLOADED."""
+    """Maximum number of streams that generate at once. The next one gets OVERLOADED."""
     assumed_output_tokens: Tokens = 1024
-    """Output tokens that are assumed for a chat without `max_output_tokens`, when its caller's tokens per
-    minute and its tenant's spend are reserved. At the end the real number replaces them."""
+    """Number of output tokens to assume for a chat without `max_output_tokens`, when tokens per minute and
+    spend are reserved for it. The real number replaces it when the stream ends."""
     max_request_bytes: Bytes = Field(default=8 * 2**20, ge=1024, le=64 * 2**20)
-    """Size of one chat request on the wire. A larger one gets INVALID_REQUEST; so does any other request
-    of more than 64 KiB."""
+    """Maximum size of a chat request, in bytes after decompression. A larger one gets INVALID_REQUEST. For
+    all other requests the maximum is 64 KiB."""
     max_request_fields: Count = Field(default=100_000, ge=1000, le=1_000_000)
-    """Fields of one chat request, including entries of its lists and maps and values of its JSON schemas.
-    They bound the cost of parsing, which delays other streams. A request with more gets INVALID_REQUEST."""
+    """Maximum number of fields of a chat request, including the entries of its lists and maps and the
+    values of its JSON schemas. A request with more gets INVALID_REQUEST. The number bounds the cost of
+    parsing, which delays other streams."""
     max_log_bytes: Bytes = Field(default=8 * 2**20, ge=4096)
-    """Content kept of one stream. Past it the oldest entries are dropped, and a reader that needs them
-    gets SLOW_READER."""
+    """Maximum size of the content that is kept of one stream, in bytes. Beyond it the oldest entries are
+    dropped, and a reader that needs them gets SLOW_READER."""
     max_total_log_bytes: Bytes = Field(default=512 * 2**20, ge=2**20)
-    """Content kept of all streams. Past it ended streams are dropped: the oldest ones of the tenant whose
-    ended streams take the most memory. If there are none, the next stream gets OVERLOADED."""
+    """Maximum size of the content that is kept of all streams, in bytes. Beyond it ended streams are
+    dropped: the oldest ones of the tenant whose ended streams take the most memory. If no ended stream is
+    left, the next stream gets OVERLOADED."""
     max_counts: Count = 64
-    """Calls of CountTokens that run at once. One tenant may have a quarter of them (at least 1). The next
-    one gets OVERLOADED."""
+    """Maximum number of CountTokens calls that run at once. One tenant may have a quarter of them, at least
+    1. The next call gets OVERLOADED."""
     max_readers: Count = 10_000
-    """Calls reading streams at once. The next one gets OVERLOADED."""
+    """Maximum number of calls that read streams at once. The next one gets OVERLOADED."""
     heartbeat_interval_s: Seconds = 15.0
-    """Longest silence towards a reader that names none."""
+    """Seconds without an event until a reader gets a heartbeat, if the caller sets no interval."""
     min_delivery_interval_s: Seconds = 1.0
-    """Shortest interval of heartbeats and usage that a reader may ask for."""
+    """Minimum interval of heartbeats and usage events that a caller may set, in seconds. A shorter one gets
+    INVALID_REQUEST."""
     linger_s: Seconds = 30.0
-    """How long a stream asked to CONTINUE goes on without a reader, when the caller does not say."""
+    """Seconds for which a stream with ON_DISCONNECT_CONTINUE continues without a reader, if the caller sets
+    no `linger`."""
     max_linger_s: Seconds = 600.0
-    """The longest that a caller may ask for."""
+    """Maximum `linger` that a caller may set, in seconds. A longer one gets INVALID_REQUEST."""
     log_ttl_s: SecondsOrZero = 60.0
-    """How long a stream stays readable after its end, when the caller does not say."""
+    """Seconds for which a stream can be read after its end, if the caller sets no `log_ttl`."""
     max_log_ttl_s: SecondsOrZero = 3600.0
-    """The longest that a caller may ask for."""
+    """Maximum `log_ttl` that a caller may set, in seconds. A longer one gets INVALID_REQUEST."""
     max_cache_bytes: Bytes = 64 * 2**20
-    """Size of all answers in the response cache. Past it the least recently used answers of the tenant
-    whose answers take the most memory are dropped. 0: no cache."""
+    """Maximum size of all answers in the response cache, in bytes. Beyond it the least recently used answers
+    are dropped, of the tenant whose answers take the most memory. 0 turns the cache off."""
     max_cached_answer_bytes: Bytes = 2 * 2**20
-    """Size of one answer, as its log counts it (about 110 bytes a token). A larger one is not cached."""
+    """Maximum size of one cached answer, in bytes of its log: about 110 bytes for each token. A larger answer
+    is not cached."""
     cache_ttl_s: Seconds = 3600.0
-    """How old an answer from the response cache may be, when the caller does not say."""
+    """Maximum age of an answer from the response cache, in seconds, if the caller sets no `ttl`."""
     max_cache_ttl_s: Seconds = 86400.0
-    """The oldest that a caller may ask for."""
+    """Maximum `ttl` of cached answers that a caller may set, in seconds. A longer one gets
+    INVALID_REQUEST."""
     reader_stall_s: Seconds = 30.0
-    """How long a write to a caller may be blocked because it accepts nothing. Then SLOW_READER."""
+    """Seconds for which a write may be blocked because the caller accepts nothing. Then the caller gets
+    SLOW_READER."""
     max_stream_duration_s: Seconds = 3600.0
-    """From acceptance to end. Then the stream finishes with TIME_LIMIT."""
+    """Maximum duration of a stream in seconds, from the accepted request to its end. Then the stream finishes
+    with TIME_LIMIT."""
     upstream_connect_s: Seconds = 5.0
-    """Name lookup, TCP and TLS together. Then UPSTREAM_UNAVAILABLE."""
-    upstream_first_content_s: Seconds = 600.0
-    """From opening the upstream to the first text, reasoning or tool call of the answer. Headers, role
-    chunks and pings are not content, so a model may think for this long without output. Then
+    """Seconds for connecting to a provider: name lookup, TCP and TLS together. Then the stream fails with
     UPSTREAM_UNAVAILABLE."""
+    upstream_first_content_s: Seconds = 600.0
+    """Seconds from the request to a provider until the first text, reasoning or tool call. Headers, role
+    chunks and pings do not count, so a model may think for this long without output. Then the stream fails
+    with UPSTREAM_UNAVAILABLE."""
     upstream_idle_s: Seconds = 300.0
-    """Longest gap between two arrivals of bytes after the first content. Then UPSTREAM_STALLED."""
+    """Maximum time without any bytes from a provider after the first content, in seconds. Then the stream
+    fails with UPSTREAM_STALLED."""
 
     @model_validator(mode="after")
     def _defaults_are_within_maxima(self) -> Self:
-        """Refuse a default that is set above its maximum. One that is not set is lowered where it is used."""
+        """Reject a default above its maximum if it was set. Otherwise it is lowered where it is used."""
         for name, maximum in _MAXIMA.items():
             if name in self.model_fields_set and getattr(self, name) > getattr(self, maximum):
                 raise fault_at([name], f"is above limits.{maximum}, {getattr(self, maximum):g}")
@@ -199,52 +227,56 @@ _MAXIMA = {
     "max_cached_answer_bytes": "max_cache_bytes",
     "max_log_bytes": "max_total_log_bytes",
 }
-"""Each limit that has another limit as its maximum, and that maximum."""
+"""The limits that have another limit as their maximum, and that maximum."""
 
 
 class CallerLimits(_Section):
-    """What the calls of one key, or of one tenant, may take. None: as much as the server itself."""
+    """Limits of one key, or of one tenant. By default there is no limit besides those of the server."""
 
     requests_per_minute: CallerLimit | None = None
-    """Chats started and calls of CountTokens in any 60 seconds. The next one gets RATE_LIMITED."""
+    """Maximum number of chats and CountTokens calls in any 60 seconds. The next one gets RATE_LIMITED."""
     tokens_per_minute: CallerLimit | None = None
-    """Input and output tokens in any 60 seconds. A chat takes its estimate when it starts, and what it
-    really used when it ends; one that finds too little left gets RATE_LIMITED."""
+    """Maximum number of input and output tokens in any 60 seconds. A chat counts with its estimate when it
+    starts, and with its real usage when it ends. A chat whose estimate exceeds what is left gets
+    RATE_LIMITED."""
     concurrent_streams: CallerLimit | None = None
-    """Streams that generate at once. The next one gets TOO_MANY_STREAMS."""
+    """Maximum number of streams that generate at once. The next one gets TOO_MANY_STREAMS."""
     messages_per_request: CallerLimit | None = None
-    """Messages of a chat. A longer one gets QUOTA_EXHAUSTED."""
+    """Maximum number of messages in a chat. A chat with more gets QUOTA_EXHAUSTED."""
     bytes_per_request: CallerLimit | None = None
-    """Size of one request on the wire. A larger one gets QUOTA_EXHAUSTED."""
+    """Maximum size of a request, in bytes after decompression. A larger one gets QUOTA_EXHAUSTED."""
 
 
 class TenantLimits(CallerLimits):
-    """What all callers of a tenant may take together."""
+    """Limits of all callers of a tenant together."""
 
     spend_usd_per_day: Usd | None = None
-    """What its streams may cost in one day (UTC), as far as this server knows prices: a chat reserves
-    what it may cost, and what does not fit gets QUOTA_EXHAUSTED; one whose answer grows past what it has
-    reserved, and finds nothing left, finishes with BUDGET. Models without a known price are refused."""
+    """Maximum cost of the tenant's streams in one day (UTC), in US dollars. A chat reserves its likely
+    cost. If less is left, it gets QUOTA_EXHAUSTED. A stream that needs more than it has reserved, when
+    nothing is left, finishes with BUDGET. Models without a known price are refused."""
     spend_usd_per_month: Usd | None = None
-    """The same for one month (UTC)."""
+    """Maximum cost of the tenant's streams in one month (UTC), in US dollars, with the effects of
+    `spend_usd_per_day`."""
 
 
 class TlsConfig(_Section):
-    """PEM files, read again when they change: connections that are open stay as they are."""
+    """PEM files of TLS. They are read again when they change; open connections keep their certificates."""
 
     cert: PemFile | None = None
-    """The server's certificate, and those between it and its authority. None: no TLS."""
+    """File with the server's certificate, followed by the intermediate certificates. By default TLS is
+    off."""
     key: PemFile | None = None
-    """Its private key."""
+    """File with the private key of the server's certificate."""
     client_ca: PemFile | None = None
-    """Authorities of callers' certificates. Set: a connection without such a certificate is refused."""
+    """File with the authorities of client certificates. If set, a connection without a certificate of one of
+    them is refused."""
 
 
 OPENAI_QUIRKS = Quirks(max_tokens_field="max_completion_tokens", system_role="developer")
 
 
 def known_providers(environ: Mapping[str, str]) -> dict[str, ProviderConfig]:
-    """The providers that need no configuration, at the addresses the environment names."""
+    """Return the providers that need no configuration, at their addresses in the environment."""
     openai = _address(environ, "OPENAI_BASE_URL", "https://api.openai.com/v1")
     anthropic = _address(environ, "ANTHROPIC_BASE_URL", "https://api.anthropic.com")
     return {
@@ -269,39 +301,47 @@ def _address(environ: Mapping[str, str], name: str, default: str) -> str:
 
 
 class Settings(_Section):
-    """All settings of the server. Nested ones as `TOKENWIRE_LIMITS__MAX_STREAMS`."""
+    """All settings of the server. The variable of a nested one is `TOKENWIRE_LIMITS__MAX_STREAMS`."""
 
     listen: Annotated[str, AfterValidator(listen_address)] = "127.0.0.1:50051"
-    """HOST:PORT; port 0 takes a free one."""
+    """Address to listen on, as HOST:PORT. Port 0 selects a free port."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Lowest level of the log records that are written to stderr."""
     drain_grace_s: SecondsOrZero = 5.0
-    """How long open streams may go on after SIGTERM. Then they end with SERVER_STOPPED."""
+    """Seconds for which open streams may continue after SIGTERM. Then they end with SERVER_STOPPED."""
     database: Annotated[str, BeforeValidator(_one_line)] = "sqlite:///tokenwire.db"
-    """Where keys and usage records are kept: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`.
-    With --demo the default is a temporary file, which is removed when the server stops."""
+    """Database of keys and usage records: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`. With
+    --demo the default is a temporary file, which is removed when the server stops."""
     usage_kept_days: Days | None = None
-    """How long usage records are kept, from the end of their streams. None: for ever. At least 31 where a
-    tenant's spend is limited by the month: after a restart it is summed from the records."""
+    """Days for which usage records are kept after the end of their streams. By default they are kept for
+    ever. At least 31 if a tenant has a limit on its spend per month, because a restarted server sums the
+    records."""
     migrate: bool = True
-    """Bring the database's schema up to date at start. Otherwise `tokenwire-server migrate` does."""
+    """Whether the server updates the database's schema when it starts. If not, run
+    `tokenwire-server migrate`."""
     auth: Literal["auto", "keys", "none"] = "auto"
-    """Whether callers need keys. "auto": when there are any; without any, only loopback can be listened
-    on. "none": nobody needs one, on any address."""
+    """Whether callers need keys. With "auto" they do if the database contains any; a server without keys
+    listens only on loopback. With "none" they never do, on any address."""
     reflection: Literal["keys", "open", "off"] = "keys"
-    """Whether the server tells its API: to callers with keys where they need them, to all, to nobody."""
+    """Who may use server reflection. "keys": the callers that may call the other services. "open": everybody.
+    "off": nobody."""
     keys_trusted_s: Seconds = 300.0
-    """How long keys are taken as they were last read when the database cannot be reached. Past it new
+    """Seconds for which the keys that were read last are used while the database cannot be reached. Then new
     calls get STORE_UNAVAILABLE."""
     tls: TlsConfig = TlsConfig()
+    """Certificates of the server and of its callers."""
     limits: Limits = Limits()
+    """Limits of the server."""
     tenants: dict[str, TenantLimits] = {}
-    """What all callers of a tenant may take together; "*" stands for every tenant not named."""
+    """Limits of tenants, by name. The name "*" is for every tenant that is not named."""
     providers: dict[str, ProviderConfig] = {}
+    """Providers by name, in addition to `openai`, `openai-responses` and `anthropic`, or in place of them."""
     models: dict[str, ModelConfig] = {}
+    """Aliases of models, and facts about models, by name."""
 
     @field_validator("tenants")
     @classmethod
-    def _months_are_kept(
+    def _records_are_kept_for_a_month(
         cls, value: dict[str, TenantLimits], info: ValidationInfo
     ) -> dict[str, TenantLimits]:
         kept_days = info.data.get("usage_kept_days")
@@ -311,7 +351,7 @@ class Settings(_Section):
                     raise fault_at(
                         [name, "spend_usd_per_month"],
                         f"needs usage_kept_days of at least {LONGEST_MONTH_DAYS}, not {kept_days}: "
-                        "after a restart the records show what was spent",
+                        "a restarted server sums the records of the month",
                     )
         return value
 
@@ -327,7 +367,7 @@ class Settings(_Section):
 def load(
     path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> Settings:
-    """Return the settings. Raises ConfigError with every fault: its source, its path, what is wrong."""
+    """Return the settings. Raises ConfigError with the source, the path and the text of every fault."""
     sources = Sources(Settings, path, flags, environ)
     try:
         return Settings.model_validate(sources.values)

@@ -37,13 +37,13 @@ FOREIGN_VARIABLES = frozenset(
 )
 """Variables of the client and of the tests, which are not settings of the server."""
 
-NO_SUCH_SETTING = "there is no such setting"
+NO_SUCH_SETTING = "no such setting"
 
 Step = str | int
 
 
 class ConfigError(Exception):
-    """The settings cannot be used. The text is one line: which settings, and what is wrong."""
+    """The settings cannot be used. The text is one line with the settings and their faults."""
 
 
 class _Source(NamedTuple):
@@ -78,7 +78,7 @@ class Sources:
             self._put(source)
 
     def describe(self, error: ValidationError) -> str:
-        """Return every fault of the merged values: its source, its path, and what is wrong."""
+        """Return the source, the path and the text of every fault of the merged values."""
         return "; ".join(
             f"{self._place(fault['loc'])}: {_plain(fault['msg'])}"
             for fault in error.errors(include_url=False, include_input=False)
@@ -104,7 +104,7 @@ class Sources:
         """
         for end in range(len(path), 0, -1):
             for source in reversed(self._sources):
-                if _gives(source, path[:end]):
+                if _sets(source, path[:end]):
                     inside = tuple(path[: len(source.path)]) == source.path
                     rest = path[len(source.path) :] if inside else path
                     return f"{source.name}: {_dotted(rest)}" if rest else source.name
@@ -127,7 +127,7 @@ def _toml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES} bytes")
         return tomllib.loads(content.decode("utf-8-sig"))  # Windows editors may write a BOM
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file") from error
+        raise ConfigError(f"{path}: no such file") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -146,10 +146,10 @@ def _variables(model: type[BaseModel], environ: Mapping[str, str]) -> list[_Sour
         if not name.upper().startswith(ENV_PREFIX) or name.upper() in FOREIGN_VARIABLES:
             continue
         try:
-            path, holds_json = _setting(model, name[len(ENV_PREFIX) :].split(STEP))
+            path, is_json = _setting(model, name[len(ENV_PREFIX) :].split(STEP))
             if path in found:
                 raise ValueError(f"sets the same as {found[path].name}")
-            found[path] = _Source(name, path, _json(text) if holds_json else text)
+            found[path] = _Source(name, path, _json(text) if is_json else text)
         except ValueError as error:
             faults.append(f"{name}: {error}")
     if faults:
@@ -194,7 +194,7 @@ def _flags(flags: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_So
             yield _Source("--" + "-".join((*path, name)).replace("_", "-"), (*path, name), value)
 
 
-def _gives(source: _Source, path: Sequence[Step]) -> bool:
+def _sets(source: _Source, path: Sequence[Step]) -> bool:
     """Return whether a source sets a setting, or something inside it."""
     shared = min(len(path), len(source.path))
     if tuple(path[:shared]) != source.path[:shared]:

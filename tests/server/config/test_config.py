@@ -53,10 +53,10 @@ def test_the_limits_of_a_tenant_come_from_the_file_and_from_variables(tmp_path, 
         ),
         ("concurrent_streams = 'many'", "concurrent_streams: Input should be a valid integer"),
         ("messages_per_request = 1.5", "messages_per_request: Input should be a valid integer"),
-        ("request_per_minute = 1", "request_per_minute: there is no such setting"),
+        ("request_per_minute = 1", "request_per_minute: no such setting"),
     ],
 )
-def test_a_limit_that_makes_no_sense_is_refused_with_its_path(tmp_path, line, fault):
+def test_an_invalid_limit_is_refused_with_its_path(tmp_path, line, fault):
     path = tmp_path / "tokenwire.toml"
     path.write_text(f"[tenants.acme]\n{line}\n")
     with pytest.raises(ConfigError) as caught:
@@ -64,13 +64,13 @@ def test_a_limit_that_makes_no_sense_is_refused_with_its_path(tmp_path, line, fa
     assert str(caught.value).startswith(f"{path}: tenants.acme.{fault}")
 
 
-def test_every_limit_that_makes_no_sense_is_named_at_once(tmp_path):
+def test_all_invalid_limits_are_named_at_once(tmp_path):
     path = tmp_path / "tokenwire.toml"
     path.write_text("[tenants.acme]\nrequests_per_minute = 0\n[tenants.b]\ntokens = 1\n")
     with pytest.raises(ConfigError) as caught:
         load(path, {})
     assert "tenants.acme.requests_per_minute: " in str(caught.value)
-    assert "tenants.b.tokens: there is no such setting" in str(caught.value)
+    assert "tenants.b.tokens: no such setting" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,10 @@ def test_every_limit_that_makes_no_sense_is_named_at_once(tmp_path):
             "many",
             "tokens_per_minute: Input should be a valid integer",
         ),
-        ("TENANTS__ACME__TOKENS", "3", "tokens: there is no such setting"),
+        ("TENANTS__ACME__TOKENS", "3", "tokens: no such setting"),
     ],
 )
-def test_a_variable_with_a_limit_that_makes_no_sense_is_refused_with_its_path(
-    monkeypatch, name, value, fault
-):
+def test_a_variable_with_an_invalid_limit_is_refused_with_its_path(monkeypatch, name, value, fault):
     monkeypatch.setenv(f"TOKENWIRE_{name}", value)
     with pytest.raises(ConfigError) as caught:
         load(None, {})
@@ -101,7 +99,7 @@ def test_a_variable_with_a_limit_that_makes_no_sense_is_refused_with_its_path(
 MONTHLY = "usage_kept_days = {}\n[tenants.acme]\nspend_usd_per_month = 5\n"
 
 
-def test_records_are_not_forgotten_before_the_month_that_they_are_to_limit_is_over(tmp_path):
+def test_a_monthly_spend_limit_needs_the_records_of_a_month(tmp_path):
     path = tmp_path / "tokenwire.toml"
     path.write_text(MONTHLY.format(30))
     with pytest.raises(ConfigError) as caught:
@@ -111,28 +109,33 @@ def test_records_are_not_forgotten_before_the_month_that_they_are_to_limit_is_ov
     )
     path.write_text(MONTHLY.format(31))
     assert load(path, {}).usage_kept_days == 31
-    path.write_text(MONTHLY.format(1).replace("month", "day"))  # no day is longer than it
+    path.write_text(MONTHLY.format(1).replace("month", "day"))
     assert load(path, {}).usage_kept_days == 1
 
 
-def numbers(kind=Settings, path=()):
-    """Yield the path of every number of the settings. `x` is the name in tables whose names are free."""
-    for name, field in kind.model_fields.items():
-        kinds = leaves(field.annotation)
-        for inner in kinds:
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                named = ("x",) if get_origin(field.annotation) is dict else ()
-                yield from numbers(inner, (*path, name, *named))
-        if kinds & {int, float, Decimal}:
-            yield (*path, name)
-
-
 def leaves(annotation):
-    """The types at the ends of an annotation such as `dict[str, X] | None`."""
+    """Return the types at the ends of an annotation such as `dict[str, X] | None`."""
     kinds = get_args(annotation)
     if get_origin(annotation) is Annotated:
         kinds = kinds[:1]
     return set().union(*map(leaves, kinds)) or {annotation}
+
+
+def fields(kind=Settings, path=()):
+    """Yield the path and the field of every setting. `x` is the name in tables whose names are free."""
+    for name, field in kind.model_fields.items():
+        yield (*path, name), field
+        for inner in leaves(field.annotation):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                named = ("x",) if get_origin(field.annotation) is dict else ()
+                yield from fields(inner, (*path, name, *named))
+
+
+NUMBERS = [path for path, field in fields() if leaves(field.annotation) & {int, float, Decimal}]
+
+
+def test_every_setting_has_a_description():
+    assert [path for path, field in fields() if not field.description] == []
 
 
 INVALID_NUMBERS = (
@@ -161,7 +164,7 @@ INVALID_NUMBERS_IN_VARIABLES = (
 
 
 def test_the_numbers_under_test_include_those_of_every_section():
-    found = set(numbers())
+    found = set(NUMBERS)
     assert {
         ("usage_kept_days",),
         ("limits", "max_streams"),
@@ -172,7 +175,7 @@ def test_the_numbers_under_test_include_those_of_every_section():
     assert len(found) > 30
 
 
-@pytest.mark.parametrize("path", list(numbers()), ids=".".join)
+@pytest.mark.parametrize("path", NUMBERS, ids=".".join)
 def test_every_number_is_finite_bounded_and_no_boolean(path):
     for value in INVALID_NUMBERS:
         given = value
@@ -211,12 +214,12 @@ def test_a_default_above_its_maximum_is_refused_with_both(default, maximum):
     ("variable", "value", "fault"),
     [
         ("TOKENWIRE_LIMITS__MAX_STREAMS", "many", "Input should be a valid integer"),
-        ("TOKENWIRE_LIMITS__MAX_STREAM", "5", "there is no such setting"),
-        ("TOKENWIRE_LISTEN__X", "5", "there is no such setting"),
-        ("TOKENWIRE_TENANTS____X", "5", "there is no such setting"),
+        ("TOKENWIRE_LIMITS__MAX_STREAM", "5", "no such setting"),
+        ("TOKENWIRE_LISTEN__X", "5", "no such setting"),
+        ("TOKENWIRE_TENANTS____X", "5", "no such setting"),
         ("TOKENWIRE_MODELS", '{"a": {bad', "is not JSON: Expecting property name"),
         ("TOKENWIRE_MODELS", "[" * 100_000, "is nested too deeply"),
-        ("TOKENWIRE_MODELS", '{"a/b": {"targe": "x"}}', "a/b.targe: there is no such setting"),
+        ("TOKENWIRE_MODELS", '{"a/b": {"targe": "x"}}', "a/b.targe: no such setting"),
         ("TOKENWIRE_LIMITS", '{"linger_s": 601}', "linger_s: is above limits.max_linger_s, 600"),
         (
             "TOKENWIRE_PROVIDERS__LOCAL__KIND",
@@ -294,7 +297,7 @@ def test_a_variable_of_a_setting_overrides_the_variable_of_its_table():
         (b"a = " + b"[" * 100_000, "is nested too deeply"),
         (b"a = " + b"1" * 5000, "Exceeds the limit"),
         (b"a b", "line 1"),
-        (b'"\\n" = 1', r"'\n': there is no such setting"),
+        (b'"\\n" = 1', r"'\n': no such setting"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line_with_its_name(tmp_path, content, fault):

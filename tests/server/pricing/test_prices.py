@@ -179,7 +179,7 @@ def test_a_price_is_read_exactly_as_it_is_written(tmp_path, written):
         ("input = 'much'", "input: Input should be a valid decimal"),
         ("cache_read = -0.1", "cache_read: Input should be greater than or equal to 0"),
         ("reasoning = -0.1", "reasoning: Input should be greater than or equal to 0"),
-        ("cached = 1", "cached: there is no such setting"),
+        ("cached = 1", "cached: no such setting"),
         ("", "input: Field required"),
     ],
 )  # fmt: skip
