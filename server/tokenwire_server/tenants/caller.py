@@ -1,4 +1,4 @@
-"""Who calls."""
+"""The caller of an RPC."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import msgspec
 from ..config import CallerLimits
 
 DEFAULT_TENANT = "default"
-"""Whose calls are that need no key."""
+"""Tenant of calls without a key."""
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who calls, as far as a call's credentials say it."""
+    """The caller, as the credentials of a call identify it."""
 
     tenant: str = DEFAULT_TENANT
     key_prefix: str = ""
-    """Of the key that the call bears. Empty: it bears none."""
+    """Prefix of the call's key. Empty if the call has no key."""
     key_family: str = ""
-    """The prefix of the first key that this one took the place of: what keys share over a rotation."""
+    """Prefix of the first key of the family. Keys that replace each other by rotation share it."""
     models: tuple[str, ...] = ()
-    """What the key may call, `*` standing for any text. Empty: every model."""
+    """Patterns of the models that the key may call; `*` matches any text. Empty: every model."""
     limits: CallerLimits = CallerLimits()
-    """Those of the key."""
+    """Limits of the key."""
     expire_time: float | None = None
-    """When the key stops to be taken, in seconds since the epoch. None: never."""
+    """When the key expires, in seconds since the epoch. None: never."""
 
     def may_call(self, *names: str) -> bool:
-        """Whether it may call a model that has these names: the one asked for, and what it leads to."""
+        """Return whether the caller may call a model with any of these names."""
         return not self.models or any(
             fnmatchcase(name, pattern) for name in names for pattern in self.models
         )

@@ -1,4 +1,4 @@
-"""All keys, as they were last read, and whose a call is. No call waits for the database."""
+"""The keys in memory, and the authentication of calls. No call waits for the database."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .key import ApiKey, parse_key_text
 logger = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
-"""How often keys are read again. A revoked key stops within this, and the time that reading takes."""
+"""How often keys are read again. A revoked key is refused after this, and the time that a read takes."""
 READ_TIMEOUT_S = 3.0
-"""How long one reading may take."""
+"""How long one read may take."""
 
 _SCHEME = "bearer "
 _REQUIRED = (
@@ -33,10 +33,10 @@ _NO_DIGEST = bytes(32)
 
 
 class KeySource(Protocol):
-    """Where keys are kept."""
+    """A store of keys."""
 
     async def changes(self, since_revision: int) -> tuple[int, Sequence[ApiKey]]:
-        """The newest revision, and every key that changed after an older one.
+        """Return the newest revision, and every key that changed after `since_revision`.
 
         Raises StoreUnavailable.
         """
@@ -44,10 +44,10 @@ class KeySource(Protocol):
 
 
 class Keyring:
-    """The keys of a source, read again each second by whoever runs `follow`.
+    """The keys of a source. `follow` reads them again every second.
 
-    When the source cannot be read, the keys stay as they were for `trusted_s`; then every call that
-    needs one is refused with StoreUnavailable, until the source is back.
+    While the source cannot be read, the keys that were read last are used for `trusted_s`. After that every
+    call that needs a key is refused with StoreUnavailable.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Keyring:
         self._needs_keys = mode == "keys"
         self._revision = 0
         self._read_at = time.monotonic()
-        self._lost = False
+        self._is_lost = False
 
     @property
     def needs_keys(self) -> bool:
-        """A call without a key is refused. With "auto", from the first key on, even a revoked one."""
+        """Whether calls without a key are refused. With "auto", once there is any key, even a revoked one."""
         return self._needs_keys
 
     def has_active_key(self) -> bool:
@@ -78,9 +78,9 @@ class Keyring:
     def authenticate(
         self, credentials: Sequence[str | bytes], certified_tenant: str | None = None
     ) -> Caller:
-        """Whose a call is that bears these values of `authorization`.
+        """Return the caller for the values of a call's `authorization` metadata.
 
-        `certified_tenant` is the one that its connection's certificate names, if it names one.
+        `certified_tenant` is the tenant in the connection's client certificate, if it names one.
 
         Raises Unauthenticated, StoreUnavailable.
         """
@@ -98,22 +98,22 @@ class Keyring:
             raise Unauthenticated(f"the key {key.prefix} has expired")
         if certified_tenant is not None and certified_tenant != key.tenant:
             raise Unauthenticated(
-                f"the key {key.prefix} is not of the tenant that the certificate names"
+                f"the key {key.prefix} does not belong to the tenant that the certificate names"
             )
         return Caller(key.tenant, key.prefix, key.family, key.models, key.limits, key.expire_time)
 
     async def refresh(self) -> list[str]:
-        """Read what changed; the prefixes of keys that were revoked since they were read last.
+        """Read the changes. Return the prefixes of keys that were revoked since the last read.
 
-        After a loss all of it is read: what comes back may be an older copy.
+        After a failed read all keys are read, because the database may be an older copy when it is back.
 
-        Raises StoreUnavailable. Cancelled, it has changed nothing.
+        Raises StoreUnavailable. Cancellation changes nothing.
         """
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                known = 0 if self._lost else self._revision
+                known = 0 if self._is_lost else self._revision
                 revision, changed = await self._source.changes(known)
-                if revision < known:  # another database, or an older copy of it
+                if revision < known:  # a different database, or an older copy
                     known = 0
                     revision, changed = await self._source.changes(known)
         except TimeoutError:
@@ -125,7 +125,7 @@ class Keyring:
         kept = before if known else {}
         self._keys = kept | {key.prefix: key for key in changed}
         self._revision = revision
-        if self._keys and self._mode == "auto":  # and it stays so, should all keys be lost
+        if self._keys and self._mode == "auto":  # and still if all keys are lost later
             self._needs_keys = True
         return [
             prefix
@@ -134,24 +134,24 @@ class Keyring:
         ]
 
     async def follow(self, revoked: Callable[[str], None]) -> NoReturn:
-        """Refresh each second, until cancelled, and tell the prefixes of keys that were revoked."""
+        """Refresh every second until cancelled. Call `revoked` with the prefix of each revoked key."""
         while True:
             await asyncio.sleep(REFRESH_S)
             needed_keys = self._needs_keys
             try:
                 prefixes = await self.refresh()
-            except Exception as error:  # noqa: BLE001  # whatever it is: streams go on without it
-                if not self._lost:
+            except Exception as error:  # noqa: BLE001  # streams continue after any error
+                if not self._is_lost:
                     logger.warning(
-                        "keys cannot be read: %s; they are taken as they are for %g s",
+                        "keys cannot be read: %s; the last known keys are used for %g s",
                         operator_text(error),
                         self._trusted_s,
                     )
-                self._lost = True
+                self._is_lost = True
                 continue
-            if self._lost:
+            if self._is_lost:
                 logger.warning("keys can be read again")
-                self._lost = False
+                self._is_lost = False
             if self._needs_keys and not needed_keys:
                 logger.warning(
                     "the database contains keys now: from now on every call needs one; to serve without "
@@ -162,21 +162,25 @@ class Keyring:
                 revoked(prefix)
 
     def _key(self, credentials: Sequence[str | bytes]) -> ApiKey:
-        """The key that was sent, or the same refusal for whatever is not one of ours."""
+        """Return the stored key. Raises Unauthenticated, with the same text for every key that is not
+        stored.
+        """
         if len(credentials) > 1:
-            raise Unauthenticated("the metadata `authorization` stands there more than once")
+            raise Unauthenticated("the metadata `authorization` is given more than once")
         (value,) = credentials
         if not isinstance(value, str) or not value[: len(_SCHEME)].lower() == _SCHEME:
             raise Unauthenticated("the metadata `authorization` is not `Bearer KEY`")
         secret = parse_key_text(value[len(_SCHEME) :].strip(" "))
         if secret is None:
-            raise Unauthenticated("what `authorization` holds is no key of Tokenwire's: tw_..._...")
+            raise Unauthenticated(
+                "the metadata `authorization` contains no key of Tokenwire, which has the form tw_..._..."
+            )
         key = self._keys.get(secret.prefix)
         digest = _NO_DIGEST if key is None else key.digest
         if not self._keys and not self._needs_keys:
-            raise Unauthenticated("this server has no keys: call it without one")
+            raise Unauthenticated("this server has no keys: call it without a key")
         if not hmac.compare_digest(digest, secret.digest) or key is None:
-            raise Unauthenticated("there is no such key")
+            raise Unauthenticated("unknown key")
         return key
 
     def _is_revoked(self, prefix: str) -> bool:

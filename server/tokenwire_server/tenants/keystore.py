@@ -1,4 +1,4 @@
-"""Where keys are kept, and every way they change."""
+"""The keys in the database, and their changes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .key import (
 logger = logging.getLogger(__name__)
 
 MAX_ACTIVE_IN_FAMILY = 2
-"""The key that callers use, and the one that takes its place."""
+"""The key that callers use, and its replacement."""
 
-# JSON as text: a row that holds none must not hide the others.
+# JSON as text: a row with invalid JSON must not hide other rows.
 _KEY_COLUMNS = tuple(
     cast(column, Text).label(column.name) if isinstance(column.type, JSON) else column
     for column in (api_keys.c[name] for name in ApiKey.__struct_fields__)
@@ -37,14 +37,14 @@ _KEY_COLUMNS = tuple(
 
 
 class KeyRefused(Exception):
-    """A key cannot be changed as was asked: one line that says why. Nothing was changed."""
+    """A key cannot be changed as requested. The text is one line with the reason. Nothing was changed."""
 
 
 class KeyStore:
-    """The keys in the database. No key is ever deleted, and no text of one ever kept.
+    """The keys in the database. Keys are never deleted, and their texts are never stored.
 
-    Every method raises StoreUnavailable. One that changes keys was then, as when it is cancelled, done
-    whole or not at all; the text of a key that was made so is lost, and the key of no use.
+    Every method raises StoreUnavailable. A method that changes keys has then changed all or nothing, and also
+    when it is cancelled. If it created a key, the key's text is lost and the key cannot be used.
     """
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
@@ -52,10 +52,10 @@ class KeyStore:
         self._clock = clock
 
     async def changes(self, since_revision: int) -> tuple[int, Sequence[ApiKey]]:
-        """The newest revision, and every key that was made or changed after `since_revision`.
+        """Return the newest revision, and every key that was created or changed after `since_revision`.
 
-        Whoever asks again with what it was told misses no change, however many processes make them.
-        The newest revision lies below `since_revision` only when the database is another one.
+        A caller that passes the revision it got last misses no change, however many processes make changes.
+        The newest revision is lower than `since_revision` only if the database is a different one.
         """
         async with self._database.reading() as connection:
             newest = await _newest_revision(connection)
@@ -67,12 +67,12 @@ class KeyStore:
                 )
             )
             changed = rows.all()
-        # A change may have been committed between the two readings: then its row is here already.
+        # A change may have been committed between the two reads. Then its row is here already.
         revisions = (row.revision for row in changed if isinstance(row.revision, int))
         return max(newest, *revisions, 0), _keys(changed)
 
     async def list(self, tenant: str | None = None) -> Sequence[ApiKey]:
-        """All keys, or those of a tenant, oldest first."""
+        """Return all keys, or the keys of a tenant, oldest first."""
         keys = select(*_KEY_COLUMNS).order_by(api_keys.c.create_time, api_keys.c.prefix)
         if tenant is not None:
             keys = keys.where(api_keys.c.tenant == tenant)
@@ -87,7 +87,7 @@ class KeyStore:
         limits: CallerLimits | None = None,
         expire_time: float | None = None,
     ) -> tuple[ApiKey, str]:
-        """A new key, the first of its family, and its text, which cannot be had again."""
+        """Create a key with a family of its own. Return it and its text, which is not stored."""
         key, text = _new_key(
             tenant=tenant,
             models=models,
@@ -100,9 +100,9 @@ class KeyStore:
         return key, text
 
     async def revoke(self, prefix: str) -> ApiKey:
-        """Have a key taken no longer. One that was revoked before stays as it is.
+        """Revoke a key. A key that is revoked already stays unchanged.
 
-        Raises KeyRefused: there is no such key.
+        Raises KeyRefused if there is no such key.
         """
         async with self._database.writing() as connection:
             revision = await _next_revision(connection)
@@ -114,16 +114,19 @@ class KeyStore:
             return await _key(connection, prefix)
 
     async def rotate(self, prefix: str, overlap_s: float) -> tuple[ApiKey, ApiKey, str]:
-        """Put a new key in the place of one, which is taken for `overlap_s` more: old, new, new text.
+        """Replace a key, which is accepted for `overlap_s` more. Return the old key, the new key and its
+        text.
 
-        The new key has the old one's family, tenant, models and limits, and, from now on, as long a
-        life as the keys of its family are given. The old one never lives longer than it would have.
+        The new key has the old one's family, tenant, models and limits, and the lifetime that keys of its
+        family have, beginning now. The old key's expiry is never extended.
 
-        Raises KeyRefused: there is no such key, it is not active, or the other one of its family is.
+        Raises KeyRefused if there is no such key, if it is not active, or if its replacement is active.
         """
         now = self._clock()
         async with self._database.writing() as connection:
-            revision = await _next_revision(connection)  # first: who rotates it too now waits
+            revision = await _next_revision(
+                connection
+            )  # first, so that another rotation of it waits
             old = await _key(connection, prefix)
             if not old.active(now):
                 state = "revoked" if old.revoke_time is not None else "expired"
@@ -139,13 +142,13 @@ class KeyStore:
             active = sorted(key.prefix for key in keys if key.active(now))
             if len(active) >= MAX_ACTIVE_IN_FAMILY:
                 raise KeyRefused(
-                    f"{' and '.join(active)} take the place of one another and are both active: "
+                    f"{' and '.join(active)} replace each other and are both active: "
                     "revoke one first, or wait until it expires"
                 )
             old_until, new_until = now + overlap_s, None
             if old.expire_time is not None:
                 old_until = min(old_until, old.expire_time)
-            # The old one's life may have been cut by a rotation; the newest one's was not.
+            # A rotation may have shortened the lifetime of the old key, but not of the newest one.
             others = [
                 key for key in keys if key.prefix != prefix and not isinstance(key, UnreadableKey)
             ]
@@ -176,7 +179,7 @@ async def _newest_revision(connection: AsyncConnection) -> int:
 
 
 async def _next_revision(connection: AsyncConnection) -> int:
-    """The revision of a change. It holds the row's lock until the transaction ends: one change at a time."""
+    """Return the revision of a change. It locks the row until the transaction ends: one change at a time."""
     await connection.execute(update(key_revision).values(revision=key_revision.c.revision + 1))
     return await _newest_revision(connection)
 
@@ -197,7 +200,7 @@ async def _insert(connection: AsyncConnection, key: ApiKey, revision: int) -> No
 def _new_key(*, family: str | None = None, **fields: Any) -> tuple[ApiKey, str]:
     text = make_key_text()
     secret = parse_key_text(text)
-    assert secret is not None  # noqa: S101  # it was made just now
+    assert secret is not None  # noqa: S101  # it was generated above
     return ApiKey(secret.prefix, family or secret.prefix, digest=secret.digest, **fields), text
 
 
@@ -206,7 +209,7 @@ def _keys(rows: Sequence[Row[*tuple[Any, ...]]]) -> Sequence[ApiKey]:
     keys = []
     for row in rows:
         try:
-            keys.append(_kept(row))
+            keys.append(_readable(row))
         except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
             why = str(error).partition("\n")[0]
             prefix = _text(row.prefix)
@@ -215,10 +218,10 @@ def _keys(rows: Sequence[Row[*tuple[Any, ...]]]) -> Sequence[ApiKey]:
     return keys
 
 
-def _kept(row: Row[*tuple[Any, ...]]) -> ApiKey:
+def _readable(row: Row[*tuple[Any, ...]]) -> ApiKey:
     values = {name: row._mapping[name] for name in ApiKey.__struct_fields__}
     limits = msgspec.json.decode(values["limits"], type=dict[str, Any])
-    # A newer server may know more limits; it enforces them.
+    # A newer server may have more limits, which only it enforces.
     values["limits"] = CallerLimits(
         **{name: limit for name, limit in limits.items() if name in CallerLimits.model_fields}
     )
@@ -234,7 +237,7 @@ def _kept(row: Row[*tuple[Any, ...]]) -> ApiKey:
     if key.expire_time is not None and key.expire_time > MAX_TIME_S:
         return msgspec.structs.replace(key, expire_time=MAX_TIME_S)
     if key.expire_time is not None and not key.expire_time >= 0:
-        raise ValueError("it expires before 1970")
+        raise ValueError("the key expires before 1970")
     return key
 
 

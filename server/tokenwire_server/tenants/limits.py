@@ -1,4 +1,4 @@
-"""What callers may take: how it is asked for, and given back."""
+"""Limits of callers: how they are checked, charged and refunded."""
 
 from __future__ import annotations
 
@@ -26,44 +26,44 @@ Scope = Literal["key", "tenant"]
 
 
 class Allowance(msgspec.Struct, frozen=True):
-    """One limit of a caller, and what is left of it."""
+    """One limit of a caller and the amount that is left."""
 
     limit: LimitName
     scope: Scope
     allowed: int
     remaining: int | None
-    """Below 0 when answers took more than was estimated. None for limits of one request."""
+    """Negative if answers used more than was estimated. None for limits of one request."""
 
 
 class Lease(Protocol):
-    """What one stream has taken: a slot among the concurrent ones, a request, and estimated tokens."""
+    """What was charged for one stream: a concurrent stream, a request, and the estimated tokens."""
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:
-        """What was left once it was taken."""
+        """The limits, and what was left of them after the charge."""
         ...
 
     def settle(self, tokens: int) -> None:
-        """The stream has ended: its slot is free, and `tokens` is what it used. Idempotent, never waits."""
+        """Free the stream's slot and charge the `tokens` that it used. Idempotent, never waits."""
         ...
 
     def give_back(self) -> None:
-        """There was no stream after all: nothing was taken, not even a request. Idempotent, never waits."""
+        """Refund everything, the request too, because no stream was started. Idempotent, never waits."""
         ...
 
 
 class Limiter(Protocol):
-    """Counts what callers take.
+    """Counts the usage of callers.
 
-    No 60 seconds ever hold more than a limit allows. What was taken is there again after 60 seconds, and
-    up to one more; what comes back earlier, at once.
+    No period of 60 seconds ever has more usage than a limit allows. Usage stops counting after 60 to 61
+    seconds, and a refund at once.
     """
 
     async def take(self, caller: Caller, tokens: int) -> Lease:
-        """Take a request, a slot and `tokens`, from the key and from the tenant: all of it, or nothing.
+        """Charge a request, a concurrent stream and `tokens` to both the key and the tenant, or to neither.
 
-        Raises RateLimited, TooManyStreams: the limit that keeps the caller waiting longest.
-        Cancelled, it has taken nothing.
+        Raises RateLimited or TooManyStreams, for the limit with the longest wait. Cancellation charges
+        nothing.
         """
         ...
 
@@ -75,27 +75,27 @@ class Limiter(Protocol):
         ...
 
     async def allowances(self, caller: Caller) -> tuple[Allowance, ...]:
-        """Every limit that holds for a caller, the key's before the tenant's, and what is left now."""
+        """Return every limit of a caller and what is left now. Limits of the key come before the tenant's."""
         ...
 
     def check_request(self, caller: Caller, *, byte_count: int, message_count: int = 0) -> None:
-        """Whether a request is small enough. Raises QuotaExhausted."""
+        """Check the size of a request. Raises QuotaExhausted."""
         ...
 
 
 class Holder(msgspec.Struct, frozen=True, gc=False):
-    """A key or a tenant, and the limits that hold for it."""
+    """A key or a tenant that has limits."""
 
     scope: Scope
     counted_as: str
-    """Who shares the limits: the family of keys, or the tenant."""
+    """The family of keys, or the tenant, that shares the limits."""
     subject: str
-    """Whom errors name: the key's prefix, or the tenant."""
+    """The key's prefix, or the tenant, for errors."""
     limits: CallerLimits
 
 
 def holders_of(caller: Caller, tenants: Mapping[str, CallerLimits]) -> tuple[Holder, ...]:
-    """Who limits a caller, the key before the tenant: nobody, if it has no limits at all."""
+    """Return those of a caller's key and tenant, in this order, that have limits."""
     found: tuple[Holder, ...] = ()
     if caller.key_family and _any_set(caller.limits):
         found = (Holder("key", caller.key_family, caller.key_prefix, caller.limits),)
@@ -108,7 +108,7 @@ def holders_of(caller: Caller, tenants: Mapping[str, CallerLimits]) -> tuple[Hol
 def allowances_of(
     holder: Holder, *, requests: int, tokens: int, streams: int
 ) -> Iterator[Allowance]:
-    """Every limit of a holder, when so much of it is taken."""
+    """Yield every limit of a holder and what is left of it, for the usage that is given."""
     limits, scope = holder.limits, holder.scope
     if (allowed := limits.requests_per_minute) is not None:
         yield Allowance("requests_per_minute", scope, allowed, allowed - requests)
@@ -123,7 +123,7 @@ def allowances_of(
 
 
 def check_size(holders: Iterable[Holder], *, byte_count: int, message_count: int) -> None:
-    """Whether a request is small enough. Raises QuotaExhausted: the smallest limit that it exceeds."""
+    """Check the size of a request. Raises QuotaExhausted for the smallest limit that it exceeds."""
     for limit, asked, field in (
         ("bytes_per_request", byte_count, ""),
         ("messages_per_request", message_count, "messages"),
@@ -147,7 +147,7 @@ def check_size(holders: Iterable[Holder], *, byte_count: int, message_count: int
 
 
 def limit_faults(tenants: Mapping[str, CallerLimits], limits: Limits) -> list[str]:
-    """What makes no sense in the limits of tenants: where it stands, and why."""
+    """Return the faults in the limits of tenants, each with its setting."""
     faults = []
     for tenant, own in tenants.items():
         path = f"tenants.{tenant}"

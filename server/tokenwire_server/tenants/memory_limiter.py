@@ -1,4 +1,4 @@
-"""Counts what callers take in this process's memory."""
+"""A limiter that counts in the memory of this process."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from .limits import Allowance, Holder, Lease, Scope, allowances_of, check_size, 
 from .window import Bucket, Window
 
 SLOT_RETRY_S = 1.0
-"""When to come back for a slot: nobody knows when a stream ends."""
+"""Retry delay for a concurrent stream: it is not known when one ends."""
 
 
 class MemoryLimiter:
-    """A Limiter. Belongs to one event loop: every step is done before another begins.
+    """A Limiter. Belongs to one event loop, where no method is interrupted.
 
-    `tenants` are the limits of tenants by name, "*" standing for each that is not named; `now` is a
-    clock in seconds that never goes back. What a caller takes is counted while its key, or its tenant,
-    has any limit: a limit that comes later finds the last minute counted only if there was another.
-    Kept are the counters of keys and tenants that took something in the last minute or hold a slot;
-    takes forget the others by and by, faster than they bring new ones.
+    `tenants` are the limits of tenants by name; "*" is for every tenant that is not named. `now` is a
+    clock in seconds that never goes back. The usage of a key or a tenant is counted only while it has a
+    limit. So a limit that is added later covers the last minute only if there was another limit.
+
+    Counters of keys and tenants without streams and without usage in the last minute are idle. Each charge
+    removes some of them, more than it adds.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class MemoryLimiter:
         check_size(holders, byte_count=byte_count, message_count=message_count)
 
     def _counter(self, holder: Holder, now: float) -> _Counter:
-        """What a holder has taken by now. A new one is kept once something is taken."""
+        """Return the counter of a holder. A new one is stored once something is charged."""
         counter = self._counters.get((holder.scope, holder.counted_as))
         if counter is None:
             return _Counter()
@@ -97,7 +98,7 @@ class MemoryLimiter:
         self._forget_idle(now, 1 + 2 * (len(self._counters) - known_count))
 
     def _forget_idle(self, now: float, count: int) -> None:
-        """Look at so many, each in its turn."""
+        """Check the next `count` counters and remove those that are idle."""
         for _ in range(count):
             holder, counter = next(iter(self._counters.items()))
             if counter.streams == 0 and counter.window.empty(now):
@@ -107,7 +108,7 @@ class MemoryLimiter:
 
 
 class _Counter:
-    """What a key or a tenant has taken: slots now, and the rest in the last minute."""
+    """The usage of a key or a tenant: open streams, and requests and tokens in the last minute."""
 
     __slots__ = ("streams", "window")
 
@@ -162,7 +163,7 @@ class _Counter:
 
 
 class _Taken:
-    """A Lease on what was taken from counters."""
+    """A Lease on what was charged to counters."""
 
     __slots__ = ("_now", "_taken", "_tokens", "allowances")
 
@@ -227,5 +228,5 @@ def _left(holders: tuple[Holder, ...], counters: list[_Counter]) -> tuple[Allowa
 
 
 def _wait_s(refusal: LimitExceeded) -> float:
-    """For ever, when it does not help to wait."""
+    """Return how long to wait; infinity if waiting does not help."""
     return math.inf if refusal.retry_after_s is None else refusal.retry_after_s

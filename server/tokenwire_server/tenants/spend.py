@@ -1,4 +1,4 @@
-"""What tenants may spend in a day and a month, and have spent."""
+"""Limits on what tenants spend in a day and a month."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .limits import Allowance
 from .window import surely_s
 
 MICROUSD = 1_000_000
-"""Of one US dollar."""
+"""Microusd in one US dollar."""
 MAX_STREAM_MICROUSD = MAX_SPEND_USD * MICROUSD
-"""Most that one stream counts: no limit is higher, and the sum of all streams fits into 64 bits."""
+"""The most that one stream counts. No limit is higher, and the sum of all streams fits in 64 bits."""
 RESERVED_RETRY_S = 1.0
-"""When to come back while open streams have reserved what is left: nobody knows when one ends."""
+"""Retry delay while open streams have reserved the rest: it is not known when one ends."""
 
 SpendName = Literal["spend_microusd_per_day", "spend_microusd_per_month"]
 
 
 class SpendLimiter:
-    """Reserves what streams may cost, and settles what they did. Belongs to one event loop.
+    """Reserves the likely costs of streams, and charges their real costs. Belongs to one event loop.
 
-    Nothing waits: between two awaits of anybody the books are whole. Days and months are those of UTC;
-    what a stream cost counts when it ends. `now` gives seconds since the epoch. Counted are only tenants
-    that have a limit, by this process: `remember` tells what was spent before it began.
+    No method waits, so the sums are consistent whenever another task runs. Days and months are in UTC. The
+    cost of a stream counts when the stream ends. `now` returns seconds since the epoch. Only tenants with a
+    limit are counted, and only by this process: `remember` adds what was spent before it started.
     """
 
     def __init__(
@@ -39,18 +39,18 @@ class SpendLimiter:
 
     @property
     def limits_anybody(self) -> bool:
-        """Some tenant's spend is limited."""
+        """Whether the spend of any tenant is limited."""
         return any(_limits_of(limits) for limits in self._tenants.values())
 
     def remember(self, *, today: Mapping[str, int], this_month: Mapping[str, int]) -> None:
-        """Take up what tenants have spent, in microusd, before this process began to count."""
+        """Add what tenants have spent, in microusd, before this process began to count."""
         for tenant in {*today, *this_month}:
             account = self._account(tenant)
             account.day.spent += today.get(tenant, 0)
             account.month.spent += this_month.get(tenant, 0)
 
     def reserve(self, tenant: str, microusd: int | None, model: str) -> SpendHold | None:
-        """Reserve what a stream may cost. None: the tenant's spend is not limited.
+        """Reserve the likely cost of a stream. Return None if the tenant's spend is not limited.
 
         `microusd` is None for a model without a known price, which a limited tenant cannot call.
         Raises QuotaExhausted, and then nothing is reserved.
@@ -68,7 +68,7 @@ class SpendLimiter:
                 allowed=allowed,
                 asked=0,
                 remaining=account.left(limit, allowed),
-                why=f"the price of {model} is not known, so that no limit could hold",
+                why=f"the price of {model} is not known, so the limit cannot be checked",
             )
         refusals = [
             QuotaExhausted(
@@ -89,7 +89,7 @@ class SpendLimiter:
         return SpendHold(self, tenant, microusd)
 
     def allowances(self, tenant: str) -> tuple[Allowance, ...]:
-        """Every limit of a tenant's spend, and what is left now."""
+        """Return every limit on a tenant's spend and what is left now."""
         limits = self._limits(tenant)
         if not limits:
             return ()
@@ -100,7 +100,7 @@ class SpendLimiter:
         )
 
     def extend(self, tenant: str, microusd: int) -> bool:
-        """Reserve more for a stream that has something; whether that much was left."""
+        """Reserve more for an open stream. Return False, and reserve nothing, if less is left."""
         account = self._account(tenant)
         fits = all(
             microusd <= account.left(limit, allowed)
@@ -111,7 +111,7 @@ class SpendLimiter:
         return fits
 
     def settle(self, tenant: str, reserved: int, spent: int) -> None:
-        """A stream has ended."""
+        """Replace the reservation of a stream that has ended by its cost."""
         account = self._account(tenant)
         spent = min(spent, MAX_STREAM_MICROUSD)
         account.reserved -= reserved
@@ -130,7 +130,7 @@ class SpendLimiter:
 
 
 class SpendHold:
-    """What one stream has reserved."""
+    """The reservation of one stream."""
 
     __slots__ = ("_limiter", "_tenant", "microusd")
 
@@ -138,10 +138,10 @@ class SpendHold:
         self._limiter: SpendLimiter | None = limiter
         self._tenant = tenant
         self.microusd = microusd
-        """What the stream may cost."""
+        """The reserved cost of the stream."""
 
     def extend(self, to_microusd: int) -> bool:
-        """Reserve more, to a sum; whether that much was left. Otherwise nothing changes."""
+        """Increase the reservation to a sum. Return False, and change nothing, if less is left."""
         if self._limiter is None:
             return False
         more = to_microusd - self.microusd
@@ -152,14 +152,14 @@ class SpendHold:
         return True
 
     def settle(self, microusd: int) -> None:
-        """The stream has ended and cost so much; 0 also when there was none after all. Idempotent."""
+        """Charge the cost of the stream, which has ended or was never started (0). Idempotent."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
             limiter.settle(self._tenant, self.microusd, microusd)
 
 
 class _Period:
-    """One day or month, and what was spent in it."""
+    """A day or a month and what was spent in it."""
 
     __slots__ = ("begin_time", "spent")
 
@@ -174,7 +174,7 @@ class _Period:
 
 
 class _Account:
-    """What one tenant has spent, and what its open streams have reserved."""
+    """What a tenant has spent, and what its open streams have reserved."""
 
     __slots__ = ("day", "month", "reserved")
 
@@ -184,23 +184,23 @@ class _Account:
         self.reserved = 0
 
     def turn_to(self, now: float) -> None:
-        """Days and months begin anew. A clock that is set back leaves the newer ones as they are."""
+        """Start a new day or month if it has begun. If the clock was set back, keep the newer one."""
         periods = Periods.at(now)
         self.day.turn_to(periods.day.timestamp())
         self.month.turn_to(periods.month.timestamp())
 
     def left(self, limit: SpendName, allowed: int) -> int:
-        """Below 0 when streams cost more than they had reserved."""
+        """Return what is left. It is negative if streams cost more than they had reserved."""
         return allowed - self._period(limit).spent - self.reserved
 
     def wait_s(self, limit: SpendName, allowed: int, microusd: int, now: float) -> float | None:
-        """When to come back. None: that much is never left."""
+        """Return how long to wait for that much. None: it is never available."""
         if microusd > allowed:
             return None
         period = self._period(limit)
         if microusd <= allowed - period.spent:
             return RESERVED_RETRY_S
-        # Of the newest day that was seen: after a clock was set back, its own day ends too early.
+        # Use the newest day seen: if the clock was set back, its current day ends too early.
         periods = Periods.at(max(now, period.begin_time))
         end = periods.next_day if limit == "spend_microusd_per_day" else periods.next_month
         return max(RESERVED_RETRY_S, surely_s(end.timestamp() - now))
@@ -210,7 +210,7 @@ class _Account:
 
 
 class Periods(NamedTuple):
-    """The day and the month (UTC) of a moment, and those that follow."""
+    """The day and the month (UTC) of a time, and the next ones."""
 
     day: datetime
     month: datetime
@@ -226,7 +226,7 @@ class Periods(NamedTuple):
 
 
 def _limits_of(limits: TenantLimits | None) -> dict[SpendName, int]:
-    """The limits that are set, in microusd."""
+    """Return the limits that are set, in microusd."""
     return dict(_set(limits)) if limits is not None else {}
 
 

@@ -1,4 +1,4 @@
-"""What was taken in the last 60 seconds. Pure: whoever calls says what time it is, and never goes back."""
+"""Usage in the last 60 seconds. Pure: the caller passes the time, which never goes back."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ BUCKET_S = 1.0
 
 
 class Bucket(msgspec.Struct, gc=False):
-    """What was taken within one second."""
+    """Usage within one second."""
 
     full_time: float
-    """From here on the next bucket is used."""
+    """When the next bucket begins."""
     leave_time: float
-    """60 seconds after the last that went into it. From here on it does not count."""
+    """When the bucket stops counting: 60 seconds after the last usage in it."""
     requests: int = 0
     tokens: int = 0
 
 
 class Window:
-    """Counts requests and tokens over 60 seconds, in at most 61 buckets however many there are.
+    """Counts requests and tokens over 60 seconds, in at most 61 buckets.
 
-    A bucket begins with the first that is taken and leaves as a whole, 60 seconds after the last: so no
-    60 seconds ever hold more than was allowed, what was taken alone leaves to the instant, and what
-    was taken in a bunch leaves up to a second later than it could.
+    A bucket begins with its first usage, and is removed as a whole 60 seconds after its last usage. So no 60
+    seconds ever have more usage than was allowed. Single usage stops counting exactly on time, and usage that
+    shares a bucket up to one second late.
     """
 
     __slots__ = ("_buckets", "requests", "tokens")
@@ -37,7 +37,7 @@ class Window:
         self._buckets: list[Bucket] = []
 
     def forget(self, now: float) -> None:
-        """Let go what has left by now. The counts are those of the last time that this was called."""
+        """Remove the buckets that no longer count. The counts are as of the last call."""
         buckets = self._buckets
         while buckets and buckets[0].leave_time <= now:
             gone = buckets.pop(0)
@@ -45,11 +45,11 @@ class Window:
             self.tokens -= gone.tokens
 
     def empty(self, now: float) -> bool:
-        """Whether everything has left."""
+        """Return whether nothing counts any more."""
         return not self._buckets or self._buckets[-1].leave_time <= now
 
     def take(self, now: float, requests: int, tokens: int) -> Bucket:
-        """Count more. The bucket is where it can be put back."""
+        """Count usage. Return its bucket, for `put_back`."""
         if self._buckets and now < self._buckets[-1].full_time:
             bucket = self._buckets[-1]
             bucket.leave_time = now + WINDOW_S
@@ -63,7 +63,7 @@ class Window:
         return bucket
 
     def put_back(self, bucket: Bucket, now: float, requests: int, tokens: int) -> None:
-        """Count less of what went into a bucket, if that still counts."""
+        """Subtract usage from its bucket, if the bucket still counts."""
         if bucket.leave_time <= now:
             return
         bucket.requests -= requests
@@ -72,7 +72,7 @@ class Window:
         self.tokens -= tokens
 
     def wait_s(self, now: float, *, requests: int = 0, tokens: int = 0) -> float:
-        """In how many seconds so many will have left, of those that count now."""
+        """Return in how many seconds this much of the current usage stops counting."""
         leave_time = now
         for bucket in self._buckets:
             leave_time = bucket.leave_time
@@ -84,5 +84,5 @@ class Window:
 
 
 def surely_s(wait_s: float) -> float:
-    """In whole milliseconds, and one more: neither floats nor the wire's rounding make it too short."""
+    """Round a wait up to whole milliseconds and add one, so that no later rounding makes it too short."""
     return (math.ceil(wait_s * 1000) + 1) / 1000

@@ -1,4 +1,4 @@
-"""What a caller may call, where names are nearly those of its key."""
+"""Patterns of models: which names they match."""
 
 import pytest
 
@@ -21,5 +21,5 @@ from tokenwire_server.tenants.caller import Caller
         ("a]c", "a]c", True),
     ],
 )
-def test_a_pattern_stands_for_whole_names_as_they_are_written(pattern, name, may):
+def test_a_pattern_matches_whole_names_and_their_case(pattern, name, may):
     assert Caller(models=(pattern,)).may_call(name) is may

@@ -1,4 +1,4 @@
-"""What is a key, when it is taken, and what names a tenant."""
+"""Keys, their lifetimes, and names of tenants and models."""
 
 import pytest
 
@@ -15,19 +15,19 @@ def a_key(**times):
     return ApiKey("tw_000000000001", "tw_000000000001", "acme", bytes(32), 0.0, **times)
 
 
-def test_a_key_is_taken_until_the_instant_at_which_it_expires():
+def test_a_key_is_active_until_it_expires():
     key = a_key(expire_time=100.0)
     assert key.active(99.999)
     assert not key.active(100.0)
 
 
 @pytest.mark.parametrize("expire_time", [None, 100.0])
-def test_a_revoked_key_is_never_taken_not_even_before_its_time(expire_time):
+def test_a_revoked_key_is_never_active(expire_time):
     assert not a_key(expire_time=expire_time, revoke_time=50.0).active(0.0)
 
 
 @pytest.mark.parametrize("more", ["x", "0", "\n", " ", "\0"])
-def test_what_goes_on_behind_a_key_or_begins_before_it_is_none(more):
+def test_a_key_with_text_before_or_after_it_is_not_a_key(more):
     text = make_key_text()
     assert parse_key_text(text)
     assert parse_key_text(text + more) is None
@@ -35,17 +35,17 @@ def test_what_goes_on_behind_a_key_or_begins_before_it_is_none(more):
 
 
 @pytest.mark.parametrize("name", ["a", "9", "a.b_c-d", "x" * 64])
-def test_a_tenant_has_a_short_name_in_small_letters(name):
+def test_a_valid_tenant_name_is_short_and_in_lower_case(name):
     assert TENANT_NAME.fullmatch(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", "x" * 65, "Acme", "-a", ".a", "_a", "a b", "a/b", "a\n", "ä", "*"]
 )
-def test_other_names_are_none(name):
+def test_other_tenant_names_are_invalid(name):
     assert not TENANT_NAME.fullmatch(name)
 
 
 @pytest.mark.parametrize("pattern", ["a?c", "a[bc]", "a,b", "a b", "a\tb", "a\x7f", ""])
-def test_what_would_stand_for_something_else_than_it_seems_is_no_pattern(pattern):
+def test_a_pattern_with_another_wildcard_is_invalid(pattern):
     assert not MODEL_PATTERN.fullmatch(pattern)

@@ -1,4 +1,4 @@
-"""Whose a call is, as its credentials and the keys that were read last say it."""
+"""Authentication of calls by the keys that were read last."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ from tokenwire_server.tenants.keyring import Keyring
 
 
 class Keys:
-    """A source in memory, that can be lost."""
+    """A source in memory that can fail."""
 
     def __init__(self):
         self.revision = 0
@@ -62,7 +62,7 @@ def refused(keyring, *credentials, **more):
     return str(refusal.value)
 
 
-async def test_a_key_tells_whose_the_call_is_and_what_it_may(keys):
+async def test_a_key_identifies_the_caller_and_its_rights(keys):
     limits = CallerLimits(requests_per_minute=3)
     text = keys.put(family="tw_000000000000", models=("a/*",), limits=limits, expire_time=9e12)
     caller = (await read(keys)).authenticate([f"Bearer {text}"])
@@ -70,34 +70,34 @@ async def test_a_key_tells_whose_the_call_is_and_what_it_may(keys):
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER  "])
-async def test_the_scheme_is_taken_as_http_writes_it(keys, scheme):
+async def test_the_scheme_is_not_case_sensitive(keys, scheme):
     text = keys.put()
     assert (await read(keys)).authenticate([scheme + text]).tenant == "acme"
 
 
-async def test_without_any_key_nobody_needs_one(keys):
+async def test_without_any_key_no_call_needs_one(keys):
     keyring = await read(keys)
     assert not keyring.needs_keys
     assert keyring.authenticate([]) == Caller()
 
 
-async def test_with_the_first_key_everybody_needs_one(keys):
+async def test_after_the_first_key_every_call_needs_one(keys):
     keyring = await read(keys)
     keys.put()
     await keyring.refresh()
     assert refused(keyring).startswith("a key is required")
 
 
-async def test_a_revoked_key_still_makes_keys_necessary(keys):
+async def test_keys_stay_required_when_the_only_key_is_revoked(keys):
     keys.put(revoke_time=1.0)
     assert (await read(keys)).needs_keys
 
 
-async def test_keys_can_be_demanded_before_there_are_any(keys):
+async def test_keys_can_be_required_before_there_are_any(keys):
     assert (await read(keys, mode="keys")).needs_keys
 
 
-async def test_keys_can_be_waived_though_there_are_some_and_one_that_is_sent_is_still_checked(keys):
+async def test_with_auth_none_a_key_is_optional_and_still_checked(keys):
     text = keys.put()
     keyring = await read(keys, mode="none")
     assert keyring.authenticate([]) == Caller()
@@ -124,7 +124,7 @@ async def test_keys_can_be_waived_though_there_are_some_and_one_that_is_sent_is_
         ("Bearer " + "x" * 20_000,),
     ],
 )
-async def test_other_credentials_are_refused_without_being_repeated(keys, credentials):
+async def test_other_credentials_are_refused_and_not_repeated_in_the_error(keys, credentials):
     text = keys.put()
     words = {
         "key": text,
@@ -142,7 +142,7 @@ async def test_other_credentials_are_refused_without_being_repeated(keys, creden
     assert said.isascii()
 
 
-async def test_a_wrong_secret_and_an_unknown_key_get_the_same_answer(keys):
+async def test_a_wrong_secret_and_an_unknown_key_get_the_same_error(keys):
     text = keys.put()
     keyring = await read(keys)
     wrong = text[:16] + make_key_text()[16:]
@@ -157,10 +157,10 @@ async def test_an_expired_and_a_revoked_key_are_refused_by_their_prefix(keys):
     assert refused(keyring, f"Bearer {revoked}") == f"the key {revoked[:15]} was revoked"
 
 
-async def test_whose_key_is_revoked_is_told_only_to_who_has_it(keys):
+async def test_only_the_owner_of_a_revoked_key_learns_that_it_is_revoked(keys):
     text = keys.put(revoke_time=1.0)
     wrong = text[:16] + make_key_text()[16:]
-    assert refused(await read(keys), f"Bearer {wrong}") == "there is no such key"
+    assert refused(await read(keys), f"Bearer {wrong}") == "unknown key"
 
 
 async def test_a_certificate_names_the_tenant_where_no_key_is_needed(keys):
@@ -174,12 +174,12 @@ async def test_a_key_of_another_tenant_than_the_certificate_is_refused(keys):
     assert "certificate" in refused(keyring, f"Bearer {text}", certified_tenant="globex")
 
 
-async def test_a_certificate_takes_the_place_of_no_key(keys):
+async def test_a_certificate_does_not_replace_a_key(keys):
     keys.put()
     refused(await read(keys), certified_tenant="acme")
 
 
-async def test_what_changed_is_read_and_the_rest_stays(keys):
+async def test_only_changed_keys_are_read_again(keys):
     first = keys.put()
     keyring = await read(keys)
     second = keys.put()
@@ -189,7 +189,7 @@ async def test_what_changed_is_read_and_the_rest_stays(keys):
         assert keyring.authenticate([f"Bearer {text}"])
 
 
-async def test_a_revocation_is_told_once(keys):
+async def test_a_revocation_is_reported_once(keys):
     text = keys.put()
     keyring = await read(keys)
     keys.put(text, revoke_time=1.0)
@@ -199,13 +199,13 @@ async def test_a_revocation_is_told_once(keys):
     assert await keyring.refresh() == []
 
 
-async def test_a_key_that_is_read_for_the_first_time_when_revoked_is_no_revocation(keys):
+async def test_a_key_that_is_new_and_revoked_is_not_reported(keys):
     keyring = await read(keys)
     keys.put(revoke_time=1.0)
     assert await keyring.refresh() == []
 
 
-async def test_keys_that_an_older_database_does_not_know_are_revoked(keys):
+async def test_keys_that_an_older_copy_of_the_database_lacks_are_revoked(keys):
     kept = keys.put()
     lost = keys.put()
     keyring = await read(keys)
@@ -216,7 +216,7 @@ async def test_keys_that_an_older_database_does_not_know_are_revoked(keys):
     refused(keyring, f"Bearer {lost}")
 
 
-async def test_a_database_that_was_emptied_lets_nobody_in(keys):
+async def test_an_emptied_database_accepts_no_call(keys):
     text = keys.put()
     keyring = await read(keys)
     keys.rows.clear()
@@ -226,7 +226,7 @@ async def test_a_database_that_was_emptied_lets_nobody_in(keys):
     refused(keyring)
 
 
-async def test_keys_are_trusted_for_a_while_when_they_cannot_be_read(keys):
+async def test_keys_are_used_for_a_while_when_they_cannot_be_read(keys):
     text = keys.put()
     keyring = await read(keys, trusted_s=0.05)
     keys.error = StoreUnavailable("gone")
@@ -241,12 +241,12 @@ async def test_keys_are_trusted_for_a_while_when_they_cannot_be_read(keys):
     assert keyring.authenticate([f"Bearer {text}"])
 
 
-async def test_calls_that_need_no_key_do_not_need_the_database_where_keys_are_waived(keys):
+async def test_with_auth_none_a_call_without_a_key_does_not_need_the_database(keys):
     keyring = await read(keys, mode="none", trusted_s=0.0)
     assert keyring.authenticate([]) == Caller()
 
 
-async def test_a_source_that_never_answers_is_given_up(keys, monkeypatch):
+async def test_a_read_that_does_not_end_times_out(keys, monkeypatch):
     monkeypatch.setattr(keyring_module, "READ_TIMEOUT_S", 0.01)
     keyring = await read(keys)
     keys.silent = True
@@ -274,11 +274,11 @@ async def test_the_first_key_of_a_running_server_is_logged_once(keys, monkeypatc
 
 async def test_a_key_sent_to_a_server_without_keys_is_refused_with_a_hint(keys):
     refusal = refused(await read(keys), f"Bearer {make_key_text()}")
-    assert refusal == "this server has no keys: call it without one"
+    assert refusal == "this server has no keys: call it without a key"
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("gone"), RuntimeError("a bug")])
-async def test_following_goes_on_over_any_loss_and_says_it_once_each_way(
+async def test_a_failure_of_the_source_and_its_recovery_are_logged_once(
     keys, monkeypatch, caplog, error
 ):
     monkeypatch.setattr(keyring_module, "REFRESH_S", 0.005)
@@ -302,7 +302,7 @@ async def test_following_goes_on_over_any_loss_and_says_it_once_each_way(
     ]
 
 
-async def test_what_comes_back_after_a_loss_is_read_whole_as_it_may_be_an_older_copy(
+async def test_all_keys_are_read_after_a_failure_because_the_database_may_be_an_older_copy(
     keys, monkeypatch
 ):
     monkeypatch.setattr(keyring_module, "REFRESH_S", 0.005)
@@ -324,7 +324,7 @@ async def test_what_comes_back_after_a_loss_is_read_whole_as_it_may_be_an_older_
 
 
 @given(st.text())
-def test_any_text_is_a_key_or_none(text):
+def test_any_text_can_be_parsed(text):
     assert parse_key_text(text) is None
 
 
@@ -351,5 +351,5 @@ def test_a_key_holds_256_random_bits_and_is_found_by_its_prefix():
         (("*",), ("x/y",), True),
     ],
 )
-def test_a_key_may_call_what_its_models_name(models, names, may):
+def test_a_key_may_call_the_models_that_it_names(models, names, may):
     assert Caller(models=models).may_call(*names) is may

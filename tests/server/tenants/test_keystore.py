@@ -1,4 +1,4 @@
-"""Keys in both databases: what is kept, what is never kept, and who is told of a change."""
+"""Keys in both databases: what is stored, what is never stored, and how changes are read."""
 
 import asyncio
 import hashlib
@@ -39,7 +39,7 @@ asyncio.run(change())
 """
 
 
-async def test_a_new_key_is_kept_as_it_was_made_but_for_its_text(store, clock):
+async def test_a_new_key_is_stored_without_its_text(store, clock):
     key, text = await store.create(
         "acme", models=("openai/*", "x"), limits=LIMITS, expire_time=clock.now + HOUR
     )
@@ -78,7 +78,7 @@ async def test_a_key_revoked_twice_keeps_the_first_time(store, clock):
 
 
 @pytest.mark.parametrize("change", [KeyStore.revoke, lambda store, p: store.rotate(p, HOUR)])
-async def test_a_key_that_is_not_there_is_refused(store, change):
+async def test_an_unknown_key_is_refused(store, change):
     await store.create("acme")
     before = await store.changes(0)
     with pytest.raises(KeyRefused, match="there is no key tw_000000000000"):
@@ -86,7 +86,7 @@ async def test_a_key_that_is_not_there_is_refused(store, change):
     assert await store.changes(0) == before
 
 
-async def test_a_rotated_key_lives_on_for_the_overlap_beside_the_new_one(store, clock):
+async def test_a_rotated_key_stays_active_for_the_overlap(store, clock):
     key, _ = await store.create("acme", models=("x",), limits=LIMITS)
     clock.now += HOUR
     old, new, text = await store.rotate(key.prefix, 60.0)
@@ -99,13 +99,13 @@ async def test_a_rotated_key_lives_on_for_the_overlap_beside_the_new_one(store, 
     assert list(await store.list()) == [old, new]
 
 
-async def test_an_overlap_never_lengthens_a_life(store, clock):
+async def test_an_overlap_never_extends_the_expiry(store, clock):
     key, _ = await store.create("acme", expire_time=clock.now + 30)
     old, _, _ = await store.rotate(key.prefix, HOUR)
     assert old.expire_time == key.expire_time
 
 
-async def test_a_key_that_expires_is_rotated_into_one_that_lives_as_long(store, clock):
+async def test_the_replacement_of_a_key_has_the_same_lifetime(store, clock):
     key, _ = await store.create("acme", expire_time=clock.now + 10 * HOUR)
     clock.now += 9 * HOUR
     _, new, _ = await store.rotate(key.prefix, 0)
@@ -128,7 +128,7 @@ async def test_a_family_has_at_most_two_active_keys(store, clock):
     assert newest.family == first.family
 
 
-async def test_two_who_rotate_at_once_make_one_key(store, database_url, clock):
+async def test_two_concurrent_rotations_create_one_key(store, database_url, clock):
     key, _ = await store.create("acme")
     async with Database(database_url) as another:
         done = await asyncio.gather(
@@ -139,7 +139,7 @@ async def test_two_who_rotate_at_once_make_one_key(store, database_url, clock):
     assert len(await store.list()) == 2
 
 
-async def test_what_is_not_active_is_not_rotated(store, clock):
+async def test_a_key_that_is_not_active_cannot_be_rotated(store, clock):
     revoked, _ = await store.create("acme")
     await store.revoke(revoked.prefix)
     expired, _ = await store.create("acme", expire_time=clock.now)
@@ -149,7 +149,7 @@ async def test_what_is_not_active_is_not_rotated(store, clock):
     assert len(await store.list()) == 2
 
 
-async def test_changes_are_told_once(store):
+async def test_changes_are_returned_once(store):
     assert await store.changes(0) == (0, ())
     key, _ = await store.create("acme")
     one, changed = await store.changes(0)
@@ -164,7 +164,7 @@ async def test_changes_are_told_once(store):
     assert {key.prefix for key in changed} == {key.prefix for key in old_and_new[:2]}
 
 
-async def test_nothing_changed_is_one_small_query(store, database, monkeypatch):
+async def test_reading_without_changes_is_one_small_query(store, database, monkeypatch):
     for n in range(3):
         await store.create(f"t{n}")
     newest, _ = await store.changes(0)
@@ -179,12 +179,12 @@ async def test_nothing_changed_is_one_small_query(store, database, monkeypatch):
     assert "tokenwire_api_keys" not in asked[0]
 
 
-async def test_a_database_that_was_put_back_says_an_older_revision(store):
+async def test_a_restored_database_returns_an_older_revision(store):
     await store.create("acme")
     assert await store.changes(99) == (1, ())
 
 
-async def test_who_asks_for_changes_misses_none_of_many_processes(store, database_url):
+async def test_a_reader_of_changes_misses_none_of_many_processes(store, database_url):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", MANY_CHANGES, database_url],
@@ -219,7 +219,7 @@ async def test_who_asks_for_changes_misses_none_of_many_processes(store, databas
     assert asked > 5, "the reader was to read while they wrote"
 
 
-async def test_no_text_of_a_key_and_no_secret_is_kept(store, database_url, request):
+async def test_neither_the_text_nor_the_secret_of_a_key_is_stored(store, database_url, request):
     key, first = await store.create("acme")
     _, _, second = await store.rotate(key.prefix, HOUR)
     await store.revoke(key.prefix)
@@ -238,17 +238,17 @@ async def test_no_text_of_a_key_and_no_secret_is_kept(store, database_url, reque
             assert form.hex().encode() not in kept
 
 
-async def test_a_limit_that_only_a_newer_version_knows_is_left_to_it(store, sql):
+async def test_a_limit_of_a_newer_version_is_ignored(store, sql):
     key, _ = await store.create("acme", limits=LIMITS)
     sql(
-        """UPDATE tokenwire_api_keys SET limits = '{"requests_per_minute": 60, "petals_per_rose": 5}'"""
+        """UPDATE tokenwire_api_keys SET limits = '{"requests_per_minute": 60, "future_limit": 5}'"""
     )
     (read,) = await store.list()
     assert read.limits == CallerLimits(requests_per_minute=60)
     assert read.prefix == key.prefix
 
 
-async def test_a_key_whose_limits_make_no_sense_is_not_taken_and_can_be_revoked(store, sql, caplog):
+async def test_a_key_with_invalid_limits_is_refused_and_can_be_revoked(store, sql, caplog):
     good, _ = await store.create("acme")
     bad, _ = await store.create("acme")
     sql(
@@ -284,7 +284,7 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=25)
 @given(operations=OPERATIONS)
-async def test_whatever_is_done_a_reader_that_follows_knows_what_is_kept(store, clock, operations):
+async def test_after_any_operations_a_reader_of_changes_has_all_keys(store, clock, operations):
     revision, known = 0, {}
 
     async def read():
@@ -317,7 +317,7 @@ async def test_whatever_is_done_a_reader_that_follows_knows_what_is_kept(store, 
     assert all(families.count(family) <= 2 for family in families)
 
 
-async def test_a_key_that_is_rotated_twice_passes_on_the_life_it_was_given(store):
+async def test_a_key_that_is_rotated_twice_passes_on_its_lifetime(store):
     old, _ = await store.create("acme")
     _, leaked, _ = await store.rotate(old.prefix, overlap_s=3600.0)
     await store.revoke(leaked.prefix)

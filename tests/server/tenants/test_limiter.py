@@ -18,12 +18,12 @@ HUGE = CallerLimits(requests_per_minute=10**9, tokens_per_minute=10**12, concurr
 
 @settings(max_examples=300)
 @given(history=histories(WHOLE_SECONDS))
-async def test_what_is_taken_a_second_apart_leaves_to_the_instant(history):
+async def test_usage_in_separate_seconds_stops_counting_exactly_on_time(history):
     clock = Clock(1000.0)
     await play(Model(MemoryLimiter(TENANTS, clock), TENANTS, clock, late_s=0.0), history)
 
 
-async def test_what_is_taken_alone_is_there_again_a_minute_later_and_not_before():
+async def test_single_usage_stops_counting_after_a_minute_and_not_before():
     clock = Clock()
     limiter = MemoryLimiter({}, clock)
     caller = Caller("acme", "tw_a", "tw_a", limits=CallerLimits(requests_per_minute=1))
@@ -42,7 +42,7 @@ LONG = st.floats(58, 62) | st.sampled_from([59.0, 59.5, 60.0, 61.0])
 
 @settings(max_examples=300)
 @given(st.lists(SHORT | SHORT | LONG, max_size=60))
-def test_a_window_keeps_what_a_list_of_the_last_minute_holds_and_at_most_a_second_more(steps):
+def test_a_window_counts_the_last_minute_and_at_most_a_second_more(steps):
     window, now, taken = Window(), 0.0, []
     for number, step in enumerate(steps):
         now += step
@@ -56,7 +56,7 @@ def test_a_window_keeps_what_a_list_of_the_last_minute_holds_and_at_most_a_secon
         assert sum(last_minute) <= window.tokens <= sum(a_second_more)
 
 
-async def test_the_memory_of_a_counter_does_not_grow_with_what_is_taken():
+async def test_the_memory_of_a_counter_does_not_grow_with_usage():
     clock = Clock()
     limiter = MemoryLimiter({"acme": HUGE}, clock)
 
@@ -74,7 +74,7 @@ async def test_the_memory_of_a_counter_does_not_grow_with_what_is_taken():
         tracemalloc.stop()
 
 
-async def test_counters_of_who_takes_nothing_any_more_do_not_pile_up():
+async def test_idle_counters_do_not_accumulate():
     clock = Clock()
     limiter = MemoryLimiter({"*": HUGE}, clock)
     for number in range(300):  # streams without end, of as many keys and tenants
@@ -86,7 +86,7 @@ async def test_counters_of_who_takes_nothing_any_more_do_not_pile_up():
         assert len(limiter._counters) <= 2 * (600 + 1200)
 
 
-async def test_counters_of_a_crowd_that_went_are_forgotten_while_one_caller_stays():
+async def test_idle_counters_are_removed_while_one_caller_stays_active():
     clock = Clock()
     limiter = MemoryLimiter({}, clock)
     for number in range(1000):
@@ -99,7 +99,7 @@ async def test_counters_of_a_crowd_that_went_are_forgotten_while_one_caller_stay
     assert len(limiter._counters) == 1
 
 
-async def test_who_holds_a_slot_is_not_forgotten_however_long_it_takes():
+async def test_the_counter_of_an_open_stream_is_kept():
     clock = Clock()
     limiter = MemoryLimiter({}, clock)
     limits = CallerLimits(concurrent_streams=1)
@@ -115,7 +115,7 @@ async def test_who_holds_a_slot_is_not_forgotten_however_long_it_takes():
     assert allowance.remaining == 1
 
 
-async def test_who_took_something_in_the_last_minute_is_not_forgotten_for_what_it_took_before():
+async def test_a_counter_with_recent_usage_is_kept():
     clock = Clock()
     limiter = MemoryLimiter({"*": CallerLimits(requests_per_minute=2)}, clock)
     for seconds in (0.0, 50.0):
@@ -128,7 +128,7 @@ async def test_who_took_something_in_the_last_minute_is_not_forgotten_for_what_i
     assert allowance.remaining == 1
 
 
-async def test_asking_what_is_left_and_being_refused_leave_nothing_behind():
+async def test_reading_allowances_and_refusals_create_no_counters():
     limiter = MemoryLimiter({}, Clock())
     limits = CallerLimits(tokens_per_minute=1)
     for number in range(100):
@@ -143,7 +143,9 @@ async def test_asking_what_is_left_and_being_refused_leave_nothing_behind():
 @pytest.mark.parametrize(
     ("keys", "tenants", "told"), [(5, 3, 3), (3, 5, 3), (5, 9, 5), (None, 5, 5)]
 )
-def test_of_the_sizes_that_a_request_exceeds_the_smallest_is_told(limit, keys, tenants, told):
+def test_a_request_that_exceeds_several_sizes_is_refused_for_the_smallest(
+    limit, keys, tenants, told
+):
     limiter = MemoryLimiter({"acme": CallerLimits(**{limit: tenants})}, Clock())
     caller = Caller("acme", "tw_a", "tw_a", limits=CallerLimits(**{limit: keys}))
     limiter.check_request(caller, byte_count=told, message_count=told)

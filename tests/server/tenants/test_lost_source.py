@@ -1,4 +1,4 @@
-"""Who is let in when keys cannot be read any more."""
+"""Calls while the keys cannot be read."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ TRUSTED_S = 0.02
 
 
 class Source:
-    """Holds the keys it is given, until it is lost."""
+    """Returns the given keys until it fails."""
 
     def __init__(self, *texts):
         secrets = [parse_key_text(text) for text in texts]
@@ -29,7 +29,7 @@ class Source:
 
 
 async def outlived(source, mode):
-    """A keyring whose keys are older than they are trusted."""
+    """A keyring whose keys were read too long ago."""
     keyring = Keyring(source, mode=mode, trusted_s=TRUSTED_S)
     await keyring.refresh()
     await asyncio.sleep(2 * TRUSTED_S)
@@ -37,8 +37,8 @@ async def outlived(source, mode):
 
 
 @pytest.mark.parametrize("mode", ["auto", "keys"])
-async def test_who_bears_no_key_waits_for_the_source_as_well(mode):
-    """A first key may have been made meanwhile: then everybody needs one."""
+async def test_a_call_without_a_key_is_refused_too(mode):
+    """A first key may have been created in the meantime. Then every call needs one."""
     keyring = await outlived(Source(), mode)
     with pytest.raises(StoreUnavailable):
         keyring.authenticate([])
@@ -47,7 +47,7 @@ async def test_who_bears_no_key_waits_for_the_source_as_well(mode):
 @pytest.mark.parametrize(
     "sent", ["nonsense", f"Bearer {make_key_text()}", "Bearer "], ids=["nonsense", "a key", "none"]
 )
-async def test_nothing_is_said_of_any_key_that_may_have_been_made_meanwhile(sent):
+async def test_no_key_is_called_unknown_because_it_may_have_been_created_in_the_meantime(sent):
     keyring = await outlived(Source(make_key_text()), "auto")
     with pytest.raises(StoreUnavailable):
         keyring.authenticate([sent])
@@ -55,7 +55,7 @@ async def test_nothing_is_said_of_any_key_that_may_have_been_made_meanwhile(sent
 
 @pytest.fixture
 async def followed(monkeypatch):
-    """A keyring that is read again and again from a lost source; the source, and a key of it."""
+    """A keyring that keeps reading a failed source, the source, and one of its keys."""
     monkeypatch.setattr(keyring_module, "REFRESH_S", TRUSTED_S / 10)
     text = make_key_text()
     source = Source(text)
@@ -67,14 +67,14 @@ async def followed(monkeypatch):
 
 
 async def reads(source, count):
-    """Return once it was read so many times more."""
+    """Return after `count` more reads."""
     wanted = source.reads + count
     async with asyncio.timeout(5):
         while source.reads < wanted:
             await asyncio.sleep(TRUSTED_S / 10)
 
 
-async def test_trying_to_read_makes_no_key_younger(followed):
+async def test_a_failed_read_does_not_extend_the_use_of_old_keys(followed):
     keyring, source, sent = followed
     await reads(source, 3)
     async with asyncio.timeout(5):
@@ -86,7 +86,7 @@ async def test_trying_to_read_makes_no_key_younger(followed):
             await asyncio.sleep(TRUSTED_S / 10)
 
 
-async def test_a_source_that_is_back_is_told_once_and_may_be_lost_again(followed, caplog):
+async def test_the_recovery_of_a_source_is_logged_once_and_it_may_fail_again(followed, caplog):
     _, source, _ = followed
     for lost in (True, False, True, False):
         source.lost = lost

@@ -1,4 +1,4 @@
-"""How keys are read again."""
+"""Repeated reads of the keys."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tokenwire_server.tenants.keyring import Keyring
 
 
 class Source:
-    """Writes down since when it was asked for changes."""
+    """Records from which revision changes were requested."""
 
     def __init__(self):
         self.revision = 0
@@ -29,7 +29,7 @@ def source():
     return Source()
 
 
-async def test_while_nothing_changes_each_reading_is_one_question_without_an_answer(source):
+async def test_without_changes_each_read_is_one_empty_query(source):
     keyring = Keyring(source, mode="auto", trusted_s=60.0)
     source.put(make_key_text())
     for _ in range(4):
@@ -37,7 +37,7 @@ async def test_while_nothing_changes_each_reading_is_one_question_without_an_ans
     assert source.asked == [0, 1, 1, 1]
 
 
-async def test_a_key_that_changed_is_taken_as_it_is_now(source):
+async def test_a_changed_key_replaces_the_old_one(source):
     keyring = Keyring(source, mode="auto", trusted_s=60.0)
     text = make_key_text()
     source.put(text, expire_time=9e12)

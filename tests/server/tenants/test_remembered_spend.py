@@ -1,4 +1,4 @@
-"""What tenants had spent before a server began, as it takes it up."""
+"""Spend before the start of a server, which it reads from the records."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,7 +19,7 @@ def at(*date):
 
 
 class Books:
-    """What was spent, and when."""
+    """Records of spend with their times."""
 
     def __init__(self, *spent):
         self.spent = spent
@@ -32,20 +32,20 @@ class Books:
 
 @pytest.fixture
 def set_clock(monkeypatch):
-    """Sets the time that the server and the limiter of its tenants see."""
+    """Set the clock of the server and of its limiter."""
     monkeypatch.setattr(app, "time", SimpleNamespace(time=None))
     return lambda clock: setattr(app.time, "time", clock)
 
 
 async def left(books, clock):
-    """What is left of 1000 a day and 5000 a month."""
+    """Return what is left of 1000 a day and 5000 a month."""
     limits = {"spend_usd_per_day": Decimal("0.001"), "spend_usd_per_month": Decimal("0.005")}
     limiter = SpendLimiter({"acme": TenantLimits(**limits)}, clock)
     await app._remember_spend(books, limiter, 3600.0)
     return {found.limit: found.remaining for found in limiter.allowances("acme")}
 
 
-async def test_of_this_month_only_what_was_spent_today_counts_for_the_day(set_clock):
+async def test_only_the_spend_of_today_counts_for_the_day(set_clock):
     def clock():
         return at(2027, 3, 14, 15)
 
@@ -59,7 +59,7 @@ async def test_of_this_month_only_what_was_spent_today_counts_for_the_day(set_cl
     assert await left(books, clock) == {DAY: 999, MONTH: 4679}
 
 
-async def test_a_day_that_ends_while_the_books_are_read_counts_for_the_day_no_more(set_clock):
+async def test_a_day_that_ends_while_the_records_are_read_does_not_count_for_the_next(set_clock):
     def clock():  # the first answer comes after midnight
         return at(2027, 3, 14, 23, 59, 59) if books.asked == 0 else at(2027, 3, 15, 0, 0, 1)
 
@@ -68,7 +68,7 @@ async def test_a_day_that_ends_while_the_books_are_read_counts_for_the_day_no_mo
     assert await left(books, clock) == {DAY: 999, MONTH: 4969}
 
 
-async def test_where_nobody_is_limited_the_books_stay_closed():
+async def test_without_limits_the_records_are_not_read():
     books = Books()
     limiter = SpendLimiter({"acme": TenantLimits(requests_per_minute=1)})
     await app._remember_spend(books, limiter, 3600.0)

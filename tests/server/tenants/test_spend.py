@@ -1,4 +1,4 @@
-"""What tenants may spend in a day and a month: reserved before, settled after, never more at admission."""
+"""Spend limits: costs are reserved before a stream and charged after it."""
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ MONTH = "spend_microusd_per_month"
 
 
 class Clock:
-    """A clock that a test moves by hand."""
+    """A clock that a test moves."""
 
     def __init__(self, *date):
         self.now = 0.0
@@ -49,7 +49,7 @@ def limited(day=None, month=None):
 
 @pytest.fixture
 def limiter(clock):
-    """With 100 a day and 250 a month for each tenant."""
+    """A limiter with 100 a day and 250 a month for each tenant."""
     return SpendLimiter({"*": limited(100, 250)}, clock)
 
 
@@ -69,7 +69,7 @@ def spend(limiter, microusd, tenant="acme"):
     limiter.reserve(tenant, 0, "some/model").settle(microusd)
 
 
-def test_what_is_reserved_is_not_left_and_what_is_settled_stays_gone(limiter):
+def test_reservations_and_charges_reduce_what_is_left(limiter):
     hold = limiter.reserve("acme", 30, "some/model")
     assert hold.microusd == 30
     assert left(limiter) == {DAY: 70, MONTH: 220}
@@ -77,19 +77,19 @@ def test_what_is_reserved_is_not_left_and_what_is_settled_stays_gone(limiter):
     assert left(limiter) == {DAY: 88, MONTH: 238}
 
 
-def test_settling_twice_is_settling_once(limiter):
+def test_settling_is_idempotent(limiter):
     hold = limiter.reserve("acme", 30, "some/model")
     for microusd in (12, 12, 99, 0):
         hold.settle(microusd)
     assert left(limiter)[DAY] == 88
 
 
-def test_a_stream_that_was_none_costs_nothing(limiter):
+def test_a_stream_that_was_not_started_costs_nothing(limiter):
     limiter.reserve("acme", 100, "some/model").settle(0)
     assert left(limiter)[DAY] == 100
 
 
-def test_a_hold_is_extended_to_a_sum_or_not_at_all(limiter):
+def test_a_reservation_is_extended_completely_or_not_at_all(limiter):
     hold, other = (limiter.reserve("acme", microusd, "some/model") for microusd in (30, 20))
     assert hold.extend(80)
     assert (hold.microusd, left(limiter)[DAY]) == (80, 0)
@@ -103,7 +103,7 @@ def test_a_hold_is_extended_to_a_sum_or_not_at_all(limiter):
     assert left(limiter)[DAY] == 5
 
 
-def test_a_settled_hold_reserves_no_more(limiter):
+def test_a_settled_reservation_cannot_be_extended(limiter):
     hold = limiter.reserve("acme", 30, "some/model")
     hold.settle(30)
     assert not hold.extend(31)
@@ -111,21 +111,21 @@ def test_a_settled_hold_reserves_no_more(limiter):
     assert left(limiter)[DAY] == 70
 
 
-def test_streams_that_cost_more_than_they_reserved_leave_less_than_nothing(limiter):
+def test_streams_that_cost_more_than_they_reserved_make_the_rest_negative(limiter):
     spend(limiter, 130)
     assert left(limiter) == {DAY: -30, MONTH: 120}
     for microusd in (0, 1):
         assert refusal(limiter, microusd).remaining == -30
 
 
-def test_a_limit_of_nothing_lets_through_what_costs_nothing(clock):
+def test_a_limit_of_zero_allows_free_streams(clock):
     limiter = SpendLimiter({"acme": limited(0)}, clock)
     limiter.reserve("acme", 0, "free/model").settle(0)
     found = refusal(limiter, 1)
     assert (found.allowed, found.remaining, found.retry_after_s) == (0, 0, None)
 
 
-def test_who_has_no_limit_reserves_nothing_and_is_not_counted(clock):
+def test_a_tenant_without_a_limit_is_not_counted(clock):
     limiter = SpendLimiter({"acme": limited(10), "globex": TenantLimits()}, clock)
     for tenant in ("globex", "default"):
         assert limiter.reserve(tenant, 10**15, "some/model") is None
@@ -133,14 +133,14 @@ def test_who_has_no_limit_reserves_nothing_and_is_not_counted(clock):
         assert limiter.allowances(tenant) == ()
 
 
-def test_limits_anybody_says_whether_it_makes_sense_to_remember(clock):
+def test_limits_anybody_is_whether_any_spend_is_limited(clock):
     assert not SpendLimiter({}, clock).limits_anybody
     assert not SpendLimiter({"acme": TenantLimits(requests_per_minute=1)}, clock).limits_anybody
     assert SpendLimiter({"acme": limited(0)}, clock).limits_anybody
     assert SpendLimiter({"*": limited(None, 5)}, clock).limits_anybody
 
 
-def test_of_all_other_tenants_each_has_the_limit_for_itself(clock):
+def test_each_unnamed_tenant_has_its_own_limit(clock):
     limiter = SpendLimiter({"*": limited(100), "acme": limited(10)}, clock)
     limiter.reserve("globex", 100, "some/model")
     limiter.reserve("initech", 100, "some/model")
@@ -149,13 +149,13 @@ def test_of_all_other_tenants_each_has_the_limit_for_itself(clock):
     assert left(limiter) == {DAY: 10}
 
 
-def test_a_model_without_a_price_is_refused_for_as_long_as_there_is_a_limit(limiter):
+def test_a_model_without_a_price_is_refused_if_there_is_a_limit(limiter):
     found = refusal(limiter, None)
     assert (found.retry_after_s, found.remaining, found.allowed) == (None, 100, 100)
     assert "the price of some/model is not known" in str(found)
 
 
-def test_a_refusal_says_the_limit_in_which_waiting_takes_longest(limiter):
+def test_a_refusal_names_the_limit_with_the_longest_wait(limiter):
     spend(limiter, 95)
     assert refusal(limiter, 6).limit == DAY
     limiter.remember(today={}, this_month={"acme": 150})
@@ -167,7 +167,7 @@ def test_a_refusal_says_the_limit_in_which_waiting_takes_longest(limiter):
 # When to come back.
 
 
-def test_while_only_open_streams_stand_in_the_way_it_is_a_second(limiter):
+def test_the_wait_for_open_streams_is_a_second(limiter):
     hold = limiter.reserve("acme", 60, "some/model")
     for microusd in (50, 100):
         assert refusal(limiter, microusd).retry_after_s == RESERVED_RETRY_S
@@ -187,7 +187,7 @@ def test_while_only_open_streams_stand_in_the_way_it_is_a_second(limiter):
         ((2027, 10, 31, 0, 30), (2027, 11, 1), (2027, 11, 1)),  # clocks go back in Europe
     ],
 )
-def test_what_is_spent_is_there_again_with_the_next_day_and_month_of_utc(
+def test_spend_stops_counting_with_the_next_day_and_month_in_utc(
     clock, now, day_turns, month_turns
 ):
     for allowed, turns in (((100, None), day_turns), ((None, 100), month_turns)):
@@ -204,12 +204,12 @@ def test_what_is_spent_is_there_again_with_the_next_day_and_month_of_utc(
         limiter.reserve("acme", 100, "some/model")
 
 
-def test_more_than_the_limit_is_never_there(limiter):
+def test_a_cost_above_the_limit_has_no_retry_delay(limiter):
     assert refusal(limiter, 101).retry_after_s is None
     assert refusal(limiter, 251).retry_after_s is None
 
 
-def test_the_month_goes_on_when_the_day_turns(clock, limiter):
+def test_the_month_continues_when_the_day_ends(clock, limiter):
     for _ in range(2):
         spend(limiter, 100)
         clock.add(days=1)
@@ -226,7 +226,7 @@ def test_an_open_stream_keeps_its_reservation_over_midnight_and_counts_when_it_e
     assert left(limiter)[DAY] == 65
 
 
-def test_a_clock_that_is_set_back_gives_nothing_back(clock, limiter):
+def test_a_clock_that_is_set_back_restores_nothing(clock, limiter):
     spend(limiter, 100)
     clock.add(days=-1)
     assert left(limiter)[DAY] == 0
@@ -237,7 +237,7 @@ def test_a_clock_that_is_set_back_gives_nothing_back(clock, limiter):
     limiter.reserve("acme", 100, "some/model")
 
 
-def test_a_month_in_which_the_clock_is_set_back_ends_when_it_says(clock, limiter):
+def test_a_month_in_which_the_clock_is_set_back_ends_at_the_retry_time(clock, limiter):
     for _ in range(3):
         spend(limiter, 84)
         clock.add(days=1)
@@ -251,7 +251,7 @@ def test_a_month_in_which_the_clock_is_set_back_ends_when_it_says(clock, limiter
 # What was spent before this process began.
 
 
-def test_what_was_spent_before_counts(clock, limiter):
+def test_earlier_spend_counts(clock, limiter):
     limiter.remember(today={"acme": 60, "globex": 1}, this_month={"acme": 200, "initech": 3})
     assert left(limiter) == {DAY: 40, MONTH: 50}
     assert left(limiter, "globex") == {DAY: 99, MONTH: 250}
@@ -260,14 +260,14 @@ def test_what_was_spent_before_counts(clock, limiter):
     assert left(limiter) == {DAY: 100, MONTH: 50}
 
 
-def test_what_is_remembered_of_tenants_without_limits_does_no_harm(clock):
+def test_earlier_spend_of_tenants_without_limits_is_ignored(clock):
     limiter = SpendLimiter({"acme": limited(10)}, clock)
     limiter.remember(today={"gone": 50}, this_month={"gone": 500})
     assert limiter.allowances("gone") == ()
     assert limiter.reserve("gone", 10**9, "some/model") is None
 
 
-def test_figures_that_no_stream_can_have_still_fit_into_64_bits(clock):
+def test_impossible_costs_still_fit_in_64_bits(clock):
     limiter = SpendLimiter({"acme": limited(MAX_SPEND_USD * 10**6)}, clock)
     holds = [limiter.reserve("acme", 0, "some/model") for _ in range(2000)]
     for hold in holds:
@@ -276,7 +276,7 @@ def test_figures_that_no_stream_can_have_still_fit_into_64_bits(clock):
 
 
 @pytest.mark.parametrize("now", [0.0, 1e9, 1_798_761_599.999])
-def test_a_day_and_a_month_hold_their_moment(now):
+def test_a_day_and_a_month_contain_their_time(now):
     periods = Periods.at(now)
     assert periods.month <= periods.day
     assert periods.day.timestamp() <= now < periods.next_day.timestamp()
@@ -291,7 +291,7 @@ NAMES = st.sampled_from(["acme", "globex", "initech", "umbrella"])
 
 
 class Spending(RuleBasedStateMachine):
-    """A limiter beside a list of all that was ever spent, and of all that is reserved."""
+    """A limiter, checked against lists of all spend and all reservations."""
 
     holds = Bundle("holds")
 
@@ -304,7 +304,7 @@ class Spending(RuleBasedStateMachine):
         self.open = {}  # hold: tenant, reserved
 
     def seen(self, tenant):
-        """The day and the month that count for a tenant."""
+        """Return the current day and month of a tenant."""
         self.newest[tenant] = max(self.newest[tenant], self.clock())
         date = datetime.fromtimestamp(self.newest[tenant], UTC)
         return date.date(), (date.year, date.month)
@@ -378,7 +378,7 @@ class Spending(RuleBasedStateMachine):
 
     @rule(tenant=NAMES, microusd=st.integers(1, 120))
     def come_back(self, tenant, microusd):
-        """Who comes back when it is told to, and finds no stream open, is let in."""
+        """A retry after the delay succeeds if no stream is open."""
         try:
             self.limiter.reserve(tenant, microusd, "some/model").settle(0)
         except QuotaExhausted as refusal:
