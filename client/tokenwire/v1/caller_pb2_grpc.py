@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class CallerServiceStub(object):
-    """CallerService tells callers what the server knows of them.
+    """CallerService describes the caller.
 
-    A caller shows who it is with a key, in the metadata `authorization: Bearer KEY`, with every call.
-    Calls without one are refused with UNAUTHENTICATED, unless the server needs no keys.
+    A caller authenticates each call with a key in the metadata `authorization: Bearer KEY`. A call without
+    a key fails with UNAUTHENTICATED, unless the server requires no keys.
     """
 
     def __init__(self, channel):
@@ -46,14 +46,14 @@ class CallerServiceStub(object):
 
 
 class CallerServiceServicer(object):
-    """CallerService tells callers what the server knows of them.
+    """CallerService describes the caller.
 
-    A caller shows who it is with a key, in the metadata `authorization: Bearer KEY`, with every call.
-    Calls without one are refused with UNAUTHENTICATED, unless the server needs no keys.
+    A caller authenticates each call with a key in the metadata `authorization: Bearer KEY`. A call without
+    a key fails with UNAUTHENTICATED, unless the server requires no keys.
     """
 
     def GetCaller(self, request, context):
-        """GetCaller tells who calls and what they may. It counts against no limit.
+        """GetCaller returns the caller's tenant, permissions and limits. It counts against no limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,10 +76,10 @@ def add_CallerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CallerService(object):
-    """CallerService tells callers what the server knows of them.
+    """CallerService describes the caller.
 
-    A caller shows who it is with a key, in the metadata `authorization: Bearer KEY`, with every call.
-    Calls without one are refused with UNAUTHENTICATED, unless the server needs no keys.
+    A caller authenticates each call with a key in the metadata `authorization: Bearer KEY`. A call without
+    a key fails with UNAUTHENTICATED, unless the server requires no keys.
     """
 
     @staticmethod

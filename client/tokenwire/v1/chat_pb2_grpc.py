@@ -27,11 +27,11 @@ if _version_not_supported:
 
 
 class ChatServiceStub(object):
-    """ChatService turns a chat request into one typed stream of events, whichever provider answers.
+    """ChatService turns a chat request into one typed stream of events, the same for every provider.
 
-    The caller's deadline and cancellation reach the provider: when the last call that reads a stream
-    ends, for whatever reason, the connection to the provider is closed. A stream asked to CONTINUE
-    waits for its readers to come back.
+    The caller's deadline and cancellation reach the provider: when the last call that reads a stream ends,
+    for any reason, the connection to the provider is closed. A stream with ON_DISCONNECT_CONTINUE continues
+    for `retention.linger` and waits for a reader.
     """
 
     def __init__(self, channel):
@@ -78,72 +78,74 @@ class ChatServiceStub(object):
 
 
 class ChatServiceServicer(object):
-    """ChatService turns a chat request into one typed stream of events, whichever provider answers.
+    """ChatService turns a chat request into one typed stream of events, the same for every provider.
 
-    The caller's deadline and cancellation reach the provider: when the last call that reads a stream
-    ends, for whatever reason, the connection to the provider is closed. A stream asked to CONTINUE
-    waits for its readers to come back.
+    The caller's deadline and cancellation reach the provider: when the last call that reads a stream ends,
+    for any reason, the connection to the provider is closed. A stream with ON_DISCONNECT_CONTINUE continues
+    for `retention.linger` and waits for a reader.
     """
 
     def ChatStream(self, request, context):
-        """ChatStream starts a generation and streams it. Initial metadata bears `tokenwire-stream-id` and
-        goes out before the provider is called. The last event of a deliberate end is `finished`; every
-        other end is a status that says why. New event types may be added: ignore an event you do not
-        know, but count its sequence.
+        """ChatStream starts a generation and streams its events. Initial metadata contains `tokenwire-stream-id`
+        and is sent before the provider is called. A stream that ends deliberately ends with a `finished` event
+        and status OK. Any other end is an error status. New event types may be added: ignore an event type you
+        do not recognize, but count its sequence.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountTokens(self, request, context):
-        """CountTokens returns what a ChatStream call with the same request would use: its input tokens, their
-        cost, and the maximum cost of the answer. It starts no generation, and calls no provider unless
-        `token_counting` requests that. Each call counts as one of the caller's requests per minute, whatever
-        its result, and is not charged tokens, a stream or money. At most 16 calls of one tenant (server's
-        setting) run at the same time: the next one is refused with OVERLOADED. Errors: those of the request
-        itself, RATE_LIMITED, OVERLOADED, and with TOKEN_COUNTING_PROVIDER those of the provider.
+        """CountTokens returns the input tokens and the cost of a ChatStream call with the same request, and the
+        maximum cost of the answer. It starts no generation, and calls the provider only if `token_counting`
+        requests it. Each call counts as one of the caller's requests per minute, whatever its result, but uses
+        no tokens, stream or money. At most 16 calls of one tenant (server setting) run at the same time;
+        further calls fail with OVERLOADED. Errors: those of an invalid request, RATE_LIMITED, OVERLOADED, and
+        with TOKEN_COUNTING_PROVIDER those of the provider.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Chat(self, request, context):
-        """Chat answers the same request whole. Same limits and errors; for batch work. An answer that is
-        larger than what the server keeps of a stream (8 MiB by default) ends with SLOW_READER: stream it.
+        """Chat returns the complete answer in one response, for batch work. It has the same limits and errors as
+        ChatStream. If the answer is larger than the stream's log (8 MiB by default), the call fails with
+        SLOW_READER; use ChatStream instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeStream(self, request, context):
-        """ResumeStream reads a stream from a cursor: what follows it, in few large events, then live. Any
-        number of calls may read one stream, each at its own pace. It counts as a reader: the stream goes
-        on as long as one is left. Errors: STREAM_NOT_FOUND, RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD,
-        and those of the stream itself, after everything that came before them.
+        """ResumeStream reads a stream from a cursor: first the past events after it, joined into few large
+        events, then live events. Several calls may read one stream, each at its own pace. The call counts as a
+        reader: the stream continues while at least one reader is left. Errors: STREAM_NOT_FOUND,
+        RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD, and after all of its events the error of a failed stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelStream(self, request, context):
-        """CancelStream stops the generation for every reader: they get `finished` with
-        FINISH_REASON_CANCELLED. It returns once the stream has ended, with the end that won: a stream
-        that had ended before is left as it was. Idempotent. Errors: STREAM_NOT_FOUND.
+        """CancelStream stops the generation for all readers, who receive `finished` with
+        FINISH_REASON_CANCELLED. It returns after the stream has ended. A stream that has already ended is not
+        changed. Idempotent. Errors: STREAM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteStream(self, request, context):
-        """DeleteStream cancels a stream and forgets its content now, in the response cache too. Readers that have read all of it get
-        its end, others STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
+        """DeleteStream cancels a stream and deletes its content immediately, also from the response cache. Readers
+        that have read all of the content receive the end of the stream; other readers receive
+        STREAM_NOT_FOUND. Errors: STREAM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStream(self, request, context):
-        """GetStream tells where a stream stands. It does not count as a reader. Errors: STREAM_NOT_FOUND.
+        """GetStream returns the state of a stream. It does not count as a reader. Errors: STREAM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,11 +198,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatService(object):
-    """ChatService turns a chat request into one typed stream of events, whichever provider answers.
+    """ChatService turns a chat request into one typed stream of events, the same for every provider.
 
-    The caller's deadline and cancellation reach the provider: when the last call that reads a stream
-    ends, for whatever reason, the connection to the provider is closed. A stream asked to CONTINUE
-    waits for its readers to come back.
+    The caller's deadline and cancellation reach the provider: when the last call that reads a stream ends,
+    for any reason, the connection to the provider is closed. A stream with ON_DISCONNECT_CONTINUE continues
+    for `retention.linger` and waits for a reader.
     """
 
     @staticmethod

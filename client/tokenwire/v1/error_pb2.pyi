@@ -25,174 +25,180 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT: fields of the request are wrong. A google.rpc.BadRequest lists every
-    violation with the path of its field.
+    """INVALID_ARGUMENT: fields of the request are invalid. A google.rpc.BadRequest lists the violations,
+    each with the path of its field.
     """
     ERROR_REASON_UNKNOWN_MODEL: _ErrorReason.ValueType  # 2
-    """NOT_FOUND: the provider or alias is not configured, or the provider does not know the model.
-    Metadata: `model`, and `nearest` with the nearest known names, separated by commas.
+    """NOT_FOUND: the provider or alias is not configured, or the provider does not offer the model.
+    Metadata: `model`, and `nearest` with the most similar names, separated by commas.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 4
-    """UNAUTHENTICATED: the key is missing, not a key, unknown, expired or revoked, or is not of the
-    tenant that the connection's certificate names. Also ends open calls when their key is revoked.
+    """UNAUTHENTICATED: the key is missing, malformed, unknown, expired or revoked, or belongs to another
+    tenant than the one that the client certificate names. Open calls also end with this error when
+    their key is revoked.
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 5
     """PERMISSION_DENIED: the key may not call this model. Metadata: `model`."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 6
-    """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: too many requests or tokens in a minute, or
-    too many usage queries at once. Metadata: `limit` (`requests_per_minute`, `tokens_per_minute` or
-    `usage_queries_at_once`), `scope` (`key` or `tenant`), `allowed`, `remaining` and `asked`. If
-    RetryInfo is missing, the request alone exceeds the whole limit, and waiting does not help.
+    """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: too many requests or tokens in a minute, or too
+    many concurrent usage queries. Metadata: `limit` (`requests_per_minute`, `tokens_per_minute` or
+    `usage_queries_at_once`), `scope` (`key` or `tenant`), `allowed`, `remaining` and `asked`. Without
+    RetryInfo, a retry does not help: the request alone exceeds the limit.
     """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 7
-    """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: the caller has too many streams that
-    generate. Metadata: as RATE_LIMITED, `limit` is `concurrent_streams`.
+    """RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: the caller has too many streams that generate.
+    Metadata: as for RATE_LIMITED; `limit` is `concurrent_streams`.
     """
     ERROR_REASON_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 8
-    """RESOURCE_EXHAUSTED, with QuotaFailure: more than this caller may send in one request; a
-    google.rpc.BadRequest has the path. Metadata: as RATE_LIMITED, `limit` is `messages_per_request`
-    or `bytes_per_request`. Also, with RetryInfo: more than the tenant may spend in a day or month
-    (UTC), its open streams included; `limit` is `spend_microusd_per_day` or
-    `spend_microusd_per_month`. Without RetryInfo it does not help to wait: the request alone may cost
-    more than the limit, or its model has no known price.
+    """RESOURCE_EXHAUSTED, with QuotaFailure. Metadata: as for RATE_LIMITED. Either the request is larger
+    than this caller may send: `limit` is `messages_per_request` or `bytes_per_request`, and a
+    google.rpc.BadRequest has the path. Or the request does not fit into the daily or monthly spend of
+    the tenant (UTC), including its open streams: `limit` is `spend_microusd_per_day` or
+    `spend_microusd_per_month`, and RetryInfo says when to retry. Without RetryInfo, a retry does not
+    help: the request alone may cost more than the limit, or the price of its model is unknown.
     """
     ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 9
-    """FAILED_PRECONDITION: the request is estimated to take more than its `budget`. Metadata: `limit`
-    (`max_cost_microusd` or `max_input_tokens`), `allowed`, `estimated`.
+    """FAILED_PRECONDITION: the estimate for the request exceeds its `budget`. Metadata: `limit`
+    (`max_cost_microusd` or `max_input_tokens`), `allowed` and `estimated`.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
-    """UNAVAILABLE, with RetryInfo: this server is full."""
+    """UNAVAILABLE, with RetryInfo: this server is at capacity."""
     ERROR_REASON_STREAM_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND: no such stream: unknown, expired, deleted, or somebody else's."""
+    """NOT_FOUND: the stream is unknown, expired or deleted, or belongs to another tenant."""
     ERROR_REASON_RESUME_POINT_EXPIRED: _ErrorReason.ValueType  # 12
-    """OUT_OF_RANGE: the stream's log no longer holds what follows the cursor. Metadata:
-    `earliest_sequence` and `latest_sequence` of what it holds.
+    """OUT_OF_RANGE: the events after the cursor were dropped from the stream's log. Metadata:
+    `earliest_sequence` and `latest_sequence` of the log.
     """
     ERROR_REASON_RESUME_POINT_AHEAD: _ErrorReason.ValueType  # 13
-    """OUT_OF_RANGE: the cursor lies beyond the stream's newest event. Metadata: `earliest_sequence`
-    and `latest_sequence`.
+    """OUT_OF_RANGE: the cursor is beyond the stream's newest event. Metadata: `earliest_sequence` and
+    `latest_sequence` of the log.
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 14
-    """ALREADY_EXISTS: the request_id belongs to another request. Metadata: `request_id`."""
+    """ALREADY_EXISTS: a different request used this request_id. Metadata: `request_id`."""
     ERROR_REASON_UPSTREAM_REJECTED: _ErrorReason.ValueType  # 15
-    """INVALID_ARGUMENT: the provider refused the request. Metadata: `provider`, `provider_status`,
-    and where the provider named them `provider_error_type` and `provider_field`.
+    """INVALID_ARGUMENT: the provider refused the request. Metadata: `provider`, `provider_status`, and if
+    the provider sent them, `provider_error_type` and `provider_field`.
     """
     ERROR_REASON_UPSTREAM_AUTH: _ErrorReason.ValueType  # 16
-    """FAILED_PRECONDITION: the provider refuses the operator's key. Metadata: `provider`."""
+    """FAILED_PRECONDITION: the provider refuses the operator's key or account. Metadata: `provider`."""
     ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 17
-    """UNAVAILABLE, with RetryInfo: the provider's rate limit, before the first token."""
+    """UNAVAILABLE, with RetryInfo: the provider's rate limit was reached, before the first token."""
     ERROR_REASON_UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 18
     """UNAVAILABLE, with RetryInfo: the provider cannot be reached or failed, before the first token."""
     ERROR_REASON_UPSTREAM_BROKEN: _ErrorReason.ValueType  # 19
-    """ABORTED: the connection to the provider broke after the first token, ended without its end
-    marker, or carried an error or garbage. The answer is incomplete.
+    """ABORTED: after the first token, the connection to the provider broke, ended without its end marker,
+    or delivered an error or invalid data. The answer is incomplete.
     """
     ERROR_REASON_UPSTREAM_STALLED: _ErrorReason.ValueType  # 20
-    """ABORTED: the provider fell silent after the first token, for longer than the server allows."""
+    """ABORTED: after the first token, the provider sent nothing for longer than the server allows. The
+    answer is incomplete.
+    """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 22
-    """UNAVAILABLE, with RetryInfo: the server's database is not available. Usage queries fail at once;
-    other calls fail only when the keys that were last read are too old to be trusted.
+    """UNAVAILABLE, with RetryInfo: the server's database is unavailable. Usage queries fail immediately.
+    Other calls fail only once the cached keys are too old to be trusted.
     """
     ERROR_REASON_SLOW_READER: _ErrorReason.ValueType  # 23
-    """UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
-    too long. Resume it: what is left can be read from the cursor, or RESUME_POINT_EXPIRED says what
-    is lost.
+    """UNAVAILABLE: the reader fell behind the stream's log, or accepted no data for too long. Resume the
+    stream after the last event received. If events after it were dropped, ResumeStream fails with
+    RESUME_POINT_EXPIRED.
     """
     ERROR_REASON_SERVER_STOPPED: _ErrorReason.ValueType  # 26
-    """UNAVAILABLE: the stream ended with its server."""
+    """UNAVAILABLE: the server stopped, and the stream ended with it."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 27
-    """INTERNAL: a fault of Tokenwire. Metadata: `error_id`, which stands in the server's log."""
+    """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """ErrorReason lists every `reason` that an error of Tokenwire can bear.
+    """ErrorReason lists every `reason` of a Tokenwire error.
 
-    A failed call ends with a gRPC status that carries exactly one `google.rpc.ErrorInfo` with
-    `domain` "tokenwire" and, as `reason`, one of these names without the prefix `ERROR_REASON_`.
-    Errors after the first token bear `stream_id`, `last_sequence` and the usage in the
-    ErrorInfo's metadata. Errors made by the caller's own gRPC library bear no ErrorInfo.
-    New reasons may be added: treat an unknown one by its status code.
+    A failed call ends with a gRPC status that carries exactly one `google.rpc.ErrorInfo`. Its `domain` is
+    "tokenwire", and its `reason` is one of these names without the prefix `ERROR_REASON_`. An error after
+    the first token also has `stream_id`, `last_sequence` and the usage in the ErrorInfo's metadata. Errors
+    that the caller's own gRPC library creates carry no ErrorInfo. New reasons may be added: handle an
+    unknown reason by its status code.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT: fields of the request are wrong. A google.rpc.BadRequest lists every
-violation with the path of its field.
+"""INVALID_ARGUMENT: fields of the request are invalid. A google.rpc.BadRequest lists the violations,
+each with the path of its field.
 """
 ERROR_REASON_UNKNOWN_MODEL: ErrorReason.ValueType  # 2
-"""NOT_FOUND: the provider or alias is not configured, or the provider does not know the model.
-Metadata: `model`, and `nearest` with the nearest known names, separated by commas.
+"""NOT_FOUND: the provider or alias is not configured, or the provider does not offer the model.
+Metadata: `model`, and `nearest` with the most similar names, separated by commas.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 4
-"""UNAUTHENTICATED: the key is missing, not a key, unknown, expired or revoked, or is not of the
-tenant that the connection's certificate names. Also ends open calls when their key is revoked.
+"""UNAUTHENTICATED: the key is missing, malformed, unknown, expired or revoked, or belongs to another
+tenant than the one that the client certificate names. Open calls also end with this error when
+their key is revoked.
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 5
 """PERMISSION_DENIED: the key may not call this model. Metadata: `model`."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 6
-"""RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: too many requests or tokens in a minute, or
-too many usage queries at once. Metadata: `limit` (`requests_per_minute`, `tokens_per_minute` or
-`usage_queries_at_once`), `scope` (`key` or `tenant`), `allowed`, `remaining` and `asked`. If
-RetryInfo is missing, the request alone exceeds the whole limit, and waiting does not help.
+"""RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: too many requests or tokens in a minute, or too
+many concurrent usage queries. Metadata: `limit` (`requests_per_minute`, `tokens_per_minute` or
+`usage_queries_at_once`), `scope` (`key` or `tenant`), `allowed`, `remaining` and `asked`. Without
+RetryInfo, a retry does not help: the request alone exceeds the limit.
 """
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 7
-"""RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: the caller has too many streams that
-generate. Metadata: as RATE_LIMITED, `limit` is `concurrent_streams`.
+"""RESOURCE_EXHAUSTED, with QuotaFailure and RetryInfo: the caller has too many streams that generate.
+Metadata: as for RATE_LIMITED; `limit` is `concurrent_streams`.
 """
 ERROR_REASON_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 8
-"""RESOURCE_EXHAUSTED, with QuotaFailure: more than this caller may send in one request; a
-google.rpc.BadRequest has the path. Metadata: as RATE_LIMITED, `limit` is `messages_per_request`
-or `bytes_per_request`. Also, with RetryInfo: more than the tenant may spend in a day or month
-(UTC), its open streams included; `limit` is `spend_microusd_per_day` or
-`spend_microusd_per_month`. Without RetryInfo it does not help to wait: the request alone may cost
-more than the limit, or its model has no known price.
+"""RESOURCE_EXHAUSTED, with QuotaFailure. Metadata: as for RATE_LIMITED. Either the request is larger
+than this caller may send: `limit` is `messages_per_request` or `bytes_per_request`, and a
+google.rpc.BadRequest has the path. Or the request does not fit into the daily or monthly spend of
+the tenant (UTC), including its open streams: `limit` is `spend_microusd_per_day` or
+`spend_microusd_per_month`, and RetryInfo says when to retry. Without RetryInfo, a retry does not
+help: the request alone may cost more than the limit, or the price of its model is unknown.
 """
 ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 9
-"""FAILED_PRECONDITION: the request is estimated to take more than its `budget`. Metadata: `limit`
-(`max_cost_microusd` or `max_input_tokens`), `allowed`, `estimated`.
+"""FAILED_PRECONDITION: the estimate for the request exceeds its `budget`. Metadata: `limit`
+(`max_cost_microusd` or `max_input_tokens`), `allowed` and `estimated`.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
-"""UNAVAILABLE, with RetryInfo: this server is full."""
+"""UNAVAILABLE, with RetryInfo: this server is at capacity."""
 ERROR_REASON_STREAM_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND: no such stream: unknown, expired, deleted, or somebody else's."""
+"""NOT_FOUND: the stream is unknown, expired or deleted, or belongs to another tenant."""
 ERROR_REASON_RESUME_POINT_EXPIRED: ErrorReason.ValueType  # 12
-"""OUT_OF_RANGE: the stream's log no longer holds what follows the cursor. Metadata:
-`earliest_sequence` and `latest_sequence` of what it holds.
+"""OUT_OF_RANGE: the events after the cursor were dropped from the stream's log. Metadata:
+`earliest_sequence` and `latest_sequence` of the log.
 """
 ERROR_REASON_RESUME_POINT_AHEAD: ErrorReason.ValueType  # 13
-"""OUT_OF_RANGE: the cursor lies beyond the stream's newest event. Metadata: `earliest_sequence`
-and `latest_sequence`.
+"""OUT_OF_RANGE: the cursor is beyond the stream's newest event. Metadata: `earliest_sequence` and
+`latest_sequence` of the log.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 14
-"""ALREADY_EXISTS: the request_id belongs to another request. Metadata: `request_id`."""
+"""ALREADY_EXISTS: a different request used this request_id. Metadata: `request_id`."""
 ERROR_REASON_UPSTREAM_REJECTED: ErrorReason.ValueType  # 15
-"""INVALID_ARGUMENT: the provider refused the request. Metadata: `provider`, `provider_status`,
-and where the provider named them `provider_error_type` and `provider_field`.
+"""INVALID_ARGUMENT: the provider refused the request. Metadata: `provider`, `provider_status`, and if
+the provider sent them, `provider_error_type` and `provider_field`.
 """
 ERROR_REASON_UPSTREAM_AUTH: ErrorReason.ValueType  # 16
-"""FAILED_PRECONDITION: the provider refuses the operator's key. Metadata: `provider`."""
+"""FAILED_PRECONDITION: the provider refuses the operator's key or account. Metadata: `provider`."""
 ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 17
-"""UNAVAILABLE, with RetryInfo: the provider's rate limit, before the first token."""
+"""UNAVAILABLE, with RetryInfo: the provider's rate limit was reached, before the first token."""
 ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 18
 """UNAVAILABLE, with RetryInfo: the provider cannot be reached or failed, before the first token."""
 ERROR_REASON_UPSTREAM_BROKEN: ErrorReason.ValueType  # 19
-"""ABORTED: the connection to the provider broke after the first token, ended without its end
-marker, or carried an error or garbage. The answer is incomplete.
+"""ABORTED: after the first token, the connection to the provider broke, ended without its end marker,
+or delivered an error or invalid data. The answer is incomplete.
 """
 ERROR_REASON_UPSTREAM_STALLED: ErrorReason.ValueType  # 20
-"""ABORTED: the provider fell silent after the first token, for longer than the server allows."""
+"""ABORTED: after the first token, the provider sent nothing for longer than the server allows. The
+answer is incomplete.
+"""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 22
-"""UNAVAILABLE, with RetryInfo: the server's database is not available. Usage queries fail at once;
-other calls fail only when the keys that were last read are too old to be trusted.
+"""UNAVAILABLE, with RetryInfo: the server's database is unavailable. Usage queries fail immediately.
+Other calls fail only once the cached keys are too old to be trusted.
 """
 ERROR_REASON_SLOW_READER: ErrorReason.ValueType  # 23
-"""UNAVAILABLE: the reader fell behind what the server keeps of the stream, or accepted nothing for
-too long. Resume it: what is left can be read from the cursor, or RESUME_POINT_EXPIRED says what
-is lost.
+"""UNAVAILABLE: the reader fell behind the stream's log, or accepted no data for too long. Resume the
+stream after the last event received. If events after it were dropped, ResumeStream fails with
+RESUME_POINT_EXPIRED.
 """
 ERROR_REASON_SERVER_STOPPED: ErrorReason.ValueType  # 26
-"""UNAVAILABLE: the stream ended with its server."""
+"""UNAVAILABLE: the server stopped, and the stream ended with it."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
-"""INTERNAL: a fault of Tokenwire. Metadata: `error_id`, which stands in the server's log."""
+"""INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
 global___ErrorReason = ErrorReason

@@ -29,55 +29,55 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
     """Never sent."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """The model was done."""
+    """The model completed its answer."""
     FINISH_REASON_STOP_SEQUENCE: _FinishReason.ValueType  # 2
-    """One of the request's stop_sequences came."""
+    """The model generated one of the request's `stop_sequences`."""
     FINISH_REASON_MAX_TOKENS: _FinishReason.ValueType  # 3
-    """max_output_tokens, or the model's limit, was reached."""
+    """The answer reached `max_output_tokens` or the model's own limit."""
     FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 4
-    """The model waits for results of its tool calls."""
+    """The model waits for the results of its tool calls."""
     FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 5
-    """The provider's filter stopped the answer."""
+    """The provider's content filter stopped the answer."""
     FINISH_REASON_REFUSAL: _FinishReason.ValueType  # 6
-    """The model refused."""
+    """The model refused to answer."""
     FINISH_REASON_PAUSED: _FinishReason.ValueType  # 7
-    """The provider paused a long turn; send the answer back to go on."""
+    """The provider paused a long turn. Send the answer back in a new request to continue."""
     FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 8
-    """The server's limit for the duration of one stream was reached.
-    Also: the call's deadline came within `retention.soft_deadline_margin`.
+    """The stream reached the server's limit for the duration of a stream, or
+    `retention.soft_deadline_margin` before the call's deadline.
     """
     FINISH_REASON_CANCELLED: _FinishReason.ValueType  # 9
-    """CancelStream was called, or no reader was left."""
+    """CancelStream or DeleteStream was called, the caller's key was revoked, or the last reader left."""
     FINISH_REASON_BUDGET: _FinishReason.ValueType  # 10
-    """`budget.max_cost_microusd` was passed, or what the tenant may still spend."""
+    """The stream exceeded `budget.max_cost_microusd` or the remaining spend of the tenant."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
-    """FinishReason is why a stream ended."""
+    """FinishReason is the reason why a stream ended deliberately."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 """Never sent."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""The model was done."""
+"""The model completed its answer."""
 FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 2
-"""One of the request's stop_sequences came."""
+"""The model generated one of the request's `stop_sequences`."""
 FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 3
-"""max_output_tokens, or the model's limit, was reached."""
+"""The answer reached `max_output_tokens` or the model's own limit."""
 FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 4
-"""The model waits for results of its tool calls."""
+"""The model waits for the results of its tool calls."""
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 5
-"""The provider's filter stopped the answer."""
+"""The provider's content filter stopped the answer."""
 FINISH_REASON_REFUSAL: FinishReason.ValueType  # 6
-"""The model refused."""
+"""The model refused to answer."""
 FINISH_REASON_PAUSED: FinishReason.ValueType  # 7
-"""The provider paused a long turn; send the answer back to go on."""
+"""The provider paused a long turn. Send the answer back in a new request to continue."""
 FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 8
-"""The server's limit for the duration of one stream was reached.
-Also: the call's deadline came within `retention.soft_deadline_margin`.
+"""The stream reached the server's limit for the duration of a stream, or
+`retention.soft_deadline_margin` before the call's deadline.
 """
 FINISH_REASON_CANCELLED: FinishReason.ValueType  # 9
-"""CancelStream was called, or no reader was left."""
+"""CancelStream or DeleteStream was called, the caller's key was revoked, or the last reader left."""
 FINISH_REASON_BUDGET: FinishReason.ValueType  # 10
-"""`budget.max_cost_microusd` was passed, or what the tenant may still spend."""
+"""The stream exceeded `budget.max_cost_microusd` or the remaining spend of the tenant."""
 global___FinishReason = FinishReason
 
 @typing.final
@@ -97,12 +97,13 @@ class TokenEvent(google.protobuf.message.Message):
     HEARTBEAT_FIELD_NUMBER: builtins.int
     FINISHED_FIELD_NUMBER: builtins.int
     sequence: builtins.int
-    """Position in the stream after this event, from 1, and the cursor to resume after it. An event that
-    joins several deltas bears the sequence of the last: sequences grow, but not always by one.
+    """Position in the stream after this event. The first event has 1. Pass it to ResumeStream to read what
+    follows. An event that joins several deltas has the sequence of the last one, so sequences grow, but
+    not always by one.
     """
     @property
     def started(self) -> global___Started:
-        """The stream exists. Always first, with sequence 1."""
+        """The stream exists. Always the first event, with sequence 1."""
 
     @property
     def text(self) -> global___TextDelta:
@@ -126,19 +127,19 @@ class TokenEvent(google.protobuf.message.Message):
 
     @property
     def usage(self) -> tokenwire.v1.usage_pb2.Usage:
-        """What the stream used so far, at the reader's wish (DeliveryOptions.usage_interval). Bears the
-        sequence of the last event before it.
-        """
-
-    @property
-    def heartbeat(self) -> global___Heartbeat:
-        """Nothing happened for a while, and the stream goes on. Bears the sequence of the last event
+        """Usage so far. Sent only if DeliveryOptions.usage_interval is set. Repeats the sequence of the event
         before it.
         """
 
     @property
+    def heartbeat(self) -> global___Heartbeat:
+        """No other event was sent for a while, and the stream continues. Repeats the sequence of the event
+        before it, or the cursor if there is none.
+        """
+
+    @property
     def finished(self) -> global___Finished:
-        """The stream ended deliberately. Always last."""
+        """The stream ended deliberately. Always the last event."""
 
     def __init__(
         self,
@@ -162,7 +163,7 @@ global___TokenEvent = TokenEvent
 
 @typing.final
 class Started(google.protobuf.message.Message):
-    """Started opens every stream."""
+    """Started is the first event of every stream."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -175,19 +176,19 @@ class Started(google.protobuf.message.Message):
     ESTIMATED_COST_MICROUSD_FIELD_NUMBER: builtins.int
     FROM_CACHE_FIELD_NUMBER: builtins.int
     stream_id: builtins.str
-    """Id of the stream; also in initial metadata as `tokenwire-stream-id`."""
+    """Id of the stream. Also sent in initial metadata as `tokenwire-stream-id`."""
     request_id: builtins.str
-    """The request's id, if it had one."""
+    """`ChatRequest.request_id`. Empty if the request has none."""
     model: builtins.str
-    """The provider's name of the model, as it will be asked."""
+    """Name of the model that is requested from the provider."""
     provider: builtins.str
     """Name of the provider."""
     estimated_input_tokens: builtins.int
-    """Tokens of the input, estimated before the provider is asked. 0 for a replay."""
+    """Estimated number of input tokens. 0 for a replay."""
     estimated_cost_microusd: builtins.int
-    """What the input costs by that estimate, in millionths of a US dollar. Absent: the price is not known."""
+    """Estimated cost of the input, in millionths of a US dollar. Absent if the price is unknown."""
     from_cache: builtins.bool
-    """The answer is a replay of an earlier one; no provider is asked."""
+    """True if the answer is a replay from the response cache. No provider is called."""
     @property
     def created_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the stream was opened."""
@@ -212,7 +213,7 @@ global___Started = Started
 
 @typing.final
 class Heartbeat(google.protobuf.message.Message):
-    """Heartbeat says that the stream is alive."""
+    """Heartbeat shows that the stream is alive."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -224,7 +225,7 @@ global___Heartbeat = Heartbeat
 
 @typing.final
 class TextDelta(google.protobuf.message.Message):
-    """TextDelta is a piece of the answer. A refusal's text comes the same way, and the stream then ends
+    """TextDelta is a piece of the answer. The text of a refusal is sent in the same way; the stream then ends
     with FINISH_REASON_REFUSAL.
     """
 
@@ -235,7 +236,7 @@ class TextDelta(google.protobuf.message.Message):
     text: builtins.str
     """The text to append. Never empty."""
     index: builtins.int
-    """Ordinal of the content block in the answer, from 0, across all kinds of content."""
+    """Ordinal of the content block in the answer. Counts from 0, across all kinds of content."""
     def __init__(
         self,
         *,
@@ -256,11 +257,13 @@ class ReasoningDelta(google.protobuf.message.Message):
     SIGNATURE_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """The text to append. May be empty when a signature comes."""
+    """The text to append. Empty only if `signature` is set."""
     signature: builtins.str
-    """Opaque proof of the whole block; comes once, with its last delta. See Reasoning.signature."""
+    """Opaque signature of the whole block, sent once, with the last delta of the block. See
+    Reasoning.signature.
+    """
     index: builtins.int
-    """Ordinal of the content block in the answer, from 0, across all kinds of content."""
+    """Ordinal of the content block in the answer. Counts from 0, across all kinds of content."""
     def __init__(
         self,
         *,
@@ -274,7 +277,7 @@ global___ReasoningDelta = ReasoningDelta
 
 @typing.final
 class ToolCallStarted(google.protobuf.message.Message):
-    """ToolCallStarted names a tool call before its arguments come."""
+    """ToolCallStarted announces a tool call before its arguments arrive."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -282,7 +285,7 @@ class ToolCallStarted(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     index: builtins.int
-    """Ordinal of the content block in the answer, from 0, across all kinds of content."""
+    """Ordinal of the content block in the answer. Counts from 0, across all kinds of content."""
     id: builtins.str
     """The provider's id of the call."""
     name: builtins.str
@@ -300,8 +303,8 @@ global___ToolCallStarted = ToolCallStarted
 
 @typing.final
 class ToolCallDelta(google.protobuf.message.Message):
-    """ToolCallDelta is a piece of a tool call's arguments. Several calls may run side by side, told
-    apart by index.
+    """ToolCallDelta is a piece of a tool call's arguments. The deltas of several calls may be interleaved;
+    `index` identifies the call.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -324,7 +327,7 @@ global___ToolCallDelta = ToolCallDelta
 
 @typing.final
 class ToolCallDone(google.protobuf.message.Message):
-    """ToolCallDone is a whole tool call."""
+    """ToolCallDone is a complete tool call."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -334,7 +337,7 @@ class ToolCallDone(google.protobuf.message.Message):
     """Ordinal of the content block, as in ToolCallStarted."""
     @property
     def tool_call(self) -> global___ToolCall:
-        """The call; its arguments are valid JSON."""
+        """The call. Its arguments are valid JSON."""
 
     def __init__(
         self,
@@ -349,7 +352,7 @@ global___ToolCallDone = ToolCallDone
 
 @typing.final
 class ToolCall(google.protobuf.message.Message):
-    """ToolCall is a call of a tool, whole."""
+    """ToolCall is a complete call of a tool."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -357,12 +360,12 @@ class ToolCall(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
     id: builtins.str
-    """The provider's id of the call; the ToolResult refers to it. Required."""
+    """The provider's id of the call. ToolResult.tool_call_id refers to it. Required."""
     name: builtins.str
     """Name of the tool. Required."""
     arguments_json: builtins.str
-    """The arguments, as the JSON text the model wrote. A string and not a Struct, because a Struct
-    changes large numbers. In a finished answer it is valid JSON; empty arguments are "{}".
+    """The arguments as JSON text, exactly as the model wrote them. Not a Struct, because a Struct changes
+    large numbers. Valid JSON in a finished answer. "{}" if there are no arguments.
     """
     def __init__(
         self,
@@ -377,7 +380,7 @@ global___ToolCall = ToolCall
 
 @typing.final
 class Finished(google.protobuf.message.Message):
-    """Finished closes a stream that ended deliberately."""
+    """Finished is the last event of a stream that ended deliberately."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -388,20 +391,20 @@ class Finished(google.protobuf.message.Message):
     TIMINGS_FIELD_NUMBER: builtins.int
     PROVIDER_RESPONSE_ID_FIELD_NUMBER: builtins.int
     reason: global___FinishReason.ValueType
-    """Why it ended."""
+    """Why the stream ended."""
     model: builtins.str
-    """The model that served, as the provider calls it."""
+    """Name of the model that answered, as the provider reports it."""
     provider: builtins.str
-    """Name of the provider that served."""
+    """Name of the provider that answered."""
     provider_response_id: builtins.str
-    """The provider's id of the answer, for its support. Empty when it gave none."""
+    """The provider's id of the answer, for support requests. Empty if the provider sent none."""
     @property
     def usage(self) -> tokenwire.v1.usage_pb2.Usage:
-        """Tokens used."""
+        """Total usage of the stream."""
 
     @property
     def timings(self) -> global___Timings:
-        """How fast it was."""
+        """Latency and speed of the stream."""
 
     def __init__(
         self,
@@ -420,7 +423,7 @@ global___Finished = Finished
 
 @typing.final
 class Timings(google.protobuf.message.Message):
-    """Timings tells how fast a stream was, as the server saw it come from the provider."""
+    """Timings is the latency and speed of a stream, measured where the server receives from the provider."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -430,23 +433,25 @@ class Timings(google.protobuf.message.Message):
     ITL_P99_FIELD_NUMBER: builtins.int
     OUTPUT_TOKENS_PER_SECOND_FIELD_NUMBER: builtins.int
     output_tokens_per_second: builtins.float
-    """Output tokens per second between the first token and the end. Absent when it cannot be told."""
+    """Output tokens per second between the first and the last arrival. Absent if it cannot be measured."""
     @property
     def ttft(self) -> google.protobuf.duration_pb2.Duration:
-        """From the acceptance of the request to the first token. Absent when no token came."""
+        """Time from the acceptance of the request to the first token. Absent if there was no token."""
 
     @property
     def duration(self) -> google.protobuf.duration_pb2.Duration:
-        """From the acceptance of the request to the end."""
+        """Time from the acceptance of the request to the end."""
 
     @property
     def itl_p50(self) -> google.protobuf.duration_pb2.Duration:
-        """Median gap between two arrivals of tokens, within 5 %. Absent with fewer than two."""
+        """Median time between two arrivals of tokens, accurate to 5 %. Absent if there were fewer than two
+        arrivals.
+        """
 
     @property
     def itl_p99(self) -> google.protobuf.duration_pb2.Duration:
-        """99th percentile of the gap between two arrivals of tokens, within 5 %. Absent with fewer than
-        two.
+        """99th percentile of the time between two arrivals of tokens, accurate to 5 %. Absent if there were
+        fewer than two arrivals.
         """
 
     def __init__(

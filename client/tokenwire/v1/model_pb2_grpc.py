@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """ModelService tells which models the server knows by name. Any `provider/model` of a configured
-    provider can be called, whether or not it is listed here.
+    """ModelService describes the models that the server's configuration names. Callers can also use any other
+    `provider/model` of a configured provider.
     """
 
     def __init__(self, channel):
@@ -49,20 +49,21 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """ModelService tells which models the server knows by name. Any `provider/model` of a configured
-    provider can be called, whether or not it is listed here.
+    """ModelService describes the models that the server's configuration names. Callers can also use any other
+    `provider/model` of a configured provider.
     """
 
     def ListModels(self, request, context):
-        """ListModels lists the models and aliases that the server's configuration names, by id.
+        """ListModels lists the models and aliases that the server's configuration names and the caller may call,
+        ordered by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """GetModel tells what is known of one model: a listed one, an alias, or any `provider/model` of a
-        configured provider. Errors: UNKNOWN_MODEL.
+        """GetModel describes one model: a listed model, an alias, or any `provider/model` of a configured
+        provider. Errors: UNKNOWN_MODEL, PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,8 +91,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """ModelService tells which models the server knows by name. Any `provider/model` of a configured
-    provider can be called, whether or not it is listed here.
+    """ModelService describes the models that the server's configuration names. Callers can also use any other
+    `provider/model` of a configured provider.
     """
 
     @staticmethod

@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class UsageServiceStub(object):
-    """UsageService tells callers what their tenant's streams used, for as long as the server keeps it.
+    """UsageService reports the usage of the caller's tenant, for as long as the server keeps the records.
 
-    Every stream has exactly one record from the moment it is accepted, however it ends. A record is
-    readable about a second after what it tells has happened.
+    Every stream has exactly one record from the moment it is accepted, however it ends. A change is visible
+    in the record about a second after it happens.
     """
 
     def __init__(self, channel):
@@ -51,21 +51,21 @@ class UsageServiceStub(object):
 
 
 class UsageServiceServicer(object):
-    """UsageService tells callers what their tenant's streams used, for as long as the server keeps it.
+    """UsageService reports the usage of the caller's tenant, for as long as the server keeps the records.
 
-    Every stream has exactly one record from the moment it is accepted, however it ends. A record is
-    readable about a second after what it tells has happened.
+    Every stream has exactly one record from the moment it is accepted, however it ends. A change is visible
+    in the record about a second after it happens.
     """
 
     def ListUsageRecords(self, request, context):
-        """ListUsageRecords lists records, newest first, a page at a time.
+        """ListUsageRecords lists records in pages, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUsageSummary(self, request, context):
-        """GetUsageSummary adds records up, in groups.
+        """GetUsageSummary returns sums over records, in groups.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,10 +93,10 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService(object):
-    """UsageService tells callers what their tenant's streams used, for as long as the server keeps it.
+    """UsageService reports the usage of the caller's tenant, for as long as the server keeps the records.
 
-    Every stream has exactly one record from the moment it is accepted, however it ends. A record is
-    readable about a second after what it tells has happened.
+    Every stream has exactly one record from the moment it is accepted, however it ends. A change is visible
+    in the record about a second after it happens.
     """
 
     @staticmethod
