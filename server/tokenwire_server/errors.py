@@ -1,32 +1,32 @@
-"""Everything that can go wrong, as one tree. Pure values: translated to a gRPC status in one place.
+"""The errors that callers can receive, as one tree. Pure values: one module maps them to gRPC statuses.
 
     TokenwireError
-    +-- InvalidRequest          the request is wrong; every violation with its path
-    +-- UnknownModel            no such provider or alias, or the provider's own 404
-    +-- Unauthenticated         no key, or one that is not taken
-    +-- PermissionDenied        the key may not do this
-    +-- LimitExceeded           a limit of the caller's
-    |   +-- RateLimited             too much in a minute
-    |   +-- TooManyStreams          too many at once
-    |   +-- QuotaExhausted          too much in one request, or spent
-    +-- BudgetExceeded          the request would take more than its own budget
+    +-- InvalidRequest          fields of the request are invalid
+    +-- UnknownModel            the provider or alias is not configured, or the provider answered 404
+    +-- Unauthenticated         the key is missing or invalid
+    +-- PermissionDenied        the key may not call this model
+    +-- LimitExceeded           a limit of the caller was reached
+    |   +-- RateLimited             too many requests or tokens in a minute
+    |   +-- TooManyStreams          too many concurrent streams
+    |   +-- QuotaExhausted          the request is too large, or the spend limit was reached
+    +-- BudgetExceeded          the estimate for the request exceeds its budget
     +-- Overloaded              this server is full
-    +-- StoreUnavailable        the database cannot be reached
-    +-- StreamNotFound          no such stream: unknown, expired, deleted, or somebody else's
-    +-- ResumePointExpired      the log no longer holds what follows the cursor
-    +-- ResumePointAhead        the cursor lies beyond the newest entry
-    +-- RequestIdReused         the request_id belongs to another request
-    +-- UpstreamError           the provider, and whose fault it is
-    |   +-- UpstreamRejected        it refused the request
-    |   +-- UpstreamAuth            it refused the operator's key or account
-    |   +-- UpstreamRateLimited     it is at its rate limit
+    +-- StoreUnavailable        the database is unavailable
+    +-- StreamNotFound          the stream is unknown, expired or deleted, or belongs to another tenant
+    +-- ResumePointExpired      the entries after the cursor were dropped from the log
+    +-- ResumePointAhead        the cursor is beyond the newest entry
+    +-- RequestIdReused         a different request used the request_id
+    +-- UpstreamError           the request to the provider failed
+    |   +-- UpstreamRejected        the provider refused the request
+    |   +-- UpstreamAuth            the provider refused the operator's key or account
+    |   +-- UpstreamRateLimited     the provider's rate limit was reached
     |   +-- UpstreamUnavailable     it cannot be reached, or failed before the first token
     |   +-- UpstreamBroken          it failed after the first token
-    |   +-- UpstreamStalled         it fell silent
-    +-- SlowReader              the reader fell behind the log, or accepts nothing
-    +-- ServerStopped           the stream ended with its server
-    +-- StreamFailed            the stream ended with any of these errors, raised by each of its readers
-    +-- InternalFault           a bug of ours, described in the log only
+    |   +-- UpstreamStalled         it sent nothing for too long
+    +-- SlowReader              the reader fell behind the log, or accepted no data for too long
+    +-- ServerStopped           the server stopped before the stream ended
+    +-- StreamFailed            the stream ended with one of these errors; each of its readers gets it
+    +-- InternalFault           a bug in Tokenwire, described only in the log
 
 `str(error)` is for the caller: it contains nothing that a provider or a database wrote. Their text is in
 `provider_text` and `StoreUnavailable.detail`, for the operator only.
@@ -52,21 +52,21 @@ class StreamFailure(msgspec.Struct, frozen=True):
 
 
 class TokenwireError(Exception):
-    """Base of all errors that a caller is told about by reason."""
+    """Base class of all errors that reach a caller with a reason."""
 
     reason: str
     retry_after_s: float | None = None
-    """When it makes sense to come back. Set: the caller gets a RetryInfo."""
+    """Delay before a retry makes sense. If it is set, the caller gets a RetryInfo."""
     at: StreamFailure | None = None
-    """Set when the stream had begun to answer: the caller has paid for something."""
+    """Set if the answer had begun, so the caller is billed for a part of it."""
 
     def facts(self) -> dict[str, str]:
-        """Facts of the error, for programs: the metadata of its ErrorInfo."""
+        """Return the metadata of the error's ErrorInfo, for programs."""
         return {}
 
 
 MAX_VIOLATIONS = 20
-"""Most violations that are listed for one request."""
+"""Maximum number of violations that are listed for one request."""
 
 
 class InvalidRequest(TokenwireError):
@@ -75,9 +75,9 @@ class InvalidRequest(TokenwireError):
     def __init__(self, violations: Sequence[Violation], *, all_found: bool = True) -> None:
         self.violations = tuple(violations[:MAX_VIOLATIONS])
         self.unlisted_count = len(violations) - len(self.violations)
-        """Violations that were found and are not listed."""
+        """Number of violations that were found and are not listed."""
         self.all_found = all_found
-        """False: checking stopped early, and there may be more."""
+        """Whether checking was complete. If not, there may be more violations."""
         first = self.violations[0]
         others = len(violations) - 1
         at_least = "" if all_found else "at least "
@@ -103,7 +103,7 @@ class UnknownModel(TokenwireError):
 
 
 class Unauthenticated(TokenwireError):
-    """`str(error)` never holds what was sent as a key: it may be one, mistyped."""
+    """`str(error)` never contains what was sent as a key, because that may be a mistyped key."""
 
     reason = "UNAUTHENTICATED"
 
@@ -120,7 +120,7 @@ class PermissionDenied(TokenwireError):
 
 
 class LimitExceeded(TokenwireError):
-    """More than a caller may have. Without `retry_after_s` it does not help to wait."""
+    """A limit of the caller was reached. Without `retry_after_s`, waiting does not help."""
 
     def __init__(
         self,
@@ -136,22 +136,22 @@ class LimitExceeded(TokenwireError):
         why: str = "",
     ) -> None:
         self.limit = limit
-        """Its name in the settings."""
+        """Name of the limit in the settings."""
         self.scope = scope
-        """Who shares it: "key" or "tenant"."""
+        """What shares the limit: "key" or "tenant"."""
         self.subject = subject
-        """The key's prefix, or the tenant's name."""
+        """Prefix of the key, or name of the tenant."""
         self.allowed = allowed
         self.asked = asked
         self.remaining = remaining
         self.retry_after_s = retry_after_s
         self.field = field
-        """Path in the request of what is too large. None: it is not about one request."""
-        hint = why or "it does not help to wait"
+        """Path of the field that is too large. None if the limit is not on a single request."""
+        hint = why or "waiting does not help"
         if retry_after_s is not None:
-            hint = f"come back in {math.ceil(retry_after_s * 10) / 10:g} s"  # never too early
+            hint = f"retry in {math.ceil(retry_after_s * 10) / 10:g} s"  # never too early
         super().__init__(
-            f"{limit} of this {scope} is {allowed}: {remaining} left, {asked} asked; {hint}"
+            f"{limit} of this {scope} is {allowed}: {remaining} left, {asked} requested; {hint}"
         )
 
     def facts(self) -> dict[str, str]:
@@ -181,11 +181,11 @@ class BudgetExceeded(TokenwireError):
 
     def __init__(self, limit: str, *, allowed: int, estimated: int) -> None:
         self.limit = limit
-        """The field of the budget."""
+        """Name of the field in the request's budget."""
         self.allowed = allowed
         self.estimated = estimated
         super().__init__(
-            f"budget.{limit} is {allowed}, and the request's input is estimated at {estimated}"
+            f"budget.{limit} is {allowed}, but the request's input is estimated at {estimated}"
         )
 
     def facts(self) -> dict[str, str]:
@@ -209,15 +209,15 @@ class Overloaded(TokenwireError):
 
 
 class StoreUnavailable(TokenwireError):
-    """The database is not available. Callers get a fixed text without addresses, users, paths or messages
-    of the driver; `detail` has the cause.
+    """The database is unavailable. Callers get a fixed text without addresses, users, paths or messages of
+    the driver; `detail` has the cause.
     """
 
     reason = "STORE_UNAVAILABLE"
 
     def __init__(self, detail: str, *, retry_after_s: float = 1.0) -> None:
         self.detail = detail
-        """One line for the operator: which database, and what is wrong with it."""
+        """One line for the operator: the database, and what is wrong with it."""
         self.retry_after_s = retry_after_s
         super().__init__("this server's database is not available")
 
@@ -231,8 +231,8 @@ class StreamNotFound(TokenwireError):
     reason = "STREAM_NOT_FOUND"
 
     def __init__(self) -> None:
-        # The same words for every cause: they must not tell one from another.
-        super().__init__("there is no such stream, or no more")
+        # The same text for every cause, because the cause could reveal the streams of other tenants.
+        super().__init__("stream not found or expired")
 
 
 class _OutOfRange(TokenwireError):
@@ -241,7 +241,7 @@ class _OutOfRange(TokenwireError):
         self.latest_sequence = latest
         super().__init__(
             f"the stream cannot be resumed after sequence {after_sequence}: "
-            f"its log holds {earliest} to {latest}"
+            f"its log contains {earliest} to {latest}"
         )
 
     def facts(self) -> dict[str, str]:
@@ -264,17 +264,17 @@ class RequestIdReused(TokenwireError):
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
-        super().__init__("the request_id belongs to another request")
+        super().__init__("a different request used this request_id")
 
     def facts(self) -> dict[str, str]:
         return {"request_id": self.request_id}
 
 
 class UpstreamError(TokenwireError):
-    """A fault of the provider, or of the way to it.
+    """The provider failed, or could not be reached.
 
     `provider_text` is what the provider wrote, for the log only. `error_type` and `field` are the
-    provider's own names for the kind of error and the offending field; they reach the caller.
+    provider's names for the kind of error and the invalid field; they reach the caller.
     """
 
     def __init__(
@@ -387,7 +387,7 @@ class InternalFault(TokenwireError):
 
     def __init__(self, error_id: str) -> None:
         self.error_id = error_id
-        super().__init__("a fault of this server; its operator finds it in the log by error_id")
+        super().__init__("internal error; the operator can find it in the log by its error_id")
 
     def facts(self) -> dict[str, str]:
         return {"error_id": self.error_id}

@@ -1,8 +1,8 @@
-"""What can stand in a stream's log, and how a stream can end. Pure values: no I/O, no clock.
+"""The entries of a stream's log, and the other events of readers. Pure values: no I/O, no clock.
 
 `index` is the ordinal of a content block in the answer, from 0, across all kinds of content.
-Entries are immutable and hold no cycles, so the garbage collector does not track them (`gc=False`):
-a log of 10,000 tokens adds nothing to a collection.
+Entries are immutable and form no reference cycles, so the garbage collector does not track them
+(`gc=False`): a log of 10,000 tokens adds nothing to a collection.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 
 class FinishReason(enum.IntEnum):
-    """Why a stream ended deliberately. Values are those of the proto's FinishReason."""
+    """Why a stream ended deliberately. The values are those of FinishReason in the proto."""
 
     STOP = 1
     STOP_SEQUENCE = 2
@@ -28,10 +28,10 @@ class FinishReason(enum.IntEnum):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one stream, cumulative.
+    """Token counts and cost of one stream, cumulative.
 
-    One convention for all providers: `input_tokens` includes what was read from and written to the
-    prompt cache, `output_tokens` includes reasoning. None: the provider does not say.
+    One convention for all providers: `input_tokens` includes tokens read from and written to the prompt
+    cache, and `output_tokens` includes reasoning. A count is None if the provider does not report it.
     """
 
     input_tokens: int
@@ -40,8 +40,9 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
     cost_microusd: int | None = None
-    """Millionths of a US dollar. None: the price is not known. No provider says it: prices do."""
+    """Millionths of a US dollar, computed from prices. None if the price is unknown."""
     estimated: bool = False
+    """Whether these figures are not all the provider's."""
 
 
 NO_USAGE = Usage(input_tokens=0, output_tokens=0, cost_microusd=0)
@@ -49,7 +50,7 @@ NO_USAGE = Usage(input_tokens=0, output_tokens=0, cost_microusd=0)
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False):
-    """How fast a stream was, in seconds from the acceptance of its request. None: not measurable."""
+    """Latency and speed of a stream. Times count from the request's acceptance. None if not measurable."""
 
     duration_s: float
     ttft_s: float | None = None
@@ -59,7 +60,7 @@ class Timings(msgspec.Struct, frozen=True, gc=False):
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
-    """Sequence 1 of every stream."""
+    """The first entry of every stream, with sequence 1."""
 
     stream_id: str
     model: str
@@ -69,9 +70,9 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     request_id: str = ""
     estimated_input_tokens: int = 0
     estimated_cost_microusd: int | None = None
-    """Of the input alone. None: the price is not known."""
+    """Cost of the input alone. None if the price is unknown."""
     from_cache: bool = False
-    """A replay of an earlier answer; no provider is asked."""
+    """Whether the answer is a replay of an earlier one. No provider is called."""
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -82,7 +83,7 @@ class TextDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of reasoning. A signature closes its block; only then may the text be empty."""
+    """A piece of reasoning. A signature ends its block; only then may the text be empty."""
 
     text: str
     index: int
@@ -90,7 +91,7 @@ class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToolCallStarted(msgspec.Struct, frozen=True, gc=False):
-    """A tool call begins; its fragments follow, perhaps between those of other calls."""
+    """The start of a tool call. Its fragments follow, possibly interleaved with those of other calls."""
 
     index: int
     id: str
@@ -105,7 +106,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToolCall(msgspec.Struct, frozen=True, gc=False):
-    """A whole tool call. `arguments_json` is valid JSON; no arguments are "{}"."""
+    """A complete tool call. `arguments_json` is valid JSON, "{}" if there are no arguments."""
 
     index: int
     id: str
@@ -114,7 +115,7 @@ class ToolCall(msgspec.Struct, frozen=True, gc=False):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
-    """Nothing happened for a while. Made for one reader, never in a log."""
+    """A sign of life during silence. Made for one reader, never in a log."""
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
@@ -129,10 +130,10 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 Delta = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | ToolCall
-"""What a provider's decoder emits. The first of them in a stream is its first token."""
+"""An event that a provider's decoder emits. The first one of a stream is its first token."""
 
 Event = Started | Delta | Finished
 """An entry of a stream's log."""
 
 ReaderEvent = Event | Usage | Heartbeat
-"""What a reader gets: the log's entries, and what is made for it alone."""
+"""An event that a reader gets: an entry of the log, or an event made for this reader."""

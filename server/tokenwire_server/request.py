@@ -1,7 +1,7 @@
-"""A chat request as Tokenwire understands it: validated, and free of any transport.
+"""A validated chat request, independent of the transport.
 
-Indexes are those of the caller's request, so that a path such as `messages[2].parts[0]` means the
-same on both sides.
+Messages and parts have the same indexes as in the caller's request, so that a path such as
+`messages[2].parts[0]` is valid for both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high"]
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """One thing wrong with a request."""
+    """One invalid field of a request."""
 
     field: str
     """Path of the field, such as `messages[2].parts[0].image.media_type`."""
@@ -28,7 +28,7 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class Image(msgspec.Struct, frozen=True):
-    """Exactly one of `uri` and `data` is set; `media_type` comes with `data`."""
+    """An image. Exactly one of `uri` and `data` is set; `media_type` is set with `data`."""
 
     uri: str = ""
     data: bytes = b""
@@ -40,8 +40,8 @@ class ToolCall(msgspec.Struct, frozen=True):
     id: str
     name: str
     arguments_json: str
-    """Text of a JSON object, checked. Hand it on as text or as `msgspec.Raw`, never re-encoded:
-    decoding would change large numbers."""
+    """A JSON object as text, checked. Pass it on as text or as `msgspec.Raw`: decoding and encoding it would
+    change large numbers."""
     cache_hint: bool = False
 
 
@@ -62,14 +62,14 @@ Part = Text | Image | ToolCall | ToolResult | Reasoning
 
 
 class Message(msgspec.Struct, frozen=True):
-    """The kinds of part that stand in it fit its role (proto: Role)."""
+    """One message. All parts are of kinds that its role allows (see Role in the proto)."""
 
     role: Role
     parts: tuple[Part, ...]
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """None: the caller said nothing, and the provider's default holds."""
+    """How to generate. A field is None if the caller did not set it; the provider's default then applies."""
 
     max_output_tokens: int | None = None
     temperature: float | None = None
@@ -87,11 +87,11 @@ class Tool(msgspec.Struct, frozen=True):
     name: str
     description: str
     parameters_json_schema: str
-    """Text of a JSON schema of type object, checked. Empty: no arguments."""
+    """A JSON schema of type object as text, checked. Empty if the tool has no arguments."""
 
 
 class ToolChoice(msgspec.Struct, frozen=True):
-    """`tool_name` is set with mode "tool" only."""
+    """Whether the model must call a tool. `tool_name` is set only with mode "tool"."""
 
     mode: Literal["auto", "none", "required", "tool"]
     tool_name: str = ""
@@ -108,36 +108,38 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """How one reader is served. Seconds; None: never."""
+    """How events are delivered to one reader."""
 
     heartbeat_s: float | None = None
-    """Longest silence."""
+    """A heartbeat is sent after this long without another event. None: no heartbeats."""
     usage_s: float | None = None
+    """Interval of usage events. None: no usage events."""
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """What happens to a stream without readers. Seconds."""
+    """When a stream without readers is cancelled, and how long it stays readable."""
 
     linger_s: float | None = None
-    """How long it goes on without a reader. None: it is cancelled when the last one leaves."""
+    """How long the stream continues without a reader. None: it is cancelled when the last one leaves."""
     log_ttl_s: float = 0.0
-    """How long it stays readable after its end."""
+    """How long the stream stays readable after its end."""
     soft_deadline_margin_s: float | None = None
+    """How long before the call's deadline the stream ends with TIME_LIMIT. None: it does not."""
 
 
 class CacheUse(msgspec.Struct, frozen=True):
     """How a request uses the response cache."""
 
     key: bytes
-    """The same for two requests that ask the same."""
+    """Hash of the request. Equal for requests that may share an answer."""
     ttl_s: float
-    """How old an answer may be to be replayed, and how long this one's may be kept."""
+    """Maximum age of an answer that is replayed, and how long the answer to this request may be cached."""
     read: bool
-    """An answer may be replayed; otherwise one is only kept."""
+    """Whether a cached answer may be replayed. Otherwise the answer to this request replaces it."""
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """What one request may take. None: as much as it needs."""
+    """Limits on the cost and the size of one request. None: no limit."""
 
     max_cost_microusd: int | None = None
     max_input_tokens: int | None = None
@@ -145,23 +147,23 @@ class Budget(msgspec.Struct, frozen=True):
 
 class ChatRequest(msgspec.Struct, frozen=True):
     model: str
-    """As the caller wrote it: `provider/model` or an alias."""
+    """The model as the caller named it: `provider/model` or an alias."""
     messages: tuple[Message, ...]
     generation: Generation = Generation()
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     response_format: JsonFormat | JsonSchemaFormat | None = None
-    """None: text."""
+    """None for text."""
     provider_options: dict[str, Any] = {}
-    """For the top level of the provider's request body."""
+    """Keys for the top level of the provider's request body."""
     delivery: Delivery = Delivery()
     retention: Retention = Retention()
     budget: Budget = Budget()
     cache: CacheUse | None = None
     request_id: str = ""
     labels: dict[str, str] = {}
-    """For the stream's usage record."""
+    """Labels for the stream's usage record."""
     asks_provider: bool = False
-    """Who wants its tokens counted wants the provider to count them."""
+    """For CountTokens: whether the provider should count the tokens."""
     body_hash: bytes = b""
-    """Of all that two requests with one `request_id` must share; set with it only."""
+    """Hash of the fields that two requests with the same `request_id` must share. Set only with an id."""

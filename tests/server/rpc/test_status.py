@@ -78,12 +78,12 @@ def test_a_limit_is_told_with_its_size_its_holder_and_when_to_come_back():
     assert retry.retry_delay.ToMilliseconds() == 2500
     (violation,) = quota.violations
     assert violation.subject == "key:tw_1"
-    assert violation.description.endswith("0 left, 1 asked; come back in 2.5 s")
+    assert violation.description.endswith("0 left, 1 requested; retry in 2.5 s")
 
 
 def test_a_limit_of_one_request_is_told_with_its_path_and_not_to_come_back():
     info, quota, bad = details(exceeded(errors.QuotaExhausted, field="messages"))
-    assert quota.violations[0].description.endswith("it does not help to wait")
+    assert quota.violations[0].description.endswith("waiting does not help")
     assert [violation.field for violation in bad.field_violations] == ["messages"]
     assert info.reason == "QUOTA_EXHAUSTED"
 
