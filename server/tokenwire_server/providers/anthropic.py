@@ -1,4 +1,4 @@
-"""Anthropic Messages: how a request is written. https://platform.claude.com/docs/en/api/messages"""
+"""Encoding of requests for Anthropic Messages. https://platform.claude.com/docs/en/api/messages"""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from ..request import (
 )
 from .decode.anthropic import REDACTED, AnthropicDecoder
 
-ALWAYS_OURS = frozenset({"model", "messages", "system", "max_tokens", "stream"})
-"""Keys of the body that `provider_options` may never set, whether or not the request needs them."""
+RESERVED_KEYS = frozenset({"model", "messages", "system", "max_tokens", "stream"})
+"""Keys of the body that `provider_options` may never set, even if the request does not need them."""
 COUNTED = frozenset(
     {
         "cache_control",
@@ -42,16 +42,16 @@ COUNTED = frozenset(
         "tools",
     }
 )
-"""Keys of the body that the counting endpoint takes; it refuses all others.
+"""Keys of the body that the counting endpoint accepts; it refuses all others.
 https://platform.claude.com/docs/en/api/messages/count_tokens"""
 NOT_COUNTED = frozenset({"container"})
-"""Keys that bring input, a container's skills, which the counting endpoint takes not."""
+"""Keys that add input, such as a container's skills, that the counting endpoint does not accept."""
 MAX_CACHE_HINTS = 4
 IMAGE_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
-# What the provider demands of ids; ids that other providers gave may differ.
+# The provider requires this of ids. Ids from other providers may differ.
 _TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
-# It has no "minimal": "low" is the least it offers, and that is what minimal asks for.
+# There is no "minimal"; "low" is the lowest effort.
 _EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}
 _TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any", "tool": "tool"}
 _NO_ARGUMENTS = '{"type":"object","properties":{}}'
@@ -60,18 +60,18 @@ _NO_ARGUMENTS = '{"type":"object","properties":{}}'
 class AnthropicMessages:
     """The dialect of `POST /v1/messages`.
 
-    System messages are joined in front, in order. Results of tools become messages of the user,
-    where this API has them; neighbours of one role are left for the provider to join, which it does.
-    Reasoning goes back only with its signature; a message that held nothing else is left out.
+    System messages are moved to the front, in order. Results of tools become user messages, as this API
+    requires. Consecutive messages of one role are sent as they are; the provider joins them. Reasoning is
+    sent only if it has a signature. A message with only unsigned reasoning is left out.
 
-    An effort turns adaptive thinking on, since it moves nothing on models that do not think by
-    default; the effort "none" turns thinking off; a budget asks for thinking up to that budget. What
-    a model takes of these differs, and the provider refuses the rest by name. How much of its
-    thoughts a model shows is its own default; a caller who wants another sets `thinking` and
-    `output_config` in `provider_options`, and no reasoning.
+    An effort also turns adaptive thinking on, because the effort alone has no effect on models that do not
+    think by default. The effort "none" turns thinking off. A budget enables thinking up to that budget.
+    Models support different combinations of these, and the provider refuses the others by name. How much
+    of its thoughts a model shows is the model's default. To change it, a caller sets `thinking` and
+    `output_config` in `provider_options` and leaves `generation.reasoning` unset.
 
-    temperature, top_p and top_k are of API version 2023-06-01: version 2026-10-21 refuses them for
-    every model, and models from Claude Opus 4.7 on refuse them in both.
+    temperature, top_p and top_k exist in API version 2023-06-01. Version 2026-10-21 refuses them for every
+    model, and models from Claude Opus 4.7 on refuse them in both versions.
     https://platform.claude.com/docs/en/api/migration-2026-10-21
     """
 
@@ -104,7 +104,8 @@ class AnthropicMessages:
         body["messages"] = [
             {"role": "assistant" if m.role == "assistant" else "user", "content": content}
             for m in request.messages
-            if m.role != "system" and (content := [_block(part) for part in m.parts if _goes(part)])
+            if m.role != "system"
+            and (content := [_block(part) for part in m.parts if _is_sent(part)])
         ]
         return {**body, **_settings(request), **request.provider_options}
 
@@ -118,14 +119,14 @@ class AnthropicMessages:
 
 
 def _max_tokens(request: ChatRequest, config: ProviderConfig, max_output_tokens: int | None) -> int:
-    """The limit this API demands: the caller's, else the model's, else the provider's default.
+    """Return the limit that this API requires: the caller's, else the model's, else the provider's default.
 
-    It covers thinking, and must lie above its budget: the default makes room, what the caller or
-    the operator said stands.
+    The limit includes thinking and must be above the thinking budget. So the budget is added to the
+    default if needed; the limit of the caller or the model is never changed.
     """
-    asked = request.generation.max_output_tokens
-    if asked is not None:
-        return asked
+    requested = request.generation.max_output_tokens
+    if requested is not None:
+        return requested
     if max_output_tokens is not None:
         return max_output_tokens
     budget = request.generation.reasoning_budget_tokens or 0
@@ -134,7 +135,7 @@ def _max_tokens(request: ChatRequest, config: ProviderConfig, max_output_tokens:
 
 
 def _settings(request: ChatRequest) -> dict[str, Any]:
-    """What the request sets at the top level, beside the keys that every request has."""
+    """Return the keys of the body that only some requests have."""
     generation = request.generation
     settings: dict[str, Any] = {
         "temperature": generation.temperature,
@@ -188,8 +189,8 @@ def _tool_choice(choice: ToolChoice | None) -> dict[str, Any] | None:
     return written
 
 
-def _goes(part: Part) -> bool:
-    """Whether a part is sent: the provider takes no reasoning that it did not sign."""
+def _is_sent(part: Part) -> bool:
+    """Return whether a part is sent. The provider does not accept unsigned reasoning."""
     return not isinstance(part, Reasoning) or bool(part.signature)
 
 
@@ -234,8 +235,8 @@ def _image_source(image: Image) -> dict[str, str]:
 
 
 def _check_messages(request: ChatRequest) -> Iterator[Violation]:
-    if not any(_goes(part) for m in request.messages if m.role != "system" for part in m.parts):
-        yield Violation("messages", "Anthropic needs a message of the user or the assistant")
+    if not any(_is_sent(part) for m in request.messages if m.role != "system" for part in m.parts):
+        yield Violation("messages", "Anthropic requires a message of the user or the assistant")
     hints_count = 0
     for path, part in _parts(request.messages):
         match part:
@@ -244,24 +245,24 @@ def _check_messages(request: ChatRequest) -> Iterator[Violation]:
             case Image(uri="", media_type=media_type) if media_type not in IMAGE_MEDIA_TYPES:
                 yield Violation(
                     f"{path}.image.media_type",
-                    f"Anthropic takes {', '.join(sorted(IMAGE_MEDIA_TYPES))}",
+                    f"Anthropic accepts {', '.join(sorted(IMAGE_MEDIA_TYPES))}",
                 )
             case ToolCall(id=id_) if not _TOOL_CALL_ID.fullmatch(id_):
-                yield Violation(f"{path}.tool_call.id", "Anthropic takes a-z A-Z 0-9 _ - only")
+                yield Violation(f"{path}.tool_call.id", "Anthropic accepts only a-z A-Z 0-9 _ -")
             case ToolResult(tool_call_id=id_) if not _TOOL_CALL_ID.fullmatch(id_):
                 yield Violation(
-                    f"{path}.tool_result.tool_call_id", "Anthropic takes a-z A-Z 0-9 _ - only"
+                    f"{path}.tool_result.tool_call_id", "Anthropic accepts only a-z A-Z 0-9 _ -"
                 )
         if not part.cache_hint:
             continue
         if isinstance(part, Reasoning):
-            yield Violation(f"{path}.cache_hint", "Anthropic takes no cache mark on reasoning")
+            yield Violation(f"{path}.cache_hint", "Anthropic accepts no cache hint on reasoning")
             continue
         hints_count += 1
         if hints_count == MAX_CACHE_HINTS + 1:
             yield Violation(
                 f"{path}.cache_hint",
-                f"Anthropic takes at most {MAX_CACHE_HINTS} cache marks in a request",
+                f"Anthropic accepts at most {MAX_CACHE_HINTS} cache hints in a request",
             )
 
 
@@ -274,35 +275,38 @@ def _parts(messages: tuple[Message, ...]) -> Iterator[tuple[str, Part]]:
 def _check_sampling(request: ChatRequest) -> Iterator[Violation]:
     generation = request.generation
     if generation.temperature is not None and not 0 <= generation.temperature <= 1:
-        yield Violation("generation.temperature", "Anthropic takes 0 to 1")
+        yield Violation("generation.temperature", "Anthropic accepts 0 to 1")
     for name in ("seed", "presence_penalty", "frequency_penalty"):
         if getattr(generation, name) is not None:
-            yield Violation(f"generation.{name}", "Anthropic does not offer this")
+            yield Violation(f"generation.{name}", "Anthropic does not support this")
     for i, sequence in enumerate(generation.stop_sequences):
         if not sequence.strip():
             yield Violation(
-                f"generation.stop_sequences[{i}]", "Anthropic takes none of white space only"
+                f"generation.stop_sequences[{i}]", "Anthropic requires more than white space"
             )
 
 
 def _check_reasoning(request: ChatRequest) -> Iterator[Violation]:
-    """What thinking excludes: .../docs/en/build-with-claude/extended-thinking, Feature compatibility."""
+    """Yield settings that are incompatible with thinking.
+
+    https://platform.claude.com/docs/en/build-with-claude/extended-thinking, Feature compatibility.
+    """
     generation = request.generation
     budget = generation.reasoning_budget_tokens
     if generation.reasoning_effort == "none":
         if budget is not None:
             yield Violation(
-                "generation.reasoning.budget_tokens", "an effort of none leaves no budget"
+                "generation.reasoning.budget_tokens", "must not be set with the effort NONE"
             )
         return
     if budget is None and generation.reasoning_effort is None:
         return
     if generation.temperature is not None and 0 <= generation.temperature < 1:
-        yield Violation("generation.temperature", "Anthropic takes 1 only while it reasons")
+        yield Violation("generation.temperature", "Anthropic accepts only 1 with reasoning")
     if generation.top_p is not None and generation.top_p < 0.95:
-        yield Violation("generation.top_p", "Anthropic takes 0.95 to 1 only while it reasons")
+        yield Violation("generation.top_p", "Anthropic accepts only 0.95 to 1 with reasoning")
     if generation.top_k is not None:
-        yield Violation("generation.top_k", "Anthropic takes none while it reasons")
+        yield Violation("generation.top_k", "Anthropic does not support this with reasoning")
     if budget is None:
         return
     if generation.max_output_tokens is not None and budget >= generation.max_output_tokens:
@@ -312,19 +316,20 @@ def _check_reasoning(request: ChatRequest) -> Iterator[Violation]:
         )
     if request.tool_choice is not None and request.tool_choice.mode in ("required", "tool"):
         yield Violation(
-            "tool_choice.mode", "Anthropic cannot be made to call a tool with a budget to reason"
+            "tool_choice.mode", "Anthropic cannot require a tool call with a reasoning budget"
         )
 
 
 def _check_response_format(request: ChatRequest) -> Iterator[Violation]:
     if isinstance(request.response_format, JsonFormat):
         yield Violation(
-            "response_format.json", "Anthropic does not offer this; give a schema in json_schema"
+            "response_format.json", "Anthropic does not support this; set json_schema instead"
         )
 
 
 def _check_provider_options(request: ChatRequest) -> Iterator[Violation]:
-    ours = ALWAYS_OURS | _settings(request).keys()
+    own_keys = RESERVED_KEYS | _settings(request).keys()
     for key in request.provider_options:
-        if key in ours:
-            yield Violation(f"provider_options.{key}", "Tokenwire itself sets this")
+        if key in own_keys:
+            path = f"provider_options.{key}"
+            yield Violation(path, "is set by Tokenwire for this request; remove it")

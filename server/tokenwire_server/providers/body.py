@@ -1,8 +1,8 @@
-"""The body of a provider's answer, read in pieces that are small enough for one turn of the event loop.
+"""Reading of a response's body in pieces that are small enough for one iteration of the event loop.
 
-aiohttp returns whatever is buffered, up to several 100 kB, and does not suspend while there is more. So
-one provider that sends faster than its answer can be decoded would stop all other streams, and no
-deadline would fire. A `Body` returns small pieces and lets other tasks run between them.
+aiohttp returns all that is buffered, up to several 100 kB, and does not suspend while there is more. So a
+provider that sends faster than its answer can be decoded would block all other streams, and no deadline
+would fire. A `Body` returns small pieces and lets other tasks run between them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import aiohttp
 from .inflate import MAX_STEP_BYTES, BodyError, Inflater
 
 MAX_PIECE_BYTES = MAX_STEP_BYTES
-"""Most bytes that one `read` returns. In the worst case, SSE comments of three bytes each, they take 1.5 ms
-to decode."""
+"""Maximum number of bytes that one `read` returns. In the worst case, SSE comments of three bytes each, they
+take 1.5 ms to decode."""
 STEP_COST_BYTES = 512
-"""The least that a step of decompression counts as: a step without output takes time, too."""
+"""Bytes that a step of decompression counts as, at least: a step without output takes time, too."""
 MAX_BYTES_WITHOUT_CONTENT = 64 * 2**20
-"""Most bytes between two deltas, in comments and events that are not decoded. Partial images that a
-provider streams take a few MB each."""
+"""Maximum number of bytes between two deltas, in comments and events that are not decoded. Partial images
+that a provider streams take a few MB each."""
 
 
 class Body:
@@ -78,7 +78,7 @@ class Body:
                 return piece
 
     def got_content(self) -> None:
-        """Restart the count of bytes without content."""
+        """Reset the count of bytes without content."""
         self._bytes_without_content = 0
 
     async def drain(self, max_bytes: int) -> None:

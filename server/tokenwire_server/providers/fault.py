@@ -1,4 +1,4 @@
-"""What a failed request to a provider means: whose fault it is, and whether coming back may help."""
+"""Mapping of failed requests to a provider to Tokenwire's errors."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from ..errors import (
 from .framing import FramingError
 
 SdkError = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError)
-"""What an SDK raises when a request fails; anthropic's also lets httpx2's own errors through."""
+"""Exceptions of the SDKs for a failed request. The one of Anthropic also passes on httpx2's exceptions."""
 
 MAX_RETRY_AFTER_S = 3600.0
-"""Longest Retry-After that is handed on: providers have sent days."""
+"""Longest Retry-After that is passed on: providers have sent days."""
 DEFAULT_RETRY_AFTER_S = 1.0
-"""Handed on when coming back may help and the provider said nothing."""
+"""Passed on if a retry may help and the provider named no delay."""
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 """OpenSSL's reasons for an answer that is not TLS."""
 TLS_ALERT = "\\x15\\x03"
 """First bytes of a TLS alert, as aiohttp quotes them. A TLS server answers a request without TLS with it."""
 MAX_PROVIDER_TEXT_CHARS = 2000
-"""How much of a provider's text goes to the log."""
+"""Maximum length of a provider's text in the log."""
 
 
 def from_sdk_error(error: BaseException, *, provider: str, model: str) -> TokenwireError:
-    """The error that the caller gets. `str()` of it holds none of the provider's text."""
+    """Return the error for the caller. Its `str()` contains none of the provider's text."""
     response = getattr(error, "response", None)
     if isinstance(response, httpx2.Response):
         return _from_status(response, getattr(error, "body", None), provider=provider, model=model)
@@ -60,12 +60,12 @@ def _from_status(
 ) -> TokenwireError:
     status = response.status_code
     detail = body if isinstance(body, Mapping) else {}
-    # Anthropic's SDK hands over the whole body, OpenAI's the object under "error".
+    # Anthropic's SDK passes the whole body, OpenAI's the object under "error".
     detail = detail["error"] if isinstance(detail.get("error"), Mapping) else detail
     if status == 404:
         return UnknownModel(
             model,
-            why=f"provider {provider!r} does not know this model",
+            why=f"provider {provider!r} does not offer this model",
             provider_text=str(body)[:MAX_PROVIDER_TEXT_CHARS],
         )
     facts: dict[str, Any] = {
@@ -79,7 +79,7 @@ def _from_status(
     if status in (401, 402, 403):
         error = UpstreamAuth(
             f"provider {provider!r} refuses this server's key or account (HTTP {status}); "
-            "its operator must mend that",
+            "the operator must fix this",
             **facts,
         )
     elif status == 429:
@@ -108,18 +108,18 @@ def _from_status(
 
 
 def _retry_after_s(response: httpx2.Response) -> float:
-    """Retry-After in seconds (RFC 9110, 10.2.3), bounded; dates are not honoured."""
+    """Return the response's Retry-After in seconds (RFC 9110, 10.2.3), bounded. Dates are ignored."""
     try:
-        asked = float(response.headers.get("retry-after", ""))
+        requested_s = float(response.headers.get("retry-after", ""))
     except ValueError:
         return DEFAULT_RETRY_AFTER_S
-    if not asked >= 0:
+    if not requested_s >= 0:
         return DEFAULT_RETRY_AFTER_S
-    return min(asked, MAX_RETRY_AFTER_S)
+    return min(requested_s, MAX_RETRY_AFTER_S)
 
 
 def _name(value: object) -> str:
-    """A provider's own name for something: kept only when it looks like a name, not like prose."""
+    """Return a provider's error type or field name, or "" if the value looks like prose."""
     if not isinstance(value, str) or len(value) > 128 or not value.isascii() or " " in value:
         return ""
     return value if value.isprintable() else ""
@@ -140,7 +140,7 @@ def _lacks_descriptors(error: BaseException) -> bool:
 def _connection_fault(error: BaseException) -> str:
     causes = _causes(error)
     if any(getattr(cause, "reason", None) in NOT_TLS for cause in causes):
-        return "it does not speak TLS; should its base_url begin with http://?"
+        return "it does not use TLS; should its base_url begin with http://?"
     for cause in causes:
         if isinstance(cause, FramingError):
             return f"it {cause}"
@@ -151,7 +151,7 @@ def _connection_fault(error: BaseException) -> str:
         if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):
             return "TLS failed"
         if isinstance(cause, aiohttp.ClientResponseError) and TLS_ALERT in cause.message:
-            return "it speaks TLS; should its base_url begin with https://?"
+            return "it uses TLS; should its base_url begin with https://?"
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
         if isinstance(cause, aiohttp.ClientConnectorError) and isinstance(

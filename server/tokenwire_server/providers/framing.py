@@ -1,8 +1,8 @@
-"""Bounds on the bytes around the bodies of a provider's answers: heads, chunk sizes, trailers.
+"""Bounds on the HTTP framing around the bodies of responses: heads, chunk sizes, trailers.
 
-aiohttp bounds each header and their number. It does not bound responses of status 1xx before the answer,
-white space before a header's value, zeros before a chunk's size, or chunk extensions. The code that waits
-for the answer sees none of these, and parsing them can keep a core busy.
+aiohttp bounds each header and the number of headers. It does not bound responses of status 1xx before the
+answer, white space before a header's value, zeros before a chunk's size, or chunk extensions. The code that
+waits for the answer sees none of these, and parsing them can keep a core busy.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import EMPTY_PAYLOAD
 
 MAX_HEADER_BYTES = 16 * 1024
-"""Longest header, and longest status line. Some gateways send headers of 10 KB."""
+"""Maximum size of a header, and of the status line. Some gateways send headers of 10 KB."""
 MAX_HEAD_BYTES = 64 * 1024
-"""Most bytes before the body: responses of status 1xx, the status line and all headers."""
+"""Maximum size of all before the body: responses of status 1xx, the status line and all headers."""
 MAX_FRAMING_BYTES = 64 * 1024
-"""Most bytes of chunk sizes, extensions and trailers, plus `FRAMING_RATIO` for each byte of the body."""
+"""Maximum size of chunk sizes, extensions and trailers, plus `FRAMING_RATIO` for each byte of the body."""
 FRAMING_RATIO = 8
 """Bytes of framing that are accepted for each byte of the body. A chunk of one byte has five."""
 

@@ -1,11 +1,16 @@
-"""The one HTTP client that every provider's SDK uses: aiohttp below httpx2's transport interface.
+"""The HTTP client of all providers: aiohttp behind httpx2's transport interface, used by the SDKs.
 
-The SDKs bring such a transport themselves. This one is our own because the token's path runs through
-it, and because of what it leaves out: no redirects (one would send the prompt and the key to another
-host), no proxies from the environment, no cookies (they would be shared by all tenants), no retries,
-no headers but those named here (the SDKs add what the environment tells them, to any server), and no
-pool limit, because streams are bounded where they are admitted and a full pool would look like a slow
-provider. Bytes are read from aiohttp directly, below httpx2's layers.
+It replaces the SDKs' own transports because every token passes through it, and because it omits:
+
+- redirects, which could send the prompt and the key to another host,
+- proxies from the environment,
+- cookies, which all tenants would share,
+- retries,
+- headers other than SENT_HEADERS, because the SDKs add headers from the environment for any server,
+- a limit on the pool, because the number of streams is limited on admission, and a full pool would look
+  like a slow provider.
+
+Bodies are read from aiohttp directly, without httpx2's layers.
 """
 
 from __future__ import annotations
@@ -32,13 +37,13 @@ RESPONSE = "tokenwire.aiohttp_response"
 """Key in `httpx2.Response.extensions` of the aiohttp response, for reading the body without layers."""
 
 KEEPALIVE_S = 15.0
-"""How long an idle connection is kept. Short of what providers' front ends keep: a POST on a
-connection that the other side just closed fails and is not repeated."""
+"""How long an idle connection is kept. Less than providers' front ends keep it: a POST on a connection that
+the other side just closed fails and is not repeated."""
 READ_BUFFER_BYTES = 16 * 1024
-"""Bytes that are received and not read yet. Past twice as many, or 1,024 chunks, the connection pauses."""
+"""Bytes that are received but not read yet. Beyond twice as many, or 1,024 chunks, the connection pauses."""
 ERROR_BODY_S = 2.0
 MAX_ERROR_BODY_BYTES = 64 * 1024
-"""How long and how much is read of the body of an error. Its status counts in any case."""
+"""Bounds on reading the body of an error response. Without a body, the status decides."""
 
 SENT_HEADERS = frozenset(
     {
@@ -69,10 +74,10 @@ httpx2 pass an object of ours from the caller of `post` to the transport."""
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends a request whole and returns the answer's head; the body of a success is left to be read.
+    """Sends requests and returns the heads of their responses. The body of a success is not read.
 
-    Cancelled at any point, it aborts the connection. `connect_s` bounds name lookup, TCP and TLS
-    together; waiting for the answer is bounded by the caller.
+    Cancellation aborts the connection, at any point. `connect_s` bounds name lookup, TCP and TLS together.
+    The caller must bound the wait for the response.
     """
 
     def __init__(self, *, connect_s: float) -> None:
@@ -122,7 +127,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         return httpx2.Response(
             status_code=response.status,
             headers={
-                "content-type": "application/json",  # whatever it says: the SDKs then try
+                "content-type": "application/json",  # so that the SDKs try to parse the body
                 "retry-after": response.headers.get("retry-after", ""),
             },
             content=await _error_body(response),
@@ -153,7 +158,7 @@ async def _record_sent(*_: object) -> None:
 
 
 def release(response: aiohttp.ClientResponse) -> None:
-    """Give the connection back when its answer was read to the end; otherwise abort it, at once."""
+    """Return the connection to the pool if the response was read to its end. Otherwise abort it."""
     if response.content.is_eof():
         response.release()
     else:
@@ -175,13 +180,13 @@ async def _error_body(response: aiohttp.ClientResponse) -> bytes:
 
 
 class _Response(aiohttp.ClientResponse):
-    """aiohttp's response, mended in two places (3.14.5); each has a test that shows the need."""
+    """aiohttp's response with two fixes (for 3.14.5). A test for each shows the bug."""
 
     _watched: asyncio.Future[None] | None = None
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        """Also fail the body when the connection is lost: for broken chunked framing aiohttp does not,
-        and its reader would wait for ever.
+        """Start, and fail the body when the connection is lost. After invalid chunked framing aiohttp does
+        not do this, and `read` would wait forever.
         """
         await super().start(connection)
         protocol = connection.protocol
@@ -191,7 +196,7 @@ class _Response(aiohttp.ClientResponse):
         return self
 
     def release(self) -> Any:
-        """Also watch the connection no more: kept alive, it would keep every response it ever had."""
+        """Release, and stop watching the connection, which would otherwise refer to all its responses."""
         self._unwatch()
         return super().release()
 
@@ -200,12 +205,12 @@ class _Response(aiohttp.ClientResponse):
             closed.exception()
         if not self.content.is_eof() and self.content.exception() is None:
             self.content.set_exception(
-                aiohttp.ClientPayloadError("the connection ended inside the body")
+                aiohttp.ClientPayloadError("the connection ended before the end of the body")
             )
 
     def close(self) -> None:
-        """Also abort: a mere close first sends what is left of the prompt, and over TLS waits up to
-        30 s for the other side's goodbye.
+        """Close and abort. Without the abort, aiohttp would first send the rest of the prompt, and over TLS
+        wait up to 30 s for the other side.
         """
         self._unwatch()
         if self._connection is not None and self._connection.transport is not None:
@@ -219,4 +224,4 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _Unread(httpx2.AsyncByteStream):
-    """Stands for a body that is read from aiohttp."""
+    """Placeholder for a body that is read from aiohttp."""

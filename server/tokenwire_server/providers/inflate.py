@@ -10,13 +10,13 @@ import zlib
 from collections.abc import Iterator
 
 MAX_STEP_BYTES = 8 * 1024
-"""Most output of one step."""
+"""Maximum output of one step."""
 MAX_RATIO = 100
-"""Most output bytes for an input byte, past `FREE_BYTES`. Event streams compress to a tenth or twentieth."""
+"""Maximum output for each byte of input, beyond `FREE_BYTES`. Event streams compress to 5 or 10 %."""
 FREE_BYTES = 2**20
-"""Output that is accepted whatever its ratio: a long run of keep-alive comments compresses well."""
+"""Output that is accepted at any ratio, because many keep-alive comments compress well."""
 MAX_INFLATED_BYTES = 512 * 2**20
-"""Most output of one body. An answer of 128,000 tokens with 20 logprobs each takes 400 MB."""
+"""Maximum output of one body. An answer of 128,000 tokens with 20 logprobs each takes 400 MB."""
 
 _INPUT_BYTES = 4 * 1024  # zlib copies the input that a step does not use
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -49,14 +49,14 @@ class Inflater:
 
     @property
     def is_over(self) -> bool:
-        """Whether the body has ended. Bytes that follow are ignored: the caller must bound them."""
+        """Whether the body has ended. Bytes after the end are ignored; the caller must bound them."""
         return self._is_over
 
     def steps(self, data: bytes) -> Iterator[bytes]:
-        """Decompress the next bytes, lazily: each item costs bounded work and has at most
-        `MAX_STEP_BYTES`, perhaps none. Exhaust the iterator before the next call.
+        """Decompress the next bytes lazily. Exhaust the iterator before the next call.
 
-        Raises BodyError when the data is not of its encoding, or exceeds a bound.
+        Each item takes bounded work and has at most `MAX_STEP_BYTES`; it may be empty. Raises BodyError if
+        the data does not have its encoding, or exceeds a bound.
         """
         for start in range(0, len(data), _INPUT_BYTES):
             yield from self._inflate(data[start : start + _INPUT_BYTES])

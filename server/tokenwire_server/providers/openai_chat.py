@@ -1,18 +1,18 @@
-"""OpenAI Chat Completions: how a request is written, for OpenAI and every server that speaks alike.
+"""Encoding of requests for OpenAI Chat Completions, for OpenAI and all compatible servers.
 
 https://platform.openai.com/docs/api-reference/chat/create, and `openai.types.chat` of the official SDK.
-What differs between servers is data: `config.Quirks`.
+The differences between servers are data: `config.Quirks`.
 
-Choices the format leaves open:
+Where the format allows a choice:
 
-- A message whose content is one text is written as a string, which the smallest servers read too;
-  any other as a list of parts.
-- A tool's failure has no field of its own: its text is sent after "Error: ".
-- Reasoning is left out: the format has no place for it, and OpenAI takes none back. A message of the
-  assistant that held nothing else is left out with it.
-- Cache hints are left out: these servers cache by themselves.
-- `tools[].function.strict` is not set, which makes it false: the caller's schemas need not be of the
-  subset that strict tools demand.
+- The content of a message with one text is a string, which even minimal servers read. Other content is a
+  list of parts.
+- The format has no field for the failure of a tool: its text is sent after "Error: ".
+- Reasoning is left out, because the format has no field for it, and OpenAI does not accept it. So is an
+  assistant message with nothing but reasoning.
+- Cache hints are left out, because these servers cache without them.
+- `tools[].function.strict` is not set, which means false. Otherwise the caller's schemas would have to be
+  of the subset that strict tools allow.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from ..request import (
 )
 from .decode.openai_chat import OpenAIChatDecoder
 
-ALWAYS_OURS = frozenset({"model", "messages", "stream"})
+RESERVED_KEYS = frozenset({"model", "messages", "stream"})
 """Keys of the body that `provider_options` may never set."""
 MAX_STOP_SEQUENCES = 4
 
-_NOT_CARRIED = {
-    "n": "Tokenwire carries one answer",
-    "functions": "use tools",
-    "function_call": "use tool_choice",
+_UNSUPPORTED_KEYS = {
+    "n": "is not supported: Tokenwire returns one answer",
+    "functions": "is not supported: use tools",
+    "function_call": "is not supported: use tool_choice",
 }
-"""Keys whose answers Tokenwire would drop."""
+"""Keys whose results Tokenwire would drop."""
 _LIMIT_FIELDS = frozenset({"max_tokens", "max_completion_tokens"})
 _NO_ARGUMENTS = msgspec.Raw(b'{"type":"object","properties":{}}')
 
@@ -69,7 +69,7 @@ class OpenAIChat:
         request: ChatRequest,
         model: str,
         config: ProviderConfig,
-        max_output_tokens: int | None,  # noqa: ARG002  # these servers demand no limit
+        max_output_tokens: int | None,  # noqa: ARG002  # these servers require no limit
     ) -> dict[str, Any]:
         return {
             "model": model,
@@ -84,7 +84,7 @@ class OpenAIChat:
 
 
 def _settings(request: ChatRequest, quirks: Quirks) -> dict[str, Any]:
-    """What the request sets at the top level, beside the keys that every request has."""
+    """Return the keys of the body that only some requests have."""
     generation = request.generation
     settings: dict[str, Any] = {
         "stream_options": _stream_options(quirks),
@@ -185,53 +185,55 @@ def _tool_choice(choice: ToolChoice | None) -> str | dict[str, Any] | None:
     return choice.mode
 
 
-def _response_format(wanted: JsonFormat | JsonSchemaFormat | None) -> dict[str, Any] | None:
-    if wanted is None:
+def _response_format(
+    response_format: JsonFormat | JsonSchemaFormat | None,
+) -> dict[str, Any] | None:
+    if response_format is None:
         return None
-    if isinstance(wanted, JsonFormat):
+    if isinstance(response_format, JsonFormat):
         return {"type": "json_object"}
     schema = {
-        "name": wanted.name,
-        "schema": msgspec.Raw(wanted.schema_json.encode()),
-        "strict": wanted.strict,
+        "name": response_format.name,
+        "schema": msgspec.Raw(response_format.schema_json.encode()),
+        "strict": response_format.strict,
     }
     return {"type": "json_schema", "json_schema": schema}
 
 
 def _check_messages(request: ChatRequest) -> Iterator[Violation]:
     if not any(_messages(request.messages, Quirks())):
-        yield Violation("messages", "nothing is left of them without the model's reasoning")
+        yield Violation("messages", "must contain more than reasoning")
 
 
 def _check_generation(request: ChatRequest, quirks: Quirks) -> Iterator[Violation]:
     generation = request.generation
     if generation.top_k is not None and not quirks.top_k:
-        yield Violation("generation.top_k", "this provider has no such setting")
+        yield Violation("generation.top_k", "this provider does not support this")
     if len(generation.stop_sequences) > MAX_STOP_SEQUENCES:
         yield Violation(
             "generation.stop_sequences",
-            f"OpenAI Chat Completions takes at most {MAX_STOP_SEQUENCES}",
+            f"OpenAI Chat Completions accepts at most {MAX_STOP_SEQUENCES}",
         )
     if generation.reasoning_effort is not None and not quirks.reasoning_effort:
-        yield Violation("generation.reasoning.effort", "this provider takes no reasoning effort")
+        yield Violation("generation.reasoning.effort", "this provider does not support this")
     if generation.reasoning_budget_tokens is not None:
-        hint = "; it takes generation.reasoning.effort" if quirks.reasoning_effort else ""
+        hint = "; use generation.reasoning.effort" if quirks.reasoning_effort else ""
         yield Violation(
-            "generation.reasoning.budget_tokens", f"this provider has no such setting{hint}"
+            "generation.reasoning.budget_tokens", f"this provider does not support this{hint}"
         )
     if isinstance(request.response_format, JsonSchemaFormat) and not quirks.json_schema:
-        yield Violation("response_format.json_schema", "this provider takes no JSON schema")
+        yield Violation("response_format.json_schema", "this provider does not support this")
 
 
 def _check_provider_options(request: ChatRequest, quirks: Quirks) -> Iterator[Violation]:
     if not request.provider_options:
         return
-    ours = ALWAYS_OURS | _settings(request, quirks).keys()
+    own_keys = RESERVED_KEYS | _settings(request, quirks).keys()
     if request.generation.max_output_tokens is not None:
-        ours |= _LIMIT_FIELDS
+        own_keys |= _LIMIT_FIELDS
     for key in request.provider_options:
         path = f"provider_options.{key}"
-        if key in ours:
-            yield Violation(path, "set by Tokenwire for this request; leave it out")
-        elif key in _NOT_CARRIED:
-            yield Violation(path, _NOT_CARRIED[key])
+        if key in own_keys:
+            yield Violation(path, "is set by Tokenwire for this request; remove it")
+        elif key in _UNSUPPORTED_KEYS:
+            yield Violation(path, _UNSUPPORTED_KEYS[key])

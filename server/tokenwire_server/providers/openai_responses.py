@@ -1,25 +1,25 @@
-"""How a request is written for the OpenAI Responses API, and what it cannot honour of one.
+"""Encoding of requests for the OpenAI Responses API.
 
 Source: https://platform.openai.com/docs/api-reference/responses/create and the types of the official
 SDK, `openai.types.responses.response_create_params`.
 
-Every request is stateless (`store` is false): the conversation is the caller's, and nothing of it
-stays with the provider. A reasoning model goes on from its own earlier thoughts when the caller
-sends its signed reasoning back; what the signature holds stands in `decode.openai_responses_items.sign`.
+Every request is stateless (`store` is false): it contains the whole conversation, and the provider stores
+nothing. A reasoning model continues from its earlier reasoning if the caller sends that back with its
+signature; see `decode.openai_responses_items.sign` for the content of the signature.
 
-Choices the API leaves open:
+Where the API allows a choice:
 
-- `include: ["reasoning.encrypted_content"]` is set when the request asks for reasoning: models that
-  do not reason refuse it ("Encrypted content is not supported with this model"). OpenAI sends the
-  encrypted content without being asked; compatible servers may need the word.
-- A summary of the reasoning is not asked for: OpenAI grants it to verified organisations only and
-  refuses the request of others. Who has it passes `{"reasoning": {"effort": ..., "summary": "auto"}}`
-  as provider options and leaves `generation.reasoning` alone.
-- `stream_options.include_obfuscation` is false: the padding hides token lengths from who watches the
-  wire, and would be a tenth of what is read.
-- A tool's failure has no field of its own: its text is sent after "Error: ".
-- `tools[].strict` is false, as in Chat Completions; left out, this API would take it as true and
-  refuse schemas that leave a property optional.
+- `include: ["reasoning.encrypted_content"]` is set only if the request sets a reasoning effort, because
+  models that do not reason refuse it ("Encrypted content is not supported with this model"). OpenAI sends
+  the encrypted content without it; compatible servers may need it.
+- No summary of the reasoning is requested, because OpenAI refuses this for unverified organisations. A
+  verified caller passes `{"reasoning": {"effort": ..., "summary": "auto"}}` as provider options and leaves
+  `generation.reasoning` unset.
+- `stream_options.include_obfuscation` is false. The padding would hide token lengths from observers of the
+  connection, and would be a tenth of the received bytes.
+- The API has no field for the failure of a tool: its text is sent after "Error: ".
+- `tools[].strict` is false, as in Chat Completions. The default of this API is true, which refuses schemas
+  with optional properties.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from .decode.openai_responses import OpenAIResponsesDecoder
 from .decode.openai_responses_items import unsign
 
 MIN_OUTPUT_TOKENS = 16
-"""Least `max_output_tokens` that the API takes."""
+"""Smallest `max_output_tokens` that the API accepts."""
 
 COUNTED = frozenset(
     {
@@ -69,17 +69,17 @@ COUNTED = frozenset(
         "truncation",
     }
 )
-"""Keys of the body that the counting endpoint takes:
+"""Keys of the body that the counting endpoint accepts:
 `openai.types.responses.input_token_count_params`."""
 NOT_COUNTED = frozenset({"prompt"})
-"""Keys that bring input, a stored prompt, which the counting endpoint takes not."""
+"""Keys that add input, such as a stored prompt, that the counting endpoint does not accept."""
 
 _NO_ARGUMENTS = msgspec.Raw(b'{"type":"object","properties":{}}')
 _Json = dict[str, Any]
 
 
 class OpenAIResponses:
-    """The Responses API. Has no state; see `base.Dialect` for what each method promises."""
+    """The dialect of `POST /responses`. Has no state; `base.Dialect` documents the methods."""
 
     path = "/responses"
     count_path = "/responses/input_tokens"
@@ -94,7 +94,7 @@ class OpenAIResponses:
         request: ChatRequest,
         model: str,
         config: ProviderConfig,
-        max_output_tokens: int | None,  # noqa: ARG002  # this provider demands no limit
+        max_output_tokens: int | None,  # noqa: ARG002  # this provider requires no limit
     ) -> _Json:
         return {
             "model": model,
@@ -108,12 +108,12 @@ class OpenAIResponses:
             return None
         return {key: value for key, value in body.items() if key in COUNTED}
 
-    def decoder(self, config: ProviderConfig) -> Decoder:  # noqa: ARG002  # no server differs yet
+    def decoder(self, config: ProviderConfig) -> Decoder:  # noqa: ARG002  # the same for all servers
         return OpenAIResponsesDecoder()
 
 
 def _settings(request: ChatRequest) -> _Json:
-    """What the request sets at the top level, beside the model and the conversation."""
+    """Return the keys of the body other than the model and the input."""
     generation = request.generation
     body: _Json = {
         "stream": True,
@@ -140,57 +140,58 @@ def _settings(request: ChatRequest) -> _Json:
 def _message_violations(request: ChatRequest) -> Iterator[Violation]:
     parts = (part for message in request.messages for part in message.parts)
     if all(isinstance(part, Reasoning) for part in parts):
-        yield Violation("messages", "nothing is left of them without the model's reasoning")
+        yield Violation("messages", "must contain more than reasoning")
 
 
 def _generation_violations(request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
     generation, quirks = request.generation, config.quirks
-    unknown = "the OpenAI Responses API has no such setting"
+    unsupported = "the OpenAI Responses API does not support this"
     if (
         generation.max_output_tokens is not None
         and generation.max_output_tokens < MIN_OUTPUT_TOKENS
     ):
         yield Violation(
             "generation.max_output_tokens",
-            f"the OpenAI Responses API takes no less than {MIN_OUTPUT_TOKENS}",
+            f"the OpenAI Responses API accepts no less than {MIN_OUTPUT_TOKENS}",
         )
     if generation.top_k is not None and not quirks.top_k:
-        yield Violation("generation.top_k", unknown)
+        yield Violation("generation.top_k", unsupported)
     if generation.seed is not None:
-        yield Violation("generation.seed", unknown)
+        yield Violation("generation.seed", unsupported)
     if generation.presence_penalty is not None:
-        yield Violation("generation.presence_penalty", unknown)
+        yield Violation("generation.presence_penalty", unsupported)
     if generation.frequency_penalty is not None:
-        yield Violation("generation.frequency_penalty", unknown)
+        yield Violation("generation.frequency_penalty", unsupported)
     if generation.stop_sequences:
-        yield Violation("generation.stop_sequences", unknown)
+        yield Violation("generation.stop_sequences", unsupported)
     if generation.reasoning_budget_tokens is not None:
         yield Violation(
-            "generation.reasoning.budget_tokens", f"{unknown}; it takes generation.reasoning.effort"
+            "generation.reasoning.budget_tokens",
+            f"{unsupported}; use generation.reasoning.effort",
         )
     if generation.reasoning_effort is not None and not quirks.reasoning_effort:
-        yield Violation("generation.reasoning.effort", "this provider takes no reasoning effort")
+        yield Violation("generation.reasoning.effort", "this provider does not support this")
     if isinstance(request.response_format, JsonSchemaFormat) and not quirks.json_schema:
-        yield Violation("response_format.json_schema", "this provider takes no JSON schema")
+        yield Violation("response_format.json_schema", "this provider does not support this")
 
 
 def _option_violations(request: ChatRequest) -> Iterator[Violation]:
-    ours = {"model", "input"} | _settings(request).keys()
+    own_keys = {"model", "input"} | _settings(request).keys()
     for key in request.provider_options:
         path = f"provider_options.{key}"
-        if key in ours:
-            yield Violation(path, "set by Tokenwire for this request; leave it out")
+        if key in own_keys:
+            yield Violation(path, "is set by Tokenwire for this request; remove it")
         elif key == "background":
             yield Violation(
-                path, "an answer in the background would outlive the call that pays for it"
+                path, "is not supported: a background response would continue after this call"
             )
 
 
 def _input(messages: tuple[Message, ...], config: ProviderConfig) -> list[_Json]:
-    """The conversation as items. Reasoning that nothing of the model follows is left out.
+    """Return the conversation as items. Reasoning without a following item of the model is left out.
 
-    The API refuses a reasoning item "without its required following item"; an answer that was cut
-    off while the model thought is such a one.
+    The API refuses a reasoning item "without its required following item". An answer that was cut off
+    during the reasoning ends with such an item.
     """
     items: list[_Json] = []
     for message in messages:
@@ -231,7 +232,7 @@ def _content_part(part: Text | Image) -> _Json:
 
 
 def _assistant_item(part: Part) -> _Json | None:
-    """One item for each part, as the API's own answers have them; None for what it takes not back."""
+    """Return the item for one part, or None for reasoning that the API did not sign."""
     match part:
         case Text(text=text):
             return {"type": "message", "role": "assistant", "content": text}

@@ -1,8 +1,7 @@
-"""One configured provider, reached through its official SDK, an open answer of it, and its count of
-a request's input tokens.
+"""A configured provider behind its official SDK: opening answers, and counting input tokens.
 
-The SDK builds, authenticates and sends the request and types its errors; the body is read as bytes,
-below its layers, and decoded by our own sans-IO decoder: a typed SDK stream costs 5 to 8 times the
+The SDK builds, authenticates and sends the request, and maps its errors to types. The body is read as
+bytes, without the SDK, and decoded by our own sans-IO decoder: a typed SDK stream takes 5 to 8 times the
 CPU per token.
 """
 
@@ -33,14 +32,14 @@ from .http import RESPONSE, RequestState, release, request_state
 from .inflate import BodyError
 
 MAX_TURN_DELTAS = 256
-"""Most deltas that a read returns: to append them to a log with eight readers takes 1 ms."""
+"""Maximum number of deltas that a read returns. To append them to a log with eight readers takes 1 ms."""
 END_OF_BODY_S = 0.25
 MAX_END_OF_BODY_BYTES = 64 * 1024
 """Bounds on reading the rest of the body after a complete answer, so that the connection can be reused."""
 COUNT_S = 10.0
-"""How long a provider may take to count a request's input tokens, the connecting included."""
+"""Time limit for counting the input tokens of a request at the provider, including the connect."""
 MAX_COUNT_BODY_BYTES = 64 * 1024
-"""A count is some 50 bytes; an answer past this bound is none, and is not read on."""
+"""Maximum size of a count, which is about 50 bytes. The rest of a larger body is not read."""
 
 SdkClient = openai.AsyncOpenAI | anthropic.AsyncAnthropic
 
@@ -86,7 +85,7 @@ class HttpProvider:
             return None
         try:
             async with asyncio.timeout(COUNT_S):
-                answer = await self._ask(self._counting.count_path, _encoder.encode(body))
+                answer = await self._fetch(self._counting.count_path, _encoder.encode(body))
         except SdkError as error:
             if _has_no_endpoint(error):
                 return None
@@ -101,11 +100,11 @@ class HttpProvider:
             return msgspec.json.decode(answer, type=_Count).input_tokens
         except (msgspec.DecodeError, RecursionError) as error:
             raise self._no_count(
-                "answered with no count of input tokens", log_text(answer, error)
+                "answered without a count of input tokens", log_text(answer, error)
             ) from error
 
-    async def _ask(self, path: str, body: bytes) -> bytes:
-        """A small answer, read whole or to just past its bound."""
+    async def _fetch(self, path: str, body: bytes) -> bytes:
+        """Send a request and return the body of the response, cut off after MAX_COUNT_BODY_BYTES + 1."""
         response = await _post(self._client, path, body, accept="application/json")
         try:
             return await Body(response).read_whole(MAX_COUNT_BODY_BYTES + 1)
@@ -122,10 +121,10 @@ class HttpProvider:
 
 
 class HttpUpstream:
-    """An answer: entering sends the request and waits for its head, `read` reads the body.
+    """An answer of a provider. Entering the context sends the request and waits for the response's head.
 
-    Leaving closes the connection at once, unless the answer is complete and its body ends within
-    `END_OF_BODY_S`. Cancelled while entering, it closes the connection too.
+    Leaving it closes the connection immediately, unless the answer is complete and its body ends within
+    `END_OF_BODY_S`. Cancellation while entering closes the connection, too.
     """
 
     def __init__(
@@ -182,7 +181,7 @@ class HttpUpstream:
         try:
             data = await self._content.read()
         except (aiohttp.ClientError, BodyError) as error:
-            # aiohttp keeps the error in a reference cycle: drop the frames, and what they refer to.
+            # aiohttp keeps the error in a reference cycle, so drop its frames and what they refer to.
             self.end = self.decoder.end = self._broken(error.with_traceback(None))
             return []
         deltas = self.decoder.feed(data) if data else self.decoder.eof()
@@ -220,7 +219,7 @@ class HttpUpstream:
                 async with asyncio.timeout(END_OF_BODY_S):
                     await self._content.drain(MAX_END_OF_BODY_BYTES)
         except (TimeoutError, aiohttp.ClientError, BodyError):
-            pass  # the answer is whole; only the connection is not worth keeping
+            pass  # the answer is complete, so only the connection is lost
         finally:
             release(self._response)
 
@@ -228,13 +227,13 @@ class HttpUpstream:
 async def _post(
     client: SdkClient, path: str, body: bytes, *, accept: str
 ) -> aiohttp.ClientResponse:
-    """Send a request and return the answer's head. Raises one of SdkError."""
+    """Send a request and return the response without its body. Raises one of SdkError."""
     response = await client.post(
         path,
         cast_to=httpx2.Response,
         content=body,
         options={"headers": {"Content-Type": "application/json", "Accept": accept}},
-        stream=True,  # the SDK then leaves the body alone, and its own kind of stream is not built
+        stream=True,  # so that the SDK does not read the body
         stream_cls=_stream_class(client),
     )
     answer: aiohttp.ClientResponse = response.extensions[RESPONSE]
@@ -242,10 +241,10 @@ async def _post(
 
 
 def _has_no_endpoint(error: BaseException) -> bool:
-    """Whether the server does not offer what was asked, rather than not know the model.
+    """Return whether the error means that the server has no such endpoint, and not that the model is unknown.
 
-    Compatible servers often have no counting. Their 404 for a path names nothing that was not
-    found; those for a model say `not_found_error`, or `model` in the code or the field.
+    Compatible servers often cannot count. A 404 for an unknown path names nothing; a 404 for an unknown
+    model has the type `not_found_error`, or `model` in its code or field.
     """
     status = getattr(error, "status_code", None)
     if status != 404:
@@ -258,7 +257,7 @@ def _has_no_endpoint(error: BaseException) -> bool:
 
 
 def _stream_class(client: SdkClient) -> Any:
-    """The SDK's own stream class: asked for by its `post`, never built, as the raw response is."""
+    """Return the SDK's stream class. `post` requires it, but never creates one for a raw response."""
     if isinstance(client, openai.AsyncOpenAI):
         return openai.AsyncStream[object]
     return anthropic.AsyncStream[object]

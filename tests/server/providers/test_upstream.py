@@ -317,7 +317,7 @@ async def test_a_server_that_speaks_no_tls_is_named_so(serving):
     async with registry(url) as providers:
         with pytest.raises(
             UpstreamUnavailable,
-            match=r"it does not speak TLS; should its base_url begin with http://\?",
+            match=r"it does not use TLS; should its base_url begin with http://\?",
         ):
             await answer(providers)
 
@@ -333,7 +333,7 @@ async def test_a_server_that_answers_a_plain_request_with_tls_is_named_so():
     async with server:
         port = server.sockets[0].getsockname()[1]
         async with registry(f"http://127.0.0.1:{port}") as providers:
-            with pytest.raises(UpstreamUnavailable, match=r"it speaks TLS; .* begin with https://"):
+            with pytest.raises(UpstreamUnavailable, match=r"it uses TLS; .* begin with https://"):
                 await answer(providers)
 
 

@@ -1,13 +1,13 @@
-"""Anthropic Messages: how an answer is read. https://platform.claude.com/docs/en/build-with-claude/streaming
+"""Decoding of Anthropic's answers. https://platform.claude.com/docs/en/build-with-claude/streaming
 
     message_start
-      content_block_start, content_block_delta*, content_block_stop     for each block of content
-    message_delta                                                       why it stopped, and usage
+      content_block_start, content_block_delta*, content_block_stop     for each content block
+    message_delta                                                       stop reason and usage
     message_stop                                                        the end marker
 
-and, anywhere, `ping` and `error`. Events are told apart by the `type` in their data. The provider adds
-events, blocks and deltas as it likes: those not known here pass without harm, and so does content that
-is no part of the answer, such as the calls of tools that the provider runs itself.
+`ping` and `error` may occur anywhere. The `type` in an event's data identifies the event. Unknown events,
+blocks and deltas are ignored, because the provider may add new ones. So is content that is not part of the
+answer, such as calls of tools that the provider runs itself.
 """
 
 from __future__ import annotations
@@ -32,64 +32,66 @@ from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .sse import SSEFramer
 
 REDACTED = "redacted:"
-"""Before the data of a redacted block, where a signature stands: it must go back as such a block."""
+"""Prefix of a signature with the data of a redacted block, which must be sent back as such a block."""
 MAX_OPEN_BLOCKS = 64
-"""Blocks begun and not ended at one time; the provider sends one after another. Past it: broken."""
-MAX_HELD_CHARS = 2 * 2**20
-"""Ids, names, arguments and signatures held until their blocks end. Past it: broken."""
+"""Maximum number of open blocks; the provider sends one after another. An answer with more is broken."""
+MAX_BUFFERED_CHARS = 2 * 2**20
+"""Maximum length of ids, names, arguments and signatures of open blocks. An answer with more is broken."""
 
-_WHOLE = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
-"""Ends that cut no tool call short."""
+_COMPLETE = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
+"""Finish reasons of answers that do not end within a tool call."""
 
 
 class _OpenBlock:
-    """A block of content between its start and its stop."""
+    """A content block between its start and its stop."""
 
     __slots__ = (
+        "buffered_chars",
         "fragments",
-        "held_chars",
         "id",
         "index",
+        "initial_input",
         "kind",
         "name",
         "signature",
-        "whole_input",
     )
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.index = -1
-        """Our ordinal, given when the block first emits something."""
+        """Ordinal of the block, assigned when it first emits something."""
         self.id = ""
         self.name = ""
         self.fragments: list[str] = []
         """Fragments of a tool call's arguments."""
-        self.whole_input = ""
-        """Arguments that came with the start: some compatible servers send no fragments."""
+        self.initial_input = ""
+        """Arguments in the start event. Some compatible servers send no fragments."""
         self.signature = ""
-        self.held_chars = 0
-        """Length of all texts of this block that are held."""
+        self.buffered_chars = 0
+        """Length of all texts that are kept for this block."""
 
 
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class AnthropicDecoder:
-    """One answer in the Messages format (Decoder).
+    """Decoder of one answer in the Messages format.
 
-    `index` counts the blocks that emit something, in the order in which they first do: blocks that
-    are not the caller's, and empty ones, take no number.
+    `index` counts the blocks that emit something, in the order of their first delta. Empty blocks and
+    ignored blocks do not count.
 
-    A signature comes as one event without text when its thinking block ends; a redacted block is one
-    event whose signature is `REDACTED` and its data. A tool call is whole when its block ends and its
-    arguments are a JSON object. Where they are not, the stop reason judges: cut short (MAX_TOKENS,
-    REFUSAL, ...), the call never becomes whole; otherwise the answer is broken. A call without any
-    arguments may be one cut before its first, so it waits for the next block or the stop reason.
+    A signature is emitted as one delta without text when its thinking block ends. A redacted block is
+    emitted as one delta whose signature is `REDACTED` and the block's data.
 
-    A stop reason not known here is STOP: the provider did end the message, only the why is lost. An
-    answer without a stop reason, or without `message_stop`, is broken.
+    A tool call is complete when its block ends and its arguments are a JSON object. If they are not, it
+    depends on the stop reason: if the answer was cut off (MAX_TOKENS, REFUSAL, ...), the call is never
+    completed; otherwise the answer is broken. A call without arguments may have been cut off before them,
+    so it is completed only at the start of the next block or at the stop reason.
 
-    Until the provider gives its count of output, `usage` bears its placeholder and is `estimated`.
+    An unknown stop reason becomes STOP. An answer without a stop reason or without `message_stop` is
+    broken.
+
+    Until the provider reports the output tokens, `usage` contains its placeholder and is `estimated`.
     """
 
     def __init__(self) -> None:
@@ -103,10 +105,10 @@ class AnthropicDecoder:
         self._blocks: dict[int, _OpenBlock] = {}
         """Open blocks by the provider's index."""
         self._blocks_count = 0
-        """Blocks that have emitted something."""
-        self._held_chars = 0
-        self._bare: _OpenBlock | None = None
-        """A tool call that ended without arguments, while nothing tells whether it was cut."""
+        """Number of blocks that have emitted something."""
+        self._buffered_chars = 0
+        self._call_without_arguments: _OpenBlock | None = None
+        """A tool call that ended without arguments, as long as it may have been cut off."""
         self._has_cut_call = False
         self._reason: FinishReason | None = None
 
@@ -116,7 +118,7 @@ class AnthropicDecoder:
         return self._take_all(self._framer.feed(data))
 
     def eof(self) -> list[Delta]:
-        """The SDKs drop a last event without its blank line; whole, it is as good as with it."""
+        """Handle the end of the body. A complete last event counts even without its blank line."""
         if self.end is not None:
             return []
         deltas = self._take_all(self._framer.eof())
@@ -134,7 +136,7 @@ class AnthropicDecoder:
         else:
             if self._framer.overflowed:
                 self._break("an event is too long")
-        deltas = self._surrogates.mend(deltas)
+        deltas = self._surrogates.join(deltas)
         if self.end is not None:
             deltas += self._surrogates.flush()
         return deltas
@@ -143,7 +145,7 @@ class AnthropicDecoder:
         try:
             event = wire.read_event(payload)
         except msgspec.DecodeError as error:
-            self._break("an event is not what its format allows", log_text(payload, error))
+            self._break("an event is invalid", log_text(payload, error))
             return
         match event.type:
             case "content_block_delta" if event.delta is not None:
@@ -167,14 +169,14 @@ class AnthropicDecoder:
             case "error":
                 self.end = wire.error_of(event, payload)
             case "content_block_delta" | "content_block_start":
-                self._break("an event lacks what it is about")
+                self._break("an event has no delta or content block")
             case _:
-                pass  # ping, and what the provider adds
+                pass  # ping and unknown events
 
     def _start(self, index: int, content: wire.Block, deltas: list[Delta]) -> None:
-        self._settle_bare(deltas)
+        self._complete_call_without_arguments(deltas)
         if index in self._blocks or len(self._blocks) >= MAX_OPEN_BLOCKS:
-            self._break("too many of its blocks are open, or one began twice")
+            self._break("too many blocks are open, or a block started twice")
             return
         block = self._blocks[index] = _OpenBlock(content.type)
         match content.type:
@@ -184,7 +186,7 @@ class AnthropicDecoder:
             case "thinking":
                 if content.thinking:
                     deltas.append(ReasoningDelta(content.thinking, self._number(block)))
-                self._hold_signature(block, content.signature)
+                self._keep_signature(block, content.signature)
             case "redacted_thinking":
                 if content.data:
                     signature = REDACTED + content.data
@@ -193,10 +195,11 @@ class AnthropicDecoder:
                 block.id = content.id or ""
                 block.name = content.name or ""
                 deltas.append(ToolCallStarted(self._number(block), block.id, block.name))
-                block.whole_input = _nonempty_object(content.input)
-                self._hold(block, len(block.id) + len(block.name) + len(block.whole_input))
+                block.initial_input = _nonempty_object(content.input)
+                chars = len(block.id) + len(block.name) + len(block.initial_input)
+                self._count_chars(block, chars)
             case _:
-                pass  # content that is not the caller's; its deltas find it here
+                pass  # ignored content; its deltas must find an open block
 
     def _extend(self, index: int, delta: wire.Delta, deltas: list[Delta]) -> None:
         block = self._blocks.get(index)
@@ -213,37 +216,37 @@ class AnthropicDecoder:
                     return
             case "signature_delta":
                 if block is not None and block.kind == "thinking":
-                    self._hold_signature(block, delta.signature)
+                    self._keep_signature(block, delta.signature)
                     return
             case "input_json_delta":
                 if block is not None and block.kind == "tool_use":
                     if delta.partial_json:
                         block.fragments.append(delta.partial_json)
                         deltas.append(ToolCallDelta(block.index, delta.partial_json))
-                        self._hold(block, len(delta.partial_json))
+                        self._count_chars(block, len(delta.partial_json))
                     return
             case _:
-                return  # citations, and what the provider adds
+                return  # citations and unknown deltas
         if block is None:
-            self._break("a delta is of a block that is not open")
+            self._break("a delta belongs to a block that is not open")
 
     def _stop(self, index: int, deltas: list[Delta]) -> None:
         block = self._blocks.pop(index, None)
         if block is None:
-            self._break("a block ends that is not open")
+            self._break("a block ended that was not open")
             return
-        self._held_chars -= block.held_chars
+        self._buffered_chars -= block.buffered_chars
         if block.kind == "thinking" and block.signature:
             deltas.append(ReasoningDelta("", self._number(block), block.signature))
         elif block.kind == "tool_use":
             arguments = join_surrogates("".join(block.fragments))
-            if block.whole_input and not arguments:
-                arguments = block.whole_input
+            if block.initial_input and not arguments:
+                arguments = block.initial_input
                 deltas.append(ToolCallDelta(block.index, arguments))
             if is_object(arguments):
                 deltas.append(ToolCall(block.index, block.id, block.name, arguments))
             elif not arguments.strip():
-                self._bare = block
+                self._call_without_arguments = block
             else:
                 self._has_cut_call = True
 
@@ -253,27 +256,28 @@ class AnthropicDecoder:
             self._blocks_count += 1
         return block.index
 
-    def _hold(self, block: _OpenBlock, chars: int) -> None:
-        """Count characters that are held until the block ends."""
-        block.held_chars += chars
-        self._held_chars += chars
-        if self._held_chars > MAX_HELD_CHARS:
-            self._break(f"its open blocks are longer than {MAX_HELD_CHARS} characters")
+    def _count_chars(self, block: _OpenBlock, chars: int) -> None:
+        """Count characters that are kept until the block ends."""
+        block.buffered_chars += chars
+        self._buffered_chars += chars
+        if self._buffered_chars > MAX_BUFFERED_CHARS:
+            self._break(f"its open blocks are longer than {MAX_BUFFERED_CHARS} characters")
 
-    def _hold_signature(self, block: _OpenBlock, signature: str | None) -> None:
-        """Keep a block's signature. A later one replaces it, as in the provider's own SDKs."""
+    def _keep_signature(self, block: _OpenBlock, signature: str | None) -> None:
+        """Keep a block's signature. A later signature replaces it, as in the provider's SDKs."""
         if signature:
-            self._hold(block, len(signature) - len(block.signature))
+            self._count_chars(block, len(signature) - len(block.signature))
             block.signature = signature
 
-    def _settle_bare(self, deltas: list[Delta]) -> None:
-        """A call without arguments was not cut: the answer went on after it."""
-        if self._bare is not None:
-            deltas.append(ToolCall(self._bare.index, self._bare.id, self._bare.name, "{}"))
-            self._bare = None
+    def _complete_call_without_arguments(self, deltas: list[Delta]) -> None:
+        """Complete a call that ended without arguments. The answer continued, so it was not cut off."""
+        call = self._call_without_arguments
+        if call is not None:
+            deltas.append(ToolCall(call.index, call.id, call.name, "{}"))
+            self._call_without_arguments = None
 
     def _count(self, usage: wire.Usage | None, *, is_final: bool) -> None:
-        """Take cumulative figures: each replaces its predecessor, one that is left out stands."""
+        """Update the cumulative figures. A figure that is not sent again keeps its value."""
         if usage is None:
             return
         counts = self._counts
@@ -294,13 +298,13 @@ class AnthropicDecoder:
 
     def _finish(self, deltas: list[Delta]) -> None:
         if self._reason is None:
-            self._break("it stopped without a stop reason")
+            self._break("it ended without a stop reason")
             return
-        is_whole = self._reason in _WHOLE
-        if is_whole:
-            self._settle_bare(deltas)
+        is_complete = self._reason in _COMPLETE
+        if is_complete:
+            self._complete_call_without_arguments(deltas)
         has_open_call = any(block.kind == "tool_use" for block in self._blocks.values())
-        if is_whole and (self._has_cut_call or has_open_call):
+        if is_complete and (self._has_cut_call or has_open_call):
             self._break("the arguments of a tool call are not a JSON object")
             return
         self.end = Complete(self._reason)
@@ -312,9 +316,9 @@ class AnthropicDecoder:
 
 
 def _nonempty_object(raw: msgspec.Raw) -> str:
-    """The text of a JSON object that has members, else nothing."""
+    """Return the text of a JSON object, or "" if it has no members or is not an object."""
     text = bytes(raw)
     try:
-        return text.decode() if loads(_objects, text, keeps_halves=False) else ""
+        return text.decode() if loads(_objects, text, keep_surrogates=False) else ""
     except msgspec.DecodeError:
         return ""

@@ -1,4 +1,4 @@
-"""Anthropic Messages: what its events say, in its own words.
+"""The wire format of Anthropic's stream of events, as far as it is read.
 
 https://platform.claude.com/docs/en/api/messages and the types of the `anthropic` SDK.
 """
@@ -33,30 +33,29 @@ STOP_REASONS = {
 _ERRORS: dict[str, tuple[type[UpstreamError], str]] = {
     "invalid_request_error": (UpstreamRejected, "refused the request"),
     "request_too_large": (UpstreamRejected, "refused the request as too large"),
-    "not_found_error": (UpstreamRejected, "did not find what the request names"),
+    "not_found_error": (UpstreamRejected, "did not find a resource named in the request"),
     "authentication_error": (UpstreamAuth, "refuses this server's key"),
     "permission_error": (UpstreamAuth, "refuses this server's key"),
-    "billing_error": (UpstreamAuth, "refuses this server's key over its billing"),
+    "billing_error": (UpstreamAuth, "refuses this server's key because of a billing problem"),
     "rate_limit_error": (UpstreamRateLimited, "is at its rate limit"),
     "overloaded_error": (UpstreamUnavailable, "is overloaded"),
-    "timeout_error": (UpstreamUnavailable, "ran out of time"),
+    "timeout_error": (UpstreamUnavailable, "timed out"),
     "api_error": (UpstreamUnavailable, "failed"),
 }
-_NAME = re.compile(
-    r"[a-z][a-z0-9_]{0,63}"
-)  # what else stands for a type may be the provider's prose
-_PASSING = (UpstreamRateLimited, UpstreamUnavailable)
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+"""An error type that is passed on to the caller. Anything else may be prose."""
+_TRANSIENT = (UpstreamRateLimited, UpstreamUnavailable)
 RETRY_AFTER_S = 1.0
-"""Handed on with errors that may pass: an error event names no time."""
+"""Passed on with transient errors, because an error event names no delay."""
 
 MAX_PROVIDER_TEXT_CHARS = 2000
-"""How much of a provider's text goes to the log."""
+"""Maximum length of a provider's text in the log."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Delta(msgspec.Struct, gc=False):
-    """Of a block (`content_block_delta`) or of the message (`message_delta`), told apart by its event."""
+    """A delta of a block (`content_block_delta`) or of the message (`message_delta`)."""
 
     type: str = ""
     text: str | None = None
@@ -82,7 +81,7 @@ class OutputDetails(msgspec.Struct, gc=False):
 
 
 class Usage(msgspec.Struct, gc=False):
-    """Cumulative. `input_tokens` leaves out what the cache read and wrote."""
+    """Cumulative token counts. `input_tokens` excludes tokens read from and written to the cache."""
 
     input_tokens: Tokens | None = None
     cache_creation_input_tokens: Tokens | None = None
@@ -102,7 +101,7 @@ class Error(msgspec.Struct, gc=False):
 
 
 class Event(msgspec.Struct, gc=False):
-    """Any event: `type` says which of the others count."""
+    """An event of any type. `type` determines which other fields are set."""
 
     type: str
     index: int = 0
@@ -118,7 +117,7 @@ class _Typed(msgspec.Struct, gc=False):
 
 
 class _Content(msgspec.Struct, gc=False):
-    """What kind of content an event is about."""
+    """The type of the content in an event."""
 
     index: int = 0
     delta: _Typed | None = None
@@ -138,10 +137,10 @@ _contents = msgspec.json.Decoder(_Content)
 
 
 def read_event(payload: bytes) -> Event:
-    """Read one event. Raises msgspec.DecodeError when it is not JSON, or not what its type demands.
+    """Decode one event. Raises msgspec.DecodeError if it is not JSON, or its fields do not fit its type.
 
-    Of an event, a delta or a block of a kind not known here no more is read than its type, for its
-    fields may clash with those known.
+    Of an event, delta or block of an unknown type, only the type is decoded, because its fields may have
+    other types than those defined here.
     """
     try:
         return loads(_events, payload)
@@ -159,17 +158,17 @@ def read_event(payload: bytes) -> Event:
 
 
 def error_of(event: Event, payload: bytes) -> UpstreamError:
-    """What an error event means: whose fault it is, and whether coming back may help."""
+    """Return the error that an error event reports."""
     error_type = event.error.type if event.error is not None else ""
     kind, what = _ERRORS.get(error_type, (UpstreamUnavailable, "failed"))
     return kind(
         f"the provider {what}",
         error_type=error_type if _NAME.fullmatch(error_type) else "",
         provider_text=excerpt(payload),
-        retry_after_s=RETRY_AFTER_S if issubclass(kind, _PASSING) else None,
+        retry_after_s=RETRY_AFTER_S if issubclass(kind, _TRANSIENT) else None,
     )
 
 
 def excerpt(payload: bytes) -> str:
-    """The beginning of what the provider wrote, for the log."""
+    """Return the beginning of a provider's text, for the log."""
     return payload[:MAX_PROVIDER_TEXT_CHARS].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The arguments of a tool call while they arrive."""
+"""The arguments of a tool call, assembled from fragments."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from .json import join_surrogates, loads
 
 _JSON_SPACE = " \t\n\r"
 _TO_BRACKET = re.compile(r'(?:[^\[\]{}"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
-"""Outside a string: matches everything before the next bracket, or before an unfinished string."""
+"""Outside a string: matches all up to the next bracket, or up to an unfinished string."""
 _TO_QUOTE = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
-"""Inside a string: matches everything before its end, or before a backslash that is the last character."""
+"""Inside a string: matches all up to its end, or up to a backslash that is the last character."""
 _SCAN_CHARS = 16 * 1024
 MAX_BRACKETS = 8 * 1024
-"""Opening brackets that are counted outside of strings, in 8 ms: one event can contain 300,000 as escapes,
-which `sse.MAX_EVENT_OBJECTS` does not count. Arguments with more are never reported as whole here."""
+"""Maximum number of opening brackets outside of strings, which are counted in 8 ms. One event can contain
+300,000 of them as escapes, which `sse.MAX_EVENT_OBJECTS` does not count. Arguments with more are never
+reported as complete by `Arguments.is_object`."""
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -24,9 +25,9 @@ _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class Arguments:
     """Fragments of JSON text, with a check whether they form a complete JSON object.
 
-    `is_object` may be called after each fragment: each fragment is scanned for brackets once, and the
-    text is parsed once, when the bracket that closes the object has arrived. From then on the object is
-    complete, unless anything but white space follows. Past MAX_BRACKETS this is no longer detected.
+    `is_object` may be called after each fragment: each fragment is scanned for brackets once, and the text
+    is parsed once, after the bracket that closes the object. From then on the object is complete, unless
+    anything but white space follows. With more than MAX_BRACKETS, a complete object is not detected.
     """
 
     __slots__ = (
@@ -49,7 +50,7 @@ class Arguments:
         self._in_string = False
         self._is_after_backslash = False
         self._is_object: bool | None = None
-        """None: the object is not closed yet. False: it cannot become one, or has too many brackets."""
+        """None if the object is not closed yet. False if it cannot become one, or has too many brackets."""
 
     @property
     def text(self) -> str:
@@ -73,7 +74,7 @@ class Arguments:
         self._unscanned_chars = 0
 
     def _scan(self, fragment: str, count: int) -> None:
-        """Scan a fragment that follows `count` others."""
+        """Scan the fragment after the first `count` fragments."""
         if self._is_object is not None:
             self._is_object = self._is_object and not fragment.strip(_JSON_SPACE)
             return
@@ -89,7 +90,10 @@ class Arguments:
             self._is_object = not fragment[end:].strip(_JSON_SPACE) and is_object(whole)
 
     def _find_end(self, fragment: str, position: int) -> int | None:
-        """Return the position after the bracket that closes the object. None: not closed, or too many."""
+        """Return the position after the bracket that closes the object.
+
+        None if the object is not closed, or has too many brackets.
+        """
         while position < len(fragment):
             if self._in_string:
                 if self._is_after_backslash:
@@ -120,7 +124,7 @@ class Arguments:
 def is_object(text: str) -> bool:
     """Return whether a text is a JSON object."""
     try:
-        loads(_object_decoder, join_surrogates(text).encode(), keeps_halves=False)
+        loads(_object_decoder, join_surrogates(text).encode(), keep_surrogates=False)
     except msgspec.DecodeError:
         return False
     return True

@@ -1,9 +1,9 @@
-"""What every decoder is: bytes of a provider's answer in, entries of the log out. No I/O, no clock.
+"""The interface of decoders: bytes of a provider's answer in, entries of the log out. No I/O, no clock.
 
-A decoder is fed the body as the network cuts it; where it is cut never matters. It never raises for
-what a provider sends: an answer ends by setting `end`, to `Complete` when the provider's own end
-marker came, and to an UpstreamError when the answer is broken. What came before the end is returned
-all the same.
+A decoder receives the body in pieces of any size; the result does not depend on where the pieces are cut.
+It raises nothing, whatever a provider sends. At the end of the answer it sets `end`: to `Complete` if the
+provider's end marker arrived, and to an UpstreamError if the answer is broken. Deltas before the end are
+returned in both cases.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from ...errors import UpstreamError
 from ...events import Delta, FinishReason, Usage
 
 MAX_NAME_CHARS = 256
-"""Most characters that are kept of a provider's names for its model and its answer."""
+"""Maximum number of characters that are kept of a provider's model name and answer id."""
 
 
 class Complete(msgspec.Struct, frozen=True):
-    """The provider said that the answer is whole."""
+    """The end of an answer that the provider reported as complete."""
 
     reason: FinishReason
 
 
 class Decoder(Protocol):
-    """One answer of one provider, while it is being read."""
+    """Decoder of one answer."""
 
     end: Complete | UpstreamError | None
-    """How the answer ended; None while it goes on. Set once, never changed."""
+    """How the answer ended. None until it ends; set once."""
     usage: Usage | None
-    """The provider's latest figures; None until it gave some. Zero is not missing."""
+    """The provider's latest figures. None if it has not sent any."""
     response_id: str
-    """The provider's id of the answer; empty until it gave one."""
+    """The provider's id of the answer. Empty if it has not sent one."""
     model: str
-    """The model that served, as the provider calls it; empty until it said so."""
+    """Name of the model that answers, as the provider reports it. Empty if it has not sent one."""
 
     def feed(self, data: bytes) -> list[Delta]:
-        """Take the next bytes; return the deltas they complete, in order. Empty once `end` is set."""
+        """Decode the next bytes. Return the deltas that they complete, in order; none once `end` is set."""
         ...
 
     def eof(self) -> list[Delta]:
-        """The body ended. Sets `end` to UpstreamBroken unless the answer was complete."""
+        """Handle the end of the body. Sets `end` to UpstreamBroken if the answer is not complete."""
         ...

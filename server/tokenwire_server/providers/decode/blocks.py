@@ -1,7 +1,7 @@
-"""The content blocks of a Chat Completions answer, which the format itself does not number.
+"""The content blocks of a Chat Completions answer, which the format does not number.
 
-A block goes on while deltas of its kind follow one another. Tool calls are the exception: they may
-run side by side, each told apart by the format's own `index`, where the server sends one.
+Consecutive deltas of one kind form a block. Tool calls are an exception: they may be interleaved, and the
+`index` that the format has for them identifies each call, if the server sends it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from .arguments import Arguments, is_object
 from .json import join_surrogates
 
 MAX_CALLS = 4096
-"""Tool calls of one answer. Past it: TooMuch."""
-MAX_HELD_CHARS = 2 * 2**20
-"""Ids, names and arguments held until the answer ends, all calls together. Past it: TooMuch."""
+"""Maximum number of tool calls in one answer."""
+MAX_BUFFERED_CHARS = 2 * 2**20
+"""Maximum length of the ids, names and arguments of all calls, which are kept until the answer ends."""
 
 
-class TooMuch(Exception):  # says what it is
-    """The answer's tool calls exceed what is held of them."""
+class ToolCallsTooLargeError(Exception):
+    """The answer's tool calls exceed MAX_CALLS or MAX_BUFFERED_CHARS."""
 
 
-class NotWhole(Exception):  # says what it is
+class IncompleteToolCallError(Exception):
     """A tool call of a finished answer has no name, or arguments that are not a JSON object."""
 
 
@@ -31,43 +31,43 @@ class _Call:
 
     def __init__(self) -> None:
         self.id = ""
-        """As the server gave it."""
+        """Id from the server, or the generated id once the call has a name."""
         self.name = ""
         self.index = -1
-        """Our ordinal, given with the name."""
+        """Ordinal of the block, assigned with the name."""
         self.arguments = Arguments()
 
 
 class Blocks:
-    """Numbers the blocks of one answer and puts its tool calls together.
+    """Numbers the blocks of one answer and assembles its tool calls.
 
-    Servers differ in how they tell calls apart. Some send each call whole and all under one index,
-    or without any; some repeat id or name in every fragment, or make up a new id for each. So a
-    fragment begins a call when it bears a name, and its id or name is not that of the call at its
-    place, or that call's arguments are whole already.
+    Servers identify calls in different ways. Some send each call in one fragment, all with the same index
+    or without one. Some repeat the id or the name in every fragment, or send a new id in each. So a
+    fragment starts a new call if it has a name, and either its id or name differs from the current call at
+    its index, or the arguments of that call are already complete.
 
-    A call without an id gets one, made of the answer's id and the block's index, so that its result
-    can refer to it.
+    A call without an id gets an id generated from the answer's id and the block's index, so that the tool
+    result can refer to it.
     """
 
-    __slots__ = ("_at", "_calls", "_count", "_held_chars", "_index", "_open")
+    __slots__ = ("_at", "_buffered_chars", "_calls", "_count", "_index", "_open")
 
     def __init__(self) -> None:
         self._count = 0
         self._open: str | None = None
-        """Kind of the block that the next delta of the same kind goes on with."""
+        """Kind of the block that the next delta of the same kind continues."""
         self._index = -1
         self._calls: list[_Call] = []
         self._at: dict[int | str, _Call] = {}
-        """The latest call at each index, and for calls that came without an index at each id."""
-        self._held_chars = 0
+        """The latest call by index. Calls without an index are found by id."""
+        self._buffered_chars = 0
 
     @property
     def has_calls(self) -> bool:
         return bool(self._calls)
 
     def text(self, text: str, kind: str = "text") -> TextDelta:
-        """Go on with a block of text. `kind` tells an answer from a refusal."""
+        """Continue a block of text, or begin one. `kind` is "text" or "refusal"."""
         if self._open != kind:
             self._begin(kind)
         return TextDelta(text, self._index)
@@ -86,51 +86,50 @@ class Blocks:
         deltas: list[Delta],
         response_id: str,
     ) -> None:
-        """Take a fragment of a tool call. Raises TooMuch."""
+        """Add a fragment of a tool call. Raises ToolCallsTooLargeError."""
         call = self._find(place, id_, name, arguments)
         if call is None:
             call = self._begin_call(place, id_)
         if name and not call.name:
-            self._hold(name if call.id else name + id_)
+            self._count_chars(name if call.id else name + id_)
             call.name = name
             call.id = call.id or id_
             self._begin(None)
             call.index = self._index
-            shown_id = call.id or _made_id(response_id, call.index)
-            deltas.append(ToolCallStarted(call.index, shown_id, name))
-            call.id = shown_id
-            if held := call.arguments.text:  # they came before the name
-                deltas.append(ToolCallDelta(call.index, held))
+            call.id = call.id or _generated_id(response_id, call.index)
+            deltas.append(ToolCallStarted(call.index, call.id, name))
+            if earlier := call.arguments.text:  # they arrived before the name
+                deltas.append(ToolCallDelta(call.index, earlier))
         if arguments:
             self._open = None
-            self._hold(arguments)
+            self._count_chars(arguments)
             call.arguments.add(arguments)
             if call.name:
                 deltas.append(ToolCallDelta(call.index, arguments))
 
-    def whole_calls(self, *, is_cut: bool) -> list[ToolCall]:
-        """The calls, in the order of their blocks. The answer has ended.
+    def complete_calls(self, *, is_cut: bool) -> list[ToolCall]:
+        """Return the calls after the end of the answer, in the order of their blocks.
 
-        `is_cut`: it was cut short, at its limit or by a filter, and perhaps in a call: calls without
-        whole arguments are left out then, and so is the last if it has none yet. Otherwise they
-        raise NotWhole.
+        `is_cut` means that a limit or a filter cut the answer off, perhaps within a call. Then calls with
+        incomplete arguments are left out, and so is the last call if it has no arguments. Otherwise such
+        a call raises IncompleteToolCallError.
         """
-        whole: list[ToolCall] = []
+        complete: list[ToolCall] = []
         for call in sorted(self._calls, key=lambda call: call.index):
             arguments = join_surrogates(call.arguments.text)
             if arguments.strip() in ("", "null") and not (is_cut and call is self._calls[-1]):
                 arguments = "{}"
             if call.name and is_object(arguments):
-                whole.append(ToolCall(call.index, call.id, call.name, arguments))
+                complete.append(ToolCall(call.index, call.id, call.name, arguments))
             elif not is_cut:
-                raise NotWhole
-        return whole
+                raise IncompleteToolCallError
+        return complete
 
-    def _hold(self, text: str) -> None:
-        """Count a text that is held until the answer ends. Raises TooMuch."""
-        self._held_chars += len(text)
-        if self._held_chars > MAX_HELD_CHARS:
-            raise TooMuch
+    def _count_chars(self, text: str) -> None:
+        """Count a text that is kept until the answer ends. Raises ToolCallsTooLargeError."""
+        self._buffered_chars += len(text)
+        if self._buffered_chars > MAX_BUFFERED_CHARS:
+            raise ToolCallsTooLargeError
 
     def _begin(self, kind: str | None) -> None:
         self._open = kind
@@ -139,8 +138,8 @@ class Blocks:
 
     def _begin_call(self, place: int | None, id_: str) -> _Call:
         if len(self._calls) == MAX_CALLS:
-            raise TooMuch
-        self._hold(id_)
+            raise ToolCallsTooLargeError
+        self._count_chars(id_)
         call = _Call()
         call.id = id_
         self._calls.append(call)
@@ -151,7 +150,7 @@ class Blocks:
         return call
 
     def _find(self, place: int | None, id_: str, name: str, arguments: str) -> _Call | None:
-        """The call that a fragment goes on with; None: it begins one."""
+        """Return the call that a fragment continues, or None if it starts a new call."""
         if place is not None:
             call = self._at.get(place)
         elif id_ and name:
@@ -167,7 +166,7 @@ class Blocks:
         return call
 
 
-def _made_id(response_id: str, index: int) -> str:
-    # The same wherever the bytes were cut, and another one in each answer of a conversation.
+def _generated_id(response_id: str, index: int) -> str:
+    # Independent of where the bytes were cut, and different in each answer of a conversation.
     source = f"{response_id}/{index}".encode("utf-8", "surrogatepass")
     return f"call_{blake2s(source, digest_size=12).hexdigest()}"

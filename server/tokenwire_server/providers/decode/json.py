@@ -1,9 +1,9 @@
-r"""JSON of providers, UTF-16 surrogates included.
+r"""Decoding of providers' JSON, including lone UTF-16 surrogates.
 
-JSON's grammar allows `"\ud83d"`, half of a character, and providers send it: where a tokenizer cuts an
-emoji between two tokens, each half travels in its own event (RFC 8259, section 8.2). The fast decoder
-refuses such text, so it is read again, slower, by one that does not; halves that belong together are
-then joined across events, and those left alone become U+FFFD.
+JSON allows `"\ud83d"`, one half of a surrogate pair (RFC 8259, section 8.2). Providers send it: if a
+tokenizer cuts an emoji between two tokens, each half arrives in a separate event. The fast decoder refuses
+such text, so it is decoded again by a slower decoder that accepts it. Halves that belong together are then
+joined across events. Other halves become U+FFFD.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_LOG_TEXT_BYTES = 2000
 _T = TypeVar("_T")
 
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_TO_HALF = re.compile(  # everything before a half alone: text, pairs and other escapes
+_TO_LONE_SURROGATE = re.compile(  # all before a lone surrogate: text, pairs and other escapes
     rb"((?:[^\\]++"
     rb"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|\\(?!u[dD][89a-fA-F][0-9a-fA-F]{2})(?:.|\Z))*+)"
@@ -31,13 +31,13 @@ _TO_HALF = re.compile(  # everything before a half alone: text, pairs and other 
 )
 
 
-def loads(decoder: msgspec.json.Decoder[_T], data: bytes, *, keeps_halves: bool = True) -> _T:
-    """Decode, and let halves of characters pass: strings may then hold lone surrogates.
+def loads(decoder: msgspec.json.Decoder[_T], data: bytes, *, keep_surrogates: bool = True) -> _T:
+    """Decode JSON. Strings in the result may contain lone surrogates.
 
-    Text from it must go through `SurrogateJoiner` or `join_surrogates` before anything encodes it.
-    Without `keeps_halves`, and where the type holds `msgspec.Raw`, halves become U+FFFD at once; without it
-    that takes 8 ms for 2 MiB, otherwise up to 500 ms. Raises `msgspec.DecodeError` for whatever is wrong
-    with the data, `msgspec.ValidationError` of it when it is JSON of another shape.
+    Pass them through `SurrogateJoiner` or `join_surrogates` before they are encoded. Without
+    `keep_surrogates`, or if the type contains `msgspec.Raw`, lone surrogates become U+FFFD here. For 2 MiB
+    this takes 8 ms without `keep_surrogates`, otherwise up to 500 ms. Raises `msgspec.DecodeError` for
+    invalid data, and its subclass `msgspec.ValidationError` for JSON of another type.
     """
     try:
         return decoder.decode(data)
@@ -46,7 +46,7 @@ def loads(decoder: msgspec.json.Decoder[_T], data: bytes, *, keeps_halves: bool 
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not _ESCAPED_SURROGATE.search(data):
             raise msgspec.DecodeError(str(error)) from error
-    if keeps_halves:
+    if keep_surrogates:
         try:
             value = json.loads(data.decode(), parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
@@ -56,7 +56,7 @@ def loads(decoder: msgspec.json.Decoder[_T], data: bytes, *, keeps_halves: bool 
         ):  # always if the type contains Raw
             return msgspec.convert(value, decoder.type)
     try:
-        return decoder.decode(_TO_HALF.sub(_replace_half, data))
+        return decoder.decode(_TO_LONE_SURROGATE.sub(_replace_surrogate, data))
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, RecursionError) as error:
@@ -64,14 +64,14 @@ def loads(decoder: msgspec.json.Decoder[_T], data: bytes, *, keeps_halves: bool 
 
 
 def join_surrogates(text: str) -> str:
-    """Join the halves of characters within a text. Those without their other half become U+FFFD."""
+    """Join surrogate pairs within a text. Lone surrogates become U+FFFD."""
     if is_encodable(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def is_encodable(text: str) -> bool:
-    """Whether a text has no surrogates, so that UTF-8 and protobuf can carry it."""
+    """Return whether a text has no surrogates, so that it can be encoded as UTF-8."""
     if text.isascii():
         return True
     try:
@@ -82,9 +82,10 @@ def is_encodable(text: str) -> bool:
 
 
 def log_text(payload: bytes, error: Exception) -> str:
-    """What the log may hold of an event that cannot be read.
+    """Return a description, for the log, of an event that cannot be decoded.
 
-    Broken JSON may be a piece of the answer, which no log gets; prose is a server's or a proxy's error.
+    Invalid JSON may be a piece of the answer, which must not be logged. Other text is the error message of
+    a server or a proxy.
     """
     if payload.lstrip().startswith(b"{"):
         return f"{len(payload)} bytes: {error}"
@@ -92,88 +93,88 @@ def log_text(payload: bytes, error: Exception) -> str:
 
 
 class SurrogateJoiner:
-    """Joins the halves of characters across the deltas of one answer.
+    """Joins surrogate pairs across the deltas of one answer.
 
-    A first half at the end of a delta is held until the block's next delta; that is at most one code
-    unit for each open block. It becomes U+FFFD when its block ends without the other half, at the
-    latest in `flush`.
+    If a delta ends with the first half of a pair, the half is kept until the block's next delta. That is at
+    most one code unit for each open block. It becomes U+FFFD if its block ends without the other half, at
+    the latest in `flush`.
     """
 
-    __slots__ = ("_held", "_held_text_index")
+    __slots__ = ("_halves", "_text_half_index")
 
     def __init__(self) -> None:
-        self._held: dict[int, TextDelta | ReasoningDelta | ToolCallDelta] = {}
-        """By index: a delta of nothing but the first half."""
-        self._held_text_index: int | None = None
-        """Index of the only held delta that belongs to no tool call. The next block ends it."""
+        self._halves: dict[int, TextDelta | ReasoningDelta | ToolCallDelta] = {}
+        """Deltas of only a first half, by index."""
+        self._text_half_index: int | None = None
+        """Index of the only half that does not belong to a tool call. The next block ends it."""
 
-    def mend(self, deltas: list[Delta]) -> list[Delta]:
-        """Return the deltas without surrogates; the same list when there were none."""
-        if not self._held and all(map(_is_whole, deltas)):
+    def join(self, deltas: list[Delta]) -> list[Delta]:
+        """Return the deltas without surrogates. Without changes, it is the same list."""
+        if not self._halves and all(map(_has_no_surrogates, deltas)):
             return deltas
-        mended: list[Delta] = []
+        joined: list[Delta] = []
         for delta in deltas:
-            self._end_others(delta, mended)
+            self._end_others(delta, joined)
             match delta:
                 case TextDelta(index=index):
-                    if text := self._join(index, delta.text, delta):
-                        mended.append(TextDelta(text, index))
+                    if text := self._join_text(index, delta.text, delta):
+                        joined.append(TextDelta(text, index))
                 case ReasoningDelta(index=index, signature=""):
-                    if text := self._join(index, delta.text, delta):
-                        mended.append(ReasoningDelta(text, index))
+                    if text := self._join_text(index, delta.text, delta):
+                        joined.append(ReasoningDelta(text, index))
                 case ReasoningDelta(index=index):
                     text = join_surrogates(self._take(index) + delta.text)
-                    mended.append(ReasoningDelta(text, index, join_surrogates(delta.signature)))
+                    joined.append(ReasoningDelta(text, index, join_surrogates(delta.signature)))
                 case ToolCallDelta(index=index):
-                    if text := self._join(index, delta.arguments_json, delta):
-                        mended.append(ToolCallDelta(index, text))
+                    if text := self._join_text(index, delta.arguments_json, delta):
+                        joined.append(ToolCallDelta(index, text))
                 case ToolCallStarted():
                     id_, name = join_surrogates(delta.id), join_surrogates(delta.name)
-                    mended.append(ToolCallStarted(delta.index, id_, name))
+                    joined.append(ToolCallStarted(delta.index, id_, name))
                 case ToolCall():
                     id_, name = join_surrogates(delta.id), join_surrogates(delta.name)
                     arguments = join_surrogates(delta.arguments_json)
-                    mended.append(ToolCall(delta.index, id_, name, arguments))
-        return mended
+                    joined.append(ToolCall(delta.index, id_, name, arguments))
+        return joined
 
     def flush(self) -> list[Delta]:
-        """The answer ended: return what is still held."""
-        held, self._held = self._held, {}
-        self._held_text_index = None
-        return [_replacement(delta) for delta in held.values()]
+        """Return replacements for the halves that are left at the end of the answer."""
+        halves, self._halves = self._halves, {}
+        self._text_half_index = None
+        return [_replacement(half) for half in halves.values()]
 
-    def _join(
+    def _join_text(
         self, index: int, text: str, delta: TextDelta | ReasoningDelta | ToolCallDelta
     ) -> str:
         text = self._take(index) + text
         if "\ud800" <= text[-1:] <= "\udbff":
-            self._held[index] = _with_text(delta, text[-1])
+            self._halves[index] = _with_text(delta, text[-1])
             if not isinstance(delta, ToolCallDelta):
-                self._held_text_index = index
+                self._text_half_index = index
             text = text[:-1]
         return join_surrogates(text)
 
     def _take(self, index: int) -> str:
-        held = self._pop(index)
-        if held is None:
+        half = self._pop(index)
+        if half is None:
             return ""
-        return held.arguments_json if isinstance(held, ToolCallDelta) else held.text
+        return half.arguments_json if isinstance(half, ToolCallDelta) else half.text
 
-    def _end_others(self, delta: Delta, mended: list[Delta]) -> None:
+    def _end_others(self, delta: Delta, joined: list[Delta]) -> None:
         """End the blocks that must have ended before this delta. Only tool calls may be interleaved."""
-        if isinstance(delta, ToolCall) and (held := self._pop(delta.index)) is not None:
-            mended.append(_replacement(held))
-        index = self._held_text_index
-        if index is not None and index != delta.index and (held := self._pop(index)) is not None:
-            mended.append(_replacement(held))
+        if isinstance(delta, ToolCall) and (half := self._pop(delta.index)) is not None:
+            joined.append(_replacement(half))
+        index = self._text_half_index
+        if index is not None and index != delta.index and (half := self._pop(index)) is not None:
+            joined.append(_replacement(half))
 
     def _pop(self, index: int) -> TextDelta | ReasoningDelta | ToolCallDelta | None:
-        if index == self._held_text_index:
-            self._held_text_index = None
-        return self._held.pop(index, None)
+        if index == self._text_half_index:
+            self._text_half_index = None
+        return self._halves.pop(index, None)
 
 
-def _is_whole(delta: Delta) -> bool:
+def _has_no_surrogates(delta: Delta) -> bool:
     match delta:
         case TextDelta():
             return is_encodable(delta.text)
@@ -203,11 +204,11 @@ def _with_text(
             return ToolCallDelta(delta.index, text)
 
 
-def _replacement(held: TextDelta | ReasoningDelta | ToolCallDelta) -> Delta:
-    return _with_text(held, "\ufffd")
+def _replacement(half: TextDelta | ReasoningDelta | ToolCallDelta) -> Delta:
+    return _with_text(half, "\ufffd")
 
 
-def _replace_half(found: re.Match[bytes]) -> bytes:
+def _replace_surrogate(found: re.Match[bytes]) -> bytes:
     return found[1] + rb"\ufffd" if found[2] else found[1]
 
 

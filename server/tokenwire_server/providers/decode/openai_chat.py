@@ -1,8 +1,8 @@
-"""OpenAI Chat Completions: how an answer is read, from OpenAI and from every server that speaks alike.
+"""Decoding of OpenAI Chat Completions answers, from OpenAI and all compatible servers.
 
 data: {"id", "model", "choices": [{"index": 0, "delta": {...}, "finish_reason": null}]}     many
 data: {..., "choices": [{"delta": {}, "finish_reason": "stop"}]}
-data: {..., "choices": [], "usage": {...}}                        where usage was asked for
+data: {..., "choices": [], "usage": {...}}                        if usage was requested
 data: [DONE]                                                      the end marker
 """
 
@@ -14,34 +14,34 @@ from ...errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
 from ...events import Delta, FinishReason, Usage
 from . import openai_chat_wire as wire
 from .base import MAX_NAME_CHARS, Complete
-from .blocks import Blocks, NotWhole, TooMuch
+from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
 from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .sse import SSEFramer
 
 _CUT = frozenset({FinishReason.MAX_TOKENS, FinishReason.CONTENT_FILTER, FinishReason.REFUSAL})
-"""Ends that may cut a tool call short."""
-_STOPPED = "the provider's answer ended without its end marker"
+"""Finish reasons of answers that may end within a tool call."""
+_NO_END_MARKER = "the provider's answer ended without its end marker"
 
 _decode = wire.CHUNK.decode
 
 
 class OpenAIChatDecoder:
-    """One answer in the Chat Completions format (Decoder).
+    """Decoder of one answer in the Chat Completions format.
 
-    Complete is what ended with `data: [DONE]`, after a finish reason. Without one it is broken, unless
-    the server never speaks of finish reasons, not even of null (Snowflake): then it is STOP. With
-    `done_marker=False` a finish reason and the end of the body are the end as well.
+    An answer is complete if it ends with a finish reason and then `data: [DONE]`. Without a finish reason it
+    is broken, unless the server never sends the field, not even null (Snowflake): then it ends with STOP.
+    With `done_marker=False`, a finish reason and the end of the body are enough.
 
-    A finish reason not known here is STOP: the server did end the answer, only the why is lost. An
-    answer with tool calls ends with TOOL_CALLS also where the server says "stop", as several do; one
-    with a refusal, with REFUSAL. vLLM's `stop_reason` tells STOP_SEQUENCE from STOP.
+    An unknown finish reason becomes STOP. An answer with tool calls ends with TOOL_CALLS even if the server
+    sends "stop", as several do; one with a refusal ends with REFUSAL. vLLM's `stop_reason` distinguishes
+    STOP_SEQUENCE from STOP.
 
-    Tool calls become whole at the end, as nothing before it tells that a call is: they may run side
-    by side, and finish reasons may come more than once. Arguments that are no JSON object break the
-    answer, unless it was cut short (MAX_TOKENS, CONTENT_FILTER, REFUSAL): then that call never becomes
-    whole. "No arguments" and null are "{}".
+    Tool calls are completed at the end of the answer: they may be interleaved, finish reasons may be
+    repeated, and nothing else marks the end of a call. If the arguments of a call are not a JSON object, the
+    answer is broken. If the answer was cut off (MAX_TOKENS, CONTENT_FILTER, REFUSAL), it is not broken, and
+    that call is not completed. Missing arguments and null become "{}".
 
-    Only the first choice counts: Tokenwire asks for no other.
+    Only the first choice is read, because Tokenwire requests one.
     """
 
     def __init__(self, *, done_marker: bool = True) -> None:
@@ -52,12 +52,12 @@ class OpenAIChatDecoder:
         self._needs_done_marker = done_marker
         self._framer = SSEFramer()
         self._joiner: SurrogateJoiner | None = None
-        """Made when the first half of a character comes."""
+        """Created when the first lone surrogate arrives."""
         self._blocks = Blocks()
         self._reason: FinishReason | None = None
         self._has_choice = False
-        self._knows_reasons = False
-        """The server speaks of finish reasons, be it of null."""
+        self._sends_reasons = False
+        """Whether the server sends finish reasons, even if null."""
         self._is_refusal = False
 
     def feed(self, data: bytes) -> list[Delta]:
@@ -74,15 +74,15 @@ class OpenAIChatDecoder:
         return deltas if self._joiner is None else self._joined(self._joiner, deltas)
 
     def eof(self) -> list[Delta]:
-        """The SDK drops a last event without its blank line; here it counts when it is whole."""
+        """Handle the end of the body. A complete last event counts even without its blank line."""
         if self.end is not None:
             return []
         deltas: list[Delta] = []
         for name, payload in self._framer.eof():
-            self._take(name, payload, deltas, if_unreadable=_STOPPED)
+            self._take(name, payload, deltas, if_unreadable=_NO_END_MARKER)
         if self.end is None:
             if self._needs_done_marker or self._reason is None:
-                self.end = UpstreamBroken(_STOPPED)
+                self.end = UpstreamBroken(_NO_END_MARKER)
             else:
                 self._finish(self._reason, deltas)
         return deltas if self._joiner is None else self._joined(self._joiner, deltas)
@@ -90,7 +90,7 @@ class OpenAIChatDecoder:
     def _joined(self, joiner: SurrogateJoiner, deltas: list[Delta]) -> list[Delta]:
         self.response_id = join_surrogates(self.response_id)
         self.model = join_surrogates(self.model)
-        deltas = joiner.mend(deltas)
+        deltas = joiner.join(deltas)
         return deltas if self.end is None else deltas + joiner.flush()
 
     def _take(
@@ -103,7 +103,7 @@ class OpenAIChatDecoder:
         try:
             chunk = _decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            if payload.startswith(b"[DONE]"):  # so the SDK looks for it
+            if payload.startswith(b"[DONE]"):  # the SDK has the same check
                 self._done(deltas)
                 return
             if not payload.strip():
@@ -133,7 +133,7 @@ class OpenAIChatDecoder:
         ):
             self.end = wire.stream_error(payload)
         elif isinstance(self.end, UpstreamError) and chunk.error:
-            self.end = wire.stream_error(payload)  # it knows more than a finish reason "error"
+            self.end = wire.stream_error(payload)  # more specific than a finish reason "error"
 
     def _take_choice(self, choice: wire.Choice, deltas: list[Delta]) -> None:
         self._has_choice = True
@@ -154,7 +154,7 @@ class OpenAIChatDecoder:
                 self._take_calls(delta.tool_calls, deltas)
         reason = choice.finish_reason
         if reason is None:
-            self._knows_reasons = True
+            self._sends_reasons = True
         elif reason is not msgspec.UNSET and reason:
             self._take_reason(reason, choice.stop_reason)
 
@@ -181,11 +181,11 @@ class OpenAIChatDecoder:
                     deltas,
                     self.response_id,
                 )
-        except TooMuch:
-            self.end = UpstreamBroken("the provider's answer holds too much in tool calls")
+        except ToolCallsTooLargeError:
+            self.end = UpstreamBroken("the tool calls of the provider's answer are too large")
 
     def _take_reason(self, reason: str, stop_reason: int | str | None) -> None:
-        self._knows_reasons = True
+        self._sends_reasons = True
         reason = reason.lower().partition(":")[0]
         if reason in wire.BROKEN_REASONS:
             if self.end is None:
@@ -200,7 +200,7 @@ class OpenAIChatDecoder:
             self._reason = FinishReason.STOP_SEQUENCE
 
     def _take_groq(self, groq: wire.XGroq, payload: bytes) -> None:
-        """Groq repeats usage here, or has it nowhere else; so it does with errors."""
+        """Read Groq's extension, which may be the only place of usage and errors."""
         if groq.usage is not None:
             self.usage = wire.usage_figures(groq.usage) or self.usage
         if groq.error and self.end is None:
@@ -213,7 +213,7 @@ class OpenAIChatDecoder:
     def _done(self, deltas: list[Delta]) -> None:
         if self._reason is not None:
             self._finish(self._reason, deltas)
-        elif self._has_choice and not self._knows_reasons:
+        elif self._has_choice and not self._sends_reasons:
             self._finish(FinishReason.STOP, deltas)
         else:
             self.end = UpstreamBroken("the provider's answer ended without a finish reason")
@@ -225,11 +225,13 @@ class OpenAIChatDecoder:
             elif self._is_refusal:
                 reason = FinishReason.REFUSAL
         if reason is FinishReason.TOOL_CALLS and not self._blocks.has_calls:
-            self.end = UpstreamBroken("the provider's answer lacks the tool calls it speaks of")
+            self.end = UpstreamBroken(
+                "the provider's finish reason reports tool calls, but its answer has none"
+            )
             return
         try:
-            deltas += self._blocks.whole_calls(is_cut=reason in _CUT)
-        except NotWhole:
-            self.end = UpstreamBroken("a tool call of the provider's answer is not whole")
+            deltas += self._blocks.complete_calls(is_cut=reason in _CUT)
+        except IncompleteToolCallError:
+            self.end = UpstreamBroken("a tool call of the provider's answer is incomplete")
             return
         self.end = Complete(reason)

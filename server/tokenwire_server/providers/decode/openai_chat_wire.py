@@ -1,6 +1,6 @@
-"""The Chat Completions stream as it is sent: just the fields that matter, and its faults.
+"""The wire format of the Chat Completions stream: the fields that are read, and its errors.
 
-https://platform.openai.com/docs/api-reference/chat-streaming. Fields of other servers stand with them.
+https://platform.openai.com/docs/api-reference/chat-streaming. Fields of other servers are marked.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .json import loads
 
 MAX_PROVIDER_TEXT_CHARS = 2000
 RETRY_AFTER_S = 1.0
-"""Handed on with errors that may pass: an error in a stream names no time."""
-MAX_TOKENS_COUNTED = 2**53
+"""Passed on with transient errors, because an error in a stream names no delay."""
+MAX_TOKENS = 2**53
 
 
 class Part(msgspec.Struct, gc=False):
@@ -61,7 +61,7 @@ class Choice(msgspec.Struct, gc=False):
     delta: Delta | None = None
     finish_reason: str | msgspec.UnsetType | None = msgspec.UNSET
     stop_reason: int | str | None = None
-    """vLLM: the stop sequence that came, or the id of the stop token."""
+    """vLLM: the stop sequence that was generated, or the id of the stop token."""
 
 
 class InputDetails(msgspec.Struct, gc=False):
@@ -109,21 +109,21 @@ FINISH_REASONS = {
     "function_call": FinishReason.TOOL_CALLS,
     "content_filter": FinishReason.CONTENT_FILTER,
     "model_length": FinishReason.MAX_TOKENS,  # Mistral: the context window is full
-    "max_tokens": FinishReason.MAX_TOKENS,  # these four: servers that hand on another API's word
+    "max_tokens": FinishReason.MAX_TOKENS,  # the last four: servers that pass on another API's reason
     "stop_sequence": FinishReason.STOP_SEQUENCE,
     "refusal": FinishReason.REFUSAL,
     "safety": FinishReason.CONTENT_FILTER,
 }
-"""In lower case. What follows a colon is a detail (Gemini: "content_filter: RECITATION")."""
+"""Keys are in lower case. Text after a colon is a detail (Gemini: "content_filter: RECITATION")."""
 BROKEN_REASONS = frozenset(
     {
         "error",  # OpenRouter, Mistral, vLLM
-        "abort",  # vLLM, SGLang: the server gave the request up
+        "abort",  # vLLM, SGLang: the server aborted the request
         "insufficient_system_resource",  # DeepSeek
-        "function_call_filter",  # Gemini: the model wrote a call that cannot be read
+        "function_call_filter",  # Gemini: the model wrote an invalid call
     }
 )
-"""Finish reasons of answers that the server itself calls unfinished."""
+"""Finish reasons of incomplete answers."""
 
 _STATUS_BY_NAME = {
     "authentication_error": 401,
@@ -134,26 +134,26 @@ _STATUS_BY_NAME = {
     "invalid_request_error": 400,
     "invalid_argument": 400,
     "badrequesterror": 400,  # vLLM
-    "tool_use_failed": 400,  # Groq: the model wrote a call that cannot be read
+    "tool_use_failed": 400,  # Groq: the model wrote an invalid call
     "validation": 422,  # Text Generation Inference
     "model_not_found": 404,
     "not_found_error": 404,
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
-    "tokens": 429,  # OpenAI's types of its rate limits
+    "tokens": 429,  # "tokens" and "requests" are OpenAI's types of rate limits
     "requests": 429,
     "insufficient_quota": 429,
     "resource_exhausted": 429,
 }
-"""By the error's code, type or status, in lower case. Others mean that the server failed."""
+"""HTTP status for an error's code, type or status in lower case. Other errors are failures of the server."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
 def usage_figures(usage: Usage) -> UsageFigures | None:
-    """The figures in Tokenwire's convention; None where they make no sense.
+    """Return the figures in Tokenwire's convention, or None if they are missing or invalid.
 
-    Some servers (xAI, Gemini) leave reasoning out of `completion_tokens` but count it in
-    `total_tokens`: the difference is output.
+    Some servers (xAI, Gemini) count reasoning in `total_tokens` but not in `completion_tokens`. The
+    difference counts as output.
     """
     details = usage.prompt_tokens_details or InputDetails()
     reasoning = (usage.completion_tokens_details or OutputDetails()).reasoning_tokens
@@ -168,19 +168,19 @@ def usage_figures(usage: Usage) -> UsageFigures | None:
     if usage.prompt_tokens is None and usage.completion_tokens is None:
         return None
     counts = (input_, output, reasoning, cache_read, details.cache_write_tokens)
-    if not all(count is None or 0 <= count <= MAX_TOKENS_COUNTED for count in counts):
+    if not all(count is None or 0 <= count <= MAX_TOKENS for count in counts):
         return None
     return UsageFigures(*counts)
 
 
 def is_error(payload: bytes) -> bool:
-    """Whether an event that is no chunk is an error in the form of older vLLM servers."""
+    """Return whether an event is an error in the format of older vLLM servers."""
     value = _object(payload)
     return value.get("object") == "error"
 
 
 def stream_error(payload: bytes) -> UpstreamError:
-    """The error that an event reports, in any of the forms that servers have for it.
+    """Return the error that an event reports, in any of the servers' formats.
 
     {"error": {"message", "type", "code", "param"}}       OpenAI, Groq, vLLM, OpenRouter, Gemini
     {"error": "...", "error_type": "..."}                 Text Generation Inference
@@ -199,7 +199,7 @@ def stream_error(payload: bytes) -> UpstreamError:
     }
     if status in (401, 403):
         return UpstreamAuth(
-            "the provider refuses this server's key; its operator must mend that", **facts
+            "the provider refuses this server's key; the operator must fix this", **facts
         )
     if status == 429:
         return UpstreamRateLimited(
@@ -221,7 +221,7 @@ def _object(payload: bytes) -> dict[str, Any]:
 
 
 def _status(name: object) -> int | None:
-    """The HTTP status that a code or type stands for."""
+    """Return the HTTP status for an error's code or type."""
     if isinstance(name, str):
         if name.lower() in _STATUS_BY_NAME:
             return _STATUS_BY_NAME[name.lower()]
@@ -232,5 +232,5 @@ def _status(name: object) -> int | None:
 
 
 def _name(value: object) -> str:
-    """A provider's own name for something: kept only when it looks like one, not like prose."""
+    """Return a provider's error type or field name, or "" if the value looks like prose."""
     return value if isinstance(value, str) and _NAME.fullmatch(value) else ""

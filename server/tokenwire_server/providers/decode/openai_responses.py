@@ -1,13 +1,13 @@
-"""OpenAI Responses: how an answer is read. https://platform.openai.com/docs/api-reference/responses-streaming
+"""Decoding of OpenAI Responses. https://platform.openai.com/docs/api-reference/responses-streaming
 
     response.created, response.in_progress
       response.output_item.added ... response.output_item.done     for each item of the answer
     response.completed | response.incomplete | response.failed     the end marker, and usage
 
-and, anywhere, `error`. Within a message or reasoning item, parts begin, grow by deltas and are repeated
-whole when they are done; a function call's arguments likewise. Events are told apart by the `type` in
-their data. Unknown events and items, built-in tools among them, pass without harm, and so does the
-`[DONE]` that some compatible servers send.
+`error` may occur anywhere. In a message or reasoning item, each part has a start event, deltas, and an end
+event with its whole text; so do the arguments of a function call. The `type` in an event's data identifies
+the event. Unknown events and items, such as built-in tools, are ignored, and so is the `[DONE]` that some
+compatible servers send.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from .sse import SSEFramer
 
 MAX_PROVIDER_TEXT_CHARS = 2000
 RETRY_AFTER_S = 1.0
-"""Handed on with errors that may pass: an error event names no time."""
+"""Passed on with transient errors, because an error event names no delay."""
 
 _UNREADABLE = "an event of the provider's answer cannot be read"
-_STOPPED = "the provider's answer stopped before its end"
+_NO_END_MARKER = "the provider's answer ended without its end marker"
 
 _DELTAS = {
     "response.output_text.delta": "output_text",
@@ -55,7 +55,7 @@ _PARTS = {
     "response.reasoning_summary_text.done": "summary_text",
     "response.reasoning_text.done": "reasoning_text",
 }
-"""Events that bear a part as it stands, and its type where they do not name it."""
+"""Events with the whole text of a part so far, and the type of the part if the event does not name it."""
 _INCOMPLETE = {
     "max_output_tokens": FinishReason.MAX_TOKENS,
     "content_filter": FinishReason.CONTENT_FILTER,
@@ -69,7 +69,7 @@ _ERRORS: tuple[tuple[re.Pattern[str], type[UpstreamError], str], ...] = (
     (
         re.compile(r"invalid_api_key|authentication_error|permission_error|401|403"),
         UpstreamAuth,
-        "the provider refuses this server's key; its operator must mend that",
+        "the provider refuses this server's key; the operator must fix this",
     ),
     (
         re.compile(
@@ -81,18 +81,17 @@ _ERRORS: tuple[tuple[re.Pattern[str], type[UpstreamError], str], ...] = (
         "the provider refused the request",
     ),
 )
-"""By the error's code, or else its type. Any other is a failure of the provider."""
+"""Errors by code, or else by type. Any other error is a failure of the provider."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.\[\]-]{0,127}", re.ASCII)
 
 
 class OpenAIResponsesDecoder:
-    """One answer in the Responses format (Decoder). What its blocks are stands in `Items`.
+    """Decoder of one answer in the Responses format. `Items` documents its blocks.
 
-    The final response is asked only for the kinds of content of which nothing came before.
+    The final response is read only for kinds of content that have not been streamed.
 
-    A call is whole with its `response.output_item.done`, if its arguments are a JSON object. One that
-    is not whole at the end is never emitted whole, and then the answer is broken, unless the
-    provider itself says that the answer is incomplete.
+    A call is complete after its `response.output_item.done`, if its arguments are a JSON object. If a call
+    is not complete at the end, the answer is broken, unless the provider reports the answer as incomplete.
     """
 
     def __init__(self) -> None:
@@ -115,10 +114,10 @@ class OpenAIResponsesDecoder:
     def eof(self) -> list[Delta]:
         if self.end is not None:
             return []
-        # The framer hands over what stood before the end even if it was cut: then it is no JSON object.
-        deltas = self._read(self._framer.eof(), if_unreadable=_STOPPED)
+        # The framer returns the last event even if it was cut off. Then it is not a JSON object.
+        deltas = self._read(self._framer.eof(), if_unreadable=_NO_END_MARKER)
         if self.end is None:
-            self.end = UpstreamBroken(_STOPPED)
+            self.end = UpstreamBroken(_NO_END_MARKER)
         return deltas + self._joiner.flush()
 
     def _read(self, events: list[tuple[bytes, bytes]], *, if_unreadable: str) -> list[Delta]:
@@ -129,12 +128,12 @@ class OpenAIResponsesDecoder:
             except UpstreamError as error:
                 self.end = error
             except msgspec.DecodeError as error:
-                if not _is_harmless(payload):
+                if not _is_ignored(payload):
                     text = log_text(payload, error)
                     self.end = UpstreamBroken(if_unreadable, provider_text=text)
             if self.end is not None:
                 break
-        return self._joiner.mend(deltas)
+        return self._joiner.join(deltas)
 
     def _take(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
         event = loads(wire.EVENT, payload)
@@ -142,16 +141,16 @@ class OpenAIResponsesDecoder:
             event.type = name.decode(errors="replace")
         part_type = _DELTAS.get(event.type)
         if part_type is not None:
-            self._items.grow(part_type, event, event.delta, deltas)
+            self._items.append_text(part_type, event, event.delta, deltas)
         elif (handler := _HANDLERS.get(event.type)) is not None:
             handler(self, event, payload, deltas)
         elif name == b"error":
             self._on_error(event, payload, deltas)
 
     def _on_part(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        stated = wire.read_part_event(payload)
-        part = stated.part or wire.Part(_PARTS[event.type], stated.text, stated.refusal)
-        self._items.take_part(part, event, deltas)
+        content = wire.read_part_event(payload)
+        part = content.part or wire.Part(_PARTS[event.type], content.text, content.refusal)
+        self._items.update_part(part, event, deltas)
 
     def _on_item_added(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
         item = wire.read_item_event(payload).item
@@ -159,34 +158,34 @@ class OpenAIResponsesDecoder:
 
     def _on_item_done(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
         item = wire.read_item_event(payload).item
-        self._items.take_item(item, event.output_index, deltas)
+        self._items.finish_item(item, event.output_index, deltas)
 
     def _on_arguments_delta(self, event: wire.Event, _: bytes, deltas: list[Delta]) -> None:
-        self._items.grow_call(event.delta, event.output_index, deltas)
+        self._items.append_arguments(event.delta, event.output_index, deltas)
 
     def _on_begin(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
-        self._note(wire.read_begin(payload).response or wire.ResponseHead())
+        self._read_head(wire.read_begin(payload).response or wire.ResponseHead())
 
     def _on_end(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
         response = wire.read_end(payload).response or wire.Response()
-        self._note(response)
+        self._read_head(response)
         self._count(response.usage)
         status = event.type.removeprefix("response.")
         if status == "completed" and response.status in ("incomplete", "failed", "cancelled"):
             status = response.status
         match status:
             case "completed":
-                self._items.take_output(response.output, deltas)
+                self._items.add_missing(response.output, deltas)
                 self.end = Complete(self._items.finish_reason())
             case "incomplete":
-                self._items.take_output(response.output, deltas)
+                self._items.add_missing(response.output, deltas)
                 self.end = Complete(_incomplete_reason(response.incomplete_details))
             case "failed":
                 raise _fault(response.error or wire.Error())
             case _:
                 raise UpstreamBroken("the provider cancelled its answer")
 
-    def _note(self, response: wire.ResponseHead) -> None:
+    def _read_head(self, response: wire.ResponseHead) -> None:
         if response.id:
             self.response_id = join_surrogates(response.id[:MAX_NAME_CHARS])
         if response.model:
@@ -212,7 +211,7 @@ class OpenAIResponsesDecoder:
         raise _fault(event.error or event)
 
     def _on_untyped(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        """Without a type: an error, as servers and gateways of other formats write it, or nothing."""
+        """Handle an event without a type, which may be an error in another server's or a proxy's format."""
         if wire.read_error(payload).error is not None:
             self._on_error(event, payload, deltas)
 
@@ -235,8 +234,8 @@ _HANDLERS: dict[str, _Handler] = {
 }
 
 
-def _is_harmless(payload: bytes) -> bool:
-    """Whether what cannot be read is an event of a kind not known here, or `[DONE]`."""
+def _is_ignored(payload: bytes) -> bool:
+    """Return whether an event that cannot be decoded is of an unknown type, or `[DONE]`."""
     try:
         kind = wire.read_typed(payload).type
     except msgspec.DecodeError:
@@ -249,14 +248,14 @@ def _incomplete_reason(details: wire.IncompleteDetails | None) -> FinishReason:
     reason = _INCOMPLETE.get(why or "")
     if reason is None:
         raise UpstreamBroken(
-            "the provider calls its answer incomplete, for no reason known here",
+            "the provider reported an incomplete answer, for an unknown reason",
             error_type=_name(why),
         )
     return reason
 
 
 def _fault(error: wire.Error) -> UpstreamError:
-    """The error that the provider reports. Nothing of its prose is for the caller."""
+    """Return the error that the provider reports. Its `str()` contains none of the provider's text."""
     code = "" if error.code is None else str(error.code)
     kind: type[UpstreamError] = UpstreamUnavailable
     message = "the provider failed"
@@ -275,5 +274,5 @@ def _fault(error: wire.Error) -> UpstreamError:
 
 
 def _name(value: str | None) -> str:
-    """A provider's own name for something, unless it is not like a name."""
+    """Return a provider's error type or field name, or "" if the value looks like prose."""
     return value if value and _NAME.fullmatch(value) else ""

@@ -1,4 +1,4 @@
-"""The items of an OpenAI Responses answer, as they grow: parts of text and of reasoning, calls."""
+"""The items of an OpenAI Responses answer: parts of text and of reasoning, and function calls."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from . import openai_responses_wire as wire
 from .arguments import is_object
 
 MAX_PARTS = 4096
-"""Most parts of messages and of reasoning, and calls, in one answer, and most items in its final response. An
-answer with more is broken."""
-MAX_HELD_CHARS = 2 * 2**20
-"""Ids and names of calls, held until the answer ends. Past it: broken."""
+"""Maximum number of parts and calls in one answer, and of items in its final response. An answer with more is
+broken."""
+MAX_BUFFERED_CHARS = 2 * 2**20
+"""Maximum length of the ids and names of calls, which are kept until the answer ends. An answer with more is
+broken."""
 
 _OF_MESSAGES = frozenset({"output_text", "refusal"})
 _OF_REASONING = frozenset({"summary_text", "reasoning_text"})
 
 
 def sign(item_id: str, encrypted_content: str) -> str:
-    """The signature of a reasoning item: `rs:ITEM_ID:ENCRYPTED_CONTENT`.
+    """Return the signature of a reasoning item, `rs:ITEM_ID:ENCRYPTED_CONTENT`.
 
-    A stateless conversation sends the item back, and `unsign` is how. Empty when there is nothing
-    encrypted to send, or when the id could not be told apart from it again.
+    A stateless conversation sends the item back, which `unsign` restores. The signature is empty if there
+    is no encrypted content, or if the id contains a colon.
     """
     if not encrypted_content or not item_id or ":" in item_id:
         return ""
@@ -41,7 +42,7 @@ def sign(item_id: str, encrypted_content: str) -> str:
 
 
 def unsign(signature: str) -> tuple[str, str] | None:
-    """Item id and encrypted content of a signature by `sign`; None for any other text."""
+    """Return the item id and the encrypted content of a signature by `sign`, or None for any other text."""
     kind, _, rest = signature.partition(":")
     item_id, _, encrypted_content = rest.partition(":")
     if kind != "rs" or not item_id or not encrypted_content:
@@ -49,10 +50,10 @@ def unsign(signature: str) -> tuple[str, str] | None:
     return item_id, encrypted_content
 
 
-class _Growing:
-    """A text that grows by deltas: how much of it was emitted, without keeping it.
+class _EmittedText:
+    """The size and checksum of a text that was emitted as deltas. The text itself is not kept.
 
-    Counted in UTF-16, the same whether a character came whole or in two halves.
+    The text counts as UTF-16, so that the halves of a surrogate pair may arrive together or separately.
     """
 
     __slots__ = ("crc", "index", "size")
@@ -68,71 +69,71 @@ class _Growing:
         self.crc = zlib.crc32(units, self.crc)
 
     def rest(self, whole: str) -> str:
-        """What `whole` has beyond what was emitted; nothing if that is not how it begins."""
+        """Return the part of `whole` after the emitted text, or "" if `whole` does not begin with it."""
         units = whole.encode("utf-16-le", "surrogatepass")
         if len(units) <= self.size or zlib.crc32(units[: self.size]) != self.crc:
             return ""
         return units[self.size :].decode("utf-16-le", "surrogatepass")
 
 
-class _Call(_Growing):
-    """A function call, and its arguments as they grow."""
+class _Call(_EmittedText):
+    """A function call. The emitted text is its arguments."""
 
-    __slots__ = ("id", "is_whole", "name")
+    __slots__ = ("id", "is_complete", "name")
 
     def __init__(self, index: int, call_id: str, name: str) -> None:
         super().__init__(index)
         self.id = call_id
         self.name = name
-        self.is_whole = False
+        self.is_complete = False
 
 
 class Items:
-    """The items of one answer: what each event adds to them, as deltas.
+    """The items of one answer. Converts events to deltas.
 
-    A block, with an `index` from its first delta, is each content part of a message, each function
-    call, and each reasoning item as a whole: its signature must come back with all of its text. Its
-    parts are separated by an empty line.
+    These are blocks: each content part of a message, each function call, and each reasoning item as a
+    whole, because its signature must be sent back with all of its text. The parts of a reasoning item are
+    separated by an empty line. A block gets its `index` with its first delta.
 
-    What an event repeats is emitted as far as it goes on from what was streamed: servers that send
-    few deltas, or none, lose nothing, and nothing comes twice.
+    If an event repeats a text, only what was not streamed yet is emitted. So nothing is lost from servers
+    that send few deltas or none, and nothing is emitted twice.
 
-    Methods append to `deltas`; they raise UpstreamBroken, and msgspec.DecodeError for an item that
-    is not of its type's shape.
+    Methods append to `deltas`. They raise UpstreamBroken, and msgspec.DecodeError for an item whose fields
+    do not fit its type.
     """
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[str, int, int], _Growing] = {}
-        """By the part's type, the provider's index of its item, and its index in that."""
-        self._thoughts: dict[int, int] = {}
-        """Our index of each reasoning item, by the provider's."""
+        self._parts: dict[tuple[str, int, int], _EmittedText] = {}
+        """By type of the part, the provider's index of its item, and index in the item."""
+        self._reasoning_indexes: dict[int, int] = {}
+        """Block index of each reasoning item, by the provider's index."""
         self._signed: set[int] = set()
         self._calls: dict[int, _Call] = {}
         """By the provider's index."""
-        self._held_chars = 0
+        self._buffered_chars = 0
         self._blocks_count = 0
         self._has_nameless_call = False
 
     def finish_reason(self) -> FinishReason:
-        """Why an answer of these items was completed. Raises UpstreamBroken if a call is not whole."""
+        """Return the finish reason of a completed answer. Raises UpstreamBroken if a call is incomplete."""
         calls = self._calls.values()
-        if self._has_nameless_call or not all(call.is_whole for call in calls):
-            raise UpstreamBroken("a function call of the provider's answer is not whole")
+        if self._has_nameless_call or not all(call.is_complete for call in calls):
+            raise UpstreamBroken("a function call of the provider's answer is incomplete")
         if calls:
             return FinishReason.TOOL_CALLS
         if any(part_type == "refusal" for part_type, _, _ in self._parts):
             return FinishReason.REFUSAL
         return FinishReason.STOP
 
-    def grow(self, part_type: str, at: wire.Event, text: str, deltas: list[Delta]) -> None:
-        """Append text to the part at a place, which begins with it if it is new."""
+    def append_text(self, part_type: str, at: wire.Event, text: str, deltas: list[Delta]) -> None:
+        """Append text to the part at the event's indexes. Create the part if it is new."""
         if not text:
             return
         place = at.summary_index if part_type == "summary_text" else at.content_index
         key = (part_type, at.output_index, place)
         part = self._parts.get(key)
         if part is None:
-            part = self._parts[key] = _Growing(self._begin_part(part_type, at, deltas))
+            part = self._parts[key] = _EmittedText(self._begin_part(part_type, at, deltas))
         part.add(text)
         if part_type in _OF_MESSAGES:
             deltas.append(TextDelta(text, part.index))
@@ -140,12 +141,12 @@ class Items:
             deltas.append(ReasoningDelta(text, part.index))
 
     def _begin_part(self, part_type: str, at: wire.Event, deltas: list[Delta]) -> int:
-        """Index of the block that the part belongs to."""
+        """Return the index of the block that the part belongs to."""
         if part_type in _OF_MESSAGES:
             return self._next_index()
-        index = self._thoughts.get(at.output_index)
+        index = self._reasoning_indexes.get(at.output_index)
         if index is None:
-            index = self._thoughts[at.output_index] = self._next_index()
+            index = self._reasoning_indexes[at.output_index] = self._next_index()
         else:
             self._check_bound()
             deltas.append(ReasoningDelta("\n\n", index))
@@ -157,110 +158,113 @@ class Items:
         return self._blocks_count - 1
 
     def _check_bound(self) -> None:
-        if len(self._parts) + len(self._thoughts) + len(self._calls) >= MAX_PARTS:
+        if len(self._parts) + len(self._reasoning_indexes) + len(self._calls) >= MAX_PARTS:
             raise UpstreamBroken("the provider's answer has too many parts")
 
-    def take_part(self, part: wire.Part, at: wire.Event, deltas: list[Delta]) -> None:
-        """Emit what a part, as it stands, has beyond its deltas."""
+    def update_part(self, part: wire.Part, at: wire.Event, deltas: list[Delta]) -> None:
+        """Emit the text of a part that was not streamed yet."""
         whole = part.refusal if part.type == "refusal" else part.text
         if not whole or (part.type not in _OF_MESSAGES and part.type not in _OF_REASONING):
             return
         place = at.summary_index if part.type == "summary_text" else at.content_index
-        grown = self._parts.get((part.type, at.output_index, place))
-        self.grow(part.type, at, whole if grown is None else grown.rest(whole), deltas)
+        emitted = self._parts.get((part.type, at.output_index, place))
+        text = whole if emitted is None else emitted.rest(whole)
+        self.append_text(part.type, at, text, deltas)
 
-    def _take_parts(self, parts: list[wire.Part] | None, at: int, deltas: list[Delta]) -> None:
+    def _update_parts(self, parts: list[wire.Part] | None, at: int, deltas: list[Delta]) -> None:
         for place, part in enumerate(parts or ()):
             event = wire.Event(output_index=at, content_index=place, summary_index=place)
-            self.take_part(part, event, deltas)
+            self.update_part(part, event, deltas)
 
     def begin_item(self, item: msgspec.Raw, at: int, deltas: list[Delta]) -> None:
-        """An item begins at the provider's index `at`."""
+        """Begin an item at the provider's index `at`."""
         if wire.read_typed(item).type == "function_call":
             self._begin_call(wire.read_function_call(item), at, deltas)
 
-    def take_item(self, item: msgspec.Raw, at: int, deltas: list[Delta]) -> None:
-        """Emit what a done item has beyond its deltas, and what comes with its end."""
+    def finish_item(self, item: msgspec.Raw, at: int, deltas: list[Delta]) -> None:
+        """Emit the content of a finished item that was not streamed yet, its signature, or its call."""
         match wire.read_typed(item).type:
             case "message":
-                self._take_parts(wire.read_message(item).content, at, deltas)
+                self._update_parts(wire.read_message(item).content, at, deltas)
             case "reasoning":
-                self._take_reasoning(wire.read_reasoning(item), at, deltas)
+                self._finish_reasoning(wire.read_reasoning(item), at, deltas)
             case "function_call":
-                self._take_call(wire.read_function_call(item), at, deltas)
+                self._finish_call(wire.read_function_call(item), at, deltas)
             case _:
                 pass
 
-    def take_output(self, output: list[msgspec.Raw] | None, deltas: list[Delta]) -> None:
-        """Emit of the final response's items what nothing came of before: by kind, since servers
-        number or name them otherwise than in the stream. Calls still open are told by their id.
+    def add_missing(self, output: list[msgspec.Raw] | None, deltas: list[Delta]) -> None:
+        """Emit items of the final response whose kind was not streamed.
+
+        Servers may number and name the items differently than in the stream, so only their kinds are
+        compared. Open calls are found by their id.
         """
         if output is not None and len(output) > MAX_PARTS:
             raise UpstreamBroken("the provider's answer has too many items")
         has_text = any(part_type in _OF_MESSAGES for part_type, _, _ in self._parts)
-        has_thoughts = bool(self._thoughts)
+        has_reasoning = bool(self._reasoning_indexes)
         has_calls = bool(self._calls)
-        open_calls = {call.id: at for at, call in self._calls.items() if not call.is_whole}
+        open_calls = {call.id: at for at, call in self._calls.items() if not call.is_complete}
         for at, item in enumerate(output or ()):
             kind = wire.read_typed(item).type
             if kind == "function_call" and has_calls:
                 call = wire.read_function_call(item)
                 if call.call_id in open_calls:
-                    self._take_call(call, open_calls[call.call_id], deltas)
-            elif not (has_text if kind == "message" else has_thoughts and kind == "reasoning"):
-                self.take_item(item, at, deltas)
+                    self._finish_call(call, open_calls[call.call_id], deltas)
+            elif not (has_text if kind == "message" else has_reasoning and kind == "reasoning"):
+                self.finish_item(item, at, deltas)
 
-    def _take_reasoning(self, item: wire.ReasoningItem, at: int, deltas: list[Delta]) -> None:
-        self._take_parts(item.summary, at, deltas)
-        self._take_parts(item.content, at, deltas)
+    def _finish_reasoning(self, item: wire.ReasoningItem, at: int, deltas: list[Delta]) -> None:
+        self._update_parts(item.summary, at, deltas)
+        self._update_parts(item.content, at, deltas)
         signature = sign(item.id or "", item.encrypted_content or "")
-        # What is encrypted of an item that was cut off may be cut off too.
+        # The encrypted content of an incomplete item may be incomplete, too.
         if signature and item.status != "incomplete" and at not in self._signed:
-            if at not in self._thoughts:
-                self._thoughts[at] = self._next_index()
+            if at not in self._reasoning_indexes:
+                self._reasoning_indexes[at] = self._next_index()
             self._signed.add(at)
-            deltas.append(ReasoningDelta("", self._thoughts[at], signature))
+            deltas.append(ReasoningDelta("", self._reasoning_indexes[at], signature))
 
     def _begin_call(self, item: wire.FunctionCall, at: int, deltas: list[Delta]) -> _Call | None:
-        """The call that an item begins or goes on with; None while its id or name is not known."""
+        """Return the call of an item, which may be new, or None if its id or name is unknown."""
         call = self._calls.get(at)
         if call is not None and item.call_id in (call.id, "", None):
             return call
         if not item.call_id or not item.name:
             return None
-        if call is not None and not call.is_whole:
-            raise UpstreamBroken("the provider's answer has two function calls in one place")
+        if call is not None and not call.is_complete:
+            raise UpstreamBroken("the provider's answer has two function calls with one index")
         if call is not None:
-            self._held_chars -= len(call.id) + len(call.name)
-        self._held_chars += len(item.call_id) + len(item.name)
-        if self._held_chars > MAX_HELD_CHARS:
+            self._buffered_chars -= len(call.id) + len(call.name)
+        self._buffered_chars += len(item.call_id) + len(item.name)
+        if self._buffered_chars > MAX_BUFFERED_CHARS:
             raise UpstreamBroken("the ids and names of the provider's function calls are too long")
         call = self._calls[at] = _Call(self._next_index(), item.call_id, item.name)
         deltas.append(ToolCallStarted(call.index, call.id, call.name))
         return call
 
-    def grow_call(self, arguments_json: str, at: int, deltas: list[Delta]) -> None:
+    def append_arguments(self, arguments_json: str, at: int, deltas: list[Delta]) -> None:
         """Append a fragment to the arguments of the call at the provider's index `at`."""
         call = self._calls.get(at)
-        if call is not None and not call.is_whole and arguments_json:
+        if call is not None and not call.is_complete and arguments_json:
             call.add(arguments_json)
             deltas.append(ToolCallDelta(call.index, arguments_json))
 
-    def _take_call(self, item: wire.FunctionCall, at: int, deltas: list[Delta]) -> None:
+    def _finish_call(self, item: wire.FunctionCall, at: int, deltas: list[Delta]) -> None:
         call = self._begin_call(item, at, deltas)
         if call is None:
             self._has_nameless_call = True
             return
-        if call.is_whole or item.status == "incomplete":
+        if call.is_complete or item.status == "incomplete":
             return
         arguments = item.arguments or ""
         if arguments.strip():
             if not is_object(arguments):
                 return
-            self.grow_call(call.rest(arguments), at, deltas)
+            self.append_arguments(call.rest(arguments), at, deltas)
         elif call.size:
             return
         else:
             arguments = "{}"
-        call.is_whole = True
+        call.is_complete = True
         deltas.append(ToolCall(call.index, call.id, call.name, arguments))

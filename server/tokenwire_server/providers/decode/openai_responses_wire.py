@@ -1,7 +1,7 @@
-"""The events of the OpenAI Responses stream, as far as they are read.
+"""The wire format of the OpenAI Responses stream, as far as it is read.
 
-Source: the types of the official SDK, `openai.types.responses`. Items stay raw until their type is
-known: those not known here may bear the same fields with other types.
+Source: the types of the official SDK, `openai.types.responses`. Items are kept raw until their type is
+known, because items of unknown types may have the same fields with other types.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Event(msgspec.Struct, gc=False):
-    """Of every event, what a token needs; other events are read again by their kind."""
+    """The fields of an event that carries a token. Events of other types are decoded again by type."""
 
     type: str = ""
     delta: str = ""
@@ -40,7 +40,7 @@ class Part(msgspec.Struct, gc=False):
 
 
 class PartEvent(msgspec.Struct, gc=False):
-    """An event that bears a part as it stands: in fields of its own, or in `part`."""
+    """An event with the whole text of a part so far: in its own fields, or in `part`."""
 
     text: str | None = None
     refusal: str | None = None
@@ -95,7 +95,7 @@ class Error(msgspec.Struct, gc=False):
 
 
 class ErrorEvent(Error, gc=False):
-    """OpenAI's API has sent the error's fields in the event, and in an object of it."""
+    """An error event. OpenAI has sent the error's fields both in the event itself and in `error`."""
 
     error: Error | str | None = None
 
@@ -130,7 +130,7 @@ def _reader(kind: type[_T]) -> Callable[[bytes | msgspec.Raw], _T]:
     return lambda data: loads(decoder, bytes(data))
 
 
-# Each raises msgspec.DecodeError, or RecursionError, for what does not fit.
+# Each raises msgspec.DecodeError or RecursionError for invalid data.
 EVENT = msgspec.json.Decoder(Event)
 read_typed = _reader(Typed)
 read_part_event = _reader(PartEvent)

@@ -1,32 +1,32 @@
-"""Server-Sent Events, framed from bytes. https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""Framing of Server-Sent Events. https://html.spec.whatwg.org/multipage/server-sent-events.html
 
-This is the way of every token: bytes stay bytes, and a feed that begins and ends between two events
-is split without a look at its lines. Only what a feed leaves unfinished is kept.
+Every token passes through this module. So bytes are not decoded here, and data that begins and ends between
+two events is split without parsing its lines. Only an unfinished event is kept between two feeds.
 """
 
 from __future__ import annotations
 
 MAX_EVENT_BYTES = 4 * 2**20
 MAX_EVENT_OBJECTS = 64 * 1024
-"""Most opening braces and brackets in one event. An event is decoded in one step: 4 MiB of text take 5 ms,
-4 MiB of empty JSON objects half a second, and this many objects 30 ms, or 60 ms if the event also contains
-half a character. The Responses API repeats the tools of a request in its first two events and the last one:
-512 tools with 65,000 schema nodes have 33,300 opening braces."""
+"""Maximum number of opening braces and brackets in one event. An event is decoded in one step: 4 MiB of text
+take 5 ms, 4 MiB of empty JSON objects half a second, and this many objects 30 ms, or 60 ms if the event also
+contains half a surrogate pair. The Responses API repeats the tools of a request in its first two events and
+the last one: 512 tools with 65,000 schema nodes have 33,300 opening braces."""
 SMALL_EVENT_BYTES = 2 * MAX_EVENT_OBJECTS
-"""Events up to this size are too short for more objects, so theirs are not counted."""
+"""Events up to this size cannot contain more objects, so their objects are not counted."""
 
 _BOM = b"\xef\xbb\xbf"
 
 
 class SSEFramer:
-    """Bytes of a `text/event-stream` in, events out, wherever the network cut them.
+    """Splits a `text/event-stream`, in pieces of any size, into events.
 
-    An event is `(name, data)`: the name is empty where the stream gave none, `data` is what its
-    `data` lines said, joined by line feeds. Comments, `id` and `retry` are dropped, and so is an
-    event without a `data` line. Bytes are not checked to be UTF-8.
+    An event is `(name, data)`. The name is empty if the event has none; `data` is the values of its `data`
+    lines, joined by line feeds. Comments, `id` and `retry` are dropped, and so are events without a `data`
+    line. Bytes are not checked to be UTF-8.
 
-    `max_event_bytes` bounds each line and each event's data, and so what is kept between feeds. At
-    the first longer one, or one with more than `MAX_EVENT_OBJECTS`, `overflowed` is set, and no more
+    `max_event_bytes` bounds each line, the data of each event, and so the memory between feeds. If a line
+    or an event is longer, or an event has more than `MAX_EVENT_OBJECTS`, `overflowed` is set, and no more
     events are returned: the stream is unusable.
     """
 
@@ -54,9 +54,9 @@ class SSEFramer:
         self._name = b""
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
-        """Take the next bytes; return the events they complete, in order."""
+        """Split the next bytes. Return the events that they complete, in order."""
         if self._between_events and data.endswith(b"\n\n") and b"\r" not in data:
-            # One whole event, as it comes when nothing is late.
+            # One whole event: the usual case when each event arrives by itself.
             line = data.find(b"\n") + 1 if data.startswith(b"event: ") else 0
             if (
                 data.startswith(b"data: ", line)
@@ -93,10 +93,10 @@ class SSEFramer:
         return events
 
     def eof(self) -> list[tuple[bytes, bytes]]:
-        """The stream ended: return the event that its last blank line would have completed, if any.
+        """Handle the end of the stream. Return its last event if only the blank line after it is missing.
 
-        The specification drops such an event, as the SDKs do; but servers exist whose last frame
-        lacks its blank line. Its last line may be cut: whoever reads it must be able to tell.
+        The specification and the SDKs drop such an event, but some servers send no blank line after the
+        last event. The event may have been cut off; the caller must be able to detect that.
         """
         if self.overflowed:
             return []
@@ -114,7 +114,7 @@ class SSEFramer:
         return data.removeprefix(_BOM)
 
     def _normalise(self, data: bytes) -> bytes:
-        """Make all line ends line feeds. A carriage return ends its line at once."""
+        """Convert all line ends to line feeds. A carriage return ends its line immediately."""
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -123,7 +123,7 @@ class SSEFramer:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _split(self, data: bytes, events: list[tuple[bytes, bytes]]) -> None:
-        """Split whole events. Nothing is kept between two of them."""
+        """Split complete events, starting between two events."""
         max_bytes = self._small
         for frame in data.split(b"\n\n"):
             if len(frame) <= max_bytes:
@@ -147,7 +147,7 @@ class SSEFramer:
             position = self._read_event(data, position, events)
 
     def _read_event(self, data: bytes, position: int, events: list[tuple[bytes, bytes]]) -> int:
-        """Read lines to the next blank one, or to the end; return the position after it."""
+        """Read lines up to the next blank line or the end. Return the position after it."""
         while (end := data.find(b"\n", position)) >= 0:
             line = data[position:end]
             if self._line:
@@ -174,7 +174,7 @@ class SSEFramer:
         return data.count(b"{") + data.count(b"[") > MAX_EVENT_OBJECTS
 
     def _read_line(self, line: bytes) -> bool:
-        """Take a line that is not blank. False: it is, or makes the event, too long."""
+        """Read a line that is not blank. Return False if the line or the event is too long."""
         if len(line) > self._max:
             return False
         field, _, value = line.partition(b":")

@@ -20,7 +20,7 @@ from tokenwire_server.events import (
     ToolCallStarted,
 )
 from tokenwire_server.providers.decode.anthropic import (
-    MAX_HELD_CHARS,
+    MAX_BUFFERED_CHARS,
     MAX_OPEN_BLOCKS,
     AnthropicDecoder,
 )
@@ -90,7 +90,7 @@ def test_held_arguments_and_signatures_are_bounded():
         decoder = AnthropicDecoder()
         decoder.feed(start(0, "tool_use", id="a", name="f") + start(1, "thinking", thinking=""))
         decoder.feed(start(2, "thinking", thinking="") + start(3, "thinking", thinking=""))
-        for n in range(MAX_HELD_CHARS // 2**20 + 1):
+        for n in range(MAX_BUFFERED_CHARS // 2**20 + 1):
             decoder.feed(piece.replace(b'"index": 1', b'"index": %d' % (1 + n % 3)))
         assert isinstance(decoder.end, UpstreamBroken)
 
@@ -98,7 +98,7 @@ def test_held_arguments_and_signatures_are_bounded():
 def test_names_ids_and_whole_inputs_of_open_calls_count_as_held_text():
     for fields in ({"name": "n" * 2**16}, {"id": "i" * 2**16}, {"input": {"a": "x" * 2**16}}):
         decoder = AnthropicDecoder()
-        for n in range(MAX_HELD_CHARS // 2**16):
+        for n in range(MAX_BUFFERED_CHARS // 2**16):
             decoder.feed(start(n, "tool_use", **{"id": "a", "name": "f"} | fields))
         assert isinstance(decoder.end, UpstreamBroken)
         assert "characters" in str(decoder.end)
@@ -107,7 +107,7 @@ def test_names_ids_and_whole_inputs_of_open_calls_count_as_held_text():
 def test_what_was_held_is_released_when_its_block_ends():
     decoder = AnthropicDecoder()
     arguments = json.dumps({"a": "x" * 2**20})
-    for n in range(2 * MAX_HELD_CHARS // 2**20):
+    for n in range(2 * MAX_BUFFERED_CHARS // 2**20):
         assert len(whole_calls(decoder.feed(call(n, arguments)))) == 1
         decoder.feed(start(n, "thinking", thinking="", signature=arguments) + stop(n))
     assert decoder.end is None

@@ -97,7 +97,7 @@ def test_where_a_text_is_split_into_deltas_never_matters(text, cuts):
     deltas = []
     for start, end in itertools.pairwise(edges):
         if text[start:end]:
-            deltas += joiner.mend([TextDelta(text[start:end], 0)])
+            deltas += joiner.join([TextDelta(text[start:end], 0)])
     deltas += joiner.flush()
 
     assert all(delta.text for delta in deltas)
@@ -107,7 +107,7 @@ def test_where_a_text_is_split_into_deltas_never_matters(text, cuts):
 def test_deltas_without_surrogates_are_handed_on_untouched():
     deltas = [TextDelta("é", 0), ToolCallStarted(1, "a", "b"), ToolCallDelta(1, "{}")]
 
-    assert SurrogateJoiner().mend(deltas) is deltas
+    assert SurrogateJoiner().join(deltas) is deltas
 
 
 def test_halves_of_calls_side_by_side_find_each_other():
@@ -120,7 +120,7 @@ def test_halves_of_calls_side_by_side_find_each_other():
         ToolCall(0, "a", "f", f'"{HIGH}{LOW}"'),
     ]
 
-    assert joiner.mend(deltas) == [
+    assert joiner.join(deltas) == [
         ToolCallDelta(0, '"'),
         ToolCallDelta(1, '"'),
         ToolCallDelta(0, f'{EMOJI}"'),
@@ -133,7 +133,7 @@ def test_halves_of_calls_side_by_side_find_each_other():
 def test_a_half_is_never_joined_with_another_blocks():
     joiner = SurrogateJoiner()
 
-    assert joiner.mend([ReasoningDelta(f"a{HIGH}", 0), TextDelta(f"{LOW}b", 1)]) == [
+    assert joiner.join([ReasoningDelta(f"a{HIGH}", 0), TextDelta(f"{LOW}b", 1)]) == [
         ReasoningDelta("a", 0),
         ReasoningDelta("\ufffd", 0),
         TextDelta("\ufffdb", 1),
@@ -143,17 +143,17 @@ def test_a_half_is_never_joined_with_another_blocks():
 def test_a_half_is_given_up_before_the_signature_or_the_call_that_ends_its_block():
     joiner = SurrogateJoiner()
 
-    assert joiner.mend([ReasoningDelta(HIGH, 0), ReasoningDelta("", 0, "sig")]) == [
+    assert joiner.join([ReasoningDelta(HIGH, 0), ReasoningDelta("", 0, "sig")]) == [
         ReasoningDelta("\ufffd", 0, "sig")
     ]
-    assert joiner.mend([ToolCallDelta(1, HIGH), ToolCall(1, "a", "f", "{}")]) == [
+    assert joiner.join([ToolCallDelta(1, HIGH), ToolCall(1, "a", "f", "{}")]) == [
         ToolCallDelta(1, "\ufffd"),
         ToolCall(1, "a", "f", "{}"),
     ]
 
 
 def test_names_and_ids_never_hold_surrogates():
-    assert SurrogateJoiner().mend(
+    assert SurrogateJoiner().join(
         [ToolCallStarted(0, HIGH, LOW), ToolCall(0, HIGH, LOW, "{}")]
     ) == [
         ToolCallStarted(0, "\ufffd", "\ufffd"),
@@ -168,20 +168,24 @@ def test_the_log_gets_no_broken_json_as_it_may_be_a_piece_of_the_answer():
 
 
 class ScanningJoiner(SurrogateJoiner):
-    """Scans all halves that are held for each delta."""
+    """Scans all waiting halves for each delta."""
 
     __slots__ = ()
 
-    def _end_others(self, delta, mended):
-        for index, held in list(self._held.items()):
-            is_own = index == delta.index
-            if isinstance(delta, ToolCall) if is_own else not isinstance(held, ToolCallDelta):
+    def _end_others(self, delta, joined):
+        for index, half in list(self._halves.items()):
+            is_same_block = index == delta.index
+            if (
+                isinstance(delta, ToolCall)
+                if is_same_block
+                else not isinstance(half, ToolCallDelta)
+            ):
                 self._take(index)
-                mended.append(type(held)(*self._replaced(held)))
+                joined.append(type(half)(*self._replaced(half)))
 
-    def _replaced(self, held):
-        is_call = isinstance(held, ToolCallDelta)
-        return (held.index, "\ufffd") if is_call else ("\ufffd", held.index)
+    def _replaced(self, half):
+        is_call = isinstance(half, ToolCallDelta)
+        return (half.index, "\ufffd") if is_call else ("\ufffd", half.index)
 
 
 pieces = st.sampled_from(["a", HIGH, LOW, f"a{HIGH}", f"{LOW}a", EMOJI])
@@ -200,7 +204,7 @@ any_delta = st.one_of(
 def test_the_halves_that_a_delta_ends_are_found_without_scanning_all(arrivals):
     joiner, scanning = SurrogateJoiner(), ScanningJoiner()
     for deltas in arrivals:
-        assert joiner.mend(deltas) == scanning.mend(deltas)
+        assert joiner.join(deltas) == scanning.join(deltas)
     assert joiner.flush() == scanning.flush()
 
 
@@ -211,7 +215,7 @@ def test_the_work_for_open_halves_grows_in_proportion_to_their_number():
         began = time.process_time()
         for _ in range(2):
             for delta in deltas:
-                joiner.mend([delta])
+                joiner.join([delta])
         return time.process_time() - began
 
     assert took_s(4000) <= 32 * max(

@@ -15,7 +15,7 @@ from tokenwire_server.errors import (
 )
 from tokenwire_server.events import FinishReason, TextDelta, ToolCall, ToolCallStarted
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.decode.blocks import MAX_CALLS, MAX_HELD_CHARS
+from tokenwire_server.providers.decode.blocks import MAX_BUFFERED_CHARS, MAX_CALLS
 from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
 
 DONE = b"data: [DONE]\n\n"
@@ -186,7 +186,7 @@ def test_arguments_without_end_break_the_answer_and_take_no_more_than_their_limi
     fed_chars = 0
     tracemalloc.start()
     try:
-        while decoder.end is None and fed_chars <= 2 * MAX_HELD_CHARS:
+        while decoder.end is None and fed_chars <= 2 * MAX_BUFFERED_CHARS:
             decoder.feed(piece)
             fed_chars += 2**16
         _, peak_bytes = tracemalloc.get_traced_memory()
@@ -194,8 +194,8 @@ def test_arguments_without_end_break_the_answer_and_take_no_more_than_their_limi
         tracemalloc.stop()
 
     assert isinstance(decoder.end, UpstreamBroken)
-    assert fed_chars <= MAX_HELD_CHARS + 2**16
-    assert peak_bytes < 2 * MAX_HELD_CHARS
+    assert fed_chars <= MAX_BUFFERED_CHARS + 2**16
+    assert peak_bytes < 2 * MAX_BUFFERED_CHARS
 
 
 @pytest.mark.parametrize(
@@ -204,12 +204,12 @@ def test_arguments_without_end_break_the_answer_and_take_no_more_than_their_limi
 def test_names_and_ids_of_calls_count_as_held_text(fields):
     decoder = OpenAIChatDecoder()
     held_chars = 0
-    while decoder.end is None and held_chars <= 2 * MAX_HELD_CHARS:
+    while decoder.end is None and held_chars <= 2 * MAX_BUFFERED_CHARS:
         decoder.feed(call(held_chars, **fields))
         held_chars += 2**16
 
     assert isinstance(decoder.end, UpstreamBroken)
-    assert held_chars <= MAX_HELD_CHARS + 2**16
+    assert held_chars <= MAX_BUFFERED_CHARS + 2**16
 
 
 def test_the_names_of_the_model_and_the_answer_are_cut():

@@ -29,7 +29,7 @@ from tokenwire_server.events import (
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
 from tokenwire_server.providers.decode.openai_responses_items import (
-    MAX_HELD_CHARS,
+    MAX_BUFFERED_CHARS,
     MAX_PARTS,
     sign,
     unsign,
@@ -236,7 +236,7 @@ def test_whole_calls_may_follow_each_other_in_one_place():
 @pytest.mark.parametrize("field", ["name", "call_id"])
 def test_names_and_ids_of_calls_count_as_held_text(field):
     decoder = OpenAIResponsesDecoder()
-    for n in range(MAX_HELD_CHARS // 2**16):
+    for n in range(MAX_BUFFERED_CHARS // 2**16):
         assert decoder.end is None
         item = call(**{field: "x" * 2**16})
         decoder.feed(frame("response.output_item.added", item=item, output_index=n))
