@@ -1,11 +1,11 @@
-"""A provider that says what it is told: three wire formats over real HTTP, with scripted pace and
-faults. It powers the demo and the tests, and imports nothing else of the server.
+"""A simulated provider: three wire formats over real HTTP, with scripted pace and faults. The demo and the
+tests use it. It imports nothing else of the server.
 
     async with Simulator() as simulator:
         client = AsyncOpenAI(base_url=simulator.url + "/v1", api_key="any")
         await client.chat.completions.create(model="sim?tokens=200&itl_ms=20", ...)
 
-`scenario` says what can be scripted; `chat_completions`, `responses` and `messages` are the formats.
+`scenario` documents what can be scripted. The formats are `chat_completions`, `responses` and `messages`.
 """
 
 from .demo import DEMO

@@ -1,4 +1,4 @@
-"""What a scenario says to a request: an `Answer`, free of any wire format."""
+"""The answer to a request: a scenario applied to it, independent of the wire format."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .words import (
 )
 
 SIGNATURE = "c2ltdWxhdGVkIHNpZ25hdHVyZQ=="
-"""What stands for a provider's opaque proof of its reasoning."""
+"""Stands for a provider's opaque signature of its reasoning."""
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A call, and its arguments as they are cut for the stream."""
+    """A tool call, with its arguments split for the stream."""
 
     id: str
     name: str
@@ -34,7 +34,7 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """`input_tokens` includes both cache figures, `output_tokens` includes reasoning."""
+    """Token counts. `input_tokens` includes both cache figures, `output_tokens` includes reasoning."""
 
     input_tokens: int
     output_tokens: int
@@ -44,7 +44,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One answer. Empty lists are blocks that do not stand in it."""
+    """One answer. A block without content is an empty list."""
 
     id: str
     created: int
@@ -63,12 +63,12 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def is_cut(self) -> bool:
-        """Whether the answer ended before the model was done."""
+        """Whether the answer ended before the model completed it."""
         return self.stop_reason in ("length", "content_filter")
 
     @property
     def token_count(self) -> int:
-        """Deltas of the answer; of an endless one, of its first round."""
+        """Number of deltas of the answer; of an endless answer, in its first round."""
         calls = sum(len(call.fragments) for call in self.tool_calls)
         return len(self.reasoning) + len(self.text) + len(self.refusal) + calls
 
@@ -76,7 +76,7 @@ class Answer(msgspec.Struct, frozen=True):
         return self._escaped(self.reasoning)
 
     def escaped_text(self) -> Iterator[bytes]:
-        """The tokens as insides of JSON strings; without end for an endless answer."""
+        """Return the tokens as insides of JSON strings; without end for an endless answer."""
         if not self.is_endless:
             return self._escaped(self.text)
         again = [*self.text[1:], " " + self.text[0]]
@@ -84,7 +84,7 @@ class Answer(msgspec.Struct, frozen=True):
         return itertools.chain(first, itertools.cycle(list(self._escaped(again))))
 
     def interleaved_fragments(self) -> Iterator[tuple[int, str]]:
-        """Fragments of all calls in turn, each with the ordinal of its call."""
+        """Yield the fragments of all calls alternately, each with the ordinal of its call."""
         rounds = itertools.zip_longest(*(call.fragments for call in self.tool_calls))
         for fragments_of_round in rounds:
             for ordinal, fragment in enumerate(fragments_of_round):
@@ -104,10 +104,10 @@ def compose(
     stop_sequence: str | None,
     input_bytes: int,
 ) -> Answer:
-    """Turn a scenario into the answer to one request. Raises ScenarioError.
+    """Apply a scenario to one request. Raises ScenarioError.
 
-    The request's limit of output tokens cuts reasoning, then text, as a provider does; arguments
-    of tools are left whole.
+    The request's limit of output tokens cuts reasoning, then text, as a provider does. Arguments of tools are
+    not cut.
     """
     is_endless = scenario.repeat == "forever"
     reasoning = split_words(scenario.reasoning_text) or generated_reasoning(scenario.reasoning)
@@ -146,7 +146,7 @@ def compose(
 
 
 def input_tokens(scenario: Scenario, input_bytes: int) -> int:
-    """What a request's usage says of its input, and what a count of it answers."""
+    """Return the input tokens of a request, for its usage and for a count."""
     if scenario.input_tokens is not None:
         return scenario.input_tokens
     return max(1, input_bytes // 4) + scenario.cache_read_tokens + scenario.cache_write_tokens

@@ -1,4 +1,4 @@
-"""One request to a provider, from its scenario to the way it is answered."""
+"""One request to a provider: from its scenario to its answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STATUS_MESSAGES = {
 def choose_scenario(
     headers: Mapping[str, str], asked: ProviderRequest, default: Scenario | None
 ) -> Scenario:
-    """The scenario of a request: see `scenario`. Raises ScenarioError."""
+    """Return the scenario of a request, see `scenario`. Raises ScenarioError."""
     if "x-simulator" in headers:
         return scenario_of_header(headers["x-simulator"])
     name, question_mark, query = asked.model.partition("?")
@@ -43,9 +43,7 @@ def choose_scenario(
 
 
 class Call:
-    """One request to a provider, written down in the journal. Call `refuse`, `answer` or `count`,
-    once.
-    """
+    """One request to a provider, recorded in the journal. Call `refuse`, `answer` or `count`, once."""
 
     def __init__(
         self,
@@ -72,12 +70,12 @@ class Call:
         )
 
     def refuse(self, error: BadRequest | ScenarioError) -> None:
-        """Answer in the provider's words that the request is wrong."""
+        """Answer that the request is invalid, in the provider's format."""
         param = error.param if isinstance(error, BadRequest) else None
         self._whole(400, self._format.error(400, str(error), param=param))
 
     def answer(self, asked: ProviderRequest, scenario: Scenario, pacer: Pacer) -> None:
-        """Answer as the scenario says."""
+        """Answer as the scenario specifies."""
         scenario = self._of_this_attempt(scenario)
         if self._fails(scenario):
             return
@@ -104,7 +102,7 @@ class Call:
     def count(
         self, counting_format: CountingFormat, asked: ProviderRequest, scenario: Scenario
     ) -> None:
-        """Answer how many input tokens the scenario's usage would tell."""
+        """Answer with the number of input tokens in the scenario's usage."""
         scenario = self._of_this_attempt(scenario)
         if not self._fails(scenario):
             self._whole(200, counting_format.counted(input_tokens(scenario, asked.input_bytes)))
@@ -115,7 +113,7 @@ class Call:
         return scenario
 
     def _fails(self, scenario: Scenario) -> bool:
-        """Have the faults that come before an answer, if the scenario has one."""
+        """Apply a fault of the scenario that precedes the answer. Return whether there is one."""
         status = scenario.status
         key = scenario.api_key
         if key and self._format.api_key(self._request.headers) != key:
@@ -163,7 +161,7 @@ class Call:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The body of a request. Raises BadRequest."""
+    """Decode the body of a request. Raises BadRequest."""
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

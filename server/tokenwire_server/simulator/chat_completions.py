@@ -10,9 +10,9 @@ https://api-docs.deepseek.com/guides/reasoning_model
     data: {..., "choices": [], "usage": {...}}        only with stream_options.include_usage
     data: [DONE]
 
-Every chunk bears the same id, time and model. Events have no name. Reasoning is an addition of
-compatible servers; OpenAI's own only counts it. With `stream_options.continuous_usage_stats` (vLLM)
-every chunk bears the usage so far.
+All chunks of an answer have the same id, time and model. Events have no name. Reasoning is an addition of
+compatible servers; OpenAI only counts it. With `stream_options.continuous_usage_stats` (vLLM) every chunk has
+the usage so far.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STOP_REASONS: Mapping[str, str] = {
     "length": "length",
     "tool_calls": "tool_calls",
     "content_filter": "content_filter",
-    "refusal": "stop",  # told apart by `refusal` in place of `content`
+    "refusal": "stop",  # identified by `refusal` in place of `content`
 }
 
 INPUT_FIELDS = frozenset({"messages", "tools", "tool_choice", "response_format"})
@@ -60,7 +60,7 @@ _ERROR_TYPES = {
 
 
 def api_key(headers: Mapping[str, str]) -> str:
-    """OpenAI's key is a bearer token."""
+    """Return the key of a request, which OpenAI sends as a bearer token."""
     return headers.get("authorization", "").removeprefix("Bearer ")
 
 
@@ -145,7 +145,7 @@ def stream(answer: Answer, request: ProviderRequest) -> ChatCompletionStream:
 
 
 class ChatCompletionStream:
-    """One answer in chunks."""
+    """The chunks of one answer."""
 
     def __init__(self, answer: Answer, request: ProviderRequest) -> None:
         options = request.body.get("stream_options") or {}
@@ -189,7 +189,7 @@ class ChatCompletionStream:
         return b": ping\n\n"
 
     def unknown(self) -> bytes:
-        # An empty `choices` in mid-stream is Azure's way to tell of its content filter.
+        # Azure sends an empty `choices` in mid-stream to report its content filter.
         return data_event(
             self._envelope() | {"choices": [], "prompt_filter_results": []}
         ) + data_event(self._chunk({"simulated_field": {"nested": [1, 2]}}))

@@ -1,10 +1,10 @@
 """HTTP/1.1 for the simulator: one `asyncio.Protocol` per socket, no task.
 
-Source: RFC 9112. Connections persist, and bodies of unknown length are chunked. Request bodies need
-a `content-length`; others get 411. One request is answered at a time: what a client pipelines waits.
-A client that closes its sending half counts as gone.
+Source: RFC 9112. Connections persist, and bodies of unknown length are chunked. Request bodies need a
+`content-length`; others get 411. Requests are answered one at a time; pipelined requests wait. A client that
+closes its sending half counts as disconnected.
 
-It exists because of its cost: an answer's token takes one `write` and nothing else.
+The reason for this implementation is its speed: a token of an answer takes one `write`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ import msgspec
 MAX_HEAD_BYTES = 64 * 2**10
 MAX_BODY_BYTES = 64 * 2**20
 MAX_PIPELINED_BYTES = 64 * 2**10
-"""What a client may send while it is being answered; past it the connection is closed."""
+"""Maximum number of bytes that a client may send while a request is answered. Beyond it, the connection is
+closed."""
 IDLE_S = 75.0
-"""A request must be there, whole, so long after the connection or the last answer."""
+"""Time limit for receiving a whole request, from the connection or the end of the last answer."""
 WRITE_BUFFER_BYTES = 64 * 2**10
-"""Past it `is_paused` tells the writer to wait."""
+"""Size of the write buffer beyond which `is_paused` is set."""
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
-    """A whole request. Names of headers are in lower case."""
+    """A complete request. Header names are in lower case."""
 
     method: str
     path: str
@@ -39,19 +40,20 @@ class HttpRequest(msgspec.Struct, frozen=True):
 
 
 class Listener(Protocol):
-    """Who answers a request."""
+    """Code that answers a request."""
 
     def resumed(self) -> None:
-        """The client reads again: `is_paused` has become False."""
+        """Handle that the client reads again: `is_paused` has become False."""
         ...
 
     def peer_left(self) -> None:
-        """The client is gone. Nothing can be written any more."""
+        """Handle that the client has disconnected. Nothing can be written after this."""
         ...
 
 
 Handler = Callable[[HttpRequest, "Connection"], None]
-"""Answers a request, at once or later: `send`, or `begin`, `write`..., `end`, or `break_off`."""
+"""Function that answers a request, now or later: with `send`, or with `begin`, `write`..., and `end` or
+`break_off`."""
 
 
 class _Refused(Exception):
@@ -61,7 +63,7 @@ class _Refused(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One socket. `connections` holds it while it is open."""
+    """One socket. It is in `connections` while it is open."""
 
     def __init__(self, handler: Handler, connections: set[Connection]) -> None:
         self._handler = handler
@@ -85,7 +87,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._connections.discard(self)
         self._stop_idling()
-        self._is_answering = True  # for what is still buffered
+        self._is_answering = True  # so that buffered requests are ignored
         self._leave()
 
     def eof_received(self) -> None:
@@ -108,7 +110,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Answer whole."""
+        """Send a complete answer."""
         fields = {"content-length": str(len(body)), **headers}
         self._transport.write(self._head_bytes(status, fields) + body)
         self._answered()
@@ -119,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._head_bytes(status, fields))
 
     def write(self, data: bytes) -> None:
-        """Write a piece of the body, not empty. Never waits: obey `is_paused`."""
+        """Write a piece of the body, not empty. Never waits: the caller must check `is_paused`."""
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def end(self) -> None:
@@ -128,7 +130,7 @@ class Connection(asyncio.Protocol):
         self._answered()
 
     def break_off(self, *, rst: bool) -> None:
-        """Close the socket after what was written, in the middle of the body: FIN, or RST."""
+        """Close the socket in the middle of the body, after all that was written: with FIN or RST."""
         self.listener = None
         if rst:
             linger = struct.pack("ii", 1, 0)
@@ -137,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def abort(self) -> None:
-        """Close the socket at once."""
+        """Close the socket immediately."""
         self._transport.abort()
 
     def _leave(self) -> None:
@@ -161,7 +163,7 @@ class Connection(asyncio.Protocol):
             self._idle = None
 
     def _advance(self) -> None:
-        """Take a request from what was received, if it is there whole, and have it answered."""
+        """Read a request from the received bytes and answer it, if it is complete."""
         if self._is_answering:
             return
         try:
@@ -205,7 +207,9 @@ class Connection(asyncio.Protocol):
         method, _, rest = line.partition(" ")
         target, _, version = rest.partition(" ")
         if version != "HTTP/1.1":
-            raise _Refused(505 if version.startswith("HTTP/") else 400, "HTTP/1.1 is spoken here")
+            raise _Refused(
+                505 if version.startswith("HTTP/") else 400, "only HTTP/1.1 is supported"
+            )
         headers: dict[str, str] = {}
         for field in fields:
             name, colon, value = field.partition(":")

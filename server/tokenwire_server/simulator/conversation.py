@@ -30,17 +30,17 @@ class ConversationReader:
         self._names: dict[str, str] = {}
 
     def question(self, content: object) -> None:
-        """Take a message of the user. Earlier tool results belong to an earlier question."""
+        """Add a message of the user. Earlier tool results belong to an earlier question."""
         self._question = text_of(content)
         self._results.clear()
 
     def call(self, call_id: object, name: object) -> None:
-        """Take a tool call of the model, so that its result can be named."""
+        """Add a tool call of the model, so that its result gets the tool's name."""
         if isinstance(call_id, str) and isinstance(name, str):
             self._names[call_id] = name
 
     def result(self, call_id: object, content: object, *, is_error: bool = False) -> None:
-        """Take the result of a tool call."""
+        """Add the result of a tool call."""
         name = self._names.get(call_id, "the tool") if isinstance(call_id, str) else "the tool"
         text = text_of(content)
         self._results.append(ToolResult(name, f"Error: {text}" if is_error else text))
@@ -50,9 +50,9 @@ class ConversationReader:
 
 
 def tool_choice(value: object, *, required: str = "required") -> ToolChoice:
-    """Read `tool_choice`: a word, or an object with a `type` that is that word or names a function.
+    """Read `tool_choice`: a mode, or an object whose `type` is that mode or which names a function.
 
-    `required` is the format's word for "call at least one tool". Anything unknown is "auto".
+    `required` is the format's mode for "call at least one tool". Unknown values are "auto".
     """
     word = value
     if isinstance(value, Mapping):
@@ -67,5 +67,5 @@ def tool_choice(value: object, *, required: str = "required") -> ToolChoice:
 
 
 def objects_in(value: object) -> list[dict[str, Any]]:
-    """Return the objects in a list; nothing for anything else."""
+    """Return the objects in a list, or nothing if the value is not a list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

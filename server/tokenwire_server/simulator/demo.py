@@ -1,8 +1,8 @@
-"""The model `demo`: what a person sees who tries Tokenwire without a key.
+"""The model `demo`, for trying Tokenwire without a key.
 
 It pauses like a real model, then explains Tokenwire. When the request offers tools and the user's last
 message names some of them ("use get_weather for Berlin", or just "the weather"), it calls those tools
-instead, with arguments made up from their schemas. When tool results follow the user's last message, it
+instead, with example arguments for their schemas. When tool results follow the user's last message, it
 answers with these results, so that a tool loop ends after two rounds.
 """
 
@@ -18,14 +18,14 @@ from .scenario import Scenario, ScriptedCall
 from .wire import ProviderRequest, ToolResult, ToolSpec
 
 MAX_RESULTS = 8
-"""Tool results that an answer quotes."""
+"""Maximum number of tool results that an answer quotes."""
 MAX_RESULT_CHARACTERS = 300
-"""Characters that an answer quotes of one result."""
+"""Maximum number of characters that an answer quotes of one result."""
 MAX_QUESTION_CHARACTERS = 2_000
-"""Characters at the end of a question that are searched for names of tools: many tools and megabytes of
-text would block the event loop for seconds."""
+"""Characters at the end of a question that are searched for names of tools. With many tools, a search in
+megabytes of text would block the event loop for seconds."""
 MIN_LAST_WORD = 4
-"""Fewest letters of a last word that names a tool, such as "weather" of "get_weather"."""
+"""Minimum length of a last word that names a tool, such as "weather" of "get_weather"."""
 
 REASONING = "The user wants to know what this is. A short, concrete explanation will do."
 RESULT_REASONING = "The tool has returned what the user asked for."
@@ -71,7 +71,7 @@ def _tools_to_call(request: ProviderRequest) -> Sequence[ToolSpec]:
 
 
 def _named_in(question: str, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
-    """Return the tools whose full name is in the text; if none is, the first one whose last word is."""
+    """Return the tools whose full name is in the text, otherwise the first tool whose last word is."""
     in_full = [
         tool
         for tool in tools
@@ -108,7 +108,7 @@ def _shortened(text: str) -> str:
 
 
 def _example(schema: Any, depth: int = 0) -> Any:
-    """A value that fits the plain parts of a JSON schema: types, enums, required properties."""
+    """Return a value for the simple parts of a JSON schema: types, enums, required properties."""
     if not isinstance(schema, dict) or depth > 8:
         return {}
     if isinstance(schema.get("enum"), list) and schema["enum"]:

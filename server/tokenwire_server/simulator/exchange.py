@@ -1,4 +1,4 @@
-"""One request being answered: who holds the connection, the journal's entry and the timers."""
+"""The answering of one request: its connection, journal entry and timers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JSON = {"content-type": "application/json"}
 
 
 class Exchange:
-    """Base of all answers. Alone, it is a provider that never answers."""
+    """Base class of all answers. By itself, a provider that never answers."""
 
     def __init__(self, connection: Connection, journal: Journal, entry: Entry) -> None:
         self._connection = connection
@@ -37,7 +37,7 @@ class Exchange:
 
 
 class WholeAnswer(Exchange):
-    """An answer that comes in one piece, after a delay."""
+    """An answer that is sent in one piece, after a delay."""
 
     def __init__(self, connection: Connection, journal: Journal, entry: Entry) -> None:
         super().__init__(connection, journal, entry)
@@ -52,7 +52,7 @@ class WholeAnswer(Exchange):
         delay_s: float = 0,
         token_count: int = 0,
     ) -> None:
-        """Answer `payload` as JSON after `delay_s`."""
+        """Answer with `payload` as JSON after `delay_s`."""
         self._answer = (status, {**JSON, **headers}, msgspec.json.encode(payload))
         self._token_count = token_count
         if delay_s:

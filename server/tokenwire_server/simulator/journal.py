@@ -1,6 +1,6 @@
-"""What happened to each request: the simulator's books, which tests judge a client by.
+"""The journal of the simulator: what happened to each request. Tests check a client's behaviour with it.
 
-Instants are `time.monotonic()`, which on one machine compares between processes.
+Times are `time.monotonic()`, which is the same for all processes of a machine.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Mapping
 import msgspec
 
 MAX_ENTRIES = 20_000
-"""Requests remembered; past it the oldest go."""
+"""Maximum number of requests in the journal. Beyond it, the oldest are removed."""
 MAX_BODY_BYTES = 2**20
-"""A larger body is not kept."""
+"""Maximum size of a body that is kept."""
 MAX_KEPT_BYTES = 64 * 2**20
-"""Bodies and headers kept of all requests; past it the oldest go, their entries stay."""
+"""Maximum size of all bodies and headers that are kept. Beyond it, the oldest are removed; their entries
+stay."""
 
 
 class Entry(msgspec.Struct, eq=False):
@@ -26,18 +27,18 @@ class Entry(msgspec.Struct, eq=False):
     path: str
     model: str
     attempt: int
-    """How many requests of this key there were, this one included."""
+    """Number of requests with this key, including this one."""
     opened_at: float
-    """When the request was there, whole."""
+    """When the request was complete."""
     headers: dict[str, str] | None
-    """As received, names in lower case. None: no longer kept."""
+    """Headers as received, with names in lower case. None if they are no longer kept."""
     body: bytes | None
-    """As received. None: no longer kept, or too large."""
+    """Body as received. None if it is too large or no longer kept."""
     closed_at: float | None = None
-    """When the answer was handed to the socket whole, was broken off, or the client was seen to
-    leave."""
+    """When the complete answer was passed to the socket, the answer was broken off, or the client
+    disconnected."""
     aborted: bool = False
-    """The client left before the end."""
+    """Whether the client disconnected before the end."""
     tokens_sent: int = 0
 
 
@@ -45,12 +46,12 @@ class Stats(msgspec.Struct, frozen=True):
     """Counters since the start, and what is open now."""
 
     connections_open: int
-    """Sockets, idle ones and the asking one included."""
+    """Number of sockets, including idle ones and the one of this request."""
     connections_total: int
     requests_open: int
-    """Answers of a provider under way. The simulator's own endpoints do not count."""
+    """Number of answers in progress. The simulator's own endpoints do not count."""
     requests_open_peak: int
-    """The most that ever were at once."""
+    """Maximum of `requests_open` since the start."""
     requests_total: int
     requests_aborted: int
     tokens_sent: int
@@ -58,7 +59,7 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """The last `MAX_ENTRIES` requests, and counters of all."""
+    """The last `MAX_ENTRIES` requests, and counters of all requests."""
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque()
@@ -75,7 +76,7 @@ class Journal:
     def open(
         self, *, key: str, path: str, model: str, headers: Mapping[str, str], body: bytes
     ) -> Entry:
-        """Write down a request that has arrived."""
+        """Record a request that has arrived."""
         before = self._by_key.get(key)
         entry = Entry(
             key=key,
@@ -99,7 +100,7 @@ class Journal:
         return entry
 
     def close(self, entry: Entry, *, aborted: bool) -> None:
-        """Write down its end. Only the first end counts."""
+        """Record the end of a request. Only the first end counts."""
         if entry.closed_at is not None:
             return
         entry.closed_at = self._last_closed_at = time.monotonic()
@@ -109,7 +110,7 @@ class Journal:
         self._tokens_sent += entry.tokens_sent
 
     def find(self, key: str) -> Entry | None:
-        """The latest request of that key."""
+        """Return the latest request with this key."""
         return self._by_key.get(key)
 
     def stats(self, *, connections_open: int, connections_total: int) -> Stats:

@@ -6,15 +6,15 @@ https://platform.claude.com/docs/en/build-with-claude/streaming and
 https://platform.claude.com/docs/en/api/errors
 
     event: message_start        the message, empty; its output_tokens is a placeholder
-    event: content_block_start  one block after the other, never side by side
+    event: content_block_start  one block after the other, never interleaved
     event: content_block_delta  text_delta, thinking_delta, signature_delta (once, last of its
                                 block) or input_json_delta
     event: content_block_stop
     event: message_delta        stop_reason, and the final usage
     event: message_stop
 
-`ping` may come anywhere. An error in mid-stream is `event: error`, under HTTP 200. `input_tokens`
-does not include what was read from or written to the cache; a count, which knows of no cache, does.
+`ping` may occur anywhere. An error after the start is `event: error`, under HTTP 200. `input_tokens` excludes
+tokens read from or written to the cache. A count includes them, because the counting endpoint has no cache.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ _ERROR_TYPES = {
 
 
 def api_key(headers: Mapping[str, str]) -> str:
-    """Anthropic's key has a header of its own; its SDK, from 2.0 on, sends a bearer token."""
+    """Return the key of a request: from Anthropic's own header, or the bearer token that its SDK sends from
+    2.0 on.
+    """
     return headers.get("x-api-key") or chat_completions.api_key(headers)
 
 
@@ -162,7 +164,9 @@ def _conversation(messages: list[dict[str, Any]]) -> Conversation:
 
 
 def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
-    """Raises ScenarioError when a tool's arguments are broken: a whole message cannot say that."""
+    """Return a whole message. Raises ScenarioError if a tool's arguments are invalid: a message cannot
+    contain them.
+    """
     content: list[dict[str, Any]] = []
     if answer.reasoning:
         thinking = "".join(answer.reasoning)
@@ -175,7 +179,7 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
             msgspec.json.decode(call.arguments, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise ScenarioError("scenario: broken `arguments` need a streamed answer") from None
-        # Raw, for decoding would change large numbers.
+        # Raw, because decoding would change large numbers.
         arguments = msgspec.Raw(call.arguments.encode())
         content.append(
             {"type": "tool_use", "id": _tool_id(call.id), "name": call.name, "input": arguments}
@@ -188,14 +192,14 @@ def stream(answer: Answer, request: ProviderRequest) -> MessageStream:
 
 
 class MessageStream:
-    """One answer in events."""
+    """The events of one answer."""
 
     def __init__(self, answer: Answer, request: ProviderRequest) -> None:
         self._answer = answer
         self._request = request
         self._index = 0
         self._pending = b""
-        """Events that go out with the next token, or with the end."""
+        """Events that are sent with the next token, or with the end."""
 
     def opening(self) -> bytes:
         message = _message(self._answer, self._request)

@@ -1,4 +1,4 @@
-"""A streamed answer: paced, noisy and broken as its scenario says."""
+"""A streamed answer with the pace, noise and faults of its scenario."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .scenario import Scenario
 from .wire import AnswerStream
 
 BATCH_TOKENS = 256
-"""Most tokens in one write: 30 to 70 KiB, by format."""
+"""Maximum number of tokens in one write: 30 to 70 KiB, depending on the format."""
 
 _PIECE = b"x" * 2**15
 _GARBAGE = {
@@ -26,10 +26,10 @@ _GARBAGE = {
 
 
 class Playback(Exchange):
-    """Plays one `AnswerStream` on a connection.
+    """Sends one `AnswerStream` on a connection.
 
-    Unpaced, tokens go out in batches, one in each turn of the loop and none while the client does
-    not read. Paced, each goes out at its time; what is late goes out together.
+    Without a pace, tokens are sent in batches, one per iteration of the event loop, while the client reads.
+    With a pace, each token is sent at its time, and late tokens are sent together.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class Playback(Exchange):
         self._jitter_s = scenario.jitter_ms / 1000
         self._random = random.Random(scenario.seed)
         self._index = 0
-        self._go_on: Callable[[], None] | None = None
-        """What to do when the client reads again."""
+        self._resume: Callable[[], None] | None = None
+        """Function to call when the client reads again."""
         self._is_split = scenario.split > 0
         self._counts_items = not self._is_split and not scenario.huge_line
         self._batch = 1 if self._is_split else BATCH_TOKENS
         self._items = self._pieces() if self._is_split else self._tokens()
 
     def start(self, headers: Mapping[str, str]) -> None:
-        """Send the head, and what stands before the first token."""
+        """Send the head, and the events before the first token."""
         fields = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
         self._connection.begin(200, {**fields, **headers})
         scenario = self._scenario
@@ -75,9 +75,9 @@ class Playback(Exchange):
             self._run()
 
     def resumed(self) -> None:
-        go_on, self._go_on = self._go_on, None
-        if go_on is not None:
-            go_on()
+        resume, self._resume = self._resume, None
+        if resume is not None:
+            resume()
 
     def act(self, now: float) -> float | None:
         """Write what is due. See Paced."""
@@ -93,12 +93,12 @@ class Playback(Exchange):
             data, due = self._with_late(data, due, now)
         self._connection.write(data)
         if self._connection.is_paused:
-            self._go_on = self._pace
+            self._resume = self._pace
             return None
         return due
 
     def _with_late(self, data: bytes, due: float, now: float) -> tuple[bytes, float]:
-        """Join what is due besides `data`; return it and when to act again."""
+        """Join `data` and all other items that are due. Return the result and the time of the next write."""
         late = [data]
         while due <= now and len(late) < self._batch:
             following = next(self._items, None)
@@ -109,7 +109,7 @@ class Playback(Exchange):
             due = self._due(self._index)
         if self._counts_items:
             self._entry.tokens_sent += len(late) - 1
-        # What cannot keep up with its own pace lets others go first.
+        # A playback that cannot keep its pace lets others run first.
         return b"".join(late), max(due, now + GRAIN_S)
 
     def _run(self) -> None:
@@ -131,7 +131,7 @@ class Playback(Exchange):
         if len(items) < self._batch:
             self._finish()
         elif self._connection.is_paused:
-            self._go_on = self._burst
+            self._resume = self._burst
         else:
             self._timer = self._loop.call_soon(self._burst)
 
@@ -144,7 +144,7 @@ class Playback(Exchange):
     def _close(self, *, aborted: bool) -> None:
         if self._ticket is not None:
             self._ticket.cancel()
-        self._go_on = None
+        self._resume = None
         super()._close(aborted=aborted)
 
     def _finish(self) -> None:
@@ -177,7 +177,7 @@ class Playback(Exchange):
         return data.replace(b"\n", b"\r\n") if self._scenario.crlf else data
 
     def _tokens(self) -> Iterator[bytes]:
-        """The items between opening and ending, each a token with what goes before or after it."""
+        """Return the items between opening and ending: each is a token, with the noise around it."""
         scenario = self._scenario
         if scenario.huge_line:
             return _huge_line(scenario.huge_line)
@@ -202,7 +202,7 @@ class Playback(Exchange):
             yield data
 
     def _pieces(self) -> Iterator[bytes]:
-        """The whole body in pieces of `split` bytes, the last one shorter."""
+        """Yield the whole body in pieces of `split` bytes; the last one may be shorter."""
         size = self._scenario.split
         rest = self._opening()
         for token in self._tokens():

@@ -13,8 +13,8 @@ https://platform.openai.com/docs/api-reference/responses/input-tokens
     response.output_item.done
     response.completed | response.incomplete | response.failed
 
-Every event bears a `sequence_number` from 0. There is no `[DONE]`: the last event is the end. Items
-may run side by side, told apart by `output_index`.
+Every event has a `sequence_number` from 0. There is no `[DONE]`; the last event is the end. Items may be
+interleaved; `output_index` identifies the item.
 """
 
 from __future__ import annotations
@@ -135,14 +135,14 @@ def stream(answer: Answer, request: ProviderRequest) -> ResponseStream:
 
 
 class ResponseStream:
-    """One answer in events."""
+    """The events of one answer."""
 
     def __init__(self, answer: Answer, request: ProviderRequest) -> None:
         self._answer = answer
         self._request = request
         self._sequence = 0
         self._pending = b""
-        """Events that go out with the next token, or with the end."""
+        """Events that are sent with the next token, or with the end."""
         suffix = answer.id.removeprefix(ID_PREFIX)
         has_message = bool(answer.text or answer.refusal)
         self._reasoning_id = f"rs_{suffix}"
@@ -182,7 +182,7 @@ class ResponseStream:
         return self._event("response.failed", response=response)
 
     def finished_items(self) -> list[dict[str, Any]]:
-        """The items of the output, whole."""
+        """Return the complete items of the output."""
         answer = self._answer
         items = []
         if answer.reasoning:
@@ -334,7 +334,7 @@ def _finished(
 
 
 def _response(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
-    """The response before its first item. What the request leaves open bears its default."""
+    """Return the response before its first item. Fields that the request does not set have their defaults."""
     body = request.body
     echoed: dict[str, Any] = {
         "background": False,

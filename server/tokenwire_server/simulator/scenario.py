@@ -1,16 +1,16 @@
-"""What the simulator answers, and how: one `Scenario` per request.
+"""The script of an answer: one `Scenario` per request.
 
-A scenario is chosen, first match wins, by
+A scenario is chosen by the first of these that exists:
 
 1. the header `x-simulator`, a JSON object of the fields below;
 2. the request's model: `demo`, or `sim?key=value&...` with the fields below (percent-encoded as in
-   any query string), so that a model's name alone scripts an answer:
-   `sim?tokens=200&itl_ms=20&reasoning=30&tools=2`;
+    any query string), so that the name of a model scripts an answer:
+    `sim?tokens=200&itl_ms=20&reasoning=30&tools=2`;
 3. the simulator's default.
 
 Unknown fields and values out of range are refused with the provider's own 400.
 
-A request to count input tokens has the faults that come before an answer, and is answered at once.
+A request to count input tokens has the faults that precede an answer, and is answered without a delay.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEFAULT_REFUSAL = "I can't help with that."
 
 
 class ScenarioError(ValueError):
-    """The scenario is not one. The message names the field."""
+    """The scenario is invalid. The message names the field."""
 
 
 class ScriptedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,86 +40,87 @@ class ScriptedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     arguments: str
-    """JSON text, or broken on purpose."""
+    """JSON text, or deliberately invalid text."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One scripted answer. `N tokens` below counts deltas of any kind: reasoning, text, arguments.
 
     At most one of the faults that end an answer (`drop_after`, `stall_after`, `error_event_after`,
-    `missing_end`, `huge_line`) can be set. A fault after N tokens comes after the last token when
-    the answer has fewer, and always instead of the end marker.
+    `missing_end`, `huge_line`) can be set. A fault after N tokens occurs after the last token if the answer
+    has fewer, and always instead of the end marker.
     """
 
-    # What is said.
+    # Content.
     text: str = ""
     """The answer, split into words. Empty: generated, see `tokens`."""
     tokens: Count = 50
-    """Length of a generated answer: `generated_text(tokens)`."""
+    """Length of a generated answer, `generated_text(tokens)`."""
     reasoning: Count = 0
-    """Length of generated reasoning before the answer: `generated_reasoning(reasoning)`."""
+    """Length of generated reasoning before the answer, `generated_reasoning(reasoning)`."""
     reasoning_text: str = ""
-    """The reasoning, split into words, instead of generated one."""
+    """The reasoning, split into words. Empty: generated, see `reasoning`."""
     reasoning_field: Literal["reasoning_content", "reasoning"] = "reasoning_content"
-    """Chat Completions: under which name the compatible server writes reasoning."""
+    """Chat Completions: the name of the field for reasoning, which differs between compatible servers."""
     tools: Annotated[int, Meta(ge=0, le=64)] = 0
-    """Parallel tool calls after the text: of the request's tools in turn, else of `tool_0`..."""
+    """Number of parallel tool calls after the text, of the request's tools in turn, otherwise of
+    `tool_0`..."""
     calls: Annotated[tuple[ScriptedCall, ...], Meta(max_length=64)] = ()
-    """Parallel tool calls after the text, each with its own name and arguments, instead of `tools`."""
+    """Parallel tool calls after the text, each with its name and arguments. Replaces `tools`."""
     arguments: str = ""
-    """Arguments of each call, as JSON text, or broken on purpose. Empty: `generated_arguments(i)`."""
+    """Arguments of each call, as JSON text or deliberately invalid. Empty: `generated_arguments(i)`."""
     arg_fragments: Annotated[int, Meta(ge=1, le=1000)] = 4
-    """In how many deltas each call's arguments come; those of several calls in turn."""
+    """Number of deltas for the arguments of each call. The deltas of several calls alternate."""
     refusal: str = ""
-    """The model refuses, in these words (`1`: in default ones), and says nothing else."""
+    """The model refuses with this text (`1`: a default text) and sends nothing else."""
     stop_reason: StopReason | Literal[""] = ""
-    """Empty: what follows from the rest (`length` at the request's limit of output tokens)."""
+    """Empty: the reason that fits the other fields (`length` at the request's limit of output tokens)."""
     repeat: Literal["once", "forever"] = "once"
-    """`forever`: the text begins again and again, past any limit of the request."""
+    """`forever`: the text is repeated without end, ignoring all limits of the request."""
     surrogates: bool = False
-    """Characters past U+FFFF come as two escaped UTF-16 halves, in two deltas."""
+    """Send characters above U+FFFF as two escaped UTF-16 halves, in two deltas."""
 
-    # What it cost.
+    # Usage.
     usage: bool = True
-    """Whether usage is told at all."""
+    """Whether usage is reported at all."""
     input_tokens: Annotated[int, Meta(ge=0)] | None = None
-    """None: a quarter of the bytes of the request's fields that a model reads, the same for a count.
-    Includes the cached tokens below."""
+    """None: a quarter of the bytes of the request's fields that a model reads; the same for a count. Includes
+    the cached tokens below."""
     output_tokens: Annotated[int, Meta(ge=0)] | None = None
-    """None: the tokens sent."""
+    """None: the number of tokens sent."""
     reasoning_tokens: Annotated[int, Meta(ge=0)] | None = None
-    """None: the reasoning tokens sent. Part of the output tokens."""
+    """None: the number of reasoning tokens sent. Included in the output tokens."""
     cache_read_tokens: Annotated[int, Meta(ge=0)] = 0
     cache_write_tokens: Annotated[int, Meta(ge=0)] = 0
 
-    # When. Token i is due at ttft + i * itl after the request: lateness never accumulates.
+    # Pace. Token i is due at ttft + i * itl after the request, so lateness never accumulates.
     ttft_ms: Milliseconds = 0
     itl_ms: Milliseconds = 0
-    """0: as fast as the reader reads, many tokens in a write. Else each token in its own."""
+    """0: as fast as the client reads, many tokens in a write. Otherwise each token in its own write."""
     tokens_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 0
-    """Another way to say `itl_ms`."""
+    """An alternative to `itl_ms`."""
     jitter_ms: Milliseconds = 0
-    """Each token is early or late by at most this."""
+    """Maximum time by which a token is early or late."""
     seed: int = 0
-    """Of the jitter."""
+    """Seed of the jitter."""
 
     # Noise that a client must ignore.
     pings: Count = 0
-    """After every N tokens a ping (Messages) or a comment (the others). 0: none."""
+    """A ping (Messages) or a comment (other formats) after every N tokens. 0: none."""
     unknown: bool = False
-    """Before the first token, events of types that nobody knows, and empty ones."""
+    """Send events of unknown types, and empty events, before the first token."""
     bom: bool = False
-    """The body begins with U+FEFF."""
+    """Begin the body with U+FEFF."""
     crlf: bool = False
-    """Lines end with CR LF."""
+    """End lines with CR LF."""
     split: Annotated[int, Meta(ge=0, le=65536)] = 0
-    """The body comes N bytes a write, wherever that cuts. The pace then holds for writes. 0: off."""
+    """Split the body into writes of N bytes. The pace then applies to writes. 0: off."""
 
     # Faults before the answer.
     api_key: str = ""
-    """The key that the request must bear, else 401. Empty: any, or none."""
+    """The key that the request must have; otherwise the answer is 401. Empty: any key, or none."""
     status: Annotated[int, Meta(ge=400, le=599)] | None = None
-    """Answer with this error."""
+    """Answer with this error status."""
     retry_after: str = ""
     """Value of the error's `retry-after` header."""
     redirect: str = ""
@@ -127,34 +128,34 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     silent: bool = False
     """Never answer."""
     headers_then_silent: bool = False
-    """Send the head of the answer and never anything else."""
+    """Send the head of the answer and nothing else."""
 
     # Faults in the answer.
     drop_after: Count | None = None
-    """After N tokens the connection breaks."""
+    """Break the connection after N tokens."""
     drop: Literal["close", "rst"] = "close"
-    """How: FIN in the middle of the chunked body, or RST."""
+    """How the connection breaks: with FIN in the middle of the chunked body, or with RST."""
     stall_after: Count | None = None
-    """After N tokens silence, with the connection open."""
+    """Send nothing after N tokens, with the connection open."""
     error_event_after: Count | None = None
-    """After N tokens the provider's error event, and a clean end of the body."""
+    """Send the provider's error event after N tokens, and end the body."""
     error_event: Literal["error", "failed"] = "error"
     """Responses: an `error` event, or `response.failed`."""
     garbage_after: Count | None = None
-    """After N tokens something that is no event. What follows it is right again, the end too."""
+    """Send an invalid event after N tokens. All that follows is valid, including the end."""
     garbage: Literal["json", "binary", "utf8"] = "json"
-    """Broken JSON, bytes that are no text, or JSON with half a UTF-8 character."""
+    """Invalid JSON, bytes that are not text, or JSON with an incomplete UTF-8 character."""
     missing_end: bool = False
-    """The body ends cleanly, without the end marker."""
+    """End the body without the end marker."""
     huge_line: Annotated[int, Meta(ge=0, le=2**30)] = 0
-    """Instead of the tokens one line of that many bytes, never ended; then a clean end of the body."""
+    """Send one unfinished line of N bytes instead of the tokens, and end the body."""
     fault_attempts: Annotated[int, Meta(ge=0, le=1000)] = 0
-    """Only the first N requests of this `key` meet the faults. 0: all of them."""
+    """Only the first N requests with this `key` have the faults. 0: all requests."""
 
-    # The books.
+    # Journal.
     key: str = ""
-    """Name under which `GET /simulator/requests/KEY` finds the request, and `KEY:count` one to count
-    its tokens. Empty: the answer's id."""
+    """Name under which `GET /simulator/requests/KEY` finds the request, and `KEY:count` a request to count
+    its tokens. Empty: the id of the answer."""
 
     def __post_init__(self) -> None:
         if self.itl_ms and self.tokens_per_second:
@@ -178,20 +179,20 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def itl_s(self) -> float:
-        """Seconds between two tokens; 0: unpaced."""
+        """Seconds between two tokens. 0: no pace."""
         if self.tokens_per_second:
             return 1 / self.tokens_per_second
         return self.itl_ms / 1000
 
     @property
     def refusal_text(self) -> str:
-        """The words of the refusal; empty: the model does not refuse."""
+        """Text of the refusal. Empty if the model does not refuse."""
         if self.refusal == "1" or (self.stop_reason == "refusal" and not self.refusal):
             return DEFAULT_REFUSAL
         return self.refusal
 
     def without_faults(self) -> Scenario:
-        """The same answer from a healthy provider."""
+        """Return the same answer without faults."""
         return msgspec.structs.replace(
             self,
             api_key="",
@@ -209,7 +210,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def scenario_of_header(value: str) -> Scenario:
-    """The scenario of an `x-simulator` header. Raises ScenarioError."""
+    """Return the scenario in an `x-simulator` header. Raises ScenarioError."""
     try:
         return _convert(msgspec.json.decode(value))
     except msgspec.DecodeError as error:
@@ -217,7 +218,7 @@ def scenario_of_header(value: str) -> Scenario:
 
 
 def scenario_of_query(query: str) -> Scenario:
-    """The scenario of what follows `sim?` in a model's name. Raises ScenarioError."""
+    """Return the scenario in a model's name, from the text after `sim?`. Raises ScenarioError."""
     if not query:
         return Scenario()
     try:

@@ -1,10 +1,9 @@
-"""The simulator: routes, the choice of the scenario, and what it means for one request.
+"""The simulator's server: routes, and the choice of the scenario for each request.
 
-POST /v1/chat/completions, /v1/responses, /v1/messages         a provider's answer
-POST /v1/responses/input_tokens, /v1/messages/count_tokens     a provider's count of input tokens
-GET  /v1/models                                                the models `demo` and `sim`
-GET  /simulator/stats                                          `Stats` as JSON
-GET  /simulator/requests/KEY                                   the latest `Entry` of a key, as JSON
+POST /v1/chat/completions, /v1/responses, /v1/messages         a provider's answer POST
+/v1/responses/input_tokens, /v1/messages/count_tokens     a provider's count of input tokens GET  /v1/models
+the models `demo` and `sim` GET  /simulator/stats                                          `Stats` as JSON GET
+/simulator/requests/KEY                                   the latest `Entry` of a key, as JSON
 """
 
 from __future__ import annotations
@@ -41,11 +40,10 @@ MODELS = ("demo", "sim")
 
 
 class Simulator:
-    """A server of three providers' wire formats, for as long as its `async with` block.
+    """A server of three providers' wire formats. It runs while its `async with` block is active.
 
-    `default` answers models other than `demo` and `sim?...`; None: they are answered like `demo`.
-    Port 0 takes a free one. Leaving the block breaks off all answers. Belongs to the event loop it
-    was entered in.
+    `default` is the scenario of models other than `demo` and `sim?...`; None: the one of `demo`. Port 0
+    selects a free port. Leaving the block closes all connections. Must be used in one event loop.
     """
 
     def __init__(
@@ -79,13 +77,13 @@ class Simulator:
 
     @property
     def address(self) -> str:
-        """HOST:PORT."""
+        """The address as HOST:PORT."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{host}:{self._port}"
 
     @property
     def url(self) -> str:
-        """Base URL for Anthropic's SDK; for OpenAI's, append `/v1`."""
+        """Base URL for Anthropic's SDK. For OpenAI's SDK, append `/v1`."""
         return f"http://{self.address}"
 
     def stats(self) -> Stats:
@@ -94,7 +92,7 @@ class Simulator:
         )
 
     def find(self, key: str) -> Entry | None:
-        """The latest request of a scenario's `key`, or the one whose answer has this id."""
+        """Return the latest request with a scenario's `key`, or the request whose answer has this id."""
         return self._journal.find(key)
 
     def _connect(self) -> Connection:
@@ -125,7 +123,7 @@ class Simulator:
         prefix = "/simulator/requests/"
         entry = self.find(unquote(request.path.removeprefix(prefix)))
         if not request.path.startswith(prefix) or entry is None:
-            return 404, chat_completions.error(404, f"Nothing is known of {request.path}.")
+            return 404, chat_completions.error(404, f"There is no entry for {request.path}.")
         body = None if entry.body is None else entry.body.decode("utf-8", "replace")
         return 200, msgspec.structs.asdict(entry) | {"body": body}
 
@@ -161,9 +159,10 @@ class Simulator:
 
 
 async def run_simulator(listen: str, ready: Callable[[str], None]) -> None:
-    """Serve on HOST:PORT (port 0: a free one) until cancelled; `ready` gets a line with the address.
+    """Serve on HOST:PORT until cancelled. Port 0 selects a free port. Calls `ready` with a line that has the
+    URL.
 
-    Raises ValueError when `listen` is no address, OSError when it cannot be taken.
+    Raises ValueError if `listen` is not an address, and OSError if it cannot be bound.
     """
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
@@ -174,7 +173,7 @@ async def run_simulator(listen: str, ready: Callable[[str], None]) -> None:
 
 
 def _models(headers: Mapping[str, str]) -> dict[str, Any]:
-    """The list of models, for Anthropic's SDK in Anthropic's form."""
+    """Return the list of models, in Anthropic's format if Anthropic's SDK requests it."""
     if "anthropic-version" in headers:
         models: list[dict[str, Any]] = [
             {

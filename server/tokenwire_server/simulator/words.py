@@ -1,4 +1,4 @@
-"""Text that the simulator says: deterministic, so that a test can compute what must arrive."""
+"""The simulator's text. It is deterministic, so that a test can compute what must arrive."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ WORDS = (
     "gap", "between", "them", "🙂", "so", "that", "nothing", "is", "lost", "or", '"twice"',
     "path\\name", "said", "until", "an", "end", "marker", "closes", "it",
 )  # fmt: skip
-"""Of different lengths in bytes: ASCII, two to four bytes of UTF-8, and what JSON must escape."""
+"""Words of different lengths in bytes: ASCII, UTF-8 with two to four bytes, and characters that JSON must
+escape."""
 
 _REASONING_OFFSET = 17
 _WORD = re.compile(r"\s*\S+|\s+")
 
 
 def generated_text(count: int) -> list[str]:
-    """The tokens of a generated answer. Joined they are its text; a shorter list is a prefix."""
+    """Return the tokens of a generated answer. Joined they are its text. A shorter list is a prefix of a
+    longer one.
+    """
     return [_token(i, i) for i in range(count)]
 
 
 def generated_reasoning(count: int) -> list[str]:
-    """The tokens of generated reasoning: like an answer's, but other words."""
+    """Return the tokens of generated reasoning, with other words than in an answer."""
     return [_token(i, i + _REASONING_OFFSET) for i in range(count)]
 
 
 def generated_arguments(ordinal: int) -> str:
-    """The arguments of the tool call at that place among an answer's calls, as JSON text.
+    """Return the arguments of the tool call with this ordinal in an answer, as JSON text.
 
-    They hold a number that a double cannot, to catch who decodes it on the way.
+    They contain a number that is not exact as a double, to detect code that decodes and encodes it.
     """
     return (
         f'{{"ordinal":{ordinal},"query":"naïve \\"wires\\" 🙂","big":{9007199254740993 + ordinal}}}'
@@ -42,12 +45,12 @@ def generated_arguments(ordinal: int) -> str:
 
 
 def split_words(text: str) -> list[str]:
-    """A text as tokens, each a word with the white space before it."""
+    """Split a text into tokens, each a word with the white space before it."""
     return _WORD.findall(text)
 
 
 def fragments(text: str, count: int) -> list[str]:
-    """A text cut into at most `count` pieces of nearly equal length, none empty."""
+    """Split a text into at most `count` pieces of nearly equal length, none empty."""
     if not text:
         return []
     count = min(count, len(text))
@@ -57,13 +60,13 @@ def fragments(text: str, count: int) -> list[str]:
 
 @functools.lru_cache(maxsize=4096)
 def escape(token: str) -> bytes:
-    """A token as the inside of a JSON string, UTF-8."""
+    """Return a token as the inside of a JSON string, in UTF-8."""
     return msgspec.json.encode(token)[1:-1]
 
 
 def escape_surrogates(tokens: list[str]) -> list[bytes]:
-    """Tokens as `escape` gives them, but a token with characters past U+FFFF is cut in two, between
-    the escaped UTF-16 halves of its first one. Some servers do so, by cutting UTF-16 anywhere.
+    """Return tokens as `escape` does, but split each token with characters above U+FFFF between the escaped
+    UTF-16 halves of the first one. Some servers do this, because they cut UTF-16 at any position.
     """
     escaped: list[bytes] = []
     for token in tokens:

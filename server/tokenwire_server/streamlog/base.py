@@ -1,7 +1,7 @@
-"""The log of a stream: its events in order, and its end. The only place where readers read.
+"""The log of a stream: its events in order, and its end. Readers read only from it.
 
-Appending never waits and never blocks the upstream: a log that is shared with other replicas writes
-behind. Sequences begin at 1 and are contiguous; `after_sequence` is exclusive, 0 is the beginning.
+Appending never waits and never blocks the upstream: a log that is shared with other replicas writes in the
+background. Sequences begin at 1 and are contiguous. `after_sequence` is exclusive; 0 is the beginning.
 """
 
 from __future__ import annotations
@@ -14,79 +14,81 @@ from ..events import Event, Finished
 
 
 class StreamLog(Protocol):
-    """One stream's events.
+    """The events of one stream.
 
-    A log is open, then sealed once: finished, with Finished as its last entry, or failed, with an
+    A log is open until it is sealed, once: finished, with Finished as its last entry, or failed, with an
     error that every reader gets after the last entry. The first seal wins.
     """
 
     @property
     def earliest_sequence(self) -> int:
-        """Sequence of the oldest entry that it holds, or of the next one while it holds none."""
+        """Sequence of the oldest entry in the log, or of the next entry if the log is empty."""
         ...
 
     @property
     def last_sequence(self) -> int:
-        """Sequence of the newest entry; 0 while there is none."""
+        """Sequence of the newest entry. 0 if there was none."""
         ...
 
     @property
     def byte_count(self) -> int:
-        """What its entries take in memory."""
+        """Size of the entries in memory."""
         ...
 
     @property
     def sealed(self) -> bool:
-        """Nothing will be appended any more."""
+        """Whether the log is sealed. Nothing is appended to a sealed log."""
         ...
 
     @property
     def finished(self) -> Finished | None:
-        """How the stream finished; None while it is open and when it failed."""
+        """How the stream finished. None if it is open or failed."""
         ...
 
     @property
     def failure(self) -> Failure | None:
-        """Why the stream failed; None while it is open and when it finished."""
+        """Why the stream failed. None if it is open or finished."""
         ...
 
     def append(self, event: Event) -> int:
-        """Add an entry and wake the readers; return its sequence. A sealed log raises ValueError."""
+        """Append an entry, wake the readers, and return the entry's sequence. Raises ValueError if the log is
+        sealed.
+        """
         ...
 
     def finish(self, event: Finished) -> bool:
-        """Seal with a deliberate end. False: it was sealed before, and nothing changed."""
+        """Seal the log with a deliberate end. Return False, without a change, if it was sealed before."""
         ...
 
     def fail(self, failure: Failure) -> bool:
-        """Seal with a failure. Return False, and change nothing, if the log was sealed before."""
+        """Seal the log with a failure. Return False, without a change, if it was sealed before."""
         ...
 
     def read(self, after_sequence: int) -> Sequence[Event]:
-        """The entries after a sequence, oldest first, perhaps none, perhaps not all: read on.
+        """Return entries after a sequence, oldest first. There may be more than are returned.
 
-        Raises SlowReader when the first of them is gone.
+        Raises SlowReader if the first of them was dropped.
         """
         ...
 
     def subscribe(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called at each entry and at the seal, until it is unsubscribed.
+        """Call `wake` at each entry and at the seal, until it is unsubscribed.
 
-        It is called in the log's own step: it must neither wait nor raise.
+        `wake` is called synchronously by `append`, `finish` and `fail`. It must neither wait nor raise.
         """
         ...
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
-        """Call it no more. Idempotent."""
+        """Stop calling `wake`. Idempotent."""
         ...
 
     async def wait_sealed(self) -> None:
-        """Return once the log is sealed; every stream is, in the end. Cancelled, it leaves nothing."""
+        """Wait until the log is sealed, which happens to every log. Can be cancelled."""
         ...
 
     def drop(self) -> None:
-        """Forget the content of a sealed log, all but Finished, and give its memory free. Idempotent.
+        """Drop the content of a sealed log, except Finished, and free its memory. Idempotent.
 
-        A reader that has read everything before Finished still gets its end; others get SlowReader.
+        A reader that has read all entries before Finished still gets Finished. Others get SlowReader.
         """
         ...

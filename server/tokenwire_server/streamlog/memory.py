@@ -1,4 +1,4 @@
-"""A stream's log in this process's memory."""
+"""A stream's log in the memory of this process."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from ..events import (
 from .space import LogSpace
 
 ENTRY_BYTES = 56
-"""What an entry costs besides its text: a list slot, with its slack, and the event (CPython 3.11)."""
+"""Memory of an entry besides its text: the event, and a list slot with its slack (CPython 3.11)."""
 STREAM_BYTES = 3072
-"""What a stream costs besides its entries, in this process's tables."""
+"""Memory of a stream besides its entries, in the tables of this process."""
 STEP_BYTES = 16 * 1024
-"""A growing log takes its share of the total in steps, so that a token costs no accounting."""
+"""A growing log takes its share of the total in steps of this size, so that most tokens need no
+accounting."""
 LONG_TEXT_CHARS = 256
-"""The width of longer texts is found by encoding them."""
+"""Beyond this length, the width of a text is determined by encoding it."""
 MAX_READ_ENTRIES = 4096
-"""Entries in one read: looking at them takes 1.3 ms, which everybody else waits for."""
+"""Maximum number of entries in one read. To process them takes 1.3 ms, in which no other task runs."""
 
 
 class MemoryLog:
-    """`StreamLog` of at most `max_bytes`, as memory is counted here: the text's, and `ENTRY_BYTES` an entry.
+    """A `StreamLog` of at most `max_bytes`. The size of an entry is its text in memory and `ENTRY_BYTES`.
 
-    Past the bound the oldest entries go, an eighth of the bound at a time, and a reader that still
-    needs them gets SlowReader. What it takes is counted in `space`. Never blocks. Belongs to one
-    event loop.
+    Beyond the bound the oldest entries are dropped, an eighth of the bound at a time, and a reader that still
+    needs them gets SlowReader. The memory is counted in `space`. Never blocks. Must be used in one event
+    loop.
     """
 
     __slots__ = (
@@ -55,13 +56,13 @@ class MemoryLog:
 
     def __init__(self, max_bytes: int, space: LogSpace) -> None:
         self._entries: list[Event] = []
-        self._evicted = 0  # entries dropped from the front: also the sequence before the first kept
+        self._evicted = 0  # entries dropped from the front, and the sequence of the last of them
         self.byte_count = 0
         self._max_bytes = max_bytes
         self._space = space
-        self._taken = STREAM_BYTES  # of the space
-        self._room = 0  # what byte_count may reach without further ado
-        self._wakes: dict[Callable[[], None], None] = {}  # a set in order
+        self._taken = STREAM_BYTES  # bytes taken from the space
+        self._room = 0  # byte_count up to which no more space must be taken
+        self._wakes: dict[Callable[[], None], None] = {}  # an ordered set
         self._seal_waiters: list[asyncio.Future[None]] = []
         self.last_sequence = 0
         self.sealed = False
@@ -104,8 +105,8 @@ class MemoryLog:
         first = after_sequence - self._evicted
         if first < 0:
             raise SlowReader(
-                f"the stream's log no longer holds what follows sequence {after_sequence}; "
-                f"it begins at {self.earliest_sequence}",
+                f"the events after sequence {after_sequence} were dropped from the stream's log, which "
+                f"begins at {self.earliest_sequence}",
                 earliest_sequence=self.earliest_sequence,
             )
         return self._entries[first : first + MAX_READ_ENTRIES]
@@ -147,7 +148,7 @@ class MemoryLog:
                 waiter.set_result(None)
 
     def _grow(self) -> None:
-        """Take more of the space, up to this log's bound; beyond it, evict."""
+        """Take more of the space, up to the bound of this log. Beyond the bound, drop entries."""
         room = min(self.byte_count + STEP_BYTES, self._max_bytes)
         if room > self._room:
             self._space.take(room - self._room)
@@ -159,7 +160,7 @@ class MemoryLog:
     def _evict(self) -> None:
         goal = self._max_bytes - self._max_bytes // 8
         count = 0
-        # The newest entry stays, whatever its size: a live reader can always go on.
+        # The newest entry is kept, whatever its size, so that a live reader can always continue.
         while self.byte_count > goal and count < len(self._entries) - 1:
             self.byte_count -= entry_bytes(self._entries[count])
             count += 1
@@ -168,7 +169,7 @@ class MemoryLog:
 
 
 def entry_bytes(event: Event) -> int:
-    """What an entry takes in memory; always the same for the same entry."""
+    """Return the size of an entry in memory. Always the same for the same entry."""
     if isinstance(event, TextDelta):
         return ENTRY_BYTES + _text_bytes(event.text)
     if isinstance(event, ReasoningDelta):
@@ -184,10 +185,11 @@ def entry_bytes(event: Event) -> int:
 
 
 def _text_bytes(text: str) -> int:
-    """What a string takes (CPython 3.11): 1, 2 or 4 bytes a character, after its widest, and, unless it
-    is ASCII, as much as its UTF-8 beside it: a message that is being written holds that.
+    """Return the size of a string in memory (CPython 3.11).
 
-    Not `getsizeof`: it tells more of a string whose UTF-8 somebody has asked for.
+    That is 1, 2 or 4 bytes for each character, depending on the widest one. Unless the string is ASCII, its
+    UTF-8 is added, because CPython keeps it with the string while a message is written. `getsizeof` is not
+    used, because its result depends on whether the UTF-8 is already there.
     """
     if text.isascii():
         return 49 + len(text)

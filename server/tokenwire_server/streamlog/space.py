@@ -1,4 +1,4 @@
-"""The memory that all logs of this process may take together."""
+"""The memory of all logs of this process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 class LogSpace:
     """Counts the bytes of all logs against `max_bytes`.
 
-    Taking never fails and never waits, because a log never blocks its upstream: past the bound
-    `make_room` is called, which drops what it can, and `full` says whether that was enough.
+    Taking space never fails and never waits, because a log never blocks its upstream. Beyond the bound,
+    `make_room` is called, which drops what it can. `full` is set if that was not enough.
     """
 
     def __init__(self, max_bytes: int, make_room: Callable[[], None]) -> None:
@@ -19,15 +19,15 @@ class LogSpace:
 
     @property
     def full(self) -> bool:
-        """Nothing new should be let in."""
+        """Whether the bound is reached, so that no new stream is admitted."""
         return self.used_bytes >= self.max_bytes
 
     def take(self, count: int) -> None:
-        """Count more bytes."""
+        """Count bytes as used."""
         self.used_bytes += count
         if self.used_bytes > self.max_bytes:
             self._make_room()
 
     def give(self, count: int) -> None:
-        """Count bytes as free again."""
+        """Count bytes as free."""
         self.used_bytes -= count
