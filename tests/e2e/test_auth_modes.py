@@ -20,16 +20,14 @@ async def refusal(call):
     return reason(refused.value)
 
 
-async def test_keys_can_be_demanded_before_there_are_any(start, api_on, database):
+async def test_auth_keys_refuses_all_callers_until_a_key_exists(start, api_on, database):
     arguments = ["serve", "--demo", "--listen", "127.0.0.1:0", "--database", database]
     with start(*arguments, "--auth", "keys") as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
             assert await refusal(api_on(channel).list_models(b"")) == "UNAUTHENTICATED"
 
 
-async def test_keys_can_be_waived_and_one_that_is_sent_is_checked_all_the_same(
-    start, api_on, database
-):
+async def test_auth_none_needs_no_key_but_checks_a_key_that_is_sent(start, api_on, database):
     key = keys("create", "--tenant", "acme", "--models", "openai/*", database=database)
     arguments = ["serve", "--demo", "--listen", "127.0.0.1:0", "--database", database]
     with start(*arguments, "--auth", "none") as (_, address):

@@ -33,7 +33,7 @@ PRICES = "models.openai/x.prices"
         ("usage_kept_days = -3", "usage_kept_days"),
     ],
 )
-def test_prices_and_limits_that_make_no_sense_are_one_line_that_says_where(tmp_path, toml, said):
+def test_invalid_prices_and_limits_are_reported_in_one_line_with_their_path(tmp_path, toml, said):
     path = tmp_path / "tokenwire.toml"
     path.write_text(toml)
     environ = {k: v for k, v in os.environ.items() if "API_KEY" not in k and "TOKENWIRE" not in k}

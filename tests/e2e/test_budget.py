@@ -81,7 +81,7 @@ async def input_cost(api, alias):
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("rpc", ["chat", "chat_stream"])
 @pytest.mark.parametrize("limit", ["max_cost_microusd", "max_input_tokens"])
-async def test_a_request_over_its_budget_is_refused_and_no_provider_hears_of_it(
+async def test_a_request_over_its_budget_is_refused_before_the_provider_is_called(
     api, simulator, provider, rpc, limit
 ):
     cost = await input_cost(api, f"endless-{provider}")
@@ -104,7 +104,7 @@ async def test_a_request_over_its_budget_is_refused_and_no_provider_hears_of_it(
     assert simulator.stats()["requests_total"] == before
 
 
-async def test_a_budget_that_just_covers_the_input_is_no_refusal(api):
+async def test_a_budget_that_just_covers_the_input_is_accepted(api):
     cost = await input_cost(api, "short-openai")
     both = budget(cost, cost // INPUT_PRICE)
     finished = (await api.events("short-openai", budget=both))[-1].finished
@@ -112,7 +112,7 @@ async def test_a_budget_that_just_covers_the_input_is_no_refusal(api):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_cost_cannot_be_bounded_without_a_price(api, simulator, provider):
+async def test_a_cost_limit_is_refused_for_a_model_without_a_price(api, simulator, provider):
     before = simulator.stats()["requests_total"]
     request = api.request(f"unpriced-{provider}", budget=budget(10**9))
     for call in (api.chat(request), read(api.chat_stream(request)), api.count_tokens(request)):
@@ -129,7 +129,7 @@ async def test_a_cost_cannot_be_bounded_without_a_price(api, simulator, provider
     assert not finished.finished.usage.HasField("cost_microusd")
 
 
-async def test_a_negative_budget_is_wrong_with_its_path(api):
+async def test_a_negative_budget_is_refused_with_its_path(api):
     request = api.request("short-openai", budget=budget(-1, -(2**63)))
     for call in (api.chat(request), read(api.chat_stream(request)), api.count_tokens(request)):
         error = await refused(call)
@@ -137,7 +137,7 @@ async def test_a_negative_budget_is_wrong_with_its_path(api):
         assert fields == ["budget.max_cost_microusd", "budget.max_input_tokens"]
 
 
-async def test_the_largest_budget_and_the_smallest_are_budgets(api):
+async def test_the_largest_and_the_smallest_budget_are_accepted(api):
     largest = budget(2**63 - 1, 2**63 - 1)
     finished = (await api.events("short-openai", budget=largest))[-1].finished
     assert finished.reason == event_pb2.FINISH_REASON_STOP
@@ -153,7 +153,7 @@ async def test_the_largest_budget_and_the_smallest_are_budgets(api):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("words", [1, 20, 47])
-async def test_a_stream_ends_with_the_arrival_that_passes_its_budget(
+async def test_a_stream_ends_with_the_arrival_that_exceeds_its_budget(
     api, simulator, provider, words
 ):
     alias = f"endless-{provider}"
@@ -188,7 +188,9 @@ async def test_a_stream_ends_with_the_arrival_that_passes_its_budget(
     assert record.partial
 
 
-async def test_the_providers_connection_is_closed_within_milliseconds(api, simulator):
+async def test_exceeding_the_budget_closes_the_providers_connection_within_milliseconds(
+    api, simulator
+):
     took_s = []
     for _ in range(20):
         await api.events("endless-openai", budget=budget(50))
@@ -200,14 +202,14 @@ async def test_the_providers_connection_is_closed_within_milliseconds(api, simul
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_an_answer_in_one_burst_ends_with_what_had_arrived(api, simulator, provider):
+async def test_an_answer_that_arrives_in_one_burst_ends_after_that_burst(api, simulator, provider):
     finished = (await api.events(f"burst-{provider}", budget=budget(400)))[-1].finished
     assert finished.reason == event_pb2.FINISH_REASON_BUDGET
     assert finished.usage.cost_microusd > 400
     simulator.wait_until_none_open(CLOSED_WITHIN_S)
 
 
-async def test_the_true_size_of_the_input_counts_as_soon_as_the_provider_tells_it(api, simulator):
+async def test_the_input_tokens_count_as_soon_as_the_provider_reports_them(api, simulator):
     events = await api.events("large-anthropic", budget=budget(4000))
     finished = events[-1].finished
     assert finished.reason == event_pb2.FINISH_REASON_BUDGET
@@ -217,7 +219,7 @@ async def test_the_true_size_of_the_input_counts_as_soon_as_the_provider_tells_i
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_an_answer_that_stays_within_its_budget_is_whole(api, provider):
+async def test_an_answer_within_its_budget_is_complete(api, provider):
     answer = await api.chat(api.request(f"short-{provider}", budget=budget(1000)))
     assert answer.finished.reason == event_pb2.FINISH_REASON_STOP
     assert not answer.finished.usage.estimated
@@ -225,7 +227,7 @@ async def test_an_answer_that_stays_within_its_budget_is_whole(api, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_an_answer_asked_for_whole_stops_as_well(api, provider):
+async def test_a_unary_chat_also_stops_at_its_budget(api, provider):
     answer = await api.chat(api.request(f"endless-{provider}", budget=budget(150)))
     assert answer.finished.reason == event_pb2.FINISH_REASON_BUDGET
     usage = answer.finished.usage
@@ -233,7 +235,7 @@ async def test_an_answer_asked_for_whole_stops_as_well(api, provider):
     assert 150 < usage.cost_microusd <= 150 + ARRIVAL
 
 
-async def test_all_readers_hear_of_the_same_end(api):
+async def test_all_readers_get_the_same_end_when_the_budget_is_exceeded(api):
     request = api.request("endless-openai", budget=budget(300), retention=CONTINUE)
     call = api.chat_stream(request)
     started = (await anext(aiter(call))).started
@@ -276,7 +278,7 @@ async def test_a_replay_costs_nothing_whatever_its_budget(api, simulator):
     assert simulator.stats()["requests_total"] == before
 
 
-async def test_an_answer_that_its_budget_cut_is_nobodys_answer(api):
+async def test_an_answer_that_its_budget_cut_off_is_not_cached(api):
     messages = prompt()
     cut = await api.chat(
         api.request("short-openai", messages=messages, cache=ONCE, budget=budget(50))
@@ -287,7 +289,7 @@ async def test_an_answer_that_its_budget_cut_is_nobodys_answer(api):
     assert events[-1].finished.reason == event_pb2.FINISH_REASON_STOP
 
 
-async def test_one_request_id_has_one_budget(api):
+async def test_a_repeated_request_id_with_another_budget_is_refused(api):
     first = await api.events("short-openai", request_id="budget-1", budget=budget(500))
     again = await api.events("short-openai", request_id="budget-1", budget=budget(500))
     assert again[0].started == first[0].started
@@ -296,7 +298,7 @@ async def test_one_request_id_has_one_budget(api):
         assert reason(await refused(api.chat(request))) == "REQUEST_ID_REUSED"
 
 
-async def test_a_refused_request_does_not_take_its_id(api):
+async def test_a_request_refused_for_its_budget_does_not_reserve_its_id(api):
     request = api.request("short-openai", request_id="budget-2", budget=budget(1))
     assert reason(await refused(api.chat(request))) == "BUDGET_EXCEEDED"
     await api.chat(api.request("short-openai", request_id="budget-2", budget=budget(500)))
@@ -305,7 +307,7 @@ async def test_a_refused_request_does_not_take_its_id(api):
 # Many at once.
 
 
-async def test_a_hundred_budgets_at_once_are_each_kept(api, simulator):
+async def test_a_hundred_concurrent_budgets_are_all_enforced(api, simulator):
     async def one(n):
         limit = 100 + n
         call = api.request("slow-openai-responses", budget=budget(limit))
@@ -318,7 +320,7 @@ async def test_a_hundred_budgets_at_once_are_each_kept(api, simulator):
     simulator.wait_until_none_open(1)
 
 
-async def test_what_the_caller_bounds_itself_is_bounded_first(api):
+async def test_max_output_tokens_ends_a_stream_before_its_budget_does(api):
     request = api.request("short-openai", budget=budget(1000), generation=at_most(5))
     answer = await api.chat(request)
     assert answer.finished.reason == event_pb2.FINISH_REASON_MAX_TOKENS

@@ -48,7 +48,7 @@ async def from_cache(api, model, **fields):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_hit_is_a_stream_of_its_own_that_says_the_same_and_costs_nothing(
+async def test_a_hit_is_a_separate_stream_with_the_same_content_and_no_cost(
     api, simulator, provider
 ):
     key = f"hit-{provider}"
@@ -79,7 +79,7 @@ async def test_a_hit_is_a_stream_of_its_own_that_says_the_same_and_costs_nothing
     assert [event.sequence for event in again] == sorted({event.sequence for event in again})
 
 
-async def test_a_hit_can_be_looked_at_resumed_cancelled_and_deleted_like_any_stream(api):
+async def test_get_resume_cancel_and_delete_work_for_a_hit(api):
     model = "openai/sim?tokens=20"
     await api.events(model, cache=KEEP)
     hit = await api.events(model, cache=KEEP)
@@ -93,7 +93,7 @@ async def test_a_hit_can_be_looked_at_resumed_cancelled_and_deleted_like_any_str
     assert await from_cache(api, model)  # the answer is still kept
 
 
-async def test_chat_and_chat_stream_share_their_answers(api, simulator):
+async def test_chat_and_chat_stream_share_cached_answers(api, simulator):
     request = api.request("openai/sim?tokens=20&key=shared", cache=KEEP)
     whole = await api.chat(request)
     events = [event async for event in api.chat_stream(request)]
@@ -105,7 +105,7 @@ async def test_chat_and_chat_stream_share_their_answers(api, simulator):
 
 
 @pytest.mark.parametrize("mode", [pb.CACHE_MODE_UNSPECIFIED, pb.CACHE_MODE_OFF])
-async def test_who_does_not_ask_for_it_neither_gets_nor_leaves_a_kept_answer(api, mode):
+async def test_a_request_without_cache_options_neither_reads_nor_writes_the_cache(api, mode):
     model = f"openai/sim?tokens=3&key=off-{mode}"
     off = pb.CacheOptions(mode=mode)
     assert not await from_cache(api, model, cache=off)
@@ -114,7 +114,7 @@ async def test_who_does_not_ask_for_it_neither_gets_nor_leaves_a_kept_answer(api
     assert await from_cache(api, model)
 
 
-async def test_a_refresh_asks_again_and_replaces_what_was_kept(api, simulator):
+async def test_a_refresh_calls_the_provider_and_replaces_the_cached_answer(api, simulator):
     model = "openai/sim?tokens=3&key=refreshed"
     first = await api.events(model, cache=KEEP)
     fresh = await api.events(model, cache=REFRESH)
@@ -138,7 +138,7 @@ async def test_a_refresh_asks_again_and_replaces_what_was_kept(api, simulator):
         ("anthropic", "tokens=3&stop_reason=pause", False),
     ],
 )
-async def test_only_an_answer_that_came_to_its_own_end_is_kept(api, provider, scenario, is_kept):
+async def test_only_an_answer_with_a_natural_end_is_cached(api, provider, scenario, is_kept):
     model = f"{provider}/sim?{scenario}&key=kept"
     fields = {"generation": pb.GenerationConfig(stop_sequences=["END"])}
     first = await api.events(model, cache=KEEP, **fields)
@@ -146,7 +146,7 @@ async def test_only_an_answer_that_came_to_its_own_end_is_kept(api, provider, sc
     assert await from_cache(api, model, **fields) == is_kept
 
 
-async def test_an_answer_that_failed_or_was_cut_short_is_not_kept(api):
+async def test_an_answer_that_failed_or_was_cut_off_is_not_cached(api):
     model = "openai/sim?tokens=9&drop_after=4"
     for _ in range(2):
         call = api.chat_stream(api.request(model, cache=KEEP))
@@ -181,7 +181,7 @@ OTHERS = {
 }
 
 
-async def test_a_request_that_asks_something_else_gets_an_answer_of_its_own(api):
+async def test_a_request_that_differs_in_content_misses_the_cache(api):
     same = {"model": "openai/sim?tokens=3", "prompt": "asked once"}
     assert not await from_cache(api, **same)
     for name, other in OTHERS.items():
@@ -190,7 +190,7 @@ async def test_a_request_that_asks_something_else_gets_an_answer_of_its_own(api)
         assert await from_cache(api, **fields), name
 
 
-async def test_how_a_request_is_served_makes_it_no_other_request(api):
+async def test_delivery_retention_and_request_id_do_not_prevent_a_hit(api):
     same = {"model": "openai/sim?tokens=3", "prompt": "served differently"}
     await api.events(**same, cache=KEEP)
     for served in (
@@ -203,7 +203,7 @@ async def test_how_a_request_is_served_makes_it_no_other_request(api):
         assert await from_cache(api, **same, **served), served
 
 
-async def test_an_answer_is_replayed_only_while_both_who_kept_it_and_who_asks_allow(api):
+async def test_an_answer_is_replayed_only_within_the_ttl_of_both_requests(api):
     long, short = "openai/sim?tokens=3&key=long", "openai/sim?tokens=3&key=short"
     await api.events(long, cache=kept(100))
     await api.events(short, cache=kept(0.2))
@@ -223,7 +223,9 @@ async def test_a_hit_with_a_request_id_attaches_like_any_stream(api):
     assert first[0].started.request_id == "hit-with-id"
 
 
-async def test_the_least_used_answers_go_and_large_ones_are_not_kept(start, simulator, api_on):
+async def test_least_recently_used_answers_are_dropped_and_large_ones_not_cached(
+    start, simulator, api_on
+):
     env = simulator.environ() | {
         "TOKENWIRE_LIMITS__MAX_CACHE_BYTES": "8000",
         "TOKENWIRE_LIMITS__MAX_CACHED_ANSWER_BYTES": "4000",

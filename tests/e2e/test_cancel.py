@@ -124,7 +124,7 @@ async def test_two_thousand_cancels_leave_no_provider_connection_open(server, si
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
-async def test_the_deadline_ends_the_stream_and_closes_the_provider(
+async def test_the_deadline_ends_the_stream_and_closes_the_providers_connection(
     api, simulator, provider, scenario
 ):
     key = f"deadline-{provider}-{list(SCENARIOS.values()).index(scenario)}"
@@ -171,9 +171,7 @@ async def test_the_deadline_bounds_connecting_to_a_provider_that_cannot_be_reach
     assert 0.3 <= took_s < 3
 
 
-async def test_connecting_ends_at_its_own_limit_when_the_caller_has_no_deadline(
-    start, api_on, unreachable
-):
+async def test_connecting_is_limited_when_the_caller_has_no_deadline(start, api_on, unreachable):
     env = {
         "OPENAI_API_KEY": "k",
         "OPENAI_BASE_URL": f"http://{unreachable}/v1",
@@ -191,7 +189,7 @@ async def test_connecting_ends_at_its_own_limit_when_the_caller_has_no_deadline(
     assert 0.5 <= took_s < 3
 
 
-async def test_the_callers_death_closes_the_provider(server, simulator):
+async def test_killing_the_caller_closes_the_providers_connection(server, simulator):
     program = CALLER.format(server=server, model="openai/sim?repeat=forever&itl_ms=5&key=killed")
     caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     try:
@@ -205,7 +203,7 @@ async def test_the_callers_death_closes_the_provider(server, simulator):
     assert simulator.request("killed")["closed_at"] - killed <= 1.0
 
 
-async def test_a_cancelled_chat_closes_the_provider_too(api, simulator):
+async def test_a_cancelled_unary_chat_closes_the_providers_connection(api, simulator):
     call = api.chat(api.request("openai/sim?repeat=forever&itl_ms=5&key=whole"))
     sending = asyncio.ensure_future(call)
     while not (await asyncio.to_thread(simulator.stats))["requests_open"]:
@@ -242,7 +240,7 @@ async def test_a_frozen_caller_is_noticed_within_keepalive_and_ping_timeout(serv
 
 @pytest.mark.faults
 @pytest.mark.timeout(120)
-async def test_a_caller_that_pings_as_often_as_it_may_is_not_sent_away(server, api_on):
+async def test_a_caller_that_pings_at_the_allowed_rate_is_not_disconnected(server, api_on):
     options = [
         ("grpc.keepalive_time_ms", MIN_CLIENT_PING_INTERVAL_S * 1000 + 500),
         ("grpc.http2.max_pings_without_data", 0),
@@ -254,7 +252,7 @@ async def test_a_caller_that_pings_as_often_as_it_may_is_not_sent_away(server, a
 
 
 @pytest.mark.parametrize("rpc", ["chat_stream", "chat"])
-async def test_a_caller_who_leaves_as_his_stream_begins_takes_no_slot_with_him(
+async def test_a_caller_that_leaves_as_its_stream_begins_leaks_no_slot(
     start, simulator, api_on, rpc
 ):
     env = {**simulator.environ(), "TOKENWIRE_LIMITS__MAX_STREAMS": "40"}

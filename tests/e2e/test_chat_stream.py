@@ -13,7 +13,7 @@ ADD = pb.Tool(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_chat_streams_whole_and_in_order(api, provider):
+async def test_a_chat_streams_completely_and_in_order(api, provider):
     events = await api.events(f"{provider}/sim?tokens=40&itl_ms=2")
     assert [event.sequence for event in events] == sorted({event.sequence for event in events})
     assert events[0].sequence == 1
@@ -32,7 +32,7 @@ async def test_a_chat_streams_whole_and_in_order(api, provider):
     assert 500 < finished.timings.itl_p50.ToMicroseconds() < 100_000
 
 
-async def test_initial_metadata_names_the_stream(api):
+async def test_initial_metadata_contains_the_stream_id(api):
     call = api.chat_stream(api.request("openai/sim?tokens=1"))
     metadata = dict(await call.initial_metadata())
     first = await call.read()
@@ -40,7 +40,7 @@ async def test_initial_metadata_names_the_stream(api):
     call.cancel()
 
 
-async def test_initial_metadata_and_started_come_while_the_provider_still_thinks(api):
+async def test_initial_metadata_and_started_arrive_before_the_provider_answers(api):
     call = api.chat_stream(api.request("openai/sim?silent=1"), timeout=20)
     assert dict(await call.initial_metadata())["tokenwire-stream-id"]
     assert (await call.read()).HasField("started")
@@ -48,7 +48,7 @@ async def test_initial_metadata_and_started_come_while_the_provider_still_thinks
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_reasoning_comes_before_the_answer_in_a_block_of_its_own(api, provider):
+async def test_reasoning_precedes_the_answer_in_a_separate_block(api, provider):
     events = await api.events(f"{provider}/sim?tokens=5&reasoning=7&itl_ms=1")
     assert said(events, "reasoning") == "".join(generated_reasoning(7))
     assert said(events, "text") == "".join(generated_text(5))
@@ -59,7 +59,7 @@ async def test_reasoning_comes_before_the_answer_in_a_block_of_its_own(api, prov
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_parallel_tool_calls_with_split_arguments_come_out_whole(api, provider):
+async def test_parallel_tool_calls_with_split_arguments_are_assembled(api, provider):
     model = f"{provider}/sim?tokens=3&tools=3&arg_fragments=5&itl_ms=1"
     events = await api.events(model, tools=[ADD])
     begun = {e.tool_call_started.index: e.tool_call_started for e in events if e.HasField("tool_call_started")}  # fmt: skip
@@ -92,7 +92,7 @@ async def test_stop_reasons_are_typed(api, provider, scenario, reason):
     assert events[-1].finished.reason == reason
 
 
-async def test_usage_tells_cache_and_reasoning_tokens(api):
+async def test_usage_includes_cache_and_reasoning_tokens(api):
     events = await api.events(
         "openai/sim?tokens=3&reasoning=4&input_tokens=100&cache_read_tokens=60"
     )
@@ -106,7 +106,7 @@ async def test_usage_tells_cache_and_reasoning_tokens(api):
     assert (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens) == (100, 60, 10)
 
 
-async def test_without_the_providers_figures_usage_is_an_estimate_and_says_so(api):
+async def test_without_the_providers_figures_usage_is_marked_as_estimated(api):
     finished = (await api.events("openai/sim?tokens=30&usage=0"))[-1].finished
     assert finished.usage.estimated
     assert 10 < finished.usage.output_tokens < 90
@@ -116,7 +116,7 @@ async def test_without_the_providers_figures_usage_is_an_estimate_and_says_so(ap
 @pytest.mark.parametrize(
     "noise", ["pings=2", "unknown=1", "crlf=1", "split=7", "surrogates=1", "bom=1"]
 )
-async def test_what_a_client_must_ignore_changes_nothing(api, provider, noise):
+async def test_noise_in_the_providers_stream_does_not_change_the_answer(api, provider, noise):
     text = "a \N{GRINNING FACE} b" if noise == "surrogates=1" else ""
     query = f"tokens=9&{noise}" + ("&text=a+%F0%9F%98%80+b" if text else "")
     events = await api.events(f"{provider}/sim?{query}")
@@ -125,7 +125,7 @@ async def test_what_a_client_must_ignore_changes_nothing(api, provider, noise):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_chat_answers_whole_what_chat_stream_streams(api, provider):
+async def test_chat_returns_the_same_answer_that_chat_stream_streams(api, provider):
     model = f"{provider}/sim?tokens=20&reasoning=5&tools=2"
     call = api.chat(api.request(model, tools=[ADD]))
     response = await call
@@ -154,7 +154,7 @@ async def test_chat_answers_whole_what_chat_stream_streams(api, provider):
     assert again.finished.reason == event_pb2.FINISH_REASON_STOP
 
 
-async def test_the_request_that_the_provider_got_says_what_the_caller_said(api, simulator):
+async def test_the_providers_request_matches_the_callers_request(api, simulator):
     await api.events(
         "anthropic/sim?tokens=1&key=said",
         messages=[
@@ -181,7 +181,7 @@ async def test_the_request_that_the_provider_got_says_what_the_caller_said(api, 
     assert headers["user-agent"].startswith("tokenwire/")
 
 
-async def test_provider_options_reach_the_provider_as_they_are(api, simulator):
+async def test_provider_options_reach_the_provider_unchanged(api, simulator):
     request = api.request("openai/sim?tokens=1&key=options")
     request.provider_options.update({"service_tier": "flex", "logit_bias": {"50256": -100}})
     assert [event async for event in api.chat_stream(request)]
@@ -189,7 +189,7 @@ async def test_provider_options_reach_the_provider_as_they_are(api, simulator):
     assert (body["service_tier"], body["logit_bias"]) == ("flex", {"50256": -100})
 
 
-async def test_any_model_of_a_provider_can_be_asked_about_and_called(api):
+async def test_any_model_of_a_provider_can_be_described_without_being_listed(api):
     from tokenwire.v1 import model_pb2
 
     model = await api.get_model(model_pb2.GetModelRequest(id="anthropic/some/new-model"))

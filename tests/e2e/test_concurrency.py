@@ -5,7 +5,7 @@ import grpc.aio
 from tokenwire_server.simulator import generated_text
 
 
-async def test_a_thousand_concurrent_streams_all_arrive_whole_and_leave_nothing_open(
+async def test_a_thousand_concurrent_streams_arrive_completely_and_leave_nothing_open(
     server, simulator, api_on
 ):
     streams, tokens = 1000, 60

@@ -87,7 +87,7 @@ def said_by(*texts, role=chat_pb2.ROLE_USER):
 
 
 @pytest.mark.parametrize(("text", "tokens"), KNOWN)
-async def test_a_model_whose_vocabulary_is_public_is_counted_exactly(api, text, tokens):
+async def test_a_model_with_a_public_vocabulary_is_counted_exactly(api, text, tokens):
     for alias in ("known", "openai/gpt-4o", "openai/gpt-4o-mini-2024-07-18", "away-openai"):
         request = api.request(alias, messages=said_by(text, text))
         counted = await api.count_tokens(request)
@@ -95,7 +95,7 @@ async def test_a_model_whose_vocabulary_is_public_is_counted_exactly(api, text, 
     assert (counted.provider, counted.model) == ("away-openai", "gpt-4o")
 
 
-async def test_what_nobody_can_know_is_marked_as_an_estimate(api):
+async def test_a_count_without_the_models_vocabulary_is_marked_as_an_estimate(api):
     image = chat_pb2.Part(image=chat_pb2.Image(uri="https://example.test/a.png"))
     seen = chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[image])
     for request in (
@@ -126,14 +126,14 @@ async def test_a_provider_counts_what_it_later_reports(api, simulator, provider)
     assert counted.input_cost_microusd == usage.input_tokens * INPUT_PRICE
 
 
-async def test_a_provider_that_cannot_count_leaves_it_to_this_server(api, simulator):
+async def test_this_server_counts_if_the_provider_cannot(api, simulator):
     before = simulator.stats()["requests_total"]
     counted = await api.count_tokens(api.request("known", token_counting=BY_PROVIDER))
     assert source(counted) == "TOKENIZER"
     assert simulator.stats()["requests_total"] == before
 
 
-async def test_a_provider_that_is_away_matters_only_to_who_asks_for_it(api):
+async def test_an_unreachable_provider_fails_only_counts_that_request_it(api):
     counted = await api.count_tokens(api.request("away"))
     assert counted.input_tokens > 0
     error = await refused(api.count_tokens(api.request("away", token_counting=BY_PROVIDER)))
@@ -155,7 +155,7 @@ async def test_a_provider_that_is_away_matters_only_to_who_asks_for_it(api):
         (529, "UPSTREAM_UNAVAILABLE"),
     ],
 )
-async def test_a_provider_that_refuses_to_count_is_told_as_for_a_chat(api, status, expected):
+async def test_a_providers_refusal_to_count_has_the_same_error_as_for_a_chat(api, status, expected):
     request = api.request(f"status-{status}", token_counting=BY_PROVIDER)
     error = await refused(api.count_tokens(request))
     assert reason(error) == expected
@@ -166,9 +166,7 @@ async def test_a_provider_that_refuses_to_count_is_told_as_for_a_chat(api, statu
 
 @pytest.mark.parametrize("provider", COUNTED)
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
-async def test_who_leaves_while_the_provider_counts_closes_its_connection(
-    api, simulator, provider, how
-):
+async def test_cancelling_a_count_closes_the_providers_connection(api, simulator, provider, how):
     request = api.request(f"silent-{provider}", token_counting=BY_PROVIDER)
     call = api.count_tokens(request, timeout=0.3 if how == "deadline" else 30)
     give_up = time.monotonic() + 5
@@ -188,7 +186,7 @@ async def test_who_leaves_while_the_provider_counts_closes_its_connection(
 # What it costs.
 
 
-async def test_it_tells_what_the_input_costs_and_the_worst_case(api):
+async def test_it_returns_the_cost_of_the_input_and_the_maximum_cost(api):
     counted = await api.count_tokens(api.request("known"))
     assert counted.input_cost_microusd == counted.input_tokens * INPUT_PRICE
     assert not counted.HasField("max_output_tokens")
@@ -201,7 +199,7 @@ async def test_it_tells_what_the_input_costs_and_the_worst_case(api):
     assert counted.max_cost_microusd == counted.input_cost_microusd + 300 * OUTPUT_PRICE
 
 
-async def test_the_longest_answer_has_a_cost(api):
+async def test_the_maximum_cost_covers_the_longest_answer(api):
     counted = await api.count_tokens(api.request("known", generation=at_most(2**31 - 1)))
     assert counted.max_cost_microusd == counted.input_tokens + (2**31 - 1) * OUTPUT_PRICE
 
@@ -214,7 +212,7 @@ async def test_without_a_price_there_is_no_cost(api):
 
 
 @pytest.mark.parametrize("rpc", ["chat", "chat_stream"])
-async def test_it_foretells_whether_the_budget_would_refuse(api, rpc):
+async def test_exceeds_budget_predicts_the_refusal(api, rpc):
     tokens = (await api.count_tokens(api.request("slow"))).input_tokens
     for limit, exceeds in (
         (budget(tokens), False),
@@ -247,7 +245,7 @@ async def test_it_foretells_whether_the_budget_would_refuse(api, rpc):
         {"labels": {f"k{n}": "" for n in range(33)}},
     ],
 )
-async def test_what_is_wrong_is_told_as_for_a_chat(api, fields):
+async def test_an_invalid_request_has_the_same_errors_as_for_a_chat(api, fields):
     request = api.request("known", **fields)
     found = []
     for call in (api.count_tokens(request), api.chat(request), read(api.chat_stream(request))):
@@ -257,21 +255,21 @@ async def test_what_is_wrong_is_told_as_for_a_chat(api, fields):
     assert found[0] == found[1] == found[2]
 
 
-async def test_the_deadline_of_a_count_is_not_the_chats(api):
+async def test_the_deadline_of_a_count_does_not_limit_soft_deadline_margin(api):
     retention = chat_pb2.RetentionOptions(soft_deadline_margin=Duration(seconds=60))
     request = api.request("known", retention=retention)
     assert (await api.count_tokens(request, timeout=30)).input_tokens == 8
     assert reason(await refused(api.chat(request, timeout=30))) == "INVALID_REQUEST"
 
 
-async def test_what_is_not_there_is_told_as_for_a_chat(api):
+async def test_an_unknown_model_has_the_same_error_as_for_a_chat(api):
     for alias in ("nobody/model", "no-alias"):
         error = await refused(api.count_tokens(api.request(alias)))
         assert (error.code(), reason(error)) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL")
     assert reason(await refused(api.count_tokens(b"\xff" * 10))) == "INVALID_REQUEST"
 
 
-async def test_nothing_is_begun_and_nothing_is_written_down(api, simulator):
+async def test_a_count_opens_no_stream_and_writes_no_record(api, simulator):
     before = simulator.stats()["requests_total"]
     request = api.request("known", request_id="counted", labels={"a": "b"})
     for _ in range(3):
@@ -341,7 +339,7 @@ async def gaps_ms(api, began):
     return sorted((b - a) * 1000 for a, b in itertools.pairwise(arrivals))
 
 
-async def test_long_prompts_that_are_counted_do_not_hold_up_a_stream(api_on, address):
+async def test_counting_long_prompts_does_not_delay_a_stream(api_on, address):
     """More than are let wait: the others are refused, and may come back."""
     prompt = (PROSE * 4000)[: 2**19]
     async with calling(api_on, address) as reader, calling(api_on, address) as flood:

@@ -27,7 +27,7 @@ sys.exit(main())
 ENDLESS = "openai/sim?repeat=forever&itl_ms=10&key=dead"
 
 
-async def test_a_server_whose_grpc_dies_ends_at_once_and_is_a_failure(simulator, api_on, tmp_path):
+async def test_a_server_exits_with_a_failure_as_soon_as_grpc_stops(simulator, api_on, tmp_path):
     """Nobody can read its streams any more: it waits for none, and is to be started again."""
     environ = {name: value for name, value in os.environ.items() if "TOKENWIRE" not in name}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)

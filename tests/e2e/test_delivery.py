@@ -55,7 +55,7 @@ def kinds(events):
 
 
 @pytest.mark.parametrize("scenario", ["silent=1", "headers_then_silent=1"])
-async def test_heartbeats_come_while_the_provider_thinks_and_bear_the_last_sequence(api, scenario):
+async def test_heartbeats_are_sent_before_the_first_token_with_the_last_sequence(api, scenario):
     call = api.chat_stream(api.request(f"openai/sim?{scenario}", delivery=every(0.1)))
     events = await read(call, within_s=1.5)
     assert kinds(events)[0] == "started"
@@ -65,9 +65,7 @@ async def test_heartbeats_come_while_the_provider_thinks_and_bear_the_last_seque
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_heartbeats_come_in_mid_stream_silence_with_the_sequence_of_the_last_event(
-    api, provider
-):
+async def test_heartbeats_are_sent_in_mid_stream_silence_with_the_last_sequence(api, provider):
     call = api.chat_stream(
         api.request(f"{provider}/sim?tokens=9&stall_after=4&itl_ms=5", delivery=every(0.1))
     )
@@ -78,7 +76,7 @@ async def test_heartbeats_come_in_mid_stream_silence_with_the_sequence_of_the_la
     assert {beat.sequence for beat in beats} == {last}
 
 
-async def test_a_reader_that_names_no_interval_gets_the_servers(api):
+async def test_a_reader_without_an_interval_gets_the_servers_default(api):
     events = await read(api.chat_stream(api.request("openai/sim?silent=1")), within_s=1.5)
     assert kinds(events)[:2] == ["started", "heartbeat"]
     assert 1 <= kinds(events).count("heartbeat") <= 4
@@ -96,7 +94,7 @@ async def test_each_reader_has_its_own_interval(api):
     assert 1 <= kinds(third).count("heartbeat") <= 3
 
 
-async def test_a_reader_from_a_cursor_gets_heartbeats_that_bear_it(api):
+async def test_a_resumed_reader_gets_heartbeats_with_its_cursor(api):
     call = api.chat_stream(api.request("openai/sim?tokens=9&stall_after=4"))
     events = aiter(call)
     while not (last := await anext(events)).HasField("text"):
@@ -136,13 +134,13 @@ async def test_a_stream_that_has_ended_is_replayed_without_heartbeats_and_usage(
     assert kinds(again) == ["started", "text", "finished"]
 
 
-async def test_usage_comes_only_to_who_asked_for_it(api):
+async def test_usage_is_sent_only_to_readers_that_request_it(api):
     call = api.chat_stream(api.request("openai/sim?tokens=60&itl_ms=10"))
     assert "usage" not in kinds(await read(call))
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_usage_comes_at_its_interval_and_grows_until_the_provider_says_it(api, provider):
+async def test_usage_is_sent_at_its_interval_and_grows_until_the_provider_reports_it(api, provider):
     model = f"{provider}/sim?tokens=150&itl_ms=10&input_tokens=77"
     events = await read(api.chat_stream(api.request(model, delivery=every(usage_s=0.1))))
     usages = [event.usage for _, event in events if event.HasField("usage")]
@@ -163,7 +161,7 @@ async def test_usage_comes_at_its_interval_and_grows_until_the_provider_says_it(
         sequence = event.sequence
 
 
-async def test_usage_is_of_the_whole_stream_for_who_joins_late(api):
+async def test_a_late_reader_gets_the_usage_of_the_whole_stream(api):
     call = api.chat_stream(api.request("openai/sim?tokens=200&itl_ms=5"))
     events = aiter(call)
     while (await anext(events)).sequence < 100:
@@ -181,7 +179,7 @@ async def test_usage_is_of_the_whole_stream_for_who_joins_late(api):
     call.cancel()
 
 
-async def test_usage_and_heartbeats_go_on_in_silence(api):
+async def test_usage_and_heartbeats_continue_during_silence(api):
     call = api.chat_stream(
         api.request("openai/sim?tokens=9&stall_after=4&itl_ms=5", delivery=every(0.3, 0.1))
     )

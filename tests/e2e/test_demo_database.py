@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-async def test_the_demo_neither_reads_nor_writes_the_folders_database(start, folder):
+async def test_the_demo_does_not_use_the_database_in_the_folder(start, folder):
     temporary = folder / "tmp"
     temporary.mkdir()
     env = {"TOKENWIRE_DATABASE": None, "TMPDIR": str(temporary)}
@@ -37,7 +37,7 @@ async def test_the_demo_neither_reads_nor_writes_the_folders_database(start, fol
 
 
 @pytest.mark.parametrize("source", ["flag", "variable", "file"])
-async def test_a_demo_that_names_a_database_uses_it(start, api_on, folder, source):
+async def test_a_demo_with_a_configured_database_uses_it(start, api_on, folder, source):
     url = f"sqlite:///{folder}/tokenwire.db"
     key = keys("create", "--tenant", "globex", database=url)
     arguments, env = ["serve", "--demo", "--listen", "127.0.0.1:0"], {"TOKENWIRE_DATABASE": None}

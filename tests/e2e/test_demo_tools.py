@@ -80,7 +80,7 @@ async def test_parallel_results_are_all_used(demo):
     await on_all_models(demo, scenario)
 
 
-async def test_a_question_after_the_results_is_a_new_one(demo):
+async def test_a_question_after_the_results_calls_tools_again(demo):
     async def scenario(ask):
         messages = [tokenwire.user(QUESTION)]
         await tool_loop(ask, messages)
@@ -105,7 +105,7 @@ async def test_a_question_after_the_results_is_a_new_one(demo):
         ("Hello", {"mode": "TOOL_CHOICE_MODE_TOOL", "tool_name": "get_time"}, ["get_time"]),
     ],
 )
-async def test_tool_choice_decides_and_the_loop_still_ends(demo, question, choice, called):
+async def test_tool_choice_is_followed_and_the_loop_ends(demo, question, choice, called):
     async def scenario(ask):
         ask = functools.partial(ask, tool_choice=choice)
         reasons, calls, _ = await tool_loop(ask, [tokenwire.user(question)])

@@ -84,7 +84,7 @@ EARLY = pytest.mark.parametrize(("first", "repeated"), [(0, None), (0, 0), (1, N
 
 
 @EARLY
-async def test_figures_from_before_the_answer_do_not_hide_what_was_cancelled(
+async def test_usage_reported_before_the_answer_does_not_hide_the_tokens_of_a_cancelled_stream(
     serving, first, repeated
 ):
     async with serving(speaking(first, repeated)) as api:
@@ -103,7 +103,7 @@ async def test_figures_from_before_the_answer_do_not_hide_what_was_cancelled(
 
 
 @EARLY
-async def test_figures_from_before_the_answer_do_not_hide_it_from_its_budget(
+async def test_usage_reported_before_the_answer_does_not_hide_its_tokens_from_the_budget(
     serving, first, repeated
 ):
     async with serving(speaking(first, repeated, breaks=True)) as api:
@@ -114,7 +114,9 @@ async def test_figures_from_before_the_answer_do_not_hide_it_from_its_budget(
 
 
 @EARLY
-async def test_figures_from_before_the_answer_do_not_hide_what_broke(serving, first, repeated):
+async def test_usage_reported_before_the_answer_does_not_hide_the_tokens_of_a_broken_stream(
+    serving, first, repeated
+):
     async with serving(speaking(first, repeated, breaks=True)) as api:
         assert reason(await refused(api.chat(api.request("m")))) == "UPSTREAM_BROKEN"
         usage = (await the_record(api)).usage

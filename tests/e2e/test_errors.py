@@ -49,7 +49,7 @@ async def failing(call):
         ("huge_line=10000000", grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
     ],
 )
-async def test_what_goes_wrong_upstream_has_the_reason_of_the_table(
+async def test_each_upstream_failure_has_its_documented_reason(
     api, provider, scenario, code, reason
 ):
     events, error = await failing(api.chat_stream(api.request(f"{provider}/sim?{scenario}")))
@@ -66,7 +66,7 @@ async def test_what_goes_wrong_upstream_has_the_reason_of_the_table(
         assert metadata["usage_estimated"] in ("true", "false")
 
 
-async def test_a_retry_after_of_days_is_cut_to_an_hour(api):
+async def test_a_retry_after_of_days_is_limited_to_an_hour(api):
     _, error = await failing(
         api.chat_stream(api.request("openai/sim?status=429&retry_after=86400"))
     )
@@ -109,7 +109,7 @@ async def test_a_provider_that_refuses_connections_is_unavailable(start, api_on)
     assert "RetryInfo" in found
 
 
-async def test_silence_has_named_limits(start, api_on, simulator):
+async def test_the_first_content_and_idle_limits_end_a_silent_stream(start, api_on, simulator):
     patient = {"first_content_s": 30, "idle_s": 0.4}
     env = simulator.environ() | {
         "TOKENWIRE_LIMITS__UPSTREAM_FIRST_CONTENT_S": "0.5",
@@ -147,7 +147,7 @@ async def test_silence_has_named_limits(start, api_on, simulator):
                     assert details(error)["RetryInfo"].retry_delay.seconds == 60
 
 
-async def test_a_stream_past_its_longest_duration_finishes_with_time_limit(
+async def test_a_stream_that_exceeds_its_maximum_duration_finishes_with_time_limit(
     start, api_on, simulator
 ):
     env = simulator.environ() | {"TOKENWIRE_LIMITS__MAX_STREAM_DURATION_S": "0.5"}
@@ -158,7 +158,7 @@ async def test_a_stream_past_its_longest_duration_finishes_with_time_limit(
     assert events[-1].finished.usage.estimated
 
 
-async def test_more_streams_than_the_server_takes_are_refused_at_once(start, api_on, simulator):
+async def test_streams_above_the_servers_limit_are_refused_immediately(start, api_on, simulator):
     env = simulator.environ() | {"TOKENWIRE_LIMITS__MAX_STREAMS": "2"}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
@@ -178,7 +178,7 @@ async def test_more_streams_than_the_server_takes_are_refused_at_once(start, api
 
 
 @pytest.mark.parametrize("model", ["nobody/model", "justaword", "opnai/gpt", "openai/", "/gpt"])
-async def test_an_unknown_provider_or_alias_is_named_with_its_neighbours(api, model):
+async def test_an_unknown_provider_or_alias_is_refused_with_similar_names(api, model):
     _, error = await failing(api.chat_stream(api.request(model)))
     info = details(error)["ErrorInfo"]
     assert (error.code(), info.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL")
@@ -187,7 +187,7 @@ async def test_an_unknown_provider_or_alias_is_named_with_its_neighbours(api, mo
         assert "openai/gpt" in info.metadata["nearest"].split(",")
 
 
-async def test_every_violation_comes_at_once_with_its_path(api):
+async def test_all_violations_are_reported_at_once_with_their_paths(api):
     request = api.request(
         "anthropic/m",
         messages=[
@@ -228,7 +228,7 @@ async def test_a_prompt_over_the_limit_gets_the_applications_error(api):
 
 
 @pytest.mark.parametrize("rpc", ["chat_stream", "chat", "get_model"])
-async def test_bytes_that_are_no_message_get_a_clear_error(api, rpc):
+async def test_bytes_that_are_not_a_message_are_refused_as_invalid(api, rpc):
     call = getattr(api, rpc)(b"\xff\xff\xff\xff")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await (call.read() if rpc == "chat_stream" else call)
@@ -243,7 +243,7 @@ async def test_a_refusal_sends_trailers_only(api):
 
 
 @pytest.mark.parametrize("scenario", ["status=400", "error_event_after=3", "status=403"])
-async def test_what_a_provider_writes_goes_to_the_log_and_never_to_the_caller(
+async def test_a_providers_text_is_logged_and_never_sent_to_the_caller(
     start, api_on, simulator, scenario
 ):
     with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (process, address):

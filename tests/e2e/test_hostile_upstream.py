@@ -43,7 +43,7 @@ async def says_nothing(provider, reader, writer):
 
 
 @pytest.mark.parametrize("script", [streams_to_nobody, says_nothing])
-async def test_a_cancel_closes_a_tls_connection_without_waiting_for_a_goodbye(
+async def test_a_cancel_closes_a_tls_connection_without_waiting_for_close_notify(
     serving, tmp_path, script
 ):
     authority = trustme.CA()
@@ -85,7 +85,7 @@ async def test_a_cancel_during_the_upload_does_not_send_the_rest_of_the_prompt(s
     assert provider.received < 7_000_000
 
 
-async def test_broken_framing_is_a_broken_connection_at_once_and_not_a_silence(serving):
+async def test_invalid_framing_breaks_the_stream_immediately(serving):
     async def breaks(provider, reader, writer):
         chunk = b"%x\r\n%b\r\n" % (len(TOKEN), TOKEN)
         writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
@@ -112,7 +112,7 @@ async def test_broken_framing_is_a_broken_connection_at_once_and_not_a_silence(s
     ],
     ids=["cut", "slow", "odd charset", "huge"],
 )
-async def test_an_errors_status_counts_whatever_its_body_does(serving, body):
+async def test_the_status_of_an_error_counts_even_if_its_body_cannot_be_read(serving, body):
     async def refuses(provider, reader, writer):
         writer.write(b"HTTP/1.1 401 Unauthorized\r\n" + body)
         await writer.drain()
@@ -136,7 +136,7 @@ async def test_an_errors_status_counts_whatever_its_body_does(serving, body):
         b"junk\r\n\r\n",
     ],
 )
-async def test_an_odd_head_is_a_typed_error(serving, head):
+async def test_an_invalid_response_head_is_upstream_unavailable(serving, head):
     async def answers(provider, reader, writer):
         writer.write(head)
         await wait_for_end(reader)

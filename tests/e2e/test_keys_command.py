@@ -141,7 +141,7 @@ def test_the_list_is_a_table_oldest_first(keys):
     assert "there are no keys of tenant nobody" in nobody.stderr
 
 
-def test_a_whole_key_will_do_as_prefix_and_its_secret_is_not_said_again(file_keys):
+def test_a_whole_key_is_accepted_as_prefix_and_its_secret_is_not_printed(file_keys):
     text = file_keys.create("--tenant", "acme")
     secret = text.rpartition("_")[2]
     new = file_keys.run("rotate", text)
@@ -205,7 +205,7 @@ def test_a_key_of_another_tenant_is_not_revoked(file_keys):
         ([], ["action"]),
     ],
 )
-def test_wrong_arguments_are_named_with_what_is_allowed(file_keys, arguments, said):
+def test_invalid_arguments_are_reported_with_the_allowed_values(file_keys, arguments, said):
     stderr = file_keys.refused(*arguments, code=2)
     last = stderr.splitlines()[-1]
     assert all(words in last for words in said), last
@@ -225,7 +225,7 @@ def test_a_key_can_expire_at_a_date_or_a_time(file_keys, expires, expire_time):
     assert file_keys.all()[0]["expire_time"] == expire_time
 
 
-def test_a_key_that_expired_is_listed_as_that(file_keys):
+def test_an_expired_key_is_listed_as_expired(file_keys):
     file_keys.create("--tenant", "acme", "--expires", "1s")
     give_up = time.monotonic() + 10
     while file_keys.all()[0]["state"] != "expired":
@@ -240,7 +240,7 @@ def test_a_rotation_without_overlap_ends_the_old_key_at_once(file_keys):
 
 
 @pytest.mark.parametrize("how", ["flag", "variable", "file", "default"])
-def test_the_database_is_found_as_serve_finds_it(tmp_path, how):
+def test_the_database_setting_is_the_same_as_for_serve(tmp_path, how):
     folder = tmp_path / "here"
     folder.mkdir()
     url = f"sqlite:///{tmp_path}/keys.db"
@@ -255,13 +255,13 @@ def test_the_database_is_found_as_serve_finds_it(tmp_path, how):
     assert made.exists()
 
 
-def test_only_create_and_migrate_make_a_database(file_keys, tmp_path):
+def test_only_create_and_migrate_create_a_database(file_keys, tmp_path):
     for arguments in (["list"], ["revoke", "--tenant", "a"], ["rotate", "--tenant", "a"]):
         assert "no such file" in file_keys.refused(*arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_migrate_says_what_it_did_and_where(database_url):
+def test_migrate_prints_the_change_and_the_database(database_url):
     for said in ("is now up to date", "was up to date"):
         result = command("migrate", "--database", database_url)
         assert result.returncode == 0, result.stderr
@@ -270,7 +270,7 @@ def test_migrate_says_what_it_did_and_where(database_url):
     assert database_url.rpartition("/")[2] in result.stdout
 
 
-def test_where_schemas_are_migrated_by_hand_create_says_so(tmp_path):
+def test_create_reports_that_the_schema_must_be_migrated_manually(tmp_path):
     config = tmp_path / "tokenwire.toml"
     config.write_text(f"database = 'sqlite:///{tmp_path}/keys.db'\nmigrate = false")
     result = command("keys", "create", "--tenant", "a", "--config", config)
@@ -280,7 +280,7 @@ def test_where_schemas_are_migrated_by_hand_create_says_so(tmp_path):
     assert command("keys", "create", "--tenant", "a", "--config", config).returncode == 0
 
 
-def test_a_database_that_cannot_be_reached_is_one_line(own_postgresql):
+def test_an_unreachable_database_is_reported_in_one_line(own_postgresql):
     url = own_postgresql.new_database()
     keys = Keys(url)
     keys.create("--tenant", "acme")
@@ -290,14 +290,14 @@ def test_a_database_that_cannot_be_reached_is_one_line(own_postgresql):
     assert len(keys.all()) == 1
 
 
-def test_bad_settings_are_one_line(file_keys):
+def test_invalid_settings_are_reported_in_one_line(file_keys):
     said = command("keys", "list", env={"TOKENWIRE_DATABASE": "mysql://u:hidden@x/y"})
     assert (said.returncode, said.stderr.count("\n")) == (1, 1)
     assert "hidden" not in said.stderr
     assert "no such file" in file_keys.refused("list", "--config", "/nowhere.toml")
 
 
-def test_many_operators_at_once_each_get_a_key(keys):
+def test_concurrent_creates_each_return_a_key(keys):
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tokenwire_server", "keys", "create", "--tenant", f"t{n}",

@@ -44,7 +44,7 @@ async def left(tenancy, key):
     }
 
 
-async def test_an_answer_tells_what_is_left(tenancy):
+async def test_initial_metadata_has_what_is_left_of_each_limit(tenancy):
     key = await tenancy.new_key(
         "--limits", "requests_per_minute=5,tokens_per_minute=10000,concurrent_streams=3"
     )
@@ -66,14 +66,14 @@ async def test_an_answer_tells_what_is_left(tenancy):
         await unary
 
 
-async def test_without_limits_nothing_is_told(tenancy):
+async def test_without_limits_no_limit_metadata_is_sent(tenancy):
     async with tenancy.api(tenancy.acme) as api:
         call = api.chat_stream(api.request(SHORT))
         assert await limits_told(call) == {}
         await read(call)
 
 
-async def test_the_request_too_many_says_which_limit_how_large_and_when_to_come_back(tenancy):
+async def test_a_refusal_names_the_limit_its_size_and_the_retry_delay(tenancy):
     key = await tenancy.new_key("--limits", "requests_per_minute=2")
     async with tenancy.api(key) as api:
         for _ in range(2):
@@ -106,7 +106,7 @@ async def test_a_refusal_is_trailers_only(tenancy):
         await refused(read(call))
 
 
-async def test_more_tokens_than_the_limit_will_never_fit_and_that_is_said(tenancy):
+async def test_a_request_with_more_tokens_than_the_limit_is_refused_without_a_retry_delay(tenancy):
     key = await tenancy.new_key("--limits", "tokens_per_minute=100")
     async with tenancy.api(key) as api:
         error = await refused(api.chat(api.request(SHORT)))  # 1,024 are assumed
@@ -118,7 +118,7 @@ async def test_more_tokens_than_the_limit_will_never_fit_and_that_is_said(tenanc
         await api.chat(api.request(SHORT, generation=generation))
 
 
-async def test_tokens_are_settled_with_what_the_provider_says(tenancy):
+async def test_token_limits_are_corrected_with_the_providers_figures(tenancy):
     key = await tenancy.new_key("--limits", "tokens_per_minute=5000")
     async with tenancy.api(key) as api:
         model = "openai/sim?tokens=2&input_tokens=30&output_tokens=12"
@@ -126,7 +126,7 @@ async def test_tokens_are_settled_with_what_the_provider_says(tenancy):
         assert (await left(tenancy, key))["tokens_per_minute"] == 5000 - 42
 
 
-async def test_a_request_too_large_for_its_caller_has_the_path(tenancy):
+async def test_a_request_larger_than_the_callers_limit_is_refused_with_the_path(tenancy):
     key = await tenancy.new_key("--limits", "messages_per_request=2,bytes_per_request=500")
     message = chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[chat_pb2.Part(text="hi")])
     async with tenancy.api(key) as api:
@@ -151,7 +151,7 @@ async def test_a_request_too_large_for_its_caller_has_the_path(tenancy):
             assert [violation.field for violation in fields] == [path]
 
 
-async def test_a_tenants_limit_holds_for_all_its_keys_together(limited_tenancy):
+async def test_a_tenants_limit_is_shared_by_all_its_keys(limited_tenancy):
     first, second = [await limited_tenancy.new_key() for _ in range(2)]
     async with limited_tenancy.api(first) as one, limited_tenancy.api(second) as other:
         calls = [api.chat_stream(api.request(ENDLESS)) for api in (one, other)]
@@ -302,7 +302,7 @@ async def all_slots_back(tenancy, key, allowed):
         assert time.monotonic() - began < 10, f"{allowed - found} slots did not come back"
 
 
-async def test_every_slot_comes_back_however_its_stream_ended(tenancy):
+async def test_every_slot_is_released_however_its_stream_ends(tenancy):
     key = await tenancy.new_key("--limits", "concurrent_streams=10")
     async with asyncio.timeout(100):
         await end_in_every_way(tenancy, key, count=1000, seed=random.randrange(1000))
@@ -311,7 +311,7 @@ async def test_every_slot_comes_back_however_its_stream_ended(tenancy):
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-async def test_every_slot_comes_back_after_10_000_streams_ended_in_every_way(tenancy):
+async def test_every_slot_is_released_after_10_000_streams_with_all_kinds_of_ends(tenancy):
     key = await tenancy.new_key("--limits", "concurrent_streams=10")
     began = time.monotonic()
     refusals = await end_in_every_way(tenancy, key, count=10_000, seed=1)
@@ -322,7 +322,9 @@ async def test_every_slot_comes_back_after_10_000_streams_ended_in_every_way(ten
     )
 
 
-async def test_a_request_that_was_counted_while_its_twin_began_attaches_and_takes_nothing(tenancy):
+async def test_a_request_whose_duplicate_starts_during_its_estimate_attaches_and_uses_nothing(
+    tenancy,
+):
     key = await tenancy.new_key("--limits", "concurrent_streams=1,requests_per_minute=1")
     async with tenancy.api(key) as api:
         request = api.request("openai/sim?tokens=20&itl_ms=20", "word " * 200_000, request_id="one")

@@ -58,7 +58,7 @@ async def until(tenancy, key, wanted, within_s):
     return time.monotonic() - began
 
 
-async def test_streams_go_on_without_the_database_and_new_calls_end_when_keys_are_too_old(
+async def test_streams_continue_without_the_database_and_new_calls_fail_when_cached_keys_expire(
     start, api_on, simulator, own_postgresql
 ):
     database = own_postgresql.new_database()
@@ -173,7 +173,7 @@ async def test_a_key_is_revoked_once_a_lost_database_is_back(
         await until(tenancy, tenancy.acme, "UNAUTHENTICATED", within_s=15)
 
 
-async def test_a_writer_that_holds_the_lock_keeps_no_caller_out(start, api_on, simulator, tmp_path):
+async def test_a_locked_database_does_not_block_callers(start, api_on, simulator, tmp_path):
     database = f"sqlite:///{tmp_path}/tokenwire.db"
     with served(start, api_on, simulator, database) as tenancy:
         holder = sqlite3.connect(tmp_path / "tokenwire.db", isolation_level=None)
@@ -195,7 +195,9 @@ async def test_a_writer_that_holds_the_lock_keeps_no_caller_out(start, api_on, s
             assert locked.stderr.count("\n") == 1
 
 
-async def test_a_file_that_is_gone_is_no_empty_database(start, api_on, simulator, tmp_path):
+async def test_a_removed_database_file_is_not_treated_as_an_empty_database(
+    start, api_on, simulator, tmp_path
+):
     """Otherwise whoever can delete the file would let everybody in."""
     database = f"sqlite:///{tmp_path}/tokenwire.db"
     with served(start, api_on, simulator, database) as tenancy:
@@ -208,7 +210,7 @@ async def test_a_file_that_is_gone_is_no_empty_database(start, api_on, simulator
                 await stub.GetCaller(caller_pb2.GetCallerRequest())
 
 
-def test_a_database_of_a_newer_version_is_refused_at_the_start(simulator, database_url, sql):
+def test_a_database_with_a_newer_schema_is_refused_at_startup(simulator, database_url, sql):
     serve = [sys.executable, "-m", "tokenwire_server", "serve", "--demo", "--listen", "127.0.0.1:0"]
     keys("create", "--tenant", "acme", database=database_url)
     sql("UPDATE tokenwire_version SET version_num = '9999'")
@@ -221,7 +223,7 @@ def test_a_database_of_a_newer_version_is_refused_at_the_start(simulator, databa
     assert "newer" in refused.stderr
 
 
-def test_a_database_without_the_schema_is_refused_where_it_may_not_be_changed(database_url):
+def test_a_database_without_the_schema_is_refused_if_migration_is_off(database_url):
     serve = [sys.executable, "-m", "tokenwire_server", "serve", "--demo", "--listen", "127.0.0.1:0"]
     refused = subprocess.run(
         [*serve, "--no-migrate", "--database", database_url],
@@ -233,7 +235,7 @@ def test_a_database_without_the_schema_is_refused_where_it_may_not_be_changed(da
     assert "tokenwire-server migrate" in refused.stderr
 
 
-async def test_a_server_that_waits_for_the_schema_stops_when_it_is_told(postgresql):
+async def test_a_server_that_waits_for_the_schema_stops_on_sigterm(postgresql):
     database = postgresql.new_database()
     holder = await asyncpg.connect(database)
     await holder.execute(f"SELECT pg_advisory_lock({SCHEMA_LOCK})")

@@ -14,14 +14,14 @@ UNDISTURBED_S = 0.5
 """Between two tokens that are sent 50 ms apart."""
 
 
-async def test_a_killed_servers_streams_are_lost_with_figures_a_second_old(
+async def test_streams_of_a_killed_server_are_recorded_as_lost_with_figures_at_most_a_second_old(
     start, api_on, simulator, tmp_path
 ):
     database = f"sqlite:///{tmp_path}/t.db"
     await kill_and_start_again(start, api_on, simulator, database, tmp_path, 20)
 
 
-async def test_another_replica_closes_what_a_killed_one_left_and_nothing_of_its_own(
+async def test_another_replica_closes_the_records_of_a_killed_replica_and_no_others(
     start, api_on, simulator, postgresql, tmp_path
 ):
     database = postgresql.new_database()
@@ -101,7 +101,7 @@ async def outlast(books, away, back, for_s):
     assert not [line for line in lines if "Traceback" in line]
 
 
-async def test_ten_seconds_without_postgresql_cost_no_record_and_disturb_no_stream(
+async def test_ten_seconds_without_postgresql_lose_no_record_and_disturb_no_stream(
     start, api_on, simulator, own_postgresql, tmp_path
 ):
     database = own_postgresql.new_database()
@@ -109,7 +109,7 @@ async def test_ten_seconds_without_postgresql_cost_no_record_and_disturb_no_stre
         await outlast(books, own_postgresql.stop, own_postgresql.start, 10)
 
 
-async def test_eight_seconds_of_a_locked_sqlite_cost_no_record_and_disturb_no_stream(
+async def test_eight_seconds_of_a_locked_sqlite_lose_no_record_and_disturb_no_stream(
     start, api_on, simulator, tmp_path
 ):
     with (

@@ -87,7 +87,7 @@ async def test_a_reader_that_accepts_nothing_delays_no_other(server, api, api_on
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_cancelling_ends_the_stream_for_every_reader_and_closes_the_provider(
+async def test_cancel_ends_the_stream_for_all_readers_and_closes_the_providers_connection(
     api, simulator, provider
 ):
     key = f"cancelled-{provider}"
@@ -120,7 +120,7 @@ async def test_cancelling_ends_the_stream_for_every_reader_and_closes_the_provid
 @pytest.mark.parametrize(
     "scenario", ["silent=1", "headers_then_silent=1", "tokens=5&stall_after=3"]
 )
-async def test_cancelling_needs_no_word_of_the_provider(api, simulator, scenario):
+async def test_cancel_works_while_the_provider_is_silent(api, simulator, scenario):
     call, id = await begun(api, f"openai/sim?{scenario}")
     ended = await asyncio.wait_for(api.cancel_stream(id), 5)
     assert ended.stream.finish_reason == CANCELLED
@@ -128,7 +128,7 @@ async def test_cancelling_needs_no_word_of_the_provider(api, simulator, scenario
     await asyncio.to_thread(simulator.wait_until_none_open, 5)
 
 
-async def test_a_stream_that_ended_before_is_not_cancelled_any_more(api):
+async def test_cancelling_an_ended_stream_changes_nothing(api):
     events = await api.events("openai/sim?tokens=5")
     id = pb.CancelStreamRequest(stream_id=events[0].started.stream_id)
     for _ in range(2):
@@ -142,7 +142,7 @@ async def test_a_stream_that_ended_before_is_not_cancelled_any_more(api):
     assert stream.finish_reason == event_pb2.FINISH_REASON_UNSPECIFIED
 
 
-async def test_who_comes_after_the_cancel_reads_all_of_it_and_the_cancelled_end(api):
+async def test_a_reader_after_the_cancel_reads_all_events_and_the_cancelled_end(api):
     call, id = await begun(api, f"openai/sim?{ENDLESS}", retention=CONTINUE)
     while (await api.get_stream(id)).last_sequence < 20:
         await asyncio.sleep(0.005)
@@ -152,7 +152,7 @@ async def test_who_comes_after_the_cancel_reads_all_of_it_and_the_cancelled_end(
     assert late[-1].finished.reason == CANCELLED
 
 
-async def test_a_deleted_stream_is_gone_at_once_for_everybody(api, simulator):
+async def test_a_deleted_stream_is_immediately_not_found(api, simulator):
     call, id = await begun(api, f"openai/sim?{ENDLESS}&key=deleted")
     reading = asyncio.create_task(read(call))
     while (await api.get_stream(id)).last_sequence < 20:
@@ -176,7 +176,7 @@ async def test_a_deleted_stream_is_gone_at_once_for_everybody(api, simulator):
     assert simulator.request("deleted")["aborted"]
 
 
-async def test_an_ended_stream_can_be_deleted_once(api):
+async def test_deleting_an_ended_stream_twice_is_not_found(api):
     events = await api.events("openai/sim?tokens=5")
     id = pb.DeleteStreamRequest(stream_id=events[0].started.stream_id)
     await api.delete_stream(id)
@@ -185,7 +185,7 @@ async def test_an_ended_stream_can_be_deleted_once(api):
     assert info(caught.value).reason == "STREAM_NOT_FOUND"
 
 
-async def test_who_reads_slowly_while_the_stream_is_deleted_is_told_so(server, api, api_on):
+async def test_a_slow_reader_of_a_deleted_stream_gets_stream_not_found(server, api, api_on):
     async with grpc.aio.insecure_channel(server, options=SMALL_WINDOW) as narrow:
         model = f"openai/sim?repeat=forever&tokens_per_second=20000&text={'x' * 100}"
         call, id = await begun(api_on(narrow), model)
@@ -201,7 +201,7 @@ async def test_who_reads_slowly_while_the_stream_is_deleted_is_told_so(server, a
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_where_a_stream_stands_is_told_while_it_runs_and_when_it_finished(api, provider):
+async def test_get_stream_describes_a_running_and_a_finished_stream(api, provider):
     model = f"{provider}/sim?tokens=60&itl_ms=10&input_tokens=7"
     began = time.time()
     call, id = await begun(api, model, request_id=f"stands-{provider}")
@@ -231,7 +231,7 @@ async def test_where_a_stream_stands_is_told_while_it_runs_and_when_it_finished(
     assert ended.created_time == events[0].started.created_time
 
 
-async def test_what_a_failed_stream_used_is_told(api):
+async def test_get_stream_has_the_usage_of_a_failed_stream(api):
     call, id = await begun(api, "anthropic/sim?tokens=40&drop_after=20&input_tokens=33")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(call)
@@ -244,7 +244,7 @@ async def test_what_a_failed_stream_used_is_told(api):
     assert stood.HasField("expire_time")
 
 
-async def test_looking_at_a_stream_keeps_nobodys_place(api):
+async def test_get_stream_does_not_count_as_a_reader(api):
     call, id = await begun(api, f"openai/sim?{ENDLESS}")
     await call.read()
     call.cancel()
@@ -254,7 +254,7 @@ async def test_looking_at_a_stream_keeps_nobodys_place(api):
     assert (stood.finish_reason, stood.reader_count) == (CANCELLED, 0)
 
 
-async def test_five_hundred_readers_at_once_all_read_the_same_text_and_none_stays(
+async def test_five_hundred_concurrent_readers_read_the_same_text_and_all_leave(
     server, api, api_on
 ):
     tokens = 150
@@ -271,7 +271,7 @@ async def test_five_hundred_readers_at_once_all_read_the_same_text_and_none_stay
         await channel.close()
 
 
-async def test_a_storm_of_readers_that_come_and_leave_at_once_leaves_none_behind(api, simulator):
+async def test_readers_that_join_and_leave_immediately_are_all_removed(api, simulator):
     call, id = await begun(api, f"openai/sim?{ENDLESS}&key=storm", retention=CONTINUE)
     rng = random.Random(7)
 
@@ -291,7 +291,7 @@ async def test_a_storm_of_readers_that_come_and_leave_at_once_leaves_none_behind
     await api.cancel_stream(id)
 
 
-async def test_cancelling_in_any_instant_of_the_beginning_always_ends_the_stream(api, simulator):
+async def test_cancelling_at_any_moment_of_the_start_ends_the_stream(api, simulator):
     kept = pb.RetentionOptions(log_ttl=Duration(seconds=5))
     for round in range(60):
         provider = PROVIDERS[round % 3]
@@ -306,7 +306,7 @@ async def test_cancelling_in_any_instant_of_the_beginning_always_ends_the_stream
 
 
 @pytest.mark.parametrize("on_disconnect", [pb.ON_DISCONNECT_CANCEL, pb.ON_DISCONNECT_CONTINUE])
-async def test_callers_that_leave_in_any_instant_of_the_beginning_leave_nothing_open(
+async def test_callers_that_leave_at_any_moment_of_the_start_leave_nothing_open(
     api, simulator, on_disconnect
 ):
     retention = pb.RetentionOptions(on_disconnect=on_disconnect)

@@ -28,7 +28,7 @@ def resident_mib(pid):
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.NoCompression])
 @pytest.mark.parametrize("path", [WATCH, REFLECTION])
-async def test_large_requests_of_callers_without_a_key_are_refused_and_not_kept(
+async def test_large_requests_without_a_key_are_refused_without_buffering_them(
     start, path, compression
 ):
     name = b"\x0a" + bytes([0x80, 0x80, 0x80, 0x04]) + b"x" * NAME_BYTES  # field 1, 2**23 bytes

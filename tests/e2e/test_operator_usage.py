@@ -78,7 +78,7 @@ def lines(done):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_the_sums_of_every_tenant_and_what_they_do_not_tell(usage):
+def test_the_table_has_the_sums_of_every_tenant_and_reports_what_they_lack(usage):
     acme, globex = lines(usage("--json"))
     assert (acme["tenant"], acme["streams"], acme["cost_usd"]) == ("acme", 2, "1.234600")
     assert (globex["tenant"], globex["cost_usd"], globex["unpriced"]) == ("globex", "0.000009", 1)
@@ -105,12 +105,12 @@ def test_the_sums_of_every_tenant_and_what_they_do_not_tell(usage):
         (["--key", "tw_ffffffffffff"], set()),
     ],
 )
-def test_what_is_asked_for_is_what_is_told(usage, arguments, numbers):
+def test_options_select_the_records(usage, arguments, numbers):
     found = [int(line["stream_id"], 16) for line in lines(usage("--records", "--json", *arguments))]
     assert sorted(found) == sorted(numbers)
 
 
-def test_a_spreadsheet_has_every_record_with_its_exact_cost_and_no_formula(usage):
+def test_csv_has_every_record_with_its_exact_cost_and_no_formula(usage):
     text = usage("--records", "--csv", "--since", "50d").stdout
     rows = {int(row["stream_id"], 16): row for row in csv.DictReader(io.StringIO(text, newline=""))}
     known = {r: Decimal(row["cost_usd"]) for r, row in rows.items() if row["cost_usd"]}
@@ -122,7 +122,7 @@ def test_a_spreadsheet_has_every_record_with_its_exact_cost_and_no_formula(usage
     assert [row[:2] for row in grouped] == [["label.team", "streams"], ["", "3"], ["'=cmd()", "1"]]
 
 
-def test_no_records_are_a_header_or_a_word_never_an_error(usage):
+def test_without_records_the_output_is_a_header_or_a_message(usage):
     assert usage("--csv", "--tenant", "nobody").stdout.startswith("tenant,streams,")
     assert usage("--records", "--csv", "--tenant", "nobody").stdout.startswith("created_time,")
     nothing = usage("--tenant", "nobody")
@@ -143,13 +143,13 @@ def test_no_records_are_a_header_or_a_word_never_an_error(usage):
         (["--csv", "--json"], "argument --json: not allowed with argument --csv"),
     ],
 )  # fmt: skip
-def test_wrong_arguments_are_named(arguments, said):
+def test_invalid_arguments_are_reported_by_name(arguments, said):
     done = command("usage", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(f"tokenwire-server usage: error: {said}")
 
 
-def test_a_reader_that_has_enough_is_no_error(database):
+def test_a_closed_pipe_is_not_an_error(database):
     argv = [sys.executable, "-m", "tokenwire_server", "usage", "--records", "--csv"]
     process = subprocess.Popen(
         [*argv, "--database", database], stdout=subprocess.PIPE, stderr=subprocess.PIPE

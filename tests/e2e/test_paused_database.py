@@ -56,7 +56,7 @@ async def open_streams(api):
     return calls
 
 
-async def test_with_a_paused_database_a_server_stops_in_time_and_logs_how_many_records_are_not_written(
+async def test_with_a_paused_database_the_server_stops_in_time_and_logs_the_number_of_unwritten_records(
     start, api_on, simulator, pausable
 ):
     database, paused = pausable

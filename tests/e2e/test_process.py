@@ -113,7 +113,9 @@ async def test_a_server_without_a_standard_file_serves_and_stops_cleanly(closed)
 @pytest.mark.parametrize(
     ("output", "why"), [("full", "No space left on device"), ("pipe", "Broken pipe")]
 )
-async def test_a_server_whose_stdout_cannot_be_written_says_so_on_one_line_and_serves(output, why):
+async def test_a_server_whose_stdout_cannot_be_written_reports_it_in_one_line_and_serves(
+    output, why
+):
     address = f"127.0.0.1:{free_port()}"
     command = ("-m", "tokenwire_server", "serve", "--demo", "--listen", address)
     reader, stdout = os.pipe()

@@ -40,13 +40,13 @@ def is_serving(tenancy):
         b"/" + b"x" * 9000,
     ],
 )
-def test_no_path_opens_anything_or_ends_the_server(tenancy, path):
+def test_no_path_is_served_without_a_key_or_stops_the_server(tenancy, path):
     """A path that is not UTF-8 ended the whole server of grpcio 1.84 and 1.85, for everybody."""
     assert b"grpc-status\x010" not in answer(tenancy.address, path)
     assert is_serving(tenancy)
 
 
-def test_the_raw_caller_is_understood(tenancy):
+def test_the_raw_caller_of_these_tests_sends_valid_calls(tenancy):
     key = (b"authorization", f"Bearer {tenancy.acme}".encode())
     assert b"grpc-status\x010" in answer(tenancy.address, GET_CALLER, key)
     assert b"grpc-status\x0216" in answer(tenancy.address, GET_CALLER)
@@ -63,7 +63,7 @@ BESIDE = [
 ]
 
 
-def test_a_key_with_bytes_beside_it_is_not_taken_and_not_written_down(serving, simulator):
+def test_a_key_with_extra_bytes_is_refused_and_not_logged(serving, simulator):
     with serving(simulator, TOKENWIRE_LOG_LEVEL="DEBUG") as tenancy:
         for value in BESIDE:
             sent = value.replace(b"%s", tenancy.acme.encode())
@@ -81,7 +81,7 @@ def resident_mib(pid):
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def test_what_callers_without_a_key_send_takes_no_memory(serving, simulator):
+def test_requests_without_a_key_do_not_use_memory(serving, simulator):
     """The key is asked for before the request is read: 30 x 8 MiB are not held."""
     with serving(simulator) as tenancy:
         assert is_serving(tenancy)

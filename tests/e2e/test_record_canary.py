@@ -78,7 +78,7 @@ def dump(request):
     return lambda url: request.getfixturevalue("postgresql").dump(url)
 
 
-def test_the_search_would_find_a_piece():
+def test_the_search_finds_a_fragment_of_the_content():
     assert found_in(f"x{CANARY[3:20]}y".encode())
     assert found_in(CANARY[:14].encode("unicode_escape"))
     for before in ("", "x", "xy"):
@@ -194,7 +194,7 @@ async def refused_in_its_own_words(api):
         yield repr((refused.value.details(), refused.value.trailing_metadata())).encode()
 
 
-async def test_neither_what_is_asked_nor_what_is_answered_is_in_the_books_or_the_log(
+async def test_no_content_of_requests_or_answers_is_in_the_records_or_the_log(
     start, api_on, simulator, database_url, tmp_path, dump
 ):
     async with parrots() as settings:

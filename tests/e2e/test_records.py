@@ -3,7 +3,7 @@
 from record_runs import end_and_check
 
 
-async def test_every_stream_leaves_one_record_however_it_ends(
+async def test_every_stream_has_one_record_however_it_ends(
     start, api_on, own_simulator, database_url, tmp_path
 ):
     records = await end_and_check(start, api_on, own_simulator, database_url, tmp_path, count=500)

@@ -20,7 +20,7 @@ def listed(channel, version, metadata=()):
     return {service.name for service in answer.list_services_response.service}
 
 
-def test_open_reflection_is_for_everybody_and_opens_nothing_else(serving, simulator, version):
+def test_open_reflection_needs_no_key_and_all_else_still_does(serving, simulator, version):
     with (
         serving(simulator, TOKENWIRE_REFLECTION="open") as tenancy,
         grpc.insecure_channel(tenancy.address) as channel,
@@ -31,7 +31,7 @@ def test_open_reflection_is_for_everybody_and_opens_nothing_else(serving, simula
         assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_reflection_that_is_off_is_unimplemented_with_a_key_too(serving, simulator, version):
+def test_reflection_that_is_off_is_unimplemented_even_with_a_key(serving, simulator, version):
     with (
         serving(simulator, TOKENWIRE_REFLECTION="off") as tenancy,
         grpc.insecure_channel(tenancy.address) as channel,

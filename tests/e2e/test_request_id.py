@@ -37,7 +37,7 @@ async def test_the_same_request_attaches_to_the_running_stream_from_its_beginnin
     assert asked(simulator, f"running-{provider}") == 1
 
 
-async def test_the_same_request_replays_the_stream_that_has_ended(api, simulator):
+async def test_the_same_request_replays_an_ended_stream(api, simulator):
     request = api.request("openai/sim?tokens=20&key=ended", request_id=LONGEST)
     seen = await read(api.chat_stream(request))
     for _ in range(3):
@@ -54,7 +54,7 @@ async def test_the_same_request_replays_the_stream_that_has_ended(api, simulator
     assert asked(simulator, "ended") == 1
 
 
-async def test_twenty_of_the_same_request_at_once_are_one_generation(api, simulator):
+async def test_twenty_identical_concurrent_requests_are_one_generation(api, simulator):
     request = api.request("openai/sim?tokens=50&itl_ms=5&key=twenty", request_id="twenty")
     answers = await asyncio.gather(
         *(api.chat(request) if n % 4 == 3 else read(api.chat_stream(request)) for n in range(20))
@@ -71,7 +71,7 @@ async def test_twenty_of_the_same_request_at_once_are_one_generation(api, simula
     assert asked(simulator, "twenty") == 1
 
 
-async def test_the_same_request_may_be_read_with_another_delivery(api, simulator):
+async def test_the_same_request_may_have_other_delivery_options(api, simulator):
     fields = {"request_id": "delivered", "model": "openai/sim?tokens=3&key=delivered"}
     first = await api.events(**fields)
     slow = pb.DeliveryOptions(heartbeat_interval=Duration(seconds=60))
@@ -89,7 +89,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS.keys())
 @pytest.mark.parametrize("rpc", ["chat", "chat_stream"])
-async def test_another_request_of_the_same_id_is_refused(api, other, rpc):
+async def test_a_different_request_with_the_same_id_is_refused(api, other, rpc):
     model = "openai/sim?tokens=3"
     request_id = f"reused-{rpc}-{next(iter(other))}"
     first = await api.events(model, request_id=request_id)
@@ -105,20 +105,22 @@ async def test_another_request_of_the_same_id_is_refused(api, other, rpc):
 
 
 @pytest.mark.parametrize("request_id", ["a b", " ", "a\tb", "ä", "🙂", "a\x00", "x" * 129])
-async def test_what_is_no_request_id_is_refused(api, request_id):
+async def test_an_invalid_request_id_is_refused(api, request_id):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await api.events("openai/sim?tokens=1", request_id=request_id)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert info(caught.value).reason == "INVALID_REQUEST"
 
 
-async def test_requests_without_an_id_are_never_the_same(api):
+async def test_identical_requests_without_an_id_are_separate_streams(api):
     first, second = [await api.events("openai/sim?tokens=1") for _ in range(2)]
     assert first[0].started.stream_id != second[0].started.stream_id
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_what_failed_before_its_first_token_may_be_tried_again(api, simulator, provider):
+async def test_a_request_that_failed_before_its_first_token_can_be_repeated(
+    api, simulator, provider
+):
     key = f"again-{provider}"
     fields = {
         "model": f"{provider}/sim?tokens=5&status=503&fault_attempts=1&key={key}",
@@ -138,7 +140,7 @@ async def test_what_failed_before_its_first_token_may_be_tried_again(api, simula
     assert (stood.state, stood.error_reason) == (pb.STREAM_STATE_FAILED, "UPSTREAM_UNAVAILABLE")
 
 
-async def test_what_failed_after_its_first_token_is_not_paid_for_twice(api, simulator):
+async def test_a_request_that_failed_after_its_first_token_is_not_generated_again(api, simulator):
     fields = {"model": "openai/sim?tokens=9&drop_after=4&itl_ms=3&key=paid", "request_id": "paid"}
     found = []
     for _ in range(3):
@@ -150,7 +152,7 @@ async def test_what_failed_after_its_first_token_is_not_paid_for_twice(api, simu
     assert asked(simulator, "paid") == 1
 
 
-async def test_an_id_is_free_again_when_its_stream_is_deleted_or_forgotten(api, simulator):
+async def test_an_id_can_be_reused_after_its_stream_is_deleted_or_expired(api, simulator):
     kept = pb.RetentionOptions(log_ttl=Duration())
     fields = {"model": "openai/sim?tokens=2&key=forgotten", "request_id": "forgotten"}
     ids = set()
@@ -166,7 +168,7 @@ async def test_an_id_is_free_again_when_its_stream_is_deleted_or_forgotten(api, 
     assert asked(simulator, "forgotten") == asked(simulator, "free-again") == 3
 
 
-async def test_a_stream_goes_on_for_who_attached_when_who_began_it_leaves(api, simulator):
+async def test_a_stream_continues_for_attached_readers_when_its_creator_leaves(api, simulator):
     request = api.request("openai/sim?tokens=100&itl_ms=5&key=stays", request_id="stays")
     first = api.chat_stream(request)
     await first.read()
@@ -181,9 +183,7 @@ async def test_a_stream_goes_on_for_who_attached_when_who_began_it_leaves(api, s
     assert asked(simulator, "stays") == 1
 
 
-async def test_callers_that_leave_while_the_stream_begins_leave_it_to_those_who_stay(
-    api, simulator
-):
+async def test_callers_that_leave_at_the_start_do_not_end_the_stream_for_the_others(api, simulator):
     for round in range(30):
         key = f"begins-{round}"
         request = api.request(f"openai/sim?tokens=20&itl_ms=1&key={key}", request_id=key)

@@ -28,7 +28,7 @@ async def stream_id_of(call):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_every_sequence_that_was_seen_is_a_cursor_of_an_ended_stream(api, provider):
+async def test_an_ended_stream_can_be_resumed_from_every_sequence_that_was_seen(api, provider):
     seen = await api.events(f"{provider}/sim?tokens=30&reasoning=10&tools=2&itl_ms=2")
     stream_id = seen[0].started.stream_id
     for position, event in enumerate(seen):
@@ -45,7 +45,7 @@ async def test_every_sequence_that_was_seen_is_a_cursor_of_an_ended_stream(api, 
         assert [e.finished for e in rest[-1:]] == [e.finished for e in seen[position + 1 :][-1:]]
 
 
-async def test_from_the_beginning_it_is_the_same_answer_in_few_events(api):
+async def test_a_replay_from_the_beginning_is_the_same_answer_in_few_events(api):
     seen = await api.events("openai/sim?tokens=20&reasoning=20&itl_ms=1")
     again = await read(resume(api, seen[0].started.stream_id))
     assert [event.WhichOneof("event") for event in again] == [
@@ -60,12 +60,12 @@ async def test_from_the_beginning_it_is_the_same_answer_in_few_events(api):
     assert again[-1] == seen[-1]
 
 
-async def test_from_the_end_there_is_nothing_and_no_error(api):
+async def test_resuming_from_the_end_returns_no_events_and_no_error(api):
     seen = await api.events("openai/sim?tokens=5")
     assert await read(resume(api, seen[0].started.stream_id, seen[-1].sequence)) == []
 
 
-async def test_a_replay_is_in_events_of_at_most_64_kib_whatever_the_characters(api):
+async def test_a_replay_has_events_of_at_most_64_kib_for_any_characters(api):
     model = f"openai/sim?tokens_per_second=2000&repeat=forever&text={'🙂' * 200}"
     call = api.chat_stream(api.request(model, retention=CONTINUE))
     stream_id = await stream_id_of(call)
@@ -82,7 +82,7 @@ async def test_a_replay_is_in_events_of_at_most_64_kib_whatever_the_characters(a
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_running_stream_is_replayed_in_one_event_and_goes_on_without_a_gap(api, provider):
+async def test_a_running_stream_is_replayed_in_one_event_and_continues_without_a_gap(api, provider):
     call = api.chat_stream(api.request(f"{provider}/sim?tokens=200&itl_ms=5"))
     events = aiter(call)
     first = [await anext(events) for _ in range(100)]
@@ -104,7 +104,7 @@ async def test_a_running_stream_is_replayed_in_one_event_and_goes_on_without_a_g
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_failure_comes_to_every_reader_after_what_was_said_before_it(api, provider):
+async def test_every_reader_gets_a_failure_after_all_earlier_events(api, provider):
     call = api.chat_stream(api.request(f"{provider}/sim?tokens=30&drop_after=12&itl_ms=3"))
     stream_id = await stream_id_of(call)
     errors, texts = [], []
@@ -132,7 +132,7 @@ async def test_a_failure_comes_to_every_reader_after_what_was_said_before_it(api
     assert info(caught.value).reason == "RESUME_POINT_AHEAD"
 
 
-async def test_a_failure_before_the_first_token_comes_to_every_reader_too(api):
+async def test_every_reader_gets_a_failure_before_the_first_token(api):
     call = api.chat_stream(api.request("openai/sim?status=429&retry_after=7"))
     stream_id = await stream_id_of(call)
     for each in (call, resume(api, stream_id)):
@@ -158,7 +158,7 @@ async def test_a_failure_before_the_first_token_comes_to_every_reader_too(api):
     ],
     ids=lambda stream_id: repr(stream_id[-33:]),
 )
-async def test_what_is_no_id_is_refused_by_every_rpc(api, rpc, stream_id):
+async def test_an_invalid_stream_id_is_refused_by_every_rpc(api, rpc, stream_id):
     kind = {"get_stream": "GetStreamRequest", "resume_stream": "ResumeStreamRequest"}.get(
         rpc, f"{rpc.partition('_')[0].title()}StreamRequest"
     )
@@ -181,14 +181,14 @@ async def test_an_unknown_id_is_not_found_by_any_rpc(api, rpc):
 
 
 @pytest.mark.parametrize("rpc", ["resume_stream", "get_stream", "cancel_stream", "delete_stream"])
-async def test_bytes_that_are_no_message_are_refused_by_every_rpc(api, rpc):
+async def test_bytes_that_are_not_a_message_are_refused_by_every_rpc(api, rpc):
     call = getattr(api, rpc)(b"\xff\xff\xff\xff")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await (call.read() if rpc == "resume_stream" else call)
     assert info(caught.value).reason == "INVALID_REQUEST"
 
 
-async def test_every_violation_of_a_resume_comes_at_once_with_its_path(api):
+async def test_all_violations_of_a_resume_are_reported_at_once_with_their_paths(api):
     error = await refused(
         resume(
             api,
@@ -209,7 +209,7 @@ async def test_every_violation_of_a_resume_comes_at_once_with_its_path(api):
 
 
 @pytest.mark.parametrize("ahead", [1, 1000, 2**62])
-async def test_a_cursor_ahead_of_the_stream_is_refused_with_what_there_is(api, ahead):
+async def test_a_cursor_ahead_of_the_stream_is_refused_with_the_available_range(api, ahead):
     seen = await api.events("openai/sim?tokens=5")
     last = seen[-1].sequence
     error = await refused(resume(api, seen[0].started.stream_id, last + ahead))
@@ -227,7 +227,9 @@ async def test_a_negative_cursor_is_refused(api, cursor):
     assert [v.field for v in details(error)["BadRequest"].field_violations] == ["after_sequence"]
 
 
-async def test_what_the_log_holds_no_more_is_refused_with_what_it_holds(start, api_on, simulator):
+async def test_a_cursor_whose_events_were_dropped_is_refused_with_the_available_range(
+    start, api_on, simulator
+):
     env = simulator.environ() | {"TOKENWIRE_LIMITS__MAX_LOG_BYTES": "65536"}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
@@ -278,7 +280,7 @@ async def let_go(call, api, stream_id):
     return events, caught.value
 
 
-async def test_a_reader_that_was_let_go_comes_back_from_its_cursor(impatient, api_on):
+async def test_a_slow_reader_that_was_ended_can_resume_from_its_cursor(impatient, api_on):
     async with (
         grpc.aio.insecure_channel(impatient, options=SMALL_WINDOW) as narrow,
         grpc.aio.insecure_channel(impatient) as wide,
@@ -293,9 +295,7 @@ async def test_a_reader_that_was_let_go_comes_back_from_its_cursor(impatient, ap
         assert said(seen) + said(rest) == said(await read(resume(api_on(wide), stream_id)))
 
 
-async def test_the_error_of_a_reader_that_was_let_go_names_no_sequence_it_was_not_given(
-    impatient, api_on
-):
+async def test_the_error_of_a_slow_reader_has_only_a_sequence_that_it_received(impatient, api_on):
     async with (
         grpc.aio.insecure_channel(impatient, options=SMALL_WINDOW) as narrow,
         grpc.aio.insecure_channel(impatient) as wide,

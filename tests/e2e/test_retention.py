@@ -73,9 +73,7 @@ async def server_with(start, simulator, api_on, grace_s=5, **limits):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_the_last_reader_to_leave_cancels_the_provider_and_nobody_before(
-    api, simulator, provider
-):
+async def test_only_the_last_reader_to_leave_cancels_the_provider(api, simulator, provider):
     key = f"last-{provider}"
     call, stream_id = await begin(api, f"{provider}/sim?{ENDLESS}&key={key}")
     others = [resume(api, stream_id) for _ in range(3)]
@@ -98,7 +96,9 @@ async def test_the_last_reader_to_leave_cancels_the_provider_and_nobody_before(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_stream_that_continues_outlives_its_reader_by_its_linger(api, simulator, provider):
+async def test_a_continuing_stream_runs_for_its_linger_after_its_reader_left(
+    api, simulator, provider
+):
     key = f"linger-{provider}"
     call, stream_id = await begin(
         api, f"{provider}/sim?{ENDLESS}&key={key}", retention=goes_on(0.6)
@@ -119,7 +119,7 @@ async def test_a_stream_that_continues_outlives_its_reader_by_its_linger(api, si
     assert events[-1].sequence == info.last_sequence
 
 
-async def test_a_stream_that_continues_comes_to_its_end_without_a_reader(api):
+async def test_a_continuing_stream_can_finish_without_a_reader(api):
     call, stream_id = await begin(api, "openai/sim?tokens=50&itl_ms=5", retention=goes_on())
     call.cancel()
     info = await ended(api, stream_id)
@@ -127,7 +127,7 @@ async def test_a_stream_that_continues_comes_to_its_end_without_a_reader(api):
     assert said(await read(resume(api, stream_id))) == "".join(generated_text(50))
 
 
-async def test_a_reader_that_comes_back_within_linger_keeps_the_stream(api):
+async def test_a_reader_that_returns_within_linger_keeps_the_stream_running(api):
     model = "openai/sim?tokens=100&itl_ms=20"
     call, stream_id = await begin(api, model, retention=goes_on(0.5))
     call.cancel()
@@ -137,7 +137,7 @@ async def test_a_reader_that_comes_back_within_linger_keeps_the_stream(api):
     assert said(events) == "".join(generated_text(100))[len(generated_text(1)[0]) :]
 
 
-async def test_each_leaving_gives_the_whole_linger_again(api):
+async def test_linger_restarts_each_time_the_last_reader_leaves(api):
     call, stream_id = await begin(api, f"openai/sim?{ENDLESS}", retention=goes_on(2))
     for _ in range(4):
         call.cancel()
@@ -150,9 +150,7 @@ async def test_each_leaving_gives_the_whole_linger_again(api):
 
 
 @pytest.mark.parametrize("scenario", [ENDLESS, "silent=1", "headers_then_silent=1"])
-async def test_the_callers_deadline_ends_its_reading_and_not_the_stream_that_continues(
-    api, simulator, scenario
-):
+async def test_the_callers_deadline_does_not_end_a_continuing_stream(api, simulator, scenario):
     key = f"outlives-{scenario.partition('=')[0]}"
     call = api.chat_stream(
         api.request(f"openai/sim?{scenario}&key={key}", retention=goes_on(0.8)), timeout=0.3
@@ -168,7 +166,7 @@ async def test_the_callers_deadline_ends_its_reading_and_not_the_stream_that_con
     assert 0.6 < simulator.request(key)["closed_at"] - left < 8
 
 
-async def test_a_deadline_ends_its_own_reader_while_another_is_left(api):
+async def test_a_deadline_ends_only_its_reader_while_another_is_left(api):
     model = "openai/sim?tokens=100&itl_ms=10"
     call, stream_id = await begin(api, model, timeout=0.4)
     other = asyncio.create_task(read(resume(api, stream_id)))
@@ -180,7 +178,7 @@ async def test_a_deadline_ends_its_own_reader_while_another_is_left(api):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_the_soft_deadline_ends_a_stream_in_time_for_all_its_readers(
+async def test_the_soft_deadline_ends_a_stream_for_all_its_readers_before_the_deadline(
     api, simulator, provider
 ):
     key = f"soft-{provider}"
@@ -203,7 +201,7 @@ async def test_the_soft_deadline_ends_a_stream_in_time_for_all_its_readers(
     assert simulator.request(key)["aborted"]
 
 
-async def test_the_soft_deadline_ends_a_stream_whose_provider_says_nothing(api):
+async def test_the_soft_deadline_ends_a_stream_with_a_silent_provider(api):
     call = api.chat_stream(api.request("openai/sim?silent=1", retention=margin(0.8)), timeout=1.2)
     events = await read(call)
     assert events[-1].finished.reason == TIME_LIMIT
@@ -224,7 +222,7 @@ async def test_a_soft_deadline_that_leaves_no_time_is_refused(api, margin_s):
     assert violation.field == "retention.soft_deadline_margin"
 
 
-async def test_what_contradicts_itself_is_refused_with_trailers_only(api):
+async def test_contradictory_retention_options_are_refused_with_trailers_only(api):
     contradictory = pb.RetentionOptions(
         on_disconnect=pb.ON_DISCONNECT_CONTINUE,
         soft_deadline_margin=Duration(seconds=1),
@@ -241,7 +239,7 @@ async def test_what_contradicts_itself_is_refused_with_trailers_only(api):
     ]
 
 
-async def test_a_stream_is_found_until_its_time_has_passed(api):
+async def test_a_stream_is_found_until_its_log_ttl_has_passed(api):
     kept = pb.RetentionOptions(log_ttl=Duration(nanos=500_000_000))
     seen = await api.events("openai/sim?tokens=5", retention=kept)
     stream_id = seen[0].started.stream_id
@@ -260,7 +258,7 @@ async def test_a_stream_is_found_until_its_time_has_passed(api):
     assert reason(caught.value) == "STREAM_NOT_FOUND"
 
 
-async def test_a_stream_kept_for_no_time_is_gone_with_its_end(api):
+async def test_a_stream_with_log_ttl_zero_is_dropped_at_its_end(api):
     kept = pb.RetentionOptions(log_ttl=Duration())
     seen = await api.events("openai/sim?tokens=5", retention=kept)
     assert seen[-1].HasField("finished")
@@ -269,7 +267,7 @@ async def test_a_stream_kept_for_no_time_is_gone_with_its_end(api):
     assert reason(caught.value) == "STREAM_NOT_FOUND"
 
 
-async def test_who_reads_a_stream_kept_for_no_time_reads_it_to_its_end(api):
+async def test_a_reader_of_a_stream_with_log_ttl_zero_reads_it_to_its_end(api):
     kept = pb.RetentionOptions(log_ttl=Duration())
     call, stream_id = await begin(api, "openai/sim?tokens=50&itl_ms=4", retention=kept)
     other = await read(resume(api, stream_id))
@@ -282,7 +280,7 @@ WORDS = 1200
 LARGE = f"openai/sim?tokens={WORDS}&itl_ms=0"  # some 130 kB of a log
 
 
-async def test_when_memory_is_short_the_streams_that_ended_first_go_and_then_new_ones_are_refused(
+async def test_short_memory_drops_the_oldest_ended_streams_and_then_refuses_new_ones(
     start, simulator, api_on
 ):
     async with server_with(start, simulator, api_on, max_total_log_bytes=2**20) as (_, api):
@@ -318,7 +316,7 @@ async def test_when_memory_is_short_the_streams_that_ended_first_go_and_then_new
                     break
 
 
-async def test_a_drain_waits_for_streams_without_readers_and_lets_readers_come_back(
+async def test_a_drain_waits_for_streams_without_readers_and_lets_readers_resume(
     start, simulator, api_on
 ):
     async with server_with(start, simulator, api_on, grace_s=8) as (process, api):
@@ -355,7 +353,7 @@ async def test_a_drain_ends_streams_without_readers_within_its_grace(start, simu
     assert simulator.request("undrained")["aborted"]
 
 
-async def test_a_whole_answer_too_ends_its_margin_before_the_deadline(api):
+async def test_the_soft_deadline_also_ends_a_unary_chat(api):
     request = api.request("openai/sim?repeat=forever&itl_ms=10", retention=margin(0.5))
     answer = await api.chat(request, timeout=2)
     assert answer.finished.reason == event_pb2.FINISH_REASON_TIME_LIMIT

@@ -33,7 +33,7 @@ def found_in(data, *secrets):
     return [piece for key in secrets for piece in pieces(key) if piece in data]
 
 
-def test_the_search_would_find_a_key():
+def test_the_search_finds_a_key():
     key = keys_like = "tw_000000000000_" + "0123456789abcdef" * 4
     assert found_in(keys_like.encode(), key)
     assert found_in(b"..." + bytes.fromhex(key[20:60]) + b"...", key)
@@ -89,7 +89,7 @@ def postgresql_dump(request):
     return lambda url: request.getfixturevalue("postgresql").dump(url)
 
 
-async def test_a_key_is_nowhere_in_database_logs_errors_or_the_providers_requests(
+async def test_a_key_is_not_in_the_database_logs_errors_or_the_providers_requests(
     serving, own_simulator, postgresql_dump
 ):
     with (
@@ -129,7 +129,7 @@ async def test_a_key_is_nowhere_in_database_logs_errors_or_the_providers_request
         assert not found_in(data, key, fresh), place
 
 
-def test_what_is_given_in_place_of_a_prefix_is_not_said_again(tmp_path):
+def test_a_text_given_in_place_of_a_prefix_is_not_printed(tmp_path):
     database = f"sqlite:///{tmp_path}/t.db"
     key = keys("create", "--tenant", "acme", database=database)
     for arguments in (["revoke", key + "x"], ["rotate", key + " "], ["revoke", f"Bearer {key}"]):

@@ -17,7 +17,7 @@ def rss_bytes(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-async def test_a_caller_who_accepts_nothing_is_let_go_and_its_slot_is_free_again(
+async def test_a_caller_that_accepts_no_data_is_ended_and_its_slot_is_released(
     start, api_on, simulator
 ):
     env = simulator.environ() | {
@@ -50,7 +50,9 @@ async def test_a_caller_who_accepts_nothing_is_let_go_and_its_slot_is_free_again
         assert "internal error" not in process.log.read()
 
 
-async def test_a_reader_that_fell_behind_the_log_is_told_what_it_used(start, api_on, simulator):
+async def test_the_error_of_a_reader_that_fell_behind_the_log_has_the_usage(
+    start, api_on, simulator
+):
     env = simulator.environ() | {"TOKENWIRE_LIMITS__MAX_LOG_BYTES": "65536"}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address, options=SMALL_WINDOW) as channel:
@@ -69,7 +71,7 @@ async def test_a_reader_that_fell_behind_the_log_is_told_what_it_used(start, api
     assert int(found.metadata["output_tokens"]) > 0
 
 
-async def test_one_who_reads_is_unaffected_by_eight_who_do_not(server, api_on):
+async def test_a_reader_is_unaffected_by_eight_readers_that_do_not_read(server, api_on):
     async with (
         grpc.aio.insecure_channel(server, options=SMALL_WINDOW) as narrow,
         grpc.aio.insecure_channel(server) as wide,
@@ -93,7 +95,7 @@ async def test_one_who_reads_is_unaffected_by_eight_who_do_not(server, api_on):
     assert sorted(gaps)[len(gaps) // 2] < 0.1
 
 
-async def test_an_answer_too_large_to_be_kept_whole_is_refused_by_name_and_not_hoarded(
+async def test_a_unary_answer_larger_than_the_log_fails_with_slow_reader_without_buffering_it(
     start, api_on, simulator
 ):
     env = simulator.environ() | {
@@ -133,7 +135,7 @@ async def test_a_prompt_does_not_stay_in_memory_while_its_answer_comes(start, ap
     assert held < 3_000_000  # gRPC keeps the bytes of the request; nobody else does
 
 
-async def test_a_caller_is_not_blamed_for_a_model_that_thinks_for_long(start, api_on, simulator):
+async def test_a_long_silence_of_the_model_is_not_a_slow_reader(start, api_on, simulator):
     env = simulator.environ() | {"TOKENWIRE_LIMITS__READER_STALL_S": "0.3"}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:

@@ -131,7 +131,7 @@ def retry_s(error):
 # A hundred callers at once.
 
 
-async def test_of_a_hundred_callers_those_are_let_in_whose_streams_fit(spending):
+async def test_of_a_hundred_concurrent_callers_only_those_within_the_limit_are_admitted(spending):
     allowed = CAPS["hundred"]["day"]
     async with spending("hundred") as api:
         calls = (api.chat(api.request("late", generation=at_most(WORDS))) for _ in range(CALLERS))
@@ -153,7 +153,7 @@ async def test_of_a_hundred_callers_those_are_let_in_whose_streams_fit(spending)
         assert await spent(api, allowed) <= allowed + 10 * (INPUT_TOKENS - ESTIMATED_INPUT)
 
 
-async def test_what_is_not_used_lets_others_in_until_all_is_spent(spending):
+async def test_unused_reservations_admit_others_until_the_limit_is_spent(spending):
     allowed = CAPS["unused"]["day"]
     async with spending("unused") as api:
         answers = 0
@@ -179,7 +179,7 @@ async def test_what_is_not_used_lets_others_in_until_all_is_spent(spending):
         assert allowed - 1008 < total <= allowed + ONE_STREAM
 
 
-async def test_a_hundred_endless_answers_pass_the_limit_by_less_than_one_stream(spending):
+async def test_a_hundred_endless_answers_exceed_the_limit_by_less_than_one_stream(spending):
     allowed = CAPS["endless"]["day"]
     async with spending("endless") as api:
         calls = (api.chat(api.request("endless")) for _ in range(CALLERS))
@@ -200,7 +200,7 @@ async def test_a_hundred_endless_answers_pass_the_limit_by_less_than_one_stream(
 # Told before, during and after.
 
 
-async def test_an_answer_and_get_caller_tell_what_is_left(spending):
+async def test_initial_metadata_and_get_caller_have_what_is_left(spending):
     async with spending("told") as api:
         assert await api.left() == {DAY: 1000, MONTH: 5000}
         call = api.chat_stream(api.request("late", generation=at_most(WORDS)))
@@ -220,7 +220,7 @@ async def test_an_answer_and_get_caller_tell_what_is_left(spending):
         assert await api.left() == {DAY: 1000 - ONE_STREAM, MONTH: 5000 - ONE_STREAM}
 
 
-async def test_what_was_spent_is_remembered_by_the_next_server(spending_again):
+async def test_spend_is_kept_across_a_restart(spending_again):
     allowed, month = 5 * ONE_STREAM, 5 * ONE_STREAM + 50
     async with spending_again(day=allowed, month=month) as api:
         for _ in range(3):
@@ -239,7 +239,7 @@ async def test_what_was_spent_is_remembered_by_the_next_server(spending_again):
         assert retry_s(await refused(api.chat(api.request("quick", generation=at_most(1))))) > 1
 
 
-async def test_what_a_killed_server_had_written_is_remembered(spending_again):
+async def test_spend_recorded_by_a_killed_server_is_kept(spending_again):
     async with spending_again(day=10**6) as api:
         await api.chat(api.request("quick", generation=at_most(WORDS)))
         call = api.chat_stream(api.request("endless", generation=at_most(10_000)))
@@ -257,7 +257,7 @@ async def test_what_a_killed_server_had_written_is_remembered(spending_again):
 # At the limit, and beside it.
 
 
-async def test_who_may_spend_nothing_gets_what_is_free(spending):
+async def test_with_a_limit_of_zero_free_models_can_be_used(spending):
     async with spending("nothing") as api:
         free = (await api.chat(api.request("free"))).finished
         assert (free.reason, free.usage.cost_microusd) == (event_pb2.FINISH_REASON_STOP, 0)
@@ -270,7 +270,7 @@ async def test_who_may_spend_nothing_gets_what_is_free(spending):
         assert reason(await refused(api.chat(within))) == "QUOTA_EXHAUSTED"
 
 
-async def test_a_model_without_a_price_is_refused_and_others_are_not(spending):
+async def test_a_spend_limit_refuses_only_models_without_a_price(spending):
     async with spending("thousand") as api:
         before = (await api.left())[DAY]
         error = await refused(api.chat(api.request("unpriced")))
@@ -281,7 +281,7 @@ async def test_a_model_without_a_price_is_refused_and_others_are_not(spending):
         assert (await api.left())[DAY] == before - ONE_STREAM
 
 
-async def test_more_than_the_limit_alone_is_told_not_to_come_back(spending):
+async def test_a_request_above_the_whole_limit_is_refused_without_a_retry_delay(spending):
     async with spending("thousand") as api:
         error = await refused(api.chat(api.request("quick", generation=at_most(1000))))
         assert retry_s(error) is None
@@ -290,7 +290,7 @@ async def test_more_than_the_limit_alone_is_told_not_to_come_back(spending):
         await api.chat(within)
 
 
-async def test_a_stream_that_finds_nothing_left_is_told_so_as_a_budget(spending):
+async def test_a_stream_that_exhausts_the_spend_limit_finishes_with_budget(spending):
     allowed = CAPS["grows"]["day"]
     async with spending("grows") as api:
         finished = (await api.events("endless"))[-1].finished
@@ -307,7 +307,7 @@ async def test_a_provider_that_fails_before_the_first_token_costs_nothing(spendi
         assert await spent(api, 1000) == 0
 
 
-async def test_an_answer_that_breaks_costs_what_came_of_it(spending):
+async def test_a_broken_answer_costs_what_was_received(spending):
     async with spending("breaks") as api:
         error = await refused(api.chat(api.request("dropped-late")))
         assert reason(error) == "UPSTREAM_BROKEN"
@@ -316,7 +316,7 @@ async def test_an_answer_that_breaks_costs_what_came_of_it(spending):
         assert await spent(api, 1000) == cost
 
 
-async def test_figures_that_no_answer_has_are_told_and_stop_nobody_else(spending):
+async def test_usage_beyond_any_real_answer_is_recorded_with_a_bounded_cost(spending):
     async with spending("slips") as api:
         finished = (await api.events("slipping"))[-1].finished
         assert finished.usage.output_tokens == 2**53
@@ -328,7 +328,7 @@ async def test_figures_that_no_answer_has_are_told_and_stop_nobody_else(spending
 # Whatever becomes of callers, what they reserved comes back.
 
 
-async def test_everything_reserved_comes_back_however_streams_end(spending):
+async def test_all_reservations_are_released_however_streams_end(spending):
     allowed = CAPS["leaves"]["day"]
     rng = random.Random(7)
 

@@ -29,7 +29,7 @@ def serve(*arguments, env=None):
     )
 
 
-def test_without_a_key_the_server_says_what_to_set():
+def test_without_a_provider_key_the_server_names_the_variable_to_set():
     result = serve()
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
@@ -37,7 +37,7 @@ def test_without_a_key_the_server_says_what_to_set():
         assert name in result.stderr
 
 
-def test_a_port_in_use_is_one_line():
+def test_a_port_in_use_is_reported_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         result = serve("--listen", address, "--demo")
@@ -66,7 +66,7 @@ def test_two_servers_never_share_a_port(start):
         ("[limits]\nreader_stall_s = inf", "limits.reader_stall_s"),
     ],
 )
-def test_a_bad_configuration_is_one_line_that_says_where(tmp_path, toml, said):
+def test_an_invalid_configuration_is_reported_in_one_line_with_its_path(tmp_path, toml, said):
     path = tmp_path / "tokenwire.toml"
     path.write_text(toml)
     result = serve("--config", str(path), env={"OPENAI_API_KEY": "k"})
@@ -79,7 +79,7 @@ def test_a_bad_configuration_is_one_line_that_says_where(tmp_path, toml, said):
 @pytest.mark.parametrize(
     "listen", ["localhost", "50051", ":0", "127.0.0.1:99999", "unix:/tmp/s", ""]
 )
-def test_an_address_that_is_none_is_refused(listen):
+def test_an_invalid_address_is_refused(listen):
     result = serve("--demo", "--listen", listen)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "listen: " in result.stderr
@@ -106,7 +106,7 @@ async def test_every_kind_of_address_can_be_listened_on(start, api_on, listen):
         ("OPENAI_BASE_URL", "localhost:3"),
     ],
 )
-def test_a_variable_that_makes_no_sense_is_refused_by_name(name, value):
+def test_an_invalid_variable_is_refused_by_name(name, value):
     result = serve(env={"OPENAI_API_KEY": "k", name: value})
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert name.removeprefix("TOKENWIRE_").replace("__", ".").lower() in result.stderr.lower() or (
@@ -115,7 +115,7 @@ def test_a_variable_that_makes_no_sense_is_refused_by_name(name, value):
 
 
 @pytest.mark.parametrize("command", [["serve", "--demo"], ["simulate"]])
-def test_without_its_extra_one_line_says_what_to_install(command):
+def test_a_missing_extra_is_reported_in_one_line_with_what_to_install(command):
     program = (
         "import sys; sys.modules['msgspec'] = sys.modules['pydantic'] = None; "
         f"from tokenwire_server.__main__ import main; sys.exit(main({command!r}))"
@@ -127,7 +127,7 @@ def test_without_its_extra_one_line_says_what_to_install(command):
     assert 'pip install ".[server]"' in result.stderr
 
 
-def test_a_simulator_told_to_listen_nowhere_says_so():
+def test_a_simulator_with_an_invalid_address_reports_it():
     result = subprocess.run(
         [sys.executable, "-m", "tokenwire_server", "simulate", "--listen", "abc"],
         capture_output=True,
@@ -138,14 +138,14 @@ def test_a_simulator_told_to_listen_nowhere_says_so():
     assert "abc" in result.stderr
 
 
-def test_a_key_that_no_header_can_carry_is_told_at_the_start():
+def test_a_provider_key_that_is_not_a_valid_header_is_refused_at_startup():
     result = serve(env={"OPENAI_API_KEY": "schlüssel"})
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "OPENAI_API_KEY" in result.stderr
     assert "schlüssel" not in result.stderr
 
 
-async def test_a_newline_after_a_key_is_no_part_of_it(start, api_on, simulator):
+async def test_a_newline_after_a_provider_key_is_ignored(start, api_on, simulator):
     env = simulator.environ() | {"OPENAI_API_KEY": "from-a-file\n"}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
@@ -154,9 +154,7 @@ async def test_a_newline_after_a_key_is_no_part_of_it(start, api_on, simulator):
     assert headers["authorization"] == "Bearer from-a-file"
 
 
-async def test_what_the_sdks_take_from_the_environment_goes_to_no_provider(
-    start, api_on, simulator
-):
+async def test_the_sdks_settings_from_the_environment_reach_no_provider(start, api_on, simulator):
     env = simulator.environ() | {
         "OPENAI_CUSTOM_HEADERS": "x-internal: LEAK",
         "ANTHROPIC_CUSTOM_HEADERS": "x-internal: LEAK",
@@ -170,9 +168,7 @@ async def test_what_the_sdks_take_from_the_environment_goes_to_no_provider(
                 assert not any(name.startswith("x-stainless") for name in headers)
 
 
-async def test_prompts_stay_out_of_the_log_whatever_the_sdks_are_told_to_log(
-    start, api_on, simulator
-):
+async def test_prompts_are_not_logged_at_any_log_level_of_the_sdks(start, api_on, simulator):
     env = simulator.environ() | {
         "OPENAI_LOG": "debug",
         "ANTHROPIC_LOG": "debug",
@@ -201,7 +197,7 @@ async def drained(call):
         pass
 
 
-def test_a_configuration_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_configuration_file_is_reported_in_one_line(tmp_path):
     result = serve("--config", str(tmp_path / "none.toml"))
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "none.toml" in result.stderr
@@ -249,9 +245,7 @@ async def test_the_demo_needs_no_key_and_answers_for_all_three_providers(start, 
         assert len([event for event in events if event.HasField("text")]) > 20
 
 
-async def test_the_demo_never_calls_the_providers_that_the_environment_names(
-    start, api_on, simulator
-):
+async def test_the_demo_does_not_call_providers_from_the_environment(start, api_on, simulator):
     before = simulator.stats()["requests_total"]
     env = simulator.environ()
     with start("serve", "--listen", "127.0.0.1:0", "--demo", env=env) as (_, address):
@@ -261,7 +255,7 @@ async def test_the_demo_never_calls_the_providers_that_the_environment_names(
     assert simulator.stats()["requests_total"] == before
 
 
-async def test_a_configured_provider_replaces_the_known_one_of_its_name(
+async def test_a_configured_provider_replaces_the_default_one_with_its_name(
     tmp_path, start, simulator, api_on
 ):
     path = tmp_path / "tokenwire.toml"
@@ -299,7 +293,7 @@ async def test_sigterm_lets_open_streams_finish_and_then_exits(start, simulator,
         assert await asyncio.to_thread(process.wait, 10) == 0
 
 
-async def test_an_open_health_watch_does_not_hold_up_the_end(start):
+async def test_an_open_health_watch_does_not_delay_the_stop(start):
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     with start("serve", "--demo", "--listen", "127.0.0.1:0") as (process, address):
@@ -333,7 +327,9 @@ async def test_a_second_signal_ends_the_grace_period_and_streams_are_still_recor
     assert rows.fetchall() == [("SERVER_STOPPED",)]
 
 
-async def test_streams_that_outlast_the_grace_are_told_why(start, simulator, api_on):
+async def test_streams_that_outlast_the_grace_period_end_with_server_stopped(
+    start, simulator, api_on
+):
     env = simulator.environ() | {"TOKENWIRE_DRAIN_GRACE_S": "0.3"}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
         async with grpc.aio.insecure_channel(address) as channel:
@@ -353,7 +349,7 @@ async def test_streams_that_outlast_the_grace_are_told_why(start, simulator, api
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0"])
-def test_an_address_that_others_reach_is_not_listened_on_without_keys(listen):
+def test_without_keys_the_server_refuses_an_address_beyond_loopback(listen):
     result = serve("--demo", "--listen", listen)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     for said in (listen, "tokenwire-server keys create", "--auth none"):
@@ -361,7 +357,7 @@ def test_an_address_that_others_reach_is_not_listened_on_without_keys(listen):
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0", "localhost:0"])
-def test_loopback_is_listened_on_without_keys_and_that_is_said(start, listen):
+def test_without_keys_the_server_listens_on_loopback_and_logs_it(start, listen):
     with start("serve", "--demo", "--listen", listen) as (server, _):
         server.log.seek(0)
         assert "no key is needed" in server.log.read()
@@ -375,7 +371,7 @@ def test_loopback_is_listened_on_without_keys_and_that_is_said(start, listen):
         ("postgresql://nobody@127.0.0.1:1/x", "cannot be used"),
     ],
 )
-def test_a_database_that_cannot_be_had_is_one_line(url, said):
+def test_an_unusable_database_is_reported_in_one_line(url, said):
     result = serve("--demo", "--listen", "127.0.0.1:0", "--database", url)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
     assert said in result.stderr
@@ -399,7 +395,7 @@ def test_a_database_that_cannot_be_had_is_one_line(url, said):
         ("[tls]\nkey = 'k.pem'", "tls.key: needs tls.cert"),
     ],
 )
-def test_tenants_and_limits_that_make_no_sense_are_one_line_that_says_where(tmp_path, toml, said):
+def test_invalid_tenants_and_limits_are_reported_in_one_line_with_their_path(tmp_path, toml, said):
     path = tmp_path / "tokenwire.toml"
     path.write_text(toml)
     result = serve("--config", str(path), "--demo", "--listen", "127.0.0.1:0")

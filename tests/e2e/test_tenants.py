@@ -74,7 +74,7 @@ async def test_every_rpc_of_every_service_needs_a_key_except_health(tenancy):
     ],
     ids=lambda question: next(iter(question), "nothing"),
 )
-def test_reflection_answers_no_question_without_a_key(tenancy, question):
+def test_reflection_needs_a_key(tenancy, question):
     # Not grpc.aio's client, which says INTERNAL when its own message meets the server's status.
     with grpc.insecure_channel(tenancy.address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
@@ -85,14 +85,14 @@ def test_reflection_answers_no_question_without_a_key(tenancy, question):
 
 
 @pytest.mark.parametrize("path", ["/tokenwire.v1.ChatService/Nothing", "/a/b"])
-async def test_a_method_that_is_not_there_is_unimplemented_for_everybody(tenancy, path):
+async def test_an_unknown_method_is_unimplemented_with_and_without_a_key(tenancy, path):
     async with tenancy.channel() as channel:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await channel.unary_unary(path)(b"")
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_key_opens_what_the_api_has(tenancy):
+async def test_a_key_gives_access_to_the_stream_methods(tenancy):
     async with tenancy.api(tenancy.acme) as api:
         events = await read(api.chat_stream(api.request("openai/sim?tokens=3")))
         assert events[-1].HasField("finished")
@@ -104,7 +104,7 @@ async def test_a_key_opens_what_the_api_has(tenancy):
         await api.delete_stream(chat_pb2.DeleteStreamRequest(stream_id=stream_id))
 
 
-async def test_a_caller_is_told_who_it_is(tenancy):
+async def test_get_caller_describes_the_caller(tenancy):
     key = keys("create", "--tenant", "acme", "--models", "openai/*,fast", "--expires", "30d",
                "--limits", "requests_per_minute=60,bytes_per_request=5000", database=tenancy.database)  # fmt: skip
     async with tenancy.channel() as channel:
@@ -125,7 +125,7 @@ async def test_a_caller_is_told_who_it_is(tenancy):
     }
 
 
-async def test_a_key_calls_and_sees_its_models_only(tenancy):
+async def test_a_key_can_call_and_list_only_its_models(tenancy):
     key = keys("create", "--tenant", "acme", "--models", "openai/sim*", database=tenancy.database)
     await tenancy.taken(key)
     async with tenancy.api(key) as api:
@@ -164,7 +164,7 @@ def asking(api, stream_id):
 
 
 @pytest.mark.parametrize("method", ["ResumeStream", "GetStream", "CancelStream", "DeleteStream"])
-async def test_anothers_a_guessed_and_a_deleted_stream_get_the_very_same_answer(tenancy, method):
+async def test_another_tenants_a_guessed_and_a_deleted_stream_get_identical_errors(tenancy, method):
     others = await a_stream_of(tenancy, tenancy.globex)
     deleted = await a_stream_of(tenancy, tenancy.acme)
     async with tenancy.api(tenancy.acme) as api:
@@ -182,14 +182,16 @@ async def test_anothers_a_guessed_and_a_deleted_stream_get_the_very_same_answer(
         assert await asking(api, others)["GetStream"]()
 
 
-async def test_anothers_a_guessed_and_a_deleted_stream_take_the_same_time(tenancy):
+async def test_another_tenants_a_guessed_and_a_deleted_stream_take_the_same_time(tenancy):
     """A tenth of the calls and ten times the margin of the run at full size."""
     medians = await medians_of_refusals(tenancy, count=1000)
     assert max(medians) <= 2.0 * min(medians)
 
 
 @pytest.mark.faults
-async def test_anothers_a_guessed_and_a_deleted_stream_take_the_same_time_to_a_tenth(tenancy):
+async def test_another_tenants_a_guessed_and_a_deleted_stream_take_the_same_time_to_a_tenth(
+    tenancy,
+):
     medians = await medians_of_refusals(tenancy, count=10_000)
     print(f"medians of 10,000 interleaved calls: {[f'{s * 1e6:.0f} us' for s in medians]}")
     assert max(medians) <= 1.10 * min(medians)
@@ -219,7 +221,7 @@ async def test_two_keys_of_one_tenant_share_its_streams(tenancy):
         assert await asking(api, stream_id)["ResumeStream"]()
 
 
-async def test_the_same_request_id_is_another_stream_for_another_tenant(tenancy):
+async def test_two_tenants_can_use_the_same_request_id(tenancy):
     first, second = [
         await a_stream_of(tenancy, key, request_id="the-same")
         for key in (tenancy.acme, tenancy.globex)
@@ -227,7 +229,7 @@ async def test_the_same_request_id_is_another_stream_for_another_tenant(tenancy)
     assert first != second
 
 
-async def test_a_cached_answer_is_replayed_to_its_tenant_only(tenancy):
+async def test_a_cached_answer_is_replayed_only_to_its_tenant(tenancy):
     cache = chat_pb2.CacheOptions(mode=chat_pb2.CACHE_MODE_READ_WRITE)
     replayed = []
     for key in (tenancy.acme, tenancy.globex, tenancy.acme):
@@ -250,7 +252,9 @@ async def revoke_and_wait(tenancy, key, call):
     return error.value, time.monotonic() - began
 
 
-async def test_a_revoked_key_ends_its_open_streams_and_closes_the_provider(tenancy, simulator):
+async def test_revoking_a_key_ends_its_open_streams_and_closes_the_providers_connections(
+    tenancy, simulator
+):
     key = await tenancy.new_key()
     async with tenancy.api(key) as api:
         call = api.chat_stream(api.request(f"{ENDLESS}&key=revoked"))
@@ -266,7 +270,7 @@ async def test_a_revoked_key_ends_its_open_streams_and_closes_the_provider(tenan
         assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_revoked_key_ends_the_streams_that_nobody_reads(tenancy, simulator):
+async def test_revoking_a_key_ends_its_streams_without_readers(tenancy, simulator):
     key = await tenancy.new_key()
     async with tenancy.api(key) as api:
         call = api.chat_stream(api.request(ENDLESS, retention=CONTINUE))
@@ -296,7 +300,7 @@ async def test_revoking_one_key_leaves_the_other_streams_of_its_tenant(tenancy):
 # Rotation.
 
 
-async def test_a_rotation_under_100_open_streams_drops_none(tenancy):
+async def test_rotating_a_key_drops_none_of_its_100_open_streams(tenancy):
     key = await tenancy.new_key()
     async with tenancy.api(key) as api:
         calls = [api.chat_stream(api.request(ENDLESS)) for _ in range(100)]
@@ -329,7 +333,7 @@ async def refused_as_expired(api, key):
         assert time.monotonic() - began < 10
 
 
-async def test_keys_that_took_each_others_place_share_their_limits(tenancy):
+async def test_a_rotated_key_shares_the_limits_of_its_predecessor(tenancy):
     key = await tenancy.new_key("--limits", "concurrent_streams=1")
     fresh = keys("rotate", key[:15], database=tenancy.database)
     await tenancy.taken(fresh)
@@ -342,12 +346,12 @@ async def test_keys_that_took_each_others_place_share_their_limits(tenancy):
         call.cancel()
 
 
-def test_messages_of_the_walk_are_known():
+def test_the_message_factory_returns_the_generated_classes():
     """The walk above sends each method the empty message of its kind; this is how it makes them."""
     assert message_factory.GetMessageClass(chat_pb2.ChatRequest.DESCRIPTOR) is chat_pb2.ChatRequest
 
 
-async def test_oversized_metadata_is_refused_and_the_server_goes_on(tenancy):
+async def test_oversized_metadata_is_refused_and_the_server_keeps_serving(tenancy):
     async with tenancy.channel() as channel:
         call = channel.unary_unary("/tokenwire.v1.CallerService/GetCaller")
         for metadata in (

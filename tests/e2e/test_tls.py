@@ -55,7 +55,7 @@ async def test_a_client_that_trusts_the_authority_streams(served, api_on):
     assert said(events) == text_of(50)
 
 
-async def test_who_fails_at_the_handshake_is_told_and_leaves_no_trace(served, api_on):
+async def test_a_failed_handshake_is_reported_to_the_client_and_not_logged(served, api_on):
     before = served.log()
     port = served.address.partition(":")[2]
     for _ in range(5):
@@ -70,7 +70,7 @@ async def test_who_fails_at_the_handshake_is_told_and_leaves_no_trace(served, ap
     assert served.log() == before
 
 
-async def test_a_client_that_never_begins_the_handshake_hinders_nobody(served, api_on):
+async def test_a_client_that_never_begins_the_handshake_delays_no_other(served, api_on):
     port = int(served.address.partition(":")[2])
     silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(50)]
     try:
@@ -84,7 +84,7 @@ async def test_a_client_that_never_begins_the_handshake_hinders_nobody(served, a
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls_1_2_and_1_3_are_spoken_with_http2(served, version):
+def test_tls_1_2_and_1_3_are_supported_with_http2(served, version):
     context = client_context()
     context.minimum_version = context.maximum_version = version
     assert served.handshake(context) == (version.name.replace("_", "."), "h2")
@@ -105,7 +105,7 @@ def test_tls_1_1_is_refused(served):
 # Client certificates.
 
 
-async def test_a_client_certificate_of_the_authority_gets_in(mutual, api_on):
+async def test_a_client_certificate_of_the_authority_is_accepted(mutual, api_on):
     middle = Authority("middle", above=AUTHORITY)
     for pair in (TENANT, middle.issue_to_client(), AUTHORITY.issue_to_client(purposes=())):
         async with mutual.channel(pair) as channel:
@@ -130,7 +130,7 @@ async def test_any_other_client_certificate_ends_the_handshake(mutual, pair):
     assert mutual.log() == before
 
 
-async def test_the_certificate_names_the_tenant(mutual):
+async def test_the_client_certificate_determines_the_tenant(mutual):
     async with mutual.channel(TENANT) as channel:
         assert (await caller(channel)).tenant == "acme"
     async with mutual.channel(AUTHORITY.issue_to_client()) as channel:
@@ -145,7 +145,7 @@ async def test_the_certificate_names_the_tenant(mutual):
         ("tokenwire://tenant/acme\0.other",),
     ],
 )
-async def test_a_certificate_that_names_a_tenant_wrongly_gets_no_call_through(mutual, uris):
+async def test_a_certificate_with_an_invalid_tenant_is_refused_for_every_call(mutual, uris):
     async with mutual.channel(AUTHORITY.issue_to_client(uris=uris)) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await caller(channel)
@@ -153,7 +153,7 @@ async def test_a_certificate_that_names_a_tenant_wrongly_gets_no_call_through(mu
     assert "certificate" in caught.value.details()
 
 
-async def test_a_resumed_tls_session_still_names_the_tenant(mutual):
+async def test_a_resumed_tls_session_keeps_its_tenant(mutual):
     resuming = [("grpc.ssl_session_cache", cygrpc.SSLSessionCacheLRU(8))]
     for _ in range(3):
         async with mutual.channel(TENANT, options=resuming) as channel:
@@ -164,7 +164,7 @@ async def test_a_resumed_tls_session_still_names_the_tenant(mutual):
 
 
 @pytest.mark.parametrize("flag", ["--tls-cert", "--tls-key", "--tls-client-ca"])
-def test_half_of_the_flags_never_means_clear_text(start, tmp_path, flag):
+def test_a_single_tls_flag_is_an_error_and_never_clear_text(start, tmp_path, flag):
     files = TlsFiles(tmp_path, SERVED, client_ca=AUTHORITY)
     path = dict(zip(files.flags[::2], files.flags[1::2], strict=True))[flag]
     with pytest.raises(
@@ -174,7 +174,7 @@ def test_half_of_the_flags_never_means_clear_text(start, tmp_path, flag):
             pass
 
 
-def test_a_file_that_cannot_be_used_is_one_line(start, tmp_path):
+def test_an_unusable_file_is_reported_in_one_line(start, tmp_path):
     files = TlsFiles(tmp_path, AUTHORITY.issue(days=(-3, -1)))
     with pytest.raises(AssertionError) as caught:
         with start("serve", "--demo", "--listen", "127.0.0.1:0", *files.flags):
@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_used_is_one_line(start, tmp_path):
     assert str(caught.value).endswith(told)
 
 
-def test_grpcurl_gets_in_with_a_client_certificate(mutual, tmp_path):
+def test_grpcurl_connects_with_a_client_certificate(mutual, tmp_path):
     local = ROOT / ".tools/bin/grpcurl"
     program = str(local) if local.exists() else shutil.which("grpcurl")
     if program is None:
@@ -202,7 +202,7 @@ def test_grpcurl_gets_in_with_a_client_certificate(mutual, tmp_path):
     assert result.returncode != 0
 
 
-def test_the_pair_that_the_readme_makes_is_served(start, tmp_path):
+def test_the_certificate_that_the_readme_creates_works(start, tmp_path):
     """With the openssl of the machine, as it stands there."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not there")

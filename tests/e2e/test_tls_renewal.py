@@ -62,9 +62,7 @@ async def test_a_new_certificate_drops_none_of_100_open_streams(renewable, api_o
                 await channel.close()
 
 
-async def test_a_new_client_authority_lets_its_clients_in_and_the_old_ones_no_more(
-    renewable, api_on
-):
+async def test_a_new_client_authority_replaces_the_old_one(renewable, api_on):
     other = STRANGER.issue_to_client(uris=("tokenwire://tenant/other",))
     resuming = [("grpc.ssl_session_cache", cygrpc.SSLSessionCacheLRU(8))]
     with renewable(client_ca=AUTHORITY) as served:
@@ -92,7 +90,7 @@ async def wait_until_in(served, pair):
                 return
 
 
-async def test_a_broken_replacement_is_told_once_and_can_be_mended(renewable):
+async def test_an_invalid_replacement_is_logged_once_and_can_be_fixed(renewable):
     new = AUTHORITY.issue()
     with renewable() as served:
         served.files.cert.write_bytes(new.cert)  # without its key
@@ -110,7 +108,7 @@ async def test_a_broken_replacement_is_told_once_and_can_be_mended(renewable):
         assert served.log().count("WARNING tokenwire_server.rpc.tls") == 1
 
 
-async def test_certificates_that_change_all_the_time_disturb_no_handshake(renewable):
+async def test_constantly_changing_certificates_disturb_no_handshake(renewable):
     """Handshakes on many threads, while gRPC replaces what they are made of."""
     with renewable() as served:
         stop = time.monotonic() + 4

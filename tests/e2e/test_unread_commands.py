@@ -50,26 +50,26 @@ LOST = "; a key that was made now is lost: revoke it"
         (("usage", "--records", "--csv"), FULL),
     ],
 )
-def test_a_full_disk_is_one_line_and_a_key_that_is_lost_is_told(database, arguments, said):
+def test_a_full_disk_is_reported_in_one_line_with_the_key_that_was_lost(database, arguments, said):
     result = written_to("/dev/full", *arguments, "--database", database)
     assert (result.returncode, result.stderr) == (1, f"{said}\n")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("keys", "--help")])
-def test_help_that_cannot_be_written_is_one_line(arguments):
+def test_help_that_cannot_be_written_is_an_error_in_one_line(arguments):
     result = written_to("/dev/full", *arguments)
     assert (result.returncode, result.stderr) == (1, f"{FULL}\n")
 
 
 @pytest.mark.parametrize("arguments", [("keys", "list"), ("usage", "--records", "--csv")])
-def test_a_reader_that_has_enough_is_no_error(database, arguments):
+def test_a_closed_pipe_is_not_an_error(database, arguments):
     reader, writer = os.pipe()
     os.close(reader)
     result = written_to(writer, *arguments, "--database", database)
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_a_key_that_nobody_reads_is_told_to_be_lost(database):
+def test_a_key_written_to_a_closed_pipe_is_reported_as_lost(database):
     reader, writer = os.pipe()
     os.close(reader)
     result = written_to(writer, "keys", "create", *ACME, "--database", database)

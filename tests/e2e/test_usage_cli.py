@@ -103,7 +103,7 @@ async def billed(acme):
     return costs
 
 
-async def test_csv_alone_reconciles_an_invoice(acme, billed):
+async def test_csv_is_enough_to_reconcile_an_invoice(acme, billed):
     rows = acme.csv("--label", "batch=bill")
 
     assert {row["stream_id"]: int(row["cost_microusd"]) for row in rows} == billed
@@ -121,7 +121,7 @@ async def test_csv_alone_reconciles_an_invoice(acme, billed):
     }
 
 
-async def test_a_record_is_in_one_of_two_periods_that_meet(acme, billed):
+async def test_a_record_is_in_exactly_one_of_two_adjacent_periods(acme, billed):
     rows = acme.csv("--label", "batch=bill")
     middle = rows[STREAMS // 2]["created_time"]
 
@@ -132,7 +132,7 @@ async def test_a_record_is_in_one_of_two_periods_that_meet(acme, billed):
     assert len(after) == STREAMS // 2 + 1
 
 
-async def test_every_record_is_there_once_while_new_ones_come(acme, billed):
+async def test_every_record_is_listed_once_while_new_ones_are_added(acme, billed):
     async with acme.client() as client, asyncio.TaskGroup() as tasks:
 
         async def go_on():
@@ -156,7 +156,7 @@ async def test_every_record_is_there_once_while_new_ones_come(acme, billed):
         assert billed.keys() <= found.keys()
 
 
-async def test_groups_come_to_what_the_records_do(acme, billed):
+async def test_the_sums_of_groups_equal_the_sum_of_the_records(acme, billed):
     rows = acme.csv("--label", "batch=bill")
     groups = acme.csv("--label", "batch=bill", "--by", "day,model,label:team,key")
     lines = acme.run("usage", "--label", "batch=bill", "--by", "label:team").stdout.splitlines()
@@ -172,7 +172,7 @@ async def test_groups_come_to_what_the_records_do(acme, billed):
     assert (total["recordCount"], total["unpricedCount"]) == (STREAMS, 0)
 
 
-def test_by_itself_it_tells_the_days(acme, billed):
+def test_without_options_usage_is_grouped_by_day(acme, billed):
     today = {datetime.now(UTC).date().isoformat()}
     done = acme.run("usage")
     today.add(datetime.now(UTC).date().isoformat())
@@ -182,14 +182,14 @@ def test_by_itself_it_tells_the_days(acme, billed):
     assert done.stderr.startswith("since ")
 
 
-def test_what_another_tenant_used_is_not_there(acme, billed, customers):
+def test_the_usage_of_another_tenant_is_not_shown(acme, billed, customers):
     _, globex = customers
     assert globex.csv() == []
     assert globex.csv("--label", "batch=bill") == []
     assert globex.run("usage").stdout == ""
 
 
-def test_what_was_counted_before_is_what_was_billed_after(acme):
+def test_the_count_before_a_chat_equals_the_bill_after_it(acme):
     counted = json.loads(acme.run("count", "Hello you", "-m", "short", "--json").stdout)
     done = acme.run("chat", "Hello you", "-m", "short", "--label", "batch=counted")
     (row,) = acme.settled(1, "--label", "batch=counted")
@@ -201,7 +201,7 @@ def test_what_was_counted_before_is_what_was_billed_after(acme):
     assert f"${row['cost_usd'].rstrip('0')}, finished: stop" in done.stderr
 
 
-def test_a_budget_is_refused_before_and_ends_the_stream_during(acme):
+def test_a_budget_refuses_a_chat_or_ends_its_stream(acme):
     refused = acme.run("chat", "Hello " * 50, "-m", "long", "--max-cost", "0.000001")
     ended = acme.run(
         *("chat", "Hello", "-m", "long", "--max-cost", "0.0005", "--label", "batch=budget")
@@ -217,7 +217,7 @@ def test_a_budget_is_refused_before_and_ends_the_stream_during(acme):
     assert [found["stream_id"] for found in acme.csv("--outcome", "budget")] == [row["stream_id"]]
 
 
-def test_what_may_cost_more_is_asked_about_before(acme):
+def test_a_chat_that_may_cost_more_than_the_threshold_needs_confirmation(acme):
     many = ("--max-output-tokens", "1000")
     dear = acme.run("chat", "Hi", "-m", "short", *many, "--confirm-over", "0.001")
     cheap = acme.run("chat", "Hi", "-m", "short", *many, "--confirm-over", "1")
@@ -230,7 +230,7 @@ def test_what_may_cost_more_is_asked_about_before(acme):
     assert unknown.stderr.startswith("tokenwire: nobody knows what openai/sim")
 
 
-def test_an_unknown_cost_is_empty_and_counted_as_missing(acme):
+def test_an_unknown_cost_is_empty_and_counted_as_unpriced(acme):
     acme.run("chat", "Hi", "-m", "unpriced", "--label", "batch=unpriced")
     (row,) = acme.settled(1, "--label", "batch=unpriced")
     done = acme.run("usage", "--label", "batch=unpriced")
@@ -240,7 +240,7 @@ def test_an_unknown_cost_is_empty_and_counted_as_missing(acme):
     assert "cost unknown\n1 without a known price" in done.stderr
 
 
-def test_a_filter_that_makes_no_sense_is_one_line_of_the_servers(acme):
+def test_an_invalid_filter_is_reported_in_one_line_of_the_server(acme):
     done = acme.run("usage", "--by", "label:TEAM")
 
     assert (done.returncode, done.stdout) == (1, "")

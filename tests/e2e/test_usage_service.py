@@ -105,7 +105,7 @@ BAD_FILTERS = [
 ]  # fmt: skip
 
 
-async def test_every_fault_of_a_request_is_named_at_once(usage):
+async def test_all_violations_of_a_request_are_reported_at_once(usage):
     for fields, paths in BAD_FILTERS:
         filter = usage_pb2.UsageFilter(**fields)
         assert await refusal(usage.list(filter=filter)) == paths
@@ -116,7 +116,7 @@ async def test_every_fault_of_a_request_is_named_at_once(usage):
         )
 
 
-async def test_groups_that_make_no_sense_are_named(usage):
+async def test_invalid_groups_are_reported_by_name(usage):
     day, label = usage_pb2.USAGE_GROUP_DAY, usage_pb2.USAGE_GROUP_LABEL
     for fields, paths in [
         ({"group_by": [0]}, ["group_by[0]"]),
@@ -131,7 +131,7 @@ async def test_groups_that_make_no_sense_are_named(usage):
         assert await refusal(usage.sum(**fields)) == paths, fields
 
 
-async def test_a_page_token_goes_with_the_list_that_gave_it(books, usage):
+async def test_a_page_token_is_valid_only_for_its_list(books, usage):
     page = await usage.list(page_size=5)
     token = page.next_page_token
     assert token
@@ -144,14 +144,14 @@ async def test_a_page_token_goes_with_the_list_that_gave_it(books, usage):
         assert await others.list(page_token=token) == usage_pb2.ListUsageRecordsResponse()
 
 
-async def test_a_page_larger_than_any_is_the_largest(books, usage):
+async def test_a_page_size_above_the_maximum_is_lowered_to_it(books, usage):
     before = usage_pb2.UsageFilter(end_time=books.filled_time)  # others may still come
     everything = (await usage.list(page_size=1000, filter=before)).usage_records
     assert len(everything) > STREAMS
     assert (await usage.list(page_size=5000, filter=before)).usage_records == everything
 
 
-async def test_another_tenants_records_are_answered_as_if_there_were_none(books, usage):
+async def test_the_records_of_another_tenant_are_not_found(books, usage):
     record = (await usage.list(page_size=1)).usage_records[0]
     async with usage_calls(books.tenancy, books.tenancy.globex) as others:
         for filter in (
@@ -165,7 +165,7 @@ async def test_another_tenants_records_are_answered_as_if_there_were_none(books,
         assert await others.sum(group_by=groups) == usage_pb2.GetUsageSummaryResponse()
 
 
-async def test_pages_hold_every_record_once_newest_first_also_while_others_come(books, usage):
+async def test_pages_contain_every_record_once_newest_first_while_new_ones_are_added(books, usage):
     before = await books.records(books.tenancy, books.tenancy.acme)
     known = [record.stream_id for record in before]
     async with books.tenancy.api(books.tenancy.acme) as api:
@@ -235,7 +235,7 @@ def _sum(records, names):
     )
 
 
-async def test_summaries_are_the_sums_of_the_records_however_they_are_grouped(books, usage):
+async def test_summaries_are_the_sums_of_the_records_for_every_grouping(books, usage):
     finished = usage_pb2.UsageFilter(
         outcomes=[usage_pb2.USAGE_OUTCOME_FINISHED], end_time=books.filled_time
     )
@@ -263,7 +263,7 @@ async def test_summaries_are_the_sums_of_the_records_however_they_are_grouped(bo
     assert whole.estimated_count > 0
 
 
-async def test_a_filter_finds_what_its_fields_say_and_nothing_else(books, usage):
+async def test_a_filter_finds_exactly_the_matching_records(books, usage):
     before = {"end_time": books.filled_time}  # what other tests began may still come
     listed = await usage.list(page_size=1000, filter=usage_pb2.UsageFilter(**before))
     records = listed.usage_records
@@ -284,9 +284,7 @@ async def test_a_filter_finds_what_its_fields_say_and_nothing_else(books, usage)
         assert {r.stream_id for r in found} == {r.stream_id for r in records if wanted(r)}, filter
 
 
-async def test_an_open_stream_has_a_record_within_a_second_or_two_and_its_figures_grow(
-    books, usage
-):
+async def test_an_open_stream_has_a_record_within_two_seconds_and_its_figures_grow(books, usage):
     only_open = usage_pb2.UsageFilter(
         outcomes=[usage_pb2.USAGE_OUTCOME_OPEN],
         end_time=books.filled_time,  # what other tests began may be open still
