@@ -44,23 +44,23 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return measured("ledger", tmp_path_factory.mktemp("ledger"))
 
 
-def test_a_token_costs_at_most_some_times_the_floor(figures):
+def test_the_cpu_per_token_is_a_small_multiple_of_the_floor(figures):
     assert figures["cpu_ratio"] <= 2.8 * MARGIN
 
 
-def test_tokens_come_about_as_evenly_as_they_were_sent(figures):
+def test_tokens_arrive_about_as_evenly_as_they_were_sent(figures):
     assert figures["itl_p99_above_floor_ms"] <= 10 * MARGIN
 
 
-def test_the_first_token_is_not_held_back(figures):
+def test_the_first_token_is_not_delayed(figures):
     assert figures["ttft_above_direct_ms"] <= 3 * MARGIN
 
 
-def test_an_open_stream_takes_little_memory(figures):
+def test_an_open_stream_uses_little_memory(figures):
     assert figures["stream_kib"] <= 64 * MARGIN
 
 
-def test_a_log_entry_takes_little_memory(figures):
+def test_a_log_entry_uses_little_memory(figures):
     assert figures["log_entry_bytes"] <= 200 * MARGIN
 
 
@@ -68,34 +68,34 @@ def test_a_token_takes_at_most_40_bytes_on_the_wire(figures):
     assert figures["wire_bytes"] <= 40
 
 
-def test_the_simulator_is_faster_than_what_it_measures(figures):
+def test_the_simulator_is_faster_than_the_server(figures):
     assert figures["simulator_tokens_per_s"] >= 100_000 / MARGIN
 
 
-def test_a_finished_answer_of_ten_thousand_tokens_is_resumed_at_once(lasting):
+def test_a_finished_answer_of_ten_thousand_tokens_is_resumed_quickly(lasting):
     assert lasting["resume_first_ms"] <= 5 * MARGIN
     assert lasting["resume_whole_ms"] <= 50 * MARGIN
 
 
 @pytest.mark.parametrize("last", ["process", "channel"])
-def test_seven_readers_of_a_stream_do_not_notice_that_the_eighth_is_frozen(lasting, last):
+def test_seven_readers_of_a_stream_are_not_delayed_by_a_frozen_eighth(lasting, last):
     assert lasting[f"frozen_{last}_gap_p99_above_live_ms"] <= 10 * MARGIN
 
 
 @pytest.mark.parametrize("text", ["ascii", "wide"])
-def test_a_frozen_reader_costs_no_memory_beyond_the_bound_of_the_log(lasting, text):
+def test_a_frozen_reader_uses_no_memory_beyond_the_bound_of_the_log(lasting, text):
     assert lasting[f"frozen_channel_{text}_growth"] <= 1 * MARGIN
 
 
-def test_a_retained_stream_takes_about_what_is_counted_for_it(lasting):
+def test_a_retained_stream_uses_about_the_memory_that_is_counted_for_it(lasting):
     assert lasting["retained_cost"] <= 1.3 * MARGIN
 
 
-def test_recording_every_stream_costs_next_to_nothing(ledger):
+def test_the_cost_of_recording_every_stream_is_negligible(ledger):
     assert ledger["ledger_ttft_added_ms"] <= 0.5 * MARGIN
     assert ledger["ledger_cpu_ratio"] <= 1 + 0.1 * MARGIN
 
 
-def test_keys_and_limits_cost_next_to_nothing(keyed):
+def test_the_cost_of_keys_and_limits_is_negligible(keyed):
     assert keyed["keyed_ttft_added_ms"] <= 0.5 * MARGIN
     assert keyed["keyed_cpu_ratio"] <= 1 + 0.05 * MARGIN

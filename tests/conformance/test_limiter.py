@@ -9,7 +9,7 @@ from tokenwire_server.tenants.caller import Caller
 from tokenwire_server.tenants.limits import Allowance
 
 
-async def test_requests_are_refused_past_their_limit_until_a_minute_has_passed(new_limiter, clock):
+async def test_requests_above_the_limit_are_refused_until_a_minute_has_passed(new_limiter, clock):
     limiter = await new_limiter({}, clock)
     caller = a_caller(requests_per_minute=2)
     for _ in range(2):
@@ -24,7 +24,7 @@ async def test_requests_are_refused_past_their_limit_until_a_minute_has_passed(n
     await limiter.take(caller, 7)
 
 
-async def test_a_request_without_a_stream_takes_a_request_and_nothing_else(new_limiter, clock):
+async def test_a_request_without_a_stream_uses_only_the_request_limit(new_limiter, clock):
     limiter = await new_limiter({}, clock)
     limits = {"requests_per_minute": 3, "tokens_per_minute": 5, "concurrent_streams": 1}
     caller = a_caller(**limits)
@@ -44,7 +44,7 @@ async def test_a_request_without_a_stream_takes_a_request_and_nothing_else(new_l
     await limiter.take_request(caller)
 
 
-async def test_tokens_are_refused_past_their_limit_and_fewer_are_not(new_limiter, clock):
+async def test_tokens_above_the_limit_are_refused_and_fewer_are_not(new_limiter, clock):
     limiter = await new_limiter({"acme": CallerLimits(tokens_per_minute=100)}, clock)
     caller = a_caller()
     await limiter.take(caller, 70)
@@ -56,7 +56,9 @@ async def test_tokens_are_refused_past_their_limit_and_fewer_are_not(new_limiter
     await limiter.take(caller, 30)
 
 
-async def test_more_tokens_than_the_limit_is_large_are_refused_without_a_time(new_limiter, clock):
+async def test_more_tokens_than_the_whole_limit_are_refused_without_a_retry_delay(
+    new_limiter, clock
+):
     tenants = {"acme": CallerLimits(requests_per_minute=1, concurrent_streams=1)}
     limiter = await new_limiter(tenants, clock)
     caller = a_caller(tokens_per_minute=100)
@@ -88,7 +90,9 @@ async def test_a_slot_is_free_once_its_stream_has_ended_and_not_before(new_limit
         await limiter.take(caller, 0)
 
 
-async def test_of_several_limits_the_one_that_takes_longest_is_named(new_limiter, clock):
+async def test_of_several_exceeded_limits_the_one_with_the_longest_wait_is_reported(
+    new_limiter, clock
+):
     limiter = await new_limiter({"acme": CallerLimits(tokens_per_minute=10)}, clock)
     caller = a_caller(requests_per_minute=1, concurrent_streams=1)
     lease = await limiter.take(caller, 5)
@@ -110,7 +114,7 @@ async def test_of_several_limits_the_one_that_takes_longest_is_named(new_limiter
         await limiter.take(caller, 0)
 
 
-async def test_what_one_limit_refuses_is_taken_from_none(new_limiter, clock):
+async def test_a_refusal_by_one_limit_uses_nothing_of_the_others(new_limiter, clock):
     limiter = await new_limiter({"acme": CallerLimits(concurrent_streams=1)}, clock)
     caller = a_caller(requests_per_minute=10, tokens_per_minute=100, concurrent_streams=5)
     await limiter.take(caller, 10)
@@ -121,7 +125,7 @@ async def test_what_one_limit_refuses_is_taken_from_none(new_limiter, clock):
     assert await limiter.allowances(caller) == before
 
 
-async def test_every_limit_is_told_with_what_is_left_the_keys_first(new_limiter, clock):
+async def test_allowances_list_every_limit_with_what_is_left_key_limits_first(new_limiter, clock):
     tenants = {"acme": CallerLimits(requests_per_minute=5, concurrent_streams=3)}
     limiter = await new_limiter(tenants, clock)
     caller = a_caller(
@@ -147,7 +151,7 @@ async def test_every_limit_is_told_with_what_is_left_the_keys_first(new_limiter,
     assert lease.allowances == told  # as it was then
 
 
-async def test_tokens_that_were_not_used_are_there_again_at_once(new_limiter, clock):
+async def test_unused_tokens_are_available_again_immediately(new_limiter, clock):
     limiter = await new_limiter({}, clock)
     caller = a_caller(tokens_per_minute=100)
     lease = await limiter.take(caller, 100)
@@ -158,7 +162,7 @@ async def test_tokens_that_were_not_used_are_there_again_at_once(new_limiter, cl
         await limiter.take(caller, 1)
 
 
-async def test_tokens_used_beyond_the_estimate_keep_later_requests_waiting(new_limiter, clock):
+async def test_tokens_used_beyond_the_estimate_delay_later_requests(new_limiter, clock):
     limiter = await new_limiter({}, clock)
     caller = a_caller(tokens_per_minute=100)
     lease = await limiter.take(caller, 50)
@@ -172,7 +176,7 @@ async def test_tokens_used_beyond_the_estimate_keep_later_requests_waiting(new_l
     assert left(await limiter.allowances(caller)) == {("key", "tokens_per_minute"): 100}
 
 
-async def test_a_stream_longer_than_a_minute_gives_nothing_back_of_what_has_left(
+async def test_a_stream_longer_than_a_minute_returns_no_tokens_that_have_expired(
     new_limiter, clock
 ):
     limiter = await new_limiter({}, clock)
@@ -189,7 +193,7 @@ async def test_a_stream_longer_than_a_minute_gives_nothing_back_of_what_has_left
     }
 
 
-async def test_what_is_given_back_was_never_taken(new_limiter, clock):
+async def test_a_lease_that_is_given_back_uses_nothing(new_limiter, clock):
     limiter = await new_limiter(TENANTS, clock)
     caller = CALLERS[0]
     before = await limiter.allowances(caller)
@@ -212,7 +216,7 @@ async def test_only_the_first_end_of_a_lease_counts(new_limiter, clock, first):
     assert await limiter.allowances(caller) == once
 
 
-async def test_a_rotated_key_shares_what_its_predecessor_took(new_limiter, clock):
+async def test_a_rotated_key_shares_the_usage_of_its_predecessor(new_limiter, clock):
     limiter = await new_limiter({}, clock)
     old = a_caller(prefix="tw_old", requests_per_minute=2)
     new = a_caller(prefix="tw_new", family="tw_old", requests_per_minute=2)
@@ -223,7 +227,7 @@ async def test_a_rotated_key_shares_what_its_predecessor_took(new_limiter, clock
     assert caught.value.subject == "tw_new"
 
 
-async def test_each_tenant_that_is_not_named_has_the_others_limits_for_itself(new_limiter, clock):
+async def test_each_unnamed_tenant_has_the_default_limits_separately(new_limiter, clock):
     tenants = {"*": CallerLimits(requests_per_minute=1), "free": CallerLimits()}
     limiter = await new_limiter(tenants, clock)
     for tenant in "abc":
@@ -235,7 +239,7 @@ async def test_each_tenant_that_is_not_named_has_the_others_limits_for_itself(ne
         await limiter.take(Caller("free"), 10**9)
 
 
-async def test_a_key_and_a_tenant_of_one_name_are_counted_apart(new_limiter, clock):
+async def test_a_key_and_a_tenant_with_the_same_name_are_counted_separately(new_limiter, clock):
     limiter = await new_limiter({"same": CallerLimits(requests_per_minute=2)}, clock)
     caller = a_caller(tenant="same", prefix="same", requests_per_minute=2)
     for _ in range(2):
@@ -244,7 +248,7 @@ async def test_a_key_and_a_tenant_of_one_name_are_counted_apart(new_limiter, clo
         await limiter.take(caller, 0)
 
 
-async def test_a_caller_is_judged_by_the_limits_it_brings(new_limiter, clock):
+async def test_a_caller_is_checked_against_its_current_limits(new_limiter, clock):
     limiter = await new_limiter({}, clock)
     leases = [await limiter.take(a_caller(concurrent_streams=3), 0) for _ in range(3)]
     with pytest.raises(TooManyStreams) as caught:
@@ -258,7 +262,7 @@ async def test_a_caller_is_judged_by_the_limits_it_brings(new_limiter, clock):
     await limiter.take(a_caller(concurrent_streams=1), 0)
 
 
-async def test_who_has_more_than_a_lowered_limit_waits_until_enough_has_left(new_limiter, clock):
+async def test_a_caller_above_a_lowered_limit_waits_until_enough_has_expired(new_limiter, clock):
     limiter = await new_limiter({}, clock)
     before, after = a_caller(requests_per_minute=10), a_caller(requests_per_minute=2)
     for _ in range(4):
@@ -272,7 +276,7 @@ async def test_who_has_more_than_a_lowered_limit_waits_until_enough_has_left(new
     await limiter.take(after, 0)
 
 
-async def test_without_a_key_only_the_tenants_limits_hold(new_limiter, clock):
+async def test_without_a_key_only_the_tenants_limits_apply(new_limiter, clock):
     limiter = await new_limiter({"acme": CallerLimits(requests_per_minute=2)}, clock)
     caller = Caller("acme", limits=CallerLimits(requests_per_minute=1))
     for _ in range(2):
@@ -280,7 +284,7 @@ async def test_without_a_key_only_the_tenants_limits_hold(new_limiter, clock):
     assert [allowance.scope for allowance in lease.allowances] == ["tenant"]
 
 
-async def test_a_caller_without_limits_takes_what_it_likes(new_limiter, clock):
+async def test_a_caller_without_limits_is_never_refused(new_limiter, clock):
     limiter = await new_limiter({}, clock)
     for caller in (Caller(), a_caller()):
         leases = [await limiter.take(caller, 10**12) for _ in range(100)]
@@ -290,7 +294,7 @@ async def test_a_caller_without_limits_takes_what_it_likes(new_limiter, clock):
         limiter.check_request(caller, byte_count=10**12, message_count=10**12)
 
 
-async def test_limits_of_one_request_are_the_smallest_of_key_and_tenant(new_limiter, clock):
+async def test_the_limit_of_one_request_is_the_smaller_of_key_and_tenant(new_limiter, clock):
     tenants = {"acme": CallerLimits(bytes_per_request=1000, messages_per_request=2)}
     limiter = await new_limiter(tenants, clock)
     caller = a_caller(bytes_per_request=500, messages_per_request=3)
@@ -313,7 +317,7 @@ async def test_limits_of_one_request_are_the_smallest_of_key_and_tenant(new_limi
 
 
 @pytest.mark.parametrize("limit", ["bytes_per_request", "messages_per_request"])
-async def test_a_limit_of_one_request_holds_without_any_other(new_limiter, clock, limit):
+async def test_a_limit_of_one_request_applies_without_other_limits(new_limiter, clock, limit):
     limiter = await new_limiter({}, clock)
     caller = a_caller(**{limit: 10})
     limiter.check_request(caller, byte_count=10, message_count=10)

@@ -25,7 +25,7 @@ from tokenwire_server.errors import RateLimited, TooManyStreams
 
 @settings(max_examples=300)
 @given(history=histories(SECONDS))
-async def test_any_history_is_answered_as_a_list_of_all_that_was_taken_would(new_limiter, history):
+async def test_any_history_gets_the_answers_of_the_model(new_limiter, history):
     clock = Clock()
     model = Model(await new_limiter(TENANTS, clock), TENANTS, clock)
     await play(model, history)
@@ -40,7 +40,7 @@ async def test_any_history_is_answered_as_a_list_of_all_that_was_taken_would(new
 
 @settings(max_examples=200)
 @given(history=histories(SECONDS), caller=st.sampled_from(CALLERS), tokens=TOKENS)
-async def test_who_comes_back_when_told_is_served_and_who_comes_earlier_is_not(
+async def test_a_retry_after_the_delay_is_admitted_and_an_earlier_one_is_not(
     new_limiter, history, caller, tokens
 ):
     clock = Clock()
@@ -73,7 +73,7 @@ async def try_take(limiter, caller, tokens):
     return None
 
 
-async def test_a_hundred_at_once_never_hold_more_slots_than_there_are(new_limiter):
+async def test_a_hundred_concurrent_callers_never_have_more_slots_than_exist(new_limiter):
     limiter = await new_limiter({}, Clock())
     caller = a_caller(concurrent_streams=10)
     now, peak, served = 0, 0, 0

@@ -50,7 +50,7 @@ def token(n):
     return TextDelta(f"t{n} ", 0)
 
 
-async def test_sequences_begin_at_one_and_are_contiguous(new_log):
+async def test_sequences_start_at_one_and_are_contiguous(new_log):
     log = new_log(1 << 20)
     assert log.last_sequence == 0
     assert [log.append(token(n)) for n in range(5)] == [1, 2, 3, 4, 5]
@@ -77,7 +77,7 @@ async def test_every_subscriber_is_called_at_each_entry_and_at_the_seal(new_log)
     assert calls == ["a", "b", "c"] * 2
 
 
-async def test_when_a_subscriber_is_called_what_it_is_called_for_can_be_read(new_log):
+async def test_an_entry_can_be_read_when_its_subscriber_is_called(new_log):
     log = new_log(1 << 20)
     seen = []
     log.subscribe(lambda: seen.append((log.last_sequence, list(log.read(0))[-1], log.sealed)))
@@ -87,7 +87,7 @@ async def test_when_a_subscriber_is_called_what_it_is_called_for_can_be_read(new
     assert seen[-1] == (2, FINISHED, True)
 
 
-async def test_who_unsubscribed_is_called_no_more_and_is_not_kept(new_log):
+async def test_an_unsubscribed_callback_is_neither_called_nor_referenced(new_log):
     log = new_log(1 << 20)
     calls = []
     gone, stays = (partial(calls.append, name) for name in ("gone", "stays"))
@@ -116,7 +116,7 @@ async def test_a_cancelled_wait_for_the_seal_leaves_nothing_behind(new_log):
     log.finish(FINISHED)
 
 
-async def test_cancelled_waits_for_the_seal_do_not_gather_and_are_passed_over_by_it(new_log):
+async def test_cancelled_waits_for_the_seal_do_not_accumulate_and_are_skipped(new_log):
     log = new_log(1 << 20)
     gc.collect()
     before = cancelled_futures()
@@ -140,7 +140,7 @@ def cancelled_futures():
     return sum(isinstance(o, asyncio.Future) and o.cancelled() for o in gc.get_objects())
 
 
-async def test_who_waits_for_the_seal_wakes_at_it_and_not_before(new_log):
+async def test_a_wait_for_the_seal_ends_at_the_seal_and_not_before(new_log):
     log = new_log(1 << 20)
     waiting = asyncio.create_task(log.wait_sealed())
     await asyncio.sleep(0)
@@ -152,7 +152,7 @@ async def test_who_waits_for_the_seal_wakes_at_it_and_not_before(new_log):
     await asyncio.wait_for(log.wait_sealed(), 1)
 
 
-async def test_a_read_is_bounded_and_goes_on_where_it_ended(new_log):
+async def test_a_read_is_bounded_and_the_next_one_continues(new_log):
     log = new_log(64 << 20)
     for n in range(20_000):
         log.append(token(n))
@@ -181,7 +181,7 @@ async def test_the_first_seal_wins(new_log):
     assert list(log.read(0)) == []
 
 
-async def test_a_failure_takes_no_sequence(new_log):
+async def test_a_failure_has_no_sequence(new_log):
     log = new_log(1 << 20)
     log.append(token(0))
     log.fail(STOPPED)
@@ -195,7 +195,7 @@ async def test_nothing_is_appended_after_the_seal(new_log):
         log.append(token(0))
 
 
-async def test_past_its_bound_the_oldest_entries_go_and_who_needs_them_is_told(new_log):
+async def test_beyond_the_bound_the_oldest_entries_are_dropped_and_reading_them_raises(new_log):
     log = new_log(64 * 1024)
     for n in range(10_000):
         log.append(token(n))
@@ -227,7 +227,7 @@ async def test_the_memory_of_a_log_stays_within_its_bound(new_log, word):
     assert max_bytes * 0.7 < peak < max_bytes * 1.1
 
 
-async def test_past_its_bound_a_log_loses_a_part_of_itself_now_and_then(new_log):
+async def test_beyond_the_bound_entries_are_dropped_in_batches(new_log):
     max_bytes = 64 * 1024
     log = new_log(max_bytes)
     began = set()
@@ -239,7 +239,7 @@ async def test_past_its_bound_a_log_loses_a_part_of_itself_now_and_then(new_log)
     assert 2 < len(began) < 1000
 
 
-async def test_one_entry_larger_than_the_bound_is_still_delivered(new_log):
+async def test_an_entry_larger_than_the_bound_is_still_delivered(new_log):
     log = new_log(4096)
     big = TextDelta("x" * 10_000, 0)
     log.append(token(0))
@@ -247,7 +247,7 @@ async def test_one_entry_larger_than_the_bound_is_still_delivered(new_log):
     assert list(log.read(1)) == [big]
 
 
-async def test_a_dropped_log_has_only_its_end_left(new_log):
+async def test_a_dropped_log_contains_only_its_end(new_log):
     log = new_log(1 << 20)
     for n in range(5):
         log.append(token(n))
@@ -262,7 +262,7 @@ async def test_a_dropped_log_has_only_its_end_left(new_log):
         log.read(0)
 
 
-async def test_a_dropped_log_that_failed_still_says_why(new_log):
+async def test_a_dropped_log_that_failed_keeps_its_error(new_log):
     log = new_log(1 << 20)
     log.append(token(0))
     log.fail(STOPPED)
@@ -274,7 +274,7 @@ async def test_a_dropped_log_that_failed_still_says_why(new_log):
 
 
 @given(st.lists(st.integers(0, 20_000), max_size=50), st.sampled_from([4096, 20_000, 1 << 20]))
-def test_memory_is_counted_while_a_log_grows_and_given_back_when_it_goes(sizes, max_bytes):
+def test_memory_is_counted_while_a_log_grows_and_freed_when_it_is_dropped(sizes, max_bytes):
     space = LogSpace(1 << 40, lambda: None)
     log = MemoryLog(max_bytes, space)
     assert space.used_bytes == STREAM_BYTES
@@ -294,7 +294,7 @@ def test_memory_is_counted_while_a_log_grows_and_given_back_when_it_goes(sizes, 
     "of", [TextDelta, ReasoningDelta, ToolCallStarted, ToolCallDelta, ToolCall]
 )
 @pytest.mark.parametrize("letter", ["x", "\u00e9", "\u8bcd", "\U0001f600"])
-def test_an_entry_is_counted_as_its_text_and_the_utf8_of_a_message_with_it(letter, of):
+def test_an_entry_counts_as_its_text_and_the_utf8_of_its_message(letter, of):
     text, more = letter * 10_000, "m" * 5000
     entry, texts = {
         TextDelta: (TextDelta(text, 0), [text]),
@@ -315,7 +315,7 @@ def test_a_space_is_full_at_its_bound():
     assert space.full
 
 
-async def test_a_full_space_asks_for_room_at_each_step():
+async def test_a_full_space_calls_make_room_at_each_step():
     dropped = []
 
     def make_room():

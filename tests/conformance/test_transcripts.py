@@ -57,7 +57,7 @@ def split(body, cuts):
 
 
 @each(OWN)
-def test_a_transcript_becomes_exactly_these_events(transcript):
+def test_a_transcript_is_decoded_to_exactly_its_expected_events(transcript):
     expected = transcript.expected
     expected.pop("quirks", None)
     expected.pop("sdk_differs", None)
@@ -65,7 +65,7 @@ def test_a_transcript_becomes_exactly_these_events(transcript):
 
 
 @each([*OWN, *RECORDED])
-def test_where_the_network_splits_the_bytes_never_matters(transcript):
+def test_the_result_does_not_depend_on_where_the_bytes_are_split(transcript):
     body = transcript.body
     whole = decode(transcript.decoder(), body)
 
@@ -82,7 +82,7 @@ def test_where_the_network_splits_the_bytes_never_matters(transcript):
 @each(OWN)
 @settings(fuzz, max_examples=15)
 @given(data=st.data())
-def test_into_how_many_pieces_the_bytes_are_split_never_matters(transcript, data):
+def test_the_result_does_not_depend_on_the_number_of_pieces(transcript, data):
     body = transcript.body
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=40))
 
@@ -90,14 +90,14 @@ def test_into_how_many_pieces_the_bytes_are_split_never_matters(transcript, data
 
 
 @each(COMPLETE)
-def test_the_providers_own_sdk_reads_a_complete_transcript_alike(transcript):
+def test_the_providers_sdk_reads_the_same_from_a_complete_transcript(transcript):
     if why := transcript.expected.get("sdk_differs"):
         pytest.skip(f"meant so: {why}")
     assert answer(decode(transcript.decoder(), transcript.body)) == transcript.oracle()
 
 
 @each(RECORDED)
-def test_the_providers_own_sdk_reads_a_recorded_stream_alike(transcript):
+def test_the_providers_sdk_reads_the_same_from_a_recorded_stream(transcript):
     outcome = decode(transcript.decoder(), transcript.body)
 
     assert "complete" in outcome["end"]
@@ -105,7 +105,7 @@ def test_the_providers_own_sdk_reads_a_recorded_stream_alike(transcript):
 
 
 @each([*COMPLETE, *RECORDED])
-def test_an_answer_cut_anywhere_before_its_end_marker_is_never_complete(transcript):
+def test_an_answer_cut_off_before_its_end_marker_is_never_complete(transcript):
     body = transcript.body
     marker = max(body.rfind(marker) for marker in END_MARKERS[transcript.dialect])
     if marker < 0:
@@ -129,7 +129,7 @@ def text_of(events):
 @each_dialect
 @fuzz
 @given(body=st.binary(max_size=2000))
-def test_no_bytes_whatever_make_a_decoder_raise(dialect, body):
+def test_no_bytes_make_a_decoder_raise(dialect, body):
     end = decode(new_decoder(dialect), body)["end"]
 
     assert "broken" in end or any(marker in body for marker in END_MARKERS[dialect])
@@ -197,7 +197,7 @@ INSERTIONS = [
         pytest.param(b"data:" * 13107 + b"\n", id="an event of many lines"),
     ],
 )
-def test_an_endless_event_ends_the_answer_and_holds_no_more_than_its_limit(dialect, piece):
+def test_an_endless_event_ends_the_answer_at_its_memory_limit(dialect, piece):
     decoder = new_decoder(dialect)
     fed_bytes = 0
     tracemalloc.start()

@@ -209,7 +209,9 @@ async def test_abandoned_streams_end_in_time_and_leave_nothing(observed, simulat
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-async def test_a_thousand_abandoned_streams_leave_nothing_three_times(observed, simulator, api_on):
+async def test_three_rounds_of_a_thousand_abandoned_streams_leave_nothing(
+    observed, simulator, api_on
+):
     baseline, censuses = await abandon_in_rounds(
         observed, simulator, api_on, 1000, linger_s=15, deadline_s=5
     )

@@ -103,7 +103,7 @@ async def until(condition, within_s=60):
     return time.monotonic() - began
 
 
-async def test_a_flood_of_records_stops_no_stream(store, database_url):
+async def test_a_flood_of_records_does_not_block_streams(store, database_url):
     ledger, count = Ledger(store, "here"), 50_000
     records = [record(n) for n in range(count)]
     ends = list(map(closed, records))
@@ -129,7 +129,7 @@ async def test_a_flood_of_records_stops_no_stream(store, database_url):
 
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["a replica lives", "it starts again"])
-async def test_the_streams_of_a_killed_process_are_lost_after_its_lease(
+async def test_streams_of_a_killed_process_become_lost_after_its_lease(
     store, database_url, restarted
 ):
     process = started(database_url, "killed")
@@ -169,7 +169,7 @@ def started(url, name):
     return process
 
 
-async def test_processes_killed_again_and_again_lose_a_second_each_at_most(store, database_url):
+async def test_each_killed_process_loses_at_most_a_second_of_figures(store, database_url):
     chance, killed = random.Random(7), {}
     processes = {}
     for n in range(12):
@@ -235,7 +235,7 @@ async def beside(outage, ledger, store, streams_per_s=200):
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_while_another_process_holds_the_lock_nothing_is_lost(store, database_url):
+async def test_no_record_is_lost_while_another_process_has_the_lock(store, database_url):
     async def locked():
         path = database_url.removeprefix("sqlite:///")
         holder = await asyncio.create_subprocess_exec(
@@ -248,7 +248,7 @@ async def test_while_another_process_holds_the_lock_nothing_is_lost(store, datab
     await beside(locked(), Ledger(store, "here"), store)
 
 
-async def test_while_postgresql_does_not_answer_nothing_is_lost(own_postgresql):
+async def test_no_record_is_lost_while_postgresql_does_not_answer(own_postgresql):
     async def frozen():
         own_postgresql.signal_backends(signal.SIGSTOP)
         await asyncio.sleep(12)
@@ -260,7 +260,7 @@ async def test_while_postgresql_does_not_answer_nothing_is_lost(own_postgresql):
         await beside(frozen(), Ledger(store, "here"), store)
 
 
-async def test_while_postgresql_is_down_nothing_is_lost(own_postgresql):
+async def test_no_record_is_lost_while_postgresql_is_down(own_postgresql):
     async def down():
         await asyncio.to_thread(own_postgresql.stop)
         await asyncio.sleep(6)

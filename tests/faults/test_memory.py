@@ -72,7 +72,7 @@ async def memory_left_by(observed, api_on, count):
     return grown, per_stream
 
 
-async def test_streams_that_ended_and_were_forgotten_leave_nothing(observed, api_on):
+async def test_streams_that_ended_and_expired_leave_nothing(observed, api_on):
     grown, _ = await memory_left_by(observed, api_on, 500)
     assert grown == {}
 
@@ -86,7 +86,7 @@ async def test_ten_thousand_streams_that_ended_leave_no_memory(observed, api_on)
 
 
 @pytest.mark.parametrize("text", ["word ", "é", "漢字", "🙂"])
-def test_a_log_keeps_its_bound_when_its_readers_keep_up(text):
+def test_a_log_stays_within_its_bound_with_readers_that_keep_up(text):
     max_bytes, text = 65536, text * 30
     log = MemoryLog(max_bytes, LogSpace(2**40, lambda: None))
     for number in range(5000):
@@ -100,7 +100,7 @@ def test_a_log_keeps_its_bound_when_its_readers_keep_up(text):
     assert held <= log.byte_count <= max_bytes
 
 
-async def test_readers_that_stand_still_in_the_past_hold_no_copies_of_the_log(observed, api_on):
+async def test_resumed_readers_that_do_not_read_copy_little_of_the_log(observed, api_on):
     """Each resumes from the beginning and reads nothing: what was taken for it must be little."""
     readers, tokens = 50, 2 * MAX_READ_ENTRIES
     with observed() as server:

@@ -10,7 +10,7 @@ from records_support import outcome
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
-async def test_5_000_streams_leave_5_000_records_however_they_end(
+async def test_5_000_streams_have_5_000_records_however_they_end(
     start, api_on, own_simulator, database_url, tmp_path
 ):
     records = await end_and_check(
@@ -20,7 +20,7 @@ async def test_5_000_streams_leave_5_000_records_however_they_end(
     assert Counter(map(outcome, records))["CANCELLED"] >= 1000
 
 
-async def test_200_streams_of_a_killed_server_are_lost_with_figures_a_second_old(
+async def test_200_streams_of_a_killed_server_are_lost_with_figures_at_most_a_second_old(
     start, api_on, simulator, database_url, tmp_path
 ):
     await kill_and_start_again(start, api_on, simulator, database_url, tmp_path, 200)

@@ -21,7 +21,7 @@ MEASURE_S = 12
 ITL_MS = 20
 
 
-async def test_one_tenant_s_40_summaries_over_300_000_records_disturb_no_other_tenant(
+async def test_40_summaries_of_one_tenant_over_300_000_records_disturb_no_other_tenant(
     start, api_on, simulator, database_url, sql
 ):
     acme, globex = [

@@ -107,7 +107,7 @@ def told(tally, took_s):
     return ", ".join(f"{name}: {tally[name]}" for name in [*first, *rest]) + f"; {took_s:.1f} s"
 
 
-async def test_sixty_histories_are_lawful(servers, simulator, api_on):
+async def test_sixty_random_histories_are_valid(servers, simulator, api_on):
     began = time.monotonic()
     tally = await record_all(range(60), servers, simulator, api_on)
     print("\n" + told(tally, time.monotonic() - began))
@@ -116,14 +116,14 @@ async def test_sixty_histories_are_lawful(servers, simulator, api_on):
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
-async def test_a_thousand_histories_are_lawful(servers, simulator, api_on):
+async def test_a_thousand_random_histories_are_valid(servers, simulator, api_on):
     began = time.monotonic()
     tally = await record_all(range(1000, 2000), servers, simulator, api_on)
     print("\n" + told(tally, time.monotonic() - began))
 
 
 @pytest.mark.skipif("TOKENWIRE_HISTORY" not in os.environ, reason="replays the history of a seed")
-async def test_the_history_of_a_seed_is_lawful(servers, simulator, api_on):
+async def test_the_history_of_a_seed_is_valid(servers, simulator, api_on):
     await record_all([int(os.environ["TOKENWIRE_HISTORY"])], servers, simulator, api_on)
 
 
@@ -140,7 +140,7 @@ async def test_the_history_of_a_seed_is_lawful(servers, simulator, api_on):
     ],
     ids=str,
 )
-async def test_the_reference_is_what_an_undisturbed_reader_sees(
+async def test_the_reference_is_what_a_single_undisturbed_reader_sees(
     servers, simulator, api_on, provider, fields
 ):
     scenario = Scenario(itl_ms=1, key=f"undisturbed-{provider}-{len(str(fields))}", **fields)

@@ -304,7 +304,7 @@ def a_fault_of_the_server(history, draw):
 
 @settings(max_examples=300)
 @given(histories())
-def test_a_lawful_history_has_no_violations(history):
+def test_a_valid_history_has_no_violations(history):
     assert violations(history) == []
 
 
@@ -313,7 +313,7 @@ def test_a_lawful_history_has_no_violations(history):
     max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 @given(st.data())
-def test_found_when(name, data):
+def test_a_violation_is_found_when(name, data):
     history = data.draw(histories())
     MUTATIONS[name](history, data.draw)
     assert violations(history)

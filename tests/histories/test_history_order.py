@@ -51,35 +51,35 @@ def only(history):
     return found[0]
 
 
-def test_a_stream_that_is_cancelled_when_its_last_reader_left_is_lawful():
+def test_a_cancel_after_the_last_reader_left_is_valid():
     assert violations(a_history([a_reading(10, 12), a_reading(11, 15)], 15.001)) == []
 
 
-def test_a_stream_that_is_cancelled_while_a_reader_is_there_is_not():
+def test_a_cancel_while_a_reader_is_present_is_a_violation():
     assert "reader 1 was there" in only(a_history([a_reading(10, 12), a_reading(11, 15)], 12.001))
 
 
-def test_lingering_to_its_end_is_lawful():
+def test_a_cancel_after_the_whole_linger_is_valid():
     assert violations(a_history([a_reading(10, 12)], 14.0, linger_s=2.0)) == []
 
 
-def test_lingering_too_short_is_not():
+def test_a_cancel_before_the_end_of_linger_is_a_violation():
     assert "0.980 s too early" in only(a_history([a_reading(10, 12)], 13.0, linger_s=2.0))
 
 
-def test_a_reader_who_came_back_stops_the_linger():
+def test_a_reader_that_returns_stops_the_linger():
     back = [a_reading(10, 12), a_reading(13, 13.8)]
     assert "reader 1 was there" in only(a_history(back, 14.0, linger_s=2.0))
     assert violations(a_history(back, 15.8, linger_s=2.0)) == []
 
 
-def test_who_comes_after_the_decision_changes_nothing():
+def test_a_reader_that_joins_after_the_decision_does_not_prevent_the_cancel():
     late = [a_reading(10, 12), a_reading(13.95, 14.0, end="ok")]
     assert violations(a_history(late, 14.0, linger_s=2.0)) == []
 
 
 @pytest.mark.parametrize("call", ["cancel", "delete"])
-def test_a_caller_may_cancel_it_at_any_time(call):
+def test_a_cancel_by_a_caller_is_valid_at_any_time(call):
     info = an_end(13.0) if call == "cancel" else None
     history = a_history(
         [a_reading(10, 13.0, end="ok")], 13.0, answers=[Answer(call, 12.9, 13.1, info)]
@@ -89,7 +89,7 @@ def test_a_caller_may_cancel_it_at_any_time(call):
     assert violations(history) == []
 
 
-def test_not_found_is_lawful_once_the_time_has_passed_and_then_for_good():
+def test_not_found_is_valid_only_after_the_ttl_and_is_final():
     gone = [Answer("get", 46.0, 46.1, refusal="STREAM_NOT_FOUND")]
     history = a_history([a_reading(10, 15)], 15.0, answers=gone, log_ttl_s=30.0)
     assert violations(history) == []
@@ -100,13 +100,13 @@ def test_not_found_is_lawful_once_the_time_has_passed_and_then_for_good():
     assert "again after it was gone" in only(history)
 
 
-def test_what_is_deleted_is_found_by_nobody():
+def test_finding_a_deleted_stream_is_a_violation():
     deleted = [Answer("delete", 16.0, 16.1)]
     history = a_history([a_reading(10, 15)], 15.0, answers=deleted)
     assert "again after it was gone" in only(history)
 
 
-def test_a_request_id_leads_to_its_stream_once_it_has_said_something():
+def test_a_request_id_leads_to_its_stream_after_the_first_token():
     stranger = Reading(0, 11.0, attaches=True, stream_id="another")
     history = a_history([a_reading(10, 15)], 15.0)
     history.strangers = [stranger]
@@ -120,27 +120,27 @@ def test_a_request_id_leads_to_its_stream_once_it_has_said_something():
     assert violations(history) == []
 
 
-def test_a_resume_never_leads_to_another_stream():
+def test_a_resume_that_reads_another_stream_is_a_violation():
     history = a_history([a_reading(10, 15)], 15.0)
     history.strangers = [Reading(0, 11.0, stream_id="another")]
     assert "got another" in only(history)
 
 
-def test_the_number_of_readers_is_that_of_the_calls():
+def test_a_reader_count_that_differs_from_the_calls_is_a_violation():
     readings = [a_reading(10, 15), a_reading(11, 15)]
     for count, is_lawful in [(1, False), (2, True), (3, False)]:
         looked = Answer("get", 12.0, 12.1, Info("", 1, count))
         assert (violations(a_history(readings, 15.0, answers=[looked])) == []) is is_lawful
 
 
-def test_who_was_served_to_the_end_is_no_reader_any_more():
+def test_a_call_that_received_the_end_is_not_a_reader():
     served = a_reading(10, 20)  # who has not read yet all that was sent
     looked = Answer("get", 16.0, 16.1, an_end(15.0))
     cancelled = Answer("cancel", 14.9, 15.1, an_end(15.0))
     assert violations(a_history([served], 15.0, answers=[cancelled, looked])) == []
 
 
-def test_who_was_leaving_may_hear_of_an_end_whose_events_its_library_threw_away():
+def test_a_leaving_reader_may_get_the_end_without_the_events_before_it():
     broken = Reference((Entry("text", 0, "x"),), "UPSTREAM_BROKEN", 1)
     reading = a_reading(10, 15)
     facts = {
@@ -157,11 +157,11 @@ def test_who_was_leaving_may_hear_of_an_end_whose_events_its_library_threw_away(
     assert "UPSTREAM_BROKEN at 1; the stream's last sequence is 2" in only(history)
 
 
-def test_what_is_left_over_is_told():
+def test_leftovers_are_violations():
     assert only(a_history([a_reading(10, 15)], 15.0, leftovers=["open"])) == "open"
 
 
-def test_who_waits_for_the_end_hears_of_it_soon():
+def test_a_waiting_reader_that_gets_the_end_late_is_a_violation():
     reading = a_reading(10, 15, end="ok")
     history = a_history([reading], 15.0, answers=[Answer("cancel", 14.9, 15.1, an_end(15.0))])
     assert violations(history) == []

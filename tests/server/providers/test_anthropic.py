@@ -97,13 +97,13 @@ def test_the_smallest_request():
     }
 
 
-def test_a_key_that_the_sdk_does_not_know_would_be_seen():
+def test_a_key_that_the_sdk_lacks_is_detected_by_these_tests():
     written = body(request())
     written["messages"][0]["content"][0]["colour"] = "red"
     assert not names_only_what_the_type_names(written, MessageCreateParamsStreaming)
 
 
-def test_system_messages_are_joined_in_front_wherever_they_stood():
+def test_system_messages_are_moved_to_the_front():
     written = body(
         request(
             Message("system", (Text("Be brief."), Text("Be kind.", cache_hint=True))),
@@ -119,7 +119,7 @@ def test_system_messages_are_joined_in_front_wherever_they_stood():
     assert [message["role"] for message in written["messages"]] == ["user"]
 
 
-def test_images_go_by_address_or_by_value():
+def test_images_are_sent_as_url_or_data():
     picture = bytes(range(256))
     written = body(
         request(
@@ -188,7 +188,7 @@ def test_a_conversation_with_tools_keeps_every_digit_of_the_arguments():
     assert arguments.encode() in encoded
 
 
-def test_reasoning_goes_back_as_it_was_signed_and_not_without_a_signature():
+def test_reasoning_is_sent_back_only_with_its_signature():
     written = body(
         request(
             HELLO,
@@ -219,7 +219,7 @@ def test_a_message_of_unsigned_reasoning_alone_is_left_out():
     assert [message["role"] for message in written["messages"]] == ["user", "user"]
 
 
-def test_cache_hints_mark_their_own_blocks():
+def test_cache_hints_mark_the_blocks_that_have_them():
     written = body(
         request(
             Message("user", (Text("a", cache_hint=True), Text("b"))),
@@ -237,7 +237,7 @@ def test_cache_hints_mark_their_own_blocks():
     assert marked == ["text", "tool_use", "tool_result", "image"]
 
 
-def test_sampling_and_stops_are_written_as_asked():
+def test_sampling_and_stop_sequences_are_written():
     written = body(
         generating(temperature=0.5, top_p=0.9, top_k=40, stop_sequences=("END", "\n\nQ:"))
     )
@@ -249,13 +249,13 @@ def test_sampling_and_stops_are_written_as_asked():
     assert written["stop_sequences"] == ["END", "\n\nQ:"]
 
 
-def test_the_limit_of_tokens_is_the_callers_then_the_models_then_the_providers():
+def test_max_tokens_is_the_callers_then_the_models_then_the_providers():
     assert body(generating(max_output_tokens=7), max_output_tokens=64_000)["max_tokens"] == 7
     assert body(request(), max_output_tokens=64_000)["max_tokens"] == 64_000
     assert body(request())["max_tokens"] == CONFIG.default_max_output_tokens
 
 
-def test_a_default_limit_makes_room_for_the_budget_to_reason():
+def test_the_reasoning_budget_is_added_to_a_default_max_tokens():
     within = body(generating(reasoning_budget_tokens=8191))
     beyond = body(generating(reasoning_budget_tokens=8192))
     assert within["thinking"] == {"type": "enabled", "budget_tokens": 8191}
@@ -263,7 +263,7 @@ def test_a_default_limit_makes_room_for_the_budget_to_reason():
     assert beyond["max_tokens"] == 8192 + 8192
 
 
-def test_a_budget_that_leaves_nothing_of_the_callers_limit_is_refused():
+def test_a_reasoning_budget_that_reaches_the_callers_limit_is_refused():
     budget = {"reasoning_budget_tokens": 2048}
     assert body(generating(max_output_tokens=2049, **budget))["max_tokens"] == 2049
     assert refused(generating(max_output_tokens=2048, **budget)) == [
@@ -287,13 +287,13 @@ def test_an_effort_becomes_adaptive_thinking(effort, thinking, output_config):
     assert written.get("output_config") == output_config
 
 
-def test_an_effort_and_a_budget_go_together():
+def test_an_effort_and_a_budget_can_be_combined():
     written = body(generating(reasoning_effort="high", reasoning_budget_tokens=1024))
     assert written["thinking"] == {"type": "enabled", "budget_tokens": 1024}
     assert written["output_config"] == {"effort": "high"}
 
 
-def test_tools_carry_their_schema_as_it_was_written():
+def test_schemas_of_tools_are_written_unchanged():
     asked = request(tools=(WEATHER, Tool("now", "", "")))
     assert body(asked)["tools"] == [
         {
@@ -314,11 +314,11 @@ def test_tools_carry_their_schema_as_it_was_written():
         (ToolChoice("tool", "weather"), {"type": "tool", "name": "weather"}),
     ],
 )
-def test_a_tool_choice_is_written_in_anthropics_words(choice, written):
+def test_a_tool_choice_is_written_in_anthropics_format(choice, written):
     assert body(request(tools=(WEATHER,), tool_choice=choice))["tool_choice"] == written
 
 
-def test_a_schema_for_the_answer_goes_as_it_was_written():
+def test_the_schema_of_the_answer_is_written_unchanged():
     written = body(
         request(
             response_format=JsonSchemaFormat("town", '{"type":"object","maximum":1e400}'),
@@ -329,7 +329,7 @@ def test_a_schema_for_the_answer_goes_as_it_was_written():
     assert written["output_config"]["format"]["type"] == "json_schema"
 
 
-def test_provider_options_join_the_top_level():
+def test_provider_options_are_merged_into_the_top_level():
     written = body(request(provider_options={"service_tier": "auto", "metadata": {"user_id": "u"}}))
     assert written["service_tier"] == "auto"
     assert written["metadata"] == {"user_id": "u"}

@@ -52,7 +52,7 @@ def refused(asked):
         (Message("system", (Text("Be brief."),)), Message("assistant", (Reasoning("hm"),))),
     ],
 )
-def test_something_must_be_left_to_answer(messages):
+def test_a_request_without_sendable_messages_is_refused(messages):
     assert refused(request(*messages)) == ["messages"]
 
 
@@ -67,7 +67,7 @@ def test_a_fifth_cache_hint_and_one_on_reasoning_are_refused():
     assert refused(asked) == ["messages[2].parts[0].cache_hint", "messages[3].parts[0].cache_hint"]
 
 
-def test_what_anthropic_does_not_offer_is_refused_all_at_once_each_with_its_path():
+def test_all_unsupported_fields_are_refused_at_once_with_their_paths():
     asked = request(
         Message("user", (Image(uri="http://example.com/a.png"),)),
         Message("user", (Text("x"), Image(data=b"BM", media_type="image/bmp"))),
@@ -98,7 +98,7 @@ def test_what_anthropic_does_not_offer_is_refused_all_at_once_each_with_its_path
     ]
 
 
-def test_a_budget_contradicts_the_effort_none():
+def test_a_budget_with_the_effort_none_is_refused():
     assert refused(generating(reasoning_effort="none", reasoning_budget_tokens=1024)) == [
         "generation.reasoning.budget_tokens"
     ]
@@ -107,7 +107,7 @@ def test_a_budget_contradicts_the_effort_none():
 @pytest.mark.parametrize(
     "reasoning", [{"reasoning_effort": "low"}, {"reasoning_budget_tokens": 1024}]
 )
-def test_sampling_is_fixed_while_it_reasons(reasoning):
+def test_sampling_is_refused_with_reasoning(reasoning):
     assert refused(generating(temperature=0.9, top_p=0.9, top_k=5, **reasoning)) == [
         "generation.temperature",
         "generation.top_p",
@@ -117,18 +117,18 @@ def test_sampling_is_fixed_while_it_reasons(reasoning):
 
 
 @pytest.mark.parametrize("choice", [ToolChoice("required"), ToolChoice("tool", "weather")])
-def test_a_tool_cannot_be_forced_with_a_budget_to_reason(choice):
+def test_a_required_tool_call_is_refused_with_a_reasoning_budget(choice):
     budget = Generation(reasoning_budget_tokens=1024)
     forced = request(tools=(WEATHER,), tool_choice=choice, generation=budget)
     assert refused(forced) == ["tool_choice.mode"]
 
 
 @pytest.mark.parametrize("key", ["model", "messages", "system", "max_tokens", "stream"])
-def test_provider_options_never_set_what_every_request_has(key):
+def test_provider_options_cannot_set_reserved_keys(key):
     assert refused(request(provider_options={key: None})) == [f"provider_options.{key}"]
 
 
-def test_provider_options_set_only_what_the_request_leaves_open():
+def test_provider_options_cannot_set_what_the_request_sets():
     options = {"tools": [], "thinking": {"type": "disabled"}, "output_config": {"effort": "max"}}
     assert refused(request(provider_options=options)) == []
     asked = request(
@@ -200,7 +200,7 @@ REQUESTS = st.builds(
 
 
 @given(REQUESTS)
-def test_what_passes_the_check_is_written_as_json_that_says_the_same(asked):
+def test_a_request_that_passes_the_check_is_written_completely(asked):
     violations = list(DIALECT.check(asked, CONFIG))
     assert len({violation.field for violation in violations}) == len(violations)
     if violations:

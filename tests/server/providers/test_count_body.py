@@ -53,7 +53,7 @@ requests = st.builds(
 
 @pytest.mark.parametrize("kind", DIALECTS)
 @given(request=requests)
-def test_the_body_is_the_chats_own_and_holds_only_what_the_endpoint_takes(kind, request):
+def test_the_body_is_that_of_the_chat_without_keys_that_the_endpoint_refuses(kind, request):
     dialect, sdk_body = DIALECTS[kind]
     settings = ProviderConfig(kind=kind, base_url="http://localhost")
     assert list(dialect.check(request, settings)) == []

@@ -121,7 +121,7 @@ async def test_the_count_is_what_the_stream_later_reports(kind, request_):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_counting_runs_nothing_and_keeps_its_connection(kind):
+async def test_counting_starts_no_answer_and_reuses_its_connection(kind):
     async with Simulator() as simulator, registry(kind, simulator.url) as providers:
         for _ in range(3):
             await count(providers, model="sim?key=k")
@@ -153,7 +153,7 @@ async def test_the_operators_key_is_sent(kind):
         ("anthropic", {"container": {"skills": []}}),
     ],
 )
-async def test_what_no_endpoint_can_count_is_not_asked(kind, options):
+async def test_input_that_the_endpoint_cannot_count_is_not_sent(kind, options):
     async with Simulator() as simulator, registry(kind, simulator.url) as providers:
         assert await count(providers, ask(provider_options=options)) is None
         assert simulator.stats().connections_total == 0
@@ -171,7 +171,7 @@ async def test_what_no_endpoint_can_count_is_not_asked(kind, options):
         (529, UpstreamUnavailable),
     ],
 )
-async def test_a_failed_count_is_the_chats_own_error_and_is_not_repeated(kind, status, error):
+async def test_a_failed_count_has_the_error_of_a_chat_and_is_not_repeated(kind, status, error):
     async with Simulator() as simulator, registry(kind, simulator.url) as providers:
         model = f"sim?status={status}&retry_after=7"
         with pytest.raises(error) as counting:
@@ -205,7 +205,9 @@ async def test_a_refusal_names_the_field():
         (501, ""),
     ],
 )
-async def test_a_compatible_server_without_counting_has_no_count(serving, kind, status, said):
+async def test_a_compatible_server_without_a_counting_endpoint_returns_no_count(
+    serving, kind, status, said
+):
     async def handler(_):
         return web.Response(status=status, text=said, content_type="application/json")
 
@@ -224,7 +226,7 @@ async def test_a_compatible_server_without_counting_has_no_count(serving, kind, 
         ("anthropic", {"type": "error", "error": {"type": "not_found_error", "message": "CANARY"}}),
     ],
 )
-async def test_a_404_about_the_model_says_so(serving, kind, said):
+async def test_a_404_for_the_model_is_unknown_model(serving, kind, said):
     async def handler(_):
         return web.json_response(said, status=404)
 
@@ -253,7 +255,7 @@ async def test_a_404_about_the_model_says_so(serving, kind, said):
         b'{"input_tokens": "\xff"}',
     ],
 )
-async def test_an_answer_that_is_no_count_is_none(serving, kind, said):
+async def test_an_answer_without_a_count_is_an_error(serving, kind, said):
     async def handler(_):
         return web.Response(body=said)
 
@@ -266,7 +268,7 @@ async def test_an_answer_that_is_no_count_is_none(serving, kind, said):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_else_an_answer_says_does_not_matter(serving, kind):
+async def test_other_fields_of_the_answer_are_ignored(serving, kind):
     async def handler(_):
         return web.json_response({"context": {"used": [1]}, "input_tokens": 7, "object": None})
 
@@ -274,7 +276,7 @@ async def test_what_else_an_answer_says_does_not_matter(serving, kind):
         assert await count(providers) == 7
 
 
-async def test_an_endless_answer_is_not_read_on(serving):
+async def test_an_endless_answer_is_not_read_to_its_end(serving):
     gone = asyncio.Event()
 
     async def handler(request):
@@ -307,14 +309,14 @@ async def test_a_connection_that_breaks_in_the_answer_is_an_error(serving):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_provider_that_is_not_there_is_named_so(kind, unused_tcp_port):
+async def test_an_unreachable_provider_is_reported(kind, unused_tcp_port):
     async with registry(kind, f"http://127.0.0.1:{unused_tcp_port}") as providers:
         with pytest.raises(UpstreamUnavailable, match="connection refused"):
             await count(providers)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_silent_provider_is_left_when_the_time_is_up(kind, monkeypatch, left_alone):
+async def test_counting_by_a_silent_provider_times_out(kind, monkeypatch, left_alone):
     monkeypatch.setattr(upstream, "COUNT_S", 0.2)
     async with Simulator() as simulator, registry(kind, simulator.url) as providers:
         began = time.monotonic()
@@ -326,7 +328,7 @@ async def test_a_silent_provider_is_left_when_the_time_is_up(kind, monkeypatch, 
         assert simulator.stats().requests_aborted == 1
 
 
-async def test_the_bound_holds_for_a_body_that_trickles(serving, monkeypatch):
+async def test_the_timeout_includes_a_slow_body(serving, monkeypatch):
     monkeypatch.setattr(upstream, "COUNT_S", 0.2)
 
     async def handler(request):
@@ -342,7 +344,7 @@ async def test_the_bound_holds_for_a_body_that_trickles(serving, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_cancelled_at_any_moment_it_closes_its_connection(kind, left_alone):
+async def test_cancelling_at_any_moment_closes_the_connection(kind, left_alone):
     async with Simulator() as simulator, registry(kind, simulator.url) as providers:
         for delay_s in (0, 0.001, 0.003, 0.01, 0.03):
             task = asyncio.create_task(count(providers, model="sim?silent=1"))
@@ -354,7 +356,7 @@ async def test_cancelled_at_any_moment_it_closes_its_connection(kind, left_alone
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_cancelled_while_the_provider_thinks_it_closes_its_connection(kind, left_alone):
+async def test_cancelling_while_the_provider_is_silent_closes_the_connection(kind, left_alone):
     async with Simulator() as simulator, registry(kind, simulator.url) as providers:
         task = asyncio.create_task(count(providers, model="sim?silent=1"))
         async with asyncio.timeout(5):

@@ -108,7 +108,7 @@ async def test_endless_framing_ends_the_answer(head, piece, kind):
     ],
     ids=["a header of 10 kB", "some hints", "chunks of one byte", "short extensions"],
 )
-async def test_odd_framing_within_the_bounds_is_read(pieces):
+async def test_unusual_framing_within_the_bounds_is_read(pieces):
     if b"chunked" not in b"".join(pieces[:2]):
         pieces[0] = pieces[0].replace(
             b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % len(TOKEN + END)

@@ -33,7 +33,7 @@ def inflated(encoding, pieces):
     st.lists(st.integers(0, 300), max_size=4),
     st.binary(max_size=3),
 )
-def test_where_compressed_bytes_are_cut_never_matters(members, cuts, junk):
+def test_the_result_does_not_depend_on_how_the_bytes_are_split(members, cuts, junk):
     whole = b"".join(members)
     gzipped = b"".join(map(gzip.compress, members)) + b"\0" + junk
     for encoding, packed in [
@@ -47,7 +47,7 @@ def test_where_compressed_bytes_are_cut_never_matters(members, cuts, junk):
         assert inflated(encoding, pieces) == whole
 
 
-def test_data_that_a_server_flushed_is_returned_at_once():
+def test_flushed_data_is_returned_immediately():
     packer = zlib.compressobj(wbits=31)
     inflater = Inflater("gzip")
     for n in range(100):
@@ -66,6 +66,6 @@ def test_data_that_a_server_flushed_is_returned_at_once():
         ("gzip, gzip", b"", "other than gzip and deflate"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_refused_with_a_reason(encoding, packed, why):
+def test_an_invalid_body_is_refused_with_a_reason(encoding, packed, why):
     with pytest.raises(BodyError, match=why):
         inflated(encoding, [packed])

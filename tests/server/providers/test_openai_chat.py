@@ -75,7 +75,7 @@ EVERYTHING = request(
 )  # fmt: skip
 
 
-def test_everything_a_request_can_say_is_written():
+def test_all_fields_of_a_request_are_written():
     assert written(EVERYTHING, OPENAI) == {
         "model": "m",
         "messages": [
@@ -120,7 +120,7 @@ def test_everything_a_request_can_say_is_written():
     }  # fmt: skip
 
 
-def test_the_sdks_own_types_know_all_that_is_written():
+def test_the_sdks_types_contain_all_that_is_written():
     params = TypeAdapter(completion_create_params.CompletionCreateParamsStreaming)
     parts = TypeAdapter(list[ChatCompletionContentPartParam])
 
@@ -137,7 +137,7 @@ def test_the_sdks_own_types_know_all_that_is_written():
         assert known(params, body) == body
 
 
-def test_what_the_caller_did_not_say_is_left_to_the_provider():
+def test_fields_that_the_caller_did_not_set_are_not_sent():
     assert written(request()) == {
         "model": "m",
         "messages": [{"role": "user", "content": "Hello"}],
@@ -162,28 +162,28 @@ def test_several_texts_are_a_list_of_parts():
     ]  # fmt: skip
 
 
-def test_an_assistant_that_only_called_has_no_content():
+def test_an_assistant_message_with_only_tool_calls_has_no_content():
     (message,) = messages(Message("assistant", (Reasoning("Hm."), ToolCall("c1", "f", "{}"))))
 
     assert message["content"] is None
     assert len(message["tool_calls"]) == 1
 
 
-def test_a_message_of_nothing_but_reasoning_is_left_out():
+def test_a_message_of_only_reasoning_is_left_out():
     thoughts = Message("assistant", (Reasoning("Hm.", "sig"),))
 
     assert messages(*HELLO, thoughts) == [{"role": "user", "content": "Hello"}]
     assert violations(request(thoughts)) == ["messages"]
 
 
-def test_cache_hints_need_nothing():
+def test_cache_hints_are_not_sent():
     assert messages(Message("user", (Text("a", cache_hint=True),))) == [
         {"role": "user", "content": "a"}
     ]
 
 
 @pytest.mark.parametrize("mode", ["auto", "none", "required"])
-def test_the_mode_of_a_tool_choice_is_its_word(mode):
+def test_a_tool_choice_is_written_as_its_mode(mode):
     asked = request(tools=(Tool("f", "", ""),), tool_choice=ToolChoice(mode))
 
     assert written(asked)["tool_choice"] == mode
@@ -206,13 +206,13 @@ def test_a_json_format_is_a_json_object():
         ({"usage_option": False}, request(provider_options={"stream_options": {"x": 1}}), {"stream_options": {"x": 1}}),
     ],
 )  # fmt: skip
-def test_a_servers_quirks_shape_the_body(quirks, asked, expected):
+def test_quirks_change_the_body(quirks, asked, expected):
     body = written(asked, config(**quirks))
 
     assert {key: body.get(key) for key in expected} == expected
 
 
-def test_the_role_of_instructions_is_the_servers():
+def test_the_role_of_instructions_is_a_quirk():
     asked = Message("system", (Text("a"),))
 
     assert messages(asked, where=config(system_role="developer"))[0]["role"] == "developer"
@@ -228,7 +228,7 @@ def test_the_role_of_instructions_is_the_servers():
         (request(response_format=JsonSchemaFormat("a", "{}")), {"json_schema": False}, "response_format.json_schema"),
     ],
 )  # fmt: skip
-def test_what_the_server_cannot_honour_is_refused_with_its_path(asked, quirks, field):
+def test_an_unsupported_field_is_refused_with_its_path(asked, quirks, field):
     assert violations(asked, config(**quirks)) == [field]
 
 
@@ -248,12 +248,12 @@ def test_all_violations_are_reported_at_once():
 
 
 @pytest.mark.parametrize("key", ["model", "messages", "stream", "stream_options", "n", "functions", "function_call"])  # fmt: skip
-def test_a_provider_option_that_would_change_how_the_answer_is_read_is_refused(key):
+def test_a_provider_option_that_changes_the_format_of_the_answer_is_refused(key):
     assert violations(request(provider_options={key: 1})) == [f"provider_options.{key}"]
 
 
 @pytest.mark.parametrize("key", ["temperature", "max_tokens", "max_completion_tokens", "stop"])
-def test_a_provider_option_is_refused_where_the_request_sets_the_same(key):
+def test_a_provider_option_that_the_request_also_sets_is_refused(key):
     options = {key: 1}
     set_too = Generation(temperature=0.5, max_output_tokens=5, stop_sequences=("a",))
 
@@ -263,7 +263,7 @@ def test_a_provider_option_is_refused_where_the_request_sets_the_same(key):
     assert written(request(provider_options=options))[key] == 1
 
 
-def test_the_decoder_knows_whether_the_server_sends_an_end_marker():
+def test_the_decoder_is_configured_with_the_end_marker_quirk():
     answer = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
     for done_marker in (True, False):
         decoder = DIALECT.decoder(config(done_marker=done_marker))

@@ -64,7 +64,7 @@ def whole(value: Any) -> Any:
     return value
 
 
-def test_a_bare_request_is_streamed_and_stored_nowhere():
+def test_a_minimal_request_is_streamed_and_not_stored():
     assert body_of(ask()) == {
         "model": "m",
         "input": [{"type": "message", "role": "user", "content": "Hello"}],
@@ -74,28 +74,28 @@ def test_a_bare_request_is_streamed_and_stored_nowhere():
     }
 
 
-def test_settings_have_the_apis_names():
+def test_settings_are_written_with_the_apis_names():
     generation = Generation(max_output_tokens=16, temperature=0.5, top_p=0.9)
     body = body_of(ask(generation=generation))
     assert (body["max_output_tokens"], body["temperature"], body["top_p"]) == (16, 0.5, 0.9)
 
 
-def test_the_models_own_limit_is_left_to_the_provider():
+def test_the_models_maximum_is_not_sent():
     assert "max_output_tokens" not in body_of(ask())
 
 
-def test_an_effort_asks_for_the_reasoning_in_the_form_that_can_be_sent_back():
+def test_an_effort_requests_encrypted_reasoning():
     body = body_of(ask(generation=Generation(reasoning_effort="high")))
     assert body["reasoning"] == {"effort": "high"}
     assert body["include"] == ["reasoning.encrypted_content"]
 
 
 @pytest.mark.parametrize("effort", [None, "none"])
-def test_models_that_do_not_reason_are_not_asked_for_what_they_refuse(effort):
+def test_encrypted_reasoning_is_not_requested_without_an_effort(effort):
     assert "include" not in body_of(ask(generation=Generation(reasoning_effort=effort)))
 
 
-def test_system_messages_stand_where_the_caller_put_them():
+def test_system_messages_keep_their_position():
     messages = (Message("system", (Text("a"),)), USER, Message("system", (Text("b"), Text("c"))))
     assert input_of(*messages) == [
         {"type": "message", "role": "system", "content": "a"},
@@ -108,13 +108,13 @@ def test_system_messages_stand_where_the_caller_put_them():
     ]
 
 
-def test_the_role_of_instructions_is_the_servers():
+def test_the_role_of_instructions_is_a_quirk():
     config = CONFIG.model_copy(update={"quirks": Quirks(system_role="developer")})
     body = body_of(ask(Message("system", (Text("a"),)), USER), config)
     assert [item["role"] for item in body["input"]] == ["developer", "user"]
 
 
-def test_images_go_by_address_or_as_data():
+def test_images_are_sent_as_url_or_data():
     picture = b"\x89PNG\x00\xff"
     parts = (
         Text("What?"),
@@ -133,7 +133,7 @@ def test_images_go_by_address_or_as_data():
     ]
 
 
-def test_a_turn_with_reasoning_and_calls_goes_back_item_by_item_in_order():
+def test_a_turn_with_reasoning_and_calls_is_sent_back_as_items_in_order():
     turn = Message(
         "assistant",
         (
@@ -164,7 +164,7 @@ def test_a_turn_with_reasoning_and_calls_goes_back_item_by_item_in_order():
     ]
 
 
-def test_hidden_reasoning_goes_back_without_a_summary():
+def test_hidden_reasoning_is_sent_back_without_a_summary():
     turn = Message("assistant", (Reasoning("", sign("rs_1", "gA:A")), Text("Hi")))
     assert input_of(USER, turn)[1]["summary"] == []
     assert input_of(USER, turn)[1]["encrypted_content"] == "gA:A"
@@ -178,26 +178,26 @@ def test_reasoning_that_this_provider_did_not_sign_is_left_out(signature):
     assert input_of(USER, turn)[1:] == [{"type": "message", "role": "assistant", "content": "Hi"}]
 
 
-def test_reasoning_that_nothing_follows_is_left_out_as_the_api_refuses_it():
+def test_reasoning_without_a_following_item_is_left_out():
     thought = Reasoning("hm", sign("rs_1", "gAAA"))
     cut_off = Message("assistant", (Text("Hi"), thought, thought))
     assert [item["type"] for item in input_of(USER, cut_off, USER)] == ["message"] * 3
     assert [item["type"] for item in input_of(USER, cut_off)] == ["message"] * 2
 
 
-def test_a_conversation_of_nothing_but_thoughts_is_refused():
+def test_a_conversation_of_only_reasoning_is_refused():
     thoughts = Message("assistant", (Reasoning("hm", sign("rs_1", "gAAA")),))
     assert violated(ask(thoughts, thoughts)) == ["messages"]
     assert violated(ask(thoughts, USER)) == []
 
 
-def test_two_thoughts_before_one_text_both_go_back():
+def test_two_reasoning_items_before_one_text_are_both_sent_back():
     thoughts = (Reasoning("a", sign("rs_1", "x")), Reasoning("b", sign("rs_2", "y")))
     turn = Message("assistant", (*thoughts, Text("Hi")))
     assert [item.get("id") for item in input_of(USER, turn)] == [None, "rs_1", "rs_2", None]
 
 
-def test_tools_are_not_strict_and_their_schemas_are_not_touched():
+def test_tools_are_not_strict_and_their_schemas_are_unchanged():
     request = ask(tools=(Tool("a", "does a", SCHEMA), Tool("b", "", "")))
     dialect = OpenAIResponses()
     encoded = msgspec.json.encode(dialect.body(request, "m", CONFIG, None))
@@ -236,7 +236,7 @@ def test_response_formats():
     }
 
 
-def test_everything_the_api_cannot_honour_is_named_at_once_with_its_path():
+def test_all_unsupported_fields_are_refused_at_once_with_their_paths():
     request = ask(
         generation=Generation(
             max_output_tokens=15,
@@ -265,7 +265,7 @@ def test_everything_the_api_cannot_honour_is_named_at_once_with_its_path():
     ]
 
 
-def test_what_a_server_does_not_take_is_refused_by_its_quirks():
+def test_quirks_refuse_what_a_server_does_not_support():
     quirks = Quirks(reasoning_effort=False, json_schema=False, top_k=True)
     config = CONFIG.model_copy(update={"quirks": quirks})
     request = ask(
@@ -280,11 +280,11 @@ def test_what_a_server_does_not_take_is_refused_by_its_quirks():
 
 
 @pytest.mark.parametrize("key", ["model", "input", "stream", "stream_options", "store"])
-def test_options_that_are_always_ours_are_refused(key):
+def test_reserved_provider_options_are_refused(key):
     assert violated(ask(provider_options={key: None})) == [f"provider_options.{key}"]
 
 
-def test_options_join_the_body_where_the_request_itself_is_silent():
+def test_options_that_the_request_does_not_set_are_merged_into_the_body():
     options = {
         "reasoning": {"effort": "low", "summary": "auto"},
         "include": ["reasoning.encrypted_content"],
@@ -351,7 +351,7 @@ requests = st.builds(
 
 @settings(max_examples=150)
 @given(requests)
-def test_what_passes_the_check_is_a_body_of_the_sdks_own_types(request):
+def test_a_request_that_passes_the_check_is_valid_for_the_sdks_types(request):
     if list(OpenAIResponses().check(request, CONFIG)):
         return
     body = body_of(request)

@@ -76,7 +76,7 @@ async def test_a_connection_is_used_again_after_a_complete_answer():
         assert simulator.stats().connections_open == 1
 
 
-async def test_what_came_before_the_connection_broke_is_not_lost():
+async def test_bytes_received_before_the_connection_broke_are_decoded():
     async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
         text, decoder = await answer(providers, "sim?tokens=50&drop_after=20&drop=rst")
         assert text == "".join(generated_text(20))
@@ -84,7 +84,7 @@ async def test_what_came_before_the_connection_broke_is_not_lost():
 
 
 @pytest.mark.parametrize("drop", ["close", "rst"])
-async def test_what_came_before_a_break_that_was_noticed_first_is_not_lost(drop):
+async def test_bytes_received_before_a_break_are_decoded_even_if_the_break_is_noticed_first(drop):
     async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
         model = f"sim?tokens=50&drop_after=20&drop={drop}"
         provider = providers.get("local")
@@ -101,7 +101,7 @@ async def test_what_came_before_a_break_that_was_noticed_first_is_not_lost(drop)
     assert isinstance(upstream.decoder.end, UpstreamError)
 
 
-async def test_a_body_that_ends_a_moment_after_its_answer_leaves_a_usable_connection(serving):
+async def test_a_connection_is_reused_if_the_body_ends_shortly_after_its_answer(serving):
     callers = set()
 
     async def handler(request):
@@ -130,7 +130,7 @@ async def test_the_body_of_a_compressing_server_is_read(serving):
         assert (await answer(providers))[0] == "hello"
 
 
-async def test_a_compression_that_cannot_be_read_is_named(serving):
+async def test_an_unsupported_compression_is_reported(serving):
     async def handler(_):
         return web.Response(body=b"\x0b\x02\x80hi\x03", headers={"Content-Encoding": "br"})
 
@@ -157,9 +157,7 @@ async def test_the_error_of_a_compressing_server_is_read(serving):
 
 
 @pytest.mark.parametrize("ends", ["breaks", "never ends"])
-async def test_an_error_body_that_is_not_complete_still_names_the_providers_error(
-    serving, monkeypatch, ends
-):
+async def test_the_error_in_an_incomplete_error_body_is_reported(serving, monkeypatch, ends):
     monkeypatch.setattr(http, "ERROR_BODY_S", 0.5)
 
     async def handler(request):
@@ -217,7 +215,7 @@ async def test_a_failed_request_is_not_repeated(serving, kind):
     assert len(attempts) == 1
 
 
-async def test_a_page_of_html_is_never_an_answer(serving):
+async def test_an_html_page_is_not_a_complete_answer(serving):
     async def handler(_):
         return web.Response(text="<html>Sign in to the network</html>", content_type="text/html")
 
@@ -227,7 +225,7 @@ async def test_a_page_of_html_is_never_an_answer(serving):
     assert isinstance(decoder.end, UpstreamError)
 
 
-async def test_cancelled_while_it_connects_or_waits_nothing_stays_open():
+async def test_cancelling_a_connect_or_a_wait_leaves_nothing_open():
     async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
         for delay_s in (0, 0.001, 0.003, 0.01, 0.03):
             task = asyncio.create_task(answer(providers, "sim?silent=1"))
@@ -266,7 +264,7 @@ async def test_a_complete_answer_whose_body_never_ends_is_not_waited_for(serving
         (504, UpstreamUnavailable),
     ],
 )
-async def test_a_status_says_whose_fault_it_is(serving, status, kind):
+async def test_each_status_is_mapped_to_its_error(serving, status, kind):
     async def handler(_):
         return web.Response(status=status)
 
@@ -281,7 +279,7 @@ async def test_a_status_says_whose_fault_it_is(serving, status, kind):
     ("said", "retry_after_s"),
     [("7", 7), ("0.5", 0.5), ("0", 0), ("-5", 1), ("nan", 1), ("soon", 1), ("1e300", 3600)],
 )
-async def test_a_retry_after_is_a_bounded_number_of_seconds(serving, said, retry_after_s):
+async def test_retry_after_is_bounded_and_must_be_seconds(serving, said, retry_after_s):
     async def handler(_):
         return web.Response(status=429, headers={"Retry-After": said})
 
@@ -292,7 +290,7 @@ async def test_a_retry_after_is_a_bounded_number_of_seconds(serving, said, retry
 
 
 @pytest.mark.parametrize("kind", ["openai-chat", "openai-responses", "anthropic"])
-async def test_a_providers_name_for_its_error_is_kept_and_its_prose_is_not(serving, kind):
+async def test_the_callers_error_has_the_providers_error_type_and_not_its_text(serving, kind):
     said = {"type": "too_bad", "param": "the prompt CANARY"}
 
     async def handler(_):
@@ -309,7 +307,7 @@ async def test_a_providers_name_for_its_error_is_kept_and_its_prose_is_not(servi
     assert "CANARY" in prose.value.provider_text
 
 
-async def test_a_server_that_speaks_no_tls_is_named_so(serving):
+async def test_a_server_without_tls_is_reported_as_such(serving):
     async def handler(_):
         return web.Response()
 
@@ -322,7 +320,7 @@ async def test_a_server_that_speaks_no_tls_is_named_so(serving):
             await answer(providers)
 
 
-async def test_a_server_that_answers_a_plain_request_with_tls_is_named_so():
+async def test_a_tls_server_behind_an_http_url_is_reported_as_such():
     async def alert(reader, writer):
         await reader.read(1)
         writer.write(bytes.fromhex("15030300020246"))  # RFC 8446, 6: fatal, protocol_version
@@ -354,13 +352,13 @@ async def test_openai_gets_the_operators_organization(serving, monkeypatch):
     assert seen == ["our-own", None]
 
 
-async def test_a_name_that_cannot_be_resolved_is_named_so():
+async def test_a_host_name_that_cannot_be_resolved_is_reported_as_such():
     async with registry("http://nobody.invalid/v1") as providers:
         with pytest.raises(UpstreamUnavailable, match="cannot be resolved"):
             await answer(providers)
 
 
-async def test_a_connection_that_is_kept_alive_keeps_none_of_its_answers():
+async def test_a_kept_alive_connection_does_not_refer_to_its_responses():
     async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
         for _ in range(20):
             await answer(providers, "sim?tokens=3&itl_ms=5")

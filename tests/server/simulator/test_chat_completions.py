@@ -42,7 +42,7 @@ def text_of(chunks, name="content"):
     return "".join(delta for delta in deltas if delta)
 
 
-async def test_a_streamed_text_is_the_generated_one_and_ends_with_its_reason(chunks):
+async def test_a_streamed_text_is_the_generated_text_and_ends_with_its_reason(chunks):
     read = await chunks("sim?tokens=60")
     assert text_of(read) == "".join(generated_text(60))
     assert [c.finish_reason for chunk in read for c in chunk.choices][-1] == "stop"
@@ -50,7 +50,7 @@ async def test_a_streamed_text_is_the_generated_one_and_ends_with_its_reason(chu
     assert len({chunk.id for chunk in read}) == 1
 
 
-async def test_a_whole_text_is_the_same(ask):
+async def test_a_text_that_is_not_streamed_is_the_same(ask):
     answer = await ask("sim?tokens=60")
     ChatCompletion.model_validate(answer.model_dump(exclude_unset=True), strict=True)
     assert answer.choices[0].message.content == "".join(generated_text(60))
@@ -59,7 +59,7 @@ async def test_a_whole_text_is_the_same(ask):
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-async def test_reasoning_comes_under_the_name_the_scenario_gives(chunks, ask, field):
+async def test_reasoning_is_in_the_field_that_the_scenario_names(chunks, ask, field):
     model = f"sim?tokens=5&reasoning=7&reasoning_field={field}"
     read = await chunks(model)
     assert text_of(read, field) == "".join(generated_reasoning(7))
@@ -68,7 +68,7 @@ async def test_reasoning_comes_under_the_name_the_scenario_gives(chunks, ask, fi
     assert getattr(answer.choices[0].message, field) == "".join(generated_reasoning(7))
 
 
-async def test_parallel_tool_calls_come_in_fragments_side_by_side(chunks):
+async def test_the_fragments_of_parallel_tool_calls_are_interleaved(chunks):
     read = await chunks("sim?tokens=3&tools=3&arg_fragments=5", tools=TOOLS)
     calls = {}
     order = []
@@ -87,7 +87,7 @@ async def test_parallel_tool_calls_come_in_fragments_side_by_side(chunks):
     assert read[-1].choices[0].finish_reason == "tool_calls"
 
 
-async def test_whole_tool_calls_bear_the_same_arguments(ask):
+async def test_tool_calls_that_are_not_streamed_have_the_same_arguments(ask):
     answer = await ask("sim?tokens=0&tools=2", tools=TOOLS)
     calls = answer.choices[0].message.tool_calls
     assert [call.function.arguments for call in calls] == [generated_arguments(i) for i in (0, 1)]
@@ -96,7 +96,7 @@ async def test_whole_tool_calls_bear_the_same_arguments(ask):
     assert answer.choices[0].finish_reason == "tool_calls"
 
 
-async def test_a_refusal_stands_in_its_own_field(chunks, ask):
+async def test_a_refusal_has_a_separate_field(chunks, ask):
     read = await chunks("sim?refusal=No, sorry.")
     assert (text_of(read, "refusal"), text_of(read)) == ("No, sorry.", "")
     answer = await ask("sim?refusal=No, sorry.")
@@ -104,7 +104,7 @@ async def test_a_refusal_stands_in_its_own_field(chunks, ask):
     assert answer.choices[0].message.content is None
 
 
-async def test_usage_comes_last_and_only_when_asked_for(chunks):
+async def test_usage_is_last_and_only_sent_if_requested(chunks):
     model = "sim?tokens=9&reasoning=4&input_tokens=100&cache_read_tokens=60"
     without = await chunks(model)
     assert all(chunk.usage is None for chunk in without)
@@ -166,7 +166,7 @@ async def test_split_surrogates_are_one_character_again(openai):
         ({"max_tokens": "ten"}, "max_tokens"),
     ],
 )
-async def test_a_wrong_request_is_refused_in_openais_words(openai, fields, param):
+async def test_an_invalid_request_is_refused_in_openais_format(openai, fields, param):
     with pytest.raises(BadRequestError) as caught:
         await openai.chat.completions.create(**{"model": "sim", "messages": HELLO, **fields})
     assert caught.value.type == "invalid_request_error"
@@ -174,7 +174,7 @@ async def test_a_wrong_request_is_refused_in_openais_words(openai, fields, param
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503, 529])
-async def test_every_status_bears_an_error_object(ask, status):
+async def test_every_error_status_has_an_error_object(ask, status):
     with pytest.raises(APIStatusError) as caught:
         await ask(f"sim?status={status}&retry_after=7", stream=True)
     assert caught.value.status_code == status
@@ -183,7 +183,7 @@ async def test_every_status_bears_an_error_object(ask, status):
     assert caught.value.request_id.startswith("req_")
 
 
-async def test_a_key_is_checked_when_the_scenario_asks(ask):
+async def test_a_key_is_checked_if_the_scenario_has_one(ask):
     assert (await ask("sim?tokens=1&api_key=any")).choices
     with pytest.raises(APIStatusError) as caught:
         await ask("sim?api_key=another")

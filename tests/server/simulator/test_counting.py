@@ -21,7 +21,7 @@ COUNT_PATHS = ["/v1/messages/count_tokens", "/v1/responses/input_tokens"]
         "sim?drop_after=0",
     ],
 )
-async def test_a_count_is_what_the_usage_of_the_answer_says(openai, anthropic, model):
+async def test_a_count_equals_the_input_tokens_of_the_answer(openai, anthropic, model):
     """Of an answer that tells its usage; what else happens to it does not matter."""
     told = model if "input" in model or "cache" in model else "sim"
     count = await anthropic.messages.count_tokens(
@@ -47,7 +47,7 @@ async def test_a_count_is_what_the_usage_of_the_answer_says(openai, anthropic, m
     assert counted.input_tokens == response.usage.input_tokens
 
 
-async def test_only_what_the_model_reads_is_counted(openai, anthropic):
+async def test_only_fields_that_the_model_reads_are_counted(openai, anthropic):
     async def of_messages(**fields):
         asked = {"model": "sim", "messages": HELLO, **fields}
         return (await anthropic.messages.count_tokens(**asked)).input_tokens
@@ -65,7 +65,7 @@ async def test_only_what_the_model_reads_is_counted(openai, anthropic):
 
 
 @pytest.mark.parametrize("extra", ["max_tokens", "stream", "temperature", "metadata"])
-async def test_what_an_endpoint_does_not_take_is_refused_by_name(openai, anthropic, extra):
+async def test_an_unsupported_field_is_refused_by_name(openai, anthropic, extra):
     with pytest.raises(anthropic_sdk.BadRequestError) as refused:
         await anthropic.messages.count_tokens(model="sim", messages=HELLO, extra_body={extra: 1})
     assert refused.value.body["error"]["message"] == f"{extra}: Extra inputs are not permitted"
@@ -74,7 +74,7 @@ async def test_what_an_endpoint_does_not_take_is_refused_by_name(openai, anthrop
     assert unknown.value.param == extra
 
 
-async def test_a_count_of_nothing_is_refused(openai, anthropic):
+async def test_a_count_without_input_is_refused(openai, anthropic):
     with pytest.raises(anthropic_sdk.BadRequestError, match="messages"):
         await anthropic.messages.count_tokens(model="sim", messages=[])
     with pytest.raises(openai_sdk.BadRequestError, match="input"):
@@ -84,7 +84,7 @@ async def test_a_count_of_nothing_is_refused(openai, anthropic):
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 529])
-async def test_a_count_fails_as_its_scenario_says(openai, anthropic, status):
+async def test_a_count_has_the_faults_of_its_scenario(openai, anthropic, status):
     model = f"sim?status={status}&retry_after=7"
     with pytest.raises(anthropic_sdk.APIStatusError) as caught:
         await anthropic.messages.count_tokens(model=model, messages=HELLO)
@@ -106,7 +106,7 @@ async def test_a_count_needs_the_scenarios_key(wire, header):
     assert (await wire.answer())[0] == 401
 
 
-async def test_a_count_has_attempts_and_books_of_its_own(local, anthropic):
+async def test_a_count_has_separate_attempts_and_journal_entries(local, anthropic):
     model = "sim?status=500&fault_attempts=1&key=counted"
     for attempt in (1, 2):
         if attempt == 1:
@@ -123,19 +123,19 @@ async def test_a_count_has_attempts_and_books_of_its_own(local, anthropic):
 
 
 @pytest.mark.parametrize("path", COUNT_PATHS)
-async def test_a_count_is_asked_for_with_post(wire, path):
+async def test_a_count_needs_post(wire, path):
     wire.writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
     assert (await wire.answer())[0] == 405
 
 
 @pytest.mark.parametrize("path", COUNT_PATHS)
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"model": 7}', b""])
-async def test_a_body_that_is_no_request_is_refused(wire, path, body):
+async def test_an_invalid_body_is_refused(wire, path, body):
     await wire.ask(path, body)
     assert (await wire.answer())[0] == 400
 
 
-async def test_how_a_request_is_written_does_not_matter_but_for_what_the_model_reads(wire):
+async def test_the_format_of_a_request_matters_only_in_fields_that_the_model_reads(wire):
     counts = []
     for body in (
         b'{"model":"sim","messages":[{"role":"user","content":"123456789"}]}',

@@ -23,7 +23,7 @@ SCHEMA = {
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}]
 
 
-async def test_it_explains_itself_at_the_pace_of_a_model(openai):
+async def test_it_explains_tokenwire_at_the_pace_of_a_model(openai):
     loop = asyncio.get_running_loop()
     began = loop.time()
     stream = await openai.chat.completions.create(model="demo", messages=HELLO, stream=True)
@@ -39,7 +39,7 @@ async def test_it_explains_itself_at_the_pace_of_a_model(openai):
     assert 1.9 < times[-1] < 4
 
 
-async def test_it_says_the_same_in_the_other_formats(openai, anthropic):
+async def test_it_answers_the_same_in_all_formats(openai, anthropic):
     response, message = await asyncio.gather(
         openai.responses.create(model="demo", input="What is Tokenwire?"),
         anthropic.messages.create(model="demo", messages=HELLO, max_tokens=1000),
@@ -61,12 +61,12 @@ async def test_it_calls_the_first_tool_when_the_user_names_it(openai):
     assert asked.choices[0].finish_reason == "tool_calls"
 
 
-async def test_it_calls_no_tool_unasked(openai):
+async def test_it_calls_no_tool_that_the_user_does_not_name(openai):
     answer = await openai.chat.completions.create(model="demo", messages=HELLO, tools=TOOLS)
     assert answer.choices[0].message.tool_calls is None
 
 
-async def test_a_default_answers_every_other_model(wire_to):
+async def test_the_default_scenario_answers_all_other_models(wire_to):
     async with Simulator(default=Scenario(text="the default")) as simulator:
         wire = await wire_to(simulator)
         await wire.chat("gpt-anything", stream=False)
@@ -97,6 +97,6 @@ async def test_the_command_prints_its_address_and_serves_until_cancelled(capsys,
 
 
 @pytest.mark.parametrize("listen", ["8080", "localhost", "localhost:", "localhost:99999", "a:b"])
-async def test_an_address_that_is_none_is_refused(listen):
+async def test_an_invalid_address_is_refused(listen):
     with pytest.raises(ValueError, match="HOST:PORT"):
         await run_simulator(listen, print)

@@ -29,7 +29,7 @@ def text_of(payloads):
 
 
 @pytest.mark.parametrize(("how", "error"), [("close", None), ("rst", ConnectionResetError)])
-async def test_a_dropped_answer_ends_without_an_end_of_the_body(local, wire, how, error):
+async def test_a_dropped_answer_has_no_end_of_the_body(local, wire, how, error):
     await wire.chat(f"sim?tokens=50&drop_after=7&drop={how}&key=drop")
     await wire.head()
     chunks = [await wire.chunk()]
@@ -56,14 +56,14 @@ async def test_a_stalled_answer_stays_open_and_silent(local, wire):
     assert local.stats().requests_open == 1
 
 
-async def test_a_silent_provider_takes_the_request_and_says_nothing(local, wire):
+async def test_a_silent_provider_receives_the_request_and_sends_nothing(local, wire):
     await wire.chat("sim?silent=1")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(wire.reader.read(1), 0.1)
     assert local.stats().requests_open == 1
 
 
-async def test_headers_can_be_all_that_comes(local, wire):
+async def test_the_head_can_be_all_that_is_sent(local, wire):
     await wire.chat("sim?headers_then_silent=1")
     status, headers = await wire.head()
     assert (status, headers["transfer-encoding"]) == (200, "chunked")
@@ -87,7 +87,7 @@ async def test_an_error_event_ends_the_body_without_the_end_marker(wire):
 
 
 @pytest.mark.parametrize("kind", ["json", "binary", "utf8"])
-async def test_garbage_stands_between_good_events_and_the_end_still_comes(wire, kind):
+async def test_garbage_is_sent_between_valid_events_that_end_normally(wire, kind):
     clean = f"sim?tokens=6&garbage={kind}"
     await wire.chat(clean)
     await wire.head()
@@ -105,7 +105,7 @@ async def test_garbage_stands_between_good_events_and_the_end_still_comes(wire, 
             text_of(events([with_garbage]))
 
 
-async def test_a_huge_line_has_exactly_the_bytes_asked_for(wire):
+async def test_a_huge_line_has_exactly_the_requested_size(wire):
     await wire.chat("sim?huge_line=1000003")
     await wire.head()
     body = b"".join(await wire.chunks())
@@ -152,7 +152,7 @@ async def test_pings_and_unknown_events_change_no_text(wire):
     assert text_of(events([body])) == ("".join(generated_text(10)), True)
 
 
-async def test_a_redirect_names_its_target_and_the_simulator_does_not_follow(local, wire):
+async def test_a_redirect_has_its_location_and_no_answer(local, wire):
     await wire.chat("sim?redirect=http://127.0.0.1:9/elsewhere")
     status, headers, _ = await wire.answer()
     assert (status, headers["location"]) == (307, "http://127.0.0.1:9/elsewhere")
@@ -167,7 +167,7 @@ async def test_only_the_first_attempts_of_a_key_fail(wire):
     assert seen == [503, 503, 200, 200]
 
 
-async def test_a_fault_past_the_last_token_still_takes_the_place_of_the_end(wire):
+async def test_a_fault_beyond_the_last_token_replaces_the_end(wire):
     await wire.chat("sim?tokens=3&error_event_after=1000")
     await wire.head()
     *said, last = events(await wire.chunks())

@@ -20,7 +20,7 @@ async def get(wire, path):
     return status, msgspec.json.decode(body)
 
 
-async def test_a_connection_serves_one_request_after_the_other(local, wire):
+async def test_a_connection_serves_several_requests_in_sequence(local, wire):
     for _ in range(5):
         await wire.chat("sim?tokens=3")
         assert (await wire.answer())[0] == 200
@@ -29,7 +29,7 @@ async def test_a_connection_serves_one_request_after_the_other(local, wire):
     assert (stats.requests_open, stats.requests_aborted) == (0, 0)
 
 
-async def test_where_the_network_splits_a_request_never_matters(wire):
+async def test_a_request_may_be_split_anywhere(wire):
     for cut in range(1, len(REQUEST), 7):
         wire.writer.write(REQUEST[:cut])
         await wire.writer.drain()
@@ -45,14 +45,14 @@ async def test_pipelined_requests_are_answered_in_order(wire):
         assert (await wire.answer())[0] == 200
 
 
-async def test_a_client_that_floods_while_it_is_answered_is_cut_off(local, wire, eventually):
+async def test_a_client_that_floods_during_an_answer_is_disconnected(local, wire, eventually):
     await wire.chat("sim?silent=1")
     await eventually(lambda: local.stats().requests_open == 1)
     wire.writer.write(b"x" * 200_000)
     await eventually(lambda: local.stats().connections_open == 0)
 
 
-async def test_a_connection_closes_when_the_client_asks_for_it(wire):
+async def test_a_connection_closes_if_the_client_requests_it(wire):
     await wire.ask("/v1/messages", {}, headers=["connection: close"])
     status, headers, _ = await wire.answer()
     assert (status, headers["connection"]) == (400, "close")
@@ -74,20 +74,20 @@ async def test_a_connection_closes_when_the_client_asks_for_it(wire):
         (b"DELETE /simulator/stats HTTP/1.1\r\n\r\n", 404),
     ],
 )
-async def test_what_is_no_request_is_refused_with_its_status(wire, head, status):
+async def test_an_invalid_request_is_refused_with_its_status(wire, head, status):
     wire.writer.write(head)
     assert (await wire.answer())[0] == status
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model":"\xff"}', b'{"a":' * 100_000])
-async def test_a_body_that_is_no_json_object_is_refused(wire, body):
+async def test_a_body_that_is_not_a_json_object_is_refused(wire, body):
     await wire.ask("/v1/messages", body)
     status, _, answer = await wire.answer()
     assert status == 400
     assert msgspec.json.decode(answer)["error"]["type"] == "invalid_request_error"
 
 
-async def test_a_client_that_waits_for_100_continue_is_told_to_go_on(wire):
+async def test_a_client_that_expects_100_continue_gets_it(wire):
     head, _, body = REQUEST.partition(b"\r\n\r\n")
     wire.writer.write(head + b"\r\nexpect: 100-continue\r\n\r\n")
     assert (await wire.head())[0] == 100
@@ -95,7 +95,7 @@ async def test_a_client_that_waits_for_100_continue_is_told_to_go_on(wire):
     assert (await wire.answer())[0] == 200
 
 
-async def test_the_books_are_read_over_http(local, wire):
+async def test_the_journal_can_be_read_over_http(local, wire):
     await wire.ask(
         "/v1/chat/completions",
         {"model": "sim?tokens=4&key=a/b c", "messages": [{"role": "user", "content": "hi"}]},
@@ -117,7 +117,7 @@ async def test_a_request_is_found_by_the_id_of_its_answer(local, openai):
     assert local.find(answer.id).tokens_sent == 4
 
 
-async def test_the_header_scripts_an_answer_too(openai):
+async def test_the_header_also_scripts_an_answer(openai):
     answer = await openai.chat.completions.create(
         model="anything",
         messages=[{"role": "user", "content": "x"}],

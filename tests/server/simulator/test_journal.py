@@ -12,7 +12,7 @@ def written(journal, key, body=b""):
     return journal.open(key=key, path="/", model="m", headers={}, body=body)
 
 
-def test_past_the_bound_the_oldest_requests_go_and_the_counters_stay():
+def test_beyond_the_bound_the_oldest_requests_are_removed_and_the_counters_kept():
     journal = Journal()
     for i in range(MAX_ENTRIES + 10):
         journal.close(written(journal, f"k{i}"), aborted=i % 2 == 0)
@@ -23,7 +23,7 @@ def test_past_the_bound_the_oldest_requests_go_and_the_counters_stay():
     assert (stats.requests_open, stats.requests_aborted) == (0, MAX_ENTRIES // 2 + 5)
 
 
-def test_past_the_bound_the_oldest_bodies_go_and_their_entries_stay():
+def test_beyond_the_bound_the_oldest_bodies_are_removed_and_their_entries_kept():
     journal = Journal()
     count = MAX_KEPT_BYTES // MAX_BODY_BYTES + 3
     entries = [written(journal, f"k{i}", b"x" * MAX_BODY_BYTES) for i in range(count)]
@@ -31,11 +31,11 @@ def test_past_the_bound_the_oldest_bodies_go_and_their_entries_stay():
     assert journal.find("k0") is entries[0]
 
 
-def test_a_body_past_its_bound_is_not_kept():
+def test_a_body_beyond_its_bound_is_not_kept():
     assert written(Journal(), "k", b"x" * (MAX_BODY_BYTES + 1)).body is None
 
 
-def test_a_key_tells_its_attempts_and_its_first_end_counts():
+def test_attempts_are_counted_by_key_and_only_the_first_end_counts():
     journal = Journal()
     written(journal, "k")
     entry = written(journal, "k")

@@ -23,7 +23,9 @@ NOTICED_WITHIN_S = 0.5
         "repeat=forever",
     ],
 )
-async def test_a_client_that_leaves_is_noticed_at_once(local, wire_to, eventually, scenario, rst):
+async def test_a_client_that_disconnects_is_detected_immediately(
+    local, wire_to, eventually, scenario, rst
+):
     wire = await wire_to(local)
     await wire.chat(f"sim?{scenario}&key=left")
     if scenario.startswith(("tokens", "repeat")):
@@ -45,9 +47,7 @@ async def test_a_client_that_leaves_is_noticed_at_once(local, wire_to, eventuall
     assert entry.tokens_sent == sent
 
 
-async def test_a_whole_answer_that_is_still_waited_for_ends_with_its_client(
-    local, wire, eventually
-):
+async def test_a_delayed_answer_ends_when_its_client_disconnects(local, wire, eventually):
     await wire.chat("sim?tokens=5&ttft_ms=60000", stream=False)
     await eventually(lambda: local.stats().requests_open == 1)
     wire.writer.transport.abort()
@@ -55,7 +55,7 @@ async def test_a_whole_answer_that_is_still_waited_for_ends_with_its_client(
     assert local.stats().requests_aborted == 1
 
 
-async def test_a_client_that_never_reads_bounds_what_is_written(local, wire_to, eventually):
+async def test_little_is_written_to_a_client_that_does_not_read(local, wire_to, eventually):
     wire = await wire_to(local, limit=1024)
     await wire.chat("sim?repeat=forever&key=endless")
     before = -1
@@ -68,7 +68,7 @@ async def test_a_client_that_never_reads_bounds_what_is_written(local, wire_to, 
     await eventually(lambda: local.stats().requests_open == 0, NOTICED_WITHIN_S)
 
 
-async def test_an_answer_goes_on_when_its_client_reads_again(local, wire_to):
+async def test_an_answer_continues_when_its_client_reads_again(local, wire_to):
     wire = await wire_to(local, limit=1024)
     await wire.chat("sim?tokens=200000&itl_ms=0.001")
     await asyncio.sleep(0.5)
@@ -78,7 +78,7 @@ async def test_an_answer_goes_on_when_its_client_reads_again(local, wire_to):
     assert local.stats().tokens_sent == 200_000
 
 
-async def test_leaving_the_simulator_breaks_off_all_answers(wire_to):
+async def test_stopping_the_simulator_breaks_off_all_answers(wire_to):
     async with Simulator() as simulator:
         wire = await wire_to(simulator)
         await wire.chat("sim?repeat=forever&itl_ms=5")

@@ -43,7 +43,7 @@ def deltas(events, kind, name):
     return "".join(getattr(event.delta, name) for event in read)
 
 
-async def test_a_streamed_text_is_the_generated_one(events):
+async def test_a_streamed_text_is_the_generated_text(events):
     read = await events("sim?tokens=40")
     assert deltas(read, "text_delta", "text") == "".join(generated_text(40))
     assert [event.type for event in read if event.type != "content_block_delta"] == [
@@ -56,7 +56,7 @@ async def test_a_streamed_text_is_the_generated_one(events):
     assert read[-2].delta.stop_reason == "end_turn"
 
 
-async def test_a_whole_message_is_the_same(ask):
+async def test_a_message_that_is_not_streamed_is_the_same(ask):
     message = await ask("sim?tokens=40&reasoning=3&tools=1", tools=TOOLS)
     Message.model_validate(message.model_dump(exclude_unset=True, by_alias=True))
     assert [block.type for block in message.content] == ["thinking", "text", "tool_use"]
@@ -67,7 +67,7 @@ async def test_a_whole_message_is_the_same(ask):
     assert message.stop_reason == "tool_use"
 
 
-async def test_blocks_come_one_after_the_other_with_their_index(events):
+async def test_blocks_are_sent_in_sequence_with_their_index(events):
     read = await events("sim?tokens=4&reasoning=3&tools=2&arg_fragments=3", tools=TOOLS)
     structure = [
         (event.type, event.index) for event in read if event.type.startswith("content_block_st")
@@ -96,7 +96,7 @@ async def test_thinking_ends_with_its_signature(events):
     assert own[-2].delta.type == "signature_delta"
 
 
-async def test_the_sdks_own_accumulator_reads_the_same_message(anthropic):
+async def test_the_sdks_accumulator_reads_the_same_message(anthropic):
     async with anthropic.messages.stream(
         model="sim?tokens=20&reasoning=4&tools=2&pings=3&unknown=1",
         messages=HELLO,
@@ -109,7 +109,7 @@ async def test_the_sdks_own_accumulator_reads_the_same_message(anthropic):
     assert final.content[3].input["ordinal"] == 1
 
 
-async def test_a_refusal_is_text_with_a_reason_of_its_own(events, ask):
+async def test_a_refusal_is_text_with_the_stop_reason_refusal(events, ask):
     read = await events("sim?refusal=No, sorry.")
     assert deltas(read, "text_delta", "text") == "No, sorry."
     assert read[-2].delta.stop_reason == "refusal"
@@ -117,7 +117,7 @@ async def test_a_refusal_is_text_with_a_reason_of_its_own(events, ask):
     assert (await ask("sim?stop_reason=refusal")).stop_reason == "refusal"
 
 
-async def test_usage_leaves_the_cache_out_of_input_tokens(events):
+async def test_input_tokens_exclude_cached_tokens(events):
     read = await events(
         "sim?tokens=9&reasoning=4&input_tokens=100&cache_read_tokens=60&cache_write_tokens=30"
     )
@@ -158,7 +158,7 @@ async def test_a_limit_below_the_reasoning_leaves_no_text(events):
     assert read[-2].usage.output_tokens == 4
 
 
-async def test_an_error_event_comes_under_status_200(ask):
+async def test_an_error_event_has_the_status_200(ask):
     stream = await ask("sim?tokens=9&error_event_after=3", stream=True)
     read = []
     with pytest.raises(APIStatusError) as caught:
@@ -173,7 +173,7 @@ async def test_an_error_event_comes_under_status_200(ask):
     "fields",
     [{"max_tokens": None}, {"max_tokens": 0}, {"messages": []}, {"model": "sim?nonsense=1"}],
 )
-async def test_a_wrong_request_is_refused_in_anthropics_words(anthropic, fields):
+async def test_an_invalid_request_is_refused_in_anthropics_format(anthropic, fields):
     body = {"model": "sim", "messages": HELLO, "max_tokens": 10, **fields}
     with pytest.raises(BadRequestError) as caught:
         await anthropic.post("/v1/messages", body=body, cast_to=object)
@@ -201,12 +201,12 @@ async def test_every_status_has_its_type(ask, status, kind):
     assert caught.value.request_id.startswith("req_")
 
 
-async def test_broken_arguments_are_streamed_as_they_are_and_refused_whole(events, ask):
+async def test_invalid_arguments_are_streamed_unchanged_and_refused_without_streaming(events, ask):
     read = await events('sim?tokens=0&tools=1&arguments={"a"')
     assert deltas(read, "input_json_delta", "partial_json") == '{"a"'
     with pytest.raises(BadRequestError):
         await ask('sim?tokens=0&tools=1&arguments={"a"')
 
 
-async def test_the_models_are_listed_in_anthropics_form(anthropic):
+async def test_the_models_are_listed_in_anthropics_format(anthropic):
     assert [model.id async for model in anthropic.models.list()] == ["demo", "sim"]

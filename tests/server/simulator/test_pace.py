@@ -28,7 +28,7 @@ async def test_the_first_token_waits_for_ttft_and_the_opening_does_not(wire):
     assert 0.195 <= first < 0.35
 
 
-async def test_tokens_come_one_by_one_at_their_pace(wire):
+async def test_tokens_are_sent_one_by_one_at_their_pace(wire):
     times = (await arrivals(wire, "sim?tokens=50&itl_ms=10"))[1:51]
     assert len(times) > 40  # a busy machine reads a few together
     gaps = [b - a for a, b in itertools.pairwise(times)]
@@ -43,12 +43,12 @@ async def test_a_late_token_does_not_make_the_following_ones_late(wire):
     assert 0.59 <= times[-1] < 0.8
 
 
-async def test_tokens_per_second_is_another_way_to_say_it(wire):
+async def test_tokens_per_second_sets_the_pace(wire):
     times = await arrivals(wire, "sim?tokens=50&tokens_per_second=200")
     assert 0.24 <= times[-2] - times[1] < 0.4
 
 
-async def test_a_pace_finer_than_the_clock_still_takes_its_time(wire):
+async def test_a_pace_below_the_timers_resolution_is_kept_on_average(wire):
     times = await arrivals(wire, "sim?tokens=3000&tokens_per_second=10000")
     assert 0.28 <= times[-1] - times[0] < 0.6
 
@@ -60,7 +60,7 @@ async def test_jitter_moves_tokens_but_not_the_pace(wire):
     assert 0.47 <= times[-1] - times[0] < 0.6
 
 
-async def test_a_whole_answer_takes_as_long_as_a_streamed_one(wire):
+async def test_an_answer_that_is_not_streamed_takes_the_same_time(wire):
     loop = asyncio.get_running_loop()
     began = loop.time()
     await wire.chat("sim?tokens=20&ttft_ms=50&itl_ms=5", stream=False)
@@ -68,7 +68,7 @@ async def test_a_whole_answer_takes_as_long_as_a_streamed_one(wire):
     assert 0.145 <= loop.time() - began < 0.3
 
 
-async def test_many_paced_answers_run_side_by_side(wire_to):
+async def test_many_paced_answers_run_concurrently(wire_to):
     async with Simulator() as simulator:
         wires = [await wire_to(simulator) for _ in range(100)]
         loop = asyncio.get_running_loop()
@@ -79,7 +79,7 @@ async def test_many_paced_answers_run_side_by_side(wire_to):
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
-async def test_unpaced_tokens_come_by_the_ten_thousand_a_second(wire, path):
+async def test_without_a_pace_more_than_ten_thousand_tokens_are_sent_per_second(wire, path):
     body = {
         "model": "sim?tokens=50000",
         "messages": [{"role": "user", "content": "x"}],

@@ -44,7 +44,7 @@ def deltas(events, kind):
     return "".join(event.delta for event in events if event.type == kind)
 
 
-async def test_a_streamed_text_is_the_generated_one_in_every_event_that_bears_it(events):
+async def test_a_streamed_text_is_the_generated_text_in_every_event_with_it(events):
     read = await events("sim?tokens=40")
     text = "".join(generated_text(40))
     assert deltas(read, "response.output_text.delta") == text
@@ -62,7 +62,7 @@ async def test_a_streamed_text_is_the_generated_one_in_every_event_that_bears_it
     ]
 
 
-async def test_a_whole_text_is_the_same(ask):
+async def test_a_text_that_is_not_streamed_is_the_same(ask):
     answer = await ask("sim?tokens=40&reasoning=3&tools=1")
     Response.model_validate(answer.model_dump(exclude_unset=True, by_alias=True))
     assert answer.output_text == "".join(generated_text(40))
@@ -72,7 +72,7 @@ async def test_a_whole_text_is_the_same(ask):
     assert answer.output[2].arguments == generated_arguments(0)
 
 
-async def test_reasoning_is_a_summary_and_ends_with_its_opaque_content(events):
+async def test_reasoning_is_a_summary_and_ends_with_its_encrypted_content(events):
     read = await events("sim?tokens=5&reasoning=8")
     reasoning = "".join(generated_reasoning(8))
     assert deltas(read, "response.reasoning_summary_text.delta") == reasoning
@@ -82,7 +82,7 @@ async def test_reasoning_is_a_summary_and_ends_with_its_opaque_content(events):
     assert done[0].encrypted_content
 
 
-async def test_parallel_calls_run_side_by_side_at_their_own_index(events):
+async def test_parallel_calls_are_interleaved_with_their_index(events):
     read = await events("sim?tokens=2&reasoning=1&tools=3&arg_fragments=3", tools=TOOLS)
     kind = "response.function_call_arguments.delta"
     order = [event.output_index for event in read if event.type == kind]
@@ -94,7 +94,7 @@ async def test_parallel_calls_run_side_by_side_at_their_own_index(events):
         assert "".join(own) == call.arguments == generated_arguments(ordinal)
 
 
-async def test_the_sdks_own_accumulator_agrees_with_the_final_response(openai):
+async def test_the_sdks_accumulator_matches_the_final_response(openai):
     async with openai.responses.stream(
         model="sim?tokens=20&reasoning=4&tools=2", input="hello", tools=TOOLS
     ) as stream:
@@ -105,7 +105,7 @@ async def test_the_sdks_own_accumulator_agrees_with_the_final_response(openai):
     assert snapshots[-1] == final.output_text
 
 
-async def test_a_refusal_is_a_part_of_its_own(events, ask):
+async def test_a_refusal_is_a_separate_part(events, ask):
     read = await events("sim?refusal=No, sorry.")
     assert deltas(read, "response.refusal.delta") == "No, sorry."
     assert deltas(read, "response.output_text.delta") == ""
@@ -113,7 +113,7 @@ async def test_a_refusal_is_a_part_of_its_own(events, ask):
     assert answer.output[0].content[0].refusal == "No, sorry."
 
 
-async def test_usage_stands_in_the_last_event(events):
+async def test_usage_is_in_the_last_event(events):
     read = await events("sim?tokens=9&reasoning=4&input_tokens=100&cache_read_tokens=60")
     usage = read[-1].response.usage
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (100, 13, 113)
@@ -126,7 +126,7 @@ async def test_usage_stands_in_the_last_event(events):
     ("stop_reason", "reason"),
     [("length", "max_output_tokens"), ("content_filter", "content_filter")],
 )
-async def test_a_cut_answer_is_incomplete_and_says_why(events, stop_reason, reason):
+async def test_an_answer_that_was_cut_off_is_incomplete_with_a_reason(events, stop_reason, reason):
     last = (await events(f"sim?tokens=2&stop_reason={stop_reason}"))[-1]
     assert last.type == "response.incomplete"
     assert last.response.incomplete_details.reason == reason
@@ -145,7 +145,7 @@ async def test_the_response_echoes_the_request(ask):
 
 
 @pytest.mark.parametrize("kind", ["error", "failed"])
-async def test_an_error_comes_in_mid_stream_in_either_way(events, kind):
+async def test_an_error_in_mid_stream_has_either_format(events, kind):
     read = await events(f"sim?tokens=9&error_event_after=3&error_event={kind}")
     assert len([event for event in read if event.type == "response.output_text.delta"]) == 3
     if kind == "error":
@@ -156,13 +156,13 @@ async def test_an_error_comes_in_mid_stream_in_either_way(events, kind):
 
 
 @pytest.mark.parametrize("fields", [{"input": ""}, {"input": None}, {"model": "sim?x=1"}])
-async def test_a_wrong_request_is_refused(openai, fields):
+async def test_an_invalid_request_is_refused(openai, fields):
     with pytest.raises(BadRequestError) as caught:
         await openai.responses.create(**{"model": "sim", "input": "hello", **fields})
     assert caught.value.type == "invalid_request_error"
 
 
-async def test_a_status_comes_instead_of_an_answer(ask):
+async def test_an_error_status_replaces_the_answer(ask):
     with pytest.raises(APIStatusError) as caught:
         await ask("sim?status=429", stream=True)
     assert (caught.value.status_code, caught.value.code) == (429, "rate_limit_exceeded")

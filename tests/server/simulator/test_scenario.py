@@ -11,7 +11,7 @@ from tokenwire_server.simulator.scenario import scenario_of_header, scenario_of_
 from tokenwire_server.simulator.words import escape, escape_surrogates, fragments, split_words
 
 
-def test_a_query_and_a_header_say_the_same():
+def test_a_query_and_a_header_define_the_same_scenario():
     query = scenario_of_query("tokens=5&itl_ms=2.5&silent=1&drop_after=3&text=a%26b+c")
     header = scenario_of_header(
         '{"tokens": 5, "itl_ms": 2.5, "silent": true, "drop_after": 3, "text": "a&b c"}'
@@ -37,17 +37,17 @@ def test_a_query_and_a_header_say_the_same():
         ("tokens", "tokens"),
     ],
 )
-def test_a_wrong_field_is_refused_by_name(query, named):
+def test_an_invalid_field_is_refused_by_name(query, named):
     with pytest.raises(ScenarioError, match=named):
         scenario_of_query(query)
 
 
-def test_a_header_that_is_no_json_is_refused():
+def test_a_header_that_is_not_json_is_refused():
     with pytest.raises(ScenarioError, match="x-simulator"):
         scenario_of_header("tokens=5")
 
 
-def test_a_shorter_text_is_the_beginning_of_a_longer_one():
+def test_a_shorter_text_is_a_prefix_of_a_longer_one():
     assert generated_text(500)[:123] == generated_text(123)
     assert "".join(generated_text(500)).split(" ") == [t.strip(" ") for t in generated_text(500)]
 

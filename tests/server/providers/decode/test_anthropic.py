@@ -45,7 +45,7 @@ TEXT = start(0, "text", text="") + delta(0, "text_delta", text="Hi") + stop(0)
         ("a_reason_of_tomorrow", FinishReason.STOP),
     ],
 )
-def test_every_stop_reason_has_its_meaning(stop_reason, reason):
+def test_every_stop_reason_is_mapped(stop_reason, reason):
     assert decode(TEXT, ending(stop_reason))[1].end == Complete(reason)
 
 
@@ -64,7 +64,7 @@ def test_without_a_stop_reason_and_message_stop_an_answer_is_broken(body):
     assert isinstance(decode(body)[1].end, UpstreamBroken)
 
 
-def test_a_whole_last_event_needs_no_blank_line():
+def test_a_complete_last_event_needs_no_blank_line():
     assert decode(TEXT, ending("end_turn").rstrip(b"\n"))[1].end == Complete(FinishReason.STOP)
     assert isinstance(decode(TEXT, ending("end_turn")[:-4])[1].end, UpstreamBroken)
 
@@ -94,7 +94,7 @@ def test_nothing_comes_after_the_end():
         ("an_error_of_tomorrow", UpstreamUnavailable, True),
     ],
 )
-def test_an_error_event_says_whose_fault_it_is_and_keeps_the_providers_words(
+def test_an_error_event_is_mapped_to_its_error_with_the_providers_text(
     error_type, kind, comes_back
 ):
     canary = "canary-prompt-text"
@@ -119,13 +119,13 @@ def test_an_error_event_says_whose_fault_it_is_and_keeps_the_providers_words(
         {"message": "canary"},
     ],
 )
-def test_an_error_event_of_another_shape_is_an_error_all_the_same(error):
+def test_an_error_event_with_another_structure_is_still_an_error(error):
     end = decode(TEXT, event("error", **error))[1].end
     assert type(end) is UpstreamUnavailable
     assert "canary" not in str(end) + str(end.facts())
 
 
-def test_blocks_are_numbered_by_what_they_give_the_caller():
+def test_only_blocks_that_emit_something_are_numbered():
     deltas, _ = decode(
         start(0, "thinking", thinking="", signature=""),
         delta(0, "thinking_delta", thinking="Hm"),
@@ -151,7 +151,7 @@ def test_blocks_are_numbered_by_what_they_give_the_caller():
     ]
 
 
-def test_blocks_side_by_side_are_told_apart():
+def test_interleaved_blocks_are_kept_apart():
     deltas, _ = decode(
         start(0, "tool_use", id="a", name="f"),
         start(1, "tool_use", id="b", name="g"),
@@ -168,7 +168,7 @@ def test_blocks_side_by_side_are_told_apart():
     ]
 
 
-def test_a_whole_tool_call_is_told_when_its_block_ends():
+def test_a_tool_call_is_completed_when_its_block_ends():
     decoder = AnthropicDecoder()
     assert decoder.feed(call(0, '{"a"', ":1}")) == [
         ToolCallStarted(0, "toolu_0", "f"),
@@ -178,7 +178,7 @@ def test_a_whole_tool_call_is_told_when_its_block_ends():
     ]
 
 
-def test_a_call_without_arguments_is_whole_once_the_answer_goes_on_or_ends_well():
+def test_a_call_without_arguments_is_completed_when_the_answer_continues_or_ends_normally():
     decoder = AnthropicDecoder()
     assert decoder.feed(call(0)) == [ToolCallStarted(0, "toolu_0", "f")]
     assert decoder.feed(start(1, "text", text="")) == [ToolCall(0, "toolu_0", "f", "{}")]
@@ -188,7 +188,7 @@ def test_a_call_without_arguments_is_whole_once_the_answer_goes_on_or_ends_well(
 
 @pytest.mark.parametrize("reason", ["max_tokens", "model_context_window_exceeded", "refusal"])
 @pytest.mark.parametrize("fragments", [(), ('{"a": 1',)])
-def test_a_call_that_was_cut_short_never_becomes_whole(reason, fragments):
+def test_a_call_that_was_cut_off_is_never_completed(reason, fragments):
     deltas, decoder = decode(call(0, *fragments), ending(reason))
     assert isinstance(decoder.end, Complete)
     assert whole_calls(deltas) == []
@@ -196,19 +196,19 @@ def test_a_call_that_was_cut_short_never_becomes_whole(reason, fragments):
 
 @pytest.mark.parametrize("reason", ["tool_use", "end_turn"])
 @pytest.mark.parametrize("arguments", ['{"a": 1', "[1]", '"x"', "{} {}", '{"a": 01}', "{a: 1}"])
-def test_arguments_that_are_no_object_break_an_answer_that_says_it_is_whole(reason, arguments):
+def test_arguments_that_are_not_an_object_break_a_completed_answer(reason, arguments):
     deltas, decoder = decode(call(0, arguments), ending(reason))
     assert whole_calls(deltas) == []
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_a_call_whose_block_never_ended_breaks_an_answer_that_says_it_is_whole():
+def test_a_call_whose_block_never_ended_breaks_a_completed_answer():
     assert isinstance(
         decode(call(0, "{}")[: -len(stop(0))], ending("tool_use"))[1].end, UpstreamBroken
     )
 
 
-def test_arguments_that_come_with_the_start_are_kept_digit_by_digit():
+def test_arguments_in_the_start_event_are_not_re_encoded():
     body = call(0).replace(b'"input": {}', b'"input": {"n": 9007199254740993}')
     assert decode(body, ending("tool_use"))[0] == [
         ToolCallStarted(0, "toolu_0", "f"),
@@ -217,7 +217,7 @@ def test_arguments_that_come_with_the_start_are_kept_digit_by_digit():
     ]
 
 
-def test_usage_is_an_estimate_until_the_provider_has_counted_the_output():
+def test_usage_is_estimated_until_the_provider_reports_the_output_tokens():
     decoder = AnthropicDecoder()
     assert decoder.usage is None
     decoder.feed(
@@ -251,12 +251,12 @@ def test_usage_is_an_estimate_until_the_provider_has_counted_the_output():
     assert decoder.usage == Usage(127, 9, 4, 100, 20)
 
 
-def test_no_usage_is_made_up():
+def test_without_reported_usage_there_is_none():
     assert decode(event("message_start", message={}), TEXT, ending("end_turn"))[1].usage is None
 
 
 @pytest.mark.parametrize("count", [-1, 2**64, 1.5, "7"])
-def test_counts_that_are_no_counts_break_the_answer(count):
+def test_invalid_token_counts_break_the_answer(count):
     assert isinstance(decode(TEXT, ending("end_turn", output_tokens=count))[1].end, UpstreamBroken)
 
 
@@ -269,7 +269,7 @@ def test_a_later_signature_replaces_an_earlier_one_as_in_the_sdk():
     )[0] == [ReasoningDelta("", 0, "c")]
 
 
-def test_an_emoji_cut_between_two_deltas_is_joined_and_half_of_one_is_replaced():
+def test_a_surrogate_pair_split_between_two_deltas_is_joined_and_a_lone_half_replaced():
     deltas, _ = decode(
         start(0, "text", text=""),
         delta(0, "text_delta", text="a\ud83d"),
@@ -285,12 +285,12 @@ def test_an_emoji_cut_between_two_deltas_is_joined_and_half_of_one_is_replaced()
     assert whole_calls(deltas) == ['{"a":"\U0001f600"}']
 
 
-def test_arguments_may_hold_the_escape_of_half_an_emoji():
+def test_arguments_may_contain_an_escaped_lone_surrogate():
     arguments = r'{"a":"\ud83d"}'
     assert whole_calls(decode(call(0, arguments), ending("tool_use"))[0]) == [arguments]
 
 
-def test_half_an_emoji_at_the_very_end_is_not_lost():
+def test_a_lone_surrogate_at_the_end_is_replaced():
     half = start(0, "text", text="") + delta(0, "text_delta", text="\ud83d")
     for rest in (b"", stop(0) + ending("end_turn"), event("error")):
         assert decode(half, rest)[0] == [TextDelta("\ufffd", 0)]

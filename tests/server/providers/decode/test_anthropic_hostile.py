@@ -52,7 +52,7 @@ TEXT = start(0, "text", text="") + delta(0, "text_delta", text="Hi") + stop(0)
         b"retry: 5\nid: 1\n\n",
     ],
 )
-def test_what_is_not_known_passes_without_harm(unknown):
+def test_unknown_events_blocks_and_deltas_are_ignored(unknown):
     deltas, decoder = decode(TEXT, unknown, ending("end_turn"))
     assert deltas == [TextDelta("Hi", 0)]
     assert decoder.end == Complete(FinishReason.STOP)
@@ -77,11 +77,11 @@ def test_what_is_not_known_passes_without_harm(unknown):
         start(0, "text") + start(0, "text"),
     ],
 )
-def test_what_the_format_does_not_allow_breaks_the_answer(malformed):
+def test_an_invalid_event_breaks_the_answer(malformed):
     assert isinstance(decode(malformed, ending("end_turn"))[1].end, UpstreamBroken)
 
 
-def test_held_arguments_and_signatures_are_bounded():
+def test_buffered_arguments_and_signatures_are_bounded():
     mebibyte = "x" * 2**20
     for piece in (
         delta(0, "input_json_delta", partial_json=mebibyte),
@@ -95,7 +95,7 @@ def test_held_arguments_and_signatures_are_bounded():
         assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_names_ids_and_whole_inputs_of_open_calls_count_as_held_text():
+def test_names_ids_and_initial_inputs_of_open_calls_count_as_buffered():
     for fields in ({"name": "n" * 2**16}, {"id": "i" * 2**16}, {"input": {"a": "x" * 2**16}}):
         decoder = AnthropicDecoder()
         for n in range(MAX_BUFFERED_CHARS // 2**16):
@@ -104,7 +104,7 @@ def test_names_ids_and_whole_inputs_of_open_calls_count_as_held_text():
         assert "characters" in str(decoder.end)
 
 
-def test_what_was_held_is_released_when_its_block_ends():
+def test_buffered_text_is_released_when_its_block_ends():
     decoder = AnthropicDecoder()
     arguments = json.dumps({"a": "x" * 2**20})
     for n in range(2 * MAX_BUFFERED_CHARS // 2**20):
@@ -164,7 +164,7 @@ EVENTS = st.one_of(
 @given(st.lists(EVENTS, max_size=12))
 @example([start(0, "text", input="\ud83d")])
 @example([start(0, "tool_use", text="\ud83d", input={}), stop(0), ending("tool_use")])
-def test_whatever_comes_it_never_raises_and_where_it_is_cut_never_matters(events):
+def test_the_decoder_never_raises_and_its_result_does_not_depend_on_the_split(events):
     body = b"".join(events)
     deltas, decoder = decode(body)
     assert isinstance(decoder.end, Complete | UpstreamError)

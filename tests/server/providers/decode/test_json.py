@@ -50,13 +50,13 @@ def whole(text):
 
 
 @given(halves_and_more)
-def test_halves_of_characters_are_decoded_as_they_are(text):
+def test_lone_surrogates_are_decoded_unchanged(text):
     # Python joins the halves that stand in one string, as JSON means them.
     assert whole(loads(SHAPE, json.dumps({"a": text}).encode()).a) == whole(text)
 
 
 @given(halves_and_more)
-def test_halves_in_raw_json_become_replacement_characters(text):
+def test_lone_surrogates_in_raw_json_become_replacement_characters(text):
     raw = bytes(loads(RAW_SHAPE, json.dumps({"a": text}).encode()).a)
 
     assert json.loads(raw) == whole(text)
@@ -80,18 +80,18 @@ def test_halves_in_raw_json_become_replacement_characters(text):
         b'{"b": "\\ud83d", "c": ' + b"9" * 10_000 + b"x}",
     ],
 )
-def test_what_is_no_json_of_the_shape_is_a_decode_error(data):
+def test_invalid_json_is_a_decode_error(data):
     with pytest.raises(msgspec.DecodeError):
         loads(SHAPE, data)
 
 
 @given(halves_and_more)
-def test_a_text_is_joined_within_itself(text):
+def test_pairs_within_a_text_are_joined(text):
     assert join_surrogates(text) == whole(text)
 
 
 @given(halves_and_more, st.lists(st.integers(0, 30), max_size=5))
-def test_where_a_text_is_split_into_deltas_never_matters(text, cuts):
+def test_the_joined_text_does_not_depend_on_the_split(text, cuts):
     edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
     joiner = SurrogateJoiner()
     deltas = []
@@ -104,13 +104,13 @@ def test_where_a_text_is_split_into_deltas_never_matters(text, cuts):
     assert "".join(delta.text for delta in deltas) == whole(text)
 
 
-def test_deltas_without_surrogates_are_handed_on_untouched():
+def test_deltas_without_surrogates_are_returned_unchanged():
     deltas = [TextDelta("é", 0), ToolCallStarted(1, "a", "b"), ToolCallDelta(1, "{}")]
 
     assert SurrogateJoiner().join(deltas) is deltas
 
 
-def test_halves_of_calls_side_by_side_find_each_other():
+def test_halves_of_interleaved_calls_are_joined():
     joiner = SurrogateJoiner()
     deltas = [
         ToolCallDelta(0, f'"{HIGH}'),
@@ -130,7 +130,7 @@ def test_halves_of_calls_side_by_side_find_each_other():
     assert joiner.flush() == []
 
 
-def test_a_half_is_never_joined_with_another_blocks():
+def test_halves_of_different_blocks_are_not_joined():
     joiner = SurrogateJoiner()
 
     assert joiner.join([ReasoningDelta(f"a{HIGH}", 0), TextDelta(f"{LOW}b", 1)]) == [
@@ -140,7 +140,7 @@ def test_a_half_is_never_joined_with_another_blocks():
     ]
 
 
-def test_a_half_is_given_up_before_the_signature_or_the_call_that_ends_its_block():
+def test_a_half_is_replaced_before_the_signature_or_call_that_ends_its_block():
     joiner = SurrogateJoiner()
 
     assert joiner.join([ReasoningDelta(HIGH, 0), ReasoningDelta("", 0, "sig")]) == [
@@ -152,7 +152,7 @@ def test_a_half_is_given_up_before_the_signature_or_the_call_that_ends_its_block
     ]
 
 
-def test_names_and_ids_never_hold_surrogates():
+def test_names_and_ids_contain_no_surrogates():
     assert SurrogateJoiner().join(
         [ToolCallStarted(0, HIGH, LOW), ToolCall(0, HIGH, LOW, "{}")]
     ) == [
@@ -161,7 +161,7 @@ def test_names_and_ids_never_hold_surrogates():
     ]
 
 
-def test_the_log_gets_no_broken_json_as_it_may_be_a_piece_of_the_answer():
+def test_invalid_json_is_not_logged():
     said = log_text(b'{"content": "canary', ValueError("cut"))
     assert said == "19 bytes: cut"
     assert log_text(b"upstream connect error", ValueError("cut")) == "upstream connect error"
@@ -201,14 +201,14 @@ any_delta = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(st.lists(any_delta, max_size=3), max_size=12))
-def test_the_halves_that_a_delta_ends_are_found_without_scanning_all(arrivals):
+def test_the_halves_that_a_delta_ends_are_those_that_a_scan_finds(arrivals):
     joiner, scanning = SurrogateJoiner(), ScanningJoiner()
     for deltas in arrivals:
         assert joiner.join(deltas) == scanning.join(deltas)
     assert joiner.flush() == scanning.flush()
 
 
-def test_the_work_for_open_halves_grows_in_proportion_to_their_number():
+def test_the_work_for_waiting_halves_is_linear():
     def took_s(count):
         joiner = SurrogateJoiner()
         deltas = [ToolCallDelta(index, f"a{HIGH}") for index in range(count)]

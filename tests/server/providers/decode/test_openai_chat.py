@@ -40,7 +40,7 @@ def decode(*pieces, **options):
     return deltas + decoder.eof(), decoder.end
 
 
-def test_a_token_comes_out_with_the_bytes_that_complete_it():
+def test_a_token_is_returned_with_the_bytes_that_complete_it():
     decoder = OpenAIChatDecoder()
     event = choice(content="Hi")
 
@@ -48,7 +48,7 @@ def test_a_token_comes_out_with_the_bytes_that_complete_it():
     assert decoder.feed(event[-1:]) == [TextDelta("Hi", 0)]
 
 
-def test_the_end_is_set_with_the_end_marker_not_with_the_end_of_the_body():
+def test_the_end_is_set_by_the_end_marker_and_not_by_the_end_of_the_body():
     decoder = OpenAIChatDecoder()
     decoder.feed(choice(content="Hi") + choice("stop"))
 
@@ -67,11 +67,11 @@ def test_the_end_is_set_once_and_nothing_comes_after_it():
     assert decoder.end is end
 
 
-def test_what_came_before_the_end_in_the_same_bytes_is_returned():
+def test_deltas_before_the_end_in_the_same_bytes_are_returned():
     assert decode(choice(content="Hi") + b"data: garbage\n\n")[0] == [TextDelta("Hi", 0)]
 
 
-def test_usage_is_there_as_soon_as_the_provider_said_it():
+def test_usage_is_set_as_soon_as_the_provider_reports_it():
     decoder = OpenAIChatDecoder()
     decoder.feed(frame(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 1}))
 
@@ -101,7 +101,7 @@ def test_usage_is_there_as_soon_as_the_provider_said_it():
         ([{"code": 429}], UpstreamUnavailable, None, "", ""),
     ],
 )  # fmt: skip
-def test_an_error_in_the_stream_says_whose_fault_it_is(error, kind, status, error_type, field):
+def test_an_error_in_the_stream_is_mapped_to_its_error(error, kind, status, error_type, field):
     _, end = decode(frame(error=error))
 
     assert type(end) is kind
@@ -120,7 +120,7 @@ def test_an_error_in_the_stream_says_whose_fault_it_is(error, kind, status, erro
         b"event: error\ndata: canary-7 in prose\n\n",
     ],
 )
-def test_what_the_provider_wrote_stands_in_provider_text_only(event):
+def test_the_providers_text_is_only_in_provider_text(event):
     _, end = decode(event)
 
     assert "canary-7" in end.provider_text
@@ -128,13 +128,13 @@ def test_what_the_provider_wrote_stands_in_provider_text_only(event):
     assert "canary-7" not in "".join(end.facts().values())
 
 
-def test_a_providers_text_is_kept_in_part_only():
+def test_a_providers_text_is_shortened():
     _, end = decode(b"data: " + b"x" * 100_000 + b"\n\n")
 
     assert len(end.provider_text) < 2100
 
 
-def test_a_finish_reason_and_the_end_of_the_body_are_an_end_only_where_the_server_is_known_for_it():
+def test_a_finish_reason_and_the_end_of_the_body_end_the_answer_only_with_the_quirk():
     answer = choice(content="Hi") + choice("stop")
 
     assert decode(answer, done_marker=False)[1] == Complete(FinishReason.STOP)
@@ -144,7 +144,7 @@ def test_a_finish_reason_and_the_end_of_the_body_are_an_end_only_where_the_serve
     assert isinstance(decode(cut, done_marker=False)[1], UpstreamBroken)
 
 
-def test_a_call_without_an_id_gets_one_that_is_the_same_at_each_reading_and_for_no_other_call():
+def test_a_call_without_an_id_gets_a_deterministic_unique_id():
     def ids(response_id):
         event = {"function": {"name": "f", "arguments": "{}"}}
         chunk = frame(id=response_id, choices=[{"delta": {"tool_calls": [event, event]}}])
@@ -157,7 +157,7 @@ def test_a_call_without_an_id_gets_one_that_is_the_same_at_each_reading_and_for_
     assert len({*ids("a"), *ids("b")}) == 4
 
 
-def test_calls_without_index_or_id_are_told_apart_by_their_arguments():
+def test_calls_without_index_or_id_are_separated_by_their_arguments():
     pieces = ['{"x"', ":1}", '{"x":2}']
     chunks = [choice(tool_calls=[{"function": {"name": "f", "arguments": a}}]) for a in pieces]
     deltas, _ = decode(*chunks, choice("tool_calls"), DONE)
@@ -179,7 +179,7 @@ def test_more_calls_than_the_limit_break_the_answer():
     assert isinstance(end, UpstreamBroken)
 
 
-def test_arguments_without_end_break_the_answer_and_take_no_more_than_their_limit():
+def test_endless_arguments_break_the_answer_at_their_limit():
     decoder = OpenAIChatDecoder()
     decoder.feed(call(0, "f", '{"x":"', id="a"))
     piece = call(0, arguments="a" * 2**16)
@@ -201,7 +201,7 @@ def test_arguments_without_end_break_the_answer_and_take_no_more_than_their_limi
 @pytest.mark.parametrize(
     "fields", [{"name": "n" * 2**16}, {"id": "i" * 2**16}, {"name": "f", "id": "i" * 2**16}]
 )
-def test_names_and_ids_of_calls_count_as_held_text(fields):
+def test_names_and_ids_of_calls_count_as_buffered(fields):
     decoder = OpenAIChatDecoder()
     held_chars = 0
     while decoder.end is None and held_chars <= 2 * MAX_BUFFERED_CHARS:
@@ -212,13 +212,13 @@ def test_names_and_ids_of_calls_count_as_held_text(fields):
     assert held_chars <= MAX_BUFFERED_CHARS + 2**16
 
 
-def test_the_names_of_the_model_and_the_answer_are_cut():
+def test_the_model_name_and_the_answer_id_are_shortened():
     decoder = OpenAIChatDecoder()
     decoder.feed(frame(id="é" * 2**17, model="é" * 2**17, choices=[]))
     assert len(decoder.response_id) == len(decoder.model) == 256
 
 
-def test_an_answer_of_text_leaves_nothing_behind_in_the_decoder():
+def test_an_answer_of_text_is_not_kept_in_the_decoder():
     decoder = OpenAIChatDecoder()
     piece = choice(content="a" * 1000) * 100
     decoder.feed(piece)
@@ -233,7 +233,7 @@ def test_an_answer_of_text_leaves_nothing_behind_in_the_decoder():
     assert kept_bytes < len(piece) / 10
 
 
-def test_a_token_costs_a_few_microseconds_at_most():
+def test_decoding_a_token_takes_a_few_microseconds():
     token = frame(
         id="chatcmpl-C2OICn1CbpqxbWqJvEQJadV86H8q7",
         object="chat.completion.chunk",

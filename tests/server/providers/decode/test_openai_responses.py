@@ -82,7 +82,7 @@ def text_of(deltas):
     return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
 
 
-def test_a_signed_turn_goes_back_as_the_items_it_came_in():
+def test_a_signed_turn_is_sent_back_as_the_items_of_the_answer():
     items = [
         {
             "type": "reasoning",
@@ -114,7 +114,7 @@ def test_a_signed_turn_goes_back_as_the_items_it_came_in():
     ]
 
 
-def test_a_thought_keeps_one_index_so_that_its_signature_covers_all_of_it():
+def test_a_reasoning_item_has_one_index_for_all_of_its_parts():
     item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     summary = "response.reasoning_summary_text.delta"
     deltas, _ = decode(
@@ -131,7 +131,7 @@ def test_a_thought_keeps_one_index_so_that_its_signature_covers_all_of_it():
     assert deltas[-1] == TextDelta("d", 1)
 
 
-def test_a_thought_that_was_cut_off_is_not_signed():
+def test_a_reasoning_item_that_was_cut_off_is_not_signed():
     item = {"type": "reasoning", "id": "rs_1", "status": "incomplete", "encrypted_content": "x"}
     cut_off = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     deltas, decoder = decode(item_done(item), completed(**cut_off))
@@ -140,14 +140,14 @@ def test_a_thought_that_was_cut_off_is_not_signed():
 
 
 @given(st.text(), st.text())
-def test_what_is_signed_comes_back_or_was_never_signed(item_id, encrypted_content):
+def test_unsign_restores_every_signature(item_id, encrypted_content):
     signature = sign(item_id, encrypted_content)
     assert unsign(signature) == ((item_id, encrypted_content) if signature else None)
     assert bool(signature) == bool(item_id and encrypted_content and ":" not in item_id)
 
 
 @given(st.lists(st.text(min_size=1), max_size=5), st.text(max_size=5), st.booleans())
-def test_a_done_event_adds_the_rest_and_repeats_nothing(pieces, rest, is_in_item):
+def test_a_done_event_emits_only_the_text_that_was_not_streamed(pieces, rest, is_in_item):
     whole = "".join(pieces) + rest
     done = (
         item_done(message(whole))
@@ -158,7 +158,7 @@ def test_a_done_event_adds_the_rest_and_repeats_nothing(pieces, rest, is_in_item
     assert text_of(deltas) == whole
 
 
-def test_a_done_event_that_tells_another_story_changes_nothing():
+def test_a_done_event_with_a_different_text_is_ignored():
     deltas, decoder = decode(
         text_delta("Hello"), item_done(message("Jello, all of you")), completed()
     )
@@ -166,7 +166,7 @@ def test_a_done_event_that_tells_another_story_changes_nothing():
     assert decoder.end == Complete(FinishReason.STOP)
 
 
-def test_the_final_response_repeats_nothing_under_other_numbers_or_ids():
+def test_the_final_response_repeats_nothing_under_other_indexes_or_ids():
     deltas, _ = decode(
         frame("response.reasoning_text.delta", delta="hm", output_index=0, content_index=0),
         text_delta("Hi", output_index=1),
@@ -190,7 +190,7 @@ def test_the_final_response_repeats_nothing_under_other_numbers_or_ids():
     ]
 
 
-def test_parts_of_one_message_are_blocks_of_their_own():
+def test_each_part_of_a_message_is_a_block():
     deltas, _ = decode(
         text_delta("a"), text_delta("b", content_index=1), text_delta("c"), completed()
     )
@@ -198,13 +198,13 @@ def test_parts_of_one_message_are_blocks_of_their_own():
 
 
 @pytest.mark.parametrize("arguments", ['{"a":', "[1]", '"x"', "nonsense", "{} {}", "[" * 5000])
-def test_a_call_whose_arguments_are_no_object_never_becomes_whole(arguments):
+def test_a_call_whose_arguments_are_not_an_object_is_never_completed(arguments):
     deltas, decoder = decode(item_done(call(arguments=arguments)), completed())
     assert not [delta for delta in deltas if isinstance(delta, ToolCall)]
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_a_call_that_is_only_begun_breaks_a_completed_answer():
+def test_an_unfinished_call_breaks_a_completed_answer():
     _, decoder = decode(
         frame("response.output_item.added", item=call(arguments=""), output_index=0), completed()
     )
@@ -217,7 +217,7 @@ def test_a_call_without_a_name_or_id_breaks_the_answer(missing):
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_two_open_calls_in_one_place_break_the_answer():
+def test_two_open_calls_with_one_index_break_the_answer():
     added = "response.output_item.added"
     _, decoder = decode(
         frame(added, item=call("call_1", arguments=""), output_index=0),
@@ -227,14 +227,14 @@ def test_two_open_calls_in_one_place_break_the_answer():
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_whole_calls_may_follow_each_other_in_one_place():
+def test_complete_calls_may_share_one_index():
     deltas, decoder = decode(item_done(call("call_1")), item_done(call("call_2")), completed())
     assert [d.id for d in deltas if isinstance(d, ToolCall)] == ["call_1", "call_2"]
     assert decoder.end == Complete(FinishReason.TOOL_CALLS)
 
 
 @pytest.mark.parametrize("field", ["name", "call_id"])
-def test_names_and_ids_of_calls_count_as_held_text(field):
+def test_names_and_ids_of_calls_count_as_buffered(field):
     decoder = OpenAIResponsesDecoder()
     for n in range(MAX_BUFFERED_CHARS // 2**16):
         assert decoder.end is None
@@ -243,7 +243,7 @@ def test_names_and_ids_of_calls_count_as_held_text(field):
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_an_end_that_calls_itself_completed_is_judged_by_its_status():
+def test_the_status_in_a_completed_event_determines_the_end():
     details = {"incomplete_details": {"reason": "max_output_tokens"}}
     _, decoder = decode(text_delta("Hi"), completed(status="incomplete", **details))
     assert decoder.end == Complete(FinishReason.MAX_TOKENS)
@@ -253,7 +253,7 @@ def test_an_end_that_calls_itself_completed_is_judged_by_its_status():
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_the_done_marker_of_other_formats_neither_ends_nor_breaks_an_answer():
+def test_the_done_marker_of_other_formats_is_ignored():
     deltas, decoder = decode(text_delta("Hi"), b"data: [DONE]\n\n", text_delta("!"), completed())
     assert text_of(deltas) == "Hi!"
     assert decoder.end == Complete(FinishReason.STOP)
@@ -292,7 +292,7 @@ def test_zero_tokens_are_not_missing_tokens():
         (None, UpstreamUnavailable),
     ],
 )
-def test_an_error_says_whose_fault_it_is_and_nothing_of_the_providers_prose(code, kind):
+def test_an_error_is_mapped_to_its_error_without_the_providers_text(code, kind):
     error = {
         "code": code,
         "message": "canary prose",
@@ -312,7 +312,7 @@ def test_an_error_says_whose_fault_it_is_and_nothing_of_the_providers_prose(code
         )
 
 
-def test_an_error_event_may_name_itself_on_its_event_line_only():
+def test_an_error_event_may_have_its_type_only_in_the_event_line():
     for kind in (b"", b'"type":"rate_limit_error",'):
         _, decoder = decode(b"event: error\ndata: {" + kind + b'"code":"429","message":"m"}\n\n')
         assert isinstance(decoder.end, UpstreamRateLimited)
@@ -321,18 +321,18 @@ def test_an_error_event_may_name_itself_on_its_event_line_only():
 @pytest.mark.parametrize(
     "payload", [b"{", b"null", b"[]", b'"x"', b'{"type":7}', b'{"type":"\xff"}']
 )
-def test_garbage_breaks_the_answer(payload):
+def test_invalid_data_breaks_the_answer(payload):
     deltas, decoder = decode(text_delta("Hi"), b"data: " + payload + b"\n\n", completed())
     assert deltas == [TextDelta("Hi", 0)]
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_a_known_event_of_another_shape_breaks_the_answer():
+def test_a_known_event_with_invalid_fields_breaks_the_answer():
     _, decoder = decode(frame("response.output_text.delta", delta={"text": "Hi"}), completed())
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_an_event_without_bound_breaks_the_answer():
+def test_an_endless_event_breaks_the_answer():
     decoder = OpenAIResponsesDecoder()
     for _ in range(5):
         decoder.feed(b"x" * 2**20)
@@ -351,7 +351,7 @@ def test_a_final_response_of_too_many_items_is_broken():
     assert isinstance(decode(completed(*[{}] * (MAX_PARTS + 1)))[1].end, UpstreamBroken)
 
 
-def test_the_tools_of_a_large_request_are_repeated_in_an_answer_that_is_read():
+def test_an_answer_that_repeats_the_tools_of_a_large_request_is_read():
     properties = {f"p{n}": {"type": "string"} for n in range(62)}
     schema = {"type": "object", "properties": properties}
     tools = [{"type": "function", "name": f"f{n}", "parameters": schema} for n in range(512)]
@@ -362,7 +362,7 @@ def test_the_tools_of_a_large_request_are_repeated_in_an_answer_that_is_read():
     assert isinstance(decoder.end, Complete)
 
 
-def test_what_was_emitted_is_not_kept():
+def test_emitted_text_is_not_kept():
     decoder = OpenAIResponsesDecoder()
     decoder.feed(text_delta("warm up"))
     tracemalloc.start()
@@ -378,7 +378,7 @@ def test_what_was_emitted_is_not_kept():
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
 @settings(max_examples=20)
 @given(st.data())
-def test_mutilated_answers_never_raise_and_never_end_without_their_marker(path, data):
+def test_mutated_answers_never_raise_and_are_never_complete_without_their_end_marker(path, data):
     body = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(body)))

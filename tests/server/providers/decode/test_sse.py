@@ -64,7 +64,7 @@ def split(body, at):
 
 @often
 @given(pieces, cuts)
-def test_events_are_those_of_the_specification_wherever_the_network_splits_the_bytes(feeds, at):
+def test_events_match_the_specification_for_every_split_of_the_bytes(feeds, at):
     body = b"".join(feeds)
     expected = as_specified(body)
 
@@ -76,7 +76,7 @@ def test_events_are_those_of_the_specification_wherever_the_network_splits_the_b
 
 @often
 @given(pieces, cuts, st.integers(3, 40))
-def test_where_a_too_long_event_is_noticed_never_depends_on_the_splits(feeds, at, max_event_bytes):
+def test_a_too_long_event_is_detected_at_the_same_point_for_every_split(feeds, at, max_event_bytes):
     body = b"".join(feeds)
     events, framer = frame(body, max_event_bytes=max_event_bytes)
 
@@ -97,13 +97,13 @@ def is_too_long(body, max_event_bytes):
 
 @often
 @given(bodies, cuts)
-def test_the_end_of_the_body_completes_the_event_it_stands_in(body, at):
+def test_the_end_of_the_body_completes_an_unfinished_event(body, at):
     events, framer = frame(*split(body, at))
 
     assert events + framer.eof() == as_specified(body + b"\n\n")
 
 
-def test_after_a_too_long_event_nothing_comes_out():
+def test_no_events_are_returned_after_a_too_long_event():
     framer = SSEFramer(max_event_bytes=12)
 
     assert framer.feed(b"data: 1\n\ndata: 23456789\n\ndata: 2\n\n") == [(b"", b"1")]
@@ -113,7 +113,7 @@ def test_after_a_too_long_event_nothing_comes_out():
     assert framer.eof() == []
 
 
-def test_data_over_many_short_lines_can_be_too_long_too():
+def test_the_data_of_many_short_lines_can_be_too_long():
     events, framer = frame(b"data: 1\n" * 6 + b"\n", max_event_bytes=11)
     assert (events, framer.overflowed) == ([(b"", b"1\n1\n1\n1\n1\n1")], False)
 
@@ -127,14 +127,14 @@ def test_a_byte_order_mark_is_skipped_at_the_start_only():
     assert frame(*feeds)[0] == as_specified(b"".join(feeds)) == [(b"", b"1"), (b"", b"3")]
 
 
-def test_the_longest_event_allowed_comes_out():
+def test_an_event_of_maximum_length_is_returned():
     for body in (b"data: 123456\n\n", b"event: e\ndata: 123456\n\n", b"data: 1\ndata: 3456\n\n"):
         events, framer = frame(body, max_event_bytes=12)
         assert [len(data) for _, data in events] == [6]
         assert not framer.overflowed
 
 
-def test_comments_without_end_are_no_event_and_take_no_memory():
+def test_endless_comments_are_not_events_and_use_no_memory():
     framer = SSEFramer()
     piece = b": OPENROUTER PROCESSING\n" * 4096
     tracemalloc.start()
@@ -157,7 +157,7 @@ def test_an_event_with_too_many_objects_overflows():
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 7])
-def test_a_long_event_in_small_pieces_takes_time_in_proportion_to_its_length(piece_bytes):
+def test_the_time_for_a_long_event_in_small_pieces_is_linear(piece_bytes):
     def seconds(length_bytes):
         framer = SSEFramer()
         body = b"data: " + b"a" * length_bytes + b"\n\n"
@@ -171,7 +171,7 @@ def test_a_long_event_in_small_pieces_takes_time_in_proportion_to_its_length(pie
     assert long < 16 * short * 3  # were it quadratic, 256 times
 
 
-def test_a_token_costs_a_few_microseconds_at_most():
+def test_framing_a_token_takes_a_few_microseconds():
     framer, token = SSEFramer(), TOKEN + b"\n\n"
 
     def us_per_event(piece, count):
