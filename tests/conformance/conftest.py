@@ -1,4 +1,4 @@
-"""The implementations that a suite holds for."""
+"""The implementations that each suite runs with."""
 
 import pytest
 from limiter_model import Clock
@@ -12,7 +12,7 @@ async def memory_limiter(tenants, clock):
 
 @pytest.fixture(params=[memory_limiter], ids=["memory"], scope="module")
 def new_limiter(request):
-    """Makes a limiter with nothing taken, of tenants' limits and a clock."""
+    """Creates an unused limiter from tenants' limits and a clock."""
     return request.param
 
 

@@ -1,4 +1,4 @@
-"""What a limiter promises, as a list of what was taken and when; and histories to hold one against it."""
+"""A model of the limiter, and random histories to check a limiter against it."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from tokenwire_server.tenants.limits import Allowance
 
 WINDOW_S = 60.0
 LATE_S = 1.001
-"""How much later than after 60 s a limiter may let go: it may count by the second."""
+"""Seconds by which a limiter may release later than after 60 s, because it may count by the second."""
 RETRY_LATE_S = 0.01
-"""How much more than the shortest wait it may ask for, of what it counts."""
+"""Seconds by which a retry delay may exceed the shortest possible one."""
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test advances."""
 
     def __init__(self, now=1000.123):
         self.now = now
@@ -38,9 +38,9 @@ def left(allowances):
     return {(a.scope, a.limit): a.remaining for a in allowances}
 
 
-@dataclass(eq=False)  # two that look alike are still two
+@dataclass(eq=False)  # equal entries are different entries
 class Entry:
-    """What one take, or a surplus, counts for."""
+    """One use of the limits: a take, or tokens used beyond an estimate."""
 
     time: float
     requests: int
@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass
 class Account:
-    """Of one family of keys or one tenant."""
+    """The uses by one family of keys or one tenant."""
 
     entries: list = field(default_factory=list)
     streams: int = 0
@@ -60,7 +60,7 @@ class Account:
         return sum(getattr(e, of) for e in self.entries if now < e.time + window_s)
 
     def wait_s(self, of, now, window_s, allowed, asked):
-        """How long until so much more is there; 0 if it is."""
+        """Return the time until so much is available. 0 if it is now."""
         for then in [now, *(e.time + window_s for e in self.entries if e.time + window_s > now)]:
             if self.count(of, then, window_s) + asked <= allowed:
                 return then - now
@@ -69,7 +69,7 @@ class Account:
 
 @dataclass
 class Held:
-    """A lease, and what the model knows of it."""
+    """A lease, with the model's data about it."""
 
     lease: object
     tokens: int
@@ -85,7 +85,7 @@ COUNTED = {
 
 
 class Model:
-    """Plays a history on a limiter and checks every answer. Its accounts never forget."""
+    """Runs a history on a limiter and checks every answer. Its accounts keep all entries."""
 
     def __init__(self, limiter, tenants, clock, *, late_s=LATE_S):
         self.limiter = limiter
@@ -106,7 +106,7 @@ class Model:
         return self.accounts.setdefault(name, Account())
 
     def limits(self, caller, tokens):
-        """Every counted limit of a caller: its name, account, holder, size, and what is asked of it."""
+        """Return each counted limit of a caller: name, account, holder, size, and the requested amount."""
         for name, subject, limits in self.holders(caller):
             for limit, of in COUNTED.items():
                 allowed = getattr(limits, limit)
@@ -149,7 +149,7 @@ class Model:
                 self.account(name).entries.append(Entry(now, 1, 0))
 
     def check_refusal(self, error, caller, tokens, *, only=None):
-        """It names a limit that is reached, and the one that keeps the caller waiting longest."""
+        """Check that it names an exceeded limit, and the one with the longest wait."""
         now = self.clock.now
         waits = {}
         for limit, of, account, holder, allowed, asked in self.limits(caller, tokens):
@@ -190,14 +190,14 @@ class Model:
             account.entries.remove(entry)
 
     def close(self, held):
-        """What it had taken, the first time."""
+        """Return what the lease had taken. Only the first call counts."""
         taken, held.taken, held.is_open = held.taken, [], False
         for account, _ in taken:
             account.streams -= 1
         return taken
 
     def bounds(self, account, of, allowed):
-        """The most and the least that can be left."""
+        """Return the minimum and maximum of what can be left."""
         now = self.clock.now
         return (
             allowed - account.count(of, now, WINDOW_S),
@@ -205,7 +205,7 @@ class Model:
         )
 
     def check_allowances(self, allowances, caller):
-        """In the order of the settings, the key's first; each as much as the account says."""
+        """Check their order, which is that of the settings with the key's first, and what is left of each."""
         left = iter(allowances)
         for name, _, limits in self.holders(caller):
             for limit, allowed in limits:
@@ -252,7 +252,7 @@ WHOLE_SECONDS = st.sampled_from([1.0, 1.0, 5.0, 20.0, 58.0, 59.0, 60.0, 61.0, 13
 
 
 def histories(seconds):
-    """Lists of what callers do and of time that passes."""
+    """Generate lists of callers' actions and passing time."""
     number = st.integers(0, 1000)
     take = st.tuples(st.just("take"), st.sampled_from(CALLERS), TOKENS)
     return st.lists(
@@ -268,7 +268,7 @@ def histories(seconds):
 
 
 async def play(model, history):
-    """Each step, and after it what everybody has left."""
+    """Run each step, and check what all callers have left after it."""
     for step, *arguments in history:
         if step in ("take", "take_request"):
             await getattr(model, step)(*arguments)

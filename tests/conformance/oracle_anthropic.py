@@ -1,14 +1,4 @@
-"""What the official `anthropic` SDK makes of a Messages stream: its own accumulation, fed bytes.
-
-Only the text of a tool call's arguments is joined here: the SDK keeps them parsed, which loses digits.
-That text must say what the SDK parsed.
-
-What the SDK leaves to its caller is done here: halves of characters are joined, and the last call of an
-answer that was cut is left out unless its arguments are whole.
-
-They differ, meant so, where the decoder knows more: the SDK takes a byte order mark for part of the
-first line, and does not miss `message_stop`.
-"""
+"""The oracle for Messages streams: the accumulator of the official `anthropic` SDK, fed with bytes."""
 
 import json
 import warnings
@@ -35,7 +25,7 @@ FINISH_REASONS = {
 
 
 def accumulate(body: bytes) -> Answer:
-    """Raises what the SDK raises, and ValueError when it has seen no end."""
+    """Return the SDK's answer. Raises the SDK's errors, and ValueError if there was no end."""
     message, arguments = _read(body)
     if message.stop_reason is None:
         raise ValueError("no stop reason")
@@ -54,14 +44,16 @@ def accumulate(body: bytes) -> Answer:
 
 
 def _read(body: bytes) -> tuple[Message, dict[int, str]]:
-    """The final message, and what the deltas said of each block's arguments."""
+    """Return the final message, and each block's arguments from the deltas."""
 
     def answer(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
 
     arguments: dict[int, str] = {}
     with (
-        warnings.catch_warnings(action="ignore", category=UserWarning),  # of blocks unknown to it
+        warnings.catch_warnings(
+            action="ignore", category=UserWarning
+        ),  # of blocks that the SDK does not support
         httpx2.Client(transport=httpx2.MockTransport(answer)) as http,
         Anthropic(
             api_key="none", base_url="http://sdk.test", http_client=http, max_retries=0

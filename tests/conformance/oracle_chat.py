@@ -1,9 +1,4 @@
-"""What the official `openai` SDK makes of a Chat Completions stream: its typed chunks, put together.
-
-They differ, meant so, where the decoder knows more: the SDK drops an end marker that lacks its blank
-line and reads an event without data as JSON; and its chunks are those of OpenAI, so fragments of tool
-calls are told apart by their index alone here, and each id and name comes once.
-"""
+"""The oracle for Chat Completions streams: the typed chunks of the official `openai` SDK, assembled."""
 
 import httpx2
 from openai import OpenAI
@@ -20,7 +15,7 @@ FINISH_REASONS = {
 
 
 def accumulate(body: bytes) -> Answer:
-    """Raises what the SDK raises."""
+    """Return the SDK's answer. Raises the SDK's errors."""
     text = reasoning = ""
     is_refusal = False
     calls: dict[int, dict[str, str]] = {}
@@ -69,12 +64,12 @@ def _chunks(body: bytes):
 
 
 def _joined(text: str) -> str:
-    """The SDK hands on halves of characters as they come."""
+    """Join a text. The SDK passes on lone surrogates."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _text(content) -> str:
-    """Content is text, or Mistral's parts."""
+    """Return the text of a content, which is a string or Mistral's parts."""
     if isinstance(content, list):
         return "".join(part["text"] for part in content if part["type"] == "text")
     return content or ""
@@ -96,7 +91,7 @@ def _usage(chunk) -> Usage | None:
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     return Usage(
         input_tokens=usage["prompt_tokens"],
-        # Reasoning that `completion_tokens` leaves out is in the total.
+        # Reasoning that `completion_tokens` excludes is in the total.
         output_tokens=usage.get("total_tokens", 0) - usage["prompt_tokens"],
         reasoning_tokens=(usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
         cache_read_tokens=usage.get("prompt_cache_hit_tokens") if cached is None else cached,

@@ -1,12 +1,4 @@
-"""What the official `openai` SDK makes of a Responses stream: its own typed stream helper, fed bytes.
-
-The SDK speaks of the final `response`, whatever the deltas were; the decoder's answer is put together
-from its deltas. Only the signatures are those of each item's own event, as the SDK's types advise: the
-API encrypts the same reasoning anew for the final response.
-
-They differ, meant so, where the decoder knows more: the SDK drops an end marker that lacks its blank
-line, reads an event without data as JSON, and hands on a call whose arguments are no JSON.
-"""
+"""The oracle for Responses streams: the typed stream helper of the official `openai` SDK, fed with bytes."""
 
 import warnings
 
@@ -20,7 +12,7 @@ from tokenwire_server.providers.decode.openai_responses_items import sign
 
 
 def accumulate(body: bytes) -> Answer:
-    """Raises what the SDK raises, and ValueError when it has seen no end."""
+    """Return the SDK's answer. Raises the SDK's errors, and ValueError if there was no end."""
     response, done_thoughts = _read(body)
     messages = [item for item in response.output if item.type == "message"]
     thoughts = [item for item in response.output if item.type == "reasoning"]
@@ -41,13 +33,15 @@ def accumulate(body: bytes) -> Answer:
 
 
 def _read(body: bytes) -> tuple[Response, list[ResponseReasoningItem]]:
-    """The final response, and the reasoning items as they were done."""
+    """Return the final response, and the reasoning items as they ended."""
 
     def answer(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
 
     with (
-        warnings.catch_warnings(action="ignore", category=UserWarning),  # of items unknown to it
+        warnings.catch_warnings(
+            action="ignore", category=UserWarning
+        ),  # of items that the SDK does not support
         httpx2.Client(transport=httpx2.MockTransport(answer)) as http,
         OpenAI(api_key="none", base_url="http://sdk.test/v1", http_client=http) as client,
         client.responses.stream(model="m", input="") as stream,

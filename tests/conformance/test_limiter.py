@@ -1,4 +1,4 @@
-"""One suite for every implementation of Limiter: what each answer is."""
+"""Conformance suite for implementations of Limiter: single answers."""
 
 import pytest
 from limiter_model import CALLERS, LATE_S, TENANTS, a_caller, left
@@ -29,7 +29,7 @@ async def test_a_request_without_a_stream_uses_only_the_request_limit(new_limite
     limits = {"requests_per_minute": 3, "tokens_per_minute": 5, "concurrent_streams": 1}
     caller = a_caller(**limits)
     lease = await limiter.take(caller, 5)
-    for _ in range(2):  # though no token and no slot is left
+    for _ in range(2):  # although no token and no slot is left
         await limiter.take_request(caller)
     assert left(await limiter.allowances(caller)) == {
         ("key", "requests_per_minute"): 0,
@@ -148,7 +148,7 @@ async def test_allowances_list_every_limit_with_what_is_left_key_limits_first(ne
     assert lease.allowances == told
     assert await limiter.allowances(caller) == told
     await limiter.take(caller, 30)
-    assert lease.allowances == told  # as it was then
+    assert lease.allowances == told  # as it was at that time
 
 
 async def test_unused_tokens_are_available_again_immediately(new_limiter, clock):

@@ -1,4 +1,4 @@
-"""One suite for every implementation of Limiter: any order of events, and many callers at once."""
+"""Conformance suite for implementations of Limiter: random histories and concurrent callers."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ async def test_any_history_gets_the_answers_of_the_model(new_limiter, history):
         if held.is_open:
             held.lease.settle(0)
     clock.pass_by(60 + LATE_S)
-    for caller in CALLERS:  # everything is there again
+    for caller in CALLERS:  # everything is available again
         for allowance in await model.limiter.allowances(caller):
             assert allowance.remaining in {allowance.allowed, None}
 
@@ -46,7 +46,7 @@ async def test_a_retry_after_the_delay_is_admitted_and_an_earlier_one_is_not(
     clock = Clock()
     model = Model(await new_limiter(TENANTS, clock), TENANTS, clock)
     await play(model, history)
-    for held in model.held:  # slots are not a matter of time
+    for held in model.held:  # slots do not depend on time
         if held.is_open:
             held.lease.settle(held.tokens + 1)
     for _ in range(50):
@@ -64,7 +64,7 @@ async def test_a_retry_after_the_delay_is_admitted_and_an_earlier_one_is_not(
 
 
 async def try_take(limiter, caller, tokens):
-    """The refusal, if it is one. The slot is free again."""
+    """Return the refusal, or None. The slot is released."""
     try:
         lease = await limiter.take(caller, tokens)
     except RateLimited as refusal:

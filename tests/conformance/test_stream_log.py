@@ -1,4 +1,4 @@
-"""One suite for every implementation of StreamLog."""
+"""Conformance suite for implementations of StreamLog."""
 
 import asyncio
 import gc
@@ -42,7 +42,7 @@ def memory_log(max_bytes):
 
 @pytest.fixture(params=[memory_log], ids=["memory"])
 def new_log(request):
-    """Makes a log of at most so many bytes."""
+    """Creates a log with a bound in bytes."""
     return request.param
 
 

@@ -1,8 +1,4 @@
-"""Every decoder, against transcripts of its provider's format and against the provider's own SDK.
-
-What stands in `transcripts/` was written for these tests, one behaviour each. Streams that real
-providers sent are read from $TOKENWIRE_TRANSCRIPTS, where that names their folder.
-"""
+"""Every decoder, compared with transcripts of its provider's format and with the provider's SDK."""
 
 import itertools
 import random

@@ -43,14 +43,14 @@ ORACLES = {
     "openai-responses": "oracle_responses",
     "anthropic": "oracle_anthropic",
 }
-"""Modules with `accumulate(body: bytes) -> Answer`, made with the official SDK."""
+"""Modules with `accumulate(body: bytes) -> Answer`, based on the official SDKs."""
 
 RECORDED_FOLDERS = {
     "openai-chat": "chat",
     "openai-responses": "responses",
     "anthropic": "anthropic",
 }
-"""Where in $TOKENWIRE_TRANSCRIPTS the streams of real providers are."""
+"""Folders of the recorded streams of providers, below $TOKENWIRE_TRANSCRIPTS."""
 
 _TYPES = {
     TextDelta: "text",
@@ -62,7 +62,7 @@ _TYPES = {
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A whole answer, whoever put it together."""
+    """A complete answer, assembled by a decoder or an SDK."""
 
     text: str
     reasoning: str
@@ -70,7 +70,7 @@ class Answer(msgspec.Struct, frozen=True):
     tool_calls: list[tuple[str, str, str]]
     """(id, name, arguments)."""
     finish_reason: str
-    """Name of our FinishReason."""
+    """Name of Tokenwire's FinishReason."""
     usage: Usage | None
 
 
@@ -111,7 +111,7 @@ def own_transcripts() -> list[Transcript]:
 
 
 def recorded_transcripts() -> list[Transcript]:
-    """Streams of real providers; none unless $TOKENWIRE_TRANSCRIPTS names their folder."""
+    """Return the recorded streams of real providers. None if $TOKENWIRE_TRANSCRIPTS is not set."""
     if not (root := os.environ.get("TOKENWIRE_TRANSCRIPTS")):
         return []
     return [
@@ -127,7 +127,7 @@ def new_decoder(dialect: str, **quirks: object) -> Decoder:
 
 
 def decode(decoder: Decoder, *pieces: bytes) -> dict:
-    """Feed the pieces and the end of the body; return what came out, in the form of the files."""
+    """Feed the pieces and the end of the body. Return the result in the format of the expected files."""
     deltas = [delta for piece in pieces for delta in decoder.feed(piece)]
     deltas += decoder.eof()
     return {
@@ -140,7 +140,7 @@ def decode(decoder: Decoder, *pieces: bytes) -> dict:
 
 
 def answer(outcome: dict) -> Answer:
-    """Put together what came out."""
+    """Assemble the answer from a result."""
     events = outcome["events"]
 
     def joined(kind: str) -> str:
@@ -184,7 +184,7 @@ def _fields(struct: msgspec.Struct) -> dict:
 
 
 def _write(outcome: dict) -> str:
-    """One event to a line, so that a person can judge it."""
+    """Write one event per line, so that a person can review it."""
     events = ",\n".join(
         "    " + json.dumps(event, ensure_ascii=True) for event in outcome["events"]
     )

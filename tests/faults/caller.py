@@ -1,7 +1,4 @@
-"""A caller to be killed: opens COUNT streams of MODEL on ADDRESS with LINGER_S and LOG_TTL_S.
-
-Prints the id of each stream once its first event has come, then reads them all until its end.
-"""
+"""A caller for a test to kill: opens COUNT streams of MODEL on ADDRESS with LINGER_S and LOG_TTL_S."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, of which one can ask what lives in it."""
+"""A real server in a separate process that reports its live objects."""
 
 import json
 import os
@@ -16,7 +16,7 @@ OBSERVED = Path(__file__).parents[1] / "bench" / "observed.py"
 
 
 class Observed:
-    """A running server: its `address`, and its census, see `tests/bench/observed.py`."""
+    """A running server: its `address` and its census, see `tests/bench/observed.py`."""
 
     def __init__(self, process):
         self._process = process
@@ -29,7 +29,7 @@ class Observed:
 
 @pytest.fixture
 def observed(simulator):
-    """Starts such a server, with limits by the names of the settings: a context manager."""
+    """Starts such a server, with limits by their names in the settings: a context manager."""
 
     @contextmanager
     def running(**limits):

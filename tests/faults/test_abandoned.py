@@ -1,4 +1,4 @@
-"""Streams that go on without their callers: all of it ends in time, and nothing is left behind."""
+"""Streams that continue without their callers: all of them end in time and leave nothing."""
 
 import asyncio
 import subprocess
@@ -21,7 +21,7 @@ WIDE = f"repeat=forever&itl_ms=10&text={'漢' * 180}"
 SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 ENDING_S = 10
-"""Within this everything is gone once linger and log_ttl are over; it takes a fraction of a second."""
+"""Time limit for everything to be gone after linger and log_ttl. It takes a fraction of a second."""
 OURS = ("tokenwire_server.streams", "tokenwire_server.streamlog", "tokenwire_server.providers.")
 
 
@@ -32,7 +32,7 @@ def span(seconds):
 
 
 class Round:
-    """Streams that are opened, read a little, and left in five ways."""
+    """Streams that are opened, read for a short time, and abandoned in five ways."""
 
     def __init__(self, address, api_on, linger_s, log_ttl_s, deadline_s):
         self.address = address
@@ -51,7 +51,7 @@ class Round:
         return self.api_on.request(model, retention=retention)
 
     async def open(self, channel, count, script=PACE, timeout=None):
-        """Calls that have their first event."""
+        """Open calls and wait for their first events."""
         api = self.api_on(channel)
         calls = [
             api.chat_stream(self.request(f"{PROVIDERS[n % 3]}/sim?{script}"), timeout=timeout)
@@ -69,7 +69,7 @@ class Round:
         return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
     async def abandon(self, count):
-        """Open `count` streams, some of each way, and leave them all; their readers are gone then."""
+        """Open `count` streams, some for each way, and abandon them all. No readers are left then."""
         blocked, share = count // 50, count // 4
         cancelled = count - 3 * share - blocked
         process = self.spawn(share)
@@ -97,7 +97,7 @@ class Round:
         assert len(set(self.ids)) == count
 
     async def states(self):
-        """What GetStream says of each; None where there is nothing any more."""
+        """Return the GetStream response for each stream, or None if it is not found."""
         async with grpc.aio.insecure_channel(self.address) as channel:
             get = self.api_on(channel).get_stream
 
@@ -119,7 +119,7 @@ async def drained(call):
 
 
 async def until(reached, within_s):
-    """Poll until it is so; return its last answer, whatever it is."""
+    """Poll until the condition holds or time is up. Return its last result."""
     limit = time.monotonic() + within_s
     while not (answer := await reached()) and time.monotonic() < limit:
         await asyncio.sleep(0.1)
@@ -127,7 +127,9 @@ async def until(reached, within_s):
 
 
 def left_of(baseline, now):
-    """Objects of each type, of this project's and of all that could hold one, beyond the baseline."""
+    """Return objects of each type beyond the baseline: the project's types, and types that could refer to
+    them.
+    """
     grown = {
         kind: count - baseline["objects"].get(kind, 0) for kind, count in now["objects"].items()
     }
@@ -139,7 +141,9 @@ def left_of(baseline, now):
 
 
 async def abandon_in_rounds(observed, simulator, api_on, count, linger_s, deadline_s):
-    """Three rounds after a small one; the census after each, once its streams are forgotten."""
+    """Run three rounds after a small one. Return the census after each, taken when its streams
+    have expired.
+    """
     log_ttl_s = 0.5
     with observed(max_streams=count) as server:
 

@@ -1,4 +1,4 @@
-"""The books under what goes wrong, at full size: killed processes, locks, floods. Figures are printed."""
+"""The ledger under faults at full size: killed processes, locks, floods. Figures are printed."""
 
 import asyncio
 import random
@@ -75,7 +75,7 @@ async def running(ledger, open_records=tuple):
 
 @asynccontextmanager
 async def watched():
-    """The moments for which the loop let nobody else run, in seconds."""
+    """Record the pauses of the event loop, in seconds."""
     pauses = []
 
     async def watch():
@@ -209,7 +209,7 @@ async def test_each_killed_process_loses_at_most_a_second_of_figures(store, data
 
 
 async def beside(outage, ledger, store, streams_per_s=200):
-    """Streams that begin and end while `outage` goes on; none waits and each has its record."""
+    """Run streams during `outage`. None of them waits, and each has its record afterwards."""
     count, longest_s = 0, 0.0
     async with running(ledger):
         await until(lambda: ledger.pending_count == 0)

@@ -1,4 +1,4 @@
-"""Memory that callers cannot grow: what ended leaves nothing, and what is kept is counted."""
+"""Memory that callers cannot make grow: ended streams leave nothing, and retained streams are counted."""
 
 import asyncio
 import time
@@ -18,7 +18,8 @@ from tokenwire_server.streamlog.space import LogSpace
 SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
 AT_ONCE = 20
 ALLOWED_PER_STREAM_BYTES = 1024
-"""An order of magnitude above what allocators and caches leave, below what one object graph takes."""
+"""Bytes per stream: an order of magnitude above the noise of allocators and caches, below one object
+graph."""
 
 
 async def finish_many(api, count, **fields):
@@ -32,7 +33,7 @@ async def finish_many(api, count, **fields):
 
 
 def growth(before, after, most):
-    """Kinds of objects of which there are more than so many more."""
+    """Return the types of objects whose number grew by more than `most`."""
     return {
         kind: number - before["objects"].get(kind, 0)
         for kind, number in after["objects"].items()
@@ -41,7 +42,7 @@ def growth(before, after, most):
 
 
 async def warm(server, api):
-    """A census once all is there that is made but once: the ledger's statements after a second, say."""
+    """Return a census after all one-time allocations, such as the ledger's statements after a second."""
     after = None
     for _ in range(10):
         before = after
@@ -91,7 +92,7 @@ def test_a_log_stays_within_its_bound_with_readers_that_keep_up(text):
     log = MemoryLog(max_bytes, LogSpace(2**40, lambda: None))
     for number in range(5000):
         event = TextDelta(f"{text}{number}", 0)
-        # What a reader does that takes each entry as it comes: protobuf keeps a string's UTF-8 in it.
+        # A reader that takes each entry as it arrives does this: protobuf keeps a string's UTF-8 in it.
         codec.encode(log.append(event), event)
     held, after_sequence = 0, log.earliest_sequence - 1
     while entries := log.read(after_sequence):
@@ -101,7 +102,7 @@ def test_a_log_stays_within_its_bound_with_readers_that_keep_up(text):
 
 
 async def test_resumed_readers_that_do_not_read_copy_little_of_the_log(observed, api_on):
-    """Each resumes from the beginning and reads nothing: what was taken for it must be little."""
+    """Each reader resumes from the beginning and reads nothing. Little may be taken for it."""
     readers, tokens = 50, 2 * MAX_READ_ENTRIES
     with observed() as server:
         async with (
@@ -122,7 +123,7 @@ async def test_resumed_readers_that_do_not_read_copy_little_of_the_log(observed,
                 chat_pb2_grpc.ChatServiceStub(narrow).ResumeStream(request) for _ in range(readers)
             ]
             for call in calls:
-                assert (await call.read()).sequence == 1  # the rest has been taken, and waits
+                assert (await call.read()).sequence == 1  # the rest has been taken and waits
             after = server.census()
             held = (after["rss_bytes"] - before["rss_bytes"]) / readers
             for call in calls:

@@ -1,4 +1,4 @@
-"""The books at full size: 5,000 streams that end in every way, 200 whose server is killed."""
+"""Usage records at full size: 5,000 streams that end in every way, 200 whose server is killed."""
 
 from collections import Counter
 

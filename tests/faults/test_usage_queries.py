@@ -1,4 +1,4 @@
-"""One tenant sends many large usage queries while another has a stream and queries. Prints the figures."""
+"""One tenant sends many large usage queries while another has a stream and queries. Figures are printed."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What the Anthropic dialect writes."""
+"""Requests as the Anthropic dialect writes them."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ DIALECT = AnthropicMessages()
 HELLO = Message("user", (Text("Hello"),))
 WEATHER = Tool("weather", "Tells the weather.", '{"type":"object","properties":{"n":{}}}')
 SAMPLING = {"temperature", "top_p", "top_k"}
-"""Of API version 2023-06-01; the types of the SDK, which are those of 2026-10-21, lack them."""
+"""Keys of API version 2023-06-01. The SDK's types are of version 2026-10-21 and lack them."""
 SDK_BODY = TypeAdapter(MessageCreateParamsStreaming)
 
 
@@ -46,7 +46,7 @@ def generating(**fields):
 
 
 def body(asked, *, max_output_tokens=None):
-    """The body as the provider reads it, when it passes the check and fits the SDK's types."""
+    """Return the body as the provider reads it. The request must pass the check and fit the SDK's types."""
     assert list(DIALECT.check(asked, CONFIG)) == []
     encoded = msgspec.json.encode(DIALECT.body(asked, "claude", CONFIG, max_output_tokens))
     written = json.loads(encoded)
@@ -63,7 +63,9 @@ def refused(asked):
 
 
 def names_only_what_the_type_names(value, annotation):
-    """Whether a value has no key that the SDK's type lacks, at any depth; pydantic lets those pass."""
+    """Return whether all keys of a value are in the SDK's type, at any depth. Pydantic does not
+    check this.
+    """
     if is_typeddict(annotation):
         hints = get_type_hints(annotation, include_extras=True)
         return (

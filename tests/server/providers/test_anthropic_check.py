@@ -1,4 +1,4 @@
-"""What the Anthropic dialect refuses to write, and that it can write the rest."""
+"""The check of the Anthropic dialect: what it refuses, and that all else can be written."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a provider's counting endpoint is asked: the chat's own body, less what it does not take."""
+"""The body for a provider's counting endpoint: that of the chat, without unsupported keys."""
 
 import json
 from typing import get_type_hints
@@ -29,7 +29,7 @@ DIALECTS = {
     "openai-responses": (openai_responses.OpenAIResponses(), TypeAdapter(InputTokenCountParams)),
 }
 SENT_AS_HEADERS = {"user_profile_id", "workspace_id"}
-"""Named among the parameters by Anthropic's SDK, and no part of the body."""
+"""A parameter of Anthropic's SDK that is not part of the body."""
 
 texts = st.text(min_size=1, max_size=20)
 requests = st.builds(

@@ -1,4 +1,4 @@
-"""Input tokens as the providers' own endpoints count them, over real HTTP."""
+"""Counting of input tokens by the providers' endpoints, over real HTTP."""
 
 import asyncio
 import time
@@ -60,7 +60,7 @@ async def count(providers, request=None, model="sim"):
 
 
 async def usage_of(providers, request, model):
-    """What the provider says of the same request once it has answered it."""
+    """Return the usage that the provider reports after it answered the same request."""
     provider = providers.get("local")
     async with provider.open(request, model, None) as answer:
         while answer.decoder.end is None:
@@ -89,7 +89,7 @@ async def serving():
 
 @pytest.fixture
 async def left_alone():
-    """Waits until a simulator has no answer under way and no connection."""
+    """Waits until a simulator has no answer in progress and no connection."""
 
     async def wait(simulator, within_s=2.0):
         async with asyncio.timeout(within_s):

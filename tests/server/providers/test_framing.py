@@ -16,7 +16,8 @@ TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
 END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 MAX_SENT_BYTES = 16 * 2**20
-"""Most bytes that a provider can send before it notices: the bound, plus the buffers of sockets and loop."""
+"""Maximum number of bytes that a provider can send before it notices: the bound and the buffers of sockets
+and loop."""
 
 
 def chunk(data):

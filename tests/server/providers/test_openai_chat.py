@@ -1,4 +1,4 @@
-"""How a request is written for Chat Completions."""
+"""Requests as they are written for Chat Completions."""
 
 import json
 
@@ -125,7 +125,7 @@ def test_the_sdks_types_contain_all_that_is_written():
     parts = TypeAdapter(list[ChatCompletionContentPartParam])
 
     def known(adapter, value):
-        """The value without what its type does not know."""
+        """Return the value without keys that its type lacks."""
         return adapter.dump_python(adapter.validate_python(value), mode="json")
 
     for asked in (EVERYTHING, request(), generating(max_output_tokens=1)):

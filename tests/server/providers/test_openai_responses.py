@@ -1,4 +1,4 @@
-"""How requests are written for the Responses API, against the types of the official SDK."""
+"""Requests as they are written for the Responses API, checked with the types of the official SDK."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ def ask(*messages: Message, **fields: Any) -> ChatRequest:
 
 
 def body_of(request: ChatRequest, config: ProviderConfig = CONFIG) -> dict[str, Any]:
-    """What the provider would read."""
+    """Return the body as the provider reads it."""
     dialect = OpenAIResponses()
     assert list(dialect.check(request, config)) == []
     return json.loads(msgspec.json.encode(dialect.body(request, "m", config, 4096)))
@@ -56,7 +56,7 @@ def violated(request: ChatRequest, config: ProviderConfig = CONFIG) -> list[str]
 
 
 def whole(value: Any) -> Any:
-    """The value with pydantic's lazy iterators read, which is when they validate."""
+    """Return the value with pydantic's lazy iterators read, because they validate only then."""
     if isinstance(value, dict):
         return {key: whole(item) for key, item in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str):

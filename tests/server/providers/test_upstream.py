@@ -1,4 +1,4 @@
-"""What the token's path relies on in the HTTP client and the SDKs, against real sockets."""
+"""The behaviour of the HTTP client and the SDKs that streaming relies on, against real sockets."""
 
 import asyncio
 import gc
@@ -92,7 +92,7 @@ async def test_bytes_received_before_a_break_are_decoded_even_if_the_break_is_no
             async with asyncio.timeout(5):
                 while simulator.stats().connections_open:
                     await asyncio.sleep(0.001)
-            await asyncio.sleep(0.1)  # and this side has seen it too
+            await asyncio.sleep(0.1)  # and this side has noticed it, too
             deltas = []
             while upstream.decoder.end is None:
                 deltas += await upstream.read()

@@ -1,4 +1,4 @@
-"""A simulator in the test's own loop, the official SDKs against it, and a socket to look closely."""
+"""A simulator in the test's event loop, the official SDKs as its clients, and a plain socket to it."""
 
 import asyncio
 import contextlib
@@ -58,21 +58,21 @@ class Wire:
         return int(status.split()[1]), dict(line.split(": ", 1) for line in lines)
 
     async def chunk(self):
-        """The next chunk of the body; empty: its end."""
+        """Return the next chunk of the body, or b"" at its end."""
         size = int(await self.reader.readline(), 16)
         data = await self.reader.readexactly(size)
         assert await self.reader.readexactly(2) == b"\r\n"
         return data
 
     async def chunks(self):
-        """All chunks to the clean end of the body."""
+        """Return all chunks up to the clean end of the body."""
         chunks = []
         while chunk := await self.chunk():
             chunks.append(chunk)
         return chunks
 
     async def answer(self):
-        """Status, headers and body of an answer, whole or chunked."""
+        """Return the status, headers and body of an answer, chunked or not."""
         status, headers = await self.head()
         if "content-length" in headers:
             return status, headers, await self.reader.readexactly(int(headers["content-length"]))
@@ -81,7 +81,7 @@ class Wire:
 
 @pytest.fixture
 async def wire_to():
-    """Opens sockets that are closed with the test."""
+    """Opens sockets, and closes them at the end of the test."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def open_wire(simulator, **options):

@@ -1,4 +1,4 @@
-"""Chat Completions, as the official SDK's types read it."""
+"""The simulator's Chat Completions, read by the official SDK."""
 
 import json
 
@@ -30,7 +30,7 @@ def chunks(ask):
         stream = await ask(model, stream=True, **fields)
         read = [chunk async for chunk in stream]
         for chunk in read:
-            # The SDK builds its types without checking; the simulator must hold the schema.
+            # The SDK does not validate its types, so this test does.
             ChatCompletionChunk.model_validate(chunk.model_dump(exclude_unset=True), strict=True)
         return read
 

@@ -1,4 +1,4 @@
-"""Counting of input tokens, as the official SDKs ask for it."""
+"""The simulator's counting of input tokens, called by the official SDKs."""
 
 import anthropic as anthropic_sdk
 import openai as openai_sdk
@@ -22,7 +22,7 @@ COUNT_PATHS = ["/v1/messages/count_tokens", "/v1/responses/input_tokens"]
     ],
 )
 async def test_a_count_equals_the_input_tokens_of_the_answer(openai, anthropic, model):
-    """Of an answer that tells its usage; what else happens to it does not matter."""
+    """Faults of the answer do not matter if it reports its usage."""
     told = model if "input" in model or "cache" in model else "sim"
     count = await anthropic.messages.count_tokens(
         model=model, messages=HELLO, tools=TOOLS, system="Be brief."

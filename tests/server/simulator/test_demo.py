@@ -1,4 +1,4 @@
-"""The model `demo`, in all three formats; and the simulator as the command line runs it."""
+"""The model `demo` in all three formats, and the simulator as a command."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Every fault, seen on a plain socket."""
+"""The simulator's faults, observed on a plain socket."""
 
 import asyncio
 import json
@@ -12,13 +12,13 @@ SAID = re.compile(r'"(?:content|reasoning_content|delta|text|thinking)":"[^"]*"'
 
 
 def events(chunks):
-    """The payloads of the data lines."""
+    """Return the payloads of the data lines."""
     body = b"".join(chunks).removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
     return [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
 
 
 def text_of(payloads):
-    """The text of Chat Completions' chunks, and whether the end marker came."""
+    """Return the text of Chat Completions' chunks, and whether the end marker arrived."""
     is_done = payloads[-1:] == [b"[DONE]"]
     choices = [
         choice

@@ -1,4 +1,4 @@
-"""The simulator's HTTP/1.1, byte by byte."""
+"""The simulator's HTTP/1.1 implementation, on a plain socket."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The books are bounded."""
+"""The bounds of the simulator's journal."""
 
 from tokenwire_server.simulator.journal import (
     MAX_BODY_BYTES,

@@ -1,4 +1,4 @@
-"""A client that leaves is noticed, whatever the answer is waiting for."""
+"""Clients that disconnect while the simulator waits, streams or is blocked."""
 
 import asyncio
 import socket
@@ -62,7 +62,7 @@ async def test_little_is_written_to_a_client_that_does_not_read(local, wire_to, 
     while local.find("endless") is None or local.find("endless").tokens_sent > before:
         before = local.find("endless").tokens_sent if local.find("endless") else -1
         await asyncio.sleep(0.1)
-    # What the kernel's buffers hold, and one batch more.
+    # The kernel's buffers, and one batch.
     assert before * 250 < 16 * 2**20
     wire.writer.transport.abort()
     await eventually(lambda: local.stats().requests_open == 0, NOTICED_WITHIN_S)

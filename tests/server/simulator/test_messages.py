@@ -1,4 +1,4 @@
-"""Messages, as the official SDK's types and its own accumulator read it."""
+"""The simulator's Messages, read by the official SDK and its accumulator."""
 
 import pytest
 from anthropic import APIStatusError, BadRequestError
@@ -31,7 +31,7 @@ def events(ask):
         stream = await ask(model, stream=True, **fields)
         read = [event async for event in stream]
         for event in read:
-            # The SDK builds its types without checking; the simulator must hold the schema.
+            # The SDK does not validate its types, so this test does.
             EVENT.validate_python(event.model_dump(exclude_unset=True, by_alias=True))
         return read
 

@@ -1,4 +1,4 @@
-"""When tokens come. Limits are generous: the machine is shared. The figures are printed."""
+"""The pace of tokens. Limits are wide because the machine is shared. The figures are printed."""
 
 import asyncio
 import itertools
@@ -11,7 +11,7 @@ from tokenwire_server.simulator import Simulator
 
 
 async def arrivals(wire, model):
-    """Seconds from the request to each chunk of the body."""
+    """Return the seconds from the request to each chunk of the body."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     await wire.chat(model)
@@ -30,7 +30,7 @@ async def test_the_first_token_waits_for_ttft_and_the_opening_does_not(wire):
 
 async def test_tokens_are_sent_one_by_one_at_their_pace(wire):
     times = (await arrivals(wire, "sim?tokens=50&itl_ms=10"))[1:51]
-    assert len(times) > 40  # a busy machine reads a few together
+    assert len(times) > 40  # a busy machine reads a few at once
     gaps = [b - a for a, b in itertools.pairwise(times)]
     print(f"\nnominal 10 ms: median gap {statistics.median(gaps) * 1000:.2f} ms")
     assert 0.007 < statistics.median(gaps) < 0.014

@@ -1,4 +1,4 @@
-"""Responses, as the official SDK's types and its own accumulator read it."""
+"""The simulator's Responses, read by the official SDK and its accumulator."""
 
 import pytest
 from openai import APIStatusError, BadRequestError
@@ -32,7 +32,7 @@ def events(ask):
         stream = await ask(model, stream=True, **fields)
         read = [event async for event in stream]
         for event in read:
-            # The SDK builds its types without checking; the simulator must hold the schema.
+            # The SDK does not validate its types, so this test does.
             EVENT.validate_python(event.model_dump(exclude_unset=True, by_alias=True))
         assert [event.sequence_number for event in read] == list(range(len(read)))
         return read

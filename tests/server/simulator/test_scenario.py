@@ -1,4 +1,4 @@
-"""How a scenario is written, and what it refuses."""
+"""Scenarios in queries and headers, and the simulator's text."""
 
 import json
 

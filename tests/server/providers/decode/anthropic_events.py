@@ -1,4 +1,4 @@
-"""Events of Anthropic's Messages format, as the tests write them, and what a decoder makes of them."""
+"""Helpers that write events of Anthropic's Messages format and decode them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Reading an answer in Anthropic's Messages format, beyond what the transcripts show."""
+"""The decoder of Anthropic's Messages format, beyond its transcripts (tests/conformance)."""
 
 import pytest
 from anthropic_events import call, decode, delta, ending, event, start, stop

@@ -1,4 +1,4 @@
-"""Anthropic's Messages format as nobody promised it: strange, malformed, without end."""
+"""The decoder of Anthropic's Messages format with unknown, malformed and endless input."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""JSON with halves of characters in it."""
+"""JSON with lone surrogates."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ halves_and_more = st.text(st.sampled_from(["\ud83d", "\ude00", "\udbff", "a", "Ã
 
 
 def whole(text):
-    """What a text is when its halves are joined and the rest replaced, one code unit at a time."""
+    """Return a text with its surrogate pairs joined and others replaced, one code unit at a time."""
     joined, position = "", 0
     while position < len(text):
         pair = text[position : position + 2]
@@ -51,7 +51,7 @@ def whole(text):
 
 @given(halves_and_more)
 def test_lone_surrogates_are_decoded_unchanged(text):
-    # Python joins the halves that stand in one string, as JSON means them.
+    # Python joins the halves in one string, as JSON specifies.
     assert whole(loads(SHAPE, json.dumps({"a": text}).encode()).a) == whole(text)
 
 
@@ -220,4 +220,4 @@ def test_the_work_for_waiting_halves_is_linear():
 
     assert took_s(4000) <= 32 * max(
         took_s(500), took_s(500)
-    )  # 8 times; 64 times if each delta scanned all
+    )  # 8 times if linear; 64 times if each delta scanned all

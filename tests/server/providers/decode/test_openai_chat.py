@@ -1,4 +1,4 @@
-"""What the decoder of Chat Completions promises beyond its transcripts (tests/conformance)."""
+"""The decoder of Chat Completions, beyond its transcripts (tests/conformance)."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What the decoder of Responses answers promises beyond its transcripts (tests/conformance)."""
+"""The decoder of Responses answers, beyond its transcripts (tests/conformance)."""
 
 import json
 import tracemalloc
@@ -346,7 +346,7 @@ def test_an_answer_of_too_many_parts_is_broken():
 
 
 def test_a_final_response_of_too_many_items_is_broken():
-    """Items of a type that is not known have no parts."""
+    """Items of an unknown type have no parts."""
     assert isinstance(decode(completed(*[{}] * MAX_PARTS))[1].end, Complete)
     assert isinstance(decode(completed(*[{}] * (MAX_PARTS + 1)))[1].end, UpstreamBroken)
 

@@ -1,4 +1,4 @@
-"""The framer, against a plain reading of the specification."""
+"""The framer of server-sent events, compared with a simple implementation of the specification."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from tokenwire_server.providers.decode.sse import MAX_EVENT_BYTES, MAX_EVENT_OBJ
 BOM = b"\xef\xbb\xbf"
 TOKEN = b'data: {"choices":[{"delta":{"content":" need"}}]}'
 
-# Each a feed of its own too: so a feed begins and ends where an event does, and where it does not.
+# Also fed one by one, so that feeds begin and end at events, and elsewhere.
 pieces = st.lists(
     st.sampled_from([b"data: ", b"data:", b"data", b"event: ", b"event", b"id: 1", b"retry", b":"])
     | st.sampled_from([b" ", b"x", b"{}", b"\n", b"\n\n", b"\r", b"\r\n", b"\r\n\r\n", b"\n\n\n"])
@@ -32,7 +32,7 @@ often = settings(max_examples=400)
 
 
 def as_specified(body):
-    """The whole stream at once: lines first, then fields."""
+    """Parse the whole stream at once: lines first, then fields."""
     events, name, data = [], b"", []
     *lines, _unfinished = re.split(rb"\r\n|\r|\n", body.removeprefix(BOM))
     for line in lines:
@@ -88,7 +88,7 @@ def test_a_too_long_event_is_detected_at_the_same_point_for_every_split(feeds, a
 
 
 def is_too_long(body, max_event_bytes):
-    """Lines count as they come, unfinished ones too; data counts once its line is whole."""
+    """Lines count as they arrive, even unfinished ones. Data counts when its line is complete."""
     *whole, unfinished = re.split(rb"\r\n|\r|\n", body.removeprefix(BOM))
     events = as_specified(BOM + b"\n".join([*whole, b"", b""]))
     lengths = [len(line) for line in [*whole, unfinished]] + [len(data) for _, data in events]
@@ -168,7 +168,7 @@ def test_the_time_for_a_long_event_in_small_pieces_is_linear(piece_bytes):
         return time.perf_counter() - start
 
     short, long = (min(seconds(length) for _ in range(3)) for length in (50_000, 800_000))
-    assert long < 16 * short * 3  # were it quadratic, 256 times
+    assert long < 16 * short * 3  # 256 times if it were quadratic
 
 
 def test_framing_a_token_takes_a_few_microseconds():
