@@ -1,44 +1,43 @@
-"""One stream's history: what its readers saw, what control calls answered, what the provider said.
-
-Instants are seconds since the epoch, as the server's own `end_time` is: both are of one machine.
+"""The history of one stream: the events its readers received, the answers of control calls, and the
+provider's reference.
 """
 
 from dataclasses import dataclass, field
 
 MADE = ("heartbeat", "usage")
-"""Kinds made for one reader: no entry of the log stands behind them."""
+"""Kinds of events that are made for one reader. They are not entries of the log."""
 DELTAS = ("text", "reasoning", "arguments")
-"""Kinds that merging may join."""
+"""Kinds of entries that merging may join."""
 CANCELLED = "CANCELLED"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the log, as the provider's answer makes it, between Started and the end."""
+    """One entry of the log between Started and the end, as it follows from the provider's answer."""
 
     kind: str
-    """text, reasoning, arguments, call_started or call."""
+    """One of text, reasoning, arguments, call_started and call."""
     index: int = 0
     text: str = ""
     name: str = ""
-    """Of a tool; "signed" of reasoning that bears a signature."""
+    """Name of the tool, or "signed" for reasoning with a signature."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """An event as a reader saw it: an Entry's kinds, and started, finished, heartbeat, usage."""
+    """An event that a reader received: one of an Entry's kinds, or started, finished, heartbeat or usage."""
 
     sequence: int
     kind: str
     index: int = 0
     text: str = ""
     name: str = ""
-    """As in Entry; of finished its reason."""
+    """As in Entry. For finished: its reason."""
     proof: object = None
-    """What only this stream's provider knows and every reader must see alike: an id, a signature;
-    of started and finished the whole message."""
+    """Data that only the provider determines and that must be equal for every reader: an id or a signature.
+    For started and finished: the whole message."""
     usage: object = None
-    """Of finished and usage: the figures."""
+    """For finished and usage: the figures."""
     at: float = 0.0
 
 
@@ -47,43 +46,43 @@ class End:
     """How a call ended."""
 
     kind: str
-    """ok; failed: with a reason; cut: by the reader, or its wire; lost: with neither."""
+    """ok; failed: with a reason; cut: by the reader or its connection; lost: neither of these."""
     reason: str = ""
     facts: dict[str, str] = field(default_factory=dict)
-    """The error's metadata."""
+    """Metadata of the error."""
     at: float = 0.0
 
 
 @dataclass
 class Reading:
-    """One call that reads."""
+    """One call that reads the stream."""
 
     after: int
     sent: float = 0.0
     attaches: bool = False
-    """It was a ChatStream with the request_id, not a ResumeStream."""
+    """Whether it is a ChatStream with the request_id, and not a ResumeStream."""
     heartbeat_s: float | None = None
     usage_s: float | None = None
     stream_id: str = ""
     confirmed: float | None = None
-    """When the initial metadata came: from here on the server counts it as a reader."""
+    """When the initial metadata arrived. From then on the server counts the call as a reader."""
     events: list[Seen] = field(default_factory=list)
     left: float | None = None
-    """When it began to leave by itself."""
+    """When it began to leave voluntarily."""
     end: End | None = None
 
     @property
     def position(self) -> int:
-        """The last sequence it saw; its cursor."""
+        """The last sequence that it received, which is its cursor."""
         return self.events[-1].sequence if self.events else self.after
 
 
 @dataclass(frozen=True)
 class Info:
-    """What a control call told of the stream."""
+    """The stream's state in the answer of a control call."""
 
     reason: str
-    """Of its end; empty while it runs."""
+    """Finish or error reason. Empty while the stream runs."""
     last_sequence: int
     reader_count: int = 0
     usage: object = None
@@ -92,43 +91,43 @@ class Info:
 
 @dataclass(frozen=True)
 class Answer:
-    """What GetStream, CancelStream or DeleteStream answered."""
+    """The answer of GetStream, CancelStream or DeleteStream."""
 
     call: str
-    """get, cancel or delete."""
+    """One of get, cancel and delete."""
     sent: float
     at: float
     info: Info | None = None
     refusal: str = ""
-    """The reason of its error."""
+    """Reason of the error, if the call failed."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the provider says when nobody disturbs it."""
+    """The provider's complete answer to an undisturbed request."""
 
     entries: tuple[Entry, ...]
     end: str | None
-    """The reason with which the stream then ends. None: the provider falls silent for good."""
+    """The reason with which the stream then ends. None if the provider stays silent."""
     certain: int
-    """So many of the entries come before a failure; the rest may."""
+    """Number of entries that arrive before a failure. Later entries may arrive."""
 
 
 @dataclass
 class History:
-    """One stream, from its first call to its last."""
+    """One stream, from its first call to its last one."""
 
     reference: Reference
     seed: int = 0
     linger_s: float | None = None
-    """None: the stream is cancelled when its last reader leaves."""
+    """None if the stream is cancelled when its last reader leaves."""
     log_ttl_s: float = 60.0
     is_tight: bool = False
-    """Its server keeps little: old entries go, and streams that ended."""
+    """Whether its server has little memory, so that old entries and ended streams are dropped."""
     stream_id: str = ""
     readings: list[Reading] = field(default_factory=list)
     strangers: list[Reading] = field(default_factory=list)
-    """Calls that were led to another stream, and left it at once."""
+    """Calls that got another stream and left it immediately."""
     answers: list[Answer] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
-    """What was still there long after the last reader left."""
+    """What still existed long after the last reader left."""

@@ -1,4 +1,4 @@
-"""What came over the wire, as a history has it."""
+"""Conversion of received messages to the types of a history."""
 
 import time
 
@@ -13,7 +13,7 @@ _KINDS = {"tool_call_started": "call_started", "tool_call_delta": "arguments", "
 
 
 def seen(event: event_pb2.TokenEvent) -> Seen:
-    """An event, seen now."""
+    """Convert an event that was received now."""
     which = event.WhichOneof("event")
     said = getattr(event, which)
     fields = {"index": getattr(said, "index", 0)}
@@ -45,7 +45,7 @@ def seen(event: event_pb2.TokenEvent) -> Seen:
 
 
 def end_of(error: grpc.aio.AioRpcError) -> End:
-    """The end of a call that failed by its server's word, or by nobody's."""
+    """Return the end of a call that failed with a status of its server, or without one."""
     raw = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
     if raw is None:
         return End("lost", f"{error.code()}: {error.details()}", at=time.time())

@@ -1,4 +1,4 @@
-"""Lawful histories, made without any server: a log, and readers who see it as they may."""
+"""Generation of valid histories without a server: a log, and readers of it."""
 
 from history import CANCELLED, DELTAS, Answer, End, History, Info, Reading, Seen
 from history_reference import PROVIDERS, reference_of
@@ -19,9 +19,11 @@ scenarios = st.one_of(
 
 @st.composite
 def histories(draw) -> History:
-    """A stream that began at 100.0; its entry of sequence s came at 100.0 + s, its end after them.
+    """Generate a history of a stream that started at 100.0.
 
-    Two readers at least, one from the beginning to the end; a GetStream while it ran, one after it.
+    The entry with sequence s was appended at 100.0 + s, and the end after them. There are at least two
+    readers, one of which reads everything, and two GetStream calls: one while the stream ran, and one after
+    its end.
     """
     reference = reference_of(draw(st.sampled_from(PROVIDERS)), draw(scenarios))
     entries = list(reference.entries)
@@ -75,7 +77,7 @@ def _there(history, at):
 
 
 def _reading(draw, log, after, upto, end) -> Reading:
-    """One who reads what follows `after`; up to the end of the log, or cut after `upto`."""
+    """Generate a reader from `after` to the end of the log, or cut off after `upto`."""
     began = 100.1 + after
     reading = Reading(after, began, stream_id="the stream", confirmed=began + 0.1, heartbeat_s=0.1)
     position = after
@@ -94,7 +96,7 @@ def _reading(draw, log, after, upto, end) -> Reading:
 
 
 def _joined(entries, most) -> Seen:
-    """The first entries as one event, at most so many."""
+    """Join the first entries to one event, at most `most` of them."""
     event = entries[0]
     for following in entries[1:most]:
         same = (following.kind, following.index) == (event.kind, event.index)

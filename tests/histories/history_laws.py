@@ -1,8 +1,6 @@
-"""What every reader of a stream may rely on, as a judgement over its history. Pure.
+"""The invariants of a stream, checked on its history. Pure.
 
-    violations(history) -> list[str]
-
-Each is a sentence; a lawful history has none. The laws of order in time stand in `history_order`.
+violations(history) -> list[str]
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +9,11 @@ from history import CANCELLED, DELTAS, MADE, Entry, History, Reading, Reference,
 from history_order import order_violations
 
 READERS_OWN = ("STREAM_NOT_FOUND", "SLOW_READER", "RESUME_POINT_EXPIRED", "RESUME_POINT_AHEAD")
-"""Reasons that end one reader and say nothing of the stream."""
+"""Reasons that end only one reader, and not the stream."""
 
 
 def violations(history: History) -> list[str]:
-    """Everything in the history that cannot be."""
+    """Return all violations in the history."""
     found = [*_ends(history), *_alike(history), *history.leftovers]
     for number, reading in enumerate(history.readings):
         name = f"reader {number} after {reading.after}"
@@ -24,7 +22,7 @@ def violations(history: History) -> list[str]:
 
 
 def covers(event: Seen, entries: Sequence[Entry]) -> str:
-    """Whether one event says just what these entries say; if not, what is wrong."""
+    """Return how an event differs from these entries joined, or "" if it does not."""
     if not entries:
         return "stands for more than the provider said"
     first, last = entries[0], entries[-1]
@@ -43,7 +41,7 @@ def covers(event: Seen, entries: Sequence[Entry]) -> str:
 
 
 def _reading(history: History, reading: Reading) -> Iterator[str]:
-    """What is wrong in what one reader saw."""
+    """Yield the violations in the events of one reader."""
     entries = history.reference.entries
     position, is_over = reading.after, False
     for event in reading.events:
@@ -68,7 +66,7 @@ def _reading(history: History, reading: Reading) -> Iterator[str]:
             is_over = True
             yield from _finished(history.reference, event, position)
         else:
-            # Sequence 1 is Started: the provider's first entry bears 2.
+            # Sequence 1 is Started, so the provider's first entry has 2.
             wrong = covers(event, entries[position - 1 : event.sequence - 1])
             if wrong or event.sequence - 1 > len(entries):
                 yield f"{what} after {position} {wrong or 'is past what the provider said'}"
@@ -108,14 +106,16 @@ def _call_end(history: History, reading: Reading, position: int, *, is_over: boo
 
 
 def _was_leaving(reading: Reading) -> bool:
-    """gRPC tells a call that it cancels, or whose deadline passes, the status that has come, and throws
-    away the messages before it that nobody had read yet.
+    """Return whether gRPC may have dropped messages of this call.
+
+    When a call is cancelled or its deadline passes, gRPC returns a status that has already arrived, and drops
+    unread messages before it.
     """
     return reading.left is not None and reading.left <= reading.end.at
 
 
 def _refusal(history: History, reading: Reading, position: int) -> Iterator[str]:
-    """What is wrong with the error that a reader got."""
+    """Yield the violations in the error that a reader got."""
     reason, facts = reading.end.reason, reading.end.facts
     if reason == "RESUME_POINT_AHEAD":
         if reading.events:
@@ -140,7 +140,7 @@ def _refusal(history: History, reading: Reading, position: int) -> Iterator[str]
 
 
 def _too_many_made(reading: Reading) -> Iterator[str]:
-    """Heartbeats and usage come at most once in their interval."""
+    """Yield intervals with more than one heartbeat or usage event."""
     if reading.end is None:
         return
     for kind, interval_s in (("heartbeat", reading.heartbeat_s), ("usage", reading.usage_s)):
@@ -152,7 +152,7 @@ def _too_many_made(reading: Reading) -> Iterator[str]:
 
 
 def _ends(history: History) -> Iterator[str]:
-    """Every stream ends once, in one way, for everybody."""
+    """Yield differences between the ends that different calls saw."""
     ends: dict[tuple[str, int], str] = {}
     usages: list[object] = []
     for where, reason, last, usage in told_ends(history):
@@ -174,7 +174,7 @@ def _ends(history: History) -> Iterator[str]:
 
 
 def told_ends(history: History) -> Iterator[tuple[str, str, int, object]]:
-    """The stream's end as everybody was told it: by whom, reason, last sequence, usage."""
+    """Return each reported end of the stream: the source, reason, last sequence and usage."""
     for number, reading in enumerate(history.readings):
         for event in reading.events:
             if event.kind == "finished":
@@ -195,7 +195,7 @@ def _lawful_end(reference: Reference, reason: str, last: int) -> Iterator[str]:
         if last > len(reference.entries) + 2:
             yield f"cancelled at {last}, past what the provider said"
     elif (reason, last, reference.certain) == ("UPSTREAM_UNAVAILABLE", 1, 0) and reference.end:
-        return  # a connection that was reset may have lost everything
+        return  # a reset connection may have lost all data
     elif reason != reference.end:
         yield f"the stream ended with {reason}; the provider's end is {reference.end}"
     elif reason.startswith("UPSTREAM_"):
@@ -205,13 +205,13 @@ def _lawful_end(reference: Reference, reason: str, last: int) -> Iterator[str]:
 
 
 def _alike(history: History) -> Iterator[str]:
-    """What the provider alone knows, and the whole first and last events, are the same for all."""
+    """Yield differences in provider data, and in the first and last events, between readers."""
     proofs: dict[tuple[str, object], object] = {}
     for number, reading in enumerate(history.readings):
         for event in reading.events:
             if event.proof is None or event.kind in MADE:
                 continue
-            # A call's end names the id that its beginning named.
+            # A call's end has the id from its start.
             kind = "call" if event.kind == "call_started" else event.kind
             key = (kind, event.sequence if kind == "finished" else event.index)
             known = proofs.setdefault(key, event.proof)
@@ -220,7 +220,7 @@ def _alike(history: History) -> Iterator[str]:
 
 
 def _usage_of(facts: dict[str, str]) -> object:
-    """The usage in an error's metadata, as `Info.usage` and `Seen.usage` have it."""
+    """Return the usage in an error's metadata, in the format of `Info.usage` and `Seen.usage`."""
     if "output_tokens" not in facts:
         return None
     return (

@@ -1,26 +1,23 @@
-"""The laws of a history that need its clock: who may say what, when. Pure.
-
-A reader is surely there from the moment its initial metadata came until it began to leave, and may be
-there from its call on until some time after. What is said of the server rests on the sure times only.
-"""
+"""The invariants of a history that depend on time. Pure."""
 
 from collections.abc import Iterator
 
 from history import CANCELLED, Answer, History, Reading
 
 TIMER_S = 0.02
-"""Timers of the event loops involved are good to a millisecond; tenfold, and both sides."""
+"""Tolerance: timers of the event loops are accurate to a millisecond; ten times that, on both sides."""
 CLOSING_S = 0.2
-"""Between the decision to cancel and the end, while the provider is closed, readers may still come."""
+"""Time between the decision to cancel and the end, while the provider is closed. Readers may still join."""
 GONE_S = 2.0
-"""A reader that was cut may still be counted for so long."""
+"""How long a reader may still be counted after its connection was cut."""
 SOON_S = 5.0
-"""A reader who waits hears of the end within milliseconds, one who pauses within half a second."""
+"""Time limit for delivering the end. A waiting reader gets it within milliseconds, one that pauses within
+half a second."""
 NOT_FOUND = "STREAM_NOT_FOUND"
 
 
 def order_violations(history: History) -> Iterator[str]:
-    """What comes too early, too late, or in the wrong order."""
+    """Yield all that happened too early, too late, or in the wrong order."""
     yield from _answers_follow_what_was_seen(history)
     yield from _answers_follow_one_another(history)
     yield from _reader_counts(history)
@@ -70,7 +67,9 @@ def _reader_counts(history: History) -> Iterator[str]:
         if answer.info is None:
             continue
         surely = 0
-        if not answer.info.reason and not history.is_tight:  # else the server may have let it go
+        if (
+            not answer.info.reason and not history.is_tight
+        ):  # otherwise the server may have ended it
             surely = sum(_is_surely_there(r, answer) for r in history.readings)
         perhaps = sum(_is_perhaps_there(r, answer) for r in history.readings)
         if not surely <= answer.info.reader_count <= perhaps:
@@ -81,7 +80,7 @@ def _reader_counts(history: History) -> Iterator[str]:
 
 
 def _is_surely_there(reading: Reading, answer: Answer) -> bool:
-    """During the whole call, if the stream ran."""
+    """Return whether the reader was present during the whole call, if the stream ran."""
     return (
         reading.confirmed is not None
         and reading.confirmed < answer.sent
@@ -102,14 +101,14 @@ def _is_perhaps_there(reading: Reading, answer: Answer) -> bool:
 
 
 def _unjustified_cancel(history: History) -> Iterator[str]:
-    """Nobody but a caller, or the lack of readers, cancels a stream."""
+    """Yield a cancel without a caller's request and with a reader present."""
     ends = [a.info for a in history.answers if a.info and a.info.reason == CANCELLED]
     if not ends:
         return
     end = min(info.end_time for info in ends)
     if any(a.call in ("cancel", "delete") and a.sent <= end + TIMER_S for a in history.answers):
         return
-    if history.is_tight:  # when the server let a slow reader go is not known
+    if history.is_tight:  # it is not known when the server ended a slow reader
         return
     linger_s = history.linger_s or 0.0
     for number, reading in enumerate(history.readings):
@@ -122,7 +121,7 @@ def _unjustified_cancel(history: History) -> Iterator[str]:
 
 
 def _late_ends(history: History) -> Iterator[str]:
-    """Who reads when the stream ends hears of it soon."""
+    """Yield readers that got the end of the stream too late."""
     ended = max(
         (a.info.end_time for a in history.answers if a.info and a.info.reason), default=None
     )
@@ -137,7 +136,9 @@ def _late_ends(history: History) -> Iterator[str]:
 
 
 def _unjustified_not_found(history: History) -> Iterator[str]:
-    """A stream is found until it is deleted, or its time after the end has passed; then never again."""
+    """Yield wrong STREAM_NOT_FOUND answers. A stream is found until it is deleted or expires, and never
+    again.
+    """
     for answer in history.answers:
         if answer.refusal not in ("", NOT_FOUND):
             yield f"{answer.call} was refused with {answer.refusal}"
@@ -161,7 +162,7 @@ def _unjustified_not_found(history: History) -> Iterator[str]:
 
 
 def _strangers(history: History) -> Iterator[str]:
-    """A request_id leads to the stream that it began, unless that is no more."""
+    """Yield calls that got another stream, unless the first one was already gone."""
     may_be_gone = (
         history.is_tight
         or history.log_ttl_s < GONE_S
@@ -176,7 +177,7 @@ def _strangers(history: History) -> Iterator[str]:
 
 
 def _ended_without_a_token(history: History) -> bool:
-    """It failed or was cancelled before the provider said anything."""
+    """Return whether the stream failed or was cancelled before the first token."""
     ends = [a.info for a in history.answers if a.info and a.info.reason]
     return any(e.last_sequence <= 1 + (e.reason == CANCELLED) for e in ends)
 

@@ -1,4 +1,4 @@
-"""What a history shall be, drawn from its seed."""
+"""The plan of a random history, generated from a seed."""
 
 import random
 from dataclasses import dataclass
@@ -23,26 +23,26 @@ CONTROLS: tuple[tuple[str, ...], ...] = (
 
 @dataclass(frozen=True)
 class Plan:
-    """One history to be."""
+    """The plan of one history."""
 
     seed: int
     key: str
-    """Under which the simulator's books know its request."""
+    """Key of the request in the simulator's journal."""
     model: str
     reference: Reference
     length_s: float
-    """How long the provider takes, if nobody stops it."""
+    """Duration of the provider's complete answer."""
     linger_s: float | None
     log_ttl_s: float
     request_id: str
     reader_count: int
     is_tight: bool
     control: tuple[str, ...]
-    """Control calls beside the readers, in order."""
+    """Control calls, in order."""
 
     @property
     def told(self) -> str:
-        """In one line, without the reference."""
+        """Return the plan in one line, without the reference."""
         fields = {name: value for name, value in vars(self).items() if name != "reference"}
         return ", ".join(f"{name}={value!r}" for name, value in fields.items())
 

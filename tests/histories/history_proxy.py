@@ -1,14 +1,13 @@
-"""A wire that can be cut: TCP between a caller and a server."""
+"""A TCP proxy between a caller and a server whose connections can be cut."""
 
 import asyncio
 from contextlib import suppress
 
 
 class Wire:
-    """Passes bytes on between one caller and the server at `address`; cut at will.
+    """Forwards bytes between one caller and the server at `address`.
 
-    An async context manager. `target` is where the caller connects to; after a cut it may connect
-    again.
+    An async context manager. The caller connects to `target`. It may connect again after a cut.
     """
 
     def __init__(self, address):
@@ -30,7 +29,7 @@ class Wire:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self):
-        """Break what is connected now: RST to both sides."""
+        """Reset the current connections on both sides."""
         for writer in list(self._writers):
             writer.transport.abort()
 

@@ -1,4 +1,4 @@
-"""Drives one history against a real server, and writes down what everybody saw."""
+"""Runs a plan against a real server and records its history."""
 
 import asyncio
 import random
@@ -16,27 +16,27 @@ from history_proxy import Wire
 from tokenwire.v1 import chat_pb2
 
 NARROW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
-"""A channel whose window is full after some forty tokens that nobody takes."""
+"""Options of a channel whose window is full after about forty unread tokens."""
 OWN = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
-"""A connection of its own."""
+"""Option for a separate connection."""
 AHEAD = 1_000_000
 CUT_S = 1.0
-"""A call whose wire was cut has noticed by then."""
+"""Time after which a call has noticed that its connection was cut."""
 OVER_S = 5.0
-"""How long after its last reader left, and `linger`, a stream may still be there."""
+"""How long a stream may still exist after its last reader left and `linger` passed."""
 
 
 class Way(NamedTuple):
-    """How a caller reaches the server: RPCs of one channel, and the wire to cut if it has its own."""
+    """How a caller reaches the server: the RPCs of a channel, and its proxy if it has one."""
 
     api: object
     wire: Wire | None = None
 
 
 class Recorder:
-    """One history: `await Recorder(...).run()` returns it.
+    """Records one history. `await Recorder(...).run()` returns it.
 
-    `api_on` makes an Api of a channel; `wide` and `narrow` are channels to the server at `address`.
+    `api_on` creates an Api from a channel. `wide` and `narrow` are channels to the server at `address`.
     """
 
     def __init__(self, plan: Plan, address, wide, narrow, simulator, api_on):
@@ -75,14 +75,14 @@ class Recorder:
         return self.history
 
     async def undisturbed(self) -> Reading:
-        """One reader of its own stream, who does not leave, and nothing else."""
+        """Record a single reader that does not leave, without control calls."""
         return await self._visit(self._rng(0), Way(self._api), 0, is_first=True, stays=True)
 
     def _rng(self, who):
         return random.Random(f"{self._plan.seed}/{who}")
 
     async def _reader(self, number):
-        """One caller: reads, leaves, comes back."""
+        """Run one caller, which reads, leaves and returns."""
         rng = self._rng(number)
         way = await self._way(rng)
         cursor = 0
@@ -93,13 +93,13 @@ class Recorder:
             reading = await self._visit(rng, way, cursor, is_first=not (number or visit))
             if not self.history.stream_id or (reading.end.kind != "cut" and rng.random() < 0.7):
                 return
-            if way.wire is not None:  # the old channel may not have noticed yet that it was cut
+            if way.wire is not None:  # the old channel may not have noticed the cut yet
                 way = await self._wired(way.wire)
             cursor = self._cursor(rng, reading.position)
             await asyncio.sleep(rng.choice([0, 0, rng.random() * 2 * (self._plan.linger_s or 0.1)]))
 
     async def _way(self, rng):
-        """How a caller reaches the server."""
+        """Choose how a caller reaches the server."""
         match rng.randint(0, 5):
             case 0:
                 return await self._wired(await self._stack.enter_async_context(Wire(self._address)))
@@ -113,7 +113,7 @@ class Recorder:
         return Way(self._api_on(await self._stack.enter_async_context(channel)), wire)
 
     def _cursor(self, rng, mine):
-        """Where to begin: mostly where this reader stopped."""
+        """Choose a cursor: usually the one where this reader stopped."""
         seen = [event.sequence for r in self.history.readings for event in r.events]
         match rng.randint(0, 9):
             case 0 | 1:
@@ -128,7 +128,7 @@ class Recorder:
                 return mine
 
     async def _visit(self, rng, way, cursor, *, is_first=False, stays=False):
-        """One call, until it ends or is left."""
+        """Run one call until it ends or the caller leaves."""
         plan = self._plan
         leaves = not stays and (plan.reference.end is None or rng.random() < 0.6)
         leave_after_s = rng.random() * (plan.length_s / 2 + 0.1) if leaves else None
@@ -171,7 +171,7 @@ class Recorder:
             reading.left = time.time()
             if wire is not None and not call.done():
                 wire.cut()
-                # A call that was not yet sent survives: gRPC sends it on its next connection.
+                # A call that was not sent yet survives: gRPC sends it on its next connection.
                 timers.append(loop.call_later(CUT_S, call.cancel))
             elif not call.cancel():
                 reading.left = None
@@ -209,7 +209,7 @@ class Recorder:
             call.cancel()
 
     async def _take(self, rng, call, reading):
-        """Read, with a pause now and then."""
+        """Read, with occasional pauses."""
         pause_s = rng.choice([0, 0, 0.05])
         left_s = 0.3
         async for event in call:
@@ -226,7 +226,7 @@ class Recorder:
             await asyncio.gather(*(self._ask(call) for _ in range(rng.choice([1, 1, 2]))))
 
     async def _ask(self, call):
-        """One control call."""
+        """Run one control call."""
         sent, id = time.time(), self.history.stream_id
         info, refusal = None, ""
         try:
@@ -246,7 +246,7 @@ class Recorder:
         return answer
 
     async def _wait_until_over(self):
-        """Its readers are gone: it ends, and nobody is counted any more."""
+        """Wait until the stream ends and has no readers, after all readers left."""
         linger_s = self._plan.linger_s or 0.0
         until = time.time() + linger_s + OVER_S
         while True:
@@ -260,13 +260,13 @@ class Recorder:
             await asyncio.sleep(0.02)
 
     async def _read_again(self):
-        """The whole of it, once more, by one who does not leave."""
+        """Read the whole stream again, without leaving."""
         rng = self._rng("again")
         if not self.history.leftovers:
             await self._visit(rng, Way(self._api), 0, stays=True)
 
     async def _check_provider(self):
-        """The provider was asked once, and its connection is closed."""
+        """Check that the provider got one request, and that its connection is closed."""
         until = time.time() + OVER_S
         while True:
             request = await asyncio.to_thread(_of_books, self._simulator, self._plan.key)
@@ -286,4 +286,4 @@ def _of_books(simulator, key):
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise
-        return None  # it was cancelled before the provider was asked
+        return None  # it was cancelled before the provider was called

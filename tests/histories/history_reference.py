@@ -1,4 +1,4 @@
-"""What the log of an undisturbed stream holds, entry by entry, from the words of the simulator."""
+"""The log of an undisturbed stream, entry by entry, computed from the simulator's text."""
 
 from itertools import zip_longest
 from urllib.parse import urlencode
@@ -20,7 +20,7 @@ FAULTS = ("drop_after", "error_event_after", "stall_after")
 
 
 def model_of(provider: str, scenario: Scenario) -> str:
-    """The model's name that scripts the scenario."""
+    """Return the model name that scripts the scenario."""
     changed = {
         name: int(value) if isinstance(value, bool) else value
         for name, value in msgspec.to_builtins(scenario).items()
@@ -30,10 +30,10 @@ def model_of(provider: str, scenario: Scenario) -> str:
 
 
 def reference_of(provider: str, scenario: Scenario) -> Reference:
-    """The entries between Started and the end, and the end.
+    """Return the entries between Started and the end, and the end.
 
-    Each token of the provider becomes one entry; what stands around it (a signature, the beginning
-    and the end of a call) becomes entries of its own.
+    Each token of the provider becomes one entry. A signature, and the start and the end of a call, are
+    separate entries.
     """
     tokens = _tokens(provider, scenario)
     fault = next((name for name in FAULTS if getattr(scenario, name) is not None), None)
@@ -43,7 +43,7 @@ def reference_of(provider: str, scenario: Scenario) -> Reference:
         return Reference(entries, end, len(entries))
     count = len(tokens) - 1 if fault is None else getattr(scenario, fault)
     whole = tokens[: count + 1]
-    # What stands after the last token, such as a signature, may or may not come before the fault.
+    # Entries after the last token, such as a signature, may arrive before the fault or not.
     entries = [entry for group in tokens[:count] for entry in group]
     certain = len(entries)
     for entry in (entry for group in whole[count:] for entry in group):
@@ -56,14 +56,14 @@ def reference_of(provider: str, scenario: Scenario) -> Reference:
     if fault == "stall_after":
         end = None
     elif scenario.drop == "rst":
-        certain = 0  # what the kernel held is lost with the connection
+        certain = 0  # data in the kernel's buffers is lost with the connection
     return Reference(tuple(entries), end, certain)
 
 
 def _tokens(provider: str, scenario: Scenario) -> list[list[Entry]]:
-    """The answer's tokens in order, each with the entries that it makes; last what makes no token."""
+    """Yield the entries of each token in order, and at last the entries without a token."""
     tokens = [[Entry("reasoning", 0, text)] for text in generated_reasoning(scenario.reasoning)]
-    after: list[Entry] = []  # entries that come once the next token, or the end, is there
+    after: list[Entry] = []  # entries that arrive with the next token or the end
     index = 0
     if tokens:
         index = 1

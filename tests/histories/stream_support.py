@@ -1,5 +1,5 @@
-"""What the machine of streams is made of: a loop whose clock stands until it is moved, a provider
-played by hand, and the model of one stream and of one reader.
+"""Parts of the stream state machine test: an event loop with a manual clock, a scripted provider, and the
+model.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tokenwire_server.streams.generation import StreamObserver
 
 
 class StandingLoop(asyncio.SelectorEventLoop):
-    """Timers fire when `now` is moved past them, never by themselves."""
+    """An event loop whose timers fire only when `now` is advanced past them."""
 
     now = 0.0
 
@@ -30,11 +30,11 @@ class StandingLoop(asyncio.SelectorEventLoop):
         return self.now
 
     def settle(self):
-        """Run until nothing happens any more, short of the clock moving."""
+        """Run all callbacks that are ready, without advancing the clock."""
         self.run_until_complete(_turns(30))
 
     def end(self):
-        """Leave nothing, whatever a failed test left behind."""
+        """Close the loop, and cancel tasks that a failed test left."""
         tasks = asyncio.all_tasks(self)
         for task in tasks:
             task.cancel()
@@ -84,14 +84,14 @@ class Host:
             await self._over.wait()
 
     def is_over_at_once(self):
-        """Whether no producer is left, so that nothing has to be waited for."""
+        """Return whether no producer is left, so that the host ends without waiting."""
         self._over.set()
         self._loop.settle()
         return self._task.done()
 
 
 class HandPlayed:
-    """A provider, its upstream and its decoder. What it is given it says at the next turn."""
+    """A provider, its upstream and its decoder. The test sets what it sends in the next iteration."""
 
     name = "played"
     is_sent = False
@@ -107,10 +107,10 @@ class HandPlayed:
         self.may_close = asyncio.Event()
         self.may_close.set()
         self.closes_badly = False
-        """Once it has said its end."""
+        """Set after it sent its end."""
 
     def say(self, *what):
-        """Entries that arrive at once; or an end."""
+        """Send entries together, or an end."""
         self._said.put_nowait(what)
 
     @property
@@ -144,7 +144,7 @@ class HandPlayed:
 
 
 class Kept:
-    """What the machine knows of one stream: the model that the server's is held against."""
+    """The model of one stream, which the real stream is compared with."""
 
     def __init__(self, stream, provider, request):
         self.stream = stream
@@ -153,14 +153,14 @@ class Kept:
         self.entries = []
         self.readers = []
         self.end = None
-        """The reason, once it must have been decided."""
+        """The finish or error reason, once it is determined."""
         self.alone_since = None
         self.ended_at = None
         self.is_deleted = False
 
     @property
     def is_sealed(self):
-        """An interrupted stream ends once its provider is closed; others as the provider says."""
+        """Whether the stream is sealed. An interrupted stream is sealed when its provider is closed."""
         is_interrupted = self.end in ("CANCELLED", "SERVER_STOPPED")
         return self.end is not None and (not is_interrupted or self.provider.may_close.is_set())
 
@@ -173,12 +173,12 @@ class Kept:
         return 1 + len(self.entries) + self.is_finished
 
     def is_expired(self, now):
-        """Its time after the end has passed."""
+        """Return whether log_ttl has passed since the end."""
         return self.ended_at is not None and now >= self.ended_at + self.request.retention.log_ttl_s
 
 
 class Reading:
-    """One reader, and what it may be waiting for."""
+    """One reader, and its pending read."""
 
     def __init__(self, kept, reader, after):
         self.kept = kept
@@ -186,13 +186,13 @@ class Reading:
         self.position = after
         self.taking = None
         self.follows = False
-        """It takes again and again."""
+        """Whether it keeps reading."""
         self.is_over = False
         self.error = None
         reader.__enter__()
 
     def leave(self):
-        """As a block is left: with the error that ended it, which then tells where it was."""
+        """Leave as a `with` block does: with the error that ended it, to which the position is added."""
         error = self.error
         self.reader.__exit__(type(error) if error else None, error, None)
         if error is not None and error.at is not None:
@@ -203,7 +203,9 @@ class Reading:
             self.taking = loop.create_task(self.reader.take())
 
     def check(self, *, is_pressed):
-        """Judge what it took. `is_pressed`: some entries may have had to go for others."""
+        """Check the events that it took. `is_pressed`: some entries may have been dropped because of the
+        space.
+        """
         log = self.kept.stream.log
         if self.taking is None:
             return
@@ -260,7 +262,7 @@ def _delta(entry):
 
 
 def seen(sequence, event):
-    """A server's event as a history has it."""
+    """Convert a server's event to the type of a history."""
     match event:
         case TextDelta():
             return Seen(sequence, "text", event.index, event.text)

@@ -1,4 +1,4 @@
-"""Histories of streams, drawn at random and judged: nobody ever reads what the provider did not say."""
+"""Random histories of streams on a real server, checked against the invariants."""
 
 import asyncio
 import os
@@ -24,12 +24,12 @@ TIGHT = OFTEN | {
 }
 AT_ONCE = 10
 LONGEST_S = 40.0
-"""A history takes four seconds at most; something hangs that takes ten times as long."""
+"""Time limit of a history, which takes at most four seconds. Ten times that means something hangs."""
 
 
 @pytest.fixture(scope="module")
 def servers(start, simulator):
-    """Addresses: of a server with room, and of one that keeps little."""
+    """Return the addresses of a server with enough memory, and of one with little."""
     environ = simulator.environ()
     with (
         start("serve", "--listen", "127.0.0.1:0", env=environ | OFTEN) as (_, roomy),
@@ -39,7 +39,9 @@ def servers(start, simulator):
 
 
 async def record_all(seeds, servers, simulator, api_on):
-    """Record and judge the histories of these seeds, several at once; return what there was in them."""
+    """Record and check the histories of these seeds, several at a time. Return a summary of
+    their contents.
+    """
     tally, waiting, failed = Counter(), list(reversed(seeds)), []
     async with AsyncExitStack() as stack:
         channels = [
@@ -93,7 +95,7 @@ def count(history, tally):
 
 
 def merges(reading):
-    """Events that join several entries."""
+    """Return the number of events that join several entries."""
     position, joined = reading.after, 0
     for event in reading.events:
         joined += event.kind not in MADE and event.sequence > position + 1

@@ -1,4 +1,4 @@
-"""The judge is judged: lawful histories pass, and whatever is changed in one of them is found."""
+"""Tests of the checks: valid histories pass, and each mutation of one is found."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def pick(draw, items):
 
 
 def entries_of(reading):
-    """Where in its events those stand that are entries of the log."""
+    """Return the positions of events that are entries of the log."""
     return [n for n, event in enumerate(reading.events) if event.kind not in MADE]
 
 
@@ -194,7 +194,7 @@ def the_last_events_of_a_failed_stream_are_lost(history, draw):
 
 @mutation
 def a_call_of_a_tool_changes_its_id(history, draw):
-    # Seen twice, by one reader at its beginning and its end, or by two.
+    # Seen twice: by one reader at its start and its end, or by two readers.
     marked = [
         (reading, at, event)
         for reading in history.readings

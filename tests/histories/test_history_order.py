@@ -1,11 +1,11 @@
-"""The laws of time, each on a history small enough to be read."""
+"""The invariants of time, each on a small history."""
 
 import pytest
 from history import CANCELLED, Answer, End, Entry, History, Info, Reading, Reference, Seen
 from history_laws import violations
 
 SILENT = Reference((Entry("text", 0, "x"),), None, 1)
-"""A provider who says one word and falls silent."""
+"""A provider that sends one token and stays silent."""
 USAGE = (7, 0, False)
 
 
@@ -134,7 +134,7 @@ def test_a_reader_count_that_differs_from_the_calls_is_a_violation():
 
 
 def test_a_call_that_received_the_end_is_not_a_reader():
-    served = a_reading(10, 20)  # who has not read yet all that was sent
+    served = a_reading(10, 20)  # the caller has not read all that was sent
     looked = Answer("get", 16.0, 16.1, an_end(15.0))
     cancelled = Answer("cancel", 14.9, 15.1, an_end(15.0))
     assert violations(a_history([served], 15.0, answers=[cancelled, looked])) == []

@@ -1,4 +1,4 @@
-"""Streams under any sequence of what can happen to them, held against a model of a few lines."""
+"""State machine test of streams: any sequence of events, compared with a small model."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ from tokenwire_server.request import Retention
 
 LIMITS = Limits(max_streams=2, max_readers=8, max_log_bytes=300_000, max_total_log_bytes=1 << 20)
 BIG = Entry("text", 0, "x" * 140_000)
-"""Three of it are more than a log holds, eight more than all logs together."""
+"""Three of these exceed the bound of a log, eight the bound of all logs."""
 
 entries = st.sampled_from(
     [
@@ -38,7 +38,7 @@ pick = st.integers(0, 1000)
 
 
 class StreamMachine(RuleBasedStateMachine):
-    """Any number of streams, one after the other and side by side."""
+    """Any number of streams, sequential and concurrent."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.host = Host(self.loop, LIMITS)
         self.registry = self.host.registry
 
-    # What the rules choose from.
+    # Data that the rules choose from.
 
     @property
     def readings(self):
@@ -138,7 +138,7 @@ class StreamMachine(RuleBasedStateMachine):
         await self._join_at(kept, where % (kept.last_sequence + 1) if not beyond else None)
 
     async def _join_at(self, kept, after):
-        """A new reader after that sequence; None: after the one that comes next."""
+        """Join a new reader after a sequence. None: after the next one."""
         if not self._is_found(kept):
             with pytest.raises(StreamNotFound):
                 self.registry.find(kept.stream.id)
@@ -179,7 +179,7 @@ class StreamMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.readings)
     @rule(which=pick, returns=st.booleans())
     def all_leave(self, which, returns):
-        """All readers of one stream; and perhaps the last of them comes back at once."""
+        """All readers of one stream leave. The last one may return immediately."""
         kept = self._some(self.readings, which).kept
         for reading in list(kept.readers):
             self.loop.run_until_complete(self._leave(reading))
@@ -192,7 +192,7 @@ class StreamMachine(RuleBasedStateMachine):
             reading.taking.cancel()
             await asyncio.wait([reading.taking])
         reading.leave()
-        reading.leave()  # who leaves twice left once
+        reading.leave()  # leaving twice counts once
         kept.readers.remove(reading)
         if not kept.readers and kept.end is None:
             if kept.request.retention.linger_s is None:
@@ -213,7 +213,7 @@ class StreamMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(self._is_found(kept) for kept in self.ended))
     @rule(which=pick, joins=st.booleans())
     def delete(self, which, joins):
-        """Perhaps under the eyes of one who has read all but its last event."""
+        """Delete a stream, possibly with a reader that has read all but the last event."""
         kept = self._some([kept for kept in self.ended if self._is_found(kept)], which)
         if joins:
             self.loop.run_until_complete(self._join_at(kept, kept.last_sequence - 1))
@@ -224,7 +224,7 @@ class StreamMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 3))
     def answer_at_length(self, count):
-        """A whole stream in one step, so that many can compete for the room."""
+        """Run a whole stream in one step, so that many can compete for the space."""
         known = len(self.kept)
         self.open(None, 60.125, "", b"", 0)
         if len(self.kept) == known:
@@ -243,7 +243,7 @@ class StreamMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(which=pick, said=st.lists(entries, min_size=1, max_size=9), is_read=st.booleans())
     def say(self, which, said, is_read):
-        """Perhaps before the eyes of one who reads all of it from its beginning."""
+        """The provider sends an entry, possibly with a reader that reads everything from the start."""
         kept = self._some(self.live, which)
         self._say(kept, *said)
         if is_read:
@@ -291,14 +291,14 @@ class StreamMachine(RuleBasedStateMachine):
 
     @rule(by_s=st.sampled_from([0.25, 1.0, 3.0, 70.0]))
     def wait(self, by_s):
-        """No sum of these is just a linger or a time to live."""
+        """Advance the clock. No sum of these steps equals a linger or a log_ttl."""
         self.loop.move(by_s)
         for kept in self.kept:
             linger_s = kept.request.retention.linger_s
             if kept.alone_since is not None and self.loop.now >= kept.alone_since + linger_s:
                 kept.end = kept.end or "CANCELLED"
 
-    # What holds at any time.
+    # Invariants.
 
     @invariant()
     def everything_is_as_the_model_says(self):
@@ -332,12 +332,14 @@ class StreamMachine(RuleBasedStateMachine):
             assert end == kept.end
             assert stream.end_time is not None
         if kept.readers and not kept.is_deleted and not self.is_pressed:
-            assert log.earliest_sequence == 1  # whoever reads it may read on
+            assert log.earliest_sequence == 1  # its readers may continue
         if not self._is_found(kept) and not kept.readers:
             assert log.byte_count <= 100  # Finished itself
 
     def _is_found(self, kept):
-        """By the model, except what had to go for others: that is only known to be lawful."""
+        """Return whether the stream can be found by the model. A stream that may have been dropped for others
+        is checked for validity only.
+        """
         if kept.ended_at is None:
             return True
         if kept.is_deleted or kept.is_expired(self.loop.now):
@@ -360,7 +362,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.loop.settle()
         assert waiting.done() == (not self.live and not self.readings)
         waiting.cancel()
-        # Streams are dropped in the order of their ends: of the unexpired ones, the oldest are missing.
+        # Streams are dropped in the order of their ends, so of the unexpired ones the oldest are missing.
         kept_of = {kept.stream: kept for kept in self.ended}
         in_time = [
             kept_of[stream]
@@ -378,7 +380,7 @@ class StreamMachine(RuleBasedStateMachine):
             for kept in self.kept:
                 kept.provider.may_close.set()
             self.everything_is_as_the_model_says()
-            for _ in range(2):  # one linger, then one time to live
+            for _ in range(2):  # one linger, then one log_ttl
                 self.wait(100.0)
                 self.everything_is_as_the_model_says()
             assert self.registry.log_bytes == 0
