@@ -5,7 +5,7 @@ model.
 import asyncio
 
 from history import Seen
-from history_laws import covers
+from history_invariants import covers
 from streams_support import Streams
 
 from tokenwire_server.errors import (

@@ -10,7 +10,7 @@ from dataclasses import replace
 import grpc.aio
 import pytest
 from history import MADE
-from history_laws import violations
+from history_invariants import violations
 from history_plan import plan
 from history_record import NARROW, Recorder
 from history_reference import PROVIDERS, model_of, reference_of

@@ -2,7 +2,7 @@
 
 import pytest
 from history import CANCELLED, Answer, End, Entry, History, Info, Reading, Reference, Seen
-from history_laws import violations
+from history_invariants import violations
 
 SILENT = Reference((Entry("text", 0, "x"),), None, 1)
 """A provider that sends one token and stays silent."""

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 from history import CANCELLED, MADE, Answer, End, Reading, Seen
-from history_lawful import histories
-from history_laws import violations
+from history_invariants import violations
+from history_valid import histories
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
