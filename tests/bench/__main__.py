@@ -1,8 +1,4 @@
-"""Measure the server against the floor, on this machine: `python tests/bench --help`.
-
-Everything runs in processes of its own: the simulator as provider, the server, the floor, and a
-fresh load process for each run.
-"""
+"""Measure the server and the floor on this machine: `python tests/bench --help`."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ PARTS = ("tokens", "lasting", *ADDED)
 
 
 def main() -> int:
-    """Exit code 0: measured; 1: --check, and a bar was missed; 2: could not measure."""
+    """Measure. Return 0, 1 if --check is given and a limit was missed, or 2 if a measurement failed."""
     arguments = _parser().parse_args()
     plan = QUICK if arguments.quick else TINY if arguments.tiny else FULL
     if arguments.pairs:

@@ -1,4 +1,4 @@
-"""What a part of the server costs: a server that has it, against one that has not."""
+"""The cost of a part of the server: a server with it, compared with a server without it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LIMITS = (
     "requests_per_minute=1000000,tokens_per_minute=1000000000,concurrent_streams=2000,"
     "messages_per_request=1000,bytes_per_request=1000000"
 )
-"""All that there are, for the key; the tenant has the same. None of them is ever reached."""
+"""All limits of a key. The tenant has the same. None of them is ever reached."""
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """Without and with it under the same load, one right after the other."""
+    """One run without the part and one with it, under the same load, one directly after the other."""
 
     without: StreamsResult
     having: StreamsResult
@@ -48,13 +48,13 @@ class Added(msgspec.Struct, frozen=True):
     scenario: Scenario
     pairs: list[Pair]
     ttft_ms: dict[str, float]
-    """Medians, idle: without, having."""
+    """Medians of an idle server: without the part, and with it."""
     ttft_limit_ms: float
     cpu_limit: float
 
     @property
     def bars(self) -> list[Bar]:
-        """Every bar with its figure."""
+        """Return each bar with its figure."""
         return [
             Bar(
                 f"{self.part}_ttft_added_ms",
@@ -74,7 +74,7 @@ class Added(msgspec.Struct, frozen=True):
 
 
 def keyed(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Added:
-    """What keys and limits cost. Raises Unmeasurable when something fails on the way."""
+    """Measure the cost of keys and limits. Raises Unmeasurable if something fails."""
     with processes.simulator() as simulator, processes.server(simulator) as unkeyed:
         database = processes.new_database("keyed")
         key = _new_key(database)
@@ -92,7 +92,7 @@ def keyed(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Added
 
 
 def ledger(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Added:
-    """What counting, pricing, limiting and recording every stream costs. Raises Unmeasurable."""
+    """Measure the cost of counting, pricing, limiting and recording every stream. Raises Unmeasurable."""
     with (
         processes.simulator() as simulator,
         processes.server(
@@ -138,14 +138,16 @@ def _measure(
     pairs = []
     for number in range(plan.added.pairs):
         say(f"{plan.added.name}, without and with it, pair {number + 1} of {plan.added.pairs}")
-        # Who goes first takes turns: a machine that warms up favours neither.
+        # The order alternates, because a machine that warms up would favour one of them.
         names = ("without", "having") if number % 2 else ("having", "without")
         pairs.append(Pair(**{name: one(name) for name in names}))
     return pairs, {name: statistics.median(waited) for name, waited in first.ttft_ms.items()}
 
 
 def _priced(load: Scenario) -> dict[str, str]:
-    """Every answer of the load has a price, and is judged by a limit that is never reached."""
+    """Return settings in which every answer of the load has a price and is checked against a limit that it
+    never reaches.
+    """
     itl_ms = 1000 / load.tokens_per_second
     longest = int((load.ramp_s + load.settle_s + load.window_s) * load.tokens_per_second) + 10
     names = [f"sim?tokens={tokens}&itl_ms={itl_ms:g}" for tokens in range(longest)]

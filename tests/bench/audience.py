@@ -1,4 +1,4 @@
-"""The job about several readers of one stream, of whom one may be frozen."""
+"""The job with several readers of one stream, of which one may be frozen."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Call = grpc.aio.UnaryStreamCall[bytes, bytes]
 
 
 class Watched:
-    """A reader that notes when what arrives."""
+    """A reader that records the arrival times of events."""
 
     def __init__(self) -> None:
         self.instants: list[float] = []
         self.newest = b""
 
     async def read(self, call: Call) -> None:
-        """To the end, which the job sets."""
+        """Read to the end, which the job sets."""
         noted, now = self.instants.append, time.monotonic
         while (payload := await call.read()) is not grpc.aio.EOF:
             noted(now())
             self.newest = payload
 
     def gaps(self, begun: float, ended: float) -> Iterator[float]:
-        """Seconds between events that came within the window."""
+        """Return the seconds between events within the window."""
         previous = None
         for instant in self.instants:
             if begun < instant <= ended:
@@ -51,7 +51,7 @@ class Watched:
 
 
 async def audience(job: Audience) -> AudienceResult:
-    """Raises Unmeasurable when a watched reader loses the stream."""
+    """Run the job. Raises Unmeasurable if a watched reader loses the stream."""
     readers = [Watched() for _ in range(job.readers - 1)]
     async with AsyncExitStack() as stack:
         calls = [await stack.enter_async_context(_chat(job))]
@@ -108,7 +108,7 @@ async def _chat(job: Audience) -> AsyncIterator[Call]:
 async def _resume(
     target: Target, stream_id: str, options: list[tuple[str, int]] | None = None
 ) -> AsyncIterator[Call]:
-    """One reader more, on a connection of its own."""
+    """Add a reader with a separate connection."""
     request = chat_pb2.ResumeStreamRequest(stream_id=stream_id).SerializeToString()
     async with grpc.aio.insecure_channel(target.address, OPTIONS + (options or [])) as channel:
         yield channel.unary_stream(RESUME_METHOD)(request, timeout=CALL_LIMIT_S)
@@ -116,7 +116,7 @@ async def _resume(
 
 @asynccontextmanager
 async def _last(job: Audience, stream_id: str) -> AsyncIterator[Callable[[], None]]:
-    """The last reader, reading; yields what freezes it."""
+    """Start the last reader. Yields a function that freezes it."""
     if job.last == "process":
         with _reading_process(job.target, stream_id) as process:
             yield lambda: process.send_signal(signal.SIGSTOP)

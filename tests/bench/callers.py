@@ -1,8 +1,4 @@
-"""Callers of both kinds, gRPC and HTTP/SSE. While a stream runs they only note when what arrived.
-
-Decoding waits until the run is over, so that the load costs as little CPU as it can: it shares the
-machine with what it measures.
-"""
+"""Callers with gRPC and with HTTP/SSE. While a stream runs they only record the arrivals."""
 
 from __future__ import annotations
 
@@ -28,18 +24,18 @@ _CONTENT = re.compile(rb'"content":\s*"[^"]')
 
 
 class Unmeasurable(Exception):
-    """Something failed that the figures rely on; there is no result."""
+    """A measurement failed, so there is no result."""
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """One message that carried text."""
+    """A message with text."""
 
     instant: float
     tokens: int
 
 
 class Recording:
-    """One stream, as it came. Instants are those of time.monotonic()."""
+    """One received stream. Times are those of time.monotonic()."""
 
     __slots__ = ("called", "instants", "payloads", "tokens")
 
@@ -54,7 +50,7 @@ class GrpcCaller:
     """Calls ChatStream over several connections, as several callers would."""
 
     def __init__(self, target: Target, channels: int) -> None:
-        # Without a pool of its own, channels of one process share one connection.
+        # Without a separate pool, channels of one process share one connection.
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._prefix = target.model_prefix
         self._metadata = (("authorization", f"Bearer {target.api_key}"),) if target.api_key else ()
@@ -67,7 +63,7 @@ class GrpcCaller:
         self._turn = 0
 
     async def connect(self) -> None:
-        """Raises TimeoutError when nobody answers."""
+        """Connect all channels. Raises TimeoutError if the server does not answer."""
         async with asyncio.timeout(CONNECT_LIMIT_S):
             for channel in self._channels:
                 await channel.channel_ready()
@@ -77,7 +73,7 @@ class GrpcCaller:
             await channel.close()
 
     async def messages(self, model: str) -> AsyncGenerator[bytes]:
-        """Serialized TokenEvents. Raises grpc.RpcError. Closing it early cancels the call."""
+        """Yield serialized TokenEvents. Raises grpc.RpcError. Closing the iterator early cancels the call."""
         self._turn += 1
         call = self._methods[self._turn % len(self._methods)](
             _request(self._prefix + model), timeout=CALL_LIMIT_S, metadata=self._metadata
@@ -132,7 +128,7 @@ class SseCaller:
         )
 
     async def connect(self) -> None:
-        """Nothing to do: the first request of a connection opens it."""
+        """Do nothing: the first request of a connection opens it."""
 
     async def close(self) -> None:
         await self._session.close()
@@ -150,7 +146,7 @@ class SseCaller:
             yield response.content
 
     async def messages(self, model: str) -> AsyncGenerator[bytes]:
-        """The body's bytes as they arrive."""
+        """Yield the body's bytes as they arrive."""
         async with self._post(model) as content:
             async for data in content.iter_any():
                 yield data
@@ -189,14 +185,14 @@ Caller = GrpcCaller | SseCaller
 
 
 def caller(target: Target, channels: int = 1) -> Caller:
-    """A caller of this target; close it after use."""
+    """Return a caller for this target. Close it after use."""
     return (
         GrpcCaller(target, channels) if target.protocol == "grpc" else SseCaller(target, channels)
     )
 
 
 def carries_text(caller: Caller, message: bytes) -> bool:
-    """Whether this message of `Caller.messages` carries a token."""
+    """Return whether a message of `Caller.messages` contains a token."""
     if isinstance(caller, GrpcCaller):
         return event_pb2.TokenEvent.FromString(message).HasField("text")
     return _CONTENT.search(message) is not None

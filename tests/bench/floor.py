@@ -1,8 +1,4 @@
-"""The floor: the least that streaming the same tokens by grpc.aio can cost.
-
-It validates nothing, logs nothing, calls nobody: events from memory, one `context.write` each, on an
-absolute schedule. What a server costs above it is what its work costs.
-"""
+"""The floor: the minimum cost of streaming the same tokens by grpc.aio."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ MOST_TOKENS = 5000
 
 
 async def serve() -> None:
-    """Listen on a free port, print the address, serve until the process is ended."""
+    """Listen on a free port, print the address, and serve until the process is ended."""
     texts = [
         event_pb2.TokenEvent(sequence=number + 2, text=event_pb2.TextDelta(text=text))
         for number, text in enumerate(generated_text(MOST_TOKENS))

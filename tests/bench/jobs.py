@@ -1,9 +1,4 @@
-"""What the load process can be asked to do, and what it answers. Pure values, sent as JSON.
-
-All durations are seconds unless the name says otherwise; instants are those of CLOCK_MONOTONIC.
-`model_prefix` is what stands before the simulator's own model name: a server calls it
-`openai/sim?tokens=5`, the simulator itself `sim?tokens=5`.
-"""
+"""The jobs of the load process and their results. Pure values, sent as JSON."""
 
 from __future__ import annotations
 
@@ -15,20 +10,20 @@ Protocol = Literal["grpc", "sse"]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Something that streams tokens: an address `host:port`, and how it is spoken to."""
+    """A server that streams tokens: its address `host:port`, and its protocol."""
 
     address: str
     protocol: Protocol
     model_prefix: str = ""
     api_key: str = ""
-    """What callers send as `authorization: Bearer`. Empty: nothing."""
+    """Key that callers send as `authorization: Bearer`. Empty: none."""
 
 
 class Streams(msgspec.Struct, frozen=True, tag=True):
-    """Many streams at once; CPU and gaps are judged over a steady window.
+    """Many concurrent streams. CPU and gaps are measured over a steady window.
 
-    Paced (`tokens_per_second` > 0): streams start over `ramp_s`, out of step with each other; after
-    `settle_s` the window of `window_s` begins; all streams end together just after it. Unpaced: each
+    Paced (`tokens_per_second` > 0): streams start over `ramp_s`, out of phase with each other. After
+    `settle_s` the window of `window_s` begins. All streams end together shortly after it. Unpaced: each
     stream has `burst_tokens`, and the window is the whole run.
     """
 
@@ -41,29 +36,29 @@ class Streams(msgspec.Struct, frozen=True, tag=True):
     burst_tokens: int = 0
     channels: int = 4
     watch: dict[str, int] = {}
-    """Processes whose CPU is read, by name; their descendants count with them."""
+    """Processes whose CPU is measured, by name. Their descendants are included."""
 
 
 class StreamsResult(msgspec.Struct, frozen=True):
     tokens: int
-    """Delivered within the window."""
+    """Tokens delivered within the window."""
     messages: int
-    """That carried them: fewer than tokens where the sender merged."""
+    """Messages with these tokens. Fewer than tokens if the sender merged them."""
     seconds: float
     cpu_us_per_token: dict[str, float]
-    """By the names of `Streams.watch`, and "load" for the load process itself."""
+    """CPU time by the names of `Streams.watch`, and "load" for the load process itself."""
     others_cores: float
-    """Cores kept busy by processes that have no part in this run."""
+    """Cores used by processes that are not part of this run."""
     ttft_p50_ms: float
     ttft_p99_ms: float
     itl_ms_quantiles: list[float]
-    """201 quantiles, evenly spaced from 0 to 1, of the gaps between tokens."""
+    """201 quantiles, evenly spaced from 0 to 1, of the time between tokens."""
     itl_p50_ms: float
     itl_p99_ms: float
 
 
 class FirstToken(msgspec.Struct, frozen=True, tag=True):
-    """Time to the first token of an idle target, one stream at a time, targets taking turns."""
+    """Time to the first token of an idle target, one stream at a time. Targets alternate."""
 
     targets: dict[str, Target]
     samples: int
@@ -71,13 +66,13 @@ class FirstToken(msgspec.Struct, frozen=True, tag=True):
 
 class FirstTokenResult(msgspec.Struct, frozen=True):
     ttft_ms: dict[str, list[float]]
-    """Sorted, by the names of `FirstToken.targets`."""
+    """Sorted times, by the names of `FirstToken.targets`."""
 
 
 class Hold(msgspec.Struct, frozen=True, tag=True):
-    """Open streams and keep them open in silence after `tokens`; read the target's memory then.
+    """Open streams that stay silent after `tokens`, and measure the target's memory.
 
-    `steps` are numbers of open streams, growing; memory is read at each.
+    `steps` are increasing numbers of open streams. Memory is measured at each step.
     """
 
     target: Target
@@ -90,11 +85,11 @@ class Hold(msgspec.Struct, frozen=True, tag=True):
 
 class HoldResult(msgspec.Struct, frozen=True):
     rss_bytes: list[int]
-    """One for each step."""
+    """Resident memory at each step."""
 
 
 class Wire(msgspec.Struct, frozen=True, tag=True):
-    """Bytes on the wire for one paced token, through a relay that counts them."""
+    """Bytes on the wire for one paced token, counted by a relay."""
 
     target: Target
     tokens: int = 100
@@ -103,13 +98,13 @@ class Wire(msgspec.Struct, frozen=True, tag=True):
 
 class WireResult(msgspec.Struct, frozen=True):
     bytes_per_token: float
-    """Everything the server sent, HTTP/2 frames of every kind included."""
+    """All bytes that the server sent, including HTTP/2 frames of all kinds."""
     text_bytes_per_token: float
-    """The text alone, in UTF-8."""
+    """Size of the text in UTF-8."""
 
 
 class Flood(msgspec.Struct, frozen=True, tag=True):
-    """How fast the simulator writes one unpaced answer to a client that only counts bytes."""
+    """Speed of the simulator: one unpaced answer to a client that only counts bytes."""
 
     target: Target
     tokens: int
@@ -122,7 +117,7 @@ class FloodResult(msgspec.Struct, frozen=True):
 
 
 class Resume(msgspec.Struct, frozen=True, tag=True):
-    """Read a finished, unpaced answer again from its beginning, one call at a time."""
+    """Resume a finished, unpaced answer from its beginning, one call at a time."""
 
     target: Target
     tokens: int
@@ -130,26 +125,26 @@ class Resume(msgspec.Struct, frozen=True, tag=True):
 
 
 class ResumeResult(msgspec.Struct, frozen=True):
-    """From the call to the first event, and to the end. Sorted."""
+    """Times from the call to the first event, and to the end. Sorted."""
 
     first_event_ms: list[float]
     whole_ms: list[float]
     cold_first_event_ms: list[float]
-    """The same on a channel that is made for it, connecting included."""
+    """The same times on a new channel, including the connect."""
     cold_whole_ms: list[float]
     events: int
-    """That a whole answer came in."""
+    """Number of events of a whole answer."""
 
 
 Last = Literal["process", "channel"]
 
 
 class Audience(msgspec.Struct, frozen=True, tag=True):
-    """Several readers of one paced stream. All but the last are watched over the window.
+    """Several readers of one paced stream. All but the last one are watched during the window.
 
-    The last one has small windows, and is a process of its own, or a channel of the load process.
-    `frozen`: once all read, the process is stopped, or the channel read no more. `settle_s` then fills
-    what the way to it can hold.
+    The last reader has small windows. It is a separate process, or a channel of the load process. `frozen`:
+    when all readers have begun, its process is stopped, or its channel is no longer read. `settle_s` is time
+    for the buffers on the way to it to fill.
     """
 
     target: Target
@@ -157,7 +152,7 @@ class Audience(msgspec.Struct, frozen=True, tag=True):
     frozen: bool
     readers: int
     text: str
-    """Of each token."""
+    """Text of each token."""
     tokens_per_second: float
     settle_s: float
     window_s: float
@@ -166,19 +161,19 @@ class Audience(msgspec.Struct, frozen=True, tag=True):
 
 class AudienceResult(msgspec.Struct, frozen=True):
     gaps: int
-    """Between events, of all watched readers."""
+    """Time between events, of all watched readers."""
     gap_p50_ms: float
     gap_p99_ms: float
     tokens: int
-    """That the stream had when the window ended."""
+    """Tokens of the stream at the end of the window."""
     rss_bytes: int
-    """When all had begun to read."""
+    """Resident memory when all readers had begun."""
     rss_most_bytes: int
-    """From then to the end of the window, looked at ten times a second."""
+    """Maximum of the resident memory from then to the end of the window, measured ten times a second."""
 
 
 class Retain(msgspec.Struct, frozen=True, tag=True):
-    """Streams that are read to their end and stay readable, `at_once` of them at a time."""
+    """Streams that are read to their end and stay readable, `at_once` of them concurrently."""
 
     target: Target
     streams: int

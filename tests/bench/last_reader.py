@@ -1,4 +1,6 @@
-"""Reads a stream in a process of its own, which can be stopped: ADDRESS STREAM_ID. Prints when it reads."""
+"""Reads a stream in a separate process, which can be stopped: ADDRESS STREAM_ID. Prints a line
+when it reads.
+"""
 
 import sys
 

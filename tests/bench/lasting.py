@@ -1,4 +1,4 @@
-"""The measurements of streams that outlast a call: resumed, shared by readers, retained."""
+"""The measurements of streams that outlast a call: resumed, shared and retained streams."""
 
 from __future__ import annotations
 
@@ -32,14 +32,17 @@ from processes import Processes, Running, census
 PROVIDER_PREFIX = "openai/"
 LASTS: tuple[Last, ...] = ("process", "channel")
 ASCII, WIDE = "x" * 180, "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 180
-"""Texts of a token. Wide ones, 540 bytes on the wire, block the writer of a frozen reader in a second."""
+"""Texts of a token. A wide one, 540 bytes on the wire, blocks the writer of a frozen reader within a
+second."""
 WARMING_TOKENS_PER_SECOND = 100
 RETAINED_TOKENS = 5
 WARMING_STREAMS = 100
 
 
 class CrowdPair(msgspec.Struct, frozen=True):
-    """The same readers, all live and the last one frozen, one run right after the other."""
+    """Two runs with the same readers: all live, and with the last one frozen, one directly
+    after the other.
+    """
 
     live: AudienceResult
     frozen: AudienceResult
@@ -50,13 +53,13 @@ class CrowdPair(msgspec.Struct, frozen=True):
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """Of a server's memory while one stream runs past its log's bound, its last reader frozen."""
+    """Growth of a server's memory while one stream exceeds its log's bound with its last reader frozen."""
 
     last: Last
     text: Literal["ASCII", "wide"]
     tokens: int
     grown_bytes: int
-    """Resident memory, from when all read to its most."""
+    """Growth of the resident memory, from when all readers had begun to its maximum."""
     max_log_bytes: int
 
     @property
@@ -65,12 +68,12 @@ class Growth(msgspec.Struct, frozen=True):
 
 
 class Retained(msgspec.Struct, frozen=True):
-    """What a stream costs that has ended and can still be read."""
+    """Memory of a stream that has ended and can still be read."""
 
     streams: int
     rss_bytes_per_stream: float
     counted_bytes_per_stream: float
-    """What the server counts against `limits.max_total_log_bytes`."""
+    """Bytes that the server counts against `limits.max_total_log_bytes`."""
 
     @property
     def cost(self) -> float:
@@ -89,7 +92,7 @@ class Lasting(msgspec.Struct, frozen=True):
 
     @property
     def bars(self) -> list[Bar]:
-        """Every bar with its figure."""
+        """Return each bar with its figure."""
         bars = [
             Bar(
                 "resume_first_ms",
@@ -139,7 +142,7 @@ class Lasting(msgspec.Struct, frozen=True):
 
 
 def lasting(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Lasting:
-    """Measure all of it. Raises Unmeasurable when something fails on the way."""
+    """Run all of these measurements. Raises Unmeasurable if something fails."""
     with processes.simulator() as simulator:
         say(f"{plan.retained_streams:,} retained streams")
         retained = _retained(plan.retained_streams, processes, simulator)
@@ -180,7 +183,9 @@ def _growths(
     simulator: Running,
     say: Callable[[str], None],
 ) -> Iterator[Growth]:
-    """Each on a server whose heap has no room left by others, but which has served such readers."""
+    """Measure each growth on a fresh server that has served such readers before, so that its heap has no
+    unrelated free space.
+    """
     texts: dict[Literal["ASCII", "wide"], str] = {"ASCII": ASCII, "wide": WIDE}
     for name, text in texts.items():
         say(f"{crowd.readers} readers of one stream, a frozen {last}: memory, {name} text")

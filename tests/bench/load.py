@@ -39,7 +39,7 @@ _GOLDEN_RATIO = 0.6180339887498949
 
 
 async def streams(job: Streams) -> StreamsResult:
-    """Run the streams and judge the window. Raises Unmeasurable when any stream fails."""
+    """Run the streams and measure the window. Raises Unmeasurable if any stream fails."""
     target = caller(job.target, job.channels)
     try:
         await target.connect()
@@ -50,7 +50,7 @@ async def streams(job: Streams) -> StreamsResult:
 
 
 class Reading:
-    """CPU clocks of all that takes part, at one instant."""
+    """CPU times of all processes that take part, at one instant."""
 
     def __init__(self, watch: dict[str, int]) -> None:
         self.instant = time.monotonic()
@@ -67,8 +67,8 @@ async def _paced(job: Streams, target: Caller) -> tuple[list[Recording], Reading
     recordings = []
 
     async def one(number: int) -> None:
-        # Whole periods spread the starts over the ramp; the golden ratio spreads them within a period,
-        # so that no two streams tick together, however many there are.
+        # Whole periods spread the starts over the ramp. The golden ratio spreads them within a period, so that
+        # no two streams are in phase, however many there are.
         periods = int(job.ramp_s * number / job.streams / period_s)
         starts = origin + (periods + number * _GOLDEN_RATIO % 1) * period_s
         tokens = int((window_ends - starts) / period_s) + 5
@@ -113,7 +113,7 @@ def _judge(
                 messages += 1
                 last_arrival = max(last_arrival, arrival.instant)
                 if previous is not None:
-                    # Tokens that came joined came together: the first waited, the others did not.
+                    # Merged tokens arrived together: the first one waited, the others did not.
                     gaps_s.append(arrival.instant - previous)
                     gaps_s.extend([0.0] * (arrival.tokens - 1))
             previous = arrival.instant
@@ -173,13 +173,13 @@ def _reason(error: BaseException) -> str:
 
 
 def main() -> int:
-    """Do the job on stdin."""
+    """Run the job on stdin."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    # A collection would show as a gap between tokens that the server did not make.
+    # A garbage collection would appear as a gap between tokens that the server did not cause.
     gc.disable()
     try:
         result = uvloop.run(_run(job))
-    except Exception as error:  # noqa: BLE001 - whatever failed, there is no figure
+    except Exception as error:  # noqa: BLE001 - whatever failed, there is no result
         print(_reason(error), file=sys.stderr)
         return NOT_MEASURABLE
     sys.stdout.buffer.write(msgspec.json.encode(result))

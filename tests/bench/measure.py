@@ -1,4 +1,4 @@
-"""The measurements, one function each. All raise Unmeasurable when something fails on the way."""
+"""The measurements, one function each. All raise Unmeasurable if something fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KIB = 1024
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """Floor and server under the same load, one right after the other."""
+    """Floor and server under the same load, one directly after the other."""
 
     floor: StreamsResult
     server: StreamsResult
@@ -58,11 +58,11 @@ class ScenarioResult(msgspec.Struct, frozen=True):
     pairs: list[Pair]
 
     def median(self, figure: Callable[[Pair], float]) -> float:
-        """Median over the pairs."""
+        """Return the median over the pairs."""
         return statistics.median(figure(pair) for pair in self.pairs)
 
     def medians(self, figure: Callable[[StreamsResult], float]) -> tuple[float, float]:
-        """Medians of the floor's runs and of the server's."""
+        """Return the medians of the floor's runs and of the server's runs."""
         return self.median(lambda pair: figure(pair.floor)), self.median(
             lambda pair: figure(pair.server)
         )
@@ -72,7 +72,7 @@ class Memory(msgspec.Struct, frozen=True):
     kib_per_stream: float
     bytes_per_log_entry: float
     rss_mib: dict[str, float]
-    """What the slopes were made of, by streams and tokens held."""
+    """The measurements for the slopes, by number of streams and tokens."""
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ class Results(msgspec.Struct, frozen=True):
 
     @property
     def bars(self) -> list[Bar]:
-        """Every bar with its figure."""
+        """Return each bar with its figure."""
         name = self.headline.name
         return [
             Bar(
@@ -144,7 +144,9 @@ class Results(msgspec.Struct, frozen=True):
 
 
 def everything(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Results:
-    """Measure all of the plan. Memory first: it wants fresh processes, and they start quickly."""
+    """Run all measurements of the plan. Memory is first, because it needs fresh processes, which start
+    quickly.
+    """
     with processes.simulator() as simulator:
         say("memory")
         memory = _memory(plan, processes, simulator)
@@ -178,7 +180,7 @@ def everything(plan: Plan, processes: Processes, say: Callable[[str], None]) -> 
 
 
 def load(scenario: Scenario, target: Target, watch: dict[str, int]) -> Streams:
-    """The job that puts a scenario on a target."""
+    """Return the job that runs a scenario on a target."""
     return Streams(
         target,
         scenario.streams,
@@ -219,7 +221,7 @@ def _memory(plan: Plan, processes: Processes, simulator: Running) -> Memory:
     short, long = plan.held_tokens
 
     def held(tokens: int, steps: list[int]) -> list[int]:
-        # A heap that has been used before hides what a stream needs: each ramp has a fresh process.
+        # A used heap would hide the memory of a stream, so each ramp has a fresh process.
         with processes.server(simulator) as server:
             job = Hold(_grpc(server), tokens, steps, server.pid)
             return processes.run(job, HoldResult).rss_bytes

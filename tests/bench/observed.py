@@ -1,8 +1,4 @@
-"""The real server, with an observer beside it: takes no arguments, `TOKENWIRE_*` variables configure it.
-
-It prints its address as `tokenwire-server` does, and at each SIGUSR1 one line of JSON, a census of its
-process: what nothing outside it can see, and no RPC should tell. The server knows nothing of it.
-"""
+"""The real server with an observer. It takes no arguments; `TOKENWIRE_*` variables configure it."""
 
 from __future__ import annotations
 
@@ -26,14 +22,14 @@ from tokenwire_server.telemetry import configure_logging
 
 
 def census(streams: StreamHost) -> dict[str, Any]:
-    """What lives after a collection, besides what lived when the server got ready."""
+    """Return the objects that are alive after a collection, except those at the start."""
     gc.collect()
     living = Counter(
         f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects())
     )
     return {
         "objects": living,
-        # Events and strings are not tracked by the collector, but they are allocated.
+        # Events and strings are not tracked by the collector, but their memory is allocated.
         "blocks": sys.getallocatedblocks(),
         "tasks": len(asyncio.all_tasks()),
         "files": len(list(Path("/proc/self/fd").iterdir())),
@@ -48,7 +44,7 @@ async def serve() -> None:
     """Serve until SIGTERM."""
 
     def ready(address: str) -> None:
-        # What the server froze is out of every census; only its registry is picked out of it.
+        # Objects that the server froze are in no census, except its registry.
         gc.unfreeze()
         (streams,) = (each for each in gc.get_objects() if isinstance(each, StreamHost))
         gc.freeze()

@@ -1,4 +1,4 @@
-"""Jobs that run one stream at a time: first token, bytes on the wire, speed of the simulator."""
+"""Jobs with one stream at a time: first token, bytes on the wire, speed of the simulator."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIRST_COUNTED_TOKEN = 10
 
 
 async def first_token(job: FirstToken) -> FirstTokenResult:
-    """Targets take turns, so that whatever disturbs the machine disturbs them alike."""
+    """Run the job. Targets alternate, so that disturbances of the machine affect all of them."""
     ttft_ms: dict[str, list[float]] = {name: [] for name in job.targets}
     async with AsyncExitStack() as stack:
         callers = {}
@@ -51,7 +51,7 @@ async def _first_token_s(idle: Caller) -> float:
     waited_s = None
     called = time.monotonic()
     async with aclosing(idle.messages(FIRST_TOKEN_MODEL)) as messages:
-        # Read to the end, so that a connection that can be kept is kept.
+        # Read to the end, so that the connection can be reused.
         async for message in messages:
             if waited_s is None and carries_text(idle, message):
                 waited_s = time.monotonic() - called
@@ -61,7 +61,7 @@ async def _first_token_s(idle: Caller) -> float:
 
 
 class Relay:
-    """Forwards TCP connections and counts what comes from the server."""
+    """Forwards TCP connections and counts the bytes from the server."""
 
     def __init__(self, address: str) -> None:
         self._host, _, port = address.rpartition(":")
@@ -100,10 +100,10 @@ class Relay:
 
 
 async def wire(job: Wire) -> WireResult:
-    """Count from one token to another far from the stream's ends: headers and trailers stay out.
+    """Count the bytes between two tokens far from the stream's ends, so without headers and trailers.
 
-    The relay shares the reader's event loop: when the reader has a token, all bytes up to it have
-    been counted, and with paced tokens none after it. A run in which tokens came joined is repeated.
+    The relay shares the reader's event loop: when the reader has a token, all bytes up to it have been
+    counted, and with paced tokens no later ones. A run in which tokens were merged is repeated.
     """
     for _ in range(WIRE_ATTEMPTS):
         relay = Relay(job.target.address)
@@ -141,7 +141,7 @@ async def _wire(job: Wire, relay: Relay) -> WireResult | None:
 
 
 def flood(job: Flood) -> FloodResult:
-    """Read one unpaced answer from a socket, looking only for its end marker. Blocks."""
+    """Read one unpaced answer from a socket up to its end marker. Blocks."""
     host, _, port = job.target.address.rpartition(":")
     body = (
         f'{{"model":"{job.target.model_prefix}sim?tokens={job.tokens}","stream":true,'
@@ -159,7 +159,7 @@ def flood(job: Flood) -> FloodResult:
             data = connection.recv(1 << 20)
             if not data:
                 raise Unmeasurable("the simulator closed before the end of its answer")
-            # Every token's chunk names its content once; a name cut by the boundary is seen whole.
+            # Each token's chunk has the name of its content once. A name that is split between two reads is counted, too.
             seen = tail[-10:] + data
             tokens += seen.count(b'"content":"')
             tail = seen[-100:]

@@ -1,4 +1,4 @@
-"""The job that holds streams open, to see what one costs in memory."""
+"""The job that opens streams and measures the memory of one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SETTLE_S = 0.5
 
 
 async def hold(job: Hold) -> HoldResult:
-    """Raise the number of open streams step by step; read memory when all of a step are silent.
+    """Increase the number of open streams in steps. Measure memory when all streams of a step are silent.
 
-    Tokens are paced, as a burst would leave its write buffers in the heap.
+    Tokens are paced, because a burst would leave its write buffers in the heap.
     """
     target = GrpcCaller(job.target, job.channels)
     model = f"sim?tokens={job.tokens + 1}&itl_ms={job.token_interval_ms}&stall_after={job.tokens}"

@@ -1,8 +1,4 @@
-"""Other gateways under the same load, on the same simulator: `python tests/bench/peers.py --help`.
-
-nginx passes the bytes on and knows nothing of tokens; LiteLLM's proxy is a gateway with a like task.
-Both answer by HTTP/SSE, so their callers speak that; Tokenwire's speak gRPC. Rounds are interleaved.
-"""
+"""Other gateways under the same load, with the same simulator: `python tests/bench/peers.py --help`."""
 
 from __future__ import annotations
 
@@ -72,7 +68,7 @@ litellm_settings:
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """A peer that runs, and what it is."""
+    """A running peer and its description."""
 
     name: str
     running: Running
@@ -81,7 +77,7 @@ class Peer(msgspec.Struct, frozen=True):
 
 @contextmanager
 def nginx(processes: Processes, simulator: Running, folder: Path) -> Iterator[Peer | None]:
-    """As a reverse proxy without buffering. None when it is not installed."""
+    """Start nginx as a reverse proxy without buffering. Return None if it is not installed."""
     binary = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if binary is None:
         print("skipped nginx: install it with `apt-get install nginx-light`")
@@ -100,7 +96,7 @@ def nginx(processes: Processes, simulator: Running, folder: Path) -> Iterator[Pe
 
 @contextmanager
 def litellm(processes: Processes, simulator: Running, folder: Path) -> Iterator[Peer | None]:
-    """LiteLLM's proxy with one worker, installed on first use. None when that fails."""
+    """Start LiteLLM's proxy with one worker, installed on first use. Return None if that fails."""
     home = TOOLS / "litellm"
     binary = home / "bin" / "litellm"
     if not binary.exists() and not _install_litellm(home):
@@ -111,7 +107,7 @@ def litellm(processes: Processes, simulator: Running, folder: Path) -> Iterator[
     host, _, port = address.partition(":")
     config = folder / "litellm.yaml"
     config.write_text(LITELLM_CONFIG.format(simulator=simulator.address))
-    key = f"sk-{secrets.token_hex(32)}"  # it does not start without one
+    key = f"sk-{secrets.token_hex(32)}"  # required to start
     argv = [str(binary), "--config", str(config), "--host", host, "--port", port]
     with processes.start(
         "litellm",
@@ -183,7 +179,7 @@ def _answers(address: str, path: str) -> Callable[[], str | None]:
 
 
 def main() -> int:
-    """Exit code 0: measured, with whatever peers there are; 2: could not measure."""
+    """Measure. Return 0 if the available peers were measured, or 2 if a measurement failed."""
     parser = argparse.ArgumentParser(prog="bench-peers", description=__doc__)
     parser.add_argument("--streams", type=int, default=20, help="at 50 tokens/s each (default: 20)")
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,4 +1,4 @@
-"""What a benchmark measures, at three sizes, and the bars its figures are held against."""
+"""The measurements of a benchmark in three sizes, and the limits for their figures."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from jobs import Last
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """One load, run in interleaved pairs: floor, server, floor, server ..."""
+    """One load, run in alternating pairs: floor, server, floor, server ..."""
 
     streams: int
     tokens_per_second: float
-    """Of each stream; 0: as fast as they come."""
+    """Rate of each stream. 0: as fast as possible."""
     pairs: int
     ramp_s: float = 0.0
     settle_s: float = 0.5
@@ -26,45 +26,46 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 class Crowd(msgspec.Struct, frozen=True):
-    """Eight readers of one stream: all live and one frozen, in interleaved pairs."""
+    """Eight readers of one stream, in alternating pairs: all live, and one frozen."""
 
     pairs: int
     settle_s: float
     window_s: float
     memory_window_s: float
-    """Of a run on a fresh server that tells the growth of memory."""
+    """Duration of the run on a fresh server that measures the growth of memory."""
     max_log_bytes: int
-    """Of that server: the stream writes more than twice as much within the window."""
+    """Bound of the log in that run. The stream writes more than twice as much within the window."""
     memory_lasts: tuple[Last, ...] = ("process", "channel")
-    """Kinds of the frozen reader in those runs."""
+    """Kinds of the frozen reader in these runs."""
     readers: int = 8
     tokens_per_second: float = 100
     memory_tokens_per_second: float = 1000
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A size of the whole benchmark."""
+    """One size of the whole benchmark."""
 
     headline: Scenario
-    """The scenario that the bars of CPU and gaps are about."""
+    """The scenario that the limits for CPU and gaps apply to."""
     others: tuple[Scenario, ...]
     ttft_samples: int
     held_streams: tuple[int, int]
-    """The slope of memory per stream lies between these."""
+    """Numbers of streams between which the memory per stream is measured."""
     held_tokens: tuple[int, int]
-    """The slope of memory per log entry lies between these, with the smaller number of streams."""
+    """Numbers of tokens between which the memory per log entry is measured, with the smaller number of
+    streams."""
     flood_tokens: int
     crowd: Crowd
     resume_samples: int
     retained_streams: int
     added: Scenario
-    """The load that parts of the server are judged by, in pairs: without, with."""
+    """The load for measuring parts of the server, in pairs: without and with the part."""
     added_samples: int
     resume_tokens: int = 10_000
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
-        """In the order of the table: paced by number of streams, then bursts."""
+        """Return the scenarios in the order of the table: paced by number of streams, then bursts."""
         paced = sorted(
             (s for s in (self.headline, *self.others) if s.tokens_per_second),
             key=lambda scenario: scenario.streams,
@@ -146,7 +147,7 @@ TINY = Plan(
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A figure and its limit. `at_least`: the limit lies below, not above."""
+    """A limit for a figure. `at_least`: the limit is a minimum."""
 
     key: str
     name: str

@@ -1,4 +1,4 @@
-"""The plot: what a token costs, and how evenly tokens come."""
+"""The plot: the cost of a token, and the time between tokens."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _gaps(axes: Axes, results: Results) -> None:
         for number, run in enumerate(runs):
             quantiles = run.itl_ms_quantiles
             shares = [n / (len(quantiles) - 1) for n in range(len(quantiles))]
-            # The maximum of so many gaps says more about the machine than about the server.
+            # The maximum of so many gaps depends more on the machine than on the server.
             axes.plot(
                 quantiles[:-1],
                 [share * 100 for share in shares[:-1]],

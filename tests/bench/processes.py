@@ -1,4 +1,4 @@
-"""The processes of a benchmark: started here, awaited until ready, always ended."""
+"""The processes of a benchmark: started, awaited until ready, and always ended."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ JOB_LIMIT_S = 180.0
 READY_POLL_S = 0.02
 CENSUS_LIMIT_S = 10.0
 MEASURED_CORE = 0
-"""With --pin: the core of whatever is measured. All else shares the other cores."""
+"""With --pin: the core of the measured process. All others share the other cores."""
 
 _LISTENS = re.compile(rb"(?:listen\w* on|ready at) (?:http://)?(127\.0\.0\.1:\d+)")
 _CENSUS = re.compile(rb"^\{.*\}$", re.MULTILINE)
@@ -39,11 +39,11 @@ class Running(msgspec.Struct, frozen=True):
     pid: int
     address: str
     log: Path
-    """What it printed."""
+    """Its output."""
 
 
 class Processes:
-    """Starts processes; keeps what they print as `logs/NAME.log`."""
+    """Starts processes, and saves their output as `logs/NAME.log`."""
 
     def __init__(self, logs: Path, *, pin: bool = False) -> None:
         logs.mkdir(parents=True, exist_ok=True)
@@ -68,11 +68,11 @@ class Processes:
         program: Path | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> AbstractContextManager[Running]:
-        """The server under test, with the simulator as its provider `openai`.
+        """Start the server under test, with the simulator as its provider `openai`.
 
-        `database` is the URL of one with keys; otherwise nobody needs one. `tenant_limits` are those of
-        every tenant, as `keys create --limits` takes them. `program` serves in the place of the
-        product; `settings` are variables.
+        `database` is the URL of a database with keys; without it, no keys are needed. `tenant_limits` are
+        those of every tenant, in the format of `keys create --limits`. `program` replaces the server's
+        program. `settings` are variables.
         """
         env = _environ(simulator) | ({"TOKENWIRE_DATABASE": database} if database else {})
         env |= settings or {}
@@ -85,14 +85,14 @@ class Processes:
         return self.start(name or ("keyed-server" if database else "server"), argv, env=env)
 
     def new_database(self, name: str) -> str:
-        """The URL of a database that does not exist yet."""
+        """Return the URL of a database that does not exist yet."""
         folder = tempfile.mkdtemp(prefix=f"{name}-", dir=self._logs)
         return f"sqlite:///{Path(folder).resolve()}/tokenwire.db"
 
     def observed_server(
         self, simulator: Running, **limits: float
     ) -> AbstractContextManager[Running]:
-        """The same with `census`; `limits` by the names of the server's settings."""
+        """Start the server with `census`. `limits` have the names of the server's settings."""
         env = {f"TOKENWIRE_LIMITS__{name.upper()}": str(value) for name, value in limits.items()}
         return self.start(
             "observed-server",
@@ -111,9 +111,10 @@ class Processes:
         ready: Callable[[], str | None] | None = None,
         ready_limit_s: float = READY_LIMIT_S,
     ) -> Iterator[Running]:
-        """Start it and wait until `ready` gives its address; by default, until it has printed that.
+        """Start a process and wait until `ready` returns its address. By default, that is when it has printed
+        it.
 
-        Raises Unmeasurable when it exits or is not ready in time. On leaving it gets SIGTERM, and
+        Raises Unmeasurable if it exits or is not ready in time. On exit of the context it gets SIGTERM, and
         SIGKILL after `STOP_LIMIT_S`.
         """
         log = self._logs / f"{name}.log"
@@ -145,7 +146,7 @@ class Processes:
                 process.wait()
 
     def run(self, job: Job, result: type[Result]) -> Result:
-        """Have a fresh load process do the job. Raises Unmeasurable."""
+        """Run the job in a fresh load process. Raises Unmeasurable."""
         with self._cores(measured=False):
             try:
                 done = subprocess.run(
@@ -164,7 +165,7 @@ class Processes:
 
     @contextmanager
     def _cores(self, *, measured: bool) -> Iterator[None]:
-        """A process started herein runs on its cores: it inherits them from this one."""
+        """Set the cores of this process, which processes started within the context inherit."""
         if not self._pin:
             yield
             return
@@ -177,7 +178,7 @@ class Processes:
 
 
 def census(observed: Running) -> dict[str, Any]:
-    """What lives in an observed server now. Raises Unmeasurable when it does not say."""
+    """Return the census of an observed server. Raises Unmeasurable if it does not answer."""
     known = len(_CENSUS.findall(observed.log.read_bytes()))
     os.kill(observed.pid, signal.SIGUSR1)
     limit = time.monotonic() + CENSUS_LIMIT_S

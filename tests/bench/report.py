@@ -21,13 +21,13 @@ from plan import Bar
 from processes import HERE
 
 BUSY_OTHERS_CORES = 0.1
-"""Above it, the report says that the machine was not idle."""
+"""Cores used by other processes above which the report has a warning."""
 _HEADS = "{:28}{:>8}{:>9}{:>8}{:>15}{:>14}{:>11}{:>9}"
 _LIBRARIES = ("grpcio", "protobuf", "uvloop", "aiohttp", "openai", "anthropic", "msgspec")
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures were taken, and of which version."""
+    """Return the machine and the version of the measurement."""
     return {
         "cpu": readings.cpu_model(),
         "cores": os.cpu_count(),
@@ -47,7 +47,7 @@ def text(
     lasting: Lasting | None = None,
     added: Sequence[Added] = (),
 ) -> str:
-    """All figures in a width of 100 characters."""
+    """Return all figures as text of at most 100 characters per line."""
     lines = [
         f"Tokenwire benchmark, commit {about['commit']}, {about['time']}",
         f"{about['cores']} cores of {about['cpu']}, {about['os']}",
@@ -149,7 +149,7 @@ def json(
     lasting: Lasting | None,
     added: Sequence[Added],
 ) -> bytes:
-    """Everything measured, each pair of each scenario included."""
+    """Return all measurements as JSON, including each pair of each scenario."""
     whole = {
         "machine": about,
         "bars": [{**msgspec.to_builtins(bar), "met": bar.met} for bar in bars],
@@ -180,7 +180,7 @@ def _burst(result: ScenarioResult) -> str:
 
 
 def _joined(results: Results) -> str:
-    """How much the server merges: a busy machine makes it merge, which makes tokens cheaper."""
+    """Return how much the server merges. On a busy machine it merges more, which makes tokens cheaper."""
     means = (
         f"{result.median(lambda pair: pair.server.tokens / pair.server.messages):.2f}"
         for result in results.scenarios

@@ -1,4 +1,4 @@
-"""The jobs about streams that have ended and can still be read."""
+"""The jobs with streams that have ended and can still be read."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ WARMING_SAMPLES = 3
 REST_S = 0.01
 OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
-"""So that the writer of a reader who stops is blocked soon: else gRPC's windows take seconds."""
+"""Small windows, so that the writer of a stopped reader is blocked quickly. gRPC's default windows take
+seconds to fill."""
 
 
 async def resume(job: Resume) -> ResumeResult:
-    """Resume one answer `samples` times on a warm channel, and on as many cold ones in turn."""
+    """Resume one answer `samples` times on a warm channel, and as often on cold ones, alternately."""
     expected = "".join(generated_text(job.tokens))
     warm: list[tuple[float, float]] = []
     cold: list[tuple[float, float]] = []
@@ -50,7 +51,7 @@ async def resume(job: Resume) -> ResumeResult:
 
 
 async def retain(job: Retain) -> RetainResult:
-    """Raises ExceptionGroup when one of them fails."""
+    """Run the job. Raises ExceptionGroup if a stream fails."""
     model = f"sim?tokens={job.tokens}&itl_ms={job.token_interval_ms}"
     turn = asyncio.Semaphore(job.at_once)
     async with grpc.aio.insecure_channel(job.target.address, OPTIONS) as channel:
@@ -66,7 +67,7 @@ async def retain(job: Retain) -> RetainResult:
 
 
 async def _chat(channel: grpc.aio.Channel, target: Target, model: str) -> str:
-    """Read a stream to its end; return its id."""
+    """Read a stream to its end. Return its id."""
     part = chat_pb2.Part(text="Go.")
     request = chat_pb2.ChatRequest(
         model=target.model_prefix + model,
@@ -81,7 +82,7 @@ async def _chat(channel: grpc.aio.Channel, target: Target, model: str) -> str:
 async def _resume(
     channel: grpc.aio.Channel, request: bytes, began: float, expected: str
 ) -> tuple[tuple[float, float], int]:
-    """Seconds since `began` to the first event and to the end, and the number of events."""
+    """Return the seconds from `began` to the first event and to the end, and the number of events."""
     payloads: list[bytes] = []
     first_s = 0.0
     async for payload in channel.unary_stream(RESUME_METHOD)(request, timeout=CALL_LIMIT_S):

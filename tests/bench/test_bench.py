@@ -1,4 +1,4 @@
-"""The benchmark at its smallest, with margins wide enough for any machine."""
+"""The benchmark in its smallest size, with limits that any machine meets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("bench")  # so that each part is measured once
+pytestmark = pytest.mark.xdist_group("bench")  # to measure each part once
 
 MARGIN = 10
 RUN_LIMIT_S = 60

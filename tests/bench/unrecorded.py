@@ -1,4 +1,4 @@
-"""The server without its ledger: nothing is counted with a vocabulary, priced or recorded."""
+"""The server without its ledger: tokens are not counted with a vocabulary, priced or recorded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenwire_server.streams.generation import StreamObserver
 
 
 class NoLedger:
-    """Keeps no records."""
+    """A ledger that keeps no records."""
 
     instance_id = ""
 

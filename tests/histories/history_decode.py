@@ -54,21 +54,21 @@ def end_of(error: grpc.aio.AioRpcError) -> End:
     return End("failed", found.reason, dict(found.metadata), at=time.time())
 
 
-def info(told: chat_pb2.StreamInfo) -> Info:
-    reason = told.error_reason
-    if told.state == chat_pb2.STREAM_STATE_FINISHED:
-        reason = reason_name(told.finish_reason)
+def info(stated: chat_pb2.StreamInfo) -> Info:
+    reason = stated.error_reason
+    if stated.state == chat_pb2.STREAM_STATE_FINISHED:
+        reason = reason_name(stated.finish_reason)
     return Info(
         reason=reason,
-        last_sequence=told.last_sequence,
-        reader_count=told.reader_count,
-        usage=usage(told.usage),
-        end_time=told.end_time.ToMicroseconds() / 1e6,
+        last_sequence=stated.last_sequence,
+        reader_count=stated.reader_count,
+        usage=usage(stated.usage),
+        end_time=stated.end_time.ToMicroseconds() / 1e6,
     )
 
 
-def usage(told) -> tuple[int, int, bool]:
-    return told.input_tokens, told.output_tokens, told.estimated
+def usage(stated) -> tuple[int, int, bool]:
+    return stated.input_tokens, stated.output_tokens, stated.estimated
 
 
 def reason_name(reason: int) -> str:

@@ -24,17 +24,17 @@ def violations(history: History) -> list[str]:
 def covers(event: Seen, entries: Sequence[Entry]) -> str:
     """Return how an event differs from these entries joined, or "" if it does not."""
     if not entries:
-        return "stands for more than the provider said"
+        return "contains more than the provider sent"
     first, last = entries[0], entries[-1]
     if len(entries) > 1 and event.kind not in DELTAS:
-        return f"swallows {len(entries) - 1} entries before it"
+        return f"skips {len(entries) - 1} entries before it"
     if any((entry.kind, entry.index) != (event.kind, event.index) for entry in entries):
         return f"joins or hides {first.kind} {first.index} to {last.kind} {last.index}"
     if any(entry.name for entry in entries[:-1]):
         return "joins past a signature"
     said = "".join(entry.text for entry in entries)
     if said != event.text:
-        return f"says {_short(event.text)} for {_short(said)}"
+        return f"has the text {_short(event.text)} instead of {_short(said)}"
     if last.name != event.name:
         return f"is named {event.name!r}, not {last.name!r}"
     return ""
@@ -50,7 +50,7 @@ def _reading(history: History, reading: Reading) -> Iterator[str]:
             yield f"{what} comes after the end"
         if event.kind in MADE:
             if event.sequence != position:
-                yield f"{what} bears another sequence than the last event, {position}"
+                yield f"{what} has another sequence than the last event, {position}"
             continue
         if event.sequence <= position:
             yield f"{what} follows {position}: sequences must grow"
@@ -59,7 +59,7 @@ def _reading(history: History, reading: Reading) -> Iterator[str]:
             yield f"{what}: started is sequence 1, and nothing else is"
         elif event.kind == "started":
             if event.proof is None:
-                yield f"{what} says nothing"
+                yield f"{what} is empty"
         elif position == 0:
             yield f"{what} comes before started"
         elif event.kind == "finished":
@@ -69,7 +69,7 @@ def _reading(history: History, reading: Reading) -> Iterator[str]:
             # Sequence 1 is Started, so the provider's first entry has 2.
             wrong = covers(event, entries[position - 1 : event.sequence - 1])
             if wrong or event.sequence - 1 > len(entries):
-                yield f"{what} after {position} {wrong or 'is past what the provider said'}"
+                yield f"{what} after {position} {wrong or 'is beyond what the provider sent'}"
         position = event.sequence
     if reading.end is None:
         yield "its call never ended"
@@ -86,7 +86,7 @@ def _finished(reference: Reference, event: Seen, position: int) -> Iterator[str]
     if event.name != reference.end:
         yield f"finished with {event.name}; the provider's end is {reference.end}"
     elif event.sequence != len(reference.entries) + 2:
-        yield f"finished with {event.name} at {event.sequence}, but the answer was not whole"
+        yield f"finished with {event.name} at {event.sequence}, but the answer was incomplete"
 
 
 def _call_end(history: History, reading: Reading, position: int, *, is_over: bool) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _refusal(history: History, reading: Reading, position: int) -> Iterator[str]
             yield f"RESUME_POINT_AHEAD at {reading.after}, within {facts}"
     elif reason in ("RESUME_POINT_EXPIRED", "SLOW_READER"):
         if not history.is_tight:
-            yield f"{reason}, although its log keeps everything"
+            yield f"{reason}, although nothing was dropped from its log"
         if reason == "RESUME_POINT_EXPIRED" and reading.events:
             yield "RESUME_POINT_EXPIRED after events"
         earliest = facts.get("earliest_sequence")
@@ -132,7 +132,7 @@ def _refusal(history: History, reading: Reading, position: int) -> Iterator[str]
             yield f"{reason} at {position}, but the log begins at {earliest}"
         last = facts.get("last_sequence")
         if last is not None and int(last) != position:
-            yield f"{reason} tells sequence {last}, this reader is at {position}"
+            yield f"{reason} reports sequence {last}, this reader is at {position}"
     elif reason not in READERS_OWN:
         last = int(facts.get("last_sequence", 1))
         if position > last or (position < last and not _was_leaving(reading)):
@@ -155,7 +155,7 @@ def _ends(history: History) -> Iterator[str]:
     """Yield differences between the ends that different calls saw."""
     ends: dict[tuple[str, int], str] = {}
     usages: list[object] = []
-    for where, reason, last, usage in told_ends(history):
+    for where, reason, last, usage in reported_ends(history):
         ends.setdefault((reason, last), where)
         if usage is not None and usage not in usages:
             usages.append(usage)
@@ -170,10 +170,10 @@ def _ends(history: History) -> Iterator[str]:
                 yield f"the stream ended at {last}, a reader saw {reading.position}"
         for answer in history.answers:
             if answer.info is not None and answer.info.last_sequence > last:
-                yield f"the stream ended at {last}, {answer.call} told {answer.info.last_sequence}"
+                yield f"the stream ended at {last}, {answer.call} reported {answer.info.last_sequence}"
 
 
-def told_ends(history: History) -> Iterator[tuple[str, str, int, object]]:
+def reported_ends(history: History) -> Iterator[tuple[str, str, int, object]]:
     """Return each reported end of the stream: the source, reason, last sequence and usage."""
     for number, reading in enumerate(history.readings):
         for event in reading.events:
@@ -193,7 +193,7 @@ def told_ends(history: History) -> Iterator[tuple[str, str, int, object]]:
 def _lawful_end(reference: Reference, reason: str, last: int) -> Iterator[str]:
     if reason == CANCELLED:
         if last > len(reference.entries) + 2:
-            yield f"cancelled at {last}, past what the provider said"
+            yield f"cancelled at {last}, beyond what the provider sent"
     elif (reason, last, reference.certain) == ("UPSTREAM_UNAVAILABLE", 1, 0) and reference.end:
         return  # a reset connection may have lost all data
     elif reason != reference.end:

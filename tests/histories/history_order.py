@@ -44,11 +44,11 @@ def _answers_follow_what_was_seen(history: History) -> Iterator[str]:
             before = [event for event in reading.events if event.at < answer.sent]
             if before and info.last_sequence < before[-1].sequence:
                 yield (
-                    f"{answer.call} told {info.last_sequence} "
+                    f"{answer.call} reported {info.last_sequence} "
                     f"after reader {number} had seen {before[-1].sequence}"
                 )
             if not info.reason and any(event.kind == "finished" for event in before):
-                yield f"{answer.call} told a running stream after reader {number} saw its end"
+                yield f"{answer.call} reported a running stream after reader {number} saw its end"
 
 
 def _answers_follow_one_another(history: History) -> Iterator[str]:
@@ -57,29 +57,29 @@ def _answers_follow_one_another(history: History) -> Iterator[str]:
             if first.info is None or second.info is None or first.at > second.sent:
                 continue
             if second.info.last_sequence < first.info.last_sequence:
-                yield f"{second.call} told {second.info.last_sequence} after {first.info}"
+                yield f"{second.call} reported {second.info.last_sequence} after {first.info}"
             if first.info.reason and not second.info.reason:
-                yield f"{second.call} told a running stream after {first.info}"
+                yield f"{second.call} reported a running stream after {first.info}"
 
 
 def _reader_counts(history: History) -> Iterator[str]:
     for answer in history.answers:
         if answer.info is None:
             continue
-        surely = 0
+        minimum = 0
         if (
             not answer.info.reason and not history.is_tight
         ):  # otherwise the server may have ended it
-            surely = sum(_is_surely_there(r, answer) for r in history.readings)
-        perhaps = sum(_is_perhaps_there(r, answer) for r in history.readings)
-        if not surely <= answer.info.reader_count <= perhaps:
+            minimum = sum(_is_certainly_present(r, answer) for r in history.readings)
+        maximum = sum(_is_possibly_present(r, answer) for r in history.readings)
+        if not minimum <= answer.info.reader_count <= maximum:
             yield (
-                f"{answer.call} told {answer.info.reader_count} readers; "
-                f"there were {surely} to {perhaps}"
+                f"{answer.call} reported {answer.info.reader_count} readers; "
+                f"there were {minimum} to {maximum}"
             )
 
 
-def _is_surely_there(reading: Reading, answer: Answer) -> bool:
+def _is_certainly_present(reading: Reading, answer: Answer) -> bool:
     """Return whether the reader was present during the whole call, if the stream ran."""
     return (
         reading.confirmed is not None
@@ -91,7 +91,7 @@ def _is_surely_there(reading: Reading, answer: Answer) -> bool:
     )
 
 
-def _is_perhaps_there(reading: Reading, answer: Answer) -> bool:
+def _is_possibly_present(reading: Reading, answer: Answer) -> bool:
     if reading.sent > answer.at:
         return False
     end = reading.end
@@ -114,10 +114,10 @@ def _unjustified_cancel(history: History) -> Iterator[str]:
     for number, reading in enumerate(history.readings):
         if reading.confirmed is None or reading.end is None:
             continue
-        there_until = end if reading.left is None else reading.left
-        early_s = there_until + linger_s - end - TIMER_S
-        if reading.confirmed < min(there_until, end - CLOSING_S) and early_s > 0:
-            yield f"cancelled {early_s:.3f} s too early: reader {number} was there"
+        present_until = end if reading.left is None else reading.left
+        early_s = present_until + linger_s - end - TIMER_S
+        if reading.confirmed < min(present_until, end - CLOSING_S) and early_s > 0:
+            yield f"cancelled {early_s:.3f} s too early: reader {number} was present"
 
 
 def _late_ends(history: History) -> Iterator[str]:
@@ -132,7 +132,7 @@ def _late_ends(history: History) -> Iterator[str]:
             continue
         late_s = reading.end.at - max(ended, reading.confirmed)
         if late_s > SOON_S:
-            yield f"reader {number} heard of the end {late_s:.1f} s late"
+            yield f"reader {number} got the end {late_s:.1f} s late"
 
 
 def _unjustified_not_found(history: History) -> Iterator[str]:
@@ -171,9 +171,9 @@ def _strangers(history: History) -> Iterator[str]:
     )
     for stranger in history.strangers:
         if not stranger.attaches:
-            yield f"who resumed {history.stream_id} got {stranger.stream_id}"
+            yield f"a caller that resumed {history.stream_id} got {stranger.stream_id}"
         elif not may_be_gone:
-            yield f"who attached to {history.stream_id} got {stranger.stream_id}"
+            yield f"a caller that attached to {history.stream_id} got {stranger.stream_id}"
 
 
 def _ended_without_a_token(history: History) -> bool:

@@ -41,7 +41,7 @@ class Plan:
     """Control calls, in order."""
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return the plan in one line, without the reference."""
         fields = {name: value for name, value in vars(self).items() if name != "reference"}
         return ", ".join(f"{name}={value!r}" for name, value in fields.items())

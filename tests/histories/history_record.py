@@ -223,9 +223,9 @@ class Recorder:
         rng = self._rng("control")
         for call in self._plan.control:
             await asyncio.sleep(rng.random() * (self._plan.length_s + 0.1) * 0.7)
-            await asyncio.gather(*(self._ask(call) for _ in range(rng.choice([1, 1, 2]))))
+            await asyncio.gather(*(self._control(call) for _ in range(rng.choice([1, 1, 2]))))
 
-    async def _ask(self, call):
+    async def _control(self, call):
         """Run one control call."""
         sent, id = time.time(), self.history.stream_id
         info, refusal = None, ""
@@ -240,8 +240,8 @@ class Recorder:
                     await self._api.delete_stream(chat_pb2.DeleteStreamRequest(stream_id=id))
         except grpc.aio.AioRpcError as error:
             refusal = decode.end_of(error).reason
-        told = None if info is None else decode.info(info)
-        answer = Answer(call, sent, time.time(), told, refusal)
+        state = None if info is None else decode.info(info)
+        answer = Answer(call, sent, time.time(), state, refusal)
         self.history.answers.append(answer)
         return answer
 
@@ -250,7 +250,7 @@ class Recorder:
         linger_s = self._plan.linger_s or 0.0
         until = time.time() + linger_s + OVER_S
         while True:
-            answer = await self._ask("get")
+            answer = await self._control("get")
             info = answer.info
             if info is None or (info.reason and not info.reader_count):
                 return
@@ -269,7 +269,7 @@ class Recorder:
         """Check that the provider got one request, and that its connection is closed."""
         until = time.time() + OVER_S
         while True:
-            request = await asyncio.to_thread(_of_books, self._simulator, self._plan.key)
+            request = await asyncio.to_thread(_journal_entry, self._simulator, self._plan.key)
             if request is None or request["closed_at"] is not None:
                 break
             if time.time() > until:
@@ -277,10 +277,10 @@ class Recorder:
                 return
             await asyncio.sleep(0.02)
         if request is not None and request["attempt"] > 1 + len(self.history.strangers):
-            self.history.leftovers.append(f"the provider was asked {request['attempt']} times")
+            self.history.leftovers.append(f"the provider was called {request['attempt']} times")
 
 
-def _of_books(simulator, key):
+def _journal_entry(simulator, key):
     try:
         return simulator.request(key)
     except urllib.error.HTTPError as error:

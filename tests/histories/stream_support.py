@@ -21,7 +21,7 @@ from tokenwire_server.request import ChatRequest, Message, Text
 from tokenwire_server.streams.generation import StreamObserver
 
 
-class StandingLoop(asyncio.SelectorEventLoop):
+class ManualLoop(asyncio.SelectorEventLoop):
     """An event loop whose timers fire only when `now` is advanced past them."""
 
     now = 0.0
@@ -90,7 +90,7 @@ class Host:
         return self._task.done()
 
 
-class HandPlayed:
+class ScriptedProvider:
     """A provider, its upstream and its decoder. The test sets what it sends in the next iteration."""
 
     name = "played"
@@ -143,7 +143,7 @@ class HandPlayed:
         return [_delta(entry) for entry in what]
 
 
-class Kept:
+class TrackedStream:
     """The model of one stream, which the real stream is compared with."""
 
     def __init__(self, stream, provider, request):
@@ -180,8 +180,8 @@ class Kept:
 class Reading:
     """One reader, and its pending read."""
 
-    def __init__(self, kept, reader, after):
-        self.kept = kept
+    def __init__(self, tracked, reader, after):
+        self.tracked = tracked
         self.reader = reader
         self.position = after
         self.taking = None
@@ -206,7 +206,7 @@ class Reading:
         """Check the events that it took. `is_pressed`: some entries may have been dropped because of the
         space.
         """
-        log = self.kept.stream.log
+        log = self.tracked.stream.log
         if self.taking is None:
             return
         if not self.taking.done():
@@ -222,32 +222,32 @@ class Reading:
             return
         if not taken:
             self.is_over = True
-            assert self.kept.is_finished
-            assert self.position == self.kept.last_sequence
+            assert self.tracked.is_finished
+            assert self.position == self.tracked.last_sequence
         for sequence, event in taken:
             self._check_event(seen(sequence, event))
             self.reader.delivered = sequence
 
     def _check_failure(self, error, *, is_pressed):
-        kept = self.kept
+        tracked = self.tracked
         if isinstance(error, SlowReader | StreamNotFound):
-            assert self.position + 1 < kept.stream.log.earliest_sequence
-            assert not kept.is_finished or self.position < kept.last_sequence - 1
-            assert kept.is_deleted == isinstance(error, StreamNotFound)
-            assert kept.is_deleted or is_pressed
+            assert self.position + 1 < tracked.stream.log.earliest_sequence
+            assert not tracked.is_finished or self.position < tracked.last_sequence - 1
+            assert tracked.is_deleted == isinstance(error, StreamNotFound)
+            assert tracked.is_deleted or is_pressed
         else:
-            assert (error.reason, self.position) == (kept.end, kept.last_sequence)
+            assert (error.reason, self.position) == (tracked.end, tracked.last_sequence)
 
     def _check_event(self, event):
-        kept, position = self.kept, self.position
+        tracked, position = self.tracked, self.position
         assert event.sequence > position
         if event.kind == "started":
-            assert (event.sequence, event.proof) == (1, kept.stream.id)
+            assert (event.sequence, event.proof) == (1, tracked.stream.id)
         elif event.kind == "finished":
-            assert (event.sequence, position) == (kept.last_sequence, kept.last_sequence - 1)
-            assert event.name == kept.end
+            assert (event.sequence, position) == (tracked.last_sequence, tracked.last_sequence - 1)
+            assert event.name == tracked.end
         else:
-            assert covers(event, kept.entries[position - 1 : event.sequence - 1]) == ""
+            assert covers(event, tracked.entries[position - 1 : event.sequence - 1]) == ""
         self.position = event.sequence
 
 

@@ -63,7 +63,7 @@ async def record_all(seeds, servers, simulator, api_on):
                         await recorder.run()
                     found = violations(history)
                 except TimeoutError:
-                    found = [f"it is not over after {LONGEST_S} s"]
+                    found = [f"it did not end within {LONGEST_S} s"]
                 count(history, tally)
                 tally["violations"] += len(found)
                 if found:
@@ -72,8 +72,8 @@ async def record_all(seeds, servers, simulator, api_on):
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     await asyncio.to_thread(simulator.wait_until_none_open, 5)
     for a_plan, found in failed:
-        print(f"\nseed {a_plan.seed}: {a_plan.told}\n  " + "\n  ".join(found))
-    assert not failed, f"{len(failed)} histories are unlawful; TOKENWIRE_HISTORY=SEED replays one"
+        print(f"\nseed {a_plan.seed}: {a_plan.summary}\n  " + "\n  ".join(found))
+    assert not failed, f"{len(failed)} histories are invalid; TOKENWIRE_HISTORY=SEED replays one"
     return tally
 
 
@@ -103,7 +103,7 @@ def merges(reading):
     return joined
 
 
-def told(tally, took_s):
+def summary(tally, took_s):
     first = ("histories", "readers", "resumes", "cuts", "merges", "cancels", "violations")
     rest = sorted(set(tally) - set(first))
     return ", ".join(f"{name}: {tally[name]}" for name in [*first, *rest]) + f"; {took_s:.1f} s"
@@ -112,7 +112,7 @@ def told(tally, took_s):
 async def test_sixty_random_histories_are_valid(servers, simulator, api_on):
     began = time.monotonic()
     tally = await record_all(range(60), servers, simulator, api_on)
-    print("\n" + told(tally, time.monotonic() - began))
+    print("\n" + summary(tally, time.monotonic() - began))
     assert min(tally[name] for name in ("resumes", "cuts", "merges", "cancels")) > 10
 
 
@@ -121,7 +121,7 @@ async def test_sixty_random_histories_are_valid(servers, simulator, api_on):
 async def test_a_thousand_random_histories_are_valid(servers, simulator, api_on):
     began = time.monotonic()
     tally = await record_all(range(1000, 2000), servers, simulator, api_on)
-    print("\n" + told(tally, time.monotonic() - began))
+    print("\n" + summary(tally, time.monotonic() - began))
 
 
 @pytest.mark.skipif("TOKENWIRE_HISTORY" not in os.environ, reason="replays the history of a seed")

@@ -56,7 +56,7 @@ def test_a_cancel_after_the_last_reader_left_is_valid():
 
 
 def test_a_cancel_while_a_reader_is_present_is_a_violation():
-    assert "reader 1 was there" in only(a_history([a_reading(10, 12), a_reading(11, 15)], 12.001))
+    assert "reader 1 was present" in only(a_history([a_reading(10, 12), a_reading(11, 15)], 12.001))
 
 
 def test_a_cancel_after_the_whole_linger_is_valid():
@@ -69,7 +69,7 @@ def test_a_cancel_before_the_end_of_linger_is_a_violation():
 
 def test_a_reader_that_returns_stops_the_linger():
     back = [a_reading(10, 12), a_reading(13, 13.8)]
-    assert "reader 1 was there" in only(a_history(back, 14.0, linger_s=2.0))
+    assert "reader 1 was present" in only(a_history(back, 14.0, linger_s=2.0))
     assert violations(a_history(back, 15.8, linger_s=2.0)) == []
 
 
@@ -128,9 +128,9 @@ def test_a_resume_that_reads_another_stream_is_a_violation():
 
 def test_a_reader_count_that_differs_from_the_calls_is_a_violation():
     readings = [a_reading(10, 15), a_reading(11, 15)]
-    for count, is_lawful in [(1, False), (2, True), (3, False)]:
+    for count, is_valid in [(1, False), (2, True), (3, False)]:
         looked = Answer("get", 12.0, 12.1, Info("", 1, count))
-        assert (violations(a_history(readings, 15.0, answers=[looked])) == []) is is_lawful
+        assert (violations(a_history(readings, 15.0, answers=[looked])) == []) is is_valid
 
 
 def test_a_call_that_received_the_end_is_not_a_reader():

@@ -7,7 +7,7 @@ from history import Entry
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from stream_support import HandPlayed, Host, Kept, Reading, StandingLoop, a_request
+from stream_support import Host, ManualLoop, Reading, ScriptedProvider, TrackedStream, a_request
 
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import (
@@ -42,8 +42,8 @@ class StreamMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.loop = StandingLoop()
-        self.kept = []
+        self.loop = ManualLoop()
+        self.tracked = []
         self.ended = []
         self.is_pressed = False
         self.host = Host(self.loop, LIMITS)
@@ -53,13 +53,13 @@ class StreamMachine(RuleBasedStateMachine):
 
     @property
     def readings(self):
-        return [reading for kept in self.kept for reading in kept.readers]
+        return [reading for tracked in self.tracked for reading in tracked.readers]
 
     @property
     def live(self):
-        return [kept for kept in self.kept if not kept.is_sealed]
+        return [tracked for tracked in self.tracked if not tracked.is_sealed]
 
-    def _some(self, items, number):
+    def _pick(self, items, number):
         return items[number % len(items)]
 
     # What callers do.
@@ -72,10 +72,10 @@ class StreamMachine(RuleBasedStateMachine):
         others=st.integers(0, 2),
     )
     def open(self, linger_s, log_ttl_s, request_id, body, others):
-        known = len(self.kept)
+        known = len(self.tracked)
         self.loop.run_until_complete(self._open(linger_s, log_ttl_s, request_id, body))
-        for kept in self.kept[known:] * others:
-            self.loop.run_until_complete(self._join_at(kept, 0))
+        for tracked in self.tracked[known:] * others:
+            self.loop.run_until_complete(self._join_at(tracked, 0))
 
     async def _open(self, linger_s, log_ttl_s, request_id, body):
         request = a_request(
@@ -83,8 +83,8 @@ class StreamMachine(RuleBasedStateMachine):
             request_id=request_id,
             body_hash=body if request_id else b"",
         )
-        provider = HandPlayed()
-        known = next((k for k in self.kept if self._holds_request_id(k, request_id)), None)
+        provider = ScriptedProvider()
+        known = next((k for k in self.tracked if self._has_request_id(k, request_id)), None)
         if known is not None and known.request.body_hash != body:
             with pytest.raises(RequestIdReused):
                 self.registry.open(request, provider.route)
@@ -104,20 +104,20 @@ class StreamMachine(RuleBasedStateMachine):
             assert known.stream.log.earliest_sequence > 1
             return
         assert not is_full
-        kept = known
+        tracked = known
         if known is None:
-            kept = Kept(stream, provider, request)
-            self.kept.append(kept)
-        assert kept.stream is stream
-        self._joined(kept, reader, 0)
+            tracked = TrackedStream(stream, provider, request)
+            self.tracked.append(tracked)
+        assert tracked.stream is stream
+        self._joined(tracked, reader, 0)
         self.registry.start(stream)
 
-    def _holds_request_id(self, kept, request_id):
-        nothing_came = kept.is_sealed and not kept.entries and kept.end != "STOP"
+    def _has_request_id(self, tracked, request_id):
+        nothing_came = tracked.is_sealed and not tracked.entries and tracked.end != "STOP"
         return (
             request_id != ""
-            and kept.request.request_id == request_id
-            and self._is_found(kept)
+            and tracked.request.request_id == request_id
+            and self._is_found(tracked)
             and not nothing_came
         )
 
@@ -126,7 +126,7 @@ class StreamMachine(RuleBasedStateMachine):
             self.registry.log_bytes >= LIMITS.max_total_log_bytes and not self.registry.ended_count
         )
 
-    @precondition(lambda self: self.kept)
+    @precondition(lambda self: self.tracked)
     @rule(
         which=pick, where=st.sampled_from([0, -1, -2]) | pick, beyond=st.sampled_from([0] * 6 + [1])
     )
@@ -134,18 +134,18 @@ class StreamMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(self._join(which, where, beyond))
 
     async def _join(self, which, where, beyond):
-        kept = self._some(self.kept, which)
-        await self._join_at(kept, where % (kept.last_sequence + 1) if not beyond else None)
+        tracked = self._pick(self.tracked, which)
+        await self._join_at(tracked, where % (tracked.last_sequence + 1) if not beyond else None)
 
-    async def _join_at(self, kept, after):
+    async def _join_at(self, tracked, after):
         """Join a new reader after a sequence. None: after the next one."""
-        if not self._is_found(kept):
+        if not self._is_found(tracked):
             with pytest.raises(StreamNotFound):
-                self.registry.find(kept.stream.id)
+                self.registry.find(tracked.stream.id)
             return
-        stream = self.registry.find(kept.stream.id)
-        assert stream is kept.stream
-        last, earliest = kept.stream.log.last_sequence, stream.log.earliest_sequence
+        stream = self.registry.find(tracked.stream.id)
+        assert stream is tracked.stream
+        last, earliest = tracked.stream.log.last_sequence, stream.log.earliest_sequence
         try:
             reader = stream.join(last + 1 if after is None else after)
         except ResumePointAhead as error:
@@ -158,85 +158,85 @@ class StreamMachine(RuleBasedStateMachine):
         else:
             assert after is not None
             assert after >= earliest - 1
-            self._joined(kept, reader, after)
+            self._joined(tracked, reader, after)
 
-    def _joined(self, kept, reader, after):
-        kept.readers.append(Reading(kept, reader, after))
-        kept.alone_since = None
+    def _joined(self, tracked, reader, after):
+        tracked.readers.append(Reading(tracked, reader, after))
+        tracked.alone_since = None
 
     @precondition(lambda self: self.readings)
     @rule(which=pick, follows=st.booleans())
     def take(self, which, follows):
-        reading = self._some(self.readings, which)
+        reading = self._pick(self.readings, which)
         reading.follows = follows
         reading.take(self.loop)
 
     @precondition(lambda self: self.readings)
     @rule(which=pick)
     def leave(self, which):
-        self.loop.run_until_complete(self._leave(self._some(self.readings, which)))
+        self.loop.run_until_complete(self._leave(self._pick(self.readings, which)))
 
     @precondition(lambda self: self.readings)
     @rule(which=pick, returns=st.booleans())
     def all_leave(self, which, returns):
         """All readers of one stream leave. The last one may return immediately."""
-        kept = self._some(self.readings, which).kept
-        for reading in list(kept.readers):
+        tracked = self._pick(self.readings, which).tracked
+        for reading in list(tracked.readers):
             self.loop.run_until_complete(self._leave(reading))
         if returns:
-            self.loop.run_until_complete(self._join_at(kept, reading.position))
+            self.loop.run_until_complete(self._join_at(tracked, reading.position))
 
     async def _leave(self, reading):
-        kept = reading.kept
+        tracked = reading.tracked
         if reading.taking is not None:
             reading.taking.cancel()
             await asyncio.wait([reading.taking])
         reading.leave()
         reading.leave()  # leaving twice counts once
-        kept.readers.remove(reading)
-        if not kept.readers and kept.end is None:
-            if kept.request.retention.linger_s is None:
-                kept.end = "CANCELLED"
+        tracked.readers.remove(reading)
+        if not tracked.readers and tracked.end is None:
+            if tracked.request.retention.linger_s is None:
+                tracked.end = "CANCELLED"
             else:
-                kept.alone_since = self.loop.now
+                tracked.alone_since = self.loop.now
 
-    @precondition(lambda self: self.kept)
+    @precondition(lambda self: self.tracked)
     @rule(which=pick, how=st.sampled_from(["cancel", "cancel", "stop"]))
     def interrupt(self, which, how):
-        kept = self._some(self.kept, which)
+        tracked = self._pick(self.tracked, which)
         if how == "cancel":
-            kept.stream.cancel()
+            tracked.stream.cancel()
         else:
-            self.registry.stop(kept.stream)
-        kept.end = kept.end or {"cancel": "CANCELLED", "stop": "SERVER_STOPPED"}[how]
+            self.registry.stop(tracked.stream)
+        tracked.end = tracked.end or {"cancel": "CANCELLED", "stop": "SERVER_STOPPED"}[how]
 
-    @precondition(lambda self: any(self._is_found(kept) for kept in self.ended))
+    @precondition(lambda self: any(self._is_found(tracked) for tracked in self.ended))
     @rule(which=pick, joins=st.booleans())
     def delete(self, which, joins):
         """Delete a stream, possibly with a reader that has read all but the last event."""
-        kept = self._some([kept for kept in self.ended if self._is_found(kept)], which)
+        tracked = self._pick([tracked for tracked in self.ended if self._is_found(tracked)], which)
         if joins:
-            self.loop.run_until_complete(self._join_at(kept, kept.last_sequence - 1))
-        kept.is_deleted = True
-        self.registry.delete(kept.stream)
-        for reading in kept.readers:
+            self.loop.run_until_complete(self._join_at(tracked, tracked.last_sequence - 1))
+        tracked.is_deleted = True
+        self.registry.delete(tracked.stream)
+        for reading in tracked.readers:
             reading.take(self.loop)
 
     @rule(count=st.integers(1, 3))
     def answer_at_length(self, count):
         """Run a whole stream in one step, so that many can compete for the space."""
-        known = len(self.kept)
+        known = len(self.tracked)
         self.open(None, 60.125, "", b"", 0)
-        if len(self.kept) == known:
+        if len(self.tracked) == known:
             return
-        kept = self.kept[-1]
+        tracked = self.tracked[-1]
         self.loop.settle()
         self.is_pressed = True
-        self._say(kept, *[BIG] * count)
-        kept.provider.say(Complete(FinishReason.STOP))
+        self._say(tracked, *[BIG] * count)
+        tracked.provider.say(Complete(FinishReason.STOP))
         self.loop.settle()
-        kept.end = "STOP"
-        self.loop.run_until_complete(self._leave(kept.readers[0]))
+        tracked.end = "STOP"
+        self.loop.run_until_complete(self._leave(tracked.readers[0]))
 
     # What providers and the clock do.
 
@@ -244,25 +244,25 @@ class StreamMachine(RuleBasedStateMachine):
     @rule(which=pick, said=st.lists(entries, min_size=1, max_size=9), is_read=st.booleans())
     def say(self, which, said, is_read):
         """The provider sends an entry, possibly with a reader that reads everything from the start."""
-        kept = self._some(self.live, which)
-        self._say(kept, *said)
+        tracked = self._pick(self.live, which)
+        self._say(tracked, *said)
         if is_read:
             self.loop.settle()
-            known = len(kept.readers)
-            self.loop.run_until_complete(self._join_at(kept, 0))
-            for reading in kept.readers[known:]:
+            known = len(tracked.readers)
+            self.loop.run_until_complete(self._join_at(tracked, 0))
+            for reading in tracked.readers[known:]:
                 reading.take(self.loop)
 
     @precondition(lambda self: self.live)
     @rule(which=pick, count=st.integers(1, 3))
     def say_much(self, which, count):
         self.is_pressed = True
-        self._say(self._some(self.live, which), *[BIG] * count)
+        self._say(self._pick(self.live, which), *[BIG] * count)
 
-    def _say(self, kept, *said):
-        kept.provider.say(*said)
-        if kept.end is None:
-            kept.entries += said
+    def _say(self, tracked, *said):
+        tracked.provider.say(*said)
+        if tracked.end is None:
+            tracked.entries += said
 
     @precondition(lambda self: self.live)
     @rule(
@@ -271,45 +271,45 @@ class StreamMachine(RuleBasedStateMachine):
         closes_badly=st.booleans(),
     )
     def end(self, which, end, closes_badly):
-        kept = self._some(self.live, which)
-        kept.provider.closes_badly = closes_badly
-        kept.provider.say(end)
-        broken = "UPSTREAM_BROKEN" if kept.entries else "UPSTREAM_UNAVAILABLE"
-        kept.end = kept.end or ("STOP" if isinstance(end, Complete) else broken)
+        tracked = self._pick(self.live, which)
+        tracked.provider.closes_badly = closes_badly
+        tracked.provider.say(end)
+        broken = "UPSTREAM_BROKEN" if tracked.entries else "UPSTREAM_UNAVAILABLE"
+        tracked.end = tracked.end or ("STOP" if isinstance(end, Complete) else broken)
 
     @precondition(lambda self: self.live)
     @rule(which=pick)
     def let_the_provider_close_late(self, which):
-        kept = self._some(self.live, which)
-        if kept.end is None:
-            kept.provider.may_close.clear()
+        tracked = self._pick(self.live, which)
+        if tracked.end is None:
+            tracked.provider.may_close.clear()
 
     @rule(which=pick)
     def let_the_provider_close(self, which):
-        if self.kept:
-            self._some(self.kept, which).provider.may_close.set()
+        if self.tracked:
+            self._pick(self.tracked, which).provider.may_close.set()
 
     @rule(by_s=st.sampled_from([0.25, 1.0, 3.0, 70.0]))
     def wait(self, by_s):
         """Advance the clock. No sum of these steps equals a linger or a log_ttl."""
         self.loop.move(by_s)
-        for kept in self.kept:
-            linger_s = kept.request.retention.linger_s
-            if kept.alone_since is not None and self.loop.now >= kept.alone_since + linger_s:
-                kept.end = kept.end or "CANCELLED"
+        for tracked in self.tracked:
+            linger_s = tracked.request.retention.linger_s
+            if tracked.alone_since is not None and self.loop.now >= tracked.alone_since + linger_s:
+                tracked.end = tracked.end or "CANCELLED"
 
     # Invariants.
 
     @invariant()
-    def everything_is_as_the_model_says(self):
+    def everything_matches_the_model(self):
         self.loop.settle()
-        for kept in self.kept:
-            if kept.is_sealed and kept not in self.ended:
-                self.ended.append(kept)
-                kept.ended_at = self.loop.now
+        for tracked in self.tracked:
+            if tracked.is_sealed and tracked not in self.ended:
+                self.ended.append(tracked)
+                tracked.ended_at = self.loop.now
         self.loop.settle()
-        for kept in self.kept:
-            self._check(kept)
+        for tracked in self.tracked:
+            self._check(tracked)
         for reading in self.readings:
             reading.check(is_pressed=self.is_pressed)
             while reading.follows and reading.taking is None and not reading.is_over:
@@ -318,37 +318,37 @@ class StreamMachine(RuleBasedStateMachine):
                 reading.check(is_pressed=self.is_pressed)
         self._check_registry()
 
-    def _check(self, kept):
-        stream, log = kept.stream, kept.stream.log
-        assert stream.reader_count == len(kept.readers)
-        assert log.sealed == kept.is_sealed
-        assert log.last_sequence == kept.last_sequence
+    def _check(self, tracked):
+        stream, log = tracked.stream, tracked.stream.log
+        assert stream.reader_count == len(tracked.readers)
+        assert log.sealed == tracked.is_sealed
+        assert log.last_sequence == tracked.last_sequence
         assert log.earliest_sequence <= log.last_sequence + 1
-        assert kept.provider.opened <= 1
-        is_closing = not kept.provider.may_close.is_set()
-        assert kept.provider.is_open == (not kept.is_sealed or is_closing)
-        if kept.is_sealed:
+        assert tracked.provider.opened <= 1
+        is_closing = not tracked.provider.may_close.is_set()
+        assert tracked.provider.is_open == (not tracked.is_sealed or is_closing)
+        if tracked.is_sealed:
             end = log.failure.reason if log.failure else log.finished.reason.name
-            assert end == kept.end
+            assert end == tracked.end
             assert stream.end_time is not None
-        if kept.readers and not kept.is_deleted and not self.is_pressed:
+        if tracked.readers and not tracked.is_deleted and not self.is_pressed:
             assert log.earliest_sequence == 1  # its readers may continue
-        if not self._is_found(kept) and not kept.readers:
+        if not self._is_found(tracked) and not tracked.readers:
             assert log.byte_count <= 100  # Finished itself
 
-    def _is_found(self, kept):
+    def _is_found(self, tracked):
         """Return whether the stream can be found by the model. A stream that may have been dropped for others
         is checked for validity only.
         """
-        if kept.ended_at is None:
+        if tracked.ended_at is None:
             return True
-        if kept.is_deleted or kept.is_expired(self.loop.now):
+        if tracked.is_deleted or tracked.is_expired(self.loop.now):
             return False
-        return not self.is_pressed or self._was_spared(kept)
+        return not self.is_pressed or self._was_spared(tracked)
 
-    def _was_spared(self, kept):
+    def _was_spared(self, tracked):
         try:
-            return self.registry.find(kept.stream.id) is kept.stream
+            return self.registry.find(tracked.stream.id) is tracked.stream
         except StreamNotFound:
             return False
 
@@ -363,13 +363,14 @@ class StreamMachine(RuleBasedStateMachine):
         assert waiting.done() == (not self.live and not self.readings)
         waiting.cancel()
         # Streams are dropped in the order of their ends, so of the unexpired ones the oldest are missing.
-        kept_of = {kept.stream: kept for kept in self.ended}
+        tracked_by_stream = {tracked.stream: tracked for tracked in self.ended}
         in_time = [
-            kept_of[stream]
+            tracked_by_stream[stream]
             for stream in self.host.recorder.ended_in_order
-            if not kept_of[stream].is_deleted and not kept_of[stream].is_expired(self.loop.now)
+            if not tracked_by_stream[stream].is_deleted
+            and not tracked_by_stream[stream].is_expired(self.loop.now)
         ]
-        spared = [self._was_spared(kept) for kept in in_time]
+        spared = [self._was_spared(tracked) for tracked in in_time]
         assert spared == sorted(spared)
         if not self.is_pressed:
             assert all(spared)
@@ -377,12 +378,12 @@ class StreamMachine(RuleBasedStateMachine):
     def teardown(self):
         try:
             self.loop.run_until_complete(self._leave_all())
-            for kept in self.kept:
-                kept.provider.may_close.set()
-            self.everything_is_as_the_model_says()
+            for tracked in self.tracked:
+                tracked.provider.may_close.set()
+            self.everything_matches_the_model()
             for _ in range(2):  # one linger, then one log_ttl
                 self.wait(100.0)
-                self.everything_is_as_the_model_says()
+                self.everything_matches_the_model()
             assert self.registry.log_bytes == 0
             assert self.registry.live_count == self.registry.ended_count == 0
             assert self.host.is_over_at_once()
