@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`. Each sets up what it needs in this folder.
+# Start with `make demo` or `make test`. Each target installs what it needs in this folder.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
@@ -16,7 +16,7 @@ help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(READY) ## Make the virtual environment .venv (every other target does so by itself)
+setup: $(READY) ## Create the virtual environment .venv (other targets do this when needed)
 
 $(READY): requirements/dev.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Tokenwire needs Python 3.11 or newer: none was found on the PATH"; exit 1; }
@@ -34,7 +34,7 @@ $(PROTO_READY): requirements/proto.lock
 	@touch $@
 
 .PHONY: demo
-demo: $(READY) ## Serve the built-in demo, stream one chat on the terminal, stop
+demo: $(READY) ## Start the built-in demo, stream one chat to the terminal, and stop
 	@$(BIN)/python scripts/demo.py
 
 .PHONY: run
@@ -50,10 +50,10 @@ test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
 .PHONY: check
-check: lint types layers proto-check test ## Everything that must be green: lint, types, layers, proto, tests
+check: lint types layers proto-check test ## Run all checks: lint, types, layers, protos, tests
 
 .PHONY: lint
-lint: $(READY) ## Lint and check the formatting
+lint: $(READY) ## Lint the code and check its formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
@@ -64,7 +64,7 @@ format: $(READY) ## Format the code and the protos
 	@$(BIN)/buf format --write protos
 
 .PHONY: types
-types: $(READY) ## Check types
+types: $(READY) ## Check the types
 	@$(BIN)/mypy
 
 .PHONY: layers
@@ -72,36 +72,36 @@ layers: $(READY) ## Check that imports point downward only
 	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 
 .PHONY: proto
-proto: $(READY) $(PROTO_READY) ## Generate the code of the protos
+proto: $(READY) $(PROTO_READY) ## Generate the Python code and the descriptors of the protos
 	@scripts/generate
 
 .PHONY: proto-check
-proto-check: $(READY) $(PROTO_READY) ## Lint the protos; prove the generated code fresh and nothing broken
+proto-check: $(READY) $(PROTO_READY) ## Lint the protos, check for breaking changes, and that the generated code is current
 	@$(BIN)/buf lint protos
 	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf breaking protos --against protos/released.binpb
 	@scripts/generate --check
 
 .PHONY: tools
-tools: .tools/bin/grpcurl ## Install the tools of other ecosystems that tests use (grpcurl; needs Go)
+tools: .tools/bin/grpcurl ## Install grpcurl for the tests (needs Go)
 
 .tools/bin/grpcurl:
 	@GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
 .PHONY: bench
-bench: $(READY) ## Measure CPU, latency, memory and bytes per token, against the bare floor (minutes)
+bench: $(READY) ## Measure CPU, latency, memory and bytes per token, compared with bare grpc.aio (minutes)
 	@$(BIN)/python tests/bench
 
 .PHONY: bench-peers
-bench-peers: $(READY) ## The same load on LiteLLM's proxy and nginx (minutes; installs LiteLLM in .tools)
+bench-peers: $(READY) ## Measure LiteLLM's proxy and nginx under the same load (minutes; installs LiteLLM in .tools)
 	@$(BIN)/python tests/bench/peers.py
 
 .PHONY: faults
-faults: $(READY) ## Fault runs at full size (minutes)
+faults: $(READY) ## Run the fault tests at full size (minutes)
 	@$(BIN)/python -m pytest -m faults -q -s
 
 .PHONY: lock
-lock: $(READY) ## Renew the locks: names, versions and hashes, no addresses
+lock: $(READY) ## Update the lock files: names, versions and hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --all-extras --group dev \
 	  -o requirements/dev.lock pyproject.toml
@@ -110,5 +110,5 @@ lock: $(READY) ## Renew the locks: names, versions and hashes, no addresses
 	  -o requirements/proto.lock
 
 .PHONY: clean
-clean: ## Remove what these commands made
+clean: ## Remove all files that these targets created
 	@rm -rf .venv .venv-proto .tools bench-out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

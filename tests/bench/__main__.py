@@ -56,19 +56,23 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="three minutes instead of eleven")
-    size.add_argument("--tiny", action="store_true", help="seconds, to see that all of it works")
+    size.add_argument("--quick", action="store_true", help="take three minutes instead of eleven")
+    size.add_argument(
+        "--tiny", action="store_true", help="take seconds, to test that everything works"
+    )
     parser.add_argument(
         "--part",
         choices=(*PARTS, "all"),
         default="all",
-        help="tokens: against the floor; lasting: streams that are resumed, shared, retained; keyed: "
-        "what keys and limits cost; ledger: what counting, pricing and recording costs",
+        help="tokens: compared with the floor; lasting: resumed, shared and retained streams; keyed: "
+        "cost of keys and limits; ledger: cost of counting, pricing and recording",
     )
-    parser.add_argument("--pairs", type=_count, help="pairs of each load (default: 5, quick: 3)")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a bar is missed")
     parser.add_argument(
-        "--pin", action="store_true", help="measured process on a core of its own, others elsewhere"
+        "--pairs", type=_count, help="number of pairs of each load (default: 5, quick: 3)"
+    )
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a limit is missed")
+    parser.add_argument(
+        "--pin", action="store_true", help="run the measured process on a separate core"
     )
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for results")
     return parser

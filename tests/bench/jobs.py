@@ -69,7 +69,7 @@ class FirstTokenResult(msgspec.Struct, frozen=True):
     """Sorted times, by the names of `FirstToken.targets`."""
 
 
-class Hold(msgspec.Struct, frozen=True, tag=True):
+class KeepOpen(msgspec.Struct, frozen=True, tag=True):
     """Open streams that stay silent after `tokens`, and measure the target's memory.
 
     `steps` are increasing numbers of open streams. Memory is measured at each step.
@@ -83,7 +83,7 @@ class Hold(msgspec.Struct, frozen=True, tag=True):
     channels: int = 4
 
 
-class HoldResult(msgspec.Struct, frozen=True):
+class KeepOpenResult(msgspec.Struct, frozen=True):
     rss_bytes: list[int]
     """Resident memory at each step."""
 
@@ -186,4 +186,4 @@ class RetainResult(msgspec.Struct, frozen=True):
     streams: int
 
 
-Job = Streams | FirstToken | Hold | Wire | Flood | Resume | Audience | Retain
+Job = Streams | FirstToken | KeepOpen | Wire | Flood | Resume | Audience | Retain

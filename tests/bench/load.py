@@ -21,8 +21,8 @@ from jobs import (
     Audience,
     FirstToken,
     Flood,
-    Hold,
     Job,
+    KeepOpen,
     Resume,
     Retain,
     Streams,
@@ -30,7 +30,7 @@ from jobs import (
     Wire,
 )
 from one_stream import first_token, flood, wire
-from open_streams import hold
+from open_streams import keep_open
 from retained_streams import resume, retain
 
 NOT_MEASURABLE = 3
@@ -148,8 +148,8 @@ async def _run(job: Job) -> msgspec.Struct:
             return await streams(job)
         case FirstToken():
             return await first_token(job)
-        case Hold():
-            return await hold(job)
+        case KeepOpen():
+            return await keep_open(job)
         case Wire():
             return await wire(job)
         case Flood():

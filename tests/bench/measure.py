@@ -11,8 +11,8 @@ from jobs import (
     FirstTokenResult,
     Flood,
     FloodResult,
-    Hold,
-    HoldResult,
+    KeepOpen,
+    KeepOpenResult,
     Streams,
     StreamsResult,
     Target,
@@ -220,14 +220,14 @@ def _memory(plan: Plan, processes: Processes, simulator: Running) -> Memory:
     few, many = plan.held_streams
     short, long = plan.held_tokens
 
-    def held(tokens: int, steps: list[int]) -> list[int]:
+    def memory_at(tokens: int, steps: list[int]) -> list[int]:
         # A used heap would hide the memory of a stream, so each ramp has a fresh process.
         with processes.server(simulator) as server:
-            job = Hold(_grpc(server), tokens, steps, server.pid)
-            return processes.run(job, HoldResult).rss_bytes
+            job = KeepOpen(_grpc(server), tokens, steps, server.pid)
+            return processes.run(job, KeepOpenResult).rss_bytes
 
-    few_short, many_short = held(short, [few, many])
-    (few_long,) = held(long, [few])
+    few_short, many_short = memory_at(short, [few, many])
+    (few_long,) = memory_at(long, [few])
     return Memory(
         kib_per_stream=(many_short - few_short) / (many - few) / KIB,
         bytes_per_log_entry=(few_long - few_short) / (few * (long - short)),

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import readings
 from callers import CALL_LIMIT_S, GrpcCaller, Unmeasurable
-from jobs import Hold, HoldResult
+from jobs import KeepOpen, KeepOpenResult
 
 from tokenwire.v1 import event_pb2
 
@@ -16,7 +16,7 @@ START_INTERVAL_S = 0.005
 SETTLE_S = 0.5
 
 
-async def hold(job: Hold) -> HoldResult:
+async def keep_open(job: KeepOpen) -> KeepOpenResult:
     """Increase the number of open streams in steps. Measure memory when all streams of a step are silent.
 
     Tokens are paced, because a burst would leave its write buffers in the heap.
@@ -53,4 +53,4 @@ async def hold(job: Hold) -> HoldResult:
             leave.set()
     finally:
         await target.close()
-    return HoldResult(rss_bytes)
+    return KeepOpenResult(rss_bytes)

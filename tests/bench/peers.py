@@ -181,9 +181,11 @@ def _answers(address: str, path: str) -> Callable[[], str | None]:
 def main() -> int:
     """Measure. Return 0 if the available peers were measured, or 2 if a measurement failed."""
     parser = argparse.ArgumentParser(prog="bench-peers", description=__doc__)
-    parser.add_argument("--streams", type=int, default=20, help="at 50 tokens/s each (default: 20)")
+    parser.add_argument(
+        "--streams", type=int, default=20, help="number of streams of 50 tokens/s (default: 20)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pin", action="store_true", help="peers on a core of their own")
+    parser.add_argument("--pin", action="store_true", help="run the peers on a separate core")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for results")
     arguments = parser.parse_args()
     folder = arguments.out.absolute() / "peers"
