@@ -22,9 +22,9 @@ from tokenwire.v1.event_pb2 import FinishReason, TokenEvent, ToolCall
 from tokenwire.v1.model_pb2 import Model
 from tokenwire.v1.usage_pb2 import Usage, UsageOutcome, UsageRecord, UsageSummary
 
-from .allowance import Allowance
-from .chat_stream import AsyncChatStream
-from .client import AsyncClient
+from .aio.chat_stream import AsyncChatStream
+from .aio.client import AsyncClient
+from .connect.tls import Tls
 from .errors import (
     BudgetExceeded,
     Cancelled,
@@ -62,11 +62,11 @@ from .errors import (
 )
 from .messages import assistant, image, system, tool, tool_result, user
 from .options import cache, delivery, retention
-from .stream import Answer
-from .sync import Client
-from .sync_chat_stream import ChatStream
-from .tls import Tls
-from .usage import TokenCount
+from .stream.answer import Answer
+from .sync.chat_stream import ChatStream
+from .sync.client import Client
+from .wire.metadata import Allowance
+from .wire.usage import TokenCount
 
 __all__ = [
     "Allowance",

@@ -6,9 +6,10 @@ import time
 import pytest
 
 import tokenwire
-from tokenwire.channel import CANCEL_TIMEOUT_S
+from tokenwire.connect.channel import CANCEL_TIMEOUT_S
 from tokenwire.v1 import chat_pb2
 
+from .breakable_wire import wire_to
 from .conftest import (
     LIMIT_S,
     STREAM_ID,
@@ -22,7 +23,6 @@ from .conftest import (
     status,
     text,
 )
-from .wire import wire_to
 
 ENDLESS = "openai/sim?repeat=forever&itl_ms=5&key={}"
 INFO = chat_pb2.StreamInfo(stream_id=STREAM_ID)

@@ -10,8 +10,8 @@ import pytest
 import tokenwire
 from tokenwire_server.simulator.words import generated_text
 
+from .breakable_wire import wire_to
 from .conftest import LIMIT_S
-from .wire import wire_to
 
 TOKENS = 2000
 CUTS = 20

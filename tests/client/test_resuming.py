@@ -13,6 +13,7 @@ from tokenwire.v1 import chat_pb2
 from tokenwire.v1.event_pb2 import Heartbeat
 from tokenwire.v1.usage_pb2 import Usage
 
+from .breakable_wire import wire_to
 from .conftest import (
     LIMIT_S,
     STREAM_ID,
@@ -26,7 +27,6 @@ from .conftest import (
     status,
     text,
 )
-from .wire import wire_to
 
 DRAINING = status(Code.UNAVAILABLE, "DRAINING")
 BRIEF = tokenwire.retention(linger_s=0.6)

@@ -8,7 +8,7 @@ import time
 
 from tokenwire.v1.usage_pb2 import Usage
 
-from ..client import AsyncClient
+from ..aio.client import AsyncClient
 from ..errors import TokenwireError
 from .arguments import Arguments
 from .chat_request import chat_request

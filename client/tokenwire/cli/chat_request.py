@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenwire.v1.chat_pb2 import ChatRequest, GenerationConfig
 
 from ..messages import system, user
-from ..request import build_request
+from ..wire.requests import build_request
 from .arguments import Arguments
 
 

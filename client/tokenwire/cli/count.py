@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ..usage import TokenCount
+from ..wire.usage import TokenCount
 from .arguments import Arguments
 from .chat_request import chat_request
 from .client_for import client_for

@@ -12,6 +12,8 @@ from tokenwire.v1.chat_pb2 import STREAM_STATE_FAILED, STREAM_STATE_FINISHED, St
 from tokenwire.v1.event_pb2 import Finished, FinishReason, TokenEvent
 from tokenwire.v1.usage_pb2 import Usage
 
+from ..connect.key import KEY_VARIABLE
+from ..connect.target import resolve_target
 from ..errors import (
     BudgetExceeded,
     ConnectionLost,
@@ -19,10 +21,8 @@ from ..errors import (
     TokenwireError,
     Unauthenticated,
 )
-from ..handshake import Handshake, failed_handshake
-from ..key import KEY_VARIABLE
-from ..resume import is_resumable
-from ..target import resolve_target
+from ..stream.resume import is_resumable
+from ..wire.handshake import Handshake, failed_handshake
 from .arguments import Arguments
 from .money import usd_text
 from .output import stream_line

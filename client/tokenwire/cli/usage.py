@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from tokenwire.v1.usage_pb2 import UsageRecord, UsageSummary
 
-from ..client import AsyncClient
+from ..aio.client import AsyncClient
 from ..errors import TokenwireError
-from ..usage import PAGE_SIZE
+from ..wire.usage import PAGE_SIZE
 from .arguments import Arguments
 from .client_for import client_for
 from .json_numbers import json_object

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .values import label_value, midnight, positive_int_value, text_value, time_value
 
 if TYPE_CHECKING:
-    from ..usage import UsageFields, UsageGroupName, UsageOutcomeName
+    from ..wire.usage import UsageFields, UsageGroupName, UsageOutcomeName
 
 GROUPS: tuple[UsageGroupName, ...] = ("day", "model", "label", "key")
 """In the order in which the server sorts by them."""

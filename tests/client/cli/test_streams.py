@@ -12,6 +12,7 @@ from tokenwire.v1 import chat_pb2
 from tokenwire.v1.usage_pb2 import Usage
 from tokenwire_server.simulator.words import generated_text
 
+from ..breakable_wire import wire_to
 from ..conftest import (
     LIMIT_S,
     STREAM_ID,
@@ -26,7 +27,6 @@ from ..conftest import (
     text,
 )
 from ..h2 import goes_away_and_closes, raw_server
-from ..wire import wire_to
 
 USAGE = Usage(input_tokens=12, output_tokens=3)
 

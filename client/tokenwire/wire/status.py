@@ -1,0 +1,193 @@
+"""From a call's status to the error that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from tokenwire.v1.usage_pb2 import Usage
+
+from ..errors import (
+    BudgetExceeded,
+    Cancelled,
+    ConnectionLost,
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    InvalidRequest,
+    Overloaded,
+    PermissionDenied,
+    QuotaExhausted,
+    RateLimited,
+    RequestIdReused,
+    ResumePointAhead,
+    ResumePointExpired,
+    ServerStopped,
+    SlowReader,
+    StoreUnavailable,
+    StreamNotFound,
+    TokenwireError,
+    TooManyStreams,
+    Unauthenticated,
+    UnknownModel,
+    UpstreamAuth,
+    UpstreamBroken,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamStalled,
+    UpstreamUnavailable,
+    Violation,
+)
+from ..int_text import count_of
+from .handshake import failed_handshake
+
+DOMAIN = "tokenwire"
+"""`ErrorInfo.domain` of every error that Tokenwire itself reports."""
+
+_DETAILS_KEY = "grpc-status-details-bin"
+_OPTIONAL_COUNTS = (
+    "reasoning_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cost_microusd",
+)
+
+_BY_REASON: Mapping[str, type[TokenwireError]] = {
+    "INVALID_REQUEST": InvalidRequest,
+    "UNKNOWN_MODEL": UnknownModel,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
+    "RATE_LIMITED": RateLimited,
+    "TOO_MANY_STREAMS": TooManyStreams,
+    "QUOTA_EXHAUSTED": QuotaExhausted,
+    "BUDGET_EXCEEDED": BudgetExceeded,
+    "OVERLOADED": Overloaded,
+    "STORE_UNAVAILABLE": StoreUnavailable,
+    "STREAM_NOT_FOUND": StreamNotFound,
+    "RESUME_POINT_EXPIRED": ResumePointExpired,
+    "RESUME_POINT_AHEAD": ResumePointAhead,
+    "REQUEST_ID_REUSED": RequestIdReused,
+    "UPSTREAM_REJECTED": UpstreamRejected,
+    "UPSTREAM_AUTH": UpstreamAuth,
+    "UPSTREAM_RATE_LIMITED": UpstreamRateLimited,
+    "UPSTREAM_UNAVAILABLE": UpstreamUnavailable,
+    "UPSTREAM_BROKEN": UpstreamBroken,
+    "UPSTREAM_STALLED": UpstreamStalled,
+    "DEADLINE": DeadlineExceeded,
+    "SLOW_READER": SlowReader,
+    "DRAINING": Draining,
+    "SERVER_STOPPED": ServerStopped,
+    "INTERNAL": InternalError,
+}
+
+_BY_CODE: Mapping[grpc.StatusCode, type[TokenwireError]] = {
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAVAILABLE: ConnectionLost,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,  # of a proxy that asks for credentials
+}
+
+# gRPC makes these codes of most RST_STREAM frames, which come from what stands between and not from a
+# server: that one ends its calls with trailers.
+_CODES_OF_RESETS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED})
+_RESET = "RST_STREAM"
+
+
+def from_status(
+    code: grpc.StatusCode,
+    message: str,
+    trailing_metadata: Iterable[tuple[str, str | bytes]] = (),
+    *,
+    stream_id: str = "",
+    last_sequence: int = 0,
+) -> TokenwireError:
+    """The error that a call's status stands for.
+
+    The status details are read as AIP-193 describes them: a google.rpc.Status in the trailing
+    metadata, with one ErrorInfo. Details that cannot be read, or are another domain's, count as
+    missing; the code decides then, or the frame that gRPC names. `stream_id` and `last_sequence` are
+    what the reader knows itself, for errors that do not bear them.
+    """
+    info = error_details_pb2.ErrorInfo()
+    retry_after_s: float | None = None
+    violations: list[Violation] = []
+    for detail in _details(trailing_metadata):
+        retry, bad_request = error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+        try:
+            if detail.Is(info.DESCRIPTOR):
+                detail.Unpack(info)
+            elif detail.Unpack(retry):
+                retry_after_s = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+            elif detail.Unpack(bad_request):
+                violations += (
+                    Violation(violation.field, violation.description)
+                    for violation in bad_request.field_violations
+                )
+        except DecodeError:
+            continue
+    if info.domain != DOMAIN:
+        info.Clear()
+    kind: type[TokenwireError]
+    if info.reason:
+        kind = _BY_REASON.get(info.reason, TokenwireError)
+    elif code in _CODES_OF_RESETS and _RESET in message:
+        kind = ConnectionLost
+    else:
+        kind = _BY_CODE.get(code, TokenwireError)
+    if kind is ConnectionLost and not last_sequence and (failed := failed_handshake(message)):
+        message = f"{failed.value} ({message})"
+    facts = dict(info.metadata)
+    told_sequence = count_of(facts.get("last_sequence")) or last_sequence
+    if kind in (SlowReader, Draining):
+        # Not what the server had sent when it gave this reader up: that may never have arrived.
+        told_sequence = last_sequence
+    return kind(
+        message,
+        code=code,
+        reason=info.reason,
+        metadata=facts,
+        stream_id=facts.get("stream_id") or stream_id,
+        last_sequence=told_sequence,
+        usage=_usage(facts),
+        retry_after_s=retry_after_s,
+        violations=violations,
+    )
+
+
+def _details(
+    trailing_metadata: Iterable[tuple[str, str | bytes]],
+) -> Iterable[any_pb2.Any]:
+    for key, value in trailing_metadata:
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            status = status_pb2.Status()
+            try:
+                status.ParseFromString(value)
+            except DecodeError:
+                return ()
+            details: Iterable[any_pb2.Any] = status.details
+            return details
+    return ()
+
+
+def _usage(facts: Mapping[str, str]) -> Usage | None:
+    """The usage among an error's facts. A count that is missing there stays absent, not 0."""
+    input_tokens, output_tokens = (
+        count_of(facts.get("input_tokens")),
+        count_of(facts.get("output_tokens")),
+    )
+    if input_tokens is None or output_tokens is None:
+        return None
+    usage = Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        estimated=facts.get("usage_estimated") == "true",
+    )
+    for name in _OPTIONAL_COUNTS:
+        count = count_of(facts.get(name))
+        if count is not None:
+            setattr(usage, name, count)
+    return usage

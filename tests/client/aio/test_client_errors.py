@@ -1,0 +1,169 @@
+import asyncio
+import socket
+
+import grpc
+import pytest
+
+import tokenwire
+
+from ..breakable_wire import wire_to
+from ..conftest import (
+    LIMIT_S,
+    STREAM_ID,
+    caller_left,
+    fails,
+    finished,
+    plays,
+    plays_then_waits,
+    started,
+    status,
+    text,
+)
+
+Code = grpc.StatusCode
+
+
+async def test_a_refusal_is_raised_where_the_block_is_entered(server, client):
+    server.script = fails(status(Code.NOT_FOUND, "UNKNOWN_MODEL", metadata={"nearest": "a"}))
+
+    with pytest.raises(tokenwire.UnknownModel) as caught:
+        async with client.chat_stream("m", "Hi"):
+            pytest.fail("entered")
+
+    assert caught.value.metadata == {"nearest": "a"}
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (Code.INVALID_ARGUMENT, "INVALID_REQUEST", tokenwire.InvalidRequest),
+        (Code.NOT_FOUND, "UNKNOWN_MODEL", tokenwire.UnknownModel),
+        (Code.UNAVAILABLE, "OVERLOADED", tokenwire.Overloaded),
+        (Code.ALREADY_EXISTS, "REQUEST_ID_REUSED", tokenwire.RequestIdReused),
+        (Code.INVALID_ARGUMENT, "UPSTREAM_REJECTED", tokenwire.UpstreamRejected),
+        (Code.FAILED_PRECONDITION, "UPSTREAM_AUTH", tokenwire.UpstreamAuth),
+        (Code.UNAVAILABLE, "UPSTREAM_RATE_LIMITED", tokenwire.UpstreamRateLimited),
+        (Code.UNAVAILABLE, "UPSTREAM_UNAVAILABLE", tokenwire.UpstreamUnavailable),
+        (Code.ABORTED, "UPSTREAM_BROKEN", tokenwire.UpstreamBroken),
+        (Code.ABORTED, "UPSTREAM_STALLED", tokenwire.UpstreamStalled),
+        (Code.DEADLINE_EXCEEDED, "DEADLINE", tokenwire.DeadlineExceeded),
+        (Code.UNAVAILABLE, "SLOW_READER", tokenwire.SlowReader),
+        (Code.UNAVAILABLE, "SERVER_STOPPED", tokenwire.ServerStopped),
+        (Code.INTERNAL, "INTERNAL", tokenwire.InternalError),
+        (Code.DATA_LOSS, "FROM_THE_FUTURE", tokenwire.TokenwireError),
+    ],
+)
+async def test_each_reason_comes_over_the_wire_as_its_class(server, client, code, reason, kind):
+    server.script = fails(status(code, reason), started(), text(2, "a"))
+
+    async with client.chat_stream("m", "Hi") as stream:
+        with pytest.raises(tokenwire.TokenwireError) as caught:
+            await stream.final()
+
+    assert type(caught.value) is kind
+    assert (caught.value.code, caught.value.reason) == (code, reason)
+    assert (caught.value.stream_id, caught.value.last_sequence) == (STREAM_ID, 2)
+
+    server.script = fails(status(code, reason))
+    with pytest.raises(kind):
+        await client.chat("m", "Hi")
+
+
+async def test_everything_sent_before_an_error_is_read_before_it(server, client):
+    count = 2000
+    events = [text(sequence, "x" * 50) for sequence in range(1, count + 1)]
+    all_written = asyncio.Event()
+
+    async def script(request, context):
+        await plays(*events)(request, context)
+        all_written.set()
+        await context.abort_with_status(status(Code.ABORTED, "UPSTREAM_BROKEN"))
+
+    server.script = script
+    async with client.chat_stream("m", "Hi") as stream:
+        async with asyncio.timeout(LIMIT_S):
+            await all_written.wait()
+        with pytest.raises(tokenwire.UpstreamBroken):
+            await stream.final()
+
+    assert stream.last_sequence == count
+
+
+async def test_a_deadline_that_passes_here_is_named_and_ends_the_call(server, client):
+    server.script = plays_then_waits(started(), text(2, "a"))
+
+    async with client.chat_stream("m", "Hi", timeout=0.2) as stream:
+        with pytest.raises(tokenwire.DeadlineExceeded) as caught:
+            await stream.final()
+
+    assert caught.value.code is Code.DEADLINE_EXCEEDED
+    assert (caught.value.stream_id, caught.value.last_sequence) == (STREAM_ID, 2)
+    assert await caller_left(server)
+
+
+async def test_the_deadline_reaches_the_server(server, client):
+    remaining = []
+
+    async def script(request, context):
+        remaining.append(context.time_remaining())
+        await plays(finished(1))(request, context)
+
+    server.script = script
+    async with client.chat_stream("m", "Hi", timeout=30) as stream:
+        await stream.final()
+
+    assert 20 < remaining[0] < 31  # gRPC rounds up
+
+
+async def test_a_stream_without_its_end_is_never_an_answer(server, client):
+    server.script = plays(started(), text(2, "half an ans"))
+
+    async with client.chat_stream("m", "Hi") as stream:
+        with pytest.raises(tokenwire.IncompleteStream) as caught:
+            await stream.final()
+
+    assert caught.value.last_sequence == 2
+    assert stream.message.parts[0].text == "half an ans"
+
+
+async def test_an_answer_that_finished_is_kept_whatever_follows_it(server, client):
+    server.script = fails(status(Code.UNAVAILABLE, "SERVER_STOPPED"), started(), finished(2))
+
+    async with client.chat_stream("m", "Hi") as stream:
+        assert (await stream.final()).HasField("finished")
+
+
+async def test_nobody_there_is_connection_lost():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        target = f"127.0.0.1:{unused.getsockname()[1]}"
+        async with tokenwire.AsyncClient(target) as client:
+            with pytest.raises(tokenwire.ConnectionLost) as caught:
+                await client.chat("m", "Hi")
+            with pytest.raises(tokenwire.ConnectionLost):
+                async with client.chat_stream("m", "Hi"):
+                    pytest.fail("entered")
+
+    assert (caught.value.code, caught.value.reason) == (Code.UNAVAILABLE, "")
+
+
+async def test_a_server_that_falls_silent_on_the_wire_is_found_by_keepalive(server):
+    server.script = plays_then_waits(started())
+    fast = [
+        ("grpc.keepalive_time_ms", 300),
+        ("grpc.http2.ping_timeout_ms", 300),
+        ("grpc.http2.bdp_probe", 0),  # its pings would find it too, in a stream with traffic
+    ]
+
+    async with (
+        asyncio.timeout(LIMIT_S),
+        wire_to(server.target) as wire,
+        tokenwire.AsyncClient(wire.target, options=fast) as client,
+        client.chat_stream("m", "Hi") as stream,
+    ):
+        await anext(stream)
+        wire.frozen = True
+        with pytest.raises(tokenwire.ConnectionLost) as caught:
+            await anext(stream)
+
+    assert (caught.value.stream_id, caught.value.last_sequence) == (STREAM_ID, 1)

@@ -1,0 +1,58 @@
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenwire.connect.target import is_loopback, resolve_target
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "127.0.0.1:50051", "127.9.9.9", "localhost:50051", "LocalHost", "[::1]:50051", "::1",
+        "0.0.0.0:50051", "[::]:50051", "[::ffff:127.0.0.1]:1",
+        "dns:localhost:1", "dns:///localhost:1", "dns:///127.0.0.1:1",
+        "ipv4:127.0.0.1:1", "ipv4:127.0.0.1:1,127.0.0.2:2", "ipv6:[::1]:1",
+        "unix:/run/tokenwire.sock", "unix:///run/tokenwire.sock", "unix-abstract:tokenwire",
+    ],
+)  # fmt: skip
+def test_what_stays_on_this_machine_is_loopback(target):
+    assert is_loopback(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "", "server:50051", "api.example.com:443", "10.0.0.1:50051", "[2001:db8::1]:50051",
+        "localhost.evil.com:1", "evil-localhost:1", "127.0.0.1.evil.com:1", "localhost:1@evil.com",
+        "localhost:http", "localhost%2eevil.com:1", "localhost/evil.com", "[::1%25evil.com]:1",
+        "dns://evil.com/localhost:1", "dns:////localhost:1", "dns:///evil.com:1",
+        "ipv4:127.0.0.1:1,10.0.0.1:1", "xds:///localhost:1", "[::ffff:10.0.0.1]:1", "::1%evil",
+    ],
+)  # fmt: skip
+def test_what_may_leave_it_is_not(target):
+    assert not is_loopback(target)
+
+
+@given(st.ip_addresses(), st.integers(0, 65535), st.sampled_from(["", "dns:", "dns:///"]))
+def test_an_address_is_judged_as_the_network_reads_it(address, port, scheme):
+    loopback = {
+        IPv4Address: [ip_network("127.0.0.0/8"), ip_network("0.0.0.0/32")],
+        IPv6Address: [
+            ip_network("::1/128"),
+            ip_network("::/128"),
+            ip_network("::ffff:127.0.0.0/104"),
+            ip_network("::ffff:0:0/128"),
+        ],
+    }[type(address)]
+    host = f"[{address}]" if address.version == 6 else str(address)
+
+    assert is_loopback(f"{scheme}{host}:{port}") == any(address in net for net in loopback)
+
+
+def test_the_argument_goes_before_the_variable_and_that_before_the_default(monkeypatch):
+    assert resolve_target(None) == "127.0.0.1:50051"
+    monkeypatch.setenv("TOKENWIRE_TARGET", "far:1")
+    assert resolve_target(None) == "far:1"
+    assert resolve_target("near:2") == "near:2"

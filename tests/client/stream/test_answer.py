@@ -1,0 +1,180 @@
+from itertools import groupby
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenwire import Answer
+from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT
+from tokenwire.v1.event_pb2 import (
+    FINISH_REASON_MAX_TOKENS,
+    FINISH_REASON_TOOL_CALLS,
+    Finished,
+    Heartbeat,
+    TextDelta,
+    TokenEvent,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from tokenwire.v1.usage_pb2 import Usage
+
+from ..conftest import event, finished, reasoning, started, text, tool_call, unknown_event
+
+PIECES = st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=6)
+
+
+@st.composite
+def blocks(draw, index):
+    """The events of one content block, one delta for each piece."""
+    kind = draw(st.sampled_from(["text", "reasoning", "tool_call"]))
+    pieces = draw(PIECES)
+    if kind == "text":
+        return [text(0, piece, index) for piece in pieces]
+    if kind == "reasoning":
+        signature = draw(st.sampled_from(["", "c2lnbmVk"]))
+        deltas = [reasoning(0, piece, index) for piece in pieces]
+        return [*deltas, reasoning(0, "", index, signature)] if signature else deltas
+    begun = ToolCallStarted(index=index, id=f"call_{index}", name="f")
+    deltas = [ToolCallDelta(index=index, arguments_json=piece) for piece in pieces]
+    return [
+        event(0, tool_call_started=begun),
+        *(event(0, tool_call_delta=delta) for delta in deltas),
+    ]
+
+
+@st.composite
+def streams(draw):
+    """Blocks in order; tool calls that stand side by side run side by side."""
+    count = draw(st.integers(1, 5))
+    all_blocks = [draw(blocks(index)) for index in range(count)]
+    events = []
+    together = groupby(all_blocks, lambda block: block[0].HasField("tool_call_started"))
+    for is_tool_calls, group in together:
+        waiting = [list(block) for block in group]
+        while waiting:
+            block = draw(st.sampled_from(waiting)) if is_tool_calls else waiting[0]
+            events.append(block.pop(0))
+            waiting = [block for block in waiting if block]
+    for sequence, each in enumerate(events, start=1):
+        each.sequence = sequence
+    return events
+
+
+def joined(one: TokenEvent, other: TokenEvent) -> TokenEvent | None:
+    """Both as one event that bears the later sequence, if a server may join them."""
+    kind = one.WhichOneof("event")
+    if kind != other.WhichOneof("event") or kind == "tool_call_started":
+        return None
+    if getattr(one, kind).index != getattr(other, kind).index or one.reasoning.signature:
+        return None
+    both = TokenEvent()
+    both.CopyFrom(other)
+    for name in ("text", "arguments_json"):
+        if name in getattr(both, kind).DESCRIPTOR.fields_by_name:
+            whole = getattr(getattr(one, kind), name) + getattr(getattr(other, kind), name)
+            setattr(getattr(both, kind), name, whole)
+    return both
+
+
+def answer_of(events) -> Answer:
+    answer = Answer()
+    for each in events:
+        answer.add(each)
+    return answer
+
+
+@given(streams(), st.data())
+def test_however_the_server_joins_neighbouring_deltas_the_message_is_the_same(events, data):
+    merged = [events[0]]
+    for each in events[1:]:
+        both = joined(merged[-1], each)
+        if both is not None and data.draw(st.booleans()):
+            merged[-1] = both
+        else:
+            merged.append(each)
+
+    whole, one_by_one = answer_of(merged), answer_of(events)
+
+    assert whole.message() == one_by_one.message()
+    assert whole.last_sequence == one_by_one.last_sequence == len(events)
+
+
+@given(streams())
+def test_nothing_is_lost_or_reordered_in_the_message(events):
+    message = answer_of(events).message()
+
+    said = "".join(each.text.text for each in events)
+    thought = "".join(each.reasoning.text for each in events)
+    assert "".join(part.text for part in message.parts) == said
+    assert "".join(part.reasoning.text for part in message.parts) == thought
+    signatures = [part.reasoning.signature for part in message.parts if part.reasoning.signature]
+    assert signatures == [e.reasoning.signature for e in events if e.reasoning.signature]
+    for part in message.parts:
+        if part.HasField("tool_call"):
+            index = int(part.tool_call.id.removeprefix("call_"))
+            fragments = (e.tool_call_delta for e in events if e.tool_call_delta.index == index)
+            whole = "".join(fragment.arguments_json for fragment in fragments)
+            assert part.tool_call.arguments_json == whole
+
+
+def test_the_checked_tool_call_counts_more_than_its_fragments():
+    begun = event(2, tool_call_started=ToolCallStarted(index=0, id="call_1", name="f"))
+    fragment = event(3, tool_call_delta=ToolCallDelta(index=0, arguments_json="{ }"))
+
+    message = answer_of([begun, fragment, tool_call(4, "f", "{}")]).message()
+
+    assert [part.tool_call.arguments_json for part in message.parts] == ["{}"]
+
+
+def test_a_block_with_nothing_in_it_is_no_part_but_hidden_reasoning_keeps_its_signature():
+    hidden = reasoning(2, "", 0, "c2lnbmVk")
+    empty = reasoning(3, "", 1)
+
+    message = answer_of([hidden, empty, text(4, "Hi", 2)]).message()
+
+    assert [part.WhichOneof("content") for part in message.parts] == ["reasoning", "text"]
+    assert message.parts[0].reasoning.signature == "c2lnbmVk"
+
+
+def test_parts_stand_in_the_order_of_their_blocks_not_of_their_arrival():
+    message = answer_of([text(2, "second", 1), text(3, "first", 0)]).message()
+
+    assert [part.text for part in message.parts] == ["first", "second"]
+
+
+def test_an_unknown_event_counts_its_sequence_and_nothing_else():
+    answer = answer_of([started(), text(2, "a"), unknown_event(7), text(8, "b")])
+
+    assert answer.last_sequence == 8
+    assert [part.text for part in answer.message().parts] == ["ab"]
+    assert answer_of([started(), unknown_event(7)]).last_sequence == 7
+
+
+def test_what_a_server_makes_for_one_reader_alone_moves_no_cursor():
+    beats = [event(9, heartbeat=Heartbeat()), event(9, usage=Usage(output_tokens=3))]
+
+    answer = answer_of([started(), text(2, "a"), *beats])
+
+    assert answer.last_sequence == 2
+
+
+def test_the_response_has_the_shape_of_chat():
+    events = [started("st_1"), text(2, "Hi"), finished(3, FINISH_REASON_TOOL_CALLS)]
+
+    response = answer_of(events).response()
+
+    assert response.stream_id == "st_1"
+    assert response.message.role == ROLE_ASSISTANT
+    assert response.finished.reason == FINISH_REASON_TOOL_CALLS
+    assert not answer_of(events[:2]).response().HasField("finished")
+
+
+def test_a_tool_call_that_was_cut_off_is_no_part_of_the_finished_answer():
+    answer = Answer()
+    answer.add(TokenEvent(sequence=1, text=TextDelta(text="let me see", index=0)))
+    answer.add(TokenEvent(sequence=2, tool_call_started=ToolCallStarted(index=1, id="c", name="f")))
+    answer.add(
+        TokenEvent(sequence=3, tool_call_delta=ToolCallDelta(index=1, arguments_json='{"a": '))
+    )
+    assert [part.WhichOneof("content") for part in answer.message().parts] == ["text", "tool_call"]
+    answer.add(TokenEvent(sequence=4, finished=Finished(reason=FINISH_REASON_MAX_TOKENS)))
+    assert [part.WhichOneof("content") for part in answer.response().message.parts] == ["text"]

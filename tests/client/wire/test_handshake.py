@@ -1,0 +1,58 @@
+import pytest
+
+from tokenwire.errors import ConnectionLost
+from tokenwire.wire.handshake import Handshake, failed_handshake
+from tokenwire.wire.status import from_status
+
+FAILED = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:5: "
+SSL = "handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
+VERIFY = f"{SSL}CERTIFICATE_VERIFY_FAILED: "
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [  # as grpcio 1.72.1 and 1.85.1 say it, where they differ
+        (f"Ssl {SSL}WRONG_VERSION_NUMBER: Invalid certificate verification context", "NO_TLS"),
+        (f"Tls {SSL}WRONG_VERSION_NUMBER: Invalid certificate verification context: OK", "NO_TLS"),
+        (f"Ssl {VERIFY}unable to get local issuer certificate", "UNTRUSTED"),
+        (f"Tls {VERIFY}unable to get local issuer certificate: OK", "UNTRUSTED"),
+        (f"Tls {VERIFY}self signed certificate: OK", "UNTRUSTED"),
+        (f"Tls {VERIFY}certificate has expired: OK", "OUT_OF_DATE"),
+        (f"Tls {VERIFY}certificate is not yet valid: OK", "OUT_OF_DATE"),
+        ("Peer name localhost is not in peer certificate", "OTHER_NAME"),
+        (
+            "Custom verification check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+            "OTHER_NAME",
+        ),
+        ("Cannot check peer: missing selected ALPN property.", "NO_GRPC"),
+        ("Trying to connect an http1.x server (HTTP status 400)", "NO_GRPC"),
+        (
+            "Failed parsing HTTP/2 (Expected SETTINGS frame) (Trying to connect an http1.x server (HTTP status 400))",
+            "NO_GRPC",
+        ),
+        ("Socket closed", "REFUSED"),
+        ("recvmsg:Connection reset by peer", "REFUSED"),
+    ],
+)
+def test_what_grpc_says_is_understood(said, meaning):
+    handshake = failed_handshake(FAILED + said)
+    error = from_status(ConnectionLost.default_code, FAILED + said)
+
+    assert handshake is Handshake[meaning]
+    assert error.message == f"{handshake.value} ({FAILED}{said})"
+    assert failed_handshake(error.message) is handshake
+
+
+@pytest.mark.parametrize(
+    "said",
+    [f"{FAILED}Failed to connect to remote host: Connection refused", "Socket closed", ""],
+)
+def test_where_nobody_answered_or_a_connection_broke_nothing_is_added(said):
+    assert failed_handshake(said) is None
+    assert from_status(ConnectionLost.default_code, said).message == said
+
+
+def test_of_a_stream_that_had_begun_a_lost_wire_is_only_lost():
+    said = f"{FAILED}Socket closed"
+
+    assert from_status(ConnectionLost.default_code, said, last_sequence=7).message == said

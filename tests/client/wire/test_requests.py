@@ -1,0 +1,205 @@
+from datetime import timedelta
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+import tokenwire
+from tokenwire.v1.chat_pb2 import (
+    CACHE_MODE_READ_WRITE,
+    ON_DISCONNECT_CANCEL,
+    ON_DISCONNECT_CONTINUE,
+    ROLE_ASSISTANT,
+    ROLE_SYSTEM,
+    ROLE_TOOL,
+    ROLE_USER,
+    ChatRequest,
+    GenerationConfig,
+    Message,
+    Part,
+)
+from tokenwire.v1.event_pb2 import ToolCall
+from tokenwire.wire.requests import build_request, build_resume, outliving_its_readers
+
+
+def test_a_text_is_what_the_user_says():
+    request = build_request("openai/demo", "Hello")
+
+    assert request == ChatRequest(
+        model="openai/demo", messages=[Message(role=ROLE_USER, parts=[Part(text="Hello")])]
+    )
+
+
+def test_a_conversation_mixes_messages_mappings_and_texts():
+    call = Message(
+        role=ROLE_ASSISTANT,
+        parts=[Part(tool_call=ToolCall(id="c1", name="look", arguments_json="{}"))],
+    )
+    picture = tokenwire.image("https://example.com/cat.png")
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        tokenwire.user("What is this?", picture),
+        call,
+        tokenwire.tool_result("c1", "a cat", is_error=True),
+        {"role": "assistant", "text": "A cat."},
+        {"role": "user", "content": ["And this?", tokenwire.image(b"\x89PNG", "image/png")]},
+        "Thanks.",
+    ]
+
+    sent = build_request("m", messages).messages
+
+    assert [message.role for message in sent] == [
+        ROLE_SYSTEM,
+        ROLE_USER,
+        ROLE_ASSISTANT,
+        ROLE_TOOL,
+        ROLE_ASSISTANT,
+        ROLE_USER,
+        ROLE_USER,
+    ]
+    assert sent[1].parts[1].image.uri == "https://example.com/cat.png"
+    assert sent[2] == call
+    assert sent[3].parts[0].tool_result.text == "a cat"
+    assert sent[3].parts[0].tool_result.is_error
+    assert sent[5].parts[1].image.data == b"\x89PNG"
+    assert sent[6].parts[0].text == "Thanks."
+
+
+def test_every_field_of_the_proto_is_a_keyword():
+    fields = {
+        "generation": {"max_output_tokens": 5, "reasoning": {"effort": "REASONING_EFFORT_LOW"}},
+        "tools": [tokenwire.tool("f", "does f", parameters={"type": "object"}), {"name": "g"}],
+        "tool_choice": {"mode": "TOOL_CHOICE_MODE_TOOL", "tool_name": "f"},
+        "response_format": {"json_schema": {"name": "s", "schema_json": "{}", "strict": True}},
+        "delivery": tokenwire.delivery(heartbeat_s=1.5, usage_s=2),
+        "retention": {"on_disconnect": "ON_DISCONNECT_CONTINUE", "linger": timedelta(seconds=9)},
+        "budget": {"max_cost_microusd": 0, "max_input_tokens": 9},
+        "cache": tokenwire.cache(ttl_s=60),
+        "request_id": "r-1",
+        "labels": {"team": "search"},
+        "provider_options": {"store": False, "metadata": {"a": ["b", 1]}},
+    }
+    told_elsewhere = {"model", "messages", "token_counting"}  # the last by `count_tokens`
+    assert {*told_elsewhere, *fields} == set(ChatRequest.DESCRIPTOR.fields_by_name)
+
+    request = build_request("m", "Hi", **fields)
+
+    assert request.generation.max_output_tokens == 5
+    assert request.tools[0].parameters_json_schema == '{"type": "object"}'
+    assert [tool.name for tool in request.tools] == ["f", "g"]
+    assert request.tool_choice.tool_name == "f"
+    assert request.response_format.json_schema.strict
+    assert request.delivery.heartbeat_interval == Duration(seconds=1, nanos=500_000_000)
+    assert request.delivery.usage_interval == Duration(seconds=2)
+    assert request.retention.on_disconnect == ON_DISCONNECT_CONTINUE
+    assert request.retention.linger == Duration(seconds=9)
+    assert (request.cache.mode, request.cache.ttl.seconds) == (CACHE_MODE_READ_WRITE, 60)
+    assert request.request_id == "r-1"
+    assert request.budget.HasField("max_cost_microusd")
+    assert (request.budget.max_cost_microusd, request.budget.max_input_tokens) == (0, 9)
+    assert dict(request.labels) == {"team": "search"}
+    assert request.provider_options["metadata"]["a"][0] == "b"
+
+
+def test_a_budget_is_two_keywords():
+    cost = build_request("m", "Hi", max_cost_microusd=0).budget
+    both = build_request("m", "Hi", budget={"max_input_tokens": 9}, max_cost_microusd=7).budget
+
+    assert (cost.HasField("max_cost_microusd"), cost.HasField("max_input_tokens")) == (True, False)
+    assert both == tokenwire.Budget(max_cost_microusd=7, max_input_tokens=9)
+    assert not build_request("m", "Hi", max_cost_microusd=None).HasField("budget")
+
+
+def test_proto_messages_go_in_as_they_are():
+    whole = ChatRequest(model="m", generation=GenerationConfig(seed=1))
+
+    assert build_request(whole) is whole
+    generation = GenerationConfig(temperature=0.5)
+    assert build_request("m", "Hi", generation=generation).generation == generation
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields", "kind", "says"),
+    [
+        (("m",), {}, TypeError, "messages are missing"),
+        ((ChatRequest(), "Hi"), {}, TypeError, "sent as it is"),
+        ((ChatRequest(),), {"tools": []}, TypeError, "sent as it is"),
+        (("m", "Hi"), {"temprature": 1}, TypeError, "no field temprature"),
+        (("m", "Hi"), {"labels": {"n": 1}}, TypeError, "bad argument"),
+        (
+            ("m", "Hi"),
+            {"budget": {"max_input_tokens": 1}, "max_input_tokens": 1},
+            ValueError,
+            "give it once",
+        ),
+        (("m", [5]), {}, TypeError, "not a message: int"),
+        (("m", {"role": "robot", "text": "Hi"}), {}, ValueError, "role must be one of"),
+        (("m", {"role": "user"}), {}, ValueError, "one of 'content', 'text'"),
+        (("m", {"role": "user", "text": "a", "nme": "b"}), {}, ValueError, "nme"),
+        (("m", {"role": "user", "content": 5}), {}, TypeError, "text or parts, not int"),
+        (("m", {"role": "user", "content": [5]}), {}, TypeError, "str or a Part, not int"),
+    ],
+)
+def test_what_makes_no_request_is_said_before_anything_is_sent(arguments, fields, kind, says):
+    with pytest.raises(kind, match=says):
+        build_request(*arguments, **fields)
+
+
+def test_an_image_of_bytes_needs_its_media_type():
+    with pytest.raises(ValueError, match="media type"):
+        tokenwire.image(b"\x89PNG")
+
+
+def test_retention_in_seconds():
+    options = tokenwire.retention("cancel", linger_s=0.25, log_ttl_s=0, soft_deadline_margin_s=1e-9)
+
+    assert options.on_disconnect == ON_DISCONNECT_CANCEL
+    assert options.linger == Duration(nanos=250_000_000)
+    assert options.HasField("log_ttl")
+    assert options.log_ttl == Duration()
+    assert options.soft_deadline_margin == Duration(nanos=1)
+    assert tokenwire.retention() == tokenwire.RetentionOptions()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: tokenwire.retention("keep"), "'cancel' or 'continue'"),
+        (lambda: tokenwire.cache("always"), "off, read_write, refresh"),
+        (lambda: tokenwire.delivery(heartbeat_s=float("inf")), "no number of seconds"),
+        (lambda: tokenwire.cache(ttl_s=float("nan")), "no number of seconds"),
+    ],
+)
+def test_options_that_make_no_sense_are_said_before_anything_is_sent(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_a_resumable_request_outlives_its_readers_for_as_long_as_it_says():
+    plain = build_request("m", "Hi")
+    own = build_request("m", "Hi", retention=tokenwire.retention(linger_s=5, log_ttl_s=7))
+
+    assert outliving_its_readers(plain).retention == tokenwire.retention("continue", linger_s=30)
+    assert outliving_its_readers(own).retention == tokenwire.retention(
+        "continue", linger_s=5, log_ttl_s=7
+    )
+    assert not plain.HasField("retention")  # the caller's own message is not touched
+
+
+def test_cancelling_with_its_reader_and_resuming_contradict_each_other():
+    request = build_request("m", "Hi", retention=tokenwire.retention("cancel"))
+
+    with pytest.raises(ValueError, match="resumable=False"):
+        outliving_its_readers(request)
+    for client in (tokenwire.AsyncClient(resumable=True), tokenwire.Client(resumable=True)):
+        with pytest.raises(ValueError, match="cannot be resumed"):
+            client.chat_stream(request)
+        client.chat_stream(request, resumable=False)
+
+
+def test_a_resume_says_how_it_wants_to_be_served():
+    request = build_resume("st_1", 7, {"heartbeat_interval": Duration(seconds=3)})
+
+    assert (request.stream_id, request.after_sequence) == ("st_1", 7)
+    assert request.delivery.heartbeat_interval.seconds == 3
+    with pytest.raises(ValueError, match="range"):
+        build_resume("st_1", 2**63, None)
