@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
+
+from .._version import __version__
 
 MAX_RECEIVE_BYTES = 64 * 1024 * 1024
 """Largest message taken from a server; a larger one ends the call with RESOURCE_EXHAUSTED."""
@@ -41,7 +42,7 @@ def channel_options(extra: ChannelOptions = ()) -> list[tuple[str, str | int]]:
     gRPC's transparent retries stay: they happen only where no handler has run.
     """
     options: dict[str, str | int] = {
-        "grpc.primary_user_agent": f"tokenwire-python/{version('tokenwire')}",
+        "grpc.primary_user_agent": f"tokenwire-python/{__version__}",
         "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
         "grpc.keepalive_time_ms": KEEPALIVE_TIME_S * 1000,
         "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_S * 1000,
