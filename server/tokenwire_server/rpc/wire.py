@@ -9,7 +9,10 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import TypeVar
 
 from google.protobuf.descriptor import Descriptor
@@ -25,6 +28,7 @@ STEP_FIELDS = 4_000
 
 _VARINT, _I64, _LEN, _SGROUP, _EGROUP, _I32 = range(6)
 _MAX_VARINT32_SHIFT = 28
+_MAX_VARINT_BYTES = 10
 
 M = TypeVar("M", bound=Message)
 Children = dict[int, "Children"]
@@ -35,7 +39,7 @@ _children: dict[str, Children] = {}
 
 def parse_message(kind: type[M], data: bytes, *, max_bytes: int = SMALL_MESSAGE_BYTES) -> M:
     """Parse the bytes of a message. Raises InvalidRequest, with "" as the path of the whole."""
-    check_size(data, max_bytes)
+    check_size(kind.DESCRIPTOR, data, max_bytes)
     message = kind()
     try:
         message.ParseFromString(data)
@@ -44,12 +48,15 @@ def parse_message(kind: type[M], data: bytes, *, max_bytes: int = SMALL_MESSAGE_
     return message
 
 
-def check_size(data: bytes, max_bytes: int) -> None:
-    """Raise InvalidRequest if the data is larger than `max_bytes`."""
+def check_size(descriptor: Descriptor, data: bytes, max_bytes: int) -> None:
+    """Raise InvalidRequest if a request is larger than `max_bytes`.
+
+    The violation names the field that takes more than half of the request, such as an image, if the
+    first STEP_FIELDS fields of the request include one.
+    """
     if len(data) > max_bytes:
-        raise InvalidRequest(
-            [Violation("", f"the request has {len(data)} bytes; this server takes {max_bytes}")]
-        )
+        what = f"the request has {len(data)} bytes; this server takes {max_bytes}"
+        raise InvalidRequest([Violation(_largest_field(descriptor, data), what)])
 
 
 def malformed(full_name: str) -> InvalidRequest:
@@ -131,6 +138,60 @@ def count_fields(
                 raise malformed(descriptor.full_name)
     except IndexError:
         raise malformed(descriptor.full_name) from None
+
+
+def _largest_field(descriptor: Descriptor, data: bytes) -> str:
+    """Return the path of the innermost field that takes more than half of the data, "" without one."""
+    path: list[str] = []
+    message: Descriptor | None = descriptor
+    at, end = 0, len(data)
+    while message is not None and message.file.package == descriptor.file.package:
+        counts = Counter[int]()  # of the fields before, by number
+        for number, start, size in islice(_len_fields(data, at, end), STEP_FIELDS):
+            if size * 2 > len(data):
+                at, end = start, start + size
+                break
+            counts[number] += 1
+        else:
+            break
+        field = message.fields_by_number.get(number)
+        if field is None:
+            break
+        is_list = isinstance(field.default_value, list)
+        message = field.message_type
+        if message is not None and message.GetOptions().map_entry:
+            is_list, message = False, None
+        path.append(f"{field.name}[{counts[number]}]" if is_list else field.name)
+    return ".".join(path)
+
+
+def _len_fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield number, start and size of each length-delimited field, up to the first malformed one."""
+    with suppress(IndexError):
+        while at < end:
+            tag, at = _varint(data, at)
+            kind = tag & 7
+            if kind == _LEN:
+                size, at = _varint(data, at)
+                if at + size > end:
+                    return
+                yield tag >> 3, at, size
+                at += size
+            elif kind == _VARINT:
+                last = min(at + _MAX_VARINT_BYTES, end) - 1
+                while at < last and data[at] >= 0x80:
+                    at += 1
+                at += 1
+            elif kind in (_I64, _I32):
+                at += 8 if kind == _I64 else 4
+            else:
+                return
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the varint at a position, and the position after it. Raises IndexError if it has no end."""
+    value = data[at]
+    return (value, at + 1) if value < 0x80 else _varint32(data, value, at + 1)
 
 
 def _varint32(data: bytes, value: int, at: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tokenwire.v1 import chat_pb2, event_pb2
 from tokenwire_server.errors import InvalidRequest
-from tokenwire_server.rpc.wire import STEP_FIELDS, count_fields, parse_message
+from tokenwire_server.rpc.wire import STEP_FIELDS, check_size, count_fields, parse_message
 
 CHAT = chat_pb2.ChatRequest.DESCRIPTOR
 MANY = 10**6
@@ -126,3 +126,44 @@ def test_requests_other_than_chats_are_limited_to_64_kib():
     data = chat_pb2.GetStreamRequest(stream_id="x" * 65_536).SerializeToString()
     with pytest.raises(InvalidRequest, match="65540 bytes; this server takes 65536"):
         parse_message(chat_pb2.GetStreamRequest, data)
+
+
+@pytest.mark.parametrize(
+    ("made", "field"),
+    [
+        (
+            chat_pb2.ChatRequest(
+                model="m",
+                messages=[
+                    chat_pb2.Message(),
+                    chat_pb2.Message(
+                        role=chat_pb2.ROLE_USER,
+                        parts=[
+                            chat_pb2.Part(text="x" * 10),
+                            chat_pb2.Part(image=chat_pb2.Image(data=b"x" * 2000)),
+                        ],
+                    ),
+                ],
+            ),
+            "messages[1].parts[1].image.data",
+        ),
+        (chat_pb2.ChatRequest(model="x" * 2000), "model"),
+        (chat_pb2.ChatRequest(labels={"a": "x" * 2000}), "labels"),
+        (chat_pb2.ChatRequest(model="x" * 999, request_id="y" * 999), ""),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_a_request_that_is_too_large_names_the_field_that_takes_most_of_it(made, field):
+    data = made.SerializeToString()
+    for malformed in (b"", b"\xff"):
+        with pytest.raises(InvalidRequest) as refused:
+            check_size(CHAT, data + malformed, 1000)
+        assert [violation.field for violation in refused.value.violations] == [field]
+
+
+def test_provider_options_that_are_too_large_are_named_as_a_whole():
+    made = chat_pb2.ChatRequest()
+    made.provider_options.update({"a": "x" * 2000})
+    with pytest.raises(InvalidRequest) as refused:
+        check_size(CHAT, made.SerializeToString(), 1000)
+    assert refused.value.violations[0].field == "provider_options"
