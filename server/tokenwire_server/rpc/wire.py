@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
@@ -39,7 +39,7 @@ _children: dict[str, Children] = {}
 
 def parse_message(kind: type[M], data: bytes, *, max_bytes: int = SMALL_MESSAGE_BYTES) -> M:
     """Parse the bytes of a message. Raises InvalidRequest, with "" as the path of the whole."""
-    check_size(kind.DESCRIPTOR, data, max_bytes)
+    check_size(cast("Descriptor", kind.DESCRIPTOR), data, max_bytes)
     message = kind()
     try:
         message.ParseFromString(data)
