@@ -53,9 +53,10 @@ test: $(READY) ## Run all tests
 check: lint types layers proto-check test ## Run all checks: lint, types, layers, protos, tests
 
 .PHONY: lint
-lint: $(READY) ## Lint the code and check its formatting
+lint: $(READY) ## Lint the code, and check its formatting and the generated client
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python scripts/generate_sync.py --check
 
 .PHONY: format
 format: $(READY) ## Format the code and the protos
@@ -70,6 +71,10 @@ types: $(READY) ## Check the types
 .PHONY: layers
 layers: $(READY) ## Check that imports point downward only
 	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
+
+.PHONY: sync
+sync: $(READY) ## Generate the client for threads from the asyncio client
+	@$(BIN)/python scripts/generate_sync.py
 
 .PHONY: proto
 proto: $(READY) $(PROTO_READY) ## Generate the Python code and the descriptors of the protos

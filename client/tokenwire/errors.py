@@ -47,7 +47,7 @@ import grpc
 
 from tokenwire.v1.usage_pb2 import Usage
 
-from .int_text import count_of, int_of
+from ._int64 import parse_count, parse_int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +150,17 @@ class LimitExceeded(TokenwireError):
     @property
     def allowed(self) -> int | None:
         """The limit's size. None: not said."""
-        return int_of(self.metadata.get("allowed"))
+        return parse_int64(self.metadata.get("allowed"))
 
     @property
     def remaining(self) -> int | None:
         """What was left of it; below 0 when answers took more than was estimated. None: not said."""
-        return int_of(self.metadata.get("remaining"))
+        return parse_int64(self.metadata.get("remaining"))
 
     @property
     def asked(self) -> int | None:
         """What the request needed of it. None: not said."""
-        return int_of(self.metadata.get("asked"))
+        return parse_int64(self.metadata.get("asked"))
 
 
 class RateLimited(LimitExceeded):
@@ -186,12 +186,12 @@ class BudgetExceeded(TokenwireError):
     @property
     def allowed(self) -> int | None:
         """What the budget allows. None: not said."""
-        return int_of(self.metadata.get("allowed"))
+        return parse_int64(self.metadata.get("allowed"))
 
     @property
     def estimated(self) -> int | None:
         """What the request's input alone is estimated to take. None: not said."""
-        return int_of(self.metadata.get("estimated"))
+        return parse_int64(self.metadata.get("estimated"))
 
 
 class Overloaded(TokenwireError):
@@ -212,12 +212,12 @@ class ResumePointError(TokenwireError):
     @property
     def earliest_sequence(self) -> int:
         """Sequence of the oldest event that can be read: resume after the one before it. 0: not said."""
-        return count_of(self.metadata.get("earliest_sequence")) or 0
+        return parse_count(self.metadata.get("earliest_sequence")) or 0
 
     @property
     def latest_sequence(self) -> int:
         """Sequence of the newest event. 0: not said."""
-        return count_of(self.metadata.get("latest_sequence")) or 0
+        return parse_count(self.metadata.get("latest_sequence")) or 0
 
 
 class ResumePointExpired(ResumePointError):

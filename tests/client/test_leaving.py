@@ -74,7 +74,7 @@ async def test_a_cancelled_reader_cancels_the_generation(server, client):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert server.ended == [STREAM_ID]
-    assert not client._leaving
+    assert not client._transport._background_tasks
 
 
 async def test_a_reader_cancelled_twice_is_let_go_and_the_generation_cancelled_behind_him(

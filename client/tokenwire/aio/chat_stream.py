@@ -3,131 +3,110 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Self
 
-import grpc
-
-from tokenwire.v1.chat_pb2 import ChatResponse
+from tokenwire.v1.chat_pb2 import CancelStreamRequest, ChatResponse, Message
 from tokenwire.v1.event_pb2 import TokenEvent
 
-from ..errors import TokenwireError
-from ..stream.answer import stream_id_in
+from ..connect.channel import CANCEL_TIMEOUT_S
+from ..errors import ConnectionLost, TokenwireError
 from ..stream.reading import Reading
-from ..stream.resume import Resumption
-from ..wire.metadata import NewestAllowances
-from ..wire.status import from_status
-
-StreamCall = grpc.aio.UnaryStreamCall[Any, TokenEvent]
-
-Start = Callable[[float | None], StreamCall]
-"""Starts the first call, with what is left until its deadline in seconds, if it has one."""
+from ..wire.metadata import Allowance
+from .transport import AsyncStreamCall, AsyncTransport, wait_until_set
 
 
-@dataclass(frozen=True, slots=True)
-class AsyncResume:
-    """How a stream is resumed and ended."""
-
-    policy: Resumption
-    start: Callable[[str, int, float | None], StreamCall]
-    """Starts a call that reads a stream from a cursor, with what is left until its deadline."""
-    cancel: Callable[[StreamCall, str], Awaitable[None]] | None = None
-    """Ends the generation that a call reads, in a bounded time; raises nothing of what befalls it. It
-    asks the call for the stream's id if that is empty. None: leaving the stream lets it go on."""
-
-
-class AsyncChatStream(Reading):
-    """One stream, read from the server as the model speaks.
+class AsyncChatStream:
+    """One stream, read from the server while the model generates.
 
         async with client.chat_stream("openai/demo", "Hello") as stream:
             async for piece in stream.text:
                 print(piece, end="", flush=True)
 
-    Entering the block starts the call and waits until the server has accepted it: `stream_id` is
-    known inside, and a refusal is raised there. Leaving the block ends the call, however it is
-    left; the server then closes the provider's connection, unless the stream was asked to CONTINUE.
-    Iterating gives every event in order, those of a type unknown here included
-    (`event.WhichOneof("event") is None`), and ends after `finished`; any other end raises a
-    TokenwireError. Events, `text` and `final()` read the same stream: what one has taken, the others
-    do not see again. For one reader at a time.
+    Entering the block starts the call and waits until the server has accepted it: then `stream_id` is
+    set; a refusal is raised. Leaving the block ends the call, however it is left. The server then closes
+    the provider's connection, unless the stream was started with ON_DISCONNECT_CONTINUE.
 
-    A resumable stream reads on where a broken connection left it, and nobody notices: see
-    `AsyncClient.chat_stream`. Leaving its block cancels the generation at the server.
+    Iterating returns every event in order, including those of a type that this version does not know
+    (`event.WhichOneof("event") is None`), and ends after `finished`. Any other end raises a
+    TokenwireError. Events, `text` and `final()` read the same stream: each event is returned once. Only
+    one reader at a time may use the object.
 
-    Cancelling the task that reads cancels the call, and `asyncio.CancelledError` passes through.
+    A resumable stream goes on after a broken connection, see `AsyncClient.chat_stream`. Leaving its block
+    cancels the generation at the server.
+
+    Cancelling the task that reads cancels the call. `asyncio.CancelledError` passes through.
     """
 
-    def __init__(
-        self,
-        start: Start,
-        *,
-        timeout_s: float | None,
-        resume: AsyncResume | None = None,
-        stream_id: str = "",
-        after_sequence: int = 0,
-        newest: NewestAllowances | None = None,
-    ) -> None:
-        super().__init__(
-            timeout_s=timeout_s,
-            stream_id=stream_id,
-            after_sequence=after_sequence,
-            policy=None if resume is None else resume.policy,
-            newest=newest,
-        )
-        self._start = start
-        self._resume = resume
-        self._call: StreamCall | None = None
+    def __init__(self, transport: AsyncTransport, reading: Reading) -> None:
+        self._transport = transport
+        self._reading = reading
+        self._call: AsyncStreamCall | None = None
         self._first: TokenEvent | None = None
         self._cancelled = asyncio.Event()
 
     @property
+    def stream_id(self) -> str:
+        """Id of the stream at the server, with which it can be resumed, looked up, cancelled or deleted."""
+        return self._reading.stream_id
+
+    @property
+    def last_sequence(self) -> int:
+        """Sequence of the last event read: the cursor to resume after. 0: none."""
+        return self._reading.last_sequence
+
+    @property
+    def message(self) -> Message:
+        """The assistant's message as far as it was read: see `Answer.message`."""
+        return self._reading.answer.message()
+
+    @property
+    def allowances(self) -> tuple[Allowance, ...]:
+        """What remained of the caller's limits when the stream began. Empty before, or without limits."""
+        return self._reading.allowances
+
+    @property
     def text(self) -> AsyncIterator[str]:
-        """The answer's text alone, piece by piece as it comes."""
+        """The text of the answer, piece by piece."""
         return _TextPieces(self)
 
     async def final(self) -> ChatResponse:
-        """Read to the end; the whole answer, what was read before included.
+        """Read to the end, and return the whole answer, including what was read before.
 
-        Of a stream that was resumed by hand it has what followed the cursor; after a resume from the
-        very end of a finished stream, nothing follows, and `finished` is unset.
+        After a resume by hand it has only what followed the cursor. After a resume from the very end of a
+        finished stream nothing follows, and `finished` is unset.
 
         Raises:
-            TokenwireError: the stream did not end with `finished`. `message` has what came.
+            TokenwireError: the stream did not end with `finished`. `message` has what was read.
         """
         async for _ in self:
             pass
-        return self._answer.response()
+        return self._reading.answer.response()
 
     def cancel(self) -> None:
-        """End the call at once. Whoever reads it gets `Cancelled`. After its end: no effect."""
+        """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended."""
         if self._call is not None:
             self._cancelled.set()
             self._call.cancel()
 
     async def __aenter__(self) -> Self:
         if self._call is not None:
-            raise RuntimeError("a stream is entered once; ask the client for another")
-        self._begin()
-        self._call = self._start(self._rest_s())
+            raise RuntimeError("a stream can be entered only once: create another with the client")
+        self._transport.check_open()
+        self._reading.begin(time.monotonic())
+        self._call = self._start_call()
         try:
-            if not await self._accepted(self._call):
-                # Refusals have no initial metadata: reading on raises them.
-                self._first = await self._read(self._call)
+            metadata = await self._call.initial_metadata()
+            if metadata is None or not self._reading.accept(metadata):
+                self._first = await self._read(self._call)  # raises the refusal
         except BaseException:
             await self._leave(self._call)
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._call is not None:
             await self._leave(self._call)
 
@@ -136,92 +115,91 @@ class AsyncChatStream(Reading):
 
     async def __anext__(self) -> TokenEvent:
         if self._call is None:
-            raise RuntimeError("a stream is read inside `async with`")
+            raise RuntimeError("a stream can be read only inside its block")
         event, self._first = self._first, None
         if event is None:
             event = await self._read(self._call)
         if event is None:
             raise StopAsyncIteration
-        self._took(event)
+        self._reading.take(event)
         return event
 
-    async def _read(self, call: StreamCall) -> TokenEvent | None:
-        """The next event, or None after a deliberate end."""
+    async def _read(self, call: AsyncStreamCall) -> TokenEvent | None:
+        """Return the next event, or None at the end of the answer. Resumes the stream if it has to."""
         while True:
             try:
-                return await self._read_call(call)
+                event = await call.read(self._reading.stream_id, self._reading.last_sequence)
             except TokenwireError as error:
-                call = await self._resumed(error)
-
-    async def _read_call(self, call: StreamCall) -> TokenEvent | None:
-        try:
-            event = await call.read()
-        except grpc.aio.AioRpcError as error:
-            if self._answer.finished is not None:
-                return None  # the answer is complete, whatever befell the connection after it
-            raise failure(error, self.stream_id, self.last_sequence) from error
-        except asyncio.CancelledError:
-            if not cancelled_by_us(call):
-                raise
-            raise self._cancelled_here() from None
-        if isinstance(event, TokenEvent):
+                if self._reading.is_complete:
+                    return None  # whatever happened to the connection afterwards
+                call = await self._resume(error)
+                continue
+            if event is None:
+                self._reading.end()
             return event
-        self._ended_well()
-        return None
 
-    async def _resumed(self, error: TokenwireError) -> StreamCall:
-        """A new call that reads on where this error ended the last one. Raises it otherwise."""
-        resume = self._resume
-        if resume is None or self._cancelled.is_set():
-            raise error
-        wait_s, in_time = self._wait_to_resume_s(resume.policy, error)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._cancelled.wait()
+    async def _resume(self, error: TokenwireError) -> AsyncStreamCall:
+        """Return a new call that reads on. Raises the error that ended the last call if there is none."""
         if self._cancelled.is_set():
-            raise self._cancelled_here() from error
-        if not in_time:
-            raise self._deadline_passed() from error
-        self._call = call = resume.start(self.stream_id, self.last_sequence, self._rest_s())
-        answered = False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(resume.policy.patience_s(now=time.monotonic())):
-                if await self._accepted(call):
-                    resume.policy.attached()
-                answered = True
-        if not answered:
-            call.cancel()
-            resume.policy.unanswered()
             raise error
+        pause = self._reading.pause_before_resume(error, time.monotonic())
+        if await wait_until_set(self._cancelled, pause.seconds):
+            raise self._reading.cancelled() from error
+        if pause.reaches_deadline:
+            raise self._reading.deadline_passed() from error
+        if self._transport.is_closed:
+            raise self._reading.client_closed() from error
+        self._call = call = self._start_call()
+        if self._cancelled.is_set():  # by another thread, which cancelled the last call
+            call.cancel()
+        metadata = await call.initial_metadata(self._reading.patience_s(time.monotonic()))
+        if metadata is None:
+            self._reading.give_up()
+            raise error
+        self._reading.accept(metadata)
         return call
 
-    async def _accepted(self, call: StreamCall) -> bool:
-        """Wait for the server's answer. False: it is a refusal, or has no stream id; read on."""
-        try:
-            metadata = await call.initial_metadata()
-        except asyncio.CancelledError:
-            if not cancelled_by_us(call):
-                raise
-            raise self._cancelled_here() from None
-        return self._answered(metadata)
+    def _start_call(self) -> AsyncStreamCall:
+        remaining_s = self._reading.remaining_s(time.monotonic())
+        return self._transport.stream(self._reading.next_request(), remaining_s)
 
-    async def _leave(self, call: StreamCall) -> None:
-        """End the call, and the generation if leaving is to end it."""
-        resume = self._resume
-        if (
-            resume is None
-            or resume.cancel is None
-            or resume.policy.over
-            or self._answer.finished is not None
-            or (call.done() and not self.stream_id)
-        ):
-            call.cancel()
+    async def _leave(self, call: AsyncStreamCall) -> None:
+        """End the call, and the generation unless it is to go on."""
+        must_cancel = self._reading.must_cancel(is_call_open=call.is_open)
+        if must_cancel and not self._transport.is_closed:
+            await self._transport.run_to_end(self._cancel_generation, call)
         else:
-            await resume.cancel(call, self.stream_id)
+            call.cancel()
+
+    async def _cancel_generation(self, call: AsyncStreamCall) -> None:
+        """Cancel the generation, within CANCEL_TIMEOUT_S. If that fails, the stream ends by its linger."""
+        deadline = time.monotonic() + CANCEL_TIMEOUT_S
+        stream_id = self._reading.stream_id
+        try:
+            if not stream_id:
+                metadata = await call.initial_metadata(CANCEL_TIMEOUT_S)
+                stream_id = "" if metadata is None else metadata.stream_id
+        except TokenwireError:
+            return
+        finally:
+            call.cancel()
+        if not stream_id:
+            return
+        with suppress(TokenwireError):
+            try:
+                await self._cancel_stream(stream_id, deadline)
+            except ConnectionLost:  # of a connection that was just cut: try again on a new one
+                await self._cancel_stream(stream_id, deadline)
+
+    async def _cancel_stream(self, stream_id: str, deadline: float) -> None:
+        request = CancelStreamRequest(stream_id=stream_id)
+        timeout_s = deadline - time.monotonic()
+        method = self._transport.chat.CancelStream
+        await self._transport.unary(method, request, timeout_s, even_if_closed=True)
 
 
 class _TextPieces:
-    """A plain iterator and no generator: one left half-way has nothing to be closed."""
+    """An iterator over the text. Unlike a generator, it does not have to be closed."""
 
     def __init__(self, stream: AsyncChatStream) -> None:
         self._stream = stream
@@ -234,25 +212,3 @@ class _TextPieces:
             if event.WhichOneof("event") == "text":
                 return event.text.text
         raise StopAsyncIteration
-
-
-def failure(
-    error: grpc.aio.AioRpcError, stream_id: str = "", last_sequence: int = 0
-) -> TokenwireError:
-    """What a failed call stands for, with what its reader knows of the stream."""
-    return from_status(
-        error.code(),
-        error.details() or "",
-        error.trailing_metadata() or (),
-        stream_id=stream_id or stream_id_in(error.initial_metadata() or ()),
-        last_sequence=last_sequence,
-    )
-
-
-def cancelled_by_us(call: grpc.aio.Call) -> bool:
-    """Whether a CancelledError tells of the call, and not of a cancelled task.
-
-    gRPC raises the same one for both. A task that is being cancelled must be left to it.
-    """
-    task = asyncio.current_task()
-    return call.cancelled() and not (task is not None and task.cancelling())

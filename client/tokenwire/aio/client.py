@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
-from types import TracebackType
+from collections.abc import AsyncIterator, Iterable
 from typing import Self, Unpack
-from weakref import WeakSet
 
 from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
 from tokenwire.v1.chat_pb2 import (
@@ -15,55 +12,65 @@ from tokenwire.v1.chat_pb2 import (
     ChatResponse,
     DeleteStreamRequest,
     GetStreamRequest,
+    ResumeStreamRequest,
     StreamInfo,
 )
 from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
+from tokenwire.v1.usage_pb2 import ListUsageRecordsRequest, UsageRecord, UsageSummary
 
-from ..connect.channel import CANCEL_TIMEOUT_S, LOOKUP_TIMEOUT_S, ChannelOptions
-from ..connect.connection import connection_to
-from ..connect.tls import Tls
-from ..errors import Cancelled, ConnectionLost, TokenwireError
-from ..messages import MessageLike
-from ..stream.answer import stream_id_in
-from ..stream.resume import Resumption
-from ..wire.metadata import Allowance
-from ..wire.requests import (
-    DeliveryLike,
-    RequestFields,
-    build_request,
-    build_resume,
-    linger_s,
-    outliving_its_readers,
+from ..connect.channel import (
+    LOOKUP_TIMEOUT_S,
+    SUMMARY_TIMEOUT_S,
+    ChannelOptions,
+    connection_to,
 )
-from .chat_stream import AsyncChatStream, AsyncResume, StreamCall
-from .usage import AsyncUsageCalls
+from ..connect.tls import Tls
+from ..messages import MessageLike
+from ..stream.reading import Reading
+from ..wire.metadata import Allowance
+from ..wire.requests import DeliveryLike, RequestFields, build_request, build_resume
+from ..wire.usage import (
+    PAGE_SIZE,
+    TokenCount,
+    UsageFields,
+    UsageGroupName,
+    count_request,
+    first_page,
+    next_page,
+    summary_request,
+    token_count,
+)
+from .chat_stream import AsyncChatStream
+from .transport import AsyncTransport
 
 
-class AsyncClient(AsyncUsageCalls):
+class AsyncClient:
     """A client of one Tokenwire server, for one event loop.
 
         async with tokenwire.AsyncClient() as client:
             response = await client.chat("openai/demo", "Hello")
 
-    `target` is a gRPC name (`host:port`); default: TOKENWIRE_TARGET, or 127.0.0.1:50051.
-    `key` shows the server who calls, with every call; default: TOKENWIRE_KEY. "" sends none.
-    `tls`: True, False for plaintext, or a `Tls` with files of your own. By default what stays on this
-    machine (127.0.0.1, localhost, unix:) goes in plaintext, and everything else over TLS;
-    TOKENWIRE_PLAINTEXT (1 or 0), TOKENWIRE_TLS_CA, TOKENWIRE_TLS_CLIENT_CERT and
-    TOKENWIRE_TLS_CLIENT_KEY decide it for a whole environment. In plaintext everybody on the way can
-    read the key.
-    `options` are gRPC channel arguments, over those of `channel.channel_options`. The connection is
-    made by the first call, kept, and shared by all calls; `close()`, or leaving the block, ends it
-    and the calls still open on it.
+    The first call opens the connection. All calls share it. `close()`, or leaving the block, closes it
+    and ends the open calls.
 
-    `timeout` of a call is its gRPC deadline in seconds: it bounds the whole generation, reaches the
-    provider, and ends as DeadlineExceeded. Without one, the server's limits bound a generation, and
-    keepalive finds a server that is gone.
+    Args:
+        target: The server as a gRPC name, such as `host:port`. Default: TOKENWIRE_TARGET, or
+            127.0.0.1:50051.
+        key: The caller's key, sent with every call. Default: TOKENWIRE_KEY. "" sends none.
+        tls: True, False for plaintext, or a `Tls` with your own files. By default a target on this
+            machine (127.0.0.1, localhost, unix:) is in plaintext, and any other over TLS.
+            TOKENWIRE_PLAINTEXT (1 or 0), TOKENWIRE_TLS_CA, TOKENWIRE_TLS_CLIENT_CERT and
+            TOKENWIRE_TLS_CLIENT_KEY set it for a whole environment. A plaintext connection exposes the
+            key to everyone on its way.
+        resumable: Make every stream resumable that does not override it: see `chat_stream`.
+        options: gRPC channel arguments. They override those of `channel_options`.
 
-    `resumable` makes every stream resumable that does not say otherwise: see `chat_stream`.
+    The `timeout` of a call is its gRPC deadline in seconds. It limits the whole generation, applies to
+    the provider too, and ends the call with DeadlineExceeded. Without a timeout, the server's limits apply
+    to a generation, and keepalive detects a server that has disappeared.
 
     Raises:
-        ValueError: the key cannot be one, or a TLS file is missing or not what it should be.
+        ValueError: the key is malformed, or a TLS file is missing or invalid.
     """
 
     def __init__(
@@ -75,20 +82,18 @@ class AsyncClient(AsyncUsageCalls):
         resumable: bool = False,
         options: ChannelOptions = (),
     ) -> None:
-        super().__init__(connection_to(target, key=key, tls=tls, options=options))
+        self._transport = AsyncTransport(connection_to(target, key=key, tls=tls, options=options))
         self._resumable = resumable
-        self._calls = WeakSet[StreamCall]()
-        self._leaving: set[asyncio.Task[None]] = set()
 
     @property
     def target(self) -> str:
-        """The server's address, as gRPC takes it."""
-        return self._connection.target
+        """The server's gRPC name."""
+        return self._transport.target
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:
-        """What was left of the caller's limits at the newest answer that told. (): none did so far."""
-        return self._newest.newest
+        """What remained of the caller's limits, from the newest response that reported it."""
+        return self._transport.allowances
 
     def chat_stream(
         self,
@@ -99,40 +104,27 @@ class AsyncClient(AsyncUsageCalls):
         resumable: bool | None = None,
         **fields: Unpack[RequestFields],
     ) -> AsyncChatStream:
-        """Generate an answer and read it as it comes. Nothing is sent before the block is entered.
+        """Start a generation and read it as it comes. The call starts when the block is entered.
 
-        `messages` is what the user says, a message, or a list of these: see `MessageLike`. A whole
-        ChatRequest can stand in place of model, messages and fields.
+        `messages` is the user's text, a message, or a list of these: see `MessageLike`. A complete
+        ChatRequest can be given instead of model, messages and fields.
 
-        A stream is cancelled when its reader leaves, and a server cannot tell a cut wire from that.
-        With `resumable` (default: the client's) it is asked to CONTINUE without a reader, for 30
-        seconds unless `retention` has another `linger`. A broken connection, a server that goes away
-        (Draining) and SlowReader are then not seen: the stream is resumed where it broke, within
-        `timeout`, which is the deadline of the whole. When that does not succeed, the last error is
-        raised, and `resume(stream_id, last_sequence)` is left to the caller. Leaving the block before
-        the end cancels the generation with a call of its own, which takes 3 seconds at most, and goes
-        out too when the reading task is cancelled.
+        A stream is cancelled when its reader leaves, and a server cannot distinguish that from a broken
+        connection. With `resumable` (default: the client's) the request has ON_DISCONNECT_CONTINUE: the
+        generation runs on without a reader for 30 seconds, or for the `linger` of `retention`. After a
+        broken connection, Draining and SlowReader, the client resumes the stream where it broke off.
+        `timeout` is the deadline of all of that. If resuming fails, the last error is raised, and the
+        caller can use `resume(stream_id, last_sequence)`. Leaving the block early cancels the generation
+        with a call that takes 3 seconds at most. The client makes it even if the reading task is cancelled.
 
-        What it costs: a caller who dies, or loses the network for good, cancels nothing. The model
-        then goes on, and is paid for, for up to `linger` more.
+        The cost: a caller that dies, or loses the network for good, cancels nothing. The generation then
+        runs, and costs, for up to `linger`.
 
         Raises:
-            TypeError, ValueError: the arguments do not make a ChatRequest, or contradict `resumable`.
+            TypeError, ValueError: the arguments are not a valid ChatRequest, or contradict `resumable`.
         """
         request = build_request(model, messages, **fields)
-        resume = None
-        if self._resumable if resumable is None else resumable:
-            request = outliving_its_readers(request)
-            policy = Resumption(linger_s=linger_s(request))
-            resume = self._resume(policy, request.delivery, cancels=True)
-
-        def start(timeout_s: float | None) -> StreamCall:
-            self._check_open()
-            return self._kept(
-                self._chat.ChatStream(request, timeout=timeout_s, metadata=self._metadata)
-            )
-
-        return AsyncChatStream(start, timeout_s=timeout, resume=resume, newest=self._newest)
+        return self._stream(request, timeout, resumable)
 
     def resume(
         self,
@@ -143,68 +135,56 @@ class AsyncClient(AsyncUsageCalls):
         resumable: bool | None = None,
         delivery: DeliveryLike | None = None,
     ) -> AsyncChatStream:
-        """Read a stream on from a cursor, or from its beginning: what follows it, then live.
+        """Read a stream from a cursor: the events after it, then live. 0 is the beginning.
 
-        The cursor is the `last_sequence` of whoever read it before. Any number of readers may read
-        one stream. Leaving the block ends this reader alone; what becomes of the stream then, its own
-        `retention` says. With `resumable` (default: the client's) a broken connection is not seen, as
-        in `chat_stream`. Entering the block raises StreamNotFound, ResumePointExpired and
-        ResumePointAhead. From the very end of a finished stream there is nothing to read: that is a
-        normal end.
+        The cursor is the `last_sequence` of an earlier reader. A stream can have any number of readers.
+        Leaving the block ends this reader only; the stream's `retention` decides whether the generation
+        goes on. With `resumable` (default: the client's) the stream is resumed again after a broken
+        connection, as in `chat_stream`. Entering the block raises StreamNotFound, ResumePointExpired and
+        ResumePointAhead. At the very end of a finished stream there are no events, which is a normal end.
 
         Raises:
-            TypeError, ValueError: the arguments do not make a ResumeStreamRequest.
+            TypeError, ValueError: the arguments are not a valid ResumeStreamRequest.
         """
         request = build_resume(stream_id, after_sequence, delivery)
-        resume = None
-        if self._resumable if resumable is None else resumable:
-            resume = self._resume(Resumption(), request.delivery, cancels=False)
-
-        def start(timeout_s: float | None) -> StreamCall:
-            self._check_open()
-            return self._kept(
-                self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
-            )
-
-        return AsyncChatStream(
-            start,
-            timeout_s=timeout,
-            resume=resume,
-            stream_id=stream_id,
-            after_sequence=after_sequence,
-            newest=self._newest,
-        )
+        return self._stream(request, timeout, resumable)
 
     async def cancel(
         self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S
     ) -> StreamInfo:
-        """Stop a generation for all its readers; how it ended. One that had ended stays as it was.
+        """Stop a generation for all its readers, and return how it ended. A stream that has ended stays.
 
         Raises:
-            StreamNotFound: no such stream, or no more.
+            StreamNotFound: the stream is unknown or expired.
         """
-        request = CancelStreamRequest(stream_id=stream_id)
-        return (await self._response(self._chat.CancelStream, request, timeout)).stream
+        method, request = (
+            self._transport.chat.CancelStream,
+            CancelStreamRequest(stream_id=stream_id),
+        )
+        return (await self._transport.unary(method, request, timeout)).stream
 
     async def delete(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> None:
-        """Cancel a stream, and have its content forgotten now.
+        """Cancel a stream and delete its content now.
 
         Raises:
-            StreamNotFound: no such stream, or no more.
+            StreamNotFound: the stream is unknown or expired.
         """
-        request = DeleteStreamRequest(stream_id=stream_id)
-        await self._response(self._chat.DeleteStream, request, timeout)
+        method, request = (
+            self._transport.chat.DeleteStream,
+            DeleteStreamRequest(stream_id=stream_id),
+        )
+        await self._transport.unary(method, request, timeout)
 
     async def get_stream(
         self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S
     ) -> StreamInfo:
-        """Where a stream stands. Looking does not count as reading.
+        """Return the state of a stream. This does not count as a reader.
 
         Raises:
-            StreamNotFound: no such stream, or no more.
+            StreamNotFound: the stream is unknown or expired.
         """
         request = GetStreamRequest(stream_id=stream_id)
-        return await self._response(self._chat.GetStream, request, timeout)
+        return await self._transport.unary(self._transport.chat.GetStream, request, timeout)
 
     async def chat(
         self,
@@ -214,99 +194,134 @@ class AsyncClient(AsyncUsageCalls):
         timeout: float | None = None,
         **fields: Unpack[RequestFields],
     ) -> ChatResponse:
-        """The same request, answered whole. Cancelling the awaiting task cancels the call.
+        """Return the whole answer. The arguments are those of `chat_stream`.
+
+        Cancelling the awaiting task cancels the call.
 
         Raises:
             TokenwireError: there is no answer.
-            TypeError, ValueError: the arguments do not make a ChatRequest.
+            TypeError, ValueError: the arguments are not a valid ChatRequest.
         """
         request = build_request(model, messages, **fields)
-        return await self._response(self._chat.Chat, request, timeout)
+        return await self._transport.unary(self._transport.chat.Chat, request, timeout)
+
+    async def count_tokens(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        ask_provider: bool = False,
+        timeout: float | None = LOOKUP_TIMEOUT_S,
+        **fields: Unpack[RequestFields],
+    ) -> TokenCount:
+        """Return the tokens and the cost of a request before it runs. The arguments are those of `chat`.
+
+        It starts no generation, costs nothing and counts against no limit. With `ask_provider` the
+        provider counts, if it has an endpoint for that. Otherwise the server counts.
+
+        Raises:
+            InvalidRequest, UnknownModel, PermissionDenied: `chat` would raise it too.
+            UpstreamError: the provider was asked, and failed.
+            TypeError, ValueError: the arguments are not a valid ChatRequest.
+        """
+        request = count_request(build_request(model, messages, **fields), ask_provider=ask_provider)
+        response = await self._transport.unary(self._transport.chat.CountTokens, request, timeout)
+        return token_count(response)
 
     async def list_models(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> list[Model]:
-        """The models and aliases that the server's configuration names, by id."""
-        response = await self._response(self._model.ListModels, ListModelsRequest(), timeout)
+        """Return the models and aliases in the server's configuration, ordered by id."""
+        request = ListModelsRequest()
+        response = await self._transport.unary(self._transport.model.ListModels, request, timeout)
         return list(response.models)
 
     async def get_model(self, model: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Model:
-        """What the server knows of one model: a listed one, an alias, or any `provider/model`.
+        """Return one model: a listed one, an alias, or any `provider/model`.
 
         Raises:
-            UnknownModel: no such provider or alias.
+            UnknownModel: the provider or alias is unknown.
         """
-        return await self._response(self._model.GetModel, GetModelRequest(id=model), timeout)
+        request = GetModelRequest(id=model)
+        return await self._transport.unary(self._transport.model.GetModel, request, timeout)
 
     async def get_caller(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Caller:
-        """Who the server says that you are, and what you may. It counts against no limit."""
-        return await self._response(self._caller.GetCaller, GetCallerRequest(), timeout)
+        """Return the caller's identity, permissions and limits. It counts against no limit."""
+        request = GetCallerRequest()
+        return await self._transport.unary(self._transport.caller.GetCaller, request, timeout)
+
+    def usage_records(
+        self,
+        *,
+        page_size: int = PAGE_SIZE,
+        timeout: float | None = SUMMARY_TIMEOUT_S,
+        **fields: Unpack[UsageFields],
+    ) -> AsyncIterator[UsageRecord]:
+        """Return the tenant's usage records that match, newest first. They are fetched page by page.
+
+        One page is in memory. Each record is returned exactly once; records of streams that are opened
+        meanwhile are not. `timeout` is the deadline of each page, in seconds. Nothing is retried: after an
+        error the list is incomplete.
+
+        Raises:
+            InvalidRequest: the server refuses the filter.
+            StoreUnavailable: the server cannot reach its database.
+            TypeError, ValueError: the arguments are not a valid filter.
+        """
+        return self._usage_records(first_page(page_size, **fields), timeout)
+
+    async def usage_summary(
+        self,
+        *,
+        group_by: UsageGroupName | Iterable[UsageGroupName] = (),
+        label_key: str = "",
+        timeout: float | None = SUMMARY_TIMEOUT_S,
+        **fields: Unpack[UsageFields],
+    ) -> list[UsageSummary]:
+        """Return sums of the usage records that match, by day (UTC), model, label or key.
+
+        There is one summary for each group that has records, ordered by day, model, label value and key;
+        without `group_by`, one for all records. `label_key` names the label for `group_by="label"`. A cost
+        is the sum of the known costs; `unpriced_count` is the number of records without one.
+
+        Raises:
+            InvalidRequest: the server refuses the filter, or there are more than 10,000 groups.
+            StoreUnavailable: the server cannot reach its database.
+            TypeError, ValueError: the arguments are not a valid filter.
+        """
+        request = summary_request(group_by, label_key, **fields)
+        method = self._transport.usage.GetUsageSummary
+        response = await self._transport.unary(method, request, timeout)
+        return list(response.summaries)
 
     async def close(self) -> None:
-        """End the connection and the calls still open on it, which get `Cancelled`. Idempotent.
+        """Close the connection. Open calls end with `Cancelled`. Calling it again has no effect.
 
-        Cancellations of streams that are on their way are waited for: 3 seconds at most. Cancelled
-        before, it may leave the connection open: call it again.
+        It waits for the cancellation of streams that are being left, 3 seconds at most. If it is cancelled
+        before that, the connection may stay open: call it again.
         """
-        self._closed = True
-        if self._leaving:
-            await asyncio.wait(self._leaving)
-        for call in self._calls:  # the channels of older grpcio close without them
-            call.cancel()
-        if self._channel is not None:
-            await self._channel.close()
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _resume(self, policy: Resumption, delivery: DeliveryLike, *, cancels: bool) -> AsyncResume:
-        def start(stream_id: str, after_sequence: int, timeout_s: float | None) -> StreamCall:
-            if self._closed:
-                raise Cancelled(
-                    "the client was closed", stream_id=stream_id, last_sequence=after_sequence
-                )
-            request = build_resume(stream_id, after_sequence, delivery)
-            return self._kept(
-                self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
-            )
+    def _stream(
+        self,
+        request: ChatRequest | ResumeStreamRequest,
+        timeout_s: float | None,
+        resumable: bool | None,
+    ) -> AsyncChatStream:
+        is_resumable = self._resumable if resumable is None else resumable
+        reading = Reading(request, timeout_s=timeout_s, is_resumable=is_resumable)
+        return AsyncChatStream(self._transport, reading)
 
-        return AsyncResume(policy, start, self._leave if cancels else None)
-
-    async def _leave(self, call: StreamCall, stream_id: str) -> None:
-        """End a generation that nobody else ends; cancelled, do so behind the caller's back."""
-        if self._closed:
-            call.cancel()
-            return
-        leaving = asyncio.create_task(self._end_generation(call, stream_id))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
-        await asyncio.wait([leaving])
-
-    async def _end_generation(self, call: StreamCall, stream_id: str) -> None:
-        try:
-            async with asyncio.timeout(CANCEL_TIMEOUT_S):
-                stream_id = stream_id or stream_id_in(await call.initial_metadata())
-                call.cancel()
-                if stream_id:
-                    await self._cancel_stream(stream_id)
-        except (TokenwireError, TimeoutError):
-            pass  # its linger ends it
-        finally:
-            call.cancel()
-
-    async def _cancel_stream(self, stream_id: str) -> None:
-        request = CancelStreamRequest(stream_id=stream_id)
-        try:
-            await self._answer(self._chat.CancelStream, request, CANCEL_TIMEOUT_S)
-        except ConnectionLost:  # on a wire that was just cut; idempotent, so once more on another
-            await self._answer(self._chat.CancelStream, request, CANCEL_TIMEOUT_S)
-
-    def _kept(self, call: StreamCall) -> StreamCall:
-        self._calls.add(call)
-        return call
+    async def _usage_records(
+        self, request: ListUsageRecordsRequest | None, timeout_s: float | None
+    ) -> AsyncIterator[UsageRecord]:
+        while request is not None:
+            method = self._transport.usage.ListUsageRecords
+            page = await self._transport.unary(method, request, timeout_s)
+            for record in page.usage_records:
+                yield record
+            request = next_page(request, page)

@@ -22,7 +22,8 @@ from ..errors import (
     Unauthenticated,
 )
 from ..stream.resume import is_resumable
-from ..wire.handshake import Handshake, failed_handshake
+from ..wire.connect_failure import ConnectFailure as Handshake
+from ..wire.connect_failure import connect_failure as failed_handshake
 from .arguments import Arguments
 from .money import usd_text
 from .output import stream_line

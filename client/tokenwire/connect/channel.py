@@ -1,57 +1,97 @@
-"""How gRPC is told to keep a connection."""
+"""The connection to a server: address, encryption, credentials and gRPC channel options.
+
+These are values. The transports of the clients create the channels from them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .._version import __version__
+from .key import CallMetadata, call_metadata
+from .target import is_loopback, resolve_target
+from .tls import Tls, TlsFiles, read_files, resolve_tls
 
 MAX_RECEIVE_BYTES = 64 * 1024 * 1024
-"""Largest message taken from a server; a larger one ends the call with RESOURCE_EXHAUSTED."""
+"""Largest message accepted from a server. A larger one ends the call with RESOURCE_EXHAUSTED."""
 
 KEEPALIVE_TIME_S = 30
-"""While a call is open and silent, a ping goes out this often."""
+"""Time between two keepalive pings while a call is open and no data arrives."""
 KEEPALIVE_TIMEOUT_S = 10
-"""A ping unanswered for this long ends the connection, and its calls with ConnectionLost."""
+"""Time to answer a ping. After it the connection is closed, and its calls end with ConnectionLost."""
 
 LOOKUP_TIMEOUT_S = 10.0
-"""Deadline of calls that only look something up, unless the caller names another."""
+"""Default deadline of calls that only look something up."""
 
 SUMMARY_TIMEOUT_S = 60.0
-"""The same of a page of usage records, or of a summary: a database may have to read many for it."""
+"""Default deadline of a page of usage records and of a usage summary, which may read many records."""
 
 CANCEL_TIMEOUT_S = 3.0
-"""How long leaving a resumable stream may take: a server that cannot be reached is not waited for."""
+"""Longest time that leaving a resumable stream may take, such as when the server is unreachable."""
 
 CONNECT_TIMEOUT_S = 10
-"""A connect that is not answered for this long has failed (gRPC's default: 20 s)."""
+"""Longest time that a connection attempt may take (gRPC's default: 20 s)."""
 
 RECONNECT_MIN_S = 0.1
 RECONNECT_MAX_S = 5.0
-"""After a failed connect, the next is made this much later at the earliest, in between every call fails.
-gRPC's own 1 s to 120 s would outlast the attempts to resume a stream."""
+"""Shortest and longest delay after a failed connection attempt. Calls fail at once in the meantime.
+With gRPC's defaults, 1 s and 120 s, the delay could outlast the attempts to resume a stream."""
 
 ChannelOptions = Sequence[tuple[str, str | int]]
-"""gRPC channel arguments, as `grpc_types.h` lists them."""
+"""gRPC channel arguments, as listed in `grpc_types.h`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to connect to one server."""
+
+    target: str
+    metadata: CallMetadata
+    """Sent with every call."""
+    options: list[tuple[str, str | int]]
+    tls: TlsFiles | None
+    """None: the connection is in plaintext."""
+
+
+def connection_to(
+    target: str | None, *, key: str | None, tls: bool | Tls | None, options: ChannelOptions
+) -> Connection:
+    """Return the connection for a client's arguments. Environment variables replace missing ones.
+
+    Raises:
+        ValueError: the key is malformed, or a TLS file is missing or invalid.
+    """
+    target = resolve_target(target)
+    metadata = call_metadata(key)
+    chosen = resolve_tls(tls, target)
+    files = None if chosen is None else read_files(chosen)
+    own: dict[str, str | int] = {}
+    if is_loopback(target):
+        # A proxy from the environment would receive the key in plaintext.
+        own["grpc.enable_http_proxy"] = 0
+    if files is not None and files.server_name:
+        own["grpc.ssl_target_name_override"] = files.server_name
+    return Connection(target, metadata, channel_options((*own.items(), *options)), files)
 
 
 def channel_options(extra: ChannelOptions = ()) -> list[tuple[str, str | int]]:
-    """Arguments of every channel; `extra` wins over ours.
+    """Return the options of every channel. `extra` overrides the client's own.
 
-    No retry policy: the server retries, and only it knows whether a token was already paid for.
-    gRPC's transparent retries stay: they happen only where no handler has run.
+    There is no retry policy: the server retries, because only the server can tell whether tokens were
+    already paid for. gRPC's transparent retries stay enabled: they happen only if no handler has run.
     """
     options: dict[str, str | int] = {
         "grpc.primary_user_agent": f"tokenwire-python/{__version__}",
         "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
         "grpc.keepalive_time_ms": KEEPALIVE_TIME_S * 1000,
         "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_S * 1000,
-        # gRPC core ends a connection on this one, whatever keepalive_timeout_ms says (default: 60 s).
+        # gRPC core applies this one, whatever keepalive_timeout_ms is (default: 60 s).
         "grpc.http2.ping_timeout_ms": KEEPALIVE_TIMEOUT_S * 1000,
-        "grpc.min_reconnect_backoff_ms": CONNECT_TIMEOUT_S * 1000,  # which is what it bounds
+        "grpc.min_reconnect_backoff_ms": CONNECT_TIMEOUT_S * 1000,  # bounds a connection attempt
         "grpc.initial_reconnect_backoff_ms": int(RECONNECT_MIN_S * 1000),
         "grpc.max_reconnect_backoff_ms": int(RECONNECT_MAX_S * 1000),
-        # By default pings stop after two without data: a model may think for longer than that.
+        # By default gRPC stops after two pings without data. A model may think for longer than that.
         "grpc.http2.max_pings_without_data": 0,
     }
     options.update(extra)

@@ -1,115 +1,176 @@
-"""What both chat streams have in common: the answer so far, the deadline, the end."""
+"""The state of one stream that a client reads. Pure: no I/O, no clock.
+
+Both clients drive it: they do the I/O, and pass the time in seconds of one monotonic clock.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from typing import NamedTuple, TypedDict
 
-from tokenwire.v1.chat_pb2 import Message
+from tokenwire.v1.chat_pb2 import ChatRequest, ResumeStreamRequest
 from tokenwire.v1.event_pb2 import TokenEvent
 
 from ..errors import Cancelled, DeadlineExceeded, IncompleteStream, TokenwireError
-from ..wire.metadata import Allowance, NewestAllowances
-from .answer import Answer, stream_id_in
-from .resume import Resumption
+from ..wire.metadata import Allowance, InitialMetadata
+from ..wire.requests import build_resume, linger_s, outliving_its_readers
+from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED
+from .answer import Answer
+from .resume import ResumePolicy
+
+
+class _Position(TypedDict):
+    """Where the reader is, as keyword arguments of an error."""
+
+    stream_id: str
+    last_sequence: int
+
+
+class Pause(NamedTuple):
+    """The wait before an attempt to resume."""
+
+    seconds: float
+    reaches_deadline: bool
+    """The deadline passes before the attempt."""
 
 
 class Reading:
-    """One stream as far as it was read, from `after_sequence` on."""
+    """One stream, as far as it was read: its answer, its deadline, and what to send next.
+
+    `request` starts the stream, or resumes it from a cursor. With `is_resumable`, the stream is resumed
+    after a broken connection, and a stream that this reading started is cancelled when it is left.
+
+    Raises:
+        ValueError: the request asks for CANCEL, which contradicts `is_resumable`.
+    """
 
     def __init__(
         self,
+        request: ChatRequest | ResumeStreamRequest,
         *,
         timeout_s: float | None,
-        stream_id: str = "",
-        after_sequence: int = 0,
-        policy: Resumption | None = None,
-        newest: NewestAllowances | None = None,
+        is_resumable: bool,
     ) -> None:
-        self._answer = Answer(stream_id, after_sequence)
-        self._after_sequence = after_sequence
+        self._policy: ResumePolicy | None = None
+        self._cancels_when_left = False
+        if isinstance(request, ResumeStreamRequest):
+            self._after_sequence = request.after_sequence
+            self.answer = Answer(request.stream_id, request.after_sequence)
+            if is_resumable:
+                self._policy = ResumePolicy()
+        else:
+            self._after_sequence = 0
+            self.answer = Answer()
+            if is_resumable:
+                request = outliving_its_readers(request)
+                self._policy = ResumePolicy(linger_s=linger_s(request))
+                self._cancels_when_left = True
+        self._request = request
         self._timeout_s = timeout_s
         self._deadline: float | None = None
-        self._policy = policy
-        self._newest = newest or NewestAllowances()
-        self._allowances: tuple[Allowance, ...] = ()
+        self.allowances: tuple[Allowance, ...] = ()
 
     @property
     def stream_id(self) -> str:
-        """Id of the stream at the server: to resume, look at, cancel or delete it."""
-        return self._answer.stream_id
+        """Id of the stream. Empty until the server has accepted the request."""
+        return self.answer.stream_id
 
     @property
     def last_sequence(self) -> int:
-        """Sequence of the last event read, and the cursor to resume after. 0: none yet."""
-        return self._answer.last_sequence
+        """Sequence of the last event read. 0: none."""
+        return self.answer.last_sequence
 
     @property
-    def message(self) -> Message:
-        """The assistant's message as far as it was read: see `Answer.message`."""
-        return self._answer.message()
+    def is_complete(self) -> bool:
+        """Whether `finished` was read."""
+        return self.answer.finished is not None
 
-    @property
-    def allowances(self) -> tuple[Allowance, ...]:
-        """What was left of the caller's limits when the stream began. (): it has not, or none hold."""
-        return self._allowances
-
-    def _begin(self) -> None:
-        """The deadline of all the calls that read this stream counts from here."""
+    def begin(self, now: float) -> None:
+        """Start the time until the deadline, which all calls of this reading share."""
         if self._timeout_s is not None:
-            self._deadline = time.monotonic() + self._timeout_s
+            self._deadline = now + self._timeout_s
 
-    def _rest_s(self) -> float | None:
-        """What is left until the deadline, 0 after it. None: there is none."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+    def remaining_s(self, now: float) -> float | None:
+        """Return the time until the deadline, 0 after it. None: there is no deadline."""
+        return None if self._deadline is None else max(0.0, self._deadline - now)
 
-    def _answered(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
-        """Take a call's initial metadata. False: it is a refusal, or has no stream id."""
-        told = tuple(metadata)
-        stream_id = stream_id_in(told)
-        self._answer.stream_id = stream_id or self._answer.stream_id
-        self._allowances = self._newest.take(told) or self._allowances
-        return bool(stream_id)
+    def next_request(self) -> ChatRequest | ResumeStreamRequest:
+        """Return the request of the next call: the first, or one that resumes after the last event."""
+        if not self.stream_id:
+            return self._request
+        return build_resume(self.stream_id, self.last_sequence, self._request.delivery)
 
-    def _took(self, event: TokenEvent) -> None:
-        before = self._answer.last_sequence
-        self._answer.add(event)
-        if self._policy is not None and self._answer.last_sequence > before:
+    def accept(self, metadata: InitialMetadata) -> bool:
+        """Take the initial metadata of a call. Return False for a refusal: reading on raises it."""
+        self.allowances = metadata.allowances or self.allowances
+        if not metadata.stream_id:
+            return False
+        self.answer.stream_id = metadata.stream_id
+        if self._policy is not None:
+            self._policy.accepted()
+        return True
+
+    def take(self, event: TokenEvent) -> None:
+        """Take the next event."""
+        before = self.last_sequence
+        self.answer.add(event)
+        if self._policy is not None and self.last_sequence > before:
             self._policy.progressed()
 
-    def _ended_well(self) -> None:
-        """The call ended with OK. Raises IncompleteStream unless that can be."""
-        resumed_at_the_end = 0 < self._after_sequence == self._answer.last_sequence
-        if self._answer.finished is None and not resumed_at_the_end:
-            raise IncompleteStream(
-                "the stream ended without saying how",
-                stream_id=self.stream_id,
-                last_sequence=self.last_sequence,
-            )
+    def end(self) -> None:
+        """Take the end of a call with status OK.
 
-    def _wait_to_resume_s(self, policy: Resumption, error: TokenwireError) -> tuple[float, bool]:
-        """How long to wait, and whether there is then time for an attempt, or the deadline passes.
-
-        Raises `error` when the stream is not to be resumed.
+        Raises:
+            IncompleteStream: `finished` is missing.
         """
-        wait_s = policy.wait_s(error, now=time.monotonic()) if self.stream_id else None
+        resumed_at_the_end = 0 < self._after_sequence == self.last_sequence
+        if not self.is_complete and not resumed_at_the_end:
+            raise IncompleteStream("the stream ended without `finished`", **self._position())
+
+    def pause_before_resume(self, error: TokenwireError, now: float) -> Pause:
+        """Return the wait before the attempt to resume after this error.
+
+        Raises:
+            TokenwireError: the given error, if the stream is not to be resumed.
+        """
+        wait_s = None
+        if self._policy is not None and self.stream_id:
+            wait_s = self._policy.wait_s(error, now=now)
         if wait_s is None:
             raise error
-        rest_s = self._rest_s()
-        if rest_s is None or wait_s < rest_s:
-            return wait_s, True
-        return rest_s, False
+        remaining_s = self.remaining_s(now)
+        if remaining_s is None or wait_s < remaining_s:
+            return Pause(wait_s, reaches_deadline=False)
+        return Pause(remaining_s, reaches_deadline=True)
 
-    def _cancelled_here(self) -> Cancelled:
-        return Cancelled(
-            "the call was cancelled here",
-            stream_id=self.stream_id,
-            last_sequence=self.last_sequence,
-        )
+    def patience_s(self, now: float) -> float | None:
+        """Return how long to wait for the server's answer to an attempt to resume that starts now."""
+        return None if self._policy is None else self._policy.patience_s(now=now)
 
-    def _deadline_passed(self) -> DeadlineExceeded:
+    def give_up(self) -> None:
+        """Record that an attempt to resume got no answer within `patience_s`."""
+        if self._policy is not None:
+            self._policy.unanswered()
+
+    def must_cancel(self, *, is_call_open: bool) -> bool:
+        """Return whether the generation has to be cancelled when the stream is left now."""
+        if not self._cancels_when_left or self._policy is None:
+            return False
+        may_run = bool(self.stream_id) or is_call_open
+        return may_run and not self._policy.is_over and not self.is_complete
+
+    def cancelled(self) -> Cancelled:
+        """Return the error for a reader that was cancelled while no call was open."""
+        return Cancelled(CALL_CANCELLED, **self._position())
+
+    def client_closed(self) -> Cancelled:
+        """Return the error for a reader whose client was closed while no call was open."""
+        return Cancelled(CLIENT_CLOSED, **self._position())
+
+    def deadline_passed(self) -> DeadlineExceeded:
+        """Return the error for a deadline that passed while no call was open."""
         return DeadlineExceeded(
-            "the deadline passed before the stream could be resumed",
-            stream_id=self.stream_id,
-            last_sequence=self.last_sequence,
+            "the deadline passed before the stream could be resumed", **self._position()
         )
+
+    def _position(self) -> _Position:
+        return {"stream_id": self.stream_id, "last_sequence": self.last_sequence}

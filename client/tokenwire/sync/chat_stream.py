@@ -1,123 +1,113 @@
-"""One stream, read without an event loop."""
+# Generated from aio/chat_stream.py by scripts/generate_sync.py. Do not edit.
+"""One stream, read by a thread."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Self
 
-import grpc
-
-from tokenwire.v1.chat_pb2 import ChatResponse
+from tokenwire.v1.chat_pb2 import CancelStreamRequest, ChatResponse, Message
 from tokenwire.v1.event_pb2 import TokenEvent
 
-from ..errors import TokenwireError
+from ..connect.channel import CANCEL_TIMEOUT_S
+from ..errors import ConnectionLost, TokenwireError
 from ..stream.reading import Reading
-from ..stream.resume import Resumption
-from ..wire.metadata import NewestAllowances
-from ..wire.status import from_status
+from ..wire.metadata import Allowance
+from .transport import StreamCall, Transport, wait_until_set
 
 
-class StreamCall(Protocol):
-    """What gRPC returns for a call whose responses are a stream."""
-
-    def __next__(self) -> TokenEvent: ...
-    def cancel(self) -> bool: ...
-    def is_active(self) -> bool: ...
-    def initial_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
-
-
-Start = Callable[[float | None], StreamCall]
-"""Starts the first call, with what is left until its deadline in seconds, if it has one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """How a stream is resumed and ended: see `AsyncResume`."""
-
-    policy: Resumption
-    start: Callable[[str, int, float | None], StreamCall]
-    cancel: Callable[[StreamCall, str], None] | None = None
-
-
-class ChatStream(Reading):
-    """One stream, read from the server as the model speaks.
+class ChatStream:
+    """One stream, read from the server while the model generates.
 
         with client.chat_stream("openai/demo", "Hello") as stream:
             for piece in stream.text:
                 print(piece, end="", flush=True)
 
-    It behaves as `AsyncChatStream` does: entering waits for the server's acceptance, leaving ends
-    the call. `cancel()` may be called from another thread.
+    Entering the block starts the call and waits until the server has accepted it: then `stream_id` is
+    set; a refusal is raised. Leaving the block ends the call, however it is left. The server then closes
+    the provider's connection, unless the stream was started with ON_DISCONNECT_CONTINUE.
+
+    Iterating returns every event in order, including those of a type that this version does not know
+    (`event.WhichOneof("event") is None`), and ends after `finished`. Any other end raises a
+    TokenwireError. Events, `text` and `final()` read the same stream: each event is returned once. Only
+    one reader at a time may use the object.
+
+    A resumable stream goes on after a broken connection, see `Client.chat_stream`. Leaving its block
+    cancels the generation at the server.
+
+    `cancel()` can be called by another thread.
     """
 
-    def __init__(
-        self,
-        start: Start,
-        *,
-        timeout_s: float | None,
-        resume: Resume | None = None,
-        stream_id: str = "",
-        after_sequence: int = 0,
-        newest: NewestAllowances | None = None,
-    ) -> None:
-        super().__init__(
-            timeout_s=timeout_s,
-            stream_id=stream_id,
-            after_sequence=after_sequence,
-            policy=None if resume is None else resume.policy,
-            newest=newest,
-        )
-        self._start = start
-        self._resume = resume
+    def __init__(self, transport: Transport, reading: Reading) -> None:
+        self._transport = transport
+        self._reading = reading
         self._call: StreamCall | None = None
         self._first: TokenEvent | None = None
         self._cancelled = threading.Event()
 
     @property
+    def stream_id(self) -> str:
+        """Id of the stream at the server, with which it can be resumed, looked up, cancelled or deleted."""
+        return self._reading.stream_id
+
+    @property
+    def last_sequence(self) -> int:
+        """Sequence of the last event read: the cursor to resume after. 0: none."""
+        return self._reading.last_sequence
+
+    @property
+    def message(self) -> Message:
+        """The assistant's message as far as it was read: see `Answer.message`."""
+        return self._reading.answer.message()
+
+    @property
+    def allowances(self) -> tuple[Allowance, ...]:
+        """What remained of the caller's limits when the stream began. Empty before, or without limits."""
+        return self._reading.allowances
+
+    @property
     def text(self) -> Iterator[str]:
-        """The answer's text alone, piece by piece as it comes."""
-        return (event.text.text for event in self if event.WhichOneof("event") == "text")
+        """The text of the answer, piece by piece."""
+        return _TextPieces(self)
 
     def final(self) -> ChatResponse:
-        """Read to the end; the whole answer, what was read before included: see `AsyncChatStream`.
+        """Read to the end, and return the whole answer, including what was read before.
+
+        After a resume by hand it has only what followed the cursor. After a resume from the very end of a
+        finished stream nothing follows, and `finished` is unset.
 
         Raises:
-            TokenwireError: the stream did not end with `finished`. `message` has what came.
+            TokenwireError: the stream did not end with `finished`. `message` has what was read.
         """
         for _ in self:
             pass
-        return self._answer.response()
+        return self._reading.answer.response()
 
     def cancel(self) -> None:
-        """End the call at once. Whoever reads it gets `Cancelled`. After its end: no effect."""
+        """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended."""
         if self._call is not None:
             self._cancelled.set()
             self._call.cancel()
 
     def __enter__(self) -> Self:
         if self._call is not None:
-            raise RuntimeError("a stream is entered once; ask the client for another")
-        self._begin()
-        self._call = self._start(self._rest_s())
+            raise RuntimeError("a stream can be entered only once: create another with the client")
+        self._transport.check_open()
+        self._reading.begin(time.monotonic())
+        self._call = self._start_call()
         try:
-            if not self._accepted(self._call):
-                # Refusals have no initial metadata: reading on raises them.
-                self._first = self._read(self._call)
+            metadata = self._call.initial_metadata()
+            if metadata is None or not self._reading.accept(metadata):
+                self._first = self._read(self._call)  # raises the refusal
         except BaseException:
             self._leave(self._call)
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._call is not None:
             self._leave(self._call)
 
@@ -126,107 +116,100 @@ class ChatStream(Reading):
 
     def __next__(self) -> TokenEvent:
         if self._call is None:
-            raise RuntimeError("a stream is read inside `with`")
+            raise RuntimeError("a stream can be read only inside its block")
         event, self._first = self._first, None
         if event is None:
             event = self._read(self._call)
         if event is None:
             raise StopIteration
-        self._took(event)
+        self._reading.take(event)
         return event
 
     def _read(self, call: StreamCall) -> TokenEvent | None:
-        """The next event, or None after a deliberate end."""
+        """Return the next event, or None at the end of the answer. Resumes the stream if it has to."""
         while True:
             try:
-                return self._read_call(call)
+                event = call.read(self._reading.stream_id, self._reading.last_sequence)
             except TokenwireError as error:
-                call = self._resumed(error)
+                if self._reading.is_complete:
+                    return None  # whatever happened to the connection afterwards
+                call = self._resume(error)
+                continue
+            if event is None:
+                self._reading.end()
+            return event
 
-    def _read_call(self, call: StreamCall) -> TokenEvent | None:
-        try:
-            return next(call)
-        except StopIteration:
-            self._ended_well()
-            return None
-        except grpc.RpcError as error:
-            if self._answer.finished is not None:
-                return None  # the answer is complete, whatever befell the connection after it
-            raise failure(error, self.stream_id, self.last_sequence) from error
-
-    def _resumed(self, error: TokenwireError) -> StreamCall:
-        """A new call that reads on where this error ended the last one. Raises it otherwise."""
-        resume = self._resume
-        if resume is None or self._cancelled.is_set():
+    def _resume(self, error: TokenwireError) -> StreamCall:
+        """Return a new call that reads on. Raises the error that ended the last call if there is none."""
+        if self._cancelled.is_set():
             raise error
-        wait_s, in_time = self._wait_to_resume_s(resume.policy, error)
-        if self._cancelled.wait(wait_s):
-            raise self._cancelled_here() from error
-        if not in_time:
-            raise self._deadline_passed() from error
-        self._call = call = resume.start(self.stream_id, self.last_sequence, self._rest_s())
-        if self._cancelled.is_set():  # meanwhile, and so the call before
+        pause = self._reading.pause_before_resume(error, time.monotonic())
+        if wait_until_set(self._cancelled, pause.seconds):
+            raise self._reading.cancelled() from error
+        if pause.reaches_deadline:
+            raise self._reading.deadline_passed() from error
+        if self._transport.is_closed:
+            raise self._reading.client_closed() from error
+        self._call = call = self._start_call()
+        if self._cancelled.is_set():  # by another thread, which cancelled the last call
             call.cancel()
-        with Patience(call, resume.policy.patience_s(now=time.monotonic())) as patience:
-            if self._accepted(call):
-                resume.policy.attached()
-        if patience.ended:
-            resume.policy.unanswered()
+        metadata = call.initial_metadata(self._reading.patience_s(time.monotonic()))
+        if metadata is None:
+            self._reading.give_up()
             raise error
+        self._reading.accept(metadata)
         return call
 
-    def _accepted(self, call: StreamCall) -> bool:
-        """Wait for the server's answer. False: it is a refusal, or has no stream id; read on."""
-        return self._answered(call.initial_metadata() or ())
+    def _start_call(self) -> StreamCall:
+        remaining_s = self._reading.remaining_s(time.monotonic())
+        return self._transport.stream(self._reading.next_request(), remaining_s)
 
     def _leave(self, call: StreamCall) -> None:
-        """End the call, and the generation if leaving is to end it."""
-        resume = self._resume
-        if (
-            resume is None
-            or resume.cancel is None
-            or resume.policy.over
-            or self._answer.finished is not None
-            or not (self.stream_id or call.is_active())
-        ):
-            call.cancel()
+        """End the call, and the generation unless it is to go on."""
+        must_cancel = self._reading.must_cancel(is_call_open=call.is_open)
+        if must_cancel and not self._transport.is_closed:
+            self._transport.run_to_end(self._cancel_generation, call)
         else:
-            resume.cancel(call, self.stream_id)
+            call.cancel()
+
+    def _cancel_generation(self, call: StreamCall) -> None:
+        """Cancel the generation, within CANCEL_TIMEOUT_S. If that fails, the stream ends by its linger."""
+        deadline = time.monotonic() + CANCEL_TIMEOUT_S
+        stream_id = self._reading.stream_id
+        try:
+            if not stream_id:
+                metadata = call.initial_metadata(CANCEL_TIMEOUT_S)
+                stream_id = "" if metadata is None else metadata.stream_id
+        except TokenwireError:
+            return
+        finally:
+            call.cancel()
+        if not stream_id:
+            return
+        with suppress(TokenwireError):
+            try:
+                self._cancel_stream(stream_id, deadline)
+            except ConnectionLost:  # of a connection that was just cut: try again on a new one
+                self._cancel_stream(stream_id, deadline)
+
+    def _cancel_stream(self, stream_id: str, deadline: float) -> None:
+        request = CancelStreamRequest(stream_id=stream_id)
+        timeout_s = deadline - time.monotonic()
+        method = self._transport.chat.CancelStream
+        self._transport.unary(method, request, timeout_s, even_if_closed=True)
 
 
-class Patience:
-    """A block in which a call is waited for; it is cancelled when that takes longer than `limit_s`."""
+class _TextPieces:
+    """An iterator over the text. Unlike a generator, it does not have to be closed."""
 
-    def __init__(self, call: StreamCall, limit_s: float) -> None:
-        self.ended = False
-        """The call was cancelled."""
-        self._call = call
-        self._timer = threading.Timer(limit_s, self._end)
-        self._timer.daemon = True
+    def __init__(self, stream: ChatStream) -> None:
+        self._stream = stream
 
-    def _end(self) -> None:
-        self.ended = True
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        self._timer.start()
+    def __iter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._timer.cancel()
-
-
-def failure(error: grpc.RpcError, stream_id: str = "", last_sequence: int = 0) -> TokenwireError:
-    """What a failed call stands for, with what its reader knows of the stream."""
-    return from_status(
-        error.code(),
-        error.details() or "",
-        ((entry.key, entry.value) for entry in error.trailing_metadata() or ()),
-        stream_id=stream_id,
-        last_sequence=last_sequence,
-    )
+    def __next__(self) -> str:
+        for event in self._stream:
+            if event.WhichOneof("event") == "text":
+                return event.text.text
+        raise StopIteration

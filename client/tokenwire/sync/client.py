@@ -1,11 +1,9 @@
-"""The client for code without an event loop: gRPC's own synchronous stack, not a loop in hiding."""
+# Generated from aio/client.py by scripts/generate_sync.py. Do not edit.
+"""The client for threads."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterable
-from types import TracebackType
+from collections.abc import Iterable, Iterator
 from typing import Self, Unpack
 
 from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
@@ -15,38 +13,65 @@ from tokenwire.v1.chat_pb2 import (
     ChatResponse,
     DeleteStreamRequest,
     GetStreamRequest,
+    ResumeStreamRequest,
     StreamInfo,
 )
 from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
+from tokenwire.v1.usage_pb2 import ListUsageRecordsRequest, UsageRecord, UsageSummary
 
-from ..connect.channel import CANCEL_TIMEOUT_S, LOOKUP_TIMEOUT_S, ChannelOptions
-from ..connect.connection import connection_to
-from ..connect.tls import Tls
-from ..errors import Cancelled, ConnectionLost, TokenwireError
-from ..messages import MessageLike
-from ..stream.answer import stream_id_in
-from ..stream.resume import Resumption
-from ..wire.metadata import Allowance
-from ..wire.requests import (
-    DeliveryLike,
-    RequestFields,
-    build_request,
-    build_resume,
-    linger_s,
-    outliving_its_readers,
+from ..connect.channel import (
+    LOOKUP_TIMEOUT_S,
+    SUMMARY_TIMEOUT_S,
+    ChannelOptions,
+    connection_to,
 )
-from .chat_stream import ChatStream, Patience, Resume, StreamCall
-from .usage import UsageCalls
+from ..connect.tls import Tls
+from ..messages import MessageLike
+from ..stream.reading import Reading
+from ..wire.metadata import Allowance
+from ..wire.requests import DeliveryLike, RequestFields, build_request, build_resume
+from ..wire.usage import (
+    PAGE_SIZE,
+    TokenCount,
+    UsageFields,
+    UsageGroupName,
+    count_request,
+    first_page,
+    next_page,
+    summary_request,
+    token_count,
+)
+from .chat_stream import ChatStream
+from .transport import Transport
 
 
-class Client(UsageCalls):
-    """A client of one Tokenwire server, for threads.
+class Client:
+    """A client of one Tokenwire server, for any number of threads.
 
         with tokenwire.Client() as client:
             response = client.chat("openai/demo", "Hello")
 
-    Arguments and errors are those of `AsyncClient`. Threads may share it. Closing it from another
-    thread ends the calls still open with `Cancelled`.
+    The first call opens the connection. All calls share it. `close()`, or leaving the block, closes it
+    and ends the open calls.
+
+    Args:
+        target: The server as a gRPC name, such as `host:port`. Default: TOKENWIRE_TARGET, or
+            127.0.0.1:50051.
+        key: The caller's key, sent with every call. Default: TOKENWIRE_KEY. "" sends none.
+        tls: True, False for plaintext, or a `Tls` with your own files. By default a target on this
+            machine (127.0.0.1, localhost, unix:) is in plaintext, and any other over TLS.
+            TOKENWIRE_PLAINTEXT (1 or 0), TOKENWIRE_TLS_CA, TOKENWIRE_TLS_CLIENT_CERT and
+            TOKENWIRE_TLS_CLIENT_KEY set it for a whole environment. A plaintext connection exposes the
+            key to everyone on its way.
+        resumable: Make every stream resumable that does not override it: see `chat_stream`.
+        options: gRPC channel arguments. They override those of `channel_options`.
+
+    The `timeout` of a call is its gRPC deadline in seconds. It limits the whole generation, applies to
+    the provider too, and ends the call with DeadlineExceeded. Without a timeout, the server's limits apply
+    to a generation, and keepalive detects a server that has disappeared.
+
+    Raises:
+        ValueError: the key is malformed, or a TLS file is missing or invalid.
     """
 
     def __init__(
@@ -58,18 +83,18 @@ class Client(UsageCalls):
         resumable: bool = False,
         options: ChannelOptions = (),
     ) -> None:
-        super().__init__(connection_to(target, key=key, tls=tls, options=options))
+        self._transport = Transport(connection_to(target, key=key, tls=tls, options=options))
         self._resumable = resumable
 
     @property
     def target(self) -> str:
-        """The server's address, as gRPC takes it."""
-        return self._connection.target
+        """The server's gRPC name."""
+        return self._transport.target
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:
-        """What was left of the caller's limits at the newest answer: see `AsyncClient.allowances`."""
-        return self._newest.newest
+        """What remained of the caller's limits, from the newest response that reported it."""
+        return self._transport.allowances
 
     def chat_stream(
         self,
@@ -80,19 +105,27 @@ class Client(UsageCalls):
         resumable: bool | None = None,
         **fields: Unpack[RequestFields],
     ) -> ChatStream:
-        """Generate an answer and read it as it comes: see `AsyncClient.chat_stream`."""
+        """Start a generation and read it as it comes. The call starts when the block is entered.
+
+        `messages` is the user's text, a message, or a list of these: see `MessageLike`. A complete
+        ChatRequest can be given instead of model, messages and fields.
+
+        A stream is cancelled when its reader leaves, and a server cannot distinguish that from a broken
+        connection. With `resumable` (default: the client's) the request has ON_DISCONNECT_CONTINUE: the
+        generation runs on without a reader for 30 seconds, or for the `linger` of `retention`. After a
+        broken connection, Draining and SlowReader, the client resumes the stream where it broke off.
+        `timeout` is the deadline of all of that. If resuming fails, the last error is raised, and the
+        caller can use `resume(stream_id, last_sequence)`. Leaving the block early cancels the generation
+        with a call that takes 3 seconds at most.
+
+        The cost: a caller that dies, or loses the network for good, cancels nothing. The generation then
+        runs, and costs, for up to `linger`.
+
+        Raises:
+            TypeError, ValueError: the arguments are not a valid ChatRequest, or contradict `resumable`.
+        """
         request = build_request(model, messages, **fields)
-        resume = None
-        if self._resumable if resumable is None else resumable:
-            request = outliving_its_readers(request)
-            policy = Resumption(linger_s=linger_s(request))
-            resume = self._resume(policy, request.delivery, cancels=True)
-
-        def start(timeout_s: float | None) -> StreamCall:
-            self._check_open()
-            return self._chat.ChatStream(request, timeout=timeout_s, metadata=self._metadata)
-
-        return ChatStream(start, timeout_s=timeout, resume=resume, newest=self._newest)
+        return self._stream(request, timeout, resumable)
 
     def resume(
         self,
@@ -103,39 +136,52 @@ class Client(UsageCalls):
         resumable: bool | None = None,
         delivery: DeliveryLike | None = None,
     ) -> ChatStream:
-        """Read a stream on from a cursor, or from its beginning: see `AsyncClient.resume`."""
+        """Read a stream from a cursor: the events after it, then live. 0 is the beginning.
+
+        The cursor is the `last_sequence` of an earlier reader. A stream can have any number of readers.
+        Leaving the block ends this reader only; the stream's `retention` decides whether the generation
+        goes on. With `resumable` (default: the client's) the stream is resumed again after a broken
+        connection, as in `chat_stream`. Entering the block raises StreamNotFound, ResumePointExpired and
+        ResumePointAhead. At the very end of a finished stream there are no events, which is a normal end.
+
+        Raises:
+            TypeError, ValueError: the arguments are not a valid ResumeStreamRequest.
+        """
         request = build_resume(stream_id, after_sequence, delivery)
-        resume = None
-        if self._resumable if resumable is None else resumable:
-            resume = self._resume(Resumption(), request.delivery, cancels=False)
-
-        def start(timeout_s: float | None) -> StreamCall:
-            self._check_open()
-            return self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
-
-        return ChatStream(
-            start,
-            timeout_s=timeout,
-            resume=resume,
-            stream_id=stream_id,
-            after_sequence=after_sequence,
-            newest=self._newest,
-        )
+        return self._stream(request, timeout, resumable)
 
     def cancel(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> StreamInfo:
-        """Stop a generation for all its readers; how it ended: see `AsyncClient.cancel`."""
-        request = CancelStreamRequest(stream_id=stream_id)
-        return self._response(self._chat.CancelStream, request, timeout).stream
+        """Stop a generation for all its readers, and return how it ended. A stream that has ended stays.
+
+        Raises:
+            StreamNotFound: the stream is unknown or expired.
+        """
+        method, request = (
+            self._transport.chat.CancelStream,
+            CancelStreamRequest(stream_id=stream_id),
+        )
+        return (self._transport.unary(method, request, timeout)).stream
 
     def delete(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> None:
-        """Cancel a stream, and have its content forgotten now: see `AsyncClient.delete`."""
-        request = DeleteStreamRequest(stream_id=stream_id)
-        self._response(self._chat.DeleteStream, request, timeout)
+        """Cancel a stream and delete its content now.
+
+        Raises:
+            StreamNotFound: the stream is unknown or expired.
+        """
+        method, request = (
+            self._transport.chat.DeleteStream,
+            DeleteStreamRequest(stream_id=stream_id),
+        )
+        self._transport.unary(method, request, timeout)
 
     def get_stream(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> StreamInfo:
-        """Where a stream stands: see `AsyncClient.get_stream`."""
+        """Return the state of a stream. This does not count as a reader.
+
+        Raises:
+            StreamNotFound: the stream is unknown or expired.
+        """
         request = GetStreamRequest(stream_id=stream_id)
-        return self._response(self._chat.GetStream, request, timeout)
+        return self._transport.unary(self._transport.chat.GetStream, request, timeout)
 
     def chat(
         self,
@@ -145,62 +191,127 @@ class Client(UsageCalls):
         timeout: float | None = None,
         **fields: Unpack[RequestFields],
     ) -> ChatResponse:
-        """The same request, answered whole: see `AsyncClient.chat`."""
-        return self._response(self._chat.Chat, build_request(model, messages, **fields), timeout)
+        """Return the whole answer. The arguments are those of `chat_stream`.
+
+        Raises:
+            TokenwireError: there is no answer.
+            TypeError, ValueError: the arguments are not a valid ChatRequest.
+        """
+        request = build_request(model, messages, **fields)
+        return self._transport.unary(self._transport.chat.Chat, request, timeout)
+
+    def count_tokens(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        ask_provider: bool = False,
+        timeout: float | None = LOOKUP_TIMEOUT_S,
+        **fields: Unpack[RequestFields],
+    ) -> TokenCount:
+        """Return the tokens and the cost of a request before it runs. The arguments are those of `chat`.
+
+        It starts no generation, costs nothing and counts against no limit. With `ask_provider` the
+        provider counts, if it has an endpoint for that. Otherwise the server counts.
+
+        Raises:
+            InvalidRequest, UnknownModel, PermissionDenied: `chat` would raise it too.
+            UpstreamError: the provider was asked, and failed.
+            TypeError, ValueError: the arguments are not a valid ChatRequest.
+        """
+        request = count_request(build_request(model, messages, **fields), ask_provider=ask_provider)
+        response = self._transport.unary(self._transport.chat.CountTokens, request, timeout)
+        return token_count(response)
 
     def list_models(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> list[Model]:
-        """The models and aliases that the server's configuration names, by id."""
-        return list(self._response(self._model.ListModels, ListModelsRequest(), timeout).models)
+        """Return the models and aliases in the server's configuration, ordered by id."""
+        request = ListModelsRequest()
+        response = self._transport.unary(self._transport.model.ListModels, request, timeout)
+        return list(response.models)
 
     def get_model(self, model: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Model:
-        """What the server knows of one model: see `AsyncClient.get_model`."""
-        return self._response(self._model.GetModel, GetModelRequest(id=model), timeout)
+        """Return one model: a listed one, an alias, or any `provider/model`.
+
+        Raises:
+            UnknownModel: the provider or alias is unknown.
+        """
+        request = GetModelRequest(id=model)
+        return self._transport.unary(self._transport.model.GetModel, request, timeout)
 
     def get_caller(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Caller:
-        """Who the server says that you are, and what you may. It counts against no limit."""
-        return self._response(self._caller.GetCaller, GetCallerRequest(), timeout)
+        """Return the caller's identity, permissions and limits. It counts against no limit."""
+        request = GetCallerRequest()
+        return self._transport.unary(self._transport.caller.GetCaller, request, timeout)
+
+    def usage_records(
+        self,
+        *,
+        page_size: int = PAGE_SIZE,
+        timeout: float | None = SUMMARY_TIMEOUT_S,
+        **fields: Unpack[UsageFields],
+    ) -> Iterator[UsageRecord]:
+        """Return the tenant's usage records that match, newest first. They are fetched page by page.
+
+        One page is in memory. Each record is returned exactly once; records of streams that are opened
+        meanwhile are not. `timeout` is the deadline of each page, in seconds. Nothing is retried: after an
+        error the list is incomplete.
+
+        Raises:
+            InvalidRequest: the server refuses the filter.
+            StoreUnavailable: the server cannot reach its database.
+            TypeError, ValueError: the arguments are not a valid filter.
+        """
+        return self._usage_records(first_page(page_size, **fields), timeout)
+
+    def usage_summary(
+        self,
+        *,
+        group_by: UsageGroupName | Iterable[UsageGroupName] = (),
+        label_key: str = "",
+        timeout: float | None = SUMMARY_TIMEOUT_S,
+        **fields: Unpack[UsageFields],
+    ) -> list[UsageSummary]:
+        """Return sums of the usage records that match, by day (UTC), model, label or key.
+
+        There is one summary for each group that has records, ordered by day, model, label value and key;
+        without `group_by`, one for all records. `label_key` names the label for `group_by="label"`. A cost
+        is the sum of the known costs; `unpriced_count` is the number of records without one.
+
+        Raises:
+            InvalidRequest: the server refuses the filter, or there are more than 10,000 groups.
+            StoreUnavailable: the server cannot reach its database.
+            TypeError, ValueError: the arguments are not a valid filter.
+        """
+        request = summary_request(group_by, label_key, **fields)
+        method = self._transport.usage.GetUsageSummary
+        response = self._transport.unary(method, request, timeout)
+        return list(response.summaries)
 
     def close(self) -> None:
-        """End the connection and the calls still open on it. Idempotent."""
-        self._closed = True
-        self._channel.close()
+        """Close the connection. Open calls end with `Cancelled`. Calling it again has no effect."""
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _resume(self, policy: Resumption, delivery: DeliveryLike, *, cancels: bool) -> Resume:
-        def start(stream_id: str, after_sequence: int, timeout_s: float | None) -> StreamCall:
-            if self._closed:
-                raise Cancelled(
-                    "the client was closed", stream_id=stream_id, last_sequence=after_sequence
-                )
-            request = build_resume(stream_id, after_sequence, delivery)
-            return self._chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
+    def _stream(
+        self,
+        request: ChatRequest | ResumeStreamRequest,
+        timeout_s: float | None,
+        resumable: bool | None,
+    ) -> ChatStream:
+        is_resumable = self._resumable if resumable is None else resumable
+        reading = Reading(request, timeout_s=timeout_s, is_resumable=is_resumable)
+        return ChatStream(self._transport, reading)
 
-        return Resume(policy, start, self._end_generation if cancels else None)
-
-    def _end_generation(self, call: StreamCall, stream_id: str) -> None:
-        deadline = time.monotonic() + CANCEL_TIMEOUT_S
-        try:
-            if not stream_id:
-                with Patience(call, CANCEL_TIMEOUT_S):
-                    stream_id = stream_id_in(call.initial_metadata() or ())
-        finally:
-            call.cancel()
-        if not stream_id or self._closed:
-            return
-        with contextlib.suppress(TokenwireError):  # its linger ends it
-            try:
-                self.cancel(stream_id, timeout=deadline - time.monotonic())
-            except (
-                ConnectionLost
-            ):  # on a wire that was just cut; idempotent, so once more on another
-                self.cancel(stream_id, timeout=deadline - time.monotonic())
+    def _usage_records(
+        self, request: ListUsageRecordsRequest | None, timeout_s: float | None
+    ) -> Iterator[UsageRecord]:
+        while request is not None:
+            method = self._transport.usage.ListUsageRecords
+            page = self._transport.unary(method, request, timeout_s)
+            yield from page.usage_records
+            request = next_page(request, page)

@@ -1,51 +1,56 @@
-"""What is left of a caller's limits, as answers tell it. Pure: no I/O, no gRPC."""
+"""The metadata that a server sends before its response: stream id and remaining limits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ..int_text import count_of, int_of
+from .._int64 import parse_count, parse_int64
 
-_PREFIX = "tokenwire-limit-"
+Metadata = Iterable[tuple[str, str | bytes]]
+
+STREAM_ID_KEY = "tokenwire-stream-id"
+
+_LIMIT_PREFIX = "tokenwire-limit-"
 _REMAINING = "-remaining"
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """One limit, and what was left of it when the answer began."""
+    """One limit of the caller, and what remained of it when the response began."""
 
     limit: str
-    """`requests_per_minute`, `tokens_per_minute` or `concurrent_streams`; newer servers may have more."""
+    """`requests_per_minute`, `tokens_per_minute` or `concurrent_streams`; newer servers may add more."""
     allowed: int
-    """The limit's size: the key's or the tenant's, of which less is left."""
+    """Size of the limit. If the key and the tenant both have it, the one of which less remains."""
     remaining: int | None
-    """Below 0 when answers took more than was estimated. None: not said."""
+    """Negative if answers took more than was estimated. None: not reported."""
 
 
-def allowances_in(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Allowance, ...]:
-    """Those in a call's initial metadata: all limits that hold. What cannot be read is left out."""
-    told = {
-        key.removeprefix(_PREFIX): value
-        for key, value in metadata
-        if key.startswith(_PREFIX) and isinstance(value, str)
-    }
-    return tuple(
-        Allowance(name.replace("-", "_"), allowed, int_of(told.get(name + _REMAINING)))
-        for name, text in told.items()
-        if name and not name.endswith(_REMAINING) and (allowed := count_of(text)) is not None
+class InitialMetadata(NamedTuple):
+    """What the initial metadata of a call contains."""
+
+    stream_id: str
+    """Empty if the call was refused."""
+    allowances: tuple[Allowance, ...]
+    """Every limit that applies to the caller. Empty if the server reported none."""
+
+
+def parse_initial_metadata(metadata: Metadata) -> InitialMetadata:
+    """Parse the initial metadata of a call. Malformed limits are left out."""
+    stream_id = ""
+    limits: dict[str, str] = {}
+    for key, value in metadata:
+        if key == STREAM_ID_KEY:
+            stream_id = stream_id or (
+                value if isinstance(value, str) else value.decode("ascii", "replace")
+            )
+        elif key.startswith(_LIMIT_PREFIX) and isinstance(value, str):
+            limits[key.removeprefix(_LIMIT_PREFIX)] = value
+    allowances = (
+        Allowance(name.replace("-", "_"), allowed, parse_int64(limits.get(name + _REMAINING)))
+        for name, text in limits.items()
+        if name and not name.endswith(_REMAINING) and (allowed := parse_count(text)) is not None
     )
-
-
-class NewestAllowances:
-    """Those of the newest answer that told some. Threads may share it."""
-
-    def __init__(self) -> None:
-        self.newest: tuple[Allowance, ...] = ()
-
-    def take(self, metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Allowance, ...]:
-        """What an answer tells in its initial metadata."""
-        told = allowances_in(metadata)
-        if told:
-            self.newest = told
-        return told
+    return InitialMetadata(stream_id, tuple(allowances))

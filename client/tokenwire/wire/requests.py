@@ -25,7 +25,9 @@ from tokenwire.v1.chat_pb2 import (
 )
 
 from ..messages import MessageLike, to_messages
-from ..stream.resume import LINGER_S
+
+LINGER_S = 30.0
+"""How long a resumable stream runs on without its reader, unless its request has another linger."""
 
 DeliveryLike = DeliveryOptions | Mapping[str, object]
 """How a reader wants to be served: see `options.delivery`."""

@@ -1,4 +1,4 @@
-"""From a call's status to the error that it stands for."""
+"""The error for the status of a failed call."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tokenwire.v1.usage_pb2 import Usage
 
+from .._int64 import parse_count
 from ..errors import (
     BudgetExceeded,
     Cancelled,
@@ -42,11 +43,21 @@ from ..errors import (
     UpstreamUnavailable,
     Violation,
 )
-from ..int_text import count_of
-from .handshake import failed_handshake
+from .connect_failure import connect_failure
+from .metadata import Metadata
 
 DOMAIN = "tokenwire"
 """`ErrorInfo.domain` of every error that Tokenwire itself reports."""
+
+DEADLINE_PASSED = "the deadline passed"
+CALL_CANCELLED = "this client cancelled the call"
+CLIENT_CLOSED = "the client was closed"
+
+_LOCAL_MESSAGES = {  # gRPC's text for an end that this client caused: ours
+    "Deadline Exceeded": DEADLINE_PASSED,
+    "Locally cancelled by application!": CALL_CANCELLED,
+    "Channel closed!": CLIENT_CLOSED,
+}
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _OPTIONAL_COUNTS = (
@@ -88,11 +99,11 @@ _BY_CODE: Mapping[grpc.StatusCode, type[TokenwireError]] = {
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: ConnectionLost,
-    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,  # of a proxy that asks for credentials
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,  # from a proxy that requires credentials
 }
 
-# gRPC makes these codes of most RST_STREAM frames, which come from what stands between and not from a
-# server: that one ends its calls with trailers.
+# gRPC maps most RST_STREAM frames to these codes. Such frames come from a proxy: a server ends its calls
+# with trailers.
 _CODES_OF_RESETS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED})
 _RESET = "RST_STREAM"
 
@@ -100,17 +111,17 @@ _RESET = "RST_STREAM"
 def from_status(
     code: grpc.StatusCode,
     message: str,
-    trailing_metadata: Iterable[tuple[str, str | bytes]] = (),
+    trailing_metadata: Metadata = (),
     *,
     stream_id: str = "",
     last_sequence: int = 0,
 ) -> TokenwireError:
-    """The error that a call's status stands for.
+    """Return the error for the status of a failed call.
 
-    The status details are read as AIP-193 describes them: a google.rpc.Status in the trailing
-    metadata, with one ErrorInfo. Details that cannot be read, or are another domain's, count as
-    missing; the code decides then, or the frame that gRPC names. `stream_id` and `last_sequence` are
-    what the reader knows itself, for errors that do not bear them.
+    The details are a google.rpc.Status with one ErrorInfo in the trailing metadata, as in AIP-193.
+    Malformed details, and those of another domain, count as missing. Without details the code decides, or
+    the HTTP/2 frame that gRPC names. `stream_id` and `last_sequence` are the reader's own, for errors that
+    do not contain them.
     """
     info = error_details_pb2.ErrorInfo()
     retry_after_s: float | None = None
@@ -138,29 +149,28 @@ def from_status(
         kind = ConnectionLost
     else:
         kind = _BY_CODE.get(code, TokenwireError)
-    if kind is ConnectionLost and not last_sequence and (failed := failed_handshake(message)):
-        message = f"{failed.value} ({message})"
+    if not info.reason:
+        message = _LOCAL_MESSAGES.get(message, message)
+    if kind is ConnectionLost and not last_sequence and (failure := connect_failure(message)):
+        message = f"{failure.value} ({message})"
     facts = dict(info.metadata)
-    told_sequence = count_of(facts.get("last_sequence")) or last_sequence
-    if kind in (SlowReader, Draining):
-        # Not what the server had sent when it gave this reader up: that may never have arrived.
-        told_sequence = last_sequence
+    # The server's sequence for these two counts events that may never have reached this reader.
+    if kind not in (SlowReader, Draining):
+        last_sequence = parse_count(facts.get("last_sequence")) or last_sequence
     return kind(
         message,
         code=code,
         reason=info.reason,
         metadata=facts,
         stream_id=facts.get("stream_id") or stream_id,
-        last_sequence=told_sequence,
+        last_sequence=last_sequence,
         usage=_usage(facts),
         retry_after_s=retry_after_s,
         violations=violations,
     )
 
 
-def _details(
-    trailing_metadata: Iterable[tuple[str, str | bytes]],
-) -> Iterable[any_pb2.Any]:
+def _details(trailing_metadata: Metadata) -> Iterable[any_pb2.Any]:
     for key, value in trailing_metadata:
         if key == _DETAILS_KEY and isinstance(value, bytes):
             status = status_pb2.Status()
@@ -174,10 +184,10 @@ def _details(
 
 
 def _usage(facts: Mapping[str, str]) -> Usage | None:
-    """The usage among an error's facts. A count that is missing there stays absent, not 0."""
+    """Return the usage in an error's metadata. A count that is missing there stays unset, not 0."""
     input_tokens, output_tokens = (
-        count_of(facts.get("input_tokens")),
-        count_of(facts.get("output_tokens")),
+        parse_count(facts.get("input_tokens")),
+        parse_count(facts.get("output_tokens")),
     )
     if input_tokens is None or output_tokens is None:
         return None
@@ -187,7 +197,7 @@ def _usage(facts: Mapping[str, str]) -> Usage | None:
         estimated=facts.get("usage_estimated") == "true",
     )
     for name in _OPTIONAL_COUNTS:
-        count = count_of(facts.get(name))
+        count = parse_count(facts.get(name))
         if count is not None:
             setattr(usage, name, count)
     return usage

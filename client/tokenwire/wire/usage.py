@@ -91,7 +91,7 @@ class UsageFields(TypedDict, total=False):
     key_prefix: str
 
 
-def counting(request: ChatRequest, *, ask_provider: bool) -> ChatRequest:
+def count_request(request: ChatRequest, *, ask_provider: bool) -> ChatRequest:
     """The request to be counted: as it is, or a copy that asks for the provider's own count."""
     if not ask_provider:
         return request

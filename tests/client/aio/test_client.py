@@ -215,11 +215,11 @@ async def test_a_client_holds_no_stream_that_has_ended(server, client):
 
     async with client.chat_stream("m", "Hi") as stream:
         await stream.final()
-        assert len(client._calls) == 1
+        assert len(client._transport._open_calls) == 1
 
     del stream
     async with asyncio.timeout(LIMIT_S):
-        while client._calls:
+        while client._transport._open_calls:
             await asyncio.sleep(0)
             gc.collect()
 

@@ -11,7 +11,7 @@ from tokenwire.stream.resume import (
     LINGER_S,
     MAX_ATTEMPTS,
     MAX_WAIT_S,
-    Resumption,
+    ResumePolicy,
     is_resumable,
 )
 from tokenwire.v1.error_pb2 import ErrorReason
@@ -41,12 +41,12 @@ ROLLS = st.floats(0, 1, exclude_max=True)
 
 @given(STEPS, ROLLS, st.floats(0.01, 100))
 def test_every_outage_is_bounded_in_attempts_and_in_time(steps, roll, linger_s):
-    policy = Resumption(linger_s=linger_s, roll=lambda: roll)
+    policy = ResumePolicy(linger_s=linger_s, jitter=lambda: roll)
     now, attempts, alone_since = 1000.0, 0, None
     for what, passed_s in steps:
         now += passed_s
         if what == "attached":
-            policy.attached()
+            policy.accepted()
             alone_since = None
         elif what == "progressed":
             policy.progressed()
@@ -55,7 +55,7 @@ def test_every_outage_is_bounded_in_attempts_and_in_time(steps, roll, linger_s):
             alone_since = now if alone_since is None else alone_since
             wait_s = policy.wait_s(LOST, now=now)
             if wait_s is None:
-                assert policy.over
+                assert policy.is_over
                 assert attempts == MAX_ATTEMPTS or now + MAX_WAIT_S > alone_since + linger_s
                 return
             attempts += 1
@@ -65,13 +65,13 @@ def test_every_outage_is_bounded_in_attempts_and_in_time(steps, roll, linger_s):
             now += wait_s
             assert now <= alone_since + linger_s + 1e-9
             assert 0 <= policy.patience_s(now=now) + 1e-9 <= linger_s + 2e-9
-            assert not policy.over
+            assert not policy.is_over
 
 
 @given(st.lists(ROLLS, min_size=MAX_ATTEMPTS, max_size=MAX_ATTEMPTS))
 def test_attempts_without_progress_come_ever_later_and_end(rolls):
     thrown = iter(rolls)
-    policy = Resumption(linger_s=1e9, roll=lambda: next(thrown))
+    policy = ResumePolicy(linger_s=1e9, jitter=lambda: next(thrown))
 
     waits = [policy.wait_s(LOST, now=0) for _ in range(MAX_ATTEMPTS + 1)]
 
@@ -83,15 +83,15 @@ def test_attempts_without_progress_come_ever_later_and_end(rolls):
 
 
 def test_being_let_in_is_no_progress_but_ends_the_outage():
-    policy = Resumption(linger_s=30, roll=lambda: 0.5)
+    policy = ResumePolicy(linger_s=30, jitter=lambda: 0.5)
     now = 0.0
     for _ in range(MAX_ATTEMPTS):  # let in each time, and cut off again a minute later
         assert policy.wait_s(LOST, now=now) is not None
-        policy.attached()
+        policy.accepted()
         now += 60
     assert policy.wait_s(LOST, now=now) is None
 
-    alone = Resumption(linger_s=30)
+    alone = ResumePolicy(linger_s=30)
     assert alone.wait_s(LOST, now=0) == 0
     assert alone.wait_s(LOST, now=31) is None
 
@@ -100,8 +100,8 @@ def test_the_server_says_when_to_come_back():
     retry = RetryInfo(retry_delay=Duration(seconds=7))
     full = error_of(status(Code.UNAVAILABLE, "OVERLOADED", more=[retry]))
 
-    assert Resumption().wait_s(full, now=0) == 7
-    assert Resumption(linger_s=6).wait_s(full, now=0) is None
+    assert ResumePolicy().wait_s(full, now=0) == 7
+    assert ResumePolicy(linger_s=6).wait_s(full, now=0) is None
 
 
 @pytest.mark.parametrize("reason", [*REASONS, "DRAINING"])
@@ -143,15 +143,15 @@ def test_an_error_without_a_known_reason_is_judged_by_its_kind(error, expected):
     ],
 )
 def test_what_may_still_run_is_to_be_cancelled(error, over):
-    policy = Resumption()
+    policy = ResumePolicy()
 
     assert policy.wait_s(error, now=0) is None
-    assert policy.over is over
+    assert policy.is_over is over
 
 
 def test_the_last_attempt_ends_within_the_linger():
-    policy = Resumption()
+    policy = ResumePolicy()
     assert policy.wait_s(LOST, now=100) == 0
     assert policy.patience_s(now=110) == LINGER_S - 10
     policy.unanswered()
-    assert policy.over
+    assert policy.is_over

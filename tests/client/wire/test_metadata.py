@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import tokenwire
 from tokenwire import Allowance
-from tokenwire.wire.metadata import allowances_in
+from tokenwire.wire.metadata import parse_initial_metadata
 
 from ..conftest import (
     STREAM_ID,
@@ -141,7 +141,7 @@ async def test_where_no_limits_hold_nothing_is_told(server, client):
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_left_out(metadata, expected):
-    assert allowances_in(metadata) == expected
+    assert parse_initial_metadata(metadata).allowances == expected
 
 
 KEYS = st.one_of(
@@ -152,6 +152,6 @@ KEYS = st.one_of(
 
 @given(st.lists(st.tuples(KEYS, st.one_of(st.text(max_size=20), st.binary(max_size=9)))))
 def test_junk_is_never_an_error(junk):
-    for each in allowances_in(junk):
+    for each in parse_initial_metadata(junk).allowances:
         assert each.limit
         assert each.allowed >= 0

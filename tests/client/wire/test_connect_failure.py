@@ -1,7 +1,7 @@
 import pytest
 
 from tokenwire.errors import ConnectionLost
-from tokenwire.wire.handshake import Handshake, failed_handshake
+from tokenwire.wire.connect_failure import ConnectFailure, connect_failure
 from tokenwire.wire.status import from_status
 
 FAILED = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:5: "
@@ -35,12 +35,12 @@ VERIFY = f"{SSL}CERTIFICATE_VERIFY_FAILED: "
     ],
 )
 def test_what_grpc_says_is_understood(said, meaning):
-    handshake = failed_handshake(FAILED + said)
+    handshake = connect_failure(FAILED + said)
     error = from_status(ConnectionLost.default_code, FAILED + said)
 
-    assert handshake is Handshake[meaning]
+    assert handshake is ConnectFailure[meaning]
     assert error.message == f"{handshake.value} ({FAILED}{said})"
-    assert failed_handshake(error.message) is handshake
+    assert connect_failure(error.message) is handshake
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_grpc_says_is_understood(said, meaning):
     [f"{FAILED}Failed to connect to remote host: Connection refused", "Socket closed", ""],
 )
 def test_where_nobody_answered_or_a_connection_broke_nothing_is_added(said):
-    assert failed_handshake(said) is None
+    assert connect_failure(said) is None
     assert from_status(ConnectionLost.default_code, said).message == said
 
 

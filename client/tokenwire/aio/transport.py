@@ -1,0 +1,244 @@
+"""The I/O of the asyncio client: its channel, its calls, and how they are waited for.
+
+`sync/transport.py` has the same names and the same behaviour for threads. Everything else in `aio/` and
+`sync/` is common: see `scripts/generate_sync.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import WeakSet
+
+import grpc
+from google.protobuf.message import Message as ProtoMessage
+
+from tokenwire.v1.caller_pb2_grpc import CallerServiceStub
+from tokenwire.v1.chat_pb2 import ChatRequest, ResumeStreamRequest
+from tokenwire.v1.chat_pb2_grpc import ChatServiceStub
+from tokenwire.v1.event_pb2 import TokenEvent
+from tokenwire.v1.model_pb2_grpc import ModelServiceStub
+from tokenwire.v1.usage_pb2_grpc import UsageServiceStub
+
+from ..connect.channel import Connection
+from ..errors import Cancelled, TokenwireError
+from ..wire.metadata import Allowance, InitialMetadata, parse_initial_metadata
+from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED, from_status
+
+if TYPE_CHECKING:
+    from grpc.aio import UnaryUnaryMultiCallable
+
+    from tokenwire.v1.caller_pb2_grpc import CallerServiceAsyncStub
+    from tokenwire.v1.chat_pb2_grpc import ChatServiceAsyncStub
+    from tokenwire.v1.model_pb2_grpc import ModelServiceAsyncStub
+    from tokenwire.v1.usage_pb2_grpc import UsageServiceAsyncStub
+
+_RequestT = TypeVar("_RequestT", bound=ProtoMessage)
+_ResponseT = TypeVar("_ResponseT", bound=ProtoMessage)
+
+
+class AsyncTransport:
+    """One channel and the calls on it. The first call creates it, for the running event loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.target = connection.target
+        self.allowances: tuple[Allowance, ...] = ()
+        """From the newest response that reported any."""
+        self.is_closed = False
+        self._connection = connection
+        self._channel: grpc.aio.Channel | None = None
+        self._open_calls = WeakSet[grpc.aio.UnaryStreamCall[Any, TokenEvent]]()
+        self._background_tasks: set[asyncio.Task[None]] = set()
+
+    @cached_property
+    def caller(self) -> CallerServiceAsyncStub:
+        """Stub of CallerService."""
+        return cast("CallerServiceAsyncStub", CallerServiceStub(self._open_channel()))
+
+    @cached_property
+    def chat(self) -> ChatServiceAsyncStub:
+        """Stub of ChatService."""
+        return cast("ChatServiceAsyncStub", ChatServiceStub(self._open_channel()))
+
+    @cached_property
+    def model(self) -> ModelServiceAsyncStub:
+        """Stub of ModelService."""
+        return cast("ModelServiceAsyncStub", ModelServiceStub(self._open_channel()))
+
+    @cached_property
+    def usage(self) -> UsageServiceAsyncStub:
+        """Stub of UsageService."""
+        return cast("UsageServiceAsyncStub", UsageServiceStub(self._open_channel()))
+
+    def check_open(self) -> None:
+        """Raise RuntimeError if the client was closed."""
+        if self.is_closed:
+            raise RuntimeError("the client is closed")
+
+    async def unary(
+        self,
+        method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
+        request: _RequestT,
+        timeout_s: float | None,
+        *,
+        even_if_closed: bool = False,
+    ) -> _ResponseT:
+        """Call a method that has one response. Raises TokenwireError.
+
+        `even_if_closed` is for calls that `close` waits for.
+        """
+        if not even_if_closed:
+            self.check_open()
+        call = method(request, timeout=timeout_s, metadata=self._connection.metadata)
+        try:
+            response = await call
+            self.take_metadata(await call.initial_metadata())
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+        except asyncio.CancelledError:
+            if not _is_call_cancelled(call):
+                raise
+            raise self.cancelled() from None
+        return response
+
+    def stream(
+        self, request: ChatRequest | ResumeStreamRequest, timeout_s: float | None
+    ) -> AsyncStreamCall:
+        """Start a call that starts or resumes a stream."""
+        metadata = self._connection.metadata
+        call: grpc.aio.UnaryStreamCall[Any, TokenEvent]
+        if isinstance(request, ChatRequest):
+            call = self.chat.ChatStream(request, timeout=timeout_s, metadata=metadata)
+        else:
+            call = self.chat.ResumeStream(request, timeout=timeout_s, metadata=metadata)
+        self._open_calls.add(call)
+        return AsyncStreamCall(self, call)
+
+    async def run_to_end(
+        self, function: Callable[[AsyncStreamCall], Awaitable[None]], call: AsyncStreamCall
+    ) -> None:
+        """Await the function. If the awaiting task is cancelled, the function goes on in the background."""
+
+        async def run() -> None:
+            await function(call)
+
+        task = asyncio.create_task(run())
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
+        await asyncio.wait([task])
+
+    async def close(self) -> None:
+        """Wait for the functions in the background, then end the open calls and the connection."""
+        self.is_closed = True
+        if self._background_tasks:
+            await asyncio.wait(self._background_tasks)
+        for call in self._open_calls:  # older grpcio does not end them with the channel
+            call.cancel()
+        if self._channel is not None:
+            await self._channel.close()
+
+    def cancelled(self, stream_id: str = "", last_sequence: int = 0) -> Cancelled:
+        """Return the error for a call that this client cancelled."""
+        message = CLIENT_CLOSED if self.is_closed else CALL_CANCELLED
+        return Cancelled(message, stream_id=stream_id, last_sequence=last_sequence)
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        self.check_open()
+        if self._channel is None:
+            target, options = self.target, self._connection.options
+            if (tls := self._connection.tls) is None:
+                self._channel = grpc.aio.insecure_channel(target, options=options)
+            else:
+                credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
+                self._channel = grpc.aio.secure_channel(target, credentials, options=options)
+        return self._channel
+
+    def take_metadata(self, metadata: Any) -> InitialMetadata:
+        """Parse the initial metadata of a call, and keep its allowances."""
+        found = parse_initial_metadata(metadata)
+        self.allowances = found.allowances or self.allowances
+        return found
+
+
+class AsyncStreamCall:
+    """One call that reads a stream."""
+
+    def __init__(
+        self, transport: AsyncTransport, call: grpc.aio.UnaryStreamCall[Any, TokenEvent]
+    ) -> None:
+        self._transport = transport
+        self._call = call
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the call has not ended yet."""
+        return not self._call.done()
+
+    async def initial_metadata(self, within_s: float | None = None) -> InitialMetadata | None:
+        """Wait for the initial metadata. A refusal has none, and is raised by `read`.
+
+        Returns None, and cancels the call, if the server does not answer within `within_s`.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                metadata = await self._call.initial_metadata()
+        except TimeoutError:
+            self._call.cancel()
+            return None
+        except asyncio.CancelledError:
+            if not _is_call_cancelled(self._call):
+                raise
+            raise self._transport.cancelled() from None
+        return self._transport.take_metadata(metadata)
+
+    async def read(self, stream_id: str, last_sequence: int) -> TokenEvent | None:
+        """Return the next event, or None when the call has ended with status OK.
+
+        Raises TokenwireError for another status. The arguments are the reader's position, for the error.
+        """
+        try:
+            event = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error, stream_id, last_sequence) from error
+        except asyncio.CancelledError:
+            if not _is_call_cancelled(self._call):
+                raise
+            raise self._transport.cancelled(stream_id, last_sequence) from None
+        return event if isinstance(event, TokenEvent) else None
+
+    def cancel(self) -> None:
+        """End the call."""
+        self._call.cancel()
+
+
+async def wait_until_set(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for an event. Return False if it was not set within `timeout_s`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+def _failure(
+    error: grpc.aio.AioRpcError, stream_id: str = "", last_sequence: int = 0
+) -> TokenwireError:
+    metadata = error.initial_metadata() or ()
+    return from_status(
+        error.code(),
+        error.details() or "",
+        error.trailing_metadata() or (),
+        stream_id=stream_id or parse_initial_metadata(metadata).stream_id,
+        last_sequence=last_sequence,
+    )
+
+
+def _is_call_cancelled(call: grpc.aio.Call) -> bool:
+    """Return whether a CancelledError comes from the call, and not from the cancellation of this task.
+
+    gRPC raises the same one for both. A task that is being cancelled must not suppress it.
+    """
+    task = asyncio.current_task()
+    return call.cancelled() and not (task is not None and task.cancelling())

@@ -1,0 +1,183 @@
+"""The I/O of the client for threads: gRPC's own synchronous stack. See `aio/transport.py`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import Message as ProtoMessage
+
+from tokenwire.v1.caller_pb2_grpc import CallerServiceStub
+from tokenwire.v1.chat_pb2 import ChatRequest, ResumeStreamRequest
+from tokenwire.v1.chat_pb2_grpc import ChatServiceStub
+from tokenwire.v1.event_pb2 import TokenEvent
+from tokenwire.v1.model_pb2_grpc import ModelServiceStub
+from tokenwire.v1.usage_pb2_grpc import UsageServiceStub
+
+from ..connect.channel import Connection
+from ..errors import Cancelled, TokenwireError
+from ..wire.metadata import Allowance, InitialMetadata, parse_initial_metadata
+from ..wire.status import CLIENT_CLOSED, from_status
+
+if TYPE_CHECKING:
+    from grpc import UnaryUnaryMultiCallable
+
+_RequestT = TypeVar("_RequestT", bound=ProtoMessage)
+_ResponseT = TypeVar("_ResponseT", bound=ProtoMessage)
+
+
+class Transport:
+    """One channel and the calls on it. It connects with the first call."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.target = connection.target
+        self.allowances: tuple[Allowance, ...] = ()
+        """From the newest response that reported any."""
+        self.is_closed = False
+        self._metadata = connection.metadata
+        self._channel = _channel(connection)
+        self.caller = CallerServiceStub(self._channel)
+        self.chat = ChatServiceStub(self._channel)
+        self.model = ModelServiceStub(self._channel)
+        self.usage = UsageServiceStub(self._channel)
+
+    def check_open(self) -> None:
+        """Raise RuntimeError if the client was closed."""
+        if self.is_closed:
+            raise RuntimeError("the client is closed")
+
+    def unary(
+        self,
+        method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
+        request: _RequestT,
+        timeout_s: float | None,
+        *,
+        even_if_closed: bool = False,
+    ) -> _ResponseT:
+        """Call a method that has one response. Raises TokenwireError.
+
+        `even_if_closed` is for calls that `close` waits for.
+        """
+        if not even_if_closed:
+            self.check_open()
+        try:
+            response, call = method.with_call(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _failure(error) from error
+        except ValueError:
+            if not self.is_closed:
+                raise
+            raise Cancelled(CLIENT_CLOSED) from None  # by another thread, just now
+        self.take_metadata(call.initial_metadata())
+        return response
+
+    def stream(
+        self, request: ChatRequest | ResumeStreamRequest, timeout_s: float | None
+    ) -> StreamCall:
+        """Start a call that starts or resumes a stream."""
+        call: _GrpcCall
+        if isinstance(request, ChatRequest):
+            call = self.chat.ChatStream(request, timeout=timeout_s, metadata=self._metadata)
+        else:
+            call = self.chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
+        return StreamCall(self, call)
+
+    def run_to_end(self, function: Callable[[StreamCall], None], call: StreamCall) -> None:
+        """Call the function."""
+        function(call)
+
+    def close(self) -> None:
+        """End the open calls and the connection."""
+        self.is_closed = True
+        self._channel.close()
+
+    def take_metadata(self, metadata: Any) -> InitialMetadata:
+        """Parse the initial metadata of a call, and keep its allowances."""
+        found = parse_initial_metadata(metadata or ())
+        self.allowances = found.allowances or self.allowances
+        return found
+
+
+class StreamCall:
+    """One call that reads a stream."""
+
+    def __init__(self, transport: Transport, call: _GrpcCall) -> None:
+        self._transport = transport
+        self._call = call
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the call has not ended yet."""
+        return self._call.is_active()
+
+    def initial_metadata(self, within_s: float | None = None) -> InitialMetadata | None:
+        """Wait for the initial metadata. A refusal has none, and is raised by `read`.
+
+        Returns None, and cancels the call, if the server does not answer within `within_s`.
+        """
+        if within_s is None:
+            return self._transport.take_metadata(self._call.initial_metadata())
+        is_late = threading.Event()
+
+        def give_up() -> None:
+            is_late.set()
+            self._call.cancel()
+
+        timer = threading.Timer(within_s, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            metadata = self._call.initial_metadata()
+        finally:
+            timer.cancel()
+        return None if is_late.is_set() else self._transport.take_metadata(metadata)
+
+    def read(self, stream_id: str, last_sequence: int) -> TokenEvent | None:
+        """Return the next event, or None when the call has ended with status OK.
+
+        Raises TokenwireError for another status. The arguments are the reader's position, for the error.
+        """
+        try:
+            return next(self._call, None)
+        except grpc.RpcError as error:
+            raise _failure(error, stream_id, last_sequence) from error
+
+    def cancel(self) -> None:
+        """End the call."""
+        self._call.cancel()
+
+
+class _GrpcCall(Protocol):
+    """The object that gRPC returns for a call with a stream of responses."""
+
+    def __iter__(self) -> Iterator[TokenEvent]: ...
+    def __next__(self) -> TokenEvent: ...
+    def cancel(self) -> bool: ...
+    def is_active(self) -> bool: ...
+    def initial_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+
+
+def wait_until_set(event: threading.Event, timeout_s: float) -> bool:
+    """Wait for an event. Return False if it was not set within `timeout_s`."""
+    return event.wait(timeout_s)
+
+
+def _channel(connection: Connection) -> grpc.Channel:
+    target, options = connection.target, connection.options
+    if (tls := connection.tls) is None:
+        return grpc.insecure_channel(target, options=options)
+    credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
+    return grpc.secure_channel(target, credentials, options=options)
+
+
+def _failure(error: grpc.RpcError, stream_id: str = "", last_sequence: int = 0) -> TokenwireError:
+    metadata = error.initial_metadata() if isinstance(error, grpc.Call) else ()
+    return from_status(
+        error.code(),
+        error.details() or "",
+        ((entry.key, entry.value) for entry in error.trailing_metadata() or ()),
+        stream_id=stream_id or parse_initial_metadata(metadata or ()).stream_id,
+        last_sequence=last_sequence,
+    )

@@ -1,0 +1,79 @@
+"""Generate the client for threads, `sync/`, from the asyncio client, `aio/`.
+
+Both clients differ only in `await`: their I/O is in `transport.py`, which is written for each by hand.
+`generate_sync.py` writes the files, `generate_sync.py --check` fails if they are not up to date.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "client" / "tokenwire"
+MODULES = ("chat_stream", "client")
+HEADER = "# Generated from {source} by scripts/generate_sync.py. Do not edit.\n"
+
+RULES = [
+    (r"\basync (?=def|for|with)", ""),
+    (r"\bawait ", ""),
+    (r"\bAsync(?=[A-Z])", ""),
+    (r"\bStopAsync(?=Iteration)", "Stop"),
+    (r"\b__a(?=(enter|exit|iter|next)__)", "__"),
+    (r"\basyncio\.Event\b", "threading.Event"),
+    (r"^import asyncio$", "import threading"),
+]
+TEXTS = {  # sentences that are true of one client only; each has to occur
+    "The asyncio client.": "The client for threads.",
+    "One stream, read with asyncio.": "One stream, read by a thread.",
+    "for one event loop.": "for any number of threads.",
+    "\n        Cancelling the awaiting task cancels the call.\n": "",
+    "    Cancelling the task that reads cancels the call. `asyncio.CancelledError` passes through.\n": (
+        "    `cancel()` can be called by another thread.\n"
+    ),
+    " The client makes it even if the reading task is cancelled.": "",
+    "\n        It waits for the cancellation of streams that are being left, 3 seconds at most. If it is"
+    " cancelled\n        before that, the connection may stay open: call it again.\n        ": "",
+}
+
+
+def generated(source: str) -> str:
+    """Return the code for threads."""
+    for pattern, replacement in RULES:
+        source = re.sub(pattern, replacement, source, flags=re.MULTILINE)
+    for text, replacement in TEXTS.items():
+        source = source.replace(text, replacement)
+    for command in (
+        ["check", "--select=I,UP028", "--fix", "--unsafe-fixes", "--quiet"],
+        ["format"],
+    ):
+        ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename=client/sync.py", "-"]
+        source = subprocess.run(
+            ruff, input=source, capture_output=True, text=True, check=True
+        ).stdout
+    return source
+
+
+def main() -> int:
+    sources = {name: (PACKAGE / "aio" / f"{name}.py").read_text() for name in MODULES}
+    unused = [text for text in TEXTS if not any(text in source for source in sources.values())]
+    if unused:
+        print(f"these texts do not occur in aio/: {unused}", file=sys.stderr)
+        return 1
+    stale = []
+    for name, source in sources.items():
+        path = PACKAGE / "sync" / f"{name}.py"
+        code = HEADER.format(source=f"aio/{name}.py") + generated(source)
+        if not path.exists() or path.read_text() != code:
+            stale.append(path.relative_to(PACKAGE))
+            if "--check" not in sys.argv:
+                path.write_text(code)
+    if stale and "--check" in sys.argv:
+        print(f"stale: {', '.join(map(str, stale))}; run make sync", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
