@@ -9,6 +9,7 @@ from tokenwire.v1 import chat_pb2, event_pb2
 
 from ..request import Image, Part, Reasoning, Role, Text, ToolCall, ToolResult
 from .schema import json_object_fault
+from .violations import quoted
 
 _MEDIA_TYPE = re.compile(r"image/[a-zA-Z0-9.+-]{1,64}")
 
@@ -70,8 +71,11 @@ class PartsParser:
             case "data":
                 if not proto.data:
                     self._report(f"{path}.data", "is empty")
-                if not _MEDIA_TYPE.fullmatch(proto.media_type):
+                if not proto.media_type:
                     self._report(f"{path}.media_type", 'is required with data, such as "image/png"')
+                elif not _MEDIA_TYPE.fullmatch(proto.media_type):
+                    what = f'{quoted(proto.media_type)} is not an image type, such as "image/png"'
+                    self._report(f"{path}.media_type", what)
             case None:
                 self._report(path, "needs uri or data")
         return Image(proto.uri, proto.data, proto.media_type, hint)

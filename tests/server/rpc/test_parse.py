@@ -214,6 +214,21 @@ def test_each_fault_is_named_by_its_path(fields, path):
     assert paths(**fields) == [path]
 
 
+@pytest.mark.parametrize(
+    ("media_type", "description"),
+    [
+        ("", 'is required with data, such as "image/png"'),
+        ("text/plain", "'text/plain' is not an image type, such as \"image/png\""),
+    ],
+)
+def test_a_media_type_that_is_missing_and_one_of_no_image_are_distinguished(
+    media_type, description
+):
+    image = pb.Image(data=b"x", media_type=media_type)
+    _, (violation,) = parsed(messages=part(pb.ROLE_USER, image=image))
+    assert violation.description == description
+
+
 @pytest.mark.parametrize("mode", ["auto", "none", "required", "tool"])
 def test_each_tool_choice_is_what_it_says(mode):
     name = "a" if mode == "tool" else ""
