@@ -1,4 +1,4 @@
-"""Everything that callers of the package use, by name."""
+"""The public names of the package."""
 
 from tokenwire.v1.caller_pb2 import Caller
 from tokenwire.v1.chat_pb2 import (

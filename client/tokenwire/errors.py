@@ -1,40 +1,40 @@
-"""What can go wrong, as one tree.
+"""The errors of the clients, as one tree.
 
-    TokenwireError                 `reason` and `code` say what; an unknown reason is this class
-    +-- InvalidRequest             fields of the request are wrong: see `violations`
-    +-- UnknownModel               no such provider, alias or model
-    +-- Unauthenticated            no key, or one that is not taken
+    TokenwireError                 see `reason` and `code`; also the class for an unknown reason
+    +-- InvalidRequest             fields of the request are invalid: see `violations`
+    +-- UnknownModel               the provider, alias or model is unknown
+    +-- Unauthenticated            the key is missing or not accepted
     +-- PermissionDenied           the key may not call this model
-    +-- LimitExceeded              a limit of the caller's: see `limit`, `allowed`, `remaining`
+    +-- LimitExceeded              a limit of the caller: see `limit`, `allowed`, `remaining`
     |   +-- RateLimited                too much in a minute: see `retry_after_s`
-    |   +-- TooManyStreams             too many at once
+    |   +-- TooManyStreams             too many streams at once
     |   +-- QuotaExhausted             too much in one request, or spent in a day or month
-    +-- BudgetExceeded             the request would take more than its own budget
+    +-- BudgetExceeded             the request would exceed its own budget
     +-- Overloaded                 the server is full: see `retry_after_s`
     +-- StoreUnavailable           the server cannot reach its database: see `retry_after_s`
-    +-- StreamNotFound             no such stream, or no more
+    +-- StreamNotFound             the stream is unknown or expired
     +-- ResumePointError           the stream cannot be read from there: see `earliest_sequence`
-    |   +-- ResumePointExpired         what follows there is no longer kept
-    |   +-- ResumePointAhead           the stream has not come that far
-    +-- RequestIdReused            the request_id belongs to another request: see `request_id`
-    +-- UpstreamError              the provider, or the way to it
+    |   +-- ResumePointExpired         the events after the cursor are no longer stored
+    |   +-- ResumePointAhead           the cursor is after the newest event
+    +-- RequestIdReused            another request has used the request_id: see `request_id`
+    +-- UpstreamError              the provider, or the connection to it
     |   +-- UpstreamRejected           it refused the request
     |   +-- UpstreamAuth               it refused the operator's key
-    |   +-- UpstreamRateLimited        it is at its rate limit: see `retry_after_s`
-    |   +-- UpstreamUnavailable        it cannot be reached, or failed before the first token
+    |   +-- UpstreamRateLimited        its rate limit is reached: see `retry_after_s`
+    |   +-- UpstreamUnavailable        it is unreachable, or failed before the first token
     |   +-- UpstreamBroken             it failed after the first token: the answer is incomplete
-    |   +-- UpstreamStalled            it fell silent after the first token
+    |   +-- UpstreamStalled            it sent nothing for too long after the first token
     +-- DeadlineExceeded           the deadline (`timeout=`) passed, here or at the server
     +-- SlowReader                 the events were not read fast enough: resume
-    +-- Draining                   this server sends its readers away: resume, elsewhere
-    +-- ServerStopped              the stream ended with its server
-    +-- InternalError              a fault of Tokenwire; `metadata["error_id"]` is in the server's log
-    +-- ConnectionLost             the server cannot be reached, or the connection to it broke
-    +-- Cancelled                  the call was cancelled: by `stream.cancel()`, or by the server
-    +-- IncompleteStream           the stream ended without saying how: never take it for an answer
+    +-- Draining                   this server is shutting down: resume on another
+    +-- ServerStopped              the stream ended because its server stopped
+    +-- InternalError              a bug in Tokenwire; `metadata["error_id"]` is in the server's log
+    +-- ConnectionLost             the server is unreachable, or the connection broke
+    +-- Cancelled                  the call was cancelled, by `stream.cancel()` or by the server
+    +-- IncompleteStream           the stream ended without `finished`: do not use it as an answer
 
-The reasons are those of `tokenwire.v1.ErrorReason`; the last three have none, because no server
-sent them. `asyncio.CancelledError` and `KeyboardInterrupt` are not among them and pass through.
+The reasons are those of `tokenwire.v1.ErrorReason`. The last three have none, because no server sends
+them. `asyncio.CancelledError` and `KeyboardInterrupt` are not part of the tree and pass through.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from ._int64 import parse_count, parse_int64
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is wrong in a request."""
+    """One invalid field of a request."""
 
     field: str
     """Path of the field, such as `messages[0].parts[2].image.media_type`."""
@@ -60,30 +60,30 @@ class Violation:
 
 
 class TokenwireError(Exception):
-    """Base of everything that a call can end with, other than an answer.
+    """Base class of the errors of a call.
 
-    `str(error)` is one line: the reason (or the code, without one) and the message.
+    `str(error)` is one line: the reason, or the code if there is no reason, and the message.
     """
 
     default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
     code: grpc.StatusCode
     reason: str
-    """Name of an ErrorReason without its prefix; "" when no Tokenwire server gave one."""
+    """Name of an ErrorReason without its prefix. Empty if no Tokenwire server sent one."""
     message: str
     metadata: Mapping[str, str]
-    """Facts of the error, for programs; which ones, ErrorReason says for each reason."""
+    """Facts for programs. ErrorReason documents them for each reason."""
     stream_id: str
-    """The stream that failed. "" when none had begun."""
+    """Id of the stream that failed. Empty if none had started."""
     last_sequence: int
-    """Sequence of the last event of that stream, as far as known. 0: none. Of an error that ends one
-    reader, and not the stream, the last that this reader got: where to resume."""
+    """Sequence of the last known event of the stream. 0: none. If the error ends this reader but not the
+    stream, it is the last event that this reader got: the cursor to resume after."""
     usage: Usage | None
-    """What the stream had used when it failed. None: unknown, or nothing had begun."""
+    """Usage of the stream until it failed. None: unknown, or no stream had started."""
     retry_after_s: float | None
-    """Seconds after which it makes sense to come back. None: not said."""
+    """Seconds to wait before another attempt. None: not reported."""
     violations: tuple[Violation, ...]
-    """Everything that is wrong with the request, where that is the error."""
+    """Every invalid field of the request, if the request is invalid."""
 
     def __init__(
         self,
@@ -114,15 +114,15 @@ class TokenwireError(Exception):
 
 
 class InvalidRequest(TokenwireError):
-    """Fields of the request are wrong; `violations` has all of them."""
+    """Fields of the request are invalid. `violations` lists all of them."""
 
 
 class UnknownModel(TokenwireError):
-    """No such provider, alias or model; `metadata["nearest"]` has the nearest known names."""
+    """The provider, alias or model is unknown. `metadata["nearest"]` has the most similar known names."""
 
 
 class Unauthenticated(TokenwireError):
-    """No key, or one that is unknown, expired or revoked. The message never holds it."""
+    """The key is missing, unknown, expired or revoked. The message never contains it."""
 
 
 class PermissionDenied(TokenwireError):
@@ -130,36 +130,36 @@ class PermissionDenied(TokenwireError):
 
     @property
     def model(self) -> str:
-        """The model's name."""
+        """Name of the model."""
         return self.metadata.get("model", "")
 
 
 class LimitExceeded(TokenwireError):
-    """More than this caller may have. Without `retry_after_s` it does not help to wait."""
+    """The request exceeds a limit of the caller. Without `retry_after_s`, waiting does not help."""
 
     @property
     def limit(self) -> str:
-        """Its name, such as `requests_per_minute`. "": not said."""
+        """Name of the limit, such as `requests_per_minute`. Empty: not reported."""
         return self.metadata.get("limit", "")
 
     @property
     def scope(self) -> str:
-        """Who shares it: `key` or `tenant`. "": not said."""
+        """Owner of the limit: `key` or `tenant`. Empty: not reported."""
         return self.metadata.get("scope", "")
 
     @property
     def allowed(self) -> int | None:
-        """The limit's size. None: not said."""
+        """Size of the limit. None: not reported."""
         return parse_int64(self.metadata.get("allowed"))
 
     @property
     def remaining(self) -> int | None:
-        """What was left of it; below 0 when answers took more than was estimated. None: not said."""
+        """What remained of the limit. Negative if answers took more than estimated. None: not reported."""
         return parse_int64(self.metadata.get("remaining"))
 
     @property
     def asked(self) -> int | None:
-        """What the request needed of it. None: not said."""
+        """What the request needed. None: not reported."""
         return parse_int64(self.metadata.get("asked"))
 
 
@@ -168,77 +168,77 @@ class RateLimited(LimitExceeded):
 
 
 class TooManyStreams(LimitExceeded):
-    """Too many streams that generate at once."""
+    """Too many streams at once."""
 
 
 class QuotaExhausted(LimitExceeded):
-    """Too much in one request, or spent in a day or month (UTC)."""
+    """Too much in one request, or in a day or month (UTC)."""
 
 
 class BudgetExceeded(TokenwireError):
-    """The request is estimated to take more than its own budget. Nothing was sent to a provider."""
+    """The estimate for the request exceeds its own budget. Nothing was sent to a provider."""
 
     @property
     def limit(self) -> str:
-        """Which part of the budget: `max_cost_microusd` or `max_input_tokens`. "": not said."""
+        """Exceeded field of the budget: `max_cost_microusd` or `max_input_tokens`. Empty: not reported."""
         return self.metadata.get("limit", "")
 
     @property
     def allowed(self) -> int | None:
-        """What the budget allows. None: not said."""
+        """Value of that field. None: not reported."""
         return parse_int64(self.metadata.get("allowed"))
 
     @property
     def estimated(self) -> int | None:
-        """What the request's input alone is estimated to take. None: not said."""
+        """Estimate for the input of the request alone. None: not reported."""
         return parse_int64(self.metadata.get("estimated"))
 
 
 class Overloaded(TokenwireError):
-    """The server is full."""
+    """The server has no capacity left."""
 
 
 class StoreUnavailable(TokenwireError):
-    """The server cannot reach the database of its keys."""
+    """The server cannot reach its database of keys."""
 
 
 class StreamNotFound(TokenwireError):
-    """No such stream: unknown, expired, deleted, or somebody else's."""
+    """The stream is unknown, expired, deleted, or belongs to another tenant."""
 
 
 class ResumePointError(TokenwireError):
-    """The stream cannot be read from that cursor."""
+    """The stream cannot be read from this cursor."""
 
     @property
     def earliest_sequence(self) -> int:
-        """Sequence of the oldest event that can be read: resume after the one before it. 0: not said."""
+        """Sequence of the oldest stored event: resume after the one before it. 0: not reported."""
         return parse_count(self.metadata.get("earliest_sequence")) or 0
 
     @property
     def latest_sequence(self) -> int:
-        """Sequence of the newest event. 0: not said."""
+        """Sequence of the newest event. 0: not reported."""
         return parse_count(self.metadata.get("latest_sequence")) or 0
 
 
 class ResumePointExpired(ResumePointError):
-    """The stream's log no longer holds what follows the cursor."""
+    """The events after the cursor are no longer stored."""
 
 
 class ResumePointAhead(ResumePointError):
-    """The cursor lies beyond the stream's newest event."""
+    """The cursor is after the newest event of the stream."""
 
 
 class RequestIdReused(TokenwireError):
-    """The request's id belongs to a stream that another request started."""
+    """Another request has started a stream with this request_id."""
 
     @property
     def request_id(self) -> str:
-        """The id."""
+        """The request_id."""
         return self.metadata.get("request_id", "")
 
 
 class UpstreamError(TokenwireError):
-    """The provider, or the way to it; `metadata["provider"]` names it."""
+    """The provider, or the connection to it, failed. `metadata["provider"]` names the provider."""
 
 
 class UpstreamRejected(UpstreamError):
@@ -246,15 +246,15 @@ class UpstreamRejected(UpstreamError):
 
 
 class UpstreamAuth(UpstreamError):
-    """The provider refuses the operator's key."""
+    """The provider refused the operator's key."""
 
 
 class UpstreamRateLimited(UpstreamError):
-    """The provider is at its rate limit."""
+    """The provider's rate limit is reached."""
 
 
 class UpstreamUnavailable(UpstreamError):
-    """The provider cannot be reached, or failed before the first token."""
+    """The provider is unreachable, or failed before the first token."""
 
 
 class UpstreamBroken(UpstreamError):
@@ -262,42 +262,42 @@ class UpstreamBroken(UpstreamError):
 
 
 class UpstreamStalled(UpstreamError):
-    """The provider fell silent after the first token. The answer is incomplete."""
+    """The provider sent nothing for too long after the first token. The answer is incomplete."""
 
 
 class DeadlineExceeded(TokenwireError):
-    """The deadline passed; noticed by the server, or here (then without a reason)."""
+    """The deadline passed, at the server, or here (then there is no reason)."""
 
     default_code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class SlowReader(TokenwireError):
-    """The events were not read fast enough. Whether the stream goes on, its retention says."""
+    """The events were not read fast enough. The stream's retention decides whether it goes on."""
 
 
 class Draining(TokenwireError):
-    """This server is going away and sends its readers to another; the stream goes on."""
+    """This server is shutting down and the stream goes on: resume it on another server."""
 
 
 class ServerStopped(TokenwireError):
-    """The stream ended with its server."""
+    """The stream ended because its server stopped."""
 
 
 class InternalError(TokenwireError):
-    """A fault of Tokenwire; `metadata["error_id"]` stands in the server's log."""
+    """A bug in Tokenwire. `metadata["error_id"]` is in the server's log."""
 
 
 class ConnectionLost(TokenwireError):
-    """The server cannot be reached, or the connection to it broke."""
+    """The server is unreachable, or the connection to it broke."""
 
     default_code = grpc.StatusCode.UNAVAILABLE
 
 
 class Cancelled(TokenwireError):
-    """The call was cancelled: by `stream.cancel()`, by closing the client, or by the server."""
+    """The call was cancelled, by `stream.cancel()`, by closing the client, or by the server."""
 
     default_code = grpc.StatusCode.CANCELLED
 
 
 class IncompleteStream(TokenwireError):
-    """The stream ended without `finished` and without an error, so nobody knows how it ended."""
+    """The stream ended without `finished` and without an error. It may be incomplete."""

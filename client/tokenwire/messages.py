@@ -1,4 +1,4 @@
-"""Short ways to write messages, parts and tools. Each returns the proto message it stands for."""
+"""Functions that build messages, parts and tools. Each returns a protobuf message of `tokenwire.v1`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from tokenwire.v1.chat_pb2 import (
 )
 
 Content = str | Part | Sequence[str | Part]
-"""What is said: text, one part, or several of both."""
+"""Content of a message: text, a part, or a list of both."""
 
 MessageLike = Message | Mapping[str, object] | str
-"""A message, `{"role": "user", "content": "..."}` (or `"text"`), or what the user says."""
+"""A message, a mapping such as `{"role": "user", "content": "..."}`, or the text of a user message.
+
+A mapping has `content` (see `Content`) or, as a synonym, `text`."""
 
 _ROLES: Mapping[str, Role.ValueType] = {
     "system": ROLE_SYSTEM,
@@ -33,52 +35,52 @@ _ROLES: Mapping[str, Role.ValueType] = {
 
 
 def system(*content: str | Part) -> Message:
-    """Instructions."""
+    """Return a message with instructions."""
     return Message(role=ROLE_SYSTEM, parts=_parts(content))
 
 
 def user(*content: str | Part) -> Message:
-    """What the user says, or shows: see `image`."""
+    """Return a message of the user, with text and images (see `image`)."""
     return Message(role=ROLE_USER, parts=_parts(content))
 
 
 def assistant(*content: str | Part) -> Message:
-    """What the model said. The message of an answer can be sent back as it is, without this."""
+    """Return a message of the model. The message of an answer can be used as it is instead."""
     return Message(role=ROLE_ASSISTANT, parts=_parts(content))
 
 
 def tool_result(tool_call_id: str, text: str, *, is_error: bool = False) -> Message:
-    """What a tool call returned; `is_error` when it failed and `text` says how."""
+    """Return the result of a tool call. With `is_error`, the call failed and `text` is the error."""
     result = ToolResult(tool_call_id=tool_call_id, text=text, is_error=is_error)
     return Message(role=ROLE_TOOL, parts=[Part(tool_result=result)])
 
 
 def image(source: str | bytes, media_type: str = "") -> Part:
-    """A picture: an address that the provider fetches, or its bytes with their media type.
+    """Return an image: a URL that the provider fetches, or bytes with a media type such as `image/png`.
 
     Raises:
-        ValueError: bytes without a media type.
+        ValueError: the source is bytes and has no media type.
     """
     if isinstance(source, str):
         return Part(image=Image(uri=source, media_type=media_type))
     if not media_type:
-        raise ValueError("an image given as bytes needs its media type, such as 'image/png'")
+        raise ValueError("an image given as bytes requires a media type, such as 'image/png'")
     return Part(image=Image(data=source, media_type=media_type))
 
 
 def tool(
     name: str, description: str = "", *, parameters: Mapping[str, object] | None = None
 ) -> Tool:
-    """A function that the model may ask for; `parameters` is the JSON Schema of its arguments."""
+    """Return a function that the model can call. `parameters` is the JSON Schema of its arguments."""
     schema = "" if parameters is None else json.dumps(parameters)
     return Tool(name=name, description=description, parameters_json_schema=schema)
 
 
 def to_messages(messages: MessageLike | Iterable[MessageLike]) -> list[Message]:
-    """A conversation in any of the accepted ways, as messages.
+    """Return a conversation as a list of messages.
 
     Raises:
-        TypeError, ValueError: something is neither of them; the message says which.
+        TypeError, ValueError: an element is not a `MessageLike`.
     """
     if isinstance(messages, Message | Mapping | str):
         return [_to_message(messages)]

@@ -1,7 +1,7 @@
-"""Short ways to write how a stream is delivered, kept and cached. Times are in seconds.
+"""Functions that build the options of a request. Times are in seconds.
 
-Each returns the proto message it stands for. What is left out keeps the server's default; limits are
-the server's too, and said by it.
+Each returns a protobuf message of `tokenwire.v1`. An argument that is left out keeps the server's default.
+The server checks the limits.
 """
 
 from __future__ import annotations
@@ -36,10 +36,14 @@ _CACHE_MODES = {
 
 
 def delivery(*, heartbeat_s: float | None = None, usage_s: float | None = None) -> DeliveryOptions:
-    """How this reader wants to be served: a heartbeat after so much silence, usage so often.
+    """Return how a stream is delivered to this reader.
+
+    Args:
+        heartbeat_s: Send a heartbeat after this time without an event.
+        usage_s: Send the usage so far at this interval.
 
     Raises:
-        ValueError: a time is no number.
+        ValueError: a time is infinite or not a number.
     """
     return DeliveryOptions(heartbeat_interval=_span(heartbeat_s), usage_interval=_span(usage_s))
 
@@ -51,12 +55,17 @@ def retention(
     log_ttl_s: float | None = None,
     soft_deadline_margin_s: float | None = None,
 ) -> RetentionOptions:
-    """What happens when the last reader leaves, and how long the stream stays readable.
+    """Return what happens when the last reader leaves, and how long the stream stays readable.
 
-    "continue" goes on generating, and costing, for `linger_s` after the last reader left.
+    Args:
+        on_disconnect: "cancel" ends the generation when the last reader leaves. "continue" lets it run,
+            and cost, for `linger_s` more.
+        linger_s: Time that the generation runs without a reader.
+        log_ttl_s: Time that the stream stays readable after it has ended.
+        soft_deadline_margin_s: End the generation with TIME_LIMIT this long before the deadline.
 
     Raises:
-        ValueError: neither "cancel" nor "continue", or a time is no number.
+        ValueError: `on_disconnect` is unknown, or a time is infinite or not a number.
     """
     if on_disconnect not in _ON_DISCONNECT:
         raise ValueError(f"on_disconnect must be 'cancel' or 'continue', not {on_disconnect!r}")
@@ -71,10 +80,10 @@ def retention(
 def cache(
     mode: Literal["off", "read_write", "refresh"] = "read_write", *, ttl_s: float | None = None
 ) -> CacheOptions:
-    """Whether a finished answer to the same request may be replayed, and how old it may be.
+    """Return whether a stored answer to the same request may be replayed, and how old it may be.
 
     Raises:
-        ValueError: no such mode, or the time is no number.
+        ValueError: the mode is unknown, or the time is infinite or not a number.
     """
     if mode not in _CACHE_MODES:
         raise ValueError(f"mode must be one of {', '.join(_CACHE_MODES)}, not {mode!r}")
@@ -85,7 +94,7 @@ def _span(seconds: float | None) -> Duration | None:
     if seconds is None:
         return None
     if not math.isfinite(seconds):
-        raise ValueError(f"{seconds} is no number of seconds")
+        raise ValueError(f"{seconds} is not a number of seconds")
     span = Duration()
     span.FromNanoseconds(round(seconds * 1e9))
     return span

@@ -1,4 +1,4 @@
-"""The key that shows a server who calls."""
+"""The caller's key, and the metadata that carries it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _KEY = re.compile(r"[!-~]+")
 
 
 class _Credential(str):
-    """What goes out with every call. Its repr tells nothing, wherever a traceback shows it."""
+    """The value of `authorization`. Its repr does not show the key, for example in a traceback."""
 
     __slots__ = ()
 
@@ -20,16 +20,16 @@ class _Credential(str):
 
 
 CallMetadata = tuple[tuple[str, str], ...]
-"""Metadata of every call, as gRPC takes it."""
+"""Metadata of every call, in gRPC's form."""
 
 
 def call_metadata(key: str | None) -> CallMetadata:
-    """What shows a key to the server; without one, what TOKENWIRE_KEY has. "": no key at all.
+    """Return the metadata for a key. None: the key in TOKENWIRE_KEY. "": no key.
 
-    Blanks and line ends around the variable's value are left out: files bring them along.
+    Whitespace around the value of the variable is removed, because files often end with a newline.
 
     Raises:
-        ValueError: it cannot be a key. The message never holds it.
+        ValueError: the key is malformed. The message never contains it.
     """
     name = "key"
     if key is None:
@@ -41,6 +41,6 @@ def call_metadata(key: str | None) -> CallMetadata:
 
 
 def check_key(key: str, name: str) -> None:
-    """Raises ValueError, with the name of what holds it, where gRPC could not send it as it is."""
+    """Raise ValueError if gRPC cannot send the key. `name` is the source of the key, for the message."""
     if not _KEY.fullmatch(key):
         raise ValueError(f"{name}: a key has visible ASCII characters only, and no blanks")

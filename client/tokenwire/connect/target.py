@@ -1,4 +1,4 @@
-"""Where a server is."""
+"""The address of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]+)?")
 
 
 def resolve_target(target: str | None) -> str:
-    """`target`, or TOKENWIRE_TARGET, or the address a server listens on by default.
+    """Return the target, or TOKENWIRE_TARGET, or the default address of a server.
 
     Targets are gRPC names: `host:port`, `dns:///host:port`, `unix:path`.
     """
@@ -21,20 +21,22 @@ def resolve_target(target: str | None) -> str:
 
 
 def is_loopback(target: str) -> bool:
-    """Whether what goes there certainly stays on this machine. Names are not looked up."""
+    """Return whether data for the target certainly stays on this machine. Names are not resolved."""
     scheme, _, rest = target.partition(":")
     match scheme:
         case "unix" | "unix-abstract":
             return True
         case "ipv4" | "ipv6":
             return all(_is_loopback_host(address) for address in rest.split(","))
-        case "dns":  # dns:host, or dns://SERVER/host: another's server may answer what it likes
+        case (
+            "dns"
+        ):  # dns:host; dns://SERVER/host is excluded, because that name server may answer anything
             return _is_loopback_host(rest.removeprefix("///"))
     return _is_loopback_host(target)
 
 
 def _is_loopback_host(address: str) -> bool:
-    """Of `host` or `host:port`, as gRPC reads them."""
+    """Return the same for `host` or `host:port`, parsed as gRPC does."""
     host = address
     if named := _HOST_PORT.fullmatch(address):
         host = named[1] or named[2]
@@ -48,4 +50,4 @@ def _is_loopback_host(address: str) -> bool:
         if ip.scope_id is not None:
             return False
         ip = ip.ipv4_mapped or ip
-    return ip.is_loopback or ip.is_unspecified  # to connect to no address is to connect here
+    return ip.is_loopback or ip.is_unspecified  # the unspecified address connects to this machine

@@ -1,4 +1,4 @@
-"""Whether a connection is encrypted, and whom it trusts."""
+"""TLS of a connection: whether to use it, and its certificates."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ PLAINTEXT_VARIABLE = "TOKENWIRE_PLAINTEXT"
 CA_VARIABLE = "TOKENWIRE_TLS_CA"
 CERT_VARIABLE = "TOKENWIRE_TLS_CLIENT_CERT"
 KEY_VARIABLE = "TOKENWIRE_TLS_CLIENT_KEY"
-"""No TOKENWIRE_TLS_CERT: a server's own setting, misspelt, must not pass for one of these."""
+"""Not TOKENWIRE_TLS_CERT: a misspelt setting of a server must not be taken for one of these."""
 
 _FLAGS = {"": None, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a connection is encrypted. Files are PEM, and read when the client is made."""
+    """How a connection is encrypted. Files are PEM, and are read when the client is created."""
 
     ca: str | os.PathLike[str] | None = None
-    """Authorities that the server's certificate is to be from. None: those that gRPC ships,
-    Mozilla's; the machine's own are asked only where they are named here."""
+    """Certificate authorities to trust. None: Mozilla's, which gRPC includes. The machine's own
+    authorities are used only if they are named here."""
     cert: str | os.PathLike[str] | None = None
-    """The caller's certificate, and those between it and its authority, for servers that want one."""
+    """The caller's certificate and its intermediate certificates, for servers that require one."""
     key: str | os.PathLike[str] | None = None
-    """Its private key, unencrypted."""
+    """The private key of the caller's certificate, unencrypted."""
     server_name: str | None = None
-    """The name that the server's certificate has. None: the target's."""
+    """The name in the server's certificate. None: the host name of the target."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """What the files of a `Tls` held."""
+    """The content of the files of a `Tls`."""
 
     ca: bytes | None
     cert: bytes | None
@@ -47,14 +47,14 @@ class TlsFiles:
 
 
 def resolve_tls(tls: bool | Tls | None, target: str) -> Tls | None:
-    """How to connect to a target; None: in plaintext.
+    """Return how to encrypt the connection to a target. None: not at all.
 
-    True stands for what the variables name, and for the defaults where they name nothing. None leaves
-    it to TOKENWIRE_PLAINTEXT (1: never TLS, 0: always), then to whether the variables name files, then
-    to the target: what stays on this machine needs no TLS, everything else does.
+    For True, the files are those in the environment variables, or the defaults. For None,
+    TOKENWIRE_PLAINTEXT decides (1: plaintext, 0: TLS), then whether a variable names a file, then the
+    target: a connection on this machine is in plaintext, any other over TLS.
 
     Raises:
-        ValueError: the variables contradict each other, or one is neither 1 nor 0.
+        ValueError: the variables contradict each other, or TOKENWIRE_PLAINTEXT is neither 1 nor 0.
     """
     if isinstance(tls, Tls):
         return tls
@@ -72,7 +72,7 @@ def resolve_tls(tls: bool | Tls | None, target: str) -> Tls | None:
 
 
 def named_tls() -> Tls | None:
-    """What the variables name. None: no file."""
+    """Return the files that the environment variables name. None: no file."""
     ca, cert, key = (
         os.environ.get(name) or None for name in (CA_VARIABLE, CERT_VARIABLE, KEY_VARIABLE)
     )
@@ -80,16 +80,16 @@ def named_tls() -> Tls | None:
 
 
 def read_files(tls: Tls) -> TlsFiles:
-    """The files of a `Tls`, checked: gRPC says of bad ones no more than that nothing connects.
+    """Read and check the files of a `Tls`. For bad files gRPC reports only that it cannot connect.
 
     Raises:
-        ValueError: a file is missing or is not what it should be; the message names the field.
+        ValueError: a file is missing or invalid. The message names the field.
     """
     if (tls.cert is None) != (tls.key is None):
         raise ValueError(
-            "tls.key: is missing, as tls.cert is given"
+            "tls.key: is required with tls.cert"
             if tls.key is None
-            else "tls.cert: is missing, as tls.key is given"
+            else "tls.cert: is required with tls.key"
         )
     ca, cert, key = (_read(name, getattr(tls, name)) for name in ("ca", "cert", "key"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -97,15 +97,15 @@ def read_files(tls: Tls) -> TlsFiles:
         try:
             context.load_verify_locations(cafile=tls.ca)
         except ssl.SSLError:
-            raise ValueError(f"tls.ca: {tls.ca} has no certificate in PEM") from None
+            raise ValueError(f"tls.ca: {tls.ca} contains no PEM certificate") from None
     if tls.cert is not None:
         try:
-            # Without a password it would ask the terminal for one.
+            # Without a password, OpenSSL would prompt for one on the terminal.
             context.load_cert_chain(tls.cert, tls.key, password="")
         except ssl.SSLError:
             raise ValueError(
-                f"tls.cert, tls.key: {tls.cert} and {tls.key} are not a certificate and its "
-                "private key, in PEM and unencrypted"
+                f"tls.cert, tls.key: {tls.cert} and {tls.key} are not a PEM certificate and its "
+                "unencrypted private key"
             ) from None
     return TlsFiles(ca, cert, key, tls.server_name)
 

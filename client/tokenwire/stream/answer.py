@@ -1,40 +1,28 @@
-"""What a stream has said so far, put together from its events. Pure: no I/O, no gRPC."""
+"""The answer of a stream, built from its events. Pure: no I/O, no gRPC."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
 from tokenwire.v1.event_pb2 import Finished, TokenEvent, ToolCall
 
-STREAM_ID_KEY = "tokenwire-stream-id"
-"""Key of the stream's id in initial metadata."""
-
-_MADE_FOR_ONE_READER = frozenset({"heartbeat", "usage"})
-
-
-def stream_id_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The stream's id in a call's initial metadata, or "" when it was refused."""
-    for key, value in metadata:
-        if key == STREAM_ID_KEY:
-            return value if isinstance(value, str) else value.decode("ascii", "replace")
-    return ""
+_NOT_IN_THE_LOG = frozenset({"heartbeat", "usage"})
 
 
 @dataclass(slots=True)
 class _Block:
-    """One content block: pieces of text, of reasoning, or of a tool call's arguments."""
+    """One content block: pieces of text, of reasoning, or of the arguments of a tool call."""
 
     kind: str
     pieces: list[str] = field(default_factory=list)
     signature: str = ""
     tool_call_id: str = ""
     tool_name: str = ""
-    whole_tool_call: ToolCall | None = None
+    complete_tool_call: ToolCall | None = None
 
     def to_part(self) -> Part | None:
-        """The part of a message, or None while there is nothing in it."""
+        """Return the block as a part of a message, or None while it is empty."""
         text = "".join(self.pieces)
         match self.kind:
             case "text":
@@ -44,32 +32,32 @@ class _Block:
                     return None
                 return Part(reasoning=Reasoning(text=text, signature=self.signature))
         return Part(
-            tool_call=self.whole_tool_call
+            tool_call=self.complete_tool_call
             or ToolCall(id=self.tool_call_id, name=self.tool_name, arguments_json=text)
         )
 
 
 class Answer:
-    """An answer as it grows.
+    """An answer that is built event by event.
 
-    How the server cut or joined the deltas makes no difference to it. Events of a type unknown here
-    change nothing but `last_sequence`; heartbeats and running usage, which the server makes for one
-    reader and keeps in no log, not even that. It holds the whole answer in memory; the server bounds that
-    (`max_output_tokens`, and its limit for one stream).
+    The result does not depend on how the server split or merged the deltas. Events of an unknown type
+    change only `last_sequence`. Heartbeats and interval usage change nothing: the server makes them for one
+    reader, and they are not in the log. The whole answer is in memory; the server limits its size
+    (`max_output_tokens`, and the limit for one stream).
     """
 
     def __init__(self, stream_id: str = "", last_sequence: int = 0) -> None:
         self.stream_id = stream_id
         self.last_sequence = last_sequence
-        """Sequence of the last event of the stream's log, whatever its type. 0: none came yet."""
+        """Sequence of the last event of the log, of any type. 0: none yet."""
         self.finished: Finished | None = None
-        """How the stream ended. None: it has not, or not deliberately."""
+        """The event `finished`. None: it has not been read."""
         self._blocks: dict[tuple[int, str], _Block] = {}
 
     def add(self, event: TokenEvent) -> None:
-        """Take the next event of the stream."""
+        """Add the next event of the stream."""
         kind = event.WhichOneof("event")
-        if kind in _MADE_FOR_ONE_READER:
+        if kind in _NOT_IN_THE_LOG:
             return
         self.last_sequence = event.sequence
         match kind:
@@ -88,28 +76,28 @@ class Answer:
                 block.tool_call_id, block.tool_name = started.id, started.name
             case "tool_call":
                 block = self._block(event.tool_call.index, "tool_call")
-                block.whole_tool_call = event.tool_call.tool_call
+                block.complete_tool_call = event.tool_call.tool_call
             case "started":
                 self.stream_id = event.started.stream_id
             case "finished":
                 self.finished = event.finished
 
     def message(self) -> Message:
-        """The assistant's message so far, parts in the order of their blocks.
+        """Return the assistant's message so far, with its parts in the order of the content blocks.
 
-        A tool call that is not complete yet holds the arguments that came so far: no valid JSON,
-        not to be called. Once the answer has finished, a call that was cut off in it is left out.
+        An incomplete tool call has the arguments so far, which are not valid JSON: do not execute it. After
+        `finished`, an incomplete tool call is left out.
         """
         blocks = sorted(self._blocks.items(), key=lambda item: item[0][0])
         parts = (
             block.to_part()
             for _, block in blocks
-            if self.finished is None or block.kind != "tool_call" or block.whole_tool_call
+            if self.finished is None or block.kind != "tool_call" or block.complete_tool_call
         )
         return Message(role=ROLE_ASSISTANT, parts=[part for part in parts if part is not None])
 
     def response(self) -> ChatResponse:
-        """The answer as `Chat` would have returned it. `finished` is unset if it is."""
+        """Return the answer as `Chat` would return it. `finished` is unset if it was not read."""
         return ChatResponse(
             stream_id=self.stream_id, message=self.message(), finished=self.finished
         )

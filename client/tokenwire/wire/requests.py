@@ -1,4 +1,4 @@
-"""Building a ChatRequest from what is convenient to write."""
+"""Requests of ChatService, from the arguments of the clients."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LINGER_S = 30.0
 """How long a resumable stream runs on without its reader, unless its request has another linger."""
 
 DeliveryLike = DeliveryOptions | Mapping[str, object]
-"""How a reader wants to be served: see `options.delivery`."""
+"""Delivery options: see `tokenwire.delivery`."""
 
 _ProtoT = TypeVar("_ProtoT", bound=ProtoMessage)
 
@@ -41,7 +41,7 @@ _BUDGET_FIELDS: tuple[Literal["max_cost_microusd", "max_input_tokens"], ...] = (
 
 
 class RequestFields(TypedDict, total=False):
-    """Fields of ChatRequest, as keywords. A mapping stands for the message with those fields."""
+    """Fields of ChatRequest as keyword arguments. A mapping is converted to the message of the field."""
 
     generation: GenerationConfig | Mapping[str, object]
     tools: Iterable[Tool | Mapping[str, object]]
@@ -51,13 +51,13 @@ class RequestFields(TypedDict, total=False):
     retention: RetentionOptions | Mapping[str, object]
     budget: Budget | Mapping[str, object]
     max_cost_microusd: int | None
-    """`budget.max_cost_microusd`: most that the stream may cost, in millionths of a US dollar."""
+    """`budget.max_cost_microusd`: largest cost of the stream, in millionths of a US dollar."""
     max_input_tokens: int | None
-    """`budget.max_input_tokens`."""
+    """`budget.max_input_tokens`: largest number of input tokens."""
     cache: CacheOptions | Mapping[str, object]
     request_id: str
     labels: Mapping[str, str]
-    """Copied to the stream's usage record; the provider does not see them."""
+    """Copied to the usage record of the stream. They are not sent to the provider."""
     provider_options: Struct | Mapping[str, Any]
 
 
@@ -66,16 +66,16 @@ def build_request(
     messages: MessageLike | Iterable[MessageLike] | None = None,
     **fields: Unpack[RequestFields],
 ) -> ChatRequest:
-    """The request for a model and a conversation, or the given request as it is.
+    """Return the request for a model and a conversation, or a given request unchanged.
 
-    Only what the server cannot see is checked here; what a provider takes, the server says.
+    The server checks the values. This function checks only what the server cannot see.
 
     Raises:
-        TypeError, ValueError: the arguments do not make a ChatRequest.
+        TypeError, ValueError: the arguments are not a valid ChatRequest.
     """
     if isinstance(model, ChatRequest):
         if messages is not None or fields:
-            raise TypeError("a ChatRequest is sent as it is: give no messages or fields with it")
+            raise TypeError("a ChatRequest cannot be combined with messages or other fields")
         return model
     if messages is None:
         raise TypeError("messages are missing")
@@ -100,7 +100,7 @@ def build_request(
     for name in _BUDGET_FIELDS:
         if (most := fields.get(name)) is not None:
             if request.budget.HasField(name):
-                raise ValueError(f"{name} stands in the budget too: give it once")
+                raise ValueError(f"{name} is given twice, also in the budget")
             setattr(request.budget, name, most)
     if "cache" in fields:
         request.cache.CopyFrom(_as(CacheOptions, fields["cache"]))
@@ -118,15 +118,14 @@ def build_request(
 
 
 def outliving_its_readers(request: ChatRequest) -> ChatRequest:
-    """A copy that asks to CONTINUE without readers, for `LINGER_S` unless the request says how long.
+    """Return a copy with ON_DISCONNECT_CONTINUE, and with `LINGER_S` unless it has another linger.
 
     Raises:
-        ValueError: the request asks for CANCEL, which contradicts it.
+        ValueError: the request has ON_DISCONNECT_CANCEL.
     """
     if request.retention.on_disconnect == ON_DISCONNECT_CANCEL:
         raise ValueError(
-            "a stream that is cancelled when its reader leaves cannot be resumed: "
-            "ask for no CANCEL, or give resumable=False"
+            "a stream with on_disconnect CANCEL cannot be resumable: remove it, or set resumable=False"
         )
     copy = ChatRequest()
     copy.CopyFrom(request)
@@ -137,17 +136,17 @@ def outliving_its_readers(request: ChatRequest) -> ChatRequest:
 
 
 def linger_s(request: ChatRequest) -> float:
-    """How long the request asks the stream to go on without a reader, in seconds."""
+    """Return the linger of the request: how long the stream runs without a reader, in seconds."""
     return request.retention.linger.ToTimedelta().total_seconds()
 
 
 def build_resume(
     stream_id: str, after_sequence: int, delivery: DeliveryLike | None
 ) -> ResumeStreamRequest:
-    """The request to read a stream from a cursor.
+    """Return the request to read a stream from a cursor.
 
     Raises:
-        TypeError, ValueError: the arguments do not make a ResumeStreamRequest.
+        TypeError, ValueError: the arguments are not a valid ResumeStreamRequest.
     """
     return ResumeStreamRequest(
         stream_id=stream_id,

@@ -1,4 +1,4 @@
-"""What a request would take, and what streams took: questions and answers, for both clients. Pure."""
+"""Token counts and usage records: requests from the clients' arguments, and responses as values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tokenwire.v1.usage_pb2 import (
 _ValueT = TypeVar("_ValueT", bound=int)
 
 PAGE_SIZE = 1000
-"""Records in a page, unless the caller says otherwise: the most that a server sends."""
+"""Default number of records in a page: the most that a server sends."""
 
 CountSource = Literal["provider", "tokenizer", "estimate", ""]
 UsageGroupName = Literal["day", "model", "label", "key"]
@@ -56,34 +56,35 @@ GROUPS: Mapping[str, UsageGroup.ValueType] = {
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """What a request would take. Money is in millionths of a US dollar; None is unknown, never 0."""
+    """Tokens and cost of a request. Costs are in millionths of a US dollar. None is unknown, never 0."""
 
     input_tokens: int
     source: CountSource
-    """Who counted: the "provider" this very request; this server with the model's own vocabulary,
-    "tokenizer"; or it is an "estimate". "": a newer server's."""
+    """Source of the count: "provider" for the provider's count of this request, "tokenizer" for the
+    server's count with the model's vocabulary, "estimate", or "" for a source that this version does not
+    know."""
     input_cost_microusd: int | None
-    """What the input costs, if none of it is read from the provider's prompt cache."""
+    """Cost of the input, if none of it is in the provider's prompt cache."""
     max_output_tokens: int | None
-    """Most tokens that the answer may have."""
+    """Largest number of tokens in the answer."""
     max_cost_microusd: int | None
-    """What the request costs if the answer takes all of them."""
+    """Cost of the request with the longest answer."""
     exceeds_budget: bool
-    """The request's own budget would refuse it."""
+    """The budget of the request would refuse it."""
     provider: str
     model: str
-    """The provider's name of the model."""
+    """The provider's name for the model."""
 
 
 class UsageFields(TypedDict, total=False):
-    """Which records are meant. What is left out does not narrow."""
+    """A filter for usage records. A field that is left out matches all records."""
 
     since: datetime | None
-    """Streams opened at or after this time, which bears its zone."""
+    """Streams opened at or after this time, which must have a time zone."""
     until: datetime | None
-    """Streams opened before this time."""
+    """Streams opened before this time, which must have a time zone."""
     models: str | Iterable[str]
-    """Any of these, as the request named them or as `provider/model` that served."""
+    """Any of these, as named in the request or as the `provider/model` that answered."""
     labels: Mapping[str, str]
     """All of these."""
     outcomes: UsageOutcomeName | Iterable[UsageOutcomeName]
@@ -92,7 +93,7 @@ class UsageFields(TypedDict, total=False):
 
 
 def count_request(request: ChatRequest, *, ask_provider: bool) -> ChatRequest:
-    """The request to be counted: as it is, or a copy that asks for the provider's own count."""
+    """Return the request for CountTokens: unchanged, or a copy that requests the provider's count."""
     if not ask_provider:
         return request
     copy = ChatRequest()
@@ -102,7 +103,7 @@ def count_request(request: ChatRequest, *, ask_provider: bool) -> ChatRequest:
 
 
 def token_count(response: CountTokensResponse) -> TokenCount:
-    """What the server counted."""
+    """Return the response of CountTokens as a value."""
 
     def known(
         name: Literal["input_cost_microusd", "max_output_tokens", "max_cost_microusd"],
@@ -122,10 +123,10 @@ def token_count(response: CountTokensResponse) -> TokenCount:
 
 
 def first_page(page_size: int, **fields: Unpack[UsageFields]) -> ListUsageRecordsRequest:
-    """The request for the first page.
+    """Return the request for the first page of usage records.
 
     Raises:
-        TypeError, ValueError: the arguments do not make one.
+        TypeError, ValueError: the arguments are not a valid filter.
     """
     if page_size < 1:
         raise ValueError(f"page_size must be at least 1, not {page_size}")
@@ -135,7 +136,7 @@ def first_page(page_size: int, **fields: Unpack[UsageFields]) -> ListUsageRecord
 def next_page(
     request: ListUsageRecordsRequest, page: ListUsageRecordsResponse
 ) -> ListUsageRecordsRequest | None:
-    """The request for the page after this one. None: there is none."""
+    """Return the request for the next page, or None after the last page."""
     if not page.next_page_token:
         return None
     return ListUsageRecordsRequest(
@@ -148,10 +149,10 @@ def summary_request(
     label_key: str,
     **fields: Unpack[UsageFields],
 ) -> GetUsageSummaryRequest:
-    """The request for sums.
+    """Return the request for a usage summary.
 
     Raises:
-        TypeError, ValueError: the arguments do not make one.
+        TypeError, ValueError: the arguments are not a valid filter or grouping.
     """
     return GetUsageSummaryRequest(
         filter=usage_filter(**fields),
@@ -161,14 +162,14 @@ def summary_request(
 
 
 def usage_filter(**fields: Unpack[UsageFields]) -> UsageFilter:
-    """The filter that the keywords stand for.
+    """Return the filter for the keyword arguments.
 
     Raises:
-        TypeError, ValueError: they do not make one.
+        TypeError, ValueError: the arguments are not a valid filter.
     """
     unknown = fields.keys() - UsageFields.__annotations__.keys()
     if unknown:
-        raise TypeError(f"usage is not filtered by {', '.join(sorted(unknown))}")
+        raise TypeError(f"usage cannot be filtered by {', '.join(sorted(unknown))}")
     return UsageFilter(
         start_time=_timestamp(fields.get("since"), "since"),
         end_time=_timestamp(fields.get("until"), "until"),
@@ -183,7 +184,7 @@ def _timestamp(time: datetime | None, name: str) -> Timestamp | None:
     if time is None:
         return None
     if time.utcoffset() is None:
-        raise ValueError(f"{name} must bear its time zone: {time.isoformat()}")
+        raise ValueError(f"{name} must have a time zone: {time.isoformat()}")
     stamp = Timestamp()
     stamp.FromDatetime(time)
     return stamp
@@ -197,6 +198,6 @@ def _values(given: str | Iterable[str], known: Mapping[str, _ValueT], name: str)
     found = []
     for each in _several(given):
         if each not in known:
-            raise ValueError(f"{name} are among {', '.join(known)}, not {each!r}")
+            raise ValueError(f"{name} must be among {', '.join(known)}, not {each!r}")
         found.append(known[each])
     return found

@@ -284,10 +284,10 @@ def files(authority, another, callers, encrypted, tmp_path):
     [
         ({"ca": "missing"}, r"^tls\.ca: cannot read .*missing\.pem: No such file"),
         ({"ca": "folder"}, r"^tls\.ca: cannot read .*: Is a directory"),
-        ({"ca": "junk"}, r"^tls\.ca: .*junk\.pem has no certificate in PEM"),
-        ({"ca": "key"}, r"^tls\.ca: .* has no certificate in PEM"),
-        ({"cert": "cert"}, r"^tls\.key: is missing, as tls\.cert is given"),
-        ({"key": "key"}, r"^tls\.cert: is missing, as tls\.key is given"),
+        ({"ca": "junk"}, r"^tls\.ca: .*junk\.pem contains no PEM certificate"),
+        ({"ca": "key"}, r"^tls\.ca: .* contains no PEM certificate"),
+        ({"cert": "cert"}, r"^tls\.key: is required with tls\.cert"),
+        ({"key": "key"}, r"^tls\.cert: is required with tls\.key"),
         (
             {"cert": "cert", "key": "missing"},
             r"^tls\.key: cannot read .*missing\.pem: No such file",
@@ -298,7 +298,7 @@ def files(authority, another, callers, encrypted, tmp_path):
         ),
         (
             {"cert": "cert", "key": "other key"},
-            r"^tls\.cert, tls\.key: .* are not a certificate and",
+            r"^tls\.cert, tls\.key: .* are not a PEM certificate and",
         ),
         ({"cert": "junk", "key": "key"}, r"^tls\.cert, tls\.key: .*junk\.pem and"),
         ({"cert": "cert", "key": "junk"}, r"^tls\.cert, tls\.key: .*junk\.pem are not"),

@@ -238,7 +238,7 @@ async def test_the_same_without_a_loop(server):
         ({"since": datetime(2026, 7, 1)}, ValueError, "time zone"),  # noqa: DTZ001
         ({"outcomes": ["done"]}, ValueError, "among open, finished"),
         ({"outcomes": "unspecified"}, ValueError, "among"),
-        ({"modles": ["m"]}, TypeError, "not filtered by modles"),
+        ({"modles": ["m"]}, TypeError, "cannot be filtered by modles"),
         ({"page_size": 0}, ValueError, "at least 1"),
         ({"page_size": 2**31}, ValueError, "range"),
     ],
