@@ -53,11 +53,11 @@ DEADLINE_PASSED = "the deadline passed"
 CALL_CANCELLED = "this client cancelled the call"
 CLIENT_CLOSED = "the client was closed"
 
-_LOCAL_MESSAGES = {  # gRPC's text for an end that this client caused: ours
-    "Deadline Exceeded": DEADLINE_PASSED,
-    "Locally cancelled by application!": CALL_CANCELLED,
-    "Channel closed!": CLIENT_CLOSED,
-}
+_LOCAL_ENDS = (  # an end that this client caused: its code, what gRPC's text contains, and our message
+    (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DEADLINE_PASSED),
+    (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", CALL_CANCELLED),
+    (grpc.StatusCode.CANCELLED, "Channel closed!", CLIENT_CLOSED),
+)
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _OPTIONAL_COUNTS = (
@@ -150,7 +150,7 @@ def from_status(
     else:
         kind = _BY_CODE.get(code, TokenwireError)
     if not info.reason:
-        message = _LOCAL_MESSAGES.get(message, message)
+        message = _own_message(code, message)
     if kind is ConnectionLost and not last_sequence and (failure := connect_failure(message)):
         message = f"{failure.value} ({message})"
     facts = dict(info.metadata)
@@ -168,6 +168,13 @@ def from_status(
         retry_after_s=retry_after_s,
         violations=violations,
     )
+
+
+def _own_message(code: grpc.StatusCode, message: str) -> str:
+    for local_code, text, own in _LOCAL_ENDS:
+        if code is local_code and text in message:
+            return own
+    return message
 
 
 def _details(trailing_metadata: Metadata) -> Iterable[any_pb2.Any]:

@@ -23,7 +23,7 @@ from ..conftest import (
 Code = grpc.StatusCode
 
 
-async def test_a_refusal_is_raised_where_the_block_is_entered(server, client):
+async def test_a_refusal_is_raised_on_entering_the_block(server, client):
     server.script = fails(status(Code.NOT_FOUND, "UNKNOWN_MODEL", metadata={"nearest": "a"}))
 
     with pytest.raises(tokenwire.UnknownModel) as caught:
@@ -53,7 +53,7 @@ async def test_a_refusal_is_raised_where_the_block_is_entered(server, client):
         (Code.DATA_LOSS, "FROM_THE_FUTURE", tokenwire.TokenwireError),
     ],
 )
-async def test_each_reason_comes_over_the_wire_as_its_class(server, client, code, reason, kind):
+async def test_each_reason_is_raised_as_its_class(server, client, code, reason, kind):
     server.script = fails(status(code, reason), started(), text(2, "a"))
 
     async with client.chat_stream("m", "Hi") as stream:
@@ -69,7 +69,7 @@ async def test_each_reason_comes_over_the_wire_as_its_class(server, client, code
         await client.chat("m", "Hi")
 
 
-async def test_everything_sent_before_an_error_is_read_before_it(server, client):
+async def test_events_sent_before_an_error_are_read_first(server, client):
     count = 2000
     events = [text(sequence, "x" * 50) for sequence in range(1, count + 1)]
     all_written = asyncio.Event()
@@ -89,7 +89,7 @@ async def test_everything_sent_before_an_error_is_read_before_it(server, client)
     assert stream.last_sequence == count
 
 
-async def test_a_deadline_that_passes_here_is_named_and_ends_the_call(server, client):
+async def test_a_deadline_that_passes_here_ends_the_call_with_a_named_error(server, client):
     server.script = plays_then_waits(started(), text(2, "a"))
 
     async with client.chat_stream("m", "Hi", timeout=0.2) as stream:
@@ -97,6 +97,7 @@ async def test_a_deadline_that_passes_here_is_named_and_ends_the_call(server, cl
             await stream.final()
 
     assert caught.value.code is Code.DEADLINE_EXCEEDED
+    assert caught.value.message == "the deadline passed"
     assert (caught.value.stream_id, caught.value.last_sequence) == (STREAM_ID, 2)
     assert await caller_left(server)
 
@@ -115,7 +116,7 @@ async def test_the_deadline_reaches_the_server(server, client):
     assert 20 < remaining[0] < 31  # gRPC rounds up
 
 
-async def test_a_stream_without_its_end_is_never_an_answer(server, client):
+async def test_a_stream_without_finished_is_incomplete(server, client):
     server.script = plays(started(), text(2, "half an ans"))
 
     async with client.chat_stream("m", "Hi") as stream:
@@ -126,14 +127,14 @@ async def test_a_stream_without_its_end_is_never_an_answer(server, client):
     assert stream.message.parts[0].text == "half an ans"
 
 
-async def test_an_answer_that_finished_is_kept_whatever_follows_it(server, client):
+async def test_an_error_after_finished_does_not_matter(server, client):
     server.script = fails(status(Code.UNAVAILABLE, "SERVER_STOPPED"), started(), finished(2))
 
     async with client.chat_stream("m", "Hi") as stream:
         assert (await stream.final()).HasField("finished")
 
 
-async def test_nobody_there_is_connection_lost():
+async def test_an_unreachable_server_is_connection_lost():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         target = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -147,12 +148,12 @@ async def test_nobody_there_is_connection_lost():
     assert (caught.value.code, caught.value.reason) == (Code.UNAVAILABLE, "")
 
 
-async def test_a_server_that_falls_silent_on_the_wire_is_found_by_keepalive(server):
+async def test_keepalive_detects_a_silent_connection(server):
     server.script = plays_then_waits(started())
     fast = [
         ("grpc.keepalive_time_ms", 300),
         ("grpc.http2.ping_timeout_ms", 300),
-        ("grpc.http2.bdp_probe", 0),  # its pings would find it too, in a stream with traffic
+        ("grpc.http2.bdp_probe", 0),  # its pings would detect it too, in a stream with traffic
     ]
 
     async with (
