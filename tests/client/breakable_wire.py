@@ -1,4 +1,4 @@
-"""A wire between a client and a server that can be cut: a small TCP proxy."""
+"""A small TCP proxy between a client and a server, whose connections a test can cut."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Wire:
-    """Carries bytes both ways until it is cut. A new connection is a new wire."""
+    """Forwards bytes both ways until the connection is cut. Each new connection is forwarded again."""
 
     def __init__(self, server: str) -> None:
         self._server = server
         self._lengths: Iterator[int] = iter(())
         self._clients: dict[asyncio.StreamWriter, int | None] = {}
-        """Each with the bytes that it still gets. None: all there are."""
+        """Open connections, each with the number of bytes that it still forwards. None: no limit."""
         self._carrying: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self.target = ""
         self.cuts = 0
         self.frozen = False
-        """Bytes vanish: connections stay, and nothing comes through."""
+        """Connections stay open, and all bytes are dropped."""
 
     def cut(self) -> None:
         """Break every connection now; every other one with RST instead of FIN."""
@@ -33,8 +33,9 @@ class Wire:
             self._break(client)
 
     def break_after(self, lengths: Iterable[int]) -> None:
-        """Break the connection there is after the first of these numbers of bytes to the client,
-        wherever in a frame that is, and the next ones after the others; those after them hold.
+        """Break the open connection, and each one after it, when that many bytes were sent to its client.
+
+        The break can be inside a frame. Connections after the last length stay open.
         """
         self._lengths = iter(lengths)
         for client in self._clients:
@@ -49,7 +50,7 @@ class Wire:
             await asyncio.wait(self._carrying)
 
     async def up(self) -> None:
-        """Take connections, at the same address after `down`."""
+        """Accept connections, after `down` at the same address."""
         host, _, port = self.target.rpartition(":")
         self._listener = await asyncio.start_server(
             self._carry, host or "127.0.0.1", int(port or 0)

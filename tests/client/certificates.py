@@ -1,4 +1,4 @@
-"""Certificates of authorities that exist for one test run."""
+"""Certificates of authorities that are created for one test run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Files:
 
 
 class Authority:
-    """Issues certificates, and writes them into a folder."""
+    """Issues certificates and writes them to a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._authority = trustme.CA()
@@ -40,7 +40,7 @@ class Authority:
 
 
 def server_credentials(files: Files, client_ca: Path | None = None) -> grpc.ServerCredentials:
-    """Credentials of a server; with `client_ca`, it wants a certificate from there."""
+    """Return a server's credentials. With `client_ca`, it requires a certificate of that authority."""
     return grpc.ssl_server_credentials(
         [(files.key.read_bytes(), files.cert.read_bytes())],
         root_certificates=None if client_ca is None else client_ca.read_bytes(),

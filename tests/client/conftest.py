@@ -40,7 +40,7 @@ Script = Callable[[Any, Context], Awaitable[Any]]
 
 STREAM_ID = "st_test"
 LIMIT_S = 10.0
-"""How long a test waits for what must happen at once, before it says that it did not."""
+"""How long a test waits for something that should happen immediately."""
 
 
 def event(sequence: int, **what: ProtoMessage) -> event_pb2.TokenEvent:
@@ -76,7 +76,7 @@ def finished(
 
 
 def unknown_event(sequence: int) -> event_pb2.TokenEvent:
-    """An event of a type that this client has never heard of: field 99, a message."""
+    """Return an event of an unknown type: field 99, a message."""
     position = event_pb2.TokenEvent(sequence=sequence).SerializeToString()
     # 99 << 3 | 2 (length-delimited) as a varint, then 4 bytes: a message {1: "hi"}.
     return event_pb2.TokenEvent.FromString(position + b"\x9a\x06\x04\x0a\x02hi")
@@ -87,7 +87,7 @@ async def accept(context: Context) -> None:
 
 
 def plays(*events: event_pb2.TokenEvent) -> Script:
-    """A script that accepts, writes these events and ends with OK."""
+    """Return a script that accepts the call, writes these events and ends with OK."""
 
     async def script(_request: chat_pb2.ChatRequest, context: Context) -> None:
         await accept(context)
@@ -98,7 +98,7 @@ def plays(*events: event_pb2.TokenEvent) -> Script:
 
 
 def plays_then_waits(*events: event_pb2.TokenEvent) -> Script:
-    """The same, but the stream goes on until it is ended from outside."""
+    """Return a script that accepts the call, writes these events and waits to be cancelled."""
 
     async def script(request: chat_pb2.ChatRequest, context: Context) -> None:
         await plays(*events)(request, context)
@@ -109,7 +109,7 @@ def plays_then_waits(*events: event_pb2.TokenEvent) -> Script:
 
 @dataclass(frozen=True)
 class RpcStatus:
-    """A status for `context.abort_with_status`, as grpcio-status would make it."""
+    """A status for `context.abort_with_status`, as made by grpcio-status."""
 
     code: grpc.StatusCode
     details: str
@@ -135,7 +135,7 @@ def status(
 
 
 def fails(with_status: RpcStatus, *events: event_pb2.TokenEvent) -> Script:
-    """A script that fails: at once, or after having accepted and written these events."""
+    """Return a script that fails: at once, or after it has accepted the call and written these events."""
 
     async def script(request: chat_pb2.ChatRequest, context: Context) -> None:
         if events:
@@ -151,32 +151,32 @@ class ScriptedServer(
     chat_pb2_grpc.ChatServiceServicer,
     model_pb2_grpc.ModelServiceServicer,
 ):
-    """Does for each call what `script` says, and keeps what it saw."""
+    """Runs `script` for each call, and records the requests."""
 
     target: str = ""
     script: Script | None = None
     requests: list[chat_pb2.ChatRequest] = field(default_factory=list)
     models: list[model_pb2.Model] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once a handler was cancelled because its caller left."""
+    """Set when a handler was cancelled because its caller left."""
     resume_scripts: list[Script] = field(default_factory=list)
-    """One for each ResumeStream in turn; the last one for all that follow."""
+    """One for each ResumeStream in order. The last one serves all further calls."""
     resumes: list[chat_pb2.ResumeStreamRequest] = field(default_factory=list)
     info: chat_pb2.StreamInfo | None = None
-    """The only stream there is, for CancelStream, DeleteStream and GetStream."""
+    """The only stream, for CancelStream, DeleteStream and GetStream."""
     ended: list[str] = field(default_factory=list)
-    """What CancelStream and DeleteStream were called with."""
+    """Stream ids of the CancelStream and DeleteStream calls."""
     on_cancel: Callable[[], Awaitable[Any]] | None = None
-    """What CancelStream does first."""
+    """Awaited by CancelStream before it answers."""
     caller: Callable[[Context], Awaitable[caller_pb2.Caller]] | None = None
-    """What GetCaller answers. None: this server is too old to know it."""
+    """Answer of GetCaller. None: the server is too old to have it."""
     usage: UsageServer = field(default_factory=UsageServer)
-    """What UsageService answers."""
+    """The UsageService."""
     count: Script | None = None
-    """What CountTokens answers. None: this server is too old to know it."""
+    """Answer of CountTokens. None: the server is too old to have it."""
     counted: list[chat_pb2.ChatRequest] = field(default_factory=list)
     calls: list[tuple[str, str | None]] = field(default_factory=list, repr=False)
-    """Every call in turn: its method, and what it had as `authorization`."""
+    """Method and `authorization` of every call, in order."""
 
     async def GetCaller(self, request: Any, context: Context) -> Any:
         if self.caller is None:
@@ -239,7 +239,7 @@ class ScriptedServer(
 
 
 class Recorder(grpc.aio.ServerInterceptor):
-    """Keeps of each call what a scripted server cannot see of it."""
+    """Records method and `authorization` of each call."""
 
     def __init__(self, scripted: ScriptedServer) -> None:
         self._scripted = scripted
@@ -254,7 +254,7 @@ class Recorder(grpc.aio.ServerInterceptor):
 async def serving(
     scripted: ScriptedServer, credentials: grpc.ServerCredentials | None = None
 ) -> AsyncIterator[ScriptedServer]:
-    """The server on a port of its own; with TLS as `localhost`, if it has credentials."""
+    """Run a server on a free port, with TLS for `localhost` if there are credentials."""
     grpc_server = grpc.aio.server(interceptors=[Recorder(scripted)])
     caller_pb2_grpc.add_CallerServiceServicer_to_server(scripted, grpc_server)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(scripted, grpc_server)
@@ -274,14 +274,14 @@ async def serving(
 
 @pytest.fixture(autouse=True)
 def no_variables_of_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What whoever runs the tests has set for a client of theirs."""
+    """Remove variables that the environment of the tests has set for a client."""
     for name in [name for name in os.environ if name.startswith("TOKENWIRE_")]:
         monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """Programs started in the background ignore SIGINT, and their children inherit that."""
+    """Restore SIGINT: processes started in the background ignore it, and their children inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -289,7 +289,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_server(start: Any, simulator: Any) -> Iterator[str]:
-    """Address of a real server, whose providers are the simulator. `server` is the scripted one."""
+    """Address of a real server with the simulator as provider. `server` is the scripted one."""
     with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (_, address):
         yield address
 
@@ -308,7 +308,7 @@ async def caller_left(server: ScriptedServer) -> bool:
 
 @dataclass
 class Finished:
-    """What a finished command line left."""
+    """Result of a finished command line."""
 
     code: int
     out: str
@@ -319,14 +319,14 @@ RUN = "import sys; from tokenwire.cli import main; sys.exit(main())"
 
 
 _NOT_INHERITED = {
-    "PYTHONUNBUFFERED",  # would do the flushing that is the command's own duty
+    "PYTHONUNBUFFERED",  # would hide that the command does not flush
     "NO_COLOR",
     "FORCE_COLOR",
 }
 
 
 class CommandLine:
-    """The `tokenwire` command in a process of its own, its output on pipes."""
+    """Runs the `tokenwire` command in a process, with its output on pipes."""
 
     def __init__(self, target: str) -> None:
         self.environment = {

@@ -1,4 +1,4 @@
-"""A server of raw HTTP/2 frames, for ends of a call that no gRPC server makes."""
+"""A server that sends raw HTTP/2 frames, for ends of a call that a gRPC server does not produce."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ def frame(kind, flags, stream, payload=b""):
 
 
 def literal(name, value):
-    """A header field that no table knows (RFC 7541, section 6.2.2)."""
+    """Return a header field that is not in a table (RFC 7541, section 6.2.2)."""
     return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
@@ -37,7 +37,7 @@ def message(each):
 
 
 async def h2_server(reader, writer, may_end, end):
-    """Answers a call with two events, and once it may, ends it in the way of `end`."""
+    """Answer a call with two events, wait for `may_end`, and end it with `end`."""
     await reader.readexactly(PREFACE_BYTES)
     writer.write(frame(SETTINGS, 0, 0))
     while True:
@@ -63,7 +63,7 @@ def resets(error_code):
 
 
 def goes_away(writer, _stream):
-    """It will not answer this call, nor any other."""
+    """Send GOAWAY: neither this call nor another is answered."""
     writer.write(frame(GOAWAY, 0, 0, struct.pack(">II", 0, 0)))
 
 
@@ -94,7 +94,7 @@ def gateway_fails(writer, stream):
 
 @contextlib.asynccontextmanager
 async def raw_server(end):
-    """Its address, and the event that lets it end its calls."""
+    """Run the server. Yield its address, and the event that lets it end its calls."""
     connections, may_end = {}, asyncio.Event()
 
     async def accepted(reader, writer):

@@ -1,4 +1,4 @@
-"""How the ends that come from between client and server look: each is ConnectionLost, on both stacks."""
+"""Ends of a call that a proxy or the network causes: each is ConnectionLost, in both clients."""
 
 import asyncio
 
@@ -58,7 +58,7 @@ async def read_in_thread(target, was_read):
         gateway_fails,
     ],
 )
-async def test_what_is_no_answer_of_a_server_is_a_lost_connection(end, read):
+async def test_an_end_that_no_server_sends_is_connection_lost(end, read):
     async with asyncio.timeout(LIMIT_S), raw_server(end) as (target, may_end):
         with pytest.raises(tokenwire.ConnectionLost) as caught:
             await read(target, may_end.set)

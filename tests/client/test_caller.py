@@ -24,13 +24,13 @@ async def unknown(context):
     await context.abort_with_status(status(Code.UNAUTHENTICATED, "UNAUTHENTICATED"))
 
 
-async def test_the_server_says_who_calls(server, client):
+async def test_get_caller_returns_the_caller(server, client):
     server.caller = known
 
     assert await client.get_caller() == CALLER
 
 
-async def test_the_server_says_who_calls_without_a_loop_too(server):
+async def test_get_caller_returns_the_caller_to_a_thread(server):
     server.caller = known
 
     def get_caller():
@@ -40,21 +40,21 @@ async def test_the_server_says_who_calls_without_a_loop_too(server):
     assert await asyncio.to_thread(get_caller) == CALLER
 
 
-async def test_whom_it_does_not_know_it_refuses(server, client):
+async def test_get_caller_refuses_an_unknown_key(server, client):
     server.caller = unknown
 
     with pytest.raises(tokenwire.Unauthenticated):
         await client.get_caller()
 
 
-async def test_an_older_server_is_told_by_the_code(server, client):
+async def test_an_older_server_answers_get_caller_with_unimplemented(server, client):
     with pytest.raises(tokenwire.TokenwireError) as caught:
         await client.get_caller()
 
     assert (caught.value.code, caught.value.reason) == (Code.UNIMPLEMENTED, "")
 
 
-async def test_a_question_has_a_deadline(server, client):
+async def test_a_lookup_has_a_deadline(server, client):
     async def silent(context):
         await asyncio.Event().wait()
 

@@ -1,4 +1,4 @@
-"""What a base installation must be enough for."""
+"""The client works with a base installation, and loads gRPC only on demand."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def test_the_client_needs_nothing_but_its_base_dependencies():
     assert foreign_modules_of("tokenwire.api, tokenwire.v1.error_pb2") <= BASE
 
 
-def test_the_command_line_loads_rich_only_when_it_runs():
+def test_importing_the_command_line_does_not_load_rich():
     assert foreign_modules_of("tokenwire.cli") <= BASE
     commands = ", ".join(
         f"tokenwire.cli.{name}"
@@ -52,12 +52,12 @@ except ImportError:
 """
 
 
-def test_grpc_is_loaded_when_something_of_it_is_asked_for():
+def test_grpc_is_loaded_when_a_public_name_is_used():
     done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=30)
     assert done.stdout == "none\n", done.stderr
 
 
-def test_the_client_runs_where_every_other_package_is_missing():
+def test_the_client_runs_without_any_other_package():
     code = f"""
 import sys
 class Missing:

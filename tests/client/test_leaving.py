@@ -1,4 +1,4 @@
-"""Leaving a resumable stream ends its generation, whoever leaves and however."""
+"""Leaving a resumable stream cancels its generation, in whatever way it is left."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ async def client(server):
         yield each
 
 
-async def test_the_provider_is_let_go_at_once_and_not_after_the_linger(real_server, simulator):
+async def test_leaving_closes_the_provider_connection_before_the_linger(real_server, simulator):
     async with tokenwire.AsyncClient(real_server, resumable=True) as client:
         async with client.chat_stream(ENDLESS.format("leave-1"), "Hi") as stream:
             await anext(stream.text)
@@ -45,7 +45,7 @@ async def test_the_provider_is_let_go_at_once_and_not_after_the_linger(real_serv
     await asyncio.to_thread(simulator.wait_until_none_open, 1)
 
 
-async def test_the_provider_is_let_go_at_once_without_a_loop_too(real_server, simulator):
+async def test_leaving_in_a_thread_closes_the_provider_connection(real_server, simulator):
     def leave():
         with tokenwire.Client(real_server, resumable=True) as client:
             with client.chat_stream(ENDLESS.format("leave-2"), "Hi") as stream:
@@ -58,7 +58,7 @@ async def test_the_provider_is_let_go_at_once_without_a_loop_too(real_server, si
     await asyncio.to_thread(simulator.wait_until_none_open, 1)
 
 
-async def test_a_cancelled_reader_cancels_the_generation(server, client):
+async def test_cancelling_the_reading_task_cancels_the_generation(server, client):
     server.script = plays_then_waits(started())
     reading = asyncio.Event()
 
@@ -77,7 +77,7 @@ async def test_a_cancelled_reader_cancels_the_generation(server, client):
     assert not client._transport._background_tasks
 
 
-async def test_a_reader_cancelled_twice_is_let_go_and_the_generation_cancelled_behind_him(
+async def test_a_task_cancelled_twice_ends_while_the_generation_is_cancelled_in_the_background(
     server, client
 ):
     came, go_on, reading = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -108,7 +108,7 @@ async def test_a_reader_cancelled_twice_is_let_go_and_the_generation_cancelled_b
     assert server.ended == [STREAM_ID]
 
 
-async def test_a_local_timeout_around_the_reading_stays_a_timeout(server, client):
+async def test_a_local_timeout_around_the_block_is_raised_as_timeout_error(server, client):
     server.script = plays_then_waits(started())
 
     with pytest.raises(TimeoutError):
@@ -118,7 +118,7 @@ async def test_a_local_timeout_around_the_reading_stays_a_timeout(server, client
     assert server.ended == [STREAM_ID]
 
 
-async def test_a_deadline_ends_the_generation_and_not_its_reader_alone(server, client):
+async def test_a_deadline_cancels_the_generation_too(server, client):
     server.script = plays_then_waits(started())
 
     with pytest.raises(tokenwire.DeadlineExceeded):
@@ -128,7 +128,7 @@ async def test_a_deadline_ends_the_generation_and_not_its_reader_alone(server, c
     assert server.ended == [STREAM_ID]
 
 
-async def test_a_reader_who_leaves_before_the_server_accepts_cancels_what_it_then_accepts(
+async def test_leaving_before_the_server_accepts_cancels_the_stream_once_it_is_accepted(
     server, client
 ):
     go_on, called = asyncio.Event(), asyncio.Event()
@@ -162,7 +162,7 @@ async def test_a_reader_who_leaves_before_the_server_accepts_cancels_what_it_the
         fails(status(Code.NOT_FOUND, "UNKNOWN_MODEL")),
     ],
 )
-async def test_what_has_ended_is_not_cancelled(server, client, script):
+async def test_a_stream_that_has_ended_is_not_cancelled(server, client, script):
     server.script = script
 
     try:
@@ -174,7 +174,7 @@ async def test_what_has_ended_is_not_cancelled(server, client, script):
     assert server.ended == []
 
 
-async def test_a_stream_that_was_resumed_by_hand_goes_on_without_that_reader(server, client):
+async def test_leaving_a_stream_resumed_by_hand_does_not_cancel_it(server, client):
     server.resume_scripts = [plays_then_waits(text(5, "a"))]
 
     async with client.resume(STREAM_ID, 4) as stream:
@@ -184,7 +184,7 @@ async def test_a_stream_that_was_resumed_by_hand_goes_on_without_that_reader(ser
 
 
 @pytest.mark.parametrize("gone", ["refused", "silent"])
-async def test_a_server_that_is_gone_holds_nobody_up(server, gone):
+async def test_leaving_takes_a_bounded_time_if_the_server_is_unreachable(server, gone):
     server.script = plays_then_waits(started())
     async with (
         wire_to(server.target) as wire,
@@ -200,7 +200,7 @@ async def test_a_server_that_is_gone_holds_nobody_up(server, gone):
         assert time.monotonic() - began < CANCEL_TIMEOUT_S + LIMIT_S
 
 
-async def test_a_server_that_is_gone_holds_nobody_up_without_a_loop_either(server):
+async def test_leaving_in_a_thread_takes_a_bounded_time_if_the_server_is_unreachable(server):
     server.script = plays_then_waits(started())
     loop = asyncio.get_running_loop()
 
@@ -218,7 +218,7 @@ async def test_a_server_that_is_gone_holds_nobody_up_without_a_loop_either(serve
         assert await asyncio.to_thread(leave, wire) < CANCEL_TIMEOUT_S + LIMIT_S
 
 
-async def test_a_wire_cut_in_the_moment_of_leaving_does_not_keep_the_cancel_back(server):
+async def test_the_generation_is_cancelled_if_the_connection_breaks_while_leaving(server):
     server.info = INFO
     server.script = plays_then_waits(started())
     async with (

@@ -28,7 +28,7 @@ def database(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tenants_server(start, simulator, authority, database):
-    """Address of a server that wants a key, over TLS."""
+    """Address of a server that requires a key, over TLS."""
     files = authority.issue("127.0.0.1")
     options = ["--auth", "keys", "--tls-cert", str(files.cert), "--tls-key", str(files.key)]
     environ = simulator.environ() | {"TOKENWIRE_DATABASE": database}
@@ -38,7 +38,7 @@ def tenants_server(start, simulator, authority, database):
 
 @pytest.fixture
 def how(tenants_server, authority, database):
-    """How to connect, with a new key that starts two chats a minute."""
+    """Arguments of a client, with a new key that allows two requests a minute."""
     command = [sys.executable, "-m", "tokenwire_server", "keys", "create", "--database", database]
     created = subprocess.run(
         [*command, "--tenant", "acme", "--models", "openai/*", "--limits", KEY_LIMITS],
@@ -52,7 +52,7 @@ def how(tenants_server, authority, database):
 
 
 async def known(client, within_s=10.0):
-    """The caller, once the server has read the new key."""
+    """Return the caller, as soon as the server has read the new key."""
     async with asyncio.timeout(within_s):
         while True:
             try:
@@ -61,7 +61,7 @@ async def known(client, within_s=10.0):
                 await asyncio.sleep(0.02)
 
 
-async def test_a_key_says_who_calls_and_its_limits_hold(how):
+async def test_a_key_identifies_the_caller_and_its_limits_apply(how):
     async with tokenwire.AsyncClient(**how) as client:
         caller = await known(client)
         async with client.chat_stream("openai/demo", "Hi", **FEW) as stream:
@@ -88,7 +88,7 @@ async def test_a_key_says_who_calls_and_its_limits_hold(how):
     assert how["key"] not in f"{error!r}{error}{error.metadata}{denied.value}"
 
 
-async def test_without_a_loop_it_is_the_same(how):
+async def test_a_key_identifies_a_caller_in_a_thread(how):
     async with tokenwire.AsyncClient(**how) as client:
         await known(client)
 
@@ -107,7 +107,7 @@ async def test_without_a_loop_it_is_the_same(how):
 
 
 @pytest.mark.parametrize("key", ["", "not-a-key", f"tw_{'0' * 12}_{'0' * 64}"])
-async def test_who_is_not_known_is_refused_and_the_key_is_not_repeated(how, key):
+async def test_an_unknown_key_is_refused_and_not_repeated(how, key):
     async with tokenwire.AsyncClient(how["target"], key=key, tls=how["tls"]) as client:
         with pytest.raises(tokenwire.Unauthenticated) as caught:
             async with client.chat_stream("openai/demo", "Hi", **FEW):
@@ -116,7 +116,7 @@ async def test_who_is_not_known_is_refused_and_the_key_is_not_repeated(how, key)
     assert not key or key not in f"{caught.value!r}{caught.value}{caught.value.metadata}"
 
 
-async def test_the_command_line_tells_the_same(how, authority, tmp_path):
+async def test_the_command_line_shows_the_caller(how, authority, tmp_path):
     async with tokenwire.AsyncClient(**how) as client:
         await known(client)
     key_file = tmp_path / "key"

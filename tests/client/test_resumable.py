@@ -1,4 +1,4 @@
-"""What a resumable stream does not let its reader see, against the real server."""
+"""Resumable streams on connections that break, against the real server."""
 
 import asyncio
 import itertools
@@ -22,7 +22,7 @@ MODEL = f"openai/sim?tokens={TOKENS}&itl_ms=1.5"
 
 
 class Puller:
-    """Pulls the wire CUTS times in one answer, a few bytes after an event: in the midst of a frame."""
+    """Cuts the connection CUTS times in one answer, a few bytes after an event: inside a frame."""
 
     def __init__(self, wire, call, seed):
         self._wire = wire
@@ -39,7 +39,7 @@ class Puller:
 
 
 class History:
-    """What one reader saw, judged as it comes: each sequence stands for all of the text up to it."""
+    """Checks what one reader gets: each sequence corresponds to a length of the text."""
 
     def __init__(self):
         self.pieces = []
@@ -70,7 +70,7 @@ def report(who, wire, took_s):
     print(f"\n{who}: wire pulled {wire.cuts} times in {TOKENS} tokens, {took_s:.1f} s: whole")
 
 
-async def test_a_wire_pulled_many_times_is_not_seen(real_server):
+async def test_a_connection_cut_many_times_loses_and_repeats_nothing(real_server):
     history = History()
     async with (
         asyncio.timeout(60),
@@ -91,7 +91,7 @@ async def test_a_wire_pulled_many_times_is_not_seen(real_server):
     assert answer.finished.usage.output_tokens == TOKENS
 
 
-async def test_a_wire_pulled_many_times_is_not_seen_without_a_loop_either(real_server):
+async def test_a_connection_cut_many_times_loses_and_repeats_nothing_in_a_thread(real_server):
     history = History()
     loop = asyncio.get_running_loop()
 
@@ -115,7 +115,7 @@ async def test_a_wire_pulled_many_times_is_not_seen_without_a_loop_either(real_s
     assert answer.message.parts[0].text == "".join(WORDS)
 
 
-async def test_a_reader_who_stops_for_too_long_goes_on_or_learns_what_is_lost(start, simulator):
+async def test_a_reader_that_stalls_resumes_or_gets_a_named_error(start, simulator):
     narrow = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
     stalls_soon = simulator.environ() | {"TOKENWIRE_LIMITS__READER_STALL_S": "1"}
 
@@ -127,7 +127,7 @@ async def test_a_reader_who_stops_for_too_long_goes_on_or_learns_what_is_lost(st
         ):
             text = await anext(stream.text)
             while (await client.get_stream(stream.stream_id)).reader_count:
-                await asyncio.sleep(0.05)  # until it is let go
+                await asyncio.sleep(0.05)  # until it is released
             async for piece in stream.text:
                 text += piece
         return text
@@ -141,7 +141,7 @@ async def test_a_reader_who_stops_for_too_long_goes_on_or_learns_what_is_lost(st
 
 
 @pytest.mark.parametrize("moment", ["early", "any"])
-async def test_readers_cancelled_at_random_moments_leave_no_generation_behind(
+async def test_readers_cancelled_at_random_moments_leave_no_generation_running(
     real_server, simulator, moment
 ):
     model = "openai/sim?repeat=forever&itl_ms=3"

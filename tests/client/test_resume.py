@@ -1,4 +1,4 @@
-"""Streams that are resumed, looked at, cancelled and deleted by hand, at the real server."""
+"""Streams that are resumed, looked up, cancelled and deleted by hand, at the real server."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ def threads(real_server):
 
 
 async def read_until(stream, sequence):
-    """What an answer's first events say, up to that sequence or the next there is."""
+    """Return the text of the events up to that sequence, or up to the next one after it."""
     pieces = []
     async for each in stream:
         pieces.append(each.text.text)
@@ -40,7 +40,7 @@ async def read_until(stream, sequence):
     raise AssertionError("it ended before")
 
 
-async def test_what_follows_the_cursor_is_the_rest(client):
+async def test_resume_returns_the_events_after_the_cursor(client):
     async with client.chat_stream(SHORT, "Hi", retention=KEPT) as stream:
         before = await read_until(stream, 9)
 
@@ -55,7 +55,7 @@ async def test_what_follows_the_cursor_is_the_rest(client):
     assert rest.last_sequence == 42
 
 
-async def test_what_follows_the_cursor_is_the_rest_without_a_loop_too(threads):
+async def test_resume_returns_the_events_after_the_cursor_to_a_thread(threads):
     def read():
         with threads.chat_stream(SHORT, "Hi", retention=KEPT) as stream:
             before = next(stream.text)
@@ -70,7 +70,7 @@ async def test_what_follows_the_cursor_is_the_rest_without_a_loop_too(threads):
     assert before + answer.message.parts[0].text == TEXT
 
 
-async def test_from_the_end_of_a_finished_stream_there_is_nothing_and_that_is_no_error(client):
+async def test_resuming_at_the_end_of_a_finished_stream_returns_no_events(client):
     async with client.chat_stream(SHORT, "Hi", retention=KEPT) as stream:
         await stream.final()
 
@@ -80,7 +80,7 @@ async def test_from_the_end_of_a_finished_stream_there_is_nothing_and_that_is_no
     assert rest.last_sequence == stream.last_sequence
 
 
-async def test_any_number_of_readers_read_one_stream(client):
+async def test_a_stream_can_have_several_readers(client):
     async with client.chat_stream(SHORT, "Hi") as stream:
         await anext(stream)
 
@@ -93,7 +93,7 @@ async def test_any_number_of_readers_read_one_stream(client):
     assert [answer.message.parts[0].text for answer in answers] == [TEXT] * 3
 
 
-async def test_a_resume_is_refused_where_the_block_is_entered(client):
+async def test_a_refused_resume_is_raised_on_entering_the_block(client):
     with pytest.raises(tokenwire.StreamNotFound):
         async with client.resume(UNKNOWN):
             pytest.fail("entered")
@@ -106,7 +106,7 @@ async def test_a_resume_is_refused_where_the_block_is_entered(client):
     assert (caught.value.earliest_sequence, caught.value.latest_sequence) == (1, 42)
 
 
-async def test_a_stream_is_looked_at_cancelled_and_deleted(client):
+async def test_a_stream_can_be_looked_up_cancelled_and_deleted(client):
     async with client.chat_stream(ENDLESS, "Hi") as stream:
         await read_until(stream, 3)
         running = await client.get_stream(stream.stream_id)
@@ -127,7 +127,7 @@ async def test_a_stream_is_looked_at_cancelled_and_deleted(client):
             await call(stream.stream_id)
 
 
-async def test_a_stream_is_looked_at_cancelled_and_deleted_without_a_loop_too(threads):
+async def test_a_stream_can_be_looked_up_cancelled_and_deleted_by_a_thread(threads):
     def run():
         with threads.chat_stream(ENDLESS, "Hi") as stream:
             next(stream.text)
@@ -144,7 +144,7 @@ async def test_a_stream_is_looked_at_cancelled_and_deleted_without_a_loop_too(th
     assert ended.finish_reason == FINISH_REASON_CANCELLED
 
 
-async def test_one_request_id_is_one_stream_and_another_request_is_refused(client):
+async def test_a_request_id_attaches_to_its_stream_and_refuses_another_request(client):
     request_id = "resume-by-hand-1"
     async with client.chat_stream(SHORT, "Hi", retention=KEPT, request_id=request_id) as first:
         answer = await first.final()
@@ -165,7 +165,7 @@ async def test_one_request_id_is_one_stream_and_another_request_is_refused(clien
         (tokenwire.delivery(usage_s=1), "usage"),
     ],
 )
-async def test_what_a_silent_stream_lets_its_reader_hear_moves_no_cursor(client, asked, heard):
+async def test_heartbeats_and_interval_usage_do_not_move_the_cursor(client, asked, heard):
     model = "openai/sim?tokens=9&stall_after=3"
 
     async with asyncio.timeout(LIMIT_S), client.chat_stream(model, "Hi", delivery=asked) as stream:
@@ -177,10 +177,10 @@ async def test_what_a_silent_stream_lets_its_reader_hear_moves_no_cursor(client,
     assert stream.last_sequence == info.last_sequence == 4
 
 
-# What the real server cannot be made to do at will.
+# The real server cannot be made to do these.
 
 
-async def test_an_expired_cursor_says_from_where_the_stream_can_be_read(server):
+async def test_an_expired_cursor_reports_the_earliest_sequence(server):
     held = {"earliest_sequence": "50", "latest_sequence": "90"}
     gone = status(grpc.StatusCode.OUT_OF_RANGE, "RESUME_POINT_EXPIRED", metadata=held)
     server.resume_scripts = [fails(gone)]
@@ -201,7 +201,7 @@ async def test_an_expired_cursor_says_from_where_the_stream_can_be_read(server):
         (0, [started(), event(1, heartbeat=Heartbeat())]),
     ],
 )
-async def test_a_resumed_stream_without_its_end_is_never_an_answer(server, after_sequence, events):
+async def test_a_resumed_stream_without_finished_is_incomplete(server, after_sequence, events):
     server.resume_scripts = [plays(*events)]
 
     async with (

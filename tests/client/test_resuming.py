@@ -1,4 +1,4 @@
-"""How both clients come back to a stream, at a server that does what the test says."""
+"""How both clients resume a stream, at a scripted server."""
 
 import asyncio
 import time
@@ -30,12 +30,12 @@ from .conftest import (
 
 DRAINING = status(Code.UNAVAILABLE, "DRAINING")
 BRIEF = tokenwire.retention(linger_s=0.6)
-"""So that giving up does not take long."""
+"""A short linger, so that giving up does not take long."""
 
 
 @dataclass
 class Read:
-    """What one reader got, and in what time."""
+    """What one reader got, and how long it took."""
 
     stream: object
     sequences: list[int] = field(default_factory=list)
@@ -73,7 +73,7 @@ def read_in_thread(client_arguments, stream_arguments):
 
 @pytest.fixture(params=["asyncio", "threads"])
 def read(request, server):
-    """Reads one resumable stream to its end with one of the clients."""
+    """Return a function that reads one resumable stream to its end with one of the clients."""
 
     async def run(target=server.target, **stream_arguments):
         async with asyncio.timeout(LIMIT_S * 3):
@@ -85,7 +85,7 @@ def read(request, server):
 
 
 @pytest.mark.parametrize("reason", ["DRAINING", "SLOW_READER"])
-async def test_a_reader_who_is_sent_away_goes_on_where_he_was(server, read, reason):
+async def test_draining_and_slow_reader_resume_at_the_readers_own_cursor(server, read, reason):
     away = status(Code.UNAVAILABLE, reason, metadata={"last_sequence": "90"})
     server.script = fails(away, started(), text(2, "a"))
     full = status(Code.UNAVAILABLE, "OVERLOADED")
@@ -108,7 +108,7 @@ async def test_a_reader_who_is_sent_away_goes_on_where_he_was(server, read, reas
     assert server.ended == []
 
 
-async def test_what_is_made_for_one_reader_moves_no_cursor(server, read):
+async def test_resuming_ignores_the_sequence_of_heartbeats_and_interval_usage(server, read):
     beat, used = event(5, heartbeat=Heartbeat()), event(5, usage=Usage(output_tokens=1))
     server.script = fails(DRAINING, started(), text(2, "a"), beat, used)
     server.resume_scripts = [fails(DRAINING, beat), plays(text(3, "b"), finished(4))]
@@ -119,7 +119,7 @@ async def test_what_is_made_for_one_reader_moves_no_cursor(server, read):
     assert [each.after_sequence for each in server.resumes] == [2, 2]
 
 
-async def test_nothing_new_for_the_linger_and_the_last_error_says_where_to_go_on(server, read):
+async def test_without_a_new_event_within_the_linger_the_last_error_has_the_cursor(server, read):
     server.script = fails(DRAINING, started(), text(2, "a"))
     server.resume_scripts = [fails(DRAINING)]
 
@@ -129,10 +129,10 @@ async def test_nothing_new_for_the_linger_and_the_last_error_says_where_to_go_on
     assert (got.error.stream_id, got.error.last_sequence) == (STREAM_ID, 2)
     assert len(server.resumes) >= 2
     assert got.took_s < 10 * 0.6
-    assert server.ended == []  # it is the caller's to resume by hand
+    assert server.ended == []  # the caller can resume it by hand
 
 
-async def test_a_stream_that_is_gone_is_given_up_at_once(server, read):
+async def test_a_stream_that_is_not_found_is_not_tried_again(server, read):
     server.script = fails(DRAINING, started(), text(2, "a"))
     server.resume_scripts = [fails(status(Code.NOT_FOUND, "STREAM_NOT_FOUND"))]
 
@@ -143,7 +143,7 @@ async def test_a_stream_that_is_gone_is_given_up_at_once(server, read):
     assert len(server.resumes) == 1
 
 
-async def test_what_is_lost_is_an_error_and_no_gap(server, read):
+async def test_dropped_events_are_an_error_and_not_a_gap(server, read):
     held = {"earliest_sequence": "50", "latest_sequence": "90"}
     server.script = fails(status(Code.UNAVAILABLE, "SLOW_READER"), started(), text(2, "a"))
     server.resume_scripts = [
@@ -157,7 +157,7 @@ async def test_what_is_lost_is_an_error_and_no_gap(server, read):
     assert (got.error.last_sequence, got.error.earliest_sequence) == (2, 50)
 
 
-async def test_the_streams_own_failure_is_no_reason_to_come_back(server, read):
+async def test_a_failed_stream_is_not_resumed(server, read):
     server.script = fails(status(Code.ABORTED, "UPSTREAM_BROKEN"), started(), text(2, "a"))
 
     got = await read()
@@ -166,7 +166,7 @@ async def test_the_streams_own_failure_is_no_reason_to_come_back(server, read):
     assert server.resumes == []
 
 
-async def test_before_the_server_has_accepted_nothing_is_tried_twice(server, read):
+async def test_a_call_that_was_not_accepted_is_not_tried_again(server, read):
     async def script(_request, _context):
         wire.cut()
         await asyncio.Event().wait()
@@ -179,7 +179,7 @@ async def test_before_the_server_has_accepted_nothing_is_tried_twice(server, rea
     assert (len(server.requests), server.resumes) == (1, [])
 
 
-async def test_the_deadline_is_of_the_whole(server, read):
+async def test_the_deadline_includes_all_attempts(server, read):
     remaining = []
 
     async def script(request, context):
@@ -198,11 +198,11 @@ async def test_the_deadline_is_of_the_whole(server, read):
     assert type(got.error) is tokenwire.DeadlineExceeded
     assert (got.error.stream_id, got.error.last_sequence) == (STREAM_ID, 2)
     assert 1.4 < got.took_s < LIMIT_S
-    assert remaining[1] < remaining[0] - 0.1  # at least one wait lies between them
+    assert remaining[1] < remaining[0] - 0.1  # there was at least one wait between them
     assert server.ended == [STREAM_ID]
 
 
-async def test_the_deadline_passes_while_nobody_answers_too(server, read):
+async def test_the_deadline_passes_between_attempts(server, read):
     server.script = fails(DRAINING, started())
     server.resume_scripts = [fails(DRAINING)]
 
@@ -212,7 +212,7 @@ async def test_the_deadline_passes_while_nobody_answers_too(server, read):
     assert 0.4 < got.took_s < LIMIT_S
 
 
-async def test_a_server_that_never_answers_is_waited_for_no_longer_than_the_linger(server, read):
+async def test_an_unanswered_attempt_is_given_up_after_the_linger(server, read):
     async def silent(_request, _context):
         await asyncio.Event().wait()
 
@@ -227,10 +227,10 @@ async def test_a_server_that_never_answers_is_waited_for_no_longer_than_the_ling
 
 
 def cuts_after_two_events(wire, away_s=None):
-    """A script during which the wire goes down, and comes up again so much later, or never."""
+    """Return a script during which the connection is cut, and works again after `away_s`, or never."""
 
     async def blink():
-        await asyncio.sleep(0.05)  # what was written is on its way
+        await asyncio.sleep(0.05)  # the events have been sent
         await wire.down()
         if away_s is not None:
             await asyncio.sleep(away_s)
@@ -245,7 +245,7 @@ def cuts_after_two_events(wire, away_s=None):
     return script
 
 
-async def test_a_wire_that_stays_cut_is_given_up_and_the_stream_resumed_by_hand(server, read):
+async def test_after_giving_up_the_stream_can_be_resumed_by_hand(server, read):
     server.resume_scripts = [plays(text(3, "b"), finished(4))]
     async with asyncio.timeout(LIMIT_S * 3), wire_to(server.target) as wire:
         server.script = cuts_after_two_events(wire)
@@ -256,7 +256,7 @@ async def test_a_wire_that_stays_cut_is_given_up_and_the_stream_resumed_by_hand(
         assert got.error.last_sequence == got.stream.last_sequence == 2
         await wire.up()
         async with tokenwire.AsyncClient(wire.target) as client:
-            while not server.resumes:  # gRPC waits a little after a failed connect
+            while not server.resumes:  # gRPC waits after a failed connection attempt
                 try:
                     async with client.resume(STREAM_ID, got.error.last_sequence) as rest:
                         assert [each.sequence async for each in rest] == [3, 4]
@@ -264,7 +264,7 @@ async def test_a_wire_that_stays_cut_is_given_up_and_the_stream_resumed_by_hand(
                     await asyncio.sleep(0.1)
 
 
-async def test_a_wire_that_comes_back_is_found_again(server, read):
+async def test_the_stream_is_resumed_when_the_connection_works_again(server, read):
     server.resume_scripts = [plays(text(3, "b"), finished(4))]
     async with wire_to(server.target) as wire:
         server.script = cuts_after_two_events(wire, away_s=1)
@@ -274,7 +274,7 @@ async def test_a_wire_that_comes_back_is_found_again(server, read):
     assert 1 < got.took_s < LIMIT_S
 
 
-async def test_cancelling_or_closing_ends_the_waiting_for_another_attempt(server):
+async def test_cancelling_ends_the_wait_for_another_attempt(server):
     retry = RetryInfo(retry_delay=Duration(seconds=20))
     server.script = fails(DRAINING, started())
     server.resume_scripts = [fails(status(Code.UNAVAILABLE, "OVERLOADED", more=[retry]))]
@@ -308,7 +308,7 @@ async def test_cancelling_or_closing_ends_the_waiting_for_another_attempt(server
     assert server.ended == [STREAM_ID] * 2
 
 
-async def test_one_call_can_switch_it_off(server):
+async def test_one_call_can_override_resumable(server):
     server.script = fails(DRAINING, started())
 
     async with tokenwire.AsyncClient(server.target, resumable=True) as client:

@@ -1,4 +1,4 @@
-"""A UsageService that keeps its records in a list, and pages through them as a real one does."""
+"""A UsageService with its records in a list, and with the paging of the real one."""
 
 # ruff: noqa: N802 - the servicer's methods and their arguments are named by gRPC
 
@@ -12,7 +12,7 @@ from tokenwire.v1 import usage_pb2, usage_pb2_grpc
 
 
 def record(number: int, **fields: Any) -> usage_pb2.UsageRecord:
-    """The record of stream number so and so: opened at that second, with that much of everything."""
+    """Return the record of stream `number`: opened at that second, with that many tokens."""
     usage = fields.pop("usage", None)
     if usage is None:
         usage = usage_pb2.Usage(
@@ -29,7 +29,7 @@ def record(number: int, **fields: Any) -> usage_pb2.UsageRecord:
 
 @dataclass
 class UsageServer(usage_pb2_grpc.UsageServiceServicer):
-    """Newest first; a page begins after the last record of the one before, whatever came meanwhile."""
+    """Newest first. A page begins after the last record of the page before, even if records were added."""
 
     records: dict[int, usage_pb2.UsageRecord] = field(default_factory=dict)
     summaries: list[usage_pb2.UsageSummary] = field(default_factory=list)
@@ -37,7 +37,7 @@ class UsageServer(usage_pb2_grpc.UsageServiceServicer):
     asked: list[usage_pb2.GetUsageSummaryRequest] = field(default_factory=list)
     largest_page: int = 1000
     before_page: Callable[[int, Any], Any] | None = None
-    """Called with a page's number, from 0, and the call's context, before it is answered."""
+    """Awaited before a page is answered, with its number, from 0, and the context of the call."""
 
     def hold(self, numbers: Iterator[int] | range, **fields: Any) -> None:
         for number in numbers:

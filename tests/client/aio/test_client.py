@@ -26,7 +26,7 @@ from ..conftest import (
 Code = grpc.StatusCode
 
 
-async def test_events_come_in_order_and_the_block_ends_after_finished(server, client):
+async def test_events_are_read_in_order_until_finished(server, client):
     events = [started(), text(2, "Hel"), text(5, "lo"), finished(6)]
     server.script = plays(*events)
 
@@ -39,7 +39,7 @@ async def test_events_come_in_order_and_the_block_ends_after_finished(server, cl
     assert server.requests[0].messages[0].parts[0].text == "Hi"
 
 
-async def test_an_event_is_there_before_the_next_is_sent(server, client):
+async def test_an_event_is_returned_before_the_next_is_sent(server, client):
     go_on = asyncio.Event()
 
     async def script(_request, context):
@@ -55,7 +55,7 @@ async def test_an_event_is_there_before_the_next_is_sent(server, client):
         await stream.final()
 
 
-async def test_text_gives_the_pieces_of_text_alone(server, client):
+async def test_text_returns_only_the_pieces_of_text(server, client):
     server.script = plays(started(), reasoning(2, "Hm"), text(3, "a"), text(4, "b"), finished(5))
 
     async with client.chat_stream("m", "Hi") as stream:
@@ -90,7 +90,7 @@ async def test_an_unknown_event_is_passed_and_counted_and_is_no_text(server, cli
     assert stream.last_sequence == 7
 
 
-async def test_breaking_out_cancels_the_call_while_the_stream_is_still_held(server, client):
+async def test_leaving_the_block_cancels_the_call_while_the_stream_is_referenced(server, client):
     server.script = plays_then_waits(started(), text(2, "a"))
 
     async with client.chat_stream("m", "Hi") as stream:
@@ -112,7 +112,7 @@ async def test_leaving_by_an_exception_cancels_the_call(server, client):
     assert await caller_left(server)
 
 
-async def test_cancelling_the_reading_task_cancels_the_call_and_stays_a_cancellation(
+async def test_cancelling_the_reading_task_cancels_the_call_and_raises_cancelled_error(
     server, client
 ):
     server.script = plays_then_waits(started())
@@ -153,35 +153,36 @@ async def test_cancelling_a_task_that_waits_to_enter_cancels_the_call(server, cl
     assert await caller_left(server)
 
 
-async def test_a_local_timeout_around_the_reading_stays_a_timeout(server, client):
+async def test_a_local_timeout_around_the_block_is_raised_as_timeout_error(server, client):
     server.script = plays_then_waits(started())
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(None) as limit, client.chat_stream("m", "Hi") as stream:
-            await anext(stream)  # the call has come to the server
+            await anext(stream)  # the server has received the call
             limit.reschedule(asyncio.get_running_loop().time() + 0.05)
             await stream.final()
 
     assert await caller_left(server)
 
 
-async def test_cancel_from_elsewhere_wakes_the_reader_with_a_named_error(server, client):
+async def test_cancel_raises_cancelled_in_the_reader(server, client):
     server.script = plays_then_waits(started(), text(2, "a"))
 
     async with client.chat_stream("m", "Hi") as stream:
         await anext(stream)
         await anext(stream)
         asyncio.get_running_loop().call_soon(stream.cancel)
-        for _ in range(2):  # and stays ended
+        for _ in range(2):  # the second read fails too
             with pytest.raises(tokenwire.Cancelled) as caught:
                 await anext(stream)
 
+    assert caught.value.message == "this client cancelled the call"
     assert (caught.value.stream_id, caught.value.last_sequence) == (STREAM_ID, 2)
     assert stream.message.parts[0].text == "a"
     assert await caller_left(server)
 
 
-async def test_closing_the_client_ends_its_streams_with_a_named_error(server):
+async def test_closing_the_client_raises_cancelled_in_the_reader(server):
     server.script = plays_then_waits(started())
     client = tokenwire.AsyncClient(server.target)
 
@@ -190,7 +191,7 @@ async def test_closing_the_client_ends_its_streams_with_a_named_error(server):
         reader = asyncio.create_task(anext(stream))
         await asyncio.sleep(0)
         await client.close()
-        with pytest.raises(tokenwire.Cancelled):
+        with pytest.raises(tokenwire.Cancelled, match="the client was closed"):
             await reader
 
     await client.close()
@@ -199,7 +200,7 @@ async def test_closing_the_client_ends_its_streams_with_a_named_error(server):
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-async def test_closing_the_client_ends_streams_that_nobody_reads_just_now(server, resumed):
+async def test_closing_the_client_ends_streams_that_are_not_being_read(server, resumed):
     server.script = plays_then_waits(started())
     server.resume_scripts = [plays_then_waits(text(5, "a"))]
     client = tokenwire.AsyncClient(server.target)
@@ -210,7 +211,7 @@ async def test_closing_the_client_ends_streams_that_nobody_reads_just_now(server
         assert await caller_left(server)
 
 
-async def test_a_client_holds_no_stream_that_has_ended(server, client):
+async def test_a_client_does_not_keep_streams_that_have_ended(server, client):
     server.script = plays(started(), text(2, "a"), finished(3))
 
     async with client.chat_stream("m", "Hi") as stream:
@@ -224,7 +225,7 @@ async def test_a_client_holds_no_stream_that_has_ended(server, client):
             gc.collect()
 
 
-async def test_chat_gives_the_whole_answer_and_leaving_it_cancels(server, client):
+async def test_chat_returns_the_whole_answer_and_cancelling_it_cancels_the_call(server, client):
     whole = tokenwire.ChatResponse(stream_id=STREAM_ID, message=tokenwire.assistant("Hello"))
 
     async def answer(_request, _context):
@@ -263,18 +264,18 @@ async def test_a_stream_is_read_only_inside_its_block_and_entered_once(server, c
     stream = client.chat_stream("m", "Hi")
     with pytest.raises(RuntimeError, match="inside"):
         await anext(stream)
-    stream.cancel()  # nothing has begun: no effect
+    stream.cancel()  # not entered yet: no effect
 
     server.script = plays(finished(1))
     async with stream:
         await stream.final()
-        await stream.final()  # the end stays the end
+        await stream.final()  # a second call returns the same answer
     with pytest.raises(RuntimeError, match="once"):
         async with stream:
             pass
 
 
-async def test_the_target_comes_from_the_environment_when_none_is_given(monkeypatch):
+async def test_the_default_target_comes_from_the_environment(monkeypatch):
     monkeypatch.delenv("TOKENWIRE_TARGET", raising=False)
     assert tokenwire.AsyncClient().target == "127.0.0.1:50051"
     monkeypatch.setenv("TOKENWIRE_TARGET", "gateway:1234")

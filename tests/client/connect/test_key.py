@@ -55,7 +55,7 @@ def answer_everything(server):
     server.models = [tokenwire.Model(id="m")]
 
 
-async def test_every_call_shows_the_key(server):
+async def test_every_call_sends_the_key(server):
     answer_everything(server)
     async with tokenwire.AsyncClient(server.target, key=KEY) as client:
         await client.chat("m", "Hi")
@@ -75,7 +75,7 @@ async def test_every_call_shows_the_key(server):
     assert {shown for _, shown in server.calls} == {BEARER}
 
 
-async def test_every_call_shows_the_key_without_a_loop_too(server):
+async def test_every_call_in_a_thread_sends_the_key(server):
     answer_everything(server)
 
     def calls():
@@ -100,7 +100,7 @@ async def test_every_call_shows_the_key_without_a_loop_too(server):
 
 
 @pytest.mark.parametrize("sync", [False, True])
-async def test_what_the_client_calls_by_itself_shows_the_key_too(server, sync):
+async def test_calls_that_resume_and_cancel_send_the_key(server, sync):
     server.script = fails(status(Code.UNAVAILABLE, "DRAINING"), started(), text(2, "a"))
     server.resume_scripts = [plays_then_waits(text(3, "b"))]
     server.info = tokenwire.StreamInfo(stream_id=STREAM_ID)
@@ -127,7 +127,7 @@ async def test_what_the_client_calls_by_itself_shows_the_key_too(server, sync):
     ]
 
 
-async def test_the_variable_is_the_default_and_an_argument_goes_before_it(server, monkeypatch):
+async def test_an_argument_overrides_the_variable(server, monkeypatch):
     monkeypatch.setenv("TOKENWIRE_KEY", f"  {KEY}\r\n")
     for key in (None, "another", ""):
         async with tokenwire.AsyncClient(server.target, key=key) as client:
@@ -142,7 +142,7 @@ async def test_the_variable_is_the_default_and_an_argument_goes_before_it(server
     assert [shown for _, shown in server.calls] == [BEARER, "Bearer another", None, BEARER]
 
 
-async def test_without_a_key_nothing_is_shown(server, client, monkeypatch):
+async def test_without_a_key_no_metadata_is_sent(server, client, monkeypatch):
     await client.list_models()
     monkeypatch.setenv("TOKENWIRE_KEY", " ")
     async with tokenwire.AsyncClient(server.target) as blank:
@@ -156,7 +156,7 @@ NO_KEY = ["a b", "a\n", "\ta", "schlüssel", "a\x00", "a\x7f", "Bearer a"]
 
 @pytest.mark.parametrize("key", NO_KEY)
 @pytest.mark.parametrize("kind", [tokenwire.Client, tokenwire.AsyncClient])
-def test_what_cannot_be_a_key_is_refused_without_repeating_it(key, kind, monkeypatch):
+def test_a_malformed_key_is_refused_and_not_repeated(key, kind, monkeypatch):
     key = key.replace("a", KEY)
     with pytest.raises(ValueError, match=r"^key: ") as caught:
         kind("127.0.0.1:1", key=key)
@@ -169,7 +169,7 @@ def test_what_cannot_be_a_key_is_refused_without_repeating_it(key, kind, monkeyp
 
 
 @given(st.text(min_size=1))
-def test_a_key_goes_out_as_it_is_or_not_at_all(key):
+def test_a_key_is_sent_unchanged_or_refused(key):
     try:
         ((name, value),) = call_metadata(key)
     except ValueError as error:
@@ -182,7 +182,7 @@ def test_a_key_goes_out_as_it_is_or_not_at_all(key):
 
 
 def everything_of(error):
-    """What a log, a debugger or an error tracker would show: with the locals of every frame."""
+    """Return what a log, a debugger or an error tracker would show, with the locals of every frame."""
     shown = "".join(
         traceback.TracebackException.from_exception(error, capture_locals=True).format()
     )
@@ -199,7 +199,7 @@ SERVER_SAYS = [
 @pytest.mark.parametrize("said", SERVER_SAYS)
 async def test_no_error_shows_the_key(server, said, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("TOKENWIRE_KEY", KEY)  # so that no local of this test holds it
+    monkeypatch.setenv("TOKENWIRE_KEY", KEY)  # so that no local of this test contains it
     errors = []
 
     def sync_calls():
@@ -237,11 +237,11 @@ async def test_no_error_shows_the_key(server, said, caplog, monkeypatch):
     for error in errors:
         assert KEY not in everything_of(error)
     assert KEY not in caplog.text
-    for each in (client, stream):
+    for each in (client, client._transport, stream):
         assert KEY not in repr(each) + str(each) + repr(vars(each))
 
 
-def test_copies_of_what_is_sent_do_not_show_it_either():
+def test_the_repr_of_the_metadata_does_not_show_the_key():
     metadata = call_metadata(KEY)
 
     for each in (metadata, list(metadata), dict(metadata), copy.deepcopy(metadata)):
@@ -250,7 +250,7 @@ def test_copies_of_what_is_sent_do_not_show_it_either():
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "localhost"])
-async def test_a_proxy_of_the_environment_never_sees_what_stays_here(server, target, monkeypatch):
+async def test_a_proxy_from_the_environment_is_not_used_for_loopback(server, target, monkeypatch):
     seen = []
 
     async def proxy(reader, writer):
@@ -277,7 +277,7 @@ async def test_a_proxy_of_the_environment_never_sees_what_stays_here(server, tar
         assert seen[0].startswith(b"CONNECT")
 
 
-async def test_a_call_that_its_task_leaves_shows_nothing_of_the_key(server, monkeypatch):
+async def test_a_cancelled_call_does_not_show_the_key(server, monkeypatch):
     monkeypatch.setenv("TOKENWIRE_KEY", KEY)
     called = asyncio.Event()
 

@@ -17,7 +17,7 @@ from tokenwire.connect.target import is_loopback, resolve_target
         "unix:/run/tokenwire.sock", "unix:///run/tokenwire.sock", "unix-abstract:tokenwire",
     ],
 )  # fmt: skip
-def test_what_stays_on_this_machine_is_loopback(target):
+def test_targets_on_this_machine_are_loopback(target):
     assert is_loopback(target)
 
 
@@ -31,12 +31,12 @@ def test_what_stays_on_this_machine_is_loopback(target):
         "ipv4:127.0.0.1:1,10.0.0.1:1", "xds:///localhost:1", "[::ffff:10.0.0.1]:1", "::1%evil",
     ],
 )  # fmt: skip
-def test_what_may_leave_it_is_not(target):
+def test_other_targets_are_not_loopback(target):
     assert not is_loopback(target)
 
 
 @given(st.ip_addresses(), st.integers(0, 65535), st.sampled_from(["", "dns:", "dns:///"]))
-def test_an_address_is_judged_as_the_network_reads_it(address, port, scheme):
+def test_loopback_includes_mapped_and_unspecified_addresses(address, port, scheme):
     loopback = {
         IPv4Address: [ip_network("127.0.0.0/8"), ip_network("0.0.0.0/32")],
         IPv6Address: [
@@ -51,7 +51,7 @@ def test_an_address_is_judged_as_the_network_reads_it(address, port, scheme):
     assert is_loopback(f"{scheme}{host}:{port}") == any(address in net for net in loopback)
 
 
-def test_the_argument_goes_before_the_variable_and_that_before_the_default(monkeypatch):
+def test_the_argument_overrides_the_variable_and_the_default(monkeypatch):
     assert resolve_target(None) == "127.0.0.1:50051"
     monkeypatch.setenv("TOKENWIRE_TARGET", "far:1")
     assert resolve_target(None) == "far:1"

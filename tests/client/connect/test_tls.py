@@ -42,7 +42,7 @@ async def tls_server(certificate):
 
 @pytest.fixture
 async def strict_server(certificate, authority):
-    """Wants a certificate of its callers."""
+    """Requires a certificate of its callers."""
     credentials = server_credentials(certificate, client_ca=authority.ca)
     async with serving(ScriptedServer(), credentials) as scripted:
         yield scripted
@@ -54,7 +54,7 @@ def list_models(target, **how):
 
 
 async def why_not(target, **how):
-    """The error of a call that cannot be made; both clients', which must agree."""
+    """Return the cause in the error of a call. Both clients must report the same."""
     async with tokenwire.AsyncClient(target, **how) as client:
         with pytest.raises(tokenwire.ConnectionLost) as caught:
             await client.list_models()
@@ -69,7 +69,7 @@ async def why_not(target, **how):
     return says
 
 
-async def test_a_stream_over_tls_is_a_stream(tls_server, authority):
+async def test_a_stream_can_be_read_over_tls(tls_server, authority):
     tls_server.script = plays(started(), text(2, "Hel"), text(3, "lo"), finished(4))
     how = {"tls": tokenwire.Tls(ca=authority.ca), "key": KEY}
 
@@ -85,7 +85,7 @@ async def test_a_stream_over_tls_is_a_stream(tls_server, authority):
     ]
 
 
-async def test_a_server_may_want_a_certificate(strict_server, authority, another, callers):
+async def test_a_server_can_require_a_certificate(strict_server, authority, another, callers):
     ours = tokenwire.Tls(ca=authority.ca, cert=callers.cert, key=callers.key)
     strangers = another.issue("caller@example.com")
     other = tokenwire.Tls(ca=authority.ca, cert=strangers.cert, key=strangers.key)
@@ -100,7 +100,7 @@ async def test_a_server_may_want_a_certificate(strict_server, authority, another
     assert len(strict_server.calls) == 2
 
 
-async def test_a_name_other_than_the_targets_can_be_expected(authority, certificate):
+async def test_server_name_overrides_the_name_of_the_target(authority, certificate):
     elsewhere = server_credentials(authority.issue("api.example.com"))
     async with serving(ScriptedServer(), elsewhere) as scripted:
         named = tokenwire.Tls(ca=authority.ca, server_name="api.example.com")
@@ -120,7 +120,7 @@ async def test_an_unknown_authority_is_not_trusted(tls_server, another):
     assert tls_server.calls == []
 
 
-async def test_an_old_certificate_is_not_taken(authority):
+async def test_an_expired_certificate_is_refused(authority):
     old = authority.issue(
         "localhost",
         not_before=datetime.datetime(2020, 1, 1),  # noqa: DTZ001 - trustme's are naive
@@ -131,19 +131,19 @@ async def test_an_old_certificate_is_not_taken(authority):
     assert says == "the server's certificate is expired, or not valid yet"
 
 
-async def test_a_server_without_tls_is_told_apart(server):
+async def test_a_server_without_tls_has_its_own_cause(server):
     assert await why_not(server.target, tls=True) == "the server speaks no TLS"
     assert server.calls == []
 
 
-async def test_a_server_with_tls_is_not_reached_in_plaintext(tls_server):
+async def test_a_tls_server_refuses_plaintext(tls_server):
     says = await why_not(tls_server.target, key=KEY)
 
     assert says.startswith("the server closed the connection at once: it may speak TLS")
     assert tls_server.calls == []
 
 
-async def test_a_web_server_is_told_apart():
+async def test_a_web_server_has_its_own_cause():
     async def web(reader, writer):
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -154,7 +154,7 @@ async def test_a_web_server_is_told_apart():
         assert await why_not(target) == "what answers there is no gRPC server"
 
 
-async def test_where_nobody_answers_gRPC_says_so():  # noqa: N802 - its name
+async def test_without_a_server_the_text_is_that_of_grpc():
     assert (await why_not("127.0.0.1:1")).startswith("failed to connect to all addresses")
 
 
@@ -165,10 +165,10 @@ async def test_where_nobody_answers_gRPC_says_so():  # noqa: N802 - its name
         ({"tls": False}, b"PRI * HTTP/2.0"),
     ],
 )
-async def test_what_leaves_this_machine_is_encrypted_unless_plaintext_is_asked_for(
+async def test_connections_to_other_machines_use_tls_unless_plaintext_is_requested(
     how, begins, monkeypatch
 ):
-    """Seen by a proxy, as nothing here leads out."""
+    """A proxy observes it, because there is no other machine here."""
     seen = asyncio.get_running_loop().create_future()
 
     async def proxy(reader, writer):
@@ -219,7 +219,7 @@ async def test_what_leaves_this_machine_is_encrypted_unless_plaintext_is_asked_f
         ),
     ],
 )
-def test_arguments_go_before_variables_and_those_before_the_target(
+def test_arguments_override_variables_and_those_override_the_target(
     target, tls, variables, expected, monkeypatch
 ):
     for name, value in variables.items():
@@ -228,7 +228,7 @@ def test_arguments_go_before_variables_and_those_before_the_target(
     assert resolve_tls(tls, target) == expected
 
 
-def test_variables_that_contradict_each_other_are_refused(monkeypatch):
+def test_contradicting_variables_are_refused(monkeypatch):
     monkeypatch.setenv("TOKENWIRE_PLAINTEXT", "perhaps")
     with pytest.raises(ValueError, match="TOKENWIRE_PLAINTEXT: must be 1 or 0"):
         tokenwire.Client("localhost:1")
@@ -306,15 +306,15 @@ def files(authority, another, callers, encrypted, tmp_path):
     ],
 )
 @pytest.mark.parametrize("kind", [tokenwire.Client, tokenwire.AsyncClient])
-def test_files_that_cannot_serve_are_refused_by_name(kind, fields, says, files):
+def test_invalid_files_are_refused_by_name(kind, fields, says, files):
     tls = tokenwire.Tls(**{name: files[which] for name, which in fields.items()})
 
     with pytest.raises(ValueError, match=says):
         kind("localhost:1", tls=tls)
 
 
-def test_nothing_shows_a_private_key(callers, authority):
+def test_the_repr_of_the_files_does_not_show_a_private_key(callers, authority):
     tls = tokenwire.Tls(ca=authority.ca, cert=callers.cert, key=callers.key)
     client = tokenwire.AsyncClient("localhost:1", tls=tls)
 
-    assert "PRIVATE" not in repr(tls) + repr(client) + repr(vars(client))
+    assert "PRIVATE" not in repr(tls) + repr(client) + repr(vars(client._transport))

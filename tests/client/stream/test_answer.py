@@ -24,7 +24,7 @@ PIECES = st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=6)
 
 @st.composite
 def blocks(draw, index):
-    """The events of one content block, one delta for each piece."""
+    """Draw the events of one content block, one delta for each piece."""
     kind = draw(st.sampled_from(["text", "reasoning", "tool_call"]))
     pieces = draw(PIECES)
     if kind == "text":
@@ -43,7 +43,7 @@ def blocks(draw, index):
 
 @st.composite
 def streams(draw):
-    """Blocks in order; tool calls that stand side by side run side by side."""
+    """Draw blocks in order. The events of neighbouring tool calls are interleaved."""
     count = draw(st.integers(1, 5))
     all_blocks = [draw(blocks(index)) for index in range(count)]
     events = []
@@ -60,7 +60,7 @@ def streams(draw):
 
 
 def joined(one: TokenEvent, other: TokenEvent) -> TokenEvent | None:
-    """Both as one event that bears the later sequence, if a server may join them."""
+    """Return both as one event with the later sequence, or None if a server may not merge them."""
     kind = one.WhichOneof("event")
     if kind != other.WhichOneof("event") or kind == "tool_call_started":
         return None
@@ -83,7 +83,7 @@ def answer_of(events) -> Answer:
 
 
 @given(streams(), st.data())
-def test_however_the_server_joins_neighbouring_deltas_the_message_is_the_same(events, data):
+def test_merging_neighbouring_deltas_does_not_change_the_message(events, data):
     merged = [events[0]]
     for each in events[1:]:
         both = joined(merged[-1], each)
@@ -99,7 +99,7 @@ def test_however_the_server_joins_neighbouring_deltas_the_message_is_the_same(ev
 
 
 @given(streams())
-def test_nothing_is_lost_or_reordered_in_the_message(events):
+def test_the_message_has_every_piece_in_order(events):
     message = answer_of(events).message()
 
     said = "".join(each.text.text for each in events)
@@ -116,7 +116,7 @@ def test_nothing_is_lost_or_reordered_in_the_message(events):
             assert part.tool_call.arguments_json == whole
 
 
-def test_the_checked_tool_call_counts_more_than_its_fragments():
+def test_the_complete_tool_call_replaces_its_fragments():
     begun = event(2, tool_call_started=ToolCallStarted(index=0, id="call_1", name="f"))
     fragment = event(3, tool_call_delta=ToolCallDelta(index=0, arguments_json="{ }"))
 
@@ -125,7 +125,7 @@ def test_the_checked_tool_call_counts_more_than_its_fragments():
     assert [part.tool_call.arguments_json for part in message.parts] == ["{}"]
 
 
-def test_a_block_with_nothing_in_it_is_no_part_but_hidden_reasoning_keeps_its_signature():
+def test_an_empty_block_is_left_out_unless_it_has_a_signature():
     hidden = reasoning(2, "", 0, "c2lnbmVk")
     empty = reasoning(3, "", 1)
 
@@ -135,13 +135,13 @@ def test_a_block_with_nothing_in_it_is_no_part_but_hidden_reasoning_keeps_its_si
     assert message.parts[0].reasoning.signature == "c2lnbmVk"
 
 
-def test_parts_stand_in_the_order_of_their_blocks_not_of_their_arrival():
+def test_parts_are_in_the_order_of_their_blocks():
     message = answer_of([text(2, "second", 1), text(3, "first", 0)]).message()
 
     assert [part.text for part in message.parts] == ["first", "second"]
 
 
-def test_an_unknown_event_counts_its_sequence_and_nothing_else():
+def test_an_unknown_event_changes_only_the_sequence():
     answer = answer_of([started(), text(2, "a"), unknown_event(7), text(8, "b")])
 
     assert answer.last_sequence == 8
@@ -149,7 +149,7 @@ def test_an_unknown_event_counts_its_sequence_and_nothing_else():
     assert answer_of([started(), unknown_event(7)]).last_sequence == 7
 
 
-def test_what_a_server_makes_for_one_reader_alone_moves_no_cursor():
+def test_heartbeats_and_interval_usage_do_not_change_the_sequence():
     beats = [event(9, heartbeat=Heartbeat()), event(9, usage=Usage(output_tokens=3))]
 
     answer = answer_of([started(), text(2, "a"), *beats])
@@ -168,7 +168,7 @@ def test_the_response_has_the_shape_of_chat():
     assert not answer_of(events[:2]).response().HasField("finished")
 
 
-def test_a_tool_call_that_was_cut_off_is_no_part_of_the_finished_answer():
+def test_an_incomplete_tool_call_is_left_out_of_a_finished_answer():
     answer = Answer()
     answer.add(TokenEvent(sequence=1, text=TextDelta(text="let me see", index=0)))
     answer.add(TokenEvent(sequence=2, tool_call_started=ToolCallStarted(index=1, id="c", name="f")))

@@ -32,7 +32,7 @@ def error_of(rpc):
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["lost", "attached", "progressed"]),
-        st.floats(0, 20),  # seconds that pass before it
+        st.floats(0, 20),  # seconds before it
     ),
     max_size=60,
 )
@@ -40,7 +40,7 @@ ROLLS = st.floats(0, 1, exclude_max=True)
 
 
 @given(STEPS, ROLLS, st.floats(0.01, 100))
-def test_every_outage_is_bounded_in_attempts_and_in_time(steps, roll, linger_s):
+def test_attempts_are_bounded_in_number_and_in_time(steps, roll, linger_s):
     policy = ResumePolicy(linger_s=linger_s, jitter=lambda: roll)
     now, attempts, alone_since = 1000.0, 0, None
     for what, passed_s in steps:
@@ -69,7 +69,7 @@ def test_every_outage_is_bounded_in_attempts_and_in_time(steps, roll, linger_s):
 
 
 @given(st.lists(ROLLS, min_size=MAX_ATTEMPTS, max_size=MAX_ATTEMPTS))
-def test_attempts_without_progress_come_ever_later_and_end(rolls):
+def test_waits_grow_without_progress_until_the_policy_gives_up(rolls):
     thrown = iter(rolls)
     policy = ResumePolicy(linger_s=1e9, jitter=lambda: next(thrown))
 
@@ -82,10 +82,10 @@ def test_attempts_without_progress_come_ever_later_and_end(rolls):
     assert waits[MAX_ATTEMPTS] is None
 
 
-def test_being_let_in_is_no_progress_but_ends_the_outage():
+def test_an_accepted_attempt_ends_the_outage_but_is_not_progress():
     policy = ResumePolicy(linger_s=30, jitter=lambda: 0.5)
     now = 0.0
-    for _ in range(MAX_ATTEMPTS):  # let in each time, and cut off again a minute later
+    for _ in range(MAX_ATTEMPTS):  # accepted each time, and disconnected again a minute later
         assert policy.wait_s(LOST, now=now) is not None
         policy.accepted()
         now += 60
@@ -96,7 +96,7 @@ def test_being_let_in_is_no_progress_but_ends_the_outage():
     assert alone.wait_s(LOST, now=31) is None
 
 
-def test_the_server_says_when_to_come_back():
+def test_the_wait_is_at_least_retry_after_s():
     retry = RetryInfo(retry_delay=Duration(seconds=7))
     full = error_of(status(Code.UNAVAILABLE, "OVERLOADED", more=[retry]))
 
@@ -105,7 +105,7 @@ def test_the_server_says_when_to_come_back():
 
 
 @pytest.mark.parametrize("reason", [*REASONS, "DRAINING"])
-def test_only_errors_that_leave_the_stream_alone_are_resumed(reason):
+def test_only_errors_that_do_not_end_the_stream_are_resumable(reason):
     code = (
         Code.UNAVAILABLE if reason in {"SERVER_STOPPED", "UPSTREAM_UNAVAILABLE"} else Code.ABORTED
     )
@@ -126,7 +126,7 @@ def test_only_errors_that_leave_the_stream_alone_are_resumed(reason):
         (error_of(status(Code.ABORTED, "FROM_THE_FUTURE")), False),
     ],
 )
-def test_an_error_without_a_known_reason_is_judged_by_its_kind(error, expected):
+def test_an_error_without_a_known_reason_is_judged_by_its_class_and_code(error, expected):
     assert is_resumable(error) is expected
 
 
@@ -142,7 +142,7 @@ def test_an_error_without_a_known_reason_is_judged_by_its_kind(error, expected):
         (tokenwire.TokenwireError("too large", code=Code.RESOURCE_EXHAUSTED), False),
     ],
 )
-def test_what_may_still_run_is_to_be_cancelled(error, over):
+def test_a_stream_that_may_still_run_is_not_over(error, over):
     policy = ResumePolicy()
 
     assert policy.wait_s(error, now=0) is None

@@ -34,7 +34,7 @@ def client(server):
 
 
 def in_thread(function):
-    """Run it beside the loop that serves it; a loop in hiding would say so here."""
+    """Run a function in a thread beside the loop of the server."""
 
     async def run(*arguments):
         return await asyncio.to_thread(function, *arguments)
@@ -62,7 +62,7 @@ async def test_events_text_and_the_whole_answer(server, client):
     assert answer.stream_id == STREAM_ID
 
 
-async def test_breaking_out_cancels_the_call_while_the_stream_is_still_held(server, client):
+async def test_leaving_the_block_cancels_the_call_while_the_stream_is_referenced(server, client):
     server.script = plays_then_waits(started(), text(2, "a"))
 
     @in_thread
@@ -77,7 +77,7 @@ async def test_breaking_out_cancels_the_call_while_the_stream_is_still_held(serv
     assert held.last_sequence == 1
 
 
-async def test_cancel_from_another_thread_wakes_the_reader_with_a_named_error(server, client):
+async def test_cancel_by_another_thread_raises_cancelled_in_the_reader(server, client):
     server.script = plays_then_waits(started(), text(2, "a"))
 
     @in_thread
@@ -90,11 +90,12 @@ async def test_cancel_from_another_thread_wakes_the_reader_with_a_named_error(se
             return caught.value
 
     error = await read()
+    assert error.message == "this client cancelled the call"
     assert (error.stream_id, error.last_sequence) == (STREAM_ID, 2)
     assert await caller_left(server)
 
 
-async def test_errors_are_those_of_the_async_client(server, client):
+async def test_errors_are_the_same_as_in_the_asyncio_client(server, client):
     server.script = fails(status(Code.NOT_FOUND, "UNKNOWN_MODEL"))
 
     @in_thread
@@ -130,14 +131,14 @@ async def test_errors_are_those_of_the_async_client(server, client):
     await incomplete()
 
 
-async def test_a_deadline_that_passes_here_is_named_and_ends_the_call(server, client):
+async def test_a_deadline_that_passes_here_ends_the_call_with_a_named_error(server, client):
     server.script = plays_then_waits(started())
 
     @in_thread
     def read():
         with (
             client.chat_stream("m", "Hi", timeout=0.2) as stream,
-            pytest.raises(tokenwire.DeadlineExceeded),
+            pytest.raises(tokenwire.DeadlineExceeded, match="the deadline passed"),
         ):
             stream.final()
 
@@ -169,24 +170,24 @@ try:
         pass
 except KeyboardInterrupt:
     print("interrupted", flush=True)
-    sys.stdin.read()  # alive, and holding the stream
+    sys.stdin.read()  # stay alive with a reference to the stream
 """
 
 
 async def it_waits(pid):
-    """Return once a process' main thread has not run for a while: it waits for the server.
+    """Return when the main thread of a process has not run for a while: it waits for the server.
 
     The request may be there before the thread that sent it has its call in hand; an interrupt in
     between leaves the call to whoever holds the traceback.
     """
     ran, still = -1, 0
-    while still < 3:  # gRPC looks up every 100 ms
+    while still < 3:  # gRPC wakes up every 100 ms
         fields = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()
         ran, still = fields[0], still + 1 if fields[0] == ran else 0
         await asyncio.sleep(0.02)
 
 
-async def test_ctrl_c_before_the_server_accepts_cancels_the_call(server):
+async def test_keyboard_interrupt_before_the_server_accepts_cancels_the_call(server):
     called = asyncio.Event()
 
     async def silence(_request, _context):
@@ -208,7 +209,21 @@ async def test_ctrl_c_before_the_server_accepts_cancels_the_call(server):
         await process.communicate(b"")
 
 
-async def test_a_closed_client_says_so(client):
+async def test_closing_the_client_raises_cancelled_in_the_reader(server, client):
+    server.script = plays_then_waits(started())
+
+    @in_thread
+    def read():
+        with client.chat_stream("m", "Hi") as stream:
+            next(stream)
+            threading.Thread(target=client.close).start()
+            with pytest.raises(tokenwire.Cancelled, match="the client was closed"):
+                stream.final()
+
+    await read()
+
+
+async def test_a_closed_client_raises_runtime_error(client):
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
         client.chat("m", "Hi")

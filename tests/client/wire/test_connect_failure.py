@@ -11,7 +11,7 @@ VERIFY = f"{SSL}CERTIFICATE_VERIFY_FAILED: "
 
 @pytest.mark.parametrize(
     ("said", "meaning"),
-    [  # as grpcio 1.72.1 and 1.85.1 say it, where they differ
+    [  # the texts of grpcio 1.72.1 and 1.85.1, where they differ
         (f"Ssl {SSL}WRONG_VERSION_NUMBER: Invalid certificate verification context", "NO_TLS"),
         (f"Tls {SSL}WRONG_VERSION_NUMBER: Invalid certificate verification context: OK", "NO_TLS"),
         (f"Ssl {VERIFY}unable to get local issuer certificate", "UNTRUSTED"),
@@ -34,7 +34,7 @@ VERIFY = f"{SSL}CERTIFICATE_VERIFY_FAILED: "
         ("recvmsg:Connection reset by peer", "REFUSED"),
     ],
 )
-def test_what_grpc_says_is_understood(said, meaning):
+def test_the_cause_is_found_in_grpc_texts(said, meaning):
     handshake = connect_failure(FAILED + said)
     error = from_status(ConnectionLost.default_code, FAILED + said)
 
@@ -44,15 +44,41 @@ def test_what_grpc_says_is_understood(said, meaning):
 
 
 @pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        (
+            "DNS resolution failed for a.invalid:1: C-ares status is not ARES_SUCCESS",
+            "NAME_NOT_FOUND",
+        ),
+        (
+            "errors resolving a.invalid:1: [field:hostname lookup error:address lookup failed]",
+            "NAME_NOT_FOUND",
+        ),
+        (
+            "DNS resolution failed for http://a:1: C-ares status is not ARES_SUCCESS",
+            "UNKNOWN_SCHEME",
+        ),
+        (
+            "errors resolving http://a:1: [field:hostname lookup error:Misformatted]",
+            "UNKNOWN_SCHEME",
+        ),
+    ],
+)
+def test_a_target_that_cannot_be_resolved_is_named_with_the_cause(said, meaning):
+    cause = ConnectFailure[meaning].value
+    assert from_status(ConnectionLost.default_code, said).message == f"{cause} ({said})"
+
+
+@pytest.mark.parametrize(
     "said",
     [f"{FAILED}Failed to connect to remote host: Connection refused", "Socket closed", ""],
 )
-def test_where_nobody_answered_or_a_connection_broke_nothing_is_added(said):
+def test_other_texts_are_unchanged(said):
     assert connect_failure(said) is None
     assert from_status(ConnectionLost.default_code, said).message == said
 
 
-def test_of_a_stream_that_had_begun_a_lost_wire_is_only_lost():
+def test_the_cause_is_not_added_after_the_stream_has_started():
     said = f"{FAILED}Socket closed"
 
     assert from_status(ConnectionLost.default_code, said, last_sequence=7).message == said

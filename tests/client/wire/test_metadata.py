@@ -49,7 +49,7 @@ def answers(remaining, *events, response=None):
     return script
 
 
-async def test_a_stream_tells_what_is_left_once_it_has_begun(server, client):
+async def test_a_stream_has_allowances_once_it_has_started(server, client):
     server.script = answers(57, started(), finished(2))
 
     stream = client.chat_stream("m", "Hi")
@@ -60,7 +60,7 @@ async def test_a_stream_tells_what_is_left_once_it_has_begun(server, client):
     assert stream.allowances == left(57)
 
 
-async def test_the_client_tells_what_the_newest_answer_did(server, client):
+async def test_the_client_has_the_allowances_of_the_newest_response(server, client):
     server.script = answers(57, response=tokenwire.ChatResponse())
     await client.chat("m", "Hi")
     assert client.allowances == left(57)
@@ -81,7 +81,7 @@ async def test_the_client_tells_what_the_newest_answer_did(server, client):
     assert client.allowances == left(55)
 
 
-async def test_without_a_loop_the_same_is_told(server):
+async def test_allowances_are_the_same_in_a_thread(server):
     def calls():
         with tokenwire.Client(server.target) as client:
             assert client.allowances == ()
@@ -99,7 +99,7 @@ async def test_without_a_loop_the_same_is_told(server):
     await asyncio.to_thread(calls)
 
 
-async def test_a_resumed_stream_keeps_what_it_was_told(server, client):
+async def test_a_resumed_stream_keeps_its_allowances(server, client):
     async def goes_away(request, context):
         await answers(57, started(), text(2, "a"))(request, context)
         await context.abort_with_status(status(Code.UNAVAILABLE, "DRAINING"))
@@ -114,7 +114,7 @@ async def test_a_resumed_stream_keeps_what_it_was_told(server, client):
     assert stream.allowances == left(57)
 
 
-async def test_where_no_limits_hold_nothing_is_told(server, client):
+async def test_without_limits_there_are_no_allowances(server, client):
     async def script(request, context):
         await accept(context)
         await context.write(finished(1))
@@ -140,7 +140,7 @@ async def test_where_no_limits_hold_nothing_is_told(server, client):
         ([("tokenwire-limit-", "5"), ("tokenwire-limit", "5"), ("x-tokenwire-limit-x", "5")], ()),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_left_out(metadata, expected):
+def test_malformed_limits_are_left_out(metadata, expected):
     assert parse_initial_metadata(metadata).allowances == expected
 
 
@@ -151,7 +151,7 @@ KEYS = st.one_of(
 
 
 @given(st.lists(st.tuples(KEYS, st.one_of(st.text(max_size=20), st.binary(max_size=9)))))
-def test_junk_is_never_an_error(junk):
+def test_arbitrary_metadata_is_never_an_error(junk):
     for each in parse_initial_metadata(junk).allowances:
         assert each.limit
         assert each.allowed >= 0

@@ -21,7 +21,7 @@ from tokenwire.v1.event_pb2 import ToolCall
 from tokenwire.wire.requests import build_request, build_resume, outliving_its_readers
 
 
-def test_a_text_is_what_the_user_says():
+def test_a_string_is_a_user_message():
     request = build_request("openai/demo", "Hello")
 
     assert request == ChatRequest(
@@ -29,7 +29,7 @@ def test_a_text_is_what_the_user_says():
     )
 
 
-def test_a_conversation_mixes_messages_mappings_and_texts():
+def test_a_conversation_can_mix_messages_mappings_and_strings():
     call = Message(
         role=ROLE_ASSISTANT,
         parts=[Part(tool_call=ToolCall(id="c1", name="look", arguments_json="{}"))],
@@ -64,7 +64,7 @@ def test_a_conversation_mixes_messages_mappings_and_texts():
     assert sent[6].parts[0].text == "Thanks."
 
 
-def test_every_field_of_the_proto_is_a_keyword():
+def test_every_field_of_chat_request_is_a_keyword():
     fields = {
         "generation": {"max_output_tokens": 5, "reasoning": {"effort": "REASONING_EFFORT_LOW"}},
         "tools": [tokenwire.tool("f", "does f", parameters={"type": "object"}), {"name": "g"}],
@@ -78,8 +78,8 @@ def test_every_field_of_the_proto_is_a_keyword():
         "labels": {"team": "search"},
         "provider_options": {"store": False, "metadata": {"a": ["b", 1]}},
     }
-    told_elsewhere = {"model", "messages", "token_counting"}  # the last by `count_tokens`
-    assert {*told_elsewhere, *fields} == set(ChatRequest.DESCRIPTOR.fields_by_name)
+    other_arguments = {"model", "messages", "token_counting"}  # the last by `count_tokens`
+    assert {*other_arguments, *fields} == set(ChatRequest.DESCRIPTOR.fields_by_name)
 
     request = build_request("m", "Hi", **fields)
 
@@ -100,7 +100,7 @@ def test_every_field_of_the_proto_is_a_keyword():
     assert request.provider_options["metadata"]["a"][0] == "b"
 
 
-def test_a_budget_is_two_keywords():
+def test_the_budget_can_be_given_as_keywords():
     cost = build_request("m", "Hi", max_cost_microusd=0).budget
     both = build_request("m", "Hi", budget={"max_input_tokens": 9}, max_cost_microusd=7).budget
 
@@ -109,7 +109,7 @@ def test_a_budget_is_two_keywords():
     assert not build_request("m", "Hi", max_cost_microusd=None).HasField("budget")
 
 
-def test_proto_messages_go_in_as_they_are():
+def test_protobuf_messages_are_accepted_unchanged():
     whole = ChatRequest(model="m", generation=GenerationConfig(seed=1))
 
     assert build_request(whole) is whole
@@ -139,12 +139,12 @@ def test_proto_messages_go_in_as_they_are():
         (("m", {"role": "user", "content": [5]}), {}, TypeError, "str or a Part, not int"),
     ],
 )
-def test_what_makes_no_request_is_said_before_anything_is_sent(arguments, fields, kind, says):
+def test_invalid_arguments_raise_before_anything_is_sent(arguments, fields, kind, says):
     with pytest.raises(kind, match=says):
         build_request(*arguments, **fields)
 
 
-def test_an_image_of_bytes_needs_its_media_type():
+def test_image_bytes_require_a_media_type():
     with pytest.raises(ValueError, match="media type"):
         tokenwire.image(b"\x89PNG")
 
@@ -169,12 +169,12 @@ def test_retention_in_seconds():
         (lambda: tokenwire.cache(ttl_s=float("nan")), "not a number of seconds"),
     ],
 )
-def test_options_that_make_no_sense_are_said_before_anything_is_sent(make, says):
+def test_invalid_options_raise_before_anything_is_sent(make, says):
     with pytest.raises(ValueError, match=says):
         make()
 
 
-def test_a_resumable_request_outlives_its_readers_for_as_long_as_it_says():
+def test_a_resumable_request_has_a_linger():
     plain = build_request("m", "Hi")
     own = build_request("m", "Hi", retention=tokenwire.retention(linger_s=5, log_ttl_s=7))
 
@@ -182,10 +182,10 @@ def test_a_resumable_request_outlives_its_readers_for_as_long_as_it_says():
     assert outliving_its_readers(own).retention == tokenwire.retention(
         "continue", linger_s=5, log_ttl_s=7
     )
-    assert not plain.HasField("retention")  # the caller's own message is not touched
+    assert not plain.HasField("retention")  # the caller's own message is unchanged
 
 
-def test_cancelling_with_its_reader_and_resuming_contradict_each_other():
+def test_on_disconnect_cancel_contradicts_resumable():
     request = build_request("m", "Hi", retention=tokenwire.retention("cancel"))
 
     with pytest.raises(ValueError, match="resumable=False"):
@@ -196,7 +196,7 @@ def test_cancelling_with_its_reader_and_resuming_contradict_each_other():
         client.chat_stream(request, resumable=False)
 
 
-def test_a_resume_says_how_it_wants_to_be_served():
+def test_a_resume_request_has_delivery_options():
     request = build_resume("st_1", 7, {"heartbeat_interval": Duration(seconds=3)})
 
     assert (request.stream_id, request.after_sequence) == ("st_1", 7)

@@ -52,7 +52,7 @@ def error_of(rpc, **known):
 @pytest.mark.parametrize(
     "reason", [name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()[1:]]
 )
-def test_every_reason_of_the_proto_has_its_class(reason):
+def test_every_error_reason_has_a_class(reason):
     error = error_of(status(Code.ABORTED, reason))
 
     assert type(error) is CLASSES[reason]
@@ -60,13 +60,13 @@ def test_every_reason_of_the_proto_has_its_class(reason):
     assert str(error) == f"{reason}: said by the server"
 
 
-def test_a_server_that_sends_its_readers_away_is_named():
+def test_draining_has_a_class():
     error = error_of(status(Code.UNAVAILABLE, "DRAINING"))
 
     assert type(error) is tokenwire.Draining
 
 
-def test_what_a_resumed_reader_must_know_is_fields():
+def test_the_facts_of_a_resume_error_are_fields():
     held = {"earliest_sequence": "17", "latest_sequence": "90"}
     expired = error_of(status(Code.OUT_OF_RANGE, "RESUME_POINT_EXPIRED", metadata=held))
     ahead = error_of(status(Code.OUT_OF_RANGE, "RESUME_POINT_AHEAD", metadata={}))
@@ -81,7 +81,7 @@ def test_what_a_resumed_reader_must_know_is_fields():
 
 
 @pytest.mark.parametrize("reason", ["RATE_LIMITED", "TOO_MANY_STREAMS", "QUOTA_EXHAUSTED"])
-def test_which_limit_was_met_is_fields(reason):
+def test_the_facts_of_a_limit_are_fields(reason):
     facts = {
         "limit": "tokens_per_minute",
         "scope": "tenant",
@@ -100,7 +100,7 @@ def test_which_limit_was_met_is_fields(reason):
     assert (bare.allowed, bare.remaining, bare.asked) == (None, None, None)
 
 
-def test_what_the_budget_allows_and_what_the_input_takes_is_fields():
+def test_the_facts_of_an_exceeded_budget_are_fields():
     facts = {"limit": "max_cost_microusd", "allowed": "0", "estimated": "417"}
 
     error = error_of(status(Code.FAILED_PRECONDITION, "BUDGET_EXCEEDED", metadata=facts))
@@ -110,14 +110,14 @@ def test_what_the_budget_allows_and_what_the_input_takes_is_fields():
     assert (bare.limit, bare.allowed, bare.estimated) == ("", None, None)
 
 
-def test_a_model_that_the_key_may_not_call_is_named():
+def test_permission_denied_names_the_model():
     denied = status(Code.PERMISSION_DENIED, "PERMISSION_DENIED", metadata={"model": "openai/x"})
 
     assert error_of(denied).model == "openai/x"
 
 
 @pytest.mark.parametrize("reason", ["SLOW_READER", "DRAINING"])
-def test_where_to_resume_is_what_was_read_and_not_what_was_sent(reason):
+def test_the_cursor_of_a_reader_is_what_it_read_and_not_what_was_sent(reason):
     sent = status(Code.UNAVAILABLE, reason, metadata={"stream_id": "st_9", "last_sequence": "90"})
 
     assert error_of(sent, stream_id="st_9", last_sequence=40).last_sequence == 40
@@ -153,13 +153,13 @@ def test_the_facts_of_a_failed_stream_are_fields():
     assert error.metadata == facts
 
 
-def test_what_the_reader_knows_fills_what_the_error_does_not_say():
+def test_the_readers_position_completes_the_error():
     error = error_of(status(Code.ABORTED, "UPSTREAM_BROKEN"), stream_id="st_1", last_sequence=5)
 
     assert (error.stream_id, error.last_sequence, error.usage) == ("st_1", 5, None)
 
 
-def test_retry_and_violations_are_fields():
+def test_retry_info_and_violations_are_fields():
     retry = RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000))
     wrong = BadRequest.FieldViolation(field="messages[0].role", description="is required")
 
@@ -198,11 +198,11 @@ def test_without_an_error_info_the_code_decides(code, kind):
         (Code.PERMISSION_DENIED, "RST_STREAM with error code 12", tokenwire.TokenwireError),
     ],
 )
-def test_a_stream_that_was_reset_on_the_way_is_a_lost_connection(code, said, kind):
+def test_a_reset_by_a_proxy_is_connection_lost(code, said, kind):
     assert type(from_status(code, f"Stream removed (Received {said})")) is kind
 
 
-def test_another_domains_reason_is_not_ours():
+def test_a_reason_of_another_domain_is_ignored():
     error = error_of(status(Code.UNAVAILABLE, "OVERLOADED", domain="googleapis.com"))
 
     assert type(error) is tokenwire.ConnectionLost
@@ -210,7 +210,7 @@ def test_another_domains_reason_is_not_ours():
 
 
 @given(st.binary(max_size=200), st.dictionaries(st.text(max_size=20), st.text(max_size=30)))
-def test_details_that_cannot_be_read_never_hide_the_error(garbage, facts):
+def test_malformed_details_do_not_hide_the_error(garbage, facts):
     unreadable = from_status(
         Code.UNAVAILABLE, "broken", [("grpc-status-details-bin", garbage)], last_sequence=3
     )
@@ -222,7 +222,7 @@ def test_details_that_cannot_be_read_never_hide_the_error(garbage, facts):
     assert type(nonsense) is tokenwire.UpstreamBroken
 
 
-def test_one_unreadable_detail_leaves_the_others():
+def test_one_malformed_detail_does_not_affect_the_others():
     rpc = status(Code.UNAVAILABLE, "OVERLOADED")
     details = Status.FromString(rpc.trailing_metadata[0][1])
     for kind in ("RetryInfo", "BadRequest", "FromTheFuture"):
@@ -235,7 +235,7 @@ def test_one_unreadable_detail_leaves_the_others():
     assert (error.retry_after_s, error.violations) == (None, ())
 
 
-def test_an_error_survives_a_process_boundary():
+def test_an_error_can_be_pickled():
     error = error_of(
         status(Code.ABORTED, "UPSTREAM_BROKEN", metadata={"stream_id": "st_1", "provider": "x"})
     )

@@ -30,7 +30,7 @@ def ids(numbers):
     return [f"{number:032x}" for number in numbers]
 
 
-async def test_a_count_tells_what_is_known_and_what_is_not(server, client):
+async def test_a_token_count_distinguishes_unknown_from_zero(server, client):
     known = {"input_cost_microusd": 0, "max_output_tokens": 100, "max_cost_microusd": 2**53 + 1}
     named = {"provider": "openai", "model": "gpt"}
     server.count = answers(input_tokens=12, source=2, exceeds_budget=True, **known, **named)
@@ -43,13 +43,13 @@ async def test_a_count_tells_what_is_known_and_what_is_not(server, client):
 
 
 @pytest.mark.parametrize(("source", "name"), [(1, "provider"), (2, "tokenizer"), (3, "estimate")])
-async def test_who_counted_is_named(server, client, source, name):
+async def test_a_token_count_has_its_source(server, client, source, name):
     server.count = answers(source=source)
 
     assert (await client.count_tokens("m", "Hi")).source == name
 
 
-async def test_what_is_counted_is_the_very_request(server, client):
+async def test_count_tokens_sends_the_request_of_chat(server, client):
     server.count = answers()
     fields = {"labels": {"a": "b"}, "max_cost_microusd": 7, "generation": {"max_output_tokens": 3}}
     whole = ChatRequest(model="m")
@@ -64,10 +64,10 @@ async def test_what_is_counted_is_the_very_request(server, client):
         TOKEN_COUNTING_UNSPECIFIED,
     )
     assert second == ChatRequest(model="m", token_counting=TOKEN_COUNTING_PROVIDER)
-    assert whole == ChatRequest(model="m")  # the caller's own message is not touched
+    assert whole == ChatRequest(model="m")  # the caller's own message is unchanged
 
 
-async def test_a_chat_past_its_budget_is_refused_by_name(server, client):
+async def test_a_chat_that_exceeds_its_budget_is_refused_with_a_named_error(server, client):
     facts = {"limit": "max_cost_microusd", "allowed": "1", "estimated": "9"}
 
     async def refuse(_request, context):
@@ -91,10 +91,10 @@ async def test_a_chat_past_its_budget_is_refused_by_name(server, client):
     largest_page=st.integers(1, 20),
     arriving=st.integers(0, 5),
 )
-def test_every_record_comes_once_newest_first_while_new_ones_come(
+def test_every_record_is_listed_once_newest_first_while_new_ones_are_added(
     loop_with_server, count, page_size, largest_page, arriving
 ):
-    """However many, in pages of any size."""
+    """For any number of records, in pages of any size."""
     run, server, client = loop_with_server
     server.usage.records.clear()
     server.usage.pages.clear()
@@ -116,7 +116,7 @@ def test_every_record_comes_once_newest_first_while_new_ones_come(
 
 @pytest.fixture
 def loop_with_server():
-    """A loop that a synchronous test can run things on, with a server and a client of its own."""
+    """An event loop for a synchronous test, with a server and a client."""
     from ..conftest import ScriptedServer, serving
 
     with asyncio.Runner() as runner:
@@ -133,7 +133,7 @@ def loop_with_server():
         runner.run(context.__aexit__(None, None, None))
 
 
-async def test_no_page_is_asked_for_before_it_is_needed(server, client):
+async def test_a_page_is_requested_only_when_it_is_needed(server, client):
     server.usage.hold(range(1, 11))
 
     records = client.usage_records(page_size=4)
@@ -144,7 +144,7 @@ async def test_no_page_is_asked_for_before_it_is_needed(server, client):
     assert [page.page_size for page in server.usage.pages] == [4]
 
 
-async def test_every_page_has_the_filter_and_the_records_are_whole(server, client):
+async def test_every_page_is_requested_with_the_filter(server, client):
     server.usage.hold(range(1, 4), labels={"team": "search"})
     since = SINCE.astimezone(timezone(timedelta(hours=2)))
     until = SINCE + timedelta(days=31, microseconds=1)
@@ -171,7 +171,7 @@ async def test_every_page_has_the_filter_and_the_records_are_whole(server, clien
     assert asked.key_prefix == "tw_1"
 
 
-async def test_an_error_in_the_middle_is_raised_and_nothing_is_retried(server, client):
+async def test_an_error_in_the_middle_is_raised_and_not_retried(server, client):
     server.usage.hold(range(1, 11))
 
     async def second_fails(page, context):
@@ -199,7 +199,7 @@ async def test_a_page_has_a_deadline(server, client):
         await anext(client.usage_records(timeout=0.1))
 
 
-async def test_sums_are_asked_for_by_groups(server, client):
+async def test_a_summary_is_requested_by_groups(server, client):
     server.usage.summaries = [usage_pb2.UsageSummary(day="2026-07-31", record_count=2)]
 
     assert await client.usage_summary() == server.usage.summaries
@@ -214,7 +214,7 @@ async def test_sums_are_asked_for_by_groups(server, client):
     assert by_label.label_key == "team"
 
 
-async def test_the_same_without_a_loop(server):
+async def test_usage_calls_are_the_same_in_a_thread(server):
     server.count = answers(input_tokens=12)
     server.usage.hold(range(1, 6))
     server.usage.summaries = [usage_pb2.UsageSummary(record_count=5)]
@@ -243,17 +243,17 @@ async def test_the_same_without_a_loop(server):
         ({"page_size": 2**31}, ValueError, "range"),
     ],
 )
-async def test_what_makes_no_filter_is_said_before_anything_is_sent(client, fields, kind, says):
+async def test_an_invalid_filter_raises_before_anything_is_sent(client, fields, kind, says):
     with pytest.raises(kind, match=says):
         client.usage_records(**fields)
 
 
-async def test_a_group_that_there_is_not_is_said_before_anything_is_sent(client):
+async def test_an_unknown_group_raises_before_anything_is_sent(client):
     with pytest.raises(ValueError, match="among day, model, label, key"):
         await client.usage_summary(group_by=["tenant"])
 
 
-async def test_a_closed_client_counts_and_lists_nothing(server):
+async def test_usage_calls_of_a_closed_client_raise(server):
     client = tokenwire.AsyncClient(server.target)
     await client.close()
 
