@@ -63,7 +63,8 @@ class AsyncClient:
             TOKENWIRE_TLS_CLIENT_KEY set it for a whole environment. A plaintext connection exposes the
             key to everyone on its way.
         resumable: Make every stream resumable that does not override it: see `chat_stream`.
-        options: gRPC channel arguments. They override those of `channel_options`.
+        options: gRPC channel arguments. They override those of
+            `tokenwire.connect.channel.channel_options`.
 
     The `timeout` of a call is its gRPC deadline in seconds. It limits the whole generation, applies to
     the provider too, and ends the call with DeadlineExceeded. Without a timeout, the server's limits apply

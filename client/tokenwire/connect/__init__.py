@@ -1,0 +1,1 @@
+"""How to connect to a server: address, encryption, key, channel options. No gRPC."""
