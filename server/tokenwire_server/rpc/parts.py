@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from tokenwire.v1 import chat_pb2, event_pb2
 
+from ..chats.violations import quoted
 from ..request import Image, Part, Reasoning, Role, Text, ToolCall, ToolResult
 from .schema import json_object_fault
-from .violations import quoted
 
 _MEDIA_TYPE = re.compile(r"image/[a-zA-Z0-9.+-]{1,64}")
 
