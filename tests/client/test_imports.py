@@ -7,6 +7,8 @@ import sys
 BASE = {"tokenwire", "grpc", "google", "typing_extensions"}
 """typing_extensions is a dependency of grpcio."""
 
+COMMANDS = ("chat", "confirm", "models", "ping", "streams", "usage")
+
 FOREIGN = """
 import sys, json
 import grpc  # itself loads grpc_health and others where they happen to be installed
@@ -32,7 +34,11 @@ def test_importing_the_command_line_does_not_load_rich():
     assert foreign_modules_of("tokenwire.cli") <= BASE
     commands = ", ".join(
         f"tokenwire.cli.{name}"
-        for name in ("chat", "confirm", "models", "output", "ping", "streams", "usage")
+        for name in (
+            "render",
+            *(f"commands.{command}" for command in COMMANDS),
+            "usage.tables",
+        )
     )
     assert foreign_modules_of(commands) <= BASE
 

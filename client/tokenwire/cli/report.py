@@ -21,12 +21,13 @@ from ..errors import (
     TokenwireError,
     Unauthenticated,
 )
-from ..stream.resume import is_resumable
-from ..wire.connect_failure import ConnectFailure as Handshake
-from ..wire.connect_failure import connect_failure as failed_handshake
-from .arguments import Arguments
+from ..handshake import Handshake, failed_handshake
+from ..key import KEY_VARIABLE
+from ..resume import is_resumable
+from ..target import resolve_target
+from .app import Arguments
 from .money import usd_text
-from .output import stream_line
+from .render import stream_line
 
 _TOKEN_EVENTS = frozenset(
     {"text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call"}

@@ -2,7 +2,7 @@ import shlex
 
 import pytest
 
-from tokenwire.cli.arguments import Arguments
+from tokenwire.cli.app import Arguments
 from tokenwire.cli.report import resume_command
 
 from ..certificates import Authority, server_credentials

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import tokenwire
-from tokenwire.cli.ping import caller_lines
+from tokenwire.cli.commands.ping import caller_lines
 from tokenwire.v1.caller_pb2 import Allowance, Caller
 
 from ..certificates import Authority, server_credentials

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from tokenwire.cli.arguments import Arguments
+from tokenwire.cli.app import Arguments
 from tokenwire.cli.report import Tally, error_lines, stream_text
 from tokenwire.errors import ConnectionLost, DeadlineExceeded
 from tokenwire.v1.chat_pb2 import StreamInfo

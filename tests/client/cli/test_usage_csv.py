@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwire.cli.usage_csv import CsvWriter, record_columns, safe_text, summary_columns
+from tokenwire.cli.usage.csv_writer import CsvWriter, record_columns, safe_text, summary_columns
 from tokenwire.v1.usage_pb2 import Usage, UsageRecord, UsageSummary
 
 from ..usage_server import record

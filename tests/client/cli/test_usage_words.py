@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwire.cli.json_numbers import json_object
-from tokenwire.cli.usage_arguments import UsageArguments
-from tokenwire.cli.usage_words import (
+from tokenwire.cli.usage.filters import UsageArguments
+from tokenwire.cli.usage.json_numbers import json_object
+from tokenwire.cli.usage.text import (
     bar,
     end_text,
     record_row,

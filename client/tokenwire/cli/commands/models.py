@@ -6,10 +6,10 @@ import sys
 
 from tokenwire.v1.model_pb2 import Model, ModelCapability
 
-from .arguments import Arguments
+from ..app import Arguments
+from ..money import usd_text
+from ..render import print_table, visible, write_json
 from .client_for import client_for
-from .money import usd_text
-from .output import print_table, visible, write_json
 
 _HEADINGS = (
     "MODEL",

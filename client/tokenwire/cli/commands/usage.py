@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from tokenwire.v1.usage_pb2 import UsageRecord, UsageSummary
 
-from ..aio.client import AsyncClient
-from ..errors import TokenwireError
-from ..wire.usage import PAGE_SIZE
-from .arguments import Arguments
+from ...client import AsyncClient
+from ...errors import TokenwireError
+from ...usage import PAGE_SIZE
+from ..app import Arguments
+from ..render import json_text, say, visible
+from ..usage.csv_writer import CsvWriter, record_columns, summary_columns
+from ..usage.filters import UsageArguments
+from ..usage.json_numbers import json_object
+from ..usage.tables import RecordTable, print_summaries
+from ..usage.text import one_line, period_text, record_row, sum_of, summary_row, total_lines
 from .client_for import client_for
-from .json_numbers import json_object
-from .output import json_text, say, visible
-from .usage_arguments import UsageArguments
-from .usage_csv import CsvWriter, record_columns, summary_columns
-from .usage_table import RecordTable, print_summaries
-from .usage_words import one_line, period_text, record_row, sum_of, summary_row, total_lines
 
 RECORDS_AT_ONCE = 100
 """Written together: a reader of a pipe waits for no more than these."""

@@ -8,13 +8,13 @@ import time
 
 from tokenwire.v1.usage_pb2 import Usage
 
-from ..aio.client import AsyncClient
-from ..errors import TokenwireError
-from .arguments import Arguments
+from ...client import AsyncClient
+from ...errors import TokenwireError
+from ..app import Arguments
+from ..render import output
+from ..report import Tally
 from .chat_request import chat_request
 from .client_for import client_for
-from .output import output
-from .report import Tally
 
 USAGE_TIMEOUT_S = 1.0
 """How long an interrupted command may take to learn what the answer has cost."""

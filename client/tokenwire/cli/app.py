@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Literal
 
-from ..connect.channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
-from ..connect.key import KEY_VARIABLE
-from ..connect.target import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
-from ..connect.tls import CA_VARIABLE, CERT_VARIABLE, PLAINTEXT_VARIABLE
-from ..connect.tls import KEY_VARIABLE as TLS_KEY_VARIABLE
-from .usage_arguments import UsageArguments, describe_usage, usage_of
+from ..channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
+from ..key import KEY_VARIABLE
+from ..target import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
+from ..tls import CA_VARIABLE, CERT_VARIABLE, PLAINTEXT_VARIABLE
+from ..tls import KEY_VARIABLE as TLS_KEY_VARIABLE
+from .usage.filters import UsageArguments, describe_usage, usage_of
 from .values import (
     label_value,
     positive_int_value,

@@ -13,8 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenwire.v1.usage_pb2 import UsageOutcome, UsageRecord, UsageSummary
 
-from .money import usd_decimal
-from .output import json_text
+from ..money import usd_decimal
+from ..render import json_text
 
 _OptionalCount = Literal[
     "reasoning_tokens", "cache_read_tokens", "cache_write_tokens", "cost_microusd"

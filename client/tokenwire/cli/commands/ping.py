@@ -10,10 +10,10 @@ from typing import Any
 
 from tokenwire.v1.caller_pb2 import Allowance, Caller, Limit, LimitScope
 
-from .arguments import Arguments
+from ..app import Arguments
+from ..money import usd_text
+from ..render import visible, write_json
 from .client_for import client_for, is_encrypted
-from .money import usd_text
-from .output import visible, write_json
 
 ROUND_TRIPS = 3
 """The first makes the connection too; the fastest is told."""

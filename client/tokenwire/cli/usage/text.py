@@ -7,10 +7,10 @@ from datetime import datetime
 
 from tokenwire.v1.usage_pb2 import Usage, UsageRecord, UsageSummary
 
-from .money import UNKNOWN, usd_decimal, usd_text
-from .output import visible
-from .usage_arguments import UsageArguments
-from .usage_csv import outcome_text, time_text
+from ..money import UNKNOWN, usd_decimal, usd_text
+from ..render import visible
+from .csv_writer import outcome_text, time_text
+from .filters import UsageArguments
 
 NONE = "(none)"
 """What stands for a label or a key that records do not have."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from tokenwire.v1.usage_pb2 import UsageRecord, UsageSummary
 
-from .money import usd_text
-from .output import natural_width, print_table
-from .usage_arguments import UsageArguments
-from .usage_csv import outcome_text, time_text
-from .usage_words import (
+from ..money import usd_text
+from ..render import natural_width, print_table
+from .csv_writer import outcome_text, time_text
+from .filters import UsageArguments
+from .text import (
     NONE,
     bar,
     cost_of,

@@ -6,10 +6,10 @@ import asyncio
 import sys
 import time
 
-from .arguments import Arguments
+from ..app import Arguments
+from ..render import output, write_json
+from ..report import Tally, resume_command, stream_text
 from .client_for import client_for
-from .output import output, write_json
-from .report import Tally, resume_command, stream_text
 
 
 async def resume(arguments: Arguments) -> None:

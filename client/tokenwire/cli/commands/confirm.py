@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from ..connect.channel import LOOKUP_TIMEOUT_S
-from ..wire.usage import TokenCount
-from .arguments import Arguments
+from ...channel import LOOKUP_TIMEOUT_S
+from ...usage import TokenCount
+from ..app import Arguments
+from ..money import usd_text
+from ..render import say, visible
 from .count import counted_request
-from .money import usd_text
-from .output import say, visible
 
 _TERMINAL = "/dev/tty"
 

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ..wire.usage import TokenCount
-from .arguments import Arguments
+from ...usage import TokenCount
+from ..app import Arguments
+from ..money import UNKNOWN, usd_text
+from ..render import visible, write_json_line
 from .chat_request import chat_request
 from .client_for import client_for
-from .money import UNKNOWN, usd_text
-from .output import visible, write_json_line
 
 _SOURCES = {
     "provider": "exact: the provider counted this very request",

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from .values import label_value, midnight, positive_int_value, text_value, time_value
+from ..values import label_value, midnight, positive_int_value, text_value, time_value
 
 if TYPE_CHECKING:
-    from ..wire.usage import UsageFields, UsageGroupName, UsageOutcomeName
+    from ...usage import UsageFields, UsageGroupName, UsageOutcomeName
 
 GROUPS: tuple[UsageGroupName, ...] = ("day", "model", "label", "key")
 """In the order in which the server sorts by them."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tokenwire.v1.chat_pb2 import ChatRequest, GenerationConfig
 
-from ..messages import system, user
-from ..wire.requests import build_request
-from .arguments import Arguments
+from ...messages import system, user
+from ...request import build_request
+from ..app import Arguments
 
 
 def chat_request(arguments: Arguments) -> ChatRequest:

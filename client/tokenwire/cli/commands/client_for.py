@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..aio.client import AsyncClient
-from ..connect.key import check_key
-from ..connect.tls import Tls, named_tls, resolve_tls
-from .arguments import Arguments
-from .output import say
+from ...client import AsyncClient
+from ...key import check_key
+from ...tls import Tls, named_tls, resolve_tls
+from ..app import Arguments
+from ..render import say
 
 EXIT_USAGE = 2  # as argparse leaves
 

@@ -1,0 +1,1 @@
+"""One module for each command of `tokenwire`: plain functions, independent of the parser."""

@@ -1,0 +1,1 @@
+"""What both usage commands share: `tokenwire usage` and `tokenwire-server usage`."""
