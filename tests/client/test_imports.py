@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 BASE = {"tokenwire", "grpc", "google", "typing_extensions"}
 """typing_extensions is a dependency of grpcio."""
-
-COMMANDS = ("chat", "confirm", "models", "ping", "streams", "usage")
 
 FOREIGN = """
 import sys, json
@@ -30,17 +30,32 @@ def test_the_client_needs_nothing_but_its_base_dependencies():
     assert foreign_modules_of("tokenwire.api, tokenwire.v1.error_pb2") <= BASE
 
 
-def test_importing_the_command_line_does_not_load_rich():
+def test_the_command_line_is_not_loaded_before_it_runs():
     assert foreign_modules_of("tokenwire.cli") <= BASE
-    commands = ", ".join(
-        f"tokenwire.cli.{name}"
-        for name in (
-            "render",
-            *(f"commands.{command}" for command in COMMANDS),
-            "usage.tables",
-        )
-    )
-    assert foreign_modules_of(commands) <= BASE
+
+
+SLOW = {"asyncio", "google.protobuf", "grpc", "pydantic", "rich.console", "typer.rich_utils"}
+RUN_AND_PRINT_SLOW = """
+import json, sys
+from tokenwire.cli import main
+main({arguments!r})
+print(json.dumps(sorted(set({slow!r}) & set(sys.modules))), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loaded"),
+    [
+        (["--help"], set()),
+        (["usage", "--help"], set()),
+        (["chat", "Hi", "--max-output-tokens", "x"], set()),
+        (["models", "--target", "127.0.0.1:1"], {"asyncio", "google.protobuf", "grpc"}),
+    ],
+)
+def test_a_command_loads_only_the_slow_modules_that_it_needs(arguments, loaded):
+    code = RUN_AND_PRINT_SLOW.format(arguments=arguments, slow=sorted(SLOW))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert set(json.loads(done.stderr.splitlines()[-1])) == loaded, done.stderr
 
 
 LAZY = """

@@ -1,322 +1,497 @@
-"""What can be asked for on the command line."""
+"""The commands of `tokenwire` and their options. Each function here reads options and calls one function
+of `commands`, which it imports when it runs: `--help` needs no gRPC.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ..channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
-from ..key import KEY_VARIABLE
-from ..target import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
-from ..tls import CA_VARIABLE, CERT_VARIABLE, PLAINTEXT_VARIABLE
-from ..tls import KEY_VARIABLE as TLS_KEY_VARIABLE
-from .usage.filters import UsageArguments, describe_usage, usage_of
+from .connection import Connection, ServerCommand
+from .parser import new_app
+from .terminal import say
+from .usage.filters import (
+    CSV_HELP,
+    FILTERS,
+    FORM,
+    WHEN_HELP,
+    Csv,
+    Groups,
+    Json,
+    Labels,
+    Limit,
+    Models,
+    Outcomes,
+    Records,
+    Since,
+    Until,
+    check_form,
+    filters_of,
+    groups_parser,
+)
 from .values import (
+    Label,
+    WrongUsage,
     label_value,
+    labels_of,
+    number_value,
     positive_int_value,
-    positive_s_value,
     sequence_value,
     stream_id_value,
     text_value,
+    timeout_value,
     usd_value,
 )
+
+if TYPE_CHECKING:
+    from .report import StreamKind
 
 DEFAULT_MODEL = "openai/demo"
 MODEL_VARIABLE = "TOKENWIRE_MODEL"
 
+EXIT_ERROR = 1
+
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
-"""Longest prompt read from stdin; a server takes no more in a whole request by default."""
+"""Longest prompt that is read from stdin. By default a server accepts no larger request."""
 
-_EPILOG = """\
-exit codes: 0 answered, 1 an error (one line on stderr), 2 wrong usage,
-            130 interrupted (Ctrl-C), 141 the reader of stdout left
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """One command and what it was given. Fields of other commands have their defaults."""
-
-    command: Literal["chat", "count", "resume", "cancel", "models", "ping", "usage"]
-    target: str
-    timeout_s: float | None
-    json: bool
-    key_file: str | None = None
-    tls: bool | None = None
-    """None: as the variables and the target say."""
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    model: str = ""
-    system: str | None = None
-    prompt: str = ""
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    resumable: bool = False
-    max_cost_microusd: int | None = None
-    confirm_over_microusd: int | None = None
-    """What the answer may cost without asking. None: anything."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    prompt_from_stdin: bool = False
-    ask_provider: bool = False
-    stream_id: str = ""
-    after_sequence: int = 0
-    usage: UsageArguments | None = None
+EXIT_CODES = """\
+Exit codes: 0 success, 1 error (one line on stderr), 2 wrong usage, 130 interrupted (Ctrl-C),
+141 the reader of stdout left"""
 
 
-def parse(argv: Sequence[str] | None) -> Arguments:
-    """The arguments, the prompt read from stdin where it is there.
-
-    Raises:
-        SystemExit: with 2 for wrong usage, with 0 after `--help` and `--version`.
-    """
-    parser = _parser()
-    given = parser.parse_args(argv)
-    common = Arguments(
-        command=given.name,
-        target=resolve_target(given.target),
-        timeout_s=given.timeout,
-        json=given.json,
-        key_file=given.key_file,
-        tls=_tls(given, parser),
-        tls_ca=given.tls_ca,
-        tls_cert=given.tls_cert,
-        tls_key=given.tls_key,
-    )
-    match given.name:
-        case "resume":
-            return replace(common, stream_id=given.id, after_sequence=given.after)
-        case "cancel":
-            return replace(common, stream_id=given.id)
-        case "models" | "ping":
-            return common
-        case "usage":
-            return replace(common, usage=usage_of(given, parser))
-    request = replace(
-        common,
-        model=given.model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL,
-        system=given.system,
-        prompt=_prompt(given.prompt, parser),
-        prompt_from_stdin=given.prompt in (None, "-"),
-        max_output_tokens=given.max_output_tokens,
-        max_cost_microusd=given.max_cost,
-    )
-    if given.name == "count":
-        return replace(request, ask_provider=given.ask_provider)
-    labels = dict(given.label)
-    if len(labels) < len(given.label):
-        parser.error("--label names a key twice")
-    return replace(
-        request,
-        temperature=given.temperature,
-        resumable=given.resumable,
-        confirm_over_microusd=given.confirm_over,
-        labels=labels,
-    )
+def _print_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"tokenwire {version('tokenwire')}\n")
+        raise typer.Exit
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tokenwire",
-        description="Talk to a Tokenwire server.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"tokenwire {version('tokenwire')}")
-    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+app = new_app("Call a Tokenwire server.", epilog=EXIT_CODES, completion=True)
 
-    chat = _command(commands, "chat", "ask a model, and read its answer as it comes")
-    _add_request(chat)
-    chat.add_argument(
-        "--confirm-over",
-        type=usd_value,
-        metavar="USD",
-        help="ask first where it may cost more, or nobody knows what; where nobody knows how long the "
-        "answer may be, it is the input that counts: give --max-output-tokens or --max-cost",
-    )
-    chat.add_argument(
-        "--label",
-        type=label_value,
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="stands in the usage record; several times: several",
-    )
-    chat.add_argument("--temperature", type=float, metavar="T")
-    chat.add_argument("--timeout", type=positive_s_value, metavar="S", help="deadline, in seconds")
-    chat.add_argument(
-        "--resumable",
-        action="store_true",
-        help="go on where a broken connection left the answer; the model goes on meanwhile, and if "
-        "this command dies, for 30 s more",
-    )
-    _add_common(chat, "print every event as a line of JSON")
-
-    count = _command(commands, "count", "tell what a chat would take and cost, and start none")
-    _add_request(count)
-    count.add_argument(
-        "--ask-provider",
-        action="store_true",
-        help="have the provider count, where it can (default: the server counts)",
-    )
-    _add_lookup_timeout(count)
-    _add_common(count, "print the answer as a line of JSON")
-
-    resume = _command(commands, "resume", "read a stream on, or all of it")
-    resume.add_argument("id", type=stream_id_value, metavar="ID", help="the stream's id")
-    resume.add_argument(
-        "--after",
-        type=sequence_value,
-        default=0,
-        metavar="N",
-        help="sequence of the last event that was seen (default: 0, none)",
-    )
-    resume.add_argument(
-        "--timeout", type=positive_s_value, metavar="S", help="deadline, in seconds"
-    )
-    _add_common(resume, "print every event as a line of JSON")
-
-    cancel = _command(
-        commands, "cancel", "stop a stream for all its readers, and tell how it ended"
-    )
-    cancel.add_argument("id", type=stream_id_value, metavar="ID", help="the stream's id")
-    _add_lookup_timeout(cancel)
-    _add_common(cancel, "print the stream's state as a line of JSON")
-
-    models = _command(commands, "models", "list the models that the server names")
-    _add_lookup_timeout(models)
-    _add_common(models, "print every model as a line of JSON")
-
-    ping = _command(commands, "ping", "ask the server who you are, what you may, and how far it is")
-    _add_lookup_timeout(ping)
-    _add_common(ping, "print the server's answer as a line of JSON")
-
-    usage = _command(commands, "usage", "what your streams used, and what that cost")
-    describe_usage(usage)
-    _add_lookup_timeout(usage, SUMMARY_TIMEOUT_S)
-    _add_common(usage, "print every record, or group, as a line of JSON")
-    return parser
-
-
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, purpose: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=purpose,
-        description=purpose,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def _add_request(command: argparse.ArgumentParser) -> None:
-    """The arguments that `chat` and `count` share: what is said, to whom, and what it may take."""
-    command.add_argument(
-        "prompt", nargs="?", help="what to say; - (or nothing) reads it from stdin"
-    )
-    command.add_argument(
+Prompt = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PROMPT",
+        parser=str,
+        help="The prompt. Without it, or with -, it is read from stdin.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
         "--model",
         "-m",
-        type=text_value,
-        help=f"provider/model or alias (default: ${MODEL_VARIABLE} or {DEFAULT_MODEL})",
-    )
-    command.add_argument(
-        "--system", type=text_value, metavar="TEXT", help="instructions for the model"
-    )
-    command.add_argument("--max-output-tokens", type=positive_int_value, metavar="N")
-    command.add_argument(
+        metavar="MODEL",
+        parser=text_value,
+        help=f"PROVIDER/MODEL or an alias.  [default: ${MODEL_VARIABLE}, or {DEFAULT_MODEL}]",
+    ),
+]
+System = Annotated[
+    str | None,
+    typer.Option("--system", metavar="TEXT", parser=text_value, help="Instructions for the model."),
+]
+MaxOutputTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-output-tokens",
+        metavar="N",
+        parser=positive_int_value,
+        help="Length of the longest answer, in tokens, including reasoning.  [default: the provider's limit]",
+    ),
+]
+MaxCost = Annotated[
+    int | None,
+    typer.Option(
         "--max-cost",
-        type=usd_value,
         metavar="USD",
-        help="refuse it where the input alone costs more, and stop the answer there",
-    )
-
-
-def _add_lookup_timeout(
-    command: argparse.ArgumentParser, default_s: float = LOOKUP_TIMEOUT_S
-) -> None:
-    command.add_argument(
+        parser=usd_value,
+        help="Budget in US dollars. A request whose input costs more is refused, and the answer "
+        "ends when it exceeds the budget.  [default: no budget]",
+    ),
+]
+Deadline = Annotated[
+    float | None,
+    typer.Option(
         "--timeout",
-        type=positive_s_value,
-        default=default_s,
-        metavar="S",
-        help=f"in seconds (default: {default_s:g})",
+        metavar="SECONDS",
+        parser=timeout_value,
+        help="Deadline of the call, in seconds.  [default: none]",
+    ),
+]
+LookupTimeout = Annotated[
+    float,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        parser=timeout_value,
+        help=f"Deadline of the call, in seconds.  [default: {LOOKUP_TIMEOUT_S:g}]",
+        show_default=False,
+    ),
+]
+StreamId = Annotated[
+    str, typer.Argument(metavar="ID", parser=stream_id_value, help="The stream's id.")
+]
+EventsAsJson = Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")]
+AnswerAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, on one line per object.")]
+
+
+@app.callback()
+def tokenwire(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of `tokenwire` itself."""
+
+
+@app.command(
+    cls=ServerCommand,
+    epilog="""\
+Examples:
+  tokenwire chat "What is Tokenwire?"
+  git diff | tokenwire chat --system "Review this change." --model anthropic/claude-sonnet-4-5
+  tokenwire chat "Write a story." --max-cost 0.05 --confirm-over 0.01""",
+)
+def chat(
+    context: typer.Context,
+    prompt: Prompt = None,
+    model: Model = None,
+    system: System = None,
+    max_output_tokens: MaxOutputTokens = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            metavar="T",
+            parser=number_value,
+            help="Sampling temperature.  [default: the provider's]",
+        ),
+    ] = None,
+    max_cost: MaxCost = None,
+    confirm_over: Annotated[
+        int | None,
+        typer.Option(
+            "--confirm-over",
+            metavar="USD",
+            parser=usd_value,
+            help="Ask before sending a request that may cost more, or whose price is not known. "
+            "If neither --max-output-tokens nor --max-cost limits the answer, only the input "
+            "counts. Without a terminal, the request is sent only if its longest answer fits in "
+            "--max-cost.",
+        ),
+    ] = None,
+    label: Annotated[
+        list[Label] | None,
+        typer.Option(
+            "--label",
+            metavar="KEY=VALUE",
+            parser=label_value,
+            help="Label for the usage record. Can be repeated.",
+        ),
+    ] = None,
+    timeout: Deadline = None,
+    resumable: Annotated[
+        bool,
+        typer.Option(
+            "--resumable",
+            help="Resume by itself if the connection breaks. The model continues meanwhile, at your "
+            "cost, for up to 30 s if this command is killed.",
+        ),
+    ] = False,
+    json: EventsAsJson = False,
+) -> None:
+    """Send a prompt to a model, and print the answer as it arrives."""
+    labels = labels_of(label)
+    text = read_prompt(prompt)
+    from .commands.chat import chat
+    from .commands.chat_request import RequestOptions
+    from .commands.confirm import confirmed
+
+    connection: Connection = context.obj
+    options = RequestOptions(
+        model=model_or_default(model),
+        prompt=text,
+        system=system,
+        max_output_tokens=max_output_tokens,
+        temperature=temperature,
+        max_cost_microusd=max_cost,
+        labels=labels,
+    )
+    stream: StreamKind = "resumable" if resumable else "plain"
+    with _reported_errors(connection, stream):
+        if confirm_over is not None and not confirmed(
+            connection,
+            options,
+            threshold_microusd=confirm_over,
+            timeout_s=timeout,
+            prompt_from_stdin=prompt in (None, "-"),
+        ):
+            raise typer.Exit(EXIT_ERROR)
+    answer = chat(connection, options, timeout_s=timeout, as_json=json, resumable=resumable)
+    _run(answer, connection, stream)
+
+
+@app.command(
+    cls=ServerCommand,
+    epilog="""\
+Examples:
+  tokenwire count "Hello" --model openai/gpt-4o --max-output-tokens 100
+  tokenwire count - --ask-provider < prompt.txt""",
+)
+def count(
+    context: typer.Context,
+    prompt: Prompt = None,
+    model: Model = None,
+    system: System = None,
+    max_output_tokens: MaxOutputTokens = None,
+    max_cost: MaxCost = None,
+    ask_provider: Annotated[
+        bool,
+        typer.Option(
+            "--ask-provider",
+            help="Let the provider count, if it can.  [default: the server counts]",
+        ),
+    ] = False,
+    timeout: LookupTimeout = LOOKUP_TIMEOUT_S,
+    json: AnswerAsJson = False,
+) -> None:
+    """Print the tokens and the cost of a chat, without starting it."""
+    text = read_prompt(prompt)
+    from .commands.chat_request import RequestOptions
+    from .commands.count import count
+
+    connection: Connection = context.obj
+    options = RequestOptions(
+        model=model_or_default(model),
+        prompt=text,
+        system=system,
+        max_output_tokens=max_output_tokens,
+        max_cost_microusd=max_cost,
+    )
+    _run(
+        count(connection, options, ask_provider=ask_provider, timeout_s=timeout, as_json=json),
+        connection,
     )
 
 
-def _add_common(command: argparse.ArgumentParser, json_help: str) -> None:
-    command.add_argument(
-        "--target",
-        type=text_value,
-        metavar="HOST:PORT",
-        help=f"the server (default: ${TARGET_VARIABLE} or {DEFAULT_TARGET})",
-    )
-    command.add_argument("--json", action="store_true", help=json_help)
-    connection = command.add_argument_group("connection")
-    connection.add_argument(
-        "--key-file",
-        type=text_value,
-        metavar="FILE",
-        help=f"a file that holds your key (default: the key in ${KEY_VARIABLE})",
-    )
-    connection.add_argument(
-        "--tls", action="store_true", help="encrypt (default, but not to this machine)"
-    )
-    connection.add_argument(
-        "--plaintext",
-        action="store_true",
-        help=f"do not; everybody on the way can read the key (default: ${PLAINTEXT_VARIABLE})",
-    )
-    connection.add_argument(
-        "--tls-ca",
-        type=text_value,
-        metavar="FILE",
-        help=f"authorities to trust (default: ${CA_VARIABLE}, or Mozilla's)",
-    )
-    connection.add_argument(
-        "--tls-cert",
-        type=text_value,
-        metavar="FILE",
-        help=f"your certificate, for servers that want one (default: ${CERT_VARIABLE})",
-    )
-    connection.add_argument(
-        "--tls-key",
-        type=text_value,
-        metavar="FILE",
-        help=f"its private key (default: ${TLS_KEY_VARIABLE})",
+@app.command(
+    cls=ServerCommand,
+    epilog="""\
+Examples:
+  tokenwire resume 9f86d081884c7d659a2feaa0c55ad015
+  tokenwire resume 9f86d081884c7d659a2feaa0c55ad015 --after 41""",
+)
+def resume(
+    context: typer.Context,
+    stream_id: StreamId,
+    after: Annotated[
+        int,
+        typer.Option(
+            "--after",
+            metavar="N",
+            parser=sequence_value,
+            help="Sequence of the last event that you have.  [default: 0, print all events]",
+            show_default=False,
+        ),
+    ] = 0,
+    timeout: Deadline = None,
+    json: EventsAsJson = False,
+) -> None:
+    """Continue to read a stream, or read it again."""
+    from .commands.streams import resume
+
+    connection: Connection = context.obj
+    _run(
+        resume(connection, stream_id, after, timeout_s=timeout, as_json=json), connection, "resumed"
     )
 
 
-def _tls(given: argparse.Namespace, parser: argparse.ArgumentParser) -> bool | None:
-    wanted = given.tls or given.tls_ca or given.tls_cert or given.tls_key
-    if given.plaintext and wanted:
-        parser.error("--plaintext contradicts --tls, --tls-ca, --tls-cert and --tls-key")
-    if given.plaintext:
-        return False
-    return True if wanted else None
+@app.command(
+    cls=ServerCommand,
+    epilog="""\
+Example:
+  tokenwire cancel 9f86d081884c7d659a2feaa0c55ad015""",
+)
+def cancel(
+    context: typer.Context,
+    stream_id: StreamId,
+    timeout: LookupTimeout = LOOKUP_TIMEOUT_S,
+    json: AnswerAsJson = False,
+) -> None:
+    """Stop a stream for all its readers, and print how it ended."""
+    from .commands.streams import cancel
+
+    connection: Connection = context.obj
+    _run(cancel(connection, stream_id, timeout_s=timeout, as_json=json), connection)
 
 
-def _prompt(given: str | None, parser: argparse.ArgumentParser) -> str:
+@app.command(
+    cls=ServerCommand,
+    epilog="""\
+Example:
+  tokenwire models --json""",
+)
+def models(
+    context: typer.Context,
+    timeout: LookupTimeout = LOOKUP_TIMEOUT_S,
+    json: AnswerAsJson = False,
+) -> None:
+    """List the models that the server's configuration names."""
+    from .commands.models import list_models
+
+    connection: Connection = context.obj
+    _run(list_models(connection, timeout_s=timeout, as_json=json), connection)
+
+
+@app.command(
+    cls=ServerCommand,
+    epilog="""\
+Example:
+  TOKENWIRE_KEY=tw_... tokenwire ping --target tokenwire.example.com:443""",
+)
+def ping(
+    context: typer.Context,
+    timeout: LookupTimeout = LOOKUP_TIMEOUT_S,
+    json: AnswerAsJson = False,
+) -> None:
+    """Show your key, your limits and the round-trip time."""
+    from .commands.ping import ping
+
+    connection: Connection = context.obj
+    _run(ping(connection, timeout_s=timeout, as_json=json), connection)
+
+
+@app.command(
+    cls=ServerCommand,
+    epilog=f"""\
+{WHEN_HELP}
+
+{CSV_HELP}
+
+Examples:
+  tokenwire usage --since 7d --by model,label:team
+  tokenwire usage --records --limit 20
+  tokenwire usage --since 2026-07-01 --until 2026-08-01 --csv > july.csv""",
+)
+def usage(
+    context: typer.Context,
+    since: Since = None,
+    until: Until = None,
+    model: Models = None,
+    label: Labels = None,
+    outcome: Outcomes = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            "--key-prefix",
+            metavar="PREFIX",
+            parser=text_value,
+            help="Streams that were opened with the key of this prefix.",
+            rich_help_panel=FILTERS,
+        ),
+    ] = None,
+    by: Annotated[
+        Groups | None,
+        typer.Option(
+            "--by",
+            metavar="GROUP,...",
+            parser=groups_parser(("day", "model", "key"), one_label=True),
+            help="Print sums by day, model, key or label:KEY.  [default: day]",
+            rich_help_panel=FORM,
+        ),
+    ] = None,
+    records: Records = False,
+    limit: Limit = None,
+    csv: Csv = False,
+    json: Json = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            parser=timeout_value,
+            help=f"Deadline of each call, in seconds.  [default: {SUMMARY_TIMEOUT_S:g}]",
+            show_default=False,
+        ),
+    ] = SUMMARY_TIMEOUT_S,
+) -> None:
+    """Print what your streams used and cost.
+
+    The default is a sum for each day. With --records, and with --csv or --json without --by, it is one
+    line for each stream, the newest first. A record is available about a second after the event that
+    it reports.
+    """
+    is_records = records or ((csv or json) and by is None)
+    check_form(csv=csv, json=json, records=is_records, by=by is not None, limit=limit is not None)
+    filters = filters_of(
+        since=since, until=until, models=model, labels=label, outcomes=outcome, key_prefix=key
+    )
+    from .commands.usage import UsageForm, summary_groups, usage
+
+    group_by, label_key = ((), "") if is_records else summary_groups(by or Groups(("day",)))
+    form = UsageForm(group_by=group_by, label_key=label_key, csv=csv, json=json, limit=limit)
+    connection: Connection = context.obj
+    _run(usage(connection, filters, form, timeout_s=timeout), connection)
+
+
+def model_or_default(model: str | None) -> str:
+    """Return the model, or that of the environment, or the demo model."""
+    return model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
+
+
+def read_prompt(given: str | None) -> str:
+    """Return the prompt, which is read from stdin if it is not given, or if it is `-`.
+
+    Raises:
+        WrongUsage: there is no prompt, or it cannot be used.
+    """
     if given is None and sys.stdin.isatty():
-        parser.error("no prompt: give a prompt, or - to read it from stdin")
+        raise WrongUsage("no prompt: give a prompt, or - to read it from stdin")
     if given is None or given == "-":
         data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
         if len(data) > MAX_PROMPT_BYTES:
-            parser.error(f"the prompt on stdin is longer than {MAX_PROMPT_BYTES} bytes")
+            raise WrongUsage(f"the prompt on stdin is longer than {MAX_PROMPT_BYTES} bytes")
     else:
         data = os.fsencode(given)
     try:
         prompt = data.decode()
     except UnicodeDecodeError:
-        parser.error("the prompt is not UTF-8")
+        raise WrongUsage("the prompt is not UTF-8") from None
     if not prompt.strip():
-        parser.error("the prompt is empty")
+        raise WrongUsage("the prompt is empty")
     return prompt
+
+
+def _run(
+    command: Coroutine[None, None, None], connection: Connection, stream: StreamKind | None = None
+) -> None:
+    """Run a command that calls the server. Print its error on stderr, and exit with 1."""
+    import asyncio
+
+    with _reported_errors(connection, stream):
+        asyncio.run(command)
+
+
+@contextmanager
+def _reported_errors(connection: Connection, stream: StreamKind | None = None) -> Iterator[None]:
+    """Print an error of the client on stderr, and exit with 1."""
+    from ..errors import TokenwireError
+    from .report import error_lines
+
+    try:
+        yield
+    except TokenwireError as error:
+        for line in error_lines(error, connection, stream):
+            say(line)
+        raise typer.Exit(EXIT_ERROR) from None

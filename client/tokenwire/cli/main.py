@@ -1,46 +1,41 @@
-"""The command line: `tokenwire chat "..."`, `count "..."`, `resume ID`, `cancel ID`, `models`, `ping`,
-`usage`.
+"""The entry point of `tokenwire`.
 
-Exit codes: 0 answered; 1 an error, one readable line on stderr; 2 wrong usage; 130 interrupted
-(Ctrl-C); 141 the reader of stdout left (`| head`).
+Exit codes: 0 success; 1 an error, with one line on stderr; 2 wrong usage; 130 interrupted (Ctrl-C);
+141 the reader of stdout left (`| head`).
 
-On a terminal the answer is styled. Anywhere else stdout bears the answer's text and nothing more,
-and what else there is to say goes to stderr.
+On a terminal the answer is styled. Anywhere else stdout gets only the text of the answer, and everything
+else goes to stderr.
 """
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 
-from .app import Arguments, parse
-from .render import discard, flush_stderr, open_standard_files, say
+from .terminal import discard, flush_stderr, open_standard_files, say
 
 EXIT_ERROR = 1
-EXIT_INTERRUPTED = 128 + 2  # as a shell reports a death by SIGINT
+EXIT_INTERRUPTED = 128 + 2  # as a shell reports a process that SIGINT ended
 EXIT_READER_LEFT = 128 + 13  # the same for SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Wrong usage leaves by SystemExit(2)."""
+    """Run one command and return its exit code."""
     has_stdout = sys.stdout is not None
     open_standard_files()
     if not has_stdout:
-        say("tokenwire: there is no stdout to write the answer to")
+        say("tokenwire: stdout is closed: there is nowhere to write the answer")
         return EXIT_ERROR
     for stream in (sys.stdout, sys.stderr):
         # A model may write characters that the terminal's encoding lacks: "?" is printed instead.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # TextIO does not have it
     try:
-        try:
-            return _run(argv)
-        finally:
-            sys.stdout.flush()  # while an error can still be reported
+        code = _run(argv)
+        sys.stdout.flush()  # while an error can still be reported
     except KeyboardInterrupt:
+        _flush_or_discard_stdout()
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         discard(sys.stdout)
@@ -49,66 +44,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         discard(sys.stdout)
         say(f"tokenwire: cannot write the answer: {error.strerror or error}")
         return EXIT_ERROR
+    else:
+        return code
     finally:
         flush_stderr()
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    arguments = parse(argv)
     try:
-        importlib.import_module("rich")
-    except ImportError:
+        from .app import app
+        from .parser import run_app
+    except ModuleNotFoundError as error:
         say(
-            'tokenwire: the command line needs the package rich: install Tokenwire with its extra "cli": '
-            'in a clone, pip install ".[cli]"; from a wheel, '
+            f"tokenwire: the package {error.name} is missing: install Tokenwire with its extra "
+            '"cli": in a clone, pip install ".[cli]"; from a wheel, '
             f'pip install "tokenwire-{version("tokenwire")}-py3-none-any.whl[cli]"'
         )
         return EXIT_ERROR
-    # gRPC reads it once, when it is loaded, and would write its own log lines among ours.
+    # gRPC reads this once, when it is loaded. Otherwise its own log lines would appear among ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from ..errors import TokenwireError
-    from .report import error_lines
+    return run_app(app, "tokenwire", sys.argv[1:] if argv is None else argv)
 
+
+def _flush_or_discard_stdout() -> None:
+    """Flush stdout. Ctrl-C in a pipeline also ends its reader: what cannot be written is discarded."""
     try:
-        if arguments.confirm_over_microusd is not None:
-            from .commands.confirm import confirmed
-
-            if not confirmed(arguments):
-                return EXIT_ERROR
-        asyncio.run(_command(arguments))
-    except TokenwireError as error:
-        for line in error_lines(error, arguments):
-            say(line)
-        return EXIT_ERROR
-    return 0
-
-
-def _command(arguments: Arguments) -> Coroutine[None, None, None]:
-    match arguments.command:
-        case "models":
-            from .commands.models import list_models
-
-            return list_models(arguments)
-        case "count":
-            from .commands.count import count
-
-            return count(arguments)
-        case "usage":
-            from .commands.usage import usage
-
-            return usage(arguments)
-        case "ping":
-            from .commands.ping import ping
-
-            return ping(arguments)
-        case "cancel":
-            from .commands.streams import cancel
-
-            return cancel(arguments)
-        case "resume":
-            from .commands.streams import resume
-
-            return resume(arguments)
-    from .commands.chat import chat
-
-    return chat(arguments)
+        sys.stdout.flush()
+    except OSError:
+        discard(sys.stdout)

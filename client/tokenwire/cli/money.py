@@ -1,20 +1,20 @@
-"""Money in words and back: whole millionths of a US dollar inside, never a float."""
+"""Amounts of money as text, and back. Inside they are whole millionths of a US dollar, never floats."""
 
 from __future__ import annotations
 
 import re
 
 MICROUSD = 1_000_000
-"""Of one US dollar."""
+"""Millionths in one US dollar."""
 
 UNKNOWN = "unknown"
-"""What is said of a cost that is not known, which is not 0."""
+"""Shown for a cost that is not known, which is not 0."""
 
 _USD = re.compile(r"(\d{1,12})(?:\.(\d{0,6}))?|\.(\d{1,6})", re.ASCII)
 
 
 def usd_text(microusd: int | None) -> str:
-    """An amount for people: `$1.50`, `$0.000099`, all of it and no digit more than needed beyond cents."""
+    """Return an amount for people, such as `$1.50` or `$0.000099`: exact, with cents at least."""
     if microusd is None:
         return UNKNOWN
     sign, dollars, fraction = _parts(microusd)
@@ -22,13 +22,13 @@ def usd_text(microusd: int | None) -> str:
 
 
 def usd_decimal(microusd: int) -> str:
-    """An amount for programs: `1.500000`."""
+    """Return an amount for programs, such as `1.500000`."""
     sign, dollars, fraction = _parts(microusd)
     return f"{sign}{dollars}.{fraction}"
 
 
 def microusd_of(text: str) -> int | None:
-    """The amount that a decimal number of US dollars means, exactly. None: it means none."""
+    """Return the exact amount of a decimal number of US dollars. Return None if it is not one."""
     found = _USD.fullmatch(text)
     if found is None:
         return None

@@ -1,114 +1,22 @@
-"""Where a stream's events are shown, each at once: a terminal, a pipe, or lines of JSON."""
+"""Shows the events of a stream as they arrive: on a terminal, on a pipe, or as lines of JSON."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import Protocol
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message as ProtoMessage
 
 from tokenwire.v1.event_pb2 import TokenEvent, ToolCall
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_VISIBLE = (
-    {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t\r"}
-    | {0x0D: "", 0x7F: "\u2421"}
-    | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
-)
-
-_MAX_TABLE_COLUMNS = 100_000
-
-# JSON escapes only the controls below 0x20; terminals obey these too. In JSON they can only stand
-# in strings, where the escape means the same.
-_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
-
-
-def visible(text: str) -> str:
-    """Text with its control characters made visible: a model must not command a terminal."""
-    return text.translate(_VISIBLE)
-
-
-def say(line: str) -> None:
-    """Print a text as one line on stderr. Do nothing if stderr cannot be written."""
-    try:
-        print(visible(line.replace("\n", " ")), file=sys.stderr, flush=True)
-    except OSError:
-        discard(sys.stderr)
-
-
-def open_standard_files() -> None:
-    """Open /dev/null for each of stdin, stdout and stderr that is closed.
-
-    Otherwise a connection could get that descriptor, and printed text would be sent over it.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # stays open
-
-
-def discard(stream: TextIO) -> None:
-    """Send the buffered output to /dev/null. Otherwise Python would flush it at exit and fail again."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
-
-
-def flush_stderr() -> None:
-    """Flush stderr, and discard what cannot be written."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        discard(sys.stderr)
+from .terminal import discard, escape_json, say, visible, write_stdout
 
 
 def write_json(message: ProtoMessage) -> None:
-    """One line of proto JSON on stdout."""
-    line = MessageToJson(message, indent=None, ensure_ascii=False)
-    _write(line.translate(_JSON_ESCAPES) + "\n")
-
-
-def write_json_line(value: object) -> None:
-    """One line of JSON on stdout, of what is no message."""
-    _write(json_text(value) + "\n")
-
-
-def json_text(value: object) -> str:
-    """JSON on one line, which commands no terminal."""
-    return json.dumps(value, ensure_ascii=False, separators=(", ", ": ")).translate(_JSON_ESCAPES)
-
-
-def print_table(table: Table) -> None:
-    """Print a table at its natural width. A row that is wider than the terminal is never cut: the
-    terminal wraps it, and an id can still be copied whole.
-    """
-    from rich.console import Console
-
-    for column in table.columns:
-        column.no_wrap = True
-    console = Console(highlight=False)
-    Console(highlight=False, width=max(console.width, natural_width(table))).print(table)
-
-
-def natural_width(table: Table) -> int:
-    """Return the width of a table, in characters, when no cell is wrapped or cut."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    unbounded = console.options.update(max_width=_MAX_TABLE_COLUMNS)
-    return console.measure(table, options=unbounded).maximum
+    """Write one line of proto JSON to stdout."""
+    write_stdout(escape_json(MessageToJson(message, indent=None, ensure_ascii=False)) + "\n")
 
 
 def stream_line(stream_id: str) -> str:
@@ -125,19 +33,24 @@ class Output(Protocol):
     def name(self, stream_id: str) -> None:
         """Show the stream's id on stderr, before the first event or after the end."""
 
-    def end(self, *summary: str) -> None:
-        """Finish the output, and print the summary's lines on stderr. Call it once for each stream."""
+    def end(self, *summary: str, interrupted: bool = False) -> None:
+        """Finish the output, and print the summary's lines on stderr. Call it once for each stream.
+
+        Raises:
+            OSError: stdout cannot be written. The summary was printed anyway. If the command was
+                `interrupted`, it is not raised: Ctrl-C also ends the reader of a pipe.
+        """
 
 
 def output(*, as_json: bool) -> Output:
-    """What fits where stdout goes."""
+    """Return the output that suits stdout."""
     if as_json:
         return JsonOutput()
     return TerminalOutput() if sys.stdout.isatty() else PlainOutput()
 
 
 class JsonOutput:
-    """Every event as a line of proto JSON, those of a type unknown here too."""
+    """Every event as a line of proto JSON, including events of unknown types."""
 
     def show(self, event: TokenEvent) -> None:
         write_json(event)
@@ -145,7 +58,7 @@ class JsonOutput:
     def name(self, stream_id: str) -> None:
         """Do nothing: the first event contains the id."""
 
-    def end(self, *summary: str) -> None:
+    def end(self, *summary: str, interrupted: bool = False) -> None:  # noqa: ARG002  # writes no text
         for line in summary:
             say(line)
 
@@ -159,7 +72,7 @@ class PlainOutput:
     def show(self, event: TokenEvent) -> None:
         match event.WhichOneof("event"):
             case "text":
-                _write(event.text.text)
+                write_stdout(event.text.text)
                 self._in_line = not event.text.text.endswith("\n")
             case "tool_call":
                 say(_tool_call_text(event.tool_call.tool_call))
@@ -168,15 +81,21 @@ class PlainOutput:
         if stream_id:
             say(stream_line(stream_id))
 
-    def end(self, *summary: str) -> None:
-        if self._in_line:
-            _write("\n")
-        for line in summary:
-            say(line)
+    def end(self, *summary: str, interrupted: bool = False) -> None:
+        try:
+            if self._in_line:
+                write_stdout("\n")
+        except OSError:
+            if not interrupted:
+                raise
+            discard(sys.stdout)
+        finally:
+            for line in summary:
+                say(line)
 
 
 class TerminalOutput:
-    """Text as it comes, reasoning dimmed, tool calls on lines of their own."""
+    """Text as it arrives, reasoning dimmed, tool calls on lines of their own."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -200,9 +119,9 @@ class TerminalOutput:
         if stream_id:
             self._say(stream_line(stream_id))
 
-    def end(self, *summary: str) -> None:
+    def end(self, *summary: str, interrupted: bool = False) -> None:  # noqa: ARG002  # a terminal stays
         if self._in_line:
-            _write("\n")
+            write_stdout("\n")
         for line in summary:
             with contextlib.suppress(OSError):  # the answer was written
                 self._say(line)
@@ -217,18 +136,13 @@ class TerminalOutput:
         if self._block is not None and self._block != (kind, index):
             both_text = kind == "text" and self._block[0] == "text"
             if not both_text:
-                _write("\n\n" if self._in_line else "\n")
+                write_stdout("\n\n" if self._in_line else "\n")
         self._block = (kind, index)
         if style is None:
-            _write(text)  # rich would turn tabs into spaces
+            write_stdout(text)  # rich would turn tabs into spaces
         else:
             self._out.out(text, end="", style=style, highlight=False)
         self._in_line = not text.endswith("\n")
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _tool_call_text(call: ToolCall) -> str:

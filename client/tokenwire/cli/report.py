@@ -1,15 +1,21 @@
-"""What the command line says about a stream and its end. Pure text: no terminal, no clock."""
+"""Reports on a stream, its end and its errors, as text. Pure functions."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from collections.abc import Iterator
+from typing import Literal
 
 import grpc
 
 from tokenwire.v1.chat_pb2 import STREAM_STATE_FAILED, STREAM_STATE_FINISHED, StreamInfo
-from tokenwire.v1.event_pb2 import Finished, FinishReason, TokenEvent
+from tokenwire.v1.event_pb2 import (
+    FINISH_REASON_MAX_TOKENS,
+    Finished,
+    FinishReason,
+    TokenEvent,
+)
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..connect.key import KEY_VARIABLE
@@ -24,8 +30,7 @@ from ..errors import (
 from ..handshake import Handshake, failed_handshake
 from ..key import KEY_VARIABLE
 from ..resume import is_resumable
-from ..target import resolve_target
-from .app import Arguments
+from .connection import Connection
 from .money import usd_text
 from .render import stream_line
 
@@ -35,10 +40,8 @@ _TOKEN_EVENTS = frozenset(
 
 _MADE_FOR_ONE_READER = frozenset({"heartbeat", "usage"})
 
-_NOBODY_THERE = ("failed to connect", "DNS resolution")
-"""What gRPC says where it found no server at all."""
-
-_FILE_OPTIONS = ("--key-file", "--tls-ca", "--tls-cert", "--tls-key")
+_NO_SERVER = ("failed to connect", "DNS resolution")
+"""In gRPC's message if it found no server at all."""
 
 _WAY_OUT = {
     Handshake.NO_TLS: "try --plaintext",
@@ -47,24 +50,28 @@ _WAY_OUT = {
 }
 
 _BYTES_PER_TOKEN = 4
-"""A rule of thumb for English text, for a stream whose usage nobody will report any more."""
+"""A rule of thumb for English text, for streams whose usage is not reported."""
+
+StreamKind = Literal["plain", "resumable", "resumed"]
+"""How a command opened its stream: `chat`, `chat --resumable`, or `resume`."""
 
 
 class Tally:
-    """What one stream gave, and when, as its reader saw it. Times are seconds since the call.
+    """Counts what one stream gave, and when. Times are in seconds since the call.
 
-    Of a stream that was `resumed`, the first token's time is what the server says of it.
+    The time of a `resumed` stream's first token is the one that the server measured.
     """
 
     def __init__(self, *, resumed: bool = False) -> None:
         self._resumed = resumed
         self._event_count = 0
         self._output_bytes = 0
+        self._has_answer = False
         self._ttft_s: float | None = None
         self._finished: Finished | None = None
 
     def add(self, event: TokenEvent, at_s: float) -> None:
-        """Take the next event of the stream."""
+        """Count the next event of the stream."""
         kind = event.WhichOneof("event")
         if kind in _MADE_FOR_ONE_READER:
             return
@@ -74,20 +81,27 @@ class Tally:
         match kind:
             case "text":
                 self._output_bytes += len(event.text.text.encode())
+                self._has_answer |= bool(event.text.text)
             case "reasoning":
                 self._output_bytes += len(event.reasoning.text.encode())
             case "tool_call_delta":
                 self._output_bytes += len(event.tool_call_delta.arguments_json.encode())
+            case "tool_call":
+                self._has_answer = True
             case "finished":
                 self._finished = event.finished
 
     def finished_line(self, at_s: float) -> str:
-        """How a finished stream went: TTFT, speed, tokens, reason."""
+        """Return TTFT, speed, tokens and reason of a finished stream.
+
+        Raises:
+            ValueError: the stream has not finished.
+        """
         finished = self._finished
         if finished is None:
             if not self._resumed:
                 raise ValueError("the stream has not finished")
-            return "nothing follows: the stream had ended there"
+            return "there are no more events: the stream ended there"
         timings = finished.timings
         ttft_s = self._ttft_s
         if self._resumed:
@@ -103,8 +117,23 @@ class Tally:
         said.append(f"finished: {_reason_text(finished.reason)}")
         return ", ".join(said)
 
+    def no_answer_line(self) -> str | None:
+        """Return why a finished stream has neither text nor tool calls. Return None if it has.
+
+        A resumed stream may have had them before its cursor.
+        """
+        finished = self._finished
+        if finished is None or self._has_answer or self._resumed:
+            return None
+        reason = _reason_text(finished.reason).upper()
+        count = finished.usage.reasoning_tokens
+        after = f" after {count} reasoning tokens" if count else ""
+        cut = finished.reason == FINISH_REASON_MAX_TOKENS
+        way_out = "; try a higher --max-output-tokens" if cut else ""
+        return f"the answer has no text: it ended with {reason}{after}{way_out}"
+
     def cancelled_line(self, at_s: float, usage: Usage | None = None) -> str:
-        """What an interrupted stream had given. Without `usage`, its tokens are estimated."""
+        """Return what an interrupted stream gave. Without `usage`, its tokens are estimated."""
         tokens = f"~{-(-self._output_bytes // _BYTES_PER_TOKEN)} tokens"
         events = "1 event" if self._event_count == 1 else f"{self._event_count} events"
         used = tokens if usage is None else usage_text(usage)
@@ -112,14 +141,14 @@ class Tally:
 
 
 def usage_text(usage: Usage) -> str:
-    """Tokens in and out, and the cost where it is known; estimates bear a mark."""
+    """Return tokens in and out, and the cost if it is known. Estimates are marked."""
     mark, end = ("~", " (estimated)") if usage.estimated else ("", "")
     cost = f", {mark}{usd_text(usage.cost_microusd)}" if usage.HasField("cost_microusd") else ""
     return f"{mark}{usage.input_tokens} tokens in, {mark}{usage.output_tokens} out{cost}{end}"
 
 
 def stream_text(info: StreamInfo) -> str:
-    """How a stream ended, and what it used."""
+    """Return how a stream ended, and what it used."""
     if info.state == STREAM_STATE_FINISHED:
         end = f"finished: {_reason_text(info.finish_reason)}"
     elif info.state == STREAM_STATE_FAILED:
@@ -129,30 +158,26 @@ def stream_text(info: StreamInfo) -> str:
     return f"{end}, {usage_text(info.usage)}"
 
 
-def resume_command(arguments: Arguments, stream_id: str, last_sequence: int) -> str:
-    """What to type to read a stream on."""
+def resume_command(connection: Connection, stream_id: str, last_sequence: int) -> str:
+    """Return the command that continues to read a stream."""
     words = ["tokenwire", "resume", stream_id, "--after", str(last_sequence)]
-    if arguments.target != resolve_target(None):
-        words += ["--target", arguments.target]
-    files = (arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
-    if arguments.tls is False:
-        words += ["--plaintext"]
-    elif arguments.tls and not any(files):
-        words += ["--tls"]
-    for option, value in zip(_FILE_OPTIONS, (arguments.key_file, *files), strict=True):
-        words += [option, value] if value else []
-    return shlex.join(words)
+    return shlex.join([*words, *connection.options()])
 
 
-def error_lines(error: TokenwireError, arguments: Arguments) -> Iterator[str]:
-    """An error for people: one line, then one for each thing that is wrong, or can be done."""
-    yield f"tokenwire: {_headline(error, arguments)}"
+def error_lines(
+    error: TokenwireError, connection: Connection, stream: StreamKind | None = None
+) -> Iterator[str]:
+    """Return an error as text: one line, then one for each violation and each way out.
+
+    `stream` is set for commands that read a stream.
+    """
+    yield f"tokenwire: {_headline(error, connection.target)}"
     lines = [f"{violation.field}: {violation.description}" for violation in error.violations]
     if lines != [error.message]:  # which the server makes of a single violation
         yield from (f"  {line}" for line in lines)
     if isinstance(error, Unauthenticated):
-        if arguments.key_file:
-            yield f"  the key was read from {arguments.key_file}"
+        if connection.key_file:
+            yield f"  the key was read from {connection.key_file}"
         elif os.environ.get(KEY_VARIABLE, "").strip():
             yield f"  the key was read from the variable {KEY_VARIABLE}"
         else:
@@ -166,23 +191,24 @@ def error_lines(error: TokenwireError, arguments: Arguments) -> Iterator[str]:
         yield f"  used until then: {usage_text(error.usage)}"
     if error.retry_after_s is not None:
         yield f"  try again in {_span(error.retry_after_s)}"
-    if error.stream_id and arguments.command == "chat" and not arguments.resumable:
+    if error.stream_id and stream == "plain":
         yield f"  {stream_line(error.stream_id)}"
-    if _goes_on(error, arguments):
-        command = resume_command(arguments, error.stream_id, error.last_sequence)
-        yield f"  go on with: {command}"
+    if _can_resume(error, stream):
+        command = resume_command(connection, error.stream_id, error.last_sequence)
+        yield f"  continue with: {command}"
 
 
-def _headline(error: TokenwireError, arguments: Arguments) -> str:
-    target = arguments.target
+def _headline(error: TokenwireError, target: str) -> str:
     if error.code is grpc.StatusCode.UNIMPLEMENTED and not error.reason:
-        return f"the server at {target} does not know this call: it may be older than this command"
+        return (
+            f"the server at {target} does not have this method: it may be older than this command"
+        )
     if isinstance(error, ConnectionLost):
         failed = None if error.last_sequence else failed_handshake(error.message)
         if failed is not None:
             way_out = _WAY_OUT.get(failed)
             return f"{target}: {failed.value}" + (f"; {way_out}" if way_out else "")
-        if any(words in error.message for words in _NOBODY_THERE):
+        if any(words in error.message for words in _NO_SERVER):
             start = "" if error.stream_id else "; start one with: tokenwire-server serve --demo"
             return f"no server answers at {target}{start}"
         since = f"after event {error.last_sequence}" if error.last_sequence else "before any event"
@@ -192,14 +218,14 @@ def _headline(error: TokenwireError, arguments: Arguments) -> str:
     return str(error)
 
 
-def _goes_on(error: TokenwireError, arguments: Arguments) -> bool:
-    """Whether the stream may go on without this reader, so that it can be resumed."""
+def _can_resume(error: TokenwireError, stream: StreamKind | None) -> bool:
+    """Return whether the stream may continue without this reader, so that it can be resumed."""
     if not error.stream_id:
         return False
-    match arguments.command:
-        case "chat":
-            return arguments.resumable and is_resumable(error)
-        case "resume":
+    match stream:
+        case "resumable":
+            return is_resumable(error)
+        case "resumed":
             return is_resumable(error) or isinstance(error, DeadlineExceeded)
     return False
 
@@ -208,7 +234,7 @@ def _reason_text(reason: FinishReason.ValueType) -> str:
     try:
         return FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()
     except ValueError:
-        return f"reason {reason}"  # a newer server's
+        return f"reason {reason}"  # of a newer server
 
 
 def _span(seconds: float) -> str:

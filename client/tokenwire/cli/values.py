@@ -1,88 +1,141 @@
-"""What one argument may be: each function reads one, or says in a few words why it cannot."""
+"""Parsers of single option values. Each raises ValueError that gives the value and the expected form."""
 
 from __future__ import annotations
 
 import re
-from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from .money import microusd_of
 
 MAX_TIMEOUT_S = 10**8
-"""Three years; a deadline beyond some hundred years has passed at once, for gRPC."""
+"""Three years. gRPC takes a deadline several centuries ahead for one that has passed."""
 
-_AGO = re.compile(r"(\d{1,9})([dhm])", re.ASCII)
-_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+MAX_INT64 = 2**63 - 1
+
+TIME_FORMS = (
+    "a span before now (7d, 24h, 90m, 30s), a date (2026-07-31) or a time (2026-07-31T12:00)"
+)
+
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,40}")
+_SPAN = re.compile(r"([0-9]{1,9})([smhd])")
+_SPAN_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class WrongUsage(ValueError):
+    """Options that are valid on their own but not together, or a prompt that cannot be used."""
+
+
+class Label(NamedTuple):
+    """One `--label KEY=VALUE`."""
+
+    key: str
+    value: str
 
 
 def text_value(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:  # bytes that Python could not decode
-        raise ArgumentTypeError("not UTF-8") from None
+        raise ValueError("is not UTF-8") from None
     return text
 
 
 def stream_id_value(text: str) -> str:
     if not text.strip():
-        raise ArgumentTypeError("the stream's id is empty")
+        raise ValueError("the stream's id is empty")
     return text_value(text)
 
 
 def sequence_value(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise ArgumentTypeError(f"{text} is not a number from 0 on")
-    return number
+    return _whole_number(text, 0)
 
 
 def positive_int_value(text: str) -> int:
-    number = int(text)
-    if not 1 <= number < 2**63:
-        raise ArgumentTypeError(f"{text} is not a number from 1 on")
-    return number
+    return _whole_number(text, 1)
 
 
-def positive_s_value(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= MAX_TIMEOUT_S:
-        raise ArgumentTypeError(f"{text} is not a number of seconds, above 0 to {MAX_TIMEOUT_S}")
-    return number
+def number_value(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+
+
+def timeout_value(text: str) -> float:
+    """Return a timeout in seconds."""
+    try:
+        timeout_s = float(text)
+    except ValueError:
+        timeout_s = 0.0
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise ValueError(f"{text!r} is not a number of seconds above 0, at most {MAX_TIMEOUT_S}")
+    return timeout_s
 
 
 def usd_value(text: str) -> int:
-    """Whole millionths of a US dollar."""
+    """Return an amount in US dollars as millionths of a dollar."""
     microusd = microusd_of(text)
     if microusd is None:
-        raise ArgumentTypeError(f"{text!r} is no amount in US dollars, with 6 decimals at most")
+        raise ValueError(
+            f"{text!r} is not an amount in US dollars, such as 0.05 (at most 6 decimals)"
+        )
     return microusd
 
 
-def label_value(text: str) -> tuple[str, str]:
+def label_value(text: str) -> Label:
     key, equals, value = text_value(text).partition("=")
     if not key or not equals:
-        raise ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, value
+        raise ValueError(f"{text!r} is not KEY=VALUE")
+    return Label(key, value)
 
 
-def time_value(text: str, now: datetime) -> datetime:
-    """A date, a time, or how long ago. Without a zone it is UTC.
+def labels_of(given: Iterable[Label] | None) -> dict[str, str]:
+    """Return the labels as a dictionary. Raises WrongUsage if a key is given twice."""
+    labels: dict[str, str] = {}
+    for key, value in given or ():
+        if key in labels:
+            raise WrongUsage(f"--label: the key {key!r} is given twice")
+        labels[key] = value
+    return labels
 
-    So many days ago means the beginning (UTC) of that day, so that sums by day are those of whole days;
-    hours and minutes are counted from now.
+
+def choice_parser(choices: Sequence[str]) -> Callable[[str], str]:
+    """Return a parser that accepts one of `choices`."""
+
+    def choice_value(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+        return text
+
+    return choice_value
+
+
+def span_of(text: str) -> timedelta | None:
+    """Return a span such as 30d, 12h, 5m or 0s. Return None if the text is not a span."""
+    match = _SPAN.fullmatch(text)
+    return None if match is None else timedelta(**{_SPAN_UNITS[match[2]]: int(match[1])})
+
+
+def time_value(text: str, now: datetime | None = None) -> datetime:
+    """Return the time that a span before `now`, a date or a time stands for.
+
+    A date is its first moment in UTC. A time without an offset is in UTC.
     """
     try:
-        if ago := _AGO.fullmatch(text):
-            time = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-            return midnight(time) if ago[2] == "d" else time
+        if (span := span_of(text)) is not None:
+            return (now or datetime.now(UTC)) - span
         time = datetime.fromisoformat(text)
         return (time.replace(tzinfo=UTC) if time.utcoffset() is None else time).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ArgumentTypeError(
-            f"{text!r} is no time: give 2026-07-31, 2026-07-31T12:00, 7d or 24h"
-        ) from None
+        raise ValueError(f"{text!r} is not {TIME_FORMS}") from None
 
 
-def midnight(time: datetime) -> datetime:
-    """The beginning of its day (UTC)."""
-    return time.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+def _whole_number(text: str, least: int) -> int:
+    number = int(text) if _WHOLE_NUMBER.fullmatch(text) else -1
+    if number > MAX_INT64:
+        raise ValueError(f"{text} is too large: it must be at most {MAX_INT64}")
+    if number < least:
+        raise ValueError(f"{text!r} is not a whole number of at least {least}")
+    return number

@@ -20,6 +20,7 @@ from tokenwire.v1.event_pb2 import FINISH_REASON_MAX_TOKENS, TokenEvent
 from ..conftest import (
     LIMIT_S,
     RUN,
+    STREAM_ID,
     CommandLine,
     accept,
     caller_left,
@@ -155,6 +156,43 @@ async def test_ctrl_c_before_anything_came_ends_the_call_too(server, command_lin
     assert err.startswith(b"cancelled after 0 events, ~0 tokens, ")
 
 
+@pytest.mark.parametrize(
+    "command", [["chat", "Hi"], ["chat", "Hi", "--json"], ["resume", STREAM_ID]]
+)
+@pytest.mark.parametrize("is_writing", [False, True])
+async def test_ctrl_c_in_a_pipeline_is_reported_although_the_reader_of_stdout_has_left(
+    server, command_line, command, is_writing
+):
+    """The terminal signals the whole pipeline: `tokenwire chat Hi | cat`."""
+    reader_left = asyncio.Event()
+
+    async def script(_request, context):
+        await accept(context)
+        await context.write(text(1, "first"))
+        await reader_left.wait()
+        if is_writing:
+            await context.write(text(2, "second"))
+        await asyncio.Event().wait()
+
+    server.script = script
+    server.resume_scripts = [script]
+    reading, writing = os.pipe()
+    process = await command_line.start(*command, stdout=writing)
+    os.close(writing)
+    assert await asyncio.to_thread(os.read, reading, 5)
+    os.close(reading)
+    reader_left.set()
+    process.send_signal(signal.SIGINT)
+
+    async with asyncio.timeout(LIMIT_S):
+        _, err = await process.communicate()
+    assert process.returncode == 130
+    report = "left after event " if command[0] == "resume" else "cancelled after "
+    assert err.decode().startswith(report), err
+    has_id_line = command == ["chat", "Hi"]  # JSON has it in the first event
+    assert err.count(b"\n") == (2 if has_id_line else 1)
+
+
 async def test_when_the_reader_of_stdout_leaves_the_call_ends_quietly(server, command_line):
     reader_left = asyncio.Event()
 
@@ -243,17 +281,29 @@ async def test_the_prompt_is_read_from_stdin(server, command_line, arguments):
         (["chat", "-"], b"x" * (8 * 1024 * 1024 + 1), "longer than 8388608 bytes"),
         (["chat", "Hi", "--timeout", "0"], None, "above 0"),
         (["chat", "Hi", "--timeout", "nan"], None, "above 0"),
-        (["chat", "Hi", "--timeout", "1e10"], None, "to 100000000"),
-        (["chat", "Hi", "--max-output-tokens", str(2**63)], None, "from 1 on"),
+        (["chat", "Hi", "--timeout", "1e10"], None, "at most 100000000"),
+        (["chat", "Hi", "--max-output-tokens", str(2**63)], None, "is too large"),
+        (
+            ["chat", "Hi", "--max-output-tokens", "x"],
+            None,
+            "'x' is not a whole number of at least 1",
+        ),
+        (["chat", "Hi", "--temperature", "hot"], None, "--temperature: 'hot' is not a number"),
         (["chat", "Hi", "--model", os.fsdecode(b"\xff")], None, "not UTF-8"),
-        (["sing"], None, "invalid choice"),
+        (["chta"], None, "no command 'chta'; did you mean chat?"),
+        (["x"], None, "the commands are chat, count, resume"),
+        (["chat", "Hi", "--modle", "x"], None, "no option --modle; did you mean --model?"),
         ([], None, "COMMAND"),
     ],
 )
-async def test_wrong_usage_is_said_and_exits_with_2(command_line, arguments, stdin, says):
+async def test_wrong_usage_exits_with_2_and_names_the_mistake(command_line, arguments, stdin, says):
     done = await command_line.run(*arguments, stdin=stdin)
 
     assert (done.code, done.out) == (2, "")
+    usage, *_, error = done.err.splitlines()
+    command = " ".join(["tokenwire", *[word for word in arguments[:1] if word == "chat"]])
+    assert usage.startswith(f"Usage: {command} [OPTIONS]")
+    assert error.startswith(f"{command}: error: ")
     assert says in done.err
     assert "Traceback" not in done.err
 
@@ -392,13 +442,13 @@ async def test_at_80_columns_no_model_id_is_cut_or_wrapped(server, command_line,
     assert all((target in row.split()) == bool(target) for row in rows)
 
 
-async def test_without_rich_one_line_says_what_to_install(command_line):
-    without = f"import sys; sys.modules['rich'] = None; {RUN}"
+async def test_without_typer_one_line_says_what_to_install(command_line):
+    without = f"import sys; sys.modules['typer'] = None; {RUN}"
 
     done = await command_line.run("chat", "Hi", code=without)
 
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("tokenwire: the command line needs the package rich: ")
+    assert done.err.startswith("tokenwire: the package typer is missing: ")
     assert 'pip install ".[cli]"' in done.err
     assert done.err.count("\n") == 1
 
@@ -410,12 +460,12 @@ async def test_without_a_stdout_one_line_says_so(command_line, command):
     done = await command_line.run(*command, code=closed)
 
     assert (done.code, done.out) == (1, "")
-    assert done.err == "tokenwire: there is no stdout to write the answer to\n"
+    assert done.err == "tokenwire: stdout is closed: there is nowhere to write the answer\n"
 
 
-async def test_the_version_and_the_exit_codes_are_told(command_line):
+async def test_the_version_and_the_exit_codes_are_printed(command_line):
     version = await command_line.run("--version")
-    usage = await command_line.run("chat", "--help")
+    usage = await command_line.run("--help")
 
     assert (version.code, version.out) == (0, f"tokenwire {tokenwire.__version__}\n")
     assert "130 interrupted" in usage.out

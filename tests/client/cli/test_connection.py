@@ -2,7 +2,7 @@ import shlex
 
 import pytest
 
-from tokenwire.cli.app import Arguments
+from tokenwire.cli.connection import Connection
 from tokenwire.cli.report import resume_command
 
 from ..certificates import Authority, server_credentials
@@ -154,11 +154,7 @@ async def test_options_that_contradict_each_other_are_wrong_usage(command_line, 
     ],
 )
 def test_what_to_type_next_connects_in_the_same_way(fields, options):
-    arguments = Arguments(
-        command="chat", target="127.0.0.1:50051", timeout_s=None, json=False, **fields
-    )
-
-    command = resume_command(arguments, "st_1", 7)
+    command = resume_command(Connection("127.0.0.1:50051", **fields), "st_1", 7)
 
     assert command == f"tokenwire resume st_1 --after 7{options}"
     assert shlex.split(command)[0] == "tokenwire"

@@ -30,10 +30,10 @@ def answers(**fields):
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        (1, "33 tokens (exact: the provider counted this very request)"),
+        (1, "33 tokens (exact: the provider counted this request)"),
         (2, "33 tokens (exact: counted with the model's own vocabulary)"),
         (3, "~33 tokens (an estimate)"),
-        (99, "~33 tokens (counted in a way that is unknown here)"),
+        (99, "~33 tokens (counted by a method that is unknown here)"),
     ],
 )
 async def test_a_count_says_where_it_comes_from_and_what_it_may_cost(
@@ -74,7 +74,7 @@ async def test_what_is_not_known_is_unknown_and_not_0(server, command_line):
     }
 
 
-async def test_whether_a_budget_would_refuse_it_is_told(server, command_line):
+async def test_count_prints_whether_the_budget_is_exceeded(server, command_line):
     server.count = answers(exceeds_budget=True, **PRICED)
     refused = await command_line.run("count", "Hi", "--max-cost", "0.00005", "--json")
     refused_words = await command_line.run("count", "Hi", "--max-cost", "0.00005")
@@ -83,8 +83,8 @@ async def test_whether_a_budget_would_refuse_it_is_told(server, command_line):
 
     assert json.loads(refused.out)["exceedsBudget"] is True
     assert json.loads(refused.out)["maxCostMicrousd"] == 15_459
-    assert refused_words.out.splitlines()[-1] == "budget: would refuse it"
-    assert taken.out.splitlines()[-1] == "budget: takes it"
+    assert refused_words.out.splitlines()[-1] == "budget: exceeded"
+    assert taken.out.splitlines()[-1] == "budget: not exceeded"
     assert [request.budget.max_cost_microusd for request in server.counted] == [50, 50, 1_000_000]
 
 
@@ -109,7 +109,7 @@ async def test_an_older_server_is_named_so(command_line):
     done = await command_line.run("count", "Hi")
 
     assert (done.code, done.out) == (1, "")
-    assert "does not know this call" in done.err
+    assert "does not have this method" in done.err
 
 
 async def test_a_budget_and_labels_go_with_the_chat_and_its_end_is_told(server, command_line):
@@ -160,7 +160,12 @@ async def test_a_budget_that_refuses_says_what_the_input_alone_may_cost(server, 
             ["--confirm-over", "0.01", "--max-cost", "0.010001"],
             "this may cost up to $0.010001",
         ),
-        (PRICED, ["--confirm-over", "0.01", "--max-cost", "9"], "this may cost up to $0.015459"),
+        (PRICED, ["--confirm-over", "0.01", "--max-cost", "0.015459"], None),
+        (
+            {"input_cost_microusd": 99},
+            ["--confirm-over", "0.01", "--max-cost", "0.05"],
+            "this may cost up to $0.05",
+        ),
         (PRICED | {"exceeds_budget": True}, ["--confirm-over", "0", "--max-cost", "0.00005"], None),
         ({"input_cost_microusd": 99}, ["--confirm-over", "0.000099"], None),
         (
@@ -168,11 +173,11 @@ async def test_a_budget_that_refuses_says_what_the_input_alone_may_cost(server, 
             ["--confirm-over", "0"],
             "the input alone may cost $0.000099",
         ),
-        ({}, ["--confirm-over", "1000"], "nobody knows what openai/gpt costs"),
-        ({"max_output_tokens": 5}, ["--confirm-over", "1"], "nobody knows what openai/gpt costs"),
+        ({}, ["--confirm-over", "1000"], "the price of openai/gpt is not known"),
+        ({"max_output_tokens": 5}, ["--confirm-over", "1"], "the price of openai/gpt is not known"),
     ],
 )
-async def test_without_a_terminal_what_may_cost_more_is_not_sent(
+async def test_without_a_terminal_only_a_cheap_or_budgeted_request_is_sent(
     server, command_line, known, options, asks
 ):
     server.count = answers(**known)
@@ -183,11 +188,15 @@ async def test_without_a_terminal_what_may_cost_more_is_not_sent(
     if asks is None:
         assert (done.code, done.out, len(server.requests)) == (0, "a\n", 1)
         return
-    way_out = "give --max-cost, or a higher --confirm-over"
-    if "nobody knows" in asks:
-        way_out = "leave --confirm-over out"
     assert (done.code, done.out, server.requests) == (1, "", [])
-    assert done.err == f"tokenwire: {asks}, and there is no terminal to ask at: {way_out}\n"
+    assert done.err.startswith(f"tokenwire: {asks}, and there is no terminal to confirm it: ")
+    assert done.err.count("\n") == 1
+    amount = re.search(r"pass (--confirm-over) ([\d.]+) to accept", done.err)
+    if amount is None:
+        assert done.err.endswith(": leave out --confirm-over\n")
+        return
+    accepted = await command_line.run("chat", "Hi", *options, *amount.groups())
+    assert (accepted.code, accepted.out, len(server.requests)) == (0, "a\n", 1)
 
 
 @pytest.mark.parametrize(
@@ -201,14 +210,14 @@ async def test_without_a_terminal_what_may_cost_more_is_not_sent(
         (b"\x04", False),
     ],
 )
-async def test_on_a_terminal_it_asks_and_only_a_yes_goes_on(
+async def test_on_a_terminal_it_asks_and_only_a_yes_continues(
     server, command_line, terminal, typed, goes_on
 ):
     server.count = answers(**PRICED)
     server.script = plays(started(), text(2, "answer"), finished(3))
 
     process = await terminal.start(command_line, "chat", "Hi", "--confirm-over", "0")
-    await terminal.shows("this may cost up to $0.015459: go on? [y/N] ")
+    await terminal.shows("this may cost up to $0.015459: continue? [y/N] ")
     assert server.requests == []
     terminal.type(typed)
 
@@ -272,11 +281,11 @@ async def test_a_count_that_fails_is_one_line_and_nothing_is_sent(server, comman
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["count", "Hi", "--max-cost", "0.0000001"], "6 decimals at most"),
+        (["count", "Hi", "--max-cost", "0.0000001"], "at most 6 decimals"),
         (["chat", "Hi", "--max-cost", "-1"], "--max-cost"),
-        (["chat", "Hi", "--confirm-over", "$1"], "no amount in US dollars"),
+        (["chat", "Hi", "--confirm-over", "$1"], "is not an amount in US dollars"),
         (["chat", "Hi", "--label", "team"], "is not KEY=VALUE"),
-        (["chat", "Hi", "--label", "a=1", "--label", "a=2"], "names a key twice"),
+        (["chat", "Hi", "--label", "a=1", "--label", "a=2"], "the key 'a' is given twice"),
         (["count", " "], "the prompt is empty"),
         (["count", "Hi", "--label", "a=1"], "--label"),
     ],
@@ -286,4 +295,4 @@ async def test_wrong_usage_is_said_and_exits_with_2(command_line, arguments, say
 
     assert (done.code, done.out) == (2, "")
     assert says in done.err.splitlines()[-1]
-    assert re.match(r"tokenwire \w+: error: |tokenwire: error: ", done.err.splitlines()[-1])
+    assert done.err.splitlines()[-1].startswith(f"tokenwire {arguments[0]}: error: ")

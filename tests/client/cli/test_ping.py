@@ -40,7 +40,7 @@ LIMITED = caller(
 )
 
 
-async def test_ping_says_who_i_am_what_i_may_and_how_far_it_is(server, command_line):
+async def test_ping_prints_the_caller_its_limits_and_the_round_trip(server, command_line):
     server.caller = answers(LIMITED)
     command_line.environment["TOKENWIRE_KEY"] = KEY
 
@@ -64,12 +64,12 @@ async def test_ping_says_who_i_am_what_i_may_and_how_far_it_is(server, command_l
     assert server.calls == [("GetCaller", f"Bearer {KEY}")] * 3
 
 
-def test_who_has_no_key_and_no_limits_is_told_so():
+def test_a_caller_without_a_key_and_limits():
     assert list(caller_lines(caller(), NOW)) == [
         "tenant: acme",
         "key: none",
         "models: all",
-        "limits: none of your own",
+        "limits: none",
     ]
 
 
@@ -81,10 +81,10 @@ def test_who_has_no_key_and_no_limits_is_told_so():
         (timedelta(days=1, hours=3, minutes=1), "expires 2030-01-02 03:01 UTC (in 27 hours)"),
         (timedelta(minutes=90), "expires 2030-01-01 01:30 UTC (in 90 minutes)"),
         (timedelta(seconds=90), "expires 2030-01-01 00:01 UTC (in less than two minutes)"),
-        (timedelta(seconds=-1), "expires 2029-12-31 23:59 UTC (it has expired)"),
+        (timedelta(seconds=-1), "expires 2029-12-31 23:59 UTC (expired)"),
     ],
 )
-def test_when_a_key_expires_is_told(left, says):
+def test_when_a_key_expires(left, says):
     with_key = caller(key_prefix="tw_0123456789ab")
     with_key.key_expire_time.FromDatetime(NOW + left)
 
@@ -152,7 +152,7 @@ async def test_an_older_server_is_named_so(server, command_line):
 
     assert (done.code, done.out) == (1, "")
     assert done.err == (
-        f"tokenwire: the server at {server.target} does not know this call: "
+        f"tokenwire: the server at {server.target} does not have this method: "
         "it may be older than this command\n"
     )
 

@@ -1,16 +1,14 @@
-from dataclasses import replace
-
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from tokenwire.cli.app import Arguments
+from tokenwire.cli.connection import Connection
 from tokenwire.cli.report import Tally, error_lines, stream_text
 from tokenwire.errors import ConnectionLost, DeadlineExceeded
 from tokenwire.v1.chat_pb2 import StreamInfo
 from tokenwire.v1.event_pb2 import Finished, Heartbeat, Timings, ToolCallDelta
 from tokenwire.v1.usage_pb2 import Usage
 
-from ..conftest import event, finished, reasoning, started, text, unknown_event
+from ..conftest import event, finished, reasoning, started, text, tool_call, unknown_event
 
 LOST_LINE = "tokenwire: the connection to 127.0.0.1:50051 was lost after event 7"
 
@@ -43,6 +41,26 @@ def test_an_answer_without_tokens_has_neither_ttft_nor_speed():
     line = tally_of((0.1, started()), (0.2, finished(2))).finished_line(0.2)
 
     assert line == "12 tokens in, 34 out, finished: stop"
+
+
+@pytest.mark.parametrize(
+    ("reason", "count", "line"),
+    [
+        (3, 34, "MAX_TOKENS after 34 reasoning tokens; try a higher --max-output-tokens"),
+        (1, 0, "STOP"),
+    ],
+)
+def test_an_answer_without_text_says_how_it_ended(reason, count, line):
+    usage = Usage(output_tokens=34, reasoning_tokens=count)
+    timed = [
+        (0.1, reasoning(2, "Hm")),
+        (0.2, event(3, finished=Finished(reason=reason, usage=usage))),
+    ]
+
+    assert tally_of(*timed).no_answer_line() == f"the answer has no text: it ended with {line}"
+    assert tally_of((0.1, text(1, "a")), *timed).no_answer_line() is None
+    assert tally_of((0.1, tool_call(1, "f", "{}")), *timed).no_answer_line() is None
+    assert tally_of(*timed, resumed=True).no_answer_line() is None
 
 
 def test_a_cancelled_stream_tells_events_and_a_guess_of_its_tokens():
@@ -86,7 +104,7 @@ def test_a_resumed_stream_has_its_figures_from_the_server():
     )
     assert bare.finished_line(6.0) == "1 tokens in, 2 out, finished: stop"
     assert tally_of(resumed=True).finished_line(0.1) == (
-        "nothing follows: the stream had ended there"
+        "there are no more events: the stream ended there"
     )
 
 
@@ -107,48 +125,51 @@ def test_how_a_stream_stands_is_one_line(info, says):
     assert stream_text(info) == says
 
 
-RESUMABLE = Arguments(
-    command="chat", target="127.0.0.1:50051", timeout_s=None, json=False, resumable=True
-)
+LOCAL = Connection("127.0.0.1:50051")
 LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_sequence=7)
 
 
 @pytest.mark.parametrize(
-    ("error", "arguments", "lines"),
+    ("error", "connection", "stream", "lines"),
     [
-        (LOST, replace(RESUMABLE, resumable=False), [LOST_LINE, "  stream st_1"]),
-        (LOST, RESUMABLE, [LOST_LINE, "  go on with: tokenwire resume st_1 --after 7"]),
+        (LOST, LOCAL, "plain", [LOST_LINE, "  stream st_1"]),
+        (LOST, LOCAL, "resumable", [LOST_LINE, "  continue with: tokenwire resume st_1 --after 7"]),
         (
             LOST,
-            replace(RESUMABLE, command="resume"),
-            [LOST_LINE, "  go on with: tokenwire resume st_1 --after 7"],
+            LOCAL,
+            "resumed",
+            [LOST_LINE, "  continue with: tokenwire resume st_1 --after 7"],
         ),
         (
             ConnectionLost("Socket closed", stream_id="st_1", last_sequence=7),
-            replace(RESUMABLE, target="far:1"),
+            Connection("far:1"),
+            "resumable",
             [
                 "tokenwire: the connection to far:1 was lost after event 7",
-                "  go on with: tokenwire resume st_1 --after 7 --target far:1",
+                "  continue with: tokenwire resume st_1 --after 7 --target far:1",
             ],
         ),
         (
             ConnectionLost("Socket closed"),
-            RESUMABLE,
+            LOCAL,
+            "resumable",
             ["tokenwire: the connection to 127.0.0.1:50051 was lost before any event"],
         ),
         (
             ConnectionLost("failed to connect to all addresses"),
-            RESUMABLE,
+            LOCAL,
+            "resumable",
             [
                 "tokenwire: no server answers at 127.0.0.1:50051; start one with: tokenwire-server serve --demo"
             ],
         ),
         (
             ConnectionLost("failed to connect to all addresses", stream_id="st_1", last_sequence=7),
-            RESUMABLE,
+            LOCAL,
+            "resumable",
             [
                 "tokenwire: no server answers at 127.0.0.1:50051",
-                "  go on with: tokenwire resume st_1 --after 7",
+                "  continue with: tokenwire resume st_1 --after 7",
             ],
         ),
         (
@@ -157,31 +178,36 @@ LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_se
                 stream_id="st_1",
                 last_sequence=7,
             ),
-            RESUMABLE,
+            LOCAL,
+            "resumable",
             [
                 "tokenwire: no server answers at 127.0.0.1:50051",
-                "  go on with: tokenwire resume st_1 --after 7",
+                "  continue with: tokenwire resume st_1 --after 7",
             ],
         ),
         (
             DeadlineExceeded("Deadline Exceeded", stream_id="st_1", last_sequence=7),
-            RESUMABLE,  # which has cancelled the stream
+            LOCAL,
+            "resumable",  # which has cancelled the stream
             ["tokenwire: DEADLINE_EXCEEDED: the deadline passed"],
         ),
         (
             DeadlineExceeded("Deadline Exceeded", stream_id="st_1", last_sequence=7),
-            replace(RESUMABLE, command="resume"),
+            LOCAL,
+            "resumed",
             [
                 "tokenwire: DEADLINE_EXCEEDED: the deadline passed",
-                "  go on with: tokenwire resume st_1 --after 7",
+                "  continue with: tokenwire resume st_1 --after 7",
             ],
         ),
     ],
 )
-def test_an_end_of_the_connection_is_said_in_our_words(monkeypatch, error, arguments, lines):
+def test_a_lost_connection_is_reported_without_grpcs_texts(
+    monkeypatch, error, connection, stream, lines
+):
     monkeypatch.delenv("TOKENWIRE_TARGET", raising=False)
 
-    assert list(error_lines(error, arguments)) == lines
+    assert list(error_lines(error, connection, stream)) == lines
 
 
 def test_a_stream_that_has_not_finished_has_no_figures():

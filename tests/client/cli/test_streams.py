@@ -53,7 +53,7 @@ async def test_resume_prints_the_rest_and_the_same_summary(real_server):
     assert (nothing.code, nothing.out, nothing.err) == (
         0,
         "",
-        "nothing follows: the stream had ended there\n",
+        "there are no more events: the stream ended there\n",
     )
     (line,) = as_json.out.splitlines()
     assert json.loads(line)["finished"]["reason"] == "FINISH_REASON_STOP"
@@ -93,8 +93,8 @@ async def test_an_unknown_stream_is_one_line(command_line, server, command):
     [
         (["resume"], "ID"),
         (["resume", " "], "id is empty"),
-        (["resume", "st", "--after", "-1"], "from 0 on"),
-        (["resume", "st", "--after", str(2**63)], "from 0 on"),
+        (["resume", "st", "--after", "-1"], "is not a whole number of at least 0"),
+        (["resume", "st", "--after", str(2**63)], "is too large"),
         (["cancel"], "ID"),
         (["cancel", "st", "--timeout", "0"], "above 0"),
     ],
@@ -154,7 +154,7 @@ async def test_ctrl_c_leaves_a_resumed_stream_to_itself_and_says_how_to_go_on(se
         _, err = await process.communicate()
 
     assert process.returncode == 130
-    line = f"left after event 8; go on with: tokenwire resume {STREAM_ID} --after 8\n"
+    line = f"left after event 8; continue with: tokenwire resume {STREAM_ID} --after 8\n"
     assert err.decode() == line
     assert server.ended == []
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwire.cli.usage.csv_writer import CsvWriter, record_columns, safe_text, summary_columns
+from tokenwire.cli.usage.columns import cells, record_columns, summary_columns
+from tokenwire.cli.usage.csv_writer import CsvWriter, safe_text
 from tokenwire.v1.usage_pb2 import Usage, UsageRecord, UsageSummary
 
 from ..usage_server import record
@@ -29,7 +30,7 @@ FORMULAS = [
 
 def written(columns, *messages):
     out = io.StringIO(newline="")
-    CsvWriter(out, columns).write(messages)
+    CsvWriter(out, tuple(columns)).write(cells(columns, message) for message in messages)
     return out.getvalue()
 
 
@@ -106,9 +107,10 @@ def test_a_newer_servers_outcome_is_its_number():
 
 def test_lines_end_as_rfc_4180_has_it_and_the_heading_comes_once_also_alone():
     out = io.StringIO(newline="")
-    writer = CsvWriter(out, summary_columns(("day",), ""))
+    columns = summary_columns(("day",), "")
+    writer = CsvWriter(out, tuple(columns))
     writer.write(())
-    writer.write([UsageSummary(day="2026-07-31", record_count=1)])
+    writer.write([cells(columns, UsageSummary(day="2026-07-31", record_count=1))])
 
     heading, line, rest = out.getvalue().split("\r\n")
     assert heading.startswith("day,record_count,")

@@ -113,7 +113,7 @@ async def test_an_error_in_the_middle_says_how_many_were_written(server, command
     assert done.code == 1
     assert [row["stream_id"] for row in csv_rows(done.out)] == ids(range(3000, 1000, -1))
     assert done.err.splitlines() == [
-        "tokenwire: incomplete: 2000 records were written before this:",
+        "tokenwire: incomplete: 2000 records were written before this error:",
         "tokenwire: STORE_UNAVAILABLE: said by the server",
     ]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwire.cli.usage.filters import UsageArguments
+from tokenwire.cli.usage.filters import UsageFilters
 from tokenwire.cli.usage.json_numbers import json_object
 from tokenwire.cli.usage.text import (
     bar,
@@ -21,18 +21,7 @@ from tokenwire.v1.usage_pb2 import Usage, UsageSummary
 
 from ..usage_server import record
 
-WANTED = UsageArguments(
-    since=datetime(2026, 7, 1, tzinfo=UTC),
-    until=None,
-    models=(),
-    labels={},
-    outcomes=(),
-    key_prefix="",
-    group_by=("day",),
-    label_key="",
-    csv=False,
-    limit=None,
-)
+FILTERS = UsageFilters(since=datetime(2026, 7, 1, tzinfo=UTC))
 
 
 def summary(count, cost, **fields):
@@ -49,23 +38,23 @@ def test_the_sum_of_all_groups_says_what_is_missing_in_it():
         summary(2, 1, open_count=1),
     ]
 
-    assert list(total_lines(sum_of(groups), WANTED)) == [
+    assert list(total_lines(sum_of(groups), FILTERS)) == [
         "since 2026-07-01 (UTC): 1,005 streams, 10,050 tokens in, 1,005 out, $1.500001",
-        "3 without a known price: what they cost is not in the sum",
-        "2 with figures that are not the provider's, but counted or estimated here",
+        "3 without a known price: their cost is not in the sum",
+        "2 with figures that Tokenwire counted or estimated, not the provider's",
         "1 still open: their figures will grow",
     ]
 
 
 def test_where_no_cost_is_known_it_is_unknown_and_not_0():
-    lines = list(total_lines(sum_of([summary(1, None, unpriced_count=1)]), WANTED))
+    lines = list(total_lines(sum_of([summary(1, None, unpriced_count=1)]), FILTERS))
 
     assert lines[0].endswith("1 stream, 10 tokens in, 1 out, cost unknown")
-    assert next(total_lines(sum_of([summary(1, 0)]), WANTED)).endswith("out, $0.00")
+    assert next(total_lines(sum_of([summary(1, 0)]), FILTERS)).endswith("out, $0.00")
 
 
 def test_nothing_is_said_to_be_nothing_and_when():
-    assert list(total_lines(sum_of([]), WANTED)) == ["no streams since 2026-07-01 (UTC)"]
+    assert list(total_lines(sum_of([]), FILTERS)) == ["no streams since 2026-07-01 (UTC)"]
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 2**50)), max_size=6))

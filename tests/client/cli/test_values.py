@@ -1,4 +1,3 @@
-from argparse import ArgumentTypeError
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -20,16 +19,17 @@ NOW = datetime(2026, 7, 31, 13, 14, 15, 16, tzinfo=UTC)
         ("2026-07-01T00:30Z", datetime(2026, 7, 1, 0, 30, tzinfo=UTC)),
         ("24h", NOW - timedelta(days=1)),
         ("90m", NOW - timedelta(minutes=90)),
-        ("0d", datetime(2026, 7, 31, tzinfo=UTC)),
-        ("7d", datetime(2026, 7, 24, tzinfo=UTC)),
+        ("30s", NOW - timedelta(seconds=30)),
+        ("0d", NOW),
+        ("7d", NOW - timedelta(days=7)),
     ],
 )
-def test_a_time_is_utc_and_so_many_days_ago_is_a_days_beginning(text, means):
+def test_a_time_is_in_utc_and_a_span_is_counted_back_from_now(text, means):
     assert time_value(text, NOW) == means
 
 
 @given(st.datetimes(timezones=st.just(timezone(timedelta(hours=-3)))))
-def test_every_time_means_itself(time):
+def test_a_time_with_an_offset_is_converted_to_utc(time):
     try:
         in_utc = time.astimezone(UTC)
     except OverflowError:
@@ -41,17 +41,17 @@ def test_every_time_means_itself(time):
     "text",
     ["", "yesterday", "7", "7w", "-7d", "999999999d", "2026-13-01", "9999-12-31T23:59-12:00"],
 )
-def test_what_is_no_time_is_said(text):
-    with pytest.raises(ArgumentTypeError, match="is no time"):
+def test_a_wrong_time_is_named_with_the_valid_forms(text):
+    with pytest.raises(ValueError, match="is not a span before now"):
         time_value(text, NOW)
 
 
 @given(st.text())
-def test_no_text_breaks_what_reads_it(text):
+def test_every_text_is_parsed_or_refused_with_a_message(text):
     for read in (lambda: time_value(text, NOW), lambda: usd_value(text), lambda: label_value(text)):
         try:
             read()
-        except ArgumentTypeError as error:
+        except ValueError as error:
             assert str(error)
 
 
@@ -59,5 +59,5 @@ def test_a_label_is_a_key_and_a_value():
     assert label_value("team=search=fast") == ("team", "search=fast")
     assert label_value("team=") == ("team", "")
     for wrong in ("team", "=search", ""):
-        with pytest.raises(ArgumentTypeError, match="KEY=VALUE"):
+        with pytest.raises(ValueError, match="KEY=VALUE"):
             label_value(wrong)

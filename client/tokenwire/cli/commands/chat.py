@@ -10,17 +10,27 @@ from tokenwire.v1.usage_pb2 import Usage
 
 from ...client import AsyncClient
 from ...errors import TokenwireError
-from ..app import Arguments
+from ..connection import Connection
 from ..render import output
 from ..report import Tally
-from .chat_request import chat_request
-from .client_for import client_for
+from .chat_request import RequestOptions, chat_request
 
 USAGE_TIMEOUT_S = 1.0
-"""How long an interrupted command may take to learn what the answer has cost."""
+"""How long an interrupted command waits to learn what the answer has cost."""
+
+INTERRUPT_WAIT_S = 0.1
+"""How long to wait for SIGINT after the reader of stdout left. Ctrl-C signals the whole pipeline, and the
+reader may be gone before the signal is handled here."""
 
 
-async def chat(arguments: Arguments) -> None:
+async def chat(
+    connection: Connection,
+    options: RequestOptions,
+    *,
+    timeout_s: float | None,
+    as_json: bool,
+    resumable: bool,
+) -> None:
     """Stream the answer to the prompt.
 
     When interrupted, cancel the generation, so that the server closes the provider's connection, and
@@ -28,37 +38,43 @@ async def chat(arguments: Arguments) -> None:
     a resumable stream, which another terminal may resume or cancel while it runs.
 
     Raises:
-        TokenwireError: there is no answer, or no whole one.
+        TokenwireError: there is no answer, or only a part of it.
     """
-    screen = output(as_json=arguments.json)
+    screen = output(as_json=as_json)
     tally = Tally()
     summary: list[str] = []
+    interrupted = False
     began = time.monotonic()
-    async with client_for(arguments) as client:
-        stream = client.chat_stream(
-            chat_request(arguments), timeout=arguments.timeout_s, resumable=arguments.resumable
-        )
+    async with connection.client() as client:
+        stream = client.chat_stream(chat_request(options), timeout=timeout_s, resumable=resumable)
         try:
-            async with stream:
-                if arguments.resumable:
-                    screen.name(stream.stream_id)
-                async for event in stream:
-                    tally.add(event, time.monotonic() - began)
-                    screen.show(event)
+            try:
+                async with stream:
+                    if resumable:
+                        screen.name(stream.stream_id)
+                    async for event in stream:
+                        tally.add(event, time.monotonic() - began)
+                        screen.show(event)
+            except BrokenPipeError:
+                await asyncio.sleep(INTERRUPT_WAIT_S)
+                raise
+            if not as_json and (line := tally.no_answer_line()):
+                summary.append(line)
             summary.append(tally.finished_line(time.monotonic() - began))
         except asyncio.CancelledError:
+            interrupted = True
             took_s = time.monotonic() - began
             usage = await _usage(client, stream.stream_id)
             summary.append(tally.cancelled_line(took_s, usage))
             raise
         finally:
-            screen.end(*summary)
-            if summary and not arguments.resumable:
+            screen.end(*summary, interrupted=interrupted)
+            if summary and not resumable:
                 screen.name(stream.stream_id)
 
 
 async def _usage(client: AsyncClient, stream_id: str) -> Usage | None:
-    """What a stream that is being cancelled has used. None: nobody said so in time."""
+    """Cancel a stream and return what it used. Return None if the server does not answer in time."""
     if stream_id:
         with contextlib.suppress(TokenwireError):
             info = await client.cancel(stream_id, timeout=USAGE_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""`tokenwire chat --confirm-over`: what an answer may cost is said, and asked about, before it costs."""
+"""`tokenwire chat --confirm-over`: show what an answer may cost, and ask before sending the request."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import TextIO
 
 from ...channel import LOOKUP_TIMEOUT_S
 from ...usage import TokenCount
-from ..app import Arguments
-from ..money import usd_text
-from ..render import say, visible
+from ..connection import Connection
+from ..money import usd_decimal, usd_text
+from ..terminal import say, visible
+from .chat_request import RequestOptions
 from .count import counted_request
 
 _TERMINAL = "/dev/tty"
@@ -21,35 +22,45 @@ _TERMINAL = "/dev/tty"
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Why to ask before a request is sent, and what else to do where nobody can be asked."""
+    """Why to ask before a request is sent."""
 
     why: str
-    way_out: str = "give --max-cost, or a higher --confirm-over"
+    way_out: str
+    """What to pass instead if there is no terminal."""
+    is_within_budget: bool = False
+    """Whether even the longest answer costs no more than `--max-cost`."""
 
 
-def confirmed(arguments: Arguments) -> bool:
-    """Whether the chat may begin: it costs little enough, or somebody at the terminal agrees.
+def confirmed(
+    connection: Connection,
+    options: RequestOptions,
+    *,
+    threshold_microusd: int,
+    timeout_s: float | None,
+    prompt_from_stdin: bool,
+) -> bool:
+    """Return whether the chat may begin: it is cheap enough, or somebody at the terminal agrees.
 
-    Outside of any event loop, so that Ctrl-C ends a question that nobody answers. Without a terminal, and
-    where the answer is no, it says so.
+    Without a terminal it may also begin if even the longest answer fits in `--max-cost`. If it may not
+    begin, an error line says why. Call it outside any event loop, so that Ctrl-C ends the question.
 
     Raises:
-        TokenwireError: the request would be refused, or nobody counted.
-        KeyboardInterrupt: as an answer.
+        TokenwireError: the request would be refused, or it could not be counted.
+        KeyboardInterrupt: the user pressed Ctrl-C at the question.
     """
-    timeout_s = LOOKUP_TIMEOUT_S
-    if arguments.timeout_s is not None:
-        timeout_s = min(timeout_s, arguments.timeout_s)
-    counted = asyncio.run(counted_request(arguments, timeout_s=timeout_s))
-    doubt = doubt_about(counted, arguments)
+    timeout_s = LOOKUP_TIMEOUT_S if timeout_s is None else min(timeout_s, LOOKUP_TIMEOUT_S)
+    counted = asyncio.run(counted_request(connection, options, timeout_s=timeout_s))
+    doubt = doubt_about(counted, options.max_cost_microusd, threshold_microusd)
     if doubt is None:
         return True
-    with _terminal(prompt_from_stdin=arguments.prompt_from_stdin) as terminal:
+    with _terminal(prompt_from_stdin=prompt_from_stdin) as terminal:
         if terminal is None:
-            say(f"tokenwire: {doubt.why}, and there is no terminal to ask at: {doubt.way_out}")
+            if doubt.is_within_budget:
+                return True
+            say(f"tokenwire: {doubt.why}, and there is no terminal to confirm it: {doubt.way_out}")
             return False
         reading, writing = terminal
-        writing.write(visible(f"{doubt.why}: go on? [y/N] "))
+        writing.write(visible(f"{doubt.why}: continue? [y/N] "))
         writing.flush()
         answer = _line(reading)
         if not answer.endswith("\n"):  # Ctrl-D
@@ -60,30 +71,42 @@ def confirmed(arguments: Arguments) -> bool:
     return agreed
 
 
-def doubt_about(counted: TokenCount, arguments: Arguments) -> Doubt | None:
-    """Why to ask before this request is sent. None: there is no need to."""
-    bearable = arguments.confirm_over_microusd
-    if bearable is None or counted.exceeds_budget:  # which the server refuses, at no cost
+def doubt_about(
+    counted: TokenCount, budget_microusd: int | None, threshold_microusd: int
+) -> Doubt | None:
+    """Return why to ask before this request is sent. Return None if that is not necessary."""
+    if counted.exceeds_budget:  # the server refuses it, at no cost
         return None
-    budget, at_most = arguments.max_cost_microusd, counted.max_cost_microusd
-    if budget is not None:  # where the server stops it
-        at_most = budget if at_most is None else min(at_most, budget)
-    if at_most is not None:
-        return Doubt(f"this may cost up to {usd_text(at_most)}") if at_most > bearable else None
-    if counted.input_cost_microusd is None:
+    longest = counted.max_cost_microusd
+    limits = [cost for cost in (longest, budget_microusd) if cost is not None]
+    if limits:  # at the budget, the server ends the answer
+        at_most = min(limits)
+        if at_most <= threshold_microusd:
+            return None
+        accept = f"--confirm-over {usd_decimal(at_most)}"
+        within = longest is not None and budget_microusd is not None and longest <= budget_microusd
+        return Doubt(
+            f"this may cost up to {usd_text(at_most)}",
+            f"pass {accept} to accept this cost, or limit the answer with --max-output-tokens",
+            is_within_budget=within,
+        )
+    input_cost = counted.input_cost_microusd
+    if input_cost is None:
         model = f"{counted.provider}/{counted.model}"
-        return Doubt(f"nobody knows what {model} costs", "leave --confirm-over out")
-    if counted.input_cost_microusd > bearable:
-        return Doubt(f"the input alone may cost {usd_text(counted.input_cost_microusd)}")
+        return Doubt(f"the price of {model} is not known", "leave out --confirm-over")
+    if input_cost > threshold_microusd:
+        return Doubt(
+            f"the input alone may cost {usd_text(input_cost)}",
+            f"pass --confirm-over {usd_decimal(input_cost)} to accept this cost",
+        )
     return None
 
 
 @contextlib.contextmanager
 def _terminal(*, prompt_from_stdin: bool) -> Iterator[tuple[TextIO, TextIO] | None]:
-    """Where to read an answer, and where to ask: the terminal that stdin and stderr are.
+    """Open the terminal, to read an answer and to write the question. Yield None if there is none.
 
-    A prompt that came through a pipe leaves the terminal that the command was started from. None: there
-    is nobody to ask.
+    If the prompt came through a pipe, this is the terminal from which the command was started.
     """
     if _is_terminal(sys.stdin) and _is_terminal(sys.stderr):
         yield sys.stdin, sys.stderr
@@ -105,7 +128,7 @@ def _line(reading: TextIO) -> str:
     try:
         return reading.readline()
     except UnicodeDecodeError:
-        return "\n"  # whatever it was, it is no yes
+        return "\n"  # not a yes
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

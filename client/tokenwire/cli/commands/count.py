@@ -1,56 +1,69 @@
-"""`tokenwire count`: what a chat would take and cost, told before it runs."""
+"""`tokenwire count`: the tokens and the cost of a chat, without starting it."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from ...usage import TokenCount
-from ..app import Arguments
+from ..connection import Connection
 from ..money import UNKNOWN, usd_text
-from ..render import visible, write_json_line
-from .chat_request import chat_request
-from .client_for import client_for
+from ..terminal import visible, write_json_line, write_stdout
+from .chat_request import RequestOptions, chat_request
 
 _SOURCES = {
-    "provider": "exact: the provider counted this very request",
+    "provider": "exact: the provider counted this request",
     "tokenizer": "exact: counted with the model's own vocabulary",
     "estimate": "an estimate",
 }
 
 
-async def count(arguments: Arguments) -> None:
-    """Count the request, and print what the server says of it.
+async def count(
+    connection: Connection,
+    options: RequestOptions,
+    *,
+    ask_provider: bool,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Count the request, and print what the server answers.
 
     Raises:
-        TokenwireError: the request would be refused, or nobody counted.
+        TokenwireError: the request would be refused, or it could not be counted.
     """
-    counted = await counted_request(arguments, timeout_s=arguments.timeout_s)
-    if arguments.json:
+    counted = await counted_request(
+        connection, options, ask_provider=ask_provider, timeout_s=timeout_s
+    )
+    if as_json:
         write_json_line(_json_object(counted))
         return
-    budgeted = arguments.max_cost_microusd is not None
-    sys.stdout.writelines(visible(line) + "\n" for line in count_lines(counted, budgeted=budgeted))
-    sys.stdout.flush()
+    has_budget = options.max_cost_microusd is not None
+    lines = count_lines(counted, has_budget=has_budget)
+    write_stdout("".join(visible(line) + "\n" for line in lines))
 
 
-async def counted_request(arguments: Arguments, *, timeout_s: float | None) -> TokenCount:
-    """What the request of these arguments would take.
+async def counted_request(
+    connection: Connection,
+    options: RequestOptions,
+    *,
+    ask_provider: bool = False,
+    timeout_s: float,
+) -> TokenCount:
+    """Return the tokens and the cost of a request.
 
     Raises:
-        TokenwireError: it would be refused, or nobody counted.
+        TokenwireError: the request would be refused, or it could not be counted.
     """
-    async with client_for(arguments) as client:
+    async with connection.client() as client:
         return await client.count_tokens(
-            chat_request(arguments), ask_provider=arguments.ask_provider, timeout=timeout_s
+            chat_request(options), ask_provider=ask_provider, timeout=timeout_s
         )
 
 
-def count_lines(counted: TokenCount, *, budgeted: bool) -> Iterator[str]:
-    """What a request would take, for people."""
+def count_lines(counted: TokenCount, *, has_budget: bool) -> Iterator[str]:
+    """Return a count for people."""
     mark = "" if counted.source in ("provider", "tokenizer") else "~"
-    source = _SOURCES.get(counted.source, "counted in a way that is unknown here")
+    source = _SOURCES.get(counted.source, "counted by a method that is unknown here")
     yield f"model: {counted.provider}/{counted.model}"
     yield f"input: {mark}{counted.input_tokens} tokens ({source})"
     yield f"input cost: {_cost_text(counted.input_cost_microusd, mark)}"
@@ -58,8 +71,8 @@ def count_lines(counted: TokenCount, *, budgeted: bool) -> Iterator[str]:
     output = UNKNOWN if most is None else f"{most} tokens"
     yield f"output at most: {output}"
     yield f"cost at most: {_cost_text(counted.max_cost_microusd, mark)}"
-    if budgeted:
-        yield f"budget: {'would refuse it' if counted.exceeds_budget else 'takes it'}"
+    if has_budget:
+        yield f"budget: {'exceeded' if counted.exceeds_budget else 'not exceeded'}"
 
 
 def _cost_text(microusd: int | None, mark: str) -> str:
@@ -67,7 +80,7 @@ def _cost_text(microusd: int | None, mark: str) -> str:
 
 
 def _json_object(counted: TokenCount) -> dict[str, Any]:
-    """What is known of it, named as in the protocol's JSON."""
+    """Return the known figures, named as in proto JSON."""
     named = {
         "inputTokens": counted.input_tokens,
         "source": counted.source or None,

@@ -1,4 +1,4 @@
-"""`tokenwire models`: what the server offers by name."""
+"""`tokenwire models`: the models that the server's configuration names."""
 
 from __future__ import annotations
 
@@ -6,57 +6,59 @@ import sys
 
 from tokenwire.v1.model_pb2 import Model, ModelCapability
 
-from ..app import Arguments
+from ..connection import Connection
 from ..money import usd_text
-from ..render import print_table, visible, write_json
-from .client_for import client_for
+from ..render import write_json
+from ..table import Column, table_lines, write_lines
 
-_HEADINGS = (
-    "MODEL",
-    "PROVIDER",
-    "ITS NAME THERE",
-    "CAN",
-    "CONTEXT",
-    "MAX OUTPUT",
-    "$/M IN",
-    "$/M OUT",
+_COLUMNS = tuple(
+    map(
+        Column,
+        (
+            "MODEL",
+            "PROVIDER",
+            "PROVIDER'S NAME",
+            "CAPABILITIES",
+            "CONTEXT",
+            "MAX OUTPUT",
+            "$/M IN",
+            "$/M OUT",
+        ),
+    )
 )
 _REPEATED_IN_ID = (1, 2)
 
 
-async def list_models(arguments: Arguments) -> None:
+async def list_models(connection: Connection, *, timeout_s: float, as_json: bool) -> None:
     """List the models: a table on a terminal, tab-separated lines without a heading elsewhere.
 
     Raises:
-        TokenwireError: the server did not tell.
+        TokenwireError: the server did not answer.
     """
-    async with client_for(arguments) as client:
-        models = await client.list_models(timeout=arguments.timeout_s)
-    if arguments.json:
+    async with connection.client() as client:
+        models = await client.list_models(timeout=timeout_s)
+    if as_json:
         for model in models:
             write_json(model)
     elif sys.stdout.isatty():
         _print_table(models)
     else:
-        sys.stdout.writelines("\t".join(_row(model)) + "\n" for model in models)
-        sys.stdout.flush()
+        write_lines(["\t".join(_row(model)) for model in models])
+    sys.stdout.flush()
 
 
 def _print_table(models: list[Model]) -> None:
     """Print the models, without empty columns, and without provider and name if they repeat the ids."""
-    from rich.table import Table
-    from rich.text import Text
-
     rows = [_row(model) for model in models]
-    shown = [column for column in range(len(_HEADINGS)) if any(row[column] for row in rows)]
+    shown = [column for column in range(len(_COLUMNS)) if any(row[column] for row in rows)]
     if all(row[0] == f"{row[1]}/{row[2]}" for row in rows):
         shown = [column for column in shown if column not in _REPEATED_IN_ID]
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in shown:
-        table.add_column(_HEADINGS[column])
-    for row in rows:
-        table.add_row(*(Text(visible(row[column])) for column in shown))
-    print_table(table)
+    write_lines(
+        table_lines(
+            [_COLUMNS[column] for column in shown],
+            [[row[column] for column in shown] for row in rows],
+        )
+    )
 
 
 def _row(model: Model) -> tuple[str, ...]:
@@ -76,4 +78,4 @@ def _capability_text(capability: ModelCapability.ValueType) -> str:
     try:
         return ModelCapability.Name(capability).removeprefix("MODEL_CAPABILITY_").lower()
     except ValueError:
-        return str(capability)  # a newer server's
+        return str(capability)  # of a newer server

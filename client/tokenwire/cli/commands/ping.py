@@ -1,8 +1,7 @@
-"""`tokenwire ping`: whether the server answers, how fast, and what it lets you do."""
+"""`tokenwire ping`: whether the server answers, how fast, and what the caller may use."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,14 +9,13 @@ from typing import Any
 
 from tokenwire.v1.caller_pb2 import Allowance, Caller, Limit, LimitScope
 
-from ..app import Arguments
+from ..connection import Connection
 from ..money import usd_text
-from ..render import visible, write_json
-from .client_for import client_for, is_encrypted
+from ..render import write_json
+from ..terminal import visible, write_stdout
 
 ROUND_TRIPS = 3
-"""The first makes the connection too; the fastest is told."""
-
+"""The first also connects. The fastest one is reported."""
 
 _MICROUSD = " microusd"
 
@@ -28,40 +26,39 @@ _UNITS = (
 )
 
 
-async def ping(arguments: Arguments) -> None:
-    """Ask the server who calls, and print what it says.
+async def ping(connection: Connection, *, timeout_s: float, as_json: bool) -> None:
+    """Call the server, and print who the caller is and what it may use.
 
     Raises:
-        TokenwireError: it does not answer, or does not take the key.
+        TokenwireError: the server does not answer, or does not accept the key.
     """
     took_s: list[float] = []
-    async with client_for(arguments) as client:
+    async with connection.client() as client:
         for _ in range(ROUND_TRIPS):
             began = time.monotonic()
-            caller = await client.get_caller(timeout=arguments.timeout_s)
+            caller = await client.get_caller(timeout=timeout_s)
             took_s.append(time.monotonic() - began)
-    if arguments.json:
+    if as_json:
         write_json(caller)
         return
-    way = "TLS" if is_encrypted(arguments) else "plaintext"
+    transport = "TLS" if connection.is_encrypted() else "plaintext"
     lines = [
-        f"target: {arguments.target} ({way})",
+        f"target: {connection.target} ({transport})",
         f"server: tokenwire {caller.server_version}",
         f"round trip: {min(took_s) * 1000:.1f} ms (best of {ROUND_TRIPS})",
         *caller_lines(caller, datetime.now(UTC)),
     ]
-    sys.stdout.writelines(visible(line) + "\n" for line in lines)
-    sys.stdout.flush()
+    write_stdout("".join(visible(line) + "\n" for line in lines))
 
 
 def caller_lines(caller: Caller, now: datetime) -> Iterator[str]:
-    """Who calls, and what they may, for people."""
+    """Return who the caller is and what it may use, for people."""
     yield f"tenant: {caller.tenant}"
     yield f"key: {_key_text(caller, now)}"
     yield f"models: {', '.join(caller.models) or 'all'}"
     yield from map(_allowance_text, caller.allowances)
     if not caller.allowances:
-        yield "limits: none of your own"
+        yield "limits: none"
 
 
 def _key_text(caller: Caller, now: datetime) -> str:
@@ -77,7 +74,7 @@ def _key_text(caller: Caller, now: datetime) -> str:
 
 def _rest_text(rest: timedelta) -> str:
     if rest <= timedelta():
-        return "it has expired"
+        return "expired"
     for unit, span in _UNITS:
         if rest >= 2 * span:
             return f"in {rest // span} {unit}"
@@ -100,4 +97,4 @@ def _name(name_of: Callable[[Any], str], value: int) -> str:
     try:
         return name_of(value).lower().replace("_", " ")
     except ValueError:
-        return str(value)  # a newer server's
+        return str(value)  # of a newer server

@@ -1,55 +1,67 @@
-"""`tokenwire resume` and `tokenwire cancel`: streams that were begun elsewhere."""
+"""`tokenwire resume` and `tokenwire cancel`: streams that another command opened."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 
-from ..app import Arguments
+from ..connection import Connection
 from ..render import output, write_json
 from ..report import Tally, resume_command, stream_text
-from .client_for import client_for
+from ..terminal import write_stdout
+from .chat import INTERRUPT_WAIT_S
 
 
-async def resume(arguments: Arguments) -> None:
-    """Show what follows the cursor, then what comes. Interrupted, it leaves the stream to itself.
+async def resume(
+    connection: Connection,
+    stream_id: str,
+    after_sequence: int,
+    *,
+    timeout_s: float | None,
+    as_json: bool,
+) -> None:
+    """Show the events after the cursor, then new ones. When interrupted, leave the stream running.
 
     Raises:
-        TokenwireError: there is no such stream, or it did not end well.
+        TokenwireError: the stream does not exist, or it failed.
     """
-    screen = output(as_json=arguments.json)
+    screen = output(as_json=as_json)
     tally = Tally(resumed=True)
     summary: list[str] = []
+    interrupted = False
     began = time.monotonic()
-    async with client_for(arguments) as client:
-        stream = client.resume(
-            arguments.stream_id, arguments.after_sequence, timeout=arguments.timeout_s
-        )
+    async with connection.client() as client:
+        stream = client.resume(stream_id, after_sequence, timeout=timeout_s)
         try:
-            async with stream:
-                async for event in stream:
-                    tally.add(event, time.monotonic() - began)
-                    screen.show(event)
+            try:
+                async with stream:
+                    async for event in stream:
+                        tally.add(event, time.monotonic() - began)
+                        screen.show(event)
+            except BrokenPipeError:
+                await asyncio.sleep(INTERRUPT_WAIT_S)
+                raise
             summary.append(tally.finished_line(time.monotonic() - began))
         except asyncio.CancelledError:
-            command = resume_command(arguments, stream.stream_id, stream.last_sequence)
-            summary.append(f"left after event {stream.last_sequence}; go on with: {command}")
+            interrupted = True
+            command = resume_command(connection, stream.stream_id, stream.last_sequence)
+            summary.append(f"left after event {stream.last_sequence}; continue with: {command}")
             raise
         finally:
-            screen.end(*summary)
+            screen.end(*summary, interrupted=interrupted)
 
 
-async def cancel(arguments: Arguments) -> None:
-    """Cancel a stream, and print how it ended: a line for people and programs alike.
+async def cancel(
+    connection: Connection, stream_id: str, *, timeout_s: float, as_json: bool
+) -> None:
+    """Cancel a stream, and print how it ended: one line, for people and programs.
 
     Raises:
-        TokenwireError: there is no such stream, or the server did not tell.
+        TokenwireError: the stream does not exist, or the server did not answer.
     """
-    async with client_for(arguments) as client:
-        info = await client.cancel(arguments.stream_id, timeout=arguments.timeout_s)
-    if arguments.json:
+    async with connection.client() as client:
+        info = await client.cancel(stream_id, timeout=timeout_s)
+    if as_json:
         write_json(info)
     else:
-        sys.stdout.write(stream_text(info) + "\n")
-        sys.stdout.flush()
+        write_stdout(stream_text(info) + "\n")

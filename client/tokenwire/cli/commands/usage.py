@@ -1,76 +1,120 @@
-"""`tokenwire usage`: what the tenant's streams used, and what that cost."""
+"""`tokenwire usage`: what the tenant's streams used, and what they cost."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from tokenwire.v1.usage_pb2 import UsageRecord, UsageSummary
 
 from ...client import AsyncClient
 from ...errors import TokenwireError
 from ...usage import PAGE_SIZE
-from ..app import Arguments
-from ..render import json_text, say, visible
-from ..usage.csv_writer import CsvWriter, record_columns, summary_columns
-from ..usage.filters import UsageArguments
+from ..connection import Connection
+from ..table import write_lines
+from ..terminal import json_text, one_line, say
+from ..usage.columns import Columns, cells, record_columns, summary_columns
+from ..usage.csv_writer import csv_on_stdout
+from ..usage.filters import LABEL_GROUP, Groups, UsageFilters
 from ..usage.json_numbers import json_object
+from ..usage.notes import period_text
 from ..usage.tables import RecordTable, print_summaries
-from ..usage.text import one_line, period_text, record_row, sum_of, summary_row, total_lines
-from .client_for import client_for
+from ..usage.text import record_row, sum_of, summary_row, total_lines
+
+if TYPE_CHECKING:
+    from ...usage import UsageFields, UsageGroupName
+
+GROUPS: tuple[UsageGroupName, ...] = ("day", "model", "label", "key")
+"""In the order in which the server sorts by them."""
 
 RECORDS_AT_ONCE = 100
-"""Written together: a reader of a pipe waits for no more than these."""
+"""Records that are written together. The reader of a pipe waits for at most these."""
 
 
-async def usage(arguments: Arguments) -> None:
-    """Print sums, or records as they come: for people on a terminal, tab-separated lines elsewhere.
+@dataclass(frozen=True, slots=True)
+class UsageForm:
+    """What to print: groups of records and their sums, or the records themselves."""
 
-    However many records there are, one page of them is held in memory. An error in the middle says how
-    many were written.
+    group_by: tuple[UsageGroupName, ...] = ()
+    """Empty: the records themselves."""
+    label_key: str = ""
+    csv: bool = False
+    json: bool = False
+    limit: int | None = None
+    """Most records. None: all."""
+
+
+def summary_groups(groups: Groups) -> tuple[tuple[UsageGroupName, ...], str]:
+    """Return the groups in the server's order, and the key of the label among them."""
+    labels = [name for name in groups.names if name.startswith(LABEL_GROUP)]
+    names = {"label" if name in labels else name for name in groups.names}
+    key = labels[0].removeprefix(LABEL_GROUP) if labels else ""
+    return tuple(group for group in GROUPS if group in names), key
+
+
+async def usage(
+    connection: Connection, filters: UsageFilters, form: UsageForm, *, timeout_s: float
+) -> None:
+    """Print sums, or records as they arrive: for people on a terminal, tab-separated lines elsewhere.
+
+    Memory holds one page of records at a time. An error in the middle names how many were written.
 
     Raises:
-        TokenwireError: the server did not tell, or not all.
+        TokenwireError: the server did not answer, or its answer broke off.
     """
-    wanted = arguments.usage
-    if wanted is None:
-        raise ValueError("these are not the arguments of usage")
-    async with client_for(arguments) as client:
-        if wanted.group_by:
+    async with connection.client() as client:
+        if form.group_by:
             summaries = await client.usage_summary(
-                group_by=wanted.group_by,
-                label_key=wanted.label_key,
-                timeout=arguments.timeout_s,
-                **wanted.fields(),
+                group_by=form.group_by,
+                label_key=form.label_key,
+                timeout=timeout_s,
+                **_fields(filters),
             )
-            _write_summaries(summaries, wanted, as_json=arguments.json)
+            _write_summaries(summaries, filters, form)
         else:
-            await _write_records(client, arguments, wanted)
+            await _write_records(client, filters, form, timeout_s)
     sys.stdout.flush()
 
 
+def _fields(filters: UsageFilters) -> UsageFields:
+    """Return the filters as the client's arguments."""
+    fields = {
+        "since": filters.since,
+        "until": filters.until,
+        "models": filters.models,
+        "labels": filters.labels or {},
+        "outcomes": filters.outcomes,
+        "key_prefix": filters.key_prefix or "",
+    }
+    return cast("UsageFields", fields)
+
+
 def _write_summaries(
-    summaries: Sequence[UsageSummary], wanted: UsageArguments, *, as_json: bool
+    summaries: Sequence[UsageSummary], filters: UsageFilters, form: UsageForm
 ) -> None:
-    if as_json:
+    if form.json:
         _write_json(summaries)
-    elif wanted.csv:
-        _csv_writer(summary_columns(wanted.group_by, wanted.label_key)).write(summaries)
+    elif form.csv:
+        _csv_writer(summary_columns(form.group_by, form.label_key))(summaries)
     elif sys.stdout.isatty():
-        print_summaries(summaries, wanted)
+        print_summaries(summaries, filters, form.group_by, form.label_key)
     else:
-        _write_lines(summary_row(summary, wanted.group_by) for summary in summaries)
-        for line in total_lines(sum_of(summaries), wanted):
+        _write_rows(summary_row(summary, form.group_by) for summary in summaries)
+        for line in total_lines(sum_of(summaries), filters):
             say(line)
 
 
-async def _write_records(client: AsyncClient, arguments: Arguments, wanted: UsageArguments) -> None:
-    limit = wanted.limit
-    write = _record_writer(wanted, as_json=arguments.json)
+async def _write_records(
+    client: AsyncClient, filters: UsageFilters, form: UsageForm, timeout_s: float
+) -> None:
+    limit = form.limit
+    write = _record_writer(form)
     records = client.usage_records(
         page_size=PAGE_SIZE if limit is None else min(limit, PAGE_SIZE),
-        timeout=arguments.timeout_s,
-        **wanted.fields(),
+        timeout=timeout_s,
+        **_fields(filters),
     )
     count = 0
     try:
@@ -80,30 +124,28 @@ async def _write_records(client: AsyncClient, arguments: Arguments, wanted: Usag
             count += len(batch)
     except TokenwireError:
         if count:
-            say(f"tokenwire: incomplete: {count} records were written before this:")
+            say(f"tokenwire: incomplete: {count} records were written before this error:")
         raise
-    if wanted.csv and not count:
-        write(())  # its heading
-    elif not count and not arguments.json:
-        say(f"no streams {period_text(wanted.since, wanted.until)}")
+    if form.csv and not count:
+        write(())  # the headings
+    elif not count and not form.json:
+        say(f"no streams {period_text(filters.since, filters.until)}")
 
 
-def _record_writer(
-    wanted: UsageArguments, *, as_json: bool
-) -> Callable[[Sequence[UsageRecord]], None]:
-    if as_json:
+def _record_writer(form: UsageForm) -> Callable[[Sequence[UsageRecord]], None]:
+    if form.json:
         return _write_json
-    if wanted.csv:
-        return _csv_writer(record_columns()).write
+    if form.csv:
+        return _csv_writer(record_columns())
     if sys.stdout.isatty():
         return RecordTable().write
-    return lambda records: _write_lines(map(record_row, records))
+    return lambda records: _write_rows(map(record_row, records))
 
 
 async def _batches(
     records: AsyncIterator[UsageRecord], limit: int | None
 ) -> AsyncIterator[list[UsageRecord]]:
-    """A few records at a time, all in all no more than the limit."""
+    """Yield a few records at a time, in total no more than the limit."""
     batch: list[UsageRecord] = []
     count = 0
     async for record in records:
@@ -118,22 +160,14 @@ async def _batches(
         yield batch
 
 
-def _csv_writer(columns: dict[str, Callable[..., str]]) -> CsvWriter:
-    # RFC 4180 ends lines itself, and whoever reads a file later does not know our locale.
-    sys.stdout.reconfigure(encoding="utf-8", errors="replace", newline="")  # type: ignore[union-attr]
-    return CsvWriter(_VisibleStdout() if sys.stdout.isatty() else sys.stdout, columns)
-
-
-class _VisibleStdout:
-    """A terminal, which texts of others must not command."""
-
-    def write(self, text: str, /) -> None:
-        sys.stdout.write(visible(text))
+def _csv_writer(columns: Columns) -> Callable[[Sequence[UsageRecord | UsageSummary]], None]:
+    writer = csv_on_stdout(tuple(columns))
+    return lambda messages: writer.write(cells(columns, message) for message in messages)
 
 
 def _write_json(messages: Iterable[UsageRecord | UsageSummary]) -> None:
-    sys.stdout.writelines(json_text(json_object(message)) + "\n" for message in messages)
+    write_lines([json_text(json_object(message)) for message in messages])
 
 
-def _write_lines(rows: Iterable[Sequence[str]]) -> None:
-    sys.stdout.writelines("\t".join(one_line(cell) for cell in row) + "\n" for row in rows)
+def _write_rows(rows: Iterable[Sequence[str]]) -> None:
+    write_lines(["\t".join(map(one_line, row)) for row in rows])

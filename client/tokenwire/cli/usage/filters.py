@@ -1,195 +1,195 @@
-"""What `tokenwire usage` can be asked for."""
+"""The filters and the form of usage, as options that both usage commands have."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from ..values import label_value, midnight, positive_int_value, text_value, time_value
+import typer
 
-if TYPE_CHECKING:
-    from ...usage import UsageFields, UsageGroupName, UsageOutcomeName
-
-GROUPS: tuple[UsageGroupName, ...] = ("day", "model", "label", "key")
-"""In the order in which the server sorts by them."""
-
-OUTCOMES: tuple[UsageOutcomeName, ...] = (
-    "open",
-    "finished",
-    "cancelled",
-    "time_limit",
-    "budget",
-    "failed",
-    "lost",
+from ..values import (
+    Label,
+    WrongUsage,
+    choice_parser,
+    label_value,
+    labels_of,
+    positive_int_value,
+    text_value,
+    time_value,
 )
 
-DEFAULT_DAYS = 30
+OUTCOMES = ("open", "finished", "cancelled", "time_limit", "budget", "failed", "lost")
 
-_LABEL = "label:"
+DEFAULT_SPAN = timedelta(days=30)
 
-_DESCRIPTION = """\
-what your streams used: a summary by day, or with --records (or --csv, or
---json) a line for each stream, newest first.
+LABEL_GROUP = "label:"
+"""Begins a group by a label. The label's key follows."""
 
-WHEN is a date or a time (UTC, unless it bears a zone), 24h (ago), or 7d: the
-beginning (UTC) of the day 7 days ago. A record can be read about a second
-after what it tells has happened.
-"""
+FILTERS = "Filters"
+FORM = "Form"
+
+WHEN_HELP = """\
+WHEN is a span before now (7d, 24h, 90m, 30s), a date (2026-07-31, from midnight UTC) or a time
+(2026-07-31T12:00, in UTC unless it has an offset). 7d means the last 7 times 24 hours."""
 
 CSV_HELP = """\
---csv is RFC 4180, in UTF-8: costs exact, in US dollars and in millionths of
-one, and empty where they are not known; times in UTC; labels as JSON. Every
-stream that was opened in the time stands in it exactly once. A text that
-begins with = + - @ or ' has a ' put before it, lest a spreadsheet run it.
-"""
+CSV output (RFC 4180, UTF-8):
+  Costs are exact, and empty if they are not known. Times are in UTC, labels are JSON.
+  A text that begins with = + - @ or ' is preceded by ', to prevent formula injection."""
+
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        "--since",
+        metavar="WHEN",
+        parser=time_value,
+        help="Streams opened at this time or later.  [default: 30d before --until]",
+        rich_help_panel=FILTERS,
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(
+        "--until",
+        metavar="WHEN",
+        parser=time_value,
+        help="Streams opened before this time.  [default: now]",
+        rich_help_panel=FILTERS,
+    ),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        parser=text_value,
+        help="Streams of this model: as it was requested, or the PROVIDER/MODEL that answered. "
+        "If repeated: of any of them.",
+        rich_help_panel=FILTERS,
+    ),
+]
+Labels = Annotated[
+    list[Label] | None,
+    typer.Option(
+        "--label",
+        metavar="KEY=VALUE",
+        parser=label_value,
+        help="Streams with this label. If repeated: with all of them.",
+        rich_help_panel=FILTERS,
+    ),
+]
+Outcomes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--outcome",
+        metavar="OUTCOME",
+        parser=choice_parser(OUTCOMES),
+        help=f"Streams that ended like this: {', '.join(OUTCOMES)}. If repeated: any of them.",
+        rich_help_panel=FILTERS,
+    ),
+]
+Records = Annotated[
+    bool,
+    typer.Option(
+        "--records", help="Print one line per stream, the newest first.", rich_help_panel=FORM
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        parser=positive_int_value,
+        help="Print at most N records.  [default: all]",
+        rich_help_panel=FORM,
+    ),
+]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.", rich_help_panel=FORM)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object per line.", rich_help_panel=FORM)
+]
 
 
 @dataclass(frozen=True, slots=True)
-class UsageArguments:
-    """Which records, and what of them."""
+class UsageFilters:
+    """Which streams are meant: those that match all of these."""
 
     since: datetime
-    until: datetime | None
-    models: tuple[str, ...]
-    labels: Mapping[str, str]
-    outcomes: tuple[UsageOutcomeName, ...]
-    key_prefix: str
-    group_by: tuple[UsageGroupName, ...]
-    """Empty: the records themselves."""
-    label_key: str
-    csv: bool
-    limit: int | None
-    """Most records. None: all."""
-
-    def fields(self) -> UsageFields:
-        """Which records, as the client takes it."""
-        return {
-            "since": self.since,
-            "until": self.until,
-            "models": self.models,
-            "labels": self.labels,
-            "outcomes": self.outcomes,
-            "key_prefix": self.key_prefix,
-        }
+    until: datetime | None = None
+    models: tuple[str, ...] = ()
+    """Any of them. Empty: every model."""
+    labels: Mapping[str, str] | None = None
+    outcomes: tuple[str, ...] = ()
+    """Any of them. Empty: every outcome."""
+    key_prefix: str | None = None
 
 
-def describe_usage(usage: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments to its parser."""
-    usage.description = _DESCRIPTION
-    usage.epilog = f"{CSV_HELP}\n{usage.epilog}"
-    usage.add_argument(
-        "--since",
-        type=_now_or_then,
-        metavar="WHEN",
-        help=f"streams opened then or later (default: {DEFAULT_DAYS} days before --until, or now)",
-    )
-    usage.add_argument(
-        "--until", type=_now_or_then, metavar="WHEN", help="streams opened before (default: now)"
-    )
-    usage.add_argument(
-        "--model",
-        "-m",
-        type=text_value,
-        action="append",
-        default=[],
-        metavar="M",
-        help="provider/model or alias; several times: any of them",
-    )
-    usage.add_argument(
-        "--label",
-        type=label_value,
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="streams with this label; several times: with all of them",
-    )
-    usage.add_argument(
-        "--outcome",
-        choices=OUTCOMES,
-        action="append",
-        default=[],
-        metavar="O",
-        help=f"{', '.join(OUTCOMES)}; several times: any of them",
-    )
-    usage.add_argument(
-        "--key-prefix", type=text_value, default="", metavar="P", help="streams begun with this key"
-    )
-    usage.add_argument(
-        "--by",
-        type=_groups,
-        metavar="GROUPS",
-        help="add records up by day, model, label:KEY or key, or several, with commas",
-    )
-    usage.add_argument("--records", action="store_true", help="single records, newest first")
-    usage.add_argument("--csv", action="store_true", help="print records, or groups, as CSV")
-    usage.add_argument("--limit", type=positive_int_value, metavar="N", help="at most N records")
-
-
-def usage_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> UsageArguments:
-    """What was asked for.
-
-    Raises:
-        SystemExit: with 2, where arguments contradict each other.
-    """
-    if given.csv and given.json:
-        parser.error("--csv contradicts --json")
-    if given.records and given.by:
-        parser.error("--records contradicts --by")
-    records = given.records or ((given.csv or given.json) and not given.by)
-    if given.limit is not None and not records:
-        parser.error("--limit goes with --records, --csv and --json, without --by")
-    labels = dict(given.label)
-    if len(labels) < len(given.label):
-        parser.error("--label names a key twice")
-    until: datetime | None = given.until
-    since: datetime | None = given.since
+def filters_of(
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    models: Sequence[str] | None,
+    labels: Sequence[Label] | None,
+    outcomes: Sequence[str] | None,
+    key_prefix: str | None,
+) -> UsageFilters:
+    """Return the filters that the options describe. Raises WrongUsage if they contradict each other."""
     if since is None:
-        since = _days_before(until or datetime.now(UTC), parser)
+        try:
+            since = (until or datetime.now(UTC)) - DEFAULT_SPAN
+        except OverflowError:
+            raise WrongUsage("--until is too long ago") from None
     if until is not None and until <= since:
-        parser.error("--until must be later than --since")
-    groups: tuple[UsageGroupName, ...] = () if records else ("day",)
-    label_key = ""
-    if given.by:
-        groups, label_key = given.by
-    return UsageArguments(
+        raise WrongUsage("--until must be later than --since")
+    return UsageFilters(
         since=since,
         until=until,
-        models=tuple(given.model),
-        labels=labels,
-        outcomes=tuple(given.outcome),
-        key_prefix=given.key_prefix,
-        group_by=groups,
-        label_key=label_key,
-        csv=given.csv,
-        limit=given.limit,
+        models=tuple(models or ()),
+        labels=labels_of(labels),
+        outcomes=tuple(outcomes or ()),
+        key_prefix=key_prefix,
     )
 
 
-def _days_before(time: datetime, parser: argparse.ArgumentParser) -> datetime:
-    try:
-        return midnight(time - timedelta(days=DEFAULT_DAYS))
-    except OverflowError:
-        parser.error("--until is too long ago")
+def check_form(*, csv: bool, json: bool, records: bool, by: bool, limit: bool) -> None:
+    """Raise WrongUsage if the options for the form contradict each other.
+
+    `records` is whether `--records` is given, or implied by another option; `by` and `limit` are whether
+    these options are given.
+    """
+    if csv and json:
+        raise WrongUsage("--csv contradicts --json")
+    if records and by:
+        raise WrongUsage("--records contradicts --by")
+    if limit and not records:
+        raise WrongUsage("--limit is only for records: add --records")
 
 
-def _now_or_then(text: str) -> datetime:
-    return time_value(text, datetime.now(UTC))
+def groups_parser(groups: Sequence[str], *, one_label: bool = False) -> Callable[[str], Groups]:
+    """Return a parser of `--by` that accepts these groups, and labels: any number, or `one_label`."""
+    known = ", ".join((*groups, f"{LABEL_GROUP}KEY"))
+
+    def groups_value(text: str) -> Groups:
+        found = tuple(text_value(text).split(","))
+        for group in found:
+            is_label = group.startswith(LABEL_GROUP) and group != LABEL_GROUP
+            if not is_label and group not in groups:
+                raise ValueError(f"{group!r} is not one of {known}")
+            if found.count(group) > 1:
+                raise ValueError(f"{group} is given twice")
+        if one_label and sum(group.startswith(LABEL_GROUP) for group in found) > 1:
+            raise ValueError("label is given twice")
+        return Groups(found)
+
+    return groups_value
 
 
-def _groups(text: str) -> tuple[tuple[UsageGroupName, ...], str]:
-    """The groups, in the server's order, and the key of the label among them."""
-    found: list[str] = []
-    label_key = ""
-    for name in text_value(text).split(","):
-        group = name
-        if name.startswith(_LABEL) and name != _LABEL:
-            group, label_key = "label", name.removeprefix(_LABEL)
-        elif name not in GROUPS or name == "label":
-            raise argparse.ArgumentTypeError(f"{name!r} is not among day, model, label:KEY, key")
-        if group in found:
-            raise argparse.ArgumentTypeError(f"{group} stands twice")
-        found.append(group)
-    return tuple(group for group in GROUPS if group in found), label_key
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """What `--by` names, in the given order."""
+
+    names: tuple[str, ...]
+    """Each a group, or `label:` and the label's key."""

@@ -1,4 +1,4 @@
-"""Proto JSON whose int64 are numbers, as far as every reader of JSON takes them exactly."""
+"""Proto JSON in which int64 values are numbers, where every JSON parser reads them exactly."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message as ProtoMessage
 
 MAX_EXACT = 2**53
-"""Beyond it a float is not exact, which many readers of JSON take numbers for: those stay text."""
+"""Larger values stay strings: many JSON parsers read numbers as floats, which are not exact above this."""
 
 
 def json_object(message: ProtoMessage) -> dict[str, Any]:
-    """A message as an object: also what is empty, 0 or false; what is absent is not there."""
+    """Return a message as an object, including fields that are empty, 0 or false."""
     found: dict[str, Any] = MessageToDict(message, always_print_fields_with_no_presence=True)
     _make_numbers(found, message)
     return found
@@ -28,5 +28,5 @@ def _make_numbers(found: dict[str, Any], message: ProtoMessage) -> None:
                 found[field.json_name] = number
         elif isinstance(value, dict):
             inner = getattr(message, field.name)
-            if isinstance(inner, ProtoMessage):  # and no map
+            if isinstance(inner, ProtoMessage):  # not a map
                 _make_numbers(value, inner)

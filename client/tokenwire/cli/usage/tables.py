@@ -2,119 +2,109 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from tokenwire.v1.usage_pb2 import UsageRecord, UsageSummary
 
 from ..money import usd_text
-from ..render import natural_width, print_table
-from .csv_writer import outcome_text, time_text
-from .filters import UsageArguments
+from ..table import GAP, Column, Table, dim, table_lines, write_lines
+from .columns import outcome_text, time_text
+from .filters import UsageFilters
 from .text import (
     NONE,
     bar,
     cost_of,
     group_cells,
-    one_line,
     served,
     sum_of,
     summary_cost_text,
     total_lines,
 )
 
-if TYPE_CHECKING:
-    from rich.table import Table
+MAX_BAR_WIDTH = 40
+MIN_BAR_WIDTH = 5
+"""If less space is left, there are no bars."""
 
-MAX_BAR_COLUMNS = 40
-MIN_BAR_COLUMNS = 5
-"""Where less is left, there are no bars."""
+_SUM_COLUMNS = tuple(Column(heading, right=True) for heading in ("STREAMS", "IN", "OUT", "COST"))
 
-_GAP = 2
+_RECORD_COLUMNS = (
+    Column("OPENED (UTC)"),
+    Column("MODEL", min_width=12),
+    Column("IN", right=True, min_width=8),
+    Column("OUT", right=True, min_width=7),
+    Column("COST", right=True, min_width=10),
+    Column("END", min_width=10),
+)
+_ID_HEADING = "STREAM"
 
 
-def print_summaries(summaries: Sequence[UsageSummary], wanted: UsageArguments) -> None:
-    """A table of the groups, each with a bar of its cost, or of its tokens where no cost is known."""
-    from rich.console import Console
-    from rich.text import Text
+def terminal_width() -> int:
+    """Return the width of the terminal in cells."""
+    return shutil.get_terminal_size().columns
 
-    console = Console(highlight=False)
+
+def print_summaries(
+    summaries: Sequence[UsageSummary],
+    filters: UsageFilters,
+    group_by: Sequence[str],
+    label_key: str,
+) -> None:
+    """Print a table of the groups, with a bar for the cost of each, or its tokens if no cost is known."""
     whole = sum_of(summaries)
     if summaries:
-        table = _table(summaries, wanted)
-        room = console.width - natural_width(table) - _GAP
-        if room >= MIN_BAR_COLUMNS:
+        headings = (
+            f"LABEL {label_key}" if group == "label" else group.upper() for group in group_by
+        )
+        columns = [*map(Column, headings), *_SUM_COLUMNS]
+        rows = [
+            [*group_cells(summary, group_by, none=NONE), *_sums(summary)] for summary in summaries
+        ]
+        measured = Table(columns)
+        measured.fit(rows)
+        room = terminal_width() - measured.width - len(GAP)
+        if room >= MIN_BAR_WIDTH:
             by_cost = (cost_of(whole.usage) or 0) > 0
+            columns.append(Column("BY COST" if by_cost else "BY TOKENS"))
             sizes = [_size(summary, by_cost=by_cost) for summary in summaries]
-            bars = [
-                bar(size, max(sizes), min(room, MAX_BAR_COLUMNS), console.options.ascii_only)
-                for size in sizes
-            ]
-            table = _table(summaries, wanted, bars, "BY COST" if by_cost else "BY TOKENS")
-        print_table(table)
-    for line in total_lines(whole, wanted):
-        console.print(Text(line))
-
-
-def _table(
-    summaries: Sequence[UsageSummary],
-    wanted: UsageArguments,
-    bars: Sequence[str] = (),
-    bars_heading: str = "",
-) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for group in wanted.group_by:
-        table.add_column(Text(f"LABEL {wanted.label_key}" if group == "label" else group.upper()))
-    for heading in ("STREAMS", "IN", "OUT", "COST"):
-        table.add_column(heading, justify="right")
-    if bars:
-        table.add_column(bars_heading, style="cyan")
-    for position, summary in enumerate(summaries):
-        groups = map(one_line, group_cells(summary, wanted.group_by, none=NONE))
-        cells = (*groups, *_sums(summary), *bars[position : position + 1])
-        table.add_row(*map(Text, cells))
-    return table
+            ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+            for row, size in zip(rows, sizes, strict=True):
+                row.append(bar(size, max(sizes), min(room, MAX_BAR_WIDTH), ascii_only))
+        write_lines(table_lines(columns, rows))
+    write_lines(list(total_lines(whole, filters)))
 
 
 class RecordTable:
-    """Prints records as rows of one table, as they arrive, with the streams' ids if they fit."""
+    """Prints records as rows of one table, as they arrive.
+
+    If the streams' ids do not fit beside the other columns, they are on lines of their own.
+    """
 
     def __init__(self) -> None:
-        self._begun = False
-        self._with_ids = True
+        self._table: Table | None = None
+        self._ids_are_beside = True
 
     def write(self, records: Sequence[UsageRecord]) -> None:
         """Print the next rows. Their columns are aligned with those of earlier rows, if they fit."""
-        from rich.console import Console
-
-        table = self._table(records)
-        if not self._begun and natural_width(table) > Console().width:
-            self._with_ids = False
-            table = self._table(records)
-        print_table(table)
-        self._begun = True
-
-    def _table(self, records: Sequence[UsageRecord]) -> Table:
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(
-            box=None, pad_edge=False, header_style="dim", show_header=not self._begun, expand=True
-        )
-        table.add_column("OPENED (UTC)")
-        table.add_column("MODEL", ratio=1)
-        for heading, least in (("IN", 8), ("OUT", 7), ("COST", 10)):
-            table.add_column(heading, min_width=least, justify="right")
-        table.add_column("END", min_width=10)
-        if self._with_ids:
-            table.add_column("STREAM")
-        for record in records:
-            cells = [*_record_cells(record), *([record.stream_id] if self._with_ids else [])]
-            table.add_row(*(Text(one_line(cell)) for cell in cells))
-        return table
+        rows = [_record_cells(record) for record in records]
+        ids = [record.stream_id for record in records]
+        is_first = self._table is None
+        if self._table is None:
+            self._table = Table((*_RECORD_COLUMNS, Column(_ID_HEADING)))
+            self._table.fit([(*row, id) for row, id in zip(rows, ids, strict=True)])
+            if self._table.width > terminal_width():
+                self._ids_are_beside = False
+                self._table = Table(_RECORD_COLUMNS)
+        if self._ids_are_beside:
+            rows = [(*row, id) for row, id in zip(rows, ids, strict=True)]
+        lines = [self._table.line(row) for row in self._table.fit(rows)]
+        if not self._ids_are_beside:
+            lines = [line for row, id in zip(lines, ids, strict=True) for line in (row, GAP + id)]
+        if is_first:
+            below = () if self._ids_are_beside else (GAP + _ID_HEADING,)
+            lines = [*map(dim, (self._table.heading(), *below)), *lines]
+        write_lines(lines)
 
 
 def _sums(summary: UsageSummary) -> tuple[str, ...]:

@@ -1,26 +1,24 @@
-"""What is said of usage, for people: sums in words, records in cells. Pure text."""
+"""Usage as text: sums in words, and records as cells. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 
 from tokenwire.v1.usage_pb2 import Usage, UsageRecord, UsageSummary
 
 from ..money import UNKNOWN, usd_decimal, usd_text
-from ..render import visible
-from .csv_writer import outcome_text, time_text
-from .filters import UsageArguments
+from .columns import outcome_text, time_text
+from .filters import UsageFilters
+from .notes import inexact_lines, period_text
 
 NONE = "(none)"
-"""What stands for a label or a key that records do not have."""
+"""Shown instead of a label or a key that the records do not have."""
 
-_ON_ONE_LINE = str.maketrans("\t\n\r", "   ")
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def sum_of(summaries: Sequence[UsageSummary]) -> UsageSummary:
-    """What groups that have no record in common come to."""
+    """Return the sum of groups that have no record in common."""
     whole = UsageSummary()
     for summary in summaries:
         whole.record_count += summary.record_count
@@ -35,9 +33,9 @@ def sum_of(summaries: Sequence[UsageSummary]) -> UsageSummary:
     return whole
 
 
-def total_lines(whole: UsageSummary, wanted: UsageArguments) -> Iterator[str]:
-    """The sum of everything in words, then a line for each thing to be known of it."""
-    period = period_text(wanted.since, wanted.until)
+def total_lines(whole: UsageSummary, filters: UsageFilters) -> Iterator[str]:
+    """Return the sum in words, then a line for each reason why it is not exact."""
+    period = period_text(filters.since, filters.until)
     if not whole.record_count:
         yield f"no streams {period}"
         return
@@ -47,32 +45,20 @@ def total_lines(whole: UsageSummary, wanted: UsageArguments) -> Iterator[str]:
         f"{period}: {streams}, {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, "
         f"{'cost ' if cost is None else ''}{usd_text(cost)}"
     )
-    if count := whole.unpriced_count:
-        yield f"{count:,} without a known price: what they cost is not in the sum"
-    if count := whole.estimated_count:
-        yield f"{count:,} with figures that are not the provider's, but counted or estimated here"
-    if count := whole.open_count:
-        yield f"{count:,} still open: their figures will grow"
-
-
-def period_text(since: datetime, until: datetime | None) -> str:
-    """`since 2026-07-01 until 2026-08-01 (UTC)`."""
-    end = "" if until is None else f" until {_moment_text(until)}"
-    return f"since {_moment_text(since)}{end} (UTC)"
-
-
-def one_line(text: str) -> str:
-    """Text as a cell of a line, which commands no terminal."""
-    return visible(text.translate(_ON_ONE_LINE))
+    yield from inexact_lines(
+        unpriced_count=whole.unpriced_count,
+        estimated_count=whole.estimated_count,
+        open_count=whole.open_count,
+    )
 
 
 def cost_of(usage: Usage) -> int | None:
-    """Millionths of a US dollar. None: not known."""
+    """Return the cost in millionths of a US dollar. None: not known."""
     return usage.cost_microusd if usage.HasField("cost_microusd") else None
 
 
 def summary_cost_text(summary: UsageSummary) -> str:
-    """The cost of a group; what is missing in it, and what is estimated, is marked."""
+    """Return the cost of a group, marked if it is estimated (~) or incomplete (+ ?)."""
     cost = cost_of(summary.usage)
     if cost is None:
         return UNKNOWN
@@ -83,7 +69,7 @@ def summary_cost_text(summary: UsageSummary) -> str:
 def group_cells(
     summary: UsageSummary, group_by: Sequence[str], *, none: str = ""
 ) -> tuple[str, ...]:
-    """What the records of a group have in common."""
+    """Return what the records of a group have in common."""
     cells = {
         "day": summary.day,
         "model": summary.model,
@@ -94,7 +80,7 @@ def group_cells(
 
 
 def summary_row(summary: UsageSummary, group_by: Sequence[str]) -> tuple[str, ...]:
-    """A group for programs: tokens, the exact cost in US dollars (empty: unknown), how many lack one."""
+    """Return a group for programs: tokens, exact cost in US dollars (empty: unknown), unpriced records."""
     usage = summary.usage
     return (
         *group_cells(summary, group_by),
@@ -107,7 +93,7 @@ def summary_row(summary: UsageSummary, group_by: Sequence[str]) -> tuple[str, ..
 
 
 def record_row(record: UsageRecord) -> tuple[str, ...]:
-    """A record for programs, as far as it fits into a line that people read too."""
+    """Return the main fields of a record, for programs and people."""
     return (
         time_text(record.created_time),
         record.stream_id,
@@ -120,18 +106,18 @@ def record_row(record: UsageRecord) -> tuple[str, ...]:
 
 
 def served(record: UsageRecord) -> str:
-    """The model that served, or else the one that was asked for."""
+    """Return the model that answered, or the requested one if none did."""
     return f"{record.provider}/{record.model}" if record.provider else record.model_asked
 
 
 def end_text(record: UsageRecord) -> str:
-    """`finished: stop`, `failed: upstream_broken`, `cancelled`, `open`."""
+    """Return how a stream ended, such as `finished: stop`, `cancelled` or `open`."""
     outcome, reason = outcome_text(record.outcome), record.reason.lower()
     return outcome if reason in ("", outcome) else f"{outcome}: {reason}"
 
 
 def bar(value: int, most: int, width: int, ascii_only: bool = False) -> str:
-    """A bar as long as the value is large: `width` for `most`; anything above 0 is seen."""
+    """Return a bar whose length is proportional to `value`: `width` for `most`, never empty above 0."""
     if value <= 0 or most <= 0:
         return ""
     if ascii_only:
@@ -143,8 +129,3 @@ def bar(value: int, most: int, width: int, ascii_only: bool = False) -> str:
 def _cost_cell(usage: Usage) -> str:
     cost = cost_of(usage)
     return "" if cost is None else usd_decimal(cost)
-
-
-def _moment_text(time: datetime) -> str:
-    whole_day = not (time.hour or time.minute or time.second or time.microsecond)
-    return f"{time:%Y-%m-%d}" if whole_day else f"{time:%Y-%m-%d %H:%M}"
