@@ -4,7 +4,6 @@ of `commands`, which it imports when it runs: `--help` needs no gRPC.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,21 @@ import typer
 
 from ..channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
 from .connection import Connection, ServerCommand
+from .options import (
+    AnswerAsJson,
+    Deadline,
+    EventsAsJson,
+    LookupTimeout,
+    MaxCost,
+    MaxOutputTokens,
+    Model,
+    Prompt,
+    StreamId,
+    SummaryTimeout,
+    System,
+    model_or_default,
+    read_prompt,
+)
 from .parser import new_app
 from .terminal import say
 from .usage.filters import (
@@ -38,28 +52,18 @@ from .usage.filters import (
 )
 from .values import (
     Label,
-    WrongUsage,
     label_value,
     labels_of,
     number_value,
-    positive_int_value,
     sequence_value,
-    stream_id_value,
     text_value,
-    timeout_value,
     usd_value,
 )
 
 if TYPE_CHECKING:
     from .report import StreamKind
 
-DEFAULT_MODEL = "openai/demo"
-MODEL_VARIABLE = "TOKENWIRE_MODEL"
-
 EXIT_ERROR = 1
-
-MAX_PROMPT_BYTES = 8 * 1024 * 1024
-"""Longest prompt that is read from stdin. By default a server accepts no larger request."""
 
 EXIT_CODES = """\
 Exit codes: 0 success, 1 error (one line on stderr), 2 wrong usage, 130 interrupted (Ctrl-C),
@@ -73,73 +77,6 @@ def _print_version(value: bool) -> None:
 
 
 app = new_app("Call a Tokenwire server.", epilog=EXIT_CODES, completion=True)
-
-Prompt = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="PROMPT",
-        parser=str,
-        help="The prompt. Without it, or with -, it is read from stdin.",
-        show_default=False,
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        parser=text_value,
-        help=f"PROVIDER/MODEL or an alias.  [default: ${MODEL_VARIABLE}, or {DEFAULT_MODEL}]",
-    ),
-]
-System = Annotated[
-    str | None,
-    typer.Option("--system", metavar="TEXT", parser=text_value, help="Instructions for the model."),
-]
-MaxOutputTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-output-tokens",
-        metavar="N",
-        parser=positive_int_value,
-        help="Length of the longest answer, in tokens, including reasoning.  [default: the provider's limit]",
-    ),
-]
-MaxCost = Annotated[
-    int | None,
-    typer.Option(
-        "--max-cost",
-        metavar="USD",
-        parser=usd_value,
-        help="Budget in US dollars. A request whose input costs more is refused, and the answer "
-        "ends when it exceeds the budget.  [default: no budget]",
-    ),
-]
-Deadline = Annotated[
-    float | None,
-    typer.Option(
-        "--timeout",
-        metavar="SECONDS",
-        parser=timeout_value,
-        help="Deadline of the call, in seconds.  [default: none]",
-    ),
-]
-LookupTimeout = Annotated[
-    float,
-    typer.Option(
-        "--timeout",
-        metavar="SECONDS",
-        parser=timeout_value,
-        help=f"Deadline of the call, in seconds.  [default: {LOOKUP_TIMEOUT_S:g}]",
-        show_default=False,
-    ),
-]
-StreamId = Annotated[
-    str, typer.Argument(metavar="ID", parser=stream_id_value, help="The stream's id.")
-]
-EventsAsJson = Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")]
-AnswerAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, on one line per object.")]
 
 
 @app.callback()
@@ -415,16 +352,7 @@ def usage(
     limit: Limit = None,
     csv: Csv = False,
     json: Json = False,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            "--timeout",
-            metavar="SECONDS",
-            parser=timeout_value,
-            help=f"Deadline of each call, in seconds.  [default: {SUMMARY_TIMEOUT_S:g}]",
-            show_default=False,
-        ),
-    ] = SUMMARY_TIMEOUT_S,
+    timeout: SummaryTimeout = SUMMARY_TIMEOUT_S,
 ) -> None:
     """Print what your streams used and cost.
 
@@ -443,34 +371,6 @@ def usage(
     form = UsageForm(group_by=group_by, label_key=label_key, csv=csv, json=json, limit=limit)
     connection: Connection = context.obj
     _run(usage(connection, filters, form, timeout_s=timeout), connection)
-
-
-def model_or_default(model: str | None) -> str:
-    """Return the model, or that of the environment, or the demo model."""
-    return model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
-
-
-def read_prompt(given: str | None) -> str:
-    """Return the prompt, which is read from stdin if it is not given, or if it is `-`.
-
-    Raises:
-        WrongUsage: there is no prompt, or it cannot be used.
-    """
-    if given is None and sys.stdin.isatty():
-        raise WrongUsage("no prompt: give a prompt, or - to read it from stdin")
-    if given is None or given == "-":
-        data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
-        if len(data) > MAX_PROMPT_BYTES:
-            raise WrongUsage(f"the prompt on stdin is longer than {MAX_PROMPT_BYTES} bytes")
-    else:
-        data = os.fsencode(given)
-    try:
-        prompt = data.decode()
-    except UnicodeDecodeError:
-        raise WrongUsage("the prompt is not UTF-8") from None
-    if not prompt.strip():
-        raise WrongUsage("the prompt is empty")
-    return prompt
 
 
 def _run(
