@@ -107,15 +107,15 @@ class Tally:
         if self._resumed:
             known = timings.HasField("ttft")
             ttft_s = timings.ttft.ToTimedelta().total_seconds() if known else None
-        said = [] if ttft_s is None else [f"TTFT {_span(ttft_s)}"]
+        parts = [] if ttft_s is None else [f"TTFT {_span(ttft_s)}"]
         if timings.HasField("output_tokens_per_second"):
-            said.append(f"{timings.output_tokens_per_second:.1f} tokens/s")
+            parts.append(f"{timings.output_tokens_per_second:.1f} tokens/s")
         elif not self._resumed and ttft_s is not None and at_s > ttft_s:
             speed = finished.usage.output_tokens / (at_s - ttft_s)
-            said += [f"{speed:.1f} tokens/s"] if speed else []
-        said.append(usage_text(finished.usage))
-        said.append(f"finished: {_reason_text(finished.reason)}")
-        return ", ".join(said)
+            parts += [f"{speed:.1f} tokens/s"] if speed else []
+        parts.append(usage_text(finished.usage))
+        parts.append(f"finished: {_reason_text(finished.reason)}")
+        return ", ".join(parts)
 
     def no_answer_line(self) -> str | None:
         """Return why a finished stream has neither text nor tool calls. Return None if it has.

@@ -119,7 +119,7 @@ def span_of(text: str) -> timedelta | None:
 
 
 def time_value(text: str, now: datetime | None = None) -> datetime:
-    """Return the time that a span before `now`, a date or a time stands for.
+    """Return the time that is meant: a span before `now`, a date or a time.
 
     A date is its first moment in UTC. A time without an offset is in UTC.
     """

@@ -40,7 +40,7 @@ Code = grpc.StatusCode
 ANSI = "\x1b["
 
 
-async def test_on_a_pipe_stdout_has_the_text_and_nothing_more(server, command_line):
+async def test_on_a_pipe_stdout_has_only_the_text(server, command_line):
     server.script = plays(
         started(),
         reasoning(2, "thinking"),
@@ -64,7 +64,7 @@ async def test_on_a_pipe_stdout_has_the_text_and_nothing_more(server, command_li
     assert ANSI not in done.err
 
 
-async def test_on_a_pipe_each_piece_is_there_before_the_next_is_sent(server, command_line):
+async def test_on_a_pipe_each_piece_is_written_at_once(server, command_line):
     go_on = asyncio.Event()
 
     async def script(_request, context):
@@ -82,7 +82,7 @@ async def test_on_a_pipe_each_piece_is_there_before_the_next_is_sent(server, com
     assert process.returncode == 0
 
 
-async def test_on_a_terminal_tokens_come_live_and_reasoning_is_dimmed(
+async def test_on_a_terminal_tokens_appear_live_and_reasoning_is_dimmed(
     server, command_line, terminal
 ):
     go_on = asyncio.Event()
@@ -114,7 +114,7 @@ async def test_on_a_terminal_tokens_come_live_and_reasoning_is_dimmed(
     assert plain.endswith("12 tokens in, 34 out, finished: stop\nstream st_test\n")
 
 
-async def test_a_model_cannot_command_the_terminal(server, command_line, terminal):
+async def test_a_model_cannot_control_the_terminal(server, command_line, terminal):
     server.script = plays(started(), text(2, "\x1b]0;owned\x07\x9b2J\x7f[bold]a\rb"), finished(3))
 
     process = await terminal.start(command_line, "chat", "Hi")
@@ -123,7 +123,7 @@ async def test_a_model_cannot_command_the_terminal(server, command_line, termina
     assert "␛]0;owned␇\ufffd2J␡[bold]ab" in terminal.shown
 
 
-async def test_ctrl_c_ends_the_call_and_says_what_was_used(server, command_line, terminal):
+async def test_ctrl_c_ends_the_call_and_reports_the_usage(server, command_line, terminal):
     server.script = plays_then_waits(started(), text(2, "12345678"), text(3, "9"))
 
     process = await terminal.start(command_line, "chat", "Hi")
@@ -137,7 +137,7 @@ async def test_ctrl_c_ends_the_call_and_says_what_was_used(server, command_line,
     assert re.fullmatch(expected, plain), plain
 
 
-async def test_ctrl_c_before_anything_came_ends_the_call_too(server, command_line):
+async def test_ctrl_c_before_the_first_event_ends_the_call(server, command_line):
     called = asyncio.Event()
 
     async def silence(_request, _context):
@@ -244,7 +244,7 @@ async def test_json_is_one_event_a_line_and_loses_nothing(server, command_line):
     assert "\x9b" not in done.out
 
 
-async def test_the_request_has_what_was_asked_for(server, command_line):
+async def test_the_request_contains_the_options(server, command_line):
     server.script = plays(finished(1))
     command_line.environment["TOKENWIRE_MODEL"] = "anthropic/demo"
 
@@ -333,7 +333,7 @@ async def test_an_error_is_one_line_and_each_violation_another(server, command_l
     ]
 
 
-async def test_a_violation_that_is_the_message_is_not_said_twice(server, command_line):
+async def test_a_violation_equal_to_the_message_is_printed_once(server, command_line):
     invalid = BadRequest(
         field_violations=[BadRequest.FieldViolation(field="model", description="is required")]
     )
@@ -345,7 +345,9 @@ async def test_a_violation_that_is_the_message_is_not_said_twice(server, command
     assert done.err == "tokenwire: INVALID_REQUEST: model: is required\n"
 
 
-async def test_an_error_in_mid_stream_leaves_the_text_and_says_what_was_used(server, command_line):
+async def test_an_error_after_the_first_token_keeps_the_text_and_reports_the_usage(
+    server, command_line
+):
     facts = {"last_sequence": "2", "input_tokens": "12", "output_tokens": "1"}
     retry = RetryInfo(retry_delay=Duration(seconds=2))
     server.script = fails(
@@ -454,7 +456,7 @@ async def test_without_typer_one_line_says_what_to_install(command_line):
 
 
 @pytest.mark.parametrize("command", [["chat", "Hi"], ["models"]])
-async def test_without_a_stdout_one_line_says_so(command_line, command):
+async def test_without_stdout_the_error_is_one_line(command_line, command):
     closed = f"import sys; sys.stdout = None; {RUN}"
 
     done = await command_line.run(*command, code=closed)
@@ -471,3 +473,19 @@ async def test_the_version_and_the_exit_codes_are_printed(command_line):
     assert "130 interrupted" in usage.out
     (script,) = entry_points(group="console_scripts", name="tokenwire")
     assert script.value == "tokenwire.cli:main"
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("tokenwire ch", "chat"), ("tokenwire chat --max-c", "--max-cost")],
+)
+async def test_a_shell_can_complete_commands_and_options(command_line, words, completed):
+    command_line.environment |= {
+        "_TOKENWIRE_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+
+    done = await command_line.run()
+
+    assert (done.code, done.out.split(), done.err) == (0, [completed], "")

@@ -36,7 +36,7 @@ async def tls_server(authority):
     "command",
     [["chat", "Hi"], ["resume", "st_test"], ["cancel", "st_test"], ["models"], ["ping"]],
 )
-async def test_every_command_shows_the_key_of_a_file(server, command_line, command, key_file):
+async def test_every_command_sends_the_key_of_key_file(server, command_line, command, key_file):
     server.script = plays(started(), text(2, "a"), finished(3))
     server.resume_scripts = [plays(finished(3))]
     command_line.environment["TOKENWIRE_KEY"] = "another"
@@ -73,7 +73,7 @@ async def test_a_file_without_a_key_is_wrong_usage_and_never_shown(
     assert done.err == f"tokenwire: --key-file {path}: {says}\n"
 
 
-async def test_a_key_that_cannot_be_one_is_wrong_usage_and_never_shown(command_line):
+async def test_an_invalid_key_is_wrong_usage_and_never_shown(command_line):
     command_line.environment["TOKENWIRE_KEY"] = f"Bearer {KEY}"
 
     done = await command_line.run("models")
@@ -84,7 +84,7 @@ async def test_a_key_that_cannot_be_one_is_wrong_usage_and_never_shown(command_l
     )
 
 
-async def test_certificates_are_named_by_options_over_variables(tls_server, authority, tmp_path):
+async def test_certificate_options_override_variables(tls_server, authority, tmp_path):
     caller = authority.issue("caller@example.com")
     command_line = CommandLine(tls_server.target)
     command_line.environment |= {
@@ -114,16 +114,14 @@ async def test_certificates_are_named_by_options_over_variables(tls_server, auth
         ),
     ],
 )
-async def test_what_is_wrong_with_a_connection_is_one_line_with_a_way_out(
-    tls_server, options, says
-):
+async def test_a_failed_handshake_is_one_line_with_a_way_out(tls_server, options, says):
     done = await CommandLine(tls_server.target).run("chat", "Hi", *options)
 
     assert (done.code, done.out) == (1, "")
     assert done.err == f"tokenwire: {tls_server.target}: {says}\n"
 
 
-async def test_a_server_without_tls_is_told_apart(server, command_line):
+async def test_a_server_without_tls_is_recognized(server, command_line):
     done = await command_line.run("models", "--tls")
     command_line.environment["TOKENWIRE_PLAINTEXT"] = "0"
     variable = await command_line.run("models")
@@ -153,7 +151,7 @@ async def test_options_that_contradict_each_other_are_wrong_usage(command_line, 
         ({"key_file": "/key"}, " --key-file /key"),
     ],
 )
-def test_what_to_type_next_connects_in_the_same_way(fields, options):
+def test_the_resume_command_has_the_same_connection_options(fields, options):
     command = resume_command(Connection("127.0.0.1:50051", **fields), "st_1", 7)
 
     assert command == f"tokenwire resume st_1 --after 7{options}"

@@ -1,4 +1,4 @@
-"""`tokenwire count`, and `tokenwire chat` with a budget, labels and a question before it costs."""
+"""`tokenwire count`, and `tokenwire chat` with a budget, labels and a confirmation."""
 
 import asyncio
 import fcntl
@@ -36,9 +36,7 @@ def answers(**fields):
         (99, "~33 tokens (counted by a method that is unknown here)"),
     ],
 )
-async def test_a_count_says_where_it_comes_from_and_what_it_may_cost(
-    server, command_line, source, says
-):
+async def test_a_count_names_its_source_and_the_cost(server, command_line, source, says):
     server.count = answers(source=source, **PRICED)
 
     done = await command_line.run("count", "Hi")
@@ -54,7 +52,7 @@ async def test_a_count_says_where_it_comes_from_and_what_it_may_cost(
     ]
 
 
-async def test_what_is_not_known_is_unknown_and_not_0(server, command_line):
+async def test_an_unknown_cost_is_unknown_and_not_0(server, command_line):
     server.count = answers()
 
     done = await command_line.run("count", "Hi")
@@ -88,7 +86,7 @@ async def test_count_prints_whether_the_budget_is_exceeded(server, command_line)
     assert [request.budget.max_cost_microusd for request in server.counted] == [50, 50, 1_000_000]
 
 
-async def test_what_is_counted_is_what_a_chat_would_send(server, command_line):
+async def test_count_and_chat_send_the_same_request(server, command_line):
     server.count = answers()
     server.script = plays(finished(1))
     words = ["-m", "x/y", "--system", "Be brief.", "--max-output-tokens", "5", "--max-cost", "1.5"]
@@ -105,14 +103,14 @@ async def test_what_is_counted_is_what_a_chat_would_send(server, command_line):
     assert (sent.model, sent.generation.max_output_tokens) == ("x/y", 5)
 
 
-async def test_an_older_server_is_named_so(command_line):
+async def test_an_older_server_is_named_as_the_cause(command_line):
     done = await command_line.run("count", "Hi")
 
     assert (done.code, done.out) == (1, "")
     assert "does not have this method" in done.err
 
 
-async def test_a_budget_and_labels_go_with_the_chat_and_its_end_is_told(server, command_line):
+async def test_budget_and_labels_are_sent_and_the_end_is_reported(server, command_line):
     server.script = plays(started(), text(2, "a"), finished(3, FINISH_REASON_BUDGET))
 
     done = await command_line.run(
@@ -126,7 +124,7 @@ async def test_a_budget_and_labels_go_with_the_chat_and_its_end_is_told(server, 
     assert dict(sent.labels) == {"team": "a=b", "env": ""}
 
 
-async def test_what_an_answer_cost_is_told_where_it_is_known(server, command_line):
+async def test_a_known_cost_is_reported(server, command_line):
     end = finished(2)
     end.finished.usage.cost_microusd = 99
     server.script = plays(started(), end)
@@ -136,7 +134,7 @@ async def test_what_an_answer_cost_is_told_where_it_is_known(server, command_lin
     assert "12 tokens in, 34 out, $0.000099, finished: stop" in done.err
 
 
-async def test_a_budget_that_refuses_says_what_the_input_alone_may_cost(server, command_line):
+async def test_a_refusal_by_the_budget_shows_the_cost_of_the_input(server, command_line):
     facts = {"limit": "max_cost_microusd", "allowed": "50", "estimated": "99"}
     server.script = fails(status(Code.FAILED_PRECONDITION, "BUDGET_EXCEEDED", metadata=facts))
 
@@ -239,7 +237,9 @@ async def test_ctrl_c_at_the_question_sends_nothing(server, command_line, termin
     assert "Traceback" not in terminal.shown
 
 
-async def test_a_prompt_from_a_pipe_leaves_the_terminal_to_ask_at(server, command_line, terminal):
+async def test_with_a_prompt_from_a_pipe_the_question_is_asked_on_the_terminal(
+    server, command_line, terminal
+):
     server.count = answers(**PRICED)
     server.script = plays(started(), text(2, "answer"), finished(3))
 
@@ -290,7 +290,7 @@ async def test_a_count_that_fails_is_one_line_and_nothing_is_sent(server, comman
         (["count", "Hi", "--label", "a=1"], "--label"),
     ],
 )
-async def test_wrong_usage_is_said_and_exits_with_2(command_line, arguments, says):
+async def test_wrong_usage_exits_with_2_and_names_the_mistake(command_line, arguments, says):
     done = await command_line.run(*arguments)
 
     assert (done.code, done.out) == (2, "")

@@ -10,13 +10,13 @@ AMOUNTS = st.integers(0, 2**63 - 1)
 
 
 @given(AMOUNTS)
-def test_no_digit_is_lost_and_none_is_invented(microusd):
+def test_amounts_are_printed_exactly(microusd):
     assert Decimal(usd_decimal(microusd)) * 1_000_000 == microusd
     assert Decimal(usd_text(microusd).removeprefix("$")) * 1_000_000 == microusd
 
 
 @given(st.integers(0, 10**18 - 1))
-def test_what_is_written_can_be_given_back(microusd):
+def test_a_printed_amount_can_be_parsed(microusd):
     assert microusd_of(usd_decimal(microusd)) == microusd
     assert microusd_of(usd_text(microusd).removeprefix("$")) == microusd
 
@@ -35,7 +35,7 @@ def test_what_is_written_can_be_given_back(microusd):
         (None, "unknown"),
     ],
 )
-def test_people_read_as_many_digits_as_are_needed(microusd, says):
+def test_amounts_have_no_more_digits_than_needed(microusd, says):
     assert usd_text(microusd) == says
 
 
@@ -58,5 +58,5 @@ def test_people_read_as_many_digits_as_are_needed(microusd, says):
         ("1.5\n", None),
     ],
 )
-def test_an_amount_means_itself_or_nothing(text, means):
+def test_an_amount_is_parsed_exactly_or_refused(text, means):
     assert microusd_of(text) == means

@@ -106,7 +106,7 @@ async def test_json_is_the_servers_answer(server, command_line):
     }
 
 
-async def test_a_server_cannot_command_the_terminal(server, command_line):
+async def test_a_server_cannot_control_the_terminal(server, command_line):
     server.caller = answers(caller(models=["\x1b]0;owned\x07\n"]))
 
     done = await command_line.run("ping")
@@ -114,7 +114,7 @@ async def test_a_server_cannot_command_the_terminal(server, command_line):
     assert "models: ␛]0;owned␇" in done.out
 
 
-async def test_without_a_server_one_line_says_so():
+async def test_without_a_server_the_error_is_one_line():
     done = await CommandLine("127.0.0.1:1").run("ping")
 
     assert (done.code, done.out) == (1, "")
@@ -124,7 +124,7 @@ async def test_without_a_server_one_line_says_so():
     )
 
 
-async def test_who_is_not_known_is_told_so_and_without_a_key_how_to_give_one(server, command_line):
+async def test_a_refused_key_is_reported_with_its_source(server, command_line):
     async def refuse(context):
         message = "a key is needed"
         await context.abort_with_status(status(Code.UNAUTHENTICATED, "UNAUTHENTICATED", message))
@@ -147,7 +147,7 @@ async def test_who_is_not_known_is_told_so_and_without_a_key_how_to_give_one(ser
     )
 
 
-async def test_an_older_server_is_named_so(server, command_line):
+async def test_an_older_server_is_named_as_the_cause(server, command_line):
     done = await command_line.run("ping")
 
     assert (done.code, done.out) == (1, "")
@@ -157,7 +157,7 @@ async def test_an_older_server_is_named_so(server, command_line):
     )
 
 
-async def test_over_tls_it_says_so(tmp_path):
+async def test_ping_shows_that_the_connection_uses_tls(tmp_path):
     authority = Authority(tmp_path / "ca")
     credentials = server_credentials(authority.issue("localhost"))
     async with serving(ScriptedServer(), credentials) as scripted:

@@ -20,7 +20,7 @@ def tally_of(*timed, resumed=False):
     return tally
 
 
-def test_ttft_is_the_callers_and_counts_the_first_token_of_any_kind():
+def test_ttft_is_measured_here_and_counts_the_first_token_of_any_kind():
     timed = [(0.01, started()), (0.5, reasoning(2, "Hm")), (1.5, text(3, "a")), (2.5, finished(4))]
 
     assert tally_of(*timed).finished_line(2.5) == (
@@ -28,7 +28,7 @@ def test_ttft_is_the_callers_and_counts_the_first_token_of_any_kind():
     )
 
 
-def test_the_servers_speed_counts_more_than_ours():
+def test_the_speed_that_the_server_reports_takes_precedence():
     timings = Timings(ttft=Duration(seconds=1), output_tokens_per_second=99.94)
     end = Finished(reason=42, usage=Usage(input_tokens=1, output_tokens=2), timings=timings)
 
@@ -63,7 +63,7 @@ def test_an_answer_without_text_says_how_it_ended(reason, count, line):
     assert tally_of(*timed, resumed=True).no_answer_line() is None
 
 
-def test_a_cancelled_stream_tells_events_and_a_guess_of_its_tokens():
+def test_a_cancelled_stream_reports_its_events_and_an_estimate_of_its_tokens():
     arguments = event(4, tool_call_delta=ToolCallDelta(arguments_json="{}"))
     timed = [started(), text(2, "ü" * 4), reasoning(3, "abcd"), arguments, unknown_event(5)]
 
@@ -75,7 +75,7 @@ def test_a_cancelled_stream_tells_events_and_a_guess_of_its_tokens():
     )
 
 
-def test_a_cancelled_stream_whose_usage_is_known_tells_it():
+def test_a_cancelled_stream_reports_its_usage_if_it_is_known():
     usage = Usage(input_tokens=12, output_tokens=3)
 
     line = tally_of((0.1, started()), (0.2, text(2, "a"))).cancelled_line(0.3, usage)
@@ -83,7 +83,7 @@ def test_a_cancelled_stream_whose_usage_is_known_tells_it():
     assert line == "cancelled after 2 events, 12 tokens in, 3 out, 300 ms"
 
 
-def test_what_the_server_makes_for_this_reader_alone_is_no_event():
+def test_heartbeats_and_interval_usage_are_not_counted_as_events():
     beats = [event(1, heartbeat=Heartbeat()), event(1, usage=Usage(output_tokens=3))]
 
     tally = tally_of(*((0.1, each) for each in [started(), *beats]))
@@ -91,7 +91,7 @@ def test_what_the_server_makes_for_this_reader_alone_is_no_event():
     assert tally.cancelled_line(0.1) == "cancelled after 1 event, ~0 tokens, 100 ms"
 
 
-def test_a_resumed_stream_has_its_figures_from_the_server():
+def test_a_resumed_stream_reports_the_servers_figures():
     timings = Timings(ttft=Duration(nanos=250_000_000), output_tokens_per_second=9)
     end = Finished(reason=1, usage=Usage(input_tokens=1, output_tokens=2), timings=timings)
     without = Finished(reason=1, usage=Usage(input_tokens=1, output_tokens=2))
@@ -119,7 +119,7 @@ def test_a_resumed_stream_has_its_figures_from_the_server():
         (StreamInfo(state=1), "running, 5 tokens in, 6 out"),
     ],
 )
-def test_how_a_stream_stands_is_one_line(info, says):
+def test_the_state_of_a_stream_is_one_line(info, says):
     info.usage.CopyFrom(Usage(input_tokens=5, output_tokens=6))
 
     assert stream_text(info) == says

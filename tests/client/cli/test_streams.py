@@ -59,7 +59,7 @@ async def test_resume_prints_the_rest_and_the_same_summary(real_server):
     assert json.loads(line)["finished"]["reason"] == "FINISH_REASON_STOP"
 
 
-async def test_cancel_tells_how_the_stream_ended(real_server):
+async def test_cancel_prints_how_the_stream_ended(real_server):
     command_line = CommandLine(real_server)
     async with (
         tokenwire.AsyncClient(real_server) as client,
@@ -99,7 +99,7 @@ async def test_an_unknown_stream_is_one_line(command_line, server, command):
         (["cancel", "st", "--timeout", "0"], "above 0"),
     ],
 )
-async def test_wrong_usage_is_said_and_exits_with_2(command_line, arguments, says):
+async def test_wrong_usage_exits_with_2_and_names_the_mistake(command_line, arguments, says):
     done = await command_line.run(*arguments)
 
     assert (done.code, done.out) == (2, "")
@@ -107,7 +107,7 @@ async def test_wrong_usage_is_said_and_exits_with_2(command_line, arguments, say
     assert "Traceback" not in done.err
 
 
-async def test_with_resumable_a_cut_wire_is_not_seen(real_server):
+async def test_with_resumable_a_broken_connection_is_not_noticed(real_server):
     async with asyncio.timeout(LIMIT_S), wire_to(real_server) as wire:
         process = await CommandLine(wire.target).start(
             "chat", "Hi", "--resumable", "--model", "openai/sim?tokens=1000&itl_ms=2"
@@ -126,7 +126,7 @@ async def test_with_resumable_a_cut_wire_is_not_seen(real_server):
     assert summary.startswith("TTFT ")
 
 
-async def test_ctrl_c_cancels_a_resumable_stream_and_says_what_it_used(server, command_line):
+async def test_ctrl_c_cancels_a_resumable_stream_and_reports_its_usage(server, command_line):
     server.info = chat_pb2.StreamInfo(stream_id=STREAM_ID, usage=USAGE)
     server.script = plays_then_waits(started(), text(2, "a"))
 
@@ -144,7 +144,9 @@ async def test_ctrl_c_cancels_a_resumable_stream_and_says_what_it_used(server, c
     assert server.requests[0].retention == tokenwire.retention("continue", linger_s=30)
 
 
-async def test_ctrl_c_leaves_a_resumed_stream_to_itself_and_says_how_to_go_on(server, command_line):
+async def test_ctrl_c_leaves_a_resumed_stream_running_and_prints_how_to_continue(
+    server, command_line
+):
     server.resume_scripts = [plays_then_waits(text(8, "a"))]
 
     process = await command_line.start("resume", STREAM_ID, "--after", "7")
@@ -159,7 +161,7 @@ async def test_ctrl_c_leaves_a_resumed_stream_to_itself_and_says_how_to_go_on(se
     assert server.ended == []
 
 
-async def test_a_broken_connection_is_said_in_our_words_and_nobody_elses(command_line):
+async def test_a_broken_connection_is_reported_without_grpcs_log_lines(command_line):
     """gRPC itself logs this end, on stderr, unless it is told not to before it is loaded."""
     async with raw_server(goes_away_and_closes) as (target, may_end):
         process = await command_line.start("chat", "Hi", "--target", target)
@@ -174,7 +176,7 @@ async def test_a_broken_connection_is_said_in_our_words_and_nobody_elses(command
     assert named.startswith("  stream ")
 
 
-async def test_a_resume_of_the_rest_of_an_answer_is_a_whole_answer(server, command_line):
+async def test_resume_after_a_sequence_prints_the_rest(server, command_line):
     server.resume_scripts = [plays(text(3, "b"), finished(4))]
 
     done = await command_line.run("resume", STREAM_ID, "--after", "2")

@@ -47,7 +47,7 @@ async def test_by_default_it_prints_sums_by_day_of_the_last_30_days(server, comm
     )
 
 
-async def test_every_argument_narrows(server, command_line):
+async def test_every_filter_is_sent(server, command_line):
     await command_line.run(
         *("usage", "--since", "2026-07-01", "--until", "2026-08-01T02:00+02:00"),
         *("-m", "openai/demo", "--model", "fast", "--label", "team=search", "--label", "env=x=y"),
@@ -67,14 +67,14 @@ async def test_every_argument_narrows(server, command_line):
     assert asked.label_key == "team"
 
 
-async def test_without_since_it_is_the_30_days_before_until(server, command_line):
+async def test_without_since_the_period_is_the_30_days_before_until(server, command_line):
     await command_line.run("usage", "--until", "2020-03-31T12:00")
 
     start = server.usage.asked[0].filter.start_time.ToDatetime(UTC)
     assert start == datetime(2020, 3, 1, 12, tzinfo=UTC)
 
 
-async def test_on_a_terminal_it_is_a_table_with_bars_of_the_cost(server, command_line, terminal):
+async def test_on_a_terminal_sums_are_a_table_with_bars_of_the_cost(server, command_line, terminal):
     server.usage.summaries = [
         group(1, 2_000_000, day="2026-07-29", label_value="a"),
         group(1200, 8_000_000, day="2026-07-30", label_value="[b]odd\x1b\n\t", estimated_count=3),
@@ -99,7 +99,7 @@ async def test_on_a_terminal_it_is_a_table_with_bars_of_the_cost(server, command
     assert [note.partition(" ")[0] for note in notes] == ["7", "3", "1"]
 
 
-async def test_where_no_cost_is_known_the_bars_are_of_tokens(server, command_line, terminal):
+async def test_if_no_cost_is_known_the_bars_show_tokens(server, command_line, terminal):
     server.usage.summaries = [group(1, day="2026-07-30"), group(2, day="2026-07-31")]
 
     process = await terminal.start(command_line, "usage")
@@ -125,7 +125,7 @@ async def test_no_cell_is_cut_whatever_the_terminals_width(server, command_line,
     assert terminal.shown.count("█") <= 40
 
 
-async def test_no_streams_are_said_to_be_none(server, command_line, terminal):
+async def test_without_records_the_period_is_printed(server, command_line, terminal):
     groups = await command_line.run("usage", "--since", "2026-07-01")
     records = await command_line.run("usage", "--since", "2026-07-01", "--records")
     as_csv = await command_line.run("usage", "--csv")
@@ -142,7 +142,7 @@ async def test_no_streams_are_said_to_be_none(server, command_line, terminal):
     assert plain(terminal.shown) == none
 
 
-async def test_records_are_lines_newest_first_and_so_many_as_are_wanted(server, command_line):
+async def test_records_are_lines_newest_first_up_to_the_limit(server, command_line):
     server.usage.hold(range(1, 2501), reason="STOP")
 
     every = await command_line.run("usage", "--records")
@@ -157,7 +157,7 @@ async def test_records_are_lines_newest_first_and_so_many_as_are_wanted(server, 
     assert [page.page_size for page in server.usage.pages] == [1000] * 5
 
 
-async def test_a_small_limit_asks_for_no_more(server, command_line):
+async def test_a_small_limit_requests_a_small_page(server, command_line):
     server.usage.hold(range(1, 100))
 
     done = await command_line.run("usage", "--records", "--limit", "3")
@@ -166,7 +166,7 @@ async def test_a_small_limit_asks_for_no_more(server, command_line):
     assert [page.page_size for page in server.usage.pages] == [3]
 
 
-async def test_records_on_a_terminal_stand_in_columns(server, command_line, terminal):
+async def test_records_on_a_terminal_are_aligned_in_columns(server, command_line, terminal):
     server.usage.hold(range(1, 151), reason="STOP")
     server.usage.records[150] = record(
         150,
@@ -220,7 +220,7 @@ async def test_on_a_narrow_terminal_no_model_of_a_record_is_wrapped(server, comm
     assert [row.split()[2] for row in rows[::2]] == models[::-1]
 
 
-async def test_without_a_server_one_line_says_so():
+async def test_without_a_server_the_error_is_one_line():
     done = await CommandLine("127.0.0.1:1").run("usage")
 
     assert (done.code, done.out) == (1, "")
@@ -254,7 +254,7 @@ async def test_without_a_server_one_line_says_so():
         (["extra"], "unexpected extra argument(s) (extra)"),
     ],
 )
-async def test_wrong_usage_is_said_and_exits_with_2(command_line, arguments, says):
+async def test_wrong_usage_exits_with_2_and_names_the_mistake(command_line, arguments, says):
     done = await command_line.run("usage", *arguments)
 
     assert (done.code, done.out) == (2, "")
@@ -262,7 +262,7 @@ async def test_wrong_usage_is_said_and_exits_with_2(command_line, arguments, say
     assert "Traceback" not in done.err
 
 
-async def test_the_help_says_how_csv_is_to_be_read(command_line):
+async def test_the_help_describes_csv_and_times(command_line):
     done = await command_line.run("usage", "--help")
 
     assert "RFC 4180" in done.out

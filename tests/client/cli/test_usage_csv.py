@@ -47,7 +47,7 @@ def flat(descriptor):
             yield {"ttft": "ttft_s", "duration": "duration_s"}.get(field.name, field.name)
 
 
-def test_every_field_of_a_record_is_a_column_and_the_cost_is_one_in_dollars_too():
+def test_every_field_of_a_record_is_a_column_and_so_is_the_cost_in_dollars():
     assert set(record_columns()) == {*flat(UsageRecord.DESCRIPTOR), "cost_usd"}
 
 
@@ -91,7 +91,7 @@ def test_a_record_is_exact_and_in_utc():
     assert row["labels"] == '{"a": "grün, \\"1\\"", "b": "2"}'
 
 
-def test_an_unknown_cost_is_empty_and_a_cost_of_nothing_is_not():
+def test_an_unknown_cost_is_empty_and_a_cost_of_0_is_not():
     unknown, free = Usage(input_tokens=1), Usage(cost_microusd=0)
 
     first, second = rows(record_columns(), record(1, usage=unknown), record(2, usage=free))
@@ -105,7 +105,7 @@ def test_a_newer_servers_outcome_is_its_number():
     assert rows(record_columns(), record(1, outcome=42))[0]["outcome"] == "42"
 
 
-def test_lines_end_as_rfc_4180_has_it_and_the_heading_comes_once_also_alone():
+def test_lines_end_with_crlf_and_the_headings_come_once_even_without_rows():
     out = io.StringIO(newline="")
     columns = summary_columns(("day",), "")
     writer = CsvWriter(out, tuple(columns))
@@ -139,7 +139,7 @@ def test_no_text_of_a_caller_is_a_formula(formula):
 
 
 @given(st.text())
-def test_what_was_written_can_be_read_back(text):
+def test_the_formula_mark_can_be_removed(text):
     cell = safe_text(text)
 
     assert (cell.removeprefix("'")) == text
@@ -159,7 +159,7 @@ def test_what_was_written_can_be_read_back(text):
         max_size=5,
     )
 )
-def test_every_record_is_one_row_whatever_its_texts_are(fields):
+def test_every_record_is_one_row_for_any_texts(fields):
     records = [record(number, **each) for number, each in enumerate(fields)]
 
     read = rows(record_columns(), *records)

@@ -1,4 +1,4 @@
-"""`tokenwire usage` as CSV and JSON, for programs: whole, exact, however much it is."""
+"""`tokenwire usage` as CSV and JSON, for programs: complete and exact, for any number of records."""
 
 import asyncio
 import csv
@@ -29,7 +29,7 @@ def csv_rows(out):
     return list(csv.DictReader(io.StringIO(out, newline=""), strict=True))
 
 
-async def test_csv_has_every_record_exactly_once_while_new_ones_come(server, command_line):
+async def test_csv_has_every_record_exactly_once_while_new_ones_arrive(server, command_line):
     server.usage.hold(range(1, 3001))
 
     async def more(_page, _context):
@@ -69,7 +69,7 @@ async def test_csv_of_groups_has_their_columns(server, command_line):
     assert "day" not in row
 
 
-async def test_csv_on_a_terminal_commands_it_not(server, command_line, terminal):
+async def test_csv_cannot_control_the_terminal(server, command_line, terminal):
     server.usage.hold(range(1, 2), model_asked="\x1b]0;owned\x07", labels={"a": "\x9b2J"})
 
     process = await terminal.start(command_line, "usage", "--csv")
@@ -100,7 +100,7 @@ async def test_json_is_one_object_a_line_with_numbers(server, command_line):
     assert json.loads(groups.out)["recordCount"] == 2
 
 
-async def test_an_error_in_the_middle_says_how_many_were_written(server, command_line):
+async def test_an_error_in_the_middle_reports_how_many_records_were_written(server, command_line):
     server.usage.hold(range(1, 3001))
 
     async def third_fails(page, context):
@@ -130,7 +130,7 @@ async def test_an_error_at_once_writes_nothing(server, command_line):
 
 
 @pytest.mark.parametrize("how", ["--csv", "--json", "--records"])
-async def test_when_the_reader_of_stdout_leaves_it_ends_quietly(server, command_line, how):
+async def test_when_the_reader_of_stdout_leaves_the_export_ends_quietly(server, command_line, how):
     server.usage.hold(range(1, 20_001))
     reading, writing = os.pipe()
 
@@ -145,7 +145,7 @@ async def test_when_the_reader_of_stdout_leaves_it_ends_quietly(server, command_
     assert len(server.usage.pages) < 20
 
 
-async def test_ctrl_c_ends_it_and_what_was_written_is_whole_lines(server, command_line):
+async def test_ctrl_c_ends_the_export_after_a_whole_line(server, command_line):
     server.usage.hold(range(1, 3001))
     waiting = asyncio.Event()
 
@@ -165,7 +165,7 @@ async def test_ctrl_c_ends_it_and_what_was_written_is_whole_lines(server, comman
     assert [row["stream_id"] for row in csv_rows(out.decode())] == ids(range(3000, 2000, -1))
 
 
-async def test_however_many_records_there_are_memory_holds_a_page_of_them(server, command_line):
+async def test_memory_holds_one_page_for_any_number_of_records(server, command_line):
     measuring = (
         "import resource, sys; from tokenwire.cli import main; code = main(); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"

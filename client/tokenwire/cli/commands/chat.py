@@ -8,10 +8,11 @@ import time
 
 from tokenwire.v1.usage_pb2 import Usage
 
+from ...chat_stream import AsyncChatStream
 from ...client import AsyncClient
 from ...errors import TokenwireError
 from ..connection import Connection
-from ..render import output
+from ..render import Output, output
 from ..report import Tally
 from .chat_request import RequestOptions, chat_request
 
@@ -48,16 +49,7 @@ async def chat(
     async with connection.client() as client:
         stream = client.chat_stream(chat_request(options), timeout=timeout_s, resumable=resumable)
         try:
-            try:
-                async with stream:
-                    if resumable:
-                        screen.name(stream.stream_id)
-                    async for event in stream:
-                        tally.add(event, time.monotonic() - began)
-                        screen.show(event)
-            except BrokenPipeError:
-                await asyncio.sleep(INTERRUPT_WAIT_S)
-                raise
+            await show_events(stream, screen, tally, began, name_first=resumable)
             if not as_json and (line := tally.no_answer_line()):
                 summary.append(line)
             summary.append(tally.finished_line(time.monotonic() - began))
@@ -71,6 +63,28 @@ async def chat(
             screen.end(*summary, interrupted=interrupted)
             if summary and not resumable:
                 screen.name(stream.stream_id)
+
+
+async def show_events(
+    stream: AsyncChatStream, screen: Output, tally: Tally, began: float, *, name_first: bool = False
+) -> None:
+    """Show and count the events of a stream until its end. `name_first`: show its id before them.
+
+    Raises:
+        TokenwireError: the stream failed.
+        BrokenPipeError: the reader of stdout left.
+        asyncio.CancelledError: Ctrl-C was pressed, which may have ended the reader of stdout too.
+    """
+    try:
+        async with stream:
+            if name_first:
+                screen.name(stream.stream_id)
+            async for event in stream:
+                tally.add(event, time.monotonic() - began)
+                screen.show(event)
+    except BrokenPipeError:
+        await asyncio.sleep(INTERRUPT_WAIT_S)
+        raise
 
 
 async def _usage(client: AsyncClient, stream_id: str) -> Usage | None:

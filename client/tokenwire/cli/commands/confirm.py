@@ -21,8 +21,8 @@ _TERMINAL = "/dev/tty"
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """Why to ask before a request is sent."""
+class Confirmation:
+    """Why a request must be confirmed before it is sent."""
 
     why: str
     way_out: str
@@ -50,17 +50,19 @@ def confirmed(
     """
     timeout_s = LOOKUP_TIMEOUT_S if timeout_s is None else min(timeout_s, LOOKUP_TIMEOUT_S)
     counted = asyncio.run(counted_request(connection, options, timeout_s=timeout_s))
-    doubt = doubt_about(counted, options.max_cost_microusd, threshold_microusd)
-    if doubt is None:
+    needed = needed_confirmation(counted, options.max_cost_microusd, threshold_microusd)
+    if needed is None:
         return True
     with _terminal(prompt_from_stdin=prompt_from_stdin) as terminal:
         if terminal is None:
-            if doubt.is_within_budget:
+            if needed.is_within_budget:
                 return True
-            say(f"tokenwire: {doubt.why}, and there is no terminal to confirm it: {doubt.way_out}")
+            say(
+                f"tokenwire: {needed.why}, and there is no terminal to confirm it: {needed.way_out}"
+            )
             return False
         reading, writing = terminal
-        writing.write(visible(f"{doubt.why}: continue? [y/N] "))
+        writing.write(visible(f"{needed.why}: continue? [y/N] "))
         writing.flush()
         answer = _line(reading)
         if not answer.endswith("\n"):  # Ctrl-D
@@ -71,10 +73,10 @@ def confirmed(
     return agreed
 
 
-def doubt_about(
+def needed_confirmation(
     counted: TokenCount, budget_microusd: int | None, threshold_microusd: int
-) -> Doubt | None:
-    """Return why to ask before this request is sent. Return None if that is not necessary."""
+) -> Confirmation | None:
+    """Return why this request must be confirmed. Return None if it need not be."""
     if counted.exceeds_budget:  # the server refuses it, at no cost
         return None
     longest = counted.max_cost_microusd
@@ -85,7 +87,7 @@ def doubt_about(
             return None
         accept = f"--confirm-over {usd_decimal(at_most)}"
         within = longest is not None and budget_microusd is not None and longest <= budget_microusd
-        return Doubt(
+        return Confirmation(
             f"this may cost up to {usd_text(at_most)}",
             f"pass {accept} to accept this cost, or limit the answer with --max-output-tokens",
             is_within_budget=within,
@@ -93,9 +95,9 @@ def doubt_about(
     input_cost = counted.input_cost_microusd
     if input_cost is None:
         model = f"{counted.provider}/{counted.model}"
-        return Doubt(f"the price of {model} is not known", "leave out --confirm-over")
+        return Confirmation(f"the price of {model} is not known", "leave out --confirm-over")
     if input_cost > threshold_microusd:
-        return Doubt(
+        return Confirmation(
             f"the input alone may cost {usd_text(input_cost)}",
             f"pass --confirm-over {usd_decimal(input_cost)} to accept this cost",
         )

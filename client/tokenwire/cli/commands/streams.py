@@ -9,7 +9,7 @@ from ..connection import Connection
 from ..render import output, write_json
 from ..report import Tally, resume_command, stream_text
 from ..terminal import write_stdout
-from .chat import INTERRUPT_WAIT_S
+from .chat import show_events
 
 
 async def resume(
@@ -33,14 +33,7 @@ async def resume(
     async with connection.client() as client:
         stream = client.resume(stream_id, after_sequence, timeout=timeout_s)
         try:
-            try:
-                async with stream:
-                    async for event in stream:
-                        tally.add(event, time.monotonic() - began)
-                        screen.show(event)
-            except BrokenPipeError:
-                await asyncio.sleep(INTERRUPT_WAIT_S)
-                raise
+            await show_events(stream, screen, tally, began)
             summary.append(tally.finished_line(time.monotonic() - began))
         except asyncio.CancelledError:
             interrupted = True

@@ -31,7 +31,7 @@ def summary(count, cost, **fields):
     return UsageSummary(record_count=count, usage=usage, **fields)
 
 
-def test_the_sum_of_all_groups_says_what_is_missing_in_it():
+def test_the_sum_of_all_groups_is_printed_with_what_it_lacks():
     groups = [
         summary(1000, 1_500_000),
         summary(3, None, unpriced_count=3, estimated_count=2),
@@ -46,14 +46,14 @@ def test_the_sum_of_all_groups_says_what_is_missing_in_it():
     ]
 
 
-def test_where_no_cost_is_known_it_is_unknown_and_not_0():
+def test_a_sum_without_a_known_cost_is_unknown_and_not_0():
     lines = list(total_lines(sum_of([summary(1, None, unpriced_count=1)]), FILTERS))
 
     assert lines[0].endswith("1 stream, 10 tokens in, 1 out, cost unknown")
     assert next(total_lines(sum_of([summary(1, 0)]), FILTERS)).endswith("out, $0.00")
 
 
-def test_nothing_is_said_to_be_nothing_and_when():
+def test_the_sum_of_no_streams_is_the_period():
     assert list(total_lines(sum_of([]), FILTERS)) == ["no streams since 2026-07-01 (UTC)"]
 
 
@@ -109,11 +109,11 @@ def test_lines_for_programs_have_exact_costs_and_leave_unknown_ones_empty():
         (usage_pb2.USAGE_OUTCOME_OPEN, "", "open"),
     ],
 )
-def test_how_a_stream_ended_is_said_once(outcome, reason, says):
+def test_how_a_stream_ended_is_printed_once(outcome, reason, says):
     assert end_text(record(1, outcome=outcome, reason=reason)) == says
 
 
-def test_a_model_that_nobody_served_is_the_one_that_was_asked_for():
+def test_without_a_model_that_answered_the_requested_one_is_shown():
     never = record(1, model_asked="fast")
     never.provider = never.model = ""
 
@@ -121,7 +121,7 @@ def test_a_model_that_nobody_served_is_the_one_that_was_asked_for():
 
 
 @given(st.integers(0, 2**60), st.integers(1, 2**60), st.integers(1, 80), st.booleans())
-def test_a_bar_fits_and_anything_above_0_is_seen(value, most, width, ascii_only):
+def test_a_bar_fits_and_is_never_empty_above_0(value, most, width, ascii_only):
     value = min(value, most)
 
     drawn = bar(value, most, width, ascii_only)
@@ -132,11 +132,11 @@ def test_a_bar_fits_and_anything_above_0_is_seen(value, most, width, ascii_only)
     assert len(bar(most, most, width, ascii_only)) == width
 
 
-def test_bars_tell_eighths_apart():
+def test_bars_distinguish_eighths():
     assert [bar(value, 16, 2) for value in (0, 1, 8, 12, 16)] == ["", "▏", "█", "█▌", "██"]
 
 
-def test_numbers_are_numbers_in_json_as_long_as_every_reader_has_them_exactly():
+def test_json_has_numbers_where_every_parser_reads_them_exactly():
     usage = Usage(input_tokens=2**53, output_tokens=2**53 + 1, cost_microusd=7)
     odd = record(1, usage=usage, labels={"inputTokens": "3", "usage": "x"})
 
