@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
+from ..connect.channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
 from .connection import Connection, ServerCommand
 from .options import (
     AnswerAsJson,

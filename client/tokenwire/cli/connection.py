@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..key import KEY_VARIABLE, check_key
-from ..target import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
-from ..tls import CA_VARIABLE, CERT_VARIABLE, PLAINTEXT_VARIABLE, Tls, named_tls, resolve_tls
-from ..tls import KEY_VARIABLE as TLS_KEY_VARIABLE
+from ..connect.key import KEY_VARIABLE, check_key
+from ..connect.target import DEFAULT_TARGET, TARGET_VARIABLE, resolve_target
+from ..connect.tls import (
+    CA_VARIABLE,
+    CERT_VARIABLE,
+    PLAINTEXT_VARIABLE,
+    Tls,
+    named_tls,
+    resolve_tls,
+)
+from ..connect.tls import KEY_VARIABLE as TLS_KEY_VARIABLE
 from .parser import Command, params_of
 from .terminal import say
 from .values import WrongUsage, text_value
 
 if TYPE_CHECKING:
-    from ..client import AsyncClient
+    from ..aio.client import AsyncClient
 
 EXIT_WRONG_USAGE = 2
 
@@ -45,7 +52,7 @@ class Connection:
         Raises:
             SystemExit: with 2, after an error line, if a file is missing or has wrong contents.
         """
-        from ..client import AsyncClient
+        from ..aio.client import AsyncClient
 
         try:
             key = None if self.key_file is None else _key_in(self.key_file)

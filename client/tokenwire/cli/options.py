@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
+from ..connect.channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
 from .values import (
     WrongUsage,
     positive_int_value,

@@ -19,7 +19,6 @@ from tokenwire.v1.event_pb2 import (
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..connect.key import KEY_VARIABLE
-from ..connect.target import resolve_target
 from ..errors import (
     BudgetExceeded,
     ConnectionLost,
@@ -27,9 +26,8 @@ from ..errors import (
     TokenwireError,
     Unauthenticated,
 )
-from ..handshake import Handshake, failed_handshake
-from ..key import KEY_VARIABLE
-from ..resume import is_resumable
+from ..stream.resume import is_resumable
+from ..wire.connect_failure import ConnectFailure, connect_failure
 from .connection import Connection
 from .money import usd_text
 from .render import stream_line
@@ -44,9 +42,9 @@ _NO_SERVER = ("failed to connect", "DNS resolution")
 """In gRPC's message if it found no server at all."""
 
 _WAY_OUT = {
-    Handshake.NO_TLS: "try --plaintext",
-    Handshake.UNTRUSTED: "name its authority with --tls-ca FILE",
-    Handshake.REFUSED: "try --tls, or --tls-cert FILE and --tls-key FILE",
+    ConnectFailure.NO_TLS: "try --plaintext",
+    ConnectFailure.UNTRUSTED: "name its authority with --tls-ca FILE",
+    ConnectFailure.REFUSED: "try --tls, or --tls-cert FILE and --tls-key FILE",
 }
 
 _BYTES_PER_TOKEN = 4
@@ -204,7 +202,7 @@ def _headline(error: TokenwireError, target: str) -> str:
             f"the server at {target} does not have this method: it may be older than this command"
         )
     if isinstance(error, ConnectionLost):
-        failed = None if error.last_sequence else failed_handshake(error.message)
+        failed = None if error.last_sequence else connect_failure(error.message)
         if failed is not None:
             way_out = _WAY_OUT.get(failed)
             return f"{target}: {failed.value}" + (f"; {way_out}" if way_out else "")

@@ -8,8 +8,8 @@ import time
 
 from tokenwire.v1.usage_pb2 import Usage
 
-from ...chat_stream import AsyncChatStream
-from ...client import AsyncClient
+from ...aio.chat_stream import AsyncChatStream
+from ...aio.client import AsyncClient
 from ...errors import TokenwireError
 from ..connection import Connection
 from ..render import Output, output

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tokenwire.v1.chat_pb2 import ChatRequest, GenerationConfig
 
 from ...messages import system, user
-from ...request import build_request
+from ...wire.requests import build_request
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from ...channel import LOOKUP_TIMEOUT_S
-from ...usage import TokenCount
+from ...connect.channel import LOOKUP_TIMEOUT_S
+from ...wire.usage import TokenCount
 from ..connection import Connection
 from ..money import usd_decimal, usd_text
 from ..terminal import say, visible

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...usage import TokenCount
+from ...wire.usage import TokenCount
 from ..connection import Connection
 from ..money import UNKNOWN, usd_text
 from ..terminal import visible, write_json_line, write_stdout

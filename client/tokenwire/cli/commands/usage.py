@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 from tokenwire.v1.usage_pb2 import UsageRecord, UsageSummary
 
-from ...client import AsyncClient
+from ...aio.client import AsyncClient
 from ...errors import TokenwireError
-from ...usage import PAGE_SIZE
+from ...wire.usage import PAGE_SIZE
 from ..connection import Connection
 from ..table import write_lines
 from ..terminal import json_text, one_line, say
@@ -24,7 +24,7 @@ from ..usage.tables import RecordTable, print_summaries
 from ..usage.text import record_row, sum_of, summary_row, total_lines
 
 if TYPE_CHECKING:
-    from ...usage import UsageFields, UsageGroupName
+    from ...wire.usage import UsageFields, UsageGroupName
 
 GROUPS: tuple[UsageGroupName, ...] = ("day", "model", "label", "key")
 """In the order in which the server sorts by them."""
