@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import tracemalloc
 
 import pytest
@@ -23,6 +24,7 @@ DIALECTS = list(ORACLES)
 
 MAX_BYTES_FOR_EVERY_CUT = 8192
 RANDOM_CUTS_COUNT = 200
+MAX_LINE_CUTS_COUNT = 30
 MAX_EVENT_BYTES = 4 * 2**20
 
 END_MARKERS = {
@@ -52,6 +54,27 @@ def split(body, cuts):
     return [body[start:end] for start, end in itertools.pairwise(edges)]
 
 
+def line_positions(body, end):
+    """Return the last positions before `end`, some of those around line ends, and some random ones."""
+    last = range(max(0, end - 8), end)
+    at_lines = {
+        position
+        for line_end in re.finditer(rb"[\r\n]+", body)
+        for position in range(line_end.start(), line_end.end() + 1)
+        if position < end
+    }
+    chance = random.Random(len(body))
+    chosen = chance.sample(sorted(at_lines), min(len(at_lines), MAX_LINE_CUTS_COUNT))
+    return [*last, *chosen, *(chance.randrange(end + 1) for _ in range(10))]
+
+
+def every_position(body, end):
+    """Return all positions before `end`; of a long body, some."""
+    if len(body) <= MAX_BYTES_FOR_EVERY_CUT:
+        return range(end)
+    return random.Random(len(body)).sample(range(end), RANDOM_CUTS_COUNT)
+
+
 @each(OWN)
 def test_a_transcript_is_decoded_to_exactly_its_expected_events(transcript):
     expected = transcript.expected
@@ -60,19 +83,24 @@ def test_a_transcript_is_decoded_to_exactly_its_expected_events(transcript):
     assert decode(transcript.decoder(), transcript.body) == expected
 
 
+each_position = pytest.mark.parametrize(
+    "positions",
+    [
+        pytest.param(line_positions, id="lines"),
+        pytest.param(every_position, id="every byte", marks=pytest.mark.soak),
+    ],
+)
+
+
+@each_position
 @each([*OWN, *RECORDED])
-def test_the_result_does_not_depend_on_where_the_bytes_are_split(transcript):
+def test_the_result_does_not_depend_on_where_the_bytes_are_split(transcript, positions):
     body = transcript.body
     whole = decode(transcript.decoder(), body)
 
     assert decode(transcript.decoder(), *split(body, range(1, len(body)))) == whole
-    if len(body) <= MAX_BYTES_FOR_EVERY_CUT:
-        cuts = [[position] for position in range(len(body) + 1)]
-    else:
-        chance = random.Random(transcript.name)
-        cuts = [chance.sample(range(len(body)), 3) for _ in range(RANDOM_CUTS_COUNT)]
-    for cut in cuts:
-        assert decode(transcript.decoder(), *split(body, cut)) == whole, cut
+    for cut in positions(body, len(body)):
+        assert decode(transcript.decoder(), *split(body, [cut])) == whole, cut
 
 
 @each(OWN)
@@ -100,19 +128,15 @@ def test_the_providers_sdk_reads_the_same_from_a_recorded_stream(transcript):
     assert answer(outcome) == transcript.oracle()
 
 
+@each_position
 @each([*COMPLETE, *RECORDED])
-def test_an_answer_cut_off_before_its_end_marker_is_never_complete(transcript):
+def test_an_answer_cut_off_before_its_end_marker_is_never_complete(transcript, positions):
     body = transcript.body
     marker = max(body.rfind(marker) for marker in END_MARKERS[transcript.dialect])
     if marker < 0:
         pytest.skip("ends without a marker, as its quirks allow")
     whole = decode(transcript.decoder(), body)["events"]
-    if len(body) <= MAX_BYTES_FOR_EVERY_CUT:
-        lengths = range(marker)
-    else:
-        lengths = random.Random(transcript.name).sample(range(marker), RANDOM_CUTS_COUNT)
-
-    for length in lengths:
+    for length in positions(body, marker):
         cut = decode(transcript.decoder(), body[:length])
         assert "broken" in cut["end"], length
         assert text_of(whole).startswith(text_of(cut["events"]).rstrip("\ufffd")), length
