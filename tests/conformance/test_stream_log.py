@@ -137,7 +137,7 @@ async def test_cancelled_waits_for_the_seal_do_not_accumulate_and_are_skipped(ne
 
 
 def cancelled_futures():
-    return sum(isinstance(o, asyncio.Future) and o.cancelled() for o in gc.get_objects())
+    return sum(issubclass(type(o), asyncio.Future) and o.cancelled() for o in gc.get_objects())
 
 
 async def test_a_wait_for_the_seal_ends_at_the_seal_and_not_before(new_log):
