@@ -38,6 +38,13 @@ def postgresql_programs():
     return versions[-1].parent if versions else None
 
 
+def memory_folder():
+    """Return a folder in memory with room for many databases, or None."""
+    folder = Path("/dev/shm")
+    is_usable = folder.is_dir() and os.access(folder, os.W_OK)
+    return folder if is_usable and shutil.disk_usage(folder).free > 4 * 2**30 else None
+
+
 class PostgresqlServer:
     """A PostgreSQL on a free port and a Unix socket, in a folder of its own. It can be stopped,
     started again, and frozen."""
@@ -140,7 +147,7 @@ def new_postgresql():
     programs = postgresql_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory(prefix="tw-pg-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tw-pg-", dir=memory_folder()) as folder:
         server = PostgresqlServer(programs, folder)
         try:
             server.start()
