@@ -7,6 +7,8 @@ import pytest
 
 from tokenwire_server.simulator import DEMO, Scenario, Simulator, run_simulator
 
+pytestmark = pytest.mark.virtual_time
+
 HELLO = [{"role": "user", "content": "What is Tokenwire?"}]
 WEATHER = [{"role": "user", "content": "Please use get weather for Berlin"}]
 SCHEMA = {
@@ -35,7 +37,7 @@ async def test_it_explains_tokenwire_at_the_pace_of_a_model(openai):
             times.append(loop.time() - began)
     assert (text, reasoning) == (DEMO.text, DEMO.reasoning_text)
     assert 80 <= len(text.split()) <= 120
-    assert 0.28 < times[1] < 0.6
+    assert times[1] == pytest.approx(0.3, abs=0.01)
     assert 1.9 < times[-1] < 4
 
 
