@@ -9,6 +9,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+import database_processes
+from database_processes import started_together
 from databases import detail
 from tokenwire_server.config import ConfigError
 from tokenwire_server.errors import StoreUnavailable
@@ -16,14 +18,12 @@ from tokenwire_server.storage.database import Database
 from tokenwire_server.storage.schema import REVISIONS, VERSION_TABLE
 from tokenwire_server.storage.tables import metadata
 
-PREPARE = """
+IMPORTED = """
 import asyncio, sys
 from tokenwire_server.storage.database import Database
 
 async def prepare():
     async with Database(sys.argv[1]) as database:
-        print("ready", flush=True)
-        sys.stdin.readline()
         print(await database.prepare(migrate=True), "alembic" in sys.modules)
 
 asyncio.run(prepare())
@@ -33,26 +33,6 @@ asyncio.run(prepare())
 async def prepare(url, *, migrate=True):
     async with Database(url) as database:
         return await database.prepare(migrate=migrate)
-
-
-def start_together(url, count):
-    """What `count` processes print that prepare the database at the same moment."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", PREPARE, url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(count)
-    ]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    return [process.communicate(timeout=60)[0] for process in processes]
 
 
 async def test_an_empty_database_gets_the_schema_once(database_url):
@@ -80,15 +60,17 @@ def test_the_revisions_that_are_named_are_those_that_are_there():
 
 
 async def test_ten_processes_that_start_at_once_make_it_once(database_url, sql):
-    said = start_together(database_url, 10)
-    assert sorted(line.split()[0] for line in said) == ["False"] * 9 + ["True"], said
+    with started_together(database_processes.prepare, database_url, 10) as (_, results):
+        made = [results.get() for _ in range(10)]
+    assert sorted(made) == [False] * 9 + [True]
     assert sql(f"SELECT version_num FROM {VERSION_TABLE}") == f"{REVISIONS[-1]}\n"
     assert sql("SELECT id, revision FROM tokenwire_key_revision") == "1|0\n"
 
 
 async def test_at_this_versions_schema_alembic_is_not_even_imported(database_url):
     await prepare(database_url)
-    assert start_together(database_url, 1) == ["False False\n"]
+    command = [sys.executable, "-W", "error", "-c", IMPORTED, database_url]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "False False\n"
 
 
 async def test_without_leave_to_migrate_the_operator_is_told_what_to_run(database_url, sql):

@@ -2,14 +2,13 @@
 
 import asyncio
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from database_processes import change_keys, started_together
 from tokenwire_server.config import CallerLimits
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.storage.database import Database
@@ -18,25 +17,6 @@ from tokenwire_server.tenants.keystore import KeyRefused, KeyStore
 
 HOUR = 3600.0
 LIMITS = CallerLimits(requests_per_minute=60, tokens_per_minute=10**12)
-
-MANY_CHANGES = """
-import asyncio, sys
-from tokenwire_server.storage.database import Database
-from tokenwire_server.tenants.keystore import KeyStore
-
-async def change():
-    async with Database(sys.argv[1]) as database:
-        store = KeyStore(database)
-        print("ready", flush=True)
-        sys.stdin.readline()
-        async def one(n):
-            for _ in range(5):
-                key, _ = await store.create(f"tenant-{n}")
-                await store.revoke(key.prefix)
-        await asyncio.gather(*map(one, range(4)))
-
-asyncio.run(change())
-"""
 
 
 async def test_a_new_key_is_stored_without_its_text(store, clock):
@@ -185,35 +165,20 @@ async def test_a_restored_database_returns_an_older_revision(store):
 
 
 async def test_a_reader_of_changes_misses_none_of_many_processes(store, database_url):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", MANY_CHANGES, database_url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    revision, known, asked = 0, {}, 0
-    while True:
-        ended = all(process.poll() is not None for process in processes)
-        newest, changed = await store.changes(revision)
-        assert newest >= revision
-        revision = newest
-        known |= {key.prefix: key for key in changed}
-        asked += bool(changed)
-        if ended:
-            break
-    for process in processes:
-        process.communicate()
-        assert process.returncode == 0
+    with started_together(change_keys, database_url, 3) as (processes, results):
+        revision, known, asked = 0, {}, 0
+        while True:
+            ended = all(process.exitcode is not None for process in processes)
+            newest, changed = await store.changes(revision)
+            assert newest >= revision
+            revision = newest
+            known |= {key.prefix: key for key in changed}
+            asked += bool(changed)
+            if ended:
+                break
+        assert [results.get() for _ in processes] == [20] * 3
     kept = await store.list()
-    assert len(kept) == 3 * 4 * 5
+    assert len(kept) == 3 * 20
     assert known == {key.prefix: key for key in kept}
     assert revision == 2 * len(kept)
     assert asked > 5, "the reader was to read while they wrote"
