@@ -12,19 +12,26 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from databases import database_url, own_postgresql, postgresql, sql  # noqa: F401  # fixtures
+from examples import USUAL_EXAMPLES
 from server_process import running
 from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it logs each connection that a test breaks
 
-# Wall-clock limits of property tests (the deadline of an example, the time that generating one may take)
-# fail on a busy machine without a fault. Fixtures are created once for all examples of a test on purpose.
-settings.register_profile(
-    "tokenwire",
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("tokenwire")
+for name, examples in {
+    "fast": USUAL_EXAMPLES // 5,
+    "usual": USUAL_EXAMPLES,
+    "soak": 5 * USUAL_EXAMPLES,
+}.items():
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        # Limits of the wall-clock time of an example and of its generation fail on a busy machine.
+        deadline=None,
+        # Fixtures are created once for all examples of a test on purpose.
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+settings.load_profile("usual")
 
 
 class SimulatorProcess:

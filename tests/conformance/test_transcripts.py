@@ -17,6 +17,8 @@ from transcripts_support import (
     recorded_transcripts,
 )
 
+from examples import scaled
+
 OWN = own_transcripts()
 COMPLETE = [t for t in OWN if t.is_expected and "complete" in t.expected["end"]]
 RECORDED = recorded_transcripts()
@@ -34,7 +36,7 @@ END_MARKERS = {
 }
 
 fuzz = settings(
-    max_examples=60,
+    max_examples=scaled(60),
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -104,7 +106,7 @@ def test_the_result_does_not_depend_on_where_the_bytes_are_split(transcript, pos
 
 
 @each(OWN)
-@settings(fuzz, max_examples=15)
+@settings(fuzz, max_examples=scaled(15))
 @given(data=st.data())
 def test_the_result_does_not_depend_on_the_number_of_pieces(transcript, data):
     body = transcript.body

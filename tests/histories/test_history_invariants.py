@@ -9,6 +9,8 @@ from history_valid import histories
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
+
 MUTATIONS = {}
 
 
@@ -302,7 +304,7 @@ def a_fault_of_the_server(history, draw):
     reading.end = End("failed", "INTERNAL", at=reading.end.at)
 
 
-@settings(max_examples=300)
+@settings(max_examples=scaled(300))
 @given(histories())
 def test_a_valid_history_has_no_violations(history):
     assert violations(history) == []
@@ -310,7 +312,8 @@ def test_a_valid_history_has_no_violations(history):
 
 @pytest.mark.parametrize("name", MUTATIONS)
 @settings(
-    max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=scaled(60),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(st.data())
 def test_a_violation_is_found_when(name, data):

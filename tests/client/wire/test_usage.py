@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenwire
+from examples import scaled
 from tokenwire.v1 import usage_pb2
 from tokenwire.v1.chat_pb2 import (
     TOKEN_COUNTING_PROVIDER,
@@ -84,7 +85,7 @@ async def test_a_chat_that_exceeds_its_budget_is_refused_with_a_named_error(serv
     assert server.requests[0].budget.max_cost_microusd == 1
 
 
-@settings(max_examples=25)
+@settings(max_examples=scaled(25))
 @given(
     count=st.integers(0, 40),
     page_size=st.integers(1, 20),

@@ -6,6 +6,7 @@ import yarl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from tokenwire_server.config.addresses import base_url, listen_address
 
 
@@ -99,7 +100,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=scaled(1000))
 @given(st.lists(PIECES, max_size=8).map("".join))
 def test_an_accepted_url_is_the_same_url_to_every_library(text):
     try:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.events import Usage
 from tokenwire_server.ledger import writer as writer_module
@@ -139,7 +140,7 @@ class World:
         assert told(await self.store.page(ALL, size=1000)) == told(rows)
 
 
-@settings(max_examples=25)
+@settings(max_examples=scaled(25))
 @given(operations=OPERATIONS)
 async def test_whatever_happens_there_is_one_record_for_each_stream_and_it_is_right(
     store, sql, pause, record, monkeypatch, operations

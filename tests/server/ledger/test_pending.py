@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from tokenwire_server.events import Usage
 from tokenwire_server.ledger.pending import Pending
 from tokenwire_server.ledger.record import Outcome, UsageRecord
@@ -157,7 +158,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=scaled(500))
 @given(operations=OPERATIONS, max_count=st.integers(1, 8))
 def test_whatever_happens_each_stream_has_its_last_record_or_is_counted(operations, max_count):
     """`rows` is what the database would hold; of streams: begun at most once, and then figures, and an end."""

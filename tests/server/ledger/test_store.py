@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.events import Usage
 from tokenwire_server.ledger import store as store_module
@@ -20,7 +21,7 @@ DAY = 86_400.0
 MIDNIGHT = 20_833 * DAY  # 2027-01-15T00:00Z
 CLOSED = [outcome for outcome in Outcome if outcome not in {Outcome.OPEN, Outcome.LOST}]
 
-with_databases = settings(max_examples=30)
+with_databases = settings(max_examples=scaled(30))
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 NAMES = st.sampled_from(["a", "b", "A", "ä"])

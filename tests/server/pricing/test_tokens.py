@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwire_server.pricing.tokenizers import Tokenizers
-from tokenwire_server.pricing.tokens import (
+from examples import scaled
+from tokenwire_server.ledger.tokenizers import Tokenizers
+from tokenwire_server.ledger.tokens import (
     IMAGE_TOKENS,
     MAX_COUNTED_CHARS,
     MAX_STEP_CHARS,
@@ -309,7 +310,7 @@ def timed(step) -> float:
     return time.thread_time() - started
 
 
-@settings(max_examples=30)
+@settings(max_examples=scaled(30))
 @given(st.text(st.characters(), max_size=200), st.integers(0, 40))
 def test_pieces_of_a_long_text_are_cut_where_nothing_changes(filler, words):
     """Ordinary text has a space before a letter often enough: there counts add up exactly."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from pydantic import TypeAdapter
 
+from examples import scaled
 from tokenwire_server.config import ProviderConfig, Quirks
 from tokenwire_server.providers.decode.openai_responses_items import sign
 from tokenwire_server.providers.openai_responses import OpenAIResponses
@@ -349,7 +350,7 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=scaled(150))
 @given(requests)
 def test_a_request_that_passes_the_check_is_valid_for_the_sdks_types(request):
     if list(OpenAIResponses().check(request, CONFIG)):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from tokenwire_server.config import ModelPrices, TenantLimits
 from tokenwire_server.events import TextDelta, Usage
 from tokenwire_server.pricing.estimate import Estimate
@@ -111,7 +112,7 @@ TEXTS = st.lists(
 @pytest.mark.parametrize(
     "model", ["gpt-4o", "gpt-4", "claude-sonnet-4-5", "claude-opus-4-7", "llama-3"]
 )
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 @given(texts=TEXTS, share=st.floats(0, 1.2), output=st.sampled_from(["0.1", "5", "600"]))
 @example(texts=list(DEAREST_CHARACTERS * 40), share=0.9, output="5")
 @example(texts=["the"] + [" the"] * 500, share=0.99, output="5")
@@ -125,7 +126,7 @@ def test_it_ends_at_the_first_arrival_above_the_budget_and_never_before(
     assert ends_at(texts, expected, limit) == first_above(found, budget)
 
 
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 @given(
     texts=TEXTS,
     share=st.floats(0, 1.2),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from database_processes import change_keys, started_together
+from examples import scaled
 from tokenwire_server.config import CallerLimits
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.storage.database import Database
@@ -247,7 +248,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=scaled(25))
 @given(operations=OPERATIONS)
 async def test_after_any_operations_a_reader_of_changes_has_all_keys(store, clock, operations):
     revision, known = 0, {}

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from limiter_model import TENANTS, WHOLE_SECONDS, Clock, Model, histories, play
 
+from examples import scaled
 from tokenwire_server.config import CallerLimits, Limits
 from tokenwire_server.errors import QuotaExhausted, RateLimited
 from tokenwire_server.tenants.caller import Caller
@@ -16,7 +17,7 @@ from tokenwire_server.tenants.window import Window
 HUGE = CallerLimits(requests_per_minute=10**9, tokens_per_minute=10**12, concurrent_streams=10**6)
 
 
-@settings(max_examples=300)
+@settings(max_examples=scaled(300))
 @given(history=histories(WHOLE_SECONDS))
 async def test_usage_in_separate_seconds_stops_counting_exactly_on_time(history):
     clock = Clock(1000.0)
@@ -40,7 +41,7 @@ SHORT = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
 LONG = st.floats(58, 62) | st.sampled_from([59.0, 59.5, 60.0, 61.0])
 
 
-@settings(max_examples=300)
+@settings(max_examples=scaled(300))
 @given(st.lists(SHORT | SHORT | LONG, max_size=60))
 def test_a_window_counts_the_last_minute_and_at_most_a_second_more(steps):
     window, now, taken = Window(), 0.0, []

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from tokenwire_server.config import ProviderConfig
 from tokenwire_server.errors import (
     UpstreamAuth,
@@ -376,7 +377,7 @@ def test_emitted_text_is_not_kept():
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
-@settings(max_examples=20)
+@settings(max_examples=scaled(20))
 @given(st.data())
 def test_mutated_answers_never_raise_and_are_never_complete_without_their_end_marker(path, data):
     body = bytearray(path.read_bytes())

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from tokenwire_server.providers.decode.sse import MAX_EVENT_BYTES, MAX_EVENT_OBJECTS, SSEFramer
 
 BOM = b"\xef\xbb\xbf"
@@ -28,7 +29,7 @@ pieces = st.lists(
 )
 bodies = pieces.map(b"".join)
 cuts = st.lists(st.integers(0, 120), max_size=8)
-often = settings(max_examples=400)
+often = settings(max_examples=scaled(400))
 
 
 def as_specified(body):
