@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from contextlib import contextmanager
 from multiprocessing import reduction
 
@@ -53,6 +54,25 @@ def running(*arguments, env=None, fresh=False):
             sys.stderr.write(log.read())  # pytest shows it when the test failed
 
 
+def completed(*arguments, env=None, cwd=None):
+    """Run a `tokenwire-server` command to its end; return a `subprocess.CompletedProcess`.
+
+    It is forked, as servers are. Warnings are errors, and on stderr. `env` adds to the variables of this
+    process, without those of Tokenwire and of the providers.
+    """
+    with tempfile.TemporaryFile("w+") as log:
+        arguments = tuple(map(str, arguments))
+        process = Forked(arguments, _environ() | (env or {}), log, cwd=cwd, is_strict=True)
+        try:
+            with process.stdout:
+                stdout = process.stdout.read()
+            process.wait(STOP_S)
+        finally:
+            process.kill()
+        log.seek(0)
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, log.read())
+
+
 def stop(process):
     """As an operator stops it; killed, and the test red, when it does not obey."""
     if process.poll() is None:
@@ -68,13 +88,13 @@ def stop(process):
 class Forked:
     """What a test needs of `subprocess.Popen`, of a process forked from one that has imported all."""
 
-    def __init__(self, arguments, environ, log):
+    def __init__(self, arguments, environ, log, *, cwd=None, is_strict=False):
         ours, theirs = os.pipe()
         self.stdout = os.fdopen(ours)
         # `daemon`: killed, should this process end without stopping it.
         self._process = _forking.Process(
             target=_run,
-            args=(arguments, environ, _Passed(theirs), _Passed(log.fileno())),
+            args=(arguments, environ, cwd, is_strict, _Passed(theirs), _Passed(log.fileno())),
             daemon=True,
         )
         self._process.start()
@@ -119,10 +139,14 @@ def _detached(passed):
     return passed.detach()
 
 
-def _run(arguments, environ, stdout, log):
+def _run(arguments, environ, cwd, is_strict, stdout, log):
     for number, place in ((stdout, 1), (log, 2)):
         os.dup2(number, place)
         os.close(number)
+    if is_strict:
+        warnings.simplefilter("error")
+    if cwd is not None:
+        os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environ)
     sys.argv = ["tokenwire-server", *arguments]

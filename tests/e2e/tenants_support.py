@@ -1,8 +1,5 @@
 """A server with keys, and how tests call it."""
 
-import os
-import subprocess
-import sys
 import time
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -11,6 +8,7 @@ import grpc
 import grpc.aio
 from e2e_calls import reason
 
+from server_process import completed
 from tokenwire.v1 import caller_pb2, model_pb2
 
 UNKNOWN_STREAM = "0123456789abcdef0123456789abcdef"
@@ -24,14 +22,7 @@ def bearer(key):
 
 def keys(*arguments, database):
     """What `tokenwire-server keys` prints: for create and rotate, a key."""
-    environ = {name: value for name, value in os.environ.items() if "TOKENWIRE" not in name}
-    result = subprocess.run(
-        [sys.executable, "-m", "tokenwire_server", "keys", *arguments, "--database", database],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environ,
-    )
+    result = completed("keys", *arguments, "--database", database)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 

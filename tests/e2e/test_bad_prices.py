@@ -1,10 +1,8 @@
 """Prices, spend limits and retention that make no sense: one line, with the path, and no server."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+
+from server_process import completed
 
 PRICED = '[models."openai/x".prices]\n'
 PRICES = "models.openai/x.prices"
@@ -36,16 +34,7 @@ PRICES = "models.openai/x.prices"
 def test_invalid_prices_and_limits_are_reported_in_one_line_with_their_path(tmp_path, toml, said):
     path = tmp_path / "tokenwire.toml"
     path.write_text(toml)
-    environ = {k: v for k, v in os.environ.items() if "API_KEY" not in k and "TOKENWIRE" not in k}
-    command = [sys.executable, "-m", "tokenwire_server", "serve", "--config", str(path), "--demo"]
-    result = subprocess.run(
-        [*command, "--listen", "127.0.0.1:0"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=environ,
-        cwd=tmp_path,
-    )
+    result = completed("serve", "--config", path, "--demo", "--listen", "127.0.0.1:0", cwd=tmp_path)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr

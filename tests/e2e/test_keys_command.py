@@ -1,32 +1,21 @@
-"""The operator's commands for keys, as real processes, on both databases."""
+"""The operator's commands for keys, in processes of their own, on both databases."""
 
 import contextlib
 import json
-import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from server_process import completed
 from tokenwire_server.tenants.key import parse_key_text
 
 TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
-
-
-def command(*arguments, env=None, cwd=None):
-    environ = {key: value for key, value in os.environ.items() if "TOKENWIRE" not in key}
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tokenwire_server", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environ | (env or {}),
-        cwd=cwd,
-    )
 
 
 class Keys:
@@ -36,7 +25,7 @@ class Keys:
         self.url = url
 
     def run(self, *arguments):
-        return command("keys", *arguments, "--database", self.url)
+        return completed("keys", *arguments, "--database", self.url)
 
     def done(self, *arguments):
         result = self.run(*arguments)
@@ -249,7 +238,8 @@ def test_the_database_setting_is_the_same_as_for_serve(tmp_path, how):
     arguments = {"flag": ["--database", url], "file": ["--config", config]}.get(how, [])
     env = {"TOKENWIRE_DATABASE": url} if how == "variable" else {}
     assert (
-        command("keys", "create", "--tenant", "a", *arguments, env=env, cwd=folder).returncode == 0
+        completed("keys", "create", "--tenant", "a", *arguments, env=env, cwd=folder).returncode
+        == 0
     )
     made = folder / "tokenwire.db" if how == "default" else tmp_path / "keys.db"
     assert made.exists()
@@ -263,7 +253,7 @@ def test_only_create_and_migrate_create_a_database(file_keys, tmp_path):
 
 def test_migrate_prints_the_change_and_the_database(database_url):
     for said in ("is now up to date", "was up to date"):
-        result = command("migrate", "--database", database_url)
+        result = completed("migrate", "--database", database_url)
         assert result.returncode == 0, result.stderr
         assert said in result.stdout
         assert result.stderr == ""
@@ -273,11 +263,11 @@ def test_migrate_prints_the_change_and_the_database(database_url):
 def test_create_reports_that_the_schema_must_be_migrated_manually(tmp_path):
     config = tmp_path / "tokenwire.toml"
     config.write_text(f"database = 'sqlite:///{tmp_path}/keys.db'\nmigrate = false")
-    result = command("keys", "create", "--tenant", "a", "--config", config)
+    result = completed("keys", "create", "--tenant", "a", "--config", config)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "run: tokenwire-server migrate" in result.stderr
-    assert command("migrate", "--config", config).returncode == 0
-    assert command("keys", "create", "--tenant", "a", "--config", config).returncode == 0
+    assert completed("migrate", "--config", config).returncode == 0
+    assert completed("keys", "create", "--tenant", "a", "--config", config).returncode == 0
 
 
 def test_an_unreachable_database_is_reported_in_one_line(own_postgresql):
@@ -291,26 +281,16 @@ def test_an_unreachable_database_is_reported_in_one_line(own_postgresql):
 
 
 def test_invalid_settings_are_reported_in_one_line(file_keys):
-    said = command("keys", "list", env={"TOKENWIRE_DATABASE": "mysql://u:hidden@x/y"})
+    said = completed("keys", "list", env={"TOKENWIRE_DATABASE": "mysql://u:hidden@x/y"})
     assert (said.returncode, said.stderr.count("\n")) == (1, 1)
     assert "hidden" not in said.stderr
     assert "no such file" in file_keys.refused("list", "--config", "/nowhere.toml")
 
 
 def test_concurrent_creates_each_return_a_key(keys):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tokenwire_server", "keys", "create", "--tenant", f"t{n}",
-             "--database", keys.url],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in range(6)
-    ]  # fmt: skip
-    made = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 6, made
-    assert {key["prefix"] for key in keys.all()} == {text[:15] for text, _ in made}
+    with ThreadPoolExecutor(6) as threads:
+        made = list(threads.map(lambda n: keys.create("--tenant", f"t{n}"), range(6)))
+    assert {key["prefix"] for key in keys.all()} == {text[:15] for text in made}
 
 
 def test_a_command_imports_no_grpc_and_no_sdk(file_keys):

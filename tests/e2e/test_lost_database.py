@@ -16,6 +16,7 @@ from e2e_calls import details, reason
 from tenants_support import Tenancy, bearer, keys
 
 from databases import UNAVAILABLE
+from server_process import completed
 from tokenwire.v1 import caller_pb2, caller_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tokenwire_server.storage.postgresql import SCHEMA_LOCK
 
@@ -150,12 +151,7 @@ async def test_callers_get_no_details_of_a_lost_database_and_the_operator_gets_t
         logged = tenancy.process.log.read()
         (line,) = [line for line in logged.splitlines() if "usage records cannot be read" in line]
         assert for_operator in line
-        summary = subprocess.run(
-            [sys.executable, "-m", "tokenwire_server", "usage", "--database", database],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        summary = completed("usage", "--database", database)
         assert summary.returncode == 1
         assert for_operator.partition(" cannot")[0] in summary.stderr
 
@@ -183,13 +179,7 @@ async def test_a_locked_database_does_not_block_callers(start, api_on, simulator
             while time.monotonic() - began < TRUSTED_S + 1.5:
                 assert await who(tenancy, tenancy.acme) == "acme"
                 await asyncio.sleep(0.2)
-            command = [sys.executable, "-m", "tokenwire_server", "keys", "revoke"]
-            locked = subprocess.run(
-                [*command, tenancy.acme[:15], "--database", database],
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
+            locked = completed("keys", "revoke", tenancy.acme[:15], "--database", database)
             assert locked.returncode == 1
             assert "locked" in locked.stderr
             assert locked.stderr.count("\n") == 1
@@ -211,12 +201,9 @@ async def test_a_removed_database_file_is_not_treated_as_an_empty_database(
 
 
 def test_a_database_with_a_newer_schema_is_refused_at_startup(simulator, database_url, sql):
-    serve = [sys.executable, "-m", "tokenwire_server", "serve", "--demo", "--listen", "127.0.0.1:0"]
     keys("create", "--tenant", "acme", database=database_url)
     sql("UPDATE tokenwire_version SET version_num = '9999'")
-    refused = subprocess.run(
-        [*serve, "--database", database_url], capture_output=True, text=True, timeout=60
-    )
+    refused = completed("serve", "--demo", "--listen", "127.0.0.1:0", "--database", database_url)
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert "9999" in refused.stderr
@@ -224,13 +211,8 @@ def test_a_database_with_a_newer_schema_is_refused_at_startup(simulator, databas
 
 
 def test_a_database_without_the_schema_is_refused_if_migration_is_off(database_url):
-    serve = [sys.executable, "-m", "tokenwire_server", "serve", "--demo", "--listen", "127.0.0.1:0"]
-    refused = subprocess.run(
-        [*serve, "--no-migrate", "--database", database_url],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    listen = ("--listen", "127.0.0.1:0")
+    refused = completed("serve", "--demo", *listen, "--no-migrate", "--database", database_url)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "tokenwire-server migrate" in refused.stderr
 

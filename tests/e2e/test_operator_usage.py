@@ -1,4 +1,4 @@
-"""`tokenwire-server usage`: the operator's view of the ledger, as real processes, on both databases."""
+"""`tokenwire-server usage`: the operator's view of the ledger, in a process of its own."""
 
 import asyncio
 import csv
@@ -10,8 +10,8 @@ import time
 from decimal import Decimal
 
 import pytest
-from test_keys_command import command
 
+from server_process import completed
 from tokenwire_server.events import Usage
 from tokenwire_server.ledger.record import Outcome, UsageRecord
 from tokenwire_server.ledger.store import UsageStore
@@ -67,7 +67,7 @@ def database(new_database):
 @pytest.fixture(scope="module")
 def usage(database):
     def run(*arguments):
-        done = command("usage", *arguments, "--database", database)
+        done = completed("usage", *arguments, "--database", database)
         assert done.returncode == 0, done.stderr
         return done
 
@@ -144,7 +144,7 @@ def test_without_records_the_output_is_a_header_or_a_message(usage):
     ],
 )  # fmt: skip
 def test_invalid_arguments_are_reported_by_name(arguments, said):
-    done = command("usage", *arguments)
+    done = completed("usage", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(f"tokenwire-server usage: error: {said}")
 

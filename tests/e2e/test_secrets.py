@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import grpc
@@ -12,6 +10,7 @@ import pytest
 from e2e_calls import read
 from tenants_support import bearer, keys
 
+from server_process import completed
 from tokenwire.v1 import caller_pb2, caller_pb2_grpc
 
 PIECE_CHARS = 16
@@ -76,21 +75,14 @@ async def call_in_every_way(tenancy, key):
     return b"\n".join(said)
 
 
-def kept(tenancy, postgresql_dump):
-    """All that the database holds, as bytes."""
-    if tenancy.database.startswith("postgresql"):
-        return postgresql_dump(tenancy.database).encode()
-    path = Path(tenancy.database.removeprefix("sqlite:///"))
+def stored_in(database):
+    """Return all bytes of an SQLite database, with its write-ahead log."""
+    path = Path(database.removeprefix("sqlite:///"))
     return b"".join(file.read_bytes() for file in path.parent.iterdir())
 
 
-@pytest.fixture
-def postgresql_dump(request):
-    return lambda url: request.getfixturevalue("postgresql").dump(url)
-
-
 async def test_a_key_is_not_in_the_database_logs_errors_or_the_providers_requests(
-    serving, own_simulator, postgresql_dump
+    serving, own_simulator
 ):
     with (
         own_simulator() as simulator,
@@ -117,7 +109,7 @@ async def test_a_key_is_not_in_the_database_logs_errors_or_the_providers_request
         tenancy.process.log.seek(0)
         logged = tenancy.process.log.read().encode()
         assert b"was revoked" in logged
-        stored = kept(tenancy, postgresql_dump)
+        stored = stored_in(tenancy.database)
         assert key[:15].encode() in stored
     for place, data in {
         "answers and errors": told,
@@ -133,10 +125,6 @@ def test_a_text_given_in_place_of_a_prefix_is_not_printed(tmp_path):
     database = f"sqlite:///{tmp_path}/t.db"
     key = keys("create", "--tenant", "acme", database=database)
     for arguments in (["revoke", key + "x"], ["rotate", key + " "], ["revoke", f"Bearer {key}"]):
-        result = subprocess.run(
-            [sys.executable, "-m", "tokenwire_server", "keys", *arguments, "--database", database],
-            capture_output=True,
-            timeout=60,
-        )
+        result = completed("keys", *arguments, "--database", database)
         assert result.returncode == 2
-        assert not found_in(result.stdout + result.stderr, key)
+        assert not found_in((result.stdout + result.stderr).encode(), key)

@@ -1,7 +1,6 @@
 """Starting and stopping: what a new operator meets first."""
 
 import asyncio
-import os
 import signal
 import socket
 import sqlite3
@@ -13,20 +12,14 @@ import grpc
 import grpc.aio
 import pytest
 
+from server_process import completed
+
 _folder = tempfile.TemporaryDirectory()
 
 
 def serve(*arguments, env=None):
     """What becomes of a server that cannot start, in a folder that holds nothing."""
-    environ = {k: v for k, v in os.environ.items() if "API_KEY" not in k and "TOKENWIRE" not in k}
-    return subprocess.run(
-        [sys.executable, "-m", "tokenwire_server", "serve", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=environ | (env or {}),
-        cwd=_folder.name,
-    )
+    return completed("serve", *arguments, env=env, cwd=_folder.name)
 
 
 def test_without_a_provider_key_the_server_names_the_variable_to_set():
@@ -128,12 +121,7 @@ def test_a_missing_extra_is_reported_in_one_line_with_what_to_install(command):
 
 
 def test_a_simulator_with_an_invalid_address_reports_it():
-    result = subprocess.run(
-        [sys.executable, "-m", "tokenwire_server", "simulate", "--listen", "abc"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    result = completed("simulate", "--listen", "abc")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "abc" in result.stderr
 
