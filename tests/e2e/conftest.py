@@ -1,4 +1,4 @@
-"""Servers with keys, on each database."""
+"""Servers with keys."""
 
 import json
 from contextlib import contextmanager
@@ -7,11 +7,9 @@ import pytest
 from tenants_support import Tenancy, keys
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def new_database(request, tmp_path_factory):
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory):
     """Makes the URL of an empty database."""
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgresql").new_database
     return lambda: f"sqlite:///{tmp_path_factory.mktemp('database')}/tokenwire.db"
 
 

@@ -1,4 +1,4 @@
-"""Who calls, on a real server, on each database: what a key opens, and what it never shows."""
+"""Who calls, on a real server: what a key opens, and what it never shows."""
 
 import asyncio
 import statistics
