@@ -1,4 +1,4 @@
-# Start with `make demo` or `make test`. Each target installs what it needs in this folder.
+# Start with `make demo`, `make test-fast` or `make test`. Each target installs what it needs in this folder.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
@@ -46,8 +46,13 @@ wheel: $(READY) ## Build the wheel in dist/
 	@$(BIN)/python -m hatchling build -t wheel -d dist
 
 .PHONY: test
-test: $(READY) ## Run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+test: $(READY) ## Run the tests (minutes)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -q
+
+.PHONY: test-fast
+test-fast: $(READY) ## Run the tests that start no process: no server, no PostgreSQL, no command (a minute)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q --hypothesis-profile fast \
+	  -m "not (process or faults or soak)" tests/server tests/client tests/conformance tests/histories
 
 .PHONY: check
 check: lint types layers proto-check test ## Run all checks: lint, types, layers, protos, tests
@@ -104,6 +109,11 @@ bench-peers: $(READY) ## Measure LiteLLM's proxy and nginx under the same load (
 .PHONY: faults
 faults: $(READY) ## Run the fault tests at full size (minutes)
 	@$(BIN)/python -m pytest -m faults -q -s
+
+.PHONY: soak
+soak: bench faults ## Run what takes too long for each change: bench, faults, every cut, many examples (an hour)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q --timeout 3600 --hypothesis-profile soak \
+	  -m "soak or hypothesis"
 
 .PHONY: lock
 lock: $(READY) ## Update the lock files: names, versions and hashes, no addresses

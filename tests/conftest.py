@@ -180,6 +180,24 @@ def _serialized(message):
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
+PROCESS_FIXTURES = {
+    "command_line",
+    "own_postgresql",
+    "own_simulator",
+    "postgresql",
+    "simulator",
+    "start",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what the fixtures show to start a process; a test that does it by itself has the mark."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if PROCESS_FIXTURES & {*item.fixturenames, parameters.get("database_url")}:
+            item.add_marker("process")
+
+
 def pytest_collection_finish():
     """Exclude what the imports made from garbage collection: tests that look for leaks run it often."""
     gc.collect()

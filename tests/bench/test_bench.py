@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("bench")  # to measure each part once
-
 MARGIN = 10
 RUN_LIMIT_S = 60
 

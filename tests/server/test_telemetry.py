@@ -35,6 +35,9 @@ for name in ("tokenwire_server.app", *(f"{name}.inner" for name in QUIET)):
 """
 
 
+pytestmark = pytest.mark.process
+
+
 def run(program, *arguments):
     result = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60

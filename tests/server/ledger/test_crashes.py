@@ -173,6 +173,7 @@ async def test_whatever_happens_there_is_one_record_for_each_stream_and_it_is_ri
     assert set(sql("SELECT instance_id FROM tokenwire_instances").split()) == living
 
 
+@pytest.mark.process
 async def test_a_killed_process_loses_a_second_at_most(database_url, store, pause):
     process = subprocess.Popen(
         [sys.executable, "-W", "error", USAGE_PROCESS, database_url, "one"],

@@ -277,6 +277,7 @@ def test_a_model_that_was_asked_about_is_found_in_microseconds():
         assert best < 60e-6  # 3; 90 when it is looked for in the list
 
 
+@pytest.mark.process
 def test_importing_the_pricebook_loads_no_list_and_loading_it_starts_no_thread_and_no_connection():
     script = """
 import sys, threading, asyncio, socket

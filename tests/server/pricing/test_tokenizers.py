@@ -122,6 +122,7 @@ async def test_loading_twice_at_once_is_fine():
     assert second.counter("openai-chat", "gpt-4o").count(BIRTHDAY) == O200K
 
 
+@pytest.mark.process
 def test_importing_loads_no_vocabulary_and_loading_only_what_counts():
     script = """
 import sys, socket, asyncio

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 MEASURE = """
 import array, asyncio, fcntl, gc, socket, termios
 import grpc.aio
@@ -43,6 +45,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 def test_wakeups_are_read_as_fast_as_operations_finish():
     """At 278 unread bytes gRPC's thread would block, and every write with it."""
     result = subprocess.run(

@@ -150,6 +150,7 @@ def test_its_name_says_where_it_is_without_the_password(url, name):
     assert Database(url).name == name
 
 
+@pytest.mark.process
 def test_without_the_driver_one_line_says_what_to_install():
     program = (
         "import sys; sys.modules['asyncpg'] = None; "

@@ -59,6 +59,7 @@ def test_the_revisions_that_are_named_are_those_that_are_there():
     assert tuple(reversed(there)) == REVISIONS
 
 
+@pytest.mark.process
 async def test_ten_processes_that_start_at_once_make_it_once(database_url, sql):
     with started_together(database_processes.prepare, database_url, 10) as (_, results):
         made = [results.get() for _ in range(10)]
@@ -67,6 +68,7 @@ async def test_ten_processes_that_start_at_once_make_it_once(database_url, sql):
     assert sql("SELECT id, revision FROM tokenwire_key_revision") == "1|0\n"
 
 
+@pytest.mark.process
 async def test_at_this_versions_schema_alembic_is_not_even_imported(database_url):
     await prepare(database_url)
     command = [sys.executable, "-W", "error", "-c", IMPORTED, database_url]

@@ -131,6 +131,7 @@ async def test_who_may_not_make_a_file_makes_none(path):
     assert not path.exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "statements",
     [
@@ -152,6 +153,7 @@ async def test_another_processs_lock_is_waited_for_but_not_for_ever(path, statem
         assert await read(database) == 2
 
 
+@pytest.mark.process
 async def test_a_wait_for_another_processs_lock_ends_when_its_task_is_cancelled(
     database, path, monkeypatch
 ):
@@ -200,6 +202,7 @@ async def test_what_others_committed_is_seen_at_once(database, path):
         connection.close()
 
 
+@pytest.mark.process
 async def test_who_gives_up_waiting_for_a_lock_writes_nothing_later(path, monkeypatch):
     monkeypatch.setattr(sqlite_module, "LOCK_WAIT_S", 0.3)
     async with Database(f"sqlite:///{path}") as database:
@@ -239,6 +242,7 @@ async def test_what_was_cancelled_in_a_statement_holds_no_lock(database):
             await write(database, revision)
 
 
+@pytest.mark.process
 def test_a_failure_is_one_line_even_as_the_process_ends(tmp_path):
     program = """
 import asyncio, sys

@@ -165,6 +165,7 @@ async def test_a_restored_database_returns_an_older_revision(store):
     assert await store.changes(99) == (1, ())
 
 
+@pytest.mark.process
 async def test_a_reader_of_changes_misses_none_of_many_processes(store, database_url):
     with started_together(change_keys, database_url, 3) as (processes, results):
         revision, known, asked = 0, {}, 0
