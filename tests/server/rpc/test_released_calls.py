@@ -119,4 +119,3 @@ async def test_a_call_that_has_ended_leaves_nothing_for_the_garbage_collector(se
         assert not left
     finally:
         gc.enable()
-        gc.unfreeze()
