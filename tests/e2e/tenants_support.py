@@ -1,5 +1,6 @@
 """A server with keys, and how tests call it."""
 
+import asyncio
 import time
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from tokenwire.v1 import caller_pb2, model_pb2
 
 UNKNOWN_STREAM = "0123456789abcdef0123456789abcdef"
 TAKEN_WITHIN_S = 10.0
+POLL_S = 0.02
 
 
 def bearer(key):
@@ -71,6 +73,7 @@ class Tenancy:
                 except grpc.aio.AioRpcError as error:
                     assert error.code() == grpc.StatusCode.UNAUTHENTICATED
                     assert time.monotonic() - began < TAKEN_WITHIN_S
+                await asyncio.sleep(POLL_S)
 
     @staticmethod
     def get_model(id):

@@ -300,6 +300,7 @@ async def all_slots_back(tenancy, key, allowed):
     while (found := (await left(tenancy, key))["concurrent_streams"]) < allowed:
         assert found >= 0
         assert time.monotonic() - began < 10, f"{allowed - found} slots did not come back"
+        await asyncio.sleep(0.01)
 
 
 async def test_every_slot_is_released_however_its_stream_ends(tenancy):

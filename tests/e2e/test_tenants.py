@@ -10,7 +10,7 @@ import pytest
 from e2e_calls import CONTINUE, info, read, reason, said
 from google.protobuf import descriptor_pb2, message_factory
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tenants_support import UNKNOWN_STREAM, Refusal, bearer, keys
+from tenants_support import POLL_S, UNKNOWN_STREAM, Refusal, bearer, keys
 
 from tokenwire.v1 import caller_pb2, caller_pb2_grpc, chat_pb2
 
@@ -331,6 +331,7 @@ async def refused_as_expired(api, key):
             assert refusal.details() == f"the key {key[:15]} has expired"
             return
         assert time.monotonic() - began < 10
+        await asyncio.sleep(POLL_S)
 
 
 async def test_a_rotated_key_shares_the_limits_of_its_predecessor(tenancy):
