@@ -32,7 +32,9 @@ def goes_on(linger_s=None, **fields):
 
 
 def margin(seconds):
-    return pb.RetentionOptions(soft_deadline_margin=Duration(nanos=int(seconds * 1e9)))
+    span = Duration()
+    span.FromMilliseconds(round(seconds * 1000))
+    return pb.RetentionOptions(soft_deadline_margin=span)
 
 
 async def begin(api, model, count=3, timeout=None, **fields):
@@ -92,7 +94,7 @@ async def test_only_the_last_reader_to_leave_cancels_the_provider(api, simulator
     await asyncio.to_thread(simulator.wait_until_none_open, 5)
     seen = simulator.request(key)
     assert seen["aborted"]
-    assert seen["closed_at"] - left < 1
+    assert seen["closed_at"] - left < 3
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -128,11 +130,11 @@ async def test_a_continuing_stream_can_finish_without_a_reader(api):
 
 
 async def test_a_reader_that_returns_within_linger_keeps_the_stream_running(api):
-    model = "openai/sim?tokens=100&itl_ms=20"
-    call, stream_id = await begin(api, model, retention=goes_on(0.5))
+    model = "openai/sim?tokens=100&itl_ms=30"
+    call, stream_id = await begin(api, model, retention=goes_on(1.5))
     call.cancel()
     await readers(api, stream_id, 0)
-    events = await read(resume(api, stream_id, 2))  # takes three times the linger
+    events = await read(resume(api, stream_id, 2))  # takes twice the linger
     assert events[-1].finished.reason == STOP
     assert said(events) == "".join(generated_text(100))[len(generated_text(1)[0]) :]
 
@@ -153,7 +155,7 @@ async def test_linger_restarts_each_time_the_last_reader_leaves(api):
 async def test_the_callers_deadline_does_not_end_a_continuing_stream(api, simulator, scenario):
     key = f"outlives-{scenario.partition('=')[0]}"
     call = api.chat_stream(
-        api.request(f"openai/sim?{scenario}&key={key}", retention=goes_on(0.8)), timeout=0.3
+        api.request(f"openai/sim?{scenario}&key={key}", retention=goes_on(0.8)), timeout=1
     )
     stream_id = dict(await call.initial_metadata())["tokenwire-stream-id"]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -167,8 +169,8 @@ async def test_the_callers_deadline_does_not_end_a_continuing_stream(api, simula
 
 
 async def test_a_deadline_ends_only_its_reader_while_another_is_left(api):
-    model = "openai/sim?tokens=100&itl_ms=10"
-    call, stream_id = await begin(api, model, timeout=0.4)
+    model = "openai/sim?tokens=100&itl_ms=20"
+    call, stream_id = await begin(api, model, timeout=1)
     other = asyncio.create_task(read(resume(api, stream_id)))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         while await call.read():
@@ -184,7 +186,7 @@ async def test_the_soft_deadline_ends_a_stream_for_all_its_readers_before_the_de
     key = f"soft-{provider}"
     began = time.monotonic()
     call, stream_id = await begin(
-        api, f"{provider}/sim?{ENDLESS}&key={key}", timeout=2, retention=margin(1.2)
+        api, f"{provider}/sim?{ENDLESS}&key={key}", timeout=20, retention=margin(19.2)
     )
     other = asyncio.create_task(read(resume(api, stream_id)))
     last = None
@@ -192,7 +194,7 @@ async def test_the_soft_deadline_ends_a_stream_for_all_its_readers_before_the_de
         last = event
     took_s = time.monotonic() - began
     assert await call.code() == grpc.StatusCode.OK
-    assert 0.7 < took_s < 2
+    assert 0.7 < took_s < 20
     for finished in (last.finished, (await other)[-1].finished):
         assert finished.reason == TIME_LIMIT
         assert finished.usage.output_tokens > 0
@@ -202,7 +204,7 @@ async def test_the_soft_deadline_ends_a_stream_for_all_its_readers_before_the_de
 
 
 async def test_the_soft_deadline_ends_a_stream_with_a_silent_provider(api):
-    call = api.chat_stream(api.request("openai/sim?silent=1", retention=margin(0.8)), timeout=1.2)
+    call = api.chat_stream(api.request("openai/sim?silent=1", retention=margin(19.5)), timeout=20)
     events = await read(call)
     assert events[-1].finished.reason == TIME_LIMIT
 
@@ -212,9 +214,9 @@ async def test_the_soft_deadline_has_no_effect_without_a_deadline(api):
     assert events[-1].finished.reason == STOP
 
 
-@pytest.mark.parametrize("margin_s", [0.5, 0.9])
+@pytest.mark.parametrize("margin_s", [11, 30])  # gRPC may round a deadline up
 async def test_a_soft_deadline_that_leaves_no_time_is_refused(api, margin_s):
-    call = api.chat_stream(api.request("openai/sim", retention=margin(margin_s)), timeout=0.5)
+    call = api.chat_stream(api.request("openai/sim", retention=margin(margin_s)), timeout=10)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(call)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -349,11 +351,11 @@ async def test_a_drain_ends_streams_without_readers_within_its_grace(start, simu
             "SERVER_STOPPED",
         )
         assert await asyncio.to_thread(process.wait, 10) == 0
-        assert time.monotonic() - began < 0.5 + 2
+        assert time.monotonic() - began < 0.5 + 6
     assert simulator.request("undrained")["aborted"]
 
 
 async def test_the_soft_deadline_also_ends_a_unary_chat(api):
-    request = api.request("openai/sim?repeat=forever&itl_ms=10", retention=margin(0.5))
-    answer = await api.chat(request, timeout=2)
+    request = api.request("openai/sim?repeat=forever&itl_ms=10", retention=margin(19.5))
+    answer = await api.chat(request, timeout=20)
     assert answer.finished.reason == event_pb2.FINISH_REASON_TIME_LIMIT
