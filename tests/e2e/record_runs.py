@@ -16,8 +16,8 @@ async def end_and_check(
 ):
     """Some more than `count` tries that end in every way, the last with their server; their records.
 
-    `late_tokens`: how many may be on their way to a caller when it leaves, at 20 a second. On a machine
-    that others keep busy it may take so long to see what has come.
+    `late_tokens`: how many tokens may be on their way to the server when it closes the connection to the
+    provider, at 20 a second; and half of it, on average, on their way to a caller that leaves.
     """
     seed = time.time_ns() if seed is None else seed
     share = count // 50
