@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples import scaled
-from tokenwire_server.ledger.tokenizers import Tokenizers
-from tokenwire_server.ledger.tokens import (
+from tokenwire_server.pricing.tokenizers import Tokenizers
+from tokenwire_server.pricing.tokens import (
     IMAGE_TOKENS,
     MAX_COUNTED_CHARS,
     MAX_STEP_CHARS,
