@@ -1,4 +1,4 @@
-"""The server's reflection and health, with the real grpcurl. test_readme.py runs the README's commands."""
+"""The server's reflection and health, with the real grpcurl. test_docs.py runs the README's commands."""
 
 import json
 import os

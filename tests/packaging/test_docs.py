@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from readme_terminal import File, Terminal, is_shown, steps_of
+from docs_terminal import File, Terminal, is_shown, steps_of
 
 from tokenwire_server.config import load
 
