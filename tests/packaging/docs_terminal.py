@@ -1,4 +1,4 @@
-"""A README's shell commands, and a terminal that runs them as a reader does: line by line, in one bash."""
+"""A terminal that runs commands as a reader does, line by line in one bash, and compares their output."""
 
 import fcntl
 import os
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import termios
 import time
-from dataclasses import dataclass
 
 COMMAND_S = 100
 STOP_S = 15
@@ -19,35 +18,6 @@ CONTROLLED = (
     "import fcntl, os, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     "os.execvp('bash', ['bash', '--noprofile', '--norc', '--noediting', '-i'])"
 )
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SAVED_AS = re.compile(r"Save this as `([\w.]+)`:\s*\Z")
-
-
-@dataclass
-class Command:
-    """A line after `$`, and what the README shows below it."""
-
-    line: str
-    shown: str
-
-
-@dataclass
-class File:
-    """A block that the reader is asked to save."""
-
-    name: str
-    text: str
-
-
-def steps_of(readme):
-    """Yield what a reader does, in order: Files and Commands."""
-    for block in BLOCK.finditer(readme):
-        language, text = block.groups()
-        if saved := SAVED_AS.search(readme[: block.start()]):
-            yield File(saved[1], text)
-        elif not language:
-            for line, shown in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
-                yield Command(line, shown)
 
 
 class Terminal:
@@ -55,7 +25,7 @@ class Terminal:
 
     def __init__(self, folder, environ):
         self._folder = folder
-        self._environ = environ | {"PS1": "<<$?>> ", "TERM": "dumb"}
+        self._environ = environ | {"PS1": "<<$?>> ", "PS2": "", "TERM": "dumb"}
         self.shown = ""
 
     def __enter__(self):
@@ -128,7 +98,7 @@ def varying_hidden(text):
 
 
 def is_shown(wanted, real):
-    """Return whether the output matches the README: `...` matches any text, and spaces do not count."""
+    """Return whether the output matches the page: `...` matches any text, and spaces do not count."""
     real = " ".join(varying_hidden(real).split())
     position = 0
     pieces = re.split(r"\[\.\.\.\]|^\.\.\.$", varying_hidden(wanted), flags=re.MULTILINE)

@@ -1,33 +1,40 @@
-"""What the README says is true, and its commands work in the order in which they are written."""
+"""The blocks of code and output in README.md and docs/ are true, in the order in which they are read."""
 
 import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
-from decimal import Decimal
+import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from docs_terminal import File, Terminal, is_shown, steps_of
+from docs_pages import DRAWINGS, PAGES, ROOT, all_blocks, text_of
+from docs_terminal import Terminal, is_shown
 
 from tokenwire_server.config import load
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+DEFAULT_ADDRESS = "127.0.0.1:50051"
 
+NOT_RUN = {
+    ("README.md", "it needs a package index; tests/packaging/test_extras.py installs the wheel"),
+}
+"""The blocks that are marked as not run: the page, and the reason."""
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+FRAGMENT = """\
+import asyncio
+import tokenwire
 
-
-_, COSTS = blocks("python")
-PRICES, PROVIDERS = blocks("toml")
+async def main():
+    async with tokenwire.AsyncClient() as client:
+{}
+asyncio.run(main())
+"""
 
 
 def copy_of_the_clone(folder):
-    """Copy what the README's commands use, with an environment in which nothing has to be installed."""
+    """Copy what the commands use, with an environment in which nothing has to be installed."""
     for name in ("LICENSE", "Makefile", "README.md", "CHANGELOG.md", "pyproject.toml"):
         shutil.copy2(ROOT / name, folder)
     for name in ("client", "protos", "requirements", "scripts", "server"):
@@ -58,97 +65,122 @@ def environ_of_a_reader(address):
     }
 
 
-def can_run(line):
-    """Return whether a command runs here. Other tests cover those that need the network: test_extras.py
-    installs the wheel, and `make tools` installs grpcurl.
-    """
-    if "dist/venv" in line:
-        return False
+def unused_address():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{unused.getsockname()[1]}"
+
+
+def blocks_with(address):
+    """Return the blocks of all pages, with this address instead of the default."""
+    return [
+        replace(block, text=block.text.replace(DEFAULT_ADDRESS, address)) for block in all_blocks()
+    ]
+
+
+def can_run(command):
+    """Return whether the command's tool is installed: `make tools` needs the network, and Go."""
+    line, _ = command
     has_grpcurl = (ROOT / ".tools/bin/grpcurl").exists()
     assert has_grpcurl or not os.environ.get("CI"), "`make tools` installs grpcurl (needs Go)"
     return has_grpcurl or ("grpcurl" not in line and line != "make tools")
 
 
+class Reader:
+    """Someone who does what the pages say, in one terminal, and notes what is not as they say."""
+
+    def __init__(self, terminal, folder):
+        self._terminal = terminal
+        self._folder = folder
+        self.mismatches = []
+
+    def save(self, name, text):
+        (self._folder / name).write_text(text)
+
+    def run(self, place, line, wanted):
+        """Type a command. `wanted` is the output that the page shows."""
+        if line == "tokenwire-server serve":  # in the foreground, until Ctrl-C
+            began = self._terminal.type(line + "\n")
+            self._terminal.wait_for(wanted.strip(), began)
+            code, shown = self._terminal.run("\x03")
+            wanted = ""
+        else:
+            began = len(self._terminal.shown)
+            code, shown = self._terminal.run(line)
+        if line.endswith("&"):
+            self._terminal.wait_for(wanted.strip(), began)
+            return
+        fails = re.match(r"ERROR|tokenwire(-server)?: (?!listening)", wanted) is not None
+        if (code != 0) != fails or not is_shown(wanted, shown):
+            self.mismatches.append(f"{place}: $ {line}\n{shown}(exit code {code}), not\n{wanted}")
+
+
 @pytest.mark.timeout(600)
-def test_its_commands_work_line_by_line_in_one_terminal(tmp_path):
+def test_the_commands_and_programs_of_all_pages_work_in_one_terminal(tmp_path):
     folder = copy_of_the_clone(tmp_path)
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{unused.getsockname()[1]}"
-    mismatches, ran = [], 0
+    address = unused_address()
+    ran_count = 0
     with Terminal(folder, environ_of_a_reader(address)) as terminal:
-        for step in steps_of(README.replace("127.0.0.1:50051", address)):
-            if isinstance(step, File):
-                (folder / step.name).write_text(step.text)
+        reader = Reader(terminal, folder)
+        for block in blocks_with(address):
+            if block.why_not:
                 continue
-            if not can_run(step.line):
-                continue
-            ran += 1
-            if step.line == "tokenwire-server serve":  # in the foreground, until Ctrl-C
-                began = terminal.type(step.line + "\n")
-                terminal.wait_for(step.shown.strip(), began)
-                code, shown = terminal.run("\x03")
-                assert code == 0, shown
-                continue
-            began = len(terminal.shown)
-            code, shown = terminal.run(step.line)
-            if step.line.endswith("&"):
-                terminal.wait_for(step.shown.strip(), began)
-                continue
-            fails = step.shown.startswith("ERROR")
-            if (code != 0) != fails or not is_shown(step.shown, shown):
-                mismatches.append(f"$ {step.line}\n{shown}(exit code {code}), not\n{step.shown}")
-    assert not mismatches, "\n".join(mismatches)
-    assert ran >= 30
+            if block.saved_as:
+                reader.save(block.saved_as, block.text)
+            elif block.language == "python":
+                reader.save("fragment.py", FRAGMENT.format(textwrap.indent(block.text, " " * 8)))
+                reader.run(block.place, "python fragment.py", "")
+            elif not block.language:
+                for line, wanted in filter(can_run, block.commands()):
+                    reader.run(block.place, line, wanted)
+                    ran_count += 1
+    assert not reader.mismatches, "\n".join(reader.mismatches)
+    assert ran_count >= 30
 
 
-def test_the_example_of_counting_and_reckoning_runs(start):
-    program = "\n".join(
-        [
-            "import asyncio, tokenwire",
-            "from datetime import UTC, datetime",
-            "async def main():",
-            '  async with tokenwire.AsyncClient("ADDRESS") as client:',
-            *(f"    {line}" for line in COSTS.splitlines()),
-            "  print(counted.max_cost_microusd, response.finished.usage.cost_microusd, days)",
-            "asyncio.run(main())",
-        ]
-    )
-    with start("serve", "--demo", "--listen", "127.0.0.1:0") as (_, address):
-        program = program.replace("ADDRESS", address).replace("openai/gpt-4o", "openai/demo")
-        result = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
+def test_every_block_is_tested_or_marked_with_the_reason():
+    unclear = [
+        block.place
+        for block in all_blocks()
+        if not (
+            block.why_not
+            or block.language in ("python", "toml", *DRAWINGS)
+            or (not block.language and block.text.startswith("$ "))
         )
-    assert result.returncode == 0, result.stderr
-    assert re.match(r"508 533 \[", result.stdout)
+    ]
+    assert not unclear
+    fences = sum(text_of(page).count("```") for page in PAGES)
+    assert fences == 2 * len(all_blocks()), "a fence is indented, or is not closed"
+    assert {(block.page, block.why_not) for block in all_blocks() if block.why_not} == NOT_RUN
 
 
-def test_the_examples_of_configuration_are_accepted(tmp_path):
+@pytest.mark.parametrize("page", PAGES)
+def test_the_configuration_files_of_a_page_are_accepted_together(page, tmp_path):
     path = tmp_path / "tokenwire.toml"
-    path.write_text(PROVIDERS + PRICES)
-    settings = load(path, {})
-    assert settings.models["local/qwen3-8b"].prices.output == Decimal("0.4")
-    assert settings.tenants["acme"].spend_usd_per_month == 1000
-    assert settings.providers["local"].kind == "openai-chat"
-    assert settings.models["fast"].target == "local/qwen3-8b"
-    assert settings.limits.max_streams == 500
+    path.write_text(
+        "".join(b.text for b in all_blocks() if b.page == page and b.language == "toml")
+    )
+    load(path, {})
 
 
-def test_a_variable_overrides_the_file(tmp_path, monkeypatch):
+def test_the_variable_in_the_docs_overrides_the_file(tmp_path, monkeypatch):
     path = tmp_path / "tokenwire.toml"
-    path.write_text(PROVIDERS)
-    name, value = re.search(r"`(TOKENWIRE_LIMITS__\w+)=(\d+)`", README).groups()
-    monkeypatch.setenv(name, "7")
-    assert value == "500"
+    path.write_text("[limits]\nmax_streams = 500\n")
+    names = {
+        name for page in PAGES for name in re.findall(r"`(TOKENWIRE_LIMITS__\w+)=", text_of(page))
+    }
+    assert names == {"TOKENWIRE_LIMITS__MAX_STREAMS"}
+    monkeypatch.setenv(*names, "7")
     assert load(path, {}).limits.max_streams == 7
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_every_link_leads_somewhere(path):
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_to_a_file(page):
+    for path in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(page)):
+        assert (ROOT / page).parent.joinpath(path).exists(), path
 
 
-def test_every_make_target_it_names_exists():
-    named = set(re.findall(r"`make ([a-z-]+)`", README))
+def test_every_make_target_that_the_pages_name_exists():
+    named = {name for page in PAGES for name in re.findall(r"`make ([a-z-]+)`", text_of(page))}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"setup", "test", "layers"} <= named <= targets

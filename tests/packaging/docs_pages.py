@@ -1,0 +1,75 @@
+"""The pages of the documentation: README.md and docs/*.md, with their blocks of code and output.
+
+What is in a block decides how it is tested:
+
+- without a language: commands after `$`, each with the output that it must show below it. Commands of all
+  pages run in one terminal, in the order of PAGES.
+- `python`: a program, run by a command, if the text before it says "Save this as `NAME`:". Otherwise a
+  fragment that uses `client`, an AsyncClient: it is run inside `async def main()`.
+- `toml`: a configuration of the server, which must be accepted.
+- `mermaid` and `text`: a drawing, which is not tested.
+
+A comment before a block, `<!-- not run: REASON -->`, excludes it. test_docs.py has the list of those.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+PAGES = ("README.md",)
+"""In this order a reader follows them, in one terminal."""
+
+DRAWINGS = ("mermaid", "text")
+
+_BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<why_not>.+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+_SAVED_AS = re.compile(r"Save this as `([\w.]+)`:\s*\Z")
+_COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.+)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    saved_as: str | None
+    """The file that the reader is asked to save it as."""
+    why_not: str | None
+    """Why it is not run, if it is marked so."""
+
+    @property
+    def place(self):
+        return f"{self.page}:{self.line}"
+
+    def commands(self):
+        """Yield each command and the output below it."""
+        yield from _COMMAND.findall(self.text)
+
+
+def text_of(page):
+    return (ROOT / page).read_text()
+
+
+def blocks_of(page):
+    text = text_of(page)
+    for match in _BLOCK.finditer(text):
+        saved_as = _SAVED_AS.search(text[: match.start()])
+        yield Block(
+            page,
+            text.count("\n", 0, match.start("language")) + 1,
+            match["language"],
+            match["text"],
+            saved_as and saved_as[1],
+            match["why_not"],
+        )
+
+
+def all_blocks():
+    return [block for page in PAGES for block in blocks_of(page)]
