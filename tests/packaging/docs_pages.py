@@ -18,8 +18,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-PAGES = ("README.md",)
-"""In this order a reader follows them, in one terminal."""
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/concepts.md",
+    "docs/costs-and-usage.md",
+    "docs/grpcurl.md",
+    "docs/keys-and-limits.md",
+    "docs/operations.md",
+    "docs/performance.md",
+    "docs/architecture.md",
+)
+"""In this order their commands run. The demo server of README.md runs until docs/grpcurl.md stops it."""
 
 DRAWINGS = ("mermaid", "text")
 
