@@ -85,6 +85,10 @@ sync: $(READY) ## Generate the client for threads from the asyncio client
 proto: $(READY) $(PROTO_READY) ## Generate the Python code and the descriptors of the protos
 	@scripts/generate
 
+.PHONY: docs
+docs: $(READY) ## Write the tables of docs/configuration.md from the settings
+	@$(BIN)/python scripts/configuration.py
+
 .PHONY: proto-check
 proto-check: $(READY) $(PROTO_READY) ## Lint the protos, check for breaking changes, and that the generated code is current
 	@$(BIN)/buf lint protos

@@ -25,6 +25,7 @@ PAGES = (
     "docs/costs-and-usage.md",
     "docs/grpcurl.md",
     "docs/keys-and-limits.md",
+    "docs/configuration.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/architecture.md",

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import socket
 import sys
@@ -168,6 +169,11 @@ def test_the_configuration_files_of_a_page_are_accepted_together(page, tmp_path)
         "".join(b.text for b in all_blocks() if b.page == page and b.language == "toml")
     )
     load(path, {})
+
+
+def test_the_tables_of_settings_are_up_to_date():
+    page = runpy.run_path(str(ROOT / "scripts" / "configuration.py"))["page"]
+    assert text_of("docs/configuration.md") == page(), "run `make docs`"
 
 
 def test_the_variable_in_the_docs_overrides_the_file(tmp_path, monkeypatch):
