@@ -22,6 +22,7 @@ PAGES = (
     "README.md",
     "docs/quickstart.md",
     "docs/concepts.md",
+    "docs/errors.md",
     "docs/costs-and-usage.md",
     "docs/grpcurl.md",
     "docs/keys-and-limits.md",
@@ -31,6 +32,9 @@ PAGES = (
     "docs/architecture.md",
 )
 """In this order their commands run. The demo server of README.md runs until docs/grpcurl.md stops it."""
+
+TEXTS = (*PAGES, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+"""All texts, also those without commands."""
 
 DRAWINGS = ("mermaid", "text")
 

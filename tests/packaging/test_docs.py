@@ -11,14 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from docs_pages import DRAWINGS, PAGES, ROOT, all_blocks, text_of
+from docs_pages import DRAWINGS, PAGES, ROOT, TEXTS, all_blocks, text_of
 from docs_terminal import Terminal, is_shown
 
+import tokenwire
+from tokenwire.v1 import error_pb2, event_pb2
 from tokenwire_server.config import load
+from tokenwire_server.rpc.status import CODES
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
+FOLDERS = ("client", "docs", "protos", "requirements", "scripts", "server", "tests")
+"""The folders of the repository whose paths the pages name."""
+
 NOT_RUN = {
+    ("docs/operations.md", "it needs a Kubernetes cluster"),
     (
         "docs/quickstart.md",
         "it needs a package index; tests/packaging/test_extras.py installs the wheel",
@@ -187,13 +194,66 @@ def test_the_variable_in_the_docs_overrides_the_file(tmp_path, monkeypatch):
     assert load(path, {}).limits.max_streams == 7
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_of_a_page_leads_to_a_file(page):
-    for path in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(page)):
-        assert (ROOT / page).parent.joinpath(path).exists(), path
+def rows_of(page):
+    """Return the cells of each row of the tables of a page whose first cell is a name in capitals."""
+    rows = re.findall(r"^\| `([A-Z_]+)` \|(.*)\|$", text_of(page), re.MULTILINE)
+    assert len(rows) == len(dict(rows)), "a name is listed twice"
+    return {name: [cell.strip() for cell in cells.split(" | ")] for name, cells in rows}
+
+
+def names_of(enum):
+    """Return the names of an enum's values without their prefix, except UNSPECIFIED."""
+    prefix = enum.keys()[0].removesuffix("UNSPECIFIED")
+    return {name.removeprefix(prefix) for name, number in enum.items() if number}
+
+
+def test_every_error_reason_is_listed_with_its_status_cause_and_remedy():
+    rows = rows_of("docs/errors.md")
+    assert rows.keys() == names_of(error_pb2.ErrorReason)
+    for reason, (status, cause, remedy, retry) in rows.items():
+        assert status == CODES[reason].name
+        assert cause
+        assert remedy
+        assert retry.split(",")[0] in ("Yes", "No", "If RetryInfo", "Unknown")
+
+
+def test_every_error_reason_has_the_exception_that_the_docs_promise():
+    for reason in names_of(error_pb2.ErrorReason) - {"INTERNAL"}:
+        exception = getattr(tokenwire, reason.title().replace("_", ""))
+        assert issubclass(exception, tokenwire.TokenwireError)
+    assert issubclass(tokenwire.InternalError, tokenwire.TokenwireError)
+
+
+def test_every_finish_reason_is_explained():
+    reasons = names_of(event_pb2.FinishReason)
+    assert rows_of("docs/concepts.md").keys() - {"CANCEL", "CONTINUE"} == reasons
+
+
+def anchors_of(path):
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
+    missing = []
+    for link, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text_of(page)):
+        path = (ROOT / page).parent / link if link else ROOT / page
+        if not path.exists() or (anchor and anchor not in anchors_of(path)):
+            missing.append(f"{link}#{anchor}")
+    assert not missing
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_path_that_a_page_names_exists(page):
+    paths = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[^`\s]*)`", text_of(page))
+    assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 def test_every_make_target_that_the_pages_name_exists():
-    named = {name for page in PAGES for name in re.findall(r"`make ([a-z-]+)`", text_of(page))}
+    named = {
+        name for page in TEXTS for name in re.findall(r"(?:`|\$ )make ([a-z-]+)", text_of(page))
+    }
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"setup", "test", "layers"} <= named <= targets
