@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import textwrap
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -249,6 +250,14 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
 def test_every_path_that_a_page_names_exists(page):
     paths = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[^`\s]*)`", text_of(page))
     assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_the_layers_in_the_docs_are_those_that_are_checked():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (contract,) = [c for c in contracts if c.get("containers") == ["tokenwire_server"]]
+    layers = "\n".join(contract["layers"])
+    assert f"```text\n{layers}\n```" in text_of("docs/architecture.md")
 
 
 def test_every_make_target_that_the_pages_name_exists():
