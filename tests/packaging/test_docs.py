@@ -184,15 +184,17 @@ def test_the_tables_of_settings_are_up_to_date():
     assert text_of("docs/configuration.md") == page(), "run `make docs`"
 
 
-def test_the_variable_in_the_docs_overrides_the_file(tmp_path, monkeypatch):
+def test_the_variables_in_the_docs_override_the_file(tmp_path, monkeypatch):
     path = tmp_path / "tokenwire.toml"
-    path.write_text("[limits]\nmax_streams = 500\n")
-    names = {
-        name for page in PAGES for name in re.findall(r"`(TOKENWIRE_LIMITS__\w+)=", text_of(page))
-    }
-    assert names == {"TOKENWIRE_LIMITS__MAX_STREAMS"}
-    monkeypatch.setenv(*names, "7")
-    assert load(path, {}).limits.max_streams == 7
+    path.write_text("[limits]\nmax_streams = 7\n")
+    text = text_of("docs/configuration.md")
+    limit = re.search(r"`(TOKENWIRE_LIMITS__MAX_STREAMS)=(500)`", text)
+    models = re.search(r"^\$ export (TOKENWIRE_MODELS)='(.+)'$", text, re.MULTILINE)
+    for variable in (limit, models):
+        monkeypatch.setenv(*variable.groups())
+    settings = load(path, {})
+    assert settings.limits.max_streams == 500
+    assert settings.models["openai/GPT-X"].prices.output == 2
 
 
 def rows_of(page):
