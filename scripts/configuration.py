@@ -45,30 +45,34 @@ def page() -> str:
     return by_hand + BEGIN + "\n" + "\n".join(_section(Settings, ()))
 
 
-def _section(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:
-    """Yield the lines of a table of settings, then those of the tables inside it."""
-    meanings = _attribute_docstrings(model)
-    inner: list[tuple[type[BaseModel], tuple[str, ...], str]] = []
+def _section(model: type[BaseModel], path: tuple[str, ...], meaning: str = "") -> Iterator[str]:
+    """Yield the paragraphs of one section: its heading, its table, then the sections inside it."""
     yield f"### `[{'.'.join(path)}]`\n" if path else "### Top level\n"
+    if meaning:
+        yield meaning + "\n"
+    meanings = _attribute_docstrings(model)
+    inner: list[Iterator[str]] = []
     rows: list[str] = []
     for name, field in model.model_fields.items():
         meaning = " ".join((field.description or meanings.get(name, "")).split())
         section, steps = _inner_section(field)
         if section is not None:
-            inner.append((section, (*path, name, *steps), meaning))
+            inner.append(_section(section, (*path, name, *steps), meaning or _summary(section)))
         else:
-            cells = (f"`{name}`", _values(name, field), _default(field), meaning)
-            rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
-    if rows:
-        yield "| Setting | Values | Default | Meaning |\n| --- | --- | --- | --- |\n" + "".join(
-            rows
-        )
-    for section, where, meaning in inner:
-        first, *rest = _section(section, where)
-        yield first
-        if meaning:
-            yield meaning + "\n"
-        yield from rest
+            rows.append(_row(f"`{name}`", _values(name, field), _default(field), meaning))
+    header = _row("Setting", "Values", "Default", "Meaning") + _row("---", "---", "---", "---")
+    yield header + "".join(rows)
+    for paragraphs in inner:
+        yield from paragraphs
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
+def _summary(section: type[BaseModel]) -> str:
+    """Return the first paragraph of a section's docstring."""
+    return " ".join((section.__doc__ or "").split("\n\n")[0].split())
 
 
 def _inner_section(field: FieldInfo) -> tuple[type[BaseModel] | None, tuple[str, ...]]:
