@@ -23,8 +23,8 @@ else:
     def __getattr__(name: str) -> object:
         """Load the public names, and gRPC with them, when the first of them is used.
 
-        The command line can so set what gRPC reads once, and a server can import `tokenwire.v1`
-        without the client.
+        So the command line can set variables before gRPC reads them, and a server can import
+        `tokenwire.v1` without the client.
         """
         api = importlib.import_module(".api", __name__)
         globals().update({each: getattr(api, each) for each in api.__all__}, __all__=api.__all__)

@@ -15,7 +15,7 @@ class ConnectFailure(Enum):
     UNKNOWN_SCHEME = "the target has a scheme that gRPC does not support: use host:port"
     NAME_NOT_FOUND = "the target's host name could not be resolved"
     NO_TLS = "the server speaks no TLS"
-    NO_GRPC = "what answers there is no gRPC server"
+    NO_GRPC = "the target is not a gRPC server"
     UNTRUSTED = "the server's certificate is not from a trusted authority"
     OUT_OF_DATE = "the server's certificate is expired, or not valid yet"
     OTHER_NAME = "the server's certificate is for another name"

@@ -151,7 +151,7 @@ async def test_a_web_server_has_its_own_cause():
 
     async with await asyncio.start_server(web, "127.0.0.1", 0) as listener:
         target = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        assert await why_not(target) == "what answers there is no gRPC server"
+        assert await why_not(target) == "the target is not a gRPC server"
 
 
 async def test_without_a_server_the_text_is_that_of_grpc():
