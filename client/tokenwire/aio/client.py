@@ -153,7 +153,9 @@ class AsyncClient:
     async def cancel(
         self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S
     ) -> StreamInfo:
-        """Stop a generation for all its readers, and return how it ended. A stream that has ended is unchanged.
+        """Stop a generation for all its readers, and return how it ended.
+
+        A stream that has already ended is not changed.
 
         Raises:
             StreamNotFound: the stream is unknown or expired.
