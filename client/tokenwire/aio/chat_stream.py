@@ -140,8 +140,6 @@ class AsyncChatStream:
 
     async def _resume(self, error: TokenwireError) -> AsyncStreamCall:
         """Return a new call that reads on. Raises the error that ended the last call if there is none."""
-        if self._cancelled.is_set():
-            raise error
         pause = self._reading.pause_before_resume(error, time.monotonic())
         if await wait_until_set(self._cancelled, pause.seconds):
             raise self._reading.cancelled() from error

@@ -141,8 +141,6 @@ class ChatStream:
 
     def _resume(self, error: TokenwireError) -> StreamCall:
         """Return a new call that reads on. Raises the error that ended the last call if there is none."""
-        if self._cancelled.is_set():
-            raise error
         pause = self._reading.pause_before_resume(error, time.monotonic())
         if wait_until_set(self._cancelled, pause.seconds):
             raise self._reading.cancelled() from error
