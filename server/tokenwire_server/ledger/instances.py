@@ -20,10 +20,9 @@ import socket
 
 from sqlalchemy import case, delete, exists, literal_column, select, update
 
-from ..storage.clock import DatabaseTime
 from ..storage.database import Database
-from ..storage.tables import instances, usage_records
-from ..storage.upsert import upsert
+from ..storage.schema import instances, usage_records
+from ..storage.sql import DatabaseTime, upsert
 from .record import Outcome
 
 LEASE_S = 10.0

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ..events import Usage
-from ..storage.tables import usage_records
+from ..storage.schema import usage_records
 from .record import Outcome, UsageRecord
 
 MAX_TEXT_CHARS = 1024

@@ -23,9 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..events import Usage
-from ..storage.clock import DatabaseTime
 from ..storage.database import Database
-from ..storage.tables import usage_records
+from ..storage.schema import usage_records
+from ..storage.sql import DatabaseTime
 from .instances import Instances
 from .query import LABEL_GROUP, Cursor, SummaryTooLarge, UsageQuery, UsageSummary
 from .query_slots import QuerySlots

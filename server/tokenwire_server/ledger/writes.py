@@ -21,9 +21,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..storage.clock import DatabaseTime
-from ..storage.tables import usage_records
-from ..storage.upsert import upsert
+from ..storage.schema import usage_records
+from ..storage.sql import DatabaseTime, upsert
 from .record import Outcome, UsageRecord
 from .rows import FIGURES, figures_of
 

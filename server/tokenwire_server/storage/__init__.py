@@ -1,1 +1,1 @@
-"""The database: one door to it, its tables, and how its schema grows."""
+"""The database: its connections, its schema and its migrations."""

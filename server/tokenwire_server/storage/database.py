@@ -147,8 +147,7 @@ class Database:
                 f"the database {self.name} has not this version's schema: run: "
                 "tokenwire-server migrate"
             )
-        from .upgrade import upgrade  # it imports Alembic, which takes 100 ms: before the lock
-
+        upgrade = schema.upgrader()  # before the lock: it imports Alembic
         async with self._transaction(self._writers, MIGRATION_S) as connection:
             await self._backend.lock_schema(connection)
             if await self._is_current(connection):

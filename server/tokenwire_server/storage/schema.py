@@ -1,20 +1,141 @@
-"""Which schema a database has."""
+"""The database schema: its tables, and its revisions.
+
+All names begin with `tokenwire_`, because a database may be shared. A change of a table needs a revision in
+`migrations/versions`.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, column, inspect, select, table
+from collections.abc import Callable
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    column,
+    inspect,
+    select,
+    table,
+    text,
+)
 
 REVISIONS = ("0001", "0002")
-"""All that there are in `migrations/versions`, oldest first. The last one is this version's."""
+"""All revisions in `migrations/versions`, oldest first. The last one is this version's schema."""
 VERSION_TABLE = "tokenwire_version"
-"""Where Alembic keeps the revision."""
+"""The table in which Alembic stores the revision."""
 
-_version = table(VERSION_TABLE, column("version_num"))
+metadata = MetaData()
+
+api_keys = Table(
+    "tokenwire_api_keys",
+    metadata,
+    Column("prefix", String, primary_key=True),
+    Column("family", String, nullable=False),
+    Column("tenant", String, nullable=False, index=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("models", JSON, nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("create_time", Double, nullable=False),
+    Column("expire_time", Double),
+    Column("revoke_time", Double),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+"""One row for each key, as `tenants.key.ApiKey`. Rows are never deleted. Times are seconds since the
+epoch."""
+
+key_revision = Table(
+    "tokenwire_key_revision",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+)
+"""One row: the revision of the newest change of a key. A change of keys locks it, so that revisions are
+committed in order."""
+
+usage_records = Table(
+    "tokenwire_usage_records",
+    metadata,
+    Column("stream_id", String, primary_key=True),
+    Column("instance_id", String, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("key_prefix", String, nullable=False),
+    Column("request_id", String, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("model_asked", String, nullable=False),
+    Column("created_time", Double, nullable=False),
+    Column("created_day", Integer, nullable=False),
+    Column("provider", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("provider_response_id", String, nullable=False),
+    Column("end_time", Double),
+    Column("ttft_s", Double),
+    Column("outcome", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger),
+    Column("cache_read_tokens", BigInteger),
+    Column("cache_write_tokens", BigInteger),
+    Column("estimated", Boolean, nullable=False),
+    Column("cost_microusd", BigInteger),
+    Column("partial", Boolean, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("from_cache", Boolean, nullable=False),
+    Column("update_time", Double, nullable=False),
+    Index("ix_tokenwire_usage_records_tenant", "tenant", "created_time", "stream_id"),
+    Index("ix_tokenwire_usage_records_created_time", "created_time", "stream_id"),
+    Index(
+        "ix_tokenwire_usage_records_open",
+        "instance_id",
+        postgresql_where=text("outcome = 'open'"),
+        sqlite_where=text("outcome = 'open'"),
+    ),
+)
+"""One row for each stream, as `ledger.record.UsageRecord`. The keys of labels are percent-encoded.
+
+`created_day` is the day of `created_time`, in whole days since the epoch (UTC). `update_time` is when the row
+was last written, by the database's clock. It has no index, so that updating an open stream is cheap."""
+
+instances = Table(
+    "tokenwire_instances",
+    metadata,
+    Column("instance_id", String, primary_key=True),
+    Column("started_time", Double, nullable=False),
+    Column("lease_expire_time", Double, nullable=False),
+)
+"""One row for each running server process. Times are those of the database's clock."""
 
 
 def revision_of(connection: Connection) -> str | None:
-    """The revision that the database has. None: it has no schema of ours."""
+    """Return the revision of the database, or None if it has no schema of ours."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found = connection.scalars(select(_version.c.version_num)).all()
+    version = table(VERSION_TABLE, column("version_num"))
+    found = connection.scalars(select(version.c.version_num)).all()
     return ", ".join(found) if found else None
+
+
+def upgrader() -> Callable[[Connection], None]:
+    """Return a function that applies the missing revisions, in the connection's transaction.
+
+    Imports Alembic, which takes 100 ms.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    def upgrade(connection: Connection) -> None:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", f"{__package__}:migrations")
+        command.upgrade(config, REVISIONS[-1])
+
+    return upgrade

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..config import CallerLimits
 from ..storage.database import Database
-from ..storage.tables import api_keys, key_revision
+from ..storage.schema import api_keys, key_revision
 from .key import (
     MAX_LIFETIME_S,
     MAX_TIME_S,

@@ -16,7 +16,7 @@ from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.storage import database as database_module
 from tokenwire_server.storage import postgresql as postgresql_module
 from tokenwire_server.storage.database import Database
-from tokenwire_server.storage.tables import key_revision
+from tokenwire_server.storage.schema import key_revision
 
 ENCODED = quote(PASSWORD, safe="")
 

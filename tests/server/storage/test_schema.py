@@ -15,8 +15,7 @@ from databases import detail
 from tokenwire_server.config import ConfigError
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.storage.database import Database
-from tokenwire_server.storage.schema import REVISIONS, VERSION_TABLE
-from tokenwire_server.storage.tables import metadata
+from tokenwire_server.storage.schema import REVISIONS, VERSION_TABLE, metadata
 
 IMPORTED = """
 import asyncio, sys

@@ -15,7 +15,7 @@ from databases import detail
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.storage import sqlite as sqlite_module
 from tokenwire_server.storage.database import Database
-from tokenwire_server.storage.tables import key_revision
+from tokenwire_server.storage.schema import key_revision
 
 HOLDER = """
 import sqlite3, sys
