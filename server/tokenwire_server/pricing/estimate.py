@@ -1,4 +1,4 @@
-"""What a request will take, before it runs: its input tokens, their price, and the worst case."""
+"""Estimates of requests before they run: input tokens, cost, and the highest possible cost."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from .tokens import (
 )
 
 MAX_WAITING_CHARS = 64 * MAX_COUNTED_CHARS
-"""Of long requests that wait to be counted: some 3 s of work. The waiting tenants share this number. A tenant
-that has used its share gets OVERLOADED."""
+"""Characters of long requests that may wait to be counted: about 3 s of work. The waiting tenants share this
+number. A tenant that has used its share gets OVERLOADED."""
 
 CountSource = Literal["provider", "tokenizer", "estimate"]
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """What one request is expected to take, and what its answer is counted and priced with."""
+    """The expected usage of one request, with the counter and the prices for its answer."""
 
     input_tokens: int
     source: CountSource
-    """Who counted them: the provider, the model's own vocabulary, or nobody exactly."""
+    """How the tokens were counted: by the provider, exactly by the model's tokenizer, or estimated."""
     counter: TokenCounter
     prices: Prices | None = None
-    """None: not known."""
+    """None: unknown."""
     max_output_tokens: int | None = None
-    """The most that the answer may have. None: nothing is known to bound it."""
+    """Maximum number of output tokens. None: unknown."""
     likely_output_tokens: int = 0
-    """What is set aside for the answer: `max_output_tokens` if the request names it, or what the operator
-    assumes."""
+    """Output tokens to reserve: `max_output_tokens` if the request sets it, or else the number that the
+    operator assumes."""
     writes_cache: bool = False
-    """It marks a prefix for the provider's prompt cache: its input may cost what is written there."""
+    """Whether the request marks a prefix for the provider's prompt cache, whose price its input may have."""
 
     @property
     def input_cost_microusd(self) -> int | None:
-        """None: the price is not known."""
+        """Cost of the input. None: the price is unknown."""
         return self._cost(0)
 
     @property
@@ -62,11 +62,11 @@ class Estimate(msgspec.Struct, frozen=True):
 
     @property
     def max_cost_microusd(self) -> int | None:
-        """None: the price, or the most that the answer may have, is not known."""
+        """Highest possible cost. None: the price or the maximum of output tokens is unknown."""
         if self.max_output_tokens is None or self.prices is None:
             return None
         most = self.max_output_tokens
-        return max(  # of reasoning alone, and all written, where that is dearer
+        return max(  # reasoning tokens, and tokens written to the cache, may be more expensive
             self.prices.cost_microusd(
                 Usage(
                     self.input_tokens,
@@ -80,7 +80,7 @@ class Estimate(msgspec.Struct, frozen=True):
         )
 
     def check(self, budget: Budget, model: str) -> None:
-        """Whether a budget lets the request run. Raises BudgetExceeded, InvalidRequest."""
+        """Check the estimate against a budget. Raises BudgetExceeded, InvalidRequest."""
         allowed = budget.max_cost_microusd
         if allowed is not None and self.prices is None:
             raise InvalidRequest(
@@ -123,17 +123,16 @@ class Estimator:
         self._counts = Turns(max_waiting=MAX_WAITING_CHARS, refusal=refusal)
 
     async def estimate(self, request: ChatRequest, route: Route, tenant: str) -> Estimate:
-        """Estimate a chat that is about to begin. Tokens are counted here, and priced as of now.
+        """Estimate a chat that is about to start, at current prices, without a request to the provider.
 
-        No network is needed. Raises Overloaded. Cancellation leaves nothing behind.
+        Raises Overloaded. Cancellation leaves nothing behind.
         """
         return await self._count(request, route, tenant, self._chats)
 
     async def preview(self, request: ChatRequest, route: Route, tenant: str) -> Estimate:
-        """Estimate for CountTokens. Uses the provider's own count if the request asks for it and the
-        provider has one.
+        """Estimate for CountTokens, with the provider's count if requested and available.
 
-        Raises Overloaded, and UpstreamError and UnknownModel of a provider that was asked.
+        Raises Overloaded, and UpstreamError and UnknownModel from the provider.
         """
         if request.asks_provider:
             tokens = await route.provider.count_input_tokens(request, route.model)
@@ -180,12 +179,12 @@ class Estimator:
 
 
 def rough_estimate(request: ChatRequest) -> Estimate:
-    """From the length of what a request says, without a vocabulary or a price."""
+    """Estimate a request from the length of its texts, without a tokenizer and a price."""
     return Estimate(estimate_input_tokens(request), "estimate", TokenCounter(Characters()))
 
 
 def _counted_chars(request: ChatRequest) -> int:
-    """How much work it is to count it: in characters, and no less than that."""
+    """Return an upper bound of the work of counting a request, in characters."""
     texts = sum(len(message.parts) for message in request.messages) + 3 * len(request.tools)
     chars = estimate_input_tokens(request) * CHARS_PER_TOKEN + texts * OVERHEAD_CHARS
     return min(chars, MAX_COUNTED_CHARS)

@@ -1,4 +1,4 @@
-"""Whose prices hold for a stream: the operator's, else those of the bundled genai-prices."""
+"""Lookup of a model's prices: the operator's, or else those of the bundled genai-prices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
 MAX_FOUND = 1000
-"""Models that are remembered, known or not: callers may name any."""
+"""Models whose prices are cached. Callers may name any model."""
 
 _KNOWN_BY_NAME = {"openai": "openai", "openai-responses": "openai", "anthropic": "anthropic"}
 
@@ -25,19 +25,19 @@ _MICRO = 10**6
 
 
 class PriceBook:
-    """What each model costs.
+    """The prices of models.
 
-    In this order: the prices configured for the name that was asked for, for the `provider/model`
-    that it is an alias of, for the `provider/model` that serves it; then those of genai-prices, a
-    list of public prices that comes with its package. Nothing is fetched.
+    The first of these is used: the prices configured for the requested name, for the `provider/model` of
+    which it is an alias, for the `provider/model` that serves it, and the prices of genai-prices, a list
+    of public prices that comes with its package. Nothing is fetched.
 
-    Which of its providers ours is, its base URL says. Where that names none of them (a proxy, a
-    simulator), ours goes by its name if that is `openai`, `openai-responses` or `anthropic`: such a
-    proxy stands before the provider, and who is billed for a model by its public name would rather
-    see that than nothing. Every other provider's models have no price unless they are configured.
+    The base URL of a provider selects its public prices. If it is not in the list, such as that of a proxy
+    or a simulator, the providers named `openai`, `openai-responses` and `anthropic` use the public prices
+    of OpenAI and Anthropic, because a proxy usually forwards to them. Models of other providers have no
+    price unless one is configured.
 
-    Public prices are standard ones: no batch or priority tiers, no discounts, prompt cache writes that
-    last 5 minutes, and no fees of tools that a provider runs.
+    Public prices are standard prices. They do not include batch or priority tiers, discounts, prompt cache
+    writes that last longer than 5 minutes, and fees of tools that a provider runs.
     """
 
     def __init__(
@@ -53,21 +53,20 @@ class PriceBook:
         self._snapshot: DataSnapshot | None = None
         self._sellers: dict[str, Provider] = {}
         self._public: dict[int, Prices | None] = {}  # by identity of what the snapshot holds
-        # To look through its rules takes 0.1 ms.
+        # A search takes 0.1 ms.
         self._listed = functools.lru_cache(MAX_FOUND)(self._find)
 
     async def load(self) -> None:
-        """Read genai-prices, about a quarter of a second, in a thread. Await it before serving.
+        """Load genai-prices in a thread, in about 0.25 s. Await it before serving.
 
-        Without it the first model that has no configured price is answered as well, but the loop
-        stands still meanwhile.
+        Otherwise the first lookup of a model without a configured price loads it and blocks the event loop.
         """
         await asyncio.to_thread(self._load)
 
     def prices(self, provider_name: str, model: str, asked: str, at: float) -> Prices | None:
-        """What `model`, as the provider names it, costs at `at` (seconds since the epoch).
+        """Return the prices of `model`, the provider's name, at the time `at` (seconds since the epoch).
 
-        `asked` is the alias or `provider/model` by which it was asked for. None: not known.
+        `asked` is the requested alias or `provider/model`. None: the prices are unknown.
         """
         for name in self._names(provider_name, model, asked):
             if name in self._configured:
@@ -106,7 +105,7 @@ class PriceBook:
 
 
 def _seller(snapshot: DataSnapshot, name: str, config: ProviderConfig) -> Provider | None:
-    """Whose price list holds for a provider."""
+    """Return the entry of genai-prices for a provider."""
     try:
         return snapshot.find_provider(None, None, config.base_url)
     except LookupError:
@@ -115,12 +114,12 @@ def _seller(snapshot: DataSnapshot, name: str, config: ProviderConfig) -> Provid
 
 
 def _public_prices(price: ModelPrice) -> Prices | None:
-    """None where the list does not say it all: an entry without prices is not a free model."""
+    """Return None if a price is missing: a model without prices is not free."""
     from genai_prices.types import TieredPrices  # see `load`
 
     if price.input_mtok is None or price.output_mtok is None:
         return None
-    if price.input_image_mtok is not None:  # a usage does not say which of its tokens were images
+    if price.input_image_mtok is not None:  # a usage does not tell which tokens were images
         return None
     tiers = {
         tier.start
@@ -132,10 +131,10 @@ def _public_prices(price: ModelPrice) -> Prices | None:
 
 
 def _rates(price: ModelPrice, above_input_tokens: int) -> Rates:
-    """What genai-prices calculates for inputs longer than that, up to its next tier.
+    """Return the rates that genai-prices uses for inputs longer than that, up to the next tier.
 
-    Between two tiers a price is a sum of so much for each token, so a few of its own results tell all
-    others: the arithmetic of tiers and of what has no price of its own stays where it is maintained.
+    Within a tier the price is linear in each kind of token, so a few results of genai-prices give all
+    rates. Its rules for tiers and for missing prices are not repeated here.
     """
     shortest = above_input_tokens + 1
     base = _microusd(price, input_tokens=shortest)

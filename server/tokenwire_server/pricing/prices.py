@@ -1,4 +1,4 @@
-"""What the tokens of a model cost. Pure figures: exact until the one rounding at the end."""
+"""Prices of tokens. Pure arithmetic that is exact until one rounding at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..config import ModelPrices
 from ..events import Usage
 
 MAX_MICROUSD = 10**15
-"""More than any stream costs, whatever a provider says that it used."""
+"""More than any stream costs, whatever usage a provider reports."""
 UNLIMITED_TOKENS = 2**63 - 1
 """More than any answer has."""
 
@@ -21,9 +21,10 @@ _TOKENS_PER_PRICE = 10**6
 
 
 class Rates(msgspec.Struct, frozen=True, gc=False):
-    """What one token of each kind costs. US dollars per million tokens are microusd per token.
+    """Prices of one token of each kind. US dollars per million tokens are microusd per token.
 
-    Inputs longer than `above_input_tokens` cost this, all of their tokens and all of the answer's.
+    They apply to all tokens of a request, and of its answer, if the input is longer than
+    `above_input_tokens`.
     """
 
     above_input_tokens: int
@@ -33,11 +34,11 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
     cache_write: Decimal
     reasoning: Decimal
     request: Decimal = Decimal(0)
-    """Microusd for the request itself, however short."""
+    """Microusd for each request."""
 
 
 class PerMillion(msgspec.Struct, frozen=True, gc=False):
-    """What a million tokens of each kind cost a short request, in microusd."""
+    """Prices of a million tokens of each kind for a short request, in microusd."""
 
     input: int
     output: int
@@ -47,7 +48,7 @@ class PerMillion(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Scaled(msgspec.Struct, frozen=True, gc=False):
-    """Rates as whole numbers of one small part of a microusd."""
+    """Rates as integers, in a fraction of a microusd."""
 
     above_input_tokens: int
     input: int
@@ -59,17 +60,17 @@ class _Scaled(msgspec.Struct, frozen=True, gc=False):
 
 
 class Prices:
-    """What one model costs at one time.
+    """The prices of one model at one time.
 
-    Money is whole microusd (millionths of a US dollar), rounded half up. A usage that contradicts
-    itself (more tokens from the cache than input, more reasoning than output) costs what its larger
-    figure says: nobody is charged less by a provider's slip.
+    Costs are whole microusd (millionths of a US dollar), rounded half up. If a usage is inconsistent, such
+    as more tokens from the cache than input tokens, the larger figure counts. So an error of a provider
+    never makes a stream cheaper.
     """
 
     __slots__ = ("_brackets", "_scale", "per_million")
 
     def __init__(self, rates: Sequence[Rates]) -> None:
-        """`rates` begin with those above 0 and ascend."""
+        """`rates` are sorted by `above_input_tokens`, beginning with 0."""
         names = [name for name in Rates.__struct_fields__ if name != "above_input_tokens"]
         figures = [Fraction(getattr(rate, name)) for rate in rates for name in names]
         self._scale = math.lcm(*(figure.denominator for figure in figures))
@@ -89,7 +90,7 @@ class Prices:
 
     @classmethod
     def configured(cls, prices: ModelPrices) -> Prices:
-        """An operator's table; what it leaves out costs as input or output."""
+        """Return the prices of an operator. A missing price is that of input or output."""
         return cls(
             [
                 Rates(
@@ -104,14 +105,14 @@ class Prices:
         )
 
     def cost_microusd(self, usage: Usage) -> int:
-        """What this usage costs."""
+        """Return the cost of a usage."""
         scaled, _ = self._scaled_cost(usage, usage.output_tokens)
         return self._rounded(scaled)
 
     def output_token_ceiling(self, usage_so_far: Usage, max_cost_microusd: int) -> int:
-        """The most output tokens that, with this input, cost no more than that. 0: not even one.
+        """Return the highest number of output tokens for which the cost stays within a limit; 0 if none does.
 
-        It agrees with `cost_microusd` to the token. Where output is free: UNLIMITED_TOKENS.
+        It is consistent with `cost_microusd` to the token. If output is free, return UNLIMITED_TOKENS.
         """
         reasoning_tokens = usage_so_far.reasoning_tokens or 0
         spent, bracket = self._scaled_cost(usage_so_far, reasoning_tokens)

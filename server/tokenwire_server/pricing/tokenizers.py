@@ -16,7 +16,8 @@ CL100K = "cl100k_base"
 
 CLAUDE_PERCENT = 120
 """Claude's vocabulary is not public. Claude 3.5 makes 16 % more tokens of English than o200k, 21 % of
-mathematics, 30 % of Python: https://venturebeat.com/ai/hidden-costs-in-ai-deployment-why-claude-models-may-be-20-30-more-expensive-than-gpt-in-enterprise-settings"""
+mathematics, 30 % of Python:
+https://venturebeat.com/ai/hidden-costs-in-ai-deployment-why-claude-models-may-be-20-30-more-expensive-than-gpt-in-enterprise-settings"""
 NEW_CLAUDE_PERCENT = 156
 """Claude Opus 4.7 and what came after it makes about 30 % more than that of the same text:
 https://platform.claude.com/docs/en/build-with-claude/token-counting"""
@@ -38,27 +39,28 @@ _EXTENSION = "bpe_openai._bindings"
 
 
 class Tokenizers:
-    """A counter for every model.
+    """Token counters for models.
 
-    OpenAI's models: their own vocabulary. Claude: o200k, times what its tokens are known to be more.
-    Everything else, new models of OpenAI's too: o200k as it is, an estimate.
+    Models of OpenAI use their own encoding. Claude uses o200k, multiplied by a measured factor. All other
+    models, including new ones of OpenAI, use o200k as an estimate.
     """
 
     def __init__(self) -> None:
         self._encodings: dict[str, Encoding] = {}
 
     async def load(self) -> None:
-        """Read the vocabularies from the installed package, in a thread. Await it before serving.
+        """Load the encodings from the installed package, in a thread. Await it before serving.
 
-        70 ms, of which the loop stands still for 50 and once more for 20: the extension holds the
-        GIL. 50 MB of memory, and 45 MB more that processes share. Until then texts are estimated.
+        It takes 70 ms and blocks the event loop for most of it, because the extension keeps the GIL. It needs
+        50 MB of memory, and 45 MB more that processes share. Until then counts are estimates.
         """
         for name in (O200K, CL100K):
             self._encodings[name] = await asyncio.to_thread(_encoding, name)
 
     def counter(self, kind: ProviderKind, model: str) -> TokenCounter:
-        """For a model as its provider names it; a vendor before a slash does not matter, nor whose
-        fine-tuned model it is.
+        """Return the counter of a model, by the provider's name for it.
+
+        A vendor before a slash and the suffix of a fine-tuned model are ignored.
         """
         name = model.lower().rpartition("/")[2]
         base = name.removeprefix("ft:").partition(":")[0]
@@ -85,8 +87,9 @@ def _encoding(name: str) -> Encoding:
 
 
 def _extension() -> ModuleType:
-    """The package's extension without the package, which would read every vocabulary once more into
-    Python objects: 0.8 s and 110 MB for nothing that counting needs.
+    """Load the package's extension without the package, whose import takes 0.8 s and 110 MB.
+
+    The package would load all encodings into Python objects, which counting does not need.
     """
     package = importlib.util.find_spec(_PACKAGE)
     spec = package and PathFinder.find_spec(_EXTENSION, package.submodule_search_locations)

@@ -1,7 +1,7 @@
-"""How many tokens a text, a request or a growing answer has, counted here.
+"""Local token counts of texts, requests and growing answers.
 
-What a provider reports is the truth; these counts are for before it is asked, while it writes, and
-for when it never says. Every step on the event loop is bounded: about 1 ms for the worst text.
+They are used before a provider reports its figures, and if it never does. Every step on the event loop is
+bounded: about 1 ms for the slowest text.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from ..request import (
 )
 
 CHARS_PER_TOKEN = 4
-"""Rule of thumb without a vocabulary; English text, common tokenizers."""
+"""Estimate without a tokenizer, for English text and common tokenizers."""
 IMAGE_TOKENS = 1000
-"""Rule of thumb for an image of ordinary size."""
+"""Estimate for an image of common size."""
 MESSAGE_TOKENS = 4
-"""Of a message beside its text: 3, and its role. The reply's beginning takes 3. OpenAI's rule:
+"""Tokens of a message in addition to its text: 3, and its role. The reply starts with 3. OpenAI's rule:
 https://github.com/openai/openai-cookbook/blob/main/examples/How_to_count_tokens_with_tiktoken.ipynb"""
 REPLY_TOKENS = 3
 
 MAX_STEP_CHARS = 16 * 1024
-"""Counted at once. Of a longer text `count` takes samples."""
+"""Characters that are counted in one step. For a longer text `count` uses samples."""
 MAX_COUNTED_CHARS = 2**20
-"""Of one request, counted to the last: about 40 ms of work in all. Of long texts past it, samples."""
+"""Characters of one request that are counted exactly, in about 40 ms. Long texts beyond it are sampled."""
 OVERHEAD_CHARS = 16
-"""What a call of the tokenizer costs, in characters counted meanwhile."""
+"""Cost of a call of the tokenizer, as the number of characters counted in that time."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -49,27 +49,27 @@ _CUT_WINDOW_CHARS = 256
 
 
 class Encoding(Protocol):
-    """A vocabulary. Raises UnicodeEncodeError for text that UTF-8 cannot hold."""
+    """A tokenizer. Raises UnicodeEncodeError for text that UTF-8 cannot encode."""
 
     def count(self, text: str) -> int: ...
 
 
 class Characters:
-    """For when there is no vocabulary: so many characters to a token."""
+    """An estimate without a tokenizer: CHARS_PER_TOKEN characters for each token."""
 
     def count(self, text: str) -> int:
         return math.ceil(len(text) / CHARS_PER_TOKEN)
 
 
 class TokenCount(msgspec.Struct, frozen=True):
-    """`exact`: by the model's own vocabulary and its provider's published rule, nothing estimated."""
+    """A count. It is `exact` if the model's own tokenizer and its provider's published rule were used."""
 
     tokens: int
     exact: bool
 
 
 class TokenCounter:
-    """Counts for one model. Any text may come, half of a surrogate pair too."""
+    """Counts tokens for one model. Accepts any text, including lone surrogates."""
 
     __slots__ = ("_counts_requests", "_encoding", "_percent", "_tools_tokens", "exact")
 
@@ -82,26 +82,26 @@ class TokenCounter:
         percent: int = 100,
         tools_tokens: int = 0,
     ) -> None:
-        """`percent`: what the model makes of 100 tokens of this vocabulary. `counts_requests`: the
-        rule of MESSAGE_TOKENS is published for it. `tools_tokens`: what having tools adds.
+        """`percent` is the number of the model's tokens for 100 tokens of this encoding. `counts_requests`
+        is whether the rule of MESSAGE_TOKENS is published for the model. `tools_tokens` is what tools add.
         """
         self._encoding = encoding
         self.exact = exact
-        """The vocabulary is the model's own."""
+        """Whether the encoding is the model's own."""
         self._counts_requests = counts_requests
         self._percent = percent
         self._tools_tokens = tools_tokens
 
     def count(self, text: str) -> int:
-        """Of a text longer than MAX_STEP_CHARS an estimate, by samples."""
+        """Count a text. A text longer than MAX_STEP_CHARS is estimated from samples."""
         return self.scaled(self.raw(text))
 
     async def count_long(self, text: str) -> int:
-        """Of a text of any length, in steps. Cancelled, nothing is left behind."""
+        """Count a text of any length in steps. Cancellation leaves nothing behind."""
         return self.scaled(await self._raw_of((text,)))
 
     async def count_request(self, request: ChatRequest) -> TokenCount:
-        """Input tokens of a request, in steps. Cancelled, nothing is left behind."""
+        """Count the input tokens of a request in steps. Cancellation leaves nothing behind."""
         texts = list(_texts(request))
         raw = await self._raw_of(texts)
         tokens = self.scaled(raw) + MESSAGE_TOKENS * len(request.messages) + REPLY_TOKENS
@@ -119,7 +119,9 @@ class TokenCounter:
         return TokenCount(tokens, exact)
 
     def raw(self, text: str) -> int:
-        """Tokens of this vocabulary, before they are `scaled` to the model's: those of pieces add up."""
+        """Return the tokens of this encoding, to be `scaled` to the model's. Counts of pieces can be
+        added.
+        """
         if len(text) <= MAX_STEP_CHARS:
             return self._count(text)
         stride = (len(text) - _SAMPLE_CHARS) // (_SAMPLES - 1)
@@ -154,10 +156,10 @@ class TokenCounter:
 
 
 class OutputCount:
-    """Tokens of an answer that arrives in pieces, which need not be tokens.
+    """Counts the tokens of an answer that arrives in pieces of any size.
 
-    Memory: the last 2,048 characters at most, once `add` has returned. What was cut apart in a word
-    or in a long delta's samples may differ from the count of the whole, by far less than 2 %.
+    It keeps at most the last 2,048 characters. The count may differ from that of the whole text by much less
+    than 2 %, where a word was cut apart or a long piece was sampled.
     """
 
     __slots__ = ("_chars", "_counter", "_pending", "_pending_raw", "_raw")
@@ -170,7 +172,7 @@ class OutputCount:
         self._pending_raw: int | None = 0  # None: not counted yet
 
     def add(self, text: str) -> None:
-        """Any text, empty too. Now and then it counts what has gathered, 0.1 ms."""
+        """Add a text. Some calls count the pending texts, which takes 0.1 ms."""
         if not text:
             return
         self._pending.append(text)
@@ -182,7 +184,9 @@ class OutputCount:
 
     @property
     def tokens(self) -> int:
-        """Right now. Counts what has come since it was asked last, and the last word again."""
+        """The current count. Counts the texts that were added since the last access, and the last word
+        again.
+        """
         if self._pending_raw is None:
             text = "".join(self._pending)
             self._settle(text, _word_end(text, 1, len(text)))
@@ -190,7 +194,7 @@ class OutputCount:
         return self._counter.scaled(self._raw + self._pending_raw)
 
     def _settle(self, text: str, end: int) -> None:
-        """Count what is pending, up to an end, for good."""
+        """Count the pending text up to `end` and drop it."""
         if end:
             self._raw += self._counter.raw(text[:end])
             self._pending = [text[end:]]
@@ -198,7 +202,7 @@ class OutputCount:
 
 
 def estimate_input_tokens(request: ChatRequest) -> int:
-    """A rough count at once, from the length of what the request says."""
+    """Estimate the input tokens from the length of a request's texts."""
     chars = sum(map(len, _texts(request)))
     return math.ceil(chars / CHARS_PER_TOKEN) + _images_count(request) * IMAGE_TOKENS
 
@@ -234,18 +238,18 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _cut(text: str, start: int, end: int) -> int:
-    """Where to end a piece of `text[start:end]`, near its end.
+    """Return where to end a piece of `text[start:end]`, near its end.
 
-    Best before a space that follows a word and precedes a letter: there every vocabulary in use
-    begins a new token, and the counts of both sides add up. In a text without such a place after a
-    multiple of 256: a run of one character falls into tokens of 2, 4, ... 128.
+    Every tokenizer in use begins a new token at a space between a word and a letter, so that the counts of
+    both sides can be added. In a text without such a place the piece ends after a multiple of 256: tokens
+    of a repeated character have 2, 4, ... 128 characters.
     """
     lowest = max(start + 1, end - _CUT_WINDOW_CHARS)
     return _word_end(text, lowest, end) or end - (end - start) % _CUT_WINDOW_CHARS
 
 
 def _word_end(text: str, lowest: int, end: int) -> int:
-    """The last such place of `text[lowest:end]`. 0: there is none."""
+    """Return the last such place in `text[lowest:end]`, or 0."""
     at = text.rfind(" ", lowest, end)
     while at > 0:
         if text[at + 1 : at + 2].isalpha() and not text[at - 1].isspace():
