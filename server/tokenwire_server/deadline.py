@@ -10,14 +10,14 @@ from typing import Self
 
 
 class SilenceLimit:
-    """Ends its block with TimeoutError when `heard` was not called for `limit_s` seconds.
+    """Ends its block with TimeoutError if `heard` is not called for `limit_s` seconds.
 
     `pause` stops the clock until the next `heard`.
 
-    Made for a path that hears something every few milliseconds: `heard` is an assignment, and the
-    one timer re-arms itself only when it fires too early, so it is exact and costs nothing a token.
-    `asyncio.timeout` would cancel and make a timer at each arrival. A cancellation from outside that
-    arrives together with the limit stays a cancellation.
+    It is for events that arrive every few milliseconds. `heard` only stores the time, and the one timer
+    starts again only if it fires too early. So the limit is exact and costs almost nothing for each event,
+    while `asyncio.timeout` would cancel and create a timer. A cancellation from outside that coincides
+    with the limit stays a cancellation.
     """
 
     __slots__ = ("_before", "_fired", "_heard", "_loop", "_task", "_timer", "limit_s")
@@ -28,7 +28,7 @@ class SilenceLimit:
         self._timer: asyncio.TimerHandle | None = None
 
     def heard(self, now: float, limit_s: float) -> None:
-        """Something came at `now`, of `time.monotonic`; from now on the limit is `limit_s`."""
+        """Record an event at `now`, a time of `time.monotonic`, and set the limit from now on."""
         self._heard = now
         if limit_s != self.limit_s:
             self.limit_s = limit_s
@@ -37,7 +37,7 @@ class SilenceLimit:
                 self._timer = self._loop.call_later(limit_s, self._check)
 
     def pause(self) -> None:
-        """Nothing is waited for."""
+        """Stop the clock."""
         self._heard = math.inf
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What the operator sees: the log."""
+"""Logging."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ QUIET = (
     *("sqlalchemy", "alembic", "aiosqlite", "asyncpg"),
     *("asyncio", "grpc"),
 )
-"""Libraries whose records begin with WARNING: at DEBUG some write prompts, and parameters of SQL."""
+"""Libraries that log only from WARNING on. At DEBUG some of them log prompts, and parameters of SQL."""
 
 
-CALLERS_BYTES = ("Invalid encoding on", "Unexpected [UnicodeDecodeError] raised by servicer method")
-"""What gRPC's records begin with that tell of bytes which callers sent, and hold them: they may be a key,
-and whoever likes could fill the log with them."""
+CALLER_BYTES = (
+    "Invalid encoding on",
+    "Unexpected [UnicodeDecodeError] raised by servicer method",
+)
+"""Beginnings of gRPC's log records that contain bytes of a caller. They are dropped, because the bytes may
+be a key, and any caller could fill the log with them."""
 
 
 def internal_fault(error: BaseException) -> InternalFault:
-    """Write a bug of ours to the log, and return what the caller is told: only its id."""
+    """Log an internal error. Return the error for the caller, which contains only its id."""
     fault = InternalFault(secrets.token_hex(8))
     logger.error("internal error %s", fault.error_id, exc_info=error)
     return fault
 
 
 def configure_logging(level: str) -> None:
-    """One line a record, on stderr."""
+    """Log to stderr, one line for each record."""
     logging.basicConfig(
         level=level,
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,  # the SDKs may have been there before
+        force=True,  # the SDKs may have configured it before
     )
     logging.getLogger("grpc._cython.cygrpc").addFilter(
-        lambda record: not record.getMessage().startswith(CALLERS_BYTES)
+        lambda record: not record.getMessage().startswith(CALLER_BYTES)
     )
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -13,7 +13,7 @@ from .errors import Overloaded
 class Turns:
     """Lets one task work at a time. Belongs to one event loop.
 
-    Even short steps of work add up when many tasks take a step in every round of the loop.
+    Without it short steps of work would add up, if many tasks take a step in each round of the loop.
 
     Turns go to the waiting tenants in rotation, and to the tasks of one tenant in the order of arrival.
     So a tenant waits for the running task and for one task of each other waiting tenant, however many

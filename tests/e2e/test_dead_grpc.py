@@ -55,6 +55,6 @@ async def test_a_server_exits_with_a_failure_as_soon_as_grpc_stops(simulator, ap
         process.kill()
         process.communicate()
     assert process.returncode == 1, said
-    assert "gRPC's server has died" in said
+    assert "the gRPC server has failed" in said
     assert "Traceback" not in said
     assert simulator.request("dead")["aborted"]

@@ -9,7 +9,7 @@ from ..errors import MAX_VIOLATIONS, InvalidRequest
 from ..request import Violation
 
 MAX_OF_ONE_LIST = 10
-"""Most violations in the entries of one list, such as `messages`. The rest is left for other fields."""
+"""Maximum number of violations in the entries of one list, such as `messages`."""
 MAX_CHARS = 256
 """Longest path of a field, and longest description."""
 

@@ -1,4 +1,4 @@
-"""Events of the log as messages of the wire, and back into whole answers."""
+"""Conversion of events to protobuf messages, and of events to complete answers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ..streams.handle import StreamHandle
 
 
 def encode(sequence: int, event: ReaderEvent) -> bytes:
-    """A TokenEvent on the wire."""
+    """Return a serialized TokenEvent."""
     return to_proto(sequence, event).SerializeToString()
 
 
 def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
-    """A TokenEvent as a message."""
+    """Return a TokenEvent."""
     match event:
         case TextDelta():
             return event_pb2.TokenEvent(
@@ -89,7 +89,7 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
 
 
 class AnswerBuilder:
-    """Makes a ChatResponse of a stream's events: one part a content block, in order of blocks."""
+    """Builds a ChatResponse from a stream's events: one part for each content block, in order."""
 
     def __init__(self) -> None:
         self._stream_id = ""
@@ -98,7 +98,7 @@ class AnswerBuilder:
         self._finished: event_pb2.Finished | None = None
 
     def add(self, events: Iterable[ReaderEvent]) -> None:
-        """Take the next events."""
+        """Add the next events."""
         for event in events:
             match event:
                 case TextDelta():
@@ -117,12 +117,12 @@ class AnswerBuilder:
                 case Finished():
                     self._finished = _finished(event)
                 case ToolCallStarted() | ToolCallDelta():
-                    pass  # the whole call follows, unless the answer was cut off in it
+                    pass  # the complete call follows, unless the answer was cut off
                 case Usage() | Heartbeat():
-                    pass  # nothing of the answer
+                    pass  # not part of the answer
 
     def response(self) -> chat_pb2.ChatResponse:
-        """The whole answer, once its stream has finished."""
+        """Return the complete answer of a finished stream."""
         for index, pieces in self._text.items():
             part = self._parts[index]
             if part.WhichOneof("content") == "text":
@@ -165,10 +165,12 @@ def stream_info(stream: StreamHandle) -> chat_pb2.StreamInfo:
 
 
 def _utf8(text: str) -> str:
-    """A text for protobuf, which would otherwise have CPython keep its UTF-8 with a string of the log,
-    as long as the log: the same content twice, and counted once.
+    """Return a text for a protobuf field, as bytes if it is not ASCII.
+
+    Otherwise protobuf would make CPython cache the UTF-8 form in the string of the log: the content would
+    be in memory twice, but counted once.
     """
-    # protobuf takes bytes for a string; its stubs do not say so.
+    # protobuf accepts bytes for a string, but its stubs do not.
     return text if text.isascii() else cast("str", text.encode())
 
 

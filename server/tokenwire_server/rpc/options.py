@@ -1,4 +1,4 @@
-"""What a caller asks for beside the answer: how it is read, kept and replayed. Checked, with paths."""
+"""Parsing and checking of a request's options: delivery, retention, cache, budget, labels and id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..config import Limits
 from ..request import Budget, CacheUse, Delivery, Retention
 
 MAX_INTERVAL_S = 3600.0
-"""Longest interval of heartbeats and usage that a reader may ask for."""
+"""Maximum interval of heartbeats and usage that a reader may request."""
 
 PLAIN_STEP_VALUES = 4_000
 """Values of provider_options that are converted at once, in about 4 ms."""
@@ -29,11 +29,11 @@ LABEL_KEY = re.compile(r"[a-z0-9_.-]{1,64}")
 MAX_LABELS = 32
 MAX_LABEL_CHARS = 256
 
-_Unasked = Literal[
+_NotCached = Literal[
     "delivery", "retention", "budget", "cache", "request_id", "labels", "token_counting"
 ]
-_UNASKED = get_args(_Unasked)
-"""Fields of a ChatRequest that change nothing in the answer."""
+_NOT_CACHED = get_args(_NotCached)
+"""Fields of a ChatRequest that do not change the answer."""
 
 
 class OptionsParser:
@@ -60,18 +60,18 @@ class OptionsParser:
         margin_s = self._seconds(
             proto, "soft_deadline_margin", path, 0, limits.max_stream_duration_s, above=True
         )
-        goes_on = proto.on_disconnect == chat_pb2.ON_DISCONNECT_CONTINUE
+        continues = proto.on_disconnect == chat_pb2.ON_DISCONNECT_CONTINUE
         if proto.on_disconnect not in chat_pb2.OnDisconnect.values():
-            self._report(f"{path}.on_disconnect", f"{proto.on_disconnect} is no such choice")
-        elif linger_s is not None and not goes_on:
-            self._report(f"{path}.linger", "goes with ON_DISCONNECT_CONTINUE only")
-        elif margin_s is not None and goes_on:
+            self._report(f"{path}.on_disconnect", f"{proto.on_disconnect} is not a choice")
+        elif linger_s is not None and not continues:
+            self._report(f"{path}.linger", "is only allowed with ON_DISCONNECT_CONTINUE")
+        elif margin_s is not None and continues:
             self._report(
                 f"{path}.soft_deadline_margin",
-                "goes with ON_DISCONNECT_CANCEL only: with CONTINUE "
-                "the stream outlives its caller's deadline",
+                "is only allowed with ON_DISCONNECT_CANCEL: with CONTINUE the stream continues after "
+                "its caller's deadline",
             )
-        if goes_on and linger_s is None:
+        if continues and linger_s is None:
             linger_s = min(limits.linger_s, limits.max_linger_s)
         if log_ttl_s is None:
             log_ttl_s = min(limits.log_ttl_s, limits.max_log_ttl_s)
@@ -83,18 +83,18 @@ class OptionsParser:
         match proto.mode:
             case chat_pb2.CACHE_MODE_UNSPECIFIED | chat_pb2.CACHE_MODE_OFF:
                 if ttl_s is not None:
-                    self._report("cache.ttl", "goes with READ_WRITE and REFRESH only")
+                    self._report("cache.ttl", "is only allowed with READ_WRITE and REFRESH")
                 return None
             case chat_pb2.CACHE_MODE_READ_WRITE | chat_pb2.CACHE_MODE_REFRESH:
                 if ttl_s is None:
                     ttl_s = min(self._limits.cache_ttl_s, self._limits.max_cache_ttl_s)
                 return CacheUse(
-                    key=_hash_without(request, _UNASKED),
+                    key=_hash_without(request, _NOT_CACHED),
                     ttl_s=ttl_s,
                     read=proto.mode == chat_pb2.CACHE_MODE_READ_WRITE,
                 )
             case _:
-                self._report("cache.mode", f"{proto.mode} is no mode")
+                self._report("cache.mode", f"{proto.mode} is not a mode")
                 return None
 
     def budget(self, proto: chat_pb2.Budget) -> Budget:
@@ -115,7 +115,7 @@ class OptionsParser:
 
     def labels(self, labels: Mapping[str, str], path: str = "labels") -> dict[str, str]:
         if len(labels) > MAX_LABELS:
-            self._report(path, f"has {len(labels)}; at most {MAX_LABELS} are taken")
+            self._report(path, f"has {len(labels)}; at most {MAX_LABELS} are allowed")
             return {}
         for key, value in labels.items():
             if not LABEL_KEY.fullmatch(key):
@@ -123,22 +123,24 @@ class OptionsParser:
             if len(value) > MAX_LABEL_CHARS:
                 self._report(f"{path}.{key[:80]}", f"is longer than {MAX_LABEL_CHARS} characters")
             elif "\0" in value:
-                self._report(f"{path}.{key[:80]}", "holds a NUL character")
+                self._report(f"{path}.{key[:80]}", "contains a NUL character")
         return dict(labels)
 
     def request_id(self, request: chat_pb2.ChatRequest) -> tuple[str, bytes]:
-        """The id, and the hash of all that two requests of one id must share."""
+        """Return the id, and the hash of everything that requests with the same id must share."""
         if not request.request_id:
             return "", b""
         if not _REQUEST_ID.fullmatch(request.request_id):
-            self._report("request_id", "must be at most 128 printable ASCII characters, no blanks")
+            self._report(
+                "request_id", "must have at most 128 printable ASCII characters and no spaces"
+            )
             return "", b""
         return request.request_id, _hash_without(request, ("delivery", "token_counting"))
 
     def _seconds(
         self, proto: Message, name: str, path: str, low: float, high: float, *, above: bool = False
     ) -> float | None:
-        """An optional span within its bounds; `above` leaves the lower bound itself out."""
+        """Return an optional span in seconds, checked. `above`: the lower bound is exclusive."""
         if not proto.HasField(name):
             return None
         span: Duration = getattr(proto, name)
@@ -149,7 +151,7 @@ class OptionsParser:
         return seconds
 
 
-def _hash_without(request: chat_pb2.ChatRequest, fields: tuple[_Unasked, ...]) -> bytes:
+def _hash_without(request: chat_pb2.ChatRequest, fields: tuple[_NotCached, ...]) -> bytes:
     copy = chat_pb2.ChatRequest()
     copy.CopyFrom(request)
     for field in fields:

@@ -1,6 +1,6 @@
-"""Parsing of a caller's bytes: a checked ChatRequest, or its violations, each with its path.
+"""Parsing of chat requests: a checked ChatRequest, or its violations, each with its path.
 
-Requests are parsed here and not in gRPC's deserializer, whose errors say UNKNOWN with Python's text.
+Requests are not parsed in gRPC's deserializer, because its errors are UNKNOWN with the text of Python.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ class _Parser:
 
     def _asks_provider(self, proto: chat_pb2.ChatRequest) -> bool:
         if proto.token_counting not in chat_pb2.TokenCounting.values():
-            self._report("token_counting", f"{proto.token_counting} is no such choice")
+            self._report("token_counting", f"{proto.token_counting} is not a choice")
         return proto.token_counting == chat_pb2.TOKEN_COUNTING_PROVIDER
 
     def _messages(
@@ -246,10 +246,12 @@ class _Parser:
         if not proto.messages:
             self._report("messages", "is required")
         if len(proto.messages) > MAX_MESSAGES:
-            self._report("messages", f"has {len(proto.messages)}; at most {MAX_MESSAGES} are taken")
+            self._report(
+                "messages", f"has {len(proto.messages)}; at most {MAX_MESSAGES} are allowed"
+            )
             return ()
         if sum(len(message.parts) for message in proto.messages) > MAX_PARTS:
-            self._report("messages", f"have more than {MAX_PARTS} parts together")
+            self._report("messages", f"has more than {MAX_PARTS} parts in total")
             return ()
         messages: list[ChatMessage] = []
         for i, message in self.violations.checking(proto.messages):
@@ -275,7 +277,7 @@ class _Parser:
         if len(stops) > MAX_STOP_SEQUENCES:
             self._report(
                 f"{path}.stop_sequences",
-                f"has {len(stops)}; at most {MAX_STOP_SEQUENCES} are taken",
+                f"has {len(stops)}; at most {MAX_STOP_SEQUENCES} are allowed",
             )
             stops = ()
         for i, stop in self.violations.checking(stops):
@@ -283,7 +285,7 @@ class _Parser:
                 self._report(f"{path}.stop_sequences[{i}]", "is empty")
         reasoning = proto.reasoning
         if reasoning.effort and reasoning.effort not in _EFFORTS:
-            self._report(f"{path}.reasoning.effort", f"{reasoning.effort} is no effort")
+            self._report(f"{path}.reasoning.effort", f"{reasoning.effort} is not an effort")
         return Generation(
             max_output_tokens=self._number(proto, "max_output_tokens", path, 1, MAX_TOKENS),
             temperature=self._number(proto, "temperature", path, 0, 2),
@@ -306,7 +308,7 @@ class _Parser:
     def _number(
         self, proto: Message, name: str, path: str, low: int, high: int, *, above: bool = False
     ) -> Any:
-        """An optional number within its bounds; `above` leaves the lower bound itself out."""
+        """Return an optional number, checked. `above`: the lower bound is exclusive."""
         if not proto.HasField(name):
             return None
         value = getattr(proto, name)
@@ -317,7 +319,7 @@ class _Parser:
 
     def _tools(self, proto: chat_pb2.ChatRequest) -> Generator[int, None, tuple[Tool, ...]]:
         if len(proto.tools) > MAX_TOOLS:
-            self._report("tools", f"has {len(proto.tools)}; at most {MAX_TOOLS} are taken")
+            self._report("tools", f"has {len(proto.tools)}; at most {MAX_TOOLS} are allowed")
             return ()
         seen: set[str] = set()
         for i, tool in self.violations.checking(proto.tools):
@@ -342,9 +344,9 @@ class _Parser:
             self._report("tool_choice", "needs tools")
         named = choice.mode == chat_pb2.TOOL_CHOICE_MODE_TOOL
         if choice.mode not in chat_pb2.ToolChoiceMode.values():
-            self._report("tool_choice.mode", f"{choice.mode} is no mode")
+            self._report("tool_choice.mode", f"{choice.mode} is not a mode")
         if choice.tool_name and not named:
-            self._report("tool_choice.tool_name", "goes with TOOL_CHOICE_MODE_TOOL only")
+            self._report("tool_choice.tool_name", "is only allowed with TOOL_CHOICE_MODE_TOOL")
         if named and proto.tools and choice.tool_name not in {tool.name for tool in proto.tools}:
             self._report(
                 "tool_choice.tool_name",

@@ -67,7 +67,7 @@ class PartsParser:
                         f"{path}.uri", "must begin with https:// or http://; send files as data"
                     )
                 if proto.media_type:
-                    self._report(f"{path}.media_type", "goes with data, not with uri")
+                    self._report(f"{path}.media_type", "is only allowed with data, not with uri")
             case "data":
                 if not proto.data:
                     self._report(f"{path}.data", "is empty")

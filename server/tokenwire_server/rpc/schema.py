@@ -55,18 +55,18 @@ def _meta_fault(schema: dict[str, object], nodes: int) -> str | None:
     if _validator().is_valid(schema):
         return None
     if nodes > MAX_EXPLAINED_NODES:
-        return "is no JSON Schema (2020-12)"
+        return "is not a JSON Schema (2020-12)"
     try:
         _validator().validate(schema)
     except jsonschema_rs.ValidationError as error:
         path = "".join(f"[{step!r}]" for step in error.instance_path)
-        return f"is no JSON Schema: ${path}: {error.message}"
+        return f"is not a JSON Schema: ${path}: {error.message}"
     return None
 
 
 @cache
 def _validator() -> jsonschema_rs.Draft202012Validator:
-    # Of the meta-schema, and not `jsonschema_rs.meta`: that one fetches what a `$schema` names.
+    # Not `jsonschema_rs.meta`, which fetches the URL in `$schema`.
     return jsonschema_rs.Draft202012Validator({"$ref": _META_SCHEMA})
 
 

@@ -1,4 +1,4 @@
-"""The grpc.aio server: which services it has, its options, and its health."""
+"""The grpc.aio server: its services, its options and its health."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ USAGE_SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
 KEEPALIVE_TIME_S = 30
 PING_TIMEOUT_S = 10
-"""A caller that answers no ping, such as a frozen process, is noticed after the sum of both."""
+"""A caller that answers no ping, such as a frozen process, is disconnected after the sum of both."""
 MIN_CLIENT_PING_INTERVAL_S = 10
-"""Clients that ping more often are sent away."""
+"""Clients that ping more often are disconnected."""
 MAX_METADATA_BYTES = 16 * 1024
 MIN_CALLS_PER_CONNECTION = 2_000
 """A connection may carry twice as many calls as `limits.max_streams`, and at least this many."""
 MAX_PENDING_CALLS = 40_000
-"""Calls that wait to be accepted, 12 KiB each. Past it gRPC ends calls with CANCELLED and no details."""
+"""Calls that wait to be accepted, 12 KiB each. Beyond it gRPC ends calls with CANCELLED and no details."""
 CLOSE_S = 0.5
 """How long gRPC may take to close its connections after the last calls were cut off."""
 
@@ -54,13 +54,13 @@ class GrpcServer:
         self._ended: asyncio.Task[bool] | None = None
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Take the address, in clear text without credentials; return the port. Raises ConfigError."""
+        """Bind the address and return the port. Without credentials it is clear text. Raises ConfigError."""
         try:
             if credentials is None:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            hint = "" if credentials is None else ", or gRPC does not take the files of tls"
+            hint = "" if credentials is None else ", or gRPC does not accept the files of tls"
             raise ConfigError(
                 f"cannot listen on {address}: in use, or not an address of this machine{hint}"
             ) from error
@@ -74,7 +74,7 @@ class GrpcServer:
         *,
         reflects: bool,
     ) -> None:
-        """Answer RPCs from here on."""
+        """Start to answer RPCs."""
 
         def streaming(handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:
             return self._authentication.streaming(inflating(handler, self._max_request_bytes))
@@ -116,15 +116,15 @@ class GrpcServer:
         self._health.not_serving()
 
     async def serve(self, stop: asyncio.Event) -> bool:
-        """Serve until `stop` is set: True. False: gRPC's own loop has died, and nobody is served."""
-        # Cancelled, it would take a future of gRPC's with it: it ends when the server does.
+        """Serve until `stop` is set. Return False if gRPC's loop has failed and no call is served."""
+        # Not cancelled here, which would also cancel a future of gRPC. It ends when the server does.
         self._ended = ended = asyncio.create_task(self._server.wait_for_termination())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             return True
         stopping.cancel()
-        logger.critical("gRPC's server has died: this process ends", exc_info=ended.exception())
+        logger.critical("the gRPC server has failed: this process ends", exc_info=ended.exception())
         return False
 
     async def stop(self, grace_s: float) -> None:
@@ -151,7 +151,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         # The transport refuses further calls of a connection with REFUSED_STREAM, at almost no cost. A
         # call counts until gRPC has freed it, even after the caller has reset it: this bounds rapid
         # resets. gRPC's clients wait for a free place, but count a call only until its status arrives.
-        # So the number leaves room for calls that are refused.
+        # So the limit leaves room for calls that are refused.
         (
             "grpc.max_concurrent_streams",
             max(2 * limits.max_streams, MIN_CALLS_PER_CONNECTION),
@@ -160,7 +160,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         # default gRPC ends some calls at random from 1,000 on, and every call from 3,000 on.
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
-        # Two servers on one port would share its callers without a word.
+        # Otherwise two servers could listen on one port and share its callers without an error.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_S * 1000),

@@ -1,4 +1,4 @@
-"""THE table: an error of the house -> a gRPC status with exactly one ErrorInfo."""
+"""The table from errors to gRPC statuses, each with exactly one ErrorInfo."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def without_cycle(
         try:
             return await behaviour(request, context)
         except grpc.aio.AbortError as aborted:
-            aborted.__context__ = None  # the error that was translated, with its frames
+            aborted.__context__ = None  # the original error, with its frames
             raise aborted.with_traceback(None)  # noqa: B904  # it is the same error
         finally:
             del request, context
@@ -81,19 +81,17 @@ def without_cycle(
 
 
 async def abort(context: Context, error: TokenwireError) -> NoReturn:
-    """End the RPC with the error's status. Sends nothing else, so a refusal is trailers only."""
+    """End the RPC with the error's status. Nothing else is sent, so a refusal is trailers only."""
     status = to_status(error)
     details = status.SerializeToString()
     try:
         await context.abort(CODES[error.reason], status.message, ((_DETAILS_KEY, details),))
-    except (
-        grpc.aio.InternalError
-    ):  # the caller is gone, or has its status: gRPC would log it as our bug
+    except grpc.aio.InternalError:  # the caller is gone or has a status; gRPC would log it as a bug
         raise asyncio.CancelledError from None
 
 
 def to_status(error: TokenwireError) -> status_pb2.Status:
-    """The error as google.rpc.Status, small enough for trailers."""
+    """Return the error as google.rpc.Status, small enough for trailers."""
     return status_pb2.Status(
         code=CODES[error.reason].value[0],
         message=_bounded(str(error)),
@@ -136,7 +134,7 @@ def _details(error: TokenwireError) -> list[Message]:
             subject=f"{error.scope}:{error.subject}", description=_bounded(str(error))
         )
         details.append(failure)
-        if error.field is not None:  # of the whole request it is empty
+        if error.field is not None:  # empty for the whole request
             details.append(_bad_request([Violation(error.field, str(error))]))
     return details
 

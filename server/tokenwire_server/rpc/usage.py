@@ -1,4 +1,4 @@
-"""What a tenant's streams used, told to its callers."""
+"""The RPCs that return a tenant's usage records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _GROUPS = {
     usage_pb2.USAGE_GROUP_LABEL: "label",
     usage_pb2.USAGE_GROUP_KEY: "key",
 }
-_FIRST_TIME, _LAST_TIME = -62135596800, 253402300799  # what a Timestamp may hold
+_FIRST_TIME, _LAST_TIME = -62135596800, 253402300799  # the range of Timestamp
 
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class UsageService:
     def __init__(self, store: UsageStore, limits: Limits) -> None:
         self._store = store
         self._limits = limits
-        self._unavailable = False
+        self._is_failing = False
 
     async def ListUsageRecords(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """Return a page of records, and the token of the next page.
@@ -75,7 +75,7 @@ class UsageService:
         if request.page_token:
             token = _PageToken.read(request.page_token)
             if token is None:
-                violations.append(Violation("page_token", "is none that this server gave"))
+                violations.append(Violation("page_token", "is not a token of this server"))
             elif token.of_filter != of_filter:
                 violations.append(Violation("page_token", "belongs to a list with another filter"))
             else:
@@ -123,13 +123,13 @@ class UsageService:
         try:
             found = await query
         except StoreUnavailable as error:
-            if not self._unavailable:
+            if not self._is_failing:
                 logger.error("usage records cannot be read: %s", error.detail)  # noqa: TRY400
-            self._unavailable = True
+            self._is_failing = True
             raise
-        if self._unavailable:
+        if self._is_failing:
             logger.warning("usage records can be read again")
-            self._unavailable = False
+            self._is_failing = False
         return found
 
     def _query(
@@ -147,7 +147,7 @@ class UsageService:
         if since is not None and until is not None and until <= since:
             report("end_time", "is not after start_time")
         if len(proto.models) > MAX_MODELS:
-            report("models", f"has {len(proto.models)}; at most {MAX_MODELS} are taken")
+            report("models", f"has {len(proto.models)}; at most {MAX_MODELS} are allowed")
         for position, model in enumerate(proto.models[:MAX_MODELS]):
             if not 0 < len(model) <= MAX_MODEL_CHARS:
                 report(f"models[{position}]", f"must have 1 to {MAX_MODEL_CHARS} characters")
@@ -156,7 +156,7 @@ class UsageService:
             if value in _OUTCOMES:
                 outcomes.append(_OUTCOMES[value])
             else:
-                report(f"outcomes[{position}]", f"{value} is no outcome")
+                report(f"outcomes[{position}]", f"{value} is not an outcome")
         if len(proto.outcomes) > len(_OUTCOMES):
             report("outcomes", f"has {len(proto.outcomes)}; there are {len(_OUTCOMES)}")
         if len(proto.key_prefix) > MAX_KEY_PREFIX_CHARS:
@@ -176,7 +176,7 @@ class UsageService:
 
 
 class _PageToken(msgspec.Struct, frozen=True, array_like=True):
-    """Where a page begins. What a caller makes of it shows only the caller's own tenant."""
+    """Where a page begins. A token that a caller forges still gives only records of the caller's tenant."""
 
     created_time: float
     stream_id: str
@@ -187,7 +187,7 @@ class _PageToken(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def read(cls, text: str) -> _PageToken | None:
-        """None: it is none."""
+        """Return None if the token is malformed."""
         try:
             data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             return msgspec.msgpack.decode(data, type=cls)
@@ -201,7 +201,7 @@ def _digest(filter: usage_pb2.UsageFilter) -> bytes:
 
 def _seconds(time: Timestamp, field: str, violations: list[Violation]) -> float:
     if not _FIRST_TIME <= time.seconds <= _LAST_TIME or not 0 <= time.nanos < 10**9:
-        violations.append(Violation(field, "is no time between the years 1 and 9999"))
+        violations.append(Violation(field, "is not a time in the years 1 to 9999"))
     return time.seconds + time.nanos / 1e9
 
 
@@ -212,9 +212,9 @@ def _groups(
     for position, value in enumerate(request.group_by[: len(_GROUPS) + 1]):
         group = _GROUPS.get(value)
         if group is None:
-            violations.append(Violation(f"group_by[{position}]", f"{value} is no group"))
+            violations.append(Violation(f"group_by[{position}]", f"{value} is not a group"))
         elif group in groups:
-            violations.append(Violation(f"group_by[{position}]", "stands twice"))
+            violations.append(Violation(f"group_by[{position}]", "is given twice"))
         else:
             groups.append(group)
     by_label = "label" in groups
@@ -223,7 +223,7 @@ def _groups(
             Violation("label_key", "must be the key of a label: 1 to 64 of a-z 0-9 _ . -")
         )
     if request.label_key and not by_label:
-        violations.append(Violation("label_key", "goes with USAGE_GROUP_LABEL only"))
+        violations.append(Violation("label_key", "is only allowed with USAGE_GROUP_LABEL"))
     order = ("day", "model", "label", "key")
     return tuple(
         f"{LABEL_GROUP}{request.label_key}" if group == "label" else group

@@ -30,16 +30,16 @@ class PeerGone(Exception):
 
 
 async def begin(context: Context, stream_id: str, allowances: Sequence[Allowance] = ()) -> None:
-    """Send the initial metadata. It commits the RPC: no client retries it from here on.
+    """Send the initial metadata. It commits the RPC: no client retries it after this.
 
-    Cancelled, it still sends it whole. Raises PeerGone.
+    It is sent completely even if this coroutine is cancelled. Raises PeerGone.
     """
     metadata = ((STREAM_ID_KEY, stream_id), *_limit_metadata(allowances))
     sending = asyncio.ensure_future(context.send_initial_metadata(metadata))
     try:
         await asyncio.shield(sending)
     except asyncio.CancelledError:
-        # Interrupted, gRPC would send it once more with the status, which then never arrives.
+        # If it were interrupted, gRPC would send it again with the status, which then never arrives.
         await asyncio.wait((sending,))
         sending.exception()
         raise
@@ -48,7 +48,7 @@ async def begin(context: Context, stream_id: str, allowances: Sequence[Allowance
 
 
 def _limit_metadata(allowances: Sequence[Allowance]) -> Iterator[tuple[str, str]]:
-    """What is left of each limit; of the key's and the tenant's, the one that leaves less."""
+    """Yield metadata of each limit, of the key or the tenant, whichever has less left."""
     tightest: dict[str, tuple[int, int]] = {}
     for allowance in allowances:
         if allowance.remaining is not None:
@@ -72,10 +72,10 @@ async def send_within(context: Context, data: bytes, limit_s: float) -> None:
 
 
 class Writer:
-    """The caller's end of one RPC. A context manager, which bounds each write.
+    """Writes the events of one RPC. A context manager that bounds the time of each write.
 
-    A write that is blocked for `stall_s`, because the caller accepts nothing, ends the block with
-    SlowReader: keepalive does not notice a caller whose connection lives and whose reading stopped.
+    If the caller accepts nothing for `stall_s`, the block ends with SlowReader. Keepalive does not detect
+    a caller that no longer reads, because its connection is alive.
     """
 
     __slots__ = ("_context", "_stall", "_stall_s")
@@ -102,7 +102,7 @@ class Writer:
             raise SlowReader(f"the caller accepted nothing for {self._stall_s:g} s") from stalled
 
     async def send(self, sequence: int, event: ReaderEvent) -> None:
-        """Write one event; return when the transport took it. Raises PeerGone."""
+        """Write one event. Return when the transport has accepted it. Raises PeerGone."""
         self._stall.heard(time.monotonic(), self._stall_s)
         try:
             await self._context.write(codec.encode(sequence, event))

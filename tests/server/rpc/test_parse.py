@@ -286,8 +286,8 @@ def test_why_a_schema_is_wrong_is_found_out_only_where_that_is_cheap():
         (violation,) = parsed(tools=[pb.Tool(name="a", parameters_json_schema=schema)])[1]
         return violation.description
 
-    assert description(2).startswith("is no JSON Schema: $['items']['type']")
-    assert description(15_000) == "is no JSON Schema (2020-12)"
+    assert description(2).startswith("is not a JSON Schema: $['items']['type']")
+    assert description(15_000) == "is not a JSON Schema (2020-12)"
 
 
 def test_what_a_schema_refers_to_is_not_fetched():
