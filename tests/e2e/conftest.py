@@ -15,7 +15,7 @@ def new_database(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def serving(start, api_on, new_database):
-    """Starts a server with a key of each of two tenants: a context manager."""
+    """Starts a server with a key for each of two tenants: a context manager."""
 
     @contextmanager
     def run(simulator, *arguments, **env):

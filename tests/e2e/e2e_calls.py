@@ -1,4 +1,4 @@
-"""What end-to-end tests share: reading a call, and what its error says."""
+"""Helpers of the end-to-end tests: reading a call, and reading its error."""
 
 from google.rpc import error_details_pb2, status_pb2
 
@@ -11,23 +11,23 @@ CONTINUE = chat_pb2.RetentionOptions(on_disconnect=chat_pb2.ON_DISCONNECT_CONTIN
 
 
 async def read(call):
-    """All events of a call."""
+    """Return all events of a call."""
     return [event async for event in call]
 
 
 def resume(api, stream_id, after=0, **fields):
-    """A call that reads a stream from a cursor."""
+    """Return a call that reads a stream from a cursor."""
     request = chat_pb2.ResumeStreamRequest(stream_id=stream_id, after_sequence=after, **fields)
     return api.resume_stream(request, timeout=60)
 
 
 def said(events, kind="text"):
-    """The text of all events of a kind."""
+    """Return the text of all events of a kind."""
     return "".join(getattr(event, kind).text for event in events if event.HasField(kind))
 
 
 def details(error):
-    """A status' details by type name, ErrorInfo exactly once."""
+    """Return the details of a status by type name. Checks that there is exactly one ErrorInfo."""
     raw = dict(error.trailing_metadata())["grpc-status-details-bin"]
     status = status_pb2.Status.FromString(raw)
     assert status.code == error.code().value[0]
@@ -41,10 +41,10 @@ def details(error):
 
 
 def info(error):
-    """The ErrorInfo of a status."""
+    """Return the ErrorInfo of a status."""
     return details(error)["ErrorInfo"]
 
 
 def reason(error):
-    """The reason of a status."""
+    """Return the reason of a status."""
     return info(error).reason

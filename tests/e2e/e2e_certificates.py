@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority that issues whatever a test asks for, right or wrong."""
+"""Certificates for tests: an authority that issues any certificate, valid or invalid."""
 
 import datetime
 import functools
@@ -45,7 +45,7 @@ class Pair:
 
 
 class TlsFiles:
-    """A server's files in a folder, as an operator keeps them."""
+    """The TLS files of a server, in a folder."""
 
     def __init__(self, folder, pair, *, client_ca=None):
         self.cert, self.key, self.client_ca = (
@@ -73,7 +73,9 @@ class TlsFiles:
 
 
 class Authority:
-    """Issues certificates. `above` makes it an intermediate one, which its pairs bring along."""
+    """Issues certificates. With `above` it is an intermediate authority whose certificate is in the chain of
+    its pairs.
+    """
 
     def __init__(self, name="authority", *, above=None, days=(-1, 30)):
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -94,7 +96,7 @@ class Authority:
         days=(-1, 30),
         key=None,
     ):
-        """A pair: valid from and until `days` from now, for `names` and `uris`."""
+        """Issue a pair that is valid from and until `days` from now, for `names` and `uris`."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         builder = _builder(
             x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "holder")]), key.public_key(), days

@@ -19,7 +19,7 @@ AUTHORITY, STRANGER = Authority(), Authority("stranger")
 SERVED = AUTHORITY.issue()
 TENANT = AUTHORITY.issue_to_client(uris=("tokenwire://tenant/acme",))
 NEWS_S = 3.0
-"""How long a change may take to be seen: a second, and more where tests share the machine."""
+"""Time limit for detecting a change: a second, and more if tests share the machine."""
 
 
 class Served:
@@ -31,7 +31,7 @@ class Served:
         self.address = address.replace("127.0.0.1", "localhost")
 
     def channel(self, pair=None, *, authority=AUTHORITY, options=()):
-        """A connection of its own."""
+        """Return a separate connection."""
         shown = () if pair is None else (pair.key, pair.cert)
         return grpc.aio.secure_channel(
             self.address,
@@ -40,14 +40,14 @@ class Served:
         )
 
     def handshake(self, context):
-        """What a bare TLS client agrees on; raises what it meets."""
+        """Do a TLS handshake and return the negotiated parameters. Raises the errors of `ssl`."""
         host, _, port = self.address.partition(":")
         with socket.create_connection((host, int(port)), timeout=5) as wire:
             with context.wrap_socket(wire, server_hostname=host) as wrapped:
                 return wrapped.version(), wrapped.selected_alpn_protocol()
 
     def shown(self):
-        """The certificate that a new connection is shown."""
+        """Return the certificate that a new connection receives."""
         host, _, port = self.address.partition(":")
         return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port)), timeout=5))
 
@@ -63,7 +63,7 @@ class Served:
 
 @contextmanager
 def serving(start, simulator, folder, *, client_ca=None):
-    """A server whose files are in a folder, and whose providers are the simulator."""
+    """Start a server with its files in a folder, and the simulator as its providers."""
     files = TlsFiles(folder, SERVED, client_ca=client_ca)
     flags = ("serve", "--listen", "127.0.0.1:0", *files.flags)
     with start(*flags, env=simulator.environ()) as (process, address):
@@ -75,7 +75,7 @@ def text_of(tokens):
 
 
 async def caller(channel, timeout=10):
-    """Who the server says that calls."""
+    """Return the caller as the server sees it."""
     call = channel.unary_unary(
         "/tokenwire.v1.CallerService/GetCaller",
         response_deserializer=caller_pb2.Caller.FromString,
@@ -84,7 +84,7 @@ async def caller(channel, timeout=10):
 
 
 async def refused(channel):
-    """The error of a connection that does not come about."""
+    """Return the error of a connection that fails."""
     async with channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await caller(channel, timeout=5)

@@ -1,4 +1,4 @@
-"""Streams that are watched while their server is killed, or its database is gone."""
+"""Streams that are watched while their server is killed or its database is unavailable."""
 
 import asyncio
 import time
@@ -11,14 +11,14 @@ from e2e_calls import PROVIDERS
 from records_support import bill, is_open, keeping_books, outcome, usage_calls
 
 WRITTEN_S = 1.0
-"""How long what happened may take to be in the database."""
+"""Time until an event must be in the database."""
 CLOSED_S = 30.0
-"""Leases last 10 s, others look every 5 s; and a server has to start."""
+"""Leases last 10 s, other processes check every 5 s, and a server must start."""
 SETTLED_WORDS = 40
 
 
 class Watched:
-    """One stream, and when its caller received each of its tokens."""
+    """One stream, with the time at which its caller received each token."""
 
     def __init__(self, api, number, script="steady"):
         self.provider = PROVIDERS[number % 3]
@@ -38,7 +38,7 @@ class Watched:
                 if event.HasField("finished"):
                     self.finished = event.finished
         except (grpc.aio.AioRpcError, asyncio.CancelledError):
-            pass  # its server is gone, or it was cancelled
+            pass  # its server died, or it was cancelled
 
     async def received(self, words):
         while len(self.arrivals) < words:
@@ -46,7 +46,9 @@ class Watched:
             await asyncio.sleep(0.01)
 
     def lost_s(self, record, at):
-        """How long before `at` the first token came that a record does not count. 0: it counts all."""
+        """Return how long before `at` the first token arrived that a record does not count. 0 if it counts
+        all.
+        """
         counted = record.usage.output_tokens
         return at - self.arrivals[counted] if counted < len(self.arrivals) else 0.0
 
@@ -56,7 +58,7 @@ class Watched:
 
 @asynccontextmanager
 async def watching(tenancy, count, script="steady"):
-    """So many streams, each well under way."""
+    """Open streams, and wait until each has received several tokens."""
     async with tenancy.api(tenancy.acme) as api:
         watched = [Watched(api, number, script) for number in range(count)]
         try:
@@ -69,7 +71,7 @@ async def watching(tenancy, count, script="steady"):
 
 
 async def kill_and_start_again(start, api_on, simulator, database, folder, count):
-    """Kill a server in the midst of `count` streams, start it again."""
+    """Kill a server during `count` streams, and start it again."""
     with keeping_books(start, api_on, simulator, database, folder) as books:
         tenancy = books.tenancy
         async with watching(tenancy, count) as watched, tenancy.api(tenancy.acme) as api:
@@ -93,7 +95,7 @@ async def kill_and_start_again(start, api_on, simulator, database, folder, count
 
 
 async def worst_lost_s(tenancy, watched, for_s=4.0):
-    """What would have been lost had the server been killed at any instant of some seconds."""
+    """Return the maximum that a kill at any moment of some seconds would have lost."""
     by_id = {stream.stream_id: stream for stream in watched}
     worst_s = 0.0
     until = time.monotonic() + for_s
@@ -107,7 +109,9 @@ async def worst_lost_s(tenancy, watched, for_s=4.0):
 
 
 def check_lost(watched, late, records, killed):
-    """Each stream that had begun a second before has one record; how old the oldest figures are, in s."""
+    """Check that each stream that had started a second before the kill has one record. Return the age of the
+    oldest figures, in seconds.
+    """
     by_id = {record.stream_id: record for record in records}
     assert len(by_id) == len(records)
     for stream in watched:

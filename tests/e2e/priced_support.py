@@ -1,4 +1,4 @@
-"""Servers whose models have prices, and what tests of budgets, spend and counts share."""
+"""Servers whose models have prices, and helpers of the tests of budgets, spend and counts."""
 
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
@@ -20,24 +20,26 @@ from tokenwire_server.storage.database import Database
 from tokenwire_server.tenants.keystore import KeyStore
 
 INPUT_PRICE, OUTPUT_PRICE = 1, 5
-"""Microusd a token."""
+"""Price in microusd per token."""
 ARRIVAL = 20 * OUTPUT_PRICE
-"""Most that one arrival may cost: it has a token, or those that came while the machine was busy."""
+"""Maximum cost of one arrival: one token, or several that arrived while the machine was busy."""
 PRICED = f"{{ input = {INPUT_PRICE}, output = {OUTPUT_PRICE} }}"
 
 
 def text_of(count):
-    """A scenario's text of so many tokens, in every vocabulary, each a delta of the simulator."""
+    """Return a text for a scenario that has `count` tokens in every vocabulary, each a delta of the
+    simulator.
+    """
     return "text=" + "%20".join(["word"] * count)
 
 
 def model(alias, target, prices=PRICED):
-    """A table of the settings."""
+    """Return a table of the settings."""
     return f'[models."{alias}"]\ntarget = "{target}"\n' + (f"prices = {prices}\n" if prices else "")
 
 
 def cap(tenant, day=None, month=None):
-    """The same, of what a tenant may spend, in microusd."""
+    """Return a table of the settings for a tenant's spend limits, in microusd."""
     lines = [f'[tenants."{tenant}"]']
     for name, microusd in (("day", day), ("month", month)):
         if microusd is not None:
@@ -47,7 +49,7 @@ def cap(tenant, day=None, month=None):
 
 @contextmanager
 def priced(start, simulator, folder, *tables, database=None, **env):
-    """A server with these tables in its settings; yields its process and address."""
+    """Start a server with these tables in its settings. Yields its process and address."""
     path = folder / "tokenwire.toml"
     path.write_text("\n".join(tables))
     env = simulator.environ() | {"TOKENWIRE_DATABASE": database or f"sqlite:///{folder}/t.db"} | env
@@ -57,7 +59,7 @@ def priced(start, simulator, folder, *tables, database=None, **env):
 
 
 class PricedApi:
-    """The RPCs of a server, for callers without a key, or with one."""
+    """The RPCs of a server, for callers with or without a key."""
 
     def __init__(self, api, channel, key=None):
         self.request = api.request
@@ -73,12 +75,12 @@ class PricedApi:
         )
 
     def count_tokens(self, request, **options):
-        """The call that counts a request's tokens; also of bytes that are none."""
+        """Return the call that counts a request's tokens. `request` may be invalid bytes."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
         return self._count_tokens(data, metadata=self._metadata, **options)
 
     async def left(self):
-        """What the server says is left of each limit: by its name."""
+        """Return what is left of each limit, by name."""
         stub = caller_pb2_grpc.CallerServiceStub(self.channel)
         caller = await stub.GetCaller(caller_pb2.GetCallerRequest(), metadata=self._metadata)
         return {
@@ -87,19 +89,19 @@ class PricedApi:
         }
 
     async def records(self):
-        """All usage records."""
+        """Return all usage records."""
         stub = usage_pb2_grpc.UsageServiceStub(self.channel)
         request = usage_pb2.ListUsageRecordsRequest(page_size=1000)
         return (await stub.ListUsageRecords(request, metadata=self._metadata)).usage_records
 
     async def events(self, alias, **fields):
-        """All events of a stream."""
+        """Return all events of a stream."""
         return await read(self.chat_stream(self.request(alias, **fields)))
 
 
 @asynccontextmanager
 async def calling(api_on, address, key=None):
-    """The RPCs, without a key or with one."""
+    """Yield the RPCs, without or with a key."""
     tenancy = Tenancy(api_on, address, None, None, None, None, None)
     async with tenancy.channel() as channel:
         if key is None:
@@ -110,7 +112,7 @@ async def calling(api_on, address, key=None):
 
 
 def new_keys(database, tenants):
-    """A key of each tenant, by its name."""
+    """Return a key for each tenant, by name."""
 
     async def make():
         async with Database(database) as found:
@@ -122,14 +124,14 @@ def new_keys(database, tenants):
 
 
 async def refused(call):
-    """The error of a call that must have one."""
+    """Return the error of a call that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
     return error.value
 
 
 def at_most(tokens):
-    """A generation of so many output tokens."""
+    """Return a generation limited to these output tokens."""
     return chat_pb2.GenerationConfig(max_output_tokens=tokens)
 
 

@@ -1,4 +1,4 @@
-"""Calls by raw HTTP/2 frames: bytes that no gRPC client sends."""
+"""Calls as raw HTTP/2 frames, with bytes that no gRPC client sends."""
 
 import socket
 import struct
@@ -15,7 +15,7 @@ def frame(kind, flags, stream, payload=b""):
 
 
 def head(path, *fields):
-    """A request's header block, each field a literal (RFC 7541, section 6.2.2)."""
+    """Return the header block of a request, with each field as a literal (RFC 7541, section 6.2.2)."""
     return b"".join(
         b"\0" + _length(name) + name + _length(value) + value
         for name, value in (
@@ -41,7 +41,7 @@ def connected(address, timeout_s=5, stream_window=2**16 - 1):
 
 
 def send_call(connection, stream, path, message=b"", ends=True):
-    """Send a whole call, or one without its last byte."""
+    """Send a complete call, or one without its last byte."""
     data = b"\0" + len(message).to_bytes(4, "big") + message
     connection.sendall(
         frame(HEADERS, END_HEADERS, stream, head(path))
@@ -50,7 +50,7 @@ def send_call(connection, stream, path, message=b"", ends=True):
 
 
 def answer(address, path, *fields, message=b"\0\0\0\0\0"):
-    """What the server sends to one call until it ends the call, the connection, or falls silent."""
+    """Return what the server sends to one call until it ends the call or the connection, or is silent."""
     with connected(address, timeout_s=0.5) as connection:
         connection.sendall(frame(HEADERS, END_HEADERS, 1, head(path, *fields)))
         connection.sendall(frame(DATA, END_STREAM, 1, message))
@@ -66,7 +66,7 @@ def answer(address, path, *fields, message=b"\0\0\0\0\0"):
 
 
 def _length(data):
-    """An integer of 7 bits (RFC 7541, section 5.1)."""
+    """Encode an integer with a prefix of 7 bits (RFC 7541, section 5.1)."""
     if len(data) < 127:
         return bytes([len(data)])
     rest, out = len(data) - 127, b"\x7f"

@@ -1,4 +1,4 @@
-"""A provider on a raw socket, which does what no HTTP server would."""
+"""A provider on a raw socket, which can violate HTTP."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Holds the books of a server against what its callers and its providers saw."""
+"""Checks that compare the usage records of a server with what its callers and providers saw."""
 
 import urllib.error
 from collections import Counter
@@ -12,7 +12,7 @@ FREE = usage_pb2.Usage(cost_microusd=0)
 
 
 def check_one_record_each(tries, records):
-    """Every stream has one record, and every record a stream; returns the records by their tries."""
+    """Check that there is one record for every stream. Return the records by try."""
     assert not [record.stream_id for record in records if is_open(record)]
     assert len({record.stream_id for record in records}) == len(records)
     by_try = {int(record.labels["try"]): record for record in records}
@@ -31,7 +31,7 @@ def check_one_record_each(tries, records):
 
 
 def check_providers_books(tries, by_try, simulator):
-    """The provider was asked exactly as often as the books say; returns what it sent, by try."""
+    """Check the number of calls of the provider. Return what it sent, by try."""
     sent, asked = {}, 0
     for attempt in tries:
         record = by_try.get(attempt.number)
@@ -48,7 +48,7 @@ def check_providers_books(tries, by_try, simulator):
 
 
 def check_figures(attempt, record, sent):
-    """What a stream used, by its caller's, its provider's and this test's own account."""
+    """Check the usage of a stream with the figures of its caller, its provider and this test."""
     usage = record.usage
     assert record.tenant == "acme"
     assert record.key_prefix == attempt.tenancy.acme[:15]
@@ -78,7 +78,7 @@ def check_figures(attempt, record, sent):
     if outcome(record) == "FINISHED":
         assert usage.output_tokens == sent, attempt
     elif attempt.words:
-        # What was counted is neither less than what the caller got nor more than what was sent.
+        # The count is neither less than what the caller received nor more than what was sent.
         assert attempt.words <= usage.output_tokens <= sent, (attempt, record)
         if attempt.finished is not None or attempt.refused is not None:
             assert attempt.words == usage.output_tokens, (attempt, record)
@@ -107,7 +107,7 @@ def check_cancelled(tries, by_try, sent, late_tokens):
 
 
 def check_books(tries, records, simulator, late_tokens):
-    """All of it; returns what to say of it."""
+    """Run all checks. Return a summary."""
     by_try = check_one_record_each(tries, records)
     sent = check_providers_books(tries, by_try, simulator)
     for attempt in tries:
@@ -122,7 +122,7 @@ def check_books(tries, records, simulator, late_tokens):
 
 
 def known(simulator, key):
-    """What the provider knows of a request. None: nothing."""
+    """Return the provider's journal entry of a request, or None."""
     if not key:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Runs of streams against a server that keeps books, of any size."""
+"""Runs of any number of streams on a server with usage records."""
 
 import asyncio
 import signal
@@ -14,7 +14,8 @@ READABLE_S = 3.0
 async def end_and_check(
     start, api_on, own_simulator, database, folder, count, late_tokens=20, seed=None
 ):
-    """Some more than `count` tries that end in every way, the last with their server; their records.
+    """Run somewhat more than `count` tries that end in every way, the last ones with their server. Check
+    their records.
 
     `late_tokens`: how many tokens may be on their way to the server when it closes the connection to the
     provider, at 20 a second; and half of it, on average, on their way to a caller that leaves.

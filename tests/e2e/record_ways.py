@@ -1,4 +1,4 @@
-"""Every way in which a stream can end, and what each leaves its caller with: to be held against the books."""
+"""All ways in which a stream can end, with what its caller sees, for comparison with the usage records."""
 
 import asyncio
 import random
@@ -24,26 +24,26 @@ CALLERS_AT_ONCE = 80
 
 @dataclass
 class Try:
-    """One try to have a stream, and what its caller learned of it."""
+    """One attempt to open a stream, and what its caller learned of it."""
 
     number: int
     provider: str
     tenancy: object
     way: str = ""
     ends: frozenset[str] = frozenset({"FINISHED STOP"})
-    """Outcomes and reasons of which its record must have one. Empty: there must be no record."""
+    """The possible outcomes and reasons of its record. Empty if there must be no record."""
     ids: set[str] = field(default_factory=set)
-    """Of the stream, as often as it was told."""
+    """Usage of the stream, each time it was reported."""
     events: list = field(default_factory=list)
     finished: object = None
     refused: object = None
-    """The ErrorInfo that ended it."""
+    """ErrorInfo of the error that ended it."""
     key: str = ""
-    """Under which the provider knows the request. Such a request has no price."""
+    """Key of the request in the provider's journal. Such a request has no price."""
     seen: bool = True
-    """Its caller cannot have missed that it began."""
+    """Whether its caller must have seen that it started."""
     paced: bool = False
-    """Its caller received as much as the provider had sent, but for what was on the way."""
+    """Whether its caller received all that the provider had sent, except what was on the way."""
 
     @property
     def words(self):
@@ -58,7 +58,7 @@ class Try:
         return api.request(model, labels={"try": str(self.number)}, **fields)
 
     async def read(self, call, words=None):
-        """Read a call: until its end, or until so many words have come in all."""
+        """Read a call to its end, or until `words` words have arrived in total."""
         try:
             told = await call.initial_metadata()
             self.ids |= {value for name, value in told if name == "tokenwire-stream-id"}
@@ -275,11 +275,11 @@ WAYS = {
     is_resumed: 3,
     is_refused: 2,
 }
-"""Of a hundred streams so many."""
+"""Number of streams of each way, out of a hundred."""
 
 
 class Relay:
-    """Carries one caller's connection to the server, until it cuts both halves of it: with RST."""
+    """Forwards one caller's connection to the server until it resets both sides."""
 
     def __init__(self, address):
         self._host, _, self._port = address.rpartition(":")
@@ -325,7 +325,9 @@ async def _pump(reader, writer):
 
 
 async def end_in_every_way(tenancy, count, seed):
-    """At least `count` tries, of all ways as often as WAYS says, in an order that the seed decides."""
+    """Run at least `count` tries, in all ways with the frequencies of WAYS, in an order that depends on the
+    seed.
+    """
     rng = random.Random(seed)
     waiting = [way for way, share in WAYS.items() for _ in range(-(-count * share // 100))]
     rng.shuffle(waiting)
@@ -344,7 +346,7 @@ async def end_in_every_way(tenancy, count, seed):
 
 
 async def die_with_their_caller(tenancy, first, count):
-    """Tries whose caller's process is killed, each in the middle of its stream."""
+    """Run tries whose caller's process is killed, each in the middle of its stream."""
     models = [f"slow-{provider}" for provider in PROVIDERS]
     argv = [sys.executable, CALLER, tenancy.address, tenancy.acme, str(first), str(count), *models]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
@@ -366,7 +368,7 @@ async def die_with_their_caller(tenancy, first, count):
 
 @asynccontextmanager
 async def staying_open(tenancy, first, count):
-    """Tries that are in the middle of their streams; leaving the block waits for their ends."""
+    """Run tries that are in the middle of their streams. Leaving the block waits for their ends."""
     tries = [
         Try(first + n, PROVIDERS[n % 3], tenancy, ends=ends("FAILED SERVER_STOPPED"))
         for n in range(count)

@@ -1,4 +1,4 @@
-"""Servers with prices, and what tests of usage records share: reading the books, and a bill by hand."""
+"""Servers with prices, and helpers of the tests of usage records: reading records and computing bills."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from tenants_support import Tenancy, bearer, keys
 from tokenwire.v1 import chat_pb2, usage_pb2, usage_pb2_grpc
 
 WORDS = "the model writes one word after the other and each of them is one token"
-"""Each is one token of the vocabulary that texts are counted with, and one delta of the simulator."""
+"""Words that are each one token of the vocabulary that counts them, and one delta of the simulator."""
 ENDLESS = f"repeat=forever&text={quote(WORDS)}"
 
 PRICES = {
@@ -22,7 +22,7 @@ PRICES = {
     "openai-responses": {"input": "0.25", "output": "2", "cache_read": "0.0251"},
     "anthropic": {"input": "3", "output": "15.5", "cache_read": "0.3", "cache_write": "3.75"},
 }
-"""US dollars per million tokens, of all the models of a provider that have a price."""
+"""US dollars per million tokens, for all priced models of a provider."""
 
 SCRIPTS = {
     "short": "tokens=3",
@@ -45,11 +45,11 @@ SCRIPTS = {
     "stalled": f"stall_after=12&{ENDLESS}",
     **{f"status-{status}": f"status={status}" for status in (400, 401, 404, 429, 500, 503, 529)},
 }
-"""What the simulator does, by the first part of an alias; the second is the provider."""
+"""Scenarios of the simulator, by the first part of an alias. The second part is the provider."""
 
 
 def configuration():
-    """Settings: an alias with prices for every script and provider."""
+    """Return settings with a priced alias for every script and provider."""
     lines = []
     for script, query in SCRIPTS.items():
         for provider in PROVIDERS:
@@ -60,7 +60,7 @@ def configuration():
 
 
 def bill(provider, usage):
-    """What a usage costs, in millionths of a US dollar."""
+    """Return the cost of a usage, in millionths of a US dollar."""
     table = {kind: Decimal(price) for kind, price in PRICES[provider].items()}
     read, written, thought = (
         usage.cache_read_tokens,
@@ -83,17 +83,17 @@ class Books:
         self.again = serve_again
         """Starts another server on the same database: a context manager of its Tenancy."""
         self.filled_time = Timestamp()
-        """When a test had made the streams that it asks about."""
+        """When a test had opened the streams that it queries."""
 
     @staticmethod
     async def page(tenancy, key, **request):
-        """One answer of ListUsageRecords."""
+        """Return one response of ListUsageRecords."""
         async with usage_calls(tenancy, key) as usage:
             return await usage.list(**request)
 
     @classmethod
     async def records(cls, tenancy, key, page_size=1000):
-        """All of a tenant's, newest first."""
+        """Return all records of a tenant, newest first."""
         found, token = [], ""
         while True:
             page = await cls.page(tenancy, key, page_size=page_size, page_token=token)
@@ -104,7 +104,7 @@ class Books:
 
     @classmethod
     async def until(cls, tenancy, key, enough, within_s):
-        """All records, once they are `enough`; those that there are when time is up."""
+        """Wait until the records are `enough`, and return them. When time is up, return those that exist."""
         give_up = time.monotonic() + within_s
         while not enough(found := await cls.records(tenancy, key)):
             if time.monotonic() > give_up:
@@ -137,7 +137,7 @@ async def usage_calls(tenancy, key):
 
 @contextmanager
 def keeping_books(start, api_on, simulator, database, folder, more_settings="", **env):
-    """A server with two tenants, prices, and a short patience with silent providers."""
+    """Start a server with two tenants, prices, and short limits for silent providers."""
     acme, globex = [
         keys("create", "--tenant", name, database=database) for name in ("acme", "globex")
     ]
@@ -175,16 +175,16 @@ def outcome(record):
 
 
 def words_of(events):
-    """How many tokens of an answer of WORDS stand in events."""
+    """Return the number of tokens in events of an answer of WORDS."""
     return len("".join(event.text.text for event in events if event.HasField("text")).split())
 
 
 def continuing(**fields):
-    """Retention of a stream that goes on without its readers."""
+    """Return the retention of a stream that continues without readers."""
     return chat_pb2.RetentionOptions(on_disconnect=chat_pb2.ON_DISCONNECT_CONTINUE, **fields)
 
 
 def logged(tenancy):
-    """What its server has said so far."""
+    """Return the output of its server so far."""
     tenancy.process.log.seek(0)
     return tenancy.process.log.read()

@@ -1,4 +1,4 @@
-"""A server with keys, and how tests call it."""
+"""A server with keys, and helpers to call it."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ POLL_S = 0.02
 
 
 def bearer(key):
-    """The metadata of a call with a key."""
+    """Return the metadata of a call with a key."""
     return (("authorization", f"Bearer {key}"),)
 
 
@@ -30,7 +30,7 @@ def keys(*arguments, database):
 
 
 class Tenancy:
-    """A server on a database with a key of two tenants each: `acme` and `globex`."""
+    """A server on a database with a key for each of two tenants: `acme` and `globex`."""
 
     def __init__(self, api_on, address, database, acme, globex, simulator, process):
         self._api_on = api_on
@@ -47,19 +47,19 @@ class Tenancy:
 
     @asynccontextmanager
     async def api(self, key):
-        """The RPCs, each with that key."""
+        """Yield the RPCs, which send that key."""
         interceptors = (_UnaryKey(bearer(key)), _StreamKey(bearer(key)))
         async with self.channel(*interceptors) as channel:
             yield self._api_on(channel)
 
     async def new_key(self, *arguments):
-        """A key of acme's, once the server takes it."""
+        """Create a key of acme. Return it when the server accepts it."""
         key = keys("create", "--tenant", "acme", *arguments, database=self.database)
         await self.taken(key)
         return key
 
     async def taken(self, key):
-        """Return once the server takes a key."""
+        """Wait until the server accepts a key."""
         began = time.monotonic()
         async with self.channel() as channel:
             call = channel.unary_unary(
@@ -107,14 +107,14 @@ def _with(details, metadata):
 
 
 class Refusal(NamedTuple):
-    """How a method refused a call without a key."""
+    """The refusal of a call without a key."""
 
     code: grpc.StatusCode
     reason: str
 
     @classmethod
     async def of(cls, channel, service, method):
-        """None: the method answered."""
+        """Call a method without a key. Return None if it answered."""
         kind = f"{'stream' if method.client_streaming else 'unary'}_" + (
             "stream" if method.server_streaming else "unary"
         )

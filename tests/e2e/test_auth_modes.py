@@ -1,4 +1,4 @@
-"""What `--auth` says, on a real server."""
+"""The modes of `--auth`, on a real server."""
 
 import grpc
 import grpc.aio

@@ -1,4 +1,4 @@
-"""Prices, spend limits and retention that make no sense: one line, with the path, and no server."""
+"""Invalid prices, spend limits and retention: one line with the path, and no server."""
 
 import pytest
 

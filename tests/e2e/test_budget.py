@@ -1,4 +1,4 @@
-"""A request's budget: refused before anything is sent, stopped when it is passed, told afterwards."""
+"""Budgets of requests: refused before the provider is called, and enforced while streaming."""
 
 import asyncio
 import itertools
@@ -25,7 +25,8 @@ from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
 
 ONCE = chat_pb2.CacheOptions(mode=chat_pb2.CACHE_MODE_READ_WRITE)
 CLOSED_WITHIN_S = 0.25
-"""From the last event at the caller to the end of the request at the provider; idle, a millisecond."""
+"""Time limit from the last event at the caller to the end of the request at the provider. A millisecond if
+idle."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ async def api(api_on, address):
 
 
 async def record_of(api, stream_id):
-    """A stream's usage record, once it is closed."""
+    """Return the usage record of a stream when it is closed."""
     give_up = time.monotonic() + 5
     while True:
         for record in await api.records():
@@ -71,11 +72,11 @@ async def record_of(api, stream_id):
 
 
 async def input_cost(api, alias):
-    """What the input of "hello" is estimated to cost."""
+    """Return the estimated cost of the input "hello"."""
     return (await api.count_tokens(api.request(alias))).input_cost_microusd
 
 
-# Before anything is sent.
+# Before the provider is called.
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -148,7 +149,7 @@ async def test_the_largest_and_the_smallest_budget_are_accepted(api):
     assert (free.reason, free.usage.cost_microusd) == (event_pb2.FINISH_REASON_STOP, 0)
 
 
-# When it is passed.
+# When the budget is exceeded.
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -164,7 +165,7 @@ async def test_a_stream_ends_with_the_arrival_that_exceeds_its_budget(
     finished = events[-1].finished
     assert finished.reason == event_pb2.FINISH_REASON_BUDGET
     usage = finished.usage
-    if provider != "anthropic":  # which says at its beginning how large the input truly was
+    if provider != "anthropic":  # it reports the size of the input at its start
         assert usage.output_tokens > words
     assert len(said(events).split()) == usage.output_tokens
     assert usage.cost_microusd == (
@@ -247,13 +248,13 @@ async def test_all_readers_get_the_same_end_when_the_budget_is_exceeded(api):
     assert late[-1].finished == ends[0]
 
 
-# Beside the cache and request ids.
+# Together with the cache and request ids.
 
 _ids = itertools.count()
 
 
 def prompt():
-    """One that no test has asked yet."""
+    """Return a prompt that no other test uses."""
     message = chat_pb2.Message(role=chat_pb2.ROLE_USER)
     message.parts.add(text=f"prompt {next(_ids)}")
     return [message]
@@ -304,7 +305,7 @@ async def test_a_request_refused_for_its_budget_does_not_reserve_its_id(api):
     await api.chat(api.request("short-openai", request_id="budget-2", budget=budget(500)))
 
 
-# Many at once.
+# Many concurrent budgets.
 
 
 async def test_a_hundred_concurrent_budgets_are_all_enforced(api, simulator):

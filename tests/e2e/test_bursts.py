@@ -1,4 +1,4 @@
-"""More calls at once than the server takes: each is served, or refused with a reason."""
+"""More concurrent calls than the server accepts: each is served, or refused with a reason."""
 
 import asyncio
 import statistics
@@ -26,7 +26,7 @@ RESETS = 20_000
 
 
 async def ends_of(calls):
-    """Count the calls by how they ended."""
+    """Count the calls by their end."""
 
     async def end(call):
         try:
@@ -111,7 +111,7 @@ async def test_rapid_resets_on_one_connection_do_not_stop_other_chats(server, ap
 async def test_calls_of_idle_callers_do_not_keep_out_other_callers(
     start, simulator, api_on, missing
 ):
-    """Callers that send no request, or accept no response, would fill a bound that they share with others."""
+    """Idle callers would fill a bound that they share with other callers."""
     env = simulator.environ() | {"TOKENWIRE_LIMITS__MAX_READERS": "100"}  # 2,100 calls may run
     block = head(b"/tokenwire.v1.CallerService/GetCaller")
 

@@ -1,6 +1,4 @@
-"""A finished answer to the same request may be replayed, to who wants that: nobody is asked, nothing
-is paid.
-"""
+"""The response cache: replaying finished answers to identical requests, without a provider or a cost."""
 
 import asyncio
 
@@ -26,7 +24,7 @@ def kept(ttl_s, mode=pb.CACHE_MODE_READ_WRITE):
 
 
 def joined(events):
-    """What an answer says, whatever its pieces: by kind and block."""
+    """Return the content of an answer by kind and block, independent of its pieces."""
     found = {}
     for event in events:
         kind = event.WhichOneof("event")
@@ -90,7 +88,7 @@ async def test_get_resume_cancel_and_delete_work_for_a_hit(api):
     assert joined(resumed) == joined(hit)
     assert (await api.cancel_stream(id)).stream.finish_reason == event_pb2.FINISH_REASON_STOP
     await api.delete_stream(id)
-    assert await from_cache(api, model)  # the answer is still kept
+    assert await from_cache(api, model)  # the answer is still cached
 
 
 async def test_chat_and_chat_stream_share_cached_answers(api, simulator):
@@ -109,7 +107,7 @@ async def test_a_request_without_cache_options_neither_reads_nor_writes_the_cach
     model = f"openai/sim?tokens=3&key=off-{mode}"
     off = pb.CacheOptions(mode=mode)
     assert not await from_cache(api, model, cache=off)
-    assert not await from_cache(api, model)  # the one before left nothing
+    assert not await from_cache(api, model)  # the previous request cached nothing
     assert not await from_cache(api, model, cache=off)
     assert await from_cache(api, model)
 
@@ -209,8 +207,10 @@ async def test_an_answer_is_replayed_only_within_the_ttl_of_both_requests(api):
     await api.events(short, cache=kept(0.2))
     await asyncio.sleep(0.3)
     assert await from_cache(api, long, cache=kept(100))
-    assert not await from_cache(api, long, cache=kept(0.2))  # too old for who asks
-    assert not await from_cache(api, short, cache=kept(100))  # too old for who kept it
+    assert not await from_cache(api, long, cache=kept(0.2))  # too old for the requesting caller
+    assert not await from_cache(
+        api, short, cache=kept(100)
+    )  # too old for the caller that cached it
 
 
 async def test_a_hit_with_a_request_id_attaches_like_any_stream(api):
@@ -236,7 +236,7 @@ async def test_least_recently_used_answers_are_dropped_and_large_ones_not_cached
             models = [f"openai/sim?tokens=8&key=lru-{n}" for n in range(12)]
             for model in models:
                 await api.events(model, cache=KEEP)
-                assert await from_cache(api, models[0])  # always used, so always there
+                assert await from_cache(api, models[0])  # always used, so always cached
             assert await from_cache(api, models[-1])
             assert not await from_cache(api, models[1])
             large = "openai/sim?tokens=100"

@@ -1,4 +1,4 @@
-"""Cancel means cancel: however the caller goes, the provider's connection is closed, soon."""
+"""Cancellation: however the caller leaves, the provider's connection is closed soon."""
 
 import asyncio
 import random
@@ -46,7 +46,9 @@ SCENARIOS = {
 
 
 async def cancel_at_random(api, model, rng):
-    """Start a stream, read it (or not, so that its writes block) for a while, cancel. Return when."""
+    """Start a stream, read it (or not, so that its writes block) for a while, and cancel it.
+    Return the time.
+    """
     call = api.chat_stream(api.request(model))
     after_s = rng.random() * 0.2
 
@@ -85,7 +87,7 @@ async def cancel_many(server, simulator, api_on, count, at_once):
             await asyncio.to_thread(simulator.wait_until_none_open, 0.5)
             for key, at in cancelled.items():
                 seen = await asyncio.to_thread(request_or_none, simulator, key)
-                if seen is not None:  # else it was cancelled before the provider was asked
+                if seen is not None:  # otherwise it was cancelled before the provider was called
                     assert seen["aborted"], seen
                     closing_s.append(seen["closed_at"] - at)
     assert simulator.stats()["requests_total"] - before == len(closing_s)
@@ -142,7 +144,7 @@ async def test_the_deadline_ends_the_stream_and_closes_the_providers_connection(
 
 @pytest.fixture
 def unreachable():
-    """An address whose connects hang: nobody accepts, and the kernel's queue is full."""
+    """Return an address where connecting hangs, because nothing accepts and the kernel's queue is full."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -217,7 +219,7 @@ async def test_a_cancelled_unary_chat_closes_the_providers_connection(api, simul
 @pytest.mark.faults
 @pytest.mark.timeout(120)
 async def test_a_frozen_caller_is_noticed_within_keepalive_and_ping_timeout(server, simulator):
-    # The provider is silent too, so that no write is blocked: only a ping can tell.
+    # The provider is also silent, so that no write is blocked and only a ping can detect the caller's death.
     model = "openai/sim?tokens=5&stall_after=3&key=frozen"
     caller = subprocess.Popen(
         [sys.executable, "-c", CALLER.format(server=server, model=model)],

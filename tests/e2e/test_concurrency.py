@@ -10,7 +10,7 @@ async def test_a_thousand_concurrent_streams_arrive_completely_and_leave_nothing
 ):
     streams, tokens = 1000, 60
     expected = "".join(generated_text(tokens))
-    # As many connections as a few calling services would have.
+    # As many connections as a few services would open.
     channels = [
         grpc.aio.insecure_channel(server, options=[("grpc.use_local_subchannel_pool", 1)])
         for _ in range(4)
@@ -18,7 +18,7 @@ async def test_a_thousand_concurrent_streams_arrive_completely_and_leave_nothing
 
     async def chat(n):
         provider = ("openai", "openai-responses", "anthropic")[n % 3]
-        # The last token comes after every stream has begun: all of them are open at once.
+        # The last token arrives after all streams have started, so all of them are open concurrently.
         model = f"{provider}/sim?tokens={tokens}&ttft_ms=8000&itl_ms=20"
         events = await api_on(channels[n % 4]).events(model)
         assert events[-1].HasField("finished")

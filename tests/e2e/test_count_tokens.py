@@ -1,4 +1,4 @@
-"""What a request will take, asked before it runs: by whom it is counted, and what it does not touch."""
+"""CountTokens: who counts, the cost, and no side effects."""
 
 import asyncio
 import itertools
@@ -27,7 +27,7 @@ from tokenwire.v1 import chat_pb2
 
 BY_PROVIDER = chat_pb2.TOKEN_COUNTING_PROVIDER
 COUNTED = ["anthropic", "openai-responses"]
-"""Providers with an endpoint for it."""
+"""Providers with an endpoint for counting."""
 AWAY = """
 [providers.away]
 kind = "anthropic"
@@ -42,7 +42,7 @@ PROSE = (
     "still busy with the previous write (see rule 2). Überraschung: 漢字 and 🙂 count as well.\n"
 )
 KNOWN = [("hello", 1), ("hello world", 2), ("tiktoken is great!", 6), (PROSE, 41)]
-"""Tokens in o200k_base, by another implementation."""
+"""Count tokens of o200k_base with another implementation."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def said_by(*texts, role=chat_pb2.ROLE_USER):
     return [chat_pb2.Message(role=role, parts=[chat_pb2.Part(text=text)]) for text in texts]
 
 
-# Who counts.
+# Counting.
 
 
 @pytest.mark.parametrize(("text", "tokens"), KNOWN)
@@ -121,7 +121,7 @@ async def test_a_provider_counts_what_it_later_reports(api, simulator, provider)
     assert source(counted) == "PROVIDER"
     before = simulator.stats()["requests_total"]
     usage = (await api.chat(request)).finished.usage
-    assert simulator.stats()["requests_total"] == before + 1  # a chat waits for no count
+    assert simulator.stats()["requests_total"] == before + 1  # a chat does not wait for a count
     assert counted.input_tokens == usage.input_tokens
     assert counted.input_cost_microusd == usage.input_tokens * INPUT_PRICE
 
@@ -183,7 +183,7 @@ async def test_cancelling_a_count_closes_the_providers_connection(api, simulator
     assert simulator.request(f"silent-{provider}:count")["aborted"]
 
 
-# What it costs.
+# Costs.
 
 
 async def test_it_returns_the_cost_of_the_input_and_the_maximum_cost(api):
@@ -230,7 +230,7 @@ async def test_exceeds_budget_predicts_the_refusal(api, rpc):
             call.cancel()
 
 
-# Nothing begins.
+# No side effects.
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ async def test_a_count_opens_no_stream_and_writes_no_record(api, simulator):
     assert simulator.stats()["requests_total"] == before
     assert not [record for record in await api.records() if record.request_id == "counted"]
     other = api.request("bounded", request_id="counted")
-    await api.chat(other)  # the id is free
+    await api.chat(other)  # the id is not reserved
 
 
 async def test_counting_respects_keys_limits_and_models_and_charges_one_request(
@@ -308,13 +308,13 @@ async def test_counting_respects_keys_limits_and_models_and_charges_one_request(
                     request = api.request(alias, token_counting=counting)
                     error = await refused(api.count_tokens(request))
                     assert reason(error) == "PERMISSION_DENIED"
-            # Refused calls were charged too: the limit bounds the server's work for counting.
+            # Refused calls are charged, too, because the limit bounds the server's work for counting.
             error = await refused(api.count_tokens(api.request("mine")))
             assert reason(error) == "RATE_LIMITED"
             assert details(error)["RetryInfo"].retry_delay.ToSeconds() > 0
 
 
-# What it costs others.
+# Effect on other callers.
 
 
 async def test_a_thousand_tokens_are_counted_within_two_milliseconds(api):
@@ -326,11 +326,11 @@ async def test_a_thousand_tokens_are_counted_within_two_milliseconds(api):
         took_ms.append((time.perf_counter() - began) * 1000)
     assert 900 < counted.input_tokens < 1100
     print(f"{counted.input_tokens} tokens over gRPC: p50 {statistics.median(took_ms):.2f} ms")
-    assert statistics.median(took_ms) < 10  # of which the RPC itself is most
+    assert statistics.median(took_ms) < 10  # most of it is the RPC
 
 
 async def gaps_ms(api, began):
-    """Between the tokens of a stream that has one each 10 ms."""
+    """Measure the gaps between the tokens of a stream with one every 10 ms."""
     arrivals = []
     async for event in api.chat_stream(api.request("slow")):
         if event.HasField("text"):
@@ -340,7 +340,7 @@ async def gaps_ms(api, began):
 
 
 async def test_counting_long_prompts_does_not_delay_a_stream(api_on, address):
-    """More than are let wait: the others are refused, and may come back."""
+    """More calls than may wait. The others are refused with a retry delay."""
     prompt = (PROSE * 4000)[: 2**19]
     async with calling(api_on, address) as reader, calling(api_on, address) as flood:
         request = flood.request("known", prompt=prompt).SerializeToString()

@@ -1,4 +1,4 @@
-"""A server whose gRPC dies in the midst of streams."""
+"""A server whose gRPC stops unexpectedly during streams."""
 
 import asyncio
 import os
@@ -28,7 +28,9 @@ ENDLESS = "openai/sim?repeat=forever&itl_ms=10&key=dead"
 
 
 async def test_a_server_exits_with_a_failure_as_soon_as_grpc_stops(simulator, api_on, tmp_path):
-    """Nobody can read its streams any more: it waits for none, and is to be started again."""
+    """No reader can be served any more, so the server exits without waiting for its streams and must be
+    restarted.
+    """
     environ = {name: value for name, value in os.environ.items() if "TOKENWIRE" not in name}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     environ |= simulator.environ() | {"TOKENWIRE_DRAIN_GRACE_S": "60"}

@@ -1,4 +1,4 @@
-"""Each reader is served as it asked: heartbeats in silence, the usage at its interval."""
+"""Delivery options of readers: heartbeats in silence, and usage at its interval."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,9 @@ from tokenwire.v1 import chat_pb2 as pb
 
 @pytest.fixture(scope="module")
 def quick(start, simulator):
-    """Address of a server that takes intervals of 50 ms and beats every 400 ms unasked."""
+    """Return the address of a server that accepts intervals of 50 ms and has a default
+    heartbeat of 400 ms.
+    """
     env = simulator.environ() | {
         "TOKENWIRE_LIMITS__MIN_DELIVERY_INTERVAL_S": "0.05",
         "TOKENWIRE_LIMITS__HEARTBEAT_INTERVAL_S": "0.4",
@@ -40,12 +42,12 @@ def _duration(seconds):
 
 
 async def read(call, within_s=None):
-    """What comes within that time, or to the end, as (when, event)."""
+    """Return the events within that time, or to the end, as (time, event)."""
     events = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             async for event in call:
-                events.append((time.monotonic(), event))  # noqa: PERF401  # kept at the timeout
+                events.append((time.monotonic(), event))  # noqa: PERF401  # must survive the timeout
     call.cancel()
     return events
 
@@ -146,7 +148,7 @@ async def test_usage_is_sent_at_its_interval_and_grows_until_the_provider_report
     usages = [event.usage for _, event in events if event.HasField("usage")]
     assert 5 <= len(usages) <= 20
     estimates = [usage.output_tokens for usage in usages if usage.estimated]
-    assert len(estimates) >= len(usages) - 1  # these providers say it at the very end
+    assert len(estimates) >= len(usages) - 1  # these providers report it at the end
     assert estimates == sorted(estimates)
     assert estimates[-1] > estimates[0]
     if provider == "anthropic":
@@ -155,7 +157,7 @@ async def test_usage_is_sent_at_its_interval_and_grows_until_the_provider_report
     assert not finished.usage.estimated
     assert (finished.usage.input_tokens, finished.usage.output_tokens) == (77, 150)
     sequence = 0
-    for _, event in events:  # each bears the sequence of the event before it
+    for _, event in events:  # each has the sequence of the event before it
         if event.HasField("usage"):
             assert event.sequence == sequence
         sequence = event.sequence

@@ -1,4 +1,6 @@
-"""Providers that tell figures before the answer, or with it: they hold for what they can have counted."""
+"""Providers that report usage before the answer or with it: the figures cover only what they can have
+counted.
+"""
 
 import asyncio
 import json
@@ -33,7 +35,7 @@ def chunk(usage=None, word=None):
 
 
 def speaking(first, repeated, *, breaks=False):
-    """A provider that tells its figures first, or with each of WORDS words; then it waits, or breaks."""
+    """A provider that reports usage first, or with each of WORDS words, and then waits or breaks."""
 
     async def script(provider, reader, writer):
         writer.write(HEAD + b"Connection: close\r\n\r\n" + chunk(first))
@@ -57,7 +59,7 @@ class Upstream:
 
 @pytest.fixture
 def serving(start, api_on, tmp_path):
-    """A server with a priced model of a provider that follows a script."""
+    """Start a server with a priced model of a provider that follows a script."""
 
     @asynccontextmanager
     async def run(script):
@@ -71,7 +73,7 @@ def serving(start, api_on, tmp_path):
 
 
 async def the_record(api):
-    """Of the only stream, once it is closed."""
+    """Return the record of the only stream when it is closed."""
     async with asyncio.timeout(10):
         while True:
             records = await api.records()
@@ -97,7 +99,9 @@ async def test_usage_reported_before_the_answer_does_not_hide_the_tokens_of_a_ca
         call.cancel()
         usage = (await the_record(api)).usage
     assert usage.input_tokens == INPUT_TOKENS
-    assert abs(usage.output_tokens - WORDS) <= 5  # the space at the end; what came with the figures
+    assert (
+        abs(usage.output_tokens - WORDS) <= 5
+    )  # the space at the end, and what arrived with the figures
     assert usage.cost_microusd == INPUT_TOKENS * INPUT_PRICE + usage.output_tokens * OUTPUT_PRICE
     assert usage.estimated
 

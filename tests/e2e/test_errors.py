@@ -1,4 +1,4 @@
-"""Bad input and bad upstreams: one clear error each, with a reason that a program can read."""
+"""Errors for invalid requests and failing providers: one error each, with a reason for programs."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ from tokenwire.v1 import event_pb2
 
 
 async def failing(call):
-    """Read a call to its failure; return the events before it and the error."""
+    """Read a call to its failure. Return the events before it and the error."""
     events = []
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for event in call:
@@ -174,7 +174,7 @@ async def test_streams_above_the_servers_limit_are_refused_immediately(start, ap
             assert "RetryInfo" in found
             for call in open_calls:
                 call.cancel()
-            await api.events("openai/sim?tokens=1")  # the slots are back
+            await api.events("openai/sim?tokens=1")  # the slots are released
 
 
 @pytest.mark.parametrize("model", ["nobody/model", "justaword", "opnai/gpt", "openai/", "/gpt"])
@@ -208,7 +208,7 @@ async def test_all_violations_are_reported_at_once_with_their_paths(api):
         "messages[1].parts[0].text",
         "generation.temperature",
         "tools[0].parameters_json_schema",
-        "generation.seed",  # Anthropic cannot honour it
+        "generation.seed",  # Anthropic does not support it
     ]
 
 
@@ -251,7 +251,7 @@ async def test_a_providers_text_is_logged_and_never_sent_to_the_caller(
             api = api_on(channel)
             _, error = await failing(api.chat_stream(api.request(f"openai/sim?{scenario}")))
         raw = dict(error.trailing_metadata())["grpc-status-details-bin"]
-        assert b"imulat" not in raw  # every text of the simulator's errors says who it is
+        assert b"imulat" not in raw  # every error text of the simulator contains this
         assert "imulat" not in error.details()
         process.terminate()
         process.wait(10)

@@ -1,4 +1,4 @@
-"""Providers, and networks, at their worst: raw sockets that do what no HTTP server would."""
+"""Providers and networks that violate HTTP, on raw sockets."""
 
 import asyncio
 import ssl
@@ -16,7 +16,7 @@ TOKEN = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"
 
 @pytest.fixture
 def serving(start, api_on):
-    """Runs a server whose `openai` is at the URL; yields an Api of it."""
+    """Runs a server with the provider `openai` at the URL. Yields an Api of it."""
     from contextlib import asynccontextmanager
 
     @asynccontextmanager

@@ -56,7 +56,7 @@ def keys(database_url):
 
 @pytest.fixture
 def file_keys(tmp_path):
-    """On SQLite only: for what is decided before a database is asked."""
+    """On SQLite only: for checks that do not reach the database."""
     return Keys(f"sqlite:///{tmp_path}/tokenwire.db")
 
 
@@ -330,7 +330,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(postgresql):
         holder.stdin.write("BEGIN; UPDATE tokenwire_key_revision SET id = id;\n\\echo held\n")
         holder.stdin.flush()
         assert holder.stdout.readline() == "held\n"
-        # Ignored by what a shell runs in the background, and by all that this starts in turn.
+        # SIGINT is ignored by background processes of a shell, and by their children.
         previous = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             [sys.executable, "-m", "tokenwire_server", "keys", "revoke", "--tenant", "acme",

@@ -1,4 +1,4 @@
-"""The peak memory of a server process that gets requests near the largest size."""
+"""The peak memory of a server process that receives requests near the maximum size."""
 
 from pathlib import Path
 

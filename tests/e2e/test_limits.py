@@ -1,4 +1,4 @@
-"""What callers may take, over the wire: told before, exact while it is taken, given back whole."""
+"""Limits of callers on a real server: reported before, exact during use, released completely."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ async def refused(call):
 
 
 async def limits_told(call):
-    """What a call's initial metadata says of limits."""
+    """Return the limits in a call's initial metadata."""
     return {
         key.removeprefix(PREFIX): int(value)
         for key, value in await call.initial_metadata()
@@ -34,7 +34,7 @@ async def limits_told(call):
 
 
 async def left(tenancy, key):
-    """What the server says is left of each limit: by its name."""
+    """Return what is left of each limit, by name."""
     async with tenancy.channel() as channel:
         stub = caller_pb2_grpc.CallerServiceStub(channel)
         caller = await stub.GetCaller(caller_pb2.GetCallerRequest(), metadata=bearer(key))
@@ -57,7 +57,7 @@ async def test_initial_metadata_has_what_is_left_of_each_limit(tenancy):
             "requests-per-minute": 5,
             "requests-per-minute-remaining": 4,
             "tokens-per-minute": 10000,
-            "tokens-per-minute-remaining": 10000 - 108,  # "hello", and 7 around it
+            "tokens-per-minute-remaining": 10000 - 108,  # "hello", and 7 tokens around it
             "concurrent-streams": 3,
             "concurrent-streams-remaining": 2,
         }
@@ -109,7 +109,7 @@ async def test_a_refusal_is_trailers_only(tenancy):
 async def test_a_request_with_more_tokens_than_the_limit_is_refused_without_a_retry_delay(tenancy):
     key = await tenancy.new_key("--limits", "tokens_per_minute=100")
     async with tenancy.api(key) as api:
-        error = await refused(api.chat(api.request(SHORT)))  # 1,024 are assumed
+        error = await refused(api.chat(api.request(SHORT)))  # 1,024 output tokens are assumed
         assert reason(error) == "RATE_LIMITED"
         assert "RetryInfo" not in details(error)
         assert info(error).metadata["limit"] == "tokens_per_minute"
@@ -167,7 +167,7 @@ async def test_a_tenants_limit_is_shared_by_all_its_keys(limited_tenancy):
             call.cancel()
 
 
-# 100 callers at once against a limit of 10 streams.
+# 100 concurrent callers with a limit of 10 streams.
 
 
 async def test_a_hundred_callers_never_have_more_than_ten_streams(own_simulator, serving):
@@ -195,7 +195,7 @@ async def test_a_hundred_callers_never_have_more_than_ten_streams(own_simulator,
 
 
 async def end_in_some_way(api, random_):
-    """A stream, ended in one of all ways, or refused."""
+    """Run a stream that ends in one of all ways, or is refused."""
     way = random_.choice(WAYS)
     await way(api, random_)
 
@@ -274,7 +274,7 @@ WAYS = [
 
 
 async def end_in_every_way(tenancy, key, count, seed):
-    """`count` tries by 100 callers; how many were refused for want of a slot."""
+    """Run `count` tries by 100 callers. Return how many were refused because no slot was free."""
     begun, refusals = 0, 0
 
     async def caller(number):
@@ -289,7 +289,7 @@ async def end_in_every_way(tenancy, key, count, seed):
                     if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
                         assert reason(error) == "TOO_MANY_STREAMS"
                         refusals += 1
-                        begun -= 1  # it was none
+                        begun -= 1  # there was none
 
     await asyncio.gather(*(caller(number) for number in range(100)))
     return refusals

@@ -1,4 +1,4 @@
-"""A server whose database is locked, gone, or of another version."""
+"""A server whose database is locked, missing, or of another version."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ def served(start, api_on, simulator, database, trusted_s=TRUSTED_S):
 
 
 async def who(tenancy, key):
-    """The tenant of a key, or the reason of the refusal."""
+    """Return the tenant of a key, or the reason of the refusal."""
     async with tenancy.channel() as channel:
         stub = caller_pb2_grpc.CallerServiceStub(channel)
         try:
@@ -92,8 +92,9 @@ def change_the_password(server, database):
 
 @pytest.fixture(params=["wrong password", "stopped", "no file"])
 def lost(request, tmp_path):
-    """A database's URL, a function that makes it unavailable, texts that only its operator may get, and a
-    text that the operator must get."""
+    """Return a database's URL, a function that makes it unavailable, texts that only the operator may get,
+    and a text that the operator must get.
+    """
     if request.param == "no file":
         path = tmp_path / "tokenwire.db"
 
@@ -188,7 +189,7 @@ async def test_a_locked_database_does_not_block_callers(start, api_on, simulator
 async def test_a_removed_database_file_is_not_treated_as_an_empty_database(
     start, api_on, simulator, tmp_path
 ):
-    """Otherwise whoever can delete the file would let everybody in."""
+    """Otherwise, deleting the file would give everybody access."""
     database = f"sqlite:///{tmp_path}/tokenwire.db"
     with served(start, api_on, simulator, database) as tenancy:
         for file in tmp_path.iterdir():

@@ -1,4 +1,4 @@
-"""A killed server loses a second of its books at most, and a lost database loses nothing."""
+"""A killed server loses at most the last second of its records, and an unavailable database loses none."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from records_support import bill, is_open, keeping_books, logged, outcome
 CANNOT = "usage records cannot be written"
 CAN_AGAIN = "usage records can be written again"
 UNDISTURBED_S = 0.5
-"""Between two tokens that are sent 50 ms apart."""
+"""Time limit between two tokens that are sent 50 ms apart."""
 
 
 async def test_streams_of_a_killed_server_are_recorded_as_lost_with_figures_at_most_a_second_old(
@@ -56,7 +56,7 @@ async def test_another_replica_closes_the_records_of_a_killed_replica_and_no_oth
 
 
 async def outlast(books, away, back, for_s):
-    """50 streams, of which some end and others begin while the database is away."""
+    """Run 50 streams, of which some end and others start while the database is unavailable."""
     tenancy = books.tenancy
     async with watching(tenancy, 40) as lasting:
         async with watching(tenancy, 5) as ending, tenancy.api(tenancy.acme) as api:

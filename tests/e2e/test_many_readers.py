@@ -1,4 +1,6 @@
-"""Several callers of one stream: readers that come and go, and those who look, cancel and delete."""
+"""Several callers of one stream: readers that join and leave, and callers of GetStream, CancelStream and
+DeleteStream.
+"""
 
 import asyncio
 import random
@@ -24,7 +26,7 @@ ENDLESS = "repeat=forever&itl_ms=5"
 
 
 async def begun(api, model, **fields):
-    """A call, and the request that names its stream in every other RPC."""
+    """Return a call, and the request that names its stream in every other RPC."""
     call = api.chat_stream(api.request(model, **fields))
     stream_id = dict(await call.initial_metadata())["tokenwire-stream-id"]
     return call, pb.GetStreamRequest(stream_id=stream_id)
@@ -74,12 +76,12 @@ async def test_a_reader_that_accepts_nothing_delays_no_other(server, api, api_on
             now = time.monotonic()
             gaps.append(now - (before or now))
             before = now
-            if event.sequence > 6000:  # six times what fills the other's window
+            if event.sequence > 6000:  # six times the size of the other reader's window
                 break
         assert (await api.get_stream(id)).reader_count == 2
         assert sorted(gaps)[len(gaps) // 2] < 0.1
         assert max(gaps) < 1
-        # And who cancels need not wait for it either.
+        # Cancelling does not wait for it either.
         ended = await asyncio.wait_for(api.cancel_stream(id), 5)
         assert ended.stream.finish_reason == CANCELLED
         reading.cancel()
@@ -100,11 +102,11 @@ async def test_cancel_ends_the_stream_for_all_readers_and_closes_the_providers_c
     asked = time.monotonic()
     answers = await asyncio.gather(*(api.cancel_stream(id) for _ in range(5)))
     for answer in answers:
-        answer.stream.ClearField("reader_count")  # they are just leaving
+        answer.stream.ClearField("reader_count")  # they are leaving now
     assert all(answer == answers[0] for answer in answers)
     stream = answers[0].stream
     assert (stream.state, stream.finish_reason) == (FINISHED, CANCELLED)
-    for events in await asyncio.gather(*reading):  # none of them fails
+    for events in await asyncio.gather(*reading):  # none of them must fail
         assert events[-1].finished.reason == CANCELLED
         assert events[-1].finished.usage == stream.usage
         assert events[-1].sequence == stream.last_sequence
@@ -169,7 +171,9 @@ async def test_a_deleted_stream_is_immediately_not_found(api, simulator):
         await read(resume(api, id.stream_id))
     assert info(caught.value).reason == "STREAM_NOT_FOUND"
     try:
-        assert (await reading)[-1].finished.reason == CANCELLED  # it had read all before its end
+        assert (await reading)[
+            -1
+        ].finished.reason == CANCELLED  # it had read everything before the end
     except grpc.aio.AioRpcError as error:
         assert info(error).reason == "STREAM_NOT_FOUND"
     await asyncio.to_thread(simulator.wait_until_none_open, 5)
@@ -322,6 +326,6 @@ async def test_callers_that_leave_at_any_moment_of_the_start_leave_nothing_open(
 
     for _ in range(10):
         await asyncio.gather(*(leave() for _ in range(20)))
-    # Those that came before it are in the provider's books by then, if they ever will be.
+    # Requests before it are in the provider's journal by then, if they ever arrive.
     assert (await api.events("openai/sim?tokens=1"))[-1].HasField("finished")
     await asyncio.to_thread(simulator.wait_until_none_open, 5)

@@ -116,7 +116,7 @@ def test_csv_has_every_record_with_its_exact_cost_and_no_formula(usage):
     known = {r: Decimal(row["cost_usd"]) for r, row in rows.items() if row["cost_usd"]}
     assert rows.keys() == {1, 2, 3, 4, 5}
     assert sum(known.values()) == Decimal(1_234_567 + 33 + 9 + 50) / 10**6
-    assert rows[3]["cost_usd"] == ""  # not known, which is not 0
+    assert rows[3]["cost_usd"] == ""  # unknown, which is not 0
     assert json.loads(rows[1]["labels"]) == {"team": "=cmd()", "a": "b,c"}
     grouped = csv.reader(io.StringIO(usage("--by", "label:team", "--csv").stdout, newline=""))
     assert [row[:2] for row in grouped] == [["label.team", "streams"], ["", "3"], ["'=cmd()", "1"]]

@@ -35,7 +35,7 @@ def locked(path):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def pausable(request, tmp_path):
-    """A database's URL, and a context manager during which it does not answer."""
+    """Return a database's URL, and a context manager during which it does not answer."""
     if request.param == "sqlite":
         path = tmp_path / "tokenwire.db"
         return f"sqlite:///{path}", lambda: locked(path)
@@ -44,7 +44,7 @@ def pausable(request, tmp_path):
 
 
 async def open_streams(api):
-    """Endless streams, each with a record in the database."""
+    """Open endless streams, each with a record in the database."""
     calls = [
         api.chat_stream(api.request("openai/sim?repeat=forever&itl_ms=50")) for _ in range(STREAMS)
     ]

@@ -16,7 +16,7 @@ from e2e_calls import details, reason
 
 START_S = 60
 STOP_S = 2.0
-"""Ten times what a stop takes while the server starts."""
+"""Time limit of a stop during startup, ten times the usual duration."""
 
 AS_PROCESS_ONE = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 """The kernel ignores signals to process 1 that have no handler."""
@@ -160,7 +160,7 @@ async def test_without_descriptors_left_callers_get_overloaded_and_can_still_con
                     return reason(error), "RetryInfo" in details(error)
 
             streams = [asyncio.create_task(outcome()) for _ in range(60)]
-            # An idle server has about 22 descriptors, and keeps 16 free: some 26 streams fit.
+            # An idle server has about 22 descriptors open and keeps 16 free, so about 26 streams fit.
             async with asyncio.timeout(START_S):
                 first = asyncio.as_completed(streams)
                 refused = [await next(first) for _ in range(30)]

@@ -1,4 +1,4 @@
-"""What callers may send who speak HTTP/2 by hand, without a key."""
+"""Callers that send raw HTTP/2 without a key."""
 
 import os
 import time
@@ -41,7 +41,7 @@ def is_serving(tenancy):
     ],
 )
 def test_no_path_is_served_without_a_key_or_stops_the_server(tenancy, path):
-    """A path that is not UTF-8 ended the whole server of grpcio 1.84 and 1.85, for everybody."""
+    """A path that is not UTF-8 terminated the whole server with grpcio 1.84 and 1.85."""
     assert b"grpc-status\x010" not in answer(tenancy.address, path)
     assert is_serving(tenancy)
 
@@ -82,7 +82,7 @@ def resident_mib(pid):
 
 
 def test_requests_without_a_key_do_not_use_memory(serving, simulator):
-    """The key is asked for before the request is read: 30 x 8 MiB are not held."""
+    """The key is checked before the request is read, so 30 x 8 MiB are not buffered."""
     with serving(simulator) as tenancy:
         assert is_serving(tenancy)
         before, most = resident_mib(tenancy.process.pid), 0.0

@@ -1,4 +1,4 @@
-"""Nothing of what was asked or answered stands in the books, nor in what the server says."""
+"""The content of requests and answers is neither in the usage records nor in the server's output."""
 
 import asyncio
 import base64
@@ -21,18 +21,18 @@ from tokenwire_server.simulator.scenario import Scenario
 
 CANARY = "Zwölfkanarienvogelgesangsprobe-7d41f0c2"
 PIECE_CHARS = 9
-"""So many characters of it in a row do not stand anywhere by chance."""
+"""Length of a fragment of the canary that does not occur by chance."""
 LABEL = "what-the-caller-says-it-is-for"
 REQUEST_ID = "what-the-caller-calls-it"
 
 
 def pieces(canary):
-    """It, every piece of it, as text is encoded and escaped, and as images are."""
+    """Return the canary and its fragments in all encodings of text and images."""
     found = [canary[i : i + PIECE_CHARS] for i in range(len(canary) - PIECE_CHARS + 1)]
     escaped = {json.dumps(text)[1:-1].encode() for text in found}
     encodings = ("utf-8", "utf-16-le", "unicode_escape")
     encoded = {text.encode(encoding) for text in found for encoding in encodings}
-    # Where three bytes begin depends on what is before it; its ends on what is beside it.
+    # In base64, the position of three bytes depends on the text before, and the last characters on the text after.
     in_base64 = [base64.b64encode(bytes(n) + canary.encode())[4:-4] for n in range(3)]
     windows = {text[i : i + 12] for text in in_base64 for i in range(len(text) - 11)}
     return escaped | encoded | windows
@@ -43,7 +43,7 @@ def found_in(data):
 
 
 def canary_request(api, model, **fields):
-    """The canary wherever a request has a text."""
+    """Return a request with the canary in every text."""
     text = chat_pb2.Part(text=CANARY)
     called = event_pb2.ToolCall(id="call", name="look", arguments_json=f'{{"a":"{CANARY}"}}')
     result = chat_pb2.ToolResult(tool_call_id="call", text=CANARY)
@@ -56,7 +56,7 @@ def canary_request(api, model, **fields):
     ]  # fmt: skip
     schema = f'{{"type":"object","description":"{CANARY}"}}'
     tool = chat_pb2.Tool(name="look", description=CANARY, parameters_json_schema=schema)
-    if "openai-responses" not in model:  # which knows no such thing
+    if "openai-responses" not in model:  # which does not support it
         fields["generation"] = chat_pb2.GenerationConfig(stop_sequences=[CANARY])
     request = api.request(model, messages=messages, tools=[tool], labels={"for": LABEL}, **fields)
     request.provider_options["user"] = CANARY
@@ -64,7 +64,7 @@ def canary_request(api, model, **fields):
 
 
 def kept(database, dump):
-    """All that the database holds, as bytes: the write-ahead log, too."""
+    """Return the content of the database as bytes, including the write-ahead log."""
     if database.startswith("postgresql"):
         return dump(database).encode()
     path = Path(database.removeprefix("sqlite:///"))
@@ -132,7 +132,7 @@ async def parrots():
 
 
 async def repeat(reader, writer):
-    """Answer 400, in the words of the request."""
+    """Answer 400 with the text of the request."""
     head = await reader.readuntil(b"\r\n\r\n")
     size = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", head)[1])
     message = (await reader.readexactly(size)).decode()
@@ -145,7 +145,7 @@ async def repeat(reader, writer):
 
 
 async def said(call, *, at_most):
-    """What a caller was told, until its call ended or was cancelled."""
+    """Return what a caller received until its call ended or was cancelled."""
     events = b""
     try:
         async for event in call:
@@ -153,13 +153,13 @@ async def said(call, *, at_most):
             if event.sequence >= at_most:
                 break
     except grpc.aio.AioRpcError:
-        pass  # some ways end so
+        pass  # some of these calls fail
     call.cancel()
     return events
 
 
 async def asked_without_a_stream(api, tenancy):
-    """Requests that are only counted, or refused by this server."""
+    """Send requests that are only counted, or refused by this server."""
     async with tenancy.channel() as channel:
         stub = chat_pb2_grpc.ChatServiceStub(channel)
 
@@ -177,7 +177,7 @@ async def asked_without_a_stream(api, tenancy):
             assert await end_of(f"finishes-{kind}/parrot") == "OK"
             assert await end_of(f"finishes-{kind}/parrot", provider) == "OK"
             assert await end_of(f"finishes-{kind}/parrot", 99) == "INVALID_REQUEST"
-        for kind in KINDS[1:]:  # which can count
+        for kind in KINDS[1:]:  # which has a counting endpoint
             assert await end_of(f"echoes-{kind}/parrot", provider) == "UPSTREAM_REJECTED"
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         little = chat_pb2.Budget(max_input_tokens=1)
@@ -186,7 +186,7 @@ async def asked_without_a_stream(api, tenancy):
 
 
 async def refused_in_its_own_words(api):
-    """What callers are told of their requests by a provider that repeats them."""
+    """Return what callers receive from a provider that repeats their requests."""
     for kind in KINDS:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await api.chat(canary_request(api, f"echoes-{kind}/parrot"))
@@ -211,7 +211,7 @@ async def test_no_content_of_requests_or_answers_is_in_the_records_or_the_log(
                     at_most = 5 if way == "is-cancelled" else 1000
                     return await said(api.chat_stream(request), at_most=at_most)
 
-                # An endless answer: its record is written again and again while it is open.
+                # An endless answer, so that its record is written repeatedly while it is open.
                 endless = canary_request(
                     api, "is-cancelled-anthropic/parrot", retention=continuing(linger=span(600))
                 )
@@ -224,15 +224,15 @@ async def test_no_content_of_requests_or_answers_is_in_the_records_or_the_log(
                 records = await books.until(tenancy, tenancy.acme, _all_written, 10)
                 stored = kept(database_url, dump)
                 assert await reading
-            tenancy.process.terminate()  # what is still open is ended, and that may be told, too
+            tenancy.process.terminate()  # streams that are still open end, which may be logged, too
             assert await asyncio.to_thread(tenancy.process.wait, 15) == 0
             log = logged(tenancy).encode().splitlines()
-    # All but those that are refused were answered with it.
+    # All calls except the refused ones were answered with it.
     assert sum(bool(found_in(answer)) for answer in told) == len(told) - 3
     assert all(found_in(answer.SerializeToString()) for answer in answers)
     assert _all_written(records)
     assert sum(record.from_cache for record in records) == 1
-    # A provider's own words are for the operator, in one line; this one's are the request's.
+    # A provider's text goes to the operator, in one line. Here it is the text of the request.
     operators = [line for line in log if b": UPSTREAM_REJECTED: provider 'echoes-" in line]
     assert len(operators) == len(KINDS) + 2
     assert all(map(found_in, operators))

@@ -1,4 +1,4 @@
-"""Each stream leaves exactly one usage record, however it ends, and the figures in it are right."""
+"""Each stream has exactly one usage record with correct figures, however it ends."""
 
 from record_runs import end_and_check
 

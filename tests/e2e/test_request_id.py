@@ -16,7 +16,7 @@ LONGEST = "".join(chr(33 + n % 94) for n in range(128))
 
 
 def asked(simulator, key):
-    """How often the provider was asked."""
+    """Return the number of calls of the provider."""
     return simulator.request(key)["attempt"]
 
 
@@ -192,8 +192,8 @@ async def test_callers_that_leave_at_the_start_do_not_end_the_stream_for_the_oth
         await asyncio.sleep(round * 0.0002)
         for call in calls:
             call.cancel()
-        # It came before all of them had left; or after the decision, and sees the cancelled end; or
-        # after that end, which freed the id if no token had come, and begins anew.
+        # It joined before all of them had left; or after the decision, and gets the cancelled end; or
+        # after that end, which released the id if there was no token, and starts a new stream.
         events = await staying
         reason = events[-1].finished.reason
         assert reason in (event_pb2.FINISH_REASON_STOP, event_pb2.FINISH_REASON_CANCELLED)

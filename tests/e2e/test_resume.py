@@ -1,4 +1,4 @@
-"""A stream is read from any cursor, by anybody who knows its id: what is there, then what comes."""
+"""ResumeStream: reading a stream from any cursor, past events first and then live events."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ UNKNOWN = "0" * 32
 
 
 async def refused(call):
-    """The error of a call that is refused: with trailers only."""
+    """Return the error of a call that is refused with trailers only."""
     assert "tokenwire-stream-id" not in dict(await call.initial_metadata())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
@@ -72,7 +72,7 @@ async def test_a_replay_has_events_of_at_most_64_kib_for_any_characters(api):
     seen = []
     async for event in call:
         seen.append(event)
-        if event.sequence > 1500:  # once more does no harm
+        if event.sequence > 1500:  # repeating it changes nothing
             await api.cancel_stream(pb.CancelStreamRequest(stream_id=stream_id))
     again = await read(resume(api, stream_id))
     assert said(again) == said(seen)
@@ -98,7 +98,7 @@ async def test_a_running_stream_is_replayed_in_one_event_and_continues_without_a
     assert said(first) + said(await latest) == expected
     for resumed in (late.result(), middle.result(), latest.result()):
         assert resumed[-1] == rest[-1]
-        assert len(resumed) > 20  # after the replay each token came by itself
+        assert len(resumed) > 20  # after the replay each token arrived separately
     texts = [event.text.text for event in late.result() if event.HasField("text")]
     assert len(texts[0]) > 10 * len(texts[1])
 
@@ -260,14 +260,14 @@ async def test_a_cursor_whose_events_were_dropped_is_refused_with_the_available_
 
 @pytest.fixture(scope="module")
 def impatient(start, simulator):
-    """Address of a server that lets a reader go which accepts nothing for half a second."""
+    """Return the address of a server that ends a reader after half a second without accepted data."""
     env = simulator.environ() | {"TOKENWIRE_LIMITS__READER_STALL_S": "0.5"}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         yield address
 
 
 async def let_go(call, api, stream_id):
-    """Do not read until the server has let this reader go; return what came, and the error."""
+    """Do not read until the server has ended this reader. Return the events, and the error."""
     await call.initial_metadata()
     async with asyncio.timeout(20):
         while (await api.get_stream(pb.GetStreamRequest(stream_id=stream_id))).reader_count:
@@ -300,7 +300,7 @@ async def test_the_error_of_a_slow_reader_has_only_a_sequence_that_it_received(i
         grpc.aio.insecure_channel(impatient, options=SMALL_WINDOW) as narrow,
         grpc.aio.insecure_channel(impatient) as wide,
     ):
-        # Thousands of entries are taken from the log at once, and only some of them are accepted.
+        # Thousands of entries are taken from the log together, and only some of them are accepted.
         stream_id = (await api_on(wide).events("openai/sim?tokens=20000"))[0].started.stream_id
         call = resume(api_on(narrow), stream_id)
         seen, error = await let_go(call, api_on(wide), stream_id)

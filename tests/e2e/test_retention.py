@@ -1,5 +1,5 @@
-"""What becomes of a stream when its readers leave, when the deadline nears, when it has ended, and
-when memory or the server's time runs out.
+"""Retention: streams whose readers leave, whose deadline is near or that have ended, short memory, and
+draining.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ def margin(seconds):
 
 
 async def begin(api, model, count=3, timeout=None, **fields):
-    """A call that has read so many events, and its stream's id."""
+    """Return a call that has read `count` events, and the id of its stream."""
     call = api.chat_stream(api.request(model, **fields), timeout=timeout)
     events = [await call.read() for _ in range(count)]
     return call, events[0].started.stream_id
@@ -49,7 +49,7 @@ async def info_of(api, stream_id):
 
 
 async def ended(api, stream_id, within_s=10):
-    """Where the stream stands once it has ended."""
+    """Wait until the stream has ended, and return its state."""
     async with asyncio.timeout(within_s):
         while (info := await info_of(api, stream_id)).state == pb.STREAM_STATE_RUNNING:
             await asyncio.sleep(0.01)
@@ -57,7 +57,7 @@ async def ended(api, stream_id, within_s=10):
 
 
 async def readers(api, stream_id, count):
-    """Wait until so many read the stream; return where it stands."""
+    """Wait until the stream has this number of readers, and return its state."""
     async with asyncio.timeout(10):
         while (info := await info_of(api, stream_id)).reader_count != count:
             await asyncio.sleep(0.002)
@@ -66,7 +66,7 @@ async def readers(api, stream_id, count):
 
 @contextlib.asynccontextmanager
 async def server_with(start, simulator, api_on, grace_s=5, **limits):
-    """A server with limits of its own; yields its process and an Api."""
+    """Start a server with other limits. Yields its process and an Api."""
     env = simulator.environ() | {"TOKENWIRE_DRAIN_GRACE_S": str(grace_s)}
     env |= {f"TOKENWIRE_LIMITS__{name.upper()}": str(value) for name, value in limits.items()}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
@@ -81,7 +81,7 @@ async def test_only_the_last_reader_to_leave_cancels_the_provider(api, simulator
     others = [resume(api, stream_id) for _ in range(3)]
     for other in others:
         await other.read()
-    for left, leaving in enumerate((others[1], call, others[0])):  # the creator is one of them
+    for left, leaving in enumerate((others[1], call, others[0])):  # including the creator
         leaving.cancel()
         assert (await readers(api, stream_id, 3 - left)).state == pb.STREAM_STATE_RUNNING
         for _ in range(20):
@@ -144,7 +144,7 @@ async def test_linger_restarts_each_time_the_last_reader_leaves(api):
     for _ in range(4):
         call.cancel()
         await readers(api, stream_id, 0)
-        await asyncio.sleep(0.6)  # together more than the linger
+        await asyncio.sleep(0.6)  # together longer than linger
         call = resume(api, stream_id)
         assert (await call.read()).HasField("started")
     assert (await info_of(api, stream_id)).state == pb.STREAM_STATE_RUNNING
@@ -299,7 +299,7 @@ async def test_short_memory_drops_the_oldest_ended_streams_and_then_refuses_new_
 
         running = []
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            for _ in range(40):  # each of them takes its room until it has ended
+            for _ in range(40):  # each of them uses its space until it has ended
                 call, stream_id = await begin(api, f"{LARGE}&stall_after={WORDS}", count=1)
                 running.append((call, stream_id))
                 while (await call.read()).sequence < WORDS:
@@ -308,7 +308,7 @@ async def test_short_memory_drops_the_oldest_ended_streams_and_then_refuses_new_
         assert (refused.code(), reason(refused)) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
         assert details(refused)["RetryInfo"].retry_delay.seconds == 1
         assert details(refused)["ErrorInfo"].metadata == {"limit": str(2**20)}
-        for call, stream_id in running:  # those who run are left in peace
+        for call, stream_id in running:  # running streams are not affected
             assert (await info_of(api, stream_id)).state == pb.STREAM_STATE_RUNNING
             call.cancel()
         async with asyncio.timeout(10):
@@ -333,7 +333,7 @@ async def test_a_drain_waits_for_streams_without_readers_and_lets_readers_resume
         assert said(events) == "".join(generated_text(100))
         assert events[-1].finished.reason == STOP
         assert await asyncio.to_thread(process.wait, 10) == 0
-        assert time.monotonic() - began < 8  # it did not wait for its grace
+        assert time.monotonic() - began < 8  # it did not wait for its whole grace period
 
 
 async def test_a_drain_ends_streams_without_readers_within_its_grace(start, simulator, api_on):

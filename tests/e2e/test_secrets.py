@@ -1,4 +1,4 @@
-"""A key is shown once, to who made it, and stands nowhere else."""
+"""A key is printed once, when it is created, and is found nowhere else."""
 
 import asyncio
 import json
@@ -14,11 +14,11 @@ from server_process import completed
 from tokenwire.v1 import caller_pb2, caller_pb2_grpc
 
 PIECE_CHARS = 16
-"""So many of a secret's 64 hex digits in a row do not stand anywhere by chance."""
+"""Number of a secret's 64 hex digits in a row that do not occur by chance."""
 
 
 def pieces(key):
-    """The key, its secret, every piece of it as text, and as the bytes that they stand for."""
+    """Return the key, its secret, and all fragments of it as text and as the bytes they encode."""
     secret = key.rpartition("_")[2]
     texts = [secret[i : i + PIECE_CHARS] for i in range(0, len(secret) - PIECE_CHARS + 1, 4)]
     found = [text.encode() for text in texts]
@@ -28,7 +28,7 @@ def pieces(key):
 
 
 def found_in(data, *secrets):
-    """Which pieces of keys stand in some bytes."""
+    """Return the fragments of keys that some bytes contain."""
     return [piece for key in secrets for piece in pieces(key) if piece in data]
 
 
@@ -40,7 +40,7 @@ def test_the_search_finds_a_key():
 
 
 async def call_in_every_way(tenancy, key):
-    """Everything that callers were told: by answers, metadata, errors, and their texts."""
+    """Return all that callers received: answers, metadata, errors and their texts."""
     wrong = key[:-1] + ("0" if key[-1] != "0" else "1")
     said = []
     metadata_tried = [
@@ -69,7 +69,7 @@ async def call_in_every_way(tenancy, key):
             try:
                 said += [event.SerializeToString() for event in await read(call)]
             except grpc.aio.AioRpcError as error:
-                if model != key:  # what was sent as a model's name is told as one
+                if model != key:  # a text sent as a model's name is returned as one
                     said += [repr(error).encode(), repr(error.trailing_metadata()).encode()]
             said.append(repr(await call.initial_metadata()).encode())
     return b"\n".join(said)

@@ -1,4 +1,4 @@
-"""Readers that do not read: what they cost is bounded, and nobody else pays for it."""
+"""Readers that do not read: their cost is bounded, and other callers are not affected."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 from e2e_calls import SMALL_WINDOW, info
 
-# A hundred bytes a token, so that the window of a reader who stopped is full at once.
+# A hundred bytes per token, so that the window of a stopped reader fills quickly.
 FAST = f"openai/sim?repeat=forever&tokens_per_second=5000&text={'x' * 100}"
 
 
@@ -132,7 +132,7 @@ async def test_a_prompt_does_not_stay_in_memory_while_its_answer_comes(start, ap
             for call in calls:
                 call.cancel()
     print(f"\n{held / 1e6:.2f} MB a stream for a prompt of 2 MB")
-    assert held < 3_000_000  # gRPC keeps the bytes of the request; nobody else does
+    assert held < 3_000_000  # gRPC keeps the bytes of the request; nothing else does
 
 
 async def test_a_long_silence_of_the_model_is_not_a_slow_reader(start, api_on, simulator):

@@ -1,4 +1,4 @@
-"""What a tenant may spend in a day and a month: a hundred callers at once do not get past it."""
+"""Spend limits of tenants by day and month, also with a hundred concurrent callers."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
 CALLERS = 100
 WORDS = 20
 INPUT_TOKENS = 40
-ESTIMATED_INPUT = 8  # of "hello" to a model of OpenAI's; the provider says more
+ESTIMATED_INPUT = 8  # for "hello" to a model of OpenAI; the provider reports more
 ONE_STREAM = INPUT_TOKENS * INPUT_PRICE + WORDS * OUTPUT_PRICE
 DAY = "spend_microusd_per_day"
 MONTH = "spend_microusd_per_month"
@@ -37,7 +37,7 @@ ASSUMED = "[limits]\nassumed_output_tokens = 20\n"
 SAYS = f"input_tokens={INPUT_TOKENS}"
 MODELS = "".join(
     [
-        # None has ended when the last caller of a hundred comes.
+        # No stream has ended when the last of a hundred callers arrives.
         model("late", f"openai/sim?ttft_ms=2000&itl_ms=1&{SAYS}&{text_of(WORDS)}"),
         model("paced", f"openai/sim?itl_ms=10&{SAYS}&{text_of(WORDS)}"),
         model("quick", f"openai/sim?itl_ms=1&{SAYS}&{text_of(WORDS)}"),
@@ -68,12 +68,12 @@ CAPS = {
     "slips": {"day": 10**9},
     "leaves": {"day": 100_000},
 }
-"""What each test's own tenant may spend."""
+"""Spend limits of the tenants, one for each test."""
 
 
 @pytest.fixture(scope="module")
 def served(start, simulator, tmp_path_factory):
-    """A server of tenants that each have a cap: its address, and a key of each."""
+    """Start a server with tenants that have limits. Return its address, and a key for each tenant."""
     folder = tmp_path_factory.mktemp("spend")
     database = f"sqlite:///{folder}/tokenwire.db"
     keys = new_keys(database, CAPS)
@@ -84,14 +84,14 @@ def served(start, simulator, tmp_path_factory):
 
 @pytest.fixture
 def spending(api_on, served):
-    """The RPCs for callers of a tenant."""
+    """Yield the RPCs for callers of a tenant."""
     address, keys = served
     return lambda tenant: calling(api_on, address, keys[tenant])
 
 
 @pytest.fixture
 def spending_again(start, simulator, tmp_path, api_on, database_url):
-    """Starts a server on one and the same database, whose callers need no key."""
+    """Starts servers on the same database, whose callers need no key."""
 
     @contextlib.asynccontextmanager
     async def run(*tables, **limits):
@@ -106,7 +106,9 @@ def spending_again(start, simulator, tmp_path, api_on, database_url):
 
 
 async def spent(api, allowed):
-    """What all streams cost: once nothing is reserved, the records and what is left say the same."""
+    """Return the cost of all streams. When nothing is reserved, check that the records agree with what is
+    left.
+    """
     give_up = time.monotonic() + 10
     while True:
         records = await api.records()
@@ -123,12 +125,12 @@ def is_open(record):
 
 
 def retry_s(error):
-    """When a refused call is to come back. None: it is not told."""
+    """Return the retry delay of a refused call, or None."""
     found = details(error).get("RetryInfo")
     return found and found.retry_delay.ToTimedelta().total_seconds()
 
 
-# A hundred callers at once.
+# A hundred concurrent callers.
 
 
 async def test_of_a_hundred_concurrent_callers_only_those_within_the_limit_are_admitted(spending):
@@ -149,7 +151,7 @@ async def test_of_a_hundred_concurrent_callers_only_those_within_the_limit_are_a
             (violation,) = found["QuotaFailure"].violations
             assert violation.subject == "tenant:hundred"
             assert retry_s(error) == 1.0
-        # Their input was larger than it looked: that is all by which they could pass it.
+        # Their input was larger than estimated. Only by that can they exceed the limit.
         assert await spent(api, allowed) <= allowed + 10 * (INPUT_TOKENS - ESTIMATED_INPUT)
 
 
@@ -197,7 +199,7 @@ async def test_a_hundred_endless_answers_exceed_the_limit_by_less_than_one_strea
         assert retry_s(await refused(api.chat(api.request("endless")))) != 1.0
 
 
-# Told before, during and after.
+# What is left, before, during and after.
 
 
 async def test_initial_metadata_and_get_caller_have_what_is_left(spending):
@@ -228,7 +230,7 @@ async def test_spend_is_kept_across_a_restart(spending_again):
         assert await api.left() == {DAY: 2 * ONE_STREAM, MONTH: 2 * ONE_STREAM + 50}
     dearer = model("dear", f"openai/sim?{SAYS}&{text_of(WORDS)}", "{ input = 2, output = 10 }")
     async with spending_again(dearer, day=allowed, month=month) as api:
-        # Nor do prices that changed change what was spent.
+        # Changed prices do not change what was spent.
         assert await api.left() == {DAY: 2 * ONE_STREAM, MONTH: 2 * ONE_STREAM + 50}
         error = await refused(api.chat(api.request("dear", generation=at_most(2 * WORDS))))
         assert (info(error).metadata["limit"], retry_s(error) > 1) == (MONTH, True)
@@ -254,7 +256,7 @@ async def test_spend_recorded_by_a_killed_server_is_kept(spending_again):
         assert 10**6 - 20_000 < (await api.left())[DAY] <= 10**6 - ONE_STREAM - 200
 
 
-# At the limit, and beside it.
+# At the limit.
 
 
 async def test_with_a_limit_of_zero_free_models_can_be_used(spending):
@@ -265,7 +267,7 @@ async def test_with_a_limit_of_zero_free_models_can_be_used(spending):
         assert reason(error) == "QUOTA_EXHAUSTED"
         assert retry_s(error) is None
         assert (await api.count_tokens(api.request("quick"))).input_tokens > 0
-        # A budget makes what it reserves smaller, and never less than its input.
+        # A budget lowers the reservation, but not below the cost of the input.
         within = api.request("quick", budget=budget(ESTIMATED_INPUT), generation=at_most(1))
         assert reason(await refused(api.chat(within))) == "QUOTA_EXHAUSTED"
 
@@ -320,12 +322,12 @@ async def test_usage_beyond_any_real_answer_is_recorded_with_a_bounded_cost(spen
     async with spending("slips") as api:
         finished = (await api.events("slipping"))[-1].finished
         assert finished.usage.output_tokens == 2**53
-        assert finished.usage.cost_microusd == 10**15  # and no more, so that all can be added up
+        assert finished.usage.cost_microusd == 10**15  # bounded, so that sums do not overflow
         assert (await api.left())[DAY] < 0
         assert retry_s(await refused(api.chat(api.request("quick")))) > 1
 
 
-# Whatever becomes of callers, what they reserved comes back.
+# All reservations are released.
 
 
 async def test_all_reservations_are_released_however_streams_end(spending):

@@ -1,4 +1,4 @@
-"""Starting and stopping: what a new operator meets first."""
+"""Starting and stopping the server."""
 
 import asyncio
 import signal
@@ -213,7 +213,7 @@ async def test_a_configured_provider_and_alias_work(tmp_path, start, simulator, 
     assert events[-1].HasField("finished")
     assert (model.id, model.provider, model.context_window_tokens) == ("fast", "local", 8192)
     headers = {k.lower(): v for k, v in simulator.request("configured")["headers"].items()}
-    assert headers["authorization"] == "Bearer none"  # it needs no key, so it gets none
+    assert headers["authorization"] == "Bearer none"  # it needs no key, so none is sent
     assert not headers.get("openai-organization")
 
 

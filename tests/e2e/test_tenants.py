@@ -19,7 +19,7 @@ REVOKED_WITHIN_S = 5.0
 
 
 async def services(channel, metadata):
-    """Every service that reflection lists, with its methods, as descriptors."""
+    """Return every service that reflection lists, with its methods, as descriptors."""
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
 
     async def ask(**question):
@@ -75,7 +75,7 @@ async def test_every_rpc_of_every_service_needs_a_key_except_health(tenancy):
     ids=lambda question: next(iter(question), "nothing"),
 )
 def test_reflection_needs_a_key(tenancy, question):
-    # Not grpc.aio's client, which says INTERNAL when its own message meets the server's status.
+    # Not grpc.aio's client, which reports INTERNAL when its own message meets the server's status.
     with grpc.insecure_channel(tenancy.address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         requests = iter([reflection_pb2.ServerReflectionRequest(**question)])
@@ -143,11 +143,11 @@ async def test_a_key_can_call_and_list_only_its_models(tenancy):
                 assert "nearest" not in info(error.value).metadata
 
 
-# Another tenant's streams do not exist.
+# Streams of another tenant are not found.
 
 
 async def a_stream_of(tenancy, key, **fields):
-    """The id of a stream that has ended and can be read."""
+    """Return the id of a stream that has ended and can be read."""
     async with tenancy.api(key) as api:
         return (await read(api.chat_stream(api.request("openai/sim?tokens=2", **fields))))[
             0
@@ -183,7 +183,7 @@ async def test_another_tenants_a_guessed_and_a_deleted_stream_get_identical_erro
 
 
 async def test_another_tenants_a_guessed_and_a_deleted_stream_take_the_same_time(tenancy):
-    """A tenth of the calls and ten times the margin of the run at full size."""
+    """A tenth of the calls and ten times the tolerance of the run at full size."""
     medians = await medians_of_refusals(tenancy, count=1000)
     assert max(medians) <= 2.0 * min(medians)
 
@@ -198,7 +198,9 @@ async def test_another_tenants_a_guessed_and_a_deleted_stream_take_the_same_time
 
 
 async def medians_of_refusals(tenancy, count):
-    """Seconds that asking for another's, a guessed and a deleted stream takes; `count` calls in all."""
+    """Return the median seconds of calls for another tenant's, a guessed and a deleted stream. `count` calls
+    in total.
+    """
     others = await a_stream_of(tenancy, tenancy.globex)
     deleted = await a_stream_of(tenancy, tenancy.acme)
     took = {others: [], UNKNOWN_STREAM: [], deleted: []}
@@ -243,7 +245,7 @@ async def test_a_cached_answer_is_replayed_only_to_its_tenant(tenancy):
 
 
 async def revoke_and_wait(tenancy, key, call):
-    """How a call ended after its key was revoked, and how much later."""
+    """Revoke a key. Return the error of a call with it, and the delay."""
     keys("revoke", key[:15], database=tenancy.database)
     began = time.monotonic()
     with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -316,13 +318,13 @@ async def test_rotating_a_key_drops_none_of_its_100_open_streams(tenancy):
                 asked = chat_pb2.GetStreamRequest(stream_id=stream_id)
                 reached = (await rotated.get_stream(asked)).last_sequence
                 while (await anext(events)).sequence <= reached:
-                    pass  # what was there before the old key ran out, or came since
+                    pass  # streams that existed when the old key expired, or came later
         for call in calls:
             call.cancel()
 
 
 async def refused_as_expired(api, key):
-    """Return once a key that runs out has run out."""
+    """Wait until a key has expired."""
     began = time.monotonic()
     while True:
         try:
@@ -348,7 +350,7 @@ async def test_a_rotated_key_shares_the_limits_of_its_predecessor(tenancy):
 
 
 def test_the_message_factory_returns_the_generated_classes():
-    """The walk above sends each method the empty message of its kind; this is how it makes them."""
+    """The test above sends an empty message to each method. This is how it creates them."""
     assert message_factory.GetMessageClass(chat_pb2.ChatRequest.DESCRIPTOR) is chat_pb2.ChatRequest
 
 

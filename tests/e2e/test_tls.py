@@ -1,4 +1,4 @@
-"""A real server behind TLS: who gets in, and how it is started."""
+"""TLS on a real server: which clients are accepted, and how it is configured."""
 
 import json
 import os
@@ -33,20 +33,20 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def served(start, simulator, tmp_path_factory):
-    """Asks for no client certificate. No test changes its files."""
+    """Start a server that requests no client certificate. No test changes its files."""
     with serving(start, simulator, tmp_path_factory.mktemp("tls")) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
 def mutual(start, simulator, tmp_path_factory):
-    """Asks for a client certificate. No test changes its files."""
+    """Start a server that requires a client certificate. No test changes its files."""
     folder = tmp_path_factory.mktemp("tls")
     with serving(start, simulator, folder, client_ca=AUTHORITY) as served:
         yield served
 
 
-# Who gets in.
+# Clients.
 
 
 async def test_a_client_that_trusts_the_authority_streams(served, api_on):
@@ -92,7 +92,7 @@ def test_tls_1_2_and_1_3_are_supported_with_http2(served, version):
 
 def test_tls_1_1_is_refused(served):
     context = client_context()
-    context.set_ciphers("ALL:@SECLEVEL=0")  # or this side would refuse it
+    context.set_ciphers("ALL:@SECLEVEL=0")  # otherwise this side would refuse it
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         context.minimum_version = ssl.TLSVersion.TLSv1_1
@@ -160,7 +160,7 @@ async def test_a_resumed_tls_session_keeps_its_tenant(mutual):
             assert (await caller(channel)).tenant == "acme"
 
 
-# How it is started.
+# Configuration.
 
 
 @pytest.mark.parametrize("flag", ["--tls-cert", "--tls-key", "--tls-client-ca"])
@@ -203,7 +203,7 @@ def test_grpcurl_connects_with_a_client_certificate(mutual, tmp_path):
 
 
 def test_the_certificate_that_the_readme_creates_works(start, tmp_path):
-    """With the openssl of the machine, as it stands there."""
+    """Runs the README's openssl command."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not there")
     subprocess.run(

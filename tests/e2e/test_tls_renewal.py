@@ -1,4 +1,4 @@
-"""Certificates that change under a real server, while streams are open."""
+"""Certificates that change while a real server has open streams."""
 
 import asyncio
 import time
@@ -49,13 +49,13 @@ async def test_a_new_certificate_drops_none_of_100_open_streams(renewable, api_o
             await served.wait_until_shown(new)
             async with served.channel() as channel:
                 assert said(await api_on(channel).events("openai/sim?tokens=5"))
-            assert not reading.done()  # the change came in the middle of them
+            assert not reading.done()  # the change happened during them
             streams = await reading
             assert len(streams) == 100
             for events in streams:
                 assert said(events) == text_of(200)
                 assert events[-1].finished.reason == event_pb2.FINISH_REASON_STOP
-            for channel in channels:  # and their connections still take calls
+            for channel in channels:  # and their connections still accept calls
                 await caller(channel)
         finally:
             for channel in channels:
@@ -109,7 +109,7 @@ async def test_an_invalid_replacement_is_logged_once_and_can_be_fixed(renewable)
 
 
 async def test_constantly_changing_certificates_disturb_no_handshake(renewable):
-    """Handshakes on many threads, while gRPC replaces what they are made of."""
+    """Handshakes on many threads while gRPC replaces the certificates."""
     with renewable() as served:
         stop = time.monotonic() + 4
 

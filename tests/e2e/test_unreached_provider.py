@@ -1,4 +1,4 @@
-"""A provider to which no connection comes about has nothing to bill, and nobody is billed for it."""
+"""A provider that was never connected to bills nothing, and neither does the server."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ ALLOWED = 10_000
 
 @pytest.fixture
 def unreachable():
-    """The URL of a listener that is full: connecting to it takes as long as one waits."""
+    """Return the URL of a listener whose queue is full, so that connecting never completes."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

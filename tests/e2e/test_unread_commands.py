@@ -1,4 +1,4 @@
-"""What an operator's command says when nobody can read what it wrote."""
+"""Commands of the operator whose output cannot be written."""
 
 import os
 import subprocess
@@ -10,14 +10,14 @@ from tenants_support import keys
 
 @pytest.fixture
 def database(tmp_path):
-    """With one key, of acme's."""
+    """Return a database with one key of acme."""
     url = f"sqlite:///{tmp_path}/tokenwire.db"
     keys("create", "--tenant", "acme", database=url)
     return url
 
 
 def written_to(output, *arguments):
-    """What becomes of a command that writes there, with the buffers that operators have."""
+    """Run a command that writes there, with the default buffers."""
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     with open(output, "wb") as stdout:  # noqa: PTH123
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""What a customer learns from the command line alone: what a chat would cost, and what all of them did."""
+"""The client's commands for a customer: the cost of a chat before it, and usage after it."""
 
 import asyncio
 import csv
@@ -41,17 +41,17 @@ class Customer:
             timeout=60,
             env=environ | {"TOKENWIRE_TARGET": self.address, "TOKENWIRE_KEY": self.key},
             encoding="utf-8",
-            start_new_session=True,  # there is no terminal to ask at
+            start_new_session=True,  # there is no terminal to prompt on
         )
 
     def csv(self, *arguments):
-        """The rows of `usage --csv`."""
+        """Return the rows of `usage --csv`."""
         done = self.run("usage", "--csv", *arguments)
         assert (done.returncode, done.stderr) == (0, "")
         return list(csv.DictReader(io.StringIO(done.stdout, newline=""), strict=True))
 
     def settled(self, count, *arguments):
-        """The rows once there are so many, and none of them is open."""
+        """Wait until there are `count` rows and none of them is open. Return them."""
         began = time.monotonic()
         while True:
             rows = self.csv(*arguments)
@@ -67,7 +67,7 @@ class Customer:
 
 @pytest.fixture(scope="module")
 def customers(start, simulator, tmp_path_factory):
-    """One each of two tenants, at a server whose models have prices, but for one."""
+    """Return a customer of each of two tenants, on a server whose models have prices, except one."""
     folder = tmp_path_factory.mktemp("usage")
     database = f"sqlite:///{folder}/t.db"
     tables = (
@@ -87,7 +87,7 @@ def acme(customers):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def billed(acme):
-    """What many streams cost, as each said itself at its end: by stream."""
+    """Return the cost of many streams, as reported at their ends, by stream."""
     costs = {}
     async with acme.client() as client:
 
@@ -143,7 +143,7 @@ async def test_every_record_is_listed_once_while_new_ones_are_added(acme, billed
         exports = []
         try:
             async with asyncio.timeout(3 * WRITTEN_WITHIN_S):
-                # Until there were new ones between the first and the last.
+                # Until there were new ones between the first and the last page.
                 while len(exports) < 3 or len(exports[-1]) <= max(STREAMS, len(exports[0])):
                     exports.append(await asyncio.to_thread(acme.csv))
         finally:

@@ -1,4 +1,6 @@
-"""Usage records and their sums over the wire: whole, in order, of one's own tenant, or a named refusal."""
+"""UsageService: records and sums of the caller's tenant, complete and in order, or a refusal
+with a reason.
+"""
 
 import asyncio
 import random
@@ -19,7 +21,7 @@ STREAMS = 60
 
 
 async def refusal(call):
-    """The paths of all violations of a refused call."""
+    """Return the paths of all violations of a refused call."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -39,7 +41,7 @@ def kept_books(start, api_on, simulator, new_database, tmp_path_factory):
 
 @pytest.fixture
 async def books(kept_books):
-    """A server that has had streams of three models, with and without a price and labels, and has one."""
+    """A server with streams of three models, with and without price and labels, of which one is open."""
     if not kept_books.filled_time.seconds:
         await have_streams(kept_books)
     return kept_books
@@ -73,7 +75,7 @@ async def have_streams(books):
 
 @pytest.fixture
 async def usage(books):
-    """Calls of UsageService with acme's key."""
+    """Return calls of UsageService with acme's key."""
     async with usage_calls(books.tenancy, books.tenancy.acme) as calls:
         yield calls
 
@@ -139,13 +141,13 @@ async def test_a_page_token_is_valid_only_for_its_list(books, usage):
     assert await refusal(usage.list(page_token=token, filter=filter)) == ["page_token"]
     for garbage in ("x", "ä" * 10, token[:-2], token[2:], "A" * 4000, "=", "\0", token + "AAAA"):
         assert await refusal(usage.list(page_token=garbage)) == ["page_token"], garbage
-    # To another tenant it shows nothing, of whosesoever list it is.
+    # It shows nothing to another tenant, even if it belongs to a list of that tenant.
     async with usage_calls(books.tenancy, books.tenancy.globex) as others:
         assert await others.list(page_token=token) == usage_pb2.ListUsageRecordsResponse()
 
 
 async def test_a_page_size_above_the_maximum_is_lowered_to_it(books, usage):
-    before = usage_pb2.UsageFilter(end_time=books.filled_time)  # others may still come
+    before = usage_pb2.UsageFilter(end_time=books.filled_time)  # more may be added
     everything = (await usage.list(page_size=1000, filter=before)).usage_records
     assert len(everything) > STREAMS
     assert (await usage.list(page_size=5000, filter=before)).usage_records == everything
@@ -202,7 +204,7 @@ GROUPS = {
 
 
 def sums(records, groups):
-    """What the summaries of these records must say, in order."""
+    """Return the expected summaries of these records, in order."""
     ordered = [GROUPS[group] for group in sorted(groups)]
     found = {}
     for record in records:
