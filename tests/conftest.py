@@ -89,7 +89,7 @@ def simulator():
 
 @pytest.fixture(scope="session")
 def own_simulator():
-    """Starts another simulator, whose books no other test writes in: a context manager."""
+    """Starts another simulator that no other test uses: a context manager."""
     return running_simulator
 
 

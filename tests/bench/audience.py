@@ -143,7 +143,7 @@ def _reading_process(target: Target, stream_id: str) -> Iterator[subprocess.Pope
     process = subprocess.Popen(argv, stdout=subprocess.PIPE)
     try:
         if process.stdout is None or not process.stdout.readline():
-            raise Unmeasurable("the reader in a process of its own did not read")
+            raise Unmeasurable("the reader in a separate process did not read")
         yield process
     finally:
         process.kill()

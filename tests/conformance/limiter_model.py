@@ -68,7 +68,7 @@ class Account:
 
 
 @dataclass
-class Held:
+class ModelLease:
     """A lease, with the model's data about it."""
 
     lease: object
@@ -130,7 +130,7 @@ class Model:
                 account.entries.append(entry)
                 account.streams += 1
                 taken.append((account, entry))
-        self.held.append(Held(lease, tokens, taken))
+        self.held.append(ModelLease(lease, tokens, taken))
         self.check_allowances(lease.allowances, caller)
         return None
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import grpc
 import grpc.aio
 from e2e_calls import PROVIDERS
-from records_support import bill, is_open, keeping_books, outcome, usage_calls
+from records_support import bill, is_open, outcome, serving_ledger, usage_calls
 
 WRITTEN_S = 1.0
 """Time until an event must be in the database."""
@@ -72,8 +72,8 @@ async def watching(tenancy, count, script="steady"):
 
 async def kill_and_start_again(start, api_on, simulator, database, folder, count):
     """Kill a server during `count` streams, and start it again."""
-    with keeping_books(start, api_on, simulator, database, folder) as books:
-        tenancy = books.tenancy
+    with serving_ledger(start, api_on, simulator, database, folder) as ledger_server:
+        tenancy = ledger_server.tenancy
         async with watching(tenancy, count) as watched, tenancy.api(tenancy.acme) as api:
             worst_s = await worst_lost_s(tenancy, watched)
             late = [Watched(api, number) for number in range(5)]
@@ -82,8 +82,8 @@ async def kill_and_start_again(start, api_on, simulator, database, folder, count
             tenancy.process.kill()
             await asyncio.to_thread(tenancy.process.wait)
             await asyncio.gather(*(stream.reading for stream in late))
-        with books.again() as again:
-            records = await books.until(
+        with ledger_server.again() as again:
+            records = await ledger_server.until(
                 again, again.acme, lambda found: not any(map(is_open, found)), CLOSED_S
             )
         lost_s = check_lost(watched, late, records, killed)

@@ -30,7 +30,7 @@ def check_one_record_each(tries, records):
     return by_try
 
 
-def check_providers_books(tries, by_try, simulator):
+def check_provider_calls(tries, by_try, simulator):
     """Check the number of calls of the provider. Return what it sent, by try."""
     sent, asked = {}, 0
     for attempt in tries:
@@ -61,10 +61,10 @@ def check_figures(attempt, record, sent):
         assert record.model == attempt.finished.model
         assert record.HasField("ttft") == attempt.finished.timings.HasField("ttft")
     if attempt.refused is not None and "output_tokens" in attempt.refused.metadata:
-        told = attempt.refused.metadata
-        assert int(told["output_tokens"]) == usage.output_tokens
-        assert int(told["input_tokens"]) == usage.input_tokens
-        assert told["usage_estimated"] == str(usage.estimated).lower()
+        facts = attempt.refused.metadata
+        assert int(facts["output_tokens"]) == usage.output_tokens
+        assert int(facts["input_tokens"]) == usage.input_tokens
+        assert facts["usage_estimated"] == str(usage.estimated).lower()
     if record.from_cache:
         assert usage == FREE
         assert record.attempts == 0
@@ -106,14 +106,14 @@ def check_cancelled(tries, by_try, sent, late_tokens):
     return f"{streams} cancels: {counted} tokens counted, {received} received, worst {worst:.1%}"
 
 
-def check_books(tries, records, simulator, late_tokens):
+def check_ledger(tries, records, simulator, late_tokens):
     """Run all checks. Return a summary."""
     by_try = check_one_record_each(tries, records)
-    sent = check_providers_books(tries, by_try, simulator)
+    sent = check_provider_calls(tries, by_try, simulator)
     for attempt in tries:
         if attempt.number in by_try:
             check_figures(attempt, by_try[attempt.number], sent.get(attempt.number, 0))
-    told = Counter(f"{outcome(record)} {record.reason}" for record in records)
+    counts = Counter(f"{outcome(record)} {record.reason}" for record in records)
     unseen = sum(not attempt.ids for attempt in tries if attempt.number in by_try)
     return (
         f"{len(tries)} tries, {len(records)} streams, {len(records)} records, {unseen} of streams that "

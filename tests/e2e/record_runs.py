@@ -4,9 +4,9 @@ import asyncio
 import signal
 import time
 
-from record_checks import check_books
+from record_checks import check_ledger
 from record_ways import die_with_their_caller, end_in_every_way, staying_open
-from records_support import is_open, keeping_books, logged
+from records_support import is_open, logged, serving_ledger
 
 READABLE_S = 3.0
 
@@ -25,16 +25,16 @@ async def end_and_check(
     began = time.monotonic()
     with (
         own_simulator() as simulator,
-        keeping_books(
+        serving_ledger(
             start, api_on, simulator, database, folder, TOKENWIRE_LOG_LEVEL="ERROR"
-        ) as books,
+        ) as ledger_server,
     ):
-        tenancy = books.tenancy
+        tenancy = ledger_server.tenancy
         print("seed", seed)
         tries = await end_in_every_way(tenancy, count - 2 * share, seed)
         tries += await die_with_their_caller(tenancy, len(tries), share)
         await asyncio.to_thread(simulator.wait_until_none_open, 10)
-        records = await books.until(
+        records = await ledger_server.until(
             tenancy, tenancy.acme, lambda found: not any(map(is_open, found)), READABLE_S
         )
         assert not any(map(is_open, records))
@@ -42,9 +42,9 @@ async def end_and_check(
             tenancy.process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(tenancy.process.wait, 15)
         assert logged(tenancy) == ""
-        with books.again() as again:
-            records = await books.records(again, tenancy.acme)
-            assert await books.records(again, tenancy.globex) == []
-        told = check_books(tries + last, records, simulator, late_tokens)
-    print(f"\n{told}; {time.monotonic() - began:.1f} s")
+        with ledger_server.again() as again:
+            records = await ledger_server.records(again, tenancy.acme)
+            assert await ledger_server.records(again, tenancy.globex) == []
+        summary = check_ledger(tries + last, records, simulator, late_tokens)
+    print(f"\n{summary}; {time.monotonic() - began:.1f} s")
     return records

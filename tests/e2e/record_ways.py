@@ -60,8 +60,8 @@ class Try:
     async def read(self, call, words=None):
         """Read a call to its end, or until `words` words have arrived in total."""
         try:
-            told = await call.initial_metadata()
-            self.ids |= {value for name, value in told if name == "tokenwire-stream-id"}
+            metadata = await call.initial_metadata()
+            self.ids |= {value for name, value in metadata if name == "tokenwire-stream-id"}
             async for event in call:
                 self.events.append(event)
                 if event.HasField("started"):

@@ -75,7 +75,7 @@ def bill(provider, usage):
     return int(cost.quantize(Decimal(1), ROUND_HALF_UP))
 
 
-class Books:
+class LedgerServer:
     """A server, and the usage records of its callers."""
 
     def __init__(self, tenancy, serve_again):
@@ -136,7 +136,7 @@ async def usage_calls(tenancy, key):
 
 
 @contextmanager
-def keeping_books(start, api_on, simulator, database, folder, more_settings="", **env):
+def serving_ledger(start, api_on, simulator, database, folder, more_settings="", **env):
     """Start a server with two tenants, prices, and short limits for silent providers."""
     acme, globex = [
         keys("create", "--tenant", name, database=database) for name in ("acme", "globex")
@@ -147,7 +147,7 @@ def keeping_books(start, api_on, simulator, database, folder, more_settings="", 
         "TOKENWIRE_DRAIN_GRACE_S": "0.3",
         "TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": "2",
     } | env
-    settings = folder / "books.toml"
+    settings = folder / "ledger.toml"
     settings.write_text(f"{configuration()}\n{more_settings}")
     command = ("serve", "--listen", "127.0.0.1:0", "--config", str(settings))
 
@@ -157,7 +157,7 @@ def keeping_books(start, api_on, simulator, database, folder, more_settings="", 
             yield Tenancy(api_on, address, database, acme, globex, simulator, process)
 
     with serve() as tenancy:
-        yield Books(tenancy, serve)
+        yield LedgerServer(tenancy, serve)
 
 
 def span(seconds):

@@ -123,8 +123,8 @@ class Refusal(NamedTuple):
         try:
             await (rpc.read() if method.server_streaming else rpc)
         except grpc.aio.AioRpcError as error:
-            told = dict(error.trailing_metadata()).get("grpc-status-details-bin")
-            return cls(error.code(), reason(error) if told else "")
+            has_details = dict(error.trailing_metadata()).get("grpc-status-details-bin")
+            return cls(error.code(), reason(error) if has_details else "")
         finally:
             rpc.cancel()
         return None

@@ -29,7 +29,7 @@ def serving(start, api_on):
     return run
 
 
-async def streams_to_nobody(provider, reader, writer):
+async def streams_endlessly(provider, reader, writer):
     writer.write(HEAD + b"\r\n")
     while True:
         writer.write(TOKEN)
@@ -37,12 +37,12 @@ async def streams_to_nobody(provider, reader, writer):
         await asyncio.sleep(0.005)
 
 
-async def says_nothing(provider, reader, writer):
+async def sends_nothing(provider, reader, writer):
     writer.write(HEAD + b"\r\n" + TOKEN)
     await wait_for_end(reader)
 
 
-@pytest.mark.parametrize("script", [streams_to_nobody, says_nothing])
+@pytest.mark.parametrize("script", [streams_endlessly, sends_nothing])
 async def test_a_cancel_closes_a_tls_connection_without_waiting_for_close_notify(
     serving, tmp_path, script
 ):

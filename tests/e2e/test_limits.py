@@ -24,7 +24,7 @@ async def refused(call):
     return error.value
 
 
-async def limits_told(call):
+async def limits_in_metadata(call):
     """Return the limits in a call's initial metadata."""
     return {
         key.removeprefix(PREFIX): int(value)
@@ -51,9 +51,9 @@ async def test_initial_metadata_has_what_is_left_of_each_limit(tenancy):
     async with tenancy.api(key) as api:
         generation = chat_pb2.GenerationConfig(max_output_tokens=100)
         call = api.chat_stream(api.request(SHORT, generation=generation))
-        told = await limits_told(call)
+        metadata = await limits_in_metadata(call)
         await read(call)
-        assert told == {
+        assert metadata == {
             "requests-per-minute": 5,
             "requests-per-minute-remaining": 4,
             "tokens-per-minute": 10000,
@@ -62,14 +62,14 @@ async def test_initial_metadata_has_what_is_left_of_each_limit(tenancy):
             "concurrent-streams-remaining": 2,
         }
         unary = api.chat(api.request(SHORT))
-        assert (await limits_told(unary))["requests-per-minute-remaining"] == 3
+        assert (await limits_in_metadata(unary))["requests-per-minute-remaining"] == 3
         await unary
 
 
 async def test_without_limits_no_limit_metadata_is_sent(tenancy):
     async with tenancy.api(tenancy.acme) as api:
         call = api.chat_stream(api.request(SHORT))
-        assert await limits_told(call) == {}
+        assert await limits_in_metadata(call) == {}
         await read(call)
 
 
@@ -102,7 +102,7 @@ async def test_a_refusal_is_trailers_only(tenancy):
     async with tenancy.api(key) as api:
         await api.chat(api.request(SHORT))
         call = api.chat_stream(api.request(SHORT))
-        assert await limits_told(call) == {}
+        assert await limits_in_metadata(call) == {}
         await refused(read(call))
 
 

@@ -6,7 +6,7 @@ import sqlite3
 import time
 
 from lost_runs import CLOSED_S, Watched, kill_and_start_again, watching
-from records_support import bill, is_open, keeping_books, logged, outcome
+from records_support import bill, is_open, logged, outcome, serving_ledger
 
 CANNOT = "usage records cannot be written"
 CAN_AGAIN = "usage records can be written again"
@@ -26,26 +26,26 @@ async def test_another_replica_closes_the_records_of_a_killed_replica_and_no_oth
 ):
     database = postgresql.new_database()
     with (
-        keeping_books(start, api_on, simulator, database, tmp_path) as books,
-        books.again() as living,
+        serving_ledger(start, api_on, simulator, database, tmp_path) as ledger_server,
+        ledger_server.again() as living,
     ):
         async with watching(living, 10) as own:
             own_ids = {stream.stream_id for stream in own}
-            async with watching(books.tenancy, 10) as watched:
-                books.tenancy.process.kill()
-                await asyncio.to_thread(books.tenancy.process.wait)
+            async with watching(ledger_server.tenancy, 10) as watched:
+                ledger_server.tenancy.process.kill()
+                await asyncio.to_thread(ledger_server.tenancy.process.wait)
 
             def closed(records):
                 ours = [record for record in records if record.stream_id in own_ids]
                 assert all(map(is_open, ours))
                 return not any(map(is_open, (r for r in records if r.stream_id not in own_ids)))
 
-            records = await books.until(living, living.acme, closed, CLOSED_S)
+            records = await ledger_server.until(living, living.acme, closed, CLOSED_S)
             lost = [record for record in records if record.stream_id not in own_ids]
             assert {record.stream_id for record in lost} == {s.stream_id for s in watched}
             assert {outcome(record) for record in lost} == {"LOST"}
             before = {stream.stream_id: len(stream.arrivals) for stream in own}
-        records = await books.until(
+        records = await ledger_server.until(
             living, living.acme, lambda found: not any(map(is_open, found)), 5
         )
         by_id = {record.stream_id: record for record in records}
@@ -55,9 +55,9 @@ async def test_another_replica_closes_the_records_of_a_killed_replica_and_no_oth
             assert record.usage.output_tokens >= before[stream.stream_id]
 
 
-async def outlast(books, away, back, for_s):
+async def outlast(ledger_server, away, back, for_s):
     """Run 50 streams, of which some end and others start while the database is unavailable."""
-    tenancy = books.tenancy
+    tenancy = ledger_server.tenancy
     async with watching(tenancy, 40) as lasting:
         async with watching(tenancy, 5) as ending, tenancy.api(tenancy.acme) as api:
             began = time.monotonic()
@@ -71,14 +71,14 @@ async def outlast(books, away, back, for_s):
         await asyncio.to_thread(back)
         streams = [*lasting, *ending, *short, *fresh]
         ids = {stream.stream_id for stream in streams}
-        records = await books.until(
+        records = await ledger_server.until(
             tenancy, tenancy.acme, lambda found: {r.stream_id for r in found} >= ids, 15
         )
         assert {record.stream_id for record in records} == ids
         assert all(not stream.reading.done() for stream in lasting)
     for stream in fresh:
         stream.call.cancel()
-    records = await books.until(
+    records = await ledger_server.until(
         tenancy, tenancy.acme, lambda found: not any(map(is_open, found)), 5
     )
     by_id = {record.stream_id: record for record in records}
@@ -105,21 +105,23 @@ async def test_ten_seconds_without_postgresql_lose_no_record_and_disturb_no_stre
     start, api_on, simulator, own_postgresql, tmp_path
 ):
     database = own_postgresql.new_database()
-    with keeping_books(start, api_on, simulator, database, tmp_path) as books:
-        await outlast(books, own_postgresql.stop, own_postgresql.start, 10)
+    with serving_ledger(start, api_on, simulator, database, tmp_path) as ledger_server:
+        await outlast(ledger_server, own_postgresql.stop, own_postgresql.start, 10)
 
 
 async def test_eight_seconds_of_a_locked_sqlite_lose_no_record_and_disturb_no_stream(
     start, api_on, simulator, tmp_path
 ):
     with (
-        keeping_books(start, api_on, simulator, f"sqlite:///{tmp_path}/t.db", tmp_path) as books,
+        serving_ledger(
+            start, api_on, simulator, f"sqlite:///{tmp_path}/t.db", tmp_path
+        ) as ledger_server,
         contextlib.closing(
             sqlite3.connect(tmp_path / "t.db", isolation_level=None, check_same_thread=False)
         ) as holder,
     ):
         await outlast(
-            books,
+            ledger_server,
             lambda: holder.execute("BEGIN EXCLUSIVE"),
             lambda: holder.execute("ROLLBACK"),
             8,

@@ -56,7 +56,7 @@ async def test_large_requests_without_a_key_are_refused_without_buffering_them(
         assert most < 30
 
 
-def hold_calls(address, attack, chat):
+def keep_calls_open(address, attack, chat):
     """Return a connection that answers pings, accepts no message, and keeps calls open."""
     connection = connected(address, stream_window=0)
     for stream in range(1, 7, 2):
@@ -101,7 +101,7 @@ async def test_no_caller_delays_the_stop_and_every_stream_is_recorded(
             calls = [api.chat_stream(request) for _ in range(5)]
             for call in calls:
                 await call.initial_metadata()
-            with hold_calls(address, attack, request.SerializeToString()):
+            with keep_calls_open(address, attack, request.SerializeToString()):
                 await asyncio.sleep(0.5)
                 began = time.monotonic()
                 process.send_signal(signal.SIGTERM)

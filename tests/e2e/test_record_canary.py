@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 from e2e_calls import reason
 from msgspec import structs
-from records_support import continuing, is_open, keeping_books, logged, span
+from records_support import continuing, is_open, logged, serving_ledger, span
 from tenants_support import bearer
 
 from tokenwire.v1 import chat_pb2, chat_pb2_grpc, event_pb2
@@ -111,9 +111,9 @@ ONCE = chat_pb2.CacheOptions(mode=chat_pb2.CACHE_MODE_READ_WRITE)
 
 
 @asynccontextmanager
-async def parrots():
-    """A simulator for each way; yields the settings of a provider of each kind for each of them, and for
-    one that refuses whatever it is asked in the same words.
+async def echoing_providers():
+    """Start a simulator for each way, and a provider that refuses every request with the text of the request.
+    Yields the settings of their providers of each kind.
     """
     async with AsyncExitStack() as stack:
         urls = {}
@@ -158,7 +158,7 @@ async def said(call, *, at_most):
     return events
 
 
-async def asked_without_a_stream(api, tenancy):
+async def send_requests_without_a_stream(api, tenancy):
     """Send requests that are only counted, or refused by this server."""
     async with tenancy.channel() as channel:
         stub = chat_pb2_grpc.ChatServiceStub(channel)
@@ -185,7 +185,7 @@ async def asked_without_a_stream(api, tenancy):
     assert reason(refused.value) == "BUDGET_EXCEEDED"
 
 
-async def refused_in_its_own_words(api):
+async def refused_with_its_own_text(api):
     """Return what callers receive from a provider that repeats their requests."""
     for kind in KINDS:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -197,11 +197,11 @@ async def refused_in_its_own_words(api):
 async def test_no_content_of_requests_or_answers_is_in_the_records_or_the_log(
     start, api_on, simulator, database_url, tmp_path, dump
 ):
-    async with parrots() as settings:
-        with keeping_books(
+    async with echoing_providers() as settings:
+        with serving_ledger(
             start, api_on, simulator, database_url, tmp_path, settings, TOKENWIRE_LOG_LEVEL="DEBUG"
-        ) as books:
-            tenancy = books.tenancy
+        ) as ledger_server:
+            tenancy = ledger_server.tenancy
             async with tenancy.api(tenancy.acme) as api:
 
                 async def one(way, kind):
@@ -216,19 +216,19 @@ async def test_no_content_of_requests_or_answers_is_in_the_records_or_the_log(
                     api, "is-cancelled-anthropic/parrot", retention=continuing(linger=span(600))
                 )
                 reading = asyncio.create_task(said(api.chat_stream(endless), at_most=200))
-                told = await asyncio.gather(*(one(way, kind) for way in WAYS for kind in KINDS))
+                received = await asyncio.gather(*(one(way, kind) for way in WAYS for kind in KINDS))
                 whole = canary_request(api, "finishes-anthropic/parrot", cache=ONCE)
                 answers = [await api.chat(whole) for _ in range(2)]
-                await asked_without_a_stream(api, tenancy)
-                echoes = [echo async for echo in refused_in_its_own_words(api)]
-                records = await books.until(tenancy, tenancy.acme, _all_written, 10)
+                await send_requests_without_a_stream(api, tenancy)
+                echoes = [echo async for echo in refused_with_its_own_text(api)]
+                records = await ledger_server.until(tenancy, tenancy.acme, _all_written, 10)
                 stored = kept(database_url, dump)
                 assert await reading
             tenancy.process.terminate()  # streams that are still open end, which may be logged, too
             assert await asyncio.to_thread(tenancy.process.wait, 15) == 0
             log = logged(tenancy).encode().splitlines()
     # All calls except the refused ones were answered with it.
-    assert sum(bool(found_in(answer)) for answer in told) == len(told) - 3
+    assert sum(bool(found_in(answer)) for answer in received) == len(received) - 3
     assert all(found_in(answer.SerializeToString()) for answer in answers)
     assert _all_written(records)
     assert sum(record.from_cache for record in records) == 1
@@ -237,7 +237,7 @@ async def test_no_content_of_requests_or_answers_is_in_the_records_or_the_log(
     assert len(operators) == len(KINDS) + 2
     assert all(map(found_in, operators))
     others = b"\n".join(line for line in log if line not in operators)
-    for place, data in (("the books", stored), ("the log", others), ("errors", b"".join(echoes))):
+    for place, data in (("the ledger", stored), ("the log", others), ("errors", b"".join(echoes))):
         assert not found_in(data), place
     assert LABEL.encode() in stored
     assert f"{REQUEST_ID}-breaks-anthropic".encode() in stored

@@ -15,7 +15,7 @@ from tokenwire_server.simulator import generated_text
 LONGEST = "".join(chr(33 + n % 94) for n in range(128))
 
 
-def asked(simulator, key):
+def provider_calls(simulator, key):
     """Return the number of calls of the provider."""
     return simulator.request(key)["attempt"]
 
@@ -34,7 +34,7 @@ async def test_the_same_request_attaches_to_the_running_stream_from_its_beginnin
     assert again.result()[0] == seen[0]
     assert seen[0].started.request_id == f"running-{provider}"
     assert again.result()[-1] == seen[-1]
-    assert asked(simulator, f"running-{provider}") == 1
+    assert provider_calls(simulator, f"running-{provider}") == 1
 
 
 async def test_the_same_request_replays_an_ended_stream(api, simulator):
@@ -51,7 +51,7 @@ async def test_the_same_request_replays_an_ended_stream(api, simulator):
     stood = await api.get_stream(pb.GetStreamRequest(stream_id=seen[0].started.stream_id))
     assert stood.request_id == LONGEST
     assert stood.usage == seen[-1].finished.usage  # attaching adds nothing
-    assert asked(simulator, "ended") == 1
+    assert provider_calls(simulator, "ended") == 1
 
 
 async def test_twenty_identical_concurrent_requests_are_one_generation(api, simulator):
@@ -68,7 +68,7 @@ async def test_twenty_identical_concurrent_requests_are_one_generation(api, simu
     texts = {said(events) for events in streamed}
     assert texts == {answer.message.parts[0].text for answer in whole}
     assert texts == {"".join(generated_text(50))}
-    assert asked(simulator, "twenty") == 1
+    assert provider_calls(simulator, "twenty") == 1
 
 
 async def test_the_same_request_may_have_other_delivery_options(api, simulator):
@@ -76,7 +76,7 @@ async def test_the_same_request_may_have_other_delivery_options(api, simulator):
     first = await api.events(**fields)
     slow = pb.DeliveryOptions(heartbeat_interval=Duration(seconds=60))
     assert (await api.events(**fields, delivery=slow))[0] == first[0]
-    assert asked(simulator, "delivered") == 1
+    assert provider_calls(simulator, "delivered") == 1
 
 
 OTHERS = {
@@ -135,7 +135,7 @@ async def test_a_request_that_failed_before_its_first_token_can_be_repeated(
     assert events[0].started.stream_id != failed_id
     assert said(events) == "".join(generated_text(5))
     assert (await api.events(**fields))[0] == events[0]
-    assert asked(simulator, key) == 2
+    assert provider_calls(simulator, key) == 2
     stood = await api.get_stream(pb.GetStreamRequest(stream_id=failed_id))
     assert (stood.state, stood.error_reason) == (pb.STREAM_STATE_FAILED, "UPSTREAM_UNAVAILABLE")
 
@@ -149,7 +149,7 @@ async def test_a_request_that_failed_after_its_first_token_is_not_generated_agai
         found.append(dict(info(caught.value).metadata))
         assert info(caught.value).reason == "UPSTREAM_BROKEN"
     assert found[0] == found[1] == found[2]
-    assert asked(simulator, "paid") == 1
+    assert provider_calls(simulator, "paid") == 1
 
 
 async def test_an_id_can_be_reused_after_its_stream_is_deleted_or_expired(api, simulator):
@@ -165,7 +165,7 @@ async def test_an_id_can_be_reused_after_its_stream_is_deleted_or_expired(api, s
         await api.delete_stream(pb.DeleteStreamRequest(stream_id=stream_id))
         ids.add(stream_id)
     assert len(ids) == 6
-    assert asked(simulator, "forgotten") == asked(simulator, "free-again") == 3
+    assert provider_calls(simulator, "forgotten") == provider_calls(simulator, "free-again") == 3
 
 
 async def test_a_stream_continues_for_attached_readers_when_its_creator_leaves(api, simulator):
@@ -180,7 +180,7 @@ async def test_a_stream_continues_for_attached_readers_when_its_creator_leaves(a
     first.cancel()
     assert said(await second) == "".join(generated_text(100))
     assert second.result()[-1].finished.reason == event_pb2.FINISH_REASON_STOP
-    assert asked(simulator, "stays") == 1
+    assert provider_calls(simulator, "stays") == 1
 
 
 async def test_callers_that_leave_at_the_start_do_not_end_the_stream_for_the_others(api, simulator):
@@ -199,5 +199,5 @@ async def test_callers_that_leave_at_the_start_do_not_end_the_stream_for_the_oth
         assert reason in (event_pb2.FINISH_REASON_STOP, event_pb2.FINISH_REASON_CANCELLED)
         if reason == event_pb2.FINISH_REASON_STOP:
             assert said(events) == "".join(generated_text(20))
-            assert asked(simulator, key) <= 2
+            assert provider_calls(simulator, key) <= 2
     await asyncio.to_thread(simulator.wait_until_none_open, 5)

@@ -89,7 +89,7 @@ async def test_a_key_is_not_in_the_database_logs_errors_or_the_providers_request
         serving(simulator, TOKENWIRE_LOG_LEVEL="DEBUG") as tenancy,
     ):
         key = await tenancy.new_key("--models", "*", "--limits", "requests_per_minute=1000")
-        told = await call_in_every_way(tenancy, key)
+        received = await call_in_every_way(tenancy, key)
         fresh = keys("rotate", key[:15], database=tenancy.database)
         await tenancy.taken(fresh)
         async with tenancy.api(fresh) as api:
@@ -101,7 +101,7 @@ async def test_a_key_is_not_in_the_database_logs_errors_or_the_providers_request
             with pytest.raises(grpc.aio.AioRpcError) as revoked:
                 async with asyncio.timeout(10):
                     await read(open_call)
-        told += repr(revoked.value).encode()
+        received += repr(revoked.value).encode()
         listed = keys("list", database=tenancy.database) + keys("list", "--json", database=tenancy.database)  # fmt: skip
         assert key[:15] in listed
         sent = json.dumps(simulator.request("canary")).encode()
@@ -112,7 +112,7 @@ async def test_a_key_is_not_in_the_database_logs_errors_or_the_providers_request
         stored = stored_in(tenancy.database)
         assert key[:15].encode() in stored
     for place, data in {
-        "answers and errors": told,
+        "answers and errors": received,
         "keys list": listed.encode(),
         "the provider's request": sent,
         "the log": logged,

@@ -59,7 +59,7 @@ CAPS = {
     "hundred": {"day": 10 * RESERVED},
     "unused": {"day": 10 * (ESTIMATED_INPUT + 200 * OUTPUT_PRICE)},
     "endless": {"day": 20_000},
-    "told": {"day": 1000, "month": 5000},
+    "reported": {"day": 1000, "month": 5000},
     "nothing": {"day": 0},
     "thousand": {"day": 1000},
     "grows": {"day": 500},
@@ -203,15 +203,15 @@ async def test_a_hundred_endless_answers_exceed_the_limit_by_less_than_one_strea
 
 
 async def test_initial_metadata_and_get_caller_have_what_is_left(spending):
-    async with spending("told") as api:
+    async with spending("reported") as api:
         assert await api.left() == {DAY: 1000, MONTH: 5000}
         call = api.chat_stream(api.request("late", generation=at_most(WORDS)))
-        told = {
+        metadata = {
             key.removeprefix("tokenwire-limit-"): value
             for key, value in await call.initial_metadata()
             if key.startswith("tokenwire-limit-")
         }
-        assert told == {
+        assert metadata == {
             "spend-microusd-per-day": "1000",
             "spend-microusd-per-day-remaining": str(1000 - RESERVED),
             "spend-microusd-per-month": "5000",

@@ -154,7 +154,7 @@ async def a_stream_of(tenancy, key, **fields):
         ].started.stream_id
 
 
-def asking(api, stream_id):
+def stream_calls(api, stream_id):
     return {
         "ResumeStream": lambda: read(api.resume_stream(chat_pb2.ResumeStreamRequest(stream_id=stream_id))),
         "GetStream": lambda: api.get_stream(chat_pb2.GetStreamRequest(stream_id=stream_id)),
@@ -168,18 +168,18 @@ async def test_another_tenants_a_guessed_and_a_deleted_stream_get_identical_erro
     others = await a_stream_of(tenancy, tenancy.globex)
     deleted = await a_stream_of(tenancy, tenancy.acme)
     async with tenancy.api(tenancy.acme) as api:
-        await asking(api, deleted)["DeleteStream"]()
+        await stream_calls(api, deleted)["DeleteStream"]()
         answers = set()
         for stream_id in (others, UNKNOWN_STREAM, deleted):
             with pytest.raises(grpc.aio.AioRpcError) as error:
-                await asking(api, stream_id)[method]()
+                await stream_calls(api, stream_id)[method]()
             answers.add(
                 (error.value.code(), error.value.details(), tuple(error.value.trailing_metadata()))
             )
     assert len(answers) == 1
     assert answers.pop()[0] == grpc.StatusCode.NOT_FOUND
     async with tenancy.api(tenancy.globex) as api:
-        assert await asking(api, others)["GetStream"]()
+        assert await stream_calls(api, others)["GetStream"]()
 
 
 async def test_another_tenants_a_guessed_and_a_deleted_stream_take_the_same_time(tenancy):
@@ -205,7 +205,7 @@ async def medians_of_refusals(tenancy, count):
     deleted = await a_stream_of(tenancy, tenancy.acme)
     took = {others: [], UNKNOWN_STREAM: [], deleted: []}
     async with tenancy.api(tenancy.acme) as api:
-        await asking(api, deleted)["DeleteStream"]()
+        await stream_calls(api, deleted)["DeleteStream"]()
         for _ in range(count // 3 + 1):
             for stream_id, times in took.items():
                 began = time.perf_counter()
@@ -220,7 +220,7 @@ async def test_two_keys_of_one_tenant_share_its_streams(tenancy):
     await tenancy.taken(second)
     stream_id = await a_stream_of(tenancy, tenancy.acme)
     async with tenancy.api(second) as api:
-        assert await asking(api, stream_id)["ResumeStream"]()
+        assert await stream_calls(api, stream_id)["ResumeStream"]()
 
 
 async def test_two_tenants_can_use_the_same_request_id(tenancy):

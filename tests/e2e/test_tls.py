@@ -179,8 +179,8 @@ def test_an_unusable_file_is_reported_in_one_line(start, tmp_path):
     with pytest.raises(AssertionError) as caught:
         with start("serve", "--demo", "--listen", "127.0.0.1:0", *files.flags):
             pass
-    told = f"tokenwire-server: tls.cert: {files.cert}: certificate has expired\n"
-    assert str(caught.value).endswith(told)
+    expected = f"tokenwire-server: tls.cert: {files.cert}: certificate has expired\n"
+    assert str(caught.value).endswith(expected)
 
 
 def test_grpcurl_connects_with_a_client_certificate(mutual, tmp_path):

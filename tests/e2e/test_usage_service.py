@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 from e2e_calls import PROVIDERS, details, read
 from google.protobuf.timestamp_pb2 import Timestamp
-from records_support import ENDLESS, continuing, is_open, keeping_books, span, usage_calls
+from records_support import ENDLESS, continuing, is_open, serving_ledger, span, usage_calls
 
 from tokenwire.v1 import usage_pb2
 
@@ -33,23 +33,23 @@ async def refusal(call):
 
 
 @pytest.fixture(scope="module")
-def kept_books(start, api_on, simulator, new_database, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("books")
-    with keeping_books(start, api_on, simulator, new_database(), folder) as books:
-        yield books
+def shared_ledger_server(start, api_on, simulator, new_database, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ledger")
+    with serving_ledger(start, api_on, simulator, new_database(), folder) as ledger_server:
+        yield ledger_server
 
 
 @pytest.fixture
-async def books(kept_books):
+async def ledger_server(shared_ledger_server):
     """A server with streams of three models, with and without price and labels, of which one is open."""
-    if not kept_books.filled_time.seconds:
-        await have_streams(kept_books)
-    return kept_books
+    if not shared_ledger_server.filled_time.seconds:
+        await have_streams(shared_ledger_server)
+    return shared_ledger_server
 
 
-async def have_streams(books):
+async def have_streams(ledger_server):
     rng = random.Random(1)
-    async with books.tenancy.api(books.tenancy.acme) as api:
+    async with ledger_server.tenancy.api(ledger_server.tenancy.acme) as api:
 
         async def one(number):
             provider = rng.choice(PROVIDERS)
@@ -69,14 +69,18 @@ async def have_streams(books):
         def complete(found):
             return len(found) > STREAMS and sum(map(is_open, found)) == 1
 
-        assert complete(await books.until(books.tenancy, books.tenancy.acme, complete, 5))
-        books.filled_time.GetCurrentTime()
+        assert complete(
+            await ledger_server.until(
+                ledger_server.tenancy, ledger_server.tenancy.acme, complete, 5
+            )
+        )
+        ledger_server.filled_time.GetCurrentTime()
 
 
 @pytest.fixture
-async def usage(books):
+async def usage(ledger_server):
     """Return calls of UsageService with acme's key."""
-    async with usage_calls(books.tenancy, books.tenancy.acme) as calls:
+    async with usage_calls(ledger_server.tenancy, ledger_server.tenancy.acme) as calls:
         yield calls
 
 
@@ -133,7 +137,7 @@ async def test_invalid_groups_are_reported_by_name(usage):
         assert await refusal(usage.sum(**fields)) == paths, fields
 
 
-async def test_a_page_token_is_valid_only_for_its_list(books, usage):
+async def test_a_page_token_is_valid_only_for_its_list(ledger_server, usage):
     page = await usage.list(page_size=5)
     token = page.next_page_token
     assert token
@@ -142,20 +146,20 @@ async def test_a_page_token_is_valid_only_for_its_list(books, usage):
     for garbage in ("x", "ä" * 10, token[:-2], token[2:], "A" * 4000, "=", "\0", token + "AAAA"):
         assert await refusal(usage.list(page_token=garbage)) == ["page_token"], garbage
     # It shows nothing to another tenant, even if it belongs to a list of that tenant.
-    async with usage_calls(books.tenancy, books.tenancy.globex) as others:
+    async with usage_calls(ledger_server.tenancy, ledger_server.tenancy.globex) as others:
         assert await others.list(page_token=token) == usage_pb2.ListUsageRecordsResponse()
 
 
-async def test_a_page_size_above_the_maximum_is_lowered_to_it(books, usage):
-    before = usage_pb2.UsageFilter(end_time=books.filled_time)  # more may be added
+async def test_a_page_size_above_the_maximum_is_lowered_to_it(ledger_server, usage):
+    before = usage_pb2.UsageFilter(end_time=ledger_server.filled_time)  # more may be added
     everything = (await usage.list(page_size=1000, filter=before)).usage_records
     assert len(everything) > STREAMS
     assert (await usage.list(page_size=5000, filter=before)).usage_records == everything
 
 
-async def test_the_records_of_another_tenant_are_not_found(books, usage):
+async def test_the_records_of_another_tenant_are_not_found(ledger_server, usage):
     record = (await usage.list(page_size=1)).usage_records[0]
-    async with usage_calls(books.tenancy, books.tenancy.globex) as others:
+    async with usage_calls(ledger_server.tenancy, ledger_server.tenancy.globex) as others:
         for filter in (
             usage_pb2.UsageFilter(),
             usage_pb2.UsageFilter(key_prefix=record.key_prefix),
@@ -167,10 +171,12 @@ async def test_the_records_of_another_tenant_are_not_found(books, usage):
         assert await others.sum(group_by=groups) == usage_pb2.GetUsageSummaryResponse()
 
 
-async def test_pages_contain_every_record_once_newest_first_while_new_ones_are_added(books, usage):
-    before = await books.records(books.tenancy, books.tenancy.acme)
+async def test_pages_contain_every_record_once_newest_first_while_new_ones_are_added(
+    ledger_server, usage
+):
+    before = await ledger_server.records(ledger_server.tenancy, ledger_server.tenancy.acme)
     known = [record.stream_id for record in before]
-    async with books.tenancy.api(books.tenancy.acme) as api:
+    async with ledger_server.tenancy.api(ledger_server.tenancy.acme) as api:
         for size in (1, 2, 7, 20, 60, 61, 62):
             found, token = [], ""
             while not found or token:
@@ -220,13 +226,13 @@ def _sum(records, names):
     usages = [record.usage for record in records]
     total = usage_pb2.Usage(estimated=any(usage.estimated for usage in usages))
     for field in (*COUNTS, *OPTIONAL_COUNTS):
-        told = [
+        values = [
             getattr(usage, field)
             for usage in usages
             if field in ("input_tokens", "output_tokens") or usage.HasField(field)
         ]
-        if told:
-            setattr(total, field, sum(told))
+        if values:
+            setattr(total, field, sum(values))
     return usage_pb2.UsageSummary(
         **names,
         record_count=len(records),
@@ -237,15 +243,15 @@ def _sum(records, names):
     )
 
 
-async def test_summaries_are_the_sums_of_the_records_for_every_grouping(books, usage):
+async def test_summaries_are_the_sums_of_the_records_for_every_grouping(ledger_server, usage):
     finished = usage_pb2.UsageFilter(
-        outcomes=[usage_pb2.USAGE_OUTCOME_FINISHED], end_time=books.filled_time
+        outcomes=[usage_pb2.USAGE_OUTCOME_FINISHED], end_time=ledger_server.filled_time
     )
     for filter in (
         finished,
         usage_pb2.UsageFilter(labels={"team": "a"}),
         usage_pb2.UsageFilter(
-            models=["short-openai", "anthropic/sim?tokens=2"], end_time=books.filled_time
+            models=["short-openai", "anthropic/sim?tokens=2"], end_time=ledger_server.filled_time
         ),
         usage_pb2.UsageFilter(end_time=Timestamp(seconds=1)),
     ):
@@ -265,8 +271,8 @@ async def test_summaries_are_the_sums_of_the_records_for_every_grouping(books, u
     assert whole.estimated_count > 0
 
 
-async def test_a_filter_finds_exactly_the_matching_records(books, usage):
-    before = {"end_time": books.filled_time}  # what other tests began may still come
+async def test_a_filter_finds_exactly_the_matching_records(ledger_server, usage):
+    before = {"end_time": ledger_server.filled_time}  # streams of other tests may still be added
     listed = await usage.list(page_size=1000, filter=usage_pb2.UsageFilter(**before))
     records = listed.usage_records
     some = records[len(records) // 2]
@@ -278,18 +284,20 @@ async def test_a_filter_finds_exactly_the_matching_records(books, usage):
         ({"labels": {"team": "b"}}, lambda r: r.labels.get("team") == "b"),
         ({"labels": {"team": "b", "no": "such"}}, lambda _: False),
         ({"outcomes": [usage_pb2.USAGE_OUTCOME_OPEN]}, is_open),
-        ({"key_prefix": books.tenancy.acme[:15]}, lambda _: True),
-        ({"key_prefix": books.tenancy.acme[:14]}, lambda _: False),
+        ({"key_prefix": ledger_server.tenancy.acme[:15]}, lambda _: True),
+        ({"key_prefix": ledger_server.tenancy.acme[:14]}, lambda _: False),
     ]:  # fmt: skip
         narrowed = usage_pb2.UsageFilter(**before | filter)
         found = (await usage.list(filter=narrowed, page_size=1000)).usage_records
         assert {r.stream_id for r in found} == {r.stream_id for r in records if wanted(r)}, filter
 
 
-async def test_an_open_stream_has_a_record_within_two_seconds_and_its_figures_grow(books, usage):
+async def test_an_open_stream_has_a_record_within_two_seconds_and_its_figures_grow(
+    ledger_server, usage
+):
     only_open = usage_pb2.UsageFilter(
         outcomes=[usage_pb2.USAGE_OUTCOME_OPEN],
-        end_time=books.filled_time,  # what other tests began may be open still
+        end_time=ledger_server.filled_time,  # streams of other tests may still be open
     )
 
     async def tokens():

@@ -164,10 +164,10 @@ async def abandon_in_rounds(observed, simulator, api_on, count, linger_s, deadli
             }
             await asyncio.to_thread(simulator.wait_until_none_open, linger_s + ENDING_S)
 
-            async def forgotten():
+            async def are_expired():
                 return not any(await round_.states())
 
-            assert await until(forgotten, log_ttl_s + ENDING_S), "they are still found"
+            assert await until(are_expired, log_ttl_s + ENDING_S), "they are still found"
 
             async def back():
                 now = server.census()
@@ -178,17 +178,17 @@ async def abandon_in_rounds(observed, simulator, api_on, count, linger_s, deadli
 
         idle, baseline = server.census(), None
         _, baseline = await one(max(50, count // 20))
-        print(f"\nbaseline: {told(baseline)}")
+        print(f"\nbaseline: {summary(baseline)}")
         censuses = []
         for number in range(3):
             peak, after = await one(count)
-            print(f"round {number + 1}: {count} streams alive: {told(peak)}")
-            print(f"         once they are forgotten: {told(after)}")
+            print(f"round {number + 1}: {count} streams alive: {summary(peak)}")
+            print(f"         after they expired: {summary(after)}")
             censuses.append(after)
     return baseline, censuses
 
 
-def told(census):
+def summary(census):
     return (
         f"RSS {census['rss_bytes'] / 2**20:.1f} MiB, {census['tasks']} tasks, {census['files']} files, "
         f"{census['blocks']:,} blocks, {census['log_bytes']:,} B of logs"

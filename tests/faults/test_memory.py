@@ -128,6 +128,6 @@ async def test_resumed_readers_that_do_not_read_copy_little_of_the_log(observed,
             held = (after["rss_bytes"] - before["rss_bytes"]) / readers
             for call in calls:
                 call.cancel()
-    print(f"\n{held / 1024:.0f} KiB a reader that stands still")
+    print(f"\n{held / 1024:.0f} KiB per reader that does not read")
     assert after["objects"]["tokenwire_server.streams.reader.Reader"] == readers
     assert held <= 256 * 1024

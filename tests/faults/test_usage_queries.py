@@ -71,7 +71,7 @@ async def measure(tenancy, queries, seconds):
                     call.cancel()
                     return
 
-    async def ask_of_acme(summarize):
+    async def query_as_acme(summarize):
         while time.monotonic() < end:
             try:
                 await summarize(of_acme, metadata=bearer(tenancy.acme), timeout=30)
@@ -81,7 +81,7 @@ async def measure(tenancy, queries, seconds):
             else:
                 answers["OK"] += 1
 
-    async def ask_of_globex(summarize):
+    async def query_as_globex(summarize):
         while time.monotonic() < end:
             began = time.monotonic()
             await summarize(of_globex, metadata=bearer(tenancy.globex), timeout=30)
@@ -91,9 +91,9 @@ async def measure(tenancy, queries, seconds):
     async with tenancy.channel() as channel:
         # Without serializers, so that this process does not delay its own stream.
         summarize = channel.unary_unary("/tokenwire.v1.UsageService/GetUsageSummary")
-        crowd = [asyncio.create_task(ask_of_acme(summarize)) for _ in range(queries)]
+        crowd = [asyncio.create_task(query_as_acme(summarize)) for _ in range(queries)]
         await asyncio.sleep(0.5)
-        await asyncio.gather(stream(), ask_of_globex(summarize))
+        await asyncio.gather(stream(), query_as_globex(summarize))
         for task in crowd:
             task.cancel()
             with suppress(asyncio.CancelledError):

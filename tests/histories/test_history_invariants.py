@@ -246,7 +246,7 @@ def a_cancel_answers_what_did_not_happen(history, draw):
 
 
 @mutation
-def a_look_tells_less_than_was_seen(history, draw):
+def get_stream_reports_less_than_was_seen(history, draw):
     index = draw(st.integers(0, len(history.answers) - 1))
     answer = history.answers[index]
     assume(answer.info.last_sequence > 1)
@@ -255,7 +255,7 @@ def a_look_tells_less_than_was_seen(history, draw):
 
 
 @mutation
-def a_look_tells_more_readers_than_calls(history, draw):
+def get_stream_reports_more_readers_than_calls(history, draw):
     index = draw(st.integers(0, len(history.answers) - 1))
     answer = history.answers[index]
     count = len(history.readings) + 1

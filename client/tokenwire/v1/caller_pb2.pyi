@@ -121,7 +121,7 @@ class Caller(google.protobuf.message.Message):
     ALLOWANCES_FIELD_NUMBER: builtins.int
     SERVER_VERSION_FIELD_NUMBER: builtins.int
     tenant: builtins.str
-    """The tenant of the caller. Its streams are visible only to its own callers."""
+    """The tenant of the caller. Streams are visible only to callers of the same tenant."""
     key_prefix: builtins.str
     """Prefix of the key, which identifies the key in lists and logs. Empty if the call has no key."""
     server_version: builtins.str

@@ -324,8 +324,8 @@ class ChatRequest(google.protobuf.message.Message):
     PROVIDER_OPTIONS_FIELD_NUMBER: builtins.int
     TOKEN_COUNTING_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """`provider/model`, whose model name is passed to the provider unchanged, or an alias from the server's
-    configuration. Required, at most 256 characters.
+    """`provider/model`, or an alias from the server's configuration. The name of the model is passed to the
+    provider unchanged. Required, at most 256 characters.
     """
     request_id: builtins.str
     """Makes the request idempotent. A second request with the same id and the same content reads the stream
