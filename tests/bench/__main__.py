@@ -1,4 +1,8 @@
-"""Measure the server and the floor on this machine: `python tests/bench --help`."""
+"""Measure the server and the floor on this machine: `python tests/bench --help`.
+
+Everything runs in separate processes: the simulator as provider, the server, the floor, and a fresh load
+process for each run.
+"""
 
 from __future__ import annotations
 

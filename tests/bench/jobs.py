@@ -1,4 +1,9 @@
-"""The jobs of the load process and their results. Pure values, sent as JSON."""
+"""The jobs of the load process and their results. Pure values, sent as JSON.
+
+Durations are seconds unless the name has another unit. Times are those of CLOCK_MONOTONIC. `model_prefix`
+precedes the simulator's model name: a server calls it `openai/sim?tokens=5`, the simulator itself
+`sim?tokens=5`.
+"""
 
 from __future__ import annotations
 

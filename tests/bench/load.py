@@ -1,7 +1,7 @@
 """The load process: one job on stdin as JSON, its result on stdout as JSON.
 
-A process of its own, so that its cost never counts as the server's. Exit code 3 and a line on stderr
-when the job cannot be measured.
+It is a separate process, so that its cost does not count as the server's. If the job cannot be measured, it
+exits with 3 and prints a line on stderr.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""The real server with an observer. It takes no arguments; `TOKENWIRE_*` variables configure it."""
+"""The real server with an observer. It takes no arguments; `TOKENWIRE_*` variables configure it.
+
+It prints its address as `tokenwire-server` does. At each SIGUSR1 it prints a line of JSON with a census of
+its process: data that is visible only inside it, and that no RPC should return. The server itself has no code
+for this.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Other gateways under the same load, with the same simulator: `python tests/bench/peers.py --help`."""
+"""Other gateways under the same load, with the same simulator: `python tests/bench/peers.py --help`.
+
+nginx forwards the bytes without interpreting them. LiteLLM's proxy is a gateway with a similar task. Both
+answer with HTTP/SSE, so their callers use that; Tokenwire's callers use gRPC. Rounds alternate.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""The oracle for Messages streams: the accumulator of the official `anthropic` SDK, fed with bytes."""
+"""The oracle for Messages streams: the accumulator of the official `anthropic` SDK, fed with bytes.
+
+The text of a tool call's arguments is joined here, because the SDK keeps them parsed, which loses digits. The
+text must be equal to what the SDK parsed.
+
+What the SDK leaves to its caller is done here: surrogate pairs are joined, and the last call of an answer
+that was cut off is left out unless its arguments are complete.
+
+Two intended differences: the SDK treats a byte order mark as part of the first line, and does not detect a
+missing `message_stop`.
+"""
 
 import json
 import warnings

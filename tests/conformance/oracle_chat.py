@@ -1,4 +1,9 @@
-"""The oracle for Chat Completions streams: the typed chunks of the official `openai` SDK, assembled."""
+"""The oracle for Chat Completions streams: the typed chunks of the official `openai` SDK, assembled.
+
+Intended differences from the decoder: the SDK drops an end marker without its blank line, and reads an event
+without data as JSON. Its chunks are those of OpenAI, so fragments of tool calls are assigned by their index
+alone, and each id and name is sent once.
+"""
 
 import httpx2
 from openai import OpenAI

@@ -1,4 +1,12 @@
-"""The oracle for Responses streams: the typed stream helper of the official `openai` SDK, fed with bytes."""
+"""The oracle for Responses streams: the typed stream helper of the official `openai` SDK, fed with bytes.
+
+The SDK returns the final `response`, whatever the deltas were; the decoder's answer is assembled from its
+deltas. Only the signatures are those of each item's event, as the SDK's types advise, because the API
+encrypts the same reasoning again for the final response.
+
+Intended differences from the decoder: the SDK drops an end marker without its blank line, reads an event
+without data as JSON, and passes on a call whose arguments are not JSON.
+"""
 
 import warnings
 

@@ -1,4 +1,8 @@
-"""Every decoder, compared with transcripts of its provider's format and with the provider's SDK."""
+"""Every decoder, compared with transcripts of its provider's format and with the provider's SDK.
+
+The files in `transcripts/` were written for these tests, one for each behaviour. Recorded streams of
+providers are read from the folder in $TOKENWIRE_TRANSCRIPTS, if it is set.
+"""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""Transcripts: what a provider sent (`NAME.sse`), and what must come out (`NAME.events.json`).
+"""Transcripts: the bytes of a provider (`NAME.sse`), and the expected result (`NAME.events.json`).
 
     {
       "events": [{"type": "text", "text": "Hello", "index": 0}, ...],
@@ -6,11 +6,11 @@
       "usage": {"input_tokens": 5, "output_tokens": 2},                               or null
       "response_id": "chatcmpl-1",
       "model": "gpt-4o",
-      "quirks": {"done_marker": false}                    left out where they are the defaults
+      "quirks": {"done_marker": false}                             left out if they are the defaults
     }
 
 Types: text, reasoning, tool_call_started, tool_call_delta, tool_call. Fields with their default value
-are left out. To write the expectation of a new transcript, print what comes out and judge it by hand:
+are left out. To create the expected file of a new transcript, print the result and review it:
 
     python tests/conformance/transcripts_support.py openai-chat/NAME [--done_marker=false]
 """

@@ -1,7 +1,7 @@
-"""A caller to be killed: opens COUNT streams on ADDRESS with KEY, of MODELS in turn.
+"""A caller for a test to kill: opens COUNT streams on ADDRESS with KEY, with MODELS in turn.
 
-Each has the label `try`, from FIRST on. Prints the label and the id of each once its first text has come, then reads
-them all until their end.
+Each stream has the label `try`, counted from FIRST. Prints the label and the id of each stream after its
+first text, then reads all streams until the process ends.
 """
 
 import asyncio

@@ -112,8 +112,8 @@ ONCE = chat_pb2.CacheOptions(mode=chat_pb2.CACHE_MODE_READ_WRITE)
 
 @asynccontextmanager
 async def echoing_providers():
-    """Start a simulator for each way, and a provider that refuses every request with the text of the request.
-    Yields the settings of their providers of each kind.
+    """Start a simulator for each way, and a provider that refuses every request with the request's text.
+    Yields the settings of a provider of each kind for each of them.
     """
     async with AsyncExitStack() as stack:
         urls = {}

@@ -1,4 +1,7 @@
-"""A caller for a test to kill: opens COUNT streams of MODEL on ADDRESS with LINGER_S and LOG_TTL_S."""
+"""A caller for a test to kill: opens COUNT streams of MODEL on ADDRESS with LINGER_S and LOG_TTL_S.
+
+Prints the id of each stream after its first event, then reads all streams until the process ends.
+"""
 
 import asyncio
 import sys

@@ -1,5 +1,6 @@
-"""The history of one stream: the events its readers received, the answers of control calls, and the
-provider's reference.
+"""The history of one stream: its readers' events, the answers of control calls, and the provider's reference.
+
+Times are seconds since the epoch, as is the server's `end_time`. Both are from one machine.
 """
 
 from dataclasses import dataclass, field

@@ -1,6 +1,8 @@
 """The invariants of a stream, checked on its history. Pure.
 
-violations(history) -> list[str]
+    violations(history) -> list[str]
+
+Each violation is a sentence. A valid history has none. `history_order` has the invariants of time.
 """
 
 from collections.abc import Iterator, Sequence

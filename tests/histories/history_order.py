@@ -1,4 +1,9 @@
-"""The invariants of a history that depend on time. Pure."""
+"""The invariants of a history that depend on time. Pure.
+
+A reader is certainly present from the arrival of its initial metadata until it began to leave. It is possibly
+present from its call until some time after it left. The server is checked only against the times of certain
+presence.
+"""
 
 from collections.abc import Iterator
 

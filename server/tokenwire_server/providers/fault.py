@@ -26,7 +26,7 @@ from ..errors import (
 from .framing import FramingError
 
 SdkError = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError)
-"""Exceptions of the SDKs for a failed request. The one of Anthropic also passes on httpx2's exceptions."""
+"""Exceptions of the SDKs for a failed request. Anthropic's SDK also passes on httpx2's exceptions."""
 
 MAX_RETRY_AFTER_S = 3600.0
 """Longest Retry-After that is passed on: providers have sent days."""

@@ -1,9 +1,10 @@
 """The simulator's server: routes, and the choice of the scenario for each request.
 
-POST /v1/chat/completions, /v1/responses, /v1/messages         a provider's answer POST
-/v1/responses/input_tokens, /v1/messages/count_tokens     a provider's count of input tokens GET  /v1/models
-the models `demo` and `sim` GET  /simulator/stats                                          `Stats` as JSON GET
-/simulator/requests/KEY                                   the latest `Entry` of a key, as JSON
+POST /v1/chat/completions, /v1/responses, /v1/messages         a provider's answer
+POST /v1/responses/input_tokens, /v1/messages/count_tokens     a provider's count of input tokens
+GET  /v1/models                                                the models `demo` and `sim`
+GET  /simulator/stats                                          `Stats` as JSON
+GET  /simulator/requests/KEY                                   the latest `Entry` of a key, as JSON
 """
 
 from __future__ import annotations

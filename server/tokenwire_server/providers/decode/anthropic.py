@@ -115,41 +115,41 @@ class AnthropicDecoder:
     def feed(self, data: bytes) -> list[Delta]:
         if self.end is not None:
             return []
-        return self._take_all(self._framer.feed(data))
+        return self._decode_events(self._framer.feed(data))
 
     def eof(self) -> list[Delta]:
         """Handle the end of the body. A complete last event counts even without its blank line."""
         if self.end is not None:
             return []
-        deltas = self._take_all(self._framer.eof())
+        deltas = self._decode_events(self._framer.eof())
         if self.end is None:
-            self._break("it ended without message_stop")
+            self._fail("it ended without message_stop")
             deltas += self._surrogates.flush()
         return deltas
 
-    def _take_all(self, events: list[tuple[bytes, bytes]]) -> list[Delta]:
+    def _decode_events(self, events: list[tuple[bytes, bytes]]) -> list[Delta]:
         deltas: list[Delta] = []
         for _, payload in events:
-            self._take(payload, deltas)
+            self._decode_event(payload, deltas)
             if self.end is not None:
                 break
         else:
             if self._framer.overflowed:
-                self._break("an event is too long")
+                self._fail("an event is too long")
         deltas = self._surrogates.join(deltas)
         if self.end is not None:
             deltas += self._surrogates.flush()
         return deltas
 
-    def _take(self, payload: bytes, deltas: list[Delta]) -> None:
+    def _decode_event(self, payload: bytes, deltas: list[Delta]) -> None:
         try:
             event = wire.read_event(payload)
         except msgspec.DecodeError as error:
-            self._break("an event is invalid", log_text(payload, error))
+            self._fail("an event is invalid", log_text(payload, error))
             return
         match event.type:
             case "content_block_delta" if event.delta is not None:
-                self._extend(event.index, event.delta, deltas)
+                self._add_delta(event.index, event.delta, deltas)
             case "content_block_start" if event.content_block is not None:
                 self._start(event.index, event.content_block, deltas)
             case "content_block_stop":
@@ -169,50 +169,50 @@ class AnthropicDecoder:
             case "error":
                 self.end = wire.error_of(event, payload)
             case "content_block_delta" | "content_block_start":
-                self._break("an event has no delta or content block")
+                self._fail("an event has no delta or content block")
             case _:
                 pass  # ping and unknown events
 
     def _start(self, index: int, content: wire.Block, deltas: list[Delta]) -> None:
         self._complete_call_without_arguments(deltas)
         if index in self._blocks or len(self._blocks) >= MAX_OPEN_BLOCKS:
-            self._break("too many blocks are open, or a block started twice")
+            self._fail("too many blocks are open, or a block started twice")
             return
         block = self._blocks[index] = _OpenBlock(content.type)
         match content.type:
             case "text":
                 if content.text:
-                    deltas.append(TextDelta(content.text, self._number(block)))
+                    deltas.append(TextDelta(content.text, self._index_of(block)))
             case "thinking":
                 if content.thinking:
-                    deltas.append(ReasoningDelta(content.thinking, self._number(block)))
+                    deltas.append(ReasoningDelta(content.thinking, self._index_of(block)))
                 self._keep_signature(block, content.signature)
             case "redacted_thinking":
                 if content.data:
                     signature = REDACTED + content.data
-                    deltas.append(ReasoningDelta("", self._number(block), signature))
+                    deltas.append(ReasoningDelta("", self._index_of(block), signature))
             case "tool_use":
                 block.id = content.id or ""
                 block.name = content.name or ""
-                deltas.append(ToolCallStarted(self._number(block), block.id, block.name))
+                deltas.append(ToolCallStarted(self._index_of(block), block.id, block.name))
                 block.initial_input = _nonempty_object(content.input)
                 chars = len(block.id) + len(block.name) + len(block.initial_input)
                 self._count_chars(block, chars)
             case _:
                 pass  # ignored content; its deltas must find an open block
 
-    def _extend(self, index: int, delta: wire.Delta, deltas: list[Delta]) -> None:
+    def _add_delta(self, index: int, delta: wire.Delta, deltas: list[Delta]) -> None:
         block = self._blocks.get(index)
         match delta.type:
             case "text_delta":
                 if block is not None and block.kind == "text":
                     if delta.text:
-                        deltas.append(TextDelta(delta.text, self._number(block)))
+                        deltas.append(TextDelta(delta.text, self._index_of(block)))
                     return
             case "thinking_delta":
                 if block is not None and block.kind == "thinking":
                     if delta.thinking:
-                        deltas.append(ReasoningDelta(delta.thinking, self._number(block)))
+                        deltas.append(ReasoningDelta(delta.thinking, self._index_of(block)))
                     return
             case "signature_delta":
                 if block is not None and block.kind == "thinking":
@@ -228,16 +228,16 @@ class AnthropicDecoder:
             case _:
                 return  # citations and unknown deltas
         if block is None:
-            self._break("a delta belongs to a block that is not open")
+            self._fail("a delta belongs to a block that is not open")
 
     def _stop(self, index: int, deltas: list[Delta]) -> None:
         block = self._blocks.pop(index, None)
         if block is None:
-            self._break("a block ended that was not open")
+            self._fail("a block ended that was not open")
             return
         self._buffered_chars -= block.buffered_chars
         if block.kind == "thinking" and block.signature:
-            deltas.append(ReasoningDelta("", self._number(block), block.signature))
+            deltas.append(ReasoningDelta("", self._index_of(block), block.signature))
         elif block.kind == "tool_use":
             arguments = join_surrogates("".join(block.fragments))
             if block.initial_input and not arguments:
@@ -250,7 +250,7 @@ class AnthropicDecoder:
             else:
                 self._has_cut_call = True
 
-    def _number(self, block: _OpenBlock) -> int:
+    def _index_of(self, block: _OpenBlock) -> int:
         if block.index < 0:
             block.index = self._blocks_count
             self._blocks_count += 1
@@ -261,7 +261,7 @@ class AnthropicDecoder:
         block.buffered_chars += chars
         self._buffered_chars += chars
         if self._buffered_chars > MAX_BUFFERED_CHARS:
-            self._break(f"its open blocks are longer than {MAX_BUFFERED_CHARS} characters")
+            self._fail(f"its open blocks are longer than {MAX_BUFFERED_CHARS} characters")
 
     def _keep_signature(self, block: _OpenBlock, signature: str | None) -> None:
         """Keep a block's signature. A later signature replaces it, as in the provider's SDKs."""
@@ -298,18 +298,18 @@ class AnthropicDecoder:
 
     def _finish(self, deltas: list[Delta]) -> None:
         if self._reason is None:
-            self._break("it ended without a stop reason")
+            self._fail("it ended without a stop reason")
             return
         is_complete = self._reason in _COMPLETE
         if is_complete:
             self._complete_call_without_arguments(deltas)
         has_open_call = any(block.kind == "tool_use" for block in self._blocks.values())
         if is_complete and (self._has_cut_call or has_open_call):
-            self._break("the arguments of a tool call are not a JSON object")
+            self._fail("the arguments of a tool call are not a JSON object")
             return
         self.end = Complete(self._reason)
 
-    def _break(self, why: str, provider_text: str = "") -> None:
+    def _fail(self, why: str, provider_text: str = "") -> None:
         self.end = UpstreamBroken(
             f"the provider's answer is broken: {why}", provider_text=provider_text
         )

@@ -65,13 +65,13 @@ class OpenAIChatDecoder:
             return []
         deltas: list[Delta] = []
         for name, payload in self._framer.feed(data):
-            self._take(name, payload, deltas)
+            self._decode_event(name, payload, deltas)
             if self.end is not None:
                 break
         else:
             if self._framer.overflowed:
                 self.end = UpstreamBroken("an event of the provider's answer is too long")
-        return deltas if self._joiner is None else self._joined(self._joiner, deltas)
+        return deltas if self._joiner is None else self._join_surrogates(self._joiner, deltas)
 
     def eof(self) -> list[Delta]:
         """Handle the end of the body. A complete last event counts even without its blank line."""
@@ -79,21 +79,21 @@ class OpenAIChatDecoder:
             return []
         deltas: list[Delta] = []
         for name, payload in self._framer.eof():
-            self._take(name, payload, deltas, if_unreadable=_NO_END_MARKER)
+            self._decode_event(name, payload, deltas, if_unreadable=_NO_END_MARKER)
         if self.end is None:
             if self._needs_done_marker or self._reason is None:
                 self.end = UpstreamBroken(_NO_END_MARKER)
             else:
                 self._finish(self._reason, deltas)
-        return deltas if self._joiner is None else self._joined(self._joiner, deltas)
+        return deltas if self._joiner is None else self._join_surrogates(self._joiner, deltas)
 
-    def _joined(self, joiner: SurrogateJoiner, deltas: list[Delta]) -> list[Delta]:
+    def _join_surrogates(self, joiner: SurrogateJoiner, deltas: list[Delta]) -> list[Delta]:
         self.response_id = join_surrogates(self.response_id)
         self.model = join_surrogates(self.model)
         deltas = joiner.join(deltas)
         return deltas if self.end is None else deltas + joiner.flush()
 
-    def _take(
+    def _decode_event(
         self,
         name: bytes,
         payload: bytes,
@@ -125,9 +125,9 @@ class OpenAIChatDecoder:
         if chunk.choices:
             for choice in chunk.choices:
                 if not choice.index:
-                    self._take_choice(choice, deltas)
+                    self._read_choice(choice, deltas)
         if chunk.x_groq is not None:
-            self._take_groq(chunk.x_groq, payload)
+            self._read_groq(chunk.x_groq, payload)
         if self.end is None and (
             chunk.error or name == b"error" or (chunk.choices is None and wire.is_error(payload))
         ):
@@ -135,7 +135,7 @@ class OpenAIChatDecoder:
         elif isinstance(self.end, UpstreamError) and chunk.error:
             self.end = wire.stream_error(payload)  # more specific than a finish reason "error"
 
-    def _take_choice(self, choice: wire.Choice, deltas: list[Delta]) -> None:
+    def _read_choice(self, choice: wire.Choice, deltas: list[Delta]) -> None:
         self._has_choice = True
         delta = choice.delta
         if delta is not None:
@@ -146,19 +146,19 @@ class OpenAIChatDecoder:
                 if isinstance(content, str):
                     deltas.append(self._blocks.text(content))
                 else:
-                    self._take_parts(content, deltas)
+                    self._read_parts(content, deltas)
             if delta.refusal:
                 self._is_refusal = True
                 deltas.append(self._blocks.text(delta.refusal, "refusal"))
             if delta.tool_calls:
-                self._take_calls(delta.tool_calls, deltas)
+                self._read_calls(delta.tool_calls, deltas)
         reason = choice.finish_reason
         if reason is None:
             self._sends_reasons = True
         elif reason is not msgspec.UNSET and reason:
-            self._take_reason(reason, choice.stop_reason)
+            self._read_reason(reason, choice.stop_reason)
 
-    def _take_parts(self, parts: list[wire.Part], deltas: list[Delta]) -> None:
+    def _read_parts(self, parts: list[wire.Part], deltas: list[Delta]) -> None:
         for part in parts:
             if part.type == "text" and part.text:
                 deltas.append(self._blocks.text(part.text))
@@ -169,7 +169,7 @@ class OpenAIChatDecoder:
                 if thinking:
                     deltas.append(self._blocks.reasoning(thinking))
 
-    def _take_calls(self, fragments: list[wire.ToolCall], deltas: list[Delta]) -> None:
+    def _read_calls(self, fragments: list[wire.ToolCall], deltas: list[Delta]) -> None:
         try:
             for fragment in fragments:
                 function = fragment.function or wire.Function()
@@ -184,7 +184,7 @@ class OpenAIChatDecoder:
         except ToolCallsTooLargeError:
             self.end = UpstreamBroken("the tool calls of the provider's answer are too large")
 
-    def _take_reason(self, reason: str, stop_reason: int | str | None) -> None:
+    def _read_reason(self, reason: str, stop_reason: int | str | None) -> None:
         self._sends_reasons = True
         reason = reason.lower().partition(":")[0]
         if reason in wire.BROKEN_REASONS:
@@ -199,7 +199,7 @@ class OpenAIChatDecoder:
         if self._reason is FinishReason.STOP and isinstance(stop_reason, str):
             self._reason = FinishReason.STOP_SEQUENCE
 
-    def _take_groq(self, groq: wire.XGroq, payload: bytes) -> None:
+    def _read_groq(self, groq: wire.XGroq, payload: bytes) -> None:
         """Read Groq's extension, which may be the only place of usage and errors."""
         if groq.usage is not None:
             self.usage = wire.usage_figures(groq.usage) or self.usage

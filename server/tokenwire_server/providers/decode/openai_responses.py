@@ -124,7 +124,7 @@ class OpenAIResponsesDecoder:
         deltas: list[Delta] = []
         for name, payload in events:
             try:
-                self._take(name, payload, deltas)
+                self._decode_event(name, payload, deltas)
             except UpstreamError as error:
                 self.end = error
             except msgspec.DecodeError as error:
@@ -135,7 +135,7 @@ class OpenAIResponsesDecoder:
                 break
         return self._joiner.join(deltas)
 
-    def _take(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
+    def _decode_event(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
         event = loads(wire.EVENT, payload)
         if not event.type:
             event.type = name.decode(errors="replace")
@@ -181,7 +181,7 @@ class OpenAIResponsesDecoder:
                 self._items.add_missing(response.output, deltas)
                 self.end = Complete(_incomplete_reason(response.incomplete_details))
             case "failed":
-                raise _fault(response.error or wire.Error())
+                raise _error_of(response.error or wire.Error())
             case _:
                 raise UpstreamBroken("the provider cancelled its answer")
 
@@ -207,8 +207,8 @@ class OpenAIResponsesDecoder:
     def _on_error(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
         event = wire.read_error(payload)
         if isinstance(event.error, str):
-            raise _fault(wire.Error(message=event.error))
-        raise _fault(event.error or event)
+            raise _error_of(wire.Error(message=event.error))
+        raise _error_of(event.error or event)
 
     def _on_untyped(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
         """Handle an event without a type, which may be an error in another server's or a proxy's format."""
@@ -254,7 +254,7 @@ def _incomplete_reason(details: wire.IncompleteDetails | None) -> FinishReason:
     return reason
 
 
-def _fault(error: wire.Error) -> UpstreamError:
+def _error_of(error: wire.Error) -> UpstreamError:
     """Return the error that the provider reports. Its `str()` contains none of the provider's text."""
     code = "" if error.code is None else str(error.code)
     kind: type[UpstreamError] = UpstreamUnavailable
