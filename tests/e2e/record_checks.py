@@ -117,7 +117,7 @@ def check_ledger(tries, records, simulator, late_tokens):
     unseen = sum(not attempt.ids for attempt in tries if attempt.number in by_try)
     return (
         f"{len(tries)} tries, {len(records)} streams, {len(records)} records, {unseen} of streams that "
-        f"nobody saw begin; {dict(told.most_common())}; {check_cancelled(tries, by_try, sent, late_tokens)}"
+        f"nobody saw begin; {dict(counts.most_common())}; {check_cancelled(tries, by_try, sent, late_tokens)}"
     )
 
 
