@@ -105,6 +105,8 @@ class ProtoFiles:
         self._protos: dict[str, descriptor_pb2.FileDescriptorProto] = {}
         data = files(__package__).joinpath(DESCRIPTOR_SET).read_bytes()
         for proto in descriptor_pb2.FileDescriptorSet.FromString(data).file:
+            for message in proto.message_type:
+                _clear_json_names(message)
             self._add(proto)
         for generated in (error_details_pb2, health_pb2, reflection_pb2):
             self._add_generated(generated.DESCRIPTOR)
@@ -172,6 +174,17 @@ def _reflection_v1() -> descriptor_pb2.FileDescriptorProto:
     reflection_pb2.DESCRIPTOR.CopyToProto(v1alpha)
     text = text_format.MessageToString(v1alpha).replace("v1alpha", "v1")
     return text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
+
+
+def _clear_json_names(message: descriptor_pb2.DescriptorProto) -> None:
+    """Remove the JSON names, so that grpcurl prints the names of the proto files everywhere.
+
+    protoc writes JSON names. The descriptors of generated code, such as those of error details, have none.
+    """
+    for field in message.field:
+        field.ClearField("json_name")
+    for nested in message.nested_type:
+        _clear_json_names(nested)
 
 
 async def _only(
