@@ -1,4 +1,4 @@
-"""Commands of the operator whose output cannot be written."""
+"""The operator's commands if their output cannot be written."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ def database(tmp_path):
 
 
 def written_to(output, *arguments):
-    """Run a command that writes there, with the default buffers."""
+    """Run a command that writes to this file, with buffers as for operators."""
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     with open(output, "wb") as stdout:  # noqa: PTH123
         return subprocess.run(
@@ -36,7 +36,7 @@ NO_KEY_LEFT = (
     "No key is active now: servers with this database refuse every call, until you create a key or "
     "serve with --auth none."
 )
-LOST = "; a key that was made now is lost: revoke it"
+LOST = "; if a key was created, it is lost: revoke it"
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,38 @@
-"""What the flags of `serve` change, and that a flag which is not there changes nothing."""
+"""The settings that the options of `serve` give. An option that is not given changes nothing."""
 
 from pathlib import Path
 
 import pytest
 
-from tokenwire_server.__main__ import _parser, _settings_in
-from tokenwire_server.config import load
+from tokenwire.cli.parser import run_app
+from tokenwire_server.commands.app import PROGRAM, app
+from tokenwire_server.config import Settings, load
 
 
-def said(*flags):
-    return _settings_in(_parser().parse_args(["serve", *flags]))
+class Servers:
+    """Keeps the options instead of serving."""
+
+    def serve(self, options):
+        self.options = options
+        return 0
 
 
-def test_without_flags_nothing_is_said():
-    assert said() == said("--demo") == {}
+def settings_of(*flags):
+    servers = Servers()
+    assert run_app(app, PROGRAM, ["serve", *flags], shared=servers) == 0
+    return servers.options.settings
+
+
+def test_without_options_no_setting_is_given():
+    assert settings_of() == settings_of("--demo") == {}
+
+
+def test_the_help_shows_the_default_settings(capsys):
+    assert run_app(app, PROGRAM, ["serve", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"[default: {Settings().listen}]" in shown
+    assert f"[default: {Settings().auth}]" in shown
+    assert f"[default: {Settings().database.removeprefix('sqlite:///')} in this folder" in shown
 
 
 @pytest.mark.parametrize(
@@ -30,16 +49,16 @@ def test_without_flags_nothing_is_said():
         ),
     ],
 )
-def test_each_flag_is_one_setting(flags, settings):
-    assert said(*flags) == settings
+def test_each_option_is_one_setting(flags, settings):
+    assert settings_of(*flags) == settings
 
 
-def test_flags_leave_what_the_environment_says_of_the_rest(monkeypatch):
+def test_options_override_only_their_own_settings_in_the_environment(monkeypatch):
     monkeypatch.setenv("TOKENWIRE_MIGRATE", "false")
     monkeypatch.setenv("TOKENWIRE_AUTH", "none")
     monkeypatch.setenv("TOKENWIRE_TLS__CERT", "of-the-environment")
     monkeypatch.setenv("TOKENWIRE_TLS__KEY", "of-the-environment")
-    settings = load(None, said("--tls-key", "of-the-flag"))
+    settings = load(None, settings_of("--tls-key", "of-the-flag"))
     assert (settings.migrate, settings.auth) == (False, "none")
     assert settings.tls.cert == Path("of-the-environment")
     assert settings.tls.key == Path("of-the-flag")

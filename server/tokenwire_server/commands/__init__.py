@@ -1,1 +1,1 @@
-"""What an operator does beside serving: keys, and the database's schema."""
+"""The command line of `tokenwire-server`, and the commands that work on the database."""

@@ -1,19 +1,24 @@
-"""What streams used and cost, for the operator: every tenant's records, and sums of them."""
+"""`tokenwire-server usage`: what the streams of all tenants used and cost, as records or as sums."""
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from tokenwire.cli.money import usd_decimal
+from tokenwire.cli.table import Column, Table, write_lines
+from tokenwire.cli.usage.csv_writer import CellValue, csv_on_stdout
+from tokenwire.cli.usage.filters import UsageFilters
+from tokenwire.cli.usage.notes import inexact_lines, period_text
+
+from ..descriptors import print_error
 from ..ledger.query import LABEL_GROUP, Cursor, SummaryTooLarge, UsageQuery, UsageSummary
 from ..ledger.record import Outcome, UsageRecord
 from ..ledger.store import UsageStore
 from ..storage.database import Database
-from .listing import columns, moment
+from .key_list import moment
 
 PAGE_SIZE = 1000
 TABLE_FIELDS = (
@@ -26,149 +31,145 @@ TABLE_FIELDS = (
     "output_tokens",
     "cost_usd",
 )
-"""Of a record, where it has to fit into a line."""
-_VISIBLE = (
-    {code: chr(0x2400 + code) for code in range(0x20)}
-    | {0x7F: "\u2421"}
-    | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
-)
+"""The fields of a record that a table shows."""
 
 
-class TooMuch(Exception):
-    """What was asked for does not fit into an answer."""
+class SummaryRefused(Exception):
+    """The summary has too many rows."""
 
 
-async def tell_usage(arguments: argparse.Namespace, database: Database) -> None:
-    """Write what was asked for to stdout, as it comes. Raises StoreUnavailable, TooMuch."""
+@dataclass(frozen=True, slots=True)
+class UsageForm:
+    """What to print: sums of groups, or with `records` the records themselves."""
+
+    group_by: tuple[str, ...] = ("tenant",)
+    records: bool = False
+    csv: bool = False
+    json: bool = False
+    limit: int | None = None
+    """Most records. None: all."""
+
+
+async def print_usage(
+    database: Database, tenant: str | None, filters: UsageFilters, form: UsageForm
+) -> None:
+    """Print records or sums to stdout. `tenant` None: of all tenants.
+
+    Raises:
+        StoreUnavailable: the database cannot be used.
+        SummaryRefused: the summary has too many rows.
+    """
     store = UsageStore(database)
     query = UsageQuery(
-        tenant=arguments.tenant,
-        since=arguments.since,
-        until=arguments.until,
-        models=tuple(arguments.model),
-        labels=dict(arguments.label),
-        outcomes=tuple(Outcome(outcome) for outcome in arguments.outcome),
-        key_prefix=arguments.key,
+        tenant=tenant,
+        since=filters.since.timestamp(),
+        until=None if filters.until is None else filters.until.timestamp(),
+        models=filters.models,
+        labels=dict(filters.labels or {}),
+        outcomes=tuple(map(Outcome, filters.outcomes)),
+        key_prefix=filters.key_prefix,
     )
-    if arguments.records:
-        await _tell_records(arguments, store, query)
+    if form.records:
+        await _print_records(store, query, form)
         return
     try:
-        summaries = await store.summary(query, arguments.by)
+        summaries = await store.summary(query, form.group_by)
     except SummaryTooLarge as error:
-        raise TooMuch(str(error)) from None
-    names = {group: _group_name(group) for group in arguments.by}
+        raise SummaryRefused(str(error)) from None
+    names = {group: _group_name(group) for group in form.group_by}
     rows = [
-        [summary.group[group] for group in names]
-        + [value_of(summary) for value_of in SUMMARY_FIELDS.values()]
+        [
+            *(summary.group[group] for group in names),
+            *(value_of(summary) for value_of in SUMMARY_FIELDS.values()),
+        ]
         for summary in summaries
     ]
-    _write(arguments, [*names.values(), *SUMMARY_FIELDS], rows)
-    if not arguments.csv and not arguments.json:
-        _remark(summaries, database.name)
+    _row_writer([*names.values(), *SUMMARY_FIELDS], form)(rows)
+    if not form.csv and not form.json:
+        _print_notes(summaries, filters, database.name)
 
 
-async def _tell_records(
-    arguments: argparse.Namespace, store: UsageStore, query: UsageQuery
-) -> None:
+async def _print_records(store: UsageStore, query: UsageQuery, form: UsageForm) -> None:
     fields = RECORD_FIELDS
-    if not arguments.csv and not arguments.json:
+    if not form.csv and not form.json:
         fields = {name: RECORD_FIELDS[name] for name in TABLE_FIELDS}
-    header = True
-    async for page in _pages(store, query):
-        rows = [[value_of(record) for value_of in fields.values()] for record in page]
-        _write(arguments, list(fields), rows, header=header)
-        header = False
+    write = _row_writer(list(fields), form)
+    async for page in _pages(store, query, form.limit):
+        write([[value_of(record) for value_of in fields.values()] for record in page])
 
 
-async def _pages(store: UsageStore, query: UsageQuery) -> AsyncIterator[list[UsageRecord]]:
-    """At least one page, the newest records first."""
+async def _pages(
+    store: UsageStore, query: UsageQuery, limit: int | None
+) -> AsyncIterator[list[UsageRecord]]:
+    """Yield at least one page, the newest records first."""
     after = None
+    rest = limit
     while True:
-        page = await store.page(query, after, PAGE_SIZE)
+        size = PAGE_SIZE if rest is None else min(PAGE_SIZE, rest)
+        page = await store.page(query, after, size)
         yield page
-        if len(page) < PAGE_SIZE:
+        rest = None if rest is None else rest - len(page)
+        if len(page) < size or rest == 0:
             return
         after = Cursor.of(page[-1])
 
 
-def _write(
-    arguments: argparse.Namespace,
-    names: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    *,
-    header: bool = True,
-) -> None:
-    if arguments.json:
-        lines = (json.dumps(dict(zip(names, row, strict=True))) for row in rows)
-        sys.stdout.writelines(f"{line}\n" for line in lines)
-    elif arguments.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\r\n")
-        if header:
-            writer.writerow(names)
-        writer.writerows([_csv_cell(value) for value in row] for row in rows)
-    elif rows:
-        table = [[name.upper() for name in names]] if header else []
-        table += [[_table_cell(value) for value in row] for row in rows]
-        sys.stdout.writelines(f"{line}\n" for line in columns(table))
+def _row_writer(
+    names: Sequence[str], form: UsageForm
+) -> Callable[[Sequence[Sequence[CellValue]]], None]:
+    """Return a function that writes the next rows. Headings come first."""
+    if form.json:
+        return lambda rows: write_lines(
+            [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+        )
+    if form.csv:
+        return csv_on_stdout(names).write
+    table = Table([Column(name.upper()) for name in names])
+    return lambda rows: table.write([list(map(_table_cell, row)) for row in rows])
 
 
-def _remark(summaries: Sequence[UsageSummary], database: str) -> None:
-    """Say on stderr what the sums do not."""
+def _print_notes(summaries: Sequence[UsageSummary], filters: UsageFilters, database: str) -> None:
+    """Print on stderr why the sums are not exact, or that there are none."""
     if not summaries:
-        print(f"no streams are recorded for that in {database}", file=sys.stderr)
-    for what, count in (
-        ("are without a known price, and not in the sum", sum(s.unpriced_count for s in summaries)),
-        ("are counted here and not by their provider", sum(s.estimated_count for s in summaries)),
-        ("are still open", sum(s.open_count for s in summaries)),
+        print_error(f"no streams {period_text(filters.since, filters.until)} in {database}")
+    for line in inexact_lines(
+        unpriced_count=sum(summary.unpriced_count for summary in summaries),
+        estimated_count=sum(summary.estimated_count for summary in summaries),
+        open_count=sum(summary.open_count for summary in summaries),
     ):
-        if count:
-            print(f"{count} of the streams {what}", file=sys.stderr)
+        print_error(line)
 
 
 def _group_name(group: str) -> str:
     return "key_prefix" if group == "key" else group.replace(LABEL_GROUP, "label.")
 
 
-def usd(microusd: int | None) -> str | None:
-    """Exact US dollars. None: not known."""
-    return None if microusd is None else f"{microusd // 10**6}.{microusd % 10**6:06d}"
+def _cost_usd(microusd: int | None) -> str | None:
+    return None if microusd is None else usd_decimal(microusd)
 
 
-def _table_cell(value: object) -> str:
-    """A cell that stays on its line and commands no terminal: callers choose labels, providers names."""
-    return "-" if value is None else str(value).translate(_VISIBLE)
-
-
-def _csv_cell(value: object) -> object:
-    """A cell that no spreadsheet takes for a formula: callers choose labels and names."""
-    if isinstance(value, dict):
-        return json.dumps(value, sort_keys=True)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"}:
-        return f"'{value}"
-    return value
+def _table_cell(value: CellValue) -> str:
+    return "-" if value is None else str(value)
 
 
 def _time(time: float | None) -> str | None:
     return None if time is None else moment(time, "milliseconds")
 
 
-SUMMARY_FIELDS: dict[str, Callable[[UsageSummary], Any]] = {
+SUMMARY_FIELDS: Mapping[str, Callable[[UsageSummary], CellValue]] = {
     "streams": lambda summary: summary.record_count,
     "input_tokens": lambda summary: summary.usage.input_tokens,
     "cache_read_tokens": lambda summary: summary.usage.cache_read_tokens,
     "cache_write_tokens": lambda summary: summary.usage.cache_write_tokens,
     "output_tokens": lambda summary: summary.usage.output_tokens,
     "reasoning_tokens": lambda summary: summary.usage.reasoning_tokens,
-    "cost_usd": lambda summary: usd(summary.usage.cost_microusd),
+    "cost_usd": lambda summary: _cost_usd(summary.usage.cost_microusd),
     "unpriced": lambda summary: summary.unpriced_count,
     "estimated": lambda summary: summary.estimated_count,
     "open": lambda summary: summary.open_count,
 }
-"""Beside what records are grouped by. None: not known."""
-RECORD_FIELDS: dict[str, Callable[[UsageRecord], Any]] = {
+"""The columns after those of the groups. None: not known."""
+RECORD_FIELDS: Mapping[str, Callable[[UsageRecord], Any]] = {
     "created_time": lambda record: _time(record.created_time),
     "end_time": lambda record: _time(record.end_time),
     "stream_id": lambda record: record.stream_id,
@@ -189,7 +190,7 @@ RECORD_FIELDS: dict[str, Callable[[UsageRecord], Any]] = {
     "cache_write_tokens": lambda record: record.usage.cache_write_tokens,
     "output_tokens": lambda record: record.usage.output_tokens,
     "reasoning_tokens": lambda record: record.usage.reasoning_tokens,
-    "cost_usd": lambda record: usd(record.usage.cost_microusd),
+    "cost_usd": lambda record: _cost_usd(record.usage.cost_microusd),
     "estimated": lambda record: record.usage.estimated,
     "partial": lambda record: record.partial,
     "attempts": lambda record: record.attempts,

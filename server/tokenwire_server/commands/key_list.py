@@ -1,28 +1,21 @@
-"""Keys as text: a table for people, JSON for programs. Pure; never a digest."""
+"""Keys as text: a table for people, JSON for programs. Pure functions. Digests are never shown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
+
+from tokenwire.cli.table import Column, table_lines
 
 from ..tenants.key import ApiKey, UnreadableKey
 
-HEADER = ("PREFIX", "TENANT", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES")
+HEADINGS = ("PREFIX", "TENANT", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES")
 
 
 def table(keys: Iterable[ApiKey], now: float) -> list[str]:
-    """A line a key, below a header, in columns as wide as they need to be."""
-    return columns([HEADER, *(_row(key, now) for key in keys)])
-
-
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, in columns as wide as they need to be."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    """Return a table with one line per key."""
+    return table_lines(list(map(Column, HEADINGS)), [_row(key, now) for key in keys])
 
 
 def json_line(key: ApiKey, now: float) -> str:

@@ -1,0 +1,29 @@
+"""The options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DATABASE_URLS = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        parser=Path,
+        help="Settings. Variables TOKENWIRE_* and options override them.",
+    ),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        parser=str,
+        help=f"{DATABASE_URLS}.  [default: $TOKENWIRE_DATABASE, or tokenwire.db in this folder]",
+    ),
+]
