@@ -1,4 +1,4 @@
-"""The client's commands for a customer: the cost of a chat before it, and usage after it."""
+"""A customer's view of usage: the command line, with one key, shows what chats cost before and after."""
 
 import asyncio
 import csv
@@ -41,7 +41,7 @@ class Customer:
             timeout=60,
             env=environ | {"TOKENWIRE_TARGET": self.address, "TOKENWIRE_KEY": self.key},
             encoding="utf-8",
-            start_new_session=True,  # there is no terminal to prompt on
+            start_new_session=True,  # without a terminal
         )
 
     def csv(self, *arguments):
@@ -227,7 +227,7 @@ def test_a_chat_that_may_cost_more_than_the_threshold_needs_confirmation(acme):
     assert dear.stderr.startswith("tokenwire: this may cost up to $0.005")
     assert cheap.returncode == 0
     assert (unknown.returncode, unknown.stdout) == (1, "")
-    assert unknown.stderr.startswith("tokenwire: nobody knows what openai/sim")
+    assert unknown.stderr.startswith("tokenwire: the price of openai/sim")
 
 
 def test_an_unknown_cost_is_empty_and_counted_as_unpriced(acme):

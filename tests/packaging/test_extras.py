@@ -101,7 +101,7 @@ def assert_one_line(result, *texts):
 def test_without_extras_both_commands_say_in_one_line_what_to_install(installed, wheel):
     bare = installed()
     assert_one_line(
-        bare.run("tokenwire", "models"), "rich", 'pip install ".[cli]"', f'"{wheel.name}[cli]"'
+        bare.run("tokenwire", "models"), "typer", 'pip install ".[cli]"', f'"{wheel.name}[cli]"'
     )
     assert_one_line(
         bare.run("tokenwire-server", "serve", "--demo"),
