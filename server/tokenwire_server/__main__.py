@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from tokenwire.cli.parser import run_app
 
-        from .commands.app import PROGRAM, app
+        from .commands.app import app
+        from .commands.options import PROGRAM
 
         code = run_app(app, PROGRAM, argv, shared=_Servers())
     except ModuleNotFoundError as error:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tokenwire.cli.parser import run_app
-from tokenwire_server.commands.app import PROGRAM, app
-from tokenwire_server.config import Settings, load
+from tokenwire_server.commands.app import app
+from tokenwire_server.commands.options import PROGRAM
+from tokenwire_server.config import CallerLimits, Settings, load
 
 
 class Servers:
@@ -25,6 +26,12 @@ def settings_of(*flags):
 
 def test_without_options_no_setting_is_given():
     assert settings_of() == settings_of("--demo") == {}
+
+
+def test_the_help_names_every_limit_of_a_key(capsys):
+    assert run_app(app, PROGRAM, ["keys", "create", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Limits of the key: {', '.join(CallerLimits.model_fields)}." in shown
 
 
 def test_the_help_shows_the_default_settings(capsys):

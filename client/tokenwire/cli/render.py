@@ -89,6 +89,8 @@ class PlainOutput:
             if not interrupted:
                 raise
             discard(sys.stdout)
+            if sys.stderr.isatty():  # where the reader of the pipe has written the line
+                say("")
         finally:
             for line in summary:
                 say(line)

@@ -34,11 +34,10 @@ from tokenwire.cli.usage.filters import (
 from tokenwire.cli.values import choice_parser
 
 from .keys_app import keys
-from .options import DATABASE_URLS, ConfigFile, DatabaseUrl
+from .options import DATABASE_URLS, PROGRAM, ConfigFile, DatabaseUrl
 from .values import prefix, tenant
 
 GROUPS = ("tenant", "day", "model", "key")
-PROGRAM = "tokenwire-server"
 EXIT_CODES = "Exit codes: 0 success or stopped, 1 error (one line on stderr), 2 wrong usage"
 
 

@@ -13,9 +13,8 @@ from ..descriptors import discard_output, print_error
 from ..errors import StoreUnavailable, operator_text
 from ..storage.database import Database
 from ..tenants.keystore import KeyRefused
+from .options import PROGRAM
 from .usage import SummaryRefused
-
-PROGRAM = "tokenwire-server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,8 @@ def run_on_database(
 ) -> int:
     """Open the database, do the work and return the exit code: 0, or 1 after an error line.
 
-    `create`: create the file of a SQLite database. `migrate`: bring the schema up to date whatever the
-    settings say. `prints_key`: the output is a key, and lost if it cannot be written. `may_lose_reader`:
+    `create`: create the file of a SQLite database. `migrate`: the work itself updates the schema.
+    `prints_key`: the output is a key, and lost if it cannot be written. `may_lose_reader`:
     it is not an error if the reader of stdout leaves, as `head` does.
     """
     try:

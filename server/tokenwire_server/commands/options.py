@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+PROGRAM = "tokenwire-server"
 DATABASE_URLS = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
 
 ConfigFile = Annotated[

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tokenwire.cli.usage.filters import OUTCOMES
 from tokenwire.v1 import usage_pb2
 from tokenwire.v1.usage_pb2 import Usage, UsageSummary
 
@@ -45,6 +46,11 @@ async def test_by_default_it_prints_sums_by_day_of_the_last_30_days(server, comm
     assert done.err == (
         f"since {since:%Y-%m-%d %H:%M} (UTC): 3 streams, 3,000 tokens in, 3 out, $1.500001\n"
     )
+
+
+def test_the_option_accepts_every_outcome():
+    names = [name for name, value in usage_pb2.UsageOutcome.items() if value]
+    assert [f"USAGE_OUTCOME_{outcome.upper()}" for outcome in OUTCOMES] == names
 
 
 async def test_every_filter_is_sent(server, command_line):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from msgspec import structs
 
-from tokenwire.cli.usage.filters import UsageFilters
+from tokenwire.cli.usage.filters import OUTCOMES, UsageFilters
 from tokenwire_server.commands import usage as usage_module
 from tokenwire_server.commands.usage import SummaryRefused, UsageForm, print_usage
 from tokenwire_server.events import Usage
@@ -71,6 +71,10 @@ def rows_of(done):
 
 def copies(count, **fields):
     return [structs.replace(WHOLE, stream_id=f"{n:032x}", **fields) for n in range(1, count + 1)]
+
+
+def test_the_option_accepts_every_outcome():
+    assert set(OUTCOMES) == set(Outcome)
 
 
 async def test_each_field_of_a_record_is_printed_under_its_own_name(printed):
