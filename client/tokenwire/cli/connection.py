@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,12 +93,10 @@ class ServerCommand(Command):
     """
 
     def __init__(self, name: str | None, *, params: list[Any], **settings: Any) -> None:
-        self._connection_params = params_of(_connection)
-        super().__init__(name, params=[*params, *self._connection_params], **settings)
+        super().__init__(name, params=[*params, *_connection_params()], **settings)
 
     def invoke(self, ctx: Any) -> Any:
-        names = [param.name for param in self._connection_params]
-        given = {name: ctx.params.pop(name) for name in names}
+        given = {param.name: ctx.params.pop(param.name) for param in _connection_params()}
         try:
             ctx.obj = _connection(**given)
         except WrongUsage as error:
@@ -174,6 +173,11 @@ def _connection(
         tls_cert=tls_cert,
         tls_key=tls_key,
     )
+
+
+@cache
+def _connection_params() -> list[Any]:
+    return params_of(_connection)
 
 
 def _key_in(path: str) -> str:

@@ -28,7 +28,7 @@ LABEL_GROUP = "label:"
 """Begins a group by a label. The label's key follows."""
 
 FILTERS = "Filters"
-FORM = "Form"
+FORM = "Output"
 
 WHEN_HELP = """\
 WHEN is a span before now (7d, 24h, 90m, 30s), a date (2026-07-31, from midnight UTC) or a time
