@@ -1,4 +1,3 @@
-import asyncio
 import json
 import time
 
@@ -11,21 +10,10 @@ from tokenwire.v1 import event_pb2
 from tokenwire_server import request as domain
 from tokenwire_server.chats.violations import MAX_CHARS, MAX_OF_ONE_LIST
 from tokenwire_server.config import Limits
-from tokenwire_server.errors import MAX_VIOLATIONS, InvalidRequest, Overloaded
-from tokenwire_server.rpc.parse import ChatRequestParser, parse_chat_request, parse_steps
+from tokenwire_server.errors import MAX_VIOLATIONS, InvalidRequest
+from tokenwire_server.rpc.parse import parse_chat_request
 
-USER = pb.Message(role=pb.ROLE_USER, parts=[pb.Part(text="hello")])
-
-
-def parsed(**fields):
-    fields = {"model": "openai/m", "messages": [USER], **fields}
-    return parse_chat_request(
-        pb.ChatRequest(**fields).SerializeToString(), Limits(max_request_bytes=1 << 20)
-    )
-
-
-def paths(**fields):
-    return [violation.field for violation in parsed(**fields)[1]]
+from .parse_support import USER, parsed, part, paths, refused
 
 
 def test_a_request_with_everything_arrives_whole():
@@ -136,10 +124,6 @@ def test_every_violation_is_told_at_once():
         "generation.max_output_tokens",
         "generation.temperature",
     ]
-
-
-def part(role, **content):
-    return [pb.Message(role=role, parts=[pb.Part(**content)])]
 
 
 @pytest.mark.parametrize(
@@ -327,14 +311,6 @@ def test_no_bytes_make_the_parser_raise_anything_but_its_own_error(data):
         assert error.violations
 
 
-def refused(limits=Limits(), **fields):  # noqa: B008  # frozen
-    """Return the error of a request whose checking stops early."""
-    data = pb.ChatRequest(**{"model": "openai/m", "messages": [USER], **fields}).SerializeToString()
-    with pytest.raises(InvalidRequest) as caught:
-        parse_chat_request(data, limits)
-    return caught.value
-
-
 def test_one_long_list_of_faults_does_not_hide_what_else_is_wrong():
     request, violations = parsed(
         messages=[pb.Message(role=pb.ROLE_USER)] * 1000,
@@ -376,133 +352,3 @@ def test_long_texts_of_a_caller_are_cut_in_descriptions():
     ]
     assert all(len(violation.description) <= MAX_CHARS for violation in violations)
     assert request.model == ""  # an invalid name is not looked up
-
-
-@pytest.mark.parametrize(
-    ("field", "fields"),
-    [
-        ("messages", {"messages": [pb.Message()] * 200_000}),
-        ("tools", {"tools": [pb.Tool()] * 200_000}),
-        ("generation", {"generation": pb.GenerationConfig(stop_sequences=[""] * 200_000)}),
-        ("labels", {"labels": {str(n): "" for n in range(50_000)}}),
-        ("tools[5].parameters_json_schema", {"tools": [
-            pb.Tool(name=f"t{n}", parameters_json_schema='{"type":"object","allOf":[' + "{}," * 17_000 + "{}]}")
-            for n in range(20)
-        ]}),
-    ],
-    ids=["messages", "tools", "stop_sequences", "labels", "schemas"],
-)  # fmt: skip
-def test_a_request_with_too_many_fields_is_refused_at_the_field_that_exceeds_the_bound(
-    field, fields
-):
-    error = refused(**fields)
-    assert [violation.field for violation in error.violations] == [field]
-    assert "more than 100000 fields, entries and JSON values" in str(error)
-
-
-def test_the_maximum_number_of_messages_is_within_the_field_limit():
-    call = event_pb2.ToolCall(id="i", name="n", arguments_json='{"a":1}')
-    message = pb.Message(role=pb.ROLE_ASSISTANT, parts=[pb.Part(tool_call=call, cache_hint=True)])
-    assert parsed(messages=[message] * 10_000)[1] == []
-
-
-def steps_of(data):
-    steps, count = parse_steps(data, Limits()), 0
-    while True:
-        count += 1
-        try:
-            next(steps)
-        except StopIteration:
-            return count
-
-
-def large_request(**fields):
-    made = pb.ChatRequest(**{"model": "openai/m", "messages": [USER], **fields})
-    return made.SerializeToString()
-
-
-@pytest.mark.parametrize(
-    ("least", "fields"),
-    [
-        (19, {"messages": [USER] * 10_000}),
-        (19, {"provider_options": {"a": [None] * 40_000}}),
-        (19, {"provider_options": {str(n): True for n in range(20_000)}}),
-        (5, {"tools": [
-            pb.Tool(name=f"t{n}", parameters_json_schema='{"type":"object","allOf":[' + "{}," * 15_000 + "{}]}")
-            for n in range(5)
-        ]}),
-    ],
-    ids=["messages", "list", "options", "schemas"],
-)  # fmt: skip
-async def test_other_tasks_run_while_a_large_request_is_parsed(least, fields):
-    data = large_request(**fields)
-    parsing = asyncio.create_task(ChatRequestParser(Limits()).parse(data, "tenant-a"))
-    turns = 0
-    while not parsing.done():
-        await asyncio.sleep(0)
-        turns += 1
-    assert (await parsing)[1] == []
-    assert turns > least
-
-
-async def test_large_requests_are_parsed_one_at_a_time_and_small_ones_do_not_wait():
-    parser, data = ChatRequestParser(Limits()), large_request(messages=[USER] * 10_000)
-    steps = steps_of(data)
-    parsing = [asyncio.create_task(parser.parse(data, "tenant-a")) for _ in range(3)]
-    for _ in range(steps + 5):
-        await asyncio.sleep(0)
-    assert [task.done() for task in parsing] == [True, False, False]
-    assert (await parser.parse(large_request(), "tenant-a"))[1] == []  # without a wait
-    parsing[1].cancel()
-    await asyncio.wait(parsing)
-    assert parsing[1].cancelled()
-    assert parsing[2].result()[1] == []
-
-
-async def test_large_requests_wait_in_a_bounded_queue():
-    parser, data = ChatRequestParser(Limits()), large_request(messages=[USER] * 10_000)
-    parsing = [asyncio.create_task(parser.parse(data, "tenant-a")) for _ in range(40)]
-    await asyncio.sleep(0)
-    done, waiting = await asyncio.wait(parsing, timeout=0)
-    assert len(waiting) in (32, 33)
-    assert {type(task.exception()) for task in done} == {Overloaded}
-    for task in waiting:
-        task.cancel()
-    await asyncio.wait(waiting)
-
-
-async def test_one_tenants_invalid_requests_neither_refuse_nor_delay_another_tenants_large_request():
-    parser = ChatRequestParser(Limits())
-    invalid = pb.ChatRequest(messages=[USER] * 10_000)  # no model: refused, counts toward no limit
-    invalid.provider_options.update({"a": [None] * 30_000})
-    data, ends = invalid.SerializeToString(), []
-
-    async def flood():
-        while True:
-            try:
-                ends.append((await parser.parse(data, "tenant-a"))[1])
-            except Overloaded as error:
-                ends.append(error)
-                await asyncio.sleep(0.01)
-
-    tasks = [asyncio.create_task(flood()) for _ in range(40)]
-    while not any(isinstance(end, Overloaded) for end in ends):
-        await asyncio.sleep(0)
-    large = large_request(messages=[USER] * 10_000)
-    for _ in range(3):
-        before = len(ends)
-        assert (await parser.parse(large, "tenant-b"))[1] == []
-        parsed = [end for end in ends[before:] if not isinstance(end, Overloaded)]
-        assert len(parsed) <= 1  # the one that was being parsed
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
-async def test_a_request_of_the_largest_size_is_parsed_however_few_fields_the_server_takes():
-    limits = Limits(max_request_fields=1000)
-    image = pb.Part(
-        image=pb.Image(data=bytes(limits.max_request_bytes - 200), media_type="image/png")
-    )
-    data = large_request(messages=[pb.Message(role=pb.ROLE_USER, parts=[image])])
-    assert (await ChatRequestParser(limits).parse(data, "tenant-a"))[1] == []
