@@ -3,8 +3,11 @@
 import pytest
 
 from tokenwire_server.events import Usage
+from tokenwire_server.ledger import writer as writer_module
 from tokenwire_server.ledger.record import UsageRecord
 from tokenwire_server.ledger.store import UsageStore
+from tokenwire_server.ledger.writer import Ledger
+from tokenwire_server.storage import sqlite as sqlite_module
 from tokenwire_server.storage.database import Database
 
 NOW = 1_800_000_000.25
@@ -57,3 +60,15 @@ def pause(sql):
             )
 
     return pause
+
+
+@pytest.fixture
+def ledger(store):
+    return Ledger(store, "one")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Locks are waited for shortly, and the database is tried again soon."""
+    monkeypatch.setattr(sqlite_module, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(writer_module, "LONGEST_BACKOFF_S", 0.2)
