@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from stream_support import Host, ManualLoop, Reading, ScriptedProvider, TrackedStream, a_request
 
-from examples import scaled
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import (
     Overloaded,
@@ -398,4 +397,4 @@ class StreamMachine(RuleBasedStateMachine):
 
 
 TestStreams = StreamMachine.TestCase
-TestStreams.settings = settings(max_examples=scaled(250), stateful_step_count=40)
+TestStreams.settings = settings(stateful_step_count=40)

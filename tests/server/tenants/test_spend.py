@@ -9,7 +9,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from examples import scaled
 from tokenwire_server.config import MAX_SPEND_USD, TenantLimits
 from tokenwire_server.errors import QuotaExhausted
 from tokenwire_server.tenants.spend import RESERVED_RETRY_S, Periods, SpendLimiter
@@ -397,5 +396,5 @@ class Spending(RuleBasedStateMachine):
             assert left(self.limiter, tenant) == self.left(tenant)
 
 
-Spending.TestCase.settings = settings(max_examples=scaled(100), stateful_step_count=40)
+Spending.TestCase.settings = settings(stateful_step_count=40)
 TestSpending = Spending.TestCase
