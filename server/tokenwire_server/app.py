@@ -58,7 +58,7 @@ LAST_STEP_S = 0.5
 """How long streams that were cut off may take to close their upstreams before the flush. Also how long
 giving up the ledger's lease may take if no record is left to write."""
 LAST_WORDS_S = 1.0
-"""How long RPCs may take to tell their callers that the server stops."""
+"""How long RPCs may take to report to their callers that the server stops."""
 GC_THRESHOLDS = (2_000, 10, 100)
 """Python's own, (700, 10, 10), stop 300 streams for 25 ms every 1.5 s and take 3.5 % of the CPU. Streams
 leave little for collection: 9 small objects each, 90 where one failed."""
@@ -83,8 +83,8 @@ async def serve(
     `stop_on_signals` is called right before RPCs are answered; it returns the Stop that ends the server.
     `ready` gets the address once RPCs are answered.
 
-    Raises ConfigError when no provider can be used, the address cannot be had, or the database or a
-    certificate is not what it must be; StoreUnavailable when the database cannot be reached.
+    Raises ConfigError if no provider can be used, or if the address, the database or a certificate cannot be
+    used; StoreUnavailable if the database cannot be reached.
     """
     async with AsyncExitStack() as stack:
         models = dict(settings.models)
@@ -141,7 +141,7 @@ async def serve(
         chats = Chats(admission, spend, directory, streams, cache)
 
         def revoked(key_prefix: str) -> None:
-            calls.end(key_prefix)  # first, so that its callers hear why
+            calls.end(key_prefix)  # first, so that its callers get the reason
             streams.cancel_all_of(key_prefix)
 
         stack.callback(tasks.create_task(keyring.follow(revoked), name="keyring").cancel)
@@ -157,7 +157,7 @@ async def serve(
             UsageService(store, settings.limits),
             reflects=settings.reflection != "off",
         )
-        # A collection that walks what the SDKs imported stops every stream for 100 ms; none need to.
+        # A collection of all objects that the SDKs imported would stop every stream for 100 ms.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -191,7 +191,7 @@ async def _flush(ledger: Ledger, streams: StreamHost, database: Database, left_s
 
 
 async def _remember_spend(store: UsageStore, spend: SpendLimiter, longest_stream_s: float) -> None:
-    """Take up what tenants have spent today and this month. Raises StoreUnavailable."""
+    """Load what tenants have spent today and this month. Raises StoreUnavailable."""
     while spend.limits_anybody:
         periods = Periods.at(time.time())
         today = await store.spent_since(periods.day.timestamp(), longest_stream_s)
@@ -241,12 +241,12 @@ def _require_targets(
 
 
 def _require_keys(settings: Settings, keyring: Keyring) -> None:
-    """An address that others can reach needs keys, or the operator's word that it does not."""
+    """Check that an address that other machines can reach needs keys, unless the operator opted out."""
     if keyring.needs_keys or settings.auth == "none" or _is_loopback(settings.listen):
         return
     raise ConfigError(
-        f"listen: {settings.listen} can be reached by others, and there are no keys: make one with "
-        "tokenwire-server keys create --tenant NAME, or say --auth none"
+        f"listen: {settings.listen} can be reached from other machines, and there are no keys: create one "
+        "with tokenwire-server keys create --tenant NAME, or serve with --auth none"
     )
 
 
@@ -261,7 +261,7 @@ def _log_exposure(settings: Settings, keyring: Keyring) -> None:
         if not keyring.needs_keys:
             logger.info("no key is needed: every process of this machine is served")
     elif not keyring.needs_keys:
-        logger.warning("no key is needed: everybody who reaches %s is served", settings.listen)
+        logger.warning("no key is needed: every caller that reaches %s is served", settings.listen)
     elif settings.tls.cert is None:
         logger.warning("keys and prompts reach %s in clear text: see --tls-cert", settings.listen)
 

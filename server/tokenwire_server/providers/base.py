@@ -1,4 +1,4 @@
-"""What the rest of the house knows of a provider, and what a provider's wire format must supply."""
+"""The interfaces of providers, their requests, and their wire formats."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .decode.base import Complete, Decoder
 class Dialect(Protocol):
     """One wire format, pure: how a request is written, and what reads the answer.
 
-    A dialect is a module or an object without state; what differs between servers that speak it is
-    data, in `ProviderConfig.quirks`.
+    A dialect has no state. The differences between servers of one dialect are data, in
+    `ProviderConfig.quirks`.
     """
 
     path: str
     """Path below the provider's base URL, such as `/chat/completions`."""
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
-        """Yield a violation for everything in the request that this provider cannot honour, with its path.
+        """Yield a violation for each part of the request that this provider does not support, with its path.
 
-        There may be one for every part of a message: consume only as many as are reported.
+        There may be very many: consume only as many as are reported.
         """
         ...
 
@@ -39,15 +39,15 @@ class Dialect(Protocol):
         config: ProviderConfig,
         max_output_tokens: int | None,
     ) -> dict[str, Any]:
-        """The request's JSON body. Values may be `msgspec.Raw`, for JSON that must not be re-encoded.
+        """Return the request's JSON body. Values may be `msgspec.Raw`: JSON that must not be re-encoded.
 
-        `request` has passed `check`. `max_output_tokens` is the most the model gives, where the
-        operator's configuration says so: for providers that demand a limit.
+        `request` has passed `check`. `max_output_tokens` is the model's limit if the configuration has it,
+        for providers that require a limit.
         """
         ...
 
     def decoder(self, config: ProviderConfig) -> Decoder:
-        """A decoder for one answer."""
+        """Return a decoder for one answer."""
         ...
 
 
@@ -59,9 +59,9 @@ class CountingDialect(Dialect, Protocol):
     """Path below the provider's base URL, such as `/v1/messages/count_tokens`."""
 
     def count_body(self, body: dict[str, Any]) -> dict[str, Any] | None:
-        """What the endpoint takes of a chat's body, so that it counts that very request.
+        """Return the body with which the endpoint counts a chat's input, made from the chat's body.
 
-        None when the request brings input that the endpoint cannot be told of.
+        Returns None if the request has input that the endpoint does not accept.
         """
         ...
 
@@ -108,7 +108,7 @@ class Provider(Protocol):
     name: str
 
     def check(self, request: ChatRequest) -> Iterator[Violation]:
-        """Yield a violation for everything in the request that this provider cannot honour. See Dialect."""
+        """Yield a violation for each part of the request that this provider does not support. See Dialect."""
         ...
 
     def open(self, request: ChatRequest, model: str, max_output_tokens: int | None) -> Upstream:
@@ -116,13 +116,14 @@ class Provider(Protocol):
         ...
 
     async def count_input_tokens(self, request: ChatRequest, model: str) -> int | None:
-        """The request's input tokens, cached ones included, as the provider's own endpoint counts.
+        """Return the request's input tokens, including cached ones, as its endpoint counts them.
 
-        None where there is no such endpoint, or none that can be told of all the request's input.
-        What is billed may differ a little: Anthropic calls its count an estimate.
-        `request` has passed `check`. Raises UpstreamError, or UnknownModel when the provider does
-        not know the model; never waits longer than `upstream.COUNT_S`, never tries again.
-        Cancelled, it closes the connection at once.
+        Returns None if there is no such endpoint, or if it does not accept all input of the request. The
+        bill may differ a little: Anthropic calls its count an estimate.
+
+        `request` has passed `check`. Raises UpstreamError, or UnknownModel if the provider does not know the
+        model. Waits at most `upstream.COUNT_S`, and does not retry. Cancellation closes the connection at
+        once.
         """
         ...
 

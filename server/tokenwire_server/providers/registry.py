@@ -27,10 +27,10 @@ DIALECTS: dict[ProviderKind, Dialect] = {
 }
 
 ANTHROPIC_VERSION = "2023-06-01"
-"""The wire format that our decoder reads. Newer ones refuse temperature, top_p and top_k even for models
-that take them, and an SDK's default would change the format with an upgrade."""
+"""The version of the wire format that the decoder reads. Newer versions refuse temperature, top_p and top_k
+even for models that support them, and an upgrade of the SDK would change the version."""
 NO_KEY = "none"
-"""The SDKs want a key, and send it: for a server that takes none, a word that is no secret."""
+"""Sent to servers that need no key, because the SDKs require one."""
 
 _USER_AGENT = f"tokenwire/{__version__}"
 
@@ -96,12 +96,12 @@ class ProviderRegistry:
 def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:
     key = environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
     if not key.isascii() or not key.isprintable():
-        raise ConfigError(f"{config.api_key_env}: a key is printable ASCII, and this one is not")
+        raise ConfigError(f"{config.api_key_env}: must contain only printable ASCII characters")
     return key
 
 
 def _sdk_client(name: str, config: ProviderConfig, key: str, http: httpx2.AsyncClient) -> SdkClient:
-    """An SDK client without retries of its own, that sends our key and nobody's identity by accident."""
+    """Return an SDK client that does not retry, and that sends our key and no other identity."""
     if config.kind == "anthropic":
         return anthropic.AsyncAnthropic(
             api_key=key or NO_KEY,
@@ -116,7 +116,7 @@ def _sdk_client(name: str, config: ProviderConfig, key: str, http: httpx2.AsyncC
     return openai.AsyncOpenAI(
         api_key=key or NO_KEY,
         base_url=config.base_url,
-        # The SDK would take these from OPENAI_ORG_ID and OPENAI_PROJECT_ID: no one else's business.
+        # Only OpenAI may see OPENAI_ORG_ID and OPENAI_PROJECT_ID, which the SDK reads.
         organization=None if is_openai else "",
         project=None if is_openai else "",
         http_client=http,

@@ -77,7 +77,9 @@ class Router:
         model = model[:MAX_COMPARED_CHARS]
         _, _, rest = model.partition("/")
         providers = self._providers.names()
-        known = [*self._models, *(f"{provider}/{rest or '...'}" for provider in providers)]
+        known = dict.fromkeys(  # without repeated names
+            [*self._models, *(f"{provider}/{rest or '...'}" for provider in providers)]
+        )
         close = difflib.get_close_matches(model, known, n=MAX_NEAREST, cutoff=0.6)
         return close or [f"{provider}/..." for provider in sorted(providers)][:MAX_NEAREST]
 

@@ -1,4 +1,4 @@
-"""Who calls, told to the caller."""
+"""The RPCs of CallerService."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Joining neighbouring deltas, so that a reader who was busy gets few large events. Pure.
+"""Merges neighbouring deltas, so that a reader that was busy gets few large events. Pure.
 
-A delta joins only its direct neighbour, of the same kind and block: order and concatenated text
-never change. A reasoning signature ends a merge, because it belongs to all the text before it.
+A delta is merged only with a direct neighbour of the same kind and block: the order and the concatenated
+text never change. A reasoning signature ends a merge, because it belongs to all the text before it.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ from typing import TypeGuard
 from ..events import Event, ReasoningDelta, TextDelta, ToolCallDelta
 
 MAX_MERGED_CHARS = 16 * 1024
-"""Bound of a joined event, at most 64 KiB of UTF-8 whatever the characters, and of what one call joins:
-a joined event is a copy, and a reader whose write is blocked holds on to it."""
+"""Most characters of a merged event, which are at most 64 KiB of UTF-8; and of all merged events that one
+call returns, because they are copies that a reader keeps while its write is blocked."""
 
 Positioned = tuple[int, Event]
-"""An event, and the sequence of the last entry in it."""
+"""An event, and the sequence of its last log entry."""
 
-_Joinable = TextDelta | ReasoningDelta | ToolCallDelta
+_Mergeable = TextDelta | ReasoningDelta | ToolCallDelta
 
 
 def merge(entries: Sequence[Event], after_sequence: int) -> list[Positioned]:
-    """Join what can be joined of the entries that follow `after_sequence`; of the first of them, when
-    they are many: at least one event, and read on.
+    """Return the entries that follow `after_sequence`, merged where possible.
+
+    Returns at least one event. It does not return all of many entries: read on after the last sequence.
     """
     merged: list[Positioned] = []
     count = len(entries)
     first = 0
-    joined_chars = 0
+    merged_chars = 0
     is_full = False
     while first < count and not is_full:
         event = entries[first]
         end = first + 1
-        if isinstance(event, _Joinable):
+        if isinstance(event, _Mergeable):
             pieces = [_text(event)]
             chars = len(pieces[0])
             last = event
-            while end < count and _joins(following := entries[end], last):
+            while end < count and _can_merge(following := entries[end], last):
                 piece = _text(following)
                 chars += len(piece)
-                if joined_chars + chars > MAX_MERGED_CHARS:
+                if merged_chars + chars > MAX_MERGED_CHARS:
                     is_full = True
                     break
                 pieces.append(piece)
@@ -48,26 +49,26 @@ def merge(entries: Sequence[Event], after_sequence: int) -> list[Positioned]:
                 end += 1
             if len(pieces) > 1:
                 event = _with_text(last, "".join(pieces))
-                joined_chars += len(_text(event))
+                merged_chars += len(_text(event))
         merged.append((after_sequence + end, event))
         first = end
     return merged
 
 
-def _joins(following: Event, event: _Joinable) -> TypeGuard[_Joinable]:
+def _can_merge(following: Event, event: _Mergeable) -> TypeGuard[_Mergeable]:
     return (
-        isinstance(following, _Joinable)
+        isinstance(following, _Mergeable)
         and type(following) is type(event)
         and following.index == event.index
         and not (isinstance(event, ReasoningDelta) and event.signature)
     )
 
 
-def _text(event: _Joinable) -> str:
+def _text(event: _Mergeable) -> str:
     return event.arguments_json if isinstance(event, ToolCallDelta) else event.text
 
 
-def _with_text(event: _Joinable, text: str) -> _Joinable:
+def _with_text(event: _Mergeable, text: str) -> _Mergeable:
     if isinstance(event, TextDelta):
         return TextDelta(text, event.index)
     if isinstance(event, ReasoningDelta):
