@@ -134,8 +134,9 @@ class Group(_Help, TyperGroup):
         name, names = args[0], self.list_commands(ctx)
         if name not in names and not name.startswith("-") and not ctx.resilient_parsing:
             near = get_close_matches(name, names)
-            way_out = f"did you mean {' or '.join(near)}?" if near else ""
-            _fail(ctx, f"no command {name!r}; {way_out or 'the commands are ' + ', '.join(names)}")
+            commands = f"the commands are {', '.join(names)}"
+            way_out = f"did you mean {' or '.join(near)}?" if near else commands
+            _fail(ctx, f"no command {name!r}; {way_out}")
         return super().resolve_command(ctx, args)
 
 
@@ -153,9 +154,8 @@ class _OwnParser:
         is_list = param.multiple or param.nargs == -1
         if value is None:
             return () if is_list else None
-        if self._parser is None or not isinstance(
-            value, str | list | tuple
-        ):  # or it is the default
+        is_default = not isinstance(value, str | list | tuple)
+        if self._parser is None or is_default:
             return value
         try:
             return tuple(map(self._parser, value)) if is_list else self._parser(value)
