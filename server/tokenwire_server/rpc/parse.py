@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -69,6 +69,7 @@ _MAX_WAITING_REQUESTS = 32
 """Requests of `max_request_fields` each that may wait to be parsed, some 3 s of work. The waiting tenants
 share this number. A tenant that has used its share gets OVERLOADED."""
 
+Result = TypeVar("Result")
 Parsed = tuple[ChatRequest, Violations]
 Steps = Generator[int, None, Parsed]
 """Work in steps of a few milliseconds, between which other tasks can run. Each step yields an upper bound
@@ -118,6 +119,19 @@ def parse_chat_request(data: bytes, limits: Limits) -> Parsed:
             return _parsed(done)
 
 
+def _yielding(
+    steps: Generator[None, None, Result], remaining: Callable[[], int]
+) -> Generator[int, None, Result]:
+    """Run a generator. Yield the remaining work after each of its steps, and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
+        yield remaining()
+
+
 def _parsed(done: StopIteration) -> Parsed:
     parsed: Parsed = done.value
     return parsed
@@ -130,13 +144,7 @@ def parse_steps(data: bytes, limits: Limits) -> Steps:
     fields = 0  # a small request is not counted: each field takes at least 2 bytes
     if len(data) // 2 > min(_MAX_UNCOUNTED_FIELDS, limits.max_request_fields):
         counting = count_fields(kind.DESCRIPTOR, data, limits.max_request_fields)
-        while True:
-            try:
-                next(counting)
-            except StopIteration as done:
-                fields = done.value
-                break
-            yield limits.max_request_fields
+        fields = yield from _yielding(counting, lambda: limits.max_request_fields)
     proto = kind()
     try:
         proto.ParseFromString(data)
@@ -199,7 +207,9 @@ class _Parser:
         tools = yield from self._tools(proto)
         tool_choice = self._tool_choice(proto) if proto.HasField("tool_choice") else None
         response_format = self._response_format(proto.response_format)
-        provider_options = yield from self._provider_options(proto)
+        provider_options = yield from _yielding(
+            plain(proto.provider_options), lambda: self._remaining
+        )
         delivery = self._options.delivery(proto.delivery)
         retention = self._options.retention(proto.retention)
         budget = self._options.budget(proto.budget)
@@ -222,18 +232,6 @@ class _Parser:
             asks_provider=self._asks_provider(proto),
             body_hash=body_hash,
         )
-
-    def _provider_options(
-        self, proto: chat_pb2.ChatRequest
-    ) -> Generator[int, None, dict[str, Any]]:
-        converting = plain(proto.provider_options)
-        while True:
-            try:
-                next(converting)
-            except StopIteration as done:
-                options: dict[str, Any] = done.value
-                return options
-            yield self._remaining
 
     def _asks_provider(self, proto: chat_pb2.ChatRequest) -> bool:
         if proto.token_counting not in chat_pb2.TokenCounting.values():

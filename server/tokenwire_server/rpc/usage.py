@@ -25,6 +25,7 @@ from ..tenants.caller import Caller
 from .codec import duration, timestamp, usage_message
 from .options import LABEL_KEY, OptionsParser
 from .parse import MAX_MODEL_CHARS
+from .violations import Violations
 from .wire import parse_message
 from .writer import Context
 
@@ -66,22 +67,21 @@ class UsageService:
         Raises InvalidRequest, RateLimited, Overloaded, StoreUnavailable.
         """
         request = parse_message(usage_pb2.ListUsageRecordsRequest, data)
-        violations: list[Violation] = []
+        violations = Violations()
         query = self._query(request.filter, caller, violations)
         of_filter = _digest(request.filter)
         after = None
         if request.page_size < 0:
-            violations.append(Violation("page_size", "is negative"))
+            violations.add("page_size", "is negative")
         if request.page_token:
             token = _PageToken.read(request.page_token)
             if token is None:
-                violations.append(Violation("page_token", "is not a token of this server"))
+                violations.add("page_token", "is not a token of this server")
             elif token.of_filter != of_filter:
-                violations.append(Violation("page_token", "belongs to a list with another filter"))
+                violations.add("page_token", "belongs to a list with another filter")
             else:
                 after = Cursor(token.created_time, token.stream_id)
-        if violations:
-            raise InvalidRequest(violations)
+        violations.raise_if_any()
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         records = await self._read(self._store.page(query, after, size))
         parts = [
@@ -101,11 +101,10 @@ class UsageService:
     async def GetUsageSummary(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """Return sums. Raises InvalidRequest, RateLimited, Overloaded, StoreUnavailable."""
         request = parse_message(usage_pb2.GetUsageSummaryRequest, data)
-        violations: list[Violation] = []
+        violations = Violations()
         query = self._query(request.filter, caller, violations)
         groups = _groups(request, violations)
-        if violations:
-            raise InvalidRequest(violations)
+        violations.raise_if_any()
         try:
             found = await self._read(self._store.summary(query, groups))
         except SummaryTooLarge as error:
@@ -133,10 +132,10 @@ class UsageService:
         return found
 
     def _query(
-        self, proto: usage_pb2.UsageFilter, caller: Caller, violations: list[Violation]
+        self, proto: usage_pb2.UsageFilter, caller: Caller, violations: Violations
     ) -> UsageQuery:
         def report(field: str, description: str) -> None:
-            violations.append(Violation(f"filter.{field}", description))
+            violations.add(f"filter.{field}", description)
 
         since, until = (
             _seconds(getattr(proto, name), f"filter.{name}", violations)
@@ -161,15 +160,13 @@ class UsageService:
             report("outcomes", f"has {len(proto.outcomes)}; there are {len(_OUTCOMES)}")
         if len(proto.key_prefix) > MAX_KEY_PREFIX_CHARS:
             report("key_prefix", f"is longer than {MAX_KEY_PREFIX_CHARS} characters")
-        labels = OptionsParser(
-            self._limits, lambda *found: violations.append(Violation(*found))
-        ).labels(proto.labels, "filter.labels")
+        options = OptionsParser(self._limits, violations.add)
         return UsageQuery(
             tenant=caller.tenant,
             since=since,
             until=until,
             models=tuple(proto.models),
-            labels=labels,
+            labels=options.labels(proto.labels, "filter.labels"),
             outcomes=tuple(outcomes),
             key_prefix=proto.key_prefix or None,
         )
@@ -199,31 +196,27 @@ def _digest(filter: usage_pb2.UsageFilter) -> bytes:
     return hashlib.sha256(filter.SerializeToString(deterministic=True)).digest()[:8]
 
 
-def _seconds(time: Timestamp, field: str, violations: list[Violation]) -> float:
+def _seconds(time: Timestamp, field: str, violations: Violations) -> float:
     if not _FIRST_TIME <= time.seconds <= _LAST_TIME or not 0 <= time.nanos < 10**9:
-        violations.append(Violation(field, "is not a time in the years 1 to 9999"))
+        violations.add(field, "is not a time in the years 1 to 9999")
     return time.seconds + time.nanos / 1e9
 
 
-def _groups(
-    request: usage_pb2.GetUsageSummaryRequest, violations: list[Violation]
-) -> tuple[str, ...]:
+def _groups(request: usage_pb2.GetUsageSummaryRequest, violations: Violations) -> tuple[str, ...]:
     groups: list[str] = []
     for position, value in enumerate(request.group_by[: len(_GROUPS) + 1]):
         group = _GROUPS.get(value)
         if group is None:
-            violations.append(Violation(f"group_by[{position}]", f"{value} is not a group"))
+            violations.add(f"group_by[{position}]", f"{value} is not a group")
         elif group in groups:
-            violations.append(Violation(f"group_by[{position}]", "is given twice"))
+            violations.add(f"group_by[{position}]", "is given twice")
         else:
             groups.append(group)
     by_label = "label" in groups
     if by_label and not LABEL_KEY.fullmatch(request.label_key):
-        violations.append(
-            Violation("label_key", "must be the key of a label: 1 to 64 of a-z 0-9 _ . -")
-        )
+        violations.add("label_key", "must be the key of a label: 1 to 64 of a-z 0-9 _ . -")
     if request.label_key and not by_label:
-        violations.append(Violation("label_key", "is only allowed with USAGE_GROUP_LABEL"))
+        violations.add("label_key", "is only allowed with USAGE_GROUP_LABEL")
     order = ("day", "model", "label", "key")
     return tuple(
         f"{LABEL_GROUP}{request.label_key}" if group == "label" else group

@@ -28,7 +28,7 @@ from tokenwire_server.tenants.spend import SpendLimiter
 
 
 class KeysInMemory:
-    """A source of keys: those that are given by their texts."""
+    """A source of the given keys."""
 
     def __init__(self, keys):
         self._keys = [
@@ -43,7 +43,7 @@ class KeysInMemory:
 
 @pytest.fixture
 async def serve(api_on):
-    """Starts a server that takes keys, by their texts with the fields of each; returns its RPCs."""
+    """Return a function that starts a server with the given keys and returns its RPCs."""
     async with AsyncExitStack() as stack:
 
         async def start(keys, *, models=None, tenants=None):

@@ -1,4 +1,4 @@
-"""What a chat takes from its caller before it starts, and what it is told is left."""
+"""Limits that a chat is charged before it starts, and the metadata about what is left."""
 
 import asyncio
 from collections import Counter
@@ -44,7 +44,7 @@ async def refused(call):
 
 
 async def told(call):
-    """What the initial metadata says of limits."""
+    """Return the limits in the initial metadata."""
     metadata = await call.initial_metadata()
     return {
         key.removeprefix("tokenwire-limit-"): value
@@ -54,7 +54,7 @@ async def told(call):
 
 
 async def left(api):
-    """What is left of each limit, in the order in which they are told."""
+    """Return what is left of each limit, in the order of GetCaller."""
     caller = await api.get_caller(caller_pb2.GetCallerRequest(), metadata=WITH_KEY)
     return [found.remaining for found in caller.allowances]
 
@@ -63,7 +63,7 @@ def limited(**limits):
     return {KEY: {"limits": CallerLimits(**limits)}}
 
 
-async def test_who_attaches_to_its_own_stream_needs_nothing_that_is_left(serve):
+async def test_attaching_to_an_own_stream_uses_no_limit(serve):
     api = await serve(limited(requests_per_minute=1, concurrent_streams=1))
     request = api.request("openai/sim?repeat=forever&itl_ms=5", request_id="same")
     first = api.chat_stream(request, metadata=WITH_KEY)
@@ -76,13 +76,13 @@ async def test_who_attaches_to_its_own_stream_needs_nothing_that_is_left(serve):
         call.cancel()
 
 
-async def test_what_is_too_large_is_refused_before_anything_is_made_of_it(serve):
+async def test_a_request_that_is_too_large_is_refused_before_it_is_parsed(serve):
     api = await serve(limited(bytes_per_request=500))
     assert reason(await refused(api.chat(b"\xff" * 500, metadata=WITH_KEY))) == "INVALID_REQUEST"
     assert reason(await refused(api.chat(b"\xff" * 501, metadata=WITH_KEY))) == "QUOTA_EXHAUSTED"
 
 
-async def test_what_is_wrong_is_told_before_how_much_of_it_there_is(serve):
+async def test_violations_are_reported_before_limits_on_size(serve):
     api = await serve(limited(messages_per_request=1))
     wrong = [chat_pb2.Message(role=chat_pb2.ROLE_USER)] * 2
     error = await refused(api.chat(api.request(SHORT, messages=wrong), metadata=WITH_KEY))
@@ -94,7 +94,7 @@ async def test_what_is_wrong_is_told_before_how_much_of_it_there_is(serve):
     ("most", "asked", "estimated"),
     [(None, None, 1024), (50, None, 50), (5000, None, 1024), (50, 20, 20), (None, 3000, 3000)],
 )
-async def test_an_answer_of_no_given_length_takes_what_is_assumed_or_less_if_the_model_gives_less(
+async def test_an_answer_without_a_maximum_reserves_the_assumed_tokens_or_the_models_maximum(
     serve, most, asked, estimated
 ):
     models = {SHORT: ModelConfig(max_output_tokens=most)}
@@ -112,7 +112,7 @@ async def test_an_answer_of_no_given_length_takes_what_is_assumed_or_less_if_the
     ("key", "tenant", "said"),
     [(3, 9, ("3", "2")), (9, 3, ("3", "2")), (None, 3, ("3", "2")), (3, None, ("3", "2"))],
 )
-async def test_of_the_keys_and_the_tenants_limit_the_one_that_leaves_less_is_told(
+async def test_metadata_has_the_limit_of_the_key_or_the_tenant_with_less_left(
     serve, key, tenant, said
 ):
     tenants = {"acme": CallerLimits(requests_per_minute=tenant)} if tenant else {}
@@ -124,7 +124,7 @@ async def test_of_the_keys_and_the_tenants_limit_the_one_that_leaves_less_is_tol
     await read(call)
 
 
-async def test_the_larger_limit_is_told_where_others_have_left_less_of_it(serve):
+async def test_metadata_has_the_larger_limit_if_less_of_it_is_left(serve):
     others = make_key_text()
     api = await serve(
         limited(requests_per_minute=3) | {others: {}},
@@ -137,7 +137,7 @@ async def test_the_larger_limit_is_told_where_others_have_left_less_of_it(serve)
     await call
 
 
-async def test_limits_of_one_request_are_not_told_as_something_that_is_left(serve):
+async def test_limits_of_one_request_are_not_in_the_metadata(serve):
     api = await serve(limited(messages_per_request=4, bytes_per_request=5000))
     call = api.chat(api.request(SHORT), metadata=WITH_KEY)
     assert await told(call) == {}
@@ -180,7 +180,7 @@ async def test_a_flood_of_invalid_requests_does_not_refuse_the_large_request_of_
 
 @pytest.fixture
 async def door(api_on):
-    """Opens chats of a caller with limits, whose tenant may spend 1000 microusd: with it, what is left."""
+    """Opens chats of a caller with limits, whose tenant may spend 1000 microusd."""
     limits, environ = Limits(), {"OPENAI_API_KEY": "k"}
     models = {SHORT: ModelConfig(prices=ModelPrices(input=1, output=5))}
     taken = CallerLimits(requests_per_minute=3, tokens_per_minute=5000, concurrent_streams=1)
@@ -220,7 +220,7 @@ async def door(api_on):
         yield open_chat, left
 
 
-async def test_who_is_refused_for_what_it_costs_has_taken_nothing_of_any_limit(door):
+async def test_a_chat_refused_for_its_cost_charges_no_limit(door):
     open_chat, left = door
     before = await left()
     assert before["spend_microusd_per_day"] == 1000
@@ -240,7 +240,7 @@ async def test_who_is_refused_for_what_it_costs_has_taken_nothing_of_any_limit(d
     }
 
 
-async def test_who_is_refused_by_its_own_limits_has_reserved_nothing_of_its_tenants_spend(door):
+async def test_a_chat_refused_by_its_limits_reserves_no_spend(door):
     open_chat, left = door
     told = await open_chat(100)
     with pytest.raises(TooManyStreams):

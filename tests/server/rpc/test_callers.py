@@ -1,4 +1,4 @@
-"""What a caller is told of itself."""
+"""The response of GetCaller."""
 
 import grpc
 import grpc.aio
@@ -13,19 +13,19 @@ from tokenwire_server.tenants.key import make_key_text
 KEY = make_key_text()
 
 
-async def test_after_a_rotation_a_caller_is_told_the_key_that_it_bears(serve):
+async def test_after_a_rotation_get_caller_returns_the_key_of_the_call(serve):
     api = await serve({KEY: {"family": "tw_000000000000"}})
     caller = await api.get_caller(caller_pb2.GetCallerRequest(), metadata=bearer(KEY))
     assert caller.key_prefix == KEY[:15]
 
 
-async def test_a_key_without_end_has_no_time_at_which_it_ends(serve):
+async def test_a_key_that_never_expires_has_no_expire_time(serve):
     api = await serve({KEY: {}})
     caller = await api.get_caller(caller_pb2.GetCallerRequest(), metadata=bearer(KEY))
     assert not caller.HasField("key_expire_time")
 
 
-async def test_limits_are_told_with_who_shares_them_the_keys_first(serve):
+async def test_limits_have_their_scope_and_the_keys_limits_come_first(serve):
     api = await serve(
         {KEY: {"limits": CallerLimits(requests_per_minute=9, messages_per_request=5)}},
         tenants={"*": CallerLimits(requests_per_minute=20)},
@@ -41,7 +41,7 @@ async def test_limits_are_told_with_who_shares_them_the_keys_first(serve):
     ]
 
 
-async def test_what_is_no_question_is_refused_as_in_every_other_rpc(serve):
+async def test_a_malformed_request_is_refused_like_in_other_rpcs(serve):
     api = await serve({KEY: {}})
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await api.get_caller_raw(b"\xff", metadata=bearer(KEY))

@@ -36,7 +36,7 @@ def checked(config):
         (TlsConfig(cert="nowhere.pem", key="k.pem"), "tls.cert: nowhere.pem: no such file"),
     ],
 )
-def test_half_of_the_settings_is_refused(config, message):
+def test_incomplete_settings_are_refused(config, message):
     with pytest.raises(ConfigError, match=f"^{message}"):
         checked(config)
 

@@ -27,7 +27,7 @@ FINISHED = Finished(
 )
 
 
-def test_each_timing_arrives_as_itself():
+def test_each_timing_is_in_its_own_field():
     timings = to_proto(3, FINISHED).finished.timings
     assert timings.duration.ToMilliseconds() == 4500
     assert timings.ttft.ToMilliseconds() == 250
@@ -36,7 +36,7 @@ def test_each_timing_arrives_as_itself():
     assert timings.output_tokens_per_second == 12.5
 
 
-def test_what_could_not_be_measured_is_absent_and_not_zero():
+def test_a_timing_that_was_not_measured_is_absent_and_not_zero():
     bare = Finished(FinishReason.STOP, "m", "p", Usage(1, 2), Timings(duration_s=1.0))
     finished = to_proto(2, bare).finished
     for name in ("ttft", "itl_p50", "itl_p99", "output_tokens_per_second"):
@@ -45,13 +45,13 @@ def test_what_could_not_be_measured_is_absent_and_not_zero():
         assert not finished.usage.HasField(name)
 
 
-def test_each_count_arrives_as_itself():
+def test_each_count_is_in_its_own_field():
     usage = to_proto(3, FINISHED).finished.usage
     assert (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens) == (1, 2, 3)
     assert (usage.cache_read_tokens, usage.cache_write_tokens) == (4, 5)
 
 
-def test_a_started_stream_says_when_it_was_created():
+def test_started_has_the_creation_time():
     event = to_proto(1, Started("id", "m", "p", created_time=1_700_000_000.25))
     assert event.started.created_time.ToMilliseconds() == 1_700_000_000_250
 
@@ -68,7 +68,7 @@ def test_a_whole_answer_keeps_the_signature_of_each_reasoning_block():
 
 
 @pytest.mark.parametrize("of", [TextDelta, ReasoningDelta, ToolCallDelta, ToolCall])
-def test_writing_an_entry_leaves_nothing_with_it(of):
+def test_encoding_an_entry_caches_nothing_in_its_text(of):
     text = "".join(["w\u8bcd"] * 1000)
     entry = {
         TextDelta: TextDelta(text, 0),

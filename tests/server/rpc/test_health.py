@@ -49,19 +49,19 @@ async def serving(health):
 
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
-async def test_every_service_says_that_it_serves(channel, service):
+async def test_every_service_is_serving(channel, service):
     answer = await health_pb2_grpc.HealthStub(channel).Check(request(service))
     assert answer.status == SERVING
 
 
-async def test_what_is_not_there_to_ask_leaves_no_trace_in_the_log(channel, caplog):
+async def test_an_unknown_service_is_not_logged(channel, caplog):
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await channel.unary_unary("/grpc.health.v1.Health/List")(b"")  # older clients know no List
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert not caplog.records
 
 
-async def test_an_unknown_service_is_reported_as_the_protocol_demands(channel):
+async def test_an_unknown_service_is_reported_as_the_protocol_requires(channel):
     stub = health_pb2_grpc.HealthStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await stub.Check(request("nobody"))

@@ -143,7 +143,7 @@ async def test_calls_whose_request_does_not_arrive_give_way_to_newer_calls(echoi
             await asyncio.sleep(0.01)
 
 
-async def test_a_call_is_served_even_if_other_connections_hold_all_places(echoing):
+async def test_a_call_is_served_even_if_other_connections_use_all_places(echoing):
     calls = OpenCalls(max_calls=8)
     connect = await echoing(calls)
     silent = [await silent_call(connect()) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""A caller that leaves at any step of the loop: what was taken for its chat comes back."""
+"""Callers that leave at any step of the event loop: everything that was reserved is released."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -31,7 +31,7 @@ ACME = Caller(tenant="acme")
 
 
 class Call:
-    """gRPC's side of a call, which takes a step of the loop for everything."""
+    """A context that takes a step of the event loop for every operation."""
 
     def __init__(self):
         self.events = 0
@@ -48,7 +48,7 @@ class Call:
 
 
 class Kept:
-    """Books that add up what streams cost."""
+    """A ledger that sums the costs of streams."""
 
     instance_id = "here"
 
@@ -66,7 +66,7 @@ class Kept:
 
 @pytest.fixture
 async def server():
-    """A service whose caller has limits of every kind, on a simulator in this process."""
+    """A service with a simulator, for a caller that has every kind of limit."""
     async with AsyncExitStack() as stack:
         simulator = await stack.enter_async_context(Simulator())
         environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"{simulator.url}/v1"}
@@ -107,7 +107,7 @@ def a_chat(prompt, **fields):
 
 
 async def leave_after(steps, call):
-    """Run a call for so many steps of the loop, then cancel it; whether it had ended before."""
+    """Run a call for some steps of the loop, then cancel it. Return whether it had ended before."""
     task = asyncio.create_task(call)
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -138,7 +138,9 @@ async def what_is_left(server):
     [{}, {"budget": chat_pb2.Budget(max_cost_microusd=10**6)}, {"request_id": "same"}],
     ids=["plain", "budget", "request_id"],
 )
-async def test_whoever_leaves_at_any_step_leaves_nothing_reserved(server, rpc, prompt, fields):
+async def test_a_caller_that_leaves_at_any_step_leaves_nothing_reserved(
+    server, rpc, prompt, fields
+):
     data = a_chat(prompt, **fields)
     ended = False
     for steps in [*range(60), *range(60, 20_000, 97)]:
@@ -151,7 +153,7 @@ async def test_whoever_leaves_at_any_step_leaves_nothing_reserved(server, rpc, p
     assert server.books.spent > 0
 
 
-async def test_whoever_may_not_spend_it_takes_no_slot_and_no_tokens(server):
+async def test_a_chat_refused_for_spend_takes_no_slot_and_no_tokens(server):
     before = await limits_left(server)
     generation = chat_pb2.GenerationConfig(max_output_tokens=ALLOWED // 5)
     with pytest.raises(QuotaExhausted):
@@ -170,7 +172,7 @@ async def test_a_budget_bounds_what_is_reserved(server):
     assert await what_is_left(server) == (4, ALLOWED - server.books.spent)
 
 
-async def test_whoever_leaves_a_count_at_any_step_stops_no_other(server):
+async def test_a_caller_that_leaves_a_count_at_any_step_blocks_no_other(server):
     data = a_chat("hello " * 20_000)
     for steps in range(40):
         if await leave_after(steps, server.service.CountTokens(data, Call(), ACME)):

@@ -1,4 +1,4 @@
-"""How much metadata a caller may send."""
+"""The size of metadata that a caller may send."""
 
 from tenants_support import bearer
 
@@ -8,8 +8,8 @@ from tokenwire_server.tenants.key import make_key_text
 KEY = make_key_text()
 
 
-async def test_metadata_nearly_as_large_as_it_may_be_is_taken_every_time(serve):
-    """gRPC's own bound refuses at random what is larger than 8 KiB."""
+async def test_metadata_of_nearly_the_maximum_size_is_always_accepted(serve):
+    """By default gRPC refuses metadata above 8 KiB at random."""
     api = await serve({KEY: {}})
     padding = ("padding", "x" * (MAX_METADATA_BYTES - 1500))
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""Which models a key sees and calls, where names lead to other names."""
+"""Models that a key may see and call, with aliases."""
 
 import grpc
 import grpc.aio
@@ -19,7 +19,7 @@ ALIASES = {
 
 @pytest.fixture
 async def api(serve):
-    """The RPCs of a server with aliases; `api.key(...)` is the metadata of a key for some models."""
+    """The RPCs of a server with aliases. `api.key(...)` returns the metadata of a key for some models."""
     may = [("fast",), ("openai/sim*",), ("best", "fist"), ("fast", "fost"), ("nothing",), ()]
     keys = {make_key_text(): {"models": models} for models in may}
     api = await serve(keys, models=ALIASES)
@@ -38,12 +38,12 @@ async def api(serve):
         ((), ["best", "fast", "fist"]),
     ],
 )
-async def test_the_list_holds_what_the_key_may_call_and_nothing_else(api, models, seen):
+async def test_the_list_contains_only_models_that_the_key_may_call(api, models, seen):
     listed = await api.list_models(model_pb2.ListModelsRequest(), metadata=api.key(*models))
     assert [model.id for model in listed.models] == seen
 
 
-async def test_a_key_for_an_alias_opens_what_it_leads_to_under_that_name_only(api):
+async def test_a_key_for_an_alias_allows_its_target_only_by_that_name(api):
     key = api.key("fast")
     await api.chat(api.request("fast"), metadata=key)
     for other in ("openai/sim?tokens=1", "best"):
@@ -52,7 +52,7 @@ async def test_a_key_for_an_alias_opens_what_it_leads_to_under_that_name_only(ap
         assert reason(refused.value) == "PERMISSION_DENIED"
 
 
-async def test_a_key_for_a_model_opens_every_alias_that_leads_to_it(api):
+async def test_a_key_for_a_model_allows_every_alias_of_it(api):
     key = api.key("openai/sim*")
     for alias in ("fast", "best", "openai/sim?tokens=1"):
         await api.chat(api.request(alias), metadata=key)
@@ -61,7 +61,7 @@ async def test_a_key_for_a_model_opens_every_alias_that_leads_to_it(api):
     assert reason(refused.value) == "PERMISSION_DENIED"
 
 
-async def test_a_misspelt_name_is_answered_with_near_ones_that_the_key_may_call(api):
+async def test_the_error_for_a_misspelled_model_names_similar_ones_that_the_key_may_call(api):
     for models, nearest in ((("fast", "fost"), {"fast"}), ((), {"fast", "fist"})):
         key = api.key(*models)
         for call in (

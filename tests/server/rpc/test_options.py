@@ -1,4 +1,4 @@
-"""What a caller may ask for beside the answer: every bound, from both sides, each with its path."""
+"""Options of a request: every bound, from both sides, and the path of each violation."""
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -71,7 +71,7 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize("fields", ACCEPTED, ids=str)
-def test_what_lies_on_a_bound_is_accepted(fields):
+def test_values_at_a_bound_are_accepted(fields):
     assert paths(**fields) == []
 
 
@@ -125,11 +125,11 @@ REFUSED += [
 
 
 @pytest.mark.parametrize(("fields", "path"), REFUSED, ids=str)
-def test_what_lies_past_a_bound_or_contradicts_itself_is_refused_by_its_path(fields, path):
+def test_values_beyond_a_bound_and_contradictions_are_refused_with_their_path(fields, path):
     assert paths(**fields) == [path]
 
 
-def test_all_that_is_wrong_is_told_at_once():
+def test_all_violations_are_reported_at_once():
     assert paths(
         request_id=" ",
         delivery=pb.DeliveryOptions(heartbeat_interval=seconds(0), usage_interval=seconds(-1)),
@@ -149,7 +149,7 @@ def test_all_that_is_wrong_is_told_at_once():
     ]
 
 
-def test_what_is_not_said_is_the_servers_setting():
+def test_the_servers_settings_are_the_defaults():
     limits = Limits(heartbeat_interval_s=7, linger_s=8, log_ttl_s=9, cache_ttl_s=10)
     request, _ = parsed(limits)
     assert request.delivery == Delivery(heartbeat_s=7, usage_s=None)
@@ -193,13 +193,13 @@ def test_an_operator_may_move_each_bound(limits, fields, path):
     assert paths(limits, **fields) == [path]
 
 
-def test_a_default_of_retention_never_passes_the_most_that_may_be_asked_for():
+def test_a_default_of_retention_never_exceeds_its_maximum():
     limits = Limits(max_linger_s=1, max_log_ttl_s=2)
     request, _ = parsed(limits, **retention(on_disconnect=CONTINUE))
     assert (request.retention.linger_s, request.retention.log_ttl_s) == (1, 2)
 
 
-def test_the_default_age_of_a_cached_answer_never_passes_the_most_that_may_be_asked_for():
+def test_the_default_age_of_a_cached_answer_never_exceeds_its_maximum():
     request, _ = parsed(Limits(max_cache_ttl_s=3), **cache(READ_WRITE))
     assert request.cache.ttl_s == 3
 
@@ -231,7 +231,7 @@ ASKS_SOMETHING_ELSE = {
 }
 
 
-def test_requests_that_differ_in_what_is_asked_have_different_keys():
+def test_requests_for_different_answers_have_different_cache_keys():
     keys = [key()] + [key(**fields) for fields in ASKS_SOMETHING_ELSE.values()]
     assert len(set(keys)) == len(keys)
 
@@ -247,11 +247,11 @@ def test_requests_that_differ_in_what_is_asked_have_different_keys():
     ],
     ids=str,
 )
-def test_requests_that_differ_in_how_they_are_served_have_one_key(fields):
+def test_requests_that_differ_only_in_delivery_have_the_same_cache_key(fields):
     assert key(**fields) == key()
 
 
-def test_the_order_of_provider_options_is_no_difference():
+def test_the_order_of_provider_options_does_not_matter():
     forth = {f"key {n}": {"a": [n]} for n in range(40)}
     back = dict(reversed(forth.items()))
     assert key(provider_options=forth) == key(provider_options=back)
@@ -263,7 +263,7 @@ def body_hash(**fields):
     return request.body_hash
 
 
-def test_requests_of_one_id_may_differ_in_their_delivery_only():
+def test_requests_with_the_same_id_may_differ_only_in_delivery():
     served = [
         retention(on_disconnect=CONTINUE),
         retention(log_ttl=seconds(5)),
@@ -285,7 +285,7 @@ def test_requests_of_one_id_may_differ_in_their_delivery_only():
     ],
     ids=["of two signs", "of two seconds of nanoseconds", "negative and positive"],
 )
-def test_a_span_that_protobuf_calls_malformed_is_what_it_sums_up_to(span, sum_s):
+def test_a_malformed_duration_counts_as_the_sum_of_its_fields(span, sum_s):
     request, violations = parsed(**retention(log_ttl=span))
     assert violations == []
     assert request.retention.log_ttl_s == sum_s

@@ -16,7 +16,7 @@ from tokenwire_server.rpc.parse import parse_chat_request
 from .parse_support import USER, parsed, part, paths, refused
 
 
-def test_a_request_with_everything_arrives_whole():
+def test_a_request_with_every_field_is_parsed_completely():
     schema = '{"type":"object","properties":{"n":{"type":"integer"}}}'
     request, violations = parsed(
         messages=[
@@ -106,7 +106,7 @@ def test_a_request_with_everything_arrives_whole():
     )
 
 
-def test_every_violation_is_told_at_once():
+def test_every_violation_is_reported_at_once():
     assert paths(
         model="",
         messages=[
@@ -214,7 +214,7 @@ def test_a_media_type_that_is_missing_and_one_of_no_image_are_distinguished(
 
 
 @pytest.mark.parametrize("mode", ["auto", "none", "required", "tool"])
-def test_each_tool_choice_is_what_it_says(mode):
+def test_each_tool_choice_is_parsed(mode):
     name = "a" if mode == "tool" else ""
     choice = pb.ToolChoice(mode=f"TOOL_CHOICE_MODE_{mode.upper()}", tool_name=name)
     request, violations = parsed(tools=[pb.Tool(name="a")], tool_choice=choice)
@@ -223,28 +223,28 @@ def test_each_tool_choice_is_what_it_says(mode):
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high"])
-def test_each_effort_is_what_it_says(effort):
+def test_each_effort_is_parsed(effort):
     reasoning = pb.ReasoningConfig(effort=f"REASONING_EFFORT_{effort.upper()}")
     request, violations = parsed(generation=pb.GenerationConfig(reasoning=reasoning))
     assert violations == []
     assert request.generation.reasoning_effort == effort
 
 
-def test_what_was_not_said_stays_unsaid():
+def test_fields_that_are_not_set_stay_unset():
     request, violations = parsed()
     assert violations == []
     assert request.generation == domain.Generation()
     assert request.tool_choice is request.response_format is None
 
 
-def test_each_response_format_is_what_it_says():
+def test_each_response_format_is_parsed():
     json_format = pb.ResponseFormat(json=pb.JsonFormat())
     assert parsed(response_format=json_format)[0].response_format == domain.JsonFormat()
     text_format = pb.ResponseFormat(text=pb.TextFormat())
     assert parsed(response_format=text_format)[0].response_format is None
 
 
-def test_a_schema_nested_without_end_is_refused_and_crashes_nothing():
+def test_a_deeply_nested_schema_is_refused_and_crashes_nothing():
     deep = '{"items":' * 5000 + "{}" + "}" * 5000
     assert paths(tools=[pb.Tool(name="a", parameters_json_schema=deep)]) == [
         "tools[0].parameters_json_schema"
@@ -264,7 +264,7 @@ def test_a_schema_that_would_take_seconds_to_check_is_refused_at_once():
     assert time.monotonic() - began < 0.5
 
 
-def test_why_a_schema_is_wrong_is_found_out_only_where_that_is_cheap():
+def test_the_fault_of_a_schema_is_explained_only_if_that_is_cheap():
     def description(count):
         schema = json.dumps({"type": "object", "items": {"type": ["x"] * count}})
         (violation,) = parsed(tools=[pb.Tool(name="a", parameters_json_schema=schema)])[1]
@@ -274,13 +274,13 @@ def test_why_a_schema_is_wrong_is_found_out_only_where_that_is_cheap():
     assert description(15_000) == "is not a JSON Schema (2020-12)"
 
 
-def test_what_a_schema_refers_to_is_not_fetched():
+def test_references_of_a_schema_are_not_fetched():
     schema = '{"$schema":"http://127.0.0.1:9/s","type":"object","$ref":"http://127.0.0.1:9/r"}'
     assert paths(tools=[pb.Tool(name="a", parameters_json_schema=schema)]) == []
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x02\xc3\x28", b"\x12\x05ab"])
-def test_bytes_that_are_no_request_are_refused_without_pythons_text(data):
+def test_malformed_bytes_are_refused_without_text_of_python(data):
     with pytest.raises(InvalidRequest) as caught:
         parse_chat_request(data, Limits(max_request_bytes=1 << 20))
     assert "not a tokenwire.v1.ChatRequest" in str(caught.value)
@@ -311,7 +311,7 @@ def test_no_bytes_make_the_parser_raise_anything_but_its_own_error(data):
         assert error.violations
 
 
-def test_one_long_list_of_faults_does_not_hide_what_else_is_wrong():
+def test_violations_in_one_long_list_do_not_hide_other_violations():
     request, violations = parsed(
         messages=[pb.Message(role=pb.ROLE_USER)] * 1000,
         tools=[pb.Tool(name="a")] * 3,

@@ -1,4 +1,4 @@
-"""What becomes of a process whose gRPC has died."""
+"""Serving, stopping, and a failure of gRPC."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ async def started():
     return server
 
 
-async def test_it_serves_until_it_is_told_to_stop():
+async def test_it_serves_until_it_is_stopped():
     server, stop = await started(), asyncio.Event()
     serving = asyncio.create_task(server.serve(stop))
     await asyncio.sleep(0)
@@ -45,7 +45,7 @@ async def test_it_serves_until_it_is_told_to_stop():
         await server.stop(0)
 
 
-async def test_when_grpc_ends_by_itself_that_is_told_and_loud(caplog):
+async def test_a_failure_of_grpc_is_returned_and_logged_as_critical(caplog):
     server = await started()
     serving = asyncio.create_task(server.serve(asyncio.Event()))
     await asyncio.sleep(0)

@@ -39,7 +39,7 @@ def test_every_error_has_a_code_and_a_reason_in_the_proto():
 
 
 @pytest.mark.parametrize("kind", sorted(set(kinds()), key=lambda k: k.reason))
-def test_each_status_bears_exactly_one_error_info(kind):
+def test_each_status_has_exactly_one_error_info(kind):
     made = {
         errors.InvalidRequest: lambda: kind([Violation("a", "b")]),
         errors.UnknownModel: lambda: kind("m", why="no"),
@@ -60,13 +60,13 @@ def test_each_status_bears_exactly_one_error_info(kind):
     assert to_status(made).code == CODES[kind.reason].value[0]
 
 
-def test_coming_back_is_told_as_retry_info():
+def test_a_retry_delay_is_sent_as_retry_info():
     found = details(errors.Overloaded("full", limit=3, retry_after_s=1.5))
     (retry,) = [d for d in found if isinstance(d, error_details_pb2.RetryInfo)]
     assert retry.retry_delay.ToMilliseconds() == 1500
 
 
-def test_a_limit_is_told_with_its_size_its_holder_and_when_to_come_back():
+def test_a_limit_is_reported_with_its_size_its_owner_and_a_retry_delay():
     info, retry, quota = details(exceeded(retry_after_s=2.5))
     assert dict(info.metadata) == {
         "limit": "requests_per_minute",
@@ -81,14 +81,14 @@ def test_a_limit_is_told_with_its_size_its_holder_and_when_to_come_back():
     assert violation.description.endswith("0 left, 1 requested; retry in 2.5 s")
 
 
-def test_a_limit_of_one_request_is_told_with_its_path_and_not_to_come_back():
+def test_a_limit_of_one_request_is_reported_with_its_path_and_no_retry_delay():
     info, quota, bad = details(exceeded(errors.QuotaExhausted, field="messages"))
     assert quota.violations[0].description.endswith("waiting does not help")
     assert [violation.field for violation in bad.field_violations] == ["messages"]
     assert info.reason == "QUOTA_EXHAUSTED"
 
 
-def test_a_budget_is_told_with_what_the_request_would_take():
+def test_a_budget_is_reported_with_the_estimate():
     (info,) = details(errors.BudgetExceeded("max_cost_microusd", allowed=5, estimated=7))
     assert dict(info.metadata) == {
         "limit": "max_cost_microusd",
@@ -97,7 +97,7 @@ def test_a_budget_is_told_with_what_the_request_would_take():
     }
 
 
-def test_a_failure_after_the_first_token_says_where_the_stream_stood_and_what_it_used():
+def test_a_failure_after_the_first_token_has_the_position_and_the_usage():
     error = errors.UpstreamBroken("broke", provider="p")
     error.at = errors.StreamFailure(
         "id", 7, Usage(3, 4, reasoning_tokens=0, cost_microusd=5, estimated=True)
@@ -115,12 +115,12 @@ def test_a_failure_after_the_first_token_says_where_the_stream_stood_and_what_it
     }
 
 
-def test_what_the_provider_wrote_is_never_in_the_status():
+def test_text_of_the_provider_is_never_in_the_status():
     error = errors.UpstreamRejected("refused", provider_text="CANARY", error_type="t", field="f")
     assert b"CANARY" not in to_status(error).SerializeToString()
 
 
-def test_a_thousand_violations_stay_below_what_trailers_can_carry():
+def test_a_thousand_violations_fit_in_the_trailers():
     error = errors.InvalidRequest(
         [Violation(f"messages[{i}].role", "é" * 500) for i in range(1000)]
     )
@@ -132,7 +132,7 @@ def test_a_thousand_violations_stay_below_what_trailers_can_carry():
     assert bad.field_violations[-1].description == f"{1000 - listed} more violations are not listed"
 
 
-def test_that_checking_stopped_early_is_said_after_the_violations():
+def test_a_last_violation_says_that_checking_stopped_early():
     violations = [Violation(f"messages[{i}].role", "is required") for i in range(3)]
     error = errors.InvalidRequest(violations, all_found=False)
     assert str(error) == "messages[0].role: is required (and at least 2 more)"
@@ -150,7 +150,7 @@ def test_the_status_can_be_read_back():
     assert again.code == grpc.StatusCode.UNAVAILABLE.value[0]
 
 
-def test_the_code_says_whether_the_same_call_may_be_made_again():
+def test_the_code_tells_whether_a_retry_can_succeed():
     """UNAVAILABLE is what clients' retry policies repeat: nothing that was paid for may have it."""
     code = grpc.StatusCode
     assert CODES == {
@@ -180,7 +180,7 @@ def test_the_code_says_whether_the_same_call_may_be_made_again():
     }
 
 
-def test_what_the_provider_calls_its_error_is_told_as_facts():
+def test_the_providers_error_code_is_in_the_metadata():
     error = errors.UpstreamRejected(
         "no", provider="p", status=400, error_type="too_long", field="messages"
     )
@@ -193,6 +193,6 @@ def test_what_the_provider_calls_its_error_is_told_as_facts():
     }
 
 
-def test_a_long_text_is_cut_to_what_trailers_can_carry():
+def test_a_long_text_is_cut_to_fit_in_the_trailers():
     error = errors.UpstreamUnavailable("x" * 50_000, provider="p" * 50_000)
     assert len(to_status(error).SerializeToString()) < 1000

@@ -64,7 +64,7 @@ def warnings_in(caplog):
 
 
 @pytest.mark.parametrize("setting", ["cert", "key", "client_ca"])
-def test_half_of_the_settings_never_means_clear_text(setting):
+def test_incomplete_settings_never_mean_clear_text(setting):
     assert ServerTls.of(TlsConfig()) is None
     with pytest.raises(ConfigError, match=r"^tls\.\w+: needs tls\.\w+"):
         ServerTls.of(TlsConfig(**{setting: "file.pem"}))
@@ -87,7 +87,7 @@ async def test_common_pairs_are_accepted_by_clients_that_trust_the_authority(tmp
         assert await shown(port, authority) == pair.der
 
 
-async def test_one_file_may_hold_the_certificate_and_the_key_among_other_text(tmp_path):
+async def test_one_file_may_contain_the_certificate_the_key_and_other_text(tmp_path):
     path = tmp_path / "both.pem"
     path.write_bytes("Schlüssel\n".encode() + PAIR.key + "für localhost\n".encode() + PAIR.cert)
     async with listening(ServerTls(TlsConfig(cert=path, key=path))) as port:
@@ -147,7 +147,7 @@ async def test_a_broken_replacement_is_logged_once_and_changes_nothing_until_it_
     assert len(warnings_in(caplog)) == 2
 
 
-async def test_the_old_files_put_back_are_fine(files, caplog):
+async def test_restored_old_files_are_used(files, caplog):
     tls = ServerTls(files.config)
     async with listening(tls) as port:
         files.cert.write_bytes(b"")

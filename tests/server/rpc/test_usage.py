@@ -1,4 +1,4 @@
-"""What UsageService makes of a request and of the records in a database, to the last field."""
+"""Requests and responses of UsageService, field by field."""
 
 import asyncio
 import time
@@ -64,7 +64,7 @@ def span(seconds):
     return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 10**9))
 
 
-async def test_a_record_tells_each_thing_in_its_own_field_and_nothing_that_did_not_happen(usage):
+async def test_each_value_of_a_record_is_in_its_own_field_and_missing_values_are_absent(usage):
     await usage.store.write([WHOLE, OPEN])
     closed, still_open = (await usage.list()).usage_records
     assert closed == usage_pb2.UsageRecord(
@@ -107,14 +107,14 @@ async def test_a_record_tells_each_thing_in_its_own_field_and_nothing_that_did_n
 
 
 def opened_at_once(count, **fields):
-    """Records of streams that were all opened at one moment."""
+    """Records of streams that were all created at the same time."""
     return [
         structs.replace(OPEN, stream_id=f"{n:032x}", labels={"number": str(n)}, **fields)
         for n in range(count)
     ]
 
 
-async def test_a_page_has_100_records_by_itself_and_1000_at_most_and_the_next_ones_follow(usage):
+async def test_a_page_has_100_records_by_default_and_1000_at_most(usage):
     await usage.store.write(opened_at_once(1001))
     assert len((await usage.list()).usage_records) == 100
     largest = await usage.list(page_size=2**31 - 1)
@@ -125,7 +125,7 @@ async def test_a_page_has_100_records_by_itself_and_1000_at_most_and_the_next_on
     assert last.next_page_token == ""
 
 
-async def test_a_page_token_goes_with_its_filter_in_whatever_order_that_names_its_labels(usage):
+async def test_a_page_token_is_valid_for_its_filter_in_any_order_of_labels(usage):
     labels = {f"k{n}": "v" for n in range(32)}
     await usage.store.write(
         [structs.replace(record, labels=labels) for record in opened_at_once(2)]
@@ -136,7 +136,7 @@ async def test_a_page_token_goes_with_its_filter_in_whatever_order_that_names_it
     assert [record.stream_id for record in second.usage_records] == [f"{0:032x}"]
 
 
-async def test_a_sum_tells_each_thing_in_its_own_field(usage):
+async def test_each_value_of_a_summary_is_in_its_own_field(usage):
     await usage.store.write(
         [
             WHOLE,
@@ -176,9 +176,7 @@ async def test_a_sum_tells_each_thing_in_its_own_field(usage):
     )
 
 
-async def test_more_groups_than_an_answer_holds_are_refused_and_the_field_is_named(
-    usage, monkeypatch
-):
+async def test_too_many_groups_are_refused_and_the_field_is_named(usage, monkeypatch):
     monkeypatch.setattr(store_module, "MAX_SUMMARY_ROWS", 3)
     await usage.store.write(opened_at_once(4))
     with pytest.raises(InvalidRequest) as refused:

@@ -1,4 +1,4 @@
-"""In a process of its own, since grpc.aio is initialized once in a process."""
+"""The wake-up workaround, in a separate process because grpc.aio is initialized once in a process."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ asyncio.run(main())
 
 @pytest.mark.process
 def test_wakeups_are_read_as_fast_as_operations_finish():
-    """At 278 unread bytes gRPC's thread would block, and every write with it."""
+    """At 278 unread bytes gRPC's thread would block, and all writes too."""
     result = subprocess.run(
         [sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=60, check=True
     )

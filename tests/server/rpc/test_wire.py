@@ -75,7 +75,7 @@ def test_an_unknown_group_is_counted_and_its_content_is_not_read_as_messages():
 
 
 @pytest.mark.parametrize("tag", [b"\x12", b"\x92\x00", b"\x92\x80\x00"], ids=bytes.hex)
-def test_a_tag_is_the_same_field_however_long_it_is_written(tag):
+def test_a_tag_with_a_long_encoding_is_the_same_field(tag):
     data = tag + b"\x02\x08\x02"
     assert len(chat_pb2.ChatRequest.FromString(data).messages) == 1
     assert counted(data) == (2, 1)
