@@ -1,4 +1,4 @@
-"""What a request will take, before it runs: who counts, what it costs, and what counting costs others."""
+"""Estimates of requests: token counts, costs, and the time that counting takes."""
 
 import asyncio
 import statistics
@@ -32,7 +32,7 @@ RATES = ModelPrices(input=Decimal(2), output=Decimal(8))
 
 
 class Counting:
-    """A provider that counts: what it says, or raises, or does not say before it may."""
+    """A provider that returns a count, raises, or waits until it may answer."""
 
     def __init__(self, says=None, *, name="openai", may=None):
         self.name = name
@@ -58,7 +58,7 @@ def tokenizers():
 
 @pytest.fixture
 def new(tokenizers):
-    """Makes an estimator for the known providers."""
+    """Return a function that makes an estimator for the known providers."""
 
     def make(models=None, **limits):
         providers = known_providers({})
@@ -86,12 +86,12 @@ def prose(chars):
 # Who counts.
 
 
-async def test_a_model_whose_vocabulary_is_public_is_counted_to_the_token(new):
+async def test_a_model_with_a_public_tokenizer_is_counted_exactly(new):
     found = await new().estimate(a_request(prose(50_000), messages=3), to(), TENANT)
     assert (found.input_tokens, found.source) == (3 * (OF_50_000 + 4) + 3, "tokenizer")
 
 
-async def test_a_long_text_is_counted_to_the_token_as_well(new):
+async def test_a_long_text_is_counted_exactly(new):
     found = await new().estimate(a_request(prose(400_000)), to("gpt-4"), TENANT)
     assert (found.input_tokens, found.source) == (OF_400_000 + 7, "tokenizer")
 
@@ -106,14 +106,14 @@ async def test_a_long_text_is_counted_to_the_token_as_well(new):
         ("gpt-4o", "openai", ToolCall("1", "f", "{}")),
     ],
 )
-async def test_what_no_public_rule_tells_is_marked_as_an_estimate(new, model, provider, part):
+async def test_a_count_without_a_public_rule_is_marked_as_an_estimate(new, model, provider, part):
     request = ChatRequest(f"{provider}/{model}", (Message("user", (part,)),))
     found = await new().estimate(request, to(model, Counting(name=provider)), TENANT)
     assert found.source == "estimate"
     assert found.input_tokens > 0
 
 
-async def test_a_provider_is_asked_only_by_who_wants_that(new):
+async def test_a_provider_counts_only_if_requested(new):
     provider = Counting(0)
     for counting in (new().estimate, new().preview):
         assert (await counting(a_request(), to(provider=provider), TENANT)).source == "tokenizer"
@@ -124,19 +124,19 @@ async def test_a_provider_is_asked_only_by_who_wants_that(new):
     assert (found.input_tokens, found.source, provider.asked) == (0, "provider", 1)
 
 
-async def test_a_provider_that_cannot_count_leaves_it_to_us(new):
+async def test_if_the_provider_cannot_count_the_local_count_is_used(new):
     provider = Counting(None)
     found = await new().preview(a_request(asks_provider=True), to(provider=provider), TENANT)
     assert (found.source, provider.asked) == ("tokenizer", 1)
 
 
-async def test_a_provider_that_is_away_is_not_made_up_for(new):
+async def test_if_the_provider_is_unavailable_its_error_is_raised(new):
     provider = Counting(UpstreamUnavailable("away"))
     with pytest.raises(UpstreamUnavailable):
         await new().preview(a_request(asks_provider=True), to(provider=provider), TENANT)
 
 
-async def test_providers_count_side_by_side(new):
+async def test_providers_count_concurrently(new):
     may = asyncio.Event()
     provider = Counting(5, may=may)
     estimator = new()
@@ -154,7 +154,7 @@ async def test_providers_count_side_by_side(new):
 # What it costs.
 
 
-async def test_it_is_priced_as_the_name_that_was_asked_for(new):
+async def test_the_price_is_that_of_the_requested_name(new):
     models = {"cheap": ModelConfig(target="openai/gpt-4o", prices=RATES)}
     request = a_request(model="cheap")
     found = await new(models).estimate(request, to(), TENANT)
@@ -203,7 +203,7 @@ SHARES = st.floats(0, 1)
 
 
 @given(rates=PRICES, most=st.integers(1, 10_000), output=SHARES, reasoning=SHARES, written=SHARES)
-def test_no_answer_costs_more_than_the_worst_case(rates, most, output, reasoning, written):
+def test_no_answer_costs_more_than_the_maximum(rates, most, output, reasoning, written):
     prices = Prices.configured(rates)
     counter = TokenCounter(Characters())
     found = Estimate(
@@ -219,7 +219,7 @@ def test_no_answer_costs_more_than_the_worst_case(rates, most, output, reasoning
     assert prices.cost_microusd(usage) <= found.max_cost_microusd
 
 
-async def test_only_what_is_marked_for_the_prompt_cache_may_cost_what_writing_there_does(new):
+async def test_only_input_marked_for_the_prompt_cache_may_have_the_price_of_writes(new):
     dear = ModelPrices(input=Decimal(2), output=Decimal(8), cache_write=Decimal("2.5"))
     estimator = new({"openai/gpt-4o": ModelConfig(prices=dear)})
     costs = []
@@ -248,7 +248,7 @@ def priced(input="2", **fields):
         Budget(2**63 - 1, 2**63 - 1),
     ],
 )
-def test_a_budget_that_covers_the_input_lets_it_run(budget):
+def test_a_budget_that_covers_the_input_is_enough(budget):
     priced(max_output_tokens=10**6, likely_output_tokens=1024).check(budget, "m")
 
 
@@ -262,7 +262,7 @@ def test_a_budget_that_covers_the_input_lets_it_run(budget):
         (Budget(1999, 1000), "max_cost_microusd", 1999, 2000),
     ],
 )
-def test_a_budget_that_does_not_is_named_with_its_figures(budget, limit, allowed, estimated):
+def test_a_budget_that_is_exceeded_is_named_with_its_figures(budget, limit, allowed, estimated):
     with pytest.raises(BudgetExceeded) as error:
         priced().check(budget, "m")
     assert error.value.facts() == {
@@ -270,7 +270,7 @@ def test_a_budget_that_does_not_is_named_with_its_figures(budget, limit, allowed
     }  # fmt: skip
 
 
-def test_a_budget_of_nothing_lets_what_is_free_run():
+def test_a_budget_of_zero_allows_free_models():
     priced(input="0").check(Budget(max_cost_microusd=0), "m")
 
 
@@ -314,7 +314,7 @@ class Ticks:
 
     @property
     def worst_ms(self):
-        """Of a hundred."""
+        """The 99th percentile."""
         return sorted(self.gaps_s)[int(len(self.gaps_s) * 0.99)] * 1000
 
 
@@ -331,7 +331,7 @@ async def test_a_thousand_tokens_are_estimated_within_two_milliseconds(new):
 
 
 @pytest.mark.parametrize("count", [1, 20])
-async def test_a_hundred_thousand_tokens_never_stop_the_loop(new, count):
+async def test_a_hundred_thousand_tokens_do_not_block_the_loop(new, count):
     estimator, request = new(), a_request(prose(420_000))
     async with Ticks() as ticks:
         found = await asyncio.gather(
@@ -342,14 +342,14 @@ async def test_a_hundred_thousand_tokens_never_stop_the_loop(new, count):
     assert ticks.worst_ms <= 10
 
 
-async def test_many_short_texts_are_long_as_well(new):
+async def test_many_short_texts_count_as_a_long_request(new):
     estimator, request = new(), a_request("a", messages=10_000)
     async with Ticks() as ticks:
         await asyncio.gather(*(estimator.estimate(request, to(), TENANT) for _ in range(20)))
     assert ticks.worst_ms <= 10
 
 
-async def test_long_requests_wait_for_each_other_and_short_ones_for_nobody(new):
+async def test_long_requests_wait_for_each_other_and_short_ones_do_not_wait(new):
     estimator, long = new(), a_request(prose(400_000))
     order = []
 
@@ -378,8 +378,8 @@ async def test_a_tenant_waits_for_one_long_request_of_another_tenant_not_for_all
         await asyncio.gather(*flood)
 
 
-async def test_so_much_waits_and_no_more(new):
-    """What is longer than is counted to the last is as much work as what is not."""
+async def test_the_queue_of_long_requests_is_bounded(new):
+    """A text that is sampled takes as much work as the longest one that is counted exactly."""
     estimator = new()
     longest, short = a_request("a" * 3 * MAX_COUNTED_CHARS), a_request(prose(8000))
     most = MAX_WAITING_CHARS // MAX_COUNTED_CHARS
@@ -396,7 +396,7 @@ async def test_so_much_waits_and_no_more(new):
     await estimator.preview(longest, to(), TENANT)
 
 
-async def test_as_many_chats_as_a_server_takes_may_begin_at_once(new):
+async def test_max_streams_chats_may_start_at_once(new):
     estimator, request = new(), a_request(prose(20_000))
     found = await asyncio.gather(
         *(estimator.estimate(request, to(), TENANT) for _ in range(Limits().max_streams))
@@ -404,7 +404,7 @@ async def test_as_many_chats_as_a_server_takes_may_begin_at_once(new):
     assert len({each.input_tokens for each in found}) == 1
 
 
-async def test_who_leaves_while_it_waits_or_is_counted_stops_nobody(new):
+async def test_a_cancelled_count_does_not_block_others(new):
     estimator, long = new(), a_request(prose(100_000))
     for steps in range(12):
         counts = [asyncio.create_task(estimator.estimate(long, to(), TENANT)) for _ in range(50)]

@@ -78,7 +78,7 @@ def table(input: str) -> ModelPrices:
         ("groq", "llama-3.3-70b-versatile", Usage(100, 10), 100 * 0.59 + 10 * 0.79),
     ],
 )  # fmt: skip
-def test_a_bill_is_the_one_computed_by_hand(provider, model, usage, microusd):
+def test_a_cost_equals_one_computed_by_hand(provider, model, usage, microusd):
     rounded = Decimal(str(round(microusd, 6))).quantize(Decimal(1), ROUND_HALF_UP)
     assert cost(provider, model, usage) == rounded
 
@@ -88,7 +88,7 @@ def entries() -> list[tuple[str, ModelInfo]]:
 
 
 def moments(model: ModelInfo) -> list[float]:
-    """Times at which each of a model's prices holds."""
+    """Return a time for each price of a model."""
     if isinstance(model.prices, ModelPrice):
         return [NOW]
     times = []
@@ -115,7 +115,7 @@ def around_tiers(price: ModelPrice) -> list[int]:
 
 
 def test_every_public_price_is_what_its_list_calculates_at_every_tier_and_time():
-    """All of its entries: about 2,500 models. The names must lead to them, which some do not."""
+    """Yield all entries that are found by their names: about 2,500 models."""
     providers = {s.id: provider("http://127.0.0.1") for s in get_snapshot().providers}
     ours = book(providers=providers)
     ours.prices("openai", "gpt-4o", "", NOW)
@@ -173,7 +173,7 @@ def test_a_tiered_price_is_what_its_list_calculates_for_any_usage(
     assert cost(seller, model, usage) == expected
 
 
-def test_prices_hold_for_the_time_that_is_asked_about():
+def test_prices_are_those_of_the_requested_time():
     usage = Usage(1_000_000, 0)
     night = datetime(2025, 8, 1, 18, tzinfo=UTC).timestamp()
     day = datetime(2025, 8, 1, 12, tzinfo=UTC).timestamp()
@@ -201,19 +201,19 @@ def test_prices_hold_for_the_time_that_is_asked_about():
         ("nobody", "gpt-4o"),
     ],
 )
-def test_a_model_without_a_price_has_none_rather_than_nothing_to_pay(provider, model):
+def test_a_model_without_a_price_is_not_free(provider, model):
     assert book().prices(provider, model, f"{provider}/{model}", NOW) is None
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9999/v1", "https://llm.corp.example/openai"])
-def test_a_proxy_by_a_providers_name_sells_what_that_provider_sells(url):
+def test_a_proxy_with_a_providers_name_has_its_prices(url):
     ours = book(providers=known_providers({"OPENAI_BASE_URL": url, "ANTHROPIC_BASE_URL": url}))
     for name, model in (("openai", "gpt-4o"), ("openai-responses", "gpt-4o"), ("anthropic", "claude-opus-4-5")):  # fmt: skip
         assert ours.prices(name, model, f"{name}/{model}", NOW) is not None
         assert ours.prices(name, "demo", f"{name}/demo", NOW) is None
 
 
-def test_an_address_says_more_than_a_name():
+def test_the_address_of_a_provider_takes_precedence_over_its_name():
     ours = book(providers=known_providers({"OPENAI_BASE_URL": URLS["groq"]}))
     prices = ours.prices("openai", "openai/gpt-oss-120b", "openai/openai/gpt-oss-120b", NOW)
     usage = Usage(10**6, 10**6)
@@ -222,7 +222,7 @@ def test_an_address_says_more_than_a_name():
     assert ours.prices("openai", "gpt-4o", "openai/gpt-4o", NOW) is None
 
 
-def test_what_is_configured_beats_what_is_public_and_the_alias_beats_its_target():
+def test_configured_prices_precede_public_ones_and_an_alias_precedes_its_target():
     models = {
         "fast": ModelConfig(target="openai/gpt-4o", prices=table("1")),
         "slow": ModelConfig(target="openai/gpt-4o"),
@@ -252,14 +252,14 @@ def test_a_configured_table_is_not_mixed_with_the_public_one():
     assert prices.cost_microusd(Usage(100, 100, cache_read_tokens=100)) == 200
 
 
-async def test_a_price_is_known_however_early_it_is_asked_for_and_loading_twice_is_fine():
+async def test_a_price_can_be_read_before_loading_and_loading_is_idempotent():
     early = book()
     assert early.prices("openai", "gpt-4o", "openai/gpt-4o", NOW) is not None
     await asyncio.gather(early.load(), early.load())
     assert early.prices("openai", "gpt-4o", "openai/gpt-4o", NOW) is not None
 
 
-def test_names_that_callers_make_up_leave_no_more_than_a_thousand_behind():
+def test_at_most_a_thousand_unknown_names_are_cached():
     ours = book()
     ours.prices("openai", "gpt-4o", "", NOW)
     before = len(get_snapshot()._lookup_cache), len(ours._public)
@@ -270,7 +270,7 @@ def test_names_that_callers_make_up_leave_no_more_than_a_thousand_behind():
     assert ours._listed.cache_info().currsize == MAX_FOUND
 
 
-def test_a_model_that_was_asked_about_is_found_in_microseconds():
+def test_a_cached_lookup_takes_microseconds():
     ours = book()
     for model in ("gpt-4o", "nobody-knows-it"):
         best = min(timed(lambda: ours.prices("openai", model, "", NOW)) for _ in range(20))  # noqa: B023

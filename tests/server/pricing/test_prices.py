@@ -45,7 +45,7 @@ USAGE = st.builds(
 
 
 def by_hand(rates: tuple[Rates, ...], usage: Usage) -> int:
-    """The bill as a person would write it."""
+    """Compute the cost in the obvious way."""
     rate = [
         r for r in rates if r.above_input_tokens == 0 or usage.input_tokens > r.above_input_tokens
     ][-1]
@@ -79,12 +79,12 @@ def configured(**prices: str) -> Prices:
 
 
 @given(TIERED, USAGE)
-def test_a_cost_is_the_bill_written_by_hand_rounded_half_up_once(rates, usage):
+def test_a_cost_equals_the_exact_sum_rounded_half_up_once(rates, usage):
     assert Prices(rates).cost_microusd(usage) == by_hand(rates, usage)
 
 
 @given(TIERED, USAGE, st.one_of(st.integers(0, 50), st.integers(0, 10**12)))
-def test_the_ceiling_is_the_last_output_token_that_the_limit_pays_for(rates, usage, limit):
+def test_the_ceiling_is_the_last_output_token_within_the_limit(rates, usage, limit):
     prices = Prices(rates)
     ceiling = prices.output_token_ceiling(usage, limit)
     if prices.cost_microusd(with_output(usage, 0)) > limit:
@@ -101,7 +101,7 @@ def test_half_a_microusd_is_charged_and_less_is_not():
     assert costs == [0, 0, 1, 1, 1]
 
 
-def test_an_input_costs_more_from_the_first_token_past_a_tier_all_of_it():
+def test_the_whole_input_has_the_price_of_its_tier():
     short = Rates(0, *map(Decimal, (3, 15, 3, 3, 15)))
     long = Rates(200_000, *map(Decimal, (6, 22, 6, 6, 22)))
     prices = Prices([short, long])
@@ -115,14 +115,14 @@ def test_free_output_has_no_ceiling_and_free_is_a_price():
     assert prices.output_token_ceiling(Usage(10**6, 0), 0) == UNLIMITED_TOKENS
 
 
-def test_an_input_that_is_over_the_limit_leaves_no_output():
+def test_an_input_above_the_limit_allows_no_output():
     prices = configured(input="3", output="15")
     assert prices.output_token_ceiling(Usage(1000, 0), 2999) == 0
     assert prices.output_token_ceiling(Usage(1000, 0), 3000) == 0
     assert prices.output_token_ceiling(Usage(1000, 0), 3015) == 1
 
 
-def test_what_a_table_leaves_out_costs_as_input_or_output():
+def test_a_missing_price_is_that_of_input_or_output():
     prices = configured(input="3", output="15")
     usage = Usage(100, 100, cache_read_tokens=40, cache_write_tokens=30, reasoning_tokens=50)
     assert prices.cost_microusd(usage) == 100 * 3 + 100 * 15
@@ -138,12 +138,12 @@ def test_what_a_table_leaves_out_costs_as_input_or_output():
         (Usage(0, 10, reasoning_tokens=100), 100 * 15),
     ],
 )
-def test_a_usage_that_contradicts_itself_costs_what_its_larger_figure_says(usage, cost):
+def test_an_inconsistent_usage_costs_its_larger_figure(usage, cost):
     prices = configured(input="3", output="15", cache_read="1", cache_write="4")
     assert prices.cost_microusd(usage) == cost
 
 
-def test_prices_are_told_per_million_tokens_for_a_short_request():
+def test_per_million_has_the_prices_of_a_short_request():
     short = Rates(0, *map(Decimal, ("0.15", "0.6", "0.075", "0.15", "0.6")))
     long = Rates(200_000, *map(Decimal, ("1", "2", "3", "4", "5")))
     told = Prices([short, long]).per_million
@@ -183,7 +183,7 @@ def test_a_price_is_read_exactly_as_it_is_written(tmp_path, written):
         ("", "input: Field required"),
     ],
 )  # fmt: skip
-def test_a_price_that_makes_no_sense_is_refused_with_its_path(tmp_path, line, fault):
+def test_an_invalid_price_is_refused_with_its_path(tmp_path, line, fault):
     both = line if line.startswith("input") or not line else f"input = 1\n{line}"
     with pytest.raises(ConfigError) as caught:
         load(write(tmp_path, f"output = 1\n{both}"), {})

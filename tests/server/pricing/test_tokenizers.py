@@ -52,7 +52,7 @@ def tokenizers() -> Tokenizers:
         ("", O200K, False),
     ],
 )
-def test_a_model_is_counted_by_its_vocabulary_and_only_its_own_is_exact(tokenizers, model, tokens, exact):  # fmt: skip
+def test_only_a_models_own_tokenizer_is_exact(tokenizers, model, tokens, exact):  # fmt: skip
     counter = tokenizers.counter("openai-chat", model)
     assert (counter.count(BIRTHDAY), counter.exact) == (tokens, exact)
 
@@ -81,7 +81,7 @@ def test_a_model_is_counted_by_its_vocabulary_and_only_its_own_is_exact(tokenize
         ("claude-haiku-5-5", NEW_CLAUDE_PERCENT),
     ],
 )
-def test_claude_is_estimated_by_what_its_tokens_are_known_to_be_more(tokenizers, model, percent):
+def test_claude_is_estimated_by_a_factor(tokenizers, model, percent):
     counter = tokenizers.counter("anthropic", model)
     assert not counter.exact
     assert counter.count("hello" * 100) == percent
@@ -102,7 +102,7 @@ def test_claude_is_estimated_by_what_its_tokens_are_known_to_be_more(tokenizers,
         ("anthropic", "claude-opus-4-5", False),
     ],
 )
-async def test_a_request_is_exact_only_where_the_rule_is_published(tokenizers, kind, model, exact):
+async def test_a_request_is_exact_only_if_the_rule_is_published(tokenizers, kind, model, exact):
     asked = ChatRequest("m", (Message("user", (Text("hi"),)),))
     assert (await tokenizers.counter(kind, model).count_request(asked)).exact == exact
 
@@ -115,7 +115,7 @@ async def test_before_it_is_loaded_a_text_is_estimated_by_its_length():
     assert not (await counter.count_request(asked)).exact
 
 
-async def test_loading_twice_at_once_is_fine():
+async def test_concurrent_loading_works():
     first, second = Tokenizers(), Tokenizers()
     await asyncio.gather(first.load(), first.load(), second.load())
     assert first.counter("openai-chat", "gpt-4").count(BIRTHDAY) == CL100K
@@ -123,7 +123,7 @@ async def test_loading_twice_at_once_is_fine():
 
 
 @pytest.mark.process
-def test_importing_loads_no_vocabulary_and_loading_only_what_counts():
+def test_importing_loads_no_encoding_and_loading_only_the_extension():
     script = """
 import sys, socket, asyncio
 from tokenwire_server.pricing.tokenizers import Tokenizers

@@ -72,7 +72,7 @@ def pieces_of(text: str, cuts: list[int]) -> list[str]:
 
 
 def whole_count(counter: TokenCounter, text: str) -> int:
-    """All of it, however long."""
+    """Count the whole text."""
     return asyncio.run(counter.count_long(text))
 
 
@@ -87,11 +87,11 @@ def whole_count(counter: TokenCounter, text: str) -> int:
     ],
 )
 def test_openais_own_examples_have_openais_counts(text, o200k, cl100k):
-    """From OpenAI's cookbook: How to count tokens with tiktoken."""
+    """From OpenAI's cookbook, "How to count tokens with tiktoken"."""
     assert (GPT.count(text), OLD_GPT.count(text)) == (o200k, cl100k)
 
 
-def test_the_name_of_a_special_token_is_text_like_any_other():
+def test_the_name_of_a_special_token_is_counted_as_text():
     assert GPT.count("<|endoftext|>") == 7
 
 
@@ -103,7 +103,7 @@ def test_any_text_is_counted_and_no_token_is_shorter_than_a_byte(text):
 
 
 @given(TEXT, TEXT)
-def test_the_counts_of_two_parts_are_nearly_that_of_the_whole(left, right):
+def test_the_counts_of_two_parts_nearly_add_up_to_the_whole(left, right):
     whole = whole_count(GPT, left + right)
     parts = whole_count(GPT, left) + whole_count(GPT, right)
     # What a cut adds to a word or a run of one character: 127 of them may be 7 tokens, 128 are one.
@@ -111,7 +111,7 @@ def test_the_counts_of_two_parts_are_nearly_that_of_the_whole(left, right):
 
 
 @given(COUNTERS, ANSWER, st.lists(st.integers(0, 10**6), max_size=50))
-def test_an_answers_count_is_that_of_the_whole_wherever_it_is_cut(counter, text, cuts):
+def test_the_count_of_an_answer_does_not_depend_on_its_pieces(counter, text, cuts):
     output = OutputCount(counter)
     for piece in pieces_of(text, cuts):
         output.add(piece)
@@ -129,7 +129,7 @@ def test_an_answer_of_any_kind_is_counted_by_pieces_of_any_size(text, size):
 
 
 @given(st.lists(WORDS, max_size=300), st.lists(st.booleans(), max_size=300))
-def test_asking_in_between_changes_nothing_but_that_it_is_known(pieces, asked):
+def test_reading_the_count_does_not_change_it(pieces, asked):
     output, other = OutputCount(GPT), OutputCount(GPT)
     text = ""
     for number, piece in enumerate(pieces):
@@ -141,7 +141,7 @@ def test_asking_in_between_changes_nothing_but_that_it_is_known(pieces, asked):
     assert output.tokens == other.tokens
 
 
-def test_an_answer_keeps_no_more_than_its_last_words():
+def test_only_the_last_words_of_an_answer_are_kept():
     output = OutputCount(GPT)
     for _ in range(20_000):
         output.add("")
@@ -167,7 +167,7 @@ def test_an_answer_is_not_counted_for_every_piece():
     assert encoding.times < 30
 
 
-def test_who_asks_often_does_not_have_the_same_words_counted_again():
+def test_frequent_reads_do_not_count_the_same_words_again():
     class Counting(Characters):
         chars = 0
 
@@ -214,13 +214,13 @@ async def test_a_request_of_text_is_counted_by_openais_rule():
         request(Reasoning("hm"), role="assistant"),
     ],
 )
-async def test_what_no_rule_is_published_for_is_an_estimate_and_counts(asked):
+async def test_a_request_without_a_published_rule_is_an_estimate(asked):
     count = await GPT.count_request(asked)
     assert not count.exact
     assert count.tokens >= 8
 
 
-async def test_an_image_and_tools_weigh_what_they_are_said_to():
+async def test_an_image_and_tools_have_their_documented_tokens():
     plain = (await CLAUDE.count_request(request(Text("hi")))).tokens
     image = (await CLAUDE.count_request(request(Text("hi"), Image(data=b"1")))).tokens
     tools = (await CLAUDE.count_request(request(Text("hi"), tools=(Tool("", "", ""),)))).tokens
@@ -228,7 +228,7 @@ async def test_an_image_and_tools_weigh_what_they_are_said_to():
     assert tools - plain == 346
 
 
-async def test_a_published_example_with_a_tool_is_nearly_met():
+async def test_the_count_of_a_published_example_with_a_tool_is_close():
     """403 tokens: https://platform.claude.com/docs/en/build-with-claude/token-counting"""
     schema = '{"type":"object","properties":{"location":{"type":"string","description":"The city and state, e.g. San Francisco, CA"}},"required":["location"]}'
     tool = Tool("get_weather", "Get the current weather in a given location", schema)
@@ -237,7 +237,7 @@ async def test_a_published_example_with_a_tool_is_nearly_met():
 
 
 @given(st.lists(TEXT, max_size=5))
-def test_an_estimate_without_a_vocabulary_is_four_characters_a_token(texts):
+def test_an_estimate_without_a_tokenizer_is_four_characters_a_token(texts):
     asked = request(*map(Text, texts))
     chars = sum(map(len, texts))
     assert estimate_input_tokens(asked) == -(-chars // 4)
@@ -245,8 +245,8 @@ def test_an_estimate_without_a_vocabulary_is_four_characters_a_token(texts):
 
 
 @pytest.mark.parametrize("text", [PROSE, *UGLY])
-async def test_a_long_text_is_counted_without_holding_the_loop(text):
-    """The pause is the tokenizer's own time, so that what else the machine does is not measured."""
+async def test_a_long_text_is_counted_without_blocking_the_loop(text):
+    """Measure the tokenizer's own time, so that other load on the machine does not count."""
     million = text * (10**6 // len(text))
     asked = request(Text(million))
     longest = 0.0
@@ -271,7 +271,7 @@ async def test_a_long_text_is_counted_without_holding_the_loop(text):
     assert ticks >= 2 * len(million) // MAX_STEP_CHARS
 
 
-async def test_past_a_million_characters_a_request_is_sampled_and_said_to_be():
+async def test_beyond_a_million_characters_a_request_is_sampled_and_marked():
     class Counting(Characters):
         chars = 0
 
@@ -291,7 +291,7 @@ async def test_past_a_million_characters_a_request_is_sampled_and_said_to_be():
 
 
 @pytest.mark.parametrize("text", [PROSE, *UGLY])
-def test_time_grows_with_the_text_and_no_faster(text):
+def test_counting_takes_linear_time(text):
     short, long = text * (100_000 // len(text)), text * (800_000 // len(text))
     took = [min(timed(lambda t=t: whole_count(GPT, t)) for _ in range(3)) for t in (short, long)]
     assert took[1] < took[0] * 8 * 4 + 0.05
@@ -312,8 +312,8 @@ def timed(step) -> float:
 
 @settings(max_examples=scaled(30))
 @given(st.text(st.characters(), max_size=200), st.integers(0, 40))
-def test_pieces_of_a_long_text_are_cut_where_nothing_changes(filler, words):
-    """Ordinary text has a space before a letter often enough: there counts add up exactly."""
+def test_a_long_text_is_cut_where_the_counts_add_up(filler, words):
+    """Common text often has a space before a letter, where counts add up exactly."""
     text = (filler + " and so" * (words + 1)) * (2 * MAX_STEP_CHARS // (len(filler) + 7))
     assert near(whole_count(GPT, text), GPT._encoding.count(text.encode("utf-8", "replace").decode()))  # fmt: skip
 
