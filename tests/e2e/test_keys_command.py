@@ -264,7 +264,7 @@ def test_create_reports_that_the_schema_must_be_migrated_manually(tmp_path):
     config.write_text(f"database = 'sqlite:///{tmp_path}/keys.db'\nmigrate = false")
     result = completed("keys", "create", "--tenant", "a", "--config", config)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert "run: tokenwire-server migrate" in result.stderr
+    assert "run tokenwire-server migrate" in result.stderr
     assert completed("migrate", "--config", config).returncode == 0
     assert completed("keys", "create", "--tenant", "a", "--config", config).returncode == 0
 

@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenwire.v1 import usage_pb2
 
+from ..chats.violations import Violations
 from ..config import Limits
 from ..errors import InvalidRequest, StoreUnavailable
 from ..ledger.query import LABEL_GROUP, Cursor, SummaryTooLarge, UsageQuery, UsageSummary
@@ -25,7 +26,6 @@ from ..tenants.caller import Caller
 from .codec import duration, timestamp, usage_message
 from .options import LABEL_KEY, OptionsParser
 from .parse import MAX_MODEL_CHARS
-from .violations import Violations
 from .wire import parse_message
 from .writer import Context
 

@@ -1,4 +1,4 @@
-"""The one door to the database, SQLite or PostgreSQL: the URL decides, the rest is the same."""
+"""Connections to the database: SQLite or PostgreSQL, depending on the URL."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from .postgresql import Postgresql
 from .sqlite import Sqlite
 
 TRANSACTION_S = 10.0
-"""The longest a transaction may take, from the wait for a connection to the commit."""
+"""Longest duration of a transaction, from the wait for a connection to the commit."""
 MIGRATION_S = 600.0
-"""The longest that bringing the schema up to date may take."""
+"""Longest duration of a schema update."""
 CLOSE_S = 6.0
-"""The longest that closing may take: more than a wait for a lock."""
+"""Longest duration of closing: more than a wait for a lock."""
 
 
 class Backend(Protocol):
-    """What SQLite and PostgreSQL do each in its own way."""
+    """What differs between SQLite and PostgreSQL."""
 
     @property
     def name(self) -> str:
-        """For people: where the database is, without the password."""
+        """Location of the database for messages, without the password."""
         ...
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What the driver raises, once there is an engine. SQLAlchemy does not translate all of it."""
+        """Errors of the driver, once there is an engine. SQLAlchemy does not translate all of them."""
         ...
 
     def require(self, *, create: bool) -> None:
-        """See that there is something to connect to. Raises StoreUnavailable."""
+        """Check that there is a database to connect to. Raises StoreUnavailable."""
         ...
 
     def engine(self) -> AsyncEngine: ...
 
     def writers(self, engine: AsyncEngine) -> AsyncEngine:
-        """The same engine, for transactions that write."""
+        """Return the engine for transactions that write."""
         ...
 
     async def lock_schema(self, connection: AsyncConnection) -> None:
-        """Hold the lock of the schema until the transaction ends."""
+        """Lock the schema until the transaction ends."""
         ...
 
     def abort(self) -> None:
@@ -57,7 +57,7 @@ class Backend(Protocol):
         ...
 
     async def wait_closed(self) -> None:
-        """Once the engine is disposed of: wait until nothing of it runs."""
+        """Wait until nothing of the engine runs, after it was disposed of."""
         ...
 
 
@@ -70,7 +70,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, create: bool = True) -> None:
-        """Connects to nothing yet. `create`: an SQLite file that is missing is made."""
+        """`create`: create an SQLite file that is missing. Nothing is connected yet."""
         self._backend = _backend(url)
         self._create = create
         self._abort_timer: asyncio.TimerHandle | None = None
@@ -78,7 +78,7 @@ class Database:
 
     @property
     def name(self) -> str:
-        """For people: where it is, without the password."""
+        """Location of the database for messages, without the password."""
         return self._backend.name
 
     async def __aenter__(self) -> Self:
@@ -108,8 +108,10 @@ class Database:
                 self._abort_timer.cancel()
 
     def abort_after(self, delay_s: float) -> None:
-        """After `delay_s`, fail all waits for the database, and all later transactions, with
-        StoreUnavailable. So a database that does not answer delays closing by at most `delay_s`.
+        """After `delay_s`, let all waits for the database and all later transactions fail with
+        StoreUnavailable.
+
+        So a database that does not answer delays closing by at most `delay_s`.
         """
         self._abort_timer = asyncio.get_running_loop().call_later(delay_s, self._abort)
 
@@ -119,32 +121,33 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that reads. Raises StoreUnavailable."""
+        """Begin a transaction that reads. Raises StoreUnavailable."""
         async with self._transaction(self._engine, TRANSACTION_S) as connection:
             yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that may write; committed unless the block raises. On SQLite there is one at a
-        time.
+        """Begin a transaction that may write. It is committed unless the block raises.
 
-        Raises StoreUnavailable; then, as when it is cancelled, it was committed whole or not at all.
+        On SQLite only one runs at a time. Raises StoreUnavailable. The transaction was then committed
+        completely or not at all, and also when it is cancelled.
         """
         async with self._transaction(self._writers, TRANSACTION_S) as connection:
             yield connection
 
     async def prepare(self, *, migrate: bool) -> bool:
-        """See that the schema is this version's, and bring it there if `migrate`; whether it was changed.
+        """Check that the schema is this version's, and update it if `migrate`. Return whether it was
+        updated.
 
-        Any number of processes may do it at once: one changes the schema, the others wait for it.
-        Raises ConfigError when the schema is a newer version's, or must be changed and may not be.
+        Several processes may do this at once: one updates the schema and the others wait. Raises
+        ConfigError if the schema is a newer version's, or if it must be updated and `migrate` is false.
         """
         async with self.reading() as connection:
             if await self._is_current(connection):
                 return False
         if not migrate:
             raise ConfigError(
-                f"the database {self.name} has not this version's schema: run: "
+                f"the schema of the database {self.name} is not this version's: run "
                 "tokenwire-server migrate"
             )
         upgrade = schema.upgrader()  # before the lock: it imports Alembic
@@ -159,8 +162,8 @@ class Database:
         found = await connection.run_sync(schema.revision_of)
         if found is not None and found not in schema.REVISIONS:
             raise ConfigError(
-                f"the database {self.name} has the schema {found!r}, which this version does not know: "
-                "a newer one has been here, and is needed from now on"
+                f"the database {self.name} has the schema {found!r}, which is unknown to this version: "
+                "use a newer version"
             )
         return found == schema.REVISIONS[-1]
 
@@ -169,7 +172,7 @@ class Database:
         self, engine: AsyncEngine, longest_s: float
     ) -> AsyncIterator[AsyncConnection]:
         if self._is_aborted:
-            raise StoreUnavailable(f"the database {self.name} is no longer used")
+            raise StoreUnavailable(f"the database {self.name} is closed")
         try:
             async with asyncio.timeout(longest_s), engine.begin() as connection:
                 yield connection
@@ -179,7 +182,7 @@ class Database:
             ) from None
         except self._errors as error:
             raise StoreUnavailable(
-                f"the database {self.name} cannot be used: {_said(error)}"
+                f"the database {self.name} cannot be used: {_message(error)}"
             ) from error
 
 
@@ -192,8 +195,8 @@ def _backend(url: str) -> Backend:
     raise ConfigError("database: must begin with sqlite:/// or postgresql://")
 
 
-def _said(error: Exception) -> str:
-    """The driver's own first line: SQLAlchemy's text holds the statement and a link."""
+def _message(error: Exception) -> str:
+    """Return the first line of the driver's error. SQLAlchemy's text contains the statement and a link."""
     cause: object = error.driver_exception if isinstance(error, DBAPIError) else error
     if isinstance(cause, SQLAlchemyError):
         cause = cause.args[0]

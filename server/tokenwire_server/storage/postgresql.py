@@ -1,4 +1,4 @@
-"""PostgreSQL: a server, shared by any number of replicas."""
+"""PostgreSQL: a database server that replicas share."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .. import install_hint
 from ..config import ConfigError
 
 WAIT_S = 5.0
-"""How long to wait for a connection, a lock or a statement. Then StoreUnavailable."""
+"""Longest wait for a connection, a lock or a statement. Then StoreUnavailable."""
 MAX_CONNECTIONS = 4
 
-SCHEMA_LOCK = 0x746F6B656E77  # "tokenw": any number that others in the database do not use
+SCHEMA_LOCK = 0x746F6B656E77  # "tokenw": a number that other programs do not use
 _SERVER_SETTINGS = {
     "application_name": "tokenwire",
-    # Whatever is usual there: who waited for a lock must see what its holder has committed.
+    # Not the database's default: a transaction that waited for a lock must see what was committed.
     "default_transaction_isolation": "read committed",
     "statement_timeout": f"{WAIT_S:g}s",
     "lock_timeout": f"{WAIT_S:g}s",
-    # A process that froze while it changed a key must not keep the others from it.
+    # A process that hangs while it changes a key must not block the others.
     "idle_in_transaction_session_timeout": "30s",
 }
 
@@ -42,13 +42,13 @@ class Postgresql:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """SQLAlchemy 2.1 hands on as they are those that come while rows are fetched from a cursor."""
+        """SQLAlchemy 2.1 does not translate errors that occur while rows are fetched from a cursor."""
         import asyncpg
 
         return asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 
     def require(self, *, create: bool) -> None:
-        """Only its administrator makes a database: connecting tells whether it is there."""
+        """Do nothing: only an administrator creates a database, and connecting fails if there is none."""
 
     def engine(self) -> AsyncEngine:
         try:
@@ -63,13 +63,13 @@ class Postgresql:
                 connection = await asyncpg.connect(
                     self._url, timeout=WAIT_S, server_settings=_SERVER_SETTINGS
                 )
-            except ValueError as error:  # not quoted: it may hold a part of a password
+            except ValueError as error:  # its text may contain part of a password
                 raise ConfigError(
                     f"database: the port or a parameter of {self.name} is wrong"
                 ) from error
             self._connections.add(connection)
             encoding = connection.get_settings().server_encoding
-            if encoding != "UTF8":  # a record with a letter that it has not could never be written
+            if encoding != "UTF8":  # a record with another character could not be written
                 connection.terminate()
                 raise ConfigError(
                     f"database: the encoding of {self.name} is {encoding}, and must be UTF8"
@@ -99,11 +99,11 @@ class Postgresql:
             connection.terminate()
 
     async def wait_closed(self) -> None:
-        """Its connections end when they are closed."""
+        """Return at once: connections end when they are closed."""
 
 
 def _name(url: str) -> str:
-    """The URL without user, password and parameters. Raises ConfigError when one cannot tell them apart."""
+    """Return the URL without user, password and parameters. Raises ConfigError if it is ambiguous."""
     try:
         parts = urlsplit(url)
         parameters = parse_qs(parts.query, strict_parsing=bool(parts.query))
@@ -116,8 +116,8 @@ def _name(url: str) -> str:
         or url.count("@") > 1
     ):
         raise ConfigError(
-            "database: of PostgreSQL it must be postgresql://USER:PASSWORD@HOST:PORT/NAME, with what is "
-            "neither letter nor digit in the password as %XX"
+            "database: must be postgresql://USER:PASSWORD@HOST:PORT/NAME for PostgreSQL, with every "
+            "character of the password that is not a letter or a digit as %XX"
         )
     host = parts.netloc.rpartition("@")[2] or parameters.get("host", [""])[-1]
     return f"postgresql://{host}{parts.path}"

@@ -1,4 +1,4 @@
-"""SQLite: a file, shared by the processes of one machine."""
+"""SQLite: a database file that processes of one machine share."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ class _Connection(sqlite3.Connection):
         super().close()
 
     def __del__(self) -> None:
-        """When the opening was cancelled aiosqlite lets go of it; from Python 3.13 on that is a warning."""
-        with suppress(
-            sqlite3.Error
-        ):  # it may be another thread that closes it; then its memory does
+        """Close. aiosqlite drops a connection whose opening is cancelled; Python 3.13 warns about an open
+        one.
+        """
+        with suppress(sqlite3.Error):  # raised in another thread; freeing the memory closes it then
             self.close()
 
 
@@ -156,7 +156,7 @@ class Sqlite:
         path = url.removeprefix("sqlite:///")
         if path in {url, "", ":memory:"} or "?" in path:
             raise ConfigError(
-                "database: of SQLite it must be sqlite:///FILE or sqlite:////ABSOLUTE/FILE"
+                "database: must be sqlite:///FILE or sqlite:////ABSOLUTE/FILE for SQLite"
             )
         self._path = Path(path).absolute()
         self._threads = WeakSet[Thread]()
@@ -171,7 +171,9 @@ class Sqlite:
         return (sqlite3.Error,)
 
     def require(self, *, create: bool) -> None:
-        """Make the file if it is missing, for its owner only: it holds digests of keys."""
+        """Create the file if it is missing, readable only by its owner because it contains digests of
+        keys.
+        """
         if not self._path.parent.is_dir():
             raise StoreUnavailable(
                 f"the database {self.name} cannot be used: there is no folder {self._path.parent}"
@@ -180,7 +182,7 @@ class Sqlite:
             return
         if not create:
             raise StoreUnavailable(
-                f"the database {self.name} cannot be used: there is no such file; "
+                f"the database {self.name} cannot be used: no such file; "
                 "set another one with --database"
             )
         try:
@@ -189,7 +191,7 @@ class Sqlite:
             pass  # another process was faster
         except OSError as error:
             raise StoreUnavailable(
-                f"the database {self.name} cannot be made: {error.strerror}"
+                f"the database {self.name} cannot be created: {error.strerror}"
             ) from error
 
     def engine(self) -> AsyncEngine:
@@ -211,15 +213,15 @@ class Sqlite:
         return engine.execution_options(**{_WRITES: True})
 
     async def lock_schema(self, connection: AsyncConnection) -> None:
-        """A transaction that writes holds the only lock there is."""
+        """Do nothing: a transaction that writes has the only lock."""
 
     def abort(self) -> None:
         for connection in list(self._connections):
             connection.give_up()
 
     async def wait_closed(self) -> None:
-        """A thread that outlives the event loop would end in a traceback on stderr."""
-        while any(thread.is_alive() for thread in self._threads):  # noqa: ASYNC110  # threads tell nobody
+        """Wait for the threads. One that outlives the event loop would print a traceback."""
+        while any(thread.is_alive() for thread in self._threads):  # noqa: ASYNC110  # threads signal no event
             await asyncio.sleep(0.001)
 
     async def _connect(self) -> aiosqlite.Connection:
@@ -234,7 +236,7 @@ class Sqlite:
             ),
             iter_chunk_size=64,
         )
-        connection._thread.daemon = True  # as SQLAlchemy does, had it made the connection
+        connection._thread.daemon = True  # as SQLAlchemy does for connections that it creates
         self._threads.add(connection._thread)
         self._connections.add(connection)
         await connection
@@ -266,7 +268,7 @@ class Sqlite:
 
 
 def _text(data: bytes) -> str:
-    """Damaged bytes as U+FFFD: an error about them would hide all other rows of a result."""
+    """Decode text. Invalid bytes become U+FFFD, because an error would hide all other rows of a result."""
     return data.decode("utf-8", "replace")
 
 
@@ -278,7 +280,7 @@ def _on_begin(connection: Connection) -> None:
 
 
 async def _configure(connection: aiosqlite.Connection) -> None:
-    """WAL, so that readers and the writer do not wait for each other, and the settings."""
+    """Set WAL, so that readers and the writer do not wait for each other, and the other settings."""
     loop = asyncio.get_running_loop()
     give_up = loop.time() + LOCK_WAIT_S
     while True:
@@ -286,7 +288,7 @@ async def _configure(connection: aiosqlite.Connection) -> None:
             await connection.execute("PRAGMA journal_mode=WAL")
             break
         except sqlite3.OperationalError as error:
-            # Of processes that open a new file at once some are told "busy" without a wait: 2 of 100.
+            # Of 100 processes that open a new file at once, 2 get "busy" without a wait.
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > give_up:
                 raise
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What both databases promise to whoever uses them."""
+"""Behaviour of both databases."""
 
 import asyncio
 import subprocess
@@ -36,13 +36,13 @@ async def add_one(database):
         await connection.execute(update(key_revision).values(revision=found + 1))
 
 
-async def test_what_was_written_is_there(database, database_url):
+async def test_a_committed_write_can_be_read(database, database_url):
     await add_one(database)
     async with Database(database_url) as another:
         assert await revision(another) == 1
 
 
-async def test_a_block_that_raises_leaves_nothing_not_even_a_table(database):
+async def test_a_block_that_raises_leaves_nothing_and_no_table(database):
     with pytest.raises(ZeroDivisionError):
         async with database.writing() as connection:
             await connection.execute(text("CREATE TABLE left_over (x INTEGER)"))
@@ -80,7 +80,7 @@ async def test_writers_that_read_first_wait_for_each_other(database, database_ur
     assert await revision(database) == 40
 
 
-async def test_who_reads_does_not_wait_for_who_writes(database):
+async def test_readers_do_not_wait_for_a_writer(database):
     async with database.writing() as connection:
         await connection.execute(update(key_revision).values(revision=7))
         assert await revision(database) == 0
@@ -96,7 +96,7 @@ async def test_a_transaction_that_takes_too_long_is_ended(database, monkeypatch)
     assert await revision(database) == 0
 
 
-async def test_an_error_holds_neither_statement_nor_values_nor_password(database):
+async def test_an_error_contains_no_statement_no_values_and_no_password(database):
     with pytest.raises(StoreUnavailable) as failure:
         async with database.writing() as connection:
             await connection.execute(insert(key_revision).values(id=1, revision=987654))
@@ -126,7 +126,7 @@ async def test_an_error_holds_neither_statement_nor_values_nor_password(database
         "postgresql://u:p@localhost/x?hidden",
     ],
 )
-def test_a_url_that_is_none_is_refused_and_not_said_again(url):
+def test_an_invalid_url_is_refused_and_not_repeated(url):
     with pytest.raises(ConfigError) as refusal:
         Database(url)
     assert str(refusal.value).startswith("database: ")
@@ -146,12 +146,12 @@ def test_a_url_that_is_none_is_refused_and_not_said_again(url):
         ("sqlite:////data/keys.db", "/data/keys.db"),
     ],
 )
-def test_its_name_says_where_it_is_without_the_password(url, name):
+def test_its_name_is_its_location_without_the_password(url, name):
     assert Database(url).name == name
 
 
 @pytest.mark.process
-def test_without_the_driver_one_line_says_what_to_install():
+def test_without_the_driver_the_error_says_what_to_install():
     program = (
         "import sys; sys.modules['asyncpg'] = None; "
         "from tokenwire_server.__main__ import main; "

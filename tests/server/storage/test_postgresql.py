@@ -1,4 +1,4 @@
-"""PostgreSQL's own promises: it goes and comes back, freezes, refuses, and no password is ever told."""
+"""PostgreSQL: restarts, timeouts and errors, none of which contains a password."""
 
 import asyncio
 import signal
@@ -50,7 +50,7 @@ async def test_a_server_that_was_restarted_is_used_again(own_postgresql):
             assert await read(database) == 0
 
 
-async def test_a_restart_between_two_transactions_is_not_noticed(own_postgresql):
+async def test_a_restart_between_two_transactions_has_no_effect(own_postgresql):
     async with Database(own_postgresql.new_database()) as database:
         await database.prepare(migrate=True)
         await asyncio.gather(*(read(database) for _ in range(8)))
@@ -59,7 +59,9 @@ async def test_a_restart_between_two_transactions_is_not_noticed(own_postgresql)
         await asyncio.gather(*(read(database) for _ in range(8)))
 
 
-async def test_a_server_that_says_nothing_is_given_up_and_used_again(own_postgresql, monkeypatch):
+async def test_a_server_that_does_not_answer_times_out_and_is_used_again(
+    own_postgresql, monkeypatch
+):
     monkeypatch.setattr(database_module, "TRANSACTION_S", 0.5)
     monkeypatch.setattr(database_module, "CLOSE_S", 0.5)
     async with Database(own_postgresql.new_database()) as database:
@@ -80,7 +82,7 @@ async def test_a_server_that_says_nothing_is_given_up_and_used_again(own_postgre
     own_postgresql.signal_backends(signal.SIGCONT)
 
 
-async def test_a_lock_that_another_holds_is_waited_for_but_not_for_ever(postgresql, monkeypatch):
+async def test_the_wait_for_a_lock_is_bounded(postgresql, monkeypatch):
     waits = {**postgresql_module._SERVER_SETTINGS, "lock_timeout": "300ms"}
     monkeypatch.setattr(postgresql_module, "_SERVER_SETTINGS", waits)
     url = postgresql.new_database()
@@ -94,7 +96,7 @@ async def test_a_lock_that_another_holds_is_waited_for_but_not_for_ever(postgres
         assert await read(database) == 1
 
 
-async def test_every_wait_of_a_session_has_an_end(postgresql):
+async def test_every_wait_of_a_session_is_bounded(postgresql):
     async with Database(postgresql.new_database()) as database, database.reading() as connection:
         found = [
             (await connection.execute(text(f"SHOW {name}"))).scalar_one()
@@ -108,7 +110,7 @@ async def test_every_wait_of_a_session_has_an_end(postgresql):
     assert found == ["5s", "5s", "30s", "tokenwire"]
 
 
-async def test_the_unix_socket_will_do(postgresql):
+async def test_a_unix_socket_works(postgresql):
     name = postgresql.new_database().rpartition("/")[2]
     url = f"postgresql://tokenwire@/{name}?host={postgresql.folder}&port={postgresql.port}"
     async with Database(url) as database:
@@ -116,14 +118,14 @@ async def test_the_unix_socket_will_do(postgresql):
         assert await read(database) == 0
 
 
-async def test_nobody_listens():
+async def test_an_address_without_a_server_is_an_error():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     said = await refused(f"postgresql://u:{ENCODED}@127.0.0.1:{port}/x")
     assert f"postgresql://127.0.0.1:{port}/x" in said
 
 
-async def test_somebody_listens_who_never_answers(monkeypatch):
+async def test_a_server_that_never_answers_is_an_error(monkeypatch):
     monkeypatch.setattr(postgresql_module, "WAIT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
@@ -131,23 +133,23 @@ async def test_somebody_listens_who_never_answers(monkeypatch):
     assert time.monotonic() - began < 5
 
 
-async def test_a_wrong_password_is_named_as_that(postgresql):
+async def test_the_error_names_a_wrong_password(postgresql):
     url = postgresql.new_database().replace(ENCODED, f"{ENCODED}x")
     assert "password authentication failed" in await refused(url)
 
 
-async def test_a_database_that_is_not_there_is_named(postgresql):
+async def test_the_error_names_a_missing_database(postgresql):
     assert '"nowhere" does not exist' in await refused(
         f"{postgresql.new_database().rpartition('/')[0]}/nowhere"
     )
 
 
-async def test_a_parameter_that_nobody_knows_is_named(postgresql):
+async def test_the_error_names_an_unknown_parameter(postgresql):
     assert "favourite_colour" in await refused(f"{postgresql.new_database()}?favourite_colour=red")
 
 
 @pytest.mark.parametrize("rest", ["localhost:port/x", "localhost/x?sslmode=perhaps"])
-async def test_a_url_that_the_driver_refuses_is_one_line(rest):
+async def test_the_error_for_a_url_that_the_driver_rejects_is_one_line(rest):
     with pytest.raises(ConfigError, match="port or a parameter") as failure:
         async with Database(f"postgresql://u:{ENCODED}@{rest}") as database:
             await database.prepare(migrate=True)
@@ -155,9 +157,7 @@ async def test_a_url_that_the_driver_refuses_is_one_line(rest):
 
 
 @pytest.mark.parametrize("usual", ["repeatable read", "serializable"])
-async def test_those_that_start_at_once_make_the_schema_once_whatever_isolation_is_usual(
-    postgresql, usual
-):
+async def test_concurrent_starts_create_the_schema_once_at_any_default_isolation(postgresql, usual):
     url = postgresql.new_database()
     postgresql.sql(
         f"ALTER DATABASE {url.rpartition('/')[2]} SET default_transaction_isolation = '{usual}'"
@@ -184,10 +184,8 @@ async def test_those_that_start_at_once_make_the_schema_once_whatever_isolation_
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-async def test_a_database_that_cannot_keep_every_letter_is_refused_at_the_start(
-    postgresql, encoding
-):
-    """Otherwise one such record would be tried for ever, and one such label break every summary."""
+async def test_a_database_without_utf8_is_refused_at_the_start(postgresql, encoding):
+    """Otherwise such a record would be retried for ever, and such a label would break every summary."""
     name = f"in_{encoding.lower()}"
     postgresql.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
     url = postgresql.new_database().rpartition("/")[0] + f"/{name}"
@@ -196,8 +194,8 @@ async def test_a_database_that_cannot_keep_every_letter_is_refused_at_the_start(
             await database.prepare(migrate=True)
 
 
-async def test_an_error_in_the_midst_of_an_answer_is_told_as_any_other(postgresql):
-    """Such as the end of `statement_timeout`, or of the connection, while rows are read."""
+async def test_an_error_while_rows_are_fetched_is_store_unavailable(postgresql):
+    """For example `statement_timeout`, or a lost connection, while rows are read."""
     rows = text("SELECT 1 / (n - 500) FROM generate_series(1, 1000) AS n")
     async with Database(postgresql.new_database()) as database:
         for _ in range(2 * postgresql_module.MAX_CONNECTIONS):

@@ -1,4 +1,4 @@
-"""How the schema comes to be, whoever starts first, and what is never touched."""
+"""Creation and update of the schema, also by concurrent processes."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ async def test_an_empty_database_gets_the_schema_once(database_url):
     assert not await prepare(database_url, migrate=False)
 
 
-async def test_the_revisions_make_what_the_tables_say(database_url):
+async def test_the_revisions_create_the_declared_tables(database_url):
     def differences(connection):
         options = {"version_table": VERSION_TABLE, "compare_type": True}
         return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
@@ -51,7 +51,7 @@ async def test_the_revisions_make_what_the_tables_say(database_url):
             assert await connection.run_sync(differences) == []
 
 
-def test_the_revisions_that_are_named_are_those_that_are_there():
+def test_the_listed_revisions_are_those_of_the_folder():
     config = Config()
     config.set_main_option("script_location", "tokenwire_server.storage:migrations")
     there = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
@@ -59,7 +59,7 @@ def test_the_revisions_that_are_named_are_those_that_are_there():
 
 
 @pytest.mark.process
-async def test_ten_processes_that_start_at_once_make_it_once(database_url, sql):
+async def test_ten_concurrent_processes_create_the_schema_once(database_url, sql):
     with started_together(database_processes.prepare, database_url, 10) as (_, results):
         made = [results.get() for _ in range(10)]
     assert sorted(made) == [False] * 9 + [True]
@@ -68,14 +68,14 @@ async def test_ten_processes_that_start_at_once_make_it_once(database_url, sql):
 
 
 @pytest.mark.process
-async def test_at_this_versions_schema_alembic_is_not_even_imported(database_url):
+async def test_alembic_is_not_imported_if_the_schema_is_current(database_url):
     await prepare(database_url)
     command = [sys.executable, "-W", "error", "-c", IMPORTED, database_url]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "False False\n"
 
 
-async def test_without_leave_to_migrate_the_operator_is_told_what_to_run(database_url, sql):
-    with pytest.raises(ConfigError, match=r"run: tokenwire-server migrate$"):
+async def test_without_migration_the_error_says_what_to_run(database_url, sql):
+    with pytest.raises(ConfigError, match=r"run tokenwire-server migrate$"):
         await prepare(database_url, migrate=False)
     with pytest.raises(Exception, match="tokenwire_api_keys"):
         sql("SELECT * FROM tokenwire_api_keys")
@@ -83,20 +83,22 @@ async def test_without_leave_to_migrate_the_operator_is_told_what_to_run(databas
 
 @pytest.mark.parametrize("migrate", [True, False])
 @pytest.mark.parametrize("found", ["9999", "0001x"])
-async def test_a_newer_versions_schema_is_refused_and_left_alone(database_url, sql, migrate, found):
+async def test_a_newer_versions_schema_is_refused_and_not_changed(
+    database_url, sql, migrate, found
+):
     await prepare(database_url)
     sql(f"UPDATE {VERSION_TABLE} SET version_num = '{found}'")
     with pytest.raises(
-        ConfigError, match=rf"the schema '{found}', which this version does not know"
+        ConfigError, match=rf"the schema '{found}', which is unknown to this version"
     ):
         await prepare(database_url, migrate=migrate)
     assert sql(f"SELECT version_num FROM {VERSION_TABLE}") == f"{found}\n"
 
 
-async def test_two_revisions_at_once_are_none_of_ours(database_url, sql):
+async def test_two_revisions_at_once_are_refused(database_url, sql):
     await prepare(database_url)
     sql(f"INSERT INTO {VERSION_TABLE} VALUES ('0000')")
-    with pytest.raises(ConfigError, match="does not know"):
+    with pytest.raises(ConfigError, match="is unknown to this version"):
         await prepare(database_url)
 
 
@@ -111,7 +113,7 @@ async def test_a_migration_that_fails_leaves_nothing(database_url, sql):
     assert await prepare(database_url)
 
 
-async def test_others_tables_are_left_alone(database_url, sql):
+async def test_tables_of_other_programs_are_not_changed(database_url, sql):
     sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
     sql("INSERT INTO alembic_version VALUES ('theirs')")
     sql("CREATE TABLE api_keys (x INTEGER)")

@@ -1,4 +1,4 @@
-"""SQLite's own promises: one file, other processes, and what happens to the file."""
+"""SQLite: the file, its locks and other processes."""
 
 import asyncio
 import sqlite3
@@ -41,7 +41,7 @@ async def database(path):
 
 @contextmanager
 def held(path, *statements):
-    """Another process holds a lock."""
+    """Start another process that has the lock."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, path, *statements],
         stdin=subprocess.PIPE,
@@ -69,21 +69,21 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def test_only_its_owner_can_read_what_is_made(database, path):
+async def test_only_the_owner_can_read_a_new_file(database, path):
     await write(database, 1)
     files = sorted(path.parent.iterdir())
     assert [file.name for file in files] == ["tokenwire.db", "tokenwire.db-shm", "tokenwire.db-wal"]
     assert {mode(file) for file in files} == {0o600}
 
 
-async def test_a_file_that_is_there_keeps_its_mode(path):
+async def test_an_existing_file_keeps_its_mode(path):
     path.touch(mode=0o640)
     async with Database(f"sqlite:///{path}") as database:
         await database.prepare(migrate=True)
     assert mode(path) == 0o640
 
 
-async def test_what_a_power_cut_could_undo_is_synchronized(database):
+async def test_commits_are_synchronized_against_power_loss(database):
     async with database.reading() as connection:
         found = [
             (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
@@ -100,7 +100,7 @@ async def test_what_a_power_cut_could_undo_is_synchronized(database):
         ("text.db", "not a database"),
     ],
 )
-async def test_a_file_that_cannot_be_one_is_named(tmp_path, name, said):
+async def test_a_path_that_cannot_be_a_file_is_named(tmp_path, name, said):
     (tmp_path / "text.db").write_text("no database, just text" * 100)
     with pytest.raises(StoreUnavailable, check=detail(said)) as failure:
         async with Database(f"sqlite:///{tmp_path}/{name}") as database:
@@ -108,14 +108,14 @@ async def test_a_file_that_cannot_be_one_is_named(tmp_path, name, said):
     assert str(tmp_path / name) in failure.value.detail
 
 
-async def test_a_name_may_hold_what_a_url_could_be_misread_at(tmp_path):
+async def test_a_path_may_contain_characters_that_are_special_in_urls(tmp_path):
     path = tmp_path / "a b%41#ü.db"
     async with Database(f"sqlite:///{path}") as database:
         await database.prepare(migrate=True)
     assert path.stat().st_size > 0
 
 
-async def test_a_relative_name_stays_where_it_was_when_the_folder_changes(tmp_path, monkeypatch):
+async def test_a_relative_path_does_not_change_with_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     database = Database("sqlite:///here.db")
     monkeypatch.chdir("/")
@@ -124,7 +124,7 @@ async def test_a_relative_name_stays_where_it_was_when_the_folder_changes(tmp_pa
     assert (tmp_path / "here.db").exists()
 
 
-async def test_who_may_not_make_a_file_makes_none(path):
+async def test_without_create_no_file_is_created(path):
     with pytest.raises(StoreUnavailable, check=detail("no such file")):
         async with Database(f"sqlite:///{path}", create=False):
             pass
@@ -139,7 +139,7 @@ async def test_who_may_not_make_a_file_makes_none(path):
         ["PRAGMA locking_mode=EXCLUSIVE", "BEGIN IMMEDIATE", "DELETE FROM tokenwire_api_keys"],
     ],
 )
-async def test_another_processs_lock_is_waited_for_but_not_for_ever(path, statements, monkeypatch):
+async def test_the_wait_for_another_processs_lock_is_bounded(path, statements, monkeypatch):
     monkeypatch.setattr(sqlite_module, "LOCK_WAIT_S", 0.5)
     async with Database(f"sqlite:///{path}") as database:
         await database.prepare(migrate=True)
@@ -167,7 +167,7 @@ async def test_a_wait_for_another_processs_lock_ends_when_its_task_is_cancelled(
     await write(database, 2)
 
 
-async def test_a_file_that_vanished_is_an_error_and_not_an_empty_database(database, path):
+async def test_a_deleted_file_is_an_error_and_not_an_empty_database(database, path):
     await write(database, 5)
     kept = path.with_name("kept")
     path.rename(kept)
@@ -179,7 +179,7 @@ async def test_a_file_that_vanished_is_an_error_and_not_an_empty_database(databa
     assert await read(database) == 5
 
 
-async def test_a_file_put_in_its_place_is_read_from_then_on(database, path):
+async def test_a_replaced_file_is_read_from_then_on(database, path):
     await write(database, 5)
     other = path.with_name("other.db")
     async with Database(f"sqlite:///{other}") as copy:
@@ -191,7 +191,7 @@ async def test_a_file_put_in_its_place_is_read_from_then_on(database, path):
     assert await read(database) == 9
 
 
-async def test_what_others_committed_is_seen_at_once(database, path):
+async def test_commits_of_other_processes_are_visible_at_once(database, path):
     connection = sqlite3.connect(path)
     try:
         for revision in range(5):
@@ -203,7 +203,7 @@ async def test_what_others_committed_is_seen_at_once(database, path):
 
 
 @pytest.mark.process
-async def test_who_gives_up_waiting_for_a_lock_writes_nothing_later(path, monkeypatch):
+async def test_a_cancelled_wait_for_a_lock_writes_nothing_later(path, monkeypatch):
     monkeypatch.setattr(sqlite_module, "LOCK_WAIT_S", 0.3)
     async with Database(f"sqlite:///{path}") as database:
         await database.prepare(migrate=True)
@@ -223,7 +223,7 @@ SELECT count(*) FROM numbers
 """
 
 
-async def test_what_was_cancelled_in_a_statement_holds_no_lock(database):
+async def test_a_transaction_that_is_cancelled_in_a_statement_releases_its_lock(database):
     async def write_slowly(began):
         async with database.writing() as connection:
             began.set()
@@ -243,7 +243,7 @@ async def test_what_was_cancelled_in_a_statement_holds_no_lock(database):
 
 
 @pytest.mark.process
-def test_a_failure_is_one_line_even_as_the_process_ends(tmp_path):
+def test_a_failure_at_exit_is_one_line(tmp_path):
     program = """
 import asyncio, sys
 from tokenwire_server.errors import StoreUnavailable

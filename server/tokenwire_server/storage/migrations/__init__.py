@@ -1,1 +1,1 @@
-"""How the schema came to be: one revision a change, oldest first."""
+"""Migrations of the schema: one revision for each change, oldest first."""

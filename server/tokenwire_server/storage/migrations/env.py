@@ -1,4 +1,4 @@
-"""What Alembic runs to apply the revisions: on the connection that it is given, in its transaction."""
+"""Run by Alembic to apply the revisions, in the transaction of the given connection."""
 
 from __future__ import annotations
 
