@@ -7,7 +7,7 @@ import pytest
 from tokenwire_server.deadline import SilenceLimit
 
 
-async def test_silence_past_the_limit_ends_the_block_on_time():
+async def test_silence_beyond_the_limit_ends_the_block_on_time():
     began = now()
     with pytest.raises(TimeoutError):
         with SilenceLimit(0.1):
@@ -15,7 +15,7 @@ async def test_silence_past_the_limit_ends_the_block_on_time():
     assert 0.1 <= now() - began < 1.0
 
 
-async def test_the_limit_counts_from_what_was_heard_last():
+async def test_the_limit_counts_from_the_last_event():
     began = now()
     with pytest.raises(TimeoutError):
         with SilenceLimit(0.15) as silence:
@@ -26,7 +26,7 @@ async def test_the_limit_counts_from_what_was_heard_last():
     assert now() - began >= 0.35
 
 
-async def test_a_shorter_limit_holds_from_the_moment_it_is_set():
+async def test_a_shorter_limit_applies_at_once():
     began = now()
     with pytest.raises(TimeoutError):
         with SilenceLimit(30) as silence:
@@ -76,7 +76,7 @@ async def test_other_errors_pass_through():
             raise KeyError
 
 
-async def test_the_clock_stands_still_while_paused_and_runs_again_when_something_is_heard():
+async def test_pause_stops_the_clock_until_the_next_event():
     began = now()
     with pytest.raises(TimeoutError):
         with SilenceLimit(0.1) as silence:

@@ -1,4 +1,4 @@
-"""What stands in the log at each level."""
+"""The log at each level."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def run(program, *arguments):
     return result
 
 
-def test_what_a_database_is_asked_stays_out_of_the_log_even_at_debug(database_url):
+def test_queries_are_not_logged_even_at_debug(database_url):
     result = run(DATABASE_AT_WORK, database_url)
     prefix, digest = result.stdout.split()
     assert "ours" in result.stderr
@@ -65,7 +65,7 @@ def test_what_a_database_is_asked_stays_out_of_the_log_even_at_debug(database_ur
         ("ERROR", {"ERROR"}, {"ERROR"}),
     ],
 )
-def test_libraries_say_less_than_we_do_and_never_more(level, ours, theirs):
+def test_libraries_log_less_than_the_server_and_never_more(level, ours, theirs):
     said = {"tokenwire_server": set(), "grpc": set(), "sqlalchemy": set(), "openai": set()}
     for line in run(LEVELS, level).stderr.splitlines():
         name, _, last = line.partition(": ")[2].partition(" says ")

@@ -45,7 +45,7 @@ async def test_turns_go_to_tenants_in_rotation_and_to_the_tasks_of_a_tenant_in_o
     queue.assert_empty()
 
 
-async def test_a_turn_that_nobody_has_is_taken_without_a_wait():
+async def test_a_free_turn_is_taken_without_a_wait():
     turns = Turns(max_waiting=1, refusal="full")
     taking = turns.turn("a", 1000).__aenter__()
     with pytest.raises(StopIteration):

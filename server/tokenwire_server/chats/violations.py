@@ -52,11 +52,6 @@ class Violations(list[Violation]):
         """Return the error that lists them."""
         return InvalidRequest(self, all_found=self.all_found)
 
-    def raise_if_any(self) -> None:
-        """Raise InvalidRequest if there are violations."""
-        if self:
-            raise self.error()
-
 
 def quoted(text: str) -> str:
     """Return a caller's text, quoted and shortened for a description."""

@@ -52,7 +52,7 @@ class PriceBook:
         }
         self._snapshot: DataSnapshot | None = None
         self._sellers: dict[str, Provider] = {}
-        self._public: dict[int, Prices | None] = {}  # by identity of what the snapshot holds
+        self._public: dict[int, Prices | None] = {}  # by identity of the snapshot's prices
         # A search takes 0.1 ms.
         self._listed = functools.lru_cache(MAX_FOUND)(self._find)
 
@@ -119,7 +119,7 @@ def _public_prices(price: ModelPrice) -> Prices | None:
 
     if price.input_mtok is None or price.output_mtok is None:
         return None
-    if price.input_image_mtok is not None:  # a usage does not tell which tokens were images
+    if price.input_image_mtok is not None:  # a usage does not count tokens of images
         return None
     tiers = {
         tier.start

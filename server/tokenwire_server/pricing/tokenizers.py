@@ -1,4 +1,4 @@
-"""Which vocabulary stands for which model, and how the vocabularies come into memory."""
+"""The encoding of each model, and the loading of encodings."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ O200K = "o200k_base"
 CL100K = "cl100k_base"
 
 CLAUDE_PERCENT = 120
-"""Claude's vocabulary is not public. Claude 3.5 makes 16 % more tokens of English than o200k, 21 % of
-mathematics, 30 % of Python:
+"""Claude's tokenizer is not public. Compared with o200k, Claude 3.5 has 16 % more tokens in English, 21 %
+more in mathematics, and 30 % more in Python:
 https://venturebeat.com/ai/hidden-costs-in-ai-deployment-why-claude-models-may-be-20-30-more-expensive-than-gpt-in-enterprise-settings"""
 NEW_CLAUDE_PERCENT = 156
-"""Claude Opus 4.7 and what came after it makes about 30 % more than that of the same text:
+"""Claude Opus 4.7 and later models have about 30 % more tokens than older ones in the same text:
 https://platform.claude.com/docs/en/build-with-claude/token-counting"""
 CLAUDE_TOOLS_TOKENS = 346
-"""The instructions that come with any tool, for Claude 4:
+"""Tokens of the instructions that Claude 4 gets with any tool:
 https://platform.claude.com/docs/en/agents-and-tools/tool-use/overview#pricing"""
 
-# As tiktoken maps them: https://github.com/openai/tiktoken/blob/main/tiktoken/model.py
+# The mapping of tiktoken: https://github.com/openai/tiktoken/blob/main/tiktoken/model.py
 _CL100K = re.compile(r"gpt-(?:4|3\.5|35)(?:-|$)")
 _O200K = re.compile(r"(?:chatgpt-4o|gpt-4o|gpt-4\.[15]|gpt-5(?:\.1)?|gpt-oss|o1|o3|o4-mini)(?:-|$)")
-# The models that OpenAI's rule of tokens in messages is written for; for GPT-5 it is off by one.
+# Models for which OpenAI's rule for tokens in messages is published. For GPT-5 it is off by one.
 _COUNTED = re.compile(r"gpt-(?:3\.5-turbo|35-turbo|4|4-32k|4-turbo|4o|4o-mini)(?:-\d{4}[-\d]*)?$")
 _OLD_CLAUDE = re.compile(
     r"claude-(?:instant|v?[123](?!\d)|(?:opus|sonnet|haiku)-4(?:-[0-6](?!\d)|-\d{8}|[@:]|$))"

@@ -1,4 +1,4 @@
-"""The RPCs of CallerService."""
+"""The RPC that returns the caller and its limits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class CallerService:
         self._limits = limits
 
     async def GetCaller(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
+        """Return the caller, and what is left of its limits."""
         parse_message(caller_pb2.GetCallerRequest, data)
         allowances = (
             *await self._limiter.allowances(caller),

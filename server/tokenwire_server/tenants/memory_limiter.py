@@ -87,7 +87,7 @@ class MemoryLimiter:
         counter = self._counters.get((holder.scope, holder.counted_as))
         if counter is None:
             return _Counter()
-        counter.window.forget(now)
+        counter.window.remove_expired(now)
         return counter
 
     def _keep(self, holders: tuple[Holder, ...], counters: list[_Counter], now: float) -> None:
@@ -95,9 +95,9 @@ class MemoryLimiter:
         known_count = len(self._counters)
         for holder, counter in zip(holders, counters, strict=True):
             self._counters[holder.scope, holder.counted_as] = counter
-        self._forget_idle(now, 1 + 2 * (len(self._counters) - known_count))
+        self._remove_idle(now, 1 + 2 * (len(self._counters) - known_count))
 
-    def _forget_idle(self, now: float, count: int) -> None:
+    def _remove_idle(self, now: float, count: int) -> None:
         """Check the next `count` counters and remove those that are idle."""
         for _ in range(count):
             holder, counter = next(iter(self._counters.items()))

@@ -36,7 +36,7 @@ class Window:
         self.tokens = 0
         self._buckets: list[Bucket] = []
 
-    def forget(self, now: float) -> None:
+    def remove_expired(self, now: float) -> None:
         """Remove the buckets that no longer count. The counts are as of the last call."""
         buckets = self._buckets
         while buckets and buckets[0].leave_time <= now:

@@ -47,7 +47,7 @@ def test_a_window_counts_the_last_minute_and_at_most_a_second_more(steps):
     window, now, taken = Window(), 0.0, []
     for number, step in enumerate(steps):
         now += step
-        window.forget(now)
+        window.remove_expired(now)
         window.take(now, 1, number)
         taken.append((now, number))
         last_minute, a_second_more = (
