@@ -104,12 +104,12 @@ class Items:
 
     def __init__(self) -> None:
         self._parts: dict[tuple[str, int, int], _EmittedText] = {}
-        """By type of the part, the provider's index of its item, and index in the item."""
+        """Emitted parts by type, the provider's index of their item, and their index in the item."""
         self._reasoning_indexes: dict[int, int] = {}
         """Block index of each reasoning item, by the provider's index."""
         self._signed: set[int] = set()
         self._calls: dict[int, _Call] = {}
-        """By the provider's index."""
+        """Calls by the provider's index."""
         self._buffered_chars = 0
         self._blocks_count = 0
         self._has_nameless_call = False
