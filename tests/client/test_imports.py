@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 BASE = {"tokenwire", "grpc", "google", "typing_extensions"}
 """typing_extensions is a dependency of grpcio."""
 

@@ -378,6 +378,7 @@ async def test_the_timeout_is_a_deadline(server, command_line):
     assert await caller_left(server)
 
 
+@pytest.mark.process
 async def test_without_a_server_one_line_says_how_to_start_one():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

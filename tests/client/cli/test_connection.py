@@ -84,6 +84,7 @@ async def test_an_invalid_key_is_wrong_usage_and_never_shown(command_line):
     )
 
 
+@pytest.mark.process
 async def test_certificate_options_override_variables(tls_server, authority, tmp_path):
     caller = authority.issue("caller@example.com")
     command_line = CommandLine(tls_server.target)
@@ -101,6 +102,7 @@ async def test_certificate_options_override_variables(tls_server, authority, tmp
     assert (done.code, done.err) == (0, "")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -114,6 +114,7 @@ async def test_a_server_cannot_control_the_terminal(server, command_line):
     assert "models: ␛]0;owned␇" in done.out
 
 
+@pytest.mark.process
 async def test_without_a_server_the_error_is_one_line():
     done = await CommandLine("127.0.0.1:1").run("ping")
 
@@ -157,6 +158,7 @@ async def test_an_older_server_is_named_as_the_cause(server, command_line):
     )
 
 
+@pytest.mark.process
 async def test_ping_shows_that_the_connection_uses_tls(tmp_path):
     authority = Authority(tmp_path / "ca")
     credentials = server_credentials(authority.issue("localhost"))

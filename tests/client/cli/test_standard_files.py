@@ -8,6 +8,8 @@ import pytest
 
 from ..conftest import RUN
 
+pytestmark = pytest.mark.process
+
 
 def command_with(*arguments, closed=None, **files):
     """Run a command in its own process, with buffered output and with a standard file closed."""

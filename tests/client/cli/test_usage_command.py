@@ -226,6 +226,7 @@ async def test_on_a_narrow_terminal_no_model_of_a_record_is_wrapped(server, comm
     assert [row.split()[2] for row in rows[::2]] == models[::-1]
 
 
+@pytest.mark.process
 async def test_without_a_server_the_error_is_one_line():
     done = await CommandLine("127.0.0.1:1").run("usage")
 

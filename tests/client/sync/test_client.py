@@ -187,6 +187,7 @@ async def it_waits(pid):
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.process
 async def test_keyboard_interrupt_before_the_server_accepts_cancels_the_call(server):
     called = asyncio.Event()
 
