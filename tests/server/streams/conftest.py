@@ -7,6 +7,6 @@ from tokenwire_server.config import Limits
 
 
 @pytest.fixture
-async def registry():
+async def streams():
     async with asyncio.TaskGroup() as tasks:
         yield Streams(Limits(), tasks)

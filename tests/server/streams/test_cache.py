@@ -21,51 +21,47 @@ def use(key=b"k", *, ttl_s=60.0, read=True):
     return CacheUse(key=key, ttl_s=ttl_s, read=read)
 
 
-async def answer(
-    registry, said=("an ", "answer"), end=FinishReason.STOP, tenant="default", **asked
-):
+async def answer(streams, said=("an ", "answer"), end=FinishReason.STOP, tenant="default", **asked):
     """The text and the events of an answer; `said` is what a provider would say if it were asked."""
     steps = [*said, Complete(end) if isinstance(end, FinishReason) else end]
     provider = Played(*steps)
     request = a_request(cache=use(**asked))
-    stream = registry.open(request, route_to(provider), caller=Caller(tenant))
+    stream = streams.open(request, route_to(provider), caller=Caller(tenant))
     reader = stream.join()
-    registry.start(stream)
+    streams.start(stream)
     events = await read_all(reader)
     assert isinstance(events[0], Started)
     assert events[0].from_cache == (not provider.opened)
     return "".join(event.text for event in events if isinstance(event, TextDelta)), events
 
 
-async def is_kept(registry, **asked):
+async def is_kept(streams, **asked):
     """Whether an answer is replayed. Asking changes nothing but which was used last."""
-    return (await answer(registry, ("asked again",), FinishReason.REFUSAL, **asked))[1][
-        0
-    ].from_cache
+    return (await answer(streams, ("asked again",), FinishReason.REFUSAL, **asked))[1][0].from_cache
 
 
-async def wait_until_not_kept(registry, **asked):
+async def wait_until_not_kept(streams, **asked):
     began = time.monotonic()
-    while await is_kept(registry, **asked):
+    while await is_kept(streams, **asked):
         assert time.monotonic() - began < 5
         await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("end", FinishReason, ids=str)
-async def test_only_an_end_that_the_request_would_reach_again_is_kept(registry, end):
-    await answer(registry, end=end)
-    assert await is_kept(registry) == (end in KEPT)
+async def test_only_an_end_that_the_request_would_reach_again_is_kept(streams, end):
+    await answer(streams, end=end)
+    assert await is_kept(streams) == (end in KEPT)
 
 
-async def test_a_failed_answer_is_not_kept(registry):
+async def test_a_failed_answer_is_not_kept(streams):
     with pytest.raises(Exception, match="down"):
-        await answer(registry, end=UpstreamUnavailable("down"))
-    assert not await is_kept(registry)
+        await answer(streams, end=UpstreamUnavailable("down"))
+    assert not await is_kept(streams)
 
 
-async def test_a_replay_says_the_same_and_costs_nothing(registry):
-    text, events = await answer(registry)
-    again, replayed = await answer(registry, ("something else",))
+async def test_a_replay_says_the_same_and_costs_nothing(streams):
+    text, events = await answer(streams)
+    again, replayed = await answer(streams, ("something else",))
     assert again == text == "an answer"
     assert replayed[0].stream_id != events[0].stream_id
     finished = replayed[-1]
@@ -74,91 +70,91 @@ async def test_a_replay_says_the_same_and_costs_nothing(registry):
     assert not finished.usage.estimated
 
 
-async def test_an_answer_is_of_one_tenant_only(registry):
-    await answer(registry)
-    assert not await is_kept(registry, tenant="another")
-    assert await is_kept(registry)
+async def test_an_answer_is_of_one_tenant_only(streams):
+    await answer(streams)
+    assert not await is_kept(streams, tenant="another")
+    assert await is_kept(streams)
 
 
-async def test_an_answer_older_than_the_asker_wants_stays_for_others(registry):
-    await answer(registry)
-    await wait_until_not_kept(registry, ttl_s=0.05)
-    assert await is_kept(registry, ttl_s=60.0)
+async def test_an_answer_older_than_the_asker_wants_stays_for_others(streams):
+    await answer(streams)
+    await wait_until_not_kept(streams, ttl_s=0.05)
+    assert await is_kept(streams, ttl_s=60.0)
 
 
 async def test_an_answer_older_than_its_keeper_allowed_is_for_nobody_however_often_it_was_replayed(
-    registry,
+    streams,
 ):
-    await answer(registry, ttl_s=0.2)
-    assert await is_kept(registry)
-    await wait_until_not_kept(registry, ttl_s=60.0)
+    await answer(streams, ttl_s=0.2)
+    assert await is_kept(streams)
+    await wait_until_not_kept(streams, ttl_s=60.0)
 
 
-async def test_refreshing_replaces_the_older_answer(registry):
-    await answer(registry, ("old",))
-    text, events = await answer(registry, ("new",), read=False)
+async def test_refreshing_replaces_the_older_answer(streams):
+    await answer(streams, ("old",))
+    text, events = await answer(streams, ("new",), read=False)
     assert (text, events[0].from_cache) == ("new", False)
-    assert (await answer(registry))[0] == "new"
+    assert (await answer(streams))[0] == "new"
 
 
-async def test_refreshing_in_vain_leaves_the_older_answer(registry):
-    await answer(registry, ("old",))
-    await answer(registry, ("cut",), FinishReason.MAX_TOKENS, read=False)
-    assert (await answer(registry))[0] == "old"
+async def test_refreshing_in_vain_leaves_the_older_answer(streams):
+    await answer(streams, ("old",))
+    await answer(streams, ("cut",), FinishReason.MAX_TOKENS, read=False)
+    assert (await answer(streams))[0] == "old"
 
 
 async def test_past_the_bound_the_answer_goes_that_was_used_longest_ago():
     async with asyncio.TaskGroup() as tasks:
-        registry = Streams(Limits(max_cache_bytes=9 * KiB), tasks)
+        streams = Streams(Limits(max_cache_bytes=9 * KiB), tasks)
         for key in (b"1", b"2", b"3"):
-            await answer(registry, ("x" * KiB,), key=key)  # 2 KiB and a little each
-        assert await is_kept(registry, key=b"1")
+            await answer(streams, ("x" * KiB,), key=key)  # 2 KiB and a little each
+        assert await is_kept(streams, key=b"1")
         for key in (b"4", b"5"):
-            await answer(registry, ("x" * KiB,), key=key)
-        kept = [key for key in (b"1", b"2", b"3", b"4", b"5") if await is_kept(registry, key=key)]
+            await answer(streams, ("x" * KiB,), key=key)
+        kept = [key for key in (b"1", b"2", b"3", b"4", b"5") if await is_kept(streams, key=key)]
     assert kept == [b"1", b"3", b"4", b"5"]
 
 
 async def test_past_the_bound_the_tenant_whose_answers_take_most_loses_one():
     async with asyncio.TaskGroup() as tasks:
-        registry = Streams(Limits(max_cache_bytes=12 * KiB), tasks)
+        streams = Streams(Limits(max_cache_bytes=12 * KiB), tasks)
         for key in (b"1", b"2"):
-            await answer(registry, ("x" * KiB,), key=key, tenant="small")  # 2 KiB and a little each
+            await answer(streams, ("x" * KiB,), key=key, tenant="small")  # 2 KiB and a little each
         for n in range(30):
-            await answer(registry, ("x" * KiB,), key=b"%d" % n, tenant="large")
+            await answer(streams, ("x" * KiB,), key=b"%d" % n, tenant="large")
         for key in (b"1", b"2"):
-            assert await is_kept(registry, key=key, tenant="small")
-        kept = [n for n in range(30) if await is_kept(registry, key=b"%d" % n, tenant="large")]
+            assert await is_kept(streams, key=key, tenant="small")
+        kept = [n for n in range(30) if await is_kept(streams, key=b"%d" % n, tenant="large")]
     assert kept == [27, 28, 29]
 
 
 async def test_a_server_may_have_no_cache():
     async with asyncio.TaskGroup() as tasks:
-        registry = Streams(Limits(max_cache_bytes=0), tasks)
-        await answer(registry)
-        assert not await is_kept(registry)
+        streams = Streams(Limits(max_cache_bytes=0), tasks)
+        await answer(streams)
+        assert not await is_kept(streams)
 
 
 async def test_an_answer_over_its_bound_is_not_kept():
     async with asyncio.TaskGroup() as tasks:
-        registry = Streams(Limits(max_cached_answer_bytes=10 * KiB), tasks)
-        await answer(registry, ("x" * 9 * KiB,), key=b"smaller")
-        await answer(registry, ("x" * 11 * KiB,), key=b"larger")
-        assert await is_kept(registry, key=b"smaller")
-        assert not await is_kept(registry, key=b"larger")
+        streams = Streams(Limits(max_cached_answer_bytes=10 * KiB), tasks)
+        await answer(streams, ("x" * 9 * KiB,), key=b"smaller")
+        await answer(streams, ("x" * 11 * KiB,), key=b"larger")
+        assert await is_kept(streams, key=b"smaller")
+        assert not await is_kept(streams, key=b"larger")
 
 
 async def test_an_answer_whose_beginning_is_gone_is_not_kept():
     async with asyncio.TaskGroup() as tasks:
-        registry = Streams(Limits(max_log_bytes=64 * KiB), tasks)
+        streams = Streams(Limits(max_log_bytes=64 * KiB), tasks)
         request = a_request(cache=use())
         route = route_to(Played(*["x" * KiB] * 90, Complete(FinishReason.STOP)))
-        stream = registry.open(request, route)
+        stream = streams.open(request, route)
         with stream.join():
-            registry.start(stream)
+            streams.start(stream)
             await stream.log.wait_sealed()
         assert stream.log.finished.reason == FinishReason.STOP
-        assert not await is_kept(registry)
+        assert not await is_kept(streams)
 
 
 WIDENING = ("x" * 4 * KiB, "x" * 4 * KiB, "x" * 4 * KiB, "🙂") * 5
@@ -174,33 +170,33 @@ async def test_an_answer_that_merging_makes_larger_than_a_log_is_told_whole_all_
     max_log_bytes, pieces
 ):
     async with asyncio.TaskGroup() as tasks:
-        registry = Streams(Limits(max_log_bytes=max_log_bytes), tasks)
+        streams = Streams(Limits(max_log_bytes=max_log_bytes), tasks)
         for _ in range(2):
-            assert (await answer(registry, pieces))[0] == "".join(pieces)
+            assert (await answer(streams, pieces))[0] == "".join(pieces)
 
 
 async def test_an_answer_that_merging_made_larger_than_its_bound_is_not_kept():
     async with asyncio.TaskGroup() as tasks:
-        registry = Streams(Limits(max_cached_answer_bytes=100 * KiB), tasks)
-        await answer(registry, WIDENING)
-        replayed, events = await answer(registry, WIDENING)
+        streams = Streams(Limits(max_cached_answer_bytes=100 * KiB), tasks)
+        await answer(streams, WIDENING)
+        replayed, events = await answer(streams, WIDENING)
         assert replayed == "".join(WIDENING)
         taken = sum(len(e.text) * 4 for e in events if isinstance(e, TextDelta) and "🙂" in e.text)
         assert not events[0].from_cache or taken <= 100 * KiB
 
 
-async def test_a_deleted_stream_leaves_no_answer_behind_and_no_other_one_goes(registry):
+async def test_a_deleted_stream_leaves_no_answer_behind_and_no_other_one_goes(streams):
     async def kept(read):
         """A stream that has ended, whose answer may be kept."""
         request = a_request(cache=use(read=read), retention=Retention(log_ttl_s=60.0))
-        stream = registry.open(request, route_to(Played("said", Complete(KEPT[0]))))
+        stream = streams.open(request, route_to(Played("said", Complete(KEPT[0]))))
         reader = stream.join()
-        registry.start(stream)
+        streams.start(stream)
         await read_all(reader)
         return stream
 
     older, newer = await kept(read=True), await kept(read=False)
-    registry.delete(older)
-    assert await is_kept(registry)
-    registry.delete(newer)
-    assert not await is_kept(registry)
+    streams.delete(older)
+    assert await is_kept(streams)
+    streams.delete(newer)
+    assert not await is_kept(streams)

@@ -42,43 +42,43 @@ PRICED = Estimate(
 )
 
 
-def begun(registry, provider, estimate=None, **fields):
+def begun(streams, provider, estimate=None, **fields):
     request = a_request(**fields)
-    stream = registry.open(request, route_to(provider), estimate=estimate)
+    stream = streams.open(request, route_to(provider), estimate=estimate)
     reader = stream.join()
-    registry.start(stream)
+    streams.start(stream)
     return stream, reader
 
 
 @pytest.fixture
-def begun_within(registry):
+def begun_within(streams):
     """Begins a stream of a model that has its own limits."""
 
     def begin(provider, **limits_s):
         request, route = a_request(), Route(provider, "m", None, **limits_s)
-        stream = registry.open(request, route)
+        stream = streams.open(request, route)
         reader = stream.join()
-        registry.start(stream)
+        streams.start(stream)
         return stream, reader
 
     return begin
 
 
-async def test_a_bug_of_ours_ends_its_own_stream_by_name_and_no_other(registry):
+async def test_a_bug_of_ours_ends_its_own_stream_by_name_and_no_other(streams):
     provider = Played("some", RuntimeError("CANARY"))
-    _, reader = begun(registry, provider)
+    _, reader = begun(streams, provider)
     with raises_failed(InternalFault) as caught:
         await read_all(reader)
     assert "CANARY" not in str(caught.value)
     assert caught.value.at.last_sequence == 2
     assert provider.closed.is_set()
-    _, other = begun(registry, Played("fine", Complete(FinishReason.STOP)))
+    _, other = begun(streams, Played("fine", Complete(FinishReason.STOP)))
     assert (await read_all(other))[1] == TextDelta("fine", 0)
 
 
 @pytest.mark.parametrize(("steps", "kind"), [([], UpstreamUnavailable), (["some"], UpstreamBroken)])
-async def test_a_fault_that_the_decoder_found_names_the_provider(registry, steps, kind):
-    _, reader = begun(registry, Played(*steps, UpstreamBroken("not an answer")))
+async def test_a_fault_that_the_decoder_found_names_the_provider(streams, steps, kind):
+    _, reader = begun(streams, Played(*steps, UpstreamBroken("not an answer")))
     with raises_failed(kind) as caught:
         await read_all(reader)
     assert caught.value.facts()["provider"] == "played"
@@ -125,11 +125,11 @@ async def test_a_model_that_thinks_for_too_long_has_used_its_input(begun_within,
 
 
 async def test_a_stream_that_its_server_stops_while_the_model_thinks_has_used_its_input(
-    registry, begun_within
+    streams, begun_within
 ):
     stream, reader = begun_within(Thinking(thinks_s=30), first_content_s=20, idle_s=20)
     await asyncio.sleep(0.05)
-    registry.stop_all()
+    streams.stop_all()
     with raises_failed(ServerStopped):
         await read_all(reader)
     assert stream.usage().input_tokens == estimate_input_tokens(a_request()) > 0
@@ -143,18 +143,18 @@ async def test_a_provider_that_reports_an_error_before_its_first_token_used_noth
     assert stream.usage() == NO_USAGE
 
 
-async def test_the_model_that_served_is_named_as_the_provider_calls_it(registry):
+async def test_the_model_that_served_is_named_as_the_provider_calls_it(streams):
     provider = Played("a", Complete(FinishReason.STOP))
     provider.model = "m-2026-01-01"
-    assert (await read_all(begun(registry, provider)[1]))[-1].model == "m-2026-01-01"
+    assert (await read_all(begun(streams, provider)[1]))[-1].model == "m-2026-01-01"
     silent_about_it = Played("a", Complete(FinishReason.STOP))
-    assert (await read_all(begun(registry, silent_about_it)[1]))[-1].model == "asked-for"
+    assert (await read_all(begun(streams, silent_about_it)[1]))[-1].model == "asked-for"
 
 
-async def test_a_reader_that_leaves_a_finished_answer_does_not_break_its_connection(registry):
+async def test_a_reader_that_leaves_a_finished_answer_does_not_break_its_connection(streams):
     closing = asyncio.Event()
     provider = Played("a", Complete(FinishReason.STOP), closing=closing)
-    _, reader = begun(registry, provider)
+    _, reader = begun(streams, provider)
     await read_all(reader)
     await asyncio.sleep(0)
     assert not provider.closed.is_set()
@@ -167,31 +167,31 @@ async def test_a_reader_that_leaves_a_finished_answer_does_not_break_its_connect
     [(Usage(10, 90), FinishReason.STOP), (Usage(10, 91), FinishReason.BUDGET)],
 )
 async def test_figures_that_come_without_a_text_end_a_stream_that_they_make_too_dear(
-    registry, figures, reason
+    streams, figures, reason
 ):
     provider = Played("a", figures, Complete(FinishReason.STOP))
-    _, reader = begun(registry, provider, PRICED, budget=Budget(max_cost_microusd=100))
+    _, reader = begun(streams, provider, PRICED, budget=Budget(max_cost_microusd=100))
     finished = (await read_all(reader))[-1]
     assert finished.reason == reason
     assert finished.usage.cost_microusd == 10 + figures.output_tokens
     await asyncio.wait_for(provider.closed.wait(), 1)
 
 
-async def test_an_answer_that_ends_with_what_is_too_much_has_ended_by_itself(registry):
+async def test_an_answer_that_ends_with_what_is_too_much_has_ended_by_itself(streams):
     class EndsWithItsText(Played):
         async def read(self):
             self.end = Complete(FinishReason.STOP)
             return [TextDelta("x" * 4000, 0)]
 
-    _, reader = begun(registry, EndsWithItsText(), PRICED, budget=Budget(max_cost_microusd=100))
+    _, reader = begun(streams, EndsWithItsText(), PRICED, budget=Budget(max_cost_microusd=100))
     assert (await read_all(reader))[-1].reason == FinishReason.STOP
 
 
 async def test_a_stream_that_exceeds_its_budget_finishes_with_budget_and_closes_its_upstream(
-    registry,
+    streams,
 ):
     provider = Played(*["four"] * 20, asyncio.Event())
-    stream, reader = begun(registry, provider, PRICED, budget=Budget(max_cost_microusd=20))
+    stream, reader = begun(streams, provider, PRICED, budget=Budget(max_cost_microusd=20))
     events = await read_all(reader)
     assert [type(event) for event in events[1:-1]] == [TextDelta]  # merged
     assert events[-1].reason == FinishReason.BUDGET
@@ -200,17 +200,17 @@ async def test_a_stream_that_exceeds_its_budget_finishes_with_budget_and_closes_
     await asyncio.wait_for(provider.closed.wait(), 1)
 
 
-async def test_a_cancelled_stream_closes_its_upstream_undisturbed_by_further_ends(registry):
+async def test_a_cancelled_stream_closes_its_upstream_undisturbed_by_further_ends(streams):
     closing = asyncio.Event()
     provider = Played(asyncio.Event(), closing=closing)
-    stream, reader = begun(registry, provider)
+    stream, reader = begun(streams, provider)
     await asyncio.sleep(0.01)
     stream.cancel()
     await asyncio.sleep(0)
     stream.cancel()
     with reader:
         pass
-    registry.stop_all()
+    streams.stop_all()
     await asyncio.sleep(0)
     assert not stream.log.sealed
     closing.set()
@@ -219,29 +219,29 @@ async def test_a_cancelled_stream_closes_its_upstream_undisturbed_by_further_end
     assert stream.log.finished.reason == FinishReason.CANCELLED
 
 
-async def test_a_stream_whose_task_never_ran_a_step_is_sealed(registry):
+async def test_a_stream_whose_task_never_ran_a_step_is_sealed(streams):
     provider = Played(asyncio.Event())
-    _, reader = begun(registry, provider)
-    registry.stop_all()
+    _, reader = begun(streams, provider)
+    streams.stop_all()
     with raises_failed(ServerStopped):
         await read_all(reader)
     assert provider.opened == 0
 
 
-async def test_a_stream_that_was_stopped_before_it_was_started_contacts_no_provider(registry):
+async def test_a_stream_that_was_stopped_before_it_was_started_contacts_no_provider(streams):
     provider = Played(asyncio.Event())
-    stream = registry.open(a_request(), route_to(provider))
+    stream = streams.open(a_request(), route_to(provider))
     reader = stream.join()
-    registry.stop_all()
-    registry.start(stream)
+    streams.stop_all()
+    streams.start(stream)
     with raises_failed(ServerStopped):
         await read_all(reader)
     assert provider.opened == 0
 
 
-async def test_a_stream_that_failed_refers_to_no_error(registry):
+async def test_a_stream_that_failed_refers_to_no_error(streams):
     stream, reader = begun(
-        registry,
+        streams,
         Played(UpstreamUnavailable("down", provider_text="CANARY")),
         retention=Retention(linger_s=60.0, log_ttl_s=60.0),
     )
@@ -253,13 +253,13 @@ async def test_a_stream_that_failed_refers_to_no_error(registry):
     assert b"CANARY" not in encoded
 
 
-async def test_the_duration_of_a_stream_does_not_depend_on_the_systems_clock(registry, monkeypatch):
-    stream = registry.open(a_request(), route_to(Played(asyncio.Event())))
+async def test_the_duration_of_a_stream_does_not_depend_on_the_systems_clock(streams, monkeypatch):
+    stream = streams.open(a_request(), route_to(Played(asyncio.Event())))
     ended = time.monotonic() + 1.5
     monkeypatch.setattr(host, "time", SimpleNamespace(time=lambda: 0.0))
     monkeypatch.setattr(generation, "time", SimpleNamespace(monotonic=lambda: ended))
     with stream.join():
-        registry.start(stream)
+        streams.start(stream)
         stream.cancel()
         await asyncio.wait_for(stream.log.wait_sealed(), 1)
     assert stream.end_time - stream.created_time == pytest.approx(1.5, abs=0.1)

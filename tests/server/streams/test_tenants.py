@@ -1,4 +1,4 @@
-"""Streams of several tenants and keys in one registry."""
+"""The streams of several tenants and keys in one process."""
 
 import asyncio
 
@@ -19,97 +19,97 @@ GLOBEX = Caller("globex", "tw_000000000003", "tw_000000000003")
 SAME = {"request_id": "r", "body_hash": b"h"}
 
 
-def opened(registry, caller, *steps, **fields):
+def opened(streams, caller, *steps, **fields):
     request, route = a_request(**fields), route_to(Played(*steps))
-    stream = registry.open(request, route, caller=caller)
+    stream = streams.open(request, route, caller=caller)
     reader = stream.join()
-    registry.start(stream)
+    streams.start(stream)
     return stream, reader
 
 
-async def test_a_stream_is_found_by_its_tenant_only(registry):
-    stream, reader = opened(registry, ACME, "text", STOP, retention=Retention(log_ttl_s=60.0))
+async def test_a_stream_is_found_by_its_tenant_only(streams):
+    stream, reader = opened(streams, ACME, "text", STOP, retention=Retention(log_ttl_s=60.0))
     await read_all(reader)
-    assert registry.find(stream.id, "acme") is stream
+    assert streams.find(stream.id, "acme") is stream
     for other in ("globex", "default"):
         with pytest.raises(StreamNotFound):
-            registry.find(stream.id, other)
+            streams.find(stream.id, other)
 
 
-async def test_a_request_id_is_free_again_for_its_tenant_once_its_stream_failed(registry):
-    failed, reader = opened(registry, ACME, UpstreamUnavailable("down"), **SAME)
+async def test_a_request_id_is_free_again_for_its_tenant_once_its_stream_failed(streams):
+    failed, reader = opened(streams, ACME, UpstreamUnavailable("down"), **SAME)
     with raises_failed(UpstreamUnavailable):
         await read_all(reader)
-    again, reader = opened(registry, ACME, "text", STOP, **SAME)
+    again, reader = opened(streams, ACME, "text", STOP, **SAME)
     assert again is not failed
     await read_all(reader)
 
 
-async def test_the_end_of_one_tenants_stream_frees_no_request_id_of_another(registry):
+async def test_the_end_of_one_tenants_stream_frees_no_request_id_of_another(streams):
     kept = Retention(log_ttl_s=60.0)
-    theirs, reader = opened(registry, GLOBEX, "text", STOP, retention=kept, **SAME)
+    theirs, reader = opened(streams, GLOBEX, "text", STOP, retention=kept, **SAME)
     await read_all(reader)
-    ours, reader = opened(registry, ACME, "text", STOP, retention=kept, **SAME)
+    ours, reader = opened(streams, ACME, "text", STOP, retention=kept, **SAME)
     await read_all(reader)
-    registry.delete(ours)
-    attached, reader = opened(registry, GLOBEX, **SAME)
+    streams.delete(ours)
+    attached, reader = opened(streams, GLOBEX, **SAME)
     assert attached is theirs
     await read_all(reader)
-    again, reader = opened(registry, ACME, "text", STOP, **SAME)
+    again, reader = opened(streams, ACME, "text", STOP, **SAME)
     assert again is not ours
     await read_all(reader)
 
 
-async def test_a_tenants_stream_whose_reader_goes_before_its_time_stays(registry):
-    stream, reader = opened(registry, ACME, "text", STOP, retention=Retention(log_ttl_s=60.0))
+async def test_a_tenants_stream_whose_reader_goes_before_its_time_stays(streams):
+    stream, reader = opened(streams, ACME, "text", STOP, retention=Retention(log_ttl_s=60.0))
     await read_all(reader)
     with stream.join():
         pass
-    assert registry.find(stream.id, "acme") is stream
-    assert registry.log_bytes > 0
+    assert streams.find(stream.id, "acme") is stream
+    assert streams.log_bytes > 0
 
 
-async def test_a_revoked_key_leaves_the_streams_of_the_key_that_took_its_place(registry):
+async def test_a_revoked_key_leaves_the_streams_of_the_key_that_took_its_place(streams):
     lingering = Retention(linger_s=60.0)
-    old, first = opened(registry, ACME, asyncio.Event(), retention=lingering)
-    fresh, second = opened(registry, ROTATED, asyncio.Event(), retention=lingering)
-    registry.cancel_all_of(ROTATED.key_prefix)
+    old, first = opened(streams, ACME, asyncio.Event(), retention=lingering)
+    fresh, second = opened(streams, ROTATED, asyncio.Event(), retention=lingering)
+    streams.cancel_all_of(ROTATED.key_prefix)
     await asyncio.wait_for(fresh.log.wait_sealed(), 5)
     assert not old.log.sealed
-    registry.cancel_all_of(ACME.key_prefix)
+    streams.cancel_all_of(ACME.key_prefix)
     await asyncio.wait_for(old.log.wait_sealed(), 5)
     for reader in (first, second):
         with reader:
             pass
 
 
-async def test_a_revoked_key_leaves_what_has_ended_as_it_is(registry):
-    stream, reader = opened(registry, ACME, "text", STOP, retention=Retention(log_ttl_s=60.0))
+async def test_a_revoked_key_leaves_what_has_ended_as_it_is(streams):
+    stream, reader = opened(streams, ACME, "text", STOP, retention=Retention(log_ttl_s=60.0))
     await read_all(reader)
-    registry.cancel_all_of(ACME.key_prefix)
+    streams.cancel_all_of(ACME.key_prefix)
     assert stream.log.finished.reason == FinishReason.STOP
-    assert registry.find(stream.id, "acme") is stream
+    assert streams.find(stream.id, "acme") is stream
 
 
 async def test_when_memory_is_short_the_tenant_whose_ended_streams_take_most_loses_the_oldest():
     async with asyncio.TaskGroup() as tasks:
-        registry = Streams(Limits(max_total_log_bytes=1 << 20), tasks)
-        streams = {ACME: [], GLOBEX: []}
+        streams = Streams(Limits(max_total_log_bytes=1 << 20), tasks)
+        by_caller = {ACME: [], GLOBEX: []}
         for caller, count in ((GLOBEX, 2), (ACME, 40)):
             for _ in range(count):
                 stream, reader = opened(
-                    registry, caller, "x" * 100_000, STOP, retention=Retention(log_ttl_s=60.0)
+                    streams, caller, "x" * 100_000, STOP, retention=Retention(log_ttl_s=60.0)
                 )
                 await read_all(reader)
-                streams[caller].append(stream)
-        for stream in streams[GLOBEX]:
-            assert registry.find(stream.id, "globex") is stream
-        *dropped, newest = streams[ACME]
-        assert registry.find(newest.id, "acme") is newest
+                by_caller[caller].append(stream)
+        for stream in by_caller[GLOBEX]:
+            assert streams.find(stream.id, "globex") is stream
+        *dropped, newest = by_caller[ACME]
+        assert streams.find(newest.id, "acme") is newest
         with pytest.raises(StreamNotFound):
-            registry.find(dropped[0].id, "acme")
-        assert registry.log_bytes <= 1 << 20
-        assert registry.ended_count < 12
-        for stream in (*streams[GLOBEX], *streams[ACME]):
-            registry.delete(stream)
-        assert registry.log_bytes == registry.ended_count == 0
+            streams.find(dropped[0].id, "acme")
+        assert streams.log_bytes <= 1 << 20
+        assert streams.ended_count < 12
+        for stream in (*by_caller[GLOBEX], *by_caller[ACME]):
+            streams.delete(stream)
+        assert streams.log_bytes == streams.ended_count == 0
