@@ -43,6 +43,7 @@ class Inflater:
         self._window_bits = window_bits
         self._is_deflate = encoding == "deflate"
         self._zlib: zlib._Decompress | None = None
+        self._has_ended_member = False
         self._is_over = False
         self._input_bytes = 0
         self._output_bytes = 0
@@ -66,6 +67,9 @@ class Inflater:
         is_full = False  # then zlib may hold more output than it returned
         while (data or is_full) and not self._is_over:
             if self._zlib is None:
+                if self._has_ended_member and not _GZIP_MAGIC.startswith(data[:2]):
+                    self._is_over = True
+                    return
                 self._zlib = self._begin_member(data)
             try:
                 output = self._zlib.decompress(data, MAX_STEP_BYTES)
@@ -87,9 +91,8 @@ class Inflater:
     def _end_member(self, rest: bytes) -> bytes:
         """Return the bytes that are left to decompress after the end of a member."""
         self._zlib = None
-        if self._is_deflate or (rest and not _GZIP_MAGIC.startswith(rest[:2])):
-            self._is_over = True
-            return b""
+        self._has_ended_member = True
+        self._is_over = self._is_deflate
         return rest
 
     def _count(self, output_bytes: int) -> None:

@@ -5,7 +5,7 @@ import itertools
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokenwire_server.providers.inflate import FREE_BYTES, MAX_STEP_BYTES, BodyError, Inflater
@@ -28,6 +28,7 @@ def inflated(encoding, pieces):
 
 
 @settings(deadline=None)
+@example([b""], [20], b"\0")  # the bytes after the last member arrive on their own
 @given(
     st.lists(texts, min_size=1, max_size=3),
     st.lists(st.integers(0, 300), max_size=4),
