@@ -1,15 +1,15 @@
-"""Which processes live, and what becomes of the records of one that does not.
+"""Leases of server processes, and the records of processes that are gone.
 
-A process holds a lease, which it renews every RENEW_S. An open record is closed as LOST, by whichever
-process sees it first, once two things are true: its process holds no lease, and it was not written for
-as long as a lease lasts. Both by the database's clock, so that the clocks of machines may differ as they
-like. On SQLite that is this machine's clock; a jump of it by more than a lease, or a database server
-that takes over with a clock so far ahead, closes records of the living, as does a pause of theirs that
-long. That is mended by the next checkpoint, within a second: what its process says of a stream wins
-over LOST.
+A process holds a lease, which it renews every RENEW_S. Any process closes an open record as LOST if two
+conditions are true: the record's process has no lease, and the record was not written for LEASE_S. So a
+stream whose process was killed becomes LOST after LEASE_S to LEASE_S + CLOSE_EVERY_S, if another process
+runs, or otherwise when the next one starts. It cannot happen earlier, because the process may still be
+alive.
 
-So a stream whose process was killed is LOST after LEASE_S to LEASE_S + CLOSE_EVERY_S, while another
-process runs or when the next one has started; never at once, since it cannot be told from one that lives.
+All times are those of the database's clock, so the clocks of machines may differ. On SQLite that is this
+machine's clock. A jump of the clock by more than a lease, a failover to a database server whose clock is
+that far ahead, or a pause of a process that long closes records of live processes. The next checkpoint,
+within a second, corrects this: what a stream's own process writes replaces LOST.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ LEASE_S = 10.0
 RENEW_S = 2.0
 CLOSE_EVERY_S = 5.0
 CLOSE_BATCH = 1000
-"""Records that one transaction closes."""
+"""Maximum number of records that one transaction closes."""
 
 LOST_REASON = "PRODUCER_LOST"
 
-# Literally, as the index of open records has it: with a parameter it would not be used.
+# A literal, as in the index of open records, which would not be used with a parameter.
 _IS_OPEN = usage_records.c.outcome == literal_column(f"'{Outcome.OPEN}'")
 
 
 def new_instance_id() -> str:
-    """Of this process: one that starts anew is another one, also under the same number."""
+    """Return an id for this process. A restarted process has another one, even with the same process id."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 class Instances:
-    """Leases and lost records. Every method raises StoreUnavailable; then it was done whole or not at
-    all, and can be done again.
+    """Leases and lost records.
+
+    Every method raises StoreUnavailable. It has then changed all or nothing, and can be repeated.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def renew(self, instance_id: str) -> None:
-        """Hold the lease for LEASE_S from now; begin to, or begin again, if need be."""
+        """Renew the lease of a process until LEASE_S from now. Create it if there is none."""
         now = DatabaseTime()
         async with self._database.writing() as connection:
             lease = upsert(connection, instances).values(
@@ -65,16 +66,18 @@ class Instances:
             )
 
     async def release(self, instance_id: str) -> None:
-        """Give the lease up: what is still open is LOST once it was not written for LEASE_S."""
+        """Remove the lease. Records that are still open become LOST when they were not written for
+        LEASE_S.
+        """
         async with self._database.writing() as connection:
             await connection.execute(
                 delete(instances).where(instances.c.instance_id == instance_id)
             )
 
     async def close_lost(self) -> int:
-        """Close the open records of processes that are gone, and forget those: how many it closed.
+        """Close the open records of processes that are gone, and remove the leases of these processes.
 
-        Any number of processes may do it at once; at most CLOSE_BATCH records in one call.
+        Return the number of closed records, at most CLOSE_BATCH. Several processes may do this at once.
         """
         now = DatabaseTime()
         leased = exists().where(
@@ -89,9 +92,7 @@ class Instances:
                 ~leased,
             )
             .limit(CLOSE_BATCH)
-            .with_for_update(
-                skip_locked=True, of=usage_records
-            )  # nothing on SQLite: it has one writer
+            .with_for_update(skip_locked=True, of=usage_records)  # no effect on SQLite
         )
         last_seen = case(
             (
@@ -100,7 +101,9 @@ class Instances:
             ),
             else_=usage_records.c.created_time,
         )
-        owes = exists().where(_IS_OPEN, usage_records.c.instance_id == instances.c.instance_id)
+        has_open_records = exists().where(
+            _IS_OPEN, usage_records.c.instance_id == instances.c.instance_id
+        )
         async with self._database.writing() as connection:
             closed = await connection.execute(
                 update(usage_records)
@@ -114,6 +117,6 @@ class Instances:
                 )
             )
             await connection.execute(
-                delete(instances).where(instances.c.lease_expire_time < now, ~owes)
+                delete(instances).where(instances.c.lease_expire_time < now, ~has_open_records)
             )
         return closed.rowcount

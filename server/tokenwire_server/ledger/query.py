@@ -1,4 +1,4 @@
-"""Which records are asked for, and what is said of many at once. Pure values."""
+"""Queries of usage records, and summaries. Pure values."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from ..events import Usage
 from .record import Outcome, UsageRecord
 
 LABEL_GROUP = "label:"
-"""Begins a group by a label; its key follows."""
+"""Prefix of a group by a label. The label's key follows."""
 
 
 class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Records that match all that is set. Times are seconds since the epoch, of a stream's creation."""
+    """A filter: records match all fields that are set. Times are creation times, in seconds since the
+    epoch.
+    """
 
     tenant: str | None
-    """None: of all tenants, for the operator."""
+    """None: all tenants, for the operator."""
     since: float | None = None
     until: float | None = None
-    """The first moment that is too late."""
+    """Exclusive."""
     models: tuple[str, ...] = ()
-    """Any of them, as the caller asked or as `provider/model` that served. Empty: any."""
+    """Models, as requested or as the `provider/model` that served the stream. Empty: any model."""
     labels: Mapping[str, str] = {}
-    """All of them."""
+    """A record has all of these labels."""
     outcomes: tuple[Outcome, ...] = ()
-    """Any of them. Empty: any."""
+    """Empty: any outcome."""
     key_prefix: str | None = None
 
 
@@ -42,30 +44,30 @@ class Cursor(msgspec.Struct, frozen=True):
 
 
 class UsageSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Records that have something in common, and their sums."""
+    """The sums of the records of one group."""
 
     group: dict[str, str]
-    """By each group that was asked for, what they have in common: a day as YYYY-MM-DD; empty under a
-    label that they do not have."""
+    """The value of each requested group. A day is YYYY-MM-DD. The value of a label that the records do not
+    have is empty."""
     record_count: int
     open_count: int
-    """Of streams that have not ended: their figures will grow."""
+    """Records of streams that have not ended. Their figures will grow."""
     estimated_count: int
-    """Whose figures are not the provider's."""
+    """Records with estimated figures."""
     unpriced_count: int
-    """Whose price is not known: the sum of the costs is without them."""
+    """Records without a known price. The sum of the costs does not include them."""
     usage: Usage
-    """The sums. What may be None is summed over the records that say it, and None where none does.
-    `estimated`: any is."""
+    """The sums. An optional figure is the sum over the records that have it, and None if none has it.
+    `estimated` is true if any record is estimated."""
     first_created_time: float
     last_created_time: float
 
 
 class SummaryTooLarge(Exception):
-    """The records fall into more groups than one answer may hold: ask for less time, or fewer groups."""
+    """The records have more groups than one response may contain."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(
-            f"the summary has more than {limit} rows: ask for less time or fewer groups"
+            f"the summary has more than {limit} rows: request a shorter time or fewer groups"
         )

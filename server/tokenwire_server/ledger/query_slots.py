@@ -1,4 +1,4 @@
-"""A limit of concurrent queries that is fair to all tenants."""
+"""A limit on concurrent queries that is fair to all tenants."""
 
 from __future__ import annotations
 

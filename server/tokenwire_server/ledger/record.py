@@ -1,6 +1,6 @@
-"""What is kept of a stream once it is over: who asked whom for what, how it ended, and what it cost.
+"""The usage record of a stream: its caller, its provider, how it ended and what it cost.
 
-Nothing of what was asked or answered stands in it. Pure values: no I/O, no clock.
+It contains nothing of the request or the answer. Pure values: no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ class Outcome(enum.StrEnum):
     """How a stream ended. The values are stored."""
 
     OPEN = "open"
-    """It has not: the record says what was intended, and what was used so far."""
+    """It has not ended. The record has the planned model and the usage so far."""
     FINISHED = "finished"
-    """By itself: the provider said so."""
+    """The provider finished the answer."""
     CANCELLED = "cancelled"
     """Its readers left, or a caller cancelled it."""
     TIME_LIMIT = "time_limit"
     BUDGET = "budget"
-    """What it may cost was reached."""
+    """The stream reached its cost limit."""
     FAILED = "failed"
-    """Its caller got an error."""
+    """The caller got an error."""
     LOST = "lost"
-    """The process that ran it is gone; the figures, and the end, are its last checkpoint's."""
+    """The process that ran it is gone. The figures and the end time are those of its last checkpoint."""
 
 
 class UsageRecord(msgspec.Struct, frozen=True, gc=False):
-    """One stream. Times are seconds since the epoch, UTC; None: it did not come to that."""
+    """The record of one stream. Times are seconds since the epoch. None: it has not happened."""
 
     stream_id: str
     instance_id: str
-    """Of the process that ran it."""
+    """The process that ran the stream."""
     tenant: str
     key_prefix: str
-    """Of the key that began it. Empty: none was needed."""
+    """Prefix of the caller's key. Empty: no key was needed."""
     request_id: str
     labels: dict[str, str]
     model_asked: str
-    """As the caller wrote it."""
+    """The model as the caller named it."""
     created_time: float
     provider: str = ""
-    """Of who served it, or was to."""
+    """The provider that served the stream, or was planned to."""
     model: str = ""
-    """As that provider names it."""
+    """The model as the provider names it."""
     provider_response_id: str = ""
     end_time: float | None = None
     ttft_s: float | None = None
     outcome: Outcome = Outcome.OPEN
     reason: str = ""
-    """The name of the FinishReason, or the reason of the error. Empty while it is open."""
+    """Name of the FinishReason, or reason of the error. Empty while the stream is open."""
     usage: Usage = Usage(input_tokens=0, output_tokens=0)
-    """And what it costs. `estimated`: these are not the provider's figures."""
+    """Tokens and cost. `estimated` is true if the figures are not the provider's."""
     partial: bool = False
-    """The stream did not end by itself: tokens are what was received, not a whole answer's."""
+    """Whether the answer was cut off, so that the tokens are those of the received part."""
     attempts: int = 0
-    """Upstreams that were opened for it."""
+    """Number of upstreams that were opened."""
     from_cache: bool = False
-    """A replay of an earlier answer, which costs nothing."""
+    """Whether the answer is a replay from the cache, which costs nothing."""
 
     @property
     def duration_s(self) -> float | None:

@@ -1,8 +1,8 @@
 """Usage records as rows of their table, and back.
 
-Whatever callers and providers say can be written: one record that a database refuses would keep all
-the others of its batch from it. So text is cut at MAX_TEXT_CHARS, what is no text becomes U+FFFD, and
-counts are cut at MAX_COUNT.
+Every value of a caller or a provider can be written, because a record that the database rejects would make
+its whole batch fail. So text is cut at MAX_TEXT_CHARS, invalid characters become U+FFFD, and counts are
+cut at MAX_COUNT.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .record import Outcome, UsageRecord
 
 MAX_TEXT_CHARS = 1024
 MAX_COUNT = 10**12
-"""Of tokens, and of microusd: 9 million records of it can be summed in 64 bits."""
+"""Maximum number of tokens, and of microusd. The sum of 9 million such records fits in 64 bits."""
 MAX_ATTEMPTS = 10**6
 
 DAY_S = 86_400
@@ -31,12 +31,12 @@ COUNTS = (
     "input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens", "cache_write_tokens",
     "cost_microusd",
 )  # fmt: skip
-"""What `Usage` counts."""
+"""The counts of `Usage`."""
 FIGURES = (
     "stream_id", "provider", "model", "provider_response_id", "ttft_s", "partial", "attempts",
     "estimated", *COUNTS,
 )  # fmt: skip
-"""Of which row, and what changes in it while its stream is open."""
+"""The key of a row, and the columns that change while the stream is open."""
 
 RECORD_COLUMNS = tuple(
     usage_records.c[name] for name in (*_FIELDS, *COUNTS, "estimated", "outcome", "labels")
@@ -44,7 +44,7 @@ RECORD_COLUMNS = tuple(
 
 
 def row_of(record: UsageRecord) -> dict[str, Any]:
-    """What stands in the table of a record, but for `update_time`."""
+    """Return the row of a record, without `update_time`."""
     usage = record.usage
     row: dict[str, Any] = {name: text_of(getattr(record, name)) for name in _TEXTS}
     for name in _PLAIN:
@@ -60,7 +60,7 @@ def row_of(record: UsageRecord) -> dict[str, Any]:
 
 
 def figures_of(record: UsageRecord) -> tuple[Any, ...]:
-    """The FIGURES of a record."""
+    """Return the FIGURES of a record."""
     usage = record.usage
     return (
         text_of(record.stream_id),
@@ -76,7 +76,7 @@ def figures_of(record: UsageRecord) -> tuple[Any, ...]:
 
 
 def record_of(row: Mapping[str, Any]) -> UsageRecord:
-    """The record of a row of RECORD_COLUMNS."""
+    """Return the record of a row of RECORD_COLUMNS."""
     return UsageRecord(
         **{name: row[name] for name in _FIELDS},
         labels={unquote(name): value for name, value in row["labels"].items()},
@@ -86,14 +86,16 @@ def record_of(row: Mapping[str, Any]) -> UsageRecord:
 
 
 def label_name(key: str) -> str:
-    """What a label is kept under: a path into JSON cannot quote every character, and SQLite compares
-    keys as they are written, escapes and all.
+    """Return the name under which a label is stored.
+
+    It is percent-encoded, because a JSON path cannot quote every character, and SQLite compares keys without
+    decoding their escapes.
     """
     return quote(text_of(key), safe="")
 
 
 def text_of(text: str) -> str:
-    """What is kept of a text: PostgreSQL takes neither NUL nor half a surrogate pair."""
+    """Return a text that can be stored: PostgreSQL accepts neither NUL nor lone surrogates."""
     if len(text) > MAX_TEXT_CHARS:
         text = text[:MAX_TEXT_CHARS]
     if text.isascii():

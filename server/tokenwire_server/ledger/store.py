@@ -1,4 +1,4 @@
-"""Where usage records are kept, and every way to ask for them."""
+"""The usage records in the database: writes and queries."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from .query import LABEL_GROUP, Cursor, SummaryTooLarge, UsageQuery, UsageSummar
 from .query_slots import QuerySlots
 from .record import Outcome, UsageRecord
 from .rows import COUNTS, DAY_S, RECORD_COLUMNS, label_name, record_of, row_of, text_of
-from .writes import ROWS, as_json, keep_statement, renew_statement
+from .writes import ROWS, as_json, figures_statement, upsert_statement
 
 MAX_SUMMARY_ROWS = 10_000
 ROWS_AT_ONCE = 25
-"""Rows that are built for one statement, or read at once. This blocks the event loop for 1 ms."""
+"""Number of rows that are built for one statement, or read at once: 1 ms of the event loop."""
 FIGURES_AT_ONCE = 200
-"""The same for rows whose figures are updated."""
+"""The same for rows of which only the figures are updated."""
 
 _column = usage_records.c
 _MODEL_SERVED = _column.provider + "/" + _column.model
@@ -53,38 +53,40 @@ _GROUPS = {
 class UsageStore:
     """The usage records in the database.
 
-    Every method raises StoreUnavailable. One that writes was then, as when it is cancelled, done whole or
-    not at all, and may be done again.
+    Every method raises StoreUnavailable. A method that writes has then written all or nothing, and also when
+    it is cancelled. It can be repeated.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._queries = QuerySlots()
-        self._statements: tuple[Insert, Update] | None = None  # made once: that takes 1 ms
+        self._statements: tuple[Insert, Update] | None = None  # built once, in 1 ms
         self.instances = Instances(database)
 
     async def write(
         self, records: Sequence[UsageRecord], figures: Sequence[UsageRecord] = ()
     ) -> None:
-        """Keep records, each stream's at most once in a call.
+        """Write records, at most one of each stream.
 
-        A record that is closed never changes again. One that is open, or was closed as LOST, becomes what
-        its process says of it last: written by one task, in order, it never goes back.
+        A closed record never changes again. An open one, or one that was closed as LOST, is replaced.
+        Write the records of a stream from one task, in order, so that no record is replaced by an older
+        one.
 
-        `figures`: more records, which are open, and of which there are rows: a quarter of the work.
+        `figures` are further records: those of open streams that have rows. They take a quarter of the
+        work.
         """
         async with self._database.writing() as connection:
             if self._statements is None:
-                self._statements = keep_statement(connection), renew_statement(connection)
-            keep, renew = self._statements
+                self._statements = upsert_statement(connection), figures_statement(connection)
+            write, update = self._statements
             for first in range(0, len(figures), FIGURES_AT_ONCE):
                 some = figures[first : first + FIGURES_AT_ONCE]
-                renewed = await connection.execute(renew, {ROWS: as_json(some)})
-                if renewed.rowcount < len(some):  # somebody took rows away, or took them for LOST
+                updated = await connection.execute(update, {ROWS: as_json(some)})
+                if updated.rowcount < len(some):  # rows were deleted, or closed as LOST
                     records = [*records, *some]
             for first in range(0, len(records), ROWS_AT_ONCE):
                 rows = [row_of(record) for record in records[first : first + ROWS_AT_ONCE]]
-                await connection.execute(keep, rows)
+                await connection.execute(write, rows)
 
     async def page(
         self, query: UsageQuery, after: Cursor | None = None, size: int = 100
@@ -105,17 +107,18 @@ class UsageStore:
             return [record_of(dict(row)) async for some in rows for row in some]
 
     async def summary(self, query: UsageQuery, group_by: Sequence[str] = ()) -> list[UsageSummary]:
-        """Sums, by groups among "day", "model", "tenant", "key" and "label:KEY", and in their order. A
-        label that a record does not have is taken for an empty one.
+        """Return the sums of each group, sorted by group.
 
-        Without groups there is one, of all; without records there is none.
+        `group_by` contains any of "day", "model", "tenant", "key" and "label:KEY". A missing label counts
+        as an empty one. Without groups there is one summary of all records, and none if there are no
+        records.
 
         Raises SummaryTooLarge, ValueError for an unknown group, and RateLimited and Overloaded like
         `QuerySlots.slot`.
         """
         names = [f"group_{n}" for n in range(len(group_by))]
         groups = [_group(group).label(name) for name, group in zip(names, group_by, strict=True)]
-        # A query inside: the groups' parameters are told apart by PostgreSQL, were they to stand twice.
+        # A subquery, because PostgreSQL takes the repeated parameters of a group for different expressions.
         matching = (
             select(*groups, *(_column[name] for name in _SUMMED))
             .where(*_conditions(query))
@@ -140,10 +143,10 @@ class UsageStore:
         return found
 
     async def spent_since(self, time: float, longest_stream_s: float) -> dict[str, int]:
-        """What the streams cost that ended since then, in microusd by tenant; open ones count with what
-        they used so far, those without a known price not at all.
+        """Return the cost of the streams that ended after a time, in microusd by tenant.
 
-        Only those are looked at that were created `longest_stream_s` before then, or later.
+        Open streams count with their cost so far. Streams without a known price do not count, nor do streams
+        that were created more than `longest_stream_s` before the time.
         """
         sums = (
             select(_column.tenant, func.sum(_column.cost_microusd))
@@ -172,8 +175,9 @@ class UsageStore:
             return time
 
     async def delete_before(self, time: float, batch: int = 1000) -> int:
-        """Delete closed records that were created and last written before then, oldest first; return how
-        many, at most `batch`.
+        """Delete the oldest closed records that were created and last written before a time.
+
+        Return how many were deleted, at most `batch`.
 
         `created_time` comes from the clock of the process that ran the stream, `update_time` from the
         database's clock. So records of a process whose clock is slow are kept as long as any other.
@@ -197,7 +201,7 @@ class UsageStore:
 
     @asynccontextmanager
     async def _querying(self, tenant: str | None) -> AsyncIterator[AsyncConnection]:
-        """Begin the transaction of a query, in one of the slots: queries may be slow and many."""
+        """Begin the transaction of a query in a slot, because queries may be slow and many."""
         async with self._queries.slot(tenant), self._database.reading() as connection:
             yield connection
 
@@ -248,7 +252,7 @@ def _sums(matching: ColumnCollection[str, Any]) -> Iterator[ColumnElement[Any]]:
 
 def _summary(row: RowMapping, group_by: Sequence[str]) -> UsageSummary:
     found = ((group, row[f"group_{n}"]) for n, group in enumerate(group_by))
-    # PostgreSQL adds up 64 bits to a Decimal.
+    # PostgreSQL returns the sum of 64-bit integers as a Decimal.
     sums: dict[str, Any] = {name: None if row[name] is None else int(row[name]) for name in COUNTS}
     return UsageSummary(
         group={group: _date(value) if group == "day" else value for group, value in found},

@@ -1,4 +1,4 @@
-"""The way of records into the database: behind the streams, which never wait for it."""
+"""Writing of usage records in the background. Streams never wait for the database."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ logger = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.25
 CHECKPOINT_EVERY_S = 0.5
-"""Figures of open streams are so old at most, and the time until they are written: less than 1 s in all."""
+"""Interval at which the figures of open streams are collected. They are at most 1 s old when written."""
 MAX_BATCH = 1000
-"""Records that one transaction writes."""
+"""Maximum number of records that one transaction writes."""
 BETWEEN_BATCHES_S = 0.02
-"""Between two that follow at once: SQLite's lock goes to who asks for it while it is free."""
+"""Pause between two batches. SQLite gives its lock to a process that requests it while it is free."""
 FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
 SLICE_S = 0.002
-"""How long figures of open streams are taken before streams go on."""
+"""Longest time for which the figures of open streams are collected without a pause for other tasks."""
 
 
 class Ledger:
-    """The records of this process's streams.
+    """The usage records of this process's streams.
 
-    `begin`, `checkpoint` and `close` keep a record in memory and return at once. Whoever runs `run`
-    writes them, WRITE_EVERY_S later at most. While the database cannot be written they wait here, one
-    for each stream, the newest; `Pending` says what happens when they are too many.
+    `begin`, `checkpoint` and `close` keep a record in memory and return at once. `run` writes it within
+    WRITE_EVERY_S. While the database cannot be written, the newest record of each stream waits in memory;
+    `Pending` bounds their number.
 
-    A process that is killed loses what was not written: what began in its last second, and a second's
-    figures of what was open.
+    A process that is killed loses what was not written: streams that began in its last second, and the last
+    second's figures of open streams.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class Ledger:
         old records; without it they are kept for ever.
         """
         self.written_count = 0
-        """Records written; one of an open stream each time it was."""
+        """Number of records written. A record that is written again counts again."""
         self._store = store
         self.instance_id = instance_id
         self._retention = retention
         self._pending = Pending(max_pending)
-        self._turn = asyncio.Lock()  # one at a time takes records and writes
+        self._turn = asyncio.Lock()  # held while records are taken and written
         self._max_batch = MAX_BATCH
-        self._lost = False
-        self._told_dropped = 0
+        self._is_failing = False
+        self._logged_drops = 0
         self._ended = False
         self._renew_at = self._checkpoint_at = self._close_at = -math.inf
 
@@ -72,54 +72,54 @@ class Ledger:
 
     @property
     def dropped_count(self) -> int:
-        """Streams that have ended and of which there is no record."""
+        """Streams that have ended without a record."""
         return self._pending.dropped_count
 
     def begin(self, record: UsageRecord) -> None:
-        """A stream has begun."""
+        """Add the first record of a stream."""
         self._pending.begin(record)
 
     def checkpoint(self, record: UsageRecord) -> None:
-        """Newer figures of a stream that is open."""
+        """Add newer figures of an open stream."""
         self._pending.checkpoint(record)
 
     def close(self, record: UsageRecord) -> None:
-        """A stream has ended: its record will not change any more."""
+        """Add the last record of a stream."""
         self._pending.close(record)
 
     async def run(self, open_records: Callable[[], Iterable[UsageRecord]]) -> None:
-        """Write what comes, until cancelled or until `flush` is called. No error ends it.
+        """Write records until cancelled or until `flush` is called. No error ends it.
 
-        Every CHECKPOINT_EVERY_S it takes the records of all open streams as checkpoints, as they are then.
-        Streams go on while it does: `open_records` must bear that some begin and end between two of its
-        records.
+        Every CHECKPOINT_EVERY_S it iterates over `open_records`, the current records of all open streams.
+        Other tasks run during the iteration, so streams may begin and end between two records.
 
-        Cancelled, it has kept all that was not written, for `flush`.
+        Cancellation keeps the records that were not written, for `flush`.
         """
         backoff_s = FIRST_BACKOFF_S
         while not self._ended:
             try:
                 async with self._turn:
-                    goes_on = await self.take_turn(open_records)
-            except Exception as error:  # noqa: BLE001  # whatever it is: streams go on without it
-                self._tell_lost(error)
-                # It is back once that works, and not because nothing is to be written.
+                    has_more = await self.take_turn(open_records)
+            except Exception as error:  # noqa: BLE001  # streams continue after any error
+                self._log_failure(error)
+                # The database is back when a renewal works, not when there is nothing to write.
                 self._renew_at = -math.inf
-                # Others may have been without the database as well, and be back a little later.
+                # Other processes may have lost the database too, and may reconnect later.
                 self._close_at = time.monotonic() + LEASE_S
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
             else:
-                self._tell_back()
+                self._log_recovery()
                 backoff_s = FIRST_BACKOFF_S
-                await asyncio.sleep(BETWEEN_BATCHES_S if goes_on else WRITE_EVERY_S)
+                await asyncio.sleep(BETWEEN_BATCHES_S if has_more else WRITE_EVERY_S)
 
     async def flush(self, timeout_s: float) -> bool:
-        """Write all that is pending and give up the lease, at the end of the process: whether all was
-        written in time. What comes later is not written.
+        """Write all pending records and release the lease, when the process ends. Records that are added
+        later are not written.
 
-        Call it when all streams have ended: a stream that is still open becomes LOST. If the database does
-        not answer, it takes longer, unless the waits are aborted with `Database.abort_after`.
+        Return whether all were written in time. Call it when all streams have ended: a stream that is
+        still open becomes LOST. If the database does not answer, it takes longer than `timeout_s`, unless
+        the waits are aborted with `Database.abort_after`.
         """
         self._ended = True
         try:
@@ -127,25 +127,23 @@ class Ledger:
                 await self._write_all()
         except TimeoutError:
             if self._pending:
-                logger.error(  # noqa: TRY400  # where it waited says nothing
-                    "the usage records of %d streams are not written, and are gone: no time is left",
+                logger.error(  # noqa: TRY400  # a traceback does not help
+                    "the usage records of %d streams are not written and are lost: no time is left",
                     self._pending.stream_count,
                 )
-        self._tell_dropped()
+        self._log_drops()
         return not self._pending
 
     async def take_turn(self, open_records: Callable[[], Iterable[UsageRecord]]) -> bool:
-        """All that is due; whether there is more to be done at once."""
+        """Do everything that is due. Return whether there are more records to write at once."""
         now = time.monotonic()
-        if (
-            now >= self._renew_at
-        ):  # first: back from an outage, records are no longer taken for lost
+        if now >= self._renew_at:  # first, so that after an outage no record is closed as lost
             await self._store.instances.renew(self.instance_id)
             self._renew_at = now + RENEW_S
         if now >= self._checkpoint_at:
             self._checkpoint_at = now + CHECKPOINT_EVERY_S
             await self._take_checkpoints(open_records)
-        goes_on = await self._write_batch()
+        has_more = await self._write_batch()
         if now >= self._close_at:
             closed = await self._store.instances.close_lost()
             self._close_at = now + CLOSE_EVERY_S if closed < CLOSE_BATCH else now
@@ -153,7 +151,7 @@ class Ledger:
                 logger.warning("%d streams are closed as lost: their process is gone", closed)
         if self._retention is not None:
             await self._retention.run_due()
-        return goes_on
+        return has_more
 
     async def _take_checkpoints(self, open_records: Callable[[], Iterable[UsageRecord]]) -> None:
         until = time.perf_counter() + SLICE_S
@@ -164,10 +162,10 @@ class Ledger:
                     await asyncio.sleep(0)
                     until = time.perf_counter() + SLICE_S
         except Exception:
-            logger.exception("the figures of open streams cannot be had")
+            logger.exception("the figures of open streams cannot be collected")
 
     async def _write_batch(self) -> bool:
-        """Write as many as one transaction may hold; whether it was full."""
+        """Write one batch. Return whether it was full."""
         records = self._pending.take(self._max_batch)
         if not records:
             return False
@@ -177,7 +175,7 @@ class Ledger:
             await self._store.write(others, figures)
         except BaseException:
             self._pending.not_written()
-            # Should it be for one of them, the others will be written without it.
+            # If one record is the cause, smaller batches will write the others.
             self._max_batch = max(1, self._max_batch // 2)
             raise
         full = len(records) == self._max_batch
@@ -193,37 +191,37 @@ class Ledger:
                     while self._pending:
                         await self._write_batch()
                     await self._store.instances.release(self.instance_id)
-            except Exception as error:  # noqa: BLE001  # there may be time for another try
-                self._tell_lost(error)
+            except Exception as error:  # noqa: BLE001  # there may be time to try again
+                self._log_failure(error)
                 await asyncio.sleep(backoff_s)
                 backoff_s *= 2
             else:
                 return
 
-    def _tell_lost(self, error: Exception) -> None:
-        if not self._lost:
+    def _log_failure(self, error: Exception) -> None:
+        if not self._is_failing:
             logger.error(
-                "usage records cannot be written: %s; streams go on, and the records of %d are kept "
-                "until they can",
+                "usage records cannot be written: %s; streams continue, and the records of up to %d "
+                "streams are kept in memory",
                 operator_text(error),
                 self._pending.max_count,
                 exc_info=None if isinstance(error, StoreUnavailable) else error,
             )
-        self._lost = True
+        self._is_failing = True
 
-    def _tell_back(self) -> None:
-        if self._lost:
+    def _log_recovery(self) -> None:
+        if self._is_failing:
             logger.warning("usage records can be written again")
-        self._lost = False
+        self._is_failing = False
         if len(self._pending) < self._pending.max_count // 2:
-            self._tell_dropped()
+            self._log_drops()
 
-    def _tell_dropped(self) -> None:
-        dropped = self.dropped_count - self._told_dropped
+    def _log_drops(self) -> None:
+        dropped = self.dropped_count - self._logged_drops
         if dropped:
             logger.error(
                 "%d streams have ended without a usage record: %d were waiting to be written",
                 dropped,
                 self._pending.max_count,
             )
-        self._told_dropped = self.dropped_count
+        self._logged_drops = self.dropped_count

@@ -27,30 +27,32 @@ from .record import Outcome, UsageRecord
 from .rows import FIGURES, figures_of
 
 ROWS = "rows"
-"""The parameter of `renew_statement`."""
+"""The parameter of `figures_statement`."""
 
 _column = usage_records.c
 _CHANGING = tuple(each.name for each in usage_records.columns if not each.primary_key)
 _encode = msgspec.json.Encoder().encode
 
 
-def keep_statement(connection: AsyncConnection) -> Insert:
-    """Keeps the record of a row as `UsageStore.write` says, whether there is one of its stream or not."""
+def upsert_statement(connection: AsyncConnection) -> Insert:
+    """Return the statement that inserts or replaces a record, as `UsageStore.write` specifies."""
     new = upsert(connection, usage_records).values(update_time=DatabaseTime())
     is_open = _column.outcome == Outcome.OPEN.value
-    mistaken = and_(
+    was_lost = and_(
         _column.outcome == Outcome.LOST.value, new.excluded.outcome != Outcome.LOST.value
     )
     return new.on_conflict_do_update(
         index_elements=[_column.stream_id],
         set_={name: new.excluded[name] for name in _CHANGING},
-        where=or_(is_open, mistaken),
+        where=or_(is_open, was_lost),
     )
 
 
-def renew_statement(connection: AsyncConnection) -> Update:
-    """Renews the FIGURES of records in rows that are there, and open. All are one parameter, `as_json`: of
-    each column of each row SQLAlchemy makes more work than the database does.
+def figures_statement(connection: AsyncConnection) -> Update:
+    """Return the statement that updates the FIGURES of open records that have rows.
+
+    All rows are one parameter, `as_json`. SQLAlchemy would take more time for one parameter of each column of
+    each row than the database takes to update them.
     """
     rows = bindparam(ROWS, type_=Text)
     new: dict[str, ColumnElement[Any]]
@@ -74,5 +76,5 @@ def renew_statement(connection: AsyncConnection) -> Update:
 
 
 def as_json(records: Iterable[UsageRecord]) -> str:
-    """What `renew_statement` takes."""
+    """Return the parameter of `figures_statement`."""
     return _encode([figures_of(record) for record in records]).decode()

@@ -14,7 +14,7 @@ NOW = 1_800_000_000.25
 
 
 def make_record(stream_id, **fields):
-    """A record of an open stream; `tokens` are those of its output."""
+    """Return a record of an open stream with `tokens` of output."""
     tokens = fields.pop("tokens", 0)
     defaults = {
         "instance_id": "one",
@@ -48,7 +48,7 @@ def store(database):
 
 @pytest.fixture
 def pause(sql):
-    """As if a process had neither written nor renewed its lease for so long."""
+    """Return a function that makes a process appear paused for some seconds."""
 
     def pause(instance_id, seconds=11):
         for table, column in (

@@ -1,4 +1,4 @@
-"""Processes that begin, crash, pause and come back, on a database that is away at times."""
+"""Processes that start, crash, pause and resume, on a database that is sometimes unavailable."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ OPERATIONS = st.lists(
 
 
 class Process:
-    """A ledger whose turns are taken by hand, and what its streams are."""
+    """A ledger whose turns a test takes, and its streams."""
 
     def __init__(self, store, name):
         self.name = name
@@ -46,14 +46,14 @@ class Process:
         self.open = {}
 
     async def turn(self):
-        """Until all is written. Raises StoreUnavailable."""
+        """Take turns until everything is written. Raises StoreUnavailable."""
         await self.ledger.take_turn(lambda: list(self.open.values()))
         while self.ledger.pending_count:
             await self.ledger.take_turn(tuple)
 
 
 class World:
-    """Some processes, and what the database must hold: `rows`."""
+    """Processes, and the expected content of the database in `rows`."""
 
     def __init__(self, store, sql, pause, record):
         self.store, self.sql, self.pause, self.record = store, sql, pause, record
@@ -90,7 +90,7 @@ class World:
         self.processes[self.processes.index(process)] = self._started()
 
     def let_pass(self, process, _):
-        """It neither writes nor renews its lease, for longer than that lasts; the others do."""
+        """Pause a process for longer than its lease, while the others run."""
         if not self.away:
             self.pause(process.name)
             self.lapsed.add(process.name)
@@ -142,7 +142,7 @@ class World:
 
 @settings(max_examples=scaled(25))
 @given(operations=OPERATIONS)
-async def test_whatever_happens_there_is_one_record_for_each_stream_and_it_is_right(
+async def test_after_any_crashes_each_stream_has_one_correct_record(
     store, sql, pause, record, monkeypatch, operations
 ):
     monkeypatch.setattr(writer_module, "CHECKPOINT_EVERY_S", 0.0)

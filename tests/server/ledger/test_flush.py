@@ -13,10 +13,8 @@ from tokenwire_server.ledger.writer import Ledger
 from tokenwire_server.storage.database import Database
 
 
-async def test_a_stream_whose_record_is_lost_at_the_end_is_told_once(
-    own_postgresql, record, caplog
-):
-    """Also one that ended while its figures were on their way."""
+async def test_a_record_that_is_lost_at_the_end_is_logged_once(own_postgresql, record, caplog):
+    """Including a stream that ended while its figures were being written."""
     opened = [record(str(n)) for n in range(20)]
     async with Database(own_postgresql.new_database()) as database:
         await database.prepare(migrate=True)

@@ -1,4 +1,4 @@
-"""Who lives, and what becomes of the records of who does not."""
+"""Leases of processes, and the records of processes that are gone."""
 
 import asyncio
 import time
@@ -56,7 +56,7 @@ async def test_a_lost_stream_never_ends_before_it_began(store, record, pause):
 
 
 @pytest.mark.parametrize("lease_s", [None, 1, 3])
-async def test_of_a_process_that_writes_nothing_is_lost_while_its_lease_lasts(
+async def test_no_record_of_a_process_with_a_lease_is_closed_as_lost(
     store, record, sql, pause, lease_s
 ):
     await store.write([record("silent")])
@@ -72,9 +72,7 @@ async def test_of_a_process_that_writes_nothing_is_lost_while_its_lease_lasts(
 
 
 @pytest.mark.parametrize("leased", [True, False], ids=["lapsed", "no row"])
-async def test_of_a_process_without_a_lease_nothing_is_lost_that_it_has_just_written(
-    store, record, pause, leased
-):
+async def test_a_record_that_was_just_written_is_not_closed_as_lost(store, record, pause, leased):
     if leased:
         await store.instances.renew("one")
         pause("one", 3600)
@@ -86,7 +84,7 @@ async def test_of_a_process_without_a_lease_nothing_is_lost_that_it_has_just_wri
     assert await store.instances.close_lost() == 1
 
 
-async def test_a_process_that_comes_back_takes_its_records_back(store, record, pause):
+async def test_a_process_that_resumes_replaces_lost_records(store, record, pause):
     await store.write([record("open"), record("done")])
     pause("one", LAPSED)
     assert await store.instances.close_lost() == 2
@@ -97,7 +95,7 @@ async def test_a_process_that_comes_back_takes_its_records_back(store, record, p
     assert await store.instances.close_lost() == 0
 
 
-async def test_ten_that_close_lost_records_at_once_close_each_once(database_url, record, pause):
+async def test_concurrent_closing_closes_each_lost_record_once(database_url, record, pause):
     async with Database(database_url) as database:
         await database.prepare(migrate=True)
         store = UsageStore(database)
@@ -115,10 +113,8 @@ async def test_ten_that_close_lost_records_at_once_close_each_once(database_url,
         assert each.outcome is (Outcome.LOST if each.instance_id == "one" else Outcome.OPEN)
 
 
-async def test_who_closes_lost_records_does_not_wait_for_their_process(
-    store, database, pause, record
-):
-    """Nor does it keep one of them from being written."""
+async def test_closing_lost_records_does_not_wait_for_their_process(store, database, pause, record):
+    """It does not block their writes either."""
     if not database.name.startswith("postgresql"):
         pytest.skip("SQLite has one writer at a time")
     await store.write([record("1"), record("2")])
@@ -138,7 +134,9 @@ async def test_one_call_closes_a_bounded_number(store, record, pause, monkeypatc
     assert [await store.instances.close_lost() for _ in range(4)] == [10, 10, 5, 0]
 
 
-async def test_a_process_is_forgotten_once_it_is_gone_and_owes_nothing(store, record, sql, pause):
+async def test_the_lease_of_a_process_is_removed_when_it_has_no_open_records(
+    store, record, sql, pause
+):
     for name in ("one", "two", "living"):
         await store.instances.renew(name)
     await store.write([record("1")])
@@ -153,7 +151,7 @@ async def test_a_process_is_forgotten_once_it_is_gone_and_owes_nothing(store, re
     assert sql(rows) == "living\n"
 
 
-async def test_a_lease_that_is_given_up_is_gone_and_one_that_is_renewed_keeps_its_start(store, sql):
+async def test_a_released_lease_is_removed_and_a_renewed_one_keeps_its_start(store, sql):
     await store.instances.renew("one")
     row = "SELECT started_time, lease_expire_time FROM tokenwire_instances"
     started, expires = map(float, sql(row).split("|"))
@@ -167,8 +165,8 @@ async def test_a_lease_that_is_given_up_is_gone_and_one_that_is_renewed_keeps_it
     assert sql(row) == ""
 
 
-async def test_the_clocks_of_machines_play_no_part(store, record, monkeypatch):
-    """Only the database's does, and it is the same for all."""
+async def test_the_clocks_of_machines_do_not_matter(store, record, monkeypatch):
+    """Only the database's clock matters, which is the same for all."""
     await store.instances.renew("one")
     await store.write([record("1")])
     monkeypatch.setattr(time, "time", lambda: 4e9)
@@ -176,5 +174,5 @@ async def test_the_clocks_of_machines_play_no_part(store, record, monkeypatch):
     assert await outcomes(store) == {"1": Outcome.OPEN}
 
 
-def test_a_process_that_starts_anew_is_another_one():
+def test_a_restarted_process_has_another_id():
     assert len({new_instance_id() for _ in range(1000)}) == 1000

@@ -1,4 +1,4 @@
-"""What waits to be written: the newest of each stream, and what goes when it is too much."""
+"""Records that wait to be written, and what is dropped when there are too many."""
 
 import time
 
@@ -40,7 +40,7 @@ def write_all(pending):
 
 
 def with_rows(pending, *stream_ids):
-    """Streams that are open, and of which there is a row."""
+    """Add open streams that have rows."""
     for stream_id in stream_ids:
         pending.begin(record(stream_id))
     write_all(pending)
@@ -67,7 +67,7 @@ def test_beginnings_and_ends_are_written_before_figures():
     assert write_all(pending) == [record("2", 5)]
 
 
-def test_what_could_not_be_written_waits_with_what_came_meanwhile():
+def test_records_that_were_not_written_wait_with_newer_ones():
     pending = Pending(10)
     with_rows(pending, "figures", "both", "end")
     for stream_id in ("figures", "both"):
@@ -85,7 +85,7 @@ def test_what_could_not_be_written_waits_with_what_came_meanwhile():
     assert write_all(pending) == [record("figures", 1), record("both", 2)]
 
 
-def test_a_record_that_no_database_takes_waits_behind_the_others():
+def test_a_record_that_the_database_rejects_waits_behind_the_others():
     pending = Pending(10)
     for stream_id in ("bad", "2", "3"):
         pending.begin(record(stream_id))
@@ -94,7 +94,7 @@ def test_a_record_that_no_database_takes_waits_behind_the_others():
     assert pending.take(2) == [record("2"), record("3")]
 
 
-def test_at_the_bound_figures_go_first_then_beginnings_and_never_the_end_of_what_was_taken():
+def test_when_full_figures_are_dropped_first_then_new_streams_and_never_ends():
     pending = Pending(3)
     with_rows(pending, "a", "b", "c")
     for stream_id in "abc":
@@ -112,7 +112,7 @@ def test_at_the_bound_figures_go_first_then_beginnings_and_never_the_end_of_what
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-def test_the_end_of_a_stream_that_is_being_written_is_taken_at_the_bound(is_written):
+def test_the_end_of_a_stream_that_is_being_written_is_accepted_when_full(is_written):
     pending = Pending(1)
     pending.begin(record("1"))
     assert pending.take(1) == [record("1")]
@@ -122,7 +122,7 @@ def test_the_end_of_a_stream_that_is_being_written_is_taken_at_the_bound(is_writ
     assert pending.dropped_count == 0
 
 
-def test_a_stream_whose_beginning_found_no_room_is_kept_once_there_is_room():
+def test_a_stream_whose_first_record_was_dropped_is_accepted_later():
     pending = Pending(1)
     pending.begin(record("1"))
     for stream_id in ("2", "3", "4"):
@@ -145,7 +145,7 @@ def test_streams_that_have_ended_leave_nothing_behind():
         pending.checkpoint(record(str(n)))
         pending.close(closed(str(n)))
         write_all(pending)
-    held = (pending._owed, pending._newer, pending._taken, pending._rows)
+    held = (pending._missing, pending._figures, pending._taken, pending._rows)
     assert not any(held)
 
 
@@ -160,8 +160,10 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=scaled(500))
 @given(operations=OPERATIONS, max_count=st.integers(1, 8))
-def test_whatever_happens_each_stream_has_its_last_record_or_is_counted(operations, max_count):
-    """`rows` is what the database would hold; of streams: begun at most once, and then figures, and an end."""
+def test_after_any_operations_each_stream_has_its_last_record_or_is_counted(operations, max_count):
+    """`rows` is the expected content of the database. A stream begins at most once, then has figures and
+    an end.
+    """
     pending, rows, newest, taken, dropped = Pending(max_count), {}, {}, [], set()
     for number, (operation, which) in enumerate(operations):
         state = newest.get(which)
@@ -211,7 +213,7 @@ def test_whatever_happens_each_stream_has_its_last_record_or_is_counted(operatio
             assert rows[str(which)] == state
 
 
-def test_a_stream_takes_microseconds_whatever_waits():
+def test_a_record_takes_microseconds_however_many_wait():
     pending = Pending(100_000)
     for n in range(100_000):
         pending.begin(record(f"old {n}"))

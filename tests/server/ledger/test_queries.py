@@ -1,4 +1,4 @@
-"""Callers who ask for what was used, however many they are and however long it takes."""
+"""Concurrent and slow queries of usage records."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ TENANTS = [f"tenant {n}" for n in range(3)]
 ASKERS = 10
 
 
-async def test_callers_who_ask_for_much_keep_neither_records_nor_keys_waiting(
+async def test_heavy_queries_delay_neither_records_nor_keys(
     store, database, database_url, sql, record
 ):
     for tenant in TENANTS:
@@ -158,8 +158,8 @@ async def test_an_abandoned_query_ends_at_once(database):
             assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
 
 
-async def test_when_all_connections_are_in_use_no_link_is_told(database):
-    """Of SQLAlchemy's documentation."""
+async def test_the_error_for_exhausted_connections_contains_no_link(database):
+    """A link to SQLAlchemy's documentation."""
     async with AsyncExitStack() as stack:
         for _ in range(sqlite_module.MAX_CONNECTIONS):
             await stack.enter_async_context(database.reading())

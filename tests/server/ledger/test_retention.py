@@ -153,7 +153,7 @@ async def test_for_an_hour_after_the_database_s_clock_has_jumped_nothing_is_dele
 
 
 @pytest.mark.parametrize("used_since", [False, True])
-async def test_where_records_are_old_at_the_start_nothing_is_deleted_for_a_day(
+async def test_if_records_are_old_at_the_start_nothing_is_deleted_for_a_day(
     clocks, record, age, caplog, used_since
 ):
     """This machine's clock may be 40 days ahead, and SQLite's with it, as it was before a restart."""

@@ -1,4 +1,4 @@
-"""Records in both databases: what is kept, what never changes again, and what is told of many."""
+"""Records in both databases: writes, pages and summaries."""
 
 import datetime
 import time
@@ -125,7 +125,7 @@ async def test_a_record_is_read_as_it_was_written(store, sql, records):
 
 @with_databases
 @given(records=MANY, query=QUERIES, size=st.integers(1, 5))
-async def test_pages_hold_every_record_that_matches_once_and_newest_first(
+async def test_pages_contain_every_matching_record_once_and_newest_first(
     store, sql, records, query, size
 ):
     await emptied(store, sql)
@@ -174,9 +174,7 @@ async def test_summaries_are_the_sums_of_the_records_that_match(
 
 @with_databases
 @given(records=MANY, since=TIMES)
-async def test_what_tenants_spent_is_the_sum_of_the_costs_that_are_known(
-    store, sql, records, since
-):
+async def test_the_spend_of_tenants_is_the_sum_of_known_costs(store, sql, records, since):
     await emptied(store, sql)
     await store.write(records)
     spent = defaultdict(int)
@@ -187,7 +185,7 @@ async def test_what_tenants_spent_is_the_sum_of_the_costs_that_are_known(
     assert await store.spent_since(since, longest_stream_s=DAY) == spent
 
 
-async def test_summaries_come_in_the_order_of_their_groups(store, record):
+async def test_summaries_are_sorted_by_group(store, record):
     await store.write(
         [
             record("1", created_time=MIDNIGHT + DAY, labels={"team": "b"}),
@@ -205,7 +203,7 @@ async def test_summaries_come_in_the_order_of_their_groups(store, record):
     ]
 
 
-async def test_too_many_groups_are_an_error_and_not_a_part_of_them(store, record, monkeypatch):
+async def test_too_many_groups_are_an_error_and_not_a_truncated_answer(store, record, monkeypatch):
     monkeypatch.setattr(store_module, "MAX_SUMMARY_ROWS", 3)
     await store.write([record(str(n), tenant=f"tenant-{n}") for n in range(4)])
     assert len(await store.summary(ALL, ["day"])) == 1
@@ -216,9 +214,7 @@ async def test_too_many_groups_are_an_error_and_not_a_part_of_them(store, record
         await store.summary(ALL, ["colour"])
 
 
-async def test_nothing_that_callers_or_providers_say_keeps_other_records_from_being_written(
-    store, record
-):
+async def test_no_value_of_a_caller_or_provider_blocks_other_records(store, record):
     odd = record(
         "odd",
         request_id="\0",
@@ -241,7 +237,7 @@ async def test_nothing_that_callers_or_providers_say_keeps_other_records_from_be
 @pytest.mark.parametrize(
     "key", ["", "1", "a.b", "a b", '"', "\\", "%22", "$", "[0]", "ä", "\n😀", "'"]
 )
-async def test_a_label_is_found_whatever_it_is_called(store, record, key):
+async def test_a_label_is_found_by_any_name(store, record, key):
     await store.write([record("1", labels={key: key}), record("2", labels={"other": key})])
     (found,) = await store.page(UsageQuery(tenant=None, labels={key: key}))
     assert found.labels == {key: key}
@@ -255,7 +251,7 @@ STATES = [Outcome.OPEN, Outcome.LOST, Outcome.FINISHED, Outcome.FAILED]
 
 @with_databases
 @given(writes=st.lists(st.sampled_from(STATES), min_size=1, max_size=6))
-async def test_a_closed_record_never_changes_and_lost_yields_to_its_process(
+async def test_a_closed_record_never_changes_but_lost_is_replaced_by_its_process(
     store, sql, record, writes
 ):
     await emptied(store, sql)
@@ -277,7 +273,7 @@ async def test_a_closed_record_never_changes_and_lost_yields_to_its_process(
     begun=st.lists(RECORDS, min_size=1, max_size=5, unique_by=lambda record: record.stream_id),
     later=st.lists(RECORDS, min_size=5, max_size=5),
 )
-async def test_figures_leave_what_the_whole_record_would(store, sql, begun, later):
+async def test_writing_figures_has_the_effect_of_writing_the_record(store, sql, begun, later):
     begun = [
         msgspec.structs.replace(r, outcome=Outcome.OPEN, reason="", end_time=None) for r in begun
     ]
@@ -300,7 +296,7 @@ async def test_figures_leave_what_the_whole_record_would(store, sql, begun, late
     assert await store.page(ALL) == newest_first(figures)
 
 
-async def test_figures_that_no_database_takes_are_made_fit(store, record):
+async def test_figures_that_a_database_rejects_are_limited(store, record):
     odd = record(
         "odd", provider_response_id="\0\ud83d", attempts=10**30, usage=Usage(10**30, 2**63)
     )
@@ -311,14 +307,14 @@ async def test_figures_that_no_database_takes_are_made_fit(store, record):
     assert await store.page(ALL) == [whole]
 
 
-async def test_figures_open_what_was_lost_by_mistake_and_nothing_that_is_closed(store, record):
+async def test_figures_reopen_a_lost_record_but_no_closed_one(store, record):
     lost, done = (record(str(o), outcome=o) for o in (Outcome.LOST, Outcome.FINISHED))
     await store.write([lost, done])
     await store.write([], [record("lost", tokens=3), record("finished", tokens=3)])
     assert await store.page(ALL) == [record("lost", tokens=3), done]
 
 
-async def test_figures_of_rows_that_somebody_took_away_bring_them_back(store, sql, record):
+async def test_figures_of_deleted_rows_restore_them(store, sql, record):
     figures = [record(f"{n:04}", tokens=n) for n in range(500)]
     await store.write([record(f"{n:04}") for n in range(500)])
     sql("DELETE FROM tokenwire_usage_records WHERE stream_id IN ('0007', '0499')")
@@ -343,7 +339,7 @@ async def test_figures_take_less_of_the_loop_than_records(store, record):
     assert times > 1.2  # 4 to 6 on an idle machine
 
 
-async def test_a_batch_that_fails_leaves_none_of_it(store, record):
+async def test_a_failed_batch_writes_nothing(store, record):
     records = [record(str(n)) for n in range(100)]
     bad = msgspec.structs.replace(records[-1], tenant=None)
     with pytest.raises(TypeError):

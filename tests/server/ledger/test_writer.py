@@ -1,4 +1,4 @@
-"""Records on their way into the database, whatever becomes of it; streams never wait."""
+"""Writing of records in the background, with and without failures of the database."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ async def test_a_record_is_in_the_database_within_a_second(ledger, store, record
     assert ledger.written_count > 2000
 
 
-async def test_a_stream_that_is_over_at_once_is_written_once(ledger, store, record):
+async def test_a_stream_that_ends_at_once_is_written_once(ledger, store, record):
     async with running(ledger):
         ledger.begin(record("1"))
         ledger.checkpoint(record("1", tokens=4))
@@ -59,9 +59,7 @@ async def test_figures_of_open_streams_are_in_the_database_each_second(ledger, s
             assert found.usage.output_tokens > age_ms - 2000  # 1300 on an idle machine
 
 
-async def test_of_a_stream_that_is_in_the_database_only_figures_are_written(
-    ledger, store, sql, record
-):
+async def test_only_figures_are_written_of_a_stream_that_has_a_row(ledger, store, sql, record):
     open_records = {"1": record("1")}
     async with running(ledger, lambda: list(open_records.values())):
         ledger.begin(open_records["1"])
@@ -75,8 +73,8 @@ async def test_of_a_stream_that_is_in_the_database_only_figures_are_written(
     assert (found.tenant, found.usage.output_tokens) == ("another", 7)
 
 
-async def test_a_thousand_open_streams_stop_nobody(ledger, record):
-    """Nor those whose figures take long to tell."""
+async def test_a_thousand_open_streams_do_not_block_other_tasks(ledger, record):
+    """Even if their figures take long to collect."""
 
     turns = 0
     turns_meanwhile = []
@@ -101,19 +99,17 @@ async def test_a_thousand_open_streams_stop_nobody(ledger, record):
     assert turns_meanwhile[0] > 50  # every 2 ms; none, if all were taken at once
 
 
-async def test_figures_that_cannot_be_had_keep_no_record_from_being_written(
-    ledger, store, record, caplog
-):
+async def test_an_error_in_the_figures_does_not_block_records(ledger, store, record, caplog):
     def broken():
         raise ZeroDivisionError
 
     async with running(ledger, broken):
         ledger.begin(record("1"))
         await until(lambda: ledger.written_count)
-    assert ("ERROR", "the figures of open streams cannot be had") in said(caplog)
+    assert ("ERROR", "the figures of open streams cannot be collected") in said(caplog)
 
 
-async def test_a_flush_writes_all_and_gives_up_the_lease(ledger, store, record, sql):
+async def test_a_flush_writes_all_records_and_releases_the_lease(ledger, store, record, sql):
     async with running(ledger) as task:
         await until(lambda: sql("SELECT instance_id FROM tokenwire_instances") == "one\n")
         for n in range(3000):
@@ -159,7 +155,7 @@ async def test_a_turn_closes_the_records_of_lost_processes_and_deletes_old_ones(
     }
 
 
-async def test_a_record_that_the_database_refuses_keeps_no_other_from_it(
+async def test_a_record_that_the_database_rejects_does_not_block_others(
     database_url, store, record, sql, impatient
 ):
     if database_url.startswith("sqlite"):
