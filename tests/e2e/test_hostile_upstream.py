@@ -61,7 +61,7 @@ async def test_a_cancel_closes_a_tls_connection_without_waiting_for_close_notify
         call.cancel()
         closed = await asyncio.wait_for(provider.ended_at, 10)
     print(f"\nclosed {(closed - cancelled) * 1e3:.1f} ms after the cancel")
-    assert closed - cancelled <= 0.5
+    assert closed - cancelled <= 2
 
 
 async def test_a_cancel_during_the_upload_does_not_send_the_rest_of_the_prompt(serving):

@@ -80,7 +80,7 @@ async def test_a_reader_that_accepts_nothing_delays_no_other(server, api, api_on
                 break
         assert (await api.get_stream(id)).reader_count == 2
         assert sorted(gaps)[len(gaps) // 2] < 0.1
-        assert max(gaps) < 1
+        assert max(gaps) < 3
         # Cancelling does not wait for it either.
         ended = await asyncio.wait_for(api.cancel_stream(id), 5)
         assert ended.stream.finish_reason == CANCELLED
@@ -115,7 +115,7 @@ async def test_cancel_ends_the_stream_for_all_readers_and_closes_the_providers_c
     await asyncio.to_thread(simulator.wait_until_none_open, 5)
     seen = simulator.request(key)
     assert seen["aborted"]
-    assert seen["closed_at"] - asked < 1
+    assert seen["closed_at"] - asked < 3
     assert (await api.cancel_stream(id)).stream.end_time == stream.end_time
 
 

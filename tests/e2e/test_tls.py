@@ -77,7 +77,7 @@ async def test_a_client_that_never_begins_the_handshake_delays_no_other(served, 
         async with served.channel() as channel:
             began = time.monotonic()
             await caller(channel)
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 3
     finally:
         for wire in silent:
             wire.close()

@@ -218,11 +218,11 @@ def test_a_record_takes_microseconds_however_many_wait():
     for n in range(100_000):
         pending.begin(record(f"old {n}"))
     records = [(record(str(n)), record(str(n), 1), closed(str(n), 2)) for n in range(5000)]
-    began = time.perf_counter()
+    began = time.thread_time()
     for first, middle, last in records:
         pending.begin(first)
         pending.checkpoint(middle)
         pending.close(last)
-    each_us = (time.perf_counter() - began) / len(records) * 1e6
+    each_us = (time.thread_time() - began) / len(records) * 1e6
     print(f"a stream's records take {each_us:.1f} us")
     assert each_us < 100  # 2 on an idle machine

@@ -257,11 +257,11 @@ def test_a_deeply_nested_schema_is_refused_and_crashes_nothing():
 
 def test_a_schema_that_would_take_seconds_to_check_is_refused_at_once():
     wide = '{"type":"object","allOf":[' + ",".join(["{}"] * 60_000) + "]}"
-    began = time.monotonic()
+    began = time.thread_time()
     assert paths(tools=[pb.Tool(name="a", parameters_json_schema=wide)]) == [
         "tools[0].parameters_json_schema"
     ]
-    assert time.monotonic() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 def test_the_fault_of_a_schema_is_explained_only_if_that_is_cheap():

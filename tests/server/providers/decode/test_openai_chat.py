@@ -248,10 +248,10 @@ def test_decoding_a_token_takes_a_few_microseconds():
 
     def us_per_token():
         decoder = OpenAIChatDecoder()
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(5000):
             decoder.feed(token)
-        return (time.perf_counter() - start) / 5000 * 1e6
+        return (time.thread_time() - start) / 5000 * 1e6
 
     us = min(us_per_token() for _ in range(5))
     print(f"{us:.2f} us per token of {len(token)} bytes")

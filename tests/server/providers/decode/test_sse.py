@@ -163,12 +163,12 @@ def test_the_time_for_a_long_event_in_small_pieces_is_linear(piece_bytes):
         framer = SSEFramer()
         body = b"data: " + b"a" * length_bytes + b"\n\n"
         feeds = [body[i : i + piece_bytes] for i in range(0, len(body), piece_bytes)]
-        start = time.perf_counter()
+        start = time.thread_time()
         count = sum(len(framer.feed(piece)) for piece in feeds)
         assert count == 1
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
-    short, long = (min(seconds(length) for _ in range(3)) for length in (50_000, 800_000))
+    short, long = (min(seconds(length) for _ in range(3)) for length in (25_000, 400_000))
     assert long < 16 * short * 3  # 256 times if it were quadratic
 
 
@@ -176,10 +176,10 @@ def test_framing_a_token_takes_a_few_microseconds():
     framer, token = SSEFramer(), TOKEN + b"\n\n"
 
     def us_per_event(piece, count):
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(count):
             framer.feed(piece)
-        return (time.perf_counter() - start) / count * 1e6
+        return (time.thread_time() - start) / count * 1e6
 
     alone = min(us_per_event(token, 5000) for _ in range(5))
     in_bursts = min(us_per_event(token * 100, 50) / 100 for _ in range(5))
