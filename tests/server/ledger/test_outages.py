@@ -81,14 +81,14 @@ async def streams_during(outage, ledger, store, record, caplog):
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_while_sqlite_is_locked_streams_go_on_and_nothing_is_lost(
+async def test_while_sqlite_is_locked_streams_continue_and_nothing_is_lost(
     impatient, locked, ledger, store, record, caplog
 ):
     await streams_during(locked, ledger, store, record, caplog)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_database_is_not_said_to_be_back_because_nothing_is_to_be_written(
+async def test_recovery_is_not_logged_just_because_nothing_is_pending(
     impatient, locked, ledger, caplog
 ):
     async with running(ledger):
@@ -103,13 +103,13 @@ async def test_a_database_is_not_said_to_be_back_because_nothing_is_to_be_writte
         await until(lambda: len(said(caplog)) == 2)
 
 
-async def test_without_its_table_streams_go_on_and_nothing_is_lost(
+async def test_without_its_table_streams_continue_and_nothing_is_lost(
     impatient, without_table, ledger, store, record, caplog
 ):
     await streams_during(without_table, ledger, store, record, caplog)
 
 
-async def test_while_postgresql_is_down_streams_go_on_and_nothing_is_lost(
+async def test_while_postgresql_is_down_streams_continue_and_nothing_is_lost(
     impatient, own_postgresql, record, caplog
 ):
     async with Database(own_postgresql.new_database()) as database:
@@ -120,7 +120,7 @@ async def test_while_postgresql_is_down_streams_go_on_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_while_the_disk_is_full_streams_go_on_and_nothing_is_lost(
+async def test_while_the_disk_is_full_streams_continue_and_nothing_is_lost(
     impatient, database, ledger, store, record, caplog
 ):
 
@@ -143,7 +143,7 @@ async def test_while_the_disk_is_full_streams_go_on_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_what_is_too_much_to_keep_is_counted_and_said(
+async def test_records_that_are_dropped_are_counted_and_logged(
     impatient, locked, store, record, caplog
 ):
     ledger = Ledger(store, "one", max_pending=100)
@@ -162,7 +162,7 @@ async def test_what_is_too_much_to_keep_is_counted_and_said(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_flush_that_has_no_time_ends_in_time_and_says_what_is_gone(
+async def test_a_flush_that_runs_out_of_time_ends_and_logs_what_is_lost(
     locked, ledger, record, caplog
 ):
     await locked.start()
@@ -174,4 +174,4 @@ async def test_a_flush_that_has_no_time_ends_in_time_and_says_what_is_gone(
         assert not await ledger.flush(0.5)
         assert time.monotonic() - began < 2
         await locked.stop()
-    assert "the usage records of 7 streams are not written, and are gone" in caplog.text
+    assert "the usage records of 7 streams are not written and are lost" in caplog.text
