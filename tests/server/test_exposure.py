@@ -1,4 +1,4 @@
-"""Whom a server lets in where others can reach it, and what its operator is told of it."""
+"""Which servers need keys, and what they log about who can call them."""
 
 import pytest
 

@@ -323,8 +323,8 @@ class Settings(_Section):
     """Whether callers need keys. With "auto" they do if the database contains any; a server without keys
     listens only on loopback. With "none" they never do, on any address."""
     reflection: Literal["keys", "open", "off"] = "keys"
-    """Who may use server reflection. "keys": the callers that may call the other services. "open": everybody.
-    "off": nobody."""
+    """Who may use server reflection. "keys": callers that may call the other services. "open": all callers.
+    "off": no caller."""
     keys_trusted_s: Seconds = 300.0
     """Seconds for which the keys that were read last are used while the database cannot be reached. Then new
     calls get STORE_UNAVAILABLE."""

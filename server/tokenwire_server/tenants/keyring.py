@@ -26,7 +26,7 @@ _REQUIRED = (
     "with `tokenwire-server keys create`"
 )
 _REQUIRED_AUTO = (
-    "a key is required, in the metadata `authorization: Bearer KEY`, because the server has keys; its "
+    "a key is required, in the metadata `authorization: Bearer KEY`, because the server has keys; the "
     "operator can create more with `tokenwire-server keys create`, or serve without keys with `--auth none`"
 )
 _NO_DIGEST = bytes(32)
