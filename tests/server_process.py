@@ -143,6 +143,9 @@ def _run(arguments, environ, cwd, is_strict, stdout, log):
     for number, place in ((stdout, 1), (log, 2)):
         os.dup2(number, place)
         os.close(number)
+    # The objects that exist were made for the files of the tests' own process: those may be seekable.
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     if is_strict:
         warnings.simplefilter("error")
     if cwd is not None:
