@@ -43,7 +43,7 @@ from .events import Usage
 from .request import Violation
 
 
-class StreamFailure(msgspec.Struct, frozen=True):
+class StreamPosition(msgspec.Struct, frozen=True):
     """The position and the usage of a stream when an error was raised."""
 
     stream_id: str
@@ -57,7 +57,7 @@ class TokenwireError(Exception):
     reason: str
     retry_after_s: float | None = None
     """Delay before a retry makes sense. If it is set, the caller gets a RetryInfo."""
-    at: StreamFailure | None = None
+    at: StreamPosition | None = None
     """Set if the answer had begun, so the caller is billed for a part of it."""
 
     def facts(self) -> dict[str, str]:
@@ -375,7 +375,7 @@ class StreamFailed(TokenwireError):
         self.retry_after_s = failure.retry_after_s
         self._facts = failure.facts
         if failure.last_sequence > 1:
-            self.at = StreamFailure(stream_id, failure.last_sequence, failure.usage)
+            self.at = StreamPosition(stream_id, failure.last_sequence, failure.usage)
         super().__init__(failure.message)
 
     def facts(self) -> dict[str, str]:

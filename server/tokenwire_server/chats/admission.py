@@ -76,7 +76,7 @@ class Admission:
         """Estimate a request, and reserve what it is likely to use. Settle or release the reservation.
 
         Raises BudgetExceeded, RateLimited, TooManyStreams, QuotaExhausted, Overloaded, and InvalidRequest
-        for a budget that cannot be kept. Cancellation reserves nothing.
+        for a cost budget if the model has no known price. Cancellation reserves nothing.
         """
         estimate = await self._estimator.estimate(request, plan.first, caller.tenant)
         estimate.check(request.budget, request.model)

@@ -39,7 +39,7 @@ class OpenedChat:
         self.stream = stream
         self.reader = reader
         self.allowances = allowances
-        """What the caller's limits leave, or nothing if the stream had been opened before."""
+        """What is left of the caller's limits. Empty if the stream was already open."""
 
     def start(self) -> None:
         """Start to generate. Idempotent."""
@@ -52,7 +52,7 @@ class TokenCount(msgspec.Struct, frozen=True):
     plan: Plan
     estimate: Estimate
     exceeds_budget: bool
-    """Whether the request's own budget would refuse it."""
+    """Whether the estimate exceeds the request's budget."""
 
 
 class Chats:
@@ -83,6 +83,7 @@ class Chats:
         caller: Caller,
         deadline: float | None,
         violations: Violations,
+        delivery: Delivery,
     ) -> AsyncIterator[OpenedChat]:
         """Open the stream that answers a request, and join it. Leaving the block leaves the stream.
 
@@ -97,13 +98,12 @@ class Chats:
         """
         plan = self._admission.plan(request, caller, violations, deadline)
         stream, allowances = await self._open_stream(request, plan, caller, deadline)
-        delivery = request.delivery
-        del request  # prompts can be large, and answers long
+        del request  # do not keep a large prompt in memory for a long answer
         try:
             with stream.join(0, delivery) as reader:
                 yield OpenedChat(self._host, stream, reader, allowances)
         finally:
-            # The reader has left: a stream without other readers is cancelled before it does anything.
+            # Without readers and without a linger, the stream has ended: then this does nothing.
             self._host.start(stream)
 
     async def _open_stream(
@@ -114,14 +114,14 @@ class Chats:
             if known is not None:
                 return known, ()
             chat = await self._admission.reserve(request, plan, caller, deadline)
-            allowances = chat.reservation.allowances
             try:
+                allowances = (*chat.reservation.allowances, *self._spend.allowances(tenant))
                 cached = self._cache.get(tenant, request.cache) if request.cache else None
-                stream = self._host.open(chat, cached)
+                # From here to the reader's `join` nothing may wait: a stream without a reader would not end.
+                return self._host.open(chat, cached), allowances
             except BaseException:
                 chat.reservation.release()
                 raise
-            return stream, (*allowances, *self._spend.allowances(tenant))
 
     @asynccontextmanager
     async def resume(

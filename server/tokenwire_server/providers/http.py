@@ -60,7 +60,10 @@ SENT_HEADERS = frozenset(
 
 
 class RequestState:
-    """Whether a request was sent. Contexts of connections keep it, so it refers to nothing else."""
+    """Whether a request was sent.
+
+    A kept-alive connection keeps the context in which it was made, so this object refers to nothing else.
+    """
 
     __slots__ = ("is_sent",)
 

@@ -1,1 +1,1 @@
-"""Where a request goes: a model's name becomes a plan, and a plan's candidates are attempted."""
+"""Resolves models to plans, and runs attempts at their candidates."""

@@ -27,7 +27,7 @@ STALL_RETRY_AFTER_S = 60.0
 """Suggested delay before a retry if a provider sent no content in time. The provider may still work on the
 request, and bill it: an immediate retry would take as long, and cost as much again."""
 
-AttemptEnd = FinishReason | UpstreamError | UnknownModel
+AttemptEnd = FinishReason | UpstreamError
 
 
 class Attempt:
@@ -41,10 +41,10 @@ class Attempt:
         "_decoder",
         "_first_content_s",
         "_idle_s",
-        "_is_unused",
         "_meter",
         "_silence",
         "_upstream",
+        "_used_nothing",
         "route",
     )
 
@@ -66,7 +66,7 @@ class Attempt:
         self._upstream: Upstream | None = None
         self._decoder: Decoder | None = None
         self._silence = SilenceLimit(self._first_content_s)
-        self._is_unused = False
+        self._used_nothing = False
         """The provider refused the request, or failed before the first content."""
 
     @property
@@ -104,7 +104,7 @@ class Attempt:
             usage = self._meter.usage(None)
         else:
             usage = self._meter.usage(decoder.usage, is_whole=isinstance(decoder.end, Complete))
-        return NO_USAGE if self._is_unused and usage.estimated else usage
+        return NO_USAGE if self._used_nothing and usage.estimated else usage
 
     def timings(self, output_tokens: int) -> Timings:
         """Return the timings of the stream if it ended now with so many output tokens."""
@@ -114,24 +114,25 @@ class Attempt:
     async def open(self, request: ChatRequest) -> AsyncIterator[None]:
         """Send the request and wait for the head of the answer. Leaving the block closes the upstream.
 
-        Raises UpstreamError, as callers are to see it, and UnknownModel. Until the first content, the
-        limit on the wait for it applies, whatever else arrives. Cancelled at any point, it closes the
-        connection at once.
+        Raises UpstreamError, UnknownModel, and Overloaded if no file descriptor is left. Until the first
+        content, only `first_content_s` applies; other bytes do not restart it. Cancellation at any point
+        closes the connection at once.
         """
         route = self.route
         try:
             with self._silence:
                 self._upstream = route.provider.open(request, route.model, route.max_output_tokens)
-                del request  # prompts can be large, and answers long
+                del request  # do not keep a large prompt in memory for a long answer
                 async with self._upstream as upstream:
                     self._decoder = upstream.decoder
                     yield
         except TimeoutError:
             raise self._failed(self._stalled(self._silence.limit_s)) from None
         except UpstreamError as error:
-            raise self._failed(error) from None
+            self._failed(error)
+            raise
         except UnknownModel:
-            self._is_unused = True
+            self._used_nothing = True
             raise
 
     async def read(
@@ -187,15 +188,19 @@ class Attempt:
         return UpstreamStalled(why, retry_after_s=STALL_RETRY_AFTER_S)
 
     def _failed(self, error: UpstreamError) -> UpstreamError:
-        """Record that the provider failed. Return the error as callers are to see it."""
+        """Record that the provider failed. Return the error."""
         error.provider = self.route.provider.name
-        self._is_unused = not self.has_content and not isinstance(error, UpstreamStalled)
-        return _as_seen(error, has_content=self.has_content)
+        self._used_nothing = not self.has_content and not isinstance(error, UpstreamStalled)
+        return error
 
 
-def _as_seen(error: UpstreamError, *, has_content: bool) -> UpstreamError:
-    """Return a provider's error as callers are to see it: they may retry only if no content was sent."""
+def caller_error(
+    error: UpstreamError | UnknownModel, *, has_content: bool
+) -> UpstreamError | UnknownModel:
+    """Return the error that callers get. A retryable type is used only before the first content."""
     kind: type[UpstreamError]
+    if isinstance(error, UnknownModel):
+        return error
     if has_content and not isinstance(error, UpstreamStalled):
         kind = UpstreamBroken
     elif not has_content and isinstance(error, UpstreamStalled | UpstreamBroken):

@@ -31,7 +31,7 @@ class SpendReservation(Protocol):
 
 
 class CostLimit:
-    """Says when an answer must stop because of its cost: the request's budget, or the tenant's spend.
+    """Stops an answer at a limit on its cost: the request's budget, or the tenant's spend.
 
     Counting and pricing tokens takes microseconds, so it is not done at each arrival. It is done when the
     answer is long enough to have reached a limit: a few times in an answer that stays far below its limit,
@@ -57,21 +57,20 @@ class CostLimit:
     def reserve_or_stop(self, usage: Usage, chars: int) -> bool:
         """Reserve what an answer of `chars` characters needs. Return True if it must stop instead."""
         cost_microusd = self._prices.cost_microusd(usage)
-        if cost_microusd > self._most and not self._extend(usage, cost_microusd):
+        if cost_microusd > self._limit_microusd and not self._extend(usage, cost_microusd):
             return True
         self.check_at_chars = chars + self._safe_chars(usage)
         return False
 
     @property
-    def _most(self) -> int:
+    def _limit_microusd(self) -> int:
         reserved = None if self._reservation is None else self._reservation.microusd
         return min(limit for limit in (self._budget, reserved) if limit is not None)
 
     def _safe_chars(self, usage: Usage) -> int:
-        """Return how many more characters, at least 1, cannot exceed the limit before the last of them."""
-        ceiling = self._prices.output_token_ceiling(usage, self._most)
-        # The unchecked part is one character shorter. More text can change how the text before it splits
-        # into tokens, by one or two tokens.
+        """Return after how many more characters, at least 1, the limit must be checked again."""
+        ceiling = self._prices.output_token_ceiling(usage, self._limit_microusd)
+        # Check one character early: more text can change the tokens of the text before it by one or two.
         return max(1, (ceiling - usage.output_tokens) // MAX_CHAR_TOKENS)
 
     def _extend(self, usage: Usage, cost_microusd: int) -> bool:

@@ -1,4 +1,4 @@
-"""A model's name becomes a plan: the routes that can serve a request, in order."""
+"""Resolves the name of a model to a plan: the ordered routes that can serve a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..providers.base import Route
 from ..providers.registry import ProviderRegistry
 
 MAX_NEAREST = 3
-"""Most names that an error suggests."""
+"""Maximum number of names that an error suggests."""
 MAX_COMPARED_CHARS = 256
 """Characters of an unknown name that are compared with known ones: the time grows with the length."""
 

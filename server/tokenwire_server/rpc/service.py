@@ -13,7 +13,7 @@ from tokenwire.v1 import chat_pb2
 from ..chats.chats import Chats, OpenedChat
 from ..chats.violations import Violations
 from ..config import Limits
-from ..request import ChatRequest
+from ..request import ChatRequest, Delivery
 from ..streams.reader import Reader
 from ..tenants.caller import Caller
 from .codec import AnswerBuilder, stream_info
@@ -43,16 +43,16 @@ class ChatService:
     async def ChatStream(self, data: bytes, context: Context, caller: Caller) -> None:  # noqa: N802  # the RPC's name
         """Start a generation and write its events as they come.
 
-        The generation does not run in this RPC: leaving the block, for whatever reason, is all that is
-        needed to end it.
+        The generation does not run in this RPC. Leaving the block leaves the stream, which then ends or
+        continues as its retention defines.
         """
-        async with self._open(data, context, caller) as chat:
+        async with self._open(data, context, caller, is_streamed=True) as chat:
             with Writer(context, self._limits.reader_stall_s) as writer:
                 await _deliver(chat.reader, writer)
 
     async def Chat(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: N802  # the RPC's name
         """Start a generation and return the whole answer. The bounds of the log bound its size."""
-        async with self._open(data, context, caller) as chat:
+        async with self._open(data, context, caller, is_streamed=False) as chat:
             await chat.stream.log.wait_sealed()
             answer = AnswerBuilder()
             while taken := await chat.reader.take():
@@ -114,14 +114,15 @@ class ChatService:
 
     @asynccontextmanager
     async def _open(
-        self, data: bytes, context: Context, caller: Caller
+        self, data: bytes, context: Context, caller: Caller, *, is_streamed: bool
     ) -> AsyncIterator[OpenedChat]:
         """Parse a request, open its stream, send the initial metadata, and start the generation."""
         left_s = context.time_remaining()
         deadline = None if left_s is None else time.monotonic() + left_s
         request, violations = await self._parse(data, caller)
-        opening = self._chats.open(request, caller, deadline, violations)
-        del data, request  # prompts can be large, and answers long; gRPC keeps its bytes
+        delivery = request.delivery if is_streamed else Delivery()
+        opening = self._chats.open(request, caller, deadline, violations, delivery)
+        del data, request  # do not keep a large prompt in memory for a long answer
         async with opening as chat:
             # The initial metadata commits the RPC, so it is sent before the provider is contacted.
             await begin(context, chat.stream.id, chat.allowances)

@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from ..errors import InvalidRequest, LimitExceeded, StreamFailure, TokenwireError
+from ..errors import InvalidRequest, LimitExceeded, StreamPosition, TokenwireError
 from ..request import Violation
 from .writer import Context
 
@@ -113,7 +113,7 @@ def refuse(context: Context, error: TokenwireError) -> None:
 def _details(error: TokenwireError) -> list[Message]:
     facts = {key: _bounded(value) for key, value in error.facts().items()}
     if error.at is not None:
-        facts |= _failure_facts(error.at)
+        facts |= _position_facts(error.at)
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)
     ]
@@ -162,7 +162,7 @@ def _bad_request(
     return bad_request
 
 
-def _failure_facts(at: StreamFailure) -> dict[str, str]:
+def _position_facts(at: StreamPosition) -> dict[str, str]:
     usage = at.usage
     facts = {
         "stream_id": at.stream_id,

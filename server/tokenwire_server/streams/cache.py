@@ -14,7 +14,7 @@ from .generation import Generation, StreamObserver
 from .merge import merge
 
 KEPT_REASONS = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
-"""Reasons with which the same request can be expected to finish again."""
+"""Only answers that finished for one of these reasons are cached."""
 
 ANSWER_BYTES = 1024
 """Memory of an answer besides its entries."""
@@ -80,12 +80,12 @@ class ResponseCache(StreamObserver):
         return answer
 
     def ended(self, generation: Generation) -> None:
-        """Keep the answer if it is whole, and its request could be answered with it again."""
+        """Cache the answer if it is complete and finished for one of KEPT_REASONS."""
         stream, use = generation.stream, generation.cache_use
         log = stream.log
         if (
             use is None
-            or generation.from_cache  # a replay does not make an answer younger
+            or generation.from_cache  # a replay does not extend the lifetime of an answer
             or log.finished is None
             or log.finished.reason not in KEPT_REASONS
             or log.earliest_sequence > 1
@@ -99,7 +99,8 @@ class ResponseCache(StreamObserver):
             replayed += (event for _, event in joined)
             sequence = joined[-1][0]
         log_bytes = sum(map(entry_bytes, replayed))
-        if log_bytes > self._max_answer_bytes:  # a merged text is as wide as its widest character
+        # One wide character makes each character of a merged text take more memory.
+        if log_bytes > self._max_answer_bytes:
             return
         byte_count = ANSWER_BYTES + log_bytes
         self._remove(stream.tenant, use.key)

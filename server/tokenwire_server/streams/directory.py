@@ -7,9 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from ..errors import RequestIdReused, StreamNotFound
-from ..tenants.caller import DEFAULT_TENANT
+from ..errors import Overloaded, RequestIdReused, StreamNotFound
 from .handle import StreamHandle
+
+MAX_CLAIM_WAITERS = 16
+"""Most calls that wait for the same request id, each with its request. The next one gets OVERLOADED."""
+
+
+class _Claim(asyncio.Lock):
+    """The claim to one request id."""
+
+    waiter_count = 0
 
 
 class StreamDirectory:
@@ -24,9 +32,9 @@ class StreamDirectory:
         self._by_request: dict[
             tuple[str, str], tuple[StreamHandle, bytes]
         ] = {}  # with its body's hash
-        self._claims = WeakValueDictionary[tuple[str, str], asyncio.Lock]()
+        self._claims = WeakValueDictionary[tuple[str, str], _Claim]()
 
-    async def find(self, stream_id: str, tenant: str = DEFAULT_TENANT) -> StreamHandle:
+    async def find(self, stream_id: str, tenant: str) -> StreamHandle:
         """Return a stream by its id. Raises StreamNotFound."""
         stream = self._by_id.get((tenant, stream_id))
         if stream is None:
@@ -35,26 +43,38 @@ class StreamDirectory:
 
     @asynccontextmanager
     async def claim(
-        self, request_id: str, body_hash: bytes, tenant: str = DEFAULT_TENANT
+        self, request_id: str, body_hash: bytes, tenant: str
     ) -> AsyncIterator[StreamHandle | None]:
         """Claim the id of a request while its stream is being opened.
 
-        Yields the stream that an earlier request with this id opened, or None: then open the stream in the
-        block. Other calls with the same id wait until the block ends. A request without an id claims
-        nothing. Raises RequestIdReused if the earlier request had another body.
+        Yields the stream that an earlier request with this id opened. If it yields None, open the stream in
+        the block. Other calls with the same id wait until the block ends. A request without an id claims
+        nothing.
+
+        Raises RequestIdReused if the earlier request had another body, and Overloaded if too many calls wait.
+        Cancellation leaves nothing behind.
         """
         if not request_id:
             yield None
             return
         key = tenant, request_id
-        lock = self._claims.get(key)
-        if lock is None:
-            lock = self._claims[key] = asyncio.Lock()
-        async with lock:
+        claim = self._claims.get(key)
+        if claim is None:
+            claim = self._claims[key] = _Claim()
+        if claim.waiter_count >= MAX_CLAIM_WAITERS:
+            raise Overloaded("too many calls wait for one request_id", limit=MAX_CLAIM_WAITERS)
+        claim.waiter_count += 1
+        try:
+            await claim.acquire()
+        finally:
+            claim.waiter_count -= 1
+        try:
             stream, known_hash = self._by_request.get(key, (None, body_hash))
             if known_hash != body_hash:
                 raise RequestIdReused(request_id)
             yield stream
+        finally:
+            claim.release()
 
     def add(self, stream: StreamHandle, body_hash: bytes) -> None:
         """Add a stream. `body_hash` identifies the request that opened it."""

@@ -21,7 +21,7 @@ from ..errors import (
 from ..events import NO_USAGE, Delta, Finished, FinishReason, Started, Timings, Usage
 from ..pricing.estimate import Estimate
 from ..request import CacheUse, ChatRequest
-from ..routing.attempt import Attempt
+from ..routing.attempt import Attempt, caller_error
 from ..routing.cost_limit import CostLimit
 from ..routing.plan import Plan
 from ..telemetry import internal_fault
@@ -50,6 +50,8 @@ class Progress(msgspec.Struct, frozen=True):
     usage: Usage = NO_USAGE
     attempt_count: int = 0
     """Requests that were sent to providers."""
+    provider: str = ""
+    """The provider that served, or an empty string if there was no attempt."""
     ttft_s: float | None = None
     model: str = ""
     """The model that served, as the provider names it."""
@@ -88,7 +90,7 @@ class Generation:
     at most once: when the last reader has left, on a caller's request, or when the server stops. It then
     closes the upstream and seals the log.
 
-    The end goes one way: the final progress is computed once, seals the log, and is announced.
+    At the end, the final progress is computed once, the log is sealed, and the observers are notified.
     """
 
     __slots__ = (
@@ -127,7 +129,7 @@ class Generation:
         self.caller = chat.caller
         self.plan = chat.plan
         self.reservation = chat.reservation
-        # What outlives the request. The request itself is dropped once it is sent: prompts can be large.
+        # Values that are needed after the request is sent. The request is dropped then: prompts can be large.
         self.requested_model = request.model
         self.labels = request.labels
         self.cache_use: CacheUse | None = request.cache
@@ -147,7 +149,7 @@ class Generation:
         self._interruption: TokenwireError | None = None
         """Why the task was cancelled, or None if a caller or the last reader ended the stream."""
         self._final: Progress | None = None
-        stream.opened(self)
+        stream.attach(self)
 
     def usage(self) -> Usage:
         """Return the usage so far."""
@@ -165,6 +167,7 @@ class Generation:
         return Progress(
             usage=attempt.usage(),
             attempt_count=self._attempt_count,
+            provider=attempt.route.provider.name,
             ttft_s=attempt.ttft_s,
             model=attempt.model,
             provider_response_id=attempt.response_id,
@@ -209,8 +212,6 @@ class Generation:
             return
         self._task = tasks.create_task(self._produce(), name=f"producer {self.stream.id}")
         self._task.add_done_callback(self._task_done)
-        if self._is_interrupted:
-            self._task.cancel()
 
     def cancel(self) -> None:
         """End the stream: it finishes with CANCELLED. Idempotent; no effect on an ended stream."""
@@ -226,22 +227,31 @@ class Generation:
             return
         self._is_interrupted = True
         self._interruption = why
-        if self._task is not None:
+        if self._task is None:
+            self._end_interrupted()
+        else:
             self._task.cancel()
 
     async def _produce(self) -> None:
-        """Run the plan's attempt. Every end seals the log: this never raises."""
+        """Run the plan's attempt, and seal the log however it ends. Never raises."""
+        left_s = self._opened + self._time_limit_s - time.monotonic()
+        if left_s <= 0:
+            self._finish(FinishReason.TIME_LIMIT)
+            return
         try:
-            async with asyncio.timeout(self._time_limit_s):
+            async with asyncio.timeout(left_s) as limit:
                 await self._run_attempt()
         except asyncio.CancelledError:
             self._end_interrupted()
-        except TimeoutError:
-            self._finish(FinishReason.TIME_LIMIT)
+        except TimeoutError as error:
+            if limit.expired():
+                self._finish(FinishReason.TIME_LIMIT)
+            else:
+                self._fail(internal_fault(error))
         except Overloaded as error:
             logger.warning("stream %s: %s", self.stream.id, error)
             self._fail(error)
-        except Exception as error:  # noqa: BLE001  # readers get its id, the log has all of it
+        except Exception as error:  # noqa: BLE001  # readers get its id; the server's log has the details
             self._fail(internal_fault(error))
 
     async def _run_attempt(self) -> None:
@@ -263,7 +273,7 @@ class Generation:
             del request
             async with opening:
                 end = await attempt.read(self.stream.log.append, self._announce_first_content)
-                # Before the upstream is closed, which can take a while.
+                # Seal the log first, because closing the upstream can take a while.
                 if isinstance(end, FinishReason):
                     self._finish(end)
                 else:
@@ -294,7 +304,7 @@ class Generation:
         finished = Finished(
             reason=reason,
             model=progress.model or route.model,
-            provider=route.provider.name,
+            provider=progress.provider or route.provider.name,
             usage=progress.usage,
             timings=timings,
             provider_response_id=progress.provider_response_id,
@@ -307,7 +317,7 @@ class Generation:
         progress = self.progress()
         last_sequence = self.stream.log.last_sequence
         failure = Failure.of(error, last_sequence=last_sequence, usage=progress.usage)
-        # The value is kept, the error is not: its frames refer to the error, and to the upstream.
+        # Keep only the value: the error's traceback refers to frames, and those to the upstream.
         error.__cause__ = error.__context__ = error.__traceback__ = None
         self._seal(failure, progress)
 
@@ -323,11 +333,11 @@ class Generation:
             error.provider_text,
         )
         self._announce(lambda observer: observer.attempt_failed(self, attempt, error))
-        self._fail(error)
+        self._fail(caller_error(error, has_content=attempt.has_content))
 
     def _task_done(self, _: asyncio.Task[None]) -> None:
         self._task = None  # it may refer to an error whose frames refer to this object
-        self._end_interrupted()  # cancelled before its first step, it could not do this itself
+        self._end_interrupted()  # a task that is cancelled before its first step never runs `_produce`
 
     def _end_interrupted(self) -> None:
         if self._interruption is None:
@@ -344,14 +354,14 @@ class Generation:
         self._final = progress
         self._attempt = self._request = None
         end_time = self.stream.created_time + time.monotonic() - self._opened
-        self.stream.ended(progress.usage, end_time)
+        self.stream.detach(progress.usage, end_time)
         self._announce(lambda observer: observer.ended(self))
 
     def _announce(self, notify: Callable[[StreamObserver], None]) -> None:
         for observer in self._observers:
             try:
                 notify(observer)
-            except Exception as error:  # noqa: BLE001  # the stream goes on, the log has all of it
+            except Exception as error:  # noqa: BLE001  # the stream continues; the server's log has the details
                 internal_fault(error)
 
 

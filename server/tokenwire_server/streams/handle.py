@@ -13,7 +13,7 @@ from .reader import Reader
 
 
 class StreamControl(Protocol):
-    """What a handle needs of the generation of its stream."""
+    """The part of a generation that its handle uses."""
 
     def usage(self) -> Usage:
         """Return the usage so far."""
@@ -97,11 +97,11 @@ class StreamHandle:
         """Return the usage so far, or the final usage of an ended stream."""
         return self._usage if self._control is None else self._control.usage()
 
-    def opened(self, control: StreamControl) -> None:
+    def attach(self, control: StreamControl) -> None:
         """Attach the stream's generation. Called once, before anything else."""
         self._control = control
 
-    def ended(self, usage: Usage, end_time: float) -> None:
+    def detach(self, usage: Usage, end_time: float) -> None:
         """Detach the generation, and keep the final usage. Called once, after the log was sealed."""
         self._control = None
         self._usage = usage
@@ -134,7 +134,10 @@ class StreamHandle:
         return reader
 
     def leave(self, reader: Reader) -> None:
-        """Remove a reader. Idempotent. After the last one the generation ends as the retention says."""
+        """Remove a reader. Idempotent.
+
+        When the last reader leaves, the generation is cancelled: at once, or after `retention.linger_s`.
+        """
         if reader not in self._readers:
             return
         self._readers.remove(reader)

@@ -27,7 +27,7 @@ class StreamHost(StreamObserver):
     """The owner of this process's streams. Belongs to one event loop.
 
     At most `limits.max_streams` generate at once, and at most `limits.max_readers` read. Producers are
-    tasks of `tasks`, whose owner outlives every RPC. `observers` follow all streams.
+    tasks of `tasks`, a task group that outlives every RPC. `observers` follow all streams.
     """
 
     def __init__(
@@ -65,15 +65,17 @@ class StreamHost(StreamObserver):
     def open(self, chat: AdmittedChat, cached: CachedAnswer | None = None) -> StreamHandle:
         """Open a stream for an admitted chat. No provider is contacted until `start`.
 
-        Join the stream in the same step. With `cached`, the stream replays that answer and has ended when
-        this returns. The stream settles the reservation at its end. Raises Overloaded; then the reservation
-        is the caller's.
+        Join the stream before the next await. With `cached`, the stream replays that answer and has ended
+        when this returns. The reservation is settled when the stream ends. Raises Overloaded; the caller
+        must then release the reservation.
         """
         self._check_readers()
         self._ended.make_room()
         space = self._ended.space
         if space.full:
-            raise Overloaded("its streams' logs take all the room", limit=space.max_bytes)
+            raise Overloaded(
+                "the logs of all streams have reached their memory limit", limit=space.max_bytes
+            )
         if cached is None and len(self._live) >= self._limits.max_streams:
             raise Overloaded("too many streams are open", limit=self._limits.max_streams)
         request = chat.request
@@ -153,7 +155,10 @@ class StreamHost(StreamObserver):
 
 
 def _is_without_content(log: StreamLog) -> bool:
-    """Return whether a stream failed or was cancelled before its first content: it may be repeated."""
+    """Return whether a stream failed or was cancelled before its first content.
+
+    Its request id may then be used again.
+    """
     if log.failure is not None:
         return log.last_sequence <= 1
     cancelled = log.finished is not None and log.finished.reason == FinishReason.CANCELLED

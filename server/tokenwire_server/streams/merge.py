@@ -22,9 +22,9 @@ _Mergeable = TextDelta | ReasoningDelta | ToolCallDelta
 
 
 def merge(entries: Sequence[Event], after_sequence: int) -> list[Positioned]:
-    """Return the entries that follow `after_sequence`, merged where possible.
+    """Return the entries after `after_sequence`, with neighbouring deltas merged: at least one event.
 
-    Returns at least one event. It does not return all of many entries: read on after the last sequence.
+    If there are many entries, only the first are returned: call again with the last returned sequence.
     """
     merged: list[Positioned] = []
     count = len(entries)

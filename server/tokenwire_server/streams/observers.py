@@ -15,11 +15,11 @@ _OUTCOMES = {
     FinishReason.TIME_LIMIT: Outcome.TIME_LIMIT,
     FinishReason.BUDGET: Outcome.BUDGET,
 }
-"""The outcomes of the ends that are not the provider's own."""
+"""The outcomes of the reasons that this server sets. All other reasons are FINISHED."""
 
 
 class Settlement(StreamObserver):
-    """Settles at the end of each stream what it reserved of its caller's limits."""
+    """Settles the reservation of each stream when it ends."""
 
     def ended(self, generation: Generation) -> None:
         generation.reservation.settle(generation.usage())
@@ -71,7 +71,7 @@ class UsageRecorder(StreamObserver):
             request_id=stream.request_id,
             labels=generation.labels,
             model_asked=generation.requested_model,
-            provider=route.provider.name,
+            provider=progress.provider or route.provider.name,
             model=progress.model or route.model,
             provider_response_id=progress.provider_response_id,
             created_time=stream.created_time,

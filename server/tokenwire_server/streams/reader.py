@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from ..errors import SlowReader, StreamFailed, StreamFailure, StreamNotFound, TokenwireError
+from ..errors import SlowReader, StreamFailed, StreamNotFound, StreamPosition, TokenwireError
 from ..events import Heartbeat, ReaderEvent, Usage
 from ..request import Delivery
 from ..streamlog.base import StreamLog
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReadableStream(Protocol):
-    """What a reader needs of its stream."""
+    """The part of a stream that a reader uses."""
 
     @property
     def id(self) -> str: ...
@@ -149,7 +149,7 @@ class Reader:
     def _add_position(self, error: TokenwireError) -> None:
         """Add to an error the position of this reader, and the usage, if the stream has any content."""
         if error.at is None and self._stream.log.last_sequence > 1:
-            error.at = StreamFailure(self._stream.id, self.delivered, self._stream.usage())
+            error.at = StreamPosition(self._stream.id, self.delivered, self._stream.usage())
 
     def _own(self, event: ReaderEvent) -> list[tuple[int, ReaderEvent]]:
         self._taken_at = time.monotonic()

@@ -8,9 +8,9 @@ from .spend import SpendHold
 
 
 class Reservation:
-    """A place among the caller's streams, likely tokens, and likely cost. Settle it exactly once.
+    """A concurrent stream, the estimated tokens and the estimated cost. Settle or release it.
 
-    Both parts are optional: a caller without limits reserves nothing.
+    A caller without limits reserves nothing.
     """
 
     __slots__ = ("_lease", "spend")
@@ -22,7 +22,7 @@ class Reservation:
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:
-        """What the caller's limits, except those on spend, left when the reservation was made."""
+        """What was left of the caller's limits, except those on spend, when the reservation was made."""
         return () if self._lease is None else self._lease.allowances
 
     def release(self) -> None:

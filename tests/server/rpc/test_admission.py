@@ -209,7 +209,7 @@ async def door(api_on):
             generation = chat_pb2.GenerationConfig(max_output_tokens=most)
             data = api_on.request(SHORT, generation=generation, **fields).SerializeToString()
             request, violations = await ChatRequestParser(limits).parse(data, caller.tenant)
-            opening = chats.open(request, caller, None, violations)
+            opening = chats.open(request, caller, None, violations, request.delivery)
             chat = await stack.enter_async_context(opening)
             return {found.limit: found.remaining for found in chat.allowances}
 

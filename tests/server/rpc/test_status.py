@@ -99,7 +99,7 @@ def test_a_budget_is_reported_with_the_estimate():
 
 def test_a_failure_after_the_first_token_has_the_position_and_the_usage():
     error = errors.UpstreamBroken("broke", provider="p")
-    error.at = errors.StreamFailure(
+    error.at = errors.StreamPosition(
         "id", 7, Usage(3, 4, reasoning_tokens=0, cost_microusd=5, estimated=True)
     )
     (info,) = details(error)

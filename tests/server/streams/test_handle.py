@@ -36,7 +36,7 @@ def host():
 def opened(control, **fields):
     """Return a stream with a generation that only records what it is asked to do."""
     stream = a_stream(**fields)
-    stream.opened(control)
+    stream.attach(control)
     return stream
 
 

@@ -9,7 +9,7 @@ import types
 import pytest
 from streams_support import Control, a_stream, fail, raises_failed, read_all
 
-from tokenwire_server.errors import ServerStopped, SlowReader, StreamFailed, StreamFailure
+from tokenwire_server.errors import ServerStopped, SlowReader, StreamFailed, StreamPosition
 from tokenwire_server.events import (
     Finished,
     FinishReason,
@@ -164,7 +164,7 @@ async def test_a_reader_that_is_kept_busy_gets_no_heartbeat(stream):
 
 
 async def test_usage_is_sent_at_its_interval_whether_or_not_there_are_new_events(stream):
-    stream.opened(Control(USED))
+    stream.attach(Control(USED))
     with stream.join(delivery=Delivery(usage_s=0.03)) as reader:
         stream.log.append(TextDelta("a", 0))
         assert await reader.take() == [(1, TextDelta("a", 0))]
@@ -176,7 +176,7 @@ async def test_usage_is_sent_at_its_interval_whether_or_not_there_are_new_events
 
 
 async def test_events_are_returned_before_usage_that_is_due(stream):
-    stream.opened(Control(USED))
+    stream.attach(Control(USED))
     with stream.join(delivery=Delivery(usage_s=0.01)) as reader:
         await asyncio.sleep(0.05)
         stream.log.append(TextDelta("a", 0))
@@ -249,7 +249,7 @@ async def test_a_reader_that_fell_behind_the_log_gets_slow_reader():
 
 async def test_an_error_that_leaves_a_reader_carries_its_position_and_the_usage():
     stream = a_stream(max_bytes=4096)
-    stream.opened(Control(USED))
+    stream.attach(Control(USED))
     with pytest.raises(SlowReader) as caught, stream.join() as reader:
         stream.log.append(TextDelta("a", 0))
         await reader.take()
@@ -257,11 +257,11 @@ async def test_an_error_that_leaves_a_reader_carries_its_position_and_the_usage(
         for _ in range(1000):
             stream.log.append(TextDelta("x" * 100, 0))
         await reader.take()
-    assert caught.value.at == StreamFailure("id", 1, USED)
+    assert caught.value.at == StreamPosition("id", 1, USED)
 
 
 async def test_only_an_error_after_the_first_content_reports_the_usage(stream):
-    stream.opened(Control(USED))
+    stream.attach(Control(USED))
     stream.log.append(Started("id", "m", "p", 0.0))
     before, after = SlowReader("too early"), SlowReader("later")
     with pytest.raises(SlowReader), stream.join():
@@ -270,4 +270,4 @@ async def test_only_an_error_after_the_first_content_reports_the_usage(stream):
     with pytest.raises(SlowReader), stream.join(2):
         raise after
     assert before.at is None
-    assert after.at == StreamFailure("id", 2, USED)
+    assert after.at == StreamPosition("id", 2, USED)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokenwire_server.commands import listing
+from tokenwire_server.commands import key_list
 from tokenwire_server.tenants.key import MAX_LIFETIME_S
 
 BROKEN_ROWS = [
@@ -30,7 +30,7 @@ async def test_a_row_that_cannot_be_read_affects_only_its_own_key(store, sql, br
     found = {key.prefix: key for key in keys}
     assert found[good.prefix] == good
     assert not found[bad.prefix].active(1.0)
-    table, lines = listing.table(keys, 1.0), [json.loads(listing.json_line(k, 1.0)) for k in keys]
+    table, lines = key_list.table(keys, 1.0), [json.loads(key_list.json_line(k, 1.0)) for k in keys]
     assert [line for line in table if "unreadable" in line and bad.prefix in line]
     assert {line["prefix"]: line["state"] for line in lines}[bad.prefix] == "unreadable"
 
@@ -40,7 +40,7 @@ async def test_a_key_that_expires_after_the_last_date_is_listed_and_rotated(stor
     sql(f"UPDATE tokenwire_api_keys SET expire_time = 1e15 WHERE prefix = '{key.prefix}'")
     (kept,) = await store.list()
     assert kept.active(clock.now)
-    assert listing.moment(kept.expire_time) == "9999-12-31T23:59:59Z"
+    assert key_list.moment(kept.expire_time) == "9999-12-31T23:59:59Z"
     _, new, _ = await store.rotate(key.prefix, overlap_s=0.0)
     assert new.expire_time == clock.now + MAX_LIFETIME_S
 
