@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
 
 import msgspec
 
@@ -23,27 +25,43 @@ from .admission import Admission
 from .violations import Violations
 
 
-class OpenedChat:
-    """A stream and its first reader. `start` starts the generation."""
+class OpenChat:
+    """A stream and its first reader. An async context manager, see `Chats.open`."""
 
-    __slots__ = ("_host", "allowances", "reader", "stream")
+    __slots__ = ("_host", "_opening", "allowances", "reader", "stream")
 
-    def __init__(
-        self,
-        host: StreamHost,
-        stream: StreamHandle,
-        reader: Reader,
-        allowances: tuple[Allowance, ...],
-    ) -> None:
+    stream: StreamHandle
+    reader: Reader
+    allowances: tuple[Allowance, ...]
+    """What is left of the caller's limits. Empty if the stream was already open."""
+
+    def __init__(self, host: StreamHost, opening: Coroutine[Any, Any, Opened]) -> None:
         self._host = host
-        self.stream = stream
-        self.reader = reader
-        self.allowances = allowances
-        """What is left of the caller's limits. Empty if the stream was already open."""
+        self._opening: Coroutine[Any, Any, Opened] | None = opening
 
     def start(self) -> None:
         """Start to generate. Idempotent."""
         self._host.start(self.stream)
+
+    async def __aenter__(self) -> Self:
+        opening, self._opening = self._opening, None
+        if opening is None:
+            raise RuntimeError("the chat was opened already")
+        self.stream, self.reader, self.allowances = await opening
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.reader.__exit__(exc_type, exc, tb)
+        # Without readers and without a linger, the stream has ended: then this does nothing.
+        self.start()
+
+
+Opened = tuple[StreamHandle, Reader, tuple[Allowance, ...]]
 
 
 class TokenCount(msgspec.Struct, frozen=True):
@@ -76,35 +94,38 @@ class Chats:
         """Check the size of a request before it is parsed. Raises QuotaExhausted."""
         self._admission.check_size(caller, byte_count)
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self,
         request: ChatRequest,
         caller: Caller,
         deadline: float | None,
         violations: Violations,
         delivery: Delivery,
-    ) -> AsyncIterator[OpenedChat]:
-        """Open the stream that answers a request, and join it. Leaving the block leaves the stream.
+    ) -> OpenChat:
+        """Open the stream that answers a request, and join it: `async with chats.open(...) as chat`.
 
         It is the stream that an earlier request with the same id opened, or a replay of an earlier answer,
-        or a new stream. Call `start` in the block; the generation starts at the end of the block at the
-        latest, so that the stream ends in any case.
+        or a new stream. Call `chat.start` in the block. Leaving the block leaves the stream. The generation
+        starts at the end of the block at the latest, so that the stream ends in any case.
 
         `violations` are those found while the request was parsed. `deadline` is the caller's, a value of
-        `time.monotonic`. Raises InvalidRequest, UnknownModel, PermissionDenied, QuotaExhausted,
-        RequestIdReused, BudgetExceeded, RateLimited, TooManyStreams, Overloaded. Cancelled before the block,
-        it leaves nothing behind.
+        `time.monotonic`. `delivery` is how this reader wants to be served. Entering raises InvalidRequest,
+        UnknownModel, PermissionDenied, QuotaExhausted, RequestIdReused, BudgetExceeded, RateLimited,
+        TooManyStreams, Overloaded. Cancelled while entering, it leaves nothing behind.
         """
+        return OpenChat(self._host, self._open(request, caller, deadline, violations, delivery))
+
+    async def _open(
+        self,
+        request: ChatRequest,
+        caller: Caller,
+        deadline: float | None,
+        violations: Violations,
+        delivery: Delivery,
+    ) -> Opened:
         plan = self._admission.plan(request, caller, violations, deadline)
         stream, allowances = await self._open_stream(request, plan, caller, deadline)
-        del request  # do not keep a large prompt in memory for a long answer
-        try:
-            with stream.join(0, delivery) as reader:
-                yield OpenedChat(self._host, stream, reader, allowances)
-        finally:
-            # Without readers and without a linger, the stream has ended: then this does nothing.
-            self._host.start(stream)
+        return stream, stream.join(0, delivery), allowances
 
     async def _open_stream(
         self, request: ChatRequest, plan: Plan, caller: Caller, deadline: float | None

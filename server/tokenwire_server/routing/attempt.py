@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from ..config import Limits
 from ..deadline import SilenceLimit
@@ -31,10 +30,7 @@ AttemptEnd = FinishReason | UpstreamError
 
 
 class Attempt:
-    """One request to one provider: its upstream, its meter and its cost limit.
-
-    Use it once: `async with attempt.open(request)`, then `read` in the block.
-    """
+    """One request to one provider: its upstream, its meter and its cost limit. `run` it once."""
 
     __slots__ = (
         "_cost_limit",
@@ -110,13 +106,20 @@ class Attempt:
         """Return the timings of the stream if it ended now with so many output tokens."""
         return self._meter.timings(time.monotonic(), output_tokens)
 
-    @asynccontextmanager
-    async def open(self, request: ChatRequest) -> AsyncIterator[None]:
-        """Send the request and wait for the head of the answer. Leaving the block closes the upstream.
+    async def run(
+        self,
+        request: ChatRequest,
+        append: Callable[[Delta], object],
+        on_first_content: Callable[[], None],
+        on_end: Callable[[AttemptEnd], None],
+    ) -> None:
+        """Send the request, and pass each delta of the answer to `append`.
 
-        Raises UpstreamError, UnknownModel, and Overloaded if no file descriptor is left. Until the first
-        content, only `first_content_s` applies; other bytes do not restart it. Cancellation at any point
-        closes the connection at once.
+        `on_end` gets how the answer ended, before the upstream is closed: closing it can take a while. Until
+        the first content, only `first_content_s` applies; other bytes do not restart it.
+
+        Raises UpstreamError, UnknownModel, and Overloaded if no file descriptor is left. Cancellation at any
+        point closes the connection at once.
         """
         route = self.route
         try:
@@ -125,7 +128,7 @@ class Attempt:
                 del request  # do not keep a large prompt in memory for a long answer
                 async with self._upstream as upstream:
                     self._decoder = upstream.decoder
-                    yield
+                    on_end(await self._read(upstream, append, on_first_content))
         except TimeoutError:
             raise self._failed(self._stalled(self._silence.limit_s)) from None
         except UpstreamError as error:
@@ -135,18 +138,16 @@ class Attempt:
             self._used_nothing = True
             raise
 
-    async def read(
-        self, append: Callable[[Delta], object], on_first_content: Callable[[], None]
+    async def _read(
+        self,
+        upstream: Upstream,
+        append: Callable[[Delta], object],
+        on_first_content: Callable[[], None],
     ) -> AttemptEnd:
-        """Pass each delta of the answer to `append`. Return how the answer ended.
-
-        Every token takes this path.
-        """
-        upstream, decoder = self._upstream, self._decoder
-        if upstream is None or decoder is None:
-            raise RuntimeError("the attempt is not open")
+        """Read the answer to its end, or to the cost limit. Every token takes this path."""
         # Not the loop's clock: uvloop's has steps of a millisecond.
         now = time.monotonic
+        decoder = upstream.decoder
         meter = self._meter
         silence = self._silence
         cost_limit = self._cost_limit

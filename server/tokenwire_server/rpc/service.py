@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from tokenwire.v1 import chat_pb2
 
-from ..chats.chats import Chats, OpenedChat
+from ..chats.chats import Chats, OpenChat
 from ..chats.violations import Violations
 from ..config import Limits
 from ..request import ChatRequest, Delivery
@@ -46,13 +44,15 @@ class ChatService:
         The generation does not run in this RPC. Leaving the block leaves the stream, which then ends or
         continues as its retention defines.
         """
-        async with self._open(data, context, caller, is_streamed=True) as chat:
+        async with await self._opening(data, context, caller, is_streamed=True) as chat:
+            await _start(chat, context)
             with Writer(context, self._limits.reader_stall_s) as writer:
                 await _deliver(chat.reader, writer)
 
     async def Chat(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: N802  # the RPC's name
         """Start a generation and return the whole answer. The bounds of the log bound its size."""
-        async with self._open(data, context, caller, is_streamed=False) as chat:
+        async with await self._opening(data, context, caller, is_streamed=False) as chat:
+            await _start(chat, context)
             await chat.stream.log.wait_sealed()
             answer = AnswerBuilder()
             while taken := await chat.reader.take():
@@ -112,26 +112,25 @@ class ChatService:
         stream = await self._chats.find(_valid_id(request.stream_id), caller)
         return stream_info(stream).SerializeToString()
 
-    @asynccontextmanager
-    async def _open(
+    async def _opening(
         self, data: bytes, context: Context, caller: Caller, *, is_streamed: bool
-    ) -> AsyncIterator[OpenedChat]:
-        """Parse a request, open its stream, send the initial metadata, and start the generation."""
+    ) -> OpenChat:
+        """Parse a request. Return its chat, which is opened by entering it."""
         left_s = context.time_remaining()
         deadline = None if left_s is None else time.monotonic() + left_s
         request, violations = await self._parse(data, caller)
         delivery = request.delivery if is_streamed else Delivery()
-        opening = self._chats.open(request, caller, deadline, violations, delivery)
-        del data, request  # do not keep a large prompt in memory for a long answer
-        async with opening as chat:
-            # The initial metadata commits the RPC, so it is sent before the provider is contacted.
-            await begin(context, chat.stream.id, chat.allowances)
-            chat.start()
-            yield chat
+        return self._chats.open(request, caller, deadline, violations, delivery)
 
     async def _parse(self, data: bytes, caller: Caller) -> tuple[ChatRequest, Violations]:
         self._chats.check_size(caller, len(data))
         return await self._requests.parse(data, caller.tenant)
+
+
+async def _start(chat: OpenChat, context: Context) -> None:
+    """Send the initial metadata, which commits the RPC, and then start the generation."""
+    await begin(context, chat.stream.id, chat.allowances)
+    chat.start()
 
 
 async def _deliver(reader: Reader, writer: Writer) -> None:

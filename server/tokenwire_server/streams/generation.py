@@ -21,7 +21,7 @@ from ..errors import (
 from ..events import NO_USAGE, Delta, Finished, FinishReason, Started, Timings, Usage
 from ..pricing.estimate import Estimate
 from ..request import CacheUse, ChatRequest
-from ..routing.attempt import Attempt, caller_error
+from ..routing.attempt import Attempt, AttemptEnd, caller_error
 from ..routing.cost_limit import CostLimit
 from ..routing.plan import Plan
 from ..telemetry import internal_fault
@@ -268,16 +268,12 @@ class Generation:
         )
         self._attempt_count += 1
         self._announce(lambda observer: observer.attempt_started(self, attempt))
+        running = attempt.run(
+            request, self.stream.log.append, self._announce_first_content, self._attempt_ended
+        )
+        del request  # the attempt drops it when it is sent
         try:
-            opening = attempt.open(request)
-            del request
-            async with opening:
-                end = await attempt.read(self.stream.log.append, self._announce_first_content)
-                # Seal the log first, because closing the upstream can take a while.
-                if isinstance(end, FinishReason):
-                    self._finish(end)
-                else:
-                    self._fail_upstream(attempt, end)
+            await running
         except (UpstreamError, UnknownModel) as error:
             self._fail_upstream(attempt, error)
 
@@ -291,6 +287,12 @@ class Generation:
         attempt = self._attempt
         if attempt is not None:
             self._announce(lambda observer: observer.first_content(self, attempt))
+
+    def _attempt_ended(self, end: AttemptEnd) -> None:
+        if isinstance(end, FinishReason):
+            self._finish(end)
+        elif self._attempt is not None:
+            self._fail_upstream(self._attempt, end)
 
     def _finish(self, reason: FinishReason) -> None:
         if self.stream.log.sealed:
