@@ -18,6 +18,10 @@ from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it logs each connection that a test breaks
 
+# Before a server in this process could install its workaround for slow wake-ups: that is made for a process
+# with one event loop. Where a test leaves a call to a loop that is closed, it can lose wake-ups of later tests.
+grpc.aio.init_grpc_aio()
+
 for name, examples in {
     "fast": USUAL_EXAMPLES // 5,
     "usual": USUAL_EXAMPLES,

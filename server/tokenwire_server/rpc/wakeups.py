@@ -25,6 +25,9 @@ def drained_wakeups() -> Iterator[None]:
     them are read, one in each turn, and meanwhile no operation of any call finishes: with two providers
     that send as fast as they can, writes to all callers took 250 to 450 ms (grpcio 1.83).
 
+    This is for a process with one event loop. With several, an operation of a closed loop stops the handling
+    of the queue, which then waits for the next byte.
+
     A version of gRPC that wakes its loop in another way creates no socket here, and nothing changes.
     """
     create = socket.socketpair
