@@ -23,7 +23,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it logs each connection that 
 grpc.aio.init_grpc_aio()
 
 for name, examples in {
-    "fast": USUAL_EXAMPLES // 5,
+    "fast": USUAL_EXAMPLES // 10,
     "usual": USUAL_EXAMPLES,
     "soak": 5 * USUAL_EXAMPLES,
 }.items():

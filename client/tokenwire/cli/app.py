@@ -123,8 +123,8 @@ def chat(
             parser=usd_value,
             help="Ask before sending a request that may cost more, or whose price is not known. "
             "If neither --max-output-tokens nor --max-cost limits the answer, only the input "
-            "counts. Without a terminal, the request is sent only if its longest answer fits in "
-            "--max-cost.",
+            "counts. If there is no terminal to ask on, the request is sent only if its longest "
+            "answer fits in --max-cost.",
         ),
     ] = None,
     label: Annotated[

@@ -135,9 +135,9 @@ class ModelConfig(_Section):
     """Maximum number of output tokens, as GetModel reports it. It is also sent to providers that require a
     limit, if the caller has none. By default GetModel reports none."""
     first_content_s: Seconds | None = None
-    """Seconds that replace `limits.upstream_first_content_s` for this model."""
+    """Overrides `limits.upstream_first_content_s` for this model, in seconds."""
     idle_s: Seconds | None = None
-    """Seconds that replace `limits.upstream_idle_s` for this model."""
+    """Overrides `limits.upstream_idle_s` for this model, in seconds."""
     prices: ModelPrices | None = None
     """Prices of the model. By default the public prices, if the model has any."""
 
@@ -252,8 +252,8 @@ class TenantLimits(CallerLimits):
 
     spend_usd_per_day: Usd | None = None
     """Maximum cost of the tenant's streams in one day (UTC), in US dollars. A chat reserves its likely
-    cost. If less is left, it gets QUOTA_EXHAUSTED. A stream that needs more than it has reserved, when
-    nothing is left, finishes with BUDGET. Models without a known price are refused."""
+    cost. If less is left, it gets QUOTA_EXHAUSTED. If a stream needs more than it reserved and
+    nothing is left, it finishes with BUDGET. Models without a known price are refused."""
     spend_usd_per_month: Usd | None = None
     """Maximum cost of the tenant's streams in one month (UTC), in US dollars, with the effects of
     `spend_usd_per_day`."""
