@@ -24,8 +24,13 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log would repeat o
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Return the exit code: 0 success or stopped, 1 error, 2 wrong usage."""
     argv = sys.argv[1:] if argv is None else argv
+    is_server = list(argv[:1]) in (["serve"], ["simulate"])
+    has_stdout = sys.stdout is not None
     descriptors.open_standard_files()
-    _end_on_signals(is_server=argv[:1] in (["serve"], ["simulate"]))
+    if not has_stdout and not is_server:  # a new key would be lost
+        print_error("tokenwire-server: stdout is closed: there is nowhere to write the result")
+        return 1
+    _end_on_signals(is_server=is_server)
     try:
         from tokenwire.cli.parser import run_app
 
@@ -40,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        code = _unwritten(error)
     return _flushed(code)
 
 
@@ -64,15 +73,21 @@ def _flushed(code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        descriptors.discard_output(1)
-        if not isinstance(error, BrokenPipeError):  # a reader such as head may close the pipe
-            print_error(f"tokenwire-server: cannot write: {error.strerror}")
-            code = code or 1
+        code = code or _unwritten(error)
     try:
         sys.stderr.flush()
     except OSError:
         descriptors.discard_output(2)
     return code
+
+
+def _unwritten(error: OSError) -> int:
+    """Report that stdout cannot be written. Return the exit code: 0 if its reader, such as head, has left."""
+    descriptors.discard_output(1)
+    if isinstance(error, BrokenPipeError):
+        return 0
+    print_error(f"tokenwire-server: cannot write: {error.strerror}")
+    return 1
 
 
 def _announce(line: str) -> None:

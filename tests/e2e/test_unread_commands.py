@@ -1,6 +1,7 @@
 """The operator's commands if their output cannot be written."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -16,9 +17,11 @@ def database(tmp_path):
     return url
 
 
-def written_to(output, *arguments):
-    """Run a command that writes to this file, with buffers as for operators."""
+def written_to(output, *arguments, unbuffered=False):
+    """Run a command that writes to this file, with buffers as for operators, or without."""
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    if unbuffered:
+        environ["PYTHONUNBUFFERED"] = "1"
     with open(output, "wb") as stdout:  # noqa: PTH123
         return subprocess.run(
             [sys.executable, "-m", "tokenwire_server", *arguments],
@@ -55,9 +58,10 @@ def test_a_full_disk_is_reported_in_one_line_with_the_key_that_was_lost(database
     assert (result.returncode, result.stderr) == (1, f"{said}\n")
 
 
+@pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("keys", "--help")])
-def test_help_that_cannot_be_written_is_an_error_in_one_line(arguments):
-    result = written_to("/dev/full", *arguments)
+def test_help_that_cannot_be_written_is_an_error_in_one_line(arguments, unbuffered):
+    result = written_to("/dev/full", *arguments, unbuffered=unbuffered)
     assert (result.returncode, result.stderr) == (1, f"{FULL}\n")
 
 
@@ -75,3 +79,12 @@ def test_a_key_written_to_a_closed_pipe_is_reported_as_lost(database):
     result = written_to(writer, "keys", "create", *ACME, "--database", database)
     assert result.returncode == 1
     assert result.stderr == f"tokenwire-server: cannot write: Broken pipe{LOST}\n"
+
+
+def test_with_a_closed_stdout_no_key_is_created(database):
+    program = shlex.join([sys.executable, "-m", "tokenwire_server"])
+    create = f"{program} keys create --tenant globex --database {database} >&-"
+    result = subprocess.run(["sh", "-c", create], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "stdout is closed" in result.stderr
+    assert "globex" not in keys("list", database=database)

@@ -6,6 +6,7 @@ Both command lines use this module. Options declare a `parser`, a function that 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -118,6 +119,9 @@ class Command(_Help, TyperCommand):
             _fail(ctx, str(error))
 
 
+_COMMAND_NAME = re.compile(r"[a-z-]{1,20}")
+
+
 class Group(_Help, TyperGroup):
     """A group of commands. An unknown command is answered with the nearest names, or all."""
 
@@ -136,7 +140,9 @@ class Group(_Help, TyperGroup):
             near = get_close_matches(name, names)
             commands = f"the commands are {', '.join(names)}"
             way_out = f"did you mean {' or '.join(near)}?" if near else commands
-            _fail(ctx, f"no command {name!r}; {way_out}")
+            # A longer text may be a key or a password.
+            which = f"command {name!r}" if _COMMAND_NAME.fullmatch(name) else "such command"
+            _fail(ctx, f"no {which}; {way_out}")
         return super().resolve_command(ctx, args)
 
 
@@ -201,6 +207,8 @@ def _problem(error: Any) -> str:
         near = f"; did you mean {' or '.join(error.possibilities)}?" if error.possibilities else ""
         return f"no option {error.option_name}{near}"
     message: str = error.format_message().rstrip(".")
+    if message.lower().startswith("got unexpected extra argument"):
+        return "too many arguments"  # not what they are: one may be a key or a password
     return message[:1].lower() + message[1:]
 
 

@@ -76,12 +76,17 @@ class Transport:
     def stream(
         self, request: ChatRequest | ResumeStreamRequest, timeout_s: float | None
     ) -> StreamCall:
-        """Start a call that starts or resumes a stream."""
+        """Start a call that starts or resumes a stream. Raises Cancelled."""
         call: _GrpcCall
-        if isinstance(request, ChatRequest):
-            call = self.chat.ChatStream(request, timeout=timeout_s, metadata=self._metadata)
-        else:
-            call = self.chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
+        try:
+            if isinstance(request, ChatRequest):
+                call = self.chat.ChatStream(request, timeout=timeout_s, metadata=self._metadata)
+            else:
+                call = self.chat.ResumeStream(request, timeout=timeout_s, metadata=self._metadata)
+        except ValueError:
+            if not self.is_closed:
+                raise
+            raise Cancelled(CLIENT_CLOSED) from None  # by another thread, just now
         return StreamCall(self, call)
 
     def run_to_end(self, function: Callable[[StreamCall], None], call: StreamCall) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
@@ -35,9 +36,9 @@ class OpenChat:
     allowances: tuple[Allowance, ...]
     """What is left of the caller's limits. Empty if the stream was already open."""
 
-    def __init__(self, host: StreamHost, opening: Coroutine[Any, Any, Opened]) -> None:
+    def __init__(self, host: StreamHost, opening: Callable[[], Awaitable[Opened]]) -> None:
         self._host = host
-        self._opening: Coroutine[Any, Any, Opened] | None = opening
+        self._opening: Callable[[], Awaitable[Opened]] | None = opening
 
     def start(self) -> None:
         """Start to generate. Idempotent."""
@@ -47,7 +48,9 @@ class OpenChat:
         opening, self._opening = self._opening, None
         if opening is None:
             raise RuntimeError("the chat was opened already")
-        self.stream, self.reader, self.allowances = await opening
+        running = opening()
+        del opening  # it refers to the request
+        self.stream, self.reader, self.allowances = await running
         return self
 
     async def __aexit__(
@@ -111,9 +114,11 @@ class Chats:
         `violations` are those found while the request was parsed. `deadline` is the caller's, a value of
         `time.monotonic`. `delivery` is how this reader wants to be served. Entering raises InvalidRequest,
         UnknownModel, PermissionDenied, QuotaExhausted, RequestIdReused, BudgetExceeded, RateLimited,
-        TooManyStreams, Overloaded. Cancelled while entering, it leaves nothing behind.
+        TooManyStreams, Overloaded; and ResumePointExpired if an earlier stream with the same id has dropped
+        the beginning of its log. Cancelled while entering, it leaves nothing behind.
         """
-        return OpenChat(self._host, self._open(request, caller, deadline, violations, delivery))
+        opening = partial(self._open, request, caller, deadline, violations, delivery)
+        return OpenChat(self._host, opening)
 
     async def _open(
         self,

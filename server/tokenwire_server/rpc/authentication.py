@@ -160,7 +160,7 @@ class Authentication:
                     error = internal_fault(error)  # no other name, which would keep the frames
                 if owner is not None:
                     self._calls.end_within_limit(owner)
-                # A failed stream keeps its error. The error must not keep the frames of this call.
+                # gRPC keeps the error: it must not keep the frames of this call.
                 await abort(context, error.with_traceback(None))
             self._calls.end_within_limit(owner)
             return answer

@@ -1,4 +1,4 @@
-"""A workaround for how grpc.aio wakes its event loop: the one place that depends on its internals."""
+"""A workaround for how grpc.aio wakes its event loop. It depends on the internals of gRPC."""
 
 from __future__ import annotations
 
