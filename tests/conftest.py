@@ -194,12 +194,33 @@ PROCESS_FIXTURES = {
 }
 
 
+SLOW_FILES = {
+    "test_docs.py": 0,
+    "test_extras.py": 0,
+    "test_abandoned.py": 1,
+    "test_memory.py": 1,
+    "test_lost_records.py": 1,
+    "test_bench.py": 2,
+    "test_stream_machine.py": 2,
+}
+"""Files with tests of half a minute, and the worker that starts with them. At the end they would run alone."""
+
+
 def pytest_collection_modifyitems(items):
-    """Mark what the fixtures show to start a process; a test that does it by itself has the mark."""
+    """Mark the tests that start a process, as their fixtures show, and let slow files start first."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if PROCESS_FIXTURES & {*item.fixturenames, parameters.get("database_url")}:
             item.add_marker("process")
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.path.name in SLOW_FILES]
+    others = [item for item in items if item.path.name not in SLOW_FILES]
+    share = -(-len(others) // workers)
+    ordered = []
+    for worker in range(workers):  # xdist gives each worker one part of the list
+        ordered += [item for item in slow if SLOW_FILES[item.path.name] % workers == worker]
+        ordered += others[worker * share : (worker + 1) * share]
+    items[:] = ordered
 
 
 def pytest_collection_finish():
