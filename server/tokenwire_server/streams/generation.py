@@ -239,15 +239,12 @@ class Generation:
             self._finish(FinishReason.TIME_LIMIT)
             return
         try:
-            async with asyncio.timeout(left_s) as limit:
+            async with asyncio.timeout(left_s):
                 await self._run_attempt()
         except asyncio.CancelledError:
             self._end_interrupted()
-        except TimeoutError as error:
-            if limit.expired():
-                self._finish(FinishReason.TIME_LIMIT)
-            else:
-                self._fail(internal_fault(error))
+        except TimeoutError:
+            self._finish(FinishReason.TIME_LIMIT)
         except Overloaded as error:
             logger.warning("stream %s: %s", self.stream.id, error)
             self._fail(error)

@@ -265,6 +265,18 @@ async def test_the_duration_of_a_stream_does_not_depend_on_the_systems_clock(str
     assert stream.end_time - stream.created_time == pytest.approx(1.5, abs=0.1)
 
 
+async def test_a_stream_whose_time_has_passed_before_it_starts_contacts_no_provider(streams):
+    provider = Played(asyncio.Event())
+    request = a_request(retention=Retention(soft_deadline_margin_s=0.01))
+    deadline = time.monotonic() + 0.03
+    stream = streams.open(request, route_to(provider), deadline=deadline)
+    with stream.join() as reader:
+        await asyncio.sleep(0.03)  # as while the initial metadata is sent
+        streams.start(stream)
+        assert (await read_all(reader))[-1].reason == FinishReason.TIME_LIMIT
+    assert provider.opened == 0
+
+
 @pytest.mark.parametrize(
     ("deadline_s", "margin_s", "limit_s"),
     [(10.0, 3.0, 7.0), (1e6, 3.0, 100.0), (10.0, None, 100.0), (None, 3.0, 100.0)],
