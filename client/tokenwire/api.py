@@ -26,9 +26,11 @@ from .aio.chat_stream import AsyncChatStream
 from .aio.client import AsyncClient
 from .connect.tls import Tls
 from .errors import (
+    AnswerTooLarge,
     BudgetExceeded,
     Cancelled,
     ConnectionLost,
+    ContextTooLong,
     DeadlineExceeded,
     Draining,
     IncompleteStream,
@@ -71,6 +73,7 @@ from .wire.usage import TokenCount
 __all__ = [
     "Allowance",
     "Answer",
+    "AnswerTooLarge",
     "AsyncChatStream",
     "AsyncClient",
     "Budget",
@@ -83,6 +86,7 @@ __all__ = [
     "ChatStream",
     "Client",
     "ConnectionLost",
+    "ContextTooLong",
     "DeadlineExceeded",
     "DeliveryOptions",
     "Draining",

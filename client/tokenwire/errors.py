@@ -19,6 +19,7 @@
     +-- RequestIdReused            another request has used the request_id: see `request_id`
     +-- UpstreamError              the provider, or the connection to it
     |   +-- UpstreamRejected           it refused the request
+    |   +-- ContextTooLong             the request does not fit into the model's context window
     |   +-- UpstreamAuth               it refused the operator's key
     |   +-- UpstreamRateLimited        its rate limit is reached: see `retry_after_s`
     |   +-- UpstreamUnavailable        it is unreachable, or failed before the first token
@@ -27,6 +28,7 @@
     +-- DeadlineExceeded           the deadline (`timeout=`) passed, here or at the server
     +-- SlowReader                 the events were not read fast enough: resume
     +-- Draining                   this server is shutting down: resume on another
+    +-- AnswerTooLarge             the answer does not fit into the response of `chat`
     +-- ServerStopped              the stream ended because its server stopped
     +-- InternalError              a bug in Tokenwire; `metadata["error_id"]` is in the server's log
     +-- ConnectionLost             the server is unreachable, or the connection broke
@@ -244,6 +246,25 @@ class UpstreamError(TokenwireError):
 class UpstreamRejected(UpstreamError):
     """The provider refused the request."""
 
+    @property
+    def provider_message(self) -> str:
+        """The provider's own text, at most 1 KiB. Empty: the provider sent none."""
+        return self.metadata.get("provider_message", "")
+
+
+class ContextTooLong(UpstreamError):
+    """The request does not fit into the model's context window. Shorten it and try again."""
+
+    @property
+    def input_tokens(self) -> int | None:
+        """Tokens of the request. None: not reported."""
+        return parse_count(self.metadata.get("input_tokens"))
+
+    @property
+    def limit_tokens(self) -> int | None:
+        """Size of the context window, in tokens. None: not reported."""
+        return parse_count(self.metadata.get("limit_tokens"))
+
 
 class UpstreamAuth(UpstreamError):
     """The provider refused the operator's key."""
@@ -273,6 +294,10 @@ class DeadlineExceeded(TokenwireError):
 
 class SlowReader(TokenwireError):
     """The events were not read fast enough. The stream's retention decides whether it goes on."""
+
+
+class AnswerTooLarge(TokenwireError):
+    """The answer does not fit into the response of `chat`. Resume the stream `stream_id` to read it."""
 
 
 class Draining(TokenwireError):

@@ -18,12 +18,14 @@
     +-- RequestIdReused         a different request used the request_id
     +-- UpstreamError           the request to the provider failed
     |   +-- UpstreamRejected        the provider refused the request
+    |   +-- ContextTooLong          the request does not fit into the model's context window
     |   +-- UpstreamAuth            the provider refused the operator's key or account
     |   +-- UpstreamRateLimited     the provider's rate limit was reached
     |   +-- UpstreamUnavailable     it cannot be reached, or failed before the first token
     |   +-- UpstreamBroken          it failed after the first token
     |   +-- UpstreamStalled         it sent nothing for too long
     +-- SlowReader              the reader fell behind the log, or accepted no data for too long
+    +-- AnswerTooLarge          the answer does not fit into one response
     +-- ServerStopped           the server stopped before the stream ended
     +-- StreamFailed            the stream ended with one of these errors; each of its readers gets it
     +-- InternalFault           a bug in Tokenwire, described only in the log
@@ -273,8 +275,9 @@ class RequestIdReused(TokenwireError):
 class UpstreamError(TokenwireError):
     """The provider failed, or could not be reached.
 
-    `provider_text` is what the provider wrote, for the log only. `error_type` and `field` are the
-    provider's names for the kind of error and the invalid field; they reach the caller.
+    `provider_text` is what the provider wrote, for the log only. `error_type`, `error_code` and `field` are
+    the provider's names for the kind of error and the invalid field; they reach the caller. So does
+    `provider_message`: a redacted text, only for requests that the caller can correct.
     """
 
     def __init__(
@@ -284,13 +287,17 @@ class UpstreamError(TokenwireError):
         provider: str = "",
         status: int | None = None,
         error_type: str = "",
+        error_code: str = "",
         field: str = "",
+        provider_message: str = "",
         provider_text: str = "",
         retry_after_s: float | None = None,
     ) -> None:
         self.provider = provider
         self.status = status
         self.error_type = error_type
+        self.error_code = error_code
+        self.provider_message = provider_message
         self.field = field
         self.provider_text = provider_text
         self.retry_after_s = retry_after_s
@@ -302,13 +309,33 @@ class UpstreamError(TokenwireError):
             facts["provider_status"] = str(self.status)
         if self.error_type:
             facts["provider_error_type"] = self.error_type
+        if self.error_code:
+            facts["provider_error_code"] = self.error_code
         if self.field:
             facts["provider_field"] = self.field
+        if self.provider_message:
+            facts["provider_message"] = self.provider_message
         return facts
 
 
 class UpstreamRejected(UpstreamError):
     reason = "UPSTREAM_REJECTED"
+
+
+class ContextTooLong(UpstreamError):
+    """The request does not fit into the model's context window. Token counts are None if unknown."""
+
+    reason = "CONTEXT_TOO_LONG"
+    input_tokens: int | None = None
+    limit_tokens: int | None = None
+
+    def facts(self) -> dict[str, str]:
+        facts = super().facts()
+        if self.input_tokens is not None:
+            facts["input_tokens"] = str(self.input_tokens)
+        if self.limit_tokens is not None:
+            facts["limit_tokens"] = str(self.limit_tokens)
+        return facts
 
 
 class UpstreamAuth(UpstreamError):
@@ -342,6 +369,26 @@ class SlowReader(TokenwireError):
         if self.earliest_sequence is None:
             return {}
         return {"earliest_sequence": str(self.earliest_sequence)}
+
+
+class AnswerTooLarge(TokenwireError):
+    reason = "ANSWER_TOO_LARGE"
+
+    def __init__(self, stream_id: str, *, answer_bytes: int, limit_bytes: int) -> None:
+        self.stream_id = stream_id
+        self.answer_bytes = answer_bytes
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            f"the answer has {answer_bytes} bytes, more than the {limit_bytes} that Chat returns; "
+            "read it with ResumeStream"
+        )
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "stream_id": self.stream_id,
+            "answer_bytes": str(self.answer_bytes),
+            "limit_bytes": str(self.limit_bytes),
+        }
 
 
 class ServerStopped(TokenwireError):

@@ -25,6 +25,9 @@ class FinishReason(enum.IntEnum):
     TIME_LIMIT = 8
     CANCELLED = 9
     BUDGET = 10
+    CONTEXT_FULL = 11
+    INVALID_TOOL_CALLS = 12
+    OTHER = 13
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -83,11 +86,34 @@ class TextDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of reasoning. A signature ends its block; only then may the text be empty."""
+    """A piece of reasoning. A signature or a state ends its block; only then may the text be empty."""
 
     text: str
     index: int
     signature: str = ""
+    """Anthropic's signature of the block."""
+    provider_state: bytes = b""
+    """See `providers.state`."""
+
+
+class TextPhase(enum.IntEnum):
+    """The purpose of a text block. The values are those of TextPhase in the proto."""
+
+    UNSPECIFIED = 0
+    COMMENTARY = 1
+    FINAL_ANSWER = 2
+
+
+class TextInfo(msgspec.Struct, frozen=True, gc=False):
+    """What a text block has besides its text. Sent as a TextDelta without text.
+
+    A class of its own, so that the deltas of tokens stay small.
+    """
+
+    index: int
+    phase: TextPhase = TextPhase.UNSPECIFIED
+    provider_state: bytes = b""
+    """See `providers.state`."""
 
 
 class ToolCallStarted(msgspec.Struct, frozen=True, gc=False):
@@ -112,10 +138,83 @@ class ToolCall(msgspec.Struct, frozen=True, gc=False):
     id: str
     name: str
     arguments_json: str
+    provider_state: bytes = b""
+    """See `providers.state`."""
+
+
+class InvalidToolCall(msgspec.Struct, frozen=True, gc=False):
+    """A tool call that the model completed, but whose arguments are not a JSON object."""
+
+    index: int
+    id: str
+    name: str
+    arguments_text: str
+    problem: str
+
+
+class CitationKind(enum.IntEnum):
+    """The kind of source of a citation. The values are those of CitationKind in the proto."""
+
+    UNSPECIFIED = 0
+    URL = 1
+    DOCUMENT = 2
+    SEARCH_RESULT = 3
+
+
+class Citation(msgspec.Struct, frozen=True, gc=False):
+    """A source of a piece of the text block `index`. `start` and `end` count Unicode code points of the
+    block.
+    """
+
+    index: int
+    kind: CitationKind = CitationKind.UNSPECIFIED
+    start: int | None = None
+    end: int | None = None
+    cited_text: str = ""
+    url: str = ""
+    title: str = ""
+    document_index: int | None = None
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
+    """The log probability of a token, and of the most likely tokens at its position."""
+
+    token: str
+    logprob: float
+    token_bytes: bytes = b""
+    top: tuple[TokenLogprob, ...] = ()
+
+
+class Logprobs(msgspec.Struct, frozen=True, gc=False):
+    """The log probabilities of consecutive tokens of the text block `index`."""
+
+    index: int
+    tokens: tuple[TokenLogprob, ...]
+
+
+class NoticeKind(enum.IntEnum):
+    """What a notice reports. The values are those of NoticeKind in the proto."""
+
+    MODEL_CHANGED = 4
+
+
+class Notice(msgspec.Struct, frozen=True, gc=False):
+    """A change of the stream. A decoder leaves `provider` empty."""
+
+    kind: NoticeKind
+    model: str
+    provider: str = ""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     """A sign of life during silence. Made for one reader, never in a log."""
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """The provider's account of a refusal."""
+
+    category: str = ""
+    explanation: str = ""
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
@@ -127,9 +226,23 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     usage: Usage
     timings: Timings
     provider_response_id: str = ""
+    provider_finish_reason: str = ""
+    """The provider's own name of the reason. Empty if the provider did not end the answer."""
+    refusal: Refusal | None = None
 
 
-Delta = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | ToolCall
+Delta = (
+    TextDelta
+    | TextInfo
+    | ReasoningDelta
+    | ToolCallStarted
+    | ToolCallDelta
+    | ToolCall
+    | InvalidToolCall
+    | Citation
+    | Logprobs
+    | Notice
+)
 """An event that a provider's decoder emits. The first one of a stream is its first token."""
 
 Event = Started | Delta | Finished

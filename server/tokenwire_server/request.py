@@ -11,7 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 Role = Literal["system", "user", "assistant", "tool"]
-Effort = Literal["none", "minimal", "low", "medium", "high"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+ReasoningSummary = Literal["none", "auto", "concise", "detailed"]
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -25,6 +26,8 @@ class Violation(msgspec.Struct, frozen=True):
 class Text(msgspec.Struct, frozen=True):
     text: str
     cache_hint: bool = False
+    state: bytes | None = None
+    """Provider state, see `providers.state`. None: there is none."""
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -36,6 +39,24 @@ class Image(msgspec.Struct, frozen=True):
     cache_hint: bool = False
 
 
+class Document(msgspec.Struct, frozen=True):
+    """A PDF or a text. Exactly one of `uri` and `data` is set; `media_type` is set with `data`."""
+
+    uri: str = ""
+    data: bytes = b""
+    media_type: str = ""
+    """ "application/pdf" or "text/plain"; text is UTF-8, checked."""
+    title: str = ""
+    cache_hint: bool = False
+
+
+class Audio(msgspec.Struct, frozen=True):
+    data: bytes
+    media_type: str
+    """ "audio/wav" or "audio/mpeg"."""
+    cache_hint: bool = False
+
+
 class ToolCall(msgspec.Struct, frozen=True):
     id: str
     name: str
@@ -43,6 +64,8 @@ class ToolCall(msgspec.Struct, frozen=True):
     """A JSON object as text, checked. Pass it on as text or as `msgspec.Raw`: decoding and encoding it would
     change large numbers."""
     cache_hint: bool = False
+    state: bytes | None = None
+    """Provider state, see `providers.state`. None: there is none."""
 
 
 class ToolResult(msgspec.Struct, frozen=True):
@@ -50,19 +73,26 @@ class ToolResult(msgspec.Struct, frozen=True):
     text: str
     is_error: bool = False
     cache_hint: bool = False
+    parts: tuple[Text | Image | Document, ...] = ()
+    """More of the result, after `text`. Their cache hints are not set."""
 
 
 class Reasoning(msgspec.Struct, frozen=True):
     text: str
     signature: str = ""
     cache_hint: bool = False
+    state: bytes | None = None
+    """Provider state, see `providers.state`. None: there is none."""
 
 
-Part = Text | Image | ToolCall | ToolResult | Reasoning
+Part = Text | Image | Document | Audio | ToolCall | ToolResult | Reasoning
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One message. All parts are of kinds that its role allows (see Role in the proto)."""
+    """One message. All parts are of kinds that its role allows (see Role in the proto).
+
+    Only a message of the assistant may have no parts. It is not sent.
+    """
 
     role: Role
     parts: tuple[Part, ...]
@@ -81,6 +111,11 @@ class Generation(msgspec.Struct, frozen=True):
     stop_sequences: tuple[str, ...] = ()
     reasoning_effort: Effort | None = None
     reasoning_budget_tokens: int | None = None
+    reasoning_summary: ReasoningSummary | None = None
+    top_logprobs: int | None = None
+    """Number of most likely tokens at each position, 0 to 20. None: no log probabilities."""
+    service_tier: str = ""
+    """Passed to the provider unchanged. Empty: the provider's default."""
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -95,6 +130,8 @@ class ToolChoice(msgspec.Struct, frozen=True):
 
     mode: Literal["auto", "none", "required", "tool"]
     tool_name: str = ""
+    parallel: bool | None = None
+    """Whether the model may call several tools at once. None: the provider's default."""
 
 
 class JsonFormat(msgspec.Struct, frozen=True):
@@ -105,6 +142,17 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True):
     name: str
     schema_json: str
     strict: bool = False
+
+
+class RegexFormat(msgspec.Struct, frozen=True):
+    pattern: str
+
+
+class GrammarFormat(msgspec.Struct, frozen=True):
+    definition: str
+
+
+ResponseFormat = JsonFormat | JsonSchemaFormat | RegexFormat | GrammarFormat
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -152,7 +200,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     generation: Generation = Generation()
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
-    response_format: JsonFormat | JsonSchemaFormat | None = None
+    response_format: ResponseFormat | None = None
     """None for text."""
     provider_options: dict[str, Any] = {}
     """Keys for the top level of the provider's request body."""

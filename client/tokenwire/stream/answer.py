@@ -17,6 +17,8 @@ class _Block:
     kind: str
     pieces: list[str] = field(default_factory=list)
     signature: str = ""
+    provider_state: bytes = b""
+    is_invalid_call: bool = False
     tool_call_id: str = ""
     tool_name: str = ""
     complete_tool_call: ToolCall | None = None
@@ -26,11 +28,17 @@ class _Block:
         text = "".join(self.pieces)
         match self.kind:
             case "text":
-                return Part(text=text) if text else None
+                return Part(text=text, provider_state=self.provider_state) if text else None
             case "reasoning":
-                if not text and not self.signature:
+                if not text and not self.signature and not self.provider_state:
                     return None
-                return Part(reasoning=Reasoning(text=text, signature=self.signature))
+                return Part(
+                    reasoning=Reasoning(
+                        text=text, signature=self.signature, provider_state=self.provider_state
+                    )
+                )
+        if self.is_invalid_call:
+            return None
         return Part(
             tool_call=self.complete_tool_call
             or ToolCall(id=self.tool_call_id, name=self.tool_name, arguments_json=text)
@@ -62,11 +70,14 @@ class Answer:
         self.last_sequence = event.sequence
         match kind:
             case "text":
-                self._block(event.text.index, "text").pieces.append(event.text.text)
+                block = self._block(event.text.index, "text")
+                block.pieces.append(event.text.text)
+                block.provider_state = event.text.provider_state or block.provider_state
             case "reasoning":
                 block = self._block(event.reasoning.index, "reasoning")
                 block.pieces.append(event.reasoning.text)
                 block.signature = event.reasoning.signature or block.signature
+                block.provider_state = event.reasoning.provider_state or block.provider_state
             case "tool_call_delta":
                 delta = event.tool_call_delta
                 self._block(delta.index, "tool_call").pieces.append(delta.arguments_json)
@@ -77,6 +88,8 @@ class Answer:
             case "tool_call":
                 block = self._block(event.tool_call.index, "tool_call")
                 block.complete_tool_call = event.tool_call.tool_call
+            case "invalid_tool_call":
+                self._block(event.invalid_tool_call.index, "tool_call").is_invalid_call = True
             case "started":
                 self.stream_id = event.started.stream_id
             case "finished":
@@ -86,7 +99,7 @@ class Answer:
         """Return the assistant's message so far, with its parts in the order of the content blocks.
 
         An incomplete tool call has the arguments so far, which are not valid JSON: do not execute it. After
-        `finished`, an incomplete tool call is left out.
+        `finished`, an incomplete tool call is left out. An invalid one is always left out.
         """
         blocks = sorted(self._blocks.items(), key=lambda item: item[0][0])
         parts = (

@@ -164,7 +164,7 @@ class _RoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     ROLE_SYSTEM: _Role.ValueType  # 1
     """Instructions for the model. Parts: text."""
     ROLE_USER: _Role.ValueType  # 2
-    """The user. Parts: text, image."""
+    """The user. Parts: text, image, document, audio."""
     ROLE_ASSISTANT: _Role.ValueType  # 3
     """The model. Parts: text, reasoning, tool_call."""
     ROLE_TOOL: _Role.ValueType  # 4
@@ -178,7 +178,7 @@ ROLE_UNSPECIFIED: Role.ValueType  # 0
 ROLE_SYSTEM: Role.ValueType  # 1
 """Instructions for the model. Parts: text."""
 ROLE_USER: Role.ValueType  # 2
-"""The user. Parts: text, image."""
+"""The user. Parts: text, image, document, audio."""
 ROLE_ASSISTANT: Role.ValueType  # 3
 """The model. Parts: text, reasoning, tool_call."""
 ROLE_TOOL: Role.ValueType  # 4
@@ -203,6 +203,10 @@ class _ReasoningEffortEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     """Medium effort."""
     REASONING_EFFORT_HIGH: _ReasoningEffort.ValueType  # 5
     """High effort."""
+    REASONING_EFFORT_XHIGH: _ReasoningEffort.ValueType  # 6
+    """More than high effort."""
+    REASONING_EFFORT_MAX: _ReasoningEffort.ValueType  # 7
+    """Maximum effort."""
 
 class ReasoningEffort(_ReasoningEffort, metaclass=_ReasoningEffortEnumTypeWrapper):
     """ReasoningEffort is how much the model should reason."""
@@ -219,7 +223,43 @@ REASONING_EFFORT_MEDIUM: ReasoningEffort.ValueType  # 4
 """Medium effort."""
 REASONING_EFFORT_HIGH: ReasoningEffort.ValueType  # 5
 """High effort."""
+REASONING_EFFORT_XHIGH: ReasoningEffort.ValueType  # 6
+"""More than high effort."""
+REASONING_EFFORT_MAX: ReasoningEffort.ValueType  # 7
+"""Maximum effort."""
 global___ReasoningEffort = ReasoningEffort
+
+class _ReasoningSummary:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ReasoningSummaryEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ReasoningSummary.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    REASONING_SUMMARY_UNSPECIFIED: _ReasoningSummary.ValueType  # 0
+    """The provider's default."""
+    REASONING_SUMMARY_NONE: _ReasoningSummary.ValueType  # 1
+    """No summary."""
+    REASONING_SUMMARY_AUTO: _ReasoningSummary.ValueType  # 2
+    """As detailed as the model supports."""
+    REASONING_SUMMARY_CONCISE: _ReasoningSummary.ValueType  # 3
+    """A short summary."""
+    REASONING_SUMMARY_DETAILED: _ReasoningSummary.ValueType  # 4
+    """A long summary."""
+
+class ReasoningSummary(_ReasoningSummary, metaclass=_ReasoningSummaryEnumTypeWrapper):
+    """ReasoningSummary is how detailed the summary of the model's reasoning is."""
+
+REASONING_SUMMARY_UNSPECIFIED: ReasoningSummary.ValueType  # 0
+"""The provider's default."""
+REASONING_SUMMARY_NONE: ReasoningSummary.ValueType  # 1
+"""No summary."""
+REASONING_SUMMARY_AUTO: ReasoningSummary.ValueType  # 2
+"""As detailed as the model supports."""
+REASONING_SUMMARY_CONCISE: ReasoningSummary.ValueType  # 3
+"""A short summary."""
+REASONING_SUMMARY_DETAILED: ReasoningSummary.ValueType  # 4
+"""A long summary."""
+global___ReasoningSummary = ReasoningSummary
 
 class _ToolChoiceMode:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -627,7 +667,9 @@ class Message(google.protobuf.message.Message):
     """The author. Required."""
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
-        """The content, in order. Required."""
+        """The content, in order. Required, except in a message with ROLE_ASSISTANT: the answer of a model may be
+        empty. An empty message is not sent to the provider.
+        """
 
     def __init__(
         self,
@@ -650,12 +692,20 @@ class Part(google.protobuf.message.Message):
     TOOL_CALL_FIELD_NUMBER: builtins.int
     TOOL_RESULT_FIELD_NUMBER: builtins.int
     REASONING_FIELD_NUMBER: builtins.int
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    AUDIO_FIELD_NUMBER: builtins.int
     CACHE_HINT_FIELD_NUMBER: builtins.int
+    PROVIDER_STATE_FIELD_NUMBER: builtins.int
     text: builtins.str
     """Text. Not empty. In messages with ROLE_SYSTEM, ROLE_USER and ROLE_ASSISTANT."""
     cache_hint: builtins.bool
     """Marks the end of a static prefix, for providers whose prompt cache needs marks (Anthropic, at most 4 in
     a request, none on reasoning). Other providers cache without marks. Default: false.
+    """
+    provider_state: builtins.bytes
+    """Opaque data of the provider that made this part, for parts of kind text. Reasoning and tool calls have a
+    field of their own. Send it back unchanged: some providers refuse to continue a conversation without it.
+    It is sent only to the provider that made it, and left out for others. At most 4 MiB.
     """
     @property
     def image(self) -> global___Image:
@@ -673,6 +723,14 @@ class Part(google.protobuf.message.Message):
     def reasoning(self) -> global___Reasoning:
         """Reasoning that the model returned. In messages with ROLE_ASSISTANT."""
 
+    @property
+    def document(self) -> global___Document:
+        """A document. In messages with ROLE_USER."""
+
+    @property
+    def audio(self) -> global___Audio:
+        """A sound recording. In messages with ROLE_USER."""
+
     def __init__(
         self,
         *,
@@ -681,11 +739,14 @@ class Part(google.protobuf.message.Message):
         tool_call: tokenwire.v1.event_pb2.ToolCall | None = ...,
         tool_result: global___ToolResult | None = ...,
         reasoning: global___Reasoning | None = ...,
+        document: global___Document | None = ...,
+        audio: global___Audio | None = ...,
         cache_hint: builtins.bool = ...,
+        provider_state: builtins.bytes = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["content", b"content", "image", b"image", "reasoning", b"reasoning", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cache_hint", b"cache_hint", "content", b"content", "image", b"image", "reasoning", b"reasoning", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["text", "image", "tool_call", "tool_result", "reasoning"] | None: ...
+    def HasField(self, field_name: typing.Literal["audio", b"audio", "content", b"content", "document", b"document", "image", b"image", "reasoning", b"reasoning", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["audio", b"audio", "cache_hint", b"cache_hint", "content", b"content", "document", b"document", "image", b"image", "provider_state", b"provider_state", "reasoning", b"reasoning", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["text", "image", "tool_call", "tool_result", "reasoning", "document", "audio"] | None: ...
 
 global___Part = Part
 
@@ -718,6 +779,60 @@ class Image(google.protobuf.message.Message):
 global___Image = Image
 
 @typing.final
+class Document(google.protobuf.message.Message):
+    """Document is a document for the model to read."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    URI_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    uri: builtins.str
+    """An https:// address that the provider fetches. Not supported by OpenAI Chat Completions."""
+    data: builtins.bytes
+    """The document itself. Not empty. Counts toward the size limit of the request."""
+    media_type: builtins.str
+    """Media type of `data`: "application/pdf" or "text/plain". Required with `data`, refused with `uri`."""
+    title: builtins.str
+    """Title, or name of the file. Default: none."""
+    def __init__(
+        self,
+        *,
+        uri: builtins.str = ...,
+        data: builtins.bytes = ...,
+        media_type: builtins.str = ...,
+        title: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["data", b"data", "source", b"source", "uri", b"uri"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "media_type", b"media_type", "source", b"source", "title", b"title", "uri", b"uri"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["uri", "data"] | None: ...
+
+global___Document = Document
+
+@typing.final
+class Audio(google.protobuf.message.Message):
+    """Audio is a sound recording for the model to hear. For OpenAI Chat Completions and compatible servers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """The recording. Not empty. Counts toward the size limit of the request."""
+    media_type: builtins.str
+    """Media type of `data`: "audio/wav" or "audio/mpeg". Required."""
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+        media_type: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "media_type", b"media_type"]) -> None: ...
+
+global___Audio = Audio
+
+@typing.final
 class ToolResult(google.protobuf.message.Message):
     """ToolResult is the result of a tool call."""
 
@@ -726,20 +841,28 @@ class ToolResult(google.protobuf.message.Message):
     TOOL_CALL_ID_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     IS_ERROR_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
     """ToolCall.id of the call. Required."""
     text: builtins.str
     """The result, for the model to read."""
     is_error: builtins.bool
     """True if the tool failed. `text` then describes the failure."""
+    @property
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
+        """More of the result, after `text`: parts of kind text, image and document. OpenAI Chat Completions
+        accepts only text.
+        """
+
     def __init__(
         self,
         *,
         tool_call_id: builtins.str = ...,
         text: builtins.str = ...,
         is_error: builtins.bool = ...,
+        parts: collections.abc.Iterable[global___Part] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["is_error", b"is_error", "text", b"text", "tool_call_id", b"tool_call_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["is_error", b"is_error", "parts", b"parts", "text", b"text", "tool_call_id", b"tool_call_id"]) -> None: ...
 
 global___ToolResult = ToolResult
 
@@ -751,19 +874,23 @@ class Reasoning(google.protobuf.message.Message):
 
     TEXT_FIELD_NUMBER: builtins.int
     SIGNATURE_FIELD_NUMBER: builtins.int
+    PROVIDER_STATE_FIELD_NUMBER: builtins.int
     text: builtins.str
     """The reasoning, or a summary of it. Empty if the provider hides it."""
     signature: builtins.str
-    """Opaque signature of the provider. Send it back unchanged, together with its text. Reasoning is left out
-    of requests to a provider that accepts no reasoning or did not sign it.
+    """Signature of Anthropic. Send it back unchanged, together with its text. Reasoning is left out of requests
+    to a provider that accepts no reasoning or did not sign it.
     """
+    provider_state: builtins.bytes
+    """Opaque data of the provider for this block. See Part.provider_state."""
     def __init__(
         self,
         *,
         text: builtins.str = ...,
         signature: builtins.str = ...,
+        provider_state: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["signature", b"signature", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["provider_state", b"provider_state", "signature", b"signature", "text", b"text"]) -> None: ...
 
 global___Reasoning = Reasoning
 
@@ -784,6 +911,8 @@ class GenerationConfig(google.protobuf.message.Message):
     FREQUENCY_PENALTY_FIELD_NUMBER: builtins.int
     STOP_SEQUENCES_FIELD_NUMBER: builtins.int
     REASONING_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    SERVICE_TIER_FIELD_NUMBER: builtins.int
     max_output_tokens: builtins.int
     """Maximum number of tokens to generate, including reasoning. At least 1 (OpenAI Responses: 16). Default:
     the provider's default. If the provider requires a value (Anthropic), the default is the maximum
@@ -801,6 +930,10 @@ class GenerationConfig(google.protobuf.message.Message):
     """Penalty for tokens that have already occurred, -2 to 2. For OpenAI Chat Completions."""
     frequency_penalty: builtins.float
     """Penalty for tokens by how often they have occurred, -2 to 2. For OpenAI Chat Completions."""
+    service_tier: builtins.str
+    """The provider's tier of service, such as "priority" or "flex". Passed to the provider unchanged. At most 64
+    characters. Default: the provider's default.
+    """
     @property
     def stop_sequences(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Texts that end the answer. At most 16 (OpenAI Chat Completions: 4), none of them empty. Not supported by
@@ -810,6 +943,10 @@ class GenerationConfig(google.protobuf.message.Message):
     @property
     def reasoning(self) -> global___ReasoningConfig:
         """How much the model reasons. Default: the model's default."""
+
+    @property
+    def logprobs(self) -> global___LogprobsConfig:
+        """Whether log probabilities of tokens are sent. Default: no. For OpenAI and compatible servers."""
 
     def __init__(
         self,
@@ -823,9 +960,11 @@ class GenerationConfig(google.protobuf.message.Message):
         frequency_penalty: builtins.float | None = ...,
         stop_sequences: collections.abc.Iterable[builtins.str] | None = ...,
         reasoning: global___ReasoningConfig | None = ...,
+        logprobs: global___LogprobsConfig | None = ...,
+        service_tier: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_max_output_tokens", b"_max_output_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "max_output_tokens", b"max_output_tokens", "presence_penalty", b"presence_penalty", "reasoning", b"reasoning", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_max_output_tokens", b"_max_output_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "max_output_tokens", b"max_output_tokens", "presence_penalty", b"presence_penalty", "reasoning", b"reasoning", "seed", b"seed", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_max_output_tokens", b"_max_output_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "presence_penalty", b"presence_penalty", "reasoning", b"reasoning", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_max_output_tokens", b"_max_output_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "presence_penalty", b"presence_penalty", "reasoning", b"reasoning", "seed", b"seed", "service_tier", b"service_tier", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_frequency_penalty", b"_frequency_penalty"]) -> typing.Literal["frequency_penalty"] | None: ...
     @typing.overload
@@ -844,6 +983,24 @@ class GenerationConfig(google.protobuf.message.Message):
 global___GenerationConfig = GenerationConfig
 
 @typing.final
+class LogprobsConfig(google.protobuf.message.Message):
+    """LogprobsConfig requests the log probability of each token of the answer's text."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOP_COUNT_FIELD_NUMBER: builtins.int
+    top_count: builtins.int
+    """Number of most likely tokens at each position. 0 to 20. Default: 0."""
+    def __init__(
+        self,
+        *,
+        top_count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["top_count", b"top_count"]) -> None: ...
+
+global___LogprobsConfig = LogprobsConfig
+
+@typing.final
 class ReasoningConfig(google.protobuf.message.Message):
     """ReasoningConfig configures how much the model reasons."""
 
@@ -851,20 +1008,26 @@ class ReasoningConfig(google.protobuf.message.Message):
 
     EFFORT_FIELD_NUMBER: builtins.int
     BUDGET_TOKENS_FIELD_NUMBER: builtins.int
+    SUMMARY_FIELD_NUMBER: builtins.int
     effort: global___ReasoningEffort.ValueType
     """Effort, for providers that support it. Default: the model's default."""
     budget_tokens: builtins.int
     """Maximum number of tokens for reasoning, for providers that support it (Anthropic). At least 1,024, and
     less than `max_output_tokens`.
     """
+    summary: global___ReasoningSummary.ValueType
+    """Whether the provider returns a summary of the reasoning as `reasoning` events, for providers that hide the
+    reasoning itself (OpenAI Responses, Anthropic). Default: the provider's default.
+    """
     def __init__(
         self,
         *,
         effort: global___ReasoningEffort.ValueType = ...,
         budget_tokens: builtins.int | None = ...,
+        summary: global___ReasoningSummary.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_budget_tokens", b"_budget_tokens", "budget_tokens", b"budget_tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_budget_tokens", b"_budget_tokens", "budget_tokens", b"budget_tokens", "effort", b"effort"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_budget_tokens", b"_budget_tokens", "budget_tokens", b"budget_tokens", "effort", b"effort", "summary", b"summary"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_budget_tokens", b"_budget_tokens"]) -> typing.Literal["budget_tokens"] | None: ...
 
 global___ReasoningConfig = ReasoningConfig
@@ -905,17 +1068,23 @@ class ToolChoice(google.protobuf.message.Message):
 
     MODE_FIELD_NUMBER: builtins.int
     TOOL_NAME_FIELD_NUMBER: builtins.int
+    PARALLEL_FIELD_NUMBER: builtins.int
     mode: global___ToolChoiceMode.ValueType
     """Whether the model must call a tool. Default: the model decides."""
     tool_name: builtins.str
     """Name of one of the request's tools. Required with TOOL_CHOICE_MODE_TOOL, refused with other modes."""
+    parallel: builtins.bool
+    """Whether the model may call several tools at once. Default: the provider's default."""
     def __init__(
         self,
         *,
         mode: global___ToolChoiceMode.ValueType = ...,
         tool_name: builtins.str = ...,
+        parallel: builtins.bool | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["mode", b"mode", "tool_name", b"tool_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_parallel", b"_parallel", "parallel", b"parallel"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_parallel", b"_parallel", "mode", b"mode", "parallel", b"parallel", "tool_name", b"tool_name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_parallel", b"_parallel"]) -> typing.Literal["parallel"] | None: ...
 
 global___ToolChoice = ToolChoice
 
@@ -928,6 +1097,8 @@ class ResponseFormat(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     JSON_FIELD_NUMBER: builtins.int
     JSON_SCHEMA_FIELD_NUMBER: builtins.int
+    REGEX_FIELD_NUMBER: builtins.int
+    GRAMMAR_FIELD_NUMBER: builtins.int
     @property
     def text(self) -> global___TextFormat:
         """Free text."""
@@ -940,16 +1111,26 @@ class ResponseFormat(google.protobuf.message.Message):
     def json_schema(self) -> global___JsonSchemaFormat:
         """JSON that follows a schema."""
 
+    @property
+    def regex(self) -> global___RegexFormat:
+        """Text that matches a regular expression. For compatible servers that support it (`quirks.regex`)."""
+
+    @property
+    def grammar(self) -> global___GrammarFormat:
+        """Text that follows a grammar. For compatible servers that support it (`quirks.grammar`)."""
+
     def __init__(
         self,
         *,
         text: global___TextFormat | None = ...,
         json: global___JsonFormat | None = ...,
         json_schema: global___JsonSchemaFormat | None = ...,
+        regex: global___RegexFormat | None = ...,
+        grammar: global___GrammarFormat | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["format", b"format", "json", b"json", "json_schema", b"json_schema", "text", b"text"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["format", b"format", "json", b"json", "json_schema", b"json_schema", "text", b"text"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["format", b"format"]) -> typing.Literal["text", "json", "json_schema"] | None: ...
+    def HasField(self, field_name: typing.Literal["format", b"format", "grammar", b"grammar", "json", b"json", "json_schema", b"json_schema", "regex", b"regex", "text", b"text"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["format", b"format", "grammar", b"grammar", "json", b"json", "json_schema", b"json_schema", "regex", b"regex", "text", b"text"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["format", b"format"]) -> typing.Literal["text", "json", "json_schema", "regex", "grammar"] | None: ...
 
 global___ResponseFormat = ResponseFormat
 
@@ -1004,6 +1185,44 @@ class JsonSchemaFormat(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["name", b"name", "schema_json", b"schema_json", "strict", b"strict"]) -> None: ...
 
 global___JsonSchemaFormat = JsonSchemaFormat
+
+@typing.final
+class RegexFormat(google.protobuf.message.Message):
+    """RegexFormat requests text that matches a regular expression."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PATTERN_FIELD_NUMBER: builtins.int
+    pattern: builtins.str
+    """The regular expression, in the server's syntax. Required, at most 65,536 characters."""
+    def __init__(
+        self,
+        *,
+        pattern: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["pattern", b"pattern"]) -> None: ...
+
+global___RegexFormat = RegexFormat
+
+@typing.final
+class GrammarFormat(google.protobuf.message.Message):
+    """GrammarFormat requests text that follows a grammar."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEFINITION_FIELD_NUMBER: builtins.int
+    definition: builtins.str
+    """The grammar, in the server's syntax: GBNF for llama.cpp, EBNF for vLLM and SGLang. Required, at most
+    262,144 characters.
+    """
+    def __init__(
+        self,
+        *,
+        definition: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["definition", b"definition"]) -> None: ...
+
+global___GrammarFormat = GrammarFormat
 
 @typing.final
 class ChatResponse(google.protobuf.message.Message):

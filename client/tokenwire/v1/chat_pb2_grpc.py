@@ -109,8 +109,8 @@ class ChatServiceServicer(object):
 
     def Chat(self, request, context):
         """Chat returns the complete answer in one response, for batch work. It has the same limits and errors as
-        ChatStream. If the answer is larger than the stream's log (8 MiB by default), the call fails with
-        SLOW_READER; use ChatStream instead.
+        ChatStream. An answer larger than most clients accept (just under 4 MiB, server setting) ends the call
+        with ANSWER_TOO_LARGE: read it with ResumeStream, or use ChatStream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

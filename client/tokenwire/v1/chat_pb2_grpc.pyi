@@ -57,8 +57,8 @@ class ChatServiceStub:
         tokenwire.v1.chat_pb2.ChatResponse,
     ]
     """Chat returns the complete answer in one response, for batch work. It has the same limits and errors as
-    ChatStream. If the answer is larger than the stream's log (8 MiB by default), the call fails with
-    SLOW_READER; use ChatStream instead.
+    ChatStream. An answer larger than most clients accept (just under 4 MiB, server setting) ends the call
+    with ANSWER_TOO_LARGE: read it with ResumeStream, or use ChatStream.
     """
 
     ResumeStream: grpc.UnaryStreamMultiCallable[
@@ -130,8 +130,8 @@ class ChatServiceAsyncStub:
         tokenwire.v1.chat_pb2.ChatResponse,
     ]
     """Chat returns the complete answer in one response, for batch work. It has the same limits and errors as
-    ChatStream. If the answer is larger than the stream's log (8 MiB by default), the call fails with
-    SLOW_READER; use ChatStream instead.
+    ChatStream. An answer larger than most clients accept (just under 4 MiB, server setting) ends the call
+    with ANSWER_TOO_LARGE: read it with ResumeStream, or use ChatStream.
     """
 
     ResumeStream: grpc.aio.UnaryStreamMultiCallable[
@@ -209,8 +209,8 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[tokenwire.v1.chat_pb2.ChatResponse, collections.abc.Awaitable[tokenwire.v1.chat_pb2.ChatResponse]]:
         """Chat returns the complete answer in one response, for batch work. It has the same limits and errors as
-        ChatStream. If the answer is larger than the stream's log (8 MiB by default), the call fails with
-        SLOW_READER; use ChatStream instead.
+        ChatStream. An answer larger than most clients accept (just under 4 MiB, server setting) ends the call
+        with ANSWER_TOO_LARGE: read it with ResumeStream, or use ChatStream.
         """
 
     @abc.abstractmethod

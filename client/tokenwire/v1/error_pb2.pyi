@@ -32,6 +32,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """NOT_FOUND: the provider or alias is not configured, or the provider does not offer the model.
     Metadata: `model`, and `nearest` with the most similar names, separated by commas.
     """
+    ERROR_REASON_CONTEXT_TOO_LONG: _ErrorReason.ValueType  # 3
+    """INVALID_ARGUMENT: the request does not fit into the model's context window. Metadata: `provider`, and as
+    far as they are known, `input_tokens` and `limit_tokens`.
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED: the key is missing, malformed, unknown, expired or revoked, or belongs to another
     tenant than the one that the client certificate names. Open calls also end with this error when
@@ -77,7 +81,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """ALREADY_EXISTS: a different request used this request_id. Metadata: `request_id`."""
     ERROR_REASON_UPSTREAM_REJECTED: _ErrorReason.ValueType  # 15
     """INVALID_ARGUMENT: the provider refused the request. Metadata: `provider`, `provider_status`, and if
-    the provider sent them, `provider_error_type` and `provider_field`.
+    the provider sent them, `provider_error_type`, `provider_error_code`, `provider_field` and
+    `provider_message`: the provider's own text, at most 1 KiB.
     """
     ERROR_REASON_UPSTREAM_AUTH: _ErrorReason.ValueType  # 16
     """FAILED_PRECONDITION: the provider refuses the operator's key or account. Metadata: `provider`."""
@@ -104,6 +109,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_SERVER_STOPPED: _ErrorReason.ValueType  # 26
     """UNAVAILABLE: the server stopped, and the stream ended with it."""
+    ERROR_REASON_ANSWER_TOO_LARGE: _ErrorReason.ValueType  # 28
+    """RESOURCE_EXHAUSTED: the answer to a `Chat` call is larger than the server returns in one response.
+    Metadata: `stream_id`, `answer_bytes` and `limit_bytes`. Read the answer with ResumeStream.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 27
     """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
 
@@ -126,6 +135,10 @@ each with the path of its field.
 ERROR_REASON_UNKNOWN_MODEL: ErrorReason.ValueType  # 2
 """NOT_FOUND: the provider or alias is not configured, or the provider does not offer the model.
 Metadata: `model`, and `nearest` with the most similar names, separated by commas.
+"""
+ERROR_REASON_CONTEXT_TOO_LONG: ErrorReason.ValueType  # 3
+"""INVALID_ARGUMENT: the request does not fit into the model's context window. Metadata: `provider`, and as
+far as they are known, `input_tokens` and `limit_tokens`.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED: the key is missing, malformed, unknown, expired or revoked, or belongs to another
@@ -172,7 +185,8 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 14
 """ALREADY_EXISTS: a different request used this request_id. Metadata: `request_id`."""
 ERROR_REASON_UPSTREAM_REJECTED: ErrorReason.ValueType  # 15
 """INVALID_ARGUMENT: the provider refused the request. Metadata: `provider`, `provider_status`, and if
-the provider sent them, `provider_error_type` and `provider_field`.
+the provider sent them, `provider_error_type`, `provider_error_code`, `provider_field` and
+`provider_message`: the provider's own text, at most 1 KiB.
 """
 ERROR_REASON_UPSTREAM_AUTH: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION: the provider refuses the operator's key or account. Metadata: `provider`."""
@@ -199,6 +213,10 @@ RESUME_POINT_EXPIRED.
 """
 ERROR_REASON_SERVER_STOPPED: ErrorReason.ValueType  # 26
 """UNAVAILABLE: the server stopped, and the stream ended with it."""
+ERROR_REASON_ANSWER_TOO_LARGE: ErrorReason.ValueType  # 28
+"""RESOURCE_EXHAUSTED: the answer to a `Chat` call is larger than the server returns in one response.
+Metadata: `stream_id`, `answer_bytes` and `limit_bytes`. Read the answer with ResumeStream.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
 global___ErrorReason = ErrorReason

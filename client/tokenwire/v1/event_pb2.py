@@ -27,35 +27,54 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tokenwire.v1 import usage_pb2 as tokenwire_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/event.proto\x12\x0ctokenwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tokenwire/v1/usage.proto\"\xd2\x03\n\nTokenEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x07started\x18\x02 \x01(\x0b\x32\x15.tokenwire.v1.StartedH\x00\x12\'\n\x04text\x18\x03 \x01(\x0b\x32\x17.tokenwire.v1.TextDeltaH\x00\x12\x31\n\treasoning\x18\x04 \x01(\x0b\x32\x1c.tokenwire.v1.ReasoningDeltaH\x00\x12:\n\x11tool_call_started\x18\x05 \x01(\x0b\x32\x1d.tokenwire.v1.ToolCallStartedH\x00\x12\x36\n\x0ftool_call_delta\x18\x06 \x01(\x0b\x32\x1b.tokenwire.v1.ToolCallDeltaH\x00\x12/\n\ttool_call\x18\x07 \x01(\x0b\x32\x1a.tokenwire.v1.ToolCallDoneH\x00\x12$\n\x05usage\x18\x08 \x01(\x0b\x32\x13.tokenwire.v1.UsageH\x00\x12,\n\theartbeat\x18\n \x01(\x0b\x32\x17.tokenwire.v1.HeartbeatH\x00\x12*\n\x08\x66inished\x18\x0b \x01(\x0b\x32\x16.tokenwire.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xf9\x01\n\x07Started\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x30\n\x0c\x63reated_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16\x65stimated_input_tokens\x18\x06 \x01(\x03\x12$\n\x17\x65stimated_cost_microusd\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nfrom_cache\x18\x08 \x01(\x08\x42\x1a\n\x18_estimated_cost_microusd\"\x0b\n\tHeartbeat\"(\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\"@\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x05\":\n\x0fToolCallStarted\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"6\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"H\n\x0cToolCallDone\x12\r\n\x05index\x18\x01 \x01(\x05\x12)\n\ttool_call\x18\x02 \x01(\x0b\x32\x16.tokenwire.v1.ToolCall\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xc1\x01\n\x08\x46inished\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.tokenwire.v1.FinishReason\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\"\n\x05usage\x18\x04 \x01(\x0b\x32\x13.tokenwire.v1.Usage\x12&\n\x07timings\x18\x05 \x01(\x0b\x32\x15.tokenwire.v1.Timings\x12\x1c\n\x14provider_response_id\x18\x06 \x01(\t\"\xfb\x01\n\x07Timings\x12\'\n\x04ttft\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07itl_p50\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07itl_p99\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x18output_tokens_per_second\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x1b\n\x19_output_tokens_per_second*\xce\x02\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x05\x12\x19\n\x15\x46INISH_REASON_REFUSAL\x10\x06\x12\x18\n\x14\x46INISH_REASON_PAUSED\x10\x07\x12\x1c\n\x18\x46INISH_REASON_TIME_LIMIT\x10\x08\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\t\x12\x18\n\x14\x46INISH_REASON_BUDGET\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/event.proto\x12\x0ctokenwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tokenwire/v1/usage.proto\"\x8e\x05\n\nTokenEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x07started\x18\x02 \x01(\x0b\x32\x15.tokenwire.v1.StartedH\x00\x12\'\n\x04text\x18\x03 \x01(\x0b\x32\x17.tokenwire.v1.TextDeltaH\x00\x12\x31\n\treasoning\x18\x04 \x01(\x0b\x32\x1c.tokenwire.v1.ReasoningDeltaH\x00\x12:\n\x11tool_call_started\x18\x05 \x01(\x0b\x32\x1d.tokenwire.v1.ToolCallStartedH\x00\x12\x36\n\x0ftool_call_delta\x18\x06 \x01(\x0b\x32\x1b.tokenwire.v1.ToolCallDeltaH\x00\x12/\n\ttool_call\x18\x07 \x01(\x0b\x32\x1a.tokenwire.v1.ToolCallDoneH\x00\x12:\n\x11invalid_tool_call\x18\x0c \x01(\x0b\x32\x1d.tokenwire.v1.InvalidToolCallH\x00\x12*\n\x08\x63itation\x18\r \x01(\x0b\x32\x16.tokenwire.v1.CitationH\x00\x12*\n\x08logprobs\x18\x0e \x01(\x0b\x32\x16.tokenwire.v1.LogprobsH\x00\x12&\n\x06notice\x18\x0f \x01(\x0b\x32\x14.tokenwire.v1.NoticeH\x00\x12$\n\x05usage\x18\x08 \x01(\x0b\x32\x13.tokenwire.v1.UsageH\x00\x12,\n\theartbeat\x18\n \x01(\x0b\x32\x17.tokenwire.v1.HeartbeatH\x00\x12*\n\x08\x66inished\x18\x0b \x01(\x0b\x32\x16.tokenwire.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xf9\x01\n\x07Started\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x30\n\x0c\x63reated_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16\x65stimated_input_tokens\x18\x06 \x01(\x03\x12$\n\x17\x65stimated_cost_microusd\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nfrom_cache\x18\x08 \x01(\x08\x42\x1a\n\x18_estimated_cost_microusd\"\x0b\n\tHeartbeat\"h\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12&\n\x05phase\x18\x03 \x01(\x0e\x32\x17.tokenwire.v1.TextPhase\x12\x16\n\x0eprovider_state\x18\x04 \x01(\x0c\"X\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x05\x12\x16\n\x0eprovider_state\x18\x04 \x01(\x0c\":\n\x0fToolCallStarted\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"6\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"H\n\x0cToolCallDone\x12\r\n\x05index\x18\x01 \x01(\x05\x12)\n\ttool_call\x18\x02 \x01(\x0b\x32\x16.tokenwire.v1.ToolCall\"c\n\x0fInvalidToolCall\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_text\x18\x04 \x01(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\"\xdb\x01\n\x08\x43itation\x12\r\n\x05index\x18\x01 \x01(\x05\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.tokenwire.v1.CitationKind\x12\x12\n\x05start\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x03\x65nd\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\ncited_text\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\x12\r\n\x05title\x18\x07 \x01(\t\x12\x1b\n\x0e\x64ocument_index\x18\x08 \x01(\x05H\x02\x88\x01\x01\x42\x08\n\x06_startB\x06\n\x04_endB\x11\n\x0f_document_index\"E\n\x08Logprobs\x12\r\n\x05index\x18\x01 \x01(\x05\x12*\n\x06tokens\x18\x02 \x03(\x0b\x32\x1a.tokenwire.v1.TokenLogprob\"l\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\x12\'\n\x03top\x18\x04 \x03(\x0b\x32\x1a.tokenwire.v1.TokenLogprob\"Q\n\x06Notice\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.tokenwire.v1.NoticeKind\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\"T\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\x16\n\x0eprovider_state\x18\x04 \x01(\x0c\"\x89\x02\n\x08\x46inished\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.tokenwire.v1.FinishReason\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\"\n\x05usage\x18\x04 \x01(\x0b\x32\x13.tokenwire.v1.Usage\x12&\n\x07timings\x18\x05 \x01(\x0b\x32\x15.tokenwire.v1.Timings\x12\x1c\n\x14provider_response_id\x18\x06 \x01(\t\x12\x1e\n\x16provider_finish_reason\x18\x07 \x01(\t\x12&\n\x07refusal\x18\x08 \x01(\x0b\x32\x15.tokenwire.v1.Refusal\"0\n\x07Refusal\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x02 \x01(\t\"\xfb\x01\n\x07Timings\x12\'\n\x04ttft\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07itl_p50\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07itl_p99\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x18output_tokens_per_second\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x1b\n\x19_output_tokens_per_second*_\n\tTextPhase\x12\x1a\n\x16TEXT_PHASE_UNSPECIFIED\x10\x00\x12\x19\n\x15TEXT_PHASE_COMMENTARY\x10\x01\x12\x1b\n\x17TEXT_PHASE_FINAL_ANSWER\x10\x02*\x81\x01\n\x0c\x43itationKind\x12\x1d\n\x19\x43ITATION_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43ITATION_KIND_URL\x10\x01\x12\x1a\n\x16\x43ITATION_KIND_DOCUMENT\x10\x02\x12\x1f\n\x1b\x43ITATION_KIND_SEARCH_RESULT\x10\x03*H\n\nNoticeKind\x12\x1b\n\x17NOTICE_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19NOTICE_KIND_MODEL_CHANGED\x10\x04*\xad\x03\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x05\x12\x19\n\x15\x46INISH_REASON_REFUSAL\x10\x06\x12\x18\n\x14\x46INISH_REASON_PAUSED\x10\x07\x12\x1c\n\x18\x46INISH_REASON_TIME_LIMIT\x10\x08\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\t\x12\x18\n\x14\x46INISH_REASON_BUDGET\x10\n\x12\x1e\n\x1a\x46INISH_REASON_CONTEXT_FULL\x10\x0b\x12$\n FINISH_REASON_INVALID_TOOL_CALLS\x10\x0c\x12\x17\n\x13\x46INISH_REASON_OTHER\x10\rBc\n\x10\x64\x65v.tokenwire.v1P\x01Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\xaa\x02\x0cTokenwire.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tokenwire.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1678
-  _globals['_FINISHREASON']._serialized_end=2012
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.tokenwire.v1P\001Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\252\002\014Tokenwire.V1'
+  _globals['_TEXTPHASE']._serialized_start=2686
+  _globals['_TEXTPHASE']._serialized_end=2781
+  _globals['_CITATIONKIND']._serialized_start=2784
+  _globals['_CITATIONKIND']._serialized_end=2913
+  _globals['_NOTICEKIND']._serialized_start=2915
+  _globals['_NOTICEKIND']._serialized_end=2987
+  _globals['_FINISHREASON']._serialized_start=2990
+  _globals['_FINISHREASON']._serialized_end=3419
   _globals['_TOKENEVENT']._serialized_start=134
-  _globals['_TOKENEVENT']._serialized_end=600
-  _globals['_STARTED']._serialized_start=603
-  _globals['_STARTED']._serialized_end=852
-  _globals['_HEARTBEAT']._serialized_start=854
-  _globals['_HEARTBEAT']._serialized_end=865
-  _globals['_TEXTDELTA']._serialized_start=867
-  _globals['_TEXTDELTA']._serialized_end=907
-  _globals['_REASONINGDELTA']._serialized_start=909
-  _globals['_REASONINGDELTA']._serialized_end=973
-  _globals['_TOOLCALLSTARTED']._serialized_start=975
-  _globals['_TOOLCALLSTARTED']._serialized_end=1033
-  _globals['_TOOLCALLDELTA']._serialized_start=1035
-  _globals['_TOOLCALLDELTA']._serialized_end=1089
-  _globals['_TOOLCALLDONE']._serialized_start=1091
-  _globals['_TOOLCALLDONE']._serialized_end=1163
-  _globals['_TOOLCALL']._serialized_start=1165
-  _globals['_TOOLCALL']._serialized_end=1225
-  _globals['_FINISHED']._serialized_start=1228
-  _globals['_FINISHED']._serialized_end=1421
-  _globals['_TIMINGS']._serialized_start=1424
-  _globals['_TIMINGS']._serialized_end=1675
+  _globals['_TOKENEVENT']._serialized_end=788
+  _globals['_STARTED']._serialized_start=791
+  _globals['_STARTED']._serialized_end=1040
+  _globals['_HEARTBEAT']._serialized_start=1042
+  _globals['_HEARTBEAT']._serialized_end=1053
+  _globals['_TEXTDELTA']._serialized_start=1055
+  _globals['_TEXTDELTA']._serialized_end=1159
+  _globals['_REASONINGDELTA']._serialized_start=1161
+  _globals['_REASONINGDELTA']._serialized_end=1249
+  _globals['_TOOLCALLSTARTED']._serialized_start=1251
+  _globals['_TOOLCALLSTARTED']._serialized_end=1309
+  _globals['_TOOLCALLDELTA']._serialized_start=1311
+  _globals['_TOOLCALLDELTA']._serialized_end=1365
+  _globals['_TOOLCALLDONE']._serialized_start=1367
+  _globals['_TOOLCALLDONE']._serialized_end=1439
+  _globals['_INVALIDTOOLCALL']._serialized_start=1441
+  _globals['_INVALIDTOOLCALL']._serialized_end=1540
+  _globals['_CITATION']._serialized_start=1543
+  _globals['_CITATION']._serialized_end=1762
+  _globals['_LOGPROBS']._serialized_start=1764
+  _globals['_LOGPROBS']._serialized_end=1833
+  _globals['_TOKENLOGPROB']._serialized_start=1835
+  _globals['_TOKENLOGPROB']._serialized_end=1943
+  _globals['_NOTICE']._serialized_start=1945
+  _globals['_NOTICE']._serialized_end=2026
+  _globals['_TOOLCALL']._serialized_start=2028
+  _globals['_TOOLCALL']._serialized_end=2112
+  _globals['_FINISHED']._serialized_start=2115
+  _globals['_FINISHED']._serialized_end=2380
+  _globals['_REFUSAL']._serialized_start=2382
+  _globals['_REFUSAL']._serialized_end=2430
+  _globals['_TIMINGS']._serialized_start=2433
+  _globals['_TIMINGS']._serialized_end=2684
 # @@protoc_insertion_point(module_scope)

@@ -4,8 +4,10 @@ isort:skip_file
 The events of a stream."""
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.duration_pb2
+import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
@@ -20,6 +22,78 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _TextPhase:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TextPhaseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TextPhase.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TEXT_PHASE_UNSPECIFIED: _TextPhase.ValueType  # 0
+    """The provider makes no difference."""
+    TEXT_PHASE_COMMENTARY: _TextPhase.ValueType  # 1
+    """A comment of the model on what it does, such as before a tool call."""
+    TEXT_PHASE_FINAL_ANSWER: _TextPhase.ValueType  # 2
+    """The answer."""
+
+class TextPhase(_TextPhase, metaclass=_TextPhaseEnumTypeWrapper):
+    """TextPhase is the purpose of a text block."""
+
+TEXT_PHASE_UNSPECIFIED: TextPhase.ValueType  # 0
+"""The provider makes no difference."""
+TEXT_PHASE_COMMENTARY: TextPhase.ValueType  # 1
+"""A comment of the model on what it does, such as before a tool call."""
+TEXT_PHASE_FINAL_ANSWER: TextPhase.ValueType  # 2
+"""The answer."""
+global___TextPhase = TextPhase
+
+class _CitationKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CitationKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_CitationKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CITATION_KIND_UNSPECIFIED: _CitationKind.ValueType  # 0
+    """The kind is unknown."""
+    CITATION_KIND_URL: _CitationKind.ValueType  # 1
+    """A page on the web."""
+    CITATION_KIND_DOCUMENT: _CitationKind.ValueType  # 2
+    """A document of the request, or a file that the provider stores."""
+    CITATION_KIND_SEARCH_RESULT: _CitationKind.ValueType  # 3
+    """A result of a search, which the request contains or the provider made."""
+
+class CitationKind(_CitationKind, metaclass=_CitationKindEnumTypeWrapper):
+    """CitationKind is the kind of source that a citation refers to."""
+
+CITATION_KIND_UNSPECIFIED: CitationKind.ValueType  # 0
+"""The kind is unknown."""
+CITATION_KIND_URL: CitationKind.ValueType  # 1
+"""A page on the web."""
+CITATION_KIND_DOCUMENT: CitationKind.ValueType  # 2
+"""A document of the request, or a file that the provider stores."""
+CITATION_KIND_SEARCH_RESULT: CitationKind.ValueType  # 3
+"""A result of a search, which the request contains or the provider made."""
+global___CitationKind = CitationKind
+
+class _NoticeKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _NoticeKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_NoticeKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    NOTICE_KIND_UNSPECIFIED: _NoticeKind.ValueType  # 0
+    """Never sent."""
+    NOTICE_KIND_MODEL_CHANGED: _NoticeKind.ValueType  # 4
+    """The provider continues the answer with another model: `model`."""
+
+class NoticeKind(_NoticeKind, metaclass=_NoticeKindEnumTypeWrapper):
+    """NoticeKind is what a notice reports."""
+
+NOTICE_KIND_UNSPECIFIED: NoticeKind.ValueType  # 0
+"""Never sent."""
+NOTICE_KIND_MODEL_CHANGED: NoticeKind.ValueType  # 4
+"""The provider continues the answer with another model: `model`."""
+global___NoticeKind = NoticeKind
+
 class _FinishReason:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -33,7 +107,9 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     FINISH_REASON_STOP_SEQUENCE: _FinishReason.ValueType  # 2
     """The model generated one of the request's `stop_sequences`."""
     FINISH_REASON_MAX_TOKENS: _FinishReason.ValueType  # 3
-    """The answer reached `max_output_tokens` or the model's own limit."""
+    """The answer reached `max_output_tokens` or the model's own limit. A tool call that was cut off is not
+    completed: its deltas are all that there is.
+    """
     FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 4
     """The model waits for the results of its tool calls."""
     FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 5
@@ -50,6 +126,16 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """CancelStream or DeleteStream was called, the caller's key was revoked, or the last reader left."""
     FINISH_REASON_BUDGET: _FinishReason.ValueType  # 10
     """The stream exceeded `budget.max_cost_microusd` or the remaining spend of the tenant."""
+    FINISH_REASON_CONTEXT_FULL: _FinishReason.ValueType  # 11
+    """The conversation and the answer fill the model's context window. Shorten the conversation to continue."""
+    FINISH_REASON_INVALID_TOOL_CALLS: _FinishReason.ValueType  # 12
+    """The model called tools, but the arguments of none of its calls are a JSON object. Each was sent as
+    `invalid_tool_call`.
+    """
+    FINISH_REASON_OTHER: _FinishReason.ValueType  # 13
+    """The provider ended the answer for a reason that this server does not know: see
+    `provider_finish_reason`.
+    """
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason is the reason why a stream ended deliberately."""
@@ -61,7 +147,9 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 2
 """The model generated one of the request's `stop_sequences`."""
 FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 3
-"""The answer reached `max_output_tokens` or the model's own limit."""
+"""The answer reached `max_output_tokens` or the model's own limit. A tool call that was cut off is not
+completed: its deltas are all that there is.
+"""
 FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 4
 """The model waits for the results of its tool calls."""
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 5
@@ -78,6 +166,16 @@ FINISH_REASON_CANCELLED: FinishReason.ValueType  # 9
 """CancelStream or DeleteStream was called, the caller's key was revoked, or the last reader left."""
 FINISH_REASON_BUDGET: FinishReason.ValueType  # 10
 """The stream exceeded `budget.max_cost_microusd` or the remaining spend of the tenant."""
+FINISH_REASON_CONTEXT_FULL: FinishReason.ValueType  # 11
+"""The conversation and the answer fill the model's context window. Shorten the conversation to continue."""
+FINISH_REASON_INVALID_TOOL_CALLS: FinishReason.ValueType  # 12
+"""The model called tools, but the arguments of none of its calls are a JSON object. Each was sent as
+`invalid_tool_call`.
+"""
+FINISH_REASON_OTHER: FinishReason.ValueType  # 13
+"""The provider ended the answer for a reason that this server does not know: see
+`provider_finish_reason`.
+"""
 global___FinishReason = FinishReason
 
 @typing.final
@@ -93,6 +191,10 @@ class TokenEvent(google.protobuf.message.Message):
     TOOL_CALL_STARTED_FIELD_NUMBER: builtins.int
     TOOL_CALL_DELTA_FIELD_NUMBER: builtins.int
     TOOL_CALL_FIELD_NUMBER: builtins.int
+    INVALID_TOOL_CALL_FIELD_NUMBER: builtins.int
+    CITATION_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    NOTICE_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
     FINISHED_FIELD_NUMBER: builtins.int
@@ -126,6 +228,22 @@ class TokenEvent(google.protobuf.message.Message):
         """A tool call is complete."""
 
     @property
+    def invalid_tool_call(self) -> global___InvalidToolCall:
+        """A tool call is complete, but its arguments are not a JSON object."""
+
+    @property
+    def citation(self) -> global___Citation:
+        """A source of a piece of the answer."""
+
+    @property
+    def logprobs(self) -> global___Logprobs:
+        """Log probabilities of tokens. Sent only if `generation.logprobs` is set."""
+
+    @property
+    def notice(self) -> global___Notice:
+        """Something about the stream changed."""
+
+    @property
     def usage(self) -> tokenwire.v1.usage_pb2.Usage:
         """Usage so far. Sent only if DeliveryOptions.usage_interval is set. Repeats the sequence of the event
         before it.
@@ -151,13 +269,17 @@ class TokenEvent(google.protobuf.message.Message):
         tool_call_started: global___ToolCallStarted | None = ...,
         tool_call_delta: global___ToolCallDelta | None = ...,
         tool_call: global___ToolCallDone | None = ...,
+        invalid_tool_call: global___InvalidToolCall | None = ...,
+        citation: global___Citation | None = ...,
+        logprobs: global___Logprobs | None = ...,
+        notice: global___Notice | None = ...,
         usage: tokenwire.v1.usage_pb2.Usage | None = ...,
         heartbeat: global___Heartbeat | None = ...,
         finished: global___Finished | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "reasoning", b"reasoning", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "reasoning", b"reasoning", "sequence", b"sequence", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call", "usage", "heartbeat", "finished"] | None: ...
+    def HasField(self, field_name: typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "invalid_tool_call", b"invalid_tool_call", "logprobs", b"logprobs", "notice", b"notice", "reasoning", b"reasoning", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "invalid_tool_call", b"invalid_tool_call", "logprobs", b"logprobs", "notice", b"notice", "reasoning", b"reasoning", "sequence", b"sequence", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call", "invalid_tool_call", "citation", "logprobs", "notice", "usage", "heartbeat", "finished"] | None: ...
 
 global___TokenEvent = TokenEvent
 
@@ -233,17 +355,29 @@ class TextDelta(google.protobuf.message.Message):
 
     TEXT_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
+    PHASE_FIELD_NUMBER: builtins.int
+    PROVIDER_STATE_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """The text to append. Never empty."""
+    """The text to append. Empty only if `phase` or `provider_state` is set."""
     index: builtins.int
     """Ordinal of the content block in the answer. Counts from 0, across all kinds of content."""
+    phase: global___TextPhase.ValueType
+    """Whether the text is part of the answer. Set at most once in a block, before its first text. Default:
+    the provider makes no difference.
+    """
+    provider_state: builtins.bytes
+    """Opaque data of the provider for the whole block. Set at most once in a block. See
+    Part.provider_state.
+    """
     def __init__(
         self,
         *,
         text: builtins.str = ...,
         index: builtins.int = ...,
+        phase: global___TextPhase.ValueType = ...,
+        provider_state: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["index", b"index", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "phase", b"phase", "provider_state", b"provider_state", "text", b"text"]) -> None: ...
 
 global___TextDelta = TextDelta
 
@@ -256,22 +390,28 @@ class ReasoningDelta(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     SIGNATURE_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
+    PROVIDER_STATE_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """The text to append. Empty only if `signature` is set."""
+    """The text to append. Empty only if `signature` or `provider_state` is set."""
     signature: builtins.str
-    """Opaque signature of the whole block, sent once, with the last delta of the block. See
+    """Signature of the whole block, sent at most once, with the last delta of the block. See
     Reasoning.signature.
     """
     index: builtins.int
     """Ordinal of the content block in the answer. Counts from 0, across all kinds of content."""
+    provider_state: builtins.bytes
+    """Opaque data of the provider for the whole block, sent at most once, with the last delta of the block.
+    See Part.provider_state.
+    """
     def __init__(
         self,
         *,
         text: builtins.str = ...,
         signature: builtins.str = ...,
         index: builtins.int = ...,
+        provider_state: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["index", b"index", "signature", b"signature", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "provider_state", b"provider_state", "signature", b"signature", "text", b"text"]) -> None: ...
 
 global___ReasoningDelta = ReasoningDelta
 
@@ -351,6 +491,180 @@ class ToolCallDone(google.protobuf.message.Message):
 global___ToolCallDone = ToolCallDone
 
 @typing.final
+class InvalidToolCall(google.protobuf.message.Message):
+    """InvalidToolCall is a call that the model completed, but whose arguments are not a JSON object. Tokenwire
+    does not repair it. To let the model try again, send its answer back without this call, and describe the
+    problem to it.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    ARGUMENTS_TEXT_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Ordinal of the content block, as in ToolCallStarted."""
+    id: builtins.str
+    """The provider's id of the call."""
+    name: builtins.str
+    """Name of the tool."""
+    arguments_text: builtins.str
+    """The arguments, exactly as the model wrote them."""
+    problem: builtins.str
+    """What is wrong with the arguments."""
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        id: builtins.str = ...,
+        name: builtins.str = ...,
+        arguments_text: builtins.str = ...,
+        problem: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arguments_text", b"arguments_text", "id", b"id", "index", b"index", "name", b"name", "problem", b"problem"]) -> None: ...
+
+global___InvalidToolCall = InvalidToolCall
+
+@typing.final
+class Citation(google.protobuf.message.Message):
+    """Citation is a source of a piece of the answer. Fields that the provider does not send are absent."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    CITED_TEXT_FIELD_NUMBER: builtins.int
+    URL_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    DOCUMENT_INDEX_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Ordinal of the text block that the citation belongs to."""
+    kind: global___CitationKind.ValueType
+    """The kind of source."""
+    start: builtins.int
+    """Position of the first character of the piece in the text block. Counts from 0, in Unicode code points."""
+    end: builtins.int
+    """Position after the last character of the piece in the text block."""
+    cited_text: builtins.str
+    """The text of the source."""
+    url: builtins.str
+    """Address of the source."""
+    title: builtins.str
+    """Title of the source."""
+    document_index: builtins.int
+    """Which document of the request is the source. Counts from 0, across all messages."""
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        kind: global___CitationKind.ValueType = ...,
+        start: builtins.int | None = ...,
+        end: builtins.int | None = ...,
+        cited_text: builtins.str = ...,
+        url: builtins.str = ...,
+        title: builtins.str = ...,
+        document_index: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_document_index", b"_document_index", "_end", b"_end", "_start", b"_start", "document_index", b"document_index", "end", b"end", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_document_index", b"_document_index", "_end", b"_end", "_start", b"_start", "cited_text", b"cited_text", "document_index", b"document_index", "end", b"end", "index", b"index", "kind", b"kind", "start", b"start", "title", b"title", "url", b"url"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_document_index", b"_document_index"]) -> typing.Literal["document_index"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_end", b"_end"]) -> typing.Literal["end"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_start", b"_start"]) -> typing.Literal["start"] | None: ...
+
+global___Citation = Citation
+
+@typing.final
+class Logprobs(google.protobuf.message.Message):
+    """Logprobs has the log probabilities of consecutive tokens of a text block."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Ordinal of the text block."""
+    @property
+    def tokens(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TokenLogprob]:
+        """The tokens, in order."""
+
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        tokens: collections.abc.Iterable[global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "tokens", b"tokens"]) -> None: ...
+
+global___Logprobs = Logprobs
+
+@typing.final
+class TokenLogprob(google.protobuf.message.Message):
+    """TokenLogprob is the log probability of a token, and of the tokens that were most likely at its position."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    LOGPROB_FIELD_NUMBER: builtins.int
+    TOKEN_BYTES_FIELD_NUMBER: builtins.int
+    TOP_FIELD_NUMBER: builtins.int
+    token: builtins.str
+    """The token. A token that is a part of a character contains U+FFFD: use `token_bytes`."""
+    logprob: builtins.float
+    """Natural logarithm of the token's probability."""
+    token_bytes: builtins.bytes
+    """The token as bytes of UTF-8. Empty if the provider does not send them."""
+    @property
+    def top(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TokenLogprob]:
+        """The most likely tokens at this position, most likely first. At most `generation.logprobs.top_count`.
+        They have no `top` themselves.
+        """
+
+    def __init__(
+        self,
+        *,
+        token: builtins.str = ...,
+        logprob: builtins.float = ...,
+        token_bytes: builtins.bytes = ...,
+        top: collections.abc.Iterable[global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["logprob", b"logprob", "token", b"token", "token_bytes", b"token_bytes", "top", b"top"]) -> None: ...
+
+global___TokenLogprob = TokenLogprob
+
+@typing.final
+class Notice(google.protobuf.message.Message):
+    """Notice reports a change of the stream. Ignore a kind that you do not recognize."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    PROVIDER_FIELD_NUMBER: builtins.int
+    kind: global___NoticeKind.ValueType
+    """What changed."""
+    model: builtins.str
+    """Name of the model that answers from now on."""
+    provider: builtins.str
+    """Name of the provider that answers from now on."""
+    def __init__(
+        self,
+        *,
+        kind: global___NoticeKind.ValueType = ...,
+        model: builtins.str = ...,
+        provider: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "model", b"model", "provider", b"provider"]) -> None: ...
+
+global___Notice = Notice
+
+@typing.final
 class ToolCall(google.protobuf.message.Message):
     """ToolCall is a complete call of a tool."""
 
@@ -359,6 +673,7 @@ class ToolCall(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
+    PROVIDER_STATE_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The provider's id of the call. ToolResult.tool_call_id refers to it. Required."""
     name: builtins.str
@@ -367,14 +682,17 @@ class ToolCall(google.protobuf.message.Message):
     """The arguments as JSON text, exactly as the model wrote them. Not a Struct, because a Struct changes
     large numbers. Valid JSON in a finished answer. "{}" if there are no arguments.
     """
+    provider_state: builtins.bytes
+    """Opaque data of the provider for this call. See Part.provider_state."""
     def __init__(
         self,
         *,
         id: builtins.str = ...,
         name: builtins.str = ...,
         arguments_json: builtins.str = ...,
+        provider_state: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arguments_json", b"arguments_json", "id", b"id", "name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arguments_json", b"arguments_json", "id", b"id", "name", b"name", "provider_state", b"provider_state"]) -> None: ...
 
 global___ToolCall = ToolCall
 
@@ -390,6 +708,8 @@ class Finished(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
     PROVIDER_RESPONSE_ID_FIELD_NUMBER: builtins.int
+    PROVIDER_FINISH_REASON_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
     reason: global___FinishReason.ValueType
     """Why the stream ended."""
     model: builtins.str
@@ -398,6 +718,10 @@ class Finished(google.protobuf.message.Message):
     """Name of the provider that answered."""
     provider_response_id: builtins.str
     """The provider's id of the answer, for support requests. Empty if the provider sent none."""
+    provider_finish_reason: builtins.str
+    """The provider's own name of the reason, such as "end_turn". Empty if it sent none, or if the provider
+    did not end the answer.
+    """
     @property
     def usage(self) -> tokenwire.v1.usage_pb2.Usage:
         """Total usage of the stream."""
@@ -405,6 +729,10 @@ class Finished(google.protobuf.message.Message):
     @property
     def timings(self) -> global___Timings:
         """Latency and speed of the stream."""
+
+    @property
+    def refusal(self) -> global___Refusal:
+        """Why the model refused. Set only with FINISH_REASON_REFUSAL, and only if the provider says why."""
 
     def __init__(
         self,
@@ -415,11 +743,35 @@ class Finished(google.protobuf.message.Message):
         usage: tokenwire.v1.usage_pb2.Usage | None = ...,
         timings: global___Timings | None = ...,
         provider_response_id: builtins.str = ...,
+        provider_finish_reason: builtins.str = ...,
+        refusal: global___Refusal | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "provider", b"provider", "provider_response_id", b"provider_response_id", "reason", b"reason", "timings", b"timings", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["refusal", b"refusal", "timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "provider", b"provider", "provider_finish_reason", b"provider_finish_reason", "provider_response_id", b"provider_response_id", "reason", b"reason", "refusal", b"refusal", "timings", b"timings", "usage", b"usage"]) -> None: ...
 
 global___Finished = Finished
+
+@typing.final
+class Refusal(google.protobuf.message.Message):
+    """Refusal is the provider's account of a refusal."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: builtins.int
+    EXPLANATION_FIELD_NUMBER: builtins.int
+    category: builtins.str
+    """The provider's category, such as "cyber". Empty if it sent none."""
+    explanation: builtins.str
+    """The provider's explanation for people. Empty if it sent none."""
+    def __init__(
+        self,
+        *,
+        category: builtins.str = ...,
+        explanation: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["category", b"category", "explanation", b"explanation"]) -> None: ...
+
+global___Refusal = Refusal
 
 @typing.final
 class Timings(google.protobuf.message.Message):

@@ -13,9 +13,11 @@ from tokenwire.v1.usage_pb2 import Usage
 
 from .._int64 import parse_count
 from ..errors import (
+    AnswerTooLarge,
     BudgetExceeded,
     Cancelled,
     ConnectionLost,
+    ContextTooLong,
     DeadlineExceeded,
     Draining,
     InternalError,
@@ -70,6 +72,7 @@ _OPTIONAL_COUNTS = (
 _BY_REASON: Mapping[str, type[TokenwireError]] = {
     "INVALID_REQUEST": InvalidRequest,
     "UNKNOWN_MODEL": UnknownModel,
+    "CONTEXT_TOO_LONG": ContextTooLong,
     "UNAUTHENTICATED": Unauthenticated,
     "PERMISSION_DENIED": PermissionDenied,
     "RATE_LIMITED": RateLimited,
@@ -91,6 +94,7 @@ _BY_REASON: Mapping[str, type[TokenwireError]] = {
     "DEADLINE": DeadlineExceeded,
     "SLOW_READER": SlowReader,
     "DRAINING": Draining,
+    "ANSWER_TOO_LARGE": AnswerTooLarge,
     "SERVER_STOPPED": ServerStopped,
     "INTERNAL": InternalError,
 }

@@ -11,7 +11,9 @@ import msgspec
 
 from ..config import ProviderConfig
 from ..request import (
+    Audio,
     ChatRequest,
+    Document,
     Image,
     JsonFormat,
     JsonSchemaFormat,
@@ -26,6 +28,7 @@ from ..request import (
     Violation,
 )
 from .decode.anthropic import REDACTED, AnthropicDecoder
+from .unsupported import unsupported_parts, unsupported_settings
 
 RESERVED_KEYS = frozenset({"model", "messages", "system", "max_tokens", "stream"})
 """Keys of the body that `provider_options` may never set, even if the request does not need them."""
@@ -52,7 +55,14 @@ IMAGE_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/we
 # The provider requires this of ids. Ids from other providers may differ.
 _TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 # There is no "minimal"; "low" is the lowest effort.
-_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}
+_EFFORTS = {
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "xhigh",
+    "max": "max",
+}
 _TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any", "tool": "tool"}
 _NO_ARGUMENTS = '{"type":"object","properties":{}}'
 
@@ -79,6 +89,10 @@ class AnthropicMessages:
     count_path = "/v1/messages/count_tokens"
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:  # noqa: ARG002  # as in Dialect
+        yield from unsupported_parts(
+            request, in_messages=(Document, Audio), in_results=(Text, Image, Document)
+        )
+        yield from unsupported_settings(request)
         yield from _check_messages(request)
         yield from _check_sampling(request)
         yield from _check_reasoning(request)
@@ -114,8 +128,8 @@ class AnthropicMessages:
             return None
         return {key: value for key, value in body.items() if key in COUNTED}
 
-    def decoder(self, config: ProviderConfig) -> AnthropicDecoder:  # noqa: ARG002  # the Dialect's
-        return AnthropicDecoder()
+    def decoder(self, config: ProviderConfig, provider: str = "") -> AnthropicDecoder:  # noqa: ARG002  # the same for all servers
+        return AnthropicDecoder(provider=provider)
 
 
 def _max_tokens(request: ChatRequest, config: ProviderConfig, max_output_tokens: int | None) -> int:

@@ -46,8 +46,8 @@ class Dialect(Protocol):
         """
         ...
 
-    def decoder(self, config: ProviderConfig) -> Decoder:
-        """Return a decoder for one answer."""
+    def decoder(self, config: ProviderConfig, provider: str = "") -> Decoder:
+        """Return a decoder for one answer of the provider with this name. See `state`."""
         ...
 
 

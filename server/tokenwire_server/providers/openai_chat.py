@@ -25,12 +25,15 @@ import msgspec
 
 from ..config import ProviderConfig, Quirks
 from ..request import (
+    Audio,
     ChatRequest,
+    Document,
     Image,
     JsonFormat,
     JsonSchemaFormat,
     Message,
     Part,
+    ResponseFormat,
     Text,
     Tool,
     ToolCall,
@@ -39,6 +42,7 @@ from ..request import (
     Violation,
 )
 from .decode.openai_chat import OpenAIChatDecoder
+from .unsupported import unsupported_parts, unsupported_settings
 
 RESERVED_KEYS = frozenset({"model", "messages", "stream"})
 """Keys of the body that `provider_options` may never set."""
@@ -60,6 +64,10 @@ class OpenAIChat:
     path = "/chat/completions"
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
+        yield from unsupported_parts(
+            request, in_messages=(Document, Audio), in_results=(Text, Image, Document)
+        )
+        yield from unsupported_settings(request)
         yield from _check_messages(request)
         yield from _check_generation(request, config.quirks)
         yield from _check_provider_options(request, config.quirks)
@@ -79,8 +87,8 @@ class OpenAIChat:
             **request.provider_options,
         }
 
-    def decoder(self, config: ProviderConfig) -> OpenAIChatDecoder:
-        return OpenAIChatDecoder(done_marker=config.quirks.done_marker)
+    def decoder(self, config: ProviderConfig, provider: str = "") -> OpenAIChatDecoder:
+        return OpenAIChatDecoder(done_marker=config.quirks.done_marker, provider=provider)
 
 
 def _settings(request: ChatRequest, quirks: Quirks) -> dict[str, Any]:
@@ -186,12 +194,12 @@ def _tool_choice(choice: ToolChoice | None) -> str | dict[str, Any] | None:
 
 
 def _response_format(
-    response_format: JsonFormat | JsonSchemaFormat | None,
+    response_format: ResponseFormat | None,
 ) -> dict[str, Any] | None:
-    if response_format is None:
-        return None
     if isinstance(response_format, JsonFormat):
         return {"type": "json_object"}
+    if not isinstance(response_format, JsonSchemaFormat):
+        return None
     schema = {
         "name": response_format.name,
         "schema": msgspec.Raw(response_format.schema_json.encode()),

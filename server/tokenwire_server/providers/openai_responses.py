@@ -32,7 +32,9 @@ import msgspec
 
 from ..config import ProviderConfig
 from ..request import (
+    Audio,
     ChatRequest,
+    Document,
     Image,
     JsonFormat,
     JsonSchemaFormat,
@@ -49,6 +51,7 @@ from ..request import (
 from .decode.base import Decoder
 from .decode.openai_responses import OpenAIResponsesDecoder
 from .decode.openai_responses_items import unsign
+from .unsupported import unsupported_parts, unsupported_settings
 
 MIN_OUTPUT_TOKENS = 16
 """Smallest `max_output_tokens` that the API accepts."""
@@ -85,6 +88,10 @@ class OpenAIResponses:
     count_path = "/responses/input_tokens"
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
+        yield from unsupported_parts(
+            request, in_messages=(Document, Audio), in_results=(Text, Image, Document)
+        )
+        yield from unsupported_settings(request)
         yield from _message_violations(request)
         yield from _generation_violations(request, config)
         yield from _option_violations(request)
@@ -108,8 +115,8 @@ class OpenAIResponses:
             return None
         return {key: value for key, value in body.items() if key in COUNTED}
 
-    def decoder(self, config: ProviderConfig) -> Decoder:  # noqa: ARG002  # the same for all servers
-        return OpenAIResponsesDecoder()
+    def decoder(self, config: ProviderConfig, provider: str = "") -> Decoder:  # noqa: ARG002  # the same for all servers
+        return OpenAIResponsesDecoder(provider=provider)
 
 
 def _settings(request: ChatRequest) -> _Json:
@@ -132,7 +139,7 @@ def _settings(request: ChatRequest) -> _Json:
         body["tools"] = [_tool(tool) for tool in request.tools]
     if request.tool_choice is not None:
         body["tool_choice"] = _tool_choice(request.tool_choice)
-    if request.response_format is not None:
+    if isinstance(request.response_format, JsonFormat | JsonSchemaFormat):
         body["text"] = {"format": _format(request.response_format)}
     return body
 

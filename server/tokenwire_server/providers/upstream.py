@@ -30,6 +30,7 @@ from .fault import DEFAULT_RETRY_AFTER_S, SdkError, from_sdk_error
 from .framing import FramingError
 from .http import RESPONSE, RequestState, release, request_state
 from .inflate import BodyError
+from .state import without_foreign_state
 
 MAX_TURN_DELTAS = 256
 """Maximum number of deltas that a read returns. To append them to a log with eight readers takes 1 ms."""
@@ -66,21 +67,28 @@ class HttpProvider:
         return self._dialect.check(request, self._config)
 
     def open(self, request: ChatRequest, model: str, max_output_tokens: int | None) -> HttpUpstream:
-        body = self._dialect.body(request, model, self._config, max_output_tokens)
+        body = self._body(request, model, max_output_tokens)
         return HttpUpstream(
             client=self._client,
             path=self._dialect.path,
             body=_encoder.encode(body),
-            decoder=self._dialect.decoder(self._config),
+            decoder=self._dialect.decoder(self._config, self.name),
             provider=self.name,
             model=model,
         )
+
+    def _body(
+        self, request: ChatRequest, model: str, max_output_tokens: int | None
+    ) -> dict[str, Any]:
+        messages = without_foreign_state(request.messages, self.name)
+        request = msgspec.structs.replace(request, messages=messages)
+        return self._dialect.body(request, model, self._config, max_output_tokens)
 
     async def count_input_tokens(self, request: ChatRequest, model: str) -> int | None:
         """See `base.Provider`."""
         if self._counting is None:
             return None
-        body = self._counting.count_body(self._dialect.body(request, model, self._config, None))
+        body = self._counting.count_body(self._body(request, model, None))
         if body is None:
             return None
         try:

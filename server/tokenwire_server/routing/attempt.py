@@ -26,7 +26,7 @@ STALL_RETRY_AFTER_S = 60.0
 """Suggested delay before a retry if a provider sent no content in time. The provider may still work on the
 request, and bill it: an immediate retry would take as long, and cost as much again."""
 
-AttemptEnd = FinishReason | UpstreamError
+AttemptEnd = Complete | UpstreamError
 
 
 class Attempt:
@@ -174,9 +174,9 @@ class Attempt:
             if cost_limit is not None and upstream.end is None:
                 is_due = is_new or meter.chars >= cost_limit.check_at_chars
                 if is_due and cost_limit.reserve_or_stop(self.usage(), meter.chars):
-                    return FinishReason.BUDGET
+                    return Complete(FinishReason.BUDGET)
         end = upstream.end
-        return end.reason if isinstance(end, Complete) else self._failed(end)
+        return end if isinstance(end, Complete) else self._failed(end)
 
     def _stalled(self, limit_s: float) -> UpstreamStalled:
         provider = f"provider {self.route.provider.name!r}"
@@ -213,6 +213,7 @@ def caller_error(
         provider=error.provider,
         status=error.status,
         error_type=error.error_type,
+        error_code=error.error_code,
         field=error.field,
         provider_text=error.provider_text,
         retry_after_s=None if has_content else error.retry_after_s or 1.0,

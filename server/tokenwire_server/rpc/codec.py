@@ -12,13 +12,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
 
 from ..events import (
+    Citation,
     Finished,
     Heartbeat,
+    InvalidToolCall,
+    Logprobs,
+    Notice,
     ReaderEvent,
     ReasoningDelta,
     Started,
     TextDelta,
+    TextInfo,
     Timings,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
@@ -44,7 +50,10 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
             return event_pb2.TokenEvent(
                 sequence=sequence,
                 reasoning=event_pb2.ReasoningDelta(
-                    text=_utf8(event.text), signature=event.signature, index=event.index
+                    text=_utf8(event.text),
+                    signature=event.signature,
+                    index=event.index,
+                    provider_state=event.provider_state,
                 ),
             )
         case ToolCallStarted():
@@ -65,6 +74,44 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
             return event_pb2.TokenEvent(
                 sequence=sequence,
                 tool_call=event_pb2.ToolCallDone(index=event.index, tool_call=_tool_call(event)),
+            )
+        case TextInfo():
+            return event_pb2.TokenEvent(
+                sequence=sequence,
+                text=event_pb2.TextDelta(
+                    index=event.index,
+                    phase=event_pb2.TextPhase.ValueType(event.phase),
+                    provider_state=event.provider_state,
+                ),
+            )
+        case InvalidToolCall():
+            return event_pb2.TokenEvent(
+                sequence=sequence,
+                invalid_tool_call=event_pb2.InvalidToolCall(
+                    index=event.index,
+                    id=event.id,
+                    name=event.name,
+                    arguments_text=_utf8(event.arguments_text),
+                    problem=event.problem,
+                ),
+            )
+        case Citation():
+            return event_pb2.TokenEvent(sequence=sequence, citation=_citation(event))
+        case Logprobs():
+            return event_pb2.TokenEvent(
+                sequence=sequence,
+                logprobs=event_pb2.Logprobs(
+                    index=event.index, tokens=[_token_logprob(token) for token in event.tokens]
+                ),
+            )
+        case Notice():
+            return event_pb2.TokenEvent(
+                sequence=sequence,
+                notice=event_pb2.Notice(
+                    kind=event_pb2.NoticeKind.ValueType(event.kind),
+                    model=event.model,
+                    provider=event.provider,
+                ),
             )
         case Started():
             return event_pb2.TokenEvent(
@@ -104,12 +151,16 @@ class AnswerBuilder:
                 case TextDelta():
                     self._parts.setdefault(event.index, chat_pb2.Part(text=""))
                     self._text.setdefault(event.index, []).append(event.text)
+                case TextInfo():
+                    part = self._parts.setdefault(event.index, chat_pb2.Part(text=""))
+                    part.provider_state = event.provider_state or part.provider_state
                 case ReasoningDelta():
                     part = self._parts.setdefault(
                         event.index, chat_pb2.Part(reasoning=chat_pb2.Reasoning())
                     )
                     self._text.setdefault(event.index, []).append(event.text)
                     part.reasoning.signature += event.signature
+                    part.reasoning.provider_state += event.provider_state
                 case ToolCall():
                     self._parts[event.index] = chat_pb2.Part(tool_call=_tool_call(event))
                 case Started():
@@ -118,11 +169,13 @@ class AnswerBuilder:
                     self._finished = _finished(event)
                 case ToolCallStarted() | ToolCallDelta():
                     pass  # the complete call follows, unless the answer was cut off
-                case Usage() | Heartbeat():
-                    pass  # not part of the answer
+                case InvalidToolCall():
+                    pass  # the provider would refuse it in the next request
+                case Citation() | Logprobs() | Notice() | Usage() | Heartbeat():
+                    pass  # not part of the message
 
     def response(self) -> chat_pb2.ChatResponse:
-        """Return the complete answer of a finished stream."""
+        """Return the complete answer of a finished stream. A text block without text is left out."""
         for index, pieces in self._text.items():
             part = self._parts[index]
             if part.WhichOneof("content") == "text":
@@ -133,7 +186,11 @@ class AnswerBuilder:
             stream_id=self._stream_id,
             message=chat_pb2.Message(
                 role=chat_pb2.ROLE_ASSISTANT,
-                parts=[self._parts[index] for index in sorted(self._parts)],
+                parts=[
+                    part
+                    for _, part in sorted(self._parts.items())
+                    if part.text or part.WhichOneof("content") != "text"
+                ],
             ),
             finished=self._finished,
         )
@@ -175,7 +232,34 @@ def _utf8(text: str) -> str:
 
 
 def _tool_call(call: ToolCall) -> event_pb2.ToolCall:
-    return event_pb2.ToolCall(id=call.id, name=call.name, arguments_json=_utf8(call.arguments_json))
+    return event_pb2.ToolCall(
+        id=call.id,
+        name=call.name,
+        arguments_json=_utf8(call.arguments_json),
+        provider_state=call.provider_state,
+    )
+
+
+def _citation(event: Citation) -> event_pb2.Citation:
+    return event_pb2.Citation(
+        index=event.index,
+        kind=event_pb2.CitationKind.ValueType(event.kind),
+        start=event.start,
+        end=event.end,
+        cited_text=_utf8(event.cited_text),
+        url=event.url,
+        title=event.title,
+        document_index=event.document_index,
+    )
+
+
+def _token_logprob(token: TokenLogprob) -> event_pb2.TokenLogprob:
+    return event_pb2.TokenLogprob(
+        token=token.token,
+        logprob=token.logprob,
+        token_bytes=token.token_bytes,
+        top=[_token_logprob(other) for other in token.top],
+    )
 
 
 def _finished(event: Finished) -> event_pb2.Finished:
@@ -186,6 +270,12 @@ def _finished(event: Finished) -> event_pb2.Finished:
         usage=usage_message(event.usage),
         timings=_timings(event.timings),
         provider_response_id=event.provider_response_id,
+        provider_finish_reason=event.provider_finish_reason,
+        refusal=None
+        if event.refusal is None
+        else event_pb2.Refusal(
+            category=event.refusal.category, explanation=event.refusal.explanation
+        ),
     )
 
 

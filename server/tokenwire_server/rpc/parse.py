@@ -20,9 +20,13 @@ from ..request import (
     ChatRequest,
     Effort,
     Generation,
+    GrammarFormat,
     JsonFormat,
     JsonSchemaFormat,
     Part,
+    ReasoningSummary,
+    RegexFormat,
+    ResponseFormat,
     Role,
     Tool,
     ToolChoice,
@@ -41,6 +45,10 @@ MAX_TOOLS = 512
 MAX_STOP_SEQUENCES = 16
 MIN_REASONING_BUDGET_TOKENS = 1024
 MAX_TOKENS = 2**31 - 1
+MAX_TOP_LOGPROBS = 20
+MAX_SERVICE_TIER_CHARS = 64
+MAX_PATTERN_CHARS = 65_536
+MAX_GRAMMAR_CHARS = 262_144
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -57,6 +65,14 @@ _EFFORTS: dict[int, Effort] = {
     chat_pb2.REASONING_EFFORT_LOW: "low",
     chat_pb2.REASONING_EFFORT_MEDIUM: "medium",
     chat_pb2.REASONING_EFFORT_HIGH: "high",
+    chat_pb2.REASONING_EFFORT_XHIGH: "xhigh",
+    chat_pb2.REASONING_EFFORT_MAX: "max",
+}
+_SUMMARIES: dict[int, ReasoningSummary] = {
+    chat_pb2.REASONING_SUMMARY_NONE: "none",
+    chat_pb2.REASONING_SUMMARY_AUTO: "auto",
+    chat_pb2.REASONING_SUMMARY_CONCISE: "concise",
+    chat_pb2.REASONING_SUMMARY_DETAILED: "detailed",
 }
 
 _MAX_UNCOUNTED_FIELDS = 32 * 1024
@@ -257,7 +273,7 @@ class _Parser:
             role = _ROLES.get(message.role)
             if role is None:
                 self._report(f"{path}.role", "is required: one of SYSTEM, USER, ASSISTANT, TOOL")
-            if not message.parts:
+            if not message.parts and role != "assistant":
                 self._report(f"{path}.parts", "is required")
             parts: list[Part] = []
             for j, piece in self.violations.checking(message.parts):
@@ -284,6 +300,22 @@ class _Parser:
         reasoning = proto.reasoning
         if reasoning.effort and reasoning.effort not in _EFFORTS:
             self._report(f"{path}.reasoning.effort", f"{reasoning.effort} is not an effort")
+        if reasoning.summary and reasoning.summary not in _SUMMARIES:
+            self._report(f"{path}.reasoning.summary", f"{reasoning.summary} is not a summary")
+        top_logprobs = None
+        if proto.HasField("logprobs"):
+            top_logprobs = proto.logprobs.top_count
+            if not 0 <= top_logprobs <= MAX_TOP_LOGPROBS:
+                self._report(
+                    f"{path}.logprobs.top_count",
+                    f"is {top_logprobs}; it must be 0 to {MAX_TOP_LOGPROBS}",
+                )
+        tier = proto.service_tier
+        if len(tier) > MAX_SERVICE_TIER_CHARS or not tier.isprintable():
+            self._report(
+                f"{path}.service_tier",
+                f"must have at most {MAX_SERVICE_TIER_CHARS} printable characters",
+            )
         return Generation(
             max_output_tokens=self._number(proto, "max_output_tokens", path, 1, MAX_TOKENS),
             temperature=self._number(proto, "temperature", path, 0, 2),
@@ -301,6 +333,9 @@ class _Parser:
                 MIN_REASONING_BUDGET_TOKENS,
                 MAX_TOKENS,
             ),
+            reasoning_summary=_SUMMARIES.get(reasoning.summary),
+            top_logprobs=top_logprobs,
+            service_tier=tier,
         )
 
     def _number(
@@ -350,19 +385,18 @@ class _Parser:
                 "tool_choice.tool_name",
                 f"{quoted(choice.tool_name)} is not one of the request's tools",
             )
+        parallel = choice.parallel if choice.HasField("parallel") else None
         match choice.mode:
             case chat_pb2.TOOL_CHOICE_MODE_NONE:
-                return ToolChoice("none")
+                return ToolChoice("none", parallel=parallel)
             case chat_pb2.TOOL_CHOICE_MODE_REQUIRED:
-                return ToolChoice("required")
+                return ToolChoice("required", parallel=parallel)
             case chat_pb2.TOOL_CHOICE_MODE_TOOL:
-                return ToolChoice("tool", choice.tool_name)
+                return ToolChoice("tool", choice.tool_name, parallel)
             case _:
-                return ToolChoice("auto")
+                return ToolChoice("auto", parallel=parallel)
 
-    def _response_format(
-        self, proto: chat_pb2.ResponseFormat
-    ) -> JsonFormat | JsonSchemaFormat | None:
+    def _response_format(self, proto: chat_pb2.ResponseFormat) -> ResponseFormat | None:
         match proto.WhichOneof("format"):
             case "json":
                 return JsonFormat()
@@ -373,8 +407,22 @@ class _Parser:
                     self._report(f"{path}.name", "must be 1 to 64 of a-z A-Z 0-9 _ -")
                 self._check_schema(schema.schema_json, f"{path}.schema_json")
                 return JsonSchemaFormat(schema.name, schema.schema_json, schema.strict)
+            case "regex":
+                pattern = proto.regex.pattern
+                self._check_length(pattern, "response_format.regex.pattern", MAX_PATTERN_CHARS)
+                return RegexFormat(pattern)
+            case "grammar":
+                grammar = proto.grammar.definition
+                self._check_length(grammar, "response_format.grammar.definition", MAX_GRAMMAR_CHARS)
+                return GrammarFormat(grammar)
             case _:
                 return None
+
+    def _check_length(self, text: str, path: str, most: int) -> None:
+        if not text:
+            self._report(path, "is required")
+        elif len(text) > most:
+            self._report(path, f"is longer than {most} characters")
 
     def _check_schema(self, text: str, path: str, *, of_type: str | None = None) -> int:
         """Check a JSON Schema; return how many nodes it has. Raises InvalidRequest."""

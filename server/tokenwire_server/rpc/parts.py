@@ -8,14 +8,30 @@ from collections.abc import Callable
 from tokenwire.v1 import chat_pb2, event_pb2
 
 from ..chats.violations import quoted
-from ..request import Image, Part, Reasoning, Role, Text, ToolCall, ToolResult
+from ..providers.state import MAX_STATE_BYTES
+from ..request import (
+    Audio,
+    Document,
+    Image,
+    Part,
+    Reasoning,
+    Role,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 from .schema import json_object_fault
 
 _MEDIA_TYPE = re.compile(r"image/[a-zA-Z0-9.+-]{1,64}")
 
+DOCUMENT_MEDIA_TYPES = ("application/pdf", "text/plain")
+AUDIO_MEDIA_TYPES = ("audio/wav", "audio/mpeg")
+MAX_TITLE_CHARS = 512
+
+_PARTS_OF_RESULT = frozenset({"text", "image", "document"})
 _PARTS_OF_ROLE: dict[Role, frozenset[str]] = {
     "system": frozenset({"text"}),
-    "user": frozenset({"text", "image"}),
+    "user": frozenset({"text", "image", "document", "audio"}),
     "assistant": frozenset({"text", "reasoning", "tool_call"}),
     "tool": frozenset({"tool_result"}),
 }
@@ -31,7 +47,8 @@ class PartsParser:
         """Return the part, or None if it is empty or its kind is not allowed for the role."""
         kind = proto.WhichOneof("content")
         if kind is None:
-            self._report(path, "is empty: one of text, image, tool_call, tool_result, reasoning")
+            kinds = ", ".join(field.name for field in proto.DESCRIPTOR.oneofs[0].fields)
+            self._report(path, f"is empty: one of {kinds}")
             return None
         if role is not None and kind not in _PARTS_OF_ROLE[role]:
             allowed = ", ".join(sorted(_PARTS_OF_ROLE[role]))
@@ -44,20 +61,23 @@ class PartsParser:
             case "text":
                 if not proto.text:
                     self._report(f"{path}.text", "is empty")
-                return Text(proto.text, hint)
+                return Text(proto.text, hint, self._state(proto, path))
             case "image":
                 return self._image(proto.image, hint, f"{path}.image")
+            case "document":
+                return self._document(proto.document, hint, f"{path}.document")
+            case "audio":
+                return self._audio(proto.audio, hint, f"{path}.audio")
             case "tool_call":
                 return self._tool_call(proto.tool_call, hint, f"{path}.tool_call")
             case "tool_result":
-                result = proto.tool_result
-                if not result.tool_call_id:
-                    self._report(f"{path}.tool_result.tool_call_id", "is required")
-                return ToolResult(result.tool_call_id, result.text, result.is_error, hint)
+                return self._tool_result(proto.tool_result, hint, f"{path}.tool_result")
             case "reasoning":
-                if not proto.reasoning.text and not proto.reasoning.signature:
+                reasoning = proto.reasoning
+                state = self._state(reasoning, f"{path}.reasoning")
+                if not reasoning.text and not reasoning.signature and not state:
                     self._report(f"{path}.reasoning", "is empty")
-                return Reasoning(proto.reasoning.text, proto.reasoning.signature, hint)
+                return Reasoning(reasoning.text, reasoning.signature, hint, state)
 
     def _image(self, proto: chat_pb2.Image, hint: bool, path: str) -> Image:
         match proto.WhichOneof("source"):
@@ -80,6 +100,60 @@ class PartsParser:
                 self._report(path, "needs uri or data")
         return Image(proto.uri, proto.data, proto.media_type, hint)
 
+    def _document(self, proto: chat_pb2.Document, hint: bool, path: str) -> Document:
+        match proto.WhichOneof("source"):
+            case "uri":
+                if not proto.uri.startswith("https://"):
+                    self._report(f"{path}.uri", "must begin with https://; send files as data")
+                if proto.media_type:
+                    self._report(f"{path}.media_type", "is only allowed with data, not with uri")
+            case "data":
+                self._check_data(proto, path, DOCUMENT_MEDIA_TYPES)
+                if proto.media_type == "text/plain" and not _is_utf8(proto.data):
+                    self._report(f"{path}.data", "is not UTF-8 text")
+            case None:
+                self._report(path, "needs uri or data")
+        if len(proto.title) > MAX_TITLE_CHARS:
+            self._report(f"{path}.title", f"is longer than {MAX_TITLE_CHARS} characters")
+        return Document(proto.uri, proto.data, proto.media_type, proto.title, hint)
+
+    def _audio(self, proto: chat_pb2.Audio, hint: bool, path: str) -> Audio:
+        self._check_data(proto, path, AUDIO_MEDIA_TYPES)
+        return Audio(proto.data, proto.media_type, hint)
+
+    def _check_data(
+        self, proto: chat_pb2.Document | chat_pb2.Audio, path: str, media_types: tuple[str, ...]
+    ) -> None:
+        if not proto.data:
+            self._report(f"{path}.data", "is empty")
+        if proto.media_type not in media_types:
+            self._report(f"{path}.media_type", f"must be one of {', '.join(media_types)}")
+
+    def _tool_result(self, proto: chat_pb2.ToolResult, hint: bool, path: str) -> ToolResult:
+        if not proto.tool_call_id:
+            self._report(f"{path}.tool_call_id", "is required")
+        parts: list[Text | Image | Document] = []
+        for i, piece in enumerate(proto.parts):
+            path_of_part = f"{path}.parts[{i}]"
+            if piece.WhichOneof("content") not in _PARTS_OF_RESULT:
+                allowed = ", ".join(sorted(_PARTS_OF_RESULT))
+                self._report(path_of_part, f"must be one of {allowed}")
+                continue
+            if piece.cache_hint:
+                self._report(f"{path_of_part}.cache_hint", "set it on the tool result's own part")
+            part = self.part(piece, None, path_of_part)
+            if isinstance(part, Text | Image | Document):
+                parts.append(part)
+        return ToolResult(proto.tool_call_id, proto.text, proto.is_error, hint, tuple(parts))
+
+    def _state(
+        self, proto: chat_pb2.Part | chat_pb2.Reasoning | event_pb2.ToolCall, path: str
+    ) -> bytes | None:
+        """Return the provider state of a part, or None if it has none."""
+        if len(proto.provider_state) > MAX_STATE_BYTES:
+            self._report(f"{path}.provider_state", f"is longer than {MAX_STATE_BYTES} bytes")
+        return proto.provider_state or None
+
     def _tool_call(self, proto: event_pb2.ToolCall, hint: bool, path: str) -> ToolCall:
         if not proto.id:
             self._report(f"{path}.id", "is required")
@@ -88,4 +162,12 @@ class PartsParser:
         arguments = proto.arguments_json or "{}"
         if fault := json_object_fault(arguments):
             self._report(f"{path}.arguments_json", fault)
-        return ToolCall(proto.id, proto.name, arguments, hint)
+        return ToolCall(proto.id, proto.name, arguments, hint, self._state(proto, path))
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

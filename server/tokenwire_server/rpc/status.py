@@ -25,6 +25,7 @@ DOMAIN = "tokenwire"
 CODES: dict[str, grpc.StatusCode] = {
     "INVALID_REQUEST": grpc.StatusCode.INVALID_ARGUMENT,
     "UNKNOWN_MODEL": grpc.StatusCode.NOT_FOUND,
+    "CONTEXT_TOO_LONG": grpc.StatusCode.INVALID_ARGUMENT,
     "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
     "PERMISSION_DENIED": grpc.StatusCode.PERMISSION_DENIED,
     "RATE_LIMITED": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -44,6 +45,7 @@ CODES: dict[str, grpc.StatusCode] = {
     "UPSTREAM_STALLED": grpc.StatusCode.ABORTED,
     "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "SLOW_READER": grpc.StatusCode.UNAVAILABLE,
+    "ANSWER_TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "SERVER_STOPPED": grpc.StatusCode.UNAVAILABLE,
     "INTERNAL": grpc.StatusCode.INTERNAL,
 }

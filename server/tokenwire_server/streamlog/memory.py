@@ -7,10 +7,15 @@ from collections.abc import Callable, Sequence
 
 from ..errors import Failure, SlowReader
 from ..events import (
+    Citation,
     Event,
     Finished,
+    InvalidToolCall,
+    Logprobs,
     ReasoningDelta,
     TextDelta,
+    TextInfo,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
@@ -19,6 +24,9 @@ from .space import LogSpace
 
 ENTRY_BYTES = 56
 """Memory of an entry besides its text: the event, and a list slot with its slack (CPython 3.11)."""
+_LOGPROB_BYTES = 160
+"""Memory of a token's log probability besides its text: the struct, the float, the bytes object and the
+tuple."""
 STREAM_BYTES = 3072
 """Memory of a stream besides its entries, in the tables of this process."""
 STEP_BYTES = 16 * 1024
@@ -173,15 +181,32 @@ def entry_bytes(event: Event) -> int:
     if isinstance(event, TextDelta):
         return ENTRY_BYTES + _text_bytes(event.text)
     if isinstance(event, ReasoningDelta):
-        return ENTRY_BYTES + _text_bytes(event.text) + len(event.signature)
+        return (
+            ENTRY_BYTES + _text_bytes(event.text) + len(event.signature) + len(event.provider_state)
+        )
     if isinstance(event, ToolCallDelta):
         return ENTRY_BYTES + _text_bytes(event.arguments_json)
     if isinstance(event, ToolCall):
         named = _text_bytes(event.id) + _text_bytes(event.name)
-        return ENTRY_BYTES + named + _text_bytes(event.arguments_json)
+        return ENTRY_BYTES + named + _text_bytes(event.arguments_json) + len(event.provider_state)
     if isinstance(event, ToolCallStarted):
         return ENTRY_BYTES + _text_bytes(event.id) + _text_bytes(event.name)
+    if isinstance(event, Logprobs):
+        return ENTRY_BYTES + sum(map(_logprob_bytes, event.tokens))
+    if isinstance(event, TextInfo):
+        return ENTRY_BYTES + len(event.provider_state)
+    if isinstance(event, Citation):
+        texts = (event.cited_text, event.url, event.title)
+        return ENTRY_BYTES + sum(map(_text_bytes, texts))
+    if isinstance(event, InvalidToolCall):
+        texts = (event.id, event.name, event.arguments_text)
+        return ENTRY_BYTES + sum(map(_text_bytes, texts))
     return ENTRY_BYTES
+
+
+def _logprob_bytes(token: TokenLogprob) -> int:
+    own = _LOGPROB_BYTES + _text_bytes(token.token) + len(token.token_bytes)
+    return own + sum(map(_logprob_bytes, token.top))
 
 
 def _text_bytes(text: str) -> int:

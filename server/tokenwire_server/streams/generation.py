@@ -18,8 +18,9 @@ from ..errors import (
     UnknownModel,
     UpstreamError,
 )
-from ..events import NO_USAGE, Delta, Finished, FinishReason, Started, Timings, Usage
+from ..events import NO_USAGE, Delta, Finished, FinishReason, Refusal, Started, Timings, Usage
 from ..pricing.estimate import Estimate
+from ..providers.decode.base import Complete
 from ..request import CacheUse, ChatRequest
 from ..routing.attempt import Attempt, AttemptEnd, caller_error
 from ..routing.cost_limit import CostLimit
@@ -286,12 +287,14 @@ class Generation:
             self._announce(lambda observer: observer.first_content(self, attempt))
 
     def _attempt_ended(self, end: AttemptEnd) -> None:
-        if isinstance(end, FinishReason):
-            self._finish(end)
+        if isinstance(end, Complete):
+            self._finish(end.reason, end.provider_reason, end.refusal)
         elif self._attempt is not None:
             self._fail_upstream(self._attempt, end)
 
-    def _finish(self, reason: FinishReason) -> None:
+    def _finish(
+        self, reason: FinishReason, provider_reason: str = "", refusal: Refusal | None = None
+    ) -> None:
         if self.stream.log.sealed:
             return
         progress = self.progress()
@@ -307,6 +310,8 @@ class Generation:
             usage=progress.usage,
             timings=timings,
             provider_response_id=progress.provider_response_id,
+            provider_finish_reason=provider_reason,
+            refusal=refusal,
         )
         self._seal(finished, progress)
 

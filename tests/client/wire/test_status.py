@@ -20,6 +20,7 @@ Code = grpc.StatusCode
 CLASSES = {
     "INVALID_REQUEST": tokenwire.InvalidRequest,
     "UNKNOWN_MODEL": tokenwire.UnknownModel,
+    "CONTEXT_TOO_LONG": tokenwire.ContextTooLong,
     "UNAUTHENTICATED": tokenwire.Unauthenticated,
     "PERMISSION_DENIED": tokenwire.PermissionDenied,
     "RATE_LIMITED": tokenwire.RateLimited,
@@ -40,6 +41,7 @@ CLASSES = {
     "UPSTREAM_STALLED": tokenwire.UpstreamStalled,
     "DEADLINE": tokenwire.DeadlineExceeded,
     "SLOW_READER": tokenwire.SlowReader,
+    "ANSWER_TOO_LARGE": tokenwire.AnswerTooLarge,
     "SERVER_STOPPED": tokenwire.ServerStopped,
     "INTERNAL": tokenwire.InternalError,
 }

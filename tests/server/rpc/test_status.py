@@ -53,6 +53,7 @@ def test_each_status_has_exactly_one_error_info(kind):
         errors.ResumePointAhead: lambda: kind(9, earliest=2, latest=5),
         errors.ResumePointExpired: lambda: kind(0, earliest=2, latest=5),
         errors.SlowReader: lambda: kind("slow", earliest_sequence=5),
+        errors.AnswerTooLarge: lambda: kind("id", answer_bytes=5, limit_bytes=4),
         errors.InternalFault: lambda: kind("id"),
     }.get(kind, lambda: kind("text"))()
     infos = [d for d in details(made) if isinstance(d, error_details_pb2.ErrorInfo)]
@@ -156,6 +157,7 @@ def test_the_code_tells_whether_a_retry_can_succeed():
     assert CODES == {
         "INVALID_REQUEST": code.INVALID_ARGUMENT,
         "UNKNOWN_MODEL": code.NOT_FOUND,
+        "CONTEXT_TOO_LONG": code.INVALID_ARGUMENT,
         "UNAUTHENTICATED": code.UNAUTHENTICATED,
         "PERMISSION_DENIED": code.PERMISSION_DENIED,
         "RATE_LIMITED": code.RESOURCE_EXHAUSTED,
@@ -175,6 +177,7 @@ def test_the_code_tells_whether_a_retry_can_succeed():
         "UPSTREAM_BROKEN": code.ABORTED,
         "UPSTREAM_STALLED": code.ABORTED,
         "SLOW_READER": code.UNAVAILABLE,
+        "ANSWER_TOO_LARGE": code.RESOURCE_EXHAUSTED,
         "SERVER_STOPPED": code.UNAVAILABLE,
         "INTERNAL": code.INTERNAL,
     }

@@ -94,11 +94,12 @@ class AnthropicDecoder:
     Until the provider reports the output tokens, `usage` contains its placeholder and is `estimated`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, provider: str = "") -> None:
         self.end: Complete | UpstreamError | None = None
         self.usage: Usage | None = None
         self.response_id = ""
         self.model = ""
+        self._provider = provider
         self._framer = SSEFramer()
         self._surrogates = SurrogateJoiner()
         self._counts = wire.Usage()

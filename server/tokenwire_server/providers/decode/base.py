@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from ...errors import UpstreamError
-from ...events import Delta, FinishReason, Usage
+from ...events import Delta, FinishReason, Refusal, Usage
 
 MAX_NAME_CHARS = 256
 """Maximum number of characters that are kept of a provider's model name and answer id."""
@@ -23,6 +23,9 @@ class Complete(msgspec.Struct, frozen=True):
     """The end of an answer that the provider reported as complete."""
 
     reason: FinishReason
+    provider_reason: str = ""
+    """The provider's own name of the reason, at most MAX_NAME_CHARS."""
+    refusal: Refusal | None = None
 
 
 class Decoder(Protocol):

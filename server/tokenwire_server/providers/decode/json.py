@@ -10,12 +10,26 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
 
 import msgspec
 
-from ...events import Delta, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta, ToolCallStarted
+from ...events import (
+    Citation,
+    Delta,
+    InvalidToolCall,
+    Logprobs,
+    Notice,
+    ReasoningDelta,
+    TextDelta,
+    TextInfo,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+)
 
 MAX_LOG_TEXT_BYTES = 2000
 
@@ -119,12 +133,13 @@ class SurrogateJoiner:
                 case TextDelta(index=index):
                     if text := self._join_text(index, delta.text, delta):
                         joined.append(TextDelta(text, index))
-                case ReasoningDelta(index=index, signature=""):
+                case ReasoningDelta(index=index, signature="", provider_state=b""):
                     if text := self._join_text(index, delta.text, delta):
                         joined.append(ReasoningDelta(text, index))
                 case ReasoningDelta(index=index):
                     text = join_surrogates(self._take(index) + delta.text)
-                    joined.append(ReasoningDelta(text, index, join_surrogates(delta.signature)))
+                    signature = join_surrogates(delta.signature)
+                    joined.append(ReasoningDelta(text, index, signature, delta.provider_state))
                 case ToolCallDelta(index=index):
                     if text := self._join_text(index, delta.arguments_json, delta):
                         joined.append(ToolCallDelta(index, text))
@@ -134,7 +149,11 @@ class SurrogateJoiner:
                 case ToolCall():
                     id_, name = join_surrogates(delta.id), join_surrogates(delta.name)
                     arguments = join_surrogates(delta.arguments_json)
-                    joined.append(ToolCall(delta.index, id_, name, arguments))
+                    joined.append(ToolCall(delta.index, id_, name, arguments, delta.provider_state))
+                case InvalidToolCall() | Citation() | Logprobs() | Notice():
+                    joined.append(_without_surrogates(delta))
+                case TextInfo():
+                    joined.append(delta)
         return joined
 
     def flush(self) -> list[Delta]:
@@ -162,7 +181,12 @@ class SurrogateJoiner:
 
     def _end_others(self, delta: Delta, joined: list[Delta]) -> None:
         """End the blocks that must have ended before this delta. Only tool calls may be interleaved."""
-        if isinstance(delta, ToolCall) and (half := self._pop(delta.index)) is not None:
+        if isinstance(delta, Logprobs | Notice):
+            return  # part of no block
+        if (
+            isinstance(delta, ToolCall | InvalidToolCall)
+            and (half := self._pop(delta.index)) is not None
+        ):
             joined.append(_replacement(half))
         index = self._text_half_index
         if index is not None and index != delta.index and (half := self._pop(index)) is not None:
@@ -190,6 +214,31 @@ def _has_no_surrogates(delta: Delta) -> bool:
                 and is_encodable(delta.name)
                 and is_encodable(delta.arguments_json)
             )
+        case InvalidToolCall() | Citation() | Logprobs() | Notice():
+            return all(map(is_encodable, _texts(delta)))
+        case TextInfo():
+            return True
+
+
+def _texts(value: InvalidToolCall | Citation | Logprobs | Notice | TokenLogprob) -> Iterator[str]:
+    """Yield all texts of a delta."""
+    for field in msgspec.structs.astuple(value):
+        if isinstance(field, str):
+            yield field
+        elif isinstance(field, tuple):
+            for token in field:
+                yield from _texts(token)
+
+
+def _without_surrogates(value: _T) -> _T:
+    """Return a struct without surrogates in its texts."""
+    if isinstance(value, tuple):
+        return cast("_T", tuple(map(_without_surrogates, value)))
+    if isinstance(value, str):
+        return cast("_T", join_surrogates(value))
+    if isinstance(value, msgspec.Struct):
+        return cast("_T", type(value)(*map(_without_surrogates, msgspec.structs.astuple(value))))
+    return value
 
 
 def _with_text(

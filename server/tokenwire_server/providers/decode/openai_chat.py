@@ -44,11 +44,12 @@ class OpenAIChatDecoder:
     Only the first choice is read, because Tokenwire requests one.
     """
 
-    def __init__(self, *, done_marker: bool = True) -> None:
+    def __init__(self, *, done_marker: bool = True, provider: str = "") -> None:
         self.end: Complete | UpstreamError | None = None
         self.usage: Usage | None = None
         self.response_id = ""
         self.model = ""
+        self._provider = provider
         self._needs_done_marker = done_marker
         self._framer = SSEFramer()
         self._joiner: SurrogateJoiner | None = None

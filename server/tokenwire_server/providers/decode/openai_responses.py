@@ -94,11 +94,12 @@ class OpenAIResponsesDecoder:
     is not complete at the end, the answer is broken, unless the provider reports the answer as incomplete.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, provider: str = "") -> None:
         self.end: Complete | UpstreamError | None = None
         self.usage: Usage | None = None
         self.response_id = ""
         self.model = ""
+        self._provider = provider
         self._framer = SSEFramer()
         self._joiner = SurrogateJoiner()
         self._items = Items()

@@ -1,0 +1,62 @@
+"""Checks that the dialects share: what a request has that a provider does not support."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from ..request import (
+    Audio,
+    ChatRequest,
+    Document,
+    GrammarFormat,
+    Image,
+    Part,
+    RegexFormat,
+    Text,
+    ToolResult,
+    Violation,
+)
+
+UNSUPPORTED = "this provider does not support this"
+
+_NAMES: dict[type[Part], str] = {
+    Audio: "audio",
+    Document: "document",
+    Image: "image",
+    Text: "text",
+}
+
+
+def unsupported_parts(
+    request: ChatRequest,
+    *,
+    in_messages: Collection[type[Part]] = (),
+    in_results: Collection[type[Part]] = (),
+) -> Iterator[Violation]:
+    """Yield a violation for each part of a kind that is not supported, in messages or in tool results."""
+    for i, message in enumerate(request.messages):
+        for j, part in enumerate(message.parts):
+            path = f"messages[{i}].parts[{j}]"
+            if type(part) in in_messages:
+                yield Violation(f"{path}.{_NAMES[type(part)]}", UNSUPPORTED)
+            elif isinstance(part, ToolResult):
+                for k, piece in enumerate(part.parts):
+                    if type(piece) in in_results:
+                        path_of_piece = f"{path}.tool_result.parts[{k}].{_NAMES[type(piece)]}"
+                        yield Violation(path_of_piece, UNSUPPORTED)
+
+
+def unsupported_settings(request: ChatRequest) -> Iterator[Violation]:
+    """Yield a violation for each setting that no dialect encodes yet."""
+    generation = request.generation
+    if generation.top_logprobs is not None:
+        yield Violation("generation.logprobs", UNSUPPORTED)
+    if generation.service_tier:
+        yield Violation("generation.service_tier", UNSUPPORTED)
+    if generation.reasoning_summary is not None:
+        yield Violation("generation.reasoning.summary", UNSUPPORTED)
+    if request.tool_choice is not None and request.tool_choice.parallel is not None:
+        yield Violation("tool_choice.parallel", UNSUPPORTED)
+    if isinstance(request.response_format, RegexFormat | GrammarFormat):
+        name = "regex" if isinstance(request.response_format, RegexFormat) else "grammar"
+        yield Violation(f"response_format.{name}", UNSUPPORTED)
