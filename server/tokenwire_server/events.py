@@ -42,6 +42,15 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     reasoning_tokens: int | None = None
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
+    long_cache_write_tokens: int | None = None
+    """The part of `cache_write_tokens` that the provider keeps for an hour, at a higher price."""
+    server_tools: tuple[tuple[str, int], ...] = ()
+    """Calls of tools that the provider ran itself, such as ("web_search", 2), sorted by name."""
+    service_tier: str = ""
+    """The tier of service that the provider reports, in its own words. Empty if it reports none."""
+    by_model: tuple[tuple[str, Usage], ...] = ()
+    """The usage of each model that worked on the answer, if the provider reports more than one. These
+    figures add up to the usage."""
     cost_microusd: int | None = None
     """Millionths of a US dollar, computed from prices. None if the price is unknown."""
     estimated: bool = False
