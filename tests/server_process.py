@@ -13,15 +13,26 @@ import sys
 import tempfile
 import warnings
 from contextlib import contextmanager
-from multiprocessing import reduction
+from multiprocessing import forkserver, reduction
 
 STOP_S = 15
 
 _forking = multiprocessing.get_context("forkserver")
-# The command's module comes first, since it says what gRPC logs.
-_forking.set_forkserver_preload(
-    ["tokenwire_server.__main__", "tokenwire_server.app", "server_process"]
-)
+_forking.set_forkserver_preload(["server_preload"])
+
+
+def _start_forkserver():
+    """Start the process that is forked, with the folder of these files on its path."""
+    path = os.environ.get("PYTHONPATH")
+    folder = os.path.dirname(__file__)
+    os.environ["PYTHONPATH"] = folder if path is None else os.pathsep.join((folder, path))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
 
 
 @contextmanager
@@ -34,7 +45,7 @@ def running(*arguments, env=None, fresh=False):
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
         environ = _environ() | {"TOKENWIRE_DATABASE": f"sqlite:///{folder}/tokenwire.db"}
-        start = Forked if arguments[0] == "serve" and not fresh else _start_command
+        start = _start_command if fresh else Forked
         environ = {
             name: value for name, value in (environ | (env or {})).items() if value is not None
         }
@@ -89,6 +100,7 @@ class Forked:
     """What a test needs of `subprocess.Popen`, of a process forked from one that has imported all."""
 
     def __init__(self, arguments, environ, log, *, cwd=None, is_strict=False):
+        _start_forkserver()
         ours, theirs = os.pipe()
         self.stdout = os.fdopen(ours)
         # `daemon`: killed, should this process end without stopping it.

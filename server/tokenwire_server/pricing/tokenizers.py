@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import re
 from importlib.machinery import PathFinder
@@ -81,6 +82,7 @@ class Tokenizers:
         return TokenCounter(encoding)
 
 
+@functools.cache
 def _encoding(name: str) -> Encoding:
     encoding: Encoding = _extension().tokenizer_for_encoding(name)
     return encoding
