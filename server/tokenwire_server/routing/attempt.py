@@ -14,7 +14,7 @@ from ..errors import (
     UpstreamStalled,
     UpstreamUnavailable,
 )
-from ..events import NO_USAGE, Delta, FinishReason, Timings, Usage
+from ..events import NO_USAGE, Delta, FinishReason, Notice, Timings, Usage
 from ..pricing.estimate import Estimate
 from ..providers.base import Route, Upstream
 from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
@@ -158,11 +158,13 @@ class Attempt:
             deltas = await upstream.read()
             arrival = now()
             if deltas:
-                meter.arrived(deltas, arrival)
+                is_first = not has_content and any(map(_is_content, deltas))
+                has_content = has_content or is_first
+                if has_content:
+                    meter.arrived(deltas, arrival)
                 for delta in deltas:
                     append(delta)
-                if not has_content:
-                    has_content = True
+                if is_first:
                     on_first_content()
             if has_content:
                 silence.heard(arrival, idle_s)
@@ -193,6 +195,10 @@ class Attempt:
         error.provider = self.route.provider.name
         self._used_nothing = not self.has_content and not isinstance(error, UpstreamStalled)
         return error
+
+
+def _is_content(delta: Delta) -> bool:
+    return not isinstance(delta, Notice)
 
 
 def caller_error(

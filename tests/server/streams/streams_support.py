@@ -139,7 +139,7 @@ def fail(stream, error):
 class Played:
     """A provider, its upstream and its decoder: each read does the next step.
 
-    A step is a text, an end, an error to raise, figures, or an event to wait for.
+    A step is a text or another delta, an end, an error to raise, figures, or an event to wait for.
     """
 
     name = "played"
@@ -184,7 +184,7 @@ class Played:
         if isinstance(step, Complete | UpstreamBroken):
             self.end = step
             return []
-        return [TextDelta(step, 0)]
+        return [TextDelta(step, 0) if isinstance(step, str) else step]
 
 
 def a_request(**fields):

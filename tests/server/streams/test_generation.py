@@ -20,7 +20,14 @@ from tokenwire_server.errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
-from tokenwire_server.events import NO_USAGE, FinishReason, TextDelta, Usage
+from tokenwire_server.events import (
+    NO_USAGE,
+    FinishReason,
+    Notice,
+    NoticeKind,
+    TextDelta,
+    Usage,
+)
 from tokenwire_server.pricing.estimate import Estimate
 from tokenwire_server.pricing.prices import Prices
 from tokenwire_server.pricing.tokens import Characters, TokenCounter, estimate_input_tokens
@@ -327,11 +334,18 @@ class Broken(StreamObserver):
     ended = first_content = attempt_started = opened
 
 
+MODEL_CHANGED = Notice(NoticeKind.MODEL_CHANGED, "m-2", "played")
+
+
 @pytest.mark.parametrize(
     ("steps", "announced"),
     [
         (["a", "b", Complete(FinishReason.STOP)], ["first content", "ended with 1 tokens"]),
         ([Complete(FinishReason.STOP)], ["ended with 0 tokens"]),
+        (
+            [MODEL_CHANGED, UpstreamBroken("gone")],
+            ["attempt failed: UPSTREAM_BROKEN", "ended with 0 tokens"],
+        ),
         (
             ["a", UpstreamBroken("gone")],
             ["first content", "attempt failed: UPSTREAM_BROKEN", "ended with 1 tokens"],
