@@ -1,19 +1,22 @@
 """Imported by the process from which servers are forked: what every server would import or load again."""
 
 import gc
+import importlib
 
-# The command's module comes first, since it says what gRPC logs.
-import tokenwire_server.__main__  # noqa: F401, I001
-import alembic.command
-import alembic.migration
-import genai_prices.data_snapshot
-import tokenwire_server.app
-import tokenwire_server.commands.app  # noqa: F401
+from genai_prices.data_snapshot import get_snapshot
 
-import server_process  # noqa: F401
-from tokenwire_server.pricing import tokenizers
+for name in (
+    "tokenwire_server.__main__",  # first, since it says what gRPC logs
+    "tokenwire_server.app",
+    "tokenwire_server.commands.app",
+    "alembic.command",
+    "server_process",
+):
+    importlib.import_module(name)
 
-genai_prices.data_snapshot.get_snapshot()
+from tokenwire_server.pricing import tokenizers  # noqa: E402
+
+get_snapshot()
 for name in (tokenizers.O200K, tokenizers.CL100K):
     tokenizers._encoding(name)
 

@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from contextlib import contextmanager
 from multiprocessing import forkserver, reduction
+from pathlib import Path
 
 STOP_S = 15
 
@@ -24,7 +25,7 @@ _forking.set_forkserver_preload(["server_preload"])
 def _start_forkserver():
     """Start the process that is forked, with the folder of these files on its path."""
     path = os.environ.get("PYTHONPATH")
-    folder = os.path.dirname(__file__)
+    folder = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = folder if path is None else os.pathsep.join((folder, path))
     try:
         forkserver.ensure_running()
