@@ -299,6 +299,11 @@ class SlowReader(TokenwireError):
 class AnswerTooLarge(TokenwireError):
     """The answer does not fit into the response of `chat`. Resume the stream `stream_id` to read it."""
 
+    @property
+    def earliest_sequence(self) -> int:
+        """Sequence of the oldest stored event. Above 1: the beginning is lost. 0: not reported."""
+        return parse_count(self.metadata.get("earliest_sequence")) or 0
+
 
 class Draining(TokenwireError):
     """This server is shutting down and the stream goes on: resume it on another server."""

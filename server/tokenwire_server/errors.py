@@ -374,13 +374,22 @@ class SlowReader(TokenwireError):
 class AnswerTooLarge(TokenwireError):
     reason = "ANSWER_TOO_LARGE"
 
-    def __init__(self, stream_id: str, *, answer_bytes: int, limit_bytes: int) -> None:
+    def __init__(
+        self, stream_id: str, *, answer_bytes: int, limit_bytes: int, earliest_sequence: int = 1
+    ) -> None:
         self.stream_id = stream_id
         self.answer_bytes = answer_bytes
         self.limit_bytes = limit_bytes
+        self.earliest_sequence = earliest_sequence
+        """Sequence of the oldest entry in the stream's log."""
+        way_out = (
+            "read it with ResumeStream"
+            if earliest_sequence == 1
+            else f"the stream's log begins at {earliest_sequence}, so use ChatStream for such answers"
+        )
         super().__init__(
             f"the answer has {answer_bytes} bytes, more than the {limit_bytes} that Chat returns; "
-            "read it with ResumeStream"
+            f"{way_out}"
         )
 
     def facts(self) -> dict[str, str]:
@@ -388,6 +397,7 @@ class AnswerTooLarge(TokenwireError):
             "stream_id": self.stream_id,
             "answer_bytes": str(self.answer_bytes),
             "limit_bytes": str(self.limit_bytes),
+            "earliest_sequence": str(self.earliest_sequence),
         }
 
 

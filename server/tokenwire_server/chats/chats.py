@@ -181,6 +181,10 @@ class Chats:
         self._cache.remove(stream.tenant, stream.id)
         self._host.delete(stream)
 
+    def keep_readable(self, stream: StreamHandle) -> None:
+        """Keep a stream that has ended, and that has a reader, for at least the server's `log_ttl_s`."""
+        self._host.keep_readable(stream)
+
     async def charge_count(self, caller: Caller) -> None:
         """Count one CountTokens call against the caller's limits. Raises RateLimited."""
         await self._admission.charge_request(caller)

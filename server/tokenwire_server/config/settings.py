@@ -164,6 +164,10 @@ class Limits(_Section):
     """Maximum size of the content that is kept of all streams, in bytes. Beyond it ended streams are
     dropped: the oldest ones of the tenant whose ended streams take the most memory. If no ended stream is
     left, the next stream gets OVERLOADED."""
+    max_chat_answer_bytes: Bytes = Field(default=4 * 2**20 - 4096, ge=1024, le=64 * 2**20)
+    """Maximum size of the answer to a Chat call, in bytes of its serialized message. A larger one ends the
+    call with ANSWER_TOO_LARGE. Most gRPC clients refuse messages above 4 MiB by default. At most
+    `max_log_bytes`."""
     max_counts: Count = 64
     """Maximum number of CountTokens calls that run at once. One tenant may have a quarter of them, at least
     1. The next call gets OVERLOADED."""
@@ -225,6 +229,7 @@ _MAXIMA = {
     "log_ttl_s": "max_log_ttl_s",
     "cache_ttl_s": "max_cache_ttl_s",
     "max_cached_answer_bytes": "max_cache_bytes",
+    "max_chat_answer_bytes": "max_log_bytes",
     "max_log_bytes": "max_total_log_bytes",
 }
 """The limits that have another limit as their maximum, and that maximum."""

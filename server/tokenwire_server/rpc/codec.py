@@ -136,33 +136,45 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
 
 
 class AnswerBuilder:
-    """Builds a ChatResponse from a stream's events: one part for each content block, in order."""
+    """Builds a ChatResponse from a stream's events: one part for each content block, in order.
 
-    def __init__(self) -> None:
+    Content beyond `max_bytes` is counted, not kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._stream_id = ""
-        self._text: dict[int, list[str]] = {}
+        self._text: dict[int, bytearray] = {}  # UTF-8
         self._parts: dict[int, chat_pb2.Part] = {}
         self._finished: event_pb2.Finished | None = None
+        self.content_bytes = 0
+        """Size of the content so far. The message of the answer is larger."""
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the content exceeds `max_bytes`. There is no response then."""
+        return self.content_bytes > self._max_bytes
 
     def add(self, events: Iterable[ReaderEvent]) -> None:
         """Add the next events."""
         for event in events:
             match event:
                 case TextDelta():
-                    self._parts.setdefault(event.index, chat_pb2.Part(text=""))
-                    self._text.setdefault(event.index, []).append(event.text)
+                    self._append(event.index, event.text)
                 case TextInfo():
-                    part = self._parts.setdefault(event.index, chat_pb2.Part(text=""))
+                    part = self._part(event.index)
                     part.provider_state = event.provider_state or part.provider_state
+                    self.content_bytes += len(event.provider_state)
                 case ReasoningDelta():
-                    part = self._parts.setdefault(
-                        event.index, chat_pb2.Part(reasoning=chat_pb2.Reasoning())
-                    )
-                    self._text.setdefault(event.index, []).append(event.text)
-                    part.reasoning.signature += event.signature
-                    part.reasoning.provider_state += event.provider_state
+                    reasoning = self._part(event.index, is_reasoning=True).reasoning
+                    self._append(event.index, event.text)
+                    reasoning.signature = event.signature or reasoning.signature
+                    reasoning.provider_state = event.provider_state or reasoning.provider_state
+                    self.content_bytes += len(event.signature) + len(event.provider_state)
                 case ToolCall():
-                    self._parts[event.index] = chat_pb2.Part(tool_call=_tool_call(event))
+                    part = chat_pb2.Part(tool_call=_tool_call(event))
+                    self._parts[event.index] = part
+                    self.content_bytes += part.ByteSize()
                 case Started():
                     self._stream_id = event.stream_id
                 case Finished():
@@ -173,27 +185,44 @@ class AnswerBuilder:
                     pass  # the provider would refuse it in the next request
                 case Citation() | Logprobs() | Notice() | Usage() | Heartbeat():
                     pass  # not part of the message
+        if self.is_too_large:
+            self._text.clear()
+            self._parts.clear()
 
     def response(self) -> chat_pb2.ChatResponse:
-        """Return the complete answer of a finished stream. A text block without text is left out."""
-        for index, pieces in self._text.items():
+        """Return the complete answer of a finished stream. Empty blocks are left out."""
+        for index, text in self._text.items():
             part = self._parts[index]
+            # protobuf accepts bytes for a string, but its stubs do not.
             if part.WhichOneof("content") == "text":
-                part.text = _utf8("".join(pieces))
+                part.text = cast("str", bytes(text))
             else:
-                part.reasoning.text = _utf8("".join(pieces))
+                part.reasoning.text = cast("str", bytes(text))
         return chat_pb2.ChatResponse(
             stream_id=self._stream_id,
             message=chat_pb2.Message(
                 role=chat_pb2.ROLE_ASSISTANT,
-                parts=[
-                    part
-                    for _, part in sorted(self._parts.items())
-                    if part.text or part.WhichOneof("content") != "text"
-                ],
+                parts=[part for _, part in sorted(self._parts.items()) if not _is_empty(part)],
             ),
             finished=self._finished,
         )
+
+    def _part(self, index: int, *, is_reasoning: bool = False) -> chat_pb2.Part:
+        part = self._parts.get(index)
+        if part is None:
+            part = (
+                chat_pb2.Part(reasoning=chat_pb2.Reasoning())
+                if is_reasoning
+                else chat_pb2.Part(text="")
+            )
+            self._parts[index] = part
+        return part
+
+    def _append(self, index: int, text: str) -> None:
+        self._part(index)
+        utf8 = text.encode()
+        self._text.setdefault(index, bytearray()).extend(utf8)
+        self.content_bytes += len(utf8)
 
 
 def stream_info(stream: StreamHandle) -> chat_pb2.StreamInfo:
@@ -219,6 +248,15 @@ def stream_info(stream: StreamHandle) -> chat_pb2.StreamInfo:
         info.state = chat_pb2.STREAM_STATE_FAILED
         info.error_reason = log.failure.reason
     return info
+
+
+def _is_empty(part: chat_pb2.Part) -> bool:
+    match part.WhichOneof("content"):
+        case "text":
+            return not part.text
+        case "reasoning":
+            return not part.reasoning.ByteSize()
+    return False
 
 
 def _utf8(text: str) -> str:

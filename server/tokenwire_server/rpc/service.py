@@ -11,6 +11,7 @@ from tokenwire.v1 import chat_pb2
 from ..chats.chats import Chats, OpenChat
 from ..chats.violations import Violations
 from ..config import Limits
+from ..errors import AnswerTooLarge
 from ..request import ChatRequest, Delivery
 from ..streams.reader import Reader
 from ..tenants.caller import Caller
@@ -50,15 +51,29 @@ class ChatService:
                 await _deliver(chat.reader, writer)
 
     async def Chat(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: N802  # the RPC's name
-        """Start a generation and return the whole answer. The bounds of the log bound its size."""
+        """Start a generation and return the whole answer.
+
+        It is collected while it arrives, because the log may be too small for all of its events. An answer
+        that is too large stays readable for as long as the settings say, even if the request said less.
+        """
+        limit_bytes = min(self._limits.max_chat_answer_bytes, self._limits.max_log_bytes)
         async with await self._opening(data, context, caller, is_streamed=False) as chat:
             await _start(chat, context)
-            await chat.stream.log.wait_sealed()
-            answer = AnswerBuilder()
+            answer = AnswerBuilder(limit_bytes)
             while taken := await chat.reader.take():
                 answer.add(event for _, event in taken)
-                await asyncio.sleep(0)  # thousands of entries at a time: let other tasks run
-            return answer.response().SerializeToString()
+                await asyncio.sleep(0)  # there may be thousands of entries: let other tasks run
+            response = b"" if answer.is_too_large else answer.response().SerializeToString()
+            answer_bytes = max(len(response), answer.content_bytes)
+            if answer_bytes <= limit_bytes:
+                return response
+            self._chats.keep_readable(chat.stream)
+            raise AnswerTooLarge(
+                chat.stream.id,
+                answer_bytes=answer_bytes,
+                limit_bytes=limit_bytes,
+                earliest_sequence=chat.stream.log.earliest_sequence,
+            )
 
     async def CountTokens(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """Return what ChatStream with the same request would use and cost. Starts no generation."""

@@ -29,9 +29,7 @@ class StreamDirectory:
 
     def __init__(self) -> None:
         self._by_id: dict[tuple[str, str], StreamHandle] = {}  # by tenant and stream id
-        self._by_request: dict[
-            tuple[str, str], tuple[StreamHandle, bytes]
-        ] = {}  # with its body's hash
+        self._by_request: dict[tuple[str, str], StreamHandle] = {}  # by tenant and request id
         self._claims = WeakValueDictionary[tuple[str, str], _Claim]()
 
     async def find(self, stream_id: str, tenant: str) -> StreamHandle:
@@ -69,18 +67,18 @@ class StreamDirectory:
         finally:
             claim.waiter_count -= 1
         try:
-            stream, known_hash = self._by_request.get(key, (None, body_hash))
-            if known_hash != body_hash:
+            stream = self._by_request.get(key)
+            if stream is not None and stream.body_hash != body_hash:
                 raise RequestIdReused(request_id)
             yield stream
         finally:
             claim.release()
 
-    def add(self, stream: StreamHandle, body_hash: bytes) -> None:
-        """Add a stream. `body_hash` identifies the request that opened it."""
+    def add(self, stream: StreamHandle) -> None:
+        """Add a stream, and its request id unless another stream has it. Idempotent."""
         self._by_id[stream.tenant, stream.id] = stream
         if stream.request_id:
-            self._by_request[stream.tenant, stream.request_id] = stream, body_hash
+            self._by_request.setdefault((stream.tenant, stream.request_id), stream)
 
     def contains(self, stream: StreamHandle) -> bool:
         """Return whether a stream can be found."""
@@ -94,5 +92,5 @@ class StreamDirectory:
     def release_request_id(self, stream: StreamHandle) -> None:
         """Make a stream's request id available to a new stream. Idempotent."""
         key = stream.tenant, stream.request_id
-        if key in self._by_request and self._by_request[key][0] is stream:
+        if self._by_request.get(key) is stream:
             del self._by_request[key]

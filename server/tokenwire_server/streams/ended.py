@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+
+import msgspec
 
 from ..streamlog.memory import STREAM_BYTES
 from ..streamlog.space import LogSpace
@@ -32,6 +35,22 @@ class EndedStreams:
         loop = asyncio.get_running_loop()
         timer = loop.call_later(stream.retention.log_ttl_s, self._expire, stream)
         self._tenants.setdefault(stream.tenant, _TenantStreams()).add(stream, timer)
+
+    def extend(self, stream: StreamHandle, for_s: float) -> None:
+        """Keep a stream for at least `for_s` from now, even if its time has passed.
+
+        The stream must have a reader, or it may be gone. No effect on a stream that was dropped.
+        """
+        ended = self._tenants.get(stream.tenant)
+        if ended is None or stream not in ended.timers or stream.end_time is None:
+            return
+        log_ttl_s = time.time() - stream.end_time + for_s
+        if log_ttl_s > stream.retention.log_ttl_s:
+            stream.retention = msgspec.structs.replace(stream.retention, log_ttl_s=log_ttl_s)
+            ended.timers[stream].cancel()
+            loop = asyncio.get_running_loop()
+            ended.timers[stream] = loop.call_later(for_s, self._expire, stream)
+            self._directory.add(stream)
 
     def drop(self, stream: StreamHandle) -> None:
         """Drop a stream and its content. Idempotent."""

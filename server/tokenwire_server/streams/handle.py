@@ -49,6 +49,7 @@ class StreamHandle:
         "_linger",
         "_readers",
         "_usage",
+        "body_hash",
         "created_time",
         "end_time",
         "id",
@@ -69,11 +70,14 @@ class StreamHandle:
         created_time: float,
         request_id: str = "",
         retention: Retention = Retention(),  # noqa: B008  # frozen
+        body_hash: bytes = b"",
     ) -> None:
         self.id = id
         self.tenant = tenant
         self.log = log
         self.request_id = request_id
+        self.body_hash = body_hash
+        """Hash of the request that opened the stream. Set only with a request id."""
         self.retention = retention
         self.created_time = created_time
         """When the stream was accepted, in seconds since the epoch."""

@@ -87,9 +87,10 @@ class StreamHost(StreamObserver):
             created_time=time.time(),
             request_id=request.request_id,
             retention=request.retention,
+            body_hash=request.body_hash,
         )
         generation = Generation(stream, chat, self._limits, self._observers)
-        self._directory.add(stream, request.body_hash)
+        self._directory.add(stream)
         self._live[stream.id] = generation
         self._idle.clear()
         generation.open(from_cache=cached is not None)
@@ -107,6 +108,10 @@ class StreamHost(StreamObserver):
         """Drop an ended stream now. Its readers get StreamNotFound."""
         stream.is_deleted = True
         self._ended.drop(stream)
+
+    def keep_readable(self, stream: StreamHandle) -> None:
+        """Keep a stream that has ended, and that has a reader, for at least the default `log_ttl_s`."""
+        self._ended.extend(stream, min(self._limits.log_ttl_s, self._limits.max_log_ttl_s))
 
     async def wait_until_idle(self) -> None:
         """Return when no stream generates and none is read. There is no limit on the time."""

@@ -57,7 +57,7 @@ def test_started_has_the_creation_time():
 
 
 def test_a_whole_answer_keeps_the_signature_of_each_reasoning_block():
-    builder = AnswerBuilder()
+    builder = AnswerBuilder(1 << 20)
     builder.add([Started("id", "m", "p", 0.0), ReasoningDelta("h", 0), ReasoningDelta("m", 0)])
     builder.add([ReasoningDelta("", 0, "proof"), TextDelta("yes", 1), ReasoningDelta("", 2, "2nd")])
     builder.add([FINISHED])
@@ -78,7 +78,7 @@ def test_encoding_an_entry_caches_nothing_in_its_text(of):
     }[of]
     before = getsizeof(text)
     encode(1, entry)
-    answer = AnswerBuilder()
+    answer = AnswerBuilder(1 << 20)
     answer.add([entry])
     answer.response()
     assert getsizeof(text) == before
