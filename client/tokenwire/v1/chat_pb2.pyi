@@ -703,9 +703,9 @@ class Part(google.protobuf.message.Message):
     a request, none on reasoning). Other providers cache without marks. Default: false.
     """
     provider_state: builtins.bytes
-    """Opaque data of the provider that made this part, for parts of kind text. Reasoning and tool calls have a
-    field of their own. Send it back unchanged: some providers refuse to continue a conversation without it.
-    It is sent only to the provider that made it, and left out for others. At most 4 MiB.
+    """Opaque data of the provider that made this part, for parts of kind text. Reasoning and tool calls have
+    their own fields for it. Send it back unchanged: some providers refuse to continue a conversation without
+    it. It is sent only to the provider that made it, and left out for others. At most 4 MiB.
     """
     @property
     def image(self) -> global___Image:
@@ -850,8 +850,8 @@ class ToolResult(google.protobuf.message.Message):
     """True if the tool failed. `text` then describes the failure."""
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
-        """More of the result, after `text`: parts of kind text, image and document. OpenAI Chat Completions
-        accepts only text.
+        """More of the result, after `text`: parts of kind text, image and document, without `cache_hint`. OpenAI
+        Chat Completions accepts only text.
         """
 
     def __init__(
@@ -878,8 +878,8 @@ class Reasoning(google.protobuf.message.Message):
     text: builtins.str
     """The reasoning, or a summary of it. Empty if the provider hides it."""
     signature: builtins.str
-    """Signature of Anthropic. Send it back unchanged, together with its text. Reasoning is left out of requests
-    to a provider that accepts no reasoning or did not sign it.
+    """Anthropic's signature of the text. Send both back unchanged. Reasoning is left out of requests to a
+    provider that accepts no reasoning, or that did not sign this one.
     """
     provider_state: builtins.bytes
     """Opaque data of the provider for this block. See Part.provider_state."""

@@ -111,7 +111,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAVAILABLE: the server stopped, and the stream ended with it."""
     ERROR_REASON_ANSWER_TOO_LARGE: _ErrorReason.ValueType  # 28
     """RESOURCE_EXHAUSTED: the answer to a `Chat` call is larger than the server returns in one response.
-    Metadata: `stream_id`, `answer_bytes` and `limit_bytes`. Read the answer with ResumeStream.
+    Metadata: `stream_id`, `answer_bytes`, `limit_bytes`, and `earliest_sequence` of the stream's log. Read
+    the answer with ResumeStream. Its beginning is lost if `earliest_sequence` is above 1.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 27
     """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
@@ -215,7 +216,8 @@ ERROR_REASON_SERVER_STOPPED: ErrorReason.ValueType  # 26
 """UNAVAILABLE: the server stopped, and the stream ended with it."""
 ERROR_REASON_ANSWER_TOO_LARGE: ErrorReason.ValueType  # 28
 """RESOURCE_EXHAUSTED: the answer to a `Chat` call is larger than the server returns in one response.
-Metadata: `stream_id`, `answer_bytes` and `limit_bytes`. Read the answer with ResumeStream.
+Metadata: `stream_id`, `answer_bytes`, `limit_bytes`, and `earliest_sequence` of the stream's log. Read
+the answer with ResumeStream. Its beginning is lost if `earliest_sequence` is above 1.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""

@@ -29,9 +29,9 @@ class _TextPhase:
 class _TextPhaseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TextPhase.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     TEXT_PHASE_UNSPECIFIED: _TextPhase.ValueType  # 0
-    """The provider makes no difference."""
+    """The provider does not say."""
     TEXT_PHASE_COMMENTARY: _TextPhase.ValueType  # 1
-    """A comment of the model on what it does, such as before a tool call."""
+    """The model comments on its work, such as before a tool call."""
     TEXT_PHASE_FINAL_ANSWER: _TextPhase.ValueType  # 2
     """The answer."""
 
@@ -39,9 +39,9 @@ class TextPhase(_TextPhase, metaclass=_TextPhaseEnumTypeWrapper):
     """TextPhase is the purpose of a text block."""
 
 TEXT_PHASE_UNSPECIFIED: TextPhase.ValueType  # 0
-"""The provider makes no difference."""
+"""The provider does not say."""
 TEXT_PHASE_COMMENTARY: TextPhase.ValueType  # 1
-"""A comment of the model on what it does, such as before a tool call."""
+"""The model comments on its work, such as before a tool call."""
 TEXT_PHASE_FINAL_ANSWER: TextPhase.ValueType  # 2
 """The answer."""
 global___TextPhase = TextPhase
@@ -55,7 +55,7 @@ class _CitationKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     CITATION_KIND_UNSPECIFIED: _CitationKind.ValueType  # 0
     """The kind is unknown."""
     CITATION_KIND_URL: _CitationKind.ValueType  # 1
-    """A page on the web."""
+    """A web page."""
     CITATION_KIND_DOCUMENT: _CitationKind.ValueType  # 2
     """A document of the request, or a file that the provider stores."""
     CITATION_KIND_SEARCH_RESULT: _CitationKind.ValueType  # 3
@@ -67,7 +67,7 @@ class CitationKind(_CitationKind, metaclass=_CitationKindEnumTypeWrapper):
 CITATION_KIND_UNSPECIFIED: CitationKind.ValueType  # 0
 """The kind is unknown."""
 CITATION_KIND_URL: CitationKind.ValueType  # 1
-"""A page on the web."""
+"""A web page."""
 CITATION_KIND_DOCUMENT: CitationKind.ValueType  # 2
 """A document of the request, or a file that the provider stores."""
 CITATION_KIND_SEARCH_RESULT: CitationKind.ValueType  # 3
@@ -133,7 +133,7 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     `invalid_tool_call`.
     """
     FINISH_REASON_OTHER: _FinishReason.ValueType  # 13
-    """The provider ended the answer for a reason that this server does not know: see
+    """The provider ended the answer for a reason that this server does not recognize: see
     `provider_finish_reason`.
     """
 
@@ -173,7 +173,7 @@ FINISH_REASON_INVALID_TOOL_CALLS: FinishReason.ValueType  # 12
 `invalid_tool_call`.
 """
 FINISH_REASON_OTHER: FinishReason.ValueType  # 13
-"""The provider ended the answer for a reason that this server does not know: see
+"""The provider ended the answer for a reason that this server does not recognize: see
 `provider_finish_reason`.
 """
 global___FinishReason = FinishReason
@@ -362,13 +362,9 @@ class TextDelta(google.protobuf.message.Message):
     index: builtins.int
     """Ordinal of the content block in the answer. Counts from 0, across all kinds of content."""
     phase: global___TextPhase.ValueType
-    """Whether the text is part of the answer. Set at most once in a block, before its first text. Default:
-    the provider makes no difference.
-    """
+    """Purpose of the block's text. Sent at most once for a block."""
     provider_state: builtins.bytes
-    """Opaque data of the provider for the whole block. Set at most once in a block. See
-    Part.provider_state.
-    """
+    """Opaque data of the provider for the whole block, sent at most once. See Part.provider_state."""
     def __init__(
         self,
         *,
@@ -493,8 +489,8 @@ global___ToolCallDone = ToolCallDone
 @typing.final
 class InvalidToolCall(google.protobuf.message.Message):
     """InvalidToolCall is a call that the model completed, but whose arguments are not a JSON object. Tokenwire
-    does not repair it. To let the model try again, send its answer back without this call, and describe the
-    problem to it.
+    does not repair it. To let the model try again, send its answer back without this call, followed by a
+    message of the user that describes the problem.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -529,7 +525,7 @@ global___InvalidToolCall = InvalidToolCall
 
 @typing.final
 class Citation(google.protobuf.message.Message):
-    """Citation is a source of a piece of the answer. Fields that the provider does not send are absent."""
+    """Citation is a source of a piece of the answer. What the provider does not send is absent or empty."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -550,13 +546,13 @@ class Citation(google.protobuf.message.Message):
     end: builtins.int
     """Position after the last character of the piece in the text block."""
     cited_text: builtins.str
-    """The text of the source."""
+    """The text of the source that the model cites."""
     url: builtins.str
     """Address of the source."""
     title: builtins.str
     """Title of the source."""
     document_index: builtins.int
-    """Which document of the request is the source. Counts from 0, across all messages."""
+    """Number of the document in the request that is the source. Counts from 0, across all messages."""
     def __init__(
         self,
         *,
@@ -615,7 +611,9 @@ class TokenLogprob(google.protobuf.message.Message):
     TOKEN_BYTES_FIELD_NUMBER: builtins.int
     TOP_FIELD_NUMBER: builtins.int
     token: builtins.str
-    """The token. A token that is a part of a character contains U+FFFD: use `token_bytes`."""
+    """The token as text. If the token is only a part of a character, the text contains U+FFFD; `token_bytes` is
+    exact.
+    """
     logprob: builtins.float
     """Natural logarithm of the token's probability."""
     token_bytes: builtins.bytes
