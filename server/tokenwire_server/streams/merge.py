@@ -1,7 +1,8 @@
 """Merges neighbouring deltas, so that a reader that was busy gets few large events. Pure.
 
 A delta is merged only with a direct neighbour of the same kind and block: the order and the concatenated
-text never change. A reasoning signature ends a merge, because it belongs to all the text before it.
+text never change. The signature or the state of reasoning ends a merge, because it belongs to all the text
+before it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _can_merge(following: Event, event: _Mergeable) -> TypeGuard[_Mergeable]:
         isinstance(following, _Mergeable)
         and type(following) is type(event)
         and following.index == event.index
-        and not (isinstance(event, ReasoningDelta) and event.signature)
+        and not (isinstance(event, ReasoningDelta) and (event.signature or event.provider_state))
     )
 
 
@@ -72,5 +73,5 @@ def _with_text(event: _Mergeable, text: str) -> _Mergeable:
     if isinstance(event, TextDelta):
         return TextDelta(text, event.index)
     if isinstance(event, ReasoningDelta):
-        return ReasoningDelta(text, event.index, event.signature)
+        return ReasoningDelta(text, event.index, event.signature, event.provider_state)
     return ToolCallDelta(event.index, text)

@@ -1,11 +1,20 @@
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwire_server.events import (
+    Citation,
+    InvalidToolCall,
+    Logprobs,
+    Notice,
+    NoticeKind,
     ReasoningDelta,
     TextDelta,
+    TextInfo,
+    TextPhase,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
@@ -16,7 +25,18 @@ index = st.integers(0, 2)
 piece = st.text(max_size=8)
 event = st.one_of(
     st.builds(TextDelta, piece, index),
-    st.builds(ReasoningDelta, piece, index, st.sampled_from(["", "", "", "proof"])),
+    st.builds(
+        ReasoningDelta,
+        piece,
+        index,
+        st.sampled_from(["", "", "", "proof"]),
+        st.sampled_from([b"", b"", b"", b"p\0state"]),
+    ),
+    st.builds(TextInfo, index, st.sampled_from(TextPhase), st.sampled_from([b"", b"p\0state"])),
+    st.builds(Citation, index),
+    st.builds(Logprobs, index, st.just((TokenLogprob("a", -0.5),))),
+    st.builds(Notice, st.just(NoticeKind.MODEL_CHANGED), st.just("other")),
+    st.builds(InvalidToolCall, index, st.just("id"), st.just("name"), piece, st.just("cut")),
     st.builds(ToolCallStarted, index, st.just("id"), st.just("name")),
     st.builds(ToolCallDelta, index, piece),
     st.builds(ToolCall, index, st.just("id"), st.just("name"), st.just("{}")),
@@ -32,7 +52,8 @@ def spelled_out(events):
                 said += [("text", e.index, c) for c in e.text]
             case ReasoningDelta():
                 said += [("reasoning", e.index, c) for c in e.text]
-                said += [("signature", e.index, e.signature)] if e.signature else []
+                end = ("end", e.index, e.signature, e.provider_state)
+                said += [end] if e.signature or e.provider_state else []
             case ToolCallDelta():
                 said += [("arguments", e.index, c) for c in e.arguments_json]
             case _:
@@ -62,7 +83,10 @@ def test_neighbours_of_one_kind_and_block_are_always_joined(events):
     merged = [e for _, e in merge(events, 0)]
     for before, after in pairwise(merged):
         if isinstance(before, joinable) and type(before) is type(after):
-            assert before.index != after.index or getattr(before, "signature", "")
+            ends_block = isinstance(before, ReasoningDelta) and (
+                before.signature or before.provider_state
+            )
+            assert before.index != after.index or ends_block
 
 
 def test_a_joined_event_is_bounded_and_so_is_what_one_call_joins():
@@ -88,16 +112,10 @@ def test_a_delta_over_the_bound_passes_whole():
     assert merged == [(n, event) for n, event in enumerate(events, 1)]
 
 
-def test_a_signature_ends_a_merge():
-    events = [
-        ReasoningDelta("a", 0),
-        ReasoningDelta("", 0, "proof of a"),
-        ReasoningDelta("b", 0),
-    ]
-    assert merge(events, 0) == [
-        (2, ReasoningDelta("a", 0, "proof of a")),
-        (3, ReasoningDelta("b", 0)),
-    ]
+@pytest.mark.parametrize("end", [("proof of a", b""), ("", b"state of a")])
+def test_a_signature_or_state_ends_a_merge(end):
+    events = [ReasoningDelta("a", 0), ReasoningDelta("", 0, *end), ReasoningDelta("b", 0)]
+    assert merge(events, 0) == [(2, ReasoningDelta("a", 0, *end)), (3, ReasoningDelta("b", 0))]
 
 
 def test_ten_thousand_tokens_become_a_handful_of_events():
