@@ -285,15 +285,15 @@ def _citation(event: Citation) -> event_pb2.Citation:
         start=event.start,
         end=event.end,
         cited_text=_utf8(event.cited_text),
-        url=event.url,
-        title=event.title,
+        url=_utf8(event.url),
+        title=_utf8(event.title),
         document_index=event.document_index,
     )
 
 
 def _token_logprob(token: TokenLogprob) -> event_pb2.TokenLogprob:
     return event_pb2.TokenLogprob(
-        token=token.token,
+        token=_utf8(token.token),
         logprob=token.logprob,
         token_bytes=token.token_bytes,
         top=[_token_logprob(other) for other in token.top],

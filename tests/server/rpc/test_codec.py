@@ -1,19 +1,33 @@
+from enum import Enum
 from sys import getsizeof
+from typing import get_args, get_origin
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from event_strategies import answers
+from tokenwire import Answer
+from tokenwire.v1.event_pb2 import TokenEvent
 from tokenwire_server.events import (
+    Citation,
+    Event,
     Finished,
     FinishReason,
+    InvalidToolCall,
+    Logprobs,
     ReasoningDelta,
     Started,
     TextDelta,
     Timings,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     Usage,
 )
 from tokenwire_server.rpc.codec import AnswerBuilder, encode, to_proto
+from tokenwire_server.streams.merge import merge
 
 FINISHED = Finished(
     reason=FinishReason.STOP,
@@ -67,18 +81,79 @@ def test_a_whole_answer_keeps_the_signature_of_each_reasoning_block():
     assert (second.reasoning.text, second.reasoning.signature) == ("", "2nd")
 
 
-@pytest.mark.parametrize("of", [TextDelta, ReasoningDelta, ToolCallDelta, ToolCall])
-def test_encoding_an_entry_caches_nothing_in_its_text(of):
+WITH_TEXT = {
+    TextDelta: lambda text: TextDelta(text, 0),
+    ReasoningDelta: lambda text: ReasoningDelta(text, 0),
+    ToolCallDelta: lambda text: ToolCallDelta(0, text),
+    ToolCall: lambda text: ToolCall(0, "id", "name", text),
+    InvalidToolCall: lambda text: InvalidToolCall(0, "id", "name", text, "is not JSON"),
+    Citation: lambda text: Citation(0, cited_text=text, title=text, url=text),
+    Logprobs: lambda text: Logprobs(0, (TokenLogprob(text, -1.0),)),
+}
+"""Events with a text of any length."""
+
+
+@pytest.mark.parametrize("kind", WITH_TEXT)
+def test_encoding_an_entry_caches_nothing_in_its_text(kind):
     text = "".join(["w\u8bcd"] * 1000)
-    entry = {
-        TextDelta: TextDelta(text, 0),
-        ReasoningDelta: ReasoningDelta(text, 0),
-        ToolCallDelta: ToolCallDelta(0, text),
-        ToolCall: ToolCall(0, "id", "name", text),
-    }[of]
+    entry = WITH_TEXT[kind](text)
     before = getsizeof(text)
     encode(1, entry)
     answer = AnswerBuilder(1 << 20)
     answer.add([entry])
     answer.response()
     assert getsizeof(text) == before
+
+
+def value(kind, number, depth=0):
+    """Return a value of a type; another number gives another value."""
+    arguments = [argument for argument in get_args(kind) if argument is not type(None)]
+    if get_origin(kind) is tuple:
+        if ... not in arguments:
+            return tuple(value(argument, number, depth) for argument in arguments)
+        return () if depth > 1 else (value(arguments[0], number, depth + 1),)
+    if arguments:
+        return value(arguments[0], number, depth)
+    if issubclass(kind, Enum):
+        return list(kind)[number % len(kind)]
+    if issubclass(kind, msgspec.Struct):
+        return kind(*(value(field.type, number, depth) for field in msgspec.structs.fields(kind)))
+    return str(number).encode() if kind is bytes else kind(number)
+
+
+FIELDS = [(kind, field) for kind in get_args(Event) for field in msgspec.structs.fields(kind)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [pytest.param(k, f, id=f"{k.__name__}-{f.name}") for k, f in FIELDS]
+)
+def test_every_field_of_every_event_is_encoded(kind, field):
+    event = value(kind, 2)
+    changed = msgspec.structs.replace(event, **{field.name: value(field.type, 3)})
+    assert (to_proto(1, event) != to_proto(1, changed)) == (event != changed)
+
+
+@given(answers(), st.data())
+def test_an_answer_is_the_same_for_every_caller_however_its_events_are_merged(events, data):
+    builder, answer, merged = AnswerBuilder(1 << 20), Answer(), AnswerBuilder(1 << 20)
+    builder.add(events)
+    position = 0
+    while position < len(events):
+        count = data.draw(st.integers(1, len(events) - position))
+        taken = merge(events[position : position + count], position)
+        merged.add(event for _, event in taken)
+        for sequence, event in taken:
+            answer.add(TokenEvent.FromString(encode(sequence, event)))
+        position += count
+
+    assert builder.response() == merged.response() == answer.response()
+    assert answer.last_sequence == len(events)
+
+
+def test_an_answer_without_its_content_is_kept_once_it_is_too_large():
+    builder = AnswerBuilder(1000)
+    for _ in range(11):
+        builder.add([TextDelta("x" * 50, 0), ReasoningDelta("x" * 50, 1)])
+    assert builder.is_too_large
+    assert builder.content_bytes == 1100
+    assert not builder.response().message.parts
