@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+import itertools
 import tracemalloc
 import weakref
 from functools import partial
 from sys import getsizeof
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -13,11 +15,22 @@ from hypothesis import strategies as st
 
 from tokenwire_server.errors import Failure, ServerStopped, SlowReader
 from tokenwire_server.events import (
+    Citation,
+    CitationKind,
+    Event,
     Finished,
     FinishReason,
+    InvalidToolCall,
+    Logprobs,
+    Notice,
+    NoticeKind,
     ReasoningDelta,
+    Started,
     TextDelta,
+    TextInfo,
+    TextPhase,
     Timings,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
@@ -305,6 +318,54 @@ def test_an_entry_counts_as_its_text_and_the_utf8_of_its_message(letter, of):
     }[of]
     taken = sum(getsizeof(t) + (0 if t.isascii() else len(t.encode())) for t in texts)
     assert taken - 100 <= entry_bytes(entry) <= taken + 200
+
+
+MEASURED = {
+    TextDelta: lambda text: TextDelta(text(), 0),
+    TextInfo: lambda text: TextInfo(0, TextPhase.COMMENTARY, text().encode()),
+    ReasoningDelta: lambda text: ReasoningDelta(text(), 0, text(), text().encode()),
+    ToolCallStarted: lambda text: ToolCallStarted(0, text(), text()),
+    ToolCallDelta: lambda text: ToolCallDelta(0, text()),
+    ToolCall: lambda text: ToolCall(0, text(), text(), text(), text().encode()),
+    InvalidToolCall: lambda text: InvalidToolCall(0, text(), text(), text(), "is not JSON"),
+    Citation: lambda text: Citation(
+        0, CitationKind.URL, 1000 + len(text()), 2000 + len(text()), text(), text(), text(), 7
+    ),
+    Logprobs: lambda text: Logprobs(
+        0,
+        tuple(
+            TokenLogprob(text(), float(n), text().encode(), (TokenLogprob(text(), float(n)),))
+            for n in range(3)
+        ),
+    ),
+    Notice: lambda text: Notice(NoticeKind.MODEL_CHANGED, text()),
+}
+"""Events of each class but the two that a stream has only once, made of the texts of a function."""
+
+
+def test_the_memory_of_every_event_is_measured():
+    assert MEASURED.keys() == set(get_args(Event)) - {Started, Finished}
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+@pytest.mark.parametrize("length", [3, 30, 300])
+def test_an_entry_counts_as_the_memory_that_it_takes(kind, length):
+    new, count = MEASURED[kind], 1000
+    numbers = itertools.count(10**length)
+
+    def text():
+        return str(next(numbers))
+
+    entries = [None] * count
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(count):
+            entries[n] = new(text)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.85 * taken < sum(map(entry_bytes, entries)) < 1.25 * taken + 16 * count
 
 
 def test_a_space_is_full_at_its_bound():

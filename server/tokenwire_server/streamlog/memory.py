@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 
 from ..errors import Failure, SlowReader
@@ -12,6 +13,7 @@ from ..events import (
     Finished,
     InvalidToolCall,
     Logprobs,
+    Notice,
     ReasoningDelta,
     TextDelta,
     TextInfo,
@@ -24,9 +26,10 @@ from .space import LogSpace
 
 ENTRY_BYTES = 56
 """Memory of an entry besides its text: the event, and a list slot with its slack (CPython 3.11)."""
-_LOGPROB_BYTES = 160
-"""Memory of a token's log probability besides its text: the struct, the float, the bytes object and the
-tuple."""
+_CITATION_BYTES = 128
+"""Memory of a citation's numbers and kind."""
+_LOGPROB_BYTES = 80
+"""Memory of a token's log probability besides its text: the struct, the float, and a place in a tuple."""
 STREAM_BYTES = 3072
 """Memory of a stream besides its entries, in the tables of this process."""
 STEP_BYTES = 16 * 1024
@@ -180,33 +183,56 @@ def entry_bytes(event: Event) -> int:
     """Return the size of an entry in memory. Always the same for the same entry."""
     if isinstance(event, TextDelta):
         return ENTRY_BYTES + _text_bytes(event.text)
-    if isinstance(event, ReasoningDelta):
-        return (
-            ENTRY_BYTES + _text_bytes(event.text) + len(event.signature) + len(event.provider_state)
-        )
     if isinstance(event, ToolCallDelta):
         return ENTRY_BYTES + _text_bytes(event.arguments_json)
-    if isinstance(event, ToolCall):
-        named = _text_bytes(event.id) + _text_bytes(event.name)
-        return ENTRY_BYTES + named + _text_bytes(event.arguments_json) + len(event.provider_state)
-    if isinstance(event, ToolCallStarted):
-        return ENTRY_BYTES + _text_bytes(event.id) + _text_bytes(event.name)
-    if isinstance(event, Logprobs):
-        return ENTRY_BYTES + sum(map(_logprob_bytes, event.tokens))
-    if isinstance(event, TextInfo):
-        return ENTRY_BYTES + len(event.provider_state)
-    if isinstance(event, Citation):
-        texts = (event.cited_text, event.url, event.title)
-        return ENTRY_BYTES + sum(map(_text_bytes, texts))
-    if isinstance(event, InvalidToolCall):
-        texts = (event.id, event.name, event.arguments_text)
-        return ENTRY_BYTES + sum(map(_text_bytes, texts))
-    return ENTRY_BYTES
+    if isinstance(event, ReasoningDelta) and not event.signature and not event.provider_state:
+        return ENTRY_BYTES + _text_bytes(event.text)
+    return ENTRY_BYTES + _rare_bytes(event)
 
 
-def _logprob_bytes(token: TokenLogprob) -> int:
-    own = _LOGPROB_BYTES + _text_bytes(token.token) + len(token.token_bytes)
-    return own + sum(map(_logprob_bytes, token.top))
+def _rare_bytes(event: Event) -> int:
+    match event:
+        case ReasoningDelta():
+            texts = _texts_bytes(event.text, event.signature)
+            return texts + _data_bytes(event.provider_state)
+        case TextInfo():
+            return _data_bytes(event.provider_state)
+        case ToolCallStarted():
+            return _texts_bytes(event.id, event.name)
+        case ToolCall():
+            texts = _texts_bytes(event.id, event.name, event.arguments_json)
+            return texts + _data_bytes(event.provider_state)
+        case InvalidToolCall():
+            return _texts_bytes(event.id, event.name, event.arguments_text)
+        case Citation():
+            return _CITATION_BYTES + _texts_bytes(event.cited_text, event.url, event.title)
+        case Logprobs():
+            return _logprobs_bytes(event.tokens)
+        case Notice():
+            return _texts_bytes(event.model)
+        case Finished() if event.refusal is not None:
+            return _texts_bytes(event.refusal.category, event.refusal.explanation)
+    return 0  # the rest is in STREAM_BYTES
+
+
+def _logprobs_bytes(tokens: tuple[TokenLogprob, ...]) -> int:
+    if not tokens:
+        return 0
+    return sys.getsizeof(()) + sum(
+        _LOGPROB_BYTES
+        + _text_bytes(token.token)
+        + _data_bytes(token.token_bytes)
+        + _logprobs_bytes(token.top)
+        for token in tokens
+    )
+
+
+def _data_bytes(data: bytes) -> int:
+    return sys.getsizeof(data) if data else 0
+
+
+def _texts_bytes(*texts: str) -> int:
+    return sum(map(_text_bytes, texts))
 
 
 def _text_bytes(text: str) -> int:
