@@ -703,9 +703,10 @@ class Part(google.protobuf.message.Message):
     a request, none on reasoning). Other providers cache without marks. Default: false.
     """
     provider_state: builtins.bytes
-    """Opaque data of the provider that made this part, for parts of kind text. Reasoning and tool calls have
-    their own fields for it. Send it back unchanged: some providers refuse to continue a conversation without
-    it. It is sent only to the provider that made it, and left out for others. At most 4 MiB.
+    """Opaque data of the provider that made this part, for parts of kind text in messages with ROLE_ASSISTANT.
+    Reasoning and tool calls have their own fields for it. Send it back unchanged: some providers refuse to
+    continue a conversation without it. It is sent only to the provider that made it, and left out for
+    others. At most 4 MiB.
     """
     @property
     def image(self) -> global___Image:
@@ -795,7 +796,7 @@ class Document(google.protobuf.message.Message):
     media_type: builtins.str
     """Media type of `data`: "application/pdf" or "text/plain". Required with `data`, refused with `uri`."""
     title: builtins.str
-    """Title, or name of the file. Default: none."""
+    """Title, or name of the file. At most 512 characters. Default: none."""
     def __init__(
         self,
         *,
@@ -850,8 +851,8 @@ class ToolResult(google.protobuf.message.Message):
     """True if the tool failed. `text` then describes the failure."""
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
-        """More of the result, after `text`: parts of kind text, image and document, without `cache_hint`. OpenAI
-        Chat Completions accepts only text.
+        """More of the result, after `text`: at most 100 parts of kind text, image and document, without
+        `cache_hint`. OpenAI Chat Completions accepts only text.
         """
 
     def __init__(

@@ -280,7 +280,7 @@ class _Parser:
                 part = self._parts.part(piece, role, f"{path}.parts[{j}]")
                 if part is not None:
                     parts.append(part)
-                if self._ends_step(_FIELDS_OF_PART):
+                if self._ends_step(_FIELDS_OF_PART * (1 + len(piece.tool_result.parts))):
                     yield self._remaining
             messages.append(ChatMessage(role or "user", tuple(parts)))
         return tuple(messages)

@@ -27,6 +27,7 @@ _MEDIA_TYPE = re.compile(r"image/[a-zA-Z0-9.+-]{1,64}")
 DOCUMENT_MEDIA_TYPES = ("application/pdf", "text/plain")
 AUDIO_MEDIA_TYPES = ("audio/wav", "audio/mpeg")
 MAX_TITLE_CHARS = 512
+MAX_RESULT_PARTS = 100
 
 _PARTS_OF_RESULT = frozenset({"text", "image", "document"})
 _PARTS_OF_ROLE: dict[Role, frozenset[str]] = {
@@ -56,12 +57,16 @@ class PartsParser:
                 f"{path}.{kind}", f"is not allowed in a message of role {role}, only {allowed}"
             )
             return None
+        if proto.provider_state and kind != "text":
+            self._report(f"{path}.provider_state", "is only for parts of kind text")
         hint = proto.cache_hint
         match kind:
             case "text":
                 if not proto.text:
                     self._report(f"{path}.text", "is empty")
-                return Text(proto.text, hint, self._state(proto, path))
+                # A part of an answer may be quoted in another message. Its state means nothing there.
+                state = self._state(proto, path) if role == "assistant" else None
+                return Text(proto.text, hint, state)
             case "image":
                 return self._image(proto.image, hint, f"{path}.image")
             case "document":
@@ -133,7 +138,10 @@ class PartsParser:
         if not proto.tool_call_id:
             self._report(f"{path}.tool_call_id", "is required")
         parts: list[Text | Image | Document] = []
-        for i, piece in enumerate(proto.parts):
+        if len(proto.parts) > MAX_RESULT_PARTS:
+            what = f"has {len(proto.parts)}; at most {MAX_RESULT_PARTS} are allowed"
+            self._report(f"{path}.parts", what)
+        for i, piece in enumerate(proto.parts[:MAX_RESULT_PARTS]):
             path_of_part = f"{path}.parts[{i}]"
             if piece.WhichOneof("content") not in _PARTS_OF_RESULT:
                 allowed = ", ".join(sorted(_PARTS_OF_RESULT))

@@ -13,7 +13,7 @@ USER = pb.Message(role=pb.ROLE_USER, parts=[pb.Part(text="hello")])
 def parsed(**fields):
     fields = {"model": "openai/m", "messages": [USER], **fields}
     return parse_chat_request(
-        pb.ChatRequest(**fields).SerializeToString(), Limits(max_request_bytes=1 << 20)
+        pb.ChatRequest(**fields).SerializeToString(), Limits(max_request_bytes=8 << 20)
     )
 
 

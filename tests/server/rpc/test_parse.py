@@ -1,5 +1,6 @@
 import json
 import time
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -56,10 +57,16 @@ def test_a_request_with_every_field_is_parsed_completely():
             presence_penalty=-2,
             frequency_penalty=2,
             stop_sequences=["END"],
-            reasoning=pb.ReasoningConfig(effort=pb.REASONING_EFFORT_LOW, budget_tokens=2048),
+            reasoning=pb.ReasoningConfig(
+                effort=pb.REASONING_EFFORT_LOW,
+                budget_tokens=2048,
+                summary=pb.REASONING_SUMMARY_CONCISE,
+            ),
+            logprobs=pb.LogprobsConfig(top_count=20),
+            service_tier="priority",
         ),
         tools=[pb.Tool(name="add", description="adds", parameters_json_schema=schema)],
-        tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_TOOL, tool_name="add"),
+        tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_TOOL, tool_name="add", parallel=False),
         response_format=pb.ResponseFormat(
             json_schema=pb.JsonSchemaFormat(name="s", schema_json=schema, strict=True)
         ),
@@ -97,9 +104,12 @@ def test_a_request_with_every_field_is_parsed_completely():
             stop_sequences=("END",),
             reasoning_effort="low",
             reasoning_budget_tokens=2048,
+            reasoning_summary="concise",
+            top_logprobs=20,
+            service_tier="priority",
         ),
         tools=(domain.Tool("add", "adds", schema),),
-        tool_choice=domain.ToolChoice("tool", "add"),
+        tool_choice=domain.ToolChoice("tool", "add", parallel=False),
         response_format=domain.JsonSchemaFormat("s", schema, strict=True),
         delivery=domain.Delivery(heartbeat_s=15.0),
         retention=domain.Retention(log_ttl_s=60.0),
@@ -169,6 +179,11 @@ def test_every_violation_is_reported_at_once():
             "generation.reasoning.budget_tokens",
         ),
         ({"generation": pb.GenerationConfig(reasoning=pb.ReasoningConfig(effort=99))}, "generation.reasoning.effort"),
+        ({"generation": pb.GenerationConfig(reasoning=pb.ReasoningConfig(summary=99))}, "generation.reasoning.summary"),
+        ({"generation": pb.GenerationConfig(logprobs=pb.LogprobsConfig(top_count=21))}, "generation.logprobs.top_count"),
+        ({"generation": pb.GenerationConfig(logprobs=pb.LogprobsConfig(top_count=-1))}, "generation.logprobs.top_count"),
+        ({"generation": pb.GenerationConfig(service_tier="x" * 65)}, "generation.service_tier"),
+        ({"generation": pb.GenerationConfig(service_tier="a\nb")}, "generation.service_tier"),
         ({"tools": [pb.Tool(name="no spaces")]}, "tools[0].name"),
         ({"tools": [pb.Tool(name="a"), pb.Tool(name="a")]}, "tools[1].name"),
         ({"tools": [pb.Tool(name="a", parameters_json_schema="{")]}, "tools[0].parameters_json_schema"),
@@ -191,6 +206,16 @@ def test_every_violation_is_reported_at_once():
         (
             {"response_format": pb.ResponseFormat(json_schema=pb.JsonSchemaFormat(schema_json="{}"))},
             "response_format.json_schema.name",
+        ),
+        ({"response_format": pb.ResponseFormat(regex=pb.RegexFormat())}, "response_format.regex.pattern"),
+        (
+            {"response_format": pb.ResponseFormat(regex=pb.RegexFormat(pattern="x" * 65_537))},
+            "response_format.regex.pattern",
+        ),
+        ({"response_format": pb.ResponseFormat(grammar=pb.GrammarFormat())}, "response_format.grammar.definition"),
+        (
+            {"response_format": pb.ResponseFormat(grammar=pb.GrammarFormat(definition="x" * 262_145))},
+            "response_format.grammar.definition",
         ),
     ],
 )  # fmt: skip
@@ -222,7 +247,7 @@ def test_each_tool_choice_is_parsed(mode):
     assert request.tool_choice == domain.ToolChoice(mode, name)
 
 
-@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high"])
+@pytest.mark.parametrize("effort", get_args(domain.Effort))
 def test_each_effort_is_parsed(effort):
     reasoning = pb.ReasoningConfig(effort=f"REASONING_EFFORT_{effort.upper()}")
     request, violations = parsed(generation=pb.GenerationConfig(reasoning=reasoning))
@@ -230,16 +255,38 @@ def test_each_effort_is_parsed(effort):
     assert request.generation.reasoning_effort == effort
 
 
+@pytest.mark.parametrize("summary", get_args(domain.ReasoningSummary))
+def test_each_reasoning_summary_is_parsed(summary):
+    reasoning = pb.ReasoningConfig(summary=f"REASONING_SUMMARY_{summary.upper()}")
+    request, violations = parsed(generation=pb.GenerationConfig(reasoning=reasoning))
+    assert violations == []
+    assert request.generation.reasoning_summary == summary
+
+
 def test_fields_that_are_not_set_stay_unset():
     request, violations = parsed()
     assert violations == []
     assert request.generation == domain.Generation()
     assert request.tool_choice is request.response_format is None
+    request, violations = parsed(
+        generation=pb.GenerationConfig(logprobs=pb.LogprobsConfig()),
+        tools=[pb.Tool(name="a")],
+        tool_choice=pb.ToolChoice(),
+    )
+    assert violations == []
+    assert request.generation == domain.Generation(top_logprobs=0)
+    assert request.tool_choice.parallel is None
 
 
 def test_each_response_format_is_parsed():
     json_format = pb.ResponseFormat(json=pb.JsonFormat())
     assert parsed(response_format=json_format)[0].response_format == domain.JsonFormat()
+    regex = pb.ResponseFormat(regex=pb.RegexFormat(pattern="a+"))
+    assert parsed(response_format=regex)[0].response_format == domain.RegexFormat("a+")
+    grammar = pb.ResponseFormat(grammar=pb.GrammarFormat(definition='root ::= "a"'))
+    assert parsed(response_format=grammar)[0].response_format == domain.GrammarFormat(
+        'root ::= "a"'
+    )
     text_format = pb.ResponseFormat(text=pb.TextFormat())
     assert parsed(response_format=text_format)[0].response_format is None
 
