@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire_server.events import (
+    Citation,
+    InvalidToolCall,
+    Logprobs,
+    Notice,
+    NoticeKind,
     ReasoningDelta,
     TextDelta,
+    TextInfo,
+    TextPhase,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
@@ -140,6 +148,24 @@ def test_halves_of_different_blocks_are_not_joined():
     ]
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        TextInfo(0, TextPhase.FINAL_ANSWER, b"state"),
+        Logprobs(0, (TokenLogprob("a", -1.0),)),
+        Notice(NoticeKind.MODEL_CHANGED, "other"),
+        Citation(0, title="a"),
+    ],
+)
+def test_halves_are_joined_across_what_is_not_text(between):
+    joiner = SurrogateJoiner()
+
+    assert joiner.join([TextDelta(HIGH, 0), between, TextDelta(LOW, 0)]) == [
+        between,
+        TextDelta(EMOJI, 0),
+    ]
+
+
 def test_a_half_is_replaced_before_the_signature_or_call_that_ends_its_block():
     joiner = SurrogateJoiner()
 
@@ -150,14 +176,12 @@ def test_a_half_is_replaced_before_the_signature_or_call_that_ends_its_block():
         ToolCallDelta(1, "\ufffd"),
         ToolCall(1, "a", "f", "{}"),
     ]
-
-
-def test_names_and_ids_contain_no_surrogates():
-    assert SurrogateJoiner().join(
-        [ToolCallStarted(0, HIGH, LOW), ToolCall(0, HIGH, LOW, "{}")]
-    ) == [
-        ToolCallStarted(0, "\ufffd", "\ufffd"),
-        ToolCall(0, "\ufffd", "\ufffd", "{}"),
+    assert joiner.join([ReasoningDelta(HIGH, 0), ReasoningDelta("", 0, "", b"state")]) == [
+        ReasoningDelta("\ufffd", 0, "", b"state")
+    ]
+    assert joiner.join([ToolCallDelta(1, HIGH), InvalidToolCall(1, "a", "f", HIGH, "cut")]) == [
+        ToolCallDelta(1, "\ufffd"),
+        InvalidToolCall(1, "a", "f", "\ufffd", "cut"),
     ]
 
 
@@ -173,10 +197,12 @@ class ScanningJoiner(SurrogateJoiner):
     __slots__ = ()
 
     def _end_others(self, delta, joined):
+        if isinstance(delta, Logprobs | Notice):
+            return
         for index, half in list(self._halves.items()):
             is_same_block = index == delta.index
             if (
-                isinstance(delta, ToolCall)
+                isinstance(delta, ToolCall | InvalidToolCall)
                 if is_same_block
                 else not isinstance(half, ToolCallDelta)
             ):
@@ -190,12 +216,26 @@ class ScanningJoiner(SurrogateJoiner):
 
 pieces = st.sampled_from(["a", HIGH, LOW, f"a{HIGH}", f"{LOW}a", EMOJI])
 indexes = st.integers(0, 3)
+tokens = st.builds(
+    TokenLogprob,
+    pieces,
+    st.just(-1.0),
+    st.just(b"token"),
+    st.tuples(st.builds(TokenLogprob, pieces, st.just(-2.0))),
+)
 any_delta = st.one_of(
     st.builds(TextDelta, pieces, indexes),
-    st.builds(ReasoningDelta, pieces, indexes, st.sampled_from(["", "sig"])),
+    st.builds(TextInfo, indexes, st.sampled_from(TextPhase), st.just(b"state")),
+    st.builds(
+        ReasoningDelta, pieces, indexes, st.sampled_from(["", "sig"]), st.sampled_from([b"", b"s"])
+    ),
     st.builds(ToolCallDelta, indexes, pieces),
     st.builds(ToolCallStarted, indexes, pieces, pieces),
-    st.builds(ToolCall, indexes, pieces, pieces, pieces),
+    st.builds(ToolCall, indexes, pieces, pieces, pieces, st.just(b"state")),
+    st.builds(InvalidToolCall, indexes, pieces, pieces, pieces, pieces),
+    st.builds(Citation, indexes, cited_text=pieces, url=pieces, title=pieces),
+    st.builds(Logprobs, indexes, st.tuples(tokens)),
+    st.builds(Notice, st.just(NoticeKind.MODEL_CHANGED), pieces),
 )
 
 
@@ -206,6 +246,29 @@ def test_the_halves_that_a_delta_ends_are_those_that_a_scan_finds(arrivals):
     for deltas in arrivals:
         assert joiner.join(deltas) == scanning.join(deltas)
     assert joiner.flush() == scanning.flush()
+
+
+def cleaned(value):
+    """Return a value with `whole` applied to each of its texts."""
+    if isinstance(value, msgspec.Struct):
+        return type(value)(*map(cleaned, msgspec.structs.astuple(value)))
+    if isinstance(value, tuple):
+        return tuple(map(cleaned, value))
+    return whole(value) if isinstance(value, str) else value
+
+
+@given(st.lists(any_delta, max_size=12))
+def test_no_delta_has_surrogates_and_those_that_are_no_pieces_of_text_are_otherwise_unchanged(
+    deltas,
+):
+    joiner = SurrogateJoiner()
+    joined = [each for delta in deltas for each in joiner.join([delta])] + joiner.flush()
+
+    pieces = (TextDelta, ReasoningDelta, ToolCallDelta)
+    assert all(delta == cleaned(delta) for delta in joined)
+    assert [delta for delta in joined if not isinstance(delta, pieces)] == [
+        cleaned(delta) for delta in deltas if not isinstance(delta, pieces)
+    ]
 
 
 def test_the_work_for_waiting_halves_is_linear():
