@@ -17,7 +17,7 @@ class Entry:
     """One entry of the log between Started and the end, as it follows from the provider's answer."""
 
     kind: str
-    """One of text, reasoning, arguments, call_started and call."""
+    """One of text, reasoning, arguments, call_started and call; text_info and citation in tests of streams."""
     index: int = 0
     text: str = ""
     name: str = ""

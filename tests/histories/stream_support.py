@@ -14,7 +14,7 @@ from tokenwire_server.errors import (
     TokenwireError,
     UpstreamBroken,
 )
-from tokenwire_server.events import Finished, ReasoningDelta, Started, TextDelta
+from tokenwire_server.events import Citation, Finished, ReasoningDelta, Started, TextDelta, TextInfo
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import ChatRequest, Message, Text
@@ -256,8 +256,13 @@ def a_request(**fields):
 
 
 def _delta(entry):
-    if entry.kind == "text":
-        return TextDelta(entry.text, entry.index)
+    match entry.kind:
+        case "text":
+            return TextDelta(entry.text, entry.index)
+        case "text_info":
+            return TextInfo(entry.index, provider_state=entry.name.encode())
+        case "citation":
+            return Citation(entry.index, title=entry.name)
     return ReasoningDelta(entry.text, entry.index, entry.name)
 
 
@@ -268,6 +273,10 @@ def seen(sequence, event):
             return Seen(sequence, "text", event.index, event.text)
         case ReasoningDelta():
             return Seen(sequence, "reasoning", event.index, event.text, event.signature)
+        case TextInfo():
+            return Seen(sequence, "text_info", event.index, name=event.provider_state.decode())
+        case Citation():
+            return Seen(sequence, "citation", event.index, name=event.title)
         case Started():
             return Seen(sequence, "started", proof=event.stream_id)
         case Finished():

@@ -32,6 +32,8 @@ entries = st.sampled_from(
         Entry("text", 1, "another block"),
         *[Entry("reasoning", 0, text) for text in ("r", "s")],
         Entry("reasoning", 0, "", "a signature"),
+        Entry("text_info", 0, name="a state"),
+        Entry("citation", 0, name="a title"),
     ]
 )
 pick = st.integers(0, 1000)
