@@ -18,7 +18,13 @@ from tokenwire.v1.chat_pb2 import (
     Tool,
     ToolChoice,
 )
-from tokenwire.v1.event_pb2 import FinishReason, TokenEvent, ToolCall
+from tokenwire.v1.event_pb2 import (
+    Citation,
+    FinishReason,
+    InvalidToolCall,
+    TokenEvent,
+    ToolCall,
+)
 from tokenwire.v1.model_pb2 import Model
 from tokenwire.v1.usage_pb2 import Usage, UsageOutcome, UsageRecord, UsageSummary
 
@@ -62,7 +68,7 @@ from .errors import (
     UpstreamUnavailable,
     Violation,
 )
-from .messages import assistant, image, system, tool, tool_result, user
+from .messages import assistant, audio, document, image, system, tool, tool_result, user
 from .options import cache, delivery, retention
 from .stream.answer import Answer
 from .sync.chat_stream import ChatStream
@@ -84,6 +90,7 @@ __all__ = [
     "ChatRequest",
     "ChatResponse",
     "ChatStream",
+    "Citation",
     "Client",
     "ConnectionLost",
     "ContextTooLong",
@@ -95,6 +102,7 @@ __all__ = [
     "IncompleteStream",
     "InternalError",
     "InvalidRequest",
+    "InvalidToolCall",
     "LimitExceeded",
     "Message",
     "Model",
@@ -139,8 +147,10 @@ __all__ = [
     "UsageSummary",
     "Violation",
     "assistant",
+    "audio",
     "cache",
     "delivery",
+    "document",
     "image",
     "retention",
     "system",

@@ -10,6 +10,8 @@ from tokenwire.v1.chat_pb2 import (
     ROLE_SYSTEM,
     ROLE_TOOL,
     ROLE_USER,
+    Audio,
+    Document,
     Image,
     Message,
     Part,
@@ -40,7 +42,7 @@ def system(*content: str | Part) -> Message:
 
 
 def user(*content: str | Part) -> Message:
-    """Return a message of the user, with text and images (see `image`)."""
+    """Return a message of the user: text, and images, documents and sound (`image`, `document`, `audio`)."""
     return Message(role=ROLE_USER, parts=_parts(content))
 
 
@@ -49,9 +51,16 @@ def assistant(*content: str | Part) -> Message:
     return Message(role=ROLE_ASSISTANT, parts=_parts(content))
 
 
-def tool_result(tool_call_id: str, text: str, *, is_error: bool = False) -> Message:
-    """Return the result of a tool call. With `is_error`, the call failed and `text` is the error."""
-    result = ToolResult(tool_call_id=tool_call_id, text=text, is_error=is_error)
+def tool_result(
+    tool_call_id: str, text: str = "", *content: str | Part, is_error: bool = False
+) -> Message:
+    """Return the result of a tool call: text, and more text, images and documents after it.
+
+    With `is_error`, the call failed and `text` is the error.
+    """
+    result = ToolResult(
+        tool_call_id=tool_call_id, text=text, is_error=is_error, parts=_parts(content)
+    )
     return Message(role=ROLE_TOOL, parts=[Part(tool_result=result)])
 
 
@@ -66,6 +75,26 @@ def image(source: str | bytes, media_type: str = "") -> Part:
     if not media_type:
         raise ValueError("an image given as bytes requires a media type, such as 'image/png'")
     return Part(image=Image(data=source, media_type=media_type))
+
+
+def document(source: str | bytes, media_type: str = "", *, title: str = "") -> Part:
+    """Return a document: a URL that the provider fetches, or bytes with a media type.
+
+    The media type is `application/pdf` or `text/plain` (UTF-8). `title` may be the name of the file.
+
+    Raises:
+        ValueError: the source is bytes and has no media type.
+    """
+    if isinstance(source, str):
+        return Part(document=Document(uri=source, media_type=media_type, title=title))
+    if not media_type:
+        raise ValueError("a document given as bytes requires a media type, such as 'text/plain'")
+    return Part(document=Document(data=source, media_type=media_type, title=title))
+
+
+def audio(data: bytes, media_type: str) -> Part:
+    """Return a sound recording. The media type is `audio/wav` or `audio/mpeg`."""
+    return Part(audio=Audio(data=data, media_type=media_type))
 
 
 def tool(

@@ -13,6 +13,7 @@ from tokenwire.v1.event_pb2 import TokenEvent
 
 from ..connect.channel import CANCEL_TIMEOUT_S
 from ..errors import ConnectionLost, TokenwireError
+from ..stream.answer import Answer
 from ..stream.reading import Reading
 from ..wire.metadata import Allowance
 from .transport import AsyncStreamCall, AsyncTransport, wait_until_set
@@ -61,6 +62,11 @@ class AsyncChatStream:
     def message(self) -> Message:
         """The assistant's message as far as it was read: see `Answer.message`."""
         return self._reading.answer.message()
+
+    @property
+    def answer(self) -> Answer:
+        """The answer as far as it was read, with its citations and its invalid tool calls."""
+        return self._reading.answer
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:
@@ -207,6 +213,6 @@ class _TextPieces:
 
     async def __anext__(self) -> str:
         async for event in self._stream:
-            if event.WhichOneof("event") == "text":
+            if event.WhichOneof("event") == "text" and event.text.text:
                 return event.text.text
         raise StopAsyncIteration

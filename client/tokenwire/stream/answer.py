@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
-from tokenwire.v1.event_pb2 import Finished, TokenEvent, ToolCall
+from tokenwire.v1.event_pb2 import Citation, Finished, InvalidToolCall, TokenEvent, ToolCall
 
 _NOT_IN_THE_LOG = frozenset({"heartbeat", "usage"})
 
@@ -50,8 +50,8 @@ class Answer:
 
     The result does not depend on how the server split or merged the deltas. Events of an unknown type
     change only `last_sequence`. Heartbeats and interval usage change nothing: the server makes them for one
-    reader, and they are not in the log. The whole answer is in memory; the server limits its size
-    (`max_output_tokens`, and the limit for one stream).
+    reader, and they are not in the log. Notices and log probabilities are not kept: read them as events. The
+    whole answer is in memory; the server limits its size (`max_output_tokens`, and the limit for one stream).
     """
 
     def __init__(self, stream_id: str = "", last_sequence: int = 0) -> None:
@@ -60,6 +60,10 @@ class Answer:
         """Sequence of the last event of the log, of any type. 0: none yet."""
         self.finished: Finished | None = None
         """The event `finished`. None: it has not been read."""
+        self.citations: list[Citation] = []
+        """The sources of the answer. `index` is that of a content block, not of a part of the message."""
+        self.invalid_tool_calls: list[InvalidToolCall] = []
+        """Calls whose arguments are not a JSON object. They are not in the message."""
         self._blocks: dict[tuple[int, str], _Block] = {}
 
     def add(self, event: TokenEvent) -> None:
@@ -90,6 +94,9 @@ class Answer:
                 block.complete_tool_call = event.tool_call.tool_call
             case "invalid_tool_call":
                 self._block(event.invalid_tool_call.index, "tool_call").is_invalid_call = True
+                self.invalid_tool_calls.append(event.invalid_tool_call)
+            case "citation":
+                self.citations.append(event.citation)
             case "started":
                 self.stream_id = event.started.stream_id
             case "finished":

@@ -5,13 +5,14 @@ import grpc
 import pytest
 
 import tokenwire
-from tokenwire.v1 import model_pb2
+from tokenwire.v1 import event_pb2, model_pb2
 
 from ..conftest import (
     LIMIT_S,
     STREAM_ID,
     accept,
     caller_left,
+    event,
     fails,
     finished,
     plays,
@@ -56,7 +57,9 @@ async def test_an_event_is_returned_before_the_next_is_sent(server, client):
 
 
 async def test_text_returns_only_the_pieces_of_text(server, client):
-    server.script = plays(started(), reasoning(2, "Hm"), text(3, "a"), text(4, "b"), finished(5))
+    phase = event(3, text=event_pb2.TextDelta(index=1, phase=event_pb2.TEXT_PHASE_FINAL_ANSWER))
+    pieces = [text(4, "a", 1), text(5, "b", 1)]
+    server.script = plays(started(), reasoning(2, "Hm"), phase, *pieces, finished(6))
 
     async with client.chat_stream("m", "Hi") as stream:
         assert [piece async for piece in stream.text] == ["a", "b"]

@@ -8,8 +8,12 @@ from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT
 from tokenwire.v1.event_pb2 import (
     FINISH_REASON_MAX_TOKENS,
     FINISH_REASON_TOOL_CALLS,
+    TEXT_PHASE_COMMENTARY,
+    Citation,
     Finished,
     Heartbeat,
+    InvalidToolCall,
+    ReasoningDelta,
     TextDelta,
     TokenEvent,
     ToolCallDelta,
@@ -28,11 +32,17 @@ def blocks(draw, index):
     kind = draw(st.sampled_from(["text", "reasoning", "tool_call"]))
     pieces = draw(PIECES)
     if kind == "text":
-        return [text(0, piece, index) for piece in pieces]
+        deltas = [text(0, piece, index) for piece in pieces]
+        if draw(st.booleans()):
+            info = TextDelta(index=index, phase=TEXT_PHASE_COMMENTARY, provider_state=b"p\0state")
+            deltas.insert(draw(st.integers(0, len(deltas))), event(0, text=info))
+        return deltas
     if kind == "reasoning":
         signature = draw(st.sampled_from(["", "c2lnbmVk"]))
+        state = draw(st.sampled_from([b"", b"p\0state"]))
+        end = ReasoningDelta(index=index, signature=signature, provider_state=state)
         deltas = [reasoning(0, piece, index) for piece in pieces]
-        return [*deltas, reasoning(0, "", index, signature)] if signature else deltas
+        return [*deltas, event(0, reasoning=end)] if signature or state else deltas
     begun = ToolCallStarted(index=index, id=f"call_{index}", name="f")
     deltas = [ToolCallDelta(index=index, arguments_json=piece) for piece in pieces]
     return [
@@ -64,7 +74,11 @@ def joined(one: TokenEvent, other: TokenEvent) -> TokenEvent | None:
     kind = one.WhichOneof("event")
     if kind != other.WhichOneof("event") or kind == "tool_call_started":
         return None
-    if getattr(one, kind).index != getattr(other, kind).index or one.reasoning.signature:
+    if getattr(one, kind).index != getattr(other, kind).index:
+        return None
+    if one.reasoning.signature or one.reasoning.provider_state:
+        return None
+    if one.text.provider_state or other.text.provider_state:
         return None
     both = TokenEvent()
     both.CopyFrom(other)
@@ -108,6 +122,9 @@ def test_the_message_has_every_piece_in_order(events):
     assert "".join(part.reasoning.text for part in message.parts) == thought
     signatures = [part.reasoning.signature for part in message.parts if part.reasoning.signature]
     assert signatures == [e.reasoning.signature for e in events if e.reasoning.signature]
+    states = [part.provider_state or part.reasoning.provider_state for part in message.parts]
+    sent = [e.text.provider_state or e.reasoning.provider_state for e in events]
+    assert list(filter(None, states)) == list(filter(None, sent))
     for part in message.parts:
         if part.HasField("tool_call"):
             index = int(part.tool_call.id.removeprefix("call_"))
@@ -178,3 +195,25 @@ def test_an_incomplete_tool_call_is_left_out_of_a_finished_answer():
     assert [part.WhichOneof("content") for part in answer.message().parts] == ["text", "tool_call"]
     answer.add(TokenEvent(sequence=4, finished=Finished(reason=FINISH_REASON_MAX_TOKENS)))
     assert [part.WhichOneof("content") for part in answer.response().message.parts] == ["text"]
+
+
+def test_an_invalid_call_is_not_in_the_message_but_can_be_answered():
+    begun = event(2, tool_call_started=ToolCallStarted(index=0, id="call_1", name="f"))
+    fragment = event(3, tool_call_delta=ToolCallDelta(index=0, arguments_json="{a: 1}"))
+    invalid = InvalidToolCall(
+        index=0, id="call_1", name="f", arguments_text="{a: 1}", problem="is not JSON"
+    )
+
+    answer = answer_of([begun, fragment, event(4, invalid_tool_call=invalid)])
+
+    assert not answer.message().parts
+    assert answer.invalid_tool_calls == [invalid]
+
+
+def test_an_answer_has_its_citations_in_order():
+    sources = [Citation(index=0, url=f"https://example.com/{n}") for n in range(2)]
+
+    answer = answer_of([text(2, "Hi"), *(event(3 + n, citation=c) for n, c in enumerate(sources))])
+
+    assert answer.citations == sources
+    assert answer.last_sequence == 4

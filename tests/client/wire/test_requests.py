@@ -12,10 +12,13 @@ from tokenwire.v1.chat_pb2 import (
     ROLE_SYSTEM,
     ROLE_TOOL,
     ROLE_USER,
+    Audio,
     ChatRequest,
+    Document,
     GenerationConfig,
     Message,
     Part,
+    ToolResult,
 )
 from tokenwire.v1.event_pb2 import ToolCall
 from tokenwire.wire.requests import build_request, build_resume, outliving_its_readers
@@ -144,9 +147,33 @@ def test_invalid_arguments_raise_before_anything_is_sent(arguments, fields, kind
         build_request(*arguments, **fields)
 
 
-def test_image_bytes_require_a_media_type():
+def test_documents_and_audio_are_parts():
+    message = tokenwire.user(
+        tokenwire.document("https://example.com/a.pdf", title="A"),
+        tokenwire.document(b"text", "text/plain"),
+        tokenwire.audio(b"RIFF", "audio/wav"),
+    )
+
+    assert [part.WhichOneof("content") for part in message.parts] == ["document"] * 2 + ["audio"]
+    assert message.parts[0].document == Document(uri="https://example.com/a.pdf", title="A")
+    assert message.parts[1].document == Document(data=b"text", media_type="text/plain")
+    assert message.parts[2].audio == Audio(data=b"RIFF", media_type="audio/wav")
+
+
+def test_a_tool_result_can_have_more_parts_than_its_text():
+    picture = tokenwire.image("https://example.com/cat.png")
+
+    (part,) = tokenwire.tool_result("c1", "two cats", picture, "and a dog").parts
+
+    assert part.tool_result == ToolResult(
+        tool_call_id="c1", text="two cats", parts=[picture, Part(text="and a dog")]
+    )
+
+
+@pytest.mark.parametrize("make", [tokenwire.image, tokenwire.document])
+def test_bytes_require_a_media_type(make):
     with pytest.raises(ValueError, match="media type"):
-        tokenwire.image(b"\x89PNG")
+        make(b"\x89PNG")
 
 
 def test_retention_in_seconds():
