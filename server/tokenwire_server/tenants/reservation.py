@@ -34,9 +34,13 @@ class Reservation:
         self._lease = self.spend = None
 
     def settle(self, usage: Usage) -> None:
-        """Replace the likely figures by the actual ones: the stream has ended. Idempotent."""
+        """Replace the likely figures by the actual ones: the stream has ended. Idempotent.
+
+        If its cost is unknown, the reserved cost counts.
+        """
         if self._lease is not None:
             self._lease.settle(usage.input_tokens + usage.output_tokens)
         if self.spend is not None:
-            self.spend.settle(usage.cost_microusd or 0)
+            cost = usage.cost_microusd
+            self.spend.settle(self.spend.microusd if cost is None else cost)
         self._lease = self.spend = None

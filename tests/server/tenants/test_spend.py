@@ -11,6 +11,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from tokenwire_server.config import MAX_SPEND_USD, TenantLimits
 from tokenwire_server.errors import QuotaExhausted
+from tokenwire_server.events import Usage
+from tokenwire_server.tenants.reservation import Reservation
 from tokenwire_server.tenants.spend import RESERVED_RETRY_S, Periods, SpendLimiter
 
 DAY = "spend_microusd_per_day"
@@ -87,6 +89,13 @@ def test_settling_is_idempotent(limiter):
 def test_a_stream_that_was_not_started_costs_nothing(limiter):
     limiter.reserve("acme", 100, "some/model").settle(0)
     assert left(limiter)[DAY] == 100
+
+
+@pytest.mark.parametrize(("cost", "remaining"), [(7, 93), (None, 60), (0, 100)])
+def test_a_stream_whose_cost_is_unknown_is_charged_what_it_reserved(limiter, cost, remaining):
+    reservation = Reservation(spend=limiter.reserve("acme", 40, "m"))
+    reservation.settle(Usage(5, 5, cost_microusd=cost))
+    assert left(limiter)[DAY] == remaining
 
 
 def test_a_reservation_is_extended_completely_or_not_at_all(limiter):
