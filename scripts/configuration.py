@@ -28,8 +28,8 @@ UNITS = {
     r"_bytes$|^bytes_": "bytes",
     r"(^|_)tokens(_|$)": "tokens",
     r"_days$": "days",
-    r"_usd_": "US dollars",
-    r"^(input|output|cache_read|cache_write|reasoning)$": "US dollars per million tokens",
+    r"_usd(_|$)": "US dollars",
+    r"^(input|output|cache_read|cache_write|cache_write_1h|reasoning)$": "US dollars per million tokens",
 }
 """The unit of a number, by a pattern in its name."""
 
@@ -78,7 +78,7 @@ def _summary(section: type[BaseModel]) -> str:
 def _inner_section(field: FieldInfo) -> tuple[type[BaseModel] | None, tuple[str, ...]]:
     """Return the section that a setting contains, and the placeholder of its name if it has one."""
     kind = _without_none(field.annotation)
-    if get_origin(kind) is dict:
+    if get_origin(kind) is dict and isinstance(get_args(kind)[1], type):
         return get_args(kind)[1], (PLACEHOLDER,)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind, ()
@@ -98,6 +98,13 @@ def _values(name: str, field: FieldInfo) -> str:
         return "path"
     if kind is str:
         return "text"
+    if get_origin(kind) is dict:
+        numbers = FieldInfo.from_annotation(get_args(kind)[1])
+        return f"table of {_number(name, numbers)}"
+    return _number(name, field)
+
+
+def _number(name: str, field: FieldInfo) -> str:
     unit = next((unit for pattern, unit in UNITS.items() if re.search(pattern, name)), "")
     return f"{_range(field)} {unit}".strip()
 
@@ -124,7 +131,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    if value is None:
+    if value in (None, {}):
         return "not set"
     shown = f"`{_toml(value)}`"
     mebibytes, rest = divmod(value, 2**20) if type(value) is int else (0, 1)

@@ -24,6 +24,7 @@ MAX_DAYS = 36_500
 MAX_CALLER_LIMIT = 10**12
 MAX_PRICE_USD = 10**6
 MAX_PRICE_DECIMALS = 9
+MAX_PRICE_FACTOR = 1000
 MAX_SPEND_USD = 10**9
 """In millionths of a dollar it is 10^15, which fits in an int64."""
 
@@ -46,6 +47,16 @@ CallerLimit = Annotated[int, Field(ge=1, le=MAX_CALLER_LIMIT), _number]
 UsdPerMillionTokens = Annotated[
     Decimal,
     Field(ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS, allow_inf_nan=False),
+    _number,
+]
+UsdPerCall = Annotated[
+    Decimal,
+    Field(ge=0, le=MAX_PRICE_USD, decimal_places=MAX_PRICE_DECIMALS, allow_inf_nan=False),
+    _number,
+]
+PriceFactor = Annotated[
+    Decimal,
+    Field(ge=0, le=MAX_PRICE_FACTOR, decimal_places=MAX_PRICE_DECIMALS, allow_inf_nan=False),
     _number,
 ]
 Usd = Annotated[Decimal, Field(ge=0, le=MAX_SPEND_USD, allow_inf_nan=False), _number]

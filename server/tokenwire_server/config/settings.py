@@ -29,10 +29,12 @@ from .bounds import (
     CallerLimit,
     Count,
     Days,
+    PriceFactor,
     Seconds,
     SecondsOrZero,
     Tokens,
     Usd,
+    UsdPerCall,
     UsdPerMillionTokens,
 )
 from .sources import ConfigError, Sources, fault_at
@@ -117,9 +119,19 @@ class ModelPrices(_Section):
     cache_write: UsdPerMillionTokens | None = None
     """Price of input that is written to the provider's prompt cache, in US dollars per million tokens. By
     default the price of `input`."""
+    cache_write_1h: UsdPerMillionTokens | None = None
+    """Price of input that the provider keeps in its prompt cache for an hour, in US dollars per million
+    tokens. By default twice the price of `input`, as Anthropic charges."""
     reasoning: UsdPerMillionTokens | None = None
     """Price of output that is reasoning, in US dollars per million tokens. By default the price of
     `output`."""
+    server_tool_usd: dict[str, UsdPerCall] = {}
+    """Prices of one call of a tool that the provider runs, in US dollars, by the name of the tool, such as
+    `{ web_search = 0.01 }`. The cost of a stream with another tool is unknown."""
+    tier_factors: dict[str, PriceFactor] = {}
+    """Factors by which the prices of tokens are multiplied in a service tier, by the provider's name of the
+    tier, such as `{ priority = 2, flex = 0.5 }`. The cost of a stream in another tier than the standard one
+    is unknown."""
 
 
 class ModelConfig(_Section):

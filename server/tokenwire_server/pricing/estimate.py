@@ -15,7 +15,7 @@ from ..providers.base import Route
 from ..request import Budget, ChatRequest, Violation
 from ..turns import Turns
 from .pricebook import PriceBook
-from .prices import Prices
+from .tariff import Tariff
 from .tokenizers import Tokenizers
 from .tokens import (
     CHARS_PER_TOKEN,
@@ -41,8 +41,8 @@ class Estimate(msgspec.Struct, frozen=True):
     source: CountSource
     """How the tokens were counted: by the provider, exactly by the model's tokenizer, or estimated."""
     counter: TokenCounter
-    prices: Prices | None = None
-    """None: unknown."""
+    tariff: Tariff | None = None
+    """None: the prices are unknown."""
     max_output_tokens: int | None = None
     """Maximum number of output tokens. None: unknown."""
     likely_output_tokens: int = 0
@@ -62,12 +62,14 @@ class Estimate(msgspec.Struct, frozen=True):
 
     @property
     def max_cost_microusd(self) -> int | None:
-        """Highest possible cost. None: the price or the maximum of output tokens is unknown."""
-        if self.max_output_tokens is None or self.prices is None:
+        """Highest possible cost, without calls of tools that the provider runs. None: the price or the
+        maximum of output tokens is unknown.
+        """
+        if self.max_output_tokens is None or self.tariff is None:
             return None
         most = self.max_output_tokens
-        return max(  # reasoning tokens, and tokens written to the cache, may be more expensive
-            self.prices.cost_microusd(
+        costs = [  # reasoning tokens, and tokens written to the cache, may be more expensive
+            self.tariff.cost_microusd(
                 Usage(
                     self.input_tokens,
                     most,
@@ -77,12 +79,14 @@ class Estimate(msgspec.Struct, frozen=True):
             )
             for reasoning in (0, most)
             for written in (0, self.input_tokens if self.writes_cache else 0)
-        )
+        ]
+        known = [cost for cost in costs if cost is not None]
+        return max(known) if len(known) == len(costs) else None
 
     def check(self, budget: Budget, model: str) -> None:
         """Check the estimate against a budget. Raises BudgetExceeded, InvalidRequest."""
         allowed = budget.max_cost_microusd
-        if allowed is not None and self.prices is None:
+        if allowed is not None and self.input_cost_microusd is None:
             raise InvalidRequest(
                 [Violation("budget.max_cost_microusd", f"the price of {model} is not known")]
             )
@@ -94,9 +98,9 @@ class Estimate(msgspec.Struct, frozen=True):
                 raise BudgetExceeded(limit, allowed=most, estimated=estimated)
 
     def _cost(self, output_tokens: int) -> int | None:
-        if self.prices is None:
+        if self.tariff is None:
             return None
-        return self.prices.cost_microusd(Usage(self.input_tokens, output_tokens, estimated=True))
+        return self.tariff.cost_microusd(Usage(self.input_tokens, output_tokens, estimated=True))
 
 
 class Estimator:
@@ -166,7 +170,9 @@ class Estimator:
             input_tokens=tokens,
             source=source,
             counter=self._counter(route),
-            prices=self._book.prices(route.provider.name, route.model, request.model, time.time()),
+            tariff=self._book.tariff(
+                route.provider.name, route.model, request.model, time.time(), asked_tier(request)
+            ),
             max_output_tokens=most,
             likely_output_tokens=likely if asked is None else asked,
             writes_cache=any(
@@ -176,6 +182,15 @@ class Estimator:
 
     def _counter(self, route: Route) -> TokenCounter:
         return self._tokenizers.counter(self._providers[route.provider.name].kind, route.model)
+
+
+def asked_tier(request: ChatRequest) -> str:
+    """Return the service tier that a request asks for, in the provider's own word. Empty: none."""
+    options = request.provider_options
+    if options.get("speed") == "fast":  # Anthropic's parameter; "fast" is the name of its tier
+        return "fast"
+    word = request.generation.service_tier or options.get("service_tier")
+    return word if isinstance(word, str) else ""
 
 
 def rough_estimate(request: ChatRequest) -> Estimate:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from ..config import ModelConfig, ProviderConfig
-from .prices import Prices, Rates
+from ..config import ModelConfig, ModelPrices, ProviderConfig
+from .prices import Prices
+from .public_prices import PublicPrices, moment, tier_of
+from .tariff import Tariff
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
-    from genai_prices.types import ModelInfo, ModelPrice, Provider
+    from genai_prices.types import ModelInfo, Provider
 
 MAX_FOUND = 1000
 """Models whose prices are cached. Callers may name any model."""
 
 _KNOWN_BY_NAME = {"openai": "openai", "openai-responses": "openai", "anthropic": "anthropic"}
-
-_MICRO = 10**6
 
 
 class PriceBook:
@@ -36,8 +34,8 @@ class PriceBook:
     of OpenAI and Anthropic, because a proxy usually forwards to them. Models of other providers have no
     price unless one is configured.
 
-    Public prices are standard prices. They do not include batch or priority tiers, discounts, prompt cache
-    writes that last longer than 5 minutes, and fees of tools that a provider runs.
+    Public prices do not include discounts. A tier of service, a cache write of an hour or a tool of the
+    provider has a price only if the list has one; see `public_prices`.
     """
 
     def __init__(
@@ -46,13 +44,13 @@ class PriceBook:
         self._models = models
         self._providers = providers
         self._configured = {
-            name: Prices.configured(config.prices)
+            name: _in_tiers(config.prices)
             for name, config in models.items()
             if config.prices is not None
         }
         self._snapshot: DataSnapshot | None = None
         self._sellers: dict[str, Provider] = {}
-        self._public: dict[int, Prices | None] = {}  # by identity of the snapshot's prices
+        self._public = PublicPrices()
         # A search takes 0.1 ms.
         self._listed = functools.lru_cache(MAX_FOUND)(self._find)
 
@@ -63,24 +61,44 @@ class PriceBook:
         """
         await asyncio.to_thread(self._load)
 
-    def prices(self, provider_name: str, model: str, asked: str, at: float) -> Prices | None:
+    def prices(
+        self, provider_name: str, model: str, asked: str, at: float, service_tier: str = ""
+    ) -> Prices | None:
         """Return the prices of `model`, the provider's name, at the time `at` (seconds since the epoch).
 
-        `asked` is the requested alias or `provider/model`. None: the prices are unknown.
+        `asked` is the requested alias or `provider/model`. `service_tier` is the provider's word for a tier.
+        None: the prices are unknown.
         """
+        tier = tier_of(service_tier)
         for name in self._names(provider_name, model, asked):
             if name in self._configured:
-                return self._configured[name]
+                return self._configured[name].get(tier)
         found = self._listed(provider_name, model)
-        if found is None or not found.prices:
+        if found is None:
             return None
-        price = found.get_prices(datetime.fromtimestamp(at, UTC))
-        if id(price) not in self._public:
-            self._public[id(price)] = _public_prices(price)
-        return self._public[id(price)]
+        return self._public.prices(self._sellers[provider_name], found, moment(at), tier)
+
+    def tariff(
+        self, provider_name: str, model: str, asked: str, at: float, service_tier: str = ""
+    ) -> Tariff | None:
+        """Return the prices of one request, with the arguments of `prices`.
+
+        `service_tier` is the requested tier. None: the prices of the model are unknown.
+        """
+        standard = self.prices(provider_name, model, asked, at)
+        if standard is None:
+            return None
+        return Tariff(
+            standard,
+            model=model,
+            asked_tier=service_tier,
+            in_tier=lambda tier: self.prices(provider_name, model, asked, at, tier),
+            lookup=lambda other, tier: self.prices(provider_name, other, "", at, tier),
+        )
 
     def _names(self, provider_name: str, model: str, asked: str) -> Iterator[str]:
-        yield asked
+        if asked:
+            yield asked
         if asked in self._models:
             yield self._models[asked].target
         yield f"{provider_name}/{model}"
@@ -113,48 +131,9 @@ def _seller(snapshot: DataSnapshot, name: str, config: ProviderConfig) -> Provid
         return snapshot.find_provider(None, known, None) if known else None
 
 
-def _public_prices(price: ModelPrice) -> Prices | None:
-    """Return None if a price is missing: a model without prices is not free."""
-    from genai_prices.types import TieredPrices  # see `load`
-
-    if price.input_mtok is None or price.output_mtok is None:
-        return None
-    if price.input_image_mtok is not None:  # a usage does not count tokens of images
-        return None
-    tiers = {
-        tier.start
-        for value in vars(price).values()
-        if isinstance(value, TieredPrices)
-        for tier in value.tiers
-    }
-    return Prices([_rates(price, above) for above in sorted({0, *tiers})])
-
-
-def _rates(price: ModelPrice, above_input_tokens: int) -> Rates:
-    """Return the rates that genai-prices uses for inputs longer than that, up to the next tier.
-
-    Within a tier the price is linear in each kind of token, so a few results of genai-prices give all
-    rates. Its rules for tiers and for missing prices are not repeated here.
-    """
-    shortest = above_input_tokens + 1
-    base = _microusd(price, input_tokens=shortest)
-    input = _microusd(price, input_tokens=shortest + 1) - base
-
-    def more(**tokens: int) -> Decimal:
-        return _microusd(price, input_tokens=shortest, **tokens) - base
-
-    return Rates(
-        above_input_tokens=above_input_tokens,
-        input=input,
-        output=more(output_tokens=1),
-        cache_read=input + more(cache_read_tokens=1),
-        cache_write=input + more(cache_write_tokens=1),
-        reasoning=more(output_tokens=1, output_reasoning_tokens=1),
-        request=base - input * shortest,
-    )
-
-
-def _microusd(price: ModelPrice, **tokens: int) -> Decimal:
-    from genai_prices import Usage  # see `load`
-
-    return price.calc_price(Usage(**tokens))["total_price"] * _MICRO
+def _in_tiers(prices: ModelPrices) -> dict[str, Prices]:
+    """Return the prices of an operator by tier."""
+    tiers = {"": Prices.configured(prices)}
+    for word, factor in prices.tier_factors.items():
+        tiers[tier_of(word)] = Prices.configured(prices, factor)
+    return tiers

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from ..events import Usage
-from ..pricing.prices import Prices
+from ..pricing.tariff import Tariff
 from ..pricing.tokenizers import NEW_CLAUDE_PERCENT
 
 MAX_CHAR_TOKENS = -(-4 * NEW_CLAUDE_PERCENT // 100)
@@ -37,18 +37,21 @@ class CostLimit:
     answer is long enough to have reached a limit: a few times in an answer that stays far below its limit,
     and at every arrival shortly before the limit. It is also done when the provider reports new figures,
     because these may include tokens that were not shown.
+
+    A part of the usage that has no known price does not stop the answer: see
+    `Tariff.estimated_cost_microusd`.
     """
 
-    __slots__ = ("_budget", "_prices", "_reservation", "check_at_chars")
+    __slots__ = ("_budget", "_reservation", "_tariff", "check_at_chars")
 
     def __init__(
         self,
-        prices: Prices,
+        tariff: Tariff,
         max_cost_microusd: int | None,
         reservation: SpendReservation | None,
     ) -> None:
         """At least one of `max_cost_microusd`, the request's budget, and `reservation` must be given."""
-        self._prices = prices
+        self._tariff = tariff
         self._budget = max_cost_microusd
         self._reservation = reservation
         self.check_at_chars = 0
@@ -56,7 +59,7 @@ class CostLimit:
 
     def reserve_or_stop(self, usage: Usage, chars: int) -> bool:
         """Reserve what an answer of `chars` characters needs. Return True if it must stop instead."""
-        cost_microusd = self._prices.cost_microusd(usage)
+        cost_microusd = self._tariff.estimated_cost_microusd(usage)
         if cost_microusd > self._limit_microusd and not self._extend(usage, cost_microusd):
             return True
         self.check_at_chars = chars + self._safe_chars(usage)
@@ -69,7 +72,7 @@ class CostLimit:
 
     def _safe_chars(self, usage: Usage) -> int:
         """Return after how many more characters, at least 1, the limit must be checked again."""
-        ceiling = self._prices.output_token_ceiling(usage, self._limit_microusd)
+        ceiling = self._tariff.output_token_ceiling(usage, self._limit_microusd)
         # Check one character early: more text can change the tokens of the text before it by one or two.
         return max(1, (ceiling - usage.output_tokens) // MAX_CHAR_TOKENS)
 
@@ -79,7 +82,7 @@ class CostLimit:
         if reservation is None or (budget is not None and cost_microusd > budget):
             return False
         more = msgspec.structs.replace(usage, output_tokens=usage.output_tokens + EXTENSION_TOKENS)
-        wanted_microusd = self._prices.cost_microusd(more)
+        wanted_microusd = self._tariff.estimated_cost_microusd(more)
         if budget is not None:
             wanted_microusd = min(wanted_microusd, budget)
         return reservation.extend(wanted_microusd) or reservation.extend(cost_microusd)

@@ -97,10 +97,10 @@ class Meter:
             usage = msgspec.structs.replace(reported, output_tokens=output_tokens, estimated=True)
         else:
             usage = reported
-        prices = self._estimate.prices
-        if prices is None:
+        tariff = self._estimate.tariff
+        if tariff is None:
             return usage
-        return msgspec.structs.replace(usage, cost_microusd=prices.cost_microusd(usage))
+        return msgspec.structs.replace(usage, cost_microusd=tariff.cost_microusd(usage))
 
     @property
     def ttft_s(self) -> float | None:

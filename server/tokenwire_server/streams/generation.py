@@ -276,10 +276,10 @@ class Generation:
             self._fail_upstream(attempt, error)
 
     def _cost_limit(self) -> CostLimit | None:
-        prices, spend = self._estimate.prices, self.reservation.spend
-        if prices is None or (spend is None and self._max_cost_microusd is None):
+        tariff, spend = self._estimate.tariff, self.reservation.spend
+        if tariff is None or (spend is None and self._max_cost_microusd is None):
             return None
-        return CostLimit(prices, self._max_cost_microusd, spend)
+        return CostLimit(tariff, self._max_cost_microusd, spend)
 
     def _announce_first_content(self) -> None:
         attempt = self._attempt

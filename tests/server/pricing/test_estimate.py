@@ -15,6 +15,7 @@ from tokenwire_server.events import Usage
 from tokenwire_server.pricing.estimate import MAX_WAITING_CHARS, Estimate, Estimator, rough_estimate
 from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.prices import Prices
+from tokenwire_server.pricing.tariff import Tariff
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.pricing.tokens import MAX_COUNTED_CHARS, Characters, TokenCounter
 from tokenwire_server.providers.base import Route
@@ -165,7 +166,7 @@ async def test_the_price_is_that_of_the_requested_name(new):
 
 async def test_a_model_without_a_price_has_no_costs(new):
     found = await new().estimate(a_request(), to("gpt-of-tomorrow"), TENANT)
-    assert found.prices is None
+    assert found.tariff is None
     assert (
         found.input_cost_microusd is found.likely_cost_microusd is found.max_cost_microusd is None
     )
@@ -207,7 +208,7 @@ def test_no_answer_costs_more_than_the_maximum(rates, most, output, reasoning, w
     prices = Prices.configured(rates)
     counter = TokenCounter(Characters())
     found = Estimate(
-        INPUT, "estimate", counter, prices, max_output_tokens=most, writes_cache=written > 0
+        INPUT, "estimate", counter, Tariff(prices), max_output_tokens=most, writes_cache=written > 0
     )
     tokens = round(most * output)
     usage = Usage(
@@ -236,7 +237,7 @@ async def test_only_input_marked_for_the_prompt_cache_may_have_the_price_of_writ
 
 def priced(input="2", **fields):
     prices = Prices.configured(ModelPrices(input=Decimal(input), output=Decimal(8)))
-    return Estimate(INPUT, "estimate", TokenCounter(Characters()), prices, **fields)
+    return Estimate(INPUT, "estimate", TokenCounter(Characters()), Tariff(prices), **fields)
 
 
 @pytest.mark.parametrize(

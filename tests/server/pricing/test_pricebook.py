@@ -5,8 +5,12 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import ROUND_HALF_UP, Decimal
+from typing import get_args
 
+import anthropic
 import genai_prices
+import openai
+import pydantic
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import (
@@ -23,6 +27,7 @@ from hypothesis import strategies as st
 from tokenwire_server.config import ModelConfig, ModelPrices, ProviderConfig, known_providers
 from tokenwire_server.events import Usage
 from tokenwire_server.pricing.pricebook import MAX_FOUND, PriceBook
+from tokenwire_server.pricing.public_prices import _TIER_CONTEXTS, STANDARD_TIERS
 
 NOW = datetime(2026, 11, 20, 20, tzinfo=UTC).timestamp()
 URLS = {
@@ -68,6 +73,11 @@ def table(input: str) -> ModelPrices:
         ("anthropic", "claude-opus-4-5-20251101", Usage(7, 11), 7 * 5 + 11 * 25),
         # https://openai.com/api/pricing: 2.50 in, 1.25 cached, 10 out
         ("openai", "gpt-4o-2024-08-06", Usage(1000, 100, cache_read_tokens=512), 488 * 2.5 + 512 * 1.25 + 100 * 10),
+        # cache writes of an hour: 6
+        ("anthropic", "claude-sonnet-4-5", Usage(100_100, 7, cache_write_tokens=100_000, long_cache_write_tokens=60_000), 100 * 3 + 40_000 * 3.75 + 60_000 * 6 + 7 * 15),
+        # searches: 10 for a thousand; fetches: free
+        ("anthropic", "claude-opus-4-8", Usage(10, 10, server_tools=(("web_fetch", 3), ("web_search", 2))), 10 * 5 + 10 * 25 + 2 * 10_000),
+        ("openai", "gpt-4o", Usage(0, 0, server_tools=(("file_search", 1), ("mcp", 4), ("web_search", 1))), 2500 + 10_000),
         # 0.15 in, 0.075 cached, 0.60 out
         ("openai-responses", "gpt-4o-mini-2024-07-18", Usage(1001, 33, cache_read_tokens=1), 1000 * 0.15 + 0.075 + 33 * 0.6),
         # it writes no cache for money: what is written is input
@@ -114,34 +124,123 @@ def around_tiers(price: ModelPrice) -> list[int]:
     return sorted({0, 3, 12_345, 5_000_000, *(n for start in starts for n in (start - 1, start, start + 1))})  # fmt: skip
 
 
-def test_every_public_price_is_what_its_list_calculates_at_every_tier_and_time():
-    """Yield all entries that are found by their names: about 2,500 models."""
+def tiers(seller: str, model: ModelInfo, at: float) -> list[tuple[str, dict[str, str]]]:
+    """Return the tiers for which a seller lists prices of its own model: our word, and the list's context."""
+    found: list[tuple[str, dict[str, str]]] = [("", {})]
+    for variant in model.price_variants or ():
+        (key, word), *others = variant.when.items()
+        active = variant.constraint is None or variant.constraint.active(
+            datetime.fromtimestamp(at, UTC)
+        )
+        if active and not others and key in ("service_tier", "speed", "processing"):
+            found.append((word, variant.when))
+    return found
+
+
+def test_every_public_price_is_what_its_list_calculates_in_every_tier_and_at_every_time():
+    """Compare all entries that are found by their names: about 2,300 models."""
     providers = {s.id: provider("http://127.0.0.1") for s in get_snapshot().providers}
     ours = book(providers=providers)
     ours.prices("openai", "gpt-4o", "", NOW)
     ours._sellers = {seller.id: seller for seller in get_snapshot().providers}
-    compared = 0
+    compared = set()
     for seller, model in entries():
         for at in moments(model):
             found = ours._sellers[seller].find_model(
                 model.id, all_providers=get_snapshot().providers
             )
-            if found is None or not found.prices:
+            if found is not model or not found.prices:
                 continue
-            price = found.get_prices(datetime.fromtimestamp(at, UTC))
-            prices = ours.prices(seller, model.id, "", at)
-            assert (prices is None) == in_doubt(price), (seller, model.id)
-            if prices is None:
-                continue
-            for n in around_tiers(price):
-                usage = Usage(n, 77, cache_read_tokens=n // 3, cache_write_tokens=n // 5, reasoning_tokens=7)  # fmt: skip
-                total = price.calc_price(
-                    genai_prices.Usage(input_tokens=n, output_tokens=77, cache_read_tokens=n // 3, cache_write_tokens=n // 5, output_reasoning_tokens=7)
-                )["total_price"]  # fmt: skip
-                expected = int((total * 10**6).quantize(Decimal(1), ROUND_HALF_UP))
-                assert prices.cost_microusd(usage) == expected, (seller, model.id, n)
-                compared += 1
-    assert compared > 5000
+            for tier, context in tiers(seller, model, at):
+                price = found.get_prices(datetime.fromtimestamp(at, UTC), context)
+                prices = ours.prices(seller, model.id, "", at, tier)
+                assert (prices is None) == in_doubt(price), (seller, model.id, tier)
+                if prices is None:
+                    continue
+                long = price.cache_write_1h_mtok is not None
+                searches = price.web_searches_kcount is not None
+                for n in around_tiers(price):
+                    usage = Usage(n, 77, cache_read_tokens=n // 3, cache_write_tokens=n // 5, reasoning_tokens=7, long_cache_write_tokens=n // 7 * long, server_tools=(("web_search", 3 * searches),))  # fmt: skip
+                    counts = {"cache_write_1h_tokens": n // 7} if long else {}
+                    counts |= {"web_searches": 3} if searches else {}
+                    total = price.calc_price(
+                        genai_prices.Usage(input_tokens=n, output_tokens=77, cache_read_tokens=n // 3, cache_write_tokens=n // 5, output_reasoning_tokens=7, **counts)
+                    )["total_price"]  # fmt: skip
+                    expected = int((total * 10**6).quantize(Decimal(1), ROUND_HALF_UP))
+                    assert prices.covers(usage)
+                    assert prices.cost_microusd(usage) == expected, (seller, model.id, tier, n)
+                    compared.add((seller, model.id, at, tier, n))
+    assert len(compared) > 5000
+    assert {tier for _, _, _, tier, _ in compared} >= {"", "flex", "priority", "fast", "batch"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "words", "input_usd"),
+    [
+        ("openai", "gpt-5", ["", "auto", "default", "DEFAULT "], "1.25"),
+        ("openai", "gpt-5", ["flex"], "0.625"),
+        ("openai", "gpt-5", ["priority", "fast"], "2.5"),
+        ("openai", "gpt-5", ["scale", "a-new-word"], None),
+        ("openai", "gpt-4o", ["flex"], None),
+        ("anthropic", "claude-opus-4-8", ["", "standard", "standard_only"], "5"),
+        ("anthropic", "claude-opus-4-8", ["fast"], "10"),
+        ("anthropic", "claude-opus-4-8", ["batch"], "2.5"),
+        ("anthropic", "claude-opus-4-8", ["priority"], None),
+        ("groq", "llama-3.3-70b-versatile", ["on_demand", "flex"], "0.59"),
+        ("groq", "llama-3.3-70b-versatile", ["performance"], None),
+        # Azure's models have the prices of OpenAI's list, but not its tiers.
+        ("azure", "gpt-5", ["default"], "1.25"),
+        ("azure", "gpt-5", ["priority"], None),
+    ],
+)  # fmt: skip
+def test_a_tier_has_its_own_price_or_none(provider, model, words, input_usd):
+    for word in words:
+        prices = book().prices(provider, model, f"{provider}/{model}", NOW, word)
+        if input_usd is None:
+            assert prices is None, word
+        else:
+            assert prices is not None, word
+            assert prices.per_million.input == Decimal(input_usd) * 10**6, word
+
+
+def test_every_tier_of_the_official_clients_is_standard_or_has_a_price_of_its_own_or_none():
+    words = {
+        *literals(openai.types.chat.ChatCompletion, "service_tier"),
+        *literals(openai.types.responses.Response, "service_tier"),
+        *literals(anthropic.types.Usage, "service_tier"),
+        *literals(anthropic.types.beta.BetaUsage, "speed"),
+    }
+    without_price = {"scale", "ultrafast"}
+    assert words == STANDARD_TIERS & words | _TIER_CONTEXTS.keys() | without_price
+
+
+def literals(model: type[pydantic.BaseModel], field: str) -> set[str]:
+    kinds = get_args(model.model_fields[field].annotation)
+    return {word for kind in kinds for word in get_args(kind)}
+
+
+def test_configured_prices_have_the_tiers_of_their_factors_only():
+    prices = ModelPrices(
+        input=Decimal(2), output=Decimal(8), tier_factors={"Priority": Decimal("1.75"), "flex": Decimal("0.5")}
+    )  # fmt: skip
+    ours = book({"openai/gpt-5": ModelConfig(prices=prices)})
+
+    def cost(tier: str) -> int | None:
+        found = ours.prices("openai", "gpt-5", "openai/gpt-5", NOW, tier)
+        return found and found.cost_microusd(Usage(1000, 100))
+
+    assert [cost(tier) for tier in ("default", "priority", "flex", "batch")] == [2800, 4900, 1400, None]  # fmt: skip
+
+
+def test_a_rule_of_anthropic_prices_cache_writes_of_an_hour_that_its_list_does_not():
+    usage = Usage(100, 0, cache_write_tokens=100, long_cache_write_tokens=100)
+    old = book().prices("anthropic", "claude-2", "", NOW)
+    assert old is not None
+    assert old.covers(usage)
+    assert old.cost_microusd(usage) == 100 * 2 * 8
+    other = book().prices("openrouter", "anthropic/claude-opus-4.5", "", NOW)
+    assert other is not None
+    assert not other.covers(usage)
 
 
 @given(
@@ -262,11 +361,14 @@ async def test_a_price_can_be_read_before_loading_and_loading_is_idempotent():
 def test_at_most_a_thousand_unknown_names_are_cached():
     ours = book()
     ours.prices("openai", "gpt-4o", "", NOW)
-    before = len(get_snapshot()._lookup_cache), len(ours._public)
+    before = len(get_snapshot()._lookup_cache), len(ours._public._converted)
     for number in range(MAX_FOUND):
         assert ours.prices("openai", f"ft:gpt-4o-2024-08-06:acme::{number}", "", NOW) is not None
         assert ours.prices("openai", f"nonsense-{number}", "", NOW) is None
-    assert (len(get_snapshot()._lookup_cache), len(ours._public)) <= (before[0], before[1] + 1)
+    assert (len(get_snapshot()._lookup_cache), len(ours._public._converted)) <= (
+        before[0],
+        before[1] + 1,
+    )
     assert ours._listed.cache_info().currsize == MAX_FOUND
 
 

@@ -12,6 +12,7 @@ from tokenwire_server.config import ModelPrices, TenantLimits
 from tokenwire_server.events import TextDelta, Usage
 from tokenwire_server.pricing.estimate import Estimate
 from tokenwire_server.pricing.prices import Prices
+from tokenwire_server.pricing.tariff import Tariff
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.pricing.tokens import Characters, TokenCounter
 from tokenwire_server.routing.cost_limit import EXTENSION_TOKENS, CostLimit
@@ -30,18 +31,20 @@ def tokenizers():
     return tokenizers
 
 
-def prices(input="1", output="5", reasoning=None):
-    return Prices.configured(
-        ModelPrices(
-            input=Decimal(input),
-            output=Decimal(output),
-            reasoning=None if reasoning is None else Decimal(reasoning),
+def tariff(input="1", output="5", reasoning=None):
+    return Tariff(
+        Prices.configured(
+            ModelPrices(
+                input=Decimal(input),
+                output=Decimal(output),
+                reasoning=None if reasoning is None else Decimal(reasoning),
+            )
         )
     )
 
 
 def estimate(counter=None, tokens=INPUT_TOKENS, **rates):
-    return Estimate(tokens, "estimate", counter or TokenCounter(Characters()), prices(**rates))
+    return Estimate(tokens, "estimate", counter or TokenCounter(Characters()), tariff(**rates))
 
 
 def held(microusd, day=10**6, spent=0):
@@ -122,7 +125,7 @@ def test_it_ends_at_the_first_arrival_above_the_budget_and_never_before(
     expected = estimate(tokenizers.counter("openai-chat", model), output=output)
     found = costs(texts, expected)
     budget = int(found[-1] * share)
-    limit = CostLimit(expected.prices, budget, None)
+    limit = CostLimit(expected.tariff, budget, None)
     assert ends_at(texts, expected, limit) == first_above(found, budget)
 
 
@@ -141,7 +144,7 @@ def test_it_ends_at_the_first_arrival_for_which_nothing_is_left_to_spend(
     allowed = int(found[-1] * share)
     limiter, hold = held(min(allowed, int(found[-1] * reserved)), day=allowed)
     most = allowed if budget is None else min(allowed, int(found[-1] * budget))
-    limit = CostLimit(expected.prices, None if budget is None else int(found[-1] * budget), hold)
+    limit = CostLimit(expected.tariff, None if budget is None else int(found[-1] * budget), hold)
     assert ends_at(texts, expected, limit) == first_above(found, most)
     (allowance,) = limiter.allowances("acme")
     assert 0 <= allowance.remaining <= allowed
@@ -155,7 +158,7 @@ def test_dearest_characters_are_not_underestimated(tokenizers):
     texts = ["\U0002f9f4" * 3] * 300
     found = costs(texts, expected)
     for budget in range(100, found[-1], 97):
-        limit = CostLimit(expected.prices, budget, None)
+        limit = CostLimit(expected.tariff, budget, None)
         assert ends_at(texts, expected, limit) == first_above(found, budget)
 
 
@@ -164,8 +167,8 @@ def test_an_answer_that_costs_exactly_its_budget_is_whole():
     expected = estimate(output="5")
     whole = costs(texts, expected)[-1]
     assert whole == INPUT_TOKENS + 100 * 5
-    assert ends_at(texts, expected, CostLimit(expected.prices, whole, None)) is None
-    last = ends_at(texts, expected, CostLimit(expected.prices, whole - 1, None))
+    assert ends_at(texts, expected, CostLimit(expected.tariff, whole, None)) is None
+    last = ends_at(texts, expected, CostLimit(expected.tariff, whole - 1, None))
     assert last == (99, whole)
 
 
@@ -177,7 +180,7 @@ def test_far_from_its_limit_a_long_answer_is_hardly_ever_counted(tokenizers):
     texts = [" word"] * 10_000
     whole = costs(texts, expected)[-1]
     for share, at_most in ((100, 1), (10, 4), (2, 25)):
-        limit = Watched(expected.prices, whole * share, None)
+        limit = Watched(expected.tariff, whole * share, None)
         assert ends_at(texts, expected, limit) is None
         assert limit.asked <= at_most, share
 
@@ -185,7 +188,7 @@ def test_far_from_its_limit_a_long_answer_is_hardly_ever_counted(tokenizers):
 def test_up_to_its_limit_it_is_counted_for_one_arrival_in_twenty(tokenizers):
     expected = estimate(tokenizers.counter("anthropic", "claude-opus-4-7"))
     texts = [" word"] * 10_000
-    limit = Watched(expected.prices, costs(texts, expected)[-1] - 1, None)
+    limit = Watched(expected.tariff, costs(texts, expected)[-1] - 1, None)
     assert ends_at(texts, expected, limit) is not None
     assert limit.asked <= 500
 
@@ -196,7 +199,7 @@ def test_up_to_its_limit_it_is_counted_for_one_arrival_in_twenty(tokenizers):
 def test_what_an_answer_reserves_when_it_grows_is_a_thousand_tokens_more():
     expected = estimate()
     limiter, hold = held(50)
-    limit = Watched(expected.prices, None, hold)
+    limit = Watched(expected.tariff, None, hold)
     assert ends_at(["four"] * 3000, expected, limit) is None
     (allowance,) = limiter.allowances("acme")
     reserved = allowance.allowed - allowance.remaining
@@ -208,7 +211,7 @@ def test_what_an_answer_reserves_when_it_grows_is_a_thousand_tokens_more():
 def test_no_more_is_reserved_than_its_own_budget():
     expected = estimate()
     limiter, hold = held(100)
-    limit = CostLimit(expected.prices, 300, hold)
+    limit = CostLimit(expected.tariff, 300, hold)
     assert ends_at(["four"] * 50, expected, limit) is None
     assert limiter.allowances("acme")[0].remaining == 10**6 - 300
 
@@ -217,7 +220,7 @@ def test_when_a_thousand_tokens_are_not_left_it_goes_on_to_the_last():
     expected = estimate()
     allowed = INPUT_TOKENS + 100 * 5
     _, hold = held(20, day=allowed)
-    found = ends_at(["four"] * 500, expected, CostLimit(expected.prices, None, hold))
+    found = ends_at(["four"] * 500, expected, CostLimit(expected.tariff, None, hold))
     assert found == (100, allowed + 5)
 
 
@@ -225,7 +228,7 @@ def test_what_another_stream_gives_back_lets_it_go_on():
     expected = estimate()
     limiter, hold = held(20, day=200)
     other = limiter.reserve("acme", 180, "m")
-    limit = CostLimit(expected.prices, None, hold)
+    limit = CostLimit(expected.tariff, None, hold)
     assert not limit.reserve_or_stop(Usage(10, 2, estimated=True), 8)
     other.settle(0)
     assert not limit.reserve_or_stop(Usage(10, 30, estimated=True), 120)
@@ -234,7 +237,7 @@ def test_what_another_stream_gives_back_lets_it_go_on():
 
 def test_a_passed_budget_reserves_nothing():
     limiter, hold = held(100)
-    limit = CostLimit(prices(), 100, hold)
+    limit = CostLimit(tariff(), 100, hold)
     assert limit.reserve_or_stop(Usage(10, 50, estimated=True), 200)
     assert hold.microusd == 100
     assert limiter.allowances("acme")[0].remaining == 10**6 - 100
@@ -254,7 +257,7 @@ def test_the_true_input_counts_from_the_arrival_that_brings_it():
     found = costs(texts, expected, reported)
     assert found[0] == 405
     for budget, end in ((399, 0), (405, 1), (500, 20)):
-        limit = CostLimit(expected.prices, budget, None)
+        limit = CostLimit(expected.tariff, budget, None)
         assert ends_at(texts, expected, limit, reported) == (end, found[end])
 
 
@@ -270,27 +273,46 @@ def test_figures_that_come_with_every_arrival_are_believed_and_may_leap(leaps, s
 
     found = costs(texts, expected, reported)
     budget = int(found[-1] * share)
-    limit = CostLimit(expected.prices, budget, None)
+    limit = CostLimit(expected.tariff, budget, None)
     assert ends_at(texts, expected, limit, reported) == first_above(found, budget)
 
 
 def test_free_output_never_ends_a_stream_and_its_input_does():
     expected = estimate(tokens=100, input="1", output="0")
     texts = ["four"] * 10_000
-    limit = Watched(expected.prices, 100, None)
+    limit = Watched(expected.tariff, 100, None)
     assert ends_at(texts, expected, limit) is None
     assert limit.asked == 1
-    assert ends_at(texts, expected, CostLimit(expected.prices, 99, None)) == (0, 100)
+    assert ends_at(texts, expected, CostLimit(expected.tariff, 99, None)) == (0, 100)
 
 
 def test_what_is_free_altogether_runs_on_a_budget_of_nothing():
     expected = estimate(input="0", output="0")
-    assert ends_at(["four"] * 100, expected, CostLimit(expected.prices, 0, None)) is None
+    assert ends_at(["four"] * 100, expected, CostLimit(expected.tariff, 0, None)) is None
 
 
 @pytest.mark.parametrize("budget", [2**63 - 1, 2**62])
 def test_the_largest_budget_is_as_good_as_none(budget):
     expected = estimate(output="600")
-    limit = Watched(expected.prices, budget, None)
+    limit = Watched(expected.tariff, budget, None)
     assert ends_at(["four"] * 1000, expected, limit) is None
     assert limit.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("tier", "stops_at"), [("", None), ("priority", 4), ("a tier without a price", None)]
+)
+def test_a_tier_that_the_provider_reports_late_counts_from_its_report_if_it_has_a_price(
+    tier, stops_at
+):
+    standard, dear = (
+        Prices.configured(ModelPrices(input=Decimal(rate), output=Decimal(rate))) for rate in (1, 9)
+    )
+    tiered = Tariff(standard, in_tier={"": standard, "priority": dear}.get)
+    expected = Estimate(INPUT_TOKENS, "estimate", TokenCounter(Characters()), tiered)
+    early = Usage(INPUT_TOKENS, 0, estimated=True)
+    late = Usage(INPUT_TOKENS, 5, estimated=True, service_tier=tier)
+    found = ends_at(
+        ["four"] * 20, expected, CostLimit(tiered, 100, None), lambda n: early if n < 4 else late
+    )
+    assert (found and found[0]) == stops_at

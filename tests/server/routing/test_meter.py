@@ -1,5 +1,6 @@
 from decimal import Decimal
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from tokenwire_server.events import (
 )
 from tokenwire_server.pricing.estimate import Estimate, rough_estimate
 from tokenwire_server.pricing.prices import Prices
+from tokenwire_server.pricing.tariff import Tariff
 from tokenwire_server.pricing.tokens import Characters, TokenCounter
 from tokenwire_server.request import ChatRequest, Message, Text
 from tokenwire_server.routing.meter import Meter
@@ -88,7 +90,7 @@ def test_a_placeholder_of_reasoning_is_not_counted_beside_what_came():
 
 def test_usage_has_a_cost_where_a_price_is_known_and_none_where_not():
     prices = Prices.configured(ModelPrices(input=Decimal(3), output=Decimal(15)))
-    priced = Meter(0.0, Estimate(10, "estimate", TokenCounter(Characters()), prices))
+    priced = Meter(0.0, Estimate(10, "estimate", TokenCounter(Characters()), Tariff(prices)))
     priced.arrived([TextDelta("x" * 8, 0)], 1.0)
     assert priced.usage(None).cost_microusd == 10 * 3 + 2 * 15
     assert priced.usage(Usage(100, 7)) == Usage(100, 7, cost_microusd=100 * 3 + 7 * 15)
@@ -110,3 +112,54 @@ def test_what_comes_after_figures_counts_on_top_until_the_next_or_the_whole():
     meter.arrived([ToolCallDelta(1, "x" * 8)], 3.0)
     assert meter.usage(later, is_whole=False) == Usage(33, 27, estimated=True)
     assert meter.usage(later) is later
+
+
+FIGURES = st.builds(
+    Usage,
+    st.integers(0, 3),
+    st.integers(0, 3),
+    cache_write_tokens=st.none() | st.integers(0, 3),
+    server_tools=st.sampled_from([(), (("web_search", 1),), (("web_search", 2),)]),
+    by_model=st.sampled_from([(), (("small", Usage(1, 1)),)]),
+)
+STEPS = st.lists(st.integers(1, 9) | FIGURES, max_size=30)
+"""Tokens that arrive, and figures that the provider reports: often the same ones again."""
+
+
+@given(STEPS)
+def test_reported_figures_replace_earlier_ones_whatever_their_order_and_repetition(steps):
+    rates = ModelPrices(
+        input=Decimal(3), output=Decimal(15), server_tool_usd={"web_search": Decimal("0.01")}
+    )
+    small = Prices.configured(ModelPrices(input=Decimal(1), output=Decimal(5)))
+    tariff = Tariff(Prices.configured(rates), lookup=lambda model, tier: small)
+    meter = Meter(0.0, Estimate(10, "estimate", TokenCounter(Characters()), tariff))
+    last, later_tokens = None, 0
+    for step in steps:
+        if isinstance(step, int):
+            meter.arrived([TextDelta("x" * 4 * step, 0)], 1.0)
+            later_tokens += step
+        else:
+            if step.output_tokens != (0 if last is None else last.output_tokens):
+                later_tokens = 0
+            last = step
+            meter.report(step)
+    cut = meter.usage(last, is_whole=False)
+    assert cut.output_tokens == (0 if last is None else last.output_tokens) + later_tokens
+    if last is not None:
+        cost = tariff.cost_microusd(last)
+        assert meter.usage(last) == msgspec.structs.replace(last, cost_microusd=cost)
+        assert (cut.input_tokens, cut.server_tools) == (last.input_tokens, last.server_tools)
+
+
+def test_the_cost_is_unknown_if_a_part_of_the_usage_has_no_price():
+    prices = Prices.configured(ModelPrices(input=Decimal(3), output=Decimal(15)))
+    meter = Meter(0.0, Estimate(10, "estimate", TokenCounter(Characters()), Tariff(prices)))
+    usage = Usage(100, 7, cost_microusd=405)
+    assert meter.usage(usage).cost_microusd == 405
+    for unpriced in (
+        {"service_tier": "priority"},
+        {"server_tools": (("web_search", 1),)},
+        {"by_model": (("another-model", Usage(1, 1)),)},
+    ):
+        assert meter.usage(msgspec.structs.replace(usage, **unpriced)).cost_microusd is None

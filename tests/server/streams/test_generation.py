@@ -30,6 +30,7 @@ from tokenwire_server.events import (
 )
 from tokenwire_server.pricing.estimate import Estimate
 from tokenwire_server.pricing.prices import Prices
+from tokenwire_server.pricing.tariff import Tariff
 from tokenwire_server.pricing.tokens import Characters, TokenCounter, estimate_input_tokens
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
@@ -45,7 +46,7 @@ PRICED = Estimate(
     10,
     "estimate",
     TokenCounter(Characters()),
-    Prices.configured(ModelPrices(input=Decimal(1), output=Decimal(1))),
+    Tariff(Prices.configured(ModelPrices(input=Decimal(1), output=Decimal(1)))),
 )
 
 
