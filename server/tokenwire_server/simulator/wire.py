@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from .answer import Answer
+from .errors import ANY_FAILURE, Failure
 
 TEXT = f"place-{uuid.uuid4().hex}"
 """Placeholder for a string in a template. Random, so that no part of a request equals it."""
@@ -107,7 +108,9 @@ class WireFormat(Protocol):
         """Check a request. Raises BadRequest."""
         ...
 
-    def error(self, status: int, message: str, *, param: str | None = None) -> dict[str, Any]:
+    def error(
+        self, status: int, message: str, *, param: str | None = None, failure: Failure = ANY_FAILURE
+    ) -> dict[str, Any]:
         """Return the body of an error."""
         ...
 
