@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from .errors import Failure
 from .scenario import Scenario, ScenarioError, StopReason
 from .words import (
     escape,
@@ -54,17 +55,19 @@ class Answer(msgspec.Struct, frozen=True):
     refusal: list[str]
     tool_calls: list[ToolCall]
     stop_reason: StopReason
+    finish_reason: str
+    """The provider's word for the end, in place of the one for `stop_reason`. Empty: no other word."""
+    native_finish_reason: str
     stop_sequence: str | None
+    refusal_category: str | None
+    refusal_explanation: str | None
+    has_end_marker: bool
     usage: Usage | None
     is_endless: bool
     surrogates: bool
     reasoning_field: str
     error_event: str
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the answer ended before the model completed it."""
-        return self.stop_reason in ("length", "content_filter")
+    failure: Failure
 
     @property
     def token_count(self) -> int:
@@ -136,13 +139,24 @@ def compose(
         stop_reason=_stop_reason(
             scenario, is_over_limit=is_over_limit, refuses=bool(refusal), calls=bool(tool_calls)
         ),
+        finish_reason=scenario.finish_reason,
+        native_finish_reason=scenario.native_finish_reason,
         stop_sequence=stop_sequence,
+        refusal_category=scenario.refusal_category or None,
+        refusal_explanation=scenario.refusal_explanation or None,
+        has_end_marker=scenario.end_marker,
         usage=_usage(scenario, input_bytes, sent, len(reasoning)) if scenario.usage else None,
         is_endless=is_endless,
         surrogates=scenario.surrogates,
         reasoning_field=scenario.reasoning_field,
         error_event=scenario.error_event,
+        failure=failure_of(scenario),
     )
+
+
+def failure_of(scenario: Scenario) -> Failure:
+    """Return the words of the scenario's error."""
+    return Failure(scenario.error_type, scenario.error_code, scenario.error_message)
 
 
 def input_tokens(scenario: Scenario, input_bytes: int) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from .answer import Answer, compose, input_tokens
+from .answer import Answer, compose, failure_of, input_tokens
+from .compression import Compressor
 from .connection import Connection, HttpRequest
 from .demo import demo_scenario
 from .exchange import Exchange, WholeAnswer
@@ -18,6 +19,11 @@ from .playback import Playback
 from .scenario import Scenario, ScenarioError, scenario_of_header, scenario_of_query
 from .wire import BadRequest, CountingFormat, ProviderRequest, WireFormat
 
+HTML = b"""<!doctype html>
+<html><head><title>Simulated page</title></head><body><h1>It works</h1></body></html>
+"""
+"""A page such as a web server shows at an address that is not the API's."""
+_NO_HEADERS: Mapping[str, str] = {}
 _STATUS_MESSAGES = {
     401: "Incorrect API key provided.",
     404: "The model does not exist.",
@@ -71,33 +77,46 @@ class Call:
 
     def refuse(self, error: BadRequest | ScenarioError) -> None:
         """Answer that the request is invalid, in the provider's format."""
-        param = error.param if isinstance(error, BadRequest) else None
-        self._whole(400, self._format.error(400, str(error), param=param))
+        if isinstance(error, BadRequest):
+            payload = self._format.error(400, str(error), param=error.param, failure=error.failure)
+        else:
+            payload = self._format.error(400, str(error))
+        self._send(400, msgspec.json.encode(payload))
 
     def answer(self, asked: ProviderRequest, scenario: Scenario, pacer: Pacer) -> None:
         """Answer as the scenario specifies."""
         scenario = self._of_this_attempt(scenario)
         if self._fails(scenario):
             return
+        is_streamed = asked.stream and scenario.instead != "answer"
         try:
             answer = self._compose(asked, scenario)
-            payload = None if asked.stream else self._format.whole(answer, asked)
+            payload = None if is_streamed else self._format.whole(answer, asked)
         except ScenarioError as error:
             self.refuse(error)
             return
-        if payload is not None:
-            duration_s = scenario.ttft_ms / 1000 + answer.token_count * scenario.itl_s
-            self._whole(200, payload, delay_s=duration_s, token_count=answer.token_count)
-            return
-        playback = Playback(
-            self._connection,
-            self._journal,
-            self._entry,
-            pacer=pacer,
-            stream=self._format.stream(answer, asked),
-            scenario=scenario,
-        )
-        playback.start(self._headers)
+        if asked.stream and scenario.instead == "html":
+            self._send(200, HTML, headers={"content-type": "text/html; charset=utf-8"})
+        elif asked.stream and scenario.instead == "error":
+            self._send(200, self._error(500, "Simulated error.", scenario))
+        elif payload is not None:
+            self._send(
+                200,
+                msgspec.json.encode(payload),
+                encoding=scenario.encoding,
+                delay_s=scenario.ttft_ms / 1000 + answer.token_count * scenario.itl_s,
+                token_count=answer.token_count,
+            )
+        else:
+            playback = Playback(
+                self._connection,
+                self._journal,
+                self._entry,
+                pacer=pacer,
+                stream=self._format.stream(answer, asked),
+                scenario=scenario,
+            )
+            playback.start(self._headers)
 
     def count(
         self, counting_format: CountingFormat, asked: ProviderRequest, scenario: Scenario
@@ -105,7 +124,8 @@ class Call:
         """Answer with the number of input tokens in the scenario's usage."""
         scenario = self._of_this_attempt(scenario)
         if not self._fails(scenario):
-            self._whole(200, counting_format.counted(input_tokens(scenario, asked.input_bytes)))
+            counted = counting_format.counted(input_tokens(scenario, asked.input_bytes))
+            self._send(200, msgspec.json.encode(counted))
 
     def _of_this_attempt(self, scenario: Scenario) -> Scenario:
         if scenario.fault_attempts and self._entry.attempt > scenario.fault_attempts:
@@ -121,11 +141,13 @@ class Call:
         if status is not None:
             if scenario.retry_after:
                 self._headers["retry-after"] = scenario.retry_after
+            if scenario.retry_after_ms:
+                self._headers["retry-after-ms"] = scenario.retry_after_ms
             message = _STATUS_MESSAGES.get(status, f"Simulated error {status}.")
-            self._whole(status, self._format.error(status, message))
+            self._send(status, self._error(status, message, scenario))
         elif scenario.redirect:
             self._headers["location"] = scenario.redirect
-            self._whole(307, {})
+            self._send(307, b"{}")
         elif scenario.silent:
             Exchange(self._connection, self._journal, self._entry)
         else:
@@ -148,13 +170,29 @@ class Call:
             raise ScenarioError("scenario: `repeat=forever` needs a streamed answer")
         return answer
 
-    def _whole(
-        self, status: int, payload: object, *, delay_s: float = 0, token_count: int = 0
+    def _error(self, status: int, message: str, scenario: Scenario) -> bytes:
+        if scenario.error_body:
+            return scenario.error_body.encode()
+        failure = failure_of(scenario)
+        return msgspec.json.encode(self._format.error(status, message, failure=failure))
+
+    def _send(
+        self,
+        status: int,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        encoding: str = "",
+        delay_s: float = 0,
+        token_count: int = 0,
     ) -> None:
+        if encoding:
+            body = Compressor(encoding).all(body)
+            self._headers["content-encoding"] = encoding
         WholeAnswer(self._connection, self._journal, self._entry).start(
             status,
-            payload,
-            headers=self._headers,
+            body,
+            headers={**self._headers, **headers},
             delay_s=delay_s,
             token_count=token_count,
         )

@@ -61,7 +61,7 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
                 "index": 0,
                 "message": message,
                 "logprobs": None,
-                "finish_reason": STOP_REASONS[answer.stop_reason],
+                **_ending(answer),
             }
         ],
         "service_tier": "default",
@@ -111,11 +111,12 @@ class ChatCompletionStream:
             begun = b""
 
     def closing(self) -> bytes:
-        reason = STOP_REASONS[self._answer.stop_reason]
-        end = data_event(self._chunk({}, finish_reason=reason, **self._so_far()))
+        chunk = self._chunk({}, **self._so_far())
+        chunk["choices"][0] |= _ending(self._answer)
+        end = data_event(chunk)
         if self._usage is not None:
             end += data_event(self._envelope() | {"choices": [], "usage": _usage(self._usage)})
-        return end + b"data: [DONE]\n\n"
+        return end + b"data: [DONE]\n\n" if self._answer.has_end_marker else end
 
     def ping(self) -> bytes:
         return b": ping\n\n"
@@ -127,7 +128,8 @@ class ChatCompletionStream:
         ) + data_event(self._chunk({"simulated_field": {"nested": [1, 2]}}))
 
     def error(self) -> bytes:
-        return data_event(openai_error(500, "The simulated server had an error."))
+        message = "The simulated server had an error."
+        return data_event(openai_error(500, message, failure=self._answer.failure))
 
     def _strings(self, delta: dict[str, str], tokens: Iterator[bytes]) -> Iterator[bytes]:
         if self._is_continuous and self._usage is not None:
@@ -162,10 +164,8 @@ class ChatCompletionStream:
             }
         }
 
-    def _chunk(
-        self, delta: dict[str, Any], *, finish_reason: str | None = None, **extra: Any
-    ) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(self, delta: dict[str, Any], **extra: Any) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
         chunk = self._envelope() | {"choices": [choice]}
         if self._usage is not None:
             chunk["usage"] = None
@@ -180,6 +180,14 @@ class ChatCompletionStream:
             "service_tier": "default",
             "system_fingerprint": "fp_simulator",
         }
+
+
+def _ending(answer: Answer) -> dict[str, Any]:
+    """Return the fields of a choice that report the end."""
+    ending = {"finish_reason": answer.finish_reason or STOP_REASONS[answer.stop_reason]}
+    if answer.native_finish_reason:
+        ending["native_finish_reason"] = answer.native_finish_reason
+    return ending
 
 
 def _beginning(ordinal: int, call: ToolCall) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-import msgspec
-
 from .connection import Connection
 from .journal import Entry, Journal
 
@@ -41,19 +39,19 @@ class WholeAnswer(Exchange):
 
     def __init__(self, connection: Connection, journal: Journal, entry: Entry) -> None:
         super().__init__(connection, journal, entry)
-        self._answer = (500, JSON, b"")
+        self._answer: tuple[int, Mapping[str, str], bytes] = (500, JSON, b"")
 
     def start(
         self,
         status: int,
-        payload: object,
+        body: bytes,
         *,
         headers: Mapping[str, str],
         delay_s: float = 0,
         token_count: int = 0,
     ) -> None:
-        """Answer with `payload` as JSON after `delay_s`."""
-        self._answer = (status, {**JSON, **headers}, msgspec.json.encode(payload))
+        """Answer after `delay_s`. The body is JSON unless the headers name another type."""
+        self._answer = (status, {**JSON, **headers}, body)
         self._token_count = token_count
         if delay_s:
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._send)

@@ -108,8 +108,10 @@ class MessageStream:
         delta: dict[str, Any] = {"type": "message_delta", "delta": stop}
         if self._answer.usage is not None:
             delta["usage"] = _usage(self._answer.usage) | {"server_tool_use": None}
-        end = named_event("message_delta", delta)
-        return self._pending + end + named_event("message_stop", {"type": "message_stop"})
+        end = self._pending + named_event("message_delta", delta)
+        if self._answer.has_end_marker:
+            end += named_event("message_stop", {"type": "message_stop"})
+        return end
 
     def ping(self) -> bytes:
         return named_event("ping", {"type": "ping"})
@@ -118,7 +120,9 @@ class MessageStream:
         return named_event("simulated_note", {"type": "simulated_note", "nested": {"index": 7}})
 
     def error(self) -> bytes:
-        return named_event("error", anthropic_error(529, "Overloaded"))
+        return named_event(
+            "error", anthropic_error(529, "Overloaded", failure=self._answer.failure)
+        )
 
     def _block(
         self, block: dict[str, Any], delta: dict[str, str], tokens: Iterator[bytes]
@@ -172,8 +176,12 @@ def _message(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
 
 
 def _stop(answer: Answer) -> dict[str, Any]:
-    reason = STOP_REASONS[answer.stop_reason]
-    refusal = {"type": "refusal", "category": None, "explanation": None}
+    reason = answer.finish_reason or STOP_REASONS[answer.stop_reason]
+    refusal = {
+        "type": "refusal",
+        "category": answer.refusal_category,
+        "explanation": answer.refusal_explanation,
+    }
     return {
         "stop_reason": reason,
         "stop_sequence": answer.stop_sequence if reason == "stop_sequence" else None,

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
 
+from .compression import Compressor
 from .connection import Connection
 from .exchange import Exchange
 from .journal import Entry, Journal
@@ -58,17 +59,22 @@ class Playback(Exchange):
         self._counts_items = not self._is_split and not scenario.huge_line
         self._batch = 1 if self._is_split else BATCH_TOKENS
         self._items = self._pieces() if self._is_split else self._tokens()
+        self._compressor = Compressor(scenario.encoding) if scenario.encoding else None
+        if self._compressor is not None:
+            self._items = map(self._compressor.piece, self._items)
 
     def start(self, headers: Mapping[str, str]) -> None:
         """Send the head, and the events before the first token."""
         fields = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+        if self._scenario.encoding:
+            fields["content-encoding"] = self._scenario.encoding
         self._connection.begin(200, {**fields, **headers})
         scenario = self._scenario
         if scenario.headers_then_silent:
             return
         self._first_due = self._loop.time() + scenario.ttft_ms / 1000
         if not self._is_split:
-            self._connection.write(self._opening())
+            self._connection.write(self._encoded(self._opening()))
         if scenario.ttft_ms:
             self._timer = self._loop.call_at(self._first_due, self._run)
         else:
@@ -149,7 +155,11 @@ class Playback(Exchange):
 
     def _finish(self) -> None:
         scenario = self._scenario
-        if not self._is_split and (ending := self._ending()):
+        ending = b"" if self._is_split else self._encoded(self._ending())
+        is_cut_off = scenario.stall_after is not None or scenario.drop_after is not None
+        if self._compressor is not None and not is_cut_off:
+            ending += self._compressor.end()
+        if ending:
             self._connection.write(ending)
         if scenario.stall_after is not None:
             return
@@ -172,6 +182,9 @@ class Playback(Exchange):
         if is_cut_off or scenario.missing_end or scenario.huge_line:
             return b""
         return self._lines(self._stream.closing())
+
+    def _encoded(self, data: bytes) -> bytes:
+        return self._compressor.piece(data) if self._compressor is not None and data else data
 
     def _lines(self, data: bytes) -> bytes:
         return data.replace(b"\n", b"\r\n") if self._scenario.crlf else data

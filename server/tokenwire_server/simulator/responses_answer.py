@@ -33,8 +33,6 @@ STOP_REASONS: Mapping[str, str] = {
 }
 """`completed`, or the reason of an incomplete response."""
 
-_FAILURE = {"code": "server_error", "message": "The simulated server had an error."}
-
 
 def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
     items = ResponseStream(answer, request).finished_items()
@@ -86,9 +84,14 @@ class ResponseStream:
         return self._event("response.simulated_note", nested={"output_index": 7})
 
     def error(self) -> bytes:
+        words = self._answer.failure
+        failure = {
+            "code": words.code or "server_error",
+            "message": words.message or "The simulated server had an error.",
+        }
         if self._answer.error_event == "error":
-            return self._event("error", **_FAILURE, param=None)
-        failed = {"status": "failed", "error": _FAILURE}
+            return self._event("error", **failure, param=None)
+        failed = {"status": "failed", "error": failure}
         response = _response(self._answer, self._request) | failed
         return self._event("response.failed", response=response)
 
@@ -196,7 +199,7 @@ class ResponseStream:
         }
 
     def _message_item(self, content: list[dict[str, Any]], status: str = "") -> dict[str, Any]:
-        end = "incomplete" if self._answer.is_cut else "completed"
+        end = "completed" if _incomplete_reason(self._answer) is None else "incomplete"
         return {
             "id": self._message_id,
             "type": "message",
@@ -229,11 +232,17 @@ def _call_item(call: ToolCall, arguments: str, status: str) -> dict[str, Any]:
     }
 
 
+def _incomplete_reason(answer: Answer) -> str | None:
+    """Return why the model did not complete the answer, or None if it did."""
+    word = answer.finish_reason or STOP_REASONS[answer.stop_reason]
+    return None if word == "completed" else word
+
+
 def _finished(
     answer: Answer, request: ProviderRequest, items: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    reason = STOP_REASONS[answer.stop_reason]
-    is_complete = reason == "completed"
+    reason = _incomplete_reason(answer)
+    is_complete = reason is None
     usage = None if answer.usage is None else _usage(answer.usage)
     return _response(answer, request) | {
         "status": "completed" if is_complete else "incomplete",

@@ -27,6 +27,7 @@ Milliseconds = Annotated[float, Meta(ge=0, le=3_600_000)]
 StopReason = Literal[
     "stop", "stop_sequence", "length", "tool_calls", "content_filter", "refusal", "pause"
 ]
+RefusalCategory = Literal["cyber", "bio", "frontier_llm", "reasoning_extraction", "general_harms"]
 
 DEFAULT_REFUSAL = "I can't help with that."
 
@@ -75,6 +76,15 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The model refuses with this text (`1`: a default text) and sends nothing else."""
     stop_reason: StopReason | Literal[""] = ""
     """Empty: the reason that fits the other fields (`length` at the request's limit of output tokens)."""
+    finish_reason: str = ""
+    """The provider's word for the end, sent as it is, in place of the one for `stop_reason`. Responses: the
+    reason of an incomplete response; `completed` is no such reason."""
+    native_finish_reason: str = ""
+    """Chat Completions: the word of the provider behind a router, beside `finish_reason` (OpenRouter)."""
+    refusal_category: RefusalCategory | Literal[""] = ""
+    """Messages: the category in the details of a refusal. Empty: none is named."""
+    refusal_explanation: str = ""
+    """Messages: the explanation in the details of a refusal. Empty: there is none."""
     repeat: Literal["once", "forever"] = "once"
     """`forever`: the text is repeated without end, ignoring all limits of the request."""
     surrogates: bool = False
@@ -113,6 +123,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Begin the body with U+FEFF."""
     crlf: bool = False
     """End lines with CR LF."""
+    encoding: Literal["", "gzip", "deflate"] = ""
+    """Compress the body of the answer. Each write ends on a byte boundary of the compressed data."""
     split: Annotated[int, Meta(ge=0, le=65536)] = 0
     """Split the body into writes of N bytes. The pace then applies to writes. 0: off."""
 
@@ -122,7 +134,20 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     status: Annotated[int, Meta(ge=400, le=599)] | None = None
     """Answer with this error status."""
     retry_after: str = ""
-    """Value of the error's `retry-after` header."""
+    """Value of the error's `retry-after` header: seconds, or a date."""
+    retry_after_ms: str = ""
+    """Value of the error's `retry-after-ms` header."""
+    error_type: str = ""
+    """Type of the error, also of an error event. Empty: the one that fits the status."""
+    error_code: str = ""
+    """Code of the error, likewise. Messages has no codes."""
+    error_message: str = ""
+    """Message of the error, likewise."""
+    error_body: str = ""
+    """The whole body of the error, sent as it is. Replaces the three fields above, except in an event."""
+    instead: Literal["", "answer", "html", "error"] = ""
+    """What a request for a stream gets instead, with the status 200: the whole answer as one JSON object, an
+    HTML page, or the body of an error."""
     redirect: str = ""
     """Answer 307 with this Location."""
     silent: bool = False
@@ -146,7 +171,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     garbage: Literal["json", "binary", "utf8"] = "json"
     """Invalid JSON, bytes that are not text, or JSON with an incomplete UTF-8 character."""
     missing_end: bool = False
-    """End the body without the end marker."""
+    """End the body after the last token, without a finish reason, usage and end marker."""
+    end_marker: bool = True
+    """Chat Completions and Messages: whether the end marker follows the finish reason and the usage."""
     huge_line: Annotated[int, Meta(ge=0, le=2**30)] = 0
     """Send one unfinished line of N bytes instead of the tokens, and end the body."""
     fault_attempts: Annotated[int, Meta(ge=0, le=1000)] = 0
@@ -197,6 +224,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             self,
             api_key="",
             status=None,
+            instead="",
             redirect="",
             silent=False,
             headers_then_silent=False,
@@ -205,6 +233,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             error_event_after=None,
             garbage_after=None,
             missing_end=False,
+            end_marker=True,
             huge_line=0,
         )
 

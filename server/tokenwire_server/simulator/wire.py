@@ -25,8 +25,11 @@ _NUMBER_BYTES = f'"{NUMBER}"'.encode()
 class BadRequest(Exception):
     """A request that the provider would refuse."""
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, failure: Failure = ANY_FAILURE
+    ) -> None:
         self.param = param
+        self.failure = failure
         super().__init__(message)
 
 
