@@ -28,7 +28,8 @@ SIGNATURE = "c2ltdWxhdGVkIHNpZ25hdHVyZQ=="
 class ToolCall(msgspec.Struct, frozen=True):
     """A tool call, with its arguments split for the stream."""
 
-    id: str
+    id: str | int
+    """Number in a format that allows it."""
     name: str
     arguments: str
     fragments: tuple[str, ...]
@@ -42,6 +43,7 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int
+    long_cache_write_tokens: int
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -55,19 +57,17 @@ class Answer(msgspec.Struct, frozen=True):
     refusal: list[str]
     tool_calls: list[ToolCall]
     stop_reason: StopReason
-    finish_reason: str
-    """The provider's word for the end, in place of the one for `stop_reason`. Empty: no other word."""
-    native_finish_reason: str
     stop_sequence: str | None
-    refusal_category: str | None
-    refusal_explanation: str | None
-    has_end_marker: bool
     usage: Usage | None
-    is_endless: bool
-    surrogates: bool
-    reasoning_field: str
-    error_event: str
-    failure: Failure
+    scenario: Scenario
+
+    @property
+    def is_endless(self) -> bool:
+        return self.scenario.repeat == "forever"
+
+    @property
+    def failure(self) -> Failure:
+        return failure_of(self.scenario)
 
     @property
     def token_count(self) -> int:
@@ -95,7 +95,7 @@ class Answer(msgspec.Struct, frozen=True):
                     yield ordinal, fragment
 
     def _escaped(self, tokens: list[str]) -> Iterator[bytes]:
-        return iter(escape_surrogates(tokens)) if self.surrogates else map(escape, tokens)
+        return iter(escape_surrogates(tokens)) if self.scenario.surrogates else map(escape, tokens)
 
 
 def compose(
@@ -139,18 +139,9 @@ def compose(
         stop_reason=_stop_reason(
             scenario, is_over_limit=is_over_limit, refuses=bool(refusal), calls=bool(tool_calls)
         ),
-        finish_reason=scenario.finish_reason,
-        native_finish_reason=scenario.native_finish_reason,
         stop_sequence=stop_sequence,
-        refusal_category=scenario.refusal_category or None,
-        refusal_explanation=scenario.refusal_explanation or None,
-        has_end_marker=scenario.end_marker,
         usage=_usage(scenario, input_bytes, sent, len(reasoning)) if scenario.usage else None,
-        is_endless=is_endless,
-        surrogates=scenario.surrogates,
-        reasoning_field=scenario.reasoning_field,
-        error_event=scenario.error_event,
-        failure=failure_of(scenario),
+        scenario=scenario,
     )
 
 
@@ -176,13 +167,23 @@ def _tool_calls(scenario: Scenario, tool_names: tuple[str, ...]) -> list[ToolCal
     ]
     return [
         ToolCall(
-            id=f"call_{uuid.uuid4().hex[:24]}",
+            id=_call_id(scenario, name, ordinal),
             name=name,
             arguments=arguments,
             fragments=tuple(fragments(arguments, scenario.arg_fragments)),
         )
-        for name, arguments in calls
+        for ordinal, (name, arguments) in enumerate(calls)
     ]
+
+
+def _call_id(scenario: Scenario, name: str, ordinal: int) -> str | int:
+    match scenario.call_ids:
+        case "number":
+            return ordinal
+        case "function":
+            return f"functions.{name}:{ordinal}"
+        case "opaque":
+            return f"call_{uuid.uuid4().hex[:24]}"
 
 
 def _stop_reason(
@@ -205,4 +206,5 @@ def _usage(scenario: Scenario, input_bytes: int, sent: int, reasoning: int) -> U
         reasoning_tokens=reasoning if reasoned is None else reasoned,
         cache_read_tokens=scenario.cache_read_tokens,
         cache_write_tokens=scenario.cache_write_tokens,
+        long_cache_write_tokens=scenario.long_cache_write_tokens,
     )

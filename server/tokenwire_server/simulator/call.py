@@ -166,6 +166,9 @@ class Call:
         if answer.stop_reason not in self._format.STOP_REASONS:
             known = ", ".join(self._format.STOP_REASONS)
             raise ScenarioError(f"scenario: `stop_reason` here is one of {known}")
+        if scenario.citations and scenario.citation not in self._format.CITATIONS:
+            known = ", ".join(sorted(self._format.CITATIONS))
+            raise ScenarioError(f"scenario: `citation` here is one of {known}")
         if answer.is_endless and not asked.stream:
             raise ScenarioError("scenario: `repeat=forever` needs a streamed answer")
         return answer

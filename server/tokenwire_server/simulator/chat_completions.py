@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .chat_completions_answer import STOP_REASONS, stream, whole
+from .chat_completions_answer import CITATIONS, STOP_REASONS, stream, whole
 from .conversation import ConversationReader, objects_in, tool_choice
 from .errors import openai_error as error
 from .wire import BadRequest, Conversation, ProviderRequest, ToolSpec, require, typed
 
 __all__ = [
-    "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
+    "CITATIONS", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
     "api_key", "error", "read", "stream", "whole",
 ]  # fmt: skip
 

@@ -7,17 +7,21 @@
     data: [DONE]
 
 All chunks of an answer have the same id, time and model. Events have no name. Reasoning is an addition of
-compatible servers; OpenAI only counts it. With `stream_options.continuous_usage_stats` (vLLM) every chunk has
-the usage so far.
+compatible servers, each with its own shape; OpenAI only counts it. With
+`stream_options.continuous_usage_stats` (vLLM) every chunk has the usage so far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .answer import Answer, ToolCall, Usage
+from .answer import Answer, ToolCall
+from .citations import chat_annotations, chat_references
 from .errors import openai_error
+from .logprobs import token_logprob, top_count
+from .usage import chat_usage
 from .wire import NUMBER, TEXT, ProviderRequest, data_event, template
 from .words import escape
 
@@ -29,19 +33,22 @@ STOP_REASONS: Mapping[str, str] = {
     "content_filter": "content_filter",
     "refusal": "stop",  # identified by `refusal` in place of `content`
 }
+CITATIONS = frozenset({"url", "reference"})
+
+_THINK = ("<think>\n", "\n</think>\n\n")
 
 
 def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
     """https://platform.openai.com/docs/api-reference/chat/object"""
-    has_content = bool(answer.text) or not (answer.refusal or answer.tool_calls)
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": "".join(answer.text) if has_content else None,
+        "content": _content(answer),
         "refusal": "".join(answer.refusal) if answer.refusal else None,
-        "annotations": [],
+        "annotations": chat_annotations(answer),
     }
-    if answer.reasoning:
-        message[answer.reasoning_field] = "".join(answer.reasoning)
+    field = answer.scenario.reasoning_field
+    if answer.reasoning and field not in ("think", "thinking"):
+        message |= _reasoning(field, "".join(answer.reasoning))
     if answer.tool_calls:
         message["tool_calls"] = [
             {
@@ -51,6 +58,10 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
             }
             for call in answer.tool_calls
         ]
+    tokens = None
+    if request.body.get("logprobs"):
+        top = top_count(request.body.get("top_logprobs"))
+        tokens = [token_logprob(token, i, top) for i, token in enumerate(answer.text)]
     payload: dict[str, Any] = {
         "id": answer.id,
         "object": "chat.completion",
@@ -60,15 +71,17 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
             {
                 "index": 0,
                 "message": message,
-                "logprobs": None,
+                "logprobs": None if tokens is None else {"content": tokens, "refusal": None},
                 **_ending(answer),
             }
         ],
-        "service_tier": "default",
+        "service_tier": answer.scenario.service_tier or "default",
         "system_fingerprint": "fp_simulator",
     }
-    if answer.usage is not None:
-        payload["usage"] = _usage(answer.usage)
+    usage = chat_usage(answer)
+    if usage is not None:
+        owner = payload["choices"][0] if answer.scenario.usage_place == "choice" else payload
+        owner["usage"] = usage
     return payload
 
 
@@ -82,24 +95,32 @@ class ChatCompletionStream:
     def __init__(self, answer: Answer, request: ProviderRequest) -> None:
         options = request.body.get("stream_options") or {}
         self._answer = answer
+        self._body = request.body
         self._model = request.model
-        self._usage = answer.usage if options.get("include_usage") else None
-        self._is_continuous = self._usage is not None and bool(
-            options.get("continuous_usage_stats")
-        )
+        place = answer.scenario.usage_place
+        is_reported = place != "alone" or bool(options.get("include_usage"))
+        self._usage = chat_usage(answer) if is_reported else None
+        self._given = 0 if self._usage is None else self._usage["prompt_tokens"]
+        self._has_null_usage = self._usage is not None and place == "alone"
+        self._is_continuous = self._has_null_usage and bool(options.get("continuous_usage_stats"))
         self._sent = 0
 
     def opening(self) -> bytes:
         nothing = {"refusal": None} if not self._answer.refusal else {"refusal": ""}
         content = None if self._answer.refusal or not self._answer.text else ""
-        return data_event(
-            self._chunk({"role": "assistant", "content": content, **nothing}, **self._so_far())
-        )
+        chunk = self._chunk({"role": "assistant", "content": content, **nothing}, **self._so_far())
+        count = self._answer.scenario.prompt_progress
+        progress = (data_event(chunk | _progress(i, count)) for i in range(1, count + 1))
+        return b"".join(progress) or data_event(chunk)
 
     def deltas(self) -> Iterator[bytes]:
         answer = self._answer
-        yield from self._strings({answer.reasoning_field: TEXT}, answer.escaped_reasoning())
-        yield from self._strings({"content": TEXT}, answer.escaped_text())
+        if answer.reasoning:
+            yield from self._reasoned()
+        if self._body.get("logprobs"):
+            yield from self._with_logprobs()
+        else:
+            yield from self._strings({"content": TEXT}, self._texts(answer.escaped_text()))
         yield from self._strings({"refusal": TEXT}, map(escape, answer.refusal))
         begun = b""
         for round_, (ordinal, fragment) in enumerate(answer.interleaved_fragments()):
@@ -111,12 +132,24 @@ class ChatCompletionStream:
             begun = b""
 
     def closing(self) -> bytes:
+        end = b""
+        if annotations := chat_annotations(self._answer):
+            end += data_event(self._chunk({"annotations": annotations}))
+        if references := chat_references(self._answer):
+            end += data_event(self._chunk({"content": references}))
         chunk = self._chunk({}, **self._so_far())
         chunk["choices"][0] |= _ending(self._answer)
-        end = data_event(chunk)
-        if self._usage is not None:
-            end += data_event(self._envelope() | {"choices": [], "usage": _usage(self._usage)})
-        return end + b"data: [DONE]\n\n" if self._answer.has_end_marker else end
+        match self._answer.scenario.usage_place:
+            case "choice" if self._usage is not None:
+                chunk["choices"][0]["usage"] = self._usage
+            case "finish" if self._usage is not None:
+                chunk["usage"] = self._usage
+        if self._answer.scenario.prompt_progress:
+            chunk |= {"timings": _timings(self._answer.scenario.prompt_progress)}
+        end += data_event(chunk)
+        if self._has_null_usage:
+            end += data_event(self._envelope() | {"choices": [], "usage": self._usage})
+        return end + b"data: [DONE]\n\n" if self._answer.scenario.end_marker else end
 
     def ping(self) -> bytes:
         return b": ping\n\n"
@@ -131,9 +164,28 @@ class ChatCompletionStream:
         message = "The simulated server had an error."
         return data_event(openai_error(500, message, failure=self._answer.failure))
 
-    def _strings(self, delta: dict[str, str], tokens: Iterator[bytes]) -> Iterator[bytes]:
-        if self._is_continuous and self._usage is not None:
-            given = self._usage.input_tokens
+    def _reasoned(self) -> Iterator[bytes]:
+        tokens = self._texts(self._answer.escaped_reasoning())
+        field = self._answer.scenario.reasoning_field
+        if field == "think":
+            tokens = itertools.chain([escape(_THINK[0])], tokens, [escape(_THINK[1])])
+        yield from self._strings(_reasoning(field, TEXT), tokens)
+
+    def _texts(self, tokens: Iterator[bytes]) -> Iterator[bytes]:
+        return itertools.accumulate(tokens) if self._answer.scenario.cumulative else tokens
+
+    def _with_logprobs(self) -> Iterator[bytes]:
+        top = top_count(self._body.get("top_logprobs"))
+        for position, token in enumerate(self._answer.text):
+            self._sent += 1
+            chunk = self._chunk({"content": token}, **self._so_far())
+            tokens = [token_logprob(token, position, top)]
+            chunk["choices"][0]["logprobs"] = {"content": tokens, "refusal": None}
+            yield data_event(chunk)
+
+    def _strings(self, delta: dict[str, Any], tokens: Iterable[bytes]) -> Iterator[bytes]:
+        if self._is_continuous:
+            given = self._given
             numbers = {"completion_tokens": NUMBER, "total_tokens": NUMBER}
             before, middle, total, after = template(
                 self._chunk(delta, usage={"prompt_tokens": given, **numbers})
@@ -153,21 +205,20 @@ class ChatCompletionStream:
         return data_event(self._chunk({"tool_calls": [call]}, **self._so_far()))
 
     def _so_far(self) -> dict[str, Any]:
-        if not self._is_continuous or self._usage is None:
+        if not self._is_continuous:
             return {}
-        given = self._usage.input_tokens
         return {
             "usage": {
-                "prompt_tokens": given,
+                "prompt_tokens": self._given,
                 "completion_tokens": self._sent,
-                "total_tokens": given + self._sent,
+                "total_tokens": self._given + self._sent,
             }
         }
 
     def _chunk(self, delta: dict[str, Any], **extra: Any) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
         chunk = self._envelope() | {"choices": [choice]}
-        if self._usage is not None:
+        if self._has_null_usage:
             chunk["usage"] = None
         return chunk | extra
 
@@ -177,16 +228,46 @@ class ChatCompletionStream:
             "object": "chat.completion.chunk",
             "created": self._answer.created,
             "model": self._model.replace(TEXT, "@"),
-            "service_tier": "default",
+            "service_tier": self._answer.scenario.service_tier or "default",
             "system_fingerprint": "fp_simulator",
         }
 
 
+def _content(answer: Answer) -> str | list[dict[str, Any]] | None:
+    """Return the content of a whole message."""
+    text = "".join(answer.text)
+    reasoning = "".join(answer.reasoning)
+    field = answer.scenario.reasoning_field
+    if reasoning and field == "think":
+        return reasoning.join(_THINK) + text
+    parts = _reasoning(field, reasoning)["content"] if reasoning and field == "thinking" else []
+    references = chat_references(answer)
+    if parts or references:
+        return [*parts, {"type": "text", "text": text}, *references]
+    return text if answer.text or not (answer.refusal or answer.tool_calls) else None
+
+
+def _reasoning(field: str, text: str) -> dict[str, Any]:
+    """Return the fields of a delta or of a message that contain reasoning."""
+    match field:
+        case "think":
+            return {"content": text}
+        case "thinking":
+            part = {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
+            return {"content": [part]}
+        case "reasoning_details":
+            detail = {"type": "reasoning.text", "text": text, "format": "unknown", "index": 0}
+            return {"content": "", "reasoning_details": [detail]}
+        case _:
+            return {field: text}
+
+
 def _ending(answer: Answer) -> dict[str, Any]:
     """Return the fields of a choice that report the end."""
-    ending = {"finish_reason": answer.finish_reason or STOP_REASONS[answer.stop_reason]}
-    if answer.native_finish_reason:
-        ending["native_finish_reason"] = answer.native_finish_reason
+    scenario = answer.scenario
+    ending = {"finish_reason": scenario.finish_reason or STOP_REASONS[answer.stop_reason]}
+    if scenario.native_finish_reason:
+        ending["native_finish_reason"] = scenario.native_finish_reason
     return ending
 
 
@@ -195,20 +276,22 @@ def _beginning(ordinal: int, call: ToolCall) -> dict[str, Any]:
     return {"index": ordinal, "id": call.id, "type": "function", "function": function}
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _progress(done: int, total: int) -> dict[str, Any]:
+    """Return the fields of a chunk of llama.cpp that reports the progress with the prompt.
+
+    https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md, `return_progress`.
+    """
+    progress = {"total": total, "cache": 0, "processed": done, "time_ms": done}
+    return {"timings": _timings(done), "prompt_progress": progress}
+
+
+def _timings(prompt_n: int) -> dict[str, Any]:
     return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cache_read_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-            "audio_tokens": 0,
-        },
-        "completion_tokens_details": {
-            "reasoning_tokens": usage.reasoning_tokens,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
+        "cache_n": 0,
+        "prompt_n": prompt_n,
+        "prompt_ms": float(prompt_n),
+        "prompt_per_token_ms": 1.0,
+        "prompt_per_second": 1000.0,
+        "predicted_n": 0,
+        "predicted_ms": 0.0,
     }

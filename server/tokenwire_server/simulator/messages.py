@@ -17,11 +17,11 @@ from typing import Any
 from . import chat_completions
 from .conversation import ConversationReader, objects_in, tool_choice
 from .errors import anthropic_error as error
-from .messages_answer import STOP_REASONS, stream, whole
+from .messages_answer import CITATIONS, STOP_REASONS, stream, whole
 from .wire import BadRequest, Conversation, ProviderRequest, ToolSpec, require, typed
 
 __all__ = [
-    "COUNT_PATH", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
+    "CITATIONS", "COUNT_PATH", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
     "api_key", "counted", "error", "read", "read_count", "stream", "whole",
 ]  # fmt: skip
 

@@ -14,14 +14,17 @@ tokens read from or written to the cache.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from .answer import SIGNATURE, Answer, Usage
+from .answer import SIGNATURE, Answer
+from .citations import messages_citations
 from .errors import anthropic_error
 from .scenario import ScenarioError
+from .usage import messages_terms, messages_usage
 from .wire import TEXT, ProviderRequest, named_event, template
 from .words import escape
 
@@ -33,6 +36,7 @@ STOP_REASONS: Mapping[str, str] = {
     "refusal": "refusal",
     "pause": "pause_turn",
 }
+CITATIONS = frozenset({"url", "document", "search_result"})
 
 
 def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
@@ -44,8 +48,15 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
         thinking = "".join(answer.reasoning)
         content.append({"type": "thinking", "thinking": thinking, "signature": SIGNATURE})
     if answer.text or answer.refusal:
-        text = "".join(answer.text or answer.refusal)
-        content.append({"type": "text", "text": text, "citations": None})
+        said = answer.text or answer.refusal
+        if answer.scenario.fallback_model:
+            declined = "".join(said[: answer.scenario.fallback_after])
+            content.append({"type": "text", "text": declined, "citations": None})
+            content.append(_fallback(answer, request))
+            said = said[answer.scenario.fallback_after :]
+        text = "".join(said)
+        citations = messages_citations(answer) or None
+        content.append({"type": "text", "text": text, "citations": citations})
     for call in answer.tool_calls:
         try:
             msgspec.json.decode(call.arguments, type=dict[str, Any])
@@ -76,7 +87,8 @@ class MessageStream:
     def opening(self) -> bytes:
         message = _message(self._answer, self._request)
         if self._answer.usage is not None:
-            message["usage"] |= {"output_tokens": 1}
+            message["usage"] |= {"output_tokens": 1, "server_tool_use": None}
+            message["usage"].pop("iterations", None)
         return named_event("message_start", {"type": "message_start", "message": message})
 
     def deltas(self) -> Iterator[bytes]:
@@ -88,10 +100,8 @@ class MessageStream:
             signature = {"type": "signature_delta", "signature": SIGNATURE}
             self._stop_block(self._delta_event(signature))
         if answer.text or answer.refusal:
-            delta = {"type": "text_delta", "text": TEXT}
             said = answer.escaped_text() if answer.text else map(escape, answer.refusal)
-            yield from self._block({"type": "text", "text": ""}, delta, said)
-            self._stop_block()
+            yield from self._text(said)
         for call in answer.tool_calls:
             tool_id = _tool_id(call.id)
             self._pending += self._start_event(
@@ -107,9 +117,9 @@ class MessageStream:
         stop = _stop(self._answer)
         delta: dict[str, Any] = {"type": "message_delta", "delta": stop}
         if self._answer.usage is not None:
-            delta["usage"] = _usage(self._answer.usage) | {"server_tool_use": None}
+            delta["usage"] = messages_usage(self._answer, self._request.model)
         end = self._pending + named_event("message_delta", delta)
-        if self._answer.has_end_marker:
+        if self._answer.scenario.end_marker:
             end += named_event("message_stop", {"type": "message_stop"})
         return end
 
@@ -123,6 +133,22 @@ class MessageStream:
         return named_event(
             "error", anthropic_error(529, "Overloaded", failure=self._answer.failure)
         )
+
+    def _text(self, tokens: Iterator[bytes]) -> Iterator[bytes]:
+        scenario = self._answer.scenario
+        block = {"type": "text", "text": ""}
+        delta = {"type": "text_delta", "text": TEXT}
+        if scenario.fallback_model:
+            yield from self._block(block, delta, itertools.islice(tokens, scenario.fallback_after))
+            self._stop_block()
+            self._pending += self._start_event(_fallback(self._answer, self._request))
+            self._stop_block()
+        yield from self._block(block, delta, tokens)
+        cited = [
+            self._delta_event({"type": "citations_delta", "citation": citation})
+            for citation in messages_citations(self._answer)
+        ]
+        self._stop_block(b"".join(cited))
 
     def _block(
         self, block: dict[str, Any], delta: dict[str, str], tokens: Iterator[bytes]
@@ -140,10 +166,10 @@ class MessageStream:
         event = {"type": "content_block_start", "index": self._index, "content_block": block}
         return named_event("content_block_start", event)
 
-    def _delta(self, delta: dict[str, str]) -> dict[str, Any]:
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
 
-    def _delta_event(self, delta: dict[str, str]) -> bytes:
+    def _delta_event(self, delta: dict[str, Any]) -> bytes:
         return named_event("content_block_delta", self._delta(delta))
 
     def _stop_block(self, last: bytes = b"") -> None:
@@ -163,24 +189,30 @@ def _message(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
         "stop_sequence": None,
         "stop_details": None,
     }
-    if answer.usage is not None:
-        cache_write = answer.usage.cache_write_tokens
-        message["usage"] = _usage(answer.usage) | {
-            "cache_creation": {
-                "ephemeral_5m_input_tokens": cache_write,
-                "ephemeral_1h_input_tokens": 0,
-            },
-            "service_tier": "standard",
-        }
+    usage = messages_usage(answer, request.model)
+    if usage is not None:
+        message["usage"] = usage | messages_terms(answer)
     return message
 
 
+def _fallback(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
+    """`anthropic.types.beta.BetaFallbackBlock`"""
+    scenario = answer.scenario
+    return {
+        "type": "fallback",
+        "from": {"model": request.model},
+        "to": {"model": scenario.fallback_model},
+        "trigger": {"type": "refusal", "category": scenario.refusal_category or None},
+    }
+
+
 def _stop(answer: Answer) -> dict[str, Any]:
-    reason = answer.finish_reason or STOP_REASONS[answer.stop_reason]
+    scenario = answer.scenario
+    reason = scenario.finish_reason or STOP_REASONS[answer.stop_reason]
     refusal = {
         "type": "refusal",
-        "category": answer.refusal_category,
-        "explanation": answer.refusal_explanation,
+        "category": scenario.refusal_category or None,
+        "explanation": scenario.refusal_explanation or None,
     }
     return {
         "stop_reason": reason,
@@ -189,16 +221,7 @@ def _stop(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
-    cached = usage.cache_read_tokens + usage.cache_write_tokens
-    return {
-        "input_tokens": usage.input_tokens - cached,
-        "cache_creation_input_tokens": usage.cache_write_tokens,
-        "cache_read_input_tokens": usage.cache_read_tokens,
-        "output_tokens": usage.output_tokens,
-        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
-    }
-
-
-def _tool_id(call_id: str) -> str:
-    return "toolu_" + call_id.removeprefix("call_")
+def _tool_id(call_id: str | int) -> str | int:
+    if isinstance(call_id, str) and call_id.startswith("call_"):
+        return "toolu_" + call_id.removeprefix("call_")
+    return call_id

@@ -14,11 +14,11 @@ from typing import Any
 from .chat_completions import api_key
 from .conversation import ConversationReader, objects_in, tool_choice
 from .errors import openai_error as error
-from .responses_answer import ID_PREFIX, STOP_REASONS, stream, whole
+from .responses_answer import CITATIONS, ID_PREFIX, STOP_REASONS, stream, whole
 from .wire import BadRequest, Conversation, ProviderRequest, ToolSpec, require, typed
 
 __all__ = [
-    "COUNT_PATH", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
+    "CITATIONS", "COUNT_PATH", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
     "api_key", "counted", "error", "read", "read_count", "stream", "whole",
 ]  # fmt: skip
 
@@ -49,6 +49,7 @@ def read(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
         raise BadRequest("Missing required parameter: 'input'.", param="input")
     if not isinstance(given, str | list) or not given:
         raise BadRequest("Invalid 'input': expected a text or items.", param="input")
+    typed(body, "include", list, "an array")
     return ProviderRequest(
         model=model,
         stream=bool(typed(body, "stream", bool, "a boolean")),

@@ -19,11 +19,16 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .answer import SIGNATURE, Answer, ToolCall, Usage
+from .answer import SIGNATURE, Answer, ToolCall
+from .citations import responses_annotations
+from .logprobs import token_logprob, top_count
+from .usage import responses_usage
 from .wire import NUMBER, TEXT, ProviderRequest, named_event, template
 from .words import escape
 
 ID_PREFIX = "resp_"
+LOGPROBS = "message.output_text.logprobs"
+"""The element of `include` that requests log probabilities."""
 STOP_REASONS: Mapping[str, str] = {
     "stop": "completed",
     "length": "max_output_tokens",
@@ -32,6 +37,7 @@ STOP_REASONS: Mapping[str, str] = {
     "refusal": "completed",
 }
 """`completed`, or the reason of an incomplete response."""
+CITATIONS = frozenset({"url", "document"})
 
 
 def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
@@ -54,6 +60,7 @@ class ResponseStream:
         """Events that are sent with the next token, or with the end."""
         suffix = answer.id.removeprefix(ID_PREFIX)
         has_message = bool(answer.text or answer.refusal)
+        self._has_logprobs = LOGPROBS in (request.body.get("include") or [])
         self._reasoning_id = f"rs_{suffix}"
         self._message_id = f"msg_{suffix}"
         self._message_index = 1 if answer.reasoning else 0
@@ -89,7 +96,7 @@ class ResponseStream:
             "code": words.code or "server_error",
             "message": words.message or "The simulated server had an error.",
         }
-        if self._answer.error_event == "error":
+        if self._answer.scenario.error_event == "error":
             return self._event("error", **failure, param=None)
         failed = {"status": "failed", "error": failure}
         response = _response(self._answer, self._request) | failed
@@ -128,17 +135,28 @@ class ResponseStream:
         place = {"item_id": self._message_id, "output_index": index, "content_index": 0}
         item = self._message_item([], status="in_progress")
         self._pend("response.output_item.added", output_index=index, item=item)
-        empty = _refusal_part("") if answer.refusal else _text_part("")
+        empty = _refusal_part("") if answer.refusal else _text_part("", [], [])
         self._pend("response.content_part.added", **place, part=empty)
         if answer.refusal:
             yield from self._tokens("response.refusal.delta", place, map(escape, answer.refusal))
             self._pend("response.refusal.done", **place, refusal="".join(answer.refusal))
         else:
-            logprobs: dict[str, Any] = {"logprobs": []}
-            tokens = answer.escaped_text()
-            yield from self._tokens("response.output_text.delta", place, tokens, **logprobs)
+            if self._has_logprobs:
+                yield from self._with_logprobs(place)
+            else:
+                tokens = answer.escaped_text()
+                kind = "response.output_text.delta"
+                yield from self._tokens(kind, place, tokens, logprobs=[])
+            for ordinal, annotation in enumerate(responses_annotations(answer)):
+                self._pend(
+                    "response.output_text.annotation.added",
+                    **place,
+                    annotation_index=ordinal,
+                    annotation=annotation,
+                )
             text = "".join(answer.text)
-            self._pend("response.output_text.done", **place, text=text, **logprobs)
+            logprobs = self._logprobs()
+            self._pend("response.output_text.done", **place, text=text, logprobs=logprobs)
         self._pend("response.content_part.done", **place, part=self._part())
         item = self._message_item([self._part()])
         self._pend("response.output_item.done", output_index=index, item=item)
@@ -167,6 +185,19 @@ class ResponseStream:
             item = _call_item(call, call.arguments, "completed")
             self._pend("response.output_item.done", output_index=index, item=item)
 
+    def _with_logprobs(self, place: dict[str, Any]) -> Iterator[bytes]:
+        for token, logprobs in zip(self._answer.text, self._logprobs(), strict=True):
+            self._pend("response.output_text.delta", **place, delta=token, logprobs=[logprobs])
+            event, self._pending = self._pending, b""
+            yield event
+
+    def _logprobs(self) -> list[dict[str, Any]]:
+        """Return the log probabilities of the text, if the request asks for them."""
+        if not self._has_logprobs:
+            return []
+        top = top_count(self._request.body.get("top_logprobs"))
+        return [token_logprob(token, i, top) for i, token in enumerate(self._answer.text)]
+
     def _tokens(
         self, kind: str, place: dict[str, Any], tokens: Iterator[bytes], **extra: Any
     ) -> Iterator[bytes]:
@@ -188,7 +219,8 @@ class ResponseStream:
     def _part(self) -> dict[str, Any]:
         if self._answer.refusal:
             return _refusal_part("".join(self._answer.refusal))
-        return _text_part("".join(self._answer.text))
+        annotations = responses_annotations(self._answer)
+        return _text_part("".join(self._answer.text), annotations, self._logprobs())
 
     def _reasoning_item(self, text: str) -> dict[str, Any]:
         return {
@@ -200,17 +232,26 @@ class ResponseStream:
 
     def _message_item(self, content: list[dict[str, Any]], status: str = "") -> dict[str, Any]:
         end = "completed" if _incomplete_reason(self._answer) is None else "incomplete"
-        return {
+        item = {
             "id": self._message_id,
             "type": "message",
             "status": status or end,
             "role": "assistant",
             "content": content,
         }
+        phase = self._answer.scenario.phase
+        return {**item, "phase": phase} if phase else item
 
 
-def _text_part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _text_part(
+    text: str, annotations: list[dict[str, Any]], logprobs: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "type": "output_text",
+        "text": text,
+        "annotations": annotations,
+        "logprobs": logprobs,
+    }
 
 
 def _refusal_part(text: str) -> dict[str, Any]:
@@ -218,7 +259,7 @@ def _refusal_part(text: str) -> dict[str, Any]:
 
 
 def _call_item_id(call: ToolCall) -> str:
-    return "fc_" + call.id.removeprefix("call_")
+    return "fc_" + str(call.id).removeprefix("call_")
 
 
 def _call_item(call: ToolCall, arguments: str, status: str) -> dict[str, Any]:
@@ -234,7 +275,7 @@ def _call_item(call: ToolCall, arguments: str, status: str) -> dict[str, Any]:
 
 def _incomplete_reason(answer: Answer) -> str | None:
     """Return why the model did not complete the answer, or None if it did."""
-    word = answer.finish_reason or STOP_REASONS[answer.stop_reason]
+    word = answer.scenario.finish_reason or STOP_REASONS[answer.stop_reason]
     return None if word == "completed" else word
 
 
@@ -243,13 +284,12 @@ def _finished(
 ) -> dict[str, Any]:
     reason = _incomplete_reason(answer)
     is_complete = reason is None
-    usage = None if answer.usage is None else _usage(answer.usage)
     return _response(answer, request) | {
         "status": "completed" if is_complete else "incomplete",
         "completed_at": int(time.time()) if is_complete else None,
         "incomplete_details": None if is_complete else {"reason": reason},
         "output": items,
-        "usage": usage,
+        "usage": responses_usage(answer),
     }
 
 
@@ -285,21 +325,8 @@ def _response(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
         "incomplete_details": None,
         "model": request.model,
         "output": [],
-        "service_tier": "default",
+        "service_tier": answer.scenario.service_tier or "default",
         "usage": None,
         **echoed,
         **given,
-    }
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "input_tokens": usage.input_tokens,
-        "input_tokens_details": {
-            "cached_tokens": usage.cache_read_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-        },
-        "output_tokens": usage.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-        "total_tokens": usage.input_tokens + usage.output_tokens,
     }

@@ -27,6 +27,8 @@ Milliseconds = Annotated[float, Meta(ge=0, le=3_600_000)]
 StopReason = Literal[
     "stop", "stop_sequence", "length", "tool_calls", "content_filter", "refusal", "pause"
 ]
+ReasoningField = Literal["reasoning_content", "reasoning", "reasoning_details", "think", "thinking"]
+CitationKind = Literal["url", "document", "search_result", "reference"]
 RefusalCategory = Literal["cyber", "bio", "frontier_llm", "reasoning_extraction", "general_harms"]
 
 DEFAULT_REFUSAL = "I can't help with that."
@@ -61,8 +63,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Length of generated reasoning before the answer, `generated_reasoning(reasoning)`."""
     reasoning_text: str = ""
     """The reasoning, split into words. Empty: generated, see `reasoning`."""
-    reasoning_field: Literal["reasoning_content", "reasoning"] = "reasoning_content"
-    """Chat Completions: the name of the field for reasoning, which differs between compatible servers."""
+    reasoning_field: ReasoningField = "reasoning_content"
+    """Chat Completions: where the reasoning is. `think`: in the text, between `<think>` tags. `thinking`: in
+    parts of the content (Mistral). Otherwise in a field of this name."""
     tools: Annotated[int, Meta(ge=0, le=64)] = 0
     """Number of parallel tool calls after the text, of the request's tools in turn, otherwise of
     `tool_0`..."""
@@ -70,6 +73,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Parallel tool calls after the text, each with its name and arguments. Replaces `tools`."""
     arguments: str = ""
     """Arguments of each call, as JSON text or deliberately invalid. Empty: `generated_arguments(i)`."""
+    call_ids: Literal["opaque", "number", "function"] = "opaque"
+    """Ids of the calls: random, JSON numbers (0, 1...), or `functions.NAME:0`..."""
     arg_fragments: Annotated[int, Meta(ge=1, le=1000)] = 4
     """Number of deltas for the arguments of each call. The deltas of several calls alternate."""
     refusal: str = ""
@@ -87,6 +92,23 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Messages: the explanation in the details of a refusal. Empty: there is none."""
     repeat: Literal["once", "forever"] = "once"
     """`forever`: the text is repeated without end, ignoring all limits of the request."""
+    citations: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """Number of citations of the text. The one with the ordinal i cites token i of the text."""
+    citation: CitationKind = "url"
+    """What is cited: a web page, a document of the request (not in Chat Completions), a search result of the
+    request (only in Messages), or a numbered reference (only in Chat Completions, by Mistral)."""
+    phase: Literal["", "commentary", "final_answer"] = ""
+    """Responses: the phase of the message. Empty: it has none."""
+    fallback_model: str = ""
+    """Messages: another model takes over in the middle of the text, because the first one declines to go
+    on."""
+    fallback_after: Count = 5
+    """Messages: the number of tokens of the text before `fallback_model` takes over."""
+    cumulative: bool = False
+    """Chat Completions: each delta of reasoning or text repeats all before it (DashScope)."""
+    prompt_progress: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """Chat Completions: number of events before the first token that report the progress with the prompt,
+    with timings (llama.cpp)."""
     surrogates: bool = False
     """Send characters above U+FFFF as two escaped UTF-16 halves, in two deltas."""
 
@@ -102,6 +124,21 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """None: the number of reasoning tokens sent. Included in the output tokens."""
     cache_read_tokens: Annotated[int, Meta(ge=0)] = 0
     cache_write_tokens: Annotated[int, Meta(ge=0)] = 0
+    long_cache_write_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Messages: the part of `cache_write_tokens` that is kept for an hour."""
+    compaction_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Messages: output tokens of a compaction, which `usage.iterations` reports and the totals exclude."""
+    web_searches: Annotated[int, Meta(ge=0)] = 0
+    """Messages: number of web searches that the provider made."""
+    service_tier: str = ""
+    """The tier that the answer reports. Empty: the format's usual one."""
+    usage_place: Literal["alone", "finish", "choice"] = "alone"
+    """Chat Completions: usage has a chunk of its own, or is in the chunk with the finish reason, or there in
+    the choice (Moonshot). Only the first one needs to be requested."""
+    cached_tokens_place: Literal["details", "top"] = "details"
+    """Chat Completions: whether the cached tokens are beside the total instead (Moonshot)."""
+    float_usage: bool = False
+    """Report token counts that are no integers: each is greater by 0.25."""
 
     # Pace. Token i is due at ttft + i * itl after the request, so lateness never accumulates.
     ttft_ms: Milliseconds = 0
@@ -193,6 +230,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             self.input_tokens < self.cache_read_tokens + self.cache_write_tokens
         ):
             raise ValueError("`input_tokens` includes the cached ones, so it cannot be less")
+        if self.long_cache_write_tokens > self.cache_write_tokens:
+            raise ValueError("`cache_write_tokens` includes `long_cache_write_tokens`")
+        if self.cumulative and self.repeat == "forever":
+            raise ValueError("`cumulative` and `repeat=forever` exclude each other")
         endings = {
             "drop_after": self.drop_after is not None,
             "stall_after": self.stall_after is not None,

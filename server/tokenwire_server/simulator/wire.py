@@ -103,6 +103,8 @@ class WireFormat(Protocol):
     """Prefix of the ids of answers."""
     STOP_REASONS: Mapping[str, str]
     """The provider's word for each stop reason of a scenario. The format does not support the others."""
+    CITATIONS: frozenset[str]
+    """The kinds of citation that the format has."""
     REQUEST_ID_HEADER: str
     INPUT_FIELDS: frozenset[str]
     """Fields of a request that the model reads. Input tokens are counted from them."""
