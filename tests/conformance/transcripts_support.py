@@ -9,8 +9,7 @@
       "quirks": {"done_marker": false}                             left out if they are the defaults
     }
 
-Types: text, reasoning, tool_call_started, tool_call_delta, tool_call. Fields with their default value
-are left out. To create the expected file of a new transcript, print the result and review it:
+`end` also has "refusal" if the provider explained one. Fields with their default value are left out. To create the expected file of a new transcript, print the result and review it:
 
     python tests/conformance/transcripts_support.py openai-chat/NAME [--done_marker=false]
 """
@@ -26,8 +25,13 @@ import msgspec
 from tokenwire_server.config import ProviderConfig
 from tokenwire_server.errors import UpstreamError
 from tokenwire_server.events import (
+    Citation,
+    InvalidToolCall,
+    Logprobs,
+    Notice,
     ReasoningDelta,
     TextDelta,
+    TextInfo,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
@@ -54,10 +58,15 @@ RECORDED_FOLDERS = {
 
 _TYPES = {
     TextDelta: "text",
+    TextInfo: "text_info",
     ReasoningDelta: "reasoning",
     ToolCallStarted: "tool_call_started",
     ToolCallDelta: "tool_call_delta",
     ToolCall: "tool_call",
+    InvalidToolCall: "invalid_tool_call",
+    Citation: "citation",
+    Logprobs: "logprobs",
+    Notice: "notice",
 }
 
 
@@ -166,7 +175,8 @@ def _event(delta) -> dict:
 
 def _end(end: Complete | UpstreamError | None) -> dict:
     if isinstance(end, Complete):
-        return {"complete": end.reason.name}
+        refusal = {"refusal": _fields(end.refusal)} if end.refusal is not None else {}
+        return {"complete": end.reason.name, **refusal}
     assert isinstance(end, UpstreamError), "eof() left the end open"
     assert not end.provider_text or end.provider_text not in str(end), "the provider's text leaks"
     broken = {"broken": end.reason}
