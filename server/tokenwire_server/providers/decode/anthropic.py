@@ -26,6 +26,7 @@ from ...events import (
     Usage,
 )
 from . import anthropic_wire as wire
+from . import errors
 from .arguments import is_object
 from .base import MAX_NAME_CHARS, Complete
 from .json import SurrogateJoiner, join_surrogates, loads, log_text
@@ -130,8 +131,8 @@ class AnthropicDecoder:
 
     def _decode_events(self, events: list[tuple[bytes, bytes]]) -> list[Delta]:
         deltas: list[Delta] = []
-        for _, payload in events:
-            self._decode_event(payload, deltas)
+        for name, payload in events:
+            self._decode_event(name, payload, deltas)
             if self.end is not None:
                 break
         else:
@@ -142,11 +143,14 @@ class AnthropicDecoder:
             deltas += self._surrogates.flush()
         return deltas
 
-    def _decode_event(self, payload: bytes, deltas: list[Delta]) -> None:
+    def _decode_event(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
         try:
             event = wire.read_event(payload)
         except msgspec.DecodeError as error:
-            self._fail("an event is invalid", log_text(payload, error))
+            # The error may be in another server's or a proxy's format, which has no type of event.
+            self.end = errors.from_event(payload) if name == b"error" else errors.find(payload)
+            if self.end is None:
+                self._fail("an event is invalid", log_text(payload, error))
             return
         match event.type:
             case "content_block_delta" if event.delta is not None:
@@ -168,7 +172,7 @@ class AnthropicDecoder:
             case "message_stop":
                 self._finish(deltas)
             case "error":
-                self.end = wire.error_of(event, payload)
+                self.end = errors.from_event(payload)
             case "content_block_delta" | "content_block_start":
                 self._fail("an event has no delta or content block")
             case _:

@@ -5,18 +5,10 @@ https://platform.claude.com/docs/en/api/messages and the types of the `anthropic
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import msgspec
 
-from ...errors import (
-    UpstreamAuth,
-    UpstreamError,
-    UpstreamRateLimited,
-    UpstreamRejected,
-    UpstreamUnavailable,
-)
 from ...events import FinishReason
 from .json import loads
 
@@ -29,27 +21,6 @@ STOP_REASONS = {
     "refusal": FinishReason.REFUSAL,
     "pause_turn": FinishReason.PAUSED,
 }
-
-_ERRORS: dict[str, tuple[type[UpstreamError], str]] = {
-    "invalid_request_error": (UpstreamRejected, "refused the request"),
-    "request_too_large": (UpstreamRejected, "refused the request as too large"),
-    "not_found_error": (UpstreamRejected, "did not find a resource named in the request"),
-    "authentication_error": (UpstreamAuth, "refuses this server's key"),
-    "permission_error": (UpstreamAuth, "refuses this server's key"),
-    "billing_error": (UpstreamAuth, "refuses this server's key because of a billing problem"),
-    "rate_limit_error": (UpstreamRateLimited, "is at its rate limit"),
-    "overloaded_error": (UpstreamUnavailable, "is overloaded"),
-    "timeout_error": (UpstreamUnavailable, "timed out"),
-    "api_error": (UpstreamUnavailable, "failed"),
-}
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-"""An error type that is passed on to the caller. Anything else may be prose."""
-_TRANSIENT = (UpstreamRateLimited, UpstreamUnavailable)
-RETRY_AFTER_S = 1.0
-"""Passed on with transient errors, because an error event names no delay."""
-
-MAX_PROVIDER_TEXT_CHARS = 2000
-"""Maximum length of a provider's text in the log."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
@@ -96,10 +67,6 @@ class Message(msgspec.Struct, gc=False):
     usage: Usage | None = None
 
 
-class Error(msgspec.Struct, gc=False):
-    type: str = ""
-
-
 class Event(msgspec.Struct, gc=False):
     """An event of any type. `type` determines which other fields are set."""
 
@@ -109,7 +76,6 @@ class Event(msgspec.Struct, gc=False):
     content_block: Block | None = None
     message: Message | None = None
     usage: Usage | None = None
-    error: Error | None = None
 
 
 class _Typed(msgspec.Struct, gc=False):
@@ -155,20 +121,3 @@ def read_event(payload: bytes) -> Event:
         if type_ == "content_block_start" and block is not None and block.type not in _KNOWN_BLOCKS:
             return Event(type_, content.index, content_block=Block(block.type))
         raise
-
-
-def error_of(event: Event, payload: bytes) -> UpstreamError:
-    """Return the error that an error event reports."""
-    error_type = event.error.type if event.error is not None else ""
-    kind, what = _ERRORS.get(error_type, (UpstreamUnavailable, "failed"))
-    return kind(
-        f"the provider {what}",
-        error_type=error_type if _NAME.fullmatch(error_type) else "",
-        provider_text=excerpt(payload),
-        retry_after_s=RETRY_AFTER_S if issubclass(kind, _TRANSIENT) else None,
-    )
-
-
-def excerpt(payload: bytes) -> str:
-    """Return the beginning of a provider's text, for the log."""
-    return payload[:MAX_PROVIDER_TEXT_CHARS].decode(errors="replace")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import msgspec
 
-from ...errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
+from ...errors import UpstreamBroken, UpstreamError
 from ...events import Delta, FinishReason, Usage
+from . import errors
 from . import openai_chat_wire as wire
 from .base import MAX_NAME_CHARS, Complete
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
@@ -128,13 +129,13 @@ class OpenAIChatDecoder:
                 if not choice.index:
                     self._read_choice(choice, deltas)
         if chunk.x_groq is not None:
-            self._read_groq(chunk.x_groq, payload)
-        if self.end is None and (
-            chunk.error or name == b"error" or (chunk.choices is None and wire.is_error(payload))
-        ):
-            self.end = wire.stream_error(payload)
-        elif isinstance(self.end, UpstreamError) and chunk.error:
-            self.end = wire.stream_error(payload)  # more specific than a finish reason "error"
+            self._read_groq(chunk.x_groq)
+        if chunk.error or name == b"error":
+            # More specific than a finish reason "error".
+            if self.end is None or isinstance(self.end, UpstreamError):
+                self.end = errors.from_event(payload)
+        elif chunk.choices is None and self.end is None:
+            self.end = errors.find(payload)
 
     def _read_choice(self, choice: wire.Choice, deltas: list[Delta]) -> None:
         self._has_choice = True
@@ -190,26 +191,18 @@ class OpenAIChatDecoder:
         reason = reason.lower().partition(":")[0]
         if reason in wire.BROKEN_REASONS:
             if self.end is None:
-                self.end = UpstreamUnavailable(
-                    "the provider failed while it answered",
-                    error_type=reason,
-                    retry_after_s=wire.RETRY_AFTER_S,
-                )
+                self.end = errors.classify({"code": reason})
             return
         self._reason = wire.FINISH_REASONS.get(reason, FinishReason.STOP)
         if self._reason is FinishReason.STOP and isinstance(stop_reason, str):
             self._reason = FinishReason.STOP_SEQUENCE
 
-    def _read_groq(self, groq: wire.XGroq, payload: bytes) -> None:
+    def _read_groq(self, groq: wire.XGroq) -> None:
         """Read Groq's extension, which may be the only place of usage and errors."""
         if groq.usage is not None:
             self.usage = wire.usage_figures(groq.usage) or self.usage
         if groq.error and self.end is None:
-            self.end = UpstreamUnavailable(
-                "the provider failed while it answered",
-                retry_after_s=wire.RETRY_AFTER_S,
-                provider_text=repr(payload[: wire.MAX_PROVIDER_TEXT_CHARS]),
-            )
+            self.end = errors.classify({"error": groq.error})
 
     def _done(self, deltas: list[Delta]) -> None:
         if self._reason is not None:

@@ -1,29 +1,17 @@
-"""The wire format of the Chat Completions stream: the fields that are read, and its errors.
+"""The wire format of the Chat Completions stream: the fields that are read.
 
 https://platform.openai.com/docs/api-reference/chat-streaming. Fields of other servers are marked.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 
-from ...errors import (
-    UpstreamAuth,
-    UpstreamError,
-    UpstreamRateLimited,
-    UpstreamRejected,
-    UpstreamUnavailable,
-)
 from ...events import FinishReason
 from ...events import Usage as UsageFigures
-from .json import loads
 
-MAX_PROVIDER_TEXT_CHARS = 2000
-RETRY_AFTER_S = 1.0
-"""Passed on with transient errors, because an error in a stream names no delay."""
 MAX_TOKENS = 2**53
 
 
@@ -100,7 +88,6 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
-_ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -125,29 +112,6 @@ BROKEN_REASONS = frozenset(
 )
 """Finish reasons of incomplete answers."""
 
-_STATUS_BY_NAME = {
-    "authentication_error": 401,
-    "invalid_api_key": 401,
-    "permission_error": 403,
-    "permission_denied": 403,
-    "context_length_exceeded": 400,
-    "invalid_request_error": 400,
-    "invalid_argument": 400,
-    "badrequesterror": 400,  # vLLM
-    "tool_use_failed": 400,  # Groq: the model wrote an invalid call
-    "validation": 422,  # Text Generation Inference
-    "model_not_found": 404,
-    "not_found_error": 404,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "tokens": 429,  # "tokens" and "requests" are OpenAI's types of rate limits
-    "requests": 429,
-    "insufficient_quota": 429,
-    "resource_exhausted": 429,
-}
-"""HTTP status for an error's code, type or status in lower case. Other errors are failures of the server."""
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-
 
 def usage_figures(usage: Usage) -> UsageFigures | None:
     """Return the figures in Tokenwire's convention, or None if they are missing or invalid.
@@ -171,66 +135,3 @@ def usage_figures(usage: Usage) -> UsageFigures | None:
     if not all(count is None or 0 <= count <= MAX_TOKENS for count in counts):
         return None
     return UsageFigures(*counts)
-
-
-def is_error(payload: bytes) -> bool:
-    """Return whether an event is an error in the format of older vLLM servers."""
-    value = _object(payload)
-    return value.get("object") == "error"
-
-
-def stream_error(payload: bytes) -> UpstreamError:
-    """Return the error that an event reports, in any of the servers' formats.
-
-    {"error": {"message", "type", "code", "param"}}       OpenAI, Groq, vLLM, OpenRouter, Gemini
-    {"error": "...", "error_type": "..."}                 Text Generation Inference
-    {"object": "error", "message", "type", "code"}        older vLLM
-    """
-    event = _object(payload)
-    detail = event.get("error")
-    error: dict[str, Any] = detail if isinstance(detail, dict) else event
-    names = [error.get(key) for key in ("code", "type", "status", "error_type")]
-    status = next(filter(None, map(_status, names)), None)
-    facts: dict[str, Any] = {
-        "status": status,
-        "error_type": next(filter(None, map(_name, [names[1], names[0], *names[2:]])), ""),
-        "field": _name(error.get("param")),
-        "provider_text": repr(payload[:MAX_PROVIDER_TEXT_CHARS]),
-    }
-    if status in (401, 403):
-        return UpstreamAuth(
-            "the provider refuses this server's key; the operator must fix this", **facts
-        )
-    if status == 429:
-        return UpstreamRateLimited(
-            "the provider is at its rate limit", retry_after_s=RETRY_AFTER_S, **facts
-        )
-    if status is not None and 400 <= status < 500 and status not in (408, 409, 425):
-        return UpstreamRejected("the provider refused the request", **facts)
-    return UpstreamUnavailable(
-        "the provider failed while it answered", retry_after_s=RETRY_AFTER_S, **facts
-    )
-
-
-def _object(payload: bytes) -> dict[str, Any]:
-    try:
-        value = loads(_ANYTHING, payload)
-    except msgspec.DecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _status(name: object) -> int | None:
-    """Return the HTTP status for an error's code or type."""
-    if isinstance(name, str):
-        if name.lower() in _STATUS_BY_NAME:
-            return _STATUS_BY_NAME[name.lower()]
-        if not re.fullmatch(r"[45]\d\d", name, re.ASCII):
-            return None
-        return int(name)
-    return name if isinstance(name, int) and 400 <= name < 600 else None
-
-
-def _name(value: object) -> str:
-    """Return a provider's error type or field name, or "" if the value looks like prose."""
-    return value if isinstance(value, str) and _NAME.fullmatch(value) else ""

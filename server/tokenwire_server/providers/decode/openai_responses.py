@@ -12,29 +12,18 @@ compatible servers send.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import msgspec
 
-from ...errors import (
-    UpstreamAuth,
-    UpstreamBroken,
-    UpstreamError,
-    UpstreamRateLimited,
-    UpstreamRejected,
-    UpstreamUnavailable,
-)
+from ...errors import UpstreamBroken, UpstreamError
 from ...events import Delta, FinishReason, Usage
+from . import errors
 from . import openai_responses_wire as wire
 from .base import MAX_NAME_CHARS, Complete
 from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .openai_responses_items import Items
 from .sse import SSEFramer
-
-MAX_PROVIDER_TEXT_CHARS = 2000
-RETRY_AFTER_S = 1.0
-"""Passed on with transient errors, because an error event names no delay."""
 
 _UNREADABLE = "an event of the provider's answer cannot be read"
 _NO_END_MARKER = "the provider's answer ended without its end marker"
@@ -60,29 +49,6 @@ _INCOMPLETE = {
     "max_output_tokens": FinishReason.MAX_TOKENS,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
-_ERRORS: tuple[tuple[re.Pattern[str], type[UpstreamError], str], ...] = (
-    (
-        re.compile(r"rate_limit_(exceeded|error)|insufficient_quota|too_many_requests|429"),
-        UpstreamRateLimited,
-        "the provider is at its rate limit",
-    ),
-    (
-        re.compile(r"invalid_api_key|authentication_error|permission_error|401|403"),
-        UpstreamAuth,
-        "the provider refuses this server's key; the operator must fix this",
-    ),
-    (
-        re.compile(
-            r"(invalid|unsupported|image)_.*|(bio|cyber)_policy|misalignment_policy_violation"
-            r"|context_length_exceeded|data_residency_mismatch|empty_image_file"
-            r"|failed_to_download_image|400|413|422"
-        ),
-        UpstreamRejected,
-        "the provider refused the request",
-    ),
-)
-"""Errors by code, or else by type. Any other error is a failure of the provider."""
-_NAME = re.compile(r"[A-Za-z0-9][\w.\[\]-]{0,127}", re.ASCII)
 
 
 class OpenAIResponsesDecoder:
@@ -182,7 +148,7 @@ class OpenAIResponsesDecoder:
                 self._items.add_missing(response.output, deltas)
                 self.end = Complete(_incomplete_reason(response.incomplete_details))
             case "failed":
-                raise _error_of(response.error or wire.Error())
+                raise errors.classify({"error": msgspec.to_builtins(response.error)})
             case _:
                 raise UpstreamBroken("the provider cancelled its answer")
 
@@ -206,15 +172,12 @@ class OpenAIResponsesDecoder:
         )
 
     def _on_error(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
-        event = wire.read_error(payload)
-        if isinstance(event.error, str):
-            raise _error_of(wire.Error(message=event.error))
-        raise _error_of(event.error or event)
+        raise errors.from_event(payload)
 
-    def _on_untyped(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
+    def _on_untyped(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
         """Handle an event without a type, which may be an error in another server's or a proxy's format."""
-        if wire.read_error(payload).error is not None:
-            self._on_error(event, payload, deltas)
+        if (error := errors.find(payload)) is not None:
+            raise error
 
 
 _Handler = Callable[[OpenAIResponsesDecoder, wire.Event, bytes, list[Delta]], None]
@@ -250,30 +213,6 @@ def _incomplete_reason(details: wire.IncompleteDetails | None) -> FinishReason:
     if reason is None:
         raise UpstreamBroken(
             "the provider reported an incomplete answer, for an unknown reason",
-            error_type=_name(why),
+            error_type=errors.name(why or ""),
         )
     return reason
-
-
-def _error_of(error: wire.Error) -> UpstreamError:
-    """Return the error that the provider reports. Its `str()` contains none of the provider's text."""
-    code = "" if error.code is None else str(error.code)
-    kind: type[UpstreamError] = UpstreamUnavailable
-    message = "the provider failed"
-    for name in (code, error.type or ""):
-        known = [(k, m) for pattern, k, m in _ERRORS if pattern.fullmatch(name)]
-        if known:
-            kind, message = known[0]
-            break
-    return kind(
-        message,
-        error_type=(_name(code) if not code.isdigit() else "") or _name(error.type),
-        field=_name(error.param),
-        provider_text=(error.message or "")[:MAX_PROVIDER_TEXT_CHARS],
-        retry_after_s=RETRY_AFTER_S if kind in (UpstreamRateLimited, UpstreamUnavailable) else None,
-    )
-
-
-def _name(value: str | None) -> str:
-    """Return a provider's error type or field name, or "" if the value looks like prose."""
-    return value if value and _NAME.fullmatch(value) else ""

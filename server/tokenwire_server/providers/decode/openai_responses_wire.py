@@ -94,12 +94,6 @@ class Error(msgspec.Struct, gc=False):
     param: str | None = None
 
 
-class ErrorEvent(Error, gc=False):
-    """An error event. OpenAI has sent the error's fields both in the event itself and in `error`."""
-
-    error: Error | str | None = None
-
-
 class IncompleteDetails(msgspec.Struct, gc=False):
     reason: str | None = None
 
@@ -140,4 +134,3 @@ read_reasoning = _reader(ReasoningItem)
 read_function_call = _reader(FunctionCall)
 read_begin = _reader(BeginEvent)
 read_end = _reader(EndEvent)
-read_error = _reader(ErrorEvent)

