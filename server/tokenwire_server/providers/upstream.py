@@ -8,7 +8,8 @@ CPU per token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Annotated, Any, Self
 
@@ -42,9 +43,13 @@ COUNT_S = 10.0
 MAX_COUNT_BODY_BYTES = 64 * 1024
 """Maximum size of a count, which is about 50 bytes. The rest of a larger body is not read."""
 
+MAX_KNOWN_PROBLEMS = 100
+"""Maximum number of problems of a provider's answers that are remembered, to warn of each only once."""
+
 SdkClient = openai.AsyncOpenAI | anthropic.AsyncAnthropic
 
 _encoder = msgspec.json.Encoder()
+logger = logging.getLogger(__name__)
 
 
 class _Count(msgspec.Struct, frozen=True):
@@ -62,6 +67,7 @@ class HttpProvider:
         self._dialect = dialect
         self._counting = dialect if isinstance(dialect, CountingDialect) else None
         self._client = client
+        self._problems: set[str] = set()
 
     def check(self, request: ChatRequest) -> Iterator[Violation]:
         return self._dialect.check(request, self._config)
@@ -75,7 +81,16 @@ class HttpProvider:
             decoder=self._dialect.decoder(self._config, self.name),
             provider=self.name,
             model=model,
+            report=self._report,
         )
+
+    def _report(self, problem: str) -> None:
+        """Log a problem of an answer: as a warning if it is new, because a server often repeats it."""
+        is_new = problem not in self._problems and len(self._problems) < MAX_KNOWN_PROBLEMS
+        if is_new:
+            self._problems.add(problem)
+        level = logging.WARNING if is_new else logging.DEBUG
+        logger.log(level, "provider %r: %s", self.name, problem)
 
     def _body(
         self, request: ChatRequest, model: str, max_output_tokens: int | None
@@ -144,7 +159,9 @@ class HttpUpstream:
         decoder: Decoder,
         provider: str,
         model: str,
+        report: Callable[[str], None],
     ) -> None:
+        """`report` gets the problem of the answer, if it has one."""
         self.decoder = decoder
         self.end: Complete | UpstreamError | None = None
         self._waiting: list[Delta] = []
@@ -153,6 +170,7 @@ class HttpUpstream:
         self._body = body
         self._provider = provider
         self._model = model
+        self._report = report
         self._state = RequestState()
 
     @property
@@ -229,6 +247,8 @@ class HttpUpstream:
         except (TimeoutError, aiohttp.ClientError, BodyError):
             pass  # the answer is complete, so only the connection is lost
         finally:
+            if self.decoder.problem:
+                self._report(self.decoder.problem)
             release(self._response)
 
 

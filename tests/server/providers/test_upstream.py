@@ -366,3 +366,18 @@ async def test_a_kept_alive_connection_does_not_refer_to_its_responses():
         gc.collect()
         kept = sum(isinstance(o, aiohttp.ClientResponse) for o in gc.get_objects())
         assert kept <= 2
+
+
+async def test_a_problem_of_answers_is_a_warning_once(serving, caplog):
+    async def handler(request):
+        return web.Response(
+            body=BODY.replace(b'"id":"1"', b'"id":{}'), content_type="text/event-stream"
+        )
+
+    async with registry(await serving(handler)) as providers:
+        for _ in range(2):
+            text, _ = await answer(providers)
+            assert text == "hello"
+
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["provider 'local': fields of its answer cannot be read: id: object"]

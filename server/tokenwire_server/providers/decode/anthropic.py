@@ -100,6 +100,7 @@ class AnthropicDecoder:
         self.usage: Usage | None = None
         self.response_id = ""
         self.model = ""
+        self.problem = ""
         self._provider = provider
         self._framer = SSEFramer()
         self._surrogates = SurrogateJoiner()

@@ -24,6 +24,8 @@ JsonText = Annotated[str, msgspec.Meta(extra={"objects": "json"})]
 Prose = Annotated[str, msgspec.Meta(extra={"objects": "text"})]
 """A text to read. An object in its place becomes the text in it, or else its JSON; a list becomes the texts
 of its elements."""
+ExactText = Annotated[str, msgspec.Meta(extra={"objects": "none"})]
+"""A text that decides how the answer ends. Not even a number is read as one."""
 
 MAX_PROBLEMS = 3
 """Maximum number of unreadable fields of an event that are named."""
@@ -85,9 +87,7 @@ class _Reader:
         """Return the value as the type. Raises _UnreadableError."""
         match type_:
             case inspect.Metadata(type=inspect.StrType(), extra={"objects": objects}):
-                if isinstance(value, dict | list):
-                    return _json(value) if objects == "json" else _prose(value)
-                return _text(value)
+                return _annotated_text(objects, value)
             case inspect.Metadata():
                 return self.read(type_.type, value, path)
             case inspect.UnionType():
@@ -194,6 +194,14 @@ def _fits(type_: inspect.Type, value: Any) -> bool:
             return isinstance(value, dict)
         case _:
             return isinstance(type_, inspect.AnyType | inspect.RawType)
+
+
+def _annotated_text(objects: str, value: Any) -> str:
+    if objects != "none" and isinstance(value, dict | list):
+        return _json(value) if objects == "json" else _prose(value)
+    if objects == "none" and not isinstance(value, str):
+        raise _UnreadableError
+    return _text(value)
 
 
 def _text(value: Any) -> str:

@@ -12,11 +12,11 @@ import msgspec
 
 from ...errors import UpstreamBroken, UpstreamError
 from ...events import Delta, FinishReason, Usage
-from . import errors
+from . import errors, lenient
 from . import openai_chat_wire as wire
 from .base import MAX_NAME_CHARS, Complete
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
-from .json import SurrogateJoiner, join_surrogates, loads, log_text
+from .json import SurrogateJoiner, join_surrogates, log_text
 from .sse import SSEFramer
 
 _CUT = frozenset({FinishReason.MAX_TOKENS, FinishReason.CONTENT_FILTER, FinishReason.REFUSAL})
@@ -42,6 +42,8 @@ class OpenAIChatDecoder:
     answer is broken. If the answer was cut off (MAX_TOKENS, CONTENT_FILTER, REFUSAL), it is not broken, and
     that call is not completed. Missing arguments and null become "{}".
 
+    A field of another type than the format's costs only that field, see `lenient`.
+
     Only the first choice is read, because Tokenwire requests one.
     """
 
@@ -50,6 +52,7 @@ class OpenAIChatDecoder:
         self.usage: Usage | None = None
         self.response_id = ""
         self.model = ""
+        self.problem = ""
         self._provider = provider
         self._needs_done_marker = done_marker
         self._framer = SSEFramer()
@@ -111,13 +114,15 @@ class OpenAIChatDecoder:
             if not payload.strip():
                 return
             try:
-                chunk = loads(wire.CHUNK, payload)
+                chunk, unreadable = lenient.read(wire.CHUNK, payload)
             except msgspec.DecodeError as error:
                 text = log_text(payload, error)
                 self.end = UpstreamBroken(if_unreadable, provider_text=text)
                 return
             if self._joiner is None:
                 self._joiner = SurrogateJoiner()
+            if unreadable and not self.problem:
+                self.problem = f"fields of its answer cannot be read: {unreadable}"
         if chunk.id and not self.response_id:
             self.response_id = chunk.id[:MAX_NAME_CHARS]
         if chunk.model and not self.model:

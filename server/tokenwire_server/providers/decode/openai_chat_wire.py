@@ -11,6 +11,7 @@ import msgspec
 
 from ...events import FinishReason
 from ...events import Usage as UsageFigures
+from .lenient import ExactText, JsonText, Prose
 
 MAX_TOKENS = 2**53
 
@@ -20,12 +21,12 @@ class Part(msgspec.Struct, gc=False):
 
     type: str = ""
     text: str | None = None
-    thinking: str | list[Part] | None = None
+    thinking: Prose | list[Part] | None = None
 
 
 class Function(msgspec.Struct, gc=False):
     name: str | None = None
-    arguments: str | None = None
+    arguments: JsonText | None = None
 
 
 class ToolCall(msgspec.Struct, gc=False):
@@ -36,11 +37,11 @@ class ToolCall(msgspec.Struct, gc=False):
 
 class Delta(msgspec.Struct, gc=False):
     content: str | list[Part] | None = None
-    reasoning_content: str | None = None
+    reasoning_content: Prose | None = None
     """DeepSeek, Qwen, vLLM before 0.12, SGLang."""
-    reasoning: str | None = None
+    reasoning: Prose | None = None
     """OpenRouter, Groq, vLLM. A server that sends both sends the same text twice."""
-    refusal: str | None = None
+    refusal: ExactText | None = None
     tool_calls: list[ToolCall] | None = None
 
 

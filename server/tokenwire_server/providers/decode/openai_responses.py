@@ -65,6 +65,7 @@ class OpenAIResponsesDecoder:
         self.usage: Usage | None = None
         self.response_id = ""
         self.model = ""
+        self.problem = ""
         self._provider = provider
         self._framer = SSEFramer()
         self._joiner = SurrogateJoiner()

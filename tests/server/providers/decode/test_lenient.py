@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples import scaled
-from tokenwire_server.providers.decode.lenient import MAX_STRUCTS, JsonText, Prose, read
+from tokenwire_server.providers.decode.lenient import MAX_STRUCTS, ExactText, JsonText, Prose, read
 
 
 class Part(msgspec.Struct):
@@ -31,6 +31,7 @@ class Event(msgspec.Struct):
     is_last: bool = False
     reason: str | msgspec.UnsetType | None = msgspec.UNSET
     arguments: JsonText | None = None
+    refusal: ExactText | None = None
     reasoning: Prose | None = None
     content: str | list[Part] | None = None
     needy: list[Needy] | None = None
@@ -84,6 +85,7 @@ def test_a_value_with_a_clear_meaning_is_read(field, odd, expected):
         ('"share": NaN, "count": -Infinity', ""),
         ('"is_last": null', ""),
         ('"arguments": false', "arguments: boolean"),
+        ('"refusal": 0', "refusal: number"),
         ('"content": [{"parts": [{"text": false}]}]', "content[0].parts[0].text: boolean"),
         ('"by_name": {"secret": []}', "by_name[...]: array"),
         ('"id": {}, "count": {}, "share": {}, "needy": 5', "id: object; count: object; share: object"),
