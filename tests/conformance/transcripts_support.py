@@ -165,7 +165,7 @@ def answer(outcome: dict) -> Answer:
             if event["type"] == "tool_call"
         ],
         finish_reason=outcome["end"].get("complete", ""),
-        usage=outcome["usage"] and Usage(**outcome["usage"]),
+        usage=outcome["usage"] and msgspec.convert(outcome["usage"], Usage),
     )
 
 
@@ -190,7 +190,18 @@ def _fields(struct: msgspec.Struct) -> dict:
         zip(struct.__struct_fields__[::-1], struct.__struct_defaults__[::-1], strict=False)
     )
     fields = msgspec.structs.asdict(struct)
-    return {name: value for name, value in fields.items() if value != defaults.get(name, ...)}
+    return {
+        name: _plain(value) for name, value in fields.items() if value != defaults.get(name, ...)
+    }
+
+
+def _plain(value: object) -> object:
+    """Return a value in the form that JSON has for it."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, tuple):
+        return [_plain(element) for element in value]
+    return _fields(value) if isinstance(value, msgspec.Struct) else value
 
 
 def _write(outcome: dict) -> str:

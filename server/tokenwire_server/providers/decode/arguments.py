@@ -67,6 +67,11 @@ class Arguments:
         self._scan_new()
         return self._is_object is True
 
+    def is_open(self) -> bool:
+        """Return whether the text so far is the beginning of an object that is not closed yet."""
+        self._scan_new()
+        return self._is_object is None and self._depth > 0
+
     def _scan_new(self) -> None:
         for count in range(self._scanned_count, len(self._fragments)):
             self._scan(self._fragments[count], count)
@@ -123,11 +128,16 @@ class Arguments:
 
 def is_object(text: str) -> bool:
     """Return whether a text is a JSON object."""
+    return not problem_of(text)
+
+
+def problem_of(text: str) -> str:
+    """Return why a text is not a JSON object. Empty if it is one."""
     try:
         loads(_object_decoder, join_surrogates(text).encode(), keep_surrogates=False)
-    except msgspec.DecodeError:
-        return False
-    return True
+    except msgspec.DecodeError as error:
+        return f"the arguments are not a JSON object: {error}"
+    return ""
 
 
 def _end_of(pattern: re.Pattern[str], text: str, position: int) -> int:

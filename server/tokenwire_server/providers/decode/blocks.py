@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from hashlib import blake2s
 
-from ...events import Delta, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta, ToolCallStarted
-from .arguments import Arguments, is_object
+from ...events import (
+    Delta,
+    InvalidToolCall,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from .arguments import Arguments, problem_of
 from .json import join_surrogates
 
 MAX_CALLS = 4096
@@ -23,15 +31,17 @@ class ToolCallsTooLargeError(Exception):
 
 
 class IncompleteToolCallError(Exception):
-    """A tool call of a finished answer has no name, or arguments that are not a JSON object."""
+    """A tool call of a finished answer has no name, or arguments that stop in mid-object."""
 
 
 class _Call:
-    __slots__ = ("arguments", "id", "index", "name")
+    __slots__ = ("arguments", "has_id", "id", "index", "name")
 
     def __init__(self) -> None:
         self.id = ""
         """Id from the server, or the generated id once the call has a name."""
+        self.has_id = False
+        """Whether the id is from the server."""
         self.name = ""
         self.index = -1
         """Ordinal of the block, assigned with the name."""
@@ -46,11 +56,14 @@ class Blocks:
     fragment starts a new call if it has a name, and either its id or name differs from the current call at
     its index, or the arguments of that call are already complete.
 
+    Some servers cut the name in pieces. After a call with an id, names without one are pieces of its name
+    until anything else arrives, so a call is announced only then.
+
     A call without an id gets an id generated from the answer's id and the block's index, so that the tool
     result can refer to it.
     """
 
-    __slots__ = ("_at", "_buffered_chars", "_calls", "_count", "_index", "_open")
+    __slots__ = ("_at", "_buffered_chars", "_calls", "_count", "_index", "_open", "_unannounced")
 
     def __init__(self) -> None:
         self._count = 0
@@ -60,22 +73,24 @@ class Blocks:
         self._calls: list[_Call] = []
         self._at: dict[int | str, _Call] = {}
         """The latest call by index. Calls without an index are found by id."""
+        self._unannounced: _Call | None = None
+        """The latest call, while more pieces of its name may follow."""
         self._buffered_chars = 0
 
     @property
     def has_calls(self) -> bool:
         return bool(self._calls)
 
-    def text(self, text: str, kind: str = "text") -> TextDelta:
+    def text(self, text: str, deltas: list[Delta], kind: str = "text") -> None:
         """Continue a block of text, or begin one. `kind` is "text" or "refusal"."""
         if self._open != kind:
-            self._begin(kind)
-        return TextDelta(text, self._index)
+            self._begin(kind, deltas)
+        deltas.append(TextDelta(text, self._index))
 
-    def reasoning(self, text: str) -> ReasoningDelta:
+    def reasoning(self, text: str, deltas: list[Delta]) -> None:
         if self._open != "reasoning":
-            self._begin("reasoning")
-        return ReasoningDelta(text, self._index)
+            self._begin("reasoning", deltas)
+        deltas.append(ReasoningDelta(text, self._index))
 
     def call(
         self,
@@ -89,41 +104,57 @@ class Blocks:
         """Add a fragment of a tool call. Raises ToolCallsTooLargeError."""
         call = self._find(place, id_, name, arguments)
         if call is None:
+            if not (id_ or name or arguments):
+                return
             call = self._begin_call(place, id_)
         if name and not call.name:
             self._count_chars(name if call.id else name + id_)
+            self._begin(None, deltas)
             call.name = name
-            call.id = call.id or id_
-            self._begin(None)
             call.index = self._index
-            call.id = call.id or _generated_id(response_id, call.index)
-            deltas.append(ToolCallStarted(call.index, call.id, name))
+            call.has_id = bool(call.id or id_)
+            call.id = call.id or id_ or _generated_id(response_id, call.index)
+            self._unannounced = call
             if earlier := call.arguments.text:  # they arrived before the name
+                self._announce(deltas)
                 deltas.append(ToolCallDelta(call.index, earlier))
+        elif name and call is self._unannounced and name != call.name:
+            self._count_chars(name)
+            call.name += name
         if arguments:
+            self._announce(deltas)
             self._open = None
             self._count_chars(arguments)
             call.arguments.add(arguments)
             if call.name:
                 deltas.append(ToolCallDelta(call.index, arguments))
 
-    def complete_calls(self, *, is_cut: bool) -> list[ToolCall]:
-        """Return the calls after the end of the answer, in the order of their blocks.
+    def complete_calls(self, deltas: list[Delta], *, is_cut: bool) -> bool:
+        """Add the calls after the end of the answer, in the order of their blocks.
 
-        `is_cut` means that a limit or a filter cut the answer off, perhaps within a call. Then calls with
-        incomplete arguments are left out, and so is the last call if it has no arguments. Otherwise such
-        a call raises IncompleteToolCallError.
+        `is_cut` means that a limit or a filter cut the answer off, perhaps within a call. Then calls whose
+        arguments are not a JSON object are left out, and so is the last call if it has no arguments.
+        Otherwise a call raises IncompleteToolCallError if its arguments stop within an object, and is added
+        as invalid if they are anything else. Returns whether there are valid calls.
         """
-        complete: list[ToolCall] = []
+        self._announce(deltas)
+        has_valid = False
         for call in sorted(self._calls, key=lambda call: call.index):
             arguments = join_surrogates(call.arguments.text)
             if arguments.strip() in ("", "null") and not (is_cut and call is self._calls[-1]):
                 arguments = "{}"
-            if call.name and is_object(arguments):
-                complete.append(ToolCall(call.index, call.id, call.name, arguments))
-            elif not is_cut:
+            problem = problem_of(arguments)
+            if call.name and not problem:
+                has_valid = True
+                deltas.append(ToolCall(call.index, call.id, call.name, arguments))
+            elif is_cut:
+                continue
+            elif not call.name or call.arguments.is_open():
                 raise IncompleteToolCallError
-        return complete
+            else:
+                invalid = InvalidToolCall(call.index, call.id, call.name, arguments, problem)
+                deltas.append(invalid)
+        return has_valid
 
     def _count_chars(self, text: str) -> None:
         """Count a text that is kept until the answer ends. Raises ToolCallsTooLargeError."""
@@ -131,7 +162,14 @@ class Blocks:
         if self._buffered_chars > MAX_BUFFERED_CHARS:
             raise ToolCallsTooLargeError
 
-    def _begin(self, kind: str | None) -> None:
+    def _announce(self, deltas: list[Delta]) -> None:
+        """Add the start of the latest call, whose name is now complete."""
+        if self._unannounced is not None:
+            call, self._unannounced = self._unannounced, None
+            deltas.append(ToolCallStarted(call.index, call.id, call.name))
+
+    def _begin(self, kind: str | None, deltas: list[Delta]) -> None:
+        self._announce(deltas)
         self._open = kind
         self._index = self._count
         self._count += 1
@@ -160,6 +198,8 @@ class Blocks:
         else:
             call = None
         if call is None or not name or not call.name or (id_ and id_ == call.id):
+            return call
+        if call is self._unannounced and call.has_id and not id_ and place is not None:
             return call
         if id_ or name != call.name or (arguments and call.arguments.is_object()):
             return None

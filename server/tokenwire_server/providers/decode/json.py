@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -75,6 +75,12 @@ def loads(decoder: msgspec.json.Decoder[_T], data: bytes, *, keep_surrogates: bo
         raise
     except (msgspec.DecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from error
+
+
+def dumps(value: Any) -> bytes:
+    """Encode a decoded value as JSON. Lone surrogates become U+FFFD."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return join_surrogates(text).encode()
 
 
 def join_surrogates(text: str) -> str:

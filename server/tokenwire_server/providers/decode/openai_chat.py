@@ -19,8 +19,10 @@ from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
 from .json import SurrogateJoiner, join_surrogates, log_text
 from .sse import SSEFramer
 
-_CUT = frozenset({FinishReason.MAX_TOKENS, FinishReason.CONTENT_FILTER, FinishReason.REFUSAL})
-"""Finish reasons of answers that may end within a tool call."""
+_WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
+"""Finish reasons of answers that the model completed. Others may end within a tool call."""
+_GENERAL = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.OTHER})
+"""Finish reasons that say no more than those of other words."""
 _NO_END_MARKER = "the provider's answer ended without its end marker"
 
 _decode = wire.CHUNK.decode
@@ -33,14 +35,17 @@ class OpenAIChatDecoder:
     is broken, unless the server never sends the field, not even null (Snowflake): then it ends with STOP.
     With `done_marker=False`, a finish reason and the end of the body are enough.
 
-    An unknown finish reason becomes STOP. An answer with tool calls ends with TOOL_CALLS even if the server
-    sends "stop", as several do; one with a refusal ends with REFUSAL. vLLM's `stop_reason` distinguishes
-    STOP_SEQUENCE from STOP.
+    Finish reasons are those of `openai_chat_wire.FINISH_REASONS`. An answer with tool calls ends with
+    TOOL_CALLS even if the server sends "stop", as several do; one with a refusal ends with REFUSAL. vLLM's
+    `stop_reason` distinguishes STOP_SEQUENCE from STOP. OpenRouter's `native_finish_reason` counts if it is
+    more specific.
 
     Tool calls are completed at the end of the answer: they may be interleaved, finish reasons may be
-    repeated, and nothing else marks the end of a call. If the arguments of a call are not a JSON object, the
-    answer is broken. If the answer was cut off (MAX_TOKENS, CONTENT_FILTER, REFUSAL), it is not broken, and
-    that call is not completed. Missing arguments and null become "{}".
+    repeated, and nothing else marks the end of a call. Missing arguments and null become "{}". If the
+    arguments of a call are complete, but not a JSON object, the call is invalid; without a valid call the
+    answer ends with INVALID_TOOL_CALLS. If the arguments stop within an object, the answer is broken,
+    because the server lost a part of it, unless it reports that the answer was cut off (MAX_TOKENS,
+    CONTENT_FILTER and the like): then that call is not completed.
 
     A field of another type than the format's costs only that field, see `lenient`.
 
@@ -60,6 +65,8 @@ class OpenAIChatDecoder:
         """Created when the first lone surrogate arrives."""
         self._blocks = Blocks()
         self._reason: FinishReason | None = None
+        self._word = ""
+        """The server's own word for the finish reason."""
         self._has_choice = False
         self._sends_reasons = False
         """Whether the server sends finish reasons, even if null."""
@@ -148,33 +155,37 @@ class OpenAIChatDecoder:
         if delta is not None:
             content = delta.content
             if reasoning := delta.reasoning_content or delta.reasoning:
-                deltas.append(self._blocks.reasoning(reasoning))
+                self._blocks.reasoning(reasoning, deltas)
             if content:
                 if isinstance(content, str):
-                    deltas.append(self._blocks.text(content))
+                    self._blocks.text(content, deltas)
                 else:
                     self._read_parts(content, deltas)
             if delta.refusal:
                 self._is_refusal = True
-                deltas.append(self._blocks.text(delta.refusal, "refusal"))
+                self._blocks.text(delta.refusal, deltas, "refusal")
             if delta.tool_calls:
                 self._read_calls(delta.tool_calls, deltas)
+            if delta.function_call is not None:
+                self._read_calls([wire.ToolCall(function=delta.function_call)], deltas)
         reason = choice.finish_reason
         if reason is None:
             self._sends_reasons = True
-        elif reason is not msgspec.UNSET and reason:
-            self._read_reason(reason, choice.stop_reason)
+        elif reason is not msgspec.UNSET:
+            self._read_reason(reason, choice)
+        if choice.error:
+            self.end = errors.classify({"error": choice.error})
 
     def _read_parts(self, parts: list[wire.Part], deltas: list[Delta]) -> None:
         for part in parts:
             if part.type == "text" and part.text:
-                deltas.append(self._blocks.text(part.text))
+                self._blocks.text(part.text, deltas)
             elif part.type == "thinking" and part.thinking:
                 thinking = part.thinking
                 if isinstance(thinking, list):
                     thinking = "".join(piece.text or "" for piece in thinking)
                 if thinking:
-                    deltas.append(self._blocks.reasoning(thinking))
+                    self._blocks.reasoning(thinking, deltas)
 
     def _read_calls(self, fragments: list[wire.ToolCall], deltas: list[Delta]) -> None:
         try:
@@ -191,16 +202,23 @@ class OpenAIChatDecoder:
         except ToolCallsTooLargeError:
             self.end = UpstreamBroken("the tool calls of the provider's answer are too large")
 
-    def _read_reason(self, reason: str, stop_reason: int | str | None) -> None:
+    def _read_reason(self, word: str, choice: wire.Choice) -> None:
         self._sends_reasons = True
-        reason = reason.lower().partition(":")[0]
-        if reason in wire.BROKEN_REASONS:
-            if self.end is None:
-                self.end = errors.classify({"code": reason})
+        if not wire.is_finish_reason(word):
             return
-        self._reason = wire.FINISH_REASONS.get(reason, FinishReason.STOP)
-        if self._reason is FinishReason.STOP and isinstance(stop_reason, str):
-            self._reason = FinishReason.STOP_SEQUENCE
+        reason = wire.finish_reason(word)
+        native = choice.native_finish_reason
+        if native is not None and wire.is_finish_reason(native):
+            native_reason = wire.finish_reason(native)
+            if native_reason not in _GENERAL:
+                word, reason = native, native_reason
+        if reason is None:
+            if self.end is None:
+                self.end = errors.classify({"code": word.lower()})
+            return
+        if reason is FinishReason.STOP and isinstance(choice.stop_reason, str):
+            reason = FinishReason.STOP_SEQUENCE
+        self._reason, self._word = reason, word[:MAX_NAME_CHARS]
 
     def _read_groq(self, groq: wire.XGroq) -> None:
         """Read Groq's extension, which may be the only place of usage and errors."""
@@ -218,19 +236,19 @@ class OpenAIChatDecoder:
             self.end = UpstreamBroken("the provider's answer ended without a finish reason")
 
     def _finish(self, reason: FinishReason, deltas: list[Delta]) -> None:
-        if reason in (FinishReason.STOP, FinishReason.STOP_SEQUENCE):
-            if self._blocks.has_calls:
-                reason = FinishReason.TOOL_CALLS
-            elif self._is_refusal:
-                reason = FinishReason.REFUSAL
-        if reason is FinishReason.TOOL_CALLS and not self._blocks.has_calls:
+        has_calls = self._blocks.has_calls
+        if reason is FinishReason.TOOL_CALLS and not has_calls:
             self.end = UpstreamBroken(
                 "the provider's finish reason reports tool calls, but its answer has none"
             )
             return
         try:
-            deltas += self._blocks.complete_calls(is_cut=reason in _CUT)
+            has_valid_call = self._blocks.complete_calls(deltas, is_cut=reason not in _WHOLE)
         except IncompleteToolCallError:
             self.end = UpstreamBroken("a tool call of the provider's answer is incomplete")
             return
-        self.end = Complete(reason)
+        if has_calls and reason in _WHOLE:
+            reason = FinishReason.TOOL_CALLS if has_valid_call else FinishReason.INVALID_TOOL_CALLS
+        elif self._is_refusal and reason in _WHOLE:
+            reason = FinishReason.REFUSAL
+        self.end = Complete(reason, join_surrogates(self._word))

@@ -54,7 +54,7 @@ def test_the_end_is_set_by_the_end_marker_and_not_by_the_end_of_the_body():
 
     assert decoder.end is None
     decoder.feed(DONE)
-    assert decoder.end == Complete(FinishReason.STOP)
+    assert decoder.end == Complete(FinishReason.STOP, "stop")
 
 
 def test_the_end_is_set_once_and_nothing_comes_after_it():
@@ -137,7 +137,7 @@ def test_a_providers_text_is_shortened():
 def test_a_finish_reason_and_the_end_of_the_body_end_the_answer_only_with_the_quirk():
     answer = choice(content="Hi") + choice("stop")
 
-    assert decode(answer, done_marker=False)[1] == Complete(FinishReason.STOP)
+    assert decode(answer, done_marker=False)[1] == Complete(FinishReason.STOP, "stop")
     assert isinstance(decode(answer)[1], UpstreamBroken)
     assert isinstance(decode(choice(content="Hi"), done_marker=False)[1], UpstreamBroken)
     cut = answer + choice(content="!")[:-20]
@@ -170,7 +170,7 @@ def test_a_call_never_named_before_the_limit_is_left_out():
     deltas, end = decode(call(0, arguments="{}", id="a"), choice("length"), DONE)
 
     assert deltas == []
-    assert end == Complete(FinishReason.MAX_TOKENS)
+    assert end == Complete(FinishReason.MAX_TOKENS, "length")
 
 
 def test_more_calls_than_the_limit_break_the_answer():

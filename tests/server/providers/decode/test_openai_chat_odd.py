@@ -27,7 +27,12 @@ NEEDED = {
     "choices.delta.tool_calls.function",
     "choices.delta.tool_calls.function.name",
     "choices.delta.tool_calls.function.arguments",
+    "choices.delta.function_call",
+    "choices.delta.function_call.arguments",
+    "choices.delta.function_call.name",
+    "choices.error",
     "choices.finish_reason",
+    "choices.native_finish_reason",
     "choices.stop_reason",
     "x_groq.error",
     "error",
@@ -108,7 +113,7 @@ def variants(path):
 
 @pytest.mark.parametrize("path", [path for path in PATHS if path not in NEEDED])
 def test_an_odd_value_in_a_field_that_the_answer_does_not_need_changes_nothing(path):
-    expected = ("Two pears.", [("a", "f", "{}")], Complete(FinishReason.TOOL_CALLS))
+    expected = ("Two pears.", [("a", "f", "{}")], Complete(FinishReason.TOOL_CALLS, "tool_calls"))
 
     for chunks in variants(path):
         _, (text, calls, end) = decode(chunks)
