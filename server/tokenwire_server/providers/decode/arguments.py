@@ -20,6 +20,8 @@ MAX_BRACKETS = 8 * 1024
 reported as complete by `Arguments.is_object`."""
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TRUNCATED = "Input data was truncated"
+"""The error of msgspec for JSON that ends too early."""
 
 
 class Arguments:
@@ -126,18 +128,35 @@ class Arguments:
         return None
 
 
-def is_object(text: str) -> bool:
-    """Return whether a text is a JSON object."""
-    return not problem_of(text)
+class ArgumentsCheck(msgspec.Struct, frozen=True):
+    """Whether a text is a JSON object, and what is wrong with it otherwise."""
+
+    problem: str = ""
+    """Names positions and types, but nothing of the text. Empty if the text is a JSON object."""
+    is_cut: bool = False
+    """Whether the text ends before its JSON value does. Blank text is not cut."""
+
+    @property
+    def is_object(self) -> bool:
+        return not self.problem
 
 
-def problem_of(text: str) -> str:
-    """Return why a text is not a JSON object. Empty if it is one."""
+_OBJECT = ArgumentsCheck()
+
+
+def check_object(text: str) -> ArgumentsCheck:
+    """Check that a text is a JSON object."""
     try:
         loads(_object_decoder, join_surrogates(text).encode(), keep_surrogates=False)
     except msgspec.DecodeError as error:
-        return f"the arguments are not a JSON object: {error}"
-    return ""
+        is_cut = str(error) == _TRUNCATED and bool(text.strip())
+        return ArgumentsCheck(f"the arguments are not a JSON object: {error}", is_cut)
+    return _OBJECT
+
+
+def is_object(text: str) -> bool:
+    """Return whether a text is a JSON object."""
+    return check_object(text).is_object
 
 
 def _end_of(pattern: re.Pattern[str], text: str, position: int) -> int:

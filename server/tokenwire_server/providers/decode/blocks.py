@@ -17,7 +17,7 @@ from ...events import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from .arguments import Arguments, problem_of
+from .arguments import Arguments, check_object
 from .json import join_surrogates
 
 MAX_CALLS = 4096
@@ -143,7 +143,7 @@ class Blocks:
             arguments = join_surrogates(call.arguments.text)
             if arguments.strip() in ("", "null") and not (is_cut and call is self._calls[-1]):
                 arguments = "{}"
-            problem = problem_of(arguments)
+            problem = check_object(arguments).problem
             if call.name and not problem:
                 has_valid = True
                 deltas.append(ToolCall(call.index, call.id, call.name, arguments))
