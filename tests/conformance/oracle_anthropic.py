@@ -20,14 +20,14 @@ from anthropic.types import Message
 from transcripts_support import Answer
 
 from tokenwire_server.events import FinishReason, Usage
-from tokenwire_server.providers.decode.anthropic import REDACTED
+from tokenwire_server.providers.decode.anthropic_blocks import REDACTED
 from tokenwire_server.providers.decode.json import join_surrogates
 
 FINISH_REASONS = {
     "end_turn": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP_SEQUENCE,
     "max_tokens": FinishReason.MAX_TOKENS,
-    "model_context_window_exceeded": FinishReason.MAX_TOKENS,
+    "model_context_window_exceeded": FinishReason.CONTEXT_FULL,
     "tool_use": FinishReason.TOOL_CALLS,
     "refusal": FinishReason.REFUSAL,
     "pause_turn": FinishReason.PAUSED,
@@ -48,7 +48,7 @@ def accumulate(body: bytes) -> Answer:
             for index, block in enumerate(message.content)
             if block.type == "tool_use" and not _is_cut(message, index, arguments)
         ],
-        finish_reason=FINISH_REASONS.get(message.stop_reason, FinishReason.STOP).name,
+        finish_reason=FINISH_REASONS.get(message.stop_reason, FinishReason.OTHER).name,
         usage=_usage(message),
     )
 

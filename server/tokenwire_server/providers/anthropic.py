@@ -27,7 +27,8 @@ from ..request import (
     ToolResult,
     Violation,
 )
-from .decode.anthropic import REDACTED, AnthropicDecoder
+from .decode.anthropic import AnthropicDecoder
+from .decode.anthropic_blocks import REDACTED
 from .unsupported import unsupported_parts, unsupported_settings
 
 RESERVED_KEYS = frozenset({"model", "messages", "system", "max_tokens", "stream"})

@@ -1,6 +1,10 @@
 """The decoder of Anthropic's Messages format, beyond its transcripts (tests/conformance)."""
 
+from typing import get_args
+
 import pytest
+from anthropic.types import StopReason
+from anthropic.types.beta import BetaStopReason
 from anthropic_events import call, decode, delta, ending, event, start, stop
 
 from tokenwire_server.errors import (
@@ -12,16 +16,17 @@ from tokenwire_server.errors import (
 )
 from tokenwire_server.events import (
     FinishReason,
+    InvalidToolCall,
     ReasoningDelta,
+    Refusal,
     TextDelta,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
     Usage,
 )
-from tokenwire_server.providers.decode.anthropic import (
-    AnthropicDecoder,
-)
+from tokenwire_server.providers.decode.anthropic import AnthropicDecoder
+from tokenwire_server.providers.decode.anthropic_wire import FINISH_REASONS
 from tokenwire_server.providers.decode.base import Complete
 
 
@@ -38,15 +43,62 @@ TEXT = start(0, "text", text="") + delta(0, "text_delta", text="Hi") + stop(0)
         ("end_turn", FinishReason.STOP),
         ("stop_sequence", FinishReason.STOP_SEQUENCE),
         ("max_tokens", FinishReason.MAX_TOKENS),
-        ("model_context_window_exceeded", FinishReason.MAX_TOKENS),
-        ("tool_use", FinishReason.TOOL_CALLS),
+        ("model_context_window_exceeded", FinishReason.CONTEXT_FULL),
         ("refusal", FinishReason.REFUSAL),
         ("pause_turn", FinishReason.PAUSED),
-        ("a_reason_of_tomorrow", FinishReason.STOP),
+        ("compaction", FinishReason.PAUSED),
+        ("stop", FinishReason.STOP),
+        ("eos", FinishReason.STOP),
+        ("length", FinishReason.MAX_TOKENS),
+        ("MAX_TOKENS", FinishReason.MAX_TOKENS),
+        ("model_length", FinishReason.CONTEXT_FULL),
+        ("content_filter", FinishReason.CONTENT_FILTER),
+        ("SAFETY", FinishReason.CONTENT_FILTER),
+        ("a_reason_of_tomorrow", FinishReason.OTHER),
     ],
 )
-def test_every_stop_reason_is_mapped(stop_reason, reason):
-    assert decode(TEXT, ending(stop_reason))[1].end == Complete(reason)
+def test_every_stop_reason_is_mapped_and_passed_on(stop_reason, reason):
+    assert decode(TEXT, ending(stop_reason))[1].end == Complete(reason, stop_reason)
+
+
+def test_the_table_has_every_stop_reason_of_the_sdk():
+    words = {*get_args(StopReason), *get_args(BetaStopReason)}
+    assert {word for word in words if FINISH_REASONS[word] is FinishReason.STOP} == {"end_turn"}
+
+
+@pytest.mark.parametrize("stop_reason", ["tool_use", "tool_calls", "function_call", "end_turn"])
+def test_an_answer_with_a_call_ends_with_tool_calls(stop_reason):
+    assert decode(call(0, "{}"), ending(stop_reason))[1].end == Complete(
+        FinishReason.TOOL_CALLS, stop_reason
+    )
+
+
+def test_a_stop_reason_of_tool_calls_without_a_call_breaks_the_answer():
+    assert isinstance(decode(TEXT, ending("tool_use"))[1].end, UpstreamBroken)
+
+
+@pytest.mark.parametrize("stop_reason", ["error", "network_error", "abort"])
+def test_a_stop_reason_that_reports_a_failure_is_an_error(stop_reason):
+    deltas, decoder = decode(TEXT, ending(stop_reason, output_tokens=3))
+    assert deltas == [TextDelta("Hi", 0)]
+    assert type(decoder.end) is UpstreamUnavailable
+    assert decoder.end.error_type == stop_reason
+    assert decoder.usage.output_tokens == 3
+
+
+def test_a_stop_sequence_is_reported_although_the_stop_reason_is_another():
+    end = event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": "END"})
+    assert decode(TEXT, end, event("message_stop"))[1].end == Complete(
+        FinishReason.STOP_SEQUENCE, "end_turn"
+    )
+
+
+def test_a_refusal_has_the_providers_category_and_explanation():
+    details = {"type": "refusal", "category": "cyber", "explanation": "It could harm \ud83d."}
+    end = event("message_delta", delta={"stop_reason": "refusal", "stop_details": details})
+    assert decode(TEXT, end, event("message_stop"))[1].end == Complete(
+        FinishReason.REFUSAL, "refusal", Refusal("cyber", "It could harm \ufffd.")
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +117,9 @@ def test_without_a_stop_reason_and_message_stop_an_answer_is_broken(body):
 
 
 def test_a_complete_last_event_needs_no_blank_line():
-    assert decode(TEXT, ending("end_turn").rstrip(b"\n"))[1].end == Complete(FinishReason.STOP)
+    assert decode(TEXT, ending("end_turn").rstrip(b"\n"))[1].end == Complete(
+        FinishReason.STOP, "end_turn"
+    )
     assert isinstance(decode(TEXT, ending("end_turn")[:-4])[1].end, UpstreamBroken)
 
 
@@ -187,20 +241,47 @@ def test_a_call_without_arguments_is_completed_when_the_answer_continues_or_ends
     assert whole_calls(decode(call(0, ""), ending("tool_use"))[0]) == ["{}"]
 
 
-@pytest.mark.parametrize("reason", ["max_tokens", "model_context_window_exceeded", "refusal"])
-@pytest.mark.parametrize("fragments", [(), ('{"a": 1',)])
-def test_a_call_that_was_cut_off_is_never_completed(reason, fragments):
+@pytest.mark.parametrize(
+    "reason",
+    ["max_tokens", "model_context_window_exceeded", "refusal", "pause_turn", "content_filter", "?"],
+)
+@pytest.mark.parametrize("fragments", [(), ('{"a": 1',), ("{a: 1}",)])
+def test_a_call_that_may_have_been_cut_off_is_never_completed(reason, fragments):
     deltas, decoder = decode(call(0, *fragments), ending(reason))
     assert isinstance(decoder.end, Complete)
-    assert whole_calls(deltas) == []
+    assert decoder.end.reason is FINISH_REASONS.get(reason, FinishReason.OTHER)
+    assert {type(delta) for delta in deltas} <= {ToolCallStarted, ToolCallDelta}
 
 
 @pytest.mark.parametrize("reason", ["tool_use", "end_turn"])
-@pytest.mark.parametrize("arguments", ['{"a": 1', "[1]", '"x"', "{} {}", '{"a": 01}', "{a: 1}"])
-def test_arguments_that_are_not_an_object_break_a_completed_answer(reason, arguments):
-    deltas, decoder = decode(call(0, arguments), ending(reason))
+def test_cut_arguments_break_an_answer_that_was_not_cut_off(reason):
+    deltas, decoder = decode(call(0, '{"a": 1'), ending(reason))
     assert whole_calls(deltas) == []
     assert isinstance(decoder.end, UpstreamBroken)
+
+
+@pytest.mark.parametrize("reason", ["tool_use", "end_turn"])
+@pytest.mark.parametrize("arguments", ["[1]", '"x"', "{} {}", '{"a": 01}', "{a: 1}", "{'a': 1}"])
+def test_arguments_that_are_not_an_object_make_an_invalid_call(reason, arguments):
+    deltas, decoder = decode(call(0, arguments), ending(reason))
+    invalid = deltas[-1]
+    assert isinstance(invalid, InvalidToolCall)
+    assert (invalid.id, invalid.name, invalid.arguments_text) == ("toolu_0", "f", arguments)
+    assert invalid.problem
+    assert decoder.end == Complete(FinishReason.INVALID_TOOL_CALLS, reason)
+
+
+def test_an_invalid_call_does_not_affect_the_others():
+    deltas, decoder = decode(
+        call(0, "{a}"), call(1, "{}"), call(2, '{"a'), TEXT, ending("tool_use")
+    )
+    calls = [delta for delta in deltas if isinstance(delta, ToolCall | InvalidToolCall)]
+    assert [(type(call), call.index) for call in calls] == [
+        (InvalidToolCall, 0),
+        (ToolCall, 1),
+        (InvalidToolCall, 2),
+    ]
+    assert decoder.end == Complete(FinishReason.TOOL_CALLS, "tool_use")
 
 
 def test_a_call_whose_block_never_ended_breaks_a_completed_answer():

@@ -13,17 +13,15 @@ from tokenwire_server.errors import (
 )
 from tokenwire_server.events import (
     FinishReason,
+    InvalidToolCall,
     ReasoningDelta,
     TextDelta,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
 )
-from tokenwire_server.providers.decode.anthropic import (
-    MAX_BUFFERED_CHARS,
-    MAX_OPEN_BLOCKS,
-    AnthropicDecoder,
-)
+from tokenwire_server.providers.decode.anthropic import AnthropicDecoder
+from tokenwire_server.providers.decode.anthropic_blocks import MAX_BUFFERED_CHARS, MAX_OPEN_BLOCKS
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.sse import MAX_EVENT_BYTES
 
@@ -55,7 +53,7 @@ TEXT = start(0, "text", text="") + delta(0, "text_delta", text="Hi") + stop(0)
 def test_unknown_events_blocks_and_deltas_are_ignored(unknown):
     deltas, decoder = decode(TEXT, unknown, ending("end_turn"))
     assert deltas == [TextDelta("Hi", 0)]
-    assert decoder.end == Complete(FinishReason.STOP)
+    assert decoder.end == Complete(FinishReason.STOP, "end_turn")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +129,14 @@ def test_an_endless_line_breaks_the_answer():
     assert isinstance(decoder.end, UpstreamBroken)
 
 
+DELTA_TYPES = (
+    TextDelta,
+    ReasoningDelta,
+    ToolCallStarted,
+    ToolCallDelta,
+    ToolCall,
+    InvalidToolCall,
+)
 TYPES = st.sampled_from(
     ["text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "new"]
 )
@@ -171,9 +177,7 @@ def test_the_decoder_never_raises_and_its_result_does_not_depend_on_the_split(ev
     if isinstance(decoder.end, Complete):
         assert b"message_stop" in body
     for made in deltas:
-        assert isinstance(
-            made, TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | ToolCall
-        )
+        assert isinstance(made, DELTA_TYPES)
         str(made).encode()
     bytewise, again = decode(*(body[i : i + 1] for i in range(len(body))))
     assert bytewise == deltas

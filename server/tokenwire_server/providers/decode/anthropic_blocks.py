@@ -1,0 +1,244 @@
+"""The content blocks of an answer in Anthropic's Messages format."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...events import (
+    Delta,
+    InvalidToolCall,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from . import anthropic_wire as wire
+from .arguments import check_object
+from .json import join_surrogates, loads
+
+REDACTED = "redacted:"
+"""Prefix of a signature with the data of a redacted block, which must be sent back as such a block."""
+MAX_OPEN_BLOCKS = 64
+"""Maximum number of open blocks; the provider sends one after another. An answer with more is broken."""
+MAX_BUFFERED_CHARS = 2 * 2**20
+"""Maximum length of ids, names, arguments and signatures of open blocks. An answer with more is broken."""
+
+
+class BrokenBlocksError(Exception):
+    """The blocks of the answer are not what the format allows. The text says why."""
+
+
+class _Block:
+    """A content block between its start and its stop."""
+
+    __slots__ = (
+        "buffered_chars",
+        "fragments",
+        "id",
+        "index",
+        "initial_input",
+        "kind",
+        "name",
+        "signature",
+    )
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.index = -1
+        """Ordinal of the block, assigned when it first emits something."""
+        self.id = ""
+        self.name = ""
+        self.fragments: list[str] = []
+        """Fragments of a tool call's arguments."""
+        self.initial_input = ""
+        """Arguments in the start event. Some compatible servers send no fragments."""
+        self.signature = ""
+        self.buffered_chars = 0
+        """Length of all texts that are kept for this block."""
+
+
+_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Blocks:
+    """Numbers the blocks of one answer and assembles its tool calls. Methods raise BrokenBlocksError.
+
+    `index` counts the blocks that emit something, in the order of their first delta. Empty blocks and
+    ignored blocks do not count.
+
+    A signature is emitted as one delta without text when its thinking block ends. A redacted block is
+    emitted as one delta whose signature is `REDACTED` and the block's data.
+
+    A tool call is complete when its block ends and its arguments are a JSON object. A call with other
+    arguments, or without any, may have been cut off. So it is kept until the answer continues, which shows
+    that the model completed it, or ends, where the stop reason decides.
+    """
+
+    __slots__ = (
+        "_buffered_chars",
+        "_count",
+        "_open",
+        "_undecided_call",
+        "has_call",
+        "has_invalid_call",
+    )
+
+    def __init__(self) -> None:
+        self.has_call = False
+        """Whether a complete call was emitted."""
+        self.has_invalid_call = False
+        """Whether a call was emitted whose arguments are not a JSON object."""
+        self._open: dict[int, _Block] = {}
+        """Open blocks by the provider's index."""
+        self._count = 0
+        """Number of blocks that have emitted something."""
+        self._buffered_chars = 0
+        self._undecided_call: _Block | None = None
+        """A call that ended without a JSON object, as long as it may have been cut off."""
+
+    def start(self, index: int, content: wire.Block, deltas: list[Delta]) -> None:
+        self._decide_call(deltas)
+        if index in self._open or len(self._open) >= MAX_OPEN_BLOCKS:
+            raise BrokenBlocksError("too many blocks are open, or a block started twice")
+        block = self._open[index] = _Block(content.type)
+        match content.type:
+            case "text":
+                if content.text:
+                    deltas.append(TextDelta(content.text, self._index_of(block)))
+            case "thinking":
+                if content.thinking:
+                    deltas.append(ReasoningDelta(content.thinking, self._index_of(block)))
+                self._keep_signature(block, content.signature)
+            case "redacted_thinking":
+                if content.data:
+                    signature = REDACTED + content.data
+                    deltas.append(ReasoningDelta("", self._index_of(block), signature))
+            case "tool_use":
+                block.id = content.id or ""
+                block.name = content.name or ""
+                deltas.append(ToolCallStarted(self._index_of(block), block.id, block.name))
+                block.initial_input = _nonempty_object(content.input)
+                chars = len(block.id) + len(block.name) + len(block.initial_input)
+                self._count_chars(block, chars)
+            case _:
+                pass  # ignored content; its deltas must find an open block
+
+    def add(self, index: int, delta: wire.Delta, deltas: list[Delta]) -> None:
+        block = self._open.get(index)
+        match delta.type:
+            case "text_delta":
+                if block is not None and block.kind == "text":
+                    if delta.text:
+                        deltas.append(TextDelta(delta.text, self._index_of(block)))
+                    return
+            case "thinking_delta":
+                if block is not None and block.kind == "thinking":
+                    if delta.thinking:
+                        deltas.append(ReasoningDelta(delta.thinking, self._index_of(block)))
+                    return
+            case "signature_delta":
+                if block is not None and block.kind == "thinking":
+                    self._keep_signature(block, delta.signature)
+                    return
+            case "input_json_delta":
+                if block is not None and block.kind == "tool_use":
+                    if delta.partial_json:
+                        block.fragments.append(delta.partial_json)
+                        deltas.append(ToolCallDelta(block.index, delta.partial_json))
+                        self._count_chars(block, len(delta.partial_json))
+                    return
+            case _:
+                return  # citations and unknown deltas
+        if block is None:
+            raise BrokenBlocksError("a delta belongs to a block that is not open")
+
+    def stop(self, index: int, deltas: list[Delta]) -> None:
+        block = self._open.pop(index, None)
+        if block is None:
+            raise BrokenBlocksError("a block ended that was not open")
+        if block.kind == "tool_use":
+            self._stop_call(block, deltas)
+            return
+        self._buffered_chars -= block.buffered_chars
+        if block.kind == "thinking" and block.signature:
+            deltas.append(ReasoningDelta("", self._index_of(block), block.signature))
+
+    def finish(self, deltas: list[Delta], *, is_cut: bool) -> None:
+        """Handle the end of the answer.
+
+        `is_cut` means that a limit, a filter or a pause ended the answer, perhaps within a call. Then a call
+        without complete arguments is left as it is.
+        """
+        if is_cut:
+            return
+        if any(block.kind == "tool_use" for block in self._open.values()):
+            raise BrokenBlocksError("a tool call has no end")
+        call = self._undecided_call
+        if call is not None and check_object(_arguments(call)).is_cut:
+            raise BrokenBlocksError("the arguments of a tool call are cut off")
+        self._decide_call(deltas)
+
+    def _stop_call(self, block: _Block, deltas: list[Delta]) -> None:
+        if block.initial_input and not block.fragments:
+            block.fragments.append(block.initial_input)
+            deltas.append(ToolCallDelta(block.index, block.initial_input))
+        arguments = _arguments(block)
+        if check_object(arguments).is_object:
+            self._emit_call(block, arguments, deltas)
+        else:
+            self._decide_call(deltas)
+            self._undecided_call = block
+
+    def _decide_call(self, deltas: list[Delta]) -> None:
+        """Emit a call that ended without a JSON object, because the model completed it."""
+        call, self._undecided_call = self._undecided_call, None
+        if call is None:
+            return
+        arguments = _arguments(call)
+        if arguments.strip() in ("", "null"):
+            self._emit_call(call, "{}", deltas)
+            return
+        self.has_invalid_call = True
+        self._buffered_chars -= call.buffered_chars
+        problem = check_object(arguments).problem
+        deltas.append(InvalidToolCall(call.index, call.id, call.name, arguments, problem))
+
+    def _emit_call(self, block: _Block, arguments: str, deltas: list[Delta]) -> None:
+        self.has_call = True
+        self._buffered_chars -= block.buffered_chars
+        deltas.append(ToolCall(block.index, block.id, block.name, arguments))
+
+    def _index_of(self, block: _Block) -> int:
+        if block.index < 0:
+            block.index = self._count
+            self._count += 1
+        return block.index
+
+    def _count_chars(self, block: _Block, chars: int) -> None:
+        """Count characters that are kept until the block ends."""
+        block.buffered_chars += chars
+        self._buffered_chars += chars
+        if self._buffered_chars > MAX_BUFFERED_CHARS:
+            raise BrokenBlocksError(
+                f"its open blocks are longer than {MAX_BUFFERED_CHARS} characters"
+            )
+
+    def _keep_signature(self, block: _Block, signature: str | None) -> None:
+        """Keep a block's signature. A later signature replaces it, as in the provider's SDKs."""
+        if signature:
+            self._count_chars(block, len(signature) - len(block.signature))
+            block.signature = signature
+
+
+def _arguments(call: _Block) -> str:
+    return join_surrogates("".join(call.fragments))
+
+
+def _nonempty_object(raw: msgspec.Raw) -> str:
+    """Return the text of a JSON object, or "" if it has no members or is not an object."""
+    text = bytes(raw)
+    try:
+        return text.decode() if loads(_objects, text, keep_surrogates=False) else ""
+    except msgspec.DecodeError:
+        return ""
