@@ -113,7 +113,7 @@ class Blocks:
             call.name = name
             call.index = self._index
             call.has_id = bool(call.id or id_)
-            call.id = call.id or id_ or _generated_id(response_id, call.index)
+            call.id = call.id or id_ or generated_id(response_id, call.index)
             self._unannounced = call
             if earlier := call.arguments.text:  # they arrived before the name
                 self._announce(deltas)
@@ -206,7 +206,10 @@ class Blocks:
         return call
 
 
-def _generated_id(response_id: str, index: int) -> str:
-    # Independent of where the bytes were cut, and different in each answer of a conversation.
+def generated_id(response_id: str, index: int) -> str:
+    """Return an id for the call of a block, for servers that send none.
+
+    It does not depend on where the bytes were cut, and differs in each answer of a conversation.
+    """
     source = f"{response_id}/{index}".encode("utf-8", "surrogatepass")
     return f"call_{blake2s(source, digest_size=12).hexdigest()}"
