@@ -35,6 +35,8 @@ class AnthropicDecoder:
     without complete arguments is then never completed. After any other stop reason, such an answer is
     broken.
 
+    A field of another type than the format's costs only that field, see `lenient`.
+
     Until the provider reports the output tokens, `usage` contains its placeholder and is `estimated`.
     """
 
@@ -44,6 +46,7 @@ class AnthropicDecoder:
         self.response_id = ""
         self.model = ""
         self.problem = ""
+        """The first fields that could not be read, for the operator's log: their paths and types."""
         self._provider = provider
         self._framer = SSEFramer()
         self._surrogates = SurrogateJoiner()
@@ -85,27 +88,25 @@ class AnthropicDecoder:
     def _decode_event(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
         try:
             event = wire.read_event(payload)
+            if not event.type:
+                event = self._read_odd_event(name, payload)
+        except msgspec.ValidationError:
+            event = self._read_odd_event(name, payload)
         except msgspec.DecodeError as error:
-            # The error may be in another server's or a proxy's format, which has no type of event.
-            self.end = errors.from_event(payload) if name == b"error" else errors.find(payload)
-            if self.end is None:
-                self._fail("an event is invalid", log_text(payload, error))
+            self._fail_unreadable(name, payload, error)
             return
         try:
             match event.type:
-                case "content_block_delta" if event.delta is not None:
-                    self._blocks.add(event.index, event.delta, deltas)
-                case "content_block_start" if event.content_block is not None:
-                    self._blocks.start(event.index, event.content_block, deltas)
+                case "content_block_delta":
+                    if event.delta is not None:
+                        self._blocks.add(event.index, event.delta, deltas)
+                case "content_block_start":
+                    self._blocks.start(event.index, event.content_block or wire.Block(), deltas)
                 case "content_block_stop":
                     self._blocks.stop(event.index, deltas)
                 case "message_start":
                     if event.message is not None:
-                        self.response_id = join_surrogates(
-                            (event.message.id or "")[:MAX_NAME_CHARS]
-                        )
-                        self.model = join_surrogates((event.message.model or "")[:MAX_NAME_CHARS])
-                        self._count(event.message.usage, is_final=False)
+                        self._start(event.message)
                 case "message_delta":
                     self._count(event.usage, is_final=True)
                     if event.delta is not None:
@@ -114,8 +115,6 @@ class AnthropicDecoder:
                     self._finish(deltas)
                 case "error":
                     self.end = errors.from_event(payload)
-                case "content_block_delta" | "content_block_start":
-                    self._fail("an event has no delta or content block")
                 case _ if name == b"error":
                     self.end = errors.from_event(payload)
                 case _ if b'"error"' in payload:
@@ -124,6 +123,23 @@ class AnthropicDecoder:
                     pass  # ping and unknown events
         except BrokenBlocksError as error:
             self._fail(str(error))
+
+    def _read_odd_event(self, name: bytes, payload: bytes) -> wire.Event:
+        """Return an event that the strict decoder refuses, without what cannot be read of it."""
+        try:
+            event, unreadable = wire.read_odd_event(payload, name.decode(errors="replace"))
+        except msgspec.DecodeError as error:
+            self._fail_unreadable(name, payload, error)
+            return wire.Event()
+        if unreadable and not self.problem:
+            self.problem = f"fields of its answer cannot be read: {unreadable}"
+        return event
+
+    def _start(self, message: wire.Message) -> None:
+        self.response_id = join_surrogates((message.id or "")[:MAX_NAME_CHARS])
+        self.model = join_surrogates((message.model or "")[:MAX_NAME_CHARS])
+        self._blocks.response_id = self.response_id
+        self._count(message.usage, is_final=False)
 
     def _count(self, usage: wire.Usage | None, *, is_final: bool) -> None:
         """Update the cumulative figures. A figure that is not sent again keeps its value."""
@@ -177,6 +193,12 @@ class AnthropicDecoder:
         if reason is FinishReason.REFUSAL and self._stop_details is not None:
             refusal = self._stop_details.refusal()
         self.end = Complete(reason, self._stop_reason, refusal)
+
+    def _fail_unreadable(self, name: bytes, payload: bytes, error: msgspec.DecodeError) -> None:
+        # It may be an error in another server's or a proxy's format, which has no type of event.
+        self.end = errors.from_event(payload) if name == b"error" else errors.find(payload)
+        if self.end is None:
+            self._fail("an event is invalid", log_text(payload, error))
 
     def _fail(self, why: str, provider_text: str = "") -> None:
         self.end = UpstreamBroken(

@@ -15,6 +15,7 @@ from ...events import (
 )
 from . import anthropic_wire as wire
 from .arguments import check_object
+from .blocks import generated_id
 from .json import join_surrogates, loads
 
 REDACTED = "redacted:"
@@ -58,7 +59,12 @@ class _Block:
         """Length of all texts that are kept for this block."""
 
 
+_TEXT = ("text", "")
+_THINKING = ("thinking", "")
+"""Kinds of blocks with text or thinking. A block that started without a type can have both."""
+
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_texts = msgspec.json.Decoder(str)
 
 
 class Blocks:
@@ -78,31 +84,41 @@ class Blocks:
     __slots__ = (
         "_buffered_chars",
         "_count",
+        "_last_index",
         "_open",
         "_undecided_call",
         "has_call",
         "has_invalid_call",
+        "response_id",
     )
 
     def __init__(self) -> None:
+        self.response_id = ""
+        """The provider's id of the answer. Calls without an id get one that is made from it."""
         self.has_call = False
         """Whether a complete call was emitted."""
         self.has_invalid_call = False
         """Whether a call was emitted whose arguments are not a JSON object."""
         self._open: dict[int, _Block] = {}
         """Open blocks by the provider's index."""
+        self._last_index = -1
+        """The provider's index of the latest block."""
         self._count = 0
         """Number of blocks that have emitted something."""
         self._buffered_chars = 0
         self._undecided_call: _Block | None = None
         """A call that ended without a JSON object, as long as it may have been cut off."""
 
-    def start(self, index: int, content: wire.Block, deltas: list[Delta]) -> None:
+    def start(self, index: int | None, content: wire.Block, deltas: list[Delta]) -> None:
+        """Start a block. Without an index, it follows the latest one."""
         self._decide_call(deltas)
+        if index is None:
+            index = self._last_index + 1
+        self._last_index = index
         if index in self._open or len(self._open) >= MAX_OPEN_BLOCKS:
             raise BrokenBlocksError("too many blocks are open, or a block started twice")
-        block = self._open[index] = _Block(content.type)
-        match content.type:
+        block = self._open[index] = _Block(content.type or wire.type_of_block(content))
+        match block.kind:
             case "text":
                 if content.text:
                     deltas.append(TextDelta(content.text, self._index_of(block)))
@@ -115,30 +131,34 @@ class Blocks:
                     signature = REDACTED + content.data
                     deltas.append(ReasoningDelta("", self._index_of(block), signature))
             case "tool_use":
-                block.id = content.id or ""
-                block.name = content.name or ""
-                deltas.append(ToolCallStarted(self._index_of(block), block.id, block.name))
+                if not content.name:
+                    raise BrokenBlocksError("a tool call has no name")
+                index = self._index_of(block)
+                block.id = content.id or generated_id(self.response_id, index)
+                block.name = content.name
+                deltas.append(ToolCallStarted(index, block.id, block.name))
                 block.initial_input = _nonempty_object(content.input)
                 chars = len(block.id) + len(block.name) + len(block.initial_input)
                 self._count_chars(block, chars)
             case _:
                 pass  # ignored content; its deltas must find an open block
 
-    def add(self, index: int, delta: wire.Delta, deltas: list[Delta]) -> None:
-        block = self._open.get(index)
+    def add(self, index: int | None, delta: wire.Delta, deltas: list[Delta]) -> None:
+        """Add a delta to a block. Without an index, it belongs to the latest block."""
+        block = self._open.get(self._last_index if index is None else index)
         match delta.type:
             case "text_delta":
-                if block is not None and block.kind == "text":
+                if block is not None and block.kind in _TEXT:
                     if delta.text:
                         deltas.append(TextDelta(delta.text, self._index_of(block)))
                     return
             case "thinking_delta":
-                if block is not None and block.kind == "thinking":
+                if block is not None and block.kind in _THINKING:
                     if delta.thinking:
                         deltas.append(ReasoningDelta(delta.thinking, self._index_of(block)))
                     return
             case "signature_delta":
-                if block is not None and block.kind == "thinking":
+                if block is not None and block.kind in _THINKING:
                     self._keep_signature(block, delta.signature)
                     return
             case "input_json_delta":
@@ -148,20 +168,25 @@ class Blocks:
                         deltas.append(ToolCallDelta(block.index, delta.partial_json))
                         self._count_chars(block, len(delta.partial_json))
                     return
+            case "" if type_ := wire.type_of_delta(delta):
+                delta.type = type_
+                self.add(index, delta, deltas)
+                return
             case _:
                 return  # citations and unknown deltas
         if block is None:
             raise BrokenBlocksError("a delta belongs to a block that is not open")
 
-    def stop(self, index: int, deltas: list[Delta]) -> None:
-        block = self._open.pop(index, None)
+    def stop(self, index: int | None, deltas: list[Delta]) -> None:
+        """Stop a block. Without an index, it is the latest one."""
+        block = self._open.pop(self._last_index if index is None else index, None)
         if block is None:
             raise BrokenBlocksError("a block ended that was not open")
         if block.kind == "tool_use":
             self._stop_call(block, deltas)
             return
         self._buffered_chars -= block.buffered_chars
-        if block.kind == "thinking" and block.signature:
+        if block.signature:
             deltas.append(ReasoningDelta("", self._index_of(block), block.signature))
 
     def finish(self, deltas: list[Delta], *, is_cut: bool) -> None:
@@ -236,9 +261,14 @@ def _arguments(call: _Block) -> str:
 
 
 def _nonempty_object(raw: msgspec.Raw) -> str:
-    """Return the text of a JSON object, or "" if it has no members or is not an object."""
+    """Return the text of a JSON object, or "" if it has no members or is not an object.
+
+    Some servers write the object as a text.
+    """
     text = bytes(raw)
     try:
+        if text.startswith(b'"'):
+            text = loads(_texts, text, keep_surrogates=False).encode()
         return text.decode() if loads(_objects, text, keep_surrogates=False) else ""
     except msgspec.DecodeError:
         return ""

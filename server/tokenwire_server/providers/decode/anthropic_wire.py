@@ -10,8 +10,10 @@ from typing import Annotated
 import msgspec
 
 from ...events import FinishReason, Refusal
+from . import lenient
 from .base import MAX_NAME_CHARS
 from .json import join_surrogates, loads
+from .lenient import JsonText, Prose
 
 FINISH_REASONS = {
     "end_turn": FinishReason.STOP,
@@ -85,10 +87,10 @@ class Delta(msgspec.Struct, gc=False):
     """A delta of a block (`content_block_delta`) or of the message (`message_delta`)."""
 
     type: str = ""
-    text: str | None = None
-    thinking: str | None = None
+    text: Prose | None = None
+    thinking: Prose | None = None
     signature: str | None = None
-    partial_json: str | None = None
+    partial_json: JsonText | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
     stop_details: StopDetails | None = None
@@ -99,8 +101,8 @@ class Block(msgspec.Struct, gc=False):
     id: str | None = None
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw(b"{}")
-    text: str | None = None
-    thinking: str | None = None
+    text: Prose | None = None
+    thinking: Prose | None = None
     signature: str | None = None
     data: str | None = None
 
@@ -128,54 +130,89 @@ class Message(msgspec.Struct, gc=False):
 class Event(msgspec.Struct, gc=False):
     """An event of any type. `type` determines which other fields are set."""
 
-    type: str
-    index: int = 0
+    type: str = ""
+    index: int | None = None
     delta: Delta | None = None
     content_block: Block | None = None
     message: Message | None = None
     usage: Usage | None = None
 
 
-class _Typed(msgspec.Struct, gc=False):
-    type: str = ""
-
-
-class _Content(msgspec.Struct, gc=False):
-    """The type of the content in an event."""
-
-    index: int = 0
-    delta: _Typed | None = None
-    content_block: _Typed | None = None
-
-
 _KNOWN_EVENTS = frozenset(
-    {"message_start", "message_delta", "message_stop"}
+    {"message_start", "message_delta", "message_stop", "error"}
     | {"content_block_start", "content_block_delta", "content_block_stop"}
 )
 _KNOWN_BLOCKS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
-_KNOWN_DELTAS = frozenset({"text_delta", "thinking_delta", "signature_delta", "input_json_delta"})
+_DELTA_FIELDS = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+    "input_json_delta": "partial_json",
+}
+"""The field of each type of delta that is read."""
 
 _events = msgspec.json.Decoder(Event)
-_types = msgspec.json.Decoder(_Typed)
-_contents = msgspec.json.Decoder(_Content)
 
 
 def read_event(payload: bytes) -> Event:
-    """Decode one event. Raises msgspec.DecodeError if it is not JSON, or its fields do not fit its type.
+    """Decode one event. Raises msgspec.ValidationError if a field has another type than it should.
 
-    Of an event, delta or block of an unknown type, only the type is decoded, because its fields may have
-    other types than those defined here.
+    Raises msgspec.DecodeError if it is not JSON.
     """
-    try:
-        return loads(_events, payload)
-    except msgspec.ValidationError:
-        type_ = loads(_types, payload).type
-        if type_ and type_ not in _KNOWN_EVENTS:
-            return Event(type=type_)
-        content = loads(_contents, payload)
-        delta, block = content.delta, content.content_block
-        if type_ == "content_block_delta" and delta is not None and delta.type not in _KNOWN_DELTAS:
-            return Event(type_, content.index, delta=Delta(delta.type))
-        if type_ == "content_block_start" and block is not None and block.type not in _KNOWN_BLOCKS:
-            return Event(type_, content.index, content_block=Block(block.type))
-        raise
+    return loads(_events, payload)
+
+
+def read_odd_event(payload: bytes, name: str) -> tuple[Event, str]:
+    """Decode an event whose fields are not all of the right types, or that has no type.
+
+    `name` is the event's name outside of its data. Types that are missing are determined by what else
+    there is. Fields of an event, a delta or a block of an unknown type may have other types than those
+    defined here, so of them only the type is returned. Also returns what could not be read, for the log.
+    Raises msgspec.DecodeError.
+    """
+    event, unreadable = lenient.read(_events, payload)
+    if not event.type.isidentifier():
+        event.type = name or _type_of_event(event)
+    if event.type not in _KNOWN_EVENTS:
+        return Event(event.type), ""
+    delta, block = event.delta, event.content_block
+    if delta is not None and event.type == "content_block_delta":
+        if not delta.type.isidentifier():
+            delta.type = type_of_delta(delta)
+        if delta.type not in _DELTA_FIELDS:
+            return Event(event.type, event.index, delta=Delta(delta.type)), ""
+    if block is not None and event.type == "content_block_start":
+        if not block.type.isidentifier():
+            block.type = type_of_block(block)
+        if block.type and block.type not in _KNOWN_BLOCKS:
+            return Event(event.type, event.index, content_block=Block(block.type)), ""
+    return event, unreadable
+
+
+def _type_of_event(event: Event) -> str:
+    if event.message is not None:
+        return "message_start"
+    if event.content_block is not None:
+        return "content_block_start"
+    if event.delta is not None:
+        return "content_block_delta" if type_of_delta(event.delta) else "message_delta"
+    return ""
+
+
+def type_of_delta(delta: Delta) -> str:
+    """Return the type of a delta without a type, or "" if it has none of the fields of a known type."""
+    for type_, field in _DELTA_FIELDS.items():
+        if getattr(delta, field) is not None:
+            return type_
+    return ""
+
+
+def type_of_block(block: Block) -> str:
+    """Return the type of a block without a type, or "" if it has none of the fields of a known type."""
+    if block.name:
+        return "tool_use"
+    if block.data:
+        return "redacted_thinking"
+    if block.thinking is not None:
+        return "thinking"
+    return "text" if block.text is not None else ""

@@ -337,11 +337,6 @@ def test_without_reported_usage_there_is_none():
     assert decode(event("message_start", message={}), TEXT, ending("end_turn"))[1].usage is None
 
 
-@pytest.mark.parametrize("count", [-1, 2**64, 1.5, "7"])
-def test_invalid_token_counts_break_the_answer(count):
-    assert isinstance(decode(TEXT, ending("end_turn", output_tokens=count))[1].end, UpstreamBroken)
-
-
 def test_a_later_signature_replaces_an_earlier_one_as_in_the_sdk():
     assert decode(
         start(0, "thinking", thinking="", signature="a"),

@@ -63,16 +63,11 @@ def test_unknown_events_blocks_and_deltas_are_ignored(unknown):
         b"data: half a ch\xc3\n\n",
         b"data: null\n\n",
         b"data: []\n\n",
-        b"data: {}\n\n",
-        b'data: {"type": 7}\n\n',
         b"data: " + b"[" * 100_000 + b"\n\n",
-        event("content_block_delta", index=0),
-        event("content_block_start", index=0, content_block=None),
-        start(0, "text", text=7),
-        delta(0, "text_delta", text=7),
         delta(0, "text_delta", text="of no block"),
         stop(0),
         start(0, "text") + start(0, "text"),
+        start(0, "tool_use", id="a"),
     ],
 )
 def test_an_invalid_event_breaks_the_answer(malformed):
