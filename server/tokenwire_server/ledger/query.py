@@ -58,7 +58,7 @@ class UsageSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Records without a known price. The sum of the costs does not include them."""
     usage: Usage
     """The sums. An optional figure is the sum over the records that have it, and None if none has it.
-    `estimated` is true if any record is estimated."""
+    `estimated` is true if any record is estimated. `server_tools` and `service_tier` are empty."""
     first_created_time: float
     last_created_time: float
 

@@ -19,6 +19,8 @@ MAX_TEXT_CHARS = 1024
 MAX_COUNT = 10**12
 """Maximum number of tokens, and of microusd. The sum of 9 million such records fits in 64 bits."""
 MAX_ATTEMPTS = 10**6
+MAX_TOOLS = 32
+"""Maximum number of tools of the provider in one record."""
 
 DAY_S = 86_400
 _TEXTS = (
@@ -29,17 +31,18 @@ _PLAIN = ("created_time", "end_time", "ttft_s", "partial", "from_cache")
 _FIELDS = (*_TEXTS, *_PLAIN, "attempts")
 COUNTS = (
     "input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens", "cache_write_tokens",
-    "cost_microusd",
+    "long_cache_write_tokens", "cost_microusd",
 )  # fmt: skip
 """The counts of `Usage`."""
+_USAGE_FACTS = ("server_tool_counts", "service_tier", "estimated")
 FIGURES = (
     "stream_id", "provider", "model", "provider_response_id", "ttft_s", "partial", "attempts",
-    "estimated", *COUNTS,
+    *COUNTS, *_USAGE_FACTS,
 )  # fmt: skip
 """The key of a row, and the columns that change while the stream is open."""
 
 RECORD_COLUMNS = tuple(
-    usage_records.c[name] for name in (*_FIELDS, *COUNTS, "estimated", "outcome", "labels")
+    usage_records.c[name] for name in (*_FIELDS, *COUNTS, *_USAGE_FACTS, "outcome", "labels")
 )
 
 
@@ -51,6 +54,8 @@ def row_of(record: UsageRecord) -> dict[str, Any]:
         row[name] = getattr(record, name)
     for name in COUNTS:
         row[name] = _count(getattr(usage, name))
+    row["server_tool_counts"] = _tool_counts(usage)
+    row["service_tier"] = text_of(usage.service_tier) or None
     row["estimated"] = usage.estimated
     row["attempts"] = min(record.attempts, MAX_ATTEMPTS)
     row["outcome"] = record.outcome.value
@@ -70,8 +75,10 @@ def figures_of(record: UsageRecord) -> tuple[Any, ...]:
         record.ttft_s,
         record.partial,
         min(record.attempts, MAX_ATTEMPTS),
-        usage.estimated,
         *(_count(getattr(usage, name)) for name in COUNTS),
+        _tool_counts(usage),
+        text_of(usage.service_tier) or None,
+        usage.estimated,
     )
 
 
@@ -81,7 +88,12 @@ def record_of(row: Mapping[str, Any]) -> UsageRecord:
         **{name: row[name] for name in _FIELDS},
         labels={unquote(name): value for name, value in row["labels"].items()},
         outcome=Outcome(row["outcome"]),
-        usage=Usage(**{name: row[name] for name in COUNTS}, estimated=row["estimated"]),
+        usage=Usage(
+            **{name: row[name] for name in COUNTS},
+            server_tools=tuple(sorted((row["server_tool_counts"] or {}).items())),
+            service_tier=row["service_tier"] or "",
+            estimated=row["estimated"],
+        ),
     )
 
 
@@ -103,6 +115,12 @@ def text_of(text: str) -> str:
     return "".join(
         "\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text
     )
+
+
+def _tool_counts(usage: Usage) -> dict[str, int] | None:
+    if not usage.server_tools:
+        return None
+    return {text_of(tool): min(count, MAX_COUNT) for tool, count in usage.server_tools[:MAX_TOOLS]}
 
 
 def _count(count: int | None) -> int | None:

@@ -15,6 +15,8 @@ from tokenwire_server.events import Usage
 from tokenwire_server.ledger import store as store_module
 from tokenwire_server.ledger.query import Cursor, SummaryTooLarge, UsageQuery
 from tokenwire_server.ledger.record import Outcome, UsageRecord
+from tokenwire_server.ledger.rows import COUNTS as COUNTS_OF_USAGE
+from tokenwire_server.ledger.rows import MAX_TOOLS
 
 ALL = UsageQuery(tenant=None)
 DAY = 86_400.0
@@ -29,7 +31,17 @@ COUNTS = st.integers(0, 10**12)
 MAYBE_COUNTS = st.none() | COUNTS
 TIMES = st.sampled_from([0.0, 1.0, DAY - 1e-6, DAY, 2.5 * DAY]).map(lambda s: MIDNIGHT + s)
 USAGES = st.builds(
-    Usage, COUNTS, COUNTS, MAYBE_COUNTS, MAYBE_COUNTS, MAYBE_COUNTS, MAYBE_COUNTS, st.booleans()
+    Usage,
+    COUNTS,
+    COUNTS,
+    MAYBE_COUNTS,
+    MAYBE_COUNTS,
+    MAYBE_COUNTS,
+    MAYBE_COUNTS,
+    st.dictionaries(WORDS, COUNTS, max_size=3).map(lambda tools: tuple(sorted(tools.items()))),
+    WORDS,
+    cost_microusd=MAYBE_COUNTS,
+    estimated=st.booleans(),
 )
 RECORDS = st.builds(
     UsageRecord,
@@ -163,11 +175,7 @@ async def test_summaries_are_the_sums_of_the_records_that_match(
         assert summary.first_created_time == min(r.created_time for r in those)
         assert summary.last_created_time == max(r.created_time for r in those)
         assert summary.usage == Usage(
-            **{
-                name: added_up(getattr(r.usage, name) for r in those)
-                for name in Usage.__struct_fields__
-                if name != "estimated"
-            },
+            **{name: added_up(getattr(r.usage, name) for r in those) for name in COUNTS_OF_USAGE},
             estimated=any(r.usage.estimated for r in those),
         )
 
@@ -222,12 +230,27 @@ async def test_no_value_of_a_caller_or_provider_blocks_other_records(store, reco
         model_asked="m" * 100_000,
         provider_response_id="\ud83d",
         attempts=10**30,
-        usage=Usage(10**30, 2**63, cost_microusd=10**40),
+        usage=Usage(
+            10**30,
+            2**63,
+            server_tools=(("\0\ud800", 10**40), *((f"tool {n}", 1) for n in range(1000))),
+            service_tier="\ud800" * 10**5,
+            cost_microusd=10**40,
+        ),
     )
     await store.write([odd, record("good")])
     read, good = sorted(await store.page(ALL), key=lambda r: r.stream_id, reverse=True)
     assert good == record("good")
-    assert read.usage == Usage(10**12, 10**12, cost_microusd=10**12)
+    assert read.usage == Usage(
+        10**12,
+        10**12,
+        server_tools=(
+            *sorted((f"tool {n}", 1) for n in range(MAX_TOOLS - 1)),
+            ("\ufffd" * 2, 10**12),
+        ),
+        service_tier="\ufffd" * 1024,
+        cost_microusd=10**12,
+    )
     assert (read.request_id, read.provider_response_id) == ("\ufffd", "\ufffd")
     assert read.labels == {"\ufffd\ufffd": "\ufffd\ufffd", '"': "\\"}
     assert read.model_asked == "m" * 1024

@@ -4,18 +4,24 @@ import subprocess
 import sys
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from msgspec import structs
 
 import database_processes
 from database_processes import started_together
 from databases import detail
 from tokenwire_server.config import ConfigError
 from tokenwire_server.errors import StoreUnavailable
+from tokenwire_server.events import Usage
+from tokenwire_server.ledger.query import UsageQuery
+from tokenwire_server.ledger.store import UsageStore
 from tokenwire_server.storage.database import Database
 from tokenwire_server.storage.schema import REVISIONS, VERSION_TABLE, metadata
+from usage_records import WHOLE, fill
 
 IMPORTED = """
 import asyncio, sys
@@ -72,6 +78,26 @@ async def test_alembic_is_not_imported_if_the_schema_is_current(database_url):
     await prepare(database_url)
     command = [sys.executable, "-W", "error", "-c", IMPORTED, database_url]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "False False\n"
+
+
+async def test_records_of_an_older_schema_have_none_of_the_newer_facts(database_url, sql):
+    def upgrade(connection):
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "tokenwire_server.storage:migrations")
+        command.upgrade(config, "0002")
+
+    async with Database(database_url) as database:
+        async with database.writing() as connection:
+            await connection.run_sync(upgrade)
+        fill(sql, database_url, "acme", 2)
+        assert await database.prepare(migrate=True)
+        records = await UsageStore(database).page(UsageQuery(tenant=None))
+        assert [record.usage for record in records] == [
+            Usage(100, n, cost_microusd=n) for n in (1, 2)
+        ]
+        newer = structs.replace(WHOLE, tenant="acme")
+        await UsageStore(database).write([newer])
+        assert newer in await UsageStore(database).page(UsageQuery(tenant="acme"))
 
 
 async def test_without_migration_the_error_says_what_to_run(database_url, sql):
