@@ -31,6 +31,7 @@ from ..wire.connect_failure import ConnectFailure, connect_failure
 from .connection import Connection
 from .money import usd_text
 from .render import stream_line
+from .terminal import visible
 
 _TOKEN_EVENTS = frozenset(
     {"text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call"}
@@ -47,6 +48,7 @@ _WAY_OUT = {
     ConnectFailure.REFUSED: "try --tls, or --tls-cert FILE and --tls-key FILE",
 }
 
+_USUAL_TIERS = frozenset({"", "auto", "default", "standard", "on_demand"})
 _BYTES_PER_TOKEN = 4
 """A rule of thumb for English text, for streams whose usage is not reported."""
 
@@ -139,10 +141,18 @@ class Tally:
 
 
 def usage_text(usage: Usage) -> str:
-    """Return tokens in and out, and the cost if it is known. Estimates are marked."""
+    """Return tokens in and out, calls of the provider's tools, and the cost if it is known.
+
+    The tier of service is named if it is not the usual one. Estimates are marked.
+    """
     mark, end = ("~", " (estimated)") if usage.estimated else ("", "")
-    cost = f", {mark}{usd_text(usage.cost_microusd)}" if usage.HasField("cost_microusd") else ""
-    return f"{mark}{usage.input_tokens} tokens in, {mark}{usage.output_tokens} out{cost}{end}"
+    parts = [f"{mark}{usage.input_tokens} tokens in", f"{mark}{usage.output_tokens} out"]
+    parts += (f"{tool}: {count}" for tool, count in sorted(usage.server_tool_counts.items()))
+    if usage.service_tier.lower() not in _USUAL_TIERS:
+        parts.append(f"tier {usage.service_tier}")
+    if usage.HasField("cost_microusd"):
+        parts.append(f"{mark}{usd_text(usage.cost_microusd)}")
+    return visible(", ".join(parts) + end)
 
 
 def stream_text(info: StreamInfo) -> str:

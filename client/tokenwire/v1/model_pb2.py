@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/model.proto\x12\x0ctokenwire.v1\"\x91\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0eprovider_model\x18\x03 \x01(\t\x12\x33\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x1d.tokenwire.v1.ModelCapability\x12\"\n\x15\x63ontext_window_tokens\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12)\n\x06prices\x18\x07 \x01(\x0b\x32\x19.tokenwire.v1.ModelPricesB\x18\n\x16_context_window_tokensB\x14\n\x12_max_output_tokens\"y\n\x0bModelPrices\x12\x16\n\x0einput_microusd\x18\x01 \x01(\x03\x12\x17\n\x0foutput_microusd\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63he_read_microusd\x18\x03 \x01(\x03\x12\x1c\n\x14\x63\x61\x63he_write_microusd\x18\x04 \x01(\x03\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.tokenwire.v1.Model\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t*\xae\x01\n\x0fModelCapability\x12 \n\x1cMODEL_CAPABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16MODEL_CAPABILITY_TOOLS\x10\x01\x12\x1b\n\x17MODEL_CAPABILITY_IMAGES\x10\x02\x12\x1e\n\x1aMODEL_CAPABILITY_REASONING\x10\x03\x12 \n\x1cMODEL_CAPABILITY_JSON_SCHEMA\x10\x04\x32\x9f\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.tokenwire.v1.ListModelsRequest\x1a .tokenwire.v1.ListModelsResponse\x12>\n\x08GetModel\x12\x1d.tokenwire.v1.GetModelRequest\x1a\x13.tokenwire.v1.ModelBc\n\x10\x64\x65v.tokenwire.v1P\x01Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\xaa\x02\x0cTokenwire.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/model.proto\x12\x0ctokenwire.v1\"\x91\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0eprovider_model\x18\x03 \x01(\t\x12\x33\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x1d.tokenwire.v1.ModelCapability\x12\"\n\x15\x63ontext_window_tokens\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12)\n\x06prices\x18\x07 \x01(\x0b\x32\x19.tokenwire.v1.ModelPricesB\x18\n\x16_context_window_tokensB\x14\n\x12_max_output_tokens\"\xbf\x01\n\x0bModelPrices\x12\x16\n\x0einput_microusd\x18\x01 \x01(\x03\x12\x17\n\x0foutput_microusd\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63he_read_microusd\x18\x03 \x01(\x03\x12\x1c\n\x14\x63\x61\x63he_write_microusd\x18\x04 \x01(\x03\x12&\n\x19long_cache_write_microusd\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x1c\n\x1a_long_cache_write_microusd\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.tokenwire.v1.Model\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t*\xae\x01\n\x0fModelCapability\x12 \n\x1cMODEL_CAPABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16MODEL_CAPABILITY_TOOLS\x10\x01\x12\x1b\n\x17MODEL_CAPABILITY_IMAGES\x10\x02\x12\x1e\n\x1aMODEL_CAPABILITY_REASONING\x10\x03\x12 \n\x1cMODEL_CAPABILITY_JSON_SCHEMA\x10\x04\x32\x9f\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.tokenwire.v1.ListModelsRequest\x1a .tokenwire.v1.ListModelsResponse\x12>\n\x08GetModel\x12\x1d.tokenwire.v1.GetModelRequest\x1a\x13.tokenwire.v1.ModelBc\n\x10\x64\x65v.tokenwire.v1P\x01Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\xaa\x02\x0cTokenwire.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,18 +32,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tokenwire.v1.model_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.tokenwire.v1P\001Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\252\002\014Tokenwire.V1'
-  _globals['_MODELCAPABILITY']._serialized_start=553
-  _globals['_MODELCAPABILITY']._serialized_end=727
+  _globals['_MODELCAPABILITY']._serialized_start=624
+  _globals['_MODELCAPABILITY']._serialized_end=798
   _globals['_MODEL']._serialized_start=43
   _globals['_MODEL']._serialized_end=316
-  _globals['_MODELPRICES']._serialized_start=318
-  _globals['_MODELPRICES']._serialized_end=439
-  _globals['_LISTMODELSREQUEST']._serialized_start=441
-  _globals['_LISTMODELSREQUEST']._serialized_end=460
-  _globals['_LISTMODELSRESPONSE']._serialized_start=462
-  _globals['_LISTMODELSRESPONSE']._serialized_end=519
-  _globals['_GETMODELREQUEST']._serialized_start=521
-  _globals['_GETMODELREQUEST']._serialized_end=550
-  _globals['_MODELSERVICE']._serialized_start=730
-  _globals['_MODELSERVICE']._serialized_end=889
+  _globals['_MODELPRICES']._serialized_start=319
+  _globals['_MODELPRICES']._serialized_end=510
+  _globals['_LISTMODELSREQUEST']._serialized_start=512
+  _globals['_LISTMODELSREQUEST']._serialized_end=531
+  _globals['_LISTMODELSRESPONSE']._serialized_start=533
+  _globals['_LISTMODELSRESPONSE']._serialized_end=590
+  _globals['_GETMODELREQUEST']._serialized_start=592
+  _globals['_GETMODELREQUEST']._serialized_end=621
+  _globals['_MODELSERVICE']._serialized_start=801
+  _globals['_MODELSERVICE']._serialized_end=960
 # @@protoc_insertion_point(module_scope)

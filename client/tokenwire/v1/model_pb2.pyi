@@ -105,7 +105,8 @@ global___Model = Model
 @typing.final
 class ModelPrices(google.protobuf.message.Message):
     """ModelPrices has the current prices of a model, in millionths of a US dollar per million tokens. If the
-    prices depend on the length of the input, these are the prices for short input.
+    prices depend on the length of the input, these are the prices for short input. They are those of the
+    standard tier of service.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -114,6 +115,7 @@ class ModelPrices(google.protobuf.message.Message):
     OUTPUT_MICROUSD_FIELD_NUMBER: builtins.int
     CACHE_READ_MICROUSD_FIELD_NUMBER: builtins.int
     CACHE_WRITE_MICROUSD_FIELD_NUMBER: builtins.int
+    LONG_CACHE_WRITE_MICROUSD_FIELD_NUMBER: builtins.int
     input_microusd: builtins.int
     """Input."""
     output_microusd: builtins.int
@@ -122,6 +124,8 @@ class ModelPrices(google.protobuf.message.Message):
     """Input read from the provider's prompt cache."""
     cache_write_microusd: builtins.int
     """Input written to the provider's prompt cache."""
+    long_cache_write_microusd: builtins.int
+    """Input written to the provider's prompt cache and kept there for an hour. Absent if unknown."""
     def __init__(
         self,
         *,
@@ -129,8 +133,11 @@ class ModelPrices(google.protobuf.message.Message):
         output_microusd: builtins.int = ...,
         cache_read_microusd: builtins.int = ...,
         cache_write_microusd: builtins.int = ...,
+        long_cache_write_microusd: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cache_read_microusd", b"cache_read_microusd", "cache_write_microusd", b"cache_write_microusd", "input_microusd", b"input_microusd", "output_microusd", b"output_microusd"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_long_cache_write_microusd", b"_long_cache_write_microusd", "long_cache_write_microusd", b"long_cache_write_microusd"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_long_cache_write_microusd", b"_long_cache_write_microusd", "cache_read_microusd", b"cache_read_microusd", "cache_write_microusd", b"cache_write_microusd", "input_microusd", b"input_microusd", "long_cache_write_microusd", b"long_cache_write_microusd", "output_microusd", b"output_microusd"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_long_cache_write_microusd", b"_long_cache_write_microusd"]) -> typing.Literal["long_cache_write_microusd"] | None: ...
 
 global___ModelPrices = ModelPrices
 

@@ -107,6 +107,22 @@ class Usage(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class ServerToolCountsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     INPUT_TOKENS_FIELD_NUMBER: builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
     REASONING_TOKENS_FIELD_NUMBER: builtins.int
@@ -114,6 +130,9 @@ class Usage(google.protobuf.message.Message):
     CACHE_WRITE_TOKENS_FIELD_NUMBER: builtins.int
     COST_MICROUSD_FIELD_NUMBER: builtins.int
     ESTIMATED_FIELD_NUMBER: builtins.int
+    LONG_CACHE_WRITE_TOKENS_FIELD_NUMBER: builtins.int
+    SERVER_TOOL_COUNTS_FIELD_NUMBER: builtins.int
+    SERVICE_TIER_FIELD_NUMBER: builtins.int
     input_tokens: builtins.int
     """Tokens of the request, including those read from or written to the provider's prompt cache."""
     output_tokens: builtins.int
@@ -129,11 +148,25 @@ class Usage(google.protobuf.message.Message):
     report it.
     """
     cost_microusd: builtins.int
-    """Cost of these tokens, in millionths of a US dollar. Absent if the price is unknown. An absent cost is
-    not a cost of 0.
+    """Cost of the tokens and the server tools, in millionths of a US dollar. Absent if a part of it has no
+    known price. An absent cost is not a cost of 0.
     """
     estimated: builtins.bool
     """True if the provider did not report all of these figures, and Tokenwire counted or estimated them."""
+    long_cache_write_tokens: builtins.int
+    """The part of `cache_write_tokens` that the provider keeps for an hour, at a higher price. Absent if the
+    provider does not report it.
+    """
+    service_tier: builtins.str
+    """The tier of service in which the provider worked, in its own words, such as "priority". Empty if the
+    provider does not report it, and in a UsageSummary.
+    """
+    @property
+    def server_tool_counts(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """Number of calls of each tool that the provider ran itself, by the name of the tool, such as
+        "web_search". Tools that the provider did not run are missing. Empty in a UsageSummary.
+        """
+
     def __init__(
         self,
         *,
@@ -144,15 +177,20 @@ class Usage(google.protobuf.message.Message):
         cache_write_tokens: builtins.int | None = ...,
         cost_microusd: builtins.int | None = ...,
         estimated: builtins.bool = ...,
+        long_cache_write_tokens: builtins.int | None = ...,
+        server_tool_counts: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        service_tier: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_cache_read_tokens", b"_cache_read_tokens", "_cache_write_tokens", b"_cache_write_tokens", "_cost_microusd", b"_cost_microusd", "_reasoning_tokens", b"_reasoning_tokens", "cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "cost_microusd", b"cost_microusd", "reasoning_tokens", b"reasoning_tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_cache_read_tokens", b"_cache_read_tokens", "_cache_write_tokens", b"_cache_write_tokens", "_cost_microusd", b"_cost_microusd", "_reasoning_tokens", b"_reasoning_tokens", "cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "cost_microusd", b"cost_microusd", "estimated", b"estimated", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_cache_read_tokens", b"_cache_read_tokens", "_cache_write_tokens", b"_cache_write_tokens", "_cost_microusd", b"_cost_microusd", "_long_cache_write_tokens", b"_long_cache_write_tokens", "_reasoning_tokens", b"_reasoning_tokens", "cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "cost_microusd", b"cost_microusd", "long_cache_write_tokens", b"long_cache_write_tokens", "reasoning_tokens", b"reasoning_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_cache_read_tokens", b"_cache_read_tokens", "_cache_write_tokens", b"_cache_write_tokens", "_cost_microusd", b"_cost_microusd", "_long_cache_write_tokens", b"_long_cache_write_tokens", "_reasoning_tokens", b"_reasoning_tokens", "cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "cost_microusd", b"cost_microusd", "estimated", b"estimated", "input_tokens", b"input_tokens", "long_cache_write_tokens", b"long_cache_write_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "server_tool_counts", b"server_tool_counts", "service_tier", b"service_tier"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_cache_read_tokens", b"_cache_read_tokens"]) -> typing.Literal["cache_read_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_cache_write_tokens", b"_cache_write_tokens"]) -> typing.Literal["cache_write_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_cost_microusd", b"_cost_microusd"]) -> typing.Literal["cost_microusd"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_long_cache_write_tokens", b"_long_cache_write_tokens"]) -> typing.Literal["long_cache_write_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_reasoning_tokens", b"_reasoning_tokens"]) -> typing.Literal["reasoning_tokens"] | None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 
 import grpc
@@ -11,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tokenwire.v1.usage_pb2 import Usage
 
-from .._int64 import parse_count
+from .._int64 import MAX_DIGITS, parse_count
 from ..errors import (
     AnswerTooLarge,
     BudgetExceeded,
@@ -66,6 +67,7 @@ _OPTIONAL_COUNTS = (
     "reasoning_tokens",
     "cache_read_tokens",
     "cache_write_tokens",
+    "long_cache_write_tokens",
     "cost_microusd",
 )
 
@@ -211,4 +213,21 @@ def _usage(facts: Mapping[str, str]) -> Usage | None:
         count = parse_count(facts.get(name))
         if count is not None:
             setattr(usage, name, count)
+    usage.service_tier = facts.get("service_tier", "")
+    usage.server_tool_counts.update(_tool_counts(facts.get("server_tool_counts", "")))
     return usage
+
+
+def _tool_counts(text: str) -> dict[str, int]:
+    """Return the counts in a JSON object. A malformed one counts as missing."""
+    try:
+        counts = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(counts, dict):
+        return {}
+    return {
+        tool: count
+        for tool, count in counts.items()
+        if type(count) is int and 0 <= count < 10**MAX_DIGITS and tool.isprintable()
+    }

@@ -326,6 +326,9 @@ def usage_message(usage: Usage) -> usage_pb2.Usage:
         cache_write_tokens=usage.cache_write_tokens,
         cost_microusd=usage.cost_microusd,
         estimated=usage.estimated,
+        long_cache_write_tokens=usage.long_cache_write_tokens,
+        server_tool_counts=dict(usage.server_tools),
+        service_tier=usage.service_tier,
     )
 
 

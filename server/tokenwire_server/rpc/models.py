@@ -68,4 +68,5 @@ def _prices_message(prices: Prices) -> model_pb2.ModelPrices:
         output_microusd=million.output,
         cache_read_microusd=million.cache_read,
         cache_write_microusd=million.cache_write,
+        long_cache_write_microusd=million.long_cache_write,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any as AnyValue
@@ -177,9 +178,16 @@ def _position_facts(at: StreamPosition) -> dict[str, str]:
         "reasoning_tokens": usage.reasoning_tokens,
         "cache_read_tokens": usage.cache_read_tokens,
         "cache_write_tokens": usage.cache_write_tokens,
+        "long_cache_write_tokens": usage.long_cache_write_tokens,
         "cost_microusd": usage.cost_microusd,
     }
-    return facts | {key: str(count) for key, count in optional.items() if count is not None}
+    facts |= {key: str(count) for key, count in optional.items() if count is not None}
+    if usage.service_tier:
+        facts["service_tier"] = _bounded(usage.service_tier)
+    tool_counts = json.dumps(dict(usage.server_tools))
+    if usage.server_tools and len(tool_counts) <= MAX_TEXT_CHARS:
+        facts["server_tool_counts"] = tool_counts
+    return facts
 
 
 def _bounded(text: str) -> str:

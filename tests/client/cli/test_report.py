@@ -2,7 +2,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from tokenwire.cli.connection import Connection
-from tokenwire.cli.report import Tally, error_lines, stream_text
+from tokenwire.cli.report import Tally, error_lines, stream_text, usage_text
 from tokenwire.errors import ConnectionLost, DeadlineExceeded
 from tokenwire.v1.chat_pb2 import StreamInfo
 from tokenwire.v1.event_pb2 import Finished, Heartbeat, Timings, ToolCallDelta
@@ -123,6 +123,23 @@ def test_the_state_of_a_stream_is_one_line(info, says):
     info.usage.CopyFrom(Usage(input_tokens=5, output_tokens=6))
 
     assert stream_text(info) == says
+
+
+@pytest.mark.parametrize(
+    ("usage", "says"),
+    [
+        (Usage(service_tier="default"), "0 tokens in, 0 out"),
+        (
+            Usage(
+                service_tier="priority", server_tool_counts={"x": 1, "a": 2}, cost_microusd=20_000
+            ),
+            "0 tokens in, 0 out, a: 2, x: 1, tier priority, $0.02",
+        ),
+        (Usage(service_tier="\x1b[2J", estimated=True), "~0 tokens in, ~0 out, tier \u241b[2J (estimated)"),
+    ],
+)  # fmt: skip
+def test_a_usage_names_tools_and_an_unusual_tier(usage, says):
+    assert usage_text(usage) == says
 
 
 LOCAL = Connection("127.0.0.1:50051")

@@ -55,7 +55,9 @@ def test_every_field_of_a_sum_is_a_column():
     columns = summary_columns(("day", "model", "label", "key"), "team")
 
     assert set(columns) == {*flat(UsageSummary.DESCRIPTOR), "label.team", "cost_usd"} - {
-        "label_value"
+        "label_value",
+        "server_tool_counts",
+        "service_tier",
     }
     assert list(columns)[:4] == ["day", "model", "label.team", "key_prefix"]
     assert not {"day", "model"} & set(summary_columns(("key",), ""))
@@ -69,6 +71,9 @@ def test_a_record_is_exact_and_in_utc():
         cache_read_tokens=3,
         cost_microusd=9007199254740993,
         estimated=True,
+        long_cache_write_tokens=0,
+        server_tool_counts={"web_search": 2, "file_search": 1},
+        service_tier="=priority",
     )
     full = record(1, usage=usage, reason="STOP", attempts=2, partial=True, key_prefix="tw_1")
     full.created_time.FromJsonString("2026-07-31T23:59:59.123456789+02:00")
@@ -84,7 +89,9 @@ def test_a_record_is_exact_and_in_utc():
     assert (row["duration_s"], row["ttft_s"]) == ("2.000003", "1.234567")
     assert row["input_tokens"] == "9007199254740993"
     assert (row["reasoning_tokens"], row["cache_read_tokens"]) == ("0", "3")
-    assert row["cache_write_tokens"] == ""
+    assert (row["cache_write_tokens"], row["long_cache_write_tokens"]) == ("", "0")
+    assert row["server_tool_counts"] == '{"file_search": 1, "web_search": 2}'
+    assert row["service_tier"] == "'=priority"
     assert (row["cost_usd"], row["cost_microusd"]) == ("9007199254.740993", "9007199254740993")
     assert (row["estimated"], row["partial"], row["from_cache"]) == ("true", "true", "false")
     assert (row["outcome"], row["reason"], row["attempts"]) == ("finished", "STOP", "2")

@@ -137,7 +137,10 @@ def test_bars_distinguish_eighths():
 
 
 def test_json_has_numbers_where_every_parser_reads_them_exactly():
-    usage = Usage(input_tokens=2**53, output_tokens=2**53 + 1, cost_microusd=7)
+    tools = {"web_search": 2, "many": 2**53 + 1}
+    usage = Usage(
+        input_tokens=2**53, output_tokens=2**53 + 1, cost_microusd=7, server_tool_counts=tools
+    )
     odd = record(1, usage=usage, labels={"inputTokens": "3", "usage": "x"})
 
     found = json_object(odd)
@@ -147,6 +150,8 @@ def test_json_has_numbers_where_every_parser_reads_them_exactly():
         "outputTokens": str(2**53 + 1),
         "costMicrousd": 7,
         "estimated": False,
+        "serverToolCounts": {"web_search": 2, "many": str(2**53 + 1)},
+        "serviceTier": "",
     }
     assert found["labels"] == {"inputTokens": "3", "usage": "x"}
     assert (found["partial"], found["attempts"]) == (False, 0)

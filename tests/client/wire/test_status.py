@@ -139,8 +139,11 @@ def test_the_facts_of_a_failed_stream_are_fields():
         "input_tokens": "12",
         "output_tokens": "41",
         "reasoning_tokens": "0",
+        "long_cache_write_tokens": "8",
         "cost_microusd": "77",
         "usage_estimated": "true",
+        "service_tier": "flex",
+        "server_tool_counts": '{"web_search": 2, "odd": -1, "\\ud800": 1, "text": "3", "many": 1e99}',
         "provider": "openai",
     }
 
@@ -149,10 +152,24 @@ def test_the_facts_of_a_failed_stream_are_fields():
     assert isinstance(error, tokenwire.UpstreamError)
     assert (error.stream_id, error.last_sequence) == ("st_9", 37)
     assert error.usage == Usage(
-        input_tokens=12, output_tokens=41, reasoning_tokens=0, cost_microusd=77, estimated=True
+        input_tokens=12,
+        output_tokens=41,
+        reasoning_tokens=0,
+        long_cache_write_tokens=8,
+        cost_microusd=77,
+        estimated=True,
+        service_tier="flex",
+        server_tool_counts={"web_search": 2},
     )
     assert not error.usage.HasField("cache_read_tokens")
     assert error.metadata == facts
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1]", "7", "[" * 100_000, f'{{"a": {"9" * 9999}}}'])
+def test_malformed_tool_counts_count_as_missing(text):
+    facts = {"input_tokens": "1", "output_tokens": "2", "server_tool_counts": text}
+    error = error_of(status(Code.ABORTED, "UPSTREAM_BROKEN", metadata=facts))
+    assert error.usage == Usage(input_tokens=1, output_tokens=2)
 
 
 def test_the_readers_position_completes_the_error():

@@ -37,8 +37,11 @@ PRINTED = {
     "input_tokens": 70,
     "cache_read_tokens": 40,
     "cache_write_tokens": 30,
+    "long_cache_write_tokens": 20,
     "output_tokens": 60,
     "reasoning_tokens": 50,
+    "server_tool_counts": {"file_search": 1, "web_search": 2},
+    "service_tier": "priority",
     "cost_usd": "20.000001",
     "estimated": True,
     "partial": True,
@@ -47,7 +50,7 @@ PRINTED = {
     "instance_id": "host:1:ab",
 }
 UNKNOWN = ("end_time", "ttft_s", "duration_s", "cost_usd", "reasoning_tokens",
-           "cache_read_tokens", "cache_write_tokens")  # fmt: skip
+           "cache_read_tokens", "cache_write_tokens", "long_cache_write_tokens")  # fmt: skip
 FILTERS = UsageFilters(since=datetime(2020, 1, 1, tzinfo=UTC))
 
 
@@ -82,6 +85,7 @@ async def test_each_field_of_a_record_is_printed_under_its_own_name(printed):
     assert json.loads(done.out) == PRINTED
     (row,) = rows_of(await printed(records=True, csv=True))
     words = {"labels": '{"team": "search"}', "estimated": "true", "from_cache": "false"}
+    words |= {"server_tool_counts": '{"file_search": 1, "web_search": 2}'}
     as_text = {name: str(value) for name, value in PRINTED.items()}
     assert row == as_text | words | {"partial": "true"}
 
@@ -160,6 +164,7 @@ async def test_each_field_of_a_sum_is_printed_under_its_own_name_and_notes_say_w
         "input_tokens": 74,
         "cache_read_tokens": 40,
         "cache_write_tokens": 30,
+        "long_cache_write_tokens": 20,
         "output_tokens": 64,
         "reasoning_tokens": 50,
         "cost_usd": "20.000001",

@@ -33,7 +33,16 @@ FINISHED = Finished(
     reason=FinishReason.STOP,
     model="m",
     provider="p",
-    usage=Usage(1, 2, reasoning_tokens=3, cache_read_tokens=4, cache_write_tokens=5),
+    usage=Usage(
+        1,
+        2,
+        reasoning_tokens=3,
+        cache_read_tokens=4,
+        cache_write_tokens=5,
+        long_cache_write_tokens=6,
+        server_tools=(("web_search", 7),),
+        service_tier="flex",
+    ),
     timings=Timings(
         duration_s=4.5, ttft_s=0.25, itl_p50_s=0.02, itl_p99_s=0.5, output_tokens_per_second=12.5
     ),
@@ -55,7 +64,12 @@ def test_a_timing_that_was_not_measured_is_absent_and_not_zero():
     finished = to_proto(2, bare).finished
     for name in ("ttft", "itl_p50", "itl_p99", "output_tokens_per_second"):
         assert not finished.timings.HasField(name)
-    for name in ("reasoning_tokens", "cache_read_tokens", "cache_write_tokens"):
+    for name in (
+        "reasoning_tokens",
+        "cache_read_tokens",
+        "cache_write_tokens",
+        "long_cache_write_tokens",
+    ):
         assert not finished.usage.HasField(name)
 
 
@@ -63,6 +77,8 @@ def test_each_count_is_in_its_own_field():
     usage = to_proto(3, FINISHED).finished.usage
     assert (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens) == (1, 2, 3)
     assert (usage.cache_read_tokens, usage.cache_write_tokens) == (4, 5)
+    assert (usage.long_cache_write_tokens, usage.server_tool_counts["web_search"]) == (6, 7)
+    assert usage.service_tier == "flex"
 
 
 def test_started_has_the_creation_time():

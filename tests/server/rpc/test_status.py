@@ -101,7 +101,18 @@ def test_a_budget_is_reported_with_the_estimate():
 def test_a_failure_after_the_first_token_has_the_position_and_the_usage():
     error = errors.UpstreamBroken("broke", provider="p")
     error.at = errors.StreamPosition(
-        "id", 7, Usage(3, 4, reasoning_tokens=0, cost_microusd=5, estimated=True)
+        "id",
+        7,
+        Usage(
+            3,
+            4,
+            reasoning_tokens=0,
+            long_cache_write_tokens=2,
+            server_tools=(("web_fetch", 1), ("web_search", 6)),
+            service_tier="priority",
+            cost_microusd=5,
+            estimated=True,
+        ),
     )
     (info,) = details(error)
     assert dict(info.metadata) == {
@@ -111,9 +122,16 @@ def test_a_failure_after_the_first_token_has_the_position_and_the_usage():
         "input_tokens": "3",
         "output_tokens": "4",
         "reasoning_tokens": "0",
+        "long_cache_write_tokens": "2",
         "cost_microusd": "5",
         "usage_estimated": "true",
+        "service_tier": "priority",
+        "server_tool_counts": '{"web_fetch": 1, "web_search": 6}',
     }
+    tools = tuple((f"tool {n:060}", n) for n in range(100))
+    error.at = errors.StreamPosition("id", 7, Usage(3, 4, server_tools=tools))
+    (info,) = details(error)
+    assert "server_tool_counts" not in info.metadata  # no room
 
 
 def test_text_of_the_provider_is_never_in_the_status():

@@ -26,7 +26,7 @@ WHOLE = structs.replace(
     labels={"team": "search", "empty": ""},
     outcome=Outcome.TIME_LIMIT,
     reason="TIME_LIMIT",
-    usage=Usage(70, 60, 50, 40, 30, 20, estimated=True),
+    usage=structs.replace(usage_records.WHOLE.usage, cost_microusd=7),
 )
 
 
@@ -87,8 +87,11 @@ async def test_each_value_of_a_record_is_in_its_own_field_and_missing_values_are
             reasoning_tokens=50,
             cache_read_tokens=40,
             cache_write_tokens=30,
-            cost_microusd=20,
+            long_cache_write_tokens=20,
+            cost_microusd=7,
             estimated=True,
+            server_tool_counts={"file_search": 1, "web_search": 2},
+            service_tier="priority",
         ),
         outcome=usage_pb2.USAGE_OUTCOME_TIME_LIMIT,
         reason="TIME_LIMIT",
@@ -141,7 +144,9 @@ async def test_each_value_of_a_summary_is_in_its_own_field(usage):
         [
             WHOLE,
             structs.replace(
-                WHOLE, stream_id=f"{3:032x}", usage=Usage(700, 600, 500, 400, 300, 200)
+                WHOLE,
+                stream_id=f"{3:032x}",
+                usage=Usage(700, 600, 500, 400, 300, 200, cost_microusd=70),
             ),
             structs.replace(WHOLE, stream_id=f"{4:032x}", usage=Usage(1, 1, estimated=True)),
             structs.replace(WHOLE, stream_id=f"{5:032x}", usage=Usage(1, 1)),
@@ -165,7 +170,8 @@ async def test_each_value_of_a_summary_is_in_its_own_field(usage):
                     reasoning_tokens=550,
                     cache_read_tokens=440,
                     cache_write_tokens=330,
-                    cost_microusd=220,
+                    long_cache_write_tokens=220,
+                    cost_microusd=77,
                     estimated=True,
                 ),
                 unpriced_count=3,

@@ -16,7 +16,11 @@ from ..money import usd_decimal
 from .csv_writer import CellValue
 
 _OptionalCount = Literal[
-    "reasoning_tokens", "cache_read_tokens", "cache_write_tokens", "cost_microusd"
+    "reasoning_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "long_cache_write_tokens",
+    "cost_microusd",
 ]
 
 Columns = dict[str, Callable[[Any], CellValue]]
@@ -54,6 +58,8 @@ def record_columns() -> Columns:
         "ttft_s": _span("ttft"),
         "duration_s": _span("duration"),
         **_usage_columns(),
+        "server_tool_counts": lambda record: dict(record.usage.server_tool_counts),
+        "service_tier": lambda record: record.usage.service_tier,
         "outcome": lambda record: outcome_text(record.outcome),
         "reason": _field("reason"),
         "partial": _field("partial"),
@@ -92,6 +98,7 @@ def _usage_columns() -> Columns:
         "reasoning_tokens": _optional("reasoning_tokens"),
         "cache_read_tokens": _optional("cache_read_tokens"),
         "cache_write_tokens": _optional("cache_write_tokens"),
+        "long_cache_write_tokens": _optional("long_cache_write_tokens"),
         "cost_usd": _cost_usd,
         "cost_microusd": _optional("cost_microusd"),
         "estimated": lambda message: message.usage.estimated,

@@ -13,7 +13,7 @@ from ..terminal import json_text, visible
 # the mark itself, so that a reader can remove it again.
 _STARTS_FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20", "'")
 
-CellValue = str | int | float | bool | Mapping[str, str] | None
+CellValue = str | int | float | bool | Mapping[str, str] | Mapping[str, int] | None
 
 
 class TextOutput(Protocol):

@@ -23,10 +23,15 @@ def _make_numbers(found: dict[str, Any], message: ProtoMessage) -> None:
     for field in message.DESCRIPTOR.fields:
         value = found.get(field.json_name)
         if field.type == FieldDescriptor.TYPE_INT64 and isinstance(value, str):
-            number = int(value)
-            if abs(number) <= MAX_EXACT:
-                found[field.json_name] = number
+            found[field.json_name] = _number(value)
         elif isinstance(value, dict):
-            inner = getattr(message, field.name)
-            if isinstance(inner, ProtoMessage):  # not a map
+            inner, entry = getattr(message, field.name), field.message_type
+            if isinstance(inner, ProtoMessage):
                 _make_numbers(value, inner)
+            elif entry and entry.fields_by_name["value"].type == FieldDescriptor.TYPE_INT64:
+                value.update({key: _number(text) for key, text in value.items()})
+
+
+def _number(text: str) -> int | str:
+    number = int(text)
+    return number if abs(number) <= MAX_EXACT else text
