@@ -9,7 +9,8 @@ from fractions import Fraction
 import msgspec
 
 from ..events import Usage
-from .prices import MAX_MICROUSD, UNLIMITED_TOKENS, PerMillion, Prices
+from .prices import MAX_MICROUSD, UNLIMITED_TOKENS, Prices
+from .public_prices import tier_of
 
 Lookup = Callable[[str, str], Prices | None]
 """Returns the prices of a model in a service tier. None: they are unknown."""
@@ -29,7 +30,15 @@ class Tariff:
     on the answer, and on the tools that the provider ran.
     """
 
-    __slots__ = ("_asked_tier", "_in_tier", "_lookup", "_model", "_standard")
+    __slots__ = (
+        "_asked_tier",
+        "_in_tier",
+        "_lookup",
+        "_model",
+        "_standard",
+        "_tier",
+        "_tier_prices",
+    )
 
     def __init__(
         self,
@@ -47,13 +56,10 @@ class Tariff:
         self._standard = standard
         self._model = model
         self._asked_tier = asked_tier
-        self._in_tier = in_tier or (lambda tier: None if tier else standard)
+        self._in_tier = in_tier or (lambda tier: None if tier_of(tier) else standard)
         self._lookup = lookup
-
-    @property
-    def per_million(self) -> PerMillion:
-        """The prices in the standard tier."""
-        return self._standard.per_million
+        self._tier = ""
+        self._tier_prices: Prices | None = standard
 
     def cost_microusd(self, usage: Usage) -> int | None:
         """Return the cost of a usage. None: a part of it has no known price."""
@@ -95,7 +101,11 @@ class Tariff:
         return min(before + more, UNLIMITED_TOKENS)
 
     def _own(self, reported_tier: str) -> Prices | None:
-        return self._in_tier(reported_tier or self._asked_tier)
+        """Return the prices of the requested model. The tier rarely changes, so they are looked up once."""
+        tier = reported_tier or self._asked_tier
+        if tier != self._tier:
+            self._tier, self._tier_prices = tier, self._in_tier(tier)
+        return self._tier_prices
 
     def _parts(self, usage: Usage) -> Iterator[tuple[Prices | None, Usage]]:
         """Yield the usage of each model with its prices, then the rest, which belongs to the requested model:
@@ -109,7 +119,7 @@ class Tariff:
     def _models(self, usage: Usage) -> Iterator[tuple[Prices | None, Usage]]:
         for model, part in usage.by_model:
             tier = part.service_tier or usage.service_tier or self._asked_tier
-            prices = self._in_tier(tier) if self._is_own(model) else self._lookup(model, tier)
+            prices = self._own(tier) if self._is_own(model) else self._lookup(model, tier)
             yield prices, msgspec.structs.replace(part, server_tools=())
 
     def _exact_estimate(self, parts: Iterator[tuple[Prices | None, Usage]]) -> Fraction:
