@@ -32,6 +32,8 @@ TABLE_FIELDS = (
     "cost_usd",
 )
 """The fields of a record that a table shows."""
+NOT_IN_TABLES = "long_cache_write_tokens"
+"""The figure of a summary that a table leaves out: it would be too wide."""
 
 
 class SummaryRefused(Exception):
@@ -77,14 +79,17 @@ async def print_usage(
     except SummaryTooLarge as error:
         raise SummaryRefused(str(error)) from None
     names = {group: _group_name(group) for group in form.group_by}
+    fields = SUMMARY_FIELDS
+    if not form.csv and not form.json:
+        fields = {name: SUMMARY_FIELDS[name] for name in SUMMARY_FIELDS if name != NOT_IN_TABLES}
     rows = [
         [
             *(summary.group[group] for group in names),
-            *(value_of(summary) for value_of in SUMMARY_FIELDS.values()),
+            *(value_of(summary) for value_of in fields.values()),
         ]
         for summary in summaries
     ]
-    _row_writer([*names.values(), *SUMMARY_FIELDS], form)(rows)
+    _row_writer([*names.values(), *fields], form)(rows)
     if not form.csv and not form.json:
         _print_notes(summaries, filters, database.name)
 

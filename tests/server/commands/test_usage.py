@@ -177,6 +177,7 @@ async def test_each_field_of_a_sum_is_printed_under_its_own_name_and_notes_say_w
     done = await printed(by=by, csv=True)
     assert (rows_of(done), done.err) == ([{name: str(values[name]) for name in values}], "")
     head, line = (await printed(by=by)).out.splitlines()
+    del values["long_cache_write_tokens"]
     assert head.split() == [name.upper() for name in values]
     assert line.split() == [str(value) for value in values.values()]
     assert (await printed(by=by)).err.splitlines() == [
