@@ -1,5 +1,7 @@
 """Models that a key may see and call, with aliases."""
 
+from decimal import Decimal
+
 import grpc
 import grpc.aio
 import pytest
@@ -7,13 +9,20 @@ from e2e_calls import info, reason
 from tenants_support import bearer
 
 from tokenwire.v1 import model_pb2
-from tokenwire_server.config import ModelConfig
+from tokenwire_server.config import ModelConfig, ModelPrices
 from tokenwire_server.tenants.key import make_key_text
 
+PRICES = ModelPrices(
+    input=Decimal(1),
+    output=Decimal(2),
+    cache_read=Decimal(3),
+    cache_write=Decimal(4),
+    cache_write_1h=Decimal(5),
+)
 ALIASES = {
     "best": ModelConfig(target="openai/sim?tokens=1&key=best"),
     "fast": ModelConfig(target="openai/sim?tokens=1"),
-    "fist": ModelConfig(target="openai/other"),
+    "fist": ModelConfig(target="openai/other", prices=PRICES),
 }
 
 
@@ -41,6 +50,17 @@ async def api(serve):
 async def test_the_list_contains_only_models_that_the_key_may_call(api, models, seen):
     listed = await api.list_models(model_pb2.ListModelsRequest(), metadata=api.key(*models))
     assert [model.id for model in listed.models] == seen
+
+
+async def test_each_price_is_in_its_own_field(api):
+    priced = await api.get_model(model_pb2.GetModelRequest(id="fist"), metadata=api.key())
+    assert priced.prices == model_pb2.ModelPrices(
+        input_microusd=1_000_000,
+        output_microusd=2_000_000,
+        cache_read_microusd=3_000_000,
+        cache_write_microusd=4_000_000,
+        long_cache_write_microusd=5_000_000,
+    )
 
 
 async def test_a_key_for_an_alias_allows_its_target_only_by_that_name(api):
