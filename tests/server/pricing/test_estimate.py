@@ -30,6 +30,7 @@ OF_400_000 = 102_850  # the same in cl100k_base
 INPUT = 1000
 TENANT = "tenant-a"
 RATES = ModelPrices(input=Decimal(2), output=Decimal(8))
+TIERED = ModelPrices(input=Decimal(2), output=Decimal(8), tier_factors={"flex": Decimal("0.5")})
 
 
 class Counting:
@@ -170,6 +171,23 @@ async def test_a_model_without_a_price_has_no_costs(new):
     assert (
         found.input_cost_microusd is found.likely_cost_microusd is found.max_cost_microusd is None
     )
+
+
+async def test_costs_are_those_of_the_requested_tier_and_unknown_if_it_has_no_price(new):
+    models = {"openai/gpt-4o": ModelConfig(prices=TIERED)}
+    tiers = ("", "default", "flex", "scale")
+    found = [
+        await new(models).estimate(
+            a_request(generation=Generation(service_tier=tier)), to(most=10), TENANT
+        )
+        for tier in tiers
+    ]
+    whole = found[0].input_tokens * 2 + 10 * 8
+    assert [each.max_cost_microusd for each in found] == [whole, whole, whole // 2, None]
+    assert [each.likely_cost_microusd for each in found] == [whole, whole, whole // 2, None]
+    found[2].check(Budget(max_cost_microusd=whole), "m")
+    with pytest.raises(InvalidRequest):
+        found[3].check(Budget(max_cost_microusd=whole), "m")
 
 
 @pytest.mark.parametrize(
