@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from .errors import Failure
 from .scenario import Scenario, ScenarioError, StopReason
+from .state import Seals
 from .words import (
     escape,
     escape_surrogates,
@@ -23,6 +24,14 @@ from .words import (
 
 SIGNATURE = "c2ltdWxhdGVkIHNpZ25hdHVyZQ=="
 """Stands for a provider's opaque signature of its reasoning."""
+
+
+_DEFAULT_REASONING: Mapping[str, int] = dict.fromkeys(
+    ("anthropic", "openai", "openrouter", "minimax", "deepseek"), 4
+)
+"""Number of reasoning tokens of an answer whose provider state needs some, if the scenario has no number."""
+_MARKED = ("minimax", "deepseek")
+"""States that are the text of the reasoning itself."""
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -60,6 +69,8 @@ class Answer(msgspec.Struct, frozen=True):
     stop_sequence: str | None
     usage: Usage | None
     scenario: Scenario
+    seals: Seals | None
+    """Makes the answer's provider state. None: the answer has none."""
 
     @property
     def is_endless(self) -> bool:
@@ -106,6 +117,8 @@ def compose(
     max_output_tokens: int | None,
     stop_sequence: str | None,
     input_bytes: int,
+    has_tool_results: bool,
+    seals: Seals | None,
 ) -> Answer:
     """Apply a scenario to one request. Raises ScenarioError.
 
@@ -113,7 +126,8 @@ def compose(
     not cut.
     """
     is_endless = scenario.repeat == "forever"
-    reasoning = split_words(scenario.reasoning_text) or generated_reasoning(scenario.reasoning)
+    reasoned = scenario.reasoning or _DEFAULT_REASONING.get(scenario.state, 0)
+    reasoning = split_words(scenario.reasoning_text) or generated_reasoning(reasoned)
     refusal = split_words(scenario.refusal_text)
     text = split_words(scenario.text) or generated_text(scenario.tokens)
     if refusal:
@@ -126,7 +140,10 @@ def compose(
         reasoning = reasoning[:limit]
         text = text[: limit - len(reasoning)]
         refusal = refusal[:limit]
-    tool_calls = [] if is_over_limit or refusal else _tool_calls(scenario, tool_names)
+    calls_tools = not (is_over_limit or refusal or (seals is not None and has_tool_results))
+    tool_calls = _tool_calls(scenario, tool_names, seals) if calls_tools else []
+    if seals is not None and scenario.state in _MARKED:
+        reasoning = [*reasoning, seals.mark("".join(reasoning))]
     sent = len(reasoning) + len(text) + len(refusal)
     sent += sum(len(call.fragments) for call in tool_calls)
     return Answer(
@@ -142,6 +159,7 @@ def compose(
         stop_sequence=stop_sequence,
         usage=_usage(scenario, input_bytes, sent, len(reasoning)) if scenario.usage else None,
         scenario=scenario,
+        seals=seals,
     )
 
 
@@ -157,7 +175,9 @@ def input_tokens(scenario: Scenario, input_bytes: int) -> int:
     return max(1, input_bytes // 4) + scenario.cache_read_tokens + scenario.cache_write_tokens
 
 
-def _tool_calls(scenario: Scenario, tool_names: tuple[str, ...]) -> list[ToolCall]:
+def _tool_calls(
+    scenario: Scenario, tool_names: tuple[str, ...], seals: Seals | None
+) -> list[ToolCall]:
     calls = [(call.name, call.arguments) for call in scenario.calls] or [
         (
             tool_names[ordinal % len(tool_names)] if tool_names else f"tool_{ordinal}",
@@ -167,7 +187,7 @@ def _tool_calls(scenario: Scenario, tool_names: tuple[str, ...]) -> list[ToolCal
     ]
     return [
         ToolCall(
-            id=_call_id(scenario, name, ordinal),
+            id=_call_id(scenario, name, ordinal) if seals is None else seals.call_id(ordinal),
             name=name,
             arguments=arguments,
             fragments=tuple(fragments(arguments, scenario.arg_fragments)),

@@ -92,7 +92,7 @@ class Call:
         try:
             answer = self._compose(asked, scenario)
             payload = None if is_streamed else self._format.whole(answer, asked)
-        except ScenarioError as error:
+        except (BadRequest, ScenarioError) as error:
             self.refuse(error)
             return
         if asked.stream and scenario.instead == "html":
@@ -155,6 +155,13 @@ class Call:
         return True
 
     def _compose(self, asked: ProviderRequest, scenario: Scenario) -> Answer:
+        """Raises ScenarioError, and BadRequest if the request lacks provider state."""
+        seals = None
+        if scenario.state:
+            if scenario.state not in self._format.STATES:
+                known = ", ".join(sorted(self._format.STATES))
+                raise ScenarioError(f"scenario: `state` here is one of {known}")
+            seals = self._format.check_state(scenario.state, asked.body)
         answer = compose(
             scenario,
             answer_id=self._answer_id,
@@ -162,6 +169,8 @@ class Call:
             max_output_tokens=asked.max_output_tokens,
             stop_sequence=asked.stop_sequence,
             input_bytes=asked.input_bytes,
+            has_tool_results=bool(asked.conversation.tool_results),
+            seals=seals,
         )
         if answer.stop_reason not in self._format.STOP_REASONS:
             known = ", ".join(self._format.STOP_REASONS)

@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from .chat_completions_answer import CITATIONS, STOP_REASONS, stream, whole
+from .chat_completions_state import STATES, check_state
 from .conversation import ConversationReader, objects_in, tool_choice
 from .errors import openai_error as error
 from .wire import BadRequest, Conversation, ProviderRequest, ToolSpec, require, typed
 
 __all__ = [
-    "CITATIONS", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
-    "api_key", "error", "read", "stream", "whole",
+    "CITATIONS", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER",
+    "STATES", "STOP_REASONS",
+    "api_key", "check_state", "error", "read", "stream", "whole",
 ]  # fmt: skip
 
 PATH = "/v1/chat/completions"

@@ -17,7 +17,14 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .answer import Answer, ToolCall
+from .answer import Answer
+from .chat_completions_state import (
+    after_reasoning,
+    of_call,
+    of_message,
+    of_reasoning,
+    of_text,
+)
 from .citations import chat_annotations, chat_references
 from .errors import openai_error
 from .logprobs import token_logprob, top_count
@@ -47,7 +54,9 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
         "annotations": chat_annotations(answer),
     }
     field = answer.scenario.reasoning_field
-    if answer.reasoning and field not in ("think", "thinking"):
+    if answer.seals is not None:
+        message |= of_message(answer) | of_text(answer)
+    elif answer.reasoning and field not in ("think", "thinking"):
         message |= _reasoning(field, "".join(answer.reasoning))
     if answer.tool_calls:
         message["tool_calls"] = [
@@ -55,8 +64,9 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.arguments},
+                **of_call(answer, ordinal, call),
             }
-            for call in answer.tool_calls
+            for ordinal, call in enumerate(answer.tool_calls)
         ]
     tokens = None
     if request.body.get("logprobs"):
@@ -125,7 +135,7 @@ class ChatCompletionStream:
         begun = b""
         for round_, (ordinal, fragment) in enumerate(answer.interleaved_fragments()):
             if round_ < len(answer.tool_calls):
-                begun = self._call_event(_beginning(ordinal, answer.tool_calls[ordinal]))
+                begun = self._call_event(_beginning(ordinal, answer))
             self._sent += 1
             call = {"index": ordinal, "function": {"arguments": fragment}}
             yield begun + self._call_event(call)
@@ -137,6 +147,8 @@ class ChatCompletionStream:
             end += data_event(self._chunk({"annotations": annotations}))
         if references := chat_references(self._answer):
             end += data_event(self._chunk({"content": references}))
+        if signature := of_text(self._answer):
+            end += data_event(self._chunk({"role": "assistant", **signature}))
         chunk = self._chunk({}, **self._so_far())
         chunk["choices"][0] |= _ending(self._answer)
         match self._answer.scenario.usage_place:
@@ -169,7 +181,14 @@ class ChatCompletionStream:
         field = self._answer.scenario.reasoning_field
         if field == "think":
             tokens = itertools.chain([escape(_THINK[0])], tokens, [escape(_THINK[1])])
-        yield from self._strings(_reasoning(field, TEXT), tokens)
+        if self._answer.seals is None:
+            yield from self._strings(_reasoning(field, TEXT), tokens)
+            return
+        parts = template(self._chunk(of_reasoning(self._answer.scenario.state, TEXT)))
+        for token in tokens:
+            yield token.join(parts)
+        for delta in after_reasoning(self._answer):
+            yield data_event(self._chunk(delta))
 
     def _texts(self, tokens: Iterator[bytes]) -> Iterator[bytes]:
         return itertools.accumulate(tokens) if self._answer.scenario.cumulative else tokens
@@ -271,9 +290,15 @@ def _ending(answer: Answer) -> dict[str, Any]:
     return ending
 
 
-def _beginning(ordinal: int, call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": ""}
-    return {"index": ordinal, "id": call.id, "type": "function", "function": function}
+def _beginning(ordinal: int, answer: Answer) -> dict[str, Any]:
+    call = answer.tool_calls[ordinal]
+    return {
+        "index": ordinal,
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": ""},
+        **of_call(answer, ordinal, call),
+    }
 
 
 def _progress(done: int, total: int) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from . import chat_completions
 from .conversation import ConversationReader, objects_in, tool_choice
 from .errors import anthropic_error as error
 from .messages_answer import CITATIONS, STOP_REASONS, stream, whole
+from .messages_state import STATES, check_state
 from .wire import BadRequest, Conversation, ProviderRequest, ToolSpec, require, typed
 
 __all__ = [
-    "CITATIONS", "COUNT_PATH", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
-    "api_key", "counted", "error", "read", "read_count", "stream", "whole",
+    "CITATIONS", "COUNT_PATH", "ID_PREFIX", "INPUT_FIELDS", "PATH",
+    "REQUEST_ID_HEADER", "STATES", "STOP_REASONS",
+    "api_key", "check_state", "counted", "error", "read", "read_count", "stream", "whole",
 ]  # fmt: skip
 
 PATH = "/v1/messages"

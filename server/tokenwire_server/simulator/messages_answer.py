@@ -23,6 +23,7 @@ import msgspec
 from .answer import SIGNATURE, Answer
 from .citations import messages_citations
 from .errors import anthropic_error
+from .messages_state import redacted_data, signature, tool_id
 from .scenario import ScenarioError
 from .usage import messages_terms, messages_usage
 from .wire import TEXT, ProviderRequest, named_event, template
@@ -46,7 +47,11 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
     content: list[dict[str, Any]] = []
     if answer.reasoning:
         thinking = "".join(answer.reasoning)
-        content.append({"type": "thinking", "thinking": thinking, "signature": SIGNATURE})
+        content.append(
+            {"type": "thinking", "thinking": thinking, "signature": _signature(answer, thinking)}
+        )
+    if answer.seals is not None and answer.reasoning:
+        content.append({"type": "redacted_thinking", "data": redacted_data(answer.seals)})
     if answer.text or answer.refusal:
         said = answer.text or answer.refusal
         if answer.scenario.fallback_model:
@@ -65,7 +70,7 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
         # Raw, because decoding would change large numbers.
         arguments = msgspec.Raw(call.arguments.encode())
         content.append(
-            {"type": "tool_use", "id": _tool_id(call.id), "name": call.name, "input": arguments}
+            {"type": "tool_use", "id": tool_id(call.id), "name": call.name, "input": arguments}
         )
     return _message(answer, request) | {"content": content} | _stop(answer)
 
@@ -97,15 +102,18 @@ class MessageStream:
             block = {"type": "thinking", "thinking": "", "signature": ""}
             delta = {"type": "thinking_delta", "thinking": TEXT}
             yield from self._block(block, delta, answer.escaped_reasoning())
-            signature = {"type": "signature_delta", "signature": SIGNATURE}
-            self._stop_block(self._delta_event(signature))
+            signed = _signature(answer, "".join(answer.reasoning))
+            self._stop_block(self._delta_event({"type": "signature_delta", "signature": signed}))
+        if answer.seals is not None and answer.reasoning:
+            block = {"type": "redacted_thinking", "data": redacted_data(answer.seals)}
+            self._pending += self._start_event(block)
+            self._stop_block()
         if answer.text or answer.refusal:
             said = answer.escaped_text() if answer.text else map(escape, answer.refusal)
             yield from self._text(said)
         for call in answer.tool_calls:
-            tool_id = _tool_id(call.id)
             self._pending += self._start_event(
-                {"type": "tool_use", "id": tool_id, "name": call.name, "input": {}}
+                {"type": "tool_use", "id": tool_id(call.id), "name": call.name, "input": {}}
             )
             # The provider begins with an empty fragment.
             self._pending += self._delta_event({"type": "input_json_delta", "partial_json": ""})
@@ -195,6 +203,10 @@ def _message(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
     return message
 
 
+def _signature(answer: Answer, thinking: str) -> str:
+    return SIGNATURE if answer.seals is None else signature(answer.seals, thinking)
+
+
 def _fallback(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
     """`anthropic.types.beta.BetaFallbackBlock`"""
     scenario = answer.scenario
@@ -219,9 +231,3 @@ def _stop(answer: Answer) -> dict[str, Any]:
         "stop_sequence": answer.stop_sequence if reason == "stop_sequence" else None,
         "stop_details": refusal if reason == "refusal" else None,
     }
-
-
-def _tool_id(call_id: str | int) -> str | int:
-    if isinstance(call_id, str) and call_id.startswith("call_"):
-        return "toolu_" + call_id.removeprefix("call_")
-    return call_id

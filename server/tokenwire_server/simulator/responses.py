@@ -15,11 +15,13 @@ from .chat_completions import api_key
 from .conversation import ConversationReader, objects_in, tool_choice
 from .errors import openai_error as error
 from .responses_answer import CITATIONS, ID_PREFIX, STOP_REASONS, stream, whole
+from .responses_state import STATES, check_state
 from .wire import BadRequest, Conversation, ProviderRequest, ToolSpec, require, typed
 
 __all__ = [
-    "CITATIONS", "COUNT_PATH", "ID_PREFIX", "INPUT_FIELDS", "PATH", "REQUEST_ID_HEADER", "STOP_REASONS",
-    "api_key", "counted", "error", "read", "read_count", "stream", "whole",
+    "CITATIONS", "COUNT_PATH", "ID_PREFIX", "INPUT_FIELDS", "PATH",
+    "REQUEST_ID_HEADER", "STATES", "STOP_REASONS",
+    "api_key", "check_state", "counted", "error", "read", "read_count", "stream", "whole",
 ]  # fmt: skip
 
 PATH = "/v1/responses"

@@ -22,6 +22,7 @@ from typing import Any
 from .answer import SIGNATURE, Answer, ToolCall
 from .citations import responses_annotations
 from .logprobs import token_logprob, top_count
+from .responses_state import encrypted_content, phase, reasoning_id
 from .usage import responses_usage
 from .wire import NUMBER, TEXT, ProviderRequest, named_event, template
 from .words import escape
@@ -61,7 +62,12 @@ class ResponseStream:
         suffix = answer.id.removeprefix(ID_PREFIX)
         has_message = bool(answer.text or answer.refusal)
         self._has_logprobs = LOGPROBS in (request.body.get("include") or [])
-        self._reasoning_id = f"rs_{suffix}"
+        seals = answer.seals
+        self._reasoning_id = f"rs_{suffix}" if seals is None else reasoning_id(seals)
+        self._encrypted = SIGNATURE if seals is None else encrypted_content(seals)
+        self._phase: str = answer.scenario.phase
+        if seals is not None:
+            self._phase = phase(calls_tools=bool(answer.tool_calls))
         self._message_id = f"msg_{suffix}"
         self._message_index = 1 if answer.reasoning else 0
         self._first_call_index = self._message_index + has_message
@@ -227,7 +233,7 @@ class ResponseStream:
             "id": self._reasoning_id,
             "type": "reasoning",
             "summary": [{"type": "summary_text", "text": text}],
-            "encrypted_content": SIGNATURE,
+            "encrypted_content": self._encrypted,
         }
 
     def _message_item(self, content: list[dict[str, Any]], status: str = "") -> dict[str, Any]:
@@ -239,8 +245,7 @@ class ResponseStream:
             "role": "assistant",
             "content": content,
         }
-        phase = self._answer.scenario.phase
-        return {**item, "phase": phase} if phase else item
+        return {**item, "phase": self._phase} if self._phase else item
 
 
 def _text_part(

@@ -28,6 +28,7 @@ StopReason = Literal[
     "stop", "stop_sequence", "length", "tool_calls", "content_filter", "refusal", "pause"
 ]
 ReasoningField = Literal["reasoning_content", "reasoning", "reasoning_details", "think", "thinking"]
+State = Literal["anthropic", "openai", "gemini", "openrouter", "minimax", "deepseek"]
 CitationKind = Literal["url", "document", "search_result", "reference"]
 RefusalCategory = Literal["cyber", "bio", "frontier_llm", "reasoning_extraction", "general_harms"]
 
@@ -97,6 +98,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     citation: CitationKind = "url"
     """What is cited: a web page, a document of the request (not in Chat Completions), a search result of the
     request (only in Messages), or a numbered reference (only in Chat Completions, by Mistral)."""
+    state: State | Literal[""] = ""
+    """The provider whose state the answer has and later requests must have, see `state` and the modules of
+    the formats. Such an answer reasons, and calls no tools once the request has the results of some."""
     phase: Literal["", "commentary", "final_answer"] = ""
     """Responses: the phase of the message. Empty: it has none."""
     fallback_model: str = ""

@@ -13,6 +13,7 @@ import msgspec
 
 from .answer import Answer
 from .errors import ANY_FAILURE, Failure
+from .state import Seals
 
 TEXT = f"place-{uuid.uuid4().hex}"
 """Placeholder for a string in a template. Random, so that no part of a request equals it."""
@@ -105,12 +106,21 @@ class WireFormat(Protocol):
     """The provider's word for each stop reason of a scenario. The format does not support the others."""
     CITATIONS: frozenset[str]
     """The kinds of citation that the format has."""
+    STATES: frozenset[str]
+    """The kinds of provider state that the format has."""
     REQUEST_ID_HEADER: str
     INPUT_FIELDS: frozenset[str]
     """Fields of a request that the model reads. Input tokens are counted from them."""
 
     def read(self, body: dict[str, Any], input_bytes: int) -> ProviderRequest:
         """Check a request. Raises BadRequest."""
+        ...
+
+    def check_state(self, state: str, body: dict[str, Any]) -> Seals:
+        """Check the provider state in a request, see `state`. Raises BadRequest.
+
+        Returns the maker of the next answer's state.
+        """
         ...
 
     def error(

@@ -1,0 +1,224 @@
+"""The state of providers that use Chat Completions.
+
+gemini      `extra_content.google.thought_signature` of the first tool call; of an answer without one, alone
+            in a delta. https://ai.google.dev/gemini-api/docs/thought-signatures
+openrouter  `reasoning_details` with a signature and with encrypted reasoning, beside `reasoning`.
+            https://openrouter.ai/docs/use-cases/reasoning-tokens
+minimax     `reasoning_details` whose text is itself the state.
+            https://platform.minimax.io/docs/guides/text-m2-function-call
+deepseek    `reasoning_content`, likewise.
+            https://api-docs.deepseek.com/guides/thinking_mode#tool-calls
+
+Gemini also refuses a tool call of another provider without a signature, unless the request has the value
+`skip_thought_signature_validator` in its place; here it may be left out. MiniMax refuses nothing: its models
+get worse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .answer import Answer, ToolCall
+from .conversation import objects_in
+from .errors import Failure
+from .state import Seals
+from .wire import BadRequest
+
+STATES = frozenset({"gemini", "openrouter", "minimax", "deepseek"})
+ANY_SIGNATURE = "skip_thought_signature_validator"
+
+_ANTHROPIC = "anthropic-claude-v1"
+_MINIMAX = "MiniMax-response-v1"
+_GEMINI_FAILURE = Failure(type="invalid_request_error", code="INVALID_ARGUMENT")
+
+
+def of_reasoning(state: str, text: str) -> dict[str, Any]:
+    """Return the fields of a delta or a message with reasoning."""
+    match state:
+        case "openrouter":
+            return {
+                "content": "",
+                "reasoning": text,
+                "reasoning_details": [_text(text, _ANTHROPIC)],
+            }
+        case "minimax":
+            detail = {**_text(text, _MINIMAX), "id": "reasoning-text-1"}
+            return {"content": "", "reasoning_details": [detail]}
+        case _:
+            return {"reasoning_content": text}
+
+
+def after_reasoning(answer: Answer) -> list[dict[str, Any]]:
+    """Return the deltas with the state of the reasoning."""
+    if answer.seals is None or answer.scenario.state != "openrouter":
+        return []
+    signed, encrypted = _sealed_details(answer.seals, "".join(answer.reasoning))
+    return [
+        {"content": "", "reasoning_details": [{**signed, "text": ""}]},
+        {"content": "", "reasoning_details": [encrypted]},
+    ]
+
+
+def of_call(answer: Answer, ordinal: int, call: ToolCall) -> dict[str, Any]:
+    """Return the fields of a tool call with its state."""
+    if answer.seals is None or answer.scenario.state != "gemini" or ordinal:
+        return {}
+    return _google(_call_signature(answer.seals, str(call.id), call.name, call.arguments))
+
+
+def of_text(answer: Answer) -> dict[str, Any]:
+    """Return the fields of a message with the state of its text."""
+    if answer.seals is None or answer.scenario.state != "gemini" or answer.tool_calls:
+        return {}
+    return _google(answer.seals.seal("text", "".join(answer.text)))
+
+
+def of_message(answer: Answer) -> dict[str, Any]:
+    """Return the fields of a whole message with the state of its reasoning."""
+    text = "".join(answer.reasoning)
+    fields = of_reasoning(answer.scenario.state, text)
+    fields.pop("content", None)
+    if answer.seals is not None and answer.scenario.state == "openrouter":
+        fields["reasoning_details"] = _sealed_details(answer.seals, text)
+    return fields
+
+
+def check_state(state: str, body: dict[str, Any]) -> Seals:
+    """Check the state of all answers in a request. Return the maker of the next answer's state."""
+    messages = body["messages"]
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            _CHECKS[state](i, message, Seals(messages[:i]))
+    return Seals(messages)
+
+
+def _check_gemini(i: int, message: dict[str, Any], seals: Seals) -> None:
+    calls = objects_in(message.get("tool_calls"))
+    is_own = _is_own(message, seals)
+    for ordinal, call in enumerate(calls):
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {}
+        name, arguments = str(function.get("name")), str(function.get("arguments"))
+        signature = _signature_in(call)
+        if is_own and ordinal == 0:
+            if signature is None:
+                raise BadRequest(
+                    "Function call is missing a thought_signature in functionCall parts. This is required "
+                    "for tools to work correctly, and missing thought_signature may lead to degraded "
+                    f"model performance. Additional data, function call `default_api:{name}` , position "
+                    f"{i + 1}. Please refer to https://ai.google.dev/gemini-api/docs/thought-signatures "
+                    "for more details.",
+                    failure=_GEMINI_FAILURE,
+                )
+            if signature != _call_signature(seals, str(call.get("id")), name, arguments):
+                raise BadRequest("Corrupted thought signature.", failure=_GEMINI_FAILURE)
+        elif signature not in (None, ANY_SIGNATURE):
+            raise BadRequest("Corrupted thought signature.", failure=_GEMINI_FAILURE)
+    signature = _signature_in(message)
+    if signature is not None and signature != seals.seal("text", _content_text(message)):
+        raise BadRequest("Corrupted thought signature.", failure=_GEMINI_FAILURE)
+
+
+def _check_openrouter(i: int, message: dict[str, Any], seals: Seals) -> None:
+    details = _merged(objects_in(message.get("reasoning_details")))
+    if not details and not _is_own(message, seals):
+        return
+    if not details:
+        raise BadRequest(
+            f"messages.{i}.content.0.type: Expected `thinking` or `redacted_thinking`, but found "
+            "`tool_use`. When `thinking` is enabled, a final `assistant` message must start with a "
+            "thinking block."
+        )
+    text = str(details[0].get("text"))
+    if details != _sealed_details(seals, text):
+        raise BadRequest(f"messages.{i}.content.0: Invalid `signature` in `thinking` block")
+
+
+def _check_minimax(i: int, message: dict[str, Any], seals: Seals) -> None:
+    details = _merged(objects_in(message.get("reasoning_details")))
+    if not details and not _is_own(message, seals):
+        return
+    if len(details) != 1 or not seals.is_marked(str(details[0].get("text"))):
+        raise BadRequest(f"invalid params, messages[{i}].reasoning_details (2013)")
+
+
+def _check_deepseek(i: int, message: dict[str, Any], seals: Seals) -> None:
+    reasoning = message.get("reasoning_content")
+    if not reasoning and not _is_own(message, seals):
+        return
+    failure = Failure(type="invalid_request_error", code="invalid_request_error")
+    if not reasoning:
+        raise BadRequest(
+            f"Missing `reasoning_content` field in the assistant message at message index {i}. For more "
+            "information, please refer to "
+            "https://api-docs.deepseek.com/guides/thinking_mode#tool-calls",
+            failure=failure,
+        )
+    if not seals.is_marked(str(reasoning)):
+        raise BadRequest(
+            "The `reasoning_content` in the thinking mode must be passed back to the API.",
+            failure=failure,
+        )
+
+
+_CHECKS = {
+    "gemini": _check_gemini,
+    "openrouter": _check_openrouter,
+    "minimax": _check_minimax,
+    "deepseek": _check_deepseek,
+}
+
+
+def _is_own(message: dict[str, Any], seals: Seals) -> bool:
+    calls = objects_in(message.get("tool_calls"))
+    return any(call.get("id") == seals.call_id(0) for call in calls)
+
+
+def _text(text: str, format_: str) -> dict[str, Any]:
+    return {"type": "reasoning.text", "text": text, "format": format_, "index": 0}
+
+
+def _sealed_details(seals: Seals, text: str) -> list[dict[str, Any]]:
+    encrypted = {
+        "type": "reasoning.encrypted",
+        "id": f"rs_{seals.short('details')}",
+        "data": seals.seal("encrypted"),
+        "format": _ANTHROPIC,
+        "index": 1,
+    }
+    return [{**_text(text, _ANTHROPIC), "signature": seals.seal("text", text)}, encrypted]
+
+
+def _merged(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the details with the pieces of one detail joined, as they may be sent back either way."""
+    merged: list[dict[str, Any]] = []
+    for detail in details:
+        place = (detail.get("type"), detail.get("index"))
+        if merged and (merged[-1].get("type"), merged[-1].get("index")) == place:
+            text = str(merged[-1].get("text") or "") + str(detail.get("text") or "")
+            merged[-1] = {**merged[-1], **detail, "text": text}
+        else:
+            merged.append(detail)
+    return merged
+
+
+def _google(signature: str) -> dict[str, Any]:
+    return {"extra_content": {"google": {"thought_signature": signature}}}
+
+
+def _call_signature(seals: Seals, call_id: str, name: str, arguments: str) -> str:
+    return seals.seal("call", call_id, name, arguments)
+
+
+def _signature_in(owner: dict[str, Any]) -> object:
+    """Return the signature in a tool call or a message, or None if there is none."""
+    extra = owner.get("extra_content")
+    google = extra.get("google") if isinstance(extra, dict) else None
+    return google.get("thought_signature") if isinstance(google, dict) else None
+
+
+def _content_text(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text")) for part in objects_in(content))
+    return str(content)
