@@ -6,7 +6,7 @@ openrouter  `reasoning_details` with a signature and with encrypted reasoning, b
             https://openrouter.ai/docs/use-cases/reasoning-tokens
 minimax     `reasoning_details` whose text is itself the state.
             https://platform.minimax.io/docs/guides/text-m2-function-call
-deepseek    `reasoning_content`, likewise.
+deepseek    `reasoning_content`, likewise; that of another provider is accepted.
             https://api-docs.deepseek.com/guides/thinking_mode#tool-calls
 
 Gemini also refuses a tool call of another provider without a signature, unless the request has the value
@@ -138,13 +138,13 @@ def _check_minimax(i: int, message: dict[str, Any], seals: Seals) -> None:
     details = _merged(objects_in(message.get("reasoning_details")))
     if not details and not _is_own(message, seals):
         return
-    if len(details) != 1 or not seals.is_marked(str(details[0].get("text"))):
+    if len(details) != 1 or not seals.is_marked("minimax", str(details[0].get("text"))):
         raise BadRequest(f"invalid params, messages[{i}].reasoning_details (2013)")
 
 
 def _check_deepseek(i: int, message: dict[str, Any], seals: Seals) -> None:
-    reasoning = message.get("reasoning_content")
-    if not reasoning and not _is_own(message, seals):
+    reasoning = str(message.get("reasoning_content") or "")
+    if not _is_own(message, seals) and " [deepseek " not in reasoning:
         return
     failure = Failure(type="invalid_request_error", code="invalid_request_error")
     if not reasoning:
@@ -154,7 +154,7 @@ def _check_deepseek(i: int, message: dict[str, Any], seals: Seals) -> None:
             "https://api-docs.deepseek.com/guides/thinking_mode#tool-calls",
             failure=failure,
         )
-    if not seals.is_marked(str(reasoning)):
+    if not seals.is_marked("deepseek", reasoning):
         raise BadRequest(
             "The `reasoning_content` in the thinking mode must be passed back to the API.",
             failure=failure,

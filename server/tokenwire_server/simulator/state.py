@@ -41,14 +41,14 @@ class Seals:
         """Return the id of a tool call of the answer."""
         return f"call_{self.short('call', str(ordinal))}"
 
-    def mark(self, reasoning: str) -> str:
+    def mark(self, state: str, reasoning: str) -> str:
         """Return the end of a reasoning whose text is itself the state."""
-        return f" [{self.short('reasoning', reasoning)}]"
+        return f" [{state} {self.short('reasoning', reasoning)}]"
 
-    def is_marked(self, reasoning: str) -> bool:
+    def is_marked(self, state: str, reasoning: str) -> bool:
         """Return whether a reasoning is unchanged, with its mark."""
-        text, bracket, rest = reasoning.rpartition(" [")
-        return bool(bracket) and bracket + rest == self.mark(text)
+        text, bracket, rest = reasoning.rpartition(f" [{state} ")
+        return bool(bracket) and bracket + rest == self.mark(state, text)
 
     def _digest(self, *protected: str) -> bytes:
         written = msgspec.json.encode(protected)
