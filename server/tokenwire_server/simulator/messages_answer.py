@@ -162,7 +162,7 @@ class MessageStream:
         self, block: dict[str, Any], delta: dict[str, str], tokens: Iterator[bytes]
     ) -> Iterator[bytes]:
         self._pending += self._start_event(block)
-        yield from self._tokens(delta, tokens)
+        return self._tokens(delta, tokens)
 
     def _tokens(self, delta: dict[str, str], tokens: Iterator[bytes]) -> Iterator[bytes]:
         before, after = template(self._delta(delta), name="content_block_delta")
