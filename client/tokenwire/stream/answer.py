@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
-from tokenwire.v1.event_pb2 import Citation, Finished, InvalidToolCall, TokenEvent, ToolCall
+from tokenwire.v1.event_pb2 import (
+    Citation,
+    Finished,
+    InvalidToolCall,
+    Logprobs,
+    TokenEvent,
+    ToolCall,
+)
 
 _NOT_IN_THE_LOG = frozenset({"heartbeat", "usage"})
 
@@ -50,8 +57,8 @@ class Answer:
 
     The result does not depend on how the server split or merged the deltas. Events of an unknown type
     change only `last_sequence`. Heartbeats and interval usage change nothing: the server makes them for one
-    reader, and they are not in the log. Notices and log probabilities are not kept: read them as events. The
-    whole answer is in memory; the server limits its size (`max_output_tokens`, and the limit for one stream).
+    reader, and they are not in the log. Notices are not kept: read them as events. The whole answer is in
+    memory; the server limits its size (`max_output_tokens`, and the limit for one stream).
     """
 
     def __init__(self, stream_id: str = "", last_sequence: int = 0) -> None:
@@ -64,6 +71,8 @@ class Answer:
         """The sources of the answer. `index` is that of a content block, not of a part of the message."""
         self.invalid_tool_calls: list[InvalidToolCall] = []
         """Calls whose arguments are not a JSON object. They are not in the message."""
+        self.logprobs: list[Logprobs] = []
+        """Log probabilities of tokens, if the request has `generation.logprobs`."""
         self._blocks: dict[tuple[int, str], _Block] = {}
 
     def add(self, event: TokenEvent) -> None:
@@ -97,6 +106,8 @@ class Answer:
                 self.invalid_tool_calls.append(event.invalid_tool_call)
             case "citation":
                 self.citations.append(event.citation)
+            case "logprobs":
+                self.logprobs.append(event.logprobs)
             case "started":
                 self.stream_id = event.started.stream_id
             case "finished":
@@ -119,7 +130,12 @@ class Answer:
     def response(self) -> ChatResponse:
         """Return the answer as `Chat` would return it. `finished` is unset if it was not read."""
         return ChatResponse(
-            stream_id=self.stream_id, message=self.message(), finished=self.finished
+            stream_id=self.stream_id,
+            message=self.message(),
+            finished=self.finished,
+            invalid_tool_calls=self.invalid_tool_calls,
+            citations=self.citations,
+            logprobs=self.logprobs,
         )
 
     def _block(self, index: int, kind: str) -> _Block:

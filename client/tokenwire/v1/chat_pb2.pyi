@@ -1234,6 +1234,9 @@ class ChatResponse(google.protobuf.message.Message):
     STREAM_ID_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     FINISHED_FIELD_NUMBER: builtins.int
+    INVALID_TOOL_CALLS_FIELD_NUMBER: builtins.int
+    CITATIONS_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
     stream_id: builtins.str
     """Id of the stream that produced the answer. Also sent in initial metadata as `tokenwire-stream-id`."""
     @property
@@ -1244,15 +1247,32 @@ class ChatResponse(google.protobuf.message.Message):
     def finished(self) -> tokenwire.v1.event_pb2.Finished:
         """How the stream ended."""
 
+    @property
+    def invalid_tool_calls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tokenwire.v1.event_pb2.InvalidToolCall]:
+        """Tool calls whose arguments are not a JSON object. They are not in `message`."""
+
+    @property
+    def citations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tokenwire.v1.event_pb2.Citation]:
+        """Sources of the answer. Their `index` counts the content blocks of the stream: a block that is empty or an
+        invalid tool call has no part in `message`.
+        """
+
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tokenwire.v1.event_pb2.Logprobs]:
+        """Log probabilities of tokens, if `generation.logprobs` is set. Their `index` is as in `citations`."""
+
     def __init__(
         self,
         *,
         stream_id: builtins.str = ...,
         message: global___Message | None = ...,
         finished: tokenwire.v1.event_pb2.Finished | None = ...,
+        invalid_tool_calls: collections.abc.Iterable[tokenwire.v1.event_pb2.InvalidToolCall] | None = ...,
+        citations: collections.abc.Iterable[tokenwire.v1.event_pb2.Citation] | None = ...,
+        logprobs: collections.abc.Iterable[tokenwire.v1.event_pb2.Logprobs] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["finished", b"finished", "message", b"message"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["finished", b"finished", "message", b"message", "stream_id", b"stream_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["citations", b"citations", "finished", b"finished", "invalid_tool_calls", b"invalid_tool_calls", "logprobs", b"logprobs", "message", b"message", "stream_id", b"stream_id"]) -> None: ...
 
 global___ChatResponse = ChatResponse
 

@@ -86,24 +86,12 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
             )
         case InvalidToolCall():
             return event_pb2.TokenEvent(
-                sequence=sequence,
-                invalid_tool_call=event_pb2.InvalidToolCall(
-                    index=event.index,
-                    id=event.id,
-                    name=event.name,
-                    arguments_text=_utf8(event.arguments_text),
-                    problem=event.problem,
-                ),
+                sequence=sequence, invalid_tool_call=_invalid_tool_call(event)
             )
         case Citation():
             return event_pb2.TokenEvent(sequence=sequence, citation=_citation(event))
         case Logprobs():
-            return event_pb2.TokenEvent(
-                sequence=sequence,
-                logprobs=event_pb2.Logprobs(
-                    index=event.index, tokens=[_token_logprob(token) for token in event.tokens]
-                ),
-            )
+            return event_pb2.TokenEvent(sequence=sequence, logprobs=_logprobs(event))
         case Notice():
             return event_pb2.TokenEvent(
                 sequence=sequence,
@@ -143,10 +131,9 @@ class AnswerBuilder:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._stream_id = ""
         self._text: dict[int, bytearray] = {}  # UTF-8
         self._parts: dict[int, chat_pb2.Part] = {}
-        self._finished: event_pb2.Finished | None = None
+        self._besides = chat_pb2.ChatResponse()  # what the answer has besides its message
         self.content_bytes = 0
         """Size of the content so far. The message of the answer is larger."""
 
@@ -175,19 +162,30 @@ class AnswerBuilder:
                     part = chat_pb2.Part(tool_call=_tool_call(event))
                     self._parts[event.index] = part
                     self.content_bytes += part.ByteSize()
+                case InvalidToolCall():  # the provider would refuse it in the next request
+                    invalid = _invalid_tool_call(event)
+                    self._besides.invalid_tool_calls.append(invalid)
+                    self.content_bytes += invalid.ByteSize()
+                case Citation():
+                    citation = _citation(event)
+                    self._besides.citations.append(citation)
+                    self.content_bytes += citation.ByteSize()
+                case Logprobs():
+                    logprobs = _logprobs(event)
+                    self._besides.logprobs.append(logprobs)
+                    self.content_bytes += logprobs.ByteSize()
                 case Started():
-                    self._stream_id = event.stream_id
+                    self._besides.stream_id = event.stream_id
                 case Finished():
-                    self._finished = _finished(event)
+                    self._besides.finished.CopyFrom(_finished(event))
                 case ToolCallStarted() | ToolCallDelta():
                     pass  # the complete call follows, unless the answer was cut off
-                case InvalidToolCall():
-                    pass  # the provider would refuse it in the next request
-                case Citation() | Logprobs() | Notice() | Usage() | Heartbeat():
-                    pass  # not part of the message
+                case Notice() | Usage() | Heartbeat():
+                    pass  # not part of the answer
         if self.is_too_large:
             self._text.clear()
             self._parts.clear()
+            self._besides.Clear()
 
     def response(self) -> chat_pb2.ChatResponse:
         """Return the complete answer of a finished stream. Empty blocks are left out."""
@@ -198,14 +196,14 @@ class AnswerBuilder:
                 part.text = cast("str", bytes(text))
             else:
                 part.reasoning.text = cast("str", bytes(text))
-        return chat_pb2.ChatResponse(
-            stream_id=self._stream_id,
+        response = chat_pb2.ChatResponse(
             message=chat_pb2.Message(
                 role=chat_pb2.ROLE_ASSISTANT,
                 parts=[part for _, part in sorted(self._parts.items()) if not _is_empty(part)],
             ),
-            finished=self._finished,
         )
+        response.MergeFrom(self._besides)
+        return response
 
     def _part(self, index: int, *, is_reasoning: bool = False) -> chat_pb2.Part:
         part = self._parts.get(index)
@@ -278,6 +276,16 @@ def _tool_call(call: ToolCall) -> event_pb2.ToolCall:
     )
 
 
+def _invalid_tool_call(event: InvalidToolCall) -> event_pb2.InvalidToolCall:
+    return event_pb2.InvalidToolCall(
+        index=event.index,
+        id=event.id,
+        name=event.name,
+        arguments_text=_utf8(event.arguments_text),
+        problem=event.problem,
+    )
+
+
 def _citation(event: Citation) -> event_pb2.Citation:
     return event_pb2.Citation(
         index=event.index,
@@ -288,6 +296,12 @@ def _citation(event: Citation) -> event_pb2.Citation:
         url=_utf8(event.url),
         title=_utf8(event.title),
         document_index=event.document_index,
+    )
+
+
+def _logprobs(event: Logprobs) -> event_pb2.Logprobs:
+    return event_pb2.Logprobs(
+        index=event.index, tokens=[_token_logprob(token) for token in event.tokens]
     )
 
 

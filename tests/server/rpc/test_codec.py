@@ -166,10 +166,11 @@ def test_an_answer_is_the_same_for_every_caller_however_its_events_are_merged(ev
     assert answer.last_sequence == len(events)
 
 
-def test_an_answer_without_its_content_is_kept_once_it_is_too_large():
+def test_the_content_of_an_answer_that_is_too_large_is_not_kept():
     builder = AnswerBuilder(1000)
     for _ in range(11):
         builder.add([TextDelta("x" * 50, 0), ReasoningDelta("x" * 50, 1)])
+        builder.add([Logprobs(0, (TokenLogprob("x" * 50, -1.0),))])
     assert builder.is_too_large
-    assert builder.content_bytes == 1100
-    assert not builder.response().message.parts
+    assert builder.content_bytes > 11 * 150
+    assert builder.response().ByteSize() < 10
