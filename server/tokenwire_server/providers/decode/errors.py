@@ -179,6 +179,9 @@ def classify(
     elif meaning is not None and 400 <= meaning < 500 and meaning not in _TRANSIENT:
         kind = UpstreamRejected
         message = f"{subject} refused the request{http}"
+    elif meaning is not None and 300 <= meaning < 400:
+        kind = UpstreamUnavailable
+        message = f"{subject} answered with a redirect{http}, which is never followed"
     else:
         kind = UpstreamUnavailable
         message = (
@@ -214,18 +217,30 @@ def from_event(payload: bytes) -> UpstreamError:
 
 
 def find(payload: bytes) -> UpstreamError | None:
-    """Return the error in an event of a stream. None if the event is not an error."""
+    """Return the error in an event of a stream. None if the event is not an error.
+
+    An event of another type is none, even if it has a field `error`: it may report that a tool failed.
+    """
     value = error_body.parse(payload)
-    return classify(value) if error_body.is_error(value) else None
+    if not error_body.is_error(value):
+        return None
+    if isinstance(value, dict) and value.get("type", "error") != "error":
+        return classify(value) if value.get("object") == "error" else None
+    return classify(value)
 
 
-def is_unknown_model(value: object) -> bool:
+def is_unknown_model(value: object, status: int = 404) -> bool:
     """Return whether an error says that the provider does not offer the model.
 
-    Otherwise an error with status 404 means that the server has no such path.
+    Otherwise an error with status 404 means that the server has no such path. With another status, only the
+    names count.
     """
     body = error_body.read(value)
-    if body.field == "model" or any(known in _MODEL_NAMES for known in body.names):
+    if any(known in _MODEL_NAMES for known in body.names):
+        return True
+    if status != 404:
+        return False
+    if body.field == "model":
         return True
     if _PATH_TEXT.fullmatch(body.message.strip()):
         return False

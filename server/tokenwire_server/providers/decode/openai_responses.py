@@ -114,6 +114,8 @@ class OpenAIResponsesDecoder:
             handler(self, event, payload, deltas)
         elif name == b"error":
             self._on_error(event, payload, deltas)
+        elif b'"error"' in payload:
+            self._on_untyped(event, payload, deltas)
 
     def _on_part(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
         content = wire.read_part_event(payload)
@@ -176,7 +178,7 @@ class OpenAIResponsesDecoder:
         raise errors.from_event(payload)
 
     def _on_untyped(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
-        """Handle an event without a type, which may be an error in another server's or a proxy's format."""
+        """Handle an event without a known type, which may be an error in another server's format."""
         if (error := errors.find(payload)) is not None:
             raise error
 

@@ -23,7 +23,8 @@ class SSEFramer:
 
     An event is `(name, data)`. The name is empty if the event has none; `data` is the values of its `data`
     lines, joined by line feeds. Comments, `id` and `retry` are dropped, and so are events without a `data`
-    line. Bytes are not checked to be UTF-8.
+    line. A field `error`, with which llama.cpp reported errors until 2025, is the data of an event with that
+    name. Bytes are not checked to be UTF-8.
 
     `max_event_bytes` bounds each line, the data of each event, and so the memory between feeds. If a line
     or an event is longer, or an event has more than `MAX_EVENT_OBJECTS`, `overflowed` is set, and no more
@@ -184,6 +185,11 @@ class SSEFramer:
             return len(self._data) - 1 <= self._max
         if field == b"event":
             self._name = value.removeprefix(b" ")
+        elif field == b"error":
+            self._name = field
+            self._data += value.removeprefix(b" ")
+            self._data += b"\n"
+            return len(self._data) - 1 <= self._max
         return True
 
     def _overflow(self, data: bytes) -> int:

@@ -17,7 +17,9 @@ TOKEN = b'data: {"choices":[{"delta":{"content":" need"}}]}'
 
 # Also fed one by one, so that feeds begin and end at events, and elsewhere.
 pieces = st.lists(
-    st.sampled_from([b"data: ", b"data:", b"data", b"event: ", b"event", b"id: 1", b"retry", b":"])
+    st.sampled_from(
+        [b"data: ", b"data:", b"data", b"event: ", b"event", b"id: 1", b"error: ", b":"]
+    )
     | st.sampled_from([b" ", b"x", b"{}", b"\n", b"\n\n", b"\r", b"\r\n", b"\r\n\r\n", b"\n\n\n"])
     | st.sampled_from(
         [b"data: 1\n\n", b"event: e\ndata: 2\n\n", b"data: 3\ndata: 4\n\n", b": c\n\n"]
@@ -33,7 +35,7 @@ often = settings(max_examples=scaled(400))
 
 
 def as_specified(body):
-    """Parse the whole stream at once: lines first, then fields."""
+    """Parse the whole stream at once: lines first, then fields. `error` is llama.cpp's."""
     events, name, data = [], b"", []
     *lines, _unfinished = re.split(rb"\r\n|\r|\n", body.removeprefix(BOM))
     for line in lines:
@@ -46,8 +48,10 @@ def as_specified(body):
         else:
             field, _, value = line.partition(b":")
             value = value.removeprefix(b" ")
-            if field == b"data":
+            if field in (b"data", b"error"):
                 data.append(value)
+            if field == b"error":
+                name = b"error"
             elif field == b"event":
                 name = value
     return events
