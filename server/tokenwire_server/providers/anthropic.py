@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from ..request import (
 )
 from .decode.anthropic import AnthropicDecoder
 from .decode.anthropic_blocks import REDACTED
+from .decode.whole import anthropic_events
 from .unsupported import unsupported_parts, unsupported_settings
 
 RESERVED_KEYS = frozenset({"model", "messages", "system", "max_tokens", "stream"})
@@ -131,6 +132,9 @@ class AnthropicMessages:
 
     def decoder(self, config: ProviderConfig, provider: str = "") -> AnthropicDecoder:  # noqa: ARG002  # the same for all servers
         return AnthropicDecoder(provider=provider)
+
+    def events_of(self, answer: Mapping[str, Any]) -> bytes | None:
+        return anthropic_events(answer)
 
 
 def _max_tokens(request: ChatRequest, config: ProviderConfig, max_output_tokens: int | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -48,6 +48,10 @@ class Dialect(Protocol):
 
     def decoder(self, config: ProviderConfig, provider: str = "") -> Decoder:
         """Return a decoder for one answer of the provider with this name. See `state`."""
+        ...
+
+    def events_of(self, answer: Mapping[str, Any]) -> bytes | None:
+        """Return a whole answer as the stream that its decoder reads. None if the object is no answer."""
         ...
 
 

@@ -18,7 +18,7 @@ Where the format allows a choice:
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -42,6 +42,7 @@ from ..request import (
     Violation,
 )
 from .decode.openai_chat import OpenAIChatDecoder
+from .decode.whole import chat_events
 from .unsupported import unsupported_parts, unsupported_settings
 
 RESERVED_KEYS = frozenset({"model", "messages", "stream"})
@@ -89,6 +90,9 @@ class OpenAIChat:
 
     def decoder(self, config: ProviderConfig, provider: str = "") -> OpenAIChatDecoder:
         return OpenAIChatDecoder(done_marker=config.quirks.done_marker, provider=provider)
+
+    def events_of(self, answer: Mapping[str, Any]) -> bytes | None:
+        return chat_events(answer)
 
 
 def _settings(request: ChatRequest, quirks: Quirks) -> dict[str, Any]:

@@ -25,7 +25,7 @@ Where the API allows a choice:
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -51,6 +51,7 @@ from ..request import (
 from .decode.base import Decoder
 from .decode.openai_responses import OpenAIResponsesDecoder
 from .decode.openai_responses_items import unsign
+from .decode.whole import responses_events
 from .unsupported import unsupported_parts, unsupported_settings
 
 MIN_OUTPUT_TOKENS = 16
@@ -117,6 +118,9 @@ class OpenAIResponses:
 
     def decoder(self, config: ProviderConfig, provider: str = "") -> Decoder:  # noqa: ARG002  # the same for all servers
         return OpenAIResponsesDecoder(provider=provider)
+
+    def events_of(self, answer: Mapping[str, Any]) -> bytes | None:
+        return responses_events(answer)
 
 
 def _settings(request: ChatRequest) -> _Json:
