@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
 
 import aiohttp
 import anthropic
@@ -17,112 +17,102 @@ from ..errors import (
     Overloaded,
     TokenwireError,
     UnknownModel,
-    UpstreamAuth,
     UpstreamError,
-    UpstreamRateLimited,
-    UpstreamRejected,
     UpstreamUnavailable,
 )
+from .decode import error_body, errors, retry_delay
+from .decode.error_body import MAX_LOG_CHARS
+from .decode.redaction import Secrets, public_text
+from .decode.retry_delay import DEFAULT_RETRY_AFTER_S
 from .framing import FramingError
 
 SdkError = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError)
 """Exceptions of the SDKs for a failed request. Anthropic's SDK also passes on httpx2's exceptions."""
 
-MAX_RETRY_AFTER_S = 3600.0
-"""Longest Retry-After that is passed on: providers have sent days."""
-DEFAULT_RETRY_AFTER_S = 1.0
-"""Passed on if a retry may help and the provider named no delay."""
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 """OpenSSL's reasons for an answer that is not TLS."""
 TLS_ALERT = "\\x15\\x03"
 """First bytes of a TLS alert, as aiohttp quotes them. A TLS server answers a request without TLS with it."""
-MAX_PROVIDER_TEXT_CHARS = 2000
-"""Maximum length of a provider's text in the log."""
 
 
-def from_sdk_error(error: BaseException, *, provider: str, model: str) -> TokenwireError:
-    """Return the error for the caller. Its `str()` contains none of the provider's text."""
-    response = getattr(error, "response", None)
-    if isinstance(response, httpx2.Response):
-        return _from_status(response, getattr(error, "body", None), provider=provider, model=model)
-    if _lacks_descriptors(error):
-        return Overloaded("no more files or connections can be opened", limit=descriptors.limit())
-    return UpstreamUnavailable(
-        f"provider {provider!r} cannot be reached: {_connection_fault(error)}",
-        provider=provider,
-        provider_text=_cause_text(error),
-        retry_after_s=DEFAULT_RETRY_AFTER_S,
-    )
+class Faults:
+    """Maps what goes wrong with one provider to the errors for callers.
 
+    `str()` of each error contains none of the provider's text, and no part of it a secret of the operator.
+    """
 
-def _from_status(
-    response: httpx2.Response, body: object, *, provider: str, model: str
-) -> TokenwireError:
-    status = response.status_code
-    detail = body if isinstance(body, Mapping) else {}
-    # Anthropic's SDK passes the whole body, OpenAI's the object under "error".
-    detail = detail["error"] if isinstance(detail.get("error"), Mapping) else detail
-    if status == 404:
-        return UnknownModel(
-            model,
-            why=f"provider {provider!r} does not offer this model",
-            provider_text=str(body)[:MAX_PROVIDER_TEXT_CHARS],
-        )
-    facts: dict[str, Any] = {
-        "provider": provider,
-        "status": status,
-        "error_type": _name(detail.get("type")) or _name(detail.get("code")),
-        "field": _name(detail.get("param")),
-        "provider_text": str(body)[:MAX_PROVIDER_TEXT_CHARS],
-    }
-    error: UpstreamError
-    if status in (401, 402, 403):
-        error = UpstreamAuth(
-            f"provider {provider!r} refuses this server's key or account (HTTP {status}); "
-            "the operator must fix this",
-            **facts,
-        )
-    elif status == 429:
-        error = UpstreamRateLimited(
-            f"provider {provider!r} is at its rate limit",
-            retry_after_s=_retry_after_s(response),
-            **facts,
-        )
-    elif 400 <= status < 500 and status not in (408, 409, 425):
-        error = UpstreamRejected(
-            f"provider {provider!r} refused the request (HTTP {status})", **facts
-        )
-    elif 300 <= status < 400:
-        error = UpstreamUnavailable(
-            f"provider {provider!r} answered with a redirect (HTTP {status}), which is never followed",
+    def __init__(
+        self,
+        provider: str,
+        base_url: str,
+        secrets: Iterable[str] = (),
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` returns the Unix time: some providers name the time of a retry as a date."""
+        self._provider = provider
+        self._base_url = base_url
+        self._secrets = Secrets(secrets)
+        self._clock = clock
+
+    def of_request(self, error: BaseException, *, path: str, model: str) -> TokenwireError:
+        """Return the error for a request that failed, from the exception of the SDK or of aiohttp."""
+        response = getattr(error, "response", None)
+        if isinstance(response, httpx2.Response):
+            return self._of_response(response, path=path, model=model)
+        if _lacks_descriptors(error):
+            return Overloaded(
+                "no more files or connections can be opened", limit=descriptors.limit()
+            )
+        return UpstreamUnavailable(
+            f"provider {self._provider!r} cannot be reached: {_connection_fault(error)}",
+            provider=self._provider,
+            provider_text=_cause_text(error),
             retry_after_s=DEFAULT_RETRY_AFTER_S,
-            **facts,
         )
-    else:
-        error = UpstreamUnavailable(
-            f"provider {provider!r} failed (HTTP {status})",
-            retry_after_s=_retry_after_s(response),
-            **facts,
+
+    def of_answer(self, error: UpstreamError) -> UpstreamError:
+        """Return the error that a decoder found in an answer, without the operator's secrets."""
+        remove = self._secrets.remove
+        error.provider_text = remove(error.provider_text)
+        error.provider_message = public_text(remove(error.provider_message))
+        for name in ("error_type", "error_code", "field"):
+            value = getattr(error, name)
+            if remove(value) != value:
+                setattr(error, name, "")
+        return error
+
+    def of_body(self, value: object) -> UpstreamError:
+        """Return the error for a body that is one, although the status says success."""
+        return self.of_answer(errors.classify(value, provider=self._provider))
+
+    def wrong_address(self, what: str, *, path: str, text: str = "") -> UpstreamUnavailable:
+        """Return the error for an answer that shows that the base URL is wrong. A retry does not help."""
+        return UpstreamUnavailable(
+            f"provider {self._provider!r} {what}; the operator must check its base_url",
+            provider=self._provider,
+            provider_text=self._secrets.remove(f"{self._base_url}{path}: {text}"),
         )
-    return error
 
-
-def _retry_after_s(response: httpx2.Response) -> float:
-    """Return the response's Retry-After in seconds (RFC 9110, 10.2.3), bounded. Dates are ignored."""
-    try:
-        requested_s = float(response.headers.get("retry-after", ""))
-    except ValueError:
-        return DEFAULT_RETRY_AFTER_S
-    if not requested_s >= 0:
-        return DEFAULT_RETRY_AFTER_S
-    return min(requested_s, MAX_RETRY_AFTER_S)
-
-
-def _name(value: object) -> str:
-    """Return a provider's error type or field name, or "" if the value looks like prose."""
-    if not isinstance(value, str) or len(value) > 128 or not value.isascii() or " " in value:
-        return ""
-    return value if value.isprintable() else ""
+    def _of_response(self, response: httpx2.Response, *, path: str, model: str) -> TokenwireError:
+        status = response.status_code
+        value = error_body.parse(response.content)
+        if status in (400, 404) and errors.is_unknown_model(value, status):
+            return UnknownModel(
+                model,
+                why=f"provider {self._provider!r} does not offer this model",
+                provider_text=self._secrets.remove(error_body.read(value).log_text),
+            )
+        if status in (404, 405):
+            text = error_body.read(value).log_text
+            error = self.wrong_address(f"has no such path (HTTP {status})", path=path, text=text)
+            error.status = status
+            return error
+        delay_s = retry_delay.from_headers(response.headers, self._clock())
+        found = errors.classify(
+            value, status=status, provider=self._provider, retry_after_s=delay_s
+        )
+        return self.of_answer(found)
 
 
 def _lacks_descriptors(error: BaseException) -> bool:
@@ -164,7 +154,7 @@ def _connection_fault(error: BaseException) -> str:
 
 
 def _cause_text(error: BaseException) -> str:
-    return " < ".join(f"{type(c).__name__}: {c}" for c in _causes(error))[:MAX_PROVIDER_TEXT_CHARS]
+    return " < ".join(f"{type(c).__name__}: {c}" for c in _causes(error))[:MAX_LOG_CHARS]
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -30,6 +30,7 @@ from aiohttp.connector import Connection
 
 from .. import descriptors
 from .body import Body
+from .decode import retry_delay
 from .framing import MAX_HEADER_BYTES, BoundedConnector
 from .inflate import BodyError
 
@@ -130,8 +131,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         return httpx2.Response(
             status_code=response.status,
             headers={
-                "content-type": "application/json",  # so that the SDKs try to parse the body
-                "retry-after": response.headers.get("retry-after", ""),
+                name: response.headers[name]
+                for name in retry_delay.HEADERS
+                if name in response.headers
             },
             content=await _error_body(response),
         )

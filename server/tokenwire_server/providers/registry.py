@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from .. import __version__
 from ..config import ConfigError, Limits, ProviderConfig, ProviderKind, known_providers
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
+from .fault import Faults
 from .http import AiohttpTransport
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
@@ -46,7 +48,11 @@ class ProviderRegistry:
         providers: Mapping[str, ProviderConfig],
         limits: Limits,
         environ: Mapping[str, str],
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`clock` returns the Unix time. Some providers name the time of a retry as a date."""
+        self._clock = clock
         self._configs = providers
         self._limits = limits
         self._keys = {name: _key(config, environ) for name, config in providers.items()}
@@ -67,7 +73,11 @@ class ProviderRegistry:
             key = self._keys[name]
             if key or not config.api_key_env:
                 self._providers[name] = HttpProvider(
-                    name, config, DIALECTS[config.kind], _sdk_client(name, config, key, self._http)
+                    name,
+                    config,
+                    DIALECTS[config.kind],
+                    _sdk_client(name, config, key, self._http),
+                    Faults(name, config.base_url, [key], clock=self._clock),
                 )
         return self
 

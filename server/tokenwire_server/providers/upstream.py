@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Annotated, Any, Self
 
@@ -25,12 +25,16 @@ from ..events import Delta
 from ..request import ChatRequest, Violation
 from .base import CountingDialect, Dialect
 from .body import Body
+from .decode import error_body, errors
 from .decode.base import Complete, Decoder
+from .decode.error_body import MAX_LOG_CHARS
 from .decode.json import log_text
-from .fault import DEFAULT_RETRY_AFTER_S, SdkError, from_sdk_error
+from .decode.retry_delay import DEFAULT_RETRY_AFTER_S
+from .fault import Faults, SdkError
 from .framing import FramingError
 from .http import RESPONSE, RequestState, release, request_state
 from .inflate import BodyError
+from .opening import MAX_START_BYTES, MAX_WHOLE_BYTES, Opening
 from .state import without_foreign_state
 
 MAX_TURN_DELTAS = 256
@@ -60,9 +64,15 @@ class HttpProvider:
     """A provider behind HTTP: one dialect, one SDK client."""
 
     def __init__(
-        self, name: str, config: ProviderConfig, dialect: Dialect, client: SdkClient
+        self,
+        name: str,
+        config: ProviderConfig,
+        dialect: Dialect,
+        client: SdkClient,
+        faults: Faults,
     ) -> None:
         self.name = name
+        self._faults = faults
         self._config = config
         self._dialect = dialect
         self._counting = dialect if isinstance(dialect, CountingDialect) else None
@@ -76,12 +86,13 @@ class HttpProvider:
         body = self._body(request, model, max_output_tokens)
         return HttpUpstream(
             client=self._client,
-            path=self._dialect.path,
+            dialect=self._dialect,
             body=_encoder.encode(body),
             decoder=self._dialect.decoder(self._config, self.name),
             provider=self.name,
             model=model,
             report=self._report,
+            faults=self._faults,
         )
 
     def _report(self, problem: str) -> None:
@@ -106,15 +117,16 @@ class HttpProvider:
         body = self._counting.count_body(self._body(request, model, None))
         if body is None:
             return None
+        path = self._counting.count_path
         try:
             async with asyncio.timeout(COUNT_S):
-                answer = await self._fetch(self._counting.count_path, _encoder.encode(body))
+                answer = await self._fetch(path, _encoder.encode(body))
         except SdkError as error:
             if _has_no_endpoint(error):
                 return None
-            raise from_sdk_error(error, provider=self.name, model=model) from error
+            raise self._faults.of_request(error, path=path, model=model) from error
         except aiohttp.ClientError as error:
-            raise from_sdk_error(error, provider=self.name, model=model) from error
+            raise self._faults.of_request(error, path=path, model=model) from error
         except BodyError as error:
             raise self._no_count(str(error)) from error
         except TimeoutError as error:
@@ -154,24 +166,28 @@ class HttpUpstream:
         self,
         *,
         client: SdkClient,
-        path: str,
+        dialect: Dialect,
         body: bytes,
         decoder: Decoder,
         provider: str,
         model: str,
         report: Callable[[str], None],
+        faults: Faults,
     ) -> None:
         """`report` gets the problem of the answer, if it has one."""
         self.decoder = decoder
         self.end: Complete | UpstreamError | None = None
         self._waiting: list[Delta] = []
         self._client = client
-        self._path = path
+        self._dialect = dialect
         self._body = body
         self._provider = provider
         self._model = model
         self._report = report
+        self._faults = faults
         self._state = RequestState()
+        self._opening: Opening | None = None
+        """The beginning of the body, until it is known to be an event stream."""
 
     @property
     def is_sent(self) -> bool:
@@ -182,10 +198,11 @@ class HttpUpstream:
         request_state.set(self._state)
         try:
             self._response = await _post(
-                self._client, self._path, self._body, accept="text/event-stream"
+                self._client, self._dialect.path, self._body, accept="text/event-stream"
             )
         except SdkError as error:
-            raise from_sdk_error(error, provider=self._provider, model=self._model) from error
+            path = self._dialect.path
+            raise self._faults.of_request(error, path=path, model=self._model) from error
         del self._body  # prompts can be large, and answers long
         try:
             self._content = Body(self._response)
@@ -195,8 +212,8 @@ class HttpUpstream:
                 f"provider {self._provider!r} {error}",
                 provider=self._provider,
                 provider_text=self._response.headers.get("Content-Encoding", "")[:100],
-                retry_after_s=DEFAULT_RETRY_AFTER_S,
             ) from error
+        self._opening = Opening(self._response.headers.get("Content-Type", ""))
         return self
 
     async def read(self) -> list[Delta]:
@@ -210,20 +227,68 @@ class HttpUpstream:
             # aiohttp keeps the error in a reference cycle, so drop its frames and what they refer to.
             self.end = self.decoder.end = self._broken(error.with_traceback(None))
             return []
-        deltas = self.decoder.feed(data) if data else self.decoder.eof()
+        if self._opening is not None:
+            deltas = self._open(self._opening, data)
+        else:
+            deltas = self.decoder.feed(data) if data else self.decoder.eof()
         if deltas:
             self._content.got_content()
             if len(deltas) > MAX_TURN_DELTAS:
                 return self._first_of(deltas)
-        self.end = self.decoder.end
+        self._take_end()
         return deltas
+
+    def _open(self, opening: Opening, data: bytes) -> list[Delta]:
+        """Decode the next bytes as long as the body may be no event stream."""
+        opening.add(data)
+        if opening.kind == "stream":
+            self._opening = None
+            deltas = self.decoder.feed(bytes(opening.body))
+            return deltas if data else deltas + self.decoder.eof()
+        if opening.kind == "json" and not opening.is_too_large:
+            return [] if data else self._decode_whole(opening)
+        if opening.kind is not None:
+            media = opening.media_type or "a body without a media type"
+            if opening.kind == "json":
+                media = f"more than {MAX_WHOLE_BYTES // 2**20} MiB of JSON"
+            self.decoder.end = self._not_a_stream(media, bytes(opening.body[:MAX_START_BYTES]))
+        return []
+
+    def _decode_whole(self, opening: Opening) -> list[Delta]:
+        """Decode a JSON body: the whole answer, or an error."""
+        body = bytes(opening.body)
+        value = error_body.parse(body)
+        if isinstance(value, str):  # some servers end the JSON like an event
+            value = error_body.parse(body.lstrip().partition(b"\n\n")[0])
+        events = self._dialect.events_of(value) if isinstance(value, dict) else None
+        if events is not None:
+            deltas = self.decoder.feed(events)
+            return deltas if self.decoder.end is not None else deltas + self.decoder.eof()
+        if error_body.is_error(value):
+            self.decoder.end = self._faults.of_body(value)
+        else:
+            names = ", ".join(sorted(map(str, value))[:20]) if isinstance(value, dict) else ""
+            text = f"{len(body)} bytes; fields: {names}"  # not the values, which may be an answer
+            self.decoder.end = self._not_a_stream("JSON of an unknown kind", text.encode())
+        return []
+
+    def _not_a_stream(self, what: str, text: bytes) -> UpstreamUnavailable:
+        return self._faults.wrong_address(
+            f"answered with {what} instead of an event stream",
+            path=self._dialect.path,
+            text=text.decode(errors="replace")[:MAX_LOG_CHARS],
+        )
 
     def _first_of(self, deltas: list[Delta]) -> list[Delta]:
         """Return the first deltas, and keep the others for the next reads."""
         self._waiting = deltas[MAX_TURN_DELTAS:]
         if not self._waiting:
-            self.end = self.decoder.end
+            self._take_end()
         return deltas[:MAX_TURN_DELTAS]
+
+    def _take_end(self) -> None:
+        end = self.decoder.end
+        self.end = self._faults.of_answer(end) if isinstance(end, UpstreamError) else end
 
     def _broken(self, error: aiohttp.ClientError | BodyError) -> UpstreamBroken:
         if isinstance(error, BodyError | FramingError):
@@ -271,17 +336,13 @@ async def _post(
 def _has_no_endpoint(error: BaseException) -> bool:
     """Return whether the error means that the server has no such endpoint, and not that the model is unknown.
 
-    Compatible servers often cannot count. A 404 for an unknown path names nothing; a 404 for an unknown
-    model has the type `not_found_error`, or `model` in its code or field.
+    Compatible servers often cannot count.
     """
     status = getattr(error, "status_code", None)
-    if status != 404:
+    response = getattr(error, "response", None)
+    if status != 404 or not isinstance(response, httpx2.Response):
         return status in (405, 501)
-    body = getattr(error, "body", None)
-    detail = body if isinstance(body, Mapping) else {}
-    detail = detail["error"] if isinstance(detail.get("error"), Mapping) else detail
-    names = [str(detail.get(key)) for key in ("type", "code", "param")]
-    return not any(name == "not_found_error" or "model" in name for name in names)
+    return not errors.is_unknown_model(error_body.parse(response.content))
 
 
 def _stream_class(client: SdkClient) -> Any:
