@@ -242,14 +242,14 @@ class RequestIdReused(TokenwireError):
 class UpstreamError(TokenwireError):
     """The provider, or the connection to it, failed. `metadata["provider"]` names the provider."""
 
+    @property
+    def provider_message(self) -> str:
+        """The provider's own text, at most 1 KiB. Empty unless the provider refused the request."""
+        return self.metadata.get("provider_message", "")
+
 
 class UpstreamRejected(UpstreamError):
     """The provider refused the request."""
-
-    @property
-    def provider_message(self) -> str:
-        """The provider's own text, at most 1 KiB. Empty: the provider sent none."""
-        return self.metadata.get("provider_message", "")
 
 
 class ContextTooLong(UpstreamError):

@@ -242,7 +242,16 @@ async def test_a_refusal_sends_trailers_only(api):
     await failing(call)
 
 
-@pytest.mark.parametrize("scenario", ["status=400", "error_event_after=3", "status=403"])
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_rejection_reaches_the_caller_with_the_providers_own_words(api, provider):
+    request = api.request(f"{provider}/sim?status=400")
+    _, error = await failing(api.chat_stream(request))
+    metadata = details(error)["ErrorInfo"].metadata
+    assert "Simulated error 400" in metadata["provider_message"]
+    assert metadata["provider_error_type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("scenario", ["status=500", "error_event_after=3", "status=403"])
 async def test_a_providers_text_is_logged_and_never_sent_to_the_caller(
     start, api_on, simulator, scenario
 ):

@@ -25,6 +25,7 @@ from ..errors import (
     DeadlineExceeded,
     TokenwireError,
     Unauthenticated,
+    UpstreamError,
 )
 from ..stream.resume import is_resumable
 from ..wire.connect_failure import ConnectFailure, connect_failure
@@ -195,6 +196,8 @@ def error_lines(
             f"  the input alone may cost {usd_text(error.estimated)}, "
             f"the budget is {usd_text(error.allowed)}"
         )
+    if isinstance(error, UpstreamError) and (said := error.provider_message):
+        yield f"  the provider's message: {said}"
     if error.last_sequence and error.usage is not None:
         yield f"  used until then: {usage_text(error.usage)}"
     if error.retry_after_s is not None:

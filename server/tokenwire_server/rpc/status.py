@@ -52,6 +52,8 @@ CODES: dict[str, grpc.StatusCode] = {
 }
 
 MAX_TEXT_CHARS = 256
+MAX_PROVIDER_MESSAGE_CHARS = 1024
+"""The provider's text has at most as many bytes, too."""
 MAX_VIOLATIONS_BYTES = 4096
 """Bounds that keep the trailers below 8 KiB, where gRPC begins to refuse them at random."""
 
@@ -114,7 +116,10 @@ def refuse(context: Context, error: TokenwireError) -> None:
 
 
 def _details(error: TokenwireError) -> list[Message]:
-    facts = {key: _bounded(value) for key, value in error.facts().items()}
+    facts = {
+        key: value[:MAX_PROVIDER_MESSAGE_CHARS] if key == "provider_message" else _bounded(value)
+        for key, value in error.facts().items()
+    }
     if error.at is not None:
         facts |= _position_facts(error.at)
     details: list[Message] = [

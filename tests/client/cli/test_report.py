@@ -3,7 +3,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from tokenwire.cli.connection import Connection
 from tokenwire.cli.report import Tally, error_lines, stream_text, usage_text
-from tokenwire.errors import ConnectionLost, DeadlineExceeded
+from tokenwire.errors import ConnectionLost, DeadlineExceeded, UpstreamRejected
 from tokenwire.v1.chat_pb2 import StreamInfo
 from tokenwire.v1.event_pb2 import Finished, Heartbeat, Timings, ToolCallDelta
 from tokenwire.v1.usage_pb2 import Usage
@@ -230,3 +230,13 @@ def test_a_lost_connection_is_reported_without_grpcs_texts(
 def test_a_stream_that_has_not_finished_has_no_figures():
     with pytest.raises(ValueError, match="not finished"):
         tally_of((0.1, started())).finished_line(1)
+
+
+def test_a_rejection_is_reported_with_the_providers_message():
+    error = UpstreamRejected(
+        "refused", reason="UPSTREAM_REJECTED", metadata={"provider_message": "no such tool"}
+    )
+    assert list(error_lines(error, LOCAL)) == [
+        "tokenwire: UPSTREAM_REJECTED: refused",
+        "  the provider's message: no such tool",
+    ]

@@ -5,6 +5,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tokenwire.v1 import error_pb2
 from tokenwire_server import errors
 from tokenwire_server.events import Usage
+from tokenwire_server.providers.decode.errors import classify
 from tokenwire_server.request import Violation
 from tokenwire_server.rpc.status import CODES, DOMAIN, to_status
 
@@ -137,6 +138,19 @@ def test_a_failure_after_the_first_token_has_the_position_and_the_usage():
 def test_text_of_the_provider_is_never_in_the_status():
     error = errors.UpstreamRejected("refused", provider_text="CANARY", error_type="t", field="f")
     assert b"CANARY" not in to_status(error).SerializeToString()
+
+
+def test_the_longest_rejection_fits_in_the_trailers():
+    said = {"message": "é" * 5000, "type": "t" * 500, "code": "c" * 128, "param": "p" * 128}
+    error = classify({"error": said}, status=400, provider="p" * 256)
+    error.at = errors.StreamPosition("i" * 36, 2**53, Usage(2**53, 2**53, 2**53, 2**53, 2**53))
+    status = to_status(error)
+    (info,) = details(error)
+    assert info.metadata["provider_message"] == "é" * 512
+    assert info.metadata["provider_error_code"] == "c" * 128
+    # The details are sent in base64, and the message percent-encoded.
+    sent_bytes = len(status.SerializeToString()) * 4 / 3 + len(status.message.encode()) * 3
+    assert sent_bytes < 6000
 
 
 def test_a_thousand_violations_fit_in_the_trailers():

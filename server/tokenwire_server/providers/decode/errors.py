@@ -164,10 +164,14 @@ def classify(
     http = f" (HTTP {status})" if status is not None else ""
     meaning = _meaning(body, status)
     is_too_long = meaning not in (401, 402, 403, 429) and context_length.is_too_long(body)
+    input_tokens, limit_tokens = context_length.token_counts(body) if is_too_long else (None, None)
     kind: type[UpstreamError]
     if is_too_long:
         kind, meaning = ContextTooLong, meaning if meaning in _WITH_MESSAGE else 400
-        message = f"{subject} refused the request{http}: it exceeds the model's context window"
+        window = "the model's context window"
+        if limit_tokens is not None:
+            window = f"{window} of {limit_tokens} tokens"
+        message = f"{subject} refused the request{http}: it exceeds {window}"
     elif meaning in (401, 402, 403):
         kind = UpstreamAuth
         message = (
@@ -207,7 +211,7 @@ def classify(
         retry_after_s=retry_after_s,
     )
     if isinstance(error, ContextTooLong):
-        error.input_tokens, error.limit_tokens = context_length.token_counts(body)
+        error.input_tokens, error.limit_tokens = input_tokens, limit_tokens
     return error
 
 
