@@ -91,14 +91,24 @@ def _reasoning(delta) -> str:
 def _usage(chunk) -> Usage | None:
     usage = chunk.usage.to_dict() if chunk.usage else None
     usage = usage or (chunk.model_extra.get("x_groq") or {}).get("usage")
+    for choice in chunk.choices:
+        usage = usage or choice.model_extra.get("usage")
     if usage is None:
         return None
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    read = _details(usage, "prompt").get("cached_tokens")
+    written = _details(usage, "prompt").get("cache_write_tokens")
+    searches = (usage.get("server_tool_use_details") or {}).get("web_search_requests")
     return Usage(
         input_tokens=usage["prompt_tokens"],
         # Reasoning that `completion_tokens` excludes is in the total.
         output_tokens=usage.get("total_tokens", 0) - usage["prompt_tokens"],
-        reasoning_tokens=(usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
-        cache_read_tokens=usage.get("prompt_cache_hit_tokens") if cached is None else cached,
-        cache_write_tokens=(usage.get("prompt_tokens_details") or {}).get("cache_write_tokens"),
+        reasoning_tokens=_details(usage, "completion").get("reasoning_tokens"),
+        cache_read_tokens=usage.get("prompt_cache_hit_tokens") if read is None else read,
+        cache_write_tokens=written,
+        server_tools=(("web_search", searches),) if searches else (),
+        service_tier=chunk.service_tier or "",
     )
+
+
+def _details(usage, kind) -> dict:
+    return usage.get(f"{kind}_tokens_details") or {}

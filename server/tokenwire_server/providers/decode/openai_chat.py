@@ -17,6 +17,7 @@ from . import openai_chat_wire as wire
 from .base import MAX_NAME_CHARS, Complete
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
 from .json import SurrogateJoiner, join_surrogates, log_text
+from .openai_chat_usage import usage_figures
 from .sse import SSEFramer
 
 _WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
@@ -134,12 +135,12 @@ class OpenAIChatDecoder:
             self.response_id = chunk.id[:MAX_NAME_CHARS]
         if chunk.model and not self.model:
             self.model = chunk.model[:MAX_NAME_CHARS]
-        if chunk.usage is not None:
-            self.usage = wire.usage_figures(chunk.usage) or self.usage
         if chunk.choices:
             for choice in chunk.choices:
                 if not choice.index:
                     self._read_choice(choice, deltas)
+        if chunk.usage is not None:
+            self.usage = usage_figures(chunk.usage, chunk.service_tier) or self.usage
         if chunk.x_groq is not None:
             self._read_groq(chunk.x_groq)
         if chunk.error or name == b"error":
@@ -173,6 +174,8 @@ class OpenAIChatDecoder:
             self._sends_reasons = True
         elif reason is not msgspec.UNSET:
             self._read_reason(reason, choice)
+        if choice.usage is not None:
+            self.usage = usage_figures(choice.usage) or self.usage
         if choice.error:
             self.end = errors.classify({"error": choice.error})
 
@@ -223,7 +226,7 @@ class OpenAIChatDecoder:
     def _read_groq(self, groq: wire.XGroq) -> None:
         """Read Groq's extension, which may be the only place of usage and errors."""
         if groq.usage is not None:
-            self.usage = wire.usage_figures(groq.usage) or self.usage
+            self.usage = usage_figures(groq.usage) or self.usage
         if groq.error and self.end is None:
             self.end = errors.classify({"error": groq.error})
 

@@ -11,10 +11,8 @@ from typing import Any
 import msgspec
 
 from ...events import FinishReason
-from ...events import Usage as UsageFigures
 from .lenient import ExactText, JsonText, Prose
-
-MAX_TOKENS = 2**53
+from .openai_chat_usage import Usage
 
 
 class Part(msgspec.Struct, gc=False):
@@ -58,26 +56,8 @@ class Choice(msgspec.Struct, gc=False):
     """OpenRouter: the finish reason in the provider's own words."""
     error: Any = None
     """OpenRouter: why the provider failed."""
-
-
-class InputDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    """OpenRouter."""
-
-
-class OutputDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: int | None = None
-
-
-class Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: InputDetails | None = None
-    completion_tokens_details: OutputDetails | None = None
-    prompt_cache_hit_tokens: int | None = None
-    """DeepSeek."""
+    usage: Usage | None = None
+    """Moonshot."""
 
 
 class XGroq(msgspec.Struct, gc=False):
@@ -91,6 +71,7 @@ class Chunk(msgspec.Struct, gc=False):
     model: str | None = None
     choices: list[Choice] | None = None
     usage: Usage | None = None
+    service_tier: str | None = None
     x_groq: XGroq | None = None
     error: Any = None
 
@@ -188,30 +169,6 @@ _SEPARATORS = re.compile(r"[-_ ]+")
 _BY_LETTERS = {_SEPARATORS.sub("", word): reason for word, reason in FINISH_REASONS.items()}
 _NO_REASONS = ("", "null", "none")
 """Words for a finish reason that is not known yet, such as DashScope's "null"."""
-
-
-def usage_figures(usage: Usage) -> UsageFigures | None:
-    """Return the figures in Tokenwire's convention, or None if they are missing or invalid.
-
-    Some servers (xAI, Gemini) count reasoning in `total_tokens` but not in `completion_tokens`. The
-    difference counts as output.
-    """
-    details = usage.prompt_tokens_details or InputDetails()
-    reasoning = (usage.completion_tokens_details or OutputDetails()).reasoning_tokens
-    cache_read = details.cached_tokens
-    if cache_read is None:
-        cache_read = usage.prompt_cache_hit_tokens
-    input_ = usage.prompt_tokens or 0
-    output = usage.completion_tokens or 0
-    uncounted = (usage.total_tokens or 0) - input_ - output
-    if uncounted > 0 and usage.prompt_tokens is not None and reasoning in (None, uncounted):
-        output += uncounted
-    if usage.prompt_tokens is None and usage.completion_tokens is None:
-        return None
-    counts = (input_, output, reasoning, cache_read, details.cache_write_tokens)
-    if not all(count is None or 0 <= count <= MAX_TOKENS for count in counts):
-        return None
-    return UsageFigures(*counts)
 
 
 def finish_reason(word: str) -> FinishReason | None:
