@@ -9,7 +9,7 @@
       "quirks": {"done_marker": false}                             left out if they are the defaults
     }
 
-`end` also has "refusal" if the provider explained one. Fields with their default value are left out. To create the expected file of a new transcript, print the result and review it:
+`end` also has "provider_reason", and "refusal" if the provider explained one. Fields with their default value are left out. To create the expected file of a new transcript, print the result and review it:
 
     python tests/conformance/transcripts_support.py openai-chat/NAME [--done_marker=false]
 """
@@ -176,7 +176,8 @@ def _event(delta) -> dict:
 def _end(end: Complete | UpstreamError | None) -> dict:
     if isinstance(end, Complete):
         refusal = {"refusal": _fields(end.refusal)} if end.refusal is not None else {}
-        return {"complete": end.reason.name, **refusal}
+        reason = {"provider_reason": end.provider_reason} if end.provider_reason else {}
+        return {"complete": end.reason.name, **reason, **refusal}
     assert isinstance(end, UpstreamError), "eof() left the end open"
     assert not end.provider_text or end.provider_text not in str(end), "the provider's text leaks"
     broken = {"broken": end.reason}
