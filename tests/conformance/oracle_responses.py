@@ -5,9 +5,10 @@ deltas. Only the signatures are those of each item's event, as the SDK's types a
 encrypts the same reasoning again for the final response.
 
 Intended differences from the decoder: the SDK drops an end marker without its blank line, reads an event
-without data as JSON, and passes on a call whose arguments are not JSON.
+without data as JSON, and passes on a call whose arguments are not JSON, which is sorted out here.
 """
 
+import json
 import warnings
 
 import httpx2
@@ -16,7 +17,7 @@ from openai.types.responses import Response, ResponseFunctionToolCall, ResponseR
 from transcripts_support import Answer
 
 from tokenwire_server.events import FinishReason, Usage
-from tokenwire_server.providers.decode.openai_responses_items import sign
+from tokenwire_server.providers.decode.openai_responses_parts import sign
 
 
 def accumulate(body: bytes) -> Answer:
@@ -31,9 +32,7 @@ def accumulate(body: bytes) -> Answer:
         reasoning="".join(map(_reasoning_text, thoughts)),
         signatures=list(filter(None, map(_signature, done_thoughts or thoughts))),
         tool_calls=[
-            (call.call_id, call.name, call.arguments or "{}")
-            for call in calls
-            if call.status != "incomplete"
+            (call.call_id, call.name, call.arguments or "{}") for call in calls if _is_valid(call)
         ],
         finish_reason=_finish_reason(response, calls, any(p.type == "refusal" for p in parts)).name,
         usage=_usage(response),
@@ -70,6 +69,14 @@ def _signature(item: ResponseReasoningItem) -> str:
     return "" if item.status == "incomplete" else sign(item.id, item.encrypted_content or "")
 
 
+def _is_valid(call: ResponseFunctionToolCall) -> bool:
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except ValueError:
+        return False
+    return call.status != "incomplete" and isinstance(arguments, dict)
+
+
 def _finish_reason(
     response: Response, calls: list[ResponseFunctionToolCall], is_refused: bool
 ) -> FinishReason:
@@ -80,7 +87,8 @@ def _finish_reason(
             "content_filter": FinishReason.CONTENT_FILTER,
         }[why]
     if calls:
-        return FinishReason.TOOL_CALLS
+        is_any_valid = any(map(_is_valid, calls))
+        return FinishReason.TOOL_CALLS if is_any_valid else FinishReason.INVALID_TOOL_CALLS
     return FinishReason.REFUSAL if is_refused else FinishReason.STOP
 
 

@@ -5,7 +5,7 @@ SDK, `openai.types.responses.response_create_params`.
 
 Every request is stateless (`store` is false): it contains the whole conversation, and the provider stores
 nothing. A reasoning model continues from its earlier reasoning if the caller sends that back with its
-signature; see `decode.openai_responses_items.sign` for the content of the signature.
+signature; see `decode.openai_responses_parts.sign` for the content of the signature.
 
 Where the API allows a choice:
 
@@ -50,7 +50,7 @@ from ..request import (
 )
 from .decode.base import Decoder
 from .decode.openai_responses import OpenAIResponsesDecoder
-from .decode.openai_responses_items import unsign
+from .decode.openai_responses_parts import unsign
 from .decode.whole import responses_events
 from .unsupported import unsupported_parts, unsupported_settings
 

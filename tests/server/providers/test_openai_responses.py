@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from examples import scaled
 from tokenwire_server.config import ProviderConfig, Quirks
-from tokenwire_server.providers.decode.openai_responses_items import sign
+from tokenwire_server.providers.decode.openai_responses_parts import sign
 from tokenwire_server.providers.openai_responses import OpenAIResponses
 from tokenwire_server.request import (
     ChatRequest,

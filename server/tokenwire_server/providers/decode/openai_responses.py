@@ -54,10 +54,8 @@ _INCOMPLETE = {
 class OpenAIResponsesDecoder:
     """Decoder of one answer in the Responses format. `Items` documents its blocks.
 
-    The final response is read only for kinds of content that have not been streamed.
-
-    A call is complete after its `response.output_item.done`, if its arguments are a JSON object. If a call
-    is not complete at the end, the answer is broken, unless the provider reports the answer as incomplete.
+    If a call is not complete at the end, the answer is broken, unless the provider reports the answer as
+    incomplete. `Call` says when a call is complete.
     """
 
     def __init__(self, *, provider: str = "") -> None:
@@ -109,7 +107,7 @@ class OpenAIResponsesDecoder:
             event.type = name.decode(errors="replace")
         part_type = _DELTAS.get(event.type)
         if part_type is not None:
-            self._items.append_text(part_type, event, event.delta, deltas)
+            self._items.append_text(part_type, event, deltas)
         elif (handler := _HANDLERS.get(event.type)) is not None:
             handler(self, event, payload, deltas)
         elif name == b"error":
@@ -123,15 +121,18 @@ class OpenAIResponsesDecoder:
         self._items.update_part(part, event, deltas)
 
     def _on_item_added(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        item = wire.read_item_event(payload).item
+        item = wire.read_item(wire.read_item_event(payload).item)
         self._items.begin_item(item, event.output_index, deltas)
 
     def _on_item_done(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        item = wire.read_item_event(payload).item
+        item = wire.read_item(wire.read_item_event(payload).item)
         self._items.finish_item(item, event.output_index, deltas)
 
     def _on_arguments_delta(self, event: wire.Event, _: bytes, deltas: list[Delta]) -> None:
-        self._items.append_arguments(event.delta, event.output_index, deltas)
+        self._items.append_arguments(event, deltas)
+
+    def _on_arguments_done(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
+        self._items.update_arguments(wire.read_arguments_done(payload), event, deltas)
 
     def _on_begin(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
         self._read_head(wire.read_begin(payload).response or wire.ResponseHead())
@@ -144,12 +145,13 @@ class OpenAIResponsesDecoder:
         if status == "completed" and response.status in ("incomplete", "failed", "cancelled"):
             status = response.status
         match status:
-            case "completed":
-                self._items.add_missing(response.output, deltas)
-                self.end = Complete(self._items.finish_reason())
-            case "incomplete":
-                self._items.add_missing(response.output, deltas)
-                self.end = Complete(_incomplete_reason(response.incomplete_details))
+            case "completed" | "incomplete":
+                self._items.add_missing(list(map(wire.read_item, response.output or ())), deltas)
+                is_cut = status == "incomplete"
+                reason = self._items.finish(deltas, response_id=self.response_id, is_cut=is_cut)
+                if is_cut:
+                    reason = _incomplete_reason(response.incomplete_details)
+                self.end = Complete(reason)
             case "failed":
                 raise errors.classify({"error": msgspec.to_builtins(response.error)})
             case _:
@@ -187,6 +189,7 @@ _Handler = Callable[[OpenAIResponsesDecoder, wire.Event, bytes, list[Delta]], No
 _HANDLERS: dict[str, _Handler] = {
     **dict.fromkeys(_PARTS, OpenAIResponsesDecoder._on_part),
     "response.function_call_arguments.delta": OpenAIResponsesDecoder._on_arguments_delta,
+    "response.function_call_arguments.done": OpenAIResponsesDecoder._on_arguments_done,
     "response.output_item.added": OpenAIResponsesDecoder._on_item_added,
     "response.output_item.done": OpenAIResponsesDecoder._on_item_done,
     "response.created": OpenAIResponsesDecoder._on_begin,

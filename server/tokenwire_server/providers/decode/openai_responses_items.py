@@ -1,270 +1,245 @@
-"""The items of an OpenAI Responses answer: parts of text and of reasoning, and function calls."""
+"""The items of an OpenAI Responses answer: messages, reasoning, and function calls."""
 
 from __future__ import annotations
 
-import zlib
-
-import msgspec
+from collections.abc import Sequence
+from typing import cast
 
 from ...errors import UpstreamBroken
-from ...events import (
-    Delta,
-    FinishReason,
-    ReasoningDelta,
-    TextDelta,
-    ToolCall,
-    ToolCallDelta,
-    ToolCallStarted,
-)
+from ...events import Delta, FinishReason, ReasoningDelta, TextDelta
 from . import openai_responses_wire as wire
-from .arguments import is_object
+from .openai_responses_calls import Call, generated_id
+from .openai_responses_parts import MAX_PARTS, OF_MESSAGES, Blocks, Part, TextItem, match, size_of
 
-MAX_PARTS = 4096
-"""Maximum number of parts and calls in one answer, and of items in its final response. An answer with more is
-broken."""
-MAX_BUFFERED_CHARS = 2 * 2**20
-"""Maximum length of the ids and names of calls, which are kept until the answer ends. An answer with more is
-broken."""
+_MAX_OPEN = 64
 
-_OF_MESSAGES = frozenset({"output_text", "refusal"})
-_OF_REASONING = frozenset({"summary_text", "reasoning_text"})
-
-
-def sign(item_id: str, encrypted_content: str) -> str:
-    """Return the signature of a reasoning item, `rs:ITEM_ID:ENCRYPTED_CONTENT`.
-
-    A stateless conversation sends the item back, which `unsign` restores. The signature is empty if there
-    is no encrypted content, or if the id contains a colon.
-    """
-    if not encrypted_content or not item_id or ":" in item_id:
-        return ""
-    return f"rs:{item_id}:{encrypted_content}"
-
-
-def unsign(signature: str) -> tuple[str, str] | None:
-    """Return the item id and the encrypted content of a signature by `sign`, or None for any other text."""
-    kind, _, rest = signature.partition(":")
-    item_id, _, encrypted_content = rest.partition(":")
-    if kind != "rs" or not item_id or not encrypted_content:
-        return None
-    return item_id, encrypted_content
-
-
-class _EmittedText:
-    """The size and checksum of a text that was emitted as deltas. The text itself is not kept.
-
-    The text counts as UTF-16, so that the halves of a surrogate pair may arrive together or separately.
-    """
-
-    __slots__ = ("crc", "index", "size")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.size = 0
-        self.crc = 0
-
-    def add(self, piece: str) -> None:
-        units = piece.encode("utf-16-le", "surrogatepass")
-        self.size += len(units)
-        self.crc = zlib.crc32(units, self.crc)
-
-    def rest(self, whole: str) -> str:
-        """Return the part of `whole` after the emitted text, or "" if `whole` does not begin with it."""
-        units = whole.encode("utf-16-le", "surrogatepass")
-        if len(units) <= self.size or zlib.crc32(units[: self.size]) != self.crc:
-            return ""
-        return units[self.size :].decode("utf-16-le", "surrogatepass")
-
-
-class _Call(_EmittedText):
-    """A function call. The emitted text is its arguments."""
-
-    __slots__ = ("id", "is_complete", "name")
-
-    def __init__(self, index: int, call_id: str, name: str) -> None:
-        super().__init__(index)
-        self.id = call_id
-        self.name = name
-        self.is_complete = False
+_Item = TextItem | Call
 
 
 class Items:
     """The items of one answer. Converts events to deltas.
 
-    These are blocks: each content part of a message, each function call, and each reasoning item as a
-    whole, because its signature must be sent back with all of its text. The parts of a reasoning item are
-    separated by an empty line. A block gets its `index` with its first delta.
+    Events name their item by its id and its index in the answer. Compatible servers leave out one of them or
+    both, send another id in each event, or the same index for all items. So an item is found by an id that
+    is known, or else by its index, or else it is the latest one of its kind.
 
-    If an event repeats a text, only what was not streamed yet is emitted. So nothing is lost from servers
-    that send few deltas or none, and nothing is emitted twice.
-
-    Methods append to `deltas`. They raise UpstreamBroken, and msgspec.DecodeError for an item whose fields
-    do not fit its type.
+    Methods append to `deltas`. They raise UpstreamBroken.
     """
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[str, int, int], _EmittedText] = {}
-        """Emitted parts by type, the provider's index of their item, and their index in the item."""
-        self._reasoning_indexes: dict[int, int] = {}
-        """Block index of each reasoning item, by the provider's index."""
-        self._signed: set[int] = set()
-        self._calls: dict[int, _Call] = {}
-        """Calls by the provider's index."""
-        self._buffered_chars = 0
-        self._blocks_count = 0
-        self._has_nameless_call = False
+        self._blocks = Blocks()
+        self._items: list[_Item] = []
+        self._latest: dict[str, _Item] = {}
+        """The latest item of each kind."""
+        self._by_id: dict[tuple[str, str], _Item] = {}
+        self._by_index: dict[tuple[str, int], _Item] = {}
+        self._by_call_id: dict[str, Call] = {}
+        self._open_parts: dict[tuple[str, int | None, str | None, int | None], Part] = {}
+        """Parts of the latest deltas, which are found here faster."""
+        self._open_calls: dict[tuple[int | None, str | None], Call] = {}
+        """The same for calls."""
 
-    def finish_reason(self) -> FinishReason:
-        """Return the finish reason of a completed answer. Raises UpstreamBroken if a call is incomplete."""
-        calls = self._calls.values()
-        if self._has_nameless_call or not all(call.is_complete for call in calls):
-            raise UpstreamBroken("a function call of the provider's answer is incomplete")
-        if calls:
-            return FinishReason.TOOL_CALLS
-        if any(part_type == "refusal" for part_type, _, _ in self._parts):
-            return FinishReason.REFUSAL
-        return FinishReason.STOP
-
-    def append_text(self, part_type: str, at: wire.Event, text: str, deltas: list[Delta]) -> None:
-        """Append text to the part at the event's indexes. Create the part if it is new."""
+    def append_text(self, part_type: str, at: wire.Event, deltas: list[Delta]) -> None:
+        """Append the event's text to its part."""
+        text = at.delta
         if not text:
             return
         place = at.summary_index if part_type == "summary_text" else at.content_index
-        key = (part_type, at.output_index, place)
-        part = self._parts.get(key)
+        key = (part_type, at.output_index, at.item_id, place)
+        part = self._open_parts.get(key)
         if part is None:
-            part = self._parts[key] = _EmittedText(self._begin_part(part_type, at, deltas))
+            item = self._text_item(part_type, at, continues=True)
+            part = item.append(item.part(part_type, place), part_type, place, text, deltas)
+            if len(self._open_parts) == _MAX_OPEN:
+                self._open_parts.clear()
+            self._open_parts[key] = part
+            return
         part.add(text)
-        if part_type in _OF_MESSAGES:
+        if part_type in OF_MESSAGES:
             deltas.append(TextDelta(text, part.index))
         else:
             deltas.append(ReasoningDelta(text, part.index))
 
-    def _begin_part(self, part_type: str, at: wire.Event, deltas: list[Delta]) -> int:
-        """Return the index of the block that the part belongs to."""
-        if part_type in _OF_MESSAGES:
-            return self._next_index()
-        index = self._reasoning_indexes.get(at.output_index)
-        if index is None:
-            index = self._reasoning_indexes[at.output_index] = self._next_index()
-        else:
-            self._check_bound()
-            deltas.append(ReasoningDelta("\n\n", index))
-        return index
-
-    def _next_index(self) -> int:
-        self._check_bound()
-        self._blocks_count += 1
-        return self._blocks_count - 1
-
-    def _check_bound(self) -> None:
-        if len(self._parts) + len(self._reasoning_indexes) + len(self._calls) >= MAX_PARTS:
-            raise UpstreamBroken("the provider's answer has too many parts")
-
     def update_part(self, part: wire.Part, at: wire.Event, deltas: list[Delta]) -> None:
         """Emit the text of a part that was not streamed yet."""
-        whole = part.refusal if part.type == "refusal" else part.text
-        if not whole or (part.type not in _OF_MESSAGES and part.type not in _OF_REASONING):
-            return
-        place = at.summary_index if part.type == "summary_text" else at.content_index
-        emitted = self._parts.get((part.type, at.output_index, place))
-        text = whole if emitted is None else emitted.rest(whole)
-        self.append_text(part.type, at, text, deltas)
+        if (part.refusal if part.type == "refusal" else part.text) and part.type in wire.PART_TYPES:
+            place = at.summary_index if part.type == "summary_text" else at.content_index
+            self._text_item(part.type, at, continues=False).update_part(part, place, deltas)
 
-    def _update_parts(self, parts: list[wire.Part] | None, at: int, deltas: list[Delta]) -> None:
-        for place, part in enumerate(parts or ()):
-            event = wire.Event(output_index=at, content_index=place, summary_index=place)
-            self.update_part(part, event, deltas)
-
-    def begin_item(self, item: msgspec.Raw, at: int, deltas: list[Delta]) -> None:
-        """Begin an item at the provider's index `at`."""
-        if wire.read_typed(item).type == "function_call":
-            self._begin_call(wire.read_function_call(item), at, deltas)
-
-    def finish_item(self, item: msgspec.Raw, at: int, deltas: list[Delta]) -> None:
-        """Emit the content of a finished item that was not streamed yet, its signature, or its call."""
-        match wire.read_typed(item).type:
-            case "message":
-                self._update_parts(wire.read_message(item).content, at, deltas)
-            case "reasoning":
-                self._finish_reasoning(wire.read_reasoning(item), at, deltas)
-            case "function_call":
-                self._finish_call(wire.read_function_call(item), at, deltas)
-            case _:
-                pass
-
-    def add_missing(self, output: list[msgspec.Raw] | None, deltas: list[Delta]) -> None:
-        """Emit items of the final response whose kind was not streamed.
-
-        Servers may number and name the items differently than in the stream, so only their kinds are
-        compared. Open calls are found by their id.
-        """
-        if output is not None and len(output) > MAX_PARTS:
-            raise UpstreamBroken("the provider's answer has too many items")
-        has_text = any(part_type in _OF_MESSAGES for part_type, _, _ in self._parts)
-        has_reasoning = bool(self._reasoning_indexes)
-        has_calls = bool(self._calls)
-        open_calls = {call.id: at for at, call in self._calls.items() if not call.is_complete}
-        for at, item in enumerate(output or ()):
-            kind = wire.read_typed(item).type
-            if kind == "function_call" and has_calls:
-                call = wire.read_function_call(item)
-                if call.call_id in open_calls:
-                    self._finish_call(call, open_calls[call.call_id], deltas)
-            elif not (has_text if kind == "message" else has_reasoning and kind == "reasoning"):
-                self.finish_item(item, at, deltas)
-
-    def _finish_reasoning(self, item: wire.ReasoningItem, at: int, deltas: list[Delta]) -> None:
-        self._update_parts(item.summary, at, deltas)
-        self._update_parts(item.content, at, deltas)
-        signature = sign(item.id or "", item.encrypted_content or "")
-        # The encrypted content of an incomplete item may be incomplete, too.
-        if signature and item.status != "incomplete" and at not in self._signed:
-            if at not in self._reasoning_indexes:
-                self._reasoning_indexes[at] = self._next_index()
-            self._signed.add(at)
-            deltas.append(ReasoningDelta("", self._reasoning_indexes[at], signature))
-
-    def _begin_call(self, item: wire.FunctionCall, at: int, deltas: list[Delta]) -> _Call | None:
-        """Return the call of an item, which may be new, or None if its id or name is unknown."""
-        call = self._calls.get(at)
-        if call is not None and item.call_id in (call.id, "", None):
-            return call
-        if not item.call_id or not item.name:
-            return None
-        if call is not None and not call.is_complete:
-            raise UpstreamBroken("the provider's answer has two function calls with one index")
-        if call is not None:
-            self._buffered_chars -= len(call.id) + len(call.name)
-        self._buffered_chars += len(item.call_id) + len(item.name)
-        if self._buffered_chars > MAX_BUFFERED_CHARS:
-            raise UpstreamBroken("the ids and names of the provider's function calls are too long")
-        call = self._calls[at] = _Call(self._next_index(), item.call_id, item.name)
-        deltas.append(ToolCallStarted(call.index, call.id, call.name))
-        return call
-
-    def append_arguments(self, arguments_json: str, at: int, deltas: list[Delta]) -> None:
-        """Append a fragment to the arguments of the call at the provider's index `at`."""
-        call = self._calls.get(at)
-        if call is not None and not call.is_complete and arguments_json:
-            call.add(arguments_json)
-            deltas.append(ToolCallDelta(call.index, arguments_json))
-
-    def _finish_call(self, item: wire.FunctionCall, at: int, deltas: list[Delta]) -> None:
-        call = self._begin_call(item, at, deltas)
+    def append_arguments(self, at: wire.Event, deltas: list[Delta]) -> None:
+        """Append a fragment to the arguments of a call."""
+        call = self._open_calls.get((at.output_index, at.item_id))
         if call is None:
-            self._has_nameless_call = True
+            call = self._call(at, continues=True)
+            if len(self._open_calls) == _MAX_OPEN:
+                self._open_calls.clear()
+            self._open_calls[at.output_index, at.item_id] = call
+        call.append(at.delta, deltas)
+
+    def update_arguments(
+        self, event: wire.ArgumentsDone, at: wire.Event, deltas: list[Delta]
+    ) -> None:
+        """Read the whole arguments of a call."""
+        item = wire.Item(name=event.name, arguments=event.arguments)
+        self._call(at, continues=False).update(item, deltas)
+
+    def begin_item(self, item: wire.Item, output_index: int | None, deltas: list[Delta]) -> None:
+        """Begin an item."""
+        self._close()
+        if item.type not in wire.ITEM_TYPES:
             return
-        if call.is_complete or item.status == "incomplete":
+        known = self._find(item.type, output_index, item.id, item.call_id)
+        if known is not None and (
+            known.is_done
+            or known.is_other(item)
+            or (known.is_added and (known.id, known.output_index) != (item.id, output_index))
+        ):
+            known = None
+        if known is None:
+            known = self._find_unnamed(item.type, output_index, item.id)
+            if known is None or known.is_added:
+                known = self._begin(item.type)
+        self._name(known, output_index, item.id, item.call_id)
+        known.is_added = True
+        if isinstance(known, Call):
+            known.begin(item, deltas)
+
+    def finish_item(self, item: wire.Item, output_index: int | None, deltas: list[Delta]) -> None:
+        """Emit the content of a finished item that was not streamed yet."""
+        self._close()
+        if item.type not in wire.ITEM_TYPES:
             return
-        arguments = item.arguments or ""
-        if arguments.strip():
-            if not is_object(arguments):
-                return
-            self.append_arguments(call.rest(arguments), at, deltas)
-        elif call.size:
-            return
-        else:
-            arguments = "{}"
-        call.is_complete = True
-        deltas.append(ToolCall(call.index, call.id, call.name, arguments))
+        known = self._find(item.type, output_index, item.id, item.call_id)
+        if known is not None and (
+            known.is_other(item)
+            or (known.is_done and known.id != (item.id or "") and not known.agrees(item))
+        ):
+            known = None
+        if known is None:
+            known = self._find_unnamed(item.type, output_index, item.id)
+            if known is None or known.is_other(item):
+                known = self._begin(item.type)
+        self._name(known, output_index, item.id, item.call_id)
+        known.update(item, deltas)
+        known.is_done = True
+        if isinstance(known, TextItem):
+            known.is_closed = size_of(item) > 0
+
+    def add_missing(self, output: Sequence[wire.Item], deltas: list[Delta]) -> None:
+        """Emit what the final response has more than the stream."""
+        if len(output) > MAX_PARTS:
+            raise UpstreamBroken("the provider's answer has too many items")
+        matches: dict[int, _Item] = {}
+        has_more_text: dict[str, bool] = {}
+        for kind in wire.ITEM_TYPES:
+            wholes = [item for item in output if item.type == kind]
+            known = [item for item in self._items if item.kind == kind]
+            matches |= match(wholes, known, _is_same, lambda item, known: known.agrees(item))
+            streamed_size = sum(item.size for item in known if isinstance(item, TextItem))
+            has_more_text[kind] = sum(map(size_of, wholes)) > streamed_size
+        for item in output:
+            if item.type in wire.ITEM_TYPES:
+                known_item = matches.get(id(item)) or self._begin(item.type)
+                if isinstance(known_item, Call):
+                    known_item.update(item, deltas)
+                else:
+                    with_text = has_more_text[item.type] and not known_item.is_closed
+                    known_item.update(item, deltas, with_text=with_text)
+
+    def finish(self, deltas: list[Delta], *, response_id: str, is_cut: bool) -> FinishReason:
+        """Finish the calls at the end of the answer. Return the finish reason of a completed answer.
+
+        `is_cut` means that the answer was cut off. Otherwise, raises UpstreamBroken if a call is incomplete.
+        """
+        calls = [item for item in self._items if isinstance(item, Call)]
+        for ordinal, call in enumerate(calls):
+            id_ = generated_id(response_id, ordinal)
+            call.finish(deltas, generated_id=id_, is_cut=is_cut)
+        if any(call.is_complete for call in calls):
+            return FinishReason.TOOL_CALLS
+        if any(call.is_invalid for call in calls):
+            return FinishReason.INVALID_TOOL_CALLS
+        if any(isinstance(item, TextItem) and item.is_refusal for item in self._items):
+            return FinishReason.REFUSAL
+        return FinishReason.STOP
+
+    def _text_item(self, part_type: str, at: wire.Event, *, continues: bool) -> TextItem:
+        kind = "message" if part_type in OF_MESSAGES else "reasoning"
+        return cast("TextItem", self._get(kind, at, continues=continues))
+
+    def _call(self, at: wire.Event, *, continues: bool) -> Call:
+        return cast("Call", self._get("function_call", at, continues=continues))
+
+    def _get(self, kind: str, at: wire.Event, *, continues: bool) -> _Item:
+        """Return the item of an event. An event that `continues` an item belongs to no finished item."""
+        item = self._find(kind, at.output_index, at.item_id)
+        if item is not None and continues and item.is_done and item.id != (at.item_id or ""):
+            item = None
+        item = item or self._find_unnamed(kind, at.output_index, at.item_id) or self._begin(kind)
+        self._name(item, at.output_index, at.item_id)
+        return item
+
+    def _find(
+        self, kind: str, output_index: int | None, item_id: str | None, call_id: str | None = None
+    ) -> _Item | None:
+        by_id = self._by_id.get((kind, item_id)) if item_id else None
+        if call_id and kind == "function_call":
+            by_id = self._by_call_id.get(call_id, by_id)
+        by_index = None if output_index is None else self._by_index.get((kind, output_index))
+        if by_id is None or by_id is by_index:
+            return by_index
+        has_place = output_index is None or by_id.output_index in (None, output_index)
+        if has_place:
+            return by_id
+        # Another place: the id is not unique, or the index is not.
+        return by_index if by_index is not None or by_id.is_done else by_id
+
+    def _find_unnamed(
+        self, kind: str, output_index: int | None, item_id: str | None
+    ) -> _Item | None:
+        """Return the latest item of a kind if it is open and may have these names."""
+        item = self._latest.get(kind)
+        if item is None or item.is_done:
+            return None
+        is_possible = (not item_id or not item.id) and (
+            output_index is None or item.output_index is None
+        )
+        return item if is_possible else None
+
+    def _begin(self, kind: str) -> _Item:
+        self._blocks.count_item()
+        item: _Item
+        item = Call(self._blocks) if kind == "function_call" else TextItem(kind, self._blocks)
+        self._items.append(item)
+        self._latest[kind] = item
+        return item
+
+    def _close(self) -> None:
+        self._open_parts.clear()
+        self._open_calls.clear()
+
+    def _name(
+        self, item: _Item, output_index: int | None, item_id: str | None, call_id: str | None = None
+    ) -> None:
+        """Note the names of an item."""
+        if item_id and not item.id:
+            self._blocks.count_chars(len(item_id))
+            item.id = item_id
+            self._by_id[item.kind, item_id] = item
+            self._close()
+        if output_index is not None and item.output_index is None:
+            item.output_index = output_index
+        if (
+            item.output_index is not None
+            and self._by_index.get((item.kind, item.output_index)) is not item
+        ):
+            self._by_index[item.kind, item.output_index] = item
+            self._close()
+        if call_id and isinstance(item, Call) and not item.call_id:
+            self._by_call_id[call_id] = item
+
+
+def _is_same(item: wire.Item, known: _Item) -> bool:
+    if isinstance(known, Call) and item.call_id and known.call_id == item.call_id:
+        return True
+    return bool(item.id) and known.id == item.id

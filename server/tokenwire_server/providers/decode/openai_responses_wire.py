@@ -14,6 +14,8 @@ import msgspec
 from .json import loads
 
 _T = TypeVar("_T")
+PART_TYPES = ("output_text", "refusal", "summary_text", "reasoning_text")
+ITEM_TYPES = ("message", "reasoning", "function_call")
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
@@ -22,9 +24,10 @@ class Event(msgspec.Struct, gc=False):
 
     type: str = ""
     delta: str = ""
-    output_index: int = 0
-    content_index: int = 0
-    summary_index: int = 0
+    output_index: int | None = None
+    item_id: str | None = None
+    content_index: int | None = None
+    summary_index: int | None = None
 
 
 class Typed(msgspec.Struct, gc=False):
@@ -47,28 +50,27 @@ class PartEvent(msgspec.Struct, gc=False):
     part: Part | None = None
 
 
-class ItemEvent(msgspec.Struct, gc=False):
-    item: msgspec.Raw
+class ArgumentsDone(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
 
 
-class Message(msgspec.Struct, gc=False):
-    content: list[Part] | None = None
+class Item(msgspec.Struct, gc=False):
+    """A message, a reasoning item, or a function call."""
 
-
-class ReasoningItem(msgspec.Struct, gc=False):
+    type: str = ""
     id: str | None = None
     status: str | None = None
-    summary: list[Part] | None = None
     content: list[Part] | None = None
+    summary: list[Part] | None = None
     encrypted_content: str | None = None
-
-
-class FunctionCall(msgspec.Struct, gc=False):
-    id: str | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    status: str | None = None
+
+
+class ItemEvent(msgspec.Struct, gc=False):
+    item: msgspec.Raw
 
 
 class InputDetails(msgspec.Struct, gc=False):
@@ -124,13 +126,18 @@ def _reader(kind: type[_T]) -> Callable[[bytes | msgspec.Raw], _T]:
     return lambda data: loads(decoder, bytes(data))
 
 
+def read_item(data: msgspec.Raw) -> Item:
+    """Read an item of the types that `Item` has, and only the type of other items."""
+    kind = read_typed(data).type
+    return _read_item(data) if kind in ITEM_TYPES else Item(type=kind)
+
+
 # Each raises msgspec.DecodeError or RecursionError for invalid data.
 EVENT = msgspec.json.Decoder(Event)
 read_typed = _reader(Typed)
 read_part_event = _reader(PartEvent)
 read_item_event = _reader(ItemEvent)
-read_message = _reader(Message)
-read_reasoning = _reader(ReasoningItem)
-read_function_call = _reader(FunctionCall)
+read_arguments_done = _reader(ArgumentsDone)
+_read_item = _reader(Item)
 read_begin = _reader(BeginEvent)
 read_end = _reader(EndEvent)

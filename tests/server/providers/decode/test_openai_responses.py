@@ -21,6 +21,7 @@ from tokenwire_server.errors import (
 )
 from tokenwire_server.events import (
     FinishReason,
+    InvalidToolCall,
     ReasoningDelta,
     TextDelta,
     ToolCall,
@@ -30,7 +31,7 @@ from tokenwire_server.events import (
 )
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
-from tokenwire_server.providers.decode.openai_responses_items import (
+from tokenwire_server.providers.decode.openai_responses_parts import (
     MAX_BUFFERED_CHARS,
     MAX_PARTS,
     sign,
@@ -200,10 +201,32 @@ def test_each_part_of_a_message_is_a_block():
 
 
 @pytest.mark.parametrize("arguments", ['{"a":', "[1]", '"x"', "nonsense", "{} {}", "[" * 5000])
-def test_a_call_whose_arguments_are_not_an_object_is_never_completed(arguments):
+def test_a_finished_call_whose_arguments_are_not_an_object_is_invalid(arguments):
     deltas, decoder = decode(item_done(call(arguments=arguments)), completed())
     assert not [delta for delta in deltas if isinstance(delta, ToolCall)]
-    assert isinstance(decoder.end, UpstreamBroken)
+    [invalid] = [delta for delta in deltas if isinstance(delta, InvalidToolCall)]
+    assert (invalid.id, invalid.name, invalid.arguments_text) == ("call_1", "f", arguments)
+    assert decoder.end.reason == FinishReason.INVALID_TOOL_CALLS
+
+
+def test_an_answer_with_a_valid_call_ends_with_tool_calls_although_another_is_invalid():
+    deltas, decoder = decode(
+        item_done(call("call_1", arguments="nonsense")), item_done(call("call_2"), 1), completed()
+    )
+    assert [d.id for d in deltas if isinstance(d, ToolCall)] == ["call_2"]
+    assert [d.id for d in deltas if isinstance(d, InvalidToolCall)] == ["call_1"]
+    assert decoder.end.reason == FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize("reported_as_done", [True, False])
+def test_a_call_that_was_cut_off_is_neither_complete_nor_invalid(reported_as_done):
+    status = "completed" if reported_as_done else "incomplete"
+    cut_off = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    deltas, decoder = decode(
+        item_done(call(arguments='{"a":', status=status)), completed(**cut_off)
+    )
+    assert not [d for d in deltas if isinstance(d, ToolCall | InvalidToolCall)]
+    assert decoder.end.reason == FinishReason.MAX_TOKENS
 
 
 def test_an_unfinished_call_breaks_a_completed_answer():
@@ -213,10 +236,17 @@ def test_an_unfinished_call_breaks_a_completed_answer():
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-@pytest.mark.parametrize("missing", ["call_id", "name"])
-def test_a_call_without_a_name_or_id_breaks_the_answer(missing):
-    _, decoder = decode(item_done({**call(), missing: None}), completed())
+def test_a_call_without_a_name_breaks_the_answer():
+    _, decoder = decode(item_done({**call(), "name": None}), completed())
     assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_a_call_without_a_call_id_has_the_id_of_its_item_or_a_new_one():
+    named = call(arguments='{"a":1}', call_id=None, id="fc_1")
+    deltas, _ = decode(item_done(named), item_done({**named, "id": None}, 1), completed())
+    ids = [delta.id for delta in deltas if isinstance(delta, ToolCall)]
+    assert ids[0] == "fc_1"
+    assert ids[1].startswith("call_")
 
 
 def test_two_open_calls_with_one_index_break_the_answer():
