@@ -85,7 +85,7 @@ def _finish_reason(
         return {
             "max_output_tokens": FinishReason.MAX_TOKENS,
             "content_filter": FinishReason.CONTENT_FILTER,
-        }[why]
+        }.get(why, FinishReason.OTHER)
     if calls:
         is_any_valid = any(map(_is_valid, calls))
         return FinishReason.TOOL_CALLS if is_any_valid else FinishReason.INVALID_TOOL_CALLS

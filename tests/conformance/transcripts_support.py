@@ -9,7 +9,8 @@
       "quirks": {"done_marker": false}                             left out if they are the defaults
     }
 
-`end` also has "provider_reason", and "refusal" if the provider explained one. Fields with their default value are left out. To create the expected file of a new transcript, print the result and review it:
+`end` also has "provider_reason", and "refusal" if the provider explained one. Fields with their default
+value are left out. To create the expected file of a new transcript, print the result and review it:
 
     python tests/conformance/transcripts_support.py openai-chat/NAME [--done_marker=false]
 """

@@ -20,6 +20,7 @@ from . import anthropic_wire as wire
 from . import errors
 from .anthropic_blocks import Blocks, BrokenBlocksError
 from .base import MAX_NAME_CHARS, Complete
+from .finish_reasons import finish_reason
 from .json import SurrogateJoiner, join_surrogates, log_text
 from .sse import SSEFramer
 
@@ -168,15 +169,14 @@ class AnthropicDecoder:
             self._has_stop_sequence = True
         if delta.stop_details is not None:
             self._stop_details = delta.stop_details
-        reason = self._stop_reason.lower()
-        if reason in wire.BROKEN_REASONS:
-            self.end = errors.classify({"code": reason})
+        if self._stop_reason and finish_reason(self._stop_reason) is None:
+            self.end = errors.classify({"code": self._stop_reason.lower()})
 
     def _finish(self, deltas: list[Delta]) -> None:
         if not self._stop_reason:
             self._fail("it ended without a stop reason")
             return
-        reason = wire.FINISH_REASONS.get(self._stop_reason.lower(), FinishReason.OTHER)
+        reason = finish_reason(self._stop_reason) or FinishReason.OTHER
         blocks = self._blocks
         blocks.finish(deltas, is_cut=reason in _CUT)
         if reason in (FinishReason.STOP, FinishReason.STOP_SEQUENCE):

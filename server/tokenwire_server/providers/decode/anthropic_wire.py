@@ -9,58 +9,12 @@ from typing import Annotated
 
 import msgspec
 
-from ...events import FinishReason, Refusal
+from ...events import Refusal
 from . import lenient
 from .base import MAX_NAME_CHARS
 from .json import join_surrogates, loads
 from .lenient import JsonText, Prose
 
-FINISH_REASONS = {
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP_SEQUENCE,
-    "max_tokens": FinishReason.MAX_TOKENS,
-    "model_context_window_exceeded": FinishReason.CONTEXT_FULL,
-    "tool_use": FinishReason.TOOL_CALLS,
-    "refusal": FinishReason.REFUSAL,
-    "pause_turn": FinishReason.PAUSED,
-    "compaction": FinishReason.PAUSED,
-    # Servers that pass on another API's reason
-    "stop": FinishReason.STOP,
-    "end": FinishReason.STOP,
-    "eos": FinishReason.STOP,
-    "eos_token": FinishReason.STOP,
-    "complete": FinishReason.STOP,
-    "completed": FinishReason.STOP,
-    "length": FinishReason.MAX_TOKENS,
-    "max_length": FinishReason.MAX_TOKENS,
-    "max_new_tokens": FinishReason.MAX_TOKENS,
-    "max_output_tokens": FinishReason.MAX_TOKENS,
-    "model_length": FinishReason.CONTEXT_FULL,  # Mistral
-    "context_length_exceeded": FinishReason.CONTEXT_FULL,
-    "tool_call": FinishReason.TOOL_CALLS,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
-    "content_filtered": FinishReason.CONTENT_FILTER,  # Bedrock
-    "guardrail_intervened": FinishReason.CONTENT_FILTER,  # Bedrock
-    "sensitive": FinishReason.CONTENT_FILTER,  # GLM
-    "safety": FinishReason.CONTENT_FILTER,  # this and the rest: Gemini
-    "recitation": FinishReason.CONTENT_FILTER,
-    "blocklist": FinishReason.CONTENT_FILTER,
-    "prohibited_content": FinishReason.CONTENT_FILTER,
-    "spii": FinishReason.CONTENT_FILTER,
-}
-"""Keys are in lower case."""
-BROKEN_REASONS = frozenset(
-    {
-        "error",
-        "abort",  # vLLM, SGLang
-        "network_error",  # GLM
-        "insufficient_system_resource",  # DeepSeek
-        "malformed_function_call",  # Gemini
-    }
-)
-"""Stop reasons of answers that failed half-way."""
 MAX_EXPLANATION_CHARS = 2000
 """Maximum length of the explanation of a refusal."""
 

@@ -16,6 +16,7 @@ from . import errors, lenient
 from . import openai_chat_wire as wire
 from .base import MAX_NAME_CHARS, Complete
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
+from .finish_reasons import finish_reason, is_finish_reason
 from .json import SurrogateJoiner, join_surrogates, log_text
 from .openai_chat_usage import usage_figures
 from .sse import SSEFramer
@@ -36,7 +37,7 @@ class OpenAIChatDecoder:
     is broken, unless the server never sends the field, not even null (Snowflake): then it ends with STOP.
     With `done_marker=False`, a finish reason and the end of the body are enough.
 
-    Finish reasons are those of `openai_chat_wire.FINISH_REASONS`. An answer with tool calls ends with
+    Finish reasons are those of `finish_reasons.FINISH_REASONS`. An answer with tool calls ends with
     TOOL_CALLS even if the server sends "stop", as several do; one with a refusal ends with REFUSAL. vLLM's
     `stop_reason` distinguishes STOP_SEQUENCE from STOP. OpenRouter's `native_finish_reason` counts if it is
     more specific.
@@ -207,12 +208,12 @@ class OpenAIChatDecoder:
 
     def _read_reason(self, word: str, choice: wire.Choice) -> None:
         self._sends_reasons = True
-        if not wire.is_finish_reason(word):
+        if not is_finish_reason(word):
             return
-        reason = wire.finish_reason(word)
+        reason = finish_reason(word)
         native = choice.native_finish_reason
-        if native is not None and wire.is_finish_reason(native):
-            native_reason = wire.finish_reason(native)
+        if native is not None and is_finish_reason(native):
+            native_reason = finish_reason(native)
             if native_reason not in _GENERAL:
                 word, reason = native, native_reason
         if reason is None:

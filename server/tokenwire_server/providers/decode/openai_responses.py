@@ -21,6 +21,7 @@ from ...events import Delta, FinishReason, Usage
 from . import errors
 from . import openai_responses_wire as wire
 from .base import MAX_NAME_CHARS, Complete
+from .finish_reasons import finish_reason
 from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .openai_responses_items import Items
 from .sse import SSEFramer
@@ -45,10 +46,6 @@ _PARTS = {
     "response.reasoning_text.done": "reasoning_text",
 }
 """Events with the whole text of a part so far, and the type of the part if the event does not name it."""
-_INCOMPLETE = {
-    "max_output_tokens": FinishReason.MAX_TOKENS,
-    "content_filter": FinishReason.CONTENT_FILTER,
-}
 
 
 class OpenAIResponsesDecoder:
@@ -148,12 +145,15 @@ class OpenAIResponsesDecoder:
             case "completed" | "incomplete":
                 self._items.add_missing(list(map(wire.read_item, response.output or ())), deltas)
                 is_cut = status == "incomplete"
-                reason = self._items.finish(deltas, response_id=self.response_id, is_cut=is_cut)
-                if is_cut:
-                    reason = _incomplete_reason(response.incomplete_details)
-                self.end = Complete(reason)
+                end = self._items.finish(deltas, response_id=self.response_id, is_cut=is_cut)
+                self.end = _incomplete(response.incomplete_details) if is_cut else end
             case "failed":
-                raise errors.classify({"error": msgspec.to_builtins(response.error)})
+                code = str((response.error or wire.Error()).code)
+                if finish_reason(code) != FinishReason.CONTENT_FILTER:
+                    raise errors.classify({"error": msgspec.to_builtins(response.error)})
+                self.end = Complete(
+                    FinishReason.CONTENT_FILTER, join_surrogates(code[:MAX_NAME_CHARS])
+                )
             case _:
                 raise UpstreamBroken("the provider cancelled its answer")
 
@@ -213,12 +213,14 @@ def _is_ignored(payload: bytes) -> bool:
     return bool(kind) and kind not in _DELTAS and kind not in _HANDLERS
 
 
-def _incomplete_reason(details: wire.IncompleteDetails | None) -> FinishReason:
-    why = details.reason if details is not None else None
-    reason = _INCOMPLETE.get(why or "")
+def _incomplete(details: wire.IncompleteDetails | None) -> Complete:
+    word = (details.reason if details is not None else None) or "incomplete"
+    reason = finish_reason(word)
     if reason is None:
         raise UpstreamBroken(
-            "the provider reported an incomplete answer, for an unknown reason",
-            error_type=errors.name(why or ""),
+            "the provider failed before the end of its answer", error_type=errors.name(word)
         )
-    return reason
+    # The answer is incomplete, whatever the word is.
+    if reason in (FinishReason.STOP, FinishReason.TOOL_CALLS):
+        reason = FinishReason.OTHER
+    return Complete(reason, join_surrogates(word[:MAX_NAME_CHARS]))

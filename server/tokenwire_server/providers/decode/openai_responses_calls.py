@@ -19,7 +19,9 @@ MAX_CHECKS = 8
 """How often a call is checked for completeness, each of which takes up to 20 ms. After that it is finished
 at the end of the answer."""
 
-_json_decoder = msgspec.json.Decoder(msgspec.Raw)
+_TRUNCATED = "Input data was truncated"
+"""The error of msgspec for JSON that ends too early."""
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Call:
@@ -117,7 +119,8 @@ class Call:
         """Finish the call at the end of the answer. `is_cut` means that the answer was cut off.
 
         The generated id is used if the provider sent none. Raises UpstreamBroken if the call is incomplete,
-        although the answer was not cut off.
+        although the answer was not cut off. Complete arguments that are not an object are a mistake of the
+        model, which its caller can describe to it: that call is emitted as invalid.
         """
         if self.is_complete:
             return
@@ -132,8 +135,11 @@ class Call:
             self._complete(arguments, self.id or generated_id, deltas)
         elif not is_cut:
             self._start(self.id or generated_id, deltas)
-            self.is_invalid = True
             problem = _problem(arguments)
+            if problem == _TRUNCATED:
+                raise UpstreamBroken("the arguments of a function call are cut off")
+            self.is_invalid = True
+            problem = f"the arguments are not a JSON object: {problem}"
             deltas.append(InvalidToolCall(self.index, self.call_id, self.name, arguments, problem))
 
     def agrees(self, item: wire.Item) -> bool:
@@ -207,9 +213,9 @@ def _is_blank(arguments: str) -> bool:
 
 
 def _problem(arguments: str) -> str:
-    """Return why arguments are not a JSON object."""
+    """Return the error of msgspec for arguments that are not a JSON object."""
     try:
-        loads(_json_decoder, join_surrogates(arguments).encode(), keep_surrogates=False)
+        loads(_object_decoder, join_surrogates(arguments).encode(), keep_surrogates=False)
     except msgspec.DecodeError as error:
-        return f"the arguments are not JSON: {error}"
-    return "the arguments are JSON, but not an object"
+        return str(error)
+    return ""

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from ...errors import UpstreamBroken
-from ...events import Delta, FinishReason, ReasoningDelta, TextDelta
+from ...events import Delta, FinishReason, ReasoningDelta, Refusal, TextDelta
 from . import openai_responses_wire as wire
+from .base import Complete
+from .json import join_surrogates
 from .openai_responses_calls import Call, generated_id
 from .openai_responses_parts import MAX_PARTS, OF_MESSAGES, Blocks, Part, TextItem, match, size_of
 
@@ -146,22 +148,27 @@ class Items:
                     with_text = has_more_text[item.type] and not known_item.is_closed
                     known_item.update(item, deltas, with_text=with_text)
 
-    def finish(self, deltas: list[Delta], *, response_id: str, is_cut: bool) -> FinishReason:
-        """Finish the calls at the end of the answer. Return the finish reason of a completed answer.
+    def finish(self, deltas: list[Delta], *, response_id: str, is_cut: bool) -> Complete:
+        """Finish the calls at the end of the answer. Return the end of an answer that was not cut off.
 
         `is_cut` means that the answer was cut off. Otherwise, raises UpstreamBroken if a call is incomplete.
         """
         calls = [item for item in self._items if isinstance(item, Call)]
+        texts = [item for item in self._items if isinstance(item, TextItem)]
         for ordinal, call in enumerate(calls):
             id_ = generated_id(response_id, ordinal)
             call.finish(deltas, generated_id=id_, is_cut=is_cut)
         if any(call.is_complete for call in calls):
-            return FinishReason.TOOL_CALLS
+            return Complete(FinishReason.TOOL_CALLS, "completed")
         if any(call.is_invalid for call in calls):
-            return FinishReason.INVALID_TOOL_CALLS
-        if any(isinstance(item, TextItem) and item.is_refusal for item in self._items):
-            return FinishReason.REFUSAL
-        return FinishReason.STOP
+            return Complete(FinishReason.INVALID_TOOL_CALLS, "completed")
+        if any(item.is_cut for item in texts):
+            return Complete(FinishReason.OTHER, "incomplete")
+        explanations = [text for item in texts if (text := item.refusal) is not None]
+        if explanations:
+            refusal = Refusal(explanation=join_surrogates(explanations[0]))
+            return Complete(FinishReason.REFUSAL, "completed", refusal)
+        return Complete(FinishReason.STOP, "completed")
 
     def _text_item(self, part_type: str, at: wire.Event, *, continues: bool) -> TextItem:
         kind = "message" if part_type in OF_MESSAGES else "reasoning"

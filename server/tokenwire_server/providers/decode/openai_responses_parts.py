@@ -23,6 +23,9 @@ MAX_BUFFERED_CHARS = 2 * 2**20
 """Maximum length of the ids, names and arguments that are kept until their calls or the answer end. An answer
 with more is broken."""
 
+MAX_EXPLANATION_CHARS = 1024
+"""Maximum length of the explanation of a refusal. The text of the answer has all of it."""
+
 OF_MESSAGES = frozenset({"output_text", "refusal"})
 OF_REASONING = frozenset({"summary_text", "reasoning_text"})
 
@@ -94,6 +97,20 @@ class Part:
         return units[self.size :].decode("utf-16-le", "surrogatepass")
 
 
+class Refusal(Part):
+    """A part in which the model explains why it refuses. The beginning of the explanation is kept."""
+
+    __slots__ = ("explanation",)
+
+    def __init__(self, part_type: str, place: int | None, index: int) -> None:
+        super().__init__(part_type, place, index)
+        self.explanation = ""
+
+    def add(self, piece: str) -> None:
+        super().add(piece)
+        self.explanation += piece[: MAX_EXPLANATION_CHARS - len(self.explanation)]
+
+
 class TextItem:
     """A message or a reasoning item.
 
@@ -109,6 +126,7 @@ class TextItem:
         "id",
         "is_added",
         "is_closed",
+        "is_cut",
         "is_done",
         "kind",
         "output_index",
@@ -124,6 +142,8 @@ class TextItem:
         """Whether its end event has arrived."""
         self.is_closed = False
         """Whether that event contained the item's text."""
+        self.is_cut = False
+        """Whether the provider reported the item as cut off."""
         self._blocks = blocks
         self._index: int | None = None
         """Index of the block of a reasoning item."""
@@ -136,8 +156,10 @@ class TextItem:
         return sum(part.size for part in self._parts)
 
     @property
-    def is_refusal(self) -> bool:
-        return any(part.type == "refusal" for part in self._parts)
+    def refusal(self) -> str | None:
+        """The beginning of the model's explanation of its refusal. None if it does not refuse."""
+        texts = [part.explanation for part in self._parts if isinstance(part, Refusal)]
+        return "\n\n".join(texts)[:MAX_EXPLANATION_CHARS] if texts else None
 
     def part(self, part_type: str, place: int | None) -> Part | None:
         """Return the part that a delta continues. Without a place, that is the latest one of the type."""
@@ -168,7 +190,7 @@ class TextItem:
         else:
             index = self._index
             deltas.append(ReasoningDelta("\n\n", index))
-        part = Part(part_type, place, index)
+        part = (Refusal if part_type == "refusal" else Part)(part_type, place, index)
         self._parts.append(part)
         return part
 
@@ -184,6 +206,7 @@ class TextItem:
 
     def update(self, item: wire.Item, deltas: list[Delta], *, with_text: bool = True) -> None:
         """Emit what was not emitted yet of the whole item."""
+        self.is_cut = item.status == "incomplete"
         if with_text:
             self._update_parts(item.summary or (), deltas)
             self._update_parts(item.content or (), deltas)

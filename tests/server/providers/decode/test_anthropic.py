@@ -26,8 +26,8 @@ from tokenwire_server.events import (
     Usage,
 )
 from tokenwire_server.providers.decode.anthropic import AnthropicDecoder
-from tokenwire_server.providers.decode.anthropic_wire import FINISH_REASONS
 from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.decode.finish_reasons import FINISH_REASONS
 
 
 def whole_calls(deltas):

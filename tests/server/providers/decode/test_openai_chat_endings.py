@@ -10,8 +10,8 @@ from openai.types.responses.response import IncompleteDetails
 
 from tokenwire_server.errors import UpstreamBroken, UpstreamError
 from tokenwire_server.events import FinishReason, InvalidToolCall, ToolCall
-from tokenwire_server.providers.decode import openai_chat_wire as wire
 from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.decode.finish_reasons import FINISH_REASONS
 from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
 
 MEANINGS = {
@@ -79,7 +79,7 @@ def test_the_words_of_the_sdks_are_in_the_table():
     }
 
     assert len(words) >= 15
-    assert words <= wire.FINISH_REASONS.keys()
+    assert words <= FINISH_REASONS.keys()
 
 
 def test_at_least_thirty_words_of_other_servers_are_tested():

@@ -23,6 +23,7 @@ from tokenwire_server.events import (
     FinishReason,
     InvalidToolCall,
     ReasoningDelta,
+    Refusal,
     TextDelta,
     ToolCall,
     ToolCallDelta,
@@ -33,6 +34,7 @@ from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
 from tokenwire_server.providers.decode.openai_responses_parts import (
     MAX_BUFFERED_CHARS,
+    MAX_EXPLANATION_CHARS,
     MAX_PARTS,
     sign,
     unsign,
@@ -139,7 +141,7 @@ def test_a_reasoning_item_that_was_cut_off_is_not_signed():
     cut_off = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     deltas, decoder = decode(item_done(item), completed(**cut_off))
     assert deltas == []
-    assert decoder.end == Complete(FinishReason.MAX_TOKENS)
+    assert decoder.end == Complete(FinishReason.MAX_TOKENS, "max_output_tokens")
 
 
 @given(st.text(), st.text())
@@ -166,7 +168,7 @@ def test_a_done_event_with_a_different_text_is_ignored():
         text_delta("Hello"), item_done(message("Jello, all of you")), completed()
     )
     assert text_of(deltas) == "Hello"
-    assert decoder.end == Complete(FinishReason.STOP)
+    assert decoder.end == Complete(FinishReason.STOP, "completed")
 
 
 def test_the_final_response_repeats_nothing_under_other_indexes_or_ids():
@@ -200,13 +202,18 @@ def test_each_part_of_a_message_is_a_block():
     assert deltas == [TextDelta("a", 0), TextDelta("b", 1), TextDelta("c", 0)]
 
 
-@pytest.mark.parametrize("arguments", ['{"a":', "[1]", '"x"', "nonsense", "{} {}", "[" * 5000])
+@pytest.mark.parametrize("arguments", ["[1]", '"x"', "nonsense", "{} {}", "{'a': 1}"])
 def test_a_finished_call_whose_arguments_are_not_an_object_is_invalid(arguments):
     deltas, decoder = decode(item_done(call(arguments=arguments)), completed())
     assert not [delta for delta in deltas if isinstance(delta, ToolCall)]
     [invalid] = [delta for delta in deltas if isinstance(delta, InvalidToolCall)]
     assert (invalid.id, invalid.name, invalid.arguments_text) == ("call_1", "f", arguments)
     assert decoder.end.reason == FinishReason.INVALID_TOOL_CALLS
+
+
+def test_arguments_that_stop_within_an_object_break_the_answer():
+    _, decoder = decode(item_done(call(arguments='{"a":')), completed())
+    assert isinstance(decoder.end, UpstreamBroken)
 
 
 def test_an_answer_with_a_valid_call_ends_with_tool_calls_although_another_is_invalid():
@@ -262,7 +269,7 @@ def test_two_open_calls_with_one_index_break_the_answer():
 def test_complete_calls_may_share_one_index():
     deltas, decoder = decode(item_done(call("call_1")), item_done(call("call_2")), completed())
     assert [d.id for d in deltas if isinstance(d, ToolCall)] == ["call_1", "call_2"]
-    assert decoder.end == Complete(FinishReason.TOOL_CALLS)
+    assert decoder.end == Complete(FinishReason.TOOL_CALLS, "completed")
 
 
 @pytest.mark.parametrize("field", ["name", "call_id"])
@@ -278,17 +285,71 @@ def test_names_and_ids_of_calls_count_as_buffered(field):
 def test_the_status_in_a_completed_event_determines_the_end():
     details = {"incomplete_details": {"reason": "max_output_tokens"}}
     _, decoder = decode(text_delta("Hi"), completed(status="incomplete", **details))
-    assert decoder.end == Complete(FinishReason.MAX_TOKENS)
+    assert decoder.end == Complete(FinishReason.MAX_TOKENS, "max_output_tokens")
     _, decoder = decode(text_delta("Hi"), completed(status="failed"))
     assert isinstance(decoder.end, UpstreamUnavailable)
     _, decoder = decode(text_delta("Hi"), completed(status="cancelled"))
     assert isinstance(decoder.end, UpstreamBroken)
 
 
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("max_output_tokens", FinishReason.MAX_TOKENS),
+        ("content_filter", FinishReason.CONTENT_FILTER),
+        ("max_messages", FinishReason.PAUSED),
+        ("steered", FinishReason.PAUSED),
+        ("length", FinishReason.MAX_TOKENS),
+        ("max_tokens", FinishReason.MAX_TOKENS),
+        ("MAX_TOKENS", FinishReason.MAX_TOKENS),
+        ("model_context_window_exceeded", FinishReason.CONTEXT_FULL),
+        ("SAFETY", FinishReason.CONTENT_FILTER),
+        ("refusal", FinishReason.REFUSAL),
+        ("stop", FinishReason.OTHER),
+        ("phase_of_the_moon", FinishReason.OTHER),
+        (None, FinishReason.OTHER),
+    ],
+)
+def test_an_incomplete_answer_ends_for_its_reason(word, reason):
+    details = None if word is None else {"reason": word}
+    response = {"status": "incomplete", "incomplete_details": details}
+    deltas, decoder = decode(text_delta("Hi"), frame("response.incomplete", response=response))
+    assert text_of(deltas) == "Hi"
+    assert decoder.end == Complete(reason, word or "incomplete")
+
+
+def test_an_answer_that_a_content_filter_stopped_is_finished():
+    response = {"status": "failed", "error": {"code": "content_filter", "message": "m"}}
+    _, decoder = decode(text_delta("Hi"), frame("response.failed", response=response))
+    assert decoder.end == Complete(FinishReason.CONTENT_FILTER, "content_filter")
+
+
+def test_an_answer_that_ended_for_a_failure_is_broken():
+    response = {"status": "incomplete", "incomplete_details": {"reason": "network_error"}}
+    _, decoder = decode(text_delta("Hi"), frame("response.incomplete", response=response))
+    assert isinstance(decoder.end, UpstreamBroken)
+    assert decoder.end.error_type == "network_error"
+
+
+def test_a_completed_answer_with_a_message_that_was_cut_off_is_not_stop():
+    _, decoder = decode(item_done({**message("Hi"), "status": "incomplete"}), completed())
+    assert decoder.end == Complete(FinishReason.OTHER, "incomplete")
+
+
+def test_a_refusal_has_the_beginning_of_its_explanation():
+    long = "I cannot. " * 1000
+    deltas, decoder = decode(
+        *(frame("response.refusal.delta", delta=word) for word in (long, long)), completed()
+    )
+    assert text_of(deltas) == long * 2
+    refusal = Refusal(explanation=long[:MAX_EXPLANATION_CHARS])
+    assert decoder.end == Complete(FinishReason.REFUSAL, "completed", refusal)
+
+
 def test_the_done_marker_of_other_formats_is_ignored():
     deltas, decoder = decode(text_delta("Hi"), b"data: [DONE]\n\n", text_delta("!"), completed())
     assert text_of(deltas) == "Hi!"
-    assert decoder.end == Complete(FinishReason.STOP)
+    assert decoder.end == Complete(FinishReason.STOP, "completed")
 
 
 def test_nothing_comes_after_the_end():
@@ -297,7 +358,7 @@ def test_nothing_comes_after_the_end():
     assert deltas == [TextDelta("Hi", 0)]
     assert decoder.feed(text_delta("!") + frame("error", code="server_error")) == []
     assert decoder.eof() == []
-    assert decoder.end == Complete(FinishReason.STOP)
+    assert decoder.end == Complete(FinishReason.STOP, "completed")
 
 
 def test_zero_tokens_are_not_missing_tokens():
