@@ -94,6 +94,8 @@ async def test_json_is_one_object_a_line_with_numbers(server, command_line):
         "outputTokens": 4,
         "costMicrousd": 6,
         "estimated": False,
+        "serverToolCounts": {},
+        "serviceTier": "",
     }
     assert newest["labels"] == {"team": "a\x9b\nb"}
     assert "\x9b" not in records.out
