@@ -83,6 +83,16 @@ async def test_an_answer_of_another_provider_needs_no_state(ask, state):
     assert (await ask(state, json.loads(written)))[0] == 200
 
 
+async def test_a_cache_hint_may_move_between_two_turns(ask):
+    text = {"type": "text", "text": "Where is it?"}
+    question = {"role": "user", "content": [text]}
+    _, whole = await ask("anthropic", [question])
+    answer, ids = read("anthropic", whole)
+    hinted = {"role": "user", "content": [{**text, "cache_control": {"type": "ephemeral"}}]}
+    conversation = [hinted, *answer, *results_in("anthropic", ids)]
+    assert (await ask("anthropic", conversation))[0] == 200
+
+
 def without_state(conversation):
     """Return the conversation as a caller sends it that knows nothing of state."""
     conversation = copy.deepcopy(conversation)
