@@ -27,6 +27,7 @@ PAGES = (
     "docs/grpcurl.md",
     "docs/keys-and-limits.md",
     "docs/configuration.md",
+    "docs/simulator.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/architecture.md",

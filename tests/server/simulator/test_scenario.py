@@ -1,6 +1,8 @@
 """Scenarios in queries and headers, and the simulator's text."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from tokenwire_server.simulator import Scenario, ScenarioError, generated_text
 from tokenwire_server.simulator.scenario import scenario_of_header, scenario_of_query
 from tokenwire_server.simulator.words import escape, escape_surrogates, fragments, split_words
+
+PAGE = Path(__file__).parents[3] / "docs/simulator.md"
 
 
 def test_a_query_and_a_header_define_the_same_scenario():
@@ -40,6 +44,11 @@ def test_a_query_and_a_header_define_the_same_scenario():
 def test_an_invalid_field_is_refused_by_name(query, named):
     with pytest.raises(ScenarioError, match=named):
         scenario_of_query(query)
+
+
+@pytest.mark.parametrize("query", re.findall(r"`sim\?([^`]+)`", PAGE.read_text()))
+def test_the_models_in_the_docs_are_scenarios(query):
+    assert scenario_of_query(query) != Scenario()
 
 
 def test_a_header_that_is_not_json_is_refused():
