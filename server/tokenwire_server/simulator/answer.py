@@ -38,7 +38,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     """A tool call, with its arguments split for the stream."""
 
     id: str | int
-    """Number in a format that allows it."""
+    """A number if the scenario has such ids."""
     name: str
     arguments: str
     fragments: tuple[str, ...]

@@ -77,10 +77,11 @@ class Call:
 
     def refuse(self, error: BadRequest | ScenarioError) -> None:
         """Answer that the request is invalid, in the provider's format."""
+        payload: object = self._format.error(400, str(error))
         if isinstance(error, BadRequest):
-            payload = self._format.error(400, str(error), param=error.param, failure=error.failure)
-        else:
-            payload = self._format.error(400, str(error))
+            payload = error.body or self._format.error(
+                400, str(error), param=error.param, failure=error.failure
+            )
         self._send(400, msgspec.json.encode(payload))
 
     def answer(self, asked: ProviderRequest, scenario: Scenario, pacer: Pacer) -> None:

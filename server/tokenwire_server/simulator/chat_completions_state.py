@@ -29,7 +29,6 @@ ANY_SIGNATURE = "skip_thought_signature_validator"
 
 _ANTHROPIC = "anthropic-claude-v1"
 _MINIMAX = "MiniMax-response-v1"
-_GEMINI_FAILURE = Failure(type="invalid_request_error", code="INVALID_ARGUMENT")
 
 
 def of_reasoning(state: str, text: str) -> dict[str, Any]:
@@ -102,21 +101,20 @@ def _check_gemini(i: int, message: dict[str, Any], seals: Seals) -> None:
         signature = _signature_in(call)
         if is_own and ordinal == 0:
             if signature is None:
-                raise BadRequest(
+                raise _gemini_error(
                     "Function call is missing a thought_signature in functionCall parts. This is required "
                     "for tools to work correctly, and missing thought_signature may lead to degraded "
                     f"model performance. Additional data, function call `default_api:{name}` , position "
                     f"{i + 1}. Please refer to https://ai.google.dev/gemini-api/docs/thought-signatures "
-                    "for more details.",
-                    failure=_GEMINI_FAILURE,
+                    "for more details."
                 )
             if signature != _call_signature(seals, str(call.get("id")), name, arguments):
-                raise BadRequest("Corrupted thought signature.", failure=_GEMINI_FAILURE)
+                raise _gemini_error("Corrupted thought signature.")
         elif signature not in (None, ANY_SIGNATURE):
-            raise BadRequest("Corrupted thought signature.", failure=_GEMINI_FAILURE)
+            raise _gemini_error("Corrupted thought signature.")
     signature = _signature_in(message)
     if signature is not None and signature != seals.seal("text", _content_text(message)):
-        raise BadRequest("Corrupted thought signature.", failure=_GEMINI_FAILURE)
+        raise _gemini_error("Corrupted thought signature.")
 
 
 def _check_openrouter(i: int, message: dict[str, Any], seals: Seals) -> None:
@@ -124,14 +122,14 @@ def _check_openrouter(i: int, message: dict[str, Any], seals: Seals) -> None:
     if not details and not _is_own(message, seals):
         return
     if not details:
-        raise BadRequest(
+        raise _openrouter_error(
             f"messages.{i}.content.0.type: Expected `thinking` or `redacted_thinking`, but found "
             "`tool_use`. When `thinking` is enabled, a final `assistant` message must start with a "
             "thinking block."
         )
     text = str(details[0].get("text"))
     if details != _sealed_details(seals, text):
-        raise BadRequest(f"messages.{i}.content.0: Invalid `signature` in `thinking` block")
+        raise _openrouter_error(f"messages.{i}.content.0: Invalid `signature` in `thinking` block")
 
 
 def _check_minimax(i: int, message: dict[str, Any], seals: Seals) -> None:
@@ -167,6 +165,21 @@ _CHECKS = {
     "minimax": _check_minimax,
     "deepseek": _check_deepseek,
 }
+
+
+def _gemini_error(message: str) -> BadRequest:
+    """Google's APIs answer with a list."""
+    error = {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}
+    return BadRequest(message, body=[{"error": error}])
+
+
+def _openrouter_error(raw: str) -> BadRequest:
+    """https://openrouter.ai/docs/api-reference/errors"""
+    message = "Provider returned error"
+    metadata = {"raw": raw, "provider_name": "Anthropic"}
+    return BadRequest(
+        message, body={"error": {"message": message, "code": 400, "metadata": metadata}}
+    )
 
 
 def _is_own(message: dict[str, Any], seals: Seals) -> bool:

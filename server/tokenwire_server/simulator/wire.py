@@ -24,13 +24,21 @@ _NUMBER_BYTES = f'"{NUMBER}"'.encode()
 
 
 class BadRequest(Exception):
-    """A request that the provider would refuse."""
+    """A request that the provider would refuse. `body` is the whole answer, of a provider with its own format
+    of errors.
+    """
 
     def __init__(
-        self, message: str, *, param: str | None = None, failure: Failure = ANY_FAILURE
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        failure: Failure = ANY_FAILURE,
+        body: object = None,
     ) -> None:
         self.param = param
         self.failure = failure
+        self.body = body
         super().__init__(message)
 
 

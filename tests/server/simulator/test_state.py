@@ -182,7 +182,7 @@ async def test_a_request_without_the_state_as_it_was_is_refused(
 ):
     status, body = await ask(state, damage(await first_turn(state)))
     assert status == 400
-    assert said in body["error"]["message"]
+    assert said in json.dumps(body)
 
 
 @pytest.mark.parametrize("state", STATES)
