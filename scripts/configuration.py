@@ -78,8 +78,9 @@ def _summary(section: type[BaseModel]) -> str:
 def _inner_section(field: FieldInfo) -> tuple[type[BaseModel] | None, tuple[str, ...]]:
     """Return the section that a setting contains, and the placeholder of its name if it has one."""
     kind = _without_none(field.annotation)
-    if get_origin(kind) is dict and isinstance(get_args(kind)[1], type):
-        return get_args(kind)[1], (PLACEHOLDER,)
+    if get_origin(kind) is dict:
+        inner = get_args(kind)[1]
+        return (inner, (PLACEHOLDER,)) if isinstance(inner, type) else (None, ())
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind, ()
     return None, ()
@@ -92,6 +93,8 @@ def _values(name: str, field: FieldInfo) -> str:
         return ", ".join(f"`{_toml(value)}`" for value in get_args(kind))
     if get_origin(kind) is tuple:
         return "list of " + ", ".join(f"`{_toml(v)}`" for v in get_args(get_args(kind)[0]))
+    if get_origin(kind) is dict:
+        return "table of texts"
     if kind is bool:
         return "`true`, `false`"
     if kind is Path:
@@ -144,6 +147,8 @@ def _toml(value: Any) -> str:
             return str(value).lower()
         case str():
             return f'"{value}"'
+        case {}:
+            return "{}"
         case tuple():
             return f"[{', '.join(map(_toml, value))}]"
         case int() | float():

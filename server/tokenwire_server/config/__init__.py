@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .bounds import MAX_SPEND_USD
+from .http_fields import resolve, secrets
 from .settings import (
     EVERY_OTHER_TENANT,
     OPENAI_QUIRKS,
@@ -38,4 +39,6 @@ __all__ = [
     "TlsConfig",
     "known_providers",
     "load",
+    "resolve",
+    "secrets",
 ]

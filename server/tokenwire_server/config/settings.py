@@ -37,6 +37,7 @@ from .bounds import (
     UsdPerCall,
     UsdPerMillionTokens,
 )
+from .http_fields import Headers, Query
 from .sources import ConfigError, Sources, fault_at
 
 LONGEST_MONTH_DAYS = 31
@@ -96,6 +97,12 @@ class ProviderConfig(_Section):
     `https://api.openai.com/v1`."""
     api_key_env: str = ""
     """Name of the environment variable that contains the provider's API key. If empty, no key is sent."""
+    headers: Headers = {}
+    """Headers to add to each request, or to send in place of the usual ones. A value is a text, or
+    `{ env = "NAME" }` for the value of an environment variable."""
+    query: Query = {}
+    """Parameters to add to the URL of each request, such as Azure's `api-version`, with values as in
+    `headers`."""
     default_max_output_tokens: Tokens = 8192
     """Limit of output tokens, for providers that require one (Anthropic), if neither the caller nor the model
     has a limit."""

@@ -6,7 +6,8 @@ It replaces the SDKs' own transports because every token passes through it, and 
 - proxies from the environment,
 - cookies, which all tenants would share,
 - retries,
-- headers other than SENT_HEADERS, because the SDKs add headers from the environment for any server,
+- headers other than SENT_HEADERS and the configured ones, because the SDKs add headers from the
+  environment for any server,
 - a limit on the pool, because the number of streams is limited on admission, and a full pool would look
   like a slow provider.
 
@@ -20,6 +21,7 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -77,11 +79,10 @@ request_state: ContextVar[RequestState] = ContextVar("request_state")
 httpx2 pass an object of ours from the caller of `post` to the transport."""
 
 
-class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends requests and returns the heads of their responses. The body of a success is not read.
+class Connections:
+    """The connections to all providers. Sends requests and returns the heads of their responses.
 
-    Cancellation aborts the connection, at any point. `connect_s` bounds name lookup, TCP and TLS together.
-    The caller must bound the wait for the response.
+    `connect_s` bounds name lookup, TCP and TLS together.
     """
 
     def __init__(self, *, connect_s: float) -> None:
@@ -105,16 +106,23 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             trace_configs=[tracing],
         )
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def send(
+        self,
+        request: httpx2.Request,
+        headers: Sequence[tuple[str, str]],
+        query: Mapping[str, str],
+    ) -> httpx2.Response:
+        """Send a request with these headers, and with these parameters added to its URL.
+
+        Cancellation aborts the connection, at any point. The caller must bound the wait for the response.
+        The body of a success is not read.
+        """
         try:
             response = await self._session.request(
                 request.method,
                 str(request.url),
-                headers=[
-                    (name, value)
-                    for name, value in request.headers.multi_items()
-                    if name.lower() in SENT_HEADERS and value
-                ],
+                params=query or None,
+                headers=headers,
                 data=await request.aread() or None,
                 allow_redirects=False,
             )
@@ -140,6 +148,35 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._session.close()
+
+
+class ProviderTransport(httpx2.AsyncBaseTransport):
+    """Sends the requests of one provider's SDK, with the configured headers and query parameters.
+
+    Of the SDK's headers only SENT_HEADERS are sent, and its placeholder for a key never.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        headers: Mapping[str, str],
+        query: Mapping[str, str],
+        has_key: bool,
+    ) -> None:
+        self._connections = connections
+        self._headers = list(headers.items())
+        self._query = query
+        configured = {name.lower() for name in headers}
+        self._sent = SENT_HEADERS - configured - (frozenset() if has_key else {"authorization"})
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        headers = [
+            (name, value)
+            for name, value in request.headers.multi_items()
+            if name.lower() in self._sent and value
+        ]
+        return await self._connections.send(request, headers + self._headers, self._query)
 
 
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -10,14 +10,23 @@ from typing import Self
 
 import anthropic
 import httpx2
+import msgspec
 import openai
 
 from .. import __version__
-from ..config import ConfigError, Limits, ProviderConfig, ProviderKind, known_providers
+from ..config import (
+    ConfigError,
+    Limits,
+    ProviderConfig,
+    ProviderKind,
+    known_providers,
+    resolve,
+    secrets,
+)
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
 from .fault import Faults
-from .http import AiohttpTransport
+from .http import Connections, ProviderTransport
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .upstream import HttpProvider, SdkClient
@@ -55,12 +64,34 @@ class ProviderRegistry:
         self._clock = clock
         self._configs = providers
         self._limits = limits
-        self._keys = {name: _key(config, environ) for name, config in providers.items()}
+        self._access = {name: _Access.of(config, environ) for name, config in providers.items()}
         self._providers: dict[str, Provider] = {}
+        self._clients: list[httpx2.AsyncClient] = []
 
     async def __aenter__(self) -> Self:
-        self._http = httpx2.AsyncClient(
-            transport=AiohttpTransport(connect_s=self._limits.upstream_connect_s),
+        self._connections = Connections(connect_s=self._limits.upstream_connect_s)
+        for name, config in self._configs.items():
+            access = self._access[name]
+            if not access.missing:
+                client = self._http_client(access)
+                self._clients.append(client)
+                self._providers[name] = HttpProvider(
+                    name,
+                    config,
+                    DIALECTS[config.kind],
+                    _sdk_client(name, config, access.key, client),
+                    Faults(name, config.base_url, access.secrets, clock=self._clock),
+                )
+        return self
+
+    def _http_client(self, access: _Access) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            transport=ProviderTransport(
+                self._connections,
+                headers=access.headers,
+                query=access.query,
+                has_key=bool(access.key),
+            ),
             headers={"Accept-Encoding": "identity"},
             cookies=CookieJar(
                 DefaultCookiePolicy(allowed_domains=())
@@ -69,17 +100,6 @@ class ProviderRegistry:
             follow_redirects=False,
             trust_env=False,
         )
-        for name, config in self._configs.items():
-            key = self._keys[name]
-            if key or not config.api_key_env:
-                self._providers[name] = HttpProvider(
-                    name,
-                    config,
-                    DIALECTS[config.kind],
-                    _sdk_client(name, config, key, self._http),
-                    Faults(name, config.base_url, [key], clock=self._clock),
-                )
-        return self
 
     async def __aexit__(
         self,
@@ -87,7 +107,9 @@ class ProviderRegistry:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        await self._http.aclose()
+        for client in self._clients:
+            await client.aclose()
+        await self._connections.aclose()
 
     def get(self, name: str) -> Provider | None:
         """Return a provider by its name, or None if it is not configured or has no key."""
@@ -98,9 +120,35 @@ class ProviderRegistry:
         return list(self._providers)
 
     def missing_key_env(self, name: str) -> str | None:
-        """Return the environment variable that a configured provider without a key needs, or None."""
-        config = self._configs.get(name)
-        return None if config is None else config.api_key_env
+        """Return the environment variable that a configured provider needs and that is not set, or None."""
+        access = self._access.get(name)
+        return access.missing[0] if access is not None and access.missing else None
+
+
+class _Access(msgspec.Struct, frozen=True):
+    """What a provider's requests carry besides the chat: its key, and the configured headers and query."""
+
+    key: str
+    headers: dict[str, str]
+    query: dict[str, str]
+    missing: list[str]
+    """The environment variables that are needed and not set."""
+    secrets: list[str]
+    """The values that must not be in the log or in an error."""
+
+    @classmethod
+    def of(cls, config: ProviderConfig, environ: Mapping[str, str]) -> _Access:
+        key = _key(config, environ)
+        headers, missing = resolve(config.headers, environ)
+        query, missing_in_query = resolve(config.query, environ)
+        no_key = [config.api_key_env] if config.api_key_env and not key else []
+        return cls(
+            key,
+            headers,
+            query,
+            [*no_key, *missing, *missing_in_query],
+            [key, *secrets(config.headers, headers), *secrets(config.query, query)],
+        )
 
 
 def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:
