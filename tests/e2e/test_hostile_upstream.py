@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 import pytest
 import trustme
-from e2e_calls import reason
+from e2e_calls import details, reason
 from raw_provider import HEAD, RawProvider, wait_for_end
 
 TOKEN = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
@@ -145,3 +145,65 @@ async def test_an_invalid_response_head_is_upstream_unavailable(serving, head):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await api.events("openai/m")
     assert reason(caught.value) == "UPSTREAM_UNAVAILABLE"
+
+
+WHOLE = (
+    b'{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"content":"hi"},'
+    b'"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":1}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "body", "expected", "is_retryable"),
+    [
+        (b"application/json", WHOLE, None, False),
+        (b"application/json", b'{"error":{"code":"invalid_api_key"}}', "UPSTREAM_AUTH", False),
+        (b"text/html", b"<!doctype html><p>Welcome", "UPSTREAM_UNAVAILABLE", False),
+        (b"text/event-stream", b"data: nonsense\n\n", "UPSTREAM_UNAVAILABLE", True),
+    ],
+)
+async def test_an_answer_with_status_200_that_is_no_event_stream(
+    serving, media_type, body, expected, is_retryable
+):
+    async def answers(provider, reader, writer):
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % (media_type, len(body)))
+        for start in range(0, len(body), 7):  # the kind must not depend on the pieces
+            writer.write(body[start : start + 7])
+            await writer.drain()
+            await asyncio.sleep(0)
+        await wait_for_end(reader)
+
+    async with RawProvider(answers) as provider, serving(provider.url) as api:
+        if expected is None:
+            events = await api.events("openai/m")
+            assert "".join(event.text.text for event in events) == "hi"
+            usage = events[-1].finished.usage
+            assert (usage.input_tokens, usage.output_tokens) == (5, 1)
+            return
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await api.events("openai/m")
+    assert reason(caught.value) == expected
+    assert ("RetryInfo" in details(caught.value)) == is_retryable
+    assert "/v1" not in str(caught.value.details())
+
+
+async def test_a_rejection_with_a_key_in_it_reaches_the_caller_without_the_key(serving):
+    canary = "canary+key/of=the-operator"
+    text = f"{canary} and sk-proj-canary123 of org-canary may not \\u001b[31m".encode()
+    body = b'{"error":{"message":"%b","code":"%b","type":"t"}}' % (text, canary.encode())
+
+    async def rejects(provider, reader, writer):
+        head = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        await wait_for_end(reader)
+
+    async with (
+        RawProvider(rejects) as provider,
+        serving(provider.url, OPENAI_API_KEY=canary) as api,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await api.events("openai/m")
+    metadata = details(caught.value)["ErrorInfo"].metadata
+    assert metadata["provider_message"] == "[redacted] and [redacted] of [redacted] may not [31m"
+    assert "canary" not in str(caught.value) + str(metadata)

@@ -23,6 +23,7 @@ PAGES = (
     "docs/quickstart.md",
     "docs/concepts.md",
     "docs/errors.md",
+    "docs/providers.md",
     "docs/costs-and-usage.md",
     "docs/grpcurl.md",
     "docs/keys-and-limits.md",
