@@ -93,8 +93,6 @@ def _values(name: str, field: FieldInfo) -> str:
         return ", ".join(f"`{_toml(value)}`" for value in get_args(kind))
     if get_origin(kind) is tuple:
         return "list of " + ", ".join(f"`{_toml(v)}`" for v in get_args(get_args(kind)[0]))
-    if get_origin(kind) is dict:
-        return "table of texts"
     if kind is bool:
         return "`true`, `false`"
     if kind is Path:
@@ -102,8 +100,10 @@ def _values(name: str, field: FieldInfo) -> str:
     if kind is str:
         return "text"
     if get_origin(kind) is dict:
-        numbers = FieldInfo.from_annotation(get_args(kind)[1])
-        return f"table of {_number(name, numbers)}"
+        values = FieldInfo.from_annotation(get_args(kind)[1])
+        if any(hasattr(item, "le") for item in _constraints([values])):
+            return f"table of {_number(name, values)}"
+        return "table of texts"
     return _number(name, field)
 
 

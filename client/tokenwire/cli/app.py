@@ -16,16 +16,24 @@ from ..connect.channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
 from .connection import Connection, ServerCommand
 from .options import (
     AnswerAsJson,
+    ConfirmOver,
     Deadline,
+    Documents,
+    Effort,
     EventsAsJson,
     LookupTimeout,
     MaxCost,
     MaxOutputTokens,
     Model,
     Prompt,
+    Recordings,
+    RequestLabels,
+    ServiceTier,
     StreamId,
     SummaryTimeout,
     System,
+    Temperature,
+    TopLogprobs,
     model_or_default,
     read_prompt,
 )
@@ -51,13 +59,10 @@ from .usage.filters import (
     groups_parser,
 )
 from .values import (
-    Label,
-    label_value,
+    WrongUsage,
     labels_of,
-    number_value,
     sequence_value,
     text_value,
-    usd_value,
 )
 
 if TYPE_CHECKING:
@@ -97,6 +102,7 @@ def tokenwire(
 Examples:
   tokenwire chat "What is Tokenwire?"
   git diff | tokenwire chat --system "Review this change." --model anthropic/claude-sonnet-4-5
+  tokenwire chat "Summarize it." --document report.pdf --model anthropic/claude-sonnet-4-5
   tokenwire chat "Write a story." --max-cost 0.05 --confirm-over 0.01""",
 )
 def chat(
@@ -105,37 +111,15 @@ def chat(
     model: Model = None,
     system: System = None,
     max_output_tokens: MaxOutputTokens = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature",
-            metavar="T",
-            parser=number_value,
-            help="Sampling temperature.  [default: the provider's]",
-        ),
-    ] = None,
+    temperature: Temperature = None,
+    effort: Effort = None,
+    service_tier: ServiceTier = None,
+    logprobs: TopLogprobs = None,
+    document: Documents = None,
+    audio: Recordings = None,
     max_cost: MaxCost = None,
-    confirm_over: Annotated[
-        int | None,
-        typer.Option(
-            "--confirm-over",
-            metavar="USD",
-            parser=usd_value,
-            help="Ask before sending a request that may cost more, or whose price is not known. "
-            "If neither --max-output-tokens nor --max-cost limits the answer, only the input "
-            "counts. If there is no terminal to ask on, the request is sent only if its longest "
-            "answer fits in --max-cost.",
-        ),
-    ] = None,
-    label: Annotated[
-        list[Label] | None,
-        typer.Option(
-            "--label",
-            metavar="KEY=VALUE",
-            parser=label_value,
-            help="Label for the usage record. Can be repeated.",
-        ),
-    ] = None,
+    confirm_over: ConfirmOver = None,
+    label: RequestLabels = None,
     timeout: Deadline = None,
     resumable: Annotated[
         bool,
@@ -149,6 +133,8 @@ def chat(
 ) -> None:
     """Send a prompt to a model, and print the answer as it arrives."""
     labels = labels_of(label)
+    if logprobs is not None and not json:
+        raise WrongUsage("--logprobs requires --json")
     text = read_prompt(prompt)
     from .commands.chat import chat
     from .commands.chat_request import RequestOptions
@@ -161,6 +147,11 @@ def chat(
         system=system,
         max_output_tokens=max_output_tokens,
         temperature=temperature,
+        effort=effort,
+        service_tier=service_tier or "",
+        top_logprobs=logprobs,
+        documents=tuple(document or ()),
+        recordings=tuple(audio or ()),
         max_cost_microusd=max_cost,
         labels=labels,
     )

@@ -9,9 +9,15 @@ from typing import Annotated
 import typer
 
 from ..connect.channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
+from .attachments import Document, Recording, audio_value, document_value
 from .values import (
+    Label,
     WrongUsage,
+    choice_parser,
+    label_value,
+    number_value,
     positive_int_value,
+    sequence_value,
     stream_id_value,
     text_value,
     timeout_value,
@@ -20,6 +26,8 @@ from .values import (
 
 DEFAULT_MODEL = "openai/demo"
 MODEL_VARIABLE = "TOKENWIRE_MODEL"
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 """Longest prompt that is read from stdin. By default a server accepts no larger request."""
@@ -56,6 +64,69 @@ MaxOutputTokens = Annotated[
         help="Length of the longest answer, in tokens, including reasoning.  [default: the provider's limit]",
     ),
 ]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        metavar="T",
+        parser=number_value,
+        help="Sampling temperature.  [default: the provider's]",
+    ),
+]
+Effort = Annotated[
+    str | None,
+    typer.Option(
+        "--effort",
+        metavar="EFFORT",
+        parser=choice_parser(EFFORTS),
+        help=f"How much the model reasons: {', '.join(EFFORTS)}.  [default: the model's]",
+    ),
+]
+ServiceTier = Annotated[
+    str | None,
+    typer.Option(
+        "--service-tier",
+        metavar="TIER",
+        parser=text_value,
+        help="The provider's tier of service, such as flex or priority.  [default: the provider's]",
+    ),
+]
+TopLogprobs = Annotated[
+    int | None,
+    typer.Option(
+        "--logprobs",
+        metavar="N",
+        parser=sequence_value,
+        help="With --json: print the log probability of each token, and of the N most likely ones.",
+    ),
+]
+Documents = Annotated[
+    list[Document] | None,
+    typer.Option(
+        "--document",
+        metavar="FILE",
+        parser=document_value,
+        help="PDF or text file, or an https:// address, before the prompt. Can be repeated.",
+    ),
+]
+Recordings = Annotated[
+    list[Recording] | None,
+    typer.Option(
+        "--audio",
+        metavar="FILE",
+        parser=audio_value,
+        help="WAV or MP3 file, before the prompt. Can be repeated.",
+    ),
+]
+RequestLabels = Annotated[
+    list[Label] | None,
+    typer.Option(
+        "--label",
+        metavar="KEY=VALUE",
+        parser=label_value,
+        help="Label for the usage record. Can be repeated.",
+    ),
+]
 MaxCost = Annotated[
     int | None,
     typer.Option(
@@ -64,6 +135,18 @@ MaxCost = Annotated[
         parser=usd_value,
         help="Budget in US dollars. A request whose input costs more is refused, and the answer "
         "ends when it exceeds the budget.  [default: no budget]",
+    ),
+]
+ConfirmOver = Annotated[
+    int | None,
+    typer.Option(
+        "--confirm-over",
+        metavar="USD",
+        parser=usd_value,
+        help="Ask before sending a request that may cost more, or whose price is not known. "
+        "If neither --max-output-tokens nor --max-cost limits the answer, only the input "
+        "counts. If there is no terminal to ask on, the request is sent only if its longest "
+        "answer fits in --max-cost.",
     ),
 ]
 Deadline = Annotated[

@@ -9,9 +9,16 @@ from typing import Protocol
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message as ProtoMessage
 
-from tokenwire.v1.event_pb2 import TokenEvent, ToolCall
+from tokenwire.v1.event_pb2 import (
+    NOTICE_KIND_MODEL_CHANGED,
+    Citation,
+    InvalidToolCall,
+    Notice,
+    TokenEvent,
+    ToolCall,
+)
 
-from .terminal import discard, escape_json, say, visible, write_stdout
+from .terminal import discard, escape_json, one_line, say, visible, write_stdout
 
 
 def write_json(message: ProtoMessage) -> None:
@@ -64,18 +71,25 @@ class JsonOutput:
 
 
 class PlainOutput:
-    """The answer's text on stdout, unchanged; tool calls and the summary on stderr."""
+    """The answer's text on stdout, unchanged; tool calls, sources and the summary on stderr."""
 
     def __init__(self) -> None:
         self._in_line = False
+        self._sources = _Sources()
 
     def show(self, event: TokenEvent) -> None:
         match event.WhichOneof("event"):
-            case "text":
+            case "text" if event.text.text:
                 write_stdout(event.text.text)
                 self._in_line = not event.text.text.endswith("\n")
             case "tool_call":
                 say(_tool_call_text(event.tool_call.tool_call))
+            case "invalid_tool_call":
+                say(_invalid_call_text(event.invalid_tool_call))
+            case "citation":
+                self._sources.add(event.citation)
+            case "notice" if line := _notice_text(event.notice):
+                say(line)
 
     def name(self, stream_id: str) -> None:
         if stream_id:
@@ -92,12 +106,12 @@ class PlainOutput:
             if sys.stderr.isatty():  # where the reader of the pipe has written the line
                 say("")
         finally:
-            for line in summary:
+            for line in (*self._sources.lines(), *summary):
                 say(line)
 
 
 class TerminalOutput:
-    """Text as it arrives, reasoning dimmed, tool calls on lines of their own."""
+    """Text as it arrives, reasoning dimmed, tool calls on lines of their own, and sources after the text."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -106,6 +120,7 @@ class TerminalOutput:
         self._err = Console(stderr=True, highlight=False)
         self._block: tuple[str, int] | None = None
         self._in_line = False
+        self._sources = _Sources()
 
     def show(self, event: TokenEvent) -> None:
         match event.WhichOneof("event"):
@@ -116,6 +131,16 @@ class TerminalOutput:
             case "tool_call":
                 call = event.tool_call
                 self._show("tool_call", call.index, _tool_call_text(call.tool_call), "cyan")
+            case "invalid_tool_call":
+                invalid = event.invalid_tool_call
+                self._show("tool_call", invalid.index, _invalid_call_text(invalid), "red")
+            case "citation":
+                self._sources.add(event.citation)
+            case "notice" if line := _notice_text(event.notice):
+                if self._in_line:
+                    write_stdout("\n")
+                    self._in_line = False
+                self._say(line)
 
     def name(self, stream_id: str) -> None:
         if stream_id:
@@ -124,6 +149,8 @@ class TerminalOutput:
     def end(self, *summary: str, interrupted: bool = False) -> None:  # noqa: ARG002  # a terminal stays
         if self._in_line:
             write_stdout("\n")
+        for source in self._sources.lines():
+            self._out.out(visible(source), style="dim", highlight=False)
         for line in summary:
             with contextlib.suppress(OSError):  # the answer was written
                 self._say(line)
@@ -149,3 +176,31 @@ class TerminalOutput:
 
 def _tool_call_text(call: ToolCall) -> str:
     return f"tool call: {call.name}({call.arguments_json})"
+
+
+def _invalid_call_text(call: InvalidToolCall) -> str:
+    return f"invalid tool call: {call.name}({call.arguments_text}): {call.problem}"
+
+
+def _notice_text(notice: Notice) -> str | None:
+    """Return a notice for people, or None if this version does not recognize it."""
+    if notice.kind == NOTICE_KIND_MODEL_CHANGED:
+        return f"the answer continues with the model {one_line(notice.model)}"
+    return None
+
+
+class _Sources:
+    """The sources that an answer cites, each once, numbered from 1."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, None] = {}
+
+    def add(self, citation: Citation) -> None:
+        where = citation.url
+        if not where and citation.HasField("document_index"):
+            where = f"document {citation.document_index + 1}"
+        text = " ".join(one_line(part) for part in (citation.title, where) if part)
+        self._sources.setdefault(text or one_line(citation.cited_text) or "unknown source")
+
+    def lines(self) -> list[str]:
+        return [f"[{number}] {text}" for number, text in enumerate(self._sources, 1)]

@@ -11,7 +11,9 @@ import grpc
 
 from tokenwire.v1.chat_pb2 import STREAM_STATE_FAILED, STREAM_STATE_FINISHED, StreamInfo
 from tokenwire.v1.event_pb2 import (
+    FINISH_REASON_CONTEXT_FULL,
     FINISH_REASON_MAX_TOKENS,
+    FINISH_REASON_OTHER,
     Finished,
     FinishReason,
     TokenEvent,
@@ -32,7 +34,7 @@ from ..wire.connect_failure import ConnectFailure, connect_failure
 from .connection import Connection
 from .money import usd_text
 from .render import stream_line
-from .terminal import visible
+from .terminal import one_line, visible
 
 _TOKEN_EVENTS = frozenset(
     {"text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call"}
@@ -50,6 +52,12 @@ _WAY_OUT = {
 }
 
 _USUAL_TIERS = frozenset({"", "auto", "default", "standard", "on_demand"})
+_WAY_TO_TEXT = {
+    FINISH_REASON_MAX_TOKENS: "; try a higher --max-output-tokens",
+    FINISH_REASON_CONTEXT_FULL: "; try a shorter prompt",
+}
+"""What to do about an answer without text that ended for this reason."""
+
 _BYTES_PER_TOKEN = 4
 """A rule of thumb for English text, for streams whose usage is not reported."""
 
@@ -87,7 +95,7 @@ class Tally:
                 self._output_bytes += len(event.reasoning.text.encode())
             case "tool_call_delta":
                 self._output_bytes += len(event.tool_call_delta.arguments_json.encode())
-            case "tool_call":
+            case "tool_call" | "invalid_tool_call":
                 self._has_answer = True
             case "finished":
                 self._finished = event.finished
@@ -115,7 +123,7 @@ class Tally:
             speed = finished.usage.output_tokens / (at_s - ttft_s)
             parts += [f"{speed:.1f} tokens/s"] if speed else []
         parts.append(usage_text(finished.usage))
-        parts.append(f"finished: {_reason_text(finished.reason)}")
+        parts.append(f"finished: {_reason_text(finished.reason)}{_detail_text(finished)}")
         return ", ".join(parts)
 
     def no_answer_line(self) -> str | None:
@@ -129,8 +137,7 @@ class Tally:
         reason = _reason_text(finished.reason).upper()
         count = finished.usage.reasoning_tokens
         after = f" after {count} reasoning tokens" if count else ""
-        cut = finished.reason == FINISH_REASON_MAX_TOKENS
-        way_out = "; try a higher --max-output-tokens" if cut else ""
+        way_out = _WAY_TO_TEXT.get(finished.reason, "")
         return f"the answer has no text: it ended with {reason}{after}{way_out}"
 
     def cancelled_line(self, at_s: float, usage: Usage | None = None) -> str:
@@ -246,6 +253,15 @@ def _reason_text(reason: FinishReason.ValueType) -> str:
         return FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()
     except ValueError:
         return f"reason {reason}"  # of a newer server
+
+
+def _detail_text(finished: Finished) -> str:
+    """Return what the provider says about the end, if that adds to the reason."""
+    if finished.reason == FINISH_REASON_OTHER and finished.provider_finish_reason:
+        return f" ({one_line(finished.provider_finish_reason)})"
+    details = (finished.refusal.category, finished.refusal.explanation)
+    text = ": ".join(one_line(detail) for detail in details if detail)
+    return f" ({text})" if text else ""
 
 
 def _span(seconds: float) -> str:

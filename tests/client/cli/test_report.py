@@ -5,7 +5,14 @@ from tokenwire.cli.connection import Connection
 from tokenwire.cli.report import Tally, error_lines, stream_text, usage_text
 from tokenwire.errors import ConnectionLost, DeadlineExceeded, UpstreamRejected
 from tokenwire.v1.chat_pb2 import StreamInfo
-from tokenwire.v1.event_pb2 import Finished, Heartbeat, Timings, ToolCallDelta
+from tokenwire.v1.event_pb2 import (
+    FINISH_REASON_OTHER,
+    FINISH_REASON_STOP,
+    Finished,
+    Heartbeat,
+    Timings,
+    ToolCallDelta,
+)
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..conftest import event, finished, reasoning, started, text, tool_call, unknown_event
@@ -47,6 +54,7 @@ def test_an_answer_without_tokens_has_neither_ttft_nor_speed():
     ("reason", "count", "line"),
     [
         (3, 34, "MAX_TOKENS after 34 reasoning tokens; try a higher --max-output-tokens"),
+        (11, 0, "CONTEXT_FULL; try a shorter prompt"),
         (1, 0, "STOP"),
     ],
 )
@@ -61,6 +69,15 @@ def test_an_answer_without_text_says_how_it_ended(reason, count, line):
     assert tally_of((0.1, text(1, "a")), *timed).no_answer_line() is None
     assert tally_of((0.1, tool_call(1, "f", "{}")), *timed).no_answer_line() is None
     assert tally_of(*timed, resumed=True).no_answer_line() is None
+
+
+def test_the_provider_s_own_reason_is_added_if_the_reason_is_other():
+    def line(reason):
+        end = Finished(reason=reason, provider_finish_reason="weird\nword")
+        return tally_of((0.1, event(2, finished=end))).finished_line(0.1)
+
+    assert line(FINISH_REASON_OTHER).endswith("finished: other (weird word)")
+    assert line(FINISH_REASON_STOP).endswith("finished: stop")
 
 
 def test_a_cancelled_stream_reports_its_events_and_an_estimate_of_its_tokens():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tokenwire.v1.chat_pb2 import ChatRequest, GenerationConfig
+from tokenwire.v1.chat_pb2 import ChatRequest, GenerationConfig, ReasoningEffort
 
-from ...messages import system, user
+from ...messages import audio, document, system, user
 from ...wire.requests import build_request
+from ..attachments import Document, Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +21,33 @@ class RequestOptions:
     system: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
+    effort: str | None = None
+    service_tier: str = ""
+    top_logprobs: int | None = None
+    documents: Sequence[Document] = ()
+    recordings: Sequence[Recording] = ()
     max_cost_microusd: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def chat_request(options: RequestOptions) -> ChatRequest:
     """Return the request that the options describe."""
-    messages = [user(options.prompt)]
+    parts = [document(each.source, each.media_type, title=each.title) for each in options.documents]
+    parts += [audio(each.data, each.media_type) for each in options.recordings]
+    messages = [user(*parts, options.prompt)]
     if options.system is not None:
         messages.insert(0, system(options.system))
     generation = GenerationConfig(
-        max_output_tokens=options.max_output_tokens, temperature=options.temperature
+        max_output_tokens=options.max_output_tokens,
+        temperature=options.temperature,
+        service_tier=options.service_tier,
     )
+    if options.effort is not None:
+        effort = f"REASONING_EFFORT_{options.effort.upper()}"
+        generation.reasoning.effort = ReasoningEffort.Value(effort)
+    if options.top_logprobs is not None:
+        generation.logprobs.top_count = options.top_logprobs
+        generation.logprobs.SetInParent()
     return build_request(
         options.model,
         messages,

@@ -1,0 +1,64 @@
+"""Files that `tokenwire chat` sends with the prompt. Parsers of option values, see `values`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+MAX_FILE_BYTES = 8 * 1024 * 1024
+"""Largest file that is read. By default a server accepts no larger request."""
+
+
+class Document(NamedTuple):
+    """A document: its address, or its content with its media type."""
+
+    source: str | bytes
+    media_type: str = ""
+    title: str = ""
+
+
+class Recording(NamedTuple):
+    """The content of a sound file."""
+
+    data: bytes
+    media_type: str
+
+
+def document_value(text: str) -> Document:
+    """Return a document: an https:// address, a PDF file or a text file."""
+    if text.startswith("https://"):
+        return Document(text)
+    data = _content(text)
+    title = Path(text).name
+    if data.startswith(b"%PDF-"):
+        return Document(data, "application/pdf", title)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{text!r} is neither a PDF nor UTF-8 text") from None
+    return Document(data, "text/plain", title)
+
+
+def audio_value(text: str) -> Recording:
+    """Return a sound recording: a WAV or an MP3 file."""
+    data = _content(text)
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        return Recording(data, "audio/wav")
+    is_mpeg_frame = len(data) > 1 and data[0] == 0xFF and data[1] >= 0xE0
+    if data.startswith(b"ID3") or is_mpeg_frame:
+        return Recording(data, "audio/mpeg")
+    raise ValueError(f"{text!r} is neither a WAV nor an MP3 file")
+
+
+def _content(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a path"
+        raise ValueError(f"{path!r} cannot be read: {reason}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"{path!r} is larger than {MAX_FILE_BYTES} bytes")
+    if not data:
+        raise ValueError(f"{path!r} is empty")
+    return data

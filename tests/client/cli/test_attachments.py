@@ -1,0 +1,35 @@
+import pytest
+
+from tokenwire.cli.attachments import MAX_FILE_BYTES, audio_value, document_value
+
+
+@pytest.mark.parametrize("data", [b"ID3\x04", b"\xff\xfb\x90"])
+def test_an_mp3_file_is_recognized_by_its_content(data, tmp_path):
+    path = tmp_path / "any.name"
+    path.write_bytes(data)
+
+    assert audio_value(str(path)) == (data, "audio/mpeg")
+
+
+@pytest.mark.parametrize(
+    ("parse", "data", "says"),
+    [
+        (document_value, b"\xff\xfe", "neither a PDF nor UTF-8 text"),
+        (document_value, b"", "is empty"),
+        (document_value, b"x" * (MAX_FILE_BYTES + 1), "is larger than"),
+        (document_value, None, "cannot be read: No such file"),
+        (audio_value, b"RIFF\0\0\0\0AVI ", "neither a WAV nor an MP3 file"),
+    ],
+)
+def test_a_file_that_cannot_be_sent_is_named(parse, data, says, tmp_path):
+    path = tmp_path / "file"
+    if data is not None:
+        path.write_bytes(data)
+
+    with pytest.raises(ValueError, match=f"file' .*{says}"):
+        parse(str(path))
+
+
+def test_a_path_with_a_null_byte_cannot_be_read():
+    with pytest.raises(ValueError, match="cannot be read: it is not a path"):
+        document_value("a\0b")

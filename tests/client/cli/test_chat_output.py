@@ -1,0 +1,117 @@
+"""What `tokenwire chat` prints of an answer besides its text, and what its options send."""
+
+import re
+
+import pytest
+
+from tokenwire.v1 import chat_pb2 as pb
+from tokenwire.v1 import event_pb2
+
+from ..conftest import event, finished, plays, started, text
+
+CITATIONS = [
+    event_pb2.Citation(url="https://example.com/a", title="Page \x1b[1m"),
+    event_pb2.Citation(document_index=1, title="report.pdf"),
+    event_pb2.Citation(url="https://example.com/a", title="Page \x1b[1m", start=4),
+    event_pb2.Citation(cited_text="a sentence"),
+]
+SOURCES = ["[1] Page ␛[1m https://example.com/a", "[2] report.pdf document 2", "[3] a sentence"]
+INVALID = event_pb2.InvalidToolCall(
+    index=1, id="c", name="look", arguments_text="{a: 1}", problem="is not JSON"
+)
+REFUSED = event_pb2.Finished(
+    reason=event_pb2.FINISH_REASON_REFUSAL,
+    refusal=event_pb2.Refusal(category="cyber", explanation="No\nexploits."),
+)
+
+
+@pytest.fixture
+def answer(server):
+    server.script = plays(
+        started(),
+        event(2, text=event_pb2.TextDelta(phase=event_pb2.TEXT_PHASE_FINAL_ANSWER)),
+        text(3, "Half"),
+        event(4, notice=event_pb2.Notice(kind=event_pb2.NOTICE_KIND_MODEL_CHANGED, model="other")),
+        event(5, notice=event_pb2.Notice(kind=99)),
+        text(6, " done."),
+        *(event(7 + n, citation=citation) for n, citation in enumerate(CITATIONS)),
+        event(11, invalid_tool_call=INVALID),
+        event(12, finished=REFUSED),
+    )
+
+
+async def test_on_a_pipe_all_but_the_text_is_on_stderr(answer, command_line):
+    done = await command_line.run("chat", "Hi")
+
+    assert (done.code, done.out) == (0, "Half done.\n")
+    *lines, summary, _ = done.err.splitlines()
+    assert lines == [
+        "the answer continues with the model other",
+        "invalid tool call: look({a: 1}): is not JSON",
+        *SOURCES,
+    ]
+    assert summary.endswith("finished: refusal (cyber: No exploits.)")
+
+
+async def test_on_a_terminal_sources_follow_the_text(answer, command_line, terminal):
+    process = await terminal.start(command_line, "chat", "Hi")
+
+    assert await terminal.end_of(process) == 0
+    plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown)
+    before, summary = plain.split("0 tokens in")
+    assert before.rpartition("\n")[0].splitlines() == [
+        "Half",
+        "the answer continues with the model other",
+        " done.",
+        "",
+        "invalid tool call: look({a: 1}): is not JSON",
+        *SOURCES,
+    ]
+    assert "finished: refusal (cyber: No exploits.)\n" in summary
+
+
+async def test_text_information_alone_prints_nothing(server, command_line):
+    info = event_pb2.TextDelta(provider_state=b"p\0state")
+    server.script = plays(started(), event(2, text=info), finished(3))
+
+    done = await command_line.run("chat", "Hi")
+
+    assert done.out == ""
+    assert "the answer has no text" in done.err
+
+
+async def test_options_of_chat_become_fields_of_the_request(server, command_line, tmp_path):
+    files = {"a.pdf": b"%PDF-1.7", "b.txt": "é".encode(), "c.wav": b"RIFF\0\0\0\0WAVEfmt "}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    server.script = plays(started(), finished(2))
+    documents = [str(tmp_path / "a.pdf"), str(tmp_path / "b.txt"), "https://example.com/d.pdf"]
+    options = [word for source in documents for word in ("--document", source)]
+    options += ["--audio", str(tmp_path / "c.wav"), "--effort", "xhigh", "--service-tier", "flex"]
+
+    done = await command_line.run("chat", "Hi", *options, "--logprobs", "0", "--json")
+
+    assert done.code == 0, done.err
+    (request,) = server.requests
+    assert list(request.messages[0].parts) == [
+        pb.Part(
+            document=pb.Document(data=files["a.pdf"], media_type="application/pdf", title="a.pdf")
+        ),
+        pb.Part(document=pb.Document(data=files["b.txt"], media_type="text/plain", title="b.txt")),
+        pb.Part(document=pb.Document(uri="https://example.com/d.pdf")),
+        pb.Part(audio=pb.Audio(data=files["c.wav"], media_type="audio/wav")),
+        pb.Part(text="Hi"),
+    ]
+    assert request.generation == pb.GenerationConfig(
+        reasoning=pb.ReasoningConfig(effort=pb.REASONING_EFFORT_XHIGH),
+        service_tier="flex",
+        logprobs=pb.LogprobsConfig(top_count=0),
+    )
+
+
+async def test_log_probabilities_are_printed_only_as_json(server, command_line):
+    done = await command_line.run("chat", "Hi", "--logprobs", "2")
+
+    assert done.code == 2
+    assert done.err.endswith("tokenwire chat: error: --logprobs requires --json\n")
+    assert not server.requests
