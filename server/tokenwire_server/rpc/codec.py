@@ -309,7 +309,7 @@ def _token_logprob(token: TokenLogprob) -> event_pb2.TokenLogprob:
     return event_pb2.TokenLogprob(
         token=_utf8(token.token),
         logprob=token.logprob,
-        token_bytes=token.token_bytes,
+        raw_bytes=token.token_bytes,
         top=[_token_logprob(other) for other in token.top],
     )
 
