@@ -81,17 +81,24 @@ class Meter:
     def usage(self, reported: Usage | None, *, is_whole: bool = True) -> Usage:
         """Return the provider's figures, or a count of what arrived, marked as an estimate; with the cost.
 
-        Reported figures marked as estimated contain the true input, and a placeholder for the output:
-        Anthropic sends such figures until the answer ends. If an answer is not whole, the output after the
-        latest figures is added to them.
+        Reported figures marked as estimated contain a placeholder for the output: Anthropic sends such
+        figures until the answer ends. They contain the true input, or 0 if the provider has not reported
+        it. If an answer is not whole, the output after the latest figures is added to them.
         """
         if reported is None:
             usage = Usage(self._estimate.input_tokens, self._output.tokens, estimated=True)
         elif reported.estimated:
             output_tokens = self._reported_tokens + self._output.tokens
-            usage = msgspec.structs.replace(
-                reported, output_tokens=output_tokens, reasoning_tokens=None
-            )
+            if reported.input_tokens:
+                usage = msgspec.structs.replace(
+                    reported, output_tokens=output_tokens, reasoning_tokens=None
+                )
+            else:
+                usage = msgspec.structs.replace(
+                    reported,
+                    input_tokens=self._estimate.input_tokens,
+                    output_tokens=max(output_tokens, reported.output_tokens),
+                )
         elif not is_whole and (later_tokens := self._output.tokens):
             output_tokens = reported.output_tokens + later_tokens
             usage = msgspec.structs.replace(reported, output_tokens=output_tokens, estimated=True)

@@ -73,6 +73,13 @@ def test_a_placeholder_for_the_output_gives_way_to_an_estimate_and_the_true_inpu
     assert meter.usage(placeholder) == Usage(33, 20, cache_read_tokens=30, estimated=True)
 
 
+def test_input_that_the_provider_does_not_report_is_estimated():
+    meter = Meter(0.0, TEN_TOKENS)
+    meter.arrived([TextDelta("x" * 8, 0)], 1.0)
+    assert meter.usage(Usage(0, 12, estimated=True)) == Usage(10, 12, estimated=True)
+    assert meter.usage(Usage(0, 1, estimated=True)) == Usage(10, 2, estimated=True)
+
+
 def test_an_estimate_counts_reasoning_and_tool_arguments_once():
     meter = Meter(0.0, TEN_TOKENS)
     meter.arrived([ReasoningDelta("x" * 40, 0), ToolCallStarted(1, "id", "add")], 1.0)
