@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable
 
 import httpx2
+import msgspec
 from anthropic import Anthropic
 from anthropic.types import Message
 from transcripts_support import Answer
@@ -36,7 +37,7 @@ FINISH_REASONS = {
 
 def accumulate(body: bytes) -> Answer:
     """Return the SDK's answer. Raises the SDK's errors, and ValueError if there was no end."""
-    message, arguments = _read(body)
+    message, arguments, iterations = _read(body)
     if message.stop_reason is None:
         raise ValueError("no stop reason")
     return Answer(
@@ -49,17 +50,18 @@ def accumulate(body: bytes) -> Answer:
             if block.type == "tool_use" and not _is_cut(message, index, arguments)
         ],
         finish_reason=FINISH_REASONS.get(message.stop_reason, FinishReason.OTHER).name,
-        usage=_usage(message),
+        usage=_usage(message, iterations),
     )
 
 
-def _read(body: bytes) -> tuple[Message, dict[int, str]]:
-    """Return the final message, and each block's arguments from the deltas."""
+def _read(body: bytes) -> tuple[Message, dict[int, str], list[dict]]:
+    """Return the final message, each block's arguments, and the iterations, which the SDK drops."""
 
     def answer(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
 
     arguments: dict[int, str] = {}
+    iterations: list[dict] = []
     with (
         warnings.catch_warnings(
             action="ignore", category=UserWarning
@@ -73,7 +75,9 @@ def _read(body: bytes) -> tuple[Message, dict[int, str]]:
         for event in stream:
             if event.type == "content_block_delta" and event.delta.type == "input_json_delta":
                 arguments[event.index] = arguments.get(event.index, "") + event.delta.partial_json
-        return stream.get_final_message(), arguments
+            elif event.type == "message_delta":
+                iterations = getattr(event.usage, "iterations", None) or iterations
+        return stream.get_final_message(), arguments, iterations
 
 
 def _joined(texts: Iterable[str]) -> str:
@@ -106,15 +110,47 @@ def _signatures(message: Message) -> list[str]:
     return [signature for signature in signatures if signature]
 
 
-def _usage(message: Message) -> Usage:
+def _usage(message: Message, iterations: list[dict]) -> Usage:
+    """Return the SDK's figures, and those of compactions and advisors, which they do not include."""
     usage = message.usage
-    details = usage.output_tokens_details
-    return Usage(
-        input_tokens=usage.input_tokens
-        + (usage.cache_read_input_tokens or 0)
-        + (usage.cache_creation_input_tokens or 0),
-        output_tokens=usage.output_tokens,
+    details, creation = usage.output_tokens_details, usage.cache_creation
+    own = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_read_input_tokens": usage.cache_read_input_tokens,
+        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
+        "cache_creation": None if creation is None else creation.model_dump(),
+    }
+    apart = [i for i in iterations if i["type"] in ("compaction", "advisor_message")]
+    models = {message.model: [own]}
+    for iteration in apart:
+        models.setdefault(iteration.get("model", message.model), []).append(iteration)
+    by_model = tuple((model, _sum(figures)) for model, figures in models.items())
+    uses = usage.server_tool_use.model_dump() if usage.server_tool_use is not None else {}
+    return msgspec.structs.replace(
+        _sum([own, *apart]),
         reasoning_tokens=details.thinking_tokens if details is not None else None,
-        cache_read_tokens=usage.cache_read_input_tokens,
-        cache_write_tokens=usage.cache_creation_input_tokens,
+        server_tools=tuple(
+            sorted((key.removesuffix("_requests"), count) for key, count in uses.items() if count)
+        ),
+        service_tier=usage.service_tier or "",
+        by_model=by_model if apart else (),
+    )
+
+
+def _sum(figures: list[dict]) -> Usage:
+    def total(key: str) -> int | None:
+        counts = [each[key] for each in figures if each.get(key) is not None]
+        return sum(counts) if counts else None
+
+    reads, writes = total("cache_read_input_tokens"), total("cache_creation_input_tokens")
+    creations = [each["cache_creation"] for each in figures if each.get("cache_creation")]
+    return Usage(
+        input_tokens=(total("input_tokens") or 0) + (reads or 0) + (writes or 0),
+        output_tokens=total("output_tokens") or 0,
+        cache_read_tokens=reads,
+        cache_write_tokens=writes,
+        long_cache_write_tokens=sum(each["ephemeral_1h_input_tokens"] for each in creations)
+        if creations
+        else None,
     )

@@ -15,9 +15,9 @@ from __future__ import annotations
 import msgspec
 
 from ...errors import UpstreamBroken, UpstreamError
-from ...events import Delta, FinishReason, Usage
+from ...events import Delta, FinishReason, Notice, NoticeKind, Usage
+from . import anthropic_usage, errors
 from . import anthropic_wire as wire
-from . import errors
 from .anthropic_blocks import Blocks, BrokenBlocksError
 from .base import MAX_NAME_CHARS, Complete
 from .finish_reasons import finish_reason
@@ -38,7 +38,8 @@ class AnthropicDecoder:
 
     A field of another type than the format's costs only that field, see `lenient`.
 
-    Until the provider reports the output tokens, `usage` contains its placeholder and is `estimated`.
+    Until the provider reports the output tokens, `usage` contains its placeholder and is `estimated`. It is
+    also `estimated` if the provider never reports the input tokens, which are then 0.
     """
 
     def __init__(self, *, provider: str = "") -> None:
@@ -51,7 +52,7 @@ class AnthropicDecoder:
         self._provider = provider
         self._framer = SSEFramer()
         self._surrogates = SurrogateJoiner()
-        self._counts = wire.Usage()
+        self._bill = anthropic_usage.Bill()
         self._blocks = Blocks()
         self._stop_reason = ""
         self._has_stop_sequence = False
@@ -102,14 +103,17 @@ class AnthropicDecoder:
                     if event.delta is not None:
                         self._blocks.add(event.index, event.delta, deltas)
                 case "content_block_start":
-                    self._blocks.start(event.index, event.content_block or wire.Block(), deltas)
+                    block = event.content_block or wire.Block()
+                    self._blocks.start(event.index, block, deltas)
+                    if block.to is not None and block.type == "fallback":
+                        self._set_model(block.to.model, deltas)
                 case "content_block_stop":
                     self._blocks.stop(event.index, deltas)
                 case "message_start":
                     if event.message is not None:
-                        self._start(event.message)
+                        self._start(event.message, deltas)
                 case "message_delta":
-                    self._count(event.usage, is_final=True)
+                    self._count(event.usage, deltas, is_final=True)
                     if event.delta is not None:
                         self._read_ending(event.delta)
                 case "message_stop":
@@ -136,31 +140,28 @@ class AnthropicDecoder:
             self.problem = f"fields of its answer cannot be read: {unreadable}"
         return event
 
-    def _start(self, message: wire.Message) -> None:
+    def _start(self, message: wire.Message, deltas: list[Delta]) -> None:
         self.response_id = join_surrogates((message.id or "")[:MAX_NAME_CHARS])
-        self.model = join_surrogates((message.model or "")[:MAX_NAME_CHARS])
         self._blocks.response_id = self.response_id
-        self._count(message.usage, is_final=False)
+        self._set_model(message.model, deltas)
+        self._bill.model = self._bill.model or self.model
+        self._count(message.usage, deltas)
 
-    def _count(self, usage: wire.Usage | None, *, is_final: bool) -> None:
-        """Update the cumulative figures. A figure that is not sent again keeps its value."""
-        if usage is None:
+    def _count(
+        self, usage: anthropic_usage.Usage | None, deltas: list[Delta], *, is_final: bool = False
+    ) -> None:
+        if usage is not None:
+            self.usage = self._bill.update(usage, is_final=is_final)
+            self._set_model(self._bill.fallback_model, deltas)
+
+    def _set_model(self, model: str | None, deltas: list[Delta]) -> None:
+        """Set the model that answers, if the provider names one."""
+        if not model:
             return
-        counts = self._counts
-        for name in wire.Usage.__struct_fields__:
-            if (value := getattr(usage, name)) is not None:
-                setattr(counts, name, value)
-        cache_read = counts.cache_read_input_tokens
-        cache_write = counts.cache_creation_input_tokens
-        details = counts.output_tokens_details
-        self.usage = Usage(
-            input_tokens=(counts.input_tokens or 0) + (cache_read or 0) + (cache_write or 0),
-            output_tokens=counts.output_tokens or 0,
-            reasoning_tokens=details.thinking_tokens if details is not None else None,
-            cache_read_tokens=cache_read,
-            cache_write_tokens=cache_write,
-            estimated=not is_final or usage.output_tokens is None,
-        )
+        model = join_surrogates(model[:MAX_NAME_CHARS])
+        if self.model and self.model != model:
+            deltas.append(Notice(NoticeKind.MODEL_CHANGED, model))
+        self.model = model
 
     def _read_ending(self, delta: wire.Delta) -> None:
         if delta.stop_reason:

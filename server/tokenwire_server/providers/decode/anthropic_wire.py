@@ -5,20 +5,17 @@ https://platform.claude.com/docs/en/api/messages and the types of the `anthropic
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 
 from ...events import Refusal
 from . import lenient
+from .anthropic_usage import Usage
 from .base import MAX_NAME_CHARS
 from .json import join_surrogates, loads
 from .lenient import JsonText, Prose
 
 MAX_EXPLANATION_CHARS = 2000
 """Maximum length of the explanation of a refusal."""
-
-Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class StopDetails(msgspec.Struct, gc=False):
@@ -50,6 +47,10 @@ class Delta(msgspec.Struct, gc=False):
     stop_details: StopDetails | None = None
 
 
+class Model(msgspec.Struct, gc=False):
+    model: str | None = None
+
+
 class Block(msgspec.Struct, gc=False):
     type: str = ""
     id: str | None = None
@@ -59,20 +60,8 @@ class Block(msgspec.Struct, gc=False):
     thinking: Prose | None = None
     signature: str | None = None
     data: str | None = None
-
-
-class OutputDetails(msgspec.Struct, gc=False):
-    thinking_tokens: Tokens | None = None
-
-
-class Usage(msgspec.Struct, gc=False):
-    """Cumulative token counts. `input_tokens` excludes tokens read from and written to the cache."""
-
-    input_tokens: Tokens | None = None
-    cache_creation_input_tokens: Tokens | None = None
-    cache_read_input_tokens: Tokens | None = None
-    output_tokens: Tokens | None = None
-    output_tokens_details: OutputDetails | None = None
+    to: Model | None = None
+    """The model that continues the answer after a fallback."""
 
 
 class Message(msgspec.Struct, gc=False):
@@ -96,7 +85,7 @@ _KNOWN_EVENTS = frozenset(
     {"message_start", "message_delta", "message_stop", "error"}
     | {"content_block_start", "content_block_delta", "content_block_stop"}
 )
-_KNOWN_BLOCKS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
+_KNOWN_BLOCKS = frozenset({"text", "thinking", "redacted_thinking", "tool_use", "fallback"})
 _DELTA_FIELDS = {
     "text_delta": "text",
     "thinking_delta": "thinking",

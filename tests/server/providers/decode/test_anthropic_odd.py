@@ -22,6 +22,10 @@ USAGE = {
     "cache_creation_input_tokens": 2,
     "output_tokens": 1,
     "output_tokens_details": {"thinking_tokens": 1},
+    "cache_creation": {"ephemeral_1h_input_tokens": 1},
+    "server_tool_use": {"web_search_requests": 1},
+    "service_tier": "standard",
+    "iterations": None,
 }
 MESSAGE = {"id": "msg_1", "model": "claude", "role": "assistant", "content": [], "usage": USAGE}
 ENDING = {"stop_reason": "tool_use", "stop_sequence": None, "stop_details": {"category": "bio"}}
