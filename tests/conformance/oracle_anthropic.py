@@ -32,6 +32,7 @@ FINISH_REASONS = {
     "tool_use": FinishReason.TOOL_CALLS,
     "refusal": FinishReason.REFUSAL,
     "pause_turn": FinishReason.PAUSED,
+    "compaction": FinishReason.PAUSED,
 }
 
 
@@ -49,9 +50,18 @@ def accumulate(body: bytes) -> Answer:
             for index, block in enumerate(message.content)
             if block.type == "tool_use" and not _is_cut(message, index, arguments)
         ],
-        finish_reason=FINISH_REASONS.get(message.stop_reason, FinishReason.OTHER).name,
+        finish_reason=_finish_reason(message).name,
         usage=_usage(message, iterations),
     )
+
+
+def _finish_reason(message: Message) -> FinishReason:
+    if message.stop_reason == "end_turn":
+        if any(block.type == "tool_use" for block in message.content):
+            return FinishReason.TOOL_CALLS
+        if message.stop_sequence:
+            return FinishReason.STOP_SEQUENCE
+    return FINISH_REASONS.get(message.stop_reason, FinishReason.OTHER)
 
 
 def _read(body: bytes) -> tuple[Message, dict[int, str], list[dict]]:
@@ -134,7 +144,7 @@ def _usage(message: Message, iterations: list[dict]) -> Usage:
             sorted((key.removesuffix("_requests"), count) for key, count in uses.items() if count)
         ),
         service_tier=usage.service_tier or "",
-        by_model=by_model if apart else (),
+        by_model=by_model if len(by_model) > 1 else (),
     )
 
 

@@ -49,11 +49,10 @@ class AnthropicDecoder:
         self.model = ""
         self.problem = ""
         """The first fields that could not be read, for the operator's log: their paths and types."""
-        self._provider = provider
         self._framer = SSEFramer()
         self._surrogates = SurrogateJoiner()
         self._bill = anthropic_usage.Bill()
-        self._blocks = Blocks()
+        self._blocks = Blocks(provider)
         self._stop_reason = ""
         self._has_stop_sequence = False
         self._stop_details: wire.StopDetails | None = None
@@ -104,7 +103,7 @@ class AnthropicDecoder:
                         self._blocks.add(event.index, event.delta, deltas)
                 case "content_block_start":
                     block = event.content_block or wire.Block()
-                    self._blocks.start(event.index, block, deltas)
+                    self._blocks.start(event.index, block, payload, deltas)
                     if block.to is not None and block.type == "fallback":
                         self._set_model(block.to.model, deltas)
                 case "content_block_stop":
@@ -122,7 +121,7 @@ class AnthropicDecoder:
                     self.end = errors.from_event(payload)
                 case _ if name == b"error":
                     self.end = errors.from_event(payload)
-                case _ if b'"error"' in payload:
+                case _ if self.end is None and (not event.type or b'"error"' in payload):
                     self.end = errors.find(payload)
                 case _:
                     pass  # ping and unknown events

@@ -13,7 +13,9 @@ from ...events import (
     ToolCallDelta,
     ToolCallStarted,
 )
+from ..state import tag
 from . import anthropic_wire as wire
+from .anthropic_carried import CARRIED, CarriedBlock
 from .arguments import check_object
 from .blocks import generated_id
 from .json import join_surrogates, loads
@@ -35,6 +37,7 @@ class _Block:
 
     __slots__ = (
         "buffered_chars",
+        "carried",
         "fragments",
         "id",
         "index",
@@ -46,6 +49,7 @@ class _Block:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.carried: CarriedBlock | None = None
         self.index = -1
         """Ordinal of the block, assigned when it first emits something."""
         self.id = ""
@@ -74,7 +78,10 @@ class Blocks:
     ignored blocks do not count.
 
     A signature is emitted as one delta without text when its thinking block ends. A redacted block is
-    emitted as one delta whose signature is `REDACTED` and the block's data.
+    emitted as one delta whose signature is `REDACTED` and the block's data. Both have an empty provider
+    state, so that they go back to this provider only. So has thinking without a signature, of servers that
+    do not sign, once it cannot have been cut off any more. Carried blocks are emitted as a delta of
+    reasoning with only their state.
 
     A tool call is complete when its block ends and its arguments are a JSON object. A call with other
     arguments, or without any, may have been cut off. So it is kept until the answer continues, which shows
@@ -86,13 +93,16 @@ class Blocks:
         "_count",
         "_last_index",
         "_open",
+        "_provider",
+        "_state",
         "_undecided_call",
+        "_unsigned_index",
         "has_call",
         "has_invalid_call",
         "response_id",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, provider: str) -> None:
         self.response_id = ""
         """The provider's id of the answer. Calls without an id get one that is made from it."""
         self.has_call = False
@@ -108,10 +118,16 @@ class Blocks:
         self._buffered_chars = 0
         self._undecided_call: _Block | None = None
         """A call that ended without a JSON object, as long as it may have been cut off."""
+        self._unsigned_index: int | None = None
+        """Index of thinking that ended without a signature, as long as it may have been cut off."""
+        self._provider = provider
+        self._state = tag(provider, b"")
 
-    def start(self, index: int | None, content: wire.Block, deltas: list[Delta]) -> None:
-        """Start a block. Without an index, it follows the latest one."""
-        self._decide_call(deltas)
+    def start(
+        self, index: int | None, content: wire.Block, payload: bytes, deltas: list[Delta]
+    ) -> None:
+        """Start a block. Without an index, it follows the latest one. `payload` is the whole event."""
+        self._decide(deltas)
         if index is None:
             index = self._last_index + 1
         self._last_index = index
@@ -122,6 +138,8 @@ class Blocks:
             case "text":
                 if content.text:
                     deltas.append(TextDelta(content.text, self._index_of(block)))
+                for citation in content.citations or ():
+                    self._cite(block, citation, deltas)
             case "thinking":
                 if content.thinking:
                     deltas.append(ReasoningDelta(content.thinking, self._index_of(block)))
@@ -129,7 +147,7 @@ class Blocks:
             case "redacted_thinking":
                 if content.data:
                     signature = REDACTED + content.data
-                    deltas.append(ReasoningDelta("", self._index_of(block), signature))
+                    deltas.append(ReasoningDelta("", self._index_of(block), signature, self._state))
             case "tool_use":
                 if not content.name:
                     raise BrokenBlocksError("a tool call has no name")
@@ -140,6 +158,9 @@ class Blocks:
                 block.initial_input = _nonempty_object(content.input)
                 chars = len(block.id) + len(block.name) + len(block.initial_input)
                 self._count_chars(block, chars)
+            case kind if kind in CARRIED:
+                block.carried = CarriedBlock(payload)
+                self._count_chars(block, block.carried.chars)
             case _:
                 pass  # ignored content; its deltas must find an open block
 
@@ -172,9 +193,17 @@ class Blocks:
                 delta.type = type_
                 self.add(index, delta, deltas)
                 return
+            case "citations_delta":
+                if block is not None and block.kind in _TEXT and delta.citation is not None:
+                    self._cite(block, delta.citation, deltas)
+                return
+            case "compaction_delta":
+                pass
             case _:
-                return  # citations and unknown deltas
-        if block is None:
+                return  # unknown deltas
+        if block is not None and block.carried is not None:
+            self._count_chars(block, block.carried.add(delta))
+        elif block is None:
             raise BrokenBlocksError("a delta belongs to a block that is not open")
 
     def stop(self, index: int | None, deltas: list[Delta]) -> None:
@@ -187,13 +216,18 @@ class Blocks:
             return
         self._buffered_chars -= block.buffered_chars
         if block.signature:
-            deltas.append(ReasoningDelta("", self._index_of(block), block.signature))
+            deltas.append(ReasoningDelta("", self._index_of(block), block.signature, self._state))
+        elif block.kind == "thinking" and block.index >= 0:
+            self._unsigned_index = block.index
+        elif block.carried is not None and (state := block.carried.state()):
+            state = tag(self._provider, state)
+            deltas.append(ReasoningDelta("", self._index_of(block), provider_state=state))
 
     def finish(self, deltas: list[Delta], *, is_cut: bool) -> None:
         """Handle the end of the answer.
 
-        `is_cut` means that a limit, a filter or a pause ended the answer, perhaps within a call. Then a call
-        without complete arguments is left as it is.
+        `is_cut` means that a limit, a filter or a pause ended the answer, perhaps within a block. Then a call
+        without complete arguments is left as it is, and so is thinking without a signature.
         """
         if is_cut:
             return
@@ -202,7 +236,11 @@ class Blocks:
         call = self._undecided_call
         if call is not None and check_object(_arguments(call)).is_cut:
             raise BrokenBlocksError("the arguments of a tool call are cut off")
-        self._decide_call(deltas)
+        self._decide(deltas)
+
+    def _cite(self, block: _Block, citation: wire.Citation, deltas: list[Delta]) -> None:
+        if citation.has_source:
+            deltas.append(citation.event(self._index_of(block)))
 
     def _stop_call(self, block: _Block, deltas: list[Delta]) -> None:
         if block.initial_input and not block.fragments:
@@ -214,6 +252,14 @@ class Blocks:
         else:
             self._decide_call(deltas)
             self._undecided_call = block
+
+    def _decide(self, deltas: list[Delta]) -> None:
+        """Complete the blocks that ended but might have been cut off. The model completed them."""
+        if self._undecided_call is not None:
+            self._decide_call(deltas)
+        if self._unsigned_index is not None:
+            deltas.append(ReasoningDelta("", self._unsigned_index, provider_state=self._state))
+            self._unsigned_index = None
 
     def _decide_call(self, deltas: list[Delta]) -> None:
         """Emit a call that ended without a JSON object, because the model completed it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ... import events
 from ...events import Refusal
 from . import lenient
 from .anthropic_usage import Usage
@@ -34,6 +35,42 @@ class StopDetails(msgspec.Struct, gc=False):
         )
 
 
+class Citation(msgspec.Struct, gc=False):
+    """A source of a piece of a text block. `type` determines which other fields are set."""
+
+    type: str = ""
+    cited_text: str | None = None
+    document_index: int | None = None
+    document_title: str | None = None
+    source: str | None = None
+    title: str | None = None
+    url: str | None = None
+
+    @property
+    def has_source(self) -> bool:
+        return bool(self.cited_text or self.url or self.source) or self.document_index is not None
+
+    def event(self, index: int) -> events.Citation:
+        """Return the citation as an event. The provider sends no offsets in the answer."""
+        return events.Citation(
+            index,
+            _CITATION_KINDS.get(self.type, events.CitationKind.UNSPECIFIED),
+            cited_text=self.cited_text or "",
+            url=self.url or self.source or "",
+            title=self.title or self.document_title or "",
+            document_index=self.document_index,
+        )
+
+
+_CITATION_KINDS = {
+    "char_location": events.CitationKind.DOCUMENT,
+    "page_location": events.CitationKind.DOCUMENT,
+    "content_block_location": events.CitationKind.DOCUMENT,
+    "web_search_result_location": events.CitationKind.SEARCH_RESULT,
+    "search_result_location": events.CitationKind.SEARCH_RESULT,
+}
+
+
 class Delta(msgspec.Struct, gc=False):
     """A delta of a block (`content_block_delta`) or of the message (`message_delta`)."""
 
@@ -42,6 +79,9 @@ class Delta(msgspec.Struct, gc=False):
     thinking: Prose | None = None
     signature: str | None = None
     partial_json: JsonText | None = None
+    citation: Citation | None = None
+    content: str | None = None
+    encrypted_content: str | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
     stop_details: StopDetails | None = None
@@ -60,6 +100,7 @@ class Block(msgspec.Struct, gc=False):
     thinking: Prose | None = None
     signature: str | None = None
     data: str | None = None
+    citations: list[Citation] | None = None
     to: Model | None = None
     """The model that continues the answer after a fallback."""
 
@@ -91,6 +132,8 @@ _DELTA_FIELDS = {
     "thinking_delta": "thinking",
     "signature_delta": "signature",
     "input_json_delta": "partial_json",
+    "citations_delta": "citation",
+    "compaction_delta": "content",
 }
 """The field of each type of delta that is read."""
 

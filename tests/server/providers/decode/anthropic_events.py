@@ -33,8 +33,8 @@ def call(index, *fragments, **fields):
     return b"".join([start(index, "tool_use", **fields), *deltas, stop(index)])
 
 
-def decode(*pieces):
-    decoder = AnthropicDecoder()
+def decode(*pieces, provider=""):
+    decoder = AnthropicDecoder(provider=provider)
     deltas = [delta for piece in pieces for delta in decoder.feed(piece)]
     deltas += decoder.eof()
     return deltas, decoder

@@ -15,6 +15,8 @@ from tokenwire_server.errors import (
     UpstreamUnavailable,
 )
 from tokenwire_server.events import (
+    Citation,
+    CitationKind,
     FinishReason,
     InvalidToolCall,
     ReasoningDelta,
@@ -28,6 +30,7 @@ from tokenwire_server.events import (
 from tokenwire_server.providers.decode.anthropic import AnthropicDecoder
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.finish_reasons import FINISH_REASONS
+from tokenwire_server.providers.state import tag
 
 
 def whole_calls(deltas):
@@ -185,7 +188,7 @@ def test_only_blocks_that_emit_something_are_numbered():
         start(0, "thinking", thinking="", signature=""),
         delta(0, "thinking_delta", thinking="Hm"),
         stop(0),
-        start(1, "server_tool_use", id="srvtoolu_1", name="web_search", input={}),
+        start(1, "a_new_block", id="srvtoolu_1", name="web_search", input={}),
         delta(1, "input_json_delta", partial_json='{"query":"x"}'),
         stop(1),
         start(2, "text", text=""),
@@ -198,6 +201,7 @@ def test_only_blocks_that_emit_something_are_numbered():
     )
     assert deltas == [
         ReasoningDelta("Hm", 0),
+        ReasoningDelta("", 0, provider_state=tag("", b"")),
         TextDelta("So", 1),
         TextDelta(":", 1),
         ToolCallStarted(2, "toolu_4", "f"),
@@ -343,7 +347,7 @@ def test_a_later_signature_replaces_an_earlier_one_as_in_the_sdk():
         delta(0, "signature_delta", signature="b"),
         delta(0, "signature_delta", signature="c"),
         stop(0),
-    )[0] == [ReasoningDelta("", 0, "c")]
+    )[0] == [ReasoningDelta("", 0, "c", tag("", b""))]
 
 
 def test_a_surrogate_pair_split_between_two_deltas_is_joined_and_a_lone_half_replaced():
@@ -371,3 +375,46 @@ def test_a_lone_surrogate_at_the_end_is_replaced():
     half = start(0, "text", text="") + delta(0, "text_delta", text="\ud83d")
     for rest in (b"", stop(0) + ending("end_turn"), event("error")):
         assert decode(half, rest)[0] == [TextDelta("\ufffd", 0)]
+
+
+@pytest.mark.parametrize(
+    ("location", "citation"),
+    [
+        (
+            {
+                "type": "char_location",
+                "document_index": 0,
+                "document_title": "T",
+                "start_char_index": 5,
+            },
+            Citation(0, CitationKind.DOCUMENT, cited_text="x", title="T", document_index=0),
+        ),
+        (
+            {"type": "page_location", "document_index": 2, "document_title": None},
+            Citation(0, CitationKind.DOCUMENT, cited_text="x", document_index=2),
+        ),
+        (
+            {"type": "content_block_location", "document_index": 1, "start_block_index": 0},
+            Citation(0, CitationKind.DOCUMENT, cited_text="x", document_index=1),
+        ),
+        (
+            {"type": "web_search_result_location", "url": "https://a.test", "title": "T"},
+            Citation(
+                0, CitationKind.SEARCH_RESULT, cited_text="x", url="https://a.test", title="T"
+            ),
+        ),
+        (
+            {"type": "search_result_location", "source": "kb/1", "search_result_index": 0},
+            Citation(0, CitationKind.SEARCH_RESULT, cited_text="x", url="kb/1"),
+        ),
+        (
+            {"type": "location_of_tomorrow"},
+            Citation(0, CitationKind.UNSPECIFIED, cited_text="x"),
+        ),
+    ],
+)
+def test_citations_are_events_whether_in_deltas_or_in_the_start(location, citation):
+    location = {"cited_text": "x", **location}
+    later = start(0, "text", text="Hi") + delta(0, "citations_delta", citation=location)
+    assert decode(later)[0] == [TextDelta("Hi", 0), citation]
+    assert decode(start(0, "text", text="Hi", citations=[location]))[0] == decode(later)[0]

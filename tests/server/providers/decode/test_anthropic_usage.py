@@ -160,7 +160,7 @@ def test_a_fallback_in_mid_answer_reports_the_model_that_continues():
         start(1, "fallback", **fallback) + stop(1),
         ending("end_turn", output_tokens=3),
     )
-    assert deltas[1:] == [Notice(NoticeKind.MODEL_CHANGED, "opus")]
+    assert deltas[1] == Notice(NoticeKind.MODEL_CHANGED, "opus")
     assert decoder.model == "opus"
 
 
