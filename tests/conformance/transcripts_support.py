@@ -132,6 +132,8 @@ def recorded_transcripts() -> list[Transcript]:
 
 
 def new_decoder(dialect: str, **quirks: object) -> Decoder:
+    """Return a decoder. It needs the end marker, as OpenAI must send it, unless a quirk says otherwise."""
+    quirks = {"done_marker": True, **quirks}
     config = ProviderConfig(kind=dialect, base_url="http://provider.test", quirks=quirks)
     return DIALECTS[dialect].decoder(config)
 

@@ -76,9 +76,15 @@ class Quirks(_Section):
     continuous_usage: bool = False
     """Whether the server accepts `stream_options.continuous_usage_stats`, like vLLM. Then the usage of an
     answer that is cut off is exact."""
-    done_marker: bool = True
-    """Whether the server ends an answer with `data: [DONE]`. If not, a `finish_reason` and then the end of
-    the body are the end."""
+    done_marker: bool | None = None
+    """Whether the server ends an answer with `data: [DONE]`. If true, an answer without it is broken. If
+    false, a `finish_reason` and then the end of the body are the end. By default they are too, but the
+    missing marker is logged. OpenAI's own endpoint must send it."""
+    cumulative: bool = False
+    """Whether each delta of an answer repeats all earlier ones."""
+    think_tags: Literal["none", "pair", "closing"] = "none"
+    """Tags around the reasoning in the text. "pair": a text begins with `<think>`, reasoning and
+    `</think>`. "closing": it begins with reasoning and `</think>`, because the prompt ends with `<think>`."""
     top_k: bool = False
     """Whether the server accepts `top_k`."""
     reasoning_effort: bool = True
@@ -296,7 +302,9 @@ class TlsConfig(_Section):
     them is refused."""
 
 
-OPENAI_QUIRKS = Quirks(max_tokens_field="max_completion_tokens", system_role="developer")
+OPENAI_QUIRKS = Quirks(
+    max_tokens_field="max_completion_tokens", system_role="developer", done_marker=True
+)
 
 
 def known_providers(environ: Mapping[str, str]) -> dict[str, ProviderConfig]:

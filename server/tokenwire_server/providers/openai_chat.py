@@ -89,7 +89,12 @@ class OpenAIChat:
         }
 
     def decoder(self, config: ProviderConfig, provider: str = "") -> OpenAIChatDecoder:
-        return OpenAIChatDecoder(done_marker=config.quirks.done_marker, provider=provider)
+        return OpenAIChatDecoder(
+            done_marker=config.quirks.done_marker,
+            think_tags=config.quirks.think_tags,
+            cumulative=config.quirks.cumulative,
+            provider=provider,
+        )
 
     def events_of(self, answer: Mapping[str, Any]) -> bytes | None:
         return chat_events(answer)

@@ -265,8 +265,9 @@ def test_a_provider_option_that_the_request_also_sets_is_refused(key):
 
 def test_the_decoder_is_configured_with_the_end_marker_quirk():
     answer = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
-    for done_marker in (True, False):
+    for done_marker in (True, False, None):
         decoder = DIALECT.decoder(config(done_marker=done_marker))
         decoder.feed(answer)
         decoder.eof()
-        assert isinstance(decoder.end, Complete) is not done_marker
+        assert isinstance(decoder.end, Complete) is (done_marker is not True)
+        assert bool(decoder.problem) is (done_marker is None)

@@ -7,23 +7,33 @@ Consecutive deltas of one kind form a block. Tool calls are an exception: they m
 from __future__ import annotations
 
 from hashlib import blake2s
+from typing import Any
+
+import msgspec
 
 from ...events import (
+    Citation,
     Delta,
     InvalidToolCall,
+    Logprobs,
     ReasoningDelta,
     TextDelta,
+    TextInfo,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
 )
+from ..state import tag
 from .arguments import Arguments, check_object
-from .json import join_surrogates
+from .json import dumps, join_surrogates
+from .reasoning_details import ReasoningDetails
 
 MAX_CALLS = 4096
 """Maximum number of tool calls in one answer."""
 MAX_BUFFERED_CHARS = 2 * 2**20
 """Maximum length of the ids, names and arguments of all calls, which are kept until the answer ends."""
+MAX_WAITING = 256
+"""Maximum number of citations and log probabilities that wait for their text."""
 
 
 class ToolCallsTooLargeError(Exception):
@@ -35,7 +45,7 @@ class IncompleteToolCallError(Exception):
 
 
 class _Call:
-    __slots__ = ("arguments", "has_id", "id", "index", "name")
+    __slots__ = ("arguments", "has_id", "id", "index", "name", "state")
 
     def __init__(self) -> None:
         self.id = ""
@@ -46,6 +56,8 @@ class _Call:
         self.index = -1
         """Ordinal of the block, assigned with the name."""
         self.arguments = Arguments()
+        self.state = b""
+        """Data of the provider, which it needs back with the call."""
 
 
 class Blocks:
@@ -63,9 +75,24 @@ class Blocks:
     result can refer to it.
     """
 
-    __slots__ = ("_at", "_buffered_chars", "_calls", "_count", "_index", "_open", "_unannounced")
+    __slots__ = (
+        "_at",
+        "_buffered_chars",
+        "_calls",
+        "_count",
+        "_details",
+        "_details_index",
+        "_index",
+        "_open",
+        "_provider",
+        "_text_index",
+        "_unannounced",
+        "_waiting",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, provider: str = "") -> None:
+        """`provider` is the name that provider state is tagged with."""
+        self._provider = provider
         self._count = 0
         self._open: str | None = None
         """Kind of the block that the next delta of the same kind continues."""
@@ -76,6 +103,13 @@ class Blocks:
         self._unannounced: _Call | None = None
         """The latest call, while more pieces of its name may follow."""
         self._buffered_chars = 0
+        self._text_index = -1
+        """Index of the latest text block. -1: there is none."""
+        self._waiting: list[Citation | Logprobs] = []
+        """What belongs to the first text block, which has not begun."""
+        self._details = ReasoningDetails()
+        self._details_index = -1
+        """Index of the block of reasoning that the details belong to."""
 
     @property
     def has_calls(self) -> bool:
@@ -83,14 +117,42 @@ class Blocks:
 
     def text(self, text: str, deltas: list[Delta], kind: str = "text") -> None:
         """Continue a block of text, or begin one. `kind` is "text" or "refusal"."""
-        if self._open != kind:
-            self._begin(kind, deltas)
+        if self._open == kind:
+            deltas.append(TextDelta(text, self._index))
+            return
+        self._begin(kind, deltas)
+        self._text_index = self._index
         deltas.append(TextDelta(text, self._index))
+        waiting, self._waiting = self._waiting, []
+        for delta in waiting:
+            self.attach(delta, deltas)
+
+    def text_state(self, state: Any, deltas: list[Delta]) -> None:
+        """Add data that the provider needs back with the text."""
+        if self._text_index < 0:
+            self._begin("text", deltas)
+            self._text_index = self._index
+        data = tag(self._provider, dumps(state))
+        deltas.append(TextInfo(self._text_index, provider_state=data))
+
+    def attach(self, delta: Citation | Logprobs, deltas: list[Delta]) -> None:
+        """Add a delta that belongs to the latest text block, or else to the next one. Sets its index."""
+        if self._text_index >= 0:
+            deltas.append(msgspec.structs.replace(delta, index=self._text_index))
+        elif len(self._waiting) < MAX_WAITING:
+            self._waiting.append(delta)
 
     def reasoning(self, text: str, deltas: list[Delta]) -> None:
         if self._open != "reasoning":
             self._begin("reasoning", deltas)
         deltas.append(ReasoningDelta(text, self._index))
+
+    def reasoning_details(self, details: list[Any], deltas: list[Delta]) -> None:
+        """Add details of a block of reasoning. They are sent as its state when it ends."""
+        if self._open != "reasoning":
+            self._begin("reasoning", deltas)
+        self._details_index = self._index
+        self._details.add(details)
 
     def call(
         self,
@@ -98,15 +160,22 @@ class Blocks:
         id_: str,
         name: str,
         arguments: str,
+        state: Any,
         deltas: list[Delta],
         response_id: str,
     ) -> None:
-        """Add a fragment of a tool call. Raises ToolCallsTooLargeError."""
+        """Add a fragment of a tool call. Raises ToolCallsTooLargeError.
+
+        `state` is data that the provider needs back with the call.
+        """
         call = self._find(place, id_, name, arguments)
         if call is None:
             if not (id_ or name or arguments):
                 return
             call = self._begin_call(place, id_)
+        if state:
+            call.state = dumps(state)
+            self._count_chars(call.state)
         if name and not call.name:
             self._count_chars(name if call.id else name + id_)
             self._begin(None, deltas)
@@ -137,7 +206,7 @@ class Blocks:
         Otherwise a call raises IncompleteToolCallError if its arguments stop within an object, and is added
         as invalid if they are anything else. Returns whether there are valid calls.
         """
-        self._announce(deltas)
+        self._end_block(deltas)
         has_valid = False
         for call in sorted(self._calls, key=lambda call: call.index):
             arguments = join_surrogates(call.arguments.text)
@@ -146,7 +215,8 @@ class Blocks:
             problem = check_object(arguments).problem
             if call.name and not problem:
                 has_valid = True
-                deltas.append(ToolCall(call.index, call.id, call.name, arguments))
+                state = tag(self._provider, call.state) if call.state else b""
+                deltas.append(ToolCall(call.index, call.id, call.name, arguments, state))
             elif is_cut:
                 continue
             elif not call.name or call.arguments.is_open():
@@ -156,7 +226,7 @@ class Blocks:
                 deltas.append(invalid)
         return has_valid
 
-    def _count_chars(self, text: str) -> None:
+    def _count_chars(self, text: str | bytes) -> None:
         """Count a text that is kept until the answer ends. Raises ToolCallsTooLargeError."""
         self._buffered_chars += len(text)
         if self._buffered_chars > MAX_BUFFERED_CHARS:
@@ -168,8 +238,15 @@ class Blocks:
             call, self._unannounced = self._unannounced, None
             deltas.append(ToolCallStarted(call.index, call.id, call.name))
 
-    def _begin(self, kind: str | None, deltas: list[Delta]) -> None:
+    def _end_block(self, deltas: list[Delta]) -> None:
+        """Add what is known only at the end of the latest block."""
         self._announce(deltas)
+        if data := self._details.take():
+            state = tag(self._provider, data)
+            deltas.append(ReasoningDelta("", self._details_index, provider_state=state))
+
+    def _begin(self, kind: str | None, deltas: list[Delta]) -> None:
+        self._end_block(deltas)
         self._open = kind
         self._index = self._count
         self._count += 1

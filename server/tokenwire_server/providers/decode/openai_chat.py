@@ -8,6 +8,8 @@ data: [DONE]                                                      the end marker
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from ...errors import UpstreamBroken, UpstreamError
@@ -17,15 +19,20 @@ from . import openai_chat_wire as wire
 from .base import MAX_NAME_CHARS, Complete
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
 from .finish_reasons import finish_reason, is_finish_reason
+from .increments import Increments
 from .json import SurrogateJoiner, join_surrogates, log_text
+from .openai_chat_extras import citations, logprobs, references
 from .openai_chat_usage import usage_figures
+from .reasoning_details import text_of
 from .sse import SSEFramer
+from .think_tags import Piece, ThinkTags
 
 _WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
 """Finish reasons of answers that the model completed. Others may end within a tool call."""
 _GENERAL = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.OTHER})
 """Finish reasons that say no more than those of other words."""
 _NO_END_MARKER = "the provider's answer ended without its end marker"
+_NO_DONE_MARKER = "its answer ends without `data: [DONE]`: set the quirk `done_marker`"
 
 _decode = wire.CHUNK.decode
 
@@ -35,7 +42,8 @@ class OpenAIChatDecoder:
 
     An answer is complete if it ends with a finish reason and then `data: [DONE]`. Without a finish reason it
     is broken, unless the server never sends the field, not even null (Snowflake): then it ends with STOP.
-    With `done_marker=False`, a finish reason and the end of the body are enough.
+    With `done_marker=False`, a finish reason and the end of the body are enough; with None they are too, but
+    the missing marker is a problem of the answer.
 
     Finish reasons are those of `finish_reasons.FINISH_REASONS`. An answer with tool calls ends with
     TOOL_CALLS even if the server sends "stop", as several do; one with a refusal ends with REFUSAL. vLLM's
@@ -49,23 +57,40 @@ class OpenAIChatDecoder:
     because the server lost a part of it, unless it reports that the answer was cut off (MAX_TOKENS,
     CONTENT_FILTER and the like): then that call is not completed.
 
+    Reasoning comes in fields of its own, in parts of the content, in `reasoning_details`, or with
+    `think_tags` in the text. What a provider needs back with the next request becomes provider state: the
+    `reasoning_details` of each block, and Gemini's `extra_content` of a call or of the text. If a server
+    sends a text of reasoning both as details and in a field, only the one that came first is read.
+
+    With `cumulative`, each delta repeats the earlier ones.
+
     A field of another type than the format's costs only that field, see `lenient`.
 
     Only the first choice is read, because Tokenwire requests one.
     """
 
-    def __init__(self, *, done_marker: bool = True, provider: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        done_marker: bool | None = True,
+        think_tags: Literal["none", "pair", "closing"] = "none",
+        cumulative: bool = False,
+        provider: str = "",
+    ) -> None:
         self.end: Complete | UpstreamError | None = None
         self.usage: Usage | None = None
         self.response_id = ""
         self.model = ""
         self.problem = ""
-        self._provider = provider
-        self._needs_done_marker = done_marker
+        self._done_marker = done_marker
         self._framer = SSEFramer()
         self._joiner: SurrogateJoiner | None = None
         """Created when the first lone surrogate arrives."""
-        self._blocks = Blocks()
+        self._blocks = Blocks(provider)
+        self._tags = None if think_tags == "none" else ThinkTags(is_open=think_tags == "closing")
+        self._text = self._blocks.text if self._tags is None else self._read_tagged
+        self._increments = Increments() if cumulative else None
+        self._reasoning_source: Literal["", "field", "details"] = ""
         self._reason: FinishReason | None = None
         self._word = ""
         """The server's own word for the finish reason."""
@@ -95,9 +120,11 @@ class OpenAIChatDecoder:
         for name, payload in self._framer.eof():
             self._decode_event(name, payload, deltas, if_unreadable=_NO_END_MARKER)
         if self.end is None:
-            if self._needs_done_marker or self._reason is None:
+            if self._done_marker or self._reason is None:
                 self.end = UpstreamBroken(_NO_END_MARKER)
             else:
+                if self._done_marker is None and not self.problem:
+                    self.problem = _NO_DONE_MARKER
                 self._finish(self._reason, deltas)
         return deltas if self._joiner is None else self._join_surrogates(self._joiner, deltas)
 
@@ -132,9 +159,9 @@ class OpenAIChatDecoder:
                 self._joiner = SurrogateJoiner()
             if unreadable and not self.problem:
                 self.problem = f"fields of its answer cannot be read: {unreadable}"
-        if chunk.id and not self.response_id:
+        if not self.response_id and chunk.id:
             self.response_id = chunk.id[:MAX_NAME_CHARS]
-        if chunk.model and not self.model:
+        if not self.model and chunk.model:
             self.model = chunk.model[:MAX_NAME_CHARS]
         if chunk.choices:
             for choice in chunk.choices:
@@ -144,23 +171,32 @@ class OpenAIChatDecoder:
             self.usage = usage_figures(chunk.usage, chunk.service_tier) or self.usage
         if chunk.x_groq is not None:
             self._read_groq(chunk.x_groq)
+        if chunk.error or name == b"error" or chunk.choices is None:
+            self._read_error(name, chunk, payload)
+
+    def _read_error(self, name: bytes, chunk: wire.Chunk, payload: bytes) -> None:
         if chunk.error or name == b"error":
             # More specific than a finish reason "error".
             if self.end is None or isinstance(self.end, UpstreamError):
                 self.end = errors.from_event(payload)
-        elif chunk.choices is None and self.end is None:
+        elif self.end is None:
             self.end = errors.find(payload)
 
     def _read_choice(self, choice: wire.Choice, deltas: list[Delta]) -> None:
         self._has_choice = True
         delta = choice.delta
         if delta is not None:
+            if self._increments is not None:
+                self._increments.shorten(delta)
             content = delta.content
             if reasoning := delta.reasoning_content or delta.reasoning:
-                self._blocks.reasoning(reasoning, deltas)
+                self._read_reasoning(reasoning, "field", deltas)
+            if delta.reasoning_details:
+                self._blocks.reasoning_details(delta.reasoning_details, deltas)
+                self._read_reasoning(text_of(delta.reasoning_details), "details", deltas)
             if content:
                 if isinstance(content, str):
-                    self._blocks.text(content, deltas)
+                    self._text(content, deltas)
                 else:
                     self._read_parts(content, deltas)
             if delta.refusal:
@@ -168,30 +204,69 @@ class OpenAIChatDecoder:
                 self._blocks.text(delta.refusal, deltas, "refusal")
             if delta.tool_calls:
                 self._read_calls(delta.tool_calls, deltas)
-            if delta.function_call is not None:
-                self._read_calls([wire.ToolCall(function=delta.function_call)], deltas)
+            if delta.function_call or delta.annotations or delta.extra_content:
+                self._read_extras(delta, deltas)
         reason = choice.finish_reason
         if reason is None:
             self._sends_reasons = True
         elif reason is not msgspec.UNSET:
             self._read_reason(reason, choice)
+        if choice.logprobs or choice.usage or choice.error:
+            self._read_choice_extras(choice, deltas)
+
+    def _read_extras(self, delta: wire.Delta, deltas: list[Delta]) -> None:
+        if delta.function_call is not None:
+            self._read_calls([wire.ToolCall(function=delta.function_call)], deltas)
+        for citation in citations(delta.annotations or []):
+            self._blocks.attach(citation, deltas)
+        if delta.extra_content:
+            self._blocks.text_state(delta.extra_content, deltas)
+
+    def _read_choice_extras(self, choice: wire.Choice, deltas: list[Delta]) -> None:
+        if choice.logprobs is not None and (tokens := logprobs(choice.logprobs)) is not None:
+            self._blocks.attach(tokens, deltas)
         if choice.usage is not None:
             self.usage = usage_figures(choice.usage) or self.usage
         if choice.error:
             self.end = errors.classify({"error": choice.error})
 
+    def _read_reasoning(
+        self, text: str, source: Literal["field", "details"], deltas: list[Delta]
+    ) -> None:
+        if text and self._reasoning_source in ("", source):
+            self._reasoning_source = source
+            self._blocks.reasoning(text, deltas)
+
     def _read_parts(self, parts: list[wire.Part], deltas: list[Delta]) -> None:
         for part in parts:
-            if part.type == "text" and part.text:
-                self._blocks.text(part.text, deltas)
-            elif part.type == "thinking" and part.thinking:
-                thinking = part.thinking
-                if isinstance(thinking, list):
-                    thinking = "".join(piece.text or "" for piece in thinking)
-                if thinking:
-                    self._blocks.reasoning(thinking, deltas)
+            match part.type:
+                case "thinking" | "reasoning":
+                    thinking = part.thinking or part.summary or part.text or ""
+                    if isinstance(thinking, list):
+                        thinking = "".join(piece.text or "" for piece in thinking)
+                    self._read_reasoning(thinking, "field", deltas)
+                case "reference":
+                    for reference in references(part.reference_ids or []):
+                        self._blocks.attach(reference, deltas)
+                case "text" | "output_text" | "":
+                    if part.text:
+                        self._text(part.text, deltas)
+
+    def _read_tagged(self, text: str, deltas: list[Delta]) -> None:
+        """Read a text that may contain reasoning between tags."""
+        if self._tags is not None:
+            self._add_pieces(self._tags.feed(text), deltas)
+
+    def _add_pieces(self, pieces: list[Piece], deltas: list[Delta]) -> None:
+        for is_reasoning, piece in pieces:
+            if is_reasoning:
+                self._blocks.reasoning(piece, deltas)
+            else:
+                self._blocks.text(piece, deltas)
 
     def _read_calls(self, fragments: list[wire.ToolCall], deltas: list[Delta]) -> None:
+        if self._tags is not None:
+            self._add_pieces(self._tags.flush(), deltas)
         try:
             for fragment in fragments:
                 function = fragment.function or wire.Function()
@@ -200,6 +275,7 @@ class OpenAIChatDecoder:
                     fragment.id or "",
                     function.name or "",
                     function.arguments or "",
+                    fragment.extra_content,
                     deltas,
                     self.response_id,
                 )
@@ -240,6 +316,8 @@ class OpenAIChatDecoder:
             self.end = UpstreamBroken("the provider's answer ended without a finish reason")
 
     def _finish(self, reason: FinishReason, deltas: list[Delta]) -> None:
+        if self._tags is not None:
+            self._add_pieces(self._tags.flush(), deltas)
         has_calls = self._blocks.has_calls
         if reason is FinishReason.TOOL_CALLS and not has_calls:
             self.end = UpstreamBroken(

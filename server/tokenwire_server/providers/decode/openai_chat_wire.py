@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from .lenient import ExactText, JsonText, Prose
+from .openai_chat_extras import Annotation, ChoiceLogprobs
 from .openai_chat_usage import Usage
 
 
@@ -19,6 +20,10 @@ class Part(msgspec.Struct, gc=False):
     type: str = ""
     text: str | None = None
     thinking: Prose | list[Part] | None = None
+    summary: Prose | list[Part] | None = None
+    """Databricks, in a part of type "reasoning"."""
+    reference_ids: list[int | str] | None = None
+    """Mistral, in a part of type "reference"."""
 
 
 class Function(msgspec.Struct, gc=False):
@@ -30,6 +35,8 @@ class ToolCall(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    extra_content: dict[str, Any] | None = None
+    """Gemini: its signature of the thoughts before the call."""
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -38,10 +45,15 @@ class Delta(msgspec.Struct, gc=False):
     """DeepSeek, Qwen, vLLM before 0.12, SGLang."""
     reasoning: Prose | None = None
     """OpenRouter, Groq, vLLM. A server that sends both sends the same text twice."""
+    reasoning_details: list[Any] | None = None
+    """OpenRouter, MiniMax. A server that also sends `reasoning` sends the same text twice."""
     refusal: ExactText | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
     """OpenAI's older form of `tool_calls`, for one call."""
+    annotations: list[Annotation] | None = None
+    extra_content: dict[str, Any] | None = None
+    """Gemini: its signature of the thoughts before the text."""
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -56,6 +68,7 @@ class Choice(msgspec.Struct, gc=False):
     """OpenRouter: why the provider failed."""
     usage: Usage | None = None
     """Moonshot."""
+    logprobs: ChoiceLogprobs | None = None
 
 
 class XGroq(msgspec.Struct, gc=False):
