@@ -91,6 +91,16 @@ class Quirks(_Section):
     """Whether the server accepts `reasoning_effort`."""
     json_schema: bool = True
     """Whether the server accepts `response_format` of type `json_schema`."""
+    constraints: Literal["none", "structured_outputs", "guided", "grammar", "sglang"] = "none"
+    """How the server accepts regular expressions and grammars. "structured_outputs": vLLM since 0.12.
+    "guided": older vLLM. "grammar": llama.cpp, which accepts only grammars. "sglang": SGLang."""
+    send_reasoning: bool = False
+    """Whether the server needs its reasoning back as `reasoning_content`, like DeepSeek with tools."""
+    tool_images: bool = False
+    """Whether the server accepts images in the results of tools."""
+    fixed_sampling_models: tuple[str, ...] = ()
+    """Patterns of models that refuse temperature, top_p and penalties, such as `["o3*", "gpt-5*"]`. These
+    settings are not sent to them."""
 
 
 class ProviderConfig(_Section):

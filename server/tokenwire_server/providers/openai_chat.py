@@ -3,47 +3,35 @@
 https://platform.openai.com/docs/api-reference/chat/create, and `openai.types.chat` of the official SDK.
 The differences between servers are data: `config.Quirks`.
 
-Where the format allows a choice:
-
-- The content of a message with one text is a string, which even minimal servers read. Other content is a
-  list of parts.
-- The format has no field for the failure of a tool: its text is sent after "Error: ".
-- Reasoning is left out, because the format has no field for it, and OpenAI does not accept it. So is an
-  assistant message with nothing but reasoning.
-- Cache hints are left out, because these servers cache without them.
-- `tools[].function.strict` is not set, which means false. Otherwise the caller's schemas would have to be
-  of the subset that strict tools allow.
+`tools[].function.strict` is not set, which means false. Otherwise the caller's schemas would have to be of
+the subset that strict tools allow. A schema of an object gets `properties`, because OpenAI refuses one
+without.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
 from ..config import ProviderConfig, Quirks
 from ..request import (
-    Audio,
     ChatRequest,
-    Document,
-    Image,
+    GrammarFormat,
     JsonFormat,
     JsonSchemaFormat,
-    Message,
-    Part,
+    RegexFormat,
     ResponseFormat,
-    Text,
     Tool,
-    ToolCall,
     ToolChoice,
-    ToolResult,
     Violation,
 )
 from .decode.openai_chat import OpenAIChatDecoder
 from .decode.whole import chat_events
-from .unsupported import unsupported_parts, unsupported_settings
+from .openai_chat_messages import check_messages, encode_messages
+from .unsupported import UNSUPPORTED
 
 RESERVED_KEYS = frozenset({"model", "messages", "stream"})
 """Keys of the body that `provider_options` may never set."""
@@ -57,6 +45,9 @@ _UNSUPPORTED_KEYS = {
 """Keys whose results Tokenwire would drop."""
 _LIMIT_FIELDS = frozenset({"max_tokens", "max_completion_tokens"})
 _NO_ARGUMENTS = msgspec.Raw(b'{"type":"object","properties":{}}')
+_SAMPLING_FIELDS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class OpenAIChat:
@@ -65,11 +56,7 @@ class OpenAIChat:
     path = "/chat/completions"
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
-        yield from unsupported_parts(
-            request, in_messages=(Document, Audio), in_results=(Text, Image, Document)
-        )
-        yield from unsupported_settings(request)
-        yield from _check_messages(request)
+        yield from check_messages(request, config.quirks)
         yield from _check_generation(request, config.quirks)
         yield from _check_provider_options(request, config.quirks)
 
@@ -82,9 +69,9 @@ class OpenAIChat:
     ) -> dict[str, Any]:
         return {
             "model": model,
-            "messages": list(_messages(request.messages, config.quirks)),
+            "messages": list(encode_messages(request.messages, config.quirks)),
             "stream": True,
-            **_settings(request, config.quirks),
+            **_settings(request, config.quirks, model),
             **request.provider_options,
         }
 
@@ -100,7 +87,7 @@ class OpenAIChat:
         return chat_events(answer)
 
 
-def _settings(request: ChatRequest, quirks: Quirks) -> dict[str, Any]:
+def _settings(request: ChatRequest, quirks: Quirks, model: str = "") -> dict[str, Any]:
     """Return the keys of the body that only some requests have."""
     generation = request.generation
     settings: dict[str, Any] = {
@@ -114,10 +101,17 @@ def _settings(request: ChatRequest, quirks: Quirks) -> dict[str, Any]:
         "frequency_penalty": generation.frequency_penalty,
         "stop": list(generation.stop_sequences) or None,
         "reasoning_effort": generation.reasoning_effort,
+        "service_tier": generation.service_tier or None,
+        "logprobs": None if generation.top_logprobs is None else True,
+        "top_logprobs": generation.top_logprobs or None,
         "tools": [_tool(tool) for tool in request.tools] or None,
         "tool_choice": _tool_choice(request.tool_choice),
+        "parallel_tool_calls": _parallel(request),
         "response_format": _response_format(request.response_format),
+        **_constraint(request.response_format, quirks),
     }
+    if any(fnmatchcase(model, pattern) for pattern in quirks.fixed_sampling_models):
+        settings |= dict.fromkeys(_SAMPLING_FIELDS)
     return {key: value for key, value in settings.items() if value is not None}
 
 
@@ -130,68 +124,24 @@ def _stream_options(quirks: Quirks) -> dict[str, bool] | None:
     return options or None
 
 
-def _messages(messages: Iterable[Message], quirks: Quirks) -> Iterator[dict[str, Any]]:
-    for message in messages:
-        match message.role:
-            case "tool":
-                for part in message.parts:
-                    if isinstance(part, ToolResult):
-                        yield _tool_message(part)
-            case "assistant":
-                if written := _assistant_message(message):
-                    yield written
-            case "system":
-                yield {"role": quirks.system_role, "content": _content(message.parts)}
-            case "user":
-                yield {"role": "user", "content": _content(message.parts)}
-
-
-def _tool_message(result: ToolResult) -> dict[str, Any]:
-    return {
-        "role": "tool",
-        "tool_call_id": result.tool_call_id,
-        "content": f"Error: {result.text}" if result.is_error else result.text,
-    }
-
-
-def _assistant_message(message: Message) -> dict[str, Any] | None:
-    texts = [part for part in message.parts if isinstance(part, Text)]
-    calls = [_tool_call(part) for part in message.parts if isinstance(part, ToolCall)]
-    if not texts and not calls:
-        return None
-    written = {"role": "assistant", "content": _content(texts) if texts else None}
-    return {**written, "tool_calls": calls} if calls else written
-
-
-def _tool_call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments_json}
-    return {"id": call.id, "type": "function", "function": function}
-
-
-def _content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
-    match parts:
-        case [Text(text=text)]:
-            return text
-        case _:
-            return [_content_part(part) for part in parts if isinstance(part, Text | Image)]
-
-
-def _content_part(part: Text | Image) -> dict[str, Any]:
-    if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    url = part.uri
-    if not url:
-        url = f"data:{part.media_type};base64,{base64.b64encode(part.data).decode('ascii')}"
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
 def _tool(tool: Tool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description
     schema = tool.parameters_json_schema
-    function["parameters"] = msgspec.Raw(schema.encode()) if schema else _NO_ARGUMENTS
+    function["parameters"] = _with_properties(schema.encode()) if schema else _NO_ARGUMENTS
     return {"type": "function", "function": function}
+
+
+def _with_properties(schema: bytes) -> msgspec.Raw | dict[str, msgspec.Raw]:
+    """Return a schema of an object, with empty `properties` if it has none."""
+    try:
+        keywords = _object.decode(schema)
+    except msgspec.DecodeError:  # half of a surrogate pair in a key
+        return msgspec.Raw(schema)
+    if keywords.keys() & {"properties", "$ref", "anyOf", "oneOf", "allOf"}:
+        return msgspec.Raw(schema)
+    return {**keywords, "properties": msgspec.Raw(b"{}")}
 
 
 def _tool_choice(choice: ToolChoice | None) -> str | dict[str, Any] | None:
@@ -200,6 +150,33 @@ def _tool_choice(choice: ToolChoice | None) -> str | dict[str, Any] | None:
     if choice.mode == "tool":
         return {"type": "function", "function": {"name": choice.tool_name}}
     return choice.mode
+
+
+def _parallel(request: ChatRequest) -> bool | None:
+    """Return `parallel_tool_calls`, which OpenAI refuses without tools."""
+    return request.tool_choice.parallel if request.tools and request.tool_choice else None
+
+
+def _constraint(response_format: ResponseFormat | None, quirks: Quirks) -> dict[str, Any]:
+    """Return the keys for a regular expression or a grammar. Empty if the server has none for it."""
+    match response_format:
+        case RegexFormat(text):
+            kind = "regex"
+        case GrammarFormat(text):
+            kind = "grammar"
+        case _:
+            return {}
+    match quirks.constraints, kind:
+        case "structured_outputs", _:
+            return {"structured_outputs": {kind: text}}
+        case "guided", _:
+            return {f"guided_{kind}": text}
+        case "sglang", _:
+            return {"regex" if kind == "regex" else "ebnf": text}
+        case "grammar", "grammar":
+            return {"grammar": text}
+        case _:
+            return {}
 
 
 def _response_format(
@@ -217,29 +194,28 @@ def _response_format(
     return {"type": "json_schema", "json_schema": schema}
 
 
-def _check_messages(request: ChatRequest) -> Iterator[Violation]:
-    if not any(_messages(request.messages, Quirks())):
-        yield Violation("messages", "must contain more than reasoning")
-
-
 def _check_generation(request: ChatRequest, quirks: Quirks) -> Iterator[Violation]:
     generation = request.generation
     if generation.top_k is not None and not quirks.top_k:
-        yield Violation("generation.top_k", "this provider does not support this")
+        yield Violation("generation.top_k", UNSUPPORTED)
     if len(generation.stop_sequences) > MAX_STOP_SEQUENCES:
         yield Violation(
             "generation.stop_sequences",
             f"OpenAI Chat Completions accepts at most {MAX_STOP_SEQUENCES}",
         )
     if generation.reasoning_effort is not None and not quirks.reasoning_effort:
-        yield Violation("generation.reasoning.effort", "this provider does not support this")
+        yield Violation("generation.reasoning.effort", UNSUPPORTED)
+    if generation.reasoning_summary not in (None, "none"):
+        yield Violation("generation.reasoning.summary", UNSUPPORTED)
     if generation.reasoning_budget_tokens is not None:
         hint = "; use generation.reasoning.effort" if quirks.reasoning_effort else ""
-        yield Violation(
-            "generation.reasoning.budget_tokens", f"this provider does not support this{hint}"
-        )
+        yield Violation("generation.reasoning.budget_tokens", f"{UNSUPPORTED}{hint}")
     if isinstance(request.response_format, JsonSchemaFormat) and not quirks.json_schema:
-        yield Violation("response_format.json_schema", "this provider does not support this")
+        yield Violation("response_format.json_schema", UNSUPPORTED)
+    is_constrained = bool(_constraint(request.response_format, quirks))
+    if isinstance(request.response_format, RegexFormat | GrammarFormat) and not is_constrained:
+        kind = "regex" if isinstance(request.response_format, RegexFormat) else "grammar"
+        yield Violation(f"response_format.{kind}", UNSUPPORTED)
 
 
 def _check_provider_options(request: ChatRequest, quirks: Quirks) -> Iterator[Violation]:

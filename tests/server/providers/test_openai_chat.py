@@ -13,11 +13,13 @@ from tokenwire_server.providers.openai_chat import OpenAIChat
 from tokenwire_server.request import (
     ChatRequest,
     Generation,
+    GrammarFormat,
     Image,
     JsonFormat,
     JsonSchemaFormat,
     Message,
     Reasoning,
+    RegexFormat,
     Text,
     Tool,
     ToolCall,
@@ -45,6 +47,10 @@ def generating(**fields):
     return request(generation=Generation(**fields))
 
 
+REGEX = request(response_format=RegexFormat("a+"))
+GRAMMAR = request(response_format=GrammarFormat("root ::= a"))
+
+
 def written(asked, where=None):
     where = where or config()
     assert list(DIALECT.check(asked, where)) == []
@@ -67,11 +73,12 @@ EVERYTHING = request(
     generation=Generation(
         max_output_tokens=10, temperature=0.0, top_p=0.5, seed=0, presence_penalty=0.0,
         frequency_penalty=-1.0, stop_sequences=("a", "b"), reasoning_effort="low",
+        top_logprobs=2, service_tier="flex",
     ),
     tools=(Tool("look", "Looks.", SCHEMA), Tool("bare", "", "")),
-    tool_choice=ToolChoice("tool", "look"),
+    tool_choice=ToolChoice("tool", "look", parallel=False),
     response_format=JsonSchemaFormat("answer", SCHEMA, strict=True),
-    provider_options={"service_tier": "flex", "logit_bias": {"50256": -100.0}},
+    provider_options={"logit_bias": {"50256": -100.0}},
 )  # fmt: skip
 
 
@@ -113,6 +120,9 @@ def test_all_fields_of_a_request_are_written():
             {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": json.loads(SCHEMA)}},
             {"type": "function", "function": {"name": "bare", "parameters": {"type": "object", "properties": {}}}},
         ],
+        "logprobs": True,
+        "top_logprobs": 2,
+        "parallel_tool_calls": False,
         "tool_choice": {"type": "function", "function": {"name": "look"}},
         "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(SCHEMA), "strict": True}},
         "service_tier": "flex",
@@ -152,6 +162,21 @@ def test_large_numbers_of_a_schema_are_never_re_encoded():
     assert msgspec.json.encode(body).count(SCHEMA.encode()) == 2
 
 
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ('{"type":"object"}', {"type": "object", "properties": {}}),
+        ('{"type":"object","properties":{"a":{}}}', {"type": "object", "properties": {"a": {}}}),
+        ('{"type":"object","$ref":"#/$defs/a"}', {"type": "object", "$ref": "#/$defs/a"}),
+        ("", {"type": "object", "properties": {}}),
+    ],
+)
+def test_the_schema_of_a_tool_always_has_properties(schema, expected):
+    (tool,) = written(request(tools=(Tool("f", "", schema),)))["tools"]
+
+    assert tool["function"]["parameters"] == expected
+
+
 def test_several_texts_are_a_list_of_parts():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 
@@ -167,13 +192,6 @@ def test_an_assistant_message_with_only_tool_calls_has_no_content():
 
     assert message["content"] is None
     assert len(message["tool_calls"]) == 1
-
-
-def test_a_message_of_only_reasoning_is_left_out():
-    thoughts = Message("assistant", (Reasoning("Hm.", "sig"),))
-
-    assert messages(*HELLO, thoughts) == [{"role": "user", "content": "Hello"}]
-    assert violations(request(thoughts)) == ["messages"]
 
 
 def test_cache_hints_are_not_sent():
@@ -203,6 +221,19 @@ def test_a_json_format_is_a_json_object():
         ({"top_k": True}, generating(top_k=40), {"top_k": 40}),
         ({"usage_option": False}, request(), {"stream_options": None}),
         ({"continuous_usage": True}, request(), {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+        ({}, generating(top_logprobs=0), {"logprobs": True, "top_logprobs": None}),
+        ({}, generating(reasoning_effort="max", reasoning_summary="none"), {"reasoning_effort": "max"}),
+        ({}, request(tool_choice=ToolChoice("auto", parallel=True)), {"parallel_tool_calls": None}),
+        ({"constraints": "structured_outputs"}, REGEX, {"structured_outputs": {"regex": "a+"}}),
+        ({"constraints": "structured_outputs"}, GRAMMAR, {"structured_outputs": {"grammar": "root ::= a"}}),
+        ({"constraints": "guided"}, REGEX, {"guided_regex": "a+"}),
+        ({"constraints": "guided"}, GRAMMAR, {"guided_grammar": "root ::= a"}),
+        ({"constraints": "grammar"}, GRAMMAR, {"grammar": "root ::= a"}),
+        ({"constraints": "sglang"}, REGEX, {"regex": "a+"}),
+        ({"constraints": "sglang"}, GRAMMAR, {"ebnf": "root ::= a"}),
+        ({"fixed_sampling_models": ["x", "m*"]}, generating(temperature=0.5, top_p=0.5, seed=1), {"temperature": None, "top_p": None, "seed": 1}),
+        ({"fixed_sampling_models": ["x*"]}, generating(temperature=0.5), {"temperature": 0.5}),
+        ({}, request(provider_options={"logprobs": True}), {"logprobs": True}),
         ({"usage_option": False}, request(provider_options={"stream_options": {"x": 1}}), {"stream_options": {"x": 1}}),
     ],
 )  # fmt: skip
@@ -224,6 +255,10 @@ def test_the_role_of_instructions_is_a_quirk():
         (generating(top_k=1), {}, "generation.top_k"),
         (generating(stop_sequences=tuple("abcde")), {}, "generation.stop_sequences"),
         (generating(reasoning_budget_tokens=2000), {}, "generation.reasoning.budget_tokens"),
+        (generating(reasoning_summary="auto"), {}, "generation.reasoning.summary"),
+        (REGEX, {}, "response_format.regex"),
+        (REGEX, {"constraints": "grammar"}, "response_format.regex"),
+        (GRAMMAR, {}, "response_format.grammar"),
         (generating(reasoning_effort="low"), {"reasoning_effort": False}, "generation.reasoning.effort"),
         (request(response_format=JsonSchemaFormat("a", "{}")), {"json_schema": False}, "response_format.json_schema"),
     ],
