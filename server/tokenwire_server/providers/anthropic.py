@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,26 +9,18 @@ import msgspec
 
 from ..config import ProviderConfig
 from ..request import (
-    Audio,
     ChatRequest,
-    Document,
-    Image,
+    GrammarFormat,
     JsonFormat,
     JsonSchemaFormat,
-    Message,
-    Part,
-    Reasoning,
-    Text,
+    RegexFormat,
     Tool,
-    ToolCall,
     ToolChoice,
-    ToolResult,
     Violation,
 )
+from .anthropic_messages import check_messages, conversation_messages, system_blocks
 from .decode.anthropic import AnthropicDecoder
-from .decode.anthropic_blocks import REDACTED
 from .decode.whole import anthropic_events
-from .unsupported import unsupported_parts, unsupported_settings
 
 RESERVED_KEYS = frozenset({"model", "messages", "system", "max_tokens", "stream"})
 """Keys of the body that `provider_options` may never set, even if the request does not need them."""
@@ -51,11 +41,6 @@ COUNTED = frozenset(
 https://platform.claude.com/docs/en/api/messages/count_tokens"""
 NOT_COUNTED = frozenset({"container"})
 """Keys that add input, such as a container's skills, that the counting endpoint does not accept."""
-MAX_CACHE_HINTS = 4
-IMAGE_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-
-# The provider requires this of ids. Ids from other providers may differ.
-_TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 # There is no "minimal"; "low" is the lowest effort.
 _EFFORTS = {
     "minimal": "low",
@@ -65,7 +50,18 @@ _EFFORTS = {
     "xhigh": "xhigh",
     "max": "max",
 }
+_DISPLAYS = {
+    "none": "omitted",
+    "auto": "summarized",
+    "concise": "summarized",
+    "detailed": "summarized",
+}
 _TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any", "tool": "tool"}
+_UNSUPPORTED_FORMATS: dict[type, str] = {
+    JsonFormat: "json",
+    RegexFormat: "regex",
+    GrammarFormat: "grammar",
+}
 _NO_ARGUMENTS = '{"type":"object","properties":{}}'
 
 
@@ -74,13 +70,15 @@ class AnthropicMessages:
 
     System messages are moved to the front, in order. Results of tools become user messages, as this API
     requires. Consecutive messages of one role are sent as they are; the provider joins them. Reasoning is
-    sent only if it has a signature. A message with only unsigned reasoning is left out.
+    sent if it has a signature, or if this provider sent it without one. Blank text is not sent, and neither
+    are messages of which nothing is left. Ids of tool calls that the provider would not accept are
+    rewritten, alike in calls and results.
 
     An effort also turns adaptive thinking on, because the effort alone has no effect on models that do not
-    think by default. The effort "none" turns thinking off. A budget enables thinking up to that budget.
-    Models support different combinations of these, and the provider refuses the others by name. How much
-    of its thoughts a model shows is the model's default. To change it, a caller sets `thinking` and
-    `output_config` in `provider_options` and leaves `generation.reasoning` unset.
+    think by default. So does a summary of the reasoning. The effort "none" turns thinking off. A budget
+    enables thinking up to that budget. Models support different combinations of these, and the provider
+    refuses the others by name. Without a summary setting, how much of its thoughts a model shows is the
+    model's default.
 
     temperature, top_p and top_k exist in API version 2023-06-01. Version 2026-10-21 refuses them for every
     model, and models from Claude Opus 4.7 on refuse them in both versions.
@@ -91,11 +89,7 @@ class AnthropicMessages:
     count_path = "/v1/messages/count_tokens"
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:  # noqa: ARG002  # as in Dialect
-        yield from unsupported_parts(
-            request, in_messages=(Document, Audio), in_results=(Text, Image, Document)
-        )
-        yield from unsupported_settings(request)
-        yield from _check_messages(request)
+        yield from check_messages(request.messages)
         yield from _check_sampling(request)
         yield from _check_reasoning(request)
         yield from _check_response_format(request)
@@ -113,16 +107,9 @@ class AnthropicMessages:
             "max_tokens": _max_tokens(request, config, max_output_tokens),
             "stream": True,
         }
-        if system := [
-            _block(part) for m in request.messages if m.role == "system" for part in m.parts
-        ]:
+        if system := system_blocks(request.messages):
             body["system"] = system
-        body["messages"] = [
-            {"role": "assistant" if m.role == "assistant" else "user", "content": content}
-            for m in request.messages
-            if m.role != "system"
-            and (content := [_block(part) for part in m.parts if _is_sent(part)])
-        ]
+        body["messages"] = conversation_messages(request.messages)
         return {**body, **_settings(request), **request.provider_options}
 
     def count_body(self, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -163,6 +150,7 @@ def _settings(request: ChatRequest) -> dict[str, Any]:
         "stop_sequences": list(generation.stop_sequences) or None,
         "tools": [_tool(tool) for tool in request.tools] or None,
         "tool_choice": _tool_choice(request.tool_choice),
+        "service_tier": generation.service_tier or None,
         "thinking": _thinking(request),
         "output_config": _output_config(request),
     }
@@ -173,10 +161,14 @@ def _thinking(request: ChatRequest) -> dict[str, Any] | None:
     generation = request.generation
     if generation.reasoning_effort == "none":
         return {"type": "disabled"}
+    display = {}
+    if generation.reasoning_summary is not None:
+        display["display"] = _DISPLAYS[generation.reasoning_summary]
     if generation.reasoning_budget_tokens is not None:
-        return {"type": "enabled", "budget_tokens": generation.reasoning_budget_tokens}
-    if generation.reasoning_effort is not None:
-        return {"type": "adaptive"}
+        budget = generation.reasoning_budget_tokens
+        return {"type": "enabled", "budget_tokens": budget, **display}
+    if generation.reasoning_effort is not None or display:
+        return {"type": "adaptive", **display}
     return None
 
 
@@ -202,99 +194,20 @@ def _tool(tool: Tool) -> dict[str, Any]:
 def _tool_choice(choice: ToolChoice | None) -> dict[str, Any] | None:
     if choice is None:
         return None
-    written = {"type": _TOOL_CHOICES[choice.mode]}
+    written: dict[str, Any] = {"type": _TOOL_CHOICES[choice.mode]}
     if choice.mode == "tool":
         written["name"] = choice.tool_name
+    if choice.parallel is not None and choice.mode != "none":
+        written["disable_parallel_tool_use"] = not choice.parallel
     return written
-
-
-def _is_sent(part: Part) -> bool:
-    """Return whether a part is sent. The provider does not accept unsigned reasoning."""
-    return not isinstance(part, Reasoning) or bool(part.signature)
-
-
-def _block(part: Part) -> dict[str, Any]:
-    block: dict[str, Any]
-    match part:
-        case Text():
-            block = {"type": "text", "text": part.text}
-        case Image():
-            block = {"type": "image", "source": _image_source(part)}
-        case ToolCall():
-            arguments = msgspec.Raw(part.arguments_json or "{}")
-            block = {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
-        case ToolResult():
-            block = {"type": "tool_result", "tool_use_id": part.tool_call_id}
-            if part.text:
-                block["content"] = part.text
-            if part.is_error:
-                block["is_error"] = True
-        case Reasoning():
-            if not part.text and part.signature.startswith(REDACTED):
-                block = {
-                    "type": "redacted_thinking",
-                    "data": part.signature.removeprefix(REDACTED),
-                }
-            else:
-                block = {
-                    "type": "thinking",
-                    "thinking": part.text,
-                    "signature": part.signature,
-                }
-    if part.cache_hint:
-        block["cache_control"] = {"type": "ephemeral"}
-    return block
-
-
-def _image_source(image: Image) -> dict[str, str]:
-    if image.uri:
-        return {"type": "url", "url": image.uri}
-    data = base64.b64encode(image.data).decode("ascii")
-    return {"type": "base64", "media_type": image.media_type, "data": data}
-
-
-def _check_messages(request: ChatRequest) -> Iterator[Violation]:
-    if not any(_is_sent(part) for m in request.messages if m.role != "system" for part in m.parts):
-        yield Violation("messages", "Anthropic requires a message of the user or the assistant")
-    hints_count = 0
-    for path, part in _parts(request.messages):
-        match part:
-            case Image(uri=uri) if uri and not uri.startswith("https://"):
-                yield Violation(f"{path}.image.uri", "Anthropic fetches images over https:// only")
-            case Image(uri="", media_type=media_type) if media_type not in IMAGE_MEDIA_TYPES:
-                yield Violation(
-                    f"{path}.image.media_type",
-                    f"Anthropic accepts {', '.join(sorted(IMAGE_MEDIA_TYPES))}",
-                )
-            case ToolCall(id=id_) if not _TOOL_CALL_ID.fullmatch(id_):
-                yield Violation(f"{path}.tool_call.id", "Anthropic accepts only a-z A-Z 0-9 _ -")
-            case ToolResult(tool_call_id=id_) if not _TOOL_CALL_ID.fullmatch(id_):
-                yield Violation(
-                    f"{path}.tool_result.tool_call_id", "Anthropic accepts only a-z A-Z 0-9 _ -"
-                )
-        if not part.cache_hint:
-            continue
-        if isinstance(part, Reasoning):
-            yield Violation(f"{path}.cache_hint", "Anthropic accepts no cache hint on reasoning")
-            continue
-        hints_count += 1
-        if hints_count == MAX_CACHE_HINTS + 1:
-            yield Violation(
-                f"{path}.cache_hint",
-                f"Anthropic accepts at most {MAX_CACHE_HINTS} cache hints in a request",
-            )
-
-
-def _parts(messages: tuple[Message, ...]) -> Iterator[tuple[str, Part]]:
-    for i, message in enumerate(messages):
-        for j, part in enumerate(message.parts):
-            yield f"messages[{i}].parts[{j}]", part
 
 
 def _check_sampling(request: ChatRequest) -> Iterator[Violation]:
     generation = request.generation
     if generation.temperature is not None and not 0 <= generation.temperature <= 1:
         yield Violation("generation.temperature", "Anthropic accepts 0 to 1")
+    if generation.top_logprobs is not None:
+        yield Violation("generation.logprobs", "Anthropic does not support this")
     for name in ("seed", "presence_penalty", "frequency_penalty"):
         if getattr(generation, name) is not None:
             yield Violation(f"generation.{name}", "Anthropic does not support this")
@@ -318,8 +231,15 @@ def _check_reasoning(request: ChatRequest) -> Iterator[Violation]:
                 "generation.reasoning.budget_tokens", "must not be set with the effort NONE"
             )
         return
+    summary = generation.reasoning_summary
     if budget is None and generation.reasoning_effort is None:
-        return
+        if summary is None:
+            return
+        if summary == "none":
+            yield Violation(
+                "generation.reasoning.summary", "Anthropic requires an effort or a budget with NONE"
+            )
+            return
     if generation.temperature is not None and 0 <= generation.temperature < 1:
         yield Violation("generation.temperature", "Anthropic accepts only 1 with reasoning")
     if generation.top_p is not None and generation.top_p < 0.95:
@@ -340,9 +260,10 @@ def _check_reasoning(request: ChatRequest) -> Iterator[Violation]:
 
 
 def _check_response_format(request: ChatRequest) -> Iterator[Violation]:
-    if isinstance(request.response_format, JsonFormat):
+    name = _UNSUPPORTED_FORMATS.get(type(request.response_format))
+    if name is not None:
         yield Violation(
-            "response_format.json", "Anthropic does not support this; set json_schema instead"
+            f"response_format.{name}", "Anthropic does not support this; set json_schema instead"
         )
 
 

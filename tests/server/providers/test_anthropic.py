@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import types
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Required, Union, get_args, get_origin, get_type_hints
@@ -16,6 +17,7 @@ from tokenwire_server.config import ProviderConfig
 from tokenwire_server.providers.anthropic import AnthropicMessages
 from tokenwire_server.request import (
     ChatRequest,
+    Document,
     Generation,
     Image,
     JsonSchemaFormat,
@@ -281,6 +283,8 @@ def test_a_reasoning_budget_that_reaches_the_callers_limit_is_refused():
         ("low", {"type": "adaptive"}, {"effort": "low"}),
         ("medium", {"type": "adaptive"}, {"effort": "medium"}),
         ("high", {"type": "adaptive"}, {"effort": "high"}),
+        ("xhigh", {"type": "adaptive"}, {"effort": "xhigh"}),
+        ("max", {"type": "adaptive"}, {"effort": "max"}),
     ],
 )
 def test_an_effort_becomes_adaptive_thinking(effort, thinking, output_config):
@@ -293,6 +297,131 @@ def test_an_effort_and_a_budget_can_be_combined():
     written = body(generating(reasoning_effort="high", reasoning_budget_tokens=1024))
     assert written["thinking"] == {"type": "enabled", "budget_tokens": 1024}
     assert written["output_config"] == {"effort": "high"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "thinking"),
+    [
+        ({"reasoning_summary": "auto"}, {"type": "adaptive", "display": "summarized"}),
+        (
+            {"reasoning_summary": "none", "reasoning_effort": "low"},
+            {"type": "adaptive", "display": "omitted"},
+        ),
+        (
+            {"reasoning_summary": "detailed", "reasoning_budget_tokens": 1024},
+            {"type": "enabled", "budget_tokens": 1024, "display": "summarized"},
+        ),
+        ({"reasoning_summary": "concise", "reasoning_effort": "none"}, {"type": "disabled"}),
+    ],
+)
+def test_a_summary_of_the_reasoning_becomes_its_display(settings, thinking):
+    assert body(generating(**settings))["thinking"] == thinking
+
+
+def test_the_service_tier_is_passed_on():
+    assert body(generating(service_tier="standard_only"))["service_tier"] == "standard_only"
+
+
+def test_documents_are_sent_as_url_data_or_text():
+    pdf = bytes(range(256))
+    written = body(
+        request(
+            Message(
+                "user",
+                (
+                    Document(uri="https://example.com/a.pdf"),
+                    Document(data=pdf, media_type="application/pdf", title="A", cache_hint=True),
+                    Document(data="Ä.".encode(), media_type="text/plain"),
+                ),
+            )
+        )
+    )
+    assert written["messages"][0]["content"] == [
+        {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}},
+        {
+            "type": "document",
+            "source": {
+                "type": "base64",
+                "media_type": "application/pdf",
+                "data": base64.b64encode(pdf).decode(),
+            },
+            "title": "A",
+            "cache_control": {"type": "ephemeral"},
+        },
+        {
+            "type": "document",
+            "source": {"type": "text", "media_type": "text/plain", "data": "Ä."},
+        },
+    ]
+
+
+def test_a_tool_result_can_have_several_parts():
+    picture = Image(uri="https://example.com/a.png")
+    text = Document(data=b"x", media_type="text/plain")
+    parts = (Text("b"), Text(" "), picture, text)
+    results = (ToolResult("t", "a", parts=parts), ToolResult("u", "", parts=(Text("c"),)))
+    written = body(
+        request(
+            HELLO,
+            Message("assistant", (ToolCall("t", "f", "{}"), ToolCall("u", "f", "{}"))),
+            Message("tool", results),
+        )
+    )
+    first, second = written["messages"][2]["content"]
+    assert [block["type"] for block in first["content"]] == ["text", "text", "image", "document"]
+    assert [block.get("text") for block in first["content"][:2]] == ["a", "b"]
+    assert second["content"] == [{"type": "text", "text": "c"}]
+
+
+def sent_ids(*ids):
+    calls = Message("assistant", tuple(ToolCall(id_, "f", "{}") for id_ in ids))
+    results = Message("tool", tuple(ToolResult(id_, "x") for id_ in ids))
+    _, use, result = body(request(HELLO, calls, results))["messages"]
+    used = [block["id"] for block in use["content"]]
+    assert used == [block["tool_use_id"] for block in result["content"]]
+    return used
+
+
+def test_ids_that_the_provider_does_not_accept_are_rewritten_alike_and_stay_different():
+    foreign = ["functions.look:0", "functions.look:1", "a b", "ä", "a:b", "a.b"]
+    rewritten = sent_ids(*foreign)
+    ids = {*foreign, *rewritten, "a_b"}
+    assert all(re.fullmatch(r"[a-zA-Z0-9_-]+", id_) for id_ in rewritten)
+    assert len(set(sent_ids(*ids))) == len(ids)
+
+
+def test_ids_that_the_provider_accepts_are_not_rewritten():
+    assert sent_ids("toolu_1", "call-2") == ["toolu_1", "call-2"]
+
+
+@pytest.mark.parametrize("empty", [(), (Text(" \n"),), (Reasoning("hm"), Text("\t"))])
+def test_an_empty_answer_can_be_sent_back(empty):
+    written = body(request(HELLO, Message("assistant", empty), HELLO))
+    assert [message["role"] for message in written["messages"]] == ["user", "user"]
+
+
+def test_blank_texts_are_left_out():
+    blank = Text(" \n")
+    written = body(
+        request(
+            Message("system", (blank, Text("Be brief."))),
+            Message("user", (blank, Text(" a "))),
+            Message("assistant", (Text("b"), blank, ToolCall("t", "f", "{}"))),
+            Message("tool", (ToolResult("t", " "),)),
+        )
+    )
+    assert written["system"] == [{"type": "text", "text": "Be brief."}]
+    user, assistant, tool = (message["content"] for message in written["messages"])
+    assert user == [{"type": "text", "text": " a "}]
+    assert [block["type"] for block in assistant] == ["text", "tool_use"]
+    assert tool == [{"type": "tool_result", "tool_use_id": "t"}]
+
+
+def test_white_space_at_the_end_of_an_answer_that_the_model_continues_is_removed():
+    begun = Message("assistant", (Text("Once upon \n"), Text(" ")))
+    written = body(request(HELLO, begun, HELLO, begun))
+    assert [block["text"] for block in written["messages"][1]["content"]] == ["Once upon \n"]
+    assert [block["text"] for block in written["messages"][3]["content"]] == ["Once upon"]
 
 
 def test_schemas_of_tools_are_written_unchanged():
@@ -314,6 +443,12 @@ def test_schemas_of_tools_are_written_unchanged():
         (ToolChoice("none"), {"type": "none"}),
         (ToolChoice("required"), {"type": "any"}),
         (ToolChoice("tool", "weather"), {"type": "tool", "name": "weather"}),
+        (ToolChoice("auto", parallel=False), {"type": "auto", "disable_parallel_tool_use": True}),
+        (
+            ToolChoice("required", parallel=True),
+            {"type": "any", "disable_parallel_tool_use": False},
+        ),
+        (ToolChoice("none", parallel=False), {"type": "none"}),
     ],
 )
 def test_a_tool_choice_is_written_in_anthropics_format(choice, written):

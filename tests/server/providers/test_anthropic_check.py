@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from tokenwire_server.config import ProviderConfig
 from tokenwire_server.providers.anthropic import AnthropicMessages
 from tokenwire_server.request import (
+    Audio,
     ChatRequest,
     Generation,
+    GrammarFormat,
     Image,
     JsonFormat,
     JsonSchemaFormat,
     Message,
     Reasoning,
+    RegexFormat,
     Text,
     Tool,
     ToolCall,
@@ -50,6 +53,7 @@ def refused(asked):
     [
         (Message("system", (Text("Be brief."),)),),
         (Message("system", (Text("Be brief."),)), Message("assistant", (Reasoning("hm"),))),
+        (Message("user", (Text(" "),)),),
     ],
 )
 def test_a_request_without_sendable_messages_is_refused(messages):
@@ -71,10 +75,11 @@ def test_all_unsupported_fields_are_refused_at_once_with_their_paths():
     asked = request(
         Message("user", (Image(uri="http://example.com/a.png"),)),
         Message("user", (Text("x"), Image(data=b"BM", media_type="image/bmp"))),
-        Message("assistant", (ToolCall("call:1", "weather", "{}"),)),
-        Message("tool", (ToolResult("call:1", "sunny"),)),
+        Message("user", (Audio(b"x", "audio/wav"),)),
+        Message("tool", (ToolResult("t", "", parts=(Image(uri="http://example.com/a.png"),)),)),
         generation=Generation(
             temperature=1.5,
+            top_logprobs=0,
             seed=1,
             presence_penalty=0.0,
             frequency_penalty=0.1,
@@ -86,9 +91,10 @@ def test_all_unsupported_fields_are_refused_at_once_with_their_paths():
     assert refused(asked) == [
         "messages[0].parts[0].image.uri",
         "messages[1].parts[1].image.media_type",
-        "messages[2].parts[0].tool_call.id",
-        "messages[3].parts[0].tool_result.tool_call_id",
+        "messages[2].parts[0].audio",
+        "messages[3].parts[0].tool_result.parts[0].image.uri",
         "generation.temperature",
+        "generation.logprobs",
         "generation.seed",
         "generation.presence_penalty",
         "generation.frequency_penalty",
@@ -98,6 +104,22 @@ def test_all_unsupported_fields_are_refused_at_once_with_their_paths():
     ]
 
 
+@pytest.mark.parametrize(
+    ("format_", "path"),
+    [
+        (JsonFormat(), "response_format.json"),
+        (RegexFormat("a+"), "response_format.regex"),
+        (GrammarFormat("root ::= x"), "response_format.grammar"),
+    ],
+)
+def test_formats_without_a_schema_are_refused(format_, path):
+    assert refused(request(response_format=format_)) == [path]
+
+
+def test_no_summary_of_reasoning_is_refused_unless_reasoning_is_set():
+    assert refused(generating(reasoning_summary="none")) == ["generation.reasoning.summary"]
+
+
 def test_a_budget_with_the_effort_none_is_refused():
     assert refused(generating(reasoning_effort="none", reasoning_budget_tokens=1024)) == [
         "generation.reasoning.budget_tokens"
@@ -105,7 +127,12 @@ def test_a_budget_with_the_effort_none_is_refused():
 
 
 @pytest.mark.parametrize(
-    "reasoning", [{"reasoning_effort": "low"}, {"reasoning_budget_tokens": 1024}]
+    "reasoning",
+    [
+        {"reasoning_effort": "low"},
+        {"reasoning_budget_tokens": 1024},
+        {"reasoning_summary": "auto"},
+    ],
 )
 def test_sampling_is_refused_with_reasoning(reasoning):
     assert refused(generating(temperature=0.9, top_p=0.9, top_k=5, **reasoning)) == [
@@ -210,7 +237,8 @@ def test_a_request_that_passes_the_check_is_written_completely(asked):
     )
     texts = [part.text for m in asked.messages for part in m.parts if isinstance(part, Text)]
     blocks = [*written.get("system", []), *(b for m in written["messages"] for b in m["content"])]
-    assert sorted(block["text"] for block in blocks if block["type"] == "text") == sorted(texts)
+    sent = [block["text"].rstrip() for block in blocks if block["type"] == "text"]
+    assert sorted(sent) == sorted(text.rstrip() for text in texts if text.strip())
     assert all(message["content"] for message in written["messages"])
     budget = asked.generation.reasoning_budget_tokens
     assert budget is None or written["max_tokens"] > budget
