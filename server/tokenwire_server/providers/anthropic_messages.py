@@ -22,7 +22,7 @@ from ..request import (
     Violation,
 )
 from .decode.anthropic_blocks import REDACTED
-from .decode.anthropic_carried import carried_type
+from .decode.anthropic_carried import caller_in, carried_type
 
 MAX_CACHE_HINTS = 4
 IMAGE_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
@@ -145,6 +145,8 @@ def _block(part: Part) -> dict[str, Any] | msgspec.Raw:
             arguments = msgspec.Raw(part.arguments_json or "{}")
             id_ = _tool_call_id(part.id)
             block = {"type": "tool_use", "id": id_, "name": part.name, "input": arguments}
+            if part.state and (caller := caller_in(part.state)) is not None:
+                block["caller"] = caller
         case ToolResult():
             block = {"type": "tool_result", "tool_use_id": _tool_call_id(part.tool_call_id)}
             if content := _result(part):

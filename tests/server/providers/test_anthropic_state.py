@@ -52,7 +52,10 @@ def answer(*blocks, stop_reason="end_turn", provider="claude"):
                     state=delta.provider_state or part.state,
                 )
             case ToolCall():
-                parts[delta.index] = ToolCallPart(delta.id, delta.name, delta.arguments_json)
+                state = delta.provider_state or None
+                parts[delta.index] = ToolCallPart(
+                    delta.id, delta.name, delta.arguments_json, state=state
+                )
     return tuple(parts.values())
 
 
@@ -172,6 +175,20 @@ def test_a_carried_block_that_is_not_whole_is_dropped():
     use = CARRIED_BLOCKS[1]
     broken = {"type": "input_json_delta", "partial_json": '{"query"'}
     assert sent_back(answer(block(0, broken, **use), TEXT)) == [TEXT_BLOCK]
+
+
+def test_the_tool_that_made_a_call_goes_back_with_it():
+    caller = {"type": "code_execution_20260120", "tool_id": "srvtoolu_1"}
+    call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
+    parts = answer(block(0, **call, caller=caller), block(1, **call, caller={"type": "direct"}))
+    assert sent_back(parts) == [{**call, "caller": caller}, call]
+    assert sent_back(parts, provider="other") == [call, call]
+
+
+def test_large_blocks_are_dropped_and_cost_nothing_else():
+    large = {"type": "web_search_tool_result", "tool_use_id": "1", "content": "x" * 2**20}
+    parts = answer(*(block(n, **large) for n in range(3)), TEXT)
+    assert sent_back(parts) == [large, TEXT_BLOCK]
 
 
 def test_every_block_of_the_sdk_is_content_or_carried():

@@ -15,7 +15,7 @@ from ...events import (
 )
 from ..state import tag
 from . import anthropic_wire as wire
-from .anthropic_carried import CARRIED, CarriedBlock
+from .anthropic_carried import CARRIED, MAX_CARRIED_BYTES, CarriedBlock, caller_state
 from .arguments import check_object
 from .blocks import generated_id
 from .json import join_surrogates, loads
@@ -45,6 +45,7 @@ class _Block:
         "kind",
         "name",
         "signature",
+        "state",
     )
 
     def __init__(self, kind: str) -> None:
@@ -59,6 +60,8 @@ class _Block:
         self.initial_input = ""
         """Arguments in the start event. Some compatible servers send no fragments."""
         self.signature = ""
+        self.state = b""
+        """Provider state of a tool call."""
         self.buffered_chars = 0
         """Length of all texts that are kept for this block."""
 
@@ -90,6 +93,7 @@ class Blocks:
 
     __slots__ = (
         "_buffered_chars",
+        "_carried_bytes",
         "_count",
         "_last_index",
         "_open",
@@ -120,6 +124,8 @@ class Blocks:
         """A call that ended without a JSON object, as long as it may have been cut off."""
         self._unsigned_index: int | None = None
         """Index of thinking that ended without a signature, as long as it may have been cut off."""
+        self._carried_bytes = 0
+        """Size of the blocks that were carried."""
         self._provider = provider
         self._state = tag(provider, b"")
 
@@ -156,11 +162,13 @@ class Blocks:
                 block.name = content.name
                 deltas.append(ToolCallStarted(index, block.id, block.name))
                 block.initial_input = _nonempty_object(content.input)
+                if state := caller_state(content.caller):
+                    block.state = tag(self._provider, state)
                 chars = len(block.id) + len(block.name) + len(block.initial_input)
                 self._count_chars(block, chars)
             case kind if kind in CARRIED:
                 block.carried = CarriedBlock(payload)
-                self._count_chars(block, block.carried.chars)
+                self._count_carried(block, block.carried.chars)
             case _:
                 pass  # ignored content; its deltas must find an open block
 
@@ -202,7 +210,7 @@ class Blocks:
             case _:
                 return  # unknown deltas
         if block is not None and block.carried is not None:
-            self._count_chars(block, block.carried.add(delta))
+            self._count_carried(block, block.carried.add(delta))
         elif block is None:
             raise BrokenBlocksError("a delta belongs to a block that is not open")
 
@@ -220,6 +228,7 @@ class Blocks:
         elif block.kind == "thinking" and block.index >= 0:
             self._unsigned_index = block.index
         elif block.carried is not None and (state := block.carried.state()):
+            self._carried_bytes += len(state)
             state = tag(self._provider, state)
             deltas.append(ReasoningDelta("", self._index_of(block), provider_state=state))
 
@@ -278,7 +287,7 @@ class Blocks:
     def _emit_call(self, block: _Block, arguments: str, deltas: list[Delta]) -> None:
         self.has_call = True
         self._buffered_chars -= block.buffered_chars
-        deltas.append(ToolCall(block.index, block.id, block.name, arguments))
+        deltas.append(ToolCall(block.index, block.id, block.name, arguments, block.state))
 
     def _index_of(self, block: _Block) -> int:
         if block.index < 0:
@@ -294,6 +303,15 @@ class Blocks:
             raise BrokenBlocksError(
                 f"its open blocks are longer than {MAX_BUFFERED_CHARS} characters"
             )
+
+    def _count_carried(self, block: _Block, chars: int) -> None:
+        """Count characters of a carried block. If there are too many, the block is dropped."""
+        block.buffered_chars += chars
+        self._buffered_chars += chars
+        if self._carried_bytes + block.buffered_chars > MAX_CARRIED_BYTES:
+            self._buffered_chars -= block.buffered_chars
+            block.buffered_chars = 0
+            block.carried = None
 
     def _keep_signature(self, block: _Block, signature: str | None) -> None:
         """Keep a block's signature. A later signature replaces it, as in the provider's SDKs."""

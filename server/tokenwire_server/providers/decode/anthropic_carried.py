@@ -32,7 +32,9 @@ CARRIED = frozenset(
 )
 """Types of blocks that are carried: all of the SDK's `BetaContentBlock` that are not content."""
 MAX_CARRIED_BYTES = 2 * 2**20
-"""Maximum size of a block that is carried. A larger one is dropped."""
+"""Maximum size of all blocks of an answer that are carried, about 50 web searches. Others are dropped."""
+MAX_CALLER_BYTES = 1024
+"""Maximum size of the caller of a tool call."""
 
 
 class _Typed(msgspec.Struct):
@@ -81,7 +83,7 @@ class CarriedBlock:
         return self.chars - before
 
     def state(self) -> bytes:
-        """Return the JSON of the whole block, or b"" if it cannot be carried."""
+        """Return the JSON of the whole block, or b"" if it is not whole."""
         if not self._fields:
             return b""
         if arguments := join_surrogates("".join(self._fragments)):
@@ -90,14 +92,40 @@ class CarriedBlock:
                 loads(_objects, arguments.encode(), keep_surrogates=False)
             except msgspec.DecodeError:
                 return b""
-        state = msgspec.json.encode(self._fields)
-        return state if len(state) <= MAX_CARRIED_BYTES else b""
+        return msgspec.json.encode(self._fields)
 
     def _set(self, field: str, value: str | None) -> None:
         if value is not None:
             text = join_surrogates(value)
             self.chars += len(text)
             self._fields[field] = msgspec.Raw(msgspec.json.encode(text))
+
+
+class _Caller(msgspec.Struct):
+    caller: msgspec.Raw
+
+
+_callers = msgspec.json.Decoder(_Caller)
+
+
+def caller_state(caller: msgspec.Raw) -> bytes:
+    """Return the state of a tool call that another tool made, not the model itself. Otherwise b""."""
+    try:
+        type_ = loads(_typed, bytes(caller), keep_surrogates=False).type
+    except msgspec.DecodeError:
+        return b""
+    if type_ in ("", "direct") or len(bytes(caller)) > MAX_CALLER_BYTES:
+        return b""
+    return msgspec.json.encode(_Caller(caller))
+
+
+def caller_in(state: bytes) -> msgspec.Raw | None:
+    """Return the caller in the state of a tool call, or None if there is none."""
+    try:
+        caller = loads(_callers, state, keep_surrogates=False).caller
+    except msgspec.DecodeError:
+        return None
+    return caller if caller_state(caller) else None
 
 
 def carried_type(state: bytes) -> str:

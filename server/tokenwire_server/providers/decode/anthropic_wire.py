@@ -96,6 +96,8 @@ class Block(msgspec.Struct, gc=False):
     id: str | None = None
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw(b"{}")
+    caller: msgspec.Raw = msgspec.Raw(b"{}")
+    """The tool that makes a tool call, if it is not the model itself."""
     text: Prose | None = None
     thinking: Prose | None = None
     signature: str | None = None
