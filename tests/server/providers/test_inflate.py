@@ -2,11 +2,18 @@
 
 import gzip
 import itertools
+import sys
 import zlib
 
+import brotli
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 from tokenwire_server.providers.inflate import FREE_BYTES, MAX_STEP_BYTES, BodyError, Inflater
 
@@ -42,19 +49,47 @@ def test_the_result_does_not_depend_on_how_the_bytes_are_split(members, cuts, ju
         ("x-gzip", gzipped),
         ("deflate", zlib.compress(whole) + junk),
         ("deflate", raw_deflated(whole)),
+        ("br", brotli.compress(whole, quality=1)),
+        ("zstd", b"".join(map(zstd.compress, members)) + b"\0" + junk),
     ]:
         edges = [0, *sorted(cut for cut in cuts if cut < len(packed)), len(packed)]
         pieces = [packed[start:end] for start, end in itertools.pairwise(edges)]
         assert inflated(encoding, pieces) == whole
 
 
-def test_flushed_data_is_returned_immediately():
+def gzip_packer():
     packer = zlib.compressobj(wbits=31)
-    inflater = Inflater("gzip")
+    return lambda token: packer.compress(token) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+
+def brotli_packer():
+    packer = brotli.Compressor()
+    return lambda token: packer.process(token) + packer.flush()
+
+
+def zstd_packer():
+    packer = zstd.ZstdCompressor()
+    return lambda token: packer.compress(token, packer.FLUSH_BLOCK)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packer"), [("gzip", gzip_packer), ("br", brotli_packer), ("zstd", zstd_packer)]
+)
+def test_flushed_data_is_returned_immediately(encoding, packer):
+    pack = packer()
+    inflater = Inflater(encoding)
     for n in range(100):
         token = b"data: %d\n\n" % n
-        packed = packer.compress(token) + packer.flush(zlib.Z_SYNC_FLUSH)
-        assert b"".join(inflater.steps(packed)) == token
+        assert b"".join(inflater.steps(pack(token))) == token
+
+
+def wide_window():
+    """Return a zstd frame whose decoder would need a window of 128 MiB."""
+    packer = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
+    return packer.compress(b"text") + packer.flush()
+
+
+WIDE = wide_window()
 
 
 @pytest.mark.parametrize(
@@ -63,8 +98,13 @@ def test_flushed_data_is_returned_immediately():
         ("gzip", gzip.compress(bytes(200 * FREE_BYTES), mtime=0), "more than 100 times"),
         ("gzip", b"plain text", "cannot be decompressed"),
         ("gzip", gzip.compress(b"text", mtime=0)[:-5] + b"12345", "cannot be decompressed"),
-        ("br", b"", "other than gzip and deflate"),
-        ("gzip, gzip", b"", "other than gzip and deflate"),
+        ("br", brotli.compress(bytes(200 * FREE_BYTES), quality=5), "more than 100 times"),
+        ("br", b"plain text, not brotli", "cannot be decompressed"),
+        ("zstd", zstd.compress(bytes(200 * FREE_BYTES)), "more than 100 times"),
+        ("zstd", b"plain text", "cannot be decompressed"),
+        ("zstd", WIDE, "cannot be decompressed"),
+        ("compress", b"", "other than gzip, deflate, br and zstd"),
+        ("gzip, gzip", b"", "other than gzip, deflate, br and zstd"),
     ],
 )
 def test_an_invalid_body_is_refused_with_a_reason(encoding, packed, why):
