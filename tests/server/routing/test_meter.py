@@ -128,6 +128,7 @@ FIGURES = st.builds(
     cache_write_tokens=st.none() | st.integers(0, 3),
     server_tools=st.sampled_from([(), (("web_search", 1),), (("web_search", 2),)]),
     by_model=st.sampled_from([(), (("small", Usage(1, 1)),)]),
+    estimated=st.booleans(),
 )
 STEPS = st.lists(st.integers(1, 9) | FIGURES, max_size=30)
 """Tokens that arrive, and figures that the provider reports: often the same ones again."""
@@ -141,22 +142,28 @@ def test_reported_figures_replace_earlier_ones_whatever_their_order_and_repetiti
     small = Prices.configured(ModelPrices(input=Decimal(1), output=Decimal(5)))
     tariff = Tariff(Prices.configured(rates), lookup=lambda model, tier: small)
     meter = Meter(0.0, Estimate(10, "estimate", TokenCounter(Characters()), tariff))
-    last, later_tokens = None, 0
+    last, reported_output, later_tokens = None, 0, 0
     for step in steps:
         if isinstance(step, int):
             meter.arrived([TextDelta("x" * 4 * step, 0)], 1.0)
             later_tokens += step
-        else:
-            if step.output_tokens != (0 if last is None else last.output_tokens):
-                later_tokens = 0
-            last = step
-            meter.report(step)
-    cut = meter.usage(last, is_whole=False)
-    assert cut.output_tokens == (0 if last is None else last.output_tokens) + later_tokens
-    if last is not None:
-        cost = tariff.cost_microusd(last)
-        assert meter.usage(last) == msgspec.structs.replace(last, cost_microusd=cost)
-        assert (cut.input_tokens, cut.server_tools) == (last.input_tokens, last.server_tools)
+            continue
+        last = step
+        meter.report(step)
+        if not step.estimated and step.output_tokens != reported_output:
+            reported_output, later_tokens = step.output_tokens, 0
+    for is_whole in (True, False):
+        usage = meter.usage(last, is_whole=is_whole)
+        if last is None:
+            assert (usage.input_tokens, usage.output_tokens) == (10, later_tokens)
+            continue
+        is_exact = not last.estimated and (is_whole or not later_tokens)
+        output_tokens = last.output_tokens if is_exact else reported_output + later_tokens
+        expected = msgspec.structs.replace(
+            last, output_tokens=output_tokens, estimated=not is_exact
+        )
+        cost = tariff.cost_microusd(expected)
+        assert usage == msgspec.structs.replace(expected, cost_microusd=cost)
 
 
 def test_the_cost_is_unknown_if_a_part_of_the_usage_has_no_price():
