@@ -127,7 +127,7 @@ class ChatCompletionStream:
         answer = self._answer
         if answer.reasoning:
             yield from self._reasoned()
-        if self._body.get("logprobs"):
+        if self._body.get("logprobs") and not answer.is_endless:
             yield from self._with_logprobs()
         else:
             yield from self._strings({"content": TEXT}, self._texts(answer.escaped_text()))

@@ -61,7 +61,8 @@ class ResponseStream:
         """Events that are sent with the next token, or with the end."""
         suffix = answer.id.removeprefix(ID_PREFIX)
         has_message = bool(answer.text or answer.refusal)
-        self._has_logprobs = LOGPROBS in (request.body.get("include") or [])
+        is_asked = LOGPROBS in (request.body.get("include") or [])
+        self._has_logprobs = is_asked and not answer.is_endless
         seals = answer.seals
         self._reasoning_id = f"rs_{suffix}" if seals is None else reasoning_id(seals)
         self._encrypted = SIGNATURE if seals is None else encrypted_content(seals)
