@@ -39,9 +39,13 @@ class Decoder(Protocol):
     """The provider's id of the answer. Empty if it has not sent one."""
     model: str
     """Name of the model that answers, as the provider reports it. Empty if it has not sent one."""
-    problem: str
-    """What is wrong with the answer although it can be used, for the operator's log. It contains no text of
-    the provider. Empty if nothing is."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the answer although it can be used, for the operator's log. It contains no text
+        of the provider. Empty if nothing is.
+        """
+        ...
 
     def feed(self, data: bytes) -> list[Delta]:
         """Decode the next bytes. Return the deltas that they complete, in order; none once `end` is set."""

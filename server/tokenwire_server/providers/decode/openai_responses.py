@@ -51,6 +51,8 @@ _PARTS = {
 class OpenAIResponsesDecoder:
     """Decoder of one answer in the Responses format. `Items` documents its blocks.
 
+    A field of another type than the format's costs only that field, see `lenient`.
+
     If a call is not complete at the end, the answer is broken, unless the provider reports the answer as
     incomplete. `Call` says when a call is complete.
     """
@@ -60,11 +62,17 @@ class OpenAIResponsesDecoder:
         self.usage: Usage | None = None
         self.response_id = ""
         self.model = ""
-        self.problem = ""
         self._provider = provider
         self._framer = SSEFramer()
         self._joiner = SurrogateJoiner()
         self._items = Items()
+        self._reader = wire.Reader()
+
+    @property
+    def problem(self) -> str:
+        """The first fields that could not be read, for the operator's log: their paths and types."""
+        unreadable = self._reader.unreadable
+        return f"fields of its answer cannot be read: {unreadable}" if unreadable else ""
 
     def feed(self, data: bytes) -> list[Delta]:
         if self.end is not None:
@@ -99,7 +107,10 @@ class OpenAIResponsesDecoder:
         return self._joiner.join(deltas)
 
     def _decode_event(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
-        event = loads(wire.EVENT, payload)
+        try:
+            event = loads(wire.EVENT, payload)
+        except msgspec.ValidationError:
+            event = self._read_odd_event(name, payload)
         if not event.type:
             event.type = name.decode(errors="replace")
         part_type = _DELTAS.get(event.type)
@@ -112,30 +123,39 @@ class OpenAIResponsesDecoder:
         elif b'"error"' in payload:
             self._on_untyped(event, payload, deltas)
 
+    def _read_odd_event(self, name: bytes, payload: bytes) -> wire.Event:
+        """Return an event that the strict decoder refuses, without what cannot be read of it."""
+        if _is_ignored(payload):
+            return wire.Event(type="ignored")
+        event = self._reader.read(wire.EVENT, payload)
+        if event.type not in _DELTAS and event.type not in _HANDLERS:
+            event.type = name.decode(errors="replace")  # a number, for example
+        return event
+
     def _on_part(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        content = wire.read_part_event(payload)
+        content = self._reader.read(wire.PART_EVENT, payload)
         part = content.part or wire.Part(_PARTS[event.type], content.text, content.refusal)
         self._items.update_part(part, event, deltas)
 
     def _on_item_added(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        item = wire.read_item(wire.read_item_event(payload).item)
+        item = self._reader.read_item(self._reader.read(wire.ITEM_EVENT, payload).item)
         self._items.begin_item(item, event.output_index, deltas)
 
     def _on_item_done(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        item = wire.read_item(wire.read_item_event(payload).item)
+        item = self._reader.read_item(self._reader.read(wire.ITEM_EVENT, payload).item)
         self._items.finish_item(item, event.output_index, deltas)
 
     def _on_arguments_delta(self, event: wire.Event, _: bytes, deltas: list[Delta]) -> None:
         self._items.append_arguments(event, deltas)
 
     def _on_arguments_done(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        self._items.update_arguments(wire.read_arguments_done(payload), event, deltas)
+        self._items.update_arguments(self._reader.read(wire.ARGUMENTS_DONE, payload), event, deltas)
 
     def _on_begin(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
-        self._read_head(wire.read_begin(payload).response or wire.ResponseHead())
+        self._read_head(self._reader.read(wire.BEGIN, payload).response or wire.ResponseHead())
 
     def _on_end(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        response = wire.read_end(payload).response or wire.Response()
+        response = self._reader.read(wire.END, payload).response or wire.Response()
         self._read_head(response)
         self._count(response.usage)
         status = event.type.removeprefix("response.")
@@ -143,14 +163,17 @@ class OpenAIResponsesDecoder:
             status = response.status
         match status:
             case "completed" | "incomplete":
-                self._items.add_missing(list(map(wire.read_item, response.output or ())), deltas)
+                self._items.add_missing(
+                    list(map(self._reader.read_item, response.output or ())), deltas
+                )
                 is_cut = status == "incomplete"
                 end = self._items.finish(deltas, response_id=self.response_id, is_cut=is_cut)
                 self.end = _incomplete(response.incomplete_details) if is_cut else end
             case "failed":
-                code = str((response.error or wire.Error()).code)
+                error = response.error
+                code = str(error.code) if isinstance(error, wire.Error) else ""
                 if finish_reason(code) != FinishReason.CONTENT_FILTER:
-                    raise errors.classify({"error": msgspec.to_builtins(response.error)})
+                    raise errors.classify({"error": msgspec.to_builtins(error)})
                 self.end = Complete(
                     FinishReason.CONTENT_FILTER, join_surrogates(code[:MAX_NAME_CHARS])
                 )
@@ -207,7 +230,7 @@ _HANDLERS: dict[str, _Handler] = {
 def _is_ignored(payload: bytes) -> bool:
     """Return whether an event that cannot be decoded is of an unknown type, or `[DONE]`."""
     try:
-        kind = wire.read_typed(payload).type
+        kind = loads(wire.TYPED, payload).type
     except msgspec.DecodeError:
         return payload.strip() == b"[DONE]"
     return bool(kind) and kind not in _DELTAS and kind not in _HANDLERS

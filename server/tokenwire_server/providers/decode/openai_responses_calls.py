@@ -99,8 +99,11 @@ class Call:
         self.is_added = True
         self._read(item, deltas)
 
-    def update(self, item: wire.Item, deltas: list[Delta]) -> None:
-        """Read whole arguments. Emit the call if they have fields."""
+    def update(self, item: wire.Item, deltas: list[Delta], *, is_item: bool = True) -> None:
+        """Read whole arguments. Emit the call if they have fields.
+
+        Without `is_item`, the arguments came alone, and the id of the call may follow.
+        """
         self._read(item, deltas)
         if self.is_complete:
             return
@@ -113,7 +116,7 @@ class Call:
             self._checks_left -= 1
             arguments, is_valid = self._best()
             if is_valid and not _is_blank(arguments):
-                self._complete(arguments, self.id or "", deltas)
+                self._complete(arguments, (is_item and self.id) or "", deltas)
 
     def finish(self, deltas: list[Delta], *, generated_id: str, is_cut: bool) -> None:
         """Finish the call at the end of the answer. `is_cut` means that the answer was cut off.

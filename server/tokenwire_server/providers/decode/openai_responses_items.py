@@ -83,7 +83,7 @@ class Items:
     ) -> None:
         """Read the whole arguments of a call."""
         item = wire.Item(name=event.name, arguments=event.arguments)
-        self._call(at, continues=False).update(item, deltas)
+        self._call(at, continues=False).update(item, deltas, is_item=False)
 
     def begin_item(self, item: wire.Item, output_index: int | None, deltas: list[Delta]) -> None:
         """Begin an item."""

@@ -162,11 +162,16 @@ class TextItem:
         return "\n\n".join(texts)[:MAX_EXPLANATION_CHARS] if texts else None
 
     def part(self, part_type: str, place: int | None) -> Part | None:
-        """Return the part that a delta continues. Without a place, that is the latest one of the type."""
+        """Return the part at a place. Without a place, return the latest one of the type."""
+        unplaced = None
         for part in reversed(self._parts):
             if part.type == part_type and place in (part.place, None):
                 return part
-        return None
+            if part.type == part_type and part.place is None:
+                unplaced = part
+        if unplaced is not None:
+            unplaced.place = place
+        return unplaced
 
     def append(
         self, part: Part | None, part_type: str, place: int | None, text: str, deltas: list[Delta]
@@ -209,7 +214,7 @@ class TextItem:
         self.is_cut = item.status == "incomplete"
         if with_text:
             self._update_parts(item.summary or (), deltas)
-            self._update_parts(item.content or (), deltas)
+            self._update_parts(wire.parts_of(item), deltas)
         signature = sign(item.id or "", item.encrypted_content or "")
         # The encrypted content of an incomplete item may be incomplete, too.
         if (
@@ -252,7 +257,7 @@ class TextItem:
 
     def agrees(self, item: wire.Item) -> bool:
         """Return whether the content of an item may be that of this item."""
-        wholes = (*(item.summary or ()), *(item.content or ()))
+        wholes = (*(item.summary or ()), *wire.parts_of(item))
         first = next((whole for whole in wholes if text_of(whole)), None)
         if first is None or not self._parts:
             return first is None and not self._parts
@@ -298,7 +303,7 @@ def text_of(part: wire.Part) -> str:
 
 def size_of(item: wire.Item) -> int:
     """Return the size of an item's text, as `TextItem.size` counts."""
-    wholes = (*(item.summary or ()), *(item.content or ()))
+    wholes = (*(item.summary or ()), *wire.parts_of(item))
     return sum(len(text_of(w).encode("utf-16-le", "surrogatepass")) for w in wholes)
 
 

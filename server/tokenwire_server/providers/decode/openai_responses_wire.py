@@ -6,28 +6,30 @@ known, because items of unknown types may have the same fields with other types.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 import msgspec
 
+from . import lenient
 from .json import loads
+from .lenient import JsonText, Prose
 
 _T = TypeVar("_T")
 PART_TYPES = ("output_text", "refusal", "summary_text", "reasoning_text")
 ITEM_TYPES = ("message", "reasoning", "function_call")
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Index = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Event(msgspec.Struct, gc=False):
     """The fields of an event that carries a token. Events of other types are decoded again by type."""
 
     type: str = ""
-    delta: str = ""
-    output_index: int | None = None
+    delta: Prose = ""
+    output_index: _Index | None = None
     item_id: str | None = None
-    content_index: int | None = None
-    summary_index: int | None = None
+    content_index: _Index | None = None
+    summary_index: _Index | None = None
 
 
 class Typed(msgspec.Struct, gc=False):
@@ -38,21 +40,21 @@ class Part(msgspec.Struct, gc=False):
     """A part of a message or of reasoning: output_text, refusal, summary_text or reasoning_text."""
 
     type: str = ""
-    text: str | None = None
-    refusal: str | None = None
+    text: Prose | None = None
+    refusal: Prose | None = None
 
 
 class PartEvent(msgspec.Struct, gc=False):
     """An event with the whole text of a part so far: in its own fields, or in `part`."""
 
-    text: str | None = None
-    refusal: str | None = None
+    text: Prose | None = None
+    refusal: Prose | None = None
     part: Part | None = None
 
 
 class ArgumentsDone(msgspec.Struct, gc=False):
     name: str | None = None
-    arguments: str | None = None
+    arguments: JsonText | None = None
 
 
 class Item(msgspec.Struct, gc=False):
@@ -61,16 +63,23 @@ class Item(msgspec.Struct, gc=False):
     type: str = ""
     id: str | None = None
     status: str | None = None
-    content: list[Part] | None = None
+    content: list[Part] | Prose | None = None
     summary: list[Part] | None = None
     encrypted_content: str | None = None
     call_id: str | None = None
     name: str | None = None
-    arguments: str | None = None
+    arguments: JsonText | None = None
+
+
+def parts_of(item: Item) -> list[Part]:
+    """Return the parts of an item's content. A text in their place is one part."""
+    if isinstance(item.content, str):
+        return [Part("output_text" if item.type == "message" else "reasoning_text", item.content)]
+    return item.content or []
 
 
 class ItemEvent(msgspec.Struct, gc=False):
-    item: msgspec.Raw
+    item: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class InputDetails(msgspec.Struct, gc=False):
@@ -110,7 +119,7 @@ class Response(ResponseHead, gc=False):
     incomplete_details: IncompleteDetails | None = None
     output: list[msgspec.Raw] | None = None
     usage: ResponseUsage | None = None
-    error: Error | None = None
+    error: Error | str | None = None
 
 
 class BeginEvent(msgspec.Struct, gc=False):
@@ -121,23 +130,39 @@ class EndEvent(msgspec.Struct, gc=False):
     response: Response | None = None
 
 
-def _reader(kind: type[_T]) -> Callable[[bytes | msgspec.Raw], _T]:
-    decoder = msgspec.json.Decoder(kind)
-    return lambda data: loads(decoder, bytes(data))
+class Reader:
+    """Reads the events of one answer. A field of another type than the format's costs only that field."""
+
+    __slots__ = ("unreadable",)
+
+    def __init__(self) -> None:
+        self.unreadable = ""
+        """The first fields that could not be read: their paths and their types of JSON."""
+
+    def read(self, decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+        """Decode an event. Raises msgspec.DecodeError if it is not an object."""
+        try:
+            return loads(decoder, data)
+        except msgspec.ValidationError:
+            value, unreadable = lenient.read(decoder, data)
+        self.unreadable = self.unreadable or unreadable
+        return value
+
+    def read_item(self, item: msgspec.Raw) -> Item:
+        """Read an item of the types that `Item` has, and only the type of any other item."""
+        try:
+            kind = self.read(TYPED, bytes(item)).type
+            return self.read(_ITEM, bytes(item)) if kind in ITEM_TYPES else Item(type=kind)
+        except msgspec.DecodeError:
+            self.unreadable = self.unreadable or "item"
+            return Item()
 
 
-def read_item(data: msgspec.Raw) -> Item:
-    """Read an item of the types that `Item` has, and only the type of other items."""
-    kind = read_typed(data).type
-    return _read_item(data) if kind in ITEM_TYPES else Item(type=kind)
-
-
-# Each raises msgspec.DecodeError or RecursionError for invalid data.
 EVENT = msgspec.json.Decoder(Event)
-read_typed = _reader(Typed)
-read_part_event = _reader(PartEvent)
-read_item_event = _reader(ItemEvent)
-read_arguments_done = _reader(ArgumentsDone)
-_read_item = _reader(Item)
-read_begin = _reader(BeginEvent)
-read_end = _reader(EndEvent)
+TYPED = msgspec.json.Decoder(Typed)
+PART_EVENT = msgspec.json.Decoder(PartEvent)
+ARGUMENTS_DONE = msgspec.json.Decoder(ArgumentsDone)
+ITEM_EVENT = msgspec.json.Decoder(ItemEvent)
+BEGIN = msgspec.json.Decoder(BeginEvent)
+END = msgspec.json.Decoder(EndEvent)
+_ITEM = msgspec.json.Decoder(Item)

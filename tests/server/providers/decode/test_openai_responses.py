@@ -411,17 +411,10 @@ def test_an_error_event_may_have_its_type_only_in_the_event_line():
         assert isinstance(decoder.end, UpstreamRateLimited)
 
 
-@pytest.mark.parametrize(
-    "payload", [b"{", b"null", b"[]", b'"x"', b'{"type":7}', b'{"type":"\xff"}']
-)
+@pytest.mark.parametrize("payload", [b"{", b"null", b"[]", b'"x"', b'{"type":"\xff"}'])
 def test_invalid_data_breaks_the_answer(payload):
     deltas, decoder = decode(text_delta("Hi"), b"data: " + payload + b"\n\n", completed())
     assert deltas == [TextDelta("Hi", 0)]
-    assert isinstance(decoder.end, UpstreamBroken)
-
-
-def test_a_known_event_with_invalid_fields_breaks_the_answer():
-    _, decoder = decode(frame("response.output_text.delta", delta={"text": "Hi"}), completed())
     assert isinstance(decoder.end, UpstreamBroken)
 
 
