@@ -1,7 +1,7 @@
 """The oracle for Responses streams: the typed stream helper of the official `openai` SDK, fed with bytes.
 
 The SDK returns the final `response`, whatever the deltas were; the decoder's answer is assembled from its
-deltas. Only the signatures are those of each item's event, as the SDK's types advise, because the API
+deltas. Only the encrypted content is that of each item's event, as the SDK's types advise, because the API
 encrypts the same reasoning again for the final response.
 
 Intended differences from the decoder: the SDK drops an end marker without its blank line, reads an event
@@ -17,7 +17,6 @@ from openai.types.responses import Response, ResponseFunctionToolCall, ResponseR
 from transcripts_support import Answer
 
 from tokenwire_server.events import FinishReason, Usage
-from tokenwire_server.providers.decode.openai_responses_parts import sign
 
 
 def accumulate(body: bytes) -> Answer:
@@ -66,7 +65,7 @@ def _reasoning_text(item: ResponseReasoningItem) -> str:
 
 
 def _signature(item: ResponseReasoningItem) -> str:
-    return "" if item.status == "incomplete" else sign(item.id, item.encrypted_content or "")
+    return "" if item.status == "incomplete" else item.encrypted_content or ""
 
 
 def _is_valid(call: ResponseFunctionToolCall) -> bool:

@@ -5,7 +5,7 @@ SDK, `openai.types.responses.response_create_params`.
 
 Every request is stateless (`store` is false): it contains the whole conversation, and the provider stores
 nothing. A reasoning model continues from its earlier reasoning if the caller sends that back with its
-signature; see `decode.openai_responses_parts.sign` for the content of the signature.
+provider state; see `decode.openai_responses_state`.
 
 Where the API allows a choice:
 
@@ -48,9 +48,9 @@ from ..request import (
     ToolResult,
     Violation,
 )
+from .decode import openai_responses_state as state
 from .decode.base import Decoder
 from .decode.openai_responses import OpenAIResponsesDecoder
-from .decode.openai_responses_parts import unsign
 from .decode.whole import responses_events
 from .unsupported import unsupported_parts, unsupported_settings
 
@@ -243,17 +243,23 @@ def _content_part(part: Text | Image) -> _Json:
 
 
 def _assistant_item(part: Part) -> _Json | None:
-    """Return the item for one part, or None for reasoning that the API did not sign."""
+    """Return the item for one part. None for an empty text, and for reasoning that the API cannot read."""
     match part:
-        case Text(text=text):
-            return {"type": "message", "role": "assistant", "content": text}
+        case Text(text=text) if text:
+            message: _Json = {"type": "message", "role": "assistant", "content": text}
+            if (of_text := state.read(state.TextState, part.state)) and of_text.phase:
+                message["phase"] = of_text.phase
+            return message
         case ToolCall(id=call_id, name=name, arguments_json=arguments):
-            return {
+            call: _Json = {
                 "type": "function_call",
                 "call_id": call_id,
                 "name": name,
                 "arguments": arguments,
             }
+            if (of_call := state.read(state.CallState, part.state)) and of_call.namespace:
+                call["namespace"] = of_call.namespace
+            return call
         case Reasoning():
             return _reasoning_item(part)
         case _:
@@ -261,16 +267,29 @@ def _assistant_item(part: Part) -> _Json | None:
 
 
 def _reasoning_item(part: Reasoning) -> _Json | None:
-    signed = unsign(part.signature)
-    if signed is None:
+    whole = state.read(state.ReasoningState, part.state) or _of_signature(part.signature)
+    if whole is None:
         return None
-    item_id, encrypted_content = signed
-    return {
-        "type": "reasoning",
-        "id": item_id,
-        "summary": [{"type": "summary_text", "text": part.text}] if part.text else [],
-        "encrypted_content": encrypted_content,
-    }
+    parts: dict[str, list[_Json]] = {"summary_text": [], "reasoning_text": []}
+    for part_type, text in whole.split(part.text) if part.text else ():
+        parts.setdefault(part_type, []).append({"type": part_type, "text": text})
+    item: _Json = {"type": "reasoning", "id": whole.id, "summary": parts["summary_text"]}
+    if parts["reasoning_text"]:
+        item["content"] = parts["reasoning_text"]
+    if whole.encrypted_content:
+        item["encrypted_content"] = whole.encrypted_content
+    elif not parts["reasoning_text"]:
+        return None
+    return item
+
+
+def _of_signature(signature: str) -> state.ReasoningState | None:
+    """Return the state that earlier versions wrote into the signature: `rs:ITEM_ID:ENCRYPTED_CONTENT`."""
+    kind, _, rest = signature.partition(":")
+    item_id, _, encrypted_content = rest.partition(":")
+    if kind != "rs" or not item_id or not encrypted_content:
+        return None
+    return state.ReasoningState(item_id, encrypted_content)
 
 
 def _result_item(part: ToolResult) -> _Json:

@@ -31,7 +31,7 @@ def second_request(deltas, quirks, *, provider="compat"):
     chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
     body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
-    builder = AnswerBuilder()
+    builder = AnswerBuilder(1 << 20)
     builder.add(decoder.feed(body + b"data: [DONE]\n\n"))
     assert decoder.end.reason is FinishReason.TOOL_CALLS
 

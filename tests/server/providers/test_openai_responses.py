@@ -14,7 +14,6 @@ from pydantic import TypeAdapter
 
 from examples import scaled
 from tokenwire_server.config import ProviderConfig, Quirks
-from tokenwire_server.providers.decode.openai_responses_parts import sign
 from tokenwire_server.providers.openai_responses import OpenAIResponses
 from tokenwire_server.request import (
     ChatRequest,
@@ -32,6 +31,13 @@ from tokenwire_server.request import (
 )
 
 CONFIG = ProviderConfig(kind="openai-responses", base_url="https://api.openai.com/v1")
+
+
+def sign(item_id: str, encrypted_content: str) -> str:
+    """Return a signature as earlier versions wrote it instead of a provider state."""
+    return f"rs:{item_id}:{encrypted_content}"
+
+
 USER = Message("user", (Text("Hello"),))
 SDK_TYPES = TypeAdapter(ResponseCreateParamsStreaming)
 SCHEMA = '{"type":"object","properties":{"n":{"const":9007199254740993}}}'

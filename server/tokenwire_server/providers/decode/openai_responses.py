@@ -62,10 +62,9 @@ class OpenAIResponsesDecoder:
         self.usage: Usage | None = None
         self.response_id = ""
         self.model = ""
-        self._provider = provider
         self._framer = SSEFramer()
         self._joiner = SurrogateJoiner()
-        self._items = Items()
+        self._items = Items(provider)
         self._reader = wire.Reader()
 
     @property

@@ -8,6 +8,7 @@ import msgspec
 
 from ...errors import UpstreamBroken
 from ...events import Delta, InvalidToolCall, ToolCall, ToolCallDelta, ToolCallStarted
+from . import openai_responses_state as state
 from . import openai_responses_wire as wire
 from .arguments import is_object
 from .json import join_surrogates, loads
@@ -41,6 +42,7 @@ class Call:
         "_is_confirmed",
         "_is_settled",
         "_is_started",
+        "_namespace",
         "_whole",
         "call_id",
         "id",
@@ -78,6 +80,7 @@ class Call:
         self._is_settled = False
         """Whether the provider reported its arguments as whole."""
         self._is_started = False
+        self._namespace = ""
         self._fragments: list[str] = []
         self._fragments_chars = 0
         self._whole: list[str] = []
@@ -160,6 +163,9 @@ class Call:
         if not self.name and item.name:
             self._blocks.count_chars(len(item.name))
             self.name = item.name
+        if not self._namespace and item.namespace:
+            self._blocks.count_chars(len(item.namespace))
+            self._namespace = item.namespace
         arguments = item.arguments or ""
         if arguments.strip() and not self.is_complete and arguments not in self._whole:
             self._blocks.count_chars(len(arguments))
@@ -199,7 +205,9 @@ class Call:
         elif whole.startswith(streamed) and len(whole) > len(streamed):
             deltas.append(ToolCallDelta(self.index, whole[len(streamed) :]))
         self.is_complete = True
-        deltas.append(ToolCall(self.index, self.call_id, self.name, whole))
+        namespace = state.CallState(self._namespace)
+        data = state.write(self._blocks.provider, namespace) if self._namespace else b""
+        deltas.append(ToolCall(self.index, self.call_id, self.name, whole, data))
         self._blocks.count_chars(-self._fragments_chars - sum(map(len, self._whole)))
         self._fragments.clear()
         self._whole.clear()

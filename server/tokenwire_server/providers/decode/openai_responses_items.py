@@ -28,8 +28,8 @@ class Items:
     Methods append to `deltas`. They raise UpstreamBroken.
     """
 
-    def __init__(self) -> None:
-        self._blocks = Blocks()
+    def __init__(self, provider: str) -> None:
+        self._blocks = Blocks(provider)
         self._items: list[_Item] = []
         self._latest: dict[str, _Item] = {}
         """The latest item of each kind."""
@@ -102,9 +102,7 @@ class Items:
             if known is None or known.is_added:
                 known = self._begin(item.type)
         self._name(known, output_index, item.id, item.call_id)
-        known.is_added = True
-        if isinstance(known, Call):
-            known.begin(item, deltas)
+        known.begin(item, deltas)
 
     def finish_item(self, item: wire.Item, output_index: int | None, deltas: list[Delta]) -> None:
         """Emit the content of a finished item that was not streamed yet."""

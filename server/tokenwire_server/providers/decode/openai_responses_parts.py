@@ -13,8 +13,10 @@ from itertools import islice
 from typing import TypeVar
 
 from ...errors import UpstreamBroken
-from ...events import Delta, ReasoningDelta, TextDelta
+from ...events import Delta, ReasoningDelta, TextDelta, TextInfo, TextPhase
+from . import openai_responses_state as state
 from . import openai_responses_wire as wire
+from .base import MAX_NAME_CHARS
 
 MAX_PARTS = 4096
 """Maximum number of items in one answer, of parts, and of items in its final response. An answer with more is
@@ -29,7 +31,9 @@ MAX_EXPLANATION_CHARS = 1024
 OF_MESSAGES = frozenset({"output_text", "refusal"})
 OF_REASONING = frozenset({"summary_text", "reasoning_text"})
 
+_PHASES = {"commentary": TextPhase.COMMENTARY, "final_answer": TextPhase.FINAL_ANSWER}
 _LOOKAHEAD = 8
+"""How many of the next candidates are compared with a whole thing."""
 _Whole = TypeVar("_Whole")
 _Known = TypeVar("_Known")
 
@@ -37,9 +41,11 @@ _Known = TypeVar("_Known")
 class Blocks:
     """Numbers the blocks of one answer, and bounds what is kept of them. Methods raise UpstreamBroken."""
 
-    __slots__ = ("_blocks_count", "_buffered_chars", "_items_count", "_parts_count")
+    __slots__ = ("_blocks_count", "_buffered_chars", "_items_count", "_parts_count", "provider")
 
-    def __init__(self) -> None:
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+        """Name of the provider, for `state.tag`."""
         self._blocks_count = 0
         self._items_count = 0
         self._parts_count = 0
@@ -72,7 +78,7 @@ class Part:
     The text counts as UTF-16, so that the halves of a surrogate pair may arrive together or separately.
     """
 
-    __slots__ = ("crc", "index", "is_whole", "place", "size", "type")
+    __slots__ = ("crc", "has_info", "index", "is_whole", "place", "size", "type")
 
     def __init__(self, part_type: str, place: int | None, index: int) -> None:
         self.type = part_type
@@ -81,6 +87,8 @@ class Part:
         self.index = index
         self.is_whole = False
         """Whether an event had its whole text."""
+        self.has_info = False
+        """Whether the TextInfo of its block was emitted."""
         self.size = 0
         self.crc = 0
 
@@ -120,9 +128,10 @@ class TextItem:
 
     __slots__ = (
         "_blocks",
+        "_has_state",
         "_index",
-        "_is_signed",
         "_parts",
+        "_phase",
         "id",
         "is_added",
         "is_closed",
@@ -147,7 +156,10 @@ class TextItem:
         self._blocks = blocks
         self._index: int | None = None
         """Index of the block of a reasoning item."""
-        self._is_signed = False
+        self._has_state = False
+        """Whether the provider state of a reasoning item was emitted."""
+        self._phase = ""
+        """The phase of a message, in the provider's words."""
         self._parts: list[Part] = []
 
     @property
@@ -194,9 +206,12 @@ class TextItem:
             index = self._index = self._blocks.next_index()
         else:
             index = self._index
-            deltas.append(ReasoningDelta("\n\n", index))
+            deltas.append(ReasoningDelta(state.SEPARATOR, index))
         part = (Refusal if part_type == "refusal" else Part)(part_type, place, index)
         self._parts.append(part)
+        if self._phase:
+            phase = _PHASES.get(self._phase, TextPhase.UNSPECIFIED)
+            self._emit_info(part, phase, deltas)
         return part
 
     def update_part(self, whole: wire.Part, place: int | None, deltas: list[Delta]) -> None:
@@ -209,24 +224,49 @@ class TextItem:
             part = next((p for p in open_parts if p.rest(text) is not None), None)
         self._update_part(part, whole.type, place, text, deltas)
 
+    def begin(self, item: wire.Item, deltas: list[Delta]) -> None:  # noqa: ARG002  # as for calls
+        """Read the start of the item."""
+        self.is_added = True
+        self._read_phase(item)
+
+    def _read_phase(self, item: wire.Item) -> None:
+        if self.kind == "message":
+            self._phase = self._phase or (item.phase or "")[:MAX_NAME_CHARS]
+
     def update(self, item: wire.Item, deltas: list[Delta], *, with_text: bool = True) -> None:
         """Emit what was not emitted yet of the whole item."""
         self.is_cut = item.status == "incomplete"
+        self._read_phase(item)
         if with_text:
             self._update_parts(item.summary or (), deltas)
             self._update_parts(wire.parts_of(item), deltas)
-        signature = sign(item.id or "", item.encrypted_content or "")
-        # The encrypted content of an incomplete item may be incomplete, too.
-        if (
-            self.kind == "reasoning"
-            and signature
-            and item.status != "incomplete"
-            and not self._is_signed
-        ):
-            if self._index is None:
-                self._index = self._blocks.next_index()
-            self._is_signed = True
-            deltas.append(ReasoningDelta("", self._index, signature))
+        if self.kind == "message":
+            for part in self._parts:
+                if self._phase and not part.has_info:  # too late to announce the phase
+                    self._emit_info(part, TextPhase.UNSPECIFIED, deltas)
+        elif not self._has_state and item.status != "incomplete":  # then its content may be, too
+            self._emit_state(item, deltas)
+
+    def _emit_info(self, part: Part, phase: TextPhase, deltas: list[Delta]) -> None:
+        part.has_info = True
+        data = state.write(self._blocks.provider, state.TextState(self._phase))
+        deltas.append(TextInfo(part.index, phase, data))
+
+    def _emit_state(self, item: wire.Item, deltas: list[Delta]) -> None:
+        """Emit what the provider needs back of a reasoning item.
+
+        Without encrypted content, OpenAI refuses the item ("Items are not persisted when `store` is set to
+        false"). Other servers take the text of the reasoning back, but not a summary.
+        """
+        parts = tuple((part.type, part.size // 2) for part in self._parts)
+        if not item.encrypted_content and not any(kind == "reasoning_text" for kind, _ in parts):
+            return
+        if self._index is None:
+            self._index = self._blocks.next_index()
+        self._has_state = True
+        whole = state.ReasoningState(item.id or self.id or "", item.encrypted_content or "", parts)
+        data = state.write(self._blocks.provider, whole)
+        deltas.append(ReasoningDelta("", self._index, provider_state=data))
 
     def _update_parts(self, wholes: Sequence[wire.Part], deltas: list[Delta]) -> None:
         types = OF_MESSAGES if self.kind == "message" else OF_REASONING
@@ -305,26 +345,6 @@ def size_of(item: wire.Item) -> int:
     """Return the size of an item's text, as `TextItem.size` counts."""
     wholes = (*(item.summary or ()), *wire.parts_of(item))
     return sum(len(text_of(w).encode("utf-16-le", "surrogatepass")) for w in wholes)
-
-
-def sign(item_id: str, encrypted_content: str) -> str:
-    """Return the signature of a reasoning item, `rs:ITEM_ID:ENCRYPTED_CONTENT`.
-
-    A stateless conversation sends the item back, which `unsign` restores. The signature is empty if there
-    is no encrypted content, or if the id contains a colon.
-    """
-    if not encrypted_content or not item_id or ":" in item_id:
-        return ""
-    return f"rs:{item_id}:{encrypted_content}"
-
-
-def unsign(signature: str) -> tuple[str, str] | None:
-    """Return the item id and the encrypted content of a signature by `sign`, or None for any other text."""
-    kind, _, rest = signature.partition(":")
-    item_id, _, encrypted_content = rest.partition(":")
-    if kind != "rs" or not item_id or not encrypted_content:
-        return None
-    return item_id, encrypted_content
 
 
 def _agree(whole: wire.Part, part: Part) -> bool:

@@ -66,8 +66,10 @@ class Item(msgspec.Struct, gc=False):
     content: list[Part] | Prose | None = None
     summary: list[Part] | None = None
     encrypted_content: str | None = None
+    phase: str | None = None
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = None
     arguments: JsonText | None = None
 
 

@@ -25,6 +25,7 @@ from tokenwire_server.events import (
     ReasoningDelta,
     Refusal,
     TextDelta,
+    TextPhase,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
@@ -36,12 +37,12 @@ from tokenwire_server.providers.decode.openai_responses_parts import (
     MAX_BUFFERED_CHARS,
     MAX_EXPLANATION_CHARS,
     MAX_PARTS,
-    sign,
-    unsign,
 )
 from tokenwire_server.providers.openai_responses import OpenAIResponses
-from tokenwire_server.request import ChatRequest, Message, Reasoning, Text
-from tokenwire_server.request import ToolCall as CallPart
+from tokenwire_server.providers.state import without_foreign_state
+from tokenwire_server.request import ChatRequest, Message
+from tokenwire_server.rpc.codec import AnswerBuilder
+from tokenwire_server.rpc.parts import PartsParser
 
 TRANSCRIPTS = sorted(
     (Path(__file__).parents[3] / "conformance/transcripts/openai-responses").glob("*.sse")
@@ -78,7 +79,7 @@ def message(*texts):
 
 
 def decode(*frames):
-    decoder = OpenAIResponsesDecoder()
+    decoder = OpenAIResponsesDecoder(provider="p")
     deltas = [delta for piece in frames for delta in decoder.feed(piece)]
     return deltas + decoder.eof(), decoder
 
@@ -87,36 +88,63 @@ def text_of(deltas):
     return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
 
 
-def test_a_signed_turn_is_sent_back_as_the_items_of_the_answer():
-    items = [
-        {
-            "type": "reasoning",
-            "id": "rs_1",
-            "summary": [{"type": "summary_text", "text": t} for t in ("First.", "Then.")],
-            "encrypted_content": "gAAA==",
-        },
-        message("Let me look."),
-        call("call_9", "look", '{"n":9007199254740993}'),
-    ]
+def sent_back(*items):
+    """Return the items that the next request has for an answer of these items."""
     deltas, _ = decode(*(item_done(item, at) for at, item in enumerate(items)), completed())
-    thoughts = [delta for delta in deltas if isinstance(delta, ReasoningDelta)]
-    [whole] = [delta for delta in deltas if isinstance(delta, ToolCall)]
-    turn = Message(
-        "assistant",
-        (
-            Reasoning("".join(t.text for t in thoughts), thoughts[-1].signature),
-            Text(text_of(deltas)),
-            CallPart(whole.id, whole.name, whole.arguments_json),
-        ),
-    )
+    builder = AnswerBuilder()
+    builder.add(deltas)
+    parts = builder.response().message.parts
+    problems = []
+    parser = PartsParser(lambda path, text: problems.append((path, text)))
+    turn = Message("assistant", tuple(parser.part(part, "assistant", "") for part in parts))
+    assert not problems
     config = ProviderConfig(kind="openai-responses", base_url="http://localhost")
-    request = ChatRequest(model="p/m", messages=(turn,))
-    written = OpenAIResponses().body(request, "m", config, None)["input"]
-    assert written == [
-        {**items[0], "summary": [{"type": "summary_text", "text": "First.\n\nThen."}]},
-        {"type": "message", "role": "assistant", "content": "Let me look."},
-        items[2],
+    request = ChatRequest(model="p/m", messages=without_foreign_state([turn], "p"))
+    return OpenAIResponses().body(request, "m", config, None)["input"]
+
+
+def reasoning(number, *summaries, **fields):
+    summary = [{"type": "summary_text", "text": text} for text in summaries]
+    return {"type": "reasoning", "id": f"rs_{number}", "summary": summary, **fields}
+
+
+def test_a_turn_comes_back_as_the_items_of_the_answer():
+    items = [
+        reasoning(1, "First.", "Then \N{PEAR}.\n\nOn.", encrypted_content="gAAA=="),
+        {"type": "message", "role": "assistant", "content": "Let me look.", "phase": "commentary"},
+        reasoning(2, encrypted_content="gBBB=="),
+        call("call_9", "look", '{"n":9007199254740993}', namespace="fruit"),
+        reasoning(3, content=[{"type": "reasoning_text", "text": "Not encrypted."}]),
+        {"type": "message", "role": "assistant", "content": "Two pears.", "phase": "final_answer"},
     ]
+    assert sent_back(*items) == items
+
+
+def test_reasoning_that_the_provider_cannot_read_again_is_left_out():
+    """OpenAI refuses an item that is not stored and has no encrypted content."""
+    assert sent_back(reasoning(1, "A summary."), message("Hi")) == [
+        {"type": "message", "role": "assistant", "content": "Hi"}
+    ]
+
+
+def test_the_phase_of_a_message_is_announced_before_its_text():
+    added = {**message(), "id": "msg_1", "phase": "commentary"}
+    deltas, _ = decode(
+        frame("response.output_item.added", item=added, output_index=0),
+        text_delta("Hm"),
+        completed(),
+    )
+    [info, text] = deltas
+    assert (info.index, info.phase, text) == (0, TextPhase.COMMENTARY, TextDelta("Hm", 0))
+
+
+def test_a_phase_that_comes_late_is_only_in_the_state():
+    deltas, _ = decode(
+        text_delta("Hm"), item_done({**message("Hm"), "phase": "commentary"}), completed()
+    )
+    [text, info] = deltas
+    assert (text, info.index, info.phase) == (TextDelta("Hm", 0), 0, TextPhase.UNSPECIFIED)
+    assert info.provider_state.startswith(b"p\0")
 
 
 def test_a_reasoning_item_has_one_index_for_all_of_its_parts():
@@ -132,23 +160,16 @@ def test_a_reasoning_item_has_one_index_for_all_of_its_parts():
     )
     assert {d.index for d in deltas if isinstance(d, ReasoningDelta)} == {0}
     assert "".join(d.text for d in deltas if isinstance(d, ReasoningDelta)) == "a\n\nb\n\nc"
-    assert [d.signature for d in deltas if isinstance(d, ReasoningDelta)][-1] == sign("rs_1", "x")
+    assert [d for d in deltas if isinstance(d, ReasoningDelta)][-1].provider_state
     assert deltas[-1] == TextDelta("d", 1)
 
 
-def test_a_reasoning_item_that_was_cut_off_is_not_signed():
+def test_a_reasoning_item_that_was_cut_off_has_no_state():
     item = {"type": "reasoning", "id": "rs_1", "status": "incomplete", "encrypted_content": "x"}
     cut_off = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     deltas, decoder = decode(item_done(item), completed(**cut_off))
     assert deltas == []
     assert decoder.end == Complete(FinishReason.MAX_TOKENS, "max_output_tokens")
-
-
-@given(st.text(), st.text())
-def test_unsign_restores_every_signature(item_id, encrypted_content):
-    signature = sign(item_id, encrypted_content)
-    assert unsign(signature) == ((item_id, encrypted_content) if signature else None)
-    assert bool(signature) == bool(item_id and encrypted_content and ":" not in item_id)
 
 
 @given(st.lists(st.text(min_size=1), max_size=5), st.text(max_size=5), st.booleans())
@@ -190,6 +211,7 @@ def test_the_final_response_repeats_nothing_under_other_indexes_or_ids():
         ReasoningDelta("hm", 0),
         TextDelta("Hi", 1),
         ToolCallStarted(2, "call_1", "f"),
+        ReasoningDelta("", 0, provider_state=b'p\0{"id":"rs_2","parts":[["reasoning_text",2]]}'),
         ToolCallDelta(2, "{}"),
         ToolCall(2, "call_1", "f", "{}"),
     ]
