@@ -161,7 +161,7 @@ def answer(outcome: dict) -> Answer:
     return Answer(
         text=joined("text"),
         reasoning=joined("reasoning"),
-        signatures=[event["signature"] for event in events if event.get("signature")],
+        signatures=list(filter(None, map(_signature, events))),
         tool_calls=[
             (event["id"], event["name"], event["arguments_json"])
             for event in events
@@ -170,6 +170,13 @@ def answer(outcome: dict) -> Answer:
         finish_reason=outcome["end"].get("complete", ""),
         usage=outcome["usage"] and msgspec.convert(outcome["usage"], Usage),
     )
+
+
+def _signature(event: dict) -> str:
+    """Return the signature of a block, or the encrypted content in its provider state."""
+    _, _, data = event.get("provider_state", "").partition("\0")
+    state = json.loads(data) if event["type"] == "reasoning" and data.startswith("{") else {}
+    return event.get("signature") or state.get("encrypted_content", "")
 
 
 def _event(delta) -> dict:
