@@ -10,10 +10,16 @@ without data as JSON, and passes on a call whose arguments are not JSON, which i
 
 import json
 import warnings
+from collections import Counter
 
 import httpx2
 from openai import OpenAI
-from openai.types.responses import Response, ResponseFunctionToolCall, ResponseReasoningItem
+from openai.types.responses import (
+    Response,
+    ResponseFunctionToolCall,
+    ResponseOutputItem,
+    ResponseReasoningItem,
+)
 from transcripts_support import Answer
 
 from tokenwire_server.events import FinishReason, Usage
@@ -101,4 +107,14 @@ def _usage(response: Response) -> Usage | None:
         reasoning_tokens=usage.output_tokens_details.reasoning_tokens,
         cache_read_tokens=usage.input_tokens_details.cached_tokens,
         cache_write_tokens=usage.input_tokens_details.cache_write_tokens,
+        server_tools=tuple(sorted(Counter(filter(None, map(_tool, response.output))).items())),
+        service_tier=response.service_tier or "",
     )
+
+
+def _tool(item: ResponseOutputItem) -> str:
+    """Return the name of the provider's tool whose call an item is. Empty for other items."""
+    is_web_search = item.type == "web_search_call"
+    is_search = is_web_search and (item.action is None or item.action.type == "search")
+    is_other_tool = item.type in ("code_interpreter_call", "file_search_call", "mcp_call")
+    return item.type.removesuffix("_call") if is_search or is_other_tool else ""

@@ -24,6 +24,7 @@ from .base import MAX_NAME_CHARS, Complete
 from .finish_reasons import finish_reason
 from .json import SurrogateJoiner, join_surrogates, loads, log_text
 from .openai_responses_items import Items
+from .openai_responses_usage import TOOLS, ToolCounts, usage_of
 from .sse import SSEFramer
 
 _UNREADABLE = "an event of the provider's answer cannot be read"
@@ -65,6 +66,7 @@ class OpenAIResponsesDecoder:
         self._framer = SSEFramer()
         self._joiner = SurrogateJoiner()
         self._items = Items(provider)
+        self._tools = ToolCounts()
         self._reader = wire.Reader()
 
     @property
@@ -141,8 +143,11 @@ class OpenAIResponsesDecoder:
         self._items.begin_item(item, event.output_index, deltas)
 
     def _on_item_done(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
-        item = self._reader.read_item(self._reader.read(wire.ITEM_EVENT, payload).item)
+        raw = self._reader.read(wire.ITEM_EVENT, payload).item
+        item = self._reader.read_item(raw)
         self._items.finish_item(item, event.output_index, deltas)
+        if item.type in TOOLS:
+            self._tools.add(self._reader.read_server_tool_call(raw), event.output_index)
 
     def _on_arguments_delta(self, event: wire.Event, _: bytes, deltas: list[Delta]) -> None:
         self._items.append_arguments(event, deltas)
@@ -156,15 +161,14 @@ class OpenAIResponsesDecoder:
     def _on_end(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
         response = self._reader.read(wire.END, payload).response or wire.Response()
         self._read_head(response)
-        self._count(response.usage)
+        output = self._read_output(response)
+        self.usage = usage_of(response, self._tools) or self.usage
         status = event.type.removeprefix("response.")
         if status == "completed" and response.status in ("incomplete", "failed", "cancelled"):
             status = response.status
         match status:
             case "completed" | "incomplete":
-                self._items.add_missing(
-                    list(map(self._reader.read_item, response.output or ())), deltas
-                )
+                self._items.add_missing(output, deltas)
                 is_cut = status == "incomplete"
                 end = self._items.finish(deltas, response_id=self.response_id, is_cut=is_cut)
                 self.end = _incomplete(response.incomplete_details) if is_cut else end
@@ -185,18 +189,14 @@ class OpenAIResponsesDecoder:
         if response.model:
             self.model = join_surrogates(response.model[:MAX_NAME_CHARS])
 
-    def _count(self, usage: wire.ResponseUsage | None) -> None:
-        if usage is None or usage.input_tokens is None or usage.output_tokens is None:
-            return
-        of_input = usage.input_tokens_details or wire.InputDetails()
-        of_output = usage.output_tokens_details or wire.OutputDetails()
-        self.usage = Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            reasoning_tokens=of_output.reasoning_tokens,
-            cache_read_tokens=of_input.cached_tokens,
-            cache_write_tokens=of_input.cache_write_tokens,
-        )
+    def _read_output(self, response: wire.Response) -> list[wire.Item]:
+        output = []
+        for index, raw in enumerate(response.output or ()):
+            item = self._reader.read_item(raw)
+            output.append(item)
+            if item.type in TOOLS:
+                self._tools.add(self._reader.read_server_tool_call(raw), index, is_final=True)
+        return output
 
     def _on_error(self, _: wire.Event, payload: bytes, __: list[Delta]) -> None:
         raise errors.from_event(payload)

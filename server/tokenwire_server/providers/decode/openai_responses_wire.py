@@ -84,6 +84,19 @@ class ItemEvent(msgspec.Struct, gc=False):
     item: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+class Action(msgspec.Struct, gc=False):
+    type: str = ""
+
+
+class ServerToolCall(msgspec.Struct, gc=False):
+    """A call of a tool that the provider runs itself."""
+
+    type: str = ""
+    id: str | None = None
+    status: str | None = None
+    action: Action | None = None
+
+
 class InputDetails(msgspec.Struct, gc=False):
     cached_tokens: _Tokens | None = None
     cache_write_tokens: _Tokens | None = None
@@ -98,6 +111,16 @@ class ResponseUsage(msgspec.Struct, gc=False):
     output_tokens: _Tokens | None = None
     input_tokens_details: InputDetails | None = None
     output_tokens_details: OutputDetails | None = None
+
+
+class WebSearches(msgspec.Struct, gc=False):
+    num_requests: _Tokens | None = None
+
+
+class ToolUsage(msgspec.Struct, gc=False):
+    """What the provider bills for its tools."""
+
+    web_search: WebSearches | None = None
 
 
 class Error(msgspec.Struct, gc=False):
@@ -121,6 +144,8 @@ class Response(ResponseHead, gc=False):
     incomplete_details: IncompleteDetails | None = None
     output: list[msgspec.Raw] | None = None
     usage: ResponseUsage | None = None
+    tool_usage: ToolUsage | None = None
+    service_tier: str | None = None
     error: Error | str | None = None
 
 
@@ -159,6 +184,12 @@ class Reader:
             self.unreadable = self.unreadable or "item"
             return Item()
 
+    def read_server_tool_call(self, item: msgspec.Raw) -> ServerToolCall:
+        try:
+            return self.read(_SERVER_TOOL_CALL, bytes(item))
+        except msgspec.DecodeError:
+            return ServerToolCall()
+
 
 EVENT = msgspec.json.Decoder(Event)
 TYPED = msgspec.json.Decoder(Typed)
@@ -168,3 +199,4 @@ ITEM_EVENT = msgspec.json.Decoder(ItemEvent)
 BEGIN = msgspec.json.Decoder(BeginEvent)
 END = msgspec.json.Decoder(EndEvent)
 _ITEM = msgspec.json.Decoder(Item)
+_SERVER_TOOL_CALL = msgspec.json.Decoder(ServerToolCall)

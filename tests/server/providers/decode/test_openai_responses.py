@@ -390,6 +390,48 @@ def test_zero_tokens_are_not_missing_tokens():
     assert decode(completed(usage={"total_tokens": 3}))[1].usage is None
 
 
+def web_search(id_, action="search", status="completed"):
+    return {"type": "web_search_call", "id": id_, "status": status, "action": {"type": action}}
+
+
+TWO_TOKENS = {"input_tokens": 1, "output_tokens": 1}
+
+
+def test_calls_of_the_providers_tools_count_once():
+    output = [
+        web_search("ws_1"),
+        web_search("ws_2"),
+        web_search("ws_3", "open_page"),
+        web_search("ws_4", status="failed"),
+        {"type": "code_interpreter_call", "id": "ci_1", "status": "completed"},
+        {"type": "custom_tool_call", "id": "ct_1"},
+    ]
+    done = [item_done(item, at) for at, item in enumerate(output)]
+    expected = (("code_interpreter", 1), ("web_search", 2))
+    for frames in (done, [*done, *done], []):
+        _, decoder = decode(
+            *frames, completed(*([] if frames == done else output), usage=TWO_TOKENS)
+        )
+        assert decoder.usage.server_tools == expected
+
+
+@pytest.mark.parametrize(("billed", "counted"), [(5, (("web_search", 5),)), (0, ())])
+def test_the_providers_count_of_its_searches_has_precedence(billed, counted):
+    tool_usage = {"web_search": {"num_requests": billed}}
+    _, decoder = decode(
+        item_done(web_search("ws_1")), completed(usage=TWO_TOKENS, tool_usage=tool_usage)
+    )
+    assert decoder.usage.server_tools == counted
+
+
+@pytest.mark.parametrize("end", ["completed", "incomplete", "failed"])
+def test_every_end_has_the_usage_and_the_tier_that_served_the_request(end):
+    begun = frame("response.created", response={"service_tier": "auto", "usage": None})
+    response = {"status": end, "usage": TWO_TOKENS, "service_tier": "flex"}
+    _, decoder = decode(begun, frame(f"response.{end}", response=response))
+    assert decoder.usage == Usage(1, 1, service_tier="flex")
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
