@@ -57,8 +57,8 @@ class ChatServiceStub:
         tokenwire.v1.chat_pb2.ChatResponse,
     ]
     """Chat returns the complete answer in one response, for batch work. It has the same limits and errors as
-    ChatStream. An answer whose message is larger than most clients accept (4 MiB less 4 KiB, server setting)
-    ends the call with ANSWER_TOO_LARGE after the generation: read it with ResumeStream, without another
+    ChatStream. A response larger than most clients accept (above 4 MiB less 4 KiB, server setting) ends the
+    call with ANSWER_TOO_LARGE after the generation: read it with ResumeStream, without another
     generation. The stream then stays readable for at least 60 seconds (server setting) after the call, also
     if `retention.log_ttl` is shorter. A stream whose log has dropped its oldest events (8 MiB, server
     setting) cannot be read whole: use ChatStream for such answers.
@@ -133,8 +133,8 @@ class ChatServiceAsyncStub:
         tokenwire.v1.chat_pb2.ChatResponse,
     ]
     """Chat returns the complete answer in one response, for batch work. It has the same limits and errors as
-    ChatStream. An answer whose message is larger than most clients accept (4 MiB less 4 KiB, server setting)
-    ends the call with ANSWER_TOO_LARGE after the generation: read it with ResumeStream, without another
+    ChatStream. A response larger than most clients accept (above 4 MiB less 4 KiB, server setting) ends the
+    call with ANSWER_TOO_LARGE after the generation: read it with ResumeStream, without another
     generation. The stream then stays readable for at least 60 seconds (server setting) after the call, also
     if `retention.log_ttl` is shorter. A stream whose log has dropped its oldest events (8 MiB, server
     setting) cannot be read whole: use ChatStream for such answers.
@@ -215,8 +215,8 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[tokenwire.v1.chat_pb2.ChatResponse, collections.abc.Awaitable[tokenwire.v1.chat_pb2.ChatResponse]]:
         """Chat returns the complete answer in one response, for batch work. It has the same limits and errors as
-        ChatStream. An answer whose message is larger than most clients accept (4 MiB less 4 KiB, server setting)
-        ends the call with ANSWER_TOO_LARGE after the generation: read it with ResumeStream, without another
+        ChatStream. A response larger than most clients accept (above 4 MiB less 4 KiB, server setting) ends the
+        call with ANSWER_TOO_LARGE after the generation: read it with ResumeStream, without another
         generation. The stream then stays readable for at least 60 seconds (server setting) after the call, also
         if `retention.log_ttl` is shorter. A stream whose log has dropped its oldest events (8 MiB, server
         setting) cannot be read whole: use ChatStream for such answers.
