@@ -50,7 +50,7 @@ def _section(model: type[BaseModel], path: tuple[str, ...], meaning: str = "") -
     yield f"### `[{'.'.join(path)}]`\n" if path else "### Top level\n"
     if meaning:
         yield meaning + "\n"
-    meanings = _attribute_docstrings(model)
+    meanings = attribute_docstrings(model)
     inner: list[Iterator[str]] = []
     rows: list[str] = []
     for name, field in model.model_fields.items():
@@ -59,14 +59,14 @@ def _section(model: type[BaseModel], path: tuple[str, ...], meaning: str = "") -
         if section is not None:
             inner.append(_section(section, (*path, name, *steps), meaning or _summary(section)))
         else:
-            rows.append(_row(f"`{name}`", _values(name, field), _default(field), meaning))
-    header = _row("Setting", "Values", "Default", "Meaning") + _row("---", "---", "---", "---")
+            rows.append(row(f"`{name}`", _values(name, field), _default(field), meaning))
+    header = row("Setting", "Values", "Default", "Meaning") + row("---", "---", "---", "---")
     yield header + "".join(rows)
     for paragraphs in inner:
         yield from paragraphs
 
 
-def _row(*cells: str) -> str:
+def row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
 
 
@@ -163,7 +163,7 @@ def _without_none(annotation: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
-def _attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
+def attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
     """Return the string below each attribute of a model and of its bases."""
     found: dict[str, str] = {}
     for kind in reversed(model.__mro__):

@@ -184,6 +184,12 @@ def test_the_tables_of_settings_are_up_to_date():
     assert text_of("docs/configuration.md") == page(), "run `make docs`"
 
 
+def test_the_tables_of_providers_are_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    page = runpy.run_path(str(ROOT / "scripts" / "providers.py"))["page"]
+    assert text_of("docs/providers.md") == page(), "run `make docs`"
+
+
 def test_the_variables_in_the_docs_override_the_file(tmp_path, monkeypatch):
     path = tmp_path / "tokenwire.toml"
     path.write_text("[limits]\nmax_streams = 7\n")
