@@ -1,13 +1,12 @@
 """Answers to Chat that are large: returned up to a bound, and readable beyond it."""
 
-from pathlib import Path
-
 import grpc
 import grpc.aio
 import pytest
 from e2e_calls import info, read, resume, said
 from google.protobuf.duration_pb2 import Duration
 
+import tokenwire
 from tokenwire.v1 import chat_pb2 as pb
 from tokenwire_server.simulator import generated_text
 
@@ -68,26 +67,33 @@ async def test_the_size_of_the_whole_message_counts(small_api):
     assert metadata["earliest_sequence"] == "1"
 
 
-async def test_an_answer_with_more_events_than_its_log_is_whole_and_an_endless_one_is_not_kept(
+async def test_the_client_reads_an_answer_that_is_too_large_by_resuming_its_stream(small_answers):
+    async with tokenwire.AsyncClient(small_answers) as client:
+        with pytest.raises(tokenwire.AnswerTooLarge) as caught:
+            await client.chat("openai/sim?tokens=500&tools=1", "Hi")
+        async with client.resume(caught.value.stream_id) as stream:
+            answer = await stream.final()
+
+    text, call = answer.message.parts
+    assert text.text == "".join(generated_text(500))
+    assert call.tool_call.name == "tool_0"
+    assert caught.value.earliest_sequence == 1
+    assert caught.value.usage.output_tokens == answer.finished.usage.output_tokens
+
+
+async def test_an_answer_with_more_events_than_its_log_is_returned_whole_up_to_the_bound(
     start, api_on, simulator
 ):
     env = simulator.environ() | {
-        "TOKENWIRE_LIMITS__MAX_LOG_BYTES": "1000000",
-        "TOKENWIRE_LIMITS__MAX_STREAM_DURATION_S": "2",
+        "TOKENWIRE_LIMITS__MAX_LOG_BYTES": "200000",
+        "TOKENWIRE_LIMITS__MAX_CHAT_ANSWER_BYTES": "40000",
     }
-    with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
             api = api_on(channel)
-            answer = await api.chat(api.request("openai/sim?tokens=15000"))
+            answer = await api.chat(api.request("openai/sim?tokens=5000"))
             state = await api.get_stream(pb.GetStreamRequest(stream_id=answer.stream_id))
-            before = rss_bytes(process.pid)
-            metadata = await too_large(api, api.request("openai/sim?repeat=forever"))
-            grown = rss_bytes(process.pid) - before
-    assert answer.message.parts[0].text == "".join(generated_text(15_000))
+            metadata = await too_large(api, api.request("openai/sim?tokens=20000"))
+    assert answer.message.parts[0].text == "".join(generated_text(5000))
     assert state.earliest_sequence > 1
     assert int(metadata["earliest_sequence"]) > 1
-    assert grown < 50e6
-
-
-def rss_bytes(pid):
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
