@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from configuration import attribute_docstrings, row
@@ -131,9 +131,11 @@ def _support() -> Iterator[str]:
 def _is_supported(request: ChatRequest, config: ProviderConfig) -> str:
     if _accepts(request, config):
         return "yes"
-    for name, value in Quirks().model_dump().items():
-        if config not in _KNOWN.values() and isinstance(value, bool):
-            quirks = config.quirks.model_copy(update={name: not value})
+    if config in _KNOWN.values():
+        return "no"
+    for name, field in Quirks.model_fields.items():
+        for value in (True, False) if field.annotation is bool else get_args(field.annotation):
+            quirks = config.quirks.model_copy(update={name: value})
             if _accepts(request, config.model_copy(update={"quirks": quirks})):
                 return f"with `quirks.{name}`"
     return "no"

@@ -1114,11 +1114,11 @@ class ResponseFormat(google.protobuf.message.Message):
 
     @property
     def regex(self) -> global___RegexFormat:
-        """Text that matches a regular expression. For compatible servers that support it (`quirks.regex`)."""
+        """Text that matches a regular expression. For compatible servers that support it (`quirks.constraints`)."""
 
     @property
     def grammar(self) -> global___GrammarFormat:
-        """Text that follows a grammar. For compatible servers that support it (`quirks.grammar`)."""
+        """Text that follows a grammar. For compatible servers that support it (`quirks.constraints`)."""
 
     def __init__(
         self,
