@@ -9,6 +9,7 @@ Where the format allows a choice:
 - Reasoning is left out, because the format has no field for it, and OpenAI does not accept it. It is sent as
   `reasoning_content` with the quirk `send_reasoning`. Provider state is sent as it came: the
   `reasoning_details` of the message, and the `extra_content` of its calls and of the message.
+- Cache hints are left out, because these servers cache without them.
 - An assistant message without a call or a text that is not blank is left out, because servers refuse it.
 """
 

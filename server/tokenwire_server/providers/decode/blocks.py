@@ -112,6 +112,10 @@ class Blocks:
         """Index of the block of reasoning that the details belong to."""
 
     @property
+    def is_empty(self) -> bool:
+        return not self._count
+
+    @property
     def has_calls(self) -> bool:
         return bool(self._calls)
 
@@ -129,11 +133,13 @@ class Blocks:
 
     def text_state(self, state: Any, deltas: list[Delta]) -> None:
         """Add data that the provider needs back with the text."""
+        data = dumps(state)
+        if not data:
+            return
         if self._text_index < 0:
             self._begin("text", deltas)
             self._text_index = self._index
-        data = tag(self._provider, dumps(state))
-        deltas.append(TextInfo(self._text_index, provider_state=data))
+        deltas.append(TextInfo(self._text_index, provider_state=tag(self._provider, data)))
 
     def attach(self, delta: Citation | Logprobs, deltas: list[Delta]) -> None:
         """Add a delta that belongs to the latest text block, or else to the next one. Sets its index."""

@@ -78,8 +78,11 @@ def loads(decoder: msgspec.json.Decoder[_T], data: bytes, *, keep_surrogates: bo
 
 
 def dumps(value: Any) -> bytes:
-    """Encode a decoded value as JSON. Lone surrogates become U+FFFD."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Encode a decoded value as JSON. Lone surrogates become U+FFFD. Empty if it is nested too deeply."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        return b""
     return join_surrogates(text).encode()
 
 

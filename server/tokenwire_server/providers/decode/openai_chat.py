@@ -185,6 +185,8 @@ class OpenAIChatDecoder:
     def _read_choice(self, choice: wire.Choice, deltas: list[Delta]) -> None:
         self._has_choice = True
         delta = choice.delta
+        if delta is None and self._blocks.is_empty:
+            delta = choice.message  # after deltas, it repeats them
         if delta is not None:
             if self._increments is not None:
                 self._increments.shorten(delta)
@@ -211,7 +213,9 @@ class OpenAIChatDecoder:
             self._sends_reasons = True
         elif reason is not msgspec.UNSET:
             self._read_reason(reason, choice)
-        if choice.logprobs or choice.usage or choice.error:
+            if choice.usage is not None:
+                self.usage = usage_figures(choice.usage) or self.usage
+        if choice.logprobs or choice.error:
             self._read_choice_extras(choice, deltas)
 
     def _read_extras(self, delta: wire.Delta, deltas: list[Delta]) -> None:
@@ -225,8 +229,6 @@ class OpenAIChatDecoder:
     def _read_choice_extras(self, choice: wire.Choice, deltas: list[Delta]) -> None:
         if choice.logprobs is not None and (tokens := logprobs(choice.logprobs)) is not None:
             self._blocks.attach(tokens, deltas)
-        if choice.usage is not None:
-            self.usage = usage_figures(choice.usage) or self.usage
         if choice.error:
             self.end = errors.classify({"error": choice.error})
 

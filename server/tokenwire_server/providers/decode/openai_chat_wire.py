@@ -59,7 +59,10 @@ class Delta(msgspec.Struct, gc=False):
 class Choice(msgspec.Struct, gc=False):
     index: int | None = None
     delta: Delta | None = None
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: str | msgspec.UnsetType | None = msgspec.UNSET
+    message: Delta | None = None
+    """The whole answer, from servers that do not stream it."""
     stop_reason: int | str | None = None
     """vLLM: the stop sequence that was generated, or the id of the stop token."""
     native_finish_reason: str | None = None
@@ -68,7 +71,6 @@ class Choice(msgspec.Struct, gc=False):
     """OpenRouter: why the provider failed."""
     usage: Usage | None = None
     """Moonshot."""
-    logprobs: ChoiceLogprobs | None = None
 
 
 class XGroq(msgspec.Struct, gc=False):
@@ -78,11 +80,13 @@ class XGroq(msgspec.Struct, gc=False):
 
 
 class Chunk(msgspec.Struct, gc=False):
+    """An event. As in `Choice`, the fields have OpenAI's order, in which they are found fastest."""
+
     id: str | None = None
     model: str | None = None
+    service_tier: str | None = None
     choices: list[Choice] | None = None
     usage: Usage | None = None
-    service_tier: str | None = None
     x_groq: XGroq | None = None
     error: Any = None
 

@@ -166,6 +166,21 @@ def test_calls_without_index_or_id_are_separated_by_their_arguments():
     assert whole == ['{"x":1}', '{"x":2}']
 
 
+@pytest.mark.parametrize("depth", [*range(900, 1000, 7), 5000])
+def test_no_depth_of_data_that_is_kept_makes_the_decoder_raise(depth):
+    deep = '{"a":' * depth + "1" + "}" * depth
+    for delta in (
+        f'"reasoning_details":[{deep}]',
+        f'"extra_content":{deep}',
+        f'"tool_calls":[{{"index":0,"function":{{"name":"f"}},"extra_content":{deep}}}]',
+        f'"content":[{deep}]',
+    ):
+        chunk = (
+            f'data: {{"choices":[{{"delta":{{{delta}}},"error":{deep},"finish_reason":1}}]}}\n\n'
+        )
+        assert decode(chunk.encode(), DONE)[1] is not None
+
+
 def test_a_call_never_named_before_the_limit_is_left_out():
     deltas, end = decode(call(0, arguments="{}", id="a"), choice("length"), DONE)
 
