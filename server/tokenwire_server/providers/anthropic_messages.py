@@ -29,6 +29,8 @@ IMAGE_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/we
 
 _TOOL_CALL_ID = re.compile(r"(?!tokenwire-)[a-zA-Z0-9_-]+")
 """Ids that are sent unchanged. The provider accepts these characters only."""
+_FAILED = "The tool failed."
+"""Sent in place of an empty error."""
 
 
 def system_blocks(messages: tuple[Message, ...]) -> list[dict[str, Any] | msgspec.Raw]:
@@ -153,6 +155,7 @@ def _block(part: Part) -> dict[str, Any] | msgspec.Raw:
                 block["content"] = content
             if part.is_error:
                 block["is_error"] = True
+                block.setdefault("content", _FAILED)  # the provider refuses an empty error
         case Reasoning():
             if part.state and carried_type(part.state):
                 return msgspec.Raw(part.state)

@@ -156,6 +156,7 @@ def test_a_conversation_with_tools_keeps_every_digit_of_the_arguments():
                 ToolResult("toolu_1", "sunny"),
                 ToolResult("toolu_2", "no such town", is_error=True),
                 ToolResult("toolu_3", ""),
+                ToolResult("toolu_4", "", is_error=True),
             ),
         ),
         tools=(WEATHER,),
@@ -185,6 +186,12 @@ def test_a_conversation_with_tools_keeps_every_digit_of_the_arguments():
                     "is_error": True,
                 },
                 {"type": "tool_result", "tool_use_id": "toolu_3"},
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "toolu_4",
+                    "content": "The tool failed.",
+                    "is_error": True,
+                },
             ],
         },
     ]

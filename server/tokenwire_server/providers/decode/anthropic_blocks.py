@@ -15,7 +15,7 @@ from ...events import (
 )
 from ..state import tag
 from . import anthropic_wire as wire
-from .anthropic_carried import CARRIED, MAX_CARRIED_BYTES, CarriedBlock, caller_state
+from .anthropic_carried import CARRIED, MAX_CARRIED_CHARS, CarriedBlock, caller_state
 from .arguments import check_object
 from .blocks import generated_id
 from .json import join_surrogates, loads
@@ -93,7 +93,7 @@ class Blocks:
 
     __slots__ = (
         "_buffered_chars",
-        "_carried_bytes",
+        "_carried_chars",
         "_count",
         "_last_index",
         "_open",
@@ -124,8 +124,8 @@ class Blocks:
         """A call that ended without a JSON object, as long as it may have been cut off."""
         self._unsigned_index: int | None = None
         """Index of thinking that ended without a signature, as long as it may have been cut off."""
-        self._carried_bytes = 0
-        """Size of the blocks that were carried."""
+        self._carried_chars = 0
+        """Length of all carried blocks."""
         self._provider = provider
         self._state = tag(provider, b"")
 
@@ -226,9 +226,9 @@ class Blocks:
         if block.signature:
             deltas.append(ReasoningDelta("", self._index_of(block), block.signature, self._state))
         elif block.kind == "thinking" and block.index >= 0:
+            self._decide(deltas)
             self._unsigned_index = block.index
         elif block.carried is not None and (state := block.carried.state()):
-            self._carried_bytes += len(state)
             state = tag(self._provider, state)
             deltas.append(ReasoningDelta("", self._index_of(block), provider_state=state))
 
@@ -306,11 +306,8 @@ class Blocks:
 
     def _count_carried(self, block: _Block, chars: int) -> None:
         """Count characters of a carried block. If there are too many, the block is dropped."""
-        block.buffered_chars += chars
-        self._buffered_chars += chars
-        if self._carried_bytes + block.buffered_chars > MAX_CARRIED_BYTES:
-            self._buffered_chars -= block.buffered_chars
-            block.buffered_chars = 0
+        self._carried_chars += chars
+        if self._carried_chars > MAX_CARRIED_CHARS:
             block.carried = None
 
     def _keep_signature(self, block: _Block, signature: str | None) -> None:

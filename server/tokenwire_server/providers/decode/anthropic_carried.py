@@ -31,8 +31,8 @@ CARRIED = frozenset(
     }
 )
 """Types of blocks that are carried: all of the SDK's `BetaContentBlock` that are not content."""
-MAX_CARRIED_BYTES = 2 * 2**20
-"""Maximum size of all blocks of an answer that are carried, about 50 web searches. Others are dropped."""
+MAX_CARRIED_CHARS = 2 * 2**20
+"""Maximum length of all blocks of an answer that are carried, about 50 web searches. Others are dropped."""
 MAX_CALLER_BYTES = 1024
 """Maximum size of the caller of a tool call."""
 
