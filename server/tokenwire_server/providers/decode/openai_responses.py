@@ -109,8 +109,8 @@ class OpenAIResponsesDecoder:
 
     def _decode_event(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
         try:
-            event = loads(wire.EVENT, payload)
-        except msgspec.ValidationError:
+            event = wire.EVENT.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             event = self._read_odd_event(name, payload)
         if not event.type:
             event.type = name.decode(errors="replace")
@@ -126,8 +126,11 @@ class OpenAIResponsesDecoder:
 
     def _read_odd_event(self, name: bytes, payload: bytes) -> wire.Event:
         """Return an event that the strict decoder refuses, without what cannot be read of it."""
-        if _is_ignored(payload):
-            return wire.Event(type="ignored")
+        try:
+            return loads(wire.EVENT, payload)  # with lone surrogates
+        except msgspec.ValidationError:
+            if _is_ignored(payload):
+                return wire.Event(type="ignored")
         event = self._reader.read(wire.EVENT, payload)
         if event.type not in _DELTAS and event.type not in _HANDLERS:
             event.type = name.decode(errors="replace")  # a number, for example
@@ -135,8 +138,13 @@ class OpenAIResponsesDecoder:
 
     def _on_part(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
         content = self._reader.read(wire.PART_EVENT, payload)
-        part = content.part or wire.Part(_PARTS[event.type], content.text, content.refusal)
+        part = content.part or wire.Part(
+            _PARTS[event.type], content.text, content.refusal, logprobs=content.logprobs
+        )
         self._items.update_part(part, event, deltas)
+
+    def _on_annotation(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
+        self._items.cite(self._reader.read(wire.ANNOTATION_EVENT, payload), event, deltas)
 
     def _on_item_added(self, event: wire.Event, payload: bytes, deltas: list[Delta]) -> None:
         item = self._reader.read_item(self._reader.read(wire.ITEM_EVENT, payload).item)
@@ -210,6 +218,7 @@ class OpenAIResponsesDecoder:
 _Handler = Callable[[OpenAIResponsesDecoder, wire.Event, bytes, list[Delta]], None]
 _HANDLERS: dict[str, _Handler] = {
     **dict.fromkeys(_PARTS, OpenAIResponsesDecoder._on_part),
+    "response.output_text.annotation.added": OpenAIResponsesDecoder._on_annotation,
     "response.function_call_arguments.delta": OpenAIResponsesDecoder._on_arguments_delta,
     "response.function_call_arguments.done": OpenAIResponsesDecoder._on_arguments_done,
     "response.output_item.added": OpenAIResponsesDecoder._on_item_added,

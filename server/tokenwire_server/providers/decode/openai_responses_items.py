@@ -11,7 +11,8 @@ from . import openai_responses_wire as wire
 from .base import Complete
 from .json import join_surrogates
 from .openai_responses_calls import Call, generated_id
-from .openai_responses_parts import MAX_PARTS, OF_MESSAGES, Blocks, Part, TextItem, match, size_of
+from .openai_responses_parts import MAX_PARTS, OF_MESSAGES, Blocks, Part, match
+from .openai_responses_texts import TextItem, size_of
 
 _MAX_OPEN = 64
 
@@ -44,23 +45,38 @@ class Items:
     def append_text(self, part_type: str, at: wire.Event, deltas: list[Delta]) -> None:
         """Append the event's text to its part."""
         text = at.delta
-        if not text:
+        if not text and not at.logprobs:
             return
         place = at.summary_index if part_type == "summary_text" else at.content_index
         key = (part_type, at.output_index, at.item_id, place)
-        part = self._open_parts.get(key)
-        if part is None:
-            item = self._text_item(part_type, at, continues=True)
-            part = item.append(item.part(part_type, place), part_type, place, text, deltas)
-            if len(self._open_parts) == _MAX_OPEN:
-                self._open_parts.clear()
-            self._open_parts[key] = part
+        part = self._open_parts.get(key) or self._open_part(part_type, at, place, deltas)
+        if text:
+            part.add(text)
+            if part_type in OF_MESSAGES:
+                deltas.append(TextDelta(text, part.index))
+            else:
+                deltas.append(ReasoningDelta(text, part.index))
+        if at.logprobs:
+            part.add_logprobs(at.logprobs, deltas)
+
+    def _open_part(
+        self, part_type: str, at: wire.Event, place: int | None, deltas: list[Delta]
+    ) -> Part:
+        item = self._text_item(part_type, at, continues=True)
+        part = item.part(part_type, place) or item.begin_part(part_type, place, deltas)
+        if len(self._open_parts) == _MAX_OPEN:
+            self._open_parts.clear()
+        self._open_parts[part_type, at.output_index, at.item_id, place] = part
+        return part
+
+    def cite(self, event: wire.AnnotationEvent, at: wire.Event, deltas: list[Delta]) -> None:
+        """Emit a citation of a text."""
+        if event.annotation is None:
             return
-        part.add(text)
-        if part_type in OF_MESSAGES:
-            deltas.append(TextDelta(text, part.index))
-        else:
-            deltas.append(ReasoningDelta(text, part.index))
+        item = self._text_item("output_text", at, continues=False)
+        place = at.content_index
+        part = item.part("output_text", place) or item.begin_part("output_text", place, deltas)
+        item.cite(part, event.annotation_index, event.annotation, deltas)
 
     def update_part(self, part: wire.Part, at: wire.Event, deltas: list[Delta]) -> None:
         """Emit the text of a part that was not streamed yet."""

@@ -19,6 +19,18 @@ PART_TYPES = ("output_text", "refusal", "summary_text", "reasoning_text")
 ITEM_TYPES = ("message", "reasoning", "function_call")
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Index = Annotated[int, msgspec.Meta(ge=0)]
+_Offset = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+_Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
+class TopLogprob(msgspec.Struct, gc=False):
+    token: str = ""
+    logprob: float | None = None
+    bytes: list[_Byte] | None = None
+
+
+class Logprob(TopLogprob, gc=False):
+    top_logprobs: list[TopLogprob] | None = None
 
 
 class Event(msgspec.Struct, gc=False):
@@ -30,10 +42,29 @@ class Event(msgspec.Struct, gc=False):
     item_id: str | None = None
     content_index: _Index | None = None
     summary_index: _Index | None = None
+    logprobs: list[Logprob] | None = None
 
 
 class Typed(msgspec.Struct, gc=False):
     type: str = ""
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """A source of a text. `index` of a citation of a file is the position after which it belongs."""
+
+    type: str = ""
+    url: str | None = None
+    title: str | None = None
+    filename: str | None = None
+    file_id: str | None = None
+    index: _Offset | None = None
+    start_index: _Offset | None = None
+    end_index: _Offset | None = None
+
+
+class AnnotationEvent(msgspec.Struct, gc=False):
+    annotation: Annotation | None = None
+    annotation_index: _Index | None = None
 
 
 class Part(msgspec.Struct, gc=False):
@@ -42,6 +73,8 @@ class Part(msgspec.Struct, gc=False):
     type: str = ""
     text: Prose | None = None
     refusal: Prose | None = None
+    annotations: list[Annotation] | None = None
+    logprobs: list[Logprob] | None = None
 
 
 class PartEvent(msgspec.Struct, gc=False):
@@ -49,6 +82,7 @@ class PartEvent(msgspec.Struct, gc=False):
 
     text: Prose | None = None
     refusal: Prose | None = None
+    logprobs: list[Logprob] | None = None
     part: Part | None = None
 
 
@@ -194,6 +228,7 @@ class Reader:
 EVENT = msgspec.json.Decoder(Event)
 TYPED = msgspec.json.Decoder(Typed)
 PART_EVENT = msgspec.json.Decoder(PartEvent)
+ANNOTATION_EVENT = msgspec.json.Decoder(AnnotationEvent)
 ARGUMENTS_DONE = msgspec.json.Decoder(ArgumentsDone)
 ITEM_EVENT = msgspec.json.Decoder(ItemEvent)
 BEGIN = msgspec.json.Decoder(BeginEvent)

@@ -20,12 +20,16 @@ from tokenwire_server.errors import (
     UpstreamUnavailable,
 )
 from tokenwire_server.events import (
+    Citation,
+    CitationKind,
     FinishReason,
     InvalidToolCall,
+    Logprobs,
     ReasoningDelta,
     Refusal,
     TextDelta,
     TextPhase,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     ToolCallStarted,
@@ -388,6 +392,64 @@ def test_zero_tokens_are_not_missing_tokens():
     assert decode(completed(usage=usage))[1].usage == Usage(0, 0, cache_read_tokens=0)
     assert decode(completed(usage=None))[1].usage is None
     assert decode(completed(usage={"total_tokens": 3}))[1].usage is None
+
+
+@pytest.mark.parametrize(
+    ("annotation", "citation"),
+    [
+        (
+            {"type": "url_citation", "start_index": 1, "end_index": 3, "url": "u", "title": "t"},
+            Citation(0, CitationKind.URL, 1, 3, url="u", title="t"),
+        ),
+        (
+            {"type": "container_file_citation", "start_index": 1, "end_index": 3, "filename": "f"},
+            Citation(0, CitationKind.DOCUMENT, 1, 3, title="f"),
+        ),
+        (
+            {"type": "file_citation", "index": 2, "filename": "f", "file_id": "file-1"},
+            Citation(0, CitationKind.DOCUMENT, 2, 2, title="f"),
+        ),
+        (
+            {"type": "file_path", "index": 0, "file_id": "file-1"},
+            Citation(0, CitationKind.DOCUMENT, title="file-1"),
+        ),
+        (
+            {"type": "url_citation", "start_index": -1, "end_index": 2**40},
+            Citation(0, CitationKind.URL),
+        ),
+    ],
+)
+def test_an_annotation_is_a_citation_once_whichever_events_carry_it(annotation, citation):
+    whole = message("Pears.")
+    whole["content"][0]["annotations"] = [annotation]
+    added = frame(
+        "response.output_text.annotation.added",
+        annotation=annotation,
+        annotation_index=0,
+        output_index=0,
+        content_index=0,
+    )
+    done = item_done(whole)
+    ways = [[added, completed()], [added, done, completed(whole)], [done, completed()]]
+    for frames in (*ways, [completed(whole)], [item_done(message("Pears.")), completed(whole)]):
+        deltas, _ = decode(text_delta("Pears."), *frames)
+        assert [delta for delta in deltas if isinstance(delta, Citation)] == [citation]
+
+
+def test_log_probabilities_of_only_the_finished_part_are_not_lost():
+    logprobs = [
+        {"token": "Pe", "logprob": -0.5, "top_logprobs": [{"token": "Pe", "logprob": -0.5}]},
+        {"token": "ars", "logprob": -1, "bytes": [97, 114, 115]},
+        {"token": "without a probability"},
+    ]
+    done = {"output_index": 0, "content_index": 0, "text": "Pears", "logprobs": logprobs}
+    frames = [frame("response.output_text.done", **done)] * 2
+    deltas, _ = decode(text_delta("Pears"), *frames, completed())
+    tokens = (
+        TokenLogprob("Pe", -0.5, top=(TokenLogprob("Pe", -0.5),)),
+        TokenLogprob("ars", -1, b"ars"),
+    )
+    assert deltas[1:] == [Logprobs(0, tokens)]
 
 
 def web_search(id_, action="search", status="completed"):
