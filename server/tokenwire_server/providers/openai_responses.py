@@ -4,29 +4,27 @@ Source: https://platform.openai.com/docs/api-reference/responses/create and the 
 SDK, `openai.types.responses.response_create_params`.
 
 Every request is stateless (`store` is false): it contains the whole conversation, and the provider stores
-nothing. A reasoning model continues from its earlier reasoning if the caller sends that back with its
-provider state; see `decode.openai_responses_state`.
+nothing. `openai_responses_input` writes the conversation.
 
 Where the API allows a choice:
 
-- `include: ["reasoning.encrypted_content"]` is set only if the request sets a reasoning effort, because
-  models that do not reason refuse it ("Encrypted content is not supported with this model"). OpenAI sends
-  the encrypted content without it; compatible servers may need it.
-- No summary of the reasoning is requested, because OpenAI refuses this for unverified organisations. A
-  verified caller passes `{"reasoning": {"effort": ..., "summary": "auto"}}` as provider options and leaves
-  `generation.reasoning` unset.
+- `include: ["reasoning.encrypted_content"]` is set only if the request shows that the model reasons: with an
+  effort, a summary, or earlier encrypted reasoning. Models that do not reason refuse it ("Encrypted content
+  is not supported with this model"). OpenAI sends the encrypted content without it; compatible servers may
+  need it.
+- No summary of the reasoning is requested unless the caller sets one, because OpenAI refuses this for
+  unverified organisations.
 - `stream_options.include_obfuscation` is false. The padding would hide token lengths from observers of the
   connection, and would be a tenth of the received bytes.
-- The API has no field for the failure of a tool: its text is sent after "Error: ".
 - `tools[].strict` is false, as in Chat Completions. The default of this API is true, which refuses schemas
-  with optional properties.
+  with optional properties. A schema of an object gets `properties`, because OpenAI refuses one without.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -34,28 +32,22 @@ from ..config import ProviderConfig
 from ..request import (
     Audio,
     ChatRequest,
-    Document,
-    Image,
+    GrammarFormat,
     JsonFormat,
     JsonSchemaFormat,
-    Message,
-    Part,
-    Reasoning,
-    Text,
+    RegexFormat,
     Tool,
-    ToolCall,
     ToolChoice,
-    ToolResult,
     Violation,
 )
-from .decode import openai_responses_state as state
 from .decode.base import Decoder
 from .decode.openai_responses import OpenAIResponsesDecoder
 from .decode.whole import responses_events
-from .unsupported import unsupported_parts, unsupported_settings
+from .openai_responses_input import encode_input, has_encrypted_reasoning, is_left_out
+from .unsupported import UNSUPPORTED, unsupported_parts
 
 MIN_OUTPUT_TOKENS = 16
-"""Smallest `max_output_tokens` that the API accepts."""
+"""Smallest `max_output_tokens` that OpenAI accepts."""
 
 COUNTED = frozenset(
     {
@@ -79,7 +71,11 @@ NOT_COUNTED = frozenset({"prompt"})
 """Keys that add input, such as a stored prompt, that the counting endpoint does not accept."""
 
 _NO_ARGUMENTS = msgspec.Raw(b'{"type":"object","properties":{}}')
+_OWN_HOSTS = (".openai.com", ".azure.com")
+"""Ends of the names of the hosts on which the API is OpenAI's own."""
 _Json = dict[str, Any]
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class OpenAIResponses:
@@ -89,10 +85,7 @@ class OpenAIResponses:
     count_path = "/responses/input_tokens"
 
     def check(self, request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
-        yield from unsupported_parts(
-            request, in_messages=(Document, Audio), in_results=(Text, Image, Document)
-        )
-        yield from unsupported_settings(request)
+        yield from unsupported_parts(request, in_messages=(Audio,))
         yield from _message_violations(request)
         yield from _generation_violations(request, config)
         yield from _option_violations(request)
@@ -106,7 +99,7 @@ class OpenAIResponses:
     ) -> _Json:
         return {
             "model": model,
-            "input": _input(request.messages, config),
+            "input": encode_input(request.messages, config.quirks),
             **_settings(request),
             **request.provider_options,
         }
@@ -125,45 +118,69 @@ class OpenAIResponses:
 
 def _settings(request: ChatRequest) -> _Json:
     """Return the keys of the body other than the model and the input."""
-    generation = request.generation
+    generation, choice = request.generation, request.tool_choice
     body: _Json = {
         "stream": True,
         "stream_options": {"include_obfuscation": False},
         "store": False,
+        "max_output_tokens": generation.max_output_tokens,
+        "temperature": generation.temperature,
+        "top_p": generation.top_p,
+        "top_k": generation.top_k,
+        "service_tier": generation.service_tier or None,
+        "top_logprobs": generation.top_logprobs or None,
+        "reasoning": _reasoning(request),
+        "include": _include(request),
+        "tools": [_tool(tool) for tool in request.tools] or None,
+        "tool_choice": None if choice is None else _tool_choice(choice),
+        "parallel_tool_calls": choice.parallel if request.tools and choice is not None else None,
     }
-    for name in ("max_output_tokens", "temperature", "top_p", "top_k"):
-        value = getattr(generation, name)
-        if value is not None:
-            body[name] = value
-    if generation.reasoning_effort is not None:
-        body["reasoning"] = {"effort": generation.reasoning_effort}
-        if generation.reasoning_effort != "none":
-            body["include"] = ["reasoning.encrypted_content"]
-    if request.tools:
-        body["tools"] = [_tool(tool) for tool in request.tools]
-    if request.tool_choice is not None:
-        body["tool_choice"] = _tool_choice(request.tool_choice)
     if isinstance(request.response_format, JsonFormat | JsonSchemaFormat):
         body["text"] = {"format": _format(request.response_format)}
-    return body
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _reasoning(request: ChatRequest) -> _Json | None:
+    generation = request.generation
+    reasoning = {"effort": generation.reasoning_effort, "summary": _summary(request)}
+    return {key: value for key, value in reasoning.items() if value is not None} or None
+
+
+def _summary(request: ChatRequest) -> str | None:
+    summary = request.generation.reasoning_summary
+    return None if summary == "none" else summary
+
+
+def _include(request: ChatRequest) -> list[str] | None:
+    generation = request.generation
+    include = []
+    if generation.reasoning_effort == "none":
+        reasons = False
+    elif generation.reasoning_effort is not None or _summary(request) is not None:
+        reasons = True
+    else:  # a caller who sets `include` itself goes first
+        is_free = "include" not in request.provider_options
+        reasons = is_free and has_encrypted_reasoning(request.messages)
+    if reasons:
+        include.append("reasoning.encrypted_content")
+    if generation.top_logprobs is not None:
+        include.append("message.output_text.logprobs")
+    return include or None
 
 
 def _message_violations(request: ChatRequest) -> Iterator[Violation]:
     parts = (part for message in request.messages for part in message.parts)
-    if all(isinstance(part, Reasoning) for part in parts):
-        yield Violation("messages", "must contain more than reasoning")
+    if all(is_left_out(part) for part in parts):
+        yield Violation("messages", "must contain more than reasoning and blank answers")
 
 
 def _generation_violations(request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
     generation, quirks = request.generation, config.quirks
     unsupported = "the OpenAI Responses API does not support this"
-    if (
-        generation.max_output_tokens is not None
-        and generation.max_output_tokens < MIN_OUTPUT_TOKENS
-    ):
+    limit = generation.max_output_tokens
+    if limit is not None and limit < MIN_OUTPUT_TOKENS and _is_own_endpoint(config):
         yield Violation(
-            "generation.max_output_tokens",
-            f"the OpenAI Responses API accepts no less than {MIN_OUTPUT_TOKENS}",
+            "generation.max_output_tokens", f"OpenAI accepts no less than {MIN_OUTPUT_TOKENS}"
         )
     if generation.top_k is not None and not quirks.top_k:
         yield Violation("generation.top_k", unsupported)
@@ -181,9 +198,22 @@ def _generation_violations(request: ChatRequest, config: ProviderConfig) -> Iter
             f"{unsupported}; use generation.reasoning.effort",
         )
     if generation.reasoning_effort is not None and not quirks.reasoning_effort:
-        yield Violation("generation.reasoning.effort", "this provider does not support this")
-    if isinstance(request.response_format, JsonSchemaFormat) and not quirks.json_schema:
-        yield Violation("response_format.json_schema", "this provider does not support this")
+        yield Violation("generation.reasoning.effort", UNSUPPORTED)
+    if _summary(request) is not None and not quirks.reasoning_effort:
+        yield Violation("generation.reasoning.summary", UNSUPPORTED)
+    match request.response_format:
+        case JsonSchemaFormat() if not quirks.json_schema:
+            yield Violation("response_format.json_schema", UNSUPPORTED)
+        case RegexFormat():
+            yield Violation("response_format.regex", unsupported)
+        case GrammarFormat():
+            yield Violation("response_format.grammar", unsupported)
+
+
+def _is_own_endpoint(config: ProviderConfig) -> bool:
+    """Return whether a provider is OpenAI itself, and not a compatible server."""
+    host = urlsplit(config.base_url).hostname or ""
+    return host.endswith(_OWN_HOSTS)
 
 
 def _option_violations(request: ChatRequest) -> Iterator[Violation]:
@@ -198,116 +228,25 @@ def _option_violations(request: ChatRequest) -> Iterator[Violation]:
             )
 
 
-def _input(messages: tuple[Message, ...], config: ProviderConfig) -> list[_Json]:
-    """Return the conversation as items. Reasoning without a following item of the model is left out.
-
-    The API refuses a reasoning item "without its required following item". An answer that was cut off
-    during the reasoning ends with such an item.
-    """
-    items: list[_Json] = []
-    for message in messages:
-        if message.role == "assistant":
-            items += filter(None, map(_assistant_item, message.parts))
-        elif message.role == "tool":
-            items += [_result_item(part) for part in message.parts if isinstance(part, ToolResult)]
-        else:
-            role = config.quirks.system_role if message.role == "system" else message.role
-            items.append({"type": "message", "role": role, "content": _content(message.parts)})
-    return [
-        item
-        for position, item in enumerate(items)
-        if item["type"] != "reasoning" or _is_followed_up(items, position)
-    ]
-
-
-def _is_followed_up(items: list[_Json], position: int) -> bool:
-    for item in items[position + 1 :]:
-        if item["type"] != "reasoning":
-            return item["type"] == "function_call" or item.get("role") == "assistant"
-    return False
-
-
-def _content(parts: tuple[Part, ...]) -> str | list[_Json]:
-    if len(parts) == 1 and isinstance(parts[0], Text):
-        return parts[0].text
-    return [_content_part(part) for part in parts if isinstance(part, Text | Image)]
-
-
-def _content_part(part: Text | Image) -> _Json:
-    if isinstance(part, Text):
-        return {"type": "input_text", "text": part.text}
-    url = part.uri
-    if not url:
-        url = f"data:{part.media_type};base64,{base64.b64encode(part.data).decode('ascii')}"
-    return {"type": "input_image", "detail": "auto", "image_url": url}
-
-
-def _assistant_item(part: Part) -> _Json | None:
-    """Return the item for one part. None for an empty text, and for reasoning that the API cannot read."""
-    match part:
-        case Text(text=text) if text:
-            message: _Json = {"type": "message", "role": "assistant", "content": text}
-            if (of_text := state.read(state.TextState, part.state)) and of_text.phase:
-                message["phase"] = of_text.phase
-            return message
-        case ToolCall(id=call_id, name=name, arguments_json=arguments):
-            call: _Json = {
-                "type": "function_call",
-                "call_id": call_id,
-                "name": name,
-                "arguments": arguments,
-            }
-            if (of_call := state.read(state.CallState, part.state)) and of_call.namespace:
-                call["namespace"] = of_call.namespace
-            return call
-        case Reasoning():
-            return _reasoning_item(part)
-        case _:
-            return None
-
-
-def _reasoning_item(part: Reasoning) -> _Json | None:
-    whole = state.read(state.ReasoningState, part.state) or _of_signature(part.signature)
-    if whole is None:
-        return None
-    parts: dict[str, list[_Json]] = {"summary_text": [], "reasoning_text": []}
-    for part_type, text in whole.split(part.text) if part.text else ():
-        parts.setdefault(part_type, []).append({"type": part_type, "text": text})
-    item: _Json = {"type": "reasoning", "id": whole.id, "summary": parts["summary_text"]}
-    if parts["reasoning_text"]:
-        item["content"] = parts["reasoning_text"]
-    if whole.encrypted_content:
-        item["encrypted_content"] = whole.encrypted_content
-    elif not parts["reasoning_text"]:
-        return None
-    return item
-
-
-def _of_signature(signature: str) -> state.ReasoningState | None:
-    """Return the state that earlier versions wrote into the signature: `rs:ITEM_ID:ENCRYPTED_CONTENT`."""
-    kind, _, rest = signature.partition(":")
-    item_id, _, encrypted_content = rest.partition(":")
-    if kind != "rs" or not item_id or not encrypted_content:
-        return None
-    return state.ReasoningState(item_id, encrypted_content)
-
-
-def _result_item(part: ToolResult) -> _Json:
-    return {
-        "type": "function_call_output",
-        "call_id": part.tool_call_id,
-        "output": f"Error: {part.text}" if part.is_error else part.text,
-    }
-
-
 def _tool(tool: Tool) -> _Json:
     function: _Json = {"type": "function", "name": tool.name}
     if tool.description:
         function["description"] = tool.description
     schema = tool.parameters_json_schema
-    function["parameters"] = msgspec.Raw(schema.encode()) if schema else _NO_ARGUMENTS
+    function["parameters"] = _with_properties(schema.encode()) if schema else _NO_ARGUMENTS
     function["strict"] = False
     return function
+
+
+def _with_properties(schema: bytes) -> msgspec.Raw | dict[str, msgspec.Raw]:
+    """Return a schema of an object, with empty `properties` if it has none."""
+    try:
+        keywords = _object.decode(schema)
+    except msgspec.DecodeError:  # half of a surrogate pair in a key
+        return msgspec.Raw(schema)
+    if keywords.keys() & {"properties", "$ref", "anyOf", "oneOf", "allOf"}:
+        return msgspec.Raw(schema)
+    return {**keywords, "properties": msgspec.Raw(b"{}")}
 
 
 def _tool_choice(choice: ToolChoice) -> str | _Json:

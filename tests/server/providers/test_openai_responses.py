@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -16,13 +16,19 @@ from examples import scaled
 from tokenwire_server.config import ProviderConfig, Quirks
 from tokenwire_server.providers.openai_responses import OpenAIResponses
 from tokenwire_server.request import (
+    Audio,
     ChatRequest,
+    Document,
+    Effort,
     Generation,
+    GrammarFormat,
     Image,
     JsonFormat,
     JsonSchemaFormat,
     Message,
     Reasoning,
+    ReasoningSummary,
+    RegexFormat,
     Text,
     Tool,
     ToolCall,
@@ -97,6 +103,72 @@ def test_an_effort_requests_encrypted_reasoning():
     assert body["include"] == ["reasoning.encrypted_content"]
 
 
+@pytest.mark.parametrize("effort", ["xhigh", "max"])
+def test_the_highest_efforts_are_passed_on(effort):
+    assert (
+        body_of(ask(generation=Generation(reasoning_effort=effort)))["reasoning"]["effort"]
+        == effort
+    )
+
+
+def test_a_summary_is_requested_only_if_the_caller_sets_one():
+    body = body_of(ask(generation=Generation(reasoning_summary="concise")))
+    assert body["reasoning"] == {"summary": "concise"}
+    assert body["include"] == ["reasoning.encrypted_content"]
+    assert "reasoning" not in body_of(ask(generation=Generation(reasoning_summary="none")))
+
+
+def test_a_conversation_with_encrypted_reasoning_requests_more_of_it():
+    turn = Message("assistant", (Reasoning("hm", sign("rs_1", "gAAA")), Text("Hi")))
+    assert body_of(ask(USER, turn))["include"] == ["reasoning.encrypted_content"]
+    without = Generation(reasoning_effort="none")
+    assert "include" not in body_of(ask(USER, turn, generation=without))
+    own = {"include": ["file_search_call.results"]}
+    assert body_of(ask(USER, turn, provider_options=own))["include"] == own["include"]
+
+
+@pytest.mark.parametrize(("count", "written"), [(0, None), (5, 5)])
+def test_log_probabilities_are_included(count, written):
+    body = body_of(ask(generation=Generation(top_logprobs=count, reasoning_effort="low")))
+    assert body.get("top_logprobs") == written
+    assert body["include"] == ["reasoning.encrypted_content", "message.output_text.logprobs"]
+
+
+def test_the_tier_and_parallel_calls_are_passed_on():
+    choice = ToolChoice("auto", parallel=False)
+    tools = (Tool("a", "", ""),)
+    request = ask(generation=Generation(service_tier="flex"), tools=tools, tool_choice=choice)
+    body = body_of(request)
+    assert (body["service_tier"], body["parallel_tool_calls"]) == ("flex", False)
+
+
+def test_a_small_limit_is_refused_only_for_openai():
+    request = ask(generation=Generation(max_output_tokens=1))
+    compatible = CONFIG.model_copy(update={"base_url": "https://openai.com.example/v1"})
+    azure = CONFIG.model_copy(update={"base_url": "https://r.openai.azure.com/openai/v1"})
+    assert violated(request, CONFIG) == violated(request, azure) == ["generation.max_output_tokens"]
+    assert body_of(request, compatible)["max_output_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    ("constraint", "path"),
+    [(RegexFormat("a+"), "response_format.regex"), (GrammarFormat("a"), "response_format.grammar")],
+)
+def test_regular_expressions_and_grammars_are_refused(constraint, path):
+    assert violated(ask(response_format=constraint)) == [path]
+
+
+@pytest.mark.parametrize(
+    ("schema", "written"),
+    [
+        ('{"type":"object"}', {"type": "object", "properties": {}}),
+        ('{"type":"object","$ref":"#/a"}', {"type": "object", "$ref": "#/a"}),
+    ],
+)
+def test_an_object_schema_has_properties(schema, written):
+    assert body_of(ask(tools=(Tool("a", "", schema),)))["tools"][0]["parameters"] == written
+
+
 @pytest.mark.parametrize("effort", [None, "none"])
 def test_encrypted_reasoning_is_not_requested_without_an_effort(effort):
     assert "include" not in body_of(ask(generation=Generation(reasoning_effort=effort)))
@@ -138,6 +210,64 @@ def test_images_are_sent_as_url_or_data():
             "image_url": "data:image/png;base64," + base64.b64encode(picture).decode(),
         },
     ]
+
+
+PDF = b"%PDF-1.7"
+PDF_URL = "data:application/pdf;base64," + base64.b64encode(PDF).decode()
+
+
+@pytest.mark.parametrize(
+    ("document", "written"),
+    [
+        (
+            Document(data=PDF, media_type="application/pdf", title="Report"),
+            {"type": "input_file", "filename": "Report.pdf", "file_data": PDF_URL},
+        ),
+        (
+            Document(data=PDF, media_type="application/pdf"),
+            {"type": "input_file", "filename": "document.pdf", "file_data": PDF_URL},
+        ),
+        (
+            Document(uri="https://e.example/a.pdf", title="Report"),
+            {"type": "input_file", "file_url": "https://e.example/a.pdf"},
+        ),
+        (
+            Document(data=b"Five pears.", media_type="text/plain", title="Report"),
+            {"type": "input_text", "text": "Report\n\nFive pears."},
+        ),
+    ],
+)
+def test_documents_are_files_or_texts_also_in_the_result_of_a_tool(document, written):
+    result = ToolResult("call_1", "See.", parts=(document, Image(uri="https://e.example/a.png")))
+    [user, output] = input_of(Message("user", (document,)), Message("tool", (result,)))
+    assert user["content"] == [written]
+    assert output["output"] == [
+        {"type": "input_text", "text": "See."},
+        written,
+        {"type": "input_image", "detail": "auto", "image_url": "https://e.example/a.png"},
+    ]
+
+
+def test_audio_is_refused_with_its_path():
+    audio = Message("user", (Text("Hear"), Audio(b"RIFF", "audio/wav")))
+    assert violated(ask(USER, audio)) == ["messages[1].parts[1].audio"]
+
+
+def test_a_failed_result_with_an_image_has_its_text_first():
+    result = ToolResult("call_1", "no", is_error=True, parts=(Image(uri="https://e.example/a"),))
+    [output] = input_of(Message("tool", (result,)))
+    assert output["output"][0] == {"type": "input_text", "text": "Error: no"}
+
+
+@pytest.mark.parametrize("parts", [(), (Text(" \n"),)])
+def test_a_blank_answer_is_left_out(parts):
+    assert len(input_of(USER, Message("assistant", parts), USER)) == 2
+    assert violated(ask(Message("assistant", parts))) == ["messages"]
+
+
+def test_a_state_that_the_caller_changed_is_ignored():
+    turn = Message("assistant", (Reasoning("hm", state=b"{"), Text("Hi", state=b"[]")))
+    assert input_of(USER, turn)[1:] == [{"type": "message", "role": "assistant", "content": "Hi"}]
 
 
 def test_a_turn_with_reasoning_and_calls_is_sent_back_as_items_in_order():
@@ -305,6 +435,12 @@ texts = st.text(min_size=1, max_size=20)
 names = st.from_regex(r"[a-zA-Z0-9_-]{1,64}", fullmatch=True)
 signatures = st.one_of(texts, st.builds(sign, texts, texts))
 json_objects = st.dictionaries(texts, st.integers() | texts, max_size=2).map(json.dumps)
+documents = st.builds(
+    Document,
+    data=st.just(b"text"),
+    media_type=st.sampled_from(["application/pdf", "text/plain"]),
+    title=st.text(max_size=9),
+) | st.builds(Document, uri=st.just("https://e.example/a"))
 images = st.builds(Image, uri=st.just("https://e.example/a")) | st.builds(
     Image, data=st.binary(min_size=1), media_type=st.just("image/png")
 )
@@ -321,7 +457,7 @@ requests = st.builds(
     messages=st.lists(
         st.one_of(
             messages("system", st.builds(Text, texts)),
-            messages("user", st.one_of(st.builds(Text, texts), images)),
+            messages("user", st.one_of(st.builds(Text, texts), images, documents)),
             messages(
                 "assistant",
                 st.one_of(
@@ -330,7 +466,16 @@ requests = st.builds(
                     st.builds(ToolCall, names, names, json_objects),
                 ),
             ),
-            messages("tool", st.builds(ToolResult, names, st.text(max_size=9), st.booleans())),
+            messages(
+                "tool",
+                st.builds(
+                    ToolResult,
+                    names,
+                    st.text(max_size=9),
+                    st.booleans(),
+                    parts=st.lists(images | documents, max_size=2).map(tuple),
+                ),
+            ),
         ),
         min_size=1,
         max_size=5,
@@ -341,12 +486,16 @@ requests = st.builds(
         temperature=st.none() | st.floats(0, 2),
         top_p=st.none() | st.floats(0.1, 1),
         seed=st.none() | st.just(7),
-        reasoning_effort=st.sampled_from([None, "none", "minimal", "low", "medium", "high"]),
+        reasoning_effort=st.sampled_from([None, *get_args(Effort)]),
+        reasoning_summary=st.sampled_from([None, *get_args(ReasoningSummary)]),
+        top_logprobs=st.none() | st.integers(0, 20),
+        service_tier=st.sampled_from(["", "flex", "priority"]),
     ),
     tools=st.lists(st.builds(Tool, names, st.text(max_size=9), json_objects), max_size=2).map(
         tuple
     ),
-    tool_choice=st.none() | st.sampled_from([ToolChoice("auto"), ToolChoice("tool", "a")]),
+    tool_choice=st.none()
+    | st.sampled_from([ToolChoice("auto", parallel=True), ToolChoice("tool", "a")]),
     response_format=st.none()
     | st.just(JsonFormat())
     | st.builds(JsonSchemaFormat, names, json_objects, st.booleans()),
