@@ -35,20 +35,19 @@ class Opening:
         """The media type without parameters. Empty if it is missing or invalid."""
         self.body = bytearray()
         """What has arrived."""
+        self._object_count = 0
         self.kind: Kind | None = None
         """None until the first bytes decide."""
 
     @property
     def is_too_large(self) -> bool:
         """Whether the JSON is too large to be decoded in one step."""
-        body = self.body
-        return (
-            len(body) > MAX_WHOLE_BYTES or body.count(b"{") + body.count(b"[") > MAX_EVENT_OBJECTS
-        )
+        return len(self.body) > MAX_WHOLE_BYTES or self._object_count > MAX_EVENT_OBJECTS
 
     def add(self, data: bytes) -> None:
         """Add the next bytes; b"" is the end of the body."""
         self.body += data
+        self._object_count += data.count(b"{") + data.count(b"[")
         if self.kind is None:
             self.kind = self._kind(is_end=not data)
 

@@ -34,7 +34,7 @@ from .fault import Faults, SdkError
 from .framing import FramingError
 from .http import RESPONSE, RequestState, release, request_state
 from .inflate import BodyError
-from .opening import MAX_START_BYTES, MAX_WHOLE_BYTES, Opening
+from .opening import MAX_START_BYTES, Opening
 from .state import without_foreign_state
 
 MAX_TURN_DELTAS = 256
@@ -235,7 +235,8 @@ class HttpUpstream:
             self._content.got_content()
             if len(deltas) > MAX_TURN_DELTAS:
                 return self._first_of(deltas)
-        self._take_end()
+        if self.decoder.end is not None:
+            self._take_end()
         return deltas
 
     def _open(self, opening: Opening, data: bytes) -> list[Delta]:
@@ -250,7 +251,7 @@ class HttpUpstream:
         if opening.kind is not None:
             media = opening.media_type or "a body without a media type"
             if opening.kind == "json":
-                media = f"more than {MAX_WHOLE_BYTES // 2**20} MiB of JSON"
+                media = "too much JSON"
             self.decoder.end = self._not_a_stream(media, bytes(opening.body[:MAX_START_BYTES]))
         return []
 

@@ -1,5 +1,7 @@
 """Errors in HTTP responses, and answers with status 200 that are no event stream, over real HTTP."""
 
+import json
+
 import pytest
 from aiohttp import web
 
@@ -62,7 +64,7 @@ async def test_an_http_error_is_mapped_by_the_table_of_errors(answered, kind):
     ("headers", "body", "retry_after_s"),
     [
         ({"Retry-After": "Mon, 21 Sep 2026 14:23:20 GMT"}, "", 600),
-        ({"Retry-After": "Sun, 20 Sep 2026 14:23:20 GMT"}, "", 0),
+        ({"Retry-After": "Sun, 20 Sep 2026 14:23:20 GMT"}, "", 1),
         ({"Retry-After": "Mon, 32 Sep 2026 99:23:20 GMT"}, "", 1),
         ({"Retry-After": "2", "Retry-After-Ms": "1500"}, "", 1.5),
         ({"Retry-After": "2"}, '{"error": {"message": "try again in 9s"}}', 2),
@@ -116,8 +118,9 @@ async def test_a_rejection_never_repeats_the_operators_key(answered):
 async def test_a_json_error_with_status_200_is_the_same_error(answered, kind):
     said = {"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}
     for content_type in ("application/json", "text/event-stream"):
-        response = web.json_response(said, content_type=content_type)
-        assert isinstance((await answered(response, kind))[1], UpstreamAuth)
+        for end in ("", "\n", "\n\ndata: [DONE]\n\n"):
+            response = web.Response(text=json.dumps(said) + end, content_type=content_type)
+            assert isinstance((await answered(response, kind))[1], UpstreamAuth)
 
 
 WHOLE = {
@@ -232,13 +235,12 @@ async def test_a_body_that_is_no_answer_names_what_came_and_invites_to_no_retry(
     assert "/base/chat/completions: " in end.provider_text
 
 
-async def test_json_that_is_too_large_to_decode_at_once_is_refused(answered, monkeypatch):
-    monkeypatch.setattr(opening, "MAX_WHOLE_BYTES", 1000)
-    whole = {**WHOLE["openai-chat"], "padding": "x" * 1000}
-    _, end = await answered(web.json_response(whole))
-    assert type(end) is UpstreamUnavailable
-    _, end = await answered(web.json_response([[]] * (opening.MAX_EVENT_OBJECTS // 8)))
-    assert type(end) is UpstreamUnavailable
+@pytest.mark.parametrize(
+    "padding", ["x" * opening.MAX_WHOLE_BYTES, [[]] * opening.MAX_EVENT_OBJECTS]
+)
+async def test_json_that_is_too_large_to_decode_at_once_is_refused(answered, padding):
+    _, end = await answered(web.json_response({**WHOLE["openai-chat"], "padding": padding}))
+    assert "answered with too much JSON" in str(end)
 
 
 STREAM = (

@@ -199,6 +199,7 @@ def classify(
         delay_s = retry_delay.from_body(body)
         retry_after_s = retry_delay.DEFAULT_RETRY_AFTER_S if delay_s is None else delay_s
     is_correctable = kind in (UpstreamRejected, ContextTooLong) and meaning in _WITH_MESSAGE
+    is_page = body.message.lstrip().startswith("<")  # of a proxy
     error = kind(
         message,
         provider=provider,
@@ -206,7 +207,7 @@ def classify(
         error_type=name(body.type) or name(body.code),
         error_code=name(body.code),
         field=name(body.field),
-        provider_message=public_text(body.message) if is_correctable else "",
+        provider_message=public_text(body.message) if is_correctable and not is_page else "",
         provider_text=body.log_text,
         retry_after_s=retry_after_s,
     )

@@ -62,7 +62,9 @@ def from_headers(headers: Mapping[str, str], now: float) -> float | None:
         return None
     if reset >= _FIRST_EPOCH_MS:
         reset = reset / 1000
-    return _bounded(reset - now if reset >= _FIRST_EPOCH_S else reset)
+    if reset >= _FIRST_EPOCH_S:
+        reset -= now
+    return _bounded(reset) if reset > 0 else None
 
 
 def from_body(body: ErrorBody) -> float | None:
@@ -94,11 +96,12 @@ def _number(text: str) -> float | None:
 
 
 def _until(text: str, now: float) -> float | None:
-    """Return the seconds until an HTTP date (RFC 9110, 5.6.7). 0 if it has passed."""
+    """Return the seconds until an HTTP date (RFC 9110, 5.6.7). None if it has passed: clocks differ."""
     try:
-        return _bounded(parsedate_to_datetime(text[:64]).timestamp() - now)
+        delay_s = parsedate_to_datetime(text[:64]).timestamp() - now
     except (ValueError, OverflowError, OSError, TypeError):
         return None
+    return _bounded(delay_s) if delay_s > 0 else None
 
 
 def _bounded(delay_s: float) -> float:

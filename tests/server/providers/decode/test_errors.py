@@ -79,6 +79,7 @@ IN_34_S = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3
         (429, openai("Request too large for m on tokens per min (TPM): Limit 3, Requested 5", "tokens"), UpstreamRejected),
         (413, openai("Request too large for model `m`", "tokens", "rate_limit_exceeded"), UpstreamRejected),  # Groq
         (500, openai("image input is not supported - hint: provide the mmproj", "server_error", 500), UpstreamRejected),
+        (500, openai("audio input is not supported", "server_error", 500), UpstreamRejected),
         (500, {"error": "this model is missing data required for image input"}, UpstreamRejected),  # Ollama
         (501, openai("m", "not_supported_error", 501), UpstreamRejected),  # llama.cpp
         (None, openai("The model `m` does not exist", code="model_not_found"), UpstreamRejected),
@@ -193,6 +194,12 @@ def test_the_message_for_callers_has_no_credentials_and_no_control_characters(te
 def test_the_message_for_callers_is_bounded_in_bytes():
     error = errors.classify(openai("é" * 5000), status=400)
     assert error.provider_message == "é" * (MAX_MESSAGE_BYTES // 2)
+
+
+def test_the_html_page_of_a_proxy_is_no_message():
+    error = errors.classify("<html>413 Request Entity Too Large<hr>nginx", status=413)
+    assert (type(error), error.provider_message) == (UpstreamRejected, "")
+    assert "nginx" in error.provider_text
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 429, 500])
