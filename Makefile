@@ -115,6 +115,11 @@ bench-peers: $(READY) ## Measure LiteLLM's proxy and nginx under the same load (
 faults: $(READY) ## Run the fault tests at full size (minutes)
 	@$(BIN)/python -m pytest -m faults -q -s
 
+.PHONY: real
+real: $(READY) ## Compare with the SDKs on llama.cpp's own server (minutes; builds it in .tools: 10 to 30 more)
+	@PYTHON=$(PYTHON) scripts/llama_server
+	@$(BIN)/python -m pytest -m real -q tests/real
+
 .PHONY: soak
 soak: bench faults ## Run what takes too long for each change: bench, faults, every cut, many examples (an hour)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q --timeout 3600 --hypothesis-profile soak \
@@ -128,6 +133,9 @@ lock: $(READY) ## Update the lock files: names, versions and hashes, no addresse
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --group pyproject.toml:proto \
 	  -o requirements/proto.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --group pyproject.toml:real \
+	  -o requirements/real.lock
 
 .PHONY: clean
 clean: ## Remove all files that these targets created

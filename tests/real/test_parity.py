@@ -1,0 +1,160 @@
+"""The same questions, asked with the official SDKs and with Tokenwire: the same answers from the same server."""
+
+import json
+
+import pytest
+from questions import DIALECTS, Question, sdk_answer, sdk_body, tokenwire_answer
+
+each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
+openai_dialects = pytest.mark.parametrize("dialect", ["openai-chat", "openai-responses"])
+"""Those in which llama-server takes options of its own."""
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Oslo", "Bergen"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["city", "days"],
+}
+EMOJI = 'root ::= "🦙é" [🐑-🐕] "ж"'
+"""A grammar of characters that are no tokens: the model has to write their bytes."""
+
+
+async def both(client, llama, dialect, question):
+    """Ask in both ways. Return the answer, which must be the same."""
+    answer = sdk_answer(dialect, sdk_body(dialect, question, llama.url))
+    assert await tokenwire_answer(client, dialect, question) == answer
+    return answer
+
+
+@each_dialect
+@pytest.mark.parametrize(
+    ("prompt", "ends_by_itself"),
+    [
+        pytest.param("Which pear?", False, id="cut by its limit"),
+        pytest.param("Is it ripe?", True, id="ended by the model"),
+        pytest.param("Count.", True, id="empty"),
+    ],
+)
+async def test_text_finish_reason_and_usage(client, llama, dialect, prompt, ends_by_itself):
+    answer = await both(client, llama, dialect, Question(prompt, max_output_tokens=60))
+
+    assert bool(answer.text) == (prompt != "Count.")
+    # In Responses, llama-server calls an answer complete whatever ended it.
+    is_cut = not ends_by_itself and dialect != "openai-responses"
+    assert answer.finish_reason == ("MAX_TOKENS" if is_cut else "STOP")
+    assert (answer.usage.output_tokens == 60) == (not ends_by_itself)
+    assert not answer.usage.estimated
+
+
+@pytest.mark.parametrize("dialect", ["openai-chat", "anthropic"])
+async def test_stop_sequence(client, llama, dialect):
+    answer = await both(client, llama, dialect, Question("Which pear?", stop="pear"))
+
+    assert answer.text
+    assert "pear" not in answer.text
+
+
+async def test_json_schema(client, llama):
+    question = Question(schema=WEATHER, max_output_tokens=400)
+
+    answer = await both(client, llama, "openai-chat", question)
+
+    value = json.loads(answer.text)
+    assert value["city"] in ("Oslo", "Bergen")
+    assert 1 <= value["days"] <= 9
+    assert answer.finish_reason == "STOP"
+
+
+@openai_dialects
+async def test_grammar(client, llama, dialect):
+    question = Question(options={"grammar": 'root ::= "pear" | "apple"'})
+
+    answer = await both(client, llama, dialect, question)
+
+    assert answer.text in ("pear", "apple")
+    assert answer.finish_reason == "STOP"
+
+
+@openai_dialects
+async def test_characters_written_byte_by_byte_are_whole(client, llama, dialect):
+    answer = await both(client, llama, dialect, Question(options={"grammar": EMOJI}))
+
+    assert answer.text.startswith("🦙é")
+    assert answer.text.endswith("ж")
+    assert answer.usage.output_tokens >= 12
+
+
+@openai_dialects
+async def test_a_limit_within_a_character_leaves_it_out(client, llama, dialect):
+    question = Question(max_output_tokens=18, options={"grammar": "root ::= " + '"🦙" ' * 9})
+
+    answer = await both(client, llama, dialect, question)
+
+    assert answer.text == "🦙" * 4
+    assert answer.usage.output_tokens == 18
+
+
+@openai_dialects
+async def test_bytes_that_are_no_text_become_replacement_characters(client, llama, dialect):
+    (first_byte,) = llama.tokens("\x01")
+    always_ff = {"logit_bias": [[first_byte + 0xFE, 1000]]}
+
+    answer = await both(client, llama, dialect, Question(max_output_tokens=16, options=always_ff))
+
+    assert answer.text == "\ufffd" * 16
+
+
+@pytest.mark.parametrize("dialect", ["openai-chat", "anthropic"])
+@pytest.mark.parametrize(("prompt", "calls"), [("a", 2), ("Oslo?", 4)])
+async def test_tool_calls(tools_client, tools_llama, dialect, prompt, calls):
+    question = Question(prompt, tools={"weather": WEATHER}, max_output_tokens=800)
+
+    answer = await both(tools_client, tools_llama, dialect, question)
+
+    assert [name for _, name, _ in answer.tool_calls] == ["weather"] * calls
+    assert all("city" in json.loads(arguments) for _, _, arguments in answer.tool_calls)
+    assert answer.finish_reason == "TOOL_CALLS"
+
+
+@pytest.mark.parametrize("dialect", ["openai-chat", "anthropic"])
+async def test_a_tool_call_cut_by_the_limit_is_no_tool_call(tools_client, tools_llama, dialect):
+    question = Question("a", tools={"weather": WEATHER}, max_output_tokens=20)
+
+    answer = await tokenwire_answer(tools_client, dialect, question)
+
+    assert answer.tool_calls == []
+    assert answer.finish_reason == "MAX_TOKENS"
+
+
+@each_dialect
+async def test_reasoning(thinking_client, thinking_llama, dialect):
+    options = {"thinking_budget_tokens": 5}
+    if dialect == "anthropic":
+        options = {"thinking": {"type": "enabled", "budget_tokens": 5}}
+
+    answer = await both(
+        thinking_client, thinking_llama, dialect, Question("a", 40, options=options)
+    )
+
+    assert answer.reasoning
+    assert answer.text
+    assert answer.signatures == []
+
+
+@openai_dialects
+async def test_input_read_from_the_prompt_cache(client, llama, dialect):
+    question = Question("Which pear is ripe?", options={"cache_prompt": True, "id_slot": 0})
+    sdk_body(dialect, question, llama.url)
+
+    answer = await both(client, llama, dialect, question)
+
+    assert 0 < answer.usage.cache_read_tokens < answer.usage.input_tokens
+
+
+@openai_dialects
+async def test_progress_of_the_prompt_is_no_content(client, llama, dialect):
+    options = {"return_progress": True, "timings_per_token": True}
+
+    await both(client, llama, dialect, Question(options=options))
