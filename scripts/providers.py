@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +12,7 @@ from configuration import attribute_docstrings, row
 
 from tokenwire_server.config import ProviderConfig, Quirks, known_providers
 from tokenwire_server.events import FinishReason
-from tokenwire_server.providers.decode import anthropic_wire, openai_chat_wire, openai_responses
+from tokenwire_server.providers.decode.finish_reasons import FINISH_REASONS
 from tokenwire_server.providers.registry import DIALECTS
 from tokenwire_server.request import (
     Audio,
@@ -92,20 +92,6 @@ FEATURES: dict[str, ChatRequest] = {
 }
 """The rows of the table of support: a request with each feature."""
 
-_Words = Mapping[str, FinishReason | None]
-ENDINGS: dict[str, _Words] = {
-    "Anthropic Messages": {
-        **anthropic_wire.FINISH_REASONS,
-        **dict.fromkeys(sorted(anthropic_wire.BROKEN_REASONS)),
-    },
-    "OpenAI Chat Completions": openai_chat_wire.FINISH_REASONS,
-    "OpenAI Responses": {
-        **openai_responses._INCOMPLETE,
-        **dict.fromkeys(sorted(openai_responses._FAILURES)),
-    },
-}
-"""What each word for an ending means. None: the provider failed, and the stream ends with an error."""
-
 
 def main() -> None:
     """Write the page."""
@@ -146,15 +132,15 @@ def _accepts(request: ChatRequest, config: ProviderConfig) -> bool:
 
 
 def _endings() -> Iterator[str]:
-    yield _heading("`finished.reason`", *ENDINGS)
+    yield _heading("`finished.reason`", "Words")
     for reason in FinishReason:
-        if any(reason in words.values() for words in ENDINGS.values()):
-            yield row(f"`{reason.name}`", *(_words(words, reason) for words in ENDINGS.values()))
-    yield row("an error", *(_words(words, None) for words in ENDINGS.values()))
+        if reason in FINISH_REASONS.values():
+            yield row(f"`{reason.name}`", _words(reason))
+    yield row("an error", _words(None))
 
 
-def _words(words: _Words, reason: FinishReason | None) -> str:
-    return ", ".join(f"`{word}`" for word, meaning in words.items() if meaning is reason)
+def _words(reason: FinishReason | None) -> str:
+    return ", ".join(f"`{word}`" for word, other in FINISH_REASONS.items() if other is reason)
 
 
 def _quirks() -> Iterable[str]:

@@ -8,10 +8,8 @@ from ..request import (
     Audio,
     ChatRequest,
     Document,
-    GrammarFormat,
     Image,
     Part,
-    RegexFormat,
     Text,
     ToolResult,
     Violation,
@@ -44,19 +42,3 @@ def unsupported_parts(
                     if type(piece) in in_results:
                         path_of_piece = f"{path}.tool_result.parts[{k}].{_NAMES[type(piece)]}"
                         yield Violation(path_of_piece, UNSUPPORTED)
-
-
-def unsupported_settings(request: ChatRequest) -> Iterator[Violation]:
-    """Yield a violation for each setting that no dialect encodes yet."""
-    generation = request.generation
-    if generation.top_logprobs is not None:
-        yield Violation("generation.logprobs", UNSUPPORTED)
-    if generation.service_tier:
-        yield Violation("generation.service_tier", UNSUPPORTED)
-    if generation.reasoning_summary is not None:
-        yield Violation("generation.reasoning.summary", UNSUPPORTED)
-    if request.tool_choice is not None and request.tool_choice.parallel is not None:
-        yield Violation("tool_choice.parallel", UNSUPPORTED)
-    if isinstance(request.response_format, RegexFormat | GrammarFormat):
-        name = "regex" if isinstance(request.response_format, RegexFormat) else "grammar"
-        yield Violation(f"response_format.{name}", UNSUPPORTED)
