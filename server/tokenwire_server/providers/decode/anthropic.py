@@ -116,6 +116,7 @@ class AnthropicDecoder:
                     if event.delta is not None:
                         self._read_ending(event.delta)
                 case "message_stop":
+                    self._count(event.usage, deltas, is_final=True)
                     self._finish(deltas)
                 case "error":
                     self.end = errors.from_event(payload)

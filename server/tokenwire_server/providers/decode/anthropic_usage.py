@@ -155,13 +155,14 @@ class Bill:
         They contain all iterations. If the figures of the message are above those of its iterations, the
         rest belongs to the model that completed the answer.
         """
-        serving = self.fallback_model or self.model
+        fallback = self.fallback_model
+        serving = fallback or self.model
         by_model: dict[str, _Counts] = {}
         included = _NOTHING
         for iteration in (self._latest.iterations or [])[:MAX_ITERATIONS]:
             counts = _counts(iteration)
             model = _name(iteration.model) or self.model
-            if not counts.output and model != serving and iteration.type not in _APART:
+            if fallback and iteration.type == "message" and model != fallback and not counts.output:
                 continue  # it declined before any output
             by_model[model] = by_model.get(model, _NOTHING) + counts
             if iteration.type not in _APART:

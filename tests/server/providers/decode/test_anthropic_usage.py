@@ -122,6 +122,21 @@ def test_the_figures_of_each_model_add_up_to_the_bill():
     )
 
 
+def test_an_iteration_without_output_is_billed_unless_another_model_answered():
+    iterations = [
+        {"type": "message", "model": "claude-2026", "input_tokens": 20, "output_tokens": 0},
+        {"type": "message", "model": "claude-2026", "input_tokens": 30, "output_tokens": 7},
+    ]
+    end = ending("end_turn", input_tokens=30, output_tokens=7, iterations=iterations)
+    assert usage_of(head(input_tokens=20), end).input_tokens == 50
+
+
+def test_figures_of_message_stop_are_the_last_ones():
+    end = event("message_delta", delta={"stop_reason": "end_turn"})
+    last = event("message_stop", usage={"input_tokens": 50, "output_tokens": 7})
+    assert usage_of(head(input_tokens=5, output_tokens=1), end, last) == Usage(50, 7)
+
+
 def test_what_the_iterations_do_not_contain_belongs_to_the_model_that_answered():
     advice = {"type": "advisor_message", "model": "opus", "input_tokens": 200, "output_tokens": 5}
     end = ending("end_turn", input_tokens=50, output_tokens=7, iterations=[advice])
