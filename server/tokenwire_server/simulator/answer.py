@@ -143,7 +143,7 @@ def compose(
     calls_tools = not (is_over_limit or refusal or (seals is not None and has_tool_results))
     tool_calls = _tool_calls(scenario, tool_names, seals) if calls_tools else []
     if seals is not None and scenario.state in _MARKED:
-        reasoning = [*reasoning, seals.mark(scenario.state, "".join(reasoning))]
+        reasoning = [*reasoning, seals.mark("".join(reasoning))]
     sent = len(reasoning) + len(text) + len(refusal)
     sent += sum(len(call.fragments) for call in tool_calls)
     return Answer(

@@ -87,8 +87,8 @@ def check_state(state: str, body: dict[str, Any]) -> Seals:
     messages = body["messages"]
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
-            _CHECKS[state](i, message, Seals(messages[:i]))
-    return Seals(messages)
+            _CHECKS[state](i, message, Seals(state, messages[:i]))
+    return Seals(state, messages)
 
 
 def _check_gemini(i: int, message: dict[str, Any], seals: Seals) -> None:
@@ -136,7 +136,7 @@ def _check_minimax(i: int, message: dict[str, Any], seals: Seals) -> None:
     details = _merged(objects_in(message.get("reasoning_details")))
     if not details and not _is_own(message, seals):
         return
-    if len(details) != 1 or not seals.is_marked("minimax", str(details[0].get("text"))):
+    if len(details) != 1 or not seals.is_marked(str(details[0].get("text"))):
         raise BadRequest(f"invalid params, messages[{i}].reasoning_details (2013)")
 
 
@@ -152,7 +152,7 @@ def _check_deepseek(i: int, message: dict[str, Any], seals: Seals) -> None:
             "https://api-docs.deepseek.com/guides/thinking_mode#tool-calls",
             failure=failure,
         )
-    if not seals.is_marked("deepseek", reasoning):
+    if not seals.is_marked(reasoning):
         raise BadRequest(
             "The `reasoning_content` in the thinking mode must be passed back to the API.",
             failure=failure,

@@ -34,13 +34,13 @@ def tool_id(call_id: str | int) -> str | int:
     return call_id
 
 
-def check_state(state: str, body: dict[str, Any]) -> Seals:  # noqa: ARG001  # there is only one
+def check_state(state: str, body: dict[str, Any]) -> Seals:
     """Check the state of all answers in a request. Return the maker of the next answer's state."""
     messages = body["messages"]
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
-            _check_answer(i, objects_in(message.get("content")), Seals(messages[:i]))
-    return Seals(messages)
+            _check_answer(i, objects_in(message.get("content")), Seals(state, messages[:i]))
+    return Seals(state, messages)
 
 
 def _check_answer(i: int, blocks: list[dict[str, Any]], seals: Seals) -> None:

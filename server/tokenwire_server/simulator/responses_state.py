@@ -33,7 +33,7 @@ def phase(*, calls_tools: bool) -> str:
     return "commentary" if calls_tools else "final_answer"
 
 
-def check_state(state: str, body: dict[str, Any]) -> Seals:  # noqa: ARG001  # there is only one
+def check_state(state: str, body: dict[str, Any]) -> Seals:
     """Check the state of all answers in a request. Return the maker of the next answer's state."""
     given = body["input"]
     items = given if isinstance(given, list) else [{"role": "user", "content": given}]
@@ -42,9 +42,9 @@ def check_state(state: str, body: dict[str, Any]) -> Seals:  # noqa: ARG001  # t
         if end < len(items) and _is_of_answer(items[end]) == _is_of_answer(items[start]):
             continue
         if _is_of_answer(items[start]):
-            _check_answer(items[start:end], start, Seals(items[:start]))
+            _check_answer(items[start:end], start, Seals(state, items[:start]))
         start = end
-    return Seals(items)
+    return Seals(state, items)
 
 
 def _is_of_answer(item: Any) -> bool:

@@ -24,13 +24,15 @@ _CACHE_HINT = "cache_control"
 class Seals:
     """Makes the state of one answer."""
 
-    def __init__(self, conversation: Sequence[object]) -> None:
+    def __init__(self, provider: str, conversation: Sequence[object]) -> None:
         """`conversation` is all messages before the answer."""
-        written = msgspec.json.encode(_without_cache_hints(conversation), order="deterministic")
+        source = [provider, _without_cache_hints(conversation)]
+        written = msgspec.json.encode(source, order="deterministic")
+        self._provider = provider
         self._conversation = hashlib.sha256(written).digest()
 
     def seal(self, *protected: str) -> str:
-        """Return state that is valid only for this conversation and these texts, as Base64."""
+        """Return state that is valid only for this provider, conversation and texts, as Base64."""
         return base64.b64encode(self._digest(*protected)).decode()
 
     def short(self, *protected: str) -> str:
@@ -41,14 +43,14 @@ class Seals:
         """Return the id of a tool call of the answer."""
         return f"call_{self.short('call', str(ordinal))}"
 
-    def mark(self, state: str, reasoning: str) -> str:
+    def mark(self, reasoning: str) -> str:
         """Return the end of a reasoning whose text is itself the state."""
-        return f" [{state} {self.short('reasoning', reasoning)}]"
+        return f" [{self._provider} {self.short('reasoning', reasoning)}]"
 
-    def is_marked(self, state: str, reasoning: str) -> bool:
+    def is_marked(self, reasoning: str) -> bool:
         """Return whether a reasoning is unchanged, with its mark."""
-        text, bracket, rest = reasoning.rpartition(f" [{state} ")
-        return bool(bracket) and bracket + rest == self.mark(state, text)
+        text, bracket, rest = reasoning.rpartition(f" [{self._provider} ")
+        return bool(bracket) and bracket + rest == self.mark(text)
 
     def _digest(self, *protected: str) -> bytes:
         written = msgspec.json.encode(protected)
