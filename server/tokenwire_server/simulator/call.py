@@ -162,7 +162,7 @@ class Call:
             if scenario.state not in self._format.STATES:
                 known = ", ".join(sorted(self._format.STATES))
                 raise ScenarioError(f"scenario: `state` here is one of {known}")
-            seals = self._format.check_state(scenario.state, asked.body)
+            seals = self._format.check_state(scenario, asked.body)
         answer = compose(
             scenario,
             answer_id=self._answer_id,

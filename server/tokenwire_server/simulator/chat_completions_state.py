@@ -9,9 +9,7 @@ minimax     `reasoning_details` whose text is itself the state.
 deepseek    `reasoning_content`, likewise; that of another provider is accepted.
             https://api-docs.deepseek.com/guides/thinking_mode#tool-calls
 
-Gemini also refuses a tool call of another provider without a signature, unless the request has the value
-`skip_thought_signature_validator` in its place; here it may be left out. MiniMax refuses nothing: its models
-get worse.
+MiniMax refuses nothing: its models get worse.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from typing import Any
 from .answer import Answer, ToolCall
 from .conversation import objects_in
 from .errors import Failure
+from .scenario import Scenario
 from .state import Seals
 from .wire import BadRequest
 
@@ -82,32 +81,38 @@ def of_message(answer: Answer) -> dict[str, Any]:
     return fields
 
 
-def check_state(state: str, body: dict[str, Any]) -> Seals:
+def check_state(scenario: Scenario, body: dict[str, Any]) -> Seals:
     """Check the state of all answers in a request. Return the maker of the next answer's state."""
+    state = scenario.state
     messages = body["messages"]
+    if state == "gemini" and scenario.unsigned_calls == "refused":
+        _check_current_calls(messages)
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
             _CHECKS[state](i, message, Seals(state, messages[:i]))
     return Seals(state, messages)
 
 
+def _check_current_calls(messages: list[dict[str, Any]]) -> None:
+    """Check that the first of the tool calls in each answer after the last question has any signature."""
+    for i in range(len(messages) - 1, -1, -1):
+        if messages[i]["role"] == "user":
+            return
+        calls = objects_in(messages[i].get("tool_calls"))
+        if calls and _signature_in(calls[0]) is None:
+            raise _missing_signature(i, calls[0])
+
+
 def _check_gemini(i: int, message: dict[str, Any], seals: Seals) -> None:
     calls = objects_in(message.get("tool_calls"))
     is_own = _is_own(message, seals)
     for ordinal, call in enumerate(calls):
-        function = call.get("function")
-        function = function if isinstance(function, dict) else {}
+        function = _function_in(call)
         name, arguments = str(function.get("name")), str(function.get("arguments"))
         signature = _signature_in(call)
         if is_own and ordinal == 0:
             if signature is None:
-                raise _gemini_error(
-                    "Function call is missing a thought_signature in functionCall parts. This is required "
-                    "for tools to work correctly, and missing thought_signature may lead to degraded "
-                    f"model performance. Additional data, function call `default_api:{name}` , position "
-                    f"{i + 1}. Please refer to https://ai.google.dev/gemini-api/docs/thought-signatures "
-                    "for more details."
-                )
+                raise _missing_signature(i, call)
             if signature != _call_signature(seals, str(call.get("id")), name, arguments):
                 raise _gemini_error("Corrupted thought signature.")
         elif signature not in (None, ANY_SIGNATURE):
@@ -167,6 +172,15 @@ _CHECKS = {
 }
 
 
+def _missing_signature(i: int, call: dict[str, Any]) -> BadRequest:
+    return _gemini_error(
+        "Function call is missing a thought_signature in functionCall parts. This is required for tools to "
+        "work correctly, and missing thought_signature may lead to degraded model performance. Additional "
+        f"data, function call `default_api:{_function_in(call).get('name')}` , position {i + 1}. Please "
+        "refer to https://ai.google.dev/gemini-api/docs/thought-signatures for more details."
+    )
+
+
 def _gemini_error(message: str) -> BadRequest:
     """Google's APIs answer with a list."""
     error = {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}
@@ -221,6 +235,11 @@ def _google(signature: str) -> dict[str, Any]:
 
 def _call_signature(seals: Seals, call_id: str, name: str, arguments: str) -> str:
     return seals.seal("call", call_id, name, arguments)
+
+
+def _function_in(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    return function if isinstance(function, dict) else {}
 
 
 def _signature_in(owner: dict[str, Any]) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .conversation import objects_in
+from .scenario import Scenario
 from .state import Seals
 from .wire import BadRequest
 
@@ -34,13 +35,15 @@ def tool_id(call_id: str | int) -> str | int:
     return call_id
 
 
-def check_state(state: str, body: dict[str, Any]) -> Seals:
+def check_state(scenario: Scenario, body: dict[str, Any]) -> Seals:
     """Check the state of all answers in a request. Return the maker of the next answer's state."""
     messages = body["messages"]
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
-            _check_answer(i, objects_in(message.get("content")), Seals(state, messages[:i]))
-    return Seals(state, messages)
+            _check_answer(
+                i, objects_in(message.get("content")), Seals(scenario.state, messages[:i])
+            )
+    return Seals(scenario.state, messages)
 
 
 def _check_answer(i: int, blocks: list[dict[str, Any]], seals: Seals) -> None:

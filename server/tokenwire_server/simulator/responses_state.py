@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import Failure
+from .scenario import Scenario
 from .state import Seals
 from .wire import BadRequest
 
@@ -33,7 +34,7 @@ def phase(*, calls_tools: bool) -> str:
     return "commentary" if calls_tools else "final_answer"
 
 
-def check_state(state: str, body: dict[str, Any]) -> Seals:
+def check_state(scenario: Scenario, body: dict[str, Any]) -> Seals:
     """Check the state of all answers in a request. Return the maker of the next answer's state."""
     given = body["input"]
     items = given if isinstance(given, list) else [{"role": "user", "content": given}]
@@ -42,9 +43,9 @@ def check_state(state: str, body: dict[str, Any]) -> Seals:
         if end < len(items) and _is_of_answer(items[end]) == _is_of_answer(items[start]):
             continue
         if _is_of_answer(items[start]):
-            _check_answer(items[start:end], start, Seals(state, items[:start]))
+            _check_answer(items[start:end], start, Seals(scenario.state, items[:start]))
         start = end
-    return Seals(state, items)
+    return Seals(scenario.state, items)
 
 
 def _is_of_answer(item: Any) -> bool:

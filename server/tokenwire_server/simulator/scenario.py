@@ -101,6 +101,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state: State | Literal[""] = ""
     """The provider whose state the answer has and later requests must have, see `state` and the modules of
     the formats. Such an answer reasons, and calls no tools once the request has the results of some."""
+    unsigned_calls: Literal["accepted", "refused"] = "accepted"
+    """With `state=gemini`: tool calls of other providers. Gemini 3 refuses those after the user's last
+    message, unless they have the signature `skip_thought_signature_validator`."""
     phase: Literal["", "commentary", "final_answer"] = ""
     """Responses: the phase of the message. Empty: it has none."""
     fallback_model: str = ""

@@ -13,6 +13,7 @@ import msgspec
 
 from .answer import Answer
 from .errors import ANY_FAILURE, Failure
+from .scenario import Scenario
 from .state import Seals
 
 TEXT = f"place-{uuid.uuid4().hex}"
@@ -124,7 +125,7 @@ class WireFormat(Protocol):
         """Check a request. Raises BadRequest."""
         ...
 
-    def check_state(self, state: str, body: dict[str, Any]) -> Seals:
+    def check_state(self, scenario: Scenario, body: dict[str, Any]) -> Seals:
         """Check the provider state in a request, see `state`. Raises BadRequest.
 
         Returns the maker of the next answer's state.

@@ -12,10 +12,10 @@ PATHS = {"anthropic": "/v1/messages", "openai": "/v1/responses"}
 STATES = ("anthropic", "openai", "gemini", "openrouter", "minimax", "deepseek")
 
 
-def request_of(state, conversation, *, stream):
+def request_of(state, conversation, *, stream, fields):
     field = "input" if state == "openai" else "messages"
     limit = {"max_tokens": 999} if state == "anthropic" else {}
-    model = f"sim?state={state}&tokens=5&tools=2"
+    model = f"sim?state={state}&tokens=5&tools=2{fields}"
     return {"model": model, "stream": stream, field: conversation, **limit}
 
 
@@ -41,9 +41,9 @@ def results_in(state, ids):
 
 @pytest.fixture
 def ask(wire):
-    async def ask(state, conversation, *, stream=False):
+    async def ask(state, conversation, *, stream=False, fields=""):
         path = PATHS.get(state, "/v1/chat/completions")
-        await wire.ask(path, request_of(state, conversation, stream=stream))
+        await wire.ask(path, request_of(state, conversation, stream=stream, fields=fields))
         status, _, body = await wire.answer()
         return status, body if stream else json.loads(body)
 
@@ -83,6 +83,18 @@ async def test_an_answer_of_another_provider_needs_no_state(ask, first_turn):
         written = json.dumps(without_state(await first_turn(state)))
         foreign = json.loads(re.sub(r"_[0-9a-f]{24}", lambda found: found[0][::-1], written))
         assert (await ask(state, foreign))[0] == 200
+
+
+async def test_a_call_of_another_provider_can_need_the_general_signature(ask, first_turn):
+    conversation = without_state(await first_turn("deepseek"))
+    fields = "&unsigned_calls=refused"
+    status, body = await ask("gemini", conversation, fields=fields)
+    assert status == 400
+    assert "missing a thought_signature" in body[0]["error"]["message"]
+    assert (await ask("gemini", [*conversation, OTHER], fields=fields))[0] == 200
+    google = {"thought_signature": "skip_thought_signature_validator"}
+    conversation[1]["tool_calls"][0]["extra_content"] = {"google": google}
+    assert (await ask("gemini", conversation, fields=fields))[0] == 200
 
 
 async def test_a_cache_hint_may_move_between_two_turns(ask):
