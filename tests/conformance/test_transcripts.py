@@ -165,9 +165,10 @@ def test_no_bytes_make_a_decoder_raise(dialect, body):
 @fuzz
 @given(data=st.data())
 def test_no_mutation_of_a_transcript_makes_a_decoder_raise(dialect, data):
-    bodies = [t.body for t in OWN if t.dialect == dialect]
-    assume(bodies)
-    body = bytearray(data.draw(st.sampled_from(bodies)))
+    transcripts = [t for t in OWN if t.dialect == dialect]
+    assume(transcripts)
+    transcript = data.draw(st.sampled_from(transcripts))
+    body = bytearray(transcript.body)
     for _ in range(data.draw(st.integers(1, 8))):
         position = data.draw(st.integers(0, len(body)))
         match data.draw(st.sampled_from(["replace", "insert", "delete", "repeat"])):
@@ -182,9 +183,11 @@ def test_no_mutation_of_a_transcript_makes_a_decoder_raise(dialect, data):
                 body[position:position] = body[position : position + 400]
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=5))
 
-    outcome = decode(new_decoder(dialect), *split(bytes(body), cuts))
+    outcome = decode(transcript.decoder(), *split(bytes(body), cuts))
 
-    assert outcome == decode(new_decoder(dialect), bytes(body))
+    assert outcome == decode(transcript.decoder(), bytes(body))
+    if "done_marker" in transcript.expected.get("quirks", {}):
+        return
     assert "broken" in outcome["end"] or any(marker in body for marker in END_MARKERS[dialect])
 
 

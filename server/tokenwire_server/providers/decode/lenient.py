@@ -1,8 +1,9 @@
 """Lenient decoding of JSON, for events that the strict decoder refuses because a value has another type.
 
 An odd value costs at most its own field. It is read as the field's type if its meaning is clear: the id 3 as
-"3", 7.0 tokens as 7, one object as a list of one. Otherwise the field gets its default. This takes about
-ten times as long as the strict decoder, so it runs only after that one has failed.
+"3", 7.0 tokens as 7, one object as a list of one, a text in a list of parts as a part. Otherwise the field
+gets its default. This takes about ten times as long as the strict decoder, so it runs only after that one
+has failed.
 """
 
 from __future__ import annotations
@@ -142,9 +143,14 @@ class _Reader:
         if not isinstance(value, list):
             raise _UnreadableError
         elements = []
+        has_text = isinstance(type_.item_type, inspect.StructType) and any(
+            field.name == "text" for field in type_.item_type.fields
+        )
         for i, raw in enumerate(value):
+            is_text = has_text and isinstance(raw, str)
+            element = {"type": "text", "text": raw} if is_text else raw
             try:
-                elements.append(self.read(type_.item_type, raw, f"{path}[{i}]"))
+                elements.append(self.read(type_.item_type, element, f"{path}[{i}]"))
             except _UnreadableError:
                 self._report(f"{path}[{i}]", raw)
         return elements

@@ -59,7 +59,7 @@ EVENTS = msgspec.json.Decoder(Event)
         ("reasoning", '{"thought": "Hm."}', '{"thought":"Hm."}'),
         ("reasoning", '["a", {"content": ["b", {"text": "c"}]}, 5]', "abc"),
         ("content", '{"text": "a"}', [Part("a")]),
-        ("content", '[{"text": "a", "parts": {"text": "b"}}, "odd", {"text": []}]', [Part("a", "b"), Part()]),
+        ("content", '[{"text": "a", "parts": {"text": "b"}}, "c", 5, {"text": []}]', [Part("a", "b"), Part("c"), Part()]),
         ("content", "5", "5"),
         ("needy", '[{"id": 1, "count": {}}, {"count": 1}, {"id": "b"}]', [Needy("1"), Needy("b")]),
         ("by_name", '{"a": 1, "b": "2", "c": []}', {"a": 1, "b": 2}),

@@ -136,13 +136,15 @@ def test_odd_values_in_needed_fields_are_read_by_their_meaning():
     call = {"index": "0", "id": 3, "function": {"name": "f", "arguments": {"q": [1, "é"]}}}
     chunks = [
         {"choices": [{"index": "0", "delta": {"content": 5}}]},
+        {"choices": [{"delta": {"content": ["a", {"type": "text", "text": "b"}]}}]},
         {"choices": [{"index": 1.0, "delta": {"content": "of another choice"}}]},
-        {"choices": {"index": 0, "delta": {"tool_calls": call}, "finish_reason": "stop"}},
+        {"choices": {"index": 0, "delta": {"tool_calls": call}, "finish_reason": ["stop"]}},
     ]
 
-    _, (text, calls, _) = decode(chunks)
+    _, (text, calls, end) = decode(chunks)
 
-    assert (text, calls) == ("5", [("3", "f", '{"q":[1,"é"]}')])
+    assert end == Complete(FinishReason.TOOL_CALLS, "stop")
+    assert (text, calls) == ("5ab", [("3", "f", '{"q":[1,"é"]}')])
 
 
 def test_the_first_unreadable_fields_are_the_problem_of_the_answer():
