@@ -83,7 +83,7 @@ FLOODS = {
     ),
     "escaped brackets in arguments": (
         sends(PLAIN, event_of(150_000, rb"\u005b\u005d", *AROUND_ARGUMENTS), END),
-        BROKEN,
+        FinishReason.INVALID_TOOL_CALLS,
     ),
     "a half character in long arguments": (
         sends(PLAIN, event_of(150_000, rb"\u007b}", *AROUND_ARGUMENTS_WITH_HALF), END),

@@ -95,7 +95,7 @@ def text_of(deltas):
 def sent_back(*items):
     """Return the items that the next request has for an answer of these items."""
     deltas, _ = decode(*(item_done(item, at) for at, item in enumerate(items)), completed())
-    builder = AnswerBuilder()
+    builder = AnswerBuilder(1 << 20)
     builder.add(deltas)
     parts = builder.response().message.parts
     problems = []
