@@ -6,6 +6,7 @@ Compatible servers and proxies pass on words of other formats, so each decoder u
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from ...events import FinishReason
 
@@ -115,6 +116,6 @@ def finish_reason(word: str) -> FinishReason | None:
     return _BY_LETTERS.get(letters.removeprefix("finishreason"), FinishReason.OTHER)
 
 
-def is_finish_reason(word: object) -> bool:
+def is_finish_reason(word: object) -> TypeGuard[str]:
     """Return whether the value of a field for finish reasons is one."""
     return isinstance(word, str) and word.strip().lower() not in _NO_REASONS

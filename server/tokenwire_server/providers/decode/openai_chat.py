@@ -8,12 +8,14 @@ data: [DONE]                                                      the end marker
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from ...errors import UpstreamBroken, UpstreamError
-from ...events import Delta, FinishReason, Usage
+from ...events import Delta, FinishReason
+from ...events import Usage as UsageFigures
 from . import errors, lenient
 from . import openai_chat_wire as wire
 from .base import MAX_NAME_CHARS, Complete
@@ -22,10 +24,10 @@ from .finish_reasons import finish_reason, is_finish_reason
 from .increments import Increments
 from .json import SurrogateJoiner, join_surrogates, log_text
 from .openai_chat_extras import citations, logprobs, references
-from .openai_chat_usage import usage_figures
+from .openai_chat_usage import Usage, latest, usage_figures
 from .reasoning_details import text_of
 from .sse import SSEFramer
-from .think_tags import Piece, ThinkTags
+from .think_tags import TaggedText, ThinkTags
 
 _WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
 """Finish reasons of answers that the model completed. Others may end within a tool call."""
@@ -78,7 +80,7 @@ class OpenAIChatDecoder:
         provider: str = "",
     ) -> None:
         self.end: Complete | UpstreamError | None = None
-        self.usage: Usage | None = None
+        self.usage: UsageFigures | None = None
         self.response_id = ""
         self.model = ""
         self.problem = ""
@@ -87,8 +89,12 @@ class OpenAIChatDecoder:
         self._joiner: SurrogateJoiner | None = None
         """Created when the first lone surrogate arrives."""
         self._blocks = Blocks(provider)
-        self._tags = None if think_tags == "none" else ThinkTags(is_open=think_tags == "closing")
-        self._text = self._blocks.text if self._tags is None else self._read_tagged
+        self._tagged: TaggedText | None = None
+        self._text: Callable[[str, list[Delta]], None] = self._blocks.text
+        if think_tags != "none":
+            tags = ThinkTags(is_open=think_tags == "closing")
+            self._tagged = TaggedText(self._blocks, tags)
+            self._text = self._tagged.add
         self._increments = Increments() if cumulative else None
         self._reasoning_source: Literal["", "field", "details"] = ""
         self._reason: FinishReason | None = None
@@ -168,7 +174,7 @@ class OpenAIChatDecoder:
                 if not choice.index:
                     self._read_choice(choice, deltas)
         if chunk.usage is not None:
-            self.usage = usage_figures(chunk.usage, chunk.service_tier) or self.usage
+            self._read_usage(chunk.usage, chunk.service_tier)
         if chunk.x_groq is not None:
             self._read_groq(chunk.x_groq)
         if chunk.error or name == b"error" or chunk.choices is None:
@@ -214,7 +220,7 @@ class OpenAIChatDecoder:
         elif reason is not msgspec.UNSET:
             self._read_reason(reason, choice)
             if choice.usage is not None:
-                self.usage = usage_figures(choice.usage) or self.usage
+                self._read_usage(choice.usage)
         if choice.logprobs or choice.error:
             self._read_choice_extras(choice, deltas)
 
@@ -254,21 +260,9 @@ class OpenAIChatDecoder:
                     if part.text:
                         self._text(part.text, deltas)
 
-    def _read_tagged(self, text: str, deltas: list[Delta]) -> None:
-        """Read a text that may contain reasoning between tags."""
-        if self._tags is not None:
-            self._add_pieces(self._tags.feed(text), deltas)
-
-    def _add_pieces(self, pieces: list[Piece], deltas: list[Delta]) -> None:
-        for is_reasoning, piece in pieces:
-            if is_reasoning:
-                self._blocks.reasoning(piece, deltas)
-            else:
-                self._blocks.text(piece, deltas)
-
     def _read_calls(self, fragments: list[wire.ToolCall], deltas: list[Delta]) -> None:
-        if self._tags is not None:
-            self._add_pieces(self._tags.flush(), deltas)
+        if self._tagged is not None:
+            self._tagged.flush(deltas)
         try:
             for fragment in fragments:
                 function = fragment.function or wire.Function()
@@ -284,8 +278,10 @@ class OpenAIChatDecoder:
         except ToolCallsTooLargeError:
             self.end = UpstreamBroken("the tool calls of the provider's answer are too large")
 
-    def _read_reason(self, word: str, choice: wire.Choice) -> None:
+    def _read_reason(self, word: str | bool, choice: wire.Choice) -> None:
         self._sends_reasons = True
+        if word is True:
+            word = "true"
         if not is_finish_reason(word):
             return
         reason = finish_reason(word)
@@ -302,10 +298,15 @@ class OpenAIChatDecoder:
             reason = FinishReason.STOP_SEQUENCE
         self._reason, self._word = reason, word[:MAX_NAME_CHARS]
 
+    def _read_usage(self, usage: Usage, service_tier: str | None = None) -> None:
+        figures = usage_figures(usage, service_tier)
+        if figures is not None:
+            self.usage = latest(self.usage, figures)
+
     def _read_groq(self, groq: wire.XGroq) -> None:
         """Read Groq's extension, which may be the only place of usage and errors."""
         if groq.usage is not None:
-            self.usage = usage_figures(groq.usage) or self.usage
+            self._read_usage(groq.usage)
         if groq.error and self.end is None:
             self.end = errors.classify({"error": groq.error})
 
@@ -318,8 +319,8 @@ class OpenAIChatDecoder:
             self.end = UpstreamBroken("the provider's answer ended without a finish reason")
 
     def _finish(self, reason: FinishReason, deltas: list[Delta]) -> None:
-        if self._tags is not None:
-            self._add_pieces(self._tags.flush(), deltas)
+        if self._tagged is not None:
+            self._tagged.flush(deltas)
         has_calls = self._blocks.has_calls
         if reason is FinishReason.TOOL_CALLS and not has_calls:
             self.end = UpstreamBroken(

@@ -105,6 +105,27 @@ def usage_figures(usage: Usage, service_tier: str | None = None) -> UsageFigures
     )
 
 
+def latest(earlier: UsageFigures | None, figures: UsageFigures) -> UsageFigures:
+    """Return the figures that count after a later report. Zeros in it do not erase earlier figures."""
+    if earlier is None:
+        return figures
+    if not figures.input_tokens:
+        figures = msgspec.structs.replace(
+            figures,
+            input_tokens=earlier.input_tokens,
+            cache_read_tokens=figures.cache_read_tokens or earlier.cache_read_tokens,
+            cache_write_tokens=figures.cache_write_tokens or earlier.cache_write_tokens,
+            long_cache_write_tokens=(
+                figures.long_cache_write_tokens or earlier.long_cache_write_tokens
+            ),
+        )
+    if not figures.output_tokens:
+        figures = msgspec.structs.replace(
+            figures, output_tokens=earlier.output_tokens, reasoning_tokens=earlier.reasoning_tokens
+        )
+    return figures
+
+
 def _input_and_output(usage: Usage, cached: int, reasoning: int | None) -> tuple[int, int]:
     """Return the input with the cached tokens, and the output with the reasoning."""
     input_, output = usage.prompt_tokens or 0, usage.completion_tokens or 0

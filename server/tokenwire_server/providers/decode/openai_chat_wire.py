@@ -60,7 +60,7 @@ class Choice(msgspec.Struct, gc=False):
     index: int | None = None
     delta: Delta | None = None
     logprobs: ChoiceLogprobs | None = None
-    finish_reason: Prose | msgspec.UnsetType | None = msgspec.UNSET
+    finish_reason: Prose | bool | msgspec.UnsetType | None = msgspec.UNSET
     message: Delta | None = None
     """The whole answer, from servers that do not stream it."""
     stop_reason: int | str | None = None

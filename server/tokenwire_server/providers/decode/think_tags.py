@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ...events import Delta
+from .blocks import Blocks
+
 OPENING = "<think>"
 CLOSING = "</think>"
 MAX_SPACE = 64
@@ -71,6 +74,30 @@ class ThinkTags:
             self._place = "rest"
             return [(False, held)]
         return [(True, held)] if held and not held.isspace() else []
+
+
+class TaggedText:
+    """Adds a text with tags to the blocks of an answer."""
+
+    __slots__ = ("_blocks", "_tags")
+
+    def __init__(self, blocks: Blocks, tags: ThinkTags) -> None:
+        self._blocks = blocks
+        self._tags = tags
+
+    def add(self, text: str, deltas: list[Delta]) -> None:
+        self._add_pieces(self._tags.feed(text), deltas)
+
+    def flush(self, deltas: list[Delta]) -> None:
+        """Add what is kept, because the text ends or other content begins."""
+        self._add_pieces(self._tags.flush(), deltas)
+
+    def _add_pieces(self, pieces: list[Piece], deltas: list[Delta]) -> None:
+        for is_reasoning, text in pieces:
+            if is_reasoning:
+                self._blocks.reasoning(text, deltas)
+            else:
+                self._blocks.text(text, deltas)
 
 
 def _held_chars(text: str) -> int:

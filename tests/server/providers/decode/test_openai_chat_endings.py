@@ -87,9 +87,13 @@ def test_at_least_thirty_words_of_other_servers_are_tested():
     assert len({word for word, _ in WORDS} - own) >= 30
 
 
-@pytest.mark.parametrize("word", ["null", "", " "])
+@pytest.mark.parametrize("word", ["null", "", " ", False])
 def test_a_word_for_no_reason_yet_does_not_end_the_answer(word):
     assert isinstance(ending(word)[1], UpstreamBroken)
+
+
+def test_a_reason_without_a_word_is_another_reason():
+    assert ending(True)[1] == Complete(FinishReason.OTHER, "true")
 
 
 def test_the_providers_word_is_shortened_and_has_no_surrogates():

@@ -5,7 +5,7 @@ import pytest
 
 from tokenwire_server.events import Usage
 from tokenwire_server.providers.decode.openai_chat_usage import Usage as Reported
-from tokenwire_server.providers.decode.openai_chat_usage import usage_figures
+from tokenwire_server.providers.decode.openai_chat_usage import latest, usage_figures
 
 
 def figures(prompt, completion, total, **fields):
@@ -61,3 +61,17 @@ def figures(prompt, completion, total, **fields):
 )  # fmt: skip
 def test_usage_is_read_in_one_convention(reported, expected):
     assert reported == expected
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "expected"),
+    [
+        (None, Usage(0, 0), Usage(0, 0)),
+        (Usage(50, 1), Usage(50, 7), Usage(50, 7)),
+        (Usage(50, 7, 3, 20, 10, 5), Usage(0, 0), Usage(50, 7, 3, 20, 10, 5)),
+        (Usage(50, 1, None, 20), Usage(0, 7, 4, 0), Usage(50, 7, 4, 20)),
+        (Usage(50, 7, 3), Usage(60, 0, 0), Usage(60, 7, 3)),
+    ],
+)
+def test_later_figures_replace_earlier_ones_but_zeros_do_not(earlier, later, expected):
+    assert latest(earlier, later) == expected
