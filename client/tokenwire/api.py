@@ -22,6 +22,7 @@ from tokenwire.v1.event_pb2 import (
     Citation,
     FinishReason,
     InvalidToolCall,
+    Logprobs,
     TokenEvent,
     ToolCall,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidToolCall",
     "LimitExceeded",
+    "Logprobs",
     "Message",
     "Model",
     "Overloaded",

@@ -189,6 +189,37 @@ async def test_what_failed_does_not_take_its_id_from_who_has_it_now(streams):
         pass
 
 
+async def test_a_stream_that_is_kept_longer_leaves_its_request_id_to_a_newer_stream(streams):
+    first, reader = opened(
+        streams, "text", STOP, request_id="r", retention=Retention(log_ttl_s=0.0)
+    )
+    await first.log.wait_sealed()
+    await asyncio.sleep(0.01)
+    newer = await ended(streams, request_id="r", retention=KEPT)
+
+    streams.keep_readable(first)
+    with reader:
+        pass
+
+    assert streams.find(first.id) is first
+    again, reader = opened(streams, request_id="r")
+    with reader:
+        assert again is newer
+    assert len(await read_all(first.join())) == 3
+
+
+async def test_keeping_a_stream_longer_neither_restores_nor_shortens_anything(streams):
+    deleted = await ended(streams, retention=KEPT)
+    streams.delete(deleted)
+    streams.keep_readable(deleted)
+    with pytest.raises(StreamNotFound):
+        streams.find(deleted.id)
+
+    kept = await ended(streams, retention=Retention(log_ttl_s=3600.0))
+    streams.keep_readable(kept)
+    assert kept.retention.log_ttl_s == 3600.0
+
+
 async def test_an_answer_without_a_token_is_an_answer_and_keeps_its_id(streams):
     stream = await ended(streams, STOP, request_id="r", retention=KEPT)
     assert stream.log.last_sequence == 2
