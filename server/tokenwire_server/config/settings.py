@@ -200,9 +200,9 @@ class Limits(_Section):
     dropped: the oldest ones of the tenant whose ended streams take the most memory. If no ended stream is
     left, the next stream gets OVERLOADED."""
     max_chat_answer_bytes: Bytes = Field(default=4 * 2**20 - 4096, ge=1024, le=64 * 2**20)
-    """Maximum size of the answer to a Chat call, in bytes of its serialized message. A larger one ends the
-    call with ANSWER_TOO_LARGE. Most gRPC clients refuse messages above 4 MiB by default. At most
-    `max_log_bytes`."""
+    """Maximum size of the response of a Chat call, in bytes. At most `max_log_bytes`. A larger answer ends
+    the call with ANSWER_TOO_LARGE, and its stream can be read for at least `log_ttl_s` more. Most gRPC
+    clients refuse messages above 4 MiB by default."""
     max_counts: Count = 64
     """Maximum number of CountTokens calls that run at once. One tenant may have a quarter of them, at least
     1. The next call gets OVERLOADED."""
