@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable
 
@@ -28,6 +29,9 @@ DOCUMENT_MEDIA_TYPES = ("application/pdf", "text/plain")
 AUDIO_MEDIA_TYPES = ("audio/wav", "audio/mpeg")
 MAX_TITLE_CHARS = 512
 MAX_RESULT_PARTS = 100
+
+_UTF8_DECODER = codecs.getincrementaldecoder("utf-8")
+_PIECE_BYTES = 64 * 1024
 
 _PARTS_OF_RESULT = frozenset({"text", "image", "document"})
 _PARTS_OF_ROLE: dict[Role, frozenset[str]] = {
@@ -174,8 +178,14 @@ class PartsParser:
 
 
 def _is_utf8(data: bytes) -> bool:
+    """Return whether data is UTF-8. Decodes a piece at a time: the text of a document may take 4 times as
+    much memory.
+    """
+    decoder = _UTF8_DECODER()
     try:
-        data.decode()
+        for start in range(0, len(data), _PIECE_BYTES):
+            decoder.decode(data[start : start + _PIECE_BYTES])
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
     return True

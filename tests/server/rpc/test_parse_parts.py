@@ -177,3 +177,11 @@ def test_only_a_message_of_the_assistant_may_be_empty():
 )
 def test_each_fault_of_a_part_is_named_by_its_path(role, fields, path):
     assert paths(messages=part(role, **fields)) == [f"messages[0].parts[0].{path}"]
+
+
+def test_a_text_document_of_any_size_is_checked_to_its_end():
+    text = "é".encode() * 200_000
+    for data, faults in ((b"x" + text, []), (b"x" + text[:-1], ["document.data"])):
+        document = pb.Document(data=data, media_type="text/plain")
+        expected = [f"messages[0].parts[0].{fault}" for fault in faults]
+        assert paths(messages=part(pb.ROLE_USER, document=document)) == expected
