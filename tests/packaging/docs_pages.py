@@ -22,7 +22,6 @@ PAGES = (
     "README.md",
     "docs/quickstart.md",
     "docs/concepts.md",
-    "docs/providers.md",
     "docs/errors.md",
     "docs/providers.md",
     "docs/costs-and-usage.md",
