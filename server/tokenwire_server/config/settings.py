@@ -64,7 +64,7 @@ class _Section(BaseModel):
 
 
 class Quirks(_Section):
-    """Differences between OpenAI's Chat Completions API and that of another server."""
+    """Differences between OpenAI's API and that of another server."""
 
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
     """Name of the field that limits the output tokens."""
@@ -123,7 +123,8 @@ class ProviderConfig(_Section):
     """Limit of output tokens, for providers that require one (Anthropic), if neither the caller nor the model
     has a limit."""
     quirks: Quirks = Quirks()
-    """Differences from OpenAI's Chat Completions API. Only for the kind `openai-chat`."""
+    """Differences from OpenAI's API, for the kind `openai-chat`. For `openai-responses`, only `system_role`,
+    `top_k`, `reasoning_effort` and `json_schema` apply."""
 
 
 class ModelPrices(_Section):
