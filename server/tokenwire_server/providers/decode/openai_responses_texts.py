@@ -38,9 +38,11 @@ class TextItem:
     """
 
     __slots__ = (
+        "_at",
         "_blocks",
         "_has_state",
         "_index",
+        "_latest",
         "_parts",
         "_phase",
         "id",
@@ -72,6 +74,9 @@ class TextItem:
         self._phase = ""
         """The phase of a message, in the provider's words."""
         self._parts: list[Part] = []
+        self._at: dict[tuple[str, int | None], Part] = {}
+        """Parts by their type and place."""
+        self._latest: dict[str, Part] = {}
 
     @property
     def size(self) -> int:
@@ -86,15 +91,13 @@ class TextItem:
 
     def part(self, part_type: str, place: int | None) -> Part | None:
         """Return the part at a place. Without a place, return the latest one of the type."""
-        unplaced = None
-        for part in reversed(self._parts):
-            if part.type == part_type and place in (part.place, None):
-                return part
-            if part.type == part_type and part.place is None:
-                unplaced = part
-        if unplaced is not None:
-            unplaced.place = place
-        return unplaced
+        if place is None:
+            return self._latest.get(part_type)
+        part = self._at.get((part_type, place))
+        if part is None and (unplaced := self._at.pop((part_type, None), None)) is not None:
+            part = self._at[part_type, place] = unplaced
+            part.place = place
+        return part
 
     def begin_part(self, part_type: str, place: int | None, deltas: list[Delta]) -> Part:
         self._blocks.count_part()
@@ -107,6 +110,7 @@ class TextItem:
             deltas.append(ReasoningDelta(state.SEPARATOR, index))
         part = (Refusal if part_type == "refusal" else Part)(part_type, place, index)
         self._parts.append(part)
+        self._at[part_type, place] = self._latest[part_type] = part
         if self._phase:
             phase = _PHASES.get(self._phase, TextPhase.UNSPECIFIED)
             self._emit_info(part, phase, deltas)
@@ -181,8 +185,10 @@ class TextItem:
         types = OF_MESSAGES if self.kind == "message" else OF_REASONING
         places = {id(whole): place for place, whole in enumerate(wholes)}
         found = [whole for whole in wholes if whole.type in types and text_of(whole)]
+        if not with_text:
+            found = [whole for whole in found if whole.annotations or whole.logprobs]
         matches: dict[int, Part] = {}
-        for part_type in types:
+        for part_type in {whole.type for whole in found}:
             of_type = [whole for whole in found if whole.type == part_type]
             known = [part for part in self._parts if part.type == part_type]
             matches |= match(
