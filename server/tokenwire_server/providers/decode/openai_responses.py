@@ -131,7 +131,11 @@ class OpenAIResponsesDecoder:
         except msgspec.ValidationError:
             if _is_ignored(payload):
                 return wire.Event(type="ignored")
-        event = self._reader.read(wire.EVENT, payload)
+        event: wire.Event
+        if b"function_call_arguments.delta" in payload:
+            event = self._reader.read(wire.ARGUMENTS_DELTA, payload)
+        else:
+            event = self._reader.read(wire.EVENT, payload)
         if event.type not in _DELTAS and event.type not in _HANDLERS:
             event.type = name.decode(errors="replace")  # a number, for example
         return event
@@ -179,7 +183,7 @@ class OpenAIResponsesDecoder:
                 self._items.add_missing(output, deltas)
                 is_cut = status == "incomplete"
                 end = self._items.finish(deltas, response_id=self.response_id, is_cut=is_cut)
-                self.end = _incomplete(response.incomplete_details) if is_cut else end
+                self.end = _incomplete(wire.details_of(response)) if is_cut else end
             case "failed":
                 error = response.error
                 code = str(error.code) if isinstance(error, wire.Error) else ""

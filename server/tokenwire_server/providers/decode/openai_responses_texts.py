@@ -149,7 +149,7 @@ class TextItem:
         """Emit what was not emitted yet of the whole item."""
         self.is_cut = item.status == "incomplete"
         self._read_phase(item)
-        self._update_parts(item.summary or (), deltas, with_text=with_text)
+        self._update_parts(wire.summary_of(item), deltas, with_text=with_text)
         self._update_parts(wire.parts_of(item), deltas, with_text=with_text)
         if self.kind == "message":
             for part in self._parts:
@@ -226,7 +226,7 @@ class TextItem:
 
     def agrees(self, item: wire.Item) -> bool:
         """Return whether the content of an item may be that of this item."""
-        wholes = (*(item.summary or ()), *wire.parts_of(item))
+        wholes = (*wire.summary_of(item), *wire.parts_of(item))
         first = next((whole for whole in wholes if text_of(whole)), None)
         if first is None or not self._parts:
             return first is None and not self._parts
@@ -239,7 +239,7 @@ class TextItem:
 
 def size_of(item: wire.Item) -> int:
     """Return the size of an item's text, as `TextItem.size` counts."""
-    wholes = (*(item.summary or ()), *wire.parts_of(item))
+    wholes = (*wire.summary_of(item), *wire.parts_of(item))
     return sum(len(text_of(w).encode("utf-16-le", "surrogatepass")) for w in wholes)
 
 

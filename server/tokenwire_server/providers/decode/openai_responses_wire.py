@@ -45,6 +45,12 @@ class Event(msgspec.Struct, gc=False):
     logprobs: list[Logprob] | None = None
 
 
+class ArgumentsDelta(Event, gc=False):
+    """An event with a fragment of arguments, which compatible servers send as an object."""
+
+    delta: JsonText = ""
+
+
 class Typed(msgspec.Struct, gc=False):
     type: str = ""
 
@@ -98,7 +104,7 @@ class Item(msgspec.Struct, gc=False):
     id: str | None = None
     status: str | None = None
     content: list[Part] | Prose | None = None
-    summary: list[Part] | None = None
+    summary: list[Part] | Prose | None = None
     encrypted_content: str | None = None
     phase: str | None = None
     call_id: str | None = None
@@ -109,9 +115,15 @@ class Item(msgspec.Struct, gc=False):
 
 def parts_of(item: Item) -> list[Part]:
     """Return the parts of an item's content. A text in their place is one part."""
-    if isinstance(item.content, str):
-        return [Part("output_text" if item.type == "message" else "reasoning_text", item.content)]
-    return item.content or []
+    of_text = "output_text" if item.type == "message" else "reasoning_text"
+    return [Part(of_text, item.content)] if isinstance(item.content, str) else item.content or []
+
+
+def summary_of(item: Item) -> list[Part]:
+    """Return the parts of an item's summary. A text in their place is one part."""
+    if isinstance(item.summary, str):
+        return [Part("summary_text", item.summary)]
+    return item.summary or []
 
 
 class ItemEvent(msgspec.Struct, gc=False):
@@ -175,12 +187,18 @@ class ResponseHead(msgspec.Struct, gc=False):
 
 class Response(ResponseHead, gc=False):
     status: str | None = None
-    incomplete_details: IncompleteDetails | None = None
+    incomplete_details: IncompleteDetails | str | None = None
     output: list[msgspec.Raw] | None = None
     usage: ResponseUsage | None = None
     tool_usage: ToolUsage | None = None
     service_tier: str | None = None
     error: Error | str | None = None
+
+
+def details_of(response: Response) -> IncompleteDetails | None:
+    """Return why a response is incomplete. A text in place of the details is the reason."""
+    details = response.incomplete_details
+    return IncompleteDetails(details) if isinstance(details, str) else details
 
 
 class BeginEvent(msgspec.Struct, gc=False):
@@ -226,6 +244,7 @@ class Reader:
 
 
 EVENT = msgspec.json.Decoder(Event)
+ARGUMENTS_DELTA = msgspec.json.Decoder(ArgumentsDelta)
 TYPED = msgspec.json.Decoder(Typed)
 PART_EVENT = msgspec.json.Decoder(PartEvent)
 ANNOTATION_EVENT = msgspec.json.Decoder(AnnotationEvent)

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tokenwire_server.events import FinishReason, ReasoningDelta, TextDelta, ToolCall, Usage
+from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
 
 ODD_VALUES = [None, True, 7, -1.5, "", "canary", [], {}, [None], {"canary": [1]}]
@@ -128,6 +129,33 @@ def test_an_odd_value_costs_at_most_its_own_field(number):
                 details = {"reasoning_tokens": 2, "cache_read_tokens": 8, "cache_write_tokens": 4}
                 assert decoder.usage == Usage(50, 7, **details), (path, value)
             assert "canary" not in decoder.problem
+
+
+def test_content_is_read_from_other_types_if_their_meaning_is_clear():
+    whole = [
+        {**THOUGHT, "summary": "Hm."},
+        {**MESSAGE, "content": "Two pears."},
+        {**CALL, "arguments": {"a": 1}, "call_id": 3},
+    ]
+    response = {**RESPONSE, "output": whole}
+    decoder = OpenAIResponsesDecoder()
+    kind = "response.completed"
+    deltas = decoder.feed(f"data: {json.dumps({'type': kind, 'response': response})}\n\n".encode())
+    assert content(deltas) == ["Two pears.", "Hm.", [("3", "look", '{"a":1}')]]
+
+
+def test_fragments_may_be_objects():
+    bodies = copy.deepcopy(BODIES)
+    bodies[7]["delta"] = {"text": "Two"}
+    bodies[13]["delta"], bodies[14]["delta"] = {"a": 1}, ""
+    assert content(decode(bodies)[0]) == ["Two pears.", "Hm.", [("call_1", "look", '{"a":1}')]]
+
+
+@pytest.mark.parametrize("details", ["max_output_tokens", [{"reason": "max_output_tokens"}]])
+def test_the_reason_of_an_incomplete_answer_is_read_from_other_types(details):
+    response = {**RESPONSE, "status": "incomplete", "incomplete_details": details}
+    _, decoder = decode([*BODIES[:-1], {**BODIES[-1], "response": response}])
+    assert decoder.end == Complete(FinishReason.MAX_TOKENS, "max_output_tokens")
 
 
 @pytest.mark.parametrize(
