@@ -18,6 +18,7 @@ _NAMES = frozenset(
         "context_window_exceeded",
         "model_context_window_exceeded",
         "prompt_too_long",
+        "tokens_limit_reached",  # GitHub
     }
 )
 _TEXT = re.compile(
@@ -55,7 +56,7 @@ _LIMIT = re.compile(
     rf"|(?:model with|tokens allowed|tokens allowed:) \(?{_N}"
     rf"|(?:context size|context length|allowed length|tokens allowed) \({_N}"
     rf"|(?:prompt length is|model length of|token limit:|cannot exceed|the limit of|must be <=) {_N}"
-    rf"|less than {_N} tokens"
+    rf"|less than {_N} tokens|max size: {_N} tokens"
     rf"|input length should be \[\d+, {_N}",
     re.IGNORECASE,
 )

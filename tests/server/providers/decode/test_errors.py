@@ -110,6 +110,7 @@ def test_each_behaviour_of_a_provider_is_mapped_to_who_has_to_act(status, value,
         (500, openai("request (6017 tokens) exceeds the available context size (1024 tokens)", code=500), 6017, 1024),
         (400, {"object": "error", "message": "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length"}, 40000, 32768),
         (400, {"message": "Input is too long for requested model."}, None, None),  # Bedrock
+        (413, openai("Request body too large for m model. Max size: 8000 tokens.", code="tokens_limit_reached"), None, 8000),
         (400, {"error": "This model's maximum prompt length is 131072 but the request contains 537812 tokens."}, 537812, 131072),
         (400, openai("Invalid request: Your request exceeded model token limit: 131072 (requested: 140000)"), 140000, 131072),
         (422, {"error": "`inputs` must have less than 1024 tokens. Given: 2000", "error_type": "validation"}, 2000, 1024),
