@@ -153,7 +153,7 @@ class Connections:
 class ProviderTransport(httpx2.AsyncBaseTransport):
     """Sends the requests of one provider's SDK, with the configured headers and query parameters.
 
-    Of the SDK's headers only SENT_HEADERS are sent, and its placeholder for a key never.
+    Of the SDK's headers only SENT_HEADERS are sent. Without `sends_key` its `Authorization` is not sent.
     """
 
     def __init__(
@@ -162,13 +162,13 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
         *,
         headers: Mapping[str, str],
         query: Mapping[str, str],
-        has_key: bool,
+        sends_key: bool,
     ) -> None:
         self._connections = connections
         self._headers = list(headers.items())
         self._query = query
         configured = {name.lower() for name in headers}
-        self._sent = SENT_HEADERS - configured - (frozenset() if has_key else {"authorization"})
+        self._sent = SENT_HEADERS - configured - (frozenset() if sends_key else {"authorization"})
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         headers = [

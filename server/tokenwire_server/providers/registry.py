@@ -90,7 +90,8 @@ class ProviderRegistry:
                 self._connections,
                 headers=access.headers,
                 query=access.query,
-                has_key=bool(access.key),
+                # Some servers require the header, even if they need no key.
+                sends_key=bool(access.key) or not access.headers,
             ),
             headers={"Accept-Encoding": "identity"},
             cookies=CookieJar(
