@@ -261,7 +261,10 @@ class HttpUpstream:
         value = error_body.parse(body)
         if isinstance(value, str):  # some servers end the JSON like an event
             value = error_body.parse(body.lstrip().partition(b"\n\n")[0])
-        events = self._dialect.events_of(value) if isinstance(value, dict) else None
+        try:
+            events = self._dialect.events_of(value) if isinstance(value, dict) else None
+        except RecursionError:  # nested so deeply that it can just be decoded
+            events = None
         if events is not None:
             deltas = self.decoder.feed(events)
             return deltas if self.decoder.end is not None else deltas + self.decoder.eof()

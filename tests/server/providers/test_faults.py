@@ -118,8 +118,9 @@ async def test_a_rejection_never_repeats_the_operators_key(answered):
 async def test_a_json_error_with_status_200_is_the_same_error(answered, kind):
     said = {"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}
     for content_type in ("application/json", "text/event-stream"):
-        for end in ("", "\n", "\n\ndata: [DONE]\n\n"):
-            response = web.Response(text=json.dumps(said) + end, content_type=content_type)
+        for start, end in [("", ""), ("\ufeff\n", "\n"), ("", "\n\ndata: [DONE]\n\n")]:
+            text = start + json.dumps(said) + end
+            response = web.Response(text=text, content_type=content_type)
             assert isinstance((await answered(response, kind))[1], UpstreamAuth)
 
 
@@ -222,6 +223,8 @@ async def test_a_whole_json_answer_is_taken_as_the_answer(serving, kind):
         (b"{not json", "application/json", "JSON of an unknown kind"),
         (b'{"choices": []}', "application/json", "JSON of an unknown kind"),
         (b'["a", "b"]', "application/json", "JSON of an unknown kind"),
+        (b'{"choices": [{"text": "hi"}]}', "application/json", "JSON of an unknown kind"),
+        (b'{"choices": ' + b"[" * 5000 + b"]" * 5000 + b"}", "", "JSON of an unknown kind"),
     ],
 )
 async def test_a_body_that_is_no_answer_names_what_came_and_invites_to_no_retry(

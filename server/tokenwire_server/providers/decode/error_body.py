@@ -53,7 +53,8 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 def parse(data: bytes) -> object:
-    """Return the JSON value, or the text if the data is not JSON."""
+    """Return the JSON value, or the text if the data is not JSON. A byte order mark is ignored."""
+    data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         return loads(_ANYTHING, data)
     except (msgspec.DecodeError, RecursionError):
@@ -148,7 +149,7 @@ def _texts(fields: list[Mapping[str, Any]], *keys: str) -> list[str]:
     return [
         str(value)
         for value in values
-        if value and isinstance(value, str | int) and not isinstance(value, bool)
+        if (isinstance(value, str) and value) or (type(value) is int and 0 < value < 2**63)
     ]
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def chat_events(answer: Mapping[str, Any]) -> bytes | None:
     """Convert a `chat.completion`: each message becomes a delta."""
     choices = answer.get("choices")
-    if not isinstance(choices, list) or not choices:
+    if not isinstance(choices, list) or not any(map(_has_message, choices)):
         return None
     chunk = {**answer, "choices": [_chat_choice(choice) for choice in choices]}
     return _event(chunk) + b"data: [DONE]\n\n"
@@ -58,8 +58,12 @@ def anthropic_events(answer: Mapping[str, Any]) -> bytes | None:
     )
 
 
+def _has_message(choice: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+
+
 def _chat_choice(choice: object) -> object:
-    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+    if not _has_message(choice):
         return choice
     delta = choice["message"]
     if isinstance(calls := delta.get("tool_calls"), list):
