@@ -4,7 +4,13 @@ import json
 from contextlib import contextmanager
 
 import pytest
-from llama_process import THINKING_TEMPLATE, TOOLS_TEMPLATE, LlamaServer
+from llama_process import (
+    TEXT_THEN_ERROR,
+    THINKING_TEMPLATE,
+    TOOLS_TEMPLATE,
+    WRAPPED_TEMPLATE,
+    LlamaServer,
+)
 from questions import DIALECTS
 
 import tokenwire
@@ -33,7 +39,7 @@ def serving(start, tmp_path_factory):
 
 def _provider(dialect, url):
     base_url = url if dialect == "anthropic" else f"{url}/v1"
-    quirks = "" if dialect == "anthropic" else "quirks = { top_k = true }\n"
+    quirks = 'quirks = { constraints = "grammar" }\n' if dialect == "openai-chat" else ""
     return f"[providers.llama-{dialect}]\nkind = {json.dumps(dialect)}\nbase_url = {json.dumps(base_url)}\n{quirks}"
 
 
@@ -52,6 +58,13 @@ def thinking_llama():
 @pytest.fixture(scope="session")
 def tools_llama():
     with LlamaServer(template=TOOLS_TEMPLATE) as llama:
+        yield llama
+
+
+@pytest.fixture(scope="session")
+def failing_llama():
+    """One whose answers are the text "pears" and then an error."""
+    with LlamaServer(template=WRAPPED_TEMPLATE, options=TEXT_THEN_ERROR) as llama:
         yield llama
 
 
@@ -83,8 +96,10 @@ def _client_of(name):
 address = _address_of("llama")
 thinking_address = _address_of("thinking_llama")
 tools_address = _address_of("tools_llama")
+failing_address = _address_of("failing_llama")
 endless_address = _address_of("endless_llama")
 client = _client_of("address")
 thinking_client = _client_of("thinking_address")
 tools_client = _client_of("tools_address")
+failing_client = _client_of("failing_address")
 endless_client = _client_of("endless_address")

@@ -23,6 +23,10 @@ THINKING_TEMPLATE = "Qwen-QwQ-32B.jinja"
 TOOLS_TEMPLATE = "meetkai-functionary-medium-v3.2.jinja"
 """A chat template whose answers are tool calls from the first token on, if one is required. An answer that
 has to be text is an error: the random model does not write the header that the template requires."""
+WRAPPED_TEMPLATE = "CohereForAI-c4ai-command-r7b-12-2024-tool_use.jinja"
+"""A chat template whose answers are between two tags."""
+TEXT_THEN_ERROR = "--grammar", 'root ::= "<|START_RESPONSE|>pears<|END_RESPONSE|>s"'
+"""Options with which all answers have a text of five tokens, and then one that the template does not allow."""
 START_S = 60
 STOP_S = 15
 
@@ -72,6 +76,9 @@ class LlamaServer:
         """End it as a crash does, without a word to its clients."""
         self._process.kill()
         self._process.wait()
+
+    def is_idle(self):
+        return not self.metric("requests_processing") and not self.metric("requests_deferred")
 
     def metric(self, name):
         """Return a figure of its metrics, such as `requests_processing`."""

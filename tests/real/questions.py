@@ -28,8 +28,9 @@ class Question:
     tools: dict = field(default_factory=dict)
     """JSON Schemas of tools, by name. One of them must be called."""
     schema: dict | None = None
-    history: tuple = ()
-    """Messages of Tokenwire before the prompt, as `tokenwire.user` and others return them."""
+    grammar: str = ""
+    conversation: dict = field(default_factory=dict)
+    """In place of the prompt: the keys of the body in each wire format, and the messages for Tokenwire."""
     options: dict = field(default_factory=dict)
     """Keys of the body that only llama-server knows."""
 
@@ -65,11 +66,16 @@ def request(dialect, question):
     if question.schema:
         schema = {"name": "answer", "schema_json": json.dumps(question.schema), "strict": True}
         fields["response_format"] = {"json_schema": schema}
-    if question.options:
-        fields["provider_options"] = question.options
+    options = dict(question.options)
+    if question.grammar and dialect == "openai-chat":
+        fields["response_format"] = {"grammar": {"definition": question.grammar}}
+    elif question.grammar:
+        options["grammar"] = question.grammar
+    if options:
+        fields["provider_options"] = options
     return {
         "model": f"llama-{dialect}/{MODEL}",
-        "messages": question.prompt,
+        "messages": question.conversation.get("tokenwire", question.prompt),
         "generation": generation,
         **fields,
     }
@@ -114,8 +120,16 @@ def _comparable(answer):
     )
 
 
+def _only(question):
+    return [{"role": "user", "content": question.prompt}]
+
+
+def _extra(question):
+    return question.options | ({"grammar": question.grammar} if question.grammar else {})
+
+
 def _chat(question, url):
-    given = {}
+    given = dict(question.conversation.get("openai-chat") or {"messages": _only(question)})
     if question.stop:
         given["stop"] = [question.stop]
     if question.tools:
@@ -131,12 +145,11 @@ def _chat(question, url):
         openai.OpenAI(api_key=NO_KEY, base_url=f"{url}/v1", max_retries=0) as client,
         client.chat.completions.with_streaming_response.create(
             model=MODEL,
-            messages=[{"role": "user", "content": question.prompt}],
             stream=True,
             stream_options={"include_usage": True},
             temperature=0,
             max_tokens=question.max_output_tokens,
-            extra_body=question.options,
+            extra_body=_extra(question),
             **given,
         ) as response,
     ):
@@ -144,7 +157,7 @@ def _chat(question, url):
 
 
 def _responses(question, url):
-    given = {}
+    given = dict(question.conversation.get("openai-responses") or {"input": question.prompt})
     if question.tools:
         given["tools"] = [
             {"type": "function", "name": name, "parameters": schema, "strict": False}
@@ -155,11 +168,10 @@ def _responses(question, url):
         openai.OpenAI(api_key=NO_KEY, base_url=f"{url}/v1", max_retries=0) as client,
         client.responses.with_streaming_response.create(
             model=MODEL,
-            input=question.prompt,
             stream=True,
             temperature=0,
             max_output_tokens=question.max_output_tokens,
-            extra_body=question.options,
+            extra_body=_extra(question),
             **given,
         ) as response,
     ):
@@ -167,7 +179,7 @@ def _responses(question, url):
 
 
 def _messages(question, url):
-    given = {}
+    given = dict(question.conversation.get("anthropic") or {"messages": _only(question)})
     if question.stop:
         given["stop_sequences"] = [question.stop]
     if question.tools:
@@ -179,7 +191,6 @@ def _messages(question, url):
         anthropic.Anthropic(api_key=NO_KEY, base_url=url, max_retries=0) as client,
         client.messages.with_streaming_response.create(
             model=MODEL,
-            messages=[{"role": "user", "content": question.prompt}],
             stream=True,
             max_tokens=question.max_output_tokens,
             extra_body={"temperature": 0, **question.options},  # the SDK has no such argument,

@@ -2,8 +2,11 @@
 
 import json
 
+import openai
 import pytest
-from questions import DIALECTS, Question, sdk_answer, sdk_body, tokenwire_answer
+from questions import DIALECTS, Question, request, sdk_answer, sdk_body, tokenwire_answer
+
+import tokenwire
 
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 openai_dialects = pytest.mark.parametrize("dialect", ["openai-chat", "openai-responses"])
@@ -54,6 +57,7 @@ async def test_stop_sequence(client, llama, dialect):
 
     assert answer.text
     assert "pear" not in answer.text
+    assert answer.finish_reason == {"openai-chat": "STOP", "anthropic": "STOP_SEQUENCE"}[dialect]
 
 
 async def test_json_schema(client, llama):
@@ -69,7 +73,7 @@ async def test_json_schema(client, llama):
 
 @openai_dialects
 async def test_grammar(client, llama, dialect):
-    question = Question(options={"grammar": 'root ::= "pear" | "apple"'})
+    question = Question(grammar='root ::= "pear" | "apple"')
 
     answer = await both(client, llama, dialect, question)
 
@@ -79,7 +83,7 @@ async def test_grammar(client, llama, dialect):
 
 @openai_dialects
 async def test_characters_written_byte_by_byte_are_whole(client, llama, dialect):
-    answer = await both(client, llama, dialect, Question(options={"grammar": EMOJI}))
+    answer = await both(client, llama, dialect, Question(grammar=EMOJI))
 
     assert answer.text.startswith("🦙é")
     assert answer.text.endswith("ж")
@@ -88,7 +92,7 @@ async def test_characters_written_byte_by_byte_are_whole(client, llama, dialect)
 
 @openai_dialects
 async def test_a_limit_within_a_character_leaves_it_out(client, llama, dialect):
-    question = Question(max_output_tokens=18, options={"grammar": "root ::= " + '"🦙" ' * 9})
+    question = Question(max_output_tokens=18, grammar="root ::= " + '"🦙" ' * 9)
 
     answer = await both(client, llama, dialect, question)
 
@@ -106,7 +110,7 @@ async def test_bytes_that_are_no_text_become_replacement_characters(client, llam
     assert answer.text == "\ufffd" * 16
 
 
-@pytest.mark.parametrize("dialect", ["openai-chat", "anthropic"])
+@each_dialect
 @pytest.mark.parametrize(("prompt", "calls"), [("a", 2), ("Oslo?", 4)])
 async def test_tool_calls(tools_client, tools_llama, dialect, prompt, calls):
     question = Question(prompt, tools={"weather": WEATHER}, max_output_tokens=800)
@@ -141,6 +145,111 @@ async def test_reasoning(thinking_client, thinking_llama, dialect):
     assert answer.reasoning
     assert answer.text
     assert answer.signatures == []
+
+
+CALL = {"name": "weather", "arguments": '{"city":"Oslo","days":2}'}
+TOOL_LOOP = {
+    "tokenwire": [
+        tokenwire.system("Be short."),
+        tokenwire.user("Oslo?"),
+        tokenwire.assistant(
+            "I look.",
+            tokenwire.Part(
+                tool_call=tokenwire.ToolCall(
+                    id="call_1", name=CALL["name"], arguments_json=CALL["arguments"]
+                )
+            ),
+        ),
+        tokenwire.tool_result("call_1", "Rain."),
+        tokenwire.user("And then?"),
+    ],
+    "openai-chat": {
+        "messages": [
+            {"role": "system", "content": "Be short."},
+            {"role": "user", "content": "Oslo?"},
+            {
+                "role": "assistant",
+                "content": "I look.",
+                "tool_calls": [{"id": "call_1", "type": "function", "function": CALL}],
+            },
+            {"role": "tool", "tool_call_id": "call_1", "content": "Rain."},
+            {"role": "user", "content": "And then?"},
+        ]
+    },
+    "openai-responses": {
+        "instructions": "Be short.",
+        "input": [
+            {"role": "user", "content": "Oslo?"},
+            {"type": "message", "role": "assistant", "content": "I look."},
+            {"type": "function_call", "call_id": "call_1", **CALL},
+            {"type": "function_call_output", "call_id": "call_1", "output": "Rain."},
+            {"role": "user", "content": "And then?"},
+        ],
+    },
+    "anthropic": {
+        "system": "Be short.",
+        "messages": [
+            {"role": "user", "content": "Oslo?"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "text", "text": "I look."},
+                    {
+                        "type": "tool_use",
+                        "id": "call_1",
+                        "name": CALL["name"],
+                        "input": json.loads(CALL["arguments"]),
+                    },
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "call_1", "content": "Rain."},
+                    {"type": "text", "text": "And then?"},
+                ],
+            },
+        ],
+    },
+}
+
+
+@each_dialect
+async def test_the_second_turn_of_a_tool_loop(client, llama, dialect):
+    answer = await both(client, llama, dialect, Question(conversation=TOOL_LOOP))
+
+    assert answer.usage.input_tokens > 80
+
+
+async def test_logprobs(client, llama):
+    with openai.OpenAI(api_key="none", base_url=f"{llama.url}/v1") as sdk:
+        chunks = sdk.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "a"}],
+            stream=True,
+            temperature=0,
+            logprobs=True,
+            top_logprobs=2,
+        )
+        sent = [c.logprobs.content for chunk in chunks for c in chunk.choices if c.logprobs]
+
+    asked = request("openai-chat", Question("a"))
+    asked["generation"]["logprobs"] = {"top_count": 2}
+    async with client.chat_stream(**asked, timeout=60) as stream:
+        tokens = [token async for event in stream for token in event.logprobs.tokens]
+
+    def plain(token, token_bytes):
+        return token.token, token.logprob, bytes(token_bytes)
+
+    assert len(tokens) == 5
+    assert [
+        (plain(token, token.raw_bytes), [plain(top, top.raw_bytes) for top in token.top])
+        for token in tokens
+    ] == [
+        (plain(token, token.bytes), [plain(top, top.bytes) for top in token.top_logprobs])
+        for content in sent
+        for token in content
+    ]
 
 
 @openai_dialects
