@@ -86,6 +86,7 @@ class Blocks:
         "_open",
         "_provider",
         "_text_index",
+        "_text_state",
         "_unannounced",
         "_waiting",
     )
@@ -105,6 +106,8 @@ class Blocks:
         self._buffered_chars = 0
         self._text_index = -1
         """Index of the latest text block. -1: there is none."""
+        self._text_state: TextInfo | None = None
+        """The state of the latest text block that has one."""
         self._waiting: list[Citation | Logprobs] = []
         """What belongs to the first text block, which has not begun."""
         self._details = ReasoningDetails()
@@ -132,14 +135,17 @@ class Blocks:
             self.attach(delta, deltas)
 
     def text_state(self, state: Any, deltas: list[Delta]) -> None:
-        """Add data that the provider needs back with the text."""
+        """Set data that the provider needs back with the latest text. It is sent at the end, once."""
         data = dumps(state)
         if not data:
             return
         if self._text_index < 0:
             self._begin("text", deltas)
             self._text_index = self._index
-        deltas.append(TextInfo(self._text_index, provider_state=tag(self._provider, data)))
+        if self._text_state is not None and self._text_state.index != self._text_index:
+            deltas.append(self._text_state)
+        data = tag(self._provider, data)
+        self._text_state = TextInfo(self._text_index, provider_state=data)
 
     def attach(self, delta: Citation | Logprobs, deltas: list[Delta]) -> None:
         """Add a delta that belongs to the latest text block, or else to the next one. Sets its index."""
@@ -213,6 +219,8 @@ class Blocks:
         as invalid if they are anything else. Returns whether there are valid calls.
         """
         self._end_block(deltas)
+        if self._text_state is not None:
+            deltas.append(self._text_state)
         has_valid = False
         for call in sorted(self._calls, key=lambda call: call.index):
             arguments = join_surrogates(call.arguments.text)

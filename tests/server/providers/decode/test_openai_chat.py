@@ -13,7 +13,7 @@ from tokenwire_server.errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
-from tokenwire_server.events import FinishReason, TextDelta, ToolCall, ToolCallStarted
+from tokenwire_server.events import FinishReason, TextDelta, TextInfo, ToolCall, ToolCallStarted
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.blocks import MAX_BUFFERED_CHARS, MAX_CALLS
 from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
@@ -164,6 +164,23 @@ def test_calls_without_index_or_id_are_separated_by_their_arguments():
 
     whole = [delta.arguments_json for delta in deltas if isinstance(delta, ToolCall)]
     assert whole == ['{"x":1}', '{"x":2}']
+
+
+def test_the_state_of_a_text_block_is_sent_once():
+    def signed(signature):
+        return choice(content="", extra_content={"google": {"thought_signature": signature}})
+
+    deltas, _ = decode(
+        *(choice(content="a"), signed("1"), signed("2"), choice(reasoning="Hm.")),
+        *(choice(content="b"), signed("3"), choice("stop"), DONE),
+        provider="p",
+    )
+
+    states = [(d.index, d.provider_state) for d in deltas if isinstance(d, TextInfo)]
+    assert states == [
+        (0, b'p\0{"google":{"thought_signature":"2"}}'),
+        (2, b'p\0{"google":{"thought_signature":"3"}}'),
+    ]
 
 
 @pytest.mark.parametrize("depth", [*range(900, 1000, 7), 5000])
