@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import time
@@ -31,6 +32,7 @@ SdkError = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError)
 
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 """OpenSSL's reasons for an answer that is not TLS."""
+_QUERY = re.compile(r"(https?://[^\s?'\"]{1,2000})\?[^\s'\"]*")
 TLS_ALERT = "\\x15\\x03"
 """First bytes of a TLS alert, as aiohttp quotes them. A TLS server answers a request without TLS with it."""
 
@@ -67,7 +69,7 @@ class Faults:
         return UpstreamUnavailable(
             f"provider {self._provider!r} cannot be reached: {_connection_fault(error)}",
             provider=self._provider,
-            provider_text=_cause_text(error),
+            provider_text=self._secrets.remove(_cause_text(error)),
             retry_after_s=DEFAULT_RETRY_AFTER_S,
         )
 
@@ -154,7 +156,9 @@ def _connection_fault(error: BaseException) -> str:
 
 
 def _cause_text(error: BaseException) -> str:
-    return " < ".join(f"{type(c).__name__}: {c}" for c in _causes(error))[:MAX_LOG_CHARS]
+    """Return the chain of exceptions for the log. Queries of URLs are removed: they may contain a key."""
+    text = " < ".join(f"{type(c).__name__}: {c}" for c in _causes(error))
+    return _QUERY.sub(r"\1?[redacted]", text)[:MAX_LOG_CHARS]
 
 
 def _causes(error: BaseException) -> list[BaseException]:

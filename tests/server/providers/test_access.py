@@ -1,10 +1,12 @@
 """Configured headers and query parameters of a provider's requests, over real HTTP."""
 
+import asyncio
+
 import pytest
 from aiohttp import web
 
 from tokenwire_server.config import ConfigError, Limits, ProviderConfig
-from tokenwire_server.errors import UpstreamRejected
+from tokenwire_server.errors import UpstreamRejected, UpstreamUnavailable
 from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.request import ChatRequest, Message, Text
 
@@ -83,3 +85,20 @@ def test_a_variable_that_cannot_be_sent_is_named_without_its_value():
     with pytest.raises(ConfigError, match="ODD: must contain only printable ASCII") as caught:
         ProviderRegistry({"local": config}, Limits(), {"ODD": "canary\nX-Other: 1"})
     assert "canary" not in str(caught.value)
+
+
+async def test_the_error_of_a_broken_response_has_no_query():
+    async def junk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/9 what\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(junk, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        config = ProviderConfig(kind="openai-chat", base_url=url, query={"key": {"env": "K"}})
+        secret = f"{SECRET}+/ ="
+        async with ProviderRegistry({"local": config}, Limits(), {"K": secret}) as providers:
+            with pytest.raises(UpstreamUnavailable) as caught:
+                await providers.get("local").open(REQUEST, "m", None).__aenter__()
+    assert f"{url}/chat/completions?[redacted]" in caught.value.provider_text
+    assert SECRET not in caught.value.provider_text
