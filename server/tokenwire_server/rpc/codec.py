@@ -32,6 +32,9 @@ from ..events import (
 )
 from ..streams.handle import StreamHandle
 
+MAX_ANSWER_BYTES = 64 * 2**20
+"""The largest bound on the answer of Chat that the settings allow."""
+
 
 def encode(sequence: int, event: ReaderEvent) -> bytes:
     """Return a serialized TokenEvent."""
@@ -129,7 +132,7 @@ class AnswerBuilder:
     Content beyond `max_bytes` is counted, not kept.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._max_bytes = max_bytes
         self._text: dict[int, bytearray] = {}  # UTF-8
         self._parts: dict[int, chat_pb2.Part] = {}

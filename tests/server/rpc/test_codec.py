@@ -87,7 +87,7 @@ def test_started_has_the_creation_time():
 
 
 def test_a_whole_answer_keeps_the_signature_of_each_reasoning_block():
-    builder = AnswerBuilder(1 << 20)
+    builder = AnswerBuilder()
     builder.add([Started("id", "m", "p", 0.0), ReasoningDelta("h", 0), ReasoningDelta("m", 0)])
     builder.add([ReasoningDelta("", 0, "proof"), TextDelta("yes", 1), ReasoningDelta("", 2, "2nd")])
     builder.add([FINISHED])
@@ -115,7 +115,7 @@ def test_encoding_an_entry_caches_nothing_in_its_text(kind):
     entry = WITH_TEXT[kind](text)
     before = getsizeof(text)
     encode(1, entry)
-    answer = AnswerBuilder(1 << 20)
+    answer = AnswerBuilder()
     answer.add([entry])
     answer.response()
     assert getsizeof(text) == before
@@ -151,7 +151,7 @@ def test_every_field_of_every_event_is_encoded(kind, field):
 
 @given(answers(), st.data())
 def test_an_answer_is_the_same_for_every_caller_however_its_events_are_merged(events, data):
-    builder, answer, merged = AnswerBuilder(1 << 20), Answer(), AnswerBuilder(1 << 20)
+    builder, answer, merged = AnswerBuilder(), Answer(), AnswerBuilder()
     builder.add(events)
     position = 0
     while position < len(events):
