@@ -32,8 +32,10 @@ MAX_CALLS = 4096
 """Maximum number of tool calls in one answer."""
 MAX_BUFFERED_CHARS = 2 * 2**20
 """Maximum length of the ids, names and arguments of all calls, which are kept until the answer ends."""
-MAX_WAITING = 256
-"""Maximum number of citations and log probabilities that wait for their text."""
+MAX_WAITING_CHARS = 256 * 1024
+"""Maximum size of the citations and log probabilities that wait for their text. Others are dropped."""
+LOGPROB_CHARS = 100
+"""Size of a token with its log probability, for MAX_WAITING_CHARS."""
 
 
 class ToolCallsTooLargeError(Exception):
@@ -89,6 +91,7 @@ class Blocks:
         "_text_state",
         "_unannounced",
         "_waiting",
+        "_waiting_chars",
     )
 
     def __init__(self, provider: str = "") -> None:
@@ -110,6 +113,7 @@ class Blocks:
         """The state of the latest text block that has one."""
         self._waiting: list[Citation | Logprobs] = []
         """What belongs to the first text block, which has not begun."""
+        self._waiting_chars = 0
         self._details = ReasoningDetails()
         self._details_index = -1
         """Index of the block of reasoning that the details belong to."""
@@ -151,7 +155,9 @@ class Blocks:
         """Add a delta that belongs to the latest text block, or else to the next one. Sets its index."""
         if self._text_index >= 0:
             deltas.append(msgspec.structs.replace(delta, index=self._text_index))
-        elif len(self._waiting) < MAX_WAITING:
+            return
+        self._waiting_chars += _size(delta)
+        if self._waiting_chars <= MAX_WAITING_CHARS:
             self._waiting.append(delta)
 
     def reasoning(self, text: str, deltas: list[Delta]) -> None:
@@ -295,6 +301,12 @@ class Blocks:
         if id_ or name != call.name or (arguments and call.arguments.is_object()):
             return None
         return call
+
+
+def _size(delta: Citation | Logprobs) -> int:
+    if isinstance(delta, Logprobs):
+        return LOGPROB_CHARS * sum(1 + len(token.top) for token in delta.tokens)
+    return LOGPROB_CHARS + len(delta.cited_text) + len(delta.url) + len(delta.title)
 
 
 def generated_id(response_id: str, index: int) -> str:

@@ -15,7 +15,11 @@ from tokenwire_server.errors import (
 )
 from tokenwire_server.events import FinishReason, TextDelta, TextInfo, ToolCall, ToolCallStarted
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.decode.blocks import MAX_BUFFERED_CHARS, MAX_CALLS
+from tokenwire_server.providers.decode.blocks import (
+    MAX_BUFFERED_CHARS,
+    MAX_CALLS,
+    MAX_WAITING_CHARS,
+)
 from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
 
 DONE = b"data: [DONE]\n\n"
@@ -164,6 +168,27 @@ def test_calls_without_index_or_id_are_separated_by_their_arguments():
 
     whole = [delta.arguments_json for delta in deltas if isinstance(delta, ToolCall)]
     assert whole == ['{"x":1}', '{"x":2}']
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        choice(annotations=[{"type": "url_citation", "url": "u", "content": "c" * 5000}]),
+        frame(choices=[{"logprobs": {"content": [{"token": "a", "logprob": -1}] * 50}}]),
+    ],
+)
+def test_what_waits_for_a_text_that_never_comes_is_bounded(waiting):
+    decoder = OpenAIChatDecoder()
+    tracemalloc.start()
+    try:
+        for _ in range(500):
+            decoder.feed(waiting)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept_bytes < 2 * MAX_WAITING_CHARS
+    assert 1 < len(decoder.feed(choice(content="Hi"))) < 500
 
 
 def test_the_state_of_a_text_block_is_sent_once():
