@@ -21,7 +21,7 @@ from msgspec import inspect
 from .json import join_surrogates, loads
 
 JsonText = Annotated[str, msgspec.Meta(extra={"objects": "json"})]
-"""A text that is JSON. An object or a list in its place becomes its JSON."""
+"""A text that is JSON. Any other value in its place becomes its JSON."""
 Prose = Annotated[str, msgspec.Meta(extra={"objects": "text"})]
 """A text to read. An object in its place becomes the text in it, or else its JSON; a list becomes the texts
 of its elements."""
@@ -203,10 +203,15 @@ def _fits(type_: inspect.Type, value: Any) -> bool:
 
 
 def _annotated_text(objects: str, value: Any) -> str:
-    if objects != "none" and isinstance(value, dict | list):
-        return _json(value) if objects == "json" else _prose(value)
-    if objects == "none" and not isinstance(value, str):
-        raise _UnreadableError
+    match objects, value:
+        case _, str():
+            return value
+        case "json", _ if value is not None:
+            return _json(value)
+        case "text", dict() | list():
+            return _prose(value)
+        case "none", _:
+            raise _UnreadableError
     return _text(value)
 
 
