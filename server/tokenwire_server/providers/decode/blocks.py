@@ -296,7 +296,7 @@ class Blocks:
             call = None
         if call is None or not name or not call.name or (id_ and id_ == call.id):
             return call
-        if call is self._unannounced and call.has_id and not id_ and place is not None:
+        if call is self._unannounced and call.has_id and not id_:
             return call
         if id_ or name != call.name or (arguments and call.arguments.is_object()):
             return None

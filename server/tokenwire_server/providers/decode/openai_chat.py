@@ -296,6 +296,8 @@ class OpenAIChatDecoder:
             return
         if reason is FinishReason.STOP and isinstance(choice.stop_reason, str):
             reason = FinishReason.STOP_SEQUENCE
+        if reason in _GENERAL and self._reason is not None and self._reason not in _GENERAL:
+            return  # a proxy added its own end after that of the provider
         self._reason, self._word = reason, word[:MAX_NAME_CHARS]
 
     def _read_usage(self, usage: Usage, service_tier: str | None = None) -> None:

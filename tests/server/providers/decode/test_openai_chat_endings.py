@@ -96,6 +96,16 @@ def test_a_reason_without_a_word_is_another_reason():
     assert ending(True)[1] == Complete(FinishReason.OTHER, "true")
 
 
+@pytest.mark.parametrize("words", [("length", "stop"), ("stop", "length"), ("length", "length")])
+def test_a_later_stop_does_not_hide_that_the_answer_was_cut_off(words):
+    decoder = OpenAIChatDecoder()
+    for word in words:
+        decoder.feed(frame({"content": "Hi"}, finish_reason=word))
+    decoder.feed(b"data: [DONE]\n\n")
+
+    assert decoder.end == Complete(FinishReason.MAX_TOKENS, "length")
+
+
 def test_the_providers_word_is_shortened_and_has_no_surrogates():
     end = ending("\ud83d" + "é" * 1000)[1]
 
