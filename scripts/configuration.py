@@ -92,7 +92,8 @@ def _values(name: str, field: FieldInfo) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{_toml(value)}`" for value in get_args(kind))
     if get_origin(kind) is tuple:
-        return "list of " + ", ".join(f"`{_toml(v)}`" for v in get_args(get_args(kind)[0]))
+        values = ", ".join(f"`{_toml(v)}`" for v in get_args(get_args(kind)[0]))
+        return f"list of {values or 'texts'}"
     if kind is bool:
         return "`true`, `false`"
     if kind is Path:
