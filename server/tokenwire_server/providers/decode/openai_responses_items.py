@@ -147,10 +147,16 @@ class Items:
             raise UpstreamBroken("the provider's answer has too many items")
         matches: dict[int, _Item] = {}
         has_more_text: dict[str, bool] = {}
+        indexes = {id(item): index for index, item in enumerate(output)}
+
+        def is_same(item: wire.Item, known: _Item) -> bool:
+            is_at_place = known.output_index == indexes[id(item)]
+            return _has_same_id(item, known) or (is_at_place and known.agrees(item))
+
         for kind in wire.ITEM_TYPES:
             wholes = [item for item in output if item.type == kind]
             known = [item for item in self._items if item.kind == kind]
-            matches |= match(wholes, known, _is_same, lambda item, known: known.agrees(item))
+            matches |= match(wholes, known, is_same, agree=lambda i, known: known.agrees(i))
             streamed_size = sum(item.size for item in known if isinstance(item, TextItem))
             has_more_text[kind] = sum(map(size_of, wholes)) > streamed_size
         for item in output:
@@ -260,7 +266,7 @@ class Items:
             self._by_call_id[call_id] = item
 
 
-def _is_same(item: wire.Item, known: _Item) -> bool:
+def _has_same_id(item: wire.Item, known: _Item) -> bool:
     if isinstance(known, Call) and item.call_id and known.call_id == item.call_id:
         return True
     return bool(item.id) and known.id == item.id

@@ -29,7 +29,7 @@ MAX_EXPLANATION_CHARS = 1024
 OF_MESSAGES = frozenset({"output_text", "refusal"})
 OF_REASONING = frozenset({"summary_text", "reasoning_text"})
 
-LOOKAHEAD = 8
+LOOKAHEAD = 4
 """How many of the next candidates are compared with a whole thing."""
 _Whole = TypeVar("_Whole")
 _Known = TypeVar("_Known")
@@ -153,18 +153,18 @@ class Refusal(Part):
 def match(
     wholes: Sequence[_Whole],
     known: Sequence[_Known],
-    is_same: Callable[[_Whole, _Known], bool],
+    *tests: Callable[[_Whole, _Known], bool],
     agree: Callable[[_Whole, _Known], bool],
 ) -> dict[int, _Known]:
     """Find what is already known of a list of whole things. Return it by the `id()` of each whole thing.
 
-    Servers may number and name things differently in different events. So things that are not the same by
-    number or name are matched if their content agrees, and the rest in order. Content that disagrees
-    cannot be taken back, and to emit the other content, too, would double it.
+    Servers may number and name things differently in different events. So things are matched by one test
+    after another, then if their content may agree, and the rest in order: content that disagrees cannot be
+    taken back, and to emit the other content, too, would double it.
     """
     matches: dict[int, _Known] = {}
     open_wholes, open_known = list(wholes), list(known)
-    for test in (is_same, agree, lambda _, __: True):
+    for test in (*tests, agree, _in_order):
         if test is agree and len(open_wholes) == len(open_known):
             continue
         unmatched = []
@@ -177,6 +177,10 @@ def match(
                 matches[id(whole)] = open_known.pop(at)
         open_wholes = unmatched
     return matches
+
+
+def _in_order(_: object, __: object) -> bool:
+    return True
 
 
 def text_of(part: wire.Part) -> str:

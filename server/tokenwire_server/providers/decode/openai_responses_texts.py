@@ -194,8 +194,10 @@ class TextItem:
             matches |= match(
                 of_type,
                 known,
+                lambda whole, part: part.place == places[id(whole)] and _is_all(whole, part),
+                _is_all,
                 lambda whole, part: part.place == places[id(whole)] and _agree(whole, part),
-                _agree,
+                agree=_agree,
             )
         for whole in found:
             part = matches.get(id(whole))
@@ -243,5 +245,11 @@ def size_of(item: wire.Item) -> int:
     return sum(len(text_of(w).encode("utf-16-le", "surrogatepass")) for w in wholes)
 
 
+def _is_all(whole: wire.Part, part: Part) -> bool:
+    """Return whether all of the text of a whole part, and nothing else, was emitted."""
+    return part.rest(text_of(whole)) == ""
+
+
 def _agree(whole: wire.Part, part: Part) -> bool:
-    return part.rest(text_of(whole)) is not None
+    """Return whether a part may have the text of a whole one, of which some may not have been emitted."""
+    return _is_all(whole, part) if part.is_whole else part.rest(text_of(whole)) is not None

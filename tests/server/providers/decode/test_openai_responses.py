@@ -228,6 +228,31 @@ def test_each_part_of_a_message_is_a_block():
     assert deltas == [TextDelta("a", 0), TextDelta("b", 1), TextDelta("c", 0)]
 
 
+def part_done(text, content_index):
+    part = {"type": "output_text", "text": text}
+    return frame(
+        "response.content_part.done", part=part, output_index=0, content_index=content_index
+    )
+
+
+@pytest.mark.parametrize(
+    ("frames", "final", "expected"),
+    [
+        (
+            [text_delta("a", 0, 1), text_delta("ab", 0, 2), item_done(message("a", "ab"))],
+            [],
+            "a ab",
+        ),
+        ([part_done("a", 1), part_done("ab", 2), item_done(message("a", "ab"))], [], "a ab"),
+        ([part_done("a", 0), part_done("a", 1)], [], "a a"),
+        ([item_done(message("a", "a"), 1)], [message("a"), message("a", "a")], "a a a"),
+    ],
+)
+def test_texts_that_begin_alike_are_told_apart(frames, final, expected):
+    deltas, _ = decode(*frames, completed(*final))
+    assert " ".join(delta.text for delta in deltas) == expected
+
+
 @pytest.mark.parametrize("arguments", ["[1]", '"x"', "nonsense", "{} {}", "{'a': 1}"])
 def test_a_finished_call_whose_arguments_are_not_an_object_is_invalid(arguments):
     deltas, decoder = decode(item_done(call(arguments=arguments)), completed())
