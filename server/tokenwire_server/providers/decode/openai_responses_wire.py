@@ -218,27 +218,28 @@ class Reader:
         self.unreadable = ""
         """The first fields that could not be read: their paths and their types of JSON."""
 
-    def read(self, decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
-        """Decode an event. Raises msgspec.DecodeError if it is not an object."""
+    def read(self, decoder: msgspec.json.Decoder[_T], data: bytes, path: str = "") -> _T:
+        """Decode an event, or the object at a path in it. Raises msgspec.DecodeError if it is no object."""
         try:
             return loads(decoder, data)
         except msgspec.ValidationError:
             value, unreadable = lenient.read(decoder, data)
-        self.unreadable = self.unreadable or unreadable
+        if unreadable and not self.unreadable:
+            self.unreadable = path + unreadable
         return value
 
     def read_item(self, item: msgspec.Raw) -> Item:
         """Read an item of the types that `Item` has, and only the type of any other item."""
         try:
-            kind = self.read(TYPED, bytes(item)).type
-            return self.read(_ITEM, bytes(item)) if kind in ITEM_TYPES else Item(type=kind)
+            kind = self.read(TYPED, bytes(item), "item.").type
+            return self.read(_ITEM, bytes(item), "item.") if kind in ITEM_TYPES else Item(type=kind)
         except msgspec.DecodeError:
             self.unreadable = self.unreadable or "item"
             return Item()
 
     def read_server_tool_call(self, item: msgspec.Raw) -> ServerToolCall:
         try:
-            return self.read(_SERVER_TOOL_CALL, bytes(item))
+            return self.read(_SERVER_TOOL_CALL, bytes(item), "item.")
         except msgspec.DecodeError:
             return ServerToolCall()
 

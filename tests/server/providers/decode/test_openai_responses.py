@@ -333,6 +333,26 @@ def test_names_and_ids_of_calls_count_as_buffered(field):
     assert isinstance(decoder.end, UpstreamBroken)
 
 
+@pytest.mark.parametrize("kind", ["delta", "done"])
+def test_the_arguments_of_open_calls_count_as_buffered(kind):
+    decoder = OpenAIResponsesDecoder()
+    field = "delta" if kind == "delta" else "arguments"
+    for n in range(MAX_BUFFERED_CHARS // 2**16 + 1):
+        assert decoder.end is None
+        fields = {field: "x" * 2**16, "output_index": n}
+        decoder.feed(frame(f"response.function_call_arguments.{kind}", **fields))
+    assert isinstance(decoder.end, UpstreamBroken)
+
+
+def test_more_citations_than_the_bound_are_left_out():
+    annotations = [{"type": "url_citation", "url": "u"}] * (MAX_PARTS + 1)
+    whole = message("Pears.")
+    whole["content"][0]["annotations"] = annotations
+    deltas, decoder = decode(item_done(whole), completed())
+    assert sum(isinstance(delta, Citation) for delta in deltas) == MAX_PARTS
+    assert isinstance(decoder.end, Complete)
+
+
 def test_the_status_in_a_completed_event_determines_the_end():
     details = {"incomplete_details": {"reason": "max_output_tokens"}}
     _, decoder = decode(text_delta("Hi"), completed(status="incomplete", **details))

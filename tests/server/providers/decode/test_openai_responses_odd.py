@@ -174,7 +174,14 @@ def test_counts_are_read_if_their_meaning_is_clear(usage, read):
     assert decoder.usage == read
 
 
-def test_what_cannot_be_read_is_named_once_by_its_path_and_type():
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"response": {"id": ["canary"]}}, "response.id: array"),
+        ({"type": EVENTS[4][0], "item": {**THOUGHT, "status": {}}}, "item.status: object"),
+    ],
+)
+def test_what_cannot_be_read_is_named_once_by_its_path_and_type(fields, path):
     completed = {**BODIES[-1], "response": {**RESPONSE, "usage": "canary"}}
-    _, decoder = decode([{**BODIES[0], "response": {"id": ["canary"]}}, *BODIES[1:-1], completed])
-    assert decoder.problem == "fields of its answer cannot be read: response.id: array"
+    _, decoder = decode([{**BODIES[0], **fields}, *BODIES[1:-1], completed])
+    assert decoder.problem == f"fields of its answer cannot be read: {path}"
