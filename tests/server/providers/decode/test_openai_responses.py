@@ -221,6 +221,12 @@ def test_the_final_response_repeats_nothing_under_other_indexes_or_ids():
     ]
 
 
+def test_a_final_response_that_joins_finished_messages_adds_nothing():
+    done = [item_done(message("One."), 0), item_done(message("Two."), 1)]
+    deltas, _ = decode(*done, completed(message("One.\n\nTwo.")))
+    assert deltas == [TextDelta("One.", 0), TextDelta("Two.", 1)]
+
+
 def test_each_part_of_a_message_is_a_block():
     deltas, _ = decode(
         text_delta("a"), text_delta("b", content_index=1), text_delta("c"), completed()
@@ -276,13 +282,14 @@ def test_an_answer_with_a_valid_call_ends_with_tool_calls_although_another_is_in
     assert decoder.end.reason == FinishReason.TOOL_CALLS
 
 
-@pytest.mark.parametrize("reported_as_done", [True, False])
-def test_a_call_that_was_cut_off_is_neither_complete_nor_invalid(reported_as_done):
-    status = "completed" if reported_as_done else "incomplete"
+@pytest.mark.parametrize(
+    ("status", "arguments"),
+    [("completed", '{"a":'), ("incomplete", '{"a":'), ("incomplete", '{"a":1}'), (None, "")],
+)
+def test_a_call_that_was_cut_off_is_neither_complete_nor_invalid(status, arguments):
     cut_off = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
-    deltas, decoder = decode(
-        item_done(call(arguments='{"a":', status=status)), completed(**cut_off)
-    )
+    done = item_done(call(arguments=arguments, status=status))
+    deltas, decoder = decode(done, completed(**cut_off))
     assert not [d for d in deltas if isinstance(d, ToolCall | InvalidToolCall)]
     assert decoder.end.reason == FinishReason.MAX_TOKENS
 
