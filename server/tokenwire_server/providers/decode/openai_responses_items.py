@@ -150,7 +150,7 @@ class Items:
         indexes = {id(item): index for index, item in enumerate(output)}
 
         def is_same(item: wire.Item, known: _Item) -> bool:
-            is_at_place = known.output_index == indexes[id(item)]
+            is_at_place = known.output_index == indexes[id(item)] and not known.is_other(item)
             return _has_same_id(item, known) or (is_at_place and known.agrees(item))
 
         for kind in wire.ITEM_TYPES:

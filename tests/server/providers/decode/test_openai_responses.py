@@ -227,6 +227,12 @@ def test_a_final_response_that_joins_finished_messages_adds_nothing():
     assert deltas == [TextDelta("One.", 0), TextDelta("Two.", 1)]
 
 
+def test_a_call_that_only_the_final_response_has_is_told_apart_by_its_id():
+    calls = [call("call_1", arguments='{"a":1}'), call("call_2", arguments='{"a":2}')]
+    deltas, _ = decode(item_done(calls[1], 0), completed(*calls))
+    assert [delta.id for delta in deltas if isinstance(delta, ToolCall)] == ["call_2", "call_1"]
+
+
 def test_each_part_of_a_message_is_a_block():
     deltas, _ = decode(
         text_delta("a"), text_delta("b", content_index=1), text_delta("c"), completed()
