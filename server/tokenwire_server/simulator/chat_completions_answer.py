@@ -133,7 +133,7 @@ class ChatCompletionStream:
             yield from self._strings({"content": TEXT}, self._texts(answer.escaped_text()))
         yield from self._strings({"refusal": TEXT}, map(escape, answer.refusal))
         begun = b""
-        for round_, (ordinal, fragment) in enumerate(answer.interleaved_fragments()):
+        for round_, (ordinal, fragment) in enumerate(self._fragments()):
             if round_ < len(answer.tool_calls):
                 begun = self._call_event(_beginning(ordinal, answer))
             self._sent += 1
@@ -192,6 +192,16 @@ class ChatCompletionStream:
 
     def _texts(self, tokens: Iterator[bytes]) -> Iterator[bytes]:
         return itertools.accumulate(tokens) if self._answer.scenario.cumulative else tokens
+
+    def _fragments(self) -> Iterator[tuple[int, str]]:
+        """Yield the fragments of all calls, each with the ordinal of its call."""
+        sent = [""] * len(self._answer.tool_calls)
+        for ordinal, fragment in self._answer.interleaved_fragments():
+            if self._answer.scenario.cumulative:
+                sent[ordinal] += fragment
+                yield ordinal, sent[ordinal]
+            else:
+                yield ordinal, fragment
 
     def _with_logprobs(self) -> Iterator[bytes]:
         top = top_count(self._body.get("top_logprobs"))

@@ -112,7 +112,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fallback_after: Count = 5
     """Messages: the number of tokens of the text before `fallback_model` takes over."""
     cumulative: bool = False
-    """Chat Completions: each delta of reasoning or text repeats all before it (DashScope)."""
+    """Chat Completions: each delta of reasoning, text or arguments repeats all before it (DashScope)."""
     prompt_progress: Annotated[int, Meta(ge=0, le=1000)] = 0
     """Chat Completions: number of events before the first token that report the progress with the prompt,
     with timings (llama.cpp)."""

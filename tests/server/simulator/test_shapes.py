@@ -193,10 +193,12 @@ async def test_reasoning_can_be_between_tags_in_the_text(raw_chat):
     assert whole["choices"][0]["message"]["content"] == expected
 
 
-async def test_cumulative_deltas_repeat_the_text_before_them(raw_chat):
-    chunks, _ = await raw_chat("sim?tokens=6&cumulative=1")
+async def test_cumulative_deltas_repeat_what_was_before_them(raw_chat):
+    chunks, _ = await raw_chat("sim?tokens=6&cumulative=1&tools=1&arguments={}&arg_fragments=2")
     said = [delta["content"] for delta in deltas(chunks) if delta.get("content")]
     assert said == ["".join(TEXT[: i + 1]) for i in range(6)]
+    calls = [call for delta in deltas(chunks) for call in delta.get("tool_calls", [])]
+    assert [call["function"]["arguments"] for call in calls] == ["", "{", "{}"]
 
 
 @pytest.mark.parametrize(
