@@ -11,6 +11,7 @@ answers are in `messages_answer`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,9 @@ INPUT_FIELDS = frozenset(
         "tools",
     }
 )
+
+_ID = re.compile("[a-zA-Z0-9_-]+")
+_ID_FIELDS = {"tool_use": "id", "tool_result": "tool_use_id"}
 
 
 def api_key(headers: Mapping[str, str]) -> str:
@@ -79,6 +83,7 @@ def _read(
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
             raise BadRequest("must be 'user' or 'assistant'", param=f"messages.{i}.role")
+        _check_ids(i, message)
     stops = typed(body, "stop_sequences", list, "an array of strings")
     return ProviderRequest(
         model=model,
@@ -95,6 +100,14 @@ def _read(
         max_output_tokens=max_output_tokens,
         stop_sequence=stops[0] if stops else None,
     )
+
+
+def _check_ids(i: int, message: dict[str, Any]) -> None:
+    for j, block in enumerate(objects_in(message.get("content"))):
+        name = _ID_FIELDS.get(str(block.get("type")))
+        if name is not None and not _ID.fullmatch(str(block.get(name))):
+            param = f"messages.{i}.content.{j}.{block['type']}.{name}"
+            raise BadRequest(f"String should match pattern '^{_ID.pattern}$'", param=param)
 
 
 def _conversation(messages: list[dict[str, Any]]) -> Conversation:

@@ -184,6 +184,26 @@ async def test_an_invalid_request_is_refused_in_anthropics_format(anthropic, fie
 
 
 @pytest.mark.parametrize(
+    ("role", "block", "place"),
+    [
+        ("assistant", {"type": "tool_use", "name": "look", "input": {}}, "tool_use.id"),
+        ("user", {"type": "tool_result"}, "tool_result.tool_use_id"),
+    ],
+)
+async def test_the_ids_of_calls_have_a_few_characters(anthropic, role, block, place):
+    for id_, is_valid in (("toolu_1-A", True), ("functions.look:0", False)):
+        message = {"role": role, "content": [{**block, place.split(".")[1]: id_}]}
+        create = anthropic.messages.create(
+            model="sim?tokens=1", messages=[*HELLO, message], max_tokens=9
+        )
+        if is_valid:
+            assert (await create).content
+            continue
+        with pytest.raises(BadRequestError, match=f"messages.1.content.0.{place}"):
+            await create
+
+
+@pytest.mark.parametrize(
     ("status", "kind"),
     [
         (401, "authentication_error"),
