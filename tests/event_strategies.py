@@ -34,7 +34,7 @@ TOKENS = st.builds(TokenLogprob, st.text(max_size=3), st.floats(-9, 0), st.binar
 
 @st.composite
 def _text(draw, index):
-    events = [TextDelta(piece, index) for piece in draw(PIECES)]
+    events = [TextDelta(piece, index) for piece in draw(st.one_of(st.just([]), PIECES))]
     for extra in (
         TextInfo(index, draw(st.sampled_from(TextPhase)), draw(STATES)),
         Citation(index, draw(st.sampled_from(CitationKind)), 0, 1, draw(st.text(max_size=3))),
@@ -80,7 +80,7 @@ def answers(draw):
     events = [Started("id", "m", "p", 0.0)]
     blocks = [(kind, draw(kind(index))) for index, kind in enumerate(kinds)]
     for kind, group in groupby(blocks, lambda block: block[0]):
-        waiting = [list(block) for _, block in group]
+        waiting = [list(block) for _, block in group if block]
         while waiting:
             block = draw(st.sampled_from(waiting)) if kind is _tool_call else waiting[0]
             events.append(block.pop(0))

@@ -25,6 +25,7 @@ class Violation(msgspec.Struct, frozen=True):
 
 class Text(msgspec.Struct, frozen=True):
     text: str
+    """Empty only in a message of the assistant that came with a state. Do not send an empty text."""
     cache_hint: bool = False
     state: bytes | None = None
     """Provider state, see `providers.state`. None: there is none."""

@@ -35,7 +35,9 @@ class _Block:
         text = "".join(self.pieces)
         match self.kind:
             case "text":
-                return Part(text=text, provider_state=self.provider_state) if text else None
+                if not text and not self.provider_state:
+                    return None
+                return Part(text=text, provider_state=self.provider_state)
             case "reasoning":
                 if not text and not self.signature and not self.provider_state:
                     return None

@@ -697,7 +697,9 @@ class Part(google.protobuf.message.Message):
     CACHE_HINT_FIELD_NUMBER: builtins.int
     PROVIDER_STATE_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """Text. Not empty. In messages with ROLE_SYSTEM, ROLE_USER and ROLE_ASSISTANT."""
+    """Text. Not empty unless `provider_state` is set. In messages with ROLE_SYSTEM, ROLE_USER and
+    ROLE_ASSISTANT.
+    """
     cache_hint: builtins.bool
     """Marks the end of a static prefix, for providers whose prompt cache needs marks (Anthropic, at most 4 in
     a request, none on reasoning). Other providers cache without marks. Default: false.

@@ -254,7 +254,7 @@ def stream_info(stream: StreamHandle) -> chat_pb2.StreamInfo:
 def _is_empty(part: chat_pb2.Part) -> bool:
     match part.WhichOneof("content"):
         case "text":
-            return not part.text
+            return not part.text and not part.provider_state
         case "reasoning":
             return not part.reasoning.ByteSize()
     return False

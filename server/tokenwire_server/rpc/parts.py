@@ -66,10 +66,10 @@ class PartsParser:
         hint = proto.cache_hint
         match kind:
             case "text":
-                if not proto.text:
-                    self._report(f"{path}.text", "is empty")
                 # A part of an answer may be quoted in another message. Its state means nothing there.
                 state = self._state(proto, path) if role == "assistant" else None
+                if not proto.text and not state:
+                    self._report(f"{path}.text", "is empty")
                 return Text(proto.text, hint, state)
             case "image":
                 return self._image(proto.image, hint, f"{path}.image")

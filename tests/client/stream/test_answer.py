@@ -142,14 +142,16 @@ def test_the_complete_tool_call_replaces_its_fragments():
     assert [part.tool_call.arguments_json for part in message.parts] == ["{}"]
 
 
-def test_an_empty_block_is_left_out_unless_it_has_a_signature():
+def test_an_empty_block_is_left_out_unless_it_has_a_signature_or_state():
     hidden = reasoning(2, "", 0, "c2lnbmVk")
-    empty = reasoning(3, "", 1)
+    empty = [reasoning(3, "", 1), text(4, "", 2)]
+    state = event(5, text=TextDelta(index=3, provider_state=b"p\0state"))
 
-    message = answer_of([hidden, empty, text(4, "Hi", 2)]).message()
+    message = answer_of([hidden, *empty, state, text(6, "Hi", 4)]).message()
 
-    assert [part.WhichOneof("content") for part in message.parts] == ["reasoning", "text"]
+    assert [part.WhichOneof("content") for part in message.parts] == ["reasoning", "text", "text"]
     assert message.parts[0].reasoning.signature == "c2lnbmVk"
+    assert (message.parts[1].text, message.parts[1].provider_state) == ("", b"p\0state")
 
 
 def test_parts_are_in_the_order_of_their_blocks():

@@ -67,6 +67,11 @@ def result_of(*parts, **fields):
             {"text": "yes", "provider_state": STATE},
             domain.Text("yes", state=STATE),
         ),
+        (
+            pb.ROLE_ASSISTANT,
+            {"text": "", "provider_state": STATE},
+            domain.Text("", state=STATE),
+        ),
         (pb.ROLE_USER, {"text": "quoted", "provider_state": STATE}, domain.Text("quoted")),
         (
             pb.ROLE_ASSISTANT,
@@ -173,6 +178,7 @@ def test_only_a_message_of_the_assistant_may_be_empty():
             "tool_call.provider_state",
         ),
         (pb.ROLE_ASSISTANT, {"text": "yes", "provider_state": TOO_MUCH}, "provider_state"),
+        (pb.ROLE_USER, {"text": "", "provider_state": STATE}, "text"),
     ],
 )
 def test_each_fault_of_a_part_is_named_by_its_path(role, fields, path):
