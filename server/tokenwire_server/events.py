@@ -49,8 +49,9 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     service_tier: str = ""
     """The tier of service that the provider reports, in its own words. Empty if it reports none."""
     by_model: tuple[tuple[str, Usage], ...] = ()
-    """The usage of each model that worked on the answer, if the provider reports more than one. These
-    figures add up to the usage."""
+    """The usage of each of several requests that the provider made for the answer, with the name of the
+    model. Empty if there was one request, to the model that the provider reports. The figures add up to the
+    usage."""
     cost_microusd: int | None = None
     """Millionths of a US dollar, computed from prices. None if the price is unknown."""
     estimated: bool = False
@@ -208,7 +209,7 @@ class NoticeKind(enum.IntEnum):
 
 
 class Notice(msgspec.Struct, frozen=True, gc=False):
-    """A change of the stream. A decoder leaves `provider` empty."""
+    """A change of the stream: the model that answers from now on, and its provider."""
 
     kind: NoticeKind
     model: str

@@ -132,10 +132,12 @@ def _usage(message: Message, iterations: list[dict]) -> Usage:
         "cache_creation": None if creation is None else creation.model_dump(),
     }
     apart = [i for i in iterations if i["type"] in ("compaction", "advisor_message")]
-    models = {message.model: [own]}
-    for iteration in apart:
-        models.setdefault(iteration.get("model", message.model), []).append(iteration)
-    by_model = tuple((model, _sum(figures)) for model, figures in models.items())
+    requests = [(i.get("model") or message.model, i) for i in iterations]
+    if len(apart) == len(iterations):
+        requests.append((message.model, own))
+    none = dict.fromkeys(("cache_read_input_tokens", "cache_creation_input_tokens"), 0)
+    none["cache_creation"] = {"ephemeral_1h_input_tokens": 0}
+    by_model = tuple((model, _sum([none, figures])) for model, figures in requests)
     uses = usage.server_tool_use.model_dump() if usage.server_tool_use is not None else {}
     return msgspec.structs.replace(
         _sum([own, *apart]),
@@ -144,7 +146,7 @@ def _usage(message: Message, iterations: list[dict]) -> Usage:
             sorted((key.removesuffix("_requests"), count) for key, count in uses.items() if count)
         ),
         service_tier=usage.service_tier or "",
-        by_model=by_model if len(by_model) > 1 else (),
+        by_model=() if [model for model, _ in by_model] == [message.model] else by_model,
     )
 
 

@@ -49,6 +49,7 @@ class AnthropicDecoder:
         self.model = ""
         self.problem = ""
         """The first fields that could not be read, for the operator's log: their paths and types."""
+        self._provider = provider
         self._framer = SSEFramer()
         self._surrogates = SurrogateJoiner()
         self._bill = anthropic_usage.Bill()
@@ -160,7 +161,7 @@ class AnthropicDecoder:
             return
         model = join_surrogates(model[:MAX_NAME_CHARS])
         if self.model and self.model != model:
-            deltas.append(Notice(NoticeKind.MODEL_CHANGED, model))
+            deltas.append(Notice(NoticeKind.MODEL_CHANGED, model, self._provider))
         self.model = model
 
     def _read_ending(self, delta: wire.Delta) -> None:

@@ -128,8 +128,9 @@ class Bill:
 
     def _figures(self, message: _Counts) -> UsageFigures:
         latest = self._latest
-        by_model = self._by_model(message)
-        total = sum(by_model.values(), start=_NOTHING)
+        entries = self._by_model(message)
+        total = sum((counts for _, counts in entries), start=_NOTHING)
+        is_plain = len(entries) == 1 and entries[0][0] == self.model
         details = latest.output_tokens_details
         has_reads = total.cache_read or latest.cache_read_input_tokens is not None
         has_writes = total.cache_write or latest.cache_creation_input_tokens is not None
@@ -143,34 +144,41 @@ class Bill:
             long_cache_write_tokens=total.long_cache_write if has_long_writes else None,
             server_tools=_server_tools(latest.server_tool_use or {}),
             service_tier=_service_tier(latest),
-            by_model=tuple((model, _model_usage(counts)) for model, counts in by_model.items())
-            if len(by_model) > 1
-            else (),
+            by_model=()
+            if is_plain
+            else tuple((model, _model_usage(counts)) for model, counts in entries),
             estimated=not (self._has_input and self._has_output),
         )
 
-    def _by_model(self, message: _Counts) -> dict[str, _Counts]:
-        """Return the billed figures of each model.
+    def _by_model(self, message: _Counts) -> list[tuple[str, _Counts]]:
+        """Return the billed figures of each iteration, with the model that ran it.
 
-        They contain all iterations. If the figures of the message are above those of its iterations, the
-        rest belongs to the model that completed the answer.
+        Iterations of one model are not added up: the price of each depends on the length of its own input.
+        If the figures of the message are above those of its iterations, the rest belongs to the model that
+        completed the answer.
         """
         fallback = self.fallback_model
         serving = fallback or self.model
-        by_model: dict[str, _Counts] = {}
+        entries: list[tuple[str, _Counts]] = []
         included = _NOTHING
         for iteration in (self._latest.iterations or [])[:MAX_ITERATIONS]:
             counts = _counts(iteration)
             model = _name(iteration.model) or self.model
             if fallback and iteration.type == "message" and model != fallback and not counts.output:
                 continue  # it declined before any output
-            by_model[model] = by_model.get(model, _NOTHING) + counts
+            entries.append((model, counts))
             if iteration.type not in _APART:
                 included += counts
         rest = message.above(included)
-        if rest != _NOTHING or not by_model:
-            by_model[serving] = by_model.get(serving, _NOTHING) + rest
-        return by_model
+        if rest != _NOTHING or not entries:
+            last = max(
+                (i for i, (model, _) in enumerate(entries) if model == serving), default=None
+            )
+            if last is None:
+                entries.append((serving, rest))
+            else:
+                entries[last] = (serving, entries[last][1] + rest)
+        return entries
 
 
 def _has_counts(value: object) -> bool:

@@ -98,7 +98,10 @@ def test_compactions_are_added_to_the_model_that_made_them():
     end = ending("end_turn", input_tokens=50, output_tokens=7, iterations=iterations)
     counted = usage_of(head(input_tokens=50, output_tokens=1), end)
     assert (counted.input_tokens, counted.output_tokens) == (1050, 107)
-    assert counted.by_model == ()
+    assert counted.by_model == (
+        ("claude", Usage(1000, 100, None, 0, 0, 0)),
+        ("claude", Usage(50, 7, None, 0, 0, 0)),
+    )
 
 
 def test_the_figures_of_each_model_add_up_to_the_bill():
@@ -117,8 +120,9 @@ def test_the_figures_of_each_model_add_up_to_the_bill():
     counted = usage_of(head(input_tokens=20, output_tokens=1), end)
     assert (counted.input_tokens, counted.cache_read_tokens, counted.output_tokens) == (260, 10, 12)
     assert counted.by_model == (
-        ("claude", Usage(50, 7, None, 0, 0, 0)),
+        ("claude", Usage(20, 3, None, 0, 0, 0)),
         ("opus", Usage(210, 5, None, 10, 0, 0)),
+        ("claude", Usage(30, 4, None, 0, 0, 0)),
     )
 
 
@@ -160,7 +164,7 @@ def test_a_model_that_declined_is_billed_only_for_output(declined_output, models
     counted = usage_of(head(input_tokens=40, output_tokens=1), end)
     assert counted.output_tokens == declined_output + 7
     assert counted.input_tokens == (81 if declined_output else 41)
-    assert [model for model, _ in counted.by_model] == (models if declined_output else [])
+    assert [model for model, _ in counted.by_model] == models
 
 
 def test_a_fallback_in_mid_answer_reports_the_model_that_continues():
