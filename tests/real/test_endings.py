@@ -20,7 +20,7 @@ ENDLESS = Question("Count.", max_output_tokens=60_000)
 async def wait_until(is_so, within_s=20):
     give_up = time.monotonic() + within_s
     while not await asyncio.to_thread(is_so):
-        assert time.monotonic() < give_up
+        assert time.monotonic() < give_up, f"not within {within_s} s"
         await asyncio.sleep(0.002)
 
 

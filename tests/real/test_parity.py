@@ -40,7 +40,9 @@ async def both(client, llama, dialect, question):
         pytest.param("Count.", True, id="empty"),
     ],
 )
-async def test_text_finish_reason_and_usage(client, llama, dialect, prompt, ends_by_itself):
+async def test_text_finish_reason_and_usage_are_the_same(
+    client, llama, dialect, prompt, ends_by_itself
+):
     answer = await both(client, llama, dialect, Question(prompt, max_output_tokens=60))
 
     assert bool(answer.text) == (prompt != "Count.")
@@ -52,7 +54,7 @@ async def test_text_finish_reason_and_usage(client, llama, dialect, prompt, ends
 
 
 @pytest.mark.parametrize("dialect", ["openai-chat", "anthropic"])
-async def test_stop_sequence(client, llama, dialect):
+async def test_a_stop_sequence_ends_the_answer(client, llama, dialect):
     answer = await both(client, llama, dialect, Question("Which pear?", stop="pear"))
 
     assert answer.text
@@ -60,7 +62,7 @@ async def test_stop_sequence(client, llama, dialect):
     assert answer.finish_reason == {"openai-chat": "STOP", "anthropic": "STOP_SEQUENCE"}[dialect]
 
 
-async def test_json_schema(client, llama):
+async def test_an_answer_follows_its_json_schema(client, llama):
     question = Question(schema=WEATHER, max_output_tokens=400)
 
     answer = await both(client, llama, "openai-chat", question)
@@ -72,7 +74,7 @@ async def test_json_schema(client, llama):
 
 
 @openai_dialects
-async def test_grammar(client, llama, dialect):
+async def test_an_answer_follows_its_grammar(client, llama, dialect):
     question = Question(grammar='root ::= "pear" | "apple"')
 
     answer = await both(client, llama, dialect, question)
@@ -112,7 +114,7 @@ async def test_bytes_that_are_no_text_become_replacement_characters(client, llam
 
 @each_dialect
 @pytest.mark.parametrize(("prompt", "calls"), [("a", 2), ("Oslo?", 4)])
-async def test_tool_calls(tools_client, tools_llama, dialect, prompt, calls):
+async def test_tool_calls_are_the_same(tools_client, tools_llama, dialect, prompt, calls):
     question = Question(prompt, tools={"weather": WEATHER}, max_output_tokens=800)
 
     answer = await both(tools_client, tools_llama, dialect, question)
@@ -133,7 +135,7 @@ async def test_a_tool_call_cut_by_the_limit_is_no_tool_call(tools_client, tools_
 
 
 @each_dialect
-async def test_reasoning(thinking_client, thinking_llama, dialect):
+async def test_reasoning_is_the_same(thinking_client, thinking_llama, dialect):
     options = {"thinking_budget_tokens": 5}
     if dialect == "anthropic":
         options = {"thinking": {"type": "enabled", "budget_tokens": 5}}
@@ -215,13 +217,15 @@ TOOL_LOOP = {
 
 
 @each_dialect
-async def test_the_second_turn_of_a_tool_loop(client, llama, dialect):
+async def test_the_second_turn_of_a_tool_loop_reaches_the_model_as_the_same_prompt(
+    client, llama, dialect
+):
     answer = await both(client, llama, dialect, Question(conversation=TOOL_LOOP))
 
     assert answer.usage.input_tokens > 80
 
 
-async def test_logprobs(client, llama):
+async def test_log_probabilities_are_the_same(client, llama):
     with openai.OpenAI(api_key="none", base_url=f"{llama.url}/v1") as sdk:
         chunks = sdk.chat.completions.create(
             model="tiny",
@@ -253,13 +257,22 @@ async def test_logprobs(client, llama):
 
 
 @openai_dialects
-async def test_input_read_from_the_prompt_cache(client, llama, dialect):
+async def test_input_read_from_the_prompt_cache_is_reported(client, llama, dialect):
     question = Question("Which pear is ripe?", options={"cache_prompt": True, "id_slot": 0})
     sdk_body(dialect, question, llama.url)
 
     answer = await both(client, llama, dialect, question)
 
     assert 0 < answer.usage.cache_read_tokens < answer.usage.input_tokens
+
+
+async def test_input_that_the_server_does_not_report_is_estimated(client):
+    """In Messages, an answer whose first token is a part of a character has no message_start."""
+    answer = await tokenwire_answer(client, "anthropic", Question("iq"))
+
+    assert answer.usage.output_tokens == 8
+    assert answer.usage.input_tokens > 0
+    assert answer.usage.estimated
 
 
 @openai_dialects
