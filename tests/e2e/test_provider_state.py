@@ -16,7 +16,7 @@ from tokenwire.v1 import chat_pb2, chat_pb2_grpc, event_pb2
 TOOLS = [tokenwire.tool("look", parameters={"type": "object", "properties": {}})]
 KINDS = {"anthropic": "anthropic", "openai": "openai-responses"}
 """Wire formats of the providers, by the simulator's name of their state. The others have Chat Completions."""
-QUIRKS = {"deepseek": {"send_reasoning": True}}
+QUIRKS = {"deepseek": {"send_reasoning": True}, "gemini-3": {"call_signatures": True}}
 STATES = ("anthropic", "openai", "gemini", "openrouter", "minimax", "deepseek")
 NEIGHBOURS = list(zip(STATES, [*STATES[1:], STATES[0]], strict=True))
 FIELDS_OF_STATE = {
@@ -41,6 +41,7 @@ def address(start, simulator):
     """Address of a server with a provider for each kind of state, of the same name and one more."""
     names = [(f"{state}{suffix}", state) for state in STATES for suffix in ("", "-2")]
     providers = {name: provider_of(state, simulator.url) for name, state in names}
+    providers["gemini-3"] = provider_of("gemini-3", simulator.url)
     env = {"TOKENWIRE_PROVIDERS": json.dumps(providers)}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         yield address
@@ -152,3 +153,12 @@ def names_in(value):
             return set().union(*(names_in(inner) for inner in value))
         case _:
             return set()
+
+
+async def test_gemini_accepts_a_tool_call_that_another_provider_made(ask):
+    messages = [tokenwire.user("Where is it?")]
+    assert await turn(ask, model_of("anthropic"), messages) == "TOOL_CALLS"
+    strict = "sim?state=gemini&unsigned_calls=refused&tokens=4&tools=2"
+    assert await turn(ask, f"gemini-3/{strict}", [*messages]) == "STOP"
+    with pytest.raises((grpc.aio.AioRpcError, tokenwire.UpstreamRejected)):
+        await turn(ask, f"gemini/{strict}", messages)

@@ -96,6 +96,9 @@ class Quirks(_Section):
     "guided": older vLLM. "grammar": llama.cpp, which accepts only grammars. "sglang": SGLang."""
     send_reasoning: bool = False
     """Whether the server needs its reasoning back as `reasoning_content`, like DeepSeek with tools."""
+    call_signatures: bool = False
+    """Whether the server refuses tool calls without its own signature, like Gemini 3. Calls that another
+    provider made are then sent with the value that Google defines for them."""
     tool_images: bool = False
     """Whether the server accepts images in the results of tools."""
     fixed_sampling_models: tuple[str, ...] = ()

@@ -59,6 +59,11 @@ def encode_messages(messages: Iterable[Message], quirks: Quirks) -> Iterator[dic
                 yield {"role": "user", "content": _content(message.parts)}
 
 
+_NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+"""Gemini accepts this for a tool call that it did not make. It checks the first call of an answer:
+https://ai.google.dev/gemini-api/docs/thought-signatures"""
+
+
 def check_messages(request: ChatRequest, quirks: Quirks) -> Iterator[Violation]:
     """Yield a violation for each part that this format cannot express."""
     yield from unsupported_parts(request, in_results=() if quirks.tool_images else (Image,))
@@ -88,6 +93,8 @@ def _assistant_message(message: Message, quirks: Quirks) -> dict[str, Any] | Non
         return None
     written: dict[str, Any] = {"role": "assistant", "content": _content(texts) if texts else None}
     if calls:
+        if quirks.call_signatures:
+            calls[0].setdefault("extra_content", _NO_SIGNATURE)
         written["tool_calls"] = calls
     reasoning = [part for part in message.parts if isinstance(part, Reasoning)]
     if quirks.send_reasoning and (calls or reasoning):
