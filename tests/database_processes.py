@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import multiprocessing
 
-import server_process  # noqa: F401  # decides what the forking process has imported
+from server_process import start_forkserver
 from tokenwire_server.storage.database import Database
 from tokenwire_server.tenants.keystore import KeyStore
 
@@ -21,6 +21,7 @@ def started_together(function, url, count):
 
     `ready` is a barrier for all of them.
     """
+    start_forkserver()
     ready, results = _forking.Barrier(count), _forking.SimpleQueue()
     processes = [
         _forking.Process(target=function, args=(url, ready, results), daemon=True)

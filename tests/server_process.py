@@ -22,8 +22,8 @@ _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(["server_preload"])
 
 
-def _start_forkserver():
-    """Start the process that is forked, with the folder of these files on its path."""
+def start_forkserver():
+    """Start the process that is forked, with the folder of these files on its path. Idempotent."""
     path = os.environ.get("PYTHONPATH")
     folder = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = folder if path is None else os.pathsep.join((folder, path))
@@ -101,7 +101,7 @@ class Forked:
     """What a test needs of `subprocess.Popen`, of a process forked from one that has imported all."""
 
     def __init__(self, arguments, environ, log, *, cwd=None, is_strict=False):
-        _start_forkserver()
+        start_forkserver()
         ours, theirs = os.pipe()
         self.stdout = os.fdopen(ours)
         # `daemon`: killed, should this process end without stopping it.

@@ -16,7 +16,12 @@ from records_support import ENDLESS, continuing, is_open, serving_ledger, span, 
 from tokenwire.v1 import usage_pb2
 
 COUNTS = ("input_tokens", "output_tokens", "cost_microusd")
-OPTIONAL_COUNTS = ("reasoning_tokens", "cache_read_tokens", "cache_write_tokens")
+OPTIONAL_COUNTS = (
+    "reasoning_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "long_cache_write_tokens",
+)
 STREAMS = 60
 
 

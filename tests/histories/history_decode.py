@@ -22,8 +22,8 @@ def seen(event: event_pb2.TokenEvent) -> Seen:
             fields |= {"text": said.text}
         case "reasoning":
             fields |= {"text": said.text}
-            if said.signature:
-                fields |= {"name": SIGNED, "proof": said.signature}
+            if proof := said.signature.encode() + said.provider_state:
+                fields |= {"name": SIGNED, "proof": proof}
         case "tool_call_started":
             fields |= {"name": said.name, "proof": said.id}
         case "tool_call_delta":

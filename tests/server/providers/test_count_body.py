@@ -31,7 +31,7 @@ DIALECTS = {
 SENT_AS_HEADERS = {"user_profile_id", "workspace_id"}
 """A parameter of Anthropic's SDK that is not part of the body."""
 
-texts = st.text(min_size=1, max_size=20)
+texts = st.text(min_size=1, max_size=20).filter(str.strip)  # blank text is not sent
 requests = st.builds(
     ChatRequest,
     model=st.just("local/m"),
