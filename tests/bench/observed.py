@@ -15,6 +15,7 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
+from types import CoroutineType
 from typing import Any
 
 import readings
@@ -29,9 +30,7 @@ from tokenwire_server.telemetry import configure_logging
 def census(streams: StreamHost) -> dict[str, Any]:
     """Return the objects that are alive after a collection, except those at the start."""
     gc.collect()
-    living = Counter(
-        f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects())
-    )
+    living = Counter(map(_kind_of, gc.get_objects()))
     return {
         "objects": living,
         # Events and strings are not tracked by the collector, but their memory is allocated.
@@ -43,6 +42,13 @@ def census(streams: StreamHost) -> dict[str, Any]:
         "ended_streams": streams.ended_count,
         "log_bytes": streams.log_bytes,
     }
+
+
+def _kind_of(living: object) -> str:
+    """Return the name of an object's type. A coroutine also has the name of its function."""
+    kind = type(living)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return f"{name} {living.__qualname__}" if isinstance(living, CoroutineType) else name
 
 
 async def serve() -> None:

@@ -136,7 +136,7 @@ def left_of(baseline, now):
     return {
         kind: count
         for kind, count in grown.items()
-        if count > 0 and (kind.startswith(OURS) or kind in ("_asyncio.Task", "builtins.coroutine"))
+        if count > 0 and kind.startswith((*OURS, "_asyncio.Task", "builtins.coroutine"))
     }
 
 
