@@ -18,13 +18,14 @@ from .pricebook import PriceBook
 from .tariff import Tariff
 from .tokenizers import Tokenizers
 from .tokens import (
-    CHARS_PER_TOKEN,
     MAX_COUNTED_CHARS,
     MAX_STEP_CHARS,
     OVERHEAD_CHARS,
     Characters,
     TokenCounter,
+    all_parts,
     estimate_input_tokens,
+    text_chars,
 )
 
 MAX_WAITING_CHARS = 64 * MAX_COUNTED_CHARS
@@ -200,6 +201,5 @@ def rough_estimate(request: ChatRequest) -> Estimate:
 
 def _counted_chars(request: ChatRequest) -> int:
     """Return an upper bound of the work of counting a request, in characters."""
-    texts = sum(len(message.parts) for message in request.messages) + 3 * len(request.tools)
-    chars = estimate_input_tokens(request) * CHARS_PER_TOKEN + texts * OVERHEAD_CHARS
-    return min(chars, MAX_COUNTED_CHARS)
+    texts = sum(1 for _ in all_parts(request)) + 3 * len(request.tools)
+    return min(text_chars(request) + texts * OVERHEAD_CHARS, MAX_COUNTED_CHARS)

@@ -15,9 +15,12 @@ from typing import Protocol
 import msgspec
 
 from ..request import (
+    Audio,
     ChatRequest,
+    Document,
     Image,
     JsonSchemaFormat,
+    Part,
     Reasoning,
     Text,
     ToolCall,
@@ -28,6 +31,16 @@ CHARS_PER_TOKEN = 4
 """Estimate without a tokenizer, for English text and common tokenizers."""
 IMAGE_TOKENS = 1000
 """Estimate for an image of common size."""
+PDF_PAGE_TOKENS = 2000
+"""Estimate for a page of a PDF. 1,500 to 3,000 for Claude:
+https://platform.claude.com/docs/en/build-with-claude/pdf-support#estimate-your-costs"""
+PDF_PAGE_BYTES = 64 * 1024
+"""Estimate for a page of a PDF, whose pages are not counted."""
+LINKED_DOCUMENT_TOKENS = 10_000
+"""Estimate for a document that the provider fetches, whose size is unknown."""
+AUDIO_BYTES_PER_TOKEN = {"audio/wav": 3200, "audio/mpeg": 1600}
+"""Estimate for sound of common quality (16 kHz mono, 128 kbit/s): OpenAI counts a token for 0.1 s.
+https://platform.openai.com/docs/guides/realtime-costs"""
 MESSAGE_TOKENS = 4
 """Tokens of a message in addition to its text: 3, and its role. The reply starts with 3. OpenAI's rule:
 https://github.com/openai/openai-cookbook/blob/main/examples/How_to_count_tokens_with_tiktoken.ipynb"""
@@ -105,7 +118,7 @@ class TokenCounter:
         texts = list(_texts(request))
         raw = await self._raw_of(texts)
         tokens = self.scaled(raw) + MESSAGE_TOKENS * len(request.messages) + REPLY_TOKENS
-        tokens += IMAGE_TOKENS * _images_count(request)
+        tokens += _media_tokens(request)
         if request.tools:
             tokens += self._tools_tokens
         exact = (
@@ -202,30 +215,58 @@ class OutputCount:
 
 
 def estimate_input_tokens(request: ChatRequest) -> int:
-    """Estimate the input tokens from the length of a request's texts."""
-    chars = sum(map(len, _texts(request)))
-    return math.ceil(chars / CHARS_PER_TOKEN) + _images_count(request) * IMAGE_TOKENS
+    """Estimate the input tokens from the length of a request's texts, and the size of its media."""
+    return math.ceil(text_chars(request) / CHARS_PER_TOKEN) + _media_tokens(request)
+
+
+def text_chars(request: ChatRequest) -> int:
+    """Return the number of characters of all texts that are counted."""
+    return sum(map(len, _texts(request)))
+
+
+def all_parts(request: ChatRequest) -> Iterator[Part]:
+    """All parts of a request, also those in the results of tools."""
+    for message in request.messages:
+        for part in message.parts:
+            yield part
+            if isinstance(part, ToolResult):
+                yield from part.parts
 
 
 def _texts(request: ChatRequest) -> Iterator[str]:
-    """All that a provider puts before its model."""
+    """All that a provider puts before its model, except media and its own state."""
     for tool in request.tools:
         yield tool.name
         yield tool.description
         yield tool.parameters_json_schema
     if isinstance(request.response_format, JsonSchemaFormat):
         yield request.response_format.schema_json
-    for message in request.messages:
-        for part in message.parts:
-            if isinstance(part, Text | Reasoning | ToolResult):
-                yield part.text
-            elif isinstance(part, ToolCall):
-                yield part.name
-                yield part.arguments_json
+    for part in all_parts(request):
+        if isinstance(part, Text | Reasoning | ToolResult):
+            yield part.text
+        elif isinstance(part, ToolCall):
+            yield part.name
+            yield part.arguments_json
 
 
-def _images_count(request: ChatRequest) -> int:
-    return sum(isinstance(part, Image) for message in request.messages for part in message.parts)
+def _media_tokens(request: ChatRequest) -> int:
+    """Estimate the tokens of images, documents and sound from their sizes. Decodes nothing."""
+    return sum(map(_tokens_of_medium, all_parts(request)))
+
+
+def _tokens_of_medium(part: Part) -> int:
+    match part:
+        case Image():
+            return IMAGE_TOKENS
+        case Document(uri=uri) if uri:
+            return LINKED_DOCUMENT_TOKENS
+        case Document(data=data, media_type="application/pdf"):
+            return PDF_PAGE_TOKENS * math.ceil(len(data) / PDF_PAGE_BYTES)
+        case Document(data=data):
+            return math.ceil(len(data) / CHARS_PER_TOKEN)
+        case Audio(data=data, media_type=media_type):
+            return math.ceil(len(data) / AUDIO_BYTES_PER_TOKEN[media_type])
+    return 0
 
 
 def _pieces(text: str) -> Iterator[str]:

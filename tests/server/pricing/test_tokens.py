@@ -19,7 +19,9 @@ from tokenwire_server.pricing.tokens import (
     estimate_input_tokens,
 )
 from tokenwire_server.request import (
+    Audio,
     ChatRequest,
+    Document,
     Image,
     JsonSchemaFormat,
     Message,
@@ -226,6 +228,27 @@ async def test_an_image_and_tools_have_their_documented_tokens():
     tools = (await CLAUDE.count_request(request(Text("hi"), tools=(Tool("", "", ""),)))).tokens
     assert image - plain == IMAGE_TOKENS
     assert tools - plain == 346
+
+
+PDF = "application/pdf"
+MEDIA = [
+    (Document(data=b"1", media_type=PDF), 2000),
+    (Document(data=bytes(2**20), media_type=PDF), 16 * 2000),
+    (Document(data="東京 weather".encode() * 100, media_type="text/plain"), 350),
+    (Document(uri="https://example.com/a.pdf"), 10_000),
+    (Audio(bytes(320_000), "audio/wav"), 100),  # 10 s
+    (Audio(bytes(160_000), "audio/mpeg"), 100),
+    (ToolResult("1", "", parts=(Image(data=b"1"), Image(data=b"2"))), 2 * IMAGE_TOKENS),
+    (ToolResult("1", "", parts=(Text("2 + 2 = 4"),)), 7),
+]
+
+
+@pytest.mark.parametrize(("part", "tokens"), MEDIA)
+async def test_documents_sound_and_parts_of_results_are_estimated(part, tokens):
+    plain = await GPT.count_request(request(Text("hi")))
+    more = await GPT.count_request(request(Text("hi"), part))
+    assert (more.tokens - plain.tokens, more.exact) == (tokens, False)
+    assert estimate_input_tokens(request(part)) > 0
 
 
 async def test_the_count_of_a_published_example_with_a_tool_is_close():
