@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
+
+from .values import text_value
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 """Largest file that is read. By default a server accepts no larger request."""
@@ -27,9 +30,9 @@ class Recording(NamedTuple):
 def document_value(text: str) -> Document:
     """Return a document: an https:// address, a PDF file or a text file."""
     if text.startswith("https://"):
-        return Document(text)
+        return Document(text_value(text))
     data = _content(text)
-    title = Path(text).name
+    title = os.fsencode(Path(text).name).decode(errors="replace")
     if data.startswith(b"%PDF-"):
         return Document(data, "application/pdf", title)
     try:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from tokenwire.cli.attachments import MAX_FILE_BYTES, audio_value, document_value
@@ -33,3 +35,16 @@ def test_a_file_that_cannot_be_sent_is_named(parse, data, says, tmp_path):
 def test_a_path_with_a_null_byte_cannot_be_read():
     with pytest.raises(ValueError, match="cannot be read: it is not a path"):
         document_value("a\0b")
+
+
+def test_a_file_name_that_is_not_utf_8_gives_a_title_that_can_be_sent(tmp_path):
+    path = os.fsencode(tmp_path) + b"/a\xff.txt"
+    with open(path, "wb") as file:  # noqa: PTH123  # the path is bytes
+        file.write(b"Hi")
+
+    assert document_value(os.fsdecode(path)).title == "a\ufffd.txt"
+
+
+def test_an_address_that_is_not_utf_8_is_refused():
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        document_value("https://\udcff")
