@@ -5,6 +5,8 @@ https://platform.claude.com/docs/en/api/messages and the types of the `anthropic
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from ... import events
@@ -40,7 +42,7 @@ class Citation(msgspec.Struct, gc=False):
 
     type: str = ""
     cited_text: str | None = None
-    document_index: int | None = None
+    document_index: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] | None = None
     document_title: str | None = None
     source: str | None = None
     title: str | None = None

@@ -8,6 +8,8 @@ from anthropic_events import call, decode, delta, ending, event, start, stop
 
 from tokenwire_server.errors import UpstreamBroken
 from tokenwire_server.events import (
+    Citation,
+    CitationKind,
     FinishReason,
     ReasoningDelta,
     TextDelta,
@@ -183,6 +185,13 @@ def test_blocks_need_no_index_and_no_types():
     deltas, decoder = decode(*(f"data: {json.dumps(e)}\n\n".encode() for e in untyped))
     assert deltas == [TextDelta("Hi", 0)]
     assert isinstance(decoder.end, Complete)
+
+
+@pytest.mark.parametrize("number", [-1, 2**31, 2**64])
+def test_a_citation_is_kept_without_a_document_number_that_cannot_be_sent(number):
+    citation = {"type": "char_location", "cited_text": "a", "document_index": number}
+    deltas, _ = decode(start(0, "text", text="Hi"), delta(0, "citations_delta", citation=citation))
+    assert deltas[1:] == [Citation(0, CitationKind.DOCUMENT, cited_text="a")]
 
 
 def test_unreadable_fields_are_reported_once_without_their_values():
