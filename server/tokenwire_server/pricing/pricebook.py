@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..config import ModelConfig, ModelPrices, ProviderConfig
 from .prices import Prices
 from .public_prices import PublicPrices, moment, tier_of
-from .tariff import Tariff
+from .tariff import Tariff, undated
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
@@ -93,8 +93,16 @@ class PriceBook:
             model=model,
             asked_tier=service_tier,
             in_tier=lambda tier: self.prices(provider_name, model, asked, at, tier),
-            lookup=lambda other, tier: self.prices(provider_name, other, "", at, tier),
+            lookup=lambda other, tier: self.prices(
+                provider_name, self._priced_name(provider_name, other), "", at, tier
+            ),
         )
+
+    def _priced_name(self, provider_name: str, model: str) -> str:
+        """Return a reported name, or that without its date if only the latter has configured prices."""
+        base = undated(model)
+        is_base = f"{provider_name}/{model}" not in self._configured
+        return base if is_base and f"{provider_name}/{base}" in self._configured else model
 
     def _names(self, provider_name: str, model: str, asked: str) -> Iterator[str]:
         if asked:

@@ -130,10 +130,11 @@ class Tariff:
 
     def _is_own(self, model: str) -> bool:
         own = self._model
-        return model in ("", own) or own == _undated(model) or model == _undated(own)
+        return model in ("", own) or own == undated(model) or model == undated(own)
 
 
-def _undated(model: str) -> str:
+def undated(model: str) -> str:
+    """Return the name of a model without the date of its snapshot."""
     return _SNAPSHOT.sub("", model)
 
 

@@ -344,6 +344,27 @@ def test_configured_prices_precede_public_ones_and_an_alias_precedes_its_target(
     assert input_price("local", "llama", "local/llama") == 0
 
 
+@pytest.mark.parametrize(
+    ("reported", "microusd"),
+    [
+        ("claude-sonnet-4-5-20250929", 7),
+        ("claude-sonnet-4-5", 7),
+        ("claude-haiku-4-5-20251001", 9),
+        ("claude-haiku-4-5-20250101", 8),
+    ],
+)
+def test_configured_prices_apply_to_the_snapshots_of_another_model_that_worked_on_an_answer(
+    reported, microusd
+):
+    models = {
+        "anthropic/claude-sonnet-4-5": ModelConfig(prices=table("7")),
+        "anthropic/claude-haiku-4-5": ModelConfig(prices=table("8")),
+        "anthropic/claude-haiku-4-5-20251001": ModelConfig(prices=table("9")),
+    }
+    tariff = book(models).tariff("anthropic", "claude-opus-4-5", "", NOW)
+    assert tariff.cost_microusd(Usage(1, 0, by_model=((reported, Usage(1, 0)),))) == microusd
+
+
 def test_a_configured_table_is_not_mixed_with_the_public_one():
     ours = book({"openai/gpt-4o": ModelConfig(prices=table("2"))})
     prices = ours.prices("openai", "gpt-4o", "openai/gpt-4o", NOW)
