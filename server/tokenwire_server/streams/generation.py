@@ -158,6 +158,11 @@ class Generation:
             return self._final.usage
         return NO_USAGE if self._attempt is None else self._attempt.usage()
 
+    def estimated_cost_microusd(self) -> int:
+        """Return the cost of the usage so far as it is compared with limits, or 0 without any price."""
+        tariff = self._estimate.tariff
+        return 0 if tariff is None else tariff.estimated_cost_microusd(self.usage())
+
     def progress(self) -> Progress:
         """Return the progress so far, or the final progress."""
         if self._final is not None:

@@ -22,7 +22,7 @@ class Settlement(StreamObserver):
     """Settles the reservation of each stream when it ends."""
 
     def ended(self, generation: Generation) -> None:
-        generation.reservation.settle(generation.usage())
+        generation.reservation.settle(generation.usage(), generation.estimated_cost_microusd())
 
 
 class UsageSink(Protocol):

@@ -33,14 +33,16 @@ class Reservation:
             self.spend.settle(0)
         self._lease = self.spend = None
 
-    def settle(self, usage: Usage) -> None:
+    def settle(self, usage: Usage, estimated_microusd: int = 0) -> None:
         """Replace the likely figures by the actual ones: the stream has ended. Idempotent.
 
-        If its cost is unknown, the reserved cost counts.
+        If its cost is unknown, the reserved or the estimated cost counts, whichever is higher.
         """
         if self._lease is not None:
             self._lease.settle(usage.input_tokens + usage.output_tokens)
         if self.spend is not None:
             cost = usage.cost_microusd
-            self.spend.settle(self.spend.microusd if cost is None else cost)
+            if cost is None:
+                cost = max(self.spend.microusd, estimated_microusd)
+            self.spend.settle(cost)
         self._lease = self.spend = None

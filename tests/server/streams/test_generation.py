@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from streams_support import Played, Streams, a_request, raises_failed, read_all, route_to
 
-from tokenwire_server.config import Limits, ModelPrices
+from tokenwire_server.config import Limits, ModelPrices, TenantLimits
 from tokenwire_server.errors import (
     Failure,
     InternalFault,
@@ -41,6 +41,7 @@ from tokenwire_server.streams import generation, host
 from tokenwire_server.streams.generation import AdmittedChat, StreamObserver
 from tokenwire_server.tenants.caller import Caller
 from tokenwire_server.tenants.reservation import Reservation
+from tokenwire_server.tenants.spend import SpendLimiter
 
 PRICED = Estimate(
     10,
@@ -206,6 +207,35 @@ async def test_a_stream_that_exceeds_its_budget_finishes_with_budget_and_closes_
     assert events[-1].usage == Usage(10, 11, cost_microusd=21, estimated=True)
     assert stream.usage() == events[-1].usage
     await asyncio.wait_for(provider.closed.wait(), 1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tier", "charged"), [(500, "scale", 510), (2, "scale", 30), (2, "", 12)]
+)
+async def test_a_stream_whose_cost_is_unknown_is_charged_for_its_tokens_or_what_it_reserved(
+    streams, tokens, tier, charged
+):
+    class Reports(Played):
+        """A provider that reports its usage with the end of its answer."""
+
+        async def read(self):
+            self.end = Complete(FinishReason.STOP)
+            self.usage = Usage(10, tokens, service_tier=tier)
+            return [TextDelta("four", 0)]
+
+    day = Decimal(1000) / 10**6
+    limiter = SpendLimiter({"acme": TenantLimits(spend_usd_per_day=day)})
+
+    async def reserve():
+        return None, limiter.reserve("acme", 30, "m")
+
+    route, acme = route_to(Reports()), Caller("acme")
+    stream = streams.open(a_request(), route, caller=acme, estimate=PRICED, reserve=reserve)
+    reader = stream.join()
+    streams.start(stream)
+    finished = (await read_all(reader))[-1]
+    assert (finished.usage.cost_microusd is None) == bool(tier)
+    assert [found.remaining for found in limiter.allowances("acme")] == [1000 - charged]
 
 
 async def test_a_cancelled_stream_closes_its_upstream_undisturbed_by_further_ends(streams):
