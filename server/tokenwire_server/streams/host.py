@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from ..config import Limits
 from ..errors import Overloaded
 from ..events import FinishReason
-from ..streamlog.base import StreamLog
 from ..streamlog.memory import MemoryLog
 from .cache import CachedAnswer
 from .directory import StreamDirectory
@@ -145,7 +144,7 @@ class StreamHost(StreamObserver):
     def ended(self, generation: Generation) -> None:
         stream = generation.stream
         self._live.pop(stream.id, None)
-        if _is_without_content(stream.log):
+        if _is_without_content(generation):
             self._directory.release_request_id(stream)
         self._ended.add(stream)
         self._check_idle()
@@ -159,12 +158,11 @@ class StreamHost(StreamObserver):
             self._idle.set()
 
 
-def _is_without_content(log: StreamLog) -> bool:
+def _is_without_content(generation: Generation) -> bool:
     """Return whether a stream failed or was cancelled before its first content.
 
-    Its request id may then be used again.
+    Its request id may then be used again. Notices are no content.
     """
-    if log.failure is not None:
-        return log.last_sequence <= 1
+    log = generation.stream.log
     cancelled = log.finished is not None and log.finished.reason == FinishReason.CANCELLED
-    return cancelled and log.last_sequence <= 2  # Started, Finished
+    return (log.failure is not None or cancelled) and generation.progress().ttft_s is None

@@ -15,7 +15,7 @@ from tokenwire_server.errors import (
     StreamNotFound,
     UpstreamUnavailable,
 )
-from tokenwire_server.events import FinishReason
+from tokenwire_server.events import FinishReason, Notice, NoticeKind
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import Retention
 
@@ -191,8 +191,10 @@ async def test_a_request_id_attaches_to_the_stream_it_began(streams):
         pass
 
 
-async def test_a_request_id_is_free_again_when_nothing_came_of_it(streams):
-    _, reader = opened(streams, UpstreamUnavailable("down"), request_id="r", retention=KEPT)
+@pytest.mark.parametrize("steps", [(), (Notice(NoticeKind.MODEL_CHANGED, "m-2"),)])
+async def test_a_request_id_is_free_again_when_nothing_came_of_it(streams, steps):
+    failing = (*steps, UpstreamUnavailable("down"))
+    _, reader = opened(streams, *failing, request_id="r", retention=KEPT)
     with raises_failed(UpstreamUnavailable):
         await read_all(reader)
     stream = await ended(streams, request_id="r", retention=KEPT, body_hash=b"other")
