@@ -32,13 +32,14 @@ class ReasoningDetails:
         for piece in pieces:
             if not isinstance(piece, dict):
                 continue
-            self._chars += len(dumps(piece))
+            size = len(dumps(piece))
+            self._chars += size or MAX_DETAILS_CHARS + 1  # 0: nested too deeply to be sent back
             if self._chars > MAX_DETAILS_CHARS or len(self._details) == MAX_DETAILS:
                 self._chars = MAX_DETAILS_CHARS + 1
                 self._details.clear()
                 return
             text = _text(piece)
-            if text and self._details and _is_same(self._details[-1][0], piece):
+            if self._details and _is_same(self._details[-1][0], piece):
                 detail, texts = self._details[-1]
                 detail.update((key, value) for key, value in piece.items() if value is not None)
                 texts.append(text)
@@ -49,7 +50,7 @@ class ReasoningDetails:
         """Return the details as a JSON array, and forget them. Empty if there are none."""
         details = []
         for detail, texts in self._details:
-            if len(texts) > 1:
+            if len(texts) > 1 and any(texts):
                 detail[_TEXT_KEYS[detail["type"]]] = "".join(texts)
             details.append(detail)
         self._details = []
@@ -69,8 +70,13 @@ def _text(detail: dict[str, Any]) -> str:
 
 
 def _is_same(last: dict[str, Any], piece: dict[str, Any]) -> bool:
+    """Return whether a piece continues a detail. Its text may be missing: the signature comes alone."""
+    type_ = piece.get("type")
+    key = _TEXT_KEYS.get(type_) if isinstance(type_, str) else None
     return (
-        last.get("type") == piece["type"]
+        key is not None
+        and isinstance(piece.get(key), str | None)
+        and last.get("type") == type_
         and last.get("index") == piece.get("index")
         and (last.get("id") == piece.get("id") or piece.get("id") is None)
     )

@@ -30,6 +30,9 @@ def text(value, **fields):
         ([text("a", index=0), text("b", index=1)], [text("a", index=0), text("b", index=1)]),
         ([text("a", id="x"), text("b", signature="s")], [text("ab", id="x", signature="s")]),
         ([text("a", signature="s"), text("b", signature=None)], [text("ab", signature="s")]),
+        ([text("a", index=0), {"type": "reasoning.text", "signature": "s", "index": 0}], [text("a", index=0, signature="s")]),
+        ([text("a", index=0), text("", index=0, signature="s")], [text("a", index=0, signature="s")]),
+        ([{"type": "reasoning.text", "signature": "s"}] * 2, [{"type": "reasoning.text", "signature": "s"}]),
         ([text("a", id="x"), text("b", id="y")], [text("a", id="x"), text("b", id="y")]),
         (
             [{"type": "reasoning.encrypted", "data": "a"}, {"type": "reasoning.encrypted", "data": "b"}],
@@ -41,6 +44,13 @@ def text(value, **fields):
 )  # fmt: skip
 def test_pieces_of_one_detail_are_joined_and_others_stay_as_they_are(pieces, expected):
     assert collected(*pieces) == expected
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def test_the_text_is_that_of_texts_and_summaries():
@@ -68,7 +78,13 @@ def test_details_are_forgotten_once_they_are_taken():
     [
         [text("a" * 1000, index=0)] * (MAX_DETAILS_CHARS // 1000),
         [text("", index=index) for index in range(MAX_DETAILS + 1)],
+        [text("a"), {"type": "new", "data": nested(2000)}, text("b")],
     ],
 )
-def test_details_beyond_the_maximum_size_are_no_state(pieces):
-    assert collected(*pieces) == []
+def test_details_that_are_too_large_or_too_deep_are_no_state_and_are_not_kept(pieces):
+    details = ReasoningDetails()
+    for piece in pieces:
+        details.add([piece])
+
+    assert details._details == []
+    assert details.take() == b""
