@@ -104,7 +104,7 @@ class _Reader:
             case inspect.IntType():
                 return _checked(type_, round(_number(value)))
             case inspect.FloatType():
-                return _checked(type_, _number(value))
+                return _checked(type_, _float(value))
             case inspect.BoolType() if isinstance(value, bool):
                 return value
             case inspect.NoneType() if value is None:
@@ -234,6 +234,13 @@ def _number(value: Any) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
         raise _UnreadableError
     return value
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(_number(value))
+    except OverflowError:
+        raise _UnreadableError from None
 
 
 def _checked(type_: inspect.IntType | inspect.FloatType, value: float) -> int | float:

@@ -83,6 +83,7 @@ def test_a_value_with_a_clear_meaning_is_read(field, odd, expected):
         ('"tokens": -1', "tokens: number"),
         ('"tokens": 1e300', "tokens: number"),
         ('"share": "NaN"', "share: string"),
+        (f'"share": {10**400}', "share: number"),
         ('"share": NaN, "count": -Infinity', ""),
         ('"is_last": null', ""),
         ('"arguments": null', ""),
