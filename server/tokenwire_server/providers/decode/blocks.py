@@ -71,7 +71,8 @@ class Blocks:
     its index, or the arguments of that call are already complete.
 
     Some servers cut the name in pieces. After a call with an id, names without one are pieces of its name
-    until anything else arrives, so a call is announced only then.
+    until anything else arrives, so a call is announced only then. A fragment without a name is enough:
+    arguments may take a model a minute, and most servers first send them empty.
 
     A call without an id gets an id generated from the answer's id and the block's index, so that the tool
     result can refer to it.
@@ -134,9 +135,8 @@ class Blocks:
         self._begin(kind, deltas)
         self._text_index = self._index
         deltas.append(TextDelta(text, self._index))
-        waiting, self._waiting = self._waiting, []
-        for delta in waiting:
-            self.attach(delta, deltas)
+        if self._waiting:
+            self._attach_waiting(deltas)
 
     def text_state(self, state: Any, deltas: list[Delta]) -> None:
         """Set data that the provider needs back with the latest text. It is sent at the end, once."""
@@ -146,6 +146,7 @@ class Blocks:
         if self._text_index < 0:
             self._begin("text", deltas)
             self._text_index = self._index
+            self._attach_waiting(deltas)
         if self._text_state is not None and self._text_state.index != self._text_index:
             deltas.append(self._text_state)
         data = tag(self._provider, data)
@@ -159,6 +160,11 @@ class Blocks:
         self._waiting_chars += _size(delta)
         if self._waiting_chars <= MAX_WAITING_CHARS:
             self._waiting.append(delta)
+
+    def _attach_waiting(self, deltas: list[Delta]) -> None:
+        waiting, self._waiting = self._waiting, []
+        for delta in waiting:
+            self.attach(delta, deltas)
 
     def reasoning(self, text: str, deltas: list[Delta]) -> None:
         if self._open != "reasoning":
@@ -208,6 +214,8 @@ class Blocks:
         elif name and call is self._unannounced and name != call.name:
             self._count_chars(name)
             call.name += name
+        if not name and call is self._unannounced:
+            self._announce(deltas)
         if arguments:
             self._announce(deltas)
             self._open = None

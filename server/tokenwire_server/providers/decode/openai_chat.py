@@ -219,9 +219,7 @@ class OpenAIChatDecoder:
             self._sends_reasons = True
         elif reason is not msgspec.UNSET:
             self._read_reason(reason, choice)
-            if choice.usage is not None:
-                self._read_usage(choice.usage)
-        if choice.logprobs or choice.error:
+        if choice.logprobs or choice.error or choice.usage:
             self._read_choice_extras(choice, deltas)
 
     def _read_extras(self, delta: wire.Delta, deltas: list[Delta]) -> None:
@@ -235,6 +233,8 @@ class OpenAIChatDecoder:
     def _read_choice_extras(self, choice: wire.Choice, deltas: list[Delta]) -> None:
         if choice.logprobs is not None and (tokens := logprobs(choice.logprobs)) is not None:
             self._blocks.attach(tokens, deltas)
+        if choice.usage is not None:
+            self._read_usage(choice.usage)
         if choice.error:
             self.end = errors.classify({"error": choice.error})
 
@@ -294,7 +294,11 @@ class OpenAIChatDecoder:
             if self.end is None:
                 self.end = errors.classify({"code": word.lower()})
             return
-        if reason is FinishReason.STOP and isinstance(choice.stop_reason, str):
+        if (
+            reason is FinishReason.STOP
+            and choice.stop_reason
+            and isinstance(choice.stop_reason, str)
+        ):
             reason = FinishReason.STOP_SEQUENCE
         if reason in _GENERAL and self._reason is not None and self._reason not in _GENERAL:
             return  # a proxy added its own end after that of the provider

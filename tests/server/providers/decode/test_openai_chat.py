@@ -13,7 +13,15 @@ from tokenwire_server.errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
-from tokenwire_server.events import FinishReason, TextDelta, TextInfo, ToolCall, ToolCallStarted
+from tokenwire_server.events import (
+    Citation,
+    FinishReason,
+    TextDelta,
+    TextInfo,
+    ToolCall,
+    ToolCallStarted,
+    Usage,
+)
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.blocks import (
     MAX_BUFFERED_CHARS,
@@ -189,6 +197,34 @@ def test_what_waits_for_a_text_that_never_comes_is_bounded(waiting):
 
     assert kept_bytes < 2 * MAX_WAITING_CHARS
     assert 1 < len(decoder.feed(choice(content="Hi"))) < 500
+
+
+def test_what_waits_for_a_text_follows_the_state_that_begins_its_block():
+    extra = choice(extra_content={"google": {"thought_signature": "s"}})
+    deltas, _ = decode(
+        *(choice(annotations=[{"type": "url_citation", "url": "u"}]), extra),
+        *(choice(content="Hi"), choice("stop"), DONE),
+    )
+
+    assert [type(delta) for delta in deltas] == [Citation, TextDelta, TextInfo]
+
+
+@pytest.mark.parametrize("fields", [{}, {"finish_reason": None}, {"finish_reason": ""}])
+def test_usage_in_a_choice_counts_without_a_finish_reason_beside_it(fields):
+    decoder = OpenAIChatDecoder()
+    usage = {"prompt_tokens": 5, "completion_tokens": 3}
+    decoder.feed(choice("stop", content="Hi") + frame(choices=[{"usage": usage, **fields}]))
+
+    assert decoder.usage == Usage(5, 3)
+
+
+@pytest.mark.parametrize("after", [{"arguments": ""}, {"name": "", "arguments": ""}])
+def test_a_call_is_announced_before_its_arguments_by_a_fragment_without_a_name(after):
+    decoder = OpenAIChatDecoder()
+    first = decoder.feed(call(0, "f", "", id="a"))
+    second = decoder.feed(choice(tool_calls=[{"index": 0, "function": after}]))
+
+    assert (first, second) == ([], [ToolCallStarted(0, "a", "f")])
 
 
 def test_the_state_of_a_text_block_is_sent_once():

@@ -65,6 +65,10 @@ def test_each_word_ends_the_answer_with_its_meaning(word, reason):
         assert end == Complete(reason, word)
 
 
+def test_an_empty_stop_reason_names_no_stop_sequence():
+    assert ending("stop", stop_reason="")[1] == Complete(FinishReason.STOP, "stop")
+
+
 @pytest.mark.parametrize("word", CALLS.split())
 def test_each_word_for_tool_calls_needs_a_call(word):
     assert ending(word, WHOLE)[1] == Complete(FinishReason.TOOL_CALLS, word)
