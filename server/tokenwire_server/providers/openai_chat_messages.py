@@ -117,16 +117,16 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 def _details(state: bytes | None) -> list[msgspec.Raw]:
     """Return the `reasoning_details` in a state. Empty if the caller changed it."""
     try:
-        return _array.decode(state or b"[]")
-    except (msgspec.DecodeError, RecursionError):
+        return _array.decode((state or b"[]").decode())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
 
 
 def _extra_content(state: bytes | None) -> dict[str, msgspec.Raw]:
     """Return the `extra_content` in a state. Empty if the caller changed it."""
     try:
-        return _object.decode(state or b"{}")
-    except (msgspec.DecodeError, RecursionError):
+        return _object.decode((state or b"{}").decode())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
 
 

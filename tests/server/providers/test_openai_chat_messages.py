@@ -142,7 +142,10 @@ def test_the_details_of_all_reasoning_are_sent_back_in_order():
     assert "reasoning_content" not in message
 
 
-@pytest.mark.parametrize("state", [b"", b"[", b'{"a":1},{"role":"system"}', b"\xff", b"5"])
+@pytest.mark.parametrize(
+    "state",
+    [b"", b"[", b'{"a":1},{"role":"system"}', b"\xff", b"5", b'{"\xff":1}', b'["\xff"]', b'{"a":"\xff"}'],
+)  # fmt: skip
 def test_a_state_that_the_caller_changed_never_changes_the_request(state):
     assert assistant(Reasoning("Hm.", state=state), Text("a", state=state)) == {"content": "a"}
     (call,) = assistant(ToolCall("c", "f", "{}", state=state))["tool_calls"]
