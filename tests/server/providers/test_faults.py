@@ -1,6 +1,7 @@
 """Errors in HTTP responses, and answers with status 200 that are no event stream, over real HTTP."""
 
 import json
+import time
 
 import pytest
 from aiohttp import web
@@ -16,6 +17,7 @@ from tokenwire_server.errors import (
 )
 from tokenwire_server.events import FinishReason, ReasoningDelta, TextDelta, ToolCall
 from tokenwire_server.providers import opening
+from tokenwire_server.providers.decode import retry_delay
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.opening import Opening
 from tokenwire_server.providers.registry import ProviderRegistry
@@ -82,6 +84,16 @@ async def test_the_delay_before_a_retry_is_read_wherever_it_is_named(
     _, end = await answered(web.Response(status=429, headers=headers, text=body))
     assert isinstance(end, UpstreamRateLimited)
     assert end.retry_after_s == retry_after_s
+
+
+@pytest.mark.parametrize("date", ["Mon Sep 21 14:23:20 2026", "Mon, 21 Sep 2026 14:23:20"])
+def test_a_date_without_a_zone_is_in_gmt(date):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TZ", "EST5")
+        time.tzset()
+        delay_s = retry_delay.from_headers({"retry-after": date}, NOW)
+    time.tzset()
+    assert delay_s == 600
 
 
 @pytest.mark.parametrize("status", [404, 405])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from .error_body import ErrorBody
@@ -98,7 +99,10 @@ def _number(text: str) -> float | None:
 def _until(text: str, now: float) -> float | None:
     """Return the seconds until an HTTP date (RFC 9110, 5.6.7). None if it has passed: clocks differ."""
     try:
-        delay_s = parsedate_to_datetime(text[:64]).timestamp() - now
+        date = parsedate_to_datetime(text[:64])
+        if date.tzinfo is None:  # the form of `asctime`, which is in GMT, too
+            date = date.replace(tzinfo=UTC)
+        delay_s = date.timestamp() - now
     except (ValueError, OverflowError, OSError, TypeError):
         return None
     return _bounded(delay_s) if delay_s > 0 else None
