@@ -18,18 +18,26 @@ REDACTED = "[redacted]"
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^\s/@]{1,512}@")
 _SCHEME = re.compile(r"\b(bearer|basic)\s+[^\s\"',;]+", re.IGNORECASE)
 _NAMED = re.compile(
-    r"(\b(?:api|access|secret|auth|subscription)[-_ ]?(?:key|token)(?: provided)?[\"']?\s?[=:]\s?[\"']?"
-    r"|[?&](?:key|token|password|secret)=)[^\s\"'&]+",
+    r"(\b(?:api|access|secret|auth|subscription)[-_ ]?(?:key|token)(?: provided)?"
+    r"(?:[\"']?\s?[=:]\s?[\"']?|\s[\"'`])"
+    r"|[?&](?:key|token|password|secret)=)[^\s\"'`&]+",
     re.IGNORECASE,
 )
+_OWNER = re.compile(
+    r"(\b(?:organi[sz]ation|workspace|account|tenant|subscription|project)(?:[-_ ]?id)?"
+    r"[\"']?\s?[=:(]?\s?[\"'`(]?)(?=[a-z-]*\d)[\w-]{6,}"
+    r"|(\barn:[\w-]*:[\w-]*:[\w-]*:)\d{6,}",
+    re.IGNORECASE,
+)
+"""Ids of the operator's accounts, which only the word before them shows."""
 _WORD = re.compile(r"[\w.~+/=*-]{6,}", re.ASCII)
 _KEY = re.compile(
     r"(?<![A-Za-z0-9])(?:"
-    r"[sprk]k-[\w*.-]{3}"  # OpenAI, Anthropic, OpenRouter, DeepSeek, ...
+    r"[sprk]k-[\w*.-]{3}|[sr]k_(?:live|test)_"  # OpenAI, Anthropic, OpenRouter, DeepSeek, ...
     r"|gsk_|xai-|hf_|nvapi-|pplx-|fw_|csk-|tgp_|r8_|tw_"  # Groq, xAI, Hugging Face, NVIDIA, ..., our own
     r"|AIza|ya29\.|AKIA|ASIA|ABSK|ghp_|github_pat_|glpat-"  # Google, AWS, GitHub, GitLab
     r"|eyJ[\w-]+\."  # JSON web tokens
-    r"|org-|org_|proj_|user-[A-Za-z0-9]{12}|projects?/\d|project_number"  # organisations and projects
+    r"|org-|org_|proj_|wrkspc_|user-[A-Za-z0-9]{12}|projects?/[\w-]|project_number"  # organisations
     r")"
 )
 _RANDOM = re.compile(r"[A-Za-z0-9]{32,}")
@@ -47,6 +55,7 @@ def redact(text: str) -> str:
     text = _URL_CREDENTIALS.sub(f"{REDACTED}@", text)
     text = _SCHEME.sub(rf"\1 {REDACTED}", text)
     text = _NAMED.sub(rf"\1{REDACTED}", text)
+    text = _OWNER.sub(rf"\1\2{REDACTED}", text)
     return _WORD.sub(_redact_word, text)
 
 

@@ -182,8 +182,20 @@ def test_a_404_is_about_the_model_only_if_it_says_so(value, expected):
             "at https://[redacted]@host/v1?key=[redacted]&x=1",
         ),
         ("hex 0123456789abcdef0123456789abcdef", "hex [redacted]"),
+        ("key sk_live_1 of wrkspc_01A", "key [redacted] of [redacted]"),
+        ("api key 'hunter2': no", "api key '[redacted]': no"),
+        (
+            "organization 8f14e45f-ceea-467a-9c3d-0b1c2d3e4f50, account ID: 123456789012",
+            "organization [redacted], account ID: [redacted]",
+        ),
+        (
+            "`projects/acme-prod/locations/us`, arn:aws:bedrock:us-east-1:123456789012:model/m",
+            "`[redacted]`, arn:aws:bedrock:us-east-1:[redacted]:model/m",
+        ),
         # What looks similar stays readable.
         ("risk-free ask-me max_tokens: 5", "risk-free ask-me max_tokens: 5"),
+        ("your account's limit in projects: 100000", "your account's limit in projects: 100000"),
+        ("the api key is missing", "the api key is missing"),
         ("Llama-4-Maverick-17B-128E-Instruct-FP8", "Llama-4-Maverick-17B-128E-Instruct-FP8"),
     ],
 )
