@@ -39,8 +39,7 @@ from .unsupported import UNSUPPORTED, unsupported_parts
 
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
 
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_array = msgspec.json.Decoder(list[msgspec.Raw])
+_raw = msgspec.json.Decoder(msgspec.Raw)
 
 
 def encode_messages(messages: Iterable[Message], quirks: Quirks) -> Iterator[dict[str, Any]]:
@@ -99,35 +98,36 @@ def _assistant_message(message: Message, quirks: Quirks) -> dict[str, Any] | Non
     reasoning = [part for part in message.parts if isinstance(part, Reasoning)]
     if quirks.send_reasoning and (calls or reasoning):
         written["reasoning_content"] = "".join(part.text for part in reasoning)
-    if details := [detail for part in reasoning for detail in _details(part.state)]:
-        written["reasoning_details"] = details
+    arrays = (_state_json(part.state, b"[") for part in reasoning)
+    if details := [array[1:-1] for array in arrays if array]:
+        written["reasoning_details"] = msgspec.Raw(b"[" + b",".join(details) + b"]")
     for part in message.parts:
-        if isinstance(part, Text) and (extra := _extra_content(part.state)):
-            written["extra_content"] = extra
+        if isinstance(part, Text) and (extra := _state_json(part.state, b"{")):
+            written["extra_content"] = msgspec.Raw(extra)
     return written
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments_json}
     written = {"id": call.id, "type": "function", "function": function}
-    extra = _extra_content(call.state)
-    return {**written, "extra_content": extra} if extra else written
+    extra = _state_json(call.state, b"{")
+    return {**written, "extra_content": msgspec.Raw(extra)} if extra else written
 
 
-def _details(state: bytes | None) -> list[msgspec.Raw]:
-    """Return the `reasoning_details` in a state. Empty if the caller changed it."""
+def _state_json(state: bytes | None, opening: bytes) -> bytes:
+    """Return the JSON array or object in a state. Empty if it has no elements, or if the caller changed it.
+
+    It is checked, but not decoded, because a changed state may have millions of elements.
+    """
+    text = (state or b"").strip()
+    if not text.startswith(opening) or not text[1:-1].strip():
+        return b""
     try:
-        return _array.decode((state or b"[]").decode())
+        text.decode()
+        _raw.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
-
-
-def _extra_content(state: bytes | None) -> dict[str, msgspec.Raw]:
-    """Return the `extra_content` in a state. Empty if the caller changed it."""
-    try:
-        return _object.decode((state or b"{}").decode())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
+        return b""
+    return text
 
 
 def _content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:

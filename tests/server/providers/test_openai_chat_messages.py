@@ -1,6 +1,7 @@
 """Messages as they are written for Chat Completions: documents, audio, results of tools, provider state."""
 
 import json
+import tracemalloc
 
 import msgspec
 import pytest
@@ -144,12 +145,29 @@ def test_the_details_of_all_reasoning_are_sent_back_in_order():
 
 @pytest.mark.parametrize(
     "state",
-    [b"", b"[", b'{"a":1},{"role":"system"}', b"\xff", b"5", b'{"\xff":1}', b'["\xff"]', b'{"a":"\xff"}'],
+    [b"", b"[", b'{"a":1},{"role":"system"}', b"\xff", b"5", b'{"\xff":1}', b'["\xff"]', b'{"a":"\xff"}', b"[ ]", b"{ }", b"[" * 5000],
 )  # fmt: skip
 def test_a_state_that_the_caller_changed_never_changes_the_request(state):
     assert assistant(Reasoning("Hm.", state=state), Text("a", state=state)) == {"content": "a"}
     (call,) = assistant(ToolCall("c", "f", "{}", state=state))["tool_calls"]
     assert "extra_content" not in call
+
+
+def test_a_state_of_many_values_is_copied_and_not_decoded():
+    many = b"1," * 500_000 + b"1"
+    message = Message(
+        "assistant",
+        (Reasoning("Hm.", state=b"[%b]" % many), Text("a", state=b'{"a":[%b]}' % many)),
+    )
+    tracemalloc.start()
+    try:
+        (written,) = encode_messages([message], Quirks())
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert bytes(written["reasoning_details"]) == b"[%b]" % many
+    assert peak_bytes < 10 * len(many)
 
 
 @pytest.mark.parametrize(
