@@ -37,11 +37,15 @@ def encode_input(messages: Sequence[Message], quirks: Quirks) -> list[_Json]:
         else:
             role = quirks.system_role if message.role == "system" else message.role
             items.append({"type": "message", "role": role, "content": _content(message.parts)})
-    return [
-        item
-        for position, item in enumerate(items)
-        if item["type"] != "reasoning" or _is_followed_up(items, position)
-    ]
+    kept: list[_Json] = []
+    is_followed_up = False
+    for item in reversed(items):
+        is_reasoning = item["type"] == "reasoning"
+        if not is_reasoning:
+            is_followed_up = item["type"] == "function_call" or item.get("role") == "assistant"
+        if is_followed_up or not is_reasoning:
+            kept.append(item)
+    return kept[::-1]
 
 
 def is_left_out(part: Part) -> bool:
@@ -54,13 +58,6 @@ def has_encrypted_reasoning(messages: Sequence[Message]) -> bool:
     thoughts = (part for m in messages for part in m.parts if isinstance(part, Reasoning))
     wholes = filter(None, map(_state_of, thoughts))
     return any(whole.encrypted_content for whole in wholes)
-
-
-def _is_followed_up(items: list[_Json], position: int) -> bool:
-    for item in items[position + 1 :]:
-        if item["type"] != "reasoning":
-            return item["type"] == "function_call" or item.get("role") == "assistant"
-    return False
 
 
 def _content(parts: tuple[Part, ...]) -> str | list[_Json]:

@@ -265,8 +265,18 @@ def test_a_blank_answer_is_left_out(parts):
     assert violated(ask(Message("assistant", parts))) == ["messages"]
 
 
-def test_a_state_that_the_caller_changed_is_ignored():
-    turn = Message("assistant", (Reasoning("hm", state=b"{"), Text("Hi", state=b"[]")))
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"{",
+        b"[]",
+        b'{"encrypted_content":"x","y":' + b"[" * 100_000,
+        b'{"encrypted_content":"x","parts":[["summary_text",2],["summary_text",-4]]}',
+        b'{"encrypted_content":"x","parts":[' + b'["",0],' * 4096 + b'["",0]]}',
+    ],
+)
+def test_a_state_that_the_caller_changed_is_ignored(state):
+    turn = Message("assistant", (Reasoning("hm", state=state), Text("Hi", state=state)))
     assert input_of(USER, turn)[1:] == [{"type": "message", "role": "assistant", "content": "Hi"}]
 
 

@@ -7,16 +7,18 @@ know.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from ..state import tag
 from .json import join_surrogates
+from .openai_responses_parts import MAX_PARTS
 
 SEPARATOR = "\n\n"
 """Separates the parts of a reasoning item in the text of its block."""
 
+_Length = Annotated[int, msgspec.Meta(ge=0)]  # less than 0 would repeat the text
 _State = TypeVar("_State", "ReasoningState", "TextState", "CallState")
 
 
@@ -25,7 +27,7 @@ class ReasoningState(msgspec.Struct, omit_defaults=True, frozen=True):
 
     id: str = ""
     encrypted_content: str = ""
-    parts: tuple[tuple[str, int], ...] = ()
+    parts: Annotated[tuple[tuple[str, _Length], ...], msgspec.Meta(max_length=MAX_PARTS)] = ()
     """Types of the parts, and their lengths in UTF-16 code units. SEPARATOR is between their texts."""
 
     def split(self, text: str) -> list[tuple[str, str]]:
@@ -72,5 +74,5 @@ def read(kind: type[_State], data: bytes | None) -> _State | None:
         return None
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
