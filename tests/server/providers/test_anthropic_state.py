@@ -164,11 +164,26 @@ def test_thinking_of_a_model_that_declined_is_not_sent_back():
 
 @pytest.mark.parametrize(
     "state",
-    [b"{", b"[]", b'{"type": "text", "text": "x"}', b'{"type": "tool_use"}', b"\xff", b"7"],
+    [
+        b"{",
+        b"[]",
+        b'{"type": "text", "text": "x"}',
+        b'{"type": "tool_use"}',
+        b"\xff",
+        b"7",
+        b'{"type": "\\ud83d\xff"}',
+        b'{"type": "compaction", "content": "\\ud83d"}',
+        b'{"type": "compaction", "content": ' + b"[" * 100_000,
+    ],
 )
 def test_a_state_that_carries_no_block_is_not_sent(state):
     part = Reasoning("", state=tag("claude", state))
     assert sent_back((part, Text("Hi."))) == [TEXT_BLOCK]
+
+
+def test_bytes_of_a_carried_block_that_are_not_utf8_are_replaced():
+    compaction = block(0, type="compaction", content="a?").replace(b"a?", b"a\xff")
+    assert sent_back(answer(compaction)) == [{"type": "compaction", "content": "a\ufffd"}]
 
 
 def test_a_carried_block_that_is_not_whole_is_dropped():

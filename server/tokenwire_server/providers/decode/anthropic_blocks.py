@@ -324,12 +324,12 @@ def _arguments(call: _Block) -> str:
 def _nonempty_object(raw: msgspec.Raw) -> str:
     """Return the text of a JSON object, or "" if it has no members or is not an object.
 
-    Some servers write the object as a text.
+    Some servers write the object as a text. Bytes that are not UTF-8 become U+FFFD.
     """
-    text = bytes(raw)
+    text = bytes(raw).decode(errors="replace")
     try:
-        if text.startswith(b'"'):
-            text = loads(_texts, text, keep_surrogates=False).encode()
-        return text.decode() if loads(_objects, text, keep_surrogates=False) else ""
+        if text.startswith('"'):
+            text = loads(_texts, text.encode(), keep_surrogates=False)
+        return text if loads(_objects, text.encode(), keep_surrogates=False) else ""
     except msgspec.DecodeError:
         return ""

@@ -154,6 +154,14 @@ def test_initial_arguments_may_be_a_text(fields, arguments):
     assert decode(call(0, **fields), ending("tool_use"))[0][-1].arguments_json == arguments
 
 
+def test_bytes_of_initial_arguments_that_are_not_utf8_are_replaced():
+    deltas, decoder = decode(
+        call(0, input={"q": "a?"}).replace(b"a?", b"a\xff"), ending("tool_use")
+    )
+    assert deltas[-1].arguments_json == '{"q": "a\ufffd"}'
+    assert decoder.end == Complete(FinishReason.TOOL_CALLS, "tool_use")
+
+
 def test_fragments_may_be_objects():
     deltas, _ = decode(call(0, {"q": 1}), ending("tool_use"))
     assert deltas[-1].arguments_json == '{"q":1}'

@@ -86,11 +86,13 @@ def test_lone_surrogates_in_raw_json_become_replacement_characters(text):
         b'{"b":' + b"[" * 100_000,
         b'{"b": "\\ud83d", "c":' + b"[" * 100_000,
         b'{"b": "\\ud83d", "c": ' + b"9" * 10_000 + b"x}",
+        b'{"a": "\\ud83d\xff"}',
     ],
 )
-def test_invalid_json_is_a_decode_error(data):
+@pytest.mark.parametrize("keep_surrogates", [True, False])
+def test_invalid_json_is_a_decode_error(data, keep_surrogates):
     with pytest.raises(msgspec.DecodeError):
-        loads(SHAPE, data)
+        loads(SHAPE, data, keep_surrogates=keep_surrogates)
 
 
 @given(halves_and_more)
