@@ -7,17 +7,22 @@ Where the API allows a choice:
 - A text document is a text after its title. Only PDFs are files.
 - Ids of messages, reasoning and calls name stored items, which do not exist. Only the id of a reasoning
   item is sent, because the API requires it.
+- A `call_id` that is too long, of another provider, is replaced by its hash, alike in calls and results.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from hashlib import blake2s
 from typing import Any
 
 from ..config import Quirks
 from ..request import Document, Image, Message, Part, Reasoning, Text, ToolCall, ToolResult
 from .decode import openai_responses_state as state
+
+MAX_CALL_ID_CHARS = 64
+"""Maximum length of a `call_id`. The API refuses longer ones as `string_above_max_length`."""
 
 _Json = dict[str, Any]
 
@@ -100,7 +105,7 @@ def _assistant_item(part: Part) -> _Json | None:
         case ToolCall(id=call_id, name=name, arguments_json=arguments):
             call: _Json = {
                 "type": "function_call",
-                "call_id": call_id,
+                "call_id": _call_id(call_id),
                 "name": name,
                 "arguments": arguments,
             }
@@ -148,4 +153,14 @@ def _result_item(part: ToolResult) -> _Json:
     if part.parts:
         text = [{"type": "input_text", "text": output}] if output else []
         output = [*text, *map(_input_part, part.parts)]
-    return {"type": "function_call_output", "call_id": part.tool_call_id, "output": output}
+    return {
+        "type": "function_call_output",
+        "call_id": _call_id(part.tool_call_id),
+        "output": output,
+    }
+
+
+def _call_id(id_: str) -> str:
+    if len(id_) <= MAX_CALL_ID_CHARS:
+        return id_
+    return f"tokenwire-{blake2s(id_.encode(), digest_size=24).hexdigest()}"

@@ -27,6 +27,7 @@ __all__ = [
 PATH = "/v1/responses"
 COUNT_PATH = "/v1/responses/input_tokens"
 REQUEST_ID_HEADER = "x-request-id"
+MAX_CALL_ID_CHARS = 64
 INPUT_FIELDS = frozenset(
     {
         "conversation",
@@ -52,6 +53,7 @@ def read(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
     if not isinstance(given, str | list) or not given:
         raise BadRequest("Invalid 'input': expected a text or items.", param="input")
     typed(body, "include", list, "an array")
+    _check_ids(given)
     return ProviderRequest(
         model=model,
         stream=bool(typed(body, "stream", bool, "a boolean")),
@@ -73,6 +75,17 @@ def read_count(body: dict[str, Any], input_bytes: int) -> ProviderRequest:
     if extra := sorted(body.keys() - INPUT_FIELDS - {"model"}):
         raise BadRequest(f"Unknown parameter: '{extra[0]}'.", param=extra[0])
     return read(body, input_bytes)
+
+
+def _check_ids(given: str | list[Any]) -> None:
+    for i, item in enumerate(objects_in(given)):
+        length = len(str(item.get("call_id")))
+        if length > MAX_CALL_ID_CHARS:
+            raise BadRequest(
+                f"Invalid 'input[{i}].call_id': string too long. Expected a string with maximum length "
+                f"{MAX_CALL_ID_CHARS}, but instead got a string with length {length}.",
+                param=f"input[{i}].call_id",
+            )
 
 
 def _conversation(given: str | list[Any]) -> Conversation:

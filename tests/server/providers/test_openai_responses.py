@@ -253,6 +253,17 @@ def test_audio_is_refused_with_its_path():
     assert violated(ask(USER, audio)) == ["messages[1].parts[1].audio"]
 
 
+def test_ids_that_the_api_refuses_are_rewritten_alike_and_stay_different():
+    ids = ["c" * 64, "c" * 65, "c" * 66]
+    calls = Message("assistant", tuple(ToolCall(id_, "f", "{}") for id_ in ids))
+    results = Message("tool", tuple(ToolResult(id_, "x") for id_ in ids))
+    sent = [item["call_id"] for item in input_of(calls, results)]
+    assert sent[:3] == sent[3:]
+    assert sent[0] == ids[0]
+    assert len(set(sent)) == 3
+    assert all(len(id_) <= 64 for id_ in sent)
+
+
 def test_a_failed_result_with_an_image_has_its_text_first():
     result = ToolResult("call_1", "no", is_error=True, parts=(Image(uri="https://e.example/a"),))
     [output] = input_of(Message("tool", (result,)))

@@ -166,3 +166,14 @@ async def test_an_error_status_replaces_the_answer(ask):
     with pytest.raises(APIStatusError) as caught:
         await ask("sim?status=429", stream=True)
     assert (caught.value.status_code, caught.value.code) == (429, "rate_limit_exceeded")
+
+
+async def test_ids_of_calls_have_at_most_64_characters(openai):
+    for length, is_valid in ((64, True), (65, False)):
+        call = {"type": "function_call", "call_id": "c" * length, "name": "f", "arguments": "{}"}
+        create = openai.responses.create(model="sim?tokens=1", input=[call])
+        if is_valid:
+            assert (await create).output
+            continue
+        with pytest.raises(BadRequestError, match=r"Invalid 'input\[0\].call_id'"):
+            await create
