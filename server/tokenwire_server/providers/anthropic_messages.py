@@ -30,7 +30,9 @@ IMAGE_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/we
 _TOOL_CALL_ID = re.compile(r"(?!tokenwire-)[a-zA-Z0-9_-]+")
 """Ids that are sent unchanged. The provider accepts these characters only."""
 _FAILED = "The tool failed."
-"""Sent in place of an empty error."""
+"""Sent in place of an empty error, and before an error with images or documents. The provider refuses both:
+"all content must be type `text` if `is_error` is true".
+"""
 
 
 def system_blocks(messages: tuple[Message, ...]) -> list[dict[str, Any] | msgspec.Raw]:
@@ -151,11 +153,14 @@ def _block(part: Part) -> dict[str, Any] | msgspec.Raw:
                 block["caller"] = caller
         case ToolResult():
             block = {"type": "tool_result", "tool_use_id": _tool_call_id(part.tool_call_id)}
-            if content := _result(part):
-                block["content"] = content
-            if part.is_error:
+            content = _result(part)
+            if part.is_error and any(not isinstance(piece, Text) for piece in part.parts):
+                content = [{"type": "text", "text": _FAILED}, *content]
+            elif part.is_error:
                 block["is_error"] = True
-                block.setdefault("content", _FAILED)  # the provider refuses an empty error
+                content = content or _FAILED
+            if content:
+                block["content"] = content
         case Reasoning():
             if part.state and carried_type(part.state):
                 return msgspec.Raw(part.state)

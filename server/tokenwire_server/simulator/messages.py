@@ -84,6 +84,7 @@ def _read(
         if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
             raise BadRequest("must be 'user' or 'assistant'", param=f"messages.{i}.role")
         _check_ids(i, message)
+        _check_errors(i, message)
     stops = typed(body, "stop_sequences", list, "an array of strings")
     return ProviderRequest(
         model=model,
@@ -108,6 +109,18 @@ def _check_ids(i: int, message: dict[str, Any]) -> None:
         if name is not None and not _ID.fullmatch(str(block.get(name))):
             param = f"messages.{i}.content.{j}.{block['type']}.{name}"
             raise BadRequest(f"String should match pattern '^{_ID.pattern}$'", param=param)
+
+
+def _check_errors(i: int, message: dict[str, Any]) -> None:
+    for j, block in enumerate(objects_in(message.get("content"))):
+        if block.get("type") != "tool_result" or block.get("is_error") is not True:
+            continue
+        param = f"messages.{i}.content.{j}.tool_result"
+        content = block.get("content")
+        if not content:
+            raise BadRequest("content cannot be empty if `is_error` is true", param=param)
+        if any(piece.get("type") != "text" for piece in objects_in(content)):
+            raise BadRequest("all content must be type `text` if `is_error` is true", param=param)
 
 
 def _conversation(messages: list[dict[str, Any]]) -> Conversation:

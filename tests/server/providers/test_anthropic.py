@@ -401,6 +401,15 @@ def test_ids_that_the_provider_accepts_are_not_rewritten():
     assert sent_ids("toolu_1", "call-2") == ["toolu_1", "call-2"]
 
 
+def test_an_error_with_an_image_is_sent_as_a_text_before_it():
+    image = Image(uri="https://e.example/a")
+    result = ToolResult("toolu_1", "no", is_error=True, parts=(image,))
+    [message] = body(request(Message("tool", (result,))))["messages"]
+    [block] = message["content"]
+    assert [piece.get("text") for piece in block["content"]] == ["The tool failed.", "no", None]
+    assert "is_error" not in block
+
+
 @pytest.mark.parametrize("empty", [(), (Text(" \n"),), (Reasoning("hm"), Text("\t"))])
 def test_an_empty_answer_can_be_sent_back(empty):
     written = body(request(HELLO, Message("assistant", empty), HELLO))

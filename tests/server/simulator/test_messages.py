@@ -204,6 +204,26 @@ async def test_the_ids_of_calls_have_a_few_characters(anthropic, role, block, pl
 
 
 @pytest.mark.parametrize(
+    ("content", "is_valid"),
+    [
+        ("no", True),
+        ([{"type": "text", "text": "no"}], True),
+        ([], False),
+        ([{"type": "image", "source": {"type": "url", "url": "https://e.example/a"}}], False),
+    ],
+)
+async def test_the_error_of_a_tool_has_only_text(anthropic, content, is_valid):
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": content}
+    message = {"role": "user", "content": [{**result, "is_error": True}]}
+    create = anthropic.messages.create(model="sim?tokens=1", messages=[message], max_tokens=9)
+    if is_valid:
+        assert (await create).content
+        return
+    with pytest.raises(BadRequestError, match=r"messages\.0\.content\.0\.tool_result"):
+        await create
+
+
+@pytest.mark.parametrize(
     ("status", "kind"),
     [
         (401, "authentication_error"),
