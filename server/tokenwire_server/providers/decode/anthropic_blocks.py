@@ -215,10 +215,14 @@ class Blocks:
             raise BrokenBlocksError("a delta belongs to a block that is not open")
 
     def stop(self, index: int | None, deltas: list[Delta]) -> None:
-        """Stop a block. Without an index, it is the latest one."""
-        block = self._open.pop(self._last_index if index is None else index, None)
+        """Stop a block. Without an index, it is the latest one. Proxies stop a block twice."""
+        if index is None:
+            index = self._last_index
+        block = self._open.pop(index, None)
         if block is None:
-            raise BrokenBlocksError("a block ended that was not open")
+            if 0 <= index <= self._last_index:
+                return
+            raise BrokenBlocksError("a block ended that never began")
         if block.kind == "tool_use":
             self._stop_call(block, deltas)
             return

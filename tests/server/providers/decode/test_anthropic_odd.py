@@ -202,6 +202,12 @@ def test_a_citation_is_kept_without_a_document_number_that_cannot_be_sent(number
     assert deltas[1:] == [Citation(0, CitationKind.DOCUMENT, cited_text="a")]
 
 
+def test_a_block_may_end_twice():
+    deltas, decoder = decode(call(0, "{}"), stop(0), call(1, "{}"), stop(0), ending("tool_use"))
+    assert [delta.index for delta in deltas if isinstance(delta, ToolCall)] == [0, 1]
+    assert decoder.end == Complete(FinishReason.TOOL_CALLS, "tool_use")
+
+
 def test_unreadable_fields_are_reported_once_without_their_values():
     _, decoder = decode(
         event("message_start", message={"id": ["secret"], "usage": {"input_tokens": -1}}),
