@@ -44,7 +44,7 @@ def conversation_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]
     """Return the messages of the user, the assistant and the tools, in order.
 
     Messages of which nothing is sent are left out. If the assistant's message is the last one, the model
-    continues it. The provider refuses white space at its end.
+    continues it. The provider refuses white space and thinking at its end.
     """
     conversation: list[dict[str, Any]] = [
         {"role": "assistant" if m.role == "assistant" else "user", "content": blocks}
@@ -53,11 +53,14 @@ def conversation_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]
     ]
     if conversation and conversation[-1]["role"] == "assistant":
         _strip_end(conversation[-1]["content"])
+        if not conversation[-1]["content"]:
+            conversation.pop()
     return conversation
 
 
 def check_messages(messages: tuple[Message, ...]) -> Iterator[Violation]:
-    if not any(_is_sent(part) for m in messages if m.role != "system" for part in m.parts):
+    parts = (part for m in messages if m.role != "system" for part in m.parts)
+    if not any(_is_sent(part) and not isinstance(part, Reasoning) for part in parts):
         yield Violation("messages", "Anthropic requires a message of the user or the assistant")
     hints_count = 0
     for path, part in _parts(messages):
@@ -229,7 +232,10 @@ def _is_blank(text: str) -> bool:
 
 
 def _strip_end(blocks: list[dict[str, Any] | msgspec.Raw]) -> None:
-    """Remove white space at the end of the last text."""
-    last = blocks[-1]
-    if isinstance(last, dict) and last["type"] == "text":
-        last["text"] = last["text"].rstrip()
+    """Remove thinking at the end, and white space at the end of the last text."""
+    while blocks and isinstance(last := blocks[-1], dict):
+        if last["type"] == "text":
+            last["text"] = last["text"].rstrip()
+        if last["type"] not in ("thinking", "redacted_thinking"):
+            return
+        blocks.pop()

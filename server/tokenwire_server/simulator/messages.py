@@ -85,6 +85,7 @@ def _read(
             raise BadRequest("must be 'user' or 'assistant'", param=f"messages.{i}.role")
         _check_ids(i, message)
         _check_errors(i, message)
+    _check_end(len(messages) - 1, messages[-1])
     stops = typed(body, "stop_sequences", list, "an array of strings")
     return ProviderRequest(
         model=model,
@@ -121,6 +122,13 @@ def _check_errors(i: int, message: dict[str, Any]) -> None:
             raise BadRequest("content cannot be empty if `is_error` is true", param=param)
         if any(piece.get("type") != "text" for piece in objects_in(content)):
             raise BadRequest("all content must be type `text` if `is_error` is true", param=param)
+
+
+def _check_end(i: int, message: dict[str, Any]) -> None:
+    types = [block.get("type") for block in objects_in(message.get("content"))]
+    if message["role"] == "assistant" and types and types[-1] in ("thinking", "redacted_thinking"):
+        text = "The final block in an assistant message cannot be `thinking`."
+        raise BadRequest(text, param=f"messages.{i}")
 
 
 def _conversation(messages: list[dict[str, Any]]) -> Conversation:

@@ -401,6 +401,19 @@ def test_ids_that_the_provider_accepts_are_not_rewritten():
     assert sent_ids("toolu_1", "call-2") == ["toolu_1", "call-2"]
 
 
+def test_thinking_at_the_end_is_left_out():
+    thoughts = (Reasoning("Hm.", "c2ln"), Reasoning("", "redacted:ZGF0YQ=="))
+    turn = Message("assistant", thoughts)
+    assert [m["role"] for m in body(request(HELLO, turn, HELLO))["messages"]] == [
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert [m["role"] for m in body(request(HELLO, turn))["messages"]] == ["user"]
+    [_, last] = body(request(HELLO, Message("assistant", (Text("Well \n"), *thoughts))))["messages"]
+    assert last["content"] == [{"type": "text", "text": "Well"}]
+
+
 def test_an_error_with_an_image_is_sent_as_a_text_before_it():
     image = Image(uri="https://e.example/a")
     result = ToolResult("toolu_1", "no", is_error=True, parts=(image,))

@@ -203,6 +203,15 @@ async def test_the_ids_of_calls_have_a_few_characters(anthropic, role, block, pl
             await create
 
 
+async def test_an_answer_that_ends_with_thinking_is_not_continued(anthropic):
+    thinking = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+    messages = [*HELLO, {"role": "assistant", "content": [thinking]}]
+    fields = {"model": "sim?tokens=1", "max_tokens": 9}
+    with pytest.raises(BadRequestError, match=r"messages\.1: The final block"):
+        await anthropic.messages.create(messages=messages, **fields)
+    assert (await anthropic.messages.create(messages=[*messages, *HELLO], **fields)).content
+
+
 @pytest.mark.parametrize(
     ("content", "is_valid"),
     [
