@@ -130,7 +130,8 @@ class ChatCompletionStream:
         if self._body.get("logprobs") and not answer.is_endless:
             yield from self._with_logprobs()
         else:
-            yield from self._strings({"content": TEXT}, self._texts(answer.escaped_text()))
+            texts = self._texts(answer.escaped_text(), escape(self._content_before_text()))
+            yield from self._strings({"content": TEXT}, texts)
         yield from self._strings({"refusal": TEXT}, map(escape, answer.refusal))
         begun = b""
         for round_, (ordinal, fragment) in enumerate(self._fragments()):
@@ -177,10 +178,11 @@ class ChatCompletionStream:
         return data_event(openai_error(500, message, failure=self._answer.failure))
 
     def _reasoned(self) -> Iterator[bytes]:
-        tokens = self._texts(self._answer.escaped_reasoning())
+        tokens: Iterable[bytes] = self._answer.escaped_reasoning()
         field = self._answer.scenario.reasoning_field
         if field == "think":
             tokens = itertools.chain([escape(_THINK[0])], tokens, [escape(_THINK[1])])
+        tokens = self._texts(tokens)
         if self._answer.seals is None:
             yield from self._strings(_reasoning(field, TEXT), tokens)
             return
@@ -190,8 +192,15 @@ class ChatCompletionStream:
         for delta in after_reasoning(self._answer):
             yield data_event(self._chunk(delta))
 
-    def _texts(self, tokens: Iterator[bytes]) -> Iterator[bytes]:
-        return itertools.accumulate(tokens) if self._answer.scenario.cumulative else tokens
+    def _texts(self, tokens: Iterable[bytes], before: bytes = b"") -> Iterable[bytes]:
+        """Return the text of each delta. With `cumulative`, it repeats `before` and all earlier tokens."""
+        if not self._answer.scenario.cumulative:
+            return tokens
+        return itertools.islice(itertools.accumulate(tokens, initial=before), 1, None)
+
+    def _content_before_text(self) -> str:
+        is_tagged = self._answer.reasoning and self._answer.scenario.reasoning_field == "think"
+        return "".join(self._answer.reasoning).join(_THINK) if is_tagged else ""
 
     def _fragments(self) -> Iterator[tuple[int, str]]:
         """Yield the fragments of all calls, each with the ordinal of its call."""
@@ -205,9 +214,12 @@ class ChatCompletionStream:
 
     def _with_logprobs(self) -> Iterator[bytes]:
         top = top_count(self._body.get("top_logprobs"))
+        so_far = self._content_before_text()
         for position, token in enumerate(self._answer.text):
             self._sent += 1
-            chunk = self._chunk({"content": token}, **self._so_far())
+            so_far += token
+            content = so_far if self._answer.scenario.cumulative else token
+            chunk = self._chunk({"content": content}, **self._so_far())
             tokens = [token_logprob(token, position, top)]
             chunk["choices"][0]["logprobs"] = {"content": tokens, "refusal": None}
             yield data_event(chunk)

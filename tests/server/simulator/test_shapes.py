@@ -1,5 +1,6 @@
 """The shapes of 2026 in simulated answers, read by the official SDKs where their types have them."""
 
+import itertools
 import json
 
 import pytest
@@ -159,11 +160,11 @@ async def test_messages_citations_are_deltas_of_the_text_block(messages, kind, t
     assert [citation.cited_text for citation in cited] == TEXT[:2]
 
 
-async def test_a_citation_that_the_format_lacks_is_refused(wire):
+async def test_a_citation_that_the_format_does_not_have_is_refused(wire):
     await wire.chat("sim?citations=1&citation=document")
     status, _, body = await wire.answer()
     assert status == 400
-    assert b"`citation` here is one of reference, url" in body
+    assert b"`citation` must be one of reference, url" in body
 
 
 def reasoning_of(delta, shape):
@@ -199,6 +200,16 @@ async def test_cumulative_deltas_repeat_what_was_before_them(raw_chat):
     assert said == ["".join(TEXT[: i + 1]) for i in range(6)]
     calls = [call for delta in deltas(chunks) for call in delta.get("tool_calls", [])]
     assert [call["function"]["arguments"] for call in calls] == ["", "{", "{}"]
+
+
+@pytest.mark.parametrize("options", [{}, {"logprobs": True}])
+async def test_cumulative_text_repeats_the_reasoning_between_tags(raw_chat, options):
+    model = "sim?tokens=2&reasoning=2&reasoning_field=think&cumulative=1"
+    chunks, whole = await raw_chat(model, **options)
+    contents = [delta["content"] for delta in deltas(chunks) if delta.get("content")]
+    assert len(contents) == 6
+    assert all(b.startswith(a) for a, b in itertools.pairwise(contents))
+    assert contents[-1] == whole["choices"][0]["message"]["content"]
 
 
 @pytest.mark.parametrize(
