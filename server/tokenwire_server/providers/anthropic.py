@@ -75,10 +75,10 @@ class AnthropicMessages:
     rewritten, alike in calls and results.
 
     An effort also turns adaptive thinking on, because the effort alone has no effect on models that do not
-    think by default. So does a summary of the reasoning. The effort "none" turns thinking off. A budget
-    enables thinking up to that budget. Models support different combinations of these, and the provider
-    refuses the others by name. Without a summary setting, how much of its thoughts a model shows is the
-    model's default.
+    think by default. A summary of the reasoning turns it on, too. The effort "none" turns thinking off.
+    A budget enables thinking up to that budget. Models support different combinations of these; the
+    provider's error names what a model does not support. Without a summary setting, the model's default
+    decides how much of its reasoning is shown.
 
     temperature, top_p and top_k exist in API version 2023-06-01. Version 2026-10-21 refuses them for every
     model, and models from Claude Opus 4.7 on refuse them in both versions.
@@ -207,10 +207,10 @@ def _check_sampling(request: ChatRequest) -> Iterator[Violation]:
     if generation.temperature is not None and not 0 <= generation.temperature <= 1:
         yield Violation("generation.temperature", "Anthropic accepts 0 to 1")
     if generation.top_logprobs is not None:
-        yield Violation("generation.logprobs", "Anthropic does not support this")
+        yield Violation("generation.logprobs", "is not supported by Anthropic")
     for name in ("seed", "presence_penalty", "frequency_penalty"):
         if getattr(generation, name) is not None:
-            yield Violation(f"generation.{name}", "Anthropic does not support this")
+            yield Violation(f"generation.{name}", "is not supported by Anthropic")
     for i, sequence in enumerate(generation.stop_sequences):
         if not sequence.strip():
             yield Violation(
@@ -245,7 +245,7 @@ def _check_reasoning(request: ChatRequest) -> Iterator[Violation]:
     if generation.top_p is not None and generation.top_p < 0.95:
         yield Violation("generation.top_p", "Anthropic accepts only 0.95 to 1 with reasoning")
     if generation.top_k is not None:
-        yield Violation("generation.top_k", "Anthropic does not support this with reasoning")
+        yield Violation("generation.top_k", "is not supported by Anthropic with reasoning")
     if budget is None:
         return
     if generation.max_output_tokens is not None and budget >= generation.max_output_tokens:
@@ -263,7 +263,7 @@ def _check_response_format(request: ChatRequest) -> Iterator[Violation]:
     name = _UNSUPPORTED_FORMATS.get(type(request.response_format))
     if name is not None:
         yield Violation(
-            f"response_format.{name}", "Anthropic does not support this; set json_schema instead"
+            f"response_format.{name}", "is not supported by Anthropic; set json_schema instead"
         )
 
 

@@ -43,7 +43,7 @@ def system_blocks(messages: tuple[Message, ...]) -> list[dict[str, Any] | msgspe
 def conversation_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     """Return the messages of the user, the assistant and the tools, in order.
 
-    Messages of which nothing is sent are left out. If the assistant's message is the last one, the model
+    Messages without a part that is sent are left out. If the assistant's message is the last one, the model
     continues it. The provider refuses white space and thinking at its end.
     """
     conversation: list[dict[str, Any]] = [
@@ -68,7 +68,7 @@ def check_messages(messages: tuple[Message, ...]) -> Iterator[Violation]:
             case Image():
                 yield from _check_image(part, f"{path}.image")
             case Audio():
-                yield Violation(f"{path}.audio", "Anthropic does not support audio")
+                yield Violation(f"{path}.audio", "is not supported by Anthropic")
             case ToolResult():
                 for i, piece in enumerate(part.parts):
                     if isinstance(piece, Image):

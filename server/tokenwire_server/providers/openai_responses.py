@@ -13,7 +13,7 @@ Where the API allows a choice:
   is not supported with this model"). OpenAI sends the encrypted content without it; compatible servers may
   need it.
 - No summary of the reasoning is requested unless the caller sets one, because OpenAI refuses this for
-  unverified organisations.
+  unverified organizations.
 - `stream_options.include_obfuscation` is false. The padding would hide token lengths from observers of the
   connection, and would be a tenth of the received bytes.
 - `tools[].strict` is false, as in Chat Completions. The default of this API is true, which refuses schemas
@@ -158,7 +158,7 @@ def _include(request: ChatRequest) -> list[str] | None:
         reasons = False
     elif generation.reasoning_effort is not None or _summary(request) is not None:
         reasons = True
-    else:  # a caller who sets `include` itself goes first
+    else:  # the caller's own `include` takes precedence
         is_free = "include" not in request.provider_options
         reasons = is_free and has_encrypted_reasoning(request.messages)
     if reasons:
@@ -176,11 +176,11 @@ def _message_violations(request: ChatRequest) -> Iterator[Violation]:
 
 def _generation_violations(request: ChatRequest, config: ProviderConfig) -> Iterator[Violation]:
     generation, quirks = request.generation, config.quirks
-    unsupported = "the OpenAI Responses API does not support this"
+    unsupported = "is not supported by the OpenAI Responses API"
     limit = generation.max_output_tokens
     if limit is not None and limit < MIN_OUTPUT_TOKENS and _is_own_endpoint(config):
         yield Violation(
-            "generation.max_output_tokens", f"OpenAI accepts no less than {MIN_OUTPUT_TOKENS}"
+            "generation.max_output_tokens", f"OpenAI requires at least {MIN_OUTPUT_TOKENS}"
         )
     if generation.top_k is not None and not quirks.top_k:
         yield Violation("generation.top_k", unsupported)

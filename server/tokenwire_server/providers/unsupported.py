@@ -1,4 +1,4 @@
-"""Checks that the dialects share: what a request has that a provider does not support."""
+"""Checks that the dialects share: parts of a request that a provider does not support."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..request import (
     Violation,
 )
 
-UNSUPPORTED = "this provider does not support this"
+UNSUPPORTED = "is not supported by this provider"
 
 _NAMES: dict[type[Part], str] = {
     Audio: "audio",
