@@ -93,18 +93,18 @@ def _values(name: str, field: FieldInfo) -> str:
         return ", ".join(f"`{_toml(value)}`" for value in get_args(kind))
     if get_origin(kind) is tuple:
         values = ", ".join(f"`{_toml(v)}`" for v in get_args(get_args(kind)[0]))
-        return f"list of {values or 'texts'}"
+        return f"list of {values or 'strings'}"
     if kind is bool:
         return "`true`, `false`"
     if kind is Path:
         return "path"
     if kind is str:
-        return "text"
+        return "string"
     if get_origin(kind) is dict:
         values = FieldInfo.from_annotation(get_args(kind)[1])
         if any(hasattr(item, "le") for item in _constraints([values])):
             return f"table of {_number(name, values)}"
-        return "table of texts"
+        return "table of strings"
     return _number(name, field)
 
 

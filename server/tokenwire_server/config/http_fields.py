@@ -1,6 +1,6 @@
 """Headers and query parameters that the operator adds to a provider's requests.
 
-A value is a text, or `{ env = "NAME" }`: the value of an environment variable, for keys. Errors name the
+A value is a string, or `{ env = "NAME" }`: the value of an environment variable, for keys. Errors name the
 header or the parameter, never its value.
 """
 
@@ -20,7 +20,7 @@ MAX_VALUE_CHARS = 8 * 1024
 
 RESERVED_HEADERS = frozenset(
     {
-        # Hop by hop (RFC 9110, 7.6.1), and the framing of the message.
+        # Hop-by-hop headers (RFC 9110, 7.6.1), and those that frame the message.
         *(
             "connection",
             "keep-alive",
@@ -29,7 +29,7 @@ RESERVED_HEADERS = frozenset(
             "proxy-connection",
         ),
         *("te", "trailer", "transfer-encoding", "upgrade", "expect", "host", "content-length"),
-        # They say what this server sends and can read.
+        # They describe what this server sends and can read.
         *("accept", "accept-encoding", "content-encoding", "content-type"),
     }
 )
@@ -42,7 +42,7 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """The environment variable with a value."""
+    """The environment variable that contains the value."""
 
     name: str
 
@@ -114,12 +114,12 @@ def _field(name: str, value: object) -> str | Variable:
     if isinstance(value, Mapping):
         variable = value.get("env")
         if set(value) != {"env"} or not isinstance(variable, str):
-            raise fault_at([name], 'must be a text or { env = "NAME" }')
+            raise fault_at([name], 'must be a string or { env = "NAME" }')
         if not _VARIABLE_NAME.fullmatch(variable):
             raise fault_at([name, "env"], "is not the name of an environment variable")
         return Variable(variable)
     if not isinstance(value, str):
-        raise fault_at([name], 'must be a text or { env = "NAME" }')
+        raise fault_at([name], 'must be a string or { env = "NAME" }')
     if fault := _value_fault(value):
         raise fault_at([name], fault)
     return value

@@ -78,8 +78,8 @@ class Quirks(_Section):
     answer that is cut off is exact."""
     done_marker: bool | None = None
     """Whether the server ends an answer with `data: [DONE]`. If true, an answer without it is broken. If
-    false, a `finish_reason` and then the end of the body are the end. By default they are too, but the
-    missing marker is logged. OpenAI's own endpoint must send it."""
+    false, an answer with a `finish_reason` is complete without it. By default such an answer is complete too,
+    but the missing marker is logged. OpenAI's own endpoint must send it."""
     cumulative: bool = False
     """Whether each delta of an answer repeats all earlier ones."""
     think_tags: Literal["none", "pair", "closing"] = "none"
@@ -103,7 +103,7 @@ class Quirks(_Section):
     """Whether the server accepts images in the results of tools."""
     fixed_sampling_models: tuple[str, ...] = ()
     """Patterns of models that refuse temperature, top_p and penalties, such as `["o3*", "gpt-5*"]`. These
-    settings are not sent to them."""
+    parameters are not sent to them."""
 
 
 class ProviderConfig(_Section):
@@ -117,7 +117,7 @@ class ProviderConfig(_Section):
     api_key_env: str = ""
     """Name of the environment variable that contains the provider's API key. If empty, no key is sent."""
     headers: Headers = {}
-    """Headers to add to each request, or to send in place of the usual ones. A value is a text, or
+    """Headers to add to each request, or to send in place of the usual ones. A value is a string, or
     `{ env = "NAME" }` for the value of an environment variable."""
     query: Query = {}
     """Parameters to add to the URL of each request, such as Azure's `api-version`, with values as in

@@ -9,7 +9,7 @@ AZURE = "[providers.azure]\nkind = 'openai-chat'\nbase_url = 'https://a.test/ope
 
 
 @pytest.mark.parametrize("field", ["headers", "query"])
-def test_a_value_is_a_text_or_names_an_environment_variable(tmp_path, field):
+def test_a_value_is_a_string_or_names_an_environment_variable(tmp_path, field):
     path = tmp_path / "tokenwire.toml"
     path.write_text(f"{AZURE}{field} = {{ a-b = 'x', 'C' = {{ env = 'AZURE_KEY' }} }}\n")
     azure = load(path, {}, {}).providers["azure"]
@@ -32,8 +32,8 @@ def test_a_value_is_a_text_or_names_an_environment_variable(tmp_path, field):
         ('headers = { a = "canary\\r\\nx: y" }', "headers.a: must contain only printable ASCII"),
         ("headers = { a = 'canaryé' }", "headers.a: must contain only printable ASCII"),
         ("headers = { a = '' }", "headers.a: is empty"),
-        ("headers = { a = 7 }", "headers.a: must be a text or"),
-        ("headers = { a = { env = 'A', b = 'canary' } }", "headers.a: must be a text or"),
+        ("headers = { a = 7 }", "headers.a: must be a string or"),
+        ("headers = { a = { env = 'A', b = 'canary' } }", "headers.a: must be a string or"),
         ("headers = { a = { env = 'A=B' } }", "headers.a.env: is not the name of an environment"),
         ("headers = 'canary'", "headers: must be a table"),
         ('query = { "a\\n" = "x" }', "is empty, too long, or contains a control character"),
