@@ -161,7 +161,7 @@ class Call:
         if scenario.state:
             if scenario.state not in self._format.STATES:
                 known = ", ".join(sorted(self._format.STATES))
-                raise ScenarioError(f"scenario: `state` here is one of {known}")
+                raise ScenarioError(f"scenario: in this format, `state` must be one of {known}")
             seals = self._format.check_state(scenario, asked.body)
         answer = compose(
             scenario,
@@ -175,12 +175,12 @@ class Call:
         )
         if answer.stop_reason not in self._format.STOP_REASONS:
             known = ", ".join(self._format.STOP_REASONS)
-            raise ScenarioError(f"scenario: `stop_reason` here is one of {known}")
+            raise ScenarioError(f"scenario: in this format, `stop_reason` must be one of {known}")
         if scenario.citations and scenario.citation not in self._format.CITATIONS:
             known = ", ".join(sorted(self._format.CITATIONS))
-            raise ScenarioError(f"scenario: `citation` here is one of {known}")
+            raise ScenarioError(f"scenario: in this format, `citation` must be one of {known}")
         if answer.is_endless and not asked.stream:
-            raise ScenarioError("scenario: `repeat=forever` needs a streamed answer")
+            raise ScenarioError("scenario: `repeat=forever` requires a streamed answer")
         return answer
 
     def _error(self, status: int, message: str, scenario: Scenario) -> bytes:

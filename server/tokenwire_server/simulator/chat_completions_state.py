@@ -9,7 +9,7 @@ minimax     `reasoning_details` whose text is itself the state.
 deepseek    `reasoning_content`, likewise; that of another provider is accepted.
             https://api-docs.deepseek.com/guides/thinking_mode#tool-calls
 
-MiniMax refuses nothing: its models get worse.
+The real MiniMax refuses nothing: without the state, its models answer worse.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def of_message(answer: Answer) -> dict[str, Any]:
 
 
 def check_state(scenario: Scenario, body: dict[str, Any]) -> Seals:
-    """Check the state of all answers in a request. Return the maker of the next answer's state."""
+    """Check the state of all answers in a request. Return the `Seals` of the next answer."""
     state = scenario.state
     messages = body["messages"]
     if state == "gemini" and scenario.unsigned_calls == "refused":

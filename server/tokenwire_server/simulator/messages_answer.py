@@ -66,7 +66,7 @@ def whole(answer: Answer, request: ProviderRequest) -> dict[str, Any]:
         try:
             msgspec.json.decode(call.arguments, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ScenarioError("scenario: broken `arguments` need a streamed answer") from None
+            raise ScenarioError("scenario: invalid `arguments` require a streamed answer") from None
         # Raw, because decoding would change large numbers.
         arguments = msgspec.Raw(call.arguments.encode())
         content.append(

@@ -36,7 +36,7 @@ def tool_id(call_id: str | int) -> str | int:
 
 
 def check_state(scenario: Scenario, body: dict[str, Any]) -> Seals:
-    """Check the state of all answers in a request. Return the maker of the next answer's state."""
+    """Check the state of all answers in a request. Return the `Seals` of the next answer."""
     messages = body["messages"]
     for i, message in enumerate(messages):
         if message["role"] == "assistant":

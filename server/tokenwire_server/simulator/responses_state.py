@@ -1,8 +1,8 @@
 """The state of OpenAI Responses: encrypted reasoning, and the phases of messages.
 
 Sources: https://platform.openai.com/docs/guides/reasoning, "Encrypted reasoning items", and
-`openai.types.responses.response_output_message`. The real API does not refuse a message that has lost its
-phase: its models get worse.
+`openai.types.responses.response_output_message`. The real API does not refuse a message without its
+phase: its models answer worse.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def phase(*, calls_tools: bool) -> str:
 
 
 def check_state(scenario: Scenario, body: dict[str, Any]) -> Seals:
-    """Check the state of all answers in a request. Return the maker of the next answer's state."""
+    """Check the state of all answers in a request. Return the `Seals` of the next answer."""
     given = body["input"]
     items = given if isinstance(given, list) else [{"role": "user", "content": given}]
     start = 0

@@ -84,7 +84,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Empty: the reason that fits the other fields (`length` at the request's limit of output tokens)."""
     finish_reason: str = ""
     """The provider's word for the end, sent as it is, in place of the one for `stop_reason`. Responses: the
-    reason of an incomplete response; `completed` is no such reason."""
+    reason of an incomplete response, which cannot be `completed`."""
     native_finish_reason: str = ""
     """Chat Completions: the word of the provider behind a router, beside `finish_reason` (OpenRouter)."""
     refusal_category: RefusalCategory | Literal[""] = ""
@@ -100,15 +100,15 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request (only in Messages), or a numbered reference (only in Chat Completions, by Mistral)."""
     state: State | Literal[""] = ""
     """The provider whose state the answer has and later requests must have, see `state` and the modules of
-    the formats. Such an answer reasons, and calls no tools once the request has the results of some."""
+    the formats. Such an answer has reasoning, and calls no tools once the request has results of tools."""
     unsigned_calls: Literal["accepted", "refused"] = "accepted"
     """With `state=gemini`: tool calls of other providers. Gemini 3 refuses those after the user's last
     message, unless they have the signature `skip_thought_signature_validator`."""
     phase: Literal["", "commentary", "final_answer"] = ""
     """Responses: the phase of the message. Empty: it has none."""
     fallback_model: str = ""
-    """Messages: another model takes over in the middle of the text, because the first one declines to go
-    on."""
+    """Messages: another model takes over in the middle of the text, because the first one declines to
+    continue."""
     fallback_after: Count = 5
     """Messages: the number of tokens of the text before `fallback_model` takes over."""
     cumulative: bool = False
@@ -140,12 +140,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     service_tier: str = ""
     """The tier that the answer reports. Empty: the format's usual one."""
     usage_place: Literal["alone", "finish", "choice"] = "alone"
-    """Chat Completions: usage has a chunk of its own, or is in the chunk with the finish reason, or there in
-    the choice (Moonshot). Only the first one needs to be requested."""
+    """Chat Completions: usage has a chunk of its own, or is in the chunk with the finish reason, or in the
+    choice of that chunk (Moonshot). Only the first one must be requested."""
     cached_tokens_place: Literal["details", "top"] = "details"
     """Chat Completions: whether the cached tokens are beside the total instead (Moonshot)."""
     float_usage: bool = False
-    """Report token counts that are no integers: each is greater by 0.25."""
+    """Report fractional token counts: each is greater by 0.25."""
 
     # Pace. Token i is due at ttft + i * itl after the request, so lateness never accumulates.
     ttft_ms: Milliseconds = 0

@@ -4,8 +4,8 @@ All state of an answer is made from a hash of the conversation before it. So the
 state of every earlier answer in a request without having stored anything: state that is missing, changed,
 moved, or of another conversation does not have the hash that it should have.
 
-An answer of the provider itself is recognised by the ids of its tool calls, which are made in the same way.
-Answers of other providers in the conversation need no state, and must not have any.
+An answer of the provider itself is recognized by the ids of its tool calls, which are made in the same way.
+Answers of other providers in the conversation must not have any state.
 """
 
 from __future__ import annotations

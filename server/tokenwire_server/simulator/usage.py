@@ -7,7 +7,7 @@ from typing import Any
 from .answer import Answer
 
 _EXCESS = 0.25
-"""What is added to each figure if they are to be no integers."""
+"""Added to each figure with `float_usage`."""
 
 
 def chat_usage(answer: Answer) -> dict[str, Any] | None:

@@ -128,7 +128,7 @@ class WireFormat(Protocol):
     def check_state(self, scenario: Scenario, body: dict[str, Any]) -> Seals:
         """Check the provider state in a request, see `state`. Raises BadRequest.
 
-        Returns the maker of the next answer's state.
+        Returns the `Seals` of the next answer.
         """
         ...
 

@@ -211,7 +211,7 @@ async def test_a_streamed_answer_has_the_state_of_the_whole_one(ask, state):
     assert all(value.encode() in body for value in found)
 
 
-async def test_the_loop_of_the_sdks_passes(anthropic, openai):
+async def test_a_tool_loop_with_the_sdk_passes(anthropic, openai):
     asked = {"model": "sim?state=anthropic&tokens=5&tools=1", "max_tokens": 999}
     async with anthropic.messages.stream(messages=[QUESTION], **asked) as stream:
         message = await stream.get_final_message()
@@ -245,7 +245,7 @@ async def test_a_state_that_the_format_lacks_is_refused(wire):
     await wire.chat("sim?state=anthropic")
     status, _, body = await wire.answer()
     assert status == 400
-    assert b"`state` here is one of deepseek, gemini, minimax, openrouter" in body
+    assert b"`state` must be one of deepseek, gemini, minimax, openrouter" in body
 
 
 def strings(value, names):
