@@ -221,7 +221,7 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
-    """The provider's account of a refusal."""
+    """Why the provider refused, in its own words."""
 
     category: str = ""
     explanation: str = ""

@@ -17,7 +17,7 @@ MAX_MICROUSD = 10**15
 UNLIMITED_TOKENS = 2**63 - 1
 """More than any answer has."""
 LONG_CACHE_WRITE_FACTOR = 2
-"""Price of input that Anthropic keeps in its cache for an hour, in prices of other input.
+"""Price of input that Anthropic keeps in its cache for an hour, as a multiple of the price of other input.
 https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing"""
 
 _TOKENS_PER_PRICE = 10**6

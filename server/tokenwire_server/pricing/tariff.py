@@ -141,8 +141,8 @@ def undated(model: str) -> str:
 def _rest(usage: Usage) -> Usage:
     """Return the usage without that of its models.
 
-    A figure that the provider reports for the whole only, such as that of reasoning, is a part of what is
-    counted in the models already. So no figure is larger than the one that contains it.
+    Some figures are reported only for the whole answer, such as reasoning tokens. They are already contained
+    in other figures of the models. So each figure is at most the one that contains it.
     """
 
     def rest(name: str, most: int) -> int:

@@ -51,7 +51,7 @@ class Dialect(Protocol):
         ...
 
     def events_of(self, answer: Mapping[str, Any]) -> bytes | None:
-        """Return a whole answer as the stream that its decoder reads. None if the object is no answer."""
+        """Return a whole answer as the stream that its decoder reads. None if the object is not an answer."""
         ...
 
 

@@ -40,7 +40,8 @@ TLS_ALERT = "\\x15\\x03"
 class Faults:
     """Maps what goes wrong with one provider to the errors for callers.
 
-    `str()` of each error contains none of the provider's text, and no part of it a secret of the operator.
+    `str()` of each error contains none of the provider's text. No attribute of the error contains a secret
+    of the operator.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Faults:
         return error
 
     def of_body(self, value: object) -> UpstreamError:
-        """Return the error for a body that is one, although the status says success."""
+        """Return the error for a body that contains an error, although the HTTP status is a success."""
         return self.of_answer(errors.classify(value, provider=self._provider))
 
     def wrong_address(self, what: str, *, path: str, text: str = "") -> UpstreamUnavailable:

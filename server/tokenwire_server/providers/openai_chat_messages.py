@@ -159,7 +159,7 @@ def _content_part(part: Part) -> dict[str, Any]:
         case Text():
             return {"type": "text", "text": part.text}
         case _:
-            raise TypeError(f"{type(part).__name__} is no content")
+            raise TypeError(f"{type(part).__name__} is not content")
 
 
 def _is_text(document: Document) -> bool:

@@ -54,7 +54,7 @@ def encode_input(messages: Sequence[Message], quirks: Quirks) -> list[_Json]:
 
 
 def is_left_out(part: Part) -> bool:
-    """Return whether a part alone is no input."""
+    """Return whether a part is left out if nothing follows it."""
     return isinstance(part, Reasoning) or (isinstance(part, Text) and not part.text.strip())
 
 

@@ -1,4 +1,4 @@
-"""Recognition of an answer that is no event stream, by its media type and its first bytes. Sans-IO.
+"""Recognition of an answer that is not an event stream, by its media type and its first bytes. Sans-IO.
 
 Some providers and proxies answer a request for a stream with status 200 and an error in JSON, with the whole
 answer in JSON, or with an HTML page. Others send an event stream with another media type, or without one. So

@@ -48,7 +48,7 @@ MAX_COUNT_BODY_BYTES = 64 * 1024
 """Maximum size of a count, which is about 50 bytes. The rest of a larger body is not read."""
 
 MAX_KNOWN_PROBLEMS = 100
-"""Maximum number of problems of a provider's answers that are remembered, to warn of each only once."""
+"""Maximum number of problems of a provider's answers that are kept, to warn of each only once."""
 
 SdkClient = openai.AsyncOpenAI | anthropic.AsyncAnthropic
 
@@ -259,11 +259,11 @@ class HttpUpstream:
         """Decode a JSON body: the whole answer, or an error."""
         body = bytes(opening.body)
         value = error_body.parse(body)
-        if isinstance(value, str):  # some servers end the JSON like an event
+        if isinstance(value, str):  # some servers end the JSON with the blank line of an event
             value = error_body.parse(body.lstrip().partition(b"\n\n")[0])
         try:
             events = self._dialect.events_of(value) if isinstance(value, dict) else None
-        except RecursionError:  # nested so deeply that it can just be decoded
+        except RecursionError:  # it can be decoded, but is nested too deeply to be encoded
             events = None
         if events is not None:
             deltas = self.decoder.feed(events)
@@ -340,7 +340,7 @@ async def _post(
 def _has_no_endpoint(error: BaseException) -> bool:
     """Return whether the error means that the server has no such endpoint, and not that the model is unknown.
 
-    Compatible servers often cannot count.
+    Many compatible servers have no endpoint that counts tokens.
     """
     status = getattr(error, "status_code", None)
     response = getattr(error, "response", None)

@@ -36,7 +36,7 @@ class CostLimit:
     Counting and pricing tokens takes microseconds, so it is not done at each arrival. It is done when the
     answer is long enough to have reached a limit: a few times in an answer that stays far below its limit,
     and at every arrival shortly before the limit. It is also done when the provider reports new figures,
-    because these may include tokens that were not shown.
+    because these may include tokens that were not streamed.
 
     A part of the usage that has no known price does not stop the answer: see
     `Tariff.estimated_cost_microusd`.

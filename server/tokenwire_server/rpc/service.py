@@ -53,8 +53,8 @@ class ChatService:
     async def Chat(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: N802  # the RPC's name
         """Start a generation and return the whole answer.
 
-        It is collected while it arrives, because the log may be too small for all of its events. An answer
-        that is too large stays readable for as long as the settings say, even if the request said less.
+        It is collected while it arrives, because the log may be too small for all of its events. The
+        stream of an answer that is too large stays readable for at least `log_ttl_s` of the settings.
         """
         limit_bytes = min(self._limits.max_chat_answer_bytes, self._limits.max_log_bytes)
         async with await self._opening(data, context, caller, is_streamed=False) as chat:

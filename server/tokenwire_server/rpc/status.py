@@ -53,7 +53,7 @@ CODES: dict[str, grpc.StatusCode] = {
 
 MAX_TEXT_CHARS = 256
 MAX_PROVIDER_MESSAGE_CHARS = 1024
-"""The provider's text has at most as many bytes, too."""
+"""`public_text` limits the text to as many bytes."""
 MAX_VIOLATIONS_BYTES = 4096
 """Bounds that keep the trailers below 8 KiB, where gRPC begins to refuse them at random."""
 

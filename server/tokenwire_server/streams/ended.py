@@ -37,7 +37,7 @@ class EndedStreams:
         self._tenants.setdefault(stream.tenant, _TenantStreams()).add(stream, timer)
 
     def extend(self, stream: StreamHandle, for_s: float) -> None:
-        """Keep a stream for at least `for_s` from now, even if its time has passed.
+        """Keep a stream for at least `for_s` from now, even if its retention has expired.
 
         The stream must have a reader, or it may be gone. No effect on a stream that was dropped.
         """

@@ -32,9 +32,9 @@ class AnthropicDecoder:
     """Decoder of one answer in the Messages format.
 
     An answer without a stop reason or without `message_stop` is broken. An unknown stop reason becomes
-    OTHER. A limit, a filter, a refusal or a pause may have cut the answer off within a tool call, so a call
-    without complete arguments is then never completed. After any other stop reason, such an answer is
-    broken.
+    OTHER. A limit, a filter, a refusal or a pause may cut the answer off within a tool call. Then a call
+    without complete arguments is never completed. After any other stop reason, an answer with such a call
+    is broken.
 
     A field of another type than the format's costs only that field, see `lenient`.
 

@@ -29,7 +29,7 @@ MAX_BUFFERED_CHARS = 2 * 2**20
 
 
 class BrokenBlocksError(Exception):
-    """The blocks of the answer are not what the format allows. The text says why."""
+    """The blocks of the answer violate the format. The message says how."""
 
 
 class _Block:
@@ -81,14 +81,14 @@ class Blocks:
     ignored blocks do not count.
 
     A signature is emitted as one delta without text when its thinking block ends. A redacted block is
-    emitted as one delta whose signature is `REDACTED` and the block's data. Both have an empty provider
-    state, so that they go back to this provider only. So has thinking without a signature, of servers that
-    do not sign, once it cannot have been cut off any more. Carried blocks are emitted as a delta of
-    reasoning with only their state.
+    emitted as one delta whose signature is `REDACTED` and the block's data. Both get an empty provider
+    state, so that they are sent back to this provider only. Some servers do not sign thinking: it gets an
+    empty state as soon as it is certain that it was not cut off. Carried blocks are emitted as a delta of
+    reasoning that has only their state.
 
     A tool call is complete when its block ends and its arguments are a JSON object. A call with other
     arguments, or without any, may have been cut off. So it is kept until the answer continues, which shows
-    that the model completed it, or ends, where the stop reason decides.
+    that the model completed it, or until the answer ends. Then the stop reason decides.
     """
 
     __slots__ = (
@@ -121,9 +121,9 @@ class Blocks:
         """Number of blocks that have emitted something."""
         self._buffered_chars = 0
         self._undecided_call: _Block | None = None
-        """A call that ended without a JSON object, as long as it may have been cut off."""
+        """A call that ended without a JSON object, while it is not known whether it was cut off."""
         self._unsigned_index: int | None = None
-        """Index of thinking that ended without a signature, as long as it may have been cut off."""
+        """Index of thinking that ended without a signature, while it is not known whether it was cut off."""
         self._carried_chars = 0
         """Length of all carried blocks."""
         self._provider = provider
@@ -170,7 +170,7 @@ class Blocks:
                 block.carried = CarriedBlock(payload)
                 self._count_carried(block, block.carried.chars)
             case _:
-                pass  # ignored content; its deltas must find an open block
+                pass  # ignored content, but its deltas need an open block
 
     def add(self, index: int | None, delta: wire.Delta, deltas: list[Delta]) -> None:
         """Add a delta to a block. Without an index, it belongs to the latest block."""
@@ -267,7 +267,7 @@ class Blocks:
             self._undecided_call = block
 
     def _decide(self, deltas: list[Delta]) -> None:
-        """Complete the blocks that ended but might have been cut off. The model completed them."""
+        """Complete the blocks that ended and might have been cut off: now it is known that they were not."""
         if self._undecided_call is not None:
             self._decide_call(deltas)
         if self._unsigned_index is not None:

@@ -1,4 +1,4 @@
-"""Blocks of Anthropic's answers that are no content for the caller, but must come back unchanged.
+"""Blocks of Anthropic's answers that are not content for the caller, but must be sent back unchanged.
 
 Summaries of a compacted conversation, marks of a fallback to another model, and the calls and results of
 tools that the provider runs: after a pause, the provider continues from them, and it refuses thinking
@@ -34,7 +34,7 @@ CARRIED = frozenset(
 MAX_CARRIED_CHARS = 2 * 2**20
 """Maximum length of all blocks of an answer that are carried, about 50 web searches. Others are dropped."""
 MAX_CALLER_BYTES = 1024
-"""Maximum size of the caller of a tool call."""
+"""Maximum size of the field `caller` of a tool call."""
 
 
 class _Typed(msgspec.Struct):
@@ -83,7 +83,7 @@ class CarriedBlock:
         return self.chars - before
 
     def state(self) -> bytes:
-        """Return the JSON of the whole block, or b"" if it is not whole."""
+        """Return the JSON of the whole block, or b"" if it is incomplete."""
         if not self._fields:
             return b""
         if arguments := join_surrogates("".join(self._fragments)):
@@ -109,7 +109,7 @@ _callers = msgspec.json.Decoder(_Caller)
 
 
 def caller_state(caller: msgspec.Raw) -> bytes:
-    """Return the state of a tool call that another tool made, not the model itself. Otherwise b""."""
+    """Return the state of a tool call that another tool made, or b"" if the model itself made it."""
     text = _valid_utf8(bytes(caller))
     if len(text) > MAX_CALLER_BYTES or _type_in(text) in ("", "direct"):
         return b""

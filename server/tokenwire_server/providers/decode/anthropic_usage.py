@@ -74,7 +74,7 @@ class _Counts(msgspec.Struct, gc=False):
         return _Counts(*(min(a + b, MAX_TOKENS) for a, b in _pairs(self, other)))
 
     def above(self, other: _Counts) -> _Counts:
-        """Return by how much each count is above the other, at least 0."""
+        """Return the difference of each count to the other one, at least 0."""
         return _Counts(*(max(a - b, 0) for a, b in _pairs(self, other)))
 
 
@@ -101,7 +101,7 @@ class Bill:
         """The model that began the answer."""
         self._latest = Usage()
         self._has_input = False
-        """Whether the provider reported the input. An answer without input is that of a refusal."""
+        """Whether the provider reported the input. A refusal may report 0."""
         self._has_output = False
 
     @property
@@ -225,7 +225,7 @@ def _server_tools(uses: dict[str, int | None]) -> tuple[tuple[str, int], ...]:
 
 
 def _service_tier(usage: Usage) -> str:
-    """Return the tier of service. A speed that is not the standard is a tier of its own."""
+    """Return the tier of service. A speed other than the standard one is a tier of its own."""
     if usage.speed and usage.speed != "standard":
         return _name(usage.speed)
     return _name(usage.service_tier)

@@ -28,7 +28,7 @@ class StopDetails(msgspec.Struct, gc=False):
     explanation: str | None = None
 
     def refusal(self) -> Refusal | None:
-        """Return the account of the refusal, or None if it is empty."""
+        """Return why the provider refused, or None if it does not say why."""
         if not self.category and not self.explanation:
             return None
         return Refusal(

@@ -1,6 +1,6 @@
 """Recognition of errors for requests that do not fit into a model's context window.
 
-Few providers have a code for it. The others are recognised by their texts, which also have the figures.
+Few providers have a code for it. The others are recognized by their texts, which also have the figures.
 """
 
 from __future__ import annotations

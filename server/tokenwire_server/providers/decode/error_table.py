@@ -79,7 +79,7 @@ _BAD_REQUEST_NAME = re.compile(r"(?:invalid|unsupported|image)_[a-z0-9_]{1,100}"
 
 
 class _TextRow(NamedTuple):
-    """A behaviour that only the text shows: within these statuses, it has another one."""
+    """A behaviour that only the text of an error shows: `status` replaces any of `statuses`."""
 
     statuses: frozenset[int | None]
     pattern: re.Pattern[str]

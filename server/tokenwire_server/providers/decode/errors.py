@@ -113,7 +113,8 @@ def from_event(payload: bytes) -> UpstreamError:
 def find(payload: bytes) -> UpstreamError | None:
     """Return the error in an event of a stream. None if the event is not an error.
 
-    An event of another type is none, even if it has a field `error`: it may report that a tool failed.
+    An event of another type is not an error, even if it has a field `error`: it may report that a tool
+    failed.
     """
     value = error_body.parse(payload)
     if not error_body.is_error(value):
@@ -126,8 +127,8 @@ def find(payload: bytes) -> UpstreamError | None:
 def is_unknown_model(value: object, status: int = 404) -> bool:
     """Return whether an error says that the provider does not offer the model.
 
-    Otherwise an error with status 404 means that the server has no such path. With another status, only the
-    names count.
+    If it does not say so, status 404 means that the server does not have the path. With other statuses, only
+    the names of the error are considered.
     """
     body = error_body.read(value)
     if any(known in _MODEL_NAMES for known in body.names):
@@ -164,5 +165,5 @@ def _outcome(body: ErrorBody, meaning: int | None, *, is_http: bool) -> _Outcome
 def _message(body: ErrorBody, kind: type[UpstreamError], meaning: int | None) -> str:
     """Return the text for the caller, if the caller can correct the request."""
     is_correctable = kind in (UpstreamRejected, ContextTooLong) and meaning in _WITH_MESSAGE
-    is_page = body.message.lstrip().startswith("<")  # of a proxy
+    is_page = body.message.lstrip().startswith("<")  # the HTML page of a proxy
     return public_text(body.message) if is_correctable and not is_page else ""

@@ -191,7 +191,7 @@ class SurrogateJoiner:
     def _end_others(self, delta: Delta, joined: list[Delta]) -> None:
         """End the blocks that must have ended before this delta. Only tool calls may be interleaved."""
         if isinstance(delta, Logprobs | Notice):
-            return  # part of no block
+            return  # they do not belong to the sequence of blocks
         if (
             isinstance(delta, ToolCall | InvalidToolCall)
             and (half := self._pop(delta.index)) is not None

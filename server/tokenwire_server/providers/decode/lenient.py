@@ -26,7 +26,7 @@ Prose = Annotated[str, msgspec.Meta(extra={"objects": "text"})]
 """A text to read. An object in its place becomes the text in it, or else its JSON; a list becomes the texts
 of its elements."""
 ExactText = Annotated[str, msgspec.Meta(extra={"objects": "none"})]
-"""A text that decides how the answer ends. Not even a number is read as one."""
+"""A string that decides how the answer ends. No other type is converted to it."""
 
 MAX_PROBLEMS = 3
 """Maximum number of unreadable fields of an event that are named."""
@@ -177,7 +177,9 @@ class _Reader:
         raise _UnreadableError
 
     def _report(self, path: str, value: Any) -> None:
-        if value is not None and len(self.problems) < MAX_PROBLEMS:  # null is the same as nothing
+        if (
+            value is not None and len(self.problems) < MAX_PROBLEMS
+        ):  # null means that the field is absent
             self.problems.append(f"{path}: {_json_type(value)}")
 
 

@@ -32,7 +32,7 @@ from .think_tags import TaggedText, ThinkTags
 _WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
 """Finish reasons of answers that the model completed. Others may end within a tool call."""
 _GENERAL = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.OTHER})
-"""Finish reasons that say no more than those of other words."""
+"""Finish reasons that a more specific one replaces."""
 _NO_END_MARKER = "the provider's answer ended without its end marker"
 _NO_DONE_MARKER = "its answer ends without `data: [DONE]`: set the quirk `done_marker`"
 
@@ -44,8 +44,8 @@ class OpenAIChatDecoder:
 
     An answer is complete if it ends with a finish reason and then `data: [DONE]`. Without a finish reason it
     is broken, unless the server never sends the field, not even null (Snowflake): then it ends with STOP.
-    With `done_marker=False`, a finish reason and the end of the body are enough; with None they are too, but
-    the missing marker is a problem of the answer.
+    With `done_marker=False`, a finish reason and the end of the body are enough. With None they are enough
+    too, but the missing marker is reported in `problem`.
 
     Finish reasons are those of `finish_reasons.FINISH_REASONS`. An answer with tool calls ends with
     TOOL_CALLS even if the server sends "stop", as several do; one with a refusal ends with REFUSAL. vLLM's
@@ -192,7 +192,7 @@ class OpenAIChatDecoder:
         self._has_choice = True
         delta = choice.delta
         if delta is None and self._blocks.is_empty:
-            delta = choice.message  # after deltas, it repeats them
+            delta = choice.message  # after deltas, the message only repeats them
         if delta is not None:
             if self._increments is not None:
                 self._increments.shorten(delta)
@@ -301,7 +301,7 @@ class OpenAIChatDecoder:
         ):
             reason = FinishReason.STOP_SEQUENCE
         if reason in _GENERAL and self._reason is not None and self._reason not in _GENERAL:
-            return  # a proxy added its own end after that of the provider
+            return  # a proxy added its own finish reason after that of the provider
         self._reason, self._word = reason, word[:MAX_NAME_CHARS]
 
     def _read_usage(self, usage: Usage, service_tier: str | None = None) -> None:

@@ -15,10 +15,10 @@ from .json import join_surrogates, loads
 from .openai_responses_parts import Blocks
 
 MAX_WHOLE = 3
-"""Maximum number of different whole arguments of a call that are kept, besides the fragments."""
+"""Maximum number of different complete arguments of a call that are kept, besides the fragments."""
 MAX_CHECKS = 8
-"""How often a call is checked for completeness, each of which takes up to 20 ms. After that it is finished
-at the end of the answer."""
+"""Maximum number of checks whether a call is complete. Each takes up to 20 ms. After that, the call is
+finished at the end of the answer."""
 
 _TRUNCATED = "Input data was truncated"
 """The error of msgspec for JSON that ends too early."""

@@ -142,7 +142,7 @@ class Items:
             known.is_closed = size_of(item) > 0
 
     def add_missing(self, output: Sequence[wire.Item], deltas: list[Delta]) -> None:
-        """Emit what the final response has more than the stream."""
+        """Emit what the final response contains and the stream did not."""
         if len(output) > MAX_PARTS:
             raise UpstreamBroken("the provider's answer has too many items")
         matches: dict[int, _Item] = {}
@@ -198,7 +198,7 @@ class Items:
         return cast("Call", self._get("function_call", at, continues=continues))
 
     def _get(self, kind: str, at: wire.Event, *, continues: bool) -> _Item:
-        """Return the item of an event. An event that `continues` an item belongs to no finished item."""
+        """Return the item of an event. An event that `continues` an item never belongs to a finished item."""
         item = self._find(kind, at.output_index, at.item_id)
         if item is not None and continues and item.is_done and item.id != (at.item_id or ""):
             item = None
@@ -218,13 +218,13 @@ class Items:
         has_place = output_index is None or by_id.output_index in (None, output_index)
         if has_place:
             return by_id
-        # Another place: the id is not unique, or the index is not.
+        # The id and the index lead to different items: one of them is not unique.
         return by_index if by_index is not None or by_id.is_done else by_id
 
     def _find_unnamed(
         self, kind: str, output_index: int | None, item_id: str | None
     ) -> _Item | None:
-        """Return the latest item of a kind if it is open and may have these names."""
+        """Return the latest item of a kind if it is open and may have this id and this index."""
         item = self._latest.get(kind)
         if item is None or item.is_done:
             return None
@@ -248,7 +248,7 @@ class Items:
     def _name(
         self, item: _Item, output_index: int | None, item_id: str | None, call_id: str | None = None
     ) -> None:
-        """Note the names of an item."""
+        """Record the id and the index of an item."""
         if item_id and not item.id:
             self._blocks.count_chars(len(item_id))
             item.id = item_id

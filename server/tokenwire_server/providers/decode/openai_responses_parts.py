@@ -30,7 +30,7 @@ OF_MESSAGES = frozenset({"output_text", "refusal"})
 OF_REASONING = frozenset({"summary_text", "reasoning_text"})
 
 LOOKAHEAD = 4
-"""How many of the next candidates are compared with a whole thing."""
+"""Number of candidates that are compared with a complete item or part."""
 _Whole = TypeVar("_Whole")
 _Known = TypeVar("_Known")
 
@@ -156,11 +156,11 @@ def match(
     *tests: Callable[[_Whole, _Known], bool],
     agree: Callable[[_Whole, _Known], bool],
 ) -> dict[int, _Known]:
-    """Find what is already known of a list of whole things. Return it by the `id()` of each whole thing.
+    """Match complete items or parts with those that are already known. Return the known ones by `id(whole)`.
 
-    Servers may number and name things differently in different events. So things are matched by one test
-    after another, then if their content may agree, and the rest in order: content that disagrees cannot be
-    taken back, and to emit the other content, too, would double it.
+    Servers may use different ids and indexes in different events. So the tests are applied one after another,
+    then `agree`, which compares the content. What remains is matched in order, even if its content differs:
+    text that was emitted cannot be taken back, and emitting the other text as well would double it.
     """
     matches: dict[int, _Known] = {}
     open_wholes, open_known = list(wholes), list(known)

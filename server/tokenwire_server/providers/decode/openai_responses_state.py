@@ -1,4 +1,4 @@
-"""What the Responses API needs back of an answer with the next request, besides its content.
+"""The data of an answer that the Responses API needs back with the next request, besides its content.
 
 The decoder writes it as JSON into the provider state of a block, see `providers.state`. The encoder reads
 it. Ids of messages and calls are not part of it: the API stores nothing, and refuses ids that it does not

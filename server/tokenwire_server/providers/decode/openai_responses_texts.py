@@ -130,7 +130,7 @@ class TextItem:
         """Emit what was not emitted yet of one whole part."""
         text = text_of(whole)
         part = self.part(whole.type, place)
-        if part is None:  # the place may be counted differently than in the deltas
+        if part is None:  # events may count places differently
             latest = islice(reversed(self._parts), LOOKAHEAD)
             open_parts = (p for p in latest if p.type == whole.type and not p.is_whole)
             part = next((p for p in open_parts if p.rest(text) is not None), None)
@@ -155,7 +155,9 @@ class TextItem:
             for part in self._parts:
                 if self._phase and not part.has_info:  # too late to announce the phase
                     self._emit_info(part, TextPhase.UNSPECIFIED, deltas)
-        elif not self._has_state and item.status != "incomplete":  # then its content may be, too
+        elif (
+            not self._has_state and item.status != "incomplete"
+        ):  # the encrypted content may be incomplete, too
             self._emit_state(item, deltas)
 
     def _emit_info(self, part: Part, phase: TextPhase, deltas: list[Delta]) -> None:

@@ -17,8 +17,8 @@ class ReasoningDetails:
     """Collects the details of one block of reasoning.
 
     A stream contains a text in pieces, which are joined: consecutive details of one type with the same
-    `index` and `id` are one. Of their other keys, such as `signature`, the last value counts. Beyond the
-    maximum size there is no state at all, because a part of it is worth nothing.
+    `index` and `id` are one. Of their other keys, such as `signature`, the last value counts. Above the
+    maximum size there is no state at all, because an incomplete one is useless.
     """
 
     __slots__ = ("_chars", "_details")
@@ -47,7 +47,7 @@ class ReasoningDetails:
                 self._details.append((dict(piece), [text]))
 
     def take(self) -> bytes:
-        """Return the details as a JSON array, and forget them. Empty if there are none."""
+        """Return the details as a JSON array, and remove them. Empty if there are none."""
         details = []
         for detail, texts in self._details:
             if len(texts) > 1 and any(texts):

@@ -1,6 +1,6 @@
 """Removal of credentials from texts of providers that callers or the log receive. Pure functions.
 
-A text may repeat the key that it refuses, the operator's organisation, or an address with a password. What
+A text may repeat the key that it refuses, the operator's organization, or an address with a password. What
 looks like one is replaced. So are the operator's own secrets, whatever they look like.
 """
 
@@ -37,7 +37,7 @@ _KEY = re.compile(
     r"|gsk_|xai-|hf_|nvapi-|pplx-|fw_|csk-|tgp_|r8_|tw_"  # Groq, xAI, Hugging Face, NVIDIA, ..., our own
     r"|AIza|ya29\.|AKIA|ASIA|ABSK|ghp_|github_pat_|glpat-"  # Google, AWS, GitHub, GitLab
     r"|eyJ[\w-]+\."  # JSON web tokens
-    r"|org-|org_|proj_|wrkspc_|user-[A-Za-z0-9]{12}|projects?/[\w-]|project_number"  # organisations
+    r"|org-|org_|proj_|wrkspc_|user-[A-Za-z0-9]{12}|projects?/[\w-]|project_number"  # organizations
     r")"
 )
 _RANDOM = re.compile(r"[A-Za-z0-9]{32,}")
@@ -51,7 +51,7 @@ def public_text(text: str, max_bytes: int = MAX_MESSAGE_BYTES) -> str:
 
 
 def redact(text: str) -> str:
-    """Replace what looks like a key, a token, or the id of an organisation or a project."""
+    """Replace what looks like a key, a token, or the id of an organization or a project."""
     text = _URL_CREDENTIALS.sub(f"{REDACTED}@", text)
     text = _SCHEME.sub(rf"\1 {REDACTED}", text)
     text = _NAMED.sub(rf"\1{REDACTED}", text)

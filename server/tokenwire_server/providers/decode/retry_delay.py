@@ -1,4 +1,4 @@
-"""The time after which a provider invites to a retry: in headers, in the error, or in its text. No clock."""
+"""The delay before a retry that a provider requests: in headers, in the error, or in its text. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FIRST_EPOCH_MS = 1e11
 def from_headers(headers: Mapping[str, str], now: float) -> float | None:
     """Return the delay in seconds, bounded, or None. `now` is the Unix time.
 
-    Names are in lower case. Like in the SDKs, milliseconds have precedence. The reset of a rate limit counts
+    Names are in lower case. As in the SDKs, milliseconds take precedence. The reset of a rate limit counts
     only without Retry-After; that of requests or tokens only if none are left.
     """
     milliseconds = _number(headers.get("retry-after-ms", ""))

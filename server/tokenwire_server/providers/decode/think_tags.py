@@ -19,7 +19,7 @@ Piece = tuple[bool, str]
 class ThinkTags:
     """Splits a text into reasoning and the rest.
 
-    Reasoning is only at the beginning of a text, so that an answer may speak of the tags. With
+    Reasoning is only at the beginning of a text, so that an answer can mention the tags. With
     `is_open`, it begins there without a tag, because the tag is part of the model's prompt. White space
     around tags is dropped. At most the beginning of one tag is kept between the pieces, with its space.
     """

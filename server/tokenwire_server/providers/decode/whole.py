@@ -1,7 +1,7 @@
 """Conversion of whole answers, as providers send them without streaming, to the events of a stream.
 
 Each function returns the body of the stream that the same answer would have been, for the decoder of its
-format. None: the JSON object is no answer in this format.
+format. None: the JSON object is not an answer in this format.
 """
 
 from __future__ import annotations

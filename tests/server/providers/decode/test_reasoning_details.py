@@ -65,7 +65,7 @@ def test_the_text_is_that_of_texts_and_summaries():
     assert text_of(details) == "ab"
 
 
-def test_details_are_forgotten_once_they_are_taken():
+def test_taken_details_are_not_returned_again():
     details = ReasoningDetails()
     details.add([text("a")])
     details.take()

@@ -1,4 +1,4 @@
-"""What else decides the cost of a stream: long cache writes, calls of the provider's tools, its tier.
+"""Add what else determines the cost of a stream: long cache writes, calls of the provider's tools, its tier.
 
 The columns have no default, so that adding them rewrites no row. Older records have none of these facts.
 """
