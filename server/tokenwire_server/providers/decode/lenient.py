@@ -177,9 +177,8 @@ class _Reader:
         raise _UnreadableError
 
     def _report(self, path: str, value: Any) -> None:
-        if (
-            value is not None and len(self.problems) < MAX_PROBLEMS
-        ):  # null means that the field is absent
+        # null means that the field is absent
+        if value is not None and len(self.problems) < MAX_PROBLEMS:
             self.problems.append(f"{path}: {_json_type(value)}")
 
 

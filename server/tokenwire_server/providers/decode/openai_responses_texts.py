@@ -155,9 +155,8 @@ class TextItem:
             for part in self._parts:
                 if self._phase and not part.has_info:  # too late to announce the phase
                     self._emit_info(part, TextPhase.UNSPECIFIED, deltas)
-        elif (
-            not self._has_state and item.status != "incomplete"
-        ):  # the encrypted content may be incomplete, too
+        elif not self._has_state and item.status != "incomplete":
+            # The encrypted content of an incomplete item may be incomplete, too.
             self._emit_state(item, deltas)
 
     def _emit_info(self, part: Part, phase: TextPhase, deltas: list[Delta]) -> None:
