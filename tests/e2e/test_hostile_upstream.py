@@ -162,7 +162,7 @@ WHOLE = (
         (b"text/event-stream", b"data: nonsense\n\n", "UPSTREAM_UNAVAILABLE", True),
     ],
 )
-async def test_an_answer_with_status_200_that_is_no_event_stream(
+async def test_an_answer_with_status_200_that_is_not_an_event_stream(
     serving, media_type, body, expected, is_retryable
 ):
     async def answers(provider, reader, writer):

@@ -1,6 +1,6 @@
 """Tool loops with providers that refuse a conversation without their state.
 
-A caller who appends the message of each answer to the next request keeps the state without knowing of it.
+A caller who appends the message of each answer to the next request keeps the state without any further step.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ async def turn(ask, model, messages):
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_tool_loops_go_on_with_the_state_of_all_earlier_answers(ask, state):
+async def test_tool_loops_continue_with_the_state_of_all_earlier_answers(ask, state):
     messages = [tokenwire.user("Where is it?")]
     model = model_of(state)
     assert await turn(ask, model, messages) == "TOOL_CALLS"
@@ -117,7 +117,7 @@ async def test_without_the_state_the_provider_refuses_the_second_turn(ask, state
 
 
 @pytest.mark.parametrize(("first", "second"), NEIGHBOURS)
-async def test_a_conversation_goes_on_at_another_provider_and_back(
+async def test_a_conversation_continues_with_another_provider_and_back(
     ask, request, simulator, first, second
 ):
     key = request.node.name.translate(str.maketrans("[]", "--"))

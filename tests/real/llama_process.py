@@ -73,7 +73,7 @@ class LlamaServer:
             time.sleep(0.02)
 
     def kill(self):
-        """End it as a crash does, without a word to its clients."""
+        """Kill the process, as a crash would: connections break without a last message."""
         self._process.kill()
         self._process.wait()
 

@@ -103,7 +103,7 @@ async def test_a_limit_within_a_character_leaves_it_out(client, llama, dialect):
 
 
 @openai_dialects
-async def test_bytes_that_are_no_text_become_replacement_characters(client, llama, dialect):
+async def test_bytes_that_are_not_text_become_replacement_characters(client, llama, dialect):
     (first_byte,) = llama.tokens("\x01")
     always_ff = {"logit_bias": [[first_byte + 0xFE, 1000]]}
 
@@ -125,7 +125,7 @@ async def test_tool_calls_are_the_same(tools_client, tools_llama, dialect, promp
 
 
 @pytest.mark.parametrize("dialect", ["openai-chat", "anthropic"])
-async def test_a_tool_call_cut_by_the_limit_is_no_tool_call(tools_client, tools_llama, dialect):
+async def test_a_tool_call_cut_by_the_limit_is_not_completed(tools_client, tools_llama, dialect):
     question = Question("a", tools={"weather": WEATHER}, max_output_tokens=20)
 
     answer = await tokenwire_answer(tools_client, dialect, question)
@@ -276,7 +276,7 @@ async def test_input_that_the_server_does_not_report_is_estimated(client):
 
 
 @openai_dialects
-async def test_progress_of_the_prompt_is_no_content(client, llama, dialect):
+async def test_prompt_progress_is_not_content(client, llama, dialect):
     options = {"return_progress": True, "timings_per_token": True}
 
     await both(client, llama, dialect, Question(options=options))

@@ -232,7 +232,7 @@ def test_configured_prices_have_the_tiers_of_their_factors_only():
     assert [cost(tier) for tier in ("default", "priority", "flex", "batch")] == [2800, 4900, 1400, None]  # fmt: skip
 
 
-def test_a_rule_of_anthropic_prices_cache_writes_of_an_hour_that_its_list_does_not():
+def test_cache_writes_of_an_hour_without_a_list_price_follow_anthropics_rule():
     usage = Usage(100, 0, cache_write_tokens=100, long_cache_write_tokens=100)
     old = book().prices("anthropic", "claude-2", "", NOW)
     assert old is not None

@@ -85,7 +85,7 @@ def test_the_tier_of_the_whole_is_that_of_its_models():
     assert tariff("flex").cost_microusd(Usage(100, 10, by_model=parts)) == 93
 
 
-def test_figures_of_the_whole_only_are_not_counted_again():
+def test_figures_reported_only_for_the_whole_answer_are_not_counted_again():
     usage = Usage(
         100,
         10,

@@ -95,7 +95,7 @@ CARRIED_BLOCKS = [
 ]
 
 
-def test_signed_thinking_goes_back_to_its_provider_only():
+def test_signed_thinking_is_sent_back_only_to_its_provider():
     redacted = block(1, type="redacted_thinking", data="ZGF0YQ==")
     parts = answer(THINKING, redacted, TEXT)
     assert sent_back(parts) == [
@@ -111,7 +111,7 @@ def test_a_signature_without_a_state_is_still_sent(part):
     assert len(sent_back((part, Text("Hi.")))) == 2
 
 
-def test_unsigned_thinking_goes_back_to_its_provider_only():
+def test_unsigned_thinking_is_sent_back_only_to_its_provider():
     parts = answer(UNSIGNED, TEXT)
     assert sent_back(parts) == [
         {"type": "thinking", "thinking": "Hm.", "signature": ""},
@@ -125,7 +125,7 @@ def test_thinking_that_may_have_been_cut_off_is_not_sent_back(stop_reason):
     assert sent_back(answer(UNSIGNED, stop_reason=stop_reason)) == []
 
 
-def test_blocks_without_content_for_the_caller_go_back_unchanged():
+def test_blocks_without_content_for_the_caller_are_sent_back_unchanged():
     compaction, use, result = CARRIED_BLOCKS
     compaction_delta = {
         "type": "compaction_delta",
@@ -192,7 +192,7 @@ def test_a_carried_block_that_is_not_whole_is_dropped():
     assert sent_back(answer(block(0, broken, **use), TEXT)) == [TEXT_BLOCK]
 
 
-def test_the_tool_that_made_a_call_goes_back_with_it():
+def test_the_tool_that_made_a_call_is_sent_back_with_it():
     caller = {"type": "code_execution_20260120", "tool_id": "srvtoolu_1"}
     call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
     parts = answer(block(0, **call, caller=caller), block(1, **call, caller={"type": "direct"}))

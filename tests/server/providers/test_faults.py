@@ -46,7 +46,7 @@ async def answered(serving):
                 async with providers.get("local").open(REQUEST, "m", None) as upstream:
                     while upstream.end is None:
                         deltas += await upstream.read()
-            except Exception as error:  # noqa: BLE001  # the test judges it
+            except Exception as error:  # noqa: BLE001  # the test checks it
                 return deltas, error
             return deltas, upstream.end
 
@@ -239,7 +239,7 @@ async def test_a_whole_json_answer_is_taken_as_the_answer(serving, kind):
         (b'{"choices": ' + b"[" * 5000 + b"]" * 5000 + b"}", "", "JSON of an unknown kind"),
     ],
 )
-async def test_a_body_that_is_no_answer_names_what_came_and_invites_to_no_retry(
+async def test_the_error_for_a_body_that_is_not_an_answer_names_the_body_and_has_no_retry_delay(
     answered, body, content_type, named
 ):
     _, end = await answered(web.Response(body=body, headers={"Content-Type": content_type}))

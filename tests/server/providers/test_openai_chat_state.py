@@ -83,7 +83,7 @@ def second_request(deltas, quirks, *, provider="compat"):
         ),
     ],
 )  # fmt: skip
-def test_state_comes_back_unchanged_and_goes_to_no_other_provider(deltas, path, expected):
+def test_state_is_sent_back_unchanged_and_to_no_other_provider(deltas, path, expected):
     def found(message):
         for key in path:
             message = message[key]
@@ -94,7 +94,7 @@ def test_state_comes_back_unchanged_and_goes_to_no_other_provider(deltas, path, 
         found(second_request(deltas, Quirks(), provider="other"))
 
 
-def test_deepseeks_reasoning_comes_back_with_the_quirk():
+def test_deepseeks_reasoning_is_sent_back_with_the_quirk():
     deltas = [
         {"reasoning_content": "I must "},
         {"reasoning_content": "look."},

@@ -190,7 +190,7 @@ async def test_an_invalid_request_is_refused_in_anthropics_format(anthropic, fie
         ("user", {"type": "tool_result"}, "tool_result.tool_use_id"),
     ],
 )
-async def test_the_ids_of_calls_have_a_few_characters(anthropic, role, block, place):
+async def test_ids_of_calls_with_other_characters_are_refused(anthropic, role, block, place):
     for id_, is_valid in (("toolu_1-A", True), ("functions.look:0", False)):
         message = {"role": role, "content": [{**block, place.split(".")[1]: id_}]}
         create = anthropic.messages.create(

@@ -1,4 +1,4 @@
-"""The shapes of 2026 in simulated answers, read by the official SDKs where their types have them."""
+"""Unusual shapes of simulated answers, read by the official SDKs where their types have them."""
 
 import itertools
 import json

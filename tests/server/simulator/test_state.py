@@ -64,7 +64,7 @@ def first_turn(ask):
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_a_conversation_goes_on_while_all_its_state_comes_back(ask, state):
+async def test_a_conversation_continues_while_all_its_state_is_sent_back(ask, state):
     conversation = [QUESTION]
     for calls_tools in (True, False, True, False):
         status, whole = await ask(state, conversation)
@@ -108,7 +108,7 @@ async def test_a_cache_hint_may_move_between_two_turns(ask):
 
 
 def without_state(conversation):
-    """Return the conversation as a caller sends it that knows nothing of state."""
+    """Return the conversation as a caller sends it that drops all state."""
     conversation = copy.deepcopy(conversation)
     for message in conversation:
         for field in (

@@ -37,7 +37,7 @@ def test_zeros_at_the_end_do_not_erase_earlier_figures():
     )
 
 
-def test_the_placeholder_of_the_output_gives_way_to_zero():
+def test_the_placeholder_of_the_output_is_replaced_even_by_zero():
     assert usage_of(head(input_tokens=5, output_tokens=3), ending("refusal", output_tokens=0)) == (
         Usage(5, 0)
     )

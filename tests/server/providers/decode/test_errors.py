@@ -209,7 +209,7 @@ def test_the_message_for_callers_is_bounded_in_bytes():
     assert error.provider_message == "é" * (MAX_MESSAGE_BYTES // 2)
 
 
-def test_the_html_page_of_a_proxy_is_no_message():
+def test_the_html_page_of_a_proxy_is_not_a_message():
     error = errors.classify("<html>413 Request Entity Too Large<hr>nginx", status=413)
     assert (type(error), error.provider_message) == (UpstreamRejected, "")
     assert "nginx" in error.provider_text

@@ -112,7 +112,7 @@ def test_raw_fields_stay_json():
 
 
 @pytest.mark.parametrize("data", [b"[1, 2]", b'"a"', b"null", b"5"])
-def test_what_is_no_object_is_refused(data):
+def test_anything_but_an_object_is_refused(data):
     with pytest.raises(msgspec.ValidationError):
         read(EVENTS, data)
 

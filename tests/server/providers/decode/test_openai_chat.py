@@ -185,7 +185,7 @@ def test_calls_without_index_or_id_are_separated_by_their_arguments():
         frame(choices=[{"logprobs": {"content": [{"token": "a", "logprob": -1}] * 50}}]),
     ],
 )
-def test_what_waits_for_a_text_that_never_comes_is_bounded(waiting):
+def test_citations_and_log_probabilities_that_wait_for_a_text_are_bounded(waiting):
     decoder = OpenAIChatDecoder()
     tracemalloc.start()
     try:

@@ -96,7 +96,7 @@ def test_a_word_for_no_reason_yet_does_not_end_the_answer(word):
     assert isinstance(ending(word)[1], UpstreamBroken)
 
 
-def test_a_reason_without_a_word_is_another_reason():
+def test_a_reason_that_is_not_a_string_is_another_reason():
     assert ending(True)[1] == Complete(FinishReason.OTHER, "true")
 
 

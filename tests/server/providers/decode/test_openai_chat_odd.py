@@ -158,7 +158,7 @@ def test_the_first_unreadable_fields_are_the_problem_of_the_answer():
     )
 
 
-def test_an_event_that_is_no_object_breaks_the_answer():
+def test_an_event_that_is_not_an_object_breaks_the_answer():
     decoder = OpenAIChatDecoder()
     decoder.feed(b"data: [1, 2]\n\n")
 

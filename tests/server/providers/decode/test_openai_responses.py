@@ -112,7 +112,7 @@ def reasoning(number, *summaries, **fields):
     return {"type": "reasoning", "id": f"rs_{number}", "summary": summary, **fields}
 
 
-def test_a_turn_comes_back_as_the_items_of_the_answer():
+def test_a_turn_is_sent_back_as_the_items_of_the_answer():
     items = [
         reasoning(1, "First.", "Then \N{PEAR}.\n\nOn.", encrypted_content="gAAA=="),
         {"type": "message", "role": "assistant", "content": "Let me look.", "phase": "commentary"},
@@ -357,7 +357,7 @@ def test_the_arguments_of_open_calls_count_as_buffered(kind):
     assert isinstance(decoder.end, UpstreamBroken)
 
 
-def test_more_citations_than_the_bound_are_left_out():
+def test_citations_above_the_bound_are_left_out():
     annotations = [{"type": "url_citation", "url": "u"}] * (MAX_PARTS + 1)
     whole = message("Pears.")
     whole["content"][0]["annotations"] = annotations
