@@ -20,7 +20,7 @@
     +-- UpstreamError              the provider, or the connection to it
     |   +-- UpstreamRejected           it refused the request
     |   +-- ContextTooLong             the request does not fit into the model's context window
-    |   +-- UpstreamAuth               it refused the operator's key
+    |   +-- UpstreamAuth               it refused the operator's key or account
     |   +-- UpstreamRateLimited        its rate limit is reached: see `retry_after_s`
     |   +-- UpstreamUnavailable        it is unreachable, or failed before the first token
     |   +-- UpstreamBroken             it failed after the first token: the answer is incomplete
@@ -275,7 +275,10 @@ class UpstreamRateLimited(UpstreamError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """The provider is unreachable, or failed before the first token."""
+    """The provider is unreachable, or failed before the first token.
+
+    If `retry_after_s` is None, a retry does not help: the operator of the server must act.
+    """
 
 
 class UpstreamBroken(UpstreamError):

@@ -204,7 +204,7 @@ class _ReasoningEffortEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     REASONING_EFFORT_HIGH: _ReasoningEffort.ValueType  # 5
     """High effort."""
     REASONING_EFFORT_XHIGH: _ReasoningEffort.ValueType  # 6
-    """More than high effort."""
+    """Higher than HIGH."""
     REASONING_EFFORT_MAX: _ReasoningEffort.ValueType  # 7
     """Maximum effort."""
 
@@ -224,7 +224,7 @@ REASONING_EFFORT_MEDIUM: ReasoningEffort.ValueType  # 4
 REASONING_EFFORT_HIGH: ReasoningEffort.ValueType  # 5
 """High effort."""
 REASONING_EFFORT_XHIGH: ReasoningEffort.ValueType  # 6
-"""More than high effort."""
+"""Higher than HIGH."""
 REASONING_EFFORT_MAX: ReasoningEffort.ValueType  # 7
 """Maximum effort."""
 global___ReasoningEffort = ReasoningEffort

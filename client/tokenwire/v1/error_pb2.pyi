@@ -33,8 +33,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Metadata: `model`, and `nearest` with the most similar names, separated by commas.
     """
     ERROR_REASON_CONTEXT_TOO_LONG: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT: the request does not fit into the model's context window. Metadata: `provider`, and as
-    far as they are known, `input_tokens` and `limit_tokens`.
+    """INVALID_ARGUMENT: the request does not fit into the model's context window. Metadata: `provider`, and if
+    they are known, `input_tokens`, `limit_tokens`, and the metadata of UPSTREAM_REJECTED.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED: the key is missing, malformed, unknown, expired or revoked, or belongs to another
@@ -85,11 +85,15 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     `provider_message`: the provider's own text, at most 1 KiB.
     """
     ERROR_REASON_UPSTREAM_AUTH: _ErrorReason.ValueType  # 16
-    """FAILED_PRECONDITION: the provider refuses the operator's key or account. Metadata: `provider`."""
+    """FAILED_PRECONDITION: the provider refuses the operator's key or account, or the account has no credit
+    left. Metadata: `provider`.
+    """
     ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 17
     """UNAVAILABLE, with RetryInfo: the provider's rate limit was reached, before the first token."""
     ERROR_REASON_UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 18
-    """UNAVAILABLE, with RetryInfo: the provider cannot be reached or failed, before the first token."""
+    """UNAVAILABLE: the provider cannot be reached or failed, before the first token. With RetryInfo if a retry
+    can succeed. Without it, the provider's address in the server's configuration is probably wrong.
+    """
     ERROR_REASON_UPSTREAM_BROKEN: _ErrorReason.ValueType  # 19
     """ABORTED: after the first token, the connection to the provider broke, ended without its end marker,
     or delivered an error or invalid data. The answer is incomplete.
@@ -138,8 +142,8 @@ ERROR_REASON_UNKNOWN_MODEL: ErrorReason.ValueType  # 2
 Metadata: `model`, and `nearest` with the most similar names, separated by commas.
 """
 ERROR_REASON_CONTEXT_TOO_LONG: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT: the request does not fit into the model's context window. Metadata: `provider`, and as
-far as they are known, `input_tokens` and `limit_tokens`.
+"""INVALID_ARGUMENT: the request does not fit into the model's context window. Metadata: `provider`, and if
+they are known, `input_tokens`, `limit_tokens`, and the metadata of UPSTREAM_REJECTED.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED: the key is missing, malformed, unknown, expired or revoked, or belongs to another
@@ -190,11 +194,15 @@ the provider sent them, `provider_error_type`, `provider_error_code`, `provider_
 `provider_message`: the provider's own text, at most 1 KiB.
 """
 ERROR_REASON_UPSTREAM_AUTH: ErrorReason.ValueType  # 16
-"""FAILED_PRECONDITION: the provider refuses the operator's key or account. Metadata: `provider`."""
+"""FAILED_PRECONDITION: the provider refuses the operator's key or account, or the account has no credit
+left. Metadata: `provider`.
+"""
 ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 17
 """UNAVAILABLE, with RetryInfo: the provider's rate limit was reached, before the first token."""
 ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 18
-"""UNAVAILABLE, with RetryInfo: the provider cannot be reached or failed, before the first token."""
+"""UNAVAILABLE: the provider cannot be reached or failed, before the first token. With RetryInfo if a retry
+can succeed. Without it, the provider's address in the server's configuration is probably wrong.
+"""
 ERROR_REASON_UPSTREAM_BROKEN: ErrorReason.ValueType  # 19
 """ABORTED: after the first token, the connection to the provider broke, ended without its end marker,
 or delivered an error or invalid data. The answer is incomplete.

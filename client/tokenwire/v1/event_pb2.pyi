@@ -29,7 +29,7 @@ class _TextPhase:
 class _TextPhaseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TextPhase.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     TEXT_PHASE_UNSPECIFIED: _TextPhase.ValueType  # 0
-    """The provider does not say."""
+    """The provider does not report the purpose."""
     TEXT_PHASE_COMMENTARY: _TextPhase.ValueType  # 1
     """The model comments on its work, such as before a tool call."""
     TEXT_PHASE_FINAL_ANSWER: _TextPhase.ValueType  # 2
@@ -39,7 +39,7 @@ class TextPhase(_TextPhase, metaclass=_TextPhaseEnumTypeWrapper):
     """TextPhase is the purpose of a text block."""
 
 TEXT_PHASE_UNSPECIFIED: TextPhase.ValueType  # 0
-"""The provider does not say."""
+"""The provider does not report the purpose."""
 TEXT_PHASE_COMMENTARY: TextPhase.ValueType  # 1
 """The model comments on its work, such as before a tool call."""
 TEXT_PHASE_FINAL_ANSWER: TextPhase.ValueType  # 2
@@ -108,7 +108,7 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """The model generated one of the request's `stop_sequences`."""
     FINISH_REASON_MAX_TOKENS: _FinishReason.ValueType  # 3
     """The answer reached `max_output_tokens` or the model's own limit. A tool call that was cut off is not
-    completed: its deltas are all that there is.
+    completed: only its deltas are sent.
     """
     FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 4
     """The model waits for the results of its tool calls."""
@@ -148,7 +148,7 @@ FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 2
 """The model generated one of the request's `stop_sequences`."""
 FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 3
 """The answer reached `max_output_tokens` or the model's own limit. A tool call that was cut off is not
-completed: its deltas are all that there is.
+completed: only its deltas are sent.
 """
 FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 4
 """The model waits for the results of its tool calls."""
@@ -751,7 +751,7 @@ global___Finished = Finished
 
 @typing.final
 class Refusal(google.protobuf.message.Message):
-    """Refusal is the provider's account of a refusal."""
+    """Refusal says why the provider or its model refused to answer."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -760,7 +760,7 @@ class Refusal(google.protobuf.message.Message):
     category: builtins.str
     """The provider's category, such as "cyber". Empty if it sent none."""
     explanation: builtins.str
-    """The provider's explanation for people. Empty if it sent none."""
+    """The provider's explanation, as text for people. Empty if it sent none."""
     def __init__(
         self,
         *,
