@@ -267,7 +267,7 @@ class ContextTooLong(UpstreamError):
 
 
 class UpstreamAuth(UpstreamError):
-    """The provider refused the operator's key."""
+    """The provider refused the operator's key or account."""
 
 
 class UpstreamRateLimited(UpstreamError):

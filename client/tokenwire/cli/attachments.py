@@ -31,6 +31,8 @@ def document_value(text: str) -> Document:
     """Return a document: an https:// address, a PDF file or a text file."""
     if text.startswith("https://"):
         return Document(text_value(text))
+    if "://" in text:
+        raise ValueError(f"{text!r} is not an https:// address")
     data = _content(text)
     title = os.fsencode(Path(text).name).decode(errors="replace")
     if data.startswith(b"%PDF-"):

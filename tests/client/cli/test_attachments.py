@@ -32,6 +32,11 @@ def test_a_file_that_cannot_be_sent_is_named(parse, data, says, tmp_path):
         parse(str(path))
 
 
+def test_an_address_that_providers_do_not_fetch_is_refused():
+    with pytest.raises(ValueError, match=r"'http://a\.test/b\.pdf' is not an https:// address"):
+        document_value("http://a.test/b.pdf")
+
+
 def test_a_path_with_a_null_byte_cannot_be_read():
     with pytest.raises(ValueError, match="cannot be read: it is not a path"):
         document_value("a\0b")
