@@ -47,48 +47,50 @@ _QUESTION = Message("user", (Text("?"),))
 _TOOL = Tool("look", "", "")
 
 
-def _asked(*parts: Any) -> ChatRequest:
+def _with_parts(*parts: Any) -> ChatRequest:
     return ChatRequest("m", (Message("user", (*parts, Text("?"))),))
 
 
-def _answered(part: Any) -> ChatRequest:
+def _with_result(part: Any) -> ChatRequest:
     return ChatRequest("m", (_QUESTION, Message("tool", (ToolResult("c", "", parts=(part,)),))))
 
 
-def _set(**fields: Any) -> ChatRequest:
+def _with(**fields: Any) -> ChatRequest:
     return ChatRequest("m", (_QUESTION,), **fields)
 
 
-def _generated(**fields: Any) -> ChatRequest:
-    return _set(generation=Generation(**fields))
+def _with_generation(**fields: Any) -> ChatRequest:
+    return _with(generation=Generation(**fields))
 
 
 FEATURES: dict[str, ChatRequest] = {
-    "Image": _asked(Image(data=b"x", media_type="image/png")),
-    "Image by URL": _asked(Image(uri="https://example.com/a.png")),
-    "PDF": _asked(Document(data=b"x", media_type="application/pdf")),
-    "Text document": _asked(Document(data=b"x", media_type="text/plain")),
-    "Document by URL": _asked(Document(uri="https://example.com/a.pdf")),
-    "Audio": _asked(Audio(b"x", "audio/wav")),
-    "Image in a tool result": _answered(Image(data=b"x", media_type="image/png")),
-    "Document in a tool result": _answered(Document(data=b"x", media_type="application/pdf")),
-    "`tool_choice.parallel`": _set(tools=(_TOOL,), tool_choice=ToolChoice("auto", parallel=False)),
-    "`response_format.json`": _set(response_format=JsonFormat()),
-    "`response_format.json_schema`": _set(response_format=JsonSchemaFormat("s", "{}")),
-    "`response_format.regex`": _set(response_format=RegexFormat("a+")),
-    "`response_format.grammar`": _set(response_format=GrammarFormat("root ::= 'a'")),
-    "`temperature`": _generated(temperature=0.5),
-    "`top_k`": _generated(top_k=5),
-    "`seed`": _generated(seed=1),
-    "`presence_penalty`, `frequency_penalty`": _generated(
+    "Image": _with_parts(Image(data=b"x", media_type="image/png")),
+    "Image by URL": _with_parts(Image(uri="https://example.com/a.png")),
+    "PDF": _with_parts(Document(data=b"x", media_type="application/pdf")),
+    "Text document": _with_parts(Document(data=b"x", media_type="text/plain")),
+    "Document by URL": _with_parts(Document(uri="https://example.com/a.pdf")),
+    "Audio": _with_parts(Audio(b"x", "audio/wav")),
+    "Image in a tool result": _with_result(Image(data=b"x", media_type="image/png")),
+    "Document in a tool result": _with_result(Document(data=b"x", media_type="application/pdf")),
+    "`tool_choice.parallel`": _with(tools=(_TOOL,), tool_choice=ToolChoice("auto", parallel=False)),
+    "`response_format.json`": _with(response_format=JsonFormat()),
+    "`response_format.json_schema`": _with(response_format=JsonSchemaFormat("s", "{}")),
+    "`response_format.regex`": _with(response_format=RegexFormat("a+")),
+    "`response_format.grammar`": _with(response_format=GrammarFormat("root ::= 'a'")),
+    "`temperature`": _with_generation(temperature=0.5),
+    "`top_k`": _with_generation(top_k=5),
+    "`seed`": _with_generation(seed=1),
+    "`presence_penalty`, `frequency_penalty`": _with_generation(
         presence_penalty=0.5, frequency_penalty=0.5
     ),
-    "`stop_sequences`": _generated(stop_sequences=("END",)),
-    "`reasoning.effort`": _generated(reasoning_effort="high"),
-    "`reasoning.budget_tokens`": _generated(reasoning_budget_tokens=2048, max_output_tokens=4096),
-    "`reasoning.summary`": _generated(reasoning_summary="auto"),
-    "`logprobs`": _generated(top_logprobs=5),
-    "`service_tier`": _generated(service_tier="flex"),
+    "`stop_sequences`": _with_generation(stop_sequences=("END",)),
+    "`reasoning.effort`": _with_generation(reasoning_effort="high"),
+    "`reasoning.budget_tokens`": _with_generation(
+        reasoning_budget_tokens=2048, max_output_tokens=4096
+    ),
+    "`reasoning.summary`": _with_generation(reasoning_summary="auto"),
+    "`logprobs`": _with_generation(top_logprobs=5),
+    "`service_tier`": _with_generation(service_tier="flex"),
 }
 """The rows of the table of support: a request with each feature."""
 

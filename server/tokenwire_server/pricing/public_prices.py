@@ -66,7 +66,7 @@ _FREE_TOOLS = frozenset(
         ("openai", "mcp"),
     }
 )
-"""Tools whose calls cost nothing at one seller but their tokens."""
+"""Tools of one seller whose calls cost only their tokens."""
 
 
 def tier_of(word: str) -> str:

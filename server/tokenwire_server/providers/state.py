@@ -1,8 +1,8 @@
 """Provider state: opaque data that a provider needs back with the next request, such as signatures.
 
-A decoder tags it with the name of the provider that made it, `NAME NUL DATA`. It goes out through the
-API as `provider_state` and comes back with the next request. There, `without_foreign_state` removes the
-tag, and all state that another provider made. So a dialect sees only data that its own decoder wrote.
+A decoder tags it with the name of the provider that made it, `NAME NUL DATA`. Callers receive it as
+`provider_state` and send it with the next request. Then `without_foreign_state` removes the tag, and all
+state that another provider made. So a dialect sees only data that its own decoder wrote.
 """
 
 from __future__ import annotations
