@@ -31,6 +31,7 @@ from ..request import (
 from .decode.openai_chat import OpenAIChatDecoder
 from .decode.whole import chat_events
 from .openai_chat_messages import check_messages, encode_messages
+from .tool_schema import parameters_schema
 from .unsupported import UNSUPPORTED
 
 RESERVED_KEYS = frozenset({"model", "messages", "stream"})
@@ -44,10 +45,7 @@ _UNSUPPORTED_KEYS = {
 }
 """Keys whose results Tokenwire would drop."""
 _LIMIT_FIELDS = frozenset({"max_tokens", "max_completion_tokens"})
-_NO_ARGUMENTS = msgspec.Raw(b'{"type":"object","properties":{}}')
 _SAMPLING_FIELDS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
-
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class OpenAIChat:
@@ -128,20 +126,8 @@ def _tool(tool: Tool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description
-    schema = tool.parameters_json_schema
-    function["parameters"] = _with_properties(schema.encode()) if schema else _NO_ARGUMENTS
+    function["parameters"] = parameters_schema(tool)
     return {"type": "function", "function": function}
-
-
-def _with_properties(schema: bytes) -> msgspec.Raw | dict[str, msgspec.Raw]:
-    """Return a schema of an object, with empty `properties` if it has none."""
-    try:
-        keywords = _object.decode(schema)
-    except msgspec.DecodeError:  # half of a surrogate pair in a key
-        return msgspec.Raw(schema)
-    if keywords.keys() & {"properties", "$ref", "anyOf", "oneOf", "allOf"}:
-        return msgspec.Raw(schema)
-    return {**keywords, "properties": msgspec.Raw(b"{}")}
 
 
 def _tool_choice(choice: ToolChoice | None) -> str | dict[str, Any] | None:

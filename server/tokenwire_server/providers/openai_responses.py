@@ -44,6 +44,7 @@ from .decode.base import Decoder
 from .decode.openai_responses import OpenAIResponsesDecoder
 from .decode.whole import responses_events
 from .openai_responses_input import encode_input, has_encrypted_reasoning, is_left_out
+from .tool_schema import parameters_schema
 from .unsupported import UNSUPPORTED, unsupported_parts
 
 MIN_OUTPUT_TOKENS = 16
@@ -70,12 +71,9 @@ COUNTED = frozenset(
 NOT_COUNTED = frozenset({"prompt"})
 """Keys that add input, such as a stored prompt, that the counting endpoint does not accept."""
 
-_NO_ARGUMENTS = msgspec.Raw(b'{"type":"object","properties":{}}')
 _OWN_HOSTS = (".openai.com", ".azure.com")
 """Ends of the names of the hosts on which the API is OpenAI's own."""
 _Json = dict[str, Any]
-
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class OpenAIResponses:
@@ -232,21 +230,9 @@ def _tool(tool: Tool) -> _Json:
     function: _Json = {"type": "function", "name": tool.name}
     if tool.description:
         function["description"] = tool.description
-    schema = tool.parameters_json_schema
-    function["parameters"] = _with_properties(schema.encode()) if schema else _NO_ARGUMENTS
+    function["parameters"] = parameters_schema(tool)
     function["strict"] = False
     return function
-
-
-def _with_properties(schema: bytes) -> msgspec.Raw | dict[str, msgspec.Raw]:
-    """Return a schema of an object, with empty `properties` if it has none."""
-    try:
-        keywords = _object.decode(schema)
-    except msgspec.DecodeError:  # half of a surrogate pair in a key
-        return msgspec.Raw(schema)
-    if keywords.keys() & {"properties", "$ref", "anyOf", "oneOf", "allOf"}:
-        return msgspec.Raw(schema)
-    return {**keywords, "properties": msgspec.Raw(b"{}")}
 
 
 def _tool_choice(choice: ToolChoice) -> str | _Json:

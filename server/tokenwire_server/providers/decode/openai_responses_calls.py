@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from hashlib import blake2s
-
-import msgspec
-
 from ...errors import UpstreamBroken
 from ...events import Delta, InvalidToolCall, ToolCall, ToolCallDelta, ToolCallStarted
 from . import openai_responses_state as state
 from . import openai_responses_wire as wire
-from .arguments import is_object
-from .json import join_surrogates, loads
+from .arguments import check_object, is_object
+from .json import join_surrogates
 from .openai_responses_parts import Blocks
 
 MAX_WHOLE = 3
@@ -19,10 +15,6 @@ MAX_WHOLE = 3
 MAX_CHECKS = 8
 """Maximum number of checks whether a call is complete. Each takes up to 20 ms. After that, the call is
 finished at the end of the answer."""
-
-_TRUNCATED = "Input data was truncated"
-"""The error of msgspec for JSON that ends too early."""
-_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Call:
@@ -141,12 +133,12 @@ class Call:
             self._complete(arguments, self.id or generated_id, deltas)
         elif not is_cut:
             self._start(self.id or generated_id, deltas)
-            problem = _problem(arguments)
-            if problem == _TRUNCATED:
+            check = check_object(arguments)
+            if check.is_cut:
                 raise UpstreamBroken("the arguments of a function call are cut off")
             self.is_invalid = True
-            problem = f"the arguments are not a JSON object: {problem}"
-            deltas.append(InvalidToolCall(self.index, self.call_id, self.name, arguments, problem))
+            invalid = InvalidToolCall(self.index, self.call_id, self.name, arguments, check.problem)
+            deltas.append(invalid)
 
     def agrees(self, item: wire.Item) -> bool:
         """Return whether the content of an item may be that of this call."""
@@ -213,20 +205,5 @@ class Call:
         self._whole.clear()
 
 
-def generated_id(response_id: str, ordinal: int) -> str:
-    """Return an id for a call without one. It differs in each answer of a conversation."""
-    source = f"{response_id}/{ordinal}".encode("utf-8", "surrogatepass")
-    return f"call_{blake2s(source, digest_size=12).hexdigest()}"
-
-
 def _is_blank(arguments: str) -> bool:
     return arguments.strip() in ("", "{}", "null")
-
-
-def _problem(arguments: str) -> str:
-    """Return the error of msgspec for arguments that are not a JSON object."""
-    try:
-        loads(_object_decoder, join_surrogates(arguments).encode(), keep_surrogates=False)
-    except msgspec.DecodeError as error:
-        return str(error)
-    return ""

@@ -9,8 +9,9 @@ from ...errors import UpstreamBroken
 from ...events import Delta, FinishReason, ReasoningDelta, Refusal, TextDelta
 from . import openai_responses_wire as wire
 from .base import Complete
+from .blocks import generated_id
 from .json import join_surrogates
-from .openai_responses_calls import Call, generated_id
+from .openai_responses_calls import Call
 from .openai_responses_parts import MAX_PARTS, OF_MESSAGES, Blocks, Part, match
 from .openai_responses_texts import TextItem, size_of
 
