@@ -2,7 +2,8 @@
 
 A decoder tags it with the name of the provider that made it, `NAME NUL DATA`. Callers receive it as
 `provider_state` and send it with the next request. Then `without_foreign_state` removes the tag, and all
-state that another provider made. So a dialect sees only data that its own decoder wrote.
+state that another provider made. So a dialect sees only data that its own decoder wrote, unless the caller
+changed it. A dialect ignores what it cannot read.
 """
 
 from __future__ import annotations

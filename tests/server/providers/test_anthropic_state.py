@@ -173,6 +173,7 @@ def test_thinking_of_a_model_that_declined_is_not_sent_back():
         b"7",
         b'{"type": "\\ud83d\xff"}',
         b'{"type": "compaction", "content": "\\ud83d"}',
+        b'{"type": "compaction", "content": "\xff"}',
         b'{"type": "compaction", "content": ' + b"[" * 100_000,
     ],
 )

@@ -119,7 +119,7 @@ def caller_state(caller: msgspec.Raw) -> bytes:
 def caller_in(state: bytes) -> msgspec.Raw | None:
     """Return the caller in the state of a tool call, or None if there is none."""
     try:
-        caller = _callers.decode(state).caller
+        caller = _callers.decode(state.decode()).caller
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return caller if caller_state(caller) else None
@@ -134,11 +134,11 @@ def carried_type(state: bytes) -> str:
 def _type_in(state: bytes) -> str:
     """Return the `type` of a JSON object, or "" if it has none.
 
-    A state has no lone surrogates unless its caller changed it. Such a state is ignored, because to replace
-    them takes up to 90 ms a MiB.
+    A state is UTF-8 and has no lone surrogates, unless its caller changed it. Then it is ignored, because to
+    replace surrogates takes up to 90 ms a MiB.
     """
     try:
-        return _typed.decode(state).type
+        return _typed.decode(state.decode()).type
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
 
