@@ -34,8 +34,10 @@ _WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.
 _GENERAL = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.OTHER})
 """Finish reasons that a more specific one replaces."""
 _NO_END_MARKER = "the provider's answer ended without its end marker"
-_NO_DONE_MARKER = "its answer ends without `data: [DONE]`; if it never sends this, set `quirks.done_marker` to false"
-
+_NO_DONE_MARKER = (
+    "its answer ends without `data: [DONE]`; "
+    "if it never sends this, set `quirks.done_marker` to false"
+)
 _decode = wire.CHUNK.decode
 
 
