@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from ...events import Usage as UsageFigures
@@ -11,6 +13,8 @@ from .json import join_surrogates
 MAX_TOKENS = 2**53
 MAX_SERVER_TOOLS = 16
 """Maximum number of tools of the provider whose calls are counted."""
+_CACHED = ("cache_read_tokens", "cache_write_tokens", "long_cache_write_tokens")
+_DETAILS = ("reasoning_tokens", *_CACHED, "server_tools", "service_tier")
 
 
 class CacheWrites(msgspec.Struct, gc=False):
@@ -106,24 +110,27 @@ def usage_figures(usage: Usage, service_tier: str | None = None) -> UsageFigures
 
 
 def latest(earlier: UsageFigures | None, figures: UsageFigures) -> UsageFigures:
-    """Return the figures that count after a later report. Zeros in it do not erase earlier figures."""
+    """Return the figures that count after a later report.
+
+    Zeros in it do not erase earlier figures, nor does what is missing: Groq repeats its figures without
+    their details.
+    """
     if earlier is None:
         return figures
+    kept: dict[str, Any] = {}
+    for name in _DETAILS:
+        known = getattr(earlier, name)
+        if known and getattr(figures, name) in (None, (), ""):
+            kept[name] = known
     if not figures.input_tokens:
-        figures = msgspec.structs.replace(
-            figures,
-            input_tokens=earlier.input_tokens,
-            cache_read_tokens=figures.cache_read_tokens or earlier.cache_read_tokens,
-            cache_write_tokens=figures.cache_write_tokens or earlier.cache_write_tokens,
-            long_cache_write_tokens=(
-                figures.long_cache_write_tokens or earlier.long_cache_write_tokens
-            ),
-        )
+        kept["input_tokens"] = earlier.input_tokens
+        kept |= {name: getattr(earlier, name) for name in _CACHED if not getattr(figures, name)}
     if not figures.output_tokens:
-        figures = msgspec.structs.replace(
-            figures, output_tokens=earlier.output_tokens, reasoning_tokens=earlier.reasoning_tokens
-        )
-    return figures
+        kept |= {
+            "output_tokens": earlier.output_tokens,
+            "reasoning_tokens": earlier.reasoning_tokens,
+        }
+    return msgspec.structs.replace(figures, **kept) if kept else figures
 
 
 def _input_and_output(usage: Usage, cached: int, reasoning: int | None) -> tuple[int, int]:

@@ -71,6 +71,14 @@ def test_usage_is_read_in_one_convention(reported, expected):
         (Usage(50, 7, 3, 20, 10, 5), Usage(0, 0), Usage(50, 7, 3, 20, 10, 5)),
         (Usage(50, 1, None, 20), Usage(0, 7, 4, 0), Usage(50, 7, 4, 20)),
         (Usage(50, 7, 3), Usage(60, 0, 0), Usage(60, 7, 3)),
+        # Groq: the same figures a second time, without details
+        (Usage(50, 7, 3, 20, 10, 5), Usage(50, 7), Usage(50, 7, 3, 20, 10, 5)),
+        (Usage(50, 7, 3, 20), Usage(50, 7, 0, 0), Usage(50, 7, 0, 0)),
+        (
+            Usage(5, 1, service_tier="flex", server_tools=(("x", 1),)),
+            Usage(5, 2),
+            Usage(5, 2, service_tier="flex", server_tools=(("x", 1),)),
+        ),
     ],
 )
 def test_later_figures_replace_earlier_ones_but_zeros_do_not(earlier, later, expected):
