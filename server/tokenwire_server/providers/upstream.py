@@ -146,12 +146,14 @@ class HttpProvider:
         finally:
             release(response)
 
-    def _no_count(self, why: str, provider_text: str = "") -> UpstreamUnavailable:
-        return UpstreamUnavailable(
-            f"provider {self.name!r} {why}",
-            provider=self.name,
-            provider_text=provider_text,
-            retry_after_s=DEFAULT_RETRY_AFTER_S,
+    def _no_count(self, why: str, provider_text: str = "") -> UpstreamError:
+        return self._faults.of_answer(
+            UpstreamUnavailable(
+                f"provider {self.name!r} {why}",
+                provider=self.name,
+                provider_text=provider_text,
+                retry_after_s=DEFAULT_RETRY_AFTER_S,
+            )
         )
 
 

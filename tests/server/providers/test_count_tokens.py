@@ -248,6 +248,18 @@ async def test_an_answer_without_a_count_is_an_error(serving, kind, said):
     assert ("CANARY" in caught.value.provider_text) == (b"CANARY" in said)
 
 
+async def test_an_answer_without_a_count_is_logged_without_the_key(serving):
+    async def handler(_):
+        return web.Response(text="no route for horse-battery-staple")
+
+    url = await serving(handler)
+    providers = {"local": ProviderConfig(kind="anthropic", base_url=url, api_key_env="KEY")}
+    async with ProviderRegistry(providers, Limits(), {"KEY": "horse-battery-staple"}) as registry:
+        with pytest.raises(UpstreamUnavailable, match="without a count") as caught:
+            await count(registry)
+    assert caught.value.provider_text == "no route for [redacted]"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_other_fields_of_the_answer_are_ignored(serving, kind):
     async def handler(_):

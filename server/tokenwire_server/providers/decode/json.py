@@ -110,7 +110,7 @@ def log_text(payload: bytes, error: Exception) -> str:
     Invalid JSON may be a piece of the answer, which must not be logged. Other text is the error message of
     a server or a proxy.
     """
-    if payload.lstrip().startswith(b"{"):
+    if payload.lstrip().startswith((b"{", b"[", b'"')):
         return f"{len(payload)} bytes: {error}"
     return payload[:MAX_LOG_TEXT_BYTES].decode(errors="replace")
 

@@ -187,9 +187,14 @@ def test_a_half_is_replaced_before_the_signature_or_call_that_ends_its_block():
     ]
 
 
-def test_invalid_json_is_not_logged():
-    said = log_text(b'{"content": "canary', ValueError("cut"))
-    assert said == "19 bytes: cut"
+@pytest.mark.parametrize(
+    "payload", [b'{"content": "canary', b' ["canary", "canary"]', b'"canary canary cana']
+)
+def test_json_that_cannot_be_read_is_not_logged(payload):
+    assert log_text(payload, ValueError("cut")) == f"{len(payload)} bytes: cut"
+
+
+def test_the_text_of_a_proxy_is_logged():
     assert log_text(b"upstream connect error", ValueError("cut")) == "upstream connect error"
 
 
