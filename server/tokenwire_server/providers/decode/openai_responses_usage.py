@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ...events import Usage
+from . import openai_chat_usage
 from . import openai_responses_wire as wire
 from .base import MAX_NAME_CHARS
 from .json import join_surrogates
@@ -53,18 +56,30 @@ class ToolCounts:
 
 
 def usage_of(response: wire.Response, tools: ToolCounts) -> Usage | None:
-    """Return the usage of a final response, or None if it does not have the tokens."""
+    """Return the usage of a final response, or None if it does not have the tokens.
+
+    Gateways leave cached tokens or reasoning out of the same figures as in Chat Completions.
+    """
     usage = response.usage
     if usage is None or usage.input_tokens is None or usage.output_tokens is None:
         return None
     of_input = usage.input_tokens_details or wire.InputDetails()
     of_output = usage.output_tokens_details or wire.OutputDetails()
-    return Usage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=of_output.reasoning_tokens,
-        cache_read_tokens=of_input.cached_tokens,
-        cache_write_tokens=of_input.cache_write_tokens,
+    figures = openai_chat_usage.usage_figures(
+        openai_chat_usage.Usage(
+            prompt_tokens=usage.input_tokens,
+            completion_tokens=usage.output_tokens,
+            total_tokens=usage.total_tokens,
+            prompt_tokens_details=openai_chat_usage.InputDetails(
+                of_input.cached_tokens, of_input.cache_write_tokens
+            ),
+            completion_tokens_details=openai_chat_usage.OutputDetails(of_output.reasoning_tokens),
+        )
+    )
+    if figures is None:
+        return None
+    return msgspec.structs.replace(
+        figures,
         server_tools=tools.counts(response.tool_usage),
         service_tier=join_surrogates((response.service_tier or "")[:MAX_NAME_CHARS]),
     )

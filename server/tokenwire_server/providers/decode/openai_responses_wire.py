@@ -155,6 +155,7 @@ class OutputDetails(msgspec.Struct, gc=False):
 class ResponseUsage(msgspec.Struct, gc=False):
     input_tokens: _Tokens | None = None
     output_tokens: _Tokens | None = None
+    total_tokens: _Tokens | None = None
     input_tokens_details: InputDetails | None = None
     output_tokens_details: OutputDetails | None = None
 

@@ -166,6 +166,24 @@ def test_the_reason_of_an_incomplete_answer_is_read_from_other_types(details):
         ([{"input_tokens": 50, "output_tokens": 7}], Usage(50, 7)),
         ({"input_tokens": -3, "output_tokens": 7}, None),
         ([], None),
+        (
+            {
+                "input_tokens": 50,
+                "output_tokens": 7,
+                "total_tokens": 157,
+                "input_tokens_details": {"cached_tokens": 100},
+            },
+            Usage(150, 7, cache_read_tokens=100),
+        ),
+        (
+            {
+                "input_tokens": 50,
+                "output_tokens": 7,
+                "total_tokens": 60,
+                "output_tokens_details": {"reasoning_tokens": 3},
+            },
+            Usage(50, 10, reasoning_tokens=3),
+        ),
     ],
 )
 def test_counts_are_read_if_their_meaning_is_clear(usage, read):
