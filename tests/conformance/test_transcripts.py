@@ -122,7 +122,7 @@ def test_the_result_does_not_depend_on_the_number_of_pieces(transcript, data):
 @each(COMPLETE)
 def test_the_providers_sdk_reads_the_same_from_a_complete_transcript(transcript):
     if why := transcript.expected.get("sdk_differs"):
-        pytest.skip(f"meant so: {why}")
+        pytest.skip(f"the SDK differs, as intended: {why}")
     assert answer(decode(transcript.decoder(), transcript.body)) == transcript.oracle()
 
 
