@@ -35,9 +35,9 @@ _GENERAL = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.O
 """Finish reasons that a more specific one replaces."""
 _NO_END_MARKER = "the provider's answer ended without its end marker"
 _NO_DONE_MARKER = (
-    "its answer ends without `data: [DONE]`; "
-    "if it never sends this, set `quirks.done_marker` to false"
+    "its answer ends without `data: [DONE]`; if it never sends it, set `done_marker = false`"
 )
+
 _decode = wire.CHUNK.decode
 
 
