@@ -19,16 +19,18 @@ Piece = tuple[bool, str]
 class ThinkTags:
     """Splits a text into reasoning and the rest.
 
-    Reasoning is only at the beginning of a text, so that an answer can mention the tags. With
-    `is_open`, it begins there without a tag, because the tag is part of the model's prompt. White space
-    around tags is dropped. At most the beginning of one tag is kept between the pieces, with its space.
+        Reasoning is only at the beginning of a text, so that an answer can mention the tags. With
+    `is_open`, it begins there without a tag, because the tag is part of the model's prompt; some models
+    repeat it, which makes no difference. White space around tags is dropped. At most the beginning of one
+    tag is kept between the pieces, with its space.
     """
 
-    __slots__ = ("_held", "_place")
+    __slots__ = ("_held", "_is_open", "_place")
 
     def __init__(self, *, is_open: bool = False) -> None:
         self._place: Literal["start", "reasoning start", "reasoning", "rest start", "rest"]
-        self._place = "reasoning start" if is_open else "start"
+        self._place = "start"
+        self._is_open = is_open
         self._held = ""
 
     def feed(self, text: str) -> list[Piece]:
@@ -43,7 +45,7 @@ class ThinkTags:
                 self._held = text
                 return []
             is_tag = may_be_tag and stripped.startswith(OPENING)
-            self._place = "reasoning start" if is_tag else "rest"
+            self._place = "reasoning start" if is_tag or self._is_open else "rest"
             text = stripped[len(OPENING) :] if is_tag else text
         if self._place == "reasoning start":
             text = text.lstrip()
@@ -71,8 +73,9 @@ class ThinkTags:
         """Return what is kept, because the text ends or other content begins."""
         held, self._held = self._held, ""
         if self._place == "start" and held:
-            self._place = "rest"
-            return [(False, held)]
+            self._place = "reasoning" if self._is_open else "rest"
+            if not self._is_open:
+                return [(False, held)]
         return [(True, held)] if held and not held.isspace() else []
 
 

@@ -47,20 +47,32 @@ def test_reasoning_at_the_beginning_is_split_off_wherever_the_text_is_cut(text, 
         assert split(text[:cut], text[cut:]) == expected, cut
 
 
-def test_reasoning_without_an_opening_tag_ends_at_the_closing_tag():
-    assert split("Hm.\n</think>", "\nFour.", is_open=True) == ("Hm.", "Four.")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hm.\n</think>\nFour.", ("Hm.", "Four.")),
+        (" <think>\nHm.</think>Four.", ("Hm.", "Four.")),
+        ("<thin", ("<thin", "")),
+        (" \n", ("", "")),
+    ],
+)
+def test_text_that_begins_with_reasoning_may_have_the_opening_tag(text, expected):
+    assert split(text, is_open=True) == expected
+    assert split(*text, is_open=True) == expected
 
 
 @settings(max_examples=scaled(200), derandomize=True)
 @given(
     st.lists(st.sampled_from(["<think>", "</think>", " ", "\n", "<", "a", "</"]), max_size=12),
     st.lists(st.integers(0, 60), max_size=5),
+    st.booleans(),
 )
-def test_no_cut_changes_the_result(words, cuts):
+def test_no_cut_changes_the_result(words, cuts, is_open):
     text = "".join(words)
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
 
-    assert split(*(text[a:b] for a, b in itertools.pairwise(edges))) == split(text)
+    pieces = (text[a:b] for a, b in itertools.pairwise(edges))
+    assert split(*pieces, is_open=is_open) == split(text, is_open=is_open)
 
 
 @pytest.mark.parametrize("piece", ["a" + " " * 99, "</", " </", "a "])
