@@ -210,8 +210,7 @@ class OpenAIChatDecoder:
                 else:
                     self._read_parts(content, deltas)
             if delta.refusal:
-                self._is_refusal = True
-                self._blocks.text(delta.refusal, deltas, "refusal")
+                self._read_refusal(delta.refusal, deltas)
             if delta.tool_calls:
                 self._read_calls(delta.tool_calls, deltas)
             if delta.function_call or delta.annotations or delta.extra_content:
@@ -258,9 +257,16 @@ class OpenAIChatDecoder:
                 case "reference":
                     for reference in references(part.reference_ids or []):
                         self._blocks.attach(reference, deltas)
+                case "refusal":
+                    if part.refusal:
+                        self._read_refusal(part.refusal, deltas)
                 case "text" | "output_text" | "":
                     if part.text:
                         self._text(part.text, deltas)
+
+    def _read_refusal(self, text: str, deltas: list[Delta]) -> None:
+        self._is_refusal = True
+        self._blocks.text(text, deltas, "refusal")
 
     def _read_calls(self, fragments: list[wire.ToolCall], deltas: list[Delta]) -> None:
         if self._tagged is not None:

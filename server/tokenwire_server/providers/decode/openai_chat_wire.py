@@ -19,6 +19,7 @@ class Part(msgspec.Struct, gc=False):
 
     type: str = ""
     text: str | None = None
+    refusal: ExactText | None = None
     thinking: Prose | list[Part] | None = None
     summary: Prose | list[Part] | None = None
     """Databricks, in a part of type "reasoning"."""

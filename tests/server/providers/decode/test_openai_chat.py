@@ -209,6 +209,14 @@ def test_what_waits_for_a_text_follows_the_state_that_begins_its_block():
     assert [type(delta) for delta in deltas] == [Citation, TextDelta, TextInfo]
 
 
+def test_a_refusal_in_a_part_of_the_content_is_a_refusal():
+    part = {"type": "refusal", "refusal": "I cannot."}
+    deltas, end = decode(choice(content=[part]), choice("stop"), DONE)
+
+    assert deltas == [TextDelta("I cannot.", 0)]
+    assert end == Complete(FinishReason.REFUSAL, "stop")
+
+
 @pytest.mark.parametrize("fields", [{}, {"finish_reason": None}, {"finish_reason": ""}])
 def test_usage_in_a_choice_counts_without_a_finish_reason_beside_it(fields):
     decoder = OpenAIChatDecoder()

@@ -19,6 +19,7 @@ NEEDED = {
     "choices.index",
     "choices.delta",
     "choices.delta.content",
+    "choices.delta.content.refusal",
     "choices.delta.content.text",
     "choices.delta.refusal",
     "choices.delta.tool_calls",
