@@ -73,7 +73,7 @@ def check_messages(messages: tuple[Message, ...]) -> Iterator[Violation]:
                 for i, piece in enumerate(part.parts):
                     if isinstance(piece, Image):
                         yield from _check_image(piece, f"{path}.tool_result.parts[{i}].image")
-        if not part.cache_hint:
+        if not part.cache_hint or (isinstance(part, Text) and not _is_sent(part)):
             continue
         if isinstance(part, Reasoning):
             yield Violation(f"{path}.cache_hint", "Anthropic accepts no cache hint on reasoning")

@@ -61,9 +61,9 @@ def test_a_request_without_sendable_messages_is_refused(messages):
 
 
 def test_a_fifth_cache_hint_and_one_on_reasoning_are_refused():
-    marked = Text("x", cache_hint=True)
+    marked, not_sent = Text("x", cache_hint=True), Text(" ", cache_hint=True)
     asked = request(
-        Message("system", (marked, marked)),
+        Message("system", (not_sent, marked, marked)),
         Message("user", (marked, marked)),
         Message("assistant", (Reasoning("hm", "sig", cache_hint=True),)),
         Message("user", (marked, marked)),
