@@ -34,6 +34,10 @@ from ..streams.handle import StreamHandle
 
 MAX_ANSWER_BYTES = 64 * 2**20
 """The largest bound on the answer of Chat that the settings allow."""
+UNCOUNTED_ITEMS = 1000
+ITEM_BYTES = 512
+"""Size that is counted for each block, citation and invalid call of an answer, after the first
+UNCOUNTED_ITEMS. It takes that much memory, even if its content is one character."""
 
 
 def encode(sequence: int, event: ReaderEvent) -> bytes:
@@ -137,8 +141,9 @@ class AnswerBuilder:
         self._text: dict[int, bytearray] = {}  # UTF-8
         self._parts: dict[int, chat_pb2.Part] = {}
         self._besides = chat_pb2.ChatResponse()  # what the answer has besides its message
+        self._items = 0
         self.content_bytes = 0
-        """Size of the content so far. The message of the answer is larger."""
+        """Size of the content so far, with that of ITEM_BYTES. The message of a usual answer is larger."""
 
     @property
     def is_too_large(self) -> bool:
@@ -164,15 +169,15 @@ class AnswerBuilder:
                 case ToolCall():
                     part = chat_pb2.Part(tool_call=_tool_call(event))
                     self._parts[event.index] = part
-                    self.content_bytes += part.ByteSize()
+                    self._count_item(part.ByteSize())
                 case InvalidToolCall():  # the provider would refuse it in the next request
                     invalid = _invalid_tool_call(event)
                     self._besides.invalid_tool_calls.append(invalid)
-                    self.content_bytes += invalid.ByteSize()
+                    self._count_item(invalid.ByteSize())
                 case Citation():
                     citation = _citation(event)
                     self._besides.citations.append(citation)
-                    self.content_bytes += citation.ByteSize()
+                    self._count_item(citation.ByteSize())
                 case Logprobs():
                     logprobs = _logprobs(event)
                     self._besides.logprobs.append(logprobs)
@@ -217,7 +222,12 @@ class AnswerBuilder:
                 else chat_pb2.Part(text="")
             )
             self._parts[index] = part
+            self._count_item(0)
         return part
+
+    def _count_item(self, byte_count: int) -> None:
+        self._items += 1
+        self.content_bytes += byte_count + (ITEM_BYTES if self._items > UNCOUNTED_ITEMS else 0)
 
     def _append(self, index: int, text: str) -> None:
         self._part(index)

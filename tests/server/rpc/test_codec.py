@@ -20,13 +20,21 @@ from tokenwire_server.events import (
     ReasoningDelta,
     Started,
     TextDelta,
+    TextInfo,
+    TextPhase,
     Timings,
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
     Usage,
 )
-from tokenwire_server.rpc.codec import AnswerBuilder, encode, to_proto
+from tokenwire_server.rpc.codec import (
+    ITEM_BYTES,
+    UNCOUNTED_ITEMS,
+    AnswerBuilder,
+    encode,
+    to_proto,
+)
 from tokenwire_server.streams.merge import merge
 
 FINISHED = Finished(
@@ -174,3 +182,20 @@ def test_the_content_of_an_answer_that_is_too_large_is_not_kept():
     assert builder.is_too_large
     assert builder.content_bytes > 11 * 150
     assert builder.response().ByteSize() < 10
+
+
+@pytest.mark.parametrize(
+    "small",
+    [
+        lambda n: TextDelta("x", n),
+        lambda n: ReasoningDelta("x", n),
+        lambda n: TextInfo(n, TextPhase.COMMENTARY),
+        lambda n: Citation(0, document_index=n),
+    ],
+)
+def test_an_answer_of_very_many_small_items_is_too_large(small):
+    builder = AnswerBuilder(10 * ITEM_BYTES)
+    builder.add(small(n) for n in range(UNCOUNTED_ITEMS))
+    assert builder.content_bytes < 10 * ITEM_BYTES
+    builder.add(small(UNCOUNTED_ITEMS + n) for n in range(11))
+    assert builder.is_too_large
