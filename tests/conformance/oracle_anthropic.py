@@ -21,7 +21,7 @@ from anthropic.types import Message
 from transcripts_support import Answer
 
 from tokenwire_server.events import FinishReason, Usage
-from tokenwire_server.providers.decode.anthropic_blocks import REDACTED
+from tokenwire_server.providers.decode.anthropic.blocks import REDACTED
 from tokenwire_server.providers.decode.json import join_surrogates
 
 FINISH_REASONS = {

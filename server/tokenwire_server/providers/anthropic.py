@@ -19,7 +19,7 @@ from ..request import (
     Violation,
 )
 from .anthropic_messages import check_messages, conversation_messages, system_blocks
-from .decode.anthropic import AnthropicDecoder
+from .decode.anthropic.decoder import AnthropicDecoder
 from .decode.whole import anthropic_events
 
 RESERVED_KEYS = frozenset({"model", "messages", "system", "max_tokens", "stream"})

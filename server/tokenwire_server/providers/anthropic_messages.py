@@ -21,8 +21,8 @@ from ..request import (
     ToolResult,
     Violation,
 )
-from .decode.anthropic_blocks import REDACTED
-from .decode.anthropic_carried import caller_in, carried_type
+from .decode.anthropic.blocks import REDACTED
+from .decode.anthropic.carried import caller_in, carried_type
 
 MAX_CACHE_HINTS = 4
 IMAGE_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})

@@ -21,10 +21,12 @@ from ..errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
-from .decode import error_body, errors, retry_delay
-from .decode.error_body import MAX_LOG_CHARS
-from .decode.redaction import Secrets, public_text
-from .decode.retry_delay import DEFAULT_RETRY_AFTER_S
+from .decode import errors
+from .decode.errors import body as error_body
+from .decode.errors import retry_delay
+from .decode.errors.body import MAX_LOG_CHARS
+from .decode.errors.redaction import Secrets, public_text
+from .decode.errors.retry_delay import DEFAULT_RETRY_AFTER_S
 from .framing import FramingError
 
 SdkError = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError)

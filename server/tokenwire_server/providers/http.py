@@ -32,7 +32,7 @@ from aiohttp.connector import Connection
 
 from .. import descriptors
 from .body import Body
-from .decode import retry_delay
+from .decode.errors import retry_delay
 from .framing import MAX_HEADER_BYTES, BoundedConnector
 from .inflate import BodyError
 

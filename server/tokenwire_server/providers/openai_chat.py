@@ -28,7 +28,7 @@ from ..request import (
     ToolChoice,
     Violation,
 )
-from .decode.openai_chat import OpenAIChatDecoder
+from .decode.openai_chat.decoder import OpenAIChatDecoder
 from .decode.whole import chat_events
 from .openai_chat_messages import check_messages, encode_messages
 from .tool_schema import parameters_schema

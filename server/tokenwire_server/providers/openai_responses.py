@@ -41,7 +41,7 @@ from ..request import (
     Violation,
 )
 from .decode.base import Decoder
-from .decode.openai_responses import OpenAIResponsesDecoder
+from .decode.openai_responses.decoder import OpenAIResponsesDecoder
 from .decode.whole import responses_events
 from .openai_responses_input import encode_input, has_encrypted_reasoning, is_left_out
 from .tool_schema import parameters_schema

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..config import Quirks
 from ..request import Document, Image, Message, Part, Reasoning, Text, ToolCall, ToolResult
-from .decode import openai_responses_state as state
+from .decode.openai_responses import state
 
 MAX_CALL_ID_CHARS = 64
 """Maximum length of a `call_id`. The API refuses longer ones as `string_above_max_length`."""

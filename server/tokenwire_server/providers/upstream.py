@@ -25,11 +25,12 @@ from ..events import Delta
 from ..request import ChatRequest, Violation
 from .base import CountingDialect, Dialect
 from .body import Body
-from .decode import error_body, errors
+from .decode import errors
 from .decode.base import Complete, Decoder
-from .decode.error_body import MAX_LOG_CHARS
+from .decode.errors import body as error_body
+from .decode.errors.body import MAX_LOG_CHARS
+from .decode.errors.retry_delay import DEFAULT_RETRY_AFTER_S
 from .decode.json import log_text
-from .decode.retry_delay import DEFAULT_RETRY_AFTER_S
 from .fault import Faults, SdkError
 from .framing import FramingError
 from .http import RESPONSE, RequestState, release, request_state

@@ -10,7 +10,7 @@ from anthropic.types.beta import BetaContentBlock
 from tokenwire_server.config import ProviderConfig
 from tokenwire_server.events import ReasoningDelta, TextDelta, ToolCall
 from tokenwire_server.providers.anthropic import AnthropicMessages
-from tokenwire_server.providers.decode.anthropic_carried import CARRIED
+from tokenwire_server.providers.decode.anthropic.carried import CARRIED
 from tokenwire_server.providers.state import tag, without_foreign_state
 from tokenwire_server.request import ChatRequest, Message, Reasoning, Text
 from tokenwire_server.request import ToolCall as ToolCallPart

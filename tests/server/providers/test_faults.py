@@ -17,8 +17,8 @@ from tokenwire_server.errors import (
 )
 from tokenwire_server.events import FinishReason, ReasoningDelta, TextDelta, ToolCall
 from tokenwire_server.providers import opening
-from tokenwire_server.providers.decode import retry_delay
 from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.decode.errors import retry_delay
 from tokenwire_server.providers.opening import Opening
 from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.request import ChatRequest, Message, Text

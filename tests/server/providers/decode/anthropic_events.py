@@ -2,7 +2,7 @@
 
 import json
 
-from tokenwire_server.providers.decode.anthropic import AnthropicDecoder
+from tokenwire_server.providers.decode.anthropic.decoder import AnthropicDecoder
 
 
 def event(type_, **fields):

@@ -27,7 +27,7 @@ from tokenwire_server.events import (
     ToolCallStarted,
     Usage,
 )
-from tokenwire_server.providers.decode.anthropic import AnthropicDecoder
+from tokenwire_server.providers.decode.anthropic.decoder import AnthropicDecoder
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.finish_reasons import FINISH_REASONS
 from tokenwire_server.providers.state import tag

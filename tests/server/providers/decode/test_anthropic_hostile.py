@@ -20,8 +20,8 @@ from tokenwire_server.events import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from tokenwire_server.providers.decode.anthropic import AnthropicDecoder
-from tokenwire_server.providers.decode.anthropic_blocks import MAX_BUFFERED_CHARS, MAX_OPEN_BLOCKS
+from tokenwire_server.providers.decode.anthropic.blocks import MAX_BUFFERED_CHARS, MAX_OPEN_BLOCKS
+from tokenwire_server.providers.decode.anthropic.decoder import AnthropicDecoder
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.sse import MAX_EVENT_BYTES
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tokenwire_server.providers.decode import arguments as arguments_module
 from tokenwire_server.providers.decode.arguments import Arguments, is_object
-from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
+from tokenwire_server.providers.decode.openai_chat.decoder import OpenAIChatDecoder
 
 json_texts = st.recursive(
     st.none() | st.integers() | st.text('a{}[]"\\\ud83d\ude00', max_size=6),

@@ -13,10 +13,10 @@ from tokenwire_server.errors import (
     UpstreamUnavailable,
 )
 from tokenwire_server.providers.decode import errors
-from tokenwire_server.providers.decode.anthropic import AnthropicDecoder
-from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
-from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
-from tokenwire_server.providers.decode.redaction import MAX_MESSAGE_BYTES, Secrets
+from tokenwire_server.providers.decode.anthropic.decoder import AnthropicDecoder
+from tokenwire_server.providers.decode.errors.redaction import MAX_MESSAGE_BYTES, Secrets
+from tokenwire_server.providers.decode.openai_chat.decoder import OpenAIChatDecoder
+from tokenwire_server.providers.decode.openai_responses.decoder import OpenAIResponsesDecoder
 
 CANARY = "sk-canary0123456789"
 

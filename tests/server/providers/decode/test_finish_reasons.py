@@ -11,10 +11,10 @@ from openai.types.responses.response import IncompleteDetails
 
 from tokenwire_server.errors import UpstreamError
 from tokenwire_server.events import FinishReason
-from tokenwire_server.providers.decode.anthropic import AnthropicDecoder
+from tokenwire_server.providers.decode.anthropic.decoder import AnthropicDecoder
 from tokenwire_server.providers.decode.finish_reasons import FINISH_REASONS
-from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
-from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
+from tokenwire_server.providers.decode.openai_chat.decoder import OpenAIChatDecoder
+from tokenwire_server.providers.decode.openai_responses.decoder import OpenAIResponsesDecoder
 
 OF_THE_SDKS = {
     *get_args(StopReason),

@@ -23,12 +23,12 @@ from tokenwire_server.events import (
     Usage,
 )
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.decode.blocks import (
+from tokenwire_server.providers.decode.openai_chat.blocks import (
     MAX_BUFFERED_CHARS,
     MAX_CALLS,
     MAX_WAITING_CHARS,
 )
-from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
+from tokenwire_server.providers.decode.openai_chat.decoder import OpenAIChatDecoder
 
 DONE = b"data: [DONE]\n\n"
 

@@ -12,7 +12,7 @@ from tokenwire_server.errors import UpstreamBroken, UpstreamError
 from tokenwire_server.events import FinishReason, InvalidToolCall, ToolCall
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.providers.decode.finish_reasons import FINISH_REASONS
-from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
+from tokenwire_server.providers.decode.openai_chat.decoder import OpenAIChatDecoder
 
 MEANINGS = {
     FinishReason.STOP: "stop end_turn STOP COMPLETE completed eos eos_token eosFound FINISH endoftext",

@@ -8,9 +8,9 @@ from msgspec import inspect
 
 from tokenwire_server.errors import UpstreamBroken
 from tokenwire_server.events import FinishReason, TextDelta, ToolCall
-from tokenwire_server.providers.decode import openai_chat_wire as wire
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.decode.openai_chat import OpenAIChatDecoder
+from tokenwire_server.providers.decode.openai_chat import wire
+from tokenwire_server.providers.decode.openai_chat.decoder import OpenAIChatDecoder
 
 ODD_VALUES = [None, False, True, 0, 3, -1, 2.5, "", "odd", [], ["odd"], [{}], {}, {"odd": 1}]
 

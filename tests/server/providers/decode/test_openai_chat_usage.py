@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from tokenwire_server.events import Usage
-from tokenwire_server.providers.decode.openai_chat_usage import Usage as Reported
-from tokenwire_server.providers.decode.openai_chat_usage import latest, usage_figures
+from tokenwire_server.providers.decode.openai_chat.usage import Usage as Reported
+from tokenwire_server.providers.decode.openai_chat.usage import latest, usage_figures
 
 
 def figures(prompt, completion, total, **fields):

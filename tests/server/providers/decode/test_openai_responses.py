@@ -36,8 +36,8 @@ from tokenwire_server.events import (
     Usage,
 )
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
-from tokenwire_server.providers.decode.openai_responses_parts import (
+from tokenwire_server.providers.decode.openai_responses.decoder import OpenAIResponsesDecoder
+from tokenwire_server.providers.decode.openai_responses.parts import (
     MAX_BUFFERED_CHARS,
     MAX_EXPLANATION_CHARS,
     MAX_PARTS,

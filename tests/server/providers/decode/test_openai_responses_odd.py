@@ -7,7 +7,7 @@ import pytest
 
 from tokenwire_server.events import FinishReason, ReasoningDelta, TextDelta, ToolCall, Usage
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
+from tokenwire_server.providers.decode.openai_responses.decoder import OpenAIResponsesDecoder
 
 ODD_VALUES = [None, True, 7, -1.5, "", "canary", [], {}, [None], {"canary": [1]}]
 THOUGHT = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from examples import scaled
 from tokenwire_server.events import FinishReason, ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
-from tokenwire_server.providers.decode.openai_responses import OpenAIResponsesDecoder
+from tokenwire_server.providers.decode.openai_responses.decoder import OpenAIResponsesDecoder
 
 
 class Item(msgspec.Struct, frozen=True):

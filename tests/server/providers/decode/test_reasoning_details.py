@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokenwire_server.providers.decode.reasoning_details import (
+from tokenwire_server.providers.decode.openai_chat.reasoning_details import (
     MAX_DETAILS,
     MAX_DETAILS_CHARS,
     ReasoningDetails,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples import scaled
-from tokenwire_server.providers.decode.think_tags import MAX_SPACE, ThinkTags
+from tokenwire_server.providers.decode.openai_chat.think_tags import MAX_SPACE, ThinkTags
 
 SPACE = " " * MAX_SPACE
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from .lenient import ExactText, JsonText, Prose
-from .openai_chat_extras import Annotation, ChoiceLogprobs
-from .openai_chat_usage import Usage
+from ..lenient import ExactText, JsonText, Prose
+from .extras import Annotation, ChoiceLogprobs
+from .usage import Usage
 
 
 class Part(msgspec.Struct, gc=False):

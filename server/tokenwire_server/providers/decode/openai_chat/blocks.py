@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ...events import (
+from ....events import (
     Citation,
     Delta,
     InvalidToolCall,
@@ -23,9 +23,9 @@ from ...events import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from ..state import tag
-from .arguments import Arguments, check_object
-from .json import dumps, join_surrogates
+from ...state import tag
+from ..arguments import Arguments, check_object
+from ..json import dumps, join_surrogates
 from .reasoning_details import ReasoningDetails
 
 MAX_CALLS = 4096

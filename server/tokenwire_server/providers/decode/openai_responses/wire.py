@@ -10,9 +10,9 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from . import lenient
-from .json import loads
-from .lenient import JsonText, Prose
+from .. import lenient
+from ..json import loads
+from ..lenient import JsonText, Prose
 
 _T = TypeVar("_T")
 PART_TYPES = ("output_text", "refusal", "summary_text", "reasoning_text")

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from ...events import Delta, ReasoningDelta, TextDelta, TextInfo, TextPhase
-from . import openai_responses_state as state
-from . import openai_responses_wire as wire
-from .base import MAX_NAME_CHARS
-from .openai_responses_parts import (
+from ....events import Delta, ReasoningDelta, TextDelta, TextInfo, TextPhase
+from ..base import MAX_NAME_CHARS
+from . import state, wire
+from .parts import (
     LOOKAHEAD,
     MAX_EXPLANATION_CHARS,
     OF_MESSAGES,

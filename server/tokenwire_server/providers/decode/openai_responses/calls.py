@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from ...errors import UpstreamBroken
-from ...events import Delta, InvalidToolCall, ToolCall, ToolCallDelta, ToolCallStarted
-from . import openai_responses_state as state
-from . import openai_responses_wire as wire
-from .arguments import check_object, is_object
-from .json import join_surrogates
-from .openai_responses_parts import Blocks
+from ....errors import UpstreamBroken
+from ....events import Delta, InvalidToolCall, ToolCall, ToolCallDelta, ToolCallStarted
+from ..arguments import check_object, is_object
+from ..json import join_surrogates
+from . import state, wire
+from .parts import Blocks
 
 MAX_WHOLE = 3
 """Maximum number of different complete arguments of a call that are kept, besides the fragments."""

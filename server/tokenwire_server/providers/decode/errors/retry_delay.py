@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from .error_body import ErrorBody
+from .body import ErrorBody
 
 DEFAULT_RETRY_AFTER_S = 1.0
 """Passed on if a retry may help and the provider named no delay."""

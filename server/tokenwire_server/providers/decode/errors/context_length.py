@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .error_body import ErrorBody
+from .body import ErrorBody
 
 _NAMES = frozenset(
     {

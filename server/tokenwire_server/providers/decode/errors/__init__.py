@@ -1,7 +1,7 @@
 """Mapping of what providers report to Tokenwire's errors, for HTTP statuses and for errors in streams.
 
 It decides who has to act: the caller (UpstreamRejected, ContextTooLong), the operator (UpstreamAuth), or
-nobody, because a retry helps (UpstreamRateLimited, UpstreamUnavailable). `error_table` has the behaviours.
+nobody, because a retry helps (UpstreamRateLimited, UpstreamUnavailable). `table` has the behaviors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ...errors import (
+from ....errors import (
     ContextTooLong,
     UpstreamAuth,
     UpstreamError,
@@ -17,8 +17,9 @@ from ...errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
-from . import context_length, error_body, error_table, retry_delay
-from .error_body import ErrorBody
+from . import body as error_body
+from . import context_length, retry_delay, table
+from .body import ErrorBody
 from .redaction import public_text, redact
 
 _MODEL_NAMES = frozenset(
@@ -77,7 +78,7 @@ def classify(
     the headers. `str()` of the result contains none of the provider's text.
     """
     body = error_body.read(value)
-    meaning = error_table.meaning(body, status)
+    meaning = table.meaning(body, status)
     outcome = _outcome(body, meaning, is_http=status is not None)
     kind = outcome.kind
     if kind is ContextTooLong and meaning not in _WITH_MESSAGE:

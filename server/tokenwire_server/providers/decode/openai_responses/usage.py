@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from ...events import Usage
-from . import openai_chat_usage
-from . import openai_responses_wire as wire
-from .base import MAX_NAME_CHARS
-from .json import join_surrogates
+from ....events import Usage
+from ..base import MAX_NAME_CHARS
+from ..json import join_surrogates
+from ..openai_chat import usage as openai_chat_usage
+from . import wire
 
 TOOLS = {
     "code_interpreter_call": "code_interpreter",

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import msgspec
 
-from ... import events
-from ...events import Refusal
-from . import lenient
-from .anthropic_usage import Usage
-from .base import MAX_NAME_CHARS
-from .json import join_surrogates, loads
-from .lenient import JsonText, Prose
+from .... import events
+from ....events import Refusal
+from .. import lenient
+from ..base import MAX_NAME_CHARS
+from ..json import join_surrogates, loads
+from ..lenient import JsonText, Prose
+from .usage import Usage
 
 MAX_EXPLANATION_CHARS = 2000
 """Maximum length of the explanation of a refusal."""

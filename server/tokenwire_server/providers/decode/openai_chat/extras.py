@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ...events import Citation, CitationKind, Logprobs
-from ...events import TokenLogprob as Token
+from ....events import Citation, CitationKind, Logprobs
+from ....events import TokenLogprob as Token
 
 
 class UrlCitation(msgspec.Struct, gc=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .json import dumps
+from ..json import dumps
 
 MAX_DETAILS_CHARS = 2 * 2**20
 """Maximum size of the details of one block as JSON."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from ...events import Usage as UsageFigures
-from .base import MAX_NAME_CHARS
-from .json import join_surrogates
+from ....events import Usage as UsageFigures
+from ..base import MAX_NAME_CHARS
+from ..json import join_surrogates
 
 MAX_TOKENS = 2**53
 MAX_SERVER_TOOLS = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ...events import (
+from ....events import (
     Delta,
     InvalidToolCall,
     ReasoningDelta,
@@ -13,12 +13,12 @@ from ...events import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from ..state import tag
-from . import anthropic_wire as wire
-from .anthropic_carried import CARRIED, MAX_CARRIED_CHARS, CarriedBlock, caller_state
-from .arguments import check_object
-from .blocks import generated_id
-from .json import join_surrogates, loads
+from ...state import tag
+from ..arguments import check_object
+from ..json import join_surrogates, loads
+from ..openai_chat.blocks import generated_id
+from . import wire
+from .carried import CARRIED, MAX_CARRIED_CHARS, CarriedBlock, caller_state
 
 REDACTED = "redacted:"
 """Prefix of a signature with the data of a redacted block, which must be sent back as such a block."""

@@ -13,21 +13,21 @@ from typing import Literal
 
 import msgspec
 
-from ...errors import UpstreamBroken, UpstreamError
-from ...events import Delta, FinishReason
-from ...events import Usage as UsageFigures
-from . import errors, lenient
-from . import openai_chat_wire as wire
-from .base import MAX_NAME_CHARS, Complete
+from ....errors import UpstreamBroken, UpstreamError
+from ....events import Delta, FinishReason
+from ....events import Usage as UsageFigures
+from .. import errors, lenient
+from ..base import MAX_NAME_CHARS, Complete
+from ..finish_reasons import finish_reason, is_finish_reason
+from ..json import SurrogateJoiner, join_surrogates, log_text
+from ..sse import SSEFramer
+from . import wire
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
-from .finish_reasons import finish_reason, is_finish_reason
+from .extras import citations, logprobs, references
 from .increments import Increments
-from .json import SurrogateJoiner, join_surrogates, log_text
-from .openai_chat_extras import citations, logprobs, references
-from .openai_chat_usage import Usage, latest, usage_figures
 from .reasoning_details import text_of
-from .sse import SSEFramer
 from .think_tags import TaggedText, ThinkTags
+from .usage import Usage, latest, usage_figures
 
 _WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS})
 """Finish reasons of answers that the model completed. Others may end within a tool call."""

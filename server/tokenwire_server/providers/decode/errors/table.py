@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from .error_body import ErrorBody
+from .body import ErrorBody
 
 ACCOUNT = 402
 """The account has no credit left. Waiting does not help, although many providers answer 429."""

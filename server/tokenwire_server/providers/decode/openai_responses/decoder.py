@@ -16,16 +16,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from ...errors import UpstreamBroken, UpstreamError
-from ...events import Delta, FinishReason, Usage
-from . import errors
-from . import openai_responses_wire as wire
-from .base import MAX_NAME_CHARS, Complete
-from .finish_reasons import finish_reason
-from .json import SurrogateJoiner, join_surrogates, loads, log_text
-from .openai_responses_items import Items
-from .openai_responses_usage import TOOLS, ToolCounts, usage_of
-from .sse import SSEFramer
+from ....errors import UpstreamBroken, UpstreamError
+from ....events import Delta, FinishReason, Usage
+from .. import errors
+from ..base import MAX_NAME_CHARS, Complete
+from ..finish_reasons import finish_reason
+from ..json import SurrogateJoiner, join_surrogates, loads, log_text
+from ..sse import SSEFramer
+from . import wire
+from .items import Items
+from .usage import TOOLS, ToolCounts, usage_of
 
 _UNREADABLE = "an event of the provider's answer cannot be read"
 _NO_END_MARKER = "the provider's answer ended without its end marker"

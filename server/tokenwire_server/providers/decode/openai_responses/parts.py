@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 from zlib import crc32
 
-from ...errors import UpstreamBroken
-from ...events import (
+from ....errors import UpstreamBroken
+from ....events import (
     Citation,
     CitationKind,
     Delta,
     Logprobs,
     TokenLogprob,
 )
-from . import openai_responses_wire as wire
+from . import wire
 
 MAX_PARTS = 4096
 """Maximum number of items in one answer, of parts, and of items in its final response. An answer with more is

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import msgspec
 
-from ...errors import UpstreamBroken, UpstreamError
-from ...events import Delta, FinishReason, Notice, NoticeKind, Usage
-from . import anthropic_usage, errors
-from . import anthropic_wire as wire
-from .anthropic_blocks import Blocks, BrokenBlocksError
-from .base import MAX_NAME_CHARS, Complete
-from .finish_reasons import finish_reason
-from .json import SurrogateJoiner, join_surrogates, log_text
-from .sse import SSEFramer
+from ....errors import UpstreamBroken, UpstreamError
+from ....events import Delta, FinishReason, Notice, NoticeKind, Usage
+from .. import errors
+from ..base import MAX_NAME_CHARS, Complete
+from ..finish_reasons import finish_reason
+from ..json import SurrogateJoiner, join_surrogates, log_text
+from ..sse import SSEFramer
+from . import wire
+from .blocks import Blocks, BrokenBlocksError
+from .usage import Bill
+from .usage import Usage as UsageFigures
 
 _CUT = frozenset(FinishReason) - {FinishReason.STOP, FinishReason.TOOL_CALLS}
 """Finish reasons of answers that may end within a tool call."""
@@ -52,7 +54,7 @@ class AnthropicDecoder:
         self._provider = provider
         self._framer = SSEFramer()
         self._surrogates = SurrogateJoiner()
-        self._bill = anthropic_usage.Bill()
+        self._bill = Bill()
         self._blocks = Blocks(provider)
         self._stop_reason = ""
         self._has_stop_sequence = False
@@ -149,7 +151,7 @@ class AnthropicDecoder:
         self._count(message.usage, deltas)
 
     def _count(
-        self, usage: anthropic_usage.Usage | None, deltas: list[Delta], *, is_final: bool = False
+        self, usage: UsageFigures | None, deltas: list[Delta], *, is_final: bool = False
     ) -> None:
         if usage is not None:
             self.usage = self._bill.update(usage, is_final=is_final)

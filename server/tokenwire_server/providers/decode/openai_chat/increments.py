@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import openai_chat_wire as wire
+from . import wire
 
 MAX_TEXTS = 4096
 """Maximum number of texts of an answer whose lengths are kept. Others are not shortened."""

@@ -11,9 +11,9 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from ..state import tag
-from .json import join_surrogates
-from .openai_responses_parts import MAX_PARTS
+from ...state import tag
+from ..json import join_surrogates
+from .parts import MAX_PARTS
 
 SEPARATOR = "\n\n"
 """Separates the parts of a reasoning item in the text of its block."""

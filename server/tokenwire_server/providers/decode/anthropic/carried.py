@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from . import anthropic_wire as wire
-from .json import join_surrogates, loads
+from ..json import join_surrogates, loads
+from . import wire
 
 CARRIED = frozenset(
     {

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from .json import join_surrogates, loads
+from ..json import join_surrogates, loads
 
 MAX_TEXT_CHARS = 4096
 """Maximum length of a message that is read, and searched for known texts."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from ...errors import UpstreamBroken
-from ...events import Delta, FinishReason, ReasoningDelta, Refusal, TextDelta
-from . import openai_responses_wire as wire
-from .base import Complete
-from .blocks import generated_id
-from .json import join_surrogates
-from .openai_responses_calls import Call
-from .openai_responses_parts import MAX_PARTS, OF_MESSAGES, Blocks, Part, match
-from .openai_responses_texts import TextItem, size_of
+from ....errors import UpstreamBroken
+from ....events import Delta, FinishReason, ReasoningDelta, Refusal, TextDelta
+from ..base import Complete
+from ..json import join_surrogates
+from ..openai_chat.blocks import generated_id
+from . import wire
+from .calls import Call
+from .parts import MAX_PARTS, OF_MESSAGES, Blocks, Part, match
+from .texts import TextItem, size_of
 
 _MAX_OPEN = 64
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...events import Delta
+from ....events import Delta
 from .blocks import Blocks
 
 OPENING = "<think>"
