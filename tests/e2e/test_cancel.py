@@ -75,7 +75,11 @@ async def cancel_many(server, simulator, api_on, count, at_once):
         grpc.aio.insecure_channel(server) as wide,
         grpc.aio.insecure_channel(server, options=SMALL_WINDOW) as narrow,
     ):
-        for batch in range(count // at_once):
+        # On a busy machine, many callers cancel before their request reaches the provider. Then more try.
+        batches = count // at_once
+        for batch in range(5 * batches):
+            if batch >= batches and len(closing_s) > count / 2:
+                break
             jobs = {}
             for n in range(at_once):
                 scenario = rng.choice(list(SCENARIOS.values()))
@@ -91,8 +95,7 @@ async def cancel_many(server, simulator, api_on, count, at_once):
                     assert seen["aborted"], seen
                     closing_s.append(seen["closed_at"] - at)
     assert simulator.stats()["requests_total"] - before == len(closing_s)
-    # On a busy machine, many callers cancel before their request reaches the provider.
-    assert len(closing_s) > count / 10
+    assert len(closing_s) > count / 2
     return sorted(closing_s)
 
 
