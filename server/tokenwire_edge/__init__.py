@@ -1,0 +1,1 @@
+"""The HTTP edge: browsers and plain HTTP callers of a Tokenwire server."""

@@ -1,0 +1,1 @@
+"""A stream on its way from the server to an HTTP caller."""

@@ -1,0 +1,73 @@
+"""The JSON of events: protobuf's JSON mapping, with a fast way for the ones that come token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from google.protobuf import json_format
+from msgspec.json import Encoder
+
+from tokenwire.v1.event_pb2 import ReasoningDelta, TextDelta, TokenEvent, ToolCallDelta
+
+_quoted = Encoder().encode
+
+
+class EncodedEvent(NamedTuple):
+    """One event, ready for every format."""
+
+    sequence: int
+    kind: str
+    """Name of the event's field in TokenEvent, such as `tool_call_delta`."""
+    data: bytes
+    """The TokenEvent in protobuf's JSON mapping, on one line."""
+
+
+def encode(message: bytes) -> EncodedEvent | None:
+    """Return the event of a serialized TokenEvent. None: the event's type is unknown here.
+
+    Raises google.protobuf.message.DecodeError if the bytes are no TokenEvent.
+    """
+    event = TokenEvent.FromString(message)
+    kind = event.WhichOneof("event")
+    if kind is None:
+        return None
+    encoder = _ENCODERS.get(kind)
+    content = None if encoder is None else encoder(getattr(event, kind))
+    if content is None:
+        data = json_format.MessageToJson(event, indent=None, ensure_ascii=False).encode()
+    else:
+        data = b'{"sequence":"%d",%b}' % (event.sequence, content)
+    return EncodedEvent(event.sequence, kind, data)
+
+
+def _text(delta: TextDelta) -> bytes | None:
+    if delta.phase or delta.provider_state:
+        return None
+    text, index = _quoted(delta.text), delta.index
+    if index:
+        return b'"text":{"text":%b,"index":%d}' % (text, index)
+    return b'"text":{"text":%b}' % text
+
+
+def _reasoning(delta: ReasoningDelta) -> bytes | None:
+    if delta.signature or delta.provider_state:
+        return None
+    text, index = _quoted(delta.text), delta.index
+    if index:
+        return b'"reasoning":{"text":%b,"index":%d}' % (text, index)
+    return b'"reasoning":{"text":%b}' % text
+
+
+def _tool_call_delta(delta: ToolCallDelta) -> bytes | None:
+    arguments, index = _quoted(delta.arguments_json), delta.index
+    if index:
+        return b'"toolCallDelta":{"index":%d,"argumentsJson":%b}' % (index, arguments)
+    return b'"toolCallDelta":{"argumentsJson":%b}' % arguments
+
+
+_ENCODERS: dict[str, Callable[..., bytes | None]] = {
+    "text": _text,
+    "reasoning": _reasoning,
+    "tool_call_delta": _tool_call_delta,
+}
