@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from google.protobuf import json_format
+from google.protobuf.message import Message as ProtoMessage
 from msgspec.json import Encoder
 
 from tokenwire.v1.event_pb2 import ReasoningDelta, TextDelta, TokenEvent, ToolCallDelta
 
-_quoted = Encoder().encode
+_encode = Encoder().encode
 
 
 class EncodedEvent(NamedTuple):
@@ -18,33 +19,36 @@ class EncodedEvent(NamedTuple):
 
     sequence: int
     kind: str
-    """Name of the event's field in TokenEvent, such as `tool_call_delta`."""
+    """Name of the event's field in TokenEvent, such as `tool_call_delta`. Empty for an unknown event."""
     data: bytes
     """The TokenEvent in protobuf's JSON mapping, on one line."""
 
 
-def encode(message: bytes) -> EncodedEvent | None:
-    """Return the event of a serialized TokenEvent. None: the event's type is unknown here.
+def encode(message: bytes) -> EncodedEvent:
+    """Return the event of a serialized TokenEvent. Of an unknown event only the sequence is known.
 
     Raises google.protobuf.message.DecodeError if the bytes are no TokenEvent.
     """
     event = TokenEvent.FromString(message)
-    kind = event.WhichOneof("event")
-    if kind is None:
-        return None
+    kind = event.WhichOneof("event") or ""
     encoder = _ENCODERS.get(kind)
     content = None if encoder is None else encoder(getattr(event, kind))
     if content is None:
-        data = json_format.MessageToJson(event, indent=None, ensure_ascii=False).encode()
+        data = to_json(event)
     else:
         data = b'{"sequence":"%d",%b}' % (event.sequence, content)
     return EncodedEvent(event.sequence, kind, data)
 
 
+def to_json(message: ProtoMessage) -> bytes:
+    """Return a message in protobuf's JSON mapping, on one line."""
+    return _encode(json_format.MessageToDict(message))
+
+
 def _text(delta: TextDelta) -> bytes | None:
     if delta.phase or delta.provider_state:
         return None
-    text, index = _quoted(delta.text), delta.index
+    text, index = _encode(delta.text), delta.index
     if index:
         return b'"text":{"text":%b,"index":%d}' % (text, index)
     return b'"text":{"text":%b}' % text
@@ -53,14 +57,14 @@ def _text(delta: TextDelta) -> bytes | None:
 def _reasoning(delta: ReasoningDelta) -> bytes | None:
     if delta.signature or delta.provider_state:
         return None
-    text, index = _quoted(delta.text), delta.index
+    text, index = _encode(delta.text), delta.index
     if index:
         return b'"reasoning":{"text":%b,"index":%d}' % (text, index)
     return b'"reasoning":{"text":%b}' % text
 
 
 def _tool_call_delta(delta: ToolCallDelta) -> bytes | None:
-    arguments, index = _quoted(delta.arguments_json), delta.index
+    arguments, index = _encode(delta.arguments_json), delta.index
     if index:
         return b'"toolCallDelta":{"index":%d,"argumentsJson":%b}' % (index, arguments)
     return b'"toolCallDelta":{"argumentsJson":%b}' % arguments

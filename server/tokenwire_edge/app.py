@@ -1,0 +1,57 @@
+"""The ASGI application: the routes, and the objects that they share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+
+from tokenwire.connect.channel import connection_to
+from tokenwire.connect.tls import Tls
+from tokenwire.errors import TokenwireError
+
+from .grpc_client.channel import Channel
+from .problems import Problem, problem_of
+from .routes import chat
+from .settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application. It connects to the server with the first request.
+
+    Raises ValueError if the target or a TLS file is invalid.
+    """
+    channel = Channel(
+        connection_to(settings.target, key=None, tls=_tls(settings), options=()),
+        connect_timeout_s=settings.connect_timeout_s,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001  # FastAPI's signature
+        yield
+        await channel.close()
+
+    app = FastAPI(
+        title="Tokenwire", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
+    )
+    app.state.settings = settings
+    app.state.channel = channel
+    app.add_exception_handler(Problem, _problem_response)
+    app.add_exception_handler(TokenwireError, _problem_response)
+    app.include_router(chat.router)
+    return app
+
+
+def _tls(settings: Settings) -> bool | Tls | None:
+    if settings.tls_ca or settings.tls_cert or settings.tls_key:
+        return Tls(settings.tls_ca, settings.tls_cert, settings.tls_key)
+    return settings.tls
+
+
+async def _problem_response(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    problem = error if isinstance(error, Problem) else None
+    if isinstance(error, TokenwireError):
+        problem = problem_of(error)
+    assert problem is not None  # noqa: S101  # for the type checker
+    return Response(problem.body(), problem.status, problem.headers())

@@ -1,0 +1,232 @@
+"""One call: a request, and the messages of its response."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from tokenwire.errors import ConnectionLost, TokenwireError
+from tokenwire.wire.status import CALL_CANCELLED, DEADLINE_PASSED, from_status
+
+from .connection import Connection, Headers, is_credit_due
+from .status import end_error, parse_metadata, reset_error, response_error
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest message accepted from the server. A larger one ends the call with RESOURCE_EXHAUSTED."""
+
+_PREFIX_BYTES = 5
+_COMPRESSED = 1
+
+
+class Call:
+    """A call with one request and any number of response messages.
+
+        async with channel.stream("tokenwire.v1.ChatService/ChatStream", request, timeout_s=60) as call:
+            while messages := await call.read():
+                ...
+
+    It begins when the block is entered. Leaving the block, for whatever reason, cancels it, which the
+    server learns at once. One task may wait at a time.
+    """
+
+    def __init__(
+        self, channel: Channel, headers: Headers, request: bytes, timeout_s: float
+    ) -> None:
+        self._channel = channel
+        self._headers = headers
+        self._request = b"\0" + len(request).to_bytes(4, "big") + request
+        self._timeout_s = timeout_s
+        self._connection: Connection | None = None
+        self._stream_id = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._metadata: list[tuple[str, str | bytes]] | None = None
+        self._messages: list[bytes] = []
+        self._pieces: list[bytes] = []
+        """What has arrived of the next message."""
+        self._missing = _PREFIX_BYTES
+        """How many bytes more it needs, or its prefix."""
+        self._unread = 0
+        """Bytes received, for which the server has no credit yet."""
+        self._is_ended = False
+        self._error: TokenwireError | None = None
+        self._is_refused = False
+        """Whether the server surely did nothing with the request."""
+        self._is_retried = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect if necessary, and send the request. Raises ConnectionLost or DeadlineExceeded."""
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._timeout_s, self._pass_deadline)
+        try:
+            async with asyncio.timeout_at(self._deadline.when()):
+                await self._start()
+        except TimeoutError:
+            self.cancel()
+            raise from_status(grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_PASSED) from None
+        except BaseException:
+            self.cancel()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    async def initial_metadata(self) -> list[tuple[str, str | bytes]]:
+        """Wait for the response to begin. Raises the TokenwireError of a call that fails before."""
+        while self._metadata is None:
+            if self._is_ended:
+                if self._error is None:
+                    return []
+                if self._is_refused and not self._is_retried:
+                    self._is_retried = True
+                    await self._start()  # gRPC's transparent retry: no handler has run
+                    continue
+                raise self._error
+            await self._wait()
+        return self._metadata
+
+    async def read(self) -> list[bytes]:
+        """Return all messages that have arrived, at least one. [] means that the call ended with OK.
+
+        Raises TokenwireError for another end, once all messages before it were returned.
+        """
+        if self._metadata is None:
+            await self.initial_metadata()
+        while not self._messages:
+            if self._is_ended:
+                if self._error is not None:
+                    raise self._error
+                return []
+            await self._wait()
+        messages, self._messages = self._messages, []
+        self._credit()
+        return messages
+
+    def cancel(self) -> None:
+        """End the call, if it has not ended."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._connection is not None:
+            self._connection.reset(self._stream_id)
+            self._connection = None
+        if not self._is_ended:
+            self._end(from_status(grpc.StatusCode.CANCELLED, CALL_CANCELLED))
+
+    # Called by the connection.
+
+    def on_headers(self, headers: Headers) -> None:
+        if error := response_error(headers):
+            self._abort(error)
+            return
+        self._metadata = parse_metadata(headers)
+        self._wake()
+
+    def on_data(self, data: bytes) -> None:
+        self._unread += len(data)
+        self._pieces.append(data)
+        self._missing -= len(data)
+        if self._missing <= 0:
+            self._take_messages(b"".join(self._pieces))
+        if not self._messages:
+            self._credit()  # for the rest of a message that may be larger than the window
+
+    def on_end(self, trailers: Headers) -> None:
+        self._connection = None
+        error = response_error(trailers) if self._metadata is None else None
+        error = error or end_error(trailers)
+        if error is None and self._pieces:
+            error = from_status(grpc.StatusCode.INTERNAL, "the answer ends within a message")
+        self._end(error)
+
+    def on_reset(self, code: int, *, is_processed: bool) -> None:
+        self._connection = None
+        self._is_refused = not is_processed
+        self._end(reset_error(code))
+
+    def on_connection_lost(self, text: str, *, is_processed: bool) -> None:
+        self._connection = None
+        self._is_refused = not is_processed
+        self._end(ConnectionLost(text, code=grpc.StatusCode.UNAVAILABLE))
+
+    async def _start(self) -> None:
+        connection = await self._channel.connection()
+        self._is_ended, self._error, self._is_refused = False, None, False
+        self._connection = connection
+        self._stream_id = connection.start(self._headers, self._request, self)
+
+    def _take_messages(self, data: bytes) -> None:
+        position, end = 0, len(data)
+        missing = _PREFIX_BYTES - end
+        while end - position >= _PREFIX_BYTES:
+            size = int.from_bytes(data[position + 1 : position + 5], "big")
+            if error := _prefix_error(data[position], size):
+                self._abort(error)
+                return
+            after = position + _PREFIX_BYTES + size
+            missing = after - end
+            if missing > 0:
+                break
+            self._messages.append(data[position + _PREFIX_BYTES : after])
+            position = after
+            missing = _PREFIX_BYTES - (end - position)
+        rest = data[position:]
+        self._pieces, self._missing = [rest] if rest else [], missing
+        if self._messages:
+            self._wake()
+
+    def _credit(self) -> None:
+        if self._connection is not None and is_credit_due(self._unread):
+            self._connection.credit(self._stream_id, self._unread)
+            self._unread = 0
+
+    def _pass_deadline(self) -> None:
+        self._abort(from_status(grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_PASSED))
+
+    def _abort(self, error: TokenwireError) -> None:
+        if self._connection is not None:
+            self._connection.reset(self._stream_id)
+            self._connection = None
+        self._end(error)
+
+    def _end(self, error: TokenwireError | None) -> None:
+        if self._is_ended:
+            return
+        self._is_ended, self._error = True, error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
+def _prefix_error(flags: int, size: int) -> TokenwireError | None:
+    if flags & _COMPRESSED:
+        return from_status(
+            grpc.StatusCode.INTERNAL, "the server compressed a message, which was not asked for"
+        )
+    if size > MAX_MESSAGE_BYTES:
+        return from_status(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"a message of {size} bytes is larger than {MAX_MESSAGE_BYTES}",
+        )
+    return None

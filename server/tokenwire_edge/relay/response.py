@@ -1,0 +1,145 @@
+"""The response that relays a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tokenwire.errors import TokenwireError
+from tokenwire.wire.metadata import parse_initial_metadata
+
+from ..grpc_client.call import Call
+from ..problems import Problem, problem_of
+from .events import encode
+from .formats import Format
+
+STREAM_ID_HEADER = "tokenwire-stream-id"
+
+_Result = TypeVar("_Result")
+
+
+class RelayResponse(Response):
+    """The events of one call, in one format, as they come.
+
+    The head is sent once the server has accepted the call, before the provider answers. A refusal before
+    it is raised, and becomes a response of its own; a failure after it is the response's last event. When
+    the caller leaves, the call is cancelled at once, also while nothing is being sent.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        form: Format,
+        *,
+        shows_heartbeats: bool = False,
+        preamble: bytes = b"",
+        is_empty_without_events: bool = False,
+    ) -> None:
+        """`preamble` is sent with the head.
+
+        With `is_empty_without_events` the head waits for the first event, and the status is 204 if the
+        call ends with OK before one.
+        """
+        super().__init__(media_type=form.media_type)
+        self._call = call
+        self._form = form
+        self._shows_heartbeats = shows_heartbeats
+        self._preamble = preamble
+        self._waits_for_event = is_empty_without_events
+        self._last_sequence = 0
+        self._stream_id = ""
+        self._is_left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        watcher = asyncio.create_task(self._cancel_when_left(receive))
+        try:
+            async with self._call as call:
+                metadata = parse_initial_metadata(await call.initial_metadata())
+                self._stream_id = metadata.stream_id
+                messages = await call.read() if self._waits_for_event else None
+                if messages == []:
+                    await _send_empty(send)
+                    return
+                await self._send_head(send)
+                await self._relay(call, messages or [], send)
+        except TokenwireError:
+            if not self._is_left:
+                raise
+        finally:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+
+    async def _relay(self, call: Call, messages: list[bytes], send: Send) -> None:
+        is_complete = True
+        try:
+            while messages or (messages := await call.read()):
+                if body := b"".join(map(self._bytes, messages)):
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                messages = []
+        except TokenwireError as error:
+            if self._is_left:
+                return
+            error.stream_id = error.stream_id or self._stream_id
+            error.last_sequence = error.last_sequence or self._last_sequence
+            body = self._form.error(problem_of(error))
+            is_complete = not self._form.is_cut_off_by_errors
+        else:
+            body = b""
+        if is_complete:
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _bytes(self, message: bytes) -> bytes:
+        event = encode(message)
+        self._last_sequence = event.sequence
+        if event.kind == "heartbeat" and not self._shows_heartbeats:
+            return self._form.keep_alive(event)
+        return self._form.event(event)
+
+    async def _send_head(self, send: Send) -> None:
+        headers = {
+            "content-type": self._form.media_type,
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            STREAM_ID_HEADER: self._stream_id,
+        }
+        await send({"type": "http.response.start", "status": 200, "headers": _raw(headers)})
+        await send({"type": "http.response.body", "body": self._preamble, "more_body": True})
+
+    async def _cancel_when_left(self, receive: Receive) -> None:
+        await wait_for_disconnect(receive)
+        self._is_left = True
+        self._call.cancel()
+
+
+async def until_disconnect(receive: Receive, awaitable: Awaitable[_Result]) -> _Result:
+    """Await something for a caller. It is cancelled, and Problem raised, when the caller leaves."""
+    task = asyncio.ensure_future(awaitable)
+    watcher = asyncio.create_task(wait_for_disconnect(receive))
+    try:
+        await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Problem(499, "CANCELLED", "the caller left")
+        return task.result()
+    finally:
+        task.cancel()
+        watcher.cancel()
+        await asyncio.wait([task, watcher])
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the caller has closed the connection. The request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_empty(send: Send) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value]

@@ -1,0 +1,85 @@
+"""Chats: as events, as lines, as text, or whole."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from google.protobuf.duration_pb2 import Duration
+
+from tokenwire.v1.chat_pb2 import ChatRequest, ChatResponse
+
+from ..grpc_client.channel import Channel
+from ..http.credentials import call_metadata
+from ..http.timeouts import timeout_s
+from ..relay.events import to_json
+from ..relay.formats import negotiate
+from ..relay.response import RelayResponse, until_disconnect
+from ..requests import parse_chat_request
+from ..settings import Settings
+
+CHAT = "tokenwire.v1.ChatService/Chat"
+CHAT_STREAM = "tokenwire.v1.ChatService/ChatStream"
+
+router = APIRouter(prefix="/v1")
+
+
+def channel_of(request: Request) -> Channel:
+    """Return the channel to the server."""
+    channel: Channel = request.app.state.channel
+    return channel
+
+
+def settings_of(request: Request) -> Settings:
+    """Return the edge's settings."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+ServerChannel = Annotated[Channel, Depends(channel_of)]
+EdgeSettings = Annotated[Settings, Depends(settings_of)]
+
+
+@router.post("/chat/stream")
+async def stream_chat(request: Request, channel: ServerChannel, settings: EdgeSettings) -> Response:
+    """Start a generation and read its events."""
+    form = negotiate(request.headers.get("accept", ""))
+    chat = parse_chat_request(await request.body())
+    shows_heartbeats = limit_heartbeats(chat, settings.heartbeat_interval_s)
+    call = channel.stream(
+        CHAT_STREAM,
+        chat.SerializeToString(),
+        metadata=call_metadata(request.headers),
+        timeout_s=timeout_s(request.headers, settings.stream_timeout_s),
+    )
+    return RelayResponse(call, form, shows_heartbeats=shows_heartbeats)
+
+
+@router.post("/chat")
+async def chat(request: Request, channel: ServerChannel, settings: EdgeSettings) -> Response:
+    """Generate an answer and return it whole."""
+    body = parse_chat_request(await request.body())
+    answer = await until_disconnect(
+        request.receive,
+        channel.unary(
+            CHAT,
+            body.SerializeToString(),
+            metadata=call_metadata(request.headers),
+            timeout_s=timeout_s(request.headers, settings.stream_timeout_s),
+        ),
+    )
+    return Response(to_json(ChatResponse.FromString(answer)), media_type="application/json")
+
+
+def limit_heartbeats(chat: ChatRequest, limit_s: float) -> bool:
+    """Let the server send a heartbeat at least every `limit_s` seconds: proxies close silent responses.
+
+    Return whether the caller asked for heartbeats.
+    """
+    is_asked_for = chat.delivery.HasField("heartbeat_interval")
+    interval = chat.delivery.heartbeat_interval
+    if not is_asked_for or interval.ToTimedelta().total_seconds() > limit_s:
+        limit = Duration()
+        limit.FromMilliseconds(int(limit_s * 1000))
+        interval.CopyFrom(limit)
+    return is_asked_for
