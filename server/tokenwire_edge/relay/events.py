@@ -34,10 +34,8 @@ def encode(message: bytes) -> EncodedEvent:
     encoder = _ENCODERS.get(kind)
     content = None if encoder is None else encoder(getattr(event, kind))
     if content is None:
-        data = to_json(event)
-    else:
-        data = b'{"sequence":"%d",%b}' % (event.sequence, content)
-    return EncodedEvent(event.sequence, kind, data)
+        return EncodedEvent(event.sequence, kind, to_json(event))
+    return EncodedEvent(event.sequence, kind, b'{"sequence":"%d",%b}' % (event.sequence, content))
 
 
 def to_json(message: ProtoMessage) -> bytes:
