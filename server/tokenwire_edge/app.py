@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 
 from tokenwire.connect.channel import connection_to
 from tokenwire.connect.tls import Tls
@@ -39,6 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.channel = channel
     app.add_exception_handler(Problem, _problem_response)
     app.add_exception_handler(TokenwireError, _problem_response)
+    app.add_exception_handler(ClientDisconnect, _no_response)
     app.include_router(chat.router)
     return app
 
@@ -47,6 +49,10 @@ def _tls(settings: Settings) -> bool | Tls | None:
     if settings.tls_ca or settings.tls_cert or settings.tls_key:
         return Tls(settings.tls_ca, settings.tls_cert, settings.tls_key)
     return settings.tls
+
+
+async def _no_response(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return Response(status_code=499)  # nginx's status for a caller that left; nobody reads it
 
 
 async def _problem_response(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
-from typing import TypeVar
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -13,7 +15,7 @@ from tokenwire.errors import TokenwireError
 from tokenwire.wire.metadata import parse_initial_metadata
 
 from ..grpc_client.call import Call
-from ..problems import Problem, problem_of
+from ..problems import problem_of
 from .events import encode
 from .formats import Format
 
@@ -52,26 +54,23 @@ class RelayResponse(Response):
         self._waits_for_event = is_empty_without_events
         self._last_sequence = 0
         self._stream_id = ""
-        self._is_left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        watcher = asyncio.create_task(self._cancel_when_left(receive))
-        try:
-            async with self._call as call:
-                metadata = parse_initial_metadata(await call.initial_metadata())
-                self._stream_id = metadata.stream_id
-                messages = await call.read() if self._waits_for_event else None
-                if messages == []:
-                    await _send_empty(send)
-                    return
-                await self._send_head(send)
-                await self._relay(call, messages or [], send)
-        except TokenwireError:
-            if not self._is_left:
-                raise
-        finally:
-            watcher.cancel()
-            await asyncio.wait([watcher])
+        # The task that relays is woken for each token. Here it would be resumed through the 25 coroutines
+        # of the application's layers each time.
+        with suppress(ClientDisconnect):
+            await until_disconnect(receive, self._run(send))
+
+    async def _run(self, send: Send) -> None:
+        async with self._call as call:
+            metadata = parse_initial_metadata(await call.initial_metadata())
+            self._stream_id = metadata.stream_id
+            messages = await call.read() if self._waits_for_event else None
+            if messages == []:
+                await _send_empty(send)
+                return
+            await self._send_head(send)
+            await self._relay(call, messages or [], send)
 
     async def _relay(self, call: Call, messages: list[bytes], send: Send) -> None:
         is_complete = True
@@ -81,8 +80,6 @@ class RelayResponse(Response):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                 messages = []
         except TokenwireError as error:
-            if self._is_left:
-                return
             error.stream_id = error.stream_id or self._stream_id
             error.last_sequence = error.last_sequence or self._last_sequence
             body = self._form.error(problem_of(error))
@@ -109,20 +106,18 @@ class RelayResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": _raw(headers)})
         await send({"type": "http.response.body", "body": self._preamble, "more_body": True})
 
-    async def _cancel_when_left(self, receive: Receive) -> None:
-        await wait_for_disconnect(receive)
-        self._is_left = True
-        self._call.cancel()
 
+async def until_disconnect(receive: Receive, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a coroutine, as a task, for a caller. It is cancelled when the caller leaves.
 
-async def until_disconnect(receive: Receive, awaitable: Awaitable[_Result]) -> _Result:
-    """Await something for a caller. It is cancelled, and Problem raised, when the caller leaves."""
-    task = asyncio.ensure_future(awaitable)
+    Raises ClientDisconnect then.
+    """
+    task = asyncio.create_task(coroutine)
     watcher = asyncio.create_task(wait_for_disconnect(receive))
     try:
         await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Problem(499, "CANCELLED", "the caller left")
+            raise ClientDisconnect
         return task.result()
     finally:
         task.cancel()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from google.protobuf.duration_pb2 import Duration
 
 from tokenwire.v1.chat_pb2 import ChatRequest, ChatResponse
 
-from ..grpc_client.channel import Channel
 from ..http.credentials import call_metadata
 from ..http.timeouts import timeout_s
 from ..relay.events import to_json
 from ..relay.formats import negotiate
 from ..relay.response import RelayResponse, until_disconnect
 from ..requests import parse_chat_request
-from ..settings import Settings
+from .state import channel_of, settings_of
 
 CHAT = "tokenwire.v1.ChatService/Chat"
 CHAT_STREAM = "tokenwire.v1.ChatService/ChatStream"
@@ -24,29 +21,14 @@ CHAT_STREAM = "tokenwire.v1.ChatService/ChatStream"
 router = APIRouter(prefix="/v1")
 
 
-def channel_of(request: Request) -> Channel:
-    """Return the channel to the server."""
-    channel: Channel = request.app.state.channel
-    return channel
-
-
-def settings_of(request: Request) -> Settings:
-    """Return the edge's settings."""
-    settings: Settings = request.app.state.settings
-    return settings
-
-
-ServerChannel = Annotated[Channel, Depends(channel_of)]
-EdgeSettings = Annotated[Settings, Depends(settings_of)]
-
-
 @router.post("/chat/stream")
-async def stream_chat(request: Request, channel: ServerChannel, settings: EdgeSettings) -> Response:
+async def stream_chat(request: Request) -> Response:
     """Start a generation and read its events."""
+    settings = settings_of(request)
     form = negotiate(request.headers.get("accept", ""))
     chat = parse_chat_request(await request.body())
     shows_heartbeats = limit_heartbeats(chat, settings.heartbeat_interval_s)
-    call = channel.stream(
+    call = channel_of(request).stream(
         CHAT_STREAM,
         chat.SerializeToString(),
         metadata=call_metadata(request.headers),
@@ -56,16 +38,16 @@ async def stream_chat(request: Request, channel: ServerChannel, settings: EdgeSe
 
 
 @router.post("/chat")
-async def chat(request: Request, channel: ServerChannel, settings: EdgeSettings) -> Response:
+async def chat(request: Request) -> Response:
     """Generate an answer and return it whole."""
     body = parse_chat_request(await request.body())
     answer = await until_disconnect(
         request.receive,
-        channel.unary(
+        channel_of(request).unary(
             CHAT,
             body.SerializeToString(),
             metadata=call_metadata(request.headers),
-            timeout_s=timeout_s(request.headers, settings.stream_timeout_s),
+            timeout_s=timeout_s(request.headers, settings_of(request).stream_timeout_s),
         ),
     )
     return Response(to_json(ChatResponse.FromString(answer)), media_type="application/json")
