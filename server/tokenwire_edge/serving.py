@@ -1,41 +1,210 @@
-"""The process: listens, prints its address, and stops on signals."""
+"""The process that serves HTTP: from its listening sockets to its exit code."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .http.headers import STATIC_HEADERS
+from .http.overload import MAX_EXCESS
+from .http.protocol import protocol_class
+from .http.shutdown import Shutdown
 from .settings import Settings
 
+logger = logging.getLogger(__name__)
 
-def run(app: FastAPI, settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT. Return the exit code."""
-    host, _, port = settings.listen.rpartition(":")
-    config = uvicorn.Config(
+BACKLOG = 2048
+RESERVED_DESCRIPTORS = 64
+"""For the event loop, the listening sockets, the connections to the server and open files."""
+END_S = 2.0
+"""Seconds in which streams write their last event when the grace period is over."""
+
+
+def run(app: Starlette, settings: Settings) -> int:
+    """Serve `app` until SIGTERM or SIGINT. Return the exit code.
+
+    `app.state.shutdown` must be a `Shutdown`. The line that the process is ready is printed on stdout. A
+    second signal ends the process at once.
+    """
+    try:
+        sockets = bind(settings.listen)
+    except OSError as error:
+        sys.stderr.write(
+            f"tokenwire-edge: cannot listen on {settings.listen}: {error.strerror or error}\n"
+        )
+        return 1
+    Server(config_of(app, settings), app.state.shutdown, settings.shutdown_grace_s).run(sockets)
+    return 0
+
+
+def config_of(app: Starlette, settings: Settings) -> uvicorn.Config:
+    """Return uvicorn's configuration. Raises the limit of open files to what `settings` need."""
+    fitting = _raise_descriptor_limit(settings.max_connections)
+    return uvicorn.Config(
         app,
-        host=host.strip("[]"),
-        port=int(port),
-        http="httptools",
-        loop="uvloop",
+        http=protocol_class(settings.model_copy(update={"max_connections": fitting})),
         ws="websockets-sansio",
-        access_log=False,
+        ws_max_size=settings.max_frame_bytes,
+        ws_ping_interval=settings.socket_ping_interval_s,
+        ws_ping_timeout=settings.socket_ping_interval_s,
+        # Events are small: compressing them costs more CPU time and memory than it saves bytes.
+        ws_per_message_deflate=False,
+        interface="asgi3",
+        lifespan="on",
+        log_config=None,
+        # Its INFO lines contain query strings, which contain tickets; its DEBUG lines contain frames.
         log_level="warning",
+        access_log=False,
+        proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=int(settings.keep_alive_s),
+        headers=list(STATIC_HEADERS),
+        backlog=BACKLOG,
     )
-    server = uvicorn.Server(config)
 
-    async def serve() -> None:
-        task = asyncio.create_task(server.serve())
-        while not server.started and not task.done():  # noqa: ASYNC110  # it has no event
-            await asyncio.sleep(0.01)
-        if server.started:
-            address = server.servers[0].sockets[0].getsockname()
-            print(f"tokenwire-edge: listening on http://{address[0]}:{address[1]}", flush=True)  # noqa: T201
-        await task
 
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(serve())
-    return 0 if server.started else 1
+class Server(uvicorn.Server):
+    """Uvicorn's server with another end: see `shutdown`."""
+
+    def __init__(self, config: uvicorn.Config, shutdown: Shutdown, grace_s: float) -> None:
+        super().__init__(config)
+        self._shutdown = shutdown
+        self._grace_s = grace_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        line = f"tokenwire-edge: listening on http://{_host_and_port(host, port)}\n"
+        try:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        except OSError:
+            logger.info("listening on port %d (stdout cannot be written)", port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting; let open requests end; end the streams that remain; then close everything."""
+        self._shutdown.requested.set()
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        self._shut_connections(HttpToolsProtocol)
+        await self._wait_until_idle(self._grace_s)
+        self._shutdown.end()
+        self._shut_connections(asyncio.Protocol)
+        await self._wait_until_idle(END_S)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await self._wait_until_idle(END_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await self.lifespan.shutdown()
+
+    def _shut_connections(self, kind: type[asyncio.Protocol]) -> None:
+        """Close idle connections. Those that are responding are closed after it, WebSockets with 1012."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, kind):
+                connection.shutdown()
+
+    async def _wait_until_idle(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.should_exit:
+            os._exit(128 + sig)
+        self.should_exit = True
+
+
+def bind(address: str) -> list[socket.socket]:
+    """Return sockets that listen on every address of `HOST:PORT`. Port 0: any free one.
+
+    An empty host means all addresses of this machine. Raises OSError.
+    """
+    host, _, port_text = address.rpartition(":")
+    if not port_text.isdecimal() or int(port_text) > 65_535:
+        raise OSError("it is not HOST:PORT")
+    port = int(port_text)
+    found = dict.fromkeys(
+        (family, place)
+        for family, _, _, _, place in socket.getaddrinfo(
+            host.strip("[]") or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    )
+    sockets: list[socket.socket] = []
+    unusable: OSError | None = None
+    try:
+        for family, (name, _, *scope) in found:
+            try:
+                listener = _listener(family, (name, port, *scope), is_only=len(found) == 1)
+            except OSError as error:
+                # A host name can have addresses of a family that this machine does not use.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                unusable = error
+            else:
+                sockets.append(listener)
+                port = listener.getsockname()[1]
+        if unusable is not None and not sockets:
+            raise unusable
+    except OSError:
+        for opened in sockets:
+            opened.close()
+        raise
+    return sockets
+
+
+def _listener(family: int, place: tuple[object, ...], *, is_only: bool) -> socket.socket:
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and not is_only:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(place)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _raise_descriptor_limit(max_connections: int) -> int:
+    """Raise the limit of open files as far as possible. Return how many connections it allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS may report no limit although it has one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return max_connections
+    fitting = max(1, soft - MAX_EXCESS - RESERVED_DESCRIPTORS)
+    if fitting < max_connections:
+        logger.warning(
+            "max_connections is %d, but the limit of %d open files (ulimit -n) has room for %d: "
+            "raise this limit, or lower max_connections",
+            max_connections,
+            soft,
+            fitting,
+        )
+    return min(fitting, max_connections)
