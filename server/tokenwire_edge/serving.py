@@ -39,6 +39,11 @@ def run(app: Starlette, settings: Settings) -> int:
     `app.state.shutdown` must be a `Shutdown`. The line that the process is ready is printed on stdout. A
     second signal ends the process at once.
     """
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
     try:
         sockets = bind(settings.listen)
     except OSError as error:
@@ -94,8 +99,10 @@ class Server(uvicorn.Server):
             logger.info("listening on port %d (stdout cannot be written)", port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting; let open requests end; end the streams that remain; then close everything."""
-        self._shutdown.requested.set()
+        """Stop accepting; let open requests end; end the streams that remain; then close everything.
+
+        The signal has already made the process unready.
+        """
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
         self._shut_connections(HttpToolsProtocol)
@@ -131,6 +138,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.should_exit:
             os._exit(128 + sig)
+        self._shutdown.requested.set()
         self.should_exit = True
 
 

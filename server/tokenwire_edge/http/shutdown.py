@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from ..problems import Problem
+from tokenwire.errors import TokenwireError
+
+from ..problems import Problem, problem_of
 
 
 class Shutdown:
@@ -35,7 +37,7 @@ class Shutdown:
         """Call `callback` when the grace period ends within the block. It must not block.
 
         A stream passes what makes it stop waiting, such as its call's `cancel`. Then it writes `problem`
-        as its last event, so that its caller resumes it elsewhere.
+        as its last event, and its caller resumes it elsewhere.
         """
         self._callbacks.add(callback)
         try:
@@ -45,9 +47,13 @@ class Shutdown:
         finally:
             self._callbacks.discard(callback)
 
+    def problem_instead_of(self, error: TokenwireError) -> Problem:
+        """Return the problem of a call that failed, perhaps because `ended_by` cancelled it."""
+        problem = problem_of(error)
+        return self.problem(problem.facts) if self.is_ending else problem
+
     @staticmethod
-    def problem() -> Problem:
+    def problem(facts: Mapping[str, str] | None = None) -> Problem:
         """Return the error of what ends because the process does."""
-        return Problem(
-            503, "DRAINING", "this edge is shutting down: try again or resume", retry_after_s=1.0
-        )
+        detail = "this edge is shutting down: try again or resume"
+        return Problem(503, "DRAINING", detail, facts=facts, retry_after_s=1.0)

@@ -1,20 +1,14 @@
 """Connections that misbehave, as raw sockets, to a real uvicorn in a thread of its own."""
 
 import asyncio
-import json
-import socket
-import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
-import uvloop
 from websockets.sync.client import connect
 
+from raw_http import Response, head, responses, serving
 from tokenwire_edge.http import protocol
-from tokenwire_edge.http.shutdown import Shutdown
-from tokenwire_edge.serving import Server, bind, config_of
-from tokenwire_edge.settings import Settings
 
 MEBIBYTE = 1 << 20
 
@@ -72,95 +66,10 @@ class Application:
             self.unfinished -= 1
 
 
-class Edge:
-    def __init__(self, **settings):
-        self.app = Application()
-        settings = Settings(listen="127.0.0.1:0", **settings)
-        sockets = bind(settings.listen)
-        self.address = sockets[0].getsockname()
-        self.server = Server(config_of(self.app, settings), Shutdown(), 0.1)
-        self._thread = threading.Thread(target=self._run, args=(sockets,))
-        self._thread.start()
-        while not self.server.started:
-            time.sleep(0.002)
-
-    def _run(self, sockets):
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self.server._serve(sockets))
-
-    def stop(self):
-        self.server.should_exit = True
-        self._thread.join()
-
-    @contextmanager
-    def connection(self, sent=b""):
-        with socket.create_connection(self.address, timeout=20) as connection:
-            connection.sendall(sent)
-            yield connection
-
-    def wait_until(self, condition):
-        ends = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < ends
-            time.sleep(0.005)
-
-    @property
-    def connections(self):
-        return len(self.server.server_state.connections)
-
-
-@contextmanager
-def serving(**settings):
-    edge = Edge(**settings)
-    try:
-        yield edge
-    finally:
-        edge.stop()
-
-
 @pytest.fixture(scope="module")
 def edge():
-    with serving(max_header_bytes=4096) as edge:
+    with serving(Application(), max_header_bytes=4096) as edge:
         yield edge
-
-
-def head(path="/", method="GET", *headers):
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: edge", *headers, "", ""]).encode()
-
-
-class Response:
-    def __init__(self, file):
-        self.status = int(file.readline().split()[1])
-        self.headers = {}
-        while line := file.readline().decode().strip():
-            name, _, value = line.partition(": ")
-            self.headers[name] = value
-        self.body = b""
-        if "content-length" in self.headers:
-            self.body = file.read(int(self.headers["content-length"]))
-        else:
-            while size := int(file.readline(), 16):
-                self.body += file.read(size)
-                file.readline()
-            file.readline()
-
-    @property
-    def problem(self):
-        assert self.headers["content-type"] == "application/problem+json"
-        assert self.headers["connection"] == "close"
-        assert self.headers["x-content-type-options"] == "nosniff"
-        problem = json.loads(self.body)
-        assert problem["status"] == self.status
-        return self.status, problem["reason"]
-
-
-def responses(connection):
-    """All responses until the connection is closed."""
-    found = []
-    with connection.makefile("rb") as file:
-        while file.peek(1):
-            found.append(Response(file))
-    return found
 
 
 def refused(connection):
@@ -173,7 +82,7 @@ def refused(connection):
 
 @pytest.fixture(scope="module")
 def impatient_edge():
-    with serving(header_timeout_s=0.2, keep_alive_s=0.4) as edge:
+    with serving(Application(), header_timeout_s=0.2, keep_alive_s=0.4) as edge:
         yield edge
 
 
@@ -342,7 +251,10 @@ def test_a_caller_that_leaves_ends_the_request_before_the_pipelined_one(edge):
 
 
 def test_a_response_that_is_not_read_is_ended():
-    with serving(write_stall_s=0.2) as edge, edge.connection(head("/endless")) as connection:
+    with (
+        serving(Application(), write_stall_s=0.2) as edge,
+        edge.connection(head("/endless")) as connection,
+    ):
         connection.recv(1)
         edge.wait_until(lambda: edge.app.unfinished == 0)
         assert edge.connections == 0
@@ -350,14 +262,14 @@ def test_a_response_that_is_not_read_is_ended():
 
 def test_a_complete_response_that_is_not_read_does_not_keep_its_connection():
     sent = head("/", "GET", f"x-size: {64 * MEBIBYTE}", "connection: close")
-    with serving(write_stall_s=0.2) as edge, edge.connection(sent) as connection:
+    with serving(Application(), write_stall_s=0.2) as edge, edge.connection(sent) as connection:
         connection.recv(1)
         edge.wait_until(lambda: edge.connections == 0)
 
 
 def test_a_slow_reader_that_makes_progress_gets_everything():
     sent = head("/", "GET", f"x-size: {8 * MEBIBYTE}", "connection: close")
-    with serving(write_stall_s=0.3) as edge, edge.connection(sent) as connection:
+    with serving(Application(), write_stall_s=0.3) as edge, edge.connection(sent) as connection:
         size = 0
         while data := connection.recv(MEBIBYTE):
             size += len(data)
@@ -369,7 +281,7 @@ def test_a_slow_reader_that_makes_progress_gets_everything():
 
 
 def test_connections_past_the_limit_get_503_and_health_checks_still_work():
-    with serving(max_connections=2) as edge, edge.connection(), edge.connection():
+    with serving(Application(), max_connections=2) as edge, edge.connection(), edge.connection():
         edge.wait_until(lambda: edge.connections == 2)
         with edge.connection(head("/healthz")) as connection:
             [response] = responses(connection)
@@ -385,7 +297,7 @@ def test_connections_past_the_limit_get_503_and_health_checks_still_work():
 
 
 def test_a_websocket_counts_as_a_connection():
-    with serving(max_connections=1) as edge:
+    with serving(Application(), max_connections=1) as edge:
         with connect("ws://{}:{}/".format(*edge.address), compression=None):
             with edge.connection(head()) as connection:
                 assert refused(connection) == (503, "OVERLOADED")
@@ -396,14 +308,14 @@ def test_a_websocket_counts_as_a_connection():
 
 def test_connections_past_those_whose_request_is_read_get_503_at_once(monkeypatch):
     monkeypatch.setattr(protocol, "MAX_EXCESS", 1)
-    with serving(max_connections=1) as edge, edge.connection(), edge.connection():
+    with serving(Application(), max_connections=1) as edge, edge.connection(), edge.connection():
         edge.wait_until(lambda: edge.connections == 2)
         with edge.connection() as connection:
             assert refused(connection) == (503, "OVERLOADED")
 
 
 def test_a_flood_of_connections_is_survived():
-    with serving(max_connections=50) as edge, ExitStack() as held:
+    with serving(Application(), max_connections=50) as edge, ExitStack() as held:
         for _ in range(50):
             held.enter_context(edge.connection())
         edge.wait_until(lambda: edge.connections == 50)

@@ -1,0 +1,28 @@
+"""What surrounds the routes, in order: access log, CORS, unexpected errors."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from ..settings import Settings
+from .access_log import AccessLog
+from .errors import Faults, add_error_handlers
+from .headers import cors
+from .limits import Bodies
+from .shutdown import Shutdown
+
+
+def add_middleware(app: Starlette, settings: Settings) -> None:
+    """Surround the routes of `app`, and make `app.state.bodies` and `app.state.shutdown`.
+
+    Raises ValueError if `settings.cors_origins` are invalid.
+    """
+    app.state.bodies = Bodies(settings)
+    app.state.shutdown = shutdown = Shutdown()
+    add_error_handlers(app)
+    app.user_middleware[:0] = [
+        Middleware(AccessLog),
+        *cors(settings.cors_origins),  # outside of Faults: pages may read those errors too
+        Middleware(Faults, shutdown=shutdown),
+    ]
