@@ -13,15 +13,16 @@ from tokenwire.connect.tls import Tls
 from tokenwire.errors import TokenwireError
 
 from .grpc_client.channel import Channel
+from .http.middleware import add_middleware
 from .problems import Problem, problem_of
-from .routes import chat
+from .routes import chat, health
 from .settings import Settings
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. It connects to the server with the first request.
 
-    Raises ValueError if the target or a TLS file is invalid.
+    Raises ValueError if the target, a TLS file or an origin is invalid.
     """
     channel = Channel(
         connection_to(settings.target, key=None, tls=_tls(settings), options=()),
@@ -34,14 +35,22 @@ def create_app(settings: Settings) -> FastAPI:
         await channel.close()
 
     app = FastAPI(
-        title="Tokenwire", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
+        title="Tokenwire",
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # the target of a redirect would be made from the header Host
     )
     app.state.settings = settings
     app.state.channel = channel
+    app.state.readiness = health.Readiness()
+    add_middleware(app, settings)
     app.add_exception_handler(Problem, _problem_response)
     app.add_exception_handler(TokenwireError, _problem_response)
     app.add_exception_handler(ClientDisconnect, _no_response)
     app.include_router(chat.router)
+    app.include_router(health.router)
     return app
 
 
