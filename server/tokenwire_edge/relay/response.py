@@ -15,7 +15,7 @@ from tokenwire.errors import TokenwireError
 from tokenwire.wire.metadata import parse_initial_metadata
 
 from ..grpc_client.call import Call
-from ..problems import problem_of
+from ..http.shutdown import Shutdown
 from .events import encode
 from .formats import Format
 
@@ -55,13 +55,17 @@ class RelayResponse(Response):
         self._last_sequence = 0
         self._stream_id = ""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        # The task that relays is woken for each token. Here it would be resumed through the 25 coroutines
-        # of the application's layers each time.
-        with suppress(ClientDisconnect):
-            await until_disconnect(receive, self._run(send))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        shutdown: Shutdown = scope["app"].state.shutdown
+        with shutdown.ended_by(self._call.cancel), suppress(ClientDisconnect):
+            try:
+                # The task that relays is woken for each token. Here it would be resumed through the 25
+                # coroutines of the application's layers each time.
+                await until_disconnect(receive, self._run(send, shutdown))
+            except TokenwireError as error:
+                raise shutdown.problem_instead_of(error) from None
 
-    async def _run(self, send: Send) -> None:
+    async def _run(self, send: Send, shutdown: Shutdown) -> None:
         async with self._call as call:
             metadata = parse_initial_metadata(await call.initial_metadata())
             self._stream_id = metadata.stream_id
@@ -70,9 +74,11 @@ class RelayResponse(Response):
                 await _send_empty(send)
                 return
             await self._send_head(send)
-            await self._relay(call, messages or [], send)
+            await self._relay(call, messages or [], send, shutdown)
 
-    async def _relay(self, call: Call, messages: list[bytes], send: Send) -> None:
+    async def _relay(
+        self, call: Call, messages: list[bytes], send: Send, shutdown: Shutdown
+    ) -> None:
         is_complete = True
         try:
             while messages or (messages := await call.read()):
@@ -82,7 +88,7 @@ class RelayResponse(Response):
         except TokenwireError as error:
             error.stream_id = error.stream_id or self._stream_id
             error.last_sequence = error.last_sequence or self._last_sequence
-            body = self._form.error(problem_of(error))
+            body = self._form.error(shutdown.problem_instead_of(error))
             is_complete = not self._form.is_cut_off_by_errors
         else:
             body = b""

@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from tokenwire.v1.chat_pb2 import ChatRequest, ChatResponse
 
 from ..http.credentials import call_metadata
+from ..http.limits import read_body
 from ..http.timeouts import timeout_s
 from ..relay.events import to_json
 from ..relay.formats import negotiate
@@ -26,7 +27,7 @@ async def stream_chat(request: Request) -> Response:
     """Start a generation and read its events."""
     settings = settings_of(request)
     form = negotiate(request.headers.get("accept", ""))
-    chat = parse_chat_request(await request.body())
+    chat = parse_chat_request(await read_body(request))
     shows_heartbeats = limit_heartbeats(chat, settings.heartbeat_interval_s)
     call = channel_of(request).stream(
         CHAT_STREAM,
@@ -40,7 +41,7 @@ async def stream_chat(request: Request) -> Response:
 @router.post("/chat")
 async def chat(request: Request) -> Response:
     """Generate an answer and return it whole."""
-    body = parse_chat_request(await request.body())
+    body = parse_chat_request(await read_body(request))
     answer = await until_disconnect(
         request.receive,
         channel_of(request).unary(
