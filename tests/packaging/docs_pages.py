@@ -26,6 +26,7 @@ PAGES = (
     "docs/providers.md",
     "docs/costs-and-usage.md",
     "docs/grpcurl.md",
+    "docs/edge.md",
     "docs/keys-and-limits.md",
     "docs/configuration.md",
     "docs/simulator.md",
