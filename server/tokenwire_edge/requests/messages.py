@@ -126,7 +126,7 @@ class _Reader:
         for name, item in value.items():
             field = fields.get(name)
             if field is None:
-                self.report(extended(path, name), _unknown_field(name, descriptor))
+                self.report(extended(path, name), unknown_field(name, descriptor))
                 continue
             here = (path, field.name)
             if field.name in seen:
@@ -263,7 +263,16 @@ def _list(items: Any) -> list[Any]:
     return items
 
 
-def _unknown_field(name: str, descriptor: Descriptor) -> str:
+def field_named(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
+    """Return a field of a message type by one of its names."""
+    for field in descriptor.fields:
+        if name in (field.name, field.json_name):
+            return field
+    return None
+
+
+def unknown_field(name: str, descriptor: Descriptor) -> str:
+    """Describe a name that no field of a message type has."""
     names = {each.json_name: each.name for each in descriptor.fields}
     names |= {each.name: each.name for each in descriptor.fields}
     near = difflib.get_close_matches(cleaned(name), names, 1)

@@ -1,0 +1,160 @@
+"""Streams, token counts, models, usage and the caller: each route is one unary call to the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from fastapi import APIRouter, Request, Response
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from tokenwire.v1 import caller_pb2, chat_pb2, model_pb2, usage_pb2
+
+from ..grpc_client.channel import Channel
+from ..http.credentials import call_metadata
+from ..requests import (
+    check_content_type,
+    check_stream_id,
+    message_of_query,
+    parse_chat_request,
+    parsed,
+    refuse_query,
+)
+from ..settings import Settings
+
+INLINE_BYTES = 16 * 1024
+"""Size of a serialized response whose JSON is made without a thread, in about 5 ms."""
+
+
+class Lookup(NamedTuple):
+    """A route, and the method that it calls."""
+
+    verb: str
+    path: str
+    """`{stream_id}` and `{id}` become the field of the same name in the request."""
+    method: str
+    request: type[Message]
+    response: type[Message]
+    field: str = ""
+    """Field of the response that is returned. Empty: the response."""
+    status: int = 200
+
+
+LOOKUPS = (
+    Lookup(
+        "GET",
+        "/v1/streams/{stream_id}",
+        "tokenwire.v1.ChatService/GetStream",
+        chat_pb2.GetStreamRequest,
+        chat_pb2.StreamInfo,
+    ),
+    Lookup(
+        "DELETE",
+        "/v1/streams/{stream_id}",
+        "tokenwire.v1.ChatService/DeleteStream",
+        chat_pb2.DeleteStreamRequest,
+        chat_pb2.DeleteStreamResponse,
+        status=204,
+    ),
+    Lookup(
+        "POST",
+        "/v1/streams/{stream_id}/cancel",
+        "tokenwire.v1.ChatService/CancelStream",
+        chat_pb2.CancelStreamRequest,
+        chat_pb2.CancelStreamResponse,
+        field="stream",
+    ),
+    Lookup(
+        "POST",
+        "/v1/count",
+        "tokenwire.v1.ChatService/CountTokens",
+        chat_pb2.ChatRequest,
+        chat_pb2.CountTokensResponse,
+    ),
+    Lookup(
+        "GET",
+        "/v1/models",
+        "tokenwire.v1.ModelService/ListModels",
+        model_pb2.ListModelsRequest,
+        model_pb2.ListModelsResponse,
+    ),
+    Lookup(
+        "GET",
+        "/v1/models/{id:path}",
+        "tokenwire.v1.ModelService/GetModel",
+        model_pb2.GetModelRequest,
+        model_pb2.Model,
+    ),
+    Lookup(
+        "GET",
+        "/v1/usage/summary",
+        "tokenwire.v1.UsageService/GetUsageSummary",
+        usage_pb2.GetUsageSummaryRequest,
+        usage_pb2.GetUsageSummaryResponse,
+    ),
+    Lookup(
+        "GET",
+        "/v1/usage/records",
+        "tokenwire.v1.UsageService/ListUsageRecords",
+        usage_pb2.ListUsageRecordsRequest,
+        usage_pb2.ListUsageRecordsResponse,
+    ),
+    Lookup(
+        "GET",
+        "/v1/caller",
+        "tokenwire.v1.CallerService/GetCaller",
+        caller_pb2.GetCallerRequest,
+        caller_pb2.Caller,
+    ),
+)
+
+
+def _endpoint(lookup: Lookup) -> Callable[[Request], Awaitable[Response]]:
+    async def call(request: Request) -> Response:
+        channel: Channel = request.app.state.channel
+        settings: Settings = request.app.state.settings
+        metadata = call_metadata(request.headers)
+        message = await _message(lookup, request)
+        data = await channel.unary(
+            lookup.method,
+            message.SerializeToString(),
+            metadata=metadata,
+            timeout_s=settings.call_timeout_s,
+        )
+        headers = {"cache-control": "no-store"}
+        if lookup.status == 204:
+            return Response(status_code=204, headers=headers)
+        is_large = len(data) > INLINE_BYTES
+        body = await asyncio.to_thread(_json, lookup, data) if is_large else _json(lookup, data)
+        return Response(body, lookup.status, headers, "application/json")
+
+    return call
+
+
+async def _message(lookup: Lookup, request: Request) -> Message:
+    """Return the message of a request: of its body, its path or its query. Raises Problem."""
+    query = request.query_params.multi_items()
+    ids: dict[str, str] = request.path_params
+    if not ids and lookup.verb == "GET" and lookup.request.DESCRIPTOR.fields:
+        return message_of_query(query, lookup.request)
+    refuse_query(query)
+    if lookup.request is chat_pb2.ChatRequest:
+        check_content_type(request.headers.get("content-type"))
+        return await parsed(parse_chat_request, await request.body())
+    if "stream_id" in ids:
+        check_stream_id(ids["stream_id"])
+    return lookup.request(**ids)
+
+
+def _json(lookup: Lookup, data: bytes) -> bytes:
+    message = lookup.response.FromString(data)
+    if lookup.field:
+        message = getattr(message, lookup.field)
+    return json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode()
+
+
+router = APIRouter()
+for each in LOOKUPS:
+    router.add_api_route(each.path, _endpoint(each), methods=[each.verb], name=each.method)
