@@ -12,11 +12,10 @@ from tokenwire.v1.chat_pb2 import ROLE_USER, ChatRequest
 
 from .json_text import count_separators, parse_json_object
 from .messages import message_of, string_fault
-from .parameters import check_content_type, check_stream_id, message_of_query, refuse_query
+from .parameters import check_stream_id, message_of_query, refuse_query
 
 __all__ = [
     "chat_request_of",
-    "check_content_type",
     "check_stream_id",
     "message_of",
     "message_of_query",

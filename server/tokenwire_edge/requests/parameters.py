@@ -1,4 +1,4 @@
-"""What requests have outside of their bodies: content type, ids in the path, and the query."""
+"""What requests have outside of their bodies: ids in the path, and the query."""
 
 from __future__ import annotations
 
@@ -11,32 +11,12 @@ from google.protobuf.message import Message
 
 from ..problems import Problem
 from .messages import field_named, message_of, unknown_field
-from .violations import MAX_VIOLATIONS, cleaned, invalid_request, shown
+from .violations import MAX_VIOLATIONS, cleaned, invalid_request
 
 _STREAM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_JSON = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE)
-_CHARSET = re.compile(r";[ \t]*charset[ \t]*=[ \t]*\"?([^\";]*)", re.IGNORECASE)
 _BOOLEANS = {"true": True, "false": False}
 
 M = TypeVar("M", bound=Message)
-
-
-def check_content_type(content_type: str | None) -> None:
-    """Check that a body is JSON.
-
-    A browser sends JSON of another origin only after it has asked the edge (CORS). It sends text and forms
-    without asking, and they could start generations on a server that needs no key.
-
-    Raises:
-        Problem: 415 UNSUPPORTED_MEDIA_TYPE.
-    """
-    found = content_type or ""
-    charset = _CHARSET.search(found)
-    if not _JSON.fullmatch(found) or (charset and charset[1].strip().lower() != "utf-8"):
-        given = f"not {shown(found)}" if found else "and it is missing"
-        raise Problem(
-            415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type must be application/json, {given}"
-        )
 
 
 def check_stream_id(stream_id: str) -> str:

@@ -14,8 +14,8 @@ from tokenwire.v1 import caller_pb2, chat_pb2, model_pb2, usage_pb2
 
 from ..grpc_client.channel import Channel
 from ..http.credentials import call_metadata
+from ..http.limits import read_body
 from ..requests import (
-    check_content_type,
     check_stream_id,
     message_of_query,
     parse_chat_request,
@@ -25,7 +25,7 @@ from ..requests import (
 from ..settings import Settings
 
 INLINE_BYTES = 16 * 1024
-"""Size of a serialized response whose JSON is made without a thread, in about 5 ms."""
+"""Size of a serialized response whose JSON is made without a thread, in about 4 ms."""
 
 
 class Lookup(NamedTuple):
@@ -141,8 +141,7 @@ async def _message(lookup: Lookup, request: Request) -> Message:
         return message_of_query(query, lookup.request)
     refuse_query(query)
     if lookup.request is chat_pb2.ChatRequest:
-        check_content_type(request.headers.get("content-type"))
-        return await parsed(parse_chat_request, await request.body())
+        return await parsed(parse_chat_request, await read_body(request))
     if "stream_id" in ids:
         check_stream_id(ids["stream_id"])
     return lookup.request(**ids)
