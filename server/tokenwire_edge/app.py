@@ -15,7 +15,7 @@ from tokenwire.errors import TokenwireError
 from .grpc_client.channel import Channel
 from .http.middleware import add_middleware
 from .problems import Problem, problem_of
-from .routes import chat, health
+from .routes import chat, health, lookups
 from .settings import Settings
 
 
@@ -50,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(TokenwireError, _problem_response)
     app.add_exception_handler(ClientDisconnect, _no_response)
     app.include_router(chat.router)
+    app.include_router(lookups.router)
     app.include_router(health.router)
     return app
 
