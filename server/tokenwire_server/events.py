@@ -203,7 +203,7 @@ class Logprobs(msgspec.Struct, frozen=True, gc=False):
 
 
 class NoticeKind(enum.IntEnum):
-    """What a notice reports. The values are those of NoticeKind in the proto."""
+    """What a notice in a log reports. The values are those of NoticeKind in the proto."""
 
     MODEL_CHANGED = 4
 
@@ -218,6 +218,10 @@ class Notice(msgspec.Struct, frozen=True, gc=False):
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     """A sign of life during silence. Made for one reader, never in a log."""
+
+
+class CaughtUp(msgspec.Struct, frozen=True, gc=False):
+    """The reader has all events that the log had. Made for one reader, never in a log."""
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -258,5 +262,5 @@ Delta = (
 Event = Started | Delta | Finished
 """An entry of a stream's log."""
 
-ReaderEvent = Event | Usage | Heartbeat
+ReaderEvent = Event | Usage | Heartbeat | CaughtUp
 """An event that a reader gets: an entry of the log, or an event made for this reader."""

@@ -8,6 +8,7 @@ import time
 import pytest
 
 import tokenwire
+from tokenwire.v1.event_pb2 import NOTICE_KIND_CAUGHT_UP
 from tokenwire_server.simulator.words import generated_text
 
 from .breakable_wire import wire_to
@@ -45,10 +46,15 @@ class History:
         self.pieces = []
         self.chars = 0
         self.last = 0
+        self.caught_up = 0
         self.finished = None
 
     def saw(self, event):
         assert self.finished is None, "an event after the end"
+        if event.notice.kind == NOTICE_KIND_CAUGHT_UP:
+            assert event.sequence == self.last
+            self.caught_up += 1
+            return
         assert event.sequence > self.last
         assert (event.WhichOneof("event") == "started") == (event.sequence == 1)
         self.last = event.sequence
@@ -62,6 +68,7 @@ class History:
     def is_whole(self):
         assert "".join(self.pieces) == "".join(WORDS)
         assert self.last == TOKENS + 2
+        assert 0 < self.caught_up <= CUTS, "one notice for each time that it resumed"
         assert self.finished.reason == tokenwire.FinishReason.FINISH_REASON_STOP
 
 

@@ -103,6 +103,28 @@ async def test_a_running_stream_is_replayed_in_one_event_and_continues_without_a
     assert len(texts[0]) > 10 * len(texts[1])
 
 
+async def test_a_reader_that_joins_a_running_stream_is_told_once_that_it_caught_up(api):
+    """The reader that started the stream is not told, nor is a reader of an ended stream."""
+    request = api.request("openai/sim?repeat=forever&itl_ms=5", request_id="caught-up")
+    call = api.chat_stream(request)
+    events = aiter(call)
+    first = [await anext(events) for _ in range(20)]
+    stream_id = first[0].started.stream_id
+    last = first[-1].sequence
+    joined = [resume(api, stream_id), resume(api, stream_id, last), api.chat_stream(request)]
+    for other, after in zip(joined, (0, last, 0), strict=True):
+        seen = [await anext(aiter(other))]
+        while not seen[-1].HasField("notice"):
+            seen.append(await anext(aiter(other)))
+        assert seen[-1].notice == event_pb2.Notice(kind=event_pb2.NOTICE_KIND_CAUGHT_UP)
+        assert seen[-1].sequence == (seen[-2].sequence if len(seen) > 1 else after) >= last
+        assert (await anext(aiter(other))).sequence > seen[-1].sequence
+    await api.cancel_stream(pb.CancelStreamRequest(stream_id=stream_id))
+    ended = [resume(api, stream_id), api.chat_stream(request)]
+    for rest in [first, *[await read(each) for each in (events, *joined, *ended)]]:
+        assert not any(event.HasField("notice") for event in rest)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_every_reader_gets_a_failure_after_all_earlier_events(api, provider):
     call = api.chat_stream(api.request(f"{provider}/sim?tokens=30&drop_after=12&itl_ms=3"))

@@ -5,7 +5,8 @@ Times are seconds since the epoch, as is the server's `end_time`. Both are from 
 
 from dataclasses import dataclass, field
 
-MADE = ("heartbeat", "usage")
+CAUGHT_UP = "caught_up"
+MADE = ("heartbeat", "usage", CAUGHT_UP)
 """Kinds of events that are made for one reader. They are not entries of the log."""
 DELTAS = ("text", "reasoning", "arguments")
 """Kinds of entries that merging may join."""
@@ -26,7 +27,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Seen:
-    """An event that a reader received: one of an Entry's kinds, or started, finished, heartbeat or usage."""
+    """An event that a reader received: one of an Entry's kinds, or started, finished, or one of MADE."""
 
     sequence: int
     kind: str

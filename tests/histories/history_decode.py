@@ -4,7 +4,7 @@ import time
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
-from history import End, Info, Seen
+from history import CAUGHT_UP, End, Info, Seen
 from history_reference import SIGNED
 
 from tokenwire.v1 import chat_pb2, event_pb2
@@ -41,6 +41,8 @@ def seen(event: event_pb2.TokenEvent) -> Seen:
             }
         case "usage":
             fields |= {"usage": usage(said)}
+        case "notice" if said.kind == event_pb2.NOTICE_KIND_CAUGHT_UP:
+            which = CAUGHT_UP
     return Seen(event.sequence, _KINDS.get(which, which), at=time.time(), **fields)
 
 

@@ -7,7 +7,7 @@ Each violation is a sentence. A valid history has none. `history_order` has the 
 
 from collections.abc import Iterator, Sequence
 
-from history import CANCELLED, DELTAS, MADE, Entry, History, Reading, Reference, Seen
+from history import CANCELLED, CAUGHT_UP, DELTAS, MADE, Entry, History, Reading, Reference, Seen
 from history_order import order_violations
 
 READERS_OWN = ("STREAM_NOT_FOUND", "SLOW_READER", "RESUME_POINT_EXPIRED", "RESUME_POINT_AHEAD")
@@ -20,6 +20,7 @@ def violations(history: History) -> list[str]:
     for number, reading in enumerate(history.readings):
         name = f"reader {number} after {reading.after}"
         found += [f"{name}: {what}" for what in _reading(history, reading)]
+        found += [f"{name}: {what}" for what in _caught_up(reading, is_creator=number == 0)]
     return found + list(order_violations(history))
 
 
@@ -78,6 +79,18 @@ def _reading(history: History, reading: Reading) -> Iterator[str]:
     else:
         yield from _call_end(history, reading, position, is_over=is_over)
     yield from _too_many_made(reading)
+
+
+def _caught_up(reading: Reading, *, is_creator: bool) -> Iterator[str]:
+    """Yield what is wrong with the notice that the reader has all past events."""
+    kinds = [event.kind for event in reading.events if event.kind in (CAUGHT_UP, "heartbeat")]
+    if is_creator:
+        if CAUGHT_UP in kinds:
+            yield "the reader that started the stream has caught up"
+    elif kinds.count(CAUGHT_UP) > 1:
+        yield "it caught up twice"
+    elif "heartbeat" in kinds and kinds[0] != CAUGHT_UP:
+        yield "it got a heartbeat before it caught up, so it waited"
 
 
 def _finished(reference: Reference, event: Seen, position: int) -> Iterator[str]:

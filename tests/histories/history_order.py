@@ -7,7 +7,7 @@ presence.
 
 from collections.abc import Iterator
 
-from history import CANCELLED, Answer, History, Reading
+from history import CANCELLED, CAUGHT_UP, Answer, History, Reading
 
 TIMER_S = 0.02
 """Tolerance: timers of the event loops are accurate to a millisecond; ten times that, on both sides."""
@@ -30,6 +30,7 @@ def order_violations(history: History) -> Iterator[str]:
     yield from _late_ends(history)
     yield from _unjustified_not_found(history)
     yield from _strangers(history)
+    yield from _early_caught_up(history)
     for number, reading in enumerate(history.readings):
         end = reading.end
         if end is not None and end.reason == "RESUME_POINT_AHEAD":
@@ -138,6 +139,20 @@ def _late_ends(history: History) -> Iterator[str]:
         late_s = reading.end.at - max(ended, reading.confirmed)
         if late_s > SOON_S:
             yield f"reader {number} got the end {late_s:.1f} s late"
+
+
+def _early_caught_up(history: History) -> Iterator[str]:
+    """Yield readers that caught up before they had all past events, or with a stream that had ended."""
+    ended = min((a.at for a in history.answers if a.info and a.info.reason), default=None)
+    for number, reading in enumerate(history.readings):
+        known = max(_known_sequences(history, reading.sent), default=0)
+        for event in reading.events:
+            if event.kind != CAUGHT_UP:
+                continue
+            if event.sequence < known:
+                yield f"reader {number} caught up at {event.sequence}, {known} was known before"
+            if ended is not None and reading.sent > ended:
+                yield f"reader {number} caught up with a stream that had ended"
 
 
 def _unjustified_not_found(history: History) -> Iterator[str]:

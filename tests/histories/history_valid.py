@@ -1,6 +1,6 @@
 """Generation of valid histories without a server: a log, and readers of it."""
 
-from history import CANCELLED, DELTAS, Answer, End, History, Info, Reading, Seen
+from history import CANCELLED, CAUGHT_UP, DELTAS, Answer, End, History, Info, Reading, Seen
 from history_reference import PROVIDERS, reference_of
 from hypothesis import strategies as st
 
@@ -56,7 +56,7 @@ def histories(draw) -> History:
     if is_failure:
         end = End("failed", reason, FACTS | {"last_sequence": str(last)}, over)
     history = History(reference, stream_id="the stream")
-    history.readings = [_reading(draw, log, 0, last, end)]
+    history.readings = [_reading(draw, log, 0, last, end, is_creator=True)]
     for _ in range(draw(st.integers(1, 3))):
         after = draw(st.integers(0, last))
         upto = draw(st.one_of(st.just(last), st.integers(after, last)))
@@ -76,14 +76,19 @@ def _there(history, at):
     return sum(r.confirmed < at and (r.left or r.end.at) > at for r in history.readings)
 
 
-def _reading(draw, log, after, upto, end) -> Reading:
+def _reading(draw, log, after, upto, end, *, is_creator=False) -> Reading:
     """Generate a reader from `after` to the end of the log, or cut off after `upto`."""
+    caught_up_due = not is_creator
     began = 100.1 + after
     reading = Reading(after, began, stream_id="the stream", confirmed=began + 0.1, heartbeat_s=0.1)
     position = after
     while position < upto:
-        if draw(st.integers(0, 3)) == 0:
-            at = 100.2 + position
+        waits = draw(st.integers(0, 3)) == 0
+        at = 100.2 + position
+        if caught_up_due and (waits or draw(st.booleans())):
+            reading.events.append(Seen(position, CAUGHT_UP, at=max(at, began)))
+            caught_up_due = False
+        if waits:
             reading.events.append(Seen(position, "heartbeat", at=max(at, began)))
         joined = _joined(log[position:upto], draw(st.integers(1, 4)))
         reading.events.append(joined)

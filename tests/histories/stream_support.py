@@ -4,7 +4,7 @@ model.
 
 import asyncio
 
-from history import Seen
+from history import CAUGHT_UP, Seen
 from history_invariants import covers
 from streams_support import Streams
 
@@ -14,7 +14,15 @@ from tokenwire_server.errors import (
     TokenwireError,
     UpstreamBroken,
 )
-from tokenwire_server.events import Citation, Finished, ReasoningDelta, Started, TextDelta, TextInfo
+from tokenwire_server.events import (
+    CaughtUp,
+    Citation,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    TextInfo,
+)
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import ChatRequest, Message, Text
@@ -180,8 +188,12 @@ class TrackedStream:
 class Reading:
     """One reader, and its pending read."""
 
-    def __init__(self, tracked, reader, after):
+    def __init__(self, tracked, reader, after, *, reports_caught_up):
         self.tracked = tracked
+        self.caught_up_due = reports_caught_up
+        """Whether it must be told when it waits for the first time. Never in a stream that has ended."""
+        self.past = tracked.stream.log.last_sequence
+        """The last sequence before it joined."""
         self.reader = reader
         self.position = after
         self.taking = None
@@ -212,6 +224,7 @@ class Reading:
         if not self.taking.done():
             assert self.position == log.last_sequence
             assert not log.sealed
+            assert not self.caught_up_due
             return
         taking, self.taking = self.taking, None
         try:
@@ -240,6 +253,11 @@ class Reading:
 
     def _check_event(self, event):
         tracked, position = self.tracked, self.position
+        if event.kind == CAUGHT_UP:
+            assert self.caught_up_due
+            assert self.past <= event.sequence == position
+            self.caught_up_due = False
+            return
         assert event.sequence > position
         if event.kind == "started":
             assert (event.sequence, event.proof) == (1, tracked.stream.id)
@@ -279,6 +297,8 @@ def seen(sequence, event):
             return Seen(sequence, "citation", event.index, name=event.title)
         case Started():
             return Seen(sequence, "started", proof=event.stream_id)
+        case CaughtUp():
+            return Seen(sequence, CAUGHT_UP)
         case Finished():
             return Seen(sequence, "finished", name=event.reason.name)
     raise AssertionError(event)

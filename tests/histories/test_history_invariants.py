@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from history import CANCELLED, MADE, Answer, End, Reading, Seen
+from history import CANCELLED, CAUGHT_UP, MADE, Answer, End, Reading, Seen
 from history_invariants import violations
 from history_valid import histories
 from hypothesis import HealthCheck, assume, given, settings
@@ -28,6 +28,11 @@ def pick(draw, items):
 def entries_of(reading):
     """Return the positions of events that are entries of the log."""
     return [n for n, event in enumerate(reading.events) if event.kind not in MADE]
+
+
+def made(reading, kind):
+    """Return the positions of events of a kind that is made for one reader."""
+    return [n for n, event in enumerate(reading.events) if event.kind == kind]
 
 
 def change(reading, at, **fields):
@@ -130,6 +135,45 @@ def a_heartbeat_counts(history, draw):
     at = draw(st.integers(0, len(reading.events)))
     before = reading.events[at - 1].sequence if at else reading.after
     reading.events.insert(at, Seen(before + 1, "heartbeat", at=reading.end.at))
+
+
+@mutation
+def a_reader_catches_up_twice(history, draw):
+    reading = pick(draw, (r for r in history.readings if made(r, CAUGHT_UP)))
+    at = made(reading, CAUGHT_UP)[0]
+    reading.events.insert(at, reading.events[at])
+
+
+@mutation
+def a_reader_waits_before_it_catches_up(history, draw):
+    reading = pick(draw, (r for r in history.readings[1:] if made(r, "heartbeat")))
+    del reading.events[made(reading, CAUGHT_UP)[0]]
+
+
+@mutation
+def the_creator_catches_up(history, draw):
+    reading = history.readings[0]
+    at = pick(draw, range(1, len(reading.events)))
+    before = reading.events[at - 1]
+    reading.events.insert(at, Seen(before.sequence, CAUGHT_UP, at=before.at))
+
+
+@mutation
+def a_reader_catches_up_before_it_has_all_past_events(history, draw):
+    known = history.answers[-1]
+    reading = Reading(draw(st.integers(0, known.info.last_sequence - 1)), sent=known.at + 1)
+    reading.events = [Seen(reading.after, CAUGHT_UP, at=known.at + 1)]
+    reading.end = End("cut", at=known.at + 1)
+    history.readings.append(reading)
+
+
+@mutation
+def a_reader_catches_up_with_a_stream_that_has_ended(history, draw):
+    known = history.answers[-1]
+    reading = Reading(known.info.last_sequence, sent=known.at + 1)
+    reading.events = [Seen(reading.after, CAUGHT_UP, at=known.at + 1)]
+    reading.end = End("cut", at=known.at + 1)
+    history.readings.append(reading)
 
 
 @mutation

@@ -97,7 +97,7 @@ class StreamMachine(RuleBasedStateMachine):
         )
         try:
             stream = self.registry.open(request, provider.route)
-            reader = stream.join(0)
+            reader = stream.join(0, reports_caught_up=known is not None)
         except Overloaded:
             assert is_full
             return
@@ -111,7 +111,7 @@ class StreamMachine(RuleBasedStateMachine):
             tracked = TrackedStream(stream, provider, request)
             self.tracked.append(tracked)
         assert tracked.stream is stream
-        self._joined(tracked, reader, 0)
+        self._joined(tracked, reader, 0, reports_caught_up=known is not None)
         self.registry.start(stream)
 
     def _has_request_id(self, tracked, request_id):
@@ -149,7 +149,7 @@ class StreamMachine(RuleBasedStateMachine):
         assert stream is tracked.stream
         last, earliest = tracked.stream.log.last_sequence, stream.log.earliest_sequence
         try:
-            reader = stream.join(last + 1 if after is None else after)
+            reader = stream.join(last + 1 if after is None else after, reports_caught_up=True)
         except ResumePointAhead as error:
             assert after is None
             assert error.latest_sequence == last
@@ -160,10 +160,11 @@ class StreamMachine(RuleBasedStateMachine):
         else:
             assert after is not None
             assert after >= earliest - 1
-            self._joined(tracked, reader, after)
+            self._joined(tracked, reader, after, reports_caught_up=True)
 
-    def _joined(self, tracked, reader, after):
-        tracked.readers.append(Reading(tracked, reader, after))
+    def _joined(self, tracked, reader, after, *, reports_caught_up):
+        is_due = reports_caught_up and not tracked.stream.log.sealed
+        tracked.readers.append(Reading(tracked, reader, after, reports_caught_up=is_due))
         tracked.alone_since = None
 
     @precondition(lambda self: self.readings)

@@ -14,6 +14,7 @@ from tokenwire.v1.event_pb2 import (
     FINISH_REASON_CONTEXT_FULL,
     FINISH_REASON_MAX_TOKENS,
     FINISH_REASON_OTHER,
+    NOTICE_KIND_CAUGHT_UP,
     Finished,
     FinishReason,
     TokenEvent,
@@ -82,7 +83,7 @@ class Tally:
     def add(self, event: TokenEvent, at_s: float) -> None:
         """Count the next event of the stream."""
         kind = event.WhichOneof("event")
-        if kind in _MADE_FOR_ONE_READER:
+        if kind in _MADE_FOR_ONE_READER or event.notice.kind == NOTICE_KIND_CAUGHT_UP:
             return
         self._event_count += 1
         if self._ttft_s is None and kind in _TOKEN_EVENTS:

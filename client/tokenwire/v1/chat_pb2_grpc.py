@@ -121,9 +121,10 @@ class ChatServiceServicer(object):
 
     def ResumeStream(self, request, context):
         """ResumeStream reads a stream from a cursor: first the past events after it, joined into few large
-        events, then live events. Several calls may read one stream, each at its own pace. The call counts as a
-        reader: the stream continues while at least one reader is left. Errors: STREAM_NOT_FOUND,
-        RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD, and after all of its events the error of a failed stream.
+        events, then live events. A notice with NOTICE_KIND_CAUGHT_UP separates them. Several calls may read
+        one stream, each at its own pace. The call counts as a reader: the stream continues while at least one
+        reader is left. Errors: STREAM_NOT_FOUND, RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD, and after all of
+        its events the error of a failed stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

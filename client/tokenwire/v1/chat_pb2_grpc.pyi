@@ -69,9 +69,10 @@ class ChatServiceStub:
         tokenwire.v1.event_pb2.TokenEvent,
     ]
     """ResumeStream reads a stream from a cursor: first the past events after it, joined into few large
-    events, then live events. Several calls may read one stream, each at its own pace. The call counts as a
-    reader: the stream continues while at least one reader is left. Errors: STREAM_NOT_FOUND,
-    RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD, and after all of its events the error of a failed stream.
+    events, then live events. A notice with NOTICE_KIND_CAUGHT_UP separates them. Several calls may read
+    one stream, each at its own pace. The call counts as a reader: the stream continues while at least one
+    reader is left. Errors: STREAM_NOT_FOUND, RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD, and after all of
+    its events the error of a failed stream.
     """
 
     CancelStream: grpc.UnaryUnaryMultiCallable[
@@ -145,9 +146,10 @@ class ChatServiceAsyncStub:
         tokenwire.v1.event_pb2.TokenEvent,
     ]
     """ResumeStream reads a stream from a cursor: first the past events after it, joined into few large
-    events, then live events. Several calls may read one stream, each at its own pace. The call counts as a
-    reader: the stream continues while at least one reader is left. Errors: STREAM_NOT_FOUND,
-    RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD, and after all of its events the error of a failed stream.
+    events, then live events. A notice with NOTICE_KIND_CAUGHT_UP separates them. Several calls may read
+    one stream, each at its own pace. The call counts as a reader: the stream continues while at least one
+    reader is left. Errors: STREAM_NOT_FOUND, RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD, and after all of
+    its events the error of a failed stream.
     """
 
     CancelStream: grpc.aio.UnaryUnaryMultiCallable[
@@ -229,9 +231,10 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[tokenwire.v1.event_pb2.TokenEvent], collections.abc.AsyncIterator[tokenwire.v1.event_pb2.TokenEvent]]:
         """ResumeStream reads a stream from a cursor: first the past events after it, joined into few large
-        events, then live events. Several calls may read one stream, each at its own pace. The call counts as a
-        reader: the stream continues while at least one reader is left. Errors: STREAM_NOT_FOUND,
-        RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD, and after all of its events the error of a failed stream.
+        events, then live events. A notice with NOTICE_KIND_CAUGHT_UP separates them. Several calls may read
+        one stream, each at its own pace. The call counts as a reader: the stream continues while at least one
+        reader is left. Errors: STREAM_NOT_FOUND, RESUME_POINT_EXPIRED, RESUME_POINT_AHEAD, and after all of
+        its events the error of a failed stream.
         """
 
     @abc.abstractmethod

@@ -84,6 +84,12 @@ class _NoticeKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     """Never sent."""
     NOTICE_KIND_MODEL_CHANGED: _NoticeKind.ValueType  # 4
     """The provider continues the answer with another model: `model`."""
+    NOTICE_KIND_CAUGHT_UP: _NoticeKind.ValueType  # 5
+    """The caller has received all past events of the stream; live events follow. Sent once to a caller of
+    ResumeStream, and to a caller of ChatStream whose `request_id` attached it to an existing stream, also
+    if there are no past events. Not sent if the stream has ended by then: its end follows the past events.
+    Repeats the sequence of the event before it, or the cursor if there is none.
+    """
 
 class NoticeKind(_NoticeKind, metaclass=_NoticeKindEnumTypeWrapper):
     """NoticeKind is what a notice reports."""
@@ -92,6 +98,12 @@ NOTICE_KIND_UNSPECIFIED: NoticeKind.ValueType  # 0
 """Never sent."""
 NOTICE_KIND_MODEL_CHANGED: NoticeKind.ValueType  # 4
 """The provider continues the answer with another model: `model`."""
+NOTICE_KIND_CAUGHT_UP: NoticeKind.ValueType  # 5
+"""The caller has received all past events of the stream; live events follow. Sent once to a caller of
+ResumeStream, and to a caller of ChatStream whose `request_id` attached it to an existing stream, also
+if there are no past events. Not sent if the stream has ended by then: its end follows the past events.
+Repeats the sequence of the event before it, or the cursor if there is none.
+"""
 global___NoticeKind = NoticeKind
 
 class _FinishReason:
@@ -241,7 +253,7 @@ class TokenEvent(google.protobuf.message.Message):
 
     @property
     def notice(self) -> global___Notice:
-        """Something about the stream changed."""
+        """Something about the stream, or about this reader's position in it."""
 
     @property
     def usage(self) -> tokenwire.v1.usage_pb2.Usage:
@@ -638,7 +650,9 @@ global___TokenLogprob = TokenLogprob
 
 @typing.final
 class Notice(google.protobuf.message.Message):
-    """Notice reports a change of the stream. Ignore a kind that you do not recognize."""
+    """Notice reports a change of the stream, or a position of the reader. Ignore a kind that you do not
+    recognize.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -646,11 +660,11 @@ class Notice(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     PROVIDER_FIELD_NUMBER: builtins.int
     kind: global___NoticeKind.ValueType
-    """What changed."""
+    """What the notice reports."""
     model: builtins.str
-    """Name of the model that answers from now on."""
+    """Name of the model that answers from now on. Set only with NOTICE_KIND_MODEL_CHANGED."""
     provider: builtins.str
-    """Name of the provider that answers from now on."""
+    """Name of the provider that answers from now on. Set only with NOTICE_KIND_MODEL_CHANGED."""
     def __init__(
         self,
         *,

@@ -129,22 +129,23 @@ class Chats:
         delivery: Delivery,
     ) -> Opened:
         plan = self._admission.plan(request, caller, violations, deadline)
-        stream, allowances = await self._open_stream(request, plan, caller, deadline)
-        return stream, stream.join(0, delivery), allowances
+        stream, allowances, is_new = await self._open_stream(request, plan, caller, deadline)
+        return stream, stream.join(0, delivery, reports_caught_up=not is_new), allowances
 
     async def _open_stream(
         self, request: ChatRequest, plan: Plan, caller: Caller, deadline: float | None
-    ) -> tuple[StreamHandle, tuple[Allowance, ...]]:
+    ) -> tuple[StreamHandle, tuple[Allowance, ...], bool]:
+        """Return the stream, what is left of the caller's limits, and whether the stream is new."""
         tenant = caller.tenant
         async with self._directory.claim(request.request_id, request.body_hash, tenant) as known:
             if known is not None:
-                return known, ()
+                return known, (), False
             chat = await self._admission.reserve(request, plan, caller, deadline)
             try:
                 allowances = (*chat.reservation.allowances, *self._spend.allowances(tenant))
                 cached = self._cache.get(tenant, request.cache) if request.cache else None
                 # From here to the reader's `join` nothing may wait: a stream without a reader would not end.
-                return self._host.open(chat, cached), allowances
+                return self._host.open(chat, cached), allowances, True
             except BaseException:
                 chat.reservation.release()
                 raise
@@ -158,7 +159,7 @@ class Chats:
         Raises StreamNotFound, ResumePointAhead, ResumePointExpired, Overloaded.
         """
         stream = await self.find(stream_id, caller)
-        with stream.join(after_sequence, delivery) as reader:
+        with stream.join(after_sequence, delivery, reports_caught_up=True) as reader:
             yield reader
 
     async def find(self, stream_id: str, caller: Caller) -> StreamHandle:

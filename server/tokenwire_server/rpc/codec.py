@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
 
 from ..events import (
+    CaughtUp,
     Citation,
     Finished,
     Heartbeat,
@@ -128,6 +129,11 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
             return event_pb2.TokenEvent(sequence=sequence, usage=usage_message(event))
         case Heartbeat():
             return event_pb2.TokenEvent(sequence=sequence, heartbeat=event_pb2.Heartbeat())
+        case CaughtUp():
+            return event_pb2.TokenEvent(
+                sequence=sequence,
+                notice=event_pb2.Notice(kind=event_pb2.NOTICE_KIND_CAUGHT_UP),
+            )
 
 
 class AnswerBuilder:
@@ -188,7 +194,7 @@ class AnswerBuilder:
                     self._besides.finished.CopyFrom(_finished(event))
                 case ToolCallStarted() | ToolCallDelta():
                     pass  # the complete call follows, unless the answer was cut off
-                case Notice() | Usage() | Heartbeat():
+                case Notice() | Usage() | Heartbeat() | CaughtUp():
                     pass  # not part of the answer
         if self.is_too_large:
             self._text.clear()

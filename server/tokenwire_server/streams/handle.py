@@ -119,10 +119,17 @@ class StreamHandle:
         if self._control is not None:
             self._control.cancel()
 
-    def join(self, after_sequence: int = 0, delivery: Delivery = Delivery()) -> Reader:  # noqa: B008  # frozen
+    def join(
+        self,
+        after_sequence: int = 0,
+        delivery: Delivery = Delivery(),  # noqa: B008  # frozen
+        *,
+        reports_caught_up: bool = False,
+    ) -> Reader:
         """Return a new reader that starts after a sequence. Leave its block to leave the stream.
 
-        Raises ResumePointAhead, ResumePointExpired, Overloaded.
+        With `reports_caught_up`, it gets CaughtUp when it has read all that the log has and the stream
+        continues. Raises ResumePointAhead, ResumePointExpired, Overloaded.
         """
         earliest, latest = self.log.earliest_sequence, self.log.last_sequence
         if after_sequence > latest:
@@ -133,7 +140,7 @@ class StreamHandle:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        reader = Reader(self, after_sequence, delivery)
+        reader = Reader(self, after_sequence, delivery, reports_caught_up=reports_caught_up)
         self._readers.add(reader)
         return reader
 

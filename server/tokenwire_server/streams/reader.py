@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from ..errors import SlowReader, StreamFailed, StreamNotFound, StreamPosition, TokenwireError
-from ..events import Heartbeat, ReaderEvent, Usage
+from ..events import CaughtUp, Heartbeat, ReaderEvent, Usage
 from ..request import Delivery
 from ..streamlog.base import StreamLog
 from .merge import merge
@@ -49,6 +49,7 @@ class Reader:
     """
 
     __slots__ = (
+        "_caught_up_due",
         "_heartbeat_due",
         "_heartbeat_timer",
         "_loop",
@@ -61,9 +62,17 @@ class Reader:
         "delivered",
     )
 
-    def __init__(self, stream: ReadableStream, after_sequence: int, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        stream: ReadableStream,
+        after_sequence: int,
+        delivery: Delivery,
+        *,
+        reports_caught_up: bool = False,
+    ) -> None:
         self._stream = stream
         self._sequence = after_sequence
+        self._caught_up_due = reports_caught_up
         self.delivered = after_sequence
         """The last sequence that was written to the caller. An error that leaves the block reports it."""
         self._loop = asyncio.get_running_loop()
@@ -87,7 +96,8 @@ class Reader:
         """Wait until there are events after the cursor; return them, merged, and move the cursor.
 
         Returns at once if there are any: up to 64 KiB of joined text, so perhaps not all. Returns a
-        heartbeat if there are none for the heartbeat interval, and the usage if it is due; both carry the
+        heartbeat if there are none for the heartbeat interval, and the usage if it is due. With
+        `reports_caught_up`, returns CaughtUp once, before it waits for the first time. All three carry the
         sequence of the cursor. Returns an empty list at the end of a stream that finished.
 
         Raises StreamFailed at the end of a stream that failed, SlowReader if the log has dropped the
@@ -107,6 +117,9 @@ class Reader:
             if self._usage_due:
                 self._usage_due = False
                 return self._own(self._stream.usage())
+            if self._caught_up_due:
+                self._caught_up_due = False
+                return self._own(CaughtUp())
             if self._heartbeat_due:
                 return self._own(Heartbeat())
             self._sleeper = self._loop.create_future()

@@ -8,8 +8,10 @@ from tokenwire.v1.chat_pb2 import StreamInfo
 from tokenwire.v1.event_pb2 import (
     FINISH_REASON_OTHER,
     FINISH_REASON_STOP,
+    NOTICE_KIND_CAUGHT_UP,
     Finished,
     Heartbeat,
+    Notice,
     Timings,
     ToolCallDelta,
 )
@@ -100,8 +102,12 @@ def test_a_cancelled_stream_reports_its_usage_if_it_is_known():
     assert line == "cancelled after 2 events, 12 tokens in, 3 out, 300 ms"
 
 
-def test_heartbeats_and_interval_usage_are_not_counted_as_events():
-    beats = [event(1, heartbeat=Heartbeat()), event(1, usage=Usage(output_tokens=3))]
+def test_what_the_server_makes_for_one_reader_is_not_counted_as_an_event():
+    beats = [
+        event(1, heartbeat=Heartbeat()),
+        event(1, usage=Usage(output_tokens=3)),
+        event(1, notice=Notice(kind=NOTICE_KIND_CAUGHT_UP)),
+    ]
 
     tally = tally_of(*((0.1, each) for each in [started(), *beats]))
 

@@ -11,6 +11,7 @@ from streams_support import Control, a_stream, fail, raises_failed, read_all
 
 from tokenwire_server.errors import ServerStopped, SlowReader, StreamFailed, StreamPosition
 from tokenwire_server.events import (
+    CaughtUp,
     Finished,
     FinishReason,
     Heartbeat,
@@ -20,6 +21,7 @@ from tokenwire_server.events import (
     Usage,
 )
 from tokenwire_server.request import Delivery
+from tokenwire_server.streams.merge import MAX_MERGED_CHARS
 
 USED = Usage(input_tokens=1, output_tokens=2)
 FINISHED = Finished(
@@ -189,6 +191,51 @@ async def test_an_ended_stream_sends_no_usage_and_no_heartbeats(stream):
         stream.log.finish(FINISHED)
         assert (await reader.take())[-1] == (1, FINISHED)
         await asyncio.sleep(0.05)
+        assert await reader.take() == []
+
+
+async def test_a_reader_is_told_once_that_it_caught_up_when_it_has_read_all_past_events(stream):
+    for _ in range(3):
+        stream.log.append(TextDelta("x" * MAX_MERGED_CHARS, 0))
+    with stream.join(1, reports_caught_up=True) as reader:
+        stream.log.append(TextDelta("joined later, but before it waits", 0))
+        taken = [(await reader.take())[0] for _ in range(4)]
+        assert [sequence for sequence, _ in taken] == [2, 3, 4, 4]
+        assert taken[-1] == (4, CaughtUp())
+        stream.log.append(TextDelta("a", 0))
+        assert await reader.take() == [(5, TextDelta("a", 0))]
+        taking = asyncio.create_task(reader.take())
+        await asyncio.sleep(0)
+        assert not taking.done()
+        taking.cancel()
+
+
+async def test_a_reader_without_past_events_is_told_at_once_that_it_caught_up(stream):
+    stream.log.append(TextDelta("a", 0))
+    with stream.join(1, Delivery(heartbeat_s=0.01), reports_caught_up=True) as reader:
+        await asyncio.sleep(0.05)
+        assert await reader.take() == [(1, CaughtUp())]
+        assert await asyncio.wait_for(reader.take(), 5) == [(1, Heartbeat())]
+
+
+async def test_usage_that_is_due_early_neither_moves_nor_replaces_the_notice_of_past_events(stream):
+    stream.attach(Control(USED))
+    for text in ("a", "b"):
+        stream.log.append(TextDelta(text, 0))
+    with stream.join(1, Delivery(usage_s=0.01), reports_caught_up=True) as reader:
+        await asyncio.sleep(0.05)
+        assert await reader.take() == [(1, USED)]
+        assert await reader.take() == [(2, TextDelta("b", 0))]
+        taken = [(await reader.take())[0] for _ in range(2)]
+        assert (2, CaughtUp()) in taken
+
+
+async def test_a_reader_of_a_stream_that_ends_first_is_not_told_that_it_caught_up(stream):
+    stream.log.append(TextDelta("a", 0))
+    with stream.join(reports_caught_up=True) as reader:
+        assert await reader.take() == [(1, TextDelta("a", 0))]
+        stream.log.finish(FINISHED)
+        assert await reader.take() == [(2, FINISHED)]
         assert await reader.take() == []
 
 
