@@ -1,0 +1,168 @@
+/** The edge over HTTP: calls, and streams of server-sent events. */
+
+import { connectionLost, invalidResponse, problemError, responseError } from "./errors.js";
+import { EventStreamParser } from "./sse.js";
+
+/** How long a call that is no stream may take. The edge's own limit is shorter. */
+const CALL_TIMEOUT_MS = 90_000;
+/** How long the end of a response is waited for after `finished`, so that its connection can be used again. */
+const DRAIN_MS = 1_000;
+
+/** One edge: its address, and the key for it. */
+export class Edge {
+  #key;
+  #fetch;
+
+  /** @param {{baseUrl: string, key: string | (() => string | Promise<string>), fetch: typeof fetch}} options */
+  constructor({ baseUrl, key, fetch }) {
+    this.baseUrl = baseUrl.replace(/\/+$/, "");
+    this.#key = key;
+    this.#fetch = fetch;
+  }
+
+  /** Return the key for the next request. */
+  async key() {
+    return typeof this.#key === "function" ? await this.#key() : this.#key;
+  }
+
+  /** Send a request, and return the JSON of its response. */
+  async call(method, path, { body, signal, keepalive } = {}) {
+    const controller = new AbortController();
+    const onabort = () => controller.abort(signal.reason);
+    if (signal?.aborted) onabort();
+    signal?.addEventListener("abort", onabort);
+    try {
+      return await within(CALL_TIMEOUT_MS, controller, async () => {
+        const response = await this.request(method, path, { body, controller, keepalive });
+        return response.status === 204 ? {} : await response.json();
+      });
+    } finally {
+      signal?.removeEventListener("abort", onabort);
+    }
+  }
+
+  /** Send a request, and return its response. Throws the error that the response is. */
+  async request(method, path, { body, controller, accept = "application/json", keepalive = false }) {
+    const headers = { accept };
+    const key = await this.key();
+    if (key) headers.authorization = `Bearer ${key}`;
+    if (body !== undefined) headers["content-type"] = "application/json";
+    const { signal } = controller;
+    const init = { method, headers, body: JSON.stringify(body), cache: "no-store", keepalive, signal };
+    let response;
+    try {
+      response = await this.#fetch(this.baseUrl + path, init);
+    } catch (error) {
+      if (signal.aborted) throw signal.reason;
+      throw connectionLost(`the edge cannot be reached: ${error.message}`, error);
+    }
+    if (!response.ok) throw await responseError(response);
+    return response;
+  }
+
+  cancelStream(streamId, { signal } = {}) {
+    return this.call("POST", `${streamPath(streamId)}/cancel`, { signal, keepalive: true });
+  }
+}
+
+export function streamPath(streamId) {
+  return `/v1/streams/${encodeURIComponent(streamId)}`;
+}
+
+/** The events of a stream over HTTP: POST starts it, GET continues it. Implements `Source` of stream.js. */
+export class HttpSource {
+  #edge;
+  #request;
+  #idleTimeoutMs;
+
+  /** @param {Edge} edge */
+  constructor(edge, request, idleTimeoutMs) {
+    this.#edge = edge;
+    this.#request = request;
+    this.#idleTimeoutMs = idleTimeoutMs;
+  }
+
+  async open({ streamId, after, controller }) {
+    const response = await within(this.#idleTimeoutMs, controller, () => {
+      const init = { controller, accept: "text/event-stream" };
+      if (!streamId) return this.#edge.request("POST", "/v1/chat/stream", { ...init, body: this.#request });
+      // Not in Last-Event-ID: pages of other origins would need a permission for that header.
+      return this.#edge.request("GET", `${streamPath(streamId)}/events?after=${after}`, init);
+    });
+    if (response.status === 204) return { streamId, events: [], isAtEnd: true };
+    const type = response.headers.get("content-type") ?? "no content type";
+    if (!type.startsWith("text/event-stream")) {
+      controller.abort(invalidResponse(`expected text/event-stream, got ${type}`, response.status));
+      throw controller.signal.reason;
+    }
+    const parser = new EventStreamParser();
+    return {
+      streamId: response.headers.get("tokenwire-stream-id") ?? streamId,
+      events: readEvents(response, parser, controller, this.#idleTimeoutMs),
+      isAtEnd: false, // `finished` comes before it
+      retryMs: () => parser.retryMs,
+    };
+  }
+
+  async cancel(streamId) {
+    await this.#edge.cancelStream(streamId);
+  }
+}
+
+/** Yield the TokenEvents of a response. Reads only when the next one is requested. */
+async function* readEvents(response, parser, controller, idleTimeoutMs) {
+  const reader = response.body.getReader();
+  let isFinished = false;
+  try {
+    for (;;) {
+      const { done, value } = await within(idleTimeoutMs, controller, () =>
+        reader.read().catch((error) => {
+          throw connectionLost(`the connection broke: ${error.message}`, error);
+        }),
+      );
+      if (done) return;
+      for (const { event, data } of parsed(() => parser.feed(value))) {
+        const content = parsed(() => JSON.parse(data));
+        if (event === "error") throw problemError(content);
+        isFinished = event === "finished";
+        yield content;
+      }
+    }
+  } finally {
+    if (isFinished) drain(reader);
+    else reader.cancel().catch(() => {});
+  }
+}
+
+/** Read the end of a response in the background. */
+async function drain(reader) {
+  const timer = setTimeout(() => reader.cancel().catch(() => {}), DRAIN_MS);
+  try {
+    while (!(await reader.read()).done);
+  } catch {
+    // The connection broke: it cannot be used again, and nothing else is lost.
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Await an action. When it takes longer than that, abort the controller, which the action has to obey. */
+async function within(timeoutMs, controller, action) {
+  const onSilence = () => controller.abort(connectionLost(`no data for ${timeoutMs / 1000} s`));
+  const timer = setTimeout(onSilence, timeoutMs);
+  try {
+    return await action();
+  } catch (error) {
+    throw controller.signal.aborted ? controller.signal.reason : error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function parsed(parse) {
+  try {
+    return parse();
+  } catch (error) {
+    throw invalidResponse(`the event stream is invalid: ${error.message}`, 200, error);
+  }
+}
