@@ -1,0 +1,209 @@
+/** Draw an answer from its events: text, reasoning, tool calls, sources and how it ended. */
+
+import { safeAddress } from "./inline.js";
+import { MarkdownView, element, linkTo } from "./markdown_view.js";
+
+const ENDINGS = {
+  FINISH_REASON_STOP: "Complete",
+  FINISH_REASON_STOP_SEQUENCE: "Ended at a stop sequence",
+  FINISH_REASON_MAX_TOKENS: "Cut off at the limit of output tokens",
+  FINISH_REASON_TOOL_CALLS: "Complete: waits for the results of its tools",
+  FINISH_REASON_CONTENT_FILTER: "Stopped by the provider's content filter",
+  FINISH_REASON_REFUSAL: "The model refused",
+  FINISH_REASON_PAUSED: "Paused by the provider",
+  FINISH_REASON_TIME_LIMIT: "Stopped at the time limit",
+  FINISH_REASON_CANCELLED: "Cancelled",
+  FINISH_REASON_BUDGET: "Stopped at the budget",
+  FINISH_REASON_CONTEXT_FULL: "The context window is full",
+  FINISH_REASON_INVALID_TOOL_CALLS: "Ended with invalid tool calls",
+};
+
+/** Return how a stream ended, for people. */
+export function endingOf(finished) {
+  const known = ENDINGS[finished.reason];
+  return known ?? `Ended: ${finished.providerFinishReason || "for an unknown reason"}`;
+}
+
+export class AnswerView {
+  #blocks = new Map();
+  #changed = new Set();
+  #container;
+  #sources = null;
+
+  /** Answers are drawn in `container`, which is emptied first. */
+  constructor(container) {
+    this.#container = container;
+    container.replaceChildren();
+    /** All text of the answer, without reasoning. */
+    this.text = "";
+  }
+
+  /** Take an event. Nothing is drawn until `draw`. */
+  add(event) {
+    const content = event[event.type];
+    switch (event.type) {
+      case "text":
+        if (content.text) {
+          this.text += content.text;
+          this.#block("text", content.index, TextBlock).append(content.text);
+        }
+        break;
+      case "reasoning":
+        if (content.text) this.#block("reasoning", content.index, ReasoningBlock).append(content.text);
+        break;
+      case "toolCallStarted":
+        this.#block("tool", content.index, ToolBlock).start(content.name);
+        break;
+      case "toolCallDelta":
+        this.#block("tool", content.index, ToolBlock).append(content.argumentsJson ?? "");
+        break;
+      case "toolCall":
+        this.#block("tool", content.index, ToolBlock).complete(content.toolCall);
+        break;
+      case "invalidToolCall":
+        this.#block("tool", content.index, ToolBlock).reject(content);
+        break;
+      case "citation":
+        this.#addSource(content);
+        break;
+      case "notice":
+        if (content.model) this.#addNote(`${content.model} continues the answer.`);
+        break;
+      case "finished":
+        this.#addRefusal(content.refusal);
+        break;
+    }
+  }
+
+  /** Mark the end of the text so far as a place where reading was resumed. */
+  markSeam() {
+    const last = [...this.#blocks.values()].at(-1);
+    last?.markSeam?.();
+    if (last) this.#changed.add(last);
+  }
+
+  /** Draw what has changed. Call it once a frame. */
+  draw() {
+    for (const block of this.#changed) block.draw();
+    this.#changed.clear();
+  }
+
+  /** Draw the final state: no more events follow. */
+  finish() {
+    for (const block of this.#blocks.values()) {
+      block.finish?.();
+      block.draw();
+    }
+    this.#changed.clear();
+  }
+
+  #block(kind, index = 0, Block) {
+    const key = `${kind} ${index}`;
+    let block = this.#blocks.get(key);
+    if (block === undefined) {
+      block = new Block();
+      this.#container.append(block.element);
+      this.#blocks.set(key, block);
+    }
+    this.#changed.add(block);
+    return block;
+  }
+
+  #addSource({ url = "", title = "", citedText = "" }) {
+    if (this.#sources === null) {
+      this.#sources = element("ol", "sources");
+      this.#container.append(this.#sources);
+    }
+    const item = element("li");
+    const href = safeAddress(url);
+    const label = href === null ? item : item.appendChild(linkTo(href));
+    label.append(title || url || citedText.slice(0, 200) || "unnamed source");
+    this.#sources.append(item);
+  }
+
+  #addNote(text) {
+    const note = element("p", "note");
+    note.textContent = text;
+    this.#container.append(note);
+  }
+
+  #addRefusal(refusal) {
+    const text = [refusal?.category, refusal?.explanation].filter(Boolean).join(": ");
+    if (text) this.#addNote(text);
+  }
+}
+
+class TextBlock extends MarkdownView {}
+
+/** Folded, so that it does not push the answer away. */
+class ReasoningBlock extends MarkdownView {
+  #summary;
+  #characters = 0;
+
+  constructor() {
+    super();
+    const body = this.element;
+    const details = element("details", "reasoning");
+    this.#summary = element("summary");
+    details.append(this.#summary, body);
+    this.element = details;
+  }
+
+  append(text) {
+    this.#characters += text.length;
+    super.append(text);
+  }
+
+  draw() {
+    this.#summary.textContent = `Reasoning, ${this.#characters.toLocaleString("en")} characters`;
+    super.draw();
+  }
+}
+
+class ToolBlock {
+  #name;
+  #state;
+  #arguments;
+  #pending = "";
+
+  constructor() {
+    this.element = element("section", "tool");
+    const head = this.element.appendChild(element("p"));
+    this.#name = element("code");
+    this.#state = element("span", "state");
+    head.append("Tool call ", this.#name, " ", this.#state);
+    this.#arguments = this.element.appendChild(element("pre"));
+    this.#arguments.tabIndex = 0;
+    this.#arguments.append("");
+  }
+
+  start(name) {
+    this.#name.textContent = name;
+    this.#state.textContent = "receiving arguments";
+  }
+
+  append(text) {
+    this.#pending += text;
+  }
+
+  complete({ name, argumentsJson }) {
+    this.#end(name, "complete", argumentsJson);
+  }
+
+  reject({ name, argumentsText, problem }) {
+    this.#end(name, `invalid: ${problem}`, argumentsText);
+    this.element.classList.add("invalid");
+  }
+
+  draw() {
+    if (this.#pending) this.#arguments.firstChild.appendData(this.#pending);
+    this.#pending = "";
+  }
+
+  #end(name, state, text = "") {
+    this.#name.textContent = name;
+    this.#state.textContent = state;
+    this.#pending = "";
+    this.#arguments.replaceChildren(document.createTextNode(text));
+  }
+}

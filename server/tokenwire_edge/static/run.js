@@ -1,0 +1,216 @@
+/** The two ways to get an answer: as a stream, and whole. */
+
+import { AnswerView, endingOf } from "./answer_view.js";
+import { responseError } from "./errors.js";
+import { Measurement } from "./measure.js";
+
+const WIRE_OUT_MS = 1500;
+const CANCEL_WAIT_MS = 5000;
+
+/** The page's way to the edge. While it is out, requests wait. */
+export class Wire {
+  #back = Promise.resolve();
+
+  fetch = async (...request) => {
+    await this.#back;
+    return globalThis.fetch(...request);
+  };
+
+  takeOut(milliseconds) {
+    this.#back = new Promise((resolve) => setTimeout(resolve, milliseconds));
+  }
+}
+
+/**
+ * A streamed answer.
+ *
+ * `state` is "waiting", "streaming", "out" (the wire is pulled), "ended" or "failed". `onstate` is called
+ * after each change. `ending` says how it ended, and `error` why it failed.
+ */
+export class StreamedRun {
+  state = "waiting";
+  ending = "";
+  error = null;
+  measurement = new Measurement(performance.now());
+  #wire;
+  #stream;
+  #controller = new AbortController();
+  #pauseMs;
+  #isPausing = false;
+  #isCut = false;
+  #onstate;
+
+  /** Send the request. `pauseMs()` returns how long to stay away after each read. */
+  constructor({ client, wire, request, container, pauseMs, onstate }) {
+    this.answer = new AnswerView(container);
+    this.#wire = wire;
+    this.#pauseMs = pauseMs;
+    this.#onstate = onstate;
+    this.#stream = client.chat(request, {
+      signal: this.#controller.signal,
+      onreconnect: () => this.#onreconnect(),
+    });
+  }
+
+  get isRunning() {
+    return this.state !== "ended" && this.state !== "failed";
+  }
+
+  /** Read the stream to its end. Never rejects: see `error`. */
+  async read() {
+    try {
+      for await (const event of this.#stream) this.#take(event);
+      this.#end("ended");
+    } catch (error) {
+      if (this.#controller.signal.aborted) {
+        this.ending = "Stopped";
+        this.#end("ended");
+      } else {
+        this.error = error;
+        this.ending = "Failed";
+        this.#end("failed");
+      }
+    }
+  }
+
+  /** Stop the generation. What has arrived stays. */
+  async stop() {
+    const timer = setTimeout(() => this.#controller.abort(), CANCEL_WAIT_MS);
+    try {
+      await this.#stream.cancel();
+    } catch {
+      this.#controller.abort(); // leaving the stream cancels it, too
+    } finally {
+      if (!this.isRunning) clearTimeout(timer);
+    }
+  }
+
+  /** Cut the connection. It comes back by itself, and the stream resumes. */
+  pullWire() {
+    if (!this.isRunning || this.#isCut) return;
+    this.#isCut = true;
+    this.measurement.cut(performance.now());
+    this.#wire.takeOut(WIRE_OUT_MS);
+    this.#stream.disconnect();
+    this.#enter("out");
+  }
+
+  #take(event) {
+    this.measurement.add(event, performance.now());
+    this.answer.add(event);
+    if (event.type === "finished") {
+      this.ending = endingOf(event.finished);
+      return;
+    }
+    if (this.state !== "streaming" && this.measurement.eventCount > 0 && !this.#isCut) {
+      this.#enter("streaming");
+    }
+    const pauseMs = this.#pauseMs();
+    if (pauseMs > 0 && this.measurement.eventCount > 0 && !this.#isPausing && !this.#isCut) {
+      this.#isPausing = true;
+      this.#wire.takeOut(pauseMs);
+      this.#stream.disconnect();
+    }
+  }
+
+  #onreconnect() {
+    this.#isPausing = false;
+    if (!this.#isCut) return;
+    this.#isCut = false;
+    this.answer.markSeam();
+  }
+
+  #enter(state) {
+    this.state = state;
+    this.#onstate(this);
+  }
+
+  #end(state) {
+    this.measurement.end(performance.now());
+    this.answer.finish();
+    this.#enter(state);
+  }
+}
+
+/** An answer that is waited for until it is whole. `state` is "waiting", "ended" or "failed". */
+export class WholeRun {
+  state = "waiting";
+  ending = "";
+  error = null;
+  endMs = null;
+  #startedAt = performance.now();
+  #controller = new AbortController();
+  #client;
+  #request;
+  #onstate;
+
+  constructor({ client, request, container, onstate }) {
+    this.answer = new AnswerView(container);
+    this.#client = client;
+    this.#request = request;
+    this.#onstate = onstate;
+  }
+
+  get isRunning() {
+    return this.state === "waiting";
+  }
+
+  get isFailed() {
+    return this.state === "failed";
+  }
+
+  /** Time since the request was sent, until its end. */
+  elapsedMs(now) {
+    return this.endMs ?? now - this.#startedAt;
+  }
+
+  /** Request the answer. Never rejects: see `error`. */
+  async read() {
+    try {
+      const response = await this.#send();
+      for (const event of eventsOf(response)) this.answer.add(event);
+      this.ending = endingOf(response.finished ?? {});
+      this.state = "ended";
+    } catch (error) {
+      this.state = "failed";
+      this.error = error;
+      this.ending = this.#controller.signal.aborted ? "Stopped before there was anything to read" : "Failed";
+      if (this.#controller.signal.aborted) this.error = null;
+    }
+    this.endMs = performance.now() - this.#startedAt;
+    this.answer.finish();
+    this.#onstate(this);
+  }
+
+  stop() {
+    this.#controller.abort();
+  }
+
+  async #send() {
+    const headers = { "content-type": "application/json", accept: "application/json" };
+    if (this.#client.key) headers.authorization = `Bearer ${this.#client.key}`;
+    const response = await fetch("/v1/chat", {
+      method: "POST",
+      headers,
+      body: JSON.stringify(this.#request),
+      cache: "no-store",
+      signal: this.#controller.signal,
+    });
+    if (!response.ok) throw await responseError(response);
+    return response.json();
+  }
+}
+
+/** Return a whole answer as the events of a stream. */
+function* eventsOf({ message, finished, invalidToolCalls = [], citations = [] }) {
+  for (const [index, part] of (message?.parts ?? []).entries()) {
+    if (part.reasoning) yield { type: "reasoning", reasoning: { text: part.reasoning.text, index } };
+    else if (part.toolCall) yield { type: "toolCall", toolCall: { toolCall: part.toolCall, index } };
+    else yield { type: "text", text: { text: part.text, index } };
+  }
+  for (const invalidToolCall of invalidToolCalls) {
+    yield { type: "invalidToolCall", invalidToolCall: { ...invalidToolCall, index: `i${invalidToolCall.index ?? 0}` } };
+  }
+  for (const citation of citations) yield { type: "citation", citation };
+  if (finished) yield { type: "finished", finished };
+}
