@@ -6,8 +6,8 @@ import { MarkdownView, element, linkTo } from "./markdown_view.js";
 const ENDINGS = {
   FINISH_REASON_STOP: "Complete",
   FINISH_REASON_STOP_SEQUENCE: "Ended at a stop sequence",
-  FINISH_REASON_MAX_TOKENS: "Cut off at the limit of output tokens",
-  FINISH_REASON_TOOL_CALLS: "Complete: waits for the results of its tools",
+  FINISH_REASON_MAX_TOKENS: "Cut off at the limit of tokens",
+  FINISH_REASON_TOOL_CALLS: "Complete, with tool calls",
   FINISH_REASON_CONTENT_FILTER: "Stopped by the provider's content filter",
   FINISH_REASON_REFUSAL: "The model refused",
   FINISH_REASON_PAUSED: "Paused by the provider",

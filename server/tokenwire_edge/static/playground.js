@@ -3,19 +3,14 @@
 import { element } from "./markdown_view.js";
 import { GapChart, TimelineChart } from "./charts.js";
 import { durationMs, formatMicrousd, formatMs } from "./measure.js";
+import { ModelTable } from "./models.js";
 import { StreamedRun, WholeRun, Wire } from "./run.js";
 import { Tokenwire } from "./tokenwire.js";
 
 /** Figures and charts are drawn less often than text: more often cannot be read. */
 const FIGURES_INTERVAL_MS = 80;
-const MAX_SAMPLES = 50;
 /** Characters of a finished answer that a screen reader reads out by itself. */
 const MAX_ANNOUNCED = 2000;
-const EXAMPLES = [
-  "sim?tokens=900&tokens_per_second=300",
-  "sim?reasoning=60&tokens=300&itl_ms=20&ttft_ms=800",
-  "sim?tools=2&tokens=20&itl_ms=40",
-];
 const WEATHER = {
   name: "get_weather",
   description: "Return the current weather in a city.",
@@ -37,9 +32,10 @@ const gapChart = new GapChart(byId("gaps"));
 
 const wire = new Wire();
 const client = new Tokenwire({ fetch: wire.fetch });
-/** Times to first token that this page measured, by model, newest last. */
-const samples = new Map();
-let models = [];
+const models = new ModelTable(client, (id) => {
+  model.value = id;
+  model.focus();
+});
 let streamed = null;
 let whole = null;
 let isStopping = false;
@@ -137,10 +133,8 @@ function onStreamedState(run) {
 
 function onFirstToken(run) {
   announce(`The answer has begun after ${formatMs(run.measurement.ttftMs)}.`);
-  const known = samples.get(run.model) ?? [];
-  samples.set(run.model, [...known, run.measurement.ttftMs].slice(-MAX_SAMPLES));
+  models.addSample(run.model, run.measurement.ttftMs);
   panes.streamed.root.dataset.read = "";
-  drawModels();
 }
 
 function onWholeState(run) {
@@ -239,7 +233,7 @@ function drawMeasurement(measurement, now) {
   setText(byId("itl-tail"), gaps.total ? `1 in 100 takes ${formatMs(gaps.quantileMs(0.99))} or more` : "");
   setText(byId("rate"), rate === null ? "–" : rate.toFixed(rate < 10 ? 1 : 0));
   setText(byId("rate-server"), serverRate === undefined ? "" : `${serverRate.toFixed(0)} at the server`);
-  setText(byId("tokens"), deltaCount ? String(usage?.outputTokens || deltaCount) : "–");
+  setText(byId("tokens"), deltaCount ? String(measurement.endMs !== null && usage?.outputTokens ? usage.outputTokens : deltaCount) : "–");
   const merged = largestEvent > 1 ? `, the largest with ${largestEvent}` : "";
   setText(byId("events"), eventCount ? `in ${eventCount} events${merged}` : "");
   setText(byId("cost"), formatMicrousd(usage?.costMicrousd ?? null));
@@ -277,71 +271,9 @@ function redrawCharts() {
   gapChart.draw(null);
 }
 
-/* Models */
-
-async function loadModels() {
+function loadModels() {
   client.key = key.value.trim();
-  const state = byId("models-state");
-  try {
-    models = await client.models();
-    state.textContent = models.length
-      ? "Those that the server's configuration names. Any other model of its providers works, too."
-      : "The server's configuration names no models. Any model of its providers works.";
-  } catch (error) {
-    models = [];
-    state.textContent = `The list cannot be loaded: ${error.message}`;
-  }
-  const providers = models.filter(({ providerModel }) => providerModel === "demo").map(({ provider }) => provider);
-  const examples = providers.slice(0, 1).flatMap((name) => EXAMPLES.map((example) => `${name}/${example}`));
-  byId("known-models").replaceChildren(
-    ...[...models.map(({ id }) => id), ...examples].map((id) => {
-      const option = element("option");
-      option.value = id;
-      return option;
-    }),
-  );
-  drawModels();
-}
-
-function drawModels() {
-  const listed = new Map(models.map((each) => [each.id, each]));
-  const ids = [...listed.keys(), ...[...samples.keys()].filter((id) => !listed.has(id))];
-  const slowestMs = Math.max(1, ...[...samples.values()].map(median));
-  byId("models").hidden = ids.length === 0;
-  byId("models").tBodies[0].replaceChildren(
-    ...ids.map((id) => modelRow(id, listed.get(id)?.prices, samples.get(id), slowestMs)),
-  );
-}
-
-function modelRow(id, prices, measured, slowestMs) {
-  const row = element("tr");
-  const choose = row.appendChild(element("td")).appendChild(element("button"));
-  choose.type = "button";
-  choose.textContent = id;
-  choose.addEventListener("click", () => {
-    model.value = id;
-    model.focus();
-  });
-  const price = row.appendChild(element("td", "price"));
-  price.textContent = prices === undefined ? "–" : `${perMillion(prices.inputMicrousd)}, ${perMillion(prices.outputMicrousd)}`;
-  const latency = row.appendChild(element("td")).appendChild(element("span", "latency"));
-  if (measured === undefined) {
-    latency.textContent = "not measured";
-    return row;
-  }
-  const bar = latency.appendChild(element("span", "latency-bar"));
-  bar.style.width = `${Math.max(2, (median(measured) / slowestMs) * 96)}px`;
-  const count = measured.length === 1 ? "" : `, median of ${measured.length}`;
-  latency.append(`${formatMs(median(measured))}${count}`);
-  return row;
-}
-
-function median(values) {
-  return [...values].sort((a, b) => a - b)[Math.floor((values.length - 1) / 2)];
-}
-
-function perMillion(microusd) {
-  return formatMicrousd(Number(microusd ?? 0));
+  models.load();
 }
 
 /* Settings, which stay in this browser */
