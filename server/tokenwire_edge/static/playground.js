@@ -72,6 +72,8 @@ function requestOf() {
     model: model.value.trim(),
     messages: [{ role: "ROLE_USER", parts: [{ text: prompt.value }] }],
     delivery: { usageInterval: "1s" },
+    // So that a reader may leave and come back. Without a reader, the generation ends after the linger.
+    retention: { onDisconnect: "ON_DISCONNECT_CONTINUE", linger: "10s" },
   };
   if (cache.value !== "CACHE_MODE_OFF") request.cache = { mode: cache.value };
   if (tool.checked) request.tools = [WEATHER];
@@ -94,7 +96,7 @@ function start() {
   streamed = new StreamedRun({ client, wire, request, container, pauseMs, onstate: onStreamedState });
   whole = null;
   if (compare.checked) {
-    whole = new WholeRun({ client, request, container: panes.whole.answer, onstate: onWholeState });
+    whole = new WholeRun({ client, request: { ...request, retention: {} }, container: panes.whole.answer, onstate: onWholeState });
     whole.read();
   }
   streamed.model = request.model;

@@ -6,6 +6,7 @@ import { Measurement } from "./measure.js";
 
 const WIRE_OUT_MS = 1500;
 const CANCEL_WAIT_MS = 5000;
+const USAGE_INTERVAL_MS = 1000;
 
 /** The page's way to the edge. While it is out, requests wait. */
 export class Wire {
@@ -32,24 +33,25 @@ export class StreamedRun {
   ending = "";
   error = null;
   measurement = new Measurement(performance.now());
+  #client;
   #wire;
   #stream;
   #controller = new AbortController();
   #pauseMs;
-  #isPausing = false;
   #isCut = false;
+  #isStopped = false;
   #onstate;
+  #usageTimer;
+  #onceEnded = () => {};
 
-  /** Send the request. `pauseMs()` returns how long to stay away after each read. */
+  /** Send the request. `pauseMs()` returns for how long to leave after each read. */
   constructor({ client, wire, request, container, pauseMs, onstate }) {
     this.answer = new AnswerView(container);
+    this.#client = client;
     this.#wire = wire;
     this.#pauseMs = pauseMs;
     this.#onstate = onstate;
-    this.#stream = client.chat(request, {
-      signal: this.#controller.signal,
-      onreconnect: () => this.#onreconnect(),
-    });
+    this.#stream = client.chat(request, this.#options());
   }
 
   get isRunning() {
@@ -59,7 +61,7 @@ export class StreamedRun {
   /** Read the stream to its end. Never rejects: see `error`. */
   async read() {
     try {
-      for await (const event of this.#stream) this.#take(event);
+      while (!(await this.#readOnce())) await this.#leave();
       this.#end("ended");
     } catch (error) {
       if (this.#controller.signal.aborted) {
@@ -75,13 +77,13 @@ export class StreamedRun {
 
   /** Stop the generation. What has arrived stays. */
   async stop() {
+    this.#isStopped = true;
     const timer = setTimeout(() => this.#controller.abort(), CANCEL_WAIT_MS);
+    this.#onceEnded = () => clearTimeout(timer);
     try {
       await this.#stream.cancel();
     } catch {
-      this.#controller.abort(); // leaving the stream cancels it, too
-    } finally {
-      if (!this.isRunning) clearTimeout(timer);
+      this.#controller.abort();
     }
   }
 
@@ -95,29 +97,51 @@ export class StreamedRun {
     this.#enter("out");
   }
 
-  #take(event) {
-    this.measurement.add(event, performance.now());
-    this.answer.add(event);
-    if (event.type === "finished") {
-      this.ending = endingOf(event.finished);
-      return;
+  #options() {
+    return { signal: this.#controller.signal, onreconnect: () => this.#onreconnect() };
+  }
+
+  /** Read until the end, and return true; or until the reader has to pause, and return false. */
+  async #readOnce() {
+    for await (const event of this.#stream) {
+      this.measurement.add(event, performance.now());
+      this.answer.add(event);
+      if (event.type === "finished") {
+        this.ending = endingOf(event.finished);
+        return true;
+      }
+      const hasBegun = this.measurement.eventCount > 0;
+      if (hasBegun && this.state !== "streaming" && !this.#isCut) this.#enter("streaming");
+      if (hasBegun && this.#pauseMs() > 0 && !this.#isCut && !this.#isStopped) return false;
     }
-    if (this.state !== "streaming" && this.measurement.eventCount > 0 && !this.#isCut) {
-      this.#enter("streaming");
-    }
-    const pauseMs = this.#pauseMs();
-    if (pauseMs > 0 && this.measurement.eventCount > 0 && !this.#isPausing && !this.#isCut) {
-      this.#isPausing = true;
-      this.#wire.takeOut(pauseMs);
-      this.#stream.disconnect();
-    }
+    return true;
+  }
+
+  /** Stay away for the pause, and come back to read what was missed. */
+  async #leave() {
+    const { streamId, lastSequence } = this.#stream;
+    await new Promise((resolve) => setTimeout(resolve, this.#pauseMs()));
+    this.#controller.signal.throwIfAborted();
+    this.#onreconnect();
+    this.#stream = this.#client.resume(streamId, { after: lastSequence, ...this.#options() });
   }
 
   #onreconnect() {
-    this.#isPausing = false;
+    // A stream that is resumed has no reports of usage of its own.
+    this.#usageTimer ??= setInterval(() => this.#requestUsage(), USAGE_INTERVAL_MS);
     if (!this.#isCut) return;
     this.#isCut = false;
     this.answer.markSeam();
+  }
+
+  async #requestUsage() {
+    const { signal } = this.#controller;
+    try {
+      const { usage } = await this.#client.getStream(this.#stream.streamId, { signal });
+      if (usage && this.isRunning) this.measurement.add({ type: "usage", usage }, performance.now());
+    } catch {
+      // The stream itself shows the error, if it has one.
+    }
   }
 
   #enter(state) {
@@ -126,6 +150,8 @@ export class StreamedRun {
   }
 
   #end(state) {
+    this.#onceEnded();
+    clearInterval(this.#usageTimer);
     this.measurement.end(performance.now());
     this.answer.finish();
     this.#enter(state);
