@@ -98,7 +98,8 @@ proto-check: $(READY) $(PROTO_READY) ## Lint the protos, check for breaking chan
 	@scripts/generate --check
 
 .PHONY: tools
-tools: .tools/bin/grpcurl ## Install grpcurl for the tests (needs Go)
+tools: .tools/bin/grpcurl ## Install grpcurl, nginx and Chromium for the tests (needs Go, and root with apt-get)
+	@scripts/browser_tools
 
 .tools/bin/grpcurl:
 	@GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
