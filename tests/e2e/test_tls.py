@@ -187,7 +187,9 @@ def test_grpcurl_connects_with_a_client_certificate(mutual, tmp_path):
     local = ROOT / ".tools/bin/grpcurl"
     program = str(local) if local.exists() else shutil.which("grpcurl")
     if program is None:
-        assert not os.environ.get("CI"), "grpcurl is not there: `make tools` installs it"
+        assert not os.environ.get("REQUIRE_ALL_TESTS"), (
+            "grpcurl is not there: `make tools` installs it"
+        )
         pytest.skip("grpcurl is not there: `make tools` installs it (needs Go)")
     mine = TlsFiles(tmp_path, TENANT, client_ca=AUTHORITY)
     shown = ["-cacert", mine.client_ca, "-cert", mine.cert, "-key", mine.key]

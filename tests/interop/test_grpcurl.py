@@ -17,7 +17,7 @@ def grpcurl(demo):
     local = ROOT / ".tools/bin/grpcurl"
     program = str(local) if local.exists() else shutil.which("grpcurl")
     if program is None:
-        assert not os.environ.get("CI"), INSTALL
+        assert not os.environ.get("REQUIRE_ALL_TESTS"), INSTALL
         pytest.skip(INSTALL)
 
     def run(*arguments, data=None):
