@@ -16,6 +16,7 @@ import plot
 import report
 from added import keyed, ledger
 from callers import Unmeasurable
+from http_edge import http_edge
 from lasting import lasting
 from measure import everything
 from plan import FULL, QUICK, TINY
@@ -23,7 +24,7 @@ from processes import Processes
 
 MISSED, NOT_MEASURED = 1, 2
 ADDED = {"keyed": keyed, "ledger": ledger}
-PARTS = ("tokens", "lasting", *ADDED)
+PARTS = ("tokens", "lasting", *ADDED, "edge")
 
 
 def main() -> int:
@@ -43,15 +44,16 @@ def main() -> int:
         tokens = everything(plan, processes, say) if "tokens" in parts else None
         streams = lasting(plan, processes, say) if "lasting" in parts else None
         added = [ADDED[part](plan, processes, say) for part in parts if part in ADDED]
+        edge = http_edge(plan, processes, say) if "edge" in parts else None
     except Unmeasurable as error:
         print(f"could not measure: {error}", file=sys.stderr)
         return NOT_MEASURED
     about = report.machine()
-    bars = [bar for results in (tokens, streams, *added) if results for bar in results.bars]
-    report.save(arguments.out / "bench.json", about, bars, tokens, streams, added)
+    bars = [bar for results in (tokens, streams, *added, edge) if results for bar in results.bars]
+    report.save(arguments.out / "bench.json", about, bars, tokens, streams, added, edge)
     if tokens and not arguments.tiny:
         plot.save(arguments.out / "bench", tokens, about)
-    print(report.text(about, bars, tokens, streams, added))
+    print(report.text(about, bars, tokens, streams, added, edge))
     if arguments.check and not all(bar.met for bar in bars):
         return MISSED
     return 0
@@ -69,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*PARTS, "all"),
         default="all",
         help="tokens: compared with the floor; lasting: resumed, shared and retained streams; keyed: "
-        "cost of keys and limits; ledger: cost of counting, pricing and recording",
+        "cost of keys and limits; ledger: cost of counting, pricing and recording; edge: the HTTP edge, "
+        "compared with gRPC and with a bare Starlette server",
     )
     parser.add_argument(
         "--pairs", type=_count, help="number of pairs of each load (default: 5, quick: 3)"

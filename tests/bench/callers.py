@@ -24,7 +24,8 @@ from tokenwire_server.simulator import generated_text
 METHOD = "/tokenwire.v1.ChatService/ChatStream"
 CALL_LIMIT_S = 120.0
 CONNECT_LIMIT_S = 10.0
-_CONTENT = re.compile(rb'"content":\s*"[^"]')
+_CONTENT = re.compile(rb'"content":\s*"[^"]|"text":\{"text":"')
+"""Text of a token, from a provider and from the edge."""
 
 
 class Unmeasurable(Exception):
@@ -121,14 +122,16 @@ class GrpcCaller:
 class SseCaller:
     """Posts to /v1/chat/completions over kept-alive connections."""
 
+    PATH = "/v1/chat/completions"
+
     def __init__(self, target: Target, channels: int) -> None:
         del channels  # HTTP/1.1 has one connection for each stream
-        self._url = f"http://{target.address}/v1/chat/completions"
+        self._url = f"http://{target.address}{self.PATH}"
         self._prefix = target.model_prefix
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=CALL_LIMIT_S),
-            headers={"authorization": f"Bearer {target.api_key}"},
+            headers={"authorization": f"Bearer {target.api_key}"} if target.api_key else {},
         )
 
     async def connect(self) -> None:
@@ -137,14 +140,13 @@ class SseCaller:
     async def close(self) -> None:
         await self._session.close()
 
+    def _body(self, model: str) -> dict[str, object]:
+        messages = [{"role": "user", "content": "Go."}]
+        return {"model": self._prefix + model, "messages": messages, "stream": True}
+
     @asynccontextmanager
     async def _post(self, model: str) -> AsyncIterator[aiohttp.StreamReader]:
-        body = {
-            "model": self._prefix + model,
-            "messages": [{"role": "user", "content": "Go."}],
-            "stream": True,
-        }
-        async with self._session.post(self._url, json=body) as response:
+        async with self._session.post(self._url, json=self._body(model)) as response:
             if response.status != 200:
                 raise Unmeasurable(f"HTTP {response.status}: {(await response.text())[:500]}")
             yield response.content
@@ -185,14 +187,45 @@ class SseCaller:
         _compare("".join(text), recording)
 
 
+class EdgeCaller(SseCaller):
+    """Posts to the edge's /v1/chat/stream over kept-alive connections."""
+
+    PATH = "/v1/chat/stream"
+
+    def _body(self, model: str) -> dict[str, object]:
+        return {"model": self._prefix + model, "prompt": "Go."}
+
+    @staticmethod
+    def arrivals(recording: Recording) -> Iterator[Arrival]:
+        """The arrivals of text. Raises Unmeasurable unless the text is what the provider sent."""
+        rest, end, seen = b"", None, 1
+        text: list[str] = []
+        for instant, payload in zip(recording.instants, recording.payloads, strict=True):
+            *lines, rest = (rest + payload).split(b"\n")
+            before = seen
+            for line in lines:
+                if not line.startswith(b"data: "):
+                    continue
+                event = msgspec.json.decode(line[6:])
+                if "text" in event:
+                    text.append(event["text"]["text"])
+                    seen = int(event["sequence"])
+                elif "finished" in event:
+                    end = event["finished"]["reason"]
+            if seen > before:
+                yield Arrival(instant, seen - before)
+        if end != "FINISH_REASON_STOP":
+            raise Unmeasurable(f"a stream did not finish with STOP but {end}")
+        _compare("".join(text), recording)
+
+
 Caller = GrpcCaller | SseCaller
+_CALLERS = {"grpc": GrpcCaller, "sse": SseCaller, "edge": EdgeCaller}
 
 
 def caller(target: Target, channels: int = 1) -> Caller:
     """Return a caller for this target. Close it after use."""
-    return (
-        GrpcCaller(target, channels) if target.protocol == "grpc" else SseCaller(target, channels)
-    )
+    return _CALLERS[target.protocol](target, channels)
 
 
 def carries_text(caller: Caller, message: bytes) -> bool:

@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-Protocol = Literal["grpc", "sse"]
+Protocol = Literal["grpc", "sse", "edge"]
+"""How a target is called: ChatStream of Tokenwire's server, Chat Completions, or the HTTP API of the edge."""
 
 
 class Target(msgspec.Struct, frozen=True):

@@ -1,7 +1,8 @@
 """Other gateways under the same load, with the same simulator: `python tests/bench/peers.py --help`.
 
 nginx forwards the bytes without interpreting them. LiteLLM's proxy is a gateway with a similar task. Both
-answer with HTTP/SSE, so their callers use that; Tokenwire's callers use gRPC. Rounds alternate.
+answer with HTTP/SSE, so their callers use that. Tokenwire's callers use gRPC, or HTTP/SSE through the edge;
+then the CPU of the edge and of the server are added up. Rounds alternate.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ import report
 from callers import Unmeasurable
 from jobs import FirstToken, FirstTokenResult, StreamsResult, Target
 from measure import PROVIDER_PREFIX, load
-from plan import Scenario
+from plan import EDGE_CPU_OF_LITELLM_LIMIT, Scenario
 from processes import HERE, Processes, Running
 
 TOOLS = HERE.parents[1] / ".tools"
 INSTALL_LIMIT_S = 600.0
 LITELLM_READY_LIMIT_S = 90.0
 NOT_MEASURED = 2
+WITH_EDGE = "tokenwire with edge"
 
 NGINX_CONFIG = """
 daemon off;
@@ -75,7 +77,8 @@ class Peer(msgspec.Struct, frozen=True):
     """A running peer and its description."""
 
     name: str
-    running: Running
+    processes: tuple[Running, ...]
+    """All processes that serve its callers. Their CPU is added up."""
     target: Target
 
 
@@ -95,7 +98,7 @@ def nginx(processes: Processes, simulator: Running, folder: Path) -> Iterator[Pe
     argv = [binary, "-p", str(folder), "-c", str(config)]
     with processes.start("nginx", argv, ready=_accepts(address)) as running:
         shown = subprocess.run([binary, "-v"], capture_output=True, text=True).stderr
-        yield Peer(shown.strip().rpartition(" ")[2], running, Target(address, "sse"))
+        yield Peer(shown.strip().rpartition(" ")[2], (running,), Target(address, "sse"))
 
 
 @contextmanager
@@ -130,7 +133,7 @@ def litellm(processes: Processes, simulator: Running, folder: Path) -> Iterator[
             text=True,
         )
         name = f"litellm/{version.stdout.strip()}"
-        yield Peer(name, running, Target(address, "sse", api_key=key))
+        yield Peer(name, (running,), Target(address, "sse", api_key=key))
 
 
 _PRINT_LITELLM_VERSION = "from importlib.metadata import version; print(version('litellm'))"
@@ -207,18 +210,25 @@ def _compare(scenario: Scenario, processes: Processes, folder: Path) -> None:
     with ExitStack() as stack:
         simulator = stack.enter_context(processes.simulator())
         server = stack.enter_context(processes.server(simulator))
+        edge = stack.enter_context(processes.edge(server))
         others = (
             stack.enter_context(nginx(processes, simulator, folder)),
             stack.enter_context(litellm(processes, simulator, folder)),
         )
-        target = Target(server.address, "grpc", PROVIDER_PREFIX)
-        peers = [Peer("tokenwire", server, target), *(peer for peer in others if peer)]
+        over_grpc = Target(server.address, "grpc", PROVIDER_PREFIX)
+        through_edge = Target(edge.address, "edge", PROVIDER_PREFIX)
+        peers = [
+            Peer("tokenwire", (server,), over_grpc),
+            Peer(WITH_EDGE, (edge, server), through_edge),
+            *(peer for peer in others if peer),
+        ]
         idle = {"direct": Target(simulator.address, "sse")} | {p.name: p.target for p in peers}
         first = processes.run(FirstToken(idle, samples=50), FirstTokenResult)
         runs: dict[str, list[StreamsResult]] = {peer.name: [] for peer in peers}
         for _ in range(scenario.pairs):
             for peer in peers:
-                watch = {"target": peer.running.pid, "simulator": simulator.pid}
+                watch = {f"target {n}": p.pid for n, p in enumerate(peer.processes)}
+                watch["simulator"] = simulator.pid
                 job = load(scenario, peer.target, watch)
                 runs[peer.name].append(processes.run(job, StreamsResult))
     waited_ms = {name: statistics.median(waited) for name, waited in first.ttft_ms.items()}
@@ -238,7 +248,7 @@ def _report(
     for name, results in runs.items():
         row = {
             "name": name,
-            "cpu_us_per_token": _median(results, lambda run: run.cpu_us_per_token["target"]),
+            "cpu_us_per_token": _median(results, _cpu_us_per_token),
             "itl_p50_ms": _median(results, lambda run: run.itl_p50_ms),
             "itl_p99_ms": _median(results, lambda run: run.itl_p99_ms),
             "ttft_added_ms": ttft_ms[name] - ttft_ms["direct"],
@@ -246,8 +256,19 @@ def _report(
         rows.append(row)
         gaps = f"{row['itl_p50_ms']:.1f} / {row['itl_p99_ms']:.1f}"
         print(f"{name:24}{row['cpu_us_per_token']:>14.1f}{gaps:>20}{row['ttft_added_ms']:>24.2f}")
+    spent_us = {row["name"]: row["cpu_us_per_token"] for row in rows}
+    for name, us in spent_us.items():
+        if name.startswith("litellm"):
+            ratio = spent_us[WITH_EDGE] / us
+            mark = "pass" if ratio <= EDGE_CPU_OF_LITELLM_LIMIT else "FAIL"
+            limit = f"limit {EDGE_CPU_OF_LITELLM_LIMIT:g}x"
+            print(f"{mark}  {WITH_EDGE}: {ratio:.2f}x the CPU per token of {name} ({limit})")
     whole = {"machine": about, "scenario": msgspec.to_builtins(scenario), "peers": rows}
     (folder / "peers.json").write_bytes(msgspec.json.format(msgspec.json.encode(whole)))
+
+
+def _cpu_us_per_token(run: StreamsResult) -> float:
+    return sum(us for name, us in run.cpu_us_per_token.items() if name.startswith("target"))
 
 
 def _median(results: list[StreamsResult], figure: Callable[[StreamsResult], float]) -> float:

@@ -58,6 +58,14 @@ class Processes:
     def floor(self) -> AbstractContextManager[Running]:
         return self.start("floor", [sys.executable, str(HERE / "floor.py")])
 
+    def bare_sse(self) -> AbstractContextManager[Running]:
+        return self.start("bare-sse", [sys.executable, str(HERE / "bare_sse.py")])
+
+    def edge(self, server: Running) -> AbstractContextManager[Running]:
+        """Start the edge in front of a server."""
+        argv = [sys.executable, "-m", "tokenwire_edge", "serve", "--listen", "127.0.0.1:0"]
+        return self.start("edge", [*argv, "--target", server.address])
+
     def server(
         self,
         simulator: Running,

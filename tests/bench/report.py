@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import readings
 from added import Added
+from http_edge import Edge
 from lasting import Lasting
 from measure import Results, ScenarioResult
 from plan import Bar
@@ -46,6 +47,7 @@ def text(
     tokens: Results | None = None,
     lasting: Lasting | None = None,
     added: Sequence[Added] = (),
+    edge: Edge | None = None,
 ) -> str:
     """Return all figures as text of at most 100 characters per line."""
     lines = [
@@ -56,6 +58,7 @@ def text(
         *(_tokens(tokens) if tokens else ()),
         *(_lasting(lasting) if lasting else ()),
         *(line for results in added for line in _added(results)),
+        *(_edge(edge) if edge else ()),
         f"      {'bar':56}{'limit':>18}{'measured':>16}",
     ]
     for bar in bars:
@@ -142,12 +145,33 @@ def _added(results: Added) -> list[str]:
     ]
 
 
+def _edge(results: Edge) -> list[str]:
+    waited = ", ".join(f"{name} {ms:.2f} ms" for name, ms in results.ttft_ms.items())
+    bare, edge = results.load.medians(lambda run: run.cpu_us_per_token["target"])
+    gaps = results.load.medians(lambda run: run.itl_p99_ms)
+    ratios = ", ".join(f"{pair.cpu_ratio:.2f}" for pair in results.load.pairs)
+    merged = results.load.median(lambda pair: pair.server.tokens / pair.server.messages)
+    return [
+        f"edge: TTFT p50 idle, one stream at a time: {waited}",
+        (
+            f"  CPU us/token, {results.load.name}: bare Starlette {bare:.1f}, edge {edge:.1f}, "
+            f"the server behind it {results.server_cpu_us_per_token:.1f}"
+        ),
+        (
+            f"  ratios of the pairs: {ratios}; ITL p99: bare {gaps[0]:.1f} ms, edge {gaps[1]:.1f} ms; "
+            f"{merged:.2f} tokens in a read"
+        ),
+        "",
+    ]
+
+
 def json(
     about: dict[str, Any],
     bars: Sequence[Bar],
     tokens: Results | None,
     lasting: Lasting | None,
     added: Sequence[Added],
+    edge: Edge | None,
 ) -> bytes:
     """Return all measurements as JSON, including each pair of each scenario."""
     whole = {
@@ -156,6 +180,7 @@ def json(
         **(msgspec.to_builtins(tokens) if tokens else {}),
         **({"lasting": msgspec.to_builtins(lasting)} if lasting else {}),
         **{results.part: msgspec.to_builtins(results) for results in added},
+        **({"edge": msgspec.to_builtins(edge)} if edge else {}),
     }
     return msgspec.json.format(msgspec.json.encode(whole))
 
@@ -209,6 +234,7 @@ def save(
     tokens: Results | None,
     lasting: Lasting | None,
     added: Sequence[Added],
+    edge: Edge | None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(json(about, bars, tokens, lasting, added))
+    path.write_bytes(json(about, bars, tokens, lasting, added, edge))

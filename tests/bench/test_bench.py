@@ -44,6 +44,11 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return measured("ledger", tmp_path_factory.mktemp("ledger"))
 
 
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return measured("edge", tmp_path_factory.mktemp("edge"))
+
+
 def test_the_cpu_per_token_is_a_small_multiple_of_the_floor(figures):
     assert figures["cpu_ratio"] <= 2.8 * MARGIN
 
@@ -99,3 +104,11 @@ def test_the_cost_of_recording_every_stream_is_negligible(ledger):
 def test_the_cost_of_keys_and_limits_is_negligible(keyed):
     assert keyed["keyed_ttft_added_ms"] <= 0.5 * MARGIN
     assert keyed["keyed_cpu_ratio"] <= 1 + 0.05 * MARGIN
+
+
+def test_a_token_costs_the_edge_about_as_much_as_a_bare_starlette_server(edge):
+    assert edge["edge_cpu_ratio"] <= 1 + 0.5 * MARGIN
+
+
+def test_the_edge_does_not_delay_the_first_token(edge):
+    assert edge["edge_ttft_added_ms"] <= 2 * MARGIN
