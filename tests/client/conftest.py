@@ -20,6 +20,7 @@ from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2, status_pb2
 
 import tokenwire
+from command_process import command
 from tokenwire.v1 import (
     caller_pb2,
     caller_pb2_grpc,
@@ -335,18 +336,19 @@ class CommandLine:
             "PYTHONIOENCODING": "utf-8",
         }
 
-    async def start(self, *arguments: str, code: str = RUN, **pipes: Any) -> Any:
+    async def start(self, *arguments: str, code: str | None = None, **pipes: Any) -> Any:
+        """Start the command. `code` replaces its program."""
         channels = {"stdin": asyncio.subprocess.DEVNULL, "stdout": asyncio.subprocess.PIPE}
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            code,
+            *(command() if code is None else (sys.executable, "-c", code)),
             *arguments,
             env=self.environment,
             **(channels | {"stderr": asyncio.subprocess.PIPE} | pipes),
         )
 
-    async def run(self, *arguments: str, stdin: bytes | None = None, code: str = RUN) -> Finished:
+    async def run(
+        self, *arguments: str, stdin: bytes | None = None, code: str | None = None
+    ) -> Finished:
         pipes = {} if stdin is None else {"stdin": asyncio.subprocess.PIPE}
         process = await self.start(*arguments, code=code, **pipes)
         async with asyncio.timeout(LIMIT_S):

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -17,12 +16,12 @@ from priced_support import INPUT_PRICE, OUTPUT_PRICE, model, priced, text_of
 from tenants_support import keys
 
 import tokenwire
+from command_process import command
 
 STREAMS = 1200
 """More than a page."""
 WRITTEN_WITHIN_S = 10.0
 TEAMS = ["search", "=1+1", 'grün, "1"', ""]
-COMMAND = [sys.executable, "-c", "import sys; from tokenwire.cli import main; sys.exit(main())"]
 
 
 class Customer:
@@ -35,7 +34,7 @@ class Customer:
     def run(self, *arguments):
         environ = {name: value for name, value in os.environ.items() if "TOKENWIRE" not in name}
         return subprocess.run(
-            [*COMMAND, *arguments],
+            [*command(), *arguments],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             timeout=60,

@@ -13,7 +13,7 @@ import pytest
 from tokenwire.v1.chat_pb2 import ROLE_SYSTEM, TOKEN_COUNTING_PROVIDER, CountTokensResponse
 from tokenwire.v1.event_pb2 import FINISH_REASON_BUDGET
 
-from ..conftest import LIMIT_S, Code, fails, finished, plays, started, status, text
+from ..conftest import LIMIT_S, RUN, Code, fails, finished, plays, started, status, text
 
 PRICED = {"input_cost_microusd": 99, "max_output_tokens": 1024, "max_cost_microusd": 15_459}
 
@@ -249,6 +249,7 @@ async def test_with_a_prompt_from_a_pipe_the_question_is_asked_on_the_terminal(
 
     process = await command_line.start(
         *("chat", "-", "--confirm-over", "0"),
+        code=RUN,  # a command that is forked cannot own the terminal
         stdin=asyncio.subprocess.PIPE,
         preexec_fn=own_the_terminal,
         pass_fds=(terminal.slave,),

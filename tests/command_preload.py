@@ -1,0 +1,125 @@
+"""Forks a `tokenwire` command for each connection of command_launcher.py, until stdin is closed.
+
+The forked process returns to the end of this file, so that it runs `main` and exits like the command itself.
+It has one thread, as a Python that begins.
+"""
+
+import os
+
+os.environ["GRPC_VERBOSITY"] = (
+    "NONE"  # gRPC reads it once, when it is loaded; the command sets it, too
+)
+
+import gc
+import importlib
+import io
+import pkgutil
+import selectors
+import signal
+import socket
+import sys
+
+import tokenwire.cli
+from tokenwire.cli import main
+
+MAX_REQUEST_BYTES = 1 << 20
+
+
+def preload():
+    for module in pkgutil.walk_packages(tokenwire.cli.__path__, "tokenwire.cli."):
+        importlib.import_module(module.name)
+    # A collection in a forked process would copy all objects that it looks at.
+    gc.collect()
+    gc.freeze()
+
+
+class Forks:
+    """The connections, each with the process that was forked for it."""
+
+    def __init__(self, listener):
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(0, selectors.EVENT_READ, lambda: os._exit(0))
+        self._connections = {}
+        self._forked = None
+
+    def until_forked(self):
+        """Return in each forked process: its request."""
+        while self._forked is None:
+            for key, _ in self._selector.select():
+                key.data()
+                if self._forked is not None:
+                    break
+        return self._forked
+
+    def _accept(self):
+        connection, _ = self._listener.accept()
+        request, files, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 3)
+        pid = os.fork()
+        if pid == 0:
+            self._become(request, files)
+            connection.close()
+            return
+        for file in files:
+            os.close(file)
+        ended = os.pidfd_open(pid)
+        self._connections[ended] = connection
+        self._selector.register(ended, selectors.EVENT_READ, lambda: self._report(pid, ended))
+        self._selector.register(
+            connection, selectors.EVENT_READ, lambda: self._kill(pid, connection)
+        )
+        connection.send(str(pid).encode())
+
+    def _become(self, request, files):
+        self._selector.close()
+        self._listener.close()
+        for ended, connection in self._connections.items():
+            os.close(ended)
+            connection.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        self._forked = request
+
+    def _report(self, pid, ended):
+        _, status = os.waitpid(pid, 0)
+        connection = self._connections.pop(ended)
+        self._selector.unregister(ended)
+        os.close(ended)
+        if connection in self._selector.get_map():
+            self._selector.unregister(connection)
+            connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+        connection.close()
+
+    def _kill(self, pid, connection):
+        """The launcher was killed."""
+        self._selector.unregister(connection)
+        os.kill(pid, signal.SIGKILL)
+
+
+def prepare(request):
+    """Set what the launcher's process had: its arguments, variables and standard files."""
+    count, *words = request.split(b"\0")
+    arguments, variables = words[: int(count)], words[int(count) :]
+    sys.argv = ["tokenwire", *map(os.fsdecode, arguments)]
+    os.environb.clear()
+    os.environb.update(variable.partition(b"=")[::2] for variable in variables)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
+    sys.stdin = _text(0, "r", encoding)
+    sys.stdout = _text(1, "w", encoding, line_buffering=os.isatty(1))
+    sys.stderr = _text(2, "w", encoding, "backslashreplace", line_buffering=True)
+
+
+def _text(number, mode, *encoding, **options):
+    return io.TextIOWrapper(open(number, f"{mode}b", closefd=False), *encoding, **options)
+
+
+preload()
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(f"\0{sys.argv[1]}")
+listener.listen(100)
+print("ready", flush=True)
+prepare(Forks(listener).until_forked())
+sys.exit(main())
