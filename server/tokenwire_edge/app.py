@@ -15,7 +15,7 @@ from tokenwire.errors import TokenwireError
 from .grpc_client.channel import Channel
 from .http.middleware import add_middleware
 from .problems import Problem, problem_of
-from .routes import chat, health, lookups
+from .routes import chat, health, lookups, playground
 from .settings import Settings
 
 
@@ -52,6 +52,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(chat.router)
     app.include_router(lookups.router)
     app.include_router(health.router)
+    app.mount("/static", playground.PlaygroundFiles())
+    if settings.playground:
+        app.include_router(playground.router)
     return app
 
 
