@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from server_process import stop
+from virtual_time import pytest_asyncio_loop_factories  # noqa: F401  # a hook
 
 COMMAND = Path(sys.executable).parent / "tokenwire-edge"
 

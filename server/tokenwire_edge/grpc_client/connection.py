@@ -16,7 +16,6 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
-    ConnectionTerminated,
     Event,
     PingAckReceived,
     ResponseReceived,
@@ -47,7 +46,8 @@ KEEPALIVE_TIMEOUT_S = 10.0
 """Seconds to answer a ping. After it the connection is closed."""
 
 _FRAME_HEADER_BYTES = 9
-_DATA, _END_STREAM, _PADDED = 0x0, 0x1, 0x8
+_DATA, _GOAWAY = 0x0, 0x7
+_END_STREAM, _PADDED = 0x1, 0x8
 _CONNECTION_CREDIT_BYTES = 1 << 24
 _STREAM_CREDIT_BYTES = STREAM_WINDOW_BYTES // 2
 
@@ -184,8 +184,11 @@ class Connection(asyncio.Protocol):
                 after = position + _FRAME_HEADER_BYTES + length
                 if after > end:
                     break
-                if data[position + 3] == _DATA:
+                kind = data[position + 3]
+                if kind == _DATA:
                     self._on_data_frame(data, position, after)
+                elif kind == _GOAWAY:
+                    self._go_away(data[position + _FRAME_HEADER_BYTES : after])
                 else:
                     self._on_events(self._h2.receive_data(data[position:after]))
                 position = after
@@ -255,11 +258,15 @@ class Connection(asyncio.Protocol):
                         self._send_body(stream_id)
                 case PingAckReceived():
                     self._ping_time = None
-                case ConnectionTerminated():
-                    self._go_away(event.last_stream_id or 0)
 
-    def _go_away(self, last_stream_id: int) -> None:
-        """End the streams that the server has not accepted. The others continue."""
+    def _go_away(self, payload: bytes) -> None:
+        """End the streams that the server has not accepted. The others continue.
+
+        h2 would consider the whole connection closed (RFC 9113, section 6.8, lets streams complete).
+        """
+        if len(payload) < 8:
+            raise ProtocolError("a GOAWAY frame that is too short")
+        last_stream_id = int.from_bytes(payload[:4], "big") & 0x7FFF_FFFF
         self._is_going_away = True
         for stream_id in [each for each in self._streams if each > last_stream_id]:
             self._unsent.pop(stream_id, None)
