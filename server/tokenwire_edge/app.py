@@ -15,14 +15,15 @@ from tokenwire.errors import TokenwireError
 from .grpc_client.channel import Channel
 from .http.middleware import add_middleware
 from .problems import Problem, problem_of
-from .routes import chat, health, lookups, playground
+from .routes import chat, health, lookups, playground, streams
 from .settings import Settings
+from .tickets import tickets_of
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. It connects to the server with the first request.
 
-    Raises ValueError if the target, a TLS file or an origin is invalid.
+    Raises ValueError if the target, a TLS file, an origin or a secret of tickets is invalid.
     """
     channel = Channel(
         connection_to(settings.target, key=None, tls=_tls(settings), options=()),
@@ -44,12 +45,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.channel = channel
+    app.state.tickets = tickets_of(settings)
     app.state.readiness = health.Readiness()
     add_middleware(app, settings)
     app.add_exception_handler(Problem, _problem_response)
     app.add_exception_handler(TokenwireError, _problem_response)
     app.add_exception_handler(ClientDisconnect, _no_response)
     app.include_router(chat.router)
+    app.include_router(streams.router)
     app.include_router(lookups.router)
     app.include_router(health.router)
     app.mount("/static", playground.PlaygroundFiles())

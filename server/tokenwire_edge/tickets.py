@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from collections.abc import Callable, Sequence
+from secrets import token_urlsafe
 from typing import NamedTuple
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from .problems import Problem
+from .settings import Settings
 
 MIN_SECRET_CHARS = 32
 MAX_AUTHORIZATION_BYTES = 2048
@@ -101,6 +104,16 @@ class Tickets:
         if now >= issue_time + self._ttl_s:
             raise Problem(401, "TICKET_EXPIRED", "the ticket has expired: request a new one")
         return authorization.decode()
+
+
+def tickets_of(settings: Settings) -> Tickets:
+    """Return the tickets of an edge process. Without secrets in the settings, it makes one of its own.
+
+    Raises ValueError if a secret is too short.
+    """
+    secrets = [secret.get_secret_value() for secret in settings.ticket_secrets]
+    own = [] if secrets else [token_urlsafe(MIN_SECRET_CHARS)]
+    return Tickets(secrets or own, ttl_s=settings.ticket_ttl_s, clock=time.time)
 
 
 def _invalid() -> Problem:
