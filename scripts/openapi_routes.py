@@ -69,7 +69,7 @@ TIMEOUT = {
 }
 EVENT_STREAM = """\
 An event for each TokenEvent: `event` is the name of its field in snake_case, `id` its sequence, and `data`
-the TokenEvent. If the stream fails, the last event is `error`, with a Problem. A comment is sent when there is
+the TokenEvent. If the stream fails, the last event is `error`, with a Problem. A comment is sent if there is
 no event for 10 seconds (edge setting)."""
 JSON_LINES = """\
 A line for each TokenEvent. If the stream fails, the last line is an object with `error`, a Problem."""
@@ -155,7 +155,7 @@ def paths() -> dict[str, Any]:
                 "Streams",
                 "Get the state of a stream",
                 API.comment("ChatService/GetStream"),
-                parameters=[STREAM_ID],
+                parameters=[STREAM_ID, TIMEOUT],
                 responses={200: json_response("The stream.", "StreamInfo", STREAM_INFO)},
                 reasons=[*CALL, "STREAM_NOT_FOUND"],
             ),
@@ -163,7 +163,7 @@ def paths() -> dict[str, Any]:
                 "Streams",
                 "Delete a stream",
                 API.comment("ChatService/DeleteStream"),
-                parameters=[STREAM_ID],
+                parameters=[STREAM_ID, TIMEOUT],
                 responses={204: {"description": "The stream is deleted."}},
                 reasons=[*CALL, "STREAM_NOT_FOUND"],
             ),
@@ -173,7 +173,7 @@ def paths() -> dict[str, Any]:
                 "Streams",
                 "Cancel a stream",
                 API.comment("ChatService/CancelStream"),
-                parameters=[STREAM_ID],
+                parameters=[STREAM_ID, TIMEOUT],
                 responses={200: json_response("The stream after its end.", "StreamInfo")},
                 reasons=[*CALL, "STREAM_NOT_FOUND"],
             )
@@ -183,6 +183,7 @@ def paths() -> dict[str, Any]:
                 "Chat",
                 "Count tokens",
                 API.comment("ChatService/CountTokens"),
+                parameters=[TIMEOUT],
                 body=True,
                 responses={200: json_response("Tokens and cost.", "CountTokensResponse")},
                 reasons=[
@@ -200,6 +201,7 @@ def paths() -> dict[str, Any]:
                 "Models",
                 "List models",
                 API.comment("ModelService/ListModels"),
+                parameters=[TIMEOUT],
                 responses={200: json_response("The models.", "ListModelsResponse")},
                 reasons=CALL,
             )
@@ -209,7 +211,7 @@ def paths() -> dict[str, Any]:
                 "Models",
                 "Get a model",
                 API.comment("ModelService/GetModel"),
-                parameters=[model_id()],
+                parameters=[model_id(), TIMEOUT],
                 responses={200: json_response("The model.", "Model")},
                 reasons=[*CALL, "UNKNOWN_MODEL", "PERMISSION_DENIED"],
             )
@@ -219,7 +221,7 @@ def paths() -> dict[str, Any]:
                 "Usage",
                 "Sum usage",
                 API.comment("UsageService/GetUsageSummary"),
-                parameters=query("GetUsageSummaryRequest"),
+                parameters=[*query("GetUsageSummaryRequest"), TIMEOUT],
                 responses={200: json_response("The sums.", "GetUsageSummaryResponse")},
                 reasons=[*CALL, "RATE_LIMITED"],
             )
@@ -229,7 +231,7 @@ def paths() -> dict[str, Any]:
                 "Usage",
                 "List usage records",
                 API.comment("UsageService/ListUsageRecords"),
-                parameters=query("ListUsageRecordsRequest"),
+                parameters=[*query("ListUsageRecordsRequest"), TIMEOUT],
                 responses={200: json_response("A page of records.", "ListUsageRecordsResponse")},
                 reasons=[*CALL, "RATE_LIMITED"],
             )
@@ -239,6 +241,7 @@ def paths() -> dict[str, Any]:
                 "Caller",
                 "Get the caller",
                 API.comment("CallerService/GetCaller"),
+                parameters=[TIMEOUT],
                 responses={200: json_response("The caller.", "Caller")},
                 reasons=CALL,
             )

@@ -7,14 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
-from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from tokenwire.v1 import caller_pb2, chat_pb2, model_pb2, usage_pb2
 
-from ..grpc_client.channel import Channel
 from ..http.credentials import call_metadata
 from ..http.limits import read_body
+from ..http.timeouts import timeout_s
+from ..relay.events import to_json
+from ..relay.response import until_disconnect
 from ..requests import (
     check_stream_id,
     message_of_query,
@@ -22,7 +23,7 @@ from ..requests import (
     parsed,
     refuse_query,
 )
-from ..settings import Settings
+from .state import channel_of, settings_of
 
 INLINE_BYTES = 16 * 1024
 """Size of a serialized response whose JSON is made without a thread, in about 4 ms."""
@@ -113,15 +114,17 @@ LOOKUPS = (
 
 def _endpoint(lookup: Lookup) -> Callable[[Request], Awaitable[Response]]:
     async def call(request: Request) -> Response:
-        channel: Channel = request.app.state.channel
-        settings: Settings = request.app.state.settings
+        limit_s = settings_of(request).call_timeout_s
         metadata = call_metadata(request.headers)
         message = await _message(lookup, request)
-        data = await channel.unary(
-            lookup.method,
-            message.SerializeToString(),
-            metadata=metadata,
-            timeout_s=settings.call_timeout_s,
+        data = await until_disconnect(
+            request.receive,
+            channel_of(request).unary(
+                lookup.method,
+                message.SerializeToString(),
+                metadata=metadata,
+                timeout_s=timeout_s(request.headers, limit_s),
+            ),
         )
         headers = {"cache-control": "no-store"}
         if lookup.status == 204:
@@ -151,7 +154,7 @@ def _json(lookup: Lookup, data: bytes) -> bytes:
     message = lookup.response.FromString(data)
     if lookup.field:
         message = getattr(message, lookup.field)
-    return json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode()
+    return to_json(message)
 
 
 router = APIRouter()
