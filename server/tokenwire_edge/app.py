@@ -18,6 +18,7 @@ from .problems import Problem, problem_of
 from .routes import chat, health, lookups, playground, streams
 from .settings import Settings
 from .tickets import tickets_of
+from .websocket import routes as websocket
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -55,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(streams.router)
     app.include_router(lookups.router)
     app.include_router(health.router)
+    app.include_router(websocket.router)
     app.mount("/static", playground.PlaygroundFiles())
     if settings.playground:
         app.include_router(playground.router)

@@ -23,6 +23,7 @@ from .http.overload import MAX_EXCESS
 from .http.protocol import protocol_class
 from .http.shutdown import Shutdown
 from .settings import Settings
+from .websocket.connection import EdgeWebSocketProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def config_of(app: Starlette, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=protocol_class(settings.model_copy(update={"max_connections": fitting})),
-        ws="websockets-sansio",
+        ws=EdgeWebSocketProtocol,
         ws_max_size=settings.max_frame_bytes,
         ws_ping_interval=settings.socket_ping_interval_s,
         ws_ping_timeout=settings.socket_ping_interval_s,

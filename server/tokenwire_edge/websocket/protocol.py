@@ -64,11 +64,11 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Send the frame, then close the socket."""
+    """Send the frame, if there is one, then close the socket."""
 
     code: int
     reason: str
-    frame: bytes
+    frame: bytes = b""
 
 
 Action = Reply | Authenticate | Chat | Resume | Cancel | Close

@@ -1,0 +1,58 @@
+"""`/v1/ws`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from fastapi import APIRouter
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from tokenwire.connect.key import call_metadata as metadata_of_key
+
+from ..http.credentials import call_metadata
+from ..problems import Problem
+from ..settings import Settings
+from . import handshake
+from .session import Metadata, Session
+
+router = APIRouter()
+
+
+@router.websocket("/v1/ws")
+async def websocket_endpoint(websocket: WebSocket) -> None:
+    """Serve one socket, from its handshake until it is closed. See `docs/websocket.md`."""
+    state = websocket.app.state
+    settings: Settings = state.settings
+    offered = websocket.scope["subprotocols"]
+    headers = websocket.headers
+    try:
+        handshake.check_origin(
+            headers.get("origin"), headers.get("host", ""), settings.cors_origins
+        )
+        subprotocol = handshake.choose_subprotocol(offered)
+    except Problem as problem:
+        await websocket.send_denial_response(
+            Response(problem.body(), problem.status, problem.headers())
+        )
+        return
+    await websocket.accept(subprotocol)
+    session = Session(websocket, state.channel, settings, state.shutdown)
+    with contextlib.suppress(asyncio.CancelledError):  # The process ends. uvicorn would log it.
+        await session.run(_credentials(websocket))
+
+
+def _credentials(websocket: WebSocket) -> Metadata | Problem | None:
+    """Return the metadata with the key of the handshake. Browsers cannot read a status: see Session.run."""
+    try:
+        key = handshake.bearer_key(websocket.scope["subprotocols"])
+        if key is not None:
+            return metadata_of_key(key)
+        if "authorization" in websocket.headers:
+            return call_metadata(websocket.headers)
+    except Problem as problem:
+        return problem
+    except ValueError as error:
+        return Problem(401, "UNAUTHENTICATED", str(error))
+    return None

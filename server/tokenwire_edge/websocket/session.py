@@ -1,0 +1,334 @@
+"""The tasks of one socket: one receives, one reads each open stream, and one group owns all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import NoReturn
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from tokenwire.connect.key import call_metadata
+from tokenwire.errors import IncompleteStream, TokenwireError
+from tokenwire.v1.chat_pb2 import CancelStreamRequest, ResumeStreamRequest
+
+from ..grpc_client.channel import Channel
+from ..http.shutdown import Shutdown
+from ..problems import Problem, problem_of
+from ..relay.events import encode
+from ..requests import parse_chat_request, parsed
+from ..settings import Settings
+from . import frames, protocol
+from .connection import EdgeWebSocketProtocol
+from .stream import OpenStream
+from .writer import Writer
+
+Metadata = Sequence[tuple[str, str]]
+
+_CANCEL_STREAM = "tokenwire.v1.ChatService/CancelStream"
+_CHAT_STREAM = "tokenwire.v1.ChatService/ChatStream"
+_RESUME_STREAM = "tokenwire.v1.ChatService/ResumeStream"
+_GET_CALLER = "tokenwire.v1.CallerService/GetCaller"
+
+_CANCEL_UNSTARTED_S = 10.0
+"""Seconds for which a cancel waits until the server has accepted the stream. Then the call is ended."""
+
+_logger = logging.getLogger(__name__)
+
+
+class _SocketEnded(Exception):
+    """Ends all tasks of a socket. `close` is None if the caller has closed it."""
+
+    def __init__(self, close: protocol.Close | None = None) -> None:
+        super().__init__()
+        self.close = close
+
+
+class Session:
+    """One accepted socket. `run` returns when it is closed, and no call to the server is open then."""
+
+    def __init__(
+        self, websocket: WebSocket, channel: Channel, settings: Settings, shutdown: Shutdown
+    ) -> None:
+        self._websocket = websocket
+        self._channel = channel
+        self._settings = settings
+        self._shutdown = shutdown
+        self._connection = EdgeWebSocketProtocol.of(websocket)
+        self._protocol = protocol.SocketProtocol(max_streams=settings.max_streams_per_socket)
+        self._writer = Writer(websocket)
+        self._streams: dict[str, OpenStream] = {}
+        self._metadata: Metadata = ()
+        self._tasks = asyncio.TaskGroup()
+        self._authentication = asyncio.timeout(settings.socket_auth_timeout_s)
+
+    async def run(self, credentials: Metadata | Problem | None) -> None:
+        """Serve the socket until one side closes it.
+
+        Args:
+            credentials: Metadata with the key of the handshake, or what is wrong with that key. None: the
+                handshake had no key, so the first frame has to authenticate.
+        """
+        if self._connection is not None:
+            self._connection.on_shutdown = self._end_streams
+            self._connection.limit(
+                max_bytes_held=self._settings.max_body_bytes_held,
+                write_stall_s=self._settings.write_stall_s,
+            )
+        close: protocol.Close | None = None
+        try:
+            async with self._tasks as tasks:
+                tasks.create_task(self._writer.run())
+                tasks.create_task(self._send_pings())
+                tasks.create_task(self._close_at_shutdown())
+                await self._authenticate(credentials)
+                while True:
+                    await self._receive()
+        except* _SocketEnded as ended:
+            reasons = [each for each in ended.exceptions if isinstance(each, _SocketEnded)]
+            close = reasons[0].close
+        except* WebSocketDisconnect:
+            close = None
+        if close is not None:
+            await self._close(close)
+
+    async def _authenticate(self, credentials: Metadata | Problem | None) -> None:
+        try:
+            async with self._authentication:
+                if isinstance(credentials, Problem):
+                    raise _refusal(credentials)
+                if credentials is not None:
+                    await self._check(credentials)
+                while not self._protocol.is_authenticated:
+                    await self._receive()
+        except TimeoutError:
+            problem = Problem(
+                401,
+                "UNAUTHENTICATED",
+                f"no key within {self._settings.socket_auth_timeout_s:g} s",
+            )
+            raise _refusal(problem) from None
+        if self._connection is not None:
+            self._connection.allow_large_messages()
+
+    async def _check(self, metadata: Metadata) -> None:
+        """Let the server check the key. It does so again with every call."""
+        self._authentication.reschedule(None)  # The caller is in time. The call has its own limit.
+        try:
+            await self._channel.unary(
+                _GET_CALLER, b"", metadata=metadata, timeout_s=self._settings.call_timeout_s
+            )
+        except TokenwireError as error:
+            raise _refusal(problem_of(error)) from None
+        self._metadata = metadata
+        await self._writer.reply(self._protocol.authenticated())
+
+    async def _receive(self) -> None:
+        """Receive one message and do what it asks for."""
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise _SocketEnded
+        text = message.get("text")
+        action = self._protocol.receive_binary() if text is None else self._protocol.receive(text)
+        match action:
+            case None:
+                pass
+            case protocol.Reply(frame):
+                await self._writer.reply(frame)
+            case protocol.Authenticate(key):
+                try:
+                    metadata = call_metadata(key)
+                except ValueError as error:
+                    raise _refusal(Problem(401, "UNAUTHENTICATED", str(error))) from None
+                await self._check(metadata)
+            case protocol.Chat() | protocol.Resume():
+                self._start(action)
+            case protocol.Cancel(id):
+                self._tasks.create_task(self._cancel(id, self._streams[id]))
+            case protocol.Close():
+                raise _SocketEnded(action)
+
+    def _start(self, start: protocol.Chat | protocol.Resume) -> None:
+        if isinstance(start, protocol.Resume):
+            stream = OpenStream(stream_id=start.stream_id)
+        elif start.interrupt is None:
+            stream = OpenStream()
+        else:
+            stream = OpenStream(interrupted=self._streams[start.interrupt])
+        self._streams[start.id] = stream
+        self._tasks.create_task(self._run_stream(start, stream))
+
+    async def _run_stream(self, start: protocol.Chat | protocol.Resume, stream: OpenStream) -> None:
+        """Send all frames of a stream: its events, and the one that ends it."""
+        problem: Problem | None = None
+        try:
+            async with stream.scope():
+                if isinstance(start, protocol.Chat):
+                    await self._chat(start, stream)
+                else:
+                    await self._resume(start, stream)
+        except Problem as raised:
+            problem = raised
+        except TokenwireError as error:
+            problem = problem_of(error)
+        except (WebSocketDisconnect, asyncio.CancelledError):
+            raise
+        except Exception:
+            error_id = secrets.token_hex(8)
+            _logger.exception("error_id=%s", error_id)
+            problem = Problem(500, "INTERNAL", "internal error", facts={"error_id": error_id})
+        del self._streams[start.id]
+        if problem is None:
+            last_frame = self._protocol.end(start.id)
+        else:
+            if stream.stream_id:
+                problem.facts.setdefault("stream_id", stream.stream_id)
+            last_frame = self._protocol.fail(start.id, problem)
+        stream.has_id_or_ended.set()
+        await self._writer.send(last_frame)
+        stream.ended.set()
+
+    async def _chat(self, chat: protocol.Chat, stream: OpenStream) -> None:
+        request = await parsed(parse_chat_request, chat.request_json)
+        if stream.interrupted is not None:
+            await self._interrupt(stream.interrupted, chat.interrupt or "")
+            stream.interrupted = None
+        await self._relay(
+            chat.id,
+            stream,
+            _CHAT_STREAM,
+            request.SerializeToString(),
+            sends_heartbeats=request.delivery.HasField("heartbeat_interval"),
+        )
+
+    async def _resume(self, resume: protocol.Resume, stream: OpenStream) -> None:
+        request = ResumeStreamRequest(
+            stream_id=resume.stream_id, after_sequence=resume.after_sequence
+        )
+        await self._relay(
+            resume.id,
+            stream,
+            _RESUME_STREAM,
+            request.SerializeToString(),
+            after_sequence=resume.after_sequence,
+        )
+
+    async def _relay(
+        self,
+        id: str,
+        stream: OpenStream,
+        method: str,
+        request: bytes,
+        *,
+        after_sequence: int = -1,
+        sends_heartbeats: bool = False,
+    ) -> None:
+        """Call the server and send the events, until the stream has finished."""
+        kind, sequence = "", 0
+        async with self._channel.stream(
+            method, request, metadata=self._metadata, timeout_s=self._settings.stream_timeout_s
+        ) as call:
+            if not stream.stream_id:
+                stream.stream_id = _stream_id(await call.initial_metadata())
+                stream.has_id_or_ended.set()
+            while messages := await call.read():
+                for message in messages:
+                    event = encode(message)
+                    if event.kind == "heartbeat" and not sends_heartbeats:
+                        continue
+                    kind, sequence = event.kind, event.sequence
+                    await self._writer.send(self._protocol.event(id, sequence, event.data))
+        # A stream that is resumed at its end has no further events.
+        if kind != "finished" and sequence > after_sequence:
+            raise IncompleteStream("the stream ended without a finished event")
+
+    async def _interrupt(self, stream: OpenStream, id: str) -> None:
+        """Stop a generation and wait until its last frame is sent. Raises Problem if it goes on."""
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                problem = await asyncio.shield(self._stop(stream))
+                if problem is None:
+                    await stream.ended.wait()
+        except TimeoutError:
+            problem = Problem(504, "DEADLINE", "the interrupted stream did not end in time")
+        if problem is not None:
+            problem.facts["interrupt"] = id
+            raise problem
+
+    async def _cancel(self, id: str, stream: OpenStream) -> None:
+        """Stop a generation. An error of that is not the end of the stream, which goes on."""
+        problem = await self._stop(stream)
+        if problem is not None and not stream.ended.is_set():
+            problem.facts["id"] = id
+            await self._writer.reply(frames.error(problem))
+
+    def _stop(self, stream: OpenStream) -> asyncio.Task[Problem | None]:
+        """Stop a generation for all of its readers, once. Its reader here still gets its last events."""
+        if stream.stop is None or (stream.stop.done() and stream.stop.result() is not None):
+            stream.stop = self._tasks.create_task(self._stop_now(stream))
+        return stream.stop
+
+    async def _stop_now(self, stream: OpenStream) -> Problem | None:
+        """Return what was wrong. None: the generation has ended, or the stream ends before it starts."""
+        if not stream.has_id_or_ended.is_set() and stream.interrupted is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CANCEL_UNSTARTED_S):
+                    await stream.has_id_or_ended.wait()
+        if not stream.has_id_or_ended.is_set():
+            stream.abandon(Problem(499, "CANCELLED", "cancelled before the stream started"))
+        if stream.stream_id:
+            request = CancelStreamRequest(stream_id=stream.stream_id)
+            try:
+                await self._channel.unary(
+                    _CANCEL_STREAM,
+                    request.SerializeToString(),
+                    metadata=self._metadata,
+                    timeout_s=self._settings.call_timeout_s,
+                )
+            except TokenwireError as error:
+                return problem_of(error)
+        return None
+
+    async def _send_pings(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(self._settings.socket_ping_interval_s)
+            self._writer.ping(frames.PING)
+
+    async def _close_at_shutdown(self) -> NoReturn:
+        """Close the socket once its streams have ended, for which they have the grace period."""
+        await self._shutdown.requested.wait()
+        self._protocol.drain()
+        for stream in list(self._streams.values()):
+            await stream.ended.wait()
+        raise _SocketEnded(protocol.Close(protocol.SERVICE_RESTART, "this edge is shutting down"))
+
+    def _end_streams(self) -> None:
+        """End all streams because the grace period is over. Their callers resume them elsewhere."""
+        for stream in self._streams.values():
+            stream.abandon(self._shutdown.problem())
+
+    async def _close(self, close: protocol.Close) -> None:
+        with contextlib.suppress(WebSocketDisconnect, TimeoutError):
+            async with asyncio.timeout(self._settings.write_stall_s):
+                if close.frame:
+                    await self._writer.send(close.frame)
+                await self._websocket.close(close.code, close.reason)
+
+
+def _refusal(problem: Problem) -> _SocketEnded:
+    """Return the end of a socket that could not authenticate."""
+    is_final = problem.status in {401, 403}
+    return _SocketEnded(
+        protocol.Close(
+            protocol.UNAUTHENTICATED if is_final else protocol.TRY_AGAIN_LATER,
+            "not authenticated" if is_final else "the key could not be checked",
+            frames.error(problem),
+        )
+    )
+
+
+def _stream_id(metadata: Sequence[tuple[str, str | bytes]]) -> str:
+    return next((str(value) for name, value in metadata if name == "tokenwire-stream-id"), "")

@@ -1,0 +1,48 @@
+"""The state of an open stream of a socket, as the session's tasks share it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from ..problems import Problem
+
+
+class OpenStream:
+    """A stream from its `chat` or `resume` until its last frame is sent."""
+
+    def __init__(self, *, stream_id: str = "", interrupted: OpenStream | None = None) -> None:
+        self.stream_id = stream_id
+        """The server's id. Empty until the server has accepted the call."""
+        self.interrupted = interrupted
+        """The stream that it waits for. None: it waits for none, or not any more."""
+        self.stop: asyncio.Task[Problem | None] | None = None
+        """Stops the generation, and returns what was wrong."""
+        self.has_id_or_ended = asyncio.Event()
+        self.ended = asyncio.Event()
+        self._scope: asyncio.Timeout | None = None
+        self._abandoned_for: Problem | None = None
+        if stream_id:
+            self.has_id_or_ended.set()
+
+    @contextlib.asynccontextmanager
+    async def scope(self) -> AsyncIterator[None]:
+        """Run the block until `abandon` is called. Then raise its problem instead."""
+        if self._abandoned_for is not None:
+            raise self._abandoned_for
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                yield
+        except TimeoutError:
+            if self._abandoned_for is None:
+                raise
+            raise self._abandoned_for from None
+        finally:
+            self._scope = None
+
+    def abandon(self, problem: Problem) -> None:
+        """End the stream with an error, whatever it waits for."""
+        self._abandoned_for = problem
+        if self._scope is not None:
+            self._scope.reschedule(0)
