@@ -210,7 +210,7 @@ export class ChatStream {
     if (this.#streamId) close();
     const timer = setTimeout(close, ID_WAIT_MS); // the answer to the request brings the stream's id
     this.cancel()
-      .catch(() => {}) // there is nobody to tell: the stream ends after its linger
+      .catch(() => {}) // the generation then ends after its linger
       .finally(() => {
         clearTimeout(timer);
         close();

@@ -1,0 +1,112 @@
+"""Chromium reads streams through a proxy that cuts its connections."""
+
+import random
+import time
+
+import httpx2
+import pytest
+
+import tokenwire
+from cutting_proxy import cutting_proxy
+
+MODEL = "openai/sim?tokens=100000&itl_ms=10"
+CUTS = 20
+BYTE_COUNTS = [each for _ in range(CUTS // 2) for each in (random.Random(7).randrange(900), 3000)]
+"""Every other connection lives long enough for an event: after 10 attempts without one, tokenwire.js gives up."""
+
+WITH_TOKENWIRE = """async (model) => {
+  const { Tokenwire } = window.module;
+  const stream = new Tokenwire().chat({ model, prompt: "Hi" });
+  window.stream = stream;
+  window.sequences = [];
+  for await (const event of stream) window.sequences.push([event.type, Number(event.sequence)]);
+  const { finished } = await stream.final();
+  return { text: stream.text, reason: finished.reason, sequences: window.sequences };
+}"""
+
+WITH_EVENT_SOURCE = """async (eventsUrl) => {
+  const source = new EventSource(eventsUrl);
+  const sequences = [];
+  let text = "";
+  const reason = await new Promise((resolve, reject) => {
+    for (const type of ["started", "text", "notice", "usage", "finished"]) {
+      source.addEventListener(type, ({ data, lastEventId }) => {
+        const event = JSON.parse(data);
+        sequences.push([type, Number(lastEventId)]);
+        text += event.text?.text ?? "";
+        if (type === "finished") resolve(event.finished.reason);
+      });
+    }
+    source.addEventListener("error", (event) => {
+      if (event.data) reject(new Error(event.data));
+      if (source.readyState === EventSource.CLOSED) reject(new Error("EventSource gave up"));
+    });
+  });
+  source.close();
+  return { text, reason, sequences };
+}"""
+
+
+@pytest.fixture(scope="module")
+def proxy(edge):
+    with cutting_proxy(edge) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def page(browser, proxy):
+    """A page of the edge's origin, as the proxy shows it."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.route(
+            f"{proxy.url}/test",
+            lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"),
+        )
+        page.goto(f"{proxy.url}/test")
+        page.evaluate("async () => { window.module = await import('/static/tokenwire.js'); }")
+        yield page
+
+
+@pytest.fixture
+def read_with_cuts(page, proxy, edge, server):
+    """Runs a script while the proxy cuts its connections. Cancels the stream after the last cut."""
+
+    def read(script, argument, stream_id=None):
+        proxy.cut(BYTE_COUNTS)
+        page.evaluate(
+            "([script, argument]) => { window.answer = eval(script)(argument); window.answer.catch(() => {}); }",
+            [script, argument],
+        )
+        deadline = time.monotonic() + 100
+        while proxy.cuts < CUTS:
+            assert time.monotonic() < deadline, f"{proxy.cuts} cuts"
+            page.wait_for_timeout(50)
+        page.wait_for_timeout(500)  # events after the last cut
+        stream_id = stream_id or page.evaluate("window.stream.streamId")
+        with tokenwire.Client(server) as client:
+            client.cancel(stream_id)
+        whole = httpx2.get(
+            f"{edge}/v1/streams/{stream_id}/events", headers={"Accept": "text/plain"}
+        )
+        return page.evaluate("window.answer"), whole.text
+
+    return read
+
+
+def check(answer, whole_text):
+    assert answer["reason"] == "FINISH_REASON_CANCELLED"
+    assert answer["text"] == whole_text
+    of_the_log = [
+        sequence for kind, sequence in answer["sequences"] if kind not in {"notice", "usage"}
+    ]
+    assert of_the_log[0] == 1
+    assert of_the_log == sorted(set(of_the_log)), "an event came twice, or out of order"
+
+
+def test_tokenwire_js_reads_every_event_once_when_the_wire_is_pulled_20_times(read_with_cuts):
+    check(*read_with_cuts(WITH_TOKENWIRE, MODEL))
+
+
+def test_event_source_reads_every_event_once_when_the_wire_is_pulled_20_times(read_with_cuts, edge):
+    started = httpx2.post(f"{edge}/v1/chat/streams", json={"model": MODEL, "prompt": "Hi"}).json()
+    check(*read_with_cuts(WITH_EVENT_SOURCE, started["eventsUrl"], started["streamId"]))
