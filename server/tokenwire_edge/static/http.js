@@ -10,19 +10,19 @@ const DRAIN_MS = 1_000;
 
 /** One edge: its address, and the key for it. */
 export class Edge {
-  #key;
   #fetch;
 
   /** @param {{baseUrl: string, key: string | (() => string | Promise<string>), fetch: typeof fetch}} options */
   constructor({ baseUrl, key, fetch }) {
     this.baseUrl = baseUrl.replace(/\/+$/, "");
-    this.#key = key;
+    /** The key for the next requests: a text, or a function that returns one. */
+    this.key = key;
     this.#fetch = fetch;
   }
 
   /** Return the key for the next request. */
-  async key() {
-    return typeof this.#key === "function" ? await this.#key() : this.#key;
+  async currentKey() {
+    return typeof this.key === "function" ? await this.key() : this.key;
   }
 
   /** Send a request, and return the JSON of its response. */
@@ -44,7 +44,7 @@ export class Edge {
   /** Send a request, and return its response. Throws the error that the response is. */
   async request(method, path, { body, controller, accept = "application/json", keepalive = false }) {
     const headers = { accept };
-    const key = await this.key();
+    const key = await this.currentKey();
     if (key) headers.authorization = `Bearer ${key}`;
     if (body !== undefined) headers["content-type"] = "application/json";
     const { signal } = controller;

@@ -53,7 +53,7 @@ export class TokenwireSocket {
 
   async #connect() {
     const { WebSocket, idleTimeoutMs } = this.#options;
-    const key = await this.#edge.key();
+    const key = await this.#edge.currentKey();
     if (this.#closed) throw this.#closed.reason;
     const url = new URL(`${this.#edge.baseUrl}/v1/ws`, globalThis.location?.href);
     url.protocol = url.protocol.replace("http", "ws");

@@ -247,6 +247,8 @@ export interface TokenwireOptions {
 
 export class Tokenwire {
   constructor(options?: TokenwireOptions);
+  /** The key for the next requests: a text, or a function that returns one. */
+  key: string | (() => string | Promise<string>);
   /** Start a stream. The request is sent at once. */
   chat(request: ChatRequest, options?: StreamOptions): ChatStream;
   /** Read a stream after the sequence `after`. Default: from its beginning. */
@@ -254,7 +256,7 @@ export class Tokenwire {
   /** Open a WebSocket for several streams. */
   connect(options?: CallOptions): Promise<TokenwireSocket>;
   models(options?: CallOptions): Promise<Record<string, unknown>[]>;
-  usage(query?: Record<string, string>, options?: CallOptions): Promise<Record<string, unknown>>;
+  usage(query?: Record<string, string> | [string, string][], options?: CallOptions): Promise<Record<string, unknown>>;
   countTokens(request: ChatRequest, options?: CallOptions): Promise<Record<string, unknown>>;
   getStream(streamId: string, options?: CallOptions): Promise<Record<string, unknown>>;
   cancelStream(streamId: string, options?: CallOptions): Promise<Record<string, unknown>>;

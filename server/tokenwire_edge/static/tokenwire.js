@@ -31,6 +31,15 @@ export class Tokenwire {
     this.#options = { WebSocket, idleTimeoutMs, maxAttempts };
   }
 
+  /** The key for the next requests: a text, or a function that returns one. */
+  get key() {
+    return this.#edge.key;
+  }
+
+  set key(key) {
+    this.#edge.key = key;
+  }
+
   /** Start a stream. The request is sent at once. */
   chat(request, options = {}) {
     return this.#stream(planChat(request, options));
@@ -60,10 +69,10 @@ export class Tokenwire {
     return (await this.#edge.call("GET", "/v1/models", { signal })).models ?? [];
   }
 
-  /** Return the summary of the tenant's usage. `query` has the fields of `GET /v1/usage`. */
+  /** Return the summary of the tenant's usage. `query` has the parameters of `GET /v1/usage/summary`. */
   usage(query = {}, { signal } = {}) {
     const parameters = new URLSearchParams(query).toString();
-    return this.#edge.call("GET", `/v1/usage${parameters && `?${parameters}`}`, { signal });
+    return this.#edge.call("GET", `/v1/usage/summary${parameters && `?${parameters}`}`, { signal });
   }
 
   /** Return the number of input tokens and the estimated cost of a request, without running it. */

@@ -191,6 +191,27 @@ test("a stream that is read from its end is over at once", async (t) => {
   assert.deepEqual(edge.requests.map(({ path, after }) => [path, after]), [["/v1/streams/a%2Fb/events", 7]]);
 });
 
+test("the other calls send what the edge expects, with the key of the moment", async (t) => {
+  const edge = await startEdge(t, { handle: ({ method, response }) => response.writeHead(method === "DELETE" ? 204 : 200).end("{}") && true });
+  const client = new Tokenwire({ baseUrl: edge.url });
+  assert.deepEqual(await client.models(), []);
+  client.key = "k2";
+  await client.usage({ day: "2026-01-31" });
+  await client.countTokens(REQUEST);
+  await client.getStream("s/1");
+  await client.cancelStream("s/1");
+  await client.deleteStream("s/1");
+  await assert.rejects(client.models({ signal: AbortSignal.abort() }), { name: "AbortError" });
+  assert.deepEqual(edge.requests.map(({ method, path, key }) => [method, path, key]), [
+    ["GET", "/v1/models", undefined],
+    ["GET", "/v1/usage/summary", "Bearer k2"],
+    ["POST", "/v1/count", "Bearer k2"],
+    ["GET", "/v1/streams/s%2F1", "Bearer k2"],
+    ["POST", "/v1/streams/s%2F1/cancel", "Bearer k2"],
+    ["DELETE", "/v1/streams/s%2F1", "Bearer k2"],
+  ]);
+});
+
 test("a response of something else than an edge is named", async (t) => {
   const edge = await startEdge(t, {
     handle: ({ response }) => response.writeHead(200, { "content-type": "text/html" }).end("<html>"),
