@@ -3,10 +3,11 @@
  *
  * Supported: headings, paragraphs, fenced code, lists, quotes, rules and tables. HTML stays text.
  *
- * The tree consists of blocks `{type, children}` and leaves `{type: "inline" | "raw", text, seams}`. It grows
- * only at its end, so whoever draws it need not look at blocks that are complete: in `children`, only
- * the entries from `stable - 1` on may have changed since `stable` was last set. The cost of a piece of text
- * is linear in its length, and does not depend on the text before it.
+ * The tree consists of blocks `{type, children}` and leaves `{type: "inline" | "raw", text, seams}`. The leaves
+ * of a block are lines, or pieces of a line that is very long. The tree grows only at its end, so a view need
+ * not look at blocks that are complete: in `children`, only the entries from `stable - 1` on may have changed
+ * since `stable` was last set. The cost of a piece of text is linear in its length, and does not depend on the
+ * text before it.
  */
 
 /** Characters of a line that decide what it is, and about the largest size of a leaf. */
@@ -102,8 +103,7 @@ export class MarkdownParser {
 
   /** Commit the beginning of a line that is too long to be kept until its end. */
   #commitPart() {
-    const high = this.#line.charCodeAt(MAX_LEAF - 1);
-    const end = high >= 0xd800 && high < 0xdc00 ? MAX_LEAF - 1 : MAX_LEAF;
+    const end = cutOf(this.#line);
     const rest = this.#line.slice(end);
     const later = this.#seams.filter((seam) => seam > end).map((seam) => seam - end);
     this.#seams = this.#seams.filter((seam) => seam <= end);
@@ -226,7 +226,7 @@ export class MarkdownParser {
       return;
     }
     const text = rest.slice(Math.min(indentOf(rest), code.indent));
-    this.#addLeaf(code, "raw", code.children.length ? `\n${text}` : text);
+    this.#addLeaf(code, "raw", text);
     this.#placeSeams(text, line);
   }
 
@@ -234,7 +234,7 @@ export class MarkdownParser {
     const text = rest.trimStart();
     const last = node.children.at(-1);
     if (last === undefined || last.text.length > MAX_LEAF) {
-      this.#addLeaf(node, "inline", last === undefined ? text : `\n${text}`);
+      this.#addLeaf(node, "inline", text);
     } else {
       last.text += `\n${text}`;
       this.#owner = node;
@@ -332,6 +332,14 @@ function startOf(line) {
     // Only such an item may interrupt a paragraph: a line may begin with a number, or with a dash.
     isWeak: (isOrdered && number !== 1) || !line.slice(item[0].length).trim(),
   };
+}
+
+/** Return where to cut a line that is longer than a leaf: after a space, or at least not in a character. */
+function cutOf(line) {
+  const space = line.lastIndexOf(" ", MAX_LEAF - 1);
+  if (space >= MAX_LEAF - 256) return space + 1;
+  const isHighSurrogate = (line.charCodeAt(MAX_LEAF - 1) & 0xfc00) === 0xd800;
+  return isHighSurrogate ? MAX_LEAF - 1 : MAX_LEAF;
 }
 
 function indentOf(line) {

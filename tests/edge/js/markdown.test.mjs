@@ -98,7 +98,7 @@ test("blocks are what CommonMark says", () => {
     ["table", ["row", ["th", "a"], ["th", "b"]], ["row", ["td", "1"], ["td", "2"]]],
     ["paragraph", "c"],
   ]);
-  assert.deepEqual(blocks("```js\na\n\n  b\n```"), [["code", "a", "\n", "\n  b"]]);
+  assert.deepEqual(blocks("```js\na\n\n  b\n```"), [["code", "a", "", "  b"]]);
 });
 
 test("inline marks nest, and marks without a counterpart are text", () => {
