@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from browser import browser, console_errors, page  # noqa: F401  # fixtures
 
 from server_process import stop
 from virtual_time import pytest_asyncio_loop_factories  # noqa: F401  # a hook
