@@ -31,6 +31,7 @@ PAGES = (
     "docs/configuration.md",
     "docs/simulator.md",
     "docs/operations.md",
+    "docs/edge-operations.md",
     "docs/performance.md",
     "docs/architecture.md",
 )
