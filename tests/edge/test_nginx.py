@@ -28,7 +28,7 @@ SCENARIOS = (
     "tokens=5&stall_after=3",
     BLOCKING,
 )
-WAYS = ("fetch",)
+WAYS = ("fetch", "websocket")
 WAIT_S = 60
 """Bound of waits that take milliseconds on an idle machine."""
 
@@ -202,7 +202,9 @@ async def test_silent_streams_outlive_the_time_outs_of_nginx(server, proxied):
     nginx_settings = "proxy_read_timeout 3s; proxy_send_timeout 3s; send_timeout 3s;"
     quick = {"heartbeat_interval_s": 1, "socket_ping_interval_s": 1}
     with proxied(server, nginx_settings=nginx_settings, **quick) as (nginx, _):
-        await asyncio.gather(think(nginx, count=6, silent_s=7), whole_answer(nginx, 7))
+        await asyncio.gather(
+            think(nginx, count=6, silent_s=7), idle_socket(nginx, 7), whole_answer(nginx, 7)
+        )
 
 
 async def idle_socket(nginx, silent_s):
