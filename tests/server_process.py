@@ -98,16 +98,22 @@ def stop(process):
 
 
 class Forked:
-    """What a test needs of `subprocess.Popen`, of a process forked from one that has imported all."""
+    """What a test needs of `subprocess.Popen`, of a process forked from one that has imported all.
 
-    def __init__(self, arguments, environ, log, *, cwd=None, is_strict=False):
+    It runs `tokenwire-server`, or `program`: a file of Python, or a folder with `__main__.py`.
+    """
+
+    def __init__(self, arguments, environ, log, *, cwd=None, is_strict=False, program=None):
         start_forkserver()
         ours, theirs = os.pipe()
         self.stdout = os.fdopen(ours)
         # `daemon`: killed, should this process end without stopping it.
         self._process = _forking.Process(
             target=_run,
-            args=(arguments, environ, cwd, is_strict, _Passed(theirs), _Passed(log.fileno())),
+            args=(
+                *(program, arguments, environ, cwd, is_strict),
+                *(_Passed(theirs), _Passed(log.fileno())),
+            ),
             daemon=True,
         )
         self._process.start()
@@ -152,7 +158,7 @@ def _detached(passed):
     return passed.detach()
 
 
-def _run(arguments, environ, cwd, is_strict, stdout, log):
+def _run(program, arguments, environ, cwd, is_strict, stdout, log):
     for number, place in ((stdout, 1), (log, 2)):
         os.dup2(number, place)
         os.close(number)
@@ -165,6 +171,11 @@ def _run(arguments, environ, cwd, is_strict, stdout, log):
         os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environ)
+    if program is not None:
+        sys.argv = [os.fspath(program), *arguments]
+        sys.path.insert(0, os.fspath(program if program.is_dir() else program.parent))
+        runpy.run_path(os.fspath(program), run_name="__main__")
+        return
     sys.argv = ["tokenwire-server", *arguments]
     del sys.modules["tokenwire_server.__main__"]  # run anew, with these variables
     runpy.run_module("tokenwire_server", run_name="__main__", alter_sys=True)

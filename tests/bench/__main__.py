@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import plot
 import report
 from added import keyed, ledger
 from callers import Unmeasurable
@@ -38,7 +37,7 @@ def main() -> int:
     def say(what: str) -> None:
         print(f"{time.monotonic() - began:5.0f} s  {what}", file=sys.stderr)
 
-    processes = Processes(arguments.out / "logs", pin=arguments.pin)
+    processes = Processes(arguments.out / "logs", pin=arguments.pin, fork=arguments.tiny)
     try:
         parts = PARTS if arguments.part == "all" else (arguments.part,)
         tokens = everything(plan, processes, say) if "tokens" in parts else None
@@ -52,6 +51,8 @@ def main() -> int:
     bars = [bar for results in (tokens, streams, *added, edge) if results for bar in results.bars]
     report.save(arguments.out / "bench.json", about, bars, tokens, streams, added, edge)
     if tokens and not arguments.tiny:
+        import plot  # matplotlib takes a second to import
+
         plot.save(arguments.out / "bench", tokens, about)
     print(report.text(about, bars, tokens, streams, added, edge))
     if arguments.check and not all(bar.met for bar in bars):

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 from callers import Unmeasurable
+from forked import Forked
 from jobs import Job
 
 HERE = Path(__file__).parent
@@ -45,10 +46,12 @@ class Running(msgspec.Struct, frozen=True):
 class Processes:
     """Starts processes, and saves their output as `logs/NAME.log`."""
 
-    def __init__(self, logs: Path, *, pin: bool = False) -> None:
+    def __init__(self, logs: Path, *, pin: bool = False, fork: bool = False) -> None:
+        """`fork`: fork Python programs from this process instead of starting them."""
         logs.mkdir(parents=True, exist_ok=True)
         self._logs = logs
         self._pin = pin
+        self._fork = fork
 
     def simulator(self) -> AbstractContextManager[Running]:
         return self.start(
@@ -127,17 +130,8 @@ class Processes:
         """
         log = self._logs / f"{name}.log"
         with log.open("wb") as output, self._cores(measured=measured):
-            process = subprocess.Popen(
-                argv,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env={
-                    **os.environ,
-                    "TOKENWIRE_DATABASE": self.new_database(name),
-                    **(env or {}),
-                },
-            )
+            database = {"TOKENWIRE_DATABASE": self.new_database(name)}
+            process = self._process(argv, None, output, output, database | {**(env or {})})
         try:
             limit = time.monotonic() + ready_limit_s
             while (address := ready() if ready else _printed_address(log)) is None:
@@ -154,22 +148,49 @@ class Processes:
                 process.wait()
 
     def run(self, job: Job, result: type[Result]) -> Result:
-        """Run the job in a fresh load process. Raises Unmeasurable."""
-        with self._cores(measured=False):
-            try:
-                done = subprocess.run(
-                    [sys.executable, str(HERE / "load.py")],
-                    input=msgspec.json.encode(job),
-                    capture_output=True,
-                    timeout=JOB_LIMIT_S,
-                )
-            except subprocess.TimeoutExpired:
+        """Run the job in a separate load process. Raises Unmeasurable."""
+        with (
+            tempfile.TemporaryFile() as stdin,
+            tempfile.TemporaryFile() as stdout,
+            tempfile.TemporaryFile() as stderr,
+        ):
+            stdin.write(msgspec.json.encode(job))
+            stdin.seek(0)
+            with self._cores(measured=False):
+                argv = [sys.executable, str(HERE / "load.py")]
+                process = self._process(argv, stdin, stdout, stderr)
+                try:
+                    code = process.wait(JOB_LIMIT_S)
+                except subprocess.TimeoutExpired:
+                    raise Unmeasurable(
+                        f"{type(job).__name__}: not done within {JOB_LIMIT_S:g} s"
+                    ) from None
+                finally:
+                    process.kill()
+                    process.wait()
+            stdout.seek(0)
+            stderr.seek(0)
+            if code != 0:
                 raise Unmeasurable(
-                    f"{type(job).__name__}: not done within {JOB_LIMIT_S:g} s"
-                ) from None
-        if done.returncode != 0:
-            raise Unmeasurable(f"{type(job).__name__}: {done.stderr.decode()[-2000:].strip()}")
-        return msgspec.json.decode(done.stdout, type=result)
+                    f"{type(job).__name__}: {stderr.read().decode()[-2000:].strip()}"
+                )
+            return msgspec.json.decode(stdout.read(), type=result)
+
+    def _process(
+        self,
+        argv: Sequence[str],
+        stdin: IO[bytes] | None,
+        stdout: IO[bytes],
+        stderr: IO[bytes],
+        env: Mapping[str, str] | None = None,
+    ) -> Forked | subprocess.Popen[bytes]:
+        """Start a program. `env` adds to the variables of this process. Without `stdin` it reads nothing."""
+        variables = {**os.environ, **(env or {})}
+        if self._fork and argv[0] == sys.executable:
+            return Forked(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=variables)
+        return subprocess.Popen(
+            argv, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=variables
+        )
 
     @contextmanager
     def _cores(self, *, measured: bool) -> Iterator[None]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
+
+from server_process import Forked, stop
 
 MARGIN = 10
 RUN_LIMIT_S = 300  # each part takes 10 s on an idle machine
@@ -16,10 +17,22 @@ pytestmark = pytest.mark.timeout(2 * RUN_LIMIT_S)
 
 
 def measured(part: str, out: Path) -> dict[str, float]:
-    argv = [sys.executable, str(Path(__file__).parent), "--tiny", "--part", part, "--out", str(out)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=RUN_LIMIT_S)
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
+    with (out / "log").open("w+") as log:
+        # It is forked from a process that has imported the server, and forks the processes that it measures.
+        process = Forked(
+            ("--tiny", "--part", part, "--out", str(out)),
+            dict(os.environ),
+            log,
+            program=Path(__file__).parent,
+        )
+        try:
+            with process.stdout as stdout:
+                print(stdout.read())
+            process.wait(RUN_LIMIT_S)
+        finally:
+            stop(process)
+        log.seek(0)
+        assert process.returncode == 0, log.read()
     bars = json.loads((out / "bench.json").read_bytes())["bars"]
     return {bar["key"]: bar["measured"] for bar in bars}
 

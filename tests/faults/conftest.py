@@ -3,14 +3,14 @@
 import json
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from server_process import stop
+from server_process import Forked, stop
 
 OBSERVED = Path(__file__).parents[1] / "bench" / "observed.py"
 
@@ -37,18 +37,16 @@ def observed(simulator):
             key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")
         }
         settings = {f"TOKENWIRE_LIMITS__{name.upper()}": str(n) for name, n in limits.items()}
-        process = subprocess.Popen(
-            [sys.executable, OBSERVED],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environ | simulator.environ() | settings,
-        )
-        try:
-            yield Observed(process)
-        finally:
+        with tempfile.TemporaryFile("w+") as log:
+            process = Forked((), environ | simulator.environ() | settings, log, program=OBSERVED)
             try:
-                stop(process)
+                yield Observed(process)
             finally:
-                process.stdout.close()
+                try:
+                    stop(process)
+                finally:
+                    process.stdout.close()
+                    log.seek(0)
+                    sys.stderr.write(log.read())  # pytest shows it when the test failed
 
     return running
