@@ -12,6 +12,7 @@ from tokenwire.connect.channel import connection_to
 from tokenwire.connect.tls import Tls
 from tokenwire.errors import TokenwireError
 
+from . import openapi
 from .grpc_client.channel import Channel
 from .http.middleware import add_middleware
 from .problems import Problem, problem_of
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.mount("/static", playground.PlaygroundFiles())
     if settings.playground:
         app.include_router(playground.router)
+    openapi.install(app)
     return app
 
 

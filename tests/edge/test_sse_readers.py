@@ -6,6 +6,7 @@ import subprocess
 
 import httpx
 import httpx_sse
+
 import node
 
 EVENT_SOURCE = """url => new Promise((resolve, reject) => {
