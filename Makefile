@@ -40,8 +40,8 @@ demo: $(READY) ## Start the built-in demo, stream one chat to the terminal, and 
 	@$(BIN)/python scripts/demo.py
 
 .PHONY: run
-run: $(READY) ## Serve the built-in demo on 127.0.0.1:50051 until Ctrl-C
-	@$(BIN)/tokenwire-server serve --demo
+run: $(READY) ## Serve the built-in demo on 127.0.0.1:50051, and its playground on :8080, until Ctrl-C
+	@$(BIN)/python scripts/run.py
 
 .PHONY: wheel
 wheel: $(READY) ## Build the wheel in dist/

@@ -5,10 +5,23 @@ The text under each field is its description in the reference of all settings. U
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "TOKENWIRE_EDGE_"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -19,7 +32,7 @@ class Settings(BaseSettings):
     """Everything an operator can set. Units are in the names."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TOKENWIRE_EDGE_",
+        env_prefix=ENV_PREFIX,
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
@@ -89,3 +102,75 @@ class Settings(BaseSettings):
     """Seconds in which a WebSocket must authenticate."""
     socket_ping_interval_s: Seconds = 20.0
     """Seconds between two pings on a WebSocket. Without an answer within as many again, it is closed."""
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. The text is one line with the settings and their faults."""
+
+
+def load(flags: Mapping[str, Any], file: Path | None) -> Settings:
+    """Return the settings of all sources. Raises ConfigError."""
+
+    class Sources(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # not a source here
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the same
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    try:
+        _check_names(file)
+        found = Sources(**flags)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)
+        raise ConfigError(
+            "; ".join(_fault(fault["loc"], fault["msg"]) for fault in faults)
+        ) from None
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+    return Settings.model_construct(**dict(found))
+
+
+def _check_names(file: Path | None) -> None:
+    """Check the file, and that no source has a name that is not a setting. Raises ConfigError."""
+    names: dict[str, str] = {}
+    if file is not None:
+        try:
+            names |= dict.fromkeys(tomllib.loads(file.read_text("utf-8")), str(file))
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror or error}") from None
+        except ValueError as error:  # of TOML, or of UTF-8
+            raise ConfigError(f"{file}: {error}") from None
+    for variable in os.environ:
+        if variable.upper().startswith(ENV_PREFIX):
+            names[variable[len(ENV_PREFIX) :].lower()] = variable
+    for name, source in names.items():
+        if name not in Settings.model_fields:
+            nearest = get_close_matches(name, Settings.model_fields, 1)
+            hint = f": did you mean {nearest[0]}?" if nearest else ""
+            raise ConfigError(f"{source}: {name}: no such setting{hint}")
+
+
+def _fault(path: tuple[int | str, ...], text: str) -> str:
+    """Return pydantic's text in an operator's words."""
+    for theirs, ours in _WORDS:
+        text = text.replace(theirs, ours)
+    return f"{'.'.join(map(str, path))}: {text}"
+
+
+_WORDS = (
+    ("Input should be", "must be"),
+    ("Value error, ", ""),
+    ("a valid tuple", "a list of strings"),
+    ("a valid boolean, unable to interpret input", "true or false"),
+    ("a valid number, unable to parse string as a number", "a number"),
+    ("a valid integer, unable to parse string as an integer", "a whole number"),
+    ("a valid ", "a "),
+)

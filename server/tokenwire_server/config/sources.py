@@ -37,6 +37,9 @@ FOREIGN_VARIABLES = frozenset(
 )
 """Variables of the client and of the tests, which are not settings of the server."""
 
+EDGE_PREFIX = "TOKENWIRE_EDGE_"
+"""Of the settings of `tokenwire-edge`, which may run in the same environment."""
+
 NO_SUCH_SETTING = "no such setting"
 
 Step = str | int
@@ -143,7 +146,10 @@ def _variables(model: type[BaseModel], environ: Mapping[str, str]) -> list[_Sour
     found: dict[tuple[str, ...], _Source] = {}
     faults: list[str] = []
     for name, text in environ.items():
-        if not name.upper().startswith(ENV_PREFIX) or name.upper() in FOREIGN_VARIABLES:
+        upper = name.upper()
+        if not upper.startswith(ENV_PREFIX) or upper in FOREIGN_VARIABLES:
+            continue
+        if upper.startswith(EDGE_PREFIX):
             continue
         try:
             path, is_json = _setting(model, name[len(ENV_PREFIX) :].split(STEP))
