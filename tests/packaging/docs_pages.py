@@ -6,7 +6,8 @@ What is in a block decides how it is tested:
   pages run in one terminal, in the order of PAGES.
 - `python`: a program, run by a command, if the text before it says "Save this as `NAME`:". Otherwise a
   fragment that uses `client`, an AsyncClient: it is run inside `async def main()`.
-- `toml`: a configuration of the server, which must be accepted.
+- `toml`: a configuration of the server, or on a page about the edge one of the edge. It must be accepted.
+- `html` and `js`: pages and scripts for browsers. tests/edge/test_browser_docs.py runs them.
 - `mermaid` and `text`: a drawing, which is not tested.
 
 A comment before a block, `<!-- not run: REASON -->`, excludes it. test_docs.py has the list of those.
@@ -27,11 +28,13 @@ PAGES = (
     "docs/costs-and-usage.md",
     "docs/grpcurl.md",
     "docs/edge.md",
+    "docs/browser.md",
     "docs/keys-and-limits.md",
     "docs/configuration.md",
     "docs/simulator.md",
     "docs/operations.md",
     "docs/edge-operations.md",
+    "docs/edge-configuration.md",
     "docs/performance.md",
     "docs/architecture.md",
 )
@@ -41,6 +44,8 @@ TEXTS = (*PAGES, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """All texts, also those without commands."""
 
 DRAWINGS = ("mermaid", "text")
+
+BROWSER_LANGUAGES = ("html", "js")
 
 _BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<why_not>.+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",

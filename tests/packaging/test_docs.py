@@ -12,15 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from docs_pages import DRAWINGS, PAGES, ROOT, TEXTS, all_blocks, text_of
+from docs_pages import BROWSER_LANGUAGES, DRAWINGS, PAGES, ROOT, TEXTS, all_blocks, text_of
 from docs_terminal import Terminal, is_shown
 
 import tokenwire
 from tokenwire.v1 import error_pb2, event_pb2
+from tokenwire_edge import settings as edge_settings
 from tokenwire_server.config import load
 from tokenwire_server.rpc.status import CODES
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_EDGE_ADDRESS = "127.0.0.1:8080"
 
 FOLDERS = ("client", "docs", "protos", "requirements", "scripts", "server", "tests")
 """The folders of the repository whose paths the pages name."""
@@ -63,8 +65,8 @@ def copy_of_the_clone(folder):
     return folder
 
 
-def environ_of_a_reader(address):
-    """Return variables with another port than the default, which may be in use, and a PATH without this
+def environ_of_a_reader(address, edge_address):
+    """Return variables with other ports than the defaults, which may be in use, and a PATH without this
     environment.
     """
     programs = Path(sys.executable).parent
@@ -75,6 +77,8 @@ def environ_of_a_reader(address):
         "PATH": ":".join(paths),
         "TOKENWIRE_LISTEN": address,
         "TOKENWIRE_TARGET": address,
+        "TOKENWIRE_EDGE_LISTEN": edge_address,
+        "TOKENWIRE_EDGE_TARGET": address,
     }
 
 
@@ -84,11 +88,13 @@ def unused_address():
         return f"127.0.0.1:{unused.getsockname()[1]}"
 
 
-def blocks_with(address):
-    """Return the blocks of all pages, with this address instead of the default."""
-    return [
-        replace(block, text=block.text.replace(DEFAULT_ADDRESS, address)) for block in all_blocks()
-    ]
+def blocks_with(address, edge_address):
+    """Return the blocks of all pages, with these addresses instead of the defaults."""
+
+    def with_addresses(text):
+        return text.replace(DEFAULT_ADDRESS, address).replace(DEFAULT_EDGE_ADDRESS, edge_address)
+
+    return [replace(block, text=with_addresses(block.text)) for block in all_blocks()]
 
 
 def can_run(command):
@@ -125,7 +131,7 @@ class Reader:
         if line.endswith("&"):
             self._terminal.wait_for(wanted.strip(), began)
             return
-        fails = re.match(r"ERROR|tokenwire(-server)?: (?!listening)", wanted) is not None
+        fails = re.match(r"ERROR|tokenwire(-server|-edge)?: (?!listening)", wanted) is not None
         if (code != 0) != fails or not is_shown(wanted, shown):
             self.mismatches.append(f"{place}: $ {line}\n{shown}(exit code {code}), not\n{wanted}")
 
@@ -133,11 +139,11 @@ class Reader:
 @pytest.mark.timeout(600)
 def test_the_commands_and_programs_of_all_pages_work_in_one_terminal(tmp_path):
     folder = copy_of_the_clone(tmp_path)
-    address = unused_address()
+    address, edge_address = unused_address(), unused_address()
     ran_count = 0
-    with Terminal(folder, environ_of_a_reader(address)) as terminal:
+    with Terminal(folder, environ_of_a_reader(address, edge_address)) as terminal:
         reader = Reader(terminal, folder)
-        for block in blocks_with(address):
+        for block in blocks_with(address, edge_address):
             if block.why_not:
                 continue
             if block.saved_as:
@@ -163,7 +169,7 @@ def test_every_block_is_tested_or_marked_with_the_reason():
         for block in all_blocks()
         if not (
             block.why_not
-            or block.language in ("python", "toml", *DRAWINGS)
+            or block.language in ("python", "toml", *BROWSER_LANGUAGES, *DRAWINGS)
             or (not block.language and block.text.startswith("$ "))
         )
     ]
@@ -179,12 +185,16 @@ def test_the_configuration_files_of_a_page_are_accepted_together(page, tmp_path)
     path.write_text(
         "".join(b.text for b in all_blocks() if b.page == page and b.language == "toml")
     )
-    load(path, {})
+    if page.startswith("docs/edge"):
+        edge_settings.load({}, path)
+    else:
+        load(path, {})
 
 
 def test_the_tables_of_settings_are_up_to_date():
-    page = runpy.run_path(str(ROOT / "scripts" / "configuration.py"))["page"]
-    assert text_of("docs/configuration.md") == page(), "run `make docs`"
+    script = runpy.run_path(str(ROOT / "scripts" / "configuration.py"))
+    for path, settings in script["PAGES"].items():
+        assert path.read_text() == script["page"](path, settings), "run `make docs`"
 
 
 def test_the_tables_of_providers_are_up_to_date(monkeypatch):
