@@ -48,9 +48,14 @@ class Shutdown:
             self._callbacks.discard(callback)
 
     def problem_instead_of(self, error: TokenwireError) -> Problem:
-        """Return the problem of a call that failed, perhaps because `ended_by` cancelled it."""
-        problem = problem_of(error)
-        return self.problem(problem.facts) if self.is_ending else problem
+        """Return the problem of a stream's call that failed, perhaps because `ended_by` cancelled it."""
+        if not self.is_ending:
+            return problem_of(error)
+        if not error.stream_id:
+            return self.problem()
+        return self.problem(
+            {"stream_id": error.stream_id, "last_sequence": str(error.last_sequence)}
+        )
 
     @staticmethod
     def problem(facts: Mapping[str, str] | None = None) -> Problem:
