@@ -220,27 +220,31 @@ class EdgeHttpProtocol(HttpToolsProtocol):
                 self._refuse(self._head_too_large())
 
     def _parse(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            rest = data[upgrade.args[0] :]
-        else:
-            return
-        if not self._should_upgrade():
-            self._parse_without_upgrade(rest)
-        elif self._is_excess:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            else:
+                return
+            if self._should_upgrade():
+                self._upgrade()
+                return
+            self._parse_head_again()
+
+    def _upgrade(self) -> None:
+        if self._is_excess:
             raise _Refused(self.overload.problem)
-        elif self._running is not None and not self._running.response_complete:
+        if self._running is not None and not self._running.response_complete:
             raise _Refused(_malformed())
-        else:
-            self.transport = self._socket
-            self.handle_websocket_upgrade()
+        self.transport = self._socket
+        self.handle_websocket_upgrade()
 
-    def _parse_without_upgrade(self, rest: bytes) -> None:
-        """Parse the head again without its Upgrade header, which a server may ignore, and then `rest`.
+    def _parse_head_again(self) -> None:
+        """Parse the head without its Upgrade header, which a server may ignore.
 
-        Java's HTTP client asks for HTTP/2 with each first request. The parser treats the body of such a
-        request as the other protocol's.
+        Java's HTTP client asks for HTTP/2 with each first request. The parser would treat the body of such
+        a request as the other protocol's.
         """
         method = self.scope["method"].encode()
         if method == b"CONNECT":
@@ -258,7 +262,6 @@ class EdgeHttpProtocol(HttpToolsProtocol):
             lenient_data_after_close=True
         )  # as the base class does
         self.parser.feed_data(b"".join([*lines, b"\r\n"]))
-        self.parser.feed_data(rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -300,7 +303,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             if not self._should_upgrade():
-                return  # see _parse_without_upgrade
+                return  # see _parse_head_again
         if len(self.pipeline) == MAX_PIPELINED:
             raise _Refused(_malformed())
         self._unset_keepalive_if_required()

@@ -1,14 +1,22 @@
 """Connections that misbehave, as raw sockets, to a real uvicorn in a thread of its own."""
 
 import asyncio
+import socket
 import time
 from contextlib import ExitStack
+from itertools import pairwise
 
 import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
 from websockets.sync.client import connect
 
 from raw_http import Response, head, responses, serving
 from tokenwire_edge.http import protocol
+from tokenwire_edge.serving import config_of
+from tokenwire_edge.settings import Settings
 
 MEBIBYTE = 1 << 20
 
@@ -37,6 +45,8 @@ class Application:
             await self._answer_without_end(receive, send, is_silent=scope["path"] == "/silent")
             return
         body = b""
+        if scope["path"] == "/late":
+            await asyncio.sleep(0.1)  # until the connection is no longer read
         if scope["path"] == "/echo":
             more = True
             while more:
@@ -117,6 +127,11 @@ def test_a_second_request_on_a_connection_has_time_limits_too(impatient_edge, se
         assert [response.status for response in responses(connection)] == statuses
 
 
+def test_a_second_head_that_began_during_the_first_response_has_a_time_limit(impatient_edge):
+    with impatient_edge.connection(head() + b"GET / HT") as connection:
+        assert [response.status for response in responses(connection)] == [200, 408]
+
+
 def test_a_websocket_and_a_slow_body_outlive_the_limits_of_heads(impatient_edge):
     host, port = impatient_edge.address
     with (
@@ -175,8 +190,9 @@ def test_what_is_no_http_gets_400_without_anything_of_the_server(edge, sent):
 # Bodies
 
 
-def test_a_response_before_the_end_of_the_body_arrives_and_closes_the_connection(edge):
-    with edge.connection(head("/", "POST", f"content-length: {64 * MEBIBYTE}")) as connection:
+@pytest.mark.parametrize("path", ["/", "/late"])
+def test_a_response_before_the_end_of_the_body_arrives_and_closes_the_connection(edge, path):
+    with edge.connection(head(path, "POST", f"content-length: {64 * MEBIBYTE}")) as connection:
         for _ in range(8):
             connection.sendall(bytes(MEBIBYTE))
         [response] = responses(connection)
@@ -204,17 +220,13 @@ def test_trailers_do_not_become_headers(edge):
         assert [response.body for response in responses(connection)] == [b"a", b"ok"]
 
 
+HTTP2 = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAA")
+
+
 def test_a_request_that_asks_for_http2_is_answered_with_its_body(edge):
-    sent = head(
-        "/echo",
-        "POST",
-        "content-length: 4",
-        "connection: Upgrade, HTTP2-Settings",
-        "upgrade: h2c",
-        "http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
-    )
-    with edge.connection(sent + b"body" + head("/", "GET", "connection: close")) as connection:
-        assert [response.body for response in responses(connection)] == [b"body", b"ok"]
+    request = head("/echo", "POST", "content-length: 4", *HTTP2) + b"body"
+    with edge.connection(request * 2 + head("/", "GET", "connection: close")) as connection:
+        assert [response.body for response in responses(connection)] == [b"body", b"body", b"ok"]
 
 
 def test_connect_is_refused(edge):
@@ -328,3 +340,99 @@ def test_a_flood_of_connections_is_survived():
         edge.wait_until(lambda: edge.connections == 0)
         with edge.connection(head("/", "GET", "connection: close")) as connection:
             assert [response.status for response in responses(connection)] == [200]
+
+
+# Any bytes
+
+
+class Fed:
+    """A connection whose input arrives in given pieces; `sent` is what the caller got of it."""
+
+    def __init__(self):
+        self._config = config_of(Application(), Settings(max_header_bytes=1024))
+        self._config.load()
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    def close(self):
+        self._runner.close()
+
+    def received(self, pieces):
+        return self._runner.run(self._received(pieces))
+
+    async def _received(self, pieces):
+        loop, state = asyncio.get_running_loop(), ServerState()
+        ours, callers = socket.socketpair()
+        ours.setblocking(False)
+        transport, _ = await loop.create_connection(
+            lambda: self._config.http_protocol_class(self._config, state, {}), sock=ours
+        )
+        reader, writer = await asyncio.open_connection(sock=callers)
+        reading = asyncio.create_task(reader.read())
+        for piece in pieces:
+            if not transport.is_closing():
+                transport.get_protocol().data_received(piece)
+                await asyncio.sleep(0)
+        while state.tasks and any(not task.done() for task in state.tasks):
+            if not transport.is_closing() and transport.get_protocol().cycle.more_body:
+                break  # the body is incomplete
+            await asyncio.sleep(0)
+        writer.write_eof()
+        received = await reading
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(20):
+            while state.connections or state.tasks:
+                await asyncio.sleep(0)
+        return received
+
+
+@pytest.fixture(scope="module")
+def fed():
+    fed = Fed()
+    yield fed
+    fed.close()
+
+
+bodies = st.binary(min_size=1, max_size=40)
+requests = st.one_of(
+    st.integers(1, 99).map(lambda size: head("/", "GET", f"x-size: {size}")),
+    st.just(b"\r\n" + head("/", "HEAD")),
+    st.just(head("/", "GET", *HTTP2)),
+    bodies.map(lambda body: head("/echo", "POST", f"content-length: {len(body)}") + body),
+    bodies.map(lambda body: head("/echo", "POST", f"content-length: {len(body)}", *HTTP2) + body),
+    st.lists(bodies, max_size=3).map(
+        lambda chunks: (
+            head("/echo", "POST", "transfer-encoding: chunked")
+            + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+            + b"0\r\nx-size: 1\r\n\r\n"
+        )
+    ),
+)
+sent = st.lists(requests, min_size=1, max_size=5).map(b"".join)
+
+
+@st.composite
+def splits(draw, sent):
+    whole = draw(sent)
+    ends = sorted(draw(st.sets(st.integers(1, len(whole)), max_size=30)))
+    return whole, [whole[begin:end] for begin, end in pairwise([0, *ends, len(whole)])]
+
+
+@st.composite
+def mutated(draw):
+    whole = bytearray(draw(sent))
+    for position in draw(st.lists(st.integers(0, len(whole)), max_size=4)):
+        whole[position : position + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+    return bytes(whole) + b"\r\n"
+
+
+@given(splits(sent))
+def test_where_the_network_splits_requests_never_matters(fed, case):
+    whole, pieces = case
+    assert fed.received(pieces) == fed.received([whole])
+
+
+@given(splits(mutated()))
+def test_whatever_is_received_nothing_stays_when_the_caller_has_left(fed, case):
+    _, pieces = case
+    fed.received(pieces)
