@@ -1,4 +1,4 @@
-"""Bodies through a real ASGI request whose parts the test hands over one by one."""
+"""Bodies whose parts the test hands over one by one, and bodies through a whole application."""
 
 import asyncio
 from types import SimpleNamespace
@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
+from raw_http import head, responses, serving
+from tokenwire_edge.app import create_app
 from tokenwire_edge.http.limits import Bodies, read_body
 from tokenwire_edge.problems import Problem
 from tokenwire_edge.settings import Settings
@@ -136,3 +138,36 @@ async def test_any_other_type_or_coding_is_refused_unread_with_what_is_accepted(
     problem = await refused(limits(), sender, **{name: value})
     assert (problem.status, problem.facts) == (415, {"accepted": accepted})
     assert sender.parts_read == 0
+
+
+# Through the whole application
+
+
+@pytest.fixture(scope="module")
+def edge():
+    settings = {"max_request_bytes": 4096, "body_timeout_s": 0.2}
+    with serving(create_app(Settings(**settings)), **settings) as edge:
+        yield edge
+
+
+JSON = "content-type: application/json"
+CHUNKED = "transfer-encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "problem"),
+    [
+        ((JSON, "content-length: 4097", "expect: 100-continue"), b"", (413, "BODY_TOO_LARGE")),
+        ((JSON, CHUNKED), b"2000\r\n" + bytes(8192), (413, "BODY_TOO_LARGE")),
+        (("content-length: 4096",), b"", (415, "UNSUPPORTED_MEDIA_TYPE")),
+        ((JSON, CHUNKED, "content-encoding: br"), b"", (415, "UNSUPPORTED_MEDIA_TYPE")),
+        ((JSON, "content-length: 2"), b"{", (408, "REQUEST_TIMEOUT")),
+    ],
+    ids=["length", "chunked", "type", "coding", "slow"],
+)
+def test_a_body_is_refused_before_its_end_with_a_problem_that_closes_the_connection(
+    edge, headers, body, problem
+):
+    with edge.connection(head("/v1/chat", "POST", *headers) + body) as connection:
+        [response] = responses(connection)
+    assert response.problem == problem
