@@ -328,3 +328,8 @@ def test_an_empty_base_url_is_the_default_and_a_bad_one_names_its_variable(name)
 def test_the_defaults_are_within_their_own_bounds():
     assert Limits.model_validate(Limits().model_dump()) == Limits()
     assert load(None, {}, {}) == Settings()
+
+
+def test_variables_of_the_edge_and_of_clients_are_not_settings_of_the_server():
+    variables = {"TOKENWIRE_EDGE_LISTEN": "127.0.0.1:8080", "TOKENWIRE_KEY": "tw_1"}
+    assert load(None, {}, variables) == load(None, {}, {})
