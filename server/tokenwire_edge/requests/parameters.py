@@ -9,7 +9,6 @@ from typing import Any, TypeVar, cast
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from ..problems import Problem
 from .messages import field_named, message_of, unknown_field
 from .violations import MAX_VIOLATIONS, cleaned, invalid_request
 
@@ -20,13 +19,13 @@ M = TypeVar("M", bound=Message)
 
 
 def check_stream_id(stream_id: str) -> str:
-    """Return an id that a stream can have. The server decides whether there is such a stream.
+    """Return an id whose characters and length are possible. The server decides whether it is one.
 
     Raises:
-        Problem: 404 STREAM_NOT_FOUND, as for every other stream that does not exist.
+        Problem: 400 INVALID_REQUEST, as the server's.
     """
     if not _STREAM_ID.fullmatch(stream_id):
-        raise Problem(404, "STREAM_NOT_FOUND", "stream not found or expired")
+        raise invalid_request([("stream_id", "is not the id of a stream")])
     return stream_id
 
 

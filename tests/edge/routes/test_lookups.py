@@ -71,12 +71,17 @@ def test_a_stream_is_described_cancelled_without_effect_and_deleted(http, stream
 
 
 @pytest.mark.parametrize("verb_and_path", ["GET {}", "DELETE {}", "POST {}/cancel"])
-@pytest.mark.parametrize("stream_id", ["0" * 32, "%00", "a%20b", "%C3%A9", "x" * 65, "..%2e"])
-def test_an_id_that_no_stream_has_gets_the_same_answer_whatever_it_contains(
-    http, verb_and_path, stream_id
-):
-    verb, path = verb_and_path.format(f"/v1/streams/{stream_id}").split(" ", 1)
-    assert http(verb, path) == http("GET", f"/v1/streams/{'1' * 32}")
+def test_ids_of_no_stream_get_the_same_answers_from_the_edge_and_the_server(http, verb_and_path):
+    def answer(stream_id):
+        verb, path = verb_and_path.format(f"/v1/streams/{stream_id}").split(" ", 1)
+        return http(verb, path)
+
+    status, problem = answer("0" * 32)
+    assert (status, problem["reason"]) == (404, "STREAM_NOT_FOUND")
+    malformed = {"stream_id": "is not the id of a stream"}
+    assert http.refused("GET", "/v1/streams/ab") == (400, "INVALID_REQUEST", malformed)
+    for stream_id in ("%00", "a%20b", "%C3%A9", "x" * 65, "..%2e"):
+        assert answer(stream_id) == http.get("/v1/streams/ab")
 
 
 def test_tokens_are_counted_for_a_prompt(http):
