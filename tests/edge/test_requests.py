@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
@@ -15,6 +15,7 @@ from tokenwire.v1.chat_pb2 import ROLE_USER, ChatRequest
 from tokenwire_edge.problems import Problem
 from tokenwire_edge.requests import (
     chat_request_of,
+    message_of_query,
     parse_chat_request,
     parse_json_object,
     parse_message,
@@ -102,6 +103,52 @@ def test_every_message_is_read_back_from_its_json(message, snake_case, ascii_onl
         message, preserving_proto_field_name=snake_case, ensure_ascii=ascii_only
     )
     assert binary(parse_message(text.encode(), type(message))) == binary(message)
+
+
+def parameters(fields, prefix=""):
+    """Yield the parameters of a query for the JSON of a message."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from parameters(value, f"{prefix}{name}.")
+        else:
+            for each in value if isinstance(value, list) else [value]:
+                yield prefix + name, each if isinstance(each, str) else json.dumps(each)
+
+
+@given(messages(usage_pb2.ListUsageRecordsRequest.DESCRIPTOR), st.booleans())
+def test_every_message_without_empty_parts_is_read_back_from_its_query(message, snake_case):
+    unnamed = set(message.filter.outcomes) - set(usage_pb2.UsageOutcome.values())
+    assume(not unnamed and "" not in message.filter.labels)
+    if not message.filter.ListFields():
+        message.ClearField("filter")
+    fields = json_format.MessageToDict(message, preserving_proto_field_name=snake_case)
+    assert message_of_query(parameters(fields), type(message)) == message
+
+
+NAMES = [
+    "",
+    "filter",
+    "filter.",
+    "filter.labels",
+    "filter.labels.a",
+    "filter.startTime",
+    "filter.startTime.seconds",
+    "pageSize",
+    "page_size",
+    "filter.models",
+    "filter.outcomes.",
+    ".",
+    "é",
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), TEXTS)))
+def test_any_query_is_a_request_or_a_problem(query):
+    try:
+        message_of_query(query, usage_pb2.ListUsageRecordsRequest)
+    except Problem as refused:
+        assert refused.violations
+        refused.body()
 
 
 JUNK = st.one_of(
