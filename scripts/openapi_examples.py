@@ -52,7 +52,7 @@ CHAT_REQUESTS: dict[str, dict[str, Any]] = {
         "prompt": "What is Tokenwire?",
         "requestId": "question-17",
         "retention": {"onDisconnect": "ON_DISCONNECT_CONTINUE", "linger": "30s"},
-        "budget": {"maxCostMicrousd": 10000},
+        "budget": {"maxInputTokens": 1000},
         "labels": {"team": "search"},
     },
 }

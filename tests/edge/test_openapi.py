@@ -114,16 +114,6 @@ def test_what_the_edge_refuses_does_not_fit_the_schema_of_a_request(body):
     assert not validator({"$ref": "#/components/schemas/ChatRequest"}).is_valid(body)
 
 
-@pytest.fixture(scope="module")
-def demo(start, start_edge):
-    """URL of an edge in front of a demo server."""
-    with (
-        start("serve", "--demo", "--listen", "127.0.0.1:0") as (_, server),
-        start_edge("--target", server) as (_, url),
-    ):
-        yield url
-
-
 def send(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"})
@@ -131,7 +121,7 @@ def send(url, body=None):
         return response.read()
 
 
-def test_the_examples_of_requests_work_and_the_responses_fit_their_schemas(demo):
+def test_the_examples_of_requests_work_and_the_responses_fit_their_schemas(edge):
     requests = OPERATIONS["POST", "/v1/chat"]["requestBody"]["content"]["application/json"]
     bodies = [each["value"] for each in requests["examples"].values()]
     calls = [(path, "POST", body) for path in ("/v1/count", "/v1/chat") for body in bodies]
@@ -140,8 +130,8 @@ def test_the_examples_of_requests_work_and_the_responses_fit_their_schemas(demo)
         for path in ("/v1/models", "/v1/caller", "/v1/usage/records", "/v1/usage/summary")
     ]
     with ThreadPoolExecutor(len(calls)) as threads:
-        stream = threads.submit(send, f"{demo}/v1/chat/stream", bodies[1])
-        responses = list(threads.map(lambda call: send(demo + call[0], call[2]), calls))
+        stream = threads.submit(send, f"{edge}/v1/chat/stream", bodies[1])
+        responses = list(threads.map(lambda call: send(edge + call[0], call[2]), calls))
     for (path, verb, _), response in zip(calls, responses, strict=True):
         faults = validator(schema_of(path, verb), strict=True).iter_errors(json.loads(response))
         assert not [f"{path}: {error.message} at {error.instance_path}" for error in faults]
@@ -152,10 +142,10 @@ def test_the_examples_of_requests_work_and_the_responses_fit_their_schemas(demo)
         event.validate(json.loads(line))
 
 
-def test_the_document_is_served_and_no_page_of_fastapi(demo):
-    assert json.loads(send(f"{demo}/openapi.json")) == DOCUMENT
+def test_the_document_is_served_and_no_page_of_fastapi(edge):
+    assert json.loads(send(f"{edge}/openapi.json")) == DOCUMENT
     for path in ("/docs", "/redoc"):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            send(demo + path)
+            send(edge + path)
         with refused.value:
             assert refused.value.code == 404
