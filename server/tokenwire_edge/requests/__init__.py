@@ -11,8 +11,9 @@ from google.protobuf.message import Message
 from tokenwire.v1.chat_pb2 import ROLE_USER, ChatRequest
 
 from .json_text import count_separators, parse_json_object
-from .messages import message_of, string_fault
+from .messages import message_of
 from .parameters import check_stream_id, message_of_query, refuse_query
+from .scalars import string_fault
 
 __all__ = [
     "chat_request_of",

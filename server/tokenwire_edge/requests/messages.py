@@ -10,41 +10,19 @@ https://protobuf.dev/programming-guides/json/
 
 from __future__ import annotations
 
-import binascii
 import difflib
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
-from .violations import (
-    MAX_VIOLATIONS,
-    Path,
-    cleaned,
-    extended,
-    invalid_request,
-    kind_of,
-    shown,
-)
+from .scalars import DURATION, TIMESTAMP, Convert, Invalid, converter, finite, from_text, string
+from .violations import MAX_VIOLATIONS, Path, cleaned, extended, invalid_request, kind_of
 
 MAX_DEPTH = 100
 """Messages inside one another that protobuf parses. Lists and objects of a Struct are messages too."""
-_MAX_NAMES = 8
-"""Names of an enum that a description lists."""
-
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
-_DURATION = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,9})?s", re.ASCII)
-_TIMESTAMP = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2})",
-    re.ASCII,
-)
-_BASE64 = re.compile(r"[A-Za-z0-9+/]*", re.ASCII)
-_DOUBLES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
 M = TypeVar("M", bound=Message)
 
 
@@ -70,19 +48,6 @@ def message_of(
     return message
 
 
-def string_fault(value: object) -> str:
-    """Return why a JSON value cannot be the value of a string field. Empty: it can."""
-    try:
-        _string(value)
-    except _Invalid as invalid:
-        return str(invalid)
-    return ""
-
-
-class _Invalid(Exception):
-    """A value that its field cannot have. The text is the violation's description."""
-
-
 class _TooManyViolations(Exception):
     """Checking stops here."""
 
@@ -106,7 +71,7 @@ class _Reader:
         elif (well_known := _WELL_KNOWN.get(descriptor.full_name)) is not None:
             try:
                 well_known(self, value, message, path, depth)
-            except _Invalid as invalid:
+            except Invalid as invalid:
                 self.report(path, str(invalid))
         elif type(value) is not dict:
             self.report(path, f"must be an object, not {kind_of(value)}")
@@ -143,14 +108,12 @@ class _Reader:
                 seen.add(field.oneof)
             try:
                 field.read(self, item, message, here, depth)
-            except _Invalid as invalid:
+            except Invalid as invalid:
                 self.report(here, str(invalid))
 
 
 _Read = Callable[[_Reader, Any, Message, Path, int], None]
 """Reads a JSON value into a message: into the field that it was made for, or all of it."""
-_Convert = Callable[[Any], Any]
-"""Returns a JSON value as the value of a scalar field. Raises _Invalid."""
 
 
 class _Field(NamedTuple):
@@ -193,7 +156,7 @@ def _read(field: FieldDescriptor) -> _Read:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return _read_map(field)
     if field.message_type is None:
-        convert = _converter(field)
+        convert = converter(field)
         if field.is_repeated:
             return _read_scalars(name, convert)
 
@@ -212,13 +175,13 @@ def _read(field: FieldDescriptor) -> _Read:
     return read_message
 
 
-def _read_scalars(name: str, convert: _Convert) -> _Read:
+def _read_scalars(name: str, convert: Convert) -> _Read:
     def read(reader: _Reader, items: Any, message: Message, path: Path, _: int) -> None:
         values = getattr(message, name)
         for i, item in enumerate(_list(items)):
             try:
                 values.append(convert(item))
-            except _Invalid as invalid:
+            except Invalid as invalid:
                 reader.report((path, i), str(invalid))
 
     return read
@@ -236,13 +199,13 @@ def _read_messages(name: str) -> _Read:
 def _read_map(field: FieldDescriptor) -> _Read:
     name = field.name
     entry = cast("Descriptor", field.message_type).fields_by_name
-    convert_key = _converter(entry["key"])
+    convert_key = converter(entry["key"])
     of_messages = entry["value"].message_type is not None
-    convert = None if of_messages else _converter(entry["value"])
+    convert = None if of_messages else converter(entry["value"])
 
     def read(reader: _Reader, items: Any, message: Message, path: Path, depth: int) -> None:
         if type(items) is not dict:
-            raise _Invalid(f"must be an object, not {kind_of(items)}")
+            raise Invalid(f"must be an object, not {kind_of(items)}")
         values = getattr(message, name)
         for key, item in items.items():
             here = extended(path, key)
@@ -251,7 +214,7 @@ def _read_map(field: FieldDescriptor) -> _Read:
                     reader.message(item, values[convert_key(key)], here, depth + 2)
                 else:
                     values[convert_key(key)] = convert(item)
-            except _Invalid as invalid:
+            except Invalid as invalid:
                 reader.report(here, str(invalid))
 
     return read
@@ -259,7 +222,7 @@ def _read_map(field: FieldDescriptor) -> _Read:
 
 def _list(items: Any) -> list[Any]:
     if type(items) is not list:
-        raise _Invalid(f"must be a list, not {kind_of(items)}")
+        raise Invalid(f"must be a list, not {kind_of(items)}")
     return items
 
 
@@ -280,136 +243,23 @@ def unknown_field(name: str, descriptor: Descriptor) -> str:
     return f"is not a field of {descriptor.name}{hint}"
 
 
-def _converter(field: FieldDescriptor) -> _Convert:
-    of_type = _CONVERTERS.get(field.type)
-    if of_type is not None:
-        return of_type
-    if field.enum_type is not None:
-        return _enum(field.enum_type)
-    raise TypeError(f"{field.full_name}: JSON for this type is not implemented")
-
-
-def _string(value: Any) -> str:
-    if type(value) is not str:
-        raise _Invalid(f"must be a string, not {kind_of(value)}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise _Invalid("contains half of a UTF-16 surrogate pair") from None
-    return value
-
-
-def _bytes(value: Any) -> bytes:
-    if type(value) is not str:
-        raise _Invalid(f"must be a string with base64, not {kind_of(value)}")
-    text = value.rstrip("=").replace("-", "+").replace("_", "/")
-    padding = len(value) - len(text)
-    fault = ""
-    if (end := cast("re.Match[str]", _BASE64.match(text)).end()) < len(text):
-        fault = f"the character at {end} is {shown(text[end])}"
-    elif len(text) % 4 == 1 or padding > 2 or (padding and (len(text) + padding) % 4):
-        fault = f"its length of {len(value)} characters is not possible"
-    if fault:
-        raise _Invalid(f"is not base64: {fault}")
-    return binascii.a2b_base64(text + "=" * (-len(text) % 4))
-
-
-def _integer(low: int, high: int) -> _Convert:
-    def convert(value: Any) -> int:
-        number = value
-        if type(value) is str and (match := _NUMBER.fullmatch(value)) and len(value) <= 400:
-            number = float(value) if match[1] or match[2] else int(value)
-        if type(number) is float and number.is_integer():
-            number = int(number)
-        if type(number) is int and low <= number <= high:
-            return number
-        if type(value) not in (int, float, str):
-            raise _Invalid(f"must be a whole number, not {kind_of(value)}")
-        raise _Invalid(f"is {shown(value)}; it must be a whole number from {low} to {high}")
-
-    return convert
-
-
-def _double(value: Any) -> float:
-    if type(value) is str:
-        if value in _DOUBLES:
-            return _DOUBLES[value]
-        if not _NUMBER.fullmatch(value):
-            raise _Invalid(f"is {shown(value)}; it must be a number")
-    elif type(value) not in (int, float):
-        raise _Invalid(f"must be a number, not {kind_of(value)}")
-    return _finite(value)
-
-
-def _finite(value: float | str) -> float:
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if math.isinf(number):
-        raise _Invalid("is outside of the range of a double")
-    return number
-
-
-def _boolean(value: Any) -> bool:
-    if type(value) is not bool:
-        raise _Invalid(f"must be true or false, not {kind_of(value)}")
-    return value
-
-
-def _enum(enum: EnumDescriptor) -> _Convert:
-    numbers = {each.name: each.number for each in enum.values}
-    names = [each for each, number in numbers.items() if number]
-    number_of = _integer(-(2**31), 2**31 - 1)
-
-    def convert(value: Any) -> int:
-        if type(value) is not str:
-            return cast("int", number_of(value))
-        number = numbers.get(value)
-        if number is None:
-            ending = "_" + cleaned(value).upper()
-            near = [name for name in names if name.endswith(ending)]
-            near = near or difflib.get_close_matches(ending, names, _MAX_NAMES, 0.7)
-            listed = near or (names if len(names) <= _MAX_NAMES else [])
-            one_of = f"one of {', '.join(listed)}" if listed else f"a name of {enum.name}"
-            hint = f"did you mean {near[0]}?" if len(near) == 1 else f"it must be {one_of}"
-            raise _Invalid(f"is {shown(value)}; {hint}")
-        return number
-
-    return convert
-
-
 def _duration(_: _Reader, value: Any, message: Any, __: Path, ___: int) -> None:
-    _from_text(value, message, _DURATION, 'a duration: a string of seconds, such as "1.5s"')
+    from_text(value, message, DURATION, 'a duration: a string of seconds, such as "1.5s"')
 
 
 def _timestamp(_: _Reader, value: Any, message: Any, __: Path, ___: int) -> None:
-    _from_text(value, message, _TIMESTAMP, 'a time as in RFC 3339, such as "2026-01-31T12:00:00Z"')
-
-
-def _from_text(value: Any, message: Any, pattern: re.Pattern[str], expected: str) -> None:
-    if type(value) is not str:
-        raise _Invalid(f"must be {expected}, not {kind_of(value)}")
-    if pattern.fullmatch(value):
-        try:
-            message.FromJsonString(value)
-        except (ValueError, OverflowError):
-            pass
-        else:
-            return
-    raise _Invalid(f"is {shown(value)}; it must be {expected}")
+    from_text(value, message, TIMESTAMP, 'a time as in RFC 3339, such as "2026-01-31T12:00:00Z"')
 
 
 def _struct(reader: _Reader, value: Any, message: Any, path: Path, depth: int) -> None:
     if type(value) is not dict:
-        raise _Invalid(f"must be an object, not {kind_of(value)}")
+        raise Invalid(f"must be an object, not {kind_of(value)}")
     fields = cast("Struct", message).fields
     for key, item in value.items():
         here = extended(path, key)
         try:
-            reader.message(item, fields[_string(key)], here, depth + 2)
-        except _Invalid as invalid:
+            reader.message(item, fields[string(key)], here, depth + 2)
+        except Invalid as invalid:
             reader.report(here, str(invalid))
 
 
@@ -420,7 +270,7 @@ def _value(reader: _Reader, value: Any, message: Any, path: Path, depth: int) ->
     elif type(value) is bool:
         target.bool_value = value
     elif type(value) is str:
-        target.string_value = _string(value)
+        target.string_value = string(value)
     elif type(value) is dict:
         target.struct_value.SetInParent()
         reader.message(value, target.struct_value, path, depth + 1)
@@ -428,7 +278,7 @@ def _value(reader: _Reader, value: Any, message: Any, path: Path, depth: int) ->
         target.list_value.SetInParent()
         reader.message(value, target.list_value, path, depth + 1)
     else:
-        target.number_value = _finite(value)
+        target.number_value = finite(value)
 
 
 def _list_value(reader: _Reader, value: Any, message: Any, path: Path, depth: int) -> None:
@@ -442,12 +292,4 @@ _WELL_KNOWN: Mapping[str, _Read] = {
     "google.protobuf.Struct": _struct,
     "google.protobuf.Value": _value,
     "google.protobuf.ListValue": _list_value,
-}
-_CONVERTERS: Mapping[int, _Convert] = {
-    FieldDescriptor.TYPE_BOOL: _boolean,
-    FieldDescriptor.TYPE_BYTES: _bytes,
-    FieldDescriptor.TYPE_DOUBLE: _double,
-    FieldDescriptor.TYPE_INT32: _integer(-(2**31), 2**31 - 1),
-    FieldDescriptor.TYPE_INT64: _integer(-(2**63), 2**63 - 1),
-    FieldDescriptor.TYPE_STRING: _string,
 }
