@@ -200,7 +200,8 @@ def _is_stricter(description):
         "is not base64",
         'is "',
         "is 0.5",
-        "must be a whole number, not a b",
+        "must be a number, not a boolean",
+        "must be a whole number, not a boolean",
         "must be an object",
     )
     return description.startswith(beginnings)
