@@ -2,8 +2,8 @@
 
 `json_format.ParseDict` stops at the first fault and describes it in terms of Python. This reader finds all
 faults, with the paths that the server uses. It refuses some values that `json_format` accepts and changes
-without notice: invalid base64, booleans for numbers, fractions and numbers in strings for enums, "" and [] for
-objects, a field in both spellings, and numbers in spellings of Python such as "1_000" or "inf".
+without notice: invalid base64, booleans for numbers, fractions and numbers in strings for enums, "" and []
+for objects, a field in both spellings, and numbers in spellings of Python such as "1_000" or "inf".
 
 https://protobuf.dev/programming-guides/json/
 """
