@@ -253,7 +253,7 @@ class Session:
                 if problem is None:
                     await stream.ended.wait()
         except TimeoutError:
-            problem = Problem(504, "DEADLINE", "the interrupted stream did not end in time")
+            problem = Problem(504, "DEADLINE_EXCEEDED", "the interrupted stream did not end in time")
         if problem is not None:
             problem.facts["interrupt"] = id
             raise problem
