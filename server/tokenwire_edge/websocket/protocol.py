@@ -8,7 +8,7 @@ so that a stream cannot end twice.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..problems import Problem
 from . import frames
@@ -34,7 +34,7 @@ class Reply:
 class Authenticate:
     """Check the key, then call `authenticated`."""
 
-    key: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from tokenwire.connect.key import call_metadata
 from tokenwire.errors import IncompleteStream, TokenwireError
 from tokenwire.v1.chat_pb2 import CancelStreamRequest, ResumeStreamRequest
+from tokenwire.wire.metadata import parse_initial_metadata
 
 from ..grpc_client.channel import Channel
 from ..http.shutdown import Shutdown
@@ -147,29 +148,27 @@ class Session:
             case protocol.Chat() | protocol.Resume():
                 self._start(action)
             case protocol.Cancel(id):
-                self._tasks.create_task(self._cancel(id, self._streams[id]))
+                self._cancel(self._streams[id])
             case protocol.Close():
                 raise _SocketEnded(action)
 
     def _start(self, start: protocol.Chat | protocol.Resume) -> None:
         if isinstance(start, protocol.Resume):
-            stream = OpenStream(stream_id=start.stream_id)
-        elif start.interrupt is None:
-            stream = OpenStream()
+            stream = OpenStream(
+                start.id, stream_id=start.stream_id, after_sequence=start.after_sequence
+            )
         else:
-            stream = OpenStream(interrupted=self._streams[start.interrupt])
+            interrupted = None if start.interrupt is None else self._streams[start.interrupt]
+            stream = OpenStream(start.id, request_json=start.request_json, interrupted=interrupted)
         self._streams[start.id] = stream
-        self._tasks.create_task(self._run_stream(start, stream))
+        self._tasks.create_task(self._run_stream(stream))
 
-    async def _run_stream(self, start: protocol.Chat | protocol.Resume, stream: OpenStream) -> None:
+    async def _run_stream(self, stream: OpenStream) -> None:
         """Send all frames of a stream: its events, and the one that ends it."""
         problem: Problem | None = None
         try:
             async with stream.scope():
-                if isinstance(start, protocol.Chat):
-                    await self._chat(start, stream)
-                else:
-                    await self._resume(start, stream)
+                await self._relay(stream)
         except Problem as raised:
             problem = raised
         except TokenwireError as error:
@@ -180,98 +179,92 @@ class Session:
             error_id = secrets.token_hex(8)
             _logger.exception("error_id=%s", error_id)
             problem = Problem(500, "INTERNAL", "internal error", facts={"error_id": error_id})
-        del self._streams[start.id]
+        del self._streams[stream.id]
         if problem is None:
-            last_frame = self._protocol.end(start.id)
+            last_frame = self._protocol.end(stream.id)
         else:
             if stream.stream_id:
                 problem.facts.setdefault("stream_id", stream.stream_id)
-            last_frame = self._protocol.fail(start.id, problem)
+            last_frame = self._protocol.fail(stream.id, problem)
         stream.has_id_or_ended.set()
         await self._writer.send(last_frame)
         stream.ended.set()
 
-    async def _chat(self, chat: protocol.Chat, stream: OpenStream) -> None:
-        request = await parsed(parse_chat_request, chat.request_json)
-        if stream.interrupted is not None:
-            await self._interrupt(stream.interrupted, chat.interrupt or "")
-            stream.interrupted = None
-        await self._relay(
-            chat.id,
-            stream,
-            _CHAT_STREAM,
-            request.SerializeToString(),
-            sends_heartbeats=request.delivery.HasField("heartbeat_interval"),
-        )
-
-    async def _resume(self, resume: protocol.Resume, stream: OpenStream) -> None:
-        request = ResumeStreamRequest(
-            stream_id=resume.stream_id, after_sequence=resume.after_sequence
-        )
-        await self._relay(
-            resume.id,
-            stream,
-            _RESUME_STREAM,
-            request.SerializeToString(),
-            after_sequence=resume.after_sequence,
-        )
-
-    async def _relay(
-        self,
-        id: str,
-        stream: OpenStream,
-        method: str,
-        request: bytes,
-        *,
-        after_sequence: int = -1,
-        sends_heartbeats: bool = False,
-    ) -> None:
+    async def _relay(self, stream: OpenStream) -> None:
         """Call the server and send the events, until the stream has finished."""
         kind, sequence = "", 0
+        method, request = await self._request(stream)
         async with self._channel.stream(
             method, request, metadata=self._metadata, timeout_s=self._settings.stream_timeout_s
         ) as call:
+            del request
             if not stream.stream_id:
-                stream.stream_id = _stream_id(await call.initial_metadata())
+                metadata = parse_initial_metadata(await call.initial_metadata())
+                stream.stream_id = metadata.stream_id
                 stream.has_id_or_ended.set()
             while messages := await call.read():
                 for message in messages:
                     event = encode(message)
-                    if event.kind == "heartbeat" and not sends_heartbeats:
+                    if event.kind == "heartbeat" and not stream.sends_heartbeats:
                         continue
                     kind, sequence = event.kind, event.sequence
-                    await self._writer.send(self._protocol.event(id, sequence, event.data))
+                    await self._writer.send(self._protocol.event(stream.id, sequence, event.data))
         # A stream that is resumed at its end has no further events.
-        if kind != "finished" and sequence > after_sequence:
+        if kind != "finished" and sequence > stream.after_sequence:
             raise IncompleteStream("the stream ended without a finished event")
 
-    async def _interrupt(self, stream: OpenStream, id: str) -> None:
-        """Stop a generation and wait until its last frame is sent. Raises Problem if it goes on."""
+    async def _request(self, stream: OpenStream) -> tuple[str, bytes]:
+        """Return the method and the request of a stream, once it may start."""
+        if stream.request_json is None:
+            resume = ResumeStreamRequest(
+                stream_id=stream.stream_id, after_sequence=stream.after_sequence
+            )
+            return _RESUME_STREAM, resume.SerializeToString()
+        # A large request is not kept while its stream is read.
+        request_json, stream.request_json = stream.request_json, b""
+        chat = await parsed(parse_chat_request, request_json)
+        stream.sends_heartbeats = chat.delivery.HasField("heartbeat_interval")
+        if stream.interrupted is not None:
+            await self._interrupt(stream.interrupted)
+            stream.interrupted = None
+        return _CHAT_STREAM, chat.SerializeToString()
+
+    async def _interrupt(self, stream: OpenStream) -> None:
+        """Stop a generation and wait until its last frame is sent. Raises Problem if it continues."""
         try:
             async with asyncio.timeout(self._settings.call_timeout_s):
-                problem = await asyncio.shield(self._stop(stream))
-                if problem is None:
+                error = await asyncio.shield(self._stop(stream))
+                if error is None:
                     await stream.ended.wait()
+                    return
+                problem = problem_of(error)
         except TimeoutError:
-            problem = Problem(504, "DEADLINE_EXCEEDED", "the interrupted stream did not end in time")
-        if problem is not None:
-            problem.facts["interrupt"] = id
-            raise problem
+            problem = Problem(
+                504, "DEADLINE_EXCEEDED", "the interrupted stream did not end in time"
+            )
+        problem.facts["interrupt"] = stream.id
+        raise problem
 
-    async def _cancel(self, id: str, stream: OpenStream) -> None:
-        """Stop a generation. An error of that is not the end of the stream, which goes on."""
-        problem = await self._stop(stream)
-        if problem is not None and not stream.ended.is_set():
-            problem.facts["id"] = id
+    def _cancel(self, stream: OpenStream) -> None:
+        """Stop a generation, unless that has begun."""
+        if not stream.is_stopping:
+            self._tasks.create_task(self._report(stream, self._stop(stream)))
+
+    async def _report(self, stream: OpenStream, stop: asyncio.Task[TokenwireError | None]) -> None:
+        """Send the error of a cancel. It is not the end of the stream, which continues."""
+        error = await stop
+        if error is not None and not stream.ended.is_set():
+            problem = problem_of(error)
+            problem.facts["id"] = stream.id
             await self._writer.reply(frames.error(problem))
 
-    def _stop(self, stream: OpenStream) -> asyncio.Task[Problem | None]:
+    def _stop(self, stream: OpenStream) -> asyncio.Task[TokenwireError | None]:
         """Stop a generation for all of its readers, once. Its reader here still gets its last events."""
-        if stream.stop is None or (stream.stop.done() and stream.stop.result() is not None):
+        if stream.stop is None or not stream.is_stopping:
             stream.stop = self._tasks.create_task(self._stop_now(stream))
         return stream.stop
 
-    async def _stop_now(self, stream: OpenStream) -> Problem | None:
+    async def _stop_now(self, stream: OpenStream) -> TokenwireError | None:
         """Return what was wrong. None: the generation has ended, or the stream ends before it starts."""
         if not stream.has_id_or_ended.is_set() and stream.interrupted is None:
             with contextlib.suppress(TimeoutError):
@@ -289,7 +282,7 @@ class Session:
                     timeout_s=self._settings.call_timeout_s,
                 )
             except TokenwireError as error:
-                return problem_of(error)
+                return error
         return None
 
     async def _send_pings(self) -> NoReturn:
@@ -328,7 +321,3 @@ def _refusal(problem: Problem) -> _SocketEnded:
             frames.error(problem),
         )
     )
-
-
-def _stream_id(metadata: Sequence[tuple[str, str | bytes]]) -> str:
-    return next((str(value) for name, value in metadata if name == "tokenwire-stream-id"), "")

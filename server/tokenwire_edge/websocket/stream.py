@@ -6,18 +6,35 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from tokenwire.errors import TokenwireError
+
 from ..problems import Problem
 
 
 class OpenStream:
     """A stream from its `chat` or `resume` until its last frame is sent."""
 
-    def __init__(self, *, stream_id: str = "", interrupted: OpenStream | None = None) -> None:
+    def __init__(
+        self,
+        id: str,
+        *,
+        stream_id: str = "",
+        after_sequence: int = -1,
+        request_json: bytes | None = None,
+        interrupted: OpenStream | None = None,
+    ) -> None:
+        self.id = id
         self.stream_id = stream_id
         """The server's id. Empty until the server has accepted the call."""
+        self.after_sequence = after_sequence
+        """The cursor. -1: the stream is a new one."""
+        self.request_json = request_json
+        """The ChatRequest. None: the stream is resumed."""
+        self.sends_heartbeats = False
+        """Whether the caller asked for `heartbeat` events."""
         self.interrupted = interrupted
         """The stream that it waits for. None: it waits for none, or not any more."""
-        self.stop: asyncio.Task[Problem | None] | None = None
+        self.stop: asyncio.Task[TokenwireError | None] | None = None
         """Stops the generation, and returns what was wrong."""
         self.has_id_or_ended = asyncio.Event()
         self.ended = asyncio.Event()
@@ -25,6 +42,11 @@ class OpenStream:
         self._abandoned_for: Problem | None = None
         if stream_id:
             self.has_id_or_ended.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the generation was stopped, or will be. False if that has failed."""
+        return self.stop is not None and not (self.stop.done() and self.stop.result() is not None)
 
     @contextlib.asynccontextmanager
     async def scope(self) -> AsyncIterator[None]:
