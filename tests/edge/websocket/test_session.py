@@ -254,6 +254,22 @@ async def test_a_frame_before_authentication_is_small(sockets):
         assert await closed(socket) == 1009
 
 
+async def test_messages_that_are_received_in_part_are_bounded_for_all_sockets_together(sockets):
+    async def unfinished():
+        yield "x" * 60_000
+        await asyncio.Event().wait()
+
+    async with sockets.socket() as first, sockets.socket() as second:
+        sending = asyncio.create_task(first.connection.send(unfinished()))
+        for _ in range(2):  # The second pong proves that the part was received.
+            await (await first.connection.ping())
+        other = asyncio.create_task(second.connection.send(unfinished()))
+        assert await closed(second) == 1013
+        for task in (sending, other):
+            task.cancel()
+        await asyncio.wait([sending, other])
+
+
 async def test_a_fragmented_frame_is_a_frame(sockets):
     async with sockets.socket() as socket:
         await socket.connection.send(['{"type":', '"ping', '"}'])
