@@ -183,7 +183,7 @@ async def think(nginx, count, silent_s):
     bodies = await asyncio.gather(*map(one, range(count)))
     cut = [body for body in bodies if "event: finished\n" not in body]
     text = json.dumps("".join(generated_text(3)))
-    heartbeats = [body.count("\n: ping\n") for body in bodies]
+    heartbeats = [body.count(": ping\n") for body in bodies]
     print(
         f"\n{count} streams whose provider was silent for {silent_s:g} s: {len(cut)} were cut, "
         f"{min(heartbeats)} to {max(heartbeats)} heartbeats each"

@@ -6,8 +6,14 @@ import subprocess
 
 import httpx
 import httpx_sse
+import pytest
 
 import node
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+BLANK = '<link rel="icon" href="data:,">'
+"""A page of the edge's origin without requests of its own."""
 
 EVENT_SOURCE = """url => new Promise((resolve, reject) => {
   const source = new EventSource(url);
@@ -37,18 +43,13 @@ def with_eventsource_parser(url):
     return json.loads(node.run("node", "read_events.mjs", url))
 
 
-def with_event_source(browser, edge, url, types):
-    with browser.new_context() as context:
-        page = context.new_page()
-        page.route(
-            f"{edge}/test",
-            lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"),
-        )
-        page.goto(f"{edge}/test")
-        return page.evaluate(EVENT_SOURCE % json.dumps(sorted(types)), url)
+async def with_event_source(page, edge, url, types):
+    await page.route("**/blank", lambda route: route.fulfill(body=BLANK, content_type="text/html"))
+    await page.goto(f"{edge}/blank")
+    return await page.evaluate(EVENT_SOURCE % json.dumps(sorted(types)), url)
 
 
-def test_event_source_curl_httpx_sse_and_eventsource_parser_read_the_same_events(browser, edge):
+async def test_event_source_curl_httpx_sse_and_eventsource_parser_read_the_same_events(page, edge):
     model = "openai/sim?reasoning=20&tools=2&text=A line\nbreak, ümlauts, 🙂 and \u2028, \u0085 and a tab\t."
     request = {"model": model, "prompt": "Hi"}
     started = httpx.post(f"{edge}/v1/chat/streams", json=request, trust_env=False).json()
@@ -61,4 +62,4 @@ def test_event_source_curl_httpx_sse_and_eventsource_parser_read_the_same_events
     assert {"started", "reasoning", "text", "tool_call", "finished"} <= types
     assert with_curl(url) == events
     assert with_eventsource_parser(url) == events
-    assert with_event_source(browser, edge, url, types) == events
+    assert await with_event_source(page, edge, url, types) == events

@@ -42,7 +42,7 @@ class ServerSentEvents:
         return b"id: %d\nevent: %b\ndata: %b\n\n" % (sequence, kind.encode(), data)
 
     def keep_alive(self, heartbeat: EncodedEvent) -> bytes:  # noqa: ARG002  # the protocol's
-        return b": ping\n\n"
+        return b": ping\n"  # a blank line after it would be an event for httpx-sse
 
     def error(self, problem: Problem) -> bytes:
         return b"event: error\ndata: %b\n\n" % problem.body()

@@ -41,7 +41,7 @@ from .state import channel_of, settings_of
 GET_STREAM = "tokenwire.v1.ChatService/GetStream"
 RESUME_STREAM = "tokenwire.v1.ChatService/ResumeStream"
 
-RETRY_FIELD = b"retry: 1000\n\n"
+RETRY_FIELD = b"retry: 1000\n"
 """Milliseconds until EventSource reconnects. Streams linger for longer by default."""
 
 _PARAMETERS = ("after", "ticket")
