@@ -9,9 +9,15 @@ import pytest
 import tokenwire
 from cutting_proxy import cutting_proxy
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+BLANK = '<link rel="icon" href="data:,">'
+"""A page of the edge's origin without requests of its own."""
+
 MODEL = "openai/sim?tokens=100000&itl_ms=10"
 CUTS = 20
-BYTE_COUNTS = [each for _ in range(CUTS // 2) for each in (random.Random(7).randrange(900), 3000)]
+RANDOM = random.Random(7)
+BYTE_COUNTS = [each for _ in range(CUTS // 2) for each in (RANDOM.randrange(900), 3000)]
 """Every other connection lives long enough for an event: after 10 attempts without one, tokenwire.js gives up."""
 
 WITH_TOKENWIRE = """async (model) => {
@@ -54,41 +60,31 @@ def proxy(edge):
 
 
 @pytest.fixture
-def page(browser, proxy):
-    """A page of the edge's origin, as the proxy shows it."""
-    with browser.new_context() as context:
-        page = context.new_page()
-        page.route(
-            f"{proxy.url}/test",
-            lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"),
-        )
-        page.goto(f"{proxy.url}/test")
-        page.evaluate("async () => { window.module = await import('/static/tokenwire.js'); }")
-        yield page
-
-
-@pytest.fixture
-def read_with_cuts(page, proxy, edge, server):
+def read_with_cuts(page, console_errors, proxy, edge, server):
     """Runs a script while the proxy cuts its connections. Cancels the stream after the last cut."""
 
-    def read(script, argument, stream_id=None):
-        proxy.cut(BYTE_COUNTS)
-        page.evaluate(
-            "([script, argument]) => { window.answer = eval(script)(argument); window.answer.catch(() => {}); }",
-            [script, argument],
+    async def read(script, argument, stream_id=None):
+        await page.route(
+            "**/blank", lambda route: route.fulfill(body=BLANK, content_type="text/html")
         )
+        await page.goto(f"{proxy.url}/blank")
+        await page.evaluate("async () => { window.module = await import('/static/tokenwire.js'); }")
+        proxy.cut(BYTE_COUNTS)
+        await page.evaluate(f"argument => {{ window.answer = ({script})(argument); }}", argument)
         deadline = time.monotonic() + 100
         while proxy.cuts < CUTS:
             assert time.monotonic() < deadline, f"{proxy.cuts} cuts"
-            page.wait_for_timeout(50)
-        page.wait_for_timeout(500)  # events after the last cut
-        stream_id = stream_id or page.evaluate("window.stream.streamId")
+            await page.wait_for_timeout(50)
+        await page.wait_for_timeout(500)  # events after the last cut
+        stream_id = stream_id or await page.evaluate("window.stream.streamId")
         with tokenwire.Client(server) as client:
             client.cancel(stream_id)
-        whole = httpx2.get(
-            f"{edge}/v1/streams/{stream_id}/events", headers={"Accept": "text/plain"}
-        )
-        return page.evaluate("window.answer"), whole.text
+        answer = await page.evaluate("window.answer")
+        assert console_errors, "Chromium reports the connections that were cut"
+        console_errors.clear()
+        accept = {"Accept": "text/plain"}
+        whole = httpx2.get(f"{edge}/v1/streams/{stream_id}/events", headers=accept)
+        return answer, whole.text
 
     return read
 
@@ -103,10 +99,12 @@ def check(answer, whole_text):
     assert of_the_log == sorted(set(of_the_log)), "an event came twice, or out of order"
 
 
-def test_tokenwire_js_reads_every_event_once_when_the_wire_is_pulled_20_times(read_with_cuts):
-    check(*read_with_cuts(WITH_TOKENWIRE, MODEL))
+async def test_tokenwire_js_reads_every_event_once_when_the_wire_is_pulled_20_times(read_with_cuts):
+    check(*await read_with_cuts(WITH_TOKENWIRE, MODEL))
 
 
-def test_event_source_reads_every_event_once_when_the_wire_is_pulled_20_times(read_with_cuts, edge):
+async def test_event_source_reads_every_event_once_when_the_wire_is_pulled_20_times(
+    read_with_cuts, edge
+):
     started = httpx2.post(f"{edge}/v1/chat/streams", json={"model": MODEL, "prompt": "Hi"}).json()
-    check(*read_with_cuts(WITH_EVENT_SOURCE, started["eventsUrl"], started["streamId"]))
+    check(*await read_with_cuts(WITH_EVENT_SOURCE, started["eventsUrl"], started["streamId"]))
