@@ -2,28 +2,24 @@
 
 import fcntl
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from programs import required_program
 
 FOLDER = Path(__file__).parent / "edge/js"
-MISSING = "Node 20 with npm is not installed"
 
 
 def installed():
     """Return the folder with the installed packages. Installs them if they are not those of the lock file."""
-    if not shutil.which("npm"):
-        assert not os.environ.get("CI"), MISSING
-        pytest.skip(MISSING)
+    npm = required_program("npm")
     lock = FOLDER / "package-lock.json"
     stamp = FOLDER / "node_modules/.installed"
     with lock.open() as locked:
         fcntl.flock(locked, fcntl.LOCK_EX)  # tests run in several processes
         if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
             subprocess.run(
-                ["npm", "ci", "--no-audit", "--no-fund"], cwd=FOLDER, check=True, timeout=100
+                [npm, "ci", "--no-audit", "--no-fund"], cwd=FOLDER, check=True, timeout=100
             )
             stamp.write_bytes(lock.read_bytes())
     return FOLDER

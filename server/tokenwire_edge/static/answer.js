@@ -17,11 +17,11 @@ export class Answer {
     const content = event[event.type];
     switch (event.type) {
       case "text":
-        this.text += content.text ?? "";
+        this.text += content.text;
         this.#add("text", content);
         break;
       case "reasoning":
-        this.reasoning += content.text ?? "";
+        this.reasoning += content.text;
         this.#add("reasoning", content);
         break;
       case "toolCall":
@@ -56,7 +56,7 @@ export class Answer {
   #add(kind, { index, text, signature, providerState }) {
     if (!text && !signature && !providerState) return;
     const block = this.#block(kind, index);
-    block.text += text ?? "";
+    block.text += text;
     block.signature = signature || block.signature;
     block.providerState = providerState || block.providerState;
   }

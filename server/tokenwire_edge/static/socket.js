@@ -24,7 +24,7 @@ export class TokenwireSocket {
 
   /** Start a stream. `interrupt` is a stream of this socket that the edge cancels first. */
   chat(request, { interrupt, ...options } = {}) {
-    return this.#stream(planChat(request, options), interrupt && sources.get(interrupt));
+    return this.#stream(planChat(request, options), interrupt);
   }
 
   /** Read a stream after a cursor. */
@@ -93,7 +93,9 @@ class SocketSource {
   async open({ streamId, after, controller }) {
     const connection = await this.#socket.open();
     if (controller.signal.aborted) throw controller.signal.reason;
-    const interrupt = this.#interrupted?.idOn(connection);
+    const interrupt = sources.get(this.#interrupted)?.idOn(connection);
+    // It is not open here: it has ended, or it is being connected again.
+    if (this.#interrupted && !interrupt) await this.#interrupted.cancel().catch(() => {});
     const frame = streamId
       ? { type: "resume", streamId, afterSequence: String(after) }
       : { type: "chat", request: this.#request, ...(interrupt && { interrupt }) };

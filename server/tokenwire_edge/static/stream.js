@@ -5,6 +5,8 @@ import { TokenwireError, connectionLost } from "./errors.js";
 
 /** Events that are made for one reader: they repeat the sequence of the last event before them. */
 const PER_READER = new Set(["heartbeat", "notice", "usage"]);
+/** Fields of deltas that JSON leaves out where they are empty. */
+const PIECES = { text: "text", reasoning: "text", toolCallDelta: "argumentsJson" };
 
 /** Longest wait before the first attempt to reconnect. It doubles with each further one. */
 const FIRST_WAIT_MS = 200;
@@ -160,6 +162,8 @@ export class ChatStream {
   #accept(event) {
     const sequence = Number(event.sequence ?? 0);
     event.type = Object.keys(event).find((name) => name !== "sequence") ?? "unknown";
+    const piece = PIECES[event.type];
+    if (piece) event[event.type][piece] ??= "";
     if (sequence > this.#lastSequence) {
       this.#lastSequence = sequence;
       this.#attempts = 0;

@@ -131,10 +131,10 @@ export interface EventContents {
     estimatedCostMicrousd?: Int64;
     fromCache?: boolean;
   };
-  text: { text?: string; index?: number; phase?: string; providerState?: string };
-  reasoning: { text?: string; signature?: string; index?: number; providerState?: string };
+  text: { text: string; index?: number; phase?: string; providerState?: string };
+  reasoning: { text: string; signature?: string; index?: number; providerState?: string };
   toolCallStarted: { index?: number; id: string; name: string };
-  toolCallDelta: { index?: number; argumentsJson?: string };
+  toolCallDelta: { index?: number; argumentsJson: string };
   toolCall: { index?: number; toolCall: ToolCall };
   invalidToolCall: { index?: number; id?: string; name?: string; argumentsText?: string; problem?: string };
   citation: {

@@ -12,7 +12,11 @@ const TEXT = "abcd";
 
 /** Start an edge with a WebSocket. `onframe(frame, send, socket)` gets what comes after `authenticate`. */
 async function startSocketEdge(t, onframe) {
-  const http = createServer();
+  const posts = [];
+  const http = createServer((request, response) => {
+    posts.push(request.url);
+    response.end("{}");
+  });
   const server = new WebSocketServer({ server: http, path: "/v1/ws", maxPayload: 1 << 26 });
   const frames = [];
   let sockets = 0;
@@ -33,7 +37,7 @@ async function startSocketEdge(t, onframe) {
   const port = await listen(t, http);
   t.after(() => server.clients.forEach((client) => client.terminate()));
   const baseUrl = `http://127.0.0.1:${port}`;
-  return { frames, client: (options) => new Tokenwire({ baseUrl, key: "good", WebSocket, ...options }) };
+  return { frames, posts, client: (options) => new Tokenwire({ baseUrl, key: "good", WebSocket, ...options }) };
 }
 
 function sendEvents(send, id, events) {
@@ -78,6 +82,21 @@ test("a stream can interrupt another one, and cancel names the stream", async (t
   const [, chat, follower, cancel] = edge.frames;
   assert.equal(follower.interrupt, chat.id);
   assert.deepEqual([cancel.type, cancel.id], ["cancel", follower.id]);
+});
+
+test("a stream that lost its socket is interrupted over HTTP", async (t) => {
+  const edge = await startSocketEdge(t, (frame, send, socket, number) => {
+    sendEvents(send, frame.id, number === 1 ? EVENTS.slice(0, 2) : EVENTS);
+  });
+  const socket = await edge.client().connect();
+  const first = socket.chat({ model: "demo", prompt: "1" });
+  const reading = first[Symbol.asyncIterator]();
+  await reading.next();
+  socket.disconnect();
+  await socket.chat({ model: "demo", prompt: "2" }, { interrupt: first }).final();
+  assert.deepEqual(edge.posts, ["/v1/streams/stream-1/cancel"]);
+  await reading.return();
+  socket.close();
 });
 
 test("leaving a stream cancels it, and leaves the socket to the others", async (t) => {

@@ -42,10 +42,12 @@ test("the whole answer can be had without a loop, with the parts that a next req
     { sequence: "6", toolCall: { index: 2, toolCall } },
     { sequence: "7", text: { index: 1, text: "One moment.", providerState: "BBB=" } },
     { sequence: "8", somethingNew: {} },
-    { sequence: "9", finished: { reason: "FINISH_REASON_TOOL_CALLS" } },
+    { sequence: "9", text: { index: 1 } },
+    { sequence: "10", finished: { reason: "FINISH_REASON_TOOL_CALLS" } },
   ];
   const edge = await startEdge(t, { events });
   const final = await new Tokenwire({ baseUrl: edge.url }).chat(REQUEST).final();
+  assert.equal(final.text, "One moment.");
   assert.deepEqual(final.toolCalls, [toolCall]);
   assert.equal(final.reasoning, "Let me see.");
   assert.deepEqual(final.message.parts, [

@@ -11,7 +11,7 @@ const request: ChatRequest = { model: "openai/demo", messages, generation: { tem
 function show(event: TokenEvent): string {
   switch (event.type) {
     case "text":
-      return event.text.text ?? "";
+      return event.text.text;
     case "toolCall":
       return event.toolCall.toolCall.argumentsJson;
     case "finished":
