@@ -103,6 +103,7 @@ function start() {
   streamed.read();
   announce("Request sent.");
   updateControls();
+  drawFigures();
   requestAnimationFrame(onFrame);
 }
 
