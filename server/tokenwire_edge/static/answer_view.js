@@ -18,6 +18,8 @@ const ENDINGS = {
   FINISH_REASON_INVALID_TOOL_CALLS: "Ended with invalid tool calls",
 };
 
+const MAX_BEGINNING = 2000;
+
 /** Return how a stream ended, for people. */
 export function endingOf(finished) {
   const known = ENDINGS[finished.reason];
@@ -34,8 +36,8 @@ export class AnswerView {
   constructor(container) {
     this.#container = container;
     container.replaceChildren();
-    /** All text of the answer, without reasoning. */
-    this.text = "";
+    /** The first 2,000 characters or a few more, which a screen reader reads out by itself. */
+    this.beginning = "";
   }
 
   /** Take an event. Nothing is drawn until `draw`. */
@@ -44,7 +46,7 @@ export class AnswerView {
     switch (event.type) {
       case "text":
         if (content.text) {
-          this.text += content.text;
+          if (this.beginning.length < MAX_BEGINNING) this.beginning += content.text.slice(0, MAX_BEGINNING);
           this.#block("text", content.index, TextBlock).append(content.text);
         }
         break;

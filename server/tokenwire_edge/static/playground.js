@@ -9,8 +9,6 @@ import { Tokenwire } from "./tokenwire.js";
 
 /** Figures and charts are drawn less often than text: more often cannot be read. */
 const FIGURES_INTERVAL_MS = 80;
-/** Characters of a finished answer that a screen reader reads out by itself. */
-const MAX_ANNOUNCED = 2000;
 const WEATHER = {
   name: "get_weather",
   description: "Return the current weather in a city.",
@@ -127,7 +125,7 @@ function onStreamedState(run) {
     announce("The wire is out.");
   } else {
     onEnd(run, panes.streamed);
-    announce(`Streamed answer: ${run.ending}. ${(run.error?.message ?? run.answer.text).slice(0, MAX_ANNOUNCED)}`);
+    announce(`Streamed answer: ${run.ending}. ${run.error?.message ?? run.answer.beginning}`);
     drawFigures();
   }
   showState(panes.streamed, run);
@@ -136,7 +134,7 @@ function onStreamedState(run) {
 
 function onFirstToken(run) {
   announce(`The answer has begun after ${formatMs(run.measurement.ttftMs)}.`);
-  models.addSample(run.model, run.measurement.ttftMs);
+  if (!run.measurement.isFromCache) models.addSample(run.model, run.measurement.ttftMs);
   panes.streamed.root.dataset.read = "";
 }
 
@@ -151,7 +149,7 @@ function onWholeState(run) {
 
 function onEnd(run, pane) {
   if (run.error !== null) pane.answer.append(failureElement(run.error));
-  if (pane.isPinned) pane.answer.scrollTop = pane.answer.scrollHeight;
+  if (pane === panes.streamed && pane.isPinned) pane.answer.scrollTop = pane.answer.scrollHeight;
 }
 
 function failureElement(error) {
@@ -163,6 +161,7 @@ function failureElement(error) {
     reason.append(" ");
   }
   reason.append(error.message);
+  if (error.retryAfterS) failure.appendChild(element("p")).append(`Try again in ${error.retryAfterS} s.`);
   for (const { field, description } of error.violations ?? []) {
     const violation = failure.appendChild(element("p"));
     violation.append(`${field}: ${description}`);
@@ -179,7 +178,8 @@ function showState(pane, run) {
   pane.root.dataset.state = run.state;
   pane.answer.setAttribute("aria-busy", String(run.isRunning));
   const endMs = run.measurement?.endMs ?? run.endMs;
-  pane.state.textContent = texts[run.state] ?? `${run.ending}, ${formatMs(endMs)}`;
+  const ending = run.measurement?.isFromCache ? `${run.ending}, from the cache` : run.ending;
+  pane.state.textContent = texts[run.state] ?? `${ending}, ${formatMs(endMs)}`;
 }
 
 function updateControls() {
@@ -226,8 +226,8 @@ function drawFigures() {
 }
 
 function drawMeasurement(measurement, now) {
-  const { usage, serverTimings, gaps, deltaCount, eventCount, largestEvent } = measurement;
-  const rate = measurement.tokensPerSecond(now);
+  const { usage, serverTimings, gaps, deltaCount, eventCount, largestEvent, isFromCache } = measurement;
+  const rate = isFromCache ? null : measurement.tokensPerSecond(now);
   const serverTtftMs = durationMs(serverTimings?.ttft);
   const serverRate = serverTimings?.outputTokensPerSecond;
   setText(byId("ttft"), formatMs(measurement.ttftMs));
@@ -253,7 +253,7 @@ function costSource({ usage, isFromCache, endMs }) {
 
 function describeCharts({ ttftMs, deltaCount, eventCount, endMs, gaps, seams }) {
   if (ttftMs === null) return;
-  const cuts = seams.length ? ` The wire was out ${seams.length} times.` : "";
+  const cuts = seams.length ? ` The wire was out ${seams.length === 1 ? "once" : `${seams.length} times`}.` : "";
   const total = `${deltaCount} tokens in ${eventCount} events from ${formatMs(ttftMs)} to ${formatMs(endMs)}.`;
   const waited = whole?.endMs ? ` The whole answer came after ${formatMs(whole.endMs)}.` : "";
   byId("timeline").setAttribute("aria-label", `${total}${cuts}${waited}`);
@@ -303,7 +303,9 @@ function applyTheme() {
 }
 
 function showPause() {
-  byId("pause-value").textContent = pause.value === "0" ? "off" : `pauses ${pause.value} ms`;
+  const text = pause.value === "0" ? "off" : `pauses ${pause.value} ms`;
+  byId("pause-value").textContent = text;
+  pause.setAttribute("aria-valuetext", text);
 }
 
 composer.addEventListener("submit", (event) => {

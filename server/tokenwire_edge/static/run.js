@@ -135,9 +135,11 @@ export class StreamedRun {
   }
 
   async #requestUsage() {
+    const { streamId } = this.#stream;
+    if (!streamId) return;
     const { signal } = this.#controller;
     try {
-      const { usage } = await this.#client.getStream(this.#stream.streamId, { signal });
+      const { usage } = await this.#client.getStream(streamId, { signal });
       if (usage && this.isRunning) this.measurement.add({ type: "usage", usage }, performance.now());
     } catch {
       // The stream itself shows the error, if it has one.
