@@ -1,15 +1,18 @@
 """Each extra of the built wheel, with the packages that it requires and no others.
 
 Nothing is downloaded: a virtual environment gets the wheel, and links to files of this environment: those
-of the packages that the extra requires, directly or indirectly.
+of the packages that the extra requires, directly or indirectly. A folder that belongs to one package is
+linked as a whole, also with its bytecode: otherwise each start would compile thousands of modules.
 """
 
 import os
 import subprocess
 import venv
 import zipfile
+from collections import Counter
 from functools import cache
-from importlib.metadata import distribution, entry_points
+from importlib.metadata import distribution, distributions, entry_points
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -32,6 +35,27 @@ def required(requirements, extras, found):
     return found
 
 
+@cache
+def folders_of_one():
+    """Return the folders next to the packages that belong to one distribution: not `google`, for example."""
+    owners = Counter(
+        folder
+        for each in distributions()
+        for folder in {file.parts[0] for file in each.files or () if len(file.parts) > 1}
+    )
+    return {folder for folder, count in owners.items() if count == 1} - {"..", "__pycache__"}
+
+
+@cache
+def paths_of(name):
+    """Return the paths of a distribution: whole folders, or the files of folders that others share."""
+    return {
+        Path(file.parts[0]) if file.parts[0] in folders_of_one() else Path(file)
+        for file in distribution(name).files
+        if ".." not in file.parts and (file.suffix != ".pyc" or len(file.parts) > 2)
+    }
+
+
 class Environment:
     """A virtual environment in which the wheel is installed with some extras."""
 
@@ -48,11 +72,10 @@ class Environment:
             if line.startswith("Requires-Dist: ")
         ]
         for name in required(requirements, extras, {}):
-            for file in distribution(name).files:
-                target = site / file
-                if ".." not in file.parts and file.suffix != ".pyc" and not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to(file.locate())
+            for path in paths_of(name):
+                if not (site / path).exists():
+                    (site / path).parent.mkdir(parents=True, exist_ok=True)
+                    (site / path).symlink_to(distribution(name).locate_file(path))
         (self._entries,) = metadata.parent.glob("entry_points.txt")
 
     def command(self, name, *arguments):
