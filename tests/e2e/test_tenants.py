@@ -305,7 +305,8 @@ async def test_revoking_one_key_leaves_the_other_streams_of_its_tenant(tenancy):
 async def test_rotating_a_key_drops_none_of_its_100_open_streams(tenancy):
     key = await tenancy.new_key()
     async with tenancy.api(key) as api:
-        calls = [api.chat_stream(api.request(ENDLESS)) for _ in range(100)]
+        slow = ENDLESS.replace("itl_ms=10", "itl_ms=100")
+        calls = [api.chat_stream(api.request(slow)) for _ in range(100)]
         streams = {}
         for call in calls:
             events = aiter(call)
