@@ -245,7 +245,7 @@ async def test_a_transaction_that_is_cancelled_in_a_statement_releases_its_lock(
 @pytest.mark.process
 def test_a_failure_at_exit_is_one_line(tmp_path):
     program = """
-import asyncio, sys
+import asyncio, os, sys
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.storage.database import Database
 
@@ -256,9 +256,14 @@ async def fail():
         except StoreUnavailable as error:
             print(error.detail)
 
+for _ in range(5):
+    if os.fork() == 0:
+        break
+    os.wait()
+else:
+    sys.exit()
 asyncio.run(fail())
 """
     command = [sys.executable, "-W", "error", "-c", program, f"sqlite:///{tmp_path}"]
-    for _ in range(5):
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert (result.stdout.count("\n"), result.stderr) == (1, "")
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.stdout.count("\n"), result.stderr) == (5, "")
