@@ -100,13 +100,20 @@ def stop(process):
 class Forked:
     """What a test needs of `subprocess.Popen`, of a process forked from one that has imported all.
 
-    It runs `tokenwire-server`, or `program`: a file of Python, or a folder with `__main__.py`.
+    It runs `tokenwire-server`, or `program`: a file of Python, or a folder with `__main__.py`. `log` is its
+    stderr. Its stdout is a pipe, `stdout`, or the descriptor that is given.
     """
 
-    def __init__(self, arguments, environ, log, *, cwd=None, is_strict=False, program=None):
+    def __init__(
+        self, arguments, environ, log, *, stdout=None, cwd=None, is_strict=False, program=None
+    ):
         start_forkserver()
-        ours, theirs = os.pipe()
-        self.stdout = os.fdopen(ours)
+        self.stdout = None
+        if stdout is None:
+            ours, theirs = os.pipe()
+            self.stdout = os.fdopen(ours)
+        else:
+            theirs = os.dup(stdout)
         # `daemon`: killed, should this process end without stopping it.
         self._process = _forking.Process(
             target=_run,
@@ -171,6 +178,13 @@ def _run(program, arguments, environ, cwd, is_strict, stdout, log):
         os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environ)
+    try:
+        _run_program(program, arguments)
+    finally:
+        sys.stdout.flush()  # an error is printed, as at the exit of any Python
+
+
+def _run_program(program, arguments):
     if program is not None:
         sys.argv = [os.fspath(program), *arguments]
         sys.path.insert(0, os.fspath(program if program.is_dir() else program.parent))

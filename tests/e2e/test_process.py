@@ -14,6 +14,8 @@ import grpc.aio
 import pytest
 from e2e_calls import details, reason
 
+from server_process import Forked
+
 START_S = 60
 STOP_S = 2.0
 """Time limit of a stop during startup, ten times the usual duration."""
@@ -110,6 +112,21 @@ async def test_a_server_without_a_standard_file_serves_and_stops_cleanly(closed)
     assert ("stopping" in logged) == (closed != 2)
 
 
+@contextmanager
+def forked(address, log, **files):
+    """Run a server that is forked, in its own folder; kill it at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        environ = os.environ | {"TOKENWIRE_DATABASE": f"sqlite:///{folder}/tokenwire.db"}
+        server = Forked(("serve", "--demo", "--listen", address), environ, log, **files)
+        try:
+            yield server
+        finally:
+            server.kill()
+            server.wait(START_S)
+            if server.stdout is not None:
+                server.stdout.close()
+
+
 @pytest.mark.parametrize(
     ("output", "why"), [("full", "No space left on device"), ("pipe", "Broken pipe")]
 )
@@ -117,25 +134,26 @@ async def test_a_server_whose_stdout_cannot_be_written_reports_it_in_one_line_an
     output, why
 ):
     address = f"127.0.0.1:{free_port()}"
-    command = ("-m", "tokenwire_server", "serve", "--demo", "--listen", address)
     reader, stdout = os.pipe()
     os.close(reader)
     if output == "full":
         os.dup2(os.open("/dev/full", os.O_WRONLY), stdout)
-    with process(*command, stdout=stdout, stderr=subprocess.PIPE, text=True) as server:
-        os.close(stdout)
-        await until_served(address)
-        server.terminate()
-        _, logged = await asyncio.to_thread(server.communicate, timeout=START_S)
-    assert server.returncode == 0, logged
+    with tempfile.TemporaryFile("w+") as log:
+        with forked(address, log, stdout=stdout) as server:
+            os.close(stdout)
+            await until_served(address)
+            server.terminate()
+            code = await asyncio.to_thread(server.wait, START_S)
+        log.seek(0)
+        logged = log.read()
+    assert code == 0, logged
     assert f"listening on {address} (stdout cannot be written: {why})\n" in logged
     assert "Traceback" not in logged
 
 
 async def test_a_server_whose_stderr_is_full_serves_and_stops_cleanly():
     address = f"127.0.0.1:{free_port()}"
-    command = ("-m", "tokenwire_server", "serve", "--demo", "--listen", address)
-    with open("/dev/full", "w") as full, process(*command, stderr=full) as server:  # noqa: PTH123
+    with open("/dev/full", "w") as full, forked(address, full) as server:  # noqa: PTH123
         await until_served(address)
         server.terminate()
         assert await asyncio.to_thread(server.wait, START_S) == 0
