@@ -5,6 +5,7 @@ import json
 import re
 import types
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Annotated, Literal, Required, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -36,7 +37,11 @@ HELLO = Message("user", (Text("Hello"),))
 WEATHER = Tool("weather", "Tells the weather.", '{"type":"object","properties":{"n":{}}}')
 SAMPLING = {"temperature", "top_p", "top_k"}
 """Keys of API version 2023-06-01. The SDK's types are of version 2026-10-21 and lack them."""
-SDK_BODY = TypeAdapter(MessageCreateParamsStreaming)
+
+
+@cache  # it takes long to build, and not every worker needs it
+def sdk_body():
+    return TypeAdapter(MessageCreateParamsStreaming)
 
 
 def request(*messages, **fields):
@@ -53,7 +58,7 @@ def body(asked, *, max_output_tokens=None):
     encoded = msgspec.json.encode(DIALECT.body(asked, "claude", CONFIG, max_output_tokens))
     written = json.loads(encoded)
     typed = {key: value for key, value in written.items() if key not in SAMPLING}
-    SDK_BODY.validate_python(typed)
+    sdk_body().validate_python(typed)
     assert names_only_what_the_type_names(typed, MessageCreateParamsStreaming)
     return written
 

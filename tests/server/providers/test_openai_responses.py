@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, get_args
 
 import msgspec
@@ -45,7 +46,13 @@ def sign(item_id: str, encrypted_content: str) -> str:
 
 
 USER = Message("user", (Text("Hello"),))
-SDK_TYPES = TypeAdapter(ResponseCreateParamsStreaming)
+
+
+@cache  # it takes long to build, and not every worker needs it
+def sdk_types():
+    return TypeAdapter(ResponseCreateParamsStreaming)
+
+
 SCHEMA = '{"type":"object","properties":{"n":{"const":9007199254740993}}}'
 
 
@@ -533,4 +540,4 @@ def test_a_request_that_passes_the_check_is_valid_for_the_sdks_types(request):
         return
     body = body_of(request)
     assert body["input"]
-    assert whole(SDK_TYPES.validate_python(body)) == body
+    assert whole(sdk_types().validate_python(body)) == body

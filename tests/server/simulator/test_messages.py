@@ -1,5 +1,7 @@
 """The simulator's Messages, read by the official SDK and its accumulator."""
 
+from functools import cache
+
 import pytest
 from anthropic import APIStatusError, BadRequestError
 from anthropic.types import Message, RawMessageStreamEvent
@@ -13,7 +15,11 @@ from tokenwire_server.simulator import (
 
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS = [{"name": "find", "input_schema": {"type": "object"}}]
-EVENT = TypeAdapter(RawMessageStreamEvent)
+
+
+@cache  # it takes long to build, and not every worker needs it
+def event_type():
+    return TypeAdapter(RawMessageStreamEvent)
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def events(ask):
         read = [event async for event in stream]
         for event in read:
             # The SDK does not validate its types, so this test does.
-            EVENT.validate_python(event.model_dump(exclude_unset=True, by_alias=True))
+            event_type().validate_python(event.model_dump(exclude_unset=True, by_alias=True))
         return read
 
     return events

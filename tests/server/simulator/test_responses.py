@@ -1,5 +1,7 @@
 """The simulator's Responses, read by the official SDK and its accumulator."""
 
+from functools import cache
+
 import pytest
 from openai import APIStatusError, BadRequestError
 from openai.types.responses import Response, ResponseStreamEvent
@@ -15,7 +17,11 @@ TOOLS = [
     {"type": "function", "name": "find", "parameters": {"type": "object"}, "strict": False},
     {"type": "function", "name": "keep", "parameters": {"type": "object"}, "strict": False},
 ]
-EVENT = TypeAdapter(ResponseStreamEvent)
+
+
+@cache  # it takes long to build, and not every worker needs it
+def event_type():
+    return TypeAdapter(ResponseStreamEvent)
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def events(ask):
         read = [event async for event in stream]
         for event in read:
             # The SDK does not validate its types, so this test does.
-            EVENT.validate_python(event.model_dump(exclude_unset=True, by_alias=True))
+            event_type().validate_python(event.model_dump(exclude_unset=True, by_alias=True))
         assert [event.sequence_number for event in read] == list(range(len(read)))
         return read
 

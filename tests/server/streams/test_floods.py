@@ -63,44 +63,47 @@ PART = b'{"type":"text","text":"a"}'
 BROKEN = "UPSTREAM_BROKEN"
 UNAVAILABLE = "UPSTREAM_UNAVAILABLE"
 FLOODS = {
-    "a bomb of comments": (sends(gzipped([b":\n\n" * 2**15] * 160)), UNAVAILABLE),
-    "a bomb of tokens": (sends(gzipped([TOKEN * 2**10] * 160)), BROKEN),
+    "a bomb of comments": (lambda: sends(gzipped([b":\n\n" * 2**15] * 160)), UNAVAILABLE),
+    "a bomb of tokens": (lambda: sends(gzipped([TOKEN * 2**10] * 160)), BROKEN),
     "a bomb after the end": (
-        sends(gzipped([TOKEN + END, *[b": ping\n\n" * 2**13] * 256])),
+        lambda: sends(gzipped([TOKEN + END, *[b": ping\n\n" * 2**13] * 256])),
         FinishReason.STOP,
     ),
     "compressed comments": (
-        sends(gzipped([*some_comments(300_000), TOKEN, END])),
+        lambda: sends(gzipped([*some_comments(300_000), TOKEN, END])),
         FinishReason.STOP,
     ),
     "empty members": (
-        sends(gzipped([])[:-20] + gzipped([])[-20:] * 20_000),
+        lambda: sends(gzipped([])[:-20] + gzipped([])[-20:] * 20_000),
         UNAVAILABLE,
     ),
     "bytes after a compressed body": (
-        sends_for_ever(GZIP + gzip.compress(b":\n\n"), b"x" * 2**16),
+        lambda: sends_for_ever(GZIP + gzip.compress(b":\n\n"), b"x" * 2**16),
         UNAVAILABLE,
     ),
     "escaped brackets in arguments": (
-        sends(PLAIN, event_of(150_000, rb"\u005b\u005d", *AROUND_ARGUMENTS), END),
+        lambda: sends(PLAIN, event_of(150_000, rb"\u005b\u005d", *AROUND_ARGUMENTS), END),
         FinishReason.INVALID_TOOL_CALLS,
     ),
     "a half character in long arguments": (
-        sends(PLAIN, event_of(150_000, rb"\u007b}", *AROUND_ARGUMENTS_WITH_HALF), END),
+        lambda: sends(PLAIN, event_of(150_000, rb"\u007b}", *AROUND_ARGUMENTS_WITH_HALF), END),
         FinishReason.TOOL_CALLS,
     ),
-    "a burst": (sends(PLAIN, TOKEN * 30_000 + END), FinishReason.STOP),
-    "many parts": (sends(PLAIN, event_of(30_000, PART), END), FinishReason.STOP),
+    "a burst": (lambda: sends(PLAIN, TOKEN * 30_000 + END), FinishReason.STOP),
+    "many parts": (lambda: sends(PLAIN, event_of(30_000, PART), END), FinishReason.STOP),
     "many objects": (
-        sends(PLAIN, event_of(10**6, b"{}", b'{"choices":[', b"]}"), END),
+        lambda: sends(PLAIN, event_of(10**6, b"{}", b'{"choices":[', b"]}"), END),
         UNAVAILABLE,
     ),
-    "comments for ever": (sends_for_ever(PLAIN, b":\n\n" * 2**15), FinishReason.TIME_LIMIT),
+    "comments for ever": (lambda: sends_for_ever(PLAIN, b":\n\n" * 2**15), FinishReason.TIME_LIMIT),
     "tiny chunks for ever": (
-        sends_for_ever(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n\n\r\n" * 2**14),
+        lambda: sends_for_ever(
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n\n\r\n" * 2**14
+        ),
         FinishReason.TIME_LIMIT,
     ),
 }
+"""Functions that make what the provider sends, which takes long, and the end of the stream."""
 
 
 async def longest_turn_s(ended):
@@ -139,8 +142,9 @@ async def flooded(script, time_limit_s):
             yield Streams(limits, tasks), Route(providers.get("flood"), "m", None)
 
 
-@pytest.mark.parametrize(("script", "end"), FLOODS.values(), ids=FLOODS.keys())
-async def test_other_tasks_run_while_an_answer_floods(script, end):
+@pytest.mark.parametrize(("made", "end"), FLOODS.values(), ids=FLOODS.keys())
+async def test_other_tasks_run_while_an_answer_floods(made, end):
+    script = made()
     is_endless = end is FinishReason.TIME_LIMIT
     ended = asyncio.Event()
     async with flooded(script, 0.3 if is_endless else 60) as (streams, route):
@@ -159,9 +163,9 @@ async def test_other_tasks_run_while_an_answer_floods(script, end):
 
 
 async def test_eight_floods_at_once_leave_turns_to_other_tasks():
-    script, _ = FLOODS["comments for ever"]
+    made, _ = FLOODS["comments for ever"]
     ended = asyncio.Event()
-    async with flooded(script, 0.5) as (streams, route):
+    async with flooded(made(), 0.5) as (streams, route):
         turns = asyncio.create_task(longest_turn_s(ended))
         ends = await asyncio.gather(*(end_of(streams, route) for _ in range(8)))
         ended.set()
