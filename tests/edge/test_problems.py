@@ -1,5 +1,6 @@
 """Errors of the server as HTTP responses: a deliberate status for each reason, and nothing internal."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from tokenwire.wire.status import from_status
 from tokenwire_edge.problems import STATUS_OF_REASON, Problem, problem_of
 
 REASONS = [name.removeprefix("ERROR_REASON_") for name, number in ErrorReason.items() if number]
-PAGE = Path(__file__).parents[2] / "docs" / "edge.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "edge.md"
 
 
 @pytest.mark.parametrize("reason", REASONS)
@@ -22,6 +24,19 @@ def test_every_reason_has_a_status_of_its_own_choice_and_the_page_lists_it(reaso
     assert problem.status == STATUS_OF_REASON[reason]
     assert (problem.content()["reason"], problem.content()["detail"]) == (reason, "text")
     assert re.search(rf"^\| {problem.status} \|.*`{reason}`", PAGE.read_text(), re.MULTILINE)
+
+
+def test_the_page_lists_every_reason_of_the_edge_itself():
+    sources = (ROOT / "server" / "tokenwire_edge").rglob("*.py")
+    calls = [node for source in sources for node in ast.walk(ast.parse(source.read_text()))]
+    reasons = {
+        call.args[1].value
+        for call in calls
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "Problem"
+        if isinstance(call.args[1], ast.Constant)
+    }
+    assert "BODY_TOO_LARGE" in reasons
+    assert reasons <= {*re.findall(r"`([A-Z_]+)`", PAGE.read_text())}
 
 
 def test_an_unknown_reason_is_mapped_by_its_code():
