@@ -15,6 +15,7 @@ whose peer answers no ping (1011). It does not
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from asyncio import TimerHandle
 from collections.abc import Callable
@@ -38,7 +39,7 @@ MAX_UNSENT_BYTES = 64 * 1024
 """Bytes of a slow caller that the kernel queues (Linux, macOS). Without the limit they are up to 4 MiB, which
 every later frame has to wait for."""
 MAX_FRAGMENTS = 8192
-"""Fragments of one message. Browsers send 16 MiB in 128 to 1,024 of them."""
+"""Fragments of one message. 16 MiB need fragments of at least 2 KiB on average."""
 
 
 class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
@@ -65,13 +66,10 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
-        tcp = transport.get_extra_info("socket")
-        if (
-            tcp is not None
-            and tcp.family != socket.AF_UNIX
-            and hasattr(socket, "TCP_NOTSENT_LOWAT")
-        ):
-            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            tcp = transport.get_extra_info("socket")
+            with contextlib.suppress(OSError):  # a Unix socket, or the connection is lost already
+                tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
         self.conn.max_message_size = min(MAX_UNAUTHENTICATED_BYTES, self.config.ws_max_size)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -118,13 +116,12 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: ASGISendEvent) -> None:
         await self.writable.wait()
-        if self.close_sent and message["type"] == "websocket.send":
+        if self.close_sent and message["type"] in {"websocket.send", "websocket.close"}:
             raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
-            self.handshake_complete = (
-                True  # or else uvicorn logs an error about a refused handshake
-            )
+            # Otherwise uvicorn logs an error about each handshake that was refused.
+            self.handshake_complete = True
 
     def resume_writing(self) -> None:
         super().resume_writing()
