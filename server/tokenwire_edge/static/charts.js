@@ -108,7 +108,7 @@ export class TimelineChart extends Chart {
       this.bar("seam", from, top, 1.5, bottom - top);
       if (toMs === null) continue;
       this.bar("seam", to - 1.5, top, 1.5, bottom - top);
-      const text = `${formatMs(toMs - fromMs)} out, then ${deltas} tokens at once`;
+      const text = `${formatMs(toMs - fromMs)} disconnected, then ${deltas} tokens at once`;
       const isLeft = from < this.canvas.clientWidth * 0.6;
       this.label(text, isLeft ? Math.max(from, 62) : to, FONT_PX, isLeft ? "left" : "right", "seam");
     }

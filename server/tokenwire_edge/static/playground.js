@@ -100,6 +100,7 @@ function start() {
   streamed.model = request.model;
   streamed.read();
   announce("Request sent.");
+  setText(byId("whole-announcement"), "");
   updateControls();
   drawFigures();
   requestAnimationFrame(onFrame);
@@ -122,7 +123,7 @@ function onStreamedState(run) {
     if (panes.streamed.root.dataset.state === "out") announce("Resumed where the connection was cut.");
     else onFirstToken(run);
   } else if (run.state === "out") {
-    announce("The wire is out.");
+    announce("Disconnected.");
   } else {
     onEnd(run, panes.streamed);
     announce(`Streamed answer: ${run.ending}. ${run.error?.message ?? run.answer.beginning}`);
@@ -142,7 +143,7 @@ function onWholeState(run) {
   if (run !== whole) return;
   onEnd(run, panes.whole);
   showState(panes.whole, run);
-  if (!streamed.isRunning) announce(`Whole answer: ${run.ending}.`);
+  setText(byId("whole-announcement"), `Whole answer: ${run.ending} after ${formatMs(run.endMs)}.`);
   drawFigures();
   updateControls();
 }
@@ -173,7 +174,7 @@ function showState(pane, run) {
   const texts = {
     waiting: "Waiting",
     streaming: run.measurement?.isFromCache ? "Replay from the cache" : "Streaming",
-    out: "The wire is out",
+    out: "Disconnected",
   };
   pane.root.dataset.state = run.state;
   pane.answer.setAttribute("aria-busy", String(run.isRunning));
@@ -253,7 +254,7 @@ function costSource({ usage, isFromCache, endMs }) {
 
 function describeCharts({ ttftMs, deltaCount, eventCount, endMs, gaps, seams }) {
   if (ttftMs === null) return;
-  const cuts = seams.length ? ` The wire was out ${seams.length === 1 ? "once" : `${seams.length} times`}.` : "";
+  const cuts = seams.length ? ` Disconnected ${seams.length === 1 ? "once" : `${seams.length} times`}.` : "";
   const total = `${deltaCount} tokens in ${eventCount} events from ${formatMs(ttftMs)} to ${formatMs(endMs)}.`;
   const waited = whole?.endMs ? ` The whole answer came after ${formatMs(whole.endMs)}.` : "";
   byId("timeline").setAttribute("aria-label", `${total}${cuts}${waited}`);

@@ -25,7 +25,7 @@ export class Wire {
 /**
  * A streamed answer.
  *
- * `state` is "waiting", "streaming", "out" (the wire is pulled), "ended" or "failed". `onstate` is called
+ * `state` is "waiting", "streaming", "out" (disconnected), "ended" or "failed". `onstate` is called
  * after each change. `ending` says how it ended, and `error` why it failed.
  */
 export class StreamedRun {
@@ -89,16 +89,24 @@ export class StreamedRun {
 
   /** Cut the connection. It comes back by itself, and the stream resumes. */
   pullWire() {
-    if (!this.isRunning || this.#isCut) return;
-    this.#isCut = true;
-    this.measurement.cut(performance.now());
+    if (!this.isRunning || this.state === "out") return;
+    this.#cut();
     this.#wire.takeOut(WIRE_OUT_MS);
     this.#stream.disconnect();
-    this.#enter("out");
   }
 
   #options() {
-    return { signal: this.#controller.signal, onreconnect: () => this.#onreconnect() };
+    const onreconnect = () => {
+      if (this.state === "streaming") this.#cut(); // the connection was lost, and nobody pulled the wire
+      this.#resume();
+    };
+    return { signal: this.#controller.signal, onreconnect };
+  }
+
+  #cut() {
+    this.#isCut = true;
+    this.measurement.cut(performance.now());
+    this.#enter("out");
   }
 
   /** Read until the end, and return true; or until the reader has to pause, and return false. */
@@ -122,11 +130,11 @@ export class StreamedRun {
     const { streamId, lastSequence } = this.#stream;
     await new Promise((resolve) => setTimeout(resolve, this.#pauseMs()));
     this.#controller.signal.throwIfAborted();
-    this.#onreconnect();
+    this.#resume();
     this.#stream = this.#client.resume(streamId, { after: lastSequence, ...this.#options() });
   }
 
-  #onreconnect() {
+  #resume() {
     // A stream that is resumed has no reports of usage of its own.
     this.#usageTimer ??= setInterval(() => this.#requestUsage(), USAGE_INTERVAL_MS);
     if (!this.#isCut) return;
