@@ -203,7 +203,7 @@ async def test_silent_streams_outlive_the_time_outs_of_nginx(server, proxied):
     quick = {"heartbeat_interval_s": 1, "socket_ping_interval_s": 1}
     with proxied(server, nginx_settings=nginx_settings, **quick) as (nginx, _):
         await asyncio.gather(
-            think(nginx, count=6, silent_s=7), idle_socket(nginx, 7), whole_answer(nginx, 7)
+            think(nginx, count=6, silent_s=5), idle_socket(nginx, 5), whole_answer(nginx, 5)
         )
 
 
@@ -270,7 +270,7 @@ async def follow(session, nginx, path, within_s=WAIT_S):
 
 
 async def test_the_streams_of_an_edge_that_dies_continue_through_another_one(server, proxied):
-    tokens = 100
+    tokens = 75
     body = {"model": f"openai/sim?tokens={tokens}&itl_ms=20", "prompt": "hello"}
     shared = {"ticket_secrets": json.dumps(["s" * 32])}
     with proxied(server, edges=2, **shared) as (nginx, edges):
