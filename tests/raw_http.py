@@ -20,7 +20,7 @@ class Edge:
     def __init__(self, app, **settings):
         self.app = app
         settings = Settings(listen="127.0.0.1:0", **settings)
-        sockets = bind(settings.listen)
+        sockets = bind(settings.listen, write_stall_s=settings.write_stall_s)
         self.address = sockets[0].getsockname()
         self.server = Server(config_of(app, settings), Shutdown(), grace_s=0.1)
         self._thread = threading.Thread(target=self._run, args=(sockets,))
@@ -37,8 +37,12 @@ class Edge:
         self._thread.join()
 
     @contextmanager
-    def connection(self, sent=b""):
-        with socket.create_connection(self.address, timeout=20) as connection:
+    def connection(self, sent=b"", *, receive_buffer=None):
+        with socket.socket() as connection:
+            connection.settimeout(20)
+            if receive_buffer is not None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            connection.connect(self.address)
             connection.sendall(sent)
             yield connection
 

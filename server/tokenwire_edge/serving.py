@@ -27,6 +27,8 @@ from .websocket.connection import EdgeWebSocketProtocol
 logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
+MAX_UNSENT_BYTES = 64 * 1024
+"""Bytes of a connection that the kernel queues."""
 RESERVED_DESCRIPTORS = 64
 """For the event loop, the listening sockets, the connections to the server and open files."""
 END_S = 2.0
@@ -45,7 +47,7 @@ def run(app: Starlette, settings: Settings) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
-        sockets = bind(settings.listen)
+        sockets = bind(settings.listen, write_stall_s=settings.write_stall_s)
     except OSError as error:
         sys.stderr.write(
             f"tokenwire-edge: cannot listen on {settings.listen}: {error.strerror or error}\n"
@@ -136,10 +138,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def bind(address: str) -> list[socket.socket]:
+def bind(address: str, *, write_stall_s: float) -> list[socket.socket]:
     """Return sockets that listen on every address of `HOST:PORT`. Port 0: any free one.
 
-    An empty host means all addresses of this machine. Raises OSError.
+    An empty host means all addresses of this machine. A connection is lost when its peer accepts no data,
+    or is gone, for `write_stall_s`. Raises OSError.
     """
     host, _, port_text = address.rpartition(":")
     if not port_text.isdecimal() or int(port_text) > 65_535:
@@ -163,6 +166,7 @@ def bind(address: str) -> list[socket.socket]:
                     raise
                 unusable = error
             else:
+                _bound_unsent_data(listener, write_stall_s)
                 sockets.append(listener)
                 port = listener.getsockname()[1]
         if unusable is not None and not sockets:
@@ -186,6 +190,19 @@ def _listener(family: int, place: tuple[object, ...], *, is_only: bool) -> socke
         listener.close()
         raise
     return listener
+
+
+def _bound_unsent_data(listener: socket.socket, write_stall_s: float) -> None:
+    """Set options that the connections inherit, where the platform has them.
+
+    Without them, the kernel queues up to 4 MiB for a slow reader, and sends to a peer that is gone for 15
+    minutes. A stream's few bytes per second do not fill a buffer in this time, so nothing else notices it.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = max(1, int(write_stall_s * 1000))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def _host_and_port(host: str, port: int) -> str:
