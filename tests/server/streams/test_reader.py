@@ -199,7 +199,8 @@ async def test_a_reader_is_told_once_that_it_caught_up_when_it_has_read_all_past
         stream.log.append(TextDelta("x" * MAX_MERGED_CHARS, 0))
     with stream.join(1, reports_caught_up=True) as reader:
         stream.log.append(TextDelta("joined later, but before it waits", 0))
-        taken = [(await reader.take())[0] for _ in range(4)]
+        async with asyncio.timeout(5):
+            taken = [(await reader.take())[0] for _ in range(4)]
         assert [sequence for sequence, _ in taken] == [2, 3, 4, 4]
         assert taken[-1] == (4, CaughtUp())
         stream.log.append(TextDelta("a", 0))
@@ -226,7 +227,8 @@ async def test_usage_that_is_due_early_neither_moves_nor_replaces_the_notice_of_
         await asyncio.sleep(0.05)
         assert await reader.take() == [(1, USED)]
         assert await reader.take() == [(2, TextDelta("b", 0))]
-        taken = [(await reader.take())[0] for _ in range(2)]
+        async with asyncio.timeout(5):
+            taken = [(await reader.take())[0] for _ in range(2)]
         assert (2, CaughtUp()) in taken
 
 
