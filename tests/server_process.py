@@ -100,12 +100,20 @@ def stop(process):
 class Forked:
     """What a test needs of `subprocess.Popen`, of a process forked from one that has imported all.
 
-    It runs `tokenwire-server`, or `program`: a file of Python, or a folder with `__main__.py`. `log` is its
-    stderr. Its stdout is a pipe, `stdout`, or the descriptor that is given.
+    `program` is the name of a package of a command, or the path of a Python file or of a folder with
+    `__main__.py`. `log` is its stderr. Its stdout is a pipe, `stdout`, or the descriptor that is given.
     """
 
     def __init__(
-        self, arguments, environ, log, *, stdout=None, cwd=None, is_strict=False, program=None
+        self,
+        arguments,
+        environ,
+        log,
+        *,
+        stdout=None,
+        cwd=None,
+        is_strict=False,
+        program="tokenwire_server",
     ):
         start_forkserver()
         self.stdout = None
@@ -185,14 +193,14 @@ def _run(program, arguments, environ, cwd, is_strict, stdout, log):
 
 
 def _run_program(program, arguments):
-    if program is not None:
+    if isinstance(program, Path):
         sys.argv = [os.fspath(program), *arguments]
         sys.path.insert(0, os.fspath(program if program.is_dir() else program.parent))
         runpy.run_path(os.fspath(program), run_name="__main__")
-        return
-    sys.argv = ["tokenwire-server", *arguments]
-    del sys.modules["tokenwire_server.__main__"]  # run anew, with these variables
-    runpy.run_module("tokenwire_server", run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [program.replace("_", "-"), *arguments]
+        sys.modules.pop(f"{program}.__main__", None)  # run anew, with these variables
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
 def _start_command(arguments, environ, log):
