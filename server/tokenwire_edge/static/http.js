@@ -3,6 +3,7 @@
 import { connectionLost, invalidResponse, problemError, responseError } from "./errors.js";
 import { EventStreamParser } from "./sse.js";
 
+const EVENT_STREAM = "text/event-stream";
 /** How long a call that is no stream may take. The edge's own limit is shorter. */
 const CALL_TIMEOUT_MS = 90_000;
 /** How long the end of a response is waited for after `finished`, so that its connection can be used again. */
@@ -84,16 +85,20 @@ export class HttpSource {
 
   async open({ streamId, after, controller }) {
     const response = await within(this.#idleTimeoutMs, controller, () => {
-      const init = { controller, accept: "text/event-stream" };
+      const init = { controller, accept: EVENT_STREAM };
       if (!streamId) return this.#edge.request("POST", "/v1/chat/stream", { ...init, body: this.#request });
       // Not in Last-Event-ID: pages of other origins would need a permission for that header.
       return this.#edge.request("GET", `${streamPath(streamId)}/events?after=${after}`, init);
     });
     if (response.status === 204) return { streamId, events: [], isAtEnd: true };
-    const type = response.headers.get("content-type") ?? "no content type";
-    if (!type.startsWith("text/event-stream")) {
-      controller.abort(invalidResponse(`expected text/event-stream, got ${type}`, response.status));
-      throw controller.signal.reason;
+    const type = response.headers.get("content-type") ?? "";
+    if (!type.startsWith(EVENT_STREAM)) {
+      // Browsers also return a response whose head was cut off.
+      const error = EVENT_STREAM.startsWith(type)
+        ? connectionLost("the connection broke in the head of the response")
+        : invalidResponse(`expected ${EVENT_STREAM}, got ${type}`, response.status);
+      controller.abort(error);
+      throw error;
     }
     const parser = new EventStreamParser();
     return {

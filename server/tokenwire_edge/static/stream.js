@@ -43,6 +43,7 @@ export class ChatStream {
   #source;
   #options;
   #streamId;
+  #isStarted; // before, the id is that of a header, which browsers also show of a head that was cut
   #lastSequence;
   #answer = new Answer();
   #attempts = 0;
@@ -59,6 +60,7 @@ export class ChatStream {
     this.#source = source;
     this.#options = options;
     this.#streamId = streamId;
+    this.#isStarted = streamId !== "";
     this.#lastSequence = after;
     this.#settled = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
     this.#settled.catch(() => {}); // the loop over the events throws it too
@@ -120,9 +122,10 @@ export class ChatStream {
 
   #open() {
     const controller = (this.#controller = new AbortController());
-    const position = { streamId: this.#streamId, after: this.#lastSequence, controller };
+    const streamId = this.#isStarted ? this.#streamId : "";
+    const position = { streamId, after: this.#lastSequence, controller };
     this.#opening = this.#source.open(position).then((wire) => {
-      this.#streamId ||= wire.streamId;
+      if (!this.#isStarted) this.#streamId = wire.streamId;
       return wire;
     });
     this.#opening.catch(() => {}); // the loop over the events throws it
@@ -170,7 +173,10 @@ export class ChatStream {
     } else if (!PER_READER.has(event.type)) {
       return false;
     }
-    if (event.type === "started") this.#streamId = event.started.streamId;
+    if (event.type === "started") {
+      this.#streamId = event.started.streamId;
+      this.#isStarted = true;
+    }
     this.#answer.add(event);
     if (event.type === "finished") this.#end();
     return true;
@@ -186,8 +192,8 @@ export class ChatStream {
   async #recover(error, retryMs) {
     const { isResumable, maxAttempts, onreconnect } = this.#options;
     const isLost = error instanceof TokenwireError && error.isResumable;
-    // Before the stream has an id, an answer with a reason is a refusal of the request.
-    const isRefused = !this.#streamId && error.reason !== "CONNECTION_LOST" && error.reason;
+    // Before the stream has started, an answer with a reason is a refusal of the request.
+    const isRefused = !this.#isStarted && error.reason !== "CONNECTION_LOST" && error.reason;
     if (!isResumable || !isLost || isRefused) throw error;
     const retryAfterMs = (error.retryAfterS ?? 0) * 1000;
     if (this.#attempts >= maxAttempts || retryAfterMs > MAX_WAIT_MS) throw error;

@@ -193,6 +193,22 @@ test("a stream that is read from its end is over at once", async (t) => {
   assert.deepEqual(edge.requests.map(({ path, after }) => [path, after]), [["/v1/streams/a%2Fb/events", 7]]);
 });
 
+test("a head that was cut, as Chromium shows it, is not trusted", async (t) => {
+  const edge = await startEdge(t, {
+    events: EVENTS,
+    handle({ response, count }) {
+      if (count === 1) response.writeHead(200, { "content-type": "text/ev", "tokenwire-stream-id": "str" }).end();
+      else if (count === 2) response.writeHead(200, { ...HEAD, "tokenwire-stream-id": "stre" }).end();
+      return count < 3;
+    },
+  });
+  const stream = new Tokenwire({ baseUrl: edge.url }).chat(REQUEST);
+  assert.equal((await stream.final()).text, WORDS.join(""));
+  assert.equal(stream.streamId, STREAM_ID);
+  assert.ok(edge.requests.every(isPost));
+  assert.equal(new Set(edge.requests.map(({ body }) => body.requestId)).size, 1);
+});
+
 test("the other calls send what the edge expects, with the key of the moment", async (t) => {
   const edge = await startEdge(t, { handle: ({ method, response }) => response.writeHead(method === "DELETE" ? 204 : 200).end("{}") && true });
   const client = new Tokenwire({ baseUrl: edge.url });
