@@ -88,9 +88,10 @@ proto: $(READY) $(PROTO_READY) ## Generate the Python code and the descriptors o
 	@scripts/generate
 
 .PHONY: docs
-docs: $(READY) ## Write the tables of docs/configuration.md and docs/providers.md from the code
+docs: $(READY) ## Write the tables of settings and providers in docs/, and the edge's OpenAPI document, from the code
 	@$(BIN)/python scripts/configuration.py
 	@$(BIN)/python scripts/providers.py
+	@$(BIN)/python scripts/openapi.py
 
 .PHONY: proto-check
 proto-check: $(READY) $(PROTO_READY) ## Lint the protos, check for breaking changes, and that the generated code is current

@@ -8,6 +8,7 @@ What is in a block decides how it is tested:
   fragment that uses `client`, an AsyncClient: it is run inside `async def main()`.
 - `toml`: a configuration of the server, or on a page about the edge one of the edge. It must be accepted.
 - `html` and `js`: pages and scripts for browsers. tests/edge/test_browser_docs.py runs them.
+- `json`: an example, which must be JSON.
 - `mermaid` and `text`: a drawing, which is not tested.
 
 A comment before a block, `<!-- not run: REASON -->`, excludes it. test_docs.py has the list of those.
@@ -29,6 +30,7 @@ PAGES = (
     "docs/grpcurl.md",
     "docs/edge.md",
     "docs/browser.md",
+    "docs/websocket.md",
     "docs/keys-and-limits.md",
     "docs/configuration.md",
     "docs/simulator.md",

@@ -1,5 +1,6 @@
 """The blocks of code and output in README.md and docs/ are true, in the order in which they are read."""
 
+import json
 import os
 import re
 import runpy
@@ -24,7 +25,7 @@ from tokenwire_server.rpc.status import CODES
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_EDGE_ADDRESS = "127.0.0.1:8080"
 
-FOLDERS = ("client", "docs", "protos", "requirements", "scripts", "server", "tests")
+FOLDERS = ("client", "deploy", "docs", "protos", "requirements", "scripts", "server", "tests")
 """The folders of the repository whose paths the pages name."""
 
 NOT_RUN = {
@@ -169,7 +170,7 @@ def test_every_block_is_tested_or_marked_with_the_reason():
         for block in all_blocks()
         if not (
             block.why_not
-            or block.language in ("python", "toml", *BROWSER_LANGUAGES, *DRAWINGS)
+            or block.language in ("python", "toml", "json", *BROWSER_LANGUAGES, *DRAWINGS)
             or (not block.language and block.text.startswith("$ "))
         )
     ]
@@ -177,6 +178,12 @@ def test_every_block_is_tested_or_marked_with_the_reason():
     fences = sum(text_of(page).count("```") for page in PAGES)
     assert fences == 2 * len(all_blocks()), "a fence is indented, or is not closed"
     assert {(block.page, block.why_not) for block in all_blocks() if block.why_not} == NOT_RUN
+
+
+def test_the_json_in_the_pages_is_json():
+    for block in all_blocks():
+        if block.language == "json":
+            json.loads(block.text)
 
 
 @pytest.mark.parametrize("page", PAGES)

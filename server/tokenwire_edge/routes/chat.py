@@ -13,7 +13,7 @@ from ..http.timeouts import timeout_s
 from ..relay.events import to_json
 from ..relay.formats import negotiate
 from ..relay.response import RelayResponse, until_disconnect
-from ..requests import parse_chat_request
+from ..requests import parse_chat_request, parsed, refuse_query
 from .state import channel_of, settings_of
 
 CHAT = "tokenwire.v1.ChatService/Chat"
@@ -25,9 +25,10 @@ router = APIRouter(prefix="/v1")
 @router.post("/chat/stream")
 async def stream_chat(request: Request) -> Response:
     """Start a generation and read its events."""
+    refuse_query(request.query_params.multi_items())
     settings = settings_of(request)
     form = negotiate(request.headers.get("accept", ""))
-    chat = parse_chat_request(await read_body(request))
+    chat = await parsed(parse_chat_request, await read_body(request))
     shows_heartbeats = limit_heartbeats(chat, settings.heartbeat_interval_s)
     call = channel_of(request).stream(
         CHAT_STREAM,
@@ -41,7 +42,8 @@ async def stream_chat(request: Request) -> Response:
 @router.post("/chat")
 async def chat(request: Request) -> Response:
     """Generate an answer and return it whole."""
-    body = parse_chat_request(await read_body(request))
+    refuse_query(request.query_params.multi_items())
+    body = await parsed(parse_chat_request, await read_body(request))
     answer = await until_disconnect(
         request.receive,
         channel_of(request).unary(
@@ -51,7 +53,11 @@ async def chat(request: Request) -> Response:
             timeout_s=timeout_s(request.headers, settings_of(request).stream_timeout_s),
         ),
     )
-    return Response(to_json(ChatResponse.FromString(answer)), media_type="application/json")
+    return Response(
+        to_json(ChatResponse.FromString(answer)),
+        headers={"cache-control": "no-store"},
+        media_type="application/json",
+    )
 
 
 def limit_heartbeats(chat: ChatRequest, limit_s: float) -> bool:
