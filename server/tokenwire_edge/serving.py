@@ -16,6 +16,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .http.headers import STATIC_HEADERS
 from .http.overload import MAX_EXCESS
@@ -107,10 +108,10 @@ class Server(uvicorn.Server):
         """
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
+        self._shut_connections(HttpToolsProtocol)  # WebSockets wait for `requested`
         await self._wait_until_idle(self._grace_s)
         self._shutdown.end()
+        self._shut_connections(asyncio.Protocol)
         await self._wait_until_idle(END_S)
         for task in list(self.server_state.tasks):
             task.cancel()
@@ -118,6 +119,12 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await self.lifespan.shutdown()
+
+    def _shut_connections(self, kind: type[asyncio.Protocol]) -> None:
+        """Close connections that are idle now, and the others once they have responded."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, kind):
+                connection.shutdown()
 
     async def _wait_until_idle(self, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
 
 from raw_http import Response, head, responses
 
@@ -64,7 +66,15 @@ def test_a_stop_lets_short_streams_finish_and_ends_long_ones_so_that_they_are_re
         connection(url, chat(SHORT)) as short,
         connection(url, chat(LONG)) as long,
         long.makefile("rb") as long_file,
+        connect(f"{url.replace('http', 'ws')}/v1/ws", subprotocols=["tokenwire.v1"]) as websocket,
     ):
+        websocket.send('{"type": "authenticate", "key": ""}')
+        for stream, model in (("short", SHORT), ("long", LONG)):
+            request = {"model": model, "prompt": "hello"}
+            websocket.send(json.dumps({"type": "chat", "id": stream, "request": request}))
+        frame = ""
+        while '"id":"long"' not in frame:
+            frame = websocket.recv(timeout=30)
         long_file.peek(1)
         edge.send_signal(signal.SIGTERM)
         assert [response.status for response in responses(idle)] == [200]
@@ -74,6 +84,15 @@ def test_a_stop_lets_short_streams_finish_and_ends_long_ones_so_that_they_are_re
         assert (name, error["status"], error["reason"]) == ("error", 503, "DRAINING")
         assert error["facts"]["stream_id"] == answered.headers["tokenwire-stream-id"]
         assert error["facts"]["last_sequence"] == events(answered)[-2][1]["sequence"]
+        ends = []
+        with pytest.raises(ConnectionClosedError) as closed:
+            while True:
+                frame = json.loads(websocket.recv(timeout=30))
+                if frame["type"] != "event":
+                    ends.append(frame)
+        assert closed.value.rcvd.code == 1012
+        assert [(end["type"], end["id"]) for end in ends] == [("end", "short"), ("error", "long")]
+        assert ends[1]["error"]["reason"] == "DRAINING"
         with pytest.raises(OSError):
             connection(url, b"").__enter__()
         assert edge.wait(10) == 0
