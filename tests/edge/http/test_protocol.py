@@ -93,7 +93,7 @@ def refused(connection):
 
 @pytest.fixture(scope="module")
 def impatient_edge():
-    with serving(Application(), header_timeout_s=0.2, keep_alive_s=0.4) as edge:
+    with serving(Application(), header_timeout_s=0.7, keep_alive_s=1) as edge:
         yield edge
 
 
@@ -139,7 +139,7 @@ def test_a_websocket_and_a_slow_body_outlive_the_limits_of_heads(impatient_edge)
         connect(f"ws://{host}:{port}/", compression=None) as websocket,
         impatient_edge.connection(head("/echo", "POST", "content-length: 2") + b"a") as connection,
     ):
-        time.sleep(0.6)
+        time.sleep(1.2)
         websocket.send("still here")
         assert websocket.recv() == "still here"
         connection.sendall(b"b")
@@ -311,7 +311,11 @@ def test_a_slow_reader_that_makes_progress_gets_everything():
 
 
 def test_connections_past_the_limit_get_503_and_health_checks_still_work():
-    with serving(Application(), max_connections=2) as edge, edge.connection(), edge.connection():
+    with (
+        serving(Application(), max_connections=2, header_timeout_s=60) as edge,
+        edge.connection(),
+        edge.connection(),
+    ):
         edge.wait_until(lambda: edge.connections == 2)
         with edge.connection(head("/healthz")) as connection:
             [response] = responses(connection)
@@ -327,7 +331,7 @@ def test_connections_past_the_limit_get_503_and_health_checks_still_work():
 
 
 def test_a_websocket_counts_as_a_connection():
-    with serving(Application(), max_connections=1) as edge:
+    with serving(Application(), max_connections=1, header_timeout_s=60) as edge:
         with connect("ws://{}:{}/".format(*edge.address), compression=None):
             with edge.connection(head()) as connection:
                 assert refused(connection) == (503, "OVERLOADED")
@@ -338,14 +342,21 @@ def test_a_websocket_counts_as_a_connection():
 
 def test_connections_past_those_whose_request_is_read_get_503_at_once(monkeypatch):
     monkeypatch.setattr(protocol, "MAX_EXCESS", 1)
-    with serving(Application(), max_connections=1) as edge, edge.connection(), edge.connection():
+    with (
+        serving(Application(), max_connections=1, header_timeout_s=60) as edge,
+        edge.connection(),
+        edge.connection(),
+    ):
         edge.wait_until(lambda: edge.connections == 2)
         with edge.connection() as connection:
             assert refused(connection) == (503, "OVERLOADED")
 
 
 def test_a_flood_of_connections_is_survived():
-    with serving(Application(), max_connections=50) as edge, ExitStack() as held:
+    with (
+        serving(Application(), max_connections=50, header_timeout_s=60) as edge,
+        ExitStack() as held,
+    ):
         for _ in range(50):
             held.enter_context(edge.connection())
         edge.wait_until(lambda: edge.connections == 50)
