@@ -16,6 +16,7 @@ export class ModelTable {
   #client;
   #onchoice;
   #models = [];
+  #isLoaded = false;
   /** Times by model, newest last. */
   #samples = new Map();
   #table = document.getElementById("models");
@@ -29,8 +30,10 @@ export class ModelTable {
 
   /** Load the list. An error is shown in its place. */
   async load() {
+    this.#isLoaded = false;
     try {
       this.#models = await this.#client.models();
+      this.#isLoaded = true;
       this.#state.textContent = this.#models.length
         ? "Those that the server's configuration names. Other models of its providers work, too."
         : "The server's configuration names no models. All models of its providers work.";
@@ -45,6 +48,7 @@ export class ModelTable {
   /** Add a measured time to first token, in ms. */
   addSample(id, ttftMs) {
     const known = this.#samples.get(id) ?? [];
+    if (!this.#isLoaded) this.load(); // the server answers again
     if (known.length || this.#samples.size < MAX_MODELS) {
       this.#samples.set(id, [...known, ttftMs].slice(-MAX_SAMPLES));
     }

@@ -38,6 +38,7 @@ export class StreamedRun {
   #stream;
   #controller = new AbortController();
   #pauseMs;
+  #hasLeft = false;
   #isCut = false;
   #isStopped = false;
   #onstate;
@@ -120,13 +121,16 @@ export class StreamedRun {
       }
       const hasBegun = this.measurement.eventCount > 0;
       if (hasBegun && this.state !== "streaming" && !this.#isCut) this.#enter("streaming");
-      if (hasBegun && this.#pauseMs() > 0 && !this.#isCut && !this.#isStopped) return false;
+      // After the pause, the server reports when everything that was missed has been read.
+      const isUpToDate = this.#hasLeft ? event.notice?.kind === "NOTICE_KIND_CAUGHT_UP" : hasBegun;
+      if (isUpToDate && this.#pauseMs() > 0 && !this.#isCut && !this.#isStopped) return false;
     }
     return true;
   }
 
   /** Stay away for the pause, and come back to read what was missed. */
   async #leave() {
+    this.#hasLeft = true;
     const { streamId, lastSequence } = this.#stream;
     await new Promise((resolve) => setTimeout(resolve, this.#pauseMs()));
     this.#controller.signal.throwIfAborted();
