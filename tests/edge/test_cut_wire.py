@@ -11,18 +11,20 @@ from cutting_proxy import cutting_proxy
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-BLANK = '<link rel="icon" href="data:,">'
-"""A page of the edge's origin without requests of its own."""
-
 MODEL = "openai/sim?tokens=100000&itl_ms=10"
 CUTS = 20
 RANDOM = random.Random(7)
 BYTE_COUNTS = [each for _ in range(CUTS // 2) for each in (RANDOM.randrange(900), 3000)]
 """Every other connection lives long enough for an event: after 10 attempts without one, tokenwire.js gives up."""
+HEAD_BYTES = 1000
+"""More than the head of a response. Chromium's EventSource gives up after a head that was cut."""
 
+CONNECT = """async (isSocket) => {
+  const { Tokenwire } = await import("/static/tokenwire.js");
+  window.client = isSocket ? await new Tokenwire().connect() : new Tokenwire();
+}"""
 WITH_TOKENWIRE = """async (model) => {
-  const { Tokenwire } = window.module;
-  const stream = new Tokenwire().chat({ model, prompt: "Hi" });
+  const stream = window.client.chat({ model, prompt: "Hi" });
   window.stream = stream;
   window.sequences = [];
   for await (const event of stream) window.sequences.push([event.type, Number(event.sequence)]);
@@ -63,15 +65,12 @@ def proxy(edge):
 def read_with_cuts(page, console_errors, proxy, edge, server):
     """Runs a script while the proxy cuts its connections. Cancels the stream after the last cut."""
 
-    async def read(script, argument, stream_id=None):
-        await page.route(
-            "**/blank", lambda route: route.fulfill(body=BLANK, content_type="text/html")
-        )
-        await page.goto(f"{proxy.url}/blank")
-        await page.evaluate("async () => { window.module = await import('/static/tokenwire.js'); }")
-        proxy.cut(BYTE_COUNTS)
+    async def read(script, argument, *, is_socket=False, stream_id=None, min_bytes=0):
+        await page.goto(f"{proxy.url}/static/icon.svg")  # any document of the edge's origin
+        await page.evaluate(CONNECT, is_socket)
+        proxy.cut([min_bytes + count for count in BYTE_COUNTS])
         await page.evaluate(f"argument => {{ window.answer = ({script})(argument); }}", argument)
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 80
         while proxy.cuts < CUTS:
             assert time.monotonic() < deadline, f"{proxy.cuts} cuts"
             await page.wait_for_timeout(50)
@@ -99,12 +98,16 @@ def check(answer, whole_text):
     assert of_the_log == sorted(set(of_the_log)), "an event came twice, or out of order"
 
 
-async def test_tokenwire_js_reads_every_event_once_when_the_wire_is_pulled_20_times(read_with_cuts):
-    check(*await read_with_cuts(WITH_TOKENWIRE, MODEL))
+@pytest.mark.parametrize("is_socket", [False, True], ids=["fetch", "WebSocket"])
+async def test_tokenwire_js_reads_every_event_once_when_the_wire_is_pulled_20_times(
+    read_with_cuts, is_socket
+):
+    check(*await read_with_cuts(WITH_TOKENWIRE, MODEL, is_socket=is_socket))
 
 
 async def test_event_source_reads_every_event_once_when_the_wire_is_pulled_20_times(
     read_with_cuts, edge
 ):
     started = httpx2.post(f"{edge}/v1/chat/streams", json={"model": MODEL, "prompt": "Hi"}).json()
-    check(*await read_with_cuts(WITH_EVENT_SOURCE, started["eventsUrl"], started["streamId"]))
+    url, stream_id = started["eventsUrl"], started["streamId"]
+    check(*await read_with_cuts(WITH_EVENT_SOURCE, url, stream_id=stream_id, min_bytes=HEAD_BYTES))
