@@ -8,6 +8,7 @@ import time
 import pytest
 
 import tokenwire
+from tokenwire.v1 import chat_pb2
 from tokenwire.v1.event_pb2 import NOTICE_KIND_CAUGHT_UP
 from tokenwire_server.simulator.words import generated_text
 
@@ -133,8 +134,11 @@ async def test_a_reader_that_stalls_resumes_or_gets_a_named_error(start, simulat
             client.chat_stream(f"openai/sim?tokens={count}", "Hi") as stream,
         ):
             text = await anext(stream.text)
-            while (await client.get_stream(stream.stream_id)).reader_count:
-                await asyncio.sleep(0.05)  # until it is released
+            # Until it is released, and the log contains what it keeps.
+            while (
+                info := await client.get_stream(stream.stream_id)
+            ).reader_count or info.state == chat_pb2.STREAM_STATE_RUNNING:
+                await asyncio.sleep(0.05)
             async for piece in stream.text:
                 text += piece
         return text
