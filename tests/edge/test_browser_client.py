@@ -31,3 +31,18 @@ def test_the_types_name_what_the_module_has():
         declared = re.search(rf"^export class {name}\b.*?^}}", types, re.MULTILINE | re.DOTALL)[0]
         for member in set(members) - {"open"}:  # called by `Tokenwire.connect` only
             assert re.search(rf"\b{member}\b", declared), f"{name}.{member}"
+
+
+def test_leaving_a_stream_closes_the_connection_to_the_provider_before_the_linger(edge, simulator):
+    script = f"""
+      import {{ Tokenwire }} from "{STATIC}/tokenwire.js";
+      const client = new Tokenwire({{ baseUrl: "{edge}" }});
+      const request = {{ model: "openai/sim?tokens=100000&itl_ms=10", prompt: "Hi" }};
+      for await (const event of client.chat(request)) if (event.type === "text") break;
+      const controller = new AbortController();
+      const stream = client.chat(request, {{ signal: controller.signal }});
+      setTimeout(() => controller.abort(), 100);
+      await stream.final().catch(() => {{}});
+    """
+    node.run("node", "--input-type=module", "--eval", script)
+    simulator.wait_until_none_open(within_s=20)  # the linger is 30 s
