@@ -143,4 +143,4 @@ lock: $(READY) ## Update the lock files: names, versions and hashes, no addresse
 
 .PHONY: clean
 clean: ## Remove all files that these targets created
-	@rm -rf .venv .venv-proto .tools bench-out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-proto .tools bench-out dist tests/edge/js/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

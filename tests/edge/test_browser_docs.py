@@ -1,4 +1,4 @@
-"""Chromium runs the programs of docs/browser.md against a real edge."""
+"""Chromium runs the programs of README.md and docs/browser.md against a real edge."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-PAGE = Path(__file__).parents[2] / "docs/browser.md"
+ROOT = Path(__file__).parents[2]
+README, BROWSER = ROOT / "README.md", ROOT / "docs/browser.md"
 ICON = '<link rel="icon" href="data:,">'  # so that Chromium does not request another one
 PRELUDE = """
 const { Tokenwire } = await import("/static/tokenwire.js");
@@ -18,8 +19,8 @@ const console = { log: (text) => { logged += text; } };
 """
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(document, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,9 @@ def demo_edge(start, start_edge):
             yield url
 
 
-async def test_the_ten_lines_for_a_page_stream_an_answer(page, demo_edge):
-    [html] = blocks("html")
+@pytest.mark.parametrize("document", [README, BROWSER], ids=["README", "browser"])
+async def test_the_ten_lines_for_a_page_stream_an_answer(page, demo_edge, document):
+    [html] = blocks(document, "html")
     assert len(html.splitlines()) == 10
     await page.route(
         "**/page", lambda route: route.fulfill(body=ICON + html, content_type="text/html")
@@ -41,7 +43,7 @@ async def test_the_ten_lines_for_a_page_stream_an_answer(page, demo_edge):
 
 
 async def test_the_other_programs_run(page, demo_edge):
-    abort, sockets, event_source = blocks("js")
+    abort, sockets, event_source = blocks(BROWSER, "js")
     await page.goto(demo_edge)  # Chromium opens no WebSocket for a page that `route` made
     script = """
       stopButton.onclick();
