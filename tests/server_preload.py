@@ -1,4 +1,4 @@
-"""Imported by the process from which servers are forked: what every server would import or load again."""
+"""Imported by the process from which servers and edges are forked: what each would import or load again."""
 
 import gc
 import importlib
@@ -9,6 +9,8 @@ for name in (
     "tokenwire_server.__main__",  # first, since it says what gRPC logs
     "tokenwire_server.app",
     "tokenwire_server.commands.app",
+    "tokenwire_edge.serving",
+    "tokenwire_edge.commands",
     "alembic.command",
     "server_process",
 ):

@@ -1,19 +1,15 @@
 """A real edge process in front of the real server."""
 
 import os
-import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from browser import browser, console_errors, page  # noqa: F401  # fixtures
 
-from server_process import stop
+from server_process import Forked, stop
 from virtual_time import pytest_asyncio_loop_factories  # noqa: F401  # a hook
-
-COMMAND = Path(sys.executable).parent / "tokenwire-edge"
 
 
 @contextmanager
@@ -23,13 +19,8 @@ def running_edge(*arguments, env=None):
         name: value for name, value in os.environ.items() if not name.startswith("TOKENWIRE_")
     } | (env or {})
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environ,
-        )
+        words = ("serve", "--listen", "127.0.0.1:0", *arguments)
+        process = Forked(words, environ, log, program="tokenwire_edge")
         process.log = log
         try:
             line = process.stdout.readline()
