@@ -5,15 +5,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_wheel_holds_both_packages_typed_and_nothing_else(wheel):
+def test_the_wheel_contains_the_three_packages_typed_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
         "tokenwire",
+        "tokenwire_edge",
         "tokenwire_server",
     }
     assert {
         "tokenwire/py.typed",
+        "tokenwire_edge/openapi.json",
+        "tokenwire_edge/py.typed",
+        "tokenwire_edge/static/index.html",
+        "tokenwire_edge/static/tokenwire.js",
         "tokenwire_server/py.typed",
         "tokenwire/v1/chat_pb2.pyi",
         "tokenwire/v1/chat_pb2_grpc.pyi",

@@ -31,7 +31,7 @@ def connection(url, sent):
 def chat(model):
     body = json.dumps({"model": model, "prompt": "hello"}).encode()
     headers = ("content-type: application/json", f"content-length: {len(body)}")
-    return head("/v1/chat/stream?ticket=secret-of-a-ticket", "POST", *headers) + body
+    return head("/v1/chat/stream", "POST", *headers) + body
 
 
 def events(response):
