@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message accepted from the server. A larger one ends the call with RESOURCE_EXHAUSTED."""
+
+Sink = Callable[[list[bytes]], bool]
+"""Takes messages, or returns False. It must not block."""
 
 _PREFIX_BYTES = 5
 _COMPRESSED = 1
@@ -59,6 +63,8 @@ class Call:
         """Whether the server surely did nothing with the request."""
         self._is_retried = False
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Sink | None = None
+        self._sink_error: Exception | None = None
 
     async def __aenter__(self) -> Self:
         """Connect if necessary, and send the request. Raises ConnectionLost or DeadlineExceeded."""
@@ -113,6 +119,22 @@ class Call:
         messages, self._messages = self._messages, []
         self._credit()
         return messages
+
+    async def push(self, sink: Sink) -> None:
+        """Pass messages to `sink` the moment they arrive, without waking a task for each.
+
+        Returns when `sink` returns False, which means that it did not take the messages, or when the call
+        has ended. In both cases `read` goes on from there. Raises what `sink` raises.
+        """
+        if self._messages or self._is_ended:
+            return
+        self._sink = sink
+        try:
+            await self._wait()
+        finally:
+            self._sink = None
+        if self._sink_error is not None:
+            raise self._sink_error
 
     def cancel(self) -> None:
         """End the call, if it has not ended."""
@@ -184,8 +206,18 @@ class Call:
             missing = _PREFIX_BYTES - (end - position)
         rest = data[position:]
         self._pieces, self._missing = [rest] if rest else [], missing
-        if self._messages:
+        if self._messages and not (self._sink is not None and self._is_sunk(self._sink)):
             self._wake()
+
+    def _is_sunk(self, sink: Sink) -> bool:
+        try:
+            if not sink(self._messages):
+                return False
+        except Exception as error:  # noqa: BLE001  # `push` raises it
+            self._sink_error = error
+            return False
+        self._messages = []
+        return True
 
     def _credit(self) -> None:
         if self._connection is not None and is_credit_due(self._unread):

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .body_writer import body_writer_of
+
 logger = logging.getLogger(__name__)
 
 STREAM_ID_HEADER = b"tokenwire-stream-id"
@@ -52,6 +54,8 @@ class AccessLog:
             await self._app(scope, receive, observe)
         finally:
             is_socket = scope["type"] == "websocket"
+            if writer := body_writer_of(scope):
+                size += writer.size
             logger.info(
                 "method=%s path=%s status=%s%s duration_ms=%.1f%s%s",
                 "WEBSOCKET" if is_socket else scope["method"],

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from ..problems import Problem
 from ..settings import Settings
+from .body_writer import EXTENSION, BodyWriter
 from .overload import MAX_EXCESS, Overload, respond_overloaded
 
 MAX_HEADERS = 100
@@ -332,6 +333,8 @@ class EdgeHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        extensions = cast("dict[str, object]", cycle.scope.setdefault("extensions", {}))
+        extensions[EXTENSION] = BodyWriter(cycle)
         if self._is_excess:
             cycle.keep_alive = False
             if cycle.scope["path"] not in PROBES:

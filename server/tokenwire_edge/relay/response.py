@@ -15,6 +15,7 @@ from tokenwire.errors import TokenwireError
 from tokenwire.wire.metadata import parse_initial_metadata
 
 from ..grpc_client.call import Call
+from ..http.body_writer import BodyWriter, body_writer_of
 from ..http.shutdown import Shutdown
 from .events import encode
 from .formats import Format
@@ -54,9 +55,11 @@ class RelayResponse(Response):
         self._waits_for_event = is_empty_without_events
         self._last_sequence = 0
         self._stream_id = ""
+        self._writer: BodyWriter | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         shutdown: Shutdown = scope["app"].state.shutdown
+        self._writer = body_writer_of(scope)
         with shutdown.ended_by(self._call.cancel), suppress(ClientDisconnect):
             try:
                 # The task that relays is woken for each token. Here it would be resumed through the 25
@@ -85,6 +88,8 @@ class RelayResponse(Response):
                 if body := b"".join(map(self._bytes, messages)):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                 messages = []
+                if self._writer is not None:
+                    await call.push(self._push)
         except TokenwireError as error:
             error.stream_id = error.stream_id or self._stream_id
             error.last_sequence = error.last_sequence or self._last_sequence
@@ -94,6 +99,10 @@ class RelayResponse(Response):
             body = b""
         if is_complete:
             await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _push(self, messages: list[bytes]) -> bool:
+        assert self._writer is not None  # noqa: S101  # for the type checker
+        return self._writer.write(b"".join(map(self._bytes, messages)))
 
     def _bytes(self, message: bytes) -> bytes:
         event = encode(message)
