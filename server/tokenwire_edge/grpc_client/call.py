@@ -157,11 +157,21 @@ class Call:
         self._wake()
 
     def on_data(self, data: bytes) -> None:
-        self._unread += len(data)
-        self._pieces.append(data)
-        self._missing -= len(data)
-        if self._missing <= 0:
-            self._take_messages(b"".join(self._pieces))
+        size = len(data)
+        self._unread += size
+        if (
+            not self._pieces
+            and size >= _PREFIX_BYTES
+            and data[0] == 0
+            and int.from_bytes(data[1:_PREFIX_BYTES], "big") == size - _PREFIX_BYTES
+        ):  # one whole message, as of a stream that is read token by token
+            self._messages.append(data[_PREFIX_BYTES:])
+            self._deliver()
+        else:
+            self._pieces.append(data)
+            self._missing -= size
+            if self._missing <= 0:
+                self._take_messages(b"".join(self._pieces))
         if not self._messages:
             self._credit()  # for the rest of a message that may be larger than the window
 
@@ -206,18 +216,19 @@ class Call:
             missing = _PREFIX_BYTES - (end - position)
         rest = data[position:]
         self._pieces, self._missing = [rest] if rest else [], missing
-        if self._messages and not (self._sink is not None and self._is_sunk(self._sink)):
-            self._wake()
+        if self._messages:
+            self._deliver()
 
-    def _is_sunk(self, sink: Sink) -> bool:
-        try:
-            if not sink(self._messages):
-                return False
-        except Exception as error:  # noqa: BLE001  # `push` raises it
-            self._sink_error = error
-            return False
-        self._messages = []
-        return True
+    def _deliver(self) -> None:
+        """Pass the messages to the sink, or wake the task that waits for them."""
+        if self._sink is not None:
+            try:
+                if self._sink(self._messages):
+                    self._messages = []
+                    return
+            except Exception as error:  # noqa: BLE001  # `push` raises it
+                self._sink_error = error
+        self._wake()
 
     def _credit(self) -> None:
         if self._connection is not None and is_credit_due(self._unread):

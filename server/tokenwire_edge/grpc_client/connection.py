@@ -191,13 +191,13 @@ class Connection(asyncio.Protocol):
                     self._go_away(data[position + _FRAME_HEADER_BYTES : after])
                 else:
                     self._on_events(self._h2.receive_data(data[position:after]))
+                    self._flush()
                 position = after
         except ProtocolError as error:
             self._flush()
             self._fail(f"the server broke the HTTP/2 protocol ({error})")
             return
         self._partial = data[position:]
-        self._flush()
 
     def eof_received(self) -> bool | None:
         return None
@@ -229,6 +229,7 @@ class Connection(asyncio.Protocol):
         if flags & _END_STREAM:  # gRPC ends with trailers; h2 judges whether this is allowed
             header = b"\0\0\0" + bytes((_DATA, _END_STREAM)) + data[position + 5 : position + 9]
             self._on_events(self._h2.receive_data(header))
+            self._flush()
 
     def _on_events(self, events: list[Event]) -> None:
         if not self.ready.done():
