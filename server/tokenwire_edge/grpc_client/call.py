@@ -49,6 +49,7 @@ class Call:
         self._connection: Connection | None = None
         self._stream_id = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._deadline_time = 0.0
         self._metadata: list[tuple[str, str | bytes]] | None = None
         self._messages: list[bytes] = []
         self._pieces: list[bytes] = []
@@ -62,6 +63,8 @@ class Call:
         self._is_refused = False
         """Whether the server surely did nothing with the request."""
         self._is_retried = False
+        self._stopped: TokenwireError | None = None
+        """Why this side has ended the call, also if it has no stream at the time."""
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Sink | None = None
         self._sink_error: Exception | None = None
@@ -69,13 +72,10 @@ class Call:
     async def __aenter__(self) -> Self:
         """Connect if necessary, and send the request. Raises ConnectionLost or DeadlineExceeded."""
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._timeout_s, self._pass_deadline)
+        self._deadline_time = loop.time() + self._timeout_s
+        self._deadline = loop.call_at(self._deadline_time, self._pass_deadline)
         try:
-            async with asyncio.timeout_at(self._deadline.when()):
-                await self._start()
-        except TimeoutError:
-            self.cancel()
-            raise from_status(grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_PASSED) from None
+            await self._start()
         except BaseException:
             self.cancel()
             raise
@@ -141,11 +141,8 @@ class Call:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if self._connection is not None:
-            self._connection.reset(self._stream_id)
-            self._connection = None
-        if not self._is_ended:
-            self._end(from_status(grpc.StatusCode.CANCELLED, CALL_CANCELLED))
+        if self._stopped is None:
+            self._stop(from_status(grpc.StatusCode.CANCELLED, CALL_CANCELLED))
 
     # Called by the connection.
 
@@ -194,7 +191,15 @@ class Call:
         self._end(ConnectionLost(text, code=grpc.StatusCode.UNAVAILABLE))
 
     async def _start(self) -> None:
-        connection = await self._channel.connection()
+        """Send the request. Raises ConnectionLost, or the reason if the call is stopped in the meantime."""
+        if self._stopped is None:
+            try:
+                async with asyncio.timeout_at(self._deadline_time):
+                    connection = await self._channel.connection()
+            except TimeoutError:
+                self._pass_deadline()
+        if self._stopped is not None:
+            raise self._stopped
         self._is_ended, self._error, self._is_refused = False, None, False
         self._connection = connection
         self._stream_id = connection.start(self._headers, self._request, self)
@@ -236,7 +241,11 @@ class Call:
             self._unread = 0
 
     def _pass_deadline(self) -> None:
-        self._abort(from_status(grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_PASSED))
+        self._stop(from_status(grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_PASSED))
+
+    def _stop(self, error: TokenwireError) -> None:
+        self._stopped = error
+        self._abort(error)
 
     def _abort(self, error: TokenwireError) -> None:
         if self._connection is not None:

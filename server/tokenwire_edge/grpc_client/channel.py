@@ -69,20 +69,23 @@ class Channel:
 
     async def connection(self) -> Connection:
         """Return a connection with a place for a stream. Raises ConnectionLost."""
-        if self._is_closed:
-            raise ConnectionLost("the edge is stopping", code=grpc.StatusCode.UNAVAILABLE)
-        for connection in self._connections:
-            if connection.has_room:
-                return connection
-        self._connections = [each for each in self._connections if each.is_usable]
-        if len(self._connections) >= MAX_CONNECTIONS:
-            raise ConnectionLost(
-                "all connections to the server are in use", code=grpc.StatusCode.UNAVAILABLE
-            )
-        if self._connecting is None:
-            self._connecting = asyncio.create_task(self._connect())
-            self._connecting.add_done_callback(self._on_connected)
-        return await asyncio.shield(self._connecting)
+        for _ in range(MAX_CONNECTIONS + 1):
+            if self._is_closed:
+                raise _stopping()
+            for connection in self._connections:
+                if connection.has_room:
+                    return connection
+            self._connections = [each for each in self._connections if not each.is_lost]
+            if sum(each.is_usable for each in self._connections) >= MAX_CONNECTIONS:
+                break
+            if self._connecting is None:
+                self._connecting = asyncio.create_task(self._connect())
+                self._connecting.add_done_callback(self._on_connected)
+            # More calls may wait for this connection than it has places.
+            await asyncio.shield(self._connecting)
+        raise ConnectionLost(
+            "all connections to the server are in use", code=grpc.StatusCode.UNAVAILABLE
+        )
 
     async def close(self) -> None:
         """End all calls with ConnectionLost, and close the connections."""
@@ -116,6 +119,8 @@ class Channel:
             raise self._unreachable(f"no answer within {self._connect_timeout_s:g} s") from None
         except (OSError, ssl.SSLError) as error:
             raise self._unreachable(_reason(error)) from error
+        except asyncio.CancelledError:  # by `close`
+            raise _stopping() from None
         return connection
 
     def _check_protocol(self, transport: asyncio.BaseTransport) -> None:
@@ -127,6 +132,8 @@ class Channel:
         self._connecting = None
         if not task.cancelled() and task.exception() is None:
             self._connections.append(task.result())
+            if self._is_closed:
+                task.result().close()
 
     def _unreachable(self, reason: str) -> ConnectionLost:
         return ConnectionLost(
@@ -165,6 +172,10 @@ def parse_target(target: str) -> tuple[str, int | None]:
     if not host or "/" in host or "," in host:
         raise ValueError(f"target: {target!r} has no single host")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _stopping() -> ConnectionLost:
+    return ConnectionLost("the edge is stopping", code=grpc.StatusCode.UNAVAILABLE)
 
 
 def _timeout(timeout_s: float) -> bytes:

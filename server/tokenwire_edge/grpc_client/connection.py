@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol, cast
 
 from h2.config import H2Configuration
@@ -18,6 +19,7 @@ from h2.errors import ErrorCodes
 from h2.events import (
     Event,
     PingAckReceived,
+    RemoteSettingsChanged,
     ResponseReceived,
     StreamEnded,
     StreamReset,
@@ -101,7 +103,7 @@ class Connection(asyncio.Protocol):
         self._unsent: dict[int, memoryview] = {}
         """Request bodies that wait for the server's window."""
         self._received = 0
-        self._last_data_time = self._loop.time()
+        self._last_data_time = self._last_start_time = self._loop.time()
         self._ping_time: float | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._is_going_away = False
@@ -126,15 +128,21 @@ class Connection(asyncio.Protocol):
         """Whether streams can be started now or when others end."""
         return self._lost is None and not self._is_going_away
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended, and all of its streams."""
+        return self._lost is not None
+
     def start(self, headers: Headers, body: bytes, handler: StreamHandler) -> int:
-        """Send a request. Return the stream's id."""
+        """Send a request. Return the stream's id. The connection must have room."""
         stream_id = self._h2.get_next_available_stream_id()
         self._h2.send_headers(stream_id, headers)
         self._streams[stream_id] = handler
         self._unsent[stream_id] = memoryview(body)
         self._send_body(stream_id)
+        self._last_start_time = self._loop.time()
         if self._keepalive is None:
-            self._last_data_time = self._loop.time()
+            self._last_data_time = self._last_start_time
             self._keepalive = self._loop.call_later(KEEPALIVE_TIME_S, self._check_alive)
         self._flush()
         return stream_id
@@ -144,11 +152,10 @@ class Connection(asyncio.Protocol):
         if self._streams.pop(stream_id, None) is None:
             return
         self._unsent.pop(stream_id, None)
-        try:
+        with suppress(ProtocolError):  # it has ended in the meantime
             self._h2.reset_stream(stream_id, ErrorCodes.CANCEL)
-        except ProtocolError:  # it has ended in the meantime
-            return
         self._flush()
+        self._close_if_unneeded()
 
     def credit(self, stream_id: int, size: int) -> None:
         """Allow the server to send as many more bytes on a stream."""
@@ -198,6 +205,7 @@ class Connection(asyncio.Protocol):
             self._fail(f"the server broke the HTTP/2 protocol ({error})")
             return
         self._partial = data[position:]
+        self._close_if_unneeded()
 
     def eof_received(self) -> bool | None:
         return None
@@ -245,7 +253,9 @@ class Connection(asyncio.Protocol):
                 case TrailersReceived():
                     trailers = event.headers or ()
                 case StreamEnded(stream_id=int(stream_id)):
-                    self._unsent.pop(stream_id, None)
+                    if self._unsent.pop(stream_id, None) is not None:
+                        # Half-closed streams count for both sides, and nobody wants the rest.
+                        self._h2.reset_stream(stream_id, ErrorCodes.CANCEL)
                     if handler := self._streams.pop(stream_id, None):
                         handler.on_end(trailers)
                 case StreamReset(stream_id=int(stream_id)):
@@ -254,7 +264,7 @@ class Connection(asyncio.Protocol):
                         code = event.error_code or 0
                         refused = code == ErrorCodes.REFUSED_STREAM
                         handler.on_reset(code, is_processed=not refused)
-                case WindowUpdated():
+                case WindowUpdated() | RemoteSettingsChanged():
                     for stream_id in list(self._unsent):
                         self._send_body(stream_id)
                 case PingAckReceived():
@@ -295,9 +305,15 @@ class Connection(asyncio.Protocol):
 
     # The connection.
 
+    def _close_if_unneeded(self) -> None:
+        if self._is_going_away and not self._streams:
+            self.close()
+
     def _check_alive(self) -> None:
         self._keepalive = None
-        if not self._streams or self._lost is not None:
+        # A server that is gone has answered nothing since the last call, although that has timed out.
+        is_answered = self._last_data_time > self._last_start_time
+        if self._lost is not None or (is_answered and not self._streams):
             return  # the next call starts the timer again
         now = self._loop.time()
         if self._ping_time is not None and self._last_data_time < self._ping_time:

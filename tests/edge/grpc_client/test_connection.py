@@ -11,7 +11,7 @@ from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwire.errors import ConnectionLost
+from tokenwire.errors import ConnectionLost, TokenwireError
 from tokenwire_edge.grpc_client.call import Call
 from tokenwire_edge.grpc_client.connection import (
     KEEPALIVE_TIME_S,
@@ -96,6 +96,10 @@ def message(payload):
     return b"\0" + len(payload).to_bytes(4, "big") + payload
 
 
+def data_of(events):
+    return [event for event in events if isinstance(event, DataReceived)]
+
+
 async def read_all(call):
     messages = []
     while batch := await call.read():
@@ -166,13 +170,35 @@ async def test_a_request_larger_than_the_servers_window_is_sent_as_the_window_op
     body = b""
     for _ in range(2000):
         events = peer.exchange()
-        data = [event for event in events if isinstance(event, DataReceived)]
+        data = data_of(events)
         for event in data:
             body += event.data
             peer.server.acknowledge_received_data(event.flow_controlled_length, 1)
         if not data:
             break
     assert body == message(request)
+
+
+async def test_a_request_continues_when_new_settings_of_the_server_open_its_window():
+    peer = Peer(INITIAL_WINDOW_SIZE=10)
+    await opened(peer, request=b"x" * 1000)
+    assert sum(len(each.data) for each in data_of(peer.exchange())) == 10
+    peer.server.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2000})
+    assert (
+        sum(len(each.data) for each in data_of(peer.exchange())) == len(message(b"x" * 1000)) - 10
+    )
+
+
+async def test_a_stream_that_the_server_ends_before_it_has_the_request_is_closed_on_both_sides():
+    peer = Peer(INITIAL_WINDOW_SIZE=10, MAX_CONCURRENT_STREAMS=1)
+    call = await opened(peer, request=b"x" * 1000)
+    peer.exchange()
+    peer.server.send_headers(1, [*RESPONSE, ("grpc-status", "8")], end_stream=True)
+    assert any(isinstance(event, StreamReset) for event in peer.exchange())
+    with pytest.raises(TokenwireError) as raised:
+        await call.read()
+    assert raised.value.code.name == "RESOURCE_EXHAUSTED"
+    await opened(peer)  # there is room again
 
 
 async def test_leaving_a_call_resets_its_stream_and_no_other():
@@ -207,6 +233,30 @@ async def test_a_call_that_the_server_surely_did_not_begin_is_sent_once_more(how
         await reading
 
 
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("end", ["cancelled", "out of time"])
+@pytest.mark.parametrize("is_retry", [False, True])
+async def test_a_call_that_ends_while_it_waits_for_a_connection_is_never_sent(end, is_retry):
+    first, second = Peer(), Peer()
+    connecting = asyncio.get_running_loop().create_future()
+    call = Call(Channel(first), HEADERS, b"", 5.0)
+    if is_retry:
+        await call.__aenter__()
+        first.exchange()
+        first.server.reset_stream(1, 0x7)
+    call._channel.connection = lambda: connecting
+    waiting = asyncio.create_task(call.initial_metadata() if is_retry else call.__aenter__())
+    first.exchange()
+    await asyncio.sleep(1)
+    if end == "cancelled":
+        call.cancel()
+        connecting.set_result(second.connection)
+    with pytest.raises(TokenwireError) as raised:
+        await waiting
+    assert raised.value.code.name == ("CANCELLED" if end == "cancelled" else "DEADLINE_EXCEEDED")
+    assert second.exchange() == []
+
+
 async def test_a_server_that_goes_away_ends_the_streams_it_has_accepted_and_gets_no_new_ones():
     peer = Peer()
     call = await opened(peer)
@@ -220,6 +270,7 @@ async def test_a_server_that_goes_away_ends_the_streams_it_has_accepted_and_gets
     peer.server.send_headers(1, OK, end_stream=True)
     peer.exchange()
     assert await read_all(call) == [b"the rest"]
+    assert peer.wire.is_closed
 
 
 @pytest.mark.parametrize(
@@ -289,3 +340,16 @@ async def test_a_server_that_answers_no_ping_is_lost_in_time_and_one_that_does_i
         alive.exchange()
     assert alive.connection.has_room
     await kept.__aexit__(None, None, None)
+
+
+@pytest.mark.virtual_time
+async def test_a_server_that_is_gone_is_noticed_although_each_call_gives_up_before_the_ping():
+    loop = asyncio.get_running_loop()
+    peer = Peer()
+    began = loop.time()
+    while peer.connection.is_usable:
+        assert loop.time() - began < 3 * (KEEPALIVE_TIME_S + KEEPALIVE_TIMEOUT_S)
+        call = await opened(peer, timeout_s=5)
+        with pytest.raises(TokenwireError):
+            await call.read()
+        await asyncio.sleep(20)

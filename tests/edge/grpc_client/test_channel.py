@@ -1,0 +1,104 @@
+"""The connections of a channel, to servers that are made of h2 and a real socket."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import StreamEnded
+from h2.settings import SettingCodes
+
+from tokenwire.connect.channel import connection_to
+from tokenwire.errors import ConnectionLost
+from tokenwire_edge.grpc_client.channel import Channel
+
+
+@asynccontextmanager
+async def listening(path, serve):
+    """Calls `serve` for each connection, and closes them at the end."""
+    writers = []
+
+    async def accept(reader, writer):
+        writers.append(writer)
+        await serve(reader, writer)
+
+    async with await asyncio.start_unix_server(accept, path):
+        yield
+        for writer in writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+@asynccontextmanager
+async def serving(path, *, max_streams):
+    """A server that answers each call after 50 ms; yields the count of its connections."""
+    seen = SimpleNamespace(connections=0)
+
+    async def serve(reader, writer):
+        seen.connections += 1
+        h2 = H2Connection(H2Configuration(client_side=False))
+        h2.initiate_connection()
+        h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: max_streams})
+
+        def answer(stream_id):
+            h2.send_headers(stream_id, [(":status", "200"), ("content-type", "application/grpc")])
+            h2.send_data(stream_id, b"\0\0\0\0\2hi")
+            h2.send_headers(stream_id, [("grpc-status", "0")], end_stream=True)
+            writer.write(h2.data_to_send())
+
+        writer.write(h2.data_to_send())
+        while data := await reader.read(65536):
+            for event in h2.receive_data(data):
+                if isinstance(event, StreamEnded):
+                    asyncio.get_running_loop().call_later(0.05, answer, event.stream_id)
+            writer.write(h2.data_to_send())
+
+    async with listening(path, serve):
+        yield seen
+
+
+def channel_to(path, **options):
+    target = connection_to(f"unix:{path}", key=None, tls=None, options=())
+    return Channel(target, **{"connect_timeout_s": 10.0} | options)
+
+
+async def test_calls_that_wait_for_one_connection_get_others_when_it_has_no_room_for_all(tmp_path):
+    async with serving(tmp_path / "socket", max_streams=2) as seen:
+        channel = channel_to(tmp_path / "socket")
+        calls = [channel.unary("a.B/C", b"", timeout_s=10) for _ in range(7)]
+        assert await asyncio.gather(*calls) == [b"hi"] * 7
+        assert seen.connections == 4
+        await channel.close()
+
+
+async def test_a_caller_that_leaves_does_not_end_the_attempt_to_connect_of_the_others(tmp_path):
+    channel = channel_to(tmp_path / "socket")
+    async with serving(tmp_path / "socket", max_streams=2) as seen:
+        first, second = (
+            asyncio.create_task(channel.unary("a.B/C", b"", timeout_s=10)) for _ in range(2)
+        )
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await second == b"hi"
+        with suppress(asyncio.CancelledError):
+            await first
+        assert seen.connections == 1
+        await channel.close()
+
+
+async def test_a_channel_that_is_closed_while_it_connects_ends_its_calls_by_name(tmp_path):
+    async def say_nothing(reader, _writer):
+        await reader.read()
+
+    async with listening(tmp_path / "silent", say_nothing):
+        channel = channel_to(tmp_path / "silent")
+        call = asyncio.create_task(channel.unary("a.B/C", b"", timeout_s=10))
+        await asyncio.sleep(0.05)
+        await channel.close()
+        with pytest.raises(ConnectionLost, match="stopping"):
+            await call
+        with pytest.raises(ConnectionLost, match="stopping"):
+            await channel.unary("a.B/C", b"", timeout_s=10)
