@@ -90,5 +90,7 @@ class Faults:
             problem = Problem(
                 500, "INTERNAL", "an internal error occurred", facts={"error_id": error_id}
             )
+        else:
+            return
         if not is_started:
             await problem_response(problem)(scope, receive, send)

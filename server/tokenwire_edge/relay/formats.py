@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from email.message import Message
 from typing import Protocol
 
 import msgspec
@@ -94,12 +93,10 @@ def negotiate(accept: str) -> Format:
     """Return the format for an `Accept` header. Raises Problem if it allows none of them."""
     ranges: dict[str, float] = {}
     for item in accept.split(",") if accept.strip() else ["*/*"]:
-        if "/" not in item:
-            continue
-        parsed = Message()
-        parsed["content-type"] = item.strip()
+        media_range, *parameters = (part.strip().lower() for part in item.split(";"))
+        quality_text = next((each[2:] for each in parameters if each.startswith("q=")), "1")
         with suppress(ValueError):
-            ranges[parsed.get_content_type()] = float(str(parsed.get_param("q", "1")))
+            ranges[media_range] = float(quality_text)
     best: tuple[float, Format] | None = None
     for name, form in _FORMATS:
         kind = name.split("/")[0] + "/*"

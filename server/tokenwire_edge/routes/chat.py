@@ -27,7 +27,7 @@ async def stream_chat(request: Request) -> Response:
     """Start a generation and read its events."""
     refuse_query(request.query_params.multi_items())
     settings = settings_of(request)
-    form = negotiate(request.headers.get("accept", ""))
+    form = negotiate(",".join(request.headers.getlist("accept")))
     chat = await parsed(parse_chat_request, await read_body(request))
     shows_heartbeats = limit_heartbeats(chat, settings.heartbeat_interval_s)
     call = channel_of(request).stream(

@@ -97,7 +97,7 @@ async def read_events(request: Request, stream_id: str) -> Response:
     that has finished, and that of the error if it is the end of one that has failed.
     """
     settings = settings_of(request)
-    form = negotiate(request.headers.get("accept", ""))
+    form = negotiate(",".join(request.headers.getlist("accept")))
     parameters = _parameters(request)
     after_sequence = _after_sequence(request.headers.get("last-event-id"), parameters.get("after"))
     ticket = parameters.get("ticket")
