@@ -47,6 +47,7 @@ def run(app: Starlette, settings: Settings) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_unexpected)
     try:
         sockets = bind(settings.listen, write_stall_s=settings.write_stall_s)
     except OSError as error:
@@ -210,6 +211,11 @@ def _bound_unsent_data(listener: socket.socket, write_stall_s: float) -> None:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         milliseconds = max(1, int(write_stall_s * 1000))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Return False for responses that are cut off: text has no other way to tell that a stream failed."""
+    return record.msg != "ASGI callable returned without completing response."
 
 
 def _host_and_port(host: str, port: int) -> str:

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -62,41 +62,40 @@ def test_a_caller_that_leaves_a_chat_it_would_get_whole_ends_it_at_the_provider(
 def test_a_server_that_is_killed_ends_streams_by_name_and_is_found_again_when_it_is_back(
     simulator, start_edge
 ):
-    with running("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (server, target):
-        with start_edge("--target", target) as (edge, url):
-            accepted = ("text/event-stream", "application/x-ndjson", "text/plain")
-            opened = [posted(url, "/v1/chat/stream", ENDLESS, accept) for accept in accepted]
-            responses = [each.__enter__().getresponse() for each in opened]
-            for response in responses:
-                response.read1()
-            server.send_signal(signal.SIGKILL)
-            events, lines, text = responses
-            last = dict(
-                line.split(": ", 1) for line in events.read().decode().split("\n\n")[-2].split("\n")
-            )
-            for problem in (
-                json.loads(last["data"]),
-                json.loads(lines.read().splitlines()[-1])["error"],
-            ):
-                assert (problem["status"], problem["reason"]) == (503, "UNAVAILABLE")
-                assert problem["facts"]["stream_id"]
-                assert int(problem["facts"]["last_sequence"]) > 1
-            assert last["event"] == "error"
-            with pytest.raises(http.client.IncompleteRead):  # it has no other way to say so
-                text.read()
-            for each in opened:
-                each.__exit__(None, None, None)
-            with posted(url, "/v1/chat", SHORT) as connection:
-                response = connection.getresponse()
-                assert response.status == 503
-                assert response.headers["retry-after"]
-            environ = simulator.environ()
-            with (
-                running("serve", "--listen", target, env=environ),
-                posted(url, "/v1/chat", SHORT) as connection,
-            ):
-                assert connection.getresponse().status == 200
-            server.wait(10)
+    environ = simulator.environ()
+    with ExitStack() as stack:
+        server, target = stack.enter_context(
+            running("serve", "--listen", "127.0.0.1:0", env=environ)
+        )
+        edge, url = stack.enter_context(start_edge("--target", target))
+
+        def post(path, model, accept="*/*"):
+            return stack.enter_context(posted(url, path, model, accept)).getresponse()
+
+        events, lines, text = (
+            post("/v1/chat/stream", ENDLESS, accept)
+            for accept in ("text/event-stream", "application/x-ndjson", "text/plain")
+        )
+        for response in (events, lines, text):
+            response.read1()
+        server.send_signal(signal.SIGKILL)
+        name, data = events.read().decode().split("\n\n")[-2].split("\n")
+        assert name == "event: error"
+        for problem in (
+            json.loads(data.removeprefix("data: ")),
+            json.loads(lines.read().splitlines()[-1])["error"],
+        ):
+            assert (problem["status"], problem["reason"]) == (503, "UNAVAILABLE")
+            assert problem["facts"]["stream_id"]
+            assert int(problem["facts"]["last_sequence"]) > 1
+        with pytest.raises(http.client.IncompleteRead):  # it has no other way to say so
+            text.read()
+        down = post("/v1/chat", SHORT)
+        assert down.status == 503
+        assert down.headers["retry-after"]
+        stack.enter_context(running("serve", "--listen", target, env=environ))
+        assert post("/v1/chat", SHORT).status == 200
+        assert " ERROR " not in log_of(edge)
 
 
 @pytest.mark.parametrize(
