@@ -50,6 +50,12 @@ class Cancel(_Frame, tag="cancel"):
     id: Id
 
 
+class Leave(_Frame, tag="leave"):
+    """Stop reading a stream. Whether its generation continues is up to its `retention`."""
+
+    id: Id
+
+
 class Ping(_Frame, tag="ping"):
     """Ask for a `pong`."""
 
@@ -58,7 +64,7 @@ class Pong(_Frame, tag="pong"):
     """The answer to the edge's `ping`."""
 
 
-AnyFrame = Authenticate | Chat | Resume | Cancel | Ping | Pong
+AnyFrame = Authenticate | Chat | Resume | Cancel | Leave | Ping | Pong
 
 _TYPES = sorted(str(each.__struct_config__.tag) for each in _Frame.__subclasses__())
 _LOCATION = re.compile(r" - at `\$\.?(.*)`$")

@@ -63,6 +63,13 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """Stop reading a generation. The open stream ends with an error."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Send the frame, if there is one, then close the socket."""
 
@@ -71,7 +78,7 @@ class Close:
     frame: bytes = b""
 
 
-Action = Reply | Authenticate | Chat | Resume | Cancel | Close
+Action = Reply | Authenticate | Chat | Resume | Cancel | Leave | Close
 
 
 @dataclass(slots=True)
@@ -122,8 +129,8 @@ class SocketProtocol:
             return _close_unauthenticated(
                 Problem(401, "UNAUTHENTICATED", "the first frame must be of type authenticate")
             )
-        if isinstance(frame, frames.Cancel):
-            return self._cancel(frame)
+        if isinstance(frame, frames.Cancel | frames.Leave):
+            return self._stop(frame)
         try:
             self._check_start(frame)
             action = self._chat(frame) if isinstance(frame, frames.Chat) else _resume(frame)
@@ -160,9 +167,9 @@ class SocketProtocol:
             return self._refused(_invalid("type", "the socket is authenticated already"), None)
         return Authenticate(frame.key)
 
-    def _cancel(self, frame: frames.Cancel) -> Action:
+    def _stop(self, frame: frames.Cancel | frames.Leave) -> Action:
         if frame.id in self._open:
-            return Cancel(frame.id)
+            return Leave(frame.id) if isinstance(frame, frames.Leave) else Cancel(frame.id)
         problem = Problem(
             404,
             "STREAM_NOT_FOUND",

@@ -149,6 +149,8 @@ class Session:
                 self._start(action)
             case protocol.Cancel(id):
                 self._cancel(self._streams[id])
+            case protocol.Leave(id):
+                self._leave(self._streams[id])
             case protocol.Close():
                 raise _SocketEnded(action)
 
@@ -249,6 +251,11 @@ class Session:
         """Stop a generation, unless that has begun."""
         if not stream.is_stopping:
             self._tasks.create_task(self._report(stream, self._stop(stream)))
+
+    def _leave(self, stream: OpenStream) -> None:
+        """End a stream here. One whose generation is being stopped ends by itself."""
+        if not stream.is_stopping:
+            stream.abandon(Problem(499, "CANCELLED", "the caller left the stream"))
 
     async def _report(self, stream: OpenStream, stop: asyncio.Task[TokenwireError | None]) -> None:
         """Send the error of a cancel. It is not the end of the stream, which continues."""

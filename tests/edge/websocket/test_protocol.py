@@ -15,6 +15,7 @@ from tokenwire_edge.websocket.protocol import (
     Cancel,
     Chat,
     Close,
+    Leave,
     Reply,
     Resume,
     SocketProtocol,
@@ -32,7 +33,7 @@ valid_frames = st.one_of(
         {"type": st.just("resume"), "id": ids, "streamId": st.sampled_from(["s", ""])},
         optional={"afterSequence": st.sampled_from([0, "7", -1, "x", 2**63, "9" * 19])},
     ),
-    st.fixed_dictionaries({"type": st.just("cancel"), "id": ids}),
+    st.fixed_dictionaries({"type": st.sampled_from(["cancel", "leave"]), "id": ids}),
     st.fixed_dictionaries({"type": st.sampled_from(["ping", "pong", "authenticate", "chat", "?"])}),
 )
 json_values = st.recursive(
@@ -93,7 +94,7 @@ def test_no_sequence_of_frames_raises_and_each_stream_gets_exactly_one_end(steps
             if isinstance(action, Chat):
                 assert action.interrupt in {None, *open_ids}
             open_ids.append(action.id)
-        elif isinstance(action, Cancel):
+        elif isinstance(action, Cancel | Leave):
             assert action.id in open_ids
         elif action is not None:
             assert isinstance(action, Reply)

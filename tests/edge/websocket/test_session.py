@@ -125,6 +125,27 @@ async def test_a_stream_is_resumed_on_other_sockets_with_nothing_missing_and_not
     assert read[-1]["finished"]["reason"] == "FINISH_REASON_STOP"
 
 
+async def test_leaving_a_stream_is_like_closing_a_connection_and_keeps_the_socket(
+    sockets, simulator
+):
+    retention = {"onDisconnect": "ON_DISCONNECT_CONTINUE", "linger": "30s"}
+    async with sockets.socket() as socket:
+        await socket.chat("a", ENDLESS)
+        await socket.chat("b", "openai/sim?tokens=100&itl_ms=10", request={"retention": retention})
+        stream_id = (await socket.event("b", "started"))["started"]["streamId"]
+        last = await socket.event("b", "text")
+        for id in "ab":
+            await socket.send("leave", id=id)
+        frames = await socket.until("a", "b")
+        assert [each["error"]["reason"] for each in frames if each["type"] == "error"] == [
+            "CANCELLED"
+        ] * 2
+        last = [last, *events(frames, "b")][-1]
+        await socket.send("resume", id="b", streamId=stream_id, afterSequence=last["sequence"])
+        assert finish_reason(await socket.until("b"), "b") == "STOP"
+    await asyncio.to_thread(simulator.wait_until_none_open, 5)
+
+
 @pytest.mark.parametrize("how", ["close", "abort"])
 async def test_closing_the_socket_closes_the_provider_connections(sockets, simulator, how):
     async with sockets.socket() as socket:
