@@ -2,6 +2,7 @@
 
 import { connectionLost, invalidResponse, problemError, responseError } from "./errors.js";
 import { EventStreamParser } from "./sse.js";
+import { unlessAborted } from "./stream.js";
 
 const EVENT_STREAM = "text/event-stream";
 /** How long a call that is no stream may take. The edge's own limit is shorter. */
@@ -151,14 +152,12 @@ async function drain(reader) {
   }
 }
 
-/** Await an action. When it takes longer than that, abort the controller, which the action has to obey. */
+/** Await an action, until the controller is aborted. Abort it when the action takes longer than that. */
 async function within(timeoutMs, controller, action) {
   const onSilence = () => controller.abort(connectionLost(`no data for ${timeoutMs / 1000} s`));
   const timer = setTimeout(onSilence, timeoutMs);
   try {
-    return await action();
-  } catch (error) {
-    throw controller.signal.aborted ? controller.signal.reason : error;
+    return await unlessAborted(controller.signal, action());
   } finally {
     clearTimeout(timer);
   }

@@ -91,18 +91,24 @@ class SocketSource {
   }
 
   async open({ streamId, after, controller }) {
+    const { signal } = controller;
     const connection = await this.#socket.open();
-    if (controller.signal.aborted) throw controller.signal.reason;
     const interrupt = sources.get(this.#interrupted)?.idOn(connection);
     // It is not open here: it has ended, or it is being connected again.
     if (this.#interrupted && !interrupt) await this.#interrupted.cancel().catch(() => {});
+    signal.throwIfAborted();
     const frame = streamId
       ? { type: "resume", streamId, afterSequence: String(after) }
       : { type: "chat", request: this.#request, ...(interrupt && { interrupt }) };
     const inbox = new Inbox();
+    const id = connection.start(frame, inbox);
     this.#connection = connection;
-    this.#id = connection.start(frame, inbox);
-    controller.signal.addEventListener("abort", () => inbox.end(controller.signal.reason), { once: true });
+    this.#id = id;
+    const onabort = () => {
+      inbox.end(signal.reason);
+      connection.leave(id);
+    };
+    signal.addEventListener("abort", onabort, { once: true });
     // Unless it has an error, only the edge's `end` frame ends an inbox.
     return { streamId, events: inbox.events(), isAtEnd: true };
   }
@@ -129,6 +135,7 @@ class Connection {
   #lastMessageTime = Date.now();
   #settle;
   #watch;
+  #closed;
 
   constructor(socket, key, idleTimeoutMs) {
     this.#socket = socket;
@@ -151,14 +158,21 @@ class Connection {
 
   /** Send the frame that starts a stream. Return the id that the stream has on this connection. */
   start(frame, inbox) {
+    if (this.#closed) throw this.#closed.error;
     const id = String((this.#lastId += 1));
     this.#inboxes.set(id, inbox);
     this.send({ ...frame, id });
     return id;
   }
 
+  /** Stop reading a stream here, unless it has ended. Whether it continues is up to its `retention`. */
+  leave(id) {
+    if (this.#inboxes.delete(id)) this.send({ type: "leave", id });
+  }
+
   /** End the connection and all streams on it. Idempotent. */
   close(error) {
+    this.#closed ??= { error };
     this.isOpen = false;
     clearInterval(this.#watch);
     this.#socket.onmessage = this.#socket.onclose = this.#socket.onopen = null;
@@ -179,7 +193,8 @@ class Connection {
     const inbox = this.#inboxes.get(frame.id);
     switch (frame.type) {
       case "event":
-        return inbox?.add(frame.event, data.length);
+        if (inbox?.add(frame.event, data.length) === false) this.leave(frame.id);
+        return undefined;
       case "end":
       case "error":
         if (inbox) {
@@ -213,16 +228,17 @@ class Inbox {
   #end;
   #wake = () => {};
 
-  /** Past the bound, the stream ends here. It can be continued after the events that were kept. */
+  /** Add an event. Past the bound, end and return false: the stream can be continued after the events before. */
   add(event, length) {
-    if (this.#end) return;
     this.#length += length;
     if (this.#length > MAX_WAITING_LENGTH) {
       const message = "the program takes events more slowly than they come";
-      return this.end(new TokenwireError(message, { status: 503, reason: "SLOW_READER" }));
+      this.end(new TokenwireError(message, { status: 503, reason: "SLOW_READER" }));
+      return false;
     }
     this.#events.push(event);
     this.#wake();
+    return true;
   }
 
   end(error) {

@@ -111,7 +111,7 @@ export class ChatStream {
 
   /** Stop the generation for all readers. The stream then ends with `finished`, reason CANCELLED. */
   async cancel() {
-    await this.#opening;
+    if (!this.#isStarted) await this.#opening;
     await this.#source.cancel(this.#streamId);
   }
 
@@ -217,9 +217,10 @@ export class ChatStream {
     const controller = this.#controller;
     const close = () => controller.abort(reason);
     if (!this.#options.cancelsWhenLeft) return close();
+    const cancelled = this.cancel(); // before `close`, which leaves the stream on a socket
     if (this.#streamId) close();
     const timer = setTimeout(close, ID_WAIT_MS); // the answer to the request brings the stream's id
-    this.cancel()
+    cancelled
       .catch(() => {}) // the generation then ends after its linger
       .finally(() => {
         clearTimeout(timer);
@@ -239,10 +240,10 @@ export class ChatStream {
 }
 
 /** Settle as the promise does, or reject when the signal is aborted. */
-function unlessAborted(signal, promise) {
+export function unlessAborted(signal, promise) {
   return new Promise((resolve, reject) => {
     const onabort = () => reject(signal.reason);
-    if (signal.aborted) return onabort();
+    if (signal.aborted) onabort();
     signal.addEventListener("abort", onabort);
     promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onabort));
   });

@@ -9,7 +9,7 @@
 import { TokenwireError } from "./errors.js";
 import { Edge, HttpSource, streamPath } from "./http.js";
 import { TokenwireSocket } from "./socket.js";
-import { ChatStream, planChat, planResume } from "./stream.js";
+import { ChatStream, planChat, planResume, unlessAborted } from "./stream.js";
 
 export { ChatStream, TokenwireError, TokenwireSocket };
 
@@ -54,17 +54,17 @@ export class Tokenwire {
   async connect({ signal } = {}) {
     signal?.throwIfAborted();
     const socket = new TokenwireSocket(this.#edge, this.#options);
-    const onabort = () => socket.close(signal.reason);
-    signal?.addEventListener("abort", onabort);
+    const opening = socket.open();
     try {
-      await socket.open();
-    } finally {
-      signal?.removeEventListener("abort", onabort);
+      await (signal ? unlessAborted(signal, opening) : opening);
+    } catch (error) {
+      socket.close(error);
+      throw error;
     }
     return socket;
   }
 
-  /** Return the models that the key may call, with their prices and live latency. */
+  /** Return the models that the key may call, with their prices. */
   async models({ signal } = {}) {
     return (await this.#edge.call("GET", "/v1/models", { signal })).models ?? [];
   }

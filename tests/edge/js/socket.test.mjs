@@ -99,6 +99,19 @@ test("a stream that lost its socket is interrupted over HTTP", async (t) => {
   socket.close();
 });
 
+test("a stream that starts while its socket breaks starts on the next one", async (t) => {
+  const edge = await startSocketEdge(t, (frame, send) => {
+    sendEvents(send, frame.id, EVENTS);
+    send({ type: "end", id: frame.id });
+  });
+  const socket = await edge.client().connect();
+  const stream = socket.chat({ model: "demo", prompt: "1" });
+  socket.disconnect();
+  assert.equal((await stream.final()).text, TEXT);
+  assert.deepEqual(edge.frames.filter(({ type }) => type === "chat").map((frame) => frame.socket), [2]);
+  socket.close();
+});
+
 test("leaving a stream cancels it, and leaves the socket to the others", async (t) => {
   const edge = await startSocketEdge(t, (frame, send) => {
     if (frame.type === "chat") sendEvents(send, frame.id, EVENTS.slice(0, 2));
@@ -109,13 +122,19 @@ test("leaving a stream cancels it, and leaves the socket to the others", async (
   setTimeout(() => controller.abort(), 20);
   await assert.rejects(collect(stream), { name: "AbortError" });
   for await (const _ of socket.chat({ model: "demo", prompt: "2" })) break;
-  while (edge.frames.length < 5) await new Promise((resolve) => setTimeout(resolve, 5));
+  const uncancelled = socket.chat({ model: "demo", prompt: "3" }, { resume: false });
+  for await (const _ of uncancelled) break; // as by the end of a connection: the server's policy applies
+  while (edge.frames.length < 9) await new Promise((resolve) => setTimeout(resolve, 5));
   assert.deepEqual(edge.frames.map(({ type, id }) => [type, id]), [
     ["authenticate", undefined],
     ["chat", "1"],
     ["cancel", "1"],
+    ["leave", "1"],
     ["chat", "2"],
     ["cancel", "2"],
+    ["leave", "2"],
+    ["chat", "3"],
+    ["leave", "3"],
   ]);
 });
 
@@ -154,6 +173,7 @@ test("what waits for a slow program is bounded, and it still gets all", async (t
   const received = new Promise((resolve) => (onReceived = resolve));
   const edge = await startSocketEdge(t, (frame, send) => {
     if (frame.type === "pong") return onReceived();
+    if (frame.type === "leave") return undefined;
     sendEvents(send, frame.id, events.slice(Number(frame.afterSequence ?? 0)));
     send({ type: "end", id: frame.id });
     return send({ type: "ping" });
@@ -163,6 +183,7 @@ test("what waits for a slow program is bounded, and it still gets all", async (t
   await received;
   assert.equal((await stream.final()).text.length, 256 * 64 * 1024);
   const [resumed] = edge.frames.filter(({ type }) => type === "resume");
+  assert.ok(edge.frames.some(({ type, id }) => type === "leave" && id === "1"), "it is not sent twice");
   assert.ok(Number(resumed.afterSequence) < 80, resumed.afterSequence);
   socket.close();
 });

@@ -230,6 +230,15 @@ test("the other calls send what the edge expects, with the key of the moment", a
   ]);
 });
 
+test("an abort ends a call whose key never comes", async () => {
+  const client = new Tokenwire({ baseUrl: "http://127.0.0.1:9", key: () => new Promise(() => {}), WebSocket: Object });
+  for (const call of ["models", "connect"]) {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(new Error("enough")), 10);
+    await assert.rejects(client[call]({ signal: controller.signal }), /enough/);
+  }
+});
+
 test("a response of something else than an edge is named", async (t) => {
   const edge = await startEdge(t, {
     handle: ({ response }) => response.writeHead(200, { "content-type": "text/html" }).end("<html>"),
