@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("tokenwire"):
             raise
-        sys.stderr.write(
-            f"tokenwire-edge: the package {error.name} is missing: pip install 'tokenwire[edge]'\n"
-        )
+        from tokenwire.cli.terminal import install_hint, say
+
+        say(f"tokenwire-edge: the package {error.name} is missing: {install_hint('edge')}")
         return 1
 
 

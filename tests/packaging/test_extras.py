@@ -121,7 +121,7 @@ def assert_one_line(result, *texts):
         assert text in result.stderr
 
 
-def test_without_extras_both_commands_say_in_one_line_what_to_install(installed, wheel):
+def test_without_extras_each_command_says_in_one_line_what_to_install(installed, wheel):
     bare = installed()
     assert_one_line(
         bare.run("tokenwire", "models"), "typer", 'pip install ".[cli]"', f'"{wheel.name}[cli]"'
@@ -131,6 +131,7 @@ def test_without_extras_both_commands_say_in_one_line_what_to_install(installed,
         'pip install ".[server]"',
         f'"{wheel.name}[server]"',
     )
+    assert_one_line(bare.run("tokenwire-edge", "serve"), f'"{wheel.name}[edge]"')
 
 
 @pytest.mark.timeout(600)

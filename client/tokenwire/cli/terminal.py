@@ -1,6 +1,6 @@
 """The standard files of a command: safe text for terminals, error lines, and files that are closed.
 
-Both command lines use this module, so it imports nothing that is slow.
+All command lines use this module, so it imports nothing that is slow.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import os
 import sys
 from typing import TextIO
+
+from .._version import __version__
 
 _VISIBLE = (
     {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t\r"}
@@ -51,6 +53,14 @@ def write_stdout(text: str) -> None:
     """Write text to stdout at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def install_hint(extra: str) -> str:
+    """Return how to install one of the package's extras, in a clone and from a wheel."""
+    return (
+        f'install Tokenwire with its extra "{extra}": in a clone, pip install ".[{extra}]"; from a wheel, '
+        f'pip install "tokenwire-{__version__}-py3-none-any.whl[{extra}]"'
+    )
 
 
 def say(line: str) -> None:
