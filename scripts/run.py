@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,7 +15,7 @@ STOP_S = 15
 
 
 def main() -> int:
-    """Run both processes until one of them ends, or a signal comes. Return the exit code."""
+    """Run both processes until one of them ends, or this one gets a signal. Return the exit code."""
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith("TOKENWIRE_")
     }
@@ -32,16 +33,15 @@ def main() -> int:
                 "tokenwire-edge",
                 *("serve", "--target", address, "--listen", *edge_options),
             )
-            while server.poll() is None:
-                try:
-                    return edge.wait(1)
-                except subprocess.TimeoutExpired:
-                    pass
+            while server.poll() is None and edge.poll() is None:
+                time.sleep(0.2)
         except KeyboardInterrupt:
             return 0
-        except ChildProcessError:
+        except ChildProcessError:  # it has printed the reason
             return 1
-        return server.returncode
+        name = "tokenwire-edge" if server.returncode is None else "tokenwire-server"
+        print(f"{name} has ended, so both are stopped", file=sys.stderr)
+        return 1
 
 
 def start(
@@ -53,7 +53,7 @@ def start(
         stdout=subprocess.PIPE,
         text=True,
         env=environ,
-        start_new_session=True,  # Ctrl-C comes to this process, which stops them in order
+        start_new_session=True,  # Ctrl-C reaches this process only, which stops both
     )
     stack.callback(stop, process)
     assert process.stdout is not None
