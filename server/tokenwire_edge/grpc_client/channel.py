@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Sequence
 from tempfile import NamedTemporaryFile
@@ -17,6 +18,8 @@ from tokenwire.errors import ConnectionLost, TokenwireError
 from .call import Call
 from .connection import Connection, Headers
 from .status import CONTENT_TYPE
+
+logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 16
 """Connections to the server. Another one is opened when the others have no place for a stream."""
@@ -41,6 +44,8 @@ class Channel:
         self._connect_timeout_s = connect_timeout_s
         self._connections: list[Connection] = []
         self._connecting: asyncio.Task[Connection] | None = None
+        self._is_unreachable = False
+        """Whether the latest attempt to connect failed."""
         self._is_closed = False
 
     def stream(
@@ -130,10 +135,17 @@ class Channel:
 
     def _on_connected(self, task: asyncio.Task[Connection]) -> None:
         self._connecting = None
-        if not task.cancelled() and task.exception() is None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
             self._connections.append(task.result())
             if self._is_closed:
                 task.result().close()
+        elif not self._is_unreachable:  # logged once, not for each request
+            reason = error.message if isinstance(error, TokenwireError) else error
+            logger.warning("%s: %s", self.target, reason)
+        self._is_unreachable = error is not None
 
     def _unreachable(self, reason: str) -> ConnectionLost:
         return ConnectionLost(
@@ -168,9 +180,9 @@ def parse_target(target: str) -> tuple[str, int | None]:
         target = rest.removeprefix("///")
     host, colon, port = target.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"target: {target!r} is not host:port")
+        raise ValueError(f"target: {target!r} is not HOST:PORT")
     if not host or "/" in host or "," in host:
-        raise ValueError(f"target: {target!r} has no single host")
+        raise ValueError(f"target: {target!r} is not the address of one host: write HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

@@ -205,7 +205,8 @@ class Connection(asyncio.Protocol):
             self._fail(f"the server broke the HTTP/2 protocol ({error})")
             return
         self._partial = data[position:]
-        self._close_if_unneeded()
+        if self._is_going_away:
+            self._close_if_unneeded()
 
     def eof_received(self) -> bool | None:
         return None

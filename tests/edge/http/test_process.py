@@ -112,6 +112,8 @@ def test_readiness_follows_the_server_and_a_second_signal_ends_at_once(
             first.terminate()
             first.wait(15)
             wait_until_readiness_is(url, 503)
+            edge.log.seek(0)
+            assert edge.log.read().count(f"{target}: cannot connect to the server: ") == 1
             with start("serve", "--listen", target, env=simulator.environ()):
                 wait_until_readiness_is(url, 200)
                 with connection(url, chat(LONG)) as stream:
