@@ -24,8 +24,8 @@ OPERATIONS = {
     for path, verbs in DOCUMENT["paths"].items()
     for verb, operation in verbs.items()
 }
-UNDOCUMENTED = {"/", "/openapi.json"}
-"""Paths that are no part of the API: the page of the playground, and the document."""
+UNDOCUMENTED = {"/", "/openapi.json", "/v1/ws"}
+"""Paths that OpenAPI does not describe: the page of the playground, the document, and the WebSocket."""
 
 
 def validator(schema, *, strict=False):

@@ -105,5 +105,7 @@ def negotiate(accept: str) -> Format:
             best = quality, form
     if best is None:
         names = ", ".join(name for name, _ in _FORMATS)
-        raise Problem(406, "NOT_ACCEPTABLE", f"Accept must allow one of {names}")
+        raise Problem(
+            406, "NOT_ACCEPTABLE", f"Accept is {accept[:80]!r}: it must allow one of {names}"
+        )
     return best[1]

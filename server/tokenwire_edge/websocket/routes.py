@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
@@ -17,10 +17,22 @@ from ..settings import Settings
 from . import handshake
 from .session import Metadata, Session
 
+PATH = "/v1/ws"
+
 router = APIRouter()
 
 
-@router.websocket("/v1/ws")
+@router.get(PATH, include_in_schema=False)
+async def without_upgrade(_request: Request) -> Response:
+    """Refuse a request that is not a WebSocket handshake, such as one whose proxy dropped `Upgrade`."""
+    problem = Problem(
+        426, "UPGRADE_REQUIRED", f"{PATH} is a WebSocket: the request must upgrade to it"
+    )
+    headers = problem.headers() | {"upgrade": "websocket", "connection": "upgrade"}
+    return Response(problem.body(), problem.status, headers)
+
+
+@router.websocket(PATH)
 async def websocket_endpoint(websocket: WebSocket) -> None:
     """Serve one socket, from its handshake until it is closed. See `docs/websocket.md`."""
     state = websocket.app.state

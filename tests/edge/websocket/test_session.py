@@ -305,6 +305,16 @@ async def test_pages_of_foreign_origins_cannot_connect(sockets):
     assert json.loads(refused.value.response.body)["reason"] == "PERMISSION_DENIED"
 
 
+async def test_a_request_that_is_no_handshake_is_asked_to_upgrade(sockets):
+    reader, writer = await asyncio.open_connection(*sockets.address)
+    writer.write(b"GET /v1/ws HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n")
+    response = await reader.read()
+    writer.close()
+    assert response.startswith(b"HTTP/1.1 426 ")
+    assert b"\nupgrade: websocket\r\n" in response
+    assert b'"reason":"UPGRADE_REQUIRED"' in response
+
+
 async def test_pings_of_a_caller_that_reads_nothing_take_no_memory(sockets):
     received = 0
 
