@@ -41,11 +41,12 @@ class Channel:
         self._server_name = (
             None if target.tls is None else target.tls.server_name or self._address[0]
         )
+        self._authority = authority(*self._address)
         self._connect_timeout_s = connect_timeout_s
         self._connections: list[Connection] = []
         self._connecting: asyncio.Task[Connection] | None = None
-        self._is_unreachable = False
-        """Whether the latest attempt to connect failed."""
+        self._last_failure: str | None = None
+        """Why the last attempt to connect failed. Logged once, not with each attempt."""
         self._is_closed = False
 
     def stream(
@@ -142,10 +143,10 @@ class Channel:
             self._connections.append(task.result())
             if self._is_closed:
                 task.result().close()
-        elif not self._is_unreachable:  # logged once, not for each request
+        elif str(error) != self._last_failure and not self._is_closed:
             reason = error.message if isinstance(error, TokenwireError) else error
-            logger.warning("%s: %s", self.target, reason)
-        self._is_unreachable = error is not None
+            logger.warning("%s: %s", self.target, reason)  # callers are not told why
+        self._last_failure = None if error is None else str(error)
 
     def _unreachable(self, reason: str) -> ConnectionLost:
         return ConnectionLost(
@@ -157,7 +158,7 @@ class Channel:
             (b":method", b"POST"),
             (b":scheme", b"http" if self._tls is None else b"https"),
             (b":path", b"/" + method.encode()),
-            (b":authority", self.target.encode()),
+            (b":authority", self._authority),
             (b"te", b"trailers"),
             (b"content-type", CONTENT_TYPE),
             (b"user-agent", b"tokenwire-edge/" + __version__.encode()),
@@ -183,7 +184,19 @@ def parse_target(target: str) -> tuple[str, int | None]:
         raise ValueError(f"target: {target!r} is not HOST:PORT")
     if not host or "/" in host or "," in host:
         raise ValueError(f"target: {target!r} is not the address of one host: write HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"target: {host!r} is not a host name") from None
+    return host, int(port)
+
+
+def authority(host: str, port: int | None) -> bytes:
+    """Return the pseudo-header `:authority` for a parsed target."""
+    if port is None:
+        return b"localhost"
+    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
 
 
 def _stopping() -> ConnectionLost:

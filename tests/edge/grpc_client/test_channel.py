@@ -1,18 +1,22 @@
-"""The connections of a channel, to servers that are made of h2 and a real socket."""
+"""The connections of a channel: to servers that are made of h2 and a real socket, and to the real one."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
+from e2e_tls import AUTHORITY, STRANGER, TENANT
+from e2e_tls import serving as serving_tls
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import StreamEnded
 from h2.settings import SettingCodes
 
 from tokenwire.connect.channel import connection_to
+from tokenwire.connect.tls import Tls
 from tokenwire.errors import ConnectionLost
-from tokenwire_edge.grpc_client.channel import Channel
+from tokenwire.v1.caller_pb2 import Caller
+from tokenwire_edge.grpc_client.channel import Channel, authority, parse_target
 
 
 @asynccontextmanager
@@ -102,3 +106,51 @@ async def test_a_channel_that_is_closed_while_it_connects_ends_its_calls_by_name
             await call
         with pytest.raises(ConnectionLost, match="stopping"):
             await channel.unary("a.B/C", b"", timeout_s=10)
+
+
+async def test_a_server_behind_tls_sees_the_edges_certificate_and_one_not_trusted_is_in_the_log_once(
+    start, simulator, tmp_path, caplog
+):
+    paths = [tmp_path / name for name in ("trusted.pem", "other.pem", "own.pem", "own.key")]
+    for path, content in zip(
+        paths, (AUTHORITY.pem, STRANGER.pem, TENANT.cert, TENANT.key), strict=True
+    ):
+        path.write_bytes(content)
+    trusted, other, *own = map(str, paths)
+    with serving_tls(start, simulator, tmp_path, client_ca=AUTHORITY) as served:
+
+        def channel_with(ca):
+            target = connection_to(served.address, key=None, tls=Tls(ca, *own), options=())
+            return Channel(target, connect_timeout_s=10)
+
+        channel = channel_with(trusted)
+        answer = await channel.unary("tokenwire.v1.CallerService/GetCaller", b"", timeout_s=10)
+        assert Caller.FromString(answer).tenant == "acme"
+        await channel.close()
+        channel = channel_with(other)
+        for _ in range(2):
+            with pytest.raises(ConnectionLost, match="certificate is not trusted"):
+                await channel.unary("a.B/C", b"", timeout_s=10)
+        assert caplog.text.count("certificate is not trusted") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "address", "name"),
+    [
+        ("localhost:1", ("localhost", 1), b"localhost:1"),
+        ("dns:///example.com:443", ("example.com", 443), b"example.com:443"),
+        ("ipv6:[::1]:50051", ("::1", 50051), b"[::1]:50051"),
+        ("unix:///run/tokenwire", ("/run/tokenwire", None), b"localhost"),
+    ],
+)
+def test_a_target_is_an_address_and_a_name_that_proxies_accept(target, address, name):
+    assert parse_target(target) == address
+    assert authority(*address) == name
+
+
+@pytest.mark.parametrize(
+    "target", ["localhost", "a:0", "a:65536", "a,b:1", "a..b:1", f"{64 * 'a'}:1"]
+)
+def test_a_target_without_one_host_and_one_port_is_refused_at_the_start(target):
+    with pytest.raises(ValueError, match="target: "):
+        parse_target(target)
