@@ -44,7 +44,7 @@ class Channel:
         self._authority = authority(*self._address)
         self._connect_timeout_s = connect_timeout_s
         self._connections: list[Connection] = []
-        self._connecting: asyncio.Task[Connection] | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._last_failure: str | None = None
         """Why the last attempt to connect failed. Logged once, not with each attempt."""
         self._is_closed = False
@@ -86,7 +86,6 @@ class Channel:
                 break
             if self._connecting is None:
                 self._connecting = asyncio.create_task(self._connect())
-                self._connecting.add_done_callback(self._on_connected)
             # More calls may wait for this connection than it has places.
             await asyncio.shield(self._connecting)
         raise ConnectionLost(
@@ -102,7 +101,21 @@ class Channel:
         for connection in self._connections:
             connection.close()
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> None:
+        """Add a connection. Raises ConnectionLost. Once this has ended, everything about it is noted."""
+        try:
+            connection = await self._open()
+        except ConnectionLost as error:
+            if error.message != self._last_failure and not self._is_closed:
+                logger.warning("%s: %s", self.target, error.message)  # callers are not told why
+            self._last_failure = error.message
+            raise
+        finally:
+            self._connecting = None
+        self._last_failure = None
+        self._connections.append(connection)
+
+    async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
         host, port = self._address
         try:
@@ -133,20 +146,6 @@ class Channel:
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             raise ConnectionError("it does not speak HTTP/2")
-
-    def _on_connected(self, task: asyncio.Task[Connection]) -> None:
-        self._connecting = None
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is None:
-            self._connections.append(task.result())
-            if self._is_closed:
-                task.result().close()
-        elif str(error) != self._last_failure and not self._is_closed:
-            reason = error.message if isinstance(error, TokenwireError) else error
-            logger.warning("%s: %s", self.target, reason)  # callers are not told why
-        self._last_failure = None if error is None else str(error)
 
     def _unreachable(self, reason: str) -> ConnectionLost:
         return ConnectionLost(

@@ -78,6 +78,18 @@ async def test_calls_that_wait_for_one_connection_get_others_when_it_has_no_room
         await channel.close()
 
 
+async def test_calls_that_begin_at_any_moment_of_connecting_share_the_connection(tmp_path):
+    async with serving(tmp_path / "socket", max_streams=10_000) as seen:
+        channel = channel_to(tmp_path / "socket")
+        calls = []
+        while not calls or not calls[0].done():
+            calls.append(asyncio.create_task(channel.unary("a.B/C", b"", timeout_s=10)))
+            await asyncio.sleep(0)
+        assert set(await asyncio.gather(*calls)) == {b"hi"}
+        assert seen.connections == 1
+        await channel.close()
+
+
 async def test_a_caller_that_leaves_does_not_end_the_attempt_to_connect_of_the_others(tmp_path):
     channel = channel_to(tmp_path / "socket")
     async with serving(tmp_path / "socket", max_streams=2) as seen:
