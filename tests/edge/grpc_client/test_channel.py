@@ -124,9 +124,8 @@ async def test_a_server_behind_tls_sees_the_edges_certificate_and_one_not_truste
     start, simulator, tmp_path, caplog
 ):
     paths = [tmp_path / name for name in ("trusted.pem", "other.pem", "own.pem", "own.key")]
-    for path, content in zip(
-        paths, (AUTHORITY.pem, STRANGER.pem, TENANT.cert, TENANT.key), strict=True
-    ):
+    pems = (AUTHORITY.pem, STRANGER.pem, TENANT.cert, TENANT.key)
+    for path, content in zip(paths, pems, strict=True):
         path.write_bytes(content)
     trusted, other, *own = map(str, paths)
     with serving_tls(start, simulator, tmp_path, client_ca=AUTHORITY) as served:
