@@ -15,8 +15,6 @@ whose peer answers no ping (1011). It does not
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from asyncio import TimerHandle
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -35,9 +33,6 @@ _EXTENSION = "tokenwire.connection"
 
 MAX_UNAUTHENTICATED_BYTES = 16 * 1024
 """Size of a message before the caller is authenticated. A key has at most a few hundred bytes."""
-MAX_UNSENT_BYTES = 64 * 1024
-"""Bytes of a slow caller that the kernel queues (Linux, macOS). Without the limit they are up to 4 MiB, which
-every later frame has to wait for."""
 MAX_FRAGMENTS = 8192
 """Fragments of one message. 16 MiB need fragments of at least 2 KiB on average."""
 
@@ -66,10 +61,6 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            tcp = transport.get_extra_info("socket")
-            with contextlib.suppress(OSError):  # a Unix socket, or the connection is lost already
-                tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
         self.conn.max_message_size = min(MAX_UNAUTHENTICATED_BYTES, self.config.ws_max_size)
 
     def connection_lost(self, exc: Exception | None) -> None:
