@@ -17,12 +17,17 @@ from __future__ import annotations
 
 from asyncio import TimerHandle
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocket
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
 from websockets.frames import CloseCode, Frame
+from websockets.http11 import Response
+
+from ..problems import Problem
 
 if TYPE_CHECKING:
     from asyncio.transports import BaseTransport
@@ -62,6 +67,7 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         self.conn.max_message_size = min(MAX_UNAUTHENTICATED_BYTES, self.config.ws_max_size)
+        self.conn.reject = self._refusal  # type: ignore[method-assign]  # its own are plain text
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._stall_timer is not None:
@@ -160,6 +166,16 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
         else:  # The ping waits behind unsent bytes: `write_stall_s` decides how long it may.
             self.pong_timer = None
             self.schedule_ping()
+
+    def _refusal(self, status: int, text: str) -> Response:
+        """Return the response to a handshake that is invalid, or that no route has accepted."""
+        reason = "INTERNAL" if status >= 500 else "INVALID_REQUEST"
+        problem = Problem(int(status), reason, text.partition("\n")[0].removesuffix("."))
+        body = problem.body()
+        headers = [(name.decode(), value.decode()) for name, value in self.default_headers]
+        headers += problem.headers().items()
+        headers += [("content-length", str(len(body))), ("connection", "close")]
+        return Response(problem.status, HTTPStatus(status).phrase, Headers(headers), body)
 
     def _limit_fragments(self) -> None:
         if len(self.frames) > MAX_FRAGMENTS:

@@ -45,14 +45,24 @@ async def websocket_endpoint(websocket: WebSocket) -> None:
         )
         subprotocol = handshake.choose_subprotocol(offered)
     except Problem as problem:
-        await websocket.send_denial_response(
-            Response(problem.body(), problem.status, problem.headers())
-        )
+        await _deny(websocket, problem)
         return
     await websocket.accept(subprotocol)
     session = Session(websocket, state.channel, settings, state.shutdown)
     with contextlib.suppress(asyncio.CancelledError):  # The process ends. uvicorn would log it.
         await session.run(_credentials(websocket))
+
+
+@router.websocket("/{path:path}")
+async def elsewhere(websocket: WebSocket) -> None:
+    """Refuse a handshake for another path. Without a route, it would get 403."""
+    problem = Problem(404, "NOT_FOUND", f"there is no WebSocket at {websocket.scope['path']}")
+    await _deny(websocket, problem)
+
+
+async def _deny(websocket: WebSocket, problem: Problem) -> None:
+    response = Response(problem.body(), problem.status, problem.headers())
+    await websocket.send_denial_response(response)
 
 
 def _credentials(websocket: WebSocket) -> Metadata | Problem | None:

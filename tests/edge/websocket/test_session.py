@@ -305,6 +305,29 @@ async def test_pages_of_foreign_origins_cannot_connect(sockets):
     assert json.loads(refused.value.response.body)["reason"] == "PERMISSION_DENIED"
 
 
+@pytest.mark.parametrize(
+    ("path", "version", "status", "reason"),
+    [("/v1/ws", "12", 400, "INVALID_REQUEST"), ("/v1/models", "13", 404, "NOT_FOUND")],
+)
+async def test_a_handshake_that_cannot_succeed_is_refused_with_a_problem(
+    sockets, path, version, status, reason
+):
+    reader, writer = await asyncio.open_connection(*sockets.address)
+    headers = "\r\n".join(
+        (
+            *("host: edge", "connection: upgrade", "upgrade: websocket"),
+            *(f"sec-websocket-version: {version}", "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA=="),
+        )
+    )
+    writer.write(f"GET {path} HTTP/1.1\r\n{headers}\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert b"content-type: application/problem+json" in head.lower()
+    problem = json.loads(body)
+    assert (problem["status"], problem["reason"]) == (status, reason)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+
+
 async def test_a_request_that_is_no_handshake_is_asked_to_upgrade(sockets):
     reader, writer = await asyncio.open_connection(*sockets.address)
     writer.write(b"GET /v1/ws HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n")
