@@ -47,7 +47,7 @@ export class AnswerView {
       case "text":
         if (content.text) {
           if (this.beginning.length < MAX_BEGINNING) this.beginning += content.text.slice(0, MAX_BEGINNING);
-          this.#block("text", content.index, TextBlock).append(content.text);
+          this.#block("text", content.index, MarkdownView).append(content.text);
         }
         break;
       case "reasoning":
@@ -118,8 +118,8 @@ export class AnswerView {
     }
     const item = element("li");
     const href = safeAddress(url);
-    const label = href === null ? item : item.appendChild(linkTo(href));
-    label.append(title || url || citedText.slice(0, 200) || "unnamed source");
+    const label = title || url || citedText.slice(0, 200) || "unnamed source";
+    item.append(href === null ? label : linkTo(href, label));
     this.#sources.append(item);
   }
 
@@ -134,8 +134,6 @@ export class AnswerView {
     if (text) this.#addNote(text);
   }
 }
-
-class TextBlock extends MarkdownView {}
 
 /** Folded, so that it does not push the answer away. */
 class ReasoningBlock extends MarkdownView {

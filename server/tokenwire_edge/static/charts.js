@@ -1,4 +1,4 @@
-/** The two charts of the playground, drawn on canvas: arrivals over time, and gaps between tokens. */
+/** The two charts of the playground, drawn on canvas: arrivals over time, and gaps between events. */
 
 import { GapHistogram, formatMs } from "./measure.js";
 
@@ -7,6 +7,8 @@ const AXIS_PX = 20;
 const LABEL_PX = 18;
 const WHOLE_LANE_PX = 14;
 const BINS_PER_BAR = 2;
+/** Width of the label "Streamed". */
+const STREAMED_PX = 62;
 
 /** A canvas that is as sharp as the screen. */
 class Chart {
@@ -109,8 +111,8 @@ export class TimelineChart extends Chart {
       if (toMs === null) continue;
       this.bar("seam", to - 1.5, top, 1.5, bottom - top);
       const text = `${formatMs(toMs - fromMs)} disconnected, then ${deltas} tokens at once`;
-      const isLeft = from < this.canvas.clientWidth * 0.6;
-      this.label(text, isLeft ? Math.max(from, 62) : to, FONT_PX, isLeft ? "left" : "right", "seam");
+      const rightmost = this.canvas.clientWidth - this.context.measureText(text).width;
+      this.label(text, Math.max(STREAMED_PX, Math.min(from, rightmost)), FONT_PX, "left", "seam");
     }
   }
 

@@ -17,9 +17,11 @@ const DESTINATION =
 const ANGLE_ADDRESS = /<(https?:\/\/[^\s<>]{1,2048})>/iy;
 const BARE_ADDRESS = /https?:\/\/[^\s<>"`[\]]{1,2048}/iy;
 
-/** Return the address of a link if it may be followed (http and https only), otherwise null. */
+/** Return the address of a link if it may be followed: http or https, and no credentials. Otherwise null. */
 export function safeAddress(text) {
-  return /^https?:\/\//i.test(text) && URL.canParse(text) ? new URL(text).href : null;
+  if (!/^https?:\/\//i.test(text) || !URL.canParse(text)) return null;
+  const { href, username, password } = new URL(text);
+  return username || password ? null : href; // https://bank.example@other.example
 }
 
 /**

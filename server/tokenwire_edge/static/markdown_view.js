@@ -130,16 +130,23 @@ function inlineNodes(tree) {
       code.textContent = node.text;
       return code;
     }
-    const outer = node.type === "link" ? linkTo(node.href) : element(INLINE_TAGS[node.type]);
-    outer.append(...inlineNodes(node.children));
+    const content = inlineNodes(node.children);
+    if (node.type === "link") return linkTo(node.href, ...content);
+    const outer = element(INLINE_TAGS[node.type]);
+    outer.append(...content);
     return outer;
   });
 }
 
-/** Return a link that opens in a window of its own, without access to this page. */
-export function linkTo(href) {
+/**
+ * Return a link that opens in a window of its own, without access to this page. Its host is shown after a text
+ * that is not the address itself, because the text may look like another address.
+ */
+export function linkTo(href, ...content) {
   const link = element("a");
   link.href = href;
+  link.append(...content);
+  if (![href, href.slice(0, -1)].includes(link.textContent)) link.dataset.host = link.host;
   link.target = "_blank";
   link.rel = "noopener noreferrer nofollow";
   return link;

@@ -1,5 +1,5 @@
 /**
- * Measure a stream from its events: time to first token, gaps between tokens, tokens per second, cost.
+ * Measure a stream from its events: time to first token, gaps between events, tokens per second, cost.
  * Pure: the caller gives the times, in milliseconds of one monotonic clock. The memory is bounded.
  */
 

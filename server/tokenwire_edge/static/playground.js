@@ -100,6 +100,7 @@ function start() {
   streamed.model = request.model;
   streamed.read();
   announce("Request sent.");
+  panes.streamed.root.scrollIntoView({ block: "nearest" }); // on a phone, it is below the fold
   setText(byId("whole-announcement"), "");
   updateControls();
   drawFigures();
@@ -238,7 +239,7 @@ function drawMeasurement(measurement, now) {
   setText(byId("rate"), rate === null ? "–" : rate.toFixed(rate < 10 ? 1 : 0));
   setText(byId("rate-server"), serverRate === undefined ? "" : `${serverRate.toFixed(0)} at the server`);
   setText(byId("tokens"), deltaCount ? String(measurement.endMs !== null && usage?.outputTokens ? usage.outputTokens : deltaCount) : "–");
-  const merged = largestEvent > 1 ? `, the largest with ${largestEvent}` : "";
+  const merged = largestEvent > 1 ? ` of up to ${largestEvent}` : "";
   setText(byId("events"), eventCount ? `in ${eventCount} events${merged}` : "");
   setText(byId("cost"), formatMicrousd(usage?.costMicrousd ?? null));
   setText(byId("cost-source"), costSource(measurement));

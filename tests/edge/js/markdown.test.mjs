@@ -124,7 +124,7 @@ test("inline marks nest, and marks without a counterpart are text", () => {
 });
 
 test("only http and https become links", () => {
-  for (const address of ["javascript:alert(1)", "data:text/html,x", "/v1/usage", "//host/x", "vbscript:x", "ftp://h"]) {
+  for (const address of ["javascript:alert(1)", "data:text/html,x", "/v1/usage", "//host/x", "vbscript:x", "ftp://h", "https://bank.example@h/"]) {
     for (const source of [`[a](${address})`, `![a](${address})`, `<${address}>`, address]) {
       assert.ok(!JSON.stringify(parseInline(source)).includes('"link"'), source);
     }
