@@ -160,7 +160,7 @@ test("pings are answered, and a silent socket is replaced", async (t) => {
     }
     assert.ok(number < 3);
   });
-  const socket = await edge.client({ idleTimeoutMs: 90 }).connect();
+  const socket = await edge.client({ idleTimeoutMs: 300 }).connect();
   assert.equal((await socket.chat({ model: "demo", prompt: "1" }).final()).text, TEXT);
   const first = new Set(edge.frames.filter((frame) => frame.socket === 1).map(({ type }) => type));
   assert.ok(first.has("pong") && first.has("ping"), "both ways");

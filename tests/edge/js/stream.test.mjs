@@ -254,27 +254,29 @@ for (const retention of [undefined, { onDisconnect: "ON_DISCONNECT_CONTINUE" }, 
       let onCancel;
       const cancelled = new Promise((resolve) => (onCancel = resolve));
       let closed;
+      const controller = new AbortController();
+      const { signal } = controller;
       const edge = await startEdge(t, {
         handle(asked) {
           if (!isPost(asked)) return onCancel(asked.path);
           closed = once(asked.response, "close");
           const head = () => asked.response.writeHead(200, HEAD).write(sse(EVENTS[0]));
-          if (way === "abort before the head") setTimeout(head, 50);
-          else head();
+          if (way !== "abort before the head") return head();
+          setTimeout(head, 50);
+          controller.abort(new Error("enough"));
           return true;
         },
       });
-      const controller = new AbortController();
-      const { signal } = controller;
       const stream = new Tokenwire({ baseUrl: edge.url }).chat(retention ? { ...REQUEST, retention } : REQUEST, { signal });
-      if (way === "break") for await (const _ of stream) break;
-      else {
-        const reading = collect(stream);
-        setTimeout(() => controller.abort(new Error("enough")), way === "abort" ? 30 : 10);
-        await assert.rejects(reading, /enough/);
-      }
+      const reading = (async () => {
+        for await (const _ of stream) {
+          if (way === "break") break;
+          controller.abort(new Error("enough"));
+        }
+      })();
+      if (way === "break") await reading;
+      else await assert.rejects(reading, /enough/);
       await assert.rejects(stream.final());
-      while (!closed) await new Promise((resolve) => setTimeout(resolve, 5));
       await closed;
       if (!retention) assert.equal(await cancelled, `/v1/streams/${STREAM_ID}/cancel`);
       else assert.equal(edge.requests.length, 1);
