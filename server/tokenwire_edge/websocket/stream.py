@@ -64,7 +64,9 @@ class OpenStream:
             self._scope = None
 
     def abandon(self, problem: Problem) -> None:
-        """End the stream with an error, whatever it waits for."""
+        """End the stream with an error, whatever it waits for. Only the first call has an effect."""
+        if self._abandoned_for is not None:
+            return
         self._abandoned_for = problem
         if self._scope is not None:
             self._scope.reschedule(0)
