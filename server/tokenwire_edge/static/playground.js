@@ -121,8 +121,8 @@ function stopAll() {
 function onStreamedState(run) {
   if (run !== streamed) return;
   if (run.state === "streaming") {
-    if (panes.streamed.root.dataset.state === "out") announce("Resumed where the connection was cut.");
-    else onFirstToken(run);
+    if ("read" in panes.streamed.root.dataset) announce("Resumed where the connection was cut.");
+    else onFirstToken(run); // also if the connection was cut before it
   } else if (run.state === "out") {
     announce("Disconnected.");
   } else {
