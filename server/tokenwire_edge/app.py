@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # the target of a redirect would be made from the header Host
+        redirect_slashes=False,  # a redirect would send the caller to the host in the header Host
     )
     app.state.settings = settings
     app.state.channel = channel

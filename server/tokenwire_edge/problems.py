@@ -43,11 +43,11 @@ STATUS_OF_REASON: Mapping[str, int] = {
     "DEADLINE": 504,
     "UPSTREAM_STALLED": 504,
 }
-"""Every ErrorReason, and those that servers of other versions send."""
+"""Every ErrorReason, and reasons that servers of other versions send."""
 _SIZE_LIMITS = frozenset({"bytes_per_request", "messages_per_request"})
 """Limits of QUOTA_EXHAUSTED on a single request: waiting does not help."""
 _OWN_CURSOR = frozenset({"DRAINING", "SLOW_READER"})
-"""Reasons whose `last_sequence` from the server counts events that this reader may not have received."""
+"""Reasons with which the server sends the last sequence of the stream, not the last one of this reader."""
 
 _STATUS_OF_CODE: Mapping[str, int] = {
     "CANCELLED": 499,
@@ -57,7 +57,7 @@ _STATUS_OF_CODE: Mapping[str, int] = {
     "ALREADY_EXISTS": 409,
     "PERMISSION_DENIED": 403,
     "UNAUTHENTICATED": 401,
-    "RESOURCE_EXHAUSTED": 413,  # of the server's gRPC library: the message is larger than it receives
+    "RESOURCE_EXHAUSTED": 413,  # from the server's gRPC library: the message is larger than it accepts
     "FAILED_PRECONDITION": 400,
     "ABORTED": 409,
     "OUT_OF_RANGE": 400,
@@ -71,7 +71,7 @@ _DETAIL_OF_STATUS: Mapping[int, str] = {
     503: "the server cannot be reached, or the connection to it broke",
     504: "the server did not answer in time",
 }
-"""Texts for errors without a reason. Those of gRPC contain addresses behind the edge."""
+"""Texts for errors without a reason. gRPC's own texts contain addresses behind the edge."""
 
 
 class Problem(Exception):
@@ -137,8 +137,8 @@ class Problem(Exception):
 def problem_of(error: TokenwireError) -> Problem:
     """Return the HTTP form of an error of the server, or of the connection to it.
 
-    Without a reason, the error is of gRPC or a proxy. Its code is the reason then, and its text is not
-    passed on.
+    An error without a reason comes from gRPC or a proxy. The name of its code becomes the reason, and its
+    text is not passed on.
     """
     reason = error.reason or error.code.name
     facts = dict(error.metadata)

@@ -31,9 +31,9 @@ BACKLOG = 2048
 MAX_UNSENT_BYTES = 64 * 1024
 """Bytes of a connection that the kernel queues."""
 RESERVED_DESCRIPTORS = 64
-"""For the event loop, the listening sockets, the connections to the server and open files."""
+"""File descriptors for the event loop, listening sockets, connections to the server and open files."""
 END_S = 2.0
-"""Seconds in which streams write their last event when the grace period is over."""
+"""Seconds after the grace period in which streams can write their last event."""
 
 
 def run(app: Starlette, settings: Settings) -> int:
@@ -85,7 +85,7 @@ def config_of(app: Starlette, settings: Settings) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server with another end: see `shutdown`."""
+    """uvicorn's server with a shutdown of its own: see `shutdown`."""
 
     def __init__(self, config: uvicorn.Config, shutdown: Shutdown, grace_s: float) -> None:
         super().__init__(config)

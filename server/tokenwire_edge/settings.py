@@ -41,13 +41,13 @@ class Settings(BaseSettings):
     listen: str = "127.0.0.1:8080"
     """Address on which HTTP is served."""
     target: str = "127.0.0.1:50051"
-    """Address of the Tokenwire server, as in gRPC's name syntax without a scheme: `host:port`."""
+    """Address of the Tokenwire server: `host:port`, without `http://`."""
     tls: bool | None = None
     """Whether the connection to the server is encrypted. By default it is, except to a loopback address."""
     tls_ca: str | None = None
     """File with the CA certificates that the server's certificate is checked against (PEM)."""
     tls_cert: str | None = None
-    """File with the edge's own certificate, for a server that asks for one (PEM)."""
+    """File with the edge's own certificate, for a server that requires one (PEM)."""
     tls_key: str | None = None
     """File with the private key of `tls_cert` (PEM)."""
 
@@ -57,51 +57,53 @@ class Settings(BaseSettings):
     """Whether the playground is served at `/`."""
 
     ticket_secrets: tuple[SecretStr, ...] = ()
-    """Secrets that encrypt and sign the tickets of EventSource. The first one makes tickets; all of them are
-    accepted, so that a secret can be replaced. All edge processes need the same ones. Without any, this
-    process makes its own, and other edge processes do not accept its tickets."""
+    """Secrets of at least 32 characters that encrypt and sign the tickets of EventSource. The first one is
+    used for new tickets. Tickets of all of them are accepted, so that a secret can be replaced. All edge
+    processes need the same secrets. Without any, this process uses a random one, and other processes refuse
+    its tickets."""
     ticket_ttl_s: Seconds = 600.0
-    """Seconds for which a ticket can be used to connect. An open connection is not ended by it."""
+    """Seconds for which a ticket can be used to connect. A connection that is open then stays open."""
     linger_s: Seconds = 30.0
     """Seconds for which a stream of `POST /v1/chat/streams` continues without a reader, if the request sets
     no `retention`."""
 
     heartbeat_interval_s: Annotated[float, Field(ge=1, le=15)] = 10.0
-    """Seconds without an event until a comment keeps an event stream alive."""
+    """Seconds without an event after which a stream gets a heartbeat, so that no proxy closes it."""
     stream_timeout_s: Seconds = 3600.0
     """Seconds after which a stream's request ends, unless the header `grpc-timeout` sets less."""
     call_timeout_s: Seconds = 60.0
     """Seconds after which any other request ends, except `POST /v1/chat`, which has `stream_timeout_s`."""
     connect_timeout_s: Seconds = 5.0
-    """Seconds that connecting to the server may take."""
+    """Seconds that an attempt to connect to the server may take."""
 
     max_connections: Count = 4096
-    """HTTP connections open at once. Further ones get 503 with Retry-After."""
+    """HTTP connections that may be open at once. Further ones get 503 with Retry-After."""
     max_header_bytes: Bytes = 16 * 1024
-    """Size of a request's head. A larger one gets 431."""
+    """Largest size of a request's head. A larger one gets 431."""
     max_request_bytes: Bytes = 32 * 1024 * 1024
-    """Size of a request's body. A larger one gets 413. The server has its own, lower limit."""
+    """Largest size of a request's body. A larger one gets 413. The server has its own, lower limit."""
     max_body_bytes_held: Bytes = 256 * 1024 * 1024
-    """Size of all bodies that are being received. Past it, requests with a body get 503."""
+    """Largest size of all bodies that are being received, and of all WebSocket messages. Above it, requests
+    with a body get 503, and WebSockets are closed with 1013."""
     header_timeout_s: Seconds = 10.0
     """Seconds in which a request's head must arrive."""
     body_timeout_s: Seconds = 30.0
     """Seconds in which a request's body must arrive."""
     keep_alive_s: Seconds = 75.0
-    """Seconds for which an idle HTTP connection stays open. Longer than the proxy's own time."""
+    """Seconds for which an idle HTTP connection stays open. It must be longer than the proxy's idle time."""
     write_stall_s: Seconds = 60.0
     """Seconds for which a caller may accept no data before its connection is closed."""
     shutdown_grace_s: Seconds = 10.0
-    """Seconds that open requests get to end after SIGTERM."""
+    """Seconds after SIGTERM in which open requests can end."""
 
     max_frame_bytes: Bytes = 16 * 1024 * 1024
-    """Size of a WebSocket message from a caller. A larger one closes the socket with 1009."""
+    """Largest size of a WebSocket message from a caller. A larger one closes the socket with 1009."""
     max_streams_per_socket: Annotated[int, Field(ge=1, le=1000)] = 32
-    """Streams that one WebSocket reads at once."""
+    """Streams that one WebSocket can read at once."""
     socket_auth_timeout_s: Seconds = 10.0
     """Seconds in which a WebSocket must authenticate."""
     socket_ping_interval_s: Seconds = 20.0
-    """Seconds between two pings on a WebSocket. Without an answer within as many again, it is closed."""
+    """Seconds between two pings on a WebSocket. If one is not answered in this time, the socket is closed."""
 
 
 class ConfigError(Exception):

@@ -38,15 +38,15 @@ class Ticket(NamedTuple):
     text: str
     """Base64url without padding: safe in a URL."""
     expire_time: float
-    """Seconds since the epoch from which on it is refused."""
+    """Seconds since the epoch. From then on, the ticket is refused."""
 
 
 class Tickets:
-    """Makes and reads tickets.
+    """Creates and reads tickets.
 
-    The first secret makes tickets and all of them are accepted. To replace a secret, add the new one at the
-    end on every edge, then move it to the front, then remove the old one. `clock` returns seconds since the
-    epoch.
+    The first secret encrypts new tickets, and tickets of all secrets are accepted. To replace a secret, add
+    the new one at the end on every edge, then move it to the front, then remove the old one. `clock` returns
+    seconds since the epoch.
 
     Raises ValueError if there is no secret or one is too short.
     """
@@ -86,8 +86,7 @@ class Tickets:
         """Return the `Authorization` in a ticket for this stream, empty if it has none.
 
         Raises Problem 401: TICKET_EXPIRED for a ticket of this edge that is too old, else TICKET_INVALID. A
-        valid ticket for another stream gets the same answer as a forged one, so that nobody can find out
-        which one it is.
+        valid ticket for another stream is refused like a forged one, so that the answer reveals nothing.
         """
         if len(ticket) > _MAX_TICKET_CHARS or not _TICKET.fullmatch(ticket):
             raise _invalid()
@@ -107,7 +106,7 @@ class Tickets:
 
 
 def tickets_of(settings: Settings) -> Tickets:
-    """Return the tickets of an edge process. Without secrets in the settings, it makes one of its own.
+    """Return the tickets of an edge process. Without secrets in the settings, it uses a random one.
 
     Raises ValueError if a secret is too short.
     """

@@ -20,7 +20,10 @@ def call_metadata(headers: Headers) -> CallMetadata:
 
 
 def authorization_metadata(authorization: str) -> CallMetadata:
-    """Return the same for the value of an `Authorization` header. Empty: no metadata."""
+    """Return the gRPC metadata for the value of an `Authorization` header, which may be empty.
+
+    Raises Problem if it is malformed.
+    """
     if not authorization:
         return []
     scheme, _, key = authorization.partition(" ")

@@ -1,4 +1,4 @@
-"""Errors that no route has foreseen, as problems: unknown paths, wrong methods, bugs."""
+"""Problems for errors that no route handles: unknown paths, wrong methods, bugs."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ async def _invalid_parameters(_request: Request, error: Exception) -> Response:
 
 
 class Faults:
-    """Middleware: an unexpected exception becomes 500 INTERNAL with an id that is in the log.
+    """Middleware: turn an unexpected exception into 500 INTERNAL with an id that is also in the log.
 
-    Of the exception's text the caller gets nothing. A response that has begun is cut off. A request that
-    the end of the process cancels gets 503 DRAINING.
+    The caller does not get the exception's text. A response that has begun is cut off. A request that is
+    cancelled because the process ends gets 503 DRAINING.
     """
 
     def __init__(self, app: ASGIApp, shutdown: Shutdown) -> None:

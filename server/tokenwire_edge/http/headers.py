@@ -18,7 +18,7 @@ STATIC_HEADERS = (
     ("referrer-policy", "no-referrer"),
     ("content-security-policy", _CONTENT_POLICY),
 )
-"""Uvicorn writes them, so that they are also on what no middleware sees, and cost nothing per event."""
+"""uvicorn writes them: also to responses that no middleware sees, and at no cost for each event."""
 
 ALLOWED_METHODS = ("GET", "POST", "DELETE")
 ALLOWED_HEADERS = ("Authorization", "Content-Type", "Last-Event-ID", "grpc-timeout")
@@ -30,10 +30,10 @@ _ORIGIN = re.compile(
 
 
 def cors(origins: Sequence[str]) -> list[Middleware]:
-    """Return the middleware that lets pages of `origins` call the edge. None for no origins.
+    """Return the middleware that lets pages of `origins` call the edge, or an empty list for no origins.
 
-    `*` alone allows every page. Cookies are never allowed: callers send their key. Raises ValueError for
-    what is no origin.
+    `*` alone allows every page. Cookies are never allowed: callers send their key. Raises ValueError if one
+    of them is not an origin.
     """
     if not origins:
         return []

@@ -27,11 +27,11 @@ class Bodies:
         return self._bytes_held
 
     async def read(self, request: Request) -> bytes:
-        """Return the body of `request`, b"" if it has none.
+        """Return the body of `request`, or b"" if it has none.
 
-        Nothing is read from a request that its head already disqualifies. Raises Problem: 413
+        If the headers are already reason enough to refuse the request, nothing is read. Raises Problem: 413
         BODY_TOO_LARGE, 415 UNSUPPORTED_MEDIA_TYPE, 408 REQUEST_TIMEOUT or 503 OVERLOADED. Raises
-        ClientDisconnect if the caller leaves. When cancelled, it forgets what it has received.
+        ClientDisconnect if the caller leaves. Cancellation discards what has been received.
         """
         if not _has_body(request):
             return b""
@@ -84,7 +84,7 @@ class Bodies:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the JSON body of `request`, b"" if it has none. See `Bodies.read` for the errors."""
+    """Return the JSON body of `request`, or b"" if it has none. See `Bodies.read` for the errors."""
     bodies: Bodies = request.app.state.bodies
     return await bodies.read(request)
 

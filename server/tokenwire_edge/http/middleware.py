@@ -1,4 +1,4 @@
-"""What surrounds the routes, in order: access log, CORS, unexpected errors."""
+"""The middleware around the routes, from the outside: access log, CORS, unexpected errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .shutdown import Shutdown
 
 
 def add_middleware(app: Starlette, settings: Settings) -> None:
-    """Surround the routes of `app`, and make `app.state.bodies` and `app.state.shutdown`.
+    """Add the middleware to `app`, and set `app.state.bodies` and `app.state.shutdown`.
 
     Raises ValueError if `settings.cors_origins` are invalid.
     """

@@ -1,4 +1,4 @@
-"""What happens to connections past `max_connections`."""
+"""What happens to connections above `max_connections`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..problems import Problem
 logger = logging.getLogger(__name__)
 
 MAX_EXCESS = 256
-"""Connections past the limit whose request is read, for its answer: 503, or the one of a health check.
-Further ones get 503 as soon as they are accepted, and may lose it if they are sending."""
+"""Connections above the limit whose request is still read: health checks are answered, others get 503.
+Further connections get 503 as soon as they are accepted. A caller that is sending then may not receive it."""
 LOG_INTERVAL_S = 10.0
 
 

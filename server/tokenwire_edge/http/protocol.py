@@ -30,11 +30,11 @@ from .overload import MAX_EXCESS, Overload, respond_overloaded
 MAX_HEADERS = 100
 """Headers of a request. More get 431."""
 MAX_PIPELINED = 8
-"""Requests of a connection that wait for the one before them. After more, the connection is closed."""
+"""Requests of a connection that wait for the one before them. With one more, the connection is closed."""
 LINGER_S = 2.0
 """Seconds in which a caller that is still sending can read the response that refuses its request."""
 PROBES = frozenset({"/healthz", "/readyz"})
-"""Paths that are served although there are too many connections: a full process is not a broken one."""
+"""Paths that are served above the limit of connections: a process that is busy must not look broken."""
 
 _HOP_BY_HOP = frozenset({b"upgrade", b"http2-settings"})
 
@@ -244,8 +244,8 @@ class EdgeHttpProtocol(HttpToolsProtocol):
     def _parse_head_again(self) -> None:
         """Parse the head without its Upgrade header, which a server may ignore.
 
-        Java's HTTP client asks for HTTP/2 with each first request. The parser would treat the body of such
-        a request as the other protocol's.
+        Java's HTTP client offers to upgrade to HTTP/2 with its first request. The parser would not parse the
+        body of such a request: it leaves all further bytes to the other protocol.
         """
         method = self.scope["method"].encode()
         if method == b"CONNECT":
@@ -351,7 +351,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
 
 
 class _Transport:
-    """What the base class uses of a transport, with the protocol's own way to close it."""
+    """The part of a transport that the base class uses. `close` is the protocol's `_close`."""
 
     __slots__ = ("_protocol", "close", "write")
 
@@ -366,7 +366,7 @@ class _Transport:
 
 
 class _Refused(Exception):
-    """Raised by what the parser calls: the message is refused."""
+    """Raised by the parser's callbacks to refuse the message that is being parsed."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)

@@ -1,4 +1,4 @@
-"""The end of the process, as requests see it."""
+"""How the shutdown of the process ends requests that are still open."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..problems import Problem, problem_of
 class Shutdown:
     """Whether the process is shutting down. One object: `app.state.shutdown`.
 
-    At first it is only requested: the process is not ready and accepts no connections, and what is open
-    may continue. When the grace period is over, what is still open must end.
+    At first the shutdown is only requested: the process is not ready, accepts no connections, and lets open
+    requests continue. When the grace period is over, the requests that are still open must end.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Shutdown:
         self._callbacks: set[Callable[[], object]] = set()
 
     def end(self) -> None:
-        """End what is open: call every callback of `ended_by`."""
+        """End the open requests: call every callback of `ended_by`."""
         self.requested.set()
         self.is_ending = True
         for callback in list(self._callbacks):
@@ -36,8 +36,8 @@ class Shutdown:
     def ended_by(self, callback: Callable[[], object]) -> Iterator[None]:
         """Call `callback` when the grace period ends within the block. It must not block.
 
-        A stream passes what makes it stop waiting, such as its call's `cancel`. Then it writes `problem`
-        as its last event, and its caller resumes it elsewhere.
+        A stream passes a callback that makes it stop waiting, such as its call's `cancel`. It then writes
+        `problem` as its last event, and its caller can resume it through another edge.
         """
         self._callbacks.add(callback)
         try:
@@ -59,6 +59,6 @@ class Shutdown:
 
     @staticmethod
     def problem(facts: Mapping[str, str] | None = None) -> Problem:
-        """Return the error of what ends because the process does."""
+        """Return the error of a request that ends because the process shuts down."""
         detail = "this edge is shutting down: try again or resume"
         return Problem(503, "DRAINING", detail, facts=facts, retry_after_s=1.0)

@@ -63,8 +63,8 @@ async def parsed(parse: Callable[[bytes], T], body: bytes) -> T:
 def chat_request_of(value: object, path: str = "") -> ChatRequest:
     """Return a ChatRequest from its JSON, in protobuf's JSON mapping or with `prompt`.
 
-    `prompt` is a string that stands for `messages` with one message of the user. All other fields may be
-    beside it. `path` is that of the value, for violations.
+    `prompt` is a string: short for `messages` with one message of the user. All other fields are allowed
+    together with it. `path` is the path of the value, for violations.
 
     Raises:
         Problem: 400 INVALID_REQUEST, with all violations.

@@ -1,4 +1,4 @@
-"""Reading of JSON texts that callers send: strict, and with the place of each fault."""
+"""Parse JSON from callers: strictly, and with the place of each fault."""
 
 from __future__ import annotations
 

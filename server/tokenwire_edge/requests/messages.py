@@ -120,7 +120,7 @@ class _Field(NamedTuple):
     name: str
     read: _Read
     oneof: str
-    """Key of the oneof in which the field excludes others, not the name of a field. Empty: none."""
+    """Key of the oneof whose fields exclude one another (not a name of a field). Empty if there is none."""
     oneof_names: tuple[str, ...]
     takes_null: bool
 

@@ -1,4 +1,4 @@
-"""What requests have outside of their bodies: ids in the path, and the query."""
+"""The parts of a request outside of its body: ids in the path, and the query."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ M = TypeVar("M", bound=Message)
 
 
 def check_stream_id(stream_id: str) -> str:
-    """Return an id whose characters and length are possible. The server decides whether it is one.
+    """Check the characters and the length of a stream's id, and return it. Only the server knows the ids.
 
     Raises:
-        Problem: 400 INVALID_REQUEST, as the server's.
+        Problem: 400 INVALID_REQUEST, with the same violation as the server's.
     """
     if not _STREAM_ID.fullmatch(stream_id):
         raise invalid_request([("stream_id", "is not the id of a stream")])
@@ -40,7 +40,8 @@ def message_of_query(parameters: Iterable[tuple[str, str]], kind: type[M]) -> M:
     """Return the message whose fields are the parameters of a query.
 
     A field inside another has a dot in its name: `filter.startTime`. The parameters of a list have the same
-    name. The key of a map is part of the name: `filter.labels.team`. Names may be in both spellings.
+    name. The key of a map is part of the name: `filter.labels.team`. Names are in lowerCamelCase or
+    snake_case.
 
     Raises:
         Problem: 400 INVALID_REQUEST, with all violations.

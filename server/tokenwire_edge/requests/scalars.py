@@ -34,7 +34,7 @@ class Invalid(Exception):
 
 
 def string_fault(value: object) -> str:
-    """Return why a JSON value cannot be the value of a string field. Empty: it can."""
+    """Return why a JSON value cannot be the value of a string field, or "" if it can."""
     try:
         string(value)
     except Invalid as invalid:
@@ -43,7 +43,7 @@ def string_fault(value: object) -> str:
 
 
 def converter(field: FieldDescriptor) -> Convert:
-    """Return what converts the values of a field. Raises TypeError for types that the API does not use."""
+    """Return the converter for a field's values. Raises TypeError for types that the API does not use."""
     of_type = _CONVERTERS.get(field.type)
     if of_type is not None:
         return of_type

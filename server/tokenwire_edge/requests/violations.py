@@ -16,8 +16,8 @@ _MAX_KEY_CHARS = 80
 _MAX_VALUE_CHARS = 64
 
 Path = tuple[Any, "str | int"] | None
-"""Path of a value: the path of its parent, and its name or position there. It becomes text only in a
-violation. None: the whole."""
+"""Path of a value: the path of its parent, and its name or position there. None is the path of the whole
+value. A path becomes text only in a violation."""
 
 
 def extended(path: Path, key: str) -> Path:
@@ -50,7 +50,7 @@ def invalid_request(found: Sequence[tuple[Path | str, str]], *, all_found: bool 
 
 
 def kind_of(value: object) -> str:
-    """Return what a JSON value is, for a description."""
+    """Return the kind of a JSON value, such as "a string", for a description."""
     match value:
         case None:
             return "null"

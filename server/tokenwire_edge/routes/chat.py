@@ -1,4 +1,4 @@
-"""Chats: as events, as lines, as text, or whole."""
+"""`POST /v1/chat/stream` and `POST /v1/chat`: an answer as a stream, or whole."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ async def chat(request: Request) -> Response:
 def limit_heartbeats(chat: ChatRequest, limit_s: float) -> bool:
     """Let the server send a heartbeat at least every `limit_s` seconds: proxies close silent responses.
 
-    Return whether the caller asked for heartbeats.
+    Return whether the caller requested heartbeats.
     """
-    is_asked_for = chat.delivery.HasField("heartbeat_interval")
+    is_requested = chat.delivery.HasField("heartbeat_interval")
     interval = chat.delivery.heartbeat_interval
-    if not is_asked_for or interval.ToTimedelta().total_seconds() > limit_s:
+    if not is_requested or interval.ToTimedelta().total_seconds() > limit_s:
         limit = Duration()
         limit.FromMilliseconds(int(limit_s * 1000))
         interval.CopyFrom(limit)
-    return is_asked_for
+    return is_requested

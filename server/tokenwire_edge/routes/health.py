@@ -1,4 +1,4 @@
-"""`/healthz`: the process is alive. `/readyz`: it can serve requests now."""
+"""`/healthz`, whether the process is alive, and `/readyz`, whether it can serve requests now."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class UnaryChannel(Protocol):
 
 
 class Readiness:
-    """What the server's health service said last. One object: `app.state.readiness`."""
+    """The last answer of the server's health service. One object: `app.state.readiness`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -41,8 +41,8 @@ class Readiness:
     async def check(self, channel: UnaryChannel) -> None:
         """Return if the server is ready. Raises Problem 503 if not.
 
-        However many callers wait, the server is asked once in CACHE_S. A cancelled caller leaves the
-        question to the next one.
+        However many callers wait, the server is called once in CACHE_S. If the caller whose call it is gets
+        cancelled, the next one calls.
         """
         async with self._lock:
             if self._clock() >= self._expires_at:

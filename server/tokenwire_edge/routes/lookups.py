@@ -39,7 +39,7 @@ class Lookup(NamedTuple):
     request: type[Message]
     response: type[Message]
     field: str = ""
-    """Field of the response that is returned. Empty: the response."""
+    """Field of the response that is returned. Empty to return the whole response."""
     status: int = 200
 
 
@@ -137,7 +137,7 @@ def _endpoint(lookup: Lookup) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _message(lookup: Lookup, request: Request) -> Message:
-    """Return the message of a request: of its body, its path or its query. Raises Problem."""
+    """Return the message that a request's body, path or query contains. Raises Problem."""
     query = request.query_params.multi_items()
     ids: dict[str, str] = request.path_params
     if not ids and lookup.verb == "GET" and lookup.request.DESCRIPTOR.fields:

@@ -20,7 +20,7 @@ CONTENT_SECURITY_POLICY = (
 )
 
 _HEADERS = {
-    # Browsers ask each time whether a file has changed, so that they never mix two versions.
+    # Browsers check each file for changes before they use it, so that they never mix two versions.
     "cache-control": "no-cache",
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "cross-origin-opener-policy": "same-origin",

@@ -93,8 +93,8 @@ async def read_events(request: Request, stream_id: str) -> Response:
     """Read a stream after a position: its past events, then live ones.
 
     The position is the header `Last-Event-ID`, else the parameter `after`, else the beginning. A `ticket`
-    takes precedence over the header `Authorization`. The status is 204 if the position is the end of a stream
-    that has finished, and that of the error if it is the end of one that has failed.
+    takes precedence over the header `Authorization`. At the end of a stream that has finished, the status is
+    204. At the end of one that has failed, it is the status of its error.
     """
     settings = settings_of(request)
     form = negotiate(",".join(request.headers.getlist("accept")))
@@ -166,7 +166,7 @@ def _parameters(request: Request) -> dict[str, str]:
 
 
 def _after_sequence(last_event_id: str | None, after: str | None) -> int:
-    """Return the position to read after. Raises Problem if it is no sequence."""
+    """Return the position to read after. Raises Problem if it is not a sequence."""
     field, text = ("Last-Event-ID", last_event_id) if last_event_id else ("after", after)
     if text is None:
         return 0

@@ -59,7 +59,7 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
 
     @staticmethod
     def of(websocket: WebSocket) -> EdgeWebSocketProtocol | None:
-        """Return the connection of a request. None: another protocol or server carries it."""
+        """Return the connection of a request, or None if its server does not use this class."""
         extension = websocket.scope.get("extensions", {}).get(_EXTENSION, {})
         connection: EdgeWebSocketProtocol | None = extension.get("connection")
         return connection
@@ -88,9 +88,9 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
 
         Args:
             max_bytes_held: Size of the messages that all connections of the process are receiving. The
-                connection that goes past it is closed with 1013.
-            write_stall_s: The connection is aborted once its peer has accepted no data for so long, up to
-                5/4 of it.
+                connection that exceeds it is closed with 1013.
+            write_stall_s: The connection is aborted when its peer has accepted no data for this time, or for
+                up to a quarter more.
         """
         self._max_bytes_held = max_bytes_held
         self._watch_writes(write_stall_s)

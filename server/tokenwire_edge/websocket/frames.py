@@ -23,7 +23,7 @@ class _Frame(Struct, tag_field="type", rename="camel", forbid_unknown_fields=Tru
 
 
 class Authenticate(_Frame, tag="authenticate"):
-    """The first frame, unless the handshake had a key. Without a key the server decides what is allowed."""
+    """The first frame, unless the handshake had a key. `key` is empty for a server that requires none."""
 
     key: str = ""
 
@@ -85,7 +85,7 @@ PONG = b'{"type":"pong"}'
 
 
 def parse(text: str) -> AnyFrame:
-    """Return the frame. Raises Problem with the path of the first fault if it is none."""
+    """Return the frame in a message. Raises Problem, with the path of the first fault, if it is invalid."""
     try:
         return _decoder.decode(text)
     except msgspec.ValidationError as error:
@@ -115,7 +115,7 @@ def end(id: str) -> bytes:
 
 
 def error(problem: Problem, id: str | None = None) -> bytes:
-    """Return the frame of an error. With an id it is the end of that stream."""
+    """Return the frame of an error. With an id, it ends that stream."""
     if id is None:
         return b'{"type":"error","error":%b}' % problem.body()
     return b'{"type":"error","id":%b,"error":%b}' % (_quoted(id), problem.body())

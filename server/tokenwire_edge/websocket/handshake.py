@@ -1,4 +1,4 @@
-"""What is decided before a WebSocket is accepted: origin, subprotocol and the key in the handshake."""
+"""Checks of a WebSocket handshake: the origin, the subprotocol and the key in it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 def check_origin(origin: str | None, host: str, allowed: Sequence[str]) -> None:
     """Raise Problem for a page of a foreign origin.
 
-    Browsers send `Origin` with each handshake, and do not apply CORS to WebSockets. Without cookies a foreign
-    page could do nothing that its author could not do elsewhere. The check keeps pages from using a server
-    without keys in the network of whoever opens them.
+    Browsers send `Origin` with each handshake, and do not apply CORS to WebSockets. The check protects
+    servers without keys: otherwise any page could use those that its reader's machine can reach. A server
+    with keys needs no check, because there are no cookies that would authenticate a foreign page.
 
     Args:
-        origin: The header, or None: the caller is no browser.
-        host: The header. A proxy has to pass on what the browser sent.
+        origin: The header `Origin`, or None if the caller is not a browser.
+        host: The header `Host`. A proxy must pass it on as the browser sent it.
         allowed: Origins of the setting `cors_origins`.
     """
     if origin is None or origin in allowed or "*" in allowed:
@@ -37,9 +37,9 @@ def check_origin(origin: str | None, host: str, allowed: Sequence[str]) -> None:
 
 
 def choose_subprotocol(offered: Sequence[str]) -> str | None:
-    """Return the subprotocol to answer with. None: the caller offered none.
+    """Return the subprotocol to answer with, or None if the caller offered none.
 
-    Raises Problem if the caller offered others only: browsers would close the socket without a reason.
+    Raises Problem if the caller offered only others: browsers would close the socket without a reason.
     """
     if SUBPROTOCOL in offered:
         return SUBPROTOCOL
@@ -49,7 +49,7 @@ def choose_subprotocol(offered: Sequence[str]) -> str | None:
 
 
 def bearer_key(offered: Sequence[str]) -> str | None:
-    """Return the key that is offered as a subprotocol, `bearer.` and its base64url form.
+    """Return the key in the subprotocol `bearer.`, or None. There it is encoded as base64url.
 
     Raises Problem if it cannot be decoded.
     """

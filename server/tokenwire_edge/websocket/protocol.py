@@ -1,4 +1,4 @@
-"""The rules of one socket, without I/O: which frames are allowed when, and what each one leads to.
+"""The rules of one socket, without I/O: when each frame is allowed, and which action follows from it.
 
 The session passes every text message to `receive` and carries out the action that it returns. When a stream
 ends, the session takes its last frame from `end` or `fail`. Both raise KeyError for an id that is not open,
@@ -103,7 +103,7 @@ class SocketProtocol:
         return frozenset(self._open)
 
     def authenticated(self) -> bytes:
-        """Allow all frames from now on. Return the frame that says so."""
+        """Allow all frames from now on. Return the frame `authenticated`."""
         self.is_authenticated = True
         return frames.AUTHENTICATED
 
@@ -112,7 +112,7 @@ class SocketProtocol:
         self._is_draining = True
 
     def receive(self, text: str) -> Action | None:
-        """Return what a text message from the caller leads to. It never raises an error of the caller."""
+        """Return the action for a text message from the caller. Errors of the caller are actions too."""
         try:
             frame = frames.parse(text)
         except Problem as problem:
@@ -140,7 +140,7 @@ class SocketProtocol:
         return action
 
     def receive_binary(self) -> Close:
-        """Return what a binary message leads to."""
+        """Return the action for a binary message."""
         problem = Problem(400, "INVALID_REQUEST", "frames are text, not binary")
         return Close(UNSUPPORTED_DATA, "frames are text, not binary", frames.error(problem))
 
@@ -199,7 +199,7 @@ class SocketProtocol:
             )
 
     def _interrupted(self, frame: frames.Chat) -> str | None:
-        """Return the stream to cancel first. None also if it has ended, which the caller cannot know yet."""
+        """Return the stream to cancel first, or None. It may have ended, which the caller cannot know yet."""
         return frame.interrupt if frame.interrupt in self._open else None
 
     def _chat(self, frame: frames.Chat) -> Chat:

@@ -66,7 +66,10 @@ async def _deny(websocket: WebSocket, problem: Problem) -> None:
 
 
 def _credentials(websocket: WebSocket) -> Metadata | Problem | None:
-    """Return the metadata with the key of the handshake. Browsers cannot read a status: see Session.run."""
+    """Return the metadata with the key of the handshake, the problem with that key, or None without a key.
+
+    A problem is not a status here, because browsers cannot read one: see Session.run.
+    """
     try:
         key = handshake.bearer_key(websocket.scope["subprotocols"])
         if key is not None:

@@ -70,8 +70,8 @@ class Session:
         """Serve the socket until one side closes it.
 
         Args:
-            credentials: Metadata with the key of the handshake, or what is wrong with that key. None: the
-                handshake had no key, so the first frame has to authenticate.
+            credentials: Metadata with the key of the handshake, the problem with that key, or None if the
+                handshake had no key. Then the first frame must be `authenticate`.
         """
         if self._connection is not None:
             self._connection.on_shutdown = self._end_streams
@@ -128,7 +128,7 @@ class Session:
         await self._writer.reply(self._protocol.authenticated())
 
     async def _receive(self) -> None:
-        """Receive one message and do what it asks for."""
+        """Receive one message and carry out its action."""
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
             raise _SocketEnded
@@ -216,7 +216,7 @@ class Session:
             raise IncompleteStream("the stream ended without a finished event")
 
     async def _request(self, stream: OpenStream) -> tuple[str, bytes]:
-        """Return the method and the request of a stream, once it may start."""
+        """Return the method and the request of a stream. First ends the stream that it interrupts."""
         if stream.request_json is None:
             resume = ResumeStreamRequest(
                 stream_id=stream.stream_id, after_sequence=stream.after_sequence
@@ -248,7 +248,7 @@ class Session:
         raise problem
 
     def _cancel(self, stream: OpenStream) -> None:
-        """Stop a generation, unless that has begun."""
+        """Stop a generation, unless it is being stopped already."""
         if not stream.is_stopping:
             self._tasks.create_task(self._report(stream, self._stop(stream)))
 
@@ -272,7 +272,7 @@ class Session:
         return stream.stop
 
     async def _stop_now(self, stream: OpenStream) -> TokenwireError | None:
-        """Return what was wrong. None: the generation has ended, or the stream ends before it starts."""
+        """Stop the generation, or end a stream that has not started. Return the error if that failed."""
         if not stream.has_id_or_ended.is_set() and stream.interrupted is None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CANCEL_UNSTARTED_S):

@@ -27,15 +27,15 @@ class OpenStream:
         self.stream_id = stream_id
         """The server's id. Empty until the server has accepted the call."""
         self.after_sequence = after_sequence
-        """The cursor. -1: the stream is a new one."""
+        """The cursor, or -1 for a new stream."""
         self.request_json = request_json
-        """The ChatRequest. None: the stream is resumed."""
+        """The ChatRequest, or None for a stream that is resumed."""
         self.sends_heartbeats = False
-        """Whether the caller asked for `heartbeat` events."""
+        """Whether the caller requested `heartbeat` events."""
         self.interrupted = interrupted
-        """The stream that it waits for. None: it waits for none, or not any more."""
+        """The stream whose end it still waits for, or None."""
         self.stop: asyncio.Task[TokenwireError | None] | None = None
-        """Stops the generation, and returns what was wrong."""
+        """The task that stops the generation. It returns the error if that failed."""
         self.has_id_or_ended = asyncio.Event()
         self.ended = asyncio.Event()
         self._scope: asyncio.Timeout | None = None
@@ -45,7 +45,7 @@ class OpenStream:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the generation was stopped, or will be. False if that has failed."""
+        """Whether the generation is being stopped or has been. False if stopping it failed."""
         return self.stop is not None and not (self.stop.done() and self.stop.result() is not None)
 
     @contextlib.asynccontextmanager

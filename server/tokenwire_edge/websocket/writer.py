@@ -9,13 +9,13 @@ from typing import NoReturn
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
 MAX_REPLIES = 64
-"""Replies that wait to be sent. Past it, no more frames are read from the caller."""
+"""Replies that wait to be sent. With so many, no more frames are read from the caller."""
 
 
 class Writer:
     """Sends the frames of all streams of one socket, one at a time.
 
-    `send` waits while the socket accepts no more data, so whoever reads a stream for it does not read on.
+    `send` waits while the socket accepts no more data, so the task that reads a stream pauses.
     Only replies are queued: the receiver must not wait for a slow socket, because the next frame may be a
     `cancel`. Replies go first, so they keep their order before any later frame of a stream.
     """
