@@ -202,6 +202,8 @@ SLOW_FILES = {
     "test_abandoned.py": 1,
     "test_memory.py": 1,
     "test_lost_records.py": 1,
+    "test_cut_wire.py": 1,
+    "test_browser_client.py": 0,
     "test_bench.py": 2,
     "test_stream_machine.py": 2,
 }
