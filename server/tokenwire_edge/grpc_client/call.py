@@ -35,8 +35,8 @@ class Call:
             while messages := await call.read():
                 ...
 
-    It begins when the block is entered. Leaving the block, for whatever reason, cancels it, which the
-    server learns at once. One task may wait at a time.
+    The call begins when the block is entered. Leaving the block, for whatever reason, cancels it, and the
+    server is notified at once. Only one task may wait for a call at a time.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Call:
         self._metadata: list[tuple[str, str | bytes]] | None = None
         self._messages: list[bytes] = []
         self._pieces: list[bytes] = []
-        """What has arrived of the next message."""
+        """The part of the next message that has arrived."""
         self._missing = _PREFIX_BYTES
-        """How many bytes more it needs, or its prefix."""
+        """Bytes that are still missing of this message, or of its prefix."""
         self._unread = 0
         """Bytes received, for which the server has no credit yet."""
         self._is_ended = False
         self._error: TokenwireError | None = None
         self._is_refused = False
-        """Whether the server surely did nothing with the request."""
+        """Whether it is certain that the server did not process the request."""
         self._is_retried = False
         self._stopped: TokenwireError | None = None
-        """Why this side has ended the call, also if it has no stream at the time."""
+        """The reason why this side ended the call, perhaps while the call had no stream."""
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Sink | None = None
         self._sink_error: Exception | None = None
@@ -90,7 +90,7 @@ class Call:
         self.cancel()
 
     async def initial_metadata(self) -> list[tuple[str, str | bytes]]:
-        """Wait for the response to begin. Raises the TokenwireError of a call that fails before."""
+        """Wait for the response to begin. Raises TokenwireError if the call fails before."""
         while self._metadata is None:
             if self._is_ended:
                 if self._error is None:
@@ -104,9 +104,9 @@ class Call:
         return self._metadata
 
     async def read(self) -> list[bytes]:
-        """Return all messages that have arrived, at least one. [] means that the call ended with OK.
+        """Return all messages that have arrived, at least one, or [] once the call has ended with status OK.
 
-        Raises TokenwireError for another end, once all messages before it were returned.
+        Raises TokenwireError for any other status, after all messages before it have been returned.
         """
         if self._metadata is None:
             await self.initial_metadata()
@@ -121,10 +121,10 @@ class Call:
         return messages
 
     async def push(self, sink: Sink) -> None:
-        """Pass messages to `sink` the moment they arrive, without waking a task for each.
+        """Pass messages to `sink` when they arrive, without resuming a task for each.
 
-        Returns when `sink` returns False, which means that it did not take the messages, or when the call
-        has ended. In both cases `read` goes on from there. Raises what `sink` raises.
+        Returns when the call has ended, or when `sink` returns False because it did not take the messages.
+        `read` returns those, and continues after them. Raises any exception of `sink`.
         """
         if self._messages or self._is_ended:
             return
@@ -161,7 +161,7 @@ class Call:
             and size >= _PREFIX_BYTES
             and data[0] == 0
             and int.from_bytes(data[1:_PREFIX_BYTES], "big") == size - _PREFIX_BYTES
-        ):  # one whole message, as of a stream that is read token by token
+        ):  # exactly one message: the usual case while tokens arrive one by one
             self._messages.append(data[_PREFIX_BYTES:])
             self._deliver()
         else:
@@ -274,7 +274,8 @@ class Call:
 def _prefix_error(flags: int, size: int) -> TokenwireError | None:
     if flags & _COMPRESSED:
         return from_status(
-            grpc.StatusCode.INTERNAL, "the server compressed a message, which was not asked for"
+            grpc.StatusCode.INTERNAL,
+            "the server compressed a message, although no compression was offered",
         )
     if size > MAX_MESSAGE_BYTES:
         return from_status(

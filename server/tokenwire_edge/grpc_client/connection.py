@@ -57,7 +57,10 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class StreamHandler(Protocol):
-    """What a connection reports about one stream. Exactly one of the `end` methods is called, last."""
+    """What a connection reports about one stream.
+
+    The last report is exactly one of `on_end`, `on_reset` and `on_connection_lost`.
+    """
 
     def on_headers(self, headers: Headers) -> None:
         """The response has begun."""
@@ -69,7 +72,7 @@ class StreamHandler(Protocol):
         """The server has ended the stream. A response without a body has only trailers."""
 
     def on_reset(self, code: int, *, is_processed: bool) -> None:
-        """The server has reset the stream. `is_processed` is False if it surely did nothing with it."""
+        """The server has reset the stream. `is_processed` is False if it is certain that it ignored it."""
 
     def on_connection_lost(self, text: str, *, is_processed: bool) -> None:
         """The connection has ended."""

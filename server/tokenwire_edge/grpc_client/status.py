@@ -32,7 +32,7 @@ _CODE_OF_HTTP = {
 def parse_metadata(headers: Headers) -> list[tuple[str, str | bytes]]:
     """Return the metadata of a response. The values of keys that end with `-bin` are bytes.
 
-    Malformed ones are left out.
+    Values that are not valid base64 are left out.
     """
     metadata: list[tuple[str, str | bytes]] = []
     for name, value in headers:
@@ -51,7 +51,7 @@ def parse_metadata(headers: Headers) -> list[tuple[str, str | bytes]]:
 
 
 def response_error(headers: Headers) -> TokenwireError | None:
-    """Return the error of a response that is not gRPC's. None: it is."""
+    """Return the error if these are not the headers of a gRPC response, such as those of a proxy."""
     found = dict(headers)
     status = found.get(b":status", b"")
     content_type = found.get(b"content-type", b"")
@@ -67,7 +67,7 @@ def response_error(headers: Headers) -> TokenwireError | None:
 
 
 def end_error(trailers: Headers) -> TokenwireError | None:
-    """Return the error in a call's trailers. None: the status is OK."""
+    """Return the error in a call's trailers, or None if the status is OK."""
     found = dict(trailers)
     text = found.get(b"grpc-status")
     if text is None or not text.isdigit():

@@ -14,8 +14,8 @@ EXTENSION = "tokenwire.body_writer"
 class BodyWriter:
     """Writes pieces of one response's body, between its head and its end.
 
-    `send` of ASGI passes through every layer of the application, and resumes a task for it. For a token
-    that is more work than all the rest.
+    ASGI's `send` calls through every layer of the application, and resumes a task to do so. For one token
+    this costs more than everything else together.
     """
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
@@ -24,10 +24,10 @@ class BodyWriter:
         """Bytes written here, which the layers of the application have not seen."""
 
     def write(self, body: bytes) -> bool:
-        """Write a piece of the body, unless the caller must first accept what was written before.
+        """Write a piece of the body, unless earlier pieces still wait for the caller to accept them.
 
-        Return whether it was taken. If not, use `send`, which waits for the caller. A piece for a caller
-        that has left is taken and dropped.
+        Return whether the piece was written. If not, use `send`, which waits for the caller. A piece for a
+        caller that has left is dropped, and counts as written.
         """
         cycle = self._cycle
         if cycle.disconnected or not body:
@@ -40,6 +40,6 @@ class BodyWriter:
 
 
 def body_writer_of(scope: Mapping[str, Any]) -> BodyWriter | None:
-    """Return the writer of a request's response. None: the server has no such extension."""
+    """Return the writer of a request's response, or None if the server does not have this extension."""
     writer: BodyWriter | None = scope.get("extensions", {}).get(EXTENSION)
     return writer

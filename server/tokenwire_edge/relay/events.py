@@ -1,4 +1,4 @@
-"""The JSON of events: protobuf's JSON mapping, with a fast way for the ones that come token by token."""
+"""The JSON of events: protobuf's JSON mapping, with faster encoders for the events of single tokens."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class EncodedEvent(NamedTuple):
 
 
 def encode(message: bytes) -> EncodedEvent:
-    """Return the event of a serialized TokenEvent. Of an unknown event only the sequence is known.
+    """Return the event of a serialized TokenEvent. An event of an unknown type has only a sequence.
 
-    Raises google.protobuf.message.DecodeError if the bytes are no TokenEvent.
+    Raises google.protobuf.message.DecodeError if the bytes are not a TokenEvent.
     """
     event = TokenEvent.FromString(message)
     kind = event.WhichOneof("event") or ""

@@ -16,13 +16,13 @@ class Format(Protocol):
 
     media_type: str
     is_cut_off_by_errors: bool
-    """Whether the format has no place for an error. Then the response ends without its last chunk."""
+    """Whether a stream that fails ends without its last chunk, because the format cannot contain an error."""
 
     def event(self, event: EncodedEvent) -> bytes:
-        """Return the bytes of an event. Empty if the format has none for it."""
+        """Return the bytes of an event, or b"" if the format leaves it out."""
 
     def keep_alive(self, heartbeat: EncodedEvent) -> bytes:
-        """Return the bytes of a heartbeat that the caller did not ask for."""
+        """Return the bytes of a heartbeat that the caller did not request."""
 
     def error(self, problem: Problem) -> bytes:
         """Return the bytes of the error that ends the response."""
@@ -64,7 +64,7 @@ class JsonLines:
 
 
 class PlainText:
-    """`text/plain`: the answer's text alone, as it comes."""
+    """`text/plain`: the answer's text alone."""
 
     media_type = "text/plain; charset=utf-8"
     is_cut_off_by_errors = True

@@ -26,11 +26,12 @@ _Result = TypeVar("_Result")
 
 
 class RelayResponse(Response):
-    """The events of one call, in one format, as they come.
+    """The events of one call, in one format, each sent when it arrives.
 
-    The head is sent once the server has accepted the call, before the provider answers. A refusal before
-    it is raised, and becomes a response of its own; a failure after it is the response's last event. When
-    the caller leaves, the call is cancelled at once, also while nothing is being sent.
+    The head is sent once the server has accepted the call, before the provider answers. If the server
+    refuses the call, the error is raised, and becomes a response of its own. If the call fails later, the
+    error is the response's last event. When the caller leaves, the call is cancelled at once, also while
+    nothing is sent.
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class RelayResponse(Response):
         self._writer = body_writer_of(scope)
         with shutdown.ended_by(self._call.cancel), suppress(ClientDisconnect):
             try:
-                # The task that relays is woken for each token. Here it would be resumed through the 25
-                # coroutines of the application's layers each time.
+                # The relay runs in a task of its own, because it is resumed for each token. In this task,
+                # each resumption would pass through the 25 coroutines of the application's layers.
                 await until_disconnect(receive, self._run(send, shutdown))
             except TokenwireError as error:
                 raise shutdown.problem_instead_of(error) from None
@@ -123,9 +124,9 @@ class RelayResponse(Response):
 
 
 async def until_disconnect(receive: Receive, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run a coroutine, as a task, for a caller. It is cancelled when the caller leaves.
+    """Run a coroutine as a task until it returns or the caller leaves. Return its result.
 
-    Raises ClientDisconnect then.
+    If the caller leaves, the task is cancelled, and ClientDisconnect is raised.
     """
     task = asyncio.create_task(coroutine)
     watcher = asyncio.create_task(wait_for_disconnect(receive))

@@ -6,9 +6,9 @@ export class Answer {
   reasoning = "";
   /** The calls whose arguments are complete and valid, in the order of their completion. */
   toolCalls = [];
-  /** The event `finished`. Undefined: it has not been received. */
+  /** The event `finished`, or undefined before it is received. */
   finished = undefined;
-  /** The latest usage. Undefined: none has been received. */
+  /** The latest usage, or undefined before any is received. */
   usage = undefined;
   #blocks = new Map();
 

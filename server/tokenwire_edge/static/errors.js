@@ -1,12 +1,12 @@
 /** Errors of the edge, of the server behind it, and of the connection. */
 
-/** Reasons with status 503 that are the end of a stream, and not of the way to it. */
+/** Reasons with status 503 that end the stream itself, and not only the connection to it. */
 const FINAL_REASONS = new Set(["SERVER_STOPPED", "UPSTREAM_RATE_LIMITED", "UPSTREAM_UNAVAILABLE"]);
 
 /** An error with a machine-readable reason. See `docs/errors.md` for all reasons of the server. */
 export class TokenwireError extends Error {
   name = "TokenwireError";
-  /** Id of the stream. Empty: it is not known, or the error is not one of a stream. */
+  /** Id of the stream. Empty if it is not known, or if the error does not belong to a stream. */
   streamId = "";
   /** Sequence of the last event that was received. */
   lastSequence = 0;
@@ -30,7 +30,7 @@ export class TokenwireError extends Error {
     this.violations = violations;
   }
 
-  /** Whether only the way to the stream broke, so that the stream may still be readable from a cursor. */
+  /** Whether only the connection to the stream broke, so that `resume` may still read it after its cursor. */
   get isResumable() {
     if (this.reason === "CONNECTION_LOST") return true;
     if (!this.reason) return [408, 429, 502, 503, 504].includes(this.status); // a proxy's own answer
@@ -43,7 +43,7 @@ export function connectionLost(message, cause) {
   return new TokenwireError(message, { reason: "CONNECTION_LOST", cause });
 }
 
-/** Return the error for bytes that are not what the edge sends. */
+/** Return the error for bytes that cannot come from an edge. */
 export function invalidResponse(message, status, cause) {
   return new TokenwireError(message, { status, reason: "INVALID_RESPONSE", cause });
 }

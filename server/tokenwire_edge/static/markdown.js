@@ -307,7 +307,7 @@ function savedLeaf(last) {
   return { leaf: last, text: last.text, seamCount: last.seams.length };
 }
 
-/** Return what kind of block begins with this line. Null: none but a paragraph. */
+/** Return the kind of block that begins with this line, or null for a paragraph. */
 function startOf(line) {
   const fence = FENCE.exec(line);
   if (fence !== null) {

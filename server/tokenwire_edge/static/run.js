@@ -8,7 +8,7 @@ const WIRE_OUT_MS = 1500;
 const CANCEL_WAIT_MS = 5000;
 const USAGE_INTERVAL_MS = 1000;
 
-/** The page's way to the edge. While it is out, requests wait. */
+/** The page's connection to the edge. While it is pulled, requests wait. */
 export class Wire {
   #back = Promise.resolve();
 
@@ -88,7 +88,7 @@ export class StreamedRun {
     }
   }
 
-  /** Cut the connection. It comes back by itself, and the stream resumes. */
+  /** Break the connection. It is restored by itself, and the stream resumes. */
   pullWire() {
     if (!this.isRunning || this.state === "out") return;
     this.#cut();
@@ -128,7 +128,7 @@ export class StreamedRun {
     return true;
   }
 
-  /** Stay away for the pause, and come back to read what was missed. */
+  /** Leave the stream for the pause, then resume it to read what was missed. */
   async #leave() {
     this.#hasLeft = true;
     const { streamId, lastSequence } = this.#stream;

@@ -228,7 +228,7 @@ class Inbox {
   #end;
   #wake = () => {};
 
-  /** Add an event. Past the bound, end and return false: the stream can be continued after the events before. */
+  /** Add an event. Above the bound, end and return false: the stream can be resumed after the earlier events. */
   add(event, length) {
     this.#length += length;
     if (this.#length > MAX_WAITING_LENGTH) {

@@ -36,7 +36,7 @@ const ID_WAIT_MS = 5_000;
  * A stream: an async iterable of its events, which can be read once.
  *
  * The request is sent at once. The connection is read only as fast as the events are taken. If it breaks, the
- * stream reconnects after the last event that it received, so that no event is missing and none comes twice.
+ * stream reconnects after the last event that it received, so that no event is missing and none is repeated.
  * `break` out of the loop, or the abort of `signal`, leaves the stream and closes the connection.
  */
 export class ChatStream {
