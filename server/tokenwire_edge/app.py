@@ -16,7 +16,7 @@ from . import openapi
 from .grpc_client.channel import Channel
 from .http.middleware import add_middleware
 from .problems import Problem, problem_of
-from .routes import chat, health, lookups, playground, streams
+from .routes import chat, health, playground, streams, unary
 from .settings import Settings
 from .tickets import tickets_of
 from .websocket import routes as websocket
@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _no_response)
     app.include_router(chat.router)
     app.include_router(streams.router)
-    app.include_router(lookups.router)
+    app.include_router(unary.router)
     app.include_router(health.router)
     app.include_router(websocket.router)
     app.mount("/static", playground.PlaygroundFiles())

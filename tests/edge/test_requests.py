@@ -19,7 +19,7 @@ from tokenwire_edge.requests import (
     parse_chat_request,
     parse_json_object,
     parse_message,
-    parsed,
+    parse_without_blocking,
 )
 
 INT64S = st.integers(-(2**63), 2**63 - 1)
@@ -360,7 +360,7 @@ def test_what_is_accepted_is_not_nested_deeper_than_the_server_can_read(nested):
 
 async def test_large_bodies_are_read_beside_the_event_loop():
     body = json.dumps({"provider_options": {"a": [[1]] * 60_000}}).encode()
-    task = asyncio.create_task(parsed(parse_chat_request, body))
+    task = asyncio.create_task(parse_without_blocking(parse_chat_request, body))
     turns = 0
     while not task.done():
         await asyncio.sleep(0)

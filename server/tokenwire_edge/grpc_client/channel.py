@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile
 import grpc
 
 from tokenwire import __version__
-from tokenwire.connect.channel import Connection as Target
+from tokenwire.connect.channel import Connection as ConnectionSettings
 from tokenwire.connect.tls import TlsFiles
 from tokenwire.errors import ConnectionLost, TokenwireError
 
@@ -34,13 +34,12 @@ class Channel:
     all calls that wait share one attempt, which takes at most `connect_timeout_s`.
     """
 
-    def __init__(self, target: Target, *, connect_timeout_s: float) -> None:
-        self.target = target.target
-        self._address = parse_target(target.target)
-        self._tls = None if target.tls is None else _tls_context(target.tls)
-        self._server_name = (
-            None if target.tls is None else target.tls.server_name or self._address[0]
-        )
+    def __init__(self, settings: ConnectionSettings, *, connect_timeout_s: float) -> None:
+        self.target = settings.target
+        self._address = parse_target(settings.target)
+        tls = settings.tls
+        self._tls = None if tls is None else _tls_context(tls)
+        self._server_name = None if tls is None else tls.server_name or self._address[0]
         self._authority = authority(*self._address)
         self._connect_timeout_s = connect_timeout_s
         self._connections: list[Connection] = []
@@ -102,7 +101,7 @@ class Channel:
             connection.close()
 
     async def _connect(self) -> None:
-        """Add a connection. Raises ConnectionLost. Once this has ended, everything about it is noted."""
+        """Add a connection. Raises ConnectionLost. When it returns or raises, the state is up to date."""
         try:
             connection = await self._open()
         except ConnectionLost as error:

@@ -54,7 +54,7 @@ async def _invalid_parameters(_request: Request, error: Exception) -> Response:
     return problem_response(Problem(400, "INVALID_REQUEST", detail, violations=violations))
 
 
-class Faults:
+class InternalErrors:
     """Middleware: turn an unexpected exception into 500 INTERNAL with an id that is also in the log.
 
     The caller does not get the exception's text. A response that has begun is cut off. A request that is

@@ -12,7 +12,7 @@ from ..settings import Settings
 ACCEPTED_TYPE = "application/json"
 
 
-class Bodies:
+class RequestBodies:
     """The bodies that are being received by this process. One object: `app.state.bodies`."""
 
     def __init__(self, settings: Settings) -> None:
@@ -84,8 +84,8 @@ class Bodies:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the JSON body of `request`, or b"" if it has none. See `Bodies.read` for the errors."""
-    bodies: Bodies = request.app.state.bodies
+    """Return the JSON body of `request`, or b"" if it has none. See `RequestBodies.read` for the errors."""
+    bodies: RequestBodies = request.app.state.bodies
     return await bodies.read(request)
 
 

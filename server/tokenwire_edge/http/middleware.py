@@ -7,9 +7,9 @@ from starlette.middleware import Middleware
 
 from ..settings import Settings
 from .access_log import AccessLog
-from .errors import Faults, add_error_handlers
+from .errors import InternalErrors, add_error_handlers
 from .headers import cors
-from .limits import Bodies
+from .limits import RequestBodies
 from .shutdown import Shutdown
 
 
@@ -18,11 +18,11 @@ def add_middleware(app: Starlette, settings: Settings) -> None:
 
     Raises ValueError if `settings.cors_origins` are invalid.
     """
-    app.state.bodies = Bodies(settings)
+    app.state.bodies = RequestBodies(settings)
     app.state.shutdown = shutdown = Shutdown()
     add_error_handlers(app)
     app.user_middleware[:0] = [
         Middleware(AccessLog),
-        *cors(settings.cors_origins),  # outside of Faults: pages may read those errors too
-        Middleware(Faults, shutdown=shutdown),
+        *cors(settings.cors_origins),  # outside of InternalErrors: pages may read those errors too
+        Middleware(InternalErrors, shutdown=shutdown),
     ]

@@ -23,7 +23,7 @@ __all__ = [
     "parse_chat_request",
     "parse_json_object",
     "parse_message",
-    "parsed",
+    "parse_without_blocking",
     "refuse_query",
 ]
 
@@ -49,7 +49,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     return chat_request_of(parse_json_object(body))
 
 
-async def parsed(parse: Callable[[bytes], T], body: bytes) -> T:
+async def parse_without_blocking(parse: Callable[[bytes], T], body: bytes) -> T:
     """Return `parse(body)`, which runs in a thread if it may take more than about 5 ms.
 
     Messages take 6 ms for each MiB of text and 1 to 3 ms for each thousand values. Cancellation does not

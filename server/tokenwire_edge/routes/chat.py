@@ -13,7 +13,7 @@ from ..http.timeouts import timeout_s
 from ..relay.events import to_json
 from ..relay.formats import negotiate
 from ..relay.response import RelayResponse, until_disconnect
-from ..requests import parse_chat_request, parsed, refuse_query
+from ..requests import parse_chat_request, parse_without_blocking, refuse_query
 from .state import channel_of, settings_of
 
 CHAT = "tokenwire.v1.ChatService/Chat"
@@ -28,7 +28,7 @@ async def stream_chat(request: Request) -> Response:
     refuse_query(request.query_params.multi_items())
     settings = settings_of(request)
     form = negotiate(",".join(request.headers.getlist("accept")))
-    chat = await parsed(parse_chat_request, await read_body(request))
+    chat = await parse_without_blocking(parse_chat_request, await read_body(request))
     shows_heartbeats = limit_heartbeats(chat, settings.heartbeat_interval_s)
     call = channel_of(request).stream(
         CHAT_STREAM,
@@ -43,7 +43,7 @@ async def stream_chat(request: Request) -> Response:
 async def chat(request: Request) -> Response:
     """Generate an answer and return it whole."""
     refuse_query(request.query_params.multi_items())
-    body = await parsed(parse_chat_request, await read_body(request))
+    body = await parse_without_blocking(parse_chat_request, await read_body(request))
     answer = await until_disconnect(
         request.receive,
         channel_of(request).unary(

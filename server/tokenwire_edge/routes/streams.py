@@ -32,7 +32,7 @@ from ..http.timeouts import timeout_s
 from ..problems import Problem
 from ..relay.formats import ServerSentEvents, negotiate
 from ..relay.response import RelayResponse, until_disconnect
-from ..requests import check_stream_id, parse_chat_request, parsed, refuse_query
+from ..requests import check_stream_id, parse_chat_request, parse_without_blocking, refuse_query
 from ..requests.violations import invalid_request
 from ..tickets import Tickets
 from .chat import CHAT_STREAM
@@ -60,7 +60,7 @@ async def start_stream(request: Request) -> Response:
     settings = settings_of(request)
     metadata = call_metadata(request.headers)
     refuse_query(request.query_params.multi_items())
-    chat = await parsed(parse_chat_request, await read_body(request))
+    chat = await parse_without_blocking(parse_chat_request, await read_body(request))
     _continue_without_reader(chat, settings.linger_s)
     call = channel_of(request).stream(
         CHAT_STREAM,

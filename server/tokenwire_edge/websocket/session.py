@@ -20,7 +20,7 @@ from ..grpc_client.channel import Channel
 from ..http.shutdown import Shutdown
 from ..problems import Problem, problem_of
 from ..relay.events import encode
-from ..requests import parse_chat_request, parsed
+from ..requests import parse_chat_request, parse_without_blocking
 from ..settings import Settings
 from . import frames, protocol
 from .connection import EdgeWebSocketProtocol
@@ -224,7 +224,7 @@ class Session:
             return _RESUME_STREAM, resume.SerializeToString()
         # A large request is not kept while its stream is read.
         request_json, stream.request_json = stream.request_json, b""
-        chat = await parsed(parse_chat_request, request_json)
+        chat = await parse_without_blocking(parse_chat_request, request_json)
         stream.sends_heartbeats = chat.delivery.HasField("heartbeat_interval")
         if stream.interrupted is not None:
             await self._interrupt(stream.interrupted)

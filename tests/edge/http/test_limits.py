@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from raw_http import head, responses, serving
 from tokenwire_edge.app import create_app
-from tokenwire_edge.http.limits import Bodies, read_body
+from tokenwire_edge.http.limits import RequestBodies, read_body
 from tokenwire_edge.problems import Problem
 from tokenwire_edge.settings import Settings
 
@@ -38,7 +38,7 @@ def request(bodies, sender, headers=()):
 
 
 def limits(**settings):
-    return Bodies(Settings(**settings))
+    return RequestBodies(Settings(**settings))
 
 
 async def refused(bodies, sender, **headers):

@@ -20,7 +20,7 @@ from ..requests import (
     check_stream_id,
     message_of_query,
     parse_chat_request,
-    parsed,
+    parse_without_blocking,
     refuse_query,
 )
 from .state import channel_of, settings_of
@@ -29,7 +29,7 @@ INLINE_BYTES = 16 * 1024
 """Size of a serialized response whose JSON is made without a thread, in about 4 ms."""
 
 
-class Lookup(NamedTuple):
+class UnaryRoute(NamedTuple):
     """A route, and the method that it calls."""
 
     verb: str
@@ -43,15 +43,15 @@ class Lookup(NamedTuple):
     status: int = 200
 
 
-LOOKUPS = (
-    Lookup(
+UNARY_ROUTES = (
+    UnaryRoute(
         "GET",
         "/v1/streams/{stream_id}",
         "tokenwire.v1.ChatService/GetStream",
         chat_pb2.GetStreamRequest,
         chat_pb2.StreamInfo,
     ),
-    Lookup(
+    UnaryRoute(
         "DELETE",
         "/v1/streams/{stream_id}",
         "tokenwire.v1.ChatService/DeleteStream",
@@ -59,7 +59,7 @@ LOOKUPS = (
         chat_pb2.DeleteStreamResponse,
         status=204,
     ),
-    Lookup(
+    UnaryRoute(
         "POST",
         "/v1/streams/{stream_id}/cancel",
         "tokenwire.v1.ChatService/CancelStream",
@@ -67,42 +67,42 @@ LOOKUPS = (
         chat_pb2.CancelStreamResponse,
         field="stream",
     ),
-    Lookup(
+    UnaryRoute(
         "POST",
         "/v1/count",
         "tokenwire.v1.ChatService/CountTokens",
         chat_pb2.ChatRequest,
         chat_pb2.CountTokensResponse,
     ),
-    Lookup(
+    UnaryRoute(
         "GET",
         "/v1/models",
         "tokenwire.v1.ModelService/ListModels",
         model_pb2.ListModelsRequest,
         model_pb2.ListModelsResponse,
     ),
-    Lookup(
+    UnaryRoute(
         "GET",
         "/v1/models/{id:path}",
         "tokenwire.v1.ModelService/GetModel",
         model_pb2.GetModelRequest,
         model_pb2.Model,
     ),
-    Lookup(
+    UnaryRoute(
         "GET",
         "/v1/usage/summary",
         "tokenwire.v1.UsageService/GetUsageSummary",
         usage_pb2.GetUsageSummaryRequest,
         usage_pb2.GetUsageSummaryResponse,
     ),
-    Lookup(
+    UnaryRoute(
         "GET",
         "/v1/usage/records",
         "tokenwire.v1.UsageService/ListUsageRecords",
         usage_pb2.ListUsageRecordsRequest,
         usage_pb2.ListUsageRecordsResponse,
     ),
-    Lookup(
+    UnaryRoute(
         "GET",
         "/v1/caller",
         "tokenwire.v1.CallerService/GetCaller",
@@ -112,51 +112,51 @@ LOOKUPS = (
 )
 
 
-def _endpoint(lookup: Lookup) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(route: UnaryRoute) -> Callable[[Request], Awaitable[Response]]:
     async def call(request: Request) -> Response:
         limit_s = settings_of(request).call_timeout_s
         metadata = call_metadata(request.headers)
-        message = await _message(lookup, request)
+        message = await _message(route, request)
         data = await until_disconnect(
             request.receive,
             channel_of(request).unary(
-                lookup.method,
+                route.method,
                 message.SerializeToString(),
                 metadata=metadata,
                 timeout_s=timeout_s(request.headers, limit_s),
             ),
         )
         headers = {"cache-control": "no-store"}
-        if lookup.status == 204:
+        if route.status == 204:
             return Response(status_code=204, headers=headers)
         is_large = len(data) > INLINE_BYTES
-        body = await asyncio.to_thread(_json, lookup, data) if is_large else _json(lookup, data)
-        return Response(body, lookup.status, headers, "application/json")
+        body = await asyncio.to_thread(_json, route, data) if is_large else _json(route, data)
+        return Response(body, route.status, headers, "application/json")
 
     return call
 
 
-async def _message(lookup: Lookup, request: Request) -> Message:
+async def _message(route: UnaryRoute, request: Request) -> Message:
     """Return the message that a request's body, path or query contains. Raises Problem."""
     query = request.query_params.multi_items()
     ids: dict[str, str] = request.path_params
-    if not ids and lookup.verb == "GET" and lookup.request.DESCRIPTOR.fields:
-        return message_of_query(query, lookup.request)
+    if not ids and route.verb == "GET" and route.request.DESCRIPTOR.fields:
+        return message_of_query(query, route.request)
     refuse_query(query)
-    if lookup.request is chat_pb2.ChatRequest:
-        return await parsed(parse_chat_request, await read_body(request))
+    if route.request is chat_pb2.ChatRequest:
+        return await parse_without_blocking(parse_chat_request, await read_body(request))
     if "stream_id" in ids:
         check_stream_id(ids["stream_id"])
-    return lookup.request(**ids)
+    return route.request(**ids)
 
 
-def _json(lookup: Lookup, data: bytes) -> bytes:
-    message = lookup.response.FromString(data)
-    if lookup.field:
-        message = getattr(message, lookup.field)
+def _json(route: UnaryRoute, data: bytes) -> bytes:
+    message = route.response.FromString(data)
+    if route.field:
+        message = getattr(message, route.field)
     return to_json(message)
 
 
 router = APIRouter()
-for each in LOOKUPS:
+for each in UNARY_ROUTES:
     router.add_api_route(each.path, _endpoint(each), methods=[each.verb], name=each.method)
