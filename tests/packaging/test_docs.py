@@ -121,7 +121,9 @@ class Reader:
 
     def run(self, place, line, wanted):
         """Type a command. `wanted` is the output that the page shows."""
-        if re.match(r"tokenwire-(server|edge) serve(?!.*&$)", line):  # in the foreground, until Ctrl-C
+        if re.match(
+            r"tokenwire-(server|edge) serve(?!.*&$)", line
+        ):  # in the foreground, until Ctrl-C
             began = self._terminal.type(line + "\n")
             self._terminal.wait_for(wanted.strip(), began)
             code, shown = self._terminal.run("\x03")
