@@ -12,7 +12,7 @@ from openapi_routes import API, STATUSES, paths
 DOCUMENT = Path(__file__).parents[1] / "server" / "tokenwire_edge" / "openapi.json"
 
 DESCRIPTION = """\
-Streams of tokens of every provider of language models, over HTTP.
+Token streams of LLM providers as one typed stream, over HTTP.
 
 JSON is that of protobuf: names in lowerCamelCase, enums by name, 64-bit integers as strings, durations
 such as "1.5s", bytes in base64. Fields without a value are missing. Requests may also have names in
@@ -64,7 +64,7 @@ def schemas() -> dict[str, Any]:
     chat["properties"]["prompt"] = {
         "type": "string",
         "minLength": 1,
-        "description": "Stands for `messages` with one message of the user. Only over HTTP.",
+        "description": "Short for `messages` with one message of the user. Only over HTTP.",
     }
     chat["required"] = ["model"]
     chat["oneOf"] = [{"required": ["messages"]}, {"required": ["prompt"]}]
@@ -128,7 +128,7 @@ def readable_schema() -> dict[str, Any]:
             "ticketExpireTime": text
             | {
                 "format": "date-time",
-                "description": "When the ticket expires. Connections that are open then go on.",
+                "description": "When the ticket expires. Connections that are open then stay open.",
             },
         },
     }

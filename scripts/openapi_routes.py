@@ -144,7 +144,7 @@ def paths() -> dict[str, Any]:
             "post": operation(
                 "Streams",
                 "Get a new ticket for a stream",
-                "Returns a new ticket for EventSource, such as before the first one expires.",
+                "Returns a new ticket for EventSource, for example before the old one expires.",
                 parameters=[STREAM_ID, TIMEOUT],
                 responses={200: json_response("The ticket.", "ReadableStream")},
                 reasons=[*CALL, "STREAM_NOT_FOUND"],
@@ -325,7 +325,7 @@ def json_response(description: str, schema: str, example: Any = None) -> dict[st
 def event_responses() -> dict[str, Any]:
     """Return the response with events, in each of its formats."""
     return {
-        "description": "The events as they come, in the format that `Accept` selects.",
+        "description": "The events, each sent when it arrives, in the format that `Accept` selects.",
         "headers": {
             "Tokenwire-Stream-Id": {
                 "description": "Id of the stream.",

@@ -19,7 +19,7 @@ DESCRIPTORS = Path(__file__).parents[1] / "server/tokenwire_server/rpc/tokenwire
 
 _F = FieldDescriptorProto
 _MESSAGE_TYPE, _ENUM_TYPE, _FIELD, _ONEOF, _VALUE, _SERVICE, _METHOD = 4, 5, 2, 8, 2, 6, 2
-"""Numbers of fields in descriptor.proto, of which the paths of comments consist."""
+"""Field numbers in descriptor.proto. The paths of comments consist of them."""
 _REQUIRED = re.compile(r"\bRequired(?:\.|, at most)")
 _SCALARS: dict[int, dict[str, Any]] = {
     _F.TYPE_BOOL: {"type": "boolean"},
@@ -150,7 +150,7 @@ class Api:
         return found
 
     def _entry(self, field: FieldDescriptorProto) -> DescriptorProto | None:
-        """Return the message of a map's entries. None: the field is not a map."""
+        """Return the message of a map's entries, or None if the field is not a map."""
         outer, _, inner = field.type_name.removeprefix(".tokenwire.v1.").rpartition(".")
         for nested in self._messages[outer].nested_type if outer in self._messages else ():
             if nested.name == inner and nested.options.map_entry:

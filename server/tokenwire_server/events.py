@@ -221,7 +221,7 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
 
 
 class CaughtUp(msgspec.Struct, frozen=True, gc=False):
-    """The reader has all events that the log had. Made for one reader, never in a log."""
+    """The reader has received all past events of the log. Made for one reader, never in a log."""
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):

@@ -103,7 +103,7 @@ async def test_a_running_stream_is_replayed_in_one_event_and_continues_without_a
     assert len(texts[0]) > 10 * len(texts[1])
 
 
-async def test_a_reader_that_joins_a_running_stream_is_told_once_that_it_caught_up(api):
+async def test_a_reader_that_joins_a_running_stream_gets_the_notice_caught_up_once(api):
     """The reader that started the stream is not told, nor is a reader of an ended stream."""
     request = api.request("openai/sim?repeat=forever&itl_ms=5", request_id="caught-up")
     call = api.chat_stream(request)

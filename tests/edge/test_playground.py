@@ -16,7 +16,7 @@ MAX_TASK_CPU_MS = 50
 """What a task of the page's thread may take. CPU time, because the machine may be busy."""
 MAX_TASK_MS = 500
 MAX_CLICK_MS = 1000
-"""Ten times what a task of the page's thread, and the way of a click to it, may take: the machine may be busy."""
+"""Limit for a task of the page's thread and for the delay of a click: ten times the bar, as the machine may be busy."""
 
 RECORD_DELAYS = """() => {
   document.addEventListener("click", ({ timeStamp }) => (window.clickDelay = performance.now() - timeStamp), true);

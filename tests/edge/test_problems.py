@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "edge.md"
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_every_reason_has_a_status_of_its_own_choice_and_the_page_lists_it(reason):
+def test_every_reason_has_a_status_and_the_page_lists_it(reason):
     problem = problem_of(TokenwireError("text", code=grpc.StatusCode.UNKNOWN, reason=reason))
     assert problem.status == STATUS_OF_REASON[reason]
     assert (problem.content()["reason"], problem.content()["detail"]) == (reason, "text")

@@ -288,7 +288,7 @@ def test_a_misspelled_field_is_named_with_the_nearest_one():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_a_body_that_is_no_json_object_is_refused_with_the_place(body, detail):
+def test_a_body_that_is_not_a_json_object_is_refused_with_the_place(body, detail):
     assert problem(body).detail == detail
 
 
@@ -358,7 +358,7 @@ def test_what_is_accepted_is_not_nested_deeper_than_the_server_can_read(nested):
     assert accepted > 30
 
 
-async def test_large_bodies_are_read_beside_the_event_loop():
+async def test_large_bodies_do_not_block_the_event_loop():
     body = json.dumps({"provider_options": {"a": [[1]] * 60_000}}).encode()
     task = asyncio.create_task(parse_without_blocking(parse_chat_request, body))
     turns = 0

@@ -38,7 +38,7 @@ FOREIGN_VARIABLES = frozenset(
 """Variables of the client and of the tests, which are not settings of the server."""
 
 EDGE_PREFIX = "TOKENWIRE_EDGE_"
-"""Of the settings of `tokenwire-edge`, which may run in the same environment."""
+"""Prefix of the settings of `tokenwire-edge`, which may run in the same environment."""
 
 NO_SUCH_SETTING = "no such setting"
 

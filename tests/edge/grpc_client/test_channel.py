@@ -105,7 +105,7 @@ async def test_a_caller_that_leaves_does_not_end_the_attempt_to_connect_of_the_o
         await channel.close()
 
 
-async def test_a_channel_that_is_closed_while_it_connects_ends_its_calls_by_name(tmp_path):
+async def test_a_channel_that_is_closed_while_it_connects_ends_its_calls_with_the_reason(tmp_path):
     async def say_nothing(reader, _writer):
         await reader.read()
 

@@ -214,7 +214,7 @@ async def test_leaving_a_call_resets_its_stream_and_no_other():
 
 
 @pytest.mark.parametrize("how", ["refused", "going away"])
-async def test_a_call_that_the_server_surely_did_not_begin_is_sent_once_more(how):
+async def test_a_call_that_the_server_certainly_did_not_process_is_sent_once_more(how):
     first, second = Peer(), Peer()
     call = await opened(first, second)
     first.exchange()
@@ -282,7 +282,9 @@ async def test_a_server_that_goes_away_ends_the_streams_it_has_accepted_and_gets
         pytest.param(b"\0\0\1\4\0\0\0\0\0\0", id="settings of a wrong size"),
     ],
 )
-async def test_a_peer_that_breaks_the_protocol_ends_the_connection_and_its_calls_by_name(frame):
+async def test_a_peer_that_breaks_the_protocol_ends_the_connection_and_its_calls_with_the_reason(
+    frame,
+):
     peer = Peer()
     call = await opened(peer)
     peer.exchange()
@@ -305,7 +307,9 @@ async def test_a_peer_that_breaks_the_protocol_ends_the_connection_and_its_calls
     ],
 )
 @pytest.mark.parametrize("has_body", [False, True])
-async def test_an_answer_that_is_not_grpcs_is_an_error_that_says_so(headers, code, text, has_body):
+async def test_a_response_that_is_not_grpc_is_an_error_with_the_reason(
+    headers, code, text, has_body
+):
     peer = Peer()
     call = await opened(peer)
     peer.exchange()

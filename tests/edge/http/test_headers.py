@@ -144,7 +144,7 @@ def test_a_star_lets_every_page_call():
         (["*", "https://a.example"], "cors_origins: '*' allows all origins"),
     ],
 )
-def test_what_is_no_origin_is_refused_with_its_place(origins, error):
+def test_an_invalid_origin_is_refused_with_its_place(origins, error):
     with pytest.raises(ValueError, match=re.escape(error)):
         cors(origins)
 
@@ -160,7 +160,7 @@ def test_a_request_is_one_log_line_without_query_and_headers(edge, caplog):
     assert re.fullmatch(pattern, line)
 
 
-def test_the_log_tells_when_a_response_was_cut_off(edge, caplog):
+def test_the_log_reports_a_response_that_was_cut_off(edge, caplog):
     caplog.set_level(logging.INFO)
     with edge.connection(head("/late-bug")) as connection:
         while connection.recv(4096):

@@ -180,7 +180,7 @@ def test_an_upgrade_to_websocket_with_a_large_head_gets_431(edge):
     ],
     ids=["tls", "no path", "header", "smuggling", "chunk"],
 )
-def test_what_is_no_http_gets_400_without_anything_of_the_server(edge, sent):
+def test_invalid_http_gets_400_that_reveals_nothing_about_the_server(edge, sent):
     with edge.connection(sent) as connection:
         [response] = responses(connection)
     assert response.problem == (400, "INVALID_REQUEST")

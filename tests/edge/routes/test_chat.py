@@ -53,13 +53,13 @@ def test_a_caller_that_leaves_before_the_response_begins_is_no_error_in_the_log(
             assert not [line for line in log_of(edge).splitlines() if " INFO " not in line]
 
 
-def test_a_caller_that_leaves_a_chat_it_would_get_whole_ends_it_at_the_provider(edge, simulator):
+def test_a_caller_that_leaves_before_its_whole_answer_cancels_the_generation(edge, simulator):
     with posted(edge, "/v1/chat", ENDLESS):
         wait_until(lambda: simulator.stats()["requests_open"])
     simulator.wait_until_none_open(10)
 
 
-def test_a_server_that_is_killed_ends_streams_by_name_and_is_found_again_when_it_is_back(
+def test_a_server_that_is_killed_ends_streams_with_an_error_and_is_used_again_when_it_is_back(
     simulator, start_edge
 ):
     environ = simulator.environ()

@@ -314,7 +314,7 @@ def test_a_ticket_reads_its_stream_alone_and_only_while_it_is_valid(service):
         (None, "?lastEventId=1", "lastEventId"),
     ],
 )
-def test_a_position_that_is_no_sequence_is_refused_with_its_name(
+def test_an_invalid_position_is_refused_with_the_name_of_its_parameter(
     service, last_event_id, query, violation
 ):
     headers = {} if last_event_id is None else {"last-event-id": last_event_id}

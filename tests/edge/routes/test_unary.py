@@ -71,7 +71,9 @@ def test_a_stream_is_described_cancelled_without_effect_and_deleted(http, stream
 
 
 @pytest.mark.parametrize("verb_and_path", ["GET {}", "DELETE {}", "POST {}/cancel"])
-def test_ids_of_no_stream_get_the_same_answers_from_the_edge_and_the_server(http, verb_and_path):
+def test_invalid_and_unknown_ids_get_the_same_answers_from_the_edge_and_the_server(
+    http, verb_and_path
+):
     def answer(stream_id):
         verb, path = verb_and_path.format(f"/v1/streams/{stream_id}").split(" ", 1)
         return http(verb, path)

@@ -34,7 +34,7 @@ class Socket:
         await self.send("chat", id=id, request=request, **fields)
 
     async def frame(self):
-        """The next frame that is no ping."""
+        """The next frame that is not a ping."""
         while True:
             frame = json.loads(await self.connection.recv())
             if frame["type"] != "ping":

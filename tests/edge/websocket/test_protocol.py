@@ -235,7 +235,7 @@ def test_a_key_passes_through_a_subprotocol_unchanged(key):
 
 
 @pytest.mark.parametrize("encoded", ["a", "a+/=", "é", "_w", "a b"])
-def test_a_subprotocol_that_is_no_key_is_refused(encoded):
+def test_a_subprotocol_without_a_valid_key_is_refused(encoded):
     with pytest.raises(Problem) as refused:
         bearer_key([f"bearer.{encoded}"])
     assert refused.value.status == 401

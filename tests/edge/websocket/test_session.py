@@ -230,7 +230,7 @@ async def test_an_error_of_the_server_ends_its_stream_only(sockets):
         assert finish_reason(await socket.until("a"), "a") == "STOP"
 
 
-async def test_heartbeats_are_sent_to_callers_that_asked_for_them(sockets):
+async def test_heartbeats_are_sent_to_callers_that_requested_them(sockets):
     async with sockets.socket() as socket:
         await socket.chat("quiet", "openai/sim?ttft_ms=1500&tokens=1")
         await socket.chat(
@@ -253,7 +253,7 @@ async def test_heartbeats_are_sent_to_callers_that_asked_for_them(sockets):
     ],
     ids=["binary", "oversize", "oversize-in-fragments", "endless-fragments"],
 )
-async def test_what_is_no_frame_closes_the_socket_with_a_code(sockets, data, code):
+async def test_a_message_that_is_not_a_frame_closes_the_socket_with_a_code(sockets, data, code):
     async with sockets.socket() as socket:
         try:
             await socket.connection.send(data)
@@ -328,7 +328,7 @@ async def test_a_handshake_that_cannot_succeed_is_refused_with_a_problem(
     assert head.startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_a_request_that_is_no_handshake_is_asked_to_upgrade(sockets):
+async def test_a_request_that_is_not_a_handshake_gets_426(sockets):
     reader, writer = await asyncio.open_connection(*sockets.address)
     writer.write(b"GET /v1/ws HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n")
     response = await reader.read()

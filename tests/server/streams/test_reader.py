@@ -194,7 +194,7 @@ async def test_an_ended_stream_sends_no_usage_and_no_heartbeats(stream):
         assert await reader.take() == []
 
 
-async def test_a_reader_is_told_once_that_it_caught_up_when_it_has_read_all_past_events(stream):
+async def test_a_reader_gets_the_notice_caught_up_once_when_it_has_read_all_past_events(stream):
     for _ in range(3):
         stream.log.append(TextDelta("x" * MAX_MERGED_CHARS, 0))
     with stream.join(1, reports_caught_up=True) as reader:
@@ -211,7 +211,7 @@ async def test_a_reader_is_told_once_that_it_caught_up_when_it_has_read_all_past
         taking.cancel()
 
 
-async def test_a_reader_without_past_events_is_told_at_once_that_it_caught_up(stream):
+async def test_a_reader_without_past_events_gets_the_notice_caught_up_at_once(stream):
     stream.log.append(TextDelta("a", 0))
     with stream.join(1, Delivery(heartbeat_s=0.01), reports_caught_up=True) as reader:
         await asyncio.sleep(0.05)
@@ -232,7 +232,7 @@ async def test_usage_that_is_due_early_neither_moves_nor_replaces_the_notice_of_
         assert (2, CaughtUp()) in taken
 
 
-async def test_a_reader_of_a_stream_that_ends_first_is_not_told_that_it_caught_up(stream):
+async def test_a_reader_of_a_stream_that_ends_first_gets_no_notice_caught_up(stream):
     stream.log.append(TextDelta("a", 0))
     with stream.join(reports_caught_up=True) as reader:
         assert await reader.take() == [(1, TextDelta("a", 0))]
