@@ -17,6 +17,7 @@ from tokenwire.wire.metadata import parse_initial_metadata
 from ..grpc_client.call import Call
 from ..http.body_writer import BodyWriter, body_writer_of
 from ..http.shutdown import Shutdown
+from ..problems import Problem
 from .events import encode
 from .formats import Format
 
@@ -30,8 +31,9 @@ class RelayResponse(Response):
 
     The head is sent once the server has accepted the call, before the provider answers. If the server
     refuses the call, the error is raised, and becomes a response of its own. If the call fails later, the
-    error is the response's last event. When the caller leaves, the call is cancelled at once, also while
-    nothing is sent.
+    error is the response's last event. In a format that has no place for an error, the head waits for the
+    first bytes, so that a failure before them can be a status. When the caller leaves, the call is
+    cancelled at once, also while nothing is sent.
     """
 
     def __init__(
@@ -67,43 +69,54 @@ class RelayResponse(Response):
                 # each resumption would pass through the 25 coroutines of the application's layers.
                 await until_disconnect(receive, self._run(send, shutdown))
             except TokenwireError as error:
-                raise shutdown.problem_instead_of(error) from None
+                raise self._problem(error, shutdown) from None
 
     async def _run(self, send: Send, shutdown: Shutdown) -> None:
         async with self._call as call:
             metadata = parse_initial_metadata(await call.initial_metadata())
             self._stream_id = metadata.stream_id
-            messages = await call.read() if self._waits_for_event else None
-            if messages == []:
-                await _send_empty(send)
-                return
-            await self._send_head(send)
-            await self._relay(call, messages or [], send, shutdown)
+            body = b""
+            if self._waits_for_event or self._form.is_cut_off_by_errors:
+                messages = await call.read()
+                if self._waits_for_event and not messages:
+                    await _send_empty(send)
+                    return
+                body = self._joined(messages)
+                while self._form.is_cut_off_by_errors and messages and not body:
+                    messages = await call.read()
+                    body = self._joined(messages)
+            await self._send_head(body, send)
+            await self._relay(call, send, shutdown)
 
-    async def _relay(
-        self, call: Call, messages: list[bytes], send: Send, shutdown: Shutdown
-    ) -> None:
+    async def _relay(self, call: Call, send: Send, shutdown: Shutdown) -> None:
         is_complete = True
         try:
-            while messages or (messages := await call.read()):
-                if body := b"".join(map(self._bytes, messages)):
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-                messages = []
+            while True:
                 if self._writer is not None:
                     await call.push(self._push)
+                if not (messages := await call.read()):
+                    break
+                if body := self._joined(messages):
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
         except TokenwireError as error:
-            error.stream_id = error.stream_id or self._stream_id
-            error.last_sequence = error.last_sequence or self._last_sequence
-            body = self._form.error(shutdown.problem_instead_of(error))
+            body = self._form.error(self._problem(error, shutdown))
             is_complete = not self._form.is_cut_off_by_errors
         else:
             body = b""
         if is_complete:
             await send({"type": "http.response.body", "body": body, "more_body": False})
 
+    def _problem(self, error: TokenwireError, shutdown: Shutdown) -> Problem:
+        error.stream_id = error.stream_id or self._stream_id
+        error.last_sequence = error.last_sequence or self._last_sequence
+        return shutdown.problem_instead_of(error)
+
+    def _joined(self, messages: list[bytes]) -> bytes:
+        return b"".join(map(self._bytes, messages))
+
     def _push(self, messages: list[bytes]) -> bool:
         assert self._writer is not None  # noqa: S101  # for the type checker
-        return self._writer.write(b"".join(map(self._bytes, messages)))
+        return self._writer.write(self._joined(messages))
 
     def _bytes(self, message: bytes) -> bytes:
         event = encode(message)
@@ -112,7 +125,7 @@ class RelayResponse(Response):
             return self._form.keep_alive(event)
         return self._form.event(event)
 
-    async def _send_head(self, send: Send) -> None:
+    async def _send_head(self, body: bytes, send: Send) -> None:
         headers = {
             "content-type": self._form.media_type,
             "cache-control": "no-cache",
@@ -120,7 +133,8 @@ class RelayResponse(Response):
             STREAM_ID_HEADER: self._stream_id,
         }
         await send({"type": "http.response.start", "status": 200, "headers": _raw(headers)})
-        await send({"type": "http.response.body", "body": self._preamble, "more_body": True})
+        body = self._preamble + body
+        await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 async def until_disconnect(receive: Receive, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
