@@ -134,6 +134,48 @@ async def test_where_the_network_and_the_server_split_the_bytes_never_matters(
     assert await read_all(call) == payloads
 
 
+@given(
+    steps=st.lists(st.sampled_from(["message", "piece", "pause", "decline", "accept"]), max_size=40)
+)
+async def test_a_sink_that_declines_at_times_gets_each_message_once_in_order(steps):
+    peer = Peer()
+    call = await opened(peer)
+    peer.exchange()
+    peer.server.send_headers(1, RESPONSE)
+    received, accepts = [], True
+
+    def sink(messages):
+        if accepts:
+            received.extend(messages)
+        return accepts
+
+    async def relay():
+        while True:
+            await call.push(sink)
+            if not (messages := await call.read()):
+                return
+            received.extend(messages)
+
+    relaying = asyncio.create_task(relay())
+    sent, rest = [], b""
+    for number, step in enumerate([*steps, "message"]):
+        if step in ("message", "piece"):
+            sent.append(b"%d" % number)
+            body = rest + message(sent[-1])
+            split = len(body) if step == "message" else len(body) - 3
+            peer.server.send_data(1, body[:split])
+            rest = body[split:]
+            peer.exchange()
+        elif step == "pause":
+            await asyncio.sleep(0)
+        else:
+            accepts = step == "accept"
+    peer.server.send_headers(1, OK, end_stream=True)
+    peer.exchange()
+    await asyncio.wait_for(relaying, 10)
+    assert received == sent
+
+
 async def test_a_message_larger_than_the_window_arrives_and_the_server_waits_for_a_reader_that_does_not_read():
     payload = bytes(range(256)) * 4096  # 1 MiB
     peer = Peer()
