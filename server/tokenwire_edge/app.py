@@ -14,6 +14,7 @@ from tokenwire.errors import TokenwireError
 
 from . import openapi
 from .grpc_client.channel import Channel
+from .http.errors import problem_response
 from .http.middleware import add_middleware
 from .problems import Problem, problem_of
 from .routes import chat, health, playground, streams, unary
@@ -76,8 +77,6 @@ async def _no_response(request: Request, error: Exception) -> Response:  # noqa:
 
 
 async def _problem_response(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    problem = error if isinstance(error, Problem) else None
-    if isinstance(error, TokenwireError):
-        problem = problem_of(error)
-    assert problem is not None  # noqa: S101  # for the type checker
-    return Response(problem.body(), problem.status, problem.headers())
+    problem = problem_of(error) if isinstance(error, TokenwireError) else error
+    assert isinstance(problem, Problem)  # noqa: S101  # for the type checker
+    return problem_response(problem)
