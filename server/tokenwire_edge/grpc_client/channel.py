@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tempfile import NamedTemporaryFile
 
 import grpc
+from hpack import NeverIndexedHeaderTuple
 
 from tokenwire import __version__
 from tokenwire.connect.channel import Connection as ConnectionSettings
@@ -162,7 +163,10 @@ class Channel:
             (b"user-agent", b"tokenwire-edge/" + __version__.encode()),
             (b"grpc-timeout", _timeout(timeout_s)),
         ]
-        headers += [(name.encode(), value.encode()) for name, value in metadata]
+        # Keys: RFC 7541, section 7.1.3, keeps them out of the compression state that all calls share.
+        headers += [
+            NeverIndexedHeaderTuple(name.encode(), value.encode()) for name, value in metadata
+        ]
         return headers
 
 

@@ -9,8 +9,9 @@ from e2e_tls import AUTHORITY, STRANGER, TENANT
 from e2e_tls import serving as serving_tls
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import StreamEnded
+from h2.events import RequestReceived, StreamEnded
 from h2.settings import SettingCodes
+from hpack import NeverIndexedHeaderTuple
 
 from tokenwire.connect.channel import connection_to
 from tokenwire.connect.tls import Tls
@@ -38,8 +39,8 @@ async def listening(path, serve):
 
 @asynccontextmanager
 async def serving(path, *, max_streams):
-    """A server that answers each call after 50 ms; yields the count of its connections."""
-    seen = SimpleNamespace(connections=0)
+    """A server that answers each call after 50 ms; yields the count of its connections, and the last headers."""
+    seen = SimpleNamespace(connections=0, headers=[])
 
     async def serve(reader, writer):
         seen.connections += 1
@@ -56,6 +57,8 @@ async def serving(path, *, max_streams):
         writer.write(h2.data_to_send())
         while data := await reader.read(65536):
             for event in h2.receive_data(data):
+                if isinstance(event, RequestReceived):
+                    seen.headers = event.headers
                 if isinstance(event, StreamEnded):
                     asyncio.get_running_loop().call_later(0.05, answer, event.stream_id)
             writer.write(h2.data_to_send())
@@ -75,6 +78,17 @@ async def test_calls_that_wait_for_one_connection_get_others_when_it_has_no_room
         calls = [channel.unary("a.B/C", b"", timeout_s=10) for _ in range(7)]
         assert await asyncio.gather(*calls) == [b"hi"] * 7
         assert seen.connections == 4
+        await channel.close()
+
+
+async def test_keys_stay_out_of_the_compression_state_of_the_connection(tmp_path):
+    async with serving(tmp_path / "socket", max_streams=2) as seen:
+        channel = channel_to(tmp_path / "socket")
+        metadata = [("authorization", "Bearer key")]
+        await channel.unary("a.B/C", b"", metadata=metadata, timeout_s=10)
+        [key] = [each for each in seen.headers if each[0] == b"authorization"]
+        assert isinstance(key, NeverIndexedHeaderTuple)
+        assert tuple(key) == (b"authorization", b"Bearer key")
         await channel.close()
 
 
