@@ -16,7 +16,10 @@ def call_metadata(headers: Headers) -> CallMetadata:
 
     The server decides whether a key is needed and valid. Raises Problem if the header is malformed.
     """
-    return authorization_metadata(headers.get("authorization", ""))
+    found = headers.getlist("authorization")
+    if len(found) > 1:
+        raise Problem(401, "UNAUTHENTICATED", "Authorization is given more than once")
+    return authorization_metadata(found[0] if found else "")
 
 
 def authorization_metadata(authorization: str) -> CallMetadata:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from ..problems import Problem
 
 _CONTENT_POLICY = (
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
@@ -29,6 +33,22 @@ _ORIGIN = re.compile(
 )
 
 
+class _Cors(CORSMiddleware):
+    """Answers refused preflights with problems."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code != 200:
+            text = bytes(response.body).decode().removeprefix("Disallowed CORS ")
+            detail = f"pages of this origin may not send such requests: {text} not allowed"
+            problem = Problem(403, "PERMISSION_DENIED", detail)
+            kept = {
+                name: each for name, each in response.headers.items() if name != "content-length"
+            }
+            response = Response(problem.body(), problem.status, kept | problem.headers())
+        return response
+
+
 def cors(origins: Sequence[str]) -> list[Middleware]:
     """Return the middleware that lets pages of `origins` call the edge, or an empty list for no origins.
 
@@ -48,7 +68,7 @@ def cors(origins: Sequence[str]) -> list[Middleware]:
             )
     return [
         Middleware(
-            CORSMiddleware,
+            _Cors,
             allow_origins=tuple(origins),
             allow_methods=ALLOWED_METHODS,
             allow_headers=ALLOWED_HEADERS,

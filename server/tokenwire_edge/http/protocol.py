@@ -280,7 +280,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         if len(self.headers) == MAX_HEADERS:
             text = f"the request has more than {MAX_HEADERS} headers"
             raise _Refused(Problem(431, "HEADER_TOO_LARGE", text))
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # the parser removes only what precedes it
 
     def _count(self, size: int) -> None:
         self._head_size += size
@@ -301,6 +301,12 @@ class EdgeHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._unparsed = 0
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            what = "more than one header Host" if hosts else "no header Host"
+            raise _Refused(
+                Problem(400, "INVALID_REQUEST", f"the request has {what}")
+            )  # RFC 9112, 3.2
         if self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             if not self._should_upgrade():

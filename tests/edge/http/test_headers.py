@@ -6,11 +6,14 @@ import re
 
 import pytest
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, StreamingResponse
 
 from raw_http import head, responses, serving
+from tokenwire_edge.http.credentials import call_metadata
 from tokenwire_edge.http.headers import cors
 from tokenwire_edge.http.middleware import add_middleware
+from tokenwire_edge.problems import Problem
 from tokenwire_edge.settings import Settings
 
 
@@ -96,6 +99,13 @@ def test_a_bug_in_a_response_that_has_begun_cuts_it_off(edge):
     assert received.endswith(b"\r\n\r\n5\r\nfirst\r\n")
 
 
+def test_a_request_with_two_keys_is_refused_instead_of_one_of_them_being_chosen():
+    with pytest.raises(Problem, match="more than once"):
+        call_metadata(
+            Headers(raw=[(b"authorization", b"Bearer a"), (b"authorization", b"Bearer b")])
+        )
+
+
 # CORS
 
 
@@ -126,6 +136,15 @@ def test_pages_of_listed_origins_may_call_and_read_what_they_need():
             assert "Origin" in response.headers["vary"]
         other = get(edge, "/text", "origin: https://b.example")
         assert "access-control-allow-origin" not in other.headers
+        preflight = get(
+            edge,
+            "/text",
+            "origin: https://b.example",
+            "access-control-request-method: POST",
+            method="OPTIONS",
+        )
+        assert preflight.problem == (403, "PERMISSION_DENIED")
+        assert "access-control-allow-origin" not in preflight.headers
 
 
 def test_a_star_lets_every_page_call():

@@ -177,8 +177,10 @@ def test_an_upgrade_to_websocket_with_a_large_head_gets_431(edge):
         b"GET / HTTP/1.1\r\nx y\r\n\r\n",
         head("/echo", "POST", "content-length: 1", "transfer-encoding: chunked"),
         head("/echo", "POST", "transfer-encoding: chunked") + b"zz\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        head("/", "GET", "host: other"),
     ],
-    ids=["tls", "no path", "header", "smuggling", "chunk"],
+    ids=["tls", "no path", "header", "smuggling", "chunk", "no host", "two hosts"],
 )
 def test_invalid_http_gets_400_that_reveals_nothing_about_the_server(edge, sent):
     with edge.connection(sent) as connection:
