@@ -43,7 +43,7 @@ def run(app: Starlette, settings: Settings) -> int:
     second signal ends the process at once.
     """
     logging.basicConfig(
-        level=logging.INFO,
+        level=settings.log_level,
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
@@ -75,7 +75,7 @@ def config_of(app: Starlette, settings: Settings) -> uvicorn.Config:
         lifespan="on",
         log_config=None,
         # Its INFO lines contain query strings, which contain tickets; its DEBUG lines contain frames.
-        log_level="warning",
+        log_level="error" if settings.log_level == "ERROR" else "warning",
         access_log=False,
         proxy_headers=False,
         server_header=False,

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -40,6 +40,8 @@ class Settings(BaseSettings):
 
     listen: str = "127.0.0.1:8080"
     """Address on which HTTP is served."""
+    log_level: Literal["INFO", "WARNING", "ERROR"] = "INFO"
+    """Lowest level of the log records that are written to stderr. INFO has one for each request."""
     target: str = "127.0.0.1:50051"
     """Address of the Tokenwire server: `host:port`, without `http://`."""
     tls: bool | None = None
