@@ -17,6 +17,7 @@ from .grpc_client.channel import Channel
 from .http.errors import problem_response
 from .http.middleware import add_middleware
 from .problems import Problem, problem_of
+from .requests import parse_chat_request
 from .routes import chat, health, playground, streams, unary
 from .settings import Settings
 from .tickets import tickets_of
@@ -35,6 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001  # FastAPI's signature
+        # Builds the tables for reading messages, which would delay the first request by 50 ms.
+        parse_chat_request(b'{"model": "none", "prompt": "none"}')
         yield
         await channel.close()
 
@@ -59,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(unary.router)
     app.include_router(health.router)
     app.include_router(websocket.router)
-    app.mount("/static", playground.PlaygroundFiles())
+    app.mount("/static", playground.Files(with_page=settings.playground))
     if settings.playground:
         app.include_router(playground.router)
     openapi.install(app)

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the edge, such as `https://app.example.com`. None by default."""
     playground: bool = True
-    """Whether the playground is served at `/`."""
+    """Whether the playground is served at `/`. The browser client is always at `/static/tokenwire.js`."""
 
     ticket_secrets: tuple[SecretStr, ...] = ()
     """Secrets of at least 32 characters that encrypt and sign the tickets of EventSource. The first one is

@@ -1,4 +1,4 @@
-"""The playground: the page at `/` and the files under `/static`."""
+"""The playground, the page at `/`, and the browser client: the files under `/static`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 DIRECTORY = Path(__file__).parent.parent / "static"
+
+CLIENT_FILES = frozenset(
+    (
+        *("tokenwire.js", "tokenwire.d.ts"),
+        *("answer.js", "errors.js", "http.js", "socket.js", "sse.js", "stream.js"),
+    )
+)
+"""The browser client: what callers import, its types, and the modules that it imports."""
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -37,11 +45,17 @@ async def playground() -> FileResponse:
     return FileResponse(DIRECTORY / "index.html", headers=_HEADERS)
 
 
-class PlaygroundFiles(StaticFiles):
-    """The scripts and styles of the page, and the browser client. To be mounted at `/static`."""
+class Files(StaticFiles):
+    """The browser client, and with `with_page` also the page's files. To be mounted at `/static`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_page: bool) -> None:
         super().__init__(directory=DIRECTORY)
+        self._with_page = with_page
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        if not self._with_page and path not in CLIENT_FILES:
+            return "", None
+        return super().lookup_path(path)
 
     def file_response(
         self,
