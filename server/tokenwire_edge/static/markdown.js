@@ -11,7 +11,7 @@
  */
 
 /** Characters of a line that decide what it is, and about the largest size of a leaf. */
-export const MAX_LEAF = 4096;
+const MAX_LEAF = 4096;
 const MAX_DEPTH = 12;
 
 const FENCE = /^( {0,3})(`{3,}|~{3,})([^`]*)$/;

@@ -168,11 +168,9 @@ export class Measurement {
 }
 
 /** Return the usage with numbers: 64-bit integers are strings in protobuf's JSON mapping. */
-function usageOf({ inputTokens, outputTokens, reasoningTokens, costMicrousd, estimated }) {
+function usageOf({ outputTokens, costMicrousd, estimated }) {
   return {
-    inputTokens: Number(inputTokens ?? 0),
     outputTokens: Number(outputTokens ?? 0),
-    reasoningTokens: reasoningTokens === undefined ? null : Number(reasoningTokens),
     costMicrousd: costMicrousd === undefined ? null : Number(costMicrousd),
     isEstimated: estimated ?? false,
   };

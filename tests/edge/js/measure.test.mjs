@@ -28,7 +28,7 @@ test("a stream's figures are those of its events", () => {
   measurement.add({ type: "finished", sequence: "102", finished: { usage, timings } }, 3290);
   assert.equal(measurement.endMs, 2290);
   assert.equal(Math.round(measurement.tokensPerSecond(9999)), 50);
-  assert.deepEqual([measurement.usage.costMicrousd, measurement.usage.reasoningTokens], [42, null]);
+  assert.deepEqual([measurement.usage.costMicrousd, measurement.usage.outputTokens], [42, 100]);
   assert.equal(durationMs(measurement.serverTimings.ttft), 298);
   assert.equal(measurement.isFromCache, true);
 });
