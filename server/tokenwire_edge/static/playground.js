@@ -188,7 +188,7 @@ function updateControls() {
   const isBusy = isRunning();
   const focused = document.activeElement;
   send.disabled = isBusy;
-  stop.disabled = !isBusy || isStopping;
+  stop.disabled = !isBusy;
   pull.disabled = !streamed?.isRunning || streamed.state === "out" || isStopping;
   // A button that is disabled loses the focus, and the keyboard user their place.
   if (focused === send && isBusy) stop.focus();
