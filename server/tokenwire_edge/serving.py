@@ -159,7 +159,7 @@ def bind(address: str, *, write_stall_s: float) -> list[socket.socket]:
     found = dict.fromkeys(
         (family, place)
         for family, _, _, _, place in socket.getaddrinfo(
-            host.strip("[]") or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host.strip("[]") or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     )
     sockets: list[socket.socket] = []

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from raw_http import Response, head, responses
+from tokenwire_edge.serving import bind
 
 LONG = "openai/sim?itl_ms=20&tokens=100000"
 SHORT = "openai/sim?itl_ms=20&tokens=30"
@@ -128,6 +129,13 @@ def test_readiness_follows_the_server_and_a_second_signal_ends_at_once(
                             if edge.poll() is not None:
                                 break
                     assert edge.wait(10) == 128 + signal.SIGTERM
+
+
+def test_an_address_without_a_host_means_all_addresses_on_one_port():
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(each) for each in bind(":0", write_stall_s=1)]
+        [port] = {each.getsockname()[1] for each in sockets}
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
 
 
 def test_a_port_that_is_taken_is_one_line_on_stderr():
