@@ -277,7 +277,8 @@ class UpstreamError(TokenwireError):
 
     `provider_text` is what the provider wrote, for the log only. `error_type`, `error_code` and `field` are
     the provider's names for the kind of error and the invalid field; they reach the caller. So does
-    `provider_message`: a redacted text, only for requests that the caller can correct.
+    `provider_message`: a redacted text, only for requests that the caller can correct. `requested_delay_s`
+    is the delay before a retry that the provider itself named; `retry_after_s` is what callers are told.
     """
 
     def __init__(
@@ -292,6 +293,7 @@ class UpstreamError(TokenwireError):
         provider_message: str = "",
         provider_text: str = "",
         retry_after_s: float | None = None,
+        requested_delay_s: float | None = None,
     ) -> None:
         self.provider = provider
         self.status = status
@@ -301,6 +303,7 @@ class UpstreamError(TokenwireError):
         self.field = field
         self.provider_text = provider_text
         self.retry_after_s = retry_after_s
+        self.requested_delay_s = requested_delay_s
         super().__init__(message)
 
     def facts(self) -> dict[str, str]:

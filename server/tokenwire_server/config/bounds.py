@@ -22,6 +22,7 @@ MAX_TOKENS = 10**9
 MAX_DAYS = 36_500
 """A century: the present time plus or minus a century is a valid date."""
 MAX_CALLER_LIMIT = 10**12
+MAX_ATTEMPTS = 100
 MAX_PRICE_USD = 10**6
 MAX_PRICE_DECIMALS = 9
 MAX_PRICE_FACTOR = 1000
@@ -39,6 +40,8 @@ _number = BeforeValidator(_not_a_bool)
 
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False), _number]
 SecondsOrZero = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False), _number]
+Attempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS), _number]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), _number]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _number]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES), _number]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), _number]

@@ -83,11 +83,15 @@ def classify(
     kind = outcome.kind
     if kind is ContextTooLong and meaning not in _WITH_MESSAGE:
         meaning = 400
+    requested_delay_s = None
     if not issubclass(kind, UpstreamRateLimited | UpstreamUnavailable):
         retry_after_s = None
-    elif retry_after_s is None:
-        delay_s = retry_delay.from_body(body)
-        retry_after_s = retry_delay.DEFAULT_RETRY_AFTER_S if delay_s is None else delay_s
+    else:
+        if retry_after_s is None:
+            retry_after_s = retry_delay.from_body(body)
+        requested_delay_s = retry_after_s
+        if retry_after_s is None:
+            retry_after_s = retry_delay.DEFAULT_RETRY_AFTER_S
     subject = f"provider {provider!r}" if provider else "the provider"
     http = f" (HTTP {status})" if status is not None else ""
     error = kind(
@@ -100,6 +104,7 @@ def classify(
         provider_message=_message(body, kind, meaning),
         provider_text=body.log_text,
         retry_after_s=retry_after_s,
+        requested_delay_s=requested_delay_s,
     )
     if isinstance(error, ContextTooLong):
         error.input_tokens, error.limit_tokens = context_length.token_counts(body)
