@@ -72,6 +72,9 @@ class SimulatorProcess:
             "ANTHROPIC_API_KEY": "key-of-anthropic",
             "OPENAI_BASE_URL": f"{self.url}/v1",
             "ANTHROPIC_BASE_URL": self.url,
+            # Errors that are retried reach the caller as soon as others.
+            "TOKENWIRE_RETRIES__BASE_S": "0.01",
+            "TOKENWIRE_RETRIES__CAP_S": "0.02",
         }
 
 

@@ -26,6 +26,7 @@ from .pricing.pricebook import PriceBook
 from .pricing.tokenizers import Tokenizers
 from .providers.registry import ProviderRegistry
 from .routing.plan import Router
+from .routing.retry import Retries
 from .rpc.authentication import SPARE_CALLS, Authentication, OpenCalls
 from .rpc.callers import CallerService
 from .rpc.models import ModelService
@@ -132,7 +133,8 @@ async def serve(
         recorder, cache = UsageRecorder(ledger), ResponseCache.within(settings.limits)
         directory = StreamDirectory()
         observers = (Settlement(), recorder, cache)
-        streams = StreamHost(settings.limits, tasks, directory, observers)
+        retries = Retries(settings.retries)
+        streams = StreamHost(settings.limits, tasks, directory, retries, observers)
         limiter = MemoryLimiter(settings.tenants)
         spend = SpendLimiter(settings.tenants)
         await _remember_spend(store, spend, settings.limits.max_stream_duration_s)

@@ -205,15 +205,22 @@ class Logprobs(msgspec.Struct, frozen=True, gc=False):
 class NoticeKind(enum.IntEnum):
     """What a notice in a log reports. The values are those of NoticeKind in the proto."""
 
+    RETRYING = 1
     MODEL_CHANGED = 4
 
 
 class Notice(msgspec.Struct, frozen=True, gc=False):
-    """A change of the stream: the model that answers from now on, and its provider."""
+    """A change of the stream. It is no content."""
 
     kind: NoticeKind
-    model: str
+    model: str = ""
+    """With MODEL_CHANGED: the model that answers from now on."""
     provider: str = ""
+    """With MODEL_CHANGED: the provider of that model."""
+    attempt: int = 0
+    """With RETRYING: the number of the attempt that follows, counted from 1."""
+    delay_s: float = 0.0
+    """With RETRYING: the time until that attempt."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):

@@ -33,7 +33,7 @@ async def failing(call):
         ("status=404", grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
         ("status=413", grpc.StatusCode.INVALID_ARGUMENT, "UPSTREAM_REJECTED"),
         ("status=422", grpc.StatusCode.INVALID_ARGUMENT, "UPSTREAM_REJECTED"),
-        ("status=429&retry_after=7", grpc.StatusCode.UNAVAILABLE, "UPSTREAM_RATE_LIMITED"),
+        ("status=429&retry_after=30", grpc.StatusCode.UNAVAILABLE, "UPSTREAM_RATE_LIMITED"),
         ("status=500", grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
         ("status=503", grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
         ("status=529", grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
@@ -57,7 +57,7 @@ async def test_each_upstream_failure_has_its_documented_reason(
     assert (error.code(), found["ErrorInfo"].reason) == (code, reason)
     assert ("RetryInfo" in found) == (code == grpc.StatusCode.UNAVAILABLE)
     if "retry_after" in scenario:
-        assert found["RetryInfo"].retry_delay.seconds == 7
+        assert found["RetryInfo"].retry_delay.seconds == 30
     if code == grpc.StatusCode.ABORTED:
         metadata = found["ErrorInfo"].metadata
         assert metadata["stream_id"] == events[0].started.stream_id

@@ -11,6 +11,7 @@ import trustme
 from e2e_calls import details, reason
 from raw_provider import HEAD, RawProvider, wait_for_end
 
+ONE_ATTEMPT = {"TOKENWIRE_RETRIES__MAX_ATTEMPTS": "1"}
 TOKEN = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
 
 
@@ -21,7 +22,8 @@ def serving(start, api_on):
 
     @asynccontextmanager
     async def run(url, **env):
-        environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": url, **env}
+        # The providers here answer one request on each connection, and a retry may use it again.
+        environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": url, **ONE_ATTEMPT, **env}
         with start("serve", "--listen", "127.0.0.1:0", env=environ) as (_, address):
             async with grpc.aio.insecure_channel(address) as channel:
                 yield api_on(channel)

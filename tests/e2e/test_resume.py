@@ -155,13 +155,13 @@ async def test_every_reader_gets_a_failure_after_all_earlier_events(api, provide
 
 
 async def test_every_reader_gets_a_failure_before_the_first_token(api):
-    call = api.chat_stream(api.request("openai/sim?status=429&retry_after=7"))
+    call = api.chat_stream(api.request("openai/sim?status=429&retry_after=30"))
     stream_id = await stream_id_of(call)
     for each in (call, resume(api, stream_id)):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await read(each)
         assert info(caught.value).reason == "UPSTREAM_RATE_LIMITED"
-        assert details(caught.value)["RetryInfo"].retry_delay.seconds == 7
+        assert details(caught.value)["RetryInfo"].retry_delay.seconds == 30
 
 
 @pytest.mark.parametrize("rpc", ["resume_stream", "get_stream", "cancel_stream", "delete_stream"])

@@ -11,6 +11,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from tokenwire.v1.event_pb2 import (
     NOTICE_KIND_MODEL_CHANGED,
+    NOTICE_KIND_RETRYING,
     Citation,
     InvalidToolCall,
     Notice,
@@ -186,6 +187,9 @@ def _notice_text(notice: Notice) -> str | None:
     """Return a notice for people, or None if this version does not recognize it."""
     if notice.kind == NOTICE_KIND_MODEL_CHANGED:
         return f"the answer continues with the model {one_line(notice.model)}"
+    if notice.kind == NOTICE_KIND_RETRYING:
+        delay_s = notice.delay.ToTimedelta().total_seconds()
+        return f"the provider failed; attempt {notice.attempt} follows in {delay_s:.1f} s"
     return None
 
 

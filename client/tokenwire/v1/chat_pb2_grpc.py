@@ -90,6 +90,9 @@ class ChatServiceServicer(object):
         and is sent before the provider is called. A stream that ends deliberately ends with a `finished` event
         and status OK. Any other end is an error status. New event types may be added: ignore an event type you
         do not recognize, but count its sequence.
+
+        The server repeats a request to the provider that failed before the first content, see
+        NOTICE_KIND_RETRYING. A retry policy of the caller's gRPC library has no effect after initial metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,6 +38,9 @@ class ChatServiceStub:
     and is sent before the provider is called. A stream that ends deliberately ends with a `finished` event
     and status OK. Any other end is an error status. New event types may be added: ignore an event type you
     do not recognize, but count its sequence.
+
+    The server repeats a request to the provider that failed before the first content, see
+    NOTICE_KIND_RETRYING. A retry policy of the caller's gRPC library has no effect after initial metadata.
     """
 
     CountTokens: grpc.UnaryUnaryMultiCallable[
@@ -115,6 +118,9 @@ class ChatServiceAsyncStub:
     and is sent before the provider is called. A stream that ends deliberately ends with a `finished` event
     and status OK. Any other end is an error status. New event types may be added: ignore an event type you
     do not recognize, but count its sequence.
+
+    The server repeats a request to the provider that failed before the first content, see
+    NOTICE_KIND_RETRYING. A retry policy of the caller's gRPC library has no effect after initial metadata.
     """
 
     CountTokens: grpc.aio.UnaryUnaryMultiCallable[
@@ -194,6 +200,9 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         and is sent before the provider is called. A stream that ends deliberately ends with a `finished` event
         and status OK. Any other end is an error status. New event types may be added: ignore an event type you
         do not recognize, but count its sequence.
+
+        The server repeats a request to the provider that failed before the first content, see
+        NOTICE_KIND_RETRYING. A retry policy of the caller's gRPC library has no effect after initial metadata.
         """
 
     @abc.abstractmethod

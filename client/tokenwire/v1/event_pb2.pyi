@@ -82,6 +82,10 @@ class _NoticeKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     NOTICE_KIND_UNSPECIFIED: _NoticeKind.ValueType  # 0
     """Never sent."""
+    NOTICE_KIND_RETRYING: _NoticeKind.ValueType  # 1
+    """A request to the provider failed before the first content, and is repeated after `delay`. Sent before
+    each further attempt. The answer has not begun.
+    """
     NOTICE_KIND_MODEL_CHANGED: _NoticeKind.ValueType  # 4
     """The provider continues the answer with another model: `model`."""
     NOTICE_KIND_CAUGHT_UP: _NoticeKind.ValueType  # 5
@@ -96,6 +100,10 @@ class NoticeKind(_NoticeKind, metaclass=_NoticeKindEnumTypeWrapper):
 
 NOTICE_KIND_UNSPECIFIED: NoticeKind.ValueType  # 0
 """Never sent."""
+NOTICE_KIND_RETRYING: NoticeKind.ValueType  # 1
+"""A request to the provider failed before the first content, and is repeated after `delay`. Sent before
+each further attempt. The answer has not begun.
+"""
 NOTICE_KIND_MODEL_CHANGED: NoticeKind.ValueType  # 4
 """The provider continues the answer with another model: `model`."""
 NOTICE_KIND_CAUGHT_UP: NoticeKind.ValueType  # 5
@@ -659,20 +667,31 @@ class Notice(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     PROVIDER_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    DELAY_FIELD_NUMBER: builtins.int
     kind: global___NoticeKind.ValueType
     """What the notice reports."""
     model: builtins.str
     """Name of the model that answers from now on. Set only with NOTICE_KIND_MODEL_CHANGED."""
     provider: builtins.str
     """Name of the provider that answers from now on. Set only with NOTICE_KIND_MODEL_CHANGED."""
+    attempt: builtins.int
+    """Number of the attempt that follows: 2 for the first retry. Set only with NOTICE_KIND_RETRYING."""
+    @property
+    def delay(self) -> google.protobuf.duration_pb2.Duration:
+        """Time until the attempt. Set only with NOTICE_KIND_RETRYING."""
+
     def __init__(
         self,
         *,
         kind: global___NoticeKind.ValueType = ...,
         model: builtins.str = ...,
         provider: builtins.str = ...,
+        attempt: builtins.int = ...,
+        delay: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["kind", b"kind", "model", b"model", "provider", b"provider"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["delay", b"delay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "delay", b"delay", "kind", b"kind", "model", b"model", "provider", b"provider"]) -> None: ...
 
 global___Notice = Notice
 

@@ -130,7 +130,8 @@ class Chats:
     ) -> Opened:
         plan = self._admission.plan(request, caller, violations, deadline)
         stream, allowances, is_new = await self._open_stream(request, plan, caller, deadline)
-        return stream, stream.join(0, delivery, reports_caught_up=not is_new), allowances
+        reader = stream.join(0, delivery, reports_caught_up=not is_new, deadline=deadline)
+        return stream, reader, allowances
 
     async def _open_stream(
         self, request: ChatRequest, plan: Plan, caller: Caller, deadline: float | None
@@ -152,14 +153,23 @@ class Chats:
 
     @asynccontextmanager
     async def resume(
-        self, stream_id: str, caller: Caller, after_sequence: int, delivery: Delivery
+        self,
+        stream_id: str,
+        caller: Caller,
+        after_sequence: int,
+        delivery: Delivery,
+        *,
+        deadline: float | None,
     ) -> AsyncIterator[Reader]:
         """Read a stream from a sequence on. Leaving the block leaves the stream.
 
-        Raises StreamNotFound, ResumePointAhead, ResumePointExpired, Overloaded.
+        `deadline` is the caller's, a value of `time.monotonic`. Raises StreamNotFound, ResumePointAhead,
+        ResumePointExpired, Overloaded.
         """
         stream = await self.find(stream_id, caller)
-        with stream.join(after_sequence, delivery, reports_caught_up=True) as reader:
+        with stream.join(
+            after_sequence, delivery, reports_caught_up=True, deadline=deadline
+        ) as reader:
             yield reader
 
     async def find(self, stream_id: str, caller: Caller) -> StreamHandle:

@@ -246,12 +246,12 @@ class Limits(_Section):
     """Maximum duration of a stream in seconds, from the accepted request to its end. Then the stream finishes
     with TIME_LIMIT."""
     upstream_connect_s: Seconds = 5.0
-    """Seconds for connecting to a provider: name lookup, TCP and TLS together. Then the stream fails with
-    UPSTREAM_UNAVAILABLE."""
+    """Seconds for connecting to a provider: name lookup, TCP and TLS together. Then the request has failed:
+    it is repeated, or the stream fails with UPSTREAM_UNAVAILABLE."""
     upstream_first_content_s: Seconds = 600.0
     """Seconds from the request to a provider until the first text, reasoning or tool call. Headers, role
     chunks and pings do not count, so a model may think for this long without output. Then the stream fails
-    with UPSTREAM_UNAVAILABLE."""
+    with UPSTREAM_UNAVAILABLE, without a retry: the provider may bill the request."""
     upstream_idle_s: Seconds = 300.0
     """Maximum time without any bytes from a provider after the first content, in seconds. Then the stream
     fails with UPSTREAM_STALLED."""

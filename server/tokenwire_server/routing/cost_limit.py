@@ -42,15 +42,20 @@ class CostLimit:
     `Tariff.estimated_cost_microusd`.
     """
 
-    __slots__ = ("_budget", "_reservation", "_tariff", "check_at_chars")
+    __slots__ = ("_before_microusd", "_budget", "_reservation", "_tariff", "check_at_chars")
 
     def __init__(
         self,
         tariff: Tariff,
         max_cost_microusd: int | None,
         reservation: SpendReservation | None,
+        *,
+        before_microusd: int = 0,
     ) -> None:
-        """At least one of `max_cost_microusd`, the request's budget, and `reservation` must be given."""
+        """At least one of `max_cost_microusd`, the request's budget, and `reservation` must be given.
+        `before_microusd` is the cost of the stream's earlier attempts, to which the limits apply, too.
+        """
+        self._before_microusd = before_microusd
         self._tariff = tariff
         self._budget = max_cost_microusd
         self._reservation = reservation
@@ -59,7 +64,7 @@ class CostLimit:
 
     def reserve_or_stop(self, usage: Usage, chars: int) -> bool:
         """Reserve what an answer of `chars` characters needs. Return True if it must stop instead."""
-        cost_microusd = self._tariff.estimated_cost_microusd(usage)
+        cost_microusd = self._before_microusd + self._tariff.estimated_cost_microusd(usage)
         if cost_microusd > self._limit_microusd and not self._extend(usage, cost_microusd):
             return True
         self.check_at_chars = chars + self._safe_chars(usage)
@@ -72,7 +77,8 @@ class CostLimit:
 
     def _safe_chars(self, usage: Usage) -> int:
         """Return after how many more characters, at least 1, the limit must be checked again."""
-        ceiling = self._tariff.output_token_ceiling(usage, self._limit_microusd)
+        left_microusd = max(0, self._limit_microusd - self._before_microusd)
+        ceiling = self._tariff.output_token_ceiling(usage, left_microusd)
         # Check one character early: more text can change the tokens of the text before it by one or two.
         return max(1, (ceiling - usage.output_tokens) // MAX_CHAR_TOKENS)
 
@@ -82,7 +88,7 @@ class CostLimit:
         if reservation is None or (budget is not None and cost_microusd > budget):
             return False
         more = msgspec.structs.replace(usage, output_tokens=usage.output_tokens + EXTENSION_TOKENS)
-        wanted_microusd = self._tariff.estimated_cost_microusd(more)
+        wanted_microusd = self._before_microusd + self._tariff.estimated_cost_microusd(more)
         if budget is not None:
             wanted_microusd = min(wanted_microusd, budget)
         return reservation.extend(wanted_microusd) or reservation.extend(cost_microusd)

@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
-from ..events import Delta, ReasoningDelta, TextDelta, Timings, ToolCallDelta, Usage
+from ..events import NO_USAGE, Delta, ReasoningDelta, TextDelta, Timings, ToolCallDelta, Usage
 from ..pricing.estimate import Estimate
 from ..pricing.tokens import OutputCount
 
 _BUCKETS_PER_E_FOLD = 20  # a bucket spans 5 %: its middle is within 2.5 % of every gap in it
+
+
+def total_usage(before: Usage, attempt: Usage) -> Usage:
+    """Return the usage of a stream's earlier attempts and of one more.
+
+    Costs are added, because each attempt has its own prices. A cost is unknown if one of the two is. A count
+    that one attempt does not report is that of the other.
+    """
+    if before == NO_USAGE:
+        return attempt
+    if attempt == NO_USAGE:
+        return before
+    tools = Counter(dict(before.server_tools))
+    tools.update(dict(attempt.server_tools))
+    costs = (before.cost_microusd, attempt.cost_microusd)
+    return Usage(
+        before.input_tokens + attempt.input_tokens,
+        before.output_tokens + attempt.output_tokens,
+        reasoning_tokens=_sum(before.reasoning_tokens, attempt.reasoning_tokens),
+        cache_read_tokens=_sum(before.cache_read_tokens, attempt.cache_read_tokens),
+        cache_write_tokens=_sum(before.cache_write_tokens, attempt.cache_write_tokens),
+        long_cache_write_tokens=_sum(
+            before.long_cache_write_tokens, attempt.long_cache_write_tokens
+        ),
+        server_tools=tuple(sorted(tools.items())),
+        service_tier=attempt.service_tier or before.service_tier,
+        cost_microusd=None if None in costs else _sum(*costs),
+        estimated=before.estimated or attempt.estimated,
+    )
+
+
+def _sum(first: int | None, second: int | None) -> int | None:
+    return first if second is None else second if first is None else first + second
 
 
 class Meter:

@@ -107,6 +107,8 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
                     kind=event_pb2.NoticeKind.ValueType(event.kind),
                     model=event.model,
                     provider=event.provider,
+                    attempt=event.attempt,
+                    delay=duration(event.delay_s) if event.attempt else None,
                 ),
             )
         case Started():

@@ -104,7 +104,10 @@ class ChatService:
             violations.add("after_sequence", "is negative; 0 is the beginning")
         violations.raise_if_any()
         stream_id = request.stream_id
-        async with self._chats.resume(stream_id, caller, after_sequence, delivery) as reader:
+        deadline = _deadline(context)
+        async with self._chats.resume(
+            stream_id, caller, after_sequence, delivery, deadline=deadline
+        ) as reader:
             with Writer(context, self._limits.reader_stall_s) as writer:
                 await begin(context, stream_id)
                 await _deliver(reader, writer)
@@ -131,8 +134,7 @@ class ChatService:
         self, data: bytes, context: Context, caller: Caller, *, is_streamed: bool
     ) -> OpenChat:
         """Parse a request. Return its chat, which is opened by entering it."""
-        left_s = context.time_remaining()
-        deadline = None if left_s is None else time.monotonic() + left_s
+        deadline = _deadline(context)
         request, violations = await self._parse(data, caller)
         delivery = request.delivery if is_streamed else Delivery()
         return self._chats.open(request, caller, deadline, violations, delivery)
@@ -140,6 +142,12 @@ class ChatService:
     async def _parse(self, data: bytes, caller: Caller) -> tuple[ChatRequest, Violations]:
         self._chats.check_size(caller, len(data))
         return await self._requests.parse(data, caller.tenant)
+
+
+def _deadline(context: Context) -> float | None:
+    """Return the deadline of a call, a value of `time.monotonic`, or None."""
+    left_s = context.time_remaining()
+    return None if left_s is None else time.monotonic() + left_s
 
 
 async def _start(chat: OpenChat, context: Context) -> None:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import NamedTuple, cast
 
 from ..config import Limits
-from ..events import Delta, Event, Finished, FinishReason
+from ..events import Delta, Event, Finished, FinishReason, Notice, NoticeKind
 from ..request import CacheUse
 from ..streamlog.memory import entry_bytes
 from .generation import Generation, StreamObserver
@@ -96,7 +96,7 @@ class ResponseCache(StreamObserver):
         sequence = 0
         while entries := log.read(sequence):
             joined = merge(entries, sequence)
-            replayed += (event for _, event in joined)
+            replayed += (event for _, event in joined if not _is_retrying(event))
             sequence = joined[-1][0]
         log_bytes = sum(map(entry_bytes, replayed))
         # One wide character makes each character of a merged text take more memory.
@@ -140,3 +140,8 @@ class ResponseCache(StreamObserver):
             self._bytes -= answer.byte_count
             if not answers.by_key:
                 del self._tenants[tenant]
+
+
+def _is_retrying(event: Event) -> bool:
+    """Return whether an entry reports a retry, which a replay does not have."""
+    return isinstance(event, Notice) and event.kind == NoticeKind.RETRYING

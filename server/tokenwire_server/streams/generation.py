@@ -18,13 +18,27 @@ from ..errors import (
     UnknownModel,
     UpstreamError,
 )
-from ..events import NO_USAGE, Delta, Finished, FinishReason, Refusal, Started, Timings, Usage
+from ..events import (
+    NO_USAGE,
+    Delta,
+    Finished,
+    FinishReason,
+    Notice,
+    NoticeKind,
+    Refusal,
+    Started,
+    Timings,
+    Usage,
+)
 from ..pricing.estimate import Estimate
+from ..providers.base import Route
 from ..providers.decode.base import Complete
 from ..request import CacheUse, ChatRequest
 from ..routing.attempt import Attempt, AttemptEnd, caller_error
 from ..routing.cost_limit import CostLimit
+from ..routing.meter import total_usage
 from ..routing.plan import Plan
+from ..routing.retry import AttemptError, Retries
 from ..telemetry import internal_fault
 from ..tenants.caller import Caller
 from ..tenants.reservation import Reservation
@@ -72,10 +86,8 @@ class StreamObserver:
     def attempt_started(self, generation: Generation, attempt: Attempt) -> None:
         """A request is about to be sent to a provider."""
 
-    def attempt_failed(
-        self, generation: Generation, attempt: Attempt, error: UpstreamError | UnknownModel
-    ) -> None:
-        """The provider refused the request, or failed."""
+    def attempt_failed(self, generation: Generation, attempt: Attempt, error: AttemptError) -> None:
+        """The provider refused the request, or failed. Another attempt may follow."""
 
     def first_content(self, generation: Generation, attempt: Attempt) -> None:
         """The first content was appended to the log."""
@@ -91,12 +103,16 @@ class Generation:
     at most once: when the last reader has left, on a caller's request, or when the server stops. It then
     closes the upstream and seals the log.
 
+    An attempt that fails before the first content is repeated if `retries`, the latest deadline of the
+    readers and the stream's time limit allow it. After the first content, nothing is sent again.
+
     At the end, the final progress is computed once, the log is sealed, and the observers are notified.
     """
 
     __slots__ = (
         "_attempt",
         "_attempt_count",
+        "_cost_before_microusd",
         "_estimate",
         "_final",
         "_interruption",
@@ -105,9 +121,12 @@ class Generation:
         "_max_cost_microusd",
         "_observers",
         "_opened",
+        "_pause_s",
         "_request",
+        "_retries",
         "_task",
         "_time_limit_s",
+        "_usage_before",
         "cache_use",
         "caller",
         "from_cache",
@@ -123,6 +142,7 @@ class Generation:
         stream: StreamHandle,
         chat: AdmittedChat,
         limits: Limits,
+        retries: Retries,
         observers: Iterable[StreamObserver] = (),
     ) -> None:
         request = chat.request
@@ -130,13 +150,14 @@ class Generation:
         self.caller = chat.caller
         self.plan = chat.plan
         self.reservation = chat.reservation
-        # Values that are needed after the request is sent. The request is dropped then: prompts can be large.
+        # Values that are needed after the request is dropped: prompts can be large.
         self.requested_model = request.model
         self.labels = request.labels
         self.cache_use: CacheUse | None = request.cache
         self.from_cache = False
         """Whether the stream replays an earlier answer."""
         self._request: ChatRequest | None = request
+        """The request, as long as an attempt may follow: until the first content, or the last attempt."""
         self._max_cost_microusd = request.budget.max_cost_microusd
         self._estimate = chat.estimate
         self._limits = limits
@@ -145,6 +166,13 @@ class Generation:
         self._time_limit_s = _time_limit_s(chat, limits, self._opened)
         self._attempt: Attempt | None = None
         self._attempt_count = 0
+        self._usage_before = NO_USAGE
+        """Usage of the attempts that have ended."""
+        self._cost_before_microusd = 0
+        """Cost of these attempts, as it is compared with limits."""
+        self._pause_s: float | None = None
+        """The pause after the attempt that failed last, or None if no attempt follows."""
+        self._retries = retries
         self._task: asyncio.Task[None] | None = None
         self._is_interrupted = False
         self._interruption: TokenwireError | None = None
@@ -156,12 +184,16 @@ class Generation:
         """Return the usage so far."""
         if self._final is not None:
             return self._final.usage
-        return NO_USAGE if self._attempt is None else self._attempt.usage()
+        if self._attempt is None:
+            return self._usage_before
+        return total_usage(self._usage_before, self._attempt.usage())
 
     def estimated_cost_microusd(self) -> int:
         """Return the cost of the usage so far as it is compared with limits, or 0 without any price."""
-        tariff = self._estimate.tariff
-        return 0 if tariff is None else tariff.estimated_cost_microusd(self.usage())
+        tariff, attempt = self._estimate.tariff, self._attempt
+        if tariff is None or attempt is None:
+            return self._cost_before_microusd
+        return self._cost_before_microusd + tariff.estimated_cost_microusd(attempt.usage())
 
     def progress(self) -> Progress:
         """Return the progress so far, or the final progress."""
@@ -169,9 +201,13 @@ class Generation:
             return self._final
         attempt = self._attempt
         if attempt is None:
-            return Progress()
+            return Progress(
+                usage=self._usage_before,
+                attempt_count=self._attempt_count,
+                provider=self.plan.first.provider.name if self._attempt_count else "",
+            )
         return Progress(
-            usage=attempt.usage(),
+            usage=self.usage(),
             attempt_count=self._attempt_count,
             provider=attempt.route.provider.name,
             ttft_s=attempt.ttft_s,
@@ -239,14 +275,14 @@ class Generation:
             self._task.cancel()
 
     async def _produce(self) -> None:
-        """Run the plan's attempt, and seal the log however it ends. Never raises."""
+        """Run the attempts, and seal the log however they end. Never raises."""
         left_s = self._opened + self._time_limit_s - time.monotonic()
         if left_s <= 0:
             self._finish(FinishReason.TIME_LIMIT)
             return
         try:
             async with asyncio.timeout(left_s):
-                await self._run_attempt()
+                await self._run_attempts()
         except asyncio.CancelledError:
             self._end_interrupted()
         except TimeoutError:
@@ -257,11 +293,23 @@ class Generation:
         except Exception as error:  # noqa: BLE001  # readers get its id; the server's log has the details
             self._fail(internal_fault(error))
 
-    async def _run_attempt(self) -> None:
-        request, self._request = self._request, None
+    async def _run_attempts(self) -> None:
+        """Run attempts at the preferred route until one of them ends the stream."""
+        while (pause_s := await self._run_attempt(self.plan.first)) is not None:
+            following = self._attempt_count + 1
+            notice = Notice(NoticeKind.RETRYING, attempt=following, delay_s=pause_s)
+            self.stream.log.append(notice)
+            await asyncio.sleep(pause_s)
+
+    async def _run_attempt(self, route: Route) -> float | None:
+        """Run one attempt. Return the pause before the next one, or None if the stream has ended."""
+        request, self._pause_s = self._request, None
         if request is None:
-            raise RuntimeError("the request was sent already")
-        route = self.plan.first
+            raise RuntimeError("the request was dropped")
+        if self._retries.is_last(self._attempt_count + 1):
+            self._request = None
+        if not self._attempt_count:
+            self._retries.count_request(route.provider.name)
         attempt = self._attempt = Attempt(
             route,
             self._estimate,
@@ -278,15 +326,18 @@ class Generation:
         try:
             await running
         except (UpstreamError, UnknownModel) as error:
-            self._fail_upstream(attempt, error)
+            self._attempt_failed(attempt, error)
+        return self._pause_s
 
     def _cost_limit(self) -> CostLimit | None:
         tariff, spend = self._estimate.tariff, self.reservation.spend
         if tariff is None or (spend is None and self._max_cost_microusd is None):
             return None
-        return CostLimit(tariff, self._max_cost_microusd, spend)
+        before_microusd = self._cost_before_microusd
+        return CostLimit(tariff, self._max_cost_microusd, spend, before_microusd=before_microusd)
 
     def _announce_first_content(self) -> None:
+        self._request = None
         attempt = self._attempt
         if attempt is not None:
             self._announce(lambda observer: observer.first_content(self, attempt))
@@ -295,7 +346,7 @@ class Generation:
         if isinstance(end, Complete):
             self._finish(end.reason, end.provider_reason, end.refusal)
         elif self._attempt is not None:
-            self._fail_upstream(self._attempt, end)
+            self._attempt_failed(self._attempt, end)
 
     def _finish(
         self, reason: FinishReason, provider_reason: str = "", refusal: Refusal | None = None
@@ -330,19 +381,45 @@ class Generation:
         error.__cause__ = error.__context__ = error.__traceback__ = None
         self._seal(failure, progress)
 
-    def _fail_upstream(self, attempt: Attempt, error: UpstreamError | UnknownModel) -> None:
+    def _attempt_failed(self, attempt: Attempt, error: AttemptError) -> None:
+        """Plan the next attempt, or seal the log with the error."""
         if self.stream.log.sealed:
             return
+        pause_s = self._pause_after(attempt, error)
         # The only place where the provider's own text is reported, and only to the operator.
         logger.warning(
-            "stream %s: upstream failed: %s: %s: %r",
+            "stream %s: upstream failed, %s: %s: %s: %r",
             self.stream.id,
+            "no retry" if pause_s is None else f"retry in {pause_s:.3g} s",
             error.reason,
             error,
             error.provider_text,
         )
         self._announce(lambda observer: observer.attempt_failed(self, attempt, error))
-        self._fail(caller_error(error, has_content=attempt.has_content))
+        if pause_s is None:
+            self._fail(caller_error(error, has_content=attempt.has_content))
+        else:
+            self._pause_s = pause_s
+            self._close_attempt()
+
+    def _pause_after(self, attempt: Attempt, error: AttemptError) -> float | None:
+        """Return the pause before an attempt is repeated. None: it is not repeated."""
+        if attempt.has_content or self._request is None:
+            return None
+        now = time.monotonic()
+        left_s = self._opened + self._time_limit_s - now
+        deadline = self.stream.latest_deadline
+        if deadline is not None:
+            left_s = min(left_s, deadline - now)
+        return self._retries.pause_s(
+            attempt.route.provider.name, error, failed_count=self._attempt_count, left_s=left_s
+        )
+
+    def _close_attempt(self) -> None:
+        """Drop the current attempt, and keep what it used."""
+        self._cost_before_microusd = self.estimated_cost_microusd()
+        self._usage_before = self.usage()
+        self._attempt = None
 
     def _task_done(self, _: asyncio.Task[None]) -> None:
         self._task = None  # it may refer to an error whose frames refer to this object
@@ -360,8 +437,9 @@ class Generation:
             self.stream.log.finish(end)
         else:
             self.stream.log.fail(end)
+        self._close_attempt()
+        self._request = None
         self._final = progress
-        self._attempt = self._request = None
         end_time = self.stream.created_time + time.monotonic() - self._opened
         self.stream.detach(progress.usage, end_time)
         self._announce(lambda observer: observer.ended(self))

@@ -97,6 +97,16 @@ class StreamHandle:
         """The number of readers."""
         return len(self._readers)
 
+    @property
+    def latest_deadline(self) -> float | None:
+        """The latest deadline of the readers, a value of `time.monotonic`.
+
+        None if a reader has no deadline, or if there is no reader.
+        """
+        deadlines = [reader.deadline for reader in self._readers]
+        known = [deadline for deadline in deadlines if deadline is not None]
+        return max(known) if known and len(known) == len(deadlines) else None
+
     def usage(self) -> Usage:
         """Return the usage so far, or the final usage of an ended stream."""
         return self._usage if self._control is None else self._control.usage()
@@ -125,11 +135,13 @@ class StreamHandle:
         delivery: Delivery = Delivery(),  # noqa: B008  # frozen
         *,
         reports_caught_up: bool = False,
+        deadline: float | None = None,
     ) -> Reader:
         """Return a new reader that starts after a sequence. Leave its block to leave the stream.
 
-        With `reports_caught_up`, it gets CaughtUp when it has read all that the log has and the stream
-        continues. Raises ResumePointAhead, ResumePointExpired, Overloaded.
+        `deadline` is when the reader's call ends, a value of `time.monotonic`. With `reports_caught_up`, it
+        gets CaughtUp when it has read all that the log has and the stream continues. Raises
+        ResumePointAhead, ResumePointExpired, Overloaded.
         """
         earliest, latest = self.log.earliest_sequence, self.log.last_sequence
         if after_sequence > latest:
@@ -140,7 +152,13 @@ class StreamHandle:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        reader = Reader(self, after_sequence, delivery, reports_caught_up=reports_caught_up)
+        reader = Reader(
+            self,
+            after_sequence,
+            delivery,
+            reports_caught_up=reports_caught_up,
+            deadline=deadline,
+        )
         self._readers.add(reader)
         return reader
 

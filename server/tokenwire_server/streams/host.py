@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from ..config import Limits
 from ..errors import Overloaded
 from ..events import FinishReason
+from ..routing.retry import Retries
 from ..streamlog.memory import MemoryLog
 from .cache import CachedAnswer
 from .directory import StreamDirectory
@@ -34,11 +35,13 @@ class StreamHost(StreamObserver):
         limits: Limits,
         tasks: asyncio.TaskGroup,
         directory: StreamDirectory,
+        retries: Retries,
         observers: Iterable[StreamObserver] = (),
     ) -> None:
         self._limits = limits
         self._tasks = tasks
         self._directory = directory
+        self._retries = retries
         self._observers = (*observers, self)
         self._ended = EndedStreams(directory, limits.max_total_log_bytes)
         self._live: dict[str, Generation] = {}  # by stream id
@@ -88,7 +91,7 @@ class StreamHost(StreamObserver):
             retention=request.retention,
             body_hash=request.body_hash,
         )
-        generation = Generation(stream, chat, self._limits, self._observers)
+        generation = Generation(stream, chat, self._limits, self._retries, self._observers)
         self._directory.add(stream)
         self._live[stream.id] = generation
         self._idle.clear()

@@ -59,6 +59,7 @@ class Reader:
         "_taken_at",
         "_usage_due",
         "_usage_timer",
+        "deadline",
         "delivered",
     )
 
@@ -69,7 +70,10 @@ class Reader:
         delivery: Delivery,
         *,
         reports_caught_up: bool = False,
+        deadline: float | None = None,
     ) -> None:
+        self.deadline = deadline
+        """When the reader's call ends, a value of `time.monotonic`, or None."""
         self._stream = stream
         self._sequence = after_sequence
         self._caught_up_due = reports_caught_up

@@ -7,6 +7,7 @@ import pytest
 
 from tokenwire_server.chats.admission import Admission
 from tokenwire_server.chats.chats import Chats
+from tokenwire_server.config import RetryConfig
 from tokenwire_server.errors import Failure, StreamFailed, UpstreamBroken
 from tokenwire_server.events import NO_USAGE, TextDelta, Usage
 from tokenwire_server.pricing.estimate import rough_estimate
@@ -14,6 +15,7 @@ from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import ChatRequest, Message, Retention, Text
 from tokenwire_server.routing.plan import Plan
+from tokenwire_server.routing.retry import Retries
 from tokenwire_server.streamlog.memory import MemoryLog
 from tokenwire_server.streamlog.space import LogSpace
 from tokenwire_server.streams.cache import ResponseCache
@@ -27,17 +29,19 @@ from tokenwire_server.tenants.reservation import Reservation
 from tokenwire_server.tenants.spend import SpendLimiter
 
 DEFAULT_CALLER = Caller()
+NO_RETRIES = RetryConfig(max_attempts=1)
 
 
 class Streams:
     """The streams of a process, opened as `Chats` opens them, for requests that are admitted already."""
 
-    def __init__(self, limits, tasks, observers=()):
+    def __init__(self, limits, tasks, observers=(), *, retries=None):
         self.limits = limits
         self.directory = StreamDirectory()
         self.cache = ResponseCache.within(limits)
         observers = (Settlement(), self.cache, *observers)
-        self.host = StreamHost(limits, tasks, self.directory, observers)
+        retries = Retries(retries or NO_RETRIES)
+        self.host = StreamHost(limits, tasks, self.directory, retries, observers)
         self.chats = Chats(self, SpendLimiter({}), self.directory, self.host, self.cache)
 
     def open(
@@ -77,7 +81,8 @@ class Streams:
 def new_chats(router, limits, tasks, *, limiter, spend, estimator, observers=()):
     """Return the chats of a process, and the host of their streams, as `app` composes them."""
     directory, cache = StreamDirectory(), ResponseCache.within(limits)
-    host = StreamHost(limits, tasks, directory, (Settlement(), cache, *observers))
+    observers = (Settlement(), cache, *observers)
+    host = StreamHost(limits, tasks, directory, Retries(NO_RETRIES), observers)
     admission = Admission(router, limiter, spend, estimator)
     return Chats(admission, spend, directory, host, cache), host
 
