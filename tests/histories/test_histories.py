@@ -30,7 +30,8 @@ LONGEST_S = 40.0
 @pytest.fixture(scope="module")
 def servers(start, simulator):
     """Return the addresses of a server with enough memory, and of one with little."""
-    environ = simulator.environ()
+    # The reference of a history is what one request to the provider gives.
+    environ = simulator.environ() | {"TOKENWIRE_RETRIES__MAX_ATTEMPTS": "1"}
     with (
         start("serve", "--listen", "127.0.0.1:0", env=environ | OFTEN) as (_, roomy),
         start("serve", "--listen", "127.0.0.1:0", env=environ | TIGHT) as (_, tight),
