@@ -61,12 +61,12 @@ def test_a_caller_that_leaves_before_its_whole_answer_cancels_the_generation(edg
 
 def test_a_text_that_fails_before_its_first_character_is_an_error_with_a_status(edge):
     with posted(
-        edge, "/v1/chat/stream", "openai/sim?status=429&retry_after=7", "text/plain"
+        edge, "/v1/chat/stream", "openai/sim?status=429&retry_after=30", "text/plain"
     ) as sent:
         response = sent.getresponse()
         problem = json.loads(response.read())
     assert (response.status, problem["reason"]) == (503, "UPSTREAM_RATE_LIMITED")
-    assert response.headers["retry-after"] == "7"
+    assert response.headers["retry-after"] == "30"
     assert problem["facts"]["stream_id"]
     with posted(edge, "/v1/chat/stream", "openai/sim?tokens=0", "text/plain") as sent:
         response = sent.getresponse()
