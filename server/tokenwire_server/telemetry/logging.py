@@ -6,7 +6,7 @@ import logging
 import secrets
 import sys
 
-from .errors import InternalFault
+from ..errors import InternalFault
 
 logger = logging.getLogger(__name__)
 

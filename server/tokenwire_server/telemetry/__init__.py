@@ -1,0 +1,9 @@
+"""What operators see of a running server: its log, and its metrics.
+
+The metrics and their library are not imported here: every stream imports this package, and most servers
+have no metrics.
+"""
+
+from .logging import CALLER_BYTES, QUIET, configure_logging, internal_fault
+
+__all__ = ["CALLER_BYTES", "QUIET", "configure_logging", "internal_fault"]
