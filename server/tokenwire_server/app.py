@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from decimal import Decimal
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from .chats.admission import Admission
 from .chats.chats import Chats
@@ -40,12 +41,17 @@ from .storage.database import Database
 from .storage.sqlite import temporary_database
 from .streams.cache import ResponseCache
 from .streams.directory import StreamDirectory
+from .streams.generation import StreamObserver
 from .streams.host import StreamHost
 from .streams.observers import Settlement, UsageRecorder
+from .telemetry.event_loop import sample_lag
 from .tenants.keyring import Keyring
 from .tenants.keystore import KeyStore
 from .tenants.memory_limiter import MemoryLimiter
 from .tenants.spend import Periods, SpendLimiter
+
+if TYPE_CHECKING:
+    from .telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +126,11 @@ async def serve(
         _require_keys(settings, keyring)
         calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS)
         open_services = REFLECTION_SERVICES if settings.reflection == "open" else frozenset[str]()
-        server = GrpcServer(settings.limits, Authentication(keyring, calls, open_services))
+        metrics = await _serve_metrics(settings, models, stack)
+        authentication = Authentication(
+            keyring, calls, open_services, on_refusal=metrics.refused if metrics else None
+        )
+        server = GrpcServer(settings.limits, authentication)
         port = server.bind(settings.listen, tls.credentials() if tls else None)
         _log_exposure(settings, keyring)
         if url != settings.database:
@@ -132,7 +142,9 @@ async def serve(
         ledger = Ledger(store, new_instance_id(), retention=retention)
         recorder, cache = UsageRecorder(ledger), ResponseCache.within(settings.limits)
         directory = StreamDirectory()
-        observers = (Settlement(), recorder, cache)
+        observers: list[StreamObserver] = [Settlement(), recorder, cache]
+        if metrics is not None:
+            observers.append(_stream_metrics(metrics))
         retries = Retries(settings.retries)
         streams = StreamHost(settings.limits, tasks, directory, retries, observers)
         limiter = MemoryLimiter(settings.tenants)
@@ -149,6 +161,8 @@ async def serve(
         stack.callback(tasks.create_task(keyring.follow(revoked), name="keyring").cancel)
         keeping = tasks.create_task(ledger.run(recorder.open_records), name="ledger")
         stack.callback(keeping.cancel)
+        if metrics is not None:
+            _read_at_scrapes(metrics, streams, ledger)
         if tls is not None:
             stack.callback(tasks.create_task(tls.follow(), name="certificates").cancel)
         stop = stop_on_signals()
@@ -163,6 +177,9 @@ async def serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        if metrics is not None:
+            lag = sample_lag(metrics.loop_lag.observe)
+            stack.callback(tasks.create_task(lag, name="event loop lag").cancel)
         ready(f"{settings.listen.rpartition(':')[0]}:{port}")
         clean_stop = await server.serve(stop.requested)
         logger.info("stopping: %d streams are open", streams.live_count)
@@ -171,6 +188,55 @@ async def serve(
         await _drain(server, streams, grace_s, stop.hurried)
         await _flush(ledger, streams, database, flush_by - time.monotonic())
     return clean_stop
+
+
+async def _serve_metrics(
+    settings: Settings, models: Mapping[str, ModelConfig], stack: AsyncExitStack
+) -> Metrics | None:
+    """Serve metrics until the stack is left. Return None if they are off. Raises ConfigError."""
+    address = settings.metrics_listen
+    if address is None:
+        return None
+    # Imported here, because most servers have no metrics: it takes 0.1 s.
+    from .telemetry.metrics import Metrics
+    from .telemetry.metrics_server import PATH, MetricsServer
+
+    names = [model.target or name for name, model in models.items()]
+    metrics = Metrics(names, has_tenant_label=settings.metrics_tenant_label)
+    host, _, port = address.rpartition(":")
+    server = MetricsServer(metrics.registry, host.strip("[]"), int(port))
+    try:
+        await stack.enter_async_context(server)
+    except OSError as error:
+        raise ConfigError(
+            f"metrics_listen: cannot listen on {address}: in use, or not an address of this machine"
+        ) from error
+    logger.info("metrics are at http://%s:%d%s", host, server.port, PATH)
+    return metrics
+
+
+def _stream_metrics(metrics: Metrics) -> StreamObserver:
+    from .streams.metrics import StreamMetrics
+
+    return StreamMetrics(metrics)
+
+
+def _read_at_scrapes(metrics: Metrics, streams: StreamHost, ledger: Ledger) -> None:
+    metrics.add_readings(
+        ("tokenwire_streams_open", "Streams that generate.", lambda: streams.live_count),
+        ("tokenwire_readers", "Calls that read streams.", lambda: streams.reader_count),
+        ("tokenwire_log_bytes", "Memory of the logs of all streams.", lambda: streams.log_bytes),
+        (
+            "tokenwire_ledger_queue",
+            "Usage records that wait to be written.",
+            lambda: ledger.pending_count,
+        ),
+        (
+            "tokenwire_ledger_drops_total",
+            "Streams that ended without a usage record: too many were waiting.",
+            lambda: ledger.dropped_count,
+        ),
+    )
 
 
 async def _flush(ledger: Ledger, streams: StreamHost, database: Database, left_s: float) -> None:

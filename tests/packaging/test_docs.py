@@ -19,11 +19,14 @@ from docs_terminal import Terminal, is_shown
 import tokenwire
 from tokenwire.v1 import error_pb2, event_pb2
 from tokenwire_edge import settings as edge_settings
+from tokenwire_server.app import _read_at_scrapes
 from tokenwire_server.config import load
 from tokenwire_server.rpc.status import CODES
+from tokenwire_server.telemetry.metrics import Metrics
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_EDGE_ADDRESS = "127.0.0.1:8080"
+METRICS_ADDRESS = "127.0.0.1:9464"
 
 FOLDERS = ("client", "deploy", "docs", "protos", "requirements", "scripts", "server", "tests")
 """The folders of the repository whose paths the pages name."""
@@ -31,6 +34,7 @@ FOLDERS = ("client", "deploy", "docs", "protos", "requirements", "scripts", "ser
 NOT_RUN = {
     ("docs/edge-operations.md", "it needs root, and changes the machine"),
     ("docs/operations.md", "it needs a Kubernetes cluster"),
+    ("docs/operations.md", "it needs Prometheus"),
     (
         "docs/quickstart.md",
         "it needs a package index; tests/packaging/test_extras.py installs the wheel",
@@ -89,11 +93,12 @@ def unused_address():
         return f"127.0.0.1:{unused.getsockname()[1]}"
 
 
-def blocks_with(address, edge_address):
+def blocks_with(address, edge_address, metrics_address):
     """Return the blocks of all pages, with these addresses instead of the defaults."""
 
     def with_addresses(text):
-        return text.replace(DEFAULT_ADDRESS, address).replace(DEFAULT_EDGE_ADDRESS, edge_address)
+        text = text.replace(DEFAULT_ADDRESS, address).replace(DEFAULT_EDGE_ADDRESS, edge_address)
+        return text.replace(METRICS_ADDRESS, metrics_address)
 
     return [replace(block, text=with_addresses(block.text)) for block in all_blocks()]
 
@@ -146,7 +151,7 @@ def test_the_commands_and_programs_of_all_pages_work_in_one_terminal(tmp_path):
     ran_count = 0
     with Terminal(folder, environ_of_a_reader(address, edge_address)) as terminal:
         reader = Reader(terminal, folder)
-        for block in blocks_with(address, edge_address):
+        for block in blocks_with(address, edge_address, unused_address()):
             if block.why_not:
                 continue
             if block.saved_as:
@@ -204,6 +209,21 @@ def test_the_tables_of_settings_are_up_to_date():
     script = runpy.run_path(str(ROOT / "scripts" / "configuration.py"))
     for path, settings in script["PAGES"].items():
         assert path.read_text() == script["page"](path, settings), "run `make docs`"
+
+
+def test_the_table_of_metrics_is_that_of_the_code():
+    metrics = Metrics(has_tenant_label=True)
+    _read_at_scrapes(metrics, streams=None, ledger=None)
+    rows = [
+        (name, kind, ", ".join(f"`{label}`" for label in labels), meaning)
+        for name, kind, labels, meaning in metrics.descriptions
+    ]
+    table = re.findall(
+        r"^\| `(tokenwire_\w+)` \| (\w+) \| (?:(.+?) )?\| (.+) \|$",
+        text_of("docs/operations.md"),
+        re.MULTILINE,
+    )
+    assert table == rows
 
 
 def test_the_tables_of_providers_are_up_to_date(monkeypatch):

@@ -46,6 +46,7 @@ def test_the_help_shows_the_default_settings(capsys):
     ("flags", "settings"),
     [
         (["--listen", "127.0.0.1:1"], {"listen": "127.0.0.1:1"}),
+        (["--metrics-listen", "127.0.0.1:2"], {"metrics_listen": "127.0.0.1:2"}),
         (["--database", "sqlite:///x"], {"database": "sqlite:///x"}),
         (["--auth", "keys"], {"auth": "keys"}),
         (["--no-migrate"], {"migrate": False}),

@@ -109,6 +109,15 @@ def serve(
             "[default: 127.0.0.1:50051]",
         ),
     ] = None,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics-listen",
+            metavar="HOST:PORT",
+            parser=str,
+            help="Address of the Prometheus metrics, such as 127.0.0.1:9464.  [default: no metrics]",
+        ),
+    ] = None,
     config: ConfigFile = None,
     database: Annotated[
         str | None,
@@ -162,7 +171,9 @@ def serve(
 
     Each of these options overrides the same setting in --config and in the environment.
     """
-    settings: dict[str, Any] = _without_none({"listen": listen, "database": database, "auth": auth})
+    settings: dict[str, Any] = _without_none(
+        {"listen": listen, "metrics_listen": metrics_listen, "database": database, "auth": auth}
+    )
     tls = _without_none({"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca})
     if tls:
         settings["tls"] = tls

@@ -373,6 +373,11 @@ class Settings(_Section):
 
     listen: Annotated[str, AfterValidator(listen_address)] = "127.0.0.1:50051"
     """Address to listen on, as HOST:PORT. Port 0 selects a free port."""
+    metrics_listen: Annotated[str, AfterValidator(listen_address)] | None = None
+    """Address on which Prometheus metrics are served at `/metrics`, as HOST:PORT. Every caller that reaches
+    it may read them. By default there are none."""
+    metrics_tenant_label: bool = False
+    """Whether the metrics of streams, tokens and cost have a label with the tenant."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Lowest level of the log records that are written to stderr."""
     drain_grace_s: SecondsOrZero = 5.0

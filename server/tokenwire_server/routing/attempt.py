@@ -14,7 +14,7 @@ from ..errors import (
     UpstreamStalled,
     UpstreamUnavailable,
 )
-from ..events import NO_USAGE, Delta, FinishReason, Notice, Timings, Usage
+from ..events import NO_USAGE, Delta, FinishReason, Notice, TextDelta, Timings, Usage
 from ..pricing.estimate import Estimate
 from ..providers.base import Route, Upstream
 from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
@@ -36,9 +36,11 @@ class Attempt:
         "_cost_limit",
         "_decoder",
         "_first_content_s",
+        "_first_text_s",
         "_idle_s",
         "_meter",
         "_silence",
+        "_started",
         "_upstream",
         "_used_nothing",
         "route",
@@ -57,6 +59,8 @@ class Attempt:
         self.route = route
         self._first_content_s = route.first_content_s or limits.upstream_first_content_s
         self._idle_s = route.idle_s or limits.upstream_idle_s
+        self._started = started
+        self._first_text_s: float | None = None
         self._meter = Meter(started, estimate)
         self._cost_limit = cost_limit
         self._upstream: Upstream | None = None
@@ -64,6 +68,11 @@ class Attempt:
         self._silence = SilenceLimit(self._first_content_s)
         self._used_nothing = False
         """The provider refused the request, or failed before the first content."""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the provider has accepted the request, and the head of its answer has arrived."""
+        return self._decoder is not None
 
     @property
     def has_content(self) -> bool:
@@ -74,6 +83,11 @@ class Attempt:
     def ttft_s(self) -> float | None:
         """Seconds from the acceptance of the stream to its first content, or None before that."""
         return self._meter.ttft_s
+
+    @property
+    def first_text_s(self) -> float | None:
+        """Seconds from the acceptance of the stream to its first text, or None before that."""
+        return self._first_text_s
 
     @property
     def model(self) -> str:
@@ -153,7 +167,7 @@ class Attempt:
         cost_limit = self._cost_limit
         reported: Usage | None = None
         idle_s = self._idle_s
-        has_content = False
+        has_content = has_text = False
         while upstream.end is None:
             deltas = await upstream.read()
             arrival = now()
@@ -162,6 +176,9 @@ class Attempt:
                 has_content = has_content or is_first
                 if has_content:
                     meter.arrived(deltas, arrival)
+                    if not has_text and any(map(_is_text, deltas)):
+                        has_text = True
+                        self._first_text_s = arrival - self._started
                 for delta in deltas:
                     append(delta)
                 if is_first:
@@ -199,6 +216,10 @@ class Attempt:
 
 def _is_content(delta: Delta) -> bool:
     return not isinstance(delta, Notice)
+
+
+def _is_text(delta: Delta) -> bool:
+    return isinstance(delta, TextDelta)
 
 
 def caller_error(

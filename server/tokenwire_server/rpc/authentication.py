@@ -9,7 +9,14 @@ from typing import Any
 
 import grpc
 
-from ..errors import Overloaded, TokenwireError, Unauthenticated
+from ..errors import (
+    AnswerTooLarge,
+    Overloaded,
+    SlowReader,
+    StreamFailed,
+    TokenwireError,
+    Unauthenticated,
+)
 from ..telemetry import internal_fault
 from ..tenants.caller import DEFAULT_TENANT, Caller
 from ..tenants.keyring import Keyring
@@ -21,6 +28,8 @@ from .writer import Context, PeerGone
 AUTHORIZATION = "authorization"
 SPARE_CALLS = 2_000
 """Calls that may run in addition to `max_readers`: unary calls, and calls that have no stream yet."""
+STREAM_ERRORS = (StreamFailed, SlowReader, AnswerTooLarge)
+"""The errors of a call whose stream was opened."""
 
 
 class OpenCalls:
@@ -111,20 +120,34 @@ class Authentication:
     """
 
     def __init__(
-        self, keyring: Keyring, calls: OpenCalls, open_services: frozenset[str] = frozenset()
+        self,
+        keyring: Keyring,
+        calls: OpenCalls,
+        open_services: frozenset[str] = frozenset(),
+        *,
+        on_refusal: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`open_services` need no key, if their methods are made by `reading`."""
+        """`open_services` need no key, if their methods are made by `reading`.
+
+        `on_refusal` gets the method and the reason of each call that ends with an error, except with one
+        that belongs to a stream.
+        """
         self._keyring = keyring
         self._calls = calls
         self._open = open_services
+        self._on_refusal = on_refusal
 
     def unary(self, handler: Handler[bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Return a method that answers with one message."""
-        return grpc.stream_unary_rpc_method_handler(self._guarded(handler, receives=True))
+        return grpc.stream_unary_rpc_method_handler(
+            self._guarded(handler, handler.__name__, receives=True)
+        )
 
     def streaming(self, handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Return a method that writes its answers itself."""
-        return grpc.stream_stream_rpc_method_handler(self._guarded(handler, receives=True))
+        return grpc.stream_stream_rpc_method_handler(
+            self._guarded(handler, handler.__name__, receives=True)
+        )
 
     def reading(
         self, service: str, behaviour: Callable[[Any, Context], Awaitable[None]]
@@ -136,10 +159,16 @@ class Authentication:
         async def handler(requests: Any, context: Context, _caller: Caller) -> None:
             await behaviour(requests, context)
 
-        return grpc.stream_stream_rpc_method_handler(self._guarded(handler, receives=False))
+        return grpc.stream_stream_rpc_method_handler(
+            self._guarded(handler, behaviour.__name__, receives=False)
+        )
 
     def _guarded(
-        self, handler: Callable[[Any, Context, Caller], Awaitable[Any]], *, receives: bool
+        self,
+        handler: Callable[[Any, Context, Caller], Awaitable[Any]],
+        method: str,
+        *,
+        receives: bool,
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         @without_cycle
         async def guarded(request: Any, context: Context) -> Any:
@@ -158,6 +187,8 @@ class Authentication:
             except Exception as error:  # noqa: BLE001  # the caller gets its id; the log has all of it
                 if not isinstance(error, TokenwireError):
                     error = internal_fault(error)  # no other name, which would keep the frames
+                if self._on_refusal is not None and not isinstance(error, STREAM_ERRORS):
+                    self._on_refusal(method, error.reason)
                 if owner is not None:
                     self._calls.end_within_limit(owner)
                 # gRPC keeps the error: it must not keep the frames of this call.

@@ -67,7 +67,11 @@ class Progress(msgspec.Struct, frozen=True):
     """Requests that were sent to providers."""
     provider: str = ""
     """The provider that served, or an empty string if there was no attempt."""
+    has_head: bool = False
+    """Whether the head of a provider's answer has arrived."""
     ttft_s: float | None = None
+    first_text_s: float | None = None
+    """Seconds to the first text: later than `ttft_s` if the model reasoned first."""
     model: str = ""
     """The model that served, as the provider names it."""
     provider_response_id: str = ""
@@ -210,7 +214,9 @@ class Generation:
             usage=self.usage(),
             attempt_count=self._attempt_count,
             provider=attempt.route.provider.name,
+            has_head=attempt.has_head,
             ttft_s=attempt.ttft_s,
+            first_text_s=attempt.first_text_s,
             model=attempt.model,
             provider_response_id=attempt.response_id,
         )

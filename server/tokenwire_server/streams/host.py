@@ -55,6 +55,11 @@ class StreamHost(StreamObserver):
         return len(self._live)
 
     @property
+    def reader_count(self) -> int:
+        """The number of readers of all streams."""
+        return self._reader_count
+
+    @property
     def ended_count(self) -> int:
         """The number of streams that have ended and are still kept."""
         return len(self._ended)

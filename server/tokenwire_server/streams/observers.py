@@ -62,7 +62,7 @@ class UsageRecorder(StreamObserver):
 
     def _record(self, generation: Generation) -> UsageRecord:
         stream, progress, route = generation.stream, generation.progress(), generation.plan.first
-        outcome, reason = _end_of(stream.log)
+        outcome, reason = end_of(stream.log)
         return UsageRecord(
             stream_id=stream.id,
             instance_id=self._sink.instance_id,
@@ -86,7 +86,8 @@ class UsageRecorder(StreamObserver):
         )
 
 
-def _end_of(log: StreamLog) -> tuple[Outcome, str]:
+def end_of(log: StreamLog) -> tuple[Outcome, str]:
+    """Return how a stream ended, and the name of its finish reason or the reason of its error."""
     if log.finished is not None:
         reason = log.finished.reason
         return _OUTCOMES.get(reason, Outcome.FINISHED), reason.name

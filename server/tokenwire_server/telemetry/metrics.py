@@ -1,0 +1,191 @@
+"""The metrics of this server, in a registry of their own. docs/operations.md has a table of them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from .. import __version__
+from .labels import OTHER, KnownNames
+
+MAX_MODELS = 100
+"""Models with labels of their own, besides those in the configuration."""
+MAX_TENANT_MODELS = 1_000
+"""Combinations of a tenant and a model with labels of their own: otherwise the bounds would multiply."""
+
+FIRST_TOKEN_S = (
+    *(0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5),
+    *(10.0, 15.0, 30.0, 60.0, 120.0, 300.0),
+)
+PER_TOKEN_S = (
+    *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04),
+    *(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
+)
+LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+class Description(NamedTuple):
+    """A metric, as the documentation describes it."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+
+Reading = tuple[str, str, Callable[[], float]]
+"""The name, the help text and the value of a metric that is read at each scrape, in another thread than the
+event loop's. A counter's name ends with `_total`."""
+
+
+class Metrics:
+    """The metrics of one server. Counters and histograms are updated in the event loop, once a stream.
+
+    `models` are the models of the configuration, as `provider/model`. They always have labels of their own.
+    Of other models, the first MAX_MODELS whose provider sent content have them.
+    """
+
+    def __init__(self, models: Iterable[str] = (), *, has_tenant_label: bool = False) -> None:
+        # The time at which each series began would double the size of a scrape.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.descriptions: list[Description] = []
+        self.has_tenant_label = has_tenant_label
+        self._models = KnownNames(models, max_count=MAX_MODELS)
+        self._tenants = KnownNames((), max_count=MAX_TENANT_MODELS)
+        target = ("provider", "model")
+        tenant = ("tenant",) if has_tenant_label else ()
+        self.first_token = self._histogram(
+            "tokenwire_time_to_first_token_seconds",
+            "Time from the accepted request to the first content of any kind.",
+            target,
+            FIRST_TOKEN_S,
+        )
+        self.first_text = self._histogram(
+            "tokenwire_time_to_first_answer_token_seconds",
+            "Time from the accepted request to the first text.",
+            target,
+            FIRST_TOKEN_S,
+        )
+        self.per_token = self._histogram(
+            "tokenwire_time_per_output_token_seconds",
+            "Mean time between the output tokens of a stream, without the first one.",
+            target,
+            PER_TOKEN_S,
+        )
+        self.tokens = self._counter(
+            "tokenwire_tokens_total",
+            "Tokens. `input` includes both cache kinds, `output` includes `reasoning`.",
+            (*target, "kind", *tenant),
+        )
+        self.cost = self._counter(
+            "tokenwire_cost_usd_total",
+            "Cost in US dollars, of streams whose price is known.",
+            (*target, *tenant),
+        )
+        self.streams = self._counter(
+            "tokenwire_streams_total",
+            "Streams that have ended, by the outcome and the reason in their usage records.",
+            (*target, "outcome", "reason", *tenant),
+        )
+        self.cancels = self._counter(
+            "tokenwire_streams_cancelled_total",
+            "Cancelled streams: `before_head` and `before_content` of the provider's answer, or "
+            "`mid_stream`.",
+            (*target, "phase"),
+        )
+        self.attempts = self._counter(
+            "tokenwire_upstream_attempts_total",
+            "Requests to providers, of streams that have ended.",
+            target,
+        )
+        self.upstream_errors = self._counter(
+            "tokenwire_upstream_errors_total",
+            "Requests that providers refused, or answers that failed.",
+            (*target, "reason"),
+        )
+        self.cache_requests = self._counter(
+            "tokenwire_cache_requests_total",
+            "Streams that asked for the response cache: `hit` or `miss`.",
+            ("result",),
+        )
+        self.refusals = self._counter(
+            "tokenwire_calls_refused_total",
+            "Calls that ended with an error which is not the end of a stream.",
+            ("method", "reason"),
+        )
+        self.loop_lag = self._histogram(
+            "tokenwire_event_loop_lag_seconds",
+            "How late a timer of the event loop ran, sampled every 100 ms.",
+            (),
+            LAG_S,
+        )
+        build = "tokenwire_build_info", "Version of the server. Always 1.", ("version", "python")
+        self._describe(build[0], "gauge", build[2], build[1])
+        Gauge(*build, registry=self.registry).labels(__version__, platform.python_version()).set(1)
+        ProcessCollector(registry=self.registry)
+
+    def add_readings(self, *readings: Reading) -> None:
+        """Add metrics whose values are read at each scrape."""
+        for name, help_text, read in readings:
+            self._describe(name, "counter" if name.endswith("_total") else "gauge", (), help_text)
+            self.registry.register(_Reading(name, help_text, read))
+
+    def add_model(self, provider: str, model: str) -> None:
+        """Give a model labels of its own, if there is room."""
+        self._models.add(f"{provider}/{model}")
+
+    def target(self, provider: str, model: str) -> tuple[str, str]:
+        """Return the labels of a provider and its model."""
+        return provider, model if f"{provider}/{model}" in self._models else OTHER
+
+    def tenant(self, tenant: str, target: tuple[str, str]) -> tuple[str, ...]:
+        """Return the label of a tenant for its streams of a target, or nothing if tenants have no labels."""
+        if not self.has_tenant_label:
+            return ()
+        name = "\0".join((tenant, *target))
+        self._tenants.add(name)
+        return (tenant if name in self._tenants else OTHER,)
+
+    def refused(self, method: str, reason: str) -> None:
+        """Count a call that ended with an error."""
+        self.refusals.labels(method, reason).inc()
+
+    def _counter(self, name: str, help_text: str, labels: tuple[str, ...]) -> Counter:
+        self._describe(name, "counter", labels, help_text)
+        return Counter(name, help_text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, help_text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Histogram:
+        self._describe(name, "histogram", labels, help_text)
+        return Histogram(name, help_text, labels, buckets=buckets, registry=self.registry)
+
+    def _describe(self, name: str, kind: Kind, labels: tuple[str, ...], help_text: str) -> None:
+        self.descriptions.append(Description(name, kind, labels, help_text))
+
+
+class _Reading(Collector):
+    """One metric whose value is read at each scrape."""
+
+    def __init__(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        self._name = name
+        self._help = help_text
+        self._read = read
+
+        self._kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+
+    def describe(self) -> Iterator[Metric]:
+        yield self._kind(self._name, self._help)
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._kind(self._name, self._help, value=self._read())
