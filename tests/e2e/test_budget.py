@@ -215,7 +215,9 @@ async def test_the_input_tokens_count_as_soon_as_the_provider_reports_them(api, 
     finished = events[-1].finished
     assert finished.reason == event_pb2.FINISH_REASON_BUDGET
     assert finished.usage.input_tokens == 5000
-    assert 5000 <= finished.usage.cost_microusd <= 5000 + ARRIVAL  # the count may come before a token
+    assert (
+        5000 <= finished.usage.cost_microusd <= 5000 + ARRIVAL
+    )  # the count may come before a token
     simulator.wait_until_none_open(CLOSED_WITHIN_S)
 
 
