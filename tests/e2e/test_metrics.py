@@ -160,7 +160,10 @@ async def test_a_scrape_agrees_with_the_traffic_and_with_the_usage_records(measu
             record.usage.cost_microusd for record in records if record.provider == provider
         )
 
-    for private in (PROMPT, tenancy.acme, *tenancy.simulator.environ().values()):
+    environ = tenancy.simulator.environ().items()
+    credentials = [value for name, value in environ if name.endswith(("_API_KEY", "_BASE_URL"))]
+    assert len(credentials) == 4
+    for private in (PROMPT, tenancy.acme, *credentials):
         assert private not in scrape.text
     with pytest.raises(urllib.error.URLError, match="refused"):
         Scrape(url)
