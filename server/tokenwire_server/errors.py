@@ -278,7 +278,7 @@ class UpstreamError(TokenwireError):
     `provider_text` is what the provider wrote, for the log only. `error_type`, `error_code` and `field` are
     the provider's names for the kind of error and the invalid field; they reach the caller. So does
     `provider_message`: a redacted text, only for requests that the caller can correct. `requested_delay_s`
-    is the delay before a retry that the provider itself named; `retry_after_s` is what callers are told.
+    is the delay that the provider itself named; `retry_after_s` is the delay that callers get.
     """
 
     def __init__(

@@ -136,7 +136,7 @@ class Chats:
     async def _open_stream(
         self, request: ChatRequest, plan: Plan, caller: Caller, deadline: float | None
     ) -> tuple[StreamHandle, tuple[Allowance, ...], bool]:
-        """Return the stream, what is left of the caller's limits, and whether the stream is new."""
+        """Return the stream, the caller's remaining limits, and whether the stream is new."""
         tenant = caller.tenant
         async with self._directory.claim(request.request_id, request.body_hash, tenant) as known:
             if known is not None:
