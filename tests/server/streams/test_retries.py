@@ -153,6 +153,23 @@ async def test_without_retries_the_request_is_dropped_when_it_is_sent():
         await read_all(reader)
 
 
+async def test_the_request_is_kept_until_the_first_content():
+    has_content, may_end = asyncio.Event(), asyncio.Event()
+    provider = Attempts(Played(has_content, "a", may_end, STOP))
+    async with retrying() as streams:
+        stream, reader = begin(streams, provider)
+        generation = streams.host._live[stream.id]
+        while not provider.opened:
+            await asyncio.sleep(0)
+        assert generation._request is not None
+        has_content.set()
+        while stream.log.last_sequence < 2:
+            await asyncio.sleep(0)
+        assert generation._request is None
+        may_end.set()
+        await read_all(reader)
+
+
 @pytest.mark.parametrize("way", ["cancel", "leave", "stop"])
 async def test_a_stream_that_ends_in_a_pause_sends_nothing_more(way):
     provider = Attempts(Played(busy(30.0)), Played("never", STOP))
