@@ -34,12 +34,12 @@ def chunk(usage=None, word=None):
     return b"data: " + json.dumps(found).encode() + b"\n\n"
 
 
-def speaking(first, repeated, *, breaks=False):
-    """A provider that reports usage first, or with each of WORDS words, and then waits or breaks."""
+def speaking(first, repeated, *, words=WORDS, breaks=False):
+    """A provider that reports usage first, or with each of its words, and then waits or breaks."""
 
     async def script(provider, reader, writer):
         writer.write(HEAD + b"Connection: close\r\n\r\n" + chunk(first))
-        for _ in range(WORDS):
+        for _ in range(words):
             writer.write(chunk(repeated, "word "))
             await writer.drain()
             await asyncio.sleep(0.001)
@@ -110,7 +110,8 @@ async def test_usage_reported_before_the_answer_does_not_hide_the_tokens_of_a_ca
 async def test_usage_reported_before_the_answer_does_not_hide_its_tokens_from_the_budget(
     serving, first, repeated
 ):
-    async with serving(speaking(first, repeated, breaks=True)) as api:
+    words = 70  # above the budget by less than ARRIVAL, even if all of them arrive at once
+    async with serving(speaking(first, repeated, words=words, breaks=True)) as api:
         finished = (await api.events("m", budget=budget(300)))[-1].finished
         assert finished.reason == event_pb2.FINISH_REASON_BUDGET
         assert 300 < finished.usage.cost_microusd <= 300 + ARRIVAL
