@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from .bounds import MAX_SPEND_USD
 from .http_fields import resolve, secrets
-from .settings import (
-    EVERY_OTHER_TENANT,
+from .limits import Limits
+from .models import ModelConfig, ModelPrices
+from .providers import (
     OPENAI_QUIRKS,
-    CallerLimits,
-    Limits,
-    ModelConfig,
-    ModelPrices,
     ProviderConfig,
     ProviderKind,
     Quirks,
-    RetryConfig,
-    Settings,
-    TenantLimits,
-    TlsConfig,
     known_providers,
-    load,
 )
+from .retries import RetryConfig
+from .settings import Settings, TlsConfig, load
 from .sources import ConfigError
+from .tenants import EVERY_OTHER_TENANT, CallerLimits, TenantLimits
 
 __all__ = [
     "EVERY_OTHER_TENANT",

@@ -1,0 +1,61 @@
+"""The settings of models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .bounds import PriceFactor, Seconds, Tokens, UsdPerCall, UsdPerMillionTokens
+from .section import Section
+
+Capability = Literal["tools", "images", "reasoning", "json_schema"]
+
+
+class ModelPrices(Section):
+    """Prices of a model, in US dollars per million tokens. A price of 0 means that the tokens are free.
+
+    These prices replace all public prices of the model. The two are never mixed.
+    """
+
+    input: UsdPerMillionTokens
+    """Price of input, in US dollars per million tokens."""
+    output: UsdPerMillionTokens
+    """Price of output, in US dollars per million tokens."""
+    cache_read: UsdPerMillionTokens | None = None
+    """Price of input that is read from the provider's prompt cache, in US dollars per million tokens. By
+    default the price of `input`."""
+    cache_write: UsdPerMillionTokens | None = None
+    """Price of input that is written to the provider's prompt cache, in US dollars per million tokens. By
+    default the price of `input`."""
+    cache_write_1h: UsdPerMillionTokens | None = None
+    """Price of input that the provider keeps in its prompt cache for an hour, in US dollars per million
+    tokens. By default twice the price of `input`, as Anthropic charges."""
+    reasoning: UsdPerMillionTokens | None = None
+    """Price of output that is reasoning, in US dollars per million tokens. By default the price of
+    `output`."""
+    server_tool_usd: dict[str, UsdPerCall] = {}
+    """Prices of one call of a tool that the provider runs, in US dollars, by the name of the tool, such as
+    `{ web_search = 0.01 }`. The cost of a stream with another tool is unknown."""
+    tier_factors: dict[str, PriceFactor] = {}
+    """Factors by which the prices of tokens are multiplied in a service tier, by the provider's name of the
+    tier, such as `{ priority = 2, flex = 0.5 }`. The cost of a stream in another tier than the standard one
+    is unknown."""
+
+
+class ModelConfig(Section):
+    """One model: an alias, or facts about `provider/model`."""
+
+    target: str = ""
+    """The `provider/model` that an alias stands for. If empty, the name itself is `provider/model`."""
+    capabilities: tuple[Capability, ...] = ()
+    """What the model supports, as GetModel reports it."""
+    context_window_tokens: Tokens | None = None
+    """Size of the context window in tokens, as GetModel reports it. By default GetModel reports none."""
+    max_output_tokens: Tokens | None = None
+    """Maximum number of output tokens, as GetModel reports it. It is also sent to providers that require a
+    limit, if the caller has none. By default GetModel reports none."""
+    first_content_s: Seconds | None = None
+    """Overrides `limits.upstream_first_content_s` for this model, in seconds."""
+    idle_s: Seconds | None = None
+    """Overrides `limits.upstream_idle_s` for this model, in seconds."""
+    prices: ModelPrices | None = None
+    """Prices of the model. By default the public prices, if the model has any."""
