@@ -26,6 +26,7 @@ from .pricing.estimate import Estimator
 from .pricing.pricebook import PriceBook
 from .pricing.tokenizers import Tokenizers
 from .providers.registry import ProviderRegistry
+from .routing.attempts import Routing
 from .routing.plan import Router
 from .routing.retry import Retries
 from .rpc.authentication import SPARE_CALLS, Authentication, OpenCalls
@@ -145,12 +146,12 @@ async def serve(
         observers: list[StreamObserver] = [Settlement(), recorder, cache]
         if metrics is not None:
             observers.append(_stream_metrics(metrics))
-        retries = Retries(settings.retries)
-        streams = StreamHost(settings.limits, tasks, directory, retries, observers)
+        estimator = Estimator(book, tokenizers, providers, settings.limits)
+        routing = Routing(settings.limits, Retries(settings.retries), estimator)
+        streams = StreamHost(tasks, directory, routing, observers)
         limiter = MemoryLimiter(settings.tenants)
         spend = SpendLimiter(settings.tenants)
         await _remember_spend(store, spend, settings.limits.max_stream_duration_s)
-        estimator = Estimator(book, tokenizers, providers, settings.limits)
         admission = Admission(router, limiter, spend, estimator)
         chats = Chats(admission, spend, directory, streams, cache)
 
@@ -306,6 +307,15 @@ def _require_targets(
             raise ConfigError(
                 f"models.{name}: {target!r} is not provider/model of one of {', '.join(providers)}"
             )
+        for index, fallback in enumerate(model.fallbacks):
+            if fallback in models:
+                continue
+            provider, _, rest = fallback.partition("/")
+            if provider not in providers or not rest:
+                raise ConfigError(
+                    f"models.{name}.fallbacks[{index}]: {fallback!r} is neither an alias nor "
+                    f"provider/model of one of {', '.join(providers)}"
+                )
 
 
 def _require_keys(settings: Settings, keyring: Keyring) -> None:

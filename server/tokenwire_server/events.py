@@ -206,6 +206,7 @@ class NoticeKind(enum.IntEnum):
     """What a notice in a log reports. The values are those of NoticeKind in the proto."""
 
     RETRYING = 1
+    FALLBACK = 2
     MODEL_CHANGED = 4
 
 
@@ -214,11 +215,11 @@ class Notice(msgspec.Struct, frozen=True, gc=False):
 
     kind: NoticeKind
     model: str = ""
-    """With MODEL_CHANGED: the model that answers from now on."""
+    """With FALLBACK and MODEL_CHANGED: the model that is used from now on."""
     provider: str = ""
-    """With MODEL_CHANGED: the provider of that model."""
+    """With FALLBACK and MODEL_CHANGED: the provider of that model."""
     attempt: int = 0
-    """With RETRYING: the number of the attempt that follows, counted from 1."""
+    """With RETRYING and FALLBACK: the number of the attempt that follows, counted from 1."""
     delay_s: float = 0.0
     """With RETRYING: the time until that attempt."""
 

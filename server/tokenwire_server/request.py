@@ -198,6 +198,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     model: str
     """The model as the caller named it: `provider/model` or an alias."""
     messages: tuple[Message, ...]
+    fallback_models: tuple[str, ...] = ()
+    """Models that are tried in this order if `model` fails, named likewise. Empty: those of the
+    configuration."""
     generation: Generation = Generation()
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None

@@ -1,6 +1,7 @@
 """Servers whose models have prices, and helpers of the tests of budgets, spend and counts."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 
@@ -121,6 +122,17 @@ def new_keys(database, tenants):
             return {tenant: (await store.create(tenant))[1] for tenant in tenants}
 
     return asyncio.run(make())
+
+
+async def record_of(api, stream_id):
+    """Return the usage record of a stream when it is closed."""
+    give_up = time.monotonic() + 5
+    while True:
+        for record in await api.records():
+            if record.stream_id == stream_id and record.outcome != usage_pb2.USAGE_OUTCOME_OPEN:
+                return record
+        assert time.monotonic() < give_up, "no record of its end"
+        await asyncio.sleep(0.05)
 
 
 async def refused(call):

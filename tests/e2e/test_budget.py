@@ -17,6 +17,7 @@ from priced_support import (
     calling,
     model,
     priced,
+    record_of,
     refused,
     text_of,
 )
@@ -73,17 +74,6 @@ def address(start, simulator, tmp_path_factory):
 async def api(api_on, address):
     async with calling(api_on, address) as api:
         yield api
-
-
-async def record_of(api, stream_id):
-    """Return the usage record of a stream when it is closed."""
-    give_up = time.monotonic() + 5
-    while True:
-        for record in await api.records():
-            if record.stream_id == stream_id and record.outcome != usage_pb2.USAGE_OUTCOME_OPEN:
-                return record
-        assert time.monotonic() < give_up, "no record of its end"
-        await asyncio.sleep(0.05)
 
 
 async def input_cost(api, alias):

@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message as ProtoMessage
 
 from tokenwire.v1.event_pb2 import (
+    NOTICE_KIND_FALLBACK,
     NOTICE_KIND_MODEL_CHANGED,
     NOTICE_KIND_RETRYING,
     Citation,
@@ -190,6 +191,9 @@ def _notice_text(notice: Notice) -> str | None:
     if notice.kind == NOTICE_KIND_RETRYING:
         delay_s = notice.delay.ToTimedelta().total_seconds()
         return f"the provider failed; attempt {notice.attempt} follows in {delay_s:.1f} s"
+    if notice.kind == NOTICE_KIND_FALLBACK:
+        model = one_line(f"{notice.provider}/{notice.model}")
+        return f"the provider failed; attempt {notice.attempt} follows with {model}"
     return None
 
 

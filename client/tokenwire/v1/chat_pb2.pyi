@@ -359,6 +359,7 @@ class ChatRequest(google.protobuf.message.Message):
     RETENTION_FIELD_NUMBER: builtins.int
     BUDGET_FIELD_NUMBER: builtins.int
     CACHE_FIELD_NUMBER: builtins.int
+    FALLBACK_MODELS_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     PROVIDER_OPTIONS_FIELD_NUMBER: builtins.int
@@ -416,6 +417,16 @@ class ChatRequest(google.protobuf.message.Message):
         """Whether a finished answer to an identical request may be replayed. Default: no."""
 
     @property
+    def fallback_models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Models that are tried in this order if `model` fails before the first content: `provider/model`, or
+        aliases. NOTICE_KIND_FALLBACK reports each change. A model is skipped if the request does not fit its
+        price into the budget. Which failures are followed by a fallback is listed in docs/errors.md. A refused
+        request (UPSTREAM_REJECTED) is not. Each model must accept all parts and options of the request, and the
+        key must permit it. At most 8, without repetitions. Default: the fallbacks that the server's
+        configuration has for `model`.
+        """
+
+    @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Copied to the stream's usage record. Not sent to the provider. At most 32 labels. A key is 1 to 64 of
         a-z 0-9 _ . -, and a value is at most 256 characters.
@@ -440,13 +451,14 @@ class ChatRequest(google.protobuf.message.Message):
         retention: global___RetentionOptions | None = ...,
         budget: global___Budget | None = ...,
         cache: global___CacheOptions | None = ...,
+        fallback_models: collections.abc.Iterable[builtins.str] | None = ...,
         request_id: builtins.str = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         provider_options: google.protobuf.struct_pb2.Struct | None = ...,
         token_counting: global___TokenCounting.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget", "cache", b"cache", "delivery", b"delivery", "generation", b"generation", "provider_options", b"provider_options", "response_format", b"response_format", "retention", b"retention", "tool_choice", b"tool_choice"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["budget", b"budget", "cache", b"cache", "delivery", b"delivery", "generation", b"generation", "labels", b"labels", "messages", b"messages", "model", b"model", "provider_options", b"provider_options", "request_id", b"request_id", "response_format", b"response_format", "retention", b"retention", "token_counting", b"token_counting", "tool_choice", b"tool_choice", "tools", b"tools"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["budget", b"budget", "cache", b"cache", "delivery", b"delivery", "fallback_models", b"fallback_models", "generation", b"generation", "labels", b"labels", "messages", b"messages", "model", b"model", "provider_options", b"provider_options", "request_id", b"request_id", "response_format", b"response_format", "retention", b"retention", "token_counting", b"token_counting", "tool_choice", b"tool_choice", "tools", b"tools"]) -> None: ...
 
 global___ChatRequest = ChatRequest
 

@@ -92,7 +92,8 @@ class ChatServiceServicer(object):
         do not recognize, but count its sequence.
 
         The server repeats a request to the provider that failed before the first content, see
-        NOTICE_KIND_RETRYING. A retry policy of the caller's gRPC library has no effect after initial metadata.
+        NOTICE_KIND_RETRYING, and then tries other models, see `fallback_models`. A retry policy of the caller's
+        gRPC library has no effect after initial metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

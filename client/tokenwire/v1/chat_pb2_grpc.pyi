@@ -40,7 +40,8 @@ class ChatServiceStub:
     do not recognize, but count its sequence.
 
     The server repeats a request to the provider that failed before the first content, see
-    NOTICE_KIND_RETRYING. A retry policy of the caller's gRPC library has no effect after initial metadata.
+    NOTICE_KIND_RETRYING, and then tries other models, see `fallback_models`. A retry policy of the caller's
+    gRPC library has no effect after initial metadata.
     """
 
     CountTokens: grpc.UnaryUnaryMultiCallable[
@@ -120,7 +121,8 @@ class ChatServiceAsyncStub:
     do not recognize, but count its sequence.
 
     The server repeats a request to the provider that failed before the first content, see
-    NOTICE_KIND_RETRYING. A retry policy of the caller's gRPC library has no effect after initial metadata.
+    NOTICE_KIND_RETRYING, and then tries other models, see `fallback_models`. A retry policy of the caller's
+    gRPC library has no effect after initial metadata.
     """
 
     CountTokens: grpc.aio.UnaryUnaryMultiCallable[
@@ -202,7 +204,8 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
         do not recognize, but count its sequence.
 
         The server repeats a request to the provider that failed before the first content, see
-        NOTICE_KIND_RETRYING. A retry policy of the caller's gRPC library has no effect after initial metadata.
+        NOTICE_KIND_RETRYING, and then tries other models, see `fallback_models`. A retry policy of the caller's
+        gRPC library has no effect after initial metadata.
         """
 
     @abc.abstractmethod

@@ -86,6 +86,10 @@ class _NoticeKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     """A request to the provider failed before the first content, and is repeated after `delay`. Sent before
     each further attempt. The answer has not begun.
     """
+    NOTICE_KIND_FALLBACK: _NoticeKind.ValueType  # 2
+    """The model failed before the first content, and another one is tried: `model`, from the request's
+    `fallback_models` or the server's configuration. The answer has not begun.
+    """
     NOTICE_KIND_MODEL_CHANGED: _NoticeKind.ValueType  # 4
     """The provider continues the answer with another model: `model`."""
     NOTICE_KIND_CAUGHT_UP: _NoticeKind.ValueType  # 5
@@ -103,6 +107,10 @@ NOTICE_KIND_UNSPECIFIED: NoticeKind.ValueType  # 0
 NOTICE_KIND_RETRYING: NoticeKind.ValueType  # 1
 """A request to the provider failed before the first content, and is repeated after `delay`. Sent before
 each further attempt. The answer has not begun.
+"""
+NOTICE_KIND_FALLBACK: NoticeKind.ValueType  # 2
+"""The model failed before the first content, and another one is tried: `model`, from the request's
+`fallback_models` or the server's configuration. The answer has not begun.
 """
 NOTICE_KIND_MODEL_CHANGED: NoticeKind.ValueType  # 4
 """The provider continues the answer with another model: `model`."""
@@ -672,11 +680,17 @@ class Notice(google.protobuf.message.Message):
     kind: global___NoticeKind.ValueType
     """What the notice reports."""
     model: builtins.str
-    """Name of the model that answers from now on. Set only with NOTICE_KIND_MODEL_CHANGED."""
+    """Name of the model that is used from now on. Set only with NOTICE_KIND_FALLBACK and
+    NOTICE_KIND_MODEL_CHANGED.
+    """
     provider: builtins.str
-    """Name of the provider that answers from now on. Set only with NOTICE_KIND_MODEL_CHANGED."""
+    """Name of the provider that is used from now on. Set only with NOTICE_KIND_FALLBACK and
+    NOTICE_KIND_MODEL_CHANGED.
+    """
     attempt: builtins.int
-    """Number of the attempt that follows: 2 for the first retry. Set only with NOTICE_KIND_RETRYING."""
+    """Number of the attempt that follows: 2 after the first one. Set only with NOTICE_KIND_RETRYING and
+    NOTICE_KIND_FALLBACK.
+    """
     @property
     def delay(self) -> google.protobuf.duration_pb2.Duration:
         """Time until the attempt. Set only with NOTICE_KIND_RETRYING."""

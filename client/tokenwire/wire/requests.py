@@ -55,6 +55,8 @@ class RequestFields(TypedDict, total=False):
     max_input_tokens: int | None
     """`budget.max_input_tokens`: largest number of input tokens."""
     cache: CacheOptions | Mapping[str, object]
+    fallback_models: Iterable[str]
+    """Models that are tried in this order if the model fails before it has sent anything."""
     request_id: str
     labels: Mapping[str, str]
     """Copied to the usage record of the stream. They are not sent to the provider."""
@@ -104,6 +106,8 @@ def build_request(
             setattr(request.budget, name, most)
     if "cache" in fields:
         request.cache.CopyFrom(_as(CacheOptions, fields["cache"]))
+    if "fallback_models" in fields:
+        request.fallback_models.extend(fields["fallback_models"])
     if "request_id" in fields:
         request.request_id = fields["request_id"]
     if "labels" in fields:

@@ -7,6 +7,7 @@ import time
 
 from ..errors import PermissionDenied, UnknownModel, UpstreamError
 from ..pricing.estimate import Estimate, Estimator
+from ..providers.base import Route
 from ..request import ChatRequest
 from ..routing.plan import Plan, Router
 from ..streams.generation import AdmittedChat
@@ -15,7 +16,7 @@ from ..tenants.limits import Limiter
 from ..tenants.reservation import Reservation
 from ..tenants.spend import SpendLimiter
 from .models import as_seen_by, check_may_call
-from .violations import Violations
+from .violations import Violations, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +57,60 @@ class Admission:
                     f"is {margin_s:g} s; the call's deadline is {left_s:.3g} s away",
                 )
         try:
-            plan = self._router.plan(request.model)
-            check_may_call(caller, request.model, plan.first)
+            preferred = self._route(request.model, caller)
         except (UnknownModel, PermissionDenied) as refusal:
             violations.raise_if_any()
             raise as_seen_by(caller, refusal) from None
         # Fields with a violation, and fields that contain one, are not reported again.
         known_fields = [violation.field for violation in violations]
-        for _, violation in violations.checking(plan.first.provider.check(request)):
+        for _, violation in violations.checking(preferred.provider.check(request)):
             if not any(field.startswith(violation.field) for field in known_fields):
                 violations.add(violation.field, violation.description)
         violations.raise_if_any()
         self._limiter.check_request(caller, byte_count=0, message_count=len(request.messages))
-        return plan
+        if request.fallback_models:
+            fallbacks = self._requested_fallbacks(request, caller, violations)
+        else:
+            fallbacks = self._configured_fallbacks(request, caller)
+        return Plan((preferred, *fallbacks))
+
+    def _route(self, model: str, caller: Caller) -> Route:
+        """Return the preferred route to a model. Raises UnknownModel, PermissionDenied."""
+        route = self._router.route(model)
+        check_may_call(caller, model, route)
+        return route
+
+    def _requested_fallbacks(
+        self, request: ChatRequest, caller: Caller, violations: Violations
+    ) -> list[Route]:
+        """Return the routes to the request's fallbacks. Raises InvalidRequest if one cannot serve it."""
+        routes: list[Route] = []
+        for index, model in violations.checking(request.fallback_models):
+            path = f"fallback_models[{index}]"
+            try:
+                route = self._route(model, caller)
+            except (UnknownModel, PermissionDenied) as refusal:
+                violations.add(path, str(as_seen_by(caller, refusal)))
+                continue
+            unsupported = next(route.provider.check(request), None)
+            if unsupported is not None:
+                why = f"{unsupported.field}: {unsupported.description}"
+                violations.add(path, f"{quoted(model)} does not support the request: {why}")
+            routes.append(route)
+        violations.raise_if_any()
+        return routes
+
+    def _configured_fallbacks(self, request: ChatRequest, caller: Caller) -> list[Route]:
+        """Return the routes to the fallbacks of the configuration that can serve the request."""
+        routes: list[Route] = []
+        for model in self._router.fallbacks(request.model):
+            try:
+                route = self._route(model, caller)
+            except (UnknownModel, PermissionDenied):
+                continue
+            if next(route.provider.check(request), None) is None:
+                routes.append(route)
+        return routes
 
     async def reserve(
         self, request: ChatRequest, plan: Plan, caller: Caller, deadline: float | None

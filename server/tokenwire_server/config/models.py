@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from .bounds import PriceFactor, Seconds, Tokens, UsdPerCall, UsdPerMillionTokens
 from .section import Section
 
@@ -46,6 +48,11 @@ class ModelConfig(Section):
 
     target: str = ""
     """The `provider/model` that an alias stands for. If empty, the name itself is `provider/model`."""
+    fallbacks: tuple[str, ...] = Field(default=(), max_length=8)
+    """Models that are tried in this order if this one fails before the first content: `provider/model`, or
+    aliases. Their own fallbacks are not used. A request with `fallback_models` replaces the list. A model is
+    skipped if it does not support the request, if the caller's key does not permit it, or if it is too
+    expensive for the request's budget."""
     capabilities: tuple[Capability, ...] = ()
     """What the model supports, as GetModel reports it."""
     context_window_tokens: Tokens | None = None

@@ -172,7 +172,7 @@ class Estimator:
             source=source,
             counter=self._counter(route),
             tariff=self._book.tariff(
-                route.provider.name, route.model, request.model, time.time(), asked_tier(request)
+                route.provider.name, route.model, route.name, time.time(), asked_tier(request)
             ),
             max_output_tokens=most,
             likely_output_tokens=likely if asked is None else asked,

@@ -144,3 +144,8 @@ class Route(msgspec.Struct, frozen=True):
     """The model's own limit for its first content. None: `Limits.upstream_first_content_s` applies."""
     idle_s: float | None = None
     """The model's own limit between two arrivals. None: `Limits.upstream_idle_s` applies."""
+    name: str = ""
+    """The name of the model in the request or the configuration: `provider/model`, or an alias."""
+
+    def __str__(self) -> str:
+        return f"{self.provider.name}/{self.model}"

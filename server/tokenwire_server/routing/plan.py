@@ -19,7 +19,7 @@ MAX_COMPARED_CHARS = 256
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The routes that can serve a request, the preferred one first. There is at least one."""
+    """The routes that can serve a request, in the order in which they are tried. There is at least one."""
 
     candidates: tuple[Route, ...]
 
@@ -36,10 +36,13 @@ class Router:
         self._providers = providers
         self._models = models
 
-    def plan(self, model: str) -> Plan:
-        """Return the plan for a model. Raises UnknownModel."""
-        route, _ = self.describe(model)
-        return Plan((route,))
+    def route(self, model: str) -> Route:
+        """Return the preferred route to a model. Raises UnknownModel."""
+        return self.describe(model)[0]
+
+    def fallbacks(self, model: str) -> tuple[str, ...]:
+        """Return the names of the models that the configuration has as fallbacks. Raises UnknownModel."""
+        return self.describe(model)[1].fallbacks
 
     def model_ids(self) -> list[str]:
         """Return the models and aliases that the configuration names, sorted."""
@@ -69,6 +72,7 @@ class Router:
             merged.max_output_tokens,
             merged.first_content_s,
             merged.idle_s,
+            name=model,
         )
         return route, merged
 

@@ -1,4 +1,5 @@
-"""Whether and when a failed attempt is repeated. Pure: the clock and the random numbers are parameters.
+"""What follows a failed attempt: the same request again, or another route. Pure: the clock and the random
+numbers are parameters.
 
 Only an attempt that failed before its first content is repeated. Three rules decide, in this order:
 
@@ -38,11 +39,14 @@ BUDGET_WINDOW_S = 60.0
 
 
 class RetryRule(NamedTuple):
-    """A kind of failure, and whether an attempt that failed in this way is repeated."""
+    """A kind of failure, and what follows an attempt that failed in this way."""
 
     failure: str
     """What happened, as docs/errors.md describes it."""
     is_retried: bool
+    """Whether the attempt is repeated at the same route."""
+    falls_back: bool
+    """Whether the next route is tried."""
     why: str
     kind: type[AttemptError]
     applies: Callable[[AttemptError], bool] = lambda _: True
@@ -60,30 +64,37 @@ RULES = (
     RetryRule(
         "The provider refuses the request: 400, 413, 422, and other statuses with this meaning",
         False,
+        False,
         "The same request is refused again.",
         UpstreamRejected,
     ),
     RetryRule(
         "The request does not fit into the context window",
         False,
-        "The same request is refused again.",
+        True,
+        "It may fit into the context window of another model.",
         ContextTooLong,
     ),
     RetryRule(
         "The provider refuses the server's key or account: 401, 402, 403, or no credit is left",
         False,
+        True,
         "The operator must correct it.",
         UpstreamAuth,
     ),
-    RetryRule("The provider does not offer the model", False, "It is refused again.", UnknownModel),
+    RetryRule(
+        "The provider does not offer the model", False, True, "It is refused again.", UnknownModel
+    ),
     RetryRule(
         "The provider sends no content in time",
         False,
+        True,
         "It may still work on the request, and bill it.",
         UpstreamStalled,
     ),
     RetryRule(
         "The provider is at its rate limit: 429",
+        True,
         True,
         "It accepts requests again after a while.",
         UpstreamRateLimited,
@@ -91,6 +102,7 @@ RULES = (
     RetryRule(
         "The provider answers with a redirect: 3xx",
         False,
+        True,
         "The operator must correct the address.",
         UpstreamUnavailable,
         _is_redirect,
@@ -98,6 +110,7 @@ RULES = (
     RetryRule(
         "The provider does not have the path, or its answer cannot be read, such as an HTML page",
         False,
+        True,
         "The operator must correct the address.",
         UpstreamUnavailable,
         _is_permanent,
@@ -105,11 +118,13 @@ RULES = (
     RetryRule(
         "The provider cannot be reached, or fails: 408, 409, 425, or 5xx such as 500, 503, 529",
         True,
+        True,
         "Most of these failures pass within seconds.",
         UpstreamUnavailable,
     ),
     RetryRule(
         "The connection breaks after the head of the answer, or the answer ends without content",
+        True,
         True,
         "It often succeeds on another connection.",
         UpstreamBroken,

@@ -30,10 +30,17 @@ MAX_LABELS = 32
 MAX_LABEL_CHARS = 256
 
 _NotCached = Literal[
-    "delivery", "retention", "budget", "cache", "request_id", "labels", "token_counting"
+    "fallback_models",
+    "delivery",
+    "retention",
+    "budget",
+    "cache",
+    "request_id",
+    "labels",
+    "token_counting",
 ]
 _NOT_CACHED = get_args(_NotCached)
-"""Fields of a ChatRequest that do not change the answer."""
+"""Fields of a ChatRequest that do not change a cached answer. The answers of fallbacks are not cached."""
 
 
 class OptionsParser:

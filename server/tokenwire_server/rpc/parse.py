@@ -39,6 +39,7 @@ from .schema import check_json_schema
 from .wire import STEP_FIELDS, check_size, count_fields, malformed, too_many_fields
 
 MAX_MODEL_CHARS = 256
+MAX_FALLBACKS = 8
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
 MAX_TOOLS = 512
@@ -233,6 +234,7 @@ class _Parser:
             yield self._remaining
         return ChatRequest(
             model=model,
+            fallback_models=self._fallback_models(proto),
             messages=messages,
             generation=generation,
             tools=tools,
@@ -248,6 +250,23 @@ class _Parser:
             asks_provider=self._asks_provider(proto),
             body_hash=body_hash,
         )
+
+    def _fallback_models(self, proto: chat_pb2.ChatRequest) -> tuple[str, ...]:
+        names = tuple(proto.fallback_models)
+        if len(names) > MAX_FALLBACKS:
+            self._report(
+                "fallback_models", f"has {len(names)}; at most {MAX_FALLBACKS} are allowed"
+            )
+            return ()
+        for index, name in enumerate(names):
+            path = f"fallback_models[{index}]"
+            if not name:
+                self._report(path, "is empty: provider/model, or an alias, is required")
+            elif len(name) > MAX_MODEL_CHARS:
+                self._report(path, f"is longer than {MAX_MODEL_CHARS} characters")
+            elif name == proto.model or name in names[:index]:
+                self._report(path, f"repeats {quoted(name)}")
+        return names
 
     def _asks_provider(self, proto: chat_pb2.ChatRequest) -> bool:
         if proto.token_counting not in chat_pb2.TokenCounting.values():

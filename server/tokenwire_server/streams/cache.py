@@ -86,6 +86,7 @@ class ResponseCache(StreamObserver):
         if (
             use is None
             or generation.from_cache  # a replay does not extend the lifetime of an answer
+            or generation.is_fallback  # the next request must get the model that it names
             or log.finished is None
             or log.finished.reason not in KEPT_REASONS
             or log.earliest_sequence > 1

@@ -7,10 +7,9 @@ import secrets
 import time
 from collections.abc import Iterable
 
-from ..config import Limits
 from ..errors import Overloaded
 from ..events import FinishReason
-from ..routing.retry import Retries
+from ..routing.attempts import Routing
 from ..streamlog.memory import MemoryLog
 from .cache import CachedAnswer
 from .directory import StreamDirectory
@@ -26,22 +25,21 @@ option of a command."""
 class StreamHost(StreamObserver):
     """The owner of this process's streams. Belongs to one event loop.
 
-    At most `limits.max_streams` generate at once, and at most `limits.max_readers` read. Producers are
+    At most `max_streams` of the limits generate at once, and at most `max_readers` read. Producers are
     tasks of `tasks`, a task group that outlives every RPC. `observers` follow all streams.
     """
 
     def __init__(
         self,
-        limits: Limits,
         tasks: asyncio.TaskGroup,
         directory: StreamDirectory,
-        retries: Retries,
+        routing: Routing,
         observers: Iterable[StreamObserver] = (),
     ) -> None:
-        self._limits = limits
+        self._limits = limits = routing.limits
         self._tasks = tasks
         self._directory = directory
-        self._retries = retries
+        self._routing = routing
         self._observers = (*observers, self)
         self._ended = EndedStreams(directory, limits.max_total_log_bytes)
         self._live: dict[str, Generation] = {}  # by stream id
@@ -96,7 +94,7 @@ class StreamHost(StreamObserver):
             retention=request.retention,
             body_hash=request.body_hash,
         )
-        generation = Generation(stream, chat, self._limits, self._retries, self._observers)
+        generation = Generation(stream, chat, self._routing, self._observers)
         self._directory.add(stream)
         self._live[stream.id] = generation
         self._idle.clear()

@@ -35,7 +35,7 @@ class StreamMetrics(StreamObserver):
         self._metrics.add_model(attempt.route.provider.name, attempt.route.model)
 
     def ended(self, generation: Generation) -> None:
-        metrics, route = self._metrics, generation.plan.first
+        metrics, route = self._metrics, generation.route
         progress, log = generation.progress(), generation.stream.log
         # The model as it was requested: providers may report another name for each of its versions.
         target = metrics.target(progress.provider or route.provider.name, route.model)

@@ -61,7 +61,7 @@ class UsageRecorder(StreamObserver):
                 yield self._record(generation)
 
     def _record(self, generation: Generation) -> UsageRecord:
-        stream, progress, route = generation.stream, generation.progress(), generation.plan.first
+        stream, progress, route = generation.stream, generation.progress(), generation.route
         outcome, reason = end_of(stream.log)
         return UsageRecord(
             stream_id=stream.id,

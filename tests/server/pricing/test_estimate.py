@@ -77,8 +77,8 @@ def a_request(text="hello", *, model="openai/gpt-4o", messages=1, **fields):
     )
 
 
-def to(model="gpt-4o", provider=None, most=None):
-    return Route(provider or Counting(), model, most)
+def to(model="gpt-4o", provider=None, most=None, name=""):
+    return Route(provider or Counting(), model, most, name=name)
 
 
 def prose(chars):
@@ -158,8 +158,7 @@ async def test_providers_count_concurrently(new):
 
 async def test_the_price_is_that_of_the_requested_name(new):
     models = {"cheap": ModelConfig(target="openai/gpt-4o", prices=RATES)}
-    request = a_request(model="cheap")
-    found = await new(models).estimate(request, to(), TENANT)
+    found = await new(models).estimate(a_request(), to(name="cheap"), TENANT)
     assert found.input_cost_microusd == found.input_tokens * 2
     public = await new(models).estimate(a_request(), to(), TENANT)
     assert public.input_cost_microusd not in (None, found.input_cost_microusd)

@@ -25,15 +25,15 @@ async def router():
 
 
 async def test_a_route_carries_the_models_output_limit(router):
-    route = router.plan("open/big").first
+    route = router.route("open/big")
     assert (route.provider.name, route.model, route.max_output_tokens) == ("open", "big", 4096)
-    assert router.plan("open/other").first.max_output_tokens is None
+    assert router.route("open/other").max_output_tokens is None
 
 
 async def test_an_alias_inherits_what_it_does_not_set_from_its_target(router):
     route, config = router.describe("short")
     assert (route.max_output_tokens, config.capabilities) == (10, ("tools",))
-    fast = router.plan("fast").first
+    fast = router.route("fast")
     assert (fast.provider.name, fast.model, fast.max_output_tokens) == ("open", "big", 4096)
 
 
@@ -41,6 +41,6 @@ async def test_a_provider_without_its_key_is_refused_with_the_variable_that_the_
     router,
 ):
     with pytest.raises(UnknownModel, match="must set LOCKED_KEY"):
-        router.plan("locked/m")
+        router.route("locked/m")
     with pytest.raises(UnknownModel, match="there is no provider 'nobody'"):
-        router.plan("nobody/m")
+        router.route("nobody/m")

@@ -45,11 +45,16 @@ def policy(uniform=longest, **fields):
     return RetryPolicy(RetryConfig(**fields), uniform=uniform)
 
 
+def _yes(flag):
+    return "Yes" if flag else "No"
+
+
 def test_the_table_in_the_documentation_is_that_of_the_code():
-    _, _, section = DOCS.read_text().partition("### Retries by the server\n")
+    _, _, section = DOCS.read_text().partition("### Retries and fallbacks\n")
     rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
     assert rows[2:] == [
-        f"| {rule.failure} | {'Yes' if rule.is_retried else 'No'} | {rule.why} |" for rule in RULES
+        f"| {rule.failure} | {_yes(rule.is_retried)} | {_yes(rule.falls_back)} | {rule.why} |"
+        for rule in RULES
     ]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 
 from tokenwire_server.chats.admission import Admission
@@ -14,6 +15,7 @@ from tokenwire_server.pricing.estimate import rough_estimate
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import ChatRequest, Message, Retention, Text
+from tokenwire_server.routing.attempts import Routing
 from tokenwire_server.routing.plan import Plan
 from tokenwire_server.routing.retry import Retries
 from tokenwire_server.streamlog.memory import MemoryLog
@@ -32,24 +34,38 @@ DEFAULT_CALLER = Caller()
 NO_RETRIES = RetryConfig(max_attempts=1)
 
 
+class RoughEstimator:
+    """Estimates without tokenizers, with the tariff of each model."""
+
+    def __init__(self):
+        self.tariffs = {}
+
+    async def estimate(self, request, route, tenant):
+        return msgspec.structs.replace(rough_estimate(request), tariff=self.tariffs.get(route.name))
+
+
 class Streams:
     """The streams of a process, opened as `Chats` opens them, for requests that are admitted already."""
 
     def __init__(self, limits, tasks, observers=(), *, retries=None):
         self.limits = limits
+        self.estimator = RoughEstimator()
         self.directory = StreamDirectory()
         self.cache = ResponseCache.within(limits)
         observers = (Settlement(), self.cache, *observers)
-        retries = Retries(retries or NO_RETRIES)
-        self.host = StreamHost(limits, tasks, self.directory, retries, observers)
+        routing = Routing(limits, Retries(retries or NO_RETRIES), self.estimator)
+        self.host = StreamHost(tasks, self.directory, routing, observers)
         self.chats = Chats(self, SpendLimiter({}), self.directory, self.host, self.cache)
 
     def open(
         self, request, route, *, caller=DEFAULT_CALLER, estimate=None, reserve=None, deadline=None
     ):
-        """Return the stream that answers a request. `reserve` is a coroutine function."""
+        """Return the stream that answers a request. `reserve` is a coroutine function. `route` may be
+        several routes.
+        """
         self._admitted = estimate or rough_estimate(request), reserve
-        opening = self.chats._open_stream(request, Plan((route,)), caller, deadline)
+        routes = (route,) if isinstance(route, Route) else route
+        opening = self.chats._open_stream(request, Plan(routes), caller, deadline)
         return at_once(opening)[0]
 
     async def reserve(self, request, plan, caller, deadline):
@@ -82,7 +98,8 @@ def new_chats(router, limits, tasks, *, limiter, spend, estimator, observers=())
     """Return the chats of a process, and the host of their streams, as `app` composes them."""
     directory, cache = StreamDirectory(), ResponseCache.within(limits)
     observers = (Settlement(), cache, *observers)
-    host = StreamHost(limits, tasks, directory, Retries(NO_RETRIES), observers)
+    routing = Routing(limits, Retries(NO_RETRIES), estimator)
+    host = StreamHost(tasks, directory, routing, observers)
     admission = Admission(router, limiter, spend, estimator)
     return Chats(admission, spend, directory, host, cache), host
 
@@ -214,5 +231,5 @@ async def read_all(reader):
             return events
 
 
-def route_to(provider):
-    return Route(provider, "asked-for", None)
+def route_to(provider, name=""):
+    return Route(provider, "asked-for", None, name=name)

@@ -232,7 +232,7 @@ async def test_a_request_id_stays_taken_when_tokens_were_paid_for(streams):
 
 
 async def test_what_ended_keeps_neither_its_producer_nor_the_frames_of_its_failure(streams, caplog):
-    caplog.set_level("CRITICAL", "tokenwire_server.streams.generation")  # records keep errors
+    caplog.set_level("CRITICAL", "tokenwire_server.routing.attempts")  # records keep errors
     provider = Played("some", UpstreamUnavailable("down"))
     request = a_request(retention=KEPT)
     stream = streams.open(request, route_to(provider))
