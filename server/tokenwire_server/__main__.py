@@ -57,7 +57,7 @@ def _end_on_signals(*, is_server: bool) -> None:
 
     This runs before slow imports: the kernel drops a signal to process 1 that has no handler, and a
     container would run until SIGKILL. Ending at once is safe: a starting server has no callers, and its
-    database rolls back what was not committed. `app.stop_on_signals` replaces these handlers before the
+    database rolls back what was not committed. `shutdown.stop_on_signals` replaces these handlers before the
     server answers calls.
     """
 
@@ -137,7 +137,7 @@ async def _until_stopped(options: ServeOptions) -> bool:
 
     # Invalid settings are reported before the SDKs are imported, which takes a second. The SDKs are
     # imported before the log is configured, because their environment variables change it.
-    from . import app
+    from . import app, shutdown
     from .telemetry import configure_logging
 
     configure_logging(settings.log_level)
@@ -147,7 +147,7 @@ async def _until_stopped(options: ServeOptions) -> bool:
         os.environ,
         demo=options.demo,
         ready=lambda address: _announce(f"tokenwire-server: listening on {address}"),
-        stop_on_signals=app.stop_on_signals,
+        stop_on_signals=shutdown.stop_on_signals,
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import readings
 import uvloop
 
-from tokenwire_server import app
+from tokenwire_server import app, shutdown
 from tokenwire_server.config import load
 from tokenwire_server.streams.host import StreamHost
 from tokenwire_server.telemetry import configure_logging
@@ -67,7 +67,7 @@ async def serve() -> None:
     settings = load(None, {"listen": "127.0.0.1:0"})
     configure_logging(settings.log_level)
     await app.serve(
-        settings, os.environ, demo=False, ready=ready, stop_on_signals=app.stop_on_signals
+        settings, os.environ, demo=False, ready=ready, stop_on_signals=shutdown.stop_on_signals
     )
 
 

@@ -4,10 +4,10 @@ import asyncio
 
 from streams_support import Played, Streams, a_request, route_to
 
-from tokenwire_server.app import _drain
 from tokenwire_server.config import Limits
 from tokenwire_server.errors import ServerStopped
 from tokenwire_server.request import Retention
+from tokenwire_server.shutdown import drain
 
 
 async def test_a_stream_let_in_while_the_server_drains_does_not_keep_it_up():
@@ -27,6 +27,6 @@ async def test_a_stream_let_in_while_the_server_drains_does_not_keep_it_up():
     endless, server = Played(asyncio.Event()), LetsOneIn()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         streams = Streams(Limits(), tasks)
-        await _drain(server, streams, 0.0, asyncio.Event())
+        await drain(server, streams, 0.0, asyncio.Event())
     assert server.stream.log.failure.reason == ServerStopped.reason
     assert endless.closed.is_set()
