@@ -149,6 +149,9 @@ class Call:
         elif scenario.redirect:
             self._headers["location"] = scenario.redirect
             self._send(307, b"{}")
+        elif scenario.drop_before_head:
+            self._connection.break_off(rst=scenario.drop == "rst")
+            self._journal.close(self._entry, aborted=False)
         elif scenario.silent:
             Exchange(self._connection, self._journal, self._entry)
         else:

@@ -194,6 +194,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     HTML page, or the body of an error."""
     redirect: str = ""
     """Answer 307 with this Location."""
+    drop_before_head: bool = False
+    """Break the connection without an answer, as `drop` says."""
     silent: bool = False
     """Never answer."""
     headers_then_silent: bool = False
@@ -203,7 +205,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drop_after: Count | None = None
     """Break the connection after N tokens."""
     drop: Literal["close", "rst"] = "close"
-    """How the connection breaks: with FIN in the middle of the chunked body, or with RST."""
+    """How the connection breaks: with FIN (after the head, in the middle of the chunked body) or with RST."""
     stall_after: Count | None = None
     """Send nothing after N tokens, with the connection open."""
     error_event_after: Count | None = None
@@ -274,6 +276,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             status=None,
             instead="",
             redirect="",
+            drop_before_head=False,
             silent=False,
             headers_then_silent=False,
             drop_after=None,

@@ -56,6 +56,18 @@ async def test_a_stalled_answer_stays_open_and_silent(local, wire):
     assert local.stats().requests_open == 1
 
 
+@pytest.mark.parametrize(("how", "error"), [("close", None), ("rst", ConnectionResetError)])
+async def test_a_connection_can_break_before_the_head(local, wire, how, error):
+    await wire.chat(f"sim?drop_before_head=1&drop={how}&key=headless")
+    if error is None:
+        assert await wire.reader.read() == b""
+    else:
+        with pytest.raises(error):
+            await wire.reader.read()
+    assert local.find("headless").closed_at is not None
+    assert local.stats().requests_open == 0
+
+
 async def test_a_silent_provider_receives_the_request_and_sends_nothing(local, wire):
     await wire.chat("sim?silent=1")
     with pytest.raises(TimeoutError):
