@@ -43,7 +43,7 @@ class BoundedConnector(aiohttp.TCPConnector):
 
 
 class _BoundedProtocol(ResponseHandler):
-    """aiohttp's protocol (3.14.5), which also counts what it receives."""
+    """aiohttp's protocol (3.14.5), which also counts what it receives, and logs no reset by a provider."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -57,6 +57,17 @@ class _BoundedProtocol(ResponseHandler):
         self._check_at_bytes = _HEAD_STEP_BYTES
         self._payload = None  # of the previous request
         super().set_response_params(**params)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End, and mark the error as retrieved.
+
+        No response watches an idle connection that is kept alive. When the provider reset it, asyncio would
+        log that nobody retrieved the error.
+        """
+        super().connection_lost(exc)
+        closed = self.closed
+        if closed is not None and not closed.cancelled():
+            closed.exception()
 
     def data_received(self, data: bytes) -> None:
         self._received_bytes += len(data)

@@ -242,9 +242,7 @@ class _Response(aiohttp.ClientResponse):
         self._unwatch()
         return super().release()
 
-    def _connection_lost(self, closed: asyncio.Future[None]) -> None:
-        if not closed.cancelled():
-            closed.exception()
+    def _connection_lost(self, _: asyncio.Future[None]) -> None:
         if not self.content.is_eof() and self.content.exception() is None:
             self.content.set_exception(
                 aiohttp.ClientPayloadError("the connection ended before the end of the body")

@@ -353,6 +353,17 @@ async def test_a_kept_alive_connection_does_not_refer_to_its_responses():
         assert kept <= 2
 
 
+async def test_the_reset_of_a_kept_alive_connection_is_no_error_of_ours(caplog):
+    async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
+        await answer(providers, "sim?tokens=3&itl_ms=5")
+        with pytest.raises(UpstreamUnavailable):
+            await answer(providers, "sim?drop_before_head=1&drop=rst")
+        assert simulator.stats().connections_total == 1
+        gc.collect()
+        await asyncio.sleep(0)
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
 async def test_a_problem_of_answers_is_a_warning_once(serving, caplog):
     async def handler(request):
         return web.Response(
