@@ -343,6 +343,8 @@ class ContextTooLong(UpstreamError):
 
 class UpstreamAuth(UpstreamError):
     reason = "UPSTREAM_AUTH"
+    is_out_of_credit: bool = False
+    """Whether the provider accepts the key, and the account has no credit or quota left."""
 
 
 class UpstreamRateLimited(UpstreamError):

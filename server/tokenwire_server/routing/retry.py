@@ -50,6 +50,8 @@ class RetryRule(NamedTuple):
     why: str
     kind: type[AttemptError]
     applies: Callable[[AttemptError], bool] = lambda _: True
+    counts_for_breaker: bool = False
+    """Whether it shows that the provider cannot serve the model at present, whatever the request."""
 
 
 def _is_redirect(error: AttemptError) -> bool:
@@ -91,6 +93,7 @@ RULES = (
         True,
         "It may still work on the request, and bill it.",
         UpstreamStalled,
+        counts_for_breaker=True,
     ),
     RetryRule(
         "The provider is at its rate limit: 429",
@@ -121,6 +124,7 @@ RULES = (
         True,
         "Most of these failures pass within seconds.",
         UpstreamUnavailable,
+        counts_for_breaker=True,
     ),
     RetryRule(
         "The connection breaks after the head of the answer, or the answer ends without content",
@@ -128,6 +132,7 @@ RULES = (
         True,
         "It often succeeds on another connection.",
         UpstreamBroken,
+        counts_for_breaker=True,
     ),
 )
 """The first rule that applies to an error decides. An error event in a stream is classified like the same

@@ -53,7 +53,8 @@ def test_the_table_in_the_documentation_is_that_of_the_code():
     _, _, section = DOCS.read_text().partition("### Retries and fallbacks\n")
     rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
     assert rows[2:] == [
-        f"| {rule.failure} | {_yes(rule.is_retried)} | {_yes(rule.falls_back)} | {rule.why} |"
+        f"| {rule.failure} | {_yes(rule.is_retried)} | {_yes(rule.falls_back)} | "
+        f"{_yes(rule.counts_for_breaker)} | {rule.why} |"
         for rule in RULES
     ]
 

@@ -92,6 +92,25 @@ def test_each_behaviour_of_a_provider_is_mapped_to_who_has_to_act(status, value,
 
 
 @pytest.mark.parametrize(
+    ("status", "value", "is_out_of_credit"),
+    [
+        (429, openai("used up", "insufficient_quota", "insufficient_quota"), True),
+        (402, {"error": {"message": "Insufficient credits", "code": 402}}, True),
+        (400, anthropic("invalid_request_error", "Your credit balance is too low to use the API."), True),
+        (None, anthropic("billing_error"), True),
+        (401, openai("bad key", "authentication_error", "invalid_api_key"), False),
+        (403, anthropic("permission_error"), False),
+    ],
+)  # fmt: skip
+def test_an_account_without_credit_is_not_confused_with_a_wrong_key(
+    status, value, is_out_of_credit
+):
+    error = errors.classify(value, status=status)
+    assert isinstance(error, UpstreamAuth)
+    assert error.is_out_of_credit is is_out_of_credit
+
+
+@pytest.mark.parametrize(
     ("status", "value", "input_tokens", "limit_tokens"),
     [
         (400, openai("maximum context length", "invalid_request_error", "context_length_exceeded"), None, None),

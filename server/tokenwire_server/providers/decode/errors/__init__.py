@@ -106,6 +106,8 @@ def classify(
         retry_after_s=retry_after_s,
         requested_delay_s=requested_delay_s,
     )
+    if isinstance(error, UpstreamAuth):
+        error.is_out_of_credit = meaning == table.ACCOUNT
     if isinstance(error, ContextTooLong):
         error.input_tokens, error.limit_tokens = context_length.token_counts(body)
     return error
