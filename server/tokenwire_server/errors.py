@@ -37,6 +37,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 import msgspec
@@ -199,11 +200,15 @@ class BudgetExceeded(TokenwireError):
 
 
 class Overloaded(TokenwireError):
+    """The delay is between 1 and 2 seconds, at random: callers that were refused together do not come back
+    together.
+    """
+
     reason = "OVERLOADED"
 
-    def __init__(self, what: str, *, limit: int, retry_after_s: float = 1.0) -> None:
+    def __init__(self, what: str, *, limit: int) -> None:
         self.limit = limit
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = random.uniform(1.0, 2.0)  # noqa: S311  # not a secret
         super().__init__(f"this server is full: {what} (limit {limit})")
 
     def facts(self) -> dict[str, str]:

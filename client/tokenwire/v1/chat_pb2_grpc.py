@@ -93,7 +93,8 @@ class ChatServiceServicer(object):
 
         The server repeats a request to the provider that failed before the first content, see
         NOTICE_KIND_RETRYING, and then tries other models, see `fallback_models`. A retry policy of the caller's
-        gRPC library has no effect after initial metadata.
+        gRPC library has no effect after initial metadata. A call that is refused before that has the trailer
+        `grpc-retry-pushback-ms`, see ErrorReason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,8 @@ class ChatServiceStub:
 
     The server repeats a request to the provider that failed before the first content, see
     NOTICE_KIND_RETRYING, and then tries other models, see `fallback_models`. A retry policy of the caller's
-    gRPC library has no effect after initial metadata.
+    gRPC library has no effect after initial metadata. A call that is refused before that has the trailer
+    `grpc-retry-pushback-ms`, see ErrorReason.
     """
 
     CountTokens: grpc.UnaryUnaryMultiCallable[
@@ -122,7 +123,8 @@ class ChatServiceAsyncStub:
 
     The server repeats a request to the provider that failed before the first content, see
     NOTICE_KIND_RETRYING, and then tries other models, see `fallback_models`. A retry policy of the caller's
-    gRPC library has no effect after initial metadata.
+    gRPC library has no effect after initial metadata. A call that is refused before that has the trailer
+    `grpc-retry-pushback-ms`, see ErrorReason.
     """
 
     CountTokens: grpc.aio.UnaryUnaryMultiCallable[
@@ -205,7 +207,8 @@ class ChatServiceServicer(metaclass=abc.ABCMeta):
 
         The server repeats a request to the provider that failed before the first content, see
         NOTICE_KIND_RETRYING, and then tries other models, see `fallback_models`. A retry policy of the caller's
-        gRPC library has no effect after initial metadata.
+        gRPC library has no effect after initial metadata. A call that is refused before that has the trailer
+        `grpc-retry-pushback-ms`, see ErrorReason.
         """
 
     @abc.abstractmethod

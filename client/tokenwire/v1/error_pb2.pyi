@@ -129,6 +129,14 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     the first token also has `stream_id`, `last_sequence` and the usage in the ErrorInfo's metadata. Errors
     that the caller's own gRPC library creates carry no ErrorInfo. New reasons may be added: handle an
     unknown reason by its status code.
+
+    RetryInfo is the delay after which the same call may succeed. A call that is refused with RetryInfo before
+    its initial metadata also has the trailer `grpc-retry-pushback-ms` with the same delay. A gRPC library
+    whose retry policy includes the status waits for it, and then retries. The trailer is negative, which means
+    that the library must not retry, if the delay is longer than a minute or than the rest of the call's
+    deadline, or if waiting does not help with a limit of the caller. gRPC libraries never retry a call after
+    its initial metadata. The server itself repeats the requests to providers that failed before the first
+    content, so a retry policy is not needed for that.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0

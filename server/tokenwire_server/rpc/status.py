@@ -17,7 +17,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from ..errors import InvalidRequest, LimitExceeded, StreamPosition, TokenwireError
+from ..errors import (
+    InvalidRequest,
+    LimitExceeded,
+    StreamFailed,
+    StreamPosition,
+    TokenwireError,
+)
 from ..request import Violation
 from .writer import Context
 
@@ -57,8 +63,13 @@ MAX_PROVIDER_MESSAGE_CHARS = 1024
 MAX_VIOLATIONS_BYTES = 4096
 """Bounds that keep the trailers below 8 KiB, where gRPC begins to refuse them at random."""
 
-_DETAILS_KEY = "grpc-status-details-bin"
+MAX_PUSHBACK_S = 60.0
+"""Longest delay after which a gRPC library is told to retry by itself. With a longer one it is told not to
+retry, so that the program gets the error at once."""
 
+_DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_NO_RETRY = "-1"
 
 Answer = TypeVar("Answer")
 
@@ -88,9 +99,12 @@ def without_cycle(
 async def abort(context: Context, error: TokenwireError) -> NoReturn:
     """End the RPC with the error's status. Nothing else is sent, so a refusal is trailers only."""
     status = to_status(error)
-    details = status.SerializeToString()
+    trailers: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, status.SerializeToString())]
+    pushback = pushback_ms(error, context.time_remaining())
+    if pushback is not None:
+        trailers.append((_PUSHBACK_KEY, pushback))
     try:
-        await context.abort(CODES[error.reason], status.message, ((_DETAILS_KEY, details),))
+        await context.abort(CODES[error.reason], status.message, tuple(trailers))
     except grpc.aio.InternalError:  # the caller is gone or has a status; gRPC would log it as a bug
         raise asyncio.CancelledError from None
 
@@ -102,6 +116,26 @@ def to_status(error: TokenwireError) -> status_pb2.Status:
         message=_bounded(str(error)),
         details=[_any(detail) for detail in _details(error)],
     )
+
+
+def pushback_ms(error: TokenwireError, left_s: float | None) -> str | None:
+    """Return the value of `grpc-retry-pushback-ms` for a refused call, or None if the error needs none.
+
+    A gRPC library with a retry policy for the status obeys it: it retries after these milliseconds, or not
+    at all if the value is negative. It is negative if the delay is longer than MAX_PUSHBACK_S or than
+    `left_s`, the rest of the call's deadline, or if waiting does not help. The error of a stream has none,
+    because no library retries a call after its initial metadata.
+
+    https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback
+    """
+    if isinstance(error, StreamFailed):
+        return None
+    delay_s = error.retry_after_s
+    if delay_s is None:
+        return _NO_RETRY if isinstance(error, LimitExceeded) else None
+    if delay_s > MAX_PUSHBACK_S or (left_s is not None and delay_s >= left_s):
+        return _NO_RETRY
+    return str(math.ceil(delay_s * 1000))
 
 
 def refuse(context: Context, error: TokenwireError) -> None:

@@ -410,7 +410,7 @@ async def test_the_queue_of_long_requests_is_bounded(new):
     found = await asyncio.gather(*counts, return_exceptions=True)
     refused = [error for error in found if isinstance(error, Overloaded)]
     assert len(refused) == 3, "one is counted meanwhile"
-    assert refused[0].retry_after_s == 1.0
+    assert 1 <= refused[0].retry_after_s <= 2
     await estimator.preview(longest, to(), TENANT)
 
 

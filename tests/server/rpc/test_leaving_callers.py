@@ -191,7 +191,7 @@ async def test_one_tenant_can_run_at_most_a_quarter_of_all_counts_at_once(server
     await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="of this tenant are open") as refused:
         await count(a_chat("hi"), Call(), ACME)
-    assert refused.value.retry_after_s == 1.0
+    assert 1 <= refused.value.retry_after_s <= 2
     await count(a_chat("hi"), Call(), globex)
     running[0].cancel()
     await asyncio.wait(running[:1])

@@ -63,7 +63,7 @@ def test_each_status_has_exactly_one_error_info(kind):
 
 
 def test_a_retry_delay_is_sent_as_retry_info():
-    found = details(errors.Overloaded("full", limit=3, retry_after_s=1.5))
+    found = details(errors.StoreUnavailable("gone", retry_after_s=1.5))
     (retry,) = [d for d in found if isinstance(d, error_details_pb2.RetryInfo)]
     assert retry.retry_delay.ToMilliseconds() == 1500
 
