@@ -282,17 +282,19 @@ class Attempts:
 
     async def _fall_back(self) -> bool:
         """Switch to the next route that can be used. Return False if there is none."""
-        request = self._request
-        while request is not None and self._has_next:
-            name = self.route.name
-            self._index += 1
-            route = self.route
+        request, name = self._request, self.route.name
+        if request is None:
+            return False
+        routes = self._plan.candidates
+        for index in range(self._index + 1, len(routes)):
+            route = routes[index]
             refusal = await self._refusal(request, route)
             if refusal is not None:
                 logger.info(
                     "stream %s: no fallback to %s: %s", self._owner.stream_id, route, refusal
                 )
                 continue
+            self._index = index
             self._routing.retries.count_request(route.provider.name)
             if route.name == name:
                 notice = Notice(NoticeKind.RETRYING, attempt=self.count + 1, delay_s=0.0)

@@ -157,11 +157,12 @@ async def test_a_model_that_is_too_expensive_for_the_tenants_spend_is_skipped():
     async with retrying(NO_REPETITION) as streams:
         streams.estimator.tariffs["p1/asked-for"] = DEAR
         stream = streams.open(a_request(), routes(first, second), estimate=PRICED, reserve=reserve)
-        reader = stream.join()
+        generation, reader = streams.host._live[stream.id], stream.join()
         streams.start(stream)
         with raises_failed(UpstreamUnavailable):
             await read_all(reader)
     assert not second.opened
+    assert (generation.route.provider, generation.is_fallback) == (first, False)
 
 
 async def test_the_answer_of_a_fallback_is_not_cached():
