@@ -63,6 +63,11 @@ async def test_the_record_names_the_model_that_answered_and_its_price(api):
     record = await record_of(api, events[0].started.stream_id)
     assert (record.model_asked, record.provider, record.attempts) == (DOWN, "anthropic", 3)
     assert record.usage == usage
+    failed = [(a.provider, a.model, a.reason) for a in record.failed_attempts]
+    assert failed == [
+        (provider, "sim?status=401", "UPSTREAM_AUTH") for provider in ("openai", "anthropic")
+    ]
+    assert all(a.HasField("duration") and not a.HasField("usage") for a in record.failed_attempts)
 
 
 async def test_the_fallbacks_of_the_configuration_apply_unless_the_request_names_its_own(api):

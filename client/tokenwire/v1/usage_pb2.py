@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/usage.proto\x12\x0ctokenwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x03\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1d\n\x10reasoning_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11\x63\x61\x63he_read_tokens\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x1f\n\x12\x63\x61\x63he_write_tokens\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12\x1a\n\rcost_microusd\x18\x06 \x01(\x03H\x03\x88\x01\x01\x12\x11\n\testimated\x18\x07 \x01(\x08\x12$\n\x17long_cache_write_tokens\x18\x08 \x01(\x03H\x04\x88\x01\x01\x12\x45\n\x12server_tool_counts\x18\t \x03(\x0b\x32).tokenwire.v1.Usage.ServerToolCountsEntry\x12\x14\n\x0cservice_tier\x18\n \x01(\t\x1a\x37\n\x15ServerToolCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x13\n\x11_reasoning_tokensB\x14\n\x12_cache_read_tokensB\x15\n\x13_cache_write_tokensB\x10\n\x0e_cost_microusdB\x1a\n\x18_long_cache_write_tokens\"\xe0\x04\n\x0bUsageRecord\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x12\n\nkey_prefix\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x35\n\x06labels\x18\x05 \x03(\x0b\x32%.tokenwire.v1.UsageRecord.LabelsEntry\x12\x13\n\x0bmodel_asked\x18\x06 \x01(\t\x12\x10\n\x08provider\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x1c\n\x14provider_response_id\x18\t \x01(\t\x12\x30\n\x0c\x63reated_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04ttft\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x05usage\x18\x0e \x01(\x0b\x32\x13.tokenwire.v1.Usage\x12+\n\x07outcome\x18\x0f \x01(\x0e\x32\x1a.tokenwire.v1.UsageOutcome\x12\x0e\n\x06reason\x18\x10 \x01(\t\x12\x0f\n\x07partial\x18\x11 \x01(\x08\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x05\x12\x12\n\nfrom_cache\x18\x13 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa3\x02\n\x0bUsageFilter\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x35\n\x06labels\x18\x04 \x03(\x0b\x32%.tokenwire.v1.UsageFilter.LabelsEntry\x12,\n\x08outcomes\x18\x05 \x03(\x0e\x32\x1a.tokenwire.v1.UsageOutcome\x12\x12\n\nkey_prefix\x18\x06 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"k\n\x17ListUsageRecordsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12)\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x19.tokenwire.v1.UsageFilter\"e\n\x18ListUsageRecordsResponse\x12\x30\n\rusage_records\x18\x01 \x03(\x0b\x32\x19.tokenwire.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x82\x01\n\x16GetUsageSummaryRequest\x12)\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x19.tokenwire.v1.UsageFilter\x12*\n\x08group_by\x18\x02 \x03(\x0e\x32\x18.tokenwire.v1.UsageGroup\x12\x11\n\tlabel_key\x18\x03 \x01(\t\"H\n\x17GetUsageSummaryResponse\x12-\n\tsummaries\x18\x01 \x03(\x0b\x32\x1a.tokenwire.v1.UsageSummary\"\xd2\x01\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0blabel_value\x18\x03 \x01(\t\x12\x12\n\nkey_prefix\x18\x04 \x01(\t\x12\x14\n\x0crecord_count\x18\x05 \x01(\x03\x12\"\n\x05usage\x18\x06 \x01(\x0b\x32\x13.tokenwire.v1.Usage\x12\x16\n\x0eunpriced_count\x18\x07 \x01(\x03\x12\x17\n\x0f\x65stimated_count\x18\x08 \x01(\x03\x12\x12\n\nopen_count\x18\t \x01(\x03*\xe8\x01\n\x0cUsageOutcome\x12\x1d\n\x19USAGE_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12USAGE_OUTCOME_OPEN\x10\x01\x12\x1a\n\x16USAGE_OUTCOME_FINISHED\x10\x02\x12\x1b\n\x17USAGE_OUTCOME_CANCELLED\x10\x03\x12\x1c\n\x18USAGE_OUTCOME_TIME_LIMIT\x10\x04\x12\x18\n\x14USAGE_OUTCOME_BUDGET\x10\x05\x12\x18\n\x14USAGE_OUTCOME_FAILED\x10\x06\x12\x16\n\x12USAGE_OUTCOME_LOST\x10\x07*\x81\x01\n\nUsageGroup\x12\x1b\n\x17USAGE_GROUP_UNSPECIFIED\x10\x00\x12\x13\n\x0fUSAGE_GROUP_DAY\x10\x01\x12\x15\n\x11USAGE_GROUP_MODEL\x10\x02\x12\x15\n\x11USAGE_GROUP_LABEL\x10\x03\x12\x13\n\x0fUSAGE_GROUP_KEY\x10\x04\x32\xd1\x01\n\x0cUsageService\x12\x61\n\x10ListUsageRecords\x12%.tokenwire.v1.ListUsageRecordsRequest\x1a&.tokenwire.v1.ListUsageRecordsResponse\x12^\n\x0fGetUsageSummary\x12$.tokenwire.v1.GetUsageSummaryRequest\x1a%.tokenwire.v1.GetUsageSummaryResponseBc\n\x10\x64\x65v.tokenwire.v1P\x01Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\xaa\x02\x0cTokenwire.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/usage.proto\x12\x0ctokenwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x03\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1d\n\x10reasoning_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11\x63\x61\x63he_read_tokens\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x1f\n\x12\x63\x61\x63he_write_tokens\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12\x1a\n\rcost_microusd\x18\x06 \x01(\x03H\x03\x88\x01\x01\x12\x11\n\testimated\x18\x07 \x01(\x08\x12$\n\x17long_cache_write_tokens\x18\x08 \x01(\x03H\x04\x88\x01\x01\x12\x45\n\x12server_tool_counts\x18\t \x03(\x0b\x32).tokenwire.v1.Usage.ServerToolCountsEntry\x12\x14\n\x0cservice_tier\x18\n \x01(\t\x1a\x37\n\x15ServerToolCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x13\n\x11_reasoning_tokensB\x14\n\x12_cache_read_tokensB\x15\n\x13_cache_write_tokensB\x10\n\x0e_cost_microusdB\x1a\n\x18_long_cache_write_tokens\"\x96\x05\n\x0bUsageRecord\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x12\n\nkey_prefix\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x35\n\x06labels\x18\x05 \x03(\x0b\x32%.tokenwire.v1.UsageRecord.LabelsEntry\x12\x13\n\x0bmodel_asked\x18\x06 \x01(\t\x12\x10\n\x08provider\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x1c\n\x14provider_response_id\x18\t \x01(\t\x12\x30\n\x0c\x63reated_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04ttft\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x05usage\x18\x0e \x01(\x0b\x32\x13.tokenwire.v1.Usage\x12+\n\x07outcome\x18\x0f \x01(\x0e\x32\x1a.tokenwire.v1.UsageOutcome\x12\x0e\n\x06reason\x18\x10 \x01(\t\x12\x0f\n\x07partial\x18\x11 \x01(\x08\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x05\x12\x12\n\nfrom_cache\x18\x13 \x01(\x08\x12\x34\n\x0f\x66\x61iled_attempts\x18\x14 \x03(\x0b\x32\x1b.tokenwire.v1.FailedAttempt\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\rFailedAttempt\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x05usage\x18\x05 \x01(\x0b\x32\x13.tokenwire.v1.Usage\"\xa3\x02\n\x0bUsageFilter\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x35\n\x06labels\x18\x04 \x03(\x0b\x32%.tokenwire.v1.UsageFilter.LabelsEntry\x12,\n\x08outcomes\x18\x05 \x03(\x0e\x32\x1a.tokenwire.v1.UsageOutcome\x12\x12\n\nkey_prefix\x18\x06 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"k\n\x17ListUsageRecordsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12)\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x19.tokenwire.v1.UsageFilter\"e\n\x18ListUsageRecordsResponse\x12\x30\n\rusage_records\x18\x01 \x03(\x0b\x32\x19.tokenwire.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x82\x01\n\x16GetUsageSummaryRequest\x12)\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x19.tokenwire.v1.UsageFilter\x12*\n\x08group_by\x18\x02 \x03(\x0e\x32\x18.tokenwire.v1.UsageGroup\x12\x11\n\tlabel_key\x18\x03 \x01(\t\"H\n\x17GetUsageSummaryResponse\x12-\n\tsummaries\x18\x01 \x03(\x0b\x32\x1a.tokenwire.v1.UsageSummary\"\xd2\x01\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0blabel_value\x18\x03 \x01(\t\x12\x12\n\nkey_prefix\x18\x04 \x01(\t\x12\x14\n\x0crecord_count\x18\x05 \x01(\x03\x12\"\n\x05usage\x18\x06 \x01(\x0b\x32\x13.tokenwire.v1.Usage\x12\x16\n\x0eunpriced_count\x18\x07 \x01(\x03\x12\x17\n\x0f\x65stimated_count\x18\x08 \x01(\x03\x12\x12\n\nopen_count\x18\t \x01(\x03*\xe8\x01\n\x0cUsageOutcome\x12\x1d\n\x19USAGE_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12USAGE_OUTCOME_OPEN\x10\x01\x12\x1a\n\x16USAGE_OUTCOME_FINISHED\x10\x02\x12\x1b\n\x17USAGE_OUTCOME_CANCELLED\x10\x03\x12\x1c\n\x18USAGE_OUTCOME_TIME_LIMIT\x10\x04\x12\x18\n\x14USAGE_OUTCOME_BUDGET\x10\x05\x12\x18\n\x14USAGE_OUTCOME_FAILED\x10\x06\x12\x16\n\x12USAGE_OUTCOME_LOST\x10\x07*\x81\x01\n\nUsageGroup\x12\x1b\n\x17USAGE_GROUP_UNSPECIFIED\x10\x00\x12\x13\n\x0fUSAGE_GROUP_DAY\x10\x01\x12\x15\n\x11USAGE_GROUP_MODEL\x10\x02\x12\x15\n\x11USAGE_GROUP_LABEL\x10\x03\x12\x13\n\x0fUSAGE_GROUP_KEY\x10\x04\x32\xd1\x01\n\x0cUsageService\x12\x61\n\x10ListUsageRecords\x12%.tokenwire.v1.ListUsageRecordsRequest\x1a&.tokenwire.v1.ListUsageRecordsResponse\x12^\n\x0fGetUsageSummary\x12$.tokenwire.v1.GetUsageSummaryRequest\x1a%.tokenwire.v1.GetUsageSummaryResponseBc\n\x10\x64\x65v.tokenwire.v1P\x01Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\xaa\x02\x0cTokenwire.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,32 +40,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGERECORD_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_USAGEFILTER_LABELSENTRY']._loaded_options = None
   _globals['_USAGEFILTER_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_USAGEOUTCOME']._serialized_start=2143
-  _globals['_USAGEOUTCOME']._serialized_end=2375
-  _globals['_USAGEGROUP']._serialized_start=2378
-  _globals['_USAGEGROUP']._serialized_end=2507
+  _globals['_USAGEOUTCOME']._serialized_start=2345
+  _globals['_USAGEOUTCOME']._serialized_end=2577
+  _globals['_USAGEGROUP']._serialized_start=2580
+  _globals['_USAGEGROUP']._serialized_end=2709
   _globals['_USAGE']._serialized_start=108
   _globals['_USAGE']._serialized_end=603
   _globals['_USAGE_SERVERTOOLCOUNTSENTRY']._serialized_start=436
   _globals['_USAGE_SERVERTOOLCOUNTSENTRY']._serialized_end=491
   _globals['_USAGERECORD']._serialized_start=606
-  _globals['_USAGERECORD']._serialized_end=1214
-  _globals['_USAGERECORD_LABELSENTRY']._serialized_start=1169
-  _globals['_USAGERECORD_LABELSENTRY']._serialized_end=1214
-  _globals['_USAGEFILTER']._serialized_start=1217
-  _globals['_USAGEFILTER']._serialized_end=1508
-  _globals['_USAGEFILTER_LABELSENTRY']._serialized_start=1169
-  _globals['_USAGEFILTER_LABELSENTRY']._serialized_end=1214
-  _globals['_LISTUSAGERECORDSREQUEST']._serialized_start=1510
-  _globals['_LISTUSAGERECORDSREQUEST']._serialized_end=1617
-  _globals['_LISTUSAGERECORDSRESPONSE']._serialized_start=1619
-  _globals['_LISTUSAGERECORDSRESPONSE']._serialized_end=1720
-  _globals['_GETUSAGESUMMARYREQUEST']._serialized_start=1723
-  _globals['_GETUSAGESUMMARYREQUEST']._serialized_end=1853
-  _globals['_GETUSAGESUMMARYRESPONSE']._serialized_start=1855
-  _globals['_GETUSAGESUMMARYRESPONSE']._serialized_end=1927
-  _globals['_USAGESUMMARY']._serialized_start=1930
-  _globals['_USAGESUMMARY']._serialized_end=2140
-  _globals['_USAGESERVICE']._serialized_start=2510
-  _globals['_USAGESERVICE']._serialized_end=2719
+  _globals['_USAGERECORD']._serialized_end=1268
+  _globals['_USAGERECORD_LABELSENTRY']._serialized_start=1223
+  _globals['_USAGERECORD_LABELSENTRY']._serialized_end=1268
+  _globals['_FAILEDATTEMPT']._serialized_start=1271
+  _globals['_FAILEDATTEMPT']._serialized_end=1416
+  _globals['_USAGEFILTER']._serialized_start=1419
+  _globals['_USAGEFILTER']._serialized_end=1710
+  _globals['_USAGEFILTER_LABELSENTRY']._serialized_start=1223
+  _globals['_USAGEFILTER_LABELSENTRY']._serialized_end=1268
+  _globals['_LISTUSAGERECORDSREQUEST']._serialized_start=1712
+  _globals['_LISTUSAGERECORDSREQUEST']._serialized_end=1819
+  _globals['_LISTUSAGERECORDSRESPONSE']._serialized_start=1821
+  _globals['_LISTUSAGERECORDSRESPONSE']._serialized_end=1922
+  _globals['_GETUSAGESUMMARYREQUEST']._serialized_start=1925
+  _globals['_GETUSAGESUMMARYREQUEST']._serialized_end=2055
+  _globals['_GETUSAGESUMMARYRESPONSE']._serialized_start=2057
+  _globals['_GETUSAGESUMMARYRESPONSE']._serialized_end=2129
+  _globals['_USAGESUMMARY']._serialized_start=2132
+  _globals['_USAGESUMMARY']._serialized_end=2342
+  _globals['_USAGESERVICE']._serialized_start=2712
+  _globals['_USAGESERVICE']._serialized_end=2921
 # @@protoc_insertion_point(module_scope)

@@ -237,6 +237,7 @@ class UsageRecord(google.protobuf.message.Message):
     PARTIAL_FIELD_NUMBER: builtins.int
     ATTEMPTS_FIELD_NUMBER: builtins.int
     FROM_CACHE_FIELD_NUMBER: builtins.int
+    FAILED_ATTEMPTS_FIELD_NUMBER: builtins.int
     stream_id: builtins.str
     """Id of the stream."""
     tenant: builtins.str
@@ -291,6 +292,12 @@ class UsageRecord(google.protobuf.message.Message):
     def usage(self) -> global___Usage:
         """Token counts and cost."""
 
+    @property
+    def failed_attempts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FailedAttempt]:
+        """The requests to providers that failed, in the order in which they were sent. At most 32. Empty while the
+        stream is open, and for a lost stream.
+        """
+
     def __init__(
         self,
         *,
@@ -313,11 +320,55 @@ class UsageRecord(google.protobuf.message.Message):
         partial: builtins.bool = ...,
         attempts: builtins.int = ...,
         from_cache: builtins.bool = ...,
+        failed_attempts: collections.abc.Iterable[global___FailedAttempt] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_time", b"created_time", "duration", b"duration", "end_time", b"end_time", "ttft", b"ttft", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "created_time", b"created_time", "duration", b"duration", "end_time", b"end_time", "from_cache", b"from_cache", "key_prefix", b"key_prefix", "labels", b"labels", "model", b"model", "model_asked", b"model_asked", "outcome", b"outcome", "partial", b"partial", "provider", b"provider", "provider_response_id", b"provider_response_id", "reason", b"reason", "request_id", b"request_id", "stream_id", b"stream_id", "tenant", b"tenant", "ttft", b"ttft", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "created_time", b"created_time", "duration", b"duration", "end_time", b"end_time", "failed_attempts", b"failed_attempts", "from_cache", b"from_cache", "key_prefix", b"key_prefix", "labels", b"labels", "model", b"model", "model_asked", b"model_asked", "outcome", b"outcome", "partial", b"partial", "provider", b"provider", "provider_response_id", b"provider_response_id", "reason", b"reason", "request_id", b"request_id", "stream_id", b"stream_id", "tenant", b"tenant", "ttft", b"ttft", "usage", b"usage"]) -> None: ...
 
 global___UsageRecord = UsageRecord
+
+@typing.final
+class FailedAttempt(google.protobuf.message.Message):
+    """FailedAttempt is a request to a provider that failed. Another one may have followed, see
+    NOTICE_KIND_RETRYING and NOTICE_KIND_FALLBACK.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    DURATION_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
+    provider: builtins.str
+    """Name of the provider."""
+    model: builtins.str
+    """Name of the model at the provider."""
+    reason: builtins.str
+    """Name of the ErrorReason, without its prefix, such as "UPSTREAM_UNAVAILABLE"."""
+    @property
+    def duration(self) -> google.protobuf.duration_pb2.Duration:
+        """Time from sending the request to its failure."""
+
+    @property
+    def usage(self) -> global___Usage:
+        """Token counts and cost, which `UsageRecord.usage` includes. Absent if the request used nothing, which is
+        usual before the first token.
+        """
+
+    def __init__(
+        self,
+        *,
+        provider: builtins.str = ...,
+        model: builtins.str = ...,
+        reason: builtins.str = ...,
+        duration: google.protobuf.duration_pb2.Duration | None = ...,
+        usage: global___Usage | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["duration", b"duration", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["duration", b"duration", "model", b"model", "provider", b"provider", "reason", b"reason", "usage", b"usage"]) -> None: ...
+
+global___FailedAttempt = FailedAttempt
 
 @typing.final
 class UsageFilter(google.protobuf.message.Message):

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from tokenwire.cli.money import usd_decimal
 from tokenwire.cli.table import Column, Table, write_lines
 from tokenwire.cli.usage.csv_writer import CellValue, csv_on_stdout
@@ -203,6 +205,7 @@ RECORD_FIELDS: Mapping[str, Callable[[UsageRecord], Any]] = {
     "estimated": lambda record: record.usage.estimated,
     "partial": lambda record: record.partial,
     "attempts": lambda record: record.attempts,
+    "failed_attempts": lambda record: msgspec.to_builtins(list(record.failed_attempts)),
     "from_cache": lambda record: record.from_cache,
     "instance_id": lambda record: record.instance_id,
 }

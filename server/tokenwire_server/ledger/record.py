@@ -30,6 +30,19 @@ class Outcome(enum.StrEnum):
     """The process that ran it is gone. The figures and the end time are those of its last checkpoint."""
 
 
+class FailedAttempt(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A request to a provider that failed. Stored as JSON."""
+
+    provider: str
+    model: str
+    """The model as the configuration or the request names it at the provider."""
+    reason: str
+    duration_s: float
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_microusd: int | None = None
+
+
 class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """The record of one stream. Times are seconds since the epoch. None: it has not happened."""
 
@@ -62,6 +75,8 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """Number of upstreams that were opened."""
     from_cache: bool = False
     """Whether the answer is a replay from the cache, which costs nothing."""
+    failed_attempts: tuple[FailedAttempt, ...] = ()
+    """The attempts that failed, in their order. Empty while the stream is open."""
 
     @property
     def duration_s(self) -> float | None:

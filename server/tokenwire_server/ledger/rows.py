@@ -11,14 +11,18 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
+import msgspec
+
 from ..events import Usage
 from ..storage.schema import usage_records
-from .record import Outcome, UsageRecord
+from .record import FailedAttempt, Outcome, UsageRecord
 
 MAX_TEXT_CHARS = 1024
 MAX_COUNT = 10**12
 """Maximum number of tokens, and of microusd. The sum of 9 million such records fits in 64 bits."""
 MAX_ATTEMPTS = 10**6
+MAX_FAILED_ATTEMPTS = 32
+"""Maximum number of failed attempts in one record."""
 MAX_TOOLS = 32
 """Maximum number of tools of the provider in one record."""
 
@@ -42,7 +46,8 @@ FIGURES = (
 """The key of a row, and the columns that change while the stream is open."""
 
 RECORD_COLUMNS = tuple(
-    usage_records.c[name] for name in (*_FIELDS, *COUNTS, *_USAGE_FACTS, "outcome", "labels")
+    usage_records.c[name]
+    for name in (*_FIELDS, *COUNTS, *_USAGE_FACTS, "outcome", "labels", "failed_attempts")
 )
 
 
@@ -60,6 +65,7 @@ def row_of(record: UsageRecord) -> dict[str, Any]:
     row["attempts"] = min(record.attempts, MAX_ATTEMPTS)
     row["outcome"] = record.outcome.value
     row["labels"] = {label_name(key): text_of(value) for key, value in record.labels.items()}
+    row["failed_attempts"] = _failed_attempts(record)
     row["created_day"] = int(record.created_time // DAY_S)
     return row
 
@@ -88,6 +94,9 @@ def record_of(row: Mapping[str, Any]) -> UsageRecord:
         **{name: row[name] for name in _FIELDS},
         labels={unquote(name): value for name, value in row["labels"].items()},
         outcome=Outcome(row["outcome"]),
+        failed_attempts=tuple(
+            msgspec.convert(attempt, FailedAttempt) for attempt in row["failed_attempts"] or ()
+        ),
         usage=Usage(
             **{name: row[name] for name in COUNTS},
             server_tools=tuple(sorted((row["server_tool_counts"] or {}).items())),
@@ -115,6 +124,24 @@ def text_of(text: str) -> str:
     return "".join(
         "\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text
     )
+
+
+def _failed_attempts(record: UsageRecord) -> list[dict[str, Any]] | None:
+    if not record.failed_attempts:
+        return None
+    return [
+        msgspec.to_builtins(
+            msgspec.structs.replace(
+                attempt,
+                provider=text_of(attempt.provider),
+                model=text_of(attempt.model),
+                input_tokens=min(attempt.input_tokens, MAX_COUNT),
+                output_tokens=min(attempt.output_tokens, MAX_COUNT),
+                cost_microusd=_count(attempt.cost_microusd),
+            )
+        )
+        for attempt in record.failed_attempts[:MAX_FAILED_ATTEMPTS]
+    ]
 
 
 def _tool_counts(usage: Usage) -> dict[str, int] | None:

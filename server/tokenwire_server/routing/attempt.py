@@ -43,6 +43,7 @@ class Attempt:
         "_started",
         "_upstream",
         "_used_nothing",
+        "created",
         "route",
     )
 
@@ -57,6 +58,8 @@ class Attempt:
     ) -> None:
         """`started` is when the stream was accepted, a value of `time.monotonic`."""
         self.route = route
+        self.created = time.monotonic()
+        """When the attempt began, a value of `time.monotonic`."""
         self._first_content_s = route.first_content_s or limits.upstream_first_content_s
         self._idle_s = route.idle_s or limits.upstream_idle_s
         self._started = started

@@ -19,7 +19,7 @@ from ..chats.violations import Violations
 from ..config import Limits
 from ..errors import InvalidRequest, StoreUnavailable
 from ..ledger.query import LABEL_GROUP, Cursor, SummaryTooLarge, UsageQuery, UsageSummary
-from ..ledger.record import Outcome, UsageRecord
+from ..ledger.record import FailedAttempt, Outcome, UsageRecord
 from ..ledger.store import UsageStore
 from ..request import Violation
 from ..tenants.caller import Caller
@@ -256,7 +256,23 @@ def _record_message(record: UsageRecord) -> usage_pb2.UsageRecord:
         partial=record.partial,
         attempts=record.attempts,
         from_cache=record.from_cache,
+        failed_attempts=map(_failed_attempt, record.failed_attempts),
     )
+
+
+def _failed_attempt(attempt: FailedAttempt) -> usage_pb2.FailedAttempt:
+    message = usage_pb2.FailedAttempt(
+        provider=attempt.provider,
+        model=attempt.model,
+        reason=attempt.reason,
+        duration=duration(attempt.duration_s),
+    )
+    if attempt.input_tokens or attempt.output_tokens:
+        message.usage.input_tokens = attempt.input_tokens
+        message.usage.output_tokens = attempt.output_tokens
+        if attempt.cost_microusd is not None:
+            message.usage.cost_microusd = attempt.cost_microusd
+    return message
 
 
 def _summary_message(summary: UsageSummary, label_key: str) -> usage_pb2.UsageSummary:

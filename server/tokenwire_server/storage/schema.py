@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """All revisions in `migrations/versions`, oldest first. The last one is this version's schema."""
 VERSION_TABLE = "tokenwire_version"
 """The table in which Alembic stores the revision."""
@@ -95,6 +95,7 @@ usage_records = Table(
     Column("long_cache_write_tokens", BigInteger),
     Column("server_tool_counts", JSON(none_as_null=True)),
     Column("service_tier", String),
+    Column("failed_attempts", JSON(none_as_null=True)),
     Index("ix_tokenwire_usage_records_tenant", "tenant", "created_time", "stream_id"),
     Index("ix_tokenwire_usage_records_created_time", "created_time", "stream_id"),
     Index(
@@ -106,6 +107,7 @@ usage_records = Table(
 )
 """One row for each stream, as `ledger.record.UsageRecord`. The keys of labels are percent-encoded.
 `server_tool_counts` is an object with the calls of each tool, or null if there are none.
+`failed_attempts` is a list of objects, as `ledger.record.FailedAttempt`, or null if there are none.
 
 `created_day` is the day of `created_time`, in whole days since the epoch (UTC). `update_time` is when the row
 was last written, by the database's clock. It has no index, so that updating an open stream is cheap."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
-from ..events import FinishReason
-from ..ledger.record import Outcome, UsageRecord
+from ..events import NO_USAGE, FinishReason
+from ..ledger.record import FailedAttempt, Outcome, UsageRecord
+from ..routing.attempt import Attempt
+from ..routing.retry import AttemptError
 from ..streamlog.base import StreamLog
 from .generation import Generation, StreamObserver
 
@@ -45,14 +48,32 @@ class UsageRecorder(StreamObserver):
     def __init__(self, sink: UsageSink) -> None:
         self._sink = sink
         self._open: dict[str, Generation] = {}  # by stream id
+        self._failed: dict[str, tuple[FailedAttempt, ...]] = {}
+        """By stream id, for the streams with such attempts."""
 
     def opened(self, generation: Generation) -> None:
         self._open[generation.stream.id] = generation
         self._sink.begin(self._record(generation))
 
+    def attempt_failed(self, generation: Generation, attempt: Attempt, error: AttemptError) -> None:
+        usage, route = attempt.usage(), attempt.route
+        failed = FailedAttempt(
+            provider=route.provider.name,
+            model=route.model,
+            reason=error.reason,
+            duration_s=time.monotonic() - attempt.created,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost_microusd=usage.cost_microusd if usage is not NO_USAGE else None,
+        )
+        stream_id = generation.stream.id
+        self._failed[stream_id] = (*self._failed.get(stream_id, ()), failed)
+
     def ended(self, generation: Generation) -> None:
-        self._open.pop(generation.stream.id, None)
-        self._sink.close(self._record(generation))
+        stream_id = generation.stream.id
+        self._open.pop(stream_id, None)
+        failed_attempts = self._failed.pop(stream_id, ())
+        self._sink.close(self._record(generation, failed_attempts))
 
     def open_records(self) -> Iterator[UsageRecord]:
         """Yield the current records of the open streams. Streams may open and end between two records."""
@@ -60,7 +81,9 @@ class UsageRecorder(StreamObserver):
             if not generation.stream.log.sealed:
                 yield self._record(generation)
 
-    def _record(self, generation: Generation) -> UsageRecord:
+    def _record(
+        self, generation: Generation, failed_attempts: tuple[FailedAttempt, ...] = ()
+    ) -> UsageRecord:
         stream, progress, route = generation.stream, generation.progress(), generation.route
         outcome, reason = end_of(stream.log)
         return UsageRecord(
@@ -83,6 +106,7 @@ class UsageRecorder(StreamObserver):
             partial=outcome is not Outcome.FINISHED,
             attempts=progress.attempt_count,
             from_cache=generation.from_cache,
+            failed_attempts=failed_attempts,
         )
 
 

@@ -18,6 +18,18 @@ from tokenwire_server.ledger.store import UsageStore
 from tokenwire_server.storage.database import Database
 from usage_records import OPEN, WHOLE
 
+FAILED_ATTEMPTS = [
+    {"provider": "openai", "model": "gpt-5", "reason": "UPSTREAM_UNAVAILABLE", "duration_s": 0.25},
+    {
+        "provider": "local",
+        "model": "llama",
+        "reason": "UPSTREAM_BROKEN",
+        "duration_s": 1.5,
+        "input_tokens": 70,
+        "output_tokens": 60,
+        "cost_microusd": 20_000_001,
+    },
+]
 PRINTED = {
     "created_time": "2027-01-15T12:00:00.250Z",
     "end_time": "2027-01-15T12:00:04.000Z",
@@ -46,6 +58,7 @@ PRINTED = {
     "estimated": True,
     "partial": True,
     "attempts": 2,
+    "failed_attempts": FAILED_ATTEMPTS,
     "from_cache": False,
     "instance_id": "host:1:ab",
 }
@@ -86,6 +99,7 @@ async def test_each_field_of_a_record_is_printed_under_its_own_name(printed):
     (row,) = rows_of(await printed(records=True, csv=True))
     words = {"labels": '{"team": "search"}', "estimated": "true", "from_cache": "false"}
     words |= {"server_tool_counts": '{"file_search": 1, "web_search": 2}'}
+    words |= {"failed_attempts": json.dumps(FAILED_ATTEMPTS)}
     as_text = {name: str(value) for name, value in PRINTED.items()}
     assert row == as_text | words | {"partial": "true"}
 

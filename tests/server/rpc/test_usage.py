@@ -97,6 +97,18 @@ async def test_each_value_of_a_record_is_in_its_own_field_and_missing_values_are
         reason="TIME_LIMIT",
         partial=True,
         attempts=2,
+        failed_attempts=[
+            usage_pb2.FailedAttempt(
+                provider="openai", model="gpt-5", reason="UPSTREAM_UNAVAILABLE", duration=span(0.25)
+            ),
+            usage_pb2.FailedAttempt(
+                provider="local",
+                model="llama",
+                reason="UPSTREAM_BROKEN",
+                duration=span(1.5),
+                usage=usage_pb2.Usage(input_tokens=70, output_tokens=60, cost_microusd=20_000_001),
+            ),
+        ],
     )
     assert still_open == usage_pb2.UsageRecord(
         stream_id=OPEN.stream_id,

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tokenwire.v1.usage_pb2 import UsageOutcome, UsageRecord, UsageSummary
+from tokenwire.v1.usage_pb2 import FailedAttempt, UsageOutcome, UsageRecord, UsageSummary
 
 from ..money import usd_decimal
 from .csv_writer import CellValue
@@ -64,6 +64,7 @@ def record_columns() -> Columns:
         "reason": _field("reason"),
         "partial": _field("partial"),
         "attempts": _field("attempts"),
+        "failed_attempts": lambda record: list(map(_failed_attempt, record.failed_attempts)),
         "from_cache": _field("from_cache"),
     }
 
@@ -120,6 +121,23 @@ def _cost_usd(message: UsageRecord | UsageSummary) -> CellValue:
 
 def _time(name: str) -> Callable[[ProtoMessage], CellValue]:
     return lambda message: time_text(getattr(message, name)) if message.HasField(name) else None
+
+
+def _failed_attempt(attempt: FailedAttempt) -> dict[str, object]:
+    """Return a failed attempt as an object with the keys of a record's columns."""
+    values: dict[str, object] = {
+        "provider": attempt.provider,
+        "model": attempt.model,
+        "reason": attempt.reason,
+        "duration_s": attempt.duration.ToMicroseconds() / 1e6,
+    }
+    if attempt.HasField("usage"):
+        values |= {
+            "input_tokens": attempt.usage.input_tokens,
+            "output_tokens": attempt.usage.output_tokens,
+            "cost_microusd": _optional("cost_microusd")(attempt),
+        }
+    return values
 
 
 def _span(name: str) -> Callable[[ProtoMessage], CellValue]:

@@ -13,7 +13,16 @@ from ..terminal import json_text, visible
 # the mark itself, so that a reader can remove it again.
 _STARTS_FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20", "'")
 
-CellValue = str | int | float | bool | Mapping[str, str] | Mapping[str, int] | None
+CellValue = (
+    str
+    | int
+    | float
+    | bool
+    | Mapping[str, str]
+    | Mapping[str, int]
+    | list[dict[str, object]]
+    | None
+)
 
 
 class TextOutput(Protocol):
@@ -39,7 +48,7 @@ class CsvWriter:
 
 
 def csv_cell(value: CellValue) -> str:
-    """Return the text of one cell. None becomes an empty cell, a mapping becomes JSON."""
+    """Return the text of one cell. None becomes an empty cell, a mapping or a list becomes JSON."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -48,6 +57,8 @@ def csv_cell(value: CellValue) -> str:
         return safe_text(value)
     if isinstance(value, Mapping):
         return json_text(dict(sorted(value.items())))
+    if isinstance(value, list):
+        return json_text(value)
     return str(value)
 
 
