@@ -129,17 +129,32 @@ soak: bench faults ## Run what takes too long for each change: bench, faults, ev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q --timeout 3600 --hypothesis-profile soak \
 	  -m "soak or hypothesis"
 
+.PHONY: audit
+audit: .tools/audit/.ready ## Look up known vulnerabilities of the locked packages (needs pypi.org)
+	@for lock in image build dev proto audit; do \
+	  echo "requirements/$$lock.lock"; \
+	  .tools/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
+	    -r requirements/$$lock.lock || exit 1; \
+	done
+
+.tools/audit/.ready: requirements/audit.lock
+	@$(PYTHON) -m venv --clear .tools/audit
+	@.tools/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements/audit.lock
+	@touch $@
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+  --no-emit-index-url --no-emit-find-links --no-annotate
+
 .PHONY: lock
 lock: $(READY) ## Update the lock files: names, versions and hashes, no addresses
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-annotate --all-extras --group dev \
-	  -o requirements/dev.lock pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-annotate --group pyproject.toml:proto \
-	  -o requirements/proto.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-annotate --group pyproject.toml:real \
-	  -o requirements/real.lock
+	@$(LOCK) --all-extras --group dev -o requirements/dev.lock pyproject.toml
+	@$(LOCK) --extra postgres --extra edge --extra otel -c requirements/dev.lock -o requirements/image.lock \
+	  pyproject.toml
+	@$(LOCK) --group pyproject.toml:build -c requirements/dev.lock -o requirements/build.lock
+	@$(LOCK) --group pyproject.toml:proto -o requirements/proto.lock
+	@$(LOCK) --group pyproject.toml:real -o requirements/real.lock
+	@$(LOCK) --group pyproject.toml:audit -o requirements/audit.lock
 
 .PHONY: clean
 clean: ## Remove all files that these targets created

@@ -1,6 +1,10 @@
+import re
 import tomllib
 import zipfile
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,3 +43,25 @@ def test_the_locks_hold_no_addresses():
         text = lock.read_text()
         assert "--hash=sha256:" in text
         assert "://" not in text
+
+
+def locked(name):
+    """Return the versions in a lock file, by the canonical name of the package."""
+    text = (ROOT / "requirements" / name).read_text()
+    return dict(re.findall(r"^([a-z0-9.-]+)(?:\[[^]]*\])?==([^ ;]+)", text, re.MULTILINE))
+
+
+def test_the_image_has_the_versions_that_the_tests_ran_with_and_all_that_the_commands_need():
+    image, tested = locked("image.lock"), locked("dev.lock")
+    assert image.items() <= tested.items(), "run `make lock`"
+    assert locked("build.lock").items() <= tested.items(), "run `make lock`"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert extras.keys() == {"cli", "server", "postgres", "edge", "otel"}
+    needed = {
+        canonicalize_name(Requirement(line).name)
+        for lines in (project["dependencies"], *extras.values())
+        for line in lines
+        if not (marker := Requirement(line).marker) or marker.evaluate()
+    }
+    assert needed - {"tokenwire"} <= image.keys(), "run `make lock`"
