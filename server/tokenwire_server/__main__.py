@@ -14,7 +14,7 @@ from .descriptors import print_error
 if TYPE_CHECKING:
     from types import FrameType
 
-    from .commands.app import ServeOptions
+    from .commands.app import HealthOptions, ServeOptions
 
 Result = TypeVar("Result")
 
@@ -100,7 +100,7 @@ def _announce(line: str) -> None:
 
 
 class _Servers:
-    """Runs the servers that the commands `serve` and `simulate` start."""
+    """Runs the servers that the commands `serve` and `simulate` start, and asks one for its health."""
 
     def serve(self, options: ServeOptions) -> int:
         from .config import ConfigError
@@ -123,6 +123,25 @@ class _Servers:
             print_error(f"tokenwire-server: cannot listen on {listen}: {error}")
             return 1
         return 0
+
+    def health(self, options: HealthOptions) -> int:
+        from .config import ConfigError, load
+        from .rpc.health_client import health_problem
+
+        try:
+            problem = health_problem(
+                load(options.config, {}),
+                options.target,
+                options.service,
+                timeout_s=options.timeout_s,
+                ca=options.tls_ca,
+            )
+        except ConfigError as error:
+            problem = str(error)
+        if problem is None:
+            return 0
+        print_error(f"tokenwire-server: {problem}")
+        return 1
 
 
 async def _until_stopped(options: ServeOptions) -> bool:

@@ -31,7 +31,7 @@ from tokenwire.cli.usage.filters import (
     filters_of,
     groups_parser,
 )
-from tokenwire.cli.values import choice_parser
+from tokenwire.cli.values import choice_parser, timeout_value
 
 from .keys_app import keys
 from .options import DATABASE_URLS, PROGRAM, ConfigFile, DatabaseUrl
@@ -51,11 +51,23 @@ class ServeOptions:
     """The settings that options give, as `config.load` takes them."""
 
 
+@dataclass(frozen=True, slots=True)
+class HealthOptions:
+    """The options of `health`."""
+
+    config: Path | None
+    target: str | None
+    service: str
+    timeout_s: float
+    tls_ca: Path | None
+
+
 class Servers(Protocol):
-    """Serves until it is stopped, and returns an exit code. Commands get it as `context.obj`."""
+    """What needs gRPC. Each method returns an exit code. Commands get it as `context.obj`."""
 
     def serve(self, options: ServeOptions) -> int: ...
     def simulate(self, listen: str) -> int: ...
+    def health(self, options: HealthOptions) -> int: ...
 
 
 def _print_version(value: bool) -> None:
@@ -199,6 +211,58 @@ def simulate(
     """Serve the providers' HTTP APIs with scripted answers, for tests."""
     servers: Servers = context.obj
     return servers.simulate(listen)
+
+
+@app.command(
+    cls=Command,
+    epilog="""\
+Examples:
+  tokenwire-server health
+  tokenwire-server health --target 127.0.0.1:50051 --service tokenwire.v1.ChatService""",
+)
+def health(
+    context: typer.Context,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="HOST:PORT",
+            parser=str,
+            help="Address of the server.  [default: the address in the settings]",
+        ),
+    ] = None,
+    service: Annotated[
+        str,
+        typer.Option("--service", metavar="NAME", parser=str, help="One service of the server."),
+    ] = "",
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            parser=timeout_value,
+            help="Seconds to wait for the answer.  [default: 3]",
+            show_default=False,
+        ),
+    ] = 3.0,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-ca",
+            metavar="FILE.pem",
+            parser=Path,
+            help="Authorities to trust.  [default: only the certificate in the settings]",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+) -> int:
+    """Ask a running server for its health. No key is needed.
+
+    The exit code is 0 if the server accepts calls, and 1 if it is draining or does not answer. With the
+    settings of the server, no option is needed.
+    """
+    servers: Servers = context.obj
+    return servers.health(HealthOptions(config, target, service, timeout, tls_ca))
 
 
 @app.command(
