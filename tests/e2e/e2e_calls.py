@@ -2,7 +2,7 @@
 
 from google.rpc import error_details_pb2, status_pb2
 
-from tokenwire.v1 import chat_pb2
+from tokenwire.v1 import chat_pb2, usage_pb2, usage_pb2_grpc
 
 PROVIDERS = ["openai", "openai-responses", "anthropic"]
 SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
@@ -48,3 +48,16 @@ def info(error):
 def reason(error):
     """Return the reason of a status."""
     return info(error).reason
+
+
+async def usage_records(channel):
+    """Return all usage records of a server without keys, newest first."""
+    list_records = usage_pb2_grpc.UsageServiceStub(channel).ListUsageRecords
+    found, token = [], ""
+    while True:
+        request = usage_pb2.ListUsageRecordsRequest(page_size=1000, page_token=token)
+        page = await list_records(request)
+        found += page.usage_records
+        token = page.next_page_token
+        if not token:
+            return found

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import grpc
 import grpc.aio
 import pytest
-from e2e_calls import PROVIDERS, info, said
+from e2e_calls import PROVIDERS, info, said, usage_records
 
 from tokenwire.v1 import event_pb2, usage_pb2
 from tokenwire_server.simulator import generated_text
@@ -139,11 +139,7 @@ class Caller:
     def __init__(self, channel, api, simulator):
         self._api = api
         self._simulator = simulator
-        self._list = channel.unary_unary(
-            "/tokenwire.v1.UsageService/ListUsageRecords",
-            request_serializer=usage_pb2.ListUsageRecordsRequest.SerializeToString,
-            response_deserializer=usage_pb2.ListUsageRecordsResponse.FromString,
-        )
+        self._channel = channel
 
     async def outcomes(self, models):
         """Call all models at once. `models` are pairs of a model and its key in the simulator's journal."""
@@ -175,18 +171,10 @@ class Caller:
         """Return the records of these streams by id, once all are closed. Each stream has one."""
         async with asyncio.timeout(LONGEST_S):
             while True:
-                found, token = [], ""
-                while True:
-                    request = usage_pb2.ListUsageRecordsRequest(page_size=1000, page_token=token)
-                    page = await self._list(request)
-                    found += [r for r in page.usage_records if r.stream_id in ids]
-                    token = page.next_page_token
-                    if not token:
-                        break
+                found = [r for r in await usage_records(self._channel) if r.stream_id in ids]
                 assert len({r.stream_id for r in found}) == len(found)
-                if len(found) == len(ids) and all(
-                    r.outcome != usage_pb2.USAGE_OUTCOME_OPEN for r in found
-                ):
+                is_open = any(r.outcome == usage_pb2.USAGE_OUTCOME_OPEN for r in found)
+                if len(found) == len(ids) and not is_open:
                     return {r.stream_id: r for r in found}
                 await asyncio.sleep(0.05)
 

@@ -29,16 +29,18 @@ class Observed:
 
 @pytest.fixture
 def observed(simulator):
-    """Starts such a server, with limits by their names in the settings: a context manager."""
+    """Starts such a server, with variables, and limits by their names in the settings: a context manager."""
 
     @contextmanager
-    def running(**limits):
+    def running(variables=None, **limits):
         environ = {
             key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")
         }
         settings = {f"TOKENWIRE_LIMITS__{name.upper()}": str(n) for name, n in limits.items()}
-        with tempfile.TemporaryFile("w+") as log:
-            process = Forked((), environ | simulator.environ() | settings, log, program=OBSERVED)
+        with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as folder:
+            settings["TOKENWIRE_DATABASE"] = f"sqlite:///{folder}/tokenwire.db"
+            environ |= simulator.environ() | settings | (variables or {})
+            process = Forked((), environ, log, program=OBSERVED)
             try:
                 yield Observed(process)
             finally:
