@@ -88,6 +88,18 @@ LASTING = {"refused connection", "clean end before content", "slow drip"}
 """Faults that the simulator cannot restrict to the first request."""
 
 
+class Call(NamedTuple):
+    """A call, and the keys of its requests in the simulator's journal. A key is empty for other servers."""
+
+    fault: str
+    provider: str
+    model: str
+    key: str
+    fallback: str = ""
+    """Model of the fallback, or an empty string."""
+    fallback_key: str = ""
+
+
 class Outcome(NamedTuple):
     """What the caller, the simulator and the usage records show of one stream."""
 
@@ -95,7 +107,9 @@ class Outcome(NamedTuple):
     error: grpc.aio.AioRpcError | None
     took_s: float
     request_count: int | None
-    """Requests at the simulator. None if they cannot reach it."""
+    """Requests for the model at the simulator. None if they cannot reach it."""
+    fallback_count: int
+    """Requests for the fallback."""
     record: usage_pb2.UsageRecord
 
     @property
@@ -104,6 +118,16 @@ class Outcome(NamedTuple):
         if self.error is not None:
             return info(self.error).reason
         return event_pb2.FinishReason.Name(self.events[-1].finished.reason)
+
+
+class Expected(NamedTuple):
+    """What must follow."""
+
+    end: str
+    request_count: int
+    usage: usage_pb2.Usage | None = None
+    """Usage of the whole answer, if there is one."""
+    falls_back: bool = False
 
 
 @contextmanager
@@ -141,21 +165,28 @@ class Caller:
         self._simulator = simulator
         self._channel = channel
 
-    async def outcomes(self, models):
-        """Call all models at once. `models` are pairs of a model and its key in the simulator's journal."""
-        seen = await asyncio.gather(*(self._read(model) for model, _ in models))
+    async def outcomes(self, calls):
+        """Make all calls at once, and return their outcomes."""
+        seen = await asyncio.gather(*map(self._read, calls))
         ids = [events[0].started.stream_id for events, _, _ in seen]
         records = await self._closed_records(set(ids))
         return [
-            Outcome(*each, self._request_count(key), records[id])
-            for each, (_, key), id in zip(seen, models, ids, strict=True)
+            Outcome(
+                *each,
+                self._request_count(call.key) if call.key else None,
+                self._request_count(call.fallback_key),
+                records[id],
+            )
+            for each, call, id in zip(seen, calls, ids, strict=True)
         ]
 
-    async def _read(self, model):
+    async def _read(self, call):
+        fallbacks = [call.fallback] if call.fallback else []
+        request = self._api.request(call.model, fallback_models=fallbacks)
         events, error, began = [], None, time.monotonic()
         async with asyncio.timeout(LONGEST_S):
             try:
-                async for event in self._api.chat_stream(self._api.request(model)):
+                async for event in self._api.chat_stream(request):
                     events.append(event)  # noqa: PERF401  # kept if it fails
             except grpc.aio.AioRpcError as failure:
                 error = failure
@@ -163,7 +194,7 @@ class Caller:
 
     def _request_count(self, key):
         try:
-            return self._simulator.request(key)["attempt"] if key else None
+            return self._simulator.request(key)["attempt"] if key else 0
         except urllib.error.HTTPError:
             return 0
 
@@ -188,14 +219,16 @@ async def caller(address, api_on, simulator):
 @pytest.fixture
 async def usages(caller):
     """Return the usage of an undisturbed answer of each provider."""
-    models = [(f"{provider}/sim?tokens={TOKENS}", "") for provider in PROVIDERS] * REFERENCES
-    outcomes = await caller.outcomes(models)
+    models = [(provider, f"{provider}/sim?tokens={TOKENS}") for provider in PROVIDERS]
+    outcomes = await caller.outcomes(
+        [Call("", *model, "") for model in models for _ in range(REFERENCES)]
+    )
     assert {(o.end, said(o.events)) for o in outcomes} == {("FINISH_REASON_STOP", TEXT)}
     return {outcome.record.provider: outcome.record.usage for outcome in outcomes}
 
 
-def violations(fault, outcome, *, request_count, usage, finishes=False):
-    """Yield what is wrong with an outcome. `finishes`: an attempt without the fault gives the answer."""
+def violations(fault, outcome, expected):
+    """Yield what is wrong with an outcome."""
     events, error, record = outcome.events, outcome.error, outcome.record
     sequences = [event.sequence for event in events]
     if sequences != sorted(set(sequences)) or sequences[0] != 1:
@@ -207,34 +240,47 @@ def violations(fault, outcome, *, request_count, usage, finishes=False):
         yield "it has not exactly one end"
     if error is None and text != TEXT:
         yield f"it finished after {text!r}"
-    expected = "FINISH_REASON_STOP" if finishes else fault.reason
-    if outcome.end != expected:
-        yield f"it ended with {outcome.end} instead of {expected}"
+    if outcome.end != expected.end:
+        yield f"it ended with {outcome.end} instead of {expected.end}"
     if fault.limit_s and not fault.limit_s <= outcome.took_s < fault.limit_s + LONGEST_S / 2:
         yield f"it took {outcome.took_s:.2f} s, its limit is {fault.limit_s} s"
-    if outcome.request_count not in (None, request_count):
-        yield f"the provider got {outcome.request_count} requests instead of {request_count}"
-    if record.attempts != request_count:
-        yield f"its record has {record.attempts} attempts instead of {request_count}"
-    notices = [e.notice.attempt for e in events if e.HasField("notice")]
-    if notices != list(range(2, request_count + 1)):
+    counts = (outcome.request_count, outcome.fallback_count)
+    if counts not in {(n, expected.falls_back) for n in (expected.request_count, None)}:
+        yield f"the providers got {counts} requests instead of {expected.request_count}"
+    if record.attempts != expected.request_count + expected.falls_back:
+        yield f"its record has {record.attempts} attempts"
+    notices = [(e.notice.kind, e.notice.attempt) for e in events if e.HasField("notice")]
+    if notices != list(_notices(expected)):
         yield f"its notices are {notices}"
-    yield from _wrong_usage(fault, outcome, usage)
+    yield from _wrong_usage(fault, outcome, expected)
 
 
-def _wrong_usage(fault, outcome, usage):
+def _notices(expected):
+    for attempt in range(2, expected.request_count + 1):
+        yield event_pb2.NOTICE_KIND_RETRYING, attempt
+    if expected.falls_back:
+        yield event_pb2.NOTICE_KIND_FALLBACK, expected.request_count + 1
+
+
+def _wrong_usage(fault, outcome, expected):
     record, found = outcome.record, outcome.record.usage
     if record.partial != (outcome.error is not None):
         yield f"its record has the outcome {record.outcome}"
     if outcome.error is None:
-        if found != usage or outcome.events[-1].finished.usage != usage:
-            yield f"it used {found} instead of {usage}"
+        usage = usage_pb2.Usage()
+        usage.CopyFrom(found)
+        if fault.limit_s:
+            # The provider that was silent may bill the input, which is estimated.
+            usage.input_tokens = expected.usage.input_tokens
+            usage.estimated = False
+            if not (found.estimated and found.input_tokens > usage.input_tokens):
+                yield f"it used {found}: the input of the first attempt is missing"
+        if usage != expected.usage or outcome.events[-1].finished.usage != found:
+            yield f"it used {found} instead of {expected.usage}"
     elif fault.has_content:
         facts = info(outcome.error).metadata
-        if (facts["input_tokens"], facts["output_tokens"]) != (
-            str(found.input_tokens),
-            str(found.output_tokens),
-        ):
+        reported = (facts["input_tokens"], facts["output_tokens"])
+        if reported != (str(found.input_tokens), str(found.output_tokens)):
             yield f"its record has {found}, its caller {facts}"
         if not 0 < found.output_tokens <= TOKENS or not found.input_tokens:
             yield f"it used {found}"
@@ -242,27 +288,37 @@ def _wrong_usage(fault, outcome, usage):
         yield f"it used {found}"
 
 
-def cases(names, *, attempts=0):
-    """Return a model with its key for each of these faults and each provider."""
-    for name, provider in itertools.product(names, PROVIDERS):
-        fault, key = FAULTS[name], f"fault-{next(_numbers)}"
-        if not fault.script:
-            yield name, provider, (f"refusing-{provider}/m", "")
-            continue
-        script = f"{fault.script}&key={key}"
-        if "tokens=" not in script:
-            script += f"&tokens={TOKENS}"
-        if attempts:
-            script += f"&fault_attempts={attempts}"
-        yield name, provider, (f"{provider}/sim?{script}", key)
+def calls(names, *, attempts=0, falls_back=False):
+    """Return a call for each of these faults and each provider.
+
+    The first `attempts` requests of a call have the fault, or all of them. The fallbacks are whole answers of
+    another provider.
+    """
+    for name, (number, provider) in itertools.product(names, enumerate(PROVIDERS)):
+        script, key = FAULTS[name].script, f"fault-{next(_numbers)}"
+        model = f"refusing-{provider}/m"
+        if script:
+            tokens = "" if "tokens=" in script else f"&tokens={TOKENS}"
+            lasting = f"&fault_attempts={attempts}" if attempts else ""
+            model = f"{provider}/sim?{script}{tokens}&key={key}{lasting}"
+        call = Call(name, provider, model, key if script else "")
+        if falls_back:
+            other, other_key = PROVIDERS[number - 1], f"{key}-fallback"
+            target = f"{other}/sim?tokens={TOKENS}&key={other_key}"
+            call = call._replace(fallback=target, fallback_key=other_key)
+        yield call
 
 
-def check(chosen, outcomes, violations_of):
-    """Print a line for each fault, and check that there are no violations."""
+async def check(caller, made, expected_of):
+    """Make calls, print a line for each fault, and check that there are no violations."""
+    made = list(made)
+    outcomes = await caller.outcomes(made)
     by_fault, wrong = {}, []
-    for (name, provider, _), outcome in zip(chosen, outcomes, strict=True):
-        by_fault.setdefault(name, []).append(outcome)
-        wrong += [f"{name}, {provider}: {what}" for what in violations_of(name, provider, outcome)]
+    for call, outcome in zip(made, outcomes, strict=True):
+        by_fault.setdefault(call.fault, []).append(outcome)
+        fault = FAULTS[call.fault]
+        found = violations(fault, outcome, expected_of(call, fault))
+        wrong += [f"{call.fault}, {call.provider}: {what}" for what in found]
     print()
     for name, found in by_fault.items():
         ends = ", ".join(sorted({outcome.end for outcome in found}))
@@ -270,38 +326,40 @@ def check(chosen, outcomes, violations_of):
         slowest = max(outcome.took_s for outcome in found)
         print(f"{name}: {ends}; attempts: {attempts}; at most {slowest * 1e3:.0f} ms")
     truncated = sum(o.error is None and said(o.events) != TEXT for o in outcomes)
+    repeated = sum(not TEXT.startswith(said(o.events)) for o in outcomes)
     print(
-        f"{len(outcomes)} streams, {len(wrong)} violations, {truncated} truncated answers finished"
+        f"{len(outcomes)} streams: {truncated} truncated answers finished, {repeated} with repeated "
+        f"text, {len(wrong)} violations"
     )
     assert wrong == []
 
 
 async def test_a_lasting_fault_ends_the_stream_with_its_error(caller, usages):
-    chosen = list(cases(FAULTS))
-    outcomes = await caller.outcomes([model for _, _, model in chosen])
+    def expected(_, fault):
+        return Expected(fault.reason, ATTEMPTS if fault.is_retried else 1)
 
-    def wrong(name, provider, outcome):
-        fault = FAULTS[name]
-        count = ATTEMPTS if fault.is_retried else 1
-        return violations(fault, outcome, request_count=count, usage=usages[provider])
-
-    check(chosen, outcomes, wrong)
+    await check(caller, calls(FAULTS), expected)
 
 
 async def test_after_a_fault_of_one_request_only_retries_before_content_give_the_answer(
     caller, usages
 ):
-    chosen = list(cases(sorted(FAULTS.keys() - LASTING), attempts=1))
-    outcomes = await caller.outcomes([model for _, _, model in chosen])
+    def expected(call, fault):
+        if fault.is_retried:
+            return Expected("FINISH_REASON_STOP", 2, usages[call.provider])
+        return Expected(fault.reason, 1)
 
-    def wrong(name, provider, outcome):
-        fault = FAULTS[name]
-        return violations(
-            fault,
-            outcome,
-            request_count=2 if fault.is_retried else 1,
-            usage=usages[provider],
-            finishes=fault.is_retried,
-        )
+    await check(caller, calls(sorted(FAULTS.keys() - LASTING), attempts=1), expected)
 
-    check(chosen, outcomes, wrong)
+
+async def test_a_fallback_answers_after_each_fault_before_content(caller, usages):
+    def expected(call, fault):
+        if fault.has_content:
+            return Expected(fault.reason, 1)
+        # A delay that the provider requests is not waited for if there is a fallback.
+        is_repeated = fault.is_retried and "retry_after" not in fault.script
+        other = call.fallback.partition("/")[0]
+        count = ATTEMPTS if is_repeated else 1
+        return Expected("FINISH_REASON_STOP", count, usages[other], falls_back=True)
+
+    await check(caller, calls(FAULTS, falls_back=True), expected)
