@@ -112,7 +112,11 @@ async def serve(
         keyring = Keyring(KeyStore(database), mode=settings.auth, trusted_s=settings.keys_trusted_s)
         await keyring.refresh()
         _require_keys(settings, keyring)
-        calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS)
+
+        def has_tenants() -> bool:
+            return keyring.needs_keys or settings.tls.client_ca is not None
+
+        calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS, has_tenants)
         open_services = REFLECTION_SERVICES if settings.reflection == "open" else frozenset[str]()
         metrics = await _serve_metrics(settings, models, stack)
         authentication = Authentication(
@@ -135,7 +139,7 @@ async def serve(
             observers.append(_stream_metrics(metrics))
         estimator = Estimator(book, tokenizers, providers, settings.limits)
         routing = Routing(settings.limits, Retries(settings.retries), estimator)
-        streams = StreamHost(tasks, directory, routing, observers)
+        streams = StreamHost(tasks, directory, routing, observers, has_tenants=has_tenants)
         limiter = MemoryLimiter(settings.tenants)
         spend = SpendLimiter(settings.tenants)
         await _remember_spend(store, spend, settings.limits.max_stream_duration_s)

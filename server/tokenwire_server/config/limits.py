@@ -15,7 +15,8 @@ class Limits(Section):
     """Limits of the server, each with what happens when it is reached."""
 
     max_streams: Count = 2000
-    """Maximum number of streams that generate at once. The next one gets OVERLOADED."""
+    """Maximum number of streams that generate at once. The next one gets OVERLOADED. Tenants share the
+    number."""
     assumed_output_tokens: Tokens = 1024
     """Number of output tokens to assume for a chat without `max_output_tokens`, when tokens per minute and
     spend are reserved for it. The real number replaces it when the stream ends."""
@@ -32,7 +33,7 @@ class Limits(Section):
     max_total_log_bytes: Bytes = Field(default=512 * 2**20, ge=2**20)
     """Maximum size of the content that is kept of all streams, in bytes. Beyond it ended streams are
     dropped: the oldest ones of the tenant whose ended streams take the most memory. If no ended stream is
-    left, the next stream gets OVERLOADED."""
+    left, the next stream gets OVERLOADED. Tenants share the memory."""
     max_chat_answer_bytes: Bytes = Field(default=4 * 2**20 - 4096, ge=1024, le=64 * 2**20)
     """Maximum size of the response of a Chat call, in bytes. At most `max_log_bytes`. A larger answer ends
     the call with ANSWER_TOO_LARGE, and its stream can be read for at least `log_ttl_s` more. Most gRPC
@@ -41,7 +42,8 @@ class Limits(Section):
     """Maximum number of CountTokens calls that run at once. One tenant may have a quarter of them, at least
     1. The next call gets OVERLOADED."""
     max_readers: Count = 10_000
-    """Maximum number of calls that read streams at once. The next one gets OVERLOADED."""
+    """Maximum number of calls that read streams at once. The next one gets OVERLOADED. Tenants share the
+    number."""
     heartbeat_interval_s: Seconds = 15.0
     """Seconds without an event until a reader gets a heartbeat, if the caller sets no interval."""
     min_delivery_interval_s: Seconds = 1.0

@@ -17,6 +17,7 @@ from ..errors import (
     TokenwireError,
     Unauthenticated,
 )
+from ..shares import SharedBound
 from ..telemetry import internal_fault
 from ..tenants.caller import DEFAULT_TENANT, Caller
 from ..tenants.keyring import Keyring
@@ -36,13 +37,19 @@ class OpenCalls:
     """The open calls: their number, and the tasks of each key.
 
     Calls that run, calls whose request has not arrived, and calls whose caller has not accepted their end
-    have separate bounds: `max_calls`, and half of it for each of the others.
+    have separate bounds: `max_calls`, and half of it for each of the others. While `has_tenants` returns
+    True, tenants share the first, see `SharedBound`.
     """
 
-    def __init__(self, max_calls: int = SPARE_CALLS, *, max_wait_s: float = MAX_WAIT_S) -> None:
-        self._max_calls = max_calls
+    def __init__(
+        self,
+        max_calls: int = SPARE_CALLS,
+        has_tenants: Callable[[], bool] = lambda: False,
+        *,
+        max_wait_s: float = MAX_WAIT_S,
+    ) -> None:
+        self._running = SharedBound(max_calls, has_tenants)
         self._max_wait_s = max_wait_s
-        self._count = 0
         self._receiving = Waits(max(1, max_calls // 2))
         self._ending = Waits(max(1, max_calls // 2))
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
@@ -53,15 +60,17 @@ class OpenCalls:
         return await receive_within(self._max_wait_s, context, self._receiving, owner)
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
+    def counted(self, tenant: str) -> Iterator[None]:
         """Count a call as running during the block. Raises Overloaded if too many calls run."""
-        if self._count >= self._max_calls:
-            raise Overloaded("too many calls are open", limit=self._max_calls)
-        self._count += 1
+        running = self._running
+        if not running.may_take(tenant):
+            kind = "calls" if running.is_full else "calls of this tenant"
+            raise Overloaded(f"too many {kind} are open", limit=running.bound)
+        running.take(tenant)
         try:
             yield
         finally:
-            self._count -= 1
+            running.give(tenant)
 
     def end_within_limit(self, owner: str) -> None:
         """Cancel this task unless it ends in time: gRPC waits until the caller accepts the last message.
@@ -180,7 +189,7 @@ class Authentication:
                 with self._calls.running(caller):
                     if receives:
                         request = await self._calls.receive(context, owner)
-                    with self._calls.counted():
+                    with self._calls.counted(caller.tenant):
                         answer = await handler(request, context, caller)
             except PeerGone:  # no answer would reach the caller
                 raise asyncio.CancelledError from None

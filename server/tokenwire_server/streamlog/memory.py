@@ -45,8 +45,8 @@ class MemoryLog:
     """A `StreamLog` of at most `max_bytes`. The size of an entry is its text in memory and `ENTRY_BYTES`.
 
     Beyond the bound the oldest entries are dropped, an eighth of the bound at a time, and a reader that still
-    needs them gets SlowReader. The memory is counted in `space`. Never blocks. Must be used in one event
-    loop.
+    needs them gets SlowReader. The memory is counted in `space`, as that of `tenant`. Never blocks. Must be
+    used in one event loop.
     """
 
     __slots__ = (
@@ -57,6 +57,7 @@ class MemoryLog:
         "_seal_waiters",
         "_space",
         "_taken",
+        "_tenant",
         "_wakes",
         "byte_count",
         "failure",
@@ -65,12 +66,13 @@ class MemoryLog:
         "sealed",
     )
 
-    def __init__(self, max_bytes: int, space: LogSpace) -> None:
+    def __init__(self, max_bytes: int, space: LogSpace, tenant: str = "") -> None:
         self._entries: list[Event] = []
         self._evicted = 0  # entries dropped from the front, and the sequence of the last of them
         self.byte_count = 0
         self._max_bytes = max_bytes
         self._space = space
+        self._tenant = tenant
         self._taken = STREAM_BYTES  # bytes taken from the space
         self._room = 0  # byte_count up to which no more space must be taken
         self._wakes: dict[Callable[[], None], None] = {}  # an ordered set
@@ -79,7 +81,7 @@ class MemoryLog:
         self.sealed = False
         self.finished: Finished | None = None
         self.failure: Failure | None = None
-        space.take(self._taken)
+        space.take(self._taken, tenant)
 
     @property
     def earliest_sequence(self) -> int:
@@ -144,14 +146,14 @@ class MemoryLog:
             self._evicted = self.last_sequence - keep
             self._entries = self._entries[-1:] if keep else []
             self.byte_count = sum(entry_bytes(event) for event in self._entries)
-            self._space.give(self._taken)
+            self._space.give(self._taken, self._tenant)
             self._taken = 0
 
     def _seal(self) -> None:
         self.sealed = True
-        self._space.give(self._taken)
+        self._space.give(self._taken, self._tenant)
         self._taken = STREAM_BYTES + self.byte_count
-        self._space.take(self._taken)
+        self._space.take(self._taken, self._tenant)
         for wake in self._wakes:
             wake()
         for waiter in self._seal_waiters:
@@ -162,7 +164,7 @@ class MemoryLog:
         """Take more of the space, up to the bound of this log. Beyond the bound, drop entries."""
         room = min(self.byte_count + STEP_BYTES, self._max_bytes)
         if room > self._room:
-            self._space.take(room - self._room)
+            self._space.take(room - self._room, self._tenant)
             self._taken += room - self._room
             self._room = room
         if self.byte_count > self._max_bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,14 +18,16 @@ class EndedStreams:
     """Keeps ended streams until their `log_ttl_s` has passed or memory is short.
 
     If the logs of all streams take more than `max_log_bytes`, the tenant whose ended streams take the most
-    memory loses the one that ended first. A stream whose time has passed cannot be found any more; readers
-    that are attached by then may continue.
+    memory loses the one that ended first. Tenants whose streams take little, see `LogSpace`, lose nothing.
+    A stream whose time has passed cannot be found any more; readers that are attached by then may continue.
     """
 
-    def __init__(self, directory: StreamDirectory, max_log_bytes: int) -> None:
+    def __init__(
+        self, directory: StreamDirectory, max_log_bytes: int, has_tenants: Callable[[], bool]
+    ) -> None:
         self._directory = directory
         self._tenants: dict[str, _TenantStreams] = {}
-        self.space = LogSpace(max_log_bytes, self.make_room)
+        self.space = LogSpace(max_log_bytes, self.make_room, has_tenants)
         """The memory of the logs of all streams, open and ended."""
 
     def __len__(self) -> int:
@@ -71,9 +74,18 @@ class EndedStreams:
 
     def make_room(self) -> None:
         """Drop ended streams while the logs take too much memory."""
-        while self.space.full and self._tenants:
-            largest = max(self._tenants.values(), key=lambda ended: ended.byte_count)
-            self.drop(next(iter(largest.timers)))
+        while self.space.full:
+            large = [each for each in self._tenants if not self.space.takes_little(each)]
+            if not large:
+                return
+            largest = max(large, key=lambda tenant: self._tenants[tenant].byte_count)
+            self.drop(next(iter(self._tenants[largest].timers)))
+
+    def make_room_for(self, tenant: str) -> None:
+        """Drop ended streams so that a tenant may open another one, if that is possible."""
+        self.make_room()
+        while tenant in self._tenants and not self.space.may_open(tenant):
+            self.drop(next(iter(self._tenants[tenant].timers)))
 
     def _expire(self, stream: StreamHandle) -> None:
         self._directory.remove(stream)

@@ -27,8 +27,8 @@ class StreamControl(Protocol):
 class ReaderHost(Protocol):
     """Admits the readers of this process. Each method is one synchronous step."""
 
-    def reader_joins(self) -> None:
-        """Count one more reader. Raises Overloaded, and then it is not counted."""
+    def reader_joins(self, stream: StreamHandle) -> None:
+        """Count one more reader of a stream. Raises Overloaded, and then it is not counted."""
         ...
 
     def reader_left(self, stream: StreamHandle) -> None:
@@ -148,7 +148,7 @@ class StreamHandle:
             raise ResumePointAhead(after_sequence, earliest=earliest, latest=latest)
         if after_sequence < earliest - 1:
             raise ResumePointExpired(after_sequence, earliest=earliest, latest=latest)
-        self._host.reader_joins()
+        self._host.reader_joins(self)
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None

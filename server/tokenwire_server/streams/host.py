@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..errors import Overloaded
 from ..events import FinishReason
 from ..routing.attempts import Routing
+from ..shares import SharedBound
 from ..streamlog.memory import MemoryLog
 from .cache import CachedAnswer
 from .directory import StreamDirectory
@@ -25,7 +26,8 @@ option of a command."""
 class StreamHost(StreamObserver):
     """The owner of this process's streams. Belongs to one event loop.
 
-    At most `max_streams` of the limits generate at once, and at most `max_readers` read. Producers are
+    At most `max_streams` of the limits generate at once, and at most `max_readers` read. While `has_tenants`
+    returns True, tenants share these bounds and the memory of the logs, see `SharedBound`. Producers are
     tasks of `tasks`, a task group that outlives every RPC. `observers` follow all streams.
     """
 
@@ -35,15 +37,18 @@ class StreamHost(StreamObserver):
         directory: StreamDirectory,
         routing: Routing,
         observers: Iterable[StreamObserver] = (),
+        *,
+        has_tenants: Callable[[], bool] = lambda: False,
     ) -> None:
         self._limits = limits = routing.limits
         self._tasks = tasks
         self._directory = directory
         self._routing = routing
         self._observers = (*observers, self)
-        self._ended = EndedStreams(directory, limits.max_total_log_bytes)
+        self._ended = EndedStreams(directory, limits.max_total_log_bytes, has_tenants)
         self._live: dict[str, Generation] = {}  # by stream id
-        self._reader_count = 0
+        self._generating = SharedBound(limits.max_streams, has_tenants)
+        self._reading = SharedBound(limits.max_readers, has_tenants)
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -55,7 +60,16 @@ class StreamHost(StreamObserver):
     @property
     def reader_count(self) -> int:
         """The number of readers of all streams."""
-        return self._reader_count
+        return self._reading.used
+
+    @property
+    def stream_limit(self) -> int:
+        """How many streams may generate at once now. At most `limits.max_streams`."""
+        return self._generating.bound
+
+    @stream_limit.setter
+    def stream_limit(self, limit: int) -> None:
+        self._generating.bound = limit
 
     @property
     def ended_count(self) -> int:
@@ -74,20 +88,22 @@ class StreamHost(StreamObserver):
         when this returns. The reservation is settled when the stream ends. Raises Overloaded; the caller
         must then release the reservation.
         """
-        self._check_readers()
-        self._ended.make_room()
+        tenant = chat.caller.tenant
+        self._check_readers(tenant)
+        self._ended.make_room_for(tenant)
         space = self._ended.space
-        if space.full:
-            raise Overloaded(
-                "the logs of all streams have reached their memory limit", limit=space.max_bytes
-            )
-        if cached is None and len(self._live) >= self._limits.max_streams:
-            raise Overloaded("too many streams are open", limit=self._limits.max_streams)
+        if not space.may_open(tenant):
+            what = "the logs of all streams have reached their memory limit"
+            if not space.full:
+                what = "the logs of this tenant's streams take its share of the memory"
+            raise Overloaded(what, limit=space.max_bytes)
+        if cached is None:
+            self.check_streams(tenant)
         request = chat.request
         stream = StreamHandle(
             secrets.token_hex(STREAM_ID_BYTES),
-            chat.caller.tenant,
-            MemoryLog(self._limits.max_log_bytes, space),
+            tenant,
+            MemoryLog(self._limits.max_log_bytes, space, tenant),
             self,
             created_time=time.time(),
             request_id=request.request_id,
@@ -97,11 +113,19 @@ class StreamHost(StreamObserver):
         generation = Generation(stream, chat, self._routing, self._observers)
         self._directory.add(stream)
         self._live[stream.id] = generation
+        self._generating.take(tenant)
         self._idle.clear()
         generation.open(from_cache=cached is not None)
         if cached is not None:
             generation.replay(cached.deltas, cached.finished)
         return stream
+
+    def check_streams(self, tenant: str) -> None:
+        """Check that one more stream of a tenant may generate. Raises Overloaded."""
+        generating = self._generating
+        if not generating.may_take(tenant):
+            kind = "streams" if generating.is_full else "streams of this tenant"
+            raise Overloaded(f"too many {kind} are open", limit=generating.bound)
 
     def start(self, stream: StreamHandle) -> None:
         """Start to generate. Idempotent. From here on, the stream's log will be sealed."""
@@ -135,13 +159,13 @@ class StreamHost(StreamObserver):
 
     # ReaderHost
 
-    def reader_joins(self) -> None:
-        self._check_readers()
-        self._reader_count += 1
+    def reader_joins(self, stream: StreamHandle) -> None:
+        self._check_readers(stream.tenant)
+        self._reading.take(stream.tenant)
         self._idle.clear()
 
     def reader_left(self, stream: StreamHandle) -> None:
-        self._reader_count -= 1
+        self._reading.give(stream.tenant)
         self._ended.reader_left(stream)
         self._check_idle()
 
@@ -149,18 +173,21 @@ class StreamHost(StreamObserver):
 
     def ended(self, generation: Generation) -> None:
         stream = generation.stream
-        self._live.pop(stream.id, None)
+        if self._live.pop(stream.id, None) is not None:
+            self._generating.give(stream.tenant)
         if _is_without_content(generation):
             self._directory.release_request_id(stream)
         self._ended.add(stream)
         self._check_idle()
 
-    def _check_readers(self) -> None:
-        if self._reader_count >= self._limits.max_readers:
-            raise Overloaded("too many readers", limit=self._limits.max_readers)
+    def _check_readers(self, tenant: str) -> None:
+        reading = self._reading
+        if not reading.may_take(tenant):
+            kind = "readers" if reading.is_full else "readers of this tenant's streams"
+            raise Overloaded(f"too many {kind}", limit=reading.bound)
 
     def _check_idle(self) -> None:
-        if not self._live and not self._reader_count:
+        if not self._live and not self._reading.used:
             self._idle.set()
 
 

@@ -139,7 +139,9 @@ async def test_calls_whose_request_does_not_arrive_give_way_to_newer_calls(echoi
     for call in silent:
         call.cancel()
     async with asyncio.timeout(10):
-        while calls._receiving or calls._receiving._of_owner or calls._ending or calls._count:
+        while (
+            calls._receiving or calls._receiving._of_owner or calls._ending or calls._running.used
+        ):
             await asyncio.sleep(0.01)
 
 
@@ -180,6 +182,6 @@ async def test_the_wait_until_the_caller_accepts_the_response_ends(echoing):
         async with asyncio.timeout(10):
             while not calls._ending:
                 await asyncio.sleep(0.01)
-            assert calls._count == 0
+            assert calls._running.used == 0
             while calls._ending:
                 await asyncio.sleep(0.01)

@@ -127,7 +127,7 @@ class RecordingReaderHost:
     def __init__(self):
         self.readers = 0
 
-    def reader_joins(self):
+    def reader_joins(self, stream):
         self.readers += 1
 
     def reader_left(self, stream):
