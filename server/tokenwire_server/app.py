@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from . import install_hint
 from .chats.admission import Admission
 from .chats.chats import Chats
 from .config import ConfigError, ModelConfig, ModelPrices, ProviderConfig, Settings, known_providers
@@ -50,6 +51,7 @@ from .tenants.memory_limiter import MemoryLimiter
 from .tenants.spend import Periods, SpendLimiter
 
 if TYPE_CHECKING:
+    from .streams.otel import Otel
     from .telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -119,6 +121,7 @@ async def serve(
         calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS, has_tenants)
         open_services = REFLECTION_SERVICES if settings.reflection == "open" else frozenset[str]()
         metrics = await _serve_metrics(settings, models, stack)
+        otel = await _start_otel(settings, providers, models, environ, stack)
         authentication = Authentication(
             keyring, calls, open_services, on_refusal=metrics.refused if metrics else None
         )
@@ -137,6 +140,8 @@ async def serve(
         observers: list[StreamObserver] = [Settlement(), recorder, cache]
         if metrics is not None:
             observers.append(_stream_metrics(metrics))
+        if otel is not None:
+            observers += otel.observers
         estimator = Estimator(book, tokenizers, providers, settings.limits)
         routing = Routing(settings.limits, Retries(settings.retries), estimator)
         streams = StreamHost(tasks, directory, routing, observers, has_tenants=has_tenants)
@@ -154,7 +159,7 @@ async def serve(
         keeping = tasks.create_task(ledger.run(recorder.open_records), name="ledger")
         stack.callback(keeping.cancel)
         if metrics is not None:
-            _read_at_scrapes(metrics, streams, ledger)
+            _read_at_scrapes(metrics, streams, ledger, otel)
         if tls is not None:
             stack.callback(tasks.create_task(tls.follow(), name="certificates").cancel)
         stop = stop_on_signals()
@@ -210,7 +215,29 @@ def _stream_metrics(metrics: Metrics) -> StreamObserver:
     return StreamMetrics(metrics)
 
 
-def _read_at_scrapes(metrics: Metrics, streams: StreamHost, ledger: Ledger) -> None:
+async def _start_otel(
+    settings: Settings,
+    providers: Mapping[str, ProviderConfig],
+    models: Mapping[str, ModelConfig],
+    environ: Mapping[str, str],
+    stack: AsyncExitStack,
+) -> Otel | None:
+    """Start to send traces and metrics over OTLP. Return None if they are off. Raises ConfigError."""
+    if not settings.otel.is_on:
+        return None
+    try:
+        from .streams.otel import start_otel
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"otel: the package {error.name} is missing: {install_hint('otel')}"
+        ) from error
+    names = [model.target or name for name, model in models.items()]
+    return await start_otel(settings.otel, providers, names, environ, stack)
+
+
+def _read_at_scrapes(
+    metrics: Metrics, streams: StreamHost, ledger: Ledger, otel: Otel | None
+) -> None:
     metrics.add_readings(
         ("tokenwire_streams_open", "Streams that generate.", lambda: streams.live_count),
         ("tokenwire_readers", "Calls that read streams.", lambda: streams.reader_count),
@@ -224,6 +251,11 @@ def _read_at_scrapes(metrics: Metrics, streams: StreamHost, ledger: Ledger) -> N
             "tokenwire_ledger_drops_total",
             "Streams that ended without a usage record: too many were waiting.",
             lambda: ledger.dropped_count,
+        ),
+        (
+            "tokenwire_spans_dropped_total",
+            "Spans that were not sent: too many were waiting, or the collector did not accept them.",
+            lambda: 0 if otel is None else otel.export.dropped_count,
         ),
     )
 

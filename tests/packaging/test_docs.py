@@ -22,7 +22,9 @@ from tokenwire_edge import settings as edge_settings
 from tokenwire_server.app import _read_at_scrapes
 from tokenwire_server.config import load
 from tokenwire_server.rpc.status import CODES
+from tokenwire_server.streams.otel_metrics import INSTRUMENTS
 from tokenwire_server.telemetry.metrics import Metrics
+from tokenwire_server.telemetry.semconv import ATTRIBUTES
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_EDGE_ADDRESS = "127.0.0.1:8080"
@@ -213,7 +215,7 @@ def test_the_tables_of_settings_are_up_to_date():
 
 def test_the_table_of_metrics_is_that_of_the_code():
     metrics = Metrics(has_tenant_label=True)
-    _read_at_scrapes(metrics, streams=None, ledger=None)
+    _read_at_scrapes(metrics, streams=None, ledger=None, otel=None)
     rows = [
         (name, kind, ", ".join(f"`{label}`" for label in labels), meaning)
         for name, kind, labels, meaning in metrics.descriptions
@@ -224,6 +226,19 @@ def test_the_table_of_metrics_is_that_of_the_code():
         re.MULTILINE,
     )
     assert table == rows
+
+
+def test_the_tables_of_traces_and_of_opentelemetrys_metrics_are_those_of_the_code():
+    text = text_of("docs/operations.md")
+    assert [
+        (name, spans, meaning, version)
+        for name, spans, version, meaning in re.findall(
+            r"^\| `([\w.]+)` \| (\w+) \| (\w+) \| (.+) \|$", text, re.MULTILINE
+        )
+    ] == [tuple(attribute) for attribute in ATTRIBUTES]
+    assert re.findall(r"^\| `(gen_ai[\w.]+)` \| `(\S+)` \| (.+) \|$", text, re.MULTILINE) == [
+        (name, unit, meaning) for name, unit, _, meaning in INSTRUMENTS
+    ]
 
 
 def test_the_tables_of_providers_are_up_to_date(monkeypatch):

@@ -135,14 +135,16 @@ def test_without_extras_each_command_says_in_one_line_what_to_install(installed,
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("extra", ["server", "postgres"])
+@pytest.mark.parametrize("extra", ["server", "postgres", "otel"])
 def test_each_server_extra_serves_and_the_cli_extra_calls_it(installed, extra, tmp_path):
     server = installed(extra)
     assert server.run("tokenwire-server", "--version").stdout.startswith("tokenwire-server ")
     words = server.command("tokenwire-server", "serve", "--demo", "--listen", "127.0.0.1:0")
+    traces = {"TOKENWIRE_OTEL__TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    env = environ() | (traces if extra == "otel" else {})
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=log, text=True, env=environ(), cwd=tmp_path
+            words, stdout=subprocess.PIPE, stderr=log, text=True, env=env, cwd=tmp_path
         )
     with process:
         try:
@@ -159,3 +161,16 @@ def test_without_the_postgres_extra_the_missing_package_is_named(installed, whee
     words = ("tokenwire-server", "keys", "list", "--database", "postgresql://u@127.0.0.1:1/x")
     assert_one_line(installed("postgres").run(*words), "postgresql://127.0.0.1:1/x cannot be used")
     assert_one_line(installed("server").run(*words), "asyncpg", f'"{wheel.name}[postgres]"')
+
+
+def test_without_the_otel_extra_the_missing_package_is_named(installed, wheel, tmp_path):
+    settings = tmp_path / "tokenwire.toml"
+    settings.write_text("[otel]\ntraces = true\n")
+    result = installed("server").run(
+        *("tokenwire-server", "serve", "--demo", "--listen", "127.0.0.1:0"),
+        *("--config", str(settings), "--database", f"sqlite:///{tmp_path}/tokenwire.db"),
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    (error,) = (line for line in result.stderr.splitlines() if line.startswith("tokenwire-server"))
+    assert "otel: the package opentelemetry" in error
+    assert f'"{wheel.name}[otel]"' in error

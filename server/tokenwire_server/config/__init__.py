@@ -6,6 +6,7 @@ from .bounds import MAX_SPEND_USD
 from .http_fields import resolve, secrets
 from .limits import Limits
 from .models import ModelConfig, ModelPrices
+from .otel import OtelConfig
 from .providers import (
     OPENAI_QUIRKS,
     ProviderConfig,
@@ -27,6 +28,7 @@ __all__ = [
     "Limits",
     "ModelConfig",
     "ModelPrices",
+    "OtelConfig",
     "ProviderConfig",
     "ProviderKind",
     "Quirks",

@@ -23,6 +23,7 @@ from .addresses import listen_address
 from .bounds import Days, Seconds, SecondsOrZero
 from .limits import Limits
 from .models import ModelConfig
+from .otel import OtelConfig
 from .providers import ProviderConfig
 from .retries import RetryConfig
 from .section import Section
@@ -94,6 +95,8 @@ class Settings(Section):
     """Limits of the server."""
     retries: RetryConfig = RetryConfig()
     """How the server repeats requests to a provider that failed before the first content of the answer."""
+    otel: OtelConfig = OtelConfig()
+    """What the server sends over OTLP, the protocol of OpenTelemetry."""
     tenants: dict[str, TenantLimits] = {}
     """Limits of tenants, by name. The name "*" is for every tenant that is not named."""
     providers: dict[str, ProviderConfig] = {}

@@ -31,6 +31,7 @@ import httpx2
 from aiohttp.connector import Connection
 
 from .. import descriptors
+from ..telemetry.trace_context import provider_headers
 from .body import Body
 from .decode.errors import retry_delay
 from .framing import MAX_HEADER_BYTES, BoundedConnector
@@ -153,7 +154,8 @@ class Connections:
 class ProviderTransport(httpx2.AsyncBaseTransport):
     """Sends the requests of one provider's SDK, with the configured headers and query parameters.
 
-    Of the SDK's headers only SENT_HEADERS are sent. Without `sends_key` its `Authorization` is not sent.
+    Of the SDK's headers only SENT_HEADERS are sent. Without `sends_key` its `Authorization` is not sent. The
+    trace context of the current task is added.
     """
 
     def __init__(
@@ -176,7 +178,9 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
             for name, value in request.headers.multi_items()
             if name.lower() in self._sent and value
         ]
-        return await self._connections.send(request, headers + self._headers, self._query)
+        headers += self._headers
+        headers += provider_headers.get()
+        return await self._connections.send(request, headers, self._query)
 
 
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:

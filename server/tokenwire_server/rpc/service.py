@@ -14,6 +14,7 @@ from ..config import Limits
 from ..errors import AnswerTooLarge
 from ..request import ChatRequest, Delivery
 from ..streams.reader import Reader
+from ..telemetry.trace_context import receive_trace_context
 from ..tenants.caller import Caller
 from .codec import AnswerBuilder, stream_info
 from .intake import CallSlots
@@ -135,6 +136,7 @@ class ChatService:
     ) -> OpenChat:
         """Parse a request. Return its chat, which is opened by entering it."""
         deadline = _deadline(context)
+        receive_trace_context(context.invocation_metadata())
         request, violations = await self._parse(data, caller)
         delivery = request.delivery if is_streamed else Delivery()
         return self._chats.open(request, caller, deadline, violations, delivery)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
+from collections.abc import Callable
 
 from ..errors import InternalFault
 
@@ -13,17 +14,25 @@ logger = logging.getLogger(__name__)
 QUIET = (
     *("openai", "anthropic", "httpx2", "httpcore2", "aiohttp"),
     *("sqlalchemy", "alembic", "aiosqlite", "asyncpg"),
+    *("opentelemetry", "requests", "urllib3"),
     *("asyncio", "grpc"),
 )
 """Libraries that log only from WARNING on. At DEBUG some of them log prompts, and parameters of SQL."""
 
 
-CALLER_BYTES = (
-    "Invalid encoding on",
-    "Unexpected [UnicodeDecodeError] raised by servicer method",
-)
-"""Beginnings of gRPC's log records that contain bytes of a caller. They are dropped, because the bytes may
-be a key, and any caller could fill the log with them."""
+CALLER_BYTES = {
+    "grpc._cython.cygrpc": (
+        "Invalid encoding on",
+        "Unexpected [UnicodeDecodeError] raised by servicer method",
+    ),
+    "opentelemetry.trace.propagation.tracecontext": (
+        "traceparent header exceeded",
+        "tracestate header exceeded",
+    ),
+    "opentelemetry.trace.span": ("Member doesn't match the w3c identifiers format",),
+}
+"""Beginnings of log records that callers cause, by logger. They are dropped: some contain bytes of a caller,
+which may be a key, and any caller could fill the log with them."""
 
 
 def internal_fault(error: BaseException) -> InternalFault:
@@ -31,6 +40,10 @@ def internal_fault(error: BaseException) -> InternalFault:
     fault = InternalFault(secrets.token_hex(8))
     logger.error("internal error %s", fault.error_id, exc_info=error)
     return fault
+
+
+def _without(beginnings: tuple[str, ...]) -> Callable[[logging.LogRecord], bool]:
+    return lambda record: not record.getMessage().startswith(beginnings)
 
 
 def configure_logging(level: str) -> None:
@@ -41,8 +54,7 @@ def configure_logging(level: str) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,  # the SDKs may have configured it before
     )
-    logging.getLogger("grpc._cython.cygrpc").addFilter(
-        lambda record: not record.getMessage().startswith(CALLER_BYTES)
-    )
+    for name, beginnings in CALLER_BYTES.items():
+        logging.getLogger(name).addFilter(_without(beginnings))
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
