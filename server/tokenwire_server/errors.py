@@ -60,6 +60,8 @@ class TokenwireError(Exception):
     reason: str
     retry_after_s: float | None = None
     """Delay before a retry makes sense. If it is set, the caller gets a RetryInfo."""
+    limit_name: str = ""
+    """Name of the limit of the server that was reached, as in the settings. Empty: it was none."""
     at: StreamPosition | None = None
     """Set if the answer had begun, so the caller is billed for a part of it."""
 
@@ -299,6 +301,7 @@ class UpstreamError(TokenwireError):
         provider_text: str = "",
         retry_after_s: float | None = None,
         requested_delay_s: float | None = None,
+        limit_name: str = "",
     ) -> None:
         self.provider = provider
         self.status = status
@@ -309,10 +312,13 @@ class UpstreamError(TokenwireError):
         self.provider_text = provider_text
         self.retry_after_s = retry_after_s
         self.requested_delay_s = requested_delay_s
+        self.limit_name = limit_name
         super().__init__(message)
 
     def facts(self) -> dict[str, str]:
         facts = {"provider": self.provider}
+        if self.limit_name:
+            facts["limit_name"] = self.limit_name
         if self.status is not None:
             facts["provider_status"] = str(self.status)
         if self.error_type:

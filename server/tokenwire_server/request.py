@@ -118,6 +118,15 @@ class Generation(msgspec.Struct, frozen=True):
     service_tier: str = ""
     """Passed to the provider unchanged. Empty: the provider's default."""
 
+    @property
+    def asks_for_reasoning(self) -> bool:
+        """Whether the caller asks the model to reason, in any of the three ways."""
+        return (
+            self.reasoning_effort not in (None, "none")
+            or bool(self.reasoning_budget_tokens)
+            or self.reasoning_summary not in (None, "none")
+        )
+
 
 class Tool(msgspec.Struct, frozen=True):
     name: str

@@ -1,7 +1,8 @@
 """Servers with keys."""
 
 import json
-from contextlib import contextmanager
+import socket
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from tenants_support import Tenancy, keys
@@ -41,3 +42,17 @@ def limited_tenancy(serving, simulator):
     limits = {"acme": {"concurrent_streams": 2}}
     with serving(simulator, TOKENWIRE_TENANTS=json.dumps(limits)) as tenancy:
         yield tenancy
+
+
+@pytest.fixture
+def unreachable():
+    """Return the base URL of a provider that does not accept connections: the kernel's queue is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -61,26 +60,10 @@ async def test_the_deadline_ends_the_stream_and_closes_the_providers_connection(
     assert closed_after_s <= 2
 
 
-@pytest.fixture
-def unreachable():
-    """Return an address where connecting hangs, because nothing accepts and the kernel's queue is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        waiting = []
-        for _ in range(4):
-            waiting.append(socket.socket())
-            waiting[-1].setblocking(False)
-            waiting[-1].connect_ex(listener.getsockname())
-        yield "{}:{}".format(*listener.getsockname())
-        for each in waiting:
-            each.close()
-
-
 async def test_the_deadline_bounds_connecting_to_a_provider_that_cannot_be_reached(
     start, api_on, unreachable
 ):
-    env = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"http://{unreachable}/v1"}
+    env = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": unreachable}
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         async with grpc.aio.insecure_channel(address) as channel:
             began = time.monotonic()
@@ -90,24 +73,6 @@ async def test_the_deadline_bounds_connecting_to_a_provider_that_cannot_be_reach
             took_s = time.monotonic() - began
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert 0.3 <= took_s < 4
-
-
-async def test_connecting_is_limited_when_the_caller_has_no_deadline(start, api_on, unreachable):
-    env = {
-        "OPENAI_API_KEY": "k",
-        "OPENAI_BASE_URL": f"http://{unreachable}/v1",
-        "TOKENWIRE_LIMITS__UPSTREAM_CONNECT_S": "0.5",
-    }
-    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
-        async with grpc.aio.insecure_channel(address) as channel:
-            began = time.monotonic()
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                async for _ in api_on(channel).chat_stream(api_on.request("openai/m")):
-                    pass
-            took_s = time.monotonic() - began
-    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert "connecting took too long" in caught.value.details()
-    assert 0.5 <= took_s < 4
 
 
 async def test_killing_the_caller_closes_the_providers_connection(server, simulator):

@@ -1,30 +1,13 @@
 """A provider that was never connected to bills nothing, and neither does the server."""
 
 import asyncio
-import contextlib
-import socket
 
-import pytest
 from e2e_calls import read
 from priced_support import calling, cap, model, priced, refused
 
 from tokenwire.v1 import usage_pb2
 
 ALLOWED = 10_000
-
-
-@pytest.fixture
-def unreachable():
-    """Return the URL of a listener whose queue is full, so that connecting never completes."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
 
 
 class Upstream:

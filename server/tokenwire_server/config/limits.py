@@ -78,13 +78,18 @@ class Limits(Section):
     upstream_connect_s: Seconds = 5.0
     """Seconds for connecting to a provider: name lookup, TCP and TLS together. Then the request has failed:
     it is repeated, or the stream fails with UPSTREAM_UNAVAILABLE."""
-    upstream_first_content_s: Seconds = 600.0
+    upstream_first_content_s: SecondsOrZero = 600.0
     """Seconds from the request to a provider until the first text, reasoning or tool call. Headers, role
-    chunks and pings do not count, so a model may think for this long without output. Then the stream fails
-    with UPSTREAM_UNAVAILABLE, without a retry: the provider may bill the request."""
-    upstream_idle_s: Seconds = 300.0
-    """Maximum time without any bytes from a provider after the first content, in seconds. Then the stream
-    fails with UPSTREAM_STALLED."""
+    chunks and pings do not count. Then the stream fails with UPSTREAM_UNAVAILABLE, without a retry: the
+    provider may bill the request. 0 turns the limit off. It does not apply to models with the capability
+    "reasoning" and to requests that ask for reasoning, unless the model sets `first_content_s`."""
+    upstream_drip_s: SecondsOrZero = 1800.0
+    """Seconds from the head of a provider's answer until the first content, however many pings, comments
+    and empty chunks arrive in between. Then the stream fails with UPSTREAM_UNAVAILABLE, without a retry. It
+    applies to all models. 0 turns the limit off."""
+    upstream_idle_s: Seconds = 600.0
+    """Maximum time without any bytes from a provider, in seconds, from the request to the end of the answer.
+    Then the stream fails with UPSTREAM_STALLED, or with UPSTREAM_UNAVAILABLE before the first content."""
 
     @model_validator(mode="after")
     def _defaults_are_within_maxima(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .bounds import PriceFactor, Seconds, Tokens, UsdPerCall, UsdPerMillionTokens
+from .bounds import PriceFactor, Seconds, SecondsOrZero, Tokens, UsdPerCall, UsdPerMillionTokens
 from .section import Section
 
 Capability = Literal["tools", "images", "reasoning", "json_schema"]
@@ -60,8 +60,11 @@ class ModelConfig(Section):
     max_output_tokens: Tokens | None = None
     """Maximum number of output tokens, as GetModel reports it. It is also sent to providers that require a
     limit, if the caller has none. By default GetModel reports none."""
-    first_content_s: Seconds | None = None
-    """Overrides `limits.upstream_first_content_s` for this model, in seconds."""
+    first_content_s: SecondsOrZero | None = None
+    """Overrides `limits.upstream_first_content_s` for this model, in seconds. 0 turns the limit off. A model
+    with the capability "reasoning" has the limit only if this is set."""
+    drip_s: SecondsOrZero | None = None
+    """Overrides `limits.upstream_drip_s` for this model, in seconds. 0 turns the limit off."""
     idle_s: Seconds | None = None
     """Overrides `limits.upstream_idle_s` for this model, in seconds."""
     prices: ModelPrices | None = None

@@ -141,9 +141,15 @@ class Route(msgspec.Struct, frozen=True):
     max_output_tokens: int | None
     """The most output tokens of the model, or None if the configuration does not say."""
     first_content_s: float | None = None
-    """The model's own limit for its first content. None: `Limits.upstream_first_content_s` applies."""
+    """The model's own limit for its first content. 0: none. None: `Limits.upstream_first_content_s` applies,
+    unless the model reasons."""
+    drip_s: float | None = None
+    """The model's own limit from the head of its answer to its first content. 0: none. None:
+    `Limits.upstream_drip_s` applies."""
     idle_s: float | None = None
     """The model's own limit between two arrivals. None: `Limits.upstream_idle_s` applies."""
+    reasons: bool = False
+    """Whether the model may think for long before its first content."""
     name: str = ""
     """The name of the model in the request or the configuration: `provider/model`, or an alias."""
 

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import aiohttp
 import anthropic
@@ -28,10 +28,13 @@ from .decode.errors.body import MAX_LOG_CHARS
 from .decode.errors.redaction import Secrets, public_text
 from .decode.errors.retry_delay import DEFAULT_RETRY_AFTER_S
 from .framing import FramingError
+from .http import ConnectTimedOut
 
 SdkError = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError)
 """Exceptions of the SDKs for a failed request. Anthropic's SDK also passes on httpx2's exceptions."""
 
+CONNECT = "upstream_connect_s"
+"""The name of the limit on connecting, in the settings."""
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 """OpenSSL's reasons for an answer that is not TLS."""
 _QUERY = re.compile(r"(https?://[^\s?'\"]{1,2000})\?[^\s'\"]*")
@@ -69,11 +72,14 @@ class Faults:
             return Overloaded(
                 "no more files or connections can be opened", limit=descriptors.limit()
             )
+        causes = _causes(error)
+        is_too_slow = any(isinstance(cause, ConnectTimedOut) for cause in causes)
         return UpstreamUnavailable(
-            f"provider {self._provider!r} cannot be reached: {_connection_fault(error)}",
+            f"provider {self._provider!r} cannot be reached: {_connection_fault(causes)}",
             provider=self._provider,
-            provider_text=self._secrets.remove(_cause_text(error)),
+            provider_text=self._secrets.remove(_cause_text(causes)),
             retry_after_s=DEFAULT_RETRY_AFTER_S,
+            limit_name=CONNECT if is_too_slow else "",
         )
 
     def of_answer(self, error: UpstreamError) -> UpstreamError:
@@ -132,8 +138,7 @@ def _lacks_descriptors(error: BaseException) -> bool:
     return any(isinstance(c, socket.gaierror) for c in causes) and descriptors.are_exhausted()
 
 
-def _connection_fault(error: BaseException) -> str:
-    causes = _causes(error)
+def _connection_fault(causes: Sequence[BaseException]) -> str:
     if any(getattr(cause, "reason", None) in NOT_TLS for cause in causes):
         return "it does not use TLS; should its base_url begin with http://?"
     for cause in causes:
@@ -153,14 +158,14 @@ def _connection_fault(error: BaseException) -> str:
             cause.os_error, ConnectionRefusedError
         ):
             return "connection refused"
-        if isinstance(cause, TimeoutError | httpx2.ConnectTimeout):
-            return "connecting took too long"
+        if isinstance(cause, ConnectTimedOut):
+            return f"connecting took longer than {cause.limit_s:g} s ({CONNECT})"
     return "the connection broke before it answered"
 
 
-def _cause_text(error: BaseException) -> str:
+def _cause_text(causes: Sequence[BaseException]) -> str:
     """Return the chain of exceptions for the log. Queries of URLs are removed: they may contain a key."""
-    text = " < ".join(f"{type(c).__name__}: {c}" for c in _causes(error))
+    text = " < ".join(f"{type(c).__name__}: {c}" for c in causes)
     return _QUERY.sub(r"\1?[redacted]", text)[:MAX_LOG_CHARS]
 
 

@@ -80,6 +80,14 @@ request_state: ContextVar[RequestState] = ContextVar("request_state")
 httpx2 pass an object of ours from the caller of `post` to the transport."""
 
 
+class ConnectTimedOut(httpx2.ConnectTimeout):
+    """Connecting took longer than `limit_s`, which is `limits.upstream_connect_s`."""
+
+    def __init__(self, limit_s: float, request: httpx2.Request) -> None:
+        self.limit_s = limit_s
+        super().__init__(type(self).__name__, request=request)
+
+
 class Connections:
     """The connections to all providers. Sends requests and returns the heads of their responses.
 
@@ -87,6 +95,7 @@ class Connections:
     """
 
     def __init__(self, *, connect_s: float) -> None:
+        self._connect_s = connect_s
         tracing = aiohttp.TraceConfig()
         tracing.on_request_headers_sent.append(_record_sent)
         self._session = aiohttp.ClientSession(
@@ -128,7 +137,7 @@ class Connections:
                 allow_redirects=False,
             )
         except TimeoutError as error:
-            raise httpx2.ConnectTimeout(type(error).__name__, request=request) from error
+            raise ConnectTimedOut(self._connect_s, request) from error
         except aiohttp.ClientConnectorError as error:
             raise httpx2.ConnectError(type(error).__name__, request=request) from error
         except aiohttp.ClientError as error:

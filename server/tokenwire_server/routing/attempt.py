@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from ..config import Limits
-from ..deadline import SilenceLimit
 from ..errors import (
     UnknownModel,
     UpstreamBroken,
@@ -21,6 +20,7 @@ from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
 from ..request import ChatRequest
 from .cost_limit import CostLimit
 from .meter import Meter
+from .time_limits import FIRST_CONTENT, IDLE, AnswerTimer, TimeLimits, Wait
 
 STALL_RETRY_AFTER_S = 60.0
 """Suggested delay before a retry if a provider sent no content in time. The provider may still work on the
@@ -35,11 +35,9 @@ class Attempt:
     __slots__ = (
         "_cost_limit",
         "_decoder",
-        "_first_content_s",
         "_first_text_s",
-        "_idle_s",
+        "_limits",
         "_meter",
-        "_silence",
         "_started",
         "_upstream",
         "_used_nothing",
@@ -60,15 +58,13 @@ class Attempt:
         self.route = route
         self.created = time.monotonic()
         """When the attempt began, a value of `time.monotonic`."""
-        self._first_content_s = route.first_content_s or limits.upstream_first_content_s
-        self._idle_s = route.idle_s or limits.upstream_idle_s
+        self._limits = limits
         self._started = started
         self._first_text_s: float | None = None
         self._meter = Meter(started, estimate)
         self._cost_limit = cost_limit
         self._upstream: Upstream | None = None
         self._decoder: Decoder | None = None
-        self._silence = SilenceLimit(self._first_content_s)
         self._used_nothing = False
         """The provider refused the request, or failed before the first content."""
 
@@ -132,22 +128,23 @@ class Attempt:
     ) -> None:
         """Send the request, and pass each delta of the answer to `append`.
 
-        `on_end` gets how the answer ended, before the upstream is closed: closing it can take a while. Until
-        the first content, only `first_content_s` applies; other bytes do not restart it.
+        `on_end` gets how the answer ended, before the upstream is closed: closing it can take a while.
 
-        Raises UpstreamError, UnknownModel, and Overloaded if no file descriptor is left. Cancellation at any
-        point closes the connection at once.
+        Raises UpstreamError, with the name of the limit if a time limit was reached; UnknownModel; and
+        Overloaded if no file descriptor is left. Cancellation at any point closes the connection at once.
         """
         route = self.route
+        timer = AnswerTimer(TimeLimits.of(route, self._limits, request), time.monotonic())
         try:
-            with self._silence:
+            with timer:
                 self._upstream = route.provider.open(request, route.model, route.max_output_tokens)
                 del request  # do not keep a large prompt in memory for a long answer
                 async with self._upstream as upstream:
                     self._decoder = upstream.decoder
-                    on_end(await self._read(upstream, append, on_first_content))
+                    timer.head_arrived(time.monotonic())
+                    on_end(await self._read(upstream, timer, append, on_first_content))
         except TimeoutError:
-            raise self._failed(self._stalled(self._silence.limit_s)) from None
+            raise self._failed(self._stalled(timer.wait)) from None
         except UpstreamError as error:
             self._failed(error)
             raise
@@ -158,6 +155,7 @@ class Attempt:
     async def _read(
         self,
         upstream: Upstream,
+        timer: AnswerTimer,
         append: Callable[[Delta], object],
         on_first_content: Callable[[], None],
     ) -> AttemptEnd:
@@ -166,10 +164,9 @@ class Attempt:
         now = time.monotonic
         decoder = upstream.decoder
         meter = self._meter
-        silence = self._silence
         cost_limit = self._cost_limit
         reported: Usage | None = None
-        idle_s = self._idle_s
+        idle_s = timer.idle_s
         has_content = has_text = False
         while upstream.end is None:
             deltas = await upstream.read()
@@ -185,9 +182,12 @@ class Attempt:
                 for delta in deltas:
                     append(delta)
                 if is_first:
+                    timer.content_arrived()
                     on_first_content()
             if has_content:
-                silence.heard(arrival, idle_s)
+                timer.heard(arrival, idle_s)
+            else:
+                timer.arrived_without_content(arrival)
             usage = decoder.usage
             is_new = usage is not reported
             if usage is not None and is_new:
@@ -200,15 +200,21 @@ class Attempt:
         end = upstream.end
         return end if isinstance(end, Complete) else self._failed(end)
 
-    def _stalled(self, limit_s: float) -> UpstreamStalled:
-        provider = f"provider {self.route.provider.name!r}"
-        if self.has_content:
-            return UpstreamStalled(f"{provider} sent nothing for {limit_s:g} s")
+    def _stalled(self, wait: Wait) -> UpstreamStalled:
         if self._decoder is None:
-            why = f"{provider} did not answer within {limit_s:g} s"
+            what = "did not answer within"
+        elif wait.limit == IDLE:
+            what = "sent nothing for"
+        elif wait.limit == FIRST_CONTENT:
+            what = "accepted the request and sent no content for"
         else:
-            why = f"{provider} accepted the request and sent no content for {limit_s:g} s"
-        return UpstreamStalled(why, retry_after_s=STALL_RETRY_AFTER_S)
+            what = "sent only events without content for"
+        provider = f"provider {self.route.provider.name!r}"
+        return UpstreamStalled(
+            f"{provider} {what} {wait.limit_s:g} s ({wait.limit})",
+            retry_after_s=None if self.has_content else STALL_RETRY_AFTER_S,
+            limit_name=wait.limit,
+        )
 
     def _failed(self, error: UpstreamError) -> UpstreamError:
         """Record that the provider failed. Return the error."""
@@ -247,4 +253,5 @@ def caller_error(
         field=error.field,
         provider_text=error.provider_text,
         retry_after_s=None if has_content else error.retry_after_s or 1.0,
+        limit_name=error.limit_name,
     )

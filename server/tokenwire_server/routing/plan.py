@@ -70,8 +70,10 @@ class Router:
             provider,
             provider_model,
             merged.max_output_tokens,
-            merged.first_content_s,
-            merged.idle_s,
+            first_content_s=merged.first_content_s,
+            drip_s=merged.drip_s,
+            idle_s=merged.idle_s,
+            reasons="reasoning" in merged.capabilities,
             name=model,
         )
         return route, merged

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from decimal import Decimal
 from types import SimpleNamespace
@@ -113,19 +114,31 @@ class Thinking(Played):
         return await super().read()
 
 
-@pytest.mark.parametrize("ping_s", [0.01, 0.4])
-async def test_until_the_first_content_only_its_own_limit_applies(begun_within, ping_s):
-    thinking = Thinking("a", Complete(FinishReason.STOP), thinks_s=0.4, ping_s=ping_s)
-    _, reader = begun_within(thinking, first_content_s=20, idle_s=0.1)
+async def test_a_model_that_thinks_and_sends_pings_is_waited_for(begun_within):
+    thinking = Thinking("a", Complete(FinishReason.STOP), thinks_s=0.4)
+    _, reader = begun_within(thinking, reasons=True, idle_s=0.3)
     assert (await read_all(reader))[-1].reason == FinishReason.STOP
 
 
-@pytest.mark.parametrize("ping_s", [0.01, 30])
-async def test_a_model_that_thinks_for_too_long_has_used_its_input(begun_within, ping_s):
+@pytest.mark.parametrize(
+    ("ping_s", "limits", "message"),
+    [
+        (0.01, {"first_content_s": 0.2}, "no content for 0.2 s (upstream_first_content_s)"),
+        (30, {"first_content_s": 0.2}, "no content for 0.2 s (upstream_first_content_s)"),
+        (0.01, {"reasons": True, "drip_s": 0.2}, "without content for 0.2 s (upstream_drip_s)"),
+        (30, {"reasons": True, "idle_s": 0.2}, "sent nothing for 0.2 s (upstream_idle_s)"),
+    ],
+)
+async def test_a_model_that_thinks_for_too_long_has_used_its_input(
+    begun_within, ping_s, limits, message
+):
     thinking = Thinking(thinks_s=30, ping_s=ping_s)
-    stream, reader = begun_within(thinking, first_content_s=0.2, idle_s=20)
-    with raises_failed(UpstreamUnavailable, match=r"no content for 0\.2 s") as caught:
+    began = time.monotonic()
+    stream, reader = begun_within(thinking, **limits)
+    with raises_failed(UpstreamUnavailable, match=re.escape(message)) as caught:
         await read_all(reader)
+    assert time.monotonic() - began >= 0.2
+    assert caught.value.facts()["limit_name"] in message
     assert caught.value.retry_after_s == STALL_RETRY_AFTER_S
     usage = stream.usage()
     assert (usage.input_tokens, usage.output_tokens) == (estimate_input_tokens(a_request()), 0)
