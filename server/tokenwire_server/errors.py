@@ -11,6 +11,7 @@
     |   +-- QuotaExhausted          the request is too large, or the spend limit was reached
     +-- BudgetExceeded          the estimate for the request exceeds its budget
     +-- Overloaded              this server is full
+    |   +-- ProviderBusy            all connections to the provider are in use
     +-- StoreUnavailable        the database is unavailable
     +-- StreamNotFound          the stream is unknown, expired or deleted, or belongs to another tenant
     +-- ResumePointExpired      the entries after the cursor were dropped from the log
@@ -215,6 +216,21 @@ class Overloaded(TokenwireError):
 
     def facts(self) -> dict[str, str]:
         return {"limit": str(self.limit)}
+
+
+class ProviderBusy(Overloaded):
+    """All connections that this server may have to a provider are in use. Nothing was sent."""
+
+    limit_name = "max_connections"
+
+    def __init__(self, provider: str, *, limit: int) -> None:
+        self.provider = provider
+        super().__init__(
+            f"all connections to provider {provider!r} are in use: {self.limit_name}", limit=limit
+        )
+
+    def facts(self) -> dict[str, str]:
+        return super().facts() | {"limit_name": self.limit_name, "provider": self.provider}
 
 
 class StoreUnavailable(TokenwireError):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator
 
 from .addresses import base_url
-from .bounds import Tokens
+from .bounds import Count, Tokens
 from .http_fields import Headers, Query
 from .section import Section
 from .sources import ConfigError
@@ -75,6 +75,9 @@ class ProviderConfig(Section):
     query: Query = {}
     """Parameters to add to the URL of each request, such as Azure's `api-version`, with values as in
     `headers`."""
+    max_connections: Count | None = None
+    """Maximum number of requests to this provider that are open at once. The next one is not sent, and its
+    caller gets OVERLOADED at once. By default only the number of streams is limited."""
     default_max_output_tokens: Tokens = 8192
     """Limit of output tokens, for providers that require one (Anthropic), if neither the caller nor the model
     has a limit."""

@@ -75,7 +75,8 @@ class Upstream(Protocol):
 
     An async context manager: entering sends the request and waits for the head of the answer, leaving closes
     the connection at once unless the answer was read to its end. So does a cancellation at any point, also
-    while it connects. Entering raises UpstreamError, or UnknownModel if the provider does not know the model.
+    while it connects. Entering raises UpstreamError, ProviderBusy if no connection is free, and UnknownModel
+    if the provider does not know the model.
     """
 
     @property
@@ -125,9 +126,9 @@ class Provider(Protocol):
         Returns None if there is no such endpoint, or if it does not accept all input of the request. The
         bill may differ a little: Anthropic calls its count an estimate.
 
-        `request` has passed `check`. Raises UpstreamError, or UnknownModel if the provider does not know the
-        model. Waits at most `upstream.COUNT_S`, and does not retry. Cancellation closes the connection at
-        once.
+        `request` has passed `check`. Raises UpstreamError, ProviderBusy, or UnknownModel if the provider does
+        not know the model. Waits at most `upstream.COUNT_S`, and does not retry. Cancellation closes the
+        connection at once.
         """
         ...
 

@@ -36,6 +36,7 @@ from .framing import FramingError
 from .http import RESPONSE, RequestState, release, request_state
 from .inflate import BodyError
 from .opening import MAX_START_BYTES, Opening
+from .slots import ConnectionSlots
 from .state import without_foreign_state
 
 MAX_TURN_DELTAS = 256
@@ -73,6 +74,7 @@ class HttpProvider:
         faults: Faults,
     ) -> None:
         self.name = name
+        self.slots = ConnectionSlots(name, config.max_connections)
         self._faults = faults
         self._config = config
         self._dialect = dialect
@@ -94,6 +96,7 @@ class HttpProvider:
             model=model,
             report=self._report,
             faults=self._faults,
+            slots=self.slots,
         )
 
     def _report(self, problem: str) -> None:
@@ -141,11 +144,15 @@ class HttpProvider:
 
     async def _fetch(self, path: str, body: bytes) -> bytes:
         """Send a request and return the body of the response, cut off after MAX_COUNT_BODY_BYTES + 1."""
-        response = await _post(self._client, path, body, accept="application/json")
+        self.slots.acquire()
         try:
-            return await Body(response).read_whole(MAX_COUNT_BODY_BYTES + 1)
+            response = await _post(self._client, path, body, accept="application/json")
+            try:
+                return await Body(response).read_whole(MAX_COUNT_BODY_BYTES + 1)
+            finally:
+                release(response)
         finally:
-            release(response)
+            self.slots.release()
 
     def _no_count(self, why: str, provider_text: str = "") -> UpstreamError:
         return self._faults.of_answer(
@@ -176,6 +183,7 @@ class HttpUpstream:
         model: str,
         report: Callable[[str], None],
         faults: Faults,
+        slots: ConnectionSlots,
     ) -> None:
         """`report` gets the problem of the answer, if it has one."""
         self.decoder = decoder
@@ -188,6 +196,7 @@ class HttpUpstream:
         self._model = model
         self._report = report
         self._faults = faults
+        self._slots = slots
         self._state = RequestState()
         self._opening: Opening | None = None
         """The beginning of the body, until it is known to be an event stream."""
@@ -198,6 +207,15 @@ class HttpUpstream:
         return self._state.is_sent
 
     async def __aenter__(self) -> Self:
+        self._slots.acquire()
+        try:
+            await self._send()
+        except BaseException:
+            self._slots.release()
+            raise
+        return self
+
+    async def _send(self) -> None:
         request_state.set(self._state)
         try:
             self._response = await _post(
@@ -217,7 +235,6 @@ class HttpUpstream:
                 provider_text=self._response.headers.get("Content-Encoding", "")[:100],
             ) from error
         self._opening = Opening(self._response.headers.get("Content-Type", ""))
-        return self
 
     async def read(self) -> list[Delta]:
         """See `base.Upstream`."""
@@ -319,6 +336,7 @@ class HttpUpstream:
         except (TimeoutError, aiohttp.ClientError, BodyError):
             pass  # the answer is complete, so only the connection is lost
         finally:
+            self._slots.release()
             if self.decoder.problem:
                 self._report(self.decoder.problem)
             release(self._response)
