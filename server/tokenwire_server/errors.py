@@ -222,6 +222,7 @@ class ProviderBusy(Overloaded):
     """All connections that this server may have to a provider are in use. Nothing was sent."""
 
     limit_name = "max_connections"
+    provider_text = ""
 
     def __init__(self, provider: str, *, limit: int) -> None:
         self.provider = provider

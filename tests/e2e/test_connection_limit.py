@@ -63,8 +63,9 @@ async def test_a_stream_above_the_limit_is_refused_at_once_and_other_providers_a
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await api.count_tokens(api.request(ENDLESS, token_counting=BY_PROVIDER))
     assert dict(details(caught.value)["ErrorInfo"].metadata) == FACTS
-    events = await api.events("openai/sim?tokens=1")
-    assert events[-1].finished.reason == event_pb2.FINISH_REASON_STOP
+    events = await api.events(ENDLESS, fallback_models=["openai/sim?tokens=1"])
+    assert events[1].notice.kind == event_pb2.NOTICE_KIND_FALLBACK
+    assert events[-1].finished.provider == "openai"
     calls.pop().cancel()
     async with asyncio.timeout(10):
         while True:

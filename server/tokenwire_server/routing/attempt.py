@@ -20,6 +20,7 @@ from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
 from ..request import ChatRequest
 from .cost_limit import CostLimit
 from .meter import Meter
+from .retry import AttemptError
 from .time_limits import FIRST_CONTENT, IDLE, AnswerTimer, TimeLimits, Wait
 
 STALL_RETRY_AFTER_S = 60.0
@@ -231,12 +232,10 @@ def _is_text(delta: Delta) -> bool:
     return isinstance(delta, TextDelta)
 
 
-def caller_error(
-    error: UpstreamError | UnknownModel, *, has_content: bool
-) -> UpstreamError | UnknownModel:
+def caller_error(error: AttemptError, *, has_content: bool) -> AttemptError:
     """Return the error that callers get. A retryable type is used only before the first content."""
     kind: type[UpstreamError]
-    if isinstance(error, UnknownModel):
+    if not isinstance(error, UpstreamError):
         return error
     if has_content and not isinstance(error, UpstreamStalled):
         kind = UpstreamBroken

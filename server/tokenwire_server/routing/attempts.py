@@ -9,7 +9,14 @@ from contextlib import suppress
 from typing import Protocol
 
 from ..config import Limits
-from ..errors import BudgetExceeded, InvalidRequest, Overloaded, UnknownModel, UpstreamError
+from ..errors import (
+    BudgetExceeded,
+    InvalidRequest,
+    Overloaded,
+    ProviderBusy,
+    UnknownModel,
+    UpstreamError,
+)
 from ..events import NO_USAGE, Delta, Notice, NoticeKind, Usage
 from ..pricing.estimate import Estimate, Estimator
 from ..providers.base import Route
@@ -63,7 +70,7 @@ class AttemptOwner(Protocol):
         """End the stream as the answer of the current attempt ended."""
         ...
 
-    def fail(self, error: UpstreamError | UnknownModel) -> None:
+    def fail(self, error: AttemptError) -> None:
         """End the stream with the error that its callers get."""
         ...
 
@@ -210,7 +217,7 @@ class Attempts:
         del request  # the attempt drops it when it is sent
         try:
             await running
-        except (UpstreamError, UnknownModel) as error:
+        except (UpstreamError, UnknownModel, ProviderBusy) as error:
             self._failed(attempt, error)
 
     def _cost_limit(self) -> CostLimit | None:

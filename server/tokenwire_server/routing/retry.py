@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ..config import RetryConfig
 from ..errors import (
     ContextTooLong,
+    ProviderBusy,
     UnknownModel,
     UpstreamAuth,
     UpstreamBroken,
@@ -29,7 +30,7 @@ from ..errors import (
     UpstreamUnavailable,
 )
 
-AttemptError = UpstreamError | UnknownModel
+AttemptError = UpstreamError | UnknownModel | ProviderBusy
 
 RETRIES_PER_MINUTE = 3
 """Retries per minute at one provider that need no other requests: a server with few requests retries, too.
@@ -86,6 +87,13 @@ RULES = (
     ),
     RetryRule(
         "The provider does not offer the model", False, True, "It is refused again.", UnknownModel
+    ),
+    RetryRule(
+        "All connections that the server may have to the provider are in use",
+        False,
+        True,
+        "A connection is free only when another answer ends.",
+        ProviderBusy,
     ),
     RetryRule(
         "The provider sends no content in time",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import UnknownModel, UpstreamError
 from ..ledger.record import Outcome
 from ..routing.attempt import Attempt
+from ..routing.retry import AttemptError
 from ..telemetry.metrics import Metrics
 from .generation import Generation, Progress, StreamObserver
 from .observers import end_of
@@ -26,7 +26,7 @@ class StreamMetrics(StreamObserver):
         self,
         generation: Generation,  # noqa: ARG002
         attempt: Attempt,
-        error: UpstreamError | UnknownModel,
+        error: AttemptError,
     ) -> None:
         target = self._metrics.target(attempt.route.provider.name, attempt.route.model)
         self._metrics.upstream_errors.labels(*target, error.reason).inc()
