@@ -123,7 +123,11 @@ async def serve(
         metrics = await _serve_metrics(settings, models, stack)
         otel = await _start_otel(settings, providers, models, environ, stack)
         authentication = Authentication(
-            keyring, calls, open_services, on_refusal=metrics.refused if metrics else None
+            keyring,
+            calls,
+            open_services,
+            on_refusal=metrics.refused if metrics else None,
+            on_limit=metrics.limit_reached if metrics else None,
         )
         server = GrpcServer(settings.limits, authentication)
         port = server.bind(settings.listen, tls.credentials() if tls else None)

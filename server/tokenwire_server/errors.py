@@ -78,7 +78,10 @@ MAX_VIOLATIONS = 20
 class InvalidRequest(TokenwireError):
     reason = "INVALID_REQUEST"
 
-    def __init__(self, violations: Sequence[Violation], *, all_found: bool = True) -> None:
+    def __init__(
+        self, violations: Sequence[Violation], *, all_found: bool = True, limit_name: str = ""
+    ) -> None:
+        self.limit_name = limit_name
         self.violations = tuple(violations[:MAX_VIOLATIONS])
         self.unlisted_count = len(violations) - len(self.violations)
         """Number of violations that were found and are not listed."""
@@ -209,29 +212,34 @@ class Overloaded(TokenwireError):
 
     reason = "OVERLOADED"
 
-    def __init__(self, what: str, *, limit: int) -> None:
+    def __init__(self, what: str, *, limit: int, limit_name: str = "") -> None:
         self.limit = limit
+        self.limit_name = limit_name
         self.retry_after_s = random.uniform(1.0, 2.0)  # noqa: S311  # not a secret
-        super().__init__(f"this server is full: {what} (limit {limit})")
+        super().__init__(f"this server is full: {what} ({limit_name or 'limit'} {limit})")
 
     def facts(self) -> dict[str, str]:
-        return {"limit": str(self.limit)}
+        facts = {"limit": str(self.limit)}
+        if self.limit_name:
+            facts["limit_name"] = self.limit_name
+        return facts
 
 
 class ProviderBusy(Overloaded):
     """All connections that this server may have to a provider are in use. Nothing was sent."""
 
-    limit_name = "max_connections"
     provider_text = ""
 
     def __init__(self, provider: str, *, limit: int) -> None:
         self.provider = provider
         super().__init__(
-            f"all connections to provider {provider!r} are in use: {self.limit_name}", limit=limit
+            f"all connections to provider {provider!r} are in use",
+            limit=limit,
+            limit_name="max_connections",
         )
 
     def facts(self) -> dict[str, str]:
-        return super().facts() | {"limit_name": self.limit_name, "provider": self.provider}
+        return super().facts() | {"provider": self.provider}
 
 
 class StoreUnavailable(TokenwireError):
@@ -394,7 +402,10 @@ class UpstreamStalled(UpstreamError):
 class SlowReader(TokenwireError):
     reason = "SLOW_READER"
 
-    def __init__(self, message: str, *, earliest_sequence: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, limit_name: str = "", earliest_sequence: int | None = None
+    ) -> None:
+        self.limit_name = limit_name
         self.earliest_sequence = earliest_sequence
         super().__init__(message)
 
@@ -406,6 +417,7 @@ class SlowReader(TokenwireError):
 
 class AnswerTooLarge(TokenwireError):
     reason = "ANSWER_TOO_LARGE"
+    limit_name = "max_chat_answer_bytes"
 
     def __init__(
         self, stream_id: str, *, answer_bytes: int, limit_bytes: int, earliest_sequence: int = 1
@@ -421,8 +433,8 @@ class AnswerTooLarge(TokenwireError):
             else f"the stream's log begins at {earliest_sequence}, so use ChatStream for such answers"
         )
         super().__init__(
-            f"the answer has {answer_bytes} bytes, more than the {limit_bytes} that Chat returns; "
-            f"{way_out}"
+            f"the answer has {answer_bytes} bytes, more than the {limit_bytes} that Chat returns "
+            f"({self.limit_name}); {way_out}"
         )
 
     def facts(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 from e2e_calls import details, read
+from test_metrics import Scrape, url_of
 
 from tokenwire.v1 import chat_pb2, chat_pb2_grpc, event_pb2
 
@@ -26,11 +27,15 @@ async def api(start, api_on, simulator):
         "base_url": simulator.url,
         "max_connections": ALLOWED,
     }
-    env = simulator.environ() | {"TOKENWIRE_PROVIDERS": json.dumps({"few": few})}
-    with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+    env = simulator.environ() | {
+        "TOKENWIRE_PROVIDERS": json.dumps({"few": few}),
+        "TOKENWIRE_METRICS_LISTEN": "127.0.0.1:0",
+    }
+    with start("serve", "--listen", "127.0.0.1:0", env=env) as (process, address):
         async with grpc.aio.insecure_channel(address) as channel:
             api = api_on(channel)
             api.count_tokens = chat_pb2_grpc.ChatServiceStub(channel).CountTokens
+            api.metrics_url = url_of(process)
             yield api
 
 
@@ -66,6 +71,8 @@ async def test_a_stream_above_the_limit_is_refused_at_once_and_other_providers_a
     events = await api.events(ENDLESS, fallback_models=["openai/sim?tokens=1"])
     assert events[1].notice.kind == event_pb2.NOTICE_KIND_FALLBACK
     assert events[-1].finished.provider == "openai"
+    scrape = await asyncio.to_thread(Scrape, api.metrics_url)
+    assert scrape.by("limits_reached_total", "limit") == {"max_connections": 22}
     calls.pop().cancel()
     async with asyncio.timeout(10):
         while True:

@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 from e2e_calls import details
 from raw_provider import HEAD, RawProvider
+from test_metrics import Scrape, url_of
 
 from tokenwire.v1 import chat_pb2, event_pb2
 
@@ -97,7 +98,8 @@ async def test_each_limit_on_the_time_of_a_stream_is_reached_on_time(
     )
     async with RawProvider(send_pings) as raw:
         env = simulator.environ() | settings(raw.url, unreachable)
-        with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+        arguments = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+        with start("serve", *arguments, env=env) as (process, address):
             async with grpc.aio.insecure_channel(address) as channel:
                 api = api_on(channel)
                 requests = {name: api.request(name) for name in (*ROWS, "no-limit")}
@@ -105,6 +107,7 @@ async def test_each_limit_on_the_time_of_a_stream_is_reached_on_time(
                 ends = await asyncio.gather(
                     *(ended(api.chat_stream(request)) for request in requests.values())
                 )
+            counted = await asyncio.to_thread(Scrape, url_of(process))
         await asyncio.sleep(0.1)  # the provider notices that its connections are closed
     found = dict(zip(requests, ends, strict=True))
     rows = {name: row[2:] for name, row in ROWS.items()}
@@ -121,4 +124,11 @@ async def test_each_limit_on_the_time_of_a_stream_is_reached_on_time(
         assert (info.reason, info.metadata["limit_name"]) == (reason, limit)
         assert f"{LIMITS[limit]:g} s ({limit})" in error.details()
         assert ("RetryInfo" in details(error)) == (reason == UNAVAILABLE)
+    assert counted.by("limits_reached_total", "limit") == {
+        "upstream_connect_s": 1,
+        "upstream_first_content_s": 3,
+        "upstream_drip_s": 2,
+        "upstream_idle_s": 3,
+    }
+    assert counted.by("streams_total", "outcome")["time_limit"] == 2
     assert found["no-limit"][0].finished.reason == event_pb2.FINISH_REASON_STOP

@@ -32,6 +32,7 @@ PAGES = (
     "docs/browser.md",
     "docs/websocket.md",
     "docs/keys-and-limits.md",
+    "docs/limits.md",
     "docs/configuration.md",
     "docs/simulator.md",
     "docs/operations.md",

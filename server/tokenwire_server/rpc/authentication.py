@@ -135,16 +135,18 @@ class Authentication:
         open_services: frozenset[str] = frozenset(),
         *,
         on_refusal: Callable[[str, str], None] | None = None,
+        on_limit: Callable[[str], None] | None = None,
     ) -> None:
         """`open_services` need no key, if their methods are made by `reading`.
 
         `on_refusal` gets the method and the reason of each call that ends with an error, except with one
-        that belongs to a stream.
+        that belongs to a stream. `on_limit` gets the name of each limit of the server that ends a call.
         """
         self._keyring = keyring
         self._calls = calls
         self._open = open_services
         self._on_refusal = on_refusal
+        self._on_limit = on_limit
 
     def unary(self, handler: Handler[bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Return a method that answers with one message."""
@@ -198,6 +200,8 @@ class Authentication:
                     error = internal_fault(error)  # no other name, which would keep the frames
                 if self._on_refusal is not None and not isinstance(error, STREAM_ERRORS):
                     self._on_refusal(method, error.reason)
+                if self._on_limit is not None and error.limit_name:
+                    self._on_limit(error.limit_name)
                 if owner is not None:
                     self._calls.end_within_limit(owner)
                 # gRPC keeps the error: it must not keep the frames of this call.

@@ -48,10 +48,18 @@ class CallSlots:
     """
 
     def __init__(
-        self, kind: str, *, per_owner: int, total: int, of: str = "on this connection"
+        self,
+        kind: str,
+        *,
+        per_owner: int,
+        total: int,
+        of: str = "on this connection",
+        limit_name: str = "",
     ) -> None:
+        """`limit_name` is the setting of the bounds, if they have one."""
         self._kind = kind
         self._of = of
+        self._limit_name = limit_name
         self._per_owner = per_owner
         self._total = total
         self._open: Counter[str] = Counter()
@@ -61,9 +69,15 @@ class CallSlots:
     def slot(self, owner: str) -> Iterator[None]:
         """Take a slot for a call of `owner` during the block. Raises Overloaded."""
         if self._open[owner] >= self._per_owner:
-            raise Overloaded(f"too many {self._kind} {self._of} are open", limit=self._per_owner)
+            raise Overloaded(
+                f"too many {self._kind} {self._of} are open",
+                limit=self._per_owner,
+                limit_name=self._limit_name,
+            )
         if self._count >= self._total:
-            raise Overloaded(f"too many {self._kind} are open", limit=self._total)
+            raise Overloaded(
+                f"too many {self._kind} are open", limit=self._total, limit_name=self._limit_name
+            )
         self._open[owner] += 1
         self._count += 1
         try:

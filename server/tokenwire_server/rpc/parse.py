@@ -157,7 +157,7 @@ def _parsed(done: StopIteration) -> Parsed:
 def parse_steps(data: bytes, limits: Limits) -> Steps:
     """Parse like parse_chat_request, in steps."""
     kind = chat_pb2.ChatRequest
-    check_size(kind.DESCRIPTOR, data, limits.max_request_bytes)
+    check_size(kind.DESCRIPTOR, data, limits.max_request_bytes, limit_name="max_request_bytes")
     fields = 0  # a small request is not counted: each field takes at least 2 bytes
     if len(data) // 2 > min(_MAX_UNCOUNTED_FIELDS, limits.max_request_fields):
         counting = count_fields(kind.DESCRIPTOR, data, limits.max_request_fields)

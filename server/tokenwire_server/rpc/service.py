@@ -38,6 +38,7 @@ class ChatService:
             of="of this tenant",
             per_owner=max(1, limits.max_counts // 4),
             total=limits.max_counts,
+            limit_name="max_counts",
         )
 
     async def ChatStream(self, data: bytes, context: Context, caller: Caller) -> None:  # noqa: N802  # the RPC's name

@@ -48,15 +48,19 @@ def parse_message(kind: type[M], data: bytes, *, max_bytes: int = SMALL_MESSAGE_
     return message
 
 
-def check_size(descriptor: Descriptor, data: bytes, max_bytes: int) -> None:
+def check_size(
+    descriptor: Descriptor, data: bytes, max_bytes: int, *, limit_name: str = ""
+) -> None:
     """Raise InvalidRequest if a request is larger than `max_bytes`.
 
     The violation names the field that takes more than half of the request, such as an image, if the
-    first STEP_FIELDS fields of the request include one.
+    first STEP_FIELDS fields of the request include one. `limit_name` is the setting of the maximum.
     """
     if len(data) > max_bytes:
-        what = f"the request has {len(data)} bytes; this server takes {max_bytes}"
-        raise InvalidRequest([Violation(_largest_field(descriptor, data), what)])
+        name = f" ({limit_name})" if limit_name else ""
+        what = f"the request has {len(data)} bytes; this server takes {max_bytes}{name}"
+        violation = Violation(_largest_field(descriptor, data), what)
+        raise InvalidRequest([violation], limit_name=limit_name)
 
 
 def malformed(full_name: str) -> InvalidRequest:
@@ -67,9 +71,9 @@ def malformed(full_name: str) -> InvalidRequest:
 def too_many_fields(field: str, max_fields: int) -> InvalidRequest:
     """Return the error for a request with too many fields. `field` is the one that exceeds the bound."""
     what = "has, with the fields before it," if field else "has"
-    return InvalidRequest(
-        [Violation(field, f"{what} more than {max_fields} fields, entries and JSON values")]
-    )
+    name = "max_request_fields"
+    what = f"{what} more than {max_fields} fields, entries and JSON values ({name})"
+    return InvalidRequest([Violation(field, what)], limit_name=name)
 
 
 def count_fields(

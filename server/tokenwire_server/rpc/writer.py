@@ -66,9 +66,14 @@ async def send_within(context: Context, data: bytes, limit_s: float) -> None:
         async with asyncio.timeout(limit_s):
             await context.write(data)
     except TimeoutError:
-        raise SlowReader(f"the caller accepted nothing for {limit_s:g} s") from None
+        raise _stalled(limit_s) from None
     except grpc.aio.InternalError:
         raise PeerGone from None
+
+
+def _stalled(limit_s: float) -> SlowReader:
+    name = "reader_stall_s"
+    return SlowReader(f"the caller accepted nothing for {limit_s:g} s ({name})", limit_name=name)
 
 
 class Writer:
@@ -99,7 +104,7 @@ class Writer:
         try:
             self._stall.__exit__(exc_type, exc, tb)
         except TimeoutError as stalled:
-            raise SlowReader(f"the caller accepted nothing for {self._stall_s:g} s") from stalled
+            raise _stalled(self._stall_s) from stalled
 
     async def send(self, sequence: int, event: ReaderEvent) -> None:
         """Write one event. Return when the transport has accepted it. Raises PeerGone."""

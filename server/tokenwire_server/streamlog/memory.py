@@ -119,7 +119,8 @@ class MemoryLog:
         if first < 0:
             raise SlowReader(
                 f"the events after sequence {after_sequence} were dropped from the stream's log, which "
-                f"begins at {self.earliest_sequence}",
+                f"begins at {self.earliest_sequence} (max_log_bytes)",
+                limit_name="max_log_bytes",
                 earliest_sequence=self.earliest_sequence,
             )
         return self._entries[first : first + MAX_READ_ENTRIES]

@@ -96,7 +96,7 @@ class StreamHost(StreamObserver):
             what = "the logs of all streams have reached their memory limit"
             if not space.full:
                 what = "the logs of this tenant's streams take its share of the memory"
-            raise Overloaded(what, limit=space.max_bytes)
+            raise Overloaded(what, limit=space.max_bytes, limit_name="max_total_log_bytes")
         if cached is None:
             self.check_streams(tenant)
         request = chat.request
@@ -125,7 +125,9 @@ class StreamHost(StreamObserver):
         generating = self._generating
         if not generating.may_take(tenant):
             kind = "streams" if generating.is_full else "streams of this tenant"
-            raise Overloaded(f"too many {kind} are open", limit=generating.bound)
+            raise Overloaded(
+                f"too many {kind} are open", limit=generating.bound, limit_name="max_streams"
+            )
 
     def start(self, stream: StreamHandle) -> None:
         """Start to generate. Idempotent. From here on, the stream's log will be sealed."""
@@ -184,7 +186,7 @@ class StreamHost(StreamObserver):
         reading = self._reading
         if not reading.may_take(tenant):
             kind = "readers" if reading.is_full else "readers of this tenant's streams"
-            raise Overloaded(f"too many {kind}", limit=reading.bound)
+            raise Overloaded(f"too many {kind}", limit=reading.bound, limit_name="max_readers")
 
     def _check_idle(self) -> None:
         if not self._live and not self._reading.used:

@@ -30,6 +30,8 @@ class StreamMetrics(StreamObserver):
     ) -> None:
         target = self._metrics.target(attempt.route.provider.name, attempt.route.model)
         self._metrics.upstream_errors.labels(*target, error.reason).inc()
+        if error.limit_name:
+            self._metrics.limit_reached(error.limit_name)
 
     def first_content(self, generation: Generation, attempt: Attempt) -> None:  # noqa: ARG002
         self._metrics.add_model(attempt.route.provider.name, attempt.route.model)

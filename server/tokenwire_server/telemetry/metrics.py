@@ -123,6 +123,11 @@ class Metrics:
             "Calls that ended with an error which is not the end of a stream.",
             ("method", "reason"),
         )
+        self.limits_reached = self._counter(
+            "tokenwire_limits_reached_total",
+            "Requests to providers, and calls, that ended because of a limit of the server.",
+            ("limit",),
+        )
         self.loop_lag = self._histogram(
             "tokenwire_event_loop_lag_seconds",
             "How late a timer of the event loop ran, sampled every 100 ms.",
@@ -159,6 +164,10 @@ class Metrics:
     def refused(self, method: str, reason: str) -> None:
         """Count a call that ended with an error."""
         self.refusals.labels(method, reason).inc()
+
+    def limit_reached(self, name: str) -> None:
+        """Count that a limit of the server was reached."""
+        self.limits_reached.labels(name).inc()
 
     def _counter(self, name: str, help_text: str, labels: tuple[str, ...]) -> Counter:
         self._describe(name, "counter", labels, help_text)

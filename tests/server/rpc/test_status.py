@@ -50,6 +50,7 @@ def test_each_status_has_exactly_one_error_info(kind):
         errors.QuotaExhausted: lambda: exceeded(kind, field="messages"),
         errors.BudgetExceeded: lambda: kind("max_input_tokens", allowed=1, estimated=2),
         errors.Overloaded: lambda: kind("full", limit=3),
+        errors.ProviderBusy: lambda: kind("openai", limit=3),
         errors.StreamNotFound: kind,
         errors.ResumePointAhead: lambda: kind(9, earliest=2, latest=5),
         errors.ResumePointExpired: lambda: kind(0, earliest=2, latest=5),
