@@ -132,7 +132,7 @@ class OtelMetrics(StreamObserver):
         self._end_attempt(generation, error_type)
         if generation.from_cache:
             return
-        route = generation.plan.first if running is None else running.attempt.route
+        route = generation.route if running is None else running.attempt.route
         target = self._target(progress.provider or route.provider.name, route.model)
         if stream.end_time is not None:
             attributes = target | _error(error_type)
