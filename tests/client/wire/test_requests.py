@@ -77,6 +77,7 @@ def test_every_field_of_chat_request_is_a_keyword():
         "retention": {"on_disconnect": "ON_DISCONNECT_CONTINUE", "linger": timedelta(seconds=9)},
         "budget": {"max_cost_microusd": 0, "max_input_tokens": 9},
         "cache": tokenwire.cache(ttl_s=60),
+        "fallback_models": ["a/m", "b/m"],
         "request_id": "r-1",
         "labels": {"team": "search"},
         "provider_options": {"store": False, "metadata": {"a": ["b", 1]}},

@@ -36,6 +36,9 @@ class Call:
     def __init__(self):
         self.events = 0
 
+    def invocation_metadata(self):
+        return ()
+
     def time_remaining(self):
         return None
 
