@@ -69,10 +69,8 @@ FAULTS = {
         "missing_end=1&tokens=0", "UPSTREAM_UNAVAILABLE", is_retried=True
     ),
     "clean end in mid-stream": Fault("missing_end=1", "UPSTREAM_BROKEN", has_content=True),
-    "stall before the head": Fault("silent=1", "UPSTREAM_UNAVAILABLE", limit_s=FIRST_CONTENT_S),
-    "stall before content": Fault(
-        "headers_then_silent=1", "UPSTREAM_UNAVAILABLE", limit_s=FIRST_CONTENT_S
-    ),
+    "stall before the head": Fault("silent=1", "UPSTREAM_UNAVAILABLE", limit_s=IDLE_S),
+    "stall before content": Fault("headers_then_silent=1", "UPSTREAM_UNAVAILABLE", limit_s=IDLE_S),
     "stall in mid-stream": Fault(
         "stall_after=3", "UPSTREAM_STALLED", has_content=True, limit_s=IDLE_S
     ),
