@@ -64,8 +64,8 @@ MAX_VIOLATIONS_BYTES = 4096
 """Bounds that keep the trailers below 8 KiB, where gRPC begins to refuse them at random."""
 
 MAX_PUSHBACK_S = 60.0
-"""Longest delay after which a gRPC library is told to retry by itself. With a longer one it is told not to
-retry, so that the program gets the error at once."""
+"""Longest delay that `grpc-retry-pushback-ms` requests. For a longer one it is -1: the gRPC library then does
+not retry, and the program gets the error at once."""
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
