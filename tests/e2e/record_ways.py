@@ -156,7 +156,7 @@ async def ends_before_its_deadline(attempt, api, rng):
     attempt.ends = ends("TIME_LIMIT TIME_LIMIT")
     retention = chat_pb2.RetentionOptions(soft_deadline_margin=span(10))
     request = attempt.request(api, rng.choice(["slow", "silent"]), retention=retention)
-    await attempt.read(api.chat_stream(request, timeout=12 + rng.random()))
+    await attempt.read(api.chat_stream(request, timeout=11 + rng.random() / 2))
     assert attempt.finished.reason == event_pb2.FINISH_REASON_TIME_LIMIT
 
 

@@ -307,7 +307,10 @@ async def test_short_memory_drops_the_oldest_ended_streams_and_then_refuses_new_
         refused = caught.value
         assert (refused.code(), reason(refused)) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
         assert details(refused)["RetryInfo"].retry_delay.seconds == 1
-        assert details(refused)["ErrorInfo"].metadata == {"limit": str(2**20)}
+        assert details(refused)["ErrorInfo"].metadata == {
+            "limit": str(2**20),
+            "limit_name": "max_total_log_bytes",
+        }
         for call, stream_id in running:  # running streams are not affected
             assert (await info_of(api, stream_id)).state == pb.STREAM_STATE_RUNNING
             call.cancel()
