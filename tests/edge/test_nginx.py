@@ -407,7 +407,13 @@ async ([model, count]) => {
     };
     const response = await fetch("/v1/chat/stream", options);
     const reader = response.body.getReader();
-    await reader.read();
+    const decoder = new TextDecoder();
+    let received = "";
+    // The event `started` may come before the provider is called.
+    while (!received.includes("event: text")) {
+      const { value } = await reader.read();
+      received += decoder.decode(value, { stream: true });
+    }
   }
 }
 """
