@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 
-from ..errors import PermissionDenied, UnknownModel, UpstreamError
+from ..errors import PermissionDenied, UnknownModel, UpstreamAuth, UpstreamError
 from ..pricing.estimate import Estimate, Estimator
 from ..providers.base import Route
 from ..request import ChatRequest
@@ -15,7 +16,7 @@ from ..tenants.caller import Caller
 from ..tenants.limits import Limiter
 from ..tenants.reservation import Reservation
 from ..tenants.spend import SpendLimiter
-from .models import as_seen_by, check_may_call
+from .models import as_seen_by, may_call
 from .violations import Violations, quoted
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class Admission:
         """Return the plan of a request.
 
         `violations` are those found while the request was parsed. Raises InvalidRequest with all of them,
-        and with those of the model's provider; UnknownModel, PermissionDenied, QuotaExhausted.
+        and with those of the model's provider; UnknownModel, PermissionDenied, QuotaExhausted; and
+        UpstreamAuth and StoreUnavailable if the tenant's own provider key cannot be read.
         """
         margin_s = request.retention.soft_deadline_margin_s
         if margin_s is not None and deadline is not None:
@@ -57,60 +59,74 @@ class Admission:
                     f"is {margin_s:g} s; the call's deadline is {left_s:.3g} s away",
                 )
         try:
-            preferred = self._route(request.model, caller)
+            routes = self._routes(request.model, request, caller)
         except (UnknownModel, PermissionDenied) as refusal:
             violations.raise_if_any()
             raise as_seen_by(caller, refusal) from None
-        # Fields with a violation, and fields that contain one, are not reported again.
-        known_fields = [violation.field for violation in violations]
-        for _, violation in violations.checking(preferred.provider.check(request)):
-            if not any(field.startswith(violation.field) for field in known_fields):
-                violations.add(violation.field, violation.description)
+        preferred = _supporting(routes, request) if len(routes) > 1 else []
+        if not preferred:
+            self._check_support(request, routes[0], violations)
+            preferred = [routes[0]]
         violations.raise_if_any()
         self._limiter.check_request(caller, byte_count=0, message_count=len(request.messages))
         if request.fallback_models:
             fallbacks = self._requested_fallbacks(request, caller, violations)
         else:
             fallbacks = self._configured_fallbacks(request, caller)
-        return Plan((preferred, *fallbacks))
+        return Plan((*preferred, *fallbacks))
 
-    def _route(self, model: str, caller: Caller) -> Route:
-        """Return the preferred route to a model. Raises UnknownModel, PermissionDenied."""
-        route = self._router.route(model)
-        check_may_call(caller, model, route)
-        return route
+    def _check_support(self, request: ChatRequest, route: Route, violations: Violations) -> None:
+        """Add the violations of a route's provider, except for fields with a violation, and fields that
+        contain one.
+        """
+        known_fields = [violation.field for violation in violations]
+        for _, violation in violations.checking(route.provider.check(request)):
+            if not any(field.startswith(violation.field) for field in known_fields):
+                violations.add(violation.field, violation.description)
+
+    def _routes(self, model: str, request: ChatRequest, caller: Caller) -> list[Route]:
+        """Return the routes to a model that the caller may use.
+
+        Raises UnknownModel, PermissionDenied; and, if the tenant's own key cannot be read, UpstreamAuth and
+        StoreUnavailable.
+        """
+        routes = self._router.routes(model, request.messages, caller.tenant)
+        permitted = [route for route in routes if may_call(caller, model, route)]
+        if not permitted:
+            raise PermissionDenied(model)
+        return permitted
 
     def _requested_fallbacks(
         self, request: ChatRequest, caller: Caller, violations: Violations
     ) -> list[Route]:
         """Return the routes to the request's fallbacks. Raises InvalidRequest if one cannot serve it."""
-        routes: list[Route] = []
+        found: list[Route] = []
         for index, model in violations.checking(request.fallback_models):
             path = f"fallback_models[{index}]"
             try:
-                route = self._route(model, caller)
+                routes = self._routes(model, request, caller)
             except (UnknownModel, PermissionDenied) as refusal:
                 violations.add(path, str(as_seen_by(caller, refusal)))
                 continue
-            unsupported = next(route.provider.check(request), None)
-            if unsupported is not None:
+            supporting = _supporting(routes, request)
+            if not supporting:
+                unsupported = next(routes[0].provider.check(request))
                 why = f"{unsupported.field}: {unsupported.description}"
                 violations.add(path, f"{quoted(model)} does not support the request: {why}")
-            routes.append(route)
+            found += supporting
         violations.raise_if_any()
-        return routes
+        return found
 
     def _configured_fallbacks(self, request: ChatRequest, caller: Caller) -> list[Route]:
         """Return the routes to the fallbacks of the configuration that can serve the request."""
-        routes: list[Route] = []
-        for model in self._router.fallbacks(request.model):
+        found: list[Route] = []
+        for model in self._router.fallbacks(request.model, caller.tenant):
             try:
-                route = self._route(model, caller)
-            except (UnknownModel, PermissionDenied):
+                routes = self._routes(model, request, caller)
+            except (UnknownModel, PermissionDenied, UpstreamAuth):
                 continue
-            if next(route.provider.check(request), None) is None:
-                routes.append(route)
-        return routes
+            found += _supporting(routes, request)
+        return found
 
     async def reserve(
         self, request: ChatRequest, plan: Plan, caller: Caller, deadline: float | None
@@ -125,8 +141,11 @@ class Admission:
         likely_tokens = estimate.input_tokens + estimate.likely_output_tokens
         lease = await self._limiter.take(caller, likely_tokens)
         try:
-            likely_microusd = _likely_microusd(request, estimate)
-            spend = self._spend.reserve(caller.tenant, likely_microusd, model=request.model)
+            if plan.first.key_owner:  # the provider charges the tenant, unless a fallback is used
+                spend = self._spend.reserve_nothing(caller.tenant)
+            else:
+                likely_microusd = _likely_microusd(request, estimate)
+                spend = await self._spend.admit(caller.tenant, likely_microusd, request.model)
         except BaseException:
             lease.give_back()
             raise
@@ -149,6 +168,11 @@ class Admission:
                 "tokens were not counted: %s: %s: %r", error.reason, error, error.provider_text
             )
             raise
+
+
+def _supporting(routes: Iterable[Route], request: ChatRequest) -> list[Route]:
+    """Return the routes whose providers support all parts of a request."""
+    return [route for route in routes if next(route.provider.check(request), None) is None]
 
 
 def _likely_microusd(request: ChatRequest, estimate: Estimate) -> int | None:

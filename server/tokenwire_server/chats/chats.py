@@ -10,7 +10,7 @@ from typing import Self
 
 import msgspec
 
-from ..errors import BudgetExceeded
+from ..errors import BudgetExceeded, StreamFailed
 from ..pricing.estimate import Estimate
 from ..request import ChatRequest, Delivery
 from ..routing.plan import Plan
@@ -114,8 +114,9 @@ class Chats:
         `violations` are those found while the request was parsed. `deadline` is the caller's, a value of
         `time.monotonic`. `delivery` is how this reader wants to be served. Entering raises InvalidRequest,
         UnknownModel, PermissionDenied, QuotaExhausted, RequestIdReused, BudgetExceeded, RateLimited,
-        TooManyStreams, Overloaded; and ResumePointExpired if an earlier stream with the same id has dropped
-        the beginning of its log. Cancelled while entering, it leaves nothing behind.
+        TooManyStreams, Overloaded, Draining, StoreUnavailable; and ResumePointExpired if an earlier stream
+        with the same id has dropped the beginning of its log. Cancelled while entering, it leaves nothing
+        behind.
         """
         opening = partial(self._open, request, caller, deadline, violations, delivery)
         return OpenChat(self._host, opening)
@@ -137,16 +138,19 @@ class Chats:
         self, request: ChatRequest, plan: Plan, caller: Caller, deadline: float | None
     ) -> tuple[StreamHandle, tuple[Allowance, ...], bool]:
         """Return the stream, the caller's remaining limits, and whether the stream is new."""
-        tenant = caller.tenant
-        async with self._directory.claim(request.request_id, request.body_hash, tenant) as known:
-            if known is not None:
-                return known, (), False
+        tenant, clear_count = caller.tenant, self._cache.clear_count
+        async with self._directory.claim(request.request_id, request.body_hash, tenant) as found:
+            if isinstance(found, StreamHandle):
+                return found, (), False
             chat = await self._admission.reserve(request, plan, caller, deadline)
             try:
+                cached = await self._cache.find(tenant, request.cache) if request.cache else None
+                if self._cache.clear_count != clear_count:  # the plan may be out of date
+                    request, cached = msgspec.structs.replace(request, cache=None), None
+                    chat = msgspec.structs.replace(chat, request=request)
                 allowances = (*chat.reservation.allowances, *self._spend.allowances(tenant))
-                cached = self._cache.get(tenant, request.cache) if request.cache else None
                 # From here to the reader's `join` nothing may wait: a stream without a reader would not end.
-                return self._host.open(chat, cached), allowances, True
+                return self._host.open(chat, cached, stream_id=found), allowances, True
             except BaseException:
                 chat.reservation.release()
                 raise
@@ -164,32 +168,39 @@ class Chats:
         """Read a stream from a sequence on. Leaving the block leaves the stream.
 
         `deadline` is the caller's, a value of `time.monotonic`. Raises StreamNotFound, ResumePointAhead,
-        ResumePointExpired, Overloaded.
+        ResumePointExpired, Overloaded; and StoreUnavailable for a stream of another process.
         """
-        stream = await self.find(stream_id, caller)
+        stream = await self._directory.find(stream_id, caller.tenant, after_sequence)
         with stream.join(
             after_sequence, delivery, reports_caught_up=True, deadline=deadline
         ) as reader:
             yield reader
 
     async def find(self, stream_id: str, caller: Caller) -> StreamHandle:
-        """Return one of the caller's streams. Raises StreamNotFound."""
+        """Return one of the caller's streams. Raises StreamNotFound, StoreUnavailable."""
         return await self._directory.find(stream_id, caller.tenant)
 
     async def cancel(self, stream_id: str, caller: Caller) -> StreamHandle:
         """End a generation for all its readers, and return the stream once it has ended.
 
-        Raises StreamNotFound. Cancellation does not undo it.
+        Raises StreamNotFound, StoreUnavailable. Cancellation does not undo it.
         """
         stream = await self.find(stream_id, caller)
         stream.cancel()
         await stream.log.wait_sealed()
+        if stream.is_out_of_reach and stream.log.failure is not None:
+            raise StreamFailed(stream_id, stream.log.failure)
         return stream
 
     async def delete(self, stream_id: str, caller: Caller) -> None:
-        """End a generation, and drop its content and its cached answer. Raises StreamNotFound."""
+        """End a generation, and drop its content and its cached answer.
+
+        Raises StreamNotFound, StoreUnavailable.
+        """
         stream = await self.cancel(stream_id, caller)
-        self._cache.remove(stream.tenant, stream.id)
+        # First, because another process cannot find the stream again once it is not stored.
+        await self._cache.delete(stream.tenant, stream.id)
+        await self._directory.delete_stored(stream)
         self._host.delete(stream)
 
     def keep_readable(self, stream: StreamHandle) -> None:

@@ -31,10 +31,11 @@ from tokenwire.cli.usage.filters import (
     filters_of,
     groups_parser,
 )
-from tokenwire.cli.values import choice_parser, timeout_value
+from tokenwire.cli.values import choice_parser, positive_int_value, timeout_value
 
 from .keys_app import keys
 from .options import DATABASE_URLS, PROGRAM, ConfigFile, DatabaseUrl
+from .provider_keys_app import provider_keys
 from .values import prefix, tenant
 
 GROUPS = ("tenant", "day", "model", "key")
@@ -121,6 +122,17 @@ def serve(
             "[default: 127.0.0.1:50051]",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            parser=positive_int_value,
+            help="Processes that share the address, to use several cores. More than 1 needs --redis-url, "
+            "or the setting resume = false.  [default: 1]",
+            show_default=False,
+        ),
+    ] = None,
     metrics_listen: Annotated[
         str | None,
         typer.Option(
@@ -139,6 +151,16 @@ def serve(
             parser=str,
             help=f"Database of keys and usage records: {DATABASE_URLS}.  [default: tokenwire.db in "
             "this folder; with --demo, a temporary file]",
+        ),
+    ] = None,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(
+            "--redis-url",
+            metavar="URL",
+            parser=str,
+            help="Redis for streams that several servers share: redis://HOST:PORT/DATABASE, or rediss:// "
+            "for TLS. Set a URL with a password as $TOKENWIRE_REDIS__URL.  [default: no Redis]",
         ),
     ] = None,
     auth: Annotated[
@@ -165,6 +187,16 @@ def serve(
             "Authorities of callers' certificates. If given, each caller needs a certificate.",
         ),
     ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format",
+            metavar="text|json|auto",
+            parser=choice_parser(("text", "json", "auto")),
+            help="Format of the log on standard error. auto: text on a terminal, otherwise JSON.  "
+            "[default: text]",
+        ),
+    ] = None,
     no_migrate: Annotated[
         bool,
         typer.Option(
@@ -184,11 +216,20 @@ def serve(
     Each of these options overrides the same setting in --config and in the environment.
     """
     settings: dict[str, Any] = _without_none(
-        {"listen": listen, "metrics_listen": metrics_listen, "database": database, "auth": auth}
+        {
+            "listen": listen,
+            "workers": workers,
+            "metrics_listen": metrics_listen,
+            "database": database,
+            "auth": auth,
+            "log_format": log_format,
+        }
     )
     tls = _without_none({"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca})
     if tls:
         settings["tls"] = tls
+    if redis_url is not None:
+        settings["redis"] = {"url": redis_url}
     if no_migrate:
         settings["migrate"] = False
     servers: Servers = context.obj
@@ -355,7 +396,8 @@ def usage(
 
 
 app.add_typer(keys, name="keys")
+app.add_typer(provider_keys, name="provider-keys")
 
 
-def _without_none(given: dict[str, str | None]) -> dict[str, str]:
+def _without_none(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}

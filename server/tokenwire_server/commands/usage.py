@@ -207,5 +207,6 @@ RECORD_FIELDS: Mapping[str, Callable[[UsageRecord], Any]] = {
     "attempts": lambda record: record.attempts,
     "failed_attempts": lambda record: msgspec.to_builtins(list(record.failed_attempts)),
     "from_cache": lambda record: record.from_cache,
+    "own_key": lambda record: record.own_key,
     "instance_id": lambda record: record.instance_id,
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..config import CallerLimits
 
 MAX_SPAN = timedelta(days=36500)
+MAX_PROVIDER_CHARS = 256
 
 
 def tenant(text: str) -> str:
@@ -24,6 +25,13 @@ def tenant(text: str) -> str:
             "must be at most 64 small letters, digits and . _ -, beginning with a small letter or a "
             "digit"
         )
+    return text
+
+
+def provider(text: str) -> str:
+    if not 0 < len(text) <= MAX_PROVIDER_CHARS or "/" in text or not text.isprintable():
+        # The error does not repeat it: it may be a key.
+        raise ValueError("must be the name of a provider in the settings, such as openai")
     return text
 
 

@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, Field
 
 MAX_SECONDS = 366 * 86_400
 """A year. Timers, `Duration` and `Timestamp` can represent it, and the present time plus a year."""
+MAX_PAUSE_S = 5
+"""A pause between two reads of an open stream. It is far below all usual time limits of providers."""
 MAX_COUNT = 10**6
 """Streams or readers at once. A million open streams take 50 GiB of memory and a million descriptors."""
 MAX_BYTES = 2**40
@@ -23,9 +25,16 @@ MAX_DAYS = 36_500
 """A century: the present time plus or minus a century is a valid date."""
 MAX_CALLER_LIMIT = 10**12
 MAX_ATTEMPTS = 100
+MAX_WORKERS = 256
+"""Processes of one server: the cores of a large machine."""
+MAX_WEIGHT = 1000
 MAX_PRICE_USD = 10**6
 MAX_PRICE_DECIMALS = 9
 MAX_PRICE_FACTOR = 1000
+MIN_REDIS_CONNECTIONS = 3
+"""One connection receives what is published. With two others, one slow command does not delay all."""
+MAX_REDIS_CONNECTIONS = 64
+MAX_REDIS_TIMEOUT_S = 60
 MAX_SPEND_USD = 10**9
 """In millionths of a dollar it is 10^15, which fits in an int64."""
 
@@ -40,12 +49,19 @@ _number = BeforeValidator(_not_a_bool)
 
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False), _number]
 SecondsOrZero = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False), _number]
+PauseSeconds = Annotated[float, Field(ge=0, le=MAX_PAUSE_S, allow_inf_nan=False), _number]
+Workers = Annotated[int, Field(ge=1, le=MAX_WORKERS), _number]
 Attempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS), _number]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), _number]
+TargetWeight = Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False), _number]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _number]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES), _number]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), _number]
 Days = Annotated[int, Field(ge=1, le=MAX_DAYS), _number]
+RedisConnections = Annotated[
+    int, Field(ge=MIN_REDIS_CONNECTIONS, le=MAX_REDIS_CONNECTIONS), _number
+]
+RedisSeconds = Annotated[float, Field(gt=0, le=MAX_REDIS_TIMEOUT_S, allow_inf_nan=False), _number]
 CallerLimit = Annotated[int, Field(ge=1, le=MAX_CALLER_LIMIT), _number]
 UsdPerMillionTokens = Annotated[
     Decimal,

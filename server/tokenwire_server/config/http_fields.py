@@ -78,6 +78,15 @@ def secrets(fields: Mapping[str, str | Variable], values: Mapping[str, str]) -> 
     ]
 
 
+def without_secrets(fields: Mapping[str, str | Variable]) -> dict[str, str]:
+    """Return the values that are the same for all accounts: not those of variables, and not keys."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if isinstance(value, str) and not _SECRET_NAME.search(name)
+    }
+
+
 def _headers(value: object) -> dict[str, str | Variable]:
     fields = _fields(value)
     seen: set[str] = set()

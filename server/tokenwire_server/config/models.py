@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from .bounds import PriceFactor, Seconds, SecondsOrZero, Tokens, UsdPerCall, UsdPerMillionTokens
+from .bounds import (
+    PriceFactor,
+    Seconds,
+    SecondsOrZero,
+    TargetWeight,
+    Tokens,
+    UsdPerCall,
+    UsdPerMillionTokens,
+)
 from .section import Section
+from .sources import fault_at
 
+TargetChoice = Literal["weighted", "least_loaded"]
 Capability = Literal["tools", "images", "reasoning", "json_schema"]
 
 
@@ -43,11 +53,35 @@ class ModelPrices(Section):
     is unknown."""
 
 
+class ModelTarget(Section):
+    """One of the targets of a model."""
+
+    target: str
+    """The `provider/model`."""
+    weight: TargetWeight = 1.0
+    """Share of the requests, in relation to the other weights. 0: the target is tried only after all
+    others."""
+
+
+def _as_table(value: object) -> object:
+    """Accept `"provider/model"` for `{ target = "provider/model" }`."""
+    return {"target": value} if isinstance(value, str) else value
+
+
 class ModelConfig(Section):
     """One model: an alias, or facts about `provider/model`."""
 
     target: str = ""
     """The `provider/model` that an alias stands for. If empty, the name itself is `provider/model`."""
+    targets: tuple[Annotated[ModelTarget, BeforeValidator(_as_table)], ...] = Field(
+        default=(), max_length=32
+    )
+    """Several keys or endpoints of one model, in place of `target`: a list of `"provider/model"` or
+    `{ target = "provider/model", weight = 2 }`. One of them gets the request; if it fails before the first
+    content, the others are tried before the fallbacks."""
+    target_choice: TargetChoice = "weighted"
+    """How one of `targets` is chosen. "weighted": at random, in proportion to the weights. "least_loaded":
+    the one whose provider has the fewest open requests of this server, in relation to its weight."""
     fallbacks: tuple[str, ...] = Field(default=(), max_length=8)
     """Models that are tried in this order if this one fails before the first content: `provider/model`, or
     aliases. Their own fallbacks are not used. A request with `fallback_models` replaces the list. A model is
@@ -69,3 +103,18 @@ class ModelConfig(Section):
     """Overrides `limits.upstream_idle_s` for this model, in seconds."""
     prices: ModelPrices | None = None
     """Prices of the model. By default the public prices, if the model has any."""
+
+    def target_names(self, name: str) -> tuple[str, ...]:
+        """Return the `provider/model` of each target of the model with this name."""
+        return tuple(target.target for target in self.targets) or (self.target or name,)
+
+    @model_validator(mode="after")
+    def _names_are_different(self) -> Self:
+        if self.target and self.targets:
+            raise fault_at(["targets"], "cannot be set together with target")
+        targets = tuple(target.target for target in self.targets)
+        for field, names in (("targets", targets), ("fallbacks", self.fallbacks)):
+            for index, name in enumerate(names):
+                if name in names[:index]:
+                    raise fault_at([field, index], f"{name!r} is given twice")
+        return self

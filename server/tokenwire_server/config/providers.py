@@ -76,8 +76,9 @@ class ProviderConfig(Section):
     """Parameters to add to the URL of each request, such as Azure's `api-version`, with values as in
     `headers`."""
     max_connections: Count | None = None
-    """Maximum number of requests to this provider that are open at once. The next one is not sent, and its
-    caller gets OVERLOADED at once. By default only the number of streams is limited."""
+    """Maximum number of requests to this provider that are open at once. The next one is not sent: the
+    next target or fallback is tried, or the caller gets OVERLOADED at once. By default only the number of
+    streams is limited."""
     default_max_output_tokens: Tokens = 8192
     """Limit of output tokens, for providers that require one (Anthropic), if neither the caller nor the model
     has a limit."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,14 +17,19 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from .addresses import listen_address
-from .bounds import Days, Seconds, SecondsOrZero
+from .bounds import Days, Seconds, SecondsOrZero, Workers
+from .breaker import BreakerConfig
+from .grpc import GrpcConfig
 from .limits import Limits
 from .models import ModelConfig
 from .otel import OtelConfig
+from .overload import OverloadConfig
 from .providers import ProviderConfig
+from .redis import RedisConfig
 from .retries import RetryConfig
 from .section import Section
 from .sources import ConfigError, Sources, fault_at
@@ -61,6 +66,14 @@ class Settings(Section):
 
     listen: Annotated[str, AfterValidator(listen_address)] = "127.0.0.1:50051"
     """Address to listen on, as HOST:PORT. Port 0 selects a free port."""
+    workers: Workers = 1
+    """Number of processes that share the address, to use several cores. A caller's connection belongs to one
+    of them, and each has the limits of `[limits]` for itself. More than 1 needs `[redis]`, or
+    `resume = false`."""
+    resume: bool = True
+    """Whether streams can be resumed, cancelled, deleted and looked up by their ids, and chats may have a
+    `request_id`. If not, ResumeStream, CancelStream, DeleteStream and GetStream get UNIMPLEMENTED, a chat
+    with a `request_id` gets INVALID_REQUEST, and streams are not kept after their ends."""
     metrics_listen: Annotated[str, AfterValidator(listen_address)] | None = None
     """Address on which Prometheus metrics are served at `/metrics`, as HOST:PORT. Every caller that reaches
     it may read them. By default there are none."""
@@ -68,8 +81,17 @@ class Settings(Section):
     """Whether the metrics of streams, tokens and cost have a label with the tenant."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Lowest level of the log records that are written to stderr."""
+    log_format: Literal["text", "json", "auto"] = "text"
+    """Format of the log records. "text": a line of text. "json": a JSON object in a line. "auto": text if
+    stderr is a terminal, JSON otherwise."""
+    log_streams: bool = True
+    """Whether the end of each stream is logged, at the level INFO."""
     drain_grace_s: SecondsOrZero = 5.0
     """Seconds for which open streams may continue after SIGTERM. Then they end with SERVER_STOPPED."""
+    drain_accept_s: SecondsOrZero = 2.0
+    """Seconds after SIGTERM for which new chats are accepted, while health reports NOT_SERVING: the time in
+    which load balancers notice it. Then new chats get DRAINING. This time is part of
+    `drain_grace_s`. After SIGINT, such as Ctrl-C, new chats get DRAINING at once."""
     database: Annotated[str, BeforeValidator(_one_line)] = "sqlite:///tokenwire.db"
     """Database of keys and usage records: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`. With
     --demo the default is a temporary file, which is removed when the server stops."""
@@ -93,8 +115,16 @@ class Settings(Section):
     """Certificates of the server and of its callers."""
     limits: Limits = Limits()
     """Limits of the server."""
+    grpc: GrpcConfig = GrpcConfig()
+    """Lifetime of the connections of callers, and the HTTP/2 pings on them."""
+    overload: OverloadConfig = OverloadConfig()
+    """When the server refuses new chats because its event loop is late."""
     retries: RetryConfig = RetryConfig()
     """How the server repeats requests to a provider that failed before the first content of the answer."""
+    breaker: BreakerConfig = BreakerConfig()
+    """When the server sends no requests to a model of a provider because they would fail."""
+    redis: RedisConfig = RedisConfig()
+    """Redis, or Valkey, through which several servers share streams. It needs the extra `redis`."""
     otel: OtelConfig = OtelConfig()
     """What the server sends over OTLP, the protocol of OpenTelemetry."""
     tenants: dict[str, TenantLimits] = {}
@@ -119,6 +149,16 @@ class Settings(Section):
                         "a restarted server sums the records of the month",
                     )
         return value
+
+    @model_validator(mode="after")
+    def _workers_share_streams(self) -> Self:
+        if self.workers > 1 and self.resume and self.redis.url is None:
+            raise fault_at(
+                ["workers"],
+                f"{self.workers} workers need redis.url, or resume = false: without Redis, only the "
+                "worker that runs a stream finds it by its id",
+            )
+        return self
 
     @field_validator("providers")
     @classmethod

@@ -25,6 +25,7 @@ MAX_FILE_BYTES = 16 * 2**20
 
 FOREIGN_VARIABLES = frozenset(
     {
+        "TOKENWIRE_ENCRYPTION_KEYS",
         "TOKENWIRE_KEY",
         "TOKENWIRE_MODEL",
         "TOKENWIRE_PLAINTEXT",
@@ -35,7 +36,8 @@ FOREIGN_VARIABLES = frozenset(
         "TOKENWIRE_TRANSCRIPTS",
     }
 )
-"""Variables of the client and of the tests, which are not settings of the server."""
+"""Variables that are no settings: those of the client and the tests, and the keys that encrypt provider keys,
+which must not be in a file."""
 
 EDGE_PREFIX = "TOKENWIRE_EDGE_"
 """Prefix of the settings of `tokenwire-edge`, which may run in the same environment."""
@@ -110,8 +112,8 @@ class Sources:
                 if _sets(source, path[:end]):
                     inside = tuple(path[: len(source.path)]) == source.path
                     rest = path[len(source.path) :] if inside else path
-                    return f"{source.name}: {_dotted(rest)}" if rest else source.name
-        return _dotted(path)
+                    return f"{source.name}: {dotted(rest)}" if rest else source.name
+        return dotted(path)
 
 
 def fault_at(path: Sequence[Step], what: str) -> ValidationError:
@@ -234,7 +236,7 @@ def _without_none(annotation: Any) -> Any:
     return kinds[0] if is_optional else annotation
 
 
-def _dotted(path: Sequence[Step]) -> str:
+def dotted(path: Sequence[Step]) -> str:
     """Return the path with dots between its steps, on one line whatever the names contain."""
     return ".".join(str(step) if str(step).isprintable() else repr(step) for step in path)
 

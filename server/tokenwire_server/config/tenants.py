@@ -31,7 +31,11 @@ class TenantLimits(CallerLimits):
     spend_usd_per_day: Usd | None = None
     """Maximum cost of the tenant's streams in one day (UTC), in US dollars. A chat reserves its likely
     cost. If less is left, it gets QUOTA_EXHAUSTED. If a stream needs more than it reserved and
-    nothing is left, it finishes with BUDGET. Models without a known price are refused."""
+    nothing is left, it finishes with BUDGET. Models without a known price are refused. Streams with
+    the tenant's own provider key do not count."""
     spend_usd_per_month: Usd | None = None
     """Maximum cost of the tenant's streams in one month (UTC), in US dollars, with the effects of
     `spend_usd_per_day`."""
+    own_keys_only: bool = False
+    """Whether the tenant's requests use only its own provider keys, and never the server's. A request to a
+    provider for which no key of the tenant is stored gets PERMISSION_DENIED, and is not sent."""

@@ -20,6 +20,7 @@ import socket
 
 from sqlalchemy import case, delete, exists, literal_column, select, update
 
+from ..errors import ProducerLost
 from ..storage.database import Database
 from ..storage.schema import instances, usage_records
 from ..storage.sql import DatabaseTime, upsert
@@ -31,7 +32,7 @@ CLOSE_EVERY_S = 5.0
 CLOSE_BATCH = 1000
 """Maximum number of records that one transaction closes."""
 
-LOST_REASON = "PRODUCER_LOST"
+LOST_REASON = ProducerLost.reason
 
 # A literal, as in the index of open records, which would not be used with a parameter.
 _IS_OPEN = usage_records.c.outcome == literal_column(f"'{Outcome.OPEN}'")

@@ -75,6 +75,8 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """Number of upstreams that were opened."""
     from_cache: bool = False
     """Whether the answer is a replay from the cache, which costs nothing."""
+    own_key: bool = False
+    """Whether the last attempt carried the tenant's own key for the provider, which charges the tenant."""
     failed_attempts: tuple[FailedAttempt, ...] = ()
     """The attempts that failed, in their order. Empty while the stream is open."""
 

@@ -41,13 +41,21 @@ COUNTS = (
 _USAGE_FACTS = ("server_tool_counts", "service_tier", "estimated")
 FIGURES = (
     "stream_id", "provider", "model", "provider_response_id", "ttft_s", "partial", "attempts",
-    *COUNTS, *_USAGE_FACTS,
+    "own_key", *COUNTS, *_USAGE_FACTS,
 )  # fmt: skip
 """The key of a row, and the columns that change while the stream is open."""
 
 RECORD_COLUMNS = tuple(
     usage_records.c[name]
-    for name in (*_FIELDS, *COUNTS, *_USAGE_FACTS, "outcome", "labels", "failed_attempts")
+    for name in (
+        *_FIELDS,
+        *COUNTS,
+        *_USAGE_FACTS,
+        "outcome",
+        "labels",
+        "failed_attempts",
+        "own_key",
+    )
 )
 
 
@@ -62,6 +70,7 @@ def row_of(record: UsageRecord) -> dict[str, Any]:
     row["server_tool_counts"] = _tool_counts(usage)
     row["service_tier"] = text_of(usage.service_tier) or None
     row["estimated"] = usage.estimated
+    row["own_key"] = record.own_key
     row["attempts"] = min(record.attempts, MAX_ATTEMPTS)
     row["outcome"] = record.outcome.value
     row["labels"] = {label_name(key): text_of(value) for key, value in record.labels.items()}
@@ -81,6 +90,7 @@ def figures_of(record: UsageRecord) -> tuple[Any, ...]:
         record.ttft_s,
         record.partial,
         min(record.attempts, MAX_ATTEMPTS),
+        record.own_key,
         *(_count(getattr(usage, name)) for name in COUNTS),
         _tool_counts(usage),
         text_of(usage.service_tier) or None,
@@ -94,6 +104,7 @@ def record_of(row: Mapping[str, Any]) -> UsageRecord:
         **{name: row[name] for name in _FIELDS},
         labels={unquote(name): value for name, value in row["labels"].items()},
         outcome=Outcome(row["outcome"]),
+        own_key=bool(row["own_key"]),
         failed_attempts=tuple(
             msgspec.convert(attempt, FailedAttempt) for attempt in row["failed_attempts"] or ()
         ),

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Update,
     case,
     delete,
+    false,
     func,
     or_,
     select,
@@ -142,18 +143,30 @@ class UsageStore:
             raise SummaryTooLarge(MAX_SUMMARY_ROWS)
         return found
 
-    async def spent_since(self, time: float, longest_stream_s: float) -> dict[str, int]:
+    async def spent_since(
+        self,
+        time: float,
+        longest_stream_s: float,
+        *,
+        except_instance: str = "",
+        has_open: bool = True,
+    ) -> dict[str, int]:
         """Return the cost of the streams that ended after a time, in microusd by tenant.
 
-        Open streams count with their cost so far. Streams without a known price do not count, nor do streams
-        that were created more than `longest_stream_s` before the time.
+        Those of one start of a process, `except_instance`, do not count.
+
+        Open streams count with their cost so far, or not at all without `has_open`. Streams without a known
+        price do not count, nor do streams with the tenant's own provider key, nor those created more than
+        `longest_stream_s` before the time.
         """
         sums = (
             select(_column.tenant, func.sum(_column.cost_microusd))
             .where(
                 _column.created_time >= time - longest_stream_s,
-                or_(_column.end_time.is_(None), _column.end_time >= time),
+                or_(_column.end_time.is_(None) if has_open else false(), _column.end_time >= time),
                 _column.cost_microusd > 0,
+                _column.instance_id != except_instance,
+                _column.own_key.is_not(True),
             )
             .group_by(_column.tenant)
         )

@@ -20,12 +20,10 @@ from .tokenizers import Tokenizers
 from .tokens import (
     MAX_COUNTED_CHARS,
     MAX_STEP_CHARS,
-    OVERHEAD_CHARS,
     Characters,
     TokenCounter,
-    all_parts,
+    counting_work,
     estimate_input_tokens,
-    text_chars,
 )
 
 MAX_WAITING_CHARS = 64 * MAX_COUNTED_CHARS
@@ -149,7 +147,7 @@ class Estimator:
         self, request: ChatRequest, route: Route, tenant: str, turns: Turns
     ) -> Estimate:
         counter = self._counter(route)
-        chars = _counted_chars(request)
+        chars = counting_work(request)
         if chars <= MAX_STEP_CHARS:
             count = await counter.count_request(request)
         else:
@@ -197,9 +195,3 @@ def asked_tier(request: ChatRequest) -> str:
 def rough_estimate(request: ChatRequest) -> Estimate:
     """Estimate a request from the length of its texts, without a tokenizer and a price."""
     return Estimate(estimate_input_tokens(request), "estimate", TokenCounter(Characters()))
-
-
-def _counted_chars(request: ChatRequest) -> int:
-    """Return an upper bound of the work of counting a request, in characters."""
-    texts = sum(1 for _ in all_parts(request)) + 3 * len(request.tools)
-    return min(text_chars(request) + texts * OVERHEAD_CHARS, MAX_COUNTED_CHARS)

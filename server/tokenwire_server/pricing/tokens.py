@@ -48,6 +48,8 @@ REPLY_TOKENS = 3
 
 MAX_STEP_CHARS = 16 * 1024
 """Characters that are counted in one step. For a longer text `count` uses samples."""
+MAX_STEP_PARTS = 1000
+"""Parts of a request that are visited in the step that ends its count."""
 MAX_COUNTED_CHARS = 2**20
 """Characters of one request that are counted exactly, in about 40 ms. Long texts beyond it are sampled."""
 OVERHEAD_CHARS = 16
@@ -117,6 +119,8 @@ class TokenCounter:
         """Count the input tokens of a request in steps. Cancellation leaves nothing behind."""
         texts = list(_texts(request))
         raw = await self._raw_of(texts)
+        if len(texts) > MAX_STEP_PARTS:
+            await asyncio.sleep(0)  # what follows visits each part again
         tokens = self.scaled(raw) + MESSAGE_TOKENS * len(request.messages) + REPLY_TOKENS
         tokens += _media_tokens(request)
         if request.tools:
@@ -126,7 +130,7 @@ class TokenCounter:
             and not request.tools
             and not isinstance(request.response_format, JsonSchemaFormat)
             and not request.provider_options
-            and all(len(m.parts) == 1 and isinstance(m.parts[0], Text) for m in request.messages)
+            and all(len(m.parts) == 1 and type(m.parts[0]) is Text for m in request.messages)
             and sum(map(len, texts)) <= MAX_COUNTED_CHARS
         )
         return TokenCount(tokens, exact)
@@ -216,12 +220,14 @@ class OutputCount:
 
 def estimate_input_tokens(request: ChatRequest) -> int:
     """Estimate the input tokens from the length of a request's texts, and the size of its media."""
-    return math.ceil(text_chars(request) / CHARS_PER_TOKEN) + _media_tokens(request)
+    chars = sum(map(len, _texts(request)))
+    return math.ceil(chars / CHARS_PER_TOKEN) + _media_tokens(request)
 
 
-def text_chars(request: ChatRequest) -> int:
-    """Return the number of characters of all texts that are counted."""
-    return sum(map(len, _texts(request)))
+def counting_work(request: ChatRequest) -> int:
+    """Return an upper bound of the work of counting a request, in characters."""
+    work = sum(len(text) + OVERHEAD_CHARS for text in _texts(request))
+    return min(work, MAX_COUNTED_CHARS)
 
 
 def all_parts(request: ChatRequest) -> Iterator[Part]:
@@ -229,7 +235,7 @@ def all_parts(request: ChatRequest) -> Iterator[Part]:
     for message in request.messages:
         for part in message.parts:
             yield part
-            if isinstance(part, ToolResult):
+            if type(part) is ToolResult:
                 yield from part.parts
 
 
@@ -242,8 +248,9 @@ def _texts(request: ChatRequest) -> Iterator[str]:
     if isinstance(request.response_format, JsonSchemaFormat):
         yield request.response_format.schema_json
     for part in all_parts(request):
-        if isinstance(part, Text | Reasoning | ToolResult):
-            yield part.text
+        kind = type(part)  # isinstance with a union is slow, and a chat may have 10,000 parts
+        if kind in _WITH_TEXT:
+            yield cast("Text | Reasoning | ToolResult", part).text
         elif isinstance(part, ToolCall):
             yield part.name
             yield part.arguments_json
@@ -256,6 +263,7 @@ def _media_tokens(request: ChatRequest) -> int:
     return sum(map(_tokens_of_medium, cast("list[Image | Document | Audio]", media)))
 
 
+_WITH_TEXT = frozenset({Text, Reasoning, ToolResult})
 _MEDIA = frozenset({Image, Document, Audio})
 
 

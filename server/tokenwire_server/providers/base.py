@@ -13,6 +13,7 @@ from ..errors import UpstreamError
 from ..events import Delta
 from ..request import ChatRequest, Violation
 from .decode.base import Complete, Decoder
+from .slots import ConnectionSlots
 
 
 class Dialect(Protocol):
@@ -84,6 +85,11 @@ class Upstream(Protocol):
         """Whether the request was sent: before that, no provider has anything to bill."""
         ...
 
+    @property
+    def has_more(self) -> bool:
+        """Whether a part of the answer has arrived and not been returned: the next `read` need not wait."""
+        ...
+
     decoder: Decoder
     end: Complete | UpstreamError | None
     """How the answer ended, once all its deltas have been returned. None before that."""
@@ -111,6 +117,11 @@ class Provider(Protocol):
     """One configured provider."""
 
     name: str
+
+    @property
+    def slots(self) -> ConnectionSlots:
+        """The open requests to this provider."""
+        ...
 
     def check(self, request: ChatRequest) -> Iterator[Violation]:
         """Yield a violation for each part of the request that this provider does not support. See Dialect."""
@@ -153,6 +164,14 @@ class Route(msgspec.Struct, frozen=True):
     """Whether the model may think for long before its first content."""
     name: str = ""
     """The name of the model in the request or the configuration: `provider/model`, or an alias."""
+    key_owner: str = ""
+    """The tenant whose own key is sent. Empty: the server's key is sent."""
+
+    @property
+    def account(self) -> str:
+        """The provider and the owner of the key. Rate limits and quotas are those of an account."""
+        name = self.provider.name
+        return f"{name}/{self.key_owner}" if self.key_owner else name
 
     def __str__(self) -> str:
         return f"{self.provider.name}/{self.model}"

@@ -41,6 +41,11 @@ class Body:
         self._received_bytes = 0
         self._bytes_without_content = 0
 
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes have arrived that were not returned."""
+        return self._steps is not None or self._content.total_bytes != self._received_bytes
+
     async def read(self) -> bytes:
         """Wait for the next piece and return it, decompressed; b"" at the end of the body.
 

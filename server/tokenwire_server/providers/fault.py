@@ -18,6 +18,7 @@ from ..errors import (
     Overloaded,
     TokenwireError,
     UnknownModel,
+    UpstreamAuth,
     UpstreamError,
     UpstreamUnavailable,
 )
@@ -55,9 +56,13 @@ class Faults:
         base_url: str,
         secrets: Iterable[str] = (),
         *,
+        is_own_key: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` returns the Unix time: some providers name the time of a retry as a date."""
+        """`is_own_key`: requests send a tenant's own key. `clock` returns the Unix time: some providers name
+        the time of a retry as a date.
+        """
+        self._is_own_key = is_own_key
         self._provider = provider
         self._base_url = base_url
         self._secrets = Secrets(secrets)
@@ -91,6 +96,13 @@ class Faults:
             value = getattr(error, name)
             if remove(value) != value:
                 setattr(error, name, "")
+        if self._is_own_key and isinstance(error, UpstreamAuth):
+            error.is_own_key = True
+            text = (
+                f"provider {self._provider!r} refuses the tenant's own key or account; the key that is "
+                "stored for the tenant must be replaced"
+            )
+            error.args = (text,)
         return error
 
     def of_body(self, value: object) -> UpstreamError:

@@ -22,6 +22,7 @@ from ..config import (
     known_providers,
     resolve,
     secrets,
+    without_secrets,
 )
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
@@ -29,6 +30,7 @@ from .fault import Faults
 from .http import Connections, ProviderTransport
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
+from .slots import ConnectionSlots
 from .upstream import HttpProvider, SdkClient
 
 DIALECTS: dict[ProviderKind, Dialect] = {
@@ -65,27 +67,28 @@ class ProviderRegistry:
         self._configs = providers
         self._limits = limits
         self._access = {name: _Access.of(config, environ) for name, config in providers.items()}
-        self._providers: dict[str, Provider] = {}
+        self._configured: dict[str, HttpProvider] = {}
+        """All providers, also those that have no key of the server."""
         self._clients: list[httpx2.AsyncClient] = []
+        self._own_key_clients: dict[str, httpx2.AsyncClient] = {}
+        """By provider: they send none of the server's secrets."""
 
     async def __aenter__(self) -> Self:
         self._connections = Connections(connect_s=self._limits.upstream_connect_s)
         for name, config in self._configs.items():
             access = self._access[name]
-            if not access.missing:
-                client = self._http_client(access)
-                self._clients.append(client)
-                self._providers[name] = HttpProvider(
-                    name,
-                    config,
-                    DIALECTS[config.kind],
-                    _sdk_client(name, config, access.key, client),
-                    Faults(name, config.base_url, access.secrets, clock=self._clock),
-                )
+            client = self._http_client(access)
+            self._configured[name] = HttpProvider(
+                name,
+                config,
+                DIALECTS[config.kind],
+                _sdk_client(name, config, access.key, client),
+                Faults(name, config.base_url, access.secrets, clock=self._clock),
+            )
         return self
 
     def _http_client(self, access: _Access) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(
+        client = httpx2.AsyncClient(
             transport=ProviderTransport(
                 self._connections,
                 headers=access.headers,
@@ -101,6 +104,8 @@ class ProviderRegistry:
             follow_redirects=False,
             trust_env=False,
         )
+        self._clients.append(client)
+        return client
 
     async def __aexit__(
         self,
@@ -114,11 +119,37 @@ class ProviderRegistry:
 
     def get(self, name: str) -> Provider | None:
         """Return a provider by its name, or None if it is not configured or has no key."""
-        return self._providers.get(name)
+        return None if self.missing_key_env(name) is not None else self._configured.get(name)
+
+    def is_configured(self, name: str) -> bool:
+        """Return whether there is a provider with this name. It may have no key of the server."""
+        return name in self._configs
+
+    def with_key(self, name: str, key: str) -> Provider | None:
+        """Return a provider that sends a tenant's own key. None if it is not configured.
+
+        It sends none of the server's secrets: neither its key, nor the configured headers and query
+        parameters whose values come from variables or whose names are those of keys.
+        """
+        provider = self._configured.get(name)
+        if provider is None:
+            return None
+        config, access = self._configs[name], self._access[name].with_key(self._configs[name], key)
+        client = self._own_key_clients.get(name)
+        if client is None:
+            client = self._own_key_clients[name] = self._http_client(access)
+        return provider.with_key(
+            _sdk_client(name, config, key, client, is_own_key=True),
+            Faults(name, config.base_url, access.secrets, is_own_key=True, clock=self._clock),
+        )
+
+    def slots(self) -> dict[str, ConnectionSlots]:
+        """Return the open requests of each provider, by its name."""
+        return {name: provider.slots for name, provider in self._configured.items()}
 
     def names(self) -> list[str]:
         """Return the names of the providers that can be used, in the order of the configuration."""
-        return list(self._providers)
+        return [name for name in self._configured if self.get(name) is not None]
 
     def missing_key_env(self, name: str) -> str | None:
         """Return the environment variable that a configured provider needs and that is not set, or None."""
@@ -151,6 +182,16 @@ class _Access(msgspec.Struct, frozen=True):
             [key, *secrets(config.headers, headers), *secrets(config.query, query)],
         )
 
+    def with_key(self, config: ProviderConfig, key: str) -> _Access:
+        """Return the access with a tenant's own key, and without the server's secrets."""
+        return _Access(
+            key,
+            without_secrets(config.headers),
+            without_secrets(config.query),
+            missing=[],
+            secrets=[key, *self.secrets],
+        )
+
 
 def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:
     key = environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
@@ -159,20 +200,36 @@ def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:
     return key
 
 
-def _sdk_client(name: str, config: ProviderConfig, key: str, http: httpx2.AsyncClient) -> SdkClient:
-    """Return an SDK client that does not retry, and that sends our key and no other identity."""
+def _sdk_client(
+    name: str,
+    config: ProviderConfig,
+    key: str,
+    http: httpx2.AsyncClient,
+    *,
+    is_own_key: bool = False,
+) -> SdkClient:
+    """Return an SDK client that does not retry, and that sends this key and no other identity.
+
+    `is_own_key`: it is a tenant's. The headers are set after the construction, which adds those of the
+    variables OPENAI_CUSTOM_HEADERS and ANTHROPIC_CUSTOM_HEADERS: an `Authorization` there replaces the key.
+    """
+    client: SdkClient
+    headers = {"User-Agent": _USER_AGENT}
     if config.kind == "anthropic":
-        return anthropic.AsyncAnthropic(
+        headers["anthropic-version"] = ANTHROPIC_VERSION
+        client = anthropic.AsyncAnthropic(
             api_key=key or NO_KEY,
             base_url=config.base_url,
             http_client=http,
             max_retries=0,
             timeout=None,
-            default_headers={"User-Agent": _USER_AGENT, "anthropic-version": ANTHROPIC_VERSION},
             open_telemetry=False,
         )
-    is_openai = name in known_providers({})
-    return openai.AsyncOpenAI(
+        client._custom_headers = headers
+        return client
+    # The organization and the project belong to the server's key.
+    is_openai = name in known_providers({}) and not is_own_key
+    client = openai.AsyncOpenAI(
         api_key=key or NO_KEY,
         base_url=config.base_url,
         # Only OpenAI may see OPENAI_ORG_ID and OPENAI_PROJECT_ID, which the SDK reads.
@@ -181,5 +238,6 @@ def _sdk_client(name: str, config: ProviderConfig, key: str, http: httpx2.AsyncC
         http_client=http,
         max_retries=0,
         timeout=None,
-        default_headers={"User-Agent": _USER_AGENT},
     )
+    client._custom_headers = headers
+    return client

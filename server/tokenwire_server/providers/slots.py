@@ -28,9 +28,13 @@ class ConnectionSlots:
 
     def acquire(self) -> None:
         """Take a slot. Call `release` once when the request has ended. Raises ProviderBusy."""
-        if self._max_count is not None and self.in_use >= self._max_count:
-            raise ProviderBusy(self._provider, limit=self._max_count)
+        if self.is_full:
+            raise self.refusal()
         self.in_use += 1
+
+    def refusal(self) -> ProviderBusy:
+        """Return the error of a request for which no slot is free."""
+        return ProviderBusy(self._provider, limit=self._max_count or 0)
 
     def release(self) -> None:
         """Return a slot."""

@@ -31,6 +31,17 @@ def untag(provider: str, state: bytes) -> bytes | None:
     return data if separator and maker == provider.encode() else None
 
 
+def latest_maker(messages: Sequence[Message]) -> str | None:
+    """Return the provider that made the latest state in a conversation, or None if there is none."""
+    for message in reversed(messages):
+        for part in message.parts:
+            if isinstance(part, _Stateful) and part.state is not None:
+                maker, separator, _ = part.state.partition(b"\0")
+                if separator:
+                    return maker.decode(errors="replace")
+    return None
+
+
 def without_foreign_state(messages: Sequence[Message], provider: str) -> tuple[Message, ...]:
     """Return the messages as a dialect gets them: the state of each part is the data of this provider.
 

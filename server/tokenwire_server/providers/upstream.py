@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from copy import copy
 from types import TracebackType
 from typing import Annotated, Any, Self
 
@@ -81,6 +82,13 @@ class HttpProvider:
         self._counting = dialect if isinstance(dialect, CountingDialect) else None
         self._client = client
         self._problems: set[str] = set()
+
+    def with_key(self, client: SdkClient, faults: Faults) -> HttpProvider:
+        """Return this provider with a client that sends another key. The two share the connection slots."""
+        other = copy(self)
+        other._client = client
+        other._faults = faults
+        return other
 
     def check(self, request: ChatRequest) -> Iterator[Violation]:
         return self._dialect.check(request, self._config)
@@ -205,6 +213,11 @@ class HttpUpstream:
     def is_sent(self) -> bool:
         """See `base.Upstream`."""
         return self._state.is_sent
+
+    @property
+    def has_more(self) -> bool:
+        """See `base.Upstream`."""
+        return bool(self._waiting) or self._content.has_more
 
     async def __aenter__(self) -> Self:
         self._slots.acquire()

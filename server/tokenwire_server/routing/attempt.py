@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from enum import StrEnum
 
 from ..config import Limits
 from ..errors import (
@@ -20,6 +22,7 @@ from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
 from ..request import ChatRequest
 from .cost_limit import CostLimit
 from .meter import Meter
+from .pacing import ReadPacing
 from .retry import AttemptError
 from .time_limits import FIRST_CONTENT, IDLE, AnswerTimer, TimeLimits, Wait
 
@@ -28,6 +31,16 @@ STALL_RETRY_AFTER_S = 60.0
 request, and bill it: an immediate retry would take as long, and cost as much again."""
 
 AttemptEnd = Complete | UpstreamError
+
+
+class AttemptKind(StrEnum):
+    """What an attempt is in its stream. The values are labels of metrics."""
+
+    FIRST = "first"
+    RETRY = "retry"
+    """The same model as in the attempt before, at the same target or at another one."""
+    FALLBACK = "fallback"
+    """Another model than in the attempt before."""
 
 
 class Attempt:
@@ -39,10 +52,12 @@ class Attempt:
         "_first_text_s",
         "_limits",
         "_meter",
+        "_pacing",
         "_started",
         "_upstream",
         "_used_nothing",
         "created",
+        "kind",
         "route",
     )
 
@@ -51,15 +66,19 @@ class Attempt:
         route: Route,
         estimate: Estimate,
         limits: Limits,
+        pacing: ReadPacing,
         *,
         started: float,
+        kind: AttemptKind = AttemptKind.FIRST,
         cost_limit: CostLimit | None = None,
     ) -> None:
         """`started` is when the stream was accepted, a value of `time.monotonic`."""
         self.route = route
+        self.kind = kind
         self.created = time.monotonic()
         """When the attempt began, a value of `time.monotonic`."""
         self._limits = limits
+        self._pacing = pacing
         self._started = started
         self._first_text_s: float | None = None
         self._meter = Meter(started, estimate)
@@ -116,9 +135,9 @@ class Attempt:
             usage = self._meter.usage(decoder.usage, is_whole=isinstance(decoder.end, Complete))
         return NO_USAGE if self._used_nothing and usage.estimated else usage
 
-    def timings(self, output_tokens: int) -> Timings:
-        """Return the timings of the stream if it ended now with so many output tokens."""
-        return self._meter.timings(time.monotonic(), output_tokens)
+    def timings(self) -> Timings:
+        """Return the timings of the stream if it ended now. The speed is that of this attempt."""
+        return self._meter.timings(time.monotonic(), self.usage())
 
     async def run(
         self,
@@ -166,6 +185,7 @@ class Attempt:
         decoder = upstream.decoder
         meter = self._meter
         cost_limit = self._cost_limit
+        pacing = self._pacing
         reported: Usage | None = None
         idle_s = timer.idle_s
         has_content = has_text = False
@@ -198,6 +218,8 @@ class Attempt:
                 is_due = is_new or meter.chars >= cost_limit.check_at_chars
                 if is_due and cost_limit.reserve_or_stop(self.usage(), meter.chars):
                     return Complete(FinishReason.BUDGET)
+            if has_content and pacing.pause_s and upstream.end is None and not upstream.has_more:
+                await asyncio.sleep(min(pacing.pause_s, idle_s / 2))  # the idle limit includes it
         end = upstream.end
         return end if isinstance(end, Complete) else self._failed(end)
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
-from ..config import Limits
 from ..errors import (
     BudgetExceeded,
     InvalidRequest,
@@ -17,62 +14,20 @@ from ..errors import (
     UnknownModel,
     UpstreamError,
 )
-from ..events import NO_USAGE, Delta, Notice, NoticeKind, Usage
-from ..pricing.estimate import Estimate, Estimator
+from ..events import NO_USAGE, Notice, NoticeKind, Usage
+from ..pricing.estimate import Estimate
 from ..providers.base import Route
 from ..providers.decode.base import Complete
 from ..request import ChatRequest
-from .attempt import Attempt, AttemptEnd, caller_error
+from .attempt import Attempt, AttemptEnd, AttemptKind, caller_error
+from .breaker import Permit
 from .cost_limit import CostLimit, SpendReservation
 from .meter import total_usage
+from .owner import AttemptOwner, Routing
 from .plan import Plan
-from .retry import AttemptError, Retries, rule_for
+from .retry import AttemptError, rule_for
 
 logger = logging.getLogger(__name__)
-
-
-class Routing:
-    """What the attempts of all streams of a process share."""
-
-    def __init__(self, limits: Limits, retries: Retries, estimator: Estimator) -> None:
-        self.limits = limits
-        self.retries = retries
-        self.estimator = estimator
-
-
-class AttemptOwner(Protocol):
-    """The stream whose attempts are run. Each method is one synchronous step."""
-
-    @property
-    def stream_id(self) -> str: ...
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the stream has ended. Then the outcome of the attempt changes nothing."""
-        ...
-
-    @property
-    def append(self) -> Callable[[Delta], object]:
-        """Takes the parts of the answer, and notices."""
-        ...
-
-    def left_s(self) -> float:
-        """Return how long a further attempt may be waited for."""
-        ...
-
-    def attempt_started(self, attempt: Attempt) -> None: ...
-
-    def attempt_failed(self, attempt: Attempt, error: AttemptError) -> None: ...
-
-    def first_content(self, attempt: Attempt) -> None: ...
-
-    def finish(self, end: Complete) -> None:
-        """End the stream as the answer of the current attempt ended."""
-        ...
-
-    def fail(self, error: AttemptError) -> None:
-        """End the stream with the error that its callers get."""
-        ...
 
 
 class Attempts:
@@ -82,9 +37,15 @@ class Attempts:
 
     1. It is repeated at the same route, after a pause, if `RULES` and the retry budget of the provider
        permit it. All repetitions of a stream together are bounded by `retries.max_attempts`. If another
-       route is left, a delay that the provider requested is not waited for.
+       route is left, a delay that the provider requested is not waited for; if that is another target of the
+       same model, the attempt is not repeated at all.
     2. The next route of the plan is tried, at once. A route is skipped if its model is too expensive for the
-       request's budget or the tenant's spend.
+       request's budget or the tenant's spend. If all are skipped, the attempt is repeated as if no other
+       route was left.
+
+    No request is sent to a route whose breaker refuses it, or whose provider has no free connection. It is
+    skipped without an attempt, also as the first one. If no route is left, the stream fails with the error of
+    the refusal.
 
     So a stream has at most `max_attempts - 1` attempts more than its plan has routes.
     """
@@ -95,11 +56,15 @@ class Attempts:
         "_error",
         "_estimate",
         "_index",
+        "_kind",
+        "_last_error",
         "_owner",
         "_pause_s",
+        "_permit",
         "_plan",
         "_repetitions",
         "_request",
+        "_retries",
         "_routing",
         "_spend",
         "_started",
@@ -133,17 +98,24 @@ class Attempts:
         self._budget = request.budget
         self._estimate = estimate
         self._routing = routing
+        self._retries = routing.retries
         self._owner: AttemptOwner
         """Set while attempts run: otherwise the two would refer to each other."""
         self._tenant = tenant
         self._spend = spend
         self._started = started
         self._index = 0
+        self._kind = AttemptKind.FIRST
+        """The kind of the current attempt, or of the next one."""
         self._repetitions = 0
         self._pause_s: float | None = None
         """The pause before the attempt is repeated. None: it is not repeated."""
+        self._permit: Permit | None = None
+        """The permit of the current or the next attempt. `close` returns it if it has no outcome."""
         self._error: AttemptError | None = None
         """The error that callers get if no further attempt can be made."""
+        self._last_error: AttemptError | None = None
+        """The error of the last attempt."""
         self._usage_before = NO_USAGE
         """Usage of the attempts that have ended."""
         self._cost_before_microusd = 0
@@ -175,7 +147,7 @@ class Attempts:
     def close(self) -> None:
         """End the attempts because the stream has ended. Keep what they used."""
         self._close_attempt()
-        self._request = None
+        self._request = self._error = self._last_error = None
         with suppress(AttributeError):
             del self._owner
 
@@ -186,29 +158,49 @@ class Attempts:
         the provider at once, and leaves the end of the stream to the owner.
         """
         self._owner = owner
-        self._routing.retries.count_request(self.route.provider.name)
-        while True:
+        if self._admit(self.route):
+            self._retries.count_request(self.route.account)
+            has_next = True
+        else:
+            has_next = await self._fall_back()
+        while has_next:
             await self._run_attempt()
             if owner.has_ended:
                 return
-            if self._pause_s is not None:
-                await self._pause(self._pause_s)
-            elif not await self._fall_back():
-                self._give_up()
-                return
+            has_next = (
+                await self._retry(self._pause_s)
+                or await self._fall_back()
+                or await self._retry(self._pause_at_last_route())
+            )
+        self._give_up()
+
+    def _admit(self, route: Route) -> bool:
+        """Take the permit for an attempt at a route. Return False if none may be made there now."""
+        admitted: Permit | AttemptError
+        slots = route.provider.slots
+        admitted = slots.refusal() if slots.is_full else self._routing.breakers.admit(route)
+        if isinstance(admitted, Permit):
+            self._permit = admitted
+            return True
+        logger.info("stream %s: no request to %s: %s", self._owner.stream_id, route, admitted)
+        self._owner.attempt_refused(route, admitted)
+        self._keep_error(admitted)
+        return False
 
     async def _run_attempt(self) -> None:
         request, self._pause_s = self._request, None
         if request is None:
             raise RuntimeError("the request was dropped")
-        if not self._has_next and self._routing.retries.is_last(self._repetitions + 1):
+        if not self._has_next and self._retries.is_last(self._repetitions + 1):
             self._request = None
         owner = self._owner
         attempt = self.current = Attempt(
             self.route,
             self._estimate,
             self._routing.limits,
+            self._routing.pacing,
             started=self._started,
+            kind=self._kind,
             cost_limit=self._cost_limit(),
         )
         self.count += 1
@@ -221,13 +213,16 @@ class Attempts:
             self._failed(attempt, error)
 
     def _cost_limit(self) -> CostLimit | None:
-        tariff, spend, budget = self._estimate.tariff, self._spend, self._budget.max_cost_microusd
+        tariff, budget = self._estimate.tariff, self._budget.max_cost_microusd
+        spend = None if self.route.key_owner else self._spend
         if tariff is None or (spend is None and budget is None):
             return None
         return CostLimit(tariff, budget, spend, before_microusd=self._cost_before_microusd)
 
     def _first_content(self) -> None:
         self._request = None
+        if self._permit is not None:
+            self._permit.succeeded()
         if self.current is not None:
             self._owner.first_content(self.current)
 
@@ -236,6 +231,8 @@ class Attempts:
         if attempt is None:  # the stream has ended in the meantime
             return
         if isinstance(end, Complete):
+            if self._permit is not None:
+                self._permit.succeeded()
             self._owner.finish(end)
         else:
             self._failed(attempt, end)
@@ -244,12 +241,14 @@ class Attempts:
         """Decide what follows, and end the stream if nothing does. Called once for each failed attempt."""
         if attempt is not self.current:  # it was reported before, or the stream has ended
             return
-        rule = rule_for(error)
+        if self._permit is not None:
+            self._permit.failed(error)
         has_next = False
         if not attempt.has_content and self._request is not None:
             left_s = self._owner.left_s()
-            self._pause_s = self._pause_after(attempt, error, left_s)
-            has_next = rule.falls_back and self._has_next and left_s > 0
+            if not self._prefers_next(error):
+                self._pause_s = self._pause_after(error, left_s)
+            has_next = rule_for(error).falls_back and self._has_next and left_s > 0
         if self._pause_s is not None:
             following = f"retry in {self._pause_s:.3g} s"
         else:
@@ -265,27 +264,57 @@ class Attempts:
             error.provider_text,
         )
         self._owner.attempt_failed(attempt, error)
-        if self._error is None or rule.is_retried or attempt.has_content:
-            self._error = error
+        self._last_error = error
+        self._keep_error(error, has_content=attempt.has_content)
         if self._pause_s is not None or has_next:
             self._close_attempt()
         else:
             self._give_up(has_content=attempt.has_content)
 
-    def _pause_after(self, attempt: Attempt, error: AttemptError, left_s: float) -> float | None:
+    def _keep_error(self, error: AttemptError, *, has_content: bool = False) -> None:
+        """Keep an error for the callers: the last one that can pass by itself, or else the first one."""
+        if self._error is None or rule_for(error).is_retried or has_content:
+            self._error = error
+
+    def _prefers_next(self, error: AttemptError) -> bool:
+        """Return whether the next route is tried without repeating the attempt that failed."""
+        return self._has_next and (
+            self._plan.candidates[self._index + 1].name == self.route.name  # the same model
+            or (isinstance(error, UpstreamError) and bool(error.requested_delay_s))
+        )
+
+    def _pause_after(self, error: AttemptError, left_s: float) -> float | None:
         """Return the pause before an attempt is repeated. None: it is not repeated."""
-        if self._has_next and isinstance(error, UpstreamError) and error.requested_delay_s:
+        if self._exceeds_budget(self._estimate):
             return None
-        pause_s = self._routing.retries.pause_s(
-            attempt.route.provider.name, error, failed_count=self._repetitions + 1, left_s=left_s
+        pause_s = self._retries.pause_s(
+            self.route.account,
+            error,
+            failed_count=self._repetitions + 1,
+            left_s=left_s,
+            blocked_s=self._routing.breakers.blocked_s(self.route),
         )
         if pause_s is not None:
             self._repetitions += 1
         return pause_s
 
-    async def _pause(self, pause_s: float) -> None:
+    def _pause_at_last_route(self) -> float | None:
+        """Return the pause before an attempt is repeated because no other route can be used."""
+        if self._last_error is None or self._request is None:
+            return None
+        return self._pause_after(self._last_error, self._owner.left_s())
+
+    async def _retry(self, pause_s: float | None) -> bool:
+        """Wait before an attempt is repeated. Return False if it is not repeated."""
+        if pause_s is None:
+            return False
+        self._kind = AttemptKind.RETRY
         self._owner.append(Notice(NoticeKind.RETRYING, attempt=self.count + 1, delay_s=pause_s))
         await asyncio.sleep(pause_s)
+        if self._admit(self.route):
+            return True
+        self._retries.give_back(self.route.account)
+        return False
 
     async def _fall_back(self) -> bool:
         """Switch to the next route that can be used. Return False if there is none."""
@@ -295,24 +324,30 @@ class Attempts:
         routes = self._plan.candidates
         for index in range(self._index + 1, len(routes)):
             route = routes[index]
+            if not self._admit(route):
+                continue
             refusal = await self._refusal(request, route)
             if refusal is not None:
+                self._return_permit()
                 logger.info(
                     "stream %s: no fallback to %s: %s", self._owner.stream_id, route, refusal
                 )
                 continue
             self._index = index
-            self._routing.retries.count_request(route.provider.name)
-            if route.name == name:
-                notice = Notice(NoticeKind.RETRYING, attempt=self.count + 1, delay_s=0.0)
-            else:
+            self._retries.count_request(route.account)
+            if route.name != name:
+                self._kind = AttemptKind.FALLBACK
                 notice = Notice(
                     NoticeKind.FALLBACK,
                     model=route.model,
                     provider=route.provider.name,
                     attempt=self.count + 1,
                 )
-            self._owner.append(notice)
+                self._owner.append(notice)
+            elif self.count:  # otherwise nothing is repeated
+                self._kind = AttemptKind.RETRY
+                notice = Notice(NoticeKind.RETRYING, attempt=self.count + 1, delay_s=0.0)
+                self._owner.append(notice)
             return True
         return False
 
@@ -323,17 +358,26 @@ class Attempts:
             estimate.check(self._budget, route.name)
         except (BudgetExceeded, InvalidRequest, Overloaded) as refusal:
             return str(refusal)
-        if self._spend is not None:
+        if self._exceeds_budget(estimate):
+            return "the attempts that failed have used the request's budget"
+        if self._spend is not None and not route.key_owner:
             likely = estimate.likely_cost_microusd
             if likely is None:
                 return "its price is not known, and the tenant has a limit on its spend"
-            if self._budget.max_cost_microusd is not None:
-                likely = min(likely, self._budget.max_cost_microusd)
             needed = self._cost_before_microusd + likely
+            if self._budget.max_cost_microusd is not None:
+                needed = min(needed, self._budget.max_cost_microusd)
             if needed > self._spend.microusd and not self._spend.extend(needed):
                 return "the tenant's limit on its spend is reached"
         self._estimate = estimate
         return None
+
+    def _exceeds_budget(self, estimate: Estimate) -> bool:
+        """Return whether the input of another attempt costs more than the earlier ones left of the budget."""
+        budget, input_microusd = self._budget.max_cost_microusd, estimate.input_cost_microusd
+        if budget is None or input_microusd is None:
+            return False
+        return self.estimated_cost_microusd() + input_microusd > budget
 
     def _give_up(self, *, has_content: bool = False) -> None:
         error = self._error
@@ -345,7 +389,13 @@ class Attempts:
     def _has_next(self) -> bool:
         return self._index + 1 < len(self._plan.candidates)
 
+    def _return_permit(self) -> None:
+        if self._permit is not None:
+            self._permit.abandoned()
+            self._permit = None
+
     def _close_attempt(self) -> None:
+        self._return_permit()
         self._cost_before_microusd = self.estimated_cost_microusd()
         self._usage_before = self.usage()
         self.current = None

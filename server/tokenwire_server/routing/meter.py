@@ -61,6 +61,7 @@ class Meter:
         "_gaps",
         "_last",
         "_output",
+        "_reasoning_chars",
         "_reported_tokens",
         "_started",
         "chars",
@@ -75,6 +76,7 @@ class Meter:
         self._reported_tokens = 0
         self.chars = 0
         """Characters of the answer."""
+        self._reasoning_chars = 0
         self._gaps: dict[int, int] = {}
         self._arrivals = 0
 
@@ -94,8 +96,11 @@ class Meter:
         self._last = now
         self._arrivals += 1
         for delta in deltas:
-            if isinstance(delta, TextDelta | ReasoningDelta):
+            if isinstance(delta, TextDelta):
                 text = delta.text
+            elif isinstance(delta, ReasoningDelta):
+                text = delta.text
+                self._reasoning_chars += len(text)
             elif isinstance(delta, ToolCallDelta):
                 text = delta.arguments_json
             else:
@@ -148,22 +153,32 @@ class Meter:
         """Seconds to the first token, or None before it."""
         return None if self._first is None else self._first - self._started
 
-    def timings(self, now: float, output_tokens: int) -> Timings:
-        """Return the timings of the answer if it ended at `now`."""
+    def timings(self, now: float, usage: Usage) -> Timings:
+        """Return the timings of the answer if it ended at `now` with this usage."""
         if self._first is None:
             return Timings(duration_s=now - self._started)
         generating_s = self._last - self._first
+        tokens = self._measured_tokens(usage)
         return Timings(
             duration_s=now - self._started,
             ttft_s=self.ttft_s,
             itl_p50_s=self._gap_quantile(0.50),
             itl_p99_s=self._gap_quantile(0.99),
             output_tokens_per_second=(
-                (output_tokens - 1) / generating_s
-                if generating_s > 0 and output_tokens > 1
-                else None
+                (tokens - 1) / generating_s if generating_s > 0 and tokens > 1 else None
             ),
         )
+
+    def _measured_tokens(self, usage: Usage) -> int:
+        """Return the output tokens that were generated from the first arrival on, or 0 if unknown.
+
+        Reasoning that is not sent is generated before the first arrival. If only a summary of it is sent,
+        nobody knows how much was generated when. A text with fewer characters than its tokens is a summary.
+        """
+        reasoning_tokens = usage.reasoning_tokens or 0
+        if self._reasoning_chars >= reasoning_tokens:
+            return usage.output_tokens
+        return 0 if self._reasoning_chars else usage.output_tokens - reasoning_tokens
 
     def _gap_quantile(self, quantile: float) -> float | None:
         total = self._arrivals - 1

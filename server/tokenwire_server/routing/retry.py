@@ -79,7 +79,7 @@ RULES = (
         ContextTooLong,
     ),
     RetryRule(
-        "The provider refuses the server's key or account: 401, 402, 403, or no credit is left",
+        "The provider refuses the key or the account: 401, 402, 403, or no credit is left",
         False,
         True,
         "The operator must correct it.",
@@ -199,6 +199,10 @@ class RetryBudget:
         self._retries = 0.0
         self._counted_at = clock()
 
+    def set_share(self, share: float) -> None:
+        """Change the number of retries for each request. What was counted remains."""
+        self._share = share
+
     def count_request(self) -> None:
         """Count a request that is not a retry."""
         self._decay()
@@ -212,6 +216,10 @@ class RetryBudget:
         self._retries += 1.0
         return True
 
+    def give_back(self) -> None:
+        """Take back the count of a retry that was not sent."""
+        self._retries = max(0.0, self._retries - 1.0)
+
     def _decay(self) -> None:
         now = self._clock()
         factor = math.exp(min(self._counted_at - now, 0.0) / BUDGET_WINDOW_S)
@@ -221,7 +229,7 @@ class RetryBudget:
 
 
 class Retries:
-    """Decides on the retries of all streams of a process."""
+    """Decides on the retries of streams."""
 
     def __init__(
         self,
@@ -233,32 +241,56 @@ class Retries:
         self._policy = RetryPolicy(config, uniform=uniform)
         self._share = config.budget_percent / 100
         self._clock = clock
-        self._budgets: dict[str, RetryBudget] = {}  # by provider: as many as are configured
+        self._uniform = uniform
+        self._budgets: dict[str, RetryBudget] = {}  # by account: a provider, or a tenant's own key
+
+    def replaced(self, config: RetryConfig) -> Retries:
+        """Return the retries of the streams that start from now on.
+
+        Streams that run keep the number of their attempts and the pauses. All streams share the budgets, in
+        which what was counted remains.
+        """
+        new = Retries(config, clock=self._clock, uniform=self._uniform)
+        new._budgets = self._budgets
+        for budget in self._budgets.values():
+            budget.set_share(new._share)
+        return new
 
     def is_last(self, attempt_count: int) -> bool:
         """Return whether no attempt may follow the one with this number, counted from 1."""
         return self._policy.is_last(attempt_count)
 
-    def count_request(self, provider: str) -> None:
-        """Count the first attempt of a stream at a provider."""
-        self._budget(provider).count_request()
+    def count_request(self, account: str) -> None:
+        """Count the first attempt of a stream at an account, see `Route.account`."""
+        self._budget(account).count_request()
 
     def pause_s(
-        self, provider: str, error: AttemptError, *, failed_count: int, left_s: float
+        self,
+        account: str,
+        error: AttemptError,
+        *,
+        failed_count: int,
+        left_s: float,
+        blocked_s: float = 0.0,
     ) -> float | None:
-        """Return the pause before the next attempt at a provider, in seconds. None: give up.
+        """Return the pause before the next attempt at an account, in seconds. None: give up.
 
         `failed_count` attempts failed, the last one with `error` and before its first content. `left_s` is
-        how long the stream may still wait: it gives up at once if the pause would take as long. A retry is
-        counted in the provider's budget.
+        how long the stream may still wait: it gives up at once if the pause would take as long. It also gives
+        up if no request may be sent for `blocked_s`, and the pause would end before. A retry is counted in
+        the account's budget.
         """
         pause_s = self._policy.pause_s(error, failed_count)
-        if pause_s is None or pause_s >= left_s or not self._budget(provider).take():
+        if pause_s is None or not blocked_s <= pause_s < left_s:
             return None
-        return pause_s
+        return pause_s if self._budget(account).take() else None
 
-    def _budget(self, provider: str) -> RetryBudget:
-        budget = self._budgets.get(provider)
+    def give_back(self, account: str) -> None:
+        """Take back the count of a retry that was not sent."""
+        self._budget(account).give_back()
+
+    def _budget(self, account: str) -> RetryBudget:
+        budget = self._budgets.get(account)
         if budget is None:
-            budget = self._budgets[provider] = RetryBudget(self._share, clock=self._clock)
+            budget = self._budgets[account] = RetryBudget(self._share, clock=self._clock)
         return budget

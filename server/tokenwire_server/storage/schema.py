@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """All revisions in `migrations/versions`, oldest first. The last one is this version's schema."""
 VERSION_TABLE = "tokenwire_version"
 """The table in which Alembic stores the revision."""
@@ -59,8 +59,21 @@ key_revision = Table(
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("revision", BigInteger, nullable=False),
 )
-"""One row: the revision of the newest change of a key. A change of keys locks it, so that revisions are
-committed in order."""
+"""One row: the revision of the newest change of a key or a provider key. A change locks it, so that revisions
+are committed in order."""
+
+provider_keys = Table(
+    "tokenwire_provider_keys",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("provider", String, primary_key=True),
+    Column("ciphertext", LargeBinary),
+    Column("master_key_id", String, nullable=False),
+    Column("create_time", Double, nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+"""One row for each provider key of a tenant, as `tenants.provider_keystore.StoredProviderKey`. Rows are never
+deleted: without a ciphertext, the key was deleted. Times are seconds since the epoch."""
 
 usage_records = Table(
     "tokenwire_usage_records",
@@ -96,6 +109,7 @@ usage_records = Table(
     Column("server_tool_counts", JSON(none_as_null=True)),
     Column("service_tier", String),
     Column("failed_attempts", JSON(none_as_null=True)),
+    Column("own_key", Boolean),
     Index("ix_tokenwire_usage_records_tenant", "tenant", "created_time", "stream_id"),
     Index("ix_tokenwire_usage_records_created_time", "created_time", "stream_id"),
     Index(
@@ -108,6 +122,7 @@ usage_records = Table(
 """One row for each stream, as `ledger.record.UsageRecord`. The keys of labels are percent-encoded.
 `server_tool_counts` is an object with the calls of each tool, or null if there are none.
 `failed_attempts` is a list of objects, as `ledger.record.FailedAttempt`, or null if there are none.
+`own_key` is null in records of older versions, which had no provider keys of tenants.
 
 `created_day` is the day of `created_time`, in whole days since the epoch (UTC). `update_time` is when the row
 was last written, by the database's clock. It has no index, so that updating an open stream is cheap."""

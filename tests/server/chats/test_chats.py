@@ -11,7 +11,7 @@ from tokenwire_server.errors import Overloaded, RequestIdReused
 from tokenwire_server.events import FinishReason
 from tokenwire_server.pricing.estimate import rough_estimate
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.request import Delivery, Retention
+from tokenwire_server.request import CacheUse, Delivery, Retention
 from tokenwire_server.routing.plan import Plan
 from tokenwire_server.streams.directory import MAX_CLAIM_WAITERS
 from tokenwire_server.tenants.caller import Caller
@@ -95,3 +95,15 @@ async def test_only_a_few_calls_wait_for_one_request_id(chats):
     chats.estimated.set()
     await asyncio.gather(*calls)
     assert await other is not await calls[0]
+
+
+async def test_an_answer_to_a_plan_from_before_the_cache_was_cleared_is_not_cached(chats):
+    fields = {"cache": CacheUse(key=b"k", ttl_s=60.0, read=True), "retention": SAME["retention"]}
+    first = await started(chats.chat(**fields))
+    chats.cache.clear()
+    chats.estimated.set()
+    await first
+    await chats.chat(**fields)
+    assert chats.provider.opened == 2
+    await chats.chat(**fields)
+    assert chats.provider.opened == 2

@@ -60,6 +60,7 @@ PRINTED = {
     "attempts": 2,
     "failed_attempts": FAILED_ATTEMPTS,
     "from_cache": False,
+    "own_key": True,
     "instance_id": "host:1:ab",
 }
 UNKNOWN = ("end_time", "ttft_s", "duration_s", "cost_usd", "reasoning_tokens",
@@ -97,7 +98,12 @@ async def test_each_field_of_a_record_is_printed_under_its_own_name(printed):
     done = await printed(WHOLE, records=True, json=True)
     assert json.loads(done.out) == PRINTED
     (row,) = rows_of(await printed(records=True, csv=True))
-    words = {"labels": '{"team": "search"}', "estimated": "true", "from_cache": "false"}
+    words = {
+        "labels": '{"team": "search"}',
+        "estimated": "true",
+        "from_cache": "false",
+        "own_key": "true",
+    }
     words |= {"server_tool_counts": '{"file_search": 1, "web_search": 2}'}
     words |= {"failed_attempts": json.dumps(FAILED_ATTEMPTS)}
     as_text = {name: str(value) for name, value in PRINTED.items()}

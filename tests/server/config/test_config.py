@@ -220,6 +220,26 @@ def test_a_default_above_its_maximum_is_refused_with_both(default, maximum):
         ("TOKENWIRE_MODELS", '{"a": {bad', "is not JSON: Expecting property name"),
         ("TOKENWIRE_MODELS", "[" * 100_000, "is nested too deeply"),
         ("TOKENWIRE_MODELS", '{"a/b": {"targe": "x"}}', "a/b.targe: no such setting"),
+        (
+            "TOKENWIRE_MODELS",
+            '{"m": {"targets": ["x/y", {"target": "x/y", "weight": 2}]}}',
+            "m.targets.1: 'x/y' is given twice",
+        ),
+        (
+            "TOKENWIRE_MODELS",
+            '{"m": {"fallbacks": ["a", "b", "a"]}}',
+            "m.fallbacks.2: 'a' is given twice",
+        ),
+        (
+            "TOKENWIRE_MODELS",
+            '{"m": {"target": "x/y", "targets": ["x/z"]}}',
+            "m.targets: cannot be set together with target",
+        ),
+        (
+            "TOKENWIRE_MODELS",
+            '{"m": {"targets": [{"target": "x/y", "weight": -1}]}}',
+            "m.targets.0.weight: ",
+        ),
         ("TOKENWIRE_LIMITS", '{"linger_s": 601}', "linger_s: is above limits.max_linger_s, 600"),
         (
             "TOKENWIRE_PROVIDERS__LOCAL__KIND",

@@ -64,6 +64,7 @@ RECORDS = st.builds(
     partial=st.booleans(),
     attempts=st.integers(0, 100),
     from_cache=st.booleans(),
+    own_key=st.booleans(),
 )
 MANY = st.lists(RECORDS, max_size=12, unique_by=lambda record: record.stream_id)
 QUERIES = st.builds(
@@ -185,12 +186,24 @@ async def test_summaries_are_the_sums_of_the_records_that_match(
 async def test_the_spend_of_tenants_is_the_sum_of_known_costs(store, sql, records, since):
     await emptied(store, sql)
     await store.write(records)
-    spent = defaultdict(int)
+    spent, without_open = defaultdict(int), defaultdict(int)
     for record in records:
         ended = record.end_time is not None and record.end_time < since
-        if record.created_time >= since - DAY and not ended and record.usage.cost_microusd:
+        if record.own_key or ended or record.created_time < since - DAY:
+            continue
+        if record.usage.cost_microusd:
             spent[record.tenant] += record.usage.cost_microusd
+            if record.end_time is not None:
+                without_open[record.tenant] += record.usage.cost_microusd
     assert await store.spent_since(since, longest_stream_s=DAY) == spent
+    assert await store.spent_since(since, DAY, has_open=False) == without_open
+    instances = {record.instance_id for record in records}
+    without = [
+        await store.spent_since(since, DAY, except_instance=instance) for instance in instances
+    ]
+    for tenant, microusd in spent.items():
+        left = sum(found.get(tenant, 0) for found in without)
+        assert left == microusd * (len(instances) - 1)
 
 
 async def test_summaries_are_sorted_by_group(store, record):

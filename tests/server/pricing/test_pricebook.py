@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from tokenwire_server.config import ModelConfig, ModelPrices, ProviderConfig, known_providers
 from tokenwire_server.events import Usage
-from tokenwire_server.pricing.pricebook import MAX_FOUND, PriceBook
+from tokenwire_server.pricing.pricebook import MAX_FOUND, ConfiguredPrices, PriceBook
 from tokenwire_server.pricing.public_prices import _TIER_CONTEXTS, STANDARD_TIERS
 
 NOW = datetime(2026, 11, 20, 20, tzinfo=UTC).timestamp()
@@ -230,6 +230,20 @@ def test_configured_prices_have_the_tiers_of_their_factors_only():
         return found and found.cost_microusd(Usage(1000, 100))
 
     assert [cost(tier) for tier in ("default", "priority", "flex", "batch")] == [2800, 4900, 1400, None]  # fmt: skip
+
+
+def test_replaced_prices_apply_to_new_tariffs_only():
+    def priced(usd):
+        factors = {"flex": Decimal("0.5")}
+        prices = ModelPrices(input=Decimal(usd), output=Decimal(0), tier_factors=factors)
+        return {"openai/gpt-5": ModelConfig(prices=prices)}
+
+    ours = book(priced(2))
+    before = ours.tariff("openai", "gpt-5", "openai/gpt-5", NOW)
+    ours.replace(ConfiguredPrices.of(priced(10)))
+    after = ours.tariff("openai", "gpt-5", "openai/gpt-5", NOW)
+    usage = Usage(1000, 0, service_tier="flex")
+    assert [tariff.cost_microusd(usage) for tariff in (before, after)] == [1000, 5000]
 
 
 def test_cache_writes_of_an_hour_without_a_list_price_follow_anthropics_rule():

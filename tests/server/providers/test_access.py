@@ -5,8 +5,13 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from tokenwire_server.config import ConfigError, Limits, ProviderConfig
-from tokenwire_server.errors import UpstreamRejected, UpstreamUnavailable
+from tokenwire_server.config import ConfigError, Limits, ProviderConfig, known_providers
+from tokenwire_server.errors import (
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
 from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.request import ChatRequest, Message, Text
 
@@ -18,19 +23,22 @@ SECRET = "canary-of-the-operator"
 async def requested(serving):
     """Sends a chat to a server that refuses it. Returns the request, and the error."""
 
-    async def run(environ, path="", **fields):
+    async def run(environ, path="", own_key="", status=400, **fields):
         seen = []
 
         async def handler(request):
             seen.append(request)
-            return web.json_response({"message": f"not with {SECRET}"}, status=400)
+            return web.json_response({"message": f"not with {own_key or SECRET}"}, status=status)
 
         config = ProviderConfig(
             **{"kind": "openai-chat", "base_url": await serving(handler) + path} | fields
         )
         async with ProviderRegistry({"local": config}, Limits(), environ) as providers:
-            with pytest.raises(UpstreamRejected) as caught:
-                await providers.get("local").open(REQUEST, "m", None).__aenter__()
+            provider = providers.get("local")
+            if own_key:
+                provider = providers.with_key("local", own_key)
+            with pytest.raises(UpstreamError) as caught:
+                await provider.open(REQUEST, "m", None).__aenter__()
         return seen[0], caught.value
 
     return run
@@ -69,6 +77,65 @@ async def test_a_configured_header_replaces_the_usual_one_and_no_other_is_sent(
     assert request.headers.getall("Authorization") == ["Basic abc"]
     assert request.headers["User-Agent"] == "ours"
     assert request.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("kind", ["openai-chat", "openai-responses", "anthropic"])
+async def test_a_tenants_own_key_replaces_all_secrets_of_the_server(requested, monkeypatch, kind):
+    own_key = "own-key-of-a-tenant"
+    monkeypatch.setenv("OPENAI_ORG_ID", SECRET)
+    request, error = await requested(
+        {"K": SECRET},
+        own_key=own_key,
+        status=401,
+        kind=kind,
+        api_key_env="K",
+        headers={
+            "Authorization": f"Basic {SECRET}",
+            "api-key": {"env": "K"},
+            "X-Secret": SECRET,
+            "X-Team": "blue",
+        },
+        query={"api-version": "1", "subscription": {"env": "K"}},
+    )
+    assert request.headers.getall("Authorization") == [f"Bearer {own_key}"]
+    assert request.headers["X-Team"] == "blue"
+    assert dict(request.query) == {"api-version": "1"}
+    assert SECRET not in str(request.headers)
+    assert isinstance(error, UpstreamAuth)
+    assert own_key not in str(error) + str(error.facts()) + error.provider_text
+    assert error.facts()["key_owner"] == "tenant"
+
+
+@pytest.mark.parametrize("own_key", ["", "own-key-of-a-tenant"], ids=["server's", "tenant's"])
+@pytest.mark.parametrize("kind", ["openai-chat", "openai-responses", "anthropic"])
+async def test_headers_in_variables_of_the_sdks_do_not_replace_the_key(
+    requested, monkeypatch, kind, own_key
+):
+    lines = [f"{name}: {SECRET}" for name in ("authorization", "Authorization", "openai-project")]
+    for name in ("OPENAI_CUSTOM_HEADERS", "ANTHROPIC_CUSTOM_HEADERS"):
+        monkeypatch.setenv(name, "\n".join(lines))
+    request, _ = await requested({"K": "the-key"}, kind=kind, api_key_env="K", own_key=own_key)
+    assert request.headers.getall("Authorization") == [f"Bearer {own_key or 'the-key'}"]
+    assert SECRET not in str(request.headers)
+
+
+async def test_openai_does_not_get_the_servers_organization_with_a_tenants_key(
+    serving, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-the-server")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-the-server")
+    seen = []
+
+    async def handler(request):
+        seen.append(request.headers.get("OpenAI-Organization"))
+        return web.json_response({}, status=400)
+
+    config = known_providers({})["openai"].model_copy(update={"base_url": await serving(handler)})
+    async with ProviderRegistry({"openai": config}, Limits(), {"OPENAI_API_KEY": "k"}) as providers:
+        for provider in (providers.get("openai"), providers.with_key("openai", "own")):
+            with pytest.raises(UpstreamRejected):
+                await provider.open(REQUEST, "m", None).__aenter__()
+    assert seen == ["org-of-the-server", None]
 
 
 def test_a_provider_whose_variable_is_not_set_is_not_offered():

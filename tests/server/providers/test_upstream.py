@@ -58,6 +58,20 @@ async def test_a_connection_is_used_again_after_a_complete_answer():
         assert simulator.stats().connections_open == 1
 
 
+async def test_an_answer_that_has_arrived_as_a_whole_has_more_until_its_last_read():
+    async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
+        async with providers.get("local").open(REQUEST, "sim?tokens=60&itl_ms=0", None) as upstream:
+            async with asyncio.timeout(5):
+                while not upstream._content._content.is_eof():
+                    await asyncio.sleep(0.001)
+            has_more = []
+            while upstream.end is None:
+                await upstream.read()
+                has_more.append(upstream.has_more)
+    assert len(has_more) > 1
+    assert all(has_more[:-1])
+
+
 async def test_bytes_received_before_the_connection_broke_are_decoded():
     async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
         text, decoder = await answer(providers, "sim?tokens=50&drop_after=20&drop=rst")

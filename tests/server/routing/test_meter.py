@@ -1,11 +1,13 @@
 from decimal import Decimal
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwire_server.config import ModelPrices
 from tokenwire_server.events import (
+    NO_USAGE,
     ReasoningDelta,
     TextDelta,
     ToolCall,
@@ -31,7 +33,7 @@ def test_gap_percentiles_are_within_five_percent(gaps):
     for gap in gaps:
         at += gap
         meter.arrived([TextDelta("a", 0)], at)
-    timings = meter.timings(at, 100)
+    timings = meter.timings(at, Usage(1, 100))
     ordered = sorted(gaps)
     for quantile, measured in ((0.5, timings.itl_p50_s), (0.99, timings.itl_p99_s)):
         true = ordered[max(0, -(-int(quantile * 100) * len(ordered) // 100) - 1)]
@@ -39,7 +41,7 @@ def test_gap_percentiles_are_within_five_percent(gaps):
 
 
 def test_no_token_no_ttft_and_no_rate():
-    timings = Meter(10.0, TEN_TOKENS).timings(12.5, 0)
+    timings = Meter(10.0, TEN_TOKENS).timings(12.5, NO_USAGE)
     assert timings.duration_s == 2.5
     assert timings.ttft_s is timings.itl_p50_s is timings.output_tokens_per_second is None
 
@@ -48,9 +50,25 @@ def test_ttft_counts_from_acceptance_and_the_rate_from_the_first_token():
     meter = Meter(10.0, TEN_TOKENS)
     meter.arrived([TextDelta("a", 0)], 10.5)
     meter.arrived([TextDelta("b", 0)], 11.5)
-    timings = meter.timings(11.6, 11)
+    timings = meter.timings(11.6, Usage(1, 11))
     assert timings.ttft_s == 0.5
     assert timings.output_tokens_per_second == 10.0
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "rate"),
+    [
+        ("", 10.0),  # hidden: 11 tokens of text
+        ("x" * 4000, 1010.0),  # sent as it was generated
+        ("x" * 400, None),  # a summary
+    ],
+)
+def test_reasoning_that_is_not_sent_is_not_in_the_rate(reasoning, rate):
+    meter = Meter(0.0, TEN_TOKENS)
+    meter.arrived([ReasoningDelta(reasoning, 0)], 10.0)
+    meter.arrived([TextDelta("a", 1)], 11.0)
+    usage = Usage(1, 1011, reasoning_tokens=1000)
+    assert meter.timings(11.5, usage).output_tokens_per_second == rate
 
 
 def test_the_providers_figures_win_even_when_they_are_zero():

@@ -52,7 +52,7 @@ def _yes(flag):
 
 def test_the_table_in_the_documentation_is_that_of_the_code():
     _, _, section = DOCS.read_text().partition("### Retries and fallbacks\n")
-    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    rows = [line for line in section.partition("\n##")[0].splitlines() if line.startswith("| ")]
     assert rows[2:] == [
         f"| {rule.failure} | {_yes(rule.is_retried)} | {_yes(rule.falls_back)} | "
         f"{_yes(rule.counts_for_breaker)} | {rule.why} |"
@@ -195,3 +195,21 @@ def test_a_pause_that_would_take_all_the_time_left_is_not_begun_and_uses_no_budg
     for _ in range(10):
         assert retries.pause_s("p", FAILED, failed_count=1, left_s=1.0) is None
     assert retries.pause_s("p", FAILED, failed_count=1, left_s=1.1) == 1.0
+
+
+def test_replaced_retries_continue_the_budgets_with_the_new_share():
+    clock = Clock()
+    old = Retries(RetryConfig(max_attempts=100, budget_percent=0), clock=clock)
+    for _ in range(100):
+        old.count_request("p")
+
+    def taken(retries):
+        count = 0
+        while retries.pause_s("p", FAILED, failed_count=1, left_s=60.0) is not None:
+            count += 1
+        return count
+
+    assert taken(old) == RETRIES_PER_MINUTE
+    new = old.replaced(RetryConfig(max_attempts=100, budget_percent=7))
+    assert taken(new) == 7  # of the 100 requests; the three retries before are counted
+    assert taken(old) == 0

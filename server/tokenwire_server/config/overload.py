@@ -1,0 +1,25 @@
+"""The settings of the protection against overload."""
+
+from __future__ import annotations
+
+from .bounds import Count, PauseSeconds, Seconds, SecondsOrZero
+from .section import Section
+
+
+class OverloadConfig(Section):
+    """What the server does while its event loop is late: it reads the open streams less often, and then it
+    refuses new chats.
+    """
+
+    max_lag_s: SecondsOrZero = 0.02
+    """Maximum lag of the event loop, in seconds: how late its timers run, as the median of about ten samples
+    in `interval_s`. Above it, fewer chats may be open, and the next ones get OVERLOADED. A single pause does
+    not count. 0 turns the limit off."""
+    interval_s: Seconds = 1.0
+    """Seconds between two decisions. If the event loop was late, the limit on open chats is set to 5 to 25 %
+    less than there are. If it was on time and a chat was refused, the limit rises by 3 or 12 %."""
+    max_pause_s: PauseSeconds = 0.1
+    """Maximum time, in seconds, for which a busy server lets the tokens of a stream collect before it reads
+    the next ones. It begins at an eighth of `max_lag_s`. 0, or a `max_lag_s` of 0, turns it off."""
+    min_chats: Count = 20
+    """Number of chats that may always be open at once, whatever the lag is."""
