@@ -66,9 +66,12 @@ class MemoryLog:
         "sealed",
     )
 
-    def __init__(self, max_bytes: int, space: LogSpace, tenant: str = "") -> None:
+    def __init__(
+        self, max_bytes: int, space: LogSpace, tenant: str = "", *, first_sequence: int = 1
+    ) -> None:
         self._entries: list[Event] = []
-        self._evicted = 0  # entries dropped from the front, and the sequence of the last of them
+        # Entries dropped from the front, and the sequence of the last of them.
+        self._evicted = first_sequence - 1
         self.byte_count = 0
         self._max_bytes = max_bytes
         self._space = space
@@ -77,7 +80,7 @@ class MemoryLog:
         self._room = 0  # byte_count up to which no more space must be taken
         self._wakes: dict[Callable[[], None], None] = {}  # an ordered set
         self._seal_waiters: list[asyncio.Future[None]] = []
-        self.last_sequence = 0
+        self.last_sequence = self._evicted
         self.sealed = False
         self.finished: Finished | None = None
         self.failure: Failure | None = None
@@ -124,6 +127,12 @@ class MemoryLog:
                 earliest_sequence=self.earliest_sequence,
             )
         return self._entries[first : first + MAX_READ_ENTRIES]
+
+    def skip(self, first_sequence: int) -> None:
+        """Drop all entries. The next one has `first_sequence`, which is higher than all before."""
+        self._entries.clear()
+        self.byte_count = 0
+        self._evicted = self.last_sequence = first_sequence - 1
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         self._wakes[wake] = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import NamedTuple, cast
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, cast
 
-from ..config import Limits
+from ..config import Limits, ModelConfig
 from ..events import Delta, Event, Finished, FinishReason, Notice, NoticeKind
 from ..request import CacheUse
 from ..streamlog.memory import entry_bytes
@@ -34,6 +35,29 @@ class CachedAnswer(NamedTuple):
     """The memory that it takes."""
 
 
+class OtherAnswers(Protocol):
+    """The answers of all processes."""
+
+    configuration: bytes
+    """The result of `configuration_of` that is in use. Only answers with the same one are found."""
+
+    def configuration_of(self, models: Mapping[str, ModelConfig]) -> bytes:
+        """Return a hash of the models and providers: 32 bytes. Takes 25 ms for 1,000 models."""
+        ...
+
+    async def find(self, tenant: str, use: CacheUse) -> CachedAnswer | None:
+        """Return an answer that may be replayed for this use, or None, also if it cannot be found soon."""
+        ...
+
+    def put(self, tenant: str, key: bytes, answer: CachedAnswer) -> None:
+        """Store an answer soon, if that is possible."""
+        ...
+
+    async def delete(self, tenant: str, stream_id: str) -> None:
+        """Delete the answer of a stream. Idempotent. Raises StoreUnavailable."""
+        ...
+
+
 class _TenantAnswers:
     """The answers of one tenant, the least recently used one first."""
 
@@ -49,14 +73,22 @@ class ResponseCache(StreamObserver):
 
     Past the bound the tenant whose answers take the most memory loses its least recently used answer, so
     other tenants cannot displace the answers of a tenant that has few. Tenants never share answers.
+
+    With `shared`, the answers of other processes are found too. They are not kept here, so that their
+    deletion and replacement take effect here without a message to all processes.
     """
 
     def __init__(self, max_bytes: int, max_answer_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_answer_bytes = max_answer_bytes
         self._tenants: dict[str, _TenantAnswers] = {}  # tenants that have answers
-        self._keys: dict[str, bytes] = {}  # of the kept answers, by the id of their stream
+        self._keys: dict[str, tuple[str, bytes]] = {}  # tenant and key, by the id of the stream
         self._bytes = 0
+        self._cleared_time = 0.0
+        self.shared: OtherAnswers | None = None
+        """What shares the answers of this process with others. Set before the first stream is opened."""
+        self.clear_count = 0
+        """How often `clear` was called. An answer to an older plan must not be cached."""
 
     @classmethod
     def within(cls, limits: Limits) -> ResponseCache:
@@ -65,8 +97,19 @@ class ResponseCache(StreamObserver):
             limits.max_cache_bytes, min(limits.max_cached_answer_bytes, limits.max_log_bytes)
         )
 
-    def get(self, tenant: str, use: CacheUse) -> CachedAnswer | None:
-        """Return an answer that may be replayed for this use, or None."""
+    async def find(self, tenant: str, use: CacheUse) -> CachedAnswer | None:
+        """Return an answer that may be replayed for this use, or None.
+
+        Waits only for an answer that this process does not have, and a fraction of a second at most.
+        """
+        answer = self._get(tenant, use)
+        if answer is None and use.read and self.shared is not None:
+            answer = await self.shared.find(tenant, use)
+            if answer is not None and answer.byte_count - ANSWER_BYTES > self._max_answer_bytes:
+                return None  # the log of a replay could not contain it
+        return answer
+
+    def _get(self, tenant: str, use: CacheUse) -> CachedAnswer | None:
         answer = self._find(tenant, use.key)
         if answer is None or not use.read:
             return None
@@ -87,6 +130,7 @@ class ResponseCache(StreamObserver):
             use is None
             or generation.from_cache  # a replay does not extend the lifetime of an answer
             or generation.is_fallback  # the next request must get the model that it names
+            or stream.created_time <= self._cleared_time
             or log.finished is None
             or log.finished.reason not in KEPT_REASONS
             or log.earliest_sequence > 1
@@ -106,7 +150,7 @@ class ResponseCache(StreamObserver):
         byte_count = ANSWER_BYTES + log_bytes
         self._remove(stream.tenant, use.key)
         answers = self._tenants.setdefault(stream.tenant, _TenantAnswers())
-        answers.by_key[use.key] = CachedAnswer(
+        answers.by_key[use.key] = answer = CachedAnswer(
             cast("tuple[Delta, ...]", tuple(replayed[1:-1])),  # all but Started and Finished
             log.finished,
             stream.id,
@@ -114,18 +158,41 @@ class ResponseCache(StreamObserver):
             use.ttl_s,
             byte_count,
         )
-        self._keys[stream.id] = use.key
+        self._keys[stream.id] = stream.tenant, use.key
         answers.byte_count += byte_count
         self._bytes += byte_count
         while self._bytes > self._max_bytes:
             largest = max(self._tenants, key=lambda tenant: self._tenants[tenant].byte_count)
             self._remove(largest, next(iter(self._tenants[largest].by_key)))
+        if self.shared is not None:
+            self.shared.put(stream.tenant, use.key, answer)
 
-    def remove(self, tenant: str, stream_id: str) -> None:
-        """Remove the answer of a stream. Idempotent."""
-        key = self._keys.get(stream_id)
-        if key is not None:
-            self._remove(tenant, key)
+    async def delete(self, tenant: str, stream_id: str) -> None:
+        """Delete the answer of a stream, here and for other processes. Idempotent.
+
+        Raises StoreUnavailable.
+        """
+        self.remove(stream_id)
+        if self.shared is not None:
+            await self.shared.delete(tenant, stream_id)
+
+    def remove(self, stream_id: str) -> None:
+        """Remove the answer of a stream from the memory of this process. Idempotent."""
+        found = self._keys.get(stream_id)
+        if found is not None:
+            self._remove(*found)
+
+    def remove_all(self) -> None:
+        """Remove all answers from the memory of this process."""
+        self._tenants.clear()
+        self._keys.clear()
+        self._bytes = 0
+
+    def clear(self) -> None:
+        """Remove all answers, and cache none of an open stream: models may have changed."""
+        self.remove_all()
+        self._cleared_time = time.time()
+        self.clear_count += 1
 
     def _find(self, tenant: str, key: bytes) -> CachedAnswer | None:
         answers = self._tenants.get(tenant)

@@ -25,7 +25,8 @@ from ..providers.base import Route
 from ..providers.decode.base import Complete
 from ..request import CacheUse, ChatRequest
 from ..routing.attempt import Attempt
-from ..routing.attempts import Attempts, Routing
+from ..routing.attempts import Attempts
+from ..routing.owner import Routing
 from ..routing.plan import Plan
 from ..routing.retry import AttemptError
 from ..telemetry import internal_fault
@@ -81,6 +82,9 @@ class StreamObserver:
 
     def attempt_failed(self, generation: Generation, attempt: Attempt, error: AttemptError) -> None:
         """The provider refused the request, or failed. Another attempt may follow, at another route."""
+
+    def attempt_refused(self, generation: Generation, route: Route, error: AttemptError) -> None:
+        """No request was sent: a breaker refused it, or no connection to the provider was free."""
 
     def first_content(self, generation: Generation, attempt: Attempt) -> None:
         """The first content was appended to the log."""
@@ -303,6 +307,9 @@ class Generation:
     def attempt_failed(self, attempt: Attempt, error: AttemptError) -> None:
         self._announce(lambda observer: observer.attempt_failed(self, attempt, error))
 
+    def attempt_refused(self, route: Route, error: AttemptError) -> None:
+        self._announce(lambda observer: observer.attempt_refused(self, route, error))
+
     def first_content(self, attempt: Attempt) -> None:
         self._announce(lambda observer: observer.first_content(self, attempt))
 
@@ -313,7 +320,7 @@ class Generation:
         if attempt is None:
             timings = Timings(duration_s=time.monotonic() - self._opened)
         else:
-            timings = attempt.timings(progress.usage.output_tokens)
+            timings = attempt.timings()
         finished = Finished(
             reason=end.reason,
             model=progress.model or route.model,

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Collection
 from typing import Protocol
 
 from ..errors import ResumePointAhead, ResumePointExpired
-from ..events import NO_USAGE, Usage
+from ..events import NO_USAGE, Finished, FinishReason, Notice, Started, Usage
 from ..request import Delivery, Retention
 from ..streamlog.base import StreamLog
+from ..streamlog.entries import StreamFacts
 from .reader import Reader
+
+STREAM_ID_BYTES = 16
+"""128 random bits: an id cannot be guessed. It is written in hexadecimal digits, so that no id looks like an
+option of a command."""
+
+
+_WITHOUT_CONTENT = (Started, Notice, Finished)
 
 
 class StreamControl(Protocol):
@@ -27,6 +37,11 @@ class StreamControl(Protocol):
 class ReaderHost(Protocol):
     """Admits the readers of this process. Each method is one synchronous step."""
 
+    @property
+    def drain_ends_at(self) -> float | None:
+        """When streams that still generate are ended, a value of `time.monotonic`. None: no drain."""
+        ...
+
     def reader_joins(self, stream: StreamHandle) -> None:
         """Count one more reader of a stream. Raises Overloaded, and then it is not counted."""
         ...
@@ -36,15 +51,31 @@ class ReaderHost(Protocol):
         ...
 
 
+class _Elsewhere:
+    """The readers that a stream has in another process."""
+
+    __slots__ = ("count", "deadline", "timer")
+
+    def __init__(
+        self, count: int, deadline: float | None, timer: asyncio.TimerHandle | None
+    ) -> None:
+        self.count = count
+        self.deadline = deadline
+        self.timer = timer
+        """Removes them, unless they are noted again."""
+
+
 class StreamHandle:
     """One stream of one tenant: its log, its readers and its state. Belongs to one event loop.
 
     A handle generates nothing. While the stream is open, `control` is its generation, which is cancelled
-    when the last reader has left and `retention.linger_s` has passed.
+    when the last reader has left and `retention.linger_s` has passed. Or the stream belongs to another
+    process: then `control` sends messages to that process, and `log` is a copy.
     """
 
     __slots__ = (
         "_control",
+        "_elsewhere",
         "_host",
         "_linger",
         "_readers",
@@ -52,8 +83,10 @@ class StreamHandle:
         "body_hash",
         "created_time",
         "end_time",
+        "ends_unread",
         "id",
         "is_deleted",
+        "is_out_of_reach",
         "log",
         "request_id",
         "retention",
@@ -86,16 +119,58 @@ class StreamHandle:
         difference to `created_time`."""
         self.is_deleted = False
         """Whether a caller deleted the content."""
+        self.is_out_of_reach = False
+        """Whether this is another process's stream that cannot be followed any more. It may continue."""
+        self.ends_unread = True
+        """Whether the generation ends when the last reader has left."""
         self._host = host
         self._control: StreamControl | None = None
         self._usage = NO_USAGE
         self._readers: set[Reader] = set()
+        self._elsewhere: dict[str, _Elsewhere] = {}  # by process
         self._linger: asyncio.TimerHandle | None = None
 
     @property
+    def facts(self) -> StreamFacts:
+        """What other processes must know of the stream besides its log."""
+        return StreamFacts(
+            self.tenant,
+            self.created_time,
+            self.retention.log_ttl_s,
+            self.retention.linger_s,
+            self.request_id,
+            self.body_hash,
+        )
+
+    @property
     def reader_count(self) -> int:
-        """The number of readers."""
+        """The number of readers: in all processes while the stream is open, then in this one."""
+        return len(self._readers) + sum(each.count for each in self._elsewhere.values())
+
+    @property
+    def local_reader_count(self) -> int:
+        """The number of readers in this process."""
         return len(self._readers)
+
+    @property
+    def is_read_elsewhere(self) -> bool:
+        """Whether the stream has readers in other processes."""
+        return bool(self._elsewhere)
+
+    @property
+    def has_content(self) -> bool:
+        """Whether the log has content, or has dropped its beginning. Notices are no content."""
+        log = self.log
+        return log.earliest_sequence > 1 or not all(
+            isinstance(entry, _WITHOUT_CONTENT) for entry in log.read(0)
+        )
+
+    @property
+    def frees_request_id(self) -> bool:
+        """Whether the stream failed or was cancelled before its first content: its request id is free."""
+        finished = self.log.finished
+        is_cancelled = finished is not None and finished.reason == FinishReason.CANCELLED
+        return (self.log.failure is not None or is_cancelled) and not self.has_content
 
     @property
     def latest_deadline(self) -> float | None:
@@ -103,9 +178,12 @@ class StreamHandle:
 
         None if a reader has no deadline, or if there is no reader.
         """
-        deadlines = [reader.deadline for reader in self._readers]
-        known = [deadline for deadline in deadlines if deadline is not None]
-        return max(known) if known and len(known) == len(deadlines) else None
+        return _latest([*self._readers, *self._elsewhere.values()])
+
+    @property
+    def latest_local_deadline(self) -> float | None:
+        """The latest deadline of the readers in this process, see `latest_deadline`."""
+        return _latest(self._readers)
 
     def usage(self) -> Usage:
         """Return the usage so far, or the final usage of an ended stream."""
@@ -115,14 +193,14 @@ class StreamHandle:
         """Attach the stream's generation. Called once, before anything else."""
         self._control = control
 
-    def detach(self, usage: Usage, end_time: float) -> None:
+    def detach(self, usage: Usage, end_time: float | None) -> None:
         """Detach the generation, and keep the final usage. Called once, after the log was sealed."""
         self._control = None
         self._usage = usage
         self.end_time = end_time
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+        self._stop_linger()
+        for process in list(self._elsewhere):
+            self.note_readers_of(process, 0)
 
     def cancel(self) -> None:
         """End the generation: the stream finishes with CANCELLED. No effect on an ended stream."""
@@ -149,9 +227,7 @@ class StreamHandle:
         if after_sequence < earliest - 1:
             raise ResumePointExpired(after_sequence, earliest=earliest, latest=latest)
         self._host.reader_joins(self)
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+        self._stop_linger()
         reader = Reader(
             self,
             after_sequence,
@@ -160,7 +236,14 @@ class StreamHandle:
             deadline=deadline,
         )
         self._readers.add(reader)
+        if self._host.drain_ends_at is not None:
+            reader.announce_drain(self._host.drain_ends_at)
         return reader
+
+    def announce_drain(self, ends_at: float) -> None:
+        """Tell the readers that the server ends the stream at a time, a value of `time.monotonic`."""
+        for reader in self._readers:
+            reader.announce_drain(ends_at)
 
     def leave(self, reader: Reader) -> None:
         """Remove a reader. Idempotent.
@@ -170,10 +253,53 @@ class StreamHandle:
         if reader not in self._readers:
             return
         self._readers.remove(reader)
-        if not self._readers and not self.log.sealed:
-            if self.retention.linger_s is None:
-                self.cancel()
-            else:
-                loop = asyncio.get_running_loop()
-                self._linger = loop.call_later(self.retention.linger_s, self.cancel)
+        self._check_unread()
         self._host.reader_left(self)
+
+    def note_readers_of(
+        self, process: str, count: int, *, deadline: float | None = None, for_s: float | None = None
+    ) -> None:
+        """Note how many readers the stream has in another process, and their latest deadline.
+
+        They are forgotten after `for_s`, unless they are noted again. When the last one is gone, that is the
+        same as if a reader of this process had left.
+        """
+        if self.log.sealed:
+            count = 0
+        before = self._elsewhere.pop(process, None)
+        if before is not None and before.timer is not None:
+            before.timer.cancel()
+        if count:
+            loop = asyncio.get_running_loop()
+            timer = (
+                None if for_s is None else loop.call_later(for_s, self.note_readers_of, process, 0)
+            )
+            self._elsewhere[process] = _Elsewhere(count, deadline, timer)
+            self._stop_linger()
+        elif before is not None:
+            self._check_unread()
+
+    def _check_unread(self) -> None:
+        """End the generation if no reader is left: at once, or after `retention.linger_s`."""
+        if self.reader_count or self.log.sealed or not self.ends_unread:
+            return
+        if self.retention.linger_s is None:
+            self.cancel()
+        else:
+            loop = asyncio.get_running_loop()
+            self._linger = loop.call_later(self.retention.linger_s, self.cancel)
+
+    def _stop_linger(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+
+def _latest(readers: Collection[Reader | _Elsewhere]) -> float | None:
+    known = [reader.deadline for reader in readers if reader.deadline is not None]
+    return max(known) if known and len(known) == len(readers) else None
+
+
+def new_stream_id() -> str:
+    """Return an id for a new stream."""
+    return secrets.token_hex(STREAM_ID_BYTES)

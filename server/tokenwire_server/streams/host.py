@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Iterable
 
-from ..errors import Overloaded
-from ..events import FinishReason
-from ..routing.attempts import Routing
+from ..errors import Draining, Overloaded
+from ..routing.owner import Routing
 from ..shares import SharedBound
 from ..streamlog.memory import MemoryLog
+from ..streamlog.space import LogSpace
 from .cache import CachedAnswer
 from .directory import StreamDirectory
 from .ended import EndedStreams
 from .generation import AdmittedChat, Generation, StreamObserver
-from .handle import StreamHandle
-
-STREAM_ID_BYTES = 16
-"""128 random bits: an id cannot be guessed. It is written in hexadecimal digits, so that no id looks like an
-option of a command."""
+from .handle import StreamHandle, new_stream_id
 
 
 class StreamHost(StreamObserver):
@@ -49,6 +44,7 @@ class StreamHost(StreamObserver):
         self._live: dict[str, Generation] = {}  # by stream id
         self._generating = SharedBound(limits.max_streams, has_tenants)
         self._reading = SharedBound(limits.max_readers, has_tenants)
+        self._drain_ends_at: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -63,15 +59,6 @@ class StreamHost(StreamObserver):
         return self._reading.used
 
     @property
-    def stream_limit(self) -> int:
-        """How many streams may generate at once now. At most `limits.max_streams`."""
-        return self._generating.bound
-
-    @stream_limit.setter
-    def stream_limit(self, limit: int) -> None:
-        self._generating.bound = limit
-
-    @property
     def ended_count(self) -> int:
         """The number of streams that have ended and are still kept."""
         return len(self._ended)
@@ -81,13 +68,28 @@ class StreamHost(StreamObserver):
         """The memory of all logs."""
         return self._ended.space.used_bytes
 
-    def open(self, chat: AdmittedChat, cached: CachedAnswer | None = None) -> StreamHandle:
+    @property
+    def log_space(self) -> LogSpace:
+        """What counts the memory of all logs."""
+        return self._ended.space
+
+    @property
+    def drain_ends_at(self) -> float | None:
+        """When streams that still generate are ended, a value of `time.monotonic`. None: no drain."""
+        return self._drain_ends_at
+
+    def open(
+        self, chat: AdmittedChat, cached: CachedAnswer | None = None, *, stream_id: str = ""
+    ) -> StreamHandle:
         """Open a stream for an admitted chat. No provider is contacted until `start`.
 
-        Join the stream before the next await. With `cached`, the stream replays that answer and has ended
-        when this returns. The reservation is settled when the stream ends. Raises Overloaded; the caller
-        must then release the reservation.
+        `stream_id` is its id, see `StreamDirectory.claim`; by default it gets a new one. Join the stream
+        before the next await. With `cached`, the stream replays that answer and has ended when this returns.
+        The reservation is settled when the stream ends. Raises Overloaded, and Draining after `drain`; the
+        caller must then release the reservation.
         """
+        if self._drain_ends_at is not None:
+            raise Draining
         tenant = chat.caller.tenant
         self._check_readers(tenant)
         self._ended.make_room_for(tenant)
@@ -101,7 +103,7 @@ class StreamHost(StreamObserver):
             self.check_streams(tenant)
         request = chat.request
         stream = StreamHandle(
-            secrets.token_hex(STREAM_ID_BYTES),
+            stream_id or new_stream_id(),
             tenant,
             MemoryLog(self._limits.max_log_bytes, space, tenant),
             self,
@@ -154,10 +156,30 @@ class StreamHost(StreamObserver):
             if generation.caller.key_prefix == key_prefix:
                 generation.cancel()
 
+    def drain(self, ends_at: float) -> None:
+        """Open no further streams, and tell all readers that `stop_all` follows at `ends_at`.
+
+        `ends_at` is a value of `time.monotonic`. Open streams continue, and can still be joined. If they are
+        shared with other processes, they continue also without readers, which may resume them there.
+        """
+        self._drain_ends_at = ends_at
+        shared = self._directory.shared
+        for generation in self._live.values():
+            if shared is not None:
+                generation.stream.ends_unread = False
+            generation.stream.announce_drain(ends_at)
+        if shared is not None:
+            shared.announce_drain(ends_at)
+
     def stop_all(self) -> None:
-        """End every stream that generates. Its readers get SERVER_STOPPED after the events in its log."""
+        """End every stream that generates. Its readers get SERVER_STOPPED after the events in its log.
+
+        Readers of other processes' streams get DRAINING: these streams continue.
+        """
         for generation in list(self._live.values()):
             generation.stop()
+        if self._directory.shared is not None:
+            self._directory.shared.end_readers()
 
     # ReaderHost
 
@@ -177,7 +199,7 @@ class StreamHost(StreamObserver):
         stream = generation.stream
         if self._live.pop(stream.id, None) is not None:
             self._generating.give(stream.tenant)
-        if _is_without_content(generation):
+        if stream.frees_request_id:
             self._directory.release_request_id(stream)
         self._ended.add(stream)
         self._check_idle()
@@ -191,13 +213,3 @@ class StreamHost(StreamObserver):
     def _check_idle(self) -> None:
         if not self._live and not self._reading.used:
             self._idle.set()
-
-
-def _is_without_content(generation: Generation) -> bool:
-    """Return whether a stream failed or was cancelled before its first content.
-
-    Its request id may then be used again. Notices are no content.
-    """
-    log = generation.stream.log
-    cancelled = log.finished is not None and log.finished.reason == FinishReason.CANCELLED
-    return (log.failure is not None or cancelled) and generation.progress().ttft_s is None

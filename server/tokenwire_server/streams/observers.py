@@ -11,6 +11,7 @@ from ..ledger.record import FailedAttempt, Outcome, UsageRecord
 from ..routing.attempt import Attempt
 from ..routing.retry import AttemptError
 from ..streamlog.base import StreamLog
+from ..tenants.spend import SpendLimiter
 from .generation import Generation, StreamObserver
 
 _OUTCOMES = {
@@ -22,10 +23,18 @@ _OUTCOMES = {
 
 
 class Settlement(StreamObserver):
-    """Settles the reservation of each stream when it ends."""
+    """Settles the reservation of each stream when it ends. `spend` counts costs that were not reserved."""
+
+    def __init__(self, spend: SpendLimiter | None = None) -> None:
+        self._spend = spend
 
     def ended(self, generation: Generation) -> None:
-        generation.reservation.settle(generation.usage(), generation.estimated_cost_microusd())
+        reservation, usage = generation.reservation, generation.usage()
+        is_charged = not generation.route.key_owner
+        cost = usage.cost_microusd if is_charged else 0
+        if self._spend is not None and reservation.spend is None and cost:
+            self._spend.count(generation.stream.tenant, cost)
+        reservation.settle(usage, generation.estimated_cost_microusd(), is_charged=is_charged)
 
 
 class UsageSink(Protocol):
@@ -106,6 +115,7 @@ class UsageRecorder(StreamObserver):
             partial=outcome is not Outcome.FINISHED,
             attempts=progress.attempt_count,
             from_cache=generation.from_cache,
+            own_key=bool(route.key_owner) and not generation.from_cache,
             failed_attempts=failed_attempts,
         )
 

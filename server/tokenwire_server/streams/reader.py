@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 from ..errors import SlowReader, StreamFailed, StreamNotFound, StreamPosition, TokenwireError
-from ..events import CaughtUp, Heartbeat, ReaderEvent, Usage
+from ..events import CaughtUp, DrainNotice, Heartbeat, ReaderEvent, Usage
 from ..request import Delivery
 from ..streamlog.base import StreamLog
 from .merge import merge
@@ -50,6 +50,7 @@ class Reader:
 
     __slots__ = (
         "_caught_up_due",
+        "_due",
         "_heartbeat_due",
         "_heartbeat_timer",
         "_loop",
@@ -57,7 +58,6 @@ class Reader:
         "_sleeper",
         "_stream",
         "_taken_at",
-        "_usage_due",
         "_usage_timer",
         "deadline",
         "delivered",
@@ -88,7 +88,8 @@ class Reader:
             self._heartbeat_timer = self._loop.call_later(
                 delivery.heartbeat_s, self._beat, delivery.heartbeat_s
             )
-        self._usage_due = False
+        self._due: tuple[Callable[[], ReaderEvent], ...] = ()
+        """Events for this reader alone that do not wait until it has read the log to its end."""
         self._usage_timer: asyncio.TimerHandle | None = None
         if delivery.usage_s is not None:
             self._usage_timer = self._loop.call_later(
@@ -100,9 +101,10 @@ class Reader:
         """Wait until there are events after the cursor; return them, merged, and move the cursor.
 
         Returns at once if there are any: up to 64 KiB of joined text, so perhaps not all. Returns a
-        heartbeat if there are none for the heartbeat interval, and the usage if it is due. With
-        `reports_caught_up`, returns CaughtUp once, before it waits for the first time. All three carry the
-        sequence of the cursor. Returns an empty list at the end of a stream that finished.
+        heartbeat if there are none for the heartbeat interval, the usage if it is due, and DrainNotice once
+        after `announce_drain`. With `reports_caught_up`, returns CaughtUp once, before it waits for the first
+        time. All of these carry the sequence of the cursor. Returns an empty list at the end of a stream that
+        finished.
 
         Raises StreamFailed at the end of a stream that failed, SlowReader if the log has dropped the
         events after the cursor, and StreamNotFound if a caller has deleted them. Cancellation does not
@@ -110,17 +112,16 @@ class Reader:
         """
         log = self._stream.log
         while log.last_sequence == self._sequence or (
-            self._usage_due
-            and self._sequence
-            and not log.sealed  # not before Started, nor at the end
+            self._due and self._sequence and not log.sealed  # not before Started, nor at the end
         ):
             if log.sealed:
                 if log.failure is not None:
                     raise StreamFailed(self._stream.id, log.failure)
                 return []
-            if self._usage_due:
-                self._usage_due = False
-                return self._own(self._stream.usage())
+            if self._due:
+                make, *others = self._due
+                self._due = tuple(others)
+                return self._own(make())
             if self._caught_up_due:
                 self._caught_up_due = False
                 return self._own(CaughtUp())
@@ -138,6 +139,14 @@ class Reader:
         self._taken_at = time.monotonic()
         self._heartbeat_due = False
         return taken
+
+    def announce_drain(self, ends_at: float) -> None:
+        """Let the reader get a DrainNotice, unless the stream has ended.
+
+        `ends_at` is when the server ends its streams, a value of `time.monotonic`.
+        """
+        self._due += (lambda: DrainNotice(max(0.0, ends_at - time.monotonic())),)
+        self._wake()
 
     def __enter__(self) -> Self:
         return self
@@ -164,8 +173,8 @@ class Reader:
         self._stream.leave(self)
 
     def _add_position(self, error: TokenwireError) -> None:
-        """Add to an error the position of this reader, and the usage, if the stream has any content."""
-        if error.at is None and self._stream.log.last_sequence > 1:
+        """Add to an error the position of this reader and the usage, unless it has those of the stream."""
+        if error.at is None:
             error.at = StreamPosition(self._stream.id, self.delivered, self._stream.usage())
 
     def _own(self, event: ReaderEvent) -> list[tuple[int, ReaderEvent]]:
@@ -187,6 +196,7 @@ class Reader:
         self._heartbeat_timer = self._loop.call_later(left_s, self._beat, interval_s)
 
     def _want_usage(self, interval_s: float) -> None:
-        self._usage_due = True
-        self._wake()
+        if self._stream.usage not in self._due:
+            self._due += (self._stream.usage,)
+            self._wake()
         self._usage_timer = self._loop.call_later(interval_s, self._want_usage, interval_s)

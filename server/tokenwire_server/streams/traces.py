@@ -1,7 +1,7 @@
 """The observer that makes a span for each stream, and a child of it for each attempt.
 
-It costs about 0.2 ms a stream, and nothing for a token. Spans contain no content: no prompts, no answers,
-no tools and no labels.
+A stream costs 0.1 ms of the event loop, and 0.15 ms of the thread that sends spans. A token costs nothing.
+Spans contain no content: no prompts, no answers, no tools and no labels.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class StreamTraces(StreamObserver):
     stream, because the context is read from `caller_headers`. For the same reason, `attempt_started` must be
     called in the task that sends the request.
 
-    Exactly one attempt of a stream runs at a time. Its span ends with the next one, or with the stream.
+    At most one attempt of a stream runs at a time. Its span ends when it fails, or with the stream.
     """
 
     def __init__(

@@ -8,14 +8,17 @@ import pytest
 
 from tokenwire_server.chats.admission import Admission
 from tokenwire_server.chats.chats import Chats
-from tokenwire_server.config import RetryConfig
+from tokenwire_server.config import BreakerConfig, OverloadConfig, RetryConfig
 from tokenwire_server.errors import Failure, StreamFailed, UpstreamBroken
 from tokenwire_server.events import NO_USAGE, TextDelta, Usage
 from tokenwire_server.pricing.estimate import rough_estimate
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.slots import ConnectionSlots
 from tokenwire_server.request import ChatRequest, Message, Retention, Text
-from tokenwire_server.routing.attempts import Routing
+from tokenwire_server.routing.breakers import Breakers
+from tokenwire_server.routing.owner import Routing
+from tokenwire_server.routing.pacing import ReadPacing
 from tokenwire_server.routing.plan import Plan
 from tokenwire_server.routing.retry import Retries
 from tokenwire_server.streamlog.memory import MemoryLog
@@ -39,25 +42,36 @@ class RoughEstimator:
 
     def __init__(self):
         self.tariffs = {}
+        self.waits = None
+        """An event for which each estimate waits."""
 
     async def estimate(self, request, route, tenant):
+        if self.waits is not None:
+            await self.waits.wait()
         return msgspec.structs.replace(rough_estimate(request), tariff=self.tariffs.get(route.name))
 
 
 class Streams:
     """The streams of a process, opened as `Chats` opens them, for requests that are admitted already."""
 
-    def __init__(self, limits, tasks, observers=(), *, retries=None):
+    def __init__(self, limits, tasks, observers=(), *, retries=None, breakers=None):
         self.limits = limits
         self.estimator = RoughEstimator()
         self.directory = StreamDirectory()
         self.cache = ResponseCache.within(limits)
         observers = (Settlement(), self.cache, *observers)
-        routing = Routing(limits, Retries(retries or NO_RETRIES), self.estimator)
+        self.breakers = Breakers(BreakerConfig()) if breakers is None else breakers
+        self.pacing = ReadPacing(OverloadConfig())
+        retrying = Retries(retries or NO_RETRIES)
+        routing = Routing(limits, retrying, self.breakers, self.estimator, self.pacing)
         self.host = StreamHost(tasks, self.directory, routing, observers)
         self.chats = Chats(self, SpendLimiter({}), self.directory, self.host, self.cache)
 
-    def open(
+    def open(self, request, route, **options):
+        """Return the stream that answers a request, which does not have to wait. See `opened`."""
+        return at_once(self.opened(request, route, **options))
+
+    async def opened(
         self, request, route, *, caller=DEFAULT_CALLER, estimate=None, reserve=None, deadline=None
     ):
         """Return the stream that answers a request. `reserve` is a coroutine function. `route` may be
@@ -65,8 +79,8 @@ class Streams:
         """
         self._admitted = estimate or rough_estimate(request), reserve
         routes = (route,) if isinstance(route, Route) else route
-        opening = self.chats._open_stream(request, Plan(routes), caller, deadline)
-        return at_once(opening)[0]
+        stream, *_ = await self.chats._open_stream(request, Plan(routes), caller, deadline)
+        return stream
 
     async def reserve(self, request, plan, caller, deadline):
         """Admit a request, in place of `Admission`."""
@@ -87,8 +101,12 @@ class Streams:
 
     def delete(self, stream):
         """Delete a stream that has ended."""
-        self.cache.remove(stream.tenant, stream.id)
+        self.cache.remove(stream.id)
         self.host.delete(stream)
+
+    async def delete_by_id(self, stream):
+        """Delete a stream, which may be another process's."""
+        await self.chats.delete(stream.id, Caller(stream.tenant))
 
     def __getattr__(self, name):
         return getattr(self.host, name)
@@ -98,7 +116,9 @@ def new_chats(router, limits, tasks, *, limiter, spend, estimator, observers=())
     """Return the chats of a process, and the host of their streams, as `app` composes them."""
     directory, cache = StreamDirectory(), ResponseCache.within(limits)
     observers = (Settlement(), cache, *observers)
-    routing = Routing(limits, Retries(NO_RETRIES), estimator)
+    pacing = ReadPacing(OverloadConfig())
+    breakers = Breakers(BreakerConfig())
+    routing = Routing(limits, Retries(NO_RETRIES), breakers, estimator, pacing)
     host = StreamHost(tasks, directory, routing, observers)
     admission = Admission(router, limiter, spend, estimator)
     return Chats(admission, spend, directory, host, cache), host
@@ -126,6 +146,7 @@ class RecordingReaderHost:
 
     def __init__(self):
         self.readers = 0
+        self.drain_ends_at = None
 
     def reader_joins(self, stream):
         self.readers += 1
@@ -165,7 +186,9 @@ class Played:
     """
 
     name = "played"
+    slots = ConnectionSlots("played")
     is_sent = False
+    has_more = False
     usage = None
     response_id = ""
     model = ""
@@ -233,3 +256,11 @@ async def read_all(reader):
 
 def route_to(provider, name=""):
     return Route(provider, "asked-for", None, name=name)
+
+
+def begun(streams, provider, estimate=None, **fields):
+    request = a_request(**fields)
+    stream = streams.open(request, route_to(provider), estimate=estimate)
+    reader = stream.join()
+    streams.start(stream)
+    return stream, reader

@@ -1,20 +1,38 @@
-"""Which answers are kept, for how long, and how they are replayed."""
+"""Which answers are kept, for how long, and how they are replayed: by one server, and by two with a Redis."""
 
 import asyncio
+import secrets
 import time
 
 import pytest
+from replica_support import Replica, Replicas
 from streams_support import Played, Streams, a_request, read_all, route_to
 
-from tokenwire_server.config import Limits
+from tokenwire_server.config import Limits, RedisConfig
 from tokenwire_server.errors import UpstreamUnavailable
 from tokenwire_server.events import FinishReason, Started, TextDelta
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import CacheUse, Retention
+from tokenwire_server.streamlog.redis.connect import connected
 from tokenwire_server.tenants.caller import Caller
 
 KiB = 1024
 KEPT = (FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS)
+
+
+@pytest.fixture(params=["one server", "two servers"])
+async def streams(request):
+    async with asyncio.TaskGroup() as tasks:
+        if request.param == "one server":
+            yield Streams(Limits(), tasks)
+            return
+        url = request.getfixturevalue("redis_server").url
+        async with connected(RedisConfig(url=url)) as client:
+            configuration = secrets.token_bytes(32)  # other tests use other answers
+            replicas = [Replica(client, tasks, configuration) for _ in range(2)]
+            yield Replicas(*replicas)
+            for each in replicas:
+                each.close()
 
 
 def use(key=b"k", *, ttl_s=60.0, read=True):
@@ -26,7 +44,7 @@ async def answer(streams, said=("an ", "answer"), end=FinishReason.STOP, tenant=
     steps = [*said, Complete(end) if isinstance(end, FinishReason) else end]
     provider = Played(*steps)
     request = a_request(cache=use(**asked))
-    stream = streams.open(request, route_to(provider), caller=Caller(tenant))
+    stream = await streams.opened(request, route_to(provider), caller=Caller(tenant))
     reader = stream.join()
     streams.start(stream)
     events = await read_all(reader)
@@ -85,7 +103,7 @@ async def test_an_answer_older_than_the_asker_wants_stays_for_others(streams):
 async def test_an_answer_older_than_its_keeper_allowed_is_for_nobody_however_often_it_was_replayed(
     streams,
 ):
-    await answer(streams, ttl_s=0.2)
+    await answer(streams, ttl_s=0.5)
     assert await is_kept(streams)
     await wait_until_not_kept(streams, ttl_s=60.0)
 
@@ -189,14 +207,33 @@ async def test_a_deleted_stream_leaves_no_answer_behind_and_no_other_one_goes(st
     async def kept(read):
         """A stream that has ended, whose answer may be kept."""
         request = a_request(cache=use(read=read), retention=Retention(log_ttl_s=60.0))
-        stream = streams.open(request, route_to(Played("said", Complete(KEPT[0]))))
+        stream = await streams.opened(request, route_to(Played("said", Complete(KEPT[0]))))
         reader = stream.join()
         streams.start(stream)
         await read_all(reader)
         return stream
 
     older, newer = await kept(read=True), await kept(read=False)
-    streams.delete(older)
+    await streams.delete_by_id(older)
     assert await is_kept(streams)
-    streams.delete(newer)
+    await streams.delete_by_id(newer)
     assert not await is_kept(streams)
+
+
+@pytest.mark.parametrize("streams", ["one server"], indirect=True)
+async def test_after_clear_nothing_is_replayed_that_began_before(streams):
+    await answer(streams, key=b"before")
+    going_on = asyncio.Event()
+    during = streams.open(
+        a_request(cache=use(b"during")),
+        route_to(Played("a", going_on, Complete(FinishReason.STOP))),
+    )
+    reader = during.join()
+    streams.start(during)
+    streams.cache.clear()
+    going_on.set()
+    await read_all(reader)
+    assert not await is_kept(streams, key=b"before")
+    assert not await is_kept(streams, key=b"during")
+    await answer(streams, key=b"after")
+    assert await is_kept(streams, key=b"after")

@@ -1,16 +1,28 @@
 """Fallbacks before the first content, with providers that are played by hand."""
 
 import asyncio
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
-from attempts_support import STOP, ScriptedProvider, begin, busy, down, retrying
+from attempts_support import (
+    NO_REPETITION,
+    STOP,
+    ScriptedProvider,
+    begin,
+    busy,
+    down,
+    notices,
+    retrying,
+    routes,
+)
 from streams_support import Played, a_request, raises_failed, read_all, route_to
 from test_generation import PRICED
 
-from tokenwire_server.config import ModelPrices, RetryConfig, TenantLimits
+from tokenwire_server.config import ModelPrices, TenantLimits
 from tokenwire_server.errors import (
     ContextTooLong,
+    StreamFailed,
     UnknownModel,
     UpstreamAuth,
     UpstreamBroken,
@@ -25,19 +37,7 @@ from tokenwire_server.pricing.tariff import Tariff
 from tokenwire_server.request import Budget, CacheUse
 from tokenwire_server.tenants.spend import SpendLimiter
 
-NO_REPETITION = RetryConfig(max_attempts=1)
 DEAR = Tariff(Prices.configured(ModelPrices(input=Decimal(10), output=Decimal(10))))
-
-
-def routes(*providers):
-    """Return a route to each provider, each with a model of its own."""
-    for number, provider in enumerate(providers):
-        provider.name = f"p{number}"
-    return tuple(route_to(p, f"{p.name}/asked-for") for p in providers)
-
-
-def notices(events):
-    return [(e.kind, e.provider, e.attempt) for e in events if hasattr(e, "kind")]
 
 
 async def test_the_next_model_answers_after_the_retries_of_the_first_one():
@@ -145,6 +145,45 @@ async def test_a_model_that_is_too_expensive_for_the_budget_is_skipped(price):
         _, reader = begin(streams, routes(first, second, third), estimate=PRICED, budget=budget)
         assert notices(await read_all(reader)) == [(NoticeKind.FALLBACK, "p2", 2)]
     assert not second.opened
+
+
+@pytest.mark.parametrize(("budget", "fallback_count"), [(70, 0), (71, 1)])
+async def test_the_budget_of_a_fallback_is_what_the_failed_attempts_left(budget, fallback_count):
+    first = ScriptedProvider(Played(Usage(10, 60), UpstreamStalled("silent")))
+    second = ScriptedProvider(Played("a", STOP))
+    async with retrying(NO_REPETITION) as streams:
+        streams.estimator.tariffs["p1/asked-for"] = PRICED.tariff
+        budget = Budget(max_cost_microusd=budget)
+        stream, reader = begin(streams, routes(first, second), estimate=PRICED, budget=budget)
+        with suppress(StreamFailed):
+            await read_all(reader)
+    assert len(second.opened) == fallback_count
+    assert (
+        stream.usage().cost_microusd <= budget.max_cost_microusd + 2
+    )  # the last check may be late
+
+
+@pytest.mark.parametrize("is_target", [False, True])
+async def test_if_every_other_model_is_skipped_the_first_one_is_tried_again(is_target):
+    first, second = ScriptedProvider(Played(busy(0.01)), Played("a", STOP)), ScriptedProvider()
+    plan = (route_to(first, "m"), route_to(second, "m" if is_target else "other"))
+    async with retrying() as streams:  # the price of the second one is unknown
+        budget = Budget(max_cost_microusd=1000)
+        _, reader = begin(streams, plan, estimate=PRICED, budget=budget)
+        events = await read_all(reader)
+    assert [(e.kind, e.attempt) for e in events if hasattr(e, "kind")] == [(NoticeKind.RETRYING, 2)]
+    assert events[1].delay_s >= 0.01
+    assert events[-1].reason == FinishReason.STOP
+
+
+async def test_the_repetitions_are_bounded_if_every_other_model_is_skipped():
+    first, second = ScriptedProvider(*(Played(busy(0.01)) for _ in range(9))), ScriptedProvider()
+    async with retrying() as streams:
+        budget = Budget(max_cost_microusd=1000)
+        _, reader = begin(streams, routes(first, second), estimate=PRICED, budget=budget)
+        with raises_failed(UpstreamRateLimited):
+            await read_all(reader)
+    assert len(first.opened) == 3
 
 
 async def test_a_model_that_is_too_expensive_for_the_tenants_spend_is_skipped():

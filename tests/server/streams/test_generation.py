@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
-from streams_support import Played, Streams, a_request, raises_failed, read_all, route_to
+from streams_support import Played, Streams, a_request, begun, raises_failed, read_all, route_to
 
 from tokenwire_server.config import Limits, ModelPrices, TenantLimits
 from tokenwire_server.errors import (
@@ -50,14 +50,6 @@ PRICED = Estimate(
     TokenCounter(Characters()),
     Tariff(Prices.configured(ModelPrices(input=Decimal(1), output=Decimal(1)))),
 )
-
-
-def begun(streams, provider, estimate=None, **fields):
-    request = a_request(**fields)
-    stream = streams.open(request, route_to(provider), estimate=estimate)
-    reader = stream.join()
-    streams.start(stream)
-    return stream, reader
 
 
 @pytest.fixture

@@ -9,7 +9,13 @@ import types
 import pytest
 from streams_support import Control, a_stream, fail, raises_failed, read_all
 
-from tokenwire_server.errors import ServerStopped, SlowReader, StreamFailed, StreamPosition
+from tokenwire_server.errors import (
+    Failure,
+    ServerStopped,
+    SlowReader,
+    StreamFailed,
+    StreamPosition,
+)
 from tokenwire_server.events import (
     CaughtUp,
     Finished,
@@ -309,14 +315,18 @@ async def test_an_error_that_leaves_a_reader_carries_its_position_and_the_usage(
     assert caught.value.at == StreamPosition("id", 1, USED)
 
 
-async def test_only_an_error_after_the_first_content_reports_the_usage(stream):
+async def test_an_error_before_the_first_event_carries_the_stream_and_the_usage_too(stream):
     stream.attach(Control(USED))
-    stream.log.append(Started("id", "m", "p", 0.0))
-    before, after = SlowReader("too early"), SlowReader("later")
+    early = SlowReader("too early")
     with pytest.raises(SlowReader), stream.join():
-        raise before
-    stream.log.append(TextDelta("a", 0))
-    with pytest.raises(SlowReader), stream.join(2):
-        raise after
-    assert before.at is None
-    assert after.at == StreamPosition("id", 2, USED)
+        raise early
+    assert early.at == StreamPosition("id", 0, USED)
+
+
+async def test_a_stream_that_fails_before_its_first_content_reports_where_it_ended(stream):
+    stream.log.append(Started("id", "m", "p", 0.0))
+    stream.log.fail(Failure("UPSTREAM_AUTH", "no", last_sequence=1, usage=USED))
+    with pytest.raises(StreamFailed) as caught, stream.join() as reader:
+        while await reader.take():
+            pass
+    assert caught.value.at == StreamPosition("id", 1, USED)

@@ -1,6 +1,8 @@
 """Attempts that are repeated before the first content, with providers that are played by hand."""
 
 import asyncio
+import gc
+import logging
 import time
 
 import pytest
@@ -8,10 +10,17 @@ from attempts_support import SLOW, STOP, ScriptedProvider, begin, busy, down, re
 from streams_support import Played, raises_failed, read_all
 from test_generation import PRICED
 
-from tokenwire_server.config import RetryConfig
-from tokenwire_server.errors import UpstreamBroken, UpstreamRateLimited, UpstreamRejected
+from tokenwire_server.config import BreakerConfig, RetryConfig
+from tokenwire_server.errors import (
+    UpstreamBroken,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
 from tokenwire_server.events import Finished, FinishReason, NoticeKind, Started, TextDelta, Usage
 from tokenwire_server.request import Budget, CacheUse, Retention
+from tokenwire_server.routing.attempts import Attempts
+from tokenwire_server.routing.breakers import Breakers
 
 
 async def test_an_attempt_that_fails_before_its_content_is_repeated_and_the_log_reports_it():
@@ -118,7 +127,8 @@ async def test_a_stream_that_ends_in_a_pause_sends_nothing_more(way):
 
 async def test_a_pause_does_not_outlast_the_latest_deadline_of_the_readers():
     now = time.monotonic()
-    async with retrying(SLOW) as streams:
+    # A breaker would refuse the second stream.
+    async with retrying(SLOW, Breakers(BreakerConfig(enabled=False))) as streams:
         provider = ScriptedProvider(Played(busy(30.0)))
         _, reader = begin(streams, provider, deadline=now + 20)
         with raises_failed(UpstreamRateLimited):
@@ -127,7 +137,7 @@ async def test_a_pause_does_not_outlast_the_latest_deadline_of_the_readers():
             provider = ScriptedProvider(Played(busy(30.0)))
             stream, reader = begin(streams, provider, deadline=now + 20)
             with reader, stream.join(deadline=other):
-                while stream.log.last_sequence < 2:
+                while stream.log.last_sequence < 2 and not stream.log.sealed:
                     await asyncio.sleep(0)
                 assert not stream.log.sealed
                 stream.cancel()
@@ -152,6 +162,30 @@ async def test_the_usage_and_cost_of_all_attempts_are_added():
     assert streams.follower.records[0].usage == expected
 
 
+class Refusing(Played):
+    async def read(self):
+        raise down()
+
+
+async def test_a_stream_that_was_retried_leaves_nothing_to_the_garbage_collector(caplog):
+    caplog.set_level(logging.CRITICAL)  # a kept record refers to the error and its frames
+    provider = ScriptedProvider(Refusing(), Played("a", STOP))
+    async with retrying() as streams:
+        stream, reader = begin(streams, provider, retention=Retention(log_ttl_s=0.0))
+        attempts_id = id(streams.host._live[stream.id]._attempts)
+        gc.disable()
+        try:
+            assert (await read_all(reader))[-1].reason == FinishReason.STOP
+            del stream, reader
+            async with asyncio.timeout(5):
+                while any(
+                    id(o) == attempts_id and isinstance(o, Attempts) for o in gc.get_objects()
+                ):
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.enable()
+
+
 async def test_a_budget_limits_all_attempts_together():
     provider = ScriptedProvider(Played(Usage(10, 60), down()), Played(*["four"] * 50, STOP))
     async with retrying() as streams:
@@ -159,6 +193,15 @@ async def test_a_budget_limits_all_attempts_together():
         finished = (await read_all(reader))[-1]
     assert finished.reason == FinishReason.BUDGET
     assert finished.usage.cost_microusd == 101
+
+
+async def test_an_attempt_is_not_repeated_if_its_input_exceeds_the_rest_of_the_budget():
+    provider = ScriptedProvider(Played(Usage(10, 81), down()), Played("never", STOP))
+    async with retrying() as streams:
+        _, reader = begin(streams, provider, estimate=PRICED, budget=Budget(max_cost_microusd=100))
+        with raises_failed(UpstreamUnavailable):
+            await read_all(reader)
+    assert len(provider.opened) == 1
 
 
 async def test_a_replay_from_the_cache_reports_no_retries():
@@ -183,3 +226,19 @@ async def test_a_stream_that_continues_without_readers_is_retried():
             pass
         await asyncio.wait_for(stream.log.wait_sealed(), 5)
     assert stream.log.finished.reason == FinishReason.STOP
+
+
+async def test_a_stream_keeps_its_number_of_attempts_when_retries_are_replaced():
+    failing = asyncio.Event()
+    provider = ScriptedProvider(Played(failing, down()), Played("a", STOP), Played(down()))
+    async with retrying(RetryConfig(max_attempts=1)) as streams:
+        _, reader = begin(streams, provider)
+        routing = streams.host._routing
+        routing.retries = routing.retries.replaced(RetryConfig(max_attempts=5, base_s=0.0))
+        failing.set()
+        with raises_failed(UpstreamUnavailable):
+            await read_all(reader)
+        routing.retries = routing.retries.replaced(RetryConfig(max_attempts=1))
+        _, reader = begin(streams, provider)
+        assert (await read_all(reader))[-1].reason is FinishReason.STOP
+    assert [progress.attempt_count for progress in streams.follower.records] == [1, 1]

@@ -1,0 +1,1 @@
+"""Logs of streams in Redis, which several processes share."""
