@@ -4,6 +4,6 @@ The metrics and their library are not imported here: every stream imports this p
 have no metrics.
 """
 
-from .logging import CALLER_BYTES, QUIET, configure_logging, internal_fault
+from .logging import FIELDS, QUIET, configure_logging, internal_fault, set_log_level
 
-__all__ = ["CALLER_BYTES", "QUIET", "configure_logging", "internal_fault"]
+__all__ = ["FIELDS", "QUIET", "configure_logging", "internal_fault", "set_log_level"]

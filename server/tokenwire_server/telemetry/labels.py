@@ -21,5 +21,9 @@ class KnownNames:
             self._names.add(name)
             self._free -= 1
 
+    def include(self, names: Iterable[str]) -> None:
+        """Add names that the operator chose."""
+        self._names.update(names)
+
     def __contains__(self, name: str) -> bool:
         return name in self._names

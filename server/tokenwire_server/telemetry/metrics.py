@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import prometheus_client
@@ -45,6 +45,9 @@ class Description(NamedTuple):
 Reading = tuple[str, str, Callable[[], float]]
 """The name, the help text and the value of a metric that is read at each scrape, in another thread than the
 event loop's. A counter's name ends with `_total`."""
+
+TableRow = tuple[tuple[str, ...], tuple[float | None, ...]]
+"""The values of some labels, and those of one gauge each. None: the gauge has no value for these labels."""
 
 
 class Metrics:
@@ -105,13 +108,24 @@ class Metrics:
         )
         self.attempts = self._counter(
             "tokenwire_upstream_attempts_total",
-            "Requests to providers, of streams that have ended.",
-            target,
+            "Requests to providers, counted when they start: the `first` of a stream, a `retry` at the same "
+            "model, or a `fallback` to another one.",
+            (*target, "kind"),
         )
         self.upstream_errors = self._counter(
             "tokenwire_upstream_errors_total",
             "Requests that providers refused, or answers that failed.",
             (*target, "reason"),
+        )
+        self.refused_attempts = self._counter(
+            "tokenwire_upstream_refusals_total",
+            "Requests to providers that were not sent: a breaker refused them, or no connection was free.",
+            (*target, "reason"),
+        )
+        self.breaker_openings = self._counter(
+            "tokenwire_breaker_openings_total",
+            "Times that the circuit breaker of a model opened.",
+            target,
         )
         self.cache_requests = self._counter(
             "tokenwire_cache_requests_total",
@@ -134,6 +148,19 @@ class Metrics:
             (),
             LAG_S,
         )
+        self.reloads = self._counter(
+            "tokenwire_config_reloads_total",
+            "Reloads of the configuration after SIGHUP: `success` or `failure`.",
+            ("result",),
+        )
+        name = "tokenwire_config_last_reload_success_timestamp_seconds"
+        help_text = "When the configuration in use was read, in seconds since the epoch."
+        self._describe(name, "gauge", (), help_text)
+        self.reload_time = Gauge(name, help_text, registry=self.registry)
+        name = "tokenwire_upstream_connections"
+        help_text = "Requests that are open at a provider, streams and counts of tokens together."
+        self._describe(name, "gauge", ("provider",), help_text)
+        self._connections = Gauge(name, help_text, ("provider",), registry=self.registry)
         build = "tokenwire_build_info", "Version of the server. Always 1.", ("version", "python")
         self._describe(build[0], "gauge", build[2], build[1])
         Gauge(*build, registry=self.registry).labels(__version__, platform.python_version()).set(1)
@@ -145,13 +172,36 @@ class Metrics:
             self._describe(name, "counter" if name.endswith("_total") else "gauge", (), help_text)
             self.registry.register(_Reading(name, help_text, read))
 
+    def add_table(
+        self,
+        labels: tuple[str, ...],
+        gauges: Sequence[tuple[str, str]],
+        read: Callable[[], Iterable[TableRow]],
+    ) -> None:
+        """Add gauges with the same labels, each with its name and help text.
+
+        `read` returns all their values. It is called once for each scrape, in another thread than the event
+        loop's.
+        """
+        for name, help_text in gauges:
+            self._describe(name, "gauge", labels, help_text)
+        self.registry.register(_Table(labels, gauges, read))
+
     def add_model(self, provider: str, model: str) -> None:
         """Give a model labels of its own, if there is room."""
         self._models.add(f"{provider}/{model}")
 
+    def include_models(self, models: Iterable[str]) -> None:
+        """Give models of the configuration, as `provider/model`, labels of their own."""
+        self._models.include(models)
+
+    def has_model(self, provider: str, model: str) -> bool:
+        """Return whether a model has labels of its own."""
+        return f"{provider}/{model}" in self._models
+
     def target(self, provider: str, model: str) -> tuple[str, str]:
         """Return the labels of a provider and its model."""
-        return provider, model if f"{provider}/{model}" in self._models else OTHER
+        return provider, model if self.has_model(provider, model) else OTHER
 
     def tenant(self, tenant: str, target: tuple[str, str]) -> tuple[str, ...]:
         """Return the label of a tenant for its streams of a target, or nothing if tenants have no labels."""
@@ -164,6 +214,16 @@ class Metrics:
     def refused(self, method: str, reason: str) -> None:
         """Count a call that ended with an error."""
         self.refusals.labels(method, reason).inc()
+
+    def reloaded(self, *, is_success: bool) -> None:
+        """Count a reload of the configuration."""
+        self.reloads.labels("success" if is_success else "failure").inc()
+        if is_success:
+            self.reload_time.set_to_current_time()
+
+    def read_connections(self, provider: str, read: Callable[[], float]) -> None:
+        """Read the number of a provider's open requests at each scrape, in another thread."""
+        self._connections.labels(provider).set_function(read)
 
     def limit_reached(self, name: str) -> None:
         """Count that a limit of the server was reached."""
@@ -198,3 +258,28 @@ class _Reading(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield self._kind(self._name, self._help, value=self._read())
+
+
+class _Table(Collector):
+    """Gauges with the same labels, whose values are read together at each scrape."""
+
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        gauges: Sequence[tuple[str, str]],
+        read: Callable[[], Iterable[TableRow]],
+    ) -> None:
+        self._labels = labels
+        self._gauges = gauges
+        self._read = read
+
+    def describe(self) -> list[Metric]:
+        return [GaugeMetricFamily(*gauge, labels=self._labels) for gauge in self._gauges]
+
+    def collect(self) -> Iterator[Metric]:
+        families = [GaugeMetricFamily(*gauge, labels=self._labels) for gauge in self._gauges]
+        for labels, values in self._read():
+            for family, value in zip(families, values, strict=True):
+                if value is not None:
+                    family.add_metric(labels, value)
+        yield from families

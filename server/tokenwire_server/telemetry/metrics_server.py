@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +17,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from ..config import ConfigError
 from .logging import internal_fault
+
+logger = logging.getLogger(__name__)
 
 PATH = "/metrics"
 MAX_CONNECTIONS = 16
@@ -44,8 +48,16 @@ class MetricsServer:
     block raises OSError if the address cannot be used.
     """
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int,
+        refresh: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`refresh` is called before each scrape. It must end soon, and not raise."""
         self._registry = registry
+        self._refresh = refresh
         self._host = host
         self._port = port
         self._turn = asyncio.Lock()
@@ -111,8 +123,32 @@ class MetricsServer:
         if "application/openmetrics-text" in request.headers.get("Accept", ""):
             encode, content_type = openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
         async with self._turn:
+            if self._refresh is not None:
+                await self._refresh()
             body = await asyncio.to_thread(_render, self._registry, encode)
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+@asynccontextmanager
+async def serving_metrics(
+    address: str,
+    registry: CollectorRegistry,
+    refresh: Callable[[], Awaitable[None]] | None = None,
+) -> AsyncIterator[None]:
+    """Serve the metrics of a registry on `metrics_listen` during the block. Raises ConfigError."""
+    host, _, port = address.rpartition(":")
+    server = MetricsServer(registry, host.strip("[]"), int(port), refresh)
+    try:
+        await server.__aenter__()
+    except OSError as error:
+        raise ConfigError(
+            f"metrics_listen: cannot listen on {address}: in use, or not an address of this machine"
+        ) from error
+    try:
+        logger.info("metrics are at http://%s:%d%s", host, server.port, PATH)
+        yield
+    finally:
+        await server.__aexit__(None, None, None)
 
 
 class _Collected(Collector):

@@ -7,7 +7,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, NoReturn, Protocol
+from typing import Literal, NoReturn, Protocol, TypeVar
 
 from ..errors import StoreUnavailable, Unauthenticated, operator_text
 from .caller import DEFAULT_TENANT, Caller
@@ -32,15 +32,39 @@ _REQUIRED_AUTO = (
 _NO_DIGEST = bytes(32)
 
 
-class KeySource(Protocol):
+Key = TypeVar("Key")
+Key_co = TypeVar("Key_co", covariant=True)
+
+
+class ChangeSource(Protocol[Key_co]):
     """A store of keys."""
 
-    async def changes(self, since_revision: int) -> tuple[int, Sequence[ApiKey]]:
+    async def changes(self, since_revision: int) -> tuple[int, Sequence[Key_co]]:
         """Return the newest revision, and every key that changed after `since_revision`.
 
         Raises StoreUnavailable.
         """
         ...
+
+
+KeySource = ChangeSource[ApiKey]
+
+
+async def read_changes(source: ChangeSource[Key], known: int) -> tuple[int, int, Sequence[Key]]:
+    """Read the keys that changed after the revision `known`.
+
+    Returns the revision after which they were read, the newest revision, and the keys. The first one is
+    `known`, or 0 if the database is a different one, or an older copy. Raises StoreUnavailable.
+    """
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            revision, changed = await source.changes(known)
+            if revision < known:
+                known = 0
+                revision, changed = await source.changes(known)
+    except TimeoutError:
+        raise StoreUnavailable("the keys cannot be read: no answer") from None
+    return known, revision, changed
 
 
 class Keyring:
@@ -109,15 +133,8 @@ class Keyring:
 
         Raises StoreUnavailable. Cancellation changes nothing.
         """
-        try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                known = 0 if self._is_lost else self._revision
-                revision, changed = await self._source.changes(known)
-                if revision < known:  # a different database, or an older copy
-                    known = 0
-                    revision, changed = await self._source.changes(known)
-        except TimeoutError:
-            raise StoreUnavailable("the keys cannot be read: no answer") from None
+        known = 0 if self._is_lost else self._revision
+        known, revision, changed = await read_changes(self._source, known)
         self._read_at = time.monotonic()
         if known and revision == known:
             return []

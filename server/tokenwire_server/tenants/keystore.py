@@ -58,7 +58,7 @@ class KeyStore:
         The newest revision is lower than `since_revision` only if the database is a different one.
         """
         async with self._database.reading() as connection:
-            newest = await _newest_revision(connection)
+            newest = await newest_revision(connection)
             if newest <= since_revision:
                 return newest, ()
             rows = await connection.execute(
@@ -96,7 +96,7 @@ class KeyStore:
             expire_time=expire_time,
         )
         async with self._database.writing() as connection:
-            await _insert(connection, key, await _next_revision(connection))
+            await _insert(connection, key, await next_revision(connection))
         return key, text
 
     async def revoke(self, prefix: str) -> ApiKey:
@@ -105,7 +105,7 @@ class KeyStore:
         Raises KeyRefused if there is no such key.
         """
         async with self._database.writing() as connection:
-            revision = await _next_revision(connection)
+            revision = await next_revision(connection)
             await connection.execute(
                 update(api_keys)
                 .where(api_keys.c.prefix == prefix, api_keys.c.revoke_time.is_(None))
@@ -124,7 +124,7 @@ class KeyStore:
         """
         now = self._clock()
         async with self._database.writing() as connection:
-            revision = await _next_revision(
+            revision = await next_revision(
                 connection
             )  # first, so that another rotation of it waits
             old = await _key(connection, prefix)
@@ -173,15 +173,16 @@ class KeyStore:
             return await _key(connection, prefix), new, text
 
 
-async def _newest_revision(connection: AsyncConnection) -> int:
+async def newest_revision(connection: AsyncConnection) -> int:
+    """Return the revision of the newest change of a key or a provider key."""
     newest: int = (await connection.execute(select(key_revision.c.revision))).scalar_one()
     return newest
 
 
-async def _next_revision(connection: AsyncConnection) -> int:
+async def next_revision(connection: AsyncConnection) -> int:
     """Return the revision of a change. It locks the row until the transaction ends: one change at a time."""
     await connection.execute(update(key_revision).values(revision=key_revision.c.revision + 1))
-    return await _newest_revision(connection)
+    return await newest_revision(connection)
 
 
 async def _key(connection: AsyncConnection, prefix: str) -> ApiKey:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from ..config import EVERY_OTHER_TENANT, CallerLimits, Limits
+from ..config import EVERY_OTHER_TENANT, CallerLimits, ConfigError, Limits
 from ..errors import QuotaExhausted
 from .caller import Caller
 from .key import TENANT_NAME
@@ -58,6 +58,10 @@ class Limiter(Protocol):
     No period of 60 seconds ever has more usage than a limit allows. Usage stops counting after 60 to 61
     seconds, and a refund at once.
     """
+
+    def replace(self, tenants: Mapping[str, CallerLimits]) -> None:
+        """Use other limits of tenants. What was counted for a tenant remains."""
+        ...
 
     async def take(self, caller: Caller, tokens: int) -> Lease:
         """Charge a request, a concurrent stream and `tokens` to both the key and the tenant, or to neither.
@@ -146,8 +150,13 @@ def check_size(holders: Iterable[Holder], *, byte_count: int, message_count: int
             )
 
 
-def limit_faults(tenants: Mapping[str, CallerLimits], limits: Limits) -> list[str]:
-    """Return the faults in the limits of tenants, each with its setting."""
+def check_limits(
+    tenants: Mapping[str, CallerLimits], limits: Limits, *, is_shared: bool = False
+) -> None:
+    """Check the limits of tenants. Raises ConfigError with each fault and its setting.
+
+    A limit that several servers share may be larger than what one of them can serve.
+    """
     faults = []
     for tenant, own in tenants.items():
         path = f"tenants.{tenant}"
@@ -158,9 +167,12 @@ def limit_faults(tenants: Mapping[str, CallerLimits], limits: Limits) -> list[st
             ("bytes_per_request", limits.max_request_bytes, "limits.max_request_bytes"),
         ):
             allowed = getattr(own, name)
+            if is_shared and name == "concurrent_streams":
+                continue
             if allowed is not None and allowed > bound:
                 faults.append(f"{path}.{name}: is {allowed}, but {servers} is {bound}")
-    return faults
+    if faults:
+        raise ConfigError("; ".join(faults))
 
 
 def _any_set(limits: CallerLimits) -> bool:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from ..config import CallerLimits
-from ..errors import LimitExceeded, RateLimited, TooManyStreams
 from .caller import Caller
-from .limits import Allowance, Holder, Lease, Scope, allowances_of, check_size, holders_of
-from .window import Bucket, Window
+from .counter import Counter, longest_wait
+from .limits import Allowance, Holder, Lease, Scope, check_size, holders_of
+from .window import Bucket
 
-SLOT_RETRY_S = 1.0
-"""Retry delay for a concurrent stream: it is not known when one ends."""
+Holders = tuple[Holder, ...]
 
 
 class MemoryLimiter:
@@ -33,64 +31,84 @@ class MemoryLimiter:
     ) -> None:
         self._tenants = tenants
         self._now = now
-        self._counters: OrderedDict[tuple[Scope, str], _Counter] = OrderedDict()
+        self._counters: OrderedDict[tuple[Scope, str], Counter] = OrderedDict()
+
+    def replace(self, tenants: Mapping[str, CallerLimits]) -> None:
+        """Use other limits of tenants. What was counted for a tenant remains."""
+        self._tenants = tenants
 
     async def take(self, caller: Caller, tokens: int) -> Lease:
         """See Limiter. Never waits."""
-        holders = holders_of(caller, self._tenants)
-        if not holders:
-            return _NOTHING_TAKEN
-        now = self._now()
-        counters = [self._counter(holder, now) for holder in holders]
-        refusals = [
-            refusal
-            for holder, counter in zip(holders, counters, strict=True)
-            for refusal in counter.refusals(holder, tokens, now)
-        ]
-        if refusals:
-            raise max(refusals, key=_wait_s)
-        taken = [(counter, counter.take(now, tokens)) for counter in counters]
-        self._keep(holders, counters, now)
-        return _Taken(self._now, tokens, taken, _left(holders, counters))
+        return self.take_now(holders_of(caller, self._tenants), tokens)
 
     async def take_request(self, caller: Caller) -> None:
         """See Limiter. Never waits."""
-        holders = holders_of(caller, self._tenants)
-        if not holders:
-            return
-        now = self._now()
-        counters = [self._counter(holder, now) for holder in holders]
-        refusals = [
-            refusal
-            for holder, counter in zip(holders, counters, strict=True)
-            for refusal in counter.request_refusals(holder, now)
-        ]
-        if refusals:
-            raise max(refusals, key=_wait_s)
-        for counter in counters:
-            counter.window.take(now, 1, 0)
-        self._keep(holders, counters, now)
+        self.take_request_now(holders_of(caller, self._tenants))
 
     async def allowances(self, caller: Caller) -> tuple[Allowance, ...]:
         """See Limiter. Never waits."""
-        now = self._now()
-        holders = holders_of(caller, self._tenants)
-        return _left(holders, [self._counter(holder, now) for holder in holders])
+        return self.left_now(holders_of(caller, self._tenants))
 
     def check_request(self, caller: Caller, *, byte_count: int, message_count: int = 0) -> None:
         """See Limiter."""
         holders = holders_of(caller, self._tenants)
         check_size(holders, byte_count=byte_count, message_count=message_count)
 
-    def _counter(self, holder: Holder, now: float) -> _Counter:
+    def take_now(self, holders: Holders, tokens: int, *, is_checked: bool = True) -> Lease:
+        """Charge a stream to the holders, see `take`. Unless `is_checked`, it is never refused."""
+        if not holders:
+            return NOTHING_TAKEN
+        now = self._now()
+        counters = [self._counter(holder, now) for holder in holders]
+        if is_checked:
+            refusal = longest_wait(
+                refusal
+                for holder, counter in zip(holders, counters, strict=True)
+                for refusal in counter.refusals(holder, tokens, now)
+            )
+            if refusal is not None:
+                raise refusal
+        taken = [(counter, counter.take(now, tokens)) for counter in counters]
+        self._keep(holders, counters, now)
+        return _Taken(self._now, tokens, taken, _left(holders, counters))
+
+    def take_request_now(self, holders: Holders, *, is_checked: bool = True) -> None:
+        """Charge a request to the holders, see `take_request`. Unless `is_checked`, it is never refused."""
+        if not holders:
+            return
+        now = self._now()
+        counters = [self._counter(holder, now) for holder in holders]
+        if is_checked:
+            refusal = longest_wait(
+                refusal
+                for holder, counter in zip(holders, counters, strict=True)
+                for refusal in counter.request_refusals(holder, now)
+            )
+            if refusal is not None:
+                raise refusal
+        for counter in counters:
+            counter.window.take(now, 1, 0)
+        self._keep(holders, counters, now)
+
+    def left_now(self, holders: Holders) -> tuple[Allowance, ...]:
+        """Return every limit of the holders and what is left now."""
+        now = self._now()
+        return _left(holders, [self._counter(holder, now) for holder in holders])
+
+    def used_now(self, holder: Holder) -> tuple[int, int]:
+        """Return the requests and the tokens of a holder that count now."""
+        window = self._counter(holder, self._now()).window
+        return window.requests, window.tokens
+
+    def _counter(self, holder: Holder, now: float) -> Counter:
         """Return the counter of a holder. A new one is stored once something is charged."""
         counter = self._counters.get((holder.scope, holder.counted_as))
         if counter is None:
-            return _Counter()
+            return Counter()
         counter.window.remove_expired(now)
         return counter
 
-    def _keep(self, holders: tuple[Holder, ...], counters: list[_Counter], now: float) -> None:
+    def _keep(self, holders: Holders, counters: list[Counter], now: float) -> None:
         """Keep the counters of holders that were charged, and drop idle counters of others."""
         known_count = len(self._counters)
         for holder, counter in zip(holders, counters, strict=True):
@@ -107,61 +125,6 @@ class MemoryLimiter:
                 self._counters.move_to_end(holder)
 
 
-class _Counter:
-    """The usage of a key or a tenant: open streams, and requests and tokens in the last minute."""
-
-    __slots__ = ("streams", "window")
-
-    def __init__(self) -> None:
-        self.streams = 0
-        self.window = Window()
-
-    def take(self, now: float, tokens: int) -> Bucket:
-        self.streams += 1
-        return self.window.take(now, 1, tokens)
-
-    def request_refusals(self, holder: Holder, now: float) -> Iterator[LimitExceeded]:
-        """Yield the reasons why a request that starts no stream cannot be accepted now."""
-        limits, window = holder.limits, self.window
-        if (allowed := limits.requests_per_minute) is not None and window.requests >= allowed:
-            yield RateLimited(
-                "requests_per_minute",
-                scope=holder.scope,
-                subject=holder.subject,
-                allowed=allowed,
-                asked=1,
-                remaining=allowed - window.requests,
-                retry_after_s=window.wait_s(now, requests=window.requests + 1 - allowed),
-            )
-
-    def refusals(self, holder: Holder, tokens: int, now: float) -> Iterator[LimitExceeded]:
-        """Yield the reasons why a request with this number of tokens cannot be accepted now."""
-        yield from self.request_refusals(holder, now)
-        limits, window = holder.limits, self.window
-        if (allowed := limits.tokens_per_minute) is not None and window.tokens + tokens > allowed:
-            yield RateLimited(
-                "tokens_per_minute",
-                scope=holder.scope,
-                subject=holder.subject,
-                allowed=allowed,
-                asked=tokens,
-                remaining=allowed - window.tokens,
-                retry_after_s=window.wait_s(now, tokens=window.tokens + tokens - allowed)
-                if tokens <= allowed
-                else None,
-            )
-        if (allowed := limits.concurrent_streams) is not None and self.streams >= allowed:
-            yield TooManyStreams(
-                "concurrent_streams",
-                scope=holder.scope,
-                subject=holder.subject,
-                allowed=allowed,
-                asked=1,
-                remaining=allowed - self.streams,
-                retry_after_s=SLOT_RETRY_S,
-            )
-
-
 class _Taken:
     """A Lease on what was charged to counters."""
 
@@ -171,7 +134,7 @@ class _Taken:
         self,
         now: Callable[[], float],
         tokens: int,
-        taken: list[tuple[_Counter, Bucket]],
+        taken: list[tuple[Counter, Bucket]],
         allowances: tuple[Allowance, ...],
     ) -> None:
         self._now = now
@@ -211,22 +174,13 @@ class _NothingTaken:
         """See Lease."""
 
 
-_NOTHING_TAKEN = _NothingTaken()
+NOTHING_TAKEN = _NothingTaken()
 
 
-def _left(holders: tuple[Holder, ...], counters: list[_Counter]) -> tuple[Allowance, ...]:
+def _left(holders: Holders, counters: list[Counter]) -> tuple[Allowance, ...]:
+    """Return every limit and what is left of it."""
     return tuple(
         allowance
         for holder, counter in zip(holders, counters, strict=True)
-        for allowance in allowances_of(
-            holder,
-            requests=counter.window.requests,
-            tokens=counter.window.tokens,
-            streams=counter.streams,
-        )
+        for allowance in counter.allowances(holder)
     )
-
-
-def _wait_s(refusal: LimitExceeded) -> float:
-    """Return how long to wait; infinity if waiting does not help."""
-    return math.inf if refusal.retry_after_s is None else refusal.retry_after_s

@@ -33,10 +33,11 @@ class Reservation:
             self.spend.settle(0)
         self._lease = self.spend = None
 
-    def settle(self, usage: Usage, estimated_microusd: int = 0) -> None:
+    def settle(self, usage: Usage, estimated_microusd: int = 0, *, is_charged: bool = True) -> None:
         """Replace the likely figures by the actual ones: the stream has ended. Idempotent.
 
-        If its cost is unknown, the reserved or the estimated cost counts, whichever is higher.
+        If its cost is unknown, the reserved or the estimated cost counts, whichever is higher. Without
+        `is_charged` it costs the operator nothing: the provider charges the tenant.
         """
         if self._lease is not None:
             self._lease.settle(usage.input_tokens + usage.output_tokens)
@@ -44,5 +45,5 @@ class Reservation:
             cost = usage.cost_microusd
             if cost is None:
                 cost = max(self.spend.microusd, estimated_microusd)
-            self.spend.settle(cost)
+            self.spend.settle(cost if is_charged else 0)
         self._lease = self.spend = None

@@ -26,24 +26,41 @@ class SpendLimiter:
     """Reserves the likely costs of streams, and charges their real costs. Belongs to one event loop.
 
     No method waits, so the sums are consistent whenever another task runs. Days and months are in UTC. The
-    cost of a stream counts when the stream ends. `now` returns seconds since the epoch. Only tenants with a
-    limit are counted, and only by this process: `remember` adds what was spent before it started.
+    cost of a stream counts when the stream ends. `now` returns seconds since the epoch. All tenants are
+    counted, because any may get a limit, but only by this process: `remember` adds what was spent before it
+    started.
     """
+
+    is_shared = False
+    """Whether `remember` gets what all processes have spent, and not only the others."""
 
     def __init__(
         self, tenants: Mapping[str, TenantLimits], now: Callable[[], float] = time.time
     ) -> None:
         self._tenants = tenants
         self._now = now
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, SpendAccount] = {}
+        self._remembers = False
 
-    @property
-    def limits_anybody(self) -> bool:
-        """Whether the spend of any tenant is limited."""
-        return any(_limits_of(limits) for limits in self._tenants.values())
+    def must_remember(self, tenants: Mapping[str, TenantLimits] | None = None) -> bool:
+        """Return whether a tenant's spend is limited, and `remember` has not been called.
+
+        `tenants` are the limits to check, by default those in use.
+        """
+        limits = (self._tenants if tenants is None else tenants).values()
+        return not self._remembers and any(map(_limits_of, limits))
+
+    def replace(self, tenants: Mapping[str, TenantLimits]) -> None:
+        """Use other limits of tenants. What was spent and reserved remains.
+
+        Streams that run get what they need beyond their reservation only within the new limits. Streams
+        that began without a limit continue without one.
+        """
+        self._tenants = tenants
 
     def remember(self, *, today: Mapping[str, int], this_month: Mapping[str, int]) -> None:
         """Add what tenants have spent, in microusd, before this process began to count."""
+        self._remembers = True
         for tenant in {*today, *this_month}:
             account = self._account(tenant)
             account.day.spent += today.get(tenant, 0)
@@ -70,23 +87,25 @@ class SpendLimiter:
                 remaining=account.left(limit, allowed),
                 why=f"the price of {model} is not known, so the limit cannot be checked",
             )
-        refusals = [
-            QuotaExhausted(
-                limit,
-                scope="tenant",
-                subject=tenant,
-                allowed=allowed,
-                asked=microusd,
-                remaining=account.left(limit, allowed),
-                retry_after_s=account.wait_s(limit, allowed, microusd, self._now()),
-            )
-            for limit, allowed in limits.items()
-            if microusd > account.left(limit, allowed)
-        ]
-        if refusals:
-            raise max(refusals, key=lambda refusal: refusal.retry_after_s or float("inf"))
+        refusal = self._refusal(tenant, account, microusd)
+        if refusal is not None:
+            raise refusal
         account.reserved += microusd
         return SpendHold(self, tenant, microusd)
+
+    async def admit(self, tenant: str, microusd: int | None, model: str) -> SpendHold | None:
+        """Reserve the likely cost of a stream, see `reserve`. Cancellation reserves nothing.
+
+        It waits only where the spend is shared with other processes.
+        """
+        return self.reserve(tenant, microusd, model)
+
+    def reserve_nothing(self, tenant: str) -> SpendHold | None:
+        """Return a reservation of nothing, which a stream extends if it needs more. It is never refused.
+
+        It is for streams whose provider charges the tenant. Returns None if the spend is not limited.
+        """
+        return SpendHold(self, tenant, 0) if self._limits(tenant) else None
 
     def allowances(self, tenant: str) -> tuple[Allowance, ...]:
         """Return every limit on a tenant's spend and what is left now."""
@@ -98,6 +117,10 @@ class SpendLimiter:
             Allowance(limit, "tenant", allowed, account.left(limit, allowed))
             for limit, allowed in limits.items()
         )
+
+    async def current_allowances(self, tenant: str) -> tuple[Allowance, ...]:
+        """Return `allowances`. It waits only where the spend is shared with other processes."""
+        return self.allowances(tenant)
 
     def extend(self, tenant: str, microusd: int) -> bool:
         """Reserve more for an open stream. Return False, and reserve nothing, if less is left."""
@@ -118,13 +141,36 @@ class SpendLimiter:
         account.day.spent += spent
         account.month.spent += spent
 
+    def count(self, tenant: str, microusd: int) -> None:
+        """Count the cost of a stream that had no reservation, because the spend was not limited."""
+        self.settle(tenant, 0, microusd)
+
+    def _refusal(self, tenant: str, account: SpendAccount, microusd: int) -> QuotaExhausted | None:
+        """Return why an account has too little left: the limit with the longest wait."""
+        refusals = [
+            QuotaExhausted(
+                limit,
+                scope="tenant",
+                subject=tenant,
+                allowed=allowed,
+                asked=microusd,
+                remaining=account.left(limit, allowed),
+                retry_after_s=account.wait_s(limit, allowed, microusd, self._now()),
+            )
+            for limit, allowed in self._limits(tenant).items()
+            if microusd > account.left(limit, allowed)
+        ]
+        return max(
+            refusals, key=lambda refusal: refusal.retry_after_s or float("inf"), default=None
+        )
+
     def _limits(self, tenant: str) -> dict[SpendName, int]:
         return _limits_of(self._tenants.get(tenant) or self._tenants.get(EVERY_OTHER_TENANT))
 
-    def _account(self, tenant: str) -> _Account:
+    def _account(self, tenant: str) -> SpendAccount:
         account = self._accounts.get(tenant)
         if account is None:
-            account = self._accounts[tenant] = _Account()
+            account = self._accounts[tenant] = SpendAccount()
         account.turn_to(self._now())
         return account
 
@@ -158,7 +204,7 @@ class SpendHold:
             limiter.settle(self._tenant, self.microusd, microusd)
 
 
-class _Period:
+class Period:
     """A day or a month and what was spent in it."""
 
     __slots__ = ("begin_time", "spent")
@@ -173,14 +219,14 @@ class _Period:
             self.spent = 0
 
 
-class _Account:
+class SpendAccount:
     """What a tenant has spent, and what its open streams have reserved."""
 
     __slots__ = ("day", "month", "reserved")
 
     def __init__(self) -> None:
-        self.day = _Period()
-        self.month = _Period()
+        self.day = Period()
+        self.month = Period()
         self.reserved = 0
 
     def turn_to(self, now: float) -> None:
@@ -205,7 +251,7 @@ class _Account:
         end = periods.next_day if limit == "spend_microusd_per_day" else periods.next_month
         return max(RESERVED_RETRY_S, surely_s(end.timestamp() - now))
 
-    def _period(self, limit: SpendName) -> _Period:
+    def _period(self, limit: SpendName) -> Period:
         return self.day if limit == "spend_microusd_per_day" else self.month
 
 

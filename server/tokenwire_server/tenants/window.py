@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 
@@ -35,6 +36,20 @@ class Window:
         self.requests = 0
         self.tokens = 0
         self._buckets: list[Bucket] = []
+
+    @classmethod
+    def of(cls, buckets: Sequence[int]) -> Window:
+        """Return a window as it is at the time 0.
+
+        `buckets` has for each bucket the milliseconds until it stops counting, its requests and its tokens.
+        """
+        window = cls()
+        for index in range(0, len(buckets), 3):
+            leave_ms, requests, tokens = buckets[index : index + 3]
+            window._buckets.append(Bucket(0.0, leave_ms / 1000, requests, tokens))
+            window.requests += requests
+            window.tokens += tokens
+        return window
 
     def remove_expired(self, now: float) -> None:
         """Remove the buckets that no longer count. The counts are as of the last call."""

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from limiter_model import TENANTS, WHOLE_SECONDS, Clock, Model, histories, play
 
 from examples import scaled
-from tokenwire_server.config import CallerLimits, Limits
+from tokenwire_server.config import CallerLimits, ConfigError, Limits
 from tokenwire_server.errors import QuotaExhausted, RateLimited
 from tokenwire_server.tenants.caller import Caller
-from tokenwire_server.tenants.limits import limit_faults
+from tokenwire_server.tenants.limits import check_limits
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
 from tokenwire_server.tenants.window import Window
 
@@ -166,7 +166,9 @@ def test_limits_that_the_server_cannot_reach_are_named_with_their_path():
         "-a": CallerLimits(),
         "a\n": CallerLimits(),
     }
-    faults = limit_faults(tenants, Limits())
+    with pytest.raises(ConfigError) as refused:
+        check_limits(tenants, Limits())
+    faults = str(refused.value).split("; ")
     assert faults[:2] == [
         "tenants.acme.bytes_per_request: is 99999999, but limits.max_request_bytes is 8388608",
         "tenants.b.b-1_.concurrent_streams: is 2001, but limits.max_streams is 2000",
@@ -177,4 +179,7 @@ def test_limits_that_the_server_cannot_reach_are_named_with_their_path():
         "tenants.-a",
         "tenants.a\n",
     ]
-    assert limit_faults({}, Limits()) == []
+    with pytest.raises(ConfigError) as refused:
+        check_limits(tenants, Limits(), is_shared=True)
+    assert str(refused.value).split("; ") == [faults[0], *faults[2:]]
+    check_limits({}, Limits())

@@ -142,11 +142,36 @@ def test_a_tenant_without_a_limit_is_not_counted(clock):
         assert limiter.allowances(tenant) == ()
 
 
-def test_limits_anybody_is_whether_any_spend_is_limited(clock):
-    assert not SpendLimiter({}, clock).limits_anybody
-    assert not SpendLimiter({"acme": TenantLimits(requests_per_minute=1)}, clock).limits_anybody
-    assert SpendLimiter({"acme": limited(0)}, clock).limits_anybody
-    assert SpendLimiter({"*": limited(None, 5)}, clock).limits_anybody
+def test_earlier_spend_must_be_remembered_once_any_spend_is_limited(clock):
+    assert not SpendLimiter({}, clock).must_remember()
+    assert not SpendLimiter({"acme": TenantLimits(requests_per_minute=1)}, clock).must_remember()
+    assert SpendLimiter({"acme": limited(0)}, clock).must_remember()
+    limiter = SpendLimiter({"*": limited(None, 5)}, clock)
+    assert limiter.must_remember()
+    limiter.remember(today={}, this_month={})
+    assert not limiter.must_remember()
+    assert not limiter.must_remember({"acme": limited(1)})
+
+
+def test_replaced_limits_include_what_was_spent_before_and_without_a_limit(clock):
+    limiter = SpendLimiter({"acme": limited(100)}, clock)
+    limiter.reserve("acme", 30, "m").settle(40)
+    running = limiter.reserve("acme", 10, "m")
+    assert limiter.reserve("globex", 10**6, "m") is None
+    limiter.count("globex", 60)
+
+    limiter.replace({"*": limited(55)})
+    limiter.remember(today={"globex": 2}, this_month={"globex": 2})
+    assert [found.remaining for found in limiter.allowances("acme")] == [5]
+    assert [found.remaining for found in limiter.allowances("globex")] == [-7]
+    assert not running.extend(20)  # the running stream is within the new limit, too
+    assert running.extend(15)
+
+    limiter.replace({})
+    assert running.extend(10**6)
+    running.settle(200)
+    limiter.replace({"*": limited(300)})
+    assert [found.remaining for found in limiter.allowances("acme")] == [60]
 
 
 def test_each_unnamed_tenant_has_its_own_limit(clock):
