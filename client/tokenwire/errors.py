@@ -11,7 +11,7 @@
     |   +-- QuotaExhausted             too much in one request, or spent in a day or month
     +-- BudgetExceeded             the request would exceed its own budget
     +-- Overloaded                 the server is full: see `retry_after_s`
-    +-- StoreUnavailable           the server cannot reach its database: see `retry_after_s`
+    +-- StoreUnavailable           the server cannot reach a store: see `retry_after_s`
     +-- StreamNotFound             the stream is unknown or expired
     +-- ResumePointError           the stream cannot be read from there: see `earliest_sequence`
     |   +-- ResumePointExpired         the events after the cursor are no longer stored
@@ -25,9 +25,10 @@
     |   +-- UpstreamUnavailable        it is unreachable, or failed before the first token
     |   +-- UpstreamBroken             it failed after the first token: the answer is incomplete
     |   +-- UpstreamStalled            it sent nothing for too long after the first token
+    +-- ProducerLost               the server that generated it is gone: the answer is incomplete
     +-- DeadlineExceeded           the deadline (`timeout=`) passed, here or at the server
     +-- SlowReader                 the events were not read fast enough: resume
-    +-- Draining                   this server is shutting down: resume on another
+    +-- Draining                   this server is about to stop: use another
     +-- AnswerTooLarge             the answer does not fit into the response of `chat`
     +-- ServerStopped              the stream ended because its server stopped
     +-- InternalError              a bug in Tokenwire; `metadata["error_id"]` is in the server's log
@@ -201,7 +202,7 @@ class Overloaded(TokenwireError):
 
 
 class StoreUnavailable(TokenwireError):
-    """The server cannot reach its database of keys."""
+    """The server cannot reach its database, or the log of streams that servers share."""
 
 
 class StreamNotFound(TokenwireError):
@@ -289,6 +290,10 @@ class UpstreamStalled(UpstreamError):
     """The provider sent nothing for too long after the first token. The answer is incomplete."""
 
 
+class ProducerLost(TokenwireError):
+    """The server that generated the stream is gone. The answer is incomplete."""
+
+
 class DeadlineExceeded(TokenwireError):
     """The deadline passed, at the server, or here (then there is no reason)."""
 
@@ -309,7 +314,9 @@ class AnswerTooLarge(TokenwireError):
 
 
 class Draining(TokenwireError):
-    """This server is shutting down and the stream goes on: resume it on another server."""
+    """This server is about to stop. A refused request was not started: send it to another server. A stream
+    that was open goes on: resume it on another server.
+    """
 
 
 class ServerStopped(TokenwireError):

@@ -65,7 +65,7 @@ def serve(
             "--target",
             metavar="HOST:PORT",
             parser=str,
-            help="Address of the Tokenwire server.  [default: 127.0.0.1:50051]",
+            help="Address of the Tokenwire server, or of several.  [default: 127.0.0.1:50051]",
         ),
     ] = None,
     config: Annotated[
@@ -73,7 +73,7 @@ def serve(
         typer.Option("--config", metavar="FILE.toml", parser=Path, help="File with settings."),
     ] = None,
 ) -> int:
-    """Serve HTTP until SIGTERM or Ctrl-C.
+    """Serve HTTP until SIGTERM or Ctrl-C, then drain.
 
     Prints one line with the address when it is ready.
     """

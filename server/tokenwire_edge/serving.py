@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -37,10 +38,10 @@ END_S = 2.0
 
 
 def run(app: Starlette, settings: Settings) -> int:
-    """Serve `app` until SIGTERM or SIGINT. Return the exit code.
+    """Serve `app` until SIGTERM or SIGINT, then drain. Return the exit code.
 
     `app.state.shutdown` must be a `Shutdown`. The line that the process is ready is printed on stdout. A
-    second signal ends the process at once.
+    second signal ends the open streams at once, a third one the process.
     """
     logging.basicConfig(
         level=settings.log_level,
@@ -55,7 +56,13 @@ def run(app: Starlette, settings: Settings) -> int:
             f"tokenwire-edge: cannot listen on {settings.listen}: {error.strerror or error}\n"
         )
         return 1
-    Server(config_of(app, settings), app.state.shutdown, settings.shutdown_grace_s).run(sockets)
+    server = Server(
+        config_of(app, settings),
+        app.state.shutdown,
+        accept_s=settings.drain_accept_s,
+        grace_s=settings.drain_grace_s,
+    )
+    server.run(sockets)
     return 0
 
 
@@ -87,10 +94,15 @@ def config_of(app: Starlette, settings: Settings) -> uvicorn.Config:
 class Server(uvicorn.Server):
     """uvicorn's server with a shutdown of its own: see `shutdown`."""
 
-    def __init__(self, config: uvicorn.Config, shutdown: Shutdown, grace_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, shutdown: Shutdown, *, accept_s: float, grace_s: float
+    ) -> None:
         super().__init__(config)
         self._shutdown = shutdown
+        self._accept_s = accept_s
         self._grace_s = grace_s
+        self._is_hurried = False
+        """Whether a second signal has arrived."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -103,14 +115,23 @@ class Server(uvicorn.Server):
             logger.info("listening on port %d (stdout cannot be written)", port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting; let open requests end; end the streams that remain; then close everything.
+        """Refuse new requests; let open ones end; end the streams that remain; then close everything.
 
-        The signal has already made the process unready.
+        The signal has already made the process unready. In the first `accept_s`, it serves as before: load
+        balancers need a moment to notice. If no request is open from then on, the drain ends early.
         """
+        ends_at = time.monotonic() + self._grace_s
+        logger.info("stopping: %d connections are open", len(self.server_state.connections))
+        await self._wait(min(self._accept_s, self._grace_s))
+        self._shutdown.refuses.set()
+        self._shut_connections(HttpToolsProtocol)  # WebSockets wait for `refuses`
+        logger.info(
+            "draining: %d connections are open, and new requests are refused",
+            len(self.server_state.connections),
+        )
+        await self._wait(ends_at - time.monotonic(), until_idle=True)
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
-        self._shut_connections(HttpToolsProtocol)  # WebSockets wait for `requested`
-        await self._wait_until_idle(self._grace_s)
         self._shutdown.end()
         self._shut_connections(asyncio.Protocol)
         await self._wait_until_idle(END_S)
@@ -122,10 +143,27 @@ class Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
     def _shut_connections(self, kind: type[asyncio.Protocol]) -> None:
-        """Close connections that are idle now, and the others once they have responded."""
+        """Close connections that are idle now, and the others once they have responded.
+
+        Those without any request yet stay open until the end: their request gets a response.
+        """
         for connection in list(self.server_state.connections):
-            if isinstance(connection, kind):
+            if isinstance(connection, kind) and (
+                self._shutdown.is_ending or not _is_unused(connection)
+            ):
                 connection.shutdown()
+
+    async def _wait(self, timeout_s: float, *, until_idle: bool = False) -> None:
+        """Wait for a second signal, and with `until_idle` until no request is open."""
+        ends_at = time.monotonic() + timeout_s
+        while time.monotonic() < ends_at and not self._is_hurried:
+            if (
+                until_idle
+                and not self.server_state.tasks
+                and all(map(_is_unused, self.server_state.connections))
+            ):
+                return
+            await asyncio.sleep(0.02)
 
     async def _wait_until_idle(self, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -140,8 +178,13 @@ class Server(uvicorn.Server):
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.should_exit:
+        if self._is_hurried:
             os._exit(128 + sig)
+        if self.should_exit:
+            self._is_hurried = True
+            return
+        if sig == signal.SIGINT:
+            self._accept_s = 0.0
         self._shutdown.requested.set()
         self.should_exit = True
 
@@ -216,6 +259,11 @@ def _bound_unsent_data(listener: socket.socket, write_stall_s: float) -> None:
 def _is_unexpected(record: logging.LogRecord) -> bool:
     """Return False for responses that are cut off: text has no other way to tell that a stream failed."""
     return record.msg != "ASGI callable returned without completing response."
+
+
+def _is_unused(connection: object) -> bool:
+    """Return whether no request has arrived on a connection yet. A drain does not wait for it."""
+    return isinstance(connection, HttpToolsProtocol) and connection.cycle is None
 
 
 def _host_and_port(host: str, port: int) -> str:

@@ -24,6 +24,7 @@ from pydantic_settings import (
 ENV_PREFIX = "TOKENWIRE_EDGE_"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Field(ge=1024, le=1 << 30)]
 
@@ -43,7 +44,8 @@ class Settings(BaseSettings):
     log_level: Literal["INFO", "WARNING", "ERROR"] = "INFO"
     """Lowest level of the log records that are written to stderr. INFO has one for each request."""
     target: str = "127.0.0.1:50051"
-    """Address of the Tokenwire server: `host:port`, without `http://`."""
+    """Address of the Tokenwire server: `host:port`, without `http://`. Or those of several servers that share
+    their streams, such as `ipv4:10.0.0.1:50051,10.0.0.2:50051`: they get the calls in turn."""
     tls: bool | None = None
     """Whether the connection to the server is encrypted. By default it is, except to a loopback address."""
     tls_ca: str | None = None
@@ -95,8 +97,12 @@ class Settings(BaseSettings):
     """Seconds for which an idle HTTP connection stays open. It must be longer than the proxy's idle time."""
     write_stall_s: Seconds = 60.0
     """Seconds for which a caller may accept no data before its connection is closed."""
-    shutdown_grace_s: Seconds = 10.0
-    """Seconds after SIGTERM in which open requests can end."""
+    drain_grace_s: SecondsOrZero = 10.0
+    """Seconds after SIGTERM in which open requests can end. Then streams end with DRAINING."""
+    drain_accept_s: SecondsOrZero = 2.0
+    """Seconds after SIGTERM for which new requests are served, while `/readyz` answers 503: the time in which
+    load balancers notice it. Then new requests get 503 DRAINING. This time is part of `drain_grace_s`. After
+    SIGINT, such as Ctrl-C, new requests get 503 at once."""
 
     max_frame_bytes: Bytes = 16 * 1024 * 1024
     """Largest size of a WebSocket message from a caller. A larger one closes the socket with 1009."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from .commands.app import HealthOptions, ServeOptions
+    from .config import Settings
 
 Result = TypeVar("Result")
 
@@ -24,20 +25,16 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log would repeat o
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Return the exit code: 0 success or stopped, 1 error, 2 wrong usage."""
     argv = sys.argv[1:] if argv is None else argv
-    is_server = list(argv[:1]) in (["serve"], ["simulate"])
+    is_worker = list(argv[:1]) == ["worker"]
+    is_server = is_worker or list(argv[:1]) in (["serve"], ["simulate"])
     has_stdout = sys.stdout is not None
     descriptors.open_standard_files()
     if not has_stdout and not is_server:  # a new key would be lost
         print_error("tokenwire-server: stdout is closed: there is nowhere to write the result")
         return 1
-    _end_on_signals(is_server=is_server)
+    _end_on_signals(is_server=is_server, is_serving=is_worker or list(argv[:1]) == ["serve"])
     try:
-        from tokenwire.cli.parser import run_app
-
-        from .commands.app import app
-        from .commands.options import PROGRAM
-
-        code = run_app(app, PROGRAM, argv, shared=_Servers())
+        code = _worker() if is_worker else _command(argv)
     except ModuleNotFoundError as error:
         print_error(
             f"tokenwire-server: the package {error.name} is missing: {install_hint('server')}"
@@ -52,20 +49,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _flushed(code)
 
 
-def _end_on_signals(*, is_server: bool) -> None:
+def _end_on_signals(*, is_server: bool, is_serving: bool) -> None:
     """End the process at once on SIGTERM, and a server also on SIGINT.
 
     This runs before slow imports: the kernel drops a signal to process 1 that has no handler, and a
     container would run until SIGKILL. Ending at once is safe: a starting server has no callers, and its
-    database rolls back what was not committed. `shutdown.stop_on_signals` replaces these handlers before the
+    database rolls back what was not committed. `signals.stop_on_signals` replaces these handlers before the
     server answers calls.
+
+    Until then SIGHUP is blocked for `serve`: it remains pending, and causes a reload afterwards.
     """
+    if is_serving:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
     def end(number: int, _frame: FrameType | None) -> None:
         os._exit(0 if is_server and number == signal.SIGTERM else 128 + number)
 
     for number in (signal.SIGTERM, signal.SIGINT) if is_server else (signal.SIGTERM,):
         signal.signal(number, end)
+
+
+def _command(argv: Sequence[str]) -> int:
+    """Run a command of the operator. Return its exit code."""
+    from tokenwire.cli.parser import run_app
+
+    from .commands.app import app
+    from .commands.options import PROGRAM
+
+    return run_app(app, PROGRAM, argv, shared=_Servers())
+
+
+def _worker() -> int:
+    """Run a worker that a server with several workers has started. Return its exit code."""
+    from .workers.worker import run_worker
+
+    return _run(run_worker())
 
 
 def _flushed(code: int) -> int:
@@ -145,28 +163,45 @@ class _Servers:
 
 
 async def _until_stopped(options: ServeOptions) -> bool:
-    from .config import ConfigError, known_providers, load
-    from .tenants.limits import limit_faults
+    from .config import known_providers, load
+    from .tenants.limits import check_limits
 
-    settings = load(options.config, options.settings)
-    if faults := limit_faults(settings.tenants, settings.limits):
-        raise ConfigError("; ".join(faults))
+    def read() -> Settings:
+        settings = load(options.config, options.settings)
+        is_shared = settings.redis.url is not None
+        check_limits(settings.tenants, settings.limits, is_shared=is_shared)
+        return settings
+
+    settings = read()
     if not options.demo:
         known_providers(os.environ)
 
+    def ready(address: str) -> None:
+        _announce(f"tokenwire-server: listening on {address}")
+
+    if settings.workers > 1:
+        from .telemetry import configure_logging
+        from .workers.supervisor import supervise
+
+        configure_logging(settings.log_level, settings.log_format)
+        return await supervise(
+            settings, options.config, options.settings, read=read, demo=options.demo, ready=ready
+        )
+
     # Invalid settings are reported before the SDKs are imported, which takes a second. The SDKs are
     # imported before the log is configured, because their environment variables change it.
-    from . import app, shutdown
+    from . import app, signals
     from .telemetry import configure_logging
 
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     descriptors.prepare_for(settings.limits.max_streams)
     return await app.serve(
         settings,
         os.environ,
+        read=read,
         demo=options.demo,
-        ready=lambda address: _announce(f"tokenwire-server: listening on {address}"),
-        stop_on_signals=shutdown.stop_on_signals,
+        ready=ready,
+        stop_on_signals=signals.stop_on_signals,
     )
 
 

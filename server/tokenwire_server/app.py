@@ -6,25 +6,42 @@ import asyncio
 import gc
 import ipaddress
 import logging
-import time
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import install_hint
 from .chats.admission import Admission
 from .chats.chats import Chats
-from .config import ConfigError, ModelConfig, ModelPrices, ProviderConfig, Settings, known_providers
+from .chats.load import LoadControl
+from .config import (
+    ConfigError,
+    Limits,
+    ModelConfig,
+    ModelPrices,
+    ProviderConfig,
+    Settings,
+    WorkerConfig,
+    known_providers,
+    require_a_key,
+    require_targets,
+)
 from .ledger.instances import new_instance_id
 from .ledger.retention import Retention
 from .ledger.store import UsageStore
 from .ledger.writer import Ledger
+from .monitoring import read_at_scrapes, serve_metrics, start_otel_exports, stream_metrics
 from .pricing.estimate import Estimator
 from .pricing.pricebook import PriceBook
 from .pricing.tokenizers import Tokenizers
 from .providers.registry import ProviderRegistry
-from .routing.attempts import Routing
+from .reload import Parts, Reload, spent_before, targets_of
+from .routing.breakers import Breakers
+from .routing.owner import Routing
+from .routing.pacing import ReadPacing
 from .routing.plan import Router
 from .routing.retry import Retries
 from .rpc.authentication import SPARE_CALLS, Authentication, OpenCalls
@@ -35,7 +52,8 @@ from .rpc.server import GrpcServer
 from .rpc.service import ChatService
 from .rpc.tls import ServerTls
 from .rpc.usage import UsageService
-from .shutdown import Stop, shut_down
+from .shutdown import shut_down
+from .signals import Stop
 from .simulator import Simulator
 from .storage.database import Database
 from .storage.sqlite import temporary_database
@@ -43,16 +61,26 @@ from .streams.cache import ResponseCache
 from .streams.directory import StreamDirectory
 from .streams.generation import StreamObserver
 from .streams.host import StreamHost
+from .streams.latency import LatencyTable
 from .streams.observers import Settlement, UsageRecorder
+from .streams.summary import StreamSummary
 from .telemetry.event_loop import sample_lag
 from .tenants.keyring import Keyring
 from .tenants.keystore import KeyStore
+from .tenants.master_keys import VARIABLE as ENCRYPTION_KEYS
+from .tenants.master_keys import MasterKeys
 from .tenants.memory_limiter import MemoryLimiter
-from .tenants.spend import Periods, SpendLimiter
+from .tenants.provider_keyring import ProviderKeyring
+from .tenants.provider_keystore import ProviderKeyStore
+from .tenants.spend import SpendLimiter
 
 if TYPE_CHECKING:
-    from .streams.otel import Otel
-    from .telemetry.metrics import Metrics
+    from prometheus_client import CollectorRegistry
+
+    from .streamlog.redis.connect import Redis
+    from .streams.shared import SharedStreams
+    from .streams.shared_answers import SharedAnswers
+    from .tenants.redis.start import SharedLimits
 
 logger = logging.getLogger(__name__)
 
@@ -71,57 +99,82 @@ async def serve(
     settings: Settings,
     environ: Mapping[str, str],
     *,
+    read: Callable[[], Settings],
     demo: bool,
     ready: Callable[[str], None],
     stop_on_signals: Callable[[], Stop],
+    worker: WorkerConfig | None = None,
+    offer_metrics: Callable[[CollectorRegistry], None] | None = None,
 ) -> bool:
     """Serve until a stop is requested, then drain. Return True, or False if gRPC died while serving.
 
-    `stop_on_signals` is called right before RPCs are answered; it returns the Stop that ends the server.
-    `ready` gets the address once RPCs are answered.
+    `read` returns the settings that are configured now, for a reload. `stop_on_signals` is called right
+    before RPCs are answered; it returns the Stop that ends the server. `ready` gets the address once RPCs
+    are answered. `worker` is set if this is one of several processes of a server. `offer_metrics` gets the
+    metrics, if they are on; then they are not served over HTTP.
 
     Raises ConfigError if no provider can be used, or if the address, the database or a certificate cannot be
     used; StoreUnavailable if the database cannot be reached.
     """
     async with AsyncExitStack() as stack:
-        models = dict(settings.models)
         if demo:
-            simulator = await stack.enter_async_context(Simulator())
+            if worker is not None:
+                simulator_url = worker.simulator_url
+            else:
+                simulator_url = (await stack.enter_async_context(Simulator())).url
             environ = {
                 **environ,
                 **DEMO_KEYS,
-                "OPENAI_BASE_URL": f"{simulator.url}/v1",
-                "ANTHROPIC_BASE_URL": simulator.url,
+                "OPENAI_BASE_URL": f"{simulator_url}/v1",
+                "ANTHROPIC_BASE_URL": simulator_url,
             }
-            models = {**dict.fromkeys(DEMO_MODELS, DEMO_MODEL), **models}
         providers = {**known_providers(environ), **settings.providers}
-        _require_a_key(providers, environ)
-        _require_targets(models, providers)
+        # Tenants may have their own keys.
+        if not environ.get(ENCRYPTION_KEYS):
+            require_a_key(providers, environ)
+
+        def models_of(settings: Settings) -> dict[str, ModelConfig]:
+            demo_models = dict.fromkeys(DEMO_MODELS if demo else (), DEMO_MODEL)
+            models = {**demo_models, **settings.models}
+            require_targets(models, providers)
+            return models
+
+        models = models_of(settings)
         tls = ServerTls.of(settings.tls)
+        redis = await _connect_redis(settings, stack)
         registry = await stack.enter_async_context(
             ProviderRegistry(providers, settings.limits, environ)
         )
-        router = Router(registry, models)
+        breakers = Breakers(settings.breaker)
         book, tokenizers = PriceBook(models, providers), Tokenizers()
         await book.load()
         await tokenizers.load()
-        url = settings.database
-        if demo and "database" not in settings.model_fields_set:
+        url = settings.database if worker is None else worker.database
+        if worker is None and demo and "database" not in settings.model_fields_set:
             # Keys in the database of this folder would make the demo refuse callers without a key.
             url = stack.enter_context(temporary_database())
         database = await stack.enter_async_context(Database(url))
-        await database.prepare(migrate=settings.migrate)
+        await database.prepare(migrate=settings.migrate if worker is None else worker.migrates)
         keyring = Keyring(KeyStore(database), mode=settings.auth, trusted_s=settings.keys_trusted_s)
         await keyring.refresh()
         _require_keys(settings, keyring)
+        own_keys = ProviderKeyring(
+            ProviderKeyStore(database),
+            MasterKeys.of(environ),
+            registry,
+            settings.tenants,
+            trusted_s=settings.keys_trusted_s,
+        )
+        await own_keys.refresh()
+        router = Router(registry, models, own_keys=own_keys, blocked_s=breakers.blocked_s)
 
         def has_tenants() -> bool:
             return keyring.needs_keys or settings.tls.client_ca is not None
 
         calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS, has_tenants)
         open_services = REFLECTION_SERVICES if settings.reflection == "open" else frozenset[str]()
-        metrics = await _serve_metrics(settings, models, stack)
-        otel = await _start_otel(settings, providers, models, environ, stack)
+        metrics = await serve_metrics(settings, models, stack, offer_metrics)
+        otel = await start_otel_exports(settings, providers, models, environ, stack)
         authentication = Authentication(
             keyring,
             calls,
@@ -129,11 +182,15 @@ async def serve(
             on_refusal=metrics.refused if metrics else None,
             on_limit=metrics.limit_reached if metrics else None,
         )
-        server = GrpcServer(settings.limits, authentication)
-        port = server.bind(settings.listen, tls.credentials() if tls else None)
-        _log_exposure(settings, keyring)
-        if url != settings.database:
-            logger.info("keys and usage records are kept until the demo stops: see --database")
+        server = GrpcServer(
+            settings.limits, settings.grpc, authentication, shares_port=worker is not None
+        )
+        listen = settings.listen if worker is None else worker.address
+        port = server.bind(listen, tls.credentials() if tls else None)
+        if worker is None or worker.number == 1:
+            _log_exposure(settings, keyring)
+            if url != settings.database:
+                logger.info("keys and usage records are kept until the demo stops: see --database")
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         store = UsageStore(database)
         keep_days = settings.usage_kept_days
@@ -141,169 +198,156 @@ async def serve(
         ledger = Ledger(store, new_instance_id(), retention=retention)
         recorder, cache = UsageRecorder(ledger), ResponseCache.within(settings.limits)
         directory = StreamDirectory()
-        observers: list[StreamObserver] = [Settlement(), recorder, cache]
+        latency = LatencyTable(targets_of(models))
+        shared_limits = _share_limits(redis, settings, tasks, stack)
+        spend = shared_limits.spend if shared_limits else SpendLimiter(settings.tenants)
+        observers: list[StreamObserver] = [Settlement(spend), recorder, cache, latency]
         if metrics is not None:
-            observers.append(_stream_metrics(metrics))
+            observers.append(stream_metrics(metrics, latency, breakers))
+        if settings.log_streams:
+            observers.append(StreamSummary(otel.traces.trace_id if otel and otel.traces else None))
         if otel is not None:
             observers += otel.observers
         estimator = Estimator(book, tokenizers, providers, settings.limits)
-        routing = Routing(settings.limits, Retries(settings.retries), estimator)
+        retries, pacing = Retries(settings.retries), ReadPacing(settings.overload)
+        routing = Routing(settings.limits, retries, breakers, estimator, pacing)
         streams = StreamHost(tasks, directory, routing, observers, has_tenants=has_tenants)
-        limiter = MemoryLimiter(settings.tenants)
-        spend = SpendLimiter(settings.tenants)
-        await _remember_spend(store, spend, settings.limits.max_stream_duration_s)
+        process = secrets.token_hex(8)
+        if redis is not None:
+            cache.shared = _share_answers(
+                redis, process, settings, providers, models, tasks=tasks, stack=stack
+            )
+        if redis is not None and settings.resume:
+            directory.shared = _share(redis, process, settings.limits, streams, directory)
+            directory.shared.cache = cache
+            directory.shared.start(tasks)
+            stack.callback(directory.shared.close)
+        limiter = shared_limits.limiter if shared_limits else MemoryLimiter(settings.tenants)
+        if spend.must_remember():
+            longest_s = settings.limits.max_stream_duration_s
+            today, this_month = await spent_before(
+                store, longest_s, ledger.instance_id, is_shared=spend.is_shared
+            )
+            spend.remember(today=today, this_month=this_month)
         admission = Admission(router, limiter, spend, estimator)
         chats = Chats(admission, spend, directory, streams, cache)
+        load = LoadControl(settings.overload, lambda: streams.live_count, has_tenants)
 
         def revoked(key_prefix: str) -> None:
             calls.end(key_prefix)  # first, so that its callers get the reason
             streams.cancel_all_of(key_prefix)
 
         stack.callback(tasks.create_task(keyring.follow(revoked), name="keyring").cancel)
+        stack.callback(tasks.create_task(own_keys.follow(), name="provider keys").cancel)
         keeping = tasks.create_task(ledger.run(recorder.open_records), name="ledger")
         stack.callback(keeping.cancel)
         if metrics is not None:
-            _read_at_scrapes(metrics, streams, ledger, otel)
+            shared = directory.shared
+            read_at_scrapes(metrics, streams, ledger, otel, load, shared, shared_limits)
+            for name, slots in registry.slots().items():
+                metrics.read_connections(name, partial(getattr, slots, "in_use"))
         if tls is not None:
             stack.callback(tasks.create_task(tls.follow(), name="certificates").cancel)
+        parts = Parts(
+            router=router,
+            book=book,
+            routing=routing,
+            limiter=limiter,
+            spend=spend,
+            own_keys=own_keys,
+            cache=cache,
+            latency=latency,
+            metrics=metrics,
+            tls=tls,
+            store=store,
+            instance_id=ledger.instance_id,
+        )
+        reload = Reload(settings, read, models_of, parts)
         stop = stop_on_signals()
+        stack.callback(tasks.create_task(reload.follow(stop), name="reload").cancel)
         await server.start(
-            ChatService(chats, settings.limits),
-            ModelService(router, book, settings.limits),
+            ChatService(chats, settings.limits, resumable=settings.resume),
+            ModelService(router, book, settings.limits, latency, breakers),
             CallerService(limiter, spend, settings.limits),
             UsageService(store, settings.limits),
             reflects=settings.reflection != "off",
+            resumable=settings.resume,
+            admit_chat=load.admitted,
         )
         # A collection of all objects that the SDKs imported would stop every stream for 100 ms.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        if metrics is not None:
-            lag = sample_lag(metrics.loop_lag.observe)
-            stack.callback(tasks.create_task(lag, name="event loop lag").cancel)
+        lag_metric = [metrics.loop_lag.observe] if metrics else []
+        lag = sample_lag(pacing.observe, load.observe, *lag_metric)
+        stack.callback(tasks.create_task(lag, name="event loop lag").cancel)
         ready(f"{settings.listen.rpartition(':')[0]}:{port}")
         clean_stop = await server.serve(stop.requested)
-        grace_s = settings.drain_grace_s if clean_stop else 0.0
-        await shut_down(server, streams, ledger, database, grace_s=grace_s, hurried=stop.hurried)
+        await shut_down(
+            server,
+            streams,
+            ledger,
+            database,
+            directory.shared,
+            accept_s=0.0 if stop.is_interrupt else reload.settings.drain_accept_s,
+            grace_s=reload.settings.drain_grace_s if clean_stop else 0.0,
+            hurried=stop.hurried,
+        )
     return clean_stop
 
 
-async def _serve_metrics(
-    settings: Settings, models: Mapping[str, ModelConfig], stack: AsyncExitStack
-) -> Metrics | None:
-    """Serve metrics until the stack is left. Return None if they are off. Raises ConfigError."""
-    address = settings.metrics_listen
-    if address is None:
-        return None
-    # Imported here, because most servers have no metrics: it takes 0.1 s.
-    from .telemetry.metrics import Metrics
-    from .telemetry.metrics_server import PATH, MetricsServer
+def _share(
+    redis: Redis, process: str, limits: Limits, streams: StreamHost, directory: StreamDirectory
+) -> SharedStreams:
+    from .streams.shared import SharedStreams
 
-    names = [model.target or name for name, model in models.items()]
-    metrics = Metrics(names, has_tenant_label=settings.metrics_tenant_label)
-    host, _, port = address.rpartition(":")
-    server = MetricsServer(metrics.registry, host.strip("[]"), int(port))
-    try:
-        await stack.enter_async_context(server)
-    except OSError as error:
-        raise ConfigError(
-            f"metrics_listen: cannot listen on {address}: in use, or not an address of this machine"
-        ) from error
-    logger.info("metrics are at http://%s:%d%s", host, server.port, PATH)
-    return metrics
+    return SharedStreams(
+        redis,
+        process,
+        limits,
+        host=streams,
+        space=streams.log_space,
+        find_local=directory.find_local,
+        delete_local=streams.delete,
+    )
 
 
-def _stream_metrics(metrics: Metrics) -> StreamObserver:
-    from .streams.metrics import StreamMetrics
-
-    return StreamMetrics(metrics)
-
-
-async def _start_otel(
+def _share_answers(
+    redis: Redis,
+    process: str,
     settings: Settings,
     providers: Mapping[str, ProviderConfig],
     models: Mapping[str, ModelConfig],
-    environ: Mapping[str, str],
+    *,
+    tasks: asyncio.TaskGroup,
     stack: AsyncExitStack,
-) -> Otel | None:
-    """Start to send traces and metrics over OTLP. Return None if they are off. Raises ConfigError."""
-    if not settings.otel.is_on:
+) -> SharedAnswers | None:
+    from .streams.shared_answers import share_answers
+
+    return share_answers(redis, process, settings, providers, models, tasks=tasks, stack=stack)
+
+
+def _share_limits(
+    redis: Redis | None, settings: Settings, tasks: asyncio.TaskGroup, stack: AsyncExitStack
+) -> SharedLimits | None:
+    if redis is None:
+        return None
+    from .tenants.redis.start import share_limits
+
+    return share_limits(redis, settings.tenants, tasks, stack)
+
+
+async def _connect_redis(settings: Settings, stack: AsyncExitStack) -> Redis | None:
+    """Connect to Redis until the stack is left. Return None if it is not used. Raises ConfigError."""
+    if settings.redis.url is None:
         return None
     try:
-        from .streams.otel import start_otel
+        from .streamlog.redis.connect import connected
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"otel: the package {error.name} is missing: {install_hint('otel')}"
+            f"redis: the package {error.name} is missing: {install_hint('redis')}"
         ) from error
-    names = [model.target or name for name, model in models.items()]
-    return await start_otel(settings.otel, providers, names, environ, stack)
-
-
-def _read_at_scrapes(
-    metrics: Metrics, streams: StreamHost, ledger: Ledger, otel: Otel | None
-) -> None:
-    metrics.add_readings(
-        ("tokenwire_streams_open", "Streams that generate.", lambda: streams.live_count),
-        ("tokenwire_readers", "Calls that read streams.", lambda: streams.reader_count),
-        ("tokenwire_log_bytes", "Memory of the logs of all streams.", lambda: streams.log_bytes),
-        (
-            "tokenwire_ledger_queue",
-            "Usage records that wait to be written.",
-            lambda: ledger.pending_count,
-        ),
-        (
-            "tokenwire_ledger_drops_total",
-            "Streams that ended without a usage record: too many were waiting.",
-            lambda: ledger.dropped_count,
-        ),
-        (
-            "tokenwire_spans_dropped_total",
-            "Spans that were not sent: too many were waiting, or the collector did not accept them.",
-            lambda: 0 if otel is None else otel.export.dropped_count,
-        ),
-    )
-
-
-async def _remember_spend(store: UsageStore, spend: SpendLimiter, longest_stream_s: float) -> None:
-    """Load what tenants have spent today and this month. Raises StoreUnavailable."""
-    while spend.limits_anybody:
-        periods = Periods.at(time.time())
-        today = await store.spent_since(periods.day.timestamp(), longest_stream_s)
-        this_month = await store.spent_since(periods.month.timestamp(), longest_stream_s)
-        if periods == Periods.at(time.time()):  # and not the next day by now
-            spend.remember(today=today, this_month=this_month)
-            return
-
-
-def _require_a_key(providers: Mapping[str, ProviderConfig], environ: Mapping[str, str]) -> None:
-    if any(not p.api_key_env or environ.get(p.api_key_env, "").strip() for p in providers.values()):
-        return
-    names = sorted({p.api_key_env for p in providers.values()})
-    raise ConfigError(
-        f"no provider can be used: set {' or '.join(names)}, configure a provider that needs no key, "
-        "or try --demo"
-    )
-
-
-def _require_targets(
-    models: Mapping[str, ModelConfig], providers: Mapping[str, ProviderConfig]
-) -> None:
-    for name, model in models.items():
-        target = model.target or name
-        provider, _, rest = target.partition("/")
-        if provider not in providers or not rest:
-            raise ConfigError(
-                f"models.{name}: {target!r} is not provider/model of one of {', '.join(providers)}"
-            )
-        for index, fallback in enumerate(model.fallbacks):
-            if fallback in models:
-                continue
-            provider, _, rest = fallback.partition("/")
-            if provider not in providers or not rest:
-                raise ConfigError(
-                    f"models.{name}.fallbacks[{index}]: {fallback!r} is neither an alias nor "
-                    f"provider/model of one of {', '.join(providers)}"
-                )
+    return await stack.enter_async_context(connected(settings.redis))
 
 
 def _require_keys(settings: Settings, keyring: Keyring) -> None:

@@ -4,7 +4,7 @@
     +-- InvalidRequest          fields of the request are invalid
     +-- UnknownModel            the provider or alias is not configured, or the provider answered 404
     +-- Unauthenticated         the key is missing or invalid
-    +-- PermissionDenied        the key may not call this model
+    +-- PermissionDenied        the key may not call this model, or the tenant needs its own provider key
     +-- LimitExceeded           a limit of the caller was reached
     |   +-- RateLimited             too many requests or tokens in a minute
     |   +-- TooManyStreams          too many concurrent streams
@@ -12,7 +12,7 @@
     +-- BudgetExceeded          the estimate for the request exceeds its budget
     +-- Overloaded              this server is full
     |   +-- ProviderBusy            all connections to the provider are in use
-    +-- StoreUnavailable        the database is unavailable
+    +-- StoreUnavailable        the database, or the log that servers share, is unavailable
     +-- StreamNotFound          the stream is unknown, expired or deleted, or belongs to another tenant
     +-- ResumePointExpired      the entries after the cursor were dropped from the log
     +-- ResumePointAhead        the cursor is beyond the newest entry
@@ -20,13 +20,15 @@
     +-- UpstreamError           the request to the provider failed
     |   +-- UpstreamRejected        the provider refused the request
     |   +-- ContextTooLong          the request does not fit into the model's context window
-    |   +-- UpstreamAuth            the provider refused the operator's key or account
+    |   +-- UpstreamAuth            the provider refused the operator's or the tenant's key or account
     |   +-- UpstreamRateLimited     the provider's rate limit was reached
     |   +-- UpstreamUnavailable     it cannot be reached, or failed before the first token
     |   +-- UpstreamBroken          it failed after the first token
     |   +-- UpstreamStalled         it sent nothing for too long
+    +-- ProducerLost            the server that generated the stream is gone
     +-- SlowReader              the reader fell behind the log, or accepted no data for too long
     +-- AnswerTooLarge          the answer does not fit into one response
+    +-- Draining                this server is about to stop and starts no new stream
     +-- ServerStopped           the server stopped before the stream ended
     +-- StreamFailed            the stream ended with one of these errors; each of its readers gets it
     +-- InternalFault           a bug in Tokenwire, described only in the log
@@ -64,7 +66,7 @@ class TokenwireError(Exception):
     limit_name: str = ""
     """Name of the limit of the server that was reached, as in the settings. Empty: it was none."""
     at: StreamPosition | None = None
-    """Set if the answer had begun, so the caller is billed for a part of it."""
+    """Set if the call had opened or joined a stream. Callers get it in the metadata of the error."""
 
     def facts(self) -> dict[str, str]:
         """Return the metadata of the error's ErrorInfo, for programs."""
@@ -120,9 +122,9 @@ class Unauthenticated(TokenwireError):
 class PermissionDenied(TokenwireError):
     reason = "PERMISSION_DENIED"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, why: str = "") -> None:
         self.model = model
-        super().__init__(f"this key may not call the model {model!r}")
+        super().__init__(why or f"this key may not call the model {model!r}")
 
     def facts(self) -> dict[str, str]:
         return {"model": self.model}
@@ -212,7 +214,7 @@ class Overloaded(TokenwireError):
 
     reason = "OVERLOADED"
 
-    def __init__(self, what: str, *, limit: int, limit_name: str = "") -> None:
+    def __init__(self, what: str, *, limit: float, limit_name: str = "") -> None:
         self.limit = limit
         self.limit_name = limit_name
         self.retry_after_s = random.uniform(1.0, 2.0)  # noqa: S311  # not a secret
@@ -242,18 +244,23 @@ class ProviderBusy(Overloaded):
         return super().facts() | {"provider": self.provider}
 
 
+DATABASE = "this server's database"
+SHARED_LOG = "the log of streams that servers share"
+
+
 class StoreUnavailable(TokenwireError):
-    """The database is unavailable. Callers get a fixed text without addresses, users, paths or messages of
-    the driver; `detail` has the cause.
+    """A store is unavailable. Callers get a fixed text with its name, without addresses, users, paths or
+    messages of the driver; `detail` has the cause.
     """
 
     reason = "STORE_UNAVAILABLE"
 
-    def __init__(self, detail: str, *, retry_after_s: float = 1.0) -> None:
+    def __init__(self, detail: str, *, store: str = DATABASE, retry_after_s: float = 1.0) -> None:
+        """`store` is DATABASE or SHARED_LOG."""
         self.detail = detail
-        """One line for the operator: the database, and what is wrong with it."""
+        """One line for the operator: the store, and what is wrong with it."""
         self.retry_after_s = retry_after_s
-        super().__init__("this server's database is not available")
+        super().__init__(f"{store} is not available")
 
 
 def operator_text(error: BaseException) -> str:
@@ -381,6 +388,11 @@ class UpstreamAuth(UpstreamError):
     reason = "UPSTREAM_AUTH"
     is_out_of_credit: bool = False
     """Whether the provider accepts the key, and the account has no credit or quota left."""
+    is_own_key: bool = False
+    """Whether the key is the tenant's own, and not the server's."""
+
+    def facts(self) -> dict[str, str]:
+        return super().facts() | ({"key_owner": "tenant"} if self.is_own_key else {})
 
 
 class UpstreamRateLimited(UpstreamError):
@@ -397,6 +409,15 @@ class UpstreamBroken(UpstreamError):
 
 class UpstreamStalled(UpstreamError):
     reason = "UPSTREAM_STALLED"
+
+
+class ProducerLost(TokenwireError):
+    """The lease of the server that generated the stream has expired. Set `at`."""
+
+    reason = "PRODUCER_LOST"
+
+    def __init__(self) -> None:
+        super().__init__("the server that generated this stream is gone: the answer is incomplete")
 
 
 class SlowReader(TokenwireError):
@@ -446,6 +467,15 @@ class AnswerTooLarge(TokenwireError):
         }
 
 
+class Draining(TokenwireError):
+    """The server drains: it starts no new stream. Open streams can still be read."""
+
+    reason = "DRAINING"
+
+    def __init__(self) -> None:
+        super().__init__("this server is about to stop: send the request to another one")
+
+
 class ServerStopped(TokenwireError):
     reason = "SERVER_STOPPED"
 
@@ -476,8 +506,7 @@ class StreamFailed(TokenwireError):
         self.reason = failure.reason
         self.retry_after_s = failure.retry_after_s
         self._facts = failure.facts
-        if failure.last_sequence > 1:
-            self.at = StreamPosition(stream_id, failure.last_sequence, failure.usage)
+        self.at = StreamPosition(stream_id, failure.last_sequence, failure.usage)
         super().__init__(failure.message)
 
     def facts(self) -> dict[str, str]:

@@ -3,6 +3,9 @@
 `index` is the ordinal of a content block in the answer, from 0, across all kinds of content.
 Entries are immutable and form no reference cycles, so the garbage collector does not track them
 (`gc=False`): a log of 10,000 tokens adds nothing to a collection.
+
+The tags and the order of the fields of entries are a stored format, see `streamlog.entries`: new fields go to
+the end, and have a default.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ class Timings(msgspec.Struct, frozen=True, gc=False):
     output_tokens_per_second: float | None = None
 
 
-class Started(msgspec.Struct, frozen=True, gc=False):
+class Started(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="started"):
     """The first entry of every stream, with sequence 1."""
 
     stream_id: str
@@ -88,14 +91,14 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     """Whether the answer is a replay of an earlier one. No provider is called."""
 
 
-class TextDelta(msgspec.Struct, frozen=True, gc=False):
+class TextDelta(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="text"):
     """A piece of the answer. Never empty."""
 
     text: str
     index: int
 
 
-class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
+class ReasoningDelta(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="reasoning"):
     """A piece of reasoning. A signature or a state ends its block; only then may the text be empty."""
 
     text: str
@@ -114,7 +117,7 @@ class TextPhase(enum.IntEnum):
     FINAL_ANSWER = 2
 
 
-class TextInfo(msgspec.Struct, frozen=True, gc=False):
+class TextInfo(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="text_info"):
     """What a text block has besides its text. Sent as a TextDelta without text.
 
     A class of its own, so that the deltas of tokens stay small.
@@ -126,7 +129,9 @@ class TextInfo(msgspec.Struct, frozen=True, gc=False):
     """See `providers.state`."""
 
 
-class ToolCallStarted(msgspec.Struct, frozen=True, gc=False):
+class ToolCallStarted(
+    msgspec.Struct, frozen=True, gc=False, array_like=True, tag="tool_call_started"
+):
     """The start of a tool call. Its fragments follow, possibly interleaved with those of other calls."""
 
     index: int
@@ -134,14 +139,14 @@ class ToolCallStarted(msgspec.Struct, frozen=True, gc=False):
     name: str
 
 
-class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="tool_call_delta"):
     """A fragment of a tool call's arguments: raw JSON text, never empty."""
 
     index: int
     arguments_json: str
 
 
-class ToolCall(msgspec.Struct, frozen=True, gc=False):
+class ToolCall(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="tool_call"):
     """A complete tool call. `arguments_json` is valid JSON, "{}" if there are no arguments."""
 
     index: int
@@ -152,7 +157,9 @@ class ToolCall(msgspec.Struct, frozen=True, gc=False):
     """See `providers.state`."""
 
 
-class InvalidToolCall(msgspec.Struct, frozen=True, gc=False):
+class InvalidToolCall(
+    msgspec.Struct, frozen=True, gc=False, array_like=True, tag="invalid_tool_call"
+):
     """A tool call that the model completed, but whose arguments are not a JSON object."""
 
     index: int
@@ -171,7 +178,7 @@ class CitationKind(enum.IntEnum):
     SEARCH_RESULT = 3
 
 
-class Citation(msgspec.Struct, frozen=True, gc=False):
+class Citation(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="citation"):
     """A source of a piece of the text block `index`. `start` and `end` count Unicode code points of the
     block.
     """
@@ -195,7 +202,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     top: tuple[TokenLogprob, ...] = ()
 
 
-class Logprobs(msgspec.Struct, frozen=True, gc=False):
+class Logprobs(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="logprobs"):
     """The log probabilities of consecutive tokens of the text block `index`."""
 
     index: int
@@ -210,7 +217,7 @@ class NoticeKind(enum.IntEnum):
     MODEL_CHANGED = 4
 
 
-class Notice(msgspec.Struct, frozen=True, gc=False):
+class Notice(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="notice"):
     """A change of the stream. It is no content."""
 
     kind: NoticeKind
@@ -232,6 +239,13 @@ class CaughtUp(msgspec.Struct, frozen=True, gc=False):
     """The reader has received all past events of the log. Made for one reader, never in a log."""
 
 
+class DrainNotice(msgspec.Struct, frozen=True, gc=False):
+    """The server is about to stop. Made for one reader, never in a log."""
+
+    left_s: float
+    """The time after which the stream ends with SERVER_STOPPED, if it has not ended by then."""
+
+
 class Refusal(msgspec.Struct, frozen=True, gc=False):
     """Why the provider refused, in its own words."""
 
@@ -239,7 +253,7 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
     explanation: str = ""
 
 
-class Finished(msgspec.Struct, frozen=True, gc=False):
+class Finished(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="finished"):
     """The last entry of every stream that ended deliberately."""
 
     reason: FinishReason
@@ -270,5 +284,5 @@ Delta = (
 Event = Started | Delta | Finished
 """An entry of a stream's log."""
 
-ReaderEvent = Event | Usage | Heartbeat | CaughtUp
+ReaderEvent = Event | Usage | Heartbeat | CaughtUp | DrainNotice
 """An event that a reader gets: an entry of the log, or an event made for this reader."""

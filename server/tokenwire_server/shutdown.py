@@ -1,19 +1,21 @@
-"""How the server stops: its signals, the drain of its streams, the last usage records."""
+"""How the server stops: the drain of its streams, then the last usage records."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
-from types import FrameType
+from typing import TYPE_CHECKING
 
 from .ledger.writer import Ledger
 from .rpc.server import GrpcServer
 from .storage.database import Database
 from .streams.host import StreamHost
+
+if TYPE_CHECKING:
+    from .streams.shared import SharedStreams
 
 logger = logging.getLogger(__name__)
 
@@ -30,71 +32,65 @@ LAST_WORDS_S = 1.0
 """How long RPCs may take to report to their callers that the server stops."""
 
 
-class Stop:
-    """A request to stop the server."""
-
-    def __init__(self) -> None:
-        self.requested = asyncio.Event()
-        """Drain, then stop."""
-        self.hurried = asyncio.Event()
-        """Stop without waiting for streams to end. Their usage is still recorded."""
-
-
-def stop_on_signals() -> Stop:
-    """Return a Stop. The first SIGTERM or SIGINT sets `requested`, the second `hurried`.
-
-    A third one ends the process at once.
-    """
-    stop = Stop()
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def on_signal() -> None:
-        if not stop.requested.is_set():
-            stop.requested.set()
-            return
-        stop.hurried.set()
-        for number in numbers:
-            loop.remove_signal_handler(number)
-            # Not SIG_DFL: the kernel drops a signal of process 1 that has no handler.
-            signal.signal(number, _end_at_once)
-
-    for number in numbers:
-        loop.add_signal_handler(number, on_signal)
-    return stop
-
-
 async def shut_down(
     server: GrpcServer,
     streams: StreamHost,
     ledger: Ledger,
     database: Database,
+    shared: SharedStreams | None,
     *,
+    accept_s: float,
     grace_s: float,
     hurried: asyncio.Event,
 ) -> None:
-    """Drain the server, then write the last usage records. Return within 2 s of the grace period."""
+    """Drain the server, then write the last usage records, and store the ends of shared streams.
+
+    Return within 2 s of the grace period.
+    """
     logger.info("stopping: %d streams are open", streams.live_count)
     flush_by = time.monotonic() + grace_s + FLUSH_AFTER_GRACE_S
-    await drain(server, streams, grace_s, hurried)
-    await _flush(ledger, streams, database, flush_by - time.monotonic())
+    await drain(server, streams, accept_s=accept_s, grace_s=grace_s, hurried=hurried)
+    left_s = flush_by - time.monotonic()
+    async with asyncio.TaskGroup() as tasks:
+        if shared is not None:
+            tasks.create_task(shared.stop(max(SHORTEST_FLUSH_S, left_s)))
+        await _flush(ledger, streams, database, left_s)
 
 
 async def drain(
-    server: GrpcServer, streams: StreamHost, grace_s: float, hurried: asyncio.Event
+    server: GrpcServer,
+    streams: StreamHost,
+    *,
+    accept_s: float,
+    grace_s: float,
+    hurried: asyncio.Event,
 ) -> None:
     """Let open streams continue for `grace_s`, or until `hurried`; then end each of them with a reason.
 
-    Ending them takes at most LAST_WORDS_S + CLOSE_S, whatever callers do.
+    In the first `accept_s` of it, health reports NOT_SERVING and everything else continues as before: load
+    balancers need a moment to notice. Then new chats get DRAINING, and readers a notice. If no stream is
+    open from then on, the drain ends early. Ending the streams takes at most LAST_WORDS_S + CLOSE_S,
+    whatever callers do.
     """
+    ends_at = time.monotonic() + grace_s
     server.not_serving()
-    waits = [asyncio.create_task(wait) for wait in (streams.wait_until_idle(), hurried.wait())]
-    await asyncio.wait(waits, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
+    await _wait_for_any(hurried.wait(), timeout_s=min(accept_s, grace_s))
+    if hurried.is_set():
+        ends_at = time.monotonic()
+    streams.drain(ends_at)
+    logger.info("draining: %d streams are open, and no others are started", streams.live_count)
+    left_s = max(0.0, ends_at - time.monotonic())
+    await _wait_for_any(streams.wait_until_idle(), hurried.wait(), timeout_s=left_s)
     streams.stop_all()
     await server.stop(LAST_WORDS_S)
-    streams.stop_all()  # streams that began in the meantime and continue without a reader
+
+
+async def _wait_for_any(*waits: Coroutine[None, None, object], timeout_s: float) -> None:
+    """Return when one of the waits has ended, or after `timeout_s`. Cancels the others."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 async def _flush(ledger: Ledger, streams: StreamHost, database: Database, left_s: float) -> None:
@@ -114,7 +110,3 @@ async def _flush(ledger: Ledger, streams: StreamHost, database: Database, left_s
             "lost",
             streams.live_count,
         )
-
-
-def _end_at_once(number: int, _frame: FrameType | None) -> None:
-    os._exit(128 + number)

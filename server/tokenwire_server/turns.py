@@ -11,12 +11,12 @@ from .errors import Overloaded
 
 
 class Turns:
-    """Lets one task work at a time. Belongs to one event loop.
+    """Lets one task work at a time, or `at_once` tasks. Belongs to one event loop.
 
     Without it short steps of work would add up, if many tasks take a step in each round of the loop.
 
     Turns go to the waiting tenants in rotation, and to the tasks of one tenant in the order of arrival.
-    So a tenant waits for the running task and for one task of each other waiting tenant, however many
+    So a tenant waits for a running task and for one task of each other waiting tenant, however many
     tasks they have.
 
     `max_waiting` bounds the work that waits, in a unit that the caller chooses. The tenants that wait share
@@ -26,8 +26,8 @@ class Turns:
     Overloaded.
     """
 
-    def __init__(self, *, max_waiting: int, refusal: str) -> None:
-        self._is_taken = False
+    def __init__(self, *, max_waiting: int, refusal: str, at_once: int = 1) -> None:
+        self._free_count = at_once
         self._waiting = OrderedDict[str, _Queue]()  # by tenant, the next one first
         self._max_waiting = max_waiting
         self._refusal = refusal
@@ -35,10 +35,10 @@ class Turns:
     @asynccontextmanager
     async def turn(self, tenant: str, work: int) -> AsyncIterator[None]:
         """Wait for a turn and keep it for the block. Raises Overloaded. Cancellation leaves the queue."""
-        if self._is_taken:
-            await self._wait(tenant, work)
+        if self._free_count:
+            self._free_count -= 1
         else:
-            self._is_taken = True
+            await self._wait(tenant, work)
         try:
             yield
         finally:
@@ -72,7 +72,7 @@ class Turns:
             if not turn.cancelled():  # otherwise its task was cancelled just now
                 turn.set_result(None)
                 return
-        self._is_taken = False
+        self._free_count += 1
 
 
 class _Queue:

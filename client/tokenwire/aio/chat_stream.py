@@ -35,8 +35,9 @@ class AsyncChatStream:
     TokenwireError. Events, `text` and `final()` read the same stream: each event is returned once. Only
     one reader at a time may use the object.
 
-    A resumable stream goes on after a broken connection, see `AsyncClient.chat_stream`. Leaving its block
-    cancels the generation at the server.
+    A resumable stream goes on after a broken connection, see `AsyncClient.chat_stream`. After the notice
+    DRAINING it is read at another server, if the target has several. Leaving its block cancels the generation
+    at the server.
 
     Cancelling the task that reads cancels the call. `asyncio.CancelledError` passes through.
     """
@@ -132,6 +133,8 @@ class AsyncChatStream:
 
     async def _read(self, call: AsyncStreamCall) -> TokenEvent | None:
         """Return the next event, or None at the end of the answer. Resumes the stream if it has to."""
+        if self._reading.takes_move():
+            call = await self._move(call)
         while True:
             try:
                 event = await call.read(self._reading.stream_id, self._reading.last_sequence)
@@ -143,6 +146,27 @@ class AsyncChatStream:
             if event is None:
                 self._reading.end()
             return event
+
+    async def _move(self, old: AsyncStreamCall) -> AsyncStreamCall:
+        """Return a new call that reads on, or the old one if the new one is not accepted.
+
+        The old call ends only then, because the stream may end when it has no reader.
+        """
+        self._call = call = self._start_call()
+        is_accepted = False
+        try:
+            metadata = await call.initial_metadata(self._reading.patience_s(time.monotonic()))
+            is_accepted = metadata is not None and self._reading.accept(metadata)
+        except TokenwireError:
+            pass  # the old call reports the end
+        finally:
+            unused = old if is_accepted else call
+            unused.cancel()
+            if not is_accepted:
+                self._call = old
+        if self._cancelled.is_set():
+            self._call.cancel()
+        return self._call
 
     async def _resume(self, error: TokenwireError) -> AsyncStreamCall:
         """Return a new call that reads on. Raises the error that ended the last call if there is none."""

@@ -113,7 +113,8 @@ class AsyncClient:
         A stream is cancelled when its reader leaves, and a server cannot distinguish that from a broken
         connection. With `resumable` (default: the client's) the request has ON_DISCONNECT_CONTINUE: the
         generation runs on without a reader for 30 seconds, or for the `linger` of `retention`. After a
-        broken connection, Draining and SlowReader, the client resumes the stream where it broke off.
+        broken connection, Draining and SlowReader, the client resumes the stream where it broke off. After
+        the notice DRAINING it reads the stream at another server, if a load balancer chooses one.
         `timeout` is the deadline of all of that. If resuming fails, the last error is raised, and the
         caller can use `resume(stream_id, last_sequence)`. Leaving the block early cancels the generation
         with a call that takes 3 seconds at most. The client makes it even if the reading task is cancelled.

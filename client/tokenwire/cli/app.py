@@ -21,6 +21,7 @@ from .options import (
     Documents,
     Effort,
     EventsAsJson,
+    Fallbacks,
     LookupTimeout,
     MaxCost,
     MaxOutputTokens,
@@ -103,12 +104,14 @@ Examples:
   tokenwire chat "What is Tokenwire?"
   git diff | tokenwire chat --system "Review this change." --model anthropic/claude-sonnet-4-5
   tokenwire chat "Summarize it." --document report.pdf --model anthropic/claude-sonnet-4-5
-  tokenwire chat "Write a story." --max-cost 0.05 --confirm-over 0.01""",
+  tokenwire chat "Write a story." --max-cost 0.05 --confirm-over 0.01
+  tokenwire chat "Hello" --model openai/gpt-5 --fallback anthropic/claude-sonnet-4-5""",
 )
 def chat(
     context: typer.Context,
     prompt: Prompt = None,
     model: Model = None,
+    fallback: Fallbacks = None,
     system: System = None,
     max_output_tokens: MaxOutputTokens = None,
     temperature: Temperature = None,
@@ -144,6 +147,7 @@ def chat(
     options = RequestOptions(
         model=model_or_default(model),
         prompt=text,
+        fallback_models=tuple(fallback or ()),
         system=system,
         max_output_tokens=max_output_tokens,
         temperature=temperature,

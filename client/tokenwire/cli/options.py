@@ -51,6 +51,16 @@ Model = Annotated[
         help=f"PROVIDER/MODEL or an alias.  [default: ${MODEL_VARIABLE}, or {DEFAULT_MODEL}]",
     ),
 ]
+Fallbacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fallback",
+        metavar="MODEL",
+        parser=text_value,
+        help="Model that answers if the others fail before they have sent anything. Can be repeated: "
+        "they are tried in this order.  [default: those in the server's configuration]",
+    ),
+]
 System = Annotated[
     str | None,
     typer.Option("--system", metavar="TEXT", parser=text_value, help="Instructions for the model."),

@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message as ProtoMessage
 
 from tokenwire.v1.event_pb2 import (
+    NOTICE_KIND_DRAINING,
     NOTICE_KIND_FALLBACK,
     NOTICE_KIND_MODEL_CHANGED,
     NOTICE_KIND_RETRYING,
@@ -190,10 +191,14 @@ def _notice_text(notice: Notice) -> str | None:
         return f"the answer continues with the model {one_line(notice.model)}"
     if notice.kind == NOTICE_KIND_RETRYING:
         delay_s = notice.delay.ToTimedelta().total_seconds()
-        return f"the provider failed; attempt {notice.attempt} follows in {delay_s:.1f} s"
+        when = f"in {delay_s:.1f} s" if delay_s else "at once"
+        return f"the provider failed; attempt {notice.attempt} follows {when}"
     if notice.kind == NOTICE_KIND_FALLBACK:
         model = one_line(f"{notice.provider}/{notice.model}")
         return f"the provider failed; attempt {notice.attempt} follows with {model}"
+    if notice.kind == NOTICE_KIND_DRAINING:
+        left_s = notice.delay.ToTimedelta().total_seconds()
+        return f"the server is about to stop: the stream may continue for {left_s:.1f} s"
     return None
 
 

@@ -15,6 +15,7 @@ from tokenwire.v1.event_pb2 import (
     FINISH_REASON_MAX_TOKENS,
     FINISH_REASON_OTHER,
     NOTICE_KIND_CAUGHT_UP,
+    NOTICE_KIND_DRAINING,
     Finished,
     FinishReason,
     TokenEvent,
@@ -42,6 +43,7 @@ _TOKEN_EVENTS = frozenset(
 )
 
 _MADE_FOR_ONE_READER = frozenset({"heartbeat", "usage"})
+_NOTICES_TO_ONE_READER = frozenset({NOTICE_KIND_CAUGHT_UP, NOTICE_KIND_DRAINING})
 
 _NO_SERVER = ("failed to connect", "DNS resolution")
 """In gRPC's message if it found no server at all."""
@@ -83,7 +85,7 @@ class Tally:
     def add(self, event: TokenEvent, at_s: float) -> None:
         """Count the next event of the stream."""
         kind = event.WhichOneof("event")
-        if kind in _MADE_FOR_ONE_READER or event.notice.kind == NOTICE_KIND_CAUGHT_UP:
+        if kind in _MADE_FOR_ONE_READER or event.notice.kind in _NOTICES_TO_ONE_READER:
             return
         self._event_count += 1
         if self._ttft_s is None and kind in _TOKEN_EVENTS:
@@ -117,10 +119,15 @@ class Tally:
         if self._resumed:
             known = timings.HasField("ttft")
             ttft_s = timings.ttft.ToTimedelta().total_seconds() if known else None
-        parts = [] if ttft_s is None else [f"TTFT {_span(ttft_s)}"]
+        parts = [] if ttft_s is None else [f"TTFT {span_text(ttft_s)}"]
         if timings.HasField("output_tokens_per_second"):
             parts.append(f"{timings.output_tokens_per_second:.1f} tokens/s")
-        elif not self._resumed and ttft_s is not None and at_s > ttft_s:
+        elif (
+            not self._resumed
+            and not finished.usage.reasoning_tokens  # perhaps not sent, so not in the time since TTFT
+            and ttft_s is not None
+            and at_s > ttft_s
+        ):
             speed = finished.usage.output_tokens / (at_s - ttft_s)
             parts += [f"{speed:.1f} tokens/s"] if speed else []
         parts.append(usage_text(finished.usage))
@@ -146,7 +153,7 @@ class Tally:
         tokens = f"~{-(-self._output_bytes // _BYTES_PER_TOKEN)} tokens"
         events = "1 event" if self._event_count == 1 else f"{self._event_count} events"
         used = tokens if usage is None else usage_text(usage)
-        return f"cancelled after {events}, {used}, {_span(at_s)}"
+        return f"cancelled after {events}, {used}, {span_text(at_s)}"
 
 
 def usage_text(usage: Usage) -> str:
@@ -206,10 +213,10 @@ def error_lines(
         )
     if isinstance(error, UpstreamError) and (said := error.provider_message):
         yield f"  the provider's message: {said}"
-    if error.last_sequence and error.usage is not None:
+    if error.usage is not None and _has_used(error.usage):
         yield f"  used until then: {usage_text(error.usage)}"
     if error.retry_after_s is not None:
-        yield f"  try again in {_span(error.retry_after_s)}"
+        yield f"  try again in {span_text(error.retry_after_s)}"
     if error.stream_id and stream == "plain":
         yield f"  {stream_line(error.stream_id)}"
     if _can_resume(error, stream):
@@ -249,6 +256,12 @@ def _can_resume(error: TokenwireError, stream: StreamKind | None) -> bool:
     return False
 
 
+def _has_used(usage: Usage) -> bool:
+    """Return whether a stream used anything. Most that fail before the first token did not."""
+    counts = (usage.input_tokens, usage.output_tokens, usage.cost_microusd)
+    return any(counts) or any(usage.server_tool_counts.values())
+
+
 def _reason_text(reason: FinishReason.ValueType) -> str:
     try:
         return FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()
@@ -265,5 +278,6 @@ def _detail_text(finished: Finished) -> str:
     return f" ({text})" if text else ""
 
 
-def _span(seconds: float) -> str:
+def span_text(seconds: float) -> str:
+    """Return a length of time for people, such as "310 ms" or "2.5 s"."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

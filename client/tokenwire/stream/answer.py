@@ -58,9 +58,9 @@ class Answer:
     """An answer that is built event by event.
 
     The result does not depend on how the server split or merged the deltas. Events of an unknown type
-    change only `last_sequence`. Heartbeats, interval usage and the notice CAUGHT_UP change nothing: the
-    server makes them for one reader, and they repeat the sequence of the event before them. Notices are not
-    kept: read them as events. The whole answer is in memory; the server limits its size
+    change only `last_sequence`. Heartbeats, interval usage and the notices CAUGHT_UP and DRAINING change
+    nothing: the server makes them for one reader, and they repeat the sequence of the event before them.
+    Notices are not kept: read them as events. The whole answer is in memory; the server limits its size
     (`max_output_tokens`, and the limit for one stream).
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypedDict
 
 from tokenwire.v1.chat_pb2 import ChatRequest, ResumeStreamRequest
-from tokenwire.v1.event_pb2 import TokenEvent
+from tokenwire.v1.event_pb2 import NOTICE_KIND_DRAINING, TokenEvent
 
 from ..errors import Cancelled, DeadlineExceeded, IncompleteStream, TokenwireError
 from ..wire.metadata import Allowance, InitialMetadata
@@ -16,6 +16,10 @@ from ..wire.requests import build_resume, linger_s, outliving_its_readers
 from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED
 from .answer import Answer
 from .resume import ResumePolicy
+
+MAX_MOVES = 3
+"""Consecutive moves without a new event. A load balancer may choose the server that drains again: after so
+many moves, the stream is read there."""
 
 
 class _Position(TypedDict):
@@ -68,6 +72,8 @@ class Reading:
         self._timeout_s = timeout_s
         self._deadline: float | None = None
         self.allowances: tuple[Allowance, ...] = ()
+        self._must_move = False
+        self._moves = 0
 
     @property
     def stream_id(self) -> str:
@@ -113,8 +119,22 @@ class Reading:
         """Take the next event."""
         before = self.last_sequence
         self.answer.add(event)
-        if self._policy is not None and self.last_sequence > before:
+        if self._policy is None:
+            return
+        if self.last_sequence > before:
             self._policy.progressed()
+            self._moves = 0
+        elif event.notice.kind == NOTICE_KIND_DRAINING and self._moves < MAX_MOVES:
+            self._must_move = True
+            self._moves += 1
+
+    def takes_move(self) -> bool:
+        """Return whether the stream is to be read at another server from here on. True once for each move.
+
+        The server has sent the notice DRAINING: it waits for its readers, and then cuts them off.
+        """
+        must_move, self._must_move = self._must_move, False
+        return must_move and bool(self.stream_id)
 
     def end(self) -> None:
         """Take the end of a call with status OK.

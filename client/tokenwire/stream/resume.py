@@ -15,6 +15,7 @@ from ..errors import (
     ConnectionLost,
     Draining,
     Overloaded,
+    ProducerLost,
     ResumePointError,
     ServerStopped,
     SlowReader,
@@ -81,7 +82,8 @@ class ResumePolicy:
         if not is_resumable(error):
             # After any other error the generation may still run, and is to be cancelled.
             self.is_over = isinstance(
-                error, UpstreamError | ServerStopped | StreamNotFound | ResumePointError
+                error,
+                UpstreamError | ProducerLost | ServerStopped | StreamNotFound | ResumePointError,
             )
             return None
         if self._lost_at is None:

@@ -419,10 +419,10 @@ class ChatRequest(google.protobuf.message.Message):
     @property
     def fallback_models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Models that are tried in this order if `model` fails before the first content: `provider/model`, or
-        aliases. NOTICE_KIND_FALLBACK reports each change. A model is skipped if the request does not fit its
-        price into the budget. Which failures are followed by a fallback is listed in docs/errors.md. A refused
-        request (UPSTREAM_REJECTED) is not. Each model must accept all parts and options of the request, and the
-        key must permit it. At most 8, without repetitions. Default: the fallbacks that the server's
+        aliases. NOTICE_KIND_FALLBACK reports each change. A model is skipped if its input costs more than what is
+        left of the budget. docs/errors.md lists the failures that are followed by a fallback: a request that the
+        provider refuses (UPSTREAM_REJECTED) is not. Each model must accept all parts and options of the request,
+        and the key must permit it. At most 8, without repetitions. Default: the fallbacks that the server's
         configuration has for `model`.
         """
 

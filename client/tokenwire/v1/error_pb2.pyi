@@ -102,14 +102,23 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """ABORTED: after the first token, the provider sent nothing for longer than the server allows. The
     answer is incomplete.
     """
+    ERROR_REASON_PRODUCER_LOST: _ErrorReason.ValueType  # 21
+    """ABORTED: the server that generated the stream is gone, for example after a crash, or it has been cut off
+    from the log that servers share. The answer is incomplete, and the stream cannot be resumed.
+    """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 22
-    """UNAVAILABLE, with RetryInfo: the server's database is unavailable. Usage queries fail immediately.
-    Other calls fail only once the cached keys are too old to be trusted.
+    """UNAVAILABLE, with RetryInfo: the server's database, or the log of streams that servers share, is
+    unavailable. Without the database, usage queries fail immediately, and other calls only once the cached
+    keys are too old to be trusted. Without the shared log, calls that read a stream of another server fail.
     """
     ERROR_REASON_SLOW_READER: _ErrorReason.ValueType  # 23
     """UNAVAILABLE: the reader fell behind the stream's log, or accepted no data for too long. Resume the
     stream after the last event received. If events after it were dropped, ResumeStream fails with
     RESUME_POINT_EXPIRED.
+    """
+    ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 25
+    """UNAVAILABLE: this server is about to stop and starts no new stream. Nothing was started: send the request
+    again, to another server. Streams that are open can still be read, resumed and cancelled here.
     """
     ERROR_REASON_SERVER_STOPPED: _ErrorReason.ValueType  # 26
     """UNAVAILABLE: the server stopped, and the stream ended with it."""
@@ -125,10 +134,10 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists every `reason` of a Tokenwire error.
 
     A failed call ends with a gRPC status that carries exactly one `google.rpc.ErrorInfo`. Its `domain` is
-    "tokenwire", and its `reason` is one of these names without the prefix `ERROR_REASON_`. An error after
-    the first token also has `stream_id`, `last_sequence` and the usage in the ErrorInfo's metadata. Errors
-    that the caller's own gRPC library creates carry no ErrorInfo. New reasons may be added: handle an
-    unknown reason by its status code.
+    "tokenwire", and its `reason` is one of these names without the prefix `ERROR_REASON_`. If
+    the call had opened or joined a stream, the ErrorInfo's metadata also has `stream_id`, `last_sequence` and
+    the usage until then, before the first token too. Errors that the caller's own gRPC library creates carry
+    no ErrorInfo. New reasons may be added: handle an unknown reason by its status code.
 
     RetryInfo is the delay after which the same call may succeed. A call that is refused with RetryInfo before
     its initial metadata also has the trailer `grpc-retry-pushback-ms` with the same delay. A gRPC library
@@ -219,14 +228,23 @@ ERROR_REASON_UPSTREAM_STALLED: ErrorReason.ValueType  # 20
 """ABORTED: after the first token, the provider sent nothing for longer than the server allows. The
 answer is incomplete.
 """
+ERROR_REASON_PRODUCER_LOST: ErrorReason.ValueType  # 21
+"""ABORTED: the server that generated the stream is gone, for example after a crash, or it has been cut off
+from the log that servers share. The answer is incomplete, and the stream cannot be resumed.
+"""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 22
-"""UNAVAILABLE, with RetryInfo: the server's database is unavailable. Usage queries fail immediately.
-Other calls fail only once the cached keys are too old to be trusted.
+"""UNAVAILABLE, with RetryInfo: the server's database, or the log of streams that servers share, is
+unavailable. Without the database, usage queries fail immediately, and other calls only once the cached
+keys are too old to be trusted. Without the shared log, calls that read a stream of another server fail.
 """
 ERROR_REASON_SLOW_READER: ErrorReason.ValueType  # 23
 """UNAVAILABLE: the reader fell behind the stream's log, or accepted no data for too long. Resume the
 stream after the last event received. If events after it were dropped, ResumeStream fails with
 RESUME_POINT_EXPIRED.
+"""
+ERROR_REASON_DRAINING: ErrorReason.ValueType  # 25
+"""UNAVAILABLE: this server is about to stop and starts no new stream. Nothing was started: send the request
+again, to another server. Streams that are open can still be read, resumed and cancelled here.
 """
 ERROR_REASON_SERVER_STOPPED: ErrorReason.ValueType  # 26
 """UNAVAILABLE: the server stopped, and the stream ended with it."""

@@ -87,8 +87,14 @@ class _NoticeKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     each further attempt. The answer has not begun.
     """
     NOTICE_KIND_FALLBACK: _NoticeKind.ValueType  # 2
-    """The model failed before the first content, and another one is tried: `model`, from the request's
-    `fallback_models` or the server's configuration. The answer has not begun.
+    """The model failed before the first content, or no request is sent to it at present, and another one is
+    tried: `model`, from the request's `fallback_models` or the server's configuration. The answer has not
+    begun.
+    """
+    NOTICE_KIND_DRAINING: _NoticeKind.ValueType  # 3
+    """This server is about to stop. The stream continues for at most `delay`; if it has not ended by then, it
+    ends with the error SERVER_STOPPED. Sent once to each caller that reads a stream. Repeats the sequence of
+    the event before it, or the cursor if there is none.
     """
     NOTICE_KIND_MODEL_CHANGED: _NoticeKind.ValueType  # 4
     """The provider continues the answer with another model: `model`."""
@@ -109,8 +115,14 @@ NOTICE_KIND_RETRYING: NoticeKind.ValueType  # 1
 each further attempt. The answer has not begun.
 """
 NOTICE_KIND_FALLBACK: NoticeKind.ValueType  # 2
-"""The model failed before the first content, and another one is tried: `model`, from the request's
-`fallback_models` or the server's configuration. The answer has not begun.
+"""The model failed before the first content, or no request is sent to it at present, and another one is
+tried: `model`, from the request's `fallback_models` or the server's configuration. The answer has not
+begun.
+"""
+NOTICE_KIND_DRAINING: NoticeKind.ValueType  # 3
+"""This server is about to stop. The stream continues for at most `delay`; if it has not ended by then, it
+ends with the error SERVER_STOPPED. Sent once to each caller that reads a stream. Repeats the sequence of
+the event before it, or the cursor if there is none.
 """
 NOTICE_KIND_MODEL_CHANGED: NoticeKind.ValueType  # 4
 """The provider continues the answer with another model: `model`."""
@@ -688,12 +700,14 @@ class Notice(google.protobuf.message.Message):
     NOTICE_KIND_MODEL_CHANGED.
     """
     attempt: builtins.int
-    """Number of the attempt that follows: 2 after the first one. Set only with NOTICE_KIND_RETRYING and
-    NOTICE_KIND_FALLBACK.
+    """Number of the attempt that follows: 2 after the first one, 1 if none was sent yet. Set only with
+    NOTICE_KIND_RETRYING and NOTICE_KIND_FALLBACK.
     """
     @property
     def delay(self) -> google.protobuf.duration_pb2.Duration:
-        """Time until the attempt. Set only with NOTICE_KIND_RETRYING."""
+        """With NOTICE_KIND_RETRYING the time until the attempt, with NOTICE_KIND_DRAINING the time until the server
+        ends the stream. Otherwise unset.
+        """
 
     def __init__(
         self,
@@ -830,7 +844,10 @@ class Timings(google.protobuf.message.Message):
     ITL_P99_FIELD_NUMBER: builtins.int
     OUTPUT_TOKENS_PER_SECOND_FIELD_NUMBER: builtins.int
     output_tokens_per_second: builtins.float
-    """Output tokens per second between the first and the last arrival. Absent if it cannot be measured."""
+    """Output tokens per second between the first and the last arrival. Reasoning that is not sent is not
+    counted, because it is generated before the first arrival. Absent if it cannot be measured, for example
+    if only a summary of the reasoning is sent.
+    """
     @property
     def ttft(self) -> google.protobuf.duration_pb2.Duration:
         """Time from the acceptance of the request to the first token. Absent if there was no token."""

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/model.proto\x12\x0ctokenwire.v1\"\x91\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0eprovider_model\x18\x03 \x01(\t\x12\x33\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x1d.tokenwire.v1.ModelCapability\x12\"\n\x15\x63ontext_window_tokens\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12)\n\x06prices\x18\x07 \x01(\x0b\x32\x19.tokenwire.v1.ModelPricesB\x18\n\x16_context_window_tokensB\x14\n\x12_max_output_tokens\"\xbf\x01\n\x0bModelPrices\x12\x16\n\x0einput_microusd\x18\x01 \x01(\x03\x12\x17\n\x0foutput_microusd\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63he_read_microusd\x18\x03 \x01(\x03\x12\x1c\n\x14\x63\x61\x63he_write_microusd\x18\x04 \x01(\x03\x12&\n\x19long_cache_write_microusd\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x1c\n\x1a_long_cache_write_microusd\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.tokenwire.v1.Model\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t*\xae\x01\n\x0fModelCapability\x12 \n\x1cMODEL_CAPABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16MODEL_CAPABILITY_TOOLS\x10\x01\x12\x1b\n\x17MODEL_CAPABILITY_IMAGES\x10\x02\x12\x1e\n\x1aMODEL_CAPABILITY_REASONING\x10\x03\x12 \n\x1cMODEL_CAPABILITY_JSON_SCHEMA\x10\x04\x32\x9f\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.tokenwire.v1.ListModelsRequest\x1a .tokenwire.v1.ListModelsResponse\x12>\n\x08GetModel\x12\x1d.tokenwire.v1.GetModelRequest\x1a\x13.tokenwire.v1.ModelBc\n\x10\x64\x65v.tokenwire.v1P\x01Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\xaa\x02\x0cTokenwire.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tokenwire/v1/model.proto\x12\x0ctokenwire.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf1\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0eprovider_model\x18\x03 \x01(\t\x12\x33\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x1d.tokenwire.v1.ModelCapability\x12\"\n\x15\x63ontext_window_tokens\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12)\n\x06prices\x18\x07 \x01(\x0b\x32\x19.tokenwire.v1.ModelPrices\x12+\n\x07latency\x18\n \x01(\x0b\x32\x1a.tokenwire.v1.ModelLatency\x12\x31\n\rbreaker_state\x18\x14 \x01(\x0e\x32\x1a.tokenwire.v1.BreakerStateB\x18\n\x16_context_window_tokensB\x14\n\x12_max_output_tokens\"\xbf\x01\n\x0bModelPrices\x12\x16\n\x0einput_microusd\x18\x01 \x01(\x03\x12\x17\n\x0foutput_microusd\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63he_read_microusd\x18\x03 \x01(\x03\x12\x1c\n\x14\x63\x61\x63he_write_microusd\x18\x04 \x01(\x03\x12&\n\x19long_cache_write_microusd\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x1c\n\x1a_long_cache_write_microusd\"\x96\x02\n\x0cModelLatency\x12)\n\x06window\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rattempt_count\x18\x02 \x01(\x03\x12\x17\n\nerror_rate\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12+\n\x08ttft_p50\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08ttft_p95\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x18output_tokens_per_second\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\r\n\x0b_error_rateB\x1b\n\x19_output_tokens_per_second\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.tokenwire.v1.Model\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t*\xae\x01\n\x0fModelCapability\x12 \n\x1cMODEL_CAPABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16MODEL_CAPABILITY_TOOLS\x10\x01\x12\x1b\n\x17MODEL_CAPABILITY_IMAGES\x10\x02\x12\x1e\n\x1aMODEL_CAPABILITY_REASONING\x10\x03\x12 \n\x1cMODEL_CAPABILITY_JSON_SCHEMA\x10\x04*\x98\x01\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x02\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x03\x12\x1a\n\x16\x42REAKER_STATE_COOLDOWN\x10\x04\x32\x9f\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.tokenwire.v1.ListModelsRequest\x1a .tokenwire.v1.ListModelsResponse\x12>\n\x08GetModel\x12\x1d.tokenwire.v1.GetModelRequest\x1a\x13.tokenwire.v1.ModelBc\n\x10\x64\x65v.tokenwire.v1P\x01Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\xaa\x02\x0cTokenwire.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,18 +33,22 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tokenwire.v1.model_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.tokenwire.v1P\001Z>github.com/tokenwire/tokenwire/gen/go/tokenwire/v1;tokenwirev1\252\002\014Tokenwire.V1'
-  _globals['_MODELCAPABILITY']._serialized_start=624
-  _globals['_MODELCAPABILITY']._serialized_end=798
-  _globals['_MODEL']._serialized_start=43
-  _globals['_MODEL']._serialized_end=316
-  _globals['_MODELPRICES']._serialized_start=319
-  _globals['_MODELPRICES']._serialized_end=510
-  _globals['_LISTMODELSREQUEST']._serialized_start=512
-  _globals['_LISTMODELSREQUEST']._serialized_end=531
-  _globals['_LISTMODELSRESPONSE']._serialized_start=533
-  _globals['_LISTMODELSRESPONSE']._serialized_end=590
-  _globals['_GETMODELREQUEST']._serialized_start=592
-  _globals['_GETMODELREQUEST']._serialized_end=621
-  _globals['_MODELSERVICE']._serialized_start=801
-  _globals['_MODELSERVICE']._serialized_end=960
+  _globals['_MODELCAPABILITY']._serialized_start=1033
+  _globals['_MODELCAPABILITY']._serialized_end=1207
+  _globals['_BREAKERSTATE']._serialized_start=1210
+  _globals['_BREAKERSTATE']._serialized_end=1362
+  _globals['_MODEL']._serialized_start=75
+  _globals['_MODEL']._serialized_end=444
+  _globals['_MODELPRICES']._serialized_start=447
+  _globals['_MODELPRICES']._serialized_end=638
+  _globals['_MODELLATENCY']._serialized_start=641
+  _globals['_MODELLATENCY']._serialized_end=919
+  _globals['_LISTMODELSREQUEST']._serialized_start=921
+  _globals['_LISTMODELSREQUEST']._serialized_end=940
+  _globals['_LISTMODELSRESPONSE']._serialized_start=942
+  _globals['_LISTMODELSRESPONSE']._serialized_end=999
+  _globals['_GETMODELREQUEST']._serialized_start=1001
+  _globals['_GETMODELREQUEST']._serialized_end=1030
+  _globals['_MODELSERVICE']._serialized_start=1365
+  _globals['_MODELSERVICE']._serialized_end=1524
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ The models that a server lists by name."""
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
@@ -51,6 +52,38 @@ MODEL_CAPABILITY_JSON_SCHEMA: ModelCapability.ValueType  # 4
 """The model answers with JSON of a given schema."""
 global___ModelCapability = ModelCapability
 
+class _BreakerState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _BreakerStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_BreakerState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    BREAKER_STATE_UNSPECIFIED: _BreakerState.ValueType  # 0
+    """The server has no circuit breakers."""
+    BREAKER_STATE_CLOSED: _BreakerState.ValueType  # 1
+    """Requests are sent."""
+    BREAKER_STATE_HALF_OPEN: _BreakerState.ValueType  # 2
+    """The next request is sent as a probe. Others are refused until its result is known."""
+    BREAKER_STATE_OPEN: _BreakerState.ValueType  # 3
+    """No request is sent, because the provider has failed repeatedly."""
+    BREAKER_STATE_COOLDOWN: _BreakerState.ValueType  # 4
+    """No request is sent, because the provider is at its rate limit or the account has no credit left."""
+
+class BreakerState(_BreakerState, metaclass=_BreakerStateEnumTypeWrapper):
+    """BreakerState is the state of the circuit breaker of a provider's model."""
+
+BREAKER_STATE_UNSPECIFIED: BreakerState.ValueType  # 0
+"""The server has no circuit breakers."""
+BREAKER_STATE_CLOSED: BreakerState.ValueType  # 1
+"""Requests are sent."""
+BREAKER_STATE_HALF_OPEN: BreakerState.ValueType  # 2
+"""The next request is sent as a probe. Others are refused until its result is known."""
+BREAKER_STATE_OPEN: BreakerState.ValueType  # 3
+"""No request is sent, because the provider has failed repeatedly."""
+BREAKER_STATE_COOLDOWN: BreakerState.ValueType  # 4
+"""No request is sent, because the provider is at its rate limit or the account has no credit left."""
+global___BreakerState = BreakerState
+
 @typing.final
 class Model(google.protobuf.message.Message):
     """Model describes a model. Unknown facts are absent."""
@@ -64,6 +97,8 @@ class Model(google.protobuf.message.Message):
     CONTEXT_WINDOW_TOKENS_FIELD_NUMBER: builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
     PRICES_FIELD_NUMBER: builtins.int
+    LATENCY_FIELD_NUMBER: builtins.int
+    BREAKER_STATE_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The value for ChatRequest.model: `provider/model`, or an alias."""
     provider: builtins.str
@@ -74,6 +109,8 @@ class Model(google.protobuf.message.Message):
     """Size of the context window, in tokens. Absent if unknown."""
     max_output_tokens: builtins.int
     """Maximum number of output tokens of one answer. Absent if unknown."""
+    breaker_state: global___BreakerState.ValueType
+    """Whether this server sends requests for `provider_model` to `provider` at present."""
     @property
     def capabilities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___ModelCapability.ValueType]:
         """Known capabilities. Empty if unknown."""
@@ -81,6 +118,12 @@ class Model(google.protobuf.message.Message):
     @property
     def prices(self) -> global___ModelPrices:
         """Current prices. Absent if unknown."""
+
+    @property
+    def latency(self) -> global___ModelLatency:
+        """What this server measured at the provider in the last minutes. Absent if it has not called the model in
+        this time.
+        """
 
     def __init__(
         self,
@@ -92,9 +135,11 @@ class Model(google.protobuf.message.Message):
         context_window_tokens: builtins.int | None = ...,
         max_output_tokens: builtins.int | None = ...,
         prices: global___ModelPrices | None = ...,
+        latency: global___ModelLatency | None = ...,
+        breaker_state: global___BreakerState.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_context_window_tokens", b"_context_window_tokens", "_max_output_tokens", b"_max_output_tokens", "context_window_tokens", b"context_window_tokens", "max_output_tokens", b"max_output_tokens", "prices", b"prices"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_context_window_tokens", b"_context_window_tokens", "_max_output_tokens", b"_max_output_tokens", "capabilities", b"capabilities", "context_window_tokens", b"context_window_tokens", "id", b"id", "max_output_tokens", b"max_output_tokens", "prices", b"prices", "provider", b"provider", "provider_model", b"provider_model"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_context_window_tokens", b"_context_window_tokens", "_max_output_tokens", b"_max_output_tokens", "context_window_tokens", b"context_window_tokens", "latency", b"latency", "max_output_tokens", b"max_output_tokens", "prices", b"prices"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_context_window_tokens", b"_context_window_tokens", "_max_output_tokens", b"_max_output_tokens", "breaker_state", b"breaker_state", "capabilities", b"capabilities", "context_window_tokens", b"context_window_tokens", "id", b"id", "latency", b"latency", "max_output_tokens", b"max_output_tokens", "prices", b"prices", "provider", b"provider", "provider_model", b"provider_model"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_context_window_tokens", b"_context_window_tokens"]) -> typing.Literal["context_window_tokens"] | None: ...
     @typing.overload
@@ -140,6 +185,67 @@ class ModelPrices(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_long_cache_write_microusd", b"_long_cache_write_microusd"]) -> typing.Literal["long_cache_write_microusd"] | None: ...
 
 global___ModelPrices = ModelPrices
+
+@typing.final
+class ModelLatency(google.protobuf.message.Message):
+    """ModelLatency has the latency, the speed and the errors that this server measured at one model of a
+    provider, over the requests of all its callers. An attempt is one request to the provider: if it fails and
+    is repeated, these are two attempts. Answers from the response cache are no attempts. Aliases of a model
+    have the same figures.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: builtins.int
+    ERROR_RATE_FIELD_NUMBER: builtins.int
+    TTFT_P50_FIELD_NUMBER: builtins.int
+    TTFT_P95_FIELD_NUMBER: builtins.int
+    OUTPUT_TOKENS_PER_SECOND_FIELD_NUMBER: builtins.int
+    attempt_count: builtins.int
+    """Number of attempts that ended. Those that the provider refused as invalid or too long do not count, and
+    neither do those that were ended by the caller or by this server before any content arrived.
+    """
+    error_rate: builtins.float
+    """Share of these attempts that failed, from 0 to 1. An attempt that is cancelled after content arrived has
+    not failed. Absent if `attempt_count` is 0.
+    """
+    output_tokens_per_second: builtins.float
+    """Output tokens per second between the first and the last arrival, over all answers that finished or were
+    cancelled. Absent if it cannot be measured.
+    """
+    @property
+    def window(self) -> google.protobuf.duration_pb2.Duration:
+        """Length of the time that the figures cover: 15 minutes. It moves in steps of a minute."""
+
+    @property
+    def ttft_p50(self) -> google.protobuf.duration_pb2.Duration:
+        """Median time from sending a request to its first content of any kind, accurate to 5 % from 1 ms to 1 h.
+        Also attempts that have not ended count. Absent if no attempt had content.
+        """
+
+    @property
+    def ttft_p95(self) -> google.protobuf.duration_pb2.Duration:
+        """95th percentile of this time, with the same accuracy. Absent if no attempt had content."""
+
+    def __init__(
+        self,
+        *,
+        window: google.protobuf.duration_pb2.Duration | None = ...,
+        attempt_count: builtins.int = ...,
+        error_rate: builtins.float | None = ...,
+        ttft_p50: google.protobuf.duration_pb2.Duration | None = ...,
+        ttft_p95: google.protobuf.duration_pb2.Duration | None = ...,
+        output_tokens_per_second: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_error_rate", b"_error_rate", "_output_tokens_per_second", b"_output_tokens_per_second", "error_rate", b"error_rate", "output_tokens_per_second", b"output_tokens_per_second", "ttft_p50", b"ttft_p50", "ttft_p95", b"ttft_p95", "window", b"window"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_error_rate", b"_error_rate", "_output_tokens_per_second", b"_output_tokens_per_second", "attempt_count", b"attempt_count", "error_rate", b"error_rate", "output_tokens_per_second", b"output_tokens_per_second", "ttft_p50", b"ttft_p50", "ttft_p95", b"ttft_p95", "window", b"window"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_error_rate", b"_error_rate"]) -> typing.Literal["error_rate"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_output_tokens_per_second", b"_output_tokens_per_second"]) -> typing.Literal["output_tokens_per_second"] | None: ...
+
+global___ModelLatency = ModelLatency
 
 @typing.final
 class ListModelsRequest(google.protobuf.message.Message):

@@ -238,6 +238,7 @@ class UsageRecord(google.protobuf.message.Message):
     ATTEMPTS_FIELD_NUMBER: builtins.int
     FROM_CACHE_FIELD_NUMBER: builtins.int
     FAILED_ATTEMPTS_FIELD_NUMBER: builtins.int
+    OWN_KEY_FIELD_NUMBER: builtins.int
     stream_id: builtins.str
     """Id of the stream."""
     tenant: builtins.str
@@ -268,6 +269,10 @@ class UsageRecord(google.protobuf.message.Message):
     """Number of requests that were sent to a provider."""
     from_cache: builtins.bool
     """True if the answer is a replay from the response cache."""
+    own_key: builtins.bool
+    """True if the last request carried the tenant's own key for the provider, which charges the tenant. Such a
+    stream does not count for the tenant's limits on spend.
+    """
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """`ChatRequest.labels`."""
@@ -321,9 +326,10 @@ class UsageRecord(google.protobuf.message.Message):
         attempts: builtins.int = ...,
         from_cache: builtins.bool = ...,
         failed_attempts: collections.abc.Iterable[global___FailedAttempt] | None = ...,
+        own_key: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_time", b"created_time", "duration", b"duration", "end_time", b"end_time", "ttft", b"ttft", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "created_time", b"created_time", "duration", b"duration", "end_time", b"end_time", "failed_attempts", b"failed_attempts", "from_cache", b"from_cache", "key_prefix", b"key_prefix", "labels", b"labels", "model", b"model", "model_asked", b"model_asked", "outcome", b"outcome", "partial", b"partial", "provider", b"provider", "provider_response_id", b"provider_response_id", "reason", b"reason", "request_id", b"request_id", "stream_id", b"stream_id", "tenant", b"tenant", "ttft", b"ttft", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "created_time", b"created_time", "duration", b"duration", "end_time", b"end_time", "failed_attempts", b"failed_attempts", "from_cache", b"from_cache", "key_prefix", b"key_prefix", "labels", b"labels", "model", b"model", "model_asked", b"model_asked", "outcome", b"outcome", "own_key", b"own_key", "partial", b"partial", "provider", b"provider", "provider_response_id", b"provider_response_id", "reason", b"reason", "request_id", b"request_id", "stream_id", b"stream_id", "tenant", b"tenant", "ttft", b"ttft", "usage", b"usage"]) -> None: ...
 
 global___UsageRecord = UsageRecord
 

@@ -1,9 +1,8 @@
-"""The connections to the server, and the calls on them."""
+"""The calls to the server, or to several servers that share their streams."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Sequence
 from tempfile import NamedTemporaryFile
@@ -18,36 +17,39 @@ from tokenwire.errors import ConnectionLost, TokenwireError
 
 from .call import Call
 from .connection import Connection, Headers
+from .pool import Address, ConnectionPool, authority
 from .status import CONTENT_TYPE
 
-logger = logging.getLogger(__name__)
-
-MAX_CONNECTIONS = 16
-"""Connections to the server. Another one is opened when the others have no place for a stream."""
+RETRY_S = 1.0
+"""Shortest time between attempts to connect to a server that failed, while another server answers."""
 
 Metadata = Sequence[tuple[str, str]]
 
 
 class Channel:
-    """Calls to one server. It connects with the first call, and again after a connection was lost.
+    """Calls to one server, or to several in turn. A lost connection ends its calls with ConnectionLost.
 
-    A lost connection ends its calls with ConnectionLost. There is no delay between attempts to connect:
-    all calls that wait share one attempt, which takes at most `connect_timeout_s`.
+    A server that cannot be reached gets no calls while another one can be. In the meantime, attempts to
+    connect to it delay no call.
     """
 
     def __init__(self, settings: ConnectionSettings, *, connect_timeout_s: float) -> None:
         self.target = settings.target
-        self._address = parse_target(settings.target)
+        addresses = parse_target(settings.target)
         tls = settings.tls
         self._tls = None if tls is None else _tls_context(tls)
-        self._server_name = None if tls is None else tls.server_name or self._address[0]
-        self._authority = authority(*self._address)
-        self._connect_timeout_s = connect_timeout_s
-        self._connections: list[Connection] = []
-        self._connecting: asyncio.Task[None] | None = None
-        self._last_failure: str | None = None
-        """Why the last attempt to connect failed. Logged once, not with each attempt."""
-        self._is_closed = False
+        self._authority = authority(*addresses[0])
+        self._pools = [
+            ConnectionPool(
+                address,
+                self._tls,
+                None if tls is None else tls.server_name or address[0],
+                connect_timeout_s=connect_timeout_s,
+            )
+            for address in addresses
+        ]
+        self._next = 0
+        self._probed_at = float("-inf")
 
     def stream(
         self, method: str, request: bytes, *, metadata: Metadata = (), timeout_s: float
@@ -75,82 +77,29 @@ class Channel:
 
     async def connection(self) -> Connection:
         """Return a connection with a place for a stream. Raises ConnectionLost."""
-        for _ in range(MAX_CONNECTIONS + 1):
-            if self._is_closed:
-                raise _stopping()
-            for connection in self._connections:
-                if connection.has_room:
-                    return connection
-            self._connections = [each for each in self._connections if not each.is_lost]
-            if sum(each.is_usable for each in self._connections) >= MAX_CONNECTIONS:
-                break
-            if self._connecting is None:
-                self._connecting = asyncio.create_task(self._connect())
-            # More calls may wait for this connection than it has places.
-            await asyncio.shield(self._connecting)
-        raise ConnectionLost(
-            "all connections to the server are in use", code=grpc.StatusCode.UNAVAILABLE
-        )
+        number, self._next = self._next, (self._next + 1) % len(self._pools)
+        in_turn = self._pools[number:] + self._pools[:number]
+        failing = [pool for pool in in_turn if pool.is_failing]
+        if failing and len(failing) < len(in_turn):
+            self._probe(failing)
+            in_turn = [pool for pool in in_turn if pool not in failing] + failing
+        for pool in in_turn[:-1]:
+            try:
+                return await pool.connection()
+            except ConnectionLost:
+                continue
+        return await in_turn[-1].connection()
 
     async def close(self) -> None:
         """End all calls with ConnectionLost, and close the connections."""
-        self._is_closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait([self._connecting])
-        for connection in self._connections:
-            connection.close()
+        await asyncio.gather(*(pool.close() for pool in self._pools))
 
-    async def _connect(self) -> None:
-        """Add a connection. Raises ConnectionLost. When it returns or raises, the state is up to date."""
-        try:
-            connection = await self._open()
-        except ConnectionLost as error:
-            if error.message != self._last_failure and not self._is_closed:
-                logger.warning("%s: %s", self.target, error.message)  # callers are not told why
-            self._last_failure = error.message
-            raise
-        finally:
-            self._connecting = None
-        self._last_failure = None
-        self._connections.append(connection)
-
-    async def _open(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        host, port = self._address
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                if port is None:
-                    transport, connection = await loop.create_unix_connection(
-                        Connection, host, ssl=self._tls, server_hostname=self._server_name
-                    )
-                else:
-                    transport, connection = await loop.create_connection(
-                        Connection, host, port, ssl=self._tls, server_hostname=self._server_name
-                    )
-                try:
-                    self._check_protocol(transport)
-                    await connection.ready
-                except BaseException:
-                    transport.abort()
-                    raise
-        except TimeoutError:
-            raise self._unreachable(f"no answer within {self._connect_timeout_s:g} s") from None
-        except (OSError, ssl.SSLError) as error:
-            raise self._unreachable(_reason(error)) from error
-        except asyncio.CancelledError:  # by `close`
-            raise _stopping() from None
-        return connection
-
-    def _check_protocol(self, transport: asyncio.BaseTransport) -> None:
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() != "h2":
-            raise ConnectionError("it does not speak HTTP/2")
-
-    def _unreachable(self, reason: str) -> ConnectionLost:
-        return ConnectionLost(
-            f"cannot connect to the server: {reason}", code=grpc.StatusCode.UNAVAILABLE
-        )
+    def _probe(self, pools: list[ConnectionPool]) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._probed_at + RETRY_S:
+            self._probed_at = now
+            for pool in pools:
+                pool.probe()
 
     def _headers(self, method: str, metadata: Metadata, timeout_s: float) -> Headers:
         headers = [
@@ -170,17 +119,21 @@ class Channel:
         return headers
 
 
-def parse_target(target: str) -> tuple[str, int | None]:
-    """Return host and port of a target, or the path of a socket and None.
+def parse_target(target: str) -> list[Address]:
+    """Return the addresses of a target: host and port, or the path of a socket and None.
 
-    Of gRPC's name syntax these are supported: `host:port`, `dns:///host:port`, `ipv4:...`, `ipv6:...` with
-    one address, and `unix:path`. Raises ValueError.
+    Of gRPC's name syntax these are supported: `host:port`, `dns:///host:port`, `unix:path`, and `ipv4:...`
+    and `ipv6:...` with any number of addresses. Raises ValueError.
     """
     scheme, colon, rest = target.partition(":")
     if colon and scheme == "unix":
-        return rest.removeprefix("//"), None
-    if colon and scheme in ("dns", "ipv4", "ipv6"):
-        target = rest.removeprefix("///")
+        return [(rest.removeprefix("//"), None)]
+    if colon and scheme in ("ipv4", "ipv6"):
+        return [_parse_address(each) for each in rest.split(",")]
+    return [_parse_address(rest.removeprefix("///") if colon and scheme == "dns" else target)]
+
+
+def _parse_address(target: str) -> Address:
     host, colon, port = target.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"target: {target!r} is not HOST:PORT")
@@ -192,17 +145,6 @@ def parse_target(target: str) -> tuple[str, int | None]:
     except UnicodeError:
         raise ValueError(f"target: {host!r} is not a host name") from None
     return host, int(port)
-
-
-def authority(host: str, port: int | None) -> bytes:
-    """Return the pseudo-header `:authority` for a parsed target."""
-    if port is None:
-        return b"localhost"
-    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
-
-
-def _stopping() -> ConnectionLost:
-    return ConnectionLost("the edge is stopping", code=grpc.StatusCode.UNAVAILABLE)
 
 
 def _timeout(timeout_s: float) -> bytes:
@@ -222,11 +164,3 @@ def _tls_context(files: TlsFiles) -> ssl.SSLContext:
             pair.flush()
             context.load_cert_chain(pair.name)
     return context
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message})"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({error.reason})"
-    return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""How the shutdown of the process ends requests that are still open."""
+"""How the process drains: when it is not ready, refuses new requests, and ends the open ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from ..problems import Problem, problem_of
 class Shutdown:
     """Whether the process is shutting down. One object: `app.state.shutdown`.
 
-    At first the shutdown is only requested: the process is not ready, accepts no connections, and lets open
-    requests continue. When the grace period is over, the requests that are still open must end.
+    At first the shutdown is only requested: the process is not ready, and serves all requests. Then it
+    refuses new requests, and lets open ones continue. When the grace period is over, the requests that are
+    still open must end.
     """
 
     def __init__(self) -> None:
         self.requested = asyncio.Event()
-        """Set by SIGTERM or SIGINT. An idle WebSocket should close itself now."""
+        """Set by SIGTERM or SIGINT."""
+        self.refuses = asyncio.Event()
+        """New requests and streams are refused. An idle WebSocket should close itself now."""
         self.is_ending = False
         """Whether the grace period is over."""
         self._callbacks: set[Callable[[], object]] = set()
@@ -28,6 +31,7 @@ class Shutdown:
     def end(self) -> None:
         """End the open requests: call every callback of `ended_by`."""
         self.requested.set()
+        self.refuses.set()
         self.is_ending = True
         for callback in list(self._callbacks):
             callback()

@@ -76,7 +76,7 @@ async def healthz() -> Response:
 
 @router.api_route("/readyz", methods=["GET", "HEAD"], summary="Whether requests can be served")
 async def readyz(request: Request) -> Response:
-    """503 while the server is down or draining, and from the moment this process shuts down."""
+    """503 while the server is down or draining, and from the moment this process drains."""
     state = request.app.state
     if state.shutdown.requested.is_set():
         raise state.shutdown.problem()

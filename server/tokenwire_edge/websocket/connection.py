@@ -10,6 +10,8 @@ whose peer answers no ping (1011). It does not
 - bound the pongs that wait for a peer that sends pings and reads nothing,
 - let callers without a key send less than callers with one,
 - let streams end before it closes a connection at a shutdown,
+- read what the peer still sends after a message that it refuses. The operating system then resets the
+  connection, and the peer may lose the close frame with its code,
 - close a connection without a traceback in the log for invalid UTF-8, or for a `send` after a failed ping.
 """
 
@@ -40,6 +42,8 @@ MAX_UNAUTHENTICATED_BYTES = 16 * 1024
 """Size of a message before the caller is authenticated. A key has at most a few hundred bytes."""
 MAX_FRAGMENTS = 8192
 """Fragments of one message. 16 MiB need fragments of at least 2 KiB on average."""
+DISCARD_S = 1.0
+"""Time to discard what a peer still sends after it was sent a close frame for an invalid message."""
 
 
 class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
@@ -51,6 +55,7 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
     _all_bytes_held = 0
     """Bytes of messages that all connections of the process have received in part."""
     _bytes_held = 0
+    _has_failed = False
     _max_bytes_held: int | None = None
     _late_pong = b""
     _stall_timer: TimerHandle | None = None
@@ -76,8 +81,11 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._has_failed:
+            return
         super().data_received(data)
-        self._hold(len(self.conn.reader.buffer) + (self.conn.current_size or 0))
+        if not self._has_failed:
+            self._hold(len(self.conn.reader.buffer) + (self.conn.current_size or 0))
 
     def allow_large_messages(self) -> None:
         """Accept messages of up to `ws_max_size` bytes from now on, because the caller is authenticated."""
@@ -132,7 +140,33 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
         else:
             super().shutdown()
 
+    def handle_parser_exception(self) -> None:
+        """Send the close frame and the end of this direction, then discard input until the peer's end."""
+        if self._has_failed:
+            return
+        closed = self.conn.close_sent
+        if closed is None:  # the handshake is not accepted yet, so no frame can be sent
+            self.transport.abort()
+            return
+        self._has_failed = self.close_sent = True
+        self._hold(0)
+        self.frames, self._late_pong = [], b""
+        self.queue.put_nowait(
+            {"type": "websocket.disconnect", "code": closed.code, "reason": closed.reason}
+        )
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.transport.can_write_eof():  # not with TLS
+            self.transport.write_eof()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(DISCARD_S, self.transport.close)
+
     def handle_ping(self) -> None:
+        if self._has_failed:
+            return
         if self.writable.is_set():
             super().handle_ping()
         elif pongs := self.conn.data_to_send():
@@ -192,7 +226,7 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
             self._fail(CloseCode.TRY_AGAIN_LATER, "too many messages are being received at once")
 
     def _fail(self, code: CloseCode, reason: str) -> None:
-        self.frames = []
+        self.frames = []  # also after the close frame, while the peer sends on instead of closing
         if not self.close_sent and not self.transport.is_closing():
             self.conn.fail(code, reason)
             self.handle_parser_exception()

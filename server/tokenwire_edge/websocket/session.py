@@ -299,7 +299,7 @@ class Session:
 
     async def _close_at_shutdown(self) -> NoReturn:
         """Close the socket once its streams have ended, for which they have the grace period."""
-        await self._shutdown.requested.wait()
+        await self._shutdown.refuses.wait()
         self._protocol.drain()
         for stream in list(self._streams.values()):
             await stream.ended.wait()

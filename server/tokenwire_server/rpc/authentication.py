@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import grpc
@@ -31,6 +31,14 @@ SPARE_CALLS = 2_000
 """Calls that may run in addition to `max_readers`: unary calls, and calls that have no stream yet."""
 STREAM_ERRORS = (StreamFailed, SlowReader, AnswerTooLarge)
 """The errors of a call whose stream was opened."""
+
+Admit = Callable[[Caller], AbstractContextManager[None]]
+"""Admits a call of a caller for the time of the block. Raises a TokenwireError if it is refused."""
+
+
+def admit_all(_caller: Caller) -> AbstractContextManager[None]:
+    """Admit every call."""
+    return nullcontext()
 
 
 class OpenCalls:
@@ -148,16 +156,20 @@ class Authentication:
         self._on_refusal = on_refusal
         self._on_limit = on_limit
 
-    def unary(self, handler: Handler[bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """Return a method that answers with one message."""
+    def unary(
+        self, handler: Handler[bytes], admit: Admit = admit_all
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Return a method that answers with one message. `admit` is called before its request is read."""
         return grpc.stream_unary_rpc_method_handler(
-            self._guarded(handler, handler.__name__, receives=True)
+            self._guarded(handler, handler.__name__, admit, receives=True)
         )
 
-    def streaming(self, handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """Return a method that writes its answers itself."""
+    def streaming(
+        self, handler: Handler[None], admit: Admit = admit_all
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Return a method that writes its answers itself. `admit` is called before its request is read."""
         return grpc.stream_stream_rpc_method_handler(
-            self._guarded(handler, handler.__name__, receives=True)
+            self._guarded(handler, handler.__name__, admit, receives=True)
         )
 
     def reading(
@@ -171,13 +183,14 @@ class Authentication:
             await behaviour(requests, context)
 
         return grpc.stream_stream_rpc_method_handler(
-            self._guarded(handler, behaviour.__name__, receives=False)
+            self._guarded(handler, behaviour.__name__, admit_all, receives=False)
         )
 
     def _guarded(
         self,
         handler: Callable[[Any, Context, Caller], Awaitable[Any]],
         method: str,
+        admit: Admit,
         *,
         receives: bool,
     ) -> Callable[[Any, Context], Awaitable[Any]]:
@@ -188,7 +201,7 @@ class Authentication:
                 caller = self._authenticate(context)
                 has_identity = caller.key_prefix or caller.tenant != DEFAULT_TENANT
                 owner = caller.tenant if has_identity else context.peer()
-                with self._calls.running(caller):
+                with self._calls.running(caller), admit(caller):
                     if receives:
                         request = await self._calls.receive(context, owner)
                     with self._calls.counted(caller.tenant):

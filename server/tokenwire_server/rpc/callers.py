@@ -27,7 +27,7 @@ class CallerService:
         parse_message(caller_pb2.GetCallerRequest, data)
         allowances = (
             *await self._limiter.allowances(caller),
-            *self._spend.allowances(caller.tenant),
+            *await self._spend.current_allowances(caller.tenant),
         )
         return caller_pb2.Caller(
             tenant=caller.tenant,

@@ -14,6 +14,7 @@ from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
 from ..events import (
     CaughtUp,
     Citation,
+    DrainNotice,
     Finished,
     Heartbeat,
     InvalidToolCall,
@@ -136,6 +137,13 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
                 sequence=sequence,
                 notice=event_pb2.Notice(kind=event_pb2.NOTICE_KIND_CAUGHT_UP),
             )
+        case DrainNotice():
+            return event_pb2.TokenEvent(
+                sequence=sequence,
+                notice=event_pb2.Notice(
+                    kind=event_pb2.NOTICE_KIND_DRAINING, delay=duration(event.left_s)
+                ),
+            )
 
 
 class AnswerBuilder:
@@ -196,7 +204,7 @@ class AnswerBuilder:
                     self._besides.finished.CopyFrom(_finished(event))
                 case ToolCallStarted() | ToolCallDelta():
                     pass  # the complete call follows, unless the answer was cut off
-                case Notice() | Usage() | Heartbeat() | CaughtUp():
+                case Notice() | Usage() | Heartbeat() | CaughtUp() | DrainNotice():
                     pass  # not part of the answer
         if self.is_too_large:
             self._text.clear()

@@ -70,7 +70,7 @@ class Health:
         self._announce()
 
     def stop(self) -> None:
-        """End the watches: their callers get SERVER_STOPPED."""
+        """End the watches: their callers get the last status, then SERVER_STOPPED."""
         self._stopped = True
         self._announce()
 
@@ -96,15 +96,16 @@ class Health:
             with self._slots.slot(context.peer()):
                 known = await self._requested_service(context) in self._services
                 written = None
-                while not self._stopped:
+                while True:
                     changed = self._changed
                     status = self._status if known else SERVICE_UNKNOWN
-                    if status == written:
-                        await changed.wait()
-                    else:
+                    if status != written:
                         await _write(context, status)
                         written = status
-                raise ServerStopped("the server stops")
+                    elif self._stopped:
+                        raise ServerStopped("the server stops")
+                    else:
+                        await changed.wait()
         except TokenwireError as error:
             refuse(context, error)
         except PeerGone:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections.abc import Iterator
 
 import grpc
 import grpc.aio
 
 from tokenwire.v1 import caller_pb2, chat_pb2, model_pb2, usage_pb2
 
-from ..config import ConfigError, Limits
-from .authentication import Authentication
+from ..config import ConfigError, GrpcConfig, Limits
+from .accepting import accepting_many
+from .authentication import Admit, Authentication, admit_all
 from .callers import CallerService
 from .health import HEALTH_SERVICE, Health
 from .intake import Handler, inflating
 from .models import ModelService
 from .reflection import REFLECTION_SERVICES, Reflection
-from .service import ChatService
+from .service import RESUME_IS_OFF, ChatService
 from .usage import UsageService
 from .wakeups import drained_wakeups
+from .writer import Context
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +32,13 @@ CHAT_SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 USAGE_SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
-KEEPALIVE_TIME_S = 30
-PING_TIMEOUT_S = 10
-"""A caller that answers no ping, such as a frozen process, is disconnected after the sum of both."""
-MIN_CLIENT_PING_INTERVAL_S = 10
-"""Clients that ping more often are disconnected."""
+STREAM_ID_METHODS = ("ResumeStream", "CancelStream", "DeleteStream", "GetStream")
+
+AGE_GRACE_AFTER_STREAM_S = 60.0
+"""By default, calls on a connection that has reached its age may take this longer than a stream: the time in
+which a slow caller reads the end."""
+MAX_MS = 2**31 - 1
+"""The largest number that gRPC accepts, 24 days. For an age and a keepalive time it means: never."""
 MAX_METADATA_BYTES = 16 * 1024
 MIN_CALLS_PER_CONNECTION = 2_000
 """A connection may carry twice as many calls as `limits.max_streams`, and at least this many."""
@@ -45,9 +51,23 @@ CLOSE_S = 0.5
 class GrpcServer:
     """Serves the RPCs on one address, with health and reflection: `bind`, then `start`."""
 
-    def __init__(self, limits: Limits, authentication: Authentication) -> None:
-        with drained_wakeups():
-            self._server = grpc.aio.server(options=_options(limits))
+    def __init__(
+        self,
+        limits: Limits,
+        connections: GrpcConfig,
+        authentication: Authentication,
+        *,
+        shares_port: bool = False,
+    ) -> None:
+        """`shares_port`: other processes may listen on the same port, and the kernel spreads connections."""
+        with drained_wakeups(), accepting_many():
+            options = [
+                *_options(limits),
+                *_connection_options(limits, connections),
+                # By default it is 1: two servers would share the callers of a port without an error.
+                ("grpc.so_reuseport", int(shares_port)),
+            ]
+            self._server = grpc.aio.server(options=options)
         self._authentication = authentication
         self._health = Health()
         self._max_request_bytes = limits.max_request_bytes
@@ -73,20 +93,31 @@ class GrpcServer:
         usage: UsageService,
         *,
         reflects: bool,
+        resumable: bool = True,
+        admit_chat: Admit = admit_all,
     ) -> None:
-        """Start to answer RPCs."""
+        """Start to answer RPCs. `admit_chat` admits calls of ChatStream and Chat.
 
-        def streaming(handler: Handler[None]) -> grpc.RpcMethodHandler[bytes, bytes]:
-            return self._authentication.streaming(inflating(handler, self._max_request_bytes))
+        `resumable`: whether the methods that find a stream by its id are served.
+        """
 
-        def unary(handler: Handler[bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
-            return self._authentication.unary(inflating(handler, self._max_request_bytes))
+        def streaming(
+            handler: Handler[None], admit: Admit = admit_all
+        ) -> grpc.RpcMethodHandler[bytes, bytes]:
+            inflated = inflating(handler, self._max_request_bytes)
+            return self._authentication.streaming(inflated, admit)
+
+        def unary(
+            handler: Handler[bytes], admit: Admit = admit_all
+        ) -> grpc.RpcMethodHandler[bytes, bytes]:
+            inflated = inflating(handler, self._max_request_bytes)
+            return self._authentication.unary(inflated, admit)
 
         services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {
             CALLER_SERVICE: {"GetCaller": unary(callers.GetCaller)},
             CHAT_SERVICE: {
-                "ChatStream": streaming(chat.ChatStream),
-                "Chat": unary(chat.Chat),
+                "ChatStream": streaming(chat.ChatStream, admit_chat),
+                "Chat": unary(chat.Chat, admit_chat),
                 "CountTokens": unary(chat.CountTokens),
                 "ResumeStream": streaming(chat.ResumeStream),
                 "CancelStream": unary(chat.CancelStream),
@@ -102,6 +133,9 @@ class GrpcServer:
                 "GetUsageSummary": unary(usage.GetUsageSummary),
             },
         }
+        if not resumable:
+            refused = self._authentication.reading(CHAT_SERVICE, _refuse_stream_id)
+            services[CHAT_SERVICE].update(dict.fromkeys(STREAM_ID_METHODS, refused))
         handlers = [grpc.method_handlers_generic_handler(*service) for service in services.items()]
         handlers.append(self._health.handlers())
         if reflects:
@@ -140,6 +174,14 @@ class GrpcServer:
             logger.warning("gRPC did not close its connections within %g s", grace_s + CLOSE_S)
 
 
+async def _refuse_stream_id(_requests: object, context: Context) -> None:
+    """End a call of one of STREAM_ID_METHODS."""
+    context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+    context.set_details(
+        f"streams cannot be resumed, cancelled, deleted or looked up: {RESUME_IS_OFF}"
+    )
+
+
 def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
         # Above the application's limit, so that the caller sees the application's error.
@@ -156,15 +198,31 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
             "grpc.max_concurrent_streams",
             max(2 * limits.max_streams, MIN_CALLS_PER_CONNECTION),
         ),
-        # Calls of all connections that grpc.aio, which accepts one at a time, has not accepted yet. By
-        # default gRPC ends some calls at random from 1,000 on, and every call from 3,000 on.
+        # Calls of all connections that have not been accepted yet. By default gRPC ends some calls at
+        # random from 1,000 on, and every call from 3,000 on.
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
-        # Otherwise two servers could listen on one port and share its callers without an error.
-        ("grpc.so_reuseport", 0),
-        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
-        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_S * 1000),
-        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_S * 1000),
-        ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_INTERVAL_S * 1000),
-        ("grpc.keepalive_permit_without_calls", 1),
     ]
+
+
+def _connection_options(limits: Limits, connections: GrpcConfig) -> Iterator[tuple[str, int]]:
+    timeout_ms = _ms(connections.keepalive_timeout_s)
+    yield "grpc.keepalive_time_ms", _ms(connections.keepalive_time_s)
+    # The first one is applied to data that TCP has not delivered, the second one to pings.
+    yield "grpc.keepalive_timeout_ms", timeout_ms
+    yield "grpc.http2.ping_timeout_ms", timeout_ms
+    yield "grpc.keepalive_permit_without_calls", 1
+    # Not `min_recv_ping_interval_without_data_ms`, which this gRPC ignores.
+    min_interval_ms = _ms(connections.min_client_ping_interval_s)
+    yield "grpc.http2.min_ping_interval_without_data_ms", min_interval_ms
+    if connections.max_connection_age_s is not None:
+        grace_s = connections.max_connection_age_grace_s
+        if grace_s is None:
+            grace_s = limits.max_stream_duration_s + AGE_GRACE_AFTER_STREAM_S
+        yield "grpc.max_connection_age_ms", _ms(connections.max_connection_age_s)
+        yield "grpc.max_connection_age_grace_ms", _ms(grace_s)
+
+
+def _ms(seconds: float) -> int:
+    """Return whole milliseconds that gRPC accepts. 0 remains 0; any other time is at least 1."""
+    return min(math.ceil(seconds * 1000), MAX_MS)

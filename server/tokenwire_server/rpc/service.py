@@ -6,6 +6,8 @@ import asyncio
 import re
 import time
 
+import msgspec
+
 from tokenwire.v1 import chat_pb2
 
 from ..chats.chats import Chats, OpenChat
@@ -23,14 +25,18 @@ from .parse import ChatRequestParser
 from .wire import parse_message
 from .writer import Context, Writer, begin
 
+RESUME_IS_OFF = "the setting `resume` of this server is off"
+
 _STREAM_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class ChatService:
     """tokenwire.v1.ChatService."""
 
-    def __init__(self, chats: Chats, limits: Limits) -> None:
+    def __init__(self, chats: Chats, limits: Limits, *, resumable: bool = True) -> None:
+        """`resumable`: whether the methods that find a stream by its id are served."""
         self._chats = chats
+        self._resumable = resumable
         self._limits = limits
         self._requests = ChatRequestParser(limits)
         self._counts = CallSlots(
@@ -144,7 +150,13 @@ class ChatService:
 
     async def _parse(self, data: bytes, caller: Caller) -> tuple[ChatRequest, Violations]:
         self._chats.check_size(caller, len(data))
-        return await self._requests.parse(data, caller.tenant)
+        request, violations = await self._requests.parse(data, caller.tenant)
+        if not self._resumable:
+            if request.request_id:
+                violations.add("request_id", f"cannot be used: {RESUME_IS_OFF}")
+            retention = msgspec.structs.replace(request.retention, log_ttl_s=0.0)
+            request = msgspec.structs.replace(request, retention=retention)
+        return request, violations
 
 
 def _deadline(context: Context) -> float | None:

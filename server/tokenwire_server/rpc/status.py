@@ -50,9 +50,11 @@ CODES: dict[str, grpc.StatusCode] = {
     "UPSTREAM_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "UPSTREAM_BROKEN": grpc.StatusCode.ABORTED,
     "UPSTREAM_STALLED": grpc.StatusCode.ABORTED,
+    "PRODUCER_LOST": grpc.StatusCode.ABORTED,
     "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "SLOW_READER": grpc.StatusCode.UNAVAILABLE,
     "ANSWER_TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "DRAINING": grpc.StatusCode.UNAVAILABLE,
     "SERVER_STOPPED": grpc.StatusCode.UNAVAILABLE,
     "INTERNAL": grpc.StatusCode.INTERNAL,
 }

@@ -15,6 +15,7 @@ from cryptography import x509
 from ..config import ConfigError, TlsConfig
 from ..errors import Unauthenticated
 from ..tenants.key import TENANT_NAME
+from ..threads import ReaderThread
 from .certificates import Certificates, PemFiles, check, read
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class ServerTls:
         self._config = config
         files = read(config)
         self._current = check(files, config)
+        self._used = files
         self._last_read: PemFiles | str = files
         self._last_checked: PemFiles | str = files
         self._has_logged_expiry = False
@@ -67,9 +69,10 @@ class ServerTls:
 
     async def follow(self) -> None:
         """Use changed files within a second, until cancelled. Open connections keep their certificates."""
+        reader = ReaderThread("certificates")
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
-            await asyncio.to_thread(self.poll)  # a file system may hang
+            await reader.run(self.poll)  # a file system may hang
 
     def poll(self) -> None:
         """Use files that have changed and are the same as at the last poll. Log once why they cannot be."""
@@ -82,12 +85,24 @@ class ServerTls:
         try:
             if isinstance(files, str):
                 raise ConfigError(files)
-            self._current = check(files, self._config)
+            self.use(files, check(files, self._config))
         except ConfigError as error:
             logger.warning("%s; the previous certificates stay in use", error)
-        else:
-            self._has_logged_expiry = False
-            self._log_renewal()
+
+    def changed(self) -> tuple[PemFiles, Certificates] | None:
+        """Read and check the files now. Return them for `use`, or None if they have not changed.
+
+        Blocks. Raises ConfigError. Thread-safe.
+        """
+        files = read(self._config)
+        return None if files == self._used else (files, check(files, self._config))
+
+    def use(self, files: PemFiles, certificates: Certificates) -> None:
+        """Use certificates for new connections. Thread-safe."""
+        self._used = self._last_read = self._last_checked = files
+        self._current = certificates
+        self._has_logged_expiry = False
+        self._log_renewal()
 
     def _read(self) -> PemFiles | str:
         """Return the files, or why they cannot be read."""

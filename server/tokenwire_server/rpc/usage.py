@@ -256,6 +256,7 @@ def _record_message(record: UsageRecord) -> usage_pb2.UsageRecord:
         partial=record.partial,
         attempts=record.attempts,
         from_cache=record.from_cache,
+        own_key=record.own_key,
         failed_attempts=map(_failed_attempt, record.failed_attempts),
     )
 

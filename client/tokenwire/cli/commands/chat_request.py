@@ -18,6 +18,7 @@ class RequestOptions:
 
     model: str
     prompt: str
+    fallback_models: Sequence[str] = ()
     system: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
@@ -52,6 +53,7 @@ def chat_request(options: RequestOptions) -> ChatRequest:
         options.model,
         messages,
         generation=generation,
+        fallback_models=options.fallback_models,
         max_cost_microusd=options.max_cost_microusd,
         labels=options.labels,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from ...connect.channel import LOOKUP_TIMEOUT_S
@@ -27,6 +28,8 @@ class Confirmation:
     why: str
     way_out: str
     """What to pass instead if there is no terminal."""
+    cost_microusd: int | None
+    """The cost to confirm. None: unknown."""
     is_within_budget: bool = False
     """Whether even the longest answer costs no more than `--max-cost`."""
 
@@ -49,8 +52,10 @@ def confirmed(
         KeyboardInterrupt: the user pressed Ctrl-C at the question.
     """
     timeout_s = LOOKUP_TIMEOUT_S if timeout_s is None else min(timeout_s, LOOKUP_TIMEOUT_S)
-    counted = asyncio.run(counted_request(connection, options, timeout_s=timeout_s))
-    needed = needed_confirmation(counted, options.max_cost_microusd, threshold_microusd)
+    counted = asyncio.run(_counted_requests(connection, options, timeout_s))
+    budget = options.max_cost_microusd
+    each_needed = [needed_confirmation(count, budget, threshold_microusd) for count in counted]
+    needed = max(filter(None, each_needed), key=_rank, default=None)
     if needed is None:
         return True
     with _terminal(prompt_from_stdin=prompt_from_stdin) as terminal:
@@ -73,6 +78,27 @@ def confirmed(
     return agreed
 
 
+async def _counted_requests(
+    connection: Connection, options: RequestOptions, timeout_s: float
+) -> list[TokenCount]:
+    """Count the request at its model and at each fallback: any of them may answer."""
+    models = (options.model, *options.fallback_models)
+    return await asyncio.gather(
+        *(
+            counted_request(
+                connection, replace(options, model=model, fallback_models=()), timeout_s=timeout_s
+            )
+            for model in models
+        )
+    )
+
+
+def _rank(needed: Confirmation) -> tuple[float, bool]:
+    """Return the key of the comparison: the highest cost is confirmed, and an unknown one before all."""
+    cost = math.inf if needed.cost_microusd is None else needed.cost_microusd
+    return cost, not needed.is_within_budget
+
+
 def needed_confirmation(
     counted: TokenCount, budget_microusd: int | None, threshold_microusd: int
 ) -> Confirmation | None:
@@ -90,16 +116,18 @@ def needed_confirmation(
         return Confirmation(
             f"this may cost up to {usd_text(at_most)}",
             f"pass {accept} to accept this cost, or limit the answer with --max-output-tokens",
+            at_most,
             is_within_budget=within,
         )
     input_cost = counted.input_cost_microusd
     if input_cost is None:
         model = f"{counted.provider}/{counted.model}"
-        return Confirmation(f"the price of {model} is not known", "leave out --confirm-over")
+        return Confirmation(f"the price of {model} is not known", "leave out --confirm-over", None)
     if input_cost > threshold_microusd:
         return Confirmation(
             f"the input alone may cost {usd_text(input_cost)}",
             f"pass --confirm-over {usd_decimal(input_cost)} to accept this cost",
+            input_cost,
         )
     return None
 

@@ -66,6 +66,7 @@ def record_columns() -> Columns:
         "attempts": _field("attempts"),
         "failed_attempts": lambda record: list(map(_failed_attempt, record.failed_attempts)),
         "from_cache": _field("from_cache"),
+        "own_key": _field("own_key"),
     }
 
 
