@@ -9,7 +9,8 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _, address, *arguments = sys.argv
 variables = [name + b"=" + value for name, value in os.environb.items()]
-words = [b"%d" % len(arguments), *map(os.fsencode, arguments), *variables]
+folder = os.getcwdb()  # noqa: PTH109 - pathlib takes longer to import than the rest runs
+words = [folder, b"%d" % len(arguments), *map(os.fsencode, arguments), *variables]
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
     connection.connect(f"\0{address}")
     socket.send_fds(connection, [b"\0".join(words)], [0, 1, 2])

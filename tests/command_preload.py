@@ -1,4 +1,6 @@
-"""Forks a `tokenwire` command for each connection of command_launcher.py, until stdin is closed.
+"""Forks a command for each connection of command_launcher.py, until stdin is closed.
+
+Arguments: the address, and the package of the command: `tokenwire.cli` or `tokenwire_server`.
 
 The forked process returns to the end of this file, so that it runs `main` and exits like the command itself.
 It has one thread, as a Python that begins.
@@ -19,14 +21,16 @@ import signal
 import socket
 import sys
 
-import tokenwire.cli
-from tokenwire.cli import main
-
 MAX_REQUEST_BYTES = 1 << 20
+PROGRAMS = {"tokenwire.cli": "tokenwire", "tokenwire_server": "tokenwire-server"}
 
 
-def preload():
-    for module in pkgutil.walk_packages(tokenwire.cli.__path__, "tokenwire.cli."):
+def preload(package):
+    if package == "tokenwire_server":
+        importlib.import_module("server_preload")
+        return
+    folders = importlib.import_module(package).__path__
+    for module in pkgutil.walk_packages(folders, f"{package}."):
         importlib.import_module(module.name)
     # A collection in a forked process would copy all objects that it looks at.
     gc.collect()
@@ -98,11 +102,12 @@ class Forks:
         os.kill(pid, signal.SIGKILL)
 
 
-def prepare(request):
-    """Set what the launcher's process had: its arguments, variables and standard files."""
-    count, *words = request.split(b"\0")
+def prepare(request, package):
+    """Set what the launcher's process had: its folder, arguments, variables and standard files."""
+    folder, count, *words = request.split(b"\0")
     arguments, variables = words[: int(count)], words[int(count) :]
-    sys.argv = ["tokenwire", *map(os.fsdecode, arguments)]
+    os.chdir(folder)
+    sys.argv = [PROGRAMS[package], *map(os.fsdecode, arguments)]
     os.environb.clear()
     os.environb.update(variable.partition(b"=")[::2] for variable in variables)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -116,10 +121,19 @@ def _text(number, mode, *encoding, **options):
     return io.TextIOWrapper(open(number, f"{mode}b", closefd=False), *encoding, **options)
 
 
-preload()
+def main_of(package):
+    """Return the command's `main`."""
+    if package == "tokenwire_server":
+        sys.modules.pop("tokenwire_server.__main__")  # run anew, with these variables
+        package = "tokenwire_server.__main__"
+    return importlib.import_module(package).main
+
+
+_, address, package = sys.argv
+preload(package)
 listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-listener.bind(f"\0{sys.argv[1]}")
+listener.bind(f"\0{address}")
 listener.listen(100)
 print("ready", flush=True)
-prepare(Forks(listener).until_forked())
-sys.exit(main())
+prepare(Forks(listener).until_forked(), package)
+sys.exit(main_of(package)())

@@ -13,6 +13,12 @@ from hypothesis import HealthCheck, settings
 
 from databases import database_url, own_postgresql, postgresql, sql  # noqa: F401  # fixtures
 from examples import USUAL_EXAMPLES
+from redis_servers import (  # noqa: F401  # fixtures
+    own_redis,
+    own_redis_cluster,
+    redis_cluster,
+    redis_server,
+)
 from server_process import running
 from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
 
@@ -192,8 +198,12 @@ def _serialized(message):
 PROCESS_FIXTURES = {
     "command_line",
     "own_postgresql",
+    "own_redis",
+    "own_redis_cluster",
     "own_simulator",
     "postgresql",
+    "redis_cluster",
+    "redis_server",
     "simulator",
     "start",
 }
@@ -217,7 +227,8 @@ def pytest_collection_modifyitems(items):
     """Mark the tests that start a process, as their fixtures show, and let slow files start first."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if PROCESS_FIXTURES & {*item.fixturenames, parameters.get("database_url")}:
+        named = {each for each in parameters.values() if isinstance(each, str)}
+        if PROCESS_FIXTURES & {*item.fixturenames, *named}:
             item.add_marker("process")
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if item.path.name in SLOW_FILES]

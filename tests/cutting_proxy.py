@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections after a number of bytes from the server."""
+"""A TCP proxy that cuts connections after a number of bytes from the server, or forwards nothing more."""
 
 import socket
 import threading
@@ -16,6 +16,11 @@ class CuttingProxy:
         self._lock = threading.Lock()
         self._remaining = []
         self._open = set()
+        self._may_forward = threading.Event()
+        self._may_forward.set()
+        self.connection_count = 0
+        self.discards = False
+        """Connections stay open, and everything that arrives is dropped."""
         self.cuts = 0
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -29,7 +34,12 @@ class CuttingProxy:
         for connection in connections:
             _shut(connection)
 
+    def freeze(self):
+        """Keep the connections open, and accept nothing more from either side."""
+        self._may_forward.clear()
+
     def close(self):
+        self._may_forward.set()
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
         self._listener.close()
         self.cut([])
@@ -45,7 +55,10 @@ class CuttingProxy:
             with socket.create_connection(self._target) as upstream:
                 with self._lock:
                     self._open |= {downstream, upstream}
-                up = threading.Thread(target=_forward, args=(downstream, upstream), daemon=True)
+                    self.connection_count += 1
+                up = threading.Thread(
+                    target=self._forward, args=(downstream, upstream), daemon=True
+                )
                 up.start()
                 try:
                     self._forward_and_cut(upstream, downstream)
@@ -59,6 +72,9 @@ class CuttingProxy:
     def _forward_and_cut(self, upstream, downstream):
         remaining = None
         while data := upstream.recv(65536):
+            self._may_forward.wait()
+            if self.discards:
+                continue
             if remaining is None:  # a connection that is opened and not used takes no count
                 with self._lock:
                     remaining = self._remaining.pop(0) if self._remaining else float("inf")
@@ -69,12 +85,13 @@ class CuttingProxy:
                     self.cuts += 1
                 return
 
-
-def _forward(source, sink):
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+    def _forward(self, source, sink):
+        with suppress(OSError):
+            while data := source.recv(65536):
+                self._may_forward.wait()
+                if not self.discards:
+                    sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 def _shut(connection):

@@ -22,7 +22,7 @@ class Edge:
         settings = Settings(listen="127.0.0.1:0", **settings)
         sockets = bind(settings.listen, write_stall_s=settings.write_stall_s)
         self.address = sockets[0].getsockname()
-        self.server = Server(config_of(app, settings), Shutdown(), grace_s=0.1)
+        self.server = Server(config_of(app, settings), Shutdown(), accept_s=0.0, grace_s=0.1)
         self._thread = threading.Thread(target=self._run, args=(sockets,))
         self._thread.start()
         while not self.server.started:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import forkserver, reduction
 from pathlib import Path
 
@@ -37,16 +38,16 @@ def start_forkserver():
 
 
 @contextmanager
-def running(*arguments, env=None, fresh=False):
+def running(*arguments, env=None, fresh=False, program="tokenwire_server"):
     """A `tokenwire-server` process; yields it and the address it prints once it is ready.
 
     It has its own database, without keys, unless `env` names another. A variable that is None in `env` is
     not set. The file `process.log` contains its log while it runs. `fresh` starts the command itself, for
-    tests of what happens while modules are imported.
+    tests of what happens while modules are imported. `program` replaces the server, see `Forked`.
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
         environ = _environ() | {"TOKENWIRE_DATABASE": f"sqlite:///{folder}/tokenwire.db"}
-        start = _start_command if fresh else Forked
+        start = _start_command if fresh else partial(Forked, program=program)
         environ = {
             name: value for name, value in (environ | (env or {})).items() if value is not None
         }
@@ -187,6 +188,7 @@ def _run(program, arguments, environ, cwd, is_strict, stdout, log):
         os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environ)
+    tempfile.tempdir = None  # found anew, with these variables
     try:
         _run_program(program, arguments)
     finally:
@@ -221,4 +223,6 @@ def _environ():
         environ.pop(key, None)
     environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules is a third of each start
     environ.pop("PYTHONUNBUFFERED", None)  # operators have buffers
+    environ["TOKENWIRE_DRAIN_ACCEPT_S"] = "0"  # no load balancer has to notice that they stop
+    environ["TOKENWIRE_OVERLOAD__MAX_LAG_S"] = "0"  # the machine may be busy
     return environ

@@ -35,6 +35,7 @@ WHOLE = UsageRecord(
     partial=True,
     attempts=2,
     from_cache=False,
+    own_key=True,
     failed_attempts=(
         FailedAttempt("openai", "gpt-5", "UPSTREAM_UNAVAILABLE", 0.25),
         FailedAttempt("local", "llama", "UPSTREAM_BROKEN", 1.5, 70, 60, 20_000_001),

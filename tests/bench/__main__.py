@@ -13,17 +13,19 @@ import time
 from pathlib import Path
 
 import report
-from added import keyed, ledger
+from added import keyed, ledger, operated, shared
 from callers import Unmeasurable
 from http_edge import http_edge
 from lasting import lasting
 from measure import everything
 from plan import FULL, QUICK, TINY
 from processes import Processes
+from replicas import replicas
+from several_workers import several_workers
 
 MISSED, NOT_MEASURED = 1, 2
-ADDED = {"keyed": keyed, "ledger": ledger}
-PARTS = ("tokens", "lasting", *ADDED, "edge")
+ADDED = {"keyed": keyed, "ledger": ledger, "operated": operated, "shared": shared}
+PARTS = ("tokens", "lasting", *ADDED, "edge", "replicas", "workers")
 
 
 def main() -> int:
@@ -44,17 +46,24 @@ def main() -> int:
         streams = lasting(plan, processes, say) if "lasting" in parts else None
         added = [ADDED[part](plan, processes, say) for part in parts if part in ADDED]
         edge = http_edge(plan, processes, say) if "edge" in parts else None
+        two = replicas(plan, processes, say) if "replicas" in parts else None
+        workers = several_workers(plan, processes, say) if "workers" in parts else None
     except Unmeasurable as error:
         print(f"could not measure: {error}", file=sys.stderr)
         return NOT_MEASURED
     about = report.machine()
-    bars = [bar for results in (tokens, streams, *added, edge) if results for bar in results.bars]
-    report.save(arguments.out / "bench.json", about, bars, tokens, streams, added, edge)
+    bars = [
+        bar
+        for results in (tokens, streams, *added, edge, workers, two)
+        if results
+        for bar in results.bars
+    ]
+    report.save(arguments.out / "bench.json", about, bars, tokens, streams, added, edge, workers)
     if tokens and not arguments.tiny:
         import plot  # matplotlib takes a second to import
 
         plot.save(arguments.out / "bench", tokens, about)
-    print(report.text(about, bars, tokens, streams, added, edge))
+    print(report.text(about, bars, tokens, streams, added, edge, workers))
     if arguments.check and not all(bar.met for bar in bars):
         return MISSED
     return 0
@@ -63,7 +72,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="take three minutes instead of eleven")
+    size.add_argument("--quick", action="store_true", help="take four minutes instead of thirteen")
     size.add_argument(
         "--tiny", action="store_true", help="take seconds, to test that everything works"
     )
@@ -72,8 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*PARTS, "all"),
         default="all",
         help="tokens: compared with the floor; lasting: resumed, shared and retained streams; keyed: "
-        "cost of keys and limits; ledger: cost of counting, pricing and recording; edge: the HTTP edge, "
-        "compared with gRPC and with a bare Starlette server",
+        "cost of keys and limits; ledger: cost of counting, pricing and recording; operated: cost of metrics, "
+        "traces, logs and retries; shared: cost of logs in Redis; edge: the HTTP edge, compared with gRPC and "
+        "with a bare Starlette server; replicas: readers at another server; "
+        "workers: two worker processes, compared with one",
     )
     parser.add_argument(
         "--pairs", type=_count, help="number of pairs of each load (default: 5, quick: 3)"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import msgspec
 from callers import Unmeasurable
@@ -18,6 +23,10 @@ from plan import (
     KEYED_TTFT_ADDED_LIMIT_MS,
     LEDGER_CPU_RATIO_LIMIT,
     LEDGER_TTFT_ADDED_LIMIT_MS,
+    OPERATED_CPU_RATIO_LIMIT,
+    OPERATED_TTFT_ADDED_LIMIT_MS,
+    SHARED_CPU_RATIO_LIMIT,
+    SHARED_TTFT_ADDED_LIMIT_MS,
     Bar,
     Plan,
     Scenario,
@@ -29,6 +38,19 @@ LIMITS = (
     "messages_per_request=1000,bytes_per_request=1000000"
 )
 """All limits of a key. The tenant has the same. None of them is ever reached."""
+
+_PLAIN = {"TOKENWIRE_LOG_STREAMS": "false", "TOKENWIRE_RETRIES__MAX_ATTEMPTS": "1"}
+"""Settings that turn off what is on by default."""
+_OPERATED = {
+    "TOKENWIRE_METRICS_LISTEN": "127.0.0.1:0",
+    "TOKENWIRE_METRICS_TENANT_LABEL": "true",
+    "TOKENWIRE_LOG_FORMAT": "json",
+    "TOKENWIRE_OTEL__TRACES": "true",
+    "TOKENWIRE_OTEL__METRICS": "true",
+    "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+}
+"""Settings that turn on everything for the operator."""
+_METRICS = re.compile(r"http://127\.0\.0\.1:\d+/metrics")
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -79,7 +101,7 @@ def keyed(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Added
         database = processes.new_database("keyed")
         key = _new_key(database)
         with processes.server(simulator, database=database, tenant_limits=LIMITS) as server:
-            pairs, ttft_ms = _measure(plan, processes, say, simulator, unkeyed, server, key)
+            pairs, ttft_ms = _measure(plan, processes, say, simulator, unkeyed, server, key=key)
     return Added(
         "keyed",
         "keys and limits",
@@ -114,6 +136,86 @@ def ledger(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Adde
     )
 
 
+def operated(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Added:
+    """Measure the cost of everything that is for the operator: metrics that are scraped every second, traces
+    and metrics that are sent to a collector, a log of all streams as JSON, retries. Raises Unmeasurable.
+    """
+    with (
+        processes.simulator() as simulator,
+        processes.collector() as collector,
+        processes.server(simulator, name="plain-server", settings=_PLAIN) as without,
+        processes.server(
+            simulator,
+            name="operated-server",
+            settings=_OPERATED | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.address}"},
+        ) as server,
+        _scraping(server),
+    ):
+        pairs, ttft_ms = _measure(
+            plan, processes, say, simulator, without, server, scenario=plan.headline
+        )
+    return Added(
+        "operated",
+        "metrics, traces, logs and retries",
+        plan.headline,
+        pairs,
+        ttft_ms,
+        OPERATED_TTFT_ADDED_LIMIT_MS,
+        OPERATED_CPU_RATIO_LIMIT,
+    )
+
+
+def shared(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Added:
+    """Measure the cost of storing the logs of all streams in Redis. Raises Unmeasurable."""
+    with (
+        processes.simulator() as simulator,
+        processes.redis() as redis,
+        processes.server(simulator, name="local-server") as without,
+        processes.server(
+            simulator,
+            name="sharing-server",
+            settings={"TOKENWIRE_REDIS__URL": f"redis://{redis.address}"},
+        ) as server,
+    ):
+        pairs, ttft_ms = _measure(
+            plan, processes, say, simulator, without, server, scenario=plan.headline
+        )
+    return Added(
+        "shared",
+        "logs in Redis",
+        plan.headline,
+        pairs,
+        ttft_ms,
+        SHARED_TTFT_ADDED_LIMIT_MS,
+        SHARED_CPU_RATIO_LIMIT,
+    )
+
+
+@contextmanager
+def _scraping(server: Running) -> Iterator[None]:
+    """Scrape the metrics of a server every second, as Prometheus does. Raises Unmeasurable."""
+    found = _METRICS.search(server.log.read_text())
+    if found is None:
+        raise Unmeasurable(f"{server.log} does not name the address of the metrics")
+    stopped = threading.Event()
+
+    def scrape() -> int:
+        count = 0
+        while not stopped.wait(1.0):
+            with urllib.request.urlopen(found[0], timeout=5) as answer:
+                count += b"tokenwire_streams_total" in answer.read()
+        return count
+
+    with ThreadPoolExecutor(1) as thread:
+        scraper = thread.submit(scrape)
+        try:
+            yield
+        finally:
+            stopped.set()
+    if not scraper.result():
+        raise Unmeasurable("no metrics were scraped")
+
+
 def _measure(
     plan: Plan,
     processes: Processes,
@@ -121,8 +223,11 @@ def _measure(
     simulator: Running,
     without: Running,
     having: Running,
+    *,
     key: str = "",
+    scenario: Scenario | None = None,
 ) -> tuple[list[Pair], dict[str, float]]:
+    scenario = scenario or plan.added
     targets = {
         "without": Target(without.address, "grpc", PROVIDER_PREFIX),
         "having": Target(having.address, "grpc", PROVIDER_PREFIX, key),
@@ -133,11 +238,11 @@ def _measure(
 
     def one(name: str) -> StreamsResult:
         watch = {"target": pids[name], "simulator": simulator.pid}
-        return processes.run(load(plan.added, targets[name], watch), StreamsResult)
+        return processes.run(load(scenario, targets[name], watch), StreamsResult)
 
     pairs = []
-    for number in range(plan.added.pairs):
-        say(f"{plan.added.name}, without and with it, pair {number + 1} of {plan.added.pairs}")
+    for number in range(scenario.pairs):
+        say(f"{scenario.name}, without and with it, pair {number + 1} of {scenario.pairs}")
         # The order alternates, because a machine that warms up would favour one of them.
         names = ("without", "having") if number % 2 else ("having", "without")
         pairs.append(Pair(**{name: one(name) for name in names}))

@@ -59,8 +59,10 @@ class GrpcCaller:
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._prefix = target.model_prefix
         self._metadata = (("authorization", f"Bearer {target.api_key}"),) if target.api_key else ()
+        addresses = target.address.split(",")
         self._channels = [
-            grpc.aio.insecure_channel(target.address, options) for _ in range(channels)
+            grpc.aio.insecure_channel(addresses[number % len(addresses)], options)
+            for number in range(channels)
         ]
         self._methods: list[grpc.aio.UnaryStreamMultiCallable[bytes, bytes]] = [
             channel.unary_stream(METHOD) for channel in self._channels

@@ -19,6 +19,7 @@ class Target(msgspec.Struct, frozen=True):
     """A server that streams tokens: its address `host:port`, and its protocol."""
 
     address: str
+    """With gRPC, several addresses may be given, separated by commas. Connections take them in turn."""
     protocol: Protocol
     model_prefix: str = ""
     api_key: str = ""
@@ -192,4 +193,30 @@ class RetainResult(msgspec.Struct, frozen=True):
     streams: int
 
 
-Job = Streams | FirstToken | KeepOpen | Wire | Flood | Resume | Audience | Retain
+class RemoteReaders(msgspec.Struct, frozen=True, tag=True):
+    """Paced streams of one server, each with a reader there and several at another server.
+
+    The streams start over `ramp_s`. Each is read for `ramp_s` + `window_s`. What a remote reader gets in its
+    first `settle_s` does not count.
+    """
+
+    streams: int
+    readers_per_stream: int
+    tokens_per_second: float
+    ramp_s: float
+    settle_s: float
+    window_s: float
+    owner: Target = Target("", "grpc")
+    other: Target = Target("", "grpc")
+
+
+class RemoteReadersResult(msgspec.Struct, frozen=True):
+    readers: int
+    tokens: int
+    """Messages that were measured."""
+    added_p50_ms: float
+    """How much later a message arrives at the remote reader than at the owner's reader."""
+    added_p99_ms: float
+
+
+Job = Streams | FirstToken | KeepOpen | Wire | Flood | Resume | Audience | Retain | RemoteReaders

@@ -23,6 +23,7 @@ from jobs import (
     Flood,
     Job,
     KeepOpen,
+    RemoteReaders,
     Resume,
     Retain,
     Streams,
@@ -31,6 +32,7 @@ from jobs import (
 )
 from one_stream import first_token, flood, wire
 from open_streams import keep_open
+from remote_readers import remote_readers
 from retained_streams import resume, retain
 
 NOT_MEASURABLE = 3
@@ -160,6 +162,8 @@ async def _run(job: Job) -> msgspec.Struct:
             return await audience(job)
         case Retain():
             return await retain(job)
+        case RemoteReaders():
+            return await remote_readers(job)
 
 
 def _reason(error: BaseException) -> str:

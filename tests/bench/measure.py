@@ -179,7 +179,7 @@ def everything(plan: Plan, processes: Processes, say: Callable[[str], None]) -> 
     )
 
 
-def load(scenario: Scenario, target: Target, watch: dict[str, int]) -> Streams:
+def load(scenario: Scenario, target: Target, watch: dict[str, int], channels: int = 4) -> Streams:
     """Return the job that runs a scenario on a target."""
     return Streams(
         target,
@@ -189,7 +189,8 @@ def load(scenario: Scenario, target: Target, watch: dict[str, int]) -> Streams:
         scenario.settle_s,
         scenario.window_s,
         scenario.burst_tokens,
-        watch=watch,
+        channels,
+        watch,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from jobs import Last
+from jobs import Last, RemoteReaders
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -61,6 +61,9 @@ class Plan(msgspec.Struct, frozen=True):
     added: Scenario
     """The load for measuring parts of the server, in pairs: without and with the part."""
     added_samples: int
+    remote: RemoteReaders
+    workers: Scenario
+    """The load for comparing two workers with one: as fast as possible, so that they are bound by the CPU."""
     resume_tokens: int = 10_000
 
     @property
@@ -97,6 +100,8 @@ FULL = Plan(
     retained_streams=5000,
     added=Scenario(100, 50, pairs=9, ramp_s=0.5, window_s=5),
     added_samples=300,
+    remote=RemoteReaders(100, 10, tokens_per_second=5, ramp_s=10, settle_s=3, window_s=10),
+    workers=Scenario(20, 0, pairs=9, burst_tokens=10_000),
 )
 
 QUICK = Plan(
@@ -122,6 +127,8 @@ QUICK = Plan(
     retained_streams=2000,
     added=Scenario(100, 50, pairs=5, ramp_s=0.25, window_s=3),
     added_samples=150,
+    remote=RemoteReaders(100, 10, tokens_per_second=5, ramp_s=6, settle_s=3, window_s=6),
+    workers=Scenario(20, 0, pairs=5, burst_tokens=10_000),
 )
 
 TINY = Plan(
@@ -142,7 +149,9 @@ TINY = Plan(
     resume_samples=10,
     retained_streams=400,
     added=Scenario(20, 50, pairs=1, ramp_s=0.2, settle_s=0.2, window_s=1),
-    added_samples=20,
+    added_samples=80,
+    remote=RemoteReaders(5, 4, tokens_per_second=20, ramp_s=0.2, settle_s=0.5, window_s=2),
+    workers=Scenario(20, 0, pairs=1, burst_tokens=500),
 )
 
 
@@ -177,6 +186,14 @@ KEYED_TTFT_ADDED_LIMIT_MS = 0.5
 KEYED_CPU_RATIO_LIMIT = 1.05
 LEDGER_TTFT_ADDED_LIMIT_MS = 0.5
 LEDGER_CPU_RATIO_LIMIT = 1.1
+OPERATED_TTFT_ADDED_LIMIT_MS = 0.5
+OPERATED_CPU_RATIO_LIMIT = 1.05
+REMOTE_P50_LIMIT_MS = 5
+REMOTE_P99_LIMIT_MS = 30
+MAX_REDIS_CONNECTIONS = 16
+SHARED_TTFT_ADDED_LIMIT_MS = 1
+SHARED_CPU_RATIO_LIMIT = 1.4
 EDGE_TTFT_ADDED_LIMIT_MS = 2.0
 EDGE_CPU_RATIO_LIMIT = 1.5
 EDGE_CPU_OF_LITELLM_LIMIT = 0.5
+WORKERS_SPEEDUP_LIMIT = 1.8

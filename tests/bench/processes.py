@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -63,6 +65,27 @@ class Processes:
 
     def bare_sse(self) -> AbstractContextManager[Running]:
         return self.start("bare-sse", [sys.executable, str(HERE / "bare_sse.py")])
+
+    def collector(self) -> AbstractContextManager[Running]:
+        """Start a collector that accepts traces and metrics over OTLP."""
+        argv = [sys.executable, str(HERE / "collector.py")]
+        return self.start("collector", argv, measured=False)
+
+    def redis(self) -> AbstractContextManager[Running]:
+        """Start a Redis that keeps its data in memory only. Raises Unmeasurable if there is no program of it."""
+        program = shutil.which("redis-server") or shutil.which("valkey-server")
+        if program is None:
+            raise Unmeasurable("redis-server is not installed")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+
+        def ready() -> str | None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return f"127.0.0.1:{port}"
+            return None
+
+        argv = [program, *("--port", str(port), "--bind", "127.0.0.1", "--save", "")]
+        return self.start("redis", argv, measured=False, ready=ready)
 
     def edge(self, server: Running) -> AbstractContextManager[Running]:
         """Start the edge in front of a server."""
@@ -219,7 +242,11 @@ def census(observed: Running) -> dict[str, Any]:
 
 
 def _environ(simulator: Running) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": f"http://{simulator.address}/v1", "OPENAI_API_KEY": "bench"}
+    return {
+        "OPENAI_BASE_URL": f"http://{simulator.address}/v1",
+        "OPENAI_API_KEY": "bench",
+        "TOKENWIRE_OVERLOAD__MAX_LAG_S": "0",  # the figures are those of all streams
+    }
 
 
 def _product(*arguments: str) -> list[str]:

@@ -20,6 +20,7 @@ from lasting import Lasting
 from measure import Results, ScenarioResult
 from plan import Bar
 from processes import HERE
+from several_workers import Workers
 
 BUSY_OTHERS_CORES = 0.1
 """Cores used by other processes above which the report has a warning."""
@@ -48,6 +49,7 @@ def text(
     lasting: Lasting | None = None,
     added: Sequence[Added] = (),
     edge: Edge | None = None,
+    workers: Workers | None = None,
 ) -> str:
     """Return all figures as text of at most 100 characters per line."""
     lines = [
@@ -59,6 +61,7 @@ def text(
         *(_lasting(lasting) if lasting else ()),
         *(line for results in added for line in _added(results)),
         *(_edge(edge) if edge else ()),
+        *(_workers(workers) if workers else ()),
         f"      {'bar':56}{'limit':>18}{'measured':>16}",
     ]
     for bar in bars:
@@ -165,6 +168,23 @@ def _edge(results: Edge) -> list[str]:
     ]
 
 
+def _workers(results: Workers) -> list[str]:
+    one, separate, workers = (
+        results.median(lambda each, name=name: getattr(each, name))
+        for name in ("one", "separate", "workers")
+    )
+    ratios = ", ".join(f"{each.speedup:.2f}" for each in results.rounds)
+    of_one = results.median(lambda each: each.speedup_of_one)
+    return [
+        (
+            f"CPU us/token, {results.scenario.name}: one server {one:.1f}, two separate servers "
+            f"{separate:.1f}, two workers {workers:.1f}"
+        ),
+        f"  speedup of two workers by round: {ratios}; against one server: {of_one:.2f}",
+        "",
+    ]
+
+
 def json(
     about: dict[str, Any],
     bars: Sequence[Bar],
@@ -172,6 +192,7 @@ def json(
     lasting: Lasting | None,
     added: Sequence[Added],
     edge: Edge | None,
+    workers: Workers | None,
 ) -> bytes:
     """Return all measurements as JSON, including each pair of each scenario."""
     whole = {
@@ -181,6 +202,7 @@ def json(
         **({"lasting": msgspec.to_builtins(lasting)} if lasting else {}),
         **{results.part: msgspec.to_builtins(results) for results in added},
         **({"edge": msgspec.to_builtins(edge)} if edge else {}),
+        **({"workers": msgspec.to_builtins(workers)} if workers else {}),
     }
     return msgspec.json.format(msgspec.json.encode(whole))
 
@@ -235,6 +257,7 @@ def save(
     lasting: Lasting | None,
     added: Sequence[Added],
     edge: Edge | None,
+    workers: Workers | None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(json(about, bars, tokens, lasting, added, edge))
+    path.write_bytes(json(about, bars, tokens, lasting, added, edge, workers))

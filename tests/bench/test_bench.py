@@ -62,6 +62,11 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return measured("edge", tmp_path_factory.mktemp("edge"))
 
 
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return measured("workers", tmp_path_factory.mktemp("workers"))
+
+
 def test_the_cpu_per_token_is_a_small_multiple_of_the_floor(figures):
     assert figures["cpu_ratio"] <= 2.8 * MARGIN
 
@@ -125,3 +130,7 @@ def test_a_token_costs_the_edge_about_as_much_as_a_bare_starlette_server(edge):
 
 def test_the_edge_does_not_delay_the_first_token(edge):
     assert edge["edge_ttft_added_ms"] <= 2 * MARGIN
+
+
+def test_a_token_costs_two_workers_about_as_much_as_one(workers):
+    assert 2 / workers["workers_speedup"] <= 1 + 0.11 * MARGIN

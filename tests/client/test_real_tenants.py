@@ -2,12 +2,11 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 
 import pytest
 
 import tokenwire
+from server_process import completed
 
 from .certificates import Authority
 from .conftest import CommandLine
@@ -39,14 +38,11 @@ def tenants_server(start, simulator, authority, database):
 @pytest.fixture
 def how(tenants_server, authority, database):
     """Arguments of a client, with a new key that allows two requests a minute."""
-    command = [sys.executable, "-m", "tokenwire_server", "keys", "create", "--database", database]
-    created = subprocess.run(
-        [*command, "--tenant", "acme", "--models", "openai/*", "--limits", KEY_LIMITS],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
+    created = completed(
+        *("keys", "create", "--database", database, "--tenant", "acme"),
+        *("--models", "openai/*", "--limits", KEY_LIMITS),
     )
+    assert created.returncode == 0, created.stderr
     key = created.stdout.split()[-1]
     return {"target": tenants_server, "key": key, "tls": tokenwire.Tls(ca=authority.ca)}
 

@@ -10,7 +10,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 
 import tokenwire
 from tokenwire.v1 import chat_pb2
-from tokenwire.v1.event_pb2 import Heartbeat
+from tokenwire.v1.event_pb2 import NOTICE_KIND_DRAINING, Heartbeat, Notice
 from tokenwire.v1.usage_pb2 import Usage
 
 from .breakable_wire import wire_to
@@ -106,6 +106,49 @@ async def test_draining_and_slow_reader_resume_at_the_readers_own_cursor(server,
     (request,) = server.requests
     assert request.retention == tokenwire.retention("continue", linger_s=30)
     assert server.ended == []
+
+
+def draining(sequence):
+    return event(sequence, notice=Notice(kind=NOTICE_KIND_DRAINING))
+
+
+async def test_a_stream_moves_when_its_server_drains_but_not_for_ever(server, read):
+    server.script = plays_then_waits(started(), text(2, "a"), draining(2))
+    server.resume_scripts = [
+        plays_then_waits(draining(2)),
+        plays_then_waits(draining(2)),
+        plays(draining(2), text(3, "b"), finished(4)),
+    ]
+
+    got = await read()
+
+    assert got.error is None
+    assert got.sequences == [1, 2, 2, 2, 2, 2, 3, 4]
+    assert [each.after_sequence for each in server.resumes] == [2, 2, 2]
+    assert len(server.requests) == 1
+
+
+async def test_a_stream_that_no_other_server_accepts_is_read_on_where_it_is(server, read):
+    refused = asyncio.Event()
+
+    async def refuses(request, context):
+        refused.set()
+        await fails(status(Code.UNAVAILABLE, "OVERLOADED"))(request, context)
+
+    async def drains(request, context):
+        await plays(started(), text(2, "a"), draining(2))(request, context)
+        await refused.wait()
+        for each in (text(3, "b"), finished(4)):
+            await context.write(each)
+
+    server.script = drains
+    server.resume_scripts = [refuses]
+
+    got = await read()
+
+    assert got.error is None
+    assert got.sequences == [1, 2, 2, 3, 4]
+    assert len(server.resumes) == 1
 
 
 async def test_resuming_ignores_the_sequence_of_heartbeats_and_interval_usage(server, read):

@@ -1,5 +1,6 @@
 """A model of the limiter, and random histories to check a limiter against it."""
 
+import asyncio
 import math
 from dataclasses import dataclass, field
 
@@ -221,8 +222,9 @@ class Model:
         assert next(left, None) is None
 
     async def check(self, callers):
-        for caller in callers:
-            self.check_allowances(await self.limiter.allowances(caller), caller)
+        found = await asyncio.gather(*map(self.limiter.allowances, callers))
+        for allowances, caller in zip(found, callers, strict=True):
+            self.check_allowances(allowances, caller)
 
 
 # Histories.

@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_log import SharedLog, memory_log, shared_logs
 
 from tokenwire_server.errors import Failure, ServerStopped, SlowReader
 from tokenwire_server.events import (
@@ -37,6 +38,7 @@ from tokenwire_server.events import (
     Usage,
 )
 from tokenwire_server.streamlog.memory import STEP_BYTES, STREAM_BYTES, MemoryLog, entry_bytes
+from tokenwire_server.streamlog.redis import copies
 from tokenwire_server.streamlog.space import LogSpace
 
 FINISHED = Finished(
@@ -46,17 +48,33 @@ FINISHED = Finished(
     usage=Usage(input_tokens=1, output_tokens=2),
     timings=Timings(duration_s=1.0),
 )
+SEALED_S = 20
 STOPPED = Failure.of(ServerStopped("stopped"), last_sequence=0, usage=FINISHED.usage)
 
 
-def memory_log(max_bytes):
-    return MemoryLog(max_bytes, LogSpace(1 << 40, lambda: None))
+@pytest.fixture(params=["memory", pytest.param("shared", marks=pytest.mark.process)])
+async def new_log(request, monkeypatch):
+    """Creates a log with a bound in bytes: one in memory, or one that is read in another process."""
+    if request.param == "memory":
+        yield memory_log
+        return
+    for name in ("LEASE_EVERY_S", "REPAIR_EVERY_S"):
+        monkeypatch.setattr(copies, name, 0.02)
+    async with shared_logs(request.getfixturevalue("redis_server").url) as create:
+        yield create
 
 
-@pytest.fixture(params=[memory_log], ids=["memory"])
-def new_log(request):
-    """Creates a log with a bound in bytes."""
-    return request.param
+@pytest.fixture
+def new_memory_log():
+    """Creates a log of which each entry is read at once."""
+    return memory_log
+
+
+async def settled(log):
+    """Wait until what was appended to a log can be read. Return the log."""
+    if isinstance(log, SharedLog):
+        await log.settle()
+    return log
 
 
 def token(n):
@@ -67,6 +85,7 @@ async def test_sequences_start_at_one_and_are_contiguous(new_log):
     log = new_log(1 << 20)
     assert log.last_sequence == 0
     assert [log.append(token(n)) for n in range(5)] == [1, 2, 3, 4, 5]
+    await settled(log)
     assert log.last_sequence == 5
 
 
@@ -74,6 +93,7 @@ async def test_a_cursor_is_exclusive_and_zero_is_the_beginning(new_log):
     log = new_log(1 << 20)
     for n in range(3):
         log.append(token(n))
+    await settled(log)
     assert list(log.read(0)) == [token(0), token(1), token(2)]
     assert list(log.read(2)) == [token(2)]
     assert list(log.read(3)) == []
@@ -85,8 +105,10 @@ async def test_every_subscriber_is_called_at_each_entry_and_at_the_seal(new_log)
     for reader in "abc":
         log.subscribe(partial(calls.append, reader))
     log.append(token(0))
+    await settled(log)
     assert calls == ["a", "b", "c"]
     log.fail(STOPPED)
+    await settled(log)
     assert calls == ["a", "b", "c"] * 2
 
 
@@ -95,7 +117,9 @@ async def test_an_entry_can_be_read_when_its_subscriber_is_called(new_log):
     seen = []
     log.subscribe(lambda: seen.append((log.last_sequence, list(log.read(0))[-1], log.sealed)))
     log.append(token(0))
+    await settled(log)
     log.finish(FINISHED)
+    await settled(log)
     assert seen[0] == (1, token(0), False)
     assert seen[-1] == (2, FINISHED, True)
 
@@ -109,6 +133,7 @@ async def test_an_unsubscribed_callback_is_neither_called_nor_referenced(new_log
     log.unsubscribe(gone)
     log.unsubscribe(gone)
     log.append(token(0))
+    await settled(log)
     assert calls == ["stays"]
     kept = weakref.ref(gone)
     del gone
@@ -145,7 +170,7 @@ async def test_cancelled_waits_for_the_seal_do_not_accumulate_and_are_skipped(ne
     await asyncio.sleep(0)
     late.cancel()
     log.finish(FINISHED)  # in the step in which one of two was cancelled
-    await asyncio.wait_for(patient, 1)
+    await asyncio.wait_for(patient, SEALED_S)
     await asyncio.wait({late})
 
 
@@ -161,14 +186,15 @@ async def test_a_wait_for_the_seal_ends_at_the_seal_and_not_before(new_log):
     await asyncio.sleep(0)
     assert not waiting.done()
     log.finish(FINISHED)
-    await asyncio.wait_for(waiting, 1)
-    await asyncio.wait_for(log.wait_sealed(), 1)
+    await asyncio.wait_for(waiting, SEALED_S)
+    await asyncio.wait_for(log.wait_sealed(), SEALED_S)
 
 
 async def test_a_read_is_bounded_and_the_next_one_continues(new_log):
     log = new_log(64 << 20)
     for n in range(20_000):
         log.append(token(n))
+    await settled(log)
     read = []
     while entries := log.read(len(read)):
         assert len(entries) <= 10_000
@@ -181,15 +207,17 @@ async def test_the_first_seal_wins(new_log):
     assert log.finish(FINISHED)
     assert not log.fail(STOPPED)
     assert not log.finish(FINISHED)
+    await settled(log)
     assert log.sealed
     assert log.failure is None
-    assert log.finished is FINISHED
+    assert log.finished == FINISHED
     assert list(log.read(0)) == [FINISHED]
 
     log = new_log(1 << 20)
     assert log.fail(STOPPED)
     assert not log.finish(FINISHED)
-    assert log.failure is STOPPED
+    await settled(log)
+    assert log.failure == STOPPED
     assert log.finished is None
     assert list(log.read(0)) == []
 
@@ -198,6 +226,7 @@ async def test_a_failure_has_no_sequence(new_log):
     log = new_log(1 << 20)
     log.append(token(0))
     log.fail(STOPPED)
+    await settled(log)
     assert log.last_sequence == 1
 
 
@@ -212,6 +241,7 @@ async def test_beyond_the_bound_the_oldest_entries_are_dropped_and_reading_them_
     log = new_log(64 * 1024)
     for n in range(10_000):
         log.append(token(n))
+    await settled(log)
     with pytest.raises(SlowReader) as caught:
         log.read(0)
     earliest = caught.value.earliest_sequence
@@ -224,11 +254,11 @@ async def test_beyond_the_bound_the_oldest_entries_are_dropped_and_reading_them_
 
 
 @pytest.mark.parametrize("word", ["token", "\u8bcd", "\U0001f600"], ids=["ascii", "cjk", "emoji"])
-async def test_the_memory_of_a_log_stays_within_its_bound(new_log, word):
+async def test_the_memory_of_a_log_stays_within_its_bound(new_memory_log, word):
     max_bytes = 1 << 20
     tracemalloc.start()
     try:
-        log = new_log(max_bytes)
+        log = new_memory_log(max_bytes)
         before = tracemalloc.get_traced_memory()[0]
         peak = 0
         for n in range(50_000):
@@ -240,9 +270,9 @@ async def test_the_memory_of_a_log_stays_within_its_bound(new_log, word):
     assert max_bytes * 0.7 < peak < max_bytes * 1.1
 
 
-async def test_beyond_the_bound_entries_are_dropped_in_batches(new_log):
+async def test_beyond_the_bound_entries_are_dropped_in_batches(new_memory_log):
     max_bytes = 64 * 1024
-    log = new_log(max_bytes)
+    log = new_memory_log(max_bytes)
     began = set()
     for n in range(10_000):
         log.append(token(n))
@@ -257,6 +287,7 @@ async def test_an_entry_larger_than_the_bound_is_still_delivered(new_log):
     big = TextDelta("x" * 10_000, 0)
     log.append(token(0))
     log.append(big)
+    await settled(log)
     assert list(log.read(1)) == [big]
 
 
@@ -265,6 +296,7 @@ async def test_a_dropped_log_contains_only_its_end(new_log):
     for n in range(5):
         log.append(token(n))
     log.finish(FINISHED)
+    await settled(log)
     log.drop()
     log.drop()
     assert (log.earliest_sequence, log.last_sequence) == (6, 6)
@@ -279,8 +311,9 @@ async def test_a_dropped_log_that_failed_keeps_its_error(new_log):
     log = new_log(1 << 20)
     log.append(token(0))
     log.fail(STOPPED)
+    await settled(log)
     log.drop()
-    assert log.failure is STOPPED
+    assert log.failure == STOPPED
     assert list(log.read(1)) == []
     with pytest.raises(SlowReader):
         log.read(0)

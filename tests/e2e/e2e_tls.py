@@ -66,7 +66,8 @@ def serving(start, simulator, folder, *, client_ca=None):
     """Start a server with its files in a folder, and the simulator as its providers."""
     files = TlsFiles(folder, SERVED, client_ca=client_ca)
     flags = ("serve", "--listen", "127.0.0.1:0", *files.flags)
-    with start(*flags, env=simulator.environ()) as (process, address):
+    environ = simulator.environ() | {"TOKENWIRE_LOG_STREAMS": "false"}
+    with start(*flags, env=environ) as (process, address):
         yield Served(files, process, address)
 
 

@@ -1,6 +1,9 @@
 """A server with keys, and helpers to call it."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -27,6 +30,27 @@ def keys(*arguments, database):
     result = completed("keys", *arguments, "--database", database)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
+
+
+def provider_keys(*arguments, database, master_keys, text=None, code=0):
+    """What `tokenwire-server provider-keys` prints. `text`: the standard input of `set`, a key."""
+    arguments = ("provider-keys", *arguments, "--database", database)
+    environ = {"TOKENWIRE_ENCRYPTION_KEYS": master_keys}
+    if text is None:
+        result = completed(*arguments, env=environ)
+    else:
+        command = [sys.executable, "-m", "tokenwire_server", *arguments]
+        result = subprocess.run(
+            command,
+            env=os.environ | environ,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert not text or text not in result.stdout + result.stderr
+    assert result.returncode == code, result.stderr
+    return (result.stderr if code else result.stdout).strip()
 
 
 class Tenancy:

@@ -23,6 +23,8 @@ from raw_call import (
 )
 
 RESETS = 20_000
+ANSWERED_S = 5
+"""Time limit for the answers of other callers meanwhile. With a load of 17 on 2 cores it takes 0.9 s."""
 
 
 async def ends_of(calls):
@@ -105,6 +107,7 @@ async def test_rapid_resets_on_one_connection_do_not_stop_other_chats(server, ap
         stop.set()
         await resetting
     print(f"\n{RESETS} resets: longest wait for an answer {max(waits_s) * 1000:.0f} ms")
+    assert max(waits_s) < ANSWERED_S
 
 
 @pytest.mark.parametrize("missing", ["request", "window"])

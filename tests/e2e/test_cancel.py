@@ -13,12 +13,9 @@ import pytest
 from e2e_calls import PROVIDERS
 
 from tokenwire.v1 import event_pb2
-from tokenwire_server.rpc.server import (
-    KEEPALIVE_TIME_S,
-    MIN_CLIENT_PING_INTERVAL_S,
-    PING_TIMEOUT_S,
-)
+from tokenwire_server.config import GrpcConfig
 
+DEFAULTS = GrpcConfig()
 BLOCKING = f"repeat=forever&tokens_per_second=20000&text={'x' * 100}"
 """Fills the window of a caller that does not read within 50 ms, and the log only after seconds."""
 
@@ -121,14 +118,14 @@ async def test_a_frozen_caller_is_noticed_within_keepalive_and_ping_timeout(serv
         caller.stdout.close()
     noticed_after_s = simulator.request("frozen")["closed_at"] - frozen
     print(f"\nnoticed after {noticed_after_s:.1f} s")
-    assert noticed_after_s <= KEEPALIVE_TIME_S + PING_TIMEOUT_S + 2
+    assert noticed_after_s <= DEFAULTS.keepalive_time_s + DEFAULTS.keepalive_timeout_s + 2
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(120)
 async def test_a_caller_that_pings_at_the_allowed_rate_is_not_disconnected(server, api_on):
     options = [
-        ("grpc.keepalive_time_ms", MIN_CLIENT_PING_INTERVAL_S * 1000 + 500),
+        ("grpc.keepalive_time_ms", int(DEFAULTS.min_client_ping_interval_s * 1000) + 500),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]

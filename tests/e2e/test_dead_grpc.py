@@ -3,12 +3,12 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 
 import grpc
 import grpc.aio
 from e2e_calls import CONTINUE
+
+from server_process import Forked
 
 DYING = """
 import asyncio, signal, sys
@@ -32,15 +32,12 @@ async def test_a_server_exits_with_a_failure_as_soon_as_grpc_stops(simulator, ap
     restarted.
     """
     environ = {name: value for name, value in os.environ.items() if "TOKENWIRE" not in name}
-    environ.pop("PYTHONDONTWRITEBYTECODE", None)
     environ |= simulator.environ() | {"TOKENWIRE_DRAIN_GRACE_S": "60"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", DYING, "serve", "--listen", "127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environ,
-        cwd=tmp_path,
+    program = tmp_path / "dying.py"
+    program.write_text(DYING)
+    log = (tmp_path / "log").open("w+")
+    process = Forked(
+        ("serve", "--listen", "127.0.0.1:0"), environ, log, cwd=tmp_path, program=program
     )
     try:
         address = process.stdout.readline().split()[-1]
@@ -51,11 +48,15 @@ async def test_a_server_exits_with_a_failure_as_soon_as_grpc_stops(simulator, ap
                 if event.HasField("text"):
                     break
             process.send_signal(signal.SIGUSR1)
-            _, said = await asyncio.to_thread(process.communicate, timeout=30)
+            await asyncio.to_thread(process.wait, 30)
             call.cancel()
+        log.seek(0)
+        said = log.read()
     finally:
         process.kill()
-        process.communicate()
+        process.wait(30)
+        process.stdout.close()
+        log.close()
     assert process.returncode == 1, said
     assert "the gRPC server has failed" in said
     assert "Traceback" not in said

@@ -23,7 +23,7 @@ async def test_the_demo_does_not_use_the_database_in_the_folder(start, folder):
     temporary.mkdir()
     env = {"TOKENWIRE_DATABASE": None, "TMPDIR": str(temporary)}
     arguments = ("serve", "--demo", "--listen", "127.0.0.1:0")
-    with start(*arguments, env=env, fresh=True) as (process, address):
+    with start(*arguments, env=env) as (process, address):
         assert list(temporary.iterdir())
         async with tokenwire.AsyncClient(address) as client:
             await client.chat("openai/demo", "Hello", generation={"max_output_tokens": 3})

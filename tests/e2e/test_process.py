@@ -196,3 +196,55 @@ async def test_without_descriptors_left_callers_get_overloaded_and_can_still_con
 
 
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+
+
+HANGUP_WHILE_IMPORTING = """
+import os, signal, sys
+
+class HangUp:
+    def find_spec(self, name, path, target=None):
+        if name == "openai":
+            os.kill(os.getpid(), signal.SIGHUP)
+
+sys.meta_path.insert(0, HangUp())
+from tokenwire_server.__main__ import main
+sys.exit(main(["serve", "--demo", "--listen", sys.argv[1]]))
+"""
+
+
+async def test_sighup_during_the_imports_reloads_the_configuration_once_the_server_is_ready():
+    address = f"127.0.0.1:{free_port()}"
+    with tempfile.TemporaryFile("w+") as log:
+        files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        with process("-c", HANGUP_WHILE_IMPORTING, address, **files) as server:
+            await until_served(address)
+            server.terminate()
+            assert await asyncio.to_thread(server.wait, START_S) == 0
+        log.seek(0)
+        assert "the configuration was reloaded; changed: nothing" in log.read()
+
+
+WITH_TERMINAL = """
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
+os.setsid()
+fcntl.ioctl(os.open(sys.argv.pop(), os.O_RDWR), termios.TIOCSCTTY, 0)
+from tokenwire_server.__main__ import main
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+async def test_a_server_reloads_while_its_terminal_is_open_and_stops_when_it_is_closed():
+    address = f"127.0.0.1:{free_port()}"
+    terminal, other_end = os.openpty()
+    arguments = ("--demo", "--listen", address, os.ttyname(other_end))
+    with tempfile.TemporaryFile("w+") as log:
+        files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        with process("-c", WITH_TERMINAL, *arguments, **files) as server:
+            await until_served(address)
+            server.send_signal(signal.SIGHUP)
+            while "was reloaded" not in os.pread(log.fileno(), 2**20, 0).decode():
+                await asyncio.sleep(0.02)
+            os.close(other_end)
+            os.close(terminal)
+            assert await asyncio.to_thread(server.wait, START_S) == 0

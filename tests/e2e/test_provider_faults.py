@@ -144,13 +144,17 @@ def address(start, simulator):
             f"refusing-{name}": {"kind": kinds.get(name, name), "base_url": url}
             for name in PROVIDERS
         }
-        env = simulator.environ() | {
-            "TOKENWIRE_PROVIDERS": json.dumps(refusing),
-            "TOKENWIRE_RETRIES__MAX_ATTEMPTS": str(ATTEMPTS),
-            "TOKENWIRE_RETRIES__BUDGET_PERCENT": "100",
-            "TOKENWIRE_LIMITS__UPSTREAM_FIRST_CONTENT_S": str(FIRST_CONTENT_S),
-            "TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": str(IDLE_S),
-        }
+        env = (
+            simulator.environ()
+            | {
+                "TOKENWIRE_PROVIDERS": json.dumps(refusing),
+                "TOKENWIRE_RETRIES__MAX_ATTEMPTS": str(ATTEMPTS),
+                "TOKENWIRE_RETRIES__BUDGET_PERCENT": "100",
+                "TOKENWIRE_BREAKER__ENABLED": "false",  # each fault is tried several times with one model
+                "TOKENWIRE_LIMITS__UPSTREAM_FIRST_CONTENT_S": str(FIRST_CONTENT_S),
+                "TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": str(IDLE_S),
+            }
+        )
         with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
             yield address
 

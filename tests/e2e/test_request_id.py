@@ -123,21 +123,21 @@ async def test_a_request_that_failed_before_its_first_token_can_be_repeated(
 ):
     key = f"again-{provider}"
     fields = {
-        "model": f"{provider}/sim?tokens=5&status=429&retry_after=30&fault_attempts=1&key={key}",
+        "model": f"{provider}/sim?tokens=5&status=400&fault_attempts=1&key={key}",
         "request_id": key,
     }
     call = api.chat_stream(api.request(**fields))
     failed_id = dict(await call.initial_metadata())["tokenwire-stream-id"]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(call)
-    assert info(caught.value).reason == "UPSTREAM_RATE_LIMITED"
+    assert info(caught.value).reason == "UPSTREAM_REJECTED"
     events = await api.events(**fields)
     assert events[0].started.stream_id != failed_id
     assert said(events) == "".join(generated_text(5))
     assert (await api.events(**fields))[0] == events[0]
     assert provider_calls(simulator, key) == 2
     stood = await api.get_stream(pb.GetStreamRequest(stream_id=failed_id))
-    assert (stood.state, stood.error_reason) == (pb.STREAM_STATE_FAILED, "UPSTREAM_RATE_LIMITED")
+    assert (stood.state, stood.error_reason) == (pb.STREAM_STATE_FAILED, "UPSTREAM_REJECTED")
 
 
 async def test_a_request_that_failed_after_its_first_token_is_not_generated_again(api, simulator):

@@ -127,6 +127,9 @@ async def test_if_all_attempts_fail_the_caller_gets_the_last_error(
     started = await anext(events)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(events)
+    facts = info(caught.value).metadata
+    assert facts["stream_id"] == started.started.stream_id
+    assert (facts["last_sequence"], facts["input_tokens"]) == ("3", "0")  # Started and two notices
     assert simulator.stats()["requests_total"] - before == 3
     rate_limited = "429" in fault
     assert reason(caught.value) == (
@@ -169,7 +172,7 @@ async def test_a_cancel_in_the_pause_sends_nothing_more(api, simulator, record_o
 
 
 async def test_a_deadline_before_the_end_of_the_pause_gives_the_providers_error_at_once(api):
-    call = api.chat_stream(api.request("openai/sim?status=429&retry_after=15"), timeout=10)
+    call = api.chat_stream(api.request("openai/sim?status=429&retry_after=15&key=late"), timeout=10)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(call)
     assert reason(caught.value) == "UPSTREAM_RATE_LIMITED"
@@ -178,7 +181,8 @@ async def test_a_deadline_before_the_end_of_the_pause_gives_the_providers_error_
 
 async def test_an_outage_of_15_requests_causes_at_most_20_attempts(start, api_on, own_simulator):
     with own_simulator() as simulator:
-        async with serving(start, api_on, simulator.environ()) as api:
+        env = simulator.environ() | {"TOKENWIRE_BREAKER__ENABLED": "false"}
+        async with serving(start, api_on, env) as api:
 
             async def one():
                 with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -142,22 +142,13 @@ async def test_a_newline_after_a_provider_key_is_ignored(start, api_on, simulato
     assert headers["authorization"] == "Bearer from-a-file"
 
 
-async def test_the_sdks_settings_from_the_environment_reach_no_provider(start, api_on, simulator):
+async def test_the_sdks_settings_from_the_environment_reach_no_provider_and_log_no_prompt(
+    start, api_on, simulator
+):
+    """The settings of headers, and the most verbose logs. The SDKs read some as they are imported."""
     env = simulator.environ() | {
         "OPENAI_CUSTOM_HEADERS": "x-internal: LEAK",
         "ANTHROPIC_CUSTOM_HEADERS": "x-internal: LEAK",
-    }
-    with start("serve", "--listen", "127.0.0.1:0", env=env, fresh=True) as (_, address):
-        async with grpc.aio.insecure_channel(address) as channel:
-            for provider in ("openai", "anthropic"):
-                await api_on(channel).events(f"{provider}/sim?tokens=1&key=env-{provider}")
-                headers = {k.lower() for k in simulator.request(f"env-{provider}")["headers"]}
-                assert "x-internal" not in headers
-                assert not any(name.startswith("x-stainless") for name in headers)
-
-
-async def test_prompts_are_not_logged_at_any_log_level_of_the_sdks(start, api_on, simulator):
-    env = simulator.environ() | {
         "OPENAI_LOG": "debug",
         "ANTHROPIC_LOG": "debug",
         "TOKENWIRE_LOG_LEVEL": "DEBUG",
@@ -165,11 +156,15 @@ async def test_prompts_are_not_logged_at_any_log_level_of_the_sdks(start, api_on
     listen = ("--listen", "127.0.0.1:0")
     with start("serve", *listen, env=env, fresh=True) as (process, address):
         async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+            for provider in ("openai", "anthropic"):
+                await api.events(f"{provider}/sim?tokens=1&key=env-{provider}")
+                headers = {k.lower() for k in simulator.request(f"env-{provider}")["headers"]}
+                assert "x-internal" not in headers
+                assert not any(name.startswith("x-stainless") for name in headers)
             for model in ("openai/sim", "openai-responses/sim", "anthropic/sim"):
                 for scenario in ("tokens=3", "status=500", "garbage_after=2"):
-                    call = api_on(channel).chat_stream(
-                        api_on.request(f"{model}?{scenario}", "CANARY prompt")
-                    )
+                    call = api.chat_stream(api.request(f"{model}?{scenario}", "CANARY prompt"))
                     await asyncio.gather(drained(call), return_exceptions=True)
         process.terminate()
         process.wait(10)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import time
 from contextlib import asynccontextmanager
 
@@ -143,6 +144,31 @@ async def test_the_callers_trace_contains_the_stream_its_attempts_and_the_provid
     assert resource["service.version"]
 
 
+async def test_a_fallback_is_a_second_attempt_at_its_own_provider(collector, traced):
+    refused, whole = "sim?status=401", "sim?tokens=4"
+    async with traced(collector) as (api, _):
+        events = await api.events(f"openai/{refused}", fallback_models=[f"anthropic/{whole}"])
+        spans = await received(collector, 3)
+    (stream,) = (span for span in spans if not span.is_attempt)
+    attempts = sorted((span for span in spans if span.is_attempt), key=lambda span: span.start)
+    assert [span.parent for span in attempts] == [stream.id] * 2
+    assert [span.name for span in attempts] == [f"chat {refused}", f"chat {whole}"]
+    names = ("tokenwire.attempt", "tokenwire.provider", "gen_ai.system", "gen_ai.request.model")
+    assert [[span.attributes[name] for name in names] for span in attempts] == [
+        [1, "openai", "openai", refused],
+        [2, "anthropic", "anthropic", whole],
+    ]
+    failed, served = attempts
+    assert failed.end <= served.start
+    assert (failed.status.code, failed.attributes["error.type"]) == (ERROR, "UPSTREAM_AUTH")
+    assert served.attributes["gen_ai.usage.output_tokens"] == 4
+    assert stream.name == f"chat openai/{refused}"
+    assert stream.attributes["gen_ai.request.model"] == f"openai/{refused}"
+    assert stream.attributes["tokenwire.provider"] == events[-1].finished.provider == "anthropic"
+    assert stream.attributes["gen_ai.response.model"] == events[-1].finished.model
+    assert stream.attributes["tokenwire.attempts"] == 2
+
+
 @pytest.mark.parametrize("version", ["default", "latest"])
 async def test_spans_have_exactly_the_documented_attributes(collector, traced, version):
     keep = chat_pb2.CacheOptions(mode=chat_pb2.CACHE_MODE_READ_WRITE)
@@ -249,11 +275,13 @@ async def test_a_trace_that_the_caller_does_not_sample_is_passed_on_but_not_sent
 
 
 async def test_metrics_have_the_documented_names_and_agree_with_the_traffic(collector, traced):
+    models = {"refused": {"targets": ["openai/sim?status=401"]}}
     env = {"TOKENWIRE_OTEL__TRACES": "false", "TOKENWIRE_OTEL__METRICS": "true"}
+    env["TOKENWIRE_MODELS"] = json.dumps(models)
     async with traced(collector, **env) as (api, process):
         events = await api.events("openai/sim?tokens=30&itl_ms=1&input_tokens=12")
         with pytest.raises(grpc.aio.AioRpcError):
-            await api.events("openai/sim?status=401")
+            await api.events("refused")
         process.terminate()
         assert await asyncio.to_thread(process.wait, 15) == 0
     assert not collector.spans
@@ -276,6 +304,7 @@ async def test_metrics_have_the_documented_names_and_agree_with_the_traffic(coll
     for name in ("gen_ai.client.operation.duration", "gen_ai.server.request.duration"):
         counts = {key: count for key, (count, _) in by(name, "error.type").items()}
         assert counts == {None: 1, "UPSTREAM_AUTH": 1}
+        assert "sim?status=401" in by(name, "gen_ai.request.model")  # it is in the configuration
     for name in ("gen_ai.server.time_to_first_token", "gen_ai.server.time_per_output_token"):
         ((system, (count, total)),) = by(name, "gen_ai.system").items()
         assert (system, count) == ("openai", 1)
@@ -296,3 +325,45 @@ def test_what_the_sdk_cannot_do_is_one_line_and_exit_code_1(tmp_path, variable, 
     assert result.stderr.startswith("tokenwire-server: otel: ")
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+async def test_the_end_of_a_stream_is_one_line_with_the_id_of_its_trace(
+    collector, traced, log_format
+):
+    async with traced(collector, TOKENWIRE_LOG_FORMAT=log_format) as (api, process):
+        events = await api.events("openai/sim?tokens=3&input_tokens=12", request_id="mine")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await api.events("openai/sim?status=401")
+        spans = await received(collector, 4)
+        lines = [line for line in logged(process).splitlines() if "stream ended" in line]
+    if log_format == "json":
+        served, failed = map(json.loads, lines)
+    else:
+        served, failed = (dict(re.findall(r" (\w+)=(\S+)", line)) for line in lines)
+    stream_id = events[0].started.stream_id
+    (span,) = (s for s in spans if s.attributes.get("tokenwire.stream_id") == stream_id)
+    expected = {
+        "stream_id": stream_id,
+        "request_id": "mine",
+        "trace_id": span.trace_id,
+        "tenant": "default",
+        "provider": "openai",
+        "outcome": "finished",
+        "reason": "STOP",
+        "attempts": 1,
+        "input_tokens": 12,
+        "output_tokens": events[-1].finished.usage.output_tokens,
+    }
+    assert {name: str(served[name]) for name in expected} == {
+        name: str(value) for name, value in expected.items()
+    }
+    assert 0 < float(served["ttft_s"]) <= float(served["duration_s"])
+    assert (failed["outcome"], failed["reason"]) == ("failed", "UPSTREAM_AUTH")
+    assert "ttft_s" not in failed
+
+
+async def test_the_line_of_each_stream_can_be_turned_off(collector, traced):
+    async with traced(collector, TOKENWIRE_LOG_STREAMS="false") as (api, process):
+        await api.events("openai/sim?tokens=3")
+        assert "stream ended" not in logged(process)

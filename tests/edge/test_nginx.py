@@ -13,9 +13,10 @@ import aiohttp
 import pytest
 import trustme
 import websockets
-from nginx_process import running_nginx
+from event_source import Followed, follow
 from raw_provider import RawProvider
 
+from nginx_process import running_nginx
 from tokenwire_server.simulator import generated_text
 
 PROVIDERS = ["openai", "openai-responses", "anthropic"]
@@ -246,29 +247,6 @@ async def test_a_thousand_streams_are_silent_for_longer_than_the_time_outs_of_ng
     await think(nginx, count=1000, silent_s=75)
 
 
-async def follow(session, nginx, path, within_s=WAIT_S):
-    """Read a stream as EventSource does: connect again after a cut, with the last id. Return its text."""
-    last_id, text, cuts = "", [], 0
-    async with asyncio.timeout(within_s):
-        while True:
-            headers = {"last-event-id": last_id} if last_id else {}
-            with suppress(aiohttp.ClientError):
-                async with session.get(nginx.url + path, headers=headers) as answer:
-                    assert answer.status == 200, await answer.text()
-                    async for line in answer.content:
-                        field, _, value = line.decode().strip().partition(": ")
-                        if field == "id":
-                            last_id = value
-                        elif field == "data":
-                            event = json.loads(value)
-                            if "text" in event:
-                                text.append(event["text"]["text"])
-                            elif "finished" in event:
-                                return "".join(text), cuts
-            cuts += 1
-            await asyncio.sleep(0.1)
-
-
 async def test_the_streams_of_an_edge_that_dies_continue_through_another_one(server, proxied):
     tokens = 75
     body = {"model": f"openai/sim?tokens={tokens}&itl_ms=20", "prompt": "hello"}
@@ -290,15 +268,17 @@ async def test_the_streams_of_an_edge_that_dies_continue_through_another_one(ser
                             assert problem["reason"] == "UNAVAILABLE"
 
             paths = [await started() for _ in range(8)]
-            readers = [asyncio.create_task(follow(session, nginx, path)) for path in paths]
+            readers = [
+                asyncio.create_task(follow(session, nginx.url + path, Followed())) for path in paths
+            ]
             await asyncio.sleep(0.5)
             edges[0].kill()
             paths += [await started() for _ in range(4)]
             followed = await asyncio.gather(
-                *readers, *(follow(session, nginx, path) for path in paths[8:])
+                *readers, *(follow(session, nginx.url + path, Followed()) for path in paths[8:])
             )
-        assert [text for text, _ in followed] == ["".join(generated_text(tokens))] * 12
-        assert sum(cuts for _, cuts in followed) > 0, "the edge that died served no stream"
+        assert [each.text for each in followed] == ["".join(generated_text(tokens))] * 12
+        assert sum(each.cuts for each in followed) > 0, "the edge that died served no stream"
         assert "/events" in nginx.log()
         assert "ticket" not in nginx.log(), "tickets are secrets, also in logs"
 

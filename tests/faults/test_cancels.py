@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import random
 import statistics
 import time
@@ -17,8 +18,9 @@ from tokenwire.v1 import usage_pb2
 
 LONGEST_WAIT_S = 0.2
 """A caller cancels at a random moment within this time of its call."""
-BLOCKING = f"repeat=forever&tokens_per_second=20000&text={'x' * 100}"
-"""Fills the window of a caller that does not read within 50 ms, and the log only after seconds."""
+BLOCKING = f"repeat=forever&tokens_per_second=5000&text={'x' * 100}"
+"""Fills the window of a caller that does not read within 50 ms, and the log only after seconds. Faster streams
+would use both processors, and delay all others."""
 SCENARIOS = {
     "before the head": "silent=1",
     "before the first byte": "headers_then_silent=1",
@@ -169,7 +171,7 @@ class Cancels:
 
 
 async def cancel_many(observed, simulator, api_on, count, warmed):
-    """Return the 99th percentile of the time to close, and the censuses after `warmed` cancels and all."""
+    """Return the 99th percentile of the time to close, and what grew after the first `warmed` cancels."""
     with observed(RETRIES, log_ttl_s=0) as server:
         cancels = Cancels(server, simulator, api_on)
         await cancels.run(warmed)
@@ -178,15 +180,15 @@ async def cancel_many(observed, simulator, api_on, count, warmed):
         await cancels.run(count - warmed)
         p99_ms = cancels.report(await cancels.check_records())
         after = server.census()
-    grown = (after["rss_bytes"] - before["rss_bytes"]) / 2**20
+    grown = {name: after[name] - before[name] for name in ("rss_bytes", "blocks", "tasks", "files")}
     print(
-        f"since cancel {warmed}: RSS {grown:+.1f} MiB, tasks {after['tasks'] - before['tasks']:+}, "
-        f"files {after['files'] - before['files']:+}"
+        f"since cancel {warmed}: RSS {grown['rss_bytes'] / 2**20:+.1f} MiB, {grown['blocks']:+} blocks, "
+        f"{grown['tasks']:+} tasks, {grown['files']:+} files; load {os.getloadavg()[0]:.1f}"
     )
     for name in ("live_streams", "ended_streams", "log_bytes"):
         assert after[name] == 0
     assert after["objects"].get("tokenwire_server.streams.generation.Generation", 0) == 0
-    assert after["tasks"] <= before["tasks"] + 2  # idle connections to the provider come and go
+    assert grown["tasks"] <= 2  # idle connections to the provider come and go
     return p99_ms, grown
 
 
@@ -200,6 +202,13 @@ async def test_cancels_at_random_moments_leave_nothing_but_their_records(
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 async def test_ten_thousand_cancels_leave_nothing_but_their_records(observed, simulator, api_on):
-    p99_ms, grown_mib = await cancel_many(observed, simulator, api_on, count=10_000, warmed=2_000)
+    """The first 4,000 cancels are not judged: they fill caches whose sizes have bounds.
+
+    Of 5.2 MiB that 2,000 to 14,000 cancels add, SQLite's page cache takes 2.2 MiB. It grows with the database,
+    to 2 MiB for each of 4 connections. The number of Python's objects stays the same.
+    """
+    count, warmed = 14_000, 4_000
+    p99_ms, grown = await cancel_many(observed, simulator, api_on, count, warmed)
+    assert grown["blocks"] <= (count - warmed) / 10
+    assert grown["rss_bytes"] <= 5 * 2**20
     assert p99_ms <= 50
-    assert grown_mib <= 5

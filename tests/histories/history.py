@@ -6,7 +6,8 @@ Times are seconds since the epoch, as is the server's `end_time`. Both are from 
 from dataclasses import dataclass, field
 
 CAUGHT_UP = "caught_up"
-MADE = ("heartbeat", "usage", CAUGHT_UP)
+DRAINING = "draining"
+MADE = ("heartbeat", "usage", CAUGHT_UP, DRAINING)
 """Kinds of events that are made for one reader. They are not entries of the log."""
 DELTAS = ("text", "reasoning", "arguments")
 """Kinds of entries that merging may join."""
@@ -18,11 +19,13 @@ class Entry:
     """One entry of the log between Started and the end, as it follows from the provider's answer."""
 
     kind: str
-    """One of text, reasoning, arguments, call_started and call; text_info and citation in tests of streams."""
+    """One of text, reasoning, arguments, call_started, call and notice; text_info and citation in tests of
+    streams."""
     index: int = 0
+    """Index of the block. For a notice: the number of the attempt that follows."""
     text: str = ""
     name: str = ""
-    """Name of the tool, or "signed" for reasoning with a signature."""
+    """Name of the tool, "signed" for reasoning with a signature, or RETRYING or FALLBACK."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Reading:
     heartbeat_s: float | None = None
     usage_s: float | None = None
     stream_id: str = ""
+    server: int = 0
+    """The number of the server process that it called."""
     confirmed: float | None = None
     """When the initial metadata arrived. From then on the server counts the call as a reader."""
     events: list[Seen] = field(default_factory=list)
@@ -102,17 +107,45 @@ class Answer:
     info: Info | None = None
     refusal: str = ""
     """Reason of the error, if the call failed."""
+    server: int = 0
+    """The number of the server process that was called."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The provider's complete answer to an undisturbed request."""
+    """What an undisturbed request leads to: the notices of its attempts, and the complete answer."""
 
     entries: tuple[Entry, ...]
     end: str | None
     """The reason with which the stream then ends. None if the provider stays silent."""
     certain: int
     """Number of entries that arrive before a failure. Later entries may arrive."""
+
+    @property
+    def notice_count(self) -> int:
+        """The number of entries before the first content."""
+        return sum(entry.kind == "notice" for entry in self.entries)
+
+
+@dataclass
+class Fault:
+    """A fault of the servers or of their Redis, in which a history took place."""
+
+    kind: str
+    """kill: a server was killed, with -9.
+    drain: a server got SIGTERM. It ends when it has exited.
+    away: Redis did not answer, or did not run.
+    cut_off: one server could not reach Redis.
+    closed: Redis closed connections.
+    lost: Redis lost all its data.
+    damaged: Redis lost a part of one stream's log."""
+    began: float
+    ended: float
+    server: int | None = None
+    """The number of the server process. None: all of them."""
+    stream_id: str = ""
+    """The stream of a damaged log."""
+    detail: str = ""
 
 
 @dataclass
@@ -131,5 +164,12 @@ class History:
     strangers: list[Reading] = field(default_factory=list)
     """Calls that got another stream and left it immediately."""
     answers: list[Answer] = field(default_factory=list)
+    request_count: int = 0
+    """Requests that the providers got."""
+    is_shared: bool = False
+    """Whether its server shares streams with others, which readers and control calls may use too."""
+    owner: int = 0
+    """The number of the server process that ran the stream."""
+    faults: list[Fault] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     """What still existed long after the last reader left."""

@@ -4,7 +4,7 @@ import time
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
-from history import CAUGHT_UP, End, Info, Seen
+from history import CAUGHT_UP, DRAINING, End, Info, Seen
 from history_reference import SIGNED
 
 from tokenwire.v1 import chat_pb2, event_pb2
@@ -43,6 +43,14 @@ def seen(event: event_pb2.TokenEvent) -> Seen:
             fields |= {"usage": usage(said)}
         case "notice" if said.kind == event_pb2.NOTICE_KIND_CAUGHT_UP:
             which = CAUGHT_UP
+        case "notice" if said.kind == event_pb2.NOTICE_KIND_DRAINING:
+            which = DRAINING
+        case "notice":
+            fields = {
+                "index": said.attempt,
+                "name": event_pb2.NoticeKind.Name(said.kind).removeprefix("NOTICE_KIND_"),
+                "proof": said.SerializeToString(deterministic=True),
+            }
     return Seen(event.sequence, _KINDS.get(which, which), at=time.time(), **fields)
 
 

@@ -8,19 +8,22 @@ Each violation is a sentence. A valid history has none. `history_order` has the 
 from collections.abc import Iterator, Sequence
 
 from history import CANCELLED, CAUGHT_UP, DELTAS, MADE, Entry, History, Reading, Reference, Seen
+from history_faults import ELSEWHERE, OWN, READERS_OWN, as_cut, had, may_be_refused
 from history_order import order_violations
-
-READERS_OWN = ("STREAM_NOT_FOUND", "SLOW_READER", "RESUME_POINT_EXPIRED", "RESUME_POINT_AHEAD")
-"""Reasons that end only one reader, and not the stream."""
+from history_replicas_order import replica_violations
 
 
 def violations(history: History) -> list[str]:
     """Return all violations in the history."""
+    if history.is_shared:
+        history = as_cut(history)
     found = [*_ends(history), *_alike(history), *history.leftovers]
     for number, reading in enumerate(history.readings):
         name = f"reader {number} after {reading.after}"
         found += [f"{name}: {what}" for what in _reading(history, reading)]
         found += [f"{name}: {what}" for what in _caught_up(reading, is_creator=number == 0)]
+    if history.is_shared:
+        return found + list(replica_violations(history))
     return found + list(order_violations(history))
 
 
@@ -132,6 +135,14 @@ def _was_leaving(reading: Reading) -> bool:
 def _refusal(history: History, reading: Reading, position: int) -> Iterator[str]:
     """Yield the violations in the error that a reader got."""
     reason, facts = reading.end.reason, reading.end.facts
+    if history.is_shared and not may_be_refused(history, reading):
+        yield f"{reason} at {position} from server {reading.server}; no fault explains it"
+    if reason in ELSEWHERE and "last_sequence" not in facts:
+        if reading.events:
+            yield f"{reason} at {position} does not name the last sequence"
+        return
+    if reason in ELSEWHERE and not reading.events:
+        return
     if reason == "RESUME_POINT_AHEAD":
         if reading.events:
             yield "RESUME_POINT_AHEAD after events"
@@ -179,7 +190,8 @@ def _ends(history: History) -> Iterator[str]:
     if len(usages) > 1:
         yield f"the end has different usages: {usages}"
     for reason, last in ends:
-        yield from _lawful_end(history.reference, reason, last)
+        if reason != "SERVER_STOPPED" or not had(history, "drain", history.owner):
+            yield from _lawful_end(history.reference, reason, last)
         for reading in history.readings:
             if any(event.sequence > last for event in reading.events):
                 yield f"the stream ended at {last}, a reader saw {reading.position}"
@@ -190,17 +202,18 @@ def _ends(history: History) -> Iterator[str]:
 
 def reported_ends(history: History) -> Iterator[tuple[str, str, int, object]]:
     """Return each reported end of the stream: the source, reason, last sequence and usage."""
+    own = OWN if history.is_shared else READERS_OWN
     for number, reading in enumerate(history.readings):
         for event in reading.events:
             if event.kind == "finished":
                 yield f"reader {number}", event.name, event.sequence, event.usage
         end = reading.end
-        if end is not None and end.kind == "failed" and end.reason not in READERS_OWN:
+        if end is not None and end.kind == "failed" and end.reason not in own:
             last = int(end.facts.get("last_sequence", 1))
             yield f"reader {number}", end.reason, last, _usage_of(end.facts)
     for answer in history.answers:
         info = answer.info
-        if info is not None and info.reason:
+        if info is not None and info.reason and info.reason not in own:
             usage = info.usage if info.last_sequence > 1 else None
             yield answer.call, info.reason, info.last_sequence, usage
 
@@ -209,8 +222,6 @@ def _lawful_end(reference: Reference, reason: str, last: int) -> Iterator[str]:
     if reason == CANCELLED:
         if last > len(reference.entries) + 2:
             yield f"cancelled at {last}, beyond what the provider sent"
-    elif (reason, last, reference.certain) == ("UPSTREAM_UNAVAILABLE", 1, 0) and reference.end:
-        return  # a reset connection may have lost all data
     elif reason != reference.end:
         yield f"the stream ended with {reason}; the provider's end is {reference.end}"
     elif reason.startswith("UPSTREAM_"):

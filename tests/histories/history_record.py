@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import grpc.aio
 import history_decode as decode
-from history import Answer, End, History, Reading
-from history_plan import Plan, span
+from history import DRAINING, Answer, End, History, Reading
+from history_plan import FALLBACK, Plan, span
 from history_proxy import Wire
 
 from tokenwire.v1 import chat_pb2
@@ -19,9 +19,13 @@ NARROW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
 """Options of a channel whose window is full after about forty unread tokens."""
 OWN = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
 """Option for a separate connection."""
+KEY = "key"
+"""Label with the plan's key. It finds the usage records of all streams of a history."""
 AHEAD = 1_000_000
 CUT_S = 1.0
 """Time after which a call has noticed that its connection was cut."""
+MOVES = 0.8
+"""The share of the callers that leave a server that drains."""
 OVER_S = 5.0
 """How long a stream may still exist after its last reader left and `linger` passed."""
 
@@ -31,6 +35,8 @@ class Way(NamedTuple):
 
     api: object
     wire: Wire | None = None
+    server: int = 0
+    """The number of the server process."""
 
 
 class Recorder:
@@ -38,6 +44,9 @@ class Recorder:
 
     `api_on` creates an Api from a channel. `wide` and `narrow` are channels to the server at `address`.
     """
+
+    HEARTBEATS = (None, None, 0.02, 0.1)
+    """The heartbeat intervals that callers set."""
 
     def __init__(self, plan: Plan, address, wide, narrow, simulator, api_on):
         self._plan = plan
@@ -71,7 +80,9 @@ class Recorder:
             if self.history.stream_id:
                 await self._wait_until_over()
                 await self._read_again()
-                await self._check_provider()
+                await self._check_provider(self._plan.key)
+                if self._plan.fallback:
+                    await self._check_provider(self._plan.key + FALLBACK)
         return self.history
 
     async def undisturbed(self) -> Reading:
@@ -93,8 +104,7 @@ class Recorder:
             reading = await self._visit(rng, way, cursor, is_first=not (number or visit))
             if not self.history.stream_id or (reading.end.kind != "cut" and rng.random() < 0.7):
                 return
-            if way.wire is not None:  # the old channel may not have noticed the cut yet
-                way = await self._wired(way.wire)
+            way = await self._next_way(rng, way)
             cursor = self._cursor(rng, reading.position)
             await asyncio.sleep(rng.choice([0, 0, rng.random() * 2 * (self._plan.linger_s or 0.1)]))
 
@@ -108,9 +118,19 @@ class Recorder:
             case _:
                 return Way(self._api)
 
-    async def _wired(self, wire):
+    async def _next_way(self, _rng, way):
+        """Choose how a caller that has left reaches the server again."""
+        if way.wire is None:
+            return way
+        return await self._wired(way.wire)  # the old channel may not have noticed the cut yet
+
+    def _control_way(self, _rng):
+        """Choose how a control call reaches the server."""
+        return Way(self._api)
+
+    async def _wired(self, wire, server=0):
         channel = grpc.aio.insecure_channel(wire.target, options=OWN)
-        return Way(self._api_on(await self._stack.enter_async_context(channel)), wire)
+        return Way(self._api_on(await self._stack.enter_async_context(channel)), wire, server)
 
     def _cursor(self, rng, mine):
         """Choose a cursor: usually the one where this reader stopped."""
@@ -132,14 +152,16 @@ class Recorder:
         plan = self._plan
         leaves = not stays and (plan.reference.end is None or rng.random() < 0.6)
         leave_after_s = rng.random() * (plan.length_s / 2 + 0.1) if leaves else None
-        heartbeat_s = rng.choice([None, None, 0.02, 0.1])
+        heartbeat_s = rng.choice(self.HEARTBEATS)
         usage_s = rng.choice([None, None, None, 0.05])
         delivery = chat_pb2.DeliveryOptions()
         if heartbeat_s:
             delivery.heartbeat_interval.CopyFrom(span(heartbeat_s))
         if usage_s:
             delivery.usage_interval.CopyFrom(span(usage_s))
-        reading = Reading(cursor, time.time(), heartbeat_s=heartbeat_s, usage_s=usage_s)
+        reading = Reading(
+            cursor, time.time(), heartbeat_s=heartbeat_s, usage_s=usage_s, server=way.server
+        )
         timeout = None
         if leaves and way.wire is None and not is_first and rng.random() < 0.2:
             timeout = leave_after_s + 0.02
@@ -151,7 +173,9 @@ class Recorder:
                 plan.model,
                 retention=plan.retention,
                 request_id=plan.request_id,
+                labels={KEY: plan.key},
                 delivery=delivery,
+                fallback_models=[plan.fallback] if plan.fallback else [],
             )
             call = way.api.chat_stream(request, timeout=timeout)
         else:
@@ -214,6 +238,9 @@ class Recorder:
         left_s = 0.3
         async for event in call:
             reading.events.append(decode.seen(event))
+            if reading.events[-1].kind == DRAINING and rng.random() < MOVES:
+                reading.left = time.time()
+                call.cancel()
             if pause_s and left_s > 0 and rng.random() < 0.1:
                 paused_s = rng.random() * pause_s
                 left_s -= paused_s
@@ -223,34 +250,37 @@ class Recorder:
         rng = self._rng("control")
         for call in self._plan.control:
             await asyncio.sleep(rng.random() * (self._plan.length_s + 0.1) * 0.7)
-            await asyncio.gather(*(self._control(call) for _ in range(rng.choice([1, 1, 2]))))
+            ways = [self._control_way(rng) for _ in range(rng.choice([1, 1, 2]))]
+            await asyncio.gather(*(self._control(call, way) for way in ways))
 
-    async def _control(self, call):
+    async def _control(self, call, way=None):
         """Run one control call."""
+        api = self._api if way is None else way.api
         sent, id = time.time(), self.history.stream_id
         info, refusal = None, ""
         try:
             match call:
                 case "get":
-                    info = await self._api.get_stream(chat_pb2.GetStreamRequest(stream_id=id))
+                    info = await api.get_stream(chat_pb2.GetStreamRequest(stream_id=id))
                 case "cancel":
                     request = chat_pb2.CancelStreamRequest(stream_id=id)
-                    info = (await self._api.cancel_stream(request)).stream
+                    info = (await api.cancel_stream(request)).stream
                 case "delete":
-                    await self._api.delete_stream(chat_pb2.DeleteStreamRequest(stream_id=id))
+                    await api.delete_stream(chat_pb2.DeleteStreamRequest(stream_id=id))
         except grpc.aio.AioRpcError as error:
             refusal = decode.end_of(error).reason
         state = None if info is None else decode.info(info)
-        answer = Answer(call, sent, time.time(), state, refusal)
+        server = 0 if way is None else way.server
+        answer = Answer(call, sent, time.time(), state, refusal, server)
         self.history.answers.append(answer)
         return answer
 
-    async def _wait_until_over(self):
+    async def _wait_until_over(self, way=None, within_s=OVER_S):
         """Wait until the stream ends and has no readers, after all readers left."""
         linger_s = self._plan.linger_s or 0.0
-        until = time.time() + linger_s + OVER_S
+        until = time.time() + linger_s + within_s
         while True:
-            answer = await self._control("get")
+            answer = await self._control("get", way)
             info = answer.info
             if info is None or (info.reason and not info.reader_count):
                 return
@@ -265,19 +295,20 @@ class Recorder:
         if not self.history.leftovers:
             await self._visit(rng, Way(self._api), 0, stays=True)
 
-    async def _check_provider(self):
-        """Check that the provider got one request, and that its connection is closed."""
-        until = time.time() + OVER_S
+    async def _check_provider(self, key):
+        """Check that the provider's connection is closed, and count the requests that it got."""
+        # A call with the request id of a stream that is gone may have opened another one.
+        until = time.time() + OVER_S + (self._plan.linger_s or 0.0)
         while True:
-            request = await asyncio.to_thread(_journal_entry, self._simulator, self._plan.key)
+            request = await asyncio.to_thread(_journal_entry, self._simulator, key)
             if request is None or request["closed_at"] is not None:
                 break
             if time.time() > until:
                 self.history.leftovers.append("the provider's connection is still open")
                 return
             await asyncio.sleep(0.02)
-        if request is not None and request["attempt"] > 1 + len(self.history.strangers):
-            self.history.leftovers.append(f"the provider was called {request['attempt']} times")
+        if request is not None:
+            self.history.request_count += request["attempt"]
 
 
 def _journal_entry(simulator, key):

@@ -17,6 +17,8 @@ from tokenwire_server.simulator.words import fragments
 PROVIDERS = ("openai", "openai-responses", "anthropic")
 SIGNED = "signed"
 FAULTS = ("drop_after", "error_event_after", "stall_after")
+ATTEMPTS = 3
+"""Maximum number of attempts at one model on the servers of the histories."""
 
 
 def model_of(provider: str, scenario: Scenario) -> str:
@@ -32,9 +34,43 @@ def model_of(provider: str, scenario: Scenario) -> str:
 def reference_of(provider: str, scenario: Scenario) -> Reference:
     """Return the entries between Started and the end, and the end.
 
-    Each token of the provider becomes one entry. A signature, and the start and the end of a call, are
-    separate entries.
+    Each token of the provider becomes one entry. A signature, the start and the end of a call, and the notice
+    of each further attempt are separate entries.
     """
+    failing = failing_attempts(scenario)
+    if failing == ATTEMPTS:
+        notices = retries(ATTEMPTS)
+        return Reference(notices, "UPSTREAM_UNAVAILABLE", len(notices))
+    if failing:
+        return _after(retries(1 + failing), _answer(provider, scenario.without_faults()))
+    return _answer(provider, scenario)
+
+
+def fallback_reference(attempts: int, provider: str, scenario: Scenario) -> Reference:
+    """Return the reference of an answer by a fallback, after failed attempts at the requested model."""
+    fallback = Entry("notice", attempts + 1, name="FALLBACK")
+    return _after((*retries(attempts), fallback), reference_of(provider, scenario))
+
+
+def failing_attempts(scenario: Scenario) -> int:
+    """Return how many attempts of a stream fail before their content, and are repeated or the last."""
+    is_early = 0 in (scenario.drop_after, scenario.error_event_after)
+    if scenario.status is None and not is_early:
+        return 0
+    return min(scenario.fault_attempts or ATTEMPTS, ATTEMPTS)
+
+
+def retries(attempts: int) -> tuple[Entry, ...]:
+    """Return the notices of the attempts after the first one."""
+    return tuple(Entry("notice", number, name="RETRYING") for number in range(2, attempts + 1))
+
+
+def _after(notices: tuple[Entry, ...], answer: Reference) -> Reference:
+    return Reference(notices + answer.entries, answer.end, len(notices) + answer.certain)
+
+
+def _answer(provider: str, scenario: Scenario) -> Reference:
+    """Return the reference of one attempt, without notices."""
     tokens = _tokens(provider, scenario)
     fault = next((name for name in FAULTS if getattr(scenario, name) is not None), None)
     if fault is None and not scenario.missing_end:
@@ -55,8 +91,6 @@ def reference_of(provider: str, scenario: Scenario) -> Reference:
     end = "UPSTREAM_BROKEN" if entries else "UPSTREAM_UNAVAILABLE"
     if fault == "stall_after":
         end = None
-    elif scenario.drop == "rst":
-        certain = 0  # data in the kernel's buffers is lost with the connection
     return Reference(tuple(entries), end, certain)
 
 

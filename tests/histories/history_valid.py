@@ -14,6 +14,13 @@ scenarios = st.one_of(
         Scenario, tokens=st.integers(1, 12), reasoning=st.integers(0, 4), tools=st.integers(0, 2)
     ),
     st.builds(Scenario, tokens=st.integers(4, 12), error_event_after=st.integers(2, 4)),
+    st.builds(
+        Scenario,
+        tokens=st.integers(1, 12),
+        status=st.just(503),
+        fault_attempts=st.integers(1, 2),
+        key=st.just("key"),
+    ),
 )
 
 

@@ -8,6 +8,7 @@ from history import CAUGHT_UP, Seen
 from history_invariants import covers
 from streams_support import Streams
 
+from tokenwire_server.config import BreakerConfig
 from tokenwire_server.errors import (
     SlowReader,
     StreamNotFound,
@@ -25,7 +26,9 @@ from tokenwire_server.events import (
 )
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.providers.slots import ConnectionSlots
 from tokenwire_server.request import ChatRequest, Message, Text
+from tokenwire_server.routing.breakers import Breakers
 from tokenwire_server.streams.generation import StreamObserver
 
 
@@ -88,7 +91,11 @@ class Host:
     async def _run(self):
         async with asyncio.TaskGroup() as tasks:
             self.recorder = EndRecorder()
-            self.registry = Streams(self._limits, tasks, observers=(self.recorder,))
+            # The model has no breaker, which opens when five requests in a row fail.
+            breakers = Breakers(BreakerConfig(enabled=False))
+            self.registry = Streams(
+                self._limits, tasks, observers=(self.recorder,), breakers=breakers
+            )
             await self._over.wait()
 
     def is_over_at_once(self):
@@ -102,6 +109,7 @@ class ScriptedProvider:
     """A provider, its upstream and its decoder. The test sets what it sends in the next iteration."""
 
     name = "played"
+    slots = ConnectionSlots("played")
     is_sent = False
     usage = None
     response_id = ""

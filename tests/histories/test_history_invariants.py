@@ -123,6 +123,13 @@ def the_block_is_another(history, draw):
 
 
 @mutation
+def a_notice_names_another_attempt(history, draw):
+    reading = pick(draw, (r for r in history.readings if made(r, "notice")))
+    at = pick(draw, made(reading, "notice"))
+    change(reading, at, index=reading.events[at].index + 1)
+
+
+@mutation
 def a_sequence_is_one_too_high(history, draw):
     reading = pick(draw, (r for r in history.readings if entries_of(r)))
     at = pick(draw, entries_of(reading))

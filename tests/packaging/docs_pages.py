@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "docs/quickstart.md",
+    "docs/replicas.md",
     "docs/concepts.md",
     "docs/errors.md",
     "docs/providers.md",
@@ -36,9 +37,11 @@ PAGES = (
     "docs/configuration.md",
     "docs/simulator.md",
     "docs/operations.md",
+    "docs/deployment.md",
     "docs/edge-operations.md",
     "docs/edge-configuration.md",
     "docs/performance.md",
+    "docs/faults.md",
     "docs/architecture.md",
 )
 """In this order their commands run. The demo server of README.md runs until docs/grpcurl.md stops it."""

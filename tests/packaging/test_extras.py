@@ -2,7 +2,8 @@
 
 Nothing is downloaded: a virtual environment gets the wheel, and links to files of this environment: those
 of the packages that the extra requires, directly or indirectly. A folder that belongs to one package is
-linked as a whole, also with its bytecode: otherwise each start would compile thousands of modules.
+linked as a whole, also with its bytecode: otherwise each start would compile thousands of modules. The
+files of the wheel are linked, too: what one environment compiles, the others use.
 """
 
 import os
@@ -57,14 +58,14 @@ def paths_of(name):
 
 
 class Environment:
-    """A virtual environment in which the wheel is installed with some extras."""
+    """A virtual environment in which the wheel, whose files are in `unpacked`, is installed with some extras."""
 
-    def __init__(self, folder, wheel, extras):
+    def __init__(self, folder, unpacked, extras):
         self._bin = folder / "bin"
         venv.create(folder)
         (site,) = folder.glob("lib/python3*/site-packages")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(site)
+        for path in unpacked.iterdir():
+            (site / path.name).symlink_to(path)
         (metadata,) = site.glob("tokenwire-*.dist-info/METADATA")
         requirements = [
             line.removeprefix("Requires-Dist: ")
@@ -105,10 +106,13 @@ def environ():
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
     """Installs the wheel with some extras."""
+    unpacked = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
 
     @cache
     def install(*extras):
-        return Environment(tmp_path_factory.mktemp("venv"), wheel, extras)
+        return Environment(tmp_path_factory.mktemp("venv"), unpacked, extras)
 
     return install
 
@@ -161,6 +165,18 @@ def test_without_the_postgres_extra_the_missing_package_is_named(installed, whee
     words = ("tokenwire-server", "keys", "list", "--database", "postgresql://u@127.0.0.1:1/x")
     assert_one_line(installed("postgres").run(*words), "postgresql://127.0.0.1:1/x cannot be used")
     assert_one_line(installed("server").run(*words), "asyncpg", f'"{wheel.name}[postgres]"')
+
+
+def test_without_the_redis_extra_the_missing_package_is_named(installed, wheel, tmp_path):
+    words = ("serve", "--demo", "--listen", "127.0.0.1:0", "--redis-url", "redis://127.0.0.1:1/0")
+    assert_one_line(
+        installed("redis").run("tokenwire-server", *words, cwd=tmp_path),
+        "redis: redis://127.0.0.1:1/0 cannot be reached: Connection refused",
+    )
+    assert_one_line(
+        installed("server").run("tokenwire-server", *words, cwd=tmp_path),
+        *("redis: the package redis is missing", f'"{wheel.name}[redis]"'),
+    )
 
 
 def test_without_the_otel_extra_the_missing_package_is_named(installed, wheel, tmp_path):

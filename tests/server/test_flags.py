@@ -47,8 +47,10 @@ def test_the_help_shows_the_default_settings(capsys):
     [
         (["--listen", "127.0.0.1:1"], {"listen": "127.0.0.1:1"}),
         (["--metrics-listen", "127.0.0.1:2"], {"metrics_listen": "127.0.0.1:2"}),
+        (["--log-format", "json"], {"log_format": "json"}),
         (["--database", "sqlite:///x"], {"database": "sqlite:///x"}),
         (["--auth", "keys"], {"auth": "keys"}),
+        (["--redis-url", "redis://h"], {"redis": {"url": "redis://h"}}),
         (["--no-migrate"], {"migrate": False}),
         (["--tls-cert", "c"], {"tls": {"cert": "c"}}),
         (

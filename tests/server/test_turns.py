@@ -34,7 +34,7 @@ class Queue:
 
     def assert_empty(self):
         assert not self.turns._waiting
-        assert not self.turns._is_taken
+        assert self.turns._free_count == 1
 
 
 async def test_turns_go_to_tenants_in_rotation_and_to_the_tasks_of_a_tenant_in_order():

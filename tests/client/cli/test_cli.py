@@ -15,7 +15,13 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 import tokenwire
 from tokenwire.v1 import model_pb2
 from tokenwire.v1.chat_pb2 import ROLE_SYSTEM, ROLE_USER
-from tokenwire.v1.event_pb2 import FINISH_REASON_MAX_TOKENS, TokenEvent
+from tokenwire.v1.event_pb2 import (
+    FINISH_REASON_MAX_TOKENS,
+    NOTICE_KIND_FALLBACK,
+    NOTICE_KIND_RETRYING,
+    Notice,
+    TokenEvent,
+)
 
 from ..conftest import (
     LIMIT_S,
@@ -24,6 +30,7 @@ from ..conftest import (
     CommandLine,
     accept,
     caller_left,
+    event,
     fails,
     finished,
     plays,
@@ -367,6 +374,42 @@ async def test_an_error_after_the_first_token_keeps_the_text_and_reports_the_usa
     ]
 
 
+async def test_an_error_of_a_stream_that_used_nothing_reports_no_usage(server, command_line):
+    facts = {
+        "stream_id": "st_test",
+        "last_sequence": "1",
+        "input_tokens": "0",
+        "output_tokens": "0",
+    }
+    server.script = fails(
+        status(Code.UNAVAILABLE, "UPSTREAM_UNAVAILABLE", "down", metadata=facts), started()
+    )
+
+    done = await command_line.run("chat", "Hi")
+
+    assert done.err.splitlines() == ["tokenwire: UPSTREAM_UNAVAILABLE: down", "  stream st_test"]
+
+
+async def test_fallbacks_are_requested_in_their_order_and_reported_on_stderr(server, command_line):
+    notices = (
+        Notice(kind=NOTICE_KIND_RETRYING, attempt=2, delay=Duration(nanos=300_000_000)),
+        Notice(kind=NOTICE_KIND_RETRYING, attempt=3),
+        Notice(kind=NOTICE_KIND_FALLBACK, attempt=4, provider="anthropic", model="b"),
+    )
+    events = [event(number, notice=notice) for number, notice in enumerate(notices, 2)]
+    server.script = plays(started(), *events, text(5, "a"), finished(6))
+
+    done = await command_line.run("chat", "Hi", *("--fallback", "anthropic/b", "--fallback", "c"))
+
+    assert (done.code, done.out) == (0, "a\n")
+    assert done.err.splitlines()[:3] == [
+        "the provider failed; attempt 2 follows in 0.3 s",
+        "the provider failed; attempt 3 follows at once",
+        "the provider failed; attempt 4 follows with anthropic/b",
+    ]
+    assert server.requests[0].fallback_models == ["anthropic/b", "c"]
+
+
 async def test_the_timeout_is_a_deadline(server, command_line):
     server.script = plays_then_waits(started(), text(2, "a"))
 
@@ -402,8 +445,17 @@ async def test_models_are_lines_for_programs_and_a_table_for_people(server, comm
             capabilities=[model_pb2.MODEL_CAPABILITY_TOOLS, 99],
             context_window_tokens=128000,
             prices=model_pb2.ModelPrices(input_microusd=250_000, output_microusd=10_000_000),
+            latency=model_pb2.ModelLatency(
+                attempt_count=40,
+                error_rate=0.025,
+                ttft_p50=Duration(nanos=310_000_000),
+                ttft_p95=Duration(seconds=2, nanos=460_000_000),
+                output_tokens_per_second=48.25,
+            ),
         ),
-        model_pb2.Model(id="[b]odd\x1b"),
+        model_pb2.Model(
+            id="[b]odd\x1b", breaker_state=2, latency=model_pb2.ModelLatency(attempt_count=0)
+        ),
     ]
 
     plain = await command_line.run("models")
@@ -411,13 +463,14 @@ async def test_models_are_lines_for_programs_and_a_table_for_people(server, comm
     process = await terminal.start(command_line, "models")
 
     assert plain.out.splitlines() == [
-        "fast\topenai\tdemo\ttools,99\t128000\t\t$0.25\t$10.00",
-        "[b]odd\x1b\t\t\t\t\t\t\t",
+        "fast\topenai\tdemo\ttools,99\t128000\t\t$0.25\t$10.00\t310 ms\t2.5 s\t48.2\t2.5%\t40\t",
+        "[b]odd\x1b" + "\t" * 13 + "half-open",
     ]
     assert json.loads(as_json.out.splitlines()[0])["providerModel"] == "demo"
     assert await terminal.end_of(process) == 0
     assert "PROVIDER" in terminal.shown
     assert "MAX OUTPUT" not in terminal.shown  # no model has one
+    assert re.search(r"TTFT P50 +TTFT P95 +TOKENS/S +ERRORS +ATTEMPTS +STATE", terminal.shown)
     assert "[b]odd␛" in terminal.shown
 
 

@@ -266,6 +266,20 @@ async def test_with_a_prompt_from_a_pipe_the_question_is_asked_on_the_terminal(
     assert server.requests[0].messages[0].parts[0].text == "Hi"
 
 
+async def test_the_most_expensive_of_the_models_that_may_answer_is_confirmed(server, command_line):
+    async def script(request, _context):
+        costs = {"b": 500, "c": 900}
+        return CountTokensResponse(input_cost_microusd=costs.get(request.model, 1))
+
+    server.count = script
+    chat = ("chat", "Hi", "--fallback", "b", "--fallback", "c", "--confirm-over", "0.0006")
+
+    done = await command_line.run(*chat)
+
+    assert (done.code, server.requests) == (1, [])
+    assert done.err.startswith("tokenwire: the input alone may cost $0.0009, and ")
+
+
 async def test_a_count_that_fails_is_one_line_and_nothing_is_sent(server, command_line):
     async def refuse(_request, context):
         message = "model: is required"

@@ -46,6 +46,15 @@ def test_the_speed_that_the_server_reports_takes_precedence():
     assert line == "TTFT 1.2 s, 99.9 tokens/s, 1 tokens in, 2 out, finished: reason 42"
 
 
+def test_without_the_servers_speed_none_is_shown_for_a_model_that_reasoned():
+    usage = Usage(input_tokens=1, output_tokens=1000, reasoning_tokens=990)
+    end = event(2, finished=Finished(reason=1, usage=usage))
+
+    line = tally_of((1.25, text(1, "a")), (2, end)).finished_line(2)
+
+    assert line == "TTFT 1.2 s, 1 tokens in, 1000 out, finished: stop"
+
+
 def test_an_answer_without_tokens_has_neither_ttft_nor_speed():
     line = tally_of((0.1, started()), (0.2, finished(2))).finished_line(0.2)
 

@@ -135,6 +135,7 @@ def test_an_error_without_a_known_reason_is_judged_by_its_class_and_code(error, 
     [
         (error_of(status(Code.ABORTED, "UPSTREAM_BROKEN")), True),
         (error_of(status(Code.UNAVAILABLE, "SERVER_STOPPED")), True),
+        (error_of(status(Code.ABORTED, "PRODUCER_LOST")), True),
         (error_of(status(Code.NOT_FOUND, "STREAM_NOT_FOUND")), True),
         (error_of(status(Code.OUT_OF_RANGE, "RESUME_POINT_EXPIRED")), True),
         (tokenwire.DeadlineExceeded("late"), False),

@@ -39,9 +39,11 @@ CLASSES = {
     "UPSTREAM_UNAVAILABLE": tokenwire.UpstreamUnavailable,
     "UPSTREAM_BROKEN": tokenwire.UpstreamBroken,
     "UPSTREAM_STALLED": tokenwire.UpstreamStalled,
+    "PRODUCER_LOST": tokenwire.ProducerLost,
     "DEADLINE": tokenwire.DeadlineExceeded,
     "SLOW_READER": tokenwire.SlowReader,
     "ANSWER_TOO_LARGE": tokenwire.AnswerTooLarge,
+    "DRAINING": tokenwire.Draining,
     "SERVER_STOPPED": tokenwire.ServerStopped,
     "INTERNAL": tokenwire.InternalError,
 }
@@ -60,12 +62,6 @@ def test_every_error_reason_has_a_class(reason):
     assert type(error) is CLASSES[reason]
     assert (error.reason, error.code) == (reason, Code.ABORTED)
     assert str(error) == f"{reason}: said by the server"
-
-
-def test_draining_has_a_class():
-    error = error_of(status(Code.UNAVAILABLE, "DRAINING"))
-
-    assert type(error) is tokenwire.Draining
 
 
 def test_the_facts_of_a_resume_error_are_fields():

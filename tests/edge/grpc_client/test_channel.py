@@ -1,6 +1,8 @@
 """The connections of a channel: to servers that are made of h2 and a real socket, and to the real one."""
 
 import asyncio
+import socket
+import time
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
@@ -17,7 +19,8 @@ from tokenwire.connect.channel import connection_to
 from tokenwire.connect.tls import Tls
 from tokenwire.errors import ConnectionLost
 from tokenwire.v1.caller_pb2 import Caller
-from tokenwire_edge.grpc_client.channel import Channel, authority, parse_target
+from tokenwire_edge.grpc_client.channel import Channel, parse_target
+from tokenwire_edge.grpc_client.pool import authority
 
 
 @asynccontextmanager
@@ -134,6 +137,21 @@ async def test_a_channel_that_is_closed_while_it_connects_ends_its_calls_with_th
             await channel.unary("a.B/C", b"", timeout_s=10)
 
 
+async def test_a_server_that_accepts_no_connection_delays_no_call_while_another_one_answers(server):
+    with socket.socket() as silent, socket.socket() as waiting:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)  # the kernel's queue is full after one connection, and nobody accepts it
+        waiting.connect(silent.getsockname())
+        port = silent.getsockname()[1]
+        target = f"ipv4:127.0.0.1:{port},{server}"
+        channel = Channel(connection_to(target, key="", tls=None, options=()), connect_timeout_s=1)
+        began = time.monotonic()
+        for _ in range(100):
+            await channel.unary("tokenwire.v1.CallerService/GetCaller", b"", timeout_s=60)
+        assert time.monotonic() - began < 25, "each second call has waited"
+        await channel.close()
+
+
 async def test_a_server_behind_tls_sees_the_edges_certificate_and_one_not_trusted_is_in_the_log_once(
     start, simulator, tmp_path, caplog
 ):
@@ -169,12 +187,30 @@ async def test_a_server_behind_tls_sees_the_edges_certificate_and_one_not_truste
     ],
 )
 def test_a_target_is_an_address_and_a_name_that_proxies_accept(target, address, name):
-    assert parse_target(target) == address
+    assert parse_target(target) == [address]
     assert authority(*address) == name
 
 
+def test_a_target_may_have_several_addresses():
+    assert parse_target("ipv4:10.0.0.1:50051,10.0.0.2:50052") == [
+        ("10.0.0.1", 50051),
+        ("10.0.0.2", 50052),
+    ]
+    assert parse_target("ipv6:[::1]:1,[::2]:2") == [("::1", 1), ("::2", 2)]
+
+
 @pytest.mark.parametrize(
-    "target", ["localhost", "a:0", "a:65536", "a,b:1", "a..b:1", f"{64 * 'a'}:1"]
+    "target",
+    [
+        "localhost",
+        "a:0",
+        "ipv4:10.0.0.1:1,",
+        "ipv4:10.0.0.1:1,10.0.0.2",
+        "a:65536",
+        "a,b:1",
+        "a..b:1",
+        f"{64 * 'a'}:1",
+    ],
 )
 def test_a_target_without_one_host_and_one_port_is_refused_at_the_start(target):
     with pytest.raises(ValueError, match="target: "):

@@ -11,13 +11,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from websockets.exceptions import ConnectionClosedError
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
 from raw_http import Response, head, responses
 from tokenwire_edge.serving import bind
 
 LONG = "openai/sim?itl_ms=20&tokens=100000"
+CLOSE = "connection: close"
 SHORT = "openai/sim?itl_ms=20&tokens=30"
 
 
@@ -29,10 +30,28 @@ def connection(url, sent):
         yield opened
 
 
-def chat(model):
+def chat(model, *headers):
     body = json.dumps({"model": model, "prompt": "hello"}).encode()
-    headers = ("content-type: application/json", f"content-length: {len(body)}")
+    headers = ("content-type: application/json", f"content-length: {len(body)}", *headers)
     return head("/v1/chat/stream", "POST", *headers) + body
+
+
+def requested(url, sent):
+    """The responses on a connection of their own. The last one has to close it."""
+    with connection(url, sent) as opened:
+        return responses(opened)
+
+
+def models(url):
+    [response] = requested(url, head("/v1/models", "GET", CLOSE))
+    return response
+
+
+def drain(*, accept_s, grace_s):
+    return {
+        "TOKENWIRE_EDGE_DRAIN_ACCEPT_S": str(accept_s),
+        "TOKENWIRE_EDGE_DRAIN_GRACE_S": str(grace_s),
+    }
 
 
 def events(response):
@@ -46,8 +65,7 @@ def events(response):
 
 
 def readiness(url):
-    with connection(url, head("/readyz", "GET", "connection: close")) as opened:
-        [response] = responses(opened)
+    [response] = requested(url, head("/readyz", "GET", CLOSE))
     return response.status
 
 
@@ -58,11 +76,18 @@ def wait_until_readiness_is(url, status):
         time.sleep(0.05)
 
 
+def wait_until_it_refuses(url):
+    ends = time.monotonic() + 30
+    while models(url).status != 503:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
 def test_a_stop_lets_short_streams_finish_and_ends_long_ones_so_that_they_are_resumed(
     server, start_edge
 ):
     with (
-        start_edge("--target", server, env={"TOKENWIRE_EDGE_SHUTDOWN_GRACE_S": "2"}) as (edge, url),
+        start_edge("--target", server, env=drain(accept_s=0, grace_s=2)) as (edge, url),
         connection(url, head()) as idle,
         connection(url, chat(SHORT)) as short,
         connection(url, chat(LONG)) as long,
@@ -104,9 +129,94 @@ def test_a_stop_lets_short_streams_finish_and_ends_long_ones_so_that_they_are_re
         assert "ERROR" not in log
 
 
-def test_readiness_follows_the_server_and_a_second_signal_ends_at_once(
+def test_a_drain_is_unready_first_then_refuses_and_a_second_signal_ends_it(server, start_edge):
+    with (
+        start_edge("--target", server, env=drain(accept_s=4, grace_s=600)) as (edge, url),
+        connection(url, b"") as unused,
+        connection(url, chat(LONG)) as long,
+        long.makefile("rb") as long_file,
+    ):
+        long_file.peek(1)
+        edge.send_signal(signal.SIGTERM)
+        wait_until_readiness_is(url, 503)
+        time.sleep(0.5)  # until uvicorn has noticed the signal
+        [answered] = requested(url, chat(SHORT, CLOSE))
+        assert (answered.status, events(answered)[-1][0]) == (200, "finished")
+        ends = time.monotonic() + 30
+        while (refused := models(url)).status != 503:
+            assert refused.status == 200
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        assert refused.problem == (503, "DRAINING")
+        assert refused.headers["retry-after"] == "1"
+        unused.sendall(chat(SHORT))
+        assert [answer.problem for answer in responses(unused)] == [(503, "DRAINING")]
+        assert requested(url, head("/healthz", "GET", CLOSE))[0].status == 200
+        with pytest.raises(InvalidStatus) as denied:
+            connect(f"{url.replace('http', 'ws')}/v1/ws", subprotocols=["tokenwire.v1"])
+        assert denied.value.response.status_code == 503
+        assert edge.poll() is None
+        edge.send_signal(signal.SIGTERM)
+        name, error = events(Response(long_file))[-1]
+        assert (name, error["reason"]) == ("error", "DRAINING")
+        assert edge.wait(30) == 0
+
+
+def test_a_drain_does_not_wait_for_the_idle_connections_of_probes(server, start_edge):
+    with (
+        start_edge("--target", server, env=drain(accept_s=0, grace_s=600)) as (edge, url),
+        connection(url, chat(LONG)) as long,
+        long.makefile("rb") as long_file,
+    ):
+        long_file.peek(1)
+        edge.send_signal(signal.SIGTERM)
+        wait_until_it_refuses(url)
+        with connection(url, head("/readyz", "GET")) as probe, probe.makefile("rb") as probe_file:
+            assert Response(probe_file).status == 503
+            long.shutdown(socket.SHUT_RDWR)
+            assert edge.wait(30) == 0
+
+
+def test_ctrl_c_refuses_at_once_and_a_third_signal_ends_the_process(server, start_edge):
+    with (
+        start_edge("--target", server, env=drain(accept_s=600, grace_s=600)) as (edge, url),
+        connection(url, head("/v1/chat", "POST", "content-length: 9", CLOSE)),  # without its body
+    ):
+        assert models(url).status == 200
+        edge.send_signal(signal.SIGINT)
+        wait_until_it_refuses(url)
+        while edge.poll() is None:  # 2 s until the request is cancelled
+            edge.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        assert edge.wait(10) == 128 + signal.SIGTERM
+
+
+def test_a_server_that_drains_makes_the_edge_unready_and_its_notice_reaches_readers(
     start, simulator, start_edge
 ):
+    times = {"TOKENWIRE_DRAIN_ACCEPT_S": "0", "TOKENWIRE_DRAIN_GRACE_S": "6"}
+    environ = simulator.environ() | times
+    with (
+        start("serve", "--listen", "127.0.0.1:0", env=environ) as (process, target),
+        start_edge("--target", target) as (_, url),
+        connection(url, chat(LONG)) as long,
+        long.makefile("rb") as long_file,
+    ):
+        long_file.peek(1)
+        process.terminate()
+        wait_until_readiness_is(url, 503)
+        [refused] = requested(url, chat(SHORT, CLOSE))
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert json.loads(refused.body)["reason"] == "DRAINING"
+        found = events(Response(long_file))
+        [notice] = [data["notice"] for name, data in found if name == "notice"]
+        assert notice["kind"] == "NOTICE_KIND_DRAINING"
+        assert 0 < float(notice["delay"].removesuffix("s")) <= 6
+        name, error = found[-1]
+        assert (name, error["status"], error["reason"]) == ("error", 503, "SERVER_STOPPED")
+
+
+def test_readiness_follows_the_server(start, simulator, start_edge):
     with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ()) as (first, target):
         env = {"TOKENWIRE_EDGE_LOG_LEVEL": "WARNING"}
         with start_edge("--target", target, env=env) as (edge, url):
@@ -120,15 +230,6 @@ def test_readiness_follows_the_server_and_a_second_signal_ends_at_once(
             assert f"{target}: cannot connect to the server: " in lines[0]
             with start("serve", "--listen", target, env=simulator.environ()):
                 wait_until_readiness_is(url, 200)
-                with connection(url, chat(LONG)) as stream:
-                    stream.recv(1)
-                    edge.send_signal(signal.SIGTERM)
-                    with stream.makefile("rb") as file:
-                        while b"DRAINING" not in file.readline():
-                            edge.send_signal(signal.SIGTERM)
-                            if edge.poll() is not None:
-                                break
-                    assert edge.wait(10) == 128 + signal.SIGTERM
 
 
 def test_an_address_without_a_host_means_all_addresses_on_one_port():

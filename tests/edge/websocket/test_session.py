@@ -28,6 +28,20 @@ def small_socket(sockets):
     return connection
 
 
+async def handshake(sockets, path, version):
+    """A connection that has sent a handshake."""
+    reader, writer = await asyncio.open_connection(*sockets.address)
+    headers = "\r\n".join(
+        (
+            *("host: edge", "connection: upgrade", "upgrade: websocket"),
+            *(f"sec-websocket-version: {version}", "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA=="),
+            "sec-websocket-protocol: tokenwire.v1",
+        )
+    )
+    writer.write(f"GET {path} HTTP/1.1\r\n{headers}\r\n\r\n".encode())
+    return reader, writer
+
+
 async def closed(socket):
     """The code with which the edge closes it, after any frames."""
     with pytest.raises(ConnectionClosed) as closed:
@@ -263,6 +277,20 @@ async def test_a_message_that_is_not_a_frame_closes_the_socket_with_a_code(socke
             assert await closed(socket) == code
 
 
+async def test_a_caller_that_sends_on_after_a_refused_message_is_not_reset(sockets):
+    reader, writer = await handshake(sockets, "/v1/ws", "13")
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"\x81\xff" + (1 << 20).to_bytes(8) + bytes(4))  # the head of a message of 1 MiB
+    close, size = await reader.readexactly(2)
+    assert (close, int.from_bytes((await reader.readexactly(size))[:2])) == (0x88, 1009)
+    for _ in range(4):
+        writer.write(bytes(1 << 18))
+        await writer.drain()
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_invalid_utf_8_closes_the_socket(sockets):
     async with sockets.socket() as socket:
         await socket.connection.send(b"\xff", text=True)
@@ -312,14 +340,7 @@ async def test_pages_of_foreign_origins_cannot_connect(sockets):
 async def test_a_handshake_that_cannot_succeed_is_refused_with_a_problem(
     sockets, path, version, status, reason
 ):
-    reader, writer = await asyncio.open_connection(*sockets.address)
-    headers = "\r\n".join(
-        (
-            *("host: edge", "connection: upgrade", "upgrade: websocket"),
-            *(f"sec-websocket-version: {version}", "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA=="),
-        )
-    )
-    writer.write(f"GET {path} HTTP/1.1\r\n{headers}\r\n\r\n".encode())
+    reader, writer = await handshake(sockets, path, version)
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     assert b"content-type: application/problem+json" in head.lower()

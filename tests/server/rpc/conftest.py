@@ -8,11 +8,12 @@ import pytest
 from streams_support import new_chats
 
 from tokenwire.v1 import caller_pb2_grpc
-from tokenwire_server.config import Limits, known_providers
+from tokenwire_server.config import BreakerConfig, GrpcConfig, Limits, known_providers
 from tokenwire_server.pricing.estimate import Estimator
 from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.providers.registry import ProviderRegistry
+from tokenwire_server.routing.breakers import Breakers
 from tokenwire_server.routing.plan import Router
 from tokenwire_server.rpc.authentication import Authentication, OpenCalls
 from tokenwire_server.rpc.callers import CallerService
@@ -21,6 +22,7 @@ from tokenwire_server.rpc.server import GrpcServer
 from tokenwire_server.rpc.service import ChatService
 from tokenwire_server.rpc.usage import UsageService
 from tokenwire_server.simulator import Simulator
+from tokenwire_server.streams.latency import LatencyTable
 from tokenwire_server.tenants.key import ApiKey, parse_key_text
 from tokenwire_server.tenants.keyring import Keyring
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
@@ -57,7 +59,7 @@ async def serve(api_on):
             keyring = Keyring(KeysInMemory(keys), mode="auto", trusted_s=60.0)
             await keyring.refresh()
             calls = OpenCalls()
-            server = GrpcServer(limits, Authentication(keyring, calls))
+            server = GrpcServer(limits, GrpcConfig(), Authentication(keyring, calls))
             port = server.bind("127.0.0.1:0")
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             limiter, spend = MemoryLimiter(tenants or {}), SpendLimiter({})
@@ -69,7 +71,7 @@ async def serve(api_on):
             stack.callback(streams.stop_all)
             await server.start(
                 ChatService(chats, limits),
-                ModelService(router, book, limits),
+                ModelService(router, book, limits, LatencyTable(()), Breakers(BreakerConfig())),
                 CallerService(limiter, spend, limits),
                 UsageService(None, limits),  # no database
                 reflects=False,

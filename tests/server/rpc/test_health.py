@@ -145,8 +145,8 @@ async def test_a_watcher_that_accepts_nothing_delays_no_other():
                 watch = health_pb2_grpc.HealthStub(channel).Watch(request(SERVICES[0]))
                 assert (await watch.read()).status == SERVING
                 health.not_serving()
-                assert (await watch.read()).status == NOT_SERVING
                 health.stop()
+                assert (await watch.read()).status == NOT_SERVING
                 with pytest.raises(grpc.aio.AioRpcError) as ended:
                     await watch.read()
     assert details(ended.value)["ErrorInfo"].reason == "SERVER_STOPPED"

@@ -23,6 +23,7 @@ ALIASES = {
     "best": ModelConfig(target="openai/sim?tokens=1&key=best"),
     "fast": ModelConfig(target="openai/sim?tokens=1"),
     "fist": ModelConfig(target="openai/other", prices=PRICES),
+    "unusable": ModelConfig(target="anthropic/sim"),  # this server has no key of the provider
 }
 
 
@@ -47,7 +48,9 @@ async def api(serve):
         ((), ["best", "fast", "fist"]),
     ],
 )
-async def test_the_list_contains_only_models_that_the_key_may_call(api, models, seen):
+async def test_the_list_contains_only_models_that_the_key_may_call_and_the_server_can(
+    api, models, seen
+):
     listed = await api.list_models(model_pb2.ListModelsRequest(), metadata=api.key(*models))
     assert [model.id for model in listed.models] == seen
 

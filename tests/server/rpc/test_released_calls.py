@@ -10,6 +10,7 @@ import pytest
 from tenants_support import bearer
 
 from tokenwire.v1 import chat_pb2
+from tokenwire_server.rpc import accepting
 from tokenwire_server.tenants.key import make_key_text, parse_key_text
 
 KEY = make_key_text()
@@ -102,7 +103,10 @@ def _living():
 
 
 @pytest.mark.parametrize("way", [name for name in vars(Caller) if not name.startswith("_")])
-async def test_a_call_that_has_ended_leaves_nothing_for_the_garbage_collector(serve, way):
+async def test_a_call_that_has_ended_leaves_nothing_for_the_garbage_collector(
+    serve, way, monkeypatch
+):
+    monkeypatch.setattr(accepting, "MAX_ACCEPTED", 2)  # the server has an RPCState for each
     end_a_call = getattr(Caller(await serve({KEY: {}})), way)
     await end_a_call()  # creates what is created only once: connections, caches
     gc.collect()

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tokenwire_server.config import Limits
+from tokenwire_server.config import GrpcConfig, Limits
 from tokenwire_server.rpc.authentication import Authentication, OpenCalls
 from tokenwire_server.rpc.callers import CallerService
 from tokenwire_server.rpc.models import ModelService
@@ -22,11 +22,11 @@ class NoKeys:
 async def started():
     limits = Limits()
     keyring = Keyring(NoKeys(), mode="none", trusted_s=60)
-    server = GrpcServer(limits, Authentication(keyring, OpenCalls()))
+    server = GrpcServer(limits, GrpcConfig(), Authentication(keyring, OpenCalls()))
     server.bind("127.0.0.1:0")
     await server.start(
         ChatService(None, limits),
-        ModelService(None, None, limits),
+        ModelService(None, None, limits, None, None),
         CallerService(MemoryLimiter({}), SpendLimiter({}), limits),
         UsageService(None, limits),
         reflects=True,

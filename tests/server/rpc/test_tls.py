@@ -113,6 +113,23 @@ async def test_a_new_pair_is_used_once_it_is_the_same_at_two_polls(files, caplog
     ]
 
 
+async def test_a_reload_checks_changed_files_at_once_and_polls_do_not_use_them_again(files, caplog):
+    tls, new = ServerTls(files.config), AUTHORITY.issue()
+    assert tls.changed() is None
+    async with listening(tls) as port:
+        files.cert.write_bytes(new.cert)
+        with pytest.raises(ConfigError, match="is not the key of the certificate"):
+            tls.changed()
+        files.write(new)
+        changed = tls.changed()
+        assert await shown(port) == PAIR.der
+        tls.use(*changed)
+        assert await shown(port) == new.der
+        settle(tls)
+    assert tls.changed() is None
+    assert len(caplog.records) == 2  # at the start, and at the reload
+
+
 def test_a_pair_that_is_half_written_is_not_logged(files, caplog):
     tls, new = ServerTls(files.config), AUTHORITY.issue()
     for step in (new.cert[:50], new.cert):

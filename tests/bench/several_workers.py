@@ -1,0 +1,95 @@
+"""Two workers, compared with one: how many tokens per second two cores would carry.
+
+The machine may have no cores for two busy workers beside the simulator and the callers, so CPU time is counted
+instead of tokens per second. A token costs more CPU on a machine whose caches are shared by more busy
+processes, whatever they do. So there are two comparisons under the same load: with one server, and with two
+servers of one worker each, which keep the machine as busy as two workers do. Two such servers on two cores
+carry twice the tokens of one.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import msgspec
+from jobs import StreamsResult, Target
+from measure import PROVIDER_PREFIX, load
+from plan import WORKERS_SPEEDUP_LIMIT, Bar, Plan, Scenario
+from processes import Processes, Running
+
+CHANNELS = 32
+"""Connections of the callers. The kernel spreads them over the workers at random."""
+
+_ONE = {"TOKENWIRE_RESUME": "false"}
+_TWO = {**_ONE, "TOKENWIRE_WORKERS": "2"}
+
+
+class Round(msgspec.Struct, frozen=True):
+    """CPU in us per token of all processes of the server, under the same load, one after the other."""
+
+    one: float
+    """One server."""
+    separate: float
+    """Two servers of one worker each, each with half of the load."""
+    workers: float
+    """Two workers and their supervisor."""
+
+    @property
+    def speedup(self) -> float:
+        return 2 * self.separate / self.workers
+
+    @property
+    def speedup_of_one(self) -> float:
+        """The speedup with the cost of a busier machine."""
+        return 2 * self.one / self.workers
+
+
+class Workers(msgspec.Struct, frozen=True):
+    scenario: Scenario
+    rounds: list[Round]
+
+    def median(self, figure: Callable[[Round], float]) -> float:
+        """Return the median over the rounds."""
+        return statistics.median(figure(each) for each in self.rounds)
+
+    @property
+    def bars(self) -> list[Bar]:
+        """Return the bar with its figure."""
+        return [
+            Bar(
+                "workers_speedup",
+                "two workers against one, by CPU per token",
+                self.median(lambda each: each.speedup),
+                WORKERS_SPEEDUP_LIMIT,
+                "x",
+                at_least=True,
+            )
+        ]
+
+
+def several_workers(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Workers:
+    """Measure two workers. Raises Unmeasurable if something fails."""
+    scenario = plan.workers
+    with (
+        processes.simulator() as simulator,
+        processes.server(simulator, name="first-server", settings=_ONE) as first,
+        processes.server(simulator, name="second-server", settings=_ONE) as second,
+        processes.server(simulator, name="workers", settings=_TWO) as workers,
+    ):
+        setups = {"one": [first], "separate": [first, second], "workers": [workers]}
+
+        def cost(servers: list[Running]) -> float:
+            target = Target(",".join(each.address for each in servers), "grpc", PROVIDER_PREFIX)
+            watch = {f"server {number}": each.pid for number, each in enumerate(servers)}
+            job = load(scenario, target, watch, channels=CHANNELS)
+            spent = processes.run(job, StreamsResult).cpu_us_per_token
+            return sum(spent[name] for name in watch)
+
+        rounds = []
+        for number in range(scenario.pairs):
+            say(f"{scenario.name}, one and two workers, round {number + 1} of {scenario.pairs}")
+            # The order alternates, because a machine that warms up would favour one of them.
+            names = list(setups)[:: 1 if number % 2 else -1]
+            rounds.append(Round(**{name: cost(setups[name]) for name in names}))
+    return Workers(scenario, rounds)

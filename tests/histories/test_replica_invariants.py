@@ -1,0 +1,169 @@
+"""Tests of the checks for streams that two servers share: what faults explain is valid, and nothing else."""
+
+from dataclasses import replace
+
+import pytest
+from history import Answer, End, Fault, Reading
+from history_faults import HEAL_S, READER_LEASE_S
+from history_invariants import violations
+from history_valid import histories
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from examples import scaled
+
+OWNER, OTHER = 1, 2
+BEGAN = 101.5
+"""When another reader comes. The stream has started."""
+
+
+@st.composite
+def shared_histories(draw):
+    """Generate a valid history of a stream that is read at its owner and at another server."""
+    history = draw(histories())
+    history.is_shared, history.owner = True, OWNER
+    for number, reading in enumerate(history.readings):
+        reading.server = draw(st.sampled_from([OWNER, OTHER])) if number else OWNER
+    history.answers = [replace(answer, server=OWNER) for answer in history.answers]
+    return history
+
+
+def add_reader(history, reason, *, server=OTHER, kind="failed", lasted_s=1.0, has_event=True):
+    """Add a reader that gets Started, and then an error."""
+    started = next(event for event in history.readings[0].events if event.kind == "started")
+    events = [replace(started, at=BEGAN + 0.2)] if has_event else []
+    facts = {"last_sequence": "1"} if has_event else {}
+    if reason == "RESUME_POINT_AHEAD":
+        facts = {"earliest_sequence": "1", "latest_sequence": "0"}
+    end = End(kind, reason, facts, BEGAN + lasted_s)
+    reading = Reading(
+        *(0, BEGAN), stream_id="the stream", server=server, confirmed=BEGAN + 0.1, heartbeat_s=0.1
+    )
+    reading.events, reading.end = events, end
+    history.readings.append(reading)
+    return reading
+
+
+def fault(kind, server=None, *, began=100.5, for_s=0.0, **fields):
+    return Fault(kind, began, began + for_s, server, **fields)
+
+
+UNEXPLAINED = {
+    "producer lost": ("PRODUCER_LOST", OTHER, []),
+    "producer lost, although only a reader's server was cut off": (
+        *("PRODUCER_LOST", OTHER),
+        [fault("cut_off", OTHER, began=95.0, for_s=20.0)],
+    ),
+    "producer lost, although its server was cut off for a moment": (
+        *("PRODUCER_LOST", OTHER),
+        [fault("cut_off", OWNER, for_s=1.0)],
+    ),
+    "producer lost, because Redis was away": (
+        *("PRODUCER_LOST", OTHER),
+        [fault("away", began=95.0, for_s=20.0)],
+    ),
+    "producer lost at its own server": ("PRODUCER_LOST", OWNER, [fault("kill", OWNER)]),
+    "store unavailable": ("STORE_UNAVAILABLE", OTHER, []),
+    "store unavailable to the owner": (
+        *("STORE_UNAVAILABLE", OWNER),
+        [fault("away", began=95.0, for_s=20.0)],
+    ),
+    "store unavailable after a moment without Redis": (
+        *("STORE_UNAVAILABLE", OTHER),
+        [fault("away", for_s=0.5)],
+    ),
+    "store unavailable, because another stream was damaged": (
+        *("STORE_UNAVAILABLE", OTHER),
+        [fault("damaged", stream_id="another stream")],
+    ),
+    "draining": ("DRAINING", OTHER, []),
+    "internal": ("INTERNAL", OTHER, [fault("kill", OWNER)]),
+}
+EXPLAINED = {
+    "the owner was killed": ("PRODUCER_LOST", [fault("kill", OWNER)]),
+    "the owner was cut off": ("PRODUCER_LOST", [fault("cut_off", OWNER, began=95.0, for_s=20.0)]),
+    "Redis was away": ("STORE_UNAVAILABLE", [fault("away", began=95.0, for_s=20.0)]),
+    "its server was cut off": (
+        "STORE_UNAVAILABLE",
+        [fault("cut_off", OTHER, began=95.0, for_s=20.0)],
+    ),
+    "its log was damaged": ("STORE_UNAVAILABLE", [fault("damaged", stream_id="the stream")]),
+    "its server drains": ("DRAINING", [fault("drain", OTHER)]),
+}
+some = settings(max_examples=scaled(40), suppress_health_check=[HealthCheck.too_slow])
+
+
+@some
+@given(shared_histories())
+def test_a_valid_history_of_two_servers_has_no_violations(history):
+    assert violations(history) == []
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+@some
+@given(shared_histories())
+def test_a_reader_may_fail_if(name, history):
+    reason, history.faults = EXPLAINED[name]
+    add_reader(history, reason)
+    assert violations(history) == []
+
+
+@pytest.mark.parametrize("name", UNEXPLAINED)
+@some
+@given(shared_histories())
+def test_a_reader_may_not_fail_with(name, history):
+    reason, server, history.faults = UNEXPLAINED[name]
+    add_reader(history, reason, server=server)
+    assert any(reason in found for found in violations(history))
+
+
+@some
+@given(shared_histories(), st.booleans())
+def test_a_stream_that_is_there_must_be_found(history, is_killed):
+    history.faults = [fault("kill", OWNER, began=105.0)] * is_killed
+    add_reader(history, "STREAM_NOT_FOUND", has_event=False)
+    assert violations(history)
+    history.faults += [fault("lost", began=101.0)]
+    if is_killed:
+        history.faults[0].began = 100.9
+        assert violations(history) == []
+
+
+@some
+@given(shared_histories(), st.sampled_from([OWNER, OTHER]))
+def test_a_call_may_only_be_lost_with_its_server(history, server):
+    add_reader(history, "UNAVAILABLE", server=server, kind="lost")
+    assert violations(history)
+    history.faults = [fault("kill", server, began=BEGAN + 0.9)]
+    assert not any("lost" in found for found in violations(history))
+
+
+@some
+@given(shared_histories())
+def test_a_reader_must_not_hear_nothing_for_long(history):
+    history.faults = [fault("kill", OWNER)]
+    add_reader(history, "PRODUCER_LOST", lasted_s=READER_LEASE_S + HEAL_S + 1)
+    assert any("got nothing for" in found for found in violations(history))
+
+
+@some
+@given(shared_histories())
+def test_a_cursor_that_was_seen_is_not_ahead_at_any_server(history):
+    reading = add_reader(history, "RESUME_POINT_AHEAD", has_event=False)
+    reading.after, reading.sent = 1, 102.5
+    assert any("was seen" in found for found in violations(history))
+
+
+@some
+@given(shared_histories(), st.booleans())
+def test_a_stream_that_was_deleted_must_not_be_found_again(history, is_control):
+    at = max(answer.at for answer in history.answers)
+    history.answers.append(Answer("delete", at + 1.0, at + 1.1, server=OTHER))
+    if is_control:
+        info = history.answers[-2].info
+        history.answers.append(Answer("get", at + 9.0, at + 9.1, info, server=OTHER))
+    else:
+        history.readings.append(
+            replace(history.readings[0], sent=at + 9.0, confirmed=at + 9.1, server=OTHER)
+        )
+    assert any("after it was deleted" in found for found in violations(history))
