@@ -88,9 +88,10 @@ proto: $(READY) $(PROTO_READY) ## Generate the Python code and the descriptors o
 	@scripts/generate
 
 .PHONY: docs
-docs: $(READY) ## Write the tables of settings and providers in docs/, and the edge's OpenAPI document, from the code
+docs: $(READY) ## Write the tables of settings and providers in docs/, the OpenAPI document, and the dashboard
 	@$(BIN)/python scripts/configuration.py
 	@$(BIN)/python scripts/providers.py
+	@$(BIN)/python scripts/dashboard.py
 	@$(BIN)/python scripts/openapi.py
 
 .PHONY: proto-check
@@ -101,7 +102,7 @@ proto-check: $(READY) $(PROTO_READY) ## Lint the protos, check for breaking chan
 	@scripts/generate --check
 
 .PHONY: tools
-tools: .tools/bin/grpcurl ## Install grpcurl, nginx and Chromium for the tests (needs Go, and root with apt-get)
+tools: .tools/bin/grpcurl ## Install grpcurl, nginx, Chromium and more for the tests (needs Go, and root with apt-get)
 	@scripts/browser_tools
 
 .tools/bin/grpcurl:
@@ -124,10 +125,19 @@ real: $(READY) ## Compare with the SDKs on llama.cpp's own server (minutes; buil
 	@PYTHON=$(PYTHON) scripts/llama_server
 	@$(BIN)/python -m pytest -m real -q tests/real
 
+.PHONY: image-test
+image-test: $(READY) ## Build, run and stop the container images (minutes; needs buildah, debootstrap and root)
+	@$(BIN)/python -m pytest -n 0 -m image -q tests/deploy/test_image.py
+
 .PHONY: soak
-soak: bench faults ## Run what takes too long for each change: bench, faults, every cut, many examples (an hour)
+ifdef MINUTES
+soak: $(READY)
+	@TOKENWIRE_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -n 0 -m soak -q -s tests/faults/test_soak.py
+else
+soak: bench faults ## Run what takes too long for each change (an hour). MINUTES=60: only a random mix of calls and faults
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q --timeout 3600 --hypothesis-profile soak \
 	  -m "soak or hypothesis"
+endif
 
 .PHONY: audit
 audit: .tools/audit/.ready ## Look up known vulnerabilities of the locked packages (needs pypi.org)
@@ -149,7 +159,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 .PHONY: lock
 lock: $(READY) ## Update the lock files: names, versions and hashes, no addresses
 	@$(LOCK) --all-extras --group dev -o requirements/dev.lock pyproject.toml
-	@$(LOCK) --extra postgres --extra edge --extra otel -c requirements/dev.lock -o requirements/image.lock \
+	@$(LOCK) --extra postgres --extra edge --extra otel --extra redis -c requirements/dev.lock -o requirements/image.lock \
 	  pyproject.toml
 	@$(LOCK) --group pyproject.toml:build -c requirements/dev.lock -o requirements/build.lock
 	@$(LOCK) --group pyproject.toml:proto -o requirements/proto.lock

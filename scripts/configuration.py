@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from tokenwire_edge.settings import Settings as EdgeSettings
@@ -101,13 +101,16 @@ def _values(name: str, field: FieldInfo) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{_toml(value)}`" for value in get_args(kind))
     if get_origin(kind) is tuple:
-        values = ", ".join(f"`{_toml(v)}`" for v in get_args(get_args(kind)[0]))
+        items = _without_none(get_args(kind)[0])
+        if isinstance(items, type) and issubclass(items, BaseModel):
+            return "list of strings or tables"
+        values = ", ".join(f"`{_toml(v)}`" for v in get_args(items))
         return f"list of {values or 'strings'}"
     if kind is bool:
         return "`true`, `false`"
     if kind is Path:
         return "path"
-    if kind is str:
+    if kind in (str, SecretStr):
         return "string"
     if get_origin(kind) is dict:
         values = FieldInfo.from_annotation(get_args(kind)[1])

@@ -134,6 +134,7 @@ def paths() -> dict[str, Any]:
                     *CALL,
                     *CURSOR,
                     *BROKEN,
+                    "PRODUCER_LOST",
                     "NOT_ACCEPTABLE",
                     "TICKET_EXPIRED",
                     "TICKET_INVALID",
