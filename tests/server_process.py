@@ -67,15 +67,17 @@ def running(*arguments, env=None, fresh=False, program="tokenwire_server"):
             sys.stderr.write(log.read())  # pytest shows it when the test failed
 
 
-def completed(*arguments, env=None, cwd=None):
+def completed(*arguments, env=None, cwd=None, program="tokenwire_server"):
     """Run a `tokenwire-server` command to its end; return a `subprocess.CompletedProcess`.
 
     It is forked, as servers are. Warnings are errors, and on stderr. `env` adds to the variables of this
-    process, without those of Tokenwire and of the providers.
+    process, without those of Tokenwire and of the providers. `program` replaces the command, see `Forked`.
     """
     with tempfile.TemporaryFile("w+") as log:
         arguments = tuple(map(str, arguments))
-        process = Forked(arguments, _environ() | (env or {}), log, cwd=cwd, is_strict=True)
+        process = Forked(
+            arguments, _environ() | (env or {}), log, cwd=cwd, is_strict=True, program=program
+        )
         try:
             with process.stdout:
                 stdout = process.stdout.read()

@@ -81,7 +81,8 @@ class LedgerServer:
     def __init__(self, tenancy, serve_again):
         self.tenancy = tenancy
         self.again = serve_again
-        """Starts another server on the same database: a context manager of its Tenancy."""
+        """Starts another server on the same database: a context manager of its Tenancy. Takes the
+        program, see `server_process.Forked`, and further variables."""
         self.filled_time = Timestamp()
         """When a test had opened the streams that it queries."""
 
@@ -152,8 +153,8 @@ def serving_ledger(start, api_on, simulator, database, folder, more_settings="",
     command = ("serve", "--listen", "127.0.0.1:0", "--config", str(settings))
 
     @contextmanager
-    def serve():
-        with start(*command, env=env) as (process, address):
+    def serve(program="tokenwire_server", **more_env):
+        with start(*command, env=env | more_env, program=program) as (process, address):
             yield Tenancy(api_on, address, database, acme, globex, simulator, process)
 
     with serve() as tenancy:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Protocol, Self
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -17,10 +20,14 @@ from . import schema
 from .postgresql import Postgresql
 from .sqlite import Sqlite
 
+logger = logging.getLogger(__name__)
+
 TRANSACTION_S = 10.0
 """Longest duration of a transaction, from the wait for a connection to the commit."""
 MIGRATION_S = 600.0
 """Longest duration of a schema update."""
+MIGRATION_PAUSE_S = 2.0
+"""Pause before a schema update that did not get a lock in time is repeated."""
 CLOSE_S = 6.0
 """Longest duration of closing: more than a wait for a lock."""
 
@@ -49,7 +56,15 @@ class Backend(Protocol):
         ...
 
     async def lock_schema(self, connection: AsyncConnection) -> None:
-        """Lock the schema until the transaction ends."""
+        """Lock the schema until the transaction ends.
+
+        The transaction may then wait only briefly for the lock of a table: the statements of other
+        connections that need the table wait behind it.
+        """
+        ...
+
+    def is_lock_timeout(self, error: BaseException | None) -> bool:
+        """Return whether a transaction failed because it did not get the lock of a table in time."""
         ...
 
     def abort(self) -> None:
@@ -139,11 +154,14 @@ class Database:
         """Check that the schema is this version's, and update it if `migrate`. Return whether it was
         updated.
 
-        Several processes may do this at once: one updates the schema and the others wait. Raises
-        ConfigError if the schema is a newer version's, or if it must be updated and `migrate` is false.
+        A newer schema of the same generation is used as it is, see `schema`. Several processes may do this
+        at once: one updates the schema and the others wait. The update runs beside servers that use the
+        database. If another program keeps the lock of a table, such as a dump, the update is repeated until
+        it gets the lock. Raises ConfigError if this version cannot use the schema, or if it must be updated
+        and `migrate` is false.
         """
         async with self.reading() as connection:
-            if await self._is_current(connection):
+            if await self._is_usable(connection):
                 return False
         if not migrate:
             raise ConfigError(
@@ -151,15 +169,31 @@ class Database:
                 "tokenwire-server migrate"
             )
         upgrade = schema.upgrader()  # before the lock: it imports Alembic
+        give_up = time.monotonic() + MIGRATION_S
+        while True:
+            try:
+                return await self._migrate(upgrade)
+            except StoreUnavailable as error:
+                is_in_time = time.monotonic() + MIGRATION_PAUSE_S < give_up
+                if not is_in_time or not self._backend.is_lock_timeout(error.__cause__):
+                    raise
+                logger.warning("%s; the schema is not updated yet", error.detail)
+            await asyncio.sleep(MIGRATION_PAUSE_S)
+
+    async def _migrate(self, upgrade: Callable[[Connection], None]) -> bool:
         async with self._transaction(self._writers, MIGRATION_S) as connection:
             await self._backend.lock_schema(connection)
-            if await self._is_current(connection):
+            if await self._is_usable(connection):
                 return False
             await connection.run_sync(upgrade)
         return True
 
-    async def _is_current(self, connection: AsyncConnection) -> bool:
+    async def _is_usable(self, connection: AsyncConnection) -> bool:
+        """Return whether the schema needs no update. Raises ConfigError if this version cannot use it."""
         found = await connection.run_sync(schema.revision_of)
+        if found is not None and schema.is_newer(found):
+            logger.info("the database %s has the schema %s of a later release", self.name, found)
+            return True
         if found is not None and found not in schema.REVISIONS:
             raise ConfigError(
                 f"the database {self.name} has the schema {found!r}, which is unknown to this version: "

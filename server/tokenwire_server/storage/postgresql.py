@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 from weakref import WeakSet
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from .. import install_hint
@@ -14,6 +15,9 @@ from ..config import ConfigError
 
 WAIT_S = 5.0
 """Longest wait for a connection, a lock or a statement. Then StoreUnavailable."""
+MIGRATION_LOCK_S = 1.0
+"""Longest wait of a schema update for the lock of a table. The statements of servers wait behind it, and fail
+after WAIT_S."""
 MAX_CONNECTIONS = 4
 
 SCHEMA_LOCK = 0x746F6B656E77  # "tokenw": a number that other programs do not use
@@ -93,6 +97,13 @@ class Postgresql:
         for setting in ("statement_timeout", "lock_timeout"):
             await connection.execute(text(f"SET LOCAL {setting} = 0"))  # Database has its own bound
         await connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
+        await connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_S:g}s'"))
+
+    def is_lock_timeout(self, error: BaseException | None) -> bool:
+        import asyncpg
+
+        cause = error.driver_exception if isinstance(error, DBAPIError) else error
+        return isinstance(cause, asyncpg.LockNotAvailableError)
 
     def abort(self) -> None:
         for connection in list(self._connections):

@@ -2,10 +2,16 @@
 
 All names begin with `tokenwire_`, because a database may be shared. A change of a table needs a revision in
 `migrations/versions`.
+
+A revision is four digits. The first one is the generation: a server can use the schema of every newer
+revision of its own generation. So a server of the release before continues to run, and starts, while the
+servers are upgraded one after the other. Within a generation, a revision only creates tables, and adds
+columns that the release before need not fill.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from sqlalchemy import (
@@ -31,6 +37,8 @@ from sqlalchemy import (
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """All revisions in `migrations/versions`, oldest first. The last one is this version's schema."""
+MIGRATIONS = f"{__package__}:migrations"
+"""The folder of the revisions, as Alembic names it."""
 VERSION_TABLE = "tokenwire_version"
 """The table in which Alembic stores the revision."""
 
@@ -146,6 +154,12 @@ def revision_of(connection: Connection) -> str | None:
     return ", ".join(found) if found else None
 
 
+def is_newer(found: str) -> bool:
+    """Return whether a revision is one of a later release whose schema this version can use."""
+    newest = REVISIONS[-1]
+    return bool(re.fullmatch("[0-9]{4}", found)) and found[0] == newest[0] and found > newest
+
+
 def upgrader() -> Callable[[Connection], None]:
     """Return a function that applies the missing revisions, in the connection's transaction.
 
@@ -156,7 +170,7 @@ def upgrader() -> Callable[[Connection], None]:
 
     def upgrade(connection: Connection) -> None:
         config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", f"{__package__}:migrations")
+        config.set_main_option("script_location", MIGRATIONS)
         command.upgrade(config, REVISIONS[-1])
 
     return upgrade

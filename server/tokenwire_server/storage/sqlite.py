@@ -215,6 +215,11 @@ class Sqlite:
     async def lock_schema(self, connection: AsyncConnection) -> None:
         """Do nothing: a transaction that writes has the only lock."""
 
+    def is_lock_timeout(self, error: BaseException | None) -> bool:
+        """Return False: there are no locks of tables."""
+        del error
+        return False
+
     def abort(self) -> None:
         for connection in list(self._connections):
             connection.give_up()

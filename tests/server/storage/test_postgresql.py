@@ -15,6 +15,7 @@ from tokenwire_server.config import ConfigError
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.storage import database as database_module
 from tokenwire_server.storage import postgresql as postgresql_module
+from tokenwire_server.storage import schema
 from tokenwire_server.storage.database import Database
 from tokenwire_server.storage.schema import key_revision
 
@@ -181,6 +182,50 @@ async def test_concurrent_starts_create_the_schema_once_at_any_default_isolation
         assert sorted(await asyncio.gather(*starting)) == [False, False, True]
     finally:
         await holder.close()
+
+
+@pytest.fixture
+async def locked(postgresql, monkeypatch):
+    """Return a database of the first revision, and a connection that keeps a lock of its keys."""
+    monkeypatch.setattr(postgresql_module, "MIGRATION_LOCK_S", 0.2)
+    monkeypatch.setattr(database_module, "MIGRATION_PAUSE_S", 0.3)
+    url = postgresql.new_database()
+    async with Database(url) as database:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(schema, "REVISIONS", schema.REVISIONS[:2])
+            await database.prepare(migrate=True)
+        holder = await asyncpg.connect(url)
+        try:
+            await holder.execute("BEGIN; LOCK TABLE tokenwire_usage_records IN ACCESS SHARE MODE")
+            yield database, holder
+        finally:
+            await holder.close()
+
+
+async def test_an_update_does_not_block_others_while_it_waits_for_the_lock_of_a_table(locked):
+    database, holder = locked
+    updating = asyncio.create_task(database.prepare(migrate=True))
+    longest_s = 0.0
+    for _ in range(100):
+        began = time.monotonic()
+        async with database.writing() as connection:
+            await connection.execute(text("UPDATE tokenwire_usage_records SET attempts = 1"))
+        longest_s = max(longest_s, time.monotonic() - began)
+        await asyncio.sleep(0.02)
+    assert 0.1 < longest_s < 1.0
+    assert not updating.done()
+    await holder.execute("COMMIT")
+    assert await updating
+    assert not await database.prepare(migrate=False)
+
+
+async def test_an_update_that_does_not_get_the_lock_of_a_table_gives_up(locked, monkeypatch):
+    monkeypatch.setattr(database_module, "MIGRATION_S", 1.0)
+    database, _ = locked
+    with pytest.raises(StoreUnavailable, check=detail("lock timeout")):
+        await database.prepare(migrate=True)
+    with pytest.raises(ConfigError, match="run tokenwire-server migrate"):
+        await database.prepare(migrate=False)
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

@@ -108,8 +108,8 @@ async def test_without_migration_the_error_says_what_to_run(database_url, sql):
 
 
 @pytest.mark.parametrize("migrate", [True, False])
-@pytest.mark.parametrize("found", ["9999", "0001x"])
-async def test_a_newer_versions_schema_is_refused_and_not_changed(
+@pytest.mark.parametrize("found", ["9999", "1000", "0001x", "00999", "999"])
+async def test_the_schema_of_another_generation_is_refused_and_not_changed(
     database_url, sql, migrate, found
 ):
     await prepare(database_url)
@@ -118,6 +118,18 @@ async def test_a_newer_versions_schema_is_refused_and_not_changed(
         ConfigError, match=rf"the schema '{found}', which is unknown to this version"
     ):
         await prepare(database_url, migrate=migrate)
+    assert sql(f"SELECT version_num FROM {VERSION_TABLE}") == f"{found}\n"
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+@pytest.mark.parametrize("later", [1, 2, 500])
+async def test_the_schema_of_a_later_release_is_used_and_not_changed(
+    database_url, sql, migrate, later
+):
+    await prepare(database_url)
+    found = f"{int(REVISIONS[-1]) + later:04}"
+    sql(f"UPDATE {VERSION_TABLE} SET version_num = '{found}'")
+    assert not await prepare(database_url, migrate=migrate)
     assert sql(f"SELECT version_num FROM {VERSION_TABLE}") == f"{found}\n"
 
 
