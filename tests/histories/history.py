@@ -74,6 +74,8 @@ class Reading:
     confirmed: float | None = None
     """When the initial metadata arrived. From then on the server counts the call as a reader."""
     events: list[Seen] = field(default_factory=list)
+    deadline: float | None = None
+    """When its call ends by itself, if it set a deadline."""
     left: float | None = None
     """When it began to leave voluntarily."""
     end: End | None = None

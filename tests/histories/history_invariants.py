@@ -8,6 +8,7 @@ Each violation is a sentence. A valid history has none. `history_order` has the 
 from collections.abc import Iterator, Sequence
 
 from history import CANCELLED, CAUGHT_UP, DELTAS, MADE, Entry, History, Reading, Reference, Seen
+from history_deadlines import as_given_up
 from history_faults import ELSEWHERE, OWN, READERS_OWN, as_cut, had, may_be_refused
 from history_order import order_violations
 from history_replicas_order import replica_violations
@@ -17,6 +18,7 @@ def violations(history: History) -> list[str]:
     """Return all violations in the history."""
     if history.is_shared:
         history = as_cut(history)
+    history = as_given_up(history, reported_ends(history))
     found = [*_ends(history), *_alike(history), *history.leftovers]
     for number, reading in enumerate(history.readings):
         name = f"reader {number} after {reading.after}"

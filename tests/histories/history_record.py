@@ -165,6 +165,7 @@ class Recorder:
         timeout = None
         if leaves and way.wire is None and not is_first and rng.random() < 0.2:
             timeout = leave_after_s + 0.02
+            reading.deadline = reading.sent + timeout
             reading.left = reading.sent + leave_after_s
             leave_after_s = None
         if is_first or (plan.request_id and cursor == 0 and rng.random() < 0.5):

@@ -89,7 +89,7 @@ def _unjustified_cancel_elsewhere(history: History) -> Iterator[str]:
     for number, reading in enumerate(history.readings):
         if reading.server == history.owner or reading.confirmed is None or not reading.events:
             continue
-        if _is_hidden(history, reading, end):
+        if is_hidden(history, reading, end):
             continue
         present_until = end if reading.left is None else reading.left
         if reading.end is not None and reading.end.kind == "failed":
@@ -103,7 +103,7 @@ def _unjustified_cancel_elsewhere(history: History) -> Iterator[str]:
             )
 
 
-def _is_hidden(history: History, reading: Reading, until: float) -> bool:
+def is_hidden(history: History, reading: Reading, until: float) -> bool:
     """Return whether a fault may have hidden a reader from the owner."""
     if ending(history, reading.server) or ending(history, history.owner):
         return True

@@ -143,6 +143,33 @@ async def test_a_pause_does_not_outlast_the_latest_deadline_of_the_readers():
                 stream.cancel()
 
 
+@pytest.mark.parametrize(("left_s", "is_retried"), [(None, True), (1000.0, True), (20.0, False)])
+async def test_the_deadlines_of_readers_in_other_processes_count(left_s, is_retried):
+    now = time.monotonic()
+    deadline = None if left_s is None else now + left_s
+    async with retrying(SLOW) as streams:
+        stream, reader = begin(streams, ScriptedProvider(Played(busy(30.0))), deadline=now + 20)
+        with reader:
+            stream.note_readers_of("another process", 1, deadline=deadline)
+            while stream.log.last_sequence < 2 and not stream.log.sealed:
+                await asyncio.sleep(0)
+            assert stream.log.sealed != is_retried
+            stream.cancel()
+
+
+async def test_readers_in_other_processes_that_are_noted_after_the_failure_do_not_count():
+    async with retrying(SLOW) as streams:
+        provider = ScriptedProvider(Played(busy(30.0)), Played("never", STOP))
+        stream, reader = begin(streams, provider, deadline=time.monotonic() + 20)
+        with reader:
+            await stream.log.wait_sealed()
+            stream.note_readers_of("another process", 1)
+        assert stream.log.failure.reason == UpstreamRateLimited.reason
+        with stream.join() as late, raises_failed(UpstreamRateLimited):
+            await read_all(late)
+    assert len(provider.opened) == 1
+
+
 async def test_a_pause_does_not_outlast_the_time_limit_of_the_stream():
     provider = ScriptedProvider(Played(busy(30.0)))
     async with retrying(SLOW, max_stream_duration_s=20) as streams:
