@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 
 from genai_prices.data_snapshot import get_snapshot
 
@@ -9,9 +10,32 @@ for name in (
     "tokenwire_server.__main__",  # first, since it says what gRPC logs
     "tokenwire_server.app",
     "tokenwire_server.commands.app",
+    # What a server imports only if its settings need it: metrics, OpenTelemetry, Redis, PostgreSQL, workers.
+    "tokenwire_server.streams.metrics",
+    "tokenwire_server.telemetry.metrics_server",
+    "tokenwire_server.streams.otel",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "tokenwire_server.streamlog.redis.connect",
+    "tokenwire_server.streams.shared",
+    "tokenwire_server.streams.shared_answers",
+    "tokenwire_server.tenants.redis.start",
+    "asyncpg",
+    "tokenwire_server.workers.supervisor",
+    "tokenwire_server.workers.worker",
     "tokenwire_edge.serving",
+    "tokenwire_edge.app",
     "tokenwire_edge.commands",
     "alembic.command",
+    "alembic.config",
+    "concurrent.futures.thread",
+    "encodings.idna",
+    "importlib.readers",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+    "uvicorn.loops.uvloop",
+    "requests",
+    "typer._click.decorators",
     "server_process",
 ):
     importlib.import_module(name)
@@ -21,6 +45,8 @@ from tokenwire_server.pricing import tokenizers  # noqa: E402
 get_snapshot()
 for name in (tokenizers.O200K, tokenizers.CL100K):
     tokenizers._encoding(name)
+
+assert len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208  # other threads would be lost in a fork
 
 # A collection in a forked process would copy all objects that it looks at.
 gc.collect()
