@@ -72,7 +72,7 @@ async def usage_of(providers, request, model):
 async def left_alone():
     """Waits until a simulator has no answer in progress and no connection."""
 
-    async def wait(simulator, within_s=2.0):
+    async def wait(simulator, within_s=5.0):
         async with asyncio.timeout(within_s):
             while simulator.stats().requests_open or simulator.stats().connections_open:
                 await asyncio.sleep(0.001)
@@ -310,12 +310,12 @@ async def test_an_unreachable_provider_is_reported(kind, unused_tcp_port):
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_counting_by_a_silent_provider_times_out(kind, monkeypatch, left_alone):
-    monkeypatch.setattr(upstream, "COUNT_S", 0.2)
+    monkeypatch.setattr(upstream, "COUNT_S", 1.0)
     async with Simulator() as simulator, registry(kind, simulator.url) as providers:
         began = time.monotonic()
-        with pytest.raises(UpstreamUnavailable, match=r"took longer than 0\.2 s") as caught:
+        with pytest.raises(UpstreamUnavailable, match=r"took longer than 1 s") as caught:
             await count(providers, model="sim?silent=1")
-        assert 0.2 <= time.monotonic() - began < 2
+        assert 1.0 <= time.monotonic() - began < 10
         assert caught.value.retry_after_s is not None
         await left_alone(simulator)
         assert simulator.stats().requests_aborted == 1
@@ -358,5 +358,5 @@ async def test_cancelling_while_the_provider_is_silent_closes_the_connection(kin
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await left_alone(simulator, within_s=0.5)
+        await left_alone(simulator)
         assert simulator.stats().requests_aborted == 1

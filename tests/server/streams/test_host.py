@@ -41,7 +41,7 @@ async def ended(streams, *steps, **fields):
 
 
 async def test_a_drain_ends_the_moment_the_last_stream_and_the_last_reader_are_gone(streams):
-    await asyncio.wait_for(streams.wait_until_idle(), 1)
+    await asyncio.wait_for(streams.wait_until_idle(), 10)
     stream, first = opened(streams, asyncio.Event(), retention=KEPT)
     second = stream.join()
     waiting = asyncio.create_task(streams.wait_until_idle())
@@ -51,7 +51,7 @@ async def test_a_drain_ends_the_moment_the_last_stream_and_the_last_reader_are_g
     assert not waiting.done()
     with second:
         pass
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 10)
     assert streams.ended_count == 1
 
 
@@ -62,7 +62,7 @@ async def test_a_slot_is_free_again_when_its_stream_ended():
         with reader, pytest.raises(Overloaded) as caught:
             opened(streams)
         assert caught.value.limit == 1
-        await asyncio.wait_for(streams.wait_until_idle(), 1)
+        await asyncio.wait_for(streams.wait_until_idle(), 10)
         await ended(streams, retention=KEPT)
         await ended(streams, retention=KEPT)
 
@@ -160,7 +160,7 @@ async def test_when_live_streams_take_all_the_room_the_next_one_is_refused():
             with pytest.raises(Overloaded) as caught:
                 opened(streams)
             assert caught.value.limit == 1 << 20
-        await asyncio.wait_for(streams.wait_until_idle(), 1)
+        await asyncio.wait_for(streams.wait_until_idle(), 10)
         await ended(streams)
 
 
@@ -208,7 +208,7 @@ async def test_a_request_id_is_free_again_when_its_caller_left_before_the_first_
     stream, reader = opened(streams, asyncio.Event(), request_id="r", retention=KEPT)
     with reader:
         await reader.take()
-    await asyncio.wait_for(stream.log.wait_sealed(), 1)
+    await asyncio.wait_for(stream.log.wait_sealed(), 10)
     assert stream.log.finished.reason == FinishReason.CANCELLED
     assert await ended(streams, request_id="r") is not stream
 
@@ -218,7 +218,7 @@ async def test_a_request_id_stays_taken_when_its_caller_left_after_the_first_tok
     with reader:
         while (await reader.take())[-1][0] < 2:
             pass
-    await asyncio.wait_for(stream.log.wait_sealed(), 1)
+    await asyncio.wait_for(stream.log.wait_sealed(), 10)
     assert opened(streams, request_id="r")[0] is stream
 
 

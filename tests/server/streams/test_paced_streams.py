@@ -18,7 +18,7 @@ async def test_a_paced_stream_reads_again_after_its_pause_and_a_cancel_does_not_
     for _ in range(20):
         await asyncio.sleep(0)
     stream.cancel()
-    await asyncio.wait_for(provider.closed.wait(), 1)
+    await asyncio.wait_for(provider.closed.wait(), 10)
     events = await read_all(reader)
     assert (events[1], events[-1].reason) == (TextDelta("first", 0), FinishReason.CANCELLED)
     assert len(events) == 3
