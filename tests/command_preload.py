@@ -32,6 +32,7 @@ def preload(package):
     folders = importlib.import_module(package).__path__
     for module in pkgutil.walk_packages(folders, f"{package}."):
         importlib.import_module(module.name)
+    importlib.import_module("built_commands").build(f"{package}.app")
     # A collection in a forked process would copy all objects that it looks at.
     gc.collect()
     gc.freeze()

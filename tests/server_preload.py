@@ -9,7 +9,6 @@ from genai_prices.data_snapshot import get_snapshot
 for name in (
     "tokenwire_server.__main__",  # first, since it says what gRPC logs
     "tokenwire_server.app",
-    "tokenwire_server.commands.app",
     # What a server imports only if its settings need it: metrics, OpenTelemetry, Redis, PostgreSQL, workers.
     "tokenwire_server.streams.metrics",
     "tokenwire_server.telemetry.metrics_server",
@@ -25,7 +24,6 @@ for name in (
     "tokenwire_server.workers.worker",
     "tokenwire_edge.serving",
     "tokenwire_edge.app",
-    "tokenwire_edge.commands",
     "alembic.command",
     "alembic.config",
     "concurrent.futures.thread",
@@ -40,8 +38,10 @@ for name in (
 ):
     importlib.import_module(name)
 
+from built_commands import build  # noqa: E402
 from tokenwire_server.pricing import tokenizers  # noqa: E402
 
+build("tokenwire_server.commands.app", "tokenwire_edge.commands")
 get_snapshot()
 for name in (tokenizers.O200K, tokenizers.CL100K):
     tokenizers._encoding(name)
