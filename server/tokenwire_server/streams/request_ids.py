@@ -56,9 +56,11 @@ class RequestIds:
             taken = await self._take(tenant, request_id, claim, give_up)
             if taken.stream_id == claim.stream_id:
                 break
-            stream = await self._claimed(taken, tenant)
             async with self._lookup(tenant):
                 is_lost = await self._claims.is_lost(taken)
+            # This comes last: the caller must join the stream before the next await. Later, its copy may have
+            # been dropped.
+            stream = await self._claimed(taken, tenant)
             if stream is None:
                 is_free = is_lost or taken.process == self._process or time.monotonic() > give_up
             else:
