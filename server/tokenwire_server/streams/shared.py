@@ -172,22 +172,23 @@ class SharedStreams:
                     (self._copies.run, "copies of logs"),
                     (self._copies.run_presence, "lease of this process"),
                     (self._send_all, "messages to other processes"),
+                    (self._request_ids.run, "claims of request ids"),
                 ):
                     tasks.create_task(keep_running(run), name=name)
         finally:
             self._copies.close()
-            self._request_ids.close()
 
     # Streams of this process.
 
     def added(self, stream: StreamHandle) -> None:
         """Store the log of a stream from now on."""
         self._writer.add(stream)
+        self._request_ids.added(stream)
 
     def removed(self, stream: StreamHandle) -> None:
         """Store the rest of a log that has ended, and then no more. What is stored expires. Idempotent."""
         self._writer.release(stream.id)
-        self._request_ids.forget(stream.id)
+        self._request_ids.removed(stream)
 
     async def delete(self, stream: StreamHandle) -> None:
         """Delete what is stored of a stream that has ended. Raises StoreUnavailable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import redis.asyncio
@@ -13,12 +13,12 @@ from redis.exceptions import RedisError
 from .presence import Presence
 from .store import PREFIX, unavailable
 
-MAX_TAKEN = 256
-"""Claims that are taken again in one round trip."""
+MAX_AT_ONCE = 256
+"""Maximum number of claims in one round trip."""
 
 _RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
+  return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 return 0
 """
@@ -34,6 +34,16 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     """Hash of the request."""
 
 
+class Release(NamedTuple):
+    """A claim that is given up."""
+
+    tenant: str
+    request_id: str
+    claim: Claim
+    after_s: float = 0.0
+    """How much longer the request id has the claim."""
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Claim)
 
@@ -46,7 +56,6 @@ class RequestClaims:
         self._client = client
         self._presence = presence
         self._ttl_ms = int(ttl_s * 1000)
-        self._release = client.register_script(_RELEASE)
 
     async def find(self, tenant: str, request_id: str) -> Claim | None:
         """Return the claim that a request id has."""
@@ -75,9 +84,9 @@ class RequestClaims:
 
     async def take_again(self, claims: Sequence[tuple[str, str, Claim]]) -> None:
         """Claim request ids again that Redis may have lost, each with its tenant and its claim."""
-        for start in range(0, len(claims), MAX_TAKEN):
+        for start in range(0, len(claims), MAX_AT_ONCE):
             pipeline = self._client.pipeline(transaction=False)
-            for tenant, request_id, claim in claims[start : start + MAX_TAKEN]:
+            for tenant, request_id, claim in claims[start : start + MAX_AT_ONCE]:
                 key, data = _key(tenant, request_id), _encoder.encode(claim)
                 pipeline.set(key, data, nx=True, px=self._ttl_ms)
             try:
@@ -85,12 +94,17 @@ class RequestClaims:
             except RedisError as error:
                 raise unavailable(error) from error
 
-    async def release(self, tenant: str, request_id: str, claim: Claim) -> None:
-        """Give up a claim, if the request id still has it."""
-        try:
-            await self._release(keys=[_key(tenant, request_id)], args=[_encoder.encode(claim)])
-        except RedisError as error:
-            raise unavailable(error) from error
+    async def release(self, releases: Sequence[Release]) -> None:
+        """Give up claims, unless their request ids have other claims by now."""
+        for start in range(0, len(releases), MAX_AT_ONCE):
+            pipeline = self._client.pipeline(transaction=False)
+            for tenant, request_id, claim, after_s in releases[start : start + MAX_AT_ONCE]:
+                key, data = _key(tenant, request_id), _encoder.encode(claim)
+                pipeline.execute_command("EVAL", _RELEASE, 1, key, data, int(after_s * 1000))
+            try:
+                await pipeline.execute()
+            except RedisError as error:
+                raise unavailable(error) from error
 
     async def is_lost(self, claim: Claim) -> bool:
         """Return whether the process of a claim is lost."""

@@ -4,12 +4,15 @@ import asyncio
 
 from shared_support import (
     FINISHED,
+    LIMIT_S,
     Owned,
     read,
     text_of,
     until,
 )
 
+from tokenwire_server.errors import StoreUnavailable
+from tokenwire_server.request import Retention
 from tokenwire_server.streamlog.redis import copies as copies_module
 from tokenwire_server.streamlog.redis.claims import RequestClaims
 
@@ -52,3 +55,63 @@ async def test_a_request_id_is_not_freed_because_its_reader_is_cut_off(start, mo
     assert not isinstance(stream, Owned), "no second generation"
     assert stream.id == owned.id
     reader.__exit__(None, None, None)
+
+
+async def test_request_ids_are_claimed_again_although_redis_fails_at_first(
+    start, client, monkeypatch
+):
+    owner, other = await start(), await start()
+    owned = await owner.chat("r")
+    owned.append()
+    await asyncio.sleep(0.2)  # the leases are stored
+    take_again, calls = RequestClaims.take_again, []
+
+    async def fail_once(claims, taken):
+        calls.append(taken)
+        if len(calls) == 1:
+            raise StoreUnavailable("Redis: busy", store="shared log")
+        await take_again(claims, taken)
+
+    monkeypatch.setattr(RequestClaims, "take_again", fail_once)
+    await client.flushall()
+    async with asyncio.timeout(LIMIT_S):
+        while not await client.keys("*request*"):
+            await asyncio.sleep(0.02)
+    assert (await other.chat("r")).id == owned.id
+
+
+async def test_a_request_id_of_a_stream_that_has_expired_is_free_at_once_in_all_processes(start):
+    owner, other = await start(), await start()
+    owned = await owner.chat("r")
+    owned.append()
+    owned.finish()
+    await until(lambda: not owner.shared.due_count)
+    stream = await other.find(owned.id)
+    await other.directory.delete_stored(stream)
+    await until(lambda: owner.directory.find_local(owned.id) is None)
+    async with asyncio.timeout(3):
+        assert isinstance(await other.chat("r"), Owned)
+
+
+async def test_a_request_id_is_kept_while_other_processes_can_find_its_stream(start, client):
+    owner, other = await start(), await start()
+    dropped, extended = await owner.chat("r"), await owner.chat("s")
+    for owned in (dropped, extended):
+        owned.append()
+        owned.finish()
+    await until(lambda: not owner.shared.due_count)
+    owner.directory.remove(dropped.handle)  # for want of memory
+    extended.handle.retention = Retention(linger_s=60, log_ttl_s=0.0)
+    owner.directory.remove(extended.handle)
+    async with asyncio.timeout(LIMIT_S):
+        while len(await client.keys("*request*")) > 1:
+            await asyncio.sleep(0.02)
+    extended.handle.retention = dropped.handle.retention
+    owner.directory.add(extended.handle)
+    async with asyncio.timeout(LIMIT_S):
+        while len(await client.keys("*request*")) < 2:
+            await asyncio.sleep(0.02)
+    for request_id, owned in (("r", dropped), ("s", extended)):
+        assert (await other.chat(request_id)).id == owned.id
+    lefts = sorted([await client.ttl(key) for key in await client.keys("*request*")])
+    assert 0 < lefts[0] <= 60 < lefts[1]
