@@ -80,17 +80,17 @@ class Copies:
         tenant has no such stream. A copy without readers is kept for IDLE_S. Raises StoreUnavailable,
         Overloaded. Cancellation leaves nothing behind.
         """
+        opening = self._opening.get((stream_id, tenant))
         copy = self._copies.get(stream_id)
-        if copy is not None and copy.is_abandoned:  # it may be possible to follow the log again
-            self.drop(copy)
+        if opening is None and copy is not None and copy.is_abandoned:
+            self.drop(copy)  # it may be possible to follow the log again
             copy = None
-        if copy is None or copy.facts.tenant != tenant:
-            opening = self._opening.get((stream_id, tenant))
-            if opening is None:
-                opening = asyncio.create_task(self._open(stream_id, tenant, reads=reads))
-                self._opening[stream_id, tenant] = opening
-                opening.add_done_callback(partial(self._opened, (stream_id, tenant)))
-            copy = await asyncio.shield(opening)
+        if opening is None and (copy is None or copy.facts.tenant != tenant):
+            opening = asyncio.create_task(self._open(stream_id, tenant, reads=reads))
+            self._opening[stream_id, tenant] = opening
+            opening.add_done_callback(partial(self._opened, (stream_id, tenant)))
+        if opening is not None:
+            copy = await _result_of(opening)
         if copy is None or copy.facts.tenant != tenant:
             return None
         self._keep(copy)
@@ -424,3 +424,11 @@ class Copies:
             loop = asyncio.get_running_loop()
             idle_s = SEALED_IDLE_S if copy.log.sealed else IDLE_S
             self._idle[copy] = loop.call_later(idle_s, self.drop, copy)
+
+
+async def _result_of(opening: asyncio.Task[Copy | None]) -> Copy | None:
+    """Wait for a task that several calls wait for. A cancellation of this call does not cancel it."""
+    await asyncio.wait((opening,))
+    if opening.cancelled():
+        raise unavailable_because("the process ends")
+    return opening.result()

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from shared_support import (
     FINISHED,
     LIMIT_S,
@@ -15,6 +16,7 @@ from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.request import Retention
 from tokenwire_server.streamlog.redis import copies as copies_module
 from tokenwire_server.streamlog.redis.claims import RequestClaims
+from tokenwire_server.streamlog.redis.store import LogStore
 
 
 async def test_a_request_id_gives_a_stream_that_can_be_read_although_redis_is_slow(
@@ -115,3 +117,36 @@ async def test_a_request_id_is_kept_while_other_processes_can_find_its_stream(st
         assert (await other.chat(request_id)).id == owned.id
     lefts = sorted([await client.ttl(key) for key in await client.keys("*request*")])
     assert 0 < lefts[0] <= 60 < lefts[1]
+
+
+async def test_a_call_gets_all_that_is_stored_while_another_one_reads_it(start, monkeypatch):
+    owner, other = await start(), await start()
+    owned = owner.open(linger_s=60)
+    for _ in range(3):
+        owned.append(2)
+        await until(lambda: not owner.shared.due_count)
+    read_stored = LogStore.read
+    monkeypatch.setattr("tokenwire_server.streamlog.redis.store.MAX_READ_BATCHES", 1)
+
+    async def read_slowly(store, stream_id, after_sequence):
+        await asyncio.sleep(0.1)
+        return await read_stored(store, stream_id, after_sequence)
+
+    monkeypatch.setattr(LogStore, "read", read_slowly)
+    finding = asyncio.create_task(other.find(owned.id, 0))
+    await until(lambda: other.shared.copy_count)
+    assert (await other.find(owned.id, 0)).log.last_sequence == 6
+    await finding
+
+
+async def test_a_call_that_looks_for_a_stream_while_the_process_ends_gets_an_error(start):
+    owner, other = await start(), await start()
+    owned = owner.open(linger_s=60)
+    owned.append(2)
+    await until(lambda: not owner.shared.due_count)
+    finding = asyncio.create_task(other.find(owned.id, 0))
+    while not other.shared._copies._opening:
+        await asyncio.sleep(0)
+    await other.kill()
+    with pytest.raises(StoreUnavailable):
+        await finding
