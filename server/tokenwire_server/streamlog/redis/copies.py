@@ -15,7 +15,7 @@ from .copy import Copy, NewLog
 from .lookups import READER_LEASE_S, REPAIR_EVERY_S, UNKNOWN_WAIT_S, Lookups, unavailable_because
 from .messages import CancelMessage, Message, ReadersMessage, RestoreMessage, StatusMessage
 from .presence import RENEW_EVERY_S, Presence
-from .store import DamagedLog, LogId, LogStore, Position, StoredPart
+from .store import DamagedLog, LogId, LogStore, MissingLog, Position, StoredPart
 
 logger = logging.getLogger(__name__)
 
@@ -213,10 +213,10 @@ class Copies:
         if copy is None or copy.log.sealed:
             return None
         if not message.is_known:
-            if copy in self._incomplete:  # Redis does not have it, either: it has expired
-                self.drop(copy, StreamNotFound())
-            else:  # its log was dropped before its end was stored
-                self._lose(copy)
+            # Its end may be stored, and have been published in a message that comes later or was lost.
+            copy.is_unknown = True
+            self._lost.add(copy)
+            self._has_work.set()
             return None
         copy.usage, copy.reader_count = message.usage, message.reader_count
         self._check_progress(copy, message.last_sequence)
@@ -273,7 +273,7 @@ class Copies:
     async def _read_part(self, copy: Copy) -> StoredPart:
         part = await self._store.read(copy.stream_id, copy.log.last_sequence)
         if part is None:
-            raise DamagedLog("Redis has lost the log")
+            raise MissingLog("Redis does not have the log")
         if part.epoch != copy.owner:
             raise DamagedLog("another process stores a log with this id")
         return part
@@ -295,6 +295,11 @@ class Copies:
                 continue
             try:
                 await self._read(copy)
+            except MissingLog as error:
+                if copy.is_unknown:
+                    self.drop(copy, StreamNotFound())  # it has expired
+                    continue
+                logger.warning("stream %s: %s", copy.stream_id, error)
             except (DamagedLog, UnknownFormat) as error:
                 logger.warning("stream %s: %s", copy.stream_id, error)
             except StoreUnavailable as error:

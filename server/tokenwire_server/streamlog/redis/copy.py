@@ -44,6 +44,8 @@ class Copy:
         """Whether the copy cannot follow the log any more. The stream may continue."""
         self.is_abandoned = False
         """Whether the copy failed with an error of its own, and not as the log did."""
+        self.is_unknown = False
+        """Whether the owner does not have the stream any more."""
         self.count_readers: Callable[[], tuple[int, float | None]] = lambda: (0, None)
         """Returns the number of local readers, and the seconds until their latest deadline."""
         self.on_drop: Callable[[], object] = lambda: None

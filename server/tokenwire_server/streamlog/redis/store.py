@@ -39,6 +39,10 @@ class DamagedLog(Exception):
     """The process that stores the log, if it is known."""
 
 
+class MissingLog(DamagedLog):
+    """There is no stored log."""
+
+
 class Unstorable(Exception):
     """Entries have no stored form, for example because of a number with more than 64 bits."""
 

@@ -10,7 +10,6 @@ from shared_support import (
     FINISHED,
     LIMIT_S,
     TENANT,
-    USAGE,
     on_a_cluster_too,
     read,
     text_of,
@@ -27,7 +26,7 @@ from tokenwire_server.events import (
 )
 from tokenwire_server.streamlog.redis import copies as copies_module
 from tokenwire_server.streamlog.redis import presence as presence_module
-from tokenwire_server.streamlog.redis.messages import DeletedMessage, StatusMessage
+from tokenwire_server.streamlog.redis.messages import DeletedMessage
 from tokenwire_server.streamlog.redis.store import LogStore, channel, keys
 
 
@@ -131,9 +130,7 @@ async def test_a_copy_that_ends_while_it_is_read_from_the_store_is_not_read_on(
     owned = owner.open(linger_s=60)
     owned.append(3)
     await until(lambda: not owner.shared.due_count)
-    message = DeletedMessage(owned.id)
-    if reason == "PRODUCER_LOST":
-        message = StatusMessage(owned.id, False, USAGE, 0)
+    copies = other.shared._copies
     read_stored, read_count = LogStore.read, 0
 
     async def read_and_end(store, stream_id, after_sequence):
@@ -142,7 +139,10 @@ async def test_a_copy_that_ends_while_it_is_read_from_the_store_is_not_read_on(
         if read_count == 2:  # of the copy that is being opened
             owned.append(3)
             await owner.shared._writer.store_due()
-            other.shared.got_message(message)
+            if reason == "PRODUCER_LOST":
+                copies._lose(copies.get(owned.id))
+            else:
+                other.shared.got_message(DeletedMessage(owned.id))
         return await read_stored(store, stream_id, after_sequence)
 
     monkeypatch.setattr(LogStore, "read", read_and_end)

@@ -16,6 +16,7 @@ from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.request import Retention
 from tokenwire_server.streamlog.redis import copies as copies_module
 from tokenwire_server.streamlog.redis.claims import RequestClaims
+from tokenwire_server.streamlog.redis.messages import ReadersMessage
 from tokenwire_server.streamlog.redis.store import LogStore
 
 
@@ -150,3 +151,23 @@ async def test_a_call_that_looks_for_a_stream_while_the_process_ends_gets_an_err
     await other.kill()
     with pytest.raises(StoreUnavailable):
         await finding
+
+
+async def test_an_end_that_is_stored_reaches_the_readers_before_that_its_owner_dropped_it(start):
+    # In a cluster, messages of two servers have no order.
+    owner, other = await start(), await start()
+    owned = owner.open(linger_s=60)
+    owned.append(3)
+    reading = asyncio.create_task(read(await other.find(owned.id, 0)))
+    await until(lambda: owned.handle.reader_count == 1)
+    got_batch, late = other.shared._copies.got_batch, []
+    other.shared._copies.got_batch = lambda *batch: late.append(batch)
+    message = ReadersMessage(owned.id, other.id, 1)
+    owned.finish()
+    await until(lambda: not owner.shared.due_count)
+    owner.directory.remove(owned.handle)
+    owner.shared.got_message(message)
+    await asyncio.sleep(0.1)
+    for batch in late:
+        got_batch(*batch)
+    assert await reading == (text_of(1, 3), FINISHED)
