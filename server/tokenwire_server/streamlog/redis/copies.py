@@ -143,9 +143,10 @@ class Copies:
                     await self._renew_leases(list(self._copies.values()))
                 elif self._changed:
                     await self._renew_leases(list(self._changed))
-                await self._end_lost()
-                await self._complete()
+                await self._end_lost(next_lease)
+                await self._complete(next_lease)
             except StoreUnavailable as error:
+                next_lease = 0.0  # what was not sent is repeated
                 await asyncio.sleep(REPAIR_EVERY_S)
                 self._check_service(error)
             else:
@@ -288,9 +289,15 @@ class Copies:
         if self._lost:
             self._has_work.set()
 
-    async def _end_lost(self) -> None:
-        """End the copies whose owner is lost, after the last entries that are stored."""
-        for copy in list(self._lost):
+    async def _end_lost(self, until: float) -> None:
+        """End the copies whose owner is lost, after the last entries that are stored.
+
+        `until` is when the rest is left for the next time, a value of `time.monotonic`.
+        """
+        for number, copy in enumerate(list(self._lost)):
+            if number and time.monotonic() > until:
+                self._has_work.set()
+                return
             if copy.unserved_since is not None:
                 continue
             try:
@@ -372,9 +379,12 @@ class Copies:
         if stored is None or is_behind:
             self._lacks(copy)
 
-    async def _complete(self) -> None:
-        """Read what copies lack."""
-        for copy, since in list(self._incomplete.items()):
+    async def _complete(self, until: float) -> None:
+        """Read what copies lack. See `_end_lost` for `until`."""
+        for number, (copy, since) in enumerate(list(self._incomplete.items())):
+            if number and time.monotonic() > until:
+                self._has_work.set()
+                return
             if copy.unserved_since is not None:
                 continue
             try:

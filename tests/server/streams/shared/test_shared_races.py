@@ -12,12 +12,12 @@ from shared_support import (
     until,
 )
 
-from tokenwire_server.errors import StoreUnavailable
+from tokenwire_server.errors import StoreUnavailable, StreamFailed
 from tokenwire_server.request import Retention
 from tokenwire_server.streamlog.redis import copies as copies_module
 from tokenwire_server.streamlog.redis.claims import RequestClaims
 from tokenwire_server.streamlog.redis.messages import ReadersMessage
-from tokenwire_server.streamlog.redis.store import LogStore
+from tokenwire_server.streamlog.redis.store import LogStore, keys
 
 
 async def test_a_request_id_gives_a_stream_that_can_be_read_although_redis_is_slow(
@@ -171,3 +171,50 @@ async def test_an_end_that_is_stored_reaches_the_readers_before_that_its_owner_d
     for batch in late:
         got_batch(*batch)
     assert await reading == (text_of(1, 3), FINISHED)
+
+
+async def test_readers_get_an_error_if_only_their_leases_are_refused(start, client, monkeypatch):
+    monkeypatch.setattr(copies_module, "LEASE_EVERY_S", 0.6)
+    owner, other = await start(), await start()
+    owned = owner.open(linger_s=60)
+    owned.append(3)
+    await until(lambda: not owner.shared.due_count)
+    reading = asyncio.create_task(read(await other.find(owned.id, 0)))
+    await until(lambda: owned.handle.reader_count == 1)
+    lease = LogStore.lease
+
+    async def refuse(store, leases, *arguments):
+        raise StoreUnavailable("Redis: no answer within 2 s", store="shared log")
+
+    monkeypatch.setattr(LogStore, "lease", refuse)
+    async with asyncio.timeout(5 * copies_module.READER_LEASE_S):
+        with pytest.raises(StreamFailed) as failed:
+            await reading
+    assert failed.value.reason == "STORE_UNAVAILABLE"
+    monkeypatch.setattr(LogStore, "lease", lease)
+
+
+async def test_leases_are_renewed_while_many_copies_are_read(start, client, monkeypatch):
+    owner, other = await start(), await start()
+    streams = [owner.open(linger_s=60) for _ in range(30)]
+    for owned in streams:
+        owned.append(3)
+    await until(lambda: not owner.shared.due_count)
+    readings = [asyncio.create_task(read(await other.find(each.id, 0))) for each in streams]
+    await until(lambda: all(each.handle.reader_count for each in streams))
+    read_stored = LogStore.read
+
+    async def read_slowly(store, stream_id, after_sequence):
+        await asyncio.sleep(0.1)
+        return await read_stored(store, stream_id, after_sequence)
+
+    monkeypatch.setattr(LogStore, "read", read_slowly)
+    other.shared.subscribed()
+    for _ in range(25):
+        await asyncio.sleep(0.1)
+        assert await client.exists(keys(streams[-1].id)[2])
+    for owned in streams:
+        owned.append()
+        owned.finish()
+    for reading in readings:
+        assert await reading == (text_of(1, 4), FINISHED)
