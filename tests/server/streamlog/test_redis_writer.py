@@ -159,6 +159,36 @@ async def test_what_comes_during_a_write_is_stored_by_the_next_one(new, writer, 
     await written.check()
 
 
+@pytest.mark.parametrize("call", ["restore", "check_all", "remove and add"])
+async def test_what_is_lost_during_a_write_is_stored_again(
+    new, writer, store, client, monkeypatch, call
+):
+    written = new()
+    written.append(3)
+    await write_all(writer)
+    append = store.append
+
+    async def append_and_lose(appends):
+        results = await append(appends)
+        await client.flushall()
+        if call == "restore":
+            writer.restore(written.id)
+        elif call == "check_all":
+            writer.check_all()
+        else:
+            writer.remove(written.id)
+            writer.add(written)
+        return results
+
+    monkeypatch.setattr(store, "append", append_and_lose)
+    written.append()
+    written.log.finish(FINISHED)
+    await writer.store_due()
+    monkeypatch.undo()
+    await write_all(writer)
+    await written.check()
+
+
 async def test_a_large_log_is_stored_in_batches_in_turn_with_others(
     new, writer, store, monkeypatch
 ):

@@ -85,7 +85,16 @@ class ReleasedLog:
 class WrittenLog:
     """A log, and how much of it is stored."""
 
-    __slots__ = ("ended_at", "id", "is_end_stored", "replaces", "stored", "stream", "wake")
+    __slots__ = (
+        "_appending",
+        "ended_at",
+        "id",
+        "is_end_stored",
+        "replaces",
+        "stored",
+        "stream",
+        "wake",
+    )
 
     def __init__(self, id: LogId, stream: StoredStream, wake: Callable[[], None]) -> None:
         self.id = id
@@ -99,6 +108,7 @@ class WrittenLog:
         """When the seal was first about to be stored, a value of `time.monotonic`."""
         self.replaces = False
         """Whether the next batch replaces what is stored."""
+        self._appending: Append | None = None  # the batch whose result counts
 
     @property
     def is_due(self) -> bool:
@@ -123,7 +133,7 @@ class WrittenLog:
         self.stored = max(self.stored, earliest - 1)  # the entries between are dropped
         entries = log.read(self.stored)[:MAX_ENTRIES]
         ends = log.sealed and self.stored + len(entries) == log.last_sequence
-        return Append(
+        self._appending = Append(
             self.id,
             stream.facts,
             self.stored + 1,
@@ -134,6 +144,7 @@ class WrittenLog:
             stream.end_time if ends else None,
             self.replaces,
         )
+        return self._appending
 
     def _left_s(self) -> float:
         """Return how much longer an ended log is kept, however often it is stored again."""
@@ -143,7 +154,9 @@ class WrittenLog:
         return max(0.0, self.ended_at + self.stream.facts.log_ttl_s - now)
 
     def take(self, append: Append, result: Result) -> None:
-        """Take over what became of a batch."""
+        """Take over what became of a batch, unless what is stored must be checked since it was sent."""
+        if self._appending is not append:
+            return
         self.stored = result.last_sequence
         if result.outcome == Outcome.STORED:
             self.is_end_stored = append.has_end
@@ -155,9 +168,11 @@ class WrittenLog:
             return
         self.stored = max(0, self.stored - 1)
         self.is_end_stored = False
+        self._appending = None
 
     def restart(self) -> None:
         """Store the whole log again."""
         self.stored = 0
         self.is_end_stored = False
         self.replaces = True
+        self._appending = None
