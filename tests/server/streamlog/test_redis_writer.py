@@ -189,6 +189,23 @@ async def test_what_is_lost_during_a_write_is_stored_again(
     await written.check()
 
 
+async def test_large_logs_that_the_process_drops_are_not_kept_beyond_a_number_of_bytes(
+    new, writer, own_redis
+):
+    own_redis.stop()
+    logs = [new(max_bytes=1 << 26) for _ in range(4)]
+    for written in logs:
+        written.log.append(TextDelta("x" * (module.MAX_RELEASED_BYTES // 3), 0))
+        written.log.finish(FINISHED)
+        writer.release(written.id)
+    assert [writer.stores(written.id) for written in logs] == [True, True, False, False]
+    writer.remove(logs[0].id)
+    last = logs[3]
+    writer.add(last)
+    writer.release(last.id)
+    assert writer.stores(last.id)
+
+
 async def test_a_large_log_is_stored_in_batches_in_turn_with_others(
     new, writer, store, monkeypatch
 ):

@@ -22,8 +22,8 @@ PROMPT_EVERY_S = 0.002
 """The pause for a log that is new, or that other processes read."""
 MAX_APPENDS = 256
 """Maximum number of batches in one round trip."""
-MAX_RELEASED_ENTRIES = 100_000
-"""Maximum number of entries that are kept of logs that the process has dropped. They take about 10 MB."""
+MAX_RELEASED_BYTES = 16 * 2**20
+"""Maximum memory of entries that are kept of logs that the process has dropped."""
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 2.0
 UNSERVED_S = 1.0
 """Pause before a log is stored that its server of a cluster did not serve, while others served theirs."""
@@ -57,7 +57,7 @@ class LogWriter:
         """Whether the last write failed."""
         self.on_deleted: Callable[[str], None] = lambda _stream_id: None
         """Called with the id of a stream that a caller has deleted elsewhere."""
-        self._released_count = 0  # entries that are kept of released logs
+        self._released_bytes = 0  # memory of what is kept of released logs
 
     @property
     def due_count(self) -> int:
@@ -86,7 +86,7 @@ class LogWriter:
         written = self._logs.pop(stream_id, None)
         if written is not None:
             if isinstance(written.stream, ReleasedLog):
-                self._released_count -= written.stream.entry_count
+                self._released_bytes -= written.stream.byte_count
             else:
                 written.stream.log.unsubscribe(written.wake)
             self._due.pop(stream_id, None)
@@ -106,12 +106,13 @@ class LogWriter:
         written = self._logs.get(stream_id)
         if written is None or isinstance(written.stream, ReleasedLog):
             return
-        if not written.is_due or self._released_count >= MAX_RELEASED_ENTRIES:
+        rest = ReleasedLog(written.stream, written.stored) if written.is_due else None
+        if rest is None or self._released_bytes + rest.byte_count > MAX_RELEASED_BYTES:
             self.remove(stream_id)
             return
         written.stream.log.unsubscribe(written.wake)
-        written.stream = ReleasedLog(written.stream, written.stored)
-        self._released_count += written.stream.entry_count
+        written.stream = rest
+        self._released_bytes += rest.byte_count
         if stream_id in self._due:
             self._prompt[stream_id] = written
             self._is_prompt.set()

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 from ...events import Event
 from ..base import StreamLog
 from ..entries import StreamFacts
+from ..memory import entry_bytes
 from .store import Append, LogId, Outcome, Result
 
 MAX_ENTRIES = 1024
@@ -44,6 +45,7 @@ class ReleasedLog:
     __slots__ = (
         "_entries",
         "after_sequence",
+        "byte_count",
         "earliest_sequence",
         "end_time",
         "facts",
@@ -69,14 +71,12 @@ class ReleasedLog:
         self._entries: list[Event] = []
         while rest := log.read(after_sequence + len(self._entries)):
             self._entries += rest
+        self.byte_count = sum(map(entry_bytes, self._entries))
+        """Memory of the entries."""
 
     @property
     def log(self) -> Self:
         return self
-
-    @property
-    def entry_count(self) -> int:
-        return len(self._entries)
 
     def read(self, after_sequence: int) -> Sequence[Event]:
         return self._entries[after_sequence - self.after_sequence :]
