@@ -255,6 +255,22 @@ async def test_streams_continue_while_redis_is_down_and_are_stored_when_it_is_ba
     await ended.check()
 
 
+async def test_logs_are_stored_within_a_second_after_an_outage(new, writer, own_redis, monkeypatch):
+    monkeypatch.setattr(module.random, "uniform", lambda _, longest: longest)
+    written = new()
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(LIMIT_S):
+        running = tasks.create_task(writer.run())
+        own_redis.stop()
+        written.append()
+        await asyncio.sleep(2.4)
+        own_redis.start()
+        began = time.monotonic()
+        while writer.due_count:
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - began < 1.2
+        running.cancel()
+
+
 async def test_an_outage_is_logged_once_with_its_end(new, writer, own_redis, caplog, monkeypatch):
     monkeypatch.setattr(module, "FIRST_BACKOFF_S", 0.01)
     caplog.set_level("INFO")

@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 SILENCE_S = 5.0
 """The longest silence of the connection. Then it is replaced: it may be dead."""
 PING_EVERY_S = 1.5
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 2.0
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 1.0
+"""The longest pause before the connection is replaced. It doubles with each failure. Much shorter than
+READER_LEASE_S of the copies, so that their readers survive an outage that ends in time."""
 SHARE = 64
 """Messages that are handled before other tasks run."""
 
@@ -64,7 +66,7 @@ class Bus:
             except (RedisError, OSError) as error:
                 logger.warning("the connection for messages of other processes was lost: %r", error)
             pause_s, self._backoff_s = self._backoff_s, min(2 * self._backoff_s, LONGEST_BACKOFF_S)
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # not a secret
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # not a secret
 
     async def _receive(self) -> None:
         """Connect, subscribe and receive until the connection is lost. Raises RedisError."""

@@ -24,7 +24,8 @@ MAX_APPENDS = 256
 """Maximum number of batches in one round trip."""
 MAX_RELEASED_BYTES = 16 * 2**20
 """Maximum memory of entries that are kept of logs that the process has dropped."""
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 2.0
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 1.0
+"""The longest pause after a write that failed. It doubles with each failure."""
 UNSERVED_S = 1.0
 """Pause before a log is stored that its server of a cluster did not serve, while others served theirs."""
 
@@ -148,7 +149,7 @@ class LogWriter:
                     await self._store_all(self._prompt)
             except StoreUnavailable:
                 # Other processes have lost Redis too, and should not come back together.
-                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))  # noqa: S311  # not a secret
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311  # not a secret
                 backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
             else:
                 backoff_s = FIRST_BACKOFF_S
