@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 LEASE_EVERY_S = 1.4
 """How often leases are renewed."""
+MAX_LEASES = 256
+"""Maximum number of leases, and of messages that cancel streams, in one round trip."""
 IDLE_S, SEALED_IDLE_S = 10.0, 0.5
 """How long a copy is kept without readers. A sealed log is read from Redis again, if it is still there."""
 
@@ -314,31 +316,35 @@ class Copies:
                 raise
             self._lose(copy)
 
-    async def _renew_leases(self, copies: list[Copy]) -> None:
+    async def _renew_leases(self, copies: Sequence[Copy]) -> None:
+        for start in range(0, len(copies), MAX_LEASES):
+            await self._renew_some(copies[start : start + MAX_LEASES])
+
+    async def _renew_some(self, copies: Sequence[Copy]) -> None:
         self._changed.difference_update(copies)
+        await self._store.send(
+            [(copy.owner, CancelMessage(copy.stream_id)) for copy in copies if copy.cancels]
+        )
         leases: list[tuple[str, str, Message]] = []
         for copy in copies:
             count, left_s = copy.count_readers()
             message = ReadersMessage(copy.stream_id, self._process, count, left_s)
             leases.append((copy.stream_id, copy.facts.tenant, message))
-            if copy.cancels:
-                await self._store.send([(copy.owner, CancelMessage(copy.stream_id))])
-        if leases:
-            found = await self._store.lease(leases, self._process, READER_LEASE_S)
-            for copy, position in zip(copies, found, strict=True):
-                if isinstance(position, StoreUnavailable):
-                    self._is_unserved(copy, position)
-                else:
-                    copy.unserved_since = None
-                    self._check_position(copy, position)
-            # Redis may have lost them. If it has not, they have expired.
-            await self._store.send(
-                [
-                    (copy.owner, RestoreMessage(copy.stream_id, self._process))
-                    for copy in copies
-                    if copy.missing_since is not None
-                ]
-            )
+        found = await self._store.lease(leases, self._process, READER_LEASE_S)
+        for copy, position in zip(copies, found, strict=True):
+            if isinstance(position, StoreUnavailable):
+                self._is_unserved(copy, position)
+            else:
+                copy.unserved_since = None
+                self._check_position(copy, position)
+        # Redis may have lost them. If it has not, they have expired.
+        await self._store.send(
+            [
+                (copy.owner, RestoreMessage(copy.stream_id, self._process))
+                for copy in copies
+                if copy.missing_since is not None
+            ]
+        )
 
     def _is_unserved(self, copy: Copy, error: StoreUnavailable) -> None:
         """Note that the server of a copy does not serve it. After READER_LEASE_S, its readers fail."""

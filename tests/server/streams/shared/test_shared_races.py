@@ -16,7 +16,7 @@ from tokenwire_server.errors import StoreUnavailable, StreamFailed
 from tokenwire_server.request import Retention
 from tokenwire_server.streamlog.redis import copies as copies_module
 from tokenwire_server.streamlog.redis.claims import RequestClaims
-from tokenwire_server.streamlog.redis.messages import ReadersMessage
+from tokenwire_server.streamlog.redis.messages import CancelMessage, ReadersMessage
 from tokenwire_server.streamlog.redis.store import LogStore, keys
 
 
@@ -218,3 +218,34 @@ async def test_leases_are_renewed_while_many_copies_are_read(start, client, monk
         owned.finish()
     for reading in readings:
         assert await reading == (text_of(1, 4), FINISHED)
+
+
+async def test_leases_and_cancellations_of_many_copies_take_few_round_trips_of_bounded_size(
+    start, monkeypatch
+):
+    monkeypatch.setattr(copies_module, "MAX_LEASES", 8, raising=False)
+    owner, other = await start(), await start()
+    streams = [owner.open(linger_s=60) for _ in range(20)]
+    for owned in streams:
+        owned.append()
+    await until(lambda: not owner.shared.due_count)
+    copies = [await other.find(owned.id) for owned in streams]
+    lease_sizes, cancel_sizes = [], []
+    lease, send = LogStore.lease, LogStore.send
+
+    async def lease_some(store, leases, *arguments):
+        lease_sizes.append(len(leases))
+        return await lease(store, leases, *arguments)
+
+    async def send_some(store, messages):
+        if messages and isinstance(messages[0][1], CancelMessage):
+            cancel_sizes.append(len(messages))
+        await send(store, messages)
+
+    monkeypatch.setattr(LogStore, "lease", lease_some)
+    monkeypatch.setattr(LogStore, "send", send_some)
+    for copy in copies:
+        copy.cancel()
+    await until(lambda: all(owned.log.sealed for owned in streams))
+    assert max(lease_sizes) == 8
+    assert cancel_sizes[:3] == [8, 8, 4]
