@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from history import Entry, History, Reading, Reference
+from history_faults import NOTED_S, is_hidden
 from history_order import BUSY_S, TIMER_S
-from history_replicas_order import NOTED_S, is_hidden
 
 MAX_PAUSE_S = 0.04
 """The longest pause before an attempt: `TOKENWIRE_RETRIES__CAP_S` of the tests' servers, and the delay that
@@ -77,7 +77,7 @@ def _is_certainly_known(history: History, reading: Reading, earliest: float, lat
         return False
     if reading.server == history.owner:
         return reading.confirmed is not None and reading.confirmed < earliest - TIMER_S
-    if not reading.events or is_hidden(history, reading, latest):
+    if not reading.events or is_hidden(history, reading, reading.events[0].at, latest):
         return False
     return reading.events[0].at + NOTED_S < earliest
 

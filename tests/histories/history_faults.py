@@ -14,8 +14,12 @@ RECONNECT_S = 3.0
 """How long a server may take until it tries again to connect to Redis."""
 COMMAND_S = 2.0
 """Time limit of a command to Redis."""
-SLACK_S = 8.0
+SLACK_S = 2.0
 """How much later than necessary everything may happen, because the machine is busy."""
+NOTED_S = 2.0
+"""Time after which an owner certainly knows the readers in another process, and that process a message."""
+STATUS_AGE_S = 2.0
+"""Maximum age of what an owner reported last about its stream."""
 READERS_OWN = ("STREAM_NOT_FOUND", "SLOW_READER", "RESUME_POINT_EXPIRED", "RESUME_POINT_AHEAD")
 """Reasons that end only one reader, and not the stream."""
 ELSEWHERE = ("PRODUCER_LOST", "STORE_UNAVAILABLE", "DRAINING")
@@ -25,8 +29,16 @@ WHOLE_S = 60.0
 """A log_ttl that is longer than a history."""
 STORED_S = 2.0
 """Time after which a stream is stored in Redis and has a usage record, if no fault prevents it."""
-HEAL_S = READER_LEASE_S + COMMAND_S + SLACK_S
-"""How long after a fault its effects may be seen."""
+HEAL_S = max(RECONNECT_S + COMMAND_S, READER_LEASE_S) + SLACK_S
+"""How long after a fault a call may begin that sees its effects: 7 s.
+
+A server connects to Redis again within RECONNECT_S, and its first command there takes up to COMMAND_S. Streams
+that Redis lost are stored again meanwhile: an owner notices at the latest when it renews its lease. Leases of
+readers that were not renewed have expired after READER_LEASE_S.
+"""
+WAIT_S = READER_LEASE_S + COMMAND_S + SLACK_S
+"""How long a call may wait for a stream that is not there, before it gets an error: 9 s. It waits for the
+owner for the lease of a reader, and the command that ends the wait may time out."""
 
 
 def had(history: History, kind: str, server: int | None = None) -> Fault | None:
@@ -91,6 +103,18 @@ def is_cut_off(history: History, server: int, sent: float, at: float) -> bool:
         and sent <= fault.ended + HEAL_S
         for fault in history.faults
     )
+
+
+def is_hidden(history: History, reading: Reading, since: float, until: float) -> bool:
+    """Return whether a fault between two times may have hidden a reader of another process from the owner."""
+    both = [*troubles(history, reading.server), *troubles(history, history.owner)]
+    both += [
+        (fault.began, fault.ended)
+        for fault in history.faults
+        if fault.kind in ("lost", "damaged")
+        or (fault.kind in ("kill", "drain") and fault.server in (reading.server, history.owner))
+    ]
+    return any(began < until and since < ended + HEAL_S for began, ended in both)
 
 
 def damages(history: History, before: float) -> list[Fault]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import signal
 import time
 from contextlib import AsyncExitStack, ExitStack
@@ -16,21 +17,18 @@ from redis.backoff import NoBackoff
 
 from tokenwire_server.streamlog.redis.store import keys
 
-KINDS = (
-    "kill",
-    "kill",
-    "drain",
-    "away",
-    "restart",
-    "cut_off",
-    "flush",
-    "damage",
-    "pubsub",
-    "normal",
-)
+ENDINGS = ("kill", "kill", "drain", "cut_off", "cut_off")
+"""Faults of one server. Each batch has ENDING_COUNT of them."""
+ENDING_COUNT = 5
+OTHERS = ("away", "restart", "flush", "damage", "pubsub", "normal")
+"""Faults of Redis, and of the connections of all servers to it."""
+LATEST_S = 9.0
+"""When the last fault begins, unless it waits for another one. The histories begin before that."""
 GRACE_S = 3.0
 """The drain's grace period of these servers."""
 EXIT_S = 20
+LOG_BEFORE, LOG_AFTER = 1_000, 5_000
+"""Characters of a server's log that are shown around its first error."""
 LONGEST_AWAY_S = 7.0
 DAMAGES = ("entries", "state", "readers", "all", "trim")
 
@@ -47,6 +45,7 @@ class Replica:
         self.narrow = narrow
         self.is_going = False
         """Whether it was killed, or drains."""
+        self.is_cut_off = False
 
 
 class Replicas:
@@ -105,8 +104,9 @@ class Replicas:
         await asyncio.to_thread(process.wait, EXIT_S)
         process.log.seek(0)
         log = process.log.read()
-        if "Traceback" in log or "error id" in log:
-            self.problems.append(f"server {number} logged an error:\n{log[-6000:]}")
+        if error := re.search("Traceback|error id", log):
+            shown = log[max(0, error.start() - LOG_BEFORE) : error.start() + LOG_AFTER]
+            self.problems.append(f"server {number} logged an error:\n{shown}")
         process.log.seek(0)
         process.log.truncate()
         await asyncio.to_thread(processes.close)
@@ -124,7 +124,8 @@ class Replicas:
         """
         rng = random.Random(f"faults/{seed}")
         if kinds is None:
-            kinds = rng.choices(KINDS, k=rng.choice([0, 1, 2, 2, 3, 3, 4]))
+            kinds = rng.choices(ENDINGS, k=ENDING_COUNT)
+            kinds += rng.choices(OTHERS, k=rng.choice([0, 0, 1, 1, 2, 3]))
         await asyncio.gather(
             *(self._suffer(random.Random(rng.random()), kind, stream_ids) for kind in kinds)
         )
@@ -143,7 +144,7 @@ class Replicas:
         return fault
 
     async def _suffer(self, rng, kind, stream_ids):
-        await asyncio.sleep(rng.uniform(0.3, 5.0))
+        await asyncio.sleep(rng.uniform(0.3, LATEST_S))
         slot, for_s = (
             rng.randrange(2),
             rng.choice([rng.uniform(0.2, 2.5), rng.uniform(2.5, LONGEST_AWAY_S)]),
@@ -205,10 +206,11 @@ class Replicas:
 
     async def _cut_off(self, rng, slot, for_s):
         replica = self.current[slot]
-        if replica.is_going:
-            return
+        if replica.is_going or replica.is_cut_off:
+            replica = self.current[1 - slot]
         fault = self._note("cut_off", replica.number, detail=f"{for_s:.2f} s")
         fault.ended = float("inf")
+        replica.is_cut_off = True
         link = replica.link
         if rng.random() < 0.5:
             link.hold()
@@ -219,6 +221,7 @@ class Replicas:
             link.cut()
             await asyncio.sleep(for_s)
             link.refuses = False
+        replica.is_cut_off = False
         fault.ended = time.time()
 
     async def _damage(self, rng, stream_ids):

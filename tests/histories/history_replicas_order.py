@@ -4,8 +4,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from history import CANCELLED, Answer, History, Reading
-from history_faults import HEAL_S, READER_LEASE_S, damages, ending, may_refuse, troubles
+from history import CANCELLED, Answer, History
+from history_faults import (
+    HEAL_S,
+    NOTED_S,
+    PROCESS_LEASE_S,
+    RENEWAL_S,
+    SLACK_S,
+    WAIT_S,
+    damages,
+    ending,
+    had,
+    is_hidden,
+    may_refuse,
+    troubles,
+)
 from history_order import (
     BUSY_S,
     CLOSING_S,
@@ -16,9 +29,11 @@ from history_order import (
     order_violations,
     strangers,
 )
+from history_reader_counts import reader_count_violations
 
-NOTED_S = 2.0
-"""Time after which an owner certainly knows the readers in another process, and that process a message."""
+LOSS_S = PROCESS_LEASE_S + RENEWAL_S + SLACK_S
+"""Time after which readers at other servers know that the owner was killed, if they can use Redis: 6.2 s. Its
+lease lasts PROCESS_LEASE_S, and each process looks at it every RENEWAL_S."""
 KEPT_S = 10.0
 """How long another process keeps what it has read of a stream."""
 
@@ -26,7 +41,9 @@ KEPT_S = 10.0
 def replica_violations(history: History) -> Iterator[str]:
     """Yield all that happened too early, too late, or in the wrong order."""
     yield from (f"at its owner: {what}" for what in order_violations(at_owner(history)))
+    yield from reader_count_violations(history)
     yield from _silences(history)
+    yield from _late_losses(history)
     yield from _late_ends_elsewhere(history)
     yield from _unjustified_cancel_elsewhere(history)
     yield from _ahead_of_known(history)
@@ -57,8 +74,27 @@ def _silences(history: History) -> Iterator[str]:
         if reading.end.kind == "cut":
             times.pop()
         longest = max((b - a for a, b in pairwise(times)), default=0.0)
-        if longest > READER_LEASE_S + HEAL_S:
+        if longest > WAIT_S:
             yield f"reader {number} of server {reading.server} got nothing for {longest:.1f} s"
+
+
+def _late_losses(history: History) -> Iterator[str]:
+    """Yield readers at other servers that learned too late that the owner had been killed."""
+    fault = had(history, "kill", history.owner)
+    if fault is None:
+        return
+    for number, reading in enumerate(history.readings):
+        end = reading.end
+        if reading.server == history.owner or end is None or end.reason != "PRODUCER_LOST":
+            continue
+        outages = [*troubles(history, reading.server), *troubles(history, history.owner)]
+        outages += [(f.began, f.ended) for f in history.faults if f.kind == "lost"]
+        is_troubled = any(b < end.at and fault.began < e + HEAL_S for b, e in outages)
+        if reading.confirmed is None or is_troubled:
+            continue
+        late_s = end.at - max(fault.began, reading.confirmed)
+        if late_s > LOSS_S:
+            yield f"reader {number} of server {reading.server} learned of the kill {late_s:.1f} s later"
 
 
 def _late_ends_elsewhere(history: History) -> Iterator[str]:
@@ -73,7 +109,7 @@ def _late_ends_elsewhere(history: History) -> Iterator[str]:
         if reading.end.kind == "cut":
             continue
         late_s = reading.end.at - max(ended, reading.confirmed)
-        if late_s > HEAL_S:
+        if late_s > WAIT_S:
             yield f"reader {number} of server {reading.server} got the end {late_s:.1f} s late"
 
 
@@ -89,7 +125,7 @@ def _unjustified_cancel_elsewhere(history: History) -> Iterator[str]:
     for number, reading in enumerate(history.readings):
         if reading.server == history.owner or reading.confirmed is None or not reading.events:
             continue
-        if is_hidden(history, reading, end):
+        if is_hidden(history, reading, reading.events[0].at, end):
             continue
         present_until = end if reading.left is None else reading.left
         if reading.end is not None and reading.end.kind == "failed":
@@ -101,16 +137,6 @@ def _unjustified_cancel_elsewhere(history: History) -> Iterator[str]:
                 f"cancelled {early_s:.3f} s too early: reader {number} of server {reading.server} was "
                 "present"
             )
-
-
-def is_hidden(history: History, reading: Reading, until: float) -> bool:
-    """Return whether a fault may have hidden a reader from the owner."""
-    if ending(history, reading.server) or ending(history, history.owner):
-        return True
-    if any(fault.kind in ("lost", "damaged") for fault in history.faults):
-        return True
-    both = [*troubles(history, reading.server), *troubles(history, history.owner)]
-    return any(began < until for began, _ in both)
 
 
 def _ahead_of_known(history: History) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 import pytest
 from history import Answer, End, Fault, History, Info, Reading, Seen
+from history_faults import NOTED_S
 from history_invariants import violations
 from history_reference import ATTEMPTS, fallback_reference, reference_of
-from history_replicas_order import NOTED_S
 
 from tokenwire_server.simulator import Scenario
 

@@ -15,7 +15,7 @@ from history_plan import plan
 from history_record import KEY
 from history_reference import ATTEMPTS
 from history_replica_record import ReplicaRecorder
-from history_replicas import GRACE_S, Replicas
+from history_replicas import GRACE_S, LATEST_S, Replicas
 
 from tokenwire.v1 import usage_pb2
 
@@ -28,7 +28,7 @@ REPLAYED = "TOKENWIRE_REPLICA_BATCH"
 MAX_SHOWN = 12
 """Maximum number of violations of a history that are printed."""
 LONGEST_S = 90.0
-"""Time limit of a batch, which takes about 20 s."""
+"""Time limit of a batch, which takes about 30 s."""
 RECORDED_S = 60.0
 """Time limit for the last usage records: those of killed servers are closed within 15 s."""
 
@@ -67,7 +67,7 @@ async def record_batch(replicas, seeds, simulator, api_on, tally, kinds=None):
 
     async def record(seed):
         rng = random.Random(f"start/{seed}")
-        await asyncio.sleep(rng.random() * 4)
+        await asyncio.sleep(rng.random() * LATEST_S)
         a_plan = replica_plan(seed)
         recorder = ReplicaRecorder(
             a_plan, replicas, simulator, api_on, rng.choice(replicas.current)
@@ -182,7 +182,9 @@ async def final_records(replicas, recorded, *, waits_for_lost):
         if not waits_for_lost:
             records = [r for r in records if r.labels[KEY] not in killed]
         is_open = any(r.outcome == usage_pb2.USAGE_OUTCOME_OPEN for r in records)
-        missing = any(h and h.stream_id and not found[p.key] for p, h in recorded)
+        missing = any(
+            h and h.stream_id and not found[p.key] and not was_killed_early(h) for p, h in recorded
+        )
         if (not is_open and not missing) or time.monotonic() > give_up:
             return found
         await asyncio.sleep(0.5)

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from history import Answer, End, Fault, Reading
-from history_faults import HEAL_S, READER_LEASE_S
+from history import Answer, End, Fault, Info, Reading
+from history_faults import COMMAND_S, NOTED_S, READER_LEASE_S, SLACK_S, WAIT_S
 from history_invariants import violations
+from history_order import GONE_S
+from history_replicas_order import LOSS_S
 from history_valid import histories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -142,28 +144,70 @@ def test_a_call_may_only_be_lost_with_its_server(history, server):
 @given(shared_histories())
 def test_a_reader_must_not_hear_nothing_for_long(history):
     history.faults = [fault("kill", OWNER)]
-    add_reader(history, "PRODUCER_LOST", lasted_s=READER_LEASE_S + HEAL_S + 1)
+    add_reader(history, "PRODUCER_LOST", lasted_s=WAIT_S + 1)
     assert any("got nothing for" in found for found in violations(history))
 
 
 @some
 @given(shared_histories())
-def test_a_cursor_that_was_seen_is_not_ahead_at_any_server(history):
-    reading = add_reader(history, "RESUME_POINT_AHEAD", has_event=False)
-    reading.after, reading.sent = 1, 102.5
-    assert any("was seen" in found for found in violations(history))
+def test_a_reader_must_learn_soon_that_the_owner_was_killed(history):
+    history.faults = [fault("kill", OWNER)]
+    reading = add_reader(history, "PRODUCER_LOST", lasted_s=LOSS_S + 0.5)
+    assert any("learned of the kill" in found for found in violations(history))
+    history.faults.append(fault("away", began=101.0, for_s=5.0))
+    assert not any("learned of the kill" in found for found in violations(history))
+    del history.faults[1]
+    reading.end = replace(reading.end, at=BEGAN + LOSS_S - 0.5)
+    assert not any("learned of the kill" in found for found in violations(history))
+
+
+def counted(history, count, *, server=OWNER, at=180.0):
+    """Return the violations in the reader count of a GetStream call while the stream runs."""
+    answers = [Answer("get", at, at + 0.1, Info("", 1, count), server=server)]
+    found = violations(replace(history, answers=answers))
+    return [each for each in found if "readers; there were" in each]
 
 
 @some
-@given(shared_histories(), st.booleans())
-def test_a_stream_that_was_deleted_must_not_be_found_again(history, is_control):
-    at = max(answer.at for answer in history.answers)
-    history.answers.append(Answer("delete", at + 1.0, at + 1.1, server=OTHER))
-    if is_control:
-        info = history.answers[-2].info
-        history.answers.append(Answer("get", at + 9.0, at + 9.1, info, server=OTHER))
-    else:
-        history.readings.append(
-            replace(history.readings[0], sent=at + 9.0, confirmed=at + 9.1, server=OTHER)
-        )
-    assert any("after it was deleted" in found for found in violations(history))
+@given(shared_histories(), st.sampled_from([OWNER, OTHER]))
+def test_no_server_reports_readers_that_left_or_never_came(history, server):
+    assert counted(history, len(history.readings) + 1, server=server)
+    gone = max(reading.end.at for reading in history.readings)
+    assert not counted(history, 0, server=server, at=gone + 10.0)
+    assert counted(history, 1, server=server, at=gone + 10.0)
+
+
+@some
+@given(shared_histories(), st.sampled_from([OWNER, OTHER]), st.sampled_from([OWNER, OTHER]))
+def test_a_server_counts_a_reader_that_it_has_learned_of(history, at_server, asked):
+    reading = add_reader(history, "", server=at_server, kind="cut")
+    reading.left, reading.end = 200.0, End("cut", at=200.1)
+    assert counted(history, 0, server=asked)
+    assert not counted(history, 1, server=asked)
+    soon = reading.events[0].at + 0.1
+    history.readings = [reading]
+    assert bool(counted(history, 0, server=asked, at=soon)) == (at_server == asked)
+
+
+@some
+@given(shared_histories())
+def test_a_reader_is_not_counted_while_a_fault_hides_it(history):
+    reading = add_reader(history, "", kind="cut")
+    reading.left, reading.end = 200.0, End("cut", at=200.1)
+    history.faults = [fault("cut_off", OTHER, began=170.0, for_s=8.0)]
+    assert not counted(history, 0)
+    assert not counted(history, 1)
+    history.faults = [fault("cut_off", OTHER, began=90.0, for_s=2.0)]
+    assert counted(history, 0)
+
+
+@some
+@given(shared_histories())
+def test_readers_of_a_lost_server_are_counted_for_their_lease(history):
+    reading = add_reader(history, "UNAVAILABLE", kind="lost")
+    history.readings = [reading]
+    history.faults = [fault("kill", OTHER, began=102.4)]
+    assert not counted(history, 1, at=reading.end.at + READER_LEASE_S)
+    forgotten = reading.end.at + GONE_S + NOTED_S + READER_LEASE_S + COMMAND_S + SLACK_S
+    assert not counted(history, 0, at=forgotten + 0.1)
+    assert counted(history, 1, at=forgotten + 0.1)
