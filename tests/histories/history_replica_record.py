@@ -8,6 +8,8 @@ from history_record import OVER_S, Recorder, Way
 
 HEALED_S = 20.0
 """Time after the last fault until which all streams can be read again everywhere."""
+LOOK_COUNT = 5
+"""GetStream calls that each history makes in addition to its plan, for the reader counts."""
 ELSEWHERE_S = 10.0
 """How much longer a stream may exist after its last reader, if that was in another process."""
 
@@ -43,6 +45,16 @@ class ReplicaRecorder(Recorder):
         if way.wire is not None:
             way.wire.cut()
         return await self._way(rng)
+
+    async def _controls(self):
+        await asyncio.gather(super()._controls(), self._look())
+
+    async def _look(self):
+        """Get the state of the stream at random servers."""
+        rng = self._rng("look")
+        for _ in range(LOOK_COUNT):
+            await asyncio.sleep(rng.random() * (self._plan.length_s + 0.1) / 2)
+            await self._control("get", self._control_way(rng))
 
     def _control_way(self, rng):
         return self._to(rng.choice(self._replicas.current))
