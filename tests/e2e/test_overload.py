@@ -28,11 +28,12 @@ async def test_a_late_server_refuses_new_chats_and_serves_everything_else(start,
             async with grpc.aio.insecure_channel(address) as channel:
                 api, url = api_on(channel), url_of(process)
                 assert Scrape(url).value("overload_chat_limit") == float("inf")
-                talking = aiter(api.chat_stream(api.request("openai/sim?tokens=200&itl_ms=10")))
-                stream_id = (await anext(talking)).started.stream_id
                 silent = [api.chat_stream(api.request(SILENT)) for _ in range(MIN_CHATS)]
                 for call in silent:
                     await call.read()
+                # The last one: the limit falls only while it is open, and it ends after 3 s.
+                talking = aiter(api.chat_stream(api.request("openai/sim?tokens=300&itl_ms=10")))
+                stream_id = (await anext(talking)).started.stream_id
                 while Scrape(url).value("overload_chat_limit") > MIN_CHATS:
                     await asyncio.sleep(0.05)
 
