@@ -17,6 +17,8 @@ from urllib.parse import quote
 
 import pytest
 
+from server_process import completed, copy_migrated
+
 UNAVAILABLE = "this server's database is not available"
 """The text of StoreUnavailable that callers get, whatever its cause."""
 PASSWORD = "p:a/s@s#w%o?rd"  # whatever a URL could be read wrongly at
@@ -52,6 +54,7 @@ class PostgresqlServer:
     def __init__(self, programs, folder):
         self.programs = programs
         self._names = count(1)
+        self._migrated = None
         self.folder = Path(folder)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -135,11 +138,20 @@ class PostgresqlServer:
         """All of a database, as text."""
         return self._run("pg_dump", "-d", url)
 
-    def new_database(self):
-        """The URL of an empty one."""
+    def new_database(self, template="template1"):
+        """The URL of an empty one, or of a copy of another one."""
         name = f"t{next(self._names)}"
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return f"postgresql://tokenwire:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{name}"
+
+    def new_migrated_database(self):
+        """The URL of one with the current schema and no rows."""
+        if self._migrated is None:
+            url = self.new_database()
+            result = completed("migrate", "--database", url)
+            assert result.returncode == 0, result.stderr
+            self._migrated = url.rpartition("/")[2]
+        return self.new_database(self._migrated)
 
 
 def new_postgresql():
@@ -174,6 +186,14 @@ def database_url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/tokenwire.db"
     return request.getfixturevalue("postgresql").new_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_database_url(request, tmp_path):
+    """The URL of a database with the current schema and no rows. `prepare` has nothing to do then."""
+    if request.param == "sqlite":
+        return copy_migrated(tmp_path / "tokenwire.db")
+    return request.getfixturevalue("postgresql").new_migrated_database()
 
 
 @pytest.fixture

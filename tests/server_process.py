@@ -4,16 +4,18 @@ Importing the SDKs takes two seconds of every start. So servers are forked from 
 and that is as single-threaded as one that begins; from there on they run what the command runs.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import warnings
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from multiprocessing import forkserver, reduction
 from pathlib import Path
 
@@ -41,12 +43,14 @@ def start_forkserver():
 def running(*arguments, env=None, fresh=False, program="tokenwire_server"):
     """A `tokenwire-server` process; yields it and the address it prints once it is ready.
 
-    It has its own database, without keys, unless `env` names another. A variable that is None in `env` is
+    It has its own database, migrated and without keys, unless `env` names another. A variable that is None in `env` is
     not set. The file `process.log` contains its log while it runs. `fresh` starts the command itself, for
     tests of what happens while modules are imported. `program` replaces the server, see `Forked`.
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
-        environ = _environ() | {"TOKENWIRE_DATABASE": f"sqlite:///{folder}/tokenwire.db"}
+        environ = _environ()
+        if "TOKENWIRE_DATABASE" not in (env or {}) and program == "tokenwire_server":
+            environ["TOKENWIRE_DATABASE"] = copy_migrated(Path(folder) / "tokenwire.db")
         start = _start_command if fresh else partial(Forked, program=program)
         environ = {
             name: value for name, value in (environ | (env or {})).items() if value is not None
@@ -86,6 +90,25 @@ def completed(*arguments, env=None, cwd=None, program="tokenwire_server"):
             process.kill()
         log.seek(0)
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, log.read())
+
+
+def copy_migrated(path):
+    """Make an SQLite file with the current schema and no rows; return its URL.
+
+    Creating the schema takes a fourth of the CPU of a server's start, so this process creates it once.
+    """
+    shutil.copy(_migrated_file(), path)
+    return f"sqlite:///{path}"
+
+
+@cache
+def _migrated_file():
+    folder = tempfile.TemporaryDirectory(prefix="tw-schema-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "tokenwire.db"
+    result = completed("migrate", "--database", f"sqlite:///{path}")
+    assert result.returncode == 0, result.stderr
+    return path
 
 
 def stop(process):

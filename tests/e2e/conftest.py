@@ -7,11 +7,13 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from tenants_support import Tenancy, keys
 
+from server_process import copy_migrated
+
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory):
-    """Makes the URL of an empty database."""
-    return lambda: f"sqlite:///{tmp_path_factory.mktemp('database')}/tokenwire.db"
+    """Makes a database with the current schema and no rows, and returns its URL."""
+    return lambda: copy_migrated(tmp_path_factory.mktemp("database") / "tokenwire.db")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import pytest
 
+import databases
 from tokenwire_server.events import Usage
 from tokenwire_server.ledger import writer as writer_module
 from tokenwire_server.ledger.record import UsageRecord
@@ -11,6 +12,8 @@ from tokenwire_server.storage import sqlite as sqlite_module
 from tokenwire_server.storage.database import Database
 
 NOW = 1_800_000_000.25
+
+database_url = databases.migrated_database_url
 
 
 def make_record(stream_id, **fields):

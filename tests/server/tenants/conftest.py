@@ -4,9 +4,12 @@ import secrets
 
 import pytest
 
+import databases
 from limit_replicas import starting_replicas
 from tokenwire_server.storage.database import Database
 from tokenwire_server.tenants.keystore import KeyStore
+
+database_url = databases.migrated_database_url
 
 
 class Clock:
