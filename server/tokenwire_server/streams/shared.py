@@ -19,12 +19,12 @@ from ..errors import (
     StreamNotFound,
 )
 from ..events import NO_USAGE
-from ..streamlog.memory import MemoryLog
 from ..streamlog.redis import copies, lookups
 from ..streamlog.redis.bus import Bus
 from ..streamlog.redis.claims import RequestClaims
 from ..streamlog.redis.connect import Redis
 from ..streamlog.redis.copy import Copy
+from ..streamlog.redis.copy_log import CopyLog
 from ..streamlog.redis.messages import (
     AnswerReplacedMessage,
     CancelMessage,
@@ -35,7 +35,7 @@ from ..streamlog.redis.messages import (
     StatusMessage,
 )
 from ..streamlog.redis.presence import Presence
-from ..streamlog.redis.store import LogId, LogStore
+from ..streamlog.redis.store import LogId, LogStore, StoredPart
 from ..streamlog.redis.writer import LogWriter
 from ..streamlog.space import LogSpace
 from ..telemetry.background import keep_running
@@ -266,16 +266,14 @@ class SharedStreams:
         self._writer.check_all()
         self._request_ids.restore()
 
-    def _new_log(self, tenant: str, first_sequence: int) -> MemoryLog:
+    def _new_log(self, tenant: str, part: StoredPart) -> CopyLog:
         if not self._space.may_open(tenant):
             raise Overloaded(
                 "the logs of streams have reached their memory limit",
                 limit=self._space.max_bytes,
                 limit_name="max_total_log_bytes",
             )
-        return MemoryLog(
-            self._limits.max_log_bytes, self._space, tenant, first_sequence=first_sequence
-        )
+        return CopyLog(self._limits.max_log_bytes, self._space, tenant, part)
 
     # ReaderHost, for streams of other processes.
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 
 from ...errors import ProducerLost, StoreUnavailable, StreamNotFound, TokenwireError
+from ...events import Event
 from ..entries import UnknownFormat, decode_batch
 from .copy import Copy, NewLog
 from .lookups import READER_LEASE_S, REPAIR_EVERY_S, UNKNOWN_WAIT_S, Lookups, unavailable_because
@@ -76,23 +77,31 @@ class Copies:
         return self._copies.get(stream_id)
 
     async def open(self, stream_id: str, tenant: str, *, reads: bool) -> Copy | None:
-        """Return a copy of a stream's log that has all entries that are stored now.
+        """Return a copy of a stream's log that has the last entries that are stored now.
 
-        `reads` is whether a reader will join it, which must do so before the next await. Returns None if the
+        `reads` is whether a reader will join it, which must do so before the next await. Then it has all
+        entries. Returns None if the
         tenant has no such stream. A copy without readers is kept for IDLE_S. Raises StoreUnavailable,
         Overloaded. Cancellation leaves nothing behind.
         """
-        opening = self._opening.get((stream_id, tenant))
-        copy = self._copies.get(stream_id)
-        if opening is None and copy is not None and copy.is_abandoned:
-            self.drop(copy)  # it may be possible to follow the log again
-            copy = None
-        if opening is None and (copy is None or copy.facts.tenant != tenant):
-            opening = asyncio.create_task(self._open(stream_id, tenant, reads=reads))
-            self._opening[stream_id, tenant] = opening
-            opening.add_done_callback(partial(self._opened, (stream_id, tenant)))
-        if opening is not None:
+        key = stream_id, tenant
+        while True:
+            opening, copy = self._opening.get(key), self._copies.get(stream_id)
+            if opening is None:
+                if copy is not None and copy.is_abandoned:
+                    self.drop(copy)  # it may be possible to follow the log again
+                    copy = None
+                if copy is None or copy.facts.tenant != tenant:
+                    opening = asyncio.create_task(self._open(stream_id, tenant, reads=reads))
+                elif reads and copy.log.is_partial:
+                    opening = asyncio.create_task(self._read_beginning(copy))
+                else:
+                    break
+                self._opening[key] = opening
+                opening.add_done_callback(partial(self._opened, key))
             copy = await _result_of(opening)
+            if copy is None or copy.is_abandoned or not (reads and copy.log.is_partial):
+                break
         if copy is None or copy.facts.tenant != tenant:
             return None
         self._keep(copy)
@@ -240,7 +249,7 @@ class Copies:
         part = await self.lookups.find(stream_id, tenant, reads=reads)
         if part is None:
             return None
-        log = self._new_log(tenant, part.earliest_sequence)
+        log = self._new_log(tenant, part)
         copy = Copy(stream_id, part.epoch, part.facts, log)
         self._copies[stream_id] = copy
         copy.take_part(part)
@@ -256,6 +265,34 @@ class Copies:
             raise
         return copy
 
+    async def _read_beginning(self, copy: Copy) -> Copy | None:
+        """Read the entries before those that a copy has. It is kept meanwhile."""
+        timer = self._idle.pop(copy, None)
+        if timer is not None:
+            timer.cancel()
+        entries: list[Event] = []
+        after, earliest = 0, 1
+        try:
+            async with self.lookups.turn(copy.facts.tenant):
+                while after + 1 < copy.log.first_sequence:
+                    part = await self._read_part(copy, after)
+                    if not part.batches:
+                        raise DamagedLog("the stored log lacks its end")
+                    if part.batches[0].first_sequence > after + 1:  # what was before it is dropped
+                        entries.clear()
+                    for batch in part.batches:
+                        entries += batch.entries
+                    after, earliest = part.batches[-1].last_sequence, part.earliest_sequence
+        except (DamagedLog, UnknownFormat):
+            self.drop(copy)
+            return await self._open(copy.stream_id, copy.facts.tenant, reads=True)
+        finally:
+            self._keep(copy)
+        first = after + 1 - len(entries)
+        dropped = max(0, earliest - first)
+        copy.log.prepend(first + dropped, entries[dropped:])
+        return copy
+
     async def _read(self, copy: Copy) -> None:
         """Read from the store what a copy lacks. Raises StoreUnavailable, DamagedLog, UnknownFormat."""
         while not copy.log.sealed:
@@ -263,7 +300,7 @@ class Copies:
             try:
                 has_all = False
                 while not has_all:
-                    part = await self._read_part(copy)
+                    part = await self._read_part(copy, copy.log.last_sequence)
                     has_all = copy.take_part(part)
                     if not has_all and not part.batches:
                         raise DamagedLog("the stored log lacks its end")
@@ -273,8 +310,8 @@ class Copies:
                 break
         self._keep(copy)
 
-    async def _read_part(self, copy: Copy) -> StoredPart:
-        part = await self._store.read(copy.stream_id, copy.log.last_sequence)
+    async def _read_part(self, copy: Copy, after_sequence: int) -> StoredPart:
+        part = await self._store.read(copy.stream_id, after_sequence)
         if part is None:
             raise MissingLog("Redis does not have the log")
         if part.epoch != copy.owner:
@@ -369,6 +406,8 @@ class Copies:
         if stored is not None and stored.is_deleted:
             self.on_deleted(copy.stream_id)
             return
+        if stored is not None:
+            copy.log.note_earliest(stored.earliest_sequence)
         if copy.log.sealed:
             now = time.monotonic()
             if stored is not None:

@@ -10,14 +10,14 @@ from contextlib import suppress
 from ...errors import Failure, ProducerLost, TokenwireError
 from ...events import NO_USAGE, Finished, Usage
 from ..entries import Batch, StreamFacts
-from ..memory import MemoryLog
+from .copy_log import CopyLog
 from .store import Position, StoredPart
 
 MAX_PENDING = 256
 """Batches that are kept while a part of the log is being read. If more arrive, it is read again."""
 
-NewLog = Callable[[str, int], MemoryLog]
-"""Returns an empty log of a tenant that begins at a sequence. Raises Overloaded."""
+NewLog = Callable[[str, StoredPart], CopyLog]
+"""Returns an empty log of a tenant, to which a part of the stored log will be appended. Raises Overloaded."""
 
 
 class Copy:
@@ -26,7 +26,7 @@ class Copy:
     It is sealed like the log, or fails with an error of its own if it cannot follow the log any more.
     """
 
-    def __init__(self, stream_id: str, owner: str, facts: StreamFacts, log: MemoryLog) -> None:
+    def __init__(self, stream_id: str, owner: str, facts: StreamFacts, log: CopyLog) -> None:
         self.stream_id = stream_id
         self.owner = owner
         """The process that writes the log."""

@@ -63,7 +63,10 @@ class Lookups:
             raise unavailable_because(f"no turn within {LOOKUP_WAIT_S:g} s") from None
 
     async def find(self, stream_id: str, tenant: str, *, reads: bool) -> StoredPart | None:
-        """Return the beginning of a tenant's log. Look for it for a while if it is unknown or damaged."""
+        """Return the beginning of a tenant's log, or its end if nobody will read it.
+
+        Look for it for a while if it is unknown or damaged.
+        """
         began = time.monotonic()
         message = ReadersMessage(stream_id, self._process, 1 if reads else 0)
         is_looked_for = self._unknown_count < MAX_UNKNOWN
@@ -73,7 +76,7 @@ class Lookups:
                 damage = None
                 try:
                     async with self.turn(tenant):
-                        part = await self._read_first(message, tenant)
+                        part = await self._read_first(message, tenant, reads=reads)
                     if part is not None and (part.epoch != self._process or part.is_sealed):
                         return part
                     # An open log of this process is the rest of a stream that has expired.
@@ -100,7 +103,9 @@ class Lookups:
             await self._presence.check_data()
         return None
 
-    async def _read_first(self, message: ReadersMessage, tenant: str) -> StoredPart | None:
+    async def _read_first(
+        self, message: ReadersMessage, tenant: str, *, reads: bool
+    ) -> StoredPart | None:
         """Get a lease of a tenant's stream, and read its log. Return None if it is unknown.
 
         Raises StoreUnavailable, also for an unknown format, and DamagedLog after a message to the owner.
@@ -115,7 +120,9 @@ class Lookups:
         if position is None:
             return None
         try:
-            return await self._store.read(id, 0)
+            if reads:
+                return await self._store.read(id, 0)
+            return await self._store.read_end(id)
         except DamagedLog as error:
             logger.info("stream %s: %s", id, error)
             await self._store.send([(position.epoch, RestoreMessage(id, self._process))])

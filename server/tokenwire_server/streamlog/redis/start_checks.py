@@ -176,6 +176,7 @@ async def _probe(client: redis.asyncio.Redis, timeout_s: float) -> str | None:
         _raise_error(await store.lease(leases, process, PROBE_TTL_S))
         _raise_error(await store.append([second]))
         await store.read(log.stream_id, 0)
+        await store.read_end(log.stream_id)
         await store.delete(log.stream_id, facts.tenant)
         await presence.lost_of({process})
         await presence.end()

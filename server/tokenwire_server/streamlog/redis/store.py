@@ -26,6 +26,7 @@ DELETED_S = 3600.0
 MAX_READ_BATCHES = 512
 """Maximum number of batches in one read."""
 
+_STATE_FIELDS = ["epoch", "facts", "earliest", "last", "sealed"]
 _APPEND = resources.files(__package__).joinpath("append.lua").read_bytes()
 _LEASE = resources.files(__package__).joinpath("lease.lua").read_bytes()
 _APPEND_SHA = hashlib.sha1(_APPEND, usedforsecurity=False).hexdigest()
@@ -142,6 +143,7 @@ class Position(NamedTuple):
     epoch: str
     last_sequence: int
     is_sealed: bool
+    earliest_sequence: int = 1
 
     @property
     def is_deleted(self) -> bool:
@@ -187,23 +189,32 @@ class LogStore:
         """
         entries, state, _ = keys(stream_id)
         pipeline = self._client.pipeline(transaction=True)
-        pipeline.hmget(state, ["epoch", "facts", "earliest", "last", "sealed"])
+        pipeline.hmget(state, _STATE_FIELDS)
         pipeline.xrange(entries, min=f"({after_sequence}-0", count=MAX_READ_BATCHES)
         try:
             (epoch, facts, earliest, last, sealed), found = await pipeline.execute()
         except RedisError as error:
             raise unavailable(error) from error
-        if epoch is None or epoch.decode() == DELETED:
-            return None
-        if facts is None:
-            raise DamagedLog("the stored log lacks the facts about its stream")
-        if None in (facts, earliest, last):
-            raise DamagedLog("the state of the stored log is incomplete")
-        batches = [decode_batch(fields.get(b"b", b"")) for _, fields in found]
-        part = StoredPart(
-            epoch.decode(), decode_facts(facts), int(earliest), int(last), sealed == b"1", batches
-        )
-        _check(part, after_sequence)
+        part = _part(epoch, facts, earliest, last, sealed, found)
+        if part is not None:
+            _check(part, after_sequence)
+        return part
+
+    async def read_end(self, stream_id: str) -> StoredPart | None:
+        """Return the last batch of a log, in which it ends if it is sealed. See `read`."""
+        entries, state, _ = keys(stream_id)
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.hmget(state, _STATE_FIELDS)
+        pipeline.xrevrange(entries, count=1)
+        try:
+            (epoch, facts, earliest, last, sealed), found = await pipeline.execute()
+        except RedisError as error:
+            raise unavailable(error) from error
+        part = _part(epoch, facts, earliest, last, sealed, found)
+        if part is not None and [batch.last_sequence for batch in part.batches] != [
+            part.last_sequence
+        ]:
+            raise DamagedLog(f"the stored log lacks sequence {part.last_sequence}")
         return part
 
     async def lease(
@@ -228,7 +239,7 @@ class LogStore:
         return [
             each
             if each is None or isinstance(each, StoreUnavailable)
-            else Position(each[0].decode(), each[1], each[2] == 1)
+            else Position(each[0].decode(), each[1], each[2] == 1, each[3])
             for each in found
         ]
 
@@ -325,6 +336,27 @@ def _arguments(append: Append) -> list[Any]:
         "1" if append.replaces else "",
         append.facts.tenant,
     ]
+
+
+def _part(
+    epoch: bytes | None,
+    facts: bytes | None,
+    earliest: bytes | None,
+    last: bytes | None,
+    sealed: bytes | None,
+    found: Sequence[tuple[bytes, dict[bytes, bytes]]],
+) -> StoredPart | None:
+    """Return what was read of a log. Raises UnknownFormat, and DamagedLog if its state is incomplete."""
+    if epoch is None or epoch.decode() == DELETED:
+        return None
+    if facts is None:
+        raise DamagedLog("the stored log lacks the facts about its stream")
+    if earliest is None or last is None:
+        raise DamagedLog("the state of the stored log is incomplete")
+    batches = [decode_batch(fields.get(b"b", b"")) for _, fields in found]
+    return StoredPart(
+        epoch.decode(), decode_facts(facts), int(earliest), int(last), sealed == b"1", batches
+    )
 
 
 def _check(part: StoredPart, after_sequence: int) -> None:

@@ -63,7 +63,7 @@ async def test_a_stream_is_read_elsewhere_from_any_sequence_to_its_end(start, en
         owned.handle.retention,
     )
     third = await start()
-    assert (await third.find(owned.id)).log.read(0) == owned.log.read(0)
+    assert (await third.find(owned.id, 0)).log.read(0) == owned.log.read(0)
 
 
 async def test_another_tenants_stream_and_an_unknown_one_are_not_found(start, client):
