@@ -16,6 +16,7 @@
     +-- ResumePointError           the stream cannot be read from there: see `earliest_sequence`
     |   +-- ResumePointExpired         the events after the cursor are no longer stored
     |   +-- ResumePointAhead           the cursor is after the newest event
+    +-- ResumeDisabled             the setting `resume` of the server is off
     +-- RequestIdReused            another request has used the request_id: see `request_id`
     +-- UpstreamError              the provider, or the connection to it
     |   +-- UpstreamRejected           it refused the request
@@ -229,6 +230,10 @@ class ResumePointExpired(ResumePointError):
 
 class ResumePointAhead(ResumePointError):
     """The cursor is after the newest event of the stream."""
+
+
+class ResumeDisabled(TokenwireError):
+    """The call needs the id of a stream, and the setting `resume` of the server is off."""
 
 
 class RequestIdReused(TokenwireError):

@@ -300,6 +300,10 @@ class ResumePointAhead(_OutOfRange):
     reason = "RESUME_POINT_AHEAD"
 
 
+class ResumeDisabled(TokenwireError):
+    reason = "RESUME_DISABLED"
+
+
 class RequestIdReused(TokenwireError):
     reason = "REQUEST_ID_REUSED"
 

@@ -27,6 +27,7 @@ async def test_without_resume_streams_work_and_everything_that_needs_their_ids_i
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await call
                 assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+                assert reason(refused.value) == "RESUME_DISABLED"
                 assert "`resume`" in refused.value.details()
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await api.chat(api.request("openai/sim", request_id="twice"))

@@ -127,6 +127,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Metadata: `stream_id`, `answer_bytes`, `limit_bytes`, and `earliest_sequence` of the stream's log. Read
     the answer with ResumeStream. Its beginning is lost if `earliest_sequence` is above 1.
     """
+    ERROR_REASON_RESUME_DISABLED: _ErrorReason.ValueType  # 29
+    """UNIMPLEMENTED: the call needs the id of a stream, and the server's setting `resume` is off."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 27
     """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
 
@@ -253,6 +255,8 @@ ERROR_REASON_ANSWER_TOO_LARGE: ErrorReason.ValueType  # 28
 Metadata: `stream_id`, `answer_bytes`, `limit_bytes`, and `earliest_sequence` of the stream's log. Read
 the answer with ResumeStream. Its beginning is lost if `earliest_sequence` is above 1.
 """
+ERROR_REASON_RESUME_DISABLED: ErrorReason.ValueType  # 29
+"""UNIMPLEMENTED: the call needs the id of a stream, and the server's setting `resume` is off."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
 global___ErrorReason = ErrorReason

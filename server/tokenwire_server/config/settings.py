@@ -72,7 +72,7 @@ class Settings(Section):
     `resume = false`."""
     resume: bool = True
     """Whether streams can be resumed, cancelled, deleted and looked up by their ids, and chats may have a
-    `request_id`. If not, ResumeStream, CancelStream, DeleteStream and GetStream get UNIMPLEMENTED, a chat
+    `request_id`. If not, ResumeStream, CancelStream, DeleteStream and GetStream get RESUME_DISABLED, a chat
     with a `request_id` gets INVALID_REQUEST, and streams are not kept after their ends."""
     metrics_listen: Annotated[str, AfterValidator(listen_address)] | None = None
     """Address on which Prometheus metrics are served at `/metrics`, as HOST:PORT. Every caller that reaches

@@ -13,6 +13,7 @@ import grpc.aio
 from tokenwire.v1 import caller_pb2, chat_pb2, model_pb2, usage_pb2
 
 from ..config import ConfigError, GrpcConfig, Limits
+from ..errors import ResumeDisabled
 from .accepting import accepting_many
 from .authentication import Admit, Authentication, admit_all
 from .callers import CallerService
@@ -21,6 +22,7 @@ from .intake import Handler, inflating
 from .models import ModelService
 from .reflection import REFLECTION_SERVICES, Reflection
 from .service import RESUME_IS_OFF, ChatService
+from .status import refuse
 from .usage import UsageService
 from .wakeups import drained_wakeups
 from .writer import Context
@@ -176,9 +178,11 @@ class GrpcServer:
 
 async def _refuse_stream_id(_requests: object, context: Context) -> None:
     """End a call of one of STREAM_ID_METHODS."""
-    context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-    context.set_details(
-        f"streams cannot be resumed, cancelled, deleted or looked up: {RESUME_IS_OFF}"
+    refuse(
+        context,
+        ResumeDisabled(
+            f"streams cannot be resumed, cancelled, deleted or looked up: {RESUME_IS_OFF}"
+        ),
     )
 
 

@@ -43,6 +43,7 @@ CODES: dict[str, grpc.StatusCode] = {
     "STREAM_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "RESUME_POINT_EXPIRED": grpc.StatusCode.OUT_OF_RANGE,
     "RESUME_POINT_AHEAD": grpc.StatusCode.OUT_OF_RANGE,
+    "RESUME_DISABLED": grpc.StatusCode.UNIMPLEMENTED,
     "REQUEST_ID_REUSED": grpc.StatusCode.ALREADY_EXISTS,
     "UPSTREAM_REJECTED": grpc.StatusCode.INVALID_ARGUMENT,
     "UPSTREAM_AUTH": grpc.StatusCode.FAILED_PRECONDITION,

@@ -32,6 +32,7 @@ CLASSES = {
     "STREAM_NOT_FOUND": tokenwire.StreamNotFound,
     "RESUME_POINT_EXPIRED": tokenwire.ResumePointExpired,
     "RESUME_POINT_AHEAD": tokenwire.ResumePointAhead,
+    "RESUME_DISABLED": tokenwire.ResumeDisabled,
     "REQUEST_ID_REUSED": tokenwire.RequestIdReused,
     "UPSTREAM_REJECTED": tokenwire.UpstreamRejected,
     "UPSTREAM_AUTH": tokenwire.UpstreamAuth,

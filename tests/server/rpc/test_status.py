@@ -204,6 +204,7 @@ def test_the_code_tells_whether_a_retry_can_succeed():
         "STREAM_NOT_FOUND": code.NOT_FOUND,
         "RESUME_POINT_EXPIRED": code.OUT_OF_RANGE,
         "RESUME_POINT_AHEAD": code.OUT_OF_RANGE,
+        "RESUME_DISABLED": code.UNIMPLEMENTED,
         "REQUEST_ID_REUSED": code.ALREADY_EXISTS,
         "UPSTREAM_REJECTED": code.INVALID_ARGUMENT,
         "UPSTREAM_AUTH": code.FAILED_PRECONDITION,
