@@ -6,8 +6,10 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 
+import grpc
 import pytest
 from e2e_calls import reason
+from google.protobuf.duration_pb2 import Duration
 from priced_support import (
     ARRIVAL,
     INPUT_PRICE,
@@ -16,11 +18,10 @@ from priced_support import (
     calling,
     model,
     priced,
-    refused,
 )
 from raw_provider import HEAD, RawProvider, wait_for_end
 
-from tokenwire.v1 import event_pb2, usage_pb2
+from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
 
 INPUT_TOKENS = 40
 WORDS = 200
@@ -34,11 +35,16 @@ def chunk(usage=None, word=None):
     return b"data: " + json.dumps(found).encode() + b"\n\n"
 
 
-def speaking(first, repeated, *, words=WORDS, breaks=False):
-    """A provider that reports usage first, or with each of its words, and then waits or breaks."""
+def speaking(first, repeated, *, words=WORDS, breaks=False, may_speak=None):
+    """A provider that reports usage first, or with each of its words, and then waits or breaks.
+
+    With the event `may_speak`, its first word comes after that is set.
+    """
 
     async def script(provider, reader, writer):
         writer.write(HEAD + b"Connection: close\r\n\r\n" + chunk(first))
+        if may_speak is not None:
+            await may_speak.wait()
         for _ in range(words):
             writer.write(chunk(repeated, "word "))
             await writer.drain()
@@ -65,7 +71,8 @@ def serving(start, api_on, tmp_path):
     async def run(script):
         async with RawProvider(script) as provider:
             upstream = Upstream(provider.url)
-            with priced(start, upstream, tmp_path, model("m", "openai/m")) as (_, address):
+            env = {"TOKENWIRE_LIMITS__MIN_DELIVERY_INTERVAL_S": "0.05"}
+            with priced(start, upstream, tmp_path, model("m", "openai/m"), **env) as (_, address):
                 async with calling(api_on, address) as api:
                     yield api
 
@@ -82,6 +89,21 @@ async def the_record(api):
             await asyncio.sleep(0.1)
 
 
+def chat_of(api):
+    """Start a stream with usage events."""
+    interval = Duration(nanos=50_000_000)
+    delivery = chat_pb2.DeliveryOptions(usage_interval=interval)
+    return api.chat_stream(api.request("m", delivery=delivery))
+
+
+async def texts_after_the_figures(call, may_speak):
+    """Yield the texts of an answer, which begins when the first figures have arrived."""
+    async for event in call:
+        if event.usage.input_tokens == INPUT_TOKENS:
+            may_speak.set()
+        yield event.text.text
+
+
 EARLY = pytest.mark.parametrize(("first", "repeated"), [(0, None), (0, 0), (1, None)])
 
 
@@ -89,11 +111,12 @@ EARLY = pytest.mark.parametrize(("first", "repeated"), [(0, None), (0, 0), (1, N
 async def test_usage_reported_before_the_answer_does_not_hide_the_tokens_of_a_cancelled_stream(
     serving, first, repeated
 ):
-    async with serving(speaking(first, repeated)) as api:
-        call = api.chat_stream(api.request("m"))
+    may_speak = asyncio.Event()
+    async with serving(speaking(first, repeated, may_speak=may_speak)) as api:
+        call = chat_of(api)
         words = 0
-        async for event in call:
-            words += event.text.text.count("word")
+        async for text in texts_after_the_figures(call, may_speak):
+            words += text.count("word")
             if words == WORDS:
                 break
         call.cancel()
@@ -122,8 +145,12 @@ async def test_usage_reported_before_the_answer_does_not_hide_its_tokens_from_th
 async def test_usage_reported_before_the_answer_does_not_hide_the_tokens_of_a_broken_stream(
     serving, first, repeated
 ):
-    async with serving(speaking(first, repeated, breaks=True)) as api:
-        assert reason(await refused(api.chat(api.request("m")))) == "UPSTREAM_BROKEN"
+    may_speak = asyncio.Event()
+    async with serving(speaking(first, repeated, breaks=True, may_speak=may_speak)) as api:
+        with pytest.raises(grpc.aio.AioRpcError) as broken:
+            async for _ in texts_after_the_figures(chat_of(api), may_speak):
+                pass
+        assert reason(broken.value) == "UPSTREAM_BROKEN"
         usage = (await the_record(api)).usage
     assert abs(usage.output_tokens - WORDS) <= 5
     assert usage.estimated

@@ -130,6 +130,8 @@ async def echoing_providers():
                 path = "" if kind == "anthropic" else "/v1"
                 lines += [f"[providers.{way}-{kind}]", f'kind = "{kind}"']
                 lines.append(f'base_url = "{url}{path}"')
+        for kind in KINDS:  # the other answers may be slow on a busy machine
+            lines += [f'[models."stalls-{kind}/parrot"]', "idle_s = 4"]
         yield "\n".join(lines)
 
 
@@ -216,6 +218,7 @@ async def test_no_content_of_requests_or_answers_is_in_the_records_or_the_log(
                 **collector.environ(TOKENWIRE_OTEL__METRICS="true", **LATEST),
                 TOKENWIRE_LOG_LEVEL="DEBUG",
                 TOKENWIRE_LOG_FORMAT=log_format,
+                TOKENWIRE_LIMITS__UPSTREAM_IDLE_S="60",
             ) as ledger_server,
         ):
             tenancy = ledger_server.tenancy
