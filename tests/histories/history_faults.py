@@ -39,6 +39,9 @@ readers that were not renewed have expired after READER_LEASE_S.
 WAIT_S = READER_LEASE_S + COMMAND_S + SLACK_S
 """How long a call may wait for a stream that is not there, before it gets an error: 9 s. It waits for the
 owner for the lease of a reader, and the command that ends the wait may time out."""
+CLAIM_S = READER_LEASE_S + READER_LEASE_S + SLACK_S
+"""The same for a request with a request id: 12 s. An outage ends it after READER_LEASE_S. If Redis comes back
+before, it waits READER_LEASE_S for owners that store again what Redis may have lost."""
 
 
 def had(history: History, kind: str, server: int | None = None) -> Fault | None:
@@ -182,6 +185,7 @@ def _may_lose_producer(history: History, at: float) -> bool:
         fault.kind == "cut_off"
         and fault.server == history.owner
         and min(at, fault.ended) - fault.began > PROCESS_LEASE_S - RENEWAL_S
+        and at <= fault.ended + WAIT_S
         for fault in history.faults
     )
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from history import CANCELLED, Answer, History
 from history_faults import (
+    CLAIM_S,
     HEAL_S,
     NOTED_S,
     PROCESS_LEASE_S,
@@ -66,16 +67,21 @@ def at_owner(history: History) -> History:
 
 
 def _silences(history: History) -> Iterator[str]:
-    """Yield readers that got nothing for too long: each has a heartbeat of at most a second."""
+    """Yield readers that got nothing for too long: once they got an event, their server sends heartbeats."""
     for number, reading in enumerate(history.readings):
         if reading.end is None:
             continue
         times = [reading.sent, *(event.at for event in reading.events), reading.end.at]
         if reading.end.kind == "cut":
             times.pop()
-        longest = max((b - a for a, b in pairwise(times)), default=0.0)
-        if longest > WAIT_S:
-            yield f"reader {number} of server {reading.server} got nothing for {longest:.1f} s"
+        first_s, *others_s = [b - a for a, b in pairwise(times)] or [0.0]
+        longest_s = max(others_s, default=0.0)
+        may_wait_s = WAIT_S if reading.heartbeat_s is None else reading.heartbeat_s + SLACK_S
+        where = f"reader {number} of server {reading.server}"
+        if first_s > (CLAIM_S if reading.attaches else WAIT_S):
+            yield f"{where} got nothing for {first_s:.1f} s"
+        if longest_s > may_wait_s:
+            yield f"{where} got nothing for {longest_s:.1f} s after an event"
 
 
 def _late_losses(history: History) -> Iterator[str]:
