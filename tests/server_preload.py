@@ -1,8 +1,10 @@
 """Imported by the process from which servers and edges are forked: what each would import or load again."""
 
+import ctypes
 import gc
 import importlib
 import os
+from pathlib import Path
 
 from genai_prices.data_snapshot import get_snapshot
 
@@ -48,6 +50,26 @@ for name in (tokenizers.O200K, tokenizers.CL100K):
 
 assert len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208  # other threads would be lost in a fork
 
+MADV_COLLAPSE = 25
+HUGE_PAGE = 2 << 20
+
+
+def use_huge_pages():
+    """Move the heap into huge pages, so that a fork copies a smaller page table: it takes 10 ms of CPU less.
+
+    A kernel before Linux 6.1 refuses it.
+    """
+    madvise = ctypes.CDLL(None).madvise
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, access, _, _, _, *name = line.split(maxsplit=5)
+        if access == "rw-p" and name in ([], ["[heap]"]):
+            first, end = (int(address, 16) for address in addresses.split("-"))
+            first = -(-first // HUGE_PAGE) * HUGE_PAGE
+            if (size := (end - first) // HUGE_PAGE * HUGE_PAGE) > 0:
+                madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), MADV_COLLAPSE)
+
+
 # A collection in a forked process would copy all objects that it looks at.
 gc.collect()
 gc.freeze()
+use_huge_pages()
