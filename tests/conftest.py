@@ -219,6 +219,8 @@ SLOW_FILES = {
     "test_browser_client.py": 0,
     "test_bench.py": 2,
     "test_stream_machine.py": 2,
+    "test_replica_histories.py": 2,
+    "test_workers.py": 2,
 }
 """Files with tests of half a minute, and the worker that starts with them. At the end they would run alone."""
 
