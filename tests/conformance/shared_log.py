@@ -11,8 +11,9 @@ from tokenwire_server.streamlog.redis.bus import Bus
 from tokenwire_server.streamlog.redis.connect import connected
 from tokenwire_server.streamlog.redis.copies import Copies
 from tokenwire_server.streamlog.redis.copy import Copy
+from tokenwire_server.streamlog.redis.copy_log import CopyLog
 from tokenwire_server.streamlog.redis.presence import Presence
-from tokenwire_server.streamlog.redis.store import LogStore
+from tokenwire_server.streamlog.redis.store import LogStore, StoredPart
 from tokenwire_server.streamlog.redis.writer import LogWriter
 from tokenwire_server.streamlog.space import LogSpace
 
@@ -24,6 +25,11 @@ def memory_log(max_bytes):
     return MemoryLog(max_bytes, LogSpace(1 << 40, lambda: None))
 
 
+def copy_log(max_bytes):
+    empty = StoredPart("", FACTS, 1, 0, False, [])
+    return CopyLog(max_bytes, LogSpace(1 << 40, lambda: None), "", empty)
+
+
 class SharedLog:
     """Both ends of one log: entries are appended to the owner's log, everything else is done to a copy."""
 
@@ -33,7 +39,7 @@ class SharedLog:
     def __init__(self, owner, max_bytes):
         self.id = secrets.token_hex(16)
         self.log = memory_log(max_bytes)
-        self._copy = Copy(self.id, owner, FACTS, memory_log(max_bytes))
+        self._copy = Copy(self.id, owner, FACTS, copy_log(max_bytes))
 
     @property
     def end_time(self):
@@ -67,7 +73,7 @@ async def shared_logs(url):
         owner, other = secrets.token_hex(8), secrets.token_hex(8)
         writer = LogWriter(store, owner, open_ttl_s=60)
         copies = Copies(
-            store, Presence(client, other), other, lambda *_: memory_log(1 << 20), max_lookups=3
+            store, Presence(client, other), other, lambda *_: copy_log(1 << 20), max_lookups=3
         )
         copies.got_message = lambda _: None
         running = [
