@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +33,7 @@ from ..streamlog.redis.messages import (
     RestoreMessage,
     StatusMessage,
 )
+from ..streamlog.redis.outbox import Outbox
 from ..streamlog.redis.presence import Presence
 from ..streamlog.redis.store import LogId, LogStore, StoredPart
 from ..streamlog.redis.writer import LogWriter
@@ -43,12 +43,6 @@ from .following import follow, note_others
 from .handle import ReaderHost, StreamHandle
 from .request_ids import RequestIds
 
-logger = logging.getLogger(__name__)
-
-MAX_OUTGOING = 10_000
-"""Messages that wait to be sent. The next one is dropped: it is asked for again."""
-MAX_SENT = 256
-"""Messages that are sent in one round trip."""
 RESERVED_CONNECTIONS = 5
 """Connections for what this process must do in time, whatever callers do: store its logs, renew its leases,
 exchange messages."""
@@ -102,6 +96,7 @@ class SharedStreams:
         open_ttl_s = limits.max_stream_duration_s + OPEN_TTL_EXTRA_S
         self._writer = LogWriter(self._store, process, open_ttl_s=open_ttl_s)
         self._bus = Bus(client, process, self)
+        self._outbox = Outbox(self._store)
         max_lookups = max(1, client.connection_pool.max_connections - RESERVED_CONNECTIONS)
         self._copies = copies.Copies(
             self._store, self._presence, process, self._new_log, max_lookups=max_lookups
@@ -121,7 +116,6 @@ class SharedStreams:
         self._handles: dict[Copy, StreamHandle] = {}
         self._deleting: set[str] = set()  # ids of streams whose stored logs are being deleted
         self._task: asyncio.Task[None] | None = None
-        self._outgoing = asyncio.Queue[tuple[str, Message]](MAX_OUTGOING)
 
     @property
     def is_subscribed(self) -> bool:
@@ -171,7 +165,7 @@ class SharedStreams:
                     (self._bus.run, "messages of other processes"),
                     (self._copies.run, "copies of logs"),
                     (self._copies.run_presence, "lease of this process"),
-                    (self._send_all, "messages to other processes"),
+                    (self._outbox.run, "messages to other processes"),
                     (self._request_ids.run, "claims of request ids"),
                 ):
                     tasks.create_task(keep_running(run), name=name)
@@ -333,7 +327,7 @@ class SharedStreams:
         self._writer.restore(message.stream_id)
         is_stored = self._writer.stores(message.stream_id)
         if message.process and not is_stored and message.stream_id not in self._deleting:
-            self._send(message.process, StatusMessage(message.stream_id, False, NO_USAGE, 0))
+            self._outbox.put(message.process, StatusMessage(message.stream_id, False, NO_USAGE, 0))
 
     def _note_readers(self, message: ReadersMessage) -> None:
         stream = self._find_local(message.stream_id)
@@ -342,7 +336,7 @@ class SharedStreams:
             # Otherwise a message with the end of its log, or that it was deleted, follows.
             if not is_stored and message.stream_id not in self._deleting:
                 status = StatusMessage(message.stream_id, False, NO_USAGE, 0)
-                self._send(message.process, status)
+                self._outbox.put(message.process, status)
             return
         left_s = message.left_s
         deadline = None if left_s is None else time.monotonic() + left_s
@@ -350,7 +344,7 @@ class SharedStreams:
             message.process, message.count, deadline=deadline, for_s=lookups.READER_LEASE_S
         )
         self._writer.hurry(message.stream_id)
-        self._send(
+        self._outbox.put(
             message.process,
             StatusMessage(
                 message.stream_id,
@@ -396,17 +390,3 @@ class SharedStreams:
             self._handles[copy].is_deleted = True
         self._copies.drop(copy, StreamNotFound())
         copy.log.drop()
-
-    def _send(self, process: str, message: Message) -> None:
-        with suppress(asyncio.QueueFull):
-            self._outgoing.put_nowait((process, message))
-
-    async def _send_all(self) -> None:
-        while True:
-            messages = [await self._outgoing.get()]
-            while len(messages) < MAX_SENT and not self._outgoing.empty():
-                messages.append(self._outgoing.get_nowait())
-            try:
-                await self._store.send(messages)
-            except StoreUnavailable as error:
-                logger.debug("messages to other processes were not sent: %s", error.detail)

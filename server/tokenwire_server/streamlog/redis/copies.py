@@ -7,23 +7,22 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 
 from ...errors import ProducerLost, StoreUnavailable, StreamNotFound, TokenwireError
-from ...events import Event
 from ..entries import UnknownFormat, decode_batch
 from .copy import Copy, NewLog
+from .copy_leases import MAX_LEASES, CopyLeases
+from .copy_reader import CopyReader
 from .lookups import READER_LEASE_S, REPAIR_EVERY_S, UNKNOWN_WAIT_S, Lookups, unavailable_because
-from .messages import CancelMessage, Message, ReadersMessage, RestoreMessage, StatusMessage
+from .messages import StatusMessage
 from .presence import RENEW_EVERY_S, Presence
-from .store import DamagedLog, LogId, LogStore, MissingLog, Position, StoredPart
+from .shared_tasks import SharedTasks
+from .store import DamagedLog, LogId, LogStore, MissingLog, Position
 
 logger = logging.getLogger(__name__)
 
 LEASE_EVERY_S = 1.4
 """How often leases are renewed."""
-MAX_LEASES = 256
-"""Maximum number of leases, and of messages that cancel streams, in one round trip."""
 IDLE_S, SEALED_IDLE_S = 10.0, 0.5
 """How long a copy is kept without readers. A sealed log is read from Redis again, if it is still there."""
 
@@ -46,12 +45,12 @@ class Copies:
         max_lookups: int,
     ) -> None:
         """`max_lookups` is how many streams are looked up for callers at once."""
-        self._store = store
+        self._reader = CopyReader(store)
+        self._leases = CopyLeases(store, process)
         self._presence = presence
-        self._process = process
         self._new_log = new_log
         self._copies: dict[str, Copy] = {}  # those that are followed, by stream id
-        self._opening: dict[tuple[str, str], asyncio.Task[Copy | None]] = {}
+        self._opening = SharedTasks[tuple[str, str], Copy | None](self._opened)
         self._incomplete: dict[Copy, float] = {}  # with the time since when they lack entries
         self._changed: set[Copy] = set()  # those whose readers have changed, or that were cancelled
         self._lost: set[Copy] = set()  # those whose owner is lost
@@ -79,10 +78,9 @@ class Copies:
     async def open(self, stream_id: str, tenant: str, *, reads: bool) -> Copy | None:
         """Return a copy of a stream's log that has the last entries that are stored now.
 
-        `reads` is whether a reader will join it, which must do so before the next await. Then it has all
-        entries. Returns None if the
-        tenant has no such stream. A copy without readers is kept for IDLE_S. Raises StoreUnavailable,
-        Overloaded. Cancellation leaves nothing behind.
+        With `reads`, it has all entries that are stored, and a reader must join it before the next await.
+        Returns None if the tenant has no such stream. A copy without readers is kept for IDLE_S. Raises
+        StoreUnavailable, Overloaded. Cancellation leaves nothing behind.
         """
         key = stream_id, tenant
         while True:
@@ -92,14 +90,12 @@ class Copies:
                     self.drop(copy)  # it may be possible to follow the log again
                     copy = None
                 if copy is None or copy.facts.tenant != tenant:
-                    opening = asyncio.create_task(self._open(stream_id, tenant, reads=reads))
+                    opening = self._opening.start(key, self._open(stream_id, tenant, reads=reads))
                 elif reads and copy.log.is_partial:
-                    opening = asyncio.create_task(self._read_beginning(copy))
+                    opening = self._opening.start(key, self._read_beginning(copy))
                 else:
                     break
-                self._opening[key] = opening
-                opening.add_done_callback(partial(self._opened, key))
-            copy = await _result_of(opening)
+            copy = await self._opening.result_of(opening)
             if copy is None or copy.is_abandoned or not (reads and copy.log.is_partial):
                 break
         if copy is None or copy.facts.tenant != tenant:
@@ -123,7 +119,7 @@ class Copies:
         self._announce(copy)
 
     def drop(self, copy: Copy, error: TokenwireError | None = None) -> None:
-        """Follow a copy no more. Its readers get the error."""
+        """Stop following a copy. Its readers get the error."""
         if self._copies.get(copy.stream_id) is copy:
             del self._copies[copy.stream_id]
         timer = self._idle.pop(copy, None)
@@ -133,7 +129,7 @@ class Copies:
         self._changed.discard(copy)
         self._lost.discard(copy)
         copy.on_drop()
-        copy.fail(error or unavailable_because("the log is not followed any more"))
+        copy.fail(error or unavailable_because("this server no longer follows the log"))
         if not copy.count_readers()[0]:
             copy.log.drop()
 
@@ -174,17 +170,22 @@ class Copies:
         """
         while True:
             try:
-                await self._renew_presence()
+                lost = await self._presence.lost_of({copy.owner for copy in self._open_copies()})
             except StoreUnavailable as error:  # a Redis that is full may still serve `run`
                 self._check_service(error)
             else:
                 self._present_at = time.monotonic()
+                if self._presence.was_lost:
+                    self._presence.was_lost = False
+                    self.on_renewal()
+                self._lost.update(copy for copy in self._open_copies() if copy.owner in lost)
+                if self._lost:
+                    self._has_work.set()
             await asyncio.sleep(RENEW_EVERY_S)
 
     def close(self) -> None:
         """Drop all copies. Their readers get STORE_UNAVAILABLE."""
-        for opening in list(self._opening.values()):
-            opening.cancel()
+        self._opening.cancel_all()
         self.drop_all(unavailable_because("the process ends"))
 
     def drop_all(self, error: TokenwireError) -> None:
@@ -231,19 +232,16 @@ class Copies:
             self._has_work.set()
             return None
         copy.usage, copy.reader_count = message.usage, message.reader_count
-        self._check_progress(copy, message.last_sequence)
+        if copy.is_behind_for(READER_LEASE_S, message.last_sequence):
+            self.drop(copy, unavailable_because("the owner of the stream cannot store it"))
         copy.is_reported.set()
         return copy
 
     # Following.
 
-    def _opened(self, key: tuple[str, str], opening: asyncio.Task[Copy | None]) -> None:
-        self._opening.pop(key, None)
-        # All that wait for it may have been cancelled.
-        if not opening.cancelled() and opening.exception() is None:
-            copy = opening.result()
-            if copy is not None:
-                self._keep(copy)
+    def _opened(self, copy: Copy | None) -> None:
+        if copy is not None:  # all that wait for it may have been cancelled
+            self._keep(copy)
 
     async def _open(self, stream_id: str, tenant: str, *, reads: bool) -> Copy | None:
         part = await self.lookups.find(stream_id, tenant, reads=reads)
@@ -270,63 +268,20 @@ class Copies:
         timer = self._idle.pop(copy, None)
         if timer is not None:
             timer.cancel()
-        entries: list[Event] = []
-        after, earliest = 0, 1
         try:
             async with self.lookups.turn(copy.facts.tenant):
-                while after + 1 < copy.log.first_sequence:
-                    part = await self._read_part(copy, after)
-                    if not part.batches:
-                        raise DamagedLog("the stored log lacks its end")
-                    if part.batches[0].first_sequence > after + 1:  # what was before it is dropped
-                        entries.clear()
-                    for batch in part.batches:
-                        entries += batch.entries
-                    after, earliest = part.batches[-1].last_sequence, part.earliest_sequence
+                await self._reader.read_beginning(copy)
         except (DamagedLog, UnknownFormat):
             self.drop(copy)
             return await self._open(copy.stream_id, copy.facts.tenant, reads=True)
         finally:
             self._keep(copy)
-        first = after + 1 - len(entries)
-        dropped = max(0, earliest - first)
-        copy.log.prepend(first + dropped, entries[dropped:])
         return copy
 
     async def _read(self, copy: Copy) -> None:
-        """Read from the store what a copy lacks. Raises StoreUnavailable, DamagedLog, UnknownFormat."""
-        while not copy.log.sealed:
-            copy.begin_read()
-            try:
-                has_all = False
-                while not has_all:
-                    part = await self._read_part(copy, copy.log.last_sequence)
-                    has_all = copy.take_part(part)
-                    if not has_all and not part.batches:
-                        raise DamagedLog("the stored log lacks its end")
-            finally:
-                has_all_since = copy.end_read()
-            if has_all_since:
-                break
+        """Read what a copy lacks. Raises StoreUnavailable, DamagedLog, UnknownFormat."""
+        await self._reader.read_rest(copy)
         self._keep(copy)
-
-    async def _read_part(self, copy: Copy, after_sequence: int) -> StoredPart:
-        part = await self._store.read(copy.stream_id, after_sequence)
-        if part is None:
-            raise MissingLog("Redis does not have the log")
-        if part.epoch != copy.owner:
-            raise DamagedLog("another process stores a log with this id")
-        return part
-
-    async def _renew_presence(self) -> None:
-        owners = {copy.owner for copy in self._open_copies()}
-        lost = await self._presence.lost_of(owners)
-        if self._presence.was_lost:
-            self._presence.was_lost = False
-            self.on_renewal()
-        self._lost.update(copy for copy in self._open_copies() if copy.owner in lost)
-        if self._lost:
-            self._has_work.set()
 
     async def _end_lost(self, until: float) -> None:
         """End the copies whose owner is lost, after the last entries that are stored.
@@ -341,12 +296,10 @@ class Copies:
                 continue
             try:
                 await self._read(copy)
-            except MissingLog as error:
-                if copy.is_unknown:
+            except (DamagedLog, UnknownFormat) as error:
+                if copy.is_unknown and isinstance(error, MissingLog):
                     self.drop(copy, StreamNotFound())  # it has expired
                     continue
-                logger.warning("stream %s: %s", copy.stream_id, error)
-            except (DamagedLog, UnknownFormat) as error:
                 logger.warning("stream %s: %s", copy.stream_id, error)
             except StoreUnavailable as error:
                 self._is_unserved(copy, error)
@@ -355,51 +308,23 @@ class Copies:
 
     async def _renew_leases(self, copies: Sequence[Copy]) -> None:
         for start in range(0, len(copies), MAX_LEASES):
-            await self._renew_some(copies[start : start + MAX_LEASES])
-
-    async def _renew_some(self, copies: Sequence[Copy]) -> None:
-        self._changed.difference_update(copies)
-        await self._store.send(
-            [(copy.owner, CancelMessage(copy.stream_id)) for copy in copies if copy.cancels]
-        )
-        leases: list[tuple[str, str, Message]] = []
-        for copy in copies:
-            count, left_s = copy.count_readers()
-            message = ReadersMessage(copy.stream_id, self._process, count, left_s)
-            leases.append((copy.stream_id, copy.facts.tenant, message))
-        found = await self._store.lease(leases, self._process, READER_LEASE_S)
-        for copy, position in zip(copies, found, strict=True):
-            if isinstance(position, StoreUnavailable):
-                self._is_unserved(copy, position)
-            else:
-                copy.unserved_since = None
-                self._check_position(copy, position)
-        # Redis may have lost them. If it has not, they have expired.
-        await self._store.send(
-            [
-                (copy.owner, RestoreMessage(copy.stream_id, self._process))
-                for copy in copies
-                if copy.missing_since is not None
-            ]
-        )
+            some = copies[start : start + MAX_LEASES]
+            self._changed.difference_update(some)
+            found = await self._leases.renew(some)
+            for copy, position in zip(some, found, strict=True):
+                if isinstance(position, StoreUnavailable):
+                    self._is_unserved(copy, position)
+                else:
+                    copy.unserved_since = None
+                    self._check_position(copy, position)
+            # Redis may have lost them. If it has not, they have expired.
+            missing = [copy for copy in some if copy.missing_since is not None]
+            await self._leases.request_restores(missing)
 
     def _is_unserved(self, copy: Copy, error: StoreUnavailable) -> None:
         """Note that the server of a copy does not serve it. After READER_LEASE_S, its readers fail."""
-        now = time.monotonic()
-        if copy.unserved_since is None:
-            copy.unserved_since = now
-        elif now - copy.unserved_since > READER_LEASE_S and not copy.log.sealed:
+        if copy.is_unserved_for(READER_LEASE_S) and not copy.log.sealed:
             self.drop(copy, error)
-
-    def _check_progress(self, copy: Copy, last_sequence: int) -> None:
-        """Let the readers fail if no entry came for READER_LEASE_S, although the owner's log has more."""
-        now, behind_at = time.monotonic(), copy.log.last_sequence
-        if behind_at >= last_sequence:
-            copy.behind = None
-        elif copy.behind is None or copy.behind[0] != behind_at:
-            copy.behind = behind_at, now
-        elif now - copy.behind[1] > READER_LEASE_S:
-            self.drop(copy, unavailable_because("the owner of the stream cannot store it"))
 
     def _check_position(self, copy: Copy, stored: Position | None) -> None:
         """Compare a copy with what was stored at the last look: what is still missing now was lost."""
@@ -409,19 +334,9 @@ class Copies:
         if stored is not None:
             copy.log.note_earliest(stored.earliest_sequence)
         if copy.log.sealed:
-            now = time.monotonic()
-            if stored is not None:
-                copy.missing_since = None
-            elif copy.missing_since is None:
-                copy.missing_since = now
-            elif now - copy.missing_since > UNKNOWN_WAIT_S:
+            if copy.is_missing_for(UNKNOWN_WAIT_S, stored):
                 self.drop(copy)
-            return
-        before, copy.stored = copy.stored, stored
-        is_behind = before is not None and (
-            before.last_sequence > copy.log.last_sequence or before.is_sealed > copy.log.sealed
-        )
-        if stored is None or is_behind:
+        elif copy.lacks_what_was(stored):
             self._lacks(copy)
 
     async def _complete(self, until: float) -> None:
@@ -444,9 +359,7 @@ class Copies:
                 if time.monotonic() - since > READER_LEASE_S:
                     self.drop(copy, unavailable_because(error))
                     continue
-                await self._store.send(
-                    [(copy.owner, RestoreMessage(copy.stream_id, self._process))]
-                )
+                await self._leases.request_restores([copy])
                 asyncio.get_running_loop().call_later(REPAIR_EVERY_S, self._has_work.set)
                 continue
             self._incomplete.pop(copy, None)
@@ -484,11 +397,3 @@ class Copies:
             loop = asyncio.get_running_loop()
             idle_s = SEALED_IDLE_S if copy.log.sealed else IDLE_S
             self._idle[copy] = loop.call_later(idle_s, self.drop, copy)
-
-
-async def _result_of(opening: asyncio.Task[Copy | None]) -> Copy | None:
-    """Wait for a task that several calls wait for. A cancellation of this call does not cancel it."""
-    await asyncio.wait((opening,))
-    if opening.cancelled():
-        raise unavailable_because("the process ends")
-    return opening.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,10 +55,9 @@ class Copy:
         """Whether a local caller wants the stream to end."""
         self.missing_since: float | None = None
         """Since when Redis does not have the log, although it has ended."""
-        self.behind: tuple[int, float] | None = None
-        """The last sequence of the copy while the owner's log has more, and since when."""
-        self.stored: Position | None = None
-        """What was stored at the last look."""
+        # The last sequence of the copy while the owner's log has more, and since when.
+        self._behind: tuple[int, float] | None = None
+        self._stored: Position | None = None  # what was stored at the last look
         self.unserved_since: float | None = None
         """Since when its server of a cluster does not serve the log, a value of `time.monotonic`."""
         self._pending: deque[Batch] | None = None
@@ -86,6 +86,46 @@ class Copy:
         """Append the batches that were kept. Return False if entries before one of them are missing."""
         pending, self._pending = self._pending or (), None
         return all(self._append(batch) for batch in pending)
+
+    def is_behind_for(self, limit_s: float, owner_sequence: int) -> bool:
+        """Return whether no entry came for a time, although the owner's log has more.
+
+        Call this with each last sequence that the owner reports.
+        """
+        now, last_sequence = time.monotonic(), self.log.last_sequence
+        if last_sequence >= owner_sequence:
+            self._behind = None
+        elif self._behind is None or self._behind[0] != last_sequence:
+            self._behind = last_sequence, now
+        return self._behind is not None and now - self._behind[1] > limit_s
+
+    def is_unserved_for(self, limit_s: float) -> bool:
+        """Return whether the log has not been served for a time. Call this when it is not served."""
+        now = time.monotonic()
+        if self.unserved_since is None:
+            self.unserved_since = now
+        return now - self.unserved_since > limit_s
+
+    def is_missing_for(self, limit_s: float, stored: Position | None) -> bool:
+        """Return whether Redis has not had the log for a time. Call this with each look at it."""
+        now = time.monotonic()
+        if stored is not None:
+            self.missing_since = None
+        elif self.missing_since is None:
+            self.missing_since = now
+        return self.missing_since is not None and now - self.missing_since > limit_s
+
+    def lacks_what_was(self, stored: Position | None) -> bool:
+        """Return whether entries were lost: those that were stored at the last look, and are not here now.
+
+        Call this with each look at the stored log. It is True if Redis does not have the log.
+        """
+        before, self._stored = self._stored, stored
+        if stored is None:
+            return True
+        return before is not None and (
+            before.last_sequence > self.log.last_sequence or before.is_sealed > self.log.sealed
+        )
 
     async def wait_for(self, sequence: int, timeout_s: float) -> None:
         """Wait until the copy has an entry or has ended, or for a time."""

@@ -10,6 +10,7 @@ from shared_support import (
 
 from tokenwire_server.config import Limits, RedisConfig
 from tokenwire_server.streamlog.redis import copies as copies_module
+from tokenwire_server.streamlog.redis import copy_leases as copy_leases_module
 from tokenwire_server.streamlog.redis import lookups as lookups_module
 from tokenwire_server.streamlog.redis import presence as presence_module
 from tokenwire_server.streamlog.redis.connect import connected
@@ -49,6 +50,7 @@ def short_leases(monkeypatch):
     monkeypatch.setattr(presence_module, "RECOVERY_S", 0.8)
     monkeypatch.setattr(copies_module, "RENEW_EVERY_S", 0.1)
     monkeypatch.setattr(copies_module, "LEASE_EVERY_S", 0.1)
-    for module in (copies_module, lookups_module):
+    for module in (copies_module, lookups_module, copy_leases_module):
         monkeypatch.setattr(module, "READER_LEASE_S", 1.0)
+    for module in (copies_module, lookups_module):
         monkeypatch.setattr(module, "UNKNOWN_WAIT_S", 0.2)

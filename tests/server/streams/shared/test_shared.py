@@ -323,7 +323,7 @@ async def test_a_copy_is_dropped_if_all_that_wanted_it_have_gone(start, monkeypa
     owned.append(3)
     await until(lambda: not owner.shared.due_count)
     finding = asyncio.create_task(other.find(owned.id, 0))
-    while not other.shared._copies._opening:
+    while not other.shared._copies._opening._running:
         await asyncio.sleep(0)
     finding.cancel()
     await until(lambda: other.shared.copy_count == 1)

@@ -146,7 +146,7 @@ async def test_a_call_that_looks_for_a_stream_while_the_process_ends_gets_an_err
     owned.append(2)
     await until(lambda: not owner.shared.due_count)
     finding = asyncio.create_task(other.find(owned.id, 0))
-    while not other.shared._copies._opening:
+    while not other.shared._copies._opening._running:
         await asyncio.sleep(0)
     await other.kill()
     with pytest.raises(StoreUnavailable):
