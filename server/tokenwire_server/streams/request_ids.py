@@ -1,4 +1,4 @@
-"""The ids of requests, each of which belongs to one stream of all processes."""
+"""Request ids. Each belongs to one stream across all processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .handle import StreamHandle, new_stream_id
 logger = logging.getLogger(__name__)
 
 CLAIM_WAIT_S = 10.0
-"""How long a request waits for another process that opens the stream of the same request id. A stream that
-has not been opened then never will be."""
+"""How long a request waits for another process that opens the stream of the same request id. After that, the
+id is free: the stream will not be opened."""
 CLAIM_EVERY_S = 0.05
 """Pause before it looks again."""
 RETRY_S = 1.0

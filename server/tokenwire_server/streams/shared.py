@@ -44,8 +44,8 @@ from .handle import ReaderHost, StreamHandle
 from .request_ids import RequestIds
 
 RESERVED_CONNECTIONS = 5
-"""Connections for what this process must do in time, whatever callers do: store its logs, renew its leases,
-exchange messages."""
+"""Connections that lookups for callers do not use. They are for storing logs, renewing leases and exchanging
+messages in time."""
 REPORT_WAIT_S = 0.5
 """How long a call that asks for the state of another process's stream waits for the report of its owner."""
 OPEN_TTL_EXTRA_S = 60.0
@@ -180,7 +180,10 @@ class SharedStreams:
         self._request_ids.added(stream)
 
     def removed(self, stream: StreamHandle) -> None:
-        """Store the rest of a log that has ended, and then no more. What is stored expires. Idempotent."""
+        """Store the rest of a log that has ended, then stop storing it. Idempotent.
+
+        What is stored expires.
+        """
         self._writer.release(stream.id)
         self._request_ids.removed(stream)
 
@@ -205,9 +208,9 @@ class SharedStreams:
     async def find(self, stream_id: str, tenant: str, after_sequence: int | None) -> StreamHandle:
         """Return the handle of another process's stream.
 
-        `after_sequence` is where a reader will begin, which must join before the next await, or None if none
-        will. If the log does not have this entry yet, wait for it for the length of a lease: the reader may
-        have got it from the owner. Raises StreamNotFound, StoreUnavailable, Overloaded.
+        `after_sequence` is the position of a reader, which must join before the next await. It is None if no
+        reader will join. If the log does not have this entry yet, wait for it up to the length of a lease:
+        the reader may have received it from the owner. Raises StreamNotFound, StoreUnavailable, Overloaded.
         """
         copy = await self._copies.open(stream_id, tenant, reads=after_sequence is not None)
         if copy is None:
@@ -219,7 +222,9 @@ class SharedStreams:
             if failure is not None and copy.is_abandoned and is_short:
                 raise StreamFailed(stream_id, failure)
             if is_short and not copy.log.sealed and self._copies.may_lack(copy):
-                raise StoreUnavailable("Redis: it may lack entries", store=SHARED_LOG)
+                raise StoreUnavailable(
+                    "Redis: the entries up to this position may not be stored yet", store=SHARED_LOG
+                )
         if after_sequence is None and not copy.log.sealed:
             await self._wait_for_report(copy)
         if self._copies.get(stream_id) is not copy:  # it was dropped meanwhile
@@ -235,7 +240,7 @@ class SharedStreams:
         return handle
 
     async def _wait_for_report(self, copy: Copy) -> None:
-        """Wait until the owner has reported the usage, for REPORT_WAIT_S: it may be away."""
+        """Wait until the owner has reported the usage, at most REPORT_WAIT_S: it may be out of reach."""
         if copy.is_reported.is_set():
             return
         self._copies.readers_changed(copy)
@@ -333,7 +338,7 @@ class SharedStreams:
         stream = self._find_local(message.stream_id)
         is_stored = self._writer.stores(message.stream_id)
         if stream is None or not is_stored:
-            # Otherwise a message with the end of its log, or that it was deleted, follows.
+            # Otherwise another message follows: the end of the log, or the deletion.
             if not is_stored and message.stream_id not in self._deleting:
                 status = StatusMessage(message.stream_id, False, NO_USAGE, 0)
                 self._outbox.put(message.process, status)

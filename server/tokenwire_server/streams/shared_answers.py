@@ -34,7 +34,7 @@ LOGGED_FAILURES = 3
 MAX_PENDING_BYTES = 16 * 2**20
 """Memory of answers that wait to be stored. The next one is not stored."""
 MAX_PENDING_S = 10.0
-"""How long an answer waits to be stored at most. Less than TOMBSTONE_S of the store."""
+"""The longest time that an answer waits to be stored. Less than TOMBSTONE_S of the store."""
 MAX_MEMORY_USE = 0.5
 """Share of Redis's memory limit beyond which no answers are stored. The rest is for streams."""
 MEMORY_TRUSTED_S = 5.0
@@ -63,7 +63,7 @@ class _Outage:
         return self._failure_count > 0 and time.monotonic() < self._paused_until
 
     def pause(self) -> None:
-        """If the last attempt failed, let nobody else try while one does."""
+        """Pause other attempts while one is running, if the last one failed."""
         doublings = min(self._failure_count - 1, 10)
         pause_s = min(FIRST_PAUSE_S * 2**doublings, LONGEST_PAUSE_S)
         self._paused_until = time.monotonic() + pause_s

@@ -23,7 +23,7 @@ class Unencodable(Exception):
 
 
 class AnswerKey(NamedTuple):
-    """What an answer is found by."""
+    """The key of an answer."""
 
     tenant: str
     configuration: bytes

@@ -1,4 +1,4 @@
-"""The messages that this process gets from others, on one connection."""
+"""The messages that this process receives from others, on one connection."""
 
 from __future__ import annotations
 

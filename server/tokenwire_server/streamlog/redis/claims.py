@@ -1,4 +1,4 @@
-"""Which stream has the id of a request: one of all processes."""
+"""The claims of request ids. Each id belongs to one stream across all processes."""
 
 from __future__ import annotations
 

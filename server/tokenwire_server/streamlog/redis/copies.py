@@ -193,7 +193,7 @@ class Copies:
         for copy in list(self._copies.values()):
             self.drop(copy, error)
 
-    # What arrives.
+    # Messages.
 
     def subscribed(self) -> None:
         """Read what messages did not bring while there was no connection."""
@@ -317,7 +317,7 @@ class Copies:
                 else:
                     copy.unserved_since = None
                     self._check_position(copy, position)
-            # Redis may have lost them. If it has not, they have expired.
+            # Either Redis has lost these logs, or they have expired.
             missing = [copy for copy in some if copy.missing_since is not None]
             await self._leases.request_restores(missing)
 
@@ -327,7 +327,7 @@ class Copies:
             self.drop(copy, error)
 
     def _check_position(self, copy: Copy, stored: Position | None) -> None:
-        """Compare a copy with what was stored at the last look: what is still missing now was lost."""
+        """Find out whether entries were lost that were stored at the last look, or the whole log."""
         if stored is not None and stored.is_deleted:
             self.on_deleted(copy.stream_id)
             return
@@ -365,13 +365,13 @@ class Copies:
             self._incomplete.pop(copy, None)
 
     def _check_service(self, error: StoreUnavailable) -> None:
-        """Let the readers fail if Redis has not served this process for too long."""
+        """Drop the copies with an error if Redis has not served this process for READER_LEASE_S."""
         if time.monotonic() - min(self._served_at, self._present_at) > READER_LEASE_S:
             for copy in list(self._open_copies()):
                 self.drop(copy, error)
 
     def _lose(self, copy: Copy) -> None:
-        """End a copy whose owner is lost, unless it has ended. It is kept like that of an ended stream."""
+        """End a copy whose owner is lost, unless it has ended. Keep it like the copy of an ended stream."""
         self._lost.discard(copy)
         copy.fail(ProducerLost())
         self._keep(copy)

@@ -15,7 +15,7 @@ from .copy_log import CopyLog
 from .store import Position, StoredPart
 
 MAX_PENDING = 256
-"""Batches that are kept while a part of the log is being read. If more arrive, it is read again."""
+"""Maximum number of batches that are kept while the log is being read. If more arrive, it is read again."""
 
 NewLog = Callable[[str, StoredPart], CopyLog]
 """Returns an empty log of a tenant, to which a part of the stored log will be appended. Raises Overloaded."""

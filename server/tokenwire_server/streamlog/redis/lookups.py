@@ -21,16 +21,16 @@ READER_LEASE_S = 5.0
 """How long batches are sent to a process that has not renewed its lease. Also how long a copy waits for
 Redis, or for data that Redis has lost, before its readers get an error."""
 UNKNOWN_WAIT_S = 1.0
-"""How long a stream is looked for that is unknown: its owner may just have opened it. A stream of another
-tenant takes as long."""
+"""How long an unknown stream is looked for: its owner may just have opened it. A stream of another tenant is
+looked for as long."""
 UNKNOWN_EVERY_S = 0.05
 """Pause before it is looked for again."""
 MAX_UNKNOWN = 1024
-"""Unknown streams that are looked for again. The next one gets STREAM_NOT_FOUND at once."""
+"""Maximum number of streams that are looked for again. The next unknown one gets STREAM_NOT_FOUND at once."""
 MAX_WAITING_LOOKUPS = 4096
-"""Lookups that wait. Tenants share this number."""
+"""Maximum number of lookups that wait. Tenants share it."""
 LOOKUP_WAIT_S = 5.0
-"""How long a lookup waits at most."""
+"""The longest time that a lookup waits."""
 REPAIR_EVERY_S = 0.2
 """Pause before another attempt to read entries that Redis lacks."""
 

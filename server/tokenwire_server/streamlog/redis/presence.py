@@ -16,9 +16,9 @@ LEASE_S = 3.5
 """A process whose lease has not been renewed for this long is lost."""
 RENEW_EVERY_S = 0.7
 SILENCE_S = 1.2
-"""Time without a renewal after which Redis may lack what processes have."""
+"""Time without a renewal after which Redis may lack data of processes."""
 RECOVERY_S = 5.0
-"""How long Redis may lack what processes have, after it has lost its data or did not answer."""
+"""How long Redis may lack data of processes after it has lost its data or did not answer."""
 _MARK = f"{PREFIX}{{processes}}:mark"
 _MARK_MS = 30 * 24 * 3600 * 1000
 """How long the mark is kept. Its age is how long Redis has kept its data."""

@@ -22,7 +22,7 @@ EPOCH_BYTES = 8
 DELETED = "deleted"
 """The epoch of a stream that was deleted."""
 DELETED_S = 3600.0
-"""How long it is stored that a stream was deleted. Its owner may have been out of reach."""
+"""How long a deletion is stored. The owner of the stream may be out of reach until then."""
 MAX_READ_BATCHES = 512
 """Maximum number of batches in one read."""
 
@@ -76,7 +76,7 @@ class LogId(NamedTuple):
 
 
 class Outcome(IntEnum):
-    """What became of a batch."""
+    """The result of storing a batch."""
 
     STORED = 1
     """It is stored, now or since an earlier attempt."""
@@ -162,7 +162,7 @@ class LogStore:
         self._client = client
 
     async def append(self, appends: Sequence[Append]) -> list[Result | StoreUnavailable]:
-        """Store batches with one round trip. Return what became of each.
+        """Store batches with one round trip. Return the result of each.
 
         Storing a batch, and publishing it to the processes that read its stream, is one step. It can be
         repeated: after an error or a cancellation, append the same entries again. Raises Unstorable, and then

@@ -1,4 +1,4 @@
-"""Stores the logs of this process's streams in Redis, behind the streams."""
+"""Stores the logs of this process's streams in Redis, in the background."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MAX_RELEASED_BYTES = 16 * 2**20
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 1.0
 """The longest pause after a write that failed. It doubles with each failure."""
 UNSERVED_S = 1.0
-"""Pause before a log is stored that its server of a cluster did not serve, while others served theirs."""
+"""Pause before another attempt to store a log that its server of a cluster did not serve."""
 
 
 class LogWriter:
     """Stores logs. Never blocks a stream, and no error of Redis ends it. Belongs to one event loop.
 
-    The log in memory is what is true: what Redis does not have, or has lost, is stored from there. If entries
-    are dropped from memory before they are stored, the stored log begins after them.
+    The log in memory is authoritative. What Redis does not have, or has lost, is stored again from there. If
+    entries are dropped from memory before they are stored, the stored log begins after them.
     """
 
     def __init__(self, store: LogStore, process: str, *, open_ttl_s: float) -> None:
@@ -83,7 +83,7 @@ class LogWriter:
             wake()
 
     def remove(self, stream_id: str) -> None:
-        """Store no more of a log. What is stored expires. Idempotent."""
+        """Stop storing a log. What is stored expires. Idempotent."""
         written = self._logs.pop(stream_id, None)
         if written is not None:
             if isinstance(written.stream, ReleasedLog):
@@ -100,7 +100,7 @@ class LogWriter:
         return stream_id in self._logs
 
     def release(self, stream_id: str) -> None:
-        """Store the rest of a log that has ended, and then no more of it. The log may be dropped after this.
+        """Store the rest of a log that has ended, then stop storing it. The log may be dropped then.
 
         Without its end, what is stored would look like an open stream until it expires.
         """
@@ -119,7 +119,7 @@ class LogWriter:
             self._is_prompt.set()
 
     def hurry(self, stream_id: str) -> None:
-        """Store a log as soon as possible if it `is_read_elsewhere`, also what is due already."""
+        """Store a log as soon as possible if it `is_read_elsewhere`, including what is due already."""
         written = self._due.get(stream_id)
         if written is not None and written.is_prompt:
             self._prompt[stream_id] = written
@@ -210,7 +210,7 @@ class LogWriter:
     def _set_aside(
         self, appends: Iterable[Append], results: Iterable[Result | StoreUnavailable]
     ) -> list[tuple[Append, Result]]:
-        """Set the logs aside that were not served, for a time. Return the others."""
+        """Set aside the logs that were not served, for UNSERVED_S. Return the others."""
         served: list[tuple[Append, Result]] = []
         for append, result in zip(appends, results, strict=True):
             id = append.log.stream_id

@@ -40,7 +40,7 @@ class StoredStream(Protocol):
 
 
 class ReleasedLog:
-    """The rest of a log that the process drops: its stream and its log in one."""
+    """The rest of a log that the process drops. It takes the place of the stream and of its log."""
 
     __slots__ = (
         "_entries",
@@ -55,7 +55,7 @@ class ReleasedLog:
     )
 
     sealed = True
-    is_read_elsewhere = True  # nobody waits for it for long
+    is_read_elsewhere = True  # it is stored as soon as possible
 
     def __init__(self, stream: StoredStream, after_sequence: int) -> None:
         """`after_sequence` is the last one that is stored."""
@@ -154,7 +154,7 @@ class WrittenLog:
         return max(0.0, self.ended_at + self.stream.facts.log_ttl_s - now)
 
     def take(self, append: Append, result: Result) -> None:
-        """Take over what became of a batch, unless what is stored must be checked since it was sent."""
+        """Take over the result of a batch. Ignore it if the stored log must be checked again since."""
         if self._appending is not append:
             return
         self.stored = result.last_sequence
