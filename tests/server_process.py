@@ -43,13 +43,13 @@ def start_forkserver():
 def running(*arguments, env=None, fresh=False, program="tokenwire_server"):
     """A `tokenwire-server` process; yields it and the address it prints once it is ready.
 
-    It has its own database, migrated and without keys, unless `env` names another. A variable that is None in `env` is
-    not set. The file `process.log` contains its log while it runs. `fresh` starts the command itself, for
-    tests of what happens while modules are imported. `program` replaces the server, see `Forked`.
+    It has its own database, migrated and without keys, unless `env` names another. A variable that is None
+    in `env` is not set. The file `process.log` contains its log while it runs. `fresh` starts the command
+    itself, for tests of what happens while modules are imported. `program` replaces the server, see `Forked`.
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
         environ = _environ()
-        if "TOKENWIRE_DATABASE" not in (env or {}) and program == "tokenwire_server":
+        if "TOKENWIRE_DATABASE" not in (env or {}):
             environ["TOKENWIRE_DATABASE"] = copy_migrated(Path(folder) / "tokenwire.db")
         start = _start_command if fresh else partial(Forked, program=program)
         environ = {
