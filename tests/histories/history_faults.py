@@ -139,10 +139,19 @@ def is_owner_gone(history: History, at: float) -> bool:
 
 
 def was_killed_early(history: History) -> bool:
-    """Return whether the owner was killed before it certainly had stored and recorded the stream."""
+    """Return whether the owner was killed before it certainly had stored and recorded the stream.
+
+    It has if it could use Redis for STORED_S.
+    """
     fault = had(history, "kill", history.owner)
     began = min((r.confirmed for r in history.readings if r.confirmed is not None), default=None)
-    return fault is not None and (began is None or fault.began < began + STORED_S)
+    if fault is None or began is None:
+        return fault is not None
+    free = began
+    for outage_began, outage_ended in _outages(history, history.owner):
+        if outage_began < free + STORED_S:
+            free = max(free, outage_ended + RECONNECT_S)
+    return fault.began < free + STORED_S
 
 
 def may_be_refused(history: History, reading: Reading) -> bool:
@@ -173,8 +182,8 @@ def may_refuse(
         case "STREAM_NOT_FOUND":
             return is_local or not _is_certainly_known(history, sent, at)
         case "DRAINING" | "SERVER_STOPPED":
-            fault = had(history, "drain", server) or had(history, "drain", history.owner)
-            return fault is not None and fault.began <= at
+            drains = had(history, "drain", server), had(history, "drain", history.owner)
+            return any(fault is not None and fault.began <= at for fault in drains)
     return True
 
 

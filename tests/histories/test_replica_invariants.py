@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 from history import Answer, End, Fault, Info, Reading
-from history_faults import CLAIM_S, COMMAND_S, NOTED_S, READER_LEASE_S, SLACK_S, WAIT_S
+from history_faults import (
+    CLAIM_S,
+    COMMAND_S,
+    NOTED_S,
+    READER_LEASE_S,
+    SLACK_S,
+    WAIT_S,
+    may_refuse,
+    was_killed_early,
+)
 from history_invariants import violations
 from history_order import GONE_S
 from history_replicas_order import LOSS_S
@@ -140,6 +149,27 @@ def test_a_stream_that_is_there_must_be_found(history, is_killed):
     if is_killed:
         history.faults[0].began = 100.9
         assert violations(history) == []
+
+
+@some
+@given(shared_histories())
+def test_a_stream_is_stored_only_while_its_owner_can_use_redis(history):
+    history.faults = [fault("kill", OWNER, began=110.0)]
+    assert not was_killed_early(history)
+    history.faults.append(fault("cut_off", OWNER, began=95.0, for_s=2.0))
+    assert not was_killed_early(history)
+    history.faults.append(fault("away", began=99.0, for_s=15.0))
+    assert was_killed_early(history)
+
+
+@some
+@given(shared_histories())
+def test_the_drain_of_the_owner_explains_the_end_at_a_server_that_drains_later(history):
+    history.faults = [fault("drain", OTHER, began=200.0)]
+    end = "SERVER_STOPPED", OTHER, BEGAN, BEGAN + 1
+    assert not may_refuse(history, *end, is_reading=True)
+    history.faults.append(fault("drain", OWNER))
+    assert may_refuse(history, *end, is_reading=True)
 
 
 @some
