@@ -32,6 +32,10 @@ class Wire:
         for task in set(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # The task of a connection that was accepted just now has not begun.
+        self.refuses = True
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     def cut(self):
         """Reset the current connections on both sides."""

@@ -36,7 +36,7 @@ def servers(start, simulator):
     """Return the addresses of a server with enough memory, and of one with little."""
     environ = simulator.environ() | {
         "TOKENWIRE_RETRIES__MAX_ATTEMPTS": str(ATTEMPTS),
-        "TOKENWIRE_RETRIES__BUDGET_PERCENT": "100",
+        "TOKENWIRE_RETRIES__BUDGET_PERCENT": "200",
         "TOKENWIRE_RETRIES__BASE_S": "0.05",
     }
     with (

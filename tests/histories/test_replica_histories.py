@@ -38,7 +38,7 @@ def environ(simulator, tmp_path):
     return simulator.environ() | {
         "TOKENWIRE_DATABASE": f"sqlite:///{tmp_path}/tokenwire.db",
         "TOKENWIRE_RETRIES__MAX_ATTEMPTS": str(ATTEMPTS),
-        "TOKENWIRE_RETRIES__BUDGET_PERCENT": "100",
+        "TOKENWIRE_RETRIES__BUDGET_PERCENT": "200",
         "TOKENWIRE_LIMITS__MIN_DELIVERY_INTERVAL_S": "0.02",
         "TOKENWIRE_DRAIN_GRACE_S": str(GRACE_S),
     }

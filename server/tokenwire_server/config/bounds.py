@@ -52,7 +52,7 @@ SecondsOrZero = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False
 PauseSeconds = Annotated[float, Field(ge=0, le=MAX_PAUSE_S, allow_inf_nan=False), _number]
 Workers = Annotated[int, Field(ge=1, le=MAX_WORKERS), _number]
 Attempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS), _number]
-Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), _number]
+Percent = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), _number]
 TargetWeight = Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False), _number]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _number]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES), _number]

@@ -22,6 +22,6 @@ class RetryConfig(Section):
     pause. If the provider requests a longer one, the request is not repeated, and if the stream fails,
     its caller gets the delay as RetryInfo."""
     budget_percent: Percent = 10.0
-    """Maximum number of retries at one provider, in percent of the streams of about the last minute. In
-    addition, 3 retries per minute are always allowed. Without the limit, retries would multiply the load on
-    a provider that is overloaded."""
+    """Maximum number of retries at one provider, in percent of the streams of about the last minute: 200
+    allows two for each stream. In addition, 3 retries per minute are always allowed. Without the limit,
+    retries would multiply the load on a provider that is overloaded."""

@@ -59,5 +59,4 @@ def follow(copy: Copy, all_copies: copies.Copies, host: ReaderHost) -> StreamHan
 
 def note_others(copy: Copy, handle: StreamHandle) -> None:
     """Note the readers in other processes."""
-    others = max(0, copy.reader_count - handle.local_reader_count)
-    handle.note_readers_of(copy.owner, others, for_s=lookups.READER_LEASE_S)
+    handle.note_readers_of(copy.owner, copy.other_reader_count, for_s=lookups.READER_LEASE_S)

@@ -147,6 +147,11 @@ class StreamHandle:
         """The number of readers: in all processes while the stream is open, then in this one."""
         return len(self._readers) + sum(each.count for each in self._elsewhere.values())
 
+    def readers_besides(self, process: str) -> int:
+        """Return the number of readers in all processes but one."""
+        besides = (each.count for name, each in self._elsewhere.items() if name != process)
+        return len(self._readers) + sum(besides)
+
     @property
     def local_reader_count(self) -> int:
         """The number of readers in this process."""

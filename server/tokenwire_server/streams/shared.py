@@ -355,7 +355,7 @@ class SharedStreams:
                 message.stream_id,
                 True,
                 stream.usage(),
-                stream.reader_count,
+                stream.readers_besides(message.process),
                 stream.log.last_sequence + stream.log.sealed,
             ),
         )

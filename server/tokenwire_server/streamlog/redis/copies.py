@@ -231,7 +231,7 @@ class Copies:
             self._lost.add(copy)
             self._has_work.set()
             return None
-        copy.usage, copy.reader_count = message.usage, message.reader_count
+        copy.usage, copy.other_reader_count = message.usage, message.other_reader_count
         if copy.is_behind_for(READER_LEASE_S, message.last_sequence):
             self.drop(copy, unavailable_because("the owner of the stream cannot store it"))
         copy.is_reported.set()

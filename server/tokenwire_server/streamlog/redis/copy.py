@@ -35,8 +35,8 @@ class Copy:
         self.log = log
         self.usage: Usage = NO_USAGE
         """The usage so far, as the owner reported it last, or the final usage."""
-        self.reader_count = 0
-        """The readers in all processes, as the owner reported them last."""
+        self.other_reader_count = 0
+        """The readers in all other processes, as the owner reported them last."""
         self.is_reported = asyncio.Event()
         """Set once the owner has reported the usage and the readers."""
         self.end_time: float | None = None

@@ -36,8 +36,8 @@ class StatusMessage(msgspec.Struct, frozen=True, array_like=True, tag="status"):
     is_known: bool
     """Whether the owner still has the stream."""
     usage: Usage
-    reader_count: int
-    """The number of readers in all processes."""
+    other_reader_count: int
+    """The number of readers in all other processes than the one that gets this message."""
     last_sequence: int = 0
     """The last sequence of the owner's log, stored or not, and one more if the log is sealed."""
 

@@ -29,7 +29,8 @@ from tokenwire_server.events import (
 )
 from tokenwire_server.streamlog.redis import copies as copies_module
 from tokenwire_server.streamlog.redis import lookups as lookups_module
-from tokenwire_server.streamlog.redis.store import keys
+from tokenwire_server.streamlog.redis.messages import ReadersMessage, decode_message
+from tokenwire_server.streamlog.redis.store import channel, keys
 
 
 @on_a_cluster_too
@@ -160,6 +161,22 @@ async def test_usage_and_readers_of_other_processes_are_reported(start):
     stream.join()
     await until(lambda: stream.reader_count == 2)
     assert stream.usage() == Usage(1, 3)
+
+
+async def test_the_owner_reports_to_a_process_the_readers_in_all_others(start, client):
+    owner = await start()
+    owned = owner.open(linger_s=60)
+    owned.append(3)
+    owned.handle.join()
+    await until(lambda: not owner.shared.due_count)
+    async with client.pubsub(ignore_subscribe_messages=True) as messages:
+        await messages.subscribe(channel("a"))
+        await messages.get_message(timeout=5)
+        owner.shared.got_message(ReadersMessage(owned.id, "b", 2))
+        owner.shared.got_message(ReadersMessage(owned.id, "a", 1))
+        status = decode_message((await messages.get_message(timeout=5))["data"])
+    assert owned.handle.reader_count == 4
+    assert status.other_reader_count == 3
 
 
 @on_a_cluster_too
