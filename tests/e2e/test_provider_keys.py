@@ -195,7 +195,11 @@ async def test_only_streams_with_the_servers_key_count_for_the_limit_on_spend(te
             page = await records(
                 usage_pb2.ListUsageRecordsRequest(page_size=100), metadata=metadata
             )
-            return {r.model_asked: r for r in page.usage_records if not r.model_asked.count("/")}
+            return {
+                record.model_asked: record
+                for record in page.usage_records
+                if "/" not in record.model_asked and record.outcome != usage_pb2.USAGE_OUTCOME_OPEN
+            }
 
         began = time.monotonic()
         while len(by_model := await both_are_recorded()) < 2:
