@@ -22,6 +22,9 @@ from tokenwire.v1.event_pb2 import (
     Citation,
     FinishReason,
     InvalidToolCall,
+    JsonResult,
+    JsonValue,
+    JsonViolation,
     Logprobs,
     TokenEvent,
     ToolCall,
@@ -42,6 +45,7 @@ from .errors import (
     Draining,
     IncompleteStream,
     InternalError,
+    InvalidAnswer,
     InvalidRequest,
     LimitExceeded,
     Overloaded,
@@ -71,9 +75,20 @@ from .errors import (
     UpstreamUnavailable,
     Violation,
 )
-from .messages import assistant, audio, document, image, system, tool, tool_result, user
+from .messages import (
+    assistant,
+    audio,
+    document,
+    image,
+    json_format,
+    system,
+    tool,
+    tool_result,
+    user,
+)
 from .options import cache, delivery, retention
 from .stream.answer import Answer
+from .stream.json_values import FieldValue, PartialJson
 from .sync.chat_stream import ChatStream
 from .sync.client import Client
 from .wire.metadata import Allowance
@@ -100,18 +115,24 @@ __all__ = [
     "DeadlineExceeded",
     "DeliveryOptions",
     "Draining",
+    "FieldValue",
     "FinishReason",
     "GenerationConfig",
     "IncompleteStream",
     "InternalError",
+    "InvalidAnswer",
     "InvalidRequest",
     "InvalidToolCall",
+    "JsonResult",
+    "JsonValue",
+    "JsonViolation",
     "LimitExceeded",
     "Logprobs",
     "Message",
     "Model",
     "Overloaded",
     "Part",
+    "PartialJson",
     "PermissionDenied",
     "ProducerLost",
     "QuotaExhausted",
@@ -158,6 +179,7 @@ __all__ = [
     "delivery",
     "document",
     "image",
+    "json_format",
     "retention",
     "system",
     "tool",

@@ -31,6 +31,7 @@
     +-- SlowReader                 the events were not read fast enough: resume
     +-- Draining                   this server is about to stop: use another
     +-- AnswerTooLarge             the answer does not fit into the response of `chat`
+    +-- InvalidAnswer              the JSON answer does not follow the schema: see `violations`
     +-- ServerStopped              the stream ended because its server stopped
     +-- InternalError              a bug in Tokenwire; `metadata["error_id"]` is in the server's log
     +-- ConnectionLost             the server is unreachable, or the connection broke
@@ -56,10 +57,10 @@ from ._int64 import parse_count, parse_int64
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One invalid field of a request."""
+    """One invalid field of a request, or one invalid value of a JSON answer."""
 
     field: str
-    """Path of the field, such as `messages[0].parts[2].image.media_type`."""
+    """Path of the field, such as `messages[0].parts[2].image.media_type`. For an answer: a JSON Pointer."""
     description: str
 
 
@@ -87,7 +88,7 @@ class TokenwireError(Exception):
     retry_after_s: float | None
     """Seconds to wait before another attempt. None: not reported."""
     violations: tuple[Violation, ...]
-    """Every invalid field of the request, if the request is invalid."""
+    """Every invalid field of the request, if the request is invalid. See also `InvalidAnswer`."""
 
     def __init__(
         self,
@@ -316,6 +317,17 @@ class AnswerTooLarge(TokenwireError):
     def earliest_sequence(self) -> int:
         """Sequence of the oldest stored event. Above 1: the beginning is lost. 0: not reported."""
         return parse_count(self.metadata.get("earliest_sequence")) or 0
+
+
+class InvalidAnswer(TokenwireError):
+    """The answer is not one JSON document, or does not follow the request's schema.
+
+    `violations` lists what is wrong, with the place in the answer as a JSON Pointer. An error from the server
+    has none: the event `json_result` has them.
+    """
+
+    text: str = ""
+    """The answer, if it was read."""
 
 
 class Draining(TokenwireError):

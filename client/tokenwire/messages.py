@@ -1,4 +1,4 @@
-"""Functions that build messages, parts and tools. Each returns a protobuf message of `tokenwire.v1`."""
+"""Functions that build messages, parts, tools and formats, as protobuf messages of `tokenwire.v1`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from tokenwire.v1.chat_pb2 import (
+    ON_INVALID_FAIL,
+    ON_INVALID_UNSPECIFIED,
     ROLE_ASSISTANT,
     ROLE_SYSTEM,
     ROLE_TOOL,
@@ -13,8 +15,10 @@ from tokenwire.v1.chat_pb2 import (
     Audio,
     Document,
     Image,
+    JsonSchemaFormat,
     Message,
     Part,
+    ResponseFormat,
     Role,
     Tool,
     ToolResult,
@@ -103,6 +107,32 @@ def tool(
     """Return a function that the model can call. `parameters` is the JSON Schema of its arguments."""
     schema = "" if parameters is None else json.dumps(parameters)
     return Tool(name=name, description=description, parameters_json_schema=schema)
+
+
+def json_format(
+    name: str,
+    schema: Mapping[str, object],
+    *,
+    strict: bool = False,
+    stream_values: bool = True,
+    fails_if_invalid: bool = False,
+) -> ResponseFormat:
+    """Return the format of an answer that is JSON and follows a JSON Schema, for `response_format`.
+
+    `name` has 1 to 64 of a-z A-Z 0-9 _ -. With `strict`, the provider must follow the schema exactly, if it
+    offers a choice. With `stream_values`, the stream has each value of the answer as soon as it is complete,
+    and the server checks the answer. With `fails_if_invalid`, an answer that does not follow the schema is
+    the error InvalidAnswer.
+    """
+    return ResponseFormat(
+        json_schema=JsonSchemaFormat(
+            name=name,
+            schema_json=json.dumps(schema),
+            strict=strict,
+            stream_values=stream_values,
+            on_invalid=ON_INVALID_FAIL if fails_if_invalid else ON_INVALID_UNSPECIFIED,
+        )
+    )
 
 
 def to_messages(messages: MessageLike | Iterable[MessageLike]) -> list[Message]:

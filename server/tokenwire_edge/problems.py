@@ -26,6 +26,7 @@ STATUS_OF_REASON: Mapping[str, int] = {
     "RESUME_POINT_EXPIRED": 410,
     "RESUME_POINT_AHEAD": 416,
     "ANSWER_TOO_LARGE": 422,  # it was generated and billed: a retry as after 502 would pay for it twice
+    "INVALID_ANSWER": 422,
     "RATE_LIMITED": 429,
     "TOO_MANY_STREAMS": 429,
     "QUOTA_EXHAUSTED": 429,

@@ -415,6 +415,15 @@ class UpstreamStalled(UpstreamError):
     reason = "UPSTREAM_STALLED"
 
 
+class InvalidAnswer(TokenwireError):
+    """The answer does not follow the schema, and the request wants this to be an error. Set `at`."""
+
+    reason = "INVALID_ANSWER"
+
+    def __init__(self) -> None:
+        super().__init__("the answer does not follow the schema: see the event json_result")
+
+
 class ProducerLost(TokenwireError):
     """The lease of the server that generated the stream has expired. Set `at`."""
 

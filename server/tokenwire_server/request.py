@@ -152,6 +152,10 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True):
     name: str
     schema_json: str
     strict: bool = False
+    stream_values: bool = False
+    """Whether the stream also carries the values of the answer, and whether it follows the schema."""
+    on_invalid: Literal["report", "fail"] = "report"
+    """With `stream_values`: what an answer that does not follow the schema leads to."""
 
 
 class RegexFormat(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from tokenwire.v1.event_pb2 import TokenEvent
 from ..connect.channel import CANCEL_TIMEOUT_S
 from ..errors import ConnectionLost, TokenwireError
 from ..stream.answer import Answer
+from ..stream.json_values import FieldValue, Json
 from ..stream.reading import Reading
 from ..wire.metadata import Allowance
 from .transport import AsyncStreamCall, AsyncTransport, wait_until_set
@@ -78,6 +79,29 @@ class AsyncChatStream:
     def text(self) -> AsyncIterator[str]:
         """The text of the answer, piece by piece."""
         return _TextPieces(self)
+
+    @property
+    def values(self) -> AsyncIterator[FieldValue]:
+        """The values of a JSON answer, each as soon as it is complete.
+
+        The request needs `json_schema.stream_values`, see `json_format`.
+        """
+        return _Values(self)
+
+    @property
+    def partial(self) -> Json:
+        """The JSON answer as far as it is complete. None: no value is. It changes with the next value."""
+        return self._reading.answer.partial_json.value
+
+    @property
+    def result(self) -> Json:
+        """The JSON answer, after it was read.
+
+        Raises:
+            InvalidAnswer: the answer is not JSON, or does not follow the schema.
+            IncompleteStream: the answer was not read to its end.
+        """
+        return self._reading.answer.json()
 
     async def final(self) -> ChatResponse:
         """Read to the end, and return the whole answer, including what was read before.
@@ -239,4 +263,21 @@ class _TextPieces:
         async for event in self._stream:
             if event.WhichOneof("event") == "text" and event.text.text:
                 return event.text.text
+        raise StopAsyncIteration
+
+
+class _Values:
+    """An iterator over the values of a JSON answer."""
+
+    def __init__(self, stream: AsyncChatStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> FieldValue:
+        async for event in self._stream:
+            if event.WhichOneof("event") == "json_value":
+                pointer = event.json_value.pointer
+                return FieldValue(pointer, self._stream.answer.partial_json.get(pointer))
         raise StopAsyncIteration

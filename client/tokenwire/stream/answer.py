@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
@@ -9,10 +10,14 @@ from tokenwire.v1.event_pb2 import (
     Citation,
     Finished,
     InvalidToolCall,
+    JsonResult,
     Logprobs,
     TokenEvent,
     ToolCall,
 )
+
+from ..errors import IncompleteStream, InvalidAnswer, Violation
+from .json_values import Json, PartialJson
 
 _NOT_IN_THE_LOG = frozenset({"heartbeat", "usage"})
 
@@ -76,6 +81,11 @@ class Answer:
         """Calls whose arguments are not a JSON object. They are not in the message."""
         self.logprobs: list[Logprobs] = []
         """Log probabilities of tokens, if the request has `generation.logprobs`."""
+        self.partial_json = PartialJson()
+        """The JSON answer as far as it is complete, if the request has `json_schema.stream_values`."""
+        self.json_result: JsonResult | None = None
+        """Whether the JSON answer follows the schema. None: the event `json_result` has not been read."""
+        self._json_index = 0
         self._blocks: dict[tuple[int, str], _Block] = {}
 
     def add(self, event: TokenEvent) -> None:
@@ -111,6 +121,11 @@ class Answer:
                 self.citations.append(event.citation)
             case "logprobs":
                 self.logprobs.append(event.logprobs)
+            case "json_value":
+                self._json_index = event.json_value.index
+                self.partial_json.add(event.json_value)
+            case "json_result":
+                self.json_result = event.json_result
             case "started":
                 self.stream_id = event.started.stream_id
             case "finished":
@@ -139,7 +154,38 @@ class Answer:
             invalid_tool_calls=self.invalid_tool_calls,
             citations=self.citations,
             logprobs=self.logprobs,
+            json_result=self.json_result,
         )
+
+    def json(self) -> Json:
+        """Return the JSON answer, which follows the request's schema.
+
+        Raises:
+            InvalidAnswer: the answer is not JSON, or does not follow the schema.
+            IncompleteStream: the event `json_result` has not been read.
+        """
+        result = self.json_result
+        if result is None:
+            raise IncompleteStream(
+                "`json_result` has not been read; it follows the text if the request has "
+                "`json_schema.stream_values`",
+                stream_id=self.stream_id,
+                last_sequence=self.last_sequence,
+            )
+        text = "".join(self._block(self._json_index, "text").pieces)
+        if not result.is_valid:
+            error = InvalidAnswer(
+                "the answer does not follow the schema",
+                stream_id=self.stream_id,
+                last_sequence=self.last_sequence,
+                violations=[
+                    Violation(each.pointer, each.description) for each in result.violations
+                ],
+            )
+            error.text = text
+            raise error
+        value: Json = json.loads(text)
+        return value
 
     def _block(self, index: int, kind: str) -> _Block:
         block = self._blocks.get((index, kind))

@@ -293,6 +293,34 @@ TOOL_CHOICE_MODE_TOOL: ToolChoiceMode.ValueType  # 4
 """The model must call the tool in `tool_name`."""
 global___ToolChoiceMode = ToolChoiceMode
 
+class _OnInvalid:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _OnInvalidEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_OnInvalid.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ON_INVALID_UNSPECIFIED: _OnInvalid.ValueType  # 0
+    """Same as ON_INVALID_REPORT."""
+    ON_INVALID_REPORT: _OnInvalid.ValueType  # 1
+    """The stream finishes as the provider ended it. `json_result` has the violations."""
+    ON_INVALID_FAIL: _OnInvalid.ValueType  # 2
+    """If the model completed the answer, the stream ends with the error INVALID_ANSWER after `json_result`. The
+    usage counts.
+    """
+
+class OnInvalid(_OnInvalid, metaclass=_OnInvalidEnumTypeWrapper):
+    """OnInvalid is what happens when an answer is not JSON, or does not follow the schema."""
+
+ON_INVALID_UNSPECIFIED: OnInvalid.ValueType  # 0
+"""Same as ON_INVALID_REPORT."""
+ON_INVALID_REPORT: OnInvalid.ValueType  # 1
+"""The stream finishes as the provider ended it. `json_result` has the violations."""
+ON_INVALID_FAIL: OnInvalid.ValueType  # 2
+"""If the model completed the answer, the stream ends with the error INVALID_ANSWER after `json_result`. The
+usage counts.
+"""
+global___OnInvalid = OnInvalid
+
 class _StreamState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -1182,6 +1210,8 @@ class JsonSchemaFormat(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     SCHEMA_JSON_FIELD_NUMBER: builtins.int
     STRICT_FIELD_NUMBER: builtins.int
+    STREAM_VALUES_FIELD_NUMBER: builtins.int
+    ON_INVALID_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the schema: 1 to 64 of a-z A-Z 0-9 _ -. Required."""
     schema_json: builtins.str
@@ -1190,14 +1220,24 @@ class JsonSchemaFormat(google.protobuf.message.Message):
     """
     strict: builtins.bool
     """Whether the provider must follow the schema exactly, if it offers a choice. Default: false."""
+    stream_values: builtins.bool
+    """Whether the stream also has a `json_value` for each value of the answer as soon as it is complete, and at
+    the end a `json_result`. References in the schema must then stay within the schema. Default: false.
+    """
+    on_invalid: global___OnInvalid.ValueType
+    """What an answer that does not follow the schema leads to. Needs `stream_values`. Default:
+    ON_INVALID_REPORT.
+    """
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         schema_json: builtins.str = ...,
         strict: builtins.bool = ...,
+        stream_values: builtins.bool = ...,
+        on_invalid: global___OnInvalid.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "schema_json", b"schema_json", "strict", b"strict"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "on_invalid", b"on_invalid", "schema_json", b"schema_json", "stream_values", b"stream_values", "strict", b"strict"]) -> None: ...
 
 global___JsonSchemaFormat = JsonSchemaFormat
 
@@ -1251,6 +1291,7 @@ class ChatResponse(google.protobuf.message.Message):
     INVALID_TOOL_CALLS_FIELD_NUMBER: builtins.int
     CITATIONS_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
+    JSON_RESULT_FIELD_NUMBER: builtins.int
     stream_id: builtins.str
     """Id of the stream that produced the answer. Also sent in initial metadata as `tokenwire-stream-id`."""
     @property
@@ -1275,6 +1316,10 @@ class ChatResponse(google.protobuf.message.Message):
     def logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tokenwire.v1.event_pb2.Logprobs]:
         """Log probabilities of tokens, if `generation.logprobs` is set. Their `index` is as in `citations`."""
 
+    @property
+    def json_result(self) -> tokenwire.v1.event_pb2.JsonResult:
+        """Whether the answer follows the schema. Set only if `json_schema.stream_values` is."""
+
     def __init__(
         self,
         *,
@@ -1284,9 +1329,10 @@ class ChatResponse(google.protobuf.message.Message):
         invalid_tool_calls: collections.abc.Iterable[tokenwire.v1.event_pb2.InvalidToolCall] | None = ...,
         citations: collections.abc.Iterable[tokenwire.v1.event_pb2.Citation] | None = ...,
         logprobs: collections.abc.Iterable[tokenwire.v1.event_pb2.Logprobs] | None = ...,
+        json_result: tokenwire.v1.event_pb2.JsonResult | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["finished", b"finished", "message", b"message"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["citations", b"citations", "finished", b"finished", "invalid_tool_calls", b"invalid_tool_calls", "logprobs", b"logprobs", "message", b"message", "stream_id", b"stream_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["finished", b"finished", "json_result", b"json_result", "message", b"message"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["citations", b"citations", "finished", b"finished", "invalid_tool_calls", b"invalid_tool_calls", "json_result", b"json_result", "logprobs", b"logprobs", "message", b"message", "stream_id", b"stream_id"]) -> None: ...
 
 global___ChatResponse = ChatResponse
 

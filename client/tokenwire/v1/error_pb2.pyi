@@ -129,6 +129,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_RESUME_DISABLED: _ErrorReason.ValueType  # 29
     """UNIMPLEMENTED: the call needs the id of a stream, and the server's setting `resume` is off."""
+    ERROR_REASON_INVALID_ANSWER: _ErrorReason.ValueType  # 30
+    """ABORTED: the answer does not follow the schema, and the request has ON_INVALID_FAIL. The event `json_result`
+    before the error has the violations. The answer is billed.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 27
     """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
 
@@ -257,6 +261,10 @@ the answer with ResumeStream. Its beginning is lost if `earliest_sequence` is ab
 """
 ERROR_REASON_RESUME_DISABLED: ErrorReason.ValueType  # 29
 """UNIMPLEMENTED: the call needs the id of a stream, and the server's setting `resume` is off."""
+ERROR_REASON_INVALID_ANSWER: ErrorReason.ValueType  # 30
+"""ABORTED: the answer does not follow the schema, and the request has ON_INVALID_FAIL. The event `json_result`
+before the error has the violations. The answer is billed.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
 global___ErrorReason = ErrorReason

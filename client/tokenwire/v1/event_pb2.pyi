@@ -234,6 +234,8 @@ class TokenEvent(google.protobuf.message.Message):
     INVALID_TOOL_CALL_FIELD_NUMBER: builtins.int
     CITATION_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
+    JSON_VALUE_FIELD_NUMBER: builtins.int
+    JSON_RESULT_FIELD_NUMBER: builtins.int
     NOTICE_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
@@ -280,6 +282,16 @@ class TokenEvent(google.protobuf.message.Message):
         """Log probabilities of tokens. Sent only if `generation.logprobs` is set."""
 
     @property
+    def json_value(self) -> global___JsonValue:
+        """A value of a JSON answer is complete. Sent only if `json_schema.stream_values` is set."""
+
+    @property
+    def json_result(self) -> global___JsonResult:
+        """The JSON answer is complete: whether it follows the schema. Sent only if `json_schema.stream_values` is
+        set, once, after the last text.
+        """
+
+    @property
     def notice(self) -> global___Notice:
         """Something about the stream, or about this reader's position in it."""
 
@@ -312,14 +324,16 @@ class TokenEvent(google.protobuf.message.Message):
         invalid_tool_call: global___InvalidToolCall | None = ...,
         citation: global___Citation | None = ...,
         logprobs: global___Logprobs | None = ...,
+        json_value: global___JsonValue | None = ...,
+        json_result: global___JsonResult | None = ...,
         notice: global___Notice | None = ...,
         usage: tokenwire.v1.usage_pb2.Usage | None = ...,
         heartbeat: global___Heartbeat | None = ...,
         finished: global___Finished | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "invalid_tool_call", b"invalid_tool_call", "logprobs", b"logprobs", "notice", b"notice", "reasoning", b"reasoning", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "invalid_tool_call", b"invalid_tool_call", "logprobs", b"logprobs", "notice", b"notice", "reasoning", b"reasoning", "sequence", b"sequence", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call", "invalid_tool_call", "citation", "logprobs", "notice", "usage", "heartbeat", "finished"] | None: ...
+    def HasField(self, field_name: typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "invalid_tool_call", b"invalid_tool_call", "json_result", b"json_result", "json_value", b"json_value", "logprobs", b"logprobs", "notice", b"notice", "reasoning", b"reasoning", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "invalid_tool_call", b"invalid_tool_call", "json_result", b"json_result", "json_value", b"json_value", "logprobs", b"logprobs", "notice", b"notice", "reasoning", b"reasoning", "sequence", b"sequence", "started", b"started", "text", b"text", "tool_call", b"tool_call", "tool_call_delta", b"tool_call_delta", "tool_call_started", b"tool_call_started", "usage", b"usage"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "text", "reasoning", "tool_call_started", "tool_call_delta", "tool_call", "invalid_tool_call", "citation", "logprobs", "json_value", "json_result", "notice", "usage", "heartbeat", "finished"] | None: ...
 
 global___TokenEvent = TokenEvent
 
@@ -675,6 +689,88 @@ class TokenLogprob(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["logprob", b"logprob", "raw_bytes", b"raw_bytes", "token", b"token", "top", b"top"]) -> None: ...
 
 global___TokenLogprob = TokenLogprob
+
+@typing.final
+class JsonValue(google.protobuf.message.Message):
+    """JsonValue is a value of a JSON answer. Its text was sent before it, as `text`. Values are sent in the order
+    in which they end: the members of an object or an array before the object or the array.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    POINTER_FIELD_NUMBER: builtins.int
+    VALUE_JSON_FIELD_NUMBER: builtins.int
+    IS_OMITTED_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Ordinal of the text block that the value belongs to."""
+    pointer: builtins.str
+    """Where the value is in the answer, as a JSON Pointer (RFC 6901), such as "/steps/0/title". Empty for the
+    whole answer.
+    """
+    value_json: builtins.str
+    """The value as JSON text, exactly as the model wrote it."""
+    is_omitted: builtins.bool
+    """True if the value is an object or an array of more than 65,536 characters. `value_json` is empty then; its
+    members were sent.
+    """
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        pointer: builtins.str = ...,
+        value_json: builtins.str = ...,
+        is_omitted: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "is_omitted", b"is_omitted", "pointer", b"pointer", "value_json", b"value_json"]) -> None: ...
+
+global___JsonValue = JsonValue
+
+@typing.final
+class JsonResult(google.protobuf.message.Message):
+    """JsonResult tells whether a JSON answer follows the request's schema."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IS_VALID_FIELD_NUMBER: builtins.int
+    VIOLATIONS_FIELD_NUMBER: builtins.int
+    is_valid: builtins.bool
+    """Whether the answer is one JSON document that follows the schema."""
+    @property
+    def violations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___JsonViolation]:
+        """What is wrong, at most 32 violations. Empty if the answer is valid."""
+
+    def __init__(
+        self,
+        *,
+        is_valid: builtins.bool = ...,
+        violations: collections.abc.Iterable[global___JsonViolation] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["is_valid", b"is_valid", "violations", b"violations"]) -> None: ...
+
+global___JsonResult = JsonResult
+
+@typing.final
+class JsonViolation(google.protobuf.message.Message):
+    """JsonViolation is one reason why a JSON answer is not valid."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POINTER_FIELD_NUMBER: builtins.int
+    DESCRIPTION_FIELD_NUMBER: builtins.int
+    pointer: builtins.str
+    """The value that is wrong, as in JsonValue. Empty if it is the answer as a whole."""
+    description: builtins.str
+    """What is wrong, as text for people."""
+    def __init__(
+        self,
+        *,
+        pointer: builtins.str = ...,
+        description: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["description", b"description", "pointer", b"pointer"]) -> None: ...
+
+global___JsonViolation = JsonViolation
 
 @typing.final
 class Notice(google.protobuf.message.Message):

@@ -22,6 +22,7 @@ from ..errors import (
     DeadlineExceeded,
     Draining,
     InternalError,
+    InvalidAnswer,
     InvalidRequest,
     Overloaded,
     PermissionDenied,
@@ -101,6 +102,7 @@ _BY_REASON: Mapping[str, type[TokenwireError]] = {
     "SLOW_READER": SlowReader,
     "DRAINING": Draining,
     "ANSWER_TOO_LARGE": AnswerTooLarge,
+    "INVALID_ANSWER": InvalidAnswer,
     "SERVER_STOPPED": ServerStopped,
     "INTERNAL": InternalError,
 }

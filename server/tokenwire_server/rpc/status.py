@@ -55,6 +55,7 @@ CODES: dict[str, grpc.StatusCode] = {
     "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "SLOW_READER": grpc.StatusCode.UNAVAILABLE,
     "ANSWER_TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "INVALID_ANSWER": grpc.StatusCode.ABORTED,
     "DRAINING": grpc.StatusCode.UNAVAILABLE,
     "SERVER_STOPPED": grpc.StatusCode.UNAVAILABLE,
     "INTERNAL": grpc.StatusCode.INTERNAL,
