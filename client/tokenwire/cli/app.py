@@ -16,6 +16,7 @@ from ..connect.channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
 from .connection import Connection, ServerCommand
 from .options import (
     AnswerAsJson,
+    AnswerSchema,
     ConfirmOver,
     Deadline,
     Documents,
@@ -120,6 +121,7 @@ def chat(
     logprobs: TopLogprobs = None,
     document: Documents = None,
     audio: Recordings = None,
+    json_schema: AnswerSchema = None,
     max_cost: MaxCost = None,
     confirm_over: ConfirmOver = None,
     label: RequestLabels = None,
@@ -156,6 +158,7 @@ def chat(
         top_logprobs=logprobs,
         documents=tuple(document or ()),
         recordings=tuple(audio or ()),
+        json_schema=json_schema,
         max_cost_microusd=max_cost,
         labels=labels,
     )

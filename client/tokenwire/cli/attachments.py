@@ -1,13 +1,16 @@
-"""Files that `tokenwire chat` sends with the prompt. Parsers of option values, see `values`."""
+"""Files that `tokenwire chat` sends with the prompt, and schemas. Parsers of option values, see `values`."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from .values import text_value
 
+MAX_NAME_CHARS = 64
 MAX_FILE_BYTES = 8 * 1024 * 1024
 """Largest file that is read. By default a server accepts no larger request."""
 
@@ -18,6 +21,13 @@ class Document(NamedTuple):
     source: str | bytes
     media_type: str = ""
     title: str = ""
+
+
+class JsonSchema(NamedTuple):
+    """A JSON Schema, with the name of its file."""
+
+    name: str
+    text: str
 
 
 class Recording(NamedTuple):
@@ -53,6 +63,19 @@ def audio_value(text: str) -> Recording:
     if data.startswith(b"ID3") or is_mpeg_frame:
         return Recording(data, "audio/mpeg")
     raise ValueError(f"{text!r} is neither a WAV nor an MP3 file")
+
+
+def json_schema_value(text: str) -> JsonSchema:
+    """Return a JSON Schema: a file with a JSON object."""
+    data = _content(text)
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not JSON: {error}") from None
+    if not data.lstrip().startswith(b"{"):
+        raise ValueError(f"{text!r} is not a JSON Schema: it is not a JSON object")
+    name = re.sub(r"[^a-zA-Z0-9_-]+", "_", Path(text).stem)[:MAX_NAME_CHARS]
+    return JsonSchema(name, data.decode())
 
 
 def _content(path: str) -> bytes:

@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from ..connect.channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
-from .attachments import Document, Recording, audio_value, document_value
+from .attachments import (
+    Document,
+    JsonSchema,
+    Recording,
+    audio_value,
+    document_value,
+    json_schema_value,
+)
 from .values import (
     Label,
     WrongUsage,
@@ -126,6 +133,15 @@ Recordings = Annotated[
         metavar="FILE",
         parser=audio_value,
         help="WAV or MP3 file, before the prompt. Can be repeated.",
+    ),
+]
+AnswerSchema = Annotated[
+    JsonSchema | None,
+    typer.Option(
+        "--json-schema",
+        metavar="FILE",
+        parser=json_schema_value,
+        help="JSON Schema of the answer. On a terminal, each value is shown as soon as it is complete.",
     ),
 ]
 RequestLabels = Annotated[

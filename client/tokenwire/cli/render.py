@@ -16,6 +16,8 @@ from tokenwire.v1.event_pb2 import (
     NOTICE_KIND_RETRYING,
     Citation,
     InvalidToolCall,
+    JsonResult,
+    JsonValue,
     Notice,
     TokenEvent,
     ToolCall,
@@ -52,10 +54,15 @@ class Output(Protocol):
         """
 
 
-def output(*, as_json: bool) -> Output:
-    """Return the output that suits stdout."""
+def output(*, as_json: bool, shows_values: bool = False) -> Output:
+    """Return the output that suits stdout.
+
+    With `shows_values`, a terminal shows the values of a JSON answer in place of its text.
+    """
     if as_json:
         return JsonOutput()
+    if shows_values and sys.stdout.isatty():
+        return ValuesOutput()
     return TerminalOutput() if sys.stdout.isatty() else PlainOutput()
 
 
@@ -89,6 +96,9 @@ class PlainOutput:
                 say(_tool_call_text(event.tool_call.tool_call))
             case "invalid_tool_call":
                 say(_invalid_call_text(event.invalid_tool_call))
+            case "json_result":
+                for violation in _violation_lines(event.json_result):
+                    say(violation)
             case "citation":
                 self._sources.add(event.citation)
             case "notice" if line := _notice_text(event.notice):
@@ -139,10 +149,12 @@ class TerminalOutput:
                 self._show("tool_call", invalid.index, _invalid_call_text(invalid), "red")
             case "citation":
                 self._sources.add(event.citation)
+            case "json_result":
+                for violation in _violation_lines(event.json_result):
+                    self._end_line()
+                    self._say(violation)
             case "notice" if line := _notice_text(event.notice):
-                if self._in_line:
-                    write_stdout("\n")
-                    self._in_line = False
+                self._end_line()
                 self._say(line)
 
     def name(self, stream_id: str) -> None:
@@ -157,6 +169,11 @@ class TerminalOutput:
         for line in summary:
             with contextlib.suppress(OSError):  # the answer was written
                 self._say(line)
+
+    def _end_line(self) -> None:
+        if self._in_line:
+            write_stdout("\n")
+            self._in_line = False
 
     def _say(self, line: str) -> None:
         self._err.out(visible(line), style="dim", highlight=False)
@@ -175,6 +192,37 @@ class TerminalOutput:
         else:
             self._out.out(text, end="", style=style, highlight=False)
         self._in_line = not text.endswith("\n")
+
+
+class ValuesOutput(TerminalOutput):
+    """The values of a JSON answer, each on a line as soon as it is complete, in place of its text."""
+
+    def show(self, event: TokenEvent) -> None:
+        match event.WhichOneof("event"):
+            case "text":
+                pass
+            case "json_value":
+                if _is_leaf(event.json_value):
+                    self._end_line()
+                    value = event.json_value
+                    write_stdout(
+                        visible(one_line(f"{value.pointer or 'answer'}  {value.value_json}")) + "\n"
+                    )
+            case _:
+                super().show(event)
+
+
+def _is_leaf(value: JsonValue) -> bool:
+    """Return whether a value has no members, which were shown before it."""
+    text = value.value_json
+    return not value.is_omitted and (text[:1] not in "[{" or not text[1:-1].strip())
+
+
+def _violation_lines(result: JsonResult) -> list[str]:
+    return [
+        f"not valid: {violation.pointer or 'the answer'}: {violation.description}"
+        for violation in result.violations
+    ]
 
 
 def _tool_call_text(call: ToolCall) -> str:

@@ -41,7 +41,7 @@ async def chat(
     Raises:
         TokenwireError: there is no answer, or only a part of it.
     """
-    screen = output(as_json=as_json)
+    screen = output(as_json=as_json, shows_values=options.json_schema is not None)
     tally = Tally()
     summary: list[str] = []
     interrupted = False

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tokenwire.v1.chat_pb2 import ChatRequest, GenerationConfig, ReasoningEffort
 
-from ...messages import audio, document, system, user
+from ...messages import audio, document, json_format, system, user
 from ...wire.requests import build_request
-from ..attachments import Document, Recording
+from ..attachments import Document, JsonSchema, Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class RequestOptions:
     top_logprobs: int | None = None
     documents: Sequence[Document] = ()
     recordings: Sequence[Recording] = ()
+    json_schema: JsonSchema | None = None
     max_cost_microusd: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -49,7 +51,7 @@ def chat_request(options: RequestOptions) -> ChatRequest:
     if options.top_logprobs is not None:
         generation.logprobs.top_count = options.top_logprobs
         generation.logprobs.SetInParent()
-    return build_request(
+    request = build_request(
         options.model,
         messages,
         generation=generation,
@@ -57,3 +59,9 @@ def chat_request(options: RequestOptions) -> ChatRequest:
         max_cost_microusd=options.max_cost_microusd,
         labels=options.labels,
     )
+    if options.json_schema is not None:
+        name, schema = options.json_schema
+        request.response_format.CopyFrom(
+            json_format(name, json.loads(schema), fails_if_invalid=True)
+        )
+    return request
