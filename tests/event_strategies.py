@@ -10,6 +10,9 @@ from tokenwire_server.events import (
     Finished,
     FinishReason,
     InvalidToolCall,
+    JsonResult,
+    JsonValue,
+    JsonViolation,
     Logprobs,
     Notice,
     NoticeKind,
@@ -94,4 +97,8 @@ def answers(draw):
         provider_finish_reason="end",
         refusal=draw(st.sampled_from([None, Refusal("cyber", "no")])),
     )
+    if draw(st.booleans()):
+        values = [JsonValue(0, "/a", "1"), JsonValue(0, "", "", True)]
+        violations = draw(st.sampled_from([(), (JsonViolation("/a", "is wrong"),)]))
+        events += [*values, JsonResult(not violations, violations)]
     return [*events, end]

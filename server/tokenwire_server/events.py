@@ -231,6 +231,34 @@ class Notice(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="notice
     """With RETRYING: the time until that attempt."""
 
 
+class JsonValue(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="json_value"):
+    """A complete value of the JSON answer in the text block `index`. Follows the delta that completed it."""
+
+    index: int
+    pointer: str
+    """JSON Pointer (RFC 6901) of the value. Empty for the document itself."""
+    value_json: str
+    """The value's own text. Empty if it is omitted."""
+    is_omitted: bool = False
+    """Whether the text is left out because it is too long."""
+
+
+class JsonViolation(msgspec.Struct, frozen=True, gc=False):
+    """A rule that an answer breaks: of JSON, of its JSON Schema, or of Tokenwire's limits."""
+
+    pointer: str
+    """JSON Pointer (RFC 6901) of the value that breaks it. Empty for the document itself."""
+    description: str
+
+
+class JsonResult(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="json_result"):
+    """Whether an answer as a whole is one JSON document that follows its schema."""
+
+    is_valid: bool
+    violations: tuple[JsonViolation, ...] = ()
+    """Empty if the answer is valid. Further violations are left out."""
+
+
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     """A sign of life during silence. Made for one reader, never in a log."""
 
@@ -281,7 +309,10 @@ Delta = (
 )
 """An event that a provider's decoder emits. The first one of a stream is its first token."""
 
-Event = Started | Delta | Finished
+AnswerEntry = Delta | JsonValue | JsonResult
+"""An entry of a stream's log between Started and Finished."""
+
+Event = Started | AnswerEntry | Finished
 """An entry of a stream's log."""
 
 ReaderEvent = Event | Usage | Heartbeat | CaughtUp | DrainNotice

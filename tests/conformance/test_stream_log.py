@@ -22,6 +22,9 @@ from tokenwire_server.events import (
     Finished,
     FinishReason,
     InvalidToolCall,
+    JsonResult,
+    JsonValue,
+    JsonViolation,
     Logprobs,
     Notice,
     NoticeKind,
@@ -372,6 +375,10 @@ MEASURED = {
         ),
     ),
     Notice: lambda text: Notice(NoticeKind.MODEL_CHANGED, text()),
+    JsonValue: lambda text: JsonValue(0, text(), text()),
+    JsonResult: lambda text: JsonResult(
+        False, tuple(JsonViolation(text(), text()) for _ in range(3))
+    ),
 }
 """Events of each class but the two that a stream has only once, made of the texts of a function."""
 

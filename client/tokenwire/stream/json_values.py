@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import NamedTuple
 
 from tokenwire.v1.event_pb2 import JsonValue
@@ -30,7 +31,8 @@ class PartialJson:
     """A JSON answer that fills in: each value is added as soon as it is complete.
 
     Until an array or an object is complete, its kind is taken from its members: one whose first member is "0"
-    counts as an array. What came before a resume by hand is missing; missing elements of an array are None.
+    counts as an array, until it gets a member that no array has. What came before a resume by hand is
+    missing; missing elements of an array are None.
     """
 
     def __init__(self) -> None:
@@ -47,12 +49,12 @@ class PartialJson:
         Raises:
             ValueError: the event is not one that a server sends.
         """
-        *parents, last = _keys(event.pointer)
+        keys = _keys(event.pointer)
         container: Json = self._root
-        for key, following in zip(parents, [*parents[1:], last], strict=True):
-            container = _descend(container, key, as_list=following == "0")
+        for key, following in pairwise(keys):
+            container = _descend(container, key, following)
         if not event.is_omitted:
-            _put(container, last, json.loads(event.value_json))
+            _put(container, keys[-1], json.loads(event.value_json))
 
     def get(self, pointer: str) -> Json:
         """Return the value at a pointer, or None if there is none."""
@@ -72,12 +74,14 @@ def _keys(pointer: str) -> list[str]:
     return keys
 
 
-def _descend(container: Json, key: str, *, as_list: bool) -> Json:
-    """Return the object or the array in a container. If it is missing, begin it."""
+def _descend(container: Json, key: str, following: str) -> Json:
+    """Return the object or the array in a container, which gets the member `following`."""
     inner = _get(container, key)
-    if not isinstance(inner, list | dict):
-        inner = [] if as_list else {}
-        _put(container, key, inner)
+    if isinstance(inner, list) and not _is_index(following):  # it was an object all along
+        inner = {str(index): member for index, member in enumerate(inner)}
+    elif not isinstance(inner, list | dict):
+        inner = [] if following == "0" else {}
+    _put(container, key, inner)
     return inner
 
 
@@ -93,8 +97,6 @@ def _put(container: Json, key: str, value: Json) -> None:
     if isinstance(container, dict):
         container[key] = value
     elif isinstance(container, list):
-        if not _is_index(key):
-            raise ValueError(f"not an element of an array: {key!r}")
         index = int(key)
         container.extend([None] * (index + 1 - len(container)))
         container[index] = value

@@ -18,6 +18,8 @@ from ..events import (
     Finished,
     Heartbeat,
     InvalidToolCall,
+    JsonResult,
+    JsonValue,
     Logprobs,
     Notice,
     ReaderEvent,
@@ -101,6 +103,18 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
             return event_pb2.TokenEvent(sequence=sequence, citation=_citation(event))
         case Logprobs():
             return event_pb2.TokenEvent(sequence=sequence, logprobs=_logprobs(event))
+        case JsonValue():
+            return event_pb2.TokenEvent(
+                sequence=sequence,
+                json_value=event_pb2.JsonValue(
+                    index=event.index,
+                    pointer=_utf8(event.pointer),
+                    value_json=_utf8(event.value_json),
+                    is_omitted=event.is_omitted,
+                ),
+            )
+        case JsonResult():
+            return event_pb2.TokenEvent(sequence=sequence, json_result=_json_result(event))
         case Notice():
             return event_pb2.TokenEvent(
                 sequence=sequence,
@@ -198,12 +212,18 @@ class AnswerBuilder:
                     logprobs = _logprobs(event)
                     self._besides.logprobs.append(logprobs)
                     self.content_bytes += logprobs.ByteSize()
+                case JsonResult():
+                    result = _json_result(event)
+                    self._besides.json_result.CopyFrom(result)
+                    self.content_bytes += result.ByteSize()
                 case Started():
                     self._besides.stream_id = event.stream_id
                 case Finished():
                     self._besides.finished.CopyFrom(_finished(event))
                 case ToolCallStarted() | ToolCallDelta():
                     pass  # the complete call follows, unless the answer was cut off
+                case JsonValue():
+                    pass  # the text has it
                 case Notice() | Usage() | Heartbeat() | CaughtUp() | DrainNotice():
                     pass  # not part of the answer
         if self.is_too_large:
@@ -340,6 +360,18 @@ def _token_logprob(token: TokenLogprob) -> event_pb2.TokenLogprob:
         logprob=token.logprob,
         raw_bytes=token.token_bytes,
         top=[_token_logprob(other) for other in token.top],
+    )
+
+
+def _json_result(event: JsonResult) -> event_pb2.JsonResult:
+    return event_pb2.JsonResult(
+        is_valid=event.is_valid,
+        violations=[
+            event_pb2.JsonViolation(
+                pointer=_utf8(violation.pointer), description=_utf8(violation.description)
+            )
+            for violation in event.violations
+        ],
     )
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from ..errors import Failure
-from ..events import Delta, Event, Finished
+from ..events import AnswerEntry, Event, Finished
 
 FORMAT = 1
 """The version that is written. It is the first byte of each batch.
@@ -59,7 +59,7 @@ class StreamFacts(msgspec.Struct, frozen=True, array_like=True):
 class Answer(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A finished answer that is kept to be replayed."""
 
-    entries: list[Delta]
+    entries: list[AnswerEntry]
     """Its entries without Started and Finished."""
     finished: Finished
     ttl_s: float

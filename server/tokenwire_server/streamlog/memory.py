@@ -12,6 +12,8 @@ from ..events import (
     Event,
     Finished,
     InvalidToolCall,
+    JsonResult,
+    JsonValue,
     Logprobs,
     Notice,
     ReasoningDelta,
@@ -28,6 +30,8 @@ ENTRY_BYTES = 56
 """Memory of an entry besides its text: the event, and a list slot with its slack (CPython 3.11)."""
 _CITATION_BYTES = 128
 """Memory of a citation's numbers and kind."""
+_VIOLATION_BYTES = 48
+"""Memory of a violation besides its texts: the struct, and a place in a tuple."""
 _LOGPROB_BYTES = 80
 """Memory of a token's log probability besides its text: the struct, the float, and a place in a tuple."""
 STREAM_BYTES = 3072
@@ -222,6 +226,13 @@ def _rare_bytes(event: Event) -> int:
             return _logprobs_bytes(event.tokens)
         case Notice():
             return _texts_bytes(event.model)
+        case JsonValue():
+            return _texts_bytes(event.pointer, event.value_json)
+        case JsonResult():
+            return sum(
+                _VIOLATION_BYTES + _texts_bytes(violation.pointer, violation.description)
+                for violation in event.violations
+            )
         case Finished() if event.refusal is not None:
             return _texts_bytes(event.refusal.category, event.refusal.explanation)
     return 0  # the rest is in STREAM_BYTES

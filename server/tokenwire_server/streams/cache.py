@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol, cast
 
 from ..config import Limits, ModelConfig
-from ..events import Delta, Event, Finished, FinishReason, Notice, NoticeKind
+from ..events import AnswerEntry, Event, Finished, FinishReason, Notice, NoticeKind
 from ..request import CacheUse
 from ..streamlog.memory import entry_bytes
 from .generation import Generation, StreamObserver
@@ -24,7 +24,7 @@ ANSWER_BYTES = 1024
 class CachedAnswer(NamedTuple):
     """An answer: its merged entries without Started and Finished, and its end."""
 
-    deltas: tuple[Delta, ...]
+    deltas: tuple[AnswerEntry, ...]
     finished: Finished
     stream_id: str
     """The stream whose answer this is."""
@@ -151,7 +151,7 @@ class ResponseCache(StreamObserver):
         self._remove(stream.tenant, use.key)
         answers = self._tenants.setdefault(stream.tenant, _TenantAnswers())
         answers.by_key[use.key] = answer = CachedAnswer(
-            cast("tuple[Delta, ...]", tuple(replayed[1:-1])),  # all but Started and Finished
+            cast("tuple[AnswerEntry, ...]", tuple(replayed[1:-1])),  # all but Started and Finished
             log.finished,
             stream.id,
             time.monotonic(),

@@ -13,6 +13,7 @@ from ..config import Limits
 from ..errors import Failure, Overloaded, ServerStopped, TokenwireError
 from ..events import (
     NO_USAGE,
+    AnswerEntry,
     Delta,
     Finished,
     FinishReason,
@@ -221,7 +222,7 @@ class Generation:
         )
         self._announce(lambda observer: observer.opened(self))
 
-    def replay(self, deltas: Iterable[Delta], finished: Finished) -> None:
+    def replay(self, deltas: Iterable[AnswerEntry], finished: Finished) -> None:
         """Append an earlier answer, and finish as it did. It used nothing: no provider is contacted."""
         for delta in deltas:
             self.stream.log.append(delta)

@@ -16,6 +16,9 @@ from tokenwire_server.events import (
     Finished,
     FinishReason,
     InvalidToolCall,
+    JsonResult,
+    JsonValue,
+    JsonViolation,
     Logprobs,
     ReasoningDelta,
     Started,
@@ -113,6 +116,8 @@ WITH_TEXT = {
     InvalidToolCall: lambda text: InvalidToolCall(0, "id", "name", text, "is not JSON"),
     Citation: lambda text: Citation(0, cited_text=text, title=text, url=text),
     Logprobs: lambda text: Logprobs(0, (TokenLogprob(text, -1.0),)),
+    JsonValue: lambda text: JsonValue(0, text, text),
+    JsonResult: lambda text: JsonResult(False, (JsonViolation(text, text),)),
 }
 """Events with a text of any length."""
 

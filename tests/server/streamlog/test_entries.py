@@ -17,6 +17,9 @@ from tokenwire_server.events import (
     Finished,
     FinishReason,
     InvalidToolCall,
+    JsonResult,
+    JsonValue,
+    JsonViolation,
     Logprobs,
     Notice,
     NoticeKind,
@@ -58,6 +61,8 @@ EACH_KIND = [
     Citation(0, CitationKind.URL, 0, 1, "text", "https://a.example", "title", 2),
     Logprobs(0, (TokenLogprob("h", -1.0, b"h", (TokenLogprob("g", -2.0),)),)),
     Notice(NoticeKind.FALLBACK, "m", "p", 2, 0.5),
+    JsonValue(0, "/a", "1", True),
+    JsonResult(False, (JsonViolation("/a", "is not a string"),)),
     Finished(
         FinishReason.STOP, "m", "p", USAGE, Timings(1, 0.1, 0.2, 0.3, 4), "r", "end", Refusal("a")
     ),
