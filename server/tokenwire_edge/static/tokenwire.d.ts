@@ -148,6 +148,9 @@ export interface EventContents {
     documentIndex?: number;
   };
   logprobs: { index?: number; tokens?: Record<string, unknown>[] };
+  /** A complete value of a JSON answer: `pointer` is a JSON Pointer, empty for the whole answer. */
+  jsonValue: { index?: number; pointer?: string; valueJson?: string; isOmitted?: boolean };
+  jsonResult: { isValid?: boolean; violations?: { pointer?: string; description?: string }[] };
   notice: { kind?: string; model?: string; provider?: string };
   usage: Usage;
   heartbeat: Record<string, never>;
