@@ -728,7 +728,7 @@ global___JsonValue = JsonValue
 
 @typing.final
 class JsonResult(google.protobuf.message.Message):
-    """JsonResult tells whether a JSON answer follows the request's schema."""
+    """JsonResult is the result of checking a JSON answer against the request's schema."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -44,6 +44,7 @@ CLASSES = {
     "DEADLINE": tokenwire.DeadlineExceeded,
     "SLOW_READER": tokenwire.SlowReader,
     "ANSWER_TOO_LARGE": tokenwire.AnswerTooLarge,
+    "INVALID_ANSWER": tokenwire.InvalidAnswer,
     "DRAINING": tokenwire.Draining,
     "SERVER_STOPPED": tokenwire.ServerStopped,
     "INTERNAL": tokenwire.InternalError,
