@@ -8,6 +8,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from ..config import Limits
+from ..content.stages import Stages
 from ..errors import (
     UnknownModel,
     UpstreamBroken,
@@ -145,8 +146,9 @@ class Attempt:
         append: Callable[[Delta], object],
         on_first_content: Callable[[], None],
         on_end: Callable[[AttemptEnd], None],
+        stages: Stages | None = None,
     ) -> None:
-        """Send the request, and pass each delta of the answer to `append`.
+        """Send the request, and pass each delta of the answer to `append`: that of `stages`, if there are any.
 
         `on_end` gets how the answer ended, before the upstream is closed: closing it can take a while.
 
@@ -162,7 +164,11 @@ class Attempt:
                 async with self._upstream as upstream:
                     self._decoder = upstream.decoder
                     timer.head_arrived(time.monotonic())
-                    on_end(await self._read(upstream, timer, append, on_first_content))
+                    end = await self._read(upstream, timer, append, on_first_content, stages)
+                    if stages is not None and isinstance(end, Complete):
+                        for check in stages.checks():
+                            await asyncio.to_thread(check)
+                    on_end(end)
         except TimeoutError:
             raise self._failed(self._stalled(timer.wait)) from None
         except UpstreamError as error:
@@ -178,8 +184,11 @@ class Attempt:
         timer: AnswerTimer,
         append: Callable[[Delta], object],
         on_first_content: Callable[[], None],
+        stages: Stages | None,
     ) -> AttemptEnd:
-        """Read the answer to its end, or to the cost limit. Every token takes this path."""
+        """Read the answer to its end, to the cost limit, or to where a stage ends it. Every token takes this
+        path.
+        """
         # Not the loop's clock: uvloop's has steps of a millisecond.
         now = time.monotonic
         decoder = upstream.decoder
@@ -209,6 +218,8 @@ class Attempt:
                 timer.heard(arrival, idle_s)
             else:
                 timer.arrived_without_content(arrival)
+            if stages is not None and stages.end is not None:
+                return stages.end
             usage = decoder.usage
             is_new = usage is not reported
             if usage is not None and is_new:

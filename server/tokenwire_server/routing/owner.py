@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..config import Limits
+from ..content.stages import Stages
 from ..events import Delta
 from ..pricing.estimate import Estimator
 from ..providers.base import Route
@@ -48,6 +49,11 @@ class AttemptOwner(Protocol):
     @property
     def append(self) -> Callable[[Delta], object]:
         """Takes the parts of the answer, and notices."""
+        ...
+
+    @property
+    def stages(self) -> Stages | None:
+        """What the answer passes before it is appended. None: nothing."""
         ...
 
     def left_s(self) -> float:

@@ -115,6 +115,7 @@ class Generation:
         "_is_interrupted",
         "_observers",
         "_opened",
+        "_stages",
         "_task",
         "_time_limit_s",
         "cache_use",
@@ -156,6 +157,8 @@ class Generation:
             spend=chat.reservation.spend,
             started=self._opened,
         )
+        stages = stages_of(request)
+        self._stages = Stages(stages, stream.log.append) if stages else None
         self._task: asyncio.Task[None] | None = None
         self._is_interrupted = False
         self._interruption: TokenwireError | None = None
@@ -294,7 +297,11 @@ class Generation:
 
     @property
     def append(self) -> Callable[[Delta], object]:
-        return self.stream.log.append
+        return self.stream.log.append if self._stages is None else self._stages.append
+
+    @property
+    def stages(self) -> Stages | None:
+        return self._stages
 
     def left_s(self) -> float:
         now = time.monotonic()
@@ -317,6 +324,11 @@ class Generation:
     def finish(self, end: Complete) -> None:
         if self.stream.log.sealed:
             return
+        if self._stages is not None:
+            self._stages.finish(end)
+            if self._stages.failure is not None:
+                self.fail(self._stages.failure)
+                return
         progress, attempt, route = self.progress(), self._attempts.current, self.route
         if attempt is None:
             timings = Timings(duration_s=time.monotonic() - self._opened)
@@ -337,6 +349,8 @@ class Generation:
     def fail(self, error: TokenwireError) -> None:
         if self.stream.log.sealed:
             return
+        if self._stages is not None:
+            self._stages.finish(None)
         progress = self.progress()
         last_sequence = self.stream.log.last_sequence
         failure = Failure.of(error, last_sequence=last_sequence, usage=progress.usage)
