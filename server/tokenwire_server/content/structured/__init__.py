@@ -1,0 +1,1 @@
+"""Structured output that fills in: the values of a JSON answer, each as soon as it is complete."""
