@@ -1,0 +1,168 @@
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from json_reference import at_pointer, completed_values
+from transcripts_support import own_transcripts, recorded_transcripts
+
+from event_strategies import answers
+from tokenwire_server.content.structured.schema import compile_schema
+from tokenwire_server.content.structured.stage import StructuredOutput
+from tokenwire_server.events import (
+    JsonResult,
+    JsonValue,
+    JsonViolation,
+    Notice,
+    NoticeKind,
+    ReasoningDelta,
+    TextDelta,
+    TextInfo,
+    TextPhase,
+    ToolCallDelta,
+)
+
+COMMENTARY = TextPhase.COMMENTARY
+VALID = JsonResult(is_valid=True)
+
+
+def filled(deltas, schema=None):
+    stage = StructuredOutput(schema and compile_schema(json.dumps(schema)))
+    return [*stage.feed(deltas), *stage.finish()]
+
+
+def test_values_follow_the_delta_that_completes_them_and_the_result_ends_the_answer():
+    deltas = [TextDelta('{"a": [1', 0), TextDelta(', "x"], "b": tr', 0), TextDelta("ue}", 0)]
+
+    assert filled(deltas) == [
+        deltas[0],
+        deltas[1],
+        JsonValue(0, "/a/0", "1"),
+        JsonValue(0, "/a/1", '"x"'),
+        JsonValue(0, "/a", '[1, "x"]'),
+        deltas[2],
+        JsonValue(0, "/b", "true"),
+        JsonValue(0, "", '{"a": [1, "x"], "b": true}'),
+        VALID,
+    ]
+
+
+def test_a_number_that_is_the_whole_document_ends_with_the_answer():
+    assert filled([TextDelta("4", 0), TextDelta("2", 0)])[2:] == [JsonValue(0, "", "42"), VALID]
+
+
+def test_the_document_is_the_first_block_with_text_that_is_no_commentary():
+    deltas = [
+        ReasoningDelta("[1]", 0),
+        TextInfo(1, COMMENTARY),
+        TextDelta("[2]", 1),
+        TextDelta(" \n", 2),
+        ToolCallDelta(3, "[3]"),
+        TextInfo(4, TextPhase.FINAL_ANSWER),
+        TextDelta("[4", 4),
+        Notice(NoticeKind.MODEL_CHANGED, "other"),
+        TextDelta("more commentary", 1),
+        TextDelta("]", 4),
+        TextDelta(" ", 2),
+    ]
+
+    entries = filled(deltas)
+
+    added = [entry for entry in entries if isinstance(entry, JsonValue | JsonResult)]
+    assert added == [JsonValue(4, "/0", "4"), JsonValue(4, "", "[4]"), VALID]
+    assert [entry for entry in entries if entry not in added] == deltas
+
+
+def test_text_in_another_block_is_a_violation_once_and_its_values_are_not_read():
+    entries = filled([TextDelta("[1]", 0), TextDelta("[2]", 1), TextDelta("[3]", 2)])
+
+    assert [e.index for e in entries if isinstance(e, JsonValue)] == [0, 0]
+    assert entries[-1] == JsonResult(False, (JsonViolation("", "there is also text in block 1"),))
+
+
+def test_positions_count_the_whitespace_at_the_beginning_of_the_block():
+    *_, result = filled([TextDelta(" \n", 0), TextDelta("  [x]", 0)])
+
+    assert result.violations[0].description.startswith("invalid JSON at character 5:")
+
+
+@pytest.mark.parametrize(
+    "deltas", [[], [TextDelta(" ", 0)], [TextInfo(0, COMMENTARY), TextDelta("{}", 0)]]
+)
+def test_an_answer_without_a_document_is_invalid(deltas):
+    assert filled(deltas)[len(deltas) :] == [
+        JsonResult(False, (JsonViolation("", "the answer has no JSON"),))
+    ]
+
+
+def test_the_result_says_what_the_schema_forbids():
+    *_, result = filled([TextDelta('{"a": "x"}', 0)], {"properties": {"a": {"type": "integer"}}})
+
+    assert result == JsonResult(False, (JsonViolation("/a", 'the value is not of type "integer"'),))
+
+
+def test_the_number_of_characters_to_check_is_known_before_the_check():
+    stage = StructuredOutput(compile_schema("{}"))
+    assert stage.document_chars == 0
+    stage.feed([TextDelta("  [1, 2] \n", 0)])
+    stage.close()
+    assert stage.document_chars == 6
+    assert stage.result() == VALID
+
+
+def test_without_a_schema_or_a_complete_document_there_is_nothing_to_check():
+    for stage, text in (
+        (StructuredOutput(), "[1]"),
+        (StructuredOutput(compile_schema("{}")), "[1"),
+    ):
+        stage.feed([TextDelta(text, 0)])
+        stage.close()
+        assert stage.document_chars == 0
+
+
+@given(answers())
+def test_all_deltas_pass_unchanged_in_order(events):
+    deltas = events[1:-1]
+    entries = filled(deltas)
+
+    assert [e for e in entries if not isinstance(e, JsonValue | JsonResult)] == deltas
+    assert isinstance(entries[-1], JsonResult)
+
+
+def documents(transcripts):
+    """Yield the JSON documents of transcripts, in the pieces that providers send.
+
+    Few texts in transcripts are JSON. The arguments of tool calls are, in pieces of the same providers.
+    """
+    for transcript in transcripts:
+        decoder = transcript.decoder()
+        pieces = {}
+        for delta in [*decoder.feed(transcript.body), *decoder.eof()]:
+            if isinstance(delta, TextDelta):
+                pieces.setdefault(delta.index, []).append(delta.text)
+            elif isinstance(delta, ToolCallDelta):
+                pieces.setdefault(delta.index, []).append(delta.arguments_json)
+        for texts in pieces.values():
+            with suppress(ValueError):
+                json.dumps(json.loads("".join(texts)), allow_nan=False)
+                yield texts
+
+
+@pytest.mark.parametrize(
+    ("transcripts", "least_count"), [(own_transcripts, 60), (recorded_transcripts, 9)]
+)
+def test_the_documents_of_transcripts_are_read_as_json_loads_reads_them(transcripts, least_count):
+    count = 0
+    for pieces in documents(transcripts()):
+        count += 1
+        whole = json.loads("".join(pieces))
+        *entries, result = filled([TextDelta(piece, 0) for piece in pieces])
+
+        values = [entry for entry in entries if isinstance(entry, JsonValue)]
+        assert [value.pointer for value in values] == completed_values(whole)
+        for value in values:
+            assert json.loads(value.value_json) == at_pointer(whole, value.pointer)
+        assert result == VALID
+    if not count:
+        pytest.skip("TOKENWIRE_TRANSCRIPTS names no folder with streams of real providers")
+    assert count >= least_count
