@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tokenwire_server.content.structured import bounds, schema_cost
 from tokenwire_server.content.structured import schema as schema_module
+from tokenwire_server.content.structured.pattern_cost import automaton_size
 from tokenwire_server.content.structured.result import result_of
 from tokenwire_server.content.structured.schema import compile_schema
 from tokenwire_server.content.structured.schema_graph import SchemaGraph, SchemaRefused
@@ -40,10 +41,10 @@ def nested(depth, leaf):
     return leaf
 
 
-def doubling(count, **keywords):
-    """A schema of `count` lines that expands to 2**count subschemas."""
+def doubling(count, last=None, **keywords):
+    """A schema of `count` lines that expands to more than 2**count subschemas."""
     steps = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(count)}
-    return {"$ref": "#/$defs/a0", "$defs": {**steps, f"a{count}": {"const": 1}}, **keywords}
+    return {"$ref": "#/$defs/a0", "$defs": {**steps, f"a{count}": last or {"const": 1}}, **keywords}
 
 
 ONE_WAY = {"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}
@@ -231,6 +232,34 @@ def test_a_violation_that_would_take_long_to_find_has_no_place():
     )
 
 
+UNCHECKED = [("", "not checked with the schema, because it would take too long")]
+
+
+def test_a_check_that_would_take_long_is_not_made():
+    began_s = time.process_time()
+    elements = {"items": {"$ref": "#/$defs/a0"}, "$ref": "#/$defs/a10"}
+    last = {"type": ["array", "integer"]}
+
+    assert violations(doubling(10, last, **elements), [2] * 100_000) == UNCHECKED
+    assert violations({"pattern": "[01]*1[01]{900}x"}, "01" * 50_000) == UNCHECKED
+    assert violations(doubling(10, {"pattern": "^[0-9]+$"}), "1" * 10_000) == UNCHECKED
+    assert time.process_time() - began_s < 2  # measured: 0.4 s
+
+
+def test_a_long_document_is_checked_with_a_usual_schema():
+    lines = [{"sku": "ABC"}] * 60_000
+
+    assert violations(ORDER, {"id": 1, "lines": lines}) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [("^[A-Z]+$", 4), ("a{30}", 30), ("a{2,30}b", 31), ("[^]{5}a]{3,}", 3), (r"\p{Lu}{4}\{9}", 7), ("((a{10}){10}){10}", 1110), ("(ab|c){2}", 10), ("(" * 9 + "a{9}" + "){9}" * 9, 1e9)],
+)  # fmt: skip
+def test_the_size_of_a_pattern_counts_its_repetitions(pattern, size):
+    assert automaton_size(pattern) == size
+
+
 def test_recursion_through_different_kinds_of_containers_does_not_count_as_several_ways():
     recursive = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#"}}, {"type": "object", "additionalProperties": {"$ref": "#"}}]}  # fmt: skip
     nodes = SchemaGraph(recursive).nodes
@@ -242,6 +271,7 @@ def test_recursion_through_different_kinds_of_containers_does_not_count_as_sever
 
 def test_the_cost_of_references_without_recursion_is_what_they_expand_to():
     assert schema_cost.expanded_size(SchemaGraph(doubling(8)).nodes) == 4 * 2**8 - 2
+    assert schema_cost.pattern_steps(SchemaGraph({**doubling(8), "pattern": "a{30}"}).nodes) == 30
 
 
 PARTS = st.recursive(

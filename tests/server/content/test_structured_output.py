@@ -149,7 +149,7 @@ def documents(transcripts):
 
 
 @pytest.mark.parametrize(
-    ("transcripts", "least_count"), [(own_transcripts, 60), (recorded_transcripts, 9)]
+    ("transcripts", "least_count"), [(own_transcripts, 60), (recorded_transcripts, 1)]
 )
 def test_the_documents_of_transcripts_are_read_as_json_loads_reads_them(transcripts, least_count):
     count = 0

@@ -7,41 +7,59 @@ by what the schema expands to. With recursion, they multiply at each level of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from .schema_graph import Node
 
 Edges = Callable[[int], Sequence[int]]
 
+MAX_COUNTED = 100_000
 _MANY = 1e12
 
 
 def expanded_size(nodes: list[Node]) -> float:
-    """Return the number of subschemas if each reference is replaced by what it refers to.
+    """Return the number of subschemas if each reference is replaced by what it refers to."""
+    return _expanded(nodes, [1.0] * len(nodes))
 
-    A reference that is part of a recursion counts once: the validator remembers its results.
+
+def pattern_steps(nodes: list[Node]) -> float:
+    """Return at most how many steps all patterns take for each character of a document."""
+    return _expanded(nodes, [node.pattern_steps for node in nodes])
+
+
+def _expanded(nodes: list[Node], weights: list[float]) -> float:
+    """Add up the weights of all subschemas if each reference is replaced by what it refers to.
+
+    A reference that is part of a recursion is not replaced: the validator remembers its results.
     """
     children = [_children(node) for node in nodes]
     order = post_order(len(nodes), lambda n: [*children[n], *nodes[n].references])
     component = _components(children, nodes, order)
     sizes = [0.0] * len(nodes)
     rank: dict[int, int] = {}
-    for number in order:  # a component's number here: when the last one that it leads to is known
+    for number in order:  # a component comes after all that it leads to
         rank.setdefault(component[number], len(rank))
     # A child is found after its parent, so that it has the larger number.
     for number in sorted(range(len(nodes)), key=lambda n: (rank[component[n]], -n)):
-        size = 1.0 + sum(sizes[child] for child in children[number])
+        size = weights[number] + sum(sizes[child] for child in children[number])
         for target in nodes[number].references:
-            size += 1.0 if component[target] == component[number] else sizes[target]
+            if component[target] != component[number]:
+                size += sizes[target]
         sizes[number] = min(size, _MANY)
     return sizes[0]
 
 
 def checks_per_value(nodes: list[Node], depth: int) -> float:
-    """Return at most how many subschemas are checked on the way to a value, in a document of this depth."""
+    """Return at most how many subschemas are checked on the way to a value, in a document of this depth.
+
+    Infinite if counting them would take more than 100 ms.
+    """
     same = [[*node.same_value, *node.references] for node in nodes]
     order = post_order(len(nodes), same.__getitem__)
     total = [0.0] * len(nodes)
-    for _ in range(depth):
+    for level in range(depth):
+        if len(nodes) * level > MAX_COUNTED:
+            return inf
         own = [0.0] * len(nodes)
         members = [0.0] * len(nodes)
         elements = [0.0] * len(nodes)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from .pattern_cost import automaton_size
 from .pointers import join
 
 MAX_PATTERNS = 64
@@ -47,7 +48,15 @@ class SchemaRefused(Exception):
 class Node:
     """A subschema. Others are given by their number."""
 
-    __slots__ = ("elements", "has_branches", "members", "pointer", "references", "same_value")
+    __slots__ = (
+        "elements",
+        "has_branches",
+        "members",
+        "pattern_steps",
+        "pointer",
+        "references",
+        "same_value",
+    )
 
     def __init__(self, pointer: str, *, has_branches: bool) -> None:
         self.pointer = pointer
@@ -58,6 +67,8 @@ class Node:
         """Subschemas of an object's members. Of each list, only one applies to the same member."""
         self.elements: list[list[int]] = [[]]
         """The same for an array's elements."""
+        self.pattern_steps = 0.0
+        """Steps for each character of a text that its patterns are matched with."""
         self.has_branches = has_branches
         """Whether all subschemas are tried, and reported if none applies: `anyOf` and `oneOf`."""
 
@@ -114,11 +125,13 @@ class SchemaGraph:
         for keyword in _REFERENCES:
             if isinstance(target := schema.get(keyword), str):
                 self._references.append((number, target, join(pointer, keyword)))
-        self.patterns_count += isinstance(schema.get("pattern"), str)
-        if isinstance(patterns := schema.get("patternProperties"), dict):
-            self.patterns_count += len(patterns)
+        patterns = [schema.get("pattern"), *_names(schema.get("patternProperties"))]
+        self.patterns_count += len(patterns) - (patterns[0] is None)
         if self.patterns_count > MAX_PATTERNS:
             raise SchemaRefused(f"the schema has more than {MAX_PATTERNS} patterns", pointer)
+        self.nodes[number].pattern_steps = sum(
+            automaton_size(pattern) for pattern in patterns if isinstance(pattern, str)
+        )
         return number
 
     def _connect(self, node: Node, child: int, kind: int) -> None:
@@ -160,6 +173,10 @@ class SchemaGraph:
         if isinstance(value, bool):
             return _Found(_ANYTHING, fragment)
         return _Found(value, fragment) if isinstance(value, dict) else None
+
+
+def _names(value: object) -> Iterable[object]:
+    return value if isinstance(value, dict) else ()
 
 
 def _children(found: _Found) -> Iterator[tuple[_Found, int]]:
