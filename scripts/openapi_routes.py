@@ -104,7 +104,15 @@ def paths() -> dict[str, Any]:
                 parameters=[TIMEOUT],
                 body=True,
                 responses={200: json_response("The answer.", "ChatResponse", CHAT_RESPONSE)},
-                reasons=[*CALL, *BODY, *ADMISSION, *UPSTREAM, *BROKEN, "ANSWER_TOO_LARGE", "INVALID_ANSWER"],
+                reasons=[
+                    *CALL,
+                    *BODY,
+                    *ADMISSION,
+                    *UPSTREAM,
+                    *BROKEN,
+                    "ANSWER_TOO_LARGE",
+                    "INVALID_ANSWER",
+                ],
             )
         },
         "/v1/chat/streams": {

@@ -18,8 +18,8 @@ class Stage(Protocol):
     failure: TokenwireError | None
     """Why the answer is an error although it is complete. Set by `finish`. None: it is not."""
 
-    def feed(self, entry: AnswerEntry) -> Sequence[AnswerEntry]:
-        """Take the next entry. Return what passes, in order."""
+    def feed(self, entries: Sequence[AnswerEntry]) -> Sequence[AnswerEntry]:
+        """Take the next entries. Return what passes, in order."""
         ...
 
     def check(self) -> Callable[[], object] | None:
@@ -73,6 +73,6 @@ class Stages:
 
     def _pass(self, entries: Sequence[AnswerEntry], stages: Sequence[Stage]) -> None:
         for stage in stages:
-            entries = [passed for entry in entries for passed in stage.feed(entry)]
+            entries = stage.feed(entries)
         for entry in entries:
             self._append(entry)

@@ -148,7 +148,8 @@ class Attempt:
         on_end: Callable[[AttemptEnd], None],
         stages: Stages | None = None,
     ) -> None:
-        """Send the request, and pass each delta of the answer to `append`: that of `stages`, if there are any.
+        """Send the request, and pass each delta of the answer to `append`, which is that of `stages` if there
+        are any.
 
         `on_end` gets how the answer ended, before the upstream is closed: closing it can take a while.
 

@@ -205,9 +205,7 @@ class Attempts:
         )
         self.count += 1
         owner.attempt_started(attempt)
-        running = attempt.run(
-            request, owner.append, self._first_content, self._ended, owner.stages
-        )
+        running = attempt.run(request, owner.append, self._first_content, self._ended, owner.stages)
         del request  # the attempt drops it when it is sent
         try:
             await running

@@ -16,6 +16,8 @@ from tokenwire.v1 import chat_pb2
 
 from ..chats.violations import Violations, quoted
 from ..config import Limits
+from ..content.choice import compiled_schema
+from ..content.structured.schema_graph import SchemaRefused
 from ..request import (
     ChatRequest,
     Effort,
@@ -425,7 +427,7 @@ class _Parser:
                 if not _NAME.fullmatch(schema.name):
                     self._report(f"{path}.name", "must be 1 to 64 of a-z A-Z 0-9 _ -")
                 self._check_schema(schema.schema_json, f"{path}.schema_json")
-                return JsonSchemaFormat(schema.name, schema.schema_json, schema.strict)
+                return self._json_schema_format(schema, path)
             case "regex":
                 pattern = proto.regex.pattern
                 self._check_length(pattern, "response_format.regex.pattern", MAX_PATTERN_CHARS)
@@ -436,6 +438,25 @@ class _Parser:
                 return GrammarFormat(grammar)
             case _:
                 return None
+
+    def _json_schema_format(self, proto: chat_pb2.JsonSchemaFormat, path: str) -> JsonSchemaFormat:
+        fails_if_invalid = proto.on_invalid == chat_pb2.ON_INVALID_FAIL
+        if proto.on_invalid not in chat_pb2.OnInvalid.values():
+            self._report(f"{path}.on_invalid", f"{proto.on_invalid} is not a value of OnInvalid")
+        elif fails_if_invalid and not proto.stream_values:
+            self._report(f"{path}.on_invalid", "needs stream_values")
+        elif proto.stream_values and not self.violations:
+            try:
+                compiled_schema(proto.schema_json)
+            except SchemaRefused as refused:
+                self._report(f"{path}.schema_json", f"cannot be used with stream_values: {refused}")
+        return JsonSchemaFormat(
+            proto.name,
+            proto.schema_json,
+            proto.strict,
+            proto.stream_values,
+            "fail" if fails_if_invalid else "report",
+        )
 
     def _check_length(self, text: str, path: str, most: int) -> None:
         if not text:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from ..config import Limits
+from ..content.choice import stages_of
+from ..content.stages import Stages
 from ..errors import Failure, Overloaded, ServerStopped, TokenwireError
 from ..events import (
     NO_USAGE,
@@ -103,6 +105,8 @@ class Generation:
 
     What follows an attempt that fails is decided by `Attempts`, within the latest deadline of the readers and
     the stream's time limit. After the first content, nothing is sent again.
+
+    What an answer passes before it is appended are its stages, see `content.stages`. Usually there are none.
 
     At the end, the final progress is computed once, the log is sealed, and the observers are notified.
     """

@@ -8,8 +8,14 @@ from transcripts_support import own_transcripts, recorded_transcripts
 
 from event_strategies import answers
 from tokenwire_server.content.structured.schema import compile_schema
-from tokenwire_server.content.structured.stage import StructuredOutput
+from tokenwire_server.content.structured.stage import (
+    MAX_CHECKED_INLINE_CHARS,
+    UNCHECKED,
+    StructuredOutput,
+)
+from tokenwire_server.errors import InvalidAnswer
 from tokenwire_server.events import (
+    FinishReason,
     JsonResult,
     JsonValue,
     JsonViolation,
@@ -21,6 +27,7 @@ from tokenwire_server.events import (
     TextPhase,
     ToolCallDelta,
 )
+from tokenwire_server.providers.decode.base import Complete
 
 COMMENTARY = TextPhase.COMMENTARY
 VALID = JsonResult(is_valid=True)
@@ -101,28 +108,60 @@ def test_the_result_says_what_the_schema_forbids():
     assert result == JsonResult(False, (JsonViolation("/a", 'the value is not of type "integer"'),))
 
 
-def test_the_number_of_characters_to_check_is_known_before_the_check():
-    stage = StructuredOutput(compile_schema("{}"))
-    assert stage.document_chars == 0
-    stage.feed([TextDelta("  [1, 2] \n", 0)])
-    stage.close()
-    assert stage.document_chars == 6
-    assert stage.result() == VALID
+LONG = json.dumps(["x" * MAX_CHECKED_INLINE_CHARS])
+STRINGS, NUMBERS = '{"items": {"type": "string"}}', '{"items": {"type": "number"}}'
 
 
-def test_without_a_schema_or_a_complete_document_there_is_nothing_to_check():
-    for stage, text in (
-        (StructuredOutput(), "[1]"),
-        (StructuredOutput(compile_schema("{}")), "[1"),
-    ):
-        stage.feed([TextDelta(text, 0)])
-        stage.close()
-        assert stage.document_chars == 0
+def test_a_long_document_is_checked_outside_the_event_loop():
+    for schema, is_valid in ((STRINGS, True), (NUMBERS, False)):
+        stage = StructuredOutput(compile_schema(schema))
+        stage.feed([TextDelta(LONG, 0)])
+        stage.check()()
+        *_, result = stage.finish()
+        assert result.is_valid == is_valid
+
+
+def test_a_long_document_of_a_stream_that_ended_early_is_not_checked():
+    stage = StructuredOutput(compile_schema(STRINGS))
+    stage.feed([TextDelta(LONG, 0)])
+    assert stage.finish()[-1] == JsonResult(False, (JsonViolation("", UNCHECKED),))
+
+
+@pytest.mark.parametrize("text", ["[1]", LONG[:-1]])
+def test_a_document_that_is_short_or_incomplete_needs_no_check_outside_the_event_loop(text):
+    stage = StructuredOutput(compile_schema(STRINGS))
+    stage.feed([TextDelta(text, 0)])
+    assert stage.check() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "is_error"),
+    [
+        ('["a"]', FinishReason.STOP, False),
+        ("[1]", FinishReason.STOP, True),
+        ("no JSON", FinishReason.STOP_SEQUENCE, True),
+        ('["a', FinishReason.MAX_TOKENS, False),
+        ("", FinishReason.REFUSAL, False),
+        ("[1]", FinishReason.CANCELLED, False),
+    ],
+)
+def test_an_invalid_answer_is_an_error_only_if_the_model_completed_it(text, reason, is_error):
+    stage = StructuredOutput(compile_schema(STRINGS), fails_if_invalid=True)
+    stage.feed([TextDelta(text, 0)] if text else [])
+    assert isinstance(stage.finish(Complete(reason))[-1], JsonResult)
+    assert isinstance(stage.failure, InvalidAnswer) == is_error
+
+
+def test_a_stream_that_fails_has_no_result():
+    stage = StructuredOutput(compile_schema("{}"), fails_if_invalid=True)
+    stage.feed([TextDelta("1", 0)])
+    assert stage.finish(None) == [JsonValue(0, "", "1")]
+    assert stage.failure is None
 
 
 @given(answers())
 def test_all_deltas_pass_unchanged_in_order(events):
-    deltas = events[1:-1]
+    deltas = [each for each in events[1:-1] if not isinstance(each, JsonValue | JsonResult)]
     entries = filled(deltas)
 
     assert [e for e in entries if not isinstance(e, JsonValue | JsonResult)] == deltas

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from ...events import Delta, JsonResult, JsonValue, TextDelta, TextInfo, TextPhase
-from .result import result_of
+from ...errors import InvalidAnswer, TokenwireError
+from ...events import (
+    AnswerEntry,
+    FinishReason,
+    JsonResult,
+    JsonValue,
+    JsonViolation,
+    TextDelta,
+    TextInfo,
+    TextPhase,
+)
+from ...providers.decode.base import Complete
+from .result import result_with, schema_violations
 from .scanner import WHITESPACE
 from .schema import CompiledSchema
 from .values import JsonValues
+
+MAX_CHECKED_INLINE_CHARS = 16 * 1024
+"""Longest document that is checked with its schema in the event loop."""
+UNCHECKED = "was not checked with the schema, because the stream ended early"
+COMPLETE = Complete(FinishReason.STOP)
+COMPLETED_BY_MODEL = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE})
 
 
 class StructuredOutput:
@@ -18,8 +35,17 @@ class StructuredOutput:
     another block is a violation. Decoders report that a block is commentary before its text.
     """
 
-    def __init__(self, schema: CompiledSchema | None = None) -> None:
-        """Without a schema, the result only says whether the answer is one JSON document."""
+    def __init__(
+        self, schema: CompiledSchema | None = None, *, fails_if_invalid: bool = False
+    ) -> None:
+        """Without a schema, the result only says whether the answer is one JSON document.
+
+        `fails_if_invalid`: an answer that the model completed is an error if it is not valid.
+        """
+        self.end: Complete | None = None
+        self.failure: TokenwireError | None = None
+        self._fails_if_invalid = fails_if_invalid
+        self._found: tuple[JsonViolation, ...] | None = None  # by the schema, once it was checked
         self._schema = schema
         self._values = JsonValues()
         self._index: int | None = None
@@ -30,9 +56,9 @@ class StructuredOutput:
         self._has_other = False
         """Whether another block has text too."""
 
-    def feed(self, deltas: Iterable[Delta]) -> list[Delta | JsonValue]:
+    def feed(self, deltas: Iterable[AnswerEntry]) -> list[AnswerEntry]:
         """Return all deltas, each one followed by the values that it completes."""
-        entries: list[Delta | JsonValue] = []
+        entries: list[AnswerEntry] = []
         for delta in deltas:
             entries.append(delta)
             if isinstance(delta, TextDelta):
@@ -44,24 +70,37 @@ class StructuredOutput:
                 self._commentary.add(delta.index)
         return entries
 
-    def close(self) -> list[JsonValue]:
-        """End the answer, once. Return the last value if the document is a number."""
-        return self._values.finish()
+    def check(self) -> Callable[[], object] | None:
+        """Return the check with the schema if it takes long, for another thread. The answer is complete."""
+        return self._check if self._checked_chars > MAX_CHECKED_INLINE_CHARS else None
 
-    def result(self) -> JsonResult:
-        """Return the result of an answer that was closed. Pure: for a long one, call it in another thread."""
-        return result_of(self._values, self._schema)
+    def finish(self, end: Complete | None = COMPLETE) -> list[JsonValue | JsonResult]:
+        """End the answer. Return the last value if it is a number, and the result unless the stream fails.
+
+        If the stream ended early, a long document was not checked with the schema.
+        """
+        values: list[JsonValue | JsonResult] = [*self._values.finish()]
+        if end is None:
+            return values
+        if self._found is None:
+            if self._checked_chars > MAX_CHECKED_INLINE_CHARS:
+                self._found = (JsonViolation("", UNCHECKED),)
+            else:
+                self._check()
+        result = result_with(self._values, self._found or ())
+        if self._fails_if_invalid and not result.is_valid and end.reason in COMPLETED_BY_MODEL:
+            self.failure = InvalidAnswer()
+        return [*values, result]
 
     @property
-    def document_chars(self) -> int:
-        """Number of characters that `result` checks with the schema. 0 if it checks none."""
+    def _checked_chars(self) -> int:
+        """Number of characters that are checked with the schema. 0: none."""
         if self._schema is None or not self._values.is_representable:
             return 0
         return self._values.document_chars
 
-    def finish(self) -> list[JsonValue | JsonResult]:
-        """End the answer. Return the last values, and the result."""
-        return [*self.close(), self.result()]
+    def _check(self) -> None:
+        self._found = schema_violations(self._values, self._schema)
 
     def _read_other(self, delta: TextDelta) -> list[JsonValue]:
         """Read text of a block that is not that of the document, unless it begins there."""

@@ -1,0 +1,28 @@
+"""Chooses the stages of an answer."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ..request import ChatRequest, JsonSchemaFormat
+from .stages import Stage
+from .structured.schema import CompiledSchema, compile_schema
+from .structured.stage import StructuredOutput
+
+MAX_SCHEMAS = 32
+"""Compiled schemas that are kept: callers use the same ones again."""
+
+
+def stages_of(request: ChatRequest) -> list[Stage]:
+    """Return the stages for the answer to a request, in order. Usually there are none."""
+    wanted = request.response_format
+    if not isinstance(wanted, JsonSchemaFormat) or not wanted.stream_values:
+        return []
+    schema = compiled_schema(wanted.schema_json)
+    return [StructuredOutput(schema, fails_if_invalid=wanted.on_invalid == "fail")]
+
+
+@lru_cache(MAX_SCHEMAS)
+def compiled_schema(schema_json: str) -> CompiledSchema:
+    """Compile a schema of a request, or return it as it was compiled before. Raises SchemaRefused."""
+    return compile_schema(schema_json)
