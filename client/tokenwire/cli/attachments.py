@@ -69,13 +69,14 @@ def json_schema_value(text: str) -> JsonSchema:
     """Return a JSON Schema: a file with a JSON object."""
     data = _content(text)
     try:
-        json.loads(data)
+        schema = data.decode()
+        json.loads(schema)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{text!r} is not JSON: {error}") from None
-    if not data.lstrip().startswith(b"{"):
-        raise ValueError(f"{text!r} is not a JSON Schema: it is not a JSON object")
+    if not schema.lstrip().startswith("{"):
+        raise ValueError(f"{text!r} is not a JSON object, as a JSON Schema is")
     name = re.sub(r"[^a-zA-Z0-9_-]+", "_", Path(text).stem)[:MAX_NAME_CHARS]
-    return JsonSchema(name, data.decode())
+    return JsonSchema(name, schema)
 
 
 def _content(path: str) -> bytes:

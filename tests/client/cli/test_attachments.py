@@ -2,7 +2,12 @@ import os
 
 import pytest
 
-from tokenwire.cli.attachments import MAX_FILE_BYTES, audio_value, document_value
+from tokenwire.cli.attachments import (
+    MAX_FILE_BYTES,
+    audio_value,
+    document_value,
+    json_schema_value,
+)
 
 
 @pytest.mark.parametrize("data", [b"ID3\x04", b"\xff\xfb\x90"])
@@ -21,6 +26,9 @@ def test_an_mp3_file_is_recognized_by_its_content(data, tmp_path):
         (document_value, b"x" * (MAX_FILE_BYTES + 1), "is larger than"),
         (document_value, None, "cannot be read: No such file"),
         (audio_value, b"RIFF\0\0\0\0AVI ", "neither a WAV nor an MP3 file"),
+        (json_schema_value, b"{", "is not JSON"),
+        (json_schema_value, b"\xff{}", "is not JSON"),
+        (json_schema_value, b"[]", "is not a JSON object"),
     ],
 )
 def test_a_file_that_cannot_be_sent_is_named(parse, data, says, tmp_path):
@@ -30,6 +38,13 @@ def test_a_file_that_cannot_be_sent_is_named(parse, data, says, tmp_path):
 
     with pytest.raises(ValueError, match=f"file' .*{says}"):
         parse(str(path))
+
+
+def test_a_schema_has_the_name_of_its_file(tmp_path):
+    path = tmp_path / "the plan.v2.json"
+    path.write_text(' {"type": "object"}')
+
+    assert json_schema_value(str(path)) == ("the_plan_v2", ' {"type": "object"}')
 
 
 def test_an_address_that_providers_do_not_fetch_is_refused():

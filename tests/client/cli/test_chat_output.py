@@ -109,6 +109,59 @@ async def test_options_of_chat_become_fields_of_the_request(server, command_line
     )
 
 
+@pytest.fixture
+def json_answer(server, tmp_path):
+    """An answer that does not follow the schema, and the options that ask for it."""
+    values = [("/title", '"A\\tplan"'), ("/steps/0", "1"), ("/steps", "[1]"), ("/tags", "[ ]")]
+    server.script = plays(
+        started(),
+        text(2, '{"title": "A\\tplan", "steps": [1], '),
+        *(
+            event(3 + n, json_value=event_pb2.JsonValue(pointer=pointer, value_json=value))
+            for n, (pointer, value) in enumerate(values)
+        ),
+        event(7, json_value=event_pb2.JsonValue(is_omitted=True)),
+        text(8, '"tags": [ ]}'),
+        event(9, json_result=event_pb2.JsonResult(violations=[WRONG])),
+        finished(10),
+    )
+    schema = tmp_path / "plan.json"
+    schema.write_text('{"type": "object"}')
+    return "chat", "Hi", "--json-schema", str(schema)
+
+
+WRONG = event_pb2.JsonViolation(pointer="/steps/0", description="the value is not a string")
+
+
+async def test_a_pipe_gets_the_json_and_stderr_what_is_wrong_with_it(
+    server, command_line, json_answer
+):
+    done = await command_line.run(*json_answer)
+
+    assert done.out == '{"title": "A\\tplan", "steps": [1], "tags": [ ]}\n'
+    assert done.err.splitlines()[0] == "not valid: /steps/0: the value is not a string"
+    (request,) = server.requests
+    assert request.response_format.json_schema == pb.JsonSchemaFormat(
+        name="plan",
+        schema_json='{"type": "object"}',
+        stream_values=True,
+        on_invalid=pb.ON_INVALID_FAIL,
+    )
+
+
+async def test_a_terminal_shows_each_value_as_it_comes(command_line, json_answer, terminal):
+    process = await terminal.start(command_line, *json_answer)
+
+    assert await terminal.end_of(process) == 0
+    plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown)
+    assert plain.splitlines()[:4] == [
+        '/title  "A\\tplan"',
+        "/steps/0  1",
+        "/tags  [ ]",
+        "not valid: /steps/0: the value is not a string",
+    ]
+
+
 async def test_log_probabilities_are_printed_only_as_json(server, command_line):
     done = await command_line.run("chat", "Hi", "--logprobs", "2")
 
