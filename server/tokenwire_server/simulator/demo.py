@@ -3,11 +3,13 @@
 It pauses like a real model, then explains Tokenwire. When the request offers tools and the user's last
 message names some of them ("use get_weather for Berlin", or just "the weather"), it calls those tools
 instead, with example arguments for their schemas. When tool results follow the user's last message, it
-answers with these results, so that a tool loop ends after two rounds.
+answers with these results, so that a tool loop ends after two rounds. When the request has a JSON Schema for
+the answer, it answers with an example.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +40,13 @@ held back: a token that comes from the model goes out the moment it is there. An
 a guess: a finished answer, a refusal, a limit and a broken connection are different things, and \
 each has its own name."""
 
+_SCHEMA_PATHS = (
+    ("response_format", "json_schema", "schema"),
+    ("text", "format", "schema"),
+    ("output_config", "format", "schema"),
+)
+"""Where Chat Completions, Responses and Messages have the JSON Schema of the answer."""
+
 DEMO = Scenario(text=TEXT, reasoning_text=REASONING, ttft_ms=300, itl_ms=20, jitter_ms=4)
 
 
@@ -50,6 +59,10 @@ def demo_scenario(request: ProviderRequest) -> Scenario:
             text=_answer_with(request.conversation.tool_results),
         )
     tools = _tools_to_call(request)
+    schema = _answer_schema(request.body)
+    if not tools and schema is not None:
+        example = json.dumps(_example(schema, name="answer"), indent=2)
+        return msgspec.structs.replace(DEMO, text=example)
     if not tools:
         return DEMO
     calls = tuple(
@@ -57,6 +70,17 @@ def demo_scenario(request: ProviderRequest) -> Scenario:
         for tool in tools
     )
     return msgspec.structs.replace(DEMO, text="Let me look that up.", calls=calls, arg_fragments=6)
+
+
+def _answer_schema(body: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the JSON Schema of the answer, or None if the request has none."""
+    for path in _SCHEMA_PATHS:
+        found: Any = body
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            return found
+    return None
 
 
 def _tools_to_call(request: ProviderRequest) -> Sequence[ToolSpec]:
@@ -107,21 +131,25 @@ def _shortened(text: str) -> str:
     return text[:MAX_RESULT_CHARACTERS] + "..."
 
 
-def _example(schema: Any, depth: int = 0) -> Any:
-    """Return a value for the simple parts of a JSON schema: types, enums, required properties."""
+def _example(schema: Any, depth: int = 0, name: str = "") -> Any:
+    """Return a value for the simple parts of a JSON schema: types, enums, required properties.
+
+    `name` is that of the value in an answer. Arguments of tools have none.
+    """
     if not isinstance(schema, dict) or depth > 8:
         return {}
     if isinstance(schema.get("enum"), list) and schema["enum"]:
         return schema["enum"][0]
     kind = schema.get("type")
     if kind == "string":
-        return "Berlin"
+        return f"example {name}" if name else "Berlin"
     if kind in ("integer", "number"):
         return schema.get("minimum", 1)
     if kind == "boolean":
         return True
     if kind == "array":
-        return [_example(schema.get("items"), depth + 1)]
+        count = 2 if name else 1
+        return [_example(schema.get("items"), depth + 1, name) for _ in range(count)]
     if kind == "null":
         return None
     properties = schema.get("properties")
@@ -129,4 +157,4 @@ def _example(schema: Any, depth: int = 0) -> Any:
         return {}
     required = schema.get("required")
     names = required if isinstance(required, list) and required else list(properties)
-    return {name: _example(properties.get(name), depth + 1) for name in names}
+    return {each: _example(properties.get(each), depth + 1, name and str(each)) for each in names}

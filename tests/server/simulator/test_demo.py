@@ -63,6 +63,34 @@ async def test_it_calls_the_first_tool_when_the_user_names_it(openai):
     assert asked.choices[0].finish_reason == "tool_calls"
 
 
+async def test_it_answers_with_an_example_of_the_schema_in_all_formats(openai, anthropic):
+    wanted = {"name": "trip", "schema": SCHEMA}
+    asked = await asyncio.gather(
+        openai.chat.completions.create(
+            model="demo",
+            messages=HELLO,
+            response_format={"type": "json_schema", "json_schema": wanted},
+        ),
+        openai.responses.create(
+            model="demo", input="Hi", text={"format": {"type": "json_schema", **wanted}}
+        ),
+        anthropic.messages.create(
+            model="demo",
+            messages=HELLO,
+            max_tokens=1000,
+            output_config={"format": {"type": "json_schema", "schema": SCHEMA}},
+        ),
+    )
+    texts = [asked[0].choices[0].message.content, asked[1].output_text, asked[2].content[1].text]
+    for text in texts:
+        assert json.loads(text) == {
+            "city": "example city",
+            "days": 2,
+            "unit": "celsius",
+            "tags": [True, True],
+        }
+
+
 async def test_it_calls_no_tool_that_the_user_does_not_name(openai):
     answer = await openai.chat.completions.create(model="demo", messages=HELLO, tools=TOOLS)
     assert answer.choices[0].message.tool_calls is None
