@@ -25,6 +25,7 @@ PAGES = (
     "docs/quickstart.md",
     "docs/replicas.md",
     "docs/concepts.md",
+    "docs/structured-output.md",
     "docs/errors.md",
     "docs/providers.md",
     "docs/costs-and-usage.md",
