@@ -159,7 +159,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 .PHONY: lock
 lock: $(READY) ## Update the lock files: names, versions and hashes, no addresses
 	@$(LOCK) --all-extras --group dev -o requirements/dev.lock pyproject.toml
-	@$(LOCK) --extra postgres --extra edge --extra otel --extra redis -c requirements/dev.lock -o requirements/image.lock \
+	@$(LOCK) --extra postgres --extra edge --extra otel --extra redis --extra filters -c requirements/dev.lock -o requirements/image.lock \
 	  pyproject.toml
 	@$(LOCK) --group pyproject.toml:build -c requirements/dev.lock -o requirements/build.lock
 	@$(LOCK) --group pyproject.toml:proto -o requirements/proto.lock

@@ -57,7 +57,7 @@ def test_the_image_has_the_versions_that_the_tests_ran_with_and_all_that_the_com
     assert locked("build.lock").items() <= tested.items(), "run `make lock`"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert extras.keys() == {"cli", "server", "postgres", "edge", "otel", "redis"}
+    assert extras.keys() == {"cli", "server", "postgres", "edge", "otel", "redis", "filters"}
     needed = {
         canonicalize_name(Requirement(line).name)
         for lines in (project["dependencies"], *extras.values())

@@ -1,1 +1,1 @@
-"""What is done with the content of answers between a provider's decoder and a stream's log."""
+"""What happens to an answer between the provider's decoder and the stream's log. No I/O, no clock."""

@@ -1,0 +1,200 @@
+"""The filter of one block of text, as it arrives in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from .folding import FoldedText, Folding
+from .matcher import Matcher
+from .repeats import CHECK_CHARS, RepeatCounter
+from .rules import Rule
+
+MAX_STEP_CHARS = 1024
+"""Longer pieces are processed in parts: some patterns search all of a part for each of their matches."""
+
+
+class Finding(msgspec.Struct):
+    """How often a rule acted, and where first. Never the text."""
+
+    count: int
+    first_position: int
+    """Characters of the original block before the first match."""
+
+
+class Filter:
+    """Decides which part of a text may be shown.
+
+    Text is returned at once, except from where a match may have begun: it depends on text to come whether
+    there is a match, or how long it is. At most `max_match_chars` characters are held back. How the text is
+    cut into pieces makes no difference to the whole result.
+    """
+
+    __slots__ = (
+        "_context",
+        "_folding",
+        "_held",
+        "_ignored",
+        "_matcher",
+        "_max_chars",
+        "_owners",
+        "_position",
+        "_repeats",
+        "findings",
+        "is_blocked",
+    )
+
+    def __init__(
+        self,
+        matcher: Matcher | None,
+        owners: Sequence[Rule],
+        folding: Folding,
+        max_chars: int,
+        repeat_rules: Sequence[Rule],
+    ) -> None:
+        self._matcher = matcher
+        self._owners = owners
+        self._folding = folding
+        self._max_chars = max_chars
+        self._repeats = _Repeats(repeat_rules) if repeat_rules else None
+        self._held = ""
+        self._context = b""  # the last character before `_held`, folded
+        self._ignored = 0  # characters that are ignored directly before `_held`
+        self._position = 0  # characters before `_held`
+        self.is_blocked = False
+        self.findings: dict[str, Finding] = {}
+        """By the name of the rule. Rules that did not act are not in it."""
+
+    @property
+    def held_chars(self) -> int:
+        return len(self._held)
+
+    def feed(self, text: str) -> str:
+        """Continue with the next piece; return what may be shown now."""
+        if self._repeats is not None:
+            return self._feed_counted(text, self._repeats)
+        return self._feed(text)
+
+    def finish(self) -> str:
+        """End the text; return the rest of what may be shown."""
+        return self._decide("", is_last=True)
+
+    def release(self) -> str:
+        """Stop to wait for more text; return what was held back, as if the text ended here.
+
+        A match that is complete is acted on, even if more text could make it longer. The beginning of a match
+        is returned, and no match is found in it afterwards. The text continues after it.
+        """
+        return self._decide("", is_last=True)
+
+    def _feed_counted(self, text: str, repeats: _Repeats) -> str:
+        shown: list[str] = []
+        while text and not self.is_blocked:
+            size = repeats.missing_chars
+            step, text = text[:size], text[size:]
+            shown.append(self._feed(step))
+            for rule in () if self.is_blocked else repeats.add(step):
+                self._report(rule, self._position + len(self._held))
+                if rule.action == "block":
+                    shown.append(self._decide("", is_last=True))
+                    self.is_blocked = True
+                    break
+        return "".join(shown)
+
+    def _feed(self, text: str) -> str:
+        if self.is_blocked:
+            return ""
+        if self._matcher is None:
+            self._position += len(text)
+            return text
+        if not self._held and len(text) <= MAX_STEP_CHARS and text.isascii():
+            data = text.encode()
+            if self._matcher.concerned.search(self._context + data) is None:
+                if data:
+                    self._context, self._ignored = data[-1:], 0
+                self._position += len(text)
+                return text
+        if len(text) <= MAX_STEP_CHARS:
+            return self._decide(text, is_last=False)
+        return "".join(
+            self._decide(text[at : at + MAX_STEP_CHARS], is_last=False)
+            for at in range(0, len(text), MAX_STEP_CHARS)
+        )
+
+    def _decide(self, piece: str, *, is_last: bool) -> str:
+        """Continue with a piece; return what is decided. With `is_last`, all is decided."""
+        matcher = self._matcher
+        if self.is_blocked or matcher is None:
+            return ""
+        original = self._held + piece
+        text = FoldedText(self._context, self._ignored, original, self._folding)
+        shown: list[str] = []
+        done = 0  # the index up to which it is decided
+        decided = self._decided(text, 0, is_last)
+        while match := matcher.next(text, text.position(done), text.position(decided)):
+            start, end = text.index(match.start), text.end_index(match.end)
+            rule = self._owners[match.pattern]
+            self._report(rule, self._position + start)
+            if rule.action == "block":
+                shown.append(original[done:start])
+                self.is_blocked = True
+                self._held = ""
+                return "".join(shown)
+            if rule.action == "redact":
+                shown += original[done:start], rule.replacement
+            else:
+                shown.append(original[done:end])
+            done = end
+            if done > decided:
+                decided = self._decided(text, done, is_last)
+        shown.append(original[done:decided])
+        self._held = original[decided:]
+        self._position += decided
+        self._context = text.last_character(decided)
+        self._ignored = text.ignored_before(decided)
+        return "".join(shown)
+
+    def _decided(self, text: FoldedText, done: int, is_last: bool) -> int:
+        """Return the index before which no match can begin any more that is not in this text."""
+        if is_last or self._matcher is None:
+            return text.length
+        pending = self._matcher.pending(text, text.position(done))
+        if pending == len(text.data):
+            return text.length
+        return max(done, text.index(pending), text.index_after_last() - self._max_chars)
+
+    def _report(self, rule: Rule, position: int) -> None:
+        finding = self.findings.get(rule.name)
+        if finding is None:
+            self.findings[rule.name] = Finding(1, position)
+        else:
+            finding.count += 1
+
+
+class _Repeats:
+    """Counts repetition for the rules that limit it. Each rule acts once for each time that text repeats."""
+
+    __slots__ = ("_acted", "_counter", "_part", "_rules", "missing_chars")
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = rules
+        self._acted: set[str] = set()
+        self._counter = RepeatCounter()
+        self._part: list[str] = []
+        self.missing_chars = CHECK_CHARS
+        """Characters until the next check."""
+
+    def add(self, text: str) -> list[Rule]:
+        """Continue with at most `missing_chars` characters; return the rules that act after them."""
+        self._part.append(text)
+        self.missing_chars -= len(text)
+        if self.missing_chars:
+            return []
+        repeats = self._counter.add("".join(self._part))
+        self._part.clear()
+        self.missing_chars = CHECK_CHARS
+        exceeded = [rule for rule in self._rules if repeats > (rule.max_repeats or 0)]
+        acting = [rule for rule in exceeded if rule.name not in self._acted]
+        self._acted = {rule.name for rule in exceeded}
+        return acting

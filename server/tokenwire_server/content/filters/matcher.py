@@ -1,0 +1,154 @@
+"""All patterns of a filter as a few expressions of RE2, and the search for the next match.
+
+What a match is does not depend on how the text arrives. The match at a start is the preferred one of those
+that are at most `max_chars` characters long, without those that a check refuses. Of all starts the first one
+counts, and at one start the pattern that is listed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from .folding import FoldedText
+from .nodes import Node, either
+
+if TYPE_CHECKING:
+    from re2 import _Regexp as Regexp
+
+MAX_PROGRAM_SIZE = 4000
+"""Of one pattern. RE2 takes time proportional to it, at worst, for each byte of text."""
+MAX_TOTAL_PROGRAM_SIZE = 40_000
+MAX_MEMORY_BYTES = 64 << 20
+"""Of one expression: for the states that RE2 finds in texts. When it is full, RE2 starts again."""
+
+Accept = Callable[[bytes, int, int], int]
+"""Returns where the valid part of a match ends, which is given as its data, start and end. 0: none is."""
+
+
+class Missing(ImportError):
+    """The package google-re2 is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__('content filters need google-re2: pip install "tokenwire[filters]"')
+
+
+class TooLarge(ValueError):
+    """An expression needs too much memory or time."""
+
+
+class Pattern(NamedTuple):
+    node: Node
+    accept: Accept | None = None
+
+
+class Match(NamedTuple):
+    """A match. `start` and `end` are positions in the folded text."""
+
+    pattern: int
+    start: int
+    end: int
+
+
+def compiled(source: str, *, captures: bool = False) -> Regexp:
+    """Compile an expression.
+
+    Raises:
+        Missing: google-re2 is not installed.
+        TooLarge: the expression is too large, or RE2 refuses it.
+    """
+    try:
+        import re2
+    except ImportError as error:
+        raise Missing from error
+    options = re2.Options()
+    options.max_mem = MAX_MEMORY_BYTES
+    options.log_errors = False
+    options.never_capture = not captures
+    try:
+        return re2.compile(source.encode(), options)
+    except re2.error as error:
+        problem = error.args[0] if error.args else error
+        raise TooLarge(problem.decode() if isinstance(problem, bytes) else str(problem)) from error
+
+
+class Matcher:
+    """The patterns of a filter. Shared by all streams."""
+
+    def __init__(self, patterns: Sequence[Pattern], max_chars: int) -> None:
+        self._patterns = patterns
+        self._max_chars = max_chars
+        sources = [pattern.node.source for pattern in patterns]
+        beginnings = either(*(pattern.node.nonempty_beginnings for pattern in patterns))
+        self._any = compiled("|".join(sources))
+        self._beginning = compiled(f"(?:{beginnings})\\z") if beginnings is not None else None
+        of_beginnings = [] if beginnings is None else [f"(?:{beginnings})\\z"]
+        self.concerned = compiled("|".join([*sources, *of_beginnings]))
+        """Finds a match or the beginning of one at the end. What it does not find in is final."""
+        if self.concerned.programsize > MAX_TOTAL_PROGRAM_SIZE:
+            raise TooLarge("all patterns together are too large")
+        self._remaining: dict[int, Regexp] = {}
+
+    def _from(self, first: int) -> Regexp:
+        """Return the patterns from `first` on, each as a group."""
+        if first not in self._remaining:
+            sources = (f"({pattern.node.source})" for pattern in self._patterns[first:])
+            self._remaining[first] = compiled("|".join(sources), captures=True)
+        return self._remaining[first]
+
+    def pending(self, text: FoldedText, position: int) -> int:
+        """Return where the first match could begin that more text would complete or make longer."""
+        end = len(text.data)
+        if self._beginning is None:
+            return end
+        found = self._beginning.search(text.data, position)
+        return end if found is None else found.start()
+
+    def next(self, text: FoldedText, first: int, limit: int) -> Match | None:
+        """Return the first match that starts in `first` to `limit`, without `limit`."""
+        while first < limit:
+            start = self._next_start(text, first, limit)
+            if start is None:
+                return None
+            match = self._match_at(text, start)
+            if match is not None:
+                return match
+            first = start + 1
+        return None
+
+    def _next_start(self, text: FoldedText, first: int, limit: int) -> int | None:
+        """Return the first start with a match that is not too long, before the checks."""
+        while first < limit:
+            end = text.window_end(limit - 1, self._max_chars)
+            found = self._any.search(text.data, first, end)
+            if found is None or found.start() >= limit:
+                return None
+            start: int = found.start()
+            window_end = text.window_end(start, self._max_chars)
+            if found.end() <= window_end or self._any.match(text.data, start, window_end):
+                return start
+            # Many starts may have matches that are too long. A smaller limit excludes those of its half.
+            first, middle = start + 1, (start + 1 + limit) // 2
+            if first < middle:
+                earlier = self._next_start(text, first, middle)
+                if earlier is not None:
+                    return earlier
+            first = max(first, middle)
+        return None
+
+    def _match_at(self, text: FoldedText, start: int) -> Match | None:
+        window_end = text.window_end(start, self._max_chars)
+        first = 0
+        while first < len(self._patterns):
+            found = self._from(first).match(text.data, start, window_end)
+            if found is None:
+                return None
+            index = first + found.lastindex - 1
+            accept = self._patterns[index].accept
+            end: int = found.end()
+            if accept is not None:
+                end = accept(text.data, start, end)
+            if end:
+                return Match(index, start, end)
+            first = index + 1
+        return None
