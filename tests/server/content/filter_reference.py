@@ -15,11 +15,9 @@ def whole(text, rules, max_chars, look_alikes=None):
     while at < len(folded):
         beyond = origin[at] + max_chars
         limit = next((i for i in range(at, len(folded)) if origin[i] >= beyond), len(folded))
-        for rule, attempt in attempts:
-            end = attempt(folded, at, limit)
-            if end:
-                break
-        else:
+        ends = ((rule, attempt(folded, at, limit)) for rule, attempt in attempts)
+        rule, end = next((each for each in ends if each[1]), (None, 0))
+        if rule is None:
             at += 1
             continue
         first, last = origin[at], origin[end - 1] + 1
