@@ -52,14 +52,15 @@ class Folding:
             return character
         if character in self._look_alikes:
             return self._look_alikes[character]
+        if "\uac00" <= character <= "\ud7a3":  # Hangul syllables
+            return character
         if "\ud800" <= character <= "\udfff":
             return _REPLACEMENT
-        parts = [
+        return "".join(
             self._look_alikes.get(part, part)
             for part in unicodedata.normalize("NFKD", character)
             if unicodedata.category(part) not in IGNORED_CATEGORIES
-        ]
-        return unicodedata.normalize("NFC", "".join(parts))
+        )
 
     def text(self, text: str) -> str:
         return "".join(map(self.character, text))
@@ -149,3 +150,11 @@ def last_character(data: bytes, end: int) -> bytes:
     while start > 0 and data[start] & 0xC0 == 0x80:
         start -= 1
     return data[max(start, 0) : end]
+
+
+def first_character(data: bytes, start: int) -> bytes:
+    """Return the UTF-8 of the character that begins at `start`. Empty at the end."""
+    end = start + 1
+    while end < len(data) and data[end] & 0xC0 == 0x80:
+        end += 1
+    return data[start:end]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .folding import FoldedText
+from .folding import MAX_CACHED_CHARS, FoldedText, first_character
 from .nodes import Node, either
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Match(NamedTuple):
     end: int
 
 
-def compiled(source: str, *, captures: bool = False) -> Regexp:
+def compiled(source: str) -> Regexp:
     """Compile an expression.
 
     Raises:
@@ -64,7 +64,7 @@ def compiled(source: str, *, captures: bool = False) -> Regexp:
     options = re2.Options()
     options.max_mem = MAX_MEMORY_BYTES
     options.log_errors = False
-    options.never_capture = not captures
+    options.never_capture = True
     try:
         return re2.compile(source.encode(), options)
     except re2.error as error:
@@ -87,14 +87,9 @@ class Matcher:
         """Finds a match or the beginning of one at the end. What it does not find in is final."""
         if self.concerned.programsize > MAX_TOTAL_PROGRAM_SIZE:
             raise TooLarge("all patterns together are too large")
-        self._remaining: dict[int, Regexp] = {}
-
-    def _from(self, first: int) -> Regexp:
-        """Return the patterns from `first` on, each as a group."""
-        if first not in self._remaining:
-            sources = (f"({pattern.node.source})" for pattern in self._patterns[first:])
-            self._remaining[first] = compiled("|".join(sources), captures=True)
-        return self._remaining[first]
+        self._single = [compiled(source) for source in sources]
+        self._first = [compiled(pattern.node.first or "") for pattern in patterns]
+        self._candidates: dict[bytes, list[int]] = {}
 
     def pending(self, text: FoldedText, position: int) -> int:
         """Return where the first match could begin that more text would complete or make longer."""
@@ -107,26 +102,31 @@ class Matcher:
     def next(self, text: FoldedText, first: int, limit: int) -> Match | None:
         """Return the first match that starts in `first` to `limit`, without `limit`."""
         while first < limit:
-            start = self._next_start(text, first, limit)
-            if start is None:
+            found = self._next_start(text, first, limit)
+            if found is None:
                 return None
-            match = self._match_at(text, start)
+            match = self._match_at(text, *found)
             if match is not None:
                 return match
-            first = start + 1
+            first = found[0] + 1
         return None
 
-    def _next_start(self, text: FoldedText, first: int, limit: int) -> int | None:
-        """Return the first start with a match that is not too long, before the checks."""
+    def _next_start(self, text: FoldedText, first: int, limit: int) -> tuple[int, int] | None:
+        """Return the first start of a match that is not too long, and the end of such a match.
+
+        It is the end of the match of the first pattern, before the checks.
+        """
         while first < limit:
             end = text.window_end(limit - 1, self._max_chars)
             found = self._any.search(text.data, first, end)
             if found is None or found.start() >= limit:
                 return None
-            start: int = found.start()
+            start = found.start()
             window_end = text.window_end(start, self._max_chars)
-            if found.end() <= window_end or self._any.match(text.data, start, window_end):
-                return start
+            if found.end() > window_end:
+                found = self._any.match(text.data, start, window_end)
+            if found is not None:
+                return start, found.end()
             # Many starts may have matches that are too long. A smaller limit excludes those of its half.
             first, middle = start + 1, (start + 1 + limit) // 2
             if first < middle:
@@ -136,19 +136,28 @@ class Matcher:
             first = max(first, middle)
         return None
 
-    def _match_at(self, text: FoldedText, start: int) -> Match | None:
+    def _match_at(self, text: FoldedText, start: int, end: int) -> Match | None:
+        """Return the match at a start where there is one before the checks. The first one ends at `end`."""
+        candidates = self._starting_with(first_character(text.data, start))
         window_end = text.window_end(start, self._max_chars)
-        first = 0
-        while first < len(self._patterns):
-            found = self._from(first).match(text.data, start, window_end)
-            if found is None:
-                return None
-            index = first + found.lastindex - 1
+        for index in candidates:
+            if len(candidates) > 1:
+                found = self._single[index].match(text.data, start, window_end)
+                if found is None:
+                    continue
+                end = found.end()
             accept = self._patterns[index].accept
-            end: int = found.end()
-            if accept is not None:
-                end = accept(text.data, start, end)
-            if end:
-                return Match(index, start, end)
-            first = index + 1
+            valid_end = end if accept is None else accept(text.data, start, end)
+            if valid_end:
+                return Match(index, start, valid_end)
         return None
+
+    def _starting_with(self, character: bytes) -> list[int]:
+        """Return the patterns whose matches may begin with a character."""
+        found = self._candidates.get(character)
+        if found is None:
+            if len(self._candidates) > MAX_CACHED_CHARS:
+                self._candidates.clear()
+            found = [index for index, first in enumerate(self._first) if first.match(character)]
+            self._candidates[character] = found
+        return found

@@ -8,6 +8,7 @@ empty set:
 - `beginnings`: the proper prefixes: the strings that more text can complete. An assertion that depends
   on the next character is such a beginning, too: without that character it is undecided.
 - `nonempty_beginnings`: those of them that are not empty.
+- `first`: the characters with which they begin, and maybe others that follow an optional part.
 
 `beginnings` and `nonempty` may include more than that around assertions and optional parts: then some text is
 held back a little longer, and nothing else changes.
@@ -71,6 +72,10 @@ class Character:
     def nonempty(self) -> Expression:
         return self.source
 
+    @property
+    def first(self) -> Expression:
+        return self.source
+
 
 @dataclass(frozen=True)
 class Assertion:
@@ -88,6 +93,7 @@ class Assertion:
     max_chars = 0
     nonempty: Expression = None
     nonempty_beginnings: Expression = None
+    first: Expression = None
 
     @property
     def beginnings(self) -> Expression:
@@ -127,6 +133,11 @@ class Sequence:
             rest = either(joined(item.nonempty, after), joined(item.source, rest))
             after = item.source + after
         return rest
+
+    @cached_property
+    def first(self) -> Expression:
+        count = next((at for at, item in enumerate(self.items, 1) if not item.is_nullable), None)
+        return either(*(item.first for item in self.items[:count]))
 
     @cached_property
     def beginnings(self) -> Expression:
@@ -178,6 +189,10 @@ class Alternatives:
         return either(*(item.nonempty for item in self.items))
 
     @cached_property
+    def first(self) -> Expression:
+        return either(*(item.first for item in self.items))
+
+    @cached_property
     def beginnings(self) -> Expression:
         return either(*(item.beginnings for item in self.items))
 
@@ -220,6 +235,10 @@ class Repetition:
         if not self.is_nullable:
             return self.source
         return repeated(self.item.nonempty, 1, self.most)
+
+    @property
+    def first(self) -> Expression:
+        return self.item.first
 
     @cached_property
     def beginnings(self) -> Expression:
