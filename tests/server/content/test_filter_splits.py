@@ -1,4 +1,6 @@
-"""How a text is cut into pieces changes neither what is shown nor what is reported."""
+"""How a text is cut into pieces changes neither what is shown nor what is reported. No text waits needlessly."""
+
+import itertools
 
 import filter_reference
 from hypothesis import assume, given, settings
@@ -142,3 +144,84 @@ def test_where_the_text_is_cut_never_matters(rules, text, max_chars, cuts):
     assert filtered(compiled, [text]) == expected
     assert filtered(compiled, text) == expected
     assert filtered(compiled, pieces(text, cuts)) == expected
+
+
+def heads(texts):
+    """Return the first characters of texts: more than the test below feeds."""
+    return frozenset(text[:6] for text in texts)
+
+
+def in_sequence(*parts):
+    patterns, sets = zip(*parts, strict=True)
+    return "".join(patterns), heads(map("".join, itertools.product(*sets)))
+
+
+def in_turn(*parts):
+    patterns, sets = zip(*parts, strict=True)
+    return f"(?:{'|'.join(patterns)})", frozenset().union(*sets)
+
+
+def some(part, suffix):
+    pattern, texts = part
+    several = texts | ({""} if suffix in "*?" else set())
+    while (
+        suffix in "*+"
+        and (longer := several | heads(map("".join, itertools.product(several, texts)))) > several
+    ):
+        several = longer
+    return f"(?:{pattern}){suffix}", frozenset(several)
+
+
+PATTERNS_AND_HEADS = st.recursive(
+    st.sampled_from(
+        [
+            ("a", frozenset({"a"})),
+            ("b", frozenset({"b"})),
+            ("[ab]", frozenset("ab")),
+            ("abb", frozenset({"abb"})),
+            ("a{2}", frozenset({"aa"})),
+            ("(?:ab){2,3}", frozenset({"abab", "ababab"})),
+            ("b{2,}", heads("b" * count for count in range(2, 7))),
+        ]
+    ),
+    lambda parts: st.one_of(
+        st.lists(parts, min_size=1, max_size=4).map(lambda each: in_sequence(*each)),
+        st.lists(parts, min_size=2, max_size=3).map(lambda each: in_turn(*each)),
+        st.builds(some, parts, st.sampled_from("*+?")),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=scaled(300))
+@given(PATTERNS_AND_HEADS, st.text("ab", max_size=5))
+def test_text_waits_only_if_more_text_can_complete_a_match_of_all_of_it(pattern_and_heads, text):
+    pattern, beginnings = pattern_and_heads
+    content = compile_or_reject([Rule(name="rule", action="redact", patterns=(pattern,))]).new()
+    content.feed(text)
+    waiting = text[len(text) - content.held_chars :]
+    assert not waiting or any(each.startswith(waiting) and each != waiting for each in beginnings)
+
+
+@settings(max_examples=scaled(100))
+@given(
+    st.lists(
+        st.tuples(st.text("ab", min_size=1, max_size=4), st.sampled_from([1, 20, 64, 130, 300])),
+        max_size=6,
+    ),
+    st.integers(1, 120),
+    st.integers(1, 300),
+)
+def test_repetition_is_measured_as_in_the_whole_text(parts, max_repeats, size):
+    text = "".join(unit * count for unit, count in parts)
+    exceeded = (
+        end
+        for end in range(256, len(text) + 1, 256)
+        for unit in range(1, 201)
+        if end >= (max_repeats + 1) * unit
+        and text[end - max_repeats * unit : end]
+        == text[end - (max_repeats + 1) * unit : end - unit]
+    )
+    content = compile_rules([Rule(name="loop", action="block", max_repeats=max_repeats)]).new()
+    shown = "".join(content.feed(text[at : at + size]) for at in range(0, len(text), size))
+    assert shown == text[: next(exceeded, len(text))]

@@ -16,6 +16,8 @@ MIN_CARD_DIGITS = 13
 MIN_IBAN_CHARS = 15
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 _SEPARATORS = b" -"
+_IBAN_VALUES = {char: int(char, 36) for char in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+_IBAN_DIGITS = str.maketrans({char: str(value) for char, value in _IBAN_VALUES.items()})
 
 
 class ReadyMadePatterns(NamedTuple):
@@ -49,15 +51,21 @@ def valid_iban(match: bytes) -> int:
 
     ISO 13616: the number with the country and the check digits at its end is 1 modulo 97.
     """
-    groups = match.decode().upper().split(" ")
-    for count in range(len(groups), 0, -1):
-        iban = "".join(groups[:count])
-        if len(iban) < MIN_IBAN_CHARS:
-            return 0
-        number = "".join(str(int(char, 36)) for char in iban[4:] + iban[:4])
-        if int(number) % 97 == 1:
-            return len(" ".join(groups[:count]))
-    return 0
+    groups = match.decode().split(" ")
+    country = int(groups[0][:4].translate(_IBAN_DIGITS))
+    groups[0] = groups[0][4:]
+    remainder = valid = 0
+    chars = at = 4
+    for group in groups:
+        for char in group:
+            number = _IBAN_VALUES[char]
+            remainder = (remainder * (100 if number > 9 else 10) + number) % 97
+        chars += len(group)
+        at += len(group)
+        if chars >= MIN_IBAN_CHARS and (remainder * 1_000_000 + country) % 97 == 1:
+            valid = at
+        at += 1
+    return valid
 
 
 READY_MADE: dict[ReadyMade, ReadyMadePatterns] = {

@@ -19,9 +19,9 @@ class RepeatCounter:
         self._runs: dict[int, int] = {}
 
     def add(self, text: str) -> int:
-        """Continue with the next CHECK_CHARS characters; return how often the last unit follows itself.
+        """Continue with the next CHECK_CHARS characters; return how often a unit is repeated at the end.
 
-        0: no unit of up to MAX_UNIT_CHARS characters does. Of several units the most frequent one counts.
+        Of units of up to MAX_UNIT_CHARS characters the most frequent one counts. 1: none is repeated.
         """
         tail = self._tail + text
         runs: dict[int, int] = {}
@@ -34,7 +34,7 @@ class RepeatCounter:
             runs[unit] = length + (self._runs.get(unit, 0) if length == CHECK_CHARS else 0)
         self._runs = runs
         self._tail = tail[-MAX_UNIT_CHARS:]
-        return max((length // unit for unit, length in runs.items()), default=0)
+        return 1 + max((length // unit for unit, length in runs.items()), default=0)
 
 
 def _equal_end(text: str, unit: int, most: int) -> int:

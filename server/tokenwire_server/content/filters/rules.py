@@ -32,7 +32,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Whole words and phrases. A space in a phrase matches any whitespace."""
     ready_made: ReadyMade | None = None
     max_repeats: int | None = None
-    """How often a unit of 1 to 200 characters may directly follow itself. See `repeats`."""
+    """How many times in a row the same 1 to 200 characters may come. See `repeats`."""
     ignore_case: bool = False
     """For `patterns` and `words`."""
     replacement: str = DEFAULT_REPLACEMENT
