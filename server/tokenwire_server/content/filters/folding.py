@@ -124,7 +124,11 @@ class FoldedText:
 
     def window_end(self, position: int, chars: int) -> int:
         """Return where `chars` characters end, of which the first contains the position."""
-        return self.position(min(self.index(position) + chars, self.length))
+        positions = self._positions
+        if positions is None:
+            end = position + chars
+            return min(len(self.data), end)
+        return positions[min(self.index(position) + chars, self.length)]
 
     def index_after_last(self) -> int:
         """Return the index after the last character that is not ignored."""

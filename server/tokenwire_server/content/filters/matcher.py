@@ -89,7 +89,8 @@ class Matcher:
             raise TooLarge("all patterns together are too large")
         self._single = [compiled(source) for source in sources]
         self._first = [compiled(pattern.node.first or "") for pattern in patterns]
-        self._candidates: dict[bytes, list[int]] = {}
+        self._candidates: dict[bytes, tuple[int, ...]] = {}
+        self._others: dict[tuple[int, ...], Regexp] = {}
 
     def pending(self, text: FoldedText, position: int) -> int:
         """Return where the first match could begin that more text would complete or make longer."""
@@ -117,14 +118,17 @@ class Matcher:
         It is the end of the match of the first pattern, before the checks.
         """
         while first < limit:
-            end = text.window_end(limit - 1, self._max_chars)
-            found = self._any.search(text.data, first, end)
-            if found is None or found.start() >= limit:
+            last_end = text.window_end(limit - 1, self._max_chars)
+            found = self._any.search(text.data, first, last_end)
+            if found is None:
                 return None
-            start = found.start()
+            start, end = found.span()
+            if start >= limit:
+                return None
             window_end = text.window_end(start, self._max_chars)
-            if found.end() > window_end:
-                found = self._any.match(text.data, start, window_end)
+            if end <= window_end:
+                return start, end
+            found = self._any.match(text.data, start, window_end)
             if found is not None:
                 return start, found.end()
             # Many starts may have matches that are too long. A smaller limit excludes those of its half.
@@ -139,25 +143,42 @@ class Matcher:
     def _match_at(self, text: FoldedText, start: int, end: int) -> Match | None:
         """Return the match at a start where there is one before the checks. The first one ends at `end`."""
         candidates = self._starting_with(first_character(text.data, start))
+        if len(candidates) == 1:
+            return self._valid(candidates[0], text, start, end)
         window_end = text.window_end(start, self._max_chars)
-        for index in candidates:
-            if len(candidates) > 1:
-                found = self._single[index].match(text.data, start, window_end)
-                if found is None:
-                    continue
-                end = found.end()
-            accept = self._patterns[index].accept
-            valid_end = end if accept is None else accept(text.data, start, end)
-            if valid_end:
-                return Match(index, start, valid_end)
+        for order, index in enumerate(candidates):
+            found = self._single[index].match(text.data, start, window_end)
+            if found is None:
+                continue
+            match = self._valid(index, text, start, found.end())
+            if match is not None:
+                return match
+            others = candidates[order + 1 :]
+            if not others or not self._any_of(others).match(text.data, start, window_end):
+                return None
         return None
 
-    def _starting_with(self, character: bytes) -> list[int]:
+    def _valid(self, pattern: int, text: FoldedText, start: int, end: int) -> Match | None:
+        accept = self._patterns[pattern].accept
+        if accept is not None:
+            end = accept(text.data, start, end)
+        return Match(pattern, start, end) if end else None
+
+    def _any_of(self, patterns: tuple[int, ...]) -> Regexp:
+        found = self._others.get(patterns)
+        if found is None:
+            found = compiled("|".join(self._patterns[index].node.source for index in patterns))
+            self._others[patterns] = found
+        return found
+
+    def _starting_with(self, character: bytes) -> tuple[int, ...]:
         """Return the patterns whose matches may begin with a character."""
         found = self._candidates.get(character)
         if found is None:
             if len(self._candidates) > MAX_CACHED_CHARS:
                 self._candidates.clear()
-            found = [index for index, first in enumerate(self._first) if first.match(character)]
+            found = tuple(
+                index for index, first in enumerate(self._first) if first.match(character)
+            )
             self._candidates[character] = found
         return found

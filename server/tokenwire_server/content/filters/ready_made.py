@@ -14,7 +14,8 @@ Check = Callable[[bytes], int]
 
 MIN_CARD_DIGITS = 13
 MIN_IBAN_CHARS = 15
-_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+_VALUES = bytes.maketrans(b"0123456789", bytes(range(10)))
+_DOUBLED = bytes.maketrans(bytes(range(10)), bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 _SEPARATORS = b" -"
 _IBAN_VALUES = {char: int(char, 36) for char in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 _IBAN_DIGITS = str.maketrans({char: str(value) for char, value in _IBAN_VALUES.items()})
@@ -30,20 +31,18 @@ def valid_card_number(match: bytes) -> int:
 
     https://en.wikipedia.org/wiki/Luhn_algorithm. The digits after a card number may be a security code.
     """
-    even = odd = 0  # the sums if the last digit were doubled or not
-    digits = valid = 0
-    size = len(match)
-    for at, byte in enumerate(match):
-        digit = byte - 48
-        if digit < 0:
-            continue
-        even, odd = odd + _DOUBLED[digit], even + digit
-        digits += 1
-        if digits >= MIN_CARD_DIGITS and odd % 10 == 0:
-            following = at + 1
-            if following == size or match[following] in _SEPARATORS:
-                valid = following
-    return valid
+    digits = match.translate(_VALUES, _SEPARATORS)
+    count, length = len(digits), len(match)
+    while count >= MIN_CARD_DIGITS:
+        doubled = digits[count - 2 :: -2].translate(_DOUBLED)
+        if (sum(digits[count - 1 :: -2]) + sum(doubled)) % 10 == 0:
+            return length
+        last_group = max(match.rfind(b" ", 0, length), match.rfind(b"-", 0, length)) + 1
+        if not last_group:
+            return 0
+        count -= length - last_group
+        length = last_group - 1
+    return 0
 
 
 def valid_iban(match: bytes) -> int:

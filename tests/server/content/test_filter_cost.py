@@ -1,0 +1,93 @@
+"""What filters cost, in CPU time. The bounds are ten times what a slow machine needs."""
+
+import time
+
+import pytest
+
+from tokenwire_server.content.filters import Rule, compile_rules
+
+MAX_CHECKED_US = 50
+"""For each piece of 4 characters. Measured: 3 to 5."""
+MAX_WAITING_US = 400
+"""The same if all of the last 256 characters wait, with ignored characters among them. Measured: 10 to 40."""
+MAX_LONG_PIECE_MS = 50
+"""For each piece of 4096 characters. Measured: 0.1 to 5."""
+
+TWENTY = [
+    Rule(name="keys", action="block", ready_made="api_key"),
+    Rule(name="cards", action="redact", ready_made="card_number"),
+    Rule(name="ibans", action="redact", ready_made="iban"),
+    *(
+        Rule(name=f"word {n}", action="redact", words=(f"project {n}", f"secret{n}"))
+        for n in range(8)
+    ),
+    *(
+        Rule(name=f"id {n}", action="report", patterns=(rf"\b[A-Z]{{2}}-{n}\d{{4,8}}\b",))
+        for n in range(9)
+    ),
+]
+NESTED = [
+    Rule(
+        name="nested",
+        action="redact",
+        patterns=("((a+)+)+b", "(?:a|a|aa)*c", "a[^b]*b", "(?:a*)*d"),
+    )
+]
+EMAIL = [Rule(name="email", action="redact", ready_made="email")]
+
+
+def cost_us(rules, pieces):
+    """Return the mean and the highest CPU time of a piece, and how many characters waited at most."""
+    content = compile_rules(rules).new()
+    costs, waiting = [], 0
+    for piece in pieces:
+        before = time.thread_time_ns()
+        content.feed(piece)
+        costs.append(time.thread_time_ns() - before)
+        waiting = max(waiting, content.held_chars)
+    return sum(costs) / len(costs) / 1000, max(costs) / 1000, waiting
+
+
+def cut(text, size):
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+def test_text_without_the_beginning_of_a_match_costs_little_and_does_not_wait():
+    text = "a quick fox jumps over the lazy dog, and then it hunts at home. " * 1000
+    mean, _, waiting = cost_us(TWENTY, cut(text, 4))
+    assert mean < MAX_CHECKED_US
+    assert waiting == 0
+
+
+@pytest.mark.parametrize("rules", [TWENTY, NESTED, EMAIL], ids=["twenty", "nested", "email"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 100_000,
+        "ab" * 5_000,
+        "aaaaaaac " * 2_000,
+        "a" + "\u0301" * 100_000,
+        "a" + "\u200b" * 100_000,
+        "a\u200b" * 50_000,
+        "1" * 10_000,
+        "4111 " * 4_000,
+    ],
+    ids=["a", "ab", "words", "combining", "zero-width", "mixed", "digits", "groups"],
+)
+def test_hostile_text_takes_linear_time(rules, text):
+    mean, _, waiting = cost_us(rules, cut(text, 4))
+    assert mean < MAX_WAITING_US
+    assert waiting <= 256 + 32
+    mean, _, _ = cost_us(rules, cut(text, 4096))
+    assert mean < 1000 * MAX_LONG_PIECE_MS
+
+
+def test_a_megabyte_without_a_match_takes_linear_time():
+    mean, _, _ = cost_us(TWENTY, cut("no match in here\n" * 61_000, 4))
+    assert mean < MAX_CHECKED_US
+
+
+def test_a_match_beyond_the_limit_is_not_tried_at_each_start():
+    rules = [Rule(name="rule", action="redact", patterns=("a[^b]*b",))]
+    mean, _, _ = cost_us(rules, cut(("a" * 4095 + "b") * 20, 4096))
+    assert mean < 1000 * MAX_LONG_PIECE_MS / 10
