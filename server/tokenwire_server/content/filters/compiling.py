@@ -55,7 +55,7 @@ def compile_rules(
 
     Raises:
         RuleError: a rule cannot be used.
-        ValueError: another argument cannot be used.
+        ValueError: another argument cannot be used, or all rules together are too large.
         ImportError: the extra `filters` is not installed.
     """
     if not 1 <= max_match_chars <= MAX_MATCH_CHARS:
@@ -77,7 +77,7 @@ def compile_rules(
     try:
         matcher = Matcher(patterns, max_match_chars) if patterns else None
     except TooLarge as error:
-        raise RuleError(rules[-1].name, "patterns", str(error)) from error
+        raise ValueError(f"all rules together: {error}") from error
     return CompiledFilter(rules, owners, matcher, folding, max_match_chars)
 
 

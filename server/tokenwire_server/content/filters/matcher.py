@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_PROGRAM_SIZE = 4000
 """Of one pattern. RE2 takes time proportional to it, at worst, for each byte of text."""
 MAX_TOTAL_PROGRAM_SIZE = 40_000
-MAX_MEMORY_BYTES = 64 << 20
+MAX_MEMORY_BYTES = 16 << 20
 """Of one expression: for the states that RE2 finds in texts. When it is full, RE2 starts again."""
 
 Accept = Callable[[bytes, int, int], int]
@@ -86,7 +86,8 @@ class Matcher:
         self.concerned = compiled("|".join([*sources, *of_beginnings]))
         """Finds a match or the beginning of one at the end. What it does not find in is final."""
         if self.concerned.programsize > MAX_TOTAL_PROGRAM_SIZE:
-            raise TooLarge("all patterns together are too large")
+            size = self.concerned.programsize
+            raise TooLarge(f"{size} instructions, more than {MAX_TOTAL_PROGRAM_SIZE}")
         self._single = [compiled(source) for source in sources]
         self._first = [compiled(pattern.node.first or "") for pattern in patterns]
         self._candidates: dict[bytes, tuple[int, ...]] = {}
