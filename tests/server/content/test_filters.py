@@ -114,6 +114,16 @@ def test_the_leftmost_match_counts_and_at_one_start_the_first_rule():
     assert whole(rules[::-1], "abce") == "1ce"
 
 
+def test_after_a_match_that_is_not_a_whole_word_the_next_rules_count():
+    rules = [
+        rule(words=("cat",), name="word", replacement="1"),
+        rule("cap", name="other", replacement="2"),
+        rule("ca", name="next", replacement="3"),
+    ]
+    assert whole(rules, "catЖ cat cap") == "3tЖ 1 2"
+    assert whole(rules[:2], "catЖ") == "catЖ"
+
+
 def test_block_shows_nothing_from_the_start_of_the_match_on():
     content = compile_rules([rule("stop", action="block")]).new()
     assert content.feed("go, st") == "go, "
@@ -232,6 +242,14 @@ def test_repetition_that_is_not_longer_than_the_limit_is_shown():
     assert content.feed(text) == text
     content = compile_rules([Rule(name="loop", action="block", max_repeats=15)]).new()
     content.feed(text)
+    assert content.is_blocked
+
+
+def test_repetition_that_was_interrupted_starts_again():
+    content = compile_rules([Rule(name="loop", action="block", max_repeats=200)]).new()
+    text = "ab" * 128 + "x" + "ab" * 150
+    assert content.feed(text) == text
+    content.feed("ab" * 200)
     assert content.is_blocked
 
 
