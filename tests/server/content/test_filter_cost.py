@@ -12,6 +12,8 @@ MAX_WAITING_US = 400
 """The same if all of the last 256 characters wait, with ignored characters among them. Measured: 10 to 40."""
 MAX_LONG_PIECE_MS = 50
 """For each piece of 4096 characters. Measured: 0.1 to 5."""
+MAX_REPETITION_US = 10
+"""For each character. Measured: 0.2 to 0.8."""
 
 TWENTY = [
     Rule(name="keys", action="block", ready_made="api_key"),
@@ -85,6 +87,15 @@ def test_hostile_text_takes_linear_time(rules, text):
 def test_a_megabyte_without_a_match_takes_linear_time():
     mean, _, _ = cost_us(TWENTY, cut("no match in here\n" * 61_000, 4))
     assert mean < MAX_CHECKED_US
+
+
+@pytest.mark.parametrize("unit", ["a", "ab" * 60 + "c", "a" * 90 + "b"], ids=["a", "long", "near"])
+@pytest.mark.parametrize("size", [4, 4096, 1 << 20], ids=["token", "page", "all"])
+def test_repetition_is_measured_in_linear_time(unit, size):
+    rules = [Rule(name="loop", action="report", max_repeats=100)]
+    pieces = cut((unit * (1 << 20))[: 1 << 17], size)
+    mean, _, _ = cost_us(rules, pieces)
+    assert mean * len(pieces) / (1 << 17) < MAX_REPETITION_US
 
 
 def test_a_match_beyond_the_limit_is_not_tried_at_each_start():

@@ -27,8 +27,9 @@ class Filter:
     """Decides which part of a text may be shown.
 
     Text is returned at once, except from where a match may have begun: it depends on text to come whether
-    there is a match, or how long it is. At most `max_match_chars` characters are held back. How the text is
-    cut into pieces makes no difference to the whole result.
+    there is a match, or how long it is. At most `max_match_chars` characters are held back, and fewer than
+    `folding.MAX_IGNORED` ignored characters after them. How the text is cut into pieces makes no difference
+    to the whole result.
     """
 
     __slots__ = (
@@ -90,9 +91,10 @@ class Filter:
 
     def _feed_counted(self, text: str, repeats: _Repeats) -> str:
         shown: list[str] = []
-        while text and not self.is_blocked:
-            size = repeats.missing_chars
-            step, text = text[:size], text[size:]
+        at = 0
+        while at < len(text) and not self.is_blocked:
+            step = text[at : at + repeats.missing_chars]
+            at += len(step)
             shown.append(self._feed(step))
             for rule in () if self.is_blocked else repeats.add(step):
                 self._report(rule, self._position + len(self._held))
