@@ -3,6 +3,7 @@
 import itertools
 
 import filter_reference
+import re2
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -144,6 +145,18 @@ def test_where_the_text_is_cut_never_matters(rules, text, max_chars, cuts):
     assert filtered(compiled, [text]) == expected
     assert filtered(compiled, text) == expected
     assert filtered(compiled, pieces(text, cuts)) == expected
+
+
+@settings(max_examples=EXAMPLES)
+@given(PATTERNS, st.text("aabc 1_-\n", max_size=60), st.lists(st.integers(0, 60), max_size=10))
+def test_matches_are_those_of_a_search_in_the_whole_text(pattern, text, cuts):
+    compiled = compile_or_reject(
+        [Rule(name="rule", action="redact", patterns=(pattern,), replacement="*")]
+    )
+    found = list(re2.finditer(pattern, text))
+    shown, findings = filtered(compiled, pieces(text, cuts))
+    assert shown == re2.compile(pattern).sub("*", text)
+    assert findings == ({"rule": (len(found), found[0].start())} if found else {})
 
 
 def heads(texts):
