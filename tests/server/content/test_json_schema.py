@@ -1,6 +1,8 @@
 import json
-import socket
+import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import jsonschema
 import pytest
@@ -110,15 +112,46 @@ ITSELF = "a reference leads back to itself for the same value"
     ],
     ids=lambda value: repr(value)[:50],
 )
-def test_a_schema_that_cannot_be_used_is_refused_with_its_place(
-    schema, problem, pointer, monkeypatch
-):
-    monkeypatch.setattr(socket, "socket", None)
-    monkeypatch.setattr(socket, "create_connection", None)
-
+def test_a_schema_that_cannot_be_used_is_refused_with_its_place(schema, problem, pointer):
     found = refusal(schema)
 
     assert found == (problem or found[0], pointer)
+
+
+@contextmanager
+def schema_server():
+    """Serves an empty schema at each path. Yields its address, and the paths that were requested."""
+    paths = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            paths.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", paths
+        server.shutdown()
+        thread.join()
+
+
+def test_no_schema_is_fetched():
+    with schema_server() as (address, paths):
+        for reference in (
+            {"$ref": f"{address}/a"},
+            {"$dynamicRef": f"{address}/a#b"},
+            {"$schema": f"{address}/a"},
+        ):
+            refusal(reference)
+            refusal({"contentSchema": reference} if "$ref" in reference else {"not": reference})
+            compile_schema(json.dumps({"x-unknown": reference, "const": reference}))
+    assert paths == []
 
 
 @pytest.mark.parametrize(
@@ -267,6 +300,13 @@ def test_recursion_through_different_kinds_of_containers_does_not_count_as_sever
     assert schema_cost.checks_per_value(nodes, 64) < schema_module.MAX_CHECKS_PER_VALUE
     assert schema_cost.expanded_size(nodes) < 10
     assert schema_cost.checks_per_value(SchemaGraph(TWICE).nodes, 64) > 2**30
+
+
+def test_many_ways_within_one_level_of_a_recursion_are_refused():
+    node = {"type": "object", "properties": {"x": {"$ref": "#/$defs/a0"}}, "required": ["x"]}
+
+    problem, _ = refusal(doubling(20, {"anyOf": [node, {"const": 1}]}))
+    assert problem == "the references expand to more than 20,000 subschemas"
 
 
 def test_the_cost_of_references_without_recursion_is_what_they_expand_to():

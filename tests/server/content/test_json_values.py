@@ -129,6 +129,7 @@ def test_where_the_text_is_split_never_matters(text, data):
 @settings(max_examples=scaled(300))
 @given(broken_documents(), st.data())
 @example("[01]", None)
+@example("0}", None)
 @example("[1.x]", None)
 @example('"\\u12g"', None)
 @example('{"a":1,}', None)

@@ -104,7 +104,8 @@ def compile_schema(schema_json: str) -> CompiledSchema:
     if cycle is not None:
         pointer = graph.nodes[cycle].pointer
         raise SchemaRefused("a reference leads back to itself for the same value", pointer)
-    if schema_cost.expanded_size(graph.nodes) > MAX_EXPANDED:
+    ways = schema_cost.checks_per_value(graph.nodes, 1)
+    if max(ways, schema_cost.expanded_size(graph.nodes)) > MAX_EXPANDED:
         raise SchemaRefused(f"the references expand to more than {MAX_EXPANDED:,} subschemas")
     try:
         validator = _validator_class(schema)(
