@@ -194,6 +194,7 @@ async def test_a_long_answer_is_checked_too(start, api_on):
         ({"properties": {"a": {"$ref": "other.json#/a"}}}, "/properties/a"),
         ({"properties": {"a": {"pattern": "(?=x)"}}}, "look-around"),
         ({"$ref": "#"}, "leads back to itself"),
+        ({"description": "x" * 16_384}, "is longer than 16,384 characters"),
     ],
 )
 async def test_a_schema_that_cannot_be_checked_is_refused_with_its_path(api, schema, why):

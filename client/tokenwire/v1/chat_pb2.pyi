@@ -1222,7 +1222,8 @@ class JsonSchemaFormat(google.protobuf.message.Message):
     """Whether the provider must follow the schema exactly, if it offers a choice. Default: false."""
     stream_values: builtins.bool
     """Whether the stream also has a `json_value` for each value of the answer as soon as it is complete, and at
-    the end a `json_result`. References in the schema must then stay within the schema. Default: false.
+    the end a `json_result`. The schema then has at most 16,384 characters, and its references stay within it.
+    Default: false.
     """
     on_invalid: global___OnInvalid.ValueType
     """What an answer that does not follow the schema leads to. Needs `stream_values`. Default:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ..errors import TokenwireError
 from ..events import AnswerEntry
 from ..providers.decode.base import Complete
+
+
+class Check(Protocol):
+    """Work that would block the event loop. A process of its own does it."""
+
+    module: str
+    """The module that the process runs."""
+
+    def input(self) -> bytes:
+        """Return what the process reads from stdin."""
+        ...
+
+    def take(self, output: bytes | None) -> None:
+        """Take what the process wrote to stdout. None: it failed, or took too long."""
+        ...
 
 
 class Stage(Protocol):
@@ -22,8 +37,8 @@ class Stage(Protocol):
         """Take the next entries. Return what passes, in order."""
         ...
 
-    def check(self) -> Callable[[], object] | None:
-        """Return what `finish` needs and another thread should compute, or None. The answer is complete."""
+    def check(self) -> Check | None:
+        """Return what `finish` needs and a process should compute, or None. The answer is complete."""
         ...
 
     def finish(self, end: Complete | None) -> Sequence[AnswerEntry]:
@@ -32,16 +47,23 @@ class Stage(Protocol):
 
 
 class Stages:
-    """The stages of one answer, in order. `append` takes the entries that passed all of them.
+    """The stages of one answer, in order.
 
+    `append` takes the entries that passed all of them, and `run_check` runs a check in another process.
     The meter counts what the provider sent, and the log has what passed.
     """
 
-    __slots__ = ("_append", "_stages", "failure")
+    __slots__ = ("_append", "_run_check", "_stages", "failure")
 
-    def __init__(self, stages: Sequence[Stage], append: Callable[[AnswerEntry], object]) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        append: Callable[[AnswerEntry], object],
+        run_check: Callable[[Check], Awaitable[None]],
+    ) -> None:
         self._stages = stages
         self._append = append
+        self._run_check = run_check
         self.failure: TokenwireError | None = None
         """Why the answer is an error although it is complete, after `finish`. None: it is not."""
 
@@ -57,9 +79,12 @@ class Stages:
         """Pass an entry of the answer."""
         self._pass((entry,), self._stages)
 
-    def checks(self) -> list[Callable[[], object]]:
-        """Return what another thread should compute before `finish`. The answer is complete."""
-        return [check for stage in self._stages if (check := stage.check()) is not None]
+    async def check(self) -> None:
+        """Run the checks that `finish` needs. The answer is complete."""
+        for stage in self._stages:
+            check = stage.check()
+            if check is not None:
+                await self._run_check(check)
 
     def finish(self, end: Complete | None) -> None:
         """Pass what the stages have kept, and what they add to the end. Only the first call has an effect.

@@ -167,8 +167,7 @@ class Attempt:
                     timer.head_arrived(time.monotonic())
                     end = await self._read(upstream, timer, append, on_first_content, stages)
                     if stages is not None and isinstance(end, Complete):
-                        for check in stages.checks():
-                            await asyncio.to_thread(check)
+                        await stages.check()
                     on_end(end)
         except TimeoutError:
             raise self._failed(self._stalled(timer.wait)) from None

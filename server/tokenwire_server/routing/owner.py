@@ -13,6 +13,7 @@ from ..providers.base import Route
 from ..providers.decode.base import Complete
 from .attempt import Attempt
 from .breakers import Breakers
+from .checker import Checker
 from .pacing import ReadPacing
 from .retry import AttemptError, Retries
 
@@ -33,6 +34,7 @@ class Routing:
         self.breakers = breakers
         self.estimator = estimator
         self.pacing = pacing
+        self.checker = Checker()
 
 
 class AttemptOwner(Protocol):

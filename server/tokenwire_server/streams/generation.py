@@ -162,7 +162,7 @@ class Generation:
             started=self._opened,
         )
         stages = stages_of(request)
-        self._stages = Stages(stages, stream.log.append) if stages else None
+        self._stages = Stages(stages, stream.log.append, routing.checker.run) if stages else None
         self._task: asyncio.Task[None] | None = None
         self._is_interrupted = False
         self._interruption: TokenwireError | None = None

@@ -1,4 +1,6 @@
+import asyncio
 import json
+import os
 from contextlib import suppress
 
 import pytest
@@ -7,9 +9,8 @@ from json_reference import at_pointer, completed_values
 from transcripts_support import own_transcripts, recorded_transcripts
 
 from event_strategies import answers
-from tokenwire_server.content.structured.schema import compile_schema
+from tokenwire_server.content.structured.schema import MAX_QUICK_CHARS, compile_schema
 from tokenwire_server.content.structured.stage import (
-    MAX_CHECKED_INLINE_CHARS,
     UNCHECKED,
     StructuredOutput,
 )
@@ -28,6 +29,7 @@ from tokenwire_server.events import (
     ToolCallDelta,
 )
 from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.routing.checker import Checker
 
 COMMENTARY = TextPhase.COMMENTARY
 VALID = JsonResult(is_valid=True)
@@ -108,17 +110,60 @@ def test_the_result_says_what_the_schema_forbids():
     assert result == JsonResult(False, (JsonViolation("/a", 'the value is not of type "integer"'),))
 
 
-LONG = json.dumps(["x" * MAX_CHECKED_INLINE_CHARS])
+LONG = json.dumps(["x" * MAX_QUICK_CHARS])
 STRINGS, NUMBERS = '{"items": {"type": "string"}}', '{"items": {"type": "number"}}'
 
 
-def test_a_long_document_is_checked_outside_the_event_loop():
-    for schema, is_valid in ((STRINGS, True), (NUMBERS, False)):
-        stage = StructuredOutput(compile_schema(schema))
-        stage.feed([TextDelta(LONG, 0)])
-        stage.check()()
-        *_, result = stage.finish()
-        assert result.is_valid == is_valid
+@pytest.mark.parametrize(("schema", "is_valid"), [(STRINGS, True), (NUMBERS, False)])
+async def test_a_long_document_is_checked_in_a_process(schema, is_valid):
+    stage = StructuredOutput(compile_schema(schema))
+    stage.feed([TextDelta(LONG, 0)])
+    await Checker(60).run(stage.check())
+    *_, result = stage.finish()
+    assert result.is_valid == is_valid
+    assert all(violation.pointer == "/0" for violation in result.violations)
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("import time; time.sleep(60)", "it took more than 0.5 s"),
+        ("raise ValueError('no')", "status 1: ValueError: no"),
+    ],
+)
+async def test_a_check_that_hangs_or_fails_leaves_the_answer_unchecked(
+    program, says, tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "failing_check.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    stage = StructuredOutput(compile_schema(STRINGS))
+    stage.feed([TextDelta(LONG, 0)])
+    check = stage.check()
+    check.module = "failing_check"
+    await Checker(0.5 if "sleep" in program else 60).run(check)
+    assert stage.finish()[-1] == JsonResult(False, (JsonViolation("", UNCHECKED),))
+    assert says in caplog.text
+
+
+async def test_the_process_of_a_check_ends_with_its_stream(tmp_path, monkeypatch):
+    started = tmp_path / "pid"
+    (tmp_path / "hanging_check.py").write_text(
+        f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid()));"
+        "time.sleep(60)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    stage = StructuredOutput(compile_schema(STRINGS))
+    stage.feed([TextDelta(LONG, 0)])
+    check = stage.check()
+    check.module = "hanging_check"
+    running = asyncio.create_task(Checker(60).run(check))
+    while not (started.exists() and started.read_text()):
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
 
 
 def test_a_long_document_of_a_stream_that_ended_early_is_not_checked():
@@ -128,7 +173,7 @@ def test_a_long_document_of_a_stream_that_ended_early_is_not_checked():
 
 
 @pytest.mark.parametrize("text", ["[1]", LONG[:-1]])
-def test_a_document_that_is_short_or_incomplete_needs_no_check_outside_the_event_loop(text):
+def test_a_document_that_is_short_or_incomplete_needs_no_process(text):
     stage = StructuredOutput(compile_schema(STRINGS))
     stage.feed([TextDelta(text, 0)])
     assert stage.check() is None

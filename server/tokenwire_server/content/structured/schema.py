@@ -26,10 +26,12 @@ MAX_EXPLAINED_CHECKS = 10_000
 """For more, only the first violation is searched: finding all would take 25 us for each one."""
 MAX_CHECKS_PER_VALUE = 500
 """For more, no violation is searched: the time grows with the square of this number."""
-MAX_CHECKS = 20_000_000
-"""Checks of one value with one subschema: 20 ns each."""
-MAX_PATTERN_STEPS = 10_000_000
-"""Steps of all patterns: at worst 70 ns each, usually 100 times less."""
+MAX_QUICK_CHECKS = 100_000
+"""Checks of one value with one subschema that are quick: 20 ns each."""
+MAX_QUICK_PATTERN_STEPS = 100_000
+"""Steps of all patterns that are quick: usually 0.1 ms. At worst 7 ms."""
+MAX_QUICK_CHARS = 16 * 1024
+"""Longest document whose check is quick. 1 MB takes 35 ms."""
 
 _VALIDATORS: dict[str, Any] = {
     "https://json-schema.org/draft/2020-12/schema": jsonschema_rs.Draft202012Validator,
@@ -39,7 +41,6 @@ _VALIDATORS: dict[str, Any] = {
     "http://json-schema.org/draft-04/schema": jsonschema_rs.Draft4Validator,
 }
 _DEFAULT_DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_UNCHECKED = (violation("", "not checked with the schema, because it would take too long"),)
 _UNEXPLAINED = (violation("", "the document does not follow the schema"),)
 _NAMES_KINDS = {"additionalProperties", "unevaluatedProperties"}
 _MAX_QUOTE_CHARS = 64
@@ -48,32 +49,36 @@ _MAX_QUOTE_CHARS = 64
 class CompiledSchema:
     """A schema that documents are checked with. Immutable, and can be used by any thread."""
 
-    def __init__(self, validator: jsonschema_rs.Validator, graph: SchemaGraph) -> None:
+    def __init__(
+        self, schema_json: str, validator: jsonschema_rs.Validator, graph: SchemaGraph
+    ) -> None:
+        self.json = schema_json
+        """The schema as it was given."""
         self._validator = validator
         self._nodes = graph.nodes
-        self._expanded = schema_cost.expanded_size(graph.nodes)
         self._pattern_steps = schema_cost.pattern_steps(graph.nodes)
         self._is_flat = schema_cost.is_flat(graph.nodes)
 
     def violations(self, document: str) -> tuple[JsonViolation, ...]:
         """Return what a valid JSON document breaks of the schema, at most MAX_VIOLATIONS. Empty if nothing.
 
-        Pure. It holds the interpreter's lock, also in another thread: 15 ms for 1 MB that is valid, 1 s at
-        most. A document that would take longer is not checked, which is a violation. If the search for all
-        violations would take long, only the first one is returned, or one without a place.
+        Pure. It can take very long, and holds the interpreter's lock, also in another thread: see
+        `is_quick_for`. If the search for all violations would take long, only the first one is returned, or
+        one without a place.
         """
-        most_values = 1 + sum(map(document.count, ",[{"))
-        if self._pattern_steps * len(document) > MAX_PATTERN_STEPS:
-            return _UNCHECKED
         value = json.loads(document)
-        if self._expanded * most_values > MAX_CHECKS:
-            depth, values = _measure(value)
-            checks = schema_cost.checks_per_value(self._nodes, depth)
-            if min(checks, self._expanded) * values > MAX_CHECKS:
-                return _UNCHECKED
         if self._validator.is_valid(value):
             return ()
         return self._explain(value)
+
+    def is_quick_for(self, document: str) -> bool:
+        """Return whether a document is certainly checked in about 2 ms. Takes at most 2 ms itself."""
+        if len(document) > MAX_QUICK_CHARS:
+            return False
+        if self._pattern_steps * len(document) > MAX_QUICK_PATTERN_STEPS:
+            return False
+        depth, values = _measure(json.loads(document))
+        return schema_cost.checks_per_value(self._nodes, depth) * values <= MAX_QUICK_CHECKS
 
     def _explain(self, value: Any) -> tuple[JsonViolation, ...]:
         depth, values = _measure(value)
@@ -121,7 +126,7 @@ def compile_schema(schema_json: str) -> CompiledSchema:
             problem = "the pattern is invalid, too large, or has look-around or back-references"
             raise SchemaRefused(problem, path) from error
         raise SchemaRefused(f"it is no JSON Schema: {error.message}", path) from error
-    return CompiledSchema(validator, graph)
+    return CompiledSchema(schema_json, validator, graph)
 
 
 def _load(schema_json: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from ...errors import InvalidAnswer, TokenwireError
 from ...events import (
@@ -16,14 +16,13 @@ from ...events import (
     TextPhase,
 )
 from ...providers.decode.base import Complete
-from .result import result_with, schema_violations
+from .bounds import MAX_VIOLATIONS
+from .document_check import DocumentCheck
 from .scanner import WHITESPACE
 from .schema import CompiledSchema
 from .values import JsonValues
 
-MAX_CHECKED_INLINE_CHARS = 16 * 1024
-"""Longest document that is checked with its schema in the event loop."""
-UNCHECKED = "was not checked with the schema, because the stream ended early"
+UNCHECKED = "not checked with the schema: this takes too long, or the stream ended early"
 COMPLETE = Complete(FinishReason.STOP)
 COMPLETED_BY_MODEL = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE})
 
@@ -45,7 +44,7 @@ class StructuredOutput:
         self.end: Complete | None = None
         self.failure: TokenwireError | None = None
         self._fails_if_invalid = fails_if_invalid
-        self._found: tuple[JsonViolation, ...] | None = None  # by the schema, once it was checked
+        self._check: DocumentCheck | None = None
         self._schema = schema
         self._values = JsonValues()
         self._index: int | None = None
@@ -70,37 +69,47 @@ class StructuredOutput:
                 self._commentary.add(delta.index)
         return entries
 
-    def check(self) -> Callable[[], object] | None:
-        """Return the check with the schema if it takes long, for another thread. The answer is complete."""
-        return self._check if self._checked_chars > MAX_CHECKED_INLINE_CHARS else None
+    def check(self) -> DocumentCheck | None:
+        """Return the check with the schema if it may take long. The answer is complete."""
+        document = self._document
+        if self._schema is None or document is None or self._schema.is_quick_for(document):
+            return None
+        self._check = DocumentCheck(self._schema, document)
+        return self._check
 
     def finish(self, end: Complete | None = COMPLETE) -> list[JsonValue | JsonResult]:
         """End the answer. Return the last value if it is a number, and the result unless the stream fails.
 
-        If the stream ended early, a long document was not checked with the schema.
+        If the stream ended early, a document whose check may take long is not checked with the schema.
         """
         values: list[JsonValue | JsonResult] = [*self._values.finish()]
         if end is None:
             return values
-        if self._found is None:
-            if self._checked_chars > MAX_CHECKED_INLINE_CHARS:
-                self._found = (JsonViolation("", UNCHECKED),)
-            else:
-                self._check()
-        result = result_with(self._values, self._found or ())
+        found = self._values.violations + self._schema_violations()
+        result = JsonResult(not found, found[:MAX_VIOLATIONS])
         if self._fails_if_invalid and not result.is_valid and end.reason in COMPLETED_BY_MODEL:
             self.failure = InvalidAnswer()
         return [*values, result]
 
     @property
-    def _checked_chars(self) -> int:
-        """Number of characters that are checked with the schema. 0: none."""
-        if self._schema is None or not self._values.is_representable:
-            return 0
-        return self._values.document_chars
+    def _document(self) -> str | None:
+        """The document to check with the schema.
 
-    def _check(self) -> None:
-        self._found = schema_violations(self._values, self._schema)
+        It is also checked if there are other violations, such as a code fence around it. But one that has
+        half of a surrogate pair or a number too large for a double is not: parsers read it differently.
+        """
+        return self._values.document if self._values.is_representable else None
+
+    def _schema_violations(self) -> tuple[JsonViolation, ...]:
+        document = self._document
+        if self._schema is None or document is None:
+            return ()
+        found = None
+        if self._check is not None:
+            found = self._check.found
+        elif self._schema.is_quick_for(document):
+            found = self._schema.violations(document)
+        return (JsonViolation("", UNCHECKED),) if found is None else found
 
     def _read_other(self, delta: TextDelta) -> list[JsonValue]:
         """Read text of a block that is not that of the document, unless it begins there."""

@@ -98,13 +98,6 @@ class JsonValues:
             return None
         return self._scanner.text
 
-    @property
-    def document_chars(self) -> int:
-        """Number of characters of the document. 0 unless it is complete."""
-        if self.state is not _COMPLETE or self._scanner is None:
-            return 0
-        return self._scanner.chars
-
     def refuse(self, pointer: str, description: str) -> None:
         """Add a violation that is found elsewhere."""
         self._violations.add(pointer, description)
