@@ -711,8 +711,9 @@ class JsonValue(google.protobuf.message.Message):
     value_json: builtins.str
     """The value as JSON text, exactly as the model wrote it."""
     is_omitted: builtins.bool
-    """True if the value is an object or an array of more than 65,536 characters. `value_json` is empty then; its
-    members were sent.
+    """True if the value is left out because it is long: more than 65,536 characters, or more than 4,194,304
+    characters of all objects and arrays together. `value_json` is empty then. The members of an object or an
+    array were sent, and the text has the value.
     """
     def __init__(
         self,
