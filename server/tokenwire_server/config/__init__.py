@@ -5,6 +5,7 @@ from __future__ import annotations
 from .bounds import MAX_SPEND_USD
 from .breaker import BreakerConfig
 from .checks import require_a_key, require_targets
+from .filters import FilterConfig
 from .grpc import GrpcConfig
 from .http_fields import resolve, secrets, without_secrets
 from .limits import Limits
@@ -33,6 +34,7 @@ __all__ = [
     "BreakerConfig",
     "CallerLimits",
     "ConfigError",
+    "FilterConfig",
     "GrpcConfig",
     "Limits",
     "ModelConfig",

@@ -31,6 +31,7 @@ MAX_WEIGHT = 1000
 MAX_PRICE_USD = 10**6
 MAX_PRICE_DECIMALS = 9
 MAX_PRICE_FACTOR = 1000
+MAX_REPEATS = 10_000
 MIN_REDIS_CONNECTIONS = 3
 """One connection receives what is published. With two others, one slow command does not delay all."""
 MAX_REDIS_CONNECTIONS = 64
@@ -55,6 +56,7 @@ Attempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS), _number]
 Percent = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), _number]
 TargetWeight = Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False), _number]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _number]
+Repeats = Annotated[int, Field(ge=1, le=MAX_REPEATS), _number]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES), _number]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), _number]
 Days = Annotated[int, Field(ge=1, le=MAX_DAYS), _number]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..errors import TokenwireError
 from ..events import AnswerEntry
@@ -46,41 +47,85 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldingStage(Stage, Protocol):
+    """A stage that holds entries back until it knows what follows them."""
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether it holds anything now."""
+        ...
+
+    @property
+    def hold_s(self) -> float:
+        """The longest pause of the answer after which `release` is called, in seconds."""
+        ...
+
+    def release(self) -> Sequence[AnswerEntry]:
+        """Return what is held, as if the answer ended here. It may continue."""
+        ...
+
+
 class Stages:
     """The stages of one answer, in order.
 
-    `append` takes the entries that passed all of them, and `run_check` runs a check in another process.
-    The meter counts what the provider sent, and the log has what passed.
+    `append` takes the entries that passed all of them, `run_check` runs a check in another process, and
+    `on_fault` returns the error of the stream for an exception of a stage. The meter counts what the provider
+    sent, and the log has what passed. Nothing here reads a clock: who appends must call `release` when the
+    answer pauses.
     """
 
-    __slots__ = ("_append", "_run_check", "_stages", "failure")
+    __slots__ = ("_append", "_holding", "_on_fault", "_run_check", "_stages", "end", "failure")
 
     def __init__(
         self,
         stages: Sequence[Stage],
         append: Callable[[AnswerEntry], object],
+        *,
         run_check: Callable[[Check], Awaitable[None]],
+        on_fault: Callable[[Exception], TokenwireError],
     ) -> None:
         self._stages = stages
+        self._holding = [stage for stage in stages if isinstance(stage, HoldingStage)]
         self._append = append
         self._run_check = run_check
+        self._on_fault = on_fault
+        self.end: Complete | None = None
+        """How a stage ended the answer. None: none did."""
         self.failure: TokenwireError | None = None
         """Why the answer is an error although it is complete, after `finish`. None: it is not."""
 
     @property
-    def end(self) -> Complete | None:
-        """How a stage ended the answer. None: none did."""
-        for stage in self._stages:
-            if stage.end is not None:
-                return stage.end
-        return None
+    def may_hold(self) -> bool:
+        """Whether there are stages that hold entries back."""
+        return bool(self._holding)
+
+    @property
+    def shortest_hold_s(self) -> float:
+        """The shortest `hold_s` of all stages that hold entries back."""
+        return min((stage.hold_s for stage in self._holding), default=math.inf)
+
+    @property
+    def hold_s(self) -> float | None:
+        """How long the answer may pause until `release` must be called. None: nothing is held."""
+        waits = [stage.hold_s for stage in self._holding if stage.is_holding]
+        return min(waits) if waits else None
 
     def append(self, entry: AnswerEntry) -> None:
         """Pass an entry of the answer."""
         self._pass((entry,), self._stages)
+        self._find_end()
+
+    def release(self, pause_s: float = math.inf) -> None:
+        """Pass what stages hold whose longest pause is not longer than `pause_s`."""
+        for position, stage in enumerate(self._stages, 1):
+            if isinstance(stage, HoldingStage) and stage.is_holding and stage.hold_s <= pause_s:
+                self._pass(stage.release(), self._stages[position:])
+        self._find_end()
 
     async def check(self) -> None:
         """Run the checks that `finish` needs. The answer is complete."""
+        self.release()  # the check is of the whole answer
         for stage in self._stages:
             check = stage.check()
             if check is not None:
@@ -89,12 +134,24 @@ class Stages:
     def finish(self, end: Complete | None) -> None:
         """Pass what the stages have kept, and what they add to the end. Only the first call has an effect.
 
-        `end` is how the answer ended. None: the stream fails.
+        `end` is how the answer ended. None: the stream fails. Never raises: a stage that does so makes the
+        answer an error.
         """
-        stages, self._stages = self._stages, ()
+        stages, self._stages, self._holding = self._stages, (), []
+        if end is not None:
+            end = self.end or end
         for position, stage in enumerate(stages, 1):
-            self._pass(stage.finish(end), stages[position:])
+            try:
+                self._pass(stage.finish(end), stages[position:])
+            except Exception as error:  # noqa: BLE001  # the stream must be sealed; the server's log has the details
+                self.failure = self.failure or self._on_fault(error)
+            if end is not None and stage.end is not None:
+                end = self.end = self.end or stage.end
             self.failure = self.failure or stage.failure
+
+    def _find_end(self) -> None:
+        if self.end is None:
+            self.end = next((stage.end for stage in self._stages if stage.end is not None), None)
 
     def _pass(self, entries: Sequence[AnswerEntry], stages: Sequence[Stage]) -> None:
         for stage in stages:

@@ -1,0 +1,88 @@
+"""The filters of the configuration, compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from .. import install_hint
+from ..config import ConfigError, FilterConfig
+from .filters import LATIN_LOOK_ALIKES, CompiledFilter, Rule, RuleError, compile_rules
+
+
+class ConfiguredFilter(msgspec.Struct, frozen=True):
+    """A filter of the configuration. Shared by all streams."""
+
+    name: str
+    config: FilterConfig
+    compiled: CompiledFilter
+
+    def applies(self, tenant: str, model: str) -> bool:
+        """Return whether the answers to a tenant's requests for a model are filtered."""
+        config = self.config
+        return (not config.tenants or tenant in config.tenants) and (
+            not config.models or model in config.models
+        )
+
+
+class FilterSet:
+    """All filters of a configuration, in their order."""
+
+    def __init__(self, filters: Sequence[ConfiguredFilter] = ()) -> None:
+        self._filters = tuple(filters)
+
+    @classmethod
+    def of(cls, configs: Mapping[str, FilterConfig]) -> FilterSet:
+        """Compile the filters. Takes some milliseconds for each pattern.
+
+        Raises ConfigError with the path of what cannot be used, or if google-re2 is not installed.
+        """
+        return cls([_configured(name, config) for name, config in configs.items()])
+
+    def chosen(self, tenant: str, model: str) -> list[ConfiguredFilter]:
+        """Return the filters for a request. `model` is as the caller named it."""
+        return [each for each in self._filters if each.applies(tenant, model)]
+
+
+NO_FILTERS = FilterSet()
+
+
+def _configured(name: str, config: FilterConfig) -> ConfiguredFilter:
+    """Raises ConfigError."""
+    look_alikes = LATIN_LOOK_ALIKES if config.look_alikes else None
+    try:
+        compiled = compile_rules(list(_rules(config)), look_alikes=look_alikes)
+    except RuleError as error:
+        column = "" if error.column is None else f"column {error.column}: "
+        raise ConfigError(f"filters.{name}.{error.place}: {column}{error.problem}") from error
+    except ImportError as error:
+        raise ConfigError(
+            f"filters: the package google-re2 is missing: {install_hint('filters')}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"filters.{name}: {error}") from error
+    return ConfiguredFilter(name, config, compiled)
+
+
+def _rules(config: FilterConfig) -> Iterator[Rule]:
+    """Yield one rule for each kind of rules: a rule of the engine has one kind."""
+
+    def rule(name: str, **kind: object) -> Rule:
+        fields = {
+            "name": name,
+            "action": config.action,
+            "replacement": config.replacement,
+            "ignore_case": config.ignore_case,
+            **kind,
+        }
+        return Rule(**fields)  # type: ignore[arg-type]
+
+    if config.patterns:
+        yield rule("patterns", patterns=config.patterns)
+    if config.words:
+        yield rule("words", words=config.words)
+    for ready_made in dict.fromkeys(config.ready_made):
+        yield rule(ready_made, ready_made=ready_made)
+    if config.max_repeats is not None:
+        yield rule("max_repeats", max_repeats=config.max_repeats)
