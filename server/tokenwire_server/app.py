@@ -29,6 +29,7 @@ from .config import (
     require_a_key,
     require_targets,
 )
+from .content.filter_set import FilterSet
 from .ledger.instances import new_instance_id
 from .ledger.retention import Retention
 from .ledger.store import UsageStore
@@ -140,6 +141,7 @@ async def serve(
             return models
 
         models = models_of(settings)
+        filters = FilterSet.of(settings.filters)
         tls = ServerTls.of(settings.tls)
         redis = await _connect_redis(settings, stack)
         registry = await stack.enter_async_context(
@@ -210,7 +212,7 @@ async def serve(
             observers += otel.observers
         estimator = Estimator(book, tokenizers, providers, settings.limits)
         retries, pacing = Retries(settings.retries), ReadPacing(settings.overload)
-        routing = Routing(settings.limits, retries, breakers, estimator, pacing)
+        routing = Routing(settings.limits, retries, breakers, estimator, pacing, filters)
         streams = StreamHost(tasks, directory, routing, observers, has_tenants=has_tenants)
         process = secrets.token_hex(8)
         if redis is not None:

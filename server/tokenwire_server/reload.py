@@ -14,7 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from .config import ConfigError, ModelConfig, Settings, TenantLimits, changed_names, reloaded
+from .config import (
+    ConfigError,
+    FilterConfig,
+    ModelConfig,
+    Settings,
+    TenantLimits,
+    changed_names,
+    reloaded,
+)
+from .content.filter_set import FilterSet
 from .errors import StoreUnavailable, operator_text
 from .ledger.store import UsageStore
 from .pricing.pricebook import ConfiguredPrices, PriceBook
@@ -70,6 +79,7 @@ class _Prepared:
 
     settings: Settings
     models: Models
+    filters: FilterSet
     prices: ConfiguredPrices
     configuration: bytes
     """What shared answers are found by. Empty if they are not shared."""
@@ -152,8 +162,11 @@ class Reload:
         return _Prepared(
             settings=settings,
             models=models,
+            filters=FilterSet.of(settings.filters),
             prices=ConfiguredPrices.of(models),
-            configuration=shared.configuration_of(models) if shared is not None else b"",
+            configuration=(
+                shared.configuration_of(models, settings.filters) if shared is not None else b""
+            ),
             files=None if self._parts.tls is None else self._parts.tls.changed(),
             changed=changed_names(self.settings, settings),
             unused=changed_names(settings, new),
@@ -178,13 +191,14 @@ class Reload:
         parts.router.replace(models)
         parts.book.replace(prepared.prices)
         parts.routing.retries = parts.routing.retries.replaced(settings.retries)
+        parts.routing.filters = prepared.filters
         parts.limiter.replace(settings.tenants)
         parts.spend.replace(settings.tenants)
         parts.own_keys.replace(settings.tenants)
         if spent is not None:
             today, this_month = spent
             parts.spend.remember(today=today, this_month=this_month)
-        if settings.models != before.models:
+        if (settings.models, _ordered(settings)) != (before.models, _ordered(before)):
             parts.cache.clear()
         if parts.cache.shared is not None:
             parts.cache.shared.configuration = prepared.configuration
@@ -229,6 +243,11 @@ async def spent_before(
         ]
         if periods == Periods.at(time.time()):  # and not the next day by now
             return today, this_month
+
+
+def _ordered(settings: Settings) -> list[tuple[str, FilterConfig]]:
+    """Return the filters of settings. Their order matters."""
+    return list(settings.filters.items())
 
 
 def targets_of(models: Models) -> list[str]:

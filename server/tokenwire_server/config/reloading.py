@@ -10,7 +10,15 @@ from pydantic import ValidationError
 from .settings import Settings
 from .sources import ConfigError, dotted
 
-RELOADABLE = ("log_level", "drain_grace_s", "drain_accept_s", "retries", "tenants", "models")
+RELOADABLE = (
+    "log_level",
+    "drain_grace_s",
+    "drain_accept_s",
+    "retries",
+    "tenants",
+    "models",
+    "filters",
+)
 """The settings that are used at once, with everything in them. All others are used after a restart."""
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -23,6 +24,7 @@ from pydantic import (
 from .addresses import listen_address
 from .bounds import Days, Seconds, SecondsOrZero, Workers
 from .breaker import BreakerConfig
+from .filters import MAX_FILTER_NAME_CHARS, MAX_FILTERS, FilterConfig
 from .grpc import GrpcConfig
 from .limits import Limits
 from .models import ModelConfig
@@ -133,6 +135,8 @@ class Settings(Section):
     """Providers by name, in addition to `openai`, `openai-responses` and `anthropic`, or in place of them."""
     models: dict[str, ModelConfig] = {}
     """Aliases of models, and facts about models, by name."""
+    filters: dict[str, FilterConfig] = Field(default={}, max_length=MAX_FILTERS)
+    """Filters of what models answer, by name. They act in this order. They need the extra `filters`."""
 
     @field_validator("tenants")
     @classmethod
@@ -159,6 +163,17 @@ class Settings(Section):
                 "worker that runs a stream finds it by its id",
             )
         return self
+
+    @field_validator("filters")
+    @classmethod
+    def _filter_names(cls, value: dict[str, FilterConfig]) -> dict[str, FilterConfig]:
+        for name in value:
+            if not (name and name.isprintable() and len(name) <= MAX_FILTER_NAME_CHARS):
+                raise fault_at(
+                    [name],
+                    f"a filter's name must have 1 to {MAX_FILTER_NAME_CHARS} printable characters",
+                )
+        return value
 
     @field_validator("providers")
     @classmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..request import ChatRequest, JsonSchemaFormat
+from .filter_set import FilterSet
+from .filter_stage import FilterStage
 from .stages import Stage
 from .structured.schema import CompiledSchema, compile_schema
 from .structured.schema_graph import SchemaRefused
@@ -16,13 +18,17 @@ MAX_SCHEMAS = 32
 """Compiled schemas that are kept: callers use the same ones again."""
 
 
-def stages_of(request: ChatRequest) -> list[Stage]:
-    """Return the stages for the answer to a request, in order. Usually there are none."""
+def stages_of(request: ChatRequest, filters: FilterSet, tenant: str) -> list[Stage]:
+    """Return the stages for the answer to a request, in order. Usually there are none.
+
+    Filters come first: the values of a JSON answer are those of the text that passed.
+    """
+    stages: list[Stage] = [FilterStage(each) for each in filters.chosen(tenant, request.model)]
     wanted = request.response_format
-    if not isinstance(wanted, JsonSchemaFormat) or not wanted.stream_values:
-        return []
-    schema = compiled_schema(wanted.schema_json)
-    return [StructuredOutput(schema, fails_if_invalid=wanted.on_invalid == "fail")]
+    if isinstance(wanted, JsonSchemaFormat) and wanted.stream_values:
+        schema = compiled_schema(wanted.schema_json)
+        stages.append(StructuredOutput(schema, fails_if_invalid=wanted.on_invalid == "fail"))
+    return stages
 
 
 @lru_cache(MAX_SCHEMAS)

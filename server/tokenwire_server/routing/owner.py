@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..config import Limits
+from ..content.filter_set import NO_FILTERS, FilterSet
 from ..content.stages import Stages
 from ..events import Delta
 from ..pricing.estimate import Estimator
@@ -28,6 +29,7 @@ class Routing:
         breakers: Breakers,
         estimator: Estimator,
         pacing: ReadPacing,
+        filters: FilterSet = NO_FILTERS,
     ) -> None:
         self.limits = limits
         self.retries = retries
@@ -35,6 +37,8 @@ class Routing:
         self.estimator = estimator
         self.pacing = pacing
         self.checker = Checker()
+        self.filters = filters
+        """The filters of new streams."""
 
 
 class AttemptOwner(Protocol):

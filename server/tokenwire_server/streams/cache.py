@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, cast
 
-from ..config import Limits, ModelConfig
+from ..config import FilterConfig, Limits, ModelConfig
 from ..events import AnswerEntry, Event, Finished, FinishReason, Notice, NoticeKind
 from ..request import CacheUse
 from ..streamlog.memory import entry_bytes
@@ -41,8 +41,10 @@ class OtherAnswers(Protocol):
     configuration: bytes
     """The result of `configuration_of` that is in use. Only answers with the same one are found."""
 
-    def configuration_of(self, models: Mapping[str, ModelConfig]) -> bytes:
-        """Return a hash of the models and providers: 32 bytes. Takes 25 ms for 1,000 models."""
+    def configuration_of(
+        self, models: Mapping[str, ModelConfig], filters: Mapping[str, FilterConfig]
+    ) -> bytes:
+        """Return a hash of the models, filters and providers: 32 bytes. Takes 25 ms for 1,000 models."""
         ...
 
     async def find(self, tenant: str, use: CacheUse) -> CachedAnswer | None:
@@ -189,7 +191,7 @@ class ResponseCache(StreamObserver):
         self._bytes = 0
 
     def clear(self) -> None:
-        """Remove all answers, and cache none of an open stream: models may have changed."""
+        """Remove all answers, and cache none of an open stream: models or filters may have changed."""
         self.remove_all()
         self._cleared_time = time.time()
         self.clear_count += 1

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -36,6 +37,7 @@ from ..telemetry import internal_fault
 from ..tenants.caller import Caller
 from ..tenants.reservation import Reservation
 from .handle import StreamHandle
+from .holding import HoldTimer
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +117,7 @@ class Generation:
         "_attempts",
         "_estimate",
         "_final",
+        "_hold_timer",
         "_interruption",
         "_is_interrupted",
         "_observers",
@@ -161,8 +164,19 @@ class Generation:
             spend=chat.reservation.spend,
             started=self._opened,
         )
-        stages = stages_of(request)
-        self._stages = Stages(stages, stream.log.append, routing.checker.run) if stages else None
+        stages = stages_of(request, routing.filters, stream.tenant)
+        self._stages: Stages | None = None
+        if stages:
+            self._stages = Stages(
+                stages,
+                stream.log.append,
+                run_check=partial(routing.checker.run, stream.tenant),
+                on_fault=internal_fault,
+            )
+        self._hold_timer: HoldTimer | None = None
+        """What releases entries that stages hold. Set until the stream ends, if there are such stages."""
+        if self._stages is not None and self._stages.may_hold:
+            self._hold_timer = HoldTimer(self._stages, self._end_by_stage)
         self._task: asyncio.Task[None] | None = None
         self._is_interrupted = False
         self._interruption: TokenwireError | None = None
@@ -301,7 +315,9 @@ class Generation:
 
     @property
     def append(self) -> Callable[[Delta], object]:
-        return self.stream.log.append if self._stages is None else self._stages.append
+        if self._stages is None:
+            return self.stream.log.append
+        return (self._hold_timer or self._stages).append
 
     @property
     def stages(self) -> Stages | None:
@@ -333,6 +349,7 @@ class Generation:
             if self._stages.failure is not None:
                 self.fail(self._stages.failure)
                 return
+            end = self._stages.end or end
         progress, attempt, route = self.progress(), self._attempts.current, self.route
         if attempt is None:
             timings = Timings(duration_s=time.monotonic() - self._opened)
@@ -366,6 +383,15 @@ class Generation:
         self._task = None  # it may refer to an error whose frames refer to this object
         self._end_interrupted()  # a task that is cancelled before its first step never runs `_produce`
 
+    def _end_by_stage(self) -> None:
+        """End the stream because a stage ended the answer while nothing arrived from the provider."""
+        if self._stages is None or self._stages.end is None:
+            return
+        self._is_interrupted = True
+        self.finish(self._stages.end)
+        if self._task is not None:
+            self._task.cancel()
+
     def _end_interrupted(self) -> None:
         if self._interruption is None:
             self.finish(Complete(FinishReason.CANCELLED))
@@ -374,6 +400,9 @@ class Generation:
 
     def _seal(self, end: Finished | Failure, progress: Progress) -> None:
         """Seal the log, and announce the end. The log must be open."""
+        if self._hold_timer is not None:
+            self._hold_timer.close()
+            self._hold_timer = None  # they refer to each other
         if isinstance(end, Finished):
             self.stream.log.finish(end)
         else:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
-from ..config import ModelConfig, ProviderConfig, RedisConfig, Settings
+from ..config import FilterConfig, ModelConfig, ProviderConfig, RedisConfig, Settings
 from ..errors import StoreUnavailable
 from ..request import CacheUse
 from ..streamlog.entries import Answer, UnknownFormat
@@ -97,10 +97,11 @@ class SharedAnswers(OtherAnswers):
         config: RedisConfig,
         providers: Mapping[str, ProviderConfig],
         models: Mapping[str, ModelConfig],
+        filters: Mapping[str, FilterConfig],
     ) -> None:
         self._store = store
         self._providers = providers
-        self.configuration = self.configuration_of(models)
+        self.configuration = self.configuration_of(models, filters)
         self._max_bytes = config.max_cached_answer_bytes
         self.lookup_s = min(LOOKUP_S, config.timeout_s)
         """How long a request waits for Redis."""
@@ -112,12 +113,16 @@ class SharedAnswers(OtherAnswers):
         self._memory_use = 0.0
         self._memory_read_at = -MEMORY_TRUSTED_S
 
-    def configuration_of(self, models: Mapping[str, ModelConfig]) -> bytes:
+    def configuration_of(
+        self, models: Mapping[str, ModelConfig], filters: Mapping[str, FilterConfig]
+    ) -> bytes:
         """See `OtherAnswers`."""
-        parts = [
+        parts: list[object] = [
             {name: repr(section) for name, section in sorted(sections.items())}
             for sections in (self._providers, models)
         ]
+        if filters:  # in their order, which matters
+            parts.append([(name, repr(section)) for name, section in filters.items()])
         return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     @property
@@ -236,6 +241,7 @@ def share_answers(
     """Share answers until the stack is left. Return None if the settings turn this off."""
     if not settings.redis.max_cached_answer_bytes or not settings.limits.max_cache_bytes:
         return None
-    shared = SharedAnswers(AnswerStore(client, process), settings.redis, providers, models)
+    store = AnswerStore(client, process)
+    shared = SharedAnswers(store, settings.redis, providers, models, settings.filters)
     stack.callback(tasks.create_task(shared.run(), name="shared answers").cancel)
     return shared

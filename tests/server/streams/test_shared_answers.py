@@ -9,7 +9,7 @@ import pytest
 from replica_support import Replica, until
 from streams_support import Played, a_request, read_all, route_to
 
-from tokenwire_server.config import Limits, ModelConfig, ProviderConfig, RedisConfig
+from tokenwire_server.config import FilterConfig, Limits, ModelConfig, ProviderConfig, RedisConfig
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.events import FinishReason
 from tokenwire_server.providers.decode.base import Complete
@@ -81,13 +81,18 @@ def test_the_configuration_is_the_same_for_equal_settings_only():
     moved = ProviderConfig(kind="anthropic", base_url="http://two")
     model, changed = ModelConfig(target="p/m"), ModelConfig(target="p/n")
 
-    def of(providers, models):
-        return SharedAnswers(None, config, providers, models).configuration
+    one, two = [FilterConfig(action="redact", words=(word,)) for word in ("one", "two")]
 
-    reference = of({"p": provider, "q": moved}, {"a": model, "b": changed})
-    assert reference == of({"q": moved, "p": provider}, {"b": changed, "a": model})
-    assert reference != of({"p": moved, "q": moved}, {"a": model, "b": changed})
-    assert reference != of({"p": provider, "q": moved}, {"a": changed, "b": changed})
+    def of(providers, models, filters):
+        return SharedAnswers(None, config, providers, models, filters).configuration
+
+    filters = {"one": one, "two": two}
+    reference = of({"p": provider, "q": moved}, {"a": model, "b": changed}, filters)
+    assert reference == of({"q": moved, "p": provider}, {"b": changed, "a": model}, filters)
+    assert reference != of({"p": moved, "q": moved}, {"a": model, "b": changed}, filters)
+    assert reference != of({"p": provider, "q": moved}, {"a": changed, "b": changed}, filters)
+    for others in ({}, {"one": one}, {"one": one, "two": one}, {"two": two, "one": one}):
+        assert reference != of({"p": provider, "q": moved}, {"a": model, "b": changed}, others)
 
 
 async def test_a_reload_during_the_lookup_lets_the_provider_answer(start, monkeypatch):
@@ -201,7 +206,7 @@ async def test_no_answer_is_stored_while_streams_need_the_memory_of_redis(start,
 @pytest.mark.parametrize(("timeout_s", "lookup_s"), [(2.0, 0.05), (0.02, 0.02)])
 def test_a_lookup_takes_no_longer_than_its_bound_and_that_of_any_command(timeout_s, lookup_s):
     config = RedisConfig(url="redis://localhost", timeout_s=timeout_s)
-    assert SharedAnswers(None, config, {}, {}).lookup_s == lookup_s
+    assert SharedAnswers(None, config, {}, {}, {}).lookup_s == lookup_s
 
 
 async def test_lookups_that_fail_together_count_as_one_failure(start, own_redis, caplog):
