@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import time
 from urllib.parse import quote
 
 import grpc.aio
 import pytest
 from e2e_calls import PROVIDERS, read, resume, said
+from test_metrics import Scrape, url_of
 from test_reload import Configured
 
 import tokenwire
@@ -171,6 +173,25 @@ async def test_json_values_are_those_of_the_redacted_text(api):
 async def test_a_filter_of_an_alias_leaves_other_names_alone(api):
     assert said(await api.events("fast")) == "a [redacted]"
     assert said(await api.events("openai/sim?text=a%20token")) == "a token"
+
+
+async def test_metrics_and_the_log_say_which_filters_acted(start, simulator, api_on):
+    env = {"TOKENWIRE_FILTERS": json.dumps(FILTERS), "TOKENWIRE_METRICS_LISTEN": "127.0.0.1:0"}
+    command = ("serve", "--listen", "127.0.0.1:0")
+    with start(*command, env=simulator.environ() | env) as (process, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            api = api_on(channel)
+            await api.events(model("nothing of that"))
+            await api.events(model("harmless: top secret, top secret, stop here"))
+        scrape = await asyncio.to_thread(Scrape, url_of(process))
+        assert scrape.by("filter_actions_total", "filter", "action") == {
+            ("secrets", "redact"): 2,
+            ("stop", "block"): 1,
+            ("seen", "report"): 1,
+        }
+        log = os.pread(process.log.fileno(), 2**20, 0).decode()
+        (line,) = [line for line in log.splitlines() if "filters acted" in line]
+        assert line.endswith("filters acted: secrets (redact), stop (block), seen (report)")
 
 
 async def test_filters_belong_to_tenants(serving, simulator):

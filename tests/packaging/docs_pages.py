@@ -34,6 +34,7 @@ PAGES = (
     "docs/browser.md",
     "docs/websocket.md",
     "docs/keys-and-limits.md",
+    "docs/filters.md",
     "docs/limits.md",
     "docs/configuration.md",
     "docs/simulator.md",

@@ -22,6 +22,7 @@ from command_process import command
 from tokenwire.v1 import error_pb2, event_pb2
 from tokenwire_edge import settings as edge_settings
 from tokenwire_server.config import BreakerConfig, load
+from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.monitoring import read_at_scrapes
 from tokenwire_server.routing.breakers import Breakers
 from tokenwire_server.rpc.status import CODES
@@ -230,7 +231,7 @@ def test_the_configuration_files_of_a_page_are_accepted_together(page, tmp_path)
     if page.startswith("docs/edge"):
         edge_settings.load({}, path)
     else:
-        load(path, {})
+        FilterSet.of(load(path, {}).filters)
 
 
 def test_the_tables_of_settings_are_up_to_date():

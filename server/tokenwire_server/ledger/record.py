@@ -43,6 +43,17 @@ class FailedAttempt(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     cost_microusd: int | None = None
 
 
+class FilterAction(msgspec.Struct, frozen=True, gc=False):
+    """What a content filter did in a stream. Stored as JSON. It contains nothing of the text."""
+
+    name: str
+    """The name of the filter in the configuration."""
+    action: str
+    """ "block", "redact" or "report"."""
+    count: int
+    """How often it acted."""
+
+
 class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """The record of one stream. Times are seconds since the epoch. None: it has not happened."""
 

@@ -12,6 +12,7 @@ import msgspec
 
 from ..config import Limits
 from ..content.choice import stages_of
+from ..content.filter_stage import FilterStage
 from ..content.stages import Stages
 from ..errors import Failure, Overloaded, ServerStopped, TokenwireError
 from ..events import (
@@ -24,6 +25,7 @@ from ..events import (
     Timings,
     Usage,
 )
+from ..ledger.record import FilterAction
 from ..pricing.estimate import Estimate
 from ..providers.base import Route
 from ..providers.decode.base import Complete
@@ -116,6 +118,7 @@ class Generation:
     __slots__ = (
         "_attempts",
         "_estimate",
+        "_filters",
         "_final",
         "_hold_timer",
         "_interruption",
@@ -165,6 +168,7 @@ class Generation:
             started=self._opened,
         )
         stages = stages_of(request, routing.filters, stream.tenant)
+        self._filters = [stage for stage in stages if isinstance(stage, FilterStage)]
         self._stages: Stages | None = None
         if stages:
             self._stages = Stages(
@@ -193,6 +197,15 @@ class Generation:
     def is_fallback(self) -> bool:
         """Whether the current or the last attempt was one at another model than the requested one."""
         return self._attempts.is_fallback
+
+    @property
+    def filter_actions(self) -> tuple[FilterAction, ...]:
+        """What content filters did so far, without those that did nothing."""
+        return tuple(
+            FilterAction(stage.name, stage.action, stage.count)
+            for stage in self._filters
+            if stage.count
+        )
 
     def usage(self) -> Usage:
         """Return the usage so far."""
@@ -409,6 +422,9 @@ class Generation:
             self.stream.log.fail(end)
         self._attempts.close()
         self._final = progress
+        if actions := self.filter_actions:
+            acted = ", ".join(f"{filter_.name} ({filter_.action})" for filter_ in actions)
+            logger.info("stream %s: filters acted: %s", self.stream.id, acted)
         end_time = self.stream.created_time + time.monotonic() - self._opened
         self.stream.detach(progress.usage, end_time)
         self._announce(lambda observer: observer.ended(self))

@@ -70,6 +70,8 @@ class StreamMetrics(StreamObserver):
         metrics.streams.labels(*target, outcome.value, reason, *tenant).inc()
         if outcome is Outcome.CANCELLED:
             metrics.cancels.labels(*target, _phase(progress)).inc()
+        for acted in generation.filter_actions:
+            metrics.filter_actions.labels(acted.name, acted.action).inc(acted.count)
         if generation.from_cache:
             return
         if progress.ttft_s is not None:

@@ -132,6 +132,11 @@ class Metrics:
             "Streams that asked for the response cache: `hit` or `miss`.",
             ("result",),
         )
+        self.filter_actions = self._counter(
+            "tokenwire_filter_actions_total",
+            "Times that a content filter acted: `block`, `redact` or `report`.",
+            ("filter", "action"),
+        )
         self.refusals = self._counter(
             "tokenwire_calls_refused_total",
             "Calls that ended with an error which is not the end of a stream.",
