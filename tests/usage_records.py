@@ -1,7 +1,7 @@
 """Two usage records: one with every field set, and one of a stream that has only begun."""
 
 from tokenwire_server.events import Usage
-from tokenwire_server.ledger.record import FailedAttempt, Outcome, UsageRecord
+from tokenwire_server.ledger.record import FailedAttempt, FilterAction, Outcome, UsageRecord
 
 NOON = 1_800_014_400.0  # 2027-01-15T12:00Z
 WHOLE = UsageRecord(
@@ -40,6 +40,7 @@ WHOLE = UsageRecord(
         FailedAttempt("openai", "gpt-5", "UPSTREAM_UNAVAILABLE", 0.25),
         FailedAttempt("local", "llama", "UPSTREAM_BROKEN", 1.5, 70, 60, 20_000_001),
     ),
+    filters=(FilterAction("emails", "redact", 3), FilterAction("keys", "block", 1)),
 )
 OPEN = UsageRecord(
     stream_id=f"{2:032x}",

@@ -11,6 +11,7 @@ import pytest
 from e2e_calls import PROVIDERS, read, resume, said
 from test_metrics import Scrape, url_of
 from test_reload import Configured
+from test_structured_output import record_of
 
 import tokenwire
 from server_process import completed
@@ -173,6 +174,28 @@ async def test_json_values_are_those_of_the_redacted_text(api):
 async def test_a_filter_of_an_alias_leaves_other_names_alone(api):
     assert said(await api.events("fast")) == "a [redacted]"
     assert said(await api.events("openai/sim?text=a%20token")) == "a token"
+
+
+async def test_the_usage_record_says_which_filters_acted_and_how_often(api, filtering):
+    text = "harmless: top secret, top secret, "
+    events = {
+        what: await api.events(model(text + end))
+        for what, end in (("redacted", "go on"), ("blocked", "stop here and there"))
+    }
+    plain = await api.events(model("nothing"))
+    async with grpc.aio.insecure_channel(filtering) as channel:
+        redacted, blocked, nothing = [
+            await record_of(channel, each[0].started.stream_id)
+            for each in (events["redacted"], events["blocked"], plain)
+        ]
+    acted = [("secrets", "redact", 2), ("seen", "report", 1)]
+    assert [(each.name, each.action, each.count) for each in redacted.filters] == acted
+    assert not redacted.partial
+    acted.insert(1, ("stop", "block", 1))
+    assert [(each.name, each.action, each.count) for each in blocked.filters] == acted
+    assert blocked.reason == "CONTENT_FILTER"
+    assert blocked.partial
+    assert not nothing.filters
 
 
 async def test_metrics_and_the_log_say_which_filters_acted(start, simulator, api_on):

@@ -153,7 +153,9 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 4
     """The model waits for the results of its tool calls."""
     FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 5
-    """The provider's content filter stopped the answer."""
+    """The provider's content filter stopped the answer, or one of the server. `provider_finish_reason` is empty
+    if it was one of the server.
+    """
     FINISH_REASON_REFUSAL: _FinishReason.ValueType  # 6
     """The model refused to answer."""
     FINISH_REASON_PAUSED: _FinishReason.ValueType  # 7
@@ -193,7 +195,9 @@ completed: only its deltas are sent.
 FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 4
 """The model waits for the results of its tool calls."""
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 5
-"""The provider's content filter stopped the answer."""
+"""The provider's content filter stopped the answer, or one of the server. `provider_finish_reason` is empty
+if it was one of the server.
+"""
 FINISH_REASON_REFUSAL: FinishReason.ValueType  # 6
 """The model refused to answer."""
 FINISH_REASON_PAUSED: FinishReason.ValueType  # 7

@@ -239,6 +239,7 @@ class UsageRecord(google.protobuf.message.Message):
     FROM_CACHE_FIELD_NUMBER: builtins.int
     FAILED_ATTEMPTS_FIELD_NUMBER: builtins.int
     OWN_KEY_FIELD_NUMBER: builtins.int
+    FILTERS_FIELD_NUMBER: builtins.int
     stream_id: builtins.str
     """Id of the stream."""
     tenant: builtins.str
@@ -303,6 +304,12 @@ class UsageRecord(google.protobuf.message.Message):
         stream is open, and for a lost stream.
         """
 
+    @property
+    def filters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FilterAction]:
+        """What content filters of the server did, in the order of the filters, without those that did nothing. Empty
+        while the stream is open, and for a lost stream.
+        """
+
     def __init__(
         self,
         *,
@@ -327,11 +334,38 @@ class UsageRecord(google.protobuf.message.Message):
         from_cache: builtins.bool = ...,
         failed_attempts: collections.abc.Iterable[global___FailedAttempt] | None = ...,
         own_key: builtins.bool = ...,
+        filters: collections.abc.Iterable[global___FilterAction] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_time", b"created_time", "duration", b"duration", "end_time", b"end_time", "ttft", b"ttft", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "created_time", b"created_time", "duration", b"duration", "end_time", b"end_time", "failed_attempts", b"failed_attempts", "from_cache", b"from_cache", "key_prefix", b"key_prefix", "labels", b"labels", "model", b"model", "model_asked", b"model_asked", "outcome", b"outcome", "own_key", b"own_key", "partial", b"partial", "provider", b"provider", "provider_response_id", b"provider_response_id", "reason", b"reason", "request_id", b"request_id", "stream_id", b"stream_id", "tenant", b"tenant", "ttft", b"ttft", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "created_time", b"created_time", "duration", b"duration", "end_time", b"end_time", "failed_attempts", b"failed_attempts", "filters", b"filters", "from_cache", b"from_cache", "key_prefix", b"key_prefix", "labels", b"labels", "model", b"model", "model_asked", b"model_asked", "outcome", b"outcome", "own_key", b"own_key", "partial", b"partial", "provider", b"provider", "provider_response_id", b"provider_response_id", "reason", b"reason", "request_id", b"request_id", "stream_id", b"stream_id", "tenant", b"tenant", "ttft", b"ttft", "usage", b"usage"]) -> None: ...
 
 global___UsageRecord = UsageRecord
+
+@typing.final
+class FilterAction(google.protobuf.message.Message):
+    """FilterAction is what a content filter of the server did in a stream. It contains nothing of the text."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the filter in the server's configuration."""
+    action: builtins.str
+    """"block", "redact" or "report"."""
+    count: builtins.int
+    """How often it acted."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        action: builtins.str = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "count", b"count", "name", b"name"]) -> None: ...
+
+global___FilterAction = FilterAction
 
 @typing.final
 class FailedAttempt(google.protobuf.message.Message):

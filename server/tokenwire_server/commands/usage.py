@@ -208,5 +208,6 @@ RECORD_FIELDS: Mapping[str, Callable[[UsageRecord], Any]] = {
     "failed_attempts": lambda record: msgspec.to_builtins(list(record.failed_attempts)),
     "from_cache": lambda record: record.from_cache,
     "own_key": lambda record: record.own_key,
+    "filters": lambda record: msgspec.to_builtins(list(record.filters)),
     "instance_id": lambda record: record.instance_id,
 }

@@ -90,6 +90,8 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """Whether the last attempt carried the tenant's own key for the provider, which charges the tenant."""
     failed_attempts: tuple[FailedAttempt, ...] = ()
     """The attempts that failed, in their order. Empty while the stream is open."""
+    filters: tuple[FilterAction, ...] = ()
+    """What content filters did, in their order. Empty while the stream is open."""
 
     @property
     def duration_s(self) -> float | None:

@@ -15,7 +15,7 @@ import msgspec
 
 from ..events import Usage
 from ..storage.schema import usage_records
-from .record import FailedAttempt, Outcome, UsageRecord
+from .record import FailedAttempt, FilterAction, Outcome, UsageRecord
 
 MAX_TEXT_CHARS = 1024
 MAX_COUNT = 10**12
@@ -23,6 +23,8 @@ MAX_COUNT = 10**12
 MAX_ATTEMPTS = 10**6
 MAX_FAILED_ATTEMPTS = 32
 """Maximum number of failed attempts in one record."""
+MAX_FILTERS = 100
+"""Maximum number of filters in one record."""
 MAX_TOOLS = 32
 """Maximum number of tools of the provider in one record."""
 
@@ -55,6 +57,7 @@ RECORD_COLUMNS = tuple(
         "labels",
         "failed_attempts",
         "own_key",
+        "filters",
     )
 )
 
@@ -75,6 +78,7 @@ def row_of(record: UsageRecord) -> dict[str, Any]:
     row["outcome"] = record.outcome.value
     row["labels"] = {label_name(key): text_of(value) for key, value in record.labels.items()}
     row["failed_attempts"] = _failed_attempts(record)
+    row["filters"] = _filter_actions(record)
     row["created_day"] = int(record.created_time // DAY_S)
     return row
 
@@ -108,6 +112,7 @@ def record_of(row: Mapping[str, Any]) -> UsageRecord:
         failed_attempts=tuple(
             msgspec.convert(attempt, FailedAttempt) for attempt in row["failed_attempts"] or ()
         ),
+        filters=tuple(msgspec.convert(acted, FilterAction) for acted in row["filters"] or ()),
         usage=Usage(
             **{name: row[name] for name in COUNTS},
             server_tools=tuple(sorted((row["server_tool_counts"] or {}).items())),
@@ -152,6 +157,19 @@ def _failed_attempts(record: UsageRecord) -> list[dict[str, Any]] | None:
             )
         )
         for attempt in record.failed_attempts[:MAX_FAILED_ATTEMPTS]
+    ]
+
+
+def _filter_actions(record: UsageRecord) -> list[dict[str, Any]] | None:
+    if not record.filters:
+        return None
+    return [
+        {
+            "name": text_of(acted.name),
+            "action": text_of(acted.action),
+            "count": min(acted.count, MAX_COUNT),
+        }
+        for acted in record.filters[:MAX_FILTERS]
     ]
 
 

@@ -258,6 +258,10 @@ def _record_message(record: UsageRecord) -> usage_pb2.UsageRecord:
         from_cache=record.from_cache,
         own_key=record.own_key,
         failed_attempts=map(_failed_attempt, record.failed_attempts),
+        filters=[
+            usage_pb2.FilterAction(name=acted.name, action=acted.action, count=acted.count)
+            for acted in record.filters
+        ],
     )
 
 

@@ -35,7 +35,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """All revisions in `migrations/versions`, oldest first. The last one is this version's schema."""
 MIGRATIONS = f"{__package__}:migrations"
 """The folder of the revisions, as Alembic names it."""
@@ -118,6 +118,7 @@ usage_records = Table(
     Column("service_tier", String),
     Column("failed_attempts", JSON(none_as_null=True)),
     Column("own_key", Boolean),
+    Column("filters", JSON(none_as_null=True)),
     Index("ix_tokenwire_usage_records_tenant", "tenant", "created_time", "stream_id"),
     Index("ix_tokenwire_usage_records_created_time", "created_time", "stream_id"),
     Index(
@@ -130,6 +131,7 @@ usage_records = Table(
 """One row for each stream, as `ledger.record.UsageRecord`. The keys of labels are percent-encoded.
 `server_tool_counts` is an object with the calls of each tool, or null if there are none.
 `failed_attempts` is a list of objects, as `ledger.record.FailedAttempt`, or null if there are none.
+`filters` is a list of objects, as `ledger.record.FilterAction`, or null if there are none.
 `own_key` is null in records of older versions, which had no provider keys of tenants.
 
 `created_day` is the day of `created_time`, in whole days since the epoch (UTC). `update_time` is when the row

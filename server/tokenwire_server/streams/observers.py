@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from ..events import NO_USAGE, FinishReason
-from ..ledger.record import FailedAttempt, Outcome, UsageRecord
+from ..ledger.record import FailedAttempt, FilterAction, Outcome, UsageRecord
 from ..routing.attempt import Attempt
 from ..routing.retry import AttemptError
 from ..streamlog.base import StreamLog
@@ -82,7 +82,8 @@ class UsageRecorder(StreamObserver):
         stream_id = generation.stream.id
         self._open.pop(stream_id, None)
         failed_attempts = self._failed.pop(stream_id, ())
-        self._sink.close(self._record(generation, failed_attempts))
+        record = self._record(generation, failed_attempts, generation.filter_actions)
+        self._sink.close(record)
 
     def open_records(self) -> Iterator[UsageRecord]:
         """Yield the current records of the open streams. Streams may open and end between two records."""
@@ -91,7 +92,10 @@ class UsageRecorder(StreamObserver):
                 yield self._record(generation)
 
     def _record(
-        self, generation: Generation, failed_attempts: tuple[FailedAttempt, ...] = ()
+        self,
+        generation: Generation,
+        failed_attempts: tuple[FailedAttempt, ...] = (),
+        filters: tuple[FilterAction, ...] = (),
     ) -> UsageRecord:
         stream, progress, route = generation.stream, generation.progress(), generation.route
         outcome, reason = end_of(stream.log)
@@ -112,12 +116,23 @@ class UsageRecorder(StreamObserver):
             outcome=outcome,
             reason=reason,
             usage=progress.usage,
-            partial=outcome is not Outcome.FINISHED,
+            partial=outcome is not Outcome.FINISHED or _is_blocked(stream.log),
             attempts=progress.attempt_count,
             from_cache=generation.from_cache,
             own_key=bool(route.key_owner) and not generation.from_cache,
             failed_attempts=failed_attempts,
+            filters=filters,
         )
+
+
+def _is_blocked(log: StreamLog) -> bool:
+    """Return whether a filter of this server ended the answer, and not one of the provider."""
+    end = log.finished
+    return (
+        end is not None
+        and end.reason is FinishReason.CONTENT_FILTER
+        and not end.provider_finish_reason
+    )
 
 
 def end_of(log: StreamLog) -> tuple[Outcome, str]:

@@ -30,6 +30,10 @@ FAILED_ATTEMPTS = [
         "cost_microusd": 20_000_001,
     },
 ]
+FILTER_ACTIONS = [
+    {"name": "emails", "action": "redact", "count": 3},
+    {"name": "keys", "action": "block", "count": 1},
+]
 PRINTED = {
     "created_time": "2027-01-15T12:00:00.250Z",
     "end_time": "2027-01-15T12:00:04.000Z",
@@ -61,6 +65,7 @@ PRINTED = {
     "failed_attempts": FAILED_ATTEMPTS,
     "from_cache": False,
     "own_key": True,
+    "filters": FILTER_ACTIONS,
     "instance_id": "host:1:ab",
 }
 UNKNOWN = ("end_time", "ttft_s", "duration_s", "cost_usd", "reasoning_tokens",
@@ -106,6 +111,7 @@ async def test_each_field_of_a_record_is_printed_under_its_own_name(printed):
     }
     words |= {"server_tool_counts": '{"file_search": 1, "web_search": 2}'}
     words |= {"failed_attempts": json.dumps(FAILED_ATTEMPTS)}
+    words |= {"filters": json.dumps(FILTER_ACTIONS)}
     as_text = {name: str(value) for name, value in PRINTED.items()}
     assert row == as_text | words | {"partial": "true"}
 

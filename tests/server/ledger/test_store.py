@@ -14,7 +14,7 @@ from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.events import Usage
 from tokenwire_server.ledger import store as store_module
 from tokenwire_server.ledger.query import Cursor, SummaryTooLarge, UsageQuery
-from tokenwire_server.ledger.record import Outcome, UsageRecord
+from tokenwire_server.ledger.record import FilterAction, Outcome, UsageRecord
 from tokenwire_server.ledger.rows import COUNTS as COUNTS_OF_USAGE
 from tokenwire_server.ledger.rows import MAX_TOOLS
 
@@ -65,6 +65,7 @@ RECORDS = st.builds(
     attempts=st.integers(0, 100),
     from_cache=st.booleans(),
     own_key=st.booleans(),
+    filters=st.lists(st.builds(FilterAction, NAMES, NAMES, COUNTS), max_size=2).map(tuple),
 )
 MANY = st.lists(RECORDS, max_size=12, unique_by=lambda record: record.stream_id)
 QUERIES = st.builds(

@@ -111,6 +111,10 @@ async def test_each_value_of_a_record_is_in_its_own_field_and_missing_values_are
                 usage=usage_pb2.Usage(input_tokens=70, output_tokens=60, cost_microusd=20_000_001),
             ),
         ],
+        filters=[
+            usage_pb2.FilterAction(name="emails", action="redact", count=3),
+            usage_pb2.FilterAction(name="keys", action="block", count=1),
+        ],
     )
     assert still_open == usage_pb2.UsageRecord(
         stream_id=OPEN.stream_id,

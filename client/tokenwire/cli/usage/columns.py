@@ -10,7 +10,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tokenwire.v1.usage_pb2 import FailedAttempt, UsageOutcome, UsageRecord, UsageSummary
+from tokenwire.v1.usage_pb2 import (
+    FailedAttempt,
+    FilterAction,
+    UsageOutcome,
+    UsageRecord,
+    UsageSummary,
+)
 
 from ..money import usd_decimal
 from .csv_writer import CellValue
@@ -67,6 +73,7 @@ def record_columns() -> Columns:
         "failed_attempts": lambda record: list(map(_failed_attempt, record.failed_attempts)),
         "from_cache": _field("from_cache"),
         "own_key": _field("own_key"),
+        "filters": lambda record: list(map(_filter_action, record.filters)),
     }
 
 
@@ -139,6 +146,10 @@ def _failed_attempt(attempt: FailedAttempt) -> dict[str, object]:
             "cost_microusd": _optional("cost_microusd")(attempt),
         }
     return values
+
+
+def _filter_action(acted: FilterAction) -> dict[str, object]:
+    return {"name": acted.name, "action": acted.action, "count": acted.count}
 
 
 def _span(name: str) -> Callable[[ProtoMessage], CellValue]:
