@@ -51,6 +51,8 @@ class HoldTimer:
     def _fired(self) -> None:
         self._timer = None
         stages = self._stages
+        if stages.end is not None:  # whoever appends finds it
+            return
         pause_s = time.monotonic() - self._appended_at
         stages.release(pause_s)
         if stages.end is not None:

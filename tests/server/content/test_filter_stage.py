@@ -1,3 +1,4 @@
+import json
 from itertools import groupby
 
 import msgspec
@@ -10,7 +11,8 @@ from tokenwire_server.config import FilterConfig
 from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.content.filter_stage import BLOCKED, CHANGED_ARGUMENTS, FilterStage
 from tokenwire_server.content.stages import Stages
-from tokenwire_server.content.structured.stage import StructuredOutput
+from tokenwire_server.content.structured.schema import compile_schema
+from tokenwire_server.content.structured.stage import MAX_CHECKED_INLINE_CHARS, StructuredOutput
 from tokenwire_server.events import (
     Citation,
     Finished,
@@ -299,6 +301,20 @@ def test_json_values_are_those_of_the_text_that_passed():
     entries = [TextDelta('["secret", 1', 0), TextDelta("]", 0)]
     log, _ = through([stage_of("redact"), StructuredOutput()], entries)
     assert JsonValue(0, "/0", '"[redacted]"') in log
+    assert log[-1] == JsonResult(is_valid=True)
+
+
+def test_a_long_answer_is_checked_with_the_text_that_was_held():
+    text = json.dumps(["x" * MAX_CHECKED_INLINE_CHARS])
+    schema = compile_schema('{"type": "array"}')
+    made = [stage_of("redact", '"\\]x'), StructuredOutput(schema)]
+    log = []
+    stages = Stages(made, log.append)
+    stages.append(TextDelta(text, 0))
+    assert stages.hold_s is not None
+    (check,) = stages.checks()
+    check()
+    stages.finish(STOP)
     assert log[-1] == JsonResult(is_valid=True)
 
 

@@ -4,6 +4,7 @@ import pytest
 from streams_support import Streams
 
 from tokenwire_server.config import Limits
+from virtual_time import pytest_asyncio_loop_factories  # noqa: F401  # a hook
 
 
 @pytest.fixture
