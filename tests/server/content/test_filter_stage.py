@@ -258,12 +258,13 @@ def test_release_shows_the_beginning_of_a_match_and_acts_on_a_whole_one():
     assert blocking.end == BLOCKED
 
 
-def through(stages_made, entries, end=STOP):
+def through(stages_made, entries, end=STOP, *, is_checked=True):
     log = []
     stages = Stages(stages_made, log.append)
     for entry in entries:
         stages.append(entry)
-    stages.checks()
+    if is_checked:
+        stages.checks()
     stages.finish(end)
     return log, stages
 
@@ -318,9 +319,10 @@ def test_a_long_answer_is_checked_with_the_text_that_was_held():
     assert log[-1] == JsonResult(is_valid=True)
 
 
-def test_a_block_at_the_end_is_the_end_for_the_later_stages_too():
-    structured = StructuredOutput(fails_if_invalid=True)
-    log, stages = through([stage_of("block", "secret\\]?"), structured], [TextDelta("[secret", 0)])
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_a_block_at_the_end_is_the_end_for_the_later_stages_too(is_checked):
+    made = [stage_of("block", "secret\\]?"), StructuredOutput(fails_if_invalid=True)]
+    log, stages = through(made, [TextDelta("[secret", 0)], is_checked=is_checked)
     assert stages.end == BLOCKED
     assert stages.failure is None, "the model did not complete what is shown"
     assert not log[-1].is_valid
