@@ -1,5 +1,5 @@
 import json
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import msgspec
 import pytest
@@ -341,3 +341,37 @@ def test_random_answers_without_a_match_stay_as_they_are(events, action):
     expected = [e for e in entries if action == "report" or not isinstance(e, Logprobs)]
     assert stage.count == 0
     assert merged(shown) == merged(expected)
+
+
+TEXTS = st.lists(
+    st.tuples(
+        st.sampled_from([TextDelta, ReasoningDelta]),
+        st.lists(st.sampled_from([*"secrt .", "secret", "e\u0301"]), min_size=1).map("".join),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(TEXTS, st.data(), st.sampled_from(["redact", "report", "block"]))
+def test_any_split_of_random_blocks_gives_the_same(blocks, data, action):
+    whole = [kind(text, index) for index, (kind, text) in enumerate(blocks)]
+    split = []
+    for index, (kind, text) in enumerate(blocks):
+        cuts = data.draw(st.sets(st.integers(1, max(1, len(text) - 1)), max_size=6))
+        borders = [0, *sorted(cuts), len(text)]
+        split += [kind(text[a:b], index) for a, b in pairwise(borders) if a < b]
+    (expected, one), (found, other) = [
+        filtered(entries, action, "secret+", "s e", applies_to=ALL_KINDS)
+        for entries in (whole, split)
+    ]
+    assert texts_of(found) == texts_of(expected)
+    assert (other.count, other.end) == (one.count, one.end)
+
+
+def texts_of(entries):
+    """Return the text of each block."""
+    texts = {}
+    for entry in entries:
+        texts[entry.index] = texts.get(entry.index, "") + entry.text
+    return texts
