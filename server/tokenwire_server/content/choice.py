@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..request import ChatRequest, JsonSchemaFormat
-from .filter_set import FilterSet
+from .filter_set import ConfiguredFilter, FilterSet
 from .filter_stage import FilterStage
+from .report_stage import ReportStage
 from .stages import Stage
 from .structured.schema import CompiledSchema, compile_schema
 from .structured.schema_graph import SchemaRefused
@@ -23,12 +24,17 @@ def stages_of(request: ChatRequest, filters: FilterSet, tenant: str) -> list[Sta
 
     Filters come first: the values of a JSON answer are those of the text that passed.
     """
-    stages: list[Stage] = [FilterStage(each) for each in filters.chosen(tenant, request.model)]
+    stages: list[Stage] = [filter_stage(each) for each in filters.chosen(tenant, request.model)]
     wanted = request.response_format
     if isinstance(wanted, JsonSchemaFormat) and wanted.stream_values:
         schema = compiled_schema(wanted.schema_json)
         stages.append(StructuredOutput(schema, fails_if_invalid=wanted.on_invalid == "fail"))
     return stages
+
+
+def filter_stage(chosen: ConfiguredFilter) -> FilterStage | ReportStage:
+    """Return the stage of a filter for one answer."""
+    return ReportStage(chosen) if chosen.config.action == "report" else FilterStage(chosen)
 
 
 @lru_cache(MAX_SCHEMAS)

@@ -1,4 +1,4 @@
-"""A content filter, as a stage between a decoder and a stream's log."""
+"""A content filter that blocks or redacts, as a stage between a decoder and a stream's log."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FilterStage:
     citations, whose positions may change. When a new block begins, the text of the blocks before it ends.
     Calls may be interleaved: the arguments of each end with its ToolCall.
 
-    Log probabilities of text that is not only reported on are dropped: they contain the text.
+    Log probabilities of the text are dropped, because they contain it.
     """
 
     def __init__(self, chosen: ConfiguredFilter) -> None:
@@ -124,7 +124,7 @@ class FilterStage:
             self._feed_call(entry, passed)
         elif isinstance(entry, Citation) and self._has_text:
             self._feed_citation(entry, passed)
-        elif not (isinstance(entry, Logprobs) and self._has_text and self.action != "report"):
+        elif not (isinstance(entry, Logprobs) and self._has_text):
             passed.append(entry)
 
     def _block(
@@ -242,7 +242,7 @@ class FilterStage:
         decided_chars = block.fed_chars - block.filter.held_chars
         while block.waiting and (at_once or block.waiting[0][0] <= decided_chars):
             _, citation = block.waiting.popleft()
-            passed.append(citation if self.action == "report" else block.placed(citation))
+            passed.append(block.placed(citation))
 
 
 class _Block:

@@ -13,6 +13,7 @@ import msgspec
 from ..config import Limits
 from ..content.choice import stages_of
 from ..content.filter_stage import FilterStage
+from ..content.report_stage import ReportStage
 from ..content.stages import Stages
 from ..errors import Failure, Overloaded, ServerStopped, TokenwireError
 from ..events import (
@@ -168,7 +169,7 @@ class Generation:
             started=self._opened,
         )
         stages = stages_of(request, routing.filters, stream.tenant)
-        self._filters = [stage for stage in stages if isinstance(stage, FilterStage)]
+        self._filters = [stage for stage in stages if isinstance(stage, FilterStage | ReportStage)]
         self._stages: Stages | None = None
         if stages:
             self._stages = Stages(

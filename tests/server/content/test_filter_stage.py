@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from event_strategies import answers
 from tokenwire_server.config import FilterConfig
+from tokenwire_server.content.choice import filter_stage
 from tokenwire_server.content.filter_set import FilterSet
-from tokenwire_server.content.filter_stage import BLOCKED, CHANGED_ARGUMENTS, FilterStage
-from tokenwire_server.content.stages import Stages
+from tokenwire_server.content.filter_stage import BLOCKED, CHANGED_ARGUMENTS
+from tokenwire_server.content.stages import HoldingStage, Stages
 from tokenwire_server.content.structured.schema import compile_schema
 from tokenwire_server.content.structured.stage import MAX_CHECKED_INLINE_CHARS, StructuredOutput
 from tokenwire_server.events import (
@@ -42,7 +43,7 @@ LOGPROBS = Logprobs(0, (TokenLogprob("secret", -1.0),))
 def stage_of(action, *patterns, **fields):
     config = FilterConfig(action=action, patterns=patterns or ("secret",), **fields)
     (chosen,) = FilterSet.of({"f": config}).chosen("tenant", "model")
-    return FilterStage(chosen)
+    return filter_stage(chosen)
 
 
 def filtered(entries, action="redact", *patterns, end=STOP, **fields):
@@ -108,7 +109,7 @@ def test_a_match_that_is_complete_only_at_the_end_blocks_there():
     assert stage.end == BLOCKED
 
 
-def test_a_report_changes_nothing():
+def test_a_report_changes_and_delays_nothing():
     call = ToolCall(1, "id", "name", '{"a": "secret"}')
     entries = [
         TextDelta("a secret", 0),
@@ -118,10 +119,21 @@ def test_a_report_changes_nothing():
         call,
         ReasoningDelta("secret", 2),
         ReasoningDelta("", 2, "signature", b"state"),
+        ToolCall(3, "id", "name", '{"b": "secret"}'),
+        InvalidToolCall(4, "id", "name", "a secret", "problem"),
+        TextDelta("sec", 5),
+        TextDelta("ret", 5),
     ]
     shown, stage = filtered(entries, "report", applies_to=ALL_KINDS)
     assert shown == entries
-    assert stage.count == 3
+    assert stage.count == 6
+    delayed = stage_of("report", "secret+")
+    for entry in entries:
+        assert list(delayed.feed([entry])) == [entry]
+    assert not isinstance(delayed, HoldingStage)
+    delayed.finish(STOP)
+    assert delayed.count == 2
+    assert filtered(entries, "report", applies_to=("reasoning",))[1].count == 1
 
 
 def test_kinds_that_it_does_not_apply_to_pass():

@@ -1,0 +1,73 @@
+"""A content filter that only counts, as a stage between a decoder and a stream's log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..config.filters import FilteredKind
+from ..errors import TokenwireError
+from ..events import (
+    AnswerEntry,
+    InvalidToolCall,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+)
+from ..providers.decode.base import Complete
+from .filter_set import ConfiguredFilter
+from .filters import Filter
+
+
+class ReportStage:
+    """Counts matches. All entries pass at once, as they are."""
+
+    def __init__(self, chosen: ConfiguredFilter) -> None:
+        self.name = chosen.name
+        self.action = chosen.config.action
+        self.end: Complete | None = None
+        self.failure: TokenwireError | None = None
+        self._compiled = chosen.compiled
+        self._kinds = frozenset(chosen.config.applies_to)
+        self._filters: dict[int, Filter] = {}
+        """By the index of the block."""
+
+    @property
+    def count(self) -> int:
+        """How often something was found."""
+        filters = self._filters.values()
+        return sum(found.count for each in filters for found in each.findings.values())
+
+    def feed(self, entries: Sequence[AnswerEntry]) -> Sequence[AnswerEntry]:
+        for entry in entries:
+            if isinstance(entry, TextDelta):
+                self._read("text", entry.index, entry.text)
+            elif isinstance(entry, ReasoningDelta):
+                self._read("reasoning", entry.index, entry.text)
+            elif isinstance(entry, ToolCallDelta):
+                self._read("tool_arguments", entry.index, entry.arguments_json)
+            elif (
+                isinstance(entry, ToolCall | InvalidToolCall) and entry.index not in self._filters
+            ):  # otherwise its fragments were read
+                self._read("tool_arguments", entry.index, _arguments(entry))
+        return entries
+
+    def check(self) -> None:
+        return None
+
+    def finish(self, end: Complete | None) -> Sequence[AnswerEntry]:  # noqa: ARG002  # as for others
+        for each in self._filters.values():
+            each.finish()
+        return ()
+
+    def _read(self, kind: FilteredKind, index: int, text: str) -> None:
+        if kind not in self._kinds:
+            return
+        known = self._filters.get(index)
+        if known is None:
+            known = self._filters[index] = self._compiled.new()
+        known.feed(text)
+
+
+def _arguments(call: ToolCall | InvalidToolCall) -> str:
+    return call.arguments_json if isinstance(call, ToolCall) else call.arguments_text
