@@ -45,13 +45,17 @@ async def test_the_ten_lines_for_a_page_stream_an_answer(page, demo_edge, docume
 
 
 async def test_the_other_programs_run(page, demo_edge):
-    abort, sockets, event_source = blocks(BROWSER, "js")
+    json_values, abort, sockets, event_source = blocks(BROWSER, "js")
     await page.goto(demo_edge)  # Chromium opens no WebSocket for a page that `route` made
     script = """
       stopButton.onclick();
       return await stream.final().catch((error) => error.name);
     """
     run = "async () => {{ {} }}".format
+    filling = await page.evaluate(run(PRELUDE + json_values + "return logged;"))
+    title, step = '"title":"example title"', '"example steps"'
+    assert filling.startswith(f'{{{title}}}{{{title},"steps":[{step}]}}{{{title},"steps":[{step},')
+    assert filling.endswith("}2 steps")
     assert await page.evaluate(run(PRELUDE + abort + script)) == "AbortError"
     reasons = "return (await Promise.all([first.final(), second.final()])).map((each) => each.finished.reason);"
     assert await page.evaluate(run(PRELUDE + sockets + reasons)) == [

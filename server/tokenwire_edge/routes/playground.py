@@ -15,7 +15,8 @@ DIRECTORY = Path(__file__).parent.parent / "static"
 CLIENT_FILES = frozenset(
     (
         *("tokenwire.js", "tokenwire.d.ts"),
-        *("answer.js", "errors.js", "http.js", "socket.js", "sse.js", "stream.js"),
+        *("answer.js", "errors.js", "http.js", "partial_json.js"),
+        *("socket.js", "sse.js", "stream.js"),
     )
 )
 """The browser client: what callers import, its types, and the modules that it imports."""

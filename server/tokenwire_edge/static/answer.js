@@ -1,5 +1,8 @@
 /** The answer of a stream, built from its events. */
 
+import { invalidResponse } from "./errors.js";
+import { PartialJson } from "./partial_json.js";
+
 /** An answer that is built event by event. It does not depend on how the server merged the deltas. */
 export class Answer {
   text = "";
@@ -10,7 +13,15 @@ export class Answer {
   finished = undefined;
   /** The latest usage, or undefined before any is received. */
   usage = undefined;
+  /** Whether the JSON answer follows the schema: `{isValid, violations}`. Undefined before it is received. */
+  jsonResult = undefined;
+  #partialJson = new PartialJson();
   #blocks = new Map();
+
+  /** The JSON answer as far as it is complete. Undefined: no value is. */
+  get json() {
+    return this.#partialJson.value;
+  }
 
   /** Add the next event. Events of an unknown type change nothing. */
   add(event) {
@@ -27,6 +38,12 @@ export class Answer {
       case "toolCall":
         this.toolCalls.push(content.toolCall);
         this.#block("toolCall", content.index).toolCall = content.toolCall;
+        break;
+      case "jsonValue":
+        this.#addValue(content);
+        break;
+      case "jsonResult":
+        this.jsonResult = jsonResultOf(content);
         break;
       case "usage":
         this.usage = content;
@@ -53,6 +70,14 @@ export class Answer {
     return { role: "ROLE_ASSISTANT", parts };
   }
 
+  #addValue(value) {
+    try {
+      this.#partialJson.add(value);
+    } catch (error) {
+      throw invalidResponse(`a JSON value is invalid: ${error.message}`, 0, error);
+    }
+  }
+
   #add(kind, { index, text, signature, providerState }) {
     if (!text && !signature && !providerState) return;
     const block = this.#block(kind, index);
@@ -67,4 +92,9 @@ export class Answer {
     if (!block) this.#blocks.set(key, (block = { kind, index, text: "" }));
     return block;
   }
+}
+
+/** Return the content of an event `jsonResult` with all its fields: JSON leaves out those with default values. */
+export function jsonResultOf({ isValid = false, violations = [] }) {
+  return { isValid, violations: violations.map(({ pointer = "", description = "" }) => ({ pointer, description })) };
 }

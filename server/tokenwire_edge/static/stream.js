@@ -89,6 +89,11 @@ export class ChatStream {
     return this.#answer.text;
   }
 
+  /** The JSON answer as far as it is complete, if the request has `streamValues`. Undefined: no value is. */
+  get json() {
+    return this.#answer.json;
+  }
+
   [Symbol.asyncIterator]() {
     if (this.#isRead) throw new TypeError("the stream is already being read");
     this.#isRead = true;
@@ -96,8 +101,8 @@ export class ChatStream {
   }
 
   /**
-   * Return the whole answer: `{text, reasoning, toolCalls, message, finished, usage}`. Reads the stream to its
-   * end, unless a loop does that. Do not await it inside that loop.
+   * Return the whole answer: `{text, reasoning, toolCalls, message, json, jsonResult, finished, usage}`. Reads
+   * the stream to its end, unless a loop does that. Do not await it inside that loop.
    *
    * @throws {TokenwireError} the stream failed
    */
@@ -105,8 +110,8 @@ export class ChatStream {
     await new Promise((resolve) => setTimeout(resolve)); // a loop that starts in this turn comes first
     if (!this.#isRead) for await (const _ of this);
     await this.#settled;
-    const { text, reasoning, toolCalls, finished, usage } = this.#answer;
-    return { text, reasoning, toolCalls, message: this.#answer.message(), finished, usage };
+    const { text, reasoning, toolCalls, json, jsonResult, finished, usage } = this.#answer;
+    return { text, reasoning, toolCalls, message: this.#answer.message(), json, jsonResult, finished, usage };
   }
 
   /** Stop the generation for all readers. The stream then ends with `finished`, reason CANCELLED. */

@@ -40,6 +40,21 @@ export interface Message {
   parts: Part[];
 }
 
+/** The required format of the answer: one of its fields. All formats of `tokenwire.v1` are accepted. */
+export interface ResponseFormat {
+  jsonSchema?: {
+    /** 1 to 64 of a-z A-Z 0-9 _ -. */
+    name: string;
+    /** The JSON Schema, as text. */
+    schemaJson: string;
+    strict?: boolean;
+    /** Whether the stream also has the events `jsonValue` and `jsonResult`. */
+    streamValues?: boolean;
+    onInvalid?: "ON_INVALID_REPORT" | "ON_INVALID_FAIL";
+  };
+  [format: string]: unknown;
+}
+
 /** A ChatRequest. Either `prompt` or `messages` is required. All fields of `tokenwire.v1` are accepted. */
 export interface ChatRequest {
   /** `provider/model`, or an alias. */
@@ -57,7 +72,7 @@ export interface ChatRequest {
   };
   tools?: { name: string; description?: string; parametersJsonSchema?: string }[];
   toolChoice?: { mode?: string; toolName?: string; parallel?: boolean };
-  responseFormat?: Record<string, unknown>;
+  responseFormat?: ResponseFormat;
   delivery?: { heartbeatInterval?: Duration; usageInterval?: Duration };
   retention?: {
     onDisconnect?: "ON_DISCONNECT_CANCEL" | "ON_DISCONNECT_CONTINUE";
@@ -119,6 +134,35 @@ export interface Finished {
   refusal?: { category?: string; explanation?: string };
 }
 
+/** A value of JSON, as `JSON.parse` returns it. */
+export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
+
+/** A complete value of a JSON answer. */
+export interface JsonValue {
+  index?: number;
+  /** Where the value is: a JSON Pointer (RFC 6901). Absent: it is the whole answer. */
+  pointer?: string;
+  /** The value, exactly as the model wrote it. */
+  valueJson?: string;
+  /** True for an object or an array that is not repeated, because it is large: its members were sent. */
+  isOmitted?: boolean;
+}
+
+/** A reason why a JSON answer is not valid. */
+export interface JsonViolation {
+  /** The value that is wrong: a JSON Pointer, empty for the answer as a whole. */
+  pointer: string;
+  /** What is wrong, as text for people. */
+  description: string;
+}
+
+/** The result of checking a JSON answer. */
+export interface JsonResult {
+  /** Whether the answer is one JSON document that follows the schema. */
+  isValid: boolean;
+  violations: JsonViolation[];
+}
+
 /** What each type of event has in the field of the same name. */
 export interface EventContents {
   started: {
@@ -148,9 +192,9 @@ export interface EventContents {
     documentIndex?: number;
   };
   logprobs: { index?: number; tokens?: Record<string, unknown>[] };
-  /** A complete value of a JSON answer: `pointer` is a JSON Pointer, empty for the whole answer. */
-  jsonValue: { index?: number; pointer?: string; valueJson?: string; isOmitted?: boolean };
-  jsonResult: { isValid?: boolean; violations?: { pointer?: string; description?: string }[] };
+  jsonValue: JsonValue;
+  /** The JSON answer is complete. Absent fields have their default values, also in the violations. */
+  jsonResult: { isValid?: boolean; violations?: Partial<JsonViolation>[] };
   notice: { kind?: string; model?: string; provider?: string };
   usage: Usage;
   heartbeat: Record<string, never>;
@@ -172,6 +216,10 @@ export interface Answer {
   toolCalls: ToolCall[];
   /** The message to append to the messages of the next request. */
   message: Message;
+  /** The JSON answer as far as it is complete. Undefined: the request has no `streamValues`, or no value is. */
+  json?: Json;
+  /** Undefined: the request has no `streamValues`, or the answer ended before its check. */
+  jsonResult?: JsonResult;
   /** Undefined only for a stream that was resumed after its end. */
   finished?: Finished;
   usage?: Usage;
@@ -213,6 +261,8 @@ export class ChatStream implements AsyncIterable<TokenEvent> {
   readonly lastSequence: number;
   /** The text of the events that were taken so far. */
   readonly text: string;
+  /** The JSON answer as far as it is complete, with the events that were taken so far. */
+  readonly json: Json | undefined;
   [Symbol.asyncIterator](): AsyncGenerator<TokenEvent, void, void>;
   /** Return the whole answer. Reads the stream to its end, unless a loop does that. */
   final(): Promise<Answer>;
@@ -220,6 +270,22 @@ export class ChatStream implements AsyncIterable<TokenEvent> {
   cancel(): Promise<void>;
   /** Break the connection, as a network failure does. For tests and demonstrations of reconnecting. */
   disconnect(): void;
+}
+
+/**
+ * A JSON answer that fills in: each value is added as soon as it is complete. `ChatStream.json` uses one.
+ *
+ * Until an array or an object is complete, its kind is taken from its members: one whose first member is "0"
+ * counts as an array, until it gets a member that no array has. What came before a resume by hand is missing;
+ * missing elements of an array are null.
+ */
+export class PartialJson {
+  /** The answer as far as it is complete. Undefined: no value is. It changes with the next value: copy it. */
+  readonly value: Json | undefined;
+  /** Add the content of an event `jsonValue`. Throws a SyntaxError for one that no server sends. */
+  add(value: JsonValue): void;
+  /** Return the value at a JSON Pointer, or undefined if there is none. */
+  get(pointer: string): Json | undefined;
 }
 
 export class TokenwireSocket {

@@ -8,10 +8,11 @@
 
 import { TokenwireError } from "./errors.js";
 import { Edge, HttpSource, streamPath } from "./http.js";
+import { PartialJson } from "./partial_json.js";
 import { TokenwireSocket } from "./socket.js";
 import { ChatStream, planChat, planResume, unlessAborted } from "./stream.js";
 
-export { ChatStream, TokenwireError, TokenwireSocket };
+export { ChatStream, PartialJson, TokenwireError, TokenwireSocket };
 
 /** A client of one edge. Errors are `TokenwireError`s, or the reason of the signal that was aborted. */
 export class Tokenwire {

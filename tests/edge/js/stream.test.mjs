@@ -57,6 +57,40 @@ test("the whole answer can be had without a loop, with the parts that a next req
   ]);
 });
 
+test("a JSON answer fills in while it is read, also after a broken connection", async (t) => {
+  const events = [
+    { sequence: "1", started: { streamId: STREAM_ID } },
+    { sequence: "2", text: { text: '{"a": [1,' } },
+    { sequence: "3", jsonValue: { pointer: "/a/0", valueJson: "1" } },
+    { sequence: "4", text: { text: ' 2]}' } },
+    { sequence: "5", jsonValue: { pointer: "/a/1", valueJson: "2" } },
+    { sequence: "6", jsonValue: { pointer: "/a", isOmitted: true } },
+    { sequence: "7", jsonValue: { isOmitted: true } },
+    { sequence: "8", jsonResult: { violations: [{ description: "wrong" }, { pointer: "/a", description: "long" }] } },
+    { sequence: "9", finished: { reason: "FINISH_REASON_STOP" } },
+  ];
+  const edge = await startEdge(t, {
+    events,
+    handle: (asked) => isPost(asked) && (writeEvents(asked.response, events.slice(0, 3), 0) ?? true),
+  });
+  const stream = new Tokenwire({ baseUrl: edge.url }).chat(REQUEST);
+  assert.equal(stream.json, undefined);
+  const seen = [];
+  for await (const { type } of stream) if (type === "jsonValue") seen.push(JSON.stringify(stream.json));
+  assert.deepEqual(seen, ['{"a":[1]}', '{"a":[1,2]}', '{"a":[1,2]}', '{"a":[1,2]}']);
+  const { json, jsonResult } = await stream.final();
+  assert.deepEqual(json, { a: [1, 2] });
+  const violations = [{ pointer: "", description: "wrong" }, { pointer: "/a", description: "long" }];
+  assert.deepEqual(jsonResult, { isValid: false, violations });
+  assert.deepEqual(edge.requests.map(({ after }) => after), [0, 3]);
+});
+
+test("a JSON value that no server sends ends the stream with an error", async (t) => {
+  const edge = await startEdge(t, { events: [EVENTS[0], { sequence: "2", jsonValue: { pointer: "/a", valueJson: "{" } }] });
+  const stream = new Tokenwire({ baseUrl: edge.url }).chat(REQUEST);
+  await assert.rejects(collect(stream), { name: "TokenwireError", reason: "INVALID_RESPONSE", streamId: STREAM_ID });
+});
+
 test("a connection that is cut anywhere leaves no gap and no repeat, and starts no second stream", async (t) => {
   const edge = await startEdge(t, { events: EVENTS });
   const whole = 300 + EVENTS.map(sse).join("").length; // about the size of the response with its head

@@ -1,12 +1,14 @@
 /** A program that uses all of tokenwire.d.ts. It is checked by the compiler, and not run. */
 
-import { ChatStream, Tokenwire, TokenwireError } from "../../../server/tokenwire_edge/static/tokenwire.js";
-import type { ChatRequest, Message, TokenEvent } from "../../../server/tokenwire_edge/static/tokenwire.js";
+import { ChatStream, PartialJson, Tokenwire, TokenwireError } from "../../../server/tokenwire_edge/static/tokenwire.js";
+import type { ChatRequest, Json, JsonResult, Message, TokenEvent } from "../../../server/tokenwire_edge/static/tokenwire.js";
 
 const client = new Tokenwire({ baseUrl: "https://edge.example", key: async () => "key", fetch, WebSocket });
 const { signal } = new AbortController();
 const messages: Message[] = [{ role: "ROLE_USER", parts: [{ text: "Hi" }] }];
 const request: ChatRequest = { model: "openai/demo", messages, generation: { temperature: 1, topK: "40" } };
+const partial = new PartialJson();
+const jsonSchema = { name: "plan", schemaJson: "{}", streamValues: true };
 
 function show(event: TokenEvent): string {
   switch (event.type) {
@@ -14,6 +16,11 @@ function show(event: TokenEvent): string {
       return event.text.text;
     case "toolCall":
       return event.toolCall.toolCall.argumentsJson;
+    case "jsonValue":
+      partial.add(event.jsonValue);
+      return String(partial.get(event.jsonValue.pointer ?? ""));
+    case "jsonResult":
+      return event.jsonResult.violations?.[0]?.description ?? "";
     case "finished":
       return event.finished.reason === "FINISH_REASON_STOP" ? "" : event.finished.reason;
     default:
@@ -28,10 +35,14 @@ export async function main(): Promise<void> {
     for await (const event of stream) show(event);
     const { message, usage, finished } = await stream.final();
     messages.push(message);
+    const { json, jsonResult }: { json?: Json; jsonResult?: JsonResult } = await stream.final();
+    console.log(stream.json === json, jsonResult?.isValid, jsonResult?.violations[0]?.pointer.length);
     console.log(stream.text, usage?.outputTokens, finished?.timings?.ttft);
   } catch (error) {
     if (error instanceof TokenwireError && error.reason === "RATE_LIMITED") console.log(error.retryAfterS);
   }
+  client.chat({ ...request, responseFormat: { jsonSchema } });
+  client.chat({ ...request, responseFormat: { regex: { pattern: "[ab]" } } });
   const socket = await client.connect({ signal });
   const first = socket.chat({ model: "openai/demo", prompt: "Hi" });
   const second = socket.chat(request, { interrupt: first });
