@@ -158,6 +158,75 @@ async def test_after_the_wire_was_pulled_the_text_is_whole_and_the_seam_is_visib
     assert "Disconnected once" in await page.get_attribute("#timeline", "aria-label")
 
 
+async def test_a_json_answer_fills_in_and_what_breaks_the_schema_is_shown(playground):
+    page = playground.page
+    assert not await page.is_visible("#schema")
+    await page.check("#json")
+    text = '{"title": "<b>Rome", "days": "two", "notes": "one two three four five six seven eight nine ten"}'
+    await playground.send(script(text=text, itl_ms=200))
+    await page.wait_for_selector("#streamed .json .name")
+    partial = json.loads(await playground.text("#streamed .json"))
+    assert partial.items() < json.loads(text).items()
+    assert await page.get_attribute("#streamed", "data-state") == "streaming"
+    await playground.wait_for_ends()
+    for pane in ("#streamed", "#whole"):
+        assert json.loads(await playground.text(f"{pane} .json")) == json.loads(text)
+        assert await page.locator(f"{pane} .markdown").count() == 0
+        check = await playground.text(f"{pane} .check")
+        assert check.startswith("The answer does not follow the schema: 3 problems.")
+        assert re.search(r"^/days .+", check, re.MULTILINE)
+        assert re.search(r"^whole answer .*steps", check, re.MULTILINE)
+    assert await playground.text("#streamed .answer") == await playground.text("#whole .answer")
+    assert "does not follow the schema" in await playground.text("#announcement")
+
+
+async def test_an_answer_that_is_not_json_is_shown_as_text_with_the_reason(playground):
+    page = playground.page
+    await page.check("#json")
+    await playground.send(script(text="I cannot *plan* that."))
+    await playground.wait_for_ends()
+    for pane in ("#streamed", "#whole"):
+        assert await playground.text(f"{pane} .markdown em") == "plan"
+        assert "does not follow the schema: 1 problem." in await playground.text(f"{pane} .check")
+
+
+async def test_after_the_wire_was_pulled_the_object_continues_to_fill_in(playground):
+    page = playground.page
+    names = [f"field_{number}" for number in range(40)]
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+    await page.check("#json")
+    await page.fill("#schema", json.dumps(schema))
+    await playground.send("openai/demo")
+    await page.wait_for_selector("#streamed .json .name")
+    await page.click("#wire")
+    await playground.wait_for("out")
+    before = json.loads(await playground.text("#streamed .json"))
+    await playground.wait_for_ends()
+    answer = {name: f"example {name}" for name in names}
+    assert before.items() < answer.items()
+    assert json.loads(await playground.text("#streamed .json")) == answer
+    assert await page.locator("#streamed .seam").count() == 1
+    shown = await playground.text("#streamed .answer")
+    assert shown == await playground.text("#whole .answer")
+    assert shown.endswith("The answer follows the schema.")
+
+
+async def test_a_schema_that_is_not_json_is_reported_and_not_sent(playground):
+    page = playground.page
+    await page.check("#json")
+    for schema, problem in (('{"type":', "is not JSON: "), ("[]", "must be a JSON object.")):
+        await page.fill("#schema", schema)
+        await page.click("#send")
+        assert f"The schema {problem}" in await playground.text("#schema-problem")
+        assert await page.evaluate("document.activeElement.id") == "schema"
+        assert await page.get_attribute("#schema", "aria-invalid") == "true"
+    assert not any(url.endswith("/v1/chat/stream") for url in playground.requests)
+    await page.fill("#schema", "{}")
+    assert await playground.text("#schema-problem") == ""
+    await playground.send("openai/demo")
+    await playground.wait_for_ends()
+
+
 async def test_a_slow_reader_receives_fewer_and_larger_events(playground):
     page = playground.page
     await page.evaluate("pause.value = 300; pause.dispatchEvent(new Event('input'))")

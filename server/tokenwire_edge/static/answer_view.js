@@ -1,6 +1,8 @@
 /** Draw an answer from its events: text, reasoning, tool calls, sources and how it ended. */
 
+import { jsonResultOf } from "./answer.js";
 import { safeAddress } from "./inline.js";
+import { JsonView, resultElement, verdictOf } from "./json_view.js";
 import { MarkdownView, element, linkTo } from "./markdown_view.js";
 
 const ENDINGS = {
@@ -31,11 +33,16 @@ export class AnswerView {
   #changed = new Set();
   #container;
   #sources = null;
+  #bufferedTexts; // by index: those that may be the JSON answer, whose values are drawn in place of its text
+  #jsonIndex;
 
-  /** Answers are drawn in `container`, which is emptied first. */
-  constructor(container) {
+  /** Answers are drawn in `container`, which is emptied first. With `isJson`, one in JSON is expected. */
+  constructor(container, { isJson = false } = {}) {
     this.#container = container;
+    this.#bufferedTexts = isJson ? new Map() : null;
     container.replaceChildren();
+    /** Whether the answer follows its schema, for people. Empty: it has none, or is not checked yet. */
+    this.verdict = "";
     /** The first 2,000 characters or a few more, which a screen reader reads out by itself. */
     this.beginning = "";
   }
@@ -47,8 +54,14 @@ export class AnswerView {
       case "text":
         if (content.text) {
           if (this.beginning.length < MAX_BEGINNING) this.beginning += content.text.slice(0, MAX_BEGINNING);
-          this.#block("text", content.index, MarkdownView).append(content.text);
+          this.#addText(content);
         }
+        break;
+      case "jsonValue":
+        this.#addValue(content);
+        break;
+      case "jsonResult":
+        this.#addResult(jsonResultOf(content));
         break;
       case "reasoning":
         if (content.text) this.#block("reasoning", content.index, ReasoningBlock).append(content.text);
@@ -92,6 +105,7 @@ export class AnswerView {
 
   /** Draw the final state: no more events follow. */
   finish() {
+    this.#showBufferedTexts();
     for (const block of this.#blocks.values()) {
       block.finish?.();
       block.draw();
@@ -109,6 +123,36 @@ export class AnswerView {
     }
     this.#changed.add(block);
     return block;
+  }
+
+  #addText({ text, index = 0, phase }) {
+    if (index === this.#jsonIndex) return;
+    const isBuffered = this.#bufferedTexts && phase !== "TEXT_PHASE_COMMENTARY" && !this.#blocks.has(`text ${index}`);
+    if (isBuffered) this.#bufferedTexts.set(index, (this.#bufferedTexts.get(index) ?? "") + text);
+    else this.#block("text", index, MarkdownView).append(text);
+  }
+
+  #addValue(value) {
+    const { index = 0 } = value;
+    if (this.#jsonIndex === undefined) {
+      this.#jsonIndex = index;
+      this.#bufferedTexts?.delete(index);
+      this.#showBufferedTexts();
+    }
+    this.#block("json", index, JsonView).append(value);
+  }
+
+  #addResult(result) {
+    this.#showBufferedTexts();
+    this.verdict = verdictOf(result);
+    this.#container.append(resultElement(result));
+  }
+
+  /** Draw the texts that are not the JSON answer. Later ones are drawn at once. */
+  #showBufferedTexts() {
+    const texts = this.#bufferedTexts ?? [];
+    this.#bufferedTexts = null;
+    for (const [index, text] of texts) this.#addText({ text, index });
   }
 
   #addSource({ url = "", title = "", citedText = "" }) {

@@ -153,7 +153,7 @@ export function linkTo(href, ...content) {
 }
 
 /** Return the mark of a place where reading was resumed. It has no text, so that copies are exact. */
-function seamElement() {
+export function seamElement() {
   const seam = element("span", "seam");
   seam.title = "The connection was cut here, and reading resumed after this position.";
   return seam;

@@ -2,6 +2,7 @@
 
 import { element } from "./markdown_view.js";
 import { GapChart, TimelineChart } from "./charts.js";
+import { JsonForm } from "./json_form.js";
 import { durationMs, formatMicrousd, formatMs } from "./measure.js";
 import { ModelTable } from "./models.js";
 import { StreamedRun, WholeRun, Wire } from "./run.js";
@@ -33,6 +34,12 @@ const client = new Tokenwire({ fetch: wire.fetch });
 const models = new ModelTable(client, (id) => {
   model.value = id;
   model.focus();
+});
+const jsonForm = new JsonForm({
+  checkbox: byId("json"),
+  field: byId("schema-field"),
+  schema: byId("schema"),
+  problem: byId("schema-problem"),
 });
 let streamed = null;
 let whole = null;
@@ -75,11 +82,12 @@ function requestOf() {
   };
   if (cache.value !== "CACHE_MODE_OFF") request.cache = { mode: cache.value };
   if (tool.checked) request.tools = [WEATHER];
+  if (jsonForm.responseFormat) request.responseFormat = jsonForm.responseFormat;
   return request;
 }
 
 function start() {
-  if (isRunning()) return;
+  if (isRunning() || !jsonForm.check()) return;
   client.key = key.value.trim();
   isStopping = false;
   const request = requestOf();
@@ -127,7 +135,9 @@ function onStreamedState(run) {
     announce("Disconnected.");
   } else {
     onEnd(run, panes.streamed);
-    announce(`Streamed answer: ${run.ending}. ${run.error?.message ?? run.answer.beginning}`);
+    const { verdict, beginning } = run.answer;
+    const content = [run.error?.message, verdict, run.error ? "" : beginning].filter(Boolean).join(" ");
+    announce(`Streamed answer: ${run.ending}. ${content}`);
     drawFigures();
   }
   showState(panes.streamed, run);
@@ -144,7 +154,7 @@ function onWholeState(run) {
   if (run !== whole) return;
   onEnd(run, panes.whole);
   showState(panes.whole, run);
-  setText(byId("whole-announcement"), `Whole answer: ${run.ending} after ${formatMs(run.endMs)}.`);
+  setText(byId("whole-announcement"), `Whole answer: ${run.ending} after ${formatMs(run.endMs)}. ${run.answer.verdict}`.trim());
   drawFigures();
   updateControls();
 }

@@ -47,7 +47,7 @@ export class StreamedRun {
 
   /** Send the request. `pauseMs()` returns for how long to leave after each read. */
   constructor({ client, wire, request, container, pauseMs, onstate }) {
-    this.answer = new AnswerView(container);
+    this.answer = new AnswerView(container, { isJson: request.responseFormat !== undefined });
     this.#client = client;
     this.#wire = wire;
     this.#pauseMs = pauseMs;
@@ -185,7 +185,7 @@ export class WholeRun {
   #onstate;
 
   constructor({ client, request, container, onstate }) {
-    this.answer = new AnswerView(container);
+    this.answer = new AnswerView(container, { isJson: request.responseFormat !== undefined });
     this.#client = client;
     this.#request = request;
     this.#onstate = onstate;
@@ -242,15 +242,29 @@ export class WholeRun {
 }
 
 /** Return a whole answer as the events of a stream. */
-function* eventsOf({ message, finished, invalidToolCalls = [], citations = [] }) {
+function* eventsOf({ message, finished, jsonResult, invalidToolCalls = [], citations = [] }) {
   for (const [index, part] of (message?.parts ?? []).entries()) {
     if (part.reasoning) yield { type: "reasoning", reasoning: { text: part.reasoning.text, index } };
     else if (part.toolCall) yield { type: "toolCall", toolCall: { toolCall: part.toolCall, index } };
     else yield { type: "text", text: { text: part.text, index } };
+  }
+  if (jsonResult) {
+    const index = (message?.parts ?? []).findIndex(({ text }) => isJson(text));
+    if (index >= 0) yield { type: "jsonValue", jsonValue: { valueJson: message.parts[index].text, index } };
+    yield { type: "jsonResult", jsonResult };
   }
   for (const invalidToolCall of invalidToolCalls) {
     yield { type: "invalidToolCall", invalidToolCall: { ...invalidToolCall, index: `i${invalidToolCall.index ?? 0}` } };
   }
   for (const citation of citations) yield { type: "citation", citation };
   if (finished) yield { type: "finished", finished };
+}
+
+function isJson(text) {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
