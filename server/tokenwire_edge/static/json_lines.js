@@ -3,11 +3,11 @@
 /** Containers inside these are not laid out: a text that only claims to be an answer may be nested deeper. */
 const MAX_DEPTH = 64;
 const MAX_CHARACTERS = 100_000;
-const MAX_LINES = 3000;
+const MAX_LINES = 2000;
 
 /**
  * Return the lines of a value, and whether only its beginning has room: at most 100,000 characters
- * in 3,000 lines.
+ * in 2,000 lines.
  *
  * @returns {{lines: Line[], isCut: boolean}}
  *
@@ -64,7 +64,7 @@ class Layout {
       const name = keys === null ? [] : [{ kind: "name", text: this.#quoted(keys[place]) }, mark(": ")];
       this.add(value[keys?.[place] ?? place], depth + 1, name, place < length - 1 ? "," : "");
     }
-    this.#push(depth, [mark(close + comma)]);
+    if (!this.isCut) this.#push(depth, [mark(close + comma)]);
   }
 
   #scalar(value) {
@@ -75,14 +75,18 @@ class Layout {
   #quoted(text) {
     const room = Math.max(0, this.#room);
     const quoted = JSON.stringify(text.slice(0, room)); // escapes make it longer
-    return text.length <= room && quoted.length <= room + 2 ? quoted : `${quoted.slice(0, room)}…`;
+    if (text.length <= room && quoted.length <= room + 2) return quoted;
+    this.isCut = true;
+    return `${quoted.slice(0, room)}…`;
   }
 
   #push(depth, tokens) {
-    if (this.isCut) return;
+    if (this.#room < 0 || this.lines.length >= this.#maxLines) {
+      this.isCut = true;
+      return;
+    }
     const text = "  ".repeat(depth) + tokens.map((token) => token.text).join("");
     this.#room -= text.length;
     this.lines.push({ depth, text, tokens });
-    this.isCut = this.#room < 0 || this.lines.length >= this.#maxLines;
   }
 }

@@ -38,10 +38,20 @@ for (const [name, value] of [
   test(`of ${name}, at most the beginning is laid out`, () => {
     const layout = jsonLines(value);
     assert.ok(textOf(layout).length < 200_000, `${textOf(layout).length} characters`);
-    assert.ok(layout.lines.length <= 3000);
+    assert.ok(layout.lines.length <= 2000);
     assert.equal(layout.isCut, name !== "deep nesting");
   });
 }
+
+test("what fits exactly is not cut", () => {
+  const value = { a: ["b", "c"], d: 1 };
+  const text = JSON.stringify(value, null, 2);
+  const [maxCharacters, maxLines] = [text.length, text.split("\n").length];
+  assert.equal(textOf(jsonLines(value, { maxCharacters, maxLines })), text);
+  assert.equal(jsonLines(value, { maxCharacters, maxLines }).isCut, false);
+  assert.equal(jsonLines(value, { maxCharacters, maxLines: maxLines - 1 }).isCut, true);
+  assert.deepEqual(jsonLines("abc", { maxCharacters: 2 }).lines[0].text, '"a…');
+});
 
 const texts = (...lines) => lines.map((text) => ({ text }));
 
