@@ -92,6 +92,7 @@ export class Measurement {
 
   #startedAt;
   #sequence = 0;
+  #sinceSeam = null; // tokens that arrived since the last seam, until all that was missed has been read
   #lastArrivalMs = null;
   #slots = new Array(RATE_SLOTS).fill(0);
   #slot = 0;
@@ -113,7 +114,9 @@ export class Measurement {
     if (event.type in GENERATED) this.#addArrival(atMs, deltas, GENERATED[event.type]);
     else if (event.type === "started") this.isFromCache = event.started.fromCache ?? false;
     else if (event.type === "usage") this.usage = usageOf(event.usage);
+    else if (event.notice?.kind === "NOTICE_KIND_CAUGHT_UP") this.#endCatchUp();
     else if (event.type === "finished") {
+      this.#endCatchUp();
       this.usage = usageOf(event.finished.usage ?? {});
       this.serverTimings = event.finished.timings ?? null;
       this.end(now);
@@ -123,6 +126,7 @@ export class Measurement {
   #addArrival(atMs, deltas, kind) {
     const seam = this.seams.at(-1);
     this.ttftMs ??= atMs;
+    if (this.#sinceSeam !== null) this.#sinceSeam += deltas;
     if (seam?.toMs === null) Object.assign(seam, { toMs: atMs, deltas });
     else if (this.#lastArrivalMs !== null) this.gaps.add(atMs - this.#lastArrivalMs);
     this.#lastArrivalMs = atMs;
@@ -138,7 +142,15 @@ export class Measurement {
   cut(now) {
     if (this.seams.length < MAX_SEAMS && this.seams.at(-1)?.toMs !== null) {
       this.seams.push({ fromMs: now - this.#startedAt, toMs: null, deltas: 0 });
+      this.#sinceSeam = 0;
     }
+  }
+
+  /** What was missed may arrive in several events, such as pieces of text with JSON values between them. */
+  #endCatchUp() {
+    const seam = this.seams.at(-1);
+    if (seam && this.#sinceSeam !== null && seam.toMs !== null) seam.deltas = this.#sinceSeam;
+    this.#sinceSeam = null;
   }
 
   /** The stream ended at the time `now`. */

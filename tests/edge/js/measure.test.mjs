@@ -50,6 +50,25 @@ test("an event that joins deltas counts as all of them, and a seam is no gap", (
   assert.equal(measurement.seams.at(-1).toMs, 2000);
 });
 
+test("what was missed is counted until the notice that it has all been read, or the end", () => {
+  const caughtUp = (sequence) => ({ type: "notice", sequence, notice: { kind: "NOTICE_KIND_CAUGHT_UP" } });
+  const finished = { type: "finished", sequence: "40", finished: {} };
+  const measurement = new Measurement(0);
+  measurement.add(caughtUp("1"), 50);
+  measurement.add(text(2), 100);
+  measurement.cut(110);
+  measurement.add(text(10), 1500);
+  measurement.add({ type: "jsonValue", sequence: "11", jsonValue: {} }, 1500);
+  measurement.add(text(20), 1500);
+  measurement.add(caughtUp("20"), 1500);
+  measurement.add(text(21), 1520);
+  measurement.cut(1530);
+  measurement.add(text(30), 3000);
+  measurement.add(text(39), 3000);
+  measurement.add(finished, 3000);
+  assert.deepEqual(measurement.seams.map(({ deltas }) => deltas), [17, 18]);
+});
+
 test("the rate of a running stream is that of the last second", () => {
   const measurement = new Measurement(0);
   for (let i = 0; i < 300; i += 1) measurement.add(text(i + 2), 1000 + i * 10);
