@@ -257,6 +257,8 @@ class JsonResult(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="js
     is_valid: bool
     violations: tuple[JsonViolation, ...] = ()
     """Empty if the answer is valid. Further violations are left out."""
+    is_unchecked: bool = False
+    """Whether the answer was not checked with the schema. It is not valid then, as far as this is known."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):

@@ -247,3 +247,37 @@ def test_the_client_for_threads_has_the_same(server):
         with call as stream:
             assert list(stream.values) == IN_ORDER
             assert stream.result == STEPS
+
+
+async def test_a_stream_that_is_cancelled_before_its_first_text_frees_its_request_id(api):
+    request = api.request(
+        model("{}", ttft_ms=20_000), response_format=wanted(), retention=KEPT, request_id="again"
+    )
+    ids = []
+    for _ in range(2):
+        call = api.chat_stream(request)
+        ids.append((await call.read()).started.stream_id)
+        await api.cancel_stream(pb.CancelStreamRequest(stream_id=ids[-1]))
+    assert ids[0] != ids[1]
+
+
+async def test_tool_calls_are_no_invalid_answer(api):
+    tool = tokenwire.tool("add", parameters={"type": "object"})
+    events = await api.events(
+        "openai/sim?tokens=0&tools=1", response_format=wanted(fails_if_invalid=True), tools=[tool]
+    )
+    assert events[-1].finished.reason == event_pb2.FINISH_REASON_TOOL_CALLS
+    assert "json_result" not in kinds(events)
+
+
+async def test_a_provider_is_not_silent_while_its_answer_is_checked(start, api_on, tmp_path):
+    settings = tmp_path / "settings.toml"
+    settings.write_text('[models."openai/m"]\nidle_s = 0.05\n')
+    text = json.dumps({**STEPS, "title": "x" * 20_000})
+    async with Simulator(default=Scenario(text=text, itl_ms=0)) as simulator:
+        env = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"{simulator.url}/v1"}
+        arguments = ("serve", "--listen", "127.0.0.1:0", "--config", str(settings))
+        with start(*arguments, env=env) as (_, address):
+            async with grpc.aio.insecure_channel(address) as channel:
+                events = await api_on(channel).events("openai/m", response_format=wanted())
+    assert result(events) == event_pb2.JsonResult(is_valid=True)

@@ -739,8 +739,13 @@ class JsonResult(google.protobuf.message.Message):
 
     IS_VALID_FIELD_NUMBER: builtins.int
     VIOLATIONS_FIELD_NUMBER: builtins.int
+    IS_UNCHECKED_FIELD_NUMBER: builtins.int
     is_valid: builtins.bool
     """Whether the answer is one JSON document that follows the schema."""
+    is_unchecked: builtins.bool
+    """True if the answer was not checked with the schema: the check took too long, or the stream ended early.
+    `is_valid` is false then, and the answer is no error.
+    """
     @property
     def violations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___JsonViolation]:
         """What is wrong, at most 32 violations. Empty if the answer is valid."""
@@ -750,8 +755,9 @@ class JsonResult(google.protobuf.message.Message):
         *,
         is_valid: builtins.bool = ...,
         violations: collections.abc.Iterable[global___JsonViolation] | None = ...,
+        is_unchecked: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["is_valid", b"is_valid", "violations", b"violations"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["is_unchecked", b"is_unchecked", "is_valid", b"is_valid", "violations", b"violations"]) -> None: ...
 
 global___JsonResult = JsonResult
 

@@ -31,6 +31,9 @@ STALL_RETRY_AFTER_S = 60.0
 """Suggested delay before a retry if a provider sent no content in time. The provider may still work on the
 request, and bill it: an immediate retry would take as long, and cost as much again."""
 
+STEP_CHARS = 4096
+"""Characters of a text that pass its stages at once."""
+
 AttemptEnd = Complete | UpstreamError
 
 
@@ -151,7 +154,8 @@ class Attempt:
         """Send the request, and pass each delta of the answer to `append`, which is that of `stages` if there
         are any.
 
-        `on_end` gets how the answer ended, before the upstream is closed: closing it can take a while.
+        `on_end` gets how the answer ended, before the upstream is closed: closing it can take a while. With
+        stages, it is closed before.
 
         Raises UpstreamError, with the name of the limit if a time limit was reached; UnknownModel; and
         Overloaded if no file descriptor is left. Cancellation at any point closes the connection at once.
@@ -166,9 +170,10 @@ class Attempt:
                     self._decoder = upstream.decoder
                     timer.head_arrived(time.monotonic())
                     end = await self._read(upstream, timer, append, on_first_content, stages)
-                    if stages is not None and isinstance(end, Complete):
-                        await stages.check()
-                    on_end(end)
+                    if stages is None:
+                        on_end(end)
+                    else:
+                        timer.heard(time.monotonic(), timer.idle_s)  # the stages took time
         except TimeoutError:
             raise self._failed(self._stalled(timer.wait)) from None
         except UpstreamError as error:
@@ -177,6 +182,10 @@ class Attempt:
         except UnknownModel:
             self._used_nothing = True
             raise
+        if stages is not None:  # the connection is closed, because a check can take a while
+            if isinstance(end, Complete):
+                await stages.check()
+            on_end(end)
 
     async def _read(
         self,
@@ -209,8 +218,11 @@ class Attempt:
                     if not has_text and any(map(_is_text, deltas)):
                         has_text = True
                         self._first_text_s = arrival - self._started
-                for delta in deltas:
-                    append(delta)
+                if stages is None:
+                    for delta in deltas:
+                        append(delta)
+                else:
+                    await _append_in_steps(deltas, append)
                 if is_first:
                     timer.content_arrived()
                     on_first_content()
@@ -255,6 +267,17 @@ class Attempt:
         error.provider = self.route.provider.name
         self._used_nothing = not self.has_content and not isinstance(error, UpstreamStalled)
         return error
+
+
+async def _append_in_steps(deltas: list[Delta], append: Callable[[Delta], object]) -> None:
+    """Append deltas. Other tasks run between the parts of a long text: its stages take time for it."""
+    for delta in deltas:
+        if not isinstance(delta, TextDelta) or len(delta.text) <= STEP_CHARS:
+            append(delta)
+            continue
+        for start in range(0, len(delta.text), STEP_CHARS):
+            append(TextDelta(delta.text[start : start + STEP_CHARS], delta.index))
+            await asyncio.sleep(0)
 
 
 def _is_content(delta: Delta) -> bool:

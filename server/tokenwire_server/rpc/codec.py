@@ -366,6 +366,7 @@ def _token_logprob(token: TokenLogprob) -> event_pb2.TokenLogprob:
 def _json_result(event: JsonResult) -> event_pb2.JsonResult:
     return event_pb2.JsonResult(
         is_valid=event.is_valid,
+        is_unchecked=event.is_unchecked,
         violations=[
             event_pb2.JsonViolation(
                 pointer=_utf8(violation.pointer), description=_utf8(violation.description)

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol, cast
 
 from ..config import FilterConfig, Limits, ModelConfig
-from ..events import AnswerEntry, Event, Finished, FinishReason, Notice, NoticeKind
+from ..events import (
+    AnswerEntry,
+    Event,
+    Finished,
+    FinishReason,
+    JsonResult,
+    Notice,
+    NoticeKind,
+)
 from ..request import CacheUse
 from ..streamlog.memory import entry_bytes
 from .generation import Generation, StreamObserver
@@ -145,6 +153,8 @@ class ResponseCache(StreamObserver):
             joined = merge(entries, sequence)
             replayed += (event for _, event in joined if not _is_retrying(event))
             sequence = joined[-1][0]
+        if any(isinstance(event, JsonResult) and event.is_unchecked for event in replayed[-2:]):
+            return  # the next answer may be checked
         log_bytes = sum(map(entry_bytes, replayed))
         # One wide character makes each character of a merged text take more memory.
         if log_bytes > self._max_answer_bytes:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from ..errors import ResumePointAhead, ResumePointExpired
-from ..events import NO_USAGE, Finished, FinishReason, Notice, Started, Usage
+from ..events import NO_USAGE, Finished, FinishReason, JsonResult, Notice, Started, Usage
 from ..request import Delivery, Retention
 from ..streamlog.base import StreamLog
 from ..streamlog.entries import StreamFacts
@@ -19,7 +19,7 @@ STREAM_ID_BYTES = 16
 option of a command."""
 
 
-_WITHOUT_CONTENT = (Started, Notice, Finished)
+_WITHOUT_CONTENT = (Started, Notice, JsonResult, Finished)
 
 
 class StreamControl(Protocol):

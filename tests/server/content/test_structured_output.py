@@ -10,10 +10,7 @@ from transcripts_support import own_transcripts, recorded_transcripts
 
 from event_strategies import answers
 from tokenwire_server.content.structured.schema import MAX_QUICK_CHARS, compile_schema
-from tokenwire_server.content.structured.stage import (
-    UNCHECKED,
-    StructuredOutput,
-)
+from tokenwire_server.content.structured.stage import StructuredOutput
 from tokenwire_server.errors import InvalidAnswer
 from tokenwire_server.events import (
     FinishReason,
@@ -118,7 +115,7 @@ STRINGS, NUMBERS = '{"items": {"type": "string"}}', '{"items": {"type": "number"
 async def test_a_long_document_is_checked_in_a_process(schema, is_valid):
     stage = StructuredOutput(compile_schema(schema))
     stage.feed([TextDelta(LONG, 0)])
-    await Checker(60).run(stage.check())
+    await Checker(check_s=60).run("tenant", stage.check())
     *_, result = stage.finish()
     assert result.is_valid == is_valid
     assert all(violation.pointer == "/0" for violation in result.violations)
@@ -129,6 +126,8 @@ async def test_a_long_document_is_checked_in_a_process(schema, is_valid):
     [
         ("import time; time.sleep(60)", "it took more than 0.5 s"),
         ("raise ValueError('no')", "status 1: ValueError: no"),
+        ("import os; os.kill(os.getpid(), 15)", "status -15"),
+        ("print('no violations')", ""),
     ],
 )
 async def test_a_check_that_hangs_or_fails_leaves_the_answer_unchecked(
@@ -136,13 +135,14 @@ async def test_a_check_that_hangs_or_fails_leaves_the_answer_unchecked(
 ):
     (tmp_path / "failing_check.py").write_text(program)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    stage = StructuredOutput(compile_schema(STRINGS))
+    stage = StructuredOutput(compile_schema(STRINGS), fails_if_invalid=True)
     stage.feed([TextDelta(LONG, 0)])
     check = stage.check()
     check.module = "failing_check"
-    await Checker(0.5 if "sleep" in program else 60).run(check)
-    assert stage.finish()[-1] == JsonResult(False, (JsonViolation("", UNCHECKED),))
+    await Checker(check_s=0.5 if "sleep" in program else 60).run("tenant", check)
+    assert stage.finish()[-1] == JsonResult(False, (), True)
     assert says in caplog.text
+    assert stage.failure is None
 
 
 async def test_the_process_of_a_check_ends_with_its_stream(tmp_path, monkeypatch):
@@ -156,20 +156,79 @@ async def test_the_process_of_a_check_ends_with_its_stream(tmp_path, monkeypatch
     stage.feed([TextDelta(LONG, 0)])
     check = stage.check()
     check.module = "hanging_check"
-    running = asyncio.create_task(Checker(60).run(check))
+    running = asyncio.create_task(Checker(check_s=60).run("tenant", check))
     while not (started.exists() and started.read_text()):
         await asyncio.sleep(0.01)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(started.read_text()), 0)
+    async with asyncio.timeout(10):
+        while is_running(int(started.read_text())):
+            await asyncio.sleep(0.01)
+
+
+def is_running(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+class Waiting:
+    """A check whose process ends when its file is there."""
+
+    module = "waiting_check"
+
+    def __init__(self, path):
+        self._path = path
+        self.output = "none yet"
+
+    def input(self):
+        return str(self._path).encode()
+
+    def take(self, output):
+        self.output = output
+
+
+async def test_a_tenant_has_one_process_so_that_others_get_their_turn(tmp_path, monkeypatch):
+    (tmp_path / "waiting_check.py").write_text(
+        "import pathlib, sys, time\n"
+        "path = pathlib.Path(sys.stdin.read())\n"
+        "while not path.exists(): time.sleep(0.01)\n"
+        "sys.stdout.write('done')"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    checker = Checker(check_s=60)
+    greedy = [Waiting(tmp_path / "never") for _ in range(3)]
+    running = [asyncio.create_task(checker.run("greedy", check)) for check in greedy]
+    await asyncio.sleep(0)
+    (tmp_path / "now").touch()
+    other = Waiting(tmp_path / "now")
+    await checker.run("other", other)
+    assert other.output == b"done"
+    (tmp_path / "never").touch()
+    await asyncio.gather(*running)
+    assert [check.output for check in greedy] == [b"done"] * 3
+
+
+async def test_a_check_that_waits_too_long_for_its_turn_is_not_made(tmp_path, monkeypatch, caplog):
+    (tmp_path / "waiting_check.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    checker = Checker(wait_s=0.05, check_s=60)
+    first, second = Waiting(tmp_path), Waiting(tmp_path)
+    running = asyncio.create_task(checker.run("tenant", first))
+    await asyncio.sleep(0)
+    await checker.run("tenant", second)
+    assert second.output is None
+    assert "the checks before it took too long" in caplog.text
+    running.cancel()
+    await asyncio.wait([running])
 
 
 def test_a_long_document_of_a_stream_that_ended_early_is_not_checked():
     stage = StructuredOutput(compile_schema(STRINGS))
     stage.feed([TextDelta(LONG, 0)])
-    assert stage.finish()[-1] == JsonResult(False, (JsonViolation("", UNCHECKED),))
+    assert stage.finish()[-1] == JsonResult(False, (), True)
 
 
 @pytest.mark.parametrize("text", ["[1]", LONG[:-1]])
@@ -186,8 +245,8 @@ def test_a_document_that_is_short_or_incomplete_needs_no_process(text):
         ("[1]", FinishReason.STOP, True),
         ("no JSON", FinishReason.STOP_SEQUENCE, True),
         ('["a', FinishReason.MAX_TOKENS, False),
-        ("", FinishReason.REFUSAL, False),
         ("[1]", FinishReason.CANCELLED, False),
+        ("", FinishReason.STOP, True),
     ],
 )
 def test_an_invalid_answer_is_an_error_only_if_the_model_completed_it(text, reason, is_error):
@@ -195,6 +254,16 @@ def test_an_invalid_answer_is_an_error_only_if_the_model_completed_it(text, reas
     stage.feed([TextDelta(text, 0)] if text else [])
     assert isinstance(stage.finish(Complete(reason))[-1], JsonResult)
     assert isinstance(stage.failure, InvalidAnswer) == is_error
+
+
+@pytest.mark.parametrize(
+    "reason", [FinishReason.TOOL_CALLS, FinishReason.REFUSAL, FinishReason.CANCELLED]
+)
+def test_an_answer_without_a_document_that_the_model_did_not_complete_has_no_result(reason):
+    stage = StructuredOutput(compile_schema("{}"), fails_if_invalid=True)
+    stage.feed([TextDelta("\n", 0)])
+    assert stage.finish(Complete(reason)) == []
+    assert stage.failure is None
 
 
 def test_a_stream_that_fails_has_no_result():

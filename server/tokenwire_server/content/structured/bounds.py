@@ -12,8 +12,10 @@ MAX_VALUE_CHARS = 64 * 1024
 MAX_NUMBER_CHARS = 64 * 1024
 MAX_VALUES = 128 * 1024
 MAX_POINTER_CHARS = 4096
-MAX_POINTERS_CHARS = 16 * 2**20
-"""Most characters of all pointers of a document. A long name repeats in each pointer below it."""
+MAX_SENT_VALUES = 16 * 1024
+"""Later values of a document are not sent: the log of a stream is limited."""
+MAX_SENT_POINTERS_CHARS = 2**20
+"""The same, for the characters of all pointers. A long name repeats in each pointer below it."""
 MAX_CONTAINERS_CHARS = 4 * 2**20
 """Containers past this total are sent without their text. A character repeats in all containers around it."""
 MAX_VIOLATIONS = 32

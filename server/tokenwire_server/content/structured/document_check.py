@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
+from contextlib import suppress
 
 import msgspec
 
 from ...events import JsonViolation
 from .schema import CompiledSchema, compile_schema
+
+MAX_CPU_S = 10
+"""The process ends after this time even if the server that started it is gone."""
 
 _decode_input = msgspec.msgpack.Decoder(tuple[str, str]).decode
 _decode_output = msgspec.msgpack.Decoder(tuple[JsonViolation, ...]).decode
@@ -29,11 +35,18 @@ class DocumentCheck:
         return _encode((self._schema.json, self._document))
 
     def take(self, output: bytes | None) -> None:
-        self.found = None if output is None else _decode_output(output)
+        self.found = None
+        if output is not None:
+            with suppress(
+                msgspec.MsgspecError
+            ):  # for example, a module that it imports has printed
+                self.found = _decode_output(output)
 
 
 def main() -> None:
     """Read a schema and a document from stdin, and write the violations to stdout."""
+    os.nice(5)
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
     schema_json, document = _decode_input(sys.stdin.buffer.read())
     found = compile_schema(schema_json).violations(document)
     sys.stdout.buffer.write(_encode(found))

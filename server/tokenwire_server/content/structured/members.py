@@ -128,11 +128,10 @@ class Members:
         self._pointer_chars += len(pointer)
         if self._values_count > bounds.MAX_VALUES:
             return f"the document has more than {bounds.MAX_VALUES:,} values"
-        if self._pointer_chars > bounds.MAX_POINTERS_CHARS:
-            limit = bounds.MAX_POINTERS_CHARS
-            return f"the pointers of all values are longer than {limit:,} characters"
-        text = "" if is_omitted else self._slice(start, end)
-        self.values.append(JsonValue(self._index, pointer, text, is_omitted))
+        is_sent = self._pointer_chars <= bounds.MAX_SENT_POINTERS_CHARS
+        if is_sent and self._values_count <= bounds.MAX_SENT_VALUES:
+            text = "" if is_omitted else self._slice(start, end)
+            self.values.append(JsonValue(self._index, pointer, text, is_omitted))
         if self.open:
             self.open[-1].count += 1
         return None

@@ -50,12 +50,17 @@ class CompiledSchema:
     """A schema that documents are checked with. Immutable, and can be used by any thread."""
 
     def __init__(
-        self, schema_json: str, validator: jsonschema_rs.Validator, graph: SchemaGraph
+        self,
+        schema_json: str,
+        validator: jsonschema_rs.Validator,
+        graph: SchemaGraph,
+        ways: list[float],
     ) -> None:
+        """`ways` is the result of `schema_cost.checks_per_value`."""
         self.json = schema_json
         """The schema as it was given."""
         self._validator = validator
-        self._nodes = graph.nodes
+        self._ways = ways
         self._pattern_steps = schema_cost.pattern_steps(graph.nodes)
         self._is_flat = schema_cost.is_flat(graph.nodes)
 
@@ -78,11 +83,15 @@ class CompiledSchema:
         if self._pattern_steps * len(document) > MAX_QUICK_PATTERN_STEPS:
             return False
         depth, values = _measure(json.loads(document))
-        return schema_cost.checks_per_value(self._nodes, depth) * values <= MAX_QUICK_CHECKS
+        return self._checks_per_value(depth) * values <= MAX_QUICK_CHECKS
+
+    def _checks_per_value(self, depth: int) -> float:
+        """Return at most how many subschemas are checked on the way to a value of a document."""
+        return self._ways[min(depth, len(self._ways) - 1)]
 
     def _explain(self, value: Any) -> tuple[JsonViolation, ...]:
         depth, values = _measure(value)
-        checks = schema_cost.checks_per_value(self._nodes, depth)
+        checks = self._checks_per_value(depth)
         if checks > MAX_CHECKS_PER_VALUE:
             return _UNEXPLAINED
         if checks * values <= MAX_EXPLAINED_CHECKS:
@@ -109,8 +118,8 @@ def compile_schema(schema_json: str) -> CompiledSchema:
     if cycle is not None:
         pointer = graph.nodes[cycle].pointer
         raise SchemaRefused("a reference leads back to itself for the same value", pointer)
-    ways = schema_cost.checks_per_value(graph.nodes, 1)
-    if max(ways, schema_cost.expanded_size(graph.nodes)) > MAX_EXPANDED:
+    ways = schema_cost.checks_per_value(graph.nodes)
+    if max(ways[1], schema_cost.expanded_size(graph.nodes)) > MAX_EXPANDED:
         raise SchemaRefused(f"the references expand to more than {MAX_EXPANDED:,} subschemas")
     try:
         validator = _validator_class(schema)(
@@ -126,7 +135,7 @@ def compile_schema(schema_json: str) -> CompiledSchema:
             problem = "the pattern is invalid, too large, or has look-around or back-references"
             raise SchemaRefused(problem, path) from error
         raise SchemaRefused(f"it is no JSON Schema: {error.message}", path) from error
-    return CompiledSchema(schema_json, validator, graph)
+    return CompiledSchema(schema_json, validator, graph, ways)
 
 
 def _load(schema_json: str) -> dict[str, Any]:

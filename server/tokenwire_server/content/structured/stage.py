@@ -22,7 +22,6 @@ from .scanner import WHITESPACE
 from .schema import CompiledSchema
 from .values import JsonValues
 
-UNCHECKED = "not checked with the schema: this takes too long, or the stream ended early"
 COMPLETE = Complete(FinishReason.STOP)
 COMPLETED_BY_MODEL = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE})
 
@@ -78,16 +77,24 @@ class StructuredOutput:
         return self._check
 
     def finish(self, end: Complete | None = COMPLETE) -> list[JsonValue | JsonResult]:
-        """End the answer. Return the last value if it is a number, and the result unless the stream fails.
+        """End the answer. Return the last value if it is a number, and the result.
+
+        There is no result if the stream fails, and if there is no document because the model did something
+        else, such as calling a tool.
 
         If the stream ended early, a document whose check may take long is not checked with the schema.
         """
         values: list[JsonValue | JsonResult] = [*self._values.finish()]
         if end is None:
             return values
-        found = self._values.violations + self._schema_violations()
-        result = JsonResult(not found, found[:MAX_VIOLATIONS])
-        if self._fails_if_invalid and not result.is_valid and end.reason in COMPLETED_BY_MODEL:
+        is_complete = end.reason in COMPLETED_BY_MODEL
+        if self._index is None and not is_complete:
+            return values  # for example, tool calls
+        of_schema = self._schema_violations()
+        found = self._values.violations + (of_schema or ())
+        is_unchecked = of_schema is None
+        result = JsonResult(not found and not is_unchecked, found[:MAX_VIOLATIONS], is_unchecked)
+        if self._fails_if_invalid and found and is_complete:
             self.failure = InvalidAnswer()
         return [*values, result]
 
@@ -100,16 +107,14 @@ class StructuredOutput:
         """
         return self._values.document if self._values.is_representable else None
 
-    def _schema_violations(self) -> tuple[JsonViolation, ...]:
+    def _schema_violations(self) -> tuple[JsonViolation, ...] | None:
+        """Return what the document breaks of the schema. None: it was not checked."""
         document = self._document
         if self._schema is None or document is None:
             return ()
-        found = None
         if self._check is not None:
-            found = self._check.found
-        elif self._schema.is_quick_for(document):
-            found = self._schema.violations(document)
-        return (JsonViolation("", UNCHECKED),) if found is None else found
+            return self._check.found
+        return self._schema.violations(document) if self._schema.is_quick_for(document) else None
 
     def _read_other(self, delta: TextDelta) -> list[JsonValue]:
         """Read text of a block that is not that of the document, unless it begins there."""
