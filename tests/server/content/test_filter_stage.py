@@ -5,15 +5,16 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stages_support import stages_into
 
 from event_strategies import answers
 from tokenwire_server.config import FilterConfig
 from tokenwire_server.content.choice import filter_stage
 from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.content.filter_stage import BLOCKED, CHANGED_ARGUMENTS
-from tokenwire_server.content.stages import HoldingStage, Stages
-from tokenwire_server.content.structured.schema import compile_schema
-from tokenwire_server.content.structured.stage import MAX_CHECKED_INLINE_CHARS, StructuredOutput
+from tokenwire_server.content.stages import HoldingStage
+from tokenwire_server.content.structured.schema import MAX_QUICK_CHARS, compile_schema
+from tokenwire_server.content.structured.stage import StructuredOutput
 from tokenwire_server.events import (
     Citation,
     Finished,
@@ -270,30 +271,29 @@ def test_release_shows_the_beginning_of_a_match_and_acts_on_a_whole_one():
     assert blocking.end == BLOCKED
 
 
-def through(stages_made, entries, end=STOP, *, is_checked=True):
+async def through(stages_made, entries, end=STOP, *, is_checked=True):
     log = []
-    stages = Stages(stages_made, log.append)
+    stages = stages_into(log.append, stages_made)
     for entry in entries:
         stages.append(entry)
     if is_checked:
-        stages.checks()
+        await stages.check()
     stages.finish(end)
     return log, stages
 
 
-def test_filters_act_one_after_the_other():
+async def test_filters_act_one_after_the_other():
     first = stage_of("redact", "one", replacement="two")
     second = stage_of("report", "two")
-    log, _ = through([first, second], [TextDelta("o", 0), TextDelta("ne", 0)])
+    log, _ = await through([first, second], [TextDelta("o", 0), TextDelta("ne", 0)])
     assert merged(log) == [TextDelta("two", 0)]
     assert second.count == 1
 
 
 def test_what_stages_hold_is_released_after_their_own_pause():
     log = []
-    stages = Stages(
-        [stage_of("redact", hold_s=1.0), stage_of("redact", "sea", hold_s=3.0)], log.append
-    )
+    made = [stage_of("redact", hold_s=1.0), stage_of("redact", "sea", hold_s=3.0)]
+    stages = stages_into(log.append, made)
     assert stages.may_hold
     assert stages.hold_s is None
     stages.append(TextDelta("sec", 0))
@@ -310,38 +310,37 @@ def test_what_stages_hold_is_released_after_their_own_pause():
     assert merged(log) == [TextDelta("sec se", 0)]
 
 
-def test_json_values_are_those_of_the_text_that_passed():
+async def test_json_values_are_those_of_the_text_that_passed():
     entries = [TextDelta('["secret", 1', 0), TextDelta("]", 0)]
-    log, _ = through([stage_of("redact"), StructuredOutput()], entries)
+    log, _ = await through([stage_of("redact"), StructuredOutput()], entries)
     assert JsonValue(0, "/0", '"[redacted]"') in log
     assert log[-1] == JsonResult(is_valid=True)
 
 
-def test_a_long_answer_is_checked_with_the_text_that_was_held():
-    text = json.dumps(["x" * MAX_CHECKED_INLINE_CHARS])
+async def test_a_long_answer_is_checked_with_the_text_that_was_held():
+    text = json.dumps(["x" * MAX_QUICK_CHARS])
     schema = compile_schema('{"type": "array"}')
     made = [stage_of("redact", '"\\]x'), StructuredOutput(schema)]
     log = []
-    stages = Stages(made, log.append)
+    stages = stages_into(log.append, made)
     stages.append(TextDelta(text, 0))
     assert stages.hold_s is not None
-    (check,) = stages.checks()
-    check()
+    await stages.check()
     stages.finish(STOP)
     assert log[-1] == JsonResult(is_valid=True)
 
 
 @pytest.mark.parametrize("is_checked", [True, False])
-def test_a_block_at_the_end_is_the_end_for_the_later_stages_too(is_checked):
+async def test_a_block_at_the_end_is_the_end_for_the_later_stages_too(is_checked):
     made = [stage_of("block", "secret\\]?"), StructuredOutput(fails_if_invalid=True)]
-    log, stages = through(made, [TextDelta("[secret", 0)], is_checked=is_checked)
+    log, stages = await through(made, [TextDelta("[secret", 0)], is_checked=is_checked)
     assert stages.end == BLOCKED
     assert stages.failure is None, "the model did not complete what is shown"
     assert not log[-1].is_valid
 
 
-def test_text_that_is_held_when_the_stream_fails_passes():
-    log, stages = through([stage_of("redact")], [TextDelta("a sec", 0)], end=None)
+async def test_text_that_is_held_when_the_stream_fails_passes():
+    log, stages = await through([stage_of("redact")], [TextDelta("a sec", 0)], end=None)
     assert merged(log) == [TextDelta("a sec", 0)]
     assert stages.end is None
 

@@ -2,11 +2,11 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from stages_support import stages_into
 
 from tokenwire_server.config import FilterConfig
 from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.content.filter_stage import BLOCKED, FilterStage
-from tokenwire_server.content.stages import Stages
 from tokenwire_server.events import TextDelta
 from tokenwire_server.streams import holding
 from tokenwire_server.streams.holding import HoldTimer
@@ -23,7 +23,7 @@ class Held:
         configs = {str(n): FilterConfig(**fields) for n, fields in enumerate(filters)}
         made = [FilterStage(each) for each in FilterSet.of(configs).chosen("", "")]
         self.passed, self.ends = [], []
-        self.stages = Stages(made, lambda delta: self.passed.append((delta.text, self.now)))
+        self.stages = stages_into(lambda delta: self.passed.append((delta.text, self.now)), made)
         self.timer = HoldTimer(self.stages, lambda: self.ends.append(self.now))
 
     @property

@@ -26,13 +26,13 @@ class DocumentCheck:
     module = __name__
 
     def __init__(self, schema: CompiledSchema, document: str) -> None:
-        self._schema = schema
-        self._document = document
+        self.schema = schema
+        self.document = document
         self.found: tuple[JsonViolation, ...] | None = None
         """What the document breaks of the schema. None: this is not known."""
 
     def input(self) -> bytes:
-        return _encode((self._schema.json, self._document))
+        return _encode((self.schema.json, self.document))
 
     def take(self, output: bytes | None) -> None:
         self.found = None
