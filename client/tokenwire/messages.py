@@ -127,7 +127,7 @@ def json_format(
     return ResponseFormat(
         json_schema=JsonSchemaFormat(
             name=name,
-            schema_json=json.dumps(schema),
+            schema_json=json.dumps(schema, ensure_ascii=False, separators=(",", ":")),
             strict=strict,
             stream_values=stream_values,
             on_invalid=ON_INVALID_FAIL if fails_if_invalid else ON_INVALID_UNSPECIFIED,

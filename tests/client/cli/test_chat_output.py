@@ -143,7 +143,7 @@ async def test_a_pipe_gets_the_json_and_stderr_what_is_wrong_with_it(
     (request,) = server.requests
     assert request.response_format.json_schema == pb.JsonSchemaFormat(
         name="plan",
-        schema_json='{"type": "object"}',
+        schema_json='{"type":"object"}',
         stream_values=True,
         on_invalid=pb.ON_INVALID_FAIL,
     )

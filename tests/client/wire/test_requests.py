@@ -231,3 +231,9 @@ def test_a_resume_request_has_delivery_options():
     assert request.delivery.heartbeat_interval.seconds == 3
     with pytest.raises(ValueError, match="range"):
         build_resume("st_1", 2**63, None)
+
+
+def test_a_schema_is_sent_without_needless_characters():
+    schema = {"type": "object", "properties": {"größe": {"enum": [1, 2]}}}
+    sent = tokenwire.json_format("s", schema).json_schema.schema_json
+    assert sent == '{"type":"object","properties":{"größe":{"enum":[1,2]}}}'
