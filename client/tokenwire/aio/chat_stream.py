@@ -90,7 +90,10 @@ class AsyncChatStream:
 
     @property
     def partial(self) -> Json:
-        """The JSON answer as far as it is complete. None: no value is. It changes with the next value."""
+        """The JSON answer as far as it is complete. None: no value is. It changes with the next value.
+
+        Values that are left out are in it after the event `json_result`.
+        """
         return self._reading.answer.partial_json.value
 
     @property
@@ -99,7 +102,9 @@ class AsyncChatStream:
 
         Raises:
             InvalidAnswer: the answer is not JSON, or does not follow the schema.
-            IncompleteStream: the answer was not read to its end.
+            IncompleteStream: the answer was not read from its beginning to its end, or has no result: the
+                request has no `json_schema.stream_values`, or the model called tools instead, refused or
+                paused.
         """
         return self._reading.answer.json()
 
@@ -278,6 +283,5 @@ class _Values:
     async def __anext__(self) -> FieldValue:
         async for event in self._stream:
             if event.WhichOneof("event") == "json_value":
-                pointer = event.json_value.pointer
-                return FieldValue(pointer, self._stream.answer.partial_json.get(pointer))
+                return self._stream.answer.partial_json.last
         raise StopAsyncIteration

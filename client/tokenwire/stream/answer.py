@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
@@ -85,7 +86,8 @@ class Answer:
         """The JSON answer as far as it is complete, if the request has `json_schema.stream_values`."""
         self.json_result: JsonResult | None = None
         """Whether the JSON answer follows the schema. None: the event `json_result` has not been read."""
-        self._json_index = 0
+        self._json_index: int | None = None
+        self._has_beginning = last_sequence <= 1  # the first event is `started`
         self._blocks: dict[tuple[int, str], _Block] = {}
 
     def add(self, event: TokenEvent) -> None:
@@ -123,9 +125,12 @@ class Answer:
                 self.logprobs.append(event.logprobs)
             case "json_value":
                 self._json_index = event.json_value.index
-                self.partial_json.add(event.json_value)
+                with suppress(ValueError):  # it says nothing about the rest of the stream
+                    self.partial_json.add(event.json_value)
             case "json_result":
                 self.json_result = event.json_result
+                if self._has_beginning:
+                    self.partial_json.complete(self._json_text())
             case "started":
                 self.stream_id = event.started.stream_id
             case "finished":
@@ -162,30 +167,50 @@ class Answer:
 
         Raises:
             InvalidAnswer: the answer is not JSON, or does not follow the schema.
-            IncompleteStream: the event `json_result` has not been read.
+            IncompleteStream: the event `json_result` has not been read, or the answer was not read from its
+                beginning.
         """
         result = self.json_result
         if result is None:
-            raise IncompleteStream(
+            raise self._incomplete(
                 "`json_result` has not been read; it follows the text if the request has "
-                "`json_schema.stream_values`",
-                stream_id=self.stream_id,
-                last_sequence=self.last_sequence,
+                "`json_schema.stream_values`"
             )
-        text = "".join(self._block(self._json_index, "text").pieces)
         if not result.is_valid:
             error = InvalidAnswer(
                 "the answer does not follow the schema",
                 stream_id=self.stream_id,
                 last_sequence=self.last_sequence,
-                violations=[
-                    Violation(each.pointer, each.description) for each in result.violations
-                ],
             )
-            error.text = text
+            self.explain(error)
             raise error
-        value: Json = json.loads(text)
+        if not self._has_beginning:
+            raise self._incomplete(
+                "the stream was read from a cursor, so the beginning of the answer is missing"
+            )
+        value: Json = json.loads(self._json_text())
         return value
+
+    def explain(self, error: InvalidAnswer) -> None:
+        """Set the text and the violations of an error to those that were read."""
+        if self._has_beginning:
+            error.text = self._json_text()
+        if self.json_result is not None:
+            error.violations = tuple(
+                Violation(each.pointer, each.description) for each in self.json_result.violations
+            )
+
+    def _json_text(self) -> str:
+        """Return the text of the JSON answer, or all text if no value was found in it."""
+        return "".join(
+            piece
+            for (index, kind), block in sorted(self._blocks.items(), key=lambda item: item[0])
+            if kind == "text" and self._json_index in (None, index)
+            for piece in block.pieces
+        )
+
+    def _incomplete(self, message: str) -> IncompleteStream:
+        return IncompleteStream(message, stream_id=self.stream_id, last_sequence=self.last_sequence)
 
     def _block(self, index: int, kind: str) -> _Block:
         block = self._blocks.get((index, kind))

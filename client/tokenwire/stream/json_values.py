@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from tokenwire.v1.event_pb2 import JsonValue
 
@@ -13,18 +14,29 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 MAX_DEPTH = 64
 """Deepest value that is put together. Servers send no deeper ones."""
-MAX_INDEX_DIGITS = 7
-"""Digits of the last index of an array. An answer has at most 2 Mi characters."""
+MAX_ELEMENTS = 128 * 1024
+"""Most elements of an array. Servers send at most so many values."""
 
 
-class FieldValue(NamedTuple):
-    """A complete value of a JSON answer."""
-
+class _PointerAndValue(NamedTuple):
     pointer: str
     """Where the value is, as a JSON Pointer (RFC 6901), such as "/steps/0/title". Empty: the whole answer."""
     value: Json
     """The value. A large object or array, which the server does not repeat, is put together from its
-    members."""
+    members. None if `is_omitted`."""
+
+
+class FieldValue(_PointerAndValue):
+    """A complete value of a JSON answer. As a tuple it is its pointer and its value."""
+
+    is_omitted: bool = False
+    """True if the value is left out, because it is too long for the server or for Python. `value` is None
+    then. The result of the stream has the value."""
+
+    def __new__(cls, pointer: str, value: Json, is_omitted: bool = False) -> Self:
+        field = super().__new__(cls, pointer, value)
+        field.is_omitted = is_omitted
+        return field
 
 
 class PartialJson:
@@ -32,11 +44,15 @@ class PartialJson:
 
     Until an array or an object is complete, its kind is taken from its members: one whose first member is "0"
     counts as an array, until it gets a member that no array has. What came before a resume by hand is
-    missing; missing elements of an array are None.
+    missing. In an array, elements that are missing or left out are None.
     """
 
     def __init__(self) -> None:
+        self.last = FieldValue("", None, is_omitted=True)
+        """The value that was added last."""
         self._root: dict[str, Json] = {}  # the answer is the member ""
+        self._open: list[str] = []
+        """The keys on the way to the innermost object or array that is not complete."""
 
     @property
     def value(self) -> Json:
@@ -44,17 +60,31 @@ class PartialJson:
         return self._root.get("")
 
     def add(self, event: JsonValue) -> None:
-        """Add the next value.
+        """Add the next value. One that Python cannot read, such as a very long number, is left out.
 
         Raises:
-            ValueError: the event is not one that a server sends.
+            ValueError: the event is not one that a server sends. It changes nothing but `last`.
         """
+        self.last = FieldValue(event.pointer, None, is_omitted=True)
         keys = _keys(event.pointer)
+        is_read, value = _read(event)
+        has_members = self._open[: len(keys)] == keys
         container: Json = self._root
-        for key, following in pairwise(keys):
-            container = _descend(container, key, following)
-        if not event.is_omitted:
-            _put(container, keys[-1], json.loads(event.value_json))
+        for depth, (key, following) in enumerate(pairwise(keys), 1):
+            is_open = self._open[:depth] == keys[:depth]
+            container = _descend(container, key, following, is_open=is_open)
+        self._open = keys[:-1]
+        if is_read:
+            _put(container, keys[-1], value)
+        elif not has_members:
+            _leave_out(container, keys[-1])
+        if is_read or has_members:
+            self.last = FieldValue(event.pointer, _get(container, keys[-1]))
+
+    def complete(self, text: str) -> None:
+        """Take the whole text of the answer, which also has what is left out. No effect if it is not JSON."""
+        with suppress(ValueError, RecursionError):
+            self._root = {"": json.loads(text, parse_constant=_refuse_constant)}
 
     def get(self, pointer: str) -> Json:
         """Return the value at a pointer, or None if there is none."""
@@ -74,13 +104,32 @@ def _keys(pointer: str) -> list[str]:
     return keys
 
 
-def _descend(container: Json, key: str, following: str) -> Json:
-    """Return the object or the array in a container, which gets the member `following`."""
+def _read(event: JsonValue) -> tuple[bool, Json]:
+    """Return whether the event has a value that Python can read, and the value."""
+    if event.is_omitted:
+        return False, None
+    try:
+        return True, json.loads(event.value_json)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):  # Python reads integers of 4,300 digits at most
+        return False, None
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _descend(container: Json, key: str, following: str, *, is_open: bool) -> Json:
+    """Return the object or the array in a container, which gets the member `following`.
+
+    It is a new one, unless it `is_open`: a complete one is of an equal name before.
+    """
     inner = _get(container, key)
-    if isinstance(inner, list) and not _is_index(following):  # it was an object all along
-        inner = {str(index): member for index, member in enumerate(inner)}
-    elif not isinstance(inner, list | dict):
+    if not is_open or not isinstance(inner, list | dict):
         inner = [] if following == "0" else {}
+    elif isinstance(inner, list) and not _is_index(following):  # it was an object all along
+        inner = {str(index): member for index, member in enumerate(inner)}
     _put(container, key, inner)
     return inner
 
@@ -102,5 +151,14 @@ def _put(container: Json, key: str, value: Json) -> None:
         container[index] = value
 
 
+def _leave_out(container: Json, key: str) -> None:
+    if isinstance(container, dict):
+        container.pop(key, None)
+    else:
+        _put(container, key, None)
+
+
 def _is_index(key: str) -> bool:
-    return key.isascii() and key.isdecimal() and len(key) <= MAX_INDEX_DIGITS
+    if not (key.isascii() and key.isdecimal()) or len(key) > len(str(MAX_ELEMENTS)):
+        return False
+    return str(int(key)) == key and int(key) < MAX_ELEMENTS

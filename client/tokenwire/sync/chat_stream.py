@@ -91,7 +91,10 @@ class ChatStream:
 
     @property
     def partial(self) -> Json:
-        """The JSON answer as far as it is complete. None: no value is. It changes with the next value."""
+        """The JSON answer as far as it is complete. None: no value is. It changes with the next value.
+
+        Values that are left out are in it after the event `json_result`.
+        """
         return self._reading.answer.partial_json.value
 
     @property
@@ -100,7 +103,9 @@ class ChatStream:
 
         Raises:
             InvalidAnswer: the answer is not JSON, or does not follow the schema.
-            IncompleteStream: the answer was not read to its end.
+            IncompleteStream: the answer was not read from its beginning to its end, or has no result: the
+                request has no `json_schema.stream_values`, or the model called tools instead, refused or
+                paused.
         """
         return self._reading.answer.json()
 
@@ -279,6 +284,5 @@ class _Values:
     def __next__(self) -> FieldValue:
         for event in self._stream:
             if event.WhichOneof("event") == "json_value":
-                pointer = event.json_value.pointer
-                return FieldValue(pointer, self._stream.answer.partial_json.get(pointer))
+                return self._stream.answer.partial_json.last
         raise StopIteration

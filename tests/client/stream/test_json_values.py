@@ -98,8 +98,76 @@ def test_an_event_that_no_server_sends_is_an_error(pointer, value):
         partial.add(JsonValue(pointer=pointer, value_json=value))
 
 
-def read(*events):
-    answer = Answer()
+def test_a_value_that_is_left_out_is_not_null():
+    partial = PartialJson()
+    seen = []
+    for each in values({"a": None, "b": "long", "c": ["long"]}, omits={"/b", "/c/0", "/c", ""}):
+        partial.add(each)
+        seen.append((*partial.last, partial.last.is_omitted))
+    assert seen == [
+        ("/a", None, False),
+        ("/b", None, True),
+        ("/c/0", None, True),
+        ("/c", [None], False),
+        ("", {"a": None, "c": [None]}, False),
+    ]
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "[" + "9" * 5000 + "]"])
+def test_a_value_that_python_cannot_read_is_left_out(number):
+    partial = PartialJson()
+    for each in [("/a", "1"), ("/b", number)]:
+        partial.add(JsonValue(pointer=each[0], value_json=each[1]))
+    assert (*partial.last, partial.last.is_omitted) == ("/b", None, True)
+    partial.add(JsonValue(pointer="/c", value_json="3"))
+    partial.add(JsonValue(pointer="", value_json='{"a": 1, "b": ' + number + ', "c": 3}'))
+    assert partial.last == ("", {"a": 1, "c": 3})
+    assert not partial.last.is_omitted
+
+
+def test_a_value_that_is_left_out_replaces_one_of_the_same_name():
+    partial = PartialJson()
+    partial.add(JsonValue(pointer="/a", value_json="1"))
+    partial.add(JsonValue(pointer="/a", is_omitted=True))
+    assert partial.value == {}
+
+
+@pytest.mark.parametrize("second", ["9", '{"b": 9}', '{"0": 9, "b": 1}'])
+def test_a_name_that_is_given_twice_begins_anew(second):
+    partial = PartialJson()
+    seen = []
+    first = values([1, 2, 3], "/a")
+    again = values([json.loads(second)], "/a", omits={"/a", "/a/0"})
+    for each in [*first, *again]:
+        partial.add(each)
+        seen.append(len(partial.value["a"]))
+    assert seen[:4] == [1, 2, 3, 3]
+    assert set(seen[4:]) == {1}
+    assert partial.value == {"a": [None if second == "9" else json.loads(second)]}
+
+
+@pytest.mark.parametrize("name", ["00", "01", "131072", "9999999"])
+def test_only_numbers_that_an_array_has_are_its_indexes(name):
+    partial = PartialJson()
+    partial.add(JsonValue(pointer="/0", value_json="1"))
+    partial.add(JsonValue(pointer=f"/{name}", value_json="2"))
+    assert partial.value == {"0": 1, name: 2}
+
+
+def test_the_whole_text_has_what_was_left_out():
+    partial = PartialJson()
+    for each in values({"a": {"0": 1}, "b": "long"}, omits={"/a", "/b", ""}):
+        partial.add(each)
+    assert partial.value == {"a": [1]}
+    for not_json in ("", "```", "NaN", "9" * 5000, "[" * 100_000):
+        partial.complete(not_json)
+        assert partial.value == {"a": [1]}
+    partial.complete('{"a": {"0": 1}, "b": "long"}')
+    assert partial.value == {"a": {"0": 1}, "b": "long"}
+
+
+def read(*events, after=0):
+    answer = Answer("st", after)
     for each in events:
         answer.add(each)
     return answer
@@ -135,3 +203,75 @@ def test_the_result_of_an_invalid_answer_is_an_error_with_its_text_and_its_viola
 def test_there_is_no_result_before_the_answer_was_checked():
     with pytest.raises(IncompleteStream, match="json_result"):
         read(text(2, '{"a": 1}', 1), VALUE).json()
+
+
+@pytest.mark.parametrize(
+    "odd", [("a", "1"), ("/b", "{"), ("/b", "9" * 5000), ("/b" * 65, "1"), ("/b", "[" * 9999)]
+)
+def test_a_value_that_cannot_be_used_does_not_end_the_reading(odd):
+    pointer, value = odd
+    answer = read(
+        text(2, '{"a": 1}', 1),
+        event(3, json_value=JsonValue(index=1, pointer="/a", value_json="1")),
+        event(4, json_value=JsonValue(index=1, pointer=pointer, value_json=value)),
+    )
+    last = answer.partial_json.last
+    assert (*last, last.is_omitted) == (pointer, None, True)
+    assert answer.partial_json.value == {"a": 1}
+    answer.add(event(5, json_result=JsonResult(is_valid=True)))
+    assert answer.json() == answer.partial_json.value == {"a": 1}
+
+
+def test_at_the_end_the_partial_answer_is_the_text():
+    omitted = JsonValue(index=1, pointer="/a", is_omitted=True)
+    answer = read(text(2, '{"a": "long"}', 1), event(3, json_value=omitted))
+    assert answer.partial_json.value == {}
+    answer.add(event(4, json_result=JsonResult(violations=[JsonViolation(pointer="/a")])))
+    assert answer.partial_json.value == {"a": "long"}
+
+
+def test_an_answer_without_its_beginning_has_no_result():
+    answer = read(
+        text(3, "2}", 1),
+        event(4, json_value=JsonValue(index=1, pointer="/a", value_json="12")),
+        event(5, json_result=JsonResult(is_valid=True)),
+        after=2,
+    )
+    assert answer.partial_json.value == {"a": 12}
+    with pytest.raises(IncompleteStream, match="read from a cursor, so the beginning"):
+        answer.json()
+
+
+def test_a_number_without_its_beginning_is_not_taken_for_the_answer():
+    answer = read(
+        text(3, "2", 1),
+        event(4, json_value=JsonValue(index=1, value_json="12")),
+        event(5, json_result=JsonResult(is_valid=True)),
+        after=2,
+    )
+    assert answer.partial_json.value == 12
+
+
+def test_an_answer_that_was_read_after_its_first_event_is_whole():
+    answer = read(text(2, "12", 1), event(3, json_result=JsonResult(is_valid=True)), after=1)
+    assert answer.json() == 12
+
+
+def test_an_invalid_answer_without_its_beginning_has_its_violations_and_no_text():
+    wrong = JsonViolation(pointer="/a", description="1 is not a string")
+    answer = read(text(3, "1}", 1), event(4, json_result=JsonResult(violations=[wrong])), after=2)
+    with pytest.raises(InvalidAnswer) as raised:
+        answer.json()
+    assert raised.value.text == ""
+    assert [each.field for each in raised.value.violations] == ["/a"]
+
+
+def test_the_text_of_an_answer_without_a_value_is_that_of_all_blocks():
+    answer = read(
+        text(2, "It is", 1), text(3, " sunny.", 2), event(4, json_result=JsonResult(violations=[]))
+    )
+    before = answer.message()
+    with pytest.raises(InvalidAnswer) as raised:
+        answer.json()
+    assert raised.value.text == "It is sunny."
+    assert answer.message() == before
