@@ -322,12 +322,12 @@ class AnswerTooLarge(TokenwireError):
 class InvalidAnswer(TokenwireError):
     """The answer is not one JSON document, or does not follow the request's schema.
 
-    `violations` lists what is wrong, with the place in the answer as a JSON Pointer. An error from the server
-    has none: the event `json_result` has them.
+    `violations` lists what is wrong, with the place in the answer as a JSON Pointer. The error of `chat` has
+    neither violations nor the text: `resume(error.stream_id)` reads the answer.
     """
 
     text: str = ""
-    """The answer, if it was read."""
+    """The answer, if it was read from its beginning."""
 
 
 class Draining(TokenwireError):

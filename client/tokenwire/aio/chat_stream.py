@@ -170,6 +170,7 @@ class AsyncChatStream:
             except TokenwireError as error:
                 if self._reading.is_complete:
                     return None  # whatever happened to the connection afterwards
+                self._reading.explain(error)
                 call = await self._resume(error)
                 continue
             if event is None:

@@ -203,6 +203,8 @@ class AsyncClient:
         Cancelling the awaiting task cancels the call.
 
         Raises:
+            InvalidAnswer: the answer does not follow the schema. The error has no text: `resume` with its
+                `stream_id` reads the answer.
             TokenwireError: there is no answer.
             TypeError, ValueError: the arguments are not a valid ChatRequest.
         """

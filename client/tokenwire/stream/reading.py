@@ -10,7 +10,13 @@ from typing import NamedTuple, TypedDict
 from tokenwire.v1.chat_pb2 import ChatRequest, ResumeStreamRequest
 from tokenwire.v1.event_pb2 import NOTICE_KIND_DRAINING, TokenEvent
 
-from ..errors import Cancelled, DeadlineExceeded, IncompleteStream, TokenwireError
+from ..errors import (
+    Cancelled,
+    DeadlineExceeded,
+    IncompleteStream,
+    InvalidAnswer,
+    TokenwireError,
+)
 from ..wire.metadata import Allowance, InitialMetadata
 from ..wire.requests import build_resume, linger_s, outliving_its_readers
 from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED
@@ -145,6 +151,11 @@ class Reading:
         resumed_at_the_end = 0 < self._after_sequence == self.last_sequence
         if not self.is_complete and not resumed_at_the_end:
             raise IncompleteStream("the stream ended without `finished`", **self._position())
+
+    def explain(self, error: TokenwireError) -> None:
+        """Add what was read to the error that ended a call."""
+        if isinstance(error, InvalidAnswer):
+            self.answer.explain(error)
 
     def pause_before_resume(self, error: TokenwireError, now: float) -> Pause:
         """Return the wait before the attempt to resume after this error.

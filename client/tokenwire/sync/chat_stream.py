@@ -171,6 +171,7 @@ class ChatStream:
             except TokenwireError as error:
                 if self._reading.is_complete:
                     return None  # whatever happened to the connection afterwards
+                self._reading.explain(error)
                 call = self._resume(error)
                 continue
             if event is None:

@@ -198,6 +198,8 @@ class Client:
         """Return the whole answer. The arguments are those of `chat_stream`.
 
         Raises:
+            InvalidAnswer: the answer does not follow the schema. The error has no text: `resume` with its
+                `stream_id` reads the answer.
             TokenwireError: there is no answer.
             TypeError, ValueError: the arguments are not a valid ChatRequest.
         """

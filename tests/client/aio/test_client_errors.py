@@ -5,12 +5,14 @@ import grpc
 import pytest
 
 import tokenwire
+from tokenwire.v1 import event_pb2
 
 from ..breakable_wire import wire_to
 from ..conftest import (
     LIMIT_S,
     STREAM_ID,
     caller_left,
+    event,
     fails,
     finished,
     plays,
@@ -168,3 +170,62 @@ async def test_keepalive_detects_a_silent_connection(server):
             await anext(stream)
 
     assert (caught.value.stream_id, caught.value.last_sequence) == (STREAM_ID, 1)
+
+
+WRONG = event_pb2.JsonViolation(pointer="/a", description="the value is not a string")
+INVALID_ANSWER = (
+    started(),
+    text(2, '{"a": 1}', 3),
+    event(3, json_value=event_pb2.JsonValue(index=3, pointer="/a", value_json="1")),
+    event(4, json_result=event_pb2.JsonResult(violations=[WRONG])),
+)
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+async def test_an_invalid_answer_is_an_error_with_what_was_read(server, client, resumable):
+    server.script = fails(status(Code.ABORTED, "INVALID_ANSWER"), *INVALID_ANSWER)
+
+    async with client.chat_stream("m", "Hi", resumable=resumable) as stream:
+        with pytest.raises(tokenwire.InvalidAnswer) as caught:
+            await stream.final()
+
+    assert caught.value.reason == "INVALID_ANSWER"
+    assert caught.value.text == '{"a": 1}'
+    assert caught.value.violations == (tokenwire.Violation("/a", "the value is not a string"),)
+
+
+async def test_an_invalid_answer_that_was_read_from_a_cursor_has_no_text(server, client):
+    server.resume_scripts = [
+        fails(status(Code.ABORTED, "INVALID_ANSWER"), text(3, " 1}"), *INVALID_ANSWER[3:])
+    ]
+
+    async with client.resume(STREAM_ID, 2) as stream:
+        with pytest.raises(tokenwire.InvalidAnswer) as caught:
+            await stream.final()
+
+    assert caught.value.text == ""
+    assert [violation.field for violation in caught.value.violations] == ["/a"]
+
+
+async def test_values_say_which_ones_are_left_out(server, client):
+    found = [
+        event_pb2.JsonValue(pointer="/a", value_json="null"),
+        event_pb2.JsonValue(pointer="/b", is_omitted=True),
+        event_pb2.JsonValue(pointer="/c", value_json="9" * 5000),
+        event_pb2.JsonValue(pointer="no pointer", value_json="1"),
+        event_pb2.JsonValue(is_omitted=True),
+    ]
+    server.script = plays(
+        started(), *(event(2 + n, json_value=each) for n, each in enumerate(found)), finished(7)
+    )
+
+    async with client.chat_stream("m", "Hi") as stream:
+        fields = [(*field, field.is_omitted) async for field in stream.values]
+
+    assert fields == [
+        ("/a", None, False),
+        ("/b", None, True),
+        ("/c", None, True),
+        ("no pointer", None, True),
+        ("", {"a": None}, False),
+    ]

@@ -8,12 +8,13 @@ import grpc
 import pytest
 
 import tokenwire
-from tokenwire.v1 import model_pb2
+from tokenwire.v1 import event_pb2, model_pb2
 
 from ..conftest import (
     LIMIT_S,
     STREAM_ID,
     caller_left,
+    event,
     fails,
     finished,
     plays,
@@ -120,6 +121,26 @@ async def test_errors_are_the_same_as_in_the_asyncio_client(server, client):
 
     error = await broken()
     assert (error.stream_id, error.last_sequence) == (STREAM_ID, 2)
+
+    wrong = event_pb2.JsonResult(violations=[event_pb2.JsonViolation(pointer="/a")])
+    server.script = fails(
+        status(Code.ABORTED, "INVALID_ANSWER"),
+        started(),
+        text(2, "{}"),
+        event(3, json_result=wrong),
+    )
+
+    @in_thread
+    def invalid():
+        with (
+            client.chat_stream("m", "Hi") as stream,
+            pytest.raises(tokenwire.InvalidAnswer) as caught,
+        ):
+            stream.final()
+        return caught.value
+
+    error = await invalid()
+    assert (error.text, [each.field for each in error.violations]) == ("{}", ["/a"])
 
     server.script = plays(started(), text(2, "a"))
 
