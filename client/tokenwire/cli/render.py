@@ -195,21 +195,45 @@ class TerminalOutput:
 
 
 class ValuesOutput(TerminalOutput):
-    """The values of a JSON answer, each on a line as soon as it is complete, in place of its text."""
+    """The values of a JSON answer, each on a line as soon as it is complete, in place of its text.
+
+    An answer without such values, for example a refusal, is shown as text when it ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_values = False
+        self._text: list[TokenEvent] = []
+        """The text of the answer, until a value is shown."""
 
     def show(self, event: TokenEvent) -> None:
         match event.WhichOneof("event"):
             case "text":
-                pass
+                if not self._has_values:
+                    self._text.append(event)
             case "json_value":
                 if _is_leaf(event.json_value):
+                    self._has_values = True
+                    self._text.clear()
                     self._end_line()
                     value = event.json_value
                     write_stdout(
                         visible(one_line(f"{value.pointer or 'answer'}  {value.value_json}")) + "\n"
                     )
+            case "json_result":
+                self._show_text()
+                super().show(event)
             case _:
                 super().show(event)
+
+    def end(self, *summary: str, interrupted: bool = False) -> None:
+        self._show_text()
+        super().end(*summary, interrupted=interrupted)
+
+    def _show_text(self) -> None:
+        for event in self._text:
+            super().show(event)
+        self._text.clear()
 
 
 def _is_leaf(value: JsonValue) -> bool:

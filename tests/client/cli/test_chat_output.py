@@ -162,6 +162,45 @@ async def test_a_terminal_shows_each_value_as_it_comes(command_line, json_answer
     ]
 
 
+@pytest.mark.parametrize("is_checked", [True, False])
+async def test_a_terminal_shows_the_text_of_an_answer_without_values(
+    server, command_line, json_answer, terminal, is_checked
+):
+    result = event(4, json_result=event_pb2.JsonResult(violations=[WRONG]))
+    end = [result] if is_checked else []
+    server.script = plays(
+        started(), text(2, "It is"), text(3, " sunny.\tReally"), *end, event(5, finished=REFUSED)
+    )
+
+    process = await terminal.start(command_line, *json_answer)
+
+    assert await terminal.end_of(process) == 0
+    plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown)
+    lines = plain.splitlines()
+    assert lines[0] == "It is sunny.\tReally"
+    assert ("not valid: /steps/0: the value is not a string" in lines) == is_checked
+    assert plain.count("sunny") == 1
+
+
+async def test_a_terminal_shows_the_text_of_an_answer_whose_values_are_all_omitted(
+    server, command_line, json_answer, terminal
+):
+    server.script = plays(
+        started(),
+        text(2, '{"a": "lo'),
+        text(3, 'ng"}'),
+        event(4, json_value=event_pb2.JsonValue(pointer="/a", is_omitted=True)),
+        event(5, json_value=event_pb2.JsonValue(is_omitted=True)),
+        event(6, json_result=event_pb2.JsonResult(is_valid=True)),
+        finished(7),
+    )
+
+    process = await terminal.start(command_line, *json_answer)
+
+    assert await terminal.end_of(process) == 0
+    assert terminal.shown.splitlines()[0] == '{"a": "long"}'
+
+
 async def test_log_probabilities_are_printed_only_as_json(server, command_line):
     done = await command_line.run("chat", "Hi", "--logprobs", "2")
 
