@@ -281,3 +281,49 @@ async def test_a_provider_is_not_silent_while_its_answer_is_checked(start, api_o
             async with grpc.aio.insecure_channel(address) as channel:
                 events = await api_on(channel).events("openai/m", response_format=wanted())
     assert result(events) == event_pb2.JsonResult(is_valid=True)
+
+
+async def test_the_error_of_a_stream_has_what_was_read_and_a_resume_has_it_for_chat(server):
+    ask = {"response_format": wanted(fails_if_invalid=True)}
+    async with tokenwire.AsyncClient(server) as client:
+        async with client.chat_stream(model('{"title": 5}'), "plan", **ask) as stream:
+            with pytest.raises(tokenwire.InvalidAnswer) as streamed:
+                await stream.final()
+        with pytest.raises(tokenwire.InvalidAnswer) as whole:
+            await client.chat(model('{"title": 5}'), "plan", **ask)
+        async with client.resume(whole.value.stream_id) as stream:
+            with pytest.raises(tokenwire.InvalidAnswer) as resumed:
+                await stream.final()
+    assert (whole.value.text, whole.value.violations) == ("", ())
+    for error in (streamed.value, resumed.value):
+        assert error.reason == "INVALID_ANSWER"
+        assert error.text == '{"title": 5}'
+        assert "/title" in {violation.field for violation in error.violations}
+
+
+async def test_a_long_string_is_omitted_from_the_values_and_is_in_the_result(start):
+    document = {"a": "x" * 66_000, "b": None}
+    async with Simulator(default=Scenario(text=json.dumps(document), itl_ms=0)) as simulator:
+        env = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"{simulator.url}/v1"}
+        with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
+            async with tokenwire.AsyncClient(address) as client:
+                call = client.chat_stream("openai/m", "Hi", response_format=wanted({}))
+                async with call as stream:
+                    fields = [(*field, field.is_omitted) async for field in stream.values]
+                    assert stream.partial == stream.result == document
+    assert fields == [("/a", None, True), ("/b", None, False), ("", {"b": None}, False)]
+
+
+async def test_a_stream_that_is_read_from_a_cursor_has_no_result(server):
+    ask = {"response_format": wanted(), "retention": KEPT}
+    async with tokenwire.AsyncClient(server) as client:
+        async with client.chat_stream(model(json.dumps(STEPS)), "plan", **ask) as stream:
+            await stream.final()
+        for cursor in range(stream.last_sequence):
+            async with client.resume(stream.stream_id, cursor) as rest:
+                await rest.final()
+            if cursor <= 1:
+                assert rest.result == STEPS
+            else:
+                with pytest.raises(tokenwire.IncompleteStream):
+                    _ = rest.result
