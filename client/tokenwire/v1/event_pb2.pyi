@@ -291,8 +291,9 @@ class TokenEvent(google.protobuf.message.Message):
 
     @property
     def json_result(self) -> global___JsonResult:
-        """The JSON answer is complete: whether it follows the schema. Sent only if `json_schema.stream_values` is
-        set, once, after the last text.
+        """The JSON answer has ended: whether it follows the schema. Sent only if `json_schema.stream_values` is
+        set, once, after the last text. Not sent if the stream fails for another reason than an invalid answer,
+        or if the answer has no text and its end is not STOP or STOP_SEQUENCE, for example with tool calls.
         """
 
     @property
