@@ -123,7 +123,7 @@ def _refuse_constant(name: str) -> Json:
 def _descend(container: Json, key: str, following: str, *, is_open: bool) -> Json:
     """Return the object or the array in a container, which gets the member `following`.
 
-    It is a new one, unless it `is_open`: a complete one is of an equal name before.
+    It is a new one unless it `is_open`: one that is complete belongs to an earlier member of the same name.
     """
     inner = _get(container, key)
     if not is_open or not isinstance(inner, list | dict):
