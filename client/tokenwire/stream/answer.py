@@ -178,7 +178,9 @@ class Answer:
             )
         if not result.is_valid:
             error = InvalidAnswer(
-                "the answer does not follow the schema",
+                "the answer was not checked with the schema"
+                if result.is_unchecked and not result.violations
+                else "the answer does not follow the schema",
                 stream_id=self.stream_id,
                 last_sequence=self.last_sequence,
             )
