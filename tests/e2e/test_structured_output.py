@@ -205,6 +205,14 @@ async def test_a_schema_that_cannot_be_checked_is_refused_with_its_path(api, sch
     assert why in violation.description
 
 
+async def test_a_schema_is_checked_beside_other_violations(api):
+    request = api.request("", response_format=wanted({"$ref": "https://example.com/schema.json"}))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await read(api.chat_stream(request))
+    fields = {each.field for each in details(refused.value)["BadRequest"].field_violations}
+    assert fields == {"model", "response_format.json_schema.schema_json"}
+
+
 @pytest.mark.parametrize(
     ("on_invalid", "why"), [(pb.ON_INVALID_FAIL, "needs stream_values"), (99, "99 is not a value")]
 )

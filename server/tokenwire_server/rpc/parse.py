@@ -426,8 +426,10 @@ class _Parser:
                 schema = proto.json_schema
                 if not _NAME.fullmatch(schema.name):
                     self._report(f"{path}.name", "must be 1 to 64 of a-z A-Z 0-9 _ -")
+                before = len(self.violations)
                 self._check_schema(schema.schema_json, f"{path}.schema_json")
-                return self._json_schema_format(schema, path)
+                is_schema = len(self.violations) == before
+                return self._json_schema_format(schema, path, is_schema=is_schema)
             case "regex":
                 pattern = proto.regex.pattern
                 self._check_length(pattern, "response_format.regex.pattern", MAX_PATTERN_CHARS)
@@ -439,13 +441,15 @@ class _Parser:
             case _:
                 return None
 
-    def _json_schema_format(self, proto: chat_pb2.JsonSchemaFormat, path: str) -> JsonSchemaFormat:
+    def _json_schema_format(
+        self, proto: chat_pb2.JsonSchemaFormat, path: str, *, is_schema: bool
+    ) -> JsonSchemaFormat:
         fails_if_invalid = proto.on_invalid == chat_pb2.ON_INVALID_FAIL
         if proto.on_invalid not in chat_pb2.OnInvalid.values():
             self._report(f"{path}.on_invalid", f"{proto.on_invalid} is not a value of OnInvalid")
         elif fails_if_invalid and not proto.stream_values:
             self._report(f"{path}.on_invalid", "needs stream_values")
-        elif proto.stream_values and not self.violations:
+        elif proto.stream_values and is_schema:
             try:
                 compiled_schema(proto.schema_json)
             except SchemaRefused as refused:
