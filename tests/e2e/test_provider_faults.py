@@ -149,7 +149,7 @@ def address(start, simulator):
             | {
                 "TOKENWIRE_PROVIDERS": json.dumps(refusing),
                 "TOKENWIRE_RETRIES__MAX_ATTEMPTS": str(ATTEMPTS),
-                "TOKENWIRE_RETRIES__BUDGET_PERCENT": "100",
+                "TOKENWIRE_RETRIES__BUDGET_PERCENT": "1000",
                 "TOKENWIRE_BREAKER__ENABLED": "false",  # each fault is tried several times with one model
                 "TOKENWIRE_LIMITS__UPSTREAM_FIRST_CONTENT_S": str(FIRST_CONTENT_S),
                 "TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": str(IDLE_S),

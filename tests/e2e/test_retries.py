@@ -15,7 +15,7 @@ from raw_provider import HEAD, RawProvider
 from tokenwire.v1 import event_pb2, usage_pb2
 
 RETRYING = event_pb2.NOTICE_KIND_RETRYING
-ALL = {"TOKENWIRE_RETRIES__BUDGET_PERCENT": "100"}
+ALL = {"TOKENWIRE_RETRIES__BUDGET_PERCENT": "1000"}
 CHUNK = (
     b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"hi"},'
     b'"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n'

@@ -46,7 +46,7 @@ def address(start, simulator):
     env = simulator.environ() | {
         "TOKENWIRE_PROVIDERS": json.dumps(dict.fromkeys(("eu", "us", "spare"), provider)),
         "TOKENWIRE_MODELS": json.dumps(MODELS),
-        "TOKENWIRE_RETRIES__BUDGET_PERCENT": "100",
+        "TOKENWIRE_RETRIES__BUDGET_PERCENT": "1000",
     }
     with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):
         yield address

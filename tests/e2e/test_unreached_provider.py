@@ -55,7 +55,7 @@ async def test_without_a_connection_the_request_is_repeated_and_a_fallback_answe
         providers = {name: {"kind": "openai-chat", "base_url": url} for name, url in urls.items()}
         env = simulator.environ() | {
             "TOKENWIRE_PROVIDERS": json.dumps(providers),
-            "TOKENWIRE_RETRIES__BUDGET_PERCENT": "100",
+            "TOKENWIRE_RETRIES__BUDGET_PERCENT": "1000",
             "TOKENWIRE_BREAKER__ENABLED": "false",  # the sixth request would be refused
         }
         with start("serve", "--listen", "127.0.0.1:0", env=env) as (_, address):

@@ -32,7 +32,7 @@ SCENARIOS = {
     "in any of three attempts": "status=503&fault_attempts=2&repeat=forever&itl_ms=3",
 }
 RETRIES = {
-    "TOKENWIRE_RETRIES__BUDGET_PERCENT": "100",
+    "TOKENWIRE_RETRIES__BUDGET_PERCENT": "1000",
     "TOKENWIRE_RETRIES__BASE_S": "0.15",
     "TOKENWIRE_RETRIES__CAP_S": "0.15",
 }

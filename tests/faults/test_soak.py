@@ -21,7 +21,7 @@ from test_metrics import Scrape
 MINUTES, SEED = "TOKENWIRE_SOAK_MINUTES", "TOKENWIRE_SOAK_SEED"
 """Variables with the duration, and with the seed of the choice of calls."""
 RETRIES = {
-    "TOKENWIRE_RETRIES__BUDGET_PERCENT": "100",
+    "TOKENWIRE_RETRIES__BUDGET_PERCENT": "1000",
     "TOKENWIRE_RETRIES__BASE_S": "0.05",
     "TOKENWIRE_RETRIES__CAP_S": "0.1",
 }
