@@ -10,7 +10,7 @@ from streams_support import Played, Streams, a_request, read_all, route_to
 
 from tokenwire_server.config import Limits, RedisConfig
 from tokenwire_server.errors import UpstreamUnavailable
-from tokenwire_server.events import FinishReason, Started, TextDelta
+from tokenwire_server.events import FinishReason, JsonResult, Started, TextDelta
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import CacheUse, Retention
 from tokenwire_server.streamlog.redis.connect import connected
@@ -69,6 +69,12 @@ async def wait_until_not_kept(streams, **asked):
 async def test_only_an_end_that_the_request_would_reach_again_is_kept(streams, end):
     await answer(streams, end=end)
     assert await is_kept(streams) == (end in KEPT)
+
+
+@pytest.mark.parametrize("is_unchecked", [True, False])
+async def test_a_json_answer_that_was_not_checked_is_not_kept(streams, is_unchecked):
+    await answer(streams, ("[1]", JsonResult(not is_unchecked, (), is_unchecked)))
+    assert await is_kept(streams) == (not is_unchecked)
 
 
 async def test_a_failed_answer_is_not_kept(streams):

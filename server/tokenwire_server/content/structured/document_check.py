@@ -37,9 +37,8 @@ class DocumentCheck:
     def take(self, output: bytes | None) -> None:
         self.found = None
         if output is not None:
-            with suppress(
-                msgspec.MsgspecError
-            ):  # for example, a module that it imports has printed
+            # It is something else if a module that the process imports has printed.
+            with suppress(msgspec.MsgspecError):
                 self.found = _decode_output(output)
 
 
