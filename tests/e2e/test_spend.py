@@ -41,8 +41,7 @@ MODELS = "".join(
         model("late", f"openai/sim?ttft_ms=2000&itl_ms=1&{SAYS}&{text_of(WORDS)}"),
         model("paced", f"openai/sim?itl_ms=10&{SAYS}&{text_of(WORDS)}"),
         model("quick", f"openai/sim?itl_ms=1&{SAYS}&{text_of(WORDS)}"),
-        # So slow that a late event loop reads few tokens of each of a hundred streams at once.
-        model("endless", f"openai/sim?repeat=forever&itl_ms=15&{text_of(WORDS)}"),
+        model("endless", f"openai/sim?repeat=forever&itl_ms=5&{text_of(WORDS)}"),
         model("free", "openai/sim?tokens=5", "{ input = 0, output = 0 }"),
         model("unpriced", "openai/sim?tokens=5", None),
         model("silent", "openai/sim?silent=1"),

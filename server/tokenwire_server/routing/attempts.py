@@ -217,7 +217,13 @@ class Attempts:
         spend = None if self.route.key_owner else self._spend
         if tariff is None or (spend is None and budget is None):
             return None
-        return CostLimit(tariff, budget, spend, before_microusd=self._cost_before_microusd)
+        return CostLimit(
+            tariff,
+            budget,
+            spend,
+            before_microusd=self._cost_before_microusd,
+            max_output_tokens=self._estimate.max_output_tokens,
+        )
 
     def _first_content(self) -> None:
         self._request = None

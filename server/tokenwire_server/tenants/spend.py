@@ -124,14 +124,22 @@ class SpendLimiter:
 
     def extend(self, tenant: str, microusd: int) -> bool:
         """Reserve more for an open stream. Return False, and reserve nothing, if less is left."""
+        fits = self.fits(tenant, microusd)
+        if fits:
+            self._account(tenant).reserved += microusd
+        return fits
+
+    def fits(self, tenant: str, microusd: int) -> bool:
+        """Return whether so much is left, as far as this process knows."""
         account = self._account(tenant)
-        fits = all(
+        return all(
             microusd <= account.left(limit, allowed)
             for limit, allowed in self._limits(tenant).items()
         )
-        if fits:
-            account.reserved += microusd
-        return fits
+
+    def reserved_here(self, tenant: str) -> int:
+        """Return what the tenant's open streams of this process have reserved, in microusd."""
+        return self._account(tenant).reserved
 
     def settle(self, tenant: str, reserved: int, spent: int) -> None:
         """Replace the reservation of a stream that has ended by its cost."""
@@ -185,6 +193,17 @@ class SpendHold:
         self._tenant = tenant
         self.microusd = microusd
         """The reserved cost of the stream."""
+
+    @property
+    def is_only(self) -> bool:
+        """Whether no other stream of the tenant in this process has reserved anything."""
+        limiter = self._limiter
+        return limiter is not None and limiter.reserved_here(self._tenant) == self.microusd
+
+    def fits(self, to_microusd: int) -> bool:
+        """Return whether enough is left to increase the reservation to a sum."""
+        limiter = self._limiter
+        return limiter is not None and limiter.fits(self._tenant, to_microusd - self.microusd)
 
     def extend(self, to_microusd: int) -> bool:
         """Increase the reservation to a sum. Return False, and change nothing, if less is left."""

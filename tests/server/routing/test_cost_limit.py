@@ -1,6 +1,7 @@
 """A stream ends at the first arrival whose cost is above what it may cost, and never before."""
 
 import asyncio
+import itertools
 import math
 from decimal import Decimal
 
@@ -16,7 +17,7 @@ from tokenwire_server.pricing.prices import Prices
 from tokenwire_server.pricing.tariff import Tariff
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.pricing.tokens import Characters, TokenCounter
-from tokenwire_server.routing.cost_limit import EXTENSION_TOKENS, CostLimit
+from tokenwire_server.routing.cost_limit import AHEAD_TOKENS, EXTENSION_TOKENS, CostLimit
 from tokenwire_server.routing.meter import Meter
 from tokenwire_server.tenants.spend import SpendLimiter
 
@@ -241,13 +242,73 @@ def test_when_a_thousand_tokens_are_not_left_it_goes_on_to_the_last():
 
 def test_what_another_stream_gives_back_lets_it_go_on():
     expected = estimate()
-    limiter, hold = held(20, day=200)
-    other = limiter.reserve("acme", 180, "m")
+    limiter, hold = held(500, day=2000)
+    other = limiter.reserve("acme", 1500, "m")
     limit = CostLimit(expected.tariff, None, hold)
     assert not limit.reserve_or_stop(Usage(10, 2, estimated=True), 8)
     other.settle(0)
-    assert not limit.reserve_or_stop(Usage(10, 30, estimated=True), 120)
-    assert limit.reserve_or_stop(Usage(10, 39, estimated=True), 156)
+    assert not limit.reserve_or_stop(Usage(10, 300, estimated=True), 1200)
+    assert limit.reserve_or_stop(Usage(10, 399, estimated=True), 1596)
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(1, AHEAD_TOKENS), min_size=20, max_size=20), min_size=1, max_size=40
+    ),
+    st.integers(20 * 400, 40_000),
+)
+@example([[60] * 20] * 40, 20 * 400)
+def test_many_answers_exceed_the_limit_by_at_most_one_arrival(rounds, allowed):
+    """Each round, some tokens of all answers arrive at once, as on a busy server."""
+    expected = estimate()
+    limiter = SpendLimiter({"acme": TenantLimits(spend_usd_per_day=Decimal(allowed) / 10**6)})
+    holds = [limiter.reserve("acme", 400, "m") for _ in range(20)]
+    limits = [CostLimit(expected.tariff, None, hold) for hold in holds]
+    tokens = [0] * 20
+    running = set(range(20))
+
+    def end(index):
+        holds[index].settle(INPUT_TOKENS + 5 * tokens[index])
+        running.discard(index)
+
+    for arrivals in itertools.islice(itertools.cycle(rounds), allowed):
+        if not running:
+            break
+        for index in sorted(running):
+            tokens[index] += arrivals[index]
+            usage = Usage(INPUT_TOKENS, tokens[index], estimated=True)
+            if limits[index].reserve_or_stop(usage, 4 * tokens[index]):
+                end(index)
+    spent = sum(INPUT_TOKENS + 5 * each for each in tokens)
+    assert not running
+    assert allowed < spent <= allowed + 5 * AHEAD_TOKENS
+
+
+def test_answers_that_arrive_in_large_pieces_do_not_exceed_the_limit_each():
+    expected = estimate()
+    limiter = SpendLimiter({"acme": TenantLimits(spend_usd_per_day=Decimal("0.1"))})
+    holds = [limiter.reserve("acme", 1000, "m") for _ in range(20)]
+    limits = [CostLimit(expected.tariff, None, hold) for hold in holds]
+    spent = 0
+    for pieces in range(1, 1000):
+        for limit, hold in list(zip(limits, holds, strict=True)):
+            usage = Usage(INPUT_TOKENS, 150 * pieces, estimated=True)
+            if limit.reserve_or_stop(usage, 600 * pieces):
+                hold.settle(INPUT_TOKENS + 5 * usage.output_tokens)
+                spent += INPUT_TOKENS + 5 * usage.output_tokens
+                limits.remove(limit)
+                holds.remove(hold)
+    assert not limits
+    assert 10**5 < spent <= 10**5 + 150 * 5
+
+
+def test_an_answer_with_a_maximum_reserves_nothing_beyond_it():
+    expected = estimate()
+    limiter, hold = held(INPUT_TOKENS + 20 * 5, day=220)
+    limiter.reserve("acme", INPUT_TOKENS + 20 * 5, "m")
+    limit = CostLimit(expected.tariff, None, hold, max_output_tokens=20)
+    assert ends_at(["four"] * 20, expected, limit) is None
+    assert hold.microusd == INPUT_TOKENS + 20 * 5
 
 
 def test_a_passed_budget_reserves_nothing():

@@ -33,8 +33,8 @@ class RedisSpendLimiter(SpendLimiter):
 
     A stream is admitted by Redis, which sums what all processes have spent and reserved. While it runs, its
     reservation is extended at once, based on the last reports of the others, and reported. What has not been
-    reported yet is small, compared with what is left, or one extension. A stream that gets less than it asked
-    for asks again with its next token, and Redis has answered by then.
+    reported yet is small, compared with what is left, or one extension. A stream that gets less requests it
+    again with its next token, and Redis has answered by then.
 
     The clock of Redis decides the day. The sums in Redis only grow, until the next day or month. So what it
     has lost is restored from the memory of each process, and nothing counts twice.
@@ -101,6 +101,10 @@ class RedisSpendLimiter(SpendLimiter):
         share.reserved += microusd
         self._report(tenant)
         return True
+
+    def reserved_here(self, tenant: str) -> int:
+        """See SpendLimiter."""
+        return self._share(tenant).reserved
 
     def settle(self, tenant: str, reserved: int, spent: int) -> None:
         """See SpendLimiter. Redis gets it with the next exchange."""
