@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from tokenwire.v1 import chat_pb2
 
@@ -20,13 +20,10 @@ from ..content.choice import compiled_schema
 from ..content.structured.schema_graph import SchemaRefused
 from ..request import (
     ChatRequest,
-    Effort,
-    Generation,
     GrammarFormat,
     JsonFormat,
     JsonSchemaFormat,
     Part,
-    ReasoningSummary,
     RegexFormat,
     ResponseFormat,
     Role,
@@ -35,6 +32,7 @@ from ..request import (
 )
 from ..request import Message as ChatMessage
 from ..turns import Turns
+from .generation import GenerationParser
 from .options import OptionsParser, plain
 from .parts import PartsParser
 from .schema import check_json_schema
@@ -45,11 +43,6 @@ MAX_FALLBACKS = 8
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
 MAX_TOOLS = 512
-MAX_STOP_SEQUENCES = 16
-MIN_REASONING_BUDGET_TOKENS = 1024
-MAX_TOKENS = 2**31 - 1
-MAX_TOP_LOGPROBS = 20
-MAX_SERVICE_TIER_CHARS = 64
 MAX_PATTERN_CHARS = 65_536
 MAX_GRAMMAR_CHARS = 262_144
 
@@ -61,21 +54,6 @@ _ROLES: dict[int, Role] = {
     chat_pb2.ROLE_USER: "user",
     chat_pb2.ROLE_ASSISTANT: "assistant",
     chat_pb2.ROLE_TOOL: "tool",
-}
-_EFFORTS: dict[int, Effort] = {
-    chat_pb2.REASONING_EFFORT_NONE: "none",
-    chat_pb2.REASONING_EFFORT_MINIMAL: "minimal",
-    chat_pb2.REASONING_EFFORT_LOW: "low",
-    chat_pb2.REASONING_EFFORT_MEDIUM: "medium",
-    chat_pb2.REASONING_EFFORT_HIGH: "high",
-    chat_pb2.REASONING_EFFORT_XHIGH: "xhigh",
-    chat_pb2.REASONING_EFFORT_MAX: "max",
-}
-_SUMMARIES: dict[int, ReasoningSummary] = {
-    chat_pb2.REASONING_SUMMARY_NONE: "none",
-    chat_pb2.REASONING_SUMMARY_AUTO: "auto",
-    chat_pb2.REASONING_SUMMARY_CONCISE: "concise",
-    chat_pb2.REASONING_SUMMARY_DETAILED: "detailed",
 }
 
 _MAX_UNCOUNTED_FIELDS = 32 * 1024
@@ -186,6 +164,7 @@ class _Parser:
         self._work = 0
         self._options = OptionsParser(limits, self._report)
         self._parts = PartsParser(self._report)
+        self._generation = GenerationParser(self.violations)
 
     def _ends_step(self, work: int) -> bool:
         """Add work to the current step; return whether the step is over."""
@@ -222,7 +201,7 @@ class _Parser:
         if body_hash and self._ends_step(copy_work):
             yield self._remaining
         messages = yield from self._messages(proto)
-        generation = self._generation(proto.generation)
+        generation = self._generation.generation(proto.generation)
         tools = yield from self._tools(proto)
         tool_choice = self._tool_choice(proto) if proto.HasField("tool_choice") else None
         response_format = self._response_format(proto.response_format)
@@ -305,71 +284,6 @@ class _Parser:
                     yield self._remaining
             messages.append(ChatMessage(role or "user", tuple(parts)))
         return tuple(messages)
-
-    def _generation(self, proto: chat_pb2.GenerationConfig) -> Generation:
-        path = "generation"
-        stops = tuple(proto.stop_sequences)
-        if len(stops) > MAX_STOP_SEQUENCES:
-            self._report(
-                f"{path}.stop_sequences",
-                f"has {len(stops)}; at most {MAX_STOP_SEQUENCES} are allowed",
-            )
-            stops = ()
-        for i, stop in self.violations.checking(stops):
-            if not stop:
-                self._report(f"{path}.stop_sequences[{i}]", "is empty")
-        reasoning = proto.reasoning
-        if reasoning.effort and reasoning.effort not in _EFFORTS:
-            self._report(f"{path}.reasoning.effort", f"{reasoning.effort} is not an effort")
-        if reasoning.summary and reasoning.summary not in _SUMMARIES:
-            self._report(f"{path}.reasoning.summary", f"{reasoning.summary} is not a summary")
-        top_logprobs = None
-        if proto.HasField("logprobs"):
-            top_logprobs = proto.logprobs.top_count
-            if not 0 <= top_logprobs <= MAX_TOP_LOGPROBS:
-                self._report(
-                    f"{path}.logprobs.top_count",
-                    f"is {top_logprobs}; it must be 0 to {MAX_TOP_LOGPROBS}",
-                )
-        tier = proto.service_tier
-        if len(tier) > MAX_SERVICE_TIER_CHARS or not tier.isprintable():
-            self._report(
-                f"{path}.service_tier",
-                f"must have at most {MAX_SERVICE_TIER_CHARS} printable characters",
-            )
-        return Generation(
-            max_output_tokens=self._number(proto, "max_output_tokens", path, 1, MAX_TOKENS),
-            temperature=self._number(proto, "temperature", path, 0, 2),
-            top_p=self._number(proto, "top_p", path, 0, 1, above=True),
-            top_k=self._number(proto, "top_k", path, 1, MAX_TOKENS),
-            seed=self._number(proto, "seed", path, -(2**63), 2**63 - 1),
-            presence_penalty=self._number(proto, "presence_penalty", path, -2, 2),
-            frequency_penalty=self._number(proto, "frequency_penalty", path, -2, 2),
-            stop_sequences=stops,
-            reasoning_effort=_EFFORTS.get(reasoning.effort),
-            reasoning_budget_tokens=self._number(
-                reasoning,
-                "budget_tokens",
-                f"{path}.reasoning",
-                MIN_REASONING_BUDGET_TOKENS,
-                MAX_TOKENS,
-            ),
-            reasoning_summary=_SUMMARIES.get(reasoning.summary),
-            top_logprobs=top_logprobs,
-            service_tier=tier,
-        )
-
-    def _number(
-        self, proto: Message, name: str, path: str, low: int, high: int, *, above: bool = False
-    ) -> Any:
-        """Return an optional number, checked. `above`: the lower bound is exclusive."""
-        if not proto.HasField(name):
-            return None
-        value = getattr(proto, name)
-        if not low <= value <= high or (above and value == low):
-            begin = f"above {low}" if above else f"{low}"
-            self._report(f"{path}.{name}", f"is {value}; it must be {begin} to {high}")
-        return value
 
     def _tools(self, proto: chat_pb2.ChatRequest) -> Generator[int, None, tuple[Tool, ...]]:
         if len(proto.tools) > MAX_TOOLS:
