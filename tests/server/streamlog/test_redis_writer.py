@@ -226,6 +226,19 @@ async def test_a_large_log_is_stored_in_batches_in_turn_with_others(
         assert [batch.failure for batch in batches[:-1]] == [None] * number
 
 
+async def test_a_batch_is_bounded_in_bytes_and_stores_an_entry_of_any_size(new, writer, store):
+    written = new(max_bytes=1 << 20)
+    texts = ["a" * 30_000] * 5 + ["b" * 200_000] + ["c" * 30_000] * 2
+    for text in texts:
+        written.log.append(TextDelta(text, 0))
+    await write_all(writer)
+    await written.check()
+    batches = (await store.read(written.id, 0)).batches
+    assert [[entry.text[0] for entry in batch.entries] for batch in batches] == [
+        ["a", "a"], ["a", "a"], ["a"], ["b"], ["c", "c"]
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("keeps", [False, True], ids=["empty", "as it was"])
 async def test_streams_continue_while_redis_is_down_and_are_stored_when_it_is_back(
     new, writer, own_redis, keeps

@@ -14,6 +14,8 @@ from .store import Append, LogId, Outcome, Result
 
 MAX_ENTRIES = 1024
 """Maximum number of entries in one batch."""
+MAX_BATCH_BYTES = 64 * 1024
+"""Maximum memory of the entries in one batch, unless there is only one. A round trip carries many batches."""
 
 
 class StoredStream(Protocol):
@@ -131,7 +133,7 @@ class WrittenLog:
         stream, log = self.stream, self.stream.log
         earliest = log.earliest_sequence
         self.stored = max(self.stored, earliest - 1)  # the entries between are dropped
-        entries = log.read(self.stored)[:MAX_ENTRIES]
+        entries = _batch(log.read(self.stored)[:MAX_ENTRIES])
         ends = log.sealed and self.stored + len(entries) == log.last_sequence
         self._appending = Append(
             self.id,
@@ -176,3 +178,13 @@ class WrittenLog:
         self.is_end_stored = False
         self.replaces = True
         self._appending = None
+
+
+def _batch(entries: Sequence[Event]) -> Sequence[Event]:
+    """Return the first entries, as many as fit in a batch, and at least one."""
+    byte_count = 0
+    for index, entry in enumerate(entries):
+        byte_count += entry_bytes(entry)
+        if index and byte_count > MAX_BATCH_BYTES:
+            return entries[:index]
+    return entries
