@@ -17,6 +17,7 @@ from . import install_hint
 from .chats.admission import Admission
 from .chats.chats import Chats
 from .chats.load import LoadControl
+from .chats.screening import Screening
 from .config import (
     ConfigError,
     Limits,
@@ -232,7 +233,8 @@ async def serve(
             )
             spend.remember(today=today, this_month=this_month)
         admission = Admission(router, limiter, spend, estimator)
-        chats = Chats(admission, spend, directory, streams, cache)
+        screening = Screening(routing, metrics.filter_acted if metrics else None)
+        chats = Chats(admission, spend, directory, streams, cache, screening)
         load = LoadControl(settings.overload, lambda: streams.live_count, has_tenants)
 
         def revoked(key_prefix: str) -> None:

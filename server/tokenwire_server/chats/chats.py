@@ -10,12 +10,14 @@ from typing import Self
 
 import msgspec
 
-from ..errors import BudgetExceeded, StreamFailed
+from ..errors import BudgetExceeded, InvalidRequest, StreamFailed
+from ..events import NO_USAGE
 from ..pricing.estimate import Estimate
 from ..request import ChatRequest, Delivery
 from ..routing.plan import Plan
 from ..streams.cache import ResponseCache
 from ..streams.directory import StreamDirectory
+from ..streams.generation import AdmittedChat
 from ..streams.handle import StreamHandle
 from ..streams.host import StreamHost
 from ..streams.reader import Reader
@@ -23,6 +25,7 @@ from ..tenants.caller import Caller
 from ..tenants.limits import Allowance
 from ..tenants.spend import SpendLimiter
 from .admission import Admission
+from .screening import Screening
 from .violations import Violations
 
 
@@ -86,12 +89,14 @@ class Chats:
         directory: StreamDirectory,
         host: StreamHost,
         cache: ResponseCache,
+        screening: Screening,
     ) -> None:
         self._admission = admission
         self._spend = spend
         self._directory = directory
         self._host = host
         self._cache = cache
+        self._screening = screening
 
     def check_size(self, caller: Caller, byte_count: int) -> None:
         """Check the size of a request before it is parsed. Raises QuotaExhausted."""
@@ -144,6 +149,7 @@ class Chats:
                 return found, (), False
             chat = await self._admission.reserve(request, plan, caller, deadline)
             try:
+                chat = await self._screened(chat)
                 cached = await self._cache.find(tenant, request.cache) if request.cache else None
                 if self._cache.clear_count != clear_count:  # the plan may be out of date
                     request, cached = msgspec.structs.replace(request, cache=None), None
@@ -154,6 +160,17 @@ class Chats:
             except BaseException:
                 chat.reservation.release()
                 raise
+
+    async def _screened(self, chat: AdmittedChat) -> AdmittedChat:
+        """Apply the rules for input. Raises InvalidRequest, Overloaded."""
+        try:
+            actions = await self._screening.screen(chat.request, chat.caller.tenant)
+        except InvalidRequest:
+            # Its tokens and its cost are given back. It counts as a request, so that trying out the rules is
+            # limited.
+            chat.reservation.settle(NO_USAGE, is_charged=False)
+            raise
+        return msgspec.structs.replace(chat, input_actions=actions) if actions else chat
 
     @asynccontextmanager
     async def resume(

@@ -8,6 +8,7 @@ import msgspec
 
 from .. import install_hint
 from ..config import ConfigError, FilterConfig
+from ..config.filters import INPUT
 from .filters import LATIN_LOOK_ALIKES, CompiledFilter, Rule, RuleError, compile_rules
 
 
@@ -19,7 +20,7 @@ class ConfiguredFilter(msgspec.Struct, frozen=True):
     compiled: CompiledFilter
 
     def applies(self, tenant: str, model: str) -> bool:
-        """Return whether the answers to a tenant's requests for a model are filtered."""
+        """Return whether a tenant's requests for a model, or the answers to them, are filtered."""
         config = self.config
         return (not config.tenants or tenant in config.tenants) and (
             not config.models or model in config.models
@@ -30,7 +31,8 @@ class FilterSet:
     """All filters of a configuration, in their order."""
 
     def __init__(self, filters: Sequence[ConfiguredFilter] = ()) -> None:
-        self._filters = tuple(filters)
+        self._of_input = tuple(each for each in filters if INPUT in each.config.applies_to)
+        self._of_output = tuple(each for each in filters if set(each.config.applies_to) != {INPUT})
 
     @classmethod
     def of(cls, configs: Mapping[str, FilterConfig]) -> FilterSet:
@@ -41,8 +43,12 @@ class FilterSet:
         return cls([_configured(name, config) for name, config in configs.items()])
 
     def chosen(self, tenant: str, model: str) -> list[ConfiguredFilter]:
-        """Return the filters for a request. `model` is as the caller named it."""
-        return [each for each in self._filters if each.applies(tenant, model)]
+        """Return the filters for the answer to a request. `model` is as the caller named it."""
+        return [each for each in self._of_output if each.applies(tenant, model)]
+
+    def of_input(self, tenant: str, model: str) -> list[ConfiguredFilter]:
+        """Return the filters for the texts of a request."""
+        return [each for each in self._of_input if each.applies(tenant, model)]
 
 
 NO_FILTERS = FilterSet()

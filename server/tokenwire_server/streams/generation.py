@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -55,6 +56,8 @@ class AdmittedChat(msgspec.Struct, frozen=True):
     reservation: Reservation
     deadline: float | None = None
     """The caller's deadline, a value of `time.monotonic`, or None."""
+    input_actions: tuple[FilterAction, ...] = ()
+    """What content filters did when they searched the request."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -122,6 +125,7 @@ class Generation:
         "_filters",
         "_final",
         "_hold_timer",
+        "_input_actions",
         "_interruption",
         "_is_interrupted",
         "_observers",
@@ -170,6 +174,7 @@ class Generation:
         )
         stages = stages_of(request, routing.filters, stream.tenant)
         self._filters = [stage for stage in stages if isinstance(stage, FilterStage | ReportStage)]
+        self._input_actions = chat.input_actions
         self._stages: Stages | None = None
         if stages:
             self._stages = Stages(
@@ -201,12 +206,12 @@ class Generation:
 
     @property
     def filter_actions(self) -> tuple[FilterAction, ...]:
-        """What content filters did so far, without those that did nothing."""
-        return tuple(
-            FilterAction(stage.name, stage.action, stage.count)
-            for stage in self._filters
-            if stage.count
-        )
+        """What content filters did so far to the request and its answer, without those that did nothing."""
+        counts = Counter({(each.name, each.action): each.count for each in self._input_actions})
+        for stage in self._filters:
+            if stage.count:
+                counts[stage.name, stage.action] += stage.count
+        return tuple(FilterAction(*acted, count) for acted, count in counts.items())
 
     def usage(self) -> Usage:
         """Return the usage so far."""

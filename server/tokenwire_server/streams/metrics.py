@@ -71,7 +71,7 @@ class StreamMetrics(StreamObserver):
         if outcome is Outcome.CANCELLED:
             metrics.cancels.labels(*target, _phase(progress)).inc()
         for acted in generation.filter_actions:
-            metrics.filter_actions.labels(acted.name, acted.action).inc(acted.count)
+            metrics.filter_acted(acted.name, acted.action, acted.count)
         if generation.from_cache:
             return
         if progress.ttft_s is not None:

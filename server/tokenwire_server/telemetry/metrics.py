@@ -234,6 +234,10 @@ class Metrics:
         """Count that a limit of the server was reached."""
         self.limits_reached.labels(name).inc()
 
+    def filter_acted(self, name: str, action: str, count: int) -> None:
+        """Count what a content filter did."""
+        self.filter_actions.labels(name, action).inc(count)
+
     def _counter(self, name: str, help_text: str, labels: tuple[str, ...]) -> Counter:
         self._describe(name, "counter", labels, help_text)
         return Counter(name, help_text, labels, registry=self.registry)

@@ -8,6 +8,7 @@ import pytest
 
 from tokenwire_server.chats.admission import Admission
 from tokenwire_server.chats.chats import Chats
+from tokenwire_server.chats.screening import Screening
 from tokenwire_server.config import BreakerConfig, OverloadConfig, RetryConfig
 from tokenwire_server.errors import Failure, StreamFailed, UpstreamBroken
 from tokenwire_server.events import NO_USAGE, TextDelta, Usage
@@ -65,7 +66,9 @@ class Streams:
         retrying = Retries(retries or NO_RETRIES)
         routing = Routing(limits, retrying, self.breakers, self.estimator, self.pacing)
         self.host = StreamHost(tasks, self.directory, routing, observers)
-        self.chats = Chats(self, SpendLimiter({}), self.directory, self.host, self.cache)
+        self.chats = Chats(
+            self, SpendLimiter({}), self.directory, self.host, self.cache, Screening(routing)
+        )
 
     def open(self, request, route, **options):
         """Return the stream that answers a request, which does not have to wait. See `opened`."""
@@ -121,7 +124,7 @@ def new_chats(router, limits, tasks, *, limiter, spend, estimator, observers=())
     routing = Routing(limits, Retries(NO_RETRIES), breakers, estimator, pacing)
     host = StreamHost(tasks, directory, routing, observers)
     admission = Admission(router, limiter, spend, estimator)
-    return Chats(admission, spend, directory, host, cache), host
+    return Chats(admission, spend, directory, host, cache, Screening(routing)), host
 
 
 def at_once(coroutine):

@@ -25,6 +25,7 @@ class CompiledFilter:
         self,
         rules: Sequence[Rule],
         owners: Sequence[Rule],
+        places: Sequence[str],
         matcher: Matcher | None,
         folding: Folding,
         max_match_chars: int,
@@ -32,13 +33,19 @@ class CompiledFilter:
         self.rules = tuple(rules)
         self.max_match_chars = max_match_chars
         self._owners = tuple(owners)
+        self._places = tuple(places)
         self._matcher = matcher
         self._folding = folding
         self._repeat_rules = tuple(rule for rule in rules if rule.max_repeats is not None)
 
     def new(self) -> Filter:
         return Filter(
-            self._matcher, self._owners, self._folding, self.max_match_chars, self._repeat_rules
+            self._matcher,
+            self._owners,
+            self._places,
+            self._folding,
+            self.max_match_chars,
+            self._repeat_rules,
         )
 
 
@@ -65,20 +72,22 @@ def compile_rules(
     folding = Folding(look_alikes)
     patterns: list[Pattern] = []
     owners: list[Rule] = []
+    places: list[str] = []
     names: set[str] = set()
     for rule in rules:
         if rule.name in names:
             raise RuleError(rule.name, "name", "another rule has the same name")
         names.add(rule.name)
         _check_fields(rule)
-        for pattern in _patterns(rule, folding, max_match_chars):
+        for place, pattern in _patterns(rule, folding, max_match_chars):
             patterns.append(pattern)
             owners.append(rule)
+            places.append(place)
     try:
         matcher = Matcher(patterns, max_match_chars) if patterns else None
     except TooLarge as error:
         raise ValueError(f"all rules together: {error}") from error
-    return CompiledFilter(rules, owners, matcher, folding, max_match_chars)
+    return CompiledFilter(rules, owners, places, matcher, folding, max_match_chars)
 
 
 def _check_fields(rule: Rule) -> None:
@@ -93,7 +102,8 @@ def _check_fields(rule: Rule) -> None:
         raise RuleError(rule.name, "action", "repeated text cannot be redacted: most was shown")
 
 
-def _patterns(rule: Rule, folding: Folding, max_match_chars: int) -> Iterator[Pattern]:
+def _patterns(rule: Rule, folding: Folding, max_match_chars: int) -> Iterator[tuple[str, Pattern]]:
+    """Yield the patterns of a rule, each with its place. Raises RuleError."""
     for index, source in enumerate(rule.patterns):
         place = f"patterns[{index}]"
         try:
@@ -101,13 +111,14 @@ def _patterns(rule: Rule, folding: Folding, max_match_chars: int) -> Iterator[Pa
             _check_cost(node, max_match_chars)
         except PatternError as error:
             raise RuleError(rule.name, place, error.problem, error.column) from error
-        yield Pattern(node)
+        yield place, Pattern(node)
     if rule.words:
-        yield _words(rule, folding, max_match_chars)
+        yield "words", _words(rule, folding, max_match_chars)
     if rule.ready_made is not None:
         ready_made = READY_MADE[rule.ready_made]
         for source in ready_made.patterns:
-            yield Pattern(parse(source, folding), _valid_part(ready_made.check))
+            pattern = Pattern(parse(source, folding), _valid_part(ready_made.check))
+            yield f"ready_made: {rule.ready_made}", pattern
 
 
 def _words(rule: Rule, folding: Folding, max_match_chars: int) -> Pattern:

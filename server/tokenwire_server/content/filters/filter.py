@@ -21,6 +21,8 @@ class Finding(msgspec.Struct):
     count: int
     first_position: int
     """Characters of the original block before the first match."""
+    first_place: str
+    """What found the first match, such as `patterns[0]`."""
 
 
 class Filter:
@@ -40,6 +42,7 @@ class Filter:
         "_matcher",
         "_max_chars",
         "_owners",
+        "_places",
         "_position",
         "_repeats",
         "findings",
@@ -50,12 +53,14 @@ class Filter:
         self,
         matcher: Matcher | None,
         owners: Sequence[Rule],
+        places: Sequence[str],
         folding: Folding,
         max_chars: int,
         repeat_rules: Sequence[Rule],
     ) -> None:
         self._matcher = matcher
         self._owners = owners
+        self._places = places
         self._folding = folding
         self._max_chars = max_chars
         self._repeats = _Repeats(repeat_rules) if repeat_rules else None
@@ -97,7 +102,7 @@ class Filter:
             at += len(step)
             shown.append(self._feed(step))
             for rule in () if self.is_blocked else repeats.add(step):
-                self._report(rule, self._position + len(self._held))
+                self._report(rule, self._position + len(self._held), "max_repeats")
                 if rule.action == "block":
                     shown.append(self._decide("", is_last=True))
                     self.is_blocked = True
@@ -137,7 +142,7 @@ class Filter:
         while match := matcher.next(text, text.position(done), text.position(decided)):
             start, end = text.index(match.start), text.end_index(match.end)
             rule = self._owners[match.pattern]
-            self._report(rule, self._position + start)
+            self._report(rule, self._position + start, self._places[match.pattern])
             if rule.action == "block":
                 shown.append(original[done:start])
                 self.is_blocked = True
@@ -166,10 +171,10 @@ class Filter:
             return text.length
         return max(done, text.index(pending), text.index_after_last() - self._max_chars)
 
-    def _report(self, rule: Rule, position: int) -> None:
+    def _report(self, rule: Rule, position: int, place: str) -> None:
         finding = self.findings.get(rule.name)
         if finding is None:
-            self.findings[rule.name] = Finding(1, position)
+            self.findings[rule.name] = Finding(1, position, place)
         else:
             finding.count += 1
 
