@@ -40,6 +40,10 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch):
         ("words = ['a']\nhold_s = 0", "filters.secrets.hold_s: Input should be greater than 0"),
         ("ready_made = ['phone']", "filters.secrets.ready_made.0: Input should be 'card_number'"),
         ("max_repeats = 0", "filters.secrets.max_repeats: Input should be greater than or equal"),
+        (
+            "words = ['a']\nmax_repeats = 9\napplies_to = ['text', 'input']",
+            'filters.secrets.max_repeats: cannot apply to "input"',
+        ),
     ],
 )
 def test_settings_that_are_wrong_are_refused_with_their_path(tmp_path, text, fault):
@@ -83,3 +87,24 @@ def test_all_kinds_of_rules_of_a_filter_are_looked_for():
     text = chosen[0].compiled.new()
     shown = text.feed("abbb see m@example.com s\u0435\u0435 seen ") + text.finish()
     assert shown == "a[redacted] [redacted] [redacted] [redacted] seen "
+
+
+def test_a_request_cannot_be_redacted(tmp_path):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text(
+        "[filters.a]\naction = 'redact'\nwords = ['a']\napplies_to = ['text', 'input']\n"
+    )
+    with pytest.raises(ConfigError, match=r'filters\.a\.action: "redact" cannot apply to "input"'):
+        load(path, {}, {})
+
+
+def test_filters_of_input_and_of_output_are_chosen_separately():
+    filters = FilterSet.of(
+        {
+            name: FilterConfig(action="block", words=["a"], applies_to=kinds, tenants=["acme"])
+            for name, kinds in (("i", ["input"]), ("b", ["text", "input"]), ("o", ["text"]))
+        }
+    )
+    assert [each.name for each in filters.of_input("acme", "fast")] == ["i", "b"]
+    assert [each.name for each in filters.chosen("acme", "fast")] == ["b", "o"]
+    assert filters.of_input("globex", "fast") == []

@@ -65,6 +65,7 @@ class Streams:
         self.pacing = ReadPacing(OverloadConfig())
         retrying = Retries(retries or NO_RETRIES)
         routing = Routing(limits, retrying, self.breakers, self.estimator, self.pacing)
+        self.routing = routing
         self.host = StreamHost(tasks, self.directory, routing, observers)
         self.chats = Chats(
             self, SpendLimiter({}), self.directory, self.host, self.cache, Screening(routing)
