@@ -306,8 +306,8 @@ class UsageRecord(google.protobuf.message.Message):
 
     @property
     def filters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FilterAction]:
-        """What content filters of the server did, in the order of the filters, without those that did nothing. Empty
-        while the stream is open, and for a lost stream.
+        """What content filters of the server did to the request and to the answer, without those that did nothing.
+        Empty while the stream is open, and for a lost stream.
         """
 
     def __init__(

@@ -136,7 +136,8 @@ class Settings(Section):
     models: dict[str, ModelConfig] = {}
     """Aliases of models, and facts about models, by name."""
     filters: dict[str, FilterConfig] = Field(default={}, max_length=MAX_FILTERS)
-    """Filters of what models answer, by name. They act in this order. They need the extra `filters`."""
+    """Filters of what models answer and of what callers send, by name. They act in this order. They need the
+    extra `filters`."""
 
     @field_validator("tenants")
     @classmethod

@@ -134,7 +134,7 @@ class Metrics:
         )
         self.filter_actions = self._counter(
             "tokenwire_filter_actions_total",
-            "Times that a content filter acted: `block`, `redact` or `report`.",
+            "Times that a content filter acted on an answer or a request: `block`, `redact` or `report`.",
             ("filter", "action"),
         )
         self.refusals = self._counter(
