@@ -1,6 +1,7 @@
 /** Draw an answer from its events: text, reasoning, tool calls, sources and how it ended. */
 
 import { jsonResultOf } from "./answer.js";
+import { isBlockedAnswer } from "./filters.js";
 import { safeAddress } from "./inline.js";
 import { JsonView, resultElement, verdictOf } from "./json_view.js";
 import { MarkdownView, element, linkTo } from "./markdown_view.js";
@@ -24,6 +25,7 @@ const MAX_BEGINNING = 2000;
 
 /** Return how a stream ended, for people. */
 export function endingOf(finished) {
+  if (isBlockedAnswer(finished)) return "Stopped by a content filter of the server";
   const known = ENDINGS[finished.reason];
   return known ?? `Ended: ${finished.providerFinishReason || "for an unknown reason"}`;
 }

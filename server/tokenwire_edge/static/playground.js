@@ -2,6 +2,7 @@
 
 import { element } from "./markdown_view.js";
 import { GapChart, TimelineChart } from "./charts.js";
+import { filterActions, isBlockedRequest, sentenceOf } from "./filters.js";
 import { JsonForm } from "./json_form.js";
 import { durationMs, formatMicrousd, formatMs } from "./measure.js";
 import { ModelTable } from "./models.js";
@@ -138,6 +139,7 @@ function onStreamedState(run) {
     const { verdict, beginning } = run.answer;
     const content = [run.error?.message, verdict, run.error ? "" : beginning].filter(Boolean).join(" ");
     announce(`Streamed answer: ${run.ending}. ${content}`);
+    showFilters(run);
     drawFigures();
   }
   showState(panes.streamed, run);
@@ -161,7 +163,22 @@ function onWholeState(run) {
 
 function onEnd(run, pane) {
   if (run.error !== null) pane.answer.append(failureElement(run.error));
+  scrollToEnd(pane);
+}
+
+function scrollToEnd(pane) {
   if (pane === panes.streamed && pane.isPinned) pane.answer.scrollTop = pane.answer.scrollHeight;
+}
+
+async function showFilters(run) {
+  if (run.started === null) return;
+  const actions = await filterActions(run.started, client.key);
+  if (run !== streamed || actions.length === 0) return;
+  const note = element("p", "note");
+  note.textContent = sentenceOf(actions);
+  panes.streamed.answer.append(note);
+  scrollToEnd(panes.streamed);
+  announce(note.textContent);
 }
 
 function failureElement(error) {
@@ -172,7 +189,8 @@ function failureElement(error) {
     code.textContent = error.reason;
     reason.append(" ");
   }
-  reason.append(error.message);
+  if (isBlockedRequest(error)) reason.append("A content filter of the server refused the request. Nothing was sent to the model.");
+  else reason.append(error.message);
   if (error.retryAfterS) failure.appendChild(element("p")).append(`Try again in ${error.retryAfterS} s.`);
   for (const { field, description } of error.violations ?? []) {
     const violation = failure.appendChild(element("p"));

@@ -2,6 +2,7 @@
 
 import { AnswerView, endingOf } from "./answer_view.js";
 import { responseError } from "./errors.js";
+import { isBlockedRequest } from "./filters.js";
 import { Measurement } from "./measure.js";
 
 const WIRE_OUT_MS = 1500;
@@ -26,12 +27,13 @@ export class Wire {
  * A streamed answer.
  *
  * `state` is "waiting", "streaming", "out" (disconnected), "ended" or "failed". `onstate` is called
- * after each change. `ending` says how it ended, and `error` why it failed.
+ * after each change. `ending` says how it ended, and `error` why it failed. `started` is the stream's first event.
  */
 export class StreamedRun {
   state = "waiting";
   ending = "";
   error = null;
+  started = null;
   measurement = new Measurement(performance.now());
   #client;
   #wire;
@@ -70,7 +72,7 @@ export class StreamedRun {
         this.#end("ended");
       } else {
         this.error = error;
-        this.ending = "Failed";
+        this.ending = endingOfError(error);
         this.#end("failed");
       }
     }
@@ -115,6 +117,7 @@ export class StreamedRun {
     for await (const event of this.#stream) {
       this.measurement.add(event, performance.now());
       this.answer.add(event);
+      if (event.type === "started") this.started = event.started;
       if (event.type === "finished") {
         this.ending = endingOf(event.finished);
         return true;
@@ -214,7 +217,7 @@ export class WholeRun {
     } catch (error) {
       this.state = "failed";
       this.error = error;
-      this.ending = this.#controller.signal.aborted ? "Stopped before there was anything to read" : "Failed";
+      this.ending = this.#controller.signal.aborted ? "Stopped before there was anything to read" : endingOfError(error);
       if (this.#controller.signal.aborted) this.error = null;
     }
     this.endMs = performance.now() - this.#startedAt;
@@ -239,6 +242,10 @@ export class WholeRun {
     if (!response.ok) throw await responseError(response);
     return response.json();
   }
+}
+
+function endingOfError(error) {
+  return isBlockedRequest(error) ? "Refused by a content filter of the server" : "Failed";
 }
 
 /** Return a whole answer as the events of a stream. */
