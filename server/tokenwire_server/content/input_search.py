@@ -35,13 +35,16 @@ class InputSearch:
     def steps(self, texts: Iterable[InputText]) -> Iterator[BlockedText | None]:
         """Search the texts. Yield each that is blocked, and None after each small step."""
         for text in texts:
-            for chosen in self._filters:
-                search = chosen.compiled.new()
-                for piece in text.pieces():
+            searches = [(chosen, chosen.compiled.new()) for chosen in self._filters]
+            for piece in text.pieces():
+                for position, (_, search) in enumerate(searches, 1):
                     search.feed(piece)
-                    if search.is_blocked:
-                        break
                     yield None
+                    if search.is_blocked:
+                        del searches[position:]
+                if searches[0][1].is_blocked:
+                    break
+            for chosen, search in searches:
                 search.finish()
                 self._count(chosen, search)
                 if search.is_blocked:

@@ -73,6 +73,13 @@ def test_filters_act_in_their_order_and_not_behind_one_that_blocks():
     assert found == ([(0, "filters.blocks.words")], {"before": 1, "blocks": 1, "behind": 1})
 
 
+def test_a_filter_that_blocks_later_in_a_text_still_acts_before_those_behind_it():
+    text = "b" + " " * 3000 + "a"
+    for behind in {"words": ["b"]}, {"action": "report", "words": ["b"]}:
+        found = search({"first": {"words": ["a"]}, "behind": behind}, text)
+        assert found == ([(0, "filters.first.words")], {"first": 1})
+
+
 def test_texts_are_folded_as_answers_are():
     rules = {"f": {"words": ["secret"], "ignore_case": True, "look_alikes": True}}
     for text in "SEC\u200bRET", "sécret", "\uff53ecret", "sесrеt":
