@@ -173,9 +173,15 @@ async def test_a_filter_of_an_alias_leaves_other_names_alone(api):
     assert said(await api.events(PLAIN, prompt="a token")) == "fine"
 
 
-async def test_counting_tokens_does_not_search(api, channel):
+async def test_counting_tokens_searches_what_is_sent_to_the_provider(api, channel, request_count):
     count = chat_pb2_grpc.ChatServiceStub(channel).CountTokens
-    assert (await count(api.request(PLAIN, prompt=SECRET))).input_tokens > 0
+    request = api.request("anthropic/sim?text=fine", prompt=SECRET)
+    assert (await count(request)).input_tokens > 0
+    before = await request_count()
+    request.token_counting = pb.TOKEN_COUNTING_PROVIDER
+    found, _ = await refusal(count(request))
+    assert found == [("messages[0].parts[0].text", RULE)]
+    assert await request_count() == before
 
 
 async def test_reports_of_both_directions_are_one_entry_of_the_usage_record(api, channel):

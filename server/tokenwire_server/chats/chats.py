@@ -238,6 +238,8 @@ class Chats:
         """
         # The deadline of this call does not apply to the chat, whose deadline is not known yet.
         plan = self._admission.plan(request, caller, violations)
+        if request.asks_provider:  # which then gets the texts of the request
+            await self._screening.screen(request, caller.tenant)
         estimate = await self._admission.preview(request, plan, caller)
         exceeds_budget = False
         try:
