@@ -199,6 +199,12 @@ def test_case_counts_unless_it_is_ignored():
     assert whole([rule("stop", ignore_case=True)], "STOP stop") == "*** ***"
     assert whole([rule("(?i:s)top")], "STOP Stop") == "STOP ***"
     assert whole([rule(words=("über",), ignore_case=True)], "ÜBER") == "***"
+    assert whole([rule(r"(?i)\p{Lu}x"), rule(r"\p{Lu}y", name="b")], "ax ay") == "*** ay"
+    assert whole([rule(r"\p{Lu}x", ignore_case=True)], "ax") == "***"
+
+
+def test_a_brace_that_begins_no_repetition_is_a_character():
+    assert whole([rule("{a}{,2}a{")], "{a}{,2}a{") == "***"
 
 
 # Words
@@ -286,6 +292,8 @@ def test_a_match_that_began_before_the_repetition_is_acted_on():
         (r"a\C", 2, "not supported"),
         ("a\\", 2, "'\\' at the end"),
         ("*a", 1, "repetition of nothing"),
+        ("{2}a", 1, "repetition of nothing"),
+        ("a|(?i){2,}", 7, "repetition of nothing"),
         ("a**", 3, "repetition of a repetition"),
         ("a++", 3, "possessive"),
         (r"a\b+", 2, "repetition of an assertion"),

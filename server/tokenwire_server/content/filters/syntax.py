@@ -156,7 +156,8 @@ class _Parser:
                 return self._class()
             case "\\":
                 return self._escape()
-        at = self._at
+        if _REPETITION.match(self._pattern, self._at):
+            raise self._error("a repetition of nothing")
         self._at += 1
         match char:
             case ".":
@@ -165,8 +166,6 @@ class _Parser:
                 return Assertion("(?m:^)" if self._flags.multi_line else r"\A", needs_next=False)
             case "$":
                 return Assertion("(?m:$)" if self._flags.multi_line else r"\z", needs_next=True)
-            case "*" | "+" | "?":
-                raise self._error("a repetition of nothing", at)
         return self._literal(char)
 
     def _literal(self, char: str) -> Node:
@@ -208,7 +207,7 @@ class _Parser:
         found = _UNICODE_CLASS.match(self._pattern, self._at)
         if found:
             self._at = found.end()
-            return Character(found[0])
+            return self._set(found[0])
         char = self._escaped_char()
         if char in "dDsSwW":
             return Character(f"\\{char}")
@@ -259,7 +258,9 @@ class _Parser:
         source = "".join(dict.fromkeys(members))
         if not source:
             raise self._error("only characters that are ignored in the text", start)
-        source = f"[{'^' * is_negated}{source}]"
+        return self._set(f"[{'^' * is_negated}{source}]")
+
+    def _set(self, source: str) -> Character:
         return Character(f"(?i:{source})" if self._flags.ignore_case else source)
 
     def _members(self) -> Iterator[str]:
