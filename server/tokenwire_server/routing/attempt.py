@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from enum import StrEnum
@@ -206,6 +207,8 @@ class Attempt:
         pacing = self._pacing
         reported: Usage | None = None
         idle_s = timer.idle_s
+        # The idle limit includes a pause of ours, and what stages hold must not be released because of it.
+        longest_pause_s = min(idle_s, math.inf if stages is None else stages.shortest_hold_s) / 2
         has_content = has_text = False
         while upstream.end is None:
             deltas = await upstream.read()
@@ -242,7 +245,7 @@ class Attempt:
                 if is_due and cost_limit.reserve_or_stop(self.usage(), meter.chars):
                     return Complete(FinishReason.BUDGET)
             if has_content and pacing.pause_s and upstream.end is None and not upstream.has_more:
-                await asyncio.sleep(min(pacing.pause_s, idle_s / 2))  # the idle limit includes it
+                await asyncio.sleep(min(pacing.pause_s, longest_pause_s))
         end = upstream.end
         return end if isinstance(end, Complete) else self._failed(end)
 

@@ -11,6 +11,9 @@ from ..events import AnswerEntry
 
 MIN_DELAY_S = 0.001
 """The resolution of uvloop's timers."""
+MAX_LATE_S = 0.05
+"""A timer that fires later than this is set once more: the event loop was busy, and did not read what has
+arrived."""
 
 
 class HoldTimer:
@@ -20,13 +23,15 @@ class HoldTimer:
     it fires too early, it is set for the rest.
     """
 
-    __slots__ = ("_appended_at", "_on_end", "_stages", "_timer")
+    __slots__ = ("_appended_at", "_due_at", "_on_end", "_stages", "_timer", "_was_late")
 
     def __init__(self, stages: Stages, on_end: Callable[[], object]) -> None:
         """`on_end` is called if a stage ended the answer when it released what it held."""
         self._stages = stages
         self._on_end = on_end
         self._appended_at = 0.0
+        self._due_at = 0.0
+        self._was_late = False
         self._timer: asyncio.TimerHandle | None = None
 
     def append(self, entry: AnswerEntry) -> None:
@@ -46,6 +51,7 @@ class HoldTimer:
 
     def _set(self, delay_s: float) -> None:
         delay_s = max(MIN_DELAY_S, min(delay_s, self._stages.shortest_hold_s))
+        self._due_at = time.monotonic() + delay_s
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._fired)
 
     def _fired(self) -> None:
@@ -53,7 +59,13 @@ class HoldTimer:
         stages = self._stages
         if stages.end is not None:  # whoever appends finds it
             return
-        pause_s = time.monotonic() - self._appended_at
+        now = time.monotonic()
+        late_s = now - self._due_at
+        self._was_late = late_s > MAX_LATE_S and not self._was_late
+        if self._was_late:
+            self._set(late_s)
+            return
+        pause_s = now - self._appended_at
         stages.release(pause_s)
         if stages.end is not None:
             self._on_end()

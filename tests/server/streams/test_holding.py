@@ -78,6 +78,26 @@ async def test_a_match_that_is_released_may_end_the_answer():
     assert held.stages.end == BLOCKED
 
 
+async def test_what_arrived_while_the_event_loop_was_busy_comes_before_the_release():
+    held = Held(pattern("secret"))
+    held.append("a sec")
+    asyncio.get_running_loop().steal(3.0)
+    await asyncio.sleep(0.01)  # the timer, which is late, runs before anything that has arrived
+    held.append("ret b sec")
+    await asyncio.sleep(9.0)
+    assert [text for text, _ in held.passed] == ["a ", "[redacted] b ", "sec"]
+
+
+async def test_a_busy_event_loop_does_not_stop_the_release():
+    held = Held(pattern("secret"))
+    held.append("sec")
+    for _ in range(30):
+        asyncio.get_running_loop().steal(0.3)
+        await asyncio.sleep(0.01)
+    assert [text for text, _ in held.passed] == ["sec"]
+    assert held.passed[0][1] <= 3.0
+
+
 async def test_nothing_runs_after_close_or_without_held_text():
     held = Held(pattern("secret"))
     held.append("harmless ")

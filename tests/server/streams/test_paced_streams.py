@@ -4,6 +4,8 @@ import asyncio
 
 from streams_support import Played, a_request, begun, read_all
 
+from tokenwire_server.config import FilterConfig
+from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.events import FinishReason, TextDelta
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.decode.base import Complete
@@ -51,3 +53,13 @@ async def test_a_pause_longer_than_the_idle_limit_does_not_end_the_answer(stream
     reader = stream.join()
     streams.start(stream)
     assert (await read_all(reader))[-1].reason == FinishReason.STOP
+
+
+async def test_a_pause_of_the_server_does_not_release_what_a_filter_holds(streams):
+    secret = FilterConfig(action="redact", patterns=("secret",), hold_s=0.2)
+    streams.host._routing.filters = FilterSet.of({"secret": secret})
+    streams.pacing.pause_s = 0.5
+    provider = Played("a sec", "ret", " b", Complete(FinishReason.STOP))
+    _, reader = begun(streams, provider)
+    events = await read_all(reader)
+    assert "".join(event.text for event in events[1:-1]) == "a [redacted] b"
