@@ -12,6 +12,8 @@ MAX_WAITING_US = 400
 """The same if all of the last 256 characters wait, with ignored characters among them. Measured: 10 to 40."""
 MAX_LONG_PIECE_MS = 50
 """For each piece of 4096 characters. Measured: 0.1 to 5."""
+MAX_REFUSED_S = 5
+"""For rules that are too large. Measured: 0.1 to 0.5. RE2 needs a minute for one expression of them."""
 MAX_REPETITION_US = 10
 """For each character. Measured: 0.2 to 0.8."""
 
@@ -52,6 +54,20 @@ def cost_us(rules, pieces):
 
 def cut(text, size):
     return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [Rule(name="wide", action="block", patterns=[f"a{n}.{{1,200}}b" for n in range(200)])],
+        [Rule(name="long", action="block", words=[f"{n:04}" * 20 for n in range(1000)])],
+    ],
+)
+def test_rules_that_are_too_large_together_are_refused_soon(rules):
+    before = time.thread_time()
+    with pytest.raises(ValueError, match=r"all rules together: about .* instructions"):
+        compile_rules(rules)
+    assert time.thread_time() - before < MAX_REFUSED_S
 
 
 def test_text_without_the_beginning_of_a_match_costs_little_and_does_not_wait():

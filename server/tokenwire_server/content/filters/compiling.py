@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .filter import Filter
 from .folding import Folding
-from .matcher import MAX_PROGRAM_SIZE, Accept, Matcher, Pattern, TooLarge, compiled
+from .matcher import (
+    MAX_PROGRAM_SIZE,
+    MAX_TOTAL_PROGRAM_SIZE,
+    Accept,
+    Matcher,
+    Pattern,
+    TooLarge,
+    compiled,
+)
 from .nodes import Node
 from .ready_made import READY_MADE, Check
 from .rules import DEFAULT_MAX_MATCH_CHARS, MAX_MATCH_CHARS, MAX_RULES, Rule, RuleError
@@ -84,6 +92,7 @@ def compile_rules(
             owners.append(rule)
             places.append(place)
     try:
+        _check_total(patterns)
         matcher = Matcher(patterns, max_match_chars) if patterns else None
     except TooLarge as error:
         raise ValueError(f"all rules together: {error}") from error
@@ -156,6 +165,19 @@ def _check_cost(node: Node, max_match_chars: int) -> None:
         raise PatternError(f"RE2 refuses it: {error}") from error
     if size > MAX_PROGRAM_SIZE:
         raise PatternError(f"its program has {size} instructions, more than {MAX_PROGRAM_SIZE}")
+
+
+def _check_total(patterns: Sequence[Pattern]) -> None:
+    """Refuse patterns that are far too large together: RE2 takes minutes for one expression of them.
+
+    Raises TooLarge. The exact limit is checked with the expression.
+    """
+    total = 0
+    for pattern in patterns:
+        # With the beginnings: they have about as many instructions, and those of words twice as many.
+        total += (2 if pattern.accept is None else 3) * compiled(pattern.node.source).programsize
+        if total > 2 * MAX_TOTAL_PROGRAM_SIZE:  # one expression may have half of them
+            raise TooLarge(f"about {total} instructions, more than {MAX_TOTAL_PROGRAM_SIZE}")
 
 
 def _valid_part(check: Check | None) -> Accept | None:
