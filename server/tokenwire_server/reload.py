@@ -162,7 +162,7 @@ class Reload:
         return _Prepared(
             settings=settings,
             models=models,
-            filters=FilterSet.of(settings.filters),
+            filters=FilterSet.of(settings.filters, self._parts.routing.filters),
             prices=ConfiguredPrices.of(models),
             configuration=(
                 shared.configuration_of(models, settings.filters) if shared is not None else b""

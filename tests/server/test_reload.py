@@ -5,12 +5,14 @@ import threading
 
 from tokenwire_server.config import (
     BreakerConfig,
+    FilterConfig,
     Limits,
     ModelConfig,
     OverloadConfig,
     RetryConfig,
     Settings,
 )
+from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.ledger.store import UsageStore
 from tokenwire_server.pricing.estimate import Estimator
 from tokenwire_server.pricing.pricebook import PriceBook
@@ -78,3 +80,20 @@ async def test_streams_continue_while_a_large_configuration_is_validated(tmp_pat
             await asyncio.sleep(0.01)
     following.cancel()
     assert ended == [True], "the event loop has run in the meantime"
+
+
+async def test_filters_that_have_not_changed_are_not_compiled_again(tmp_path):
+    one = FilterConfig(action="block", words=("a",))
+    two = FilterConfig(action="block", words=("b",))
+    these = parts(Database(f"sqlite:///{tmp_path}/unused.db"))
+    these.routing.filters = FilterSet.of({"one": one})
+    (before,) = these.routing.filters.chosen("", "")
+    new = Settings(filters={"one": one, "two": two})
+    reload, stop = Reload(Settings(), lambda: new, lambda _: {}, these), Stop()
+    following = asyncio.create_task(reload.follow(stop))
+    stop.reload.set()
+    async with asyncio.timeout(30):
+        while reload.settings.filters != new.filters:
+            await asyncio.sleep(0.01)
+    following.cancel()
+    assert these.routing.filters.chosen("", "")[0] is before

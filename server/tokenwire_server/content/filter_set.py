@@ -33,14 +33,25 @@ class FilterSet:
     def __init__(self, filters: Sequence[ConfiguredFilter] = ()) -> None:
         self._of_input = tuple(each for each in filters if INPUT in each.config.applies_to)
         self._of_output = tuple(each for each in filters if set(each.config.applies_to) != {INPUT})
+        self._by_name = {each.name: each for each in filters}
 
     @classmethod
-    def of(cls, configs: Mapping[str, FilterConfig]) -> FilterSet:
+    def of(cls, configs: Mapping[str, FilterConfig], earlier: FilterSet | None = None) -> FilterSet:
         """Compile the filters. Takes some milliseconds for each pattern.
+
+        Those that `earlier` has too are not compiled again: RE2 stops other threads meanwhile.
 
         Raises ConfigError with the path of what cannot be used, or if google-re2 is not installed.
         """
-        return cls([_configured(name, config) for name, config in configs.items()])
+        known = {} if earlier is None else earlier._by_name
+        return cls(
+            [
+                known[name]
+                if name in known and known[name].config == config
+                else _configured(name, config)
+                for name, config in configs.items()
+            ]
+        )
 
     def chosen(self, tenant: str, model: str) -> list[ConfiguredFilter]:
         """Return the filters for the answer to a request. `model` is as the caller named it."""

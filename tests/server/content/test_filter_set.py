@@ -80,6 +80,23 @@ def test_filters_are_chosen_by_tenant_and_model_in_their_order(tmp_path):
     assert NO_FILTERS.chosen("acme", "fast") == []
 
 
+def test_only_filters_that_have_changed_are_compiled_again():
+    before = FilterSet.of({name: FilterConfig(action="block", words=("a",)) for name in "abc"})
+    after = FilterSet.of(
+        {
+            "c": FilterConfig(action="block", words=("a",)),
+            "b": FilterConfig(action="block", words=("b",)),
+            "d": FilterConfig(action="block", words=("a",)),
+        },
+        before,
+    )
+    compiled_before = {each.name: each.compiled for each in before.chosen("", "")}
+    compiled_after = {each.name: each.compiled for each in after.chosen("", "")}
+    assert list(compiled_after) == ["c", "b", "d"]
+    assert compiled_after["c"] is compiled_before["c"]
+    assert compiled_after["b"] is not compiled_before["b"]
+
+
 def test_all_kinds_of_rules_of_a_filter_are_looked_for():
     chosen = compiled(
         patterns=["bb+"], words=["see"], ready_made=["email", "iban", "email"], look_alikes=True
