@@ -169,6 +169,8 @@ def test_a_stream_has_its_own_state():
         ("cafe\u0301!", "***\u0301!"),  # the accent comes after the match
         ("c\u0301afe", "***"),
         ("c\u200ba\u200df\u00ade", "***"),
+        ("c\u3164a\u115ff\u1160e\uffa0", "***\uffa0"),  # Hangul fillers, which are letters
+        ("c\U000e0002a\U000e0041fe", "***"),  # a tag, and a code point that is reserved for one
         ("\u200bcafe\u200b", "\u200b***\u200b"),
         ("\uff43\uff41\uff46\uff45", "***"),
         ("ca\ufb01e", "ca\ufb01e"),
@@ -218,6 +220,7 @@ def test_a_brace_that_begins_no_repetition_is_a_character():
         ("catЖ Жcat Ж cat Ж", "catЖ Жcat Ж *** Ж"),
         ("new york", "***"),
         ("new \n york", "***"),
+        ("new\vyork new\x1f\x85york new\u2028\u1680york new\xa0\u3000york", "*** *** *** ***"),
         ("new yorkЖ", "*** yorkЖ"),
         ("new yorks", "*** yorks"),
         ("C++ C+++ C++x xC++", "*** ***+ ***x xC++"),

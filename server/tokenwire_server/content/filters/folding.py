@@ -2,8 +2,9 @@
 
 Each character is folded by itself, so that it does not matter how the text is cut: compatibility
 decomposition (NFKD) without combining marks and without characters that are not visible, such as the
-zero-width space; then, if configured, look-alikes of other alphabets. `é` and the
-wide form of `e` are both `e`. One character may become none or several. Hangul syllables stay whole.
+zero-width space; then, if configured, look-alikes of other alphabets. `é` and the wide form of `e` are both
+`e`, and whitespace beyond ASCII is a space. One character may become none or several. Hangul syllables stay
+whole.
 
 Of many characters in a row that would be ignored, each MAX_IGNORED-th is not: it becomes U+FFFD. So the next
 character, on which a word boundary depends, is never far away.
@@ -23,6 +24,10 @@ MAX_IGNORED = 32
 IGNORED_CATEGORIES = frozenset({"Mn", "Me", "Cf"})
 """Combining marks and format characters. Nothing is left of them."""
 
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
+"""Invisible characters whose category is that of letters."""
+_FIRST_TAG, _LAST_TAG = "\U000e0000", "\U000e0fff"
+"""A block of invisible characters. Most are not assigned."""
 _REPLACEMENT = "\ufffd"
 
 # Letters that most fonts draw like the Latin letter.
@@ -56,6 +61,10 @@ class Folding:
             return character
         if "\ud800" <= character <= "\udfff":
             return _REPLACEMENT
+        if character in _FILLERS or _FIRST_TAG <= character <= _LAST_TAG:
+            return ""
+        if character.isspace():
+            return " "
         return "".join(
             self._look_alikes.get(part, part)
             for part in unicodedata.normalize("NFKD", character)

@@ -14,7 +14,8 @@ from .syntax import character
 
 _BOUNDARY = Assertion(r"\b", needs_next=True)
 _NEXT_CHARACTER = Assertion("", needs_next=True)
-_WHITESPACE = Repetition(Character(r"\s"), 1, None)
+_WHITESPACE = Repetition(Character(r"[\t-\r\x1c- ]"), 1, None)
+"""RE2's `\\s` does not contain all of ASCII's. Whitespace beyond ASCII is folded to a space."""
 
 
 def words_pattern(words: Iterable[str], *, ignore_case: bool) -> Node:
