@@ -49,7 +49,7 @@ class Stage(Protocol):
 
 @runtime_checkable
 class HoldingStage(Stage, Protocol):
-    """A stage that holds entries back until it knows what follows them."""
+    """A stage that holds entries until what follows them is known."""
 
     @property
     def is_holding(self) -> bool:
