@@ -35,6 +35,8 @@ REASONING: FilteredKind = "reasoning"
 ARGUMENTS: FilteredKind = "tool_arguments"
 MAX_WAITING = 100
 """Citations of a block that wait for its text. With more of them, all pass at once."""
+MAX_BLOCKS = 1000
+"""Blocks that are remembered. A block before these that continues is filtered as a new one."""
 
 
 class FilterStage:
@@ -58,7 +60,8 @@ class FilterStage:
         self._has_text = TEXT in config.applies_to
         self._has_reasoning = REASONING in config.applies_to
         self._has_arguments = ARGUMENTS in config.applies_to
-        self._filters: list[Filter] = []
+        self._count = 0
+        """How often the filter acted in texts that are not remembered."""
         self._blocks: dict[int, _Block] = {}
         self._held: dict[int, _Block] = {}
         """The blocks with text that is held."""
@@ -73,7 +76,7 @@ class FilterStage:
     @property
     def count(self) -> int:
         """How often the filter acted."""
-        return sum(found.count for each in self._filters for found in each.findings.values())
+        return self._count + sum(count_of(block.filter) for block in self._blocks.values())
 
     def feed(self, entries: Sequence[AnswerEntry]) -> list[AnswerEntry]:
         passed: list[AnswerEntry] = []
@@ -132,14 +135,17 @@ class FilterStage:
     ) -> _Block:
         block = self._blocks.get(index)
         if block is None:
-            new = _Block(kind, index, self._new_filter(), partial(delta, index))
+            if len(self._blocks) >= MAX_BLOCKS:
+                self._forget_block()
+            new = _Block(kind, index, self._compiled.new(), partial(delta, index))
             block = self._blocks[index] = new
         return block
 
-    def _new_filter(self) -> Filter:
-        new = self._compiled.new()
-        self._filters.append(new)
-        return new
+    def _forget_block(self) -> None:
+        """Forget the first block without text that is held."""
+        index = next((index for index in self._blocks if index not in self._held), None)
+        if index is not None:
+            self._count += count_of(self._blocks.pop(index).filter)
 
     def _feed_block(
         self, block: _Block, entry: AnswerEntry, text: str, passed: list[AnswerEntry]
@@ -180,8 +186,9 @@ class FilterStage:
         if block is not None and "".join(block.fed) == text:
             shown = "".join(block.shown)
         else:
-            whole = self._new_filter()
+            whole = self._compiled.new()
             shown = whole.feed(text) + whole.finish()
+            self._count += count_of(whole)
             if whole.is_blocked:
                 self.end = BLOCKED
                 return
@@ -243,6 +250,11 @@ class FilterStage:
         while block.waiting and (at_once or block.waiting[0][0] <= decided_chars):
             _, citation = block.waiting.popleft()
             passed.append(block.placed(citation))
+
+
+def count_of(filter_: Filter) -> int:
+    """Return how often a filter has acted."""
+    return sum(found.count for found in filter_.findings.values())
 
 
 class _Block:

@@ -16,6 +16,7 @@ from ..events import (
 )
 from ..providers.decode.base import Complete
 from .filter_set import ConfiguredFilter
+from .filter_stage import MAX_BLOCKS, count_of
 from .filters import Filter
 
 
@@ -30,13 +31,14 @@ class ReportStage:
         self._compiled = chosen.compiled
         self._kinds = frozenset(chosen.config.applies_to)
         self._filters: dict[int, Filter] = {}
-        """By the index of the block."""
+        """By the index of the block. The last MAX_BLOCKS of them."""
+        self._count = 0
+        """How often something was found in the blocks before."""
 
     @property
     def count(self) -> int:
         """How often something was found."""
-        filters = self._filters.values()
-        return sum(found.count for each in filters for found in each.findings.values())
+        return self._count + sum(map(count_of, self._filters.values()))
 
     def feed(self, entries: Sequence[AnswerEntry]) -> Sequence[AnswerEntry]:
         for entry in entries:
@@ -65,6 +67,10 @@ class ReportStage:
             return
         known = self._filters.get(index)
         if known is None:
+            if len(self._filters) >= MAX_BLOCKS:
+                first = self._filters.pop(next(iter(self._filters)))
+                first.finish()
+                self._count += count_of(first)
             known = self._filters[index] = self._compiled.new()
         known.feed(text)
 

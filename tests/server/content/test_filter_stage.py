@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from itertools import groupby, pairwise
 
 import msgspec
@@ -11,7 +12,7 @@ from event_strategies import answers
 from tokenwire_server.config import FilterConfig
 from tokenwire_server.content.choice import filter_stage
 from tokenwire_server.content.filter_set import FilterSet
-from tokenwire_server.content.filter_stage import BLOCKED, CHANGED_ARGUMENTS
+from tokenwire_server.content.filter_stage import BLOCKED, CHANGED_ARGUMENTS, MAX_BLOCKS
 from tokenwire_server.content.stages import HoldingStage
 from tokenwire_server.content.structured.schema import MAX_QUICK_CHARS, compile_schema
 from tokenwire_server.content.structured.stage import StructuredOutput
@@ -269,6 +270,33 @@ def test_release_shows_the_beginning_of_a_match_and_acts_on_a_whole_one():
     blocking.feed([TextDelta("secret", 0)])
     assert blocking.release() == []
     assert blocking.end == BLOCKED
+
+
+@pytest.mark.parametrize(("action", "block_bytes"), [("redact", 3000), ("report", 700)])
+def test_an_answer_with_many_blocks_takes_little_memory(action, block_bytes):
+    stage = stage_of(action, "secret+", applies_to=ALL_KINDS)
+    count = 5 * MAX_BLOCKS
+    tracemalloc.start()
+    try:
+        for index in range(count):
+            stage.feed([(TextDelta if index % 2 else ReasoningDelta)("a secret", index)])
+        used_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used_bytes < block_bytes * MAX_BLOCKS
+    stage.finish(STOP)
+    assert stage.count == count
+
+
+def test_a_call_whose_arguments_are_held_is_remembered_however_many_blocks_follow():
+    stage = stage_of("redact", applies_to=ALL_KINDS)
+    stage.feed([ToolCallDelta(0, '{"a": "sec')])
+    stage.feed([TextDelta("text", index) for index in range(1, 2 * MAX_BLOCKS)])
+    call = ToolCall(0, "id", "name", '{"a": "secret"}')
+    assert stage.feed([ToolCallDelta(0, 'ret"}'), call]) == [
+        ToolCallDelta(0, '[redacted]"}'),
+        msgspec.structs.replace(call, arguments_json='{"a": "[redacted]"}'),
+    ]
 
 
 async def through(stages_made, entries, end=STOP, *, is_checked=True):
