@@ -28,6 +28,7 @@ from .config import (
     WorkerConfig,
     known_providers,
     require_a_key,
+    require_models,
     require_targets,
 )
 from .content.filter_set import FilterSet
@@ -139,6 +140,8 @@ async def serve(
             demo_models = dict.fromkeys(DEMO_MODELS if demo else (), DEMO_MODEL)
             models = {**demo_models, **settings.models}
             require_targets(models, providers)
+            for name, section in settings.filters.items():
+                require_models(f"filters.{name}.models", section.models, models, providers)
             return models
 
         models = models_of(settings)

@@ -18,6 +18,7 @@ from server_process import completed
 from tokenwire.v1 import chat_pb2 as pb
 from tokenwire.v1 import event_pb2
 
+MODELS = {"fast": {"target": "openai/sim?text=a%20token"}}
 FILTERS = {
     "secrets": {"action": "redact", "patterns": [r"top\s+secret"]},
     "stop": {"action": "block", "patterns": ["stop (here|there)s?"], "hold_s": 0.2},
@@ -49,8 +50,7 @@ def only(events, kind):
 @pytest.fixture(scope="module")
 def filtering(start, simulator):
     """Address of a server with FILTERS."""
-    models = {"fast": {"target": "openai/sim?text=a%20token"}}
-    env = {"TOKENWIRE_FILTERS": json.dumps(FILTERS), "TOKENWIRE_MODELS": json.dumps(models)}
+    env = {"TOKENWIRE_FILTERS": json.dumps(FILTERS), "TOKENWIRE_MODELS": json.dumps(MODELS)}
     with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ() | env) as (_, address):
         yield address
 
@@ -199,7 +199,11 @@ async def test_the_usage_record_says_which_filters_acted_and_how_often(api, filt
 
 
 async def test_metrics_and_the_log_say_which_filters_acted(start, simulator, api_on):
-    env = {"TOKENWIRE_FILTERS": json.dumps(FILTERS), "TOKENWIRE_METRICS_LISTEN": "127.0.0.1:0"}
+    env = {
+        "TOKENWIRE_FILTERS": json.dumps(FILTERS),
+        "TOKENWIRE_MODELS": json.dumps(MODELS),
+        "TOKENWIRE_METRICS_LISTEN": "127.0.0.1:0",
+    }
     command = ("serve", "--listen", "127.0.0.1:0")
     with start(*command, env=simulator.environ() | env) as (process, address):
         async with grpc.aio.insecure_channel(address) as channel:
@@ -258,11 +262,27 @@ async def test_a_reload_replaces_the_filters_and_what_was_cached_with_others(
             assert said(await api.events(model("first second"))) == "first ***"
 
 
-def test_a_filter_that_cannot_be_used_is_an_error_at_the_start(simulator, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        (
+            "patterns = ['a', 'bcde(?=f)']",
+            "filters.secrets.patterns[1]: column 5: look-ahead is not supported",
+        ),
+        (
+            "words = ['a']\nmodels = ['openai/gpt-5', 'fats']",
+            "filters.secrets.models[1]: 'fats' is neither an alias nor provider/model of one of",
+        ),
+    ],
+    ids=["pattern", "model"],
+)
+def test_a_filter_that_cannot_be_used_is_an_error_at_the_start(
+    simulator, tmp_path, settings, fault
+):
     path = tmp_path / "tokenwire.toml"
-    path.write_text("[filters.secrets]\naction = 'redact'\npatterns = ['a', 'bcde(?=f)']\n")
+    path.write_text(f"[filters.secrets]\naction = 'redact'\n{settings}\n")
     result = completed(
         "serve", "--listen", "127.0.0.1:0", "--config", path, env=simulator.environ()
     )
     assert result.returncode == 1
-    assert "filters.secrets.patterns[1]: column 5: look-ahead is not supported" in result.stderr
+    assert fault in result.stderr

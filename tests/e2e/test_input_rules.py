@@ -215,7 +215,11 @@ async def test_a_refused_request_counts_as_a_request_and_nothing_else(serving, s
     limits = {
         "acme": {"requests_per_minute": 3, "tokens_per_minute": 1000, "concurrent_streams": 1}
     }
-    env = {"TOKENWIRE_TENANTS": json.dumps(limits), "TOKENWIRE_FILTERS": json.dumps(FILTERS)}
+    env = {
+        "TOKENWIRE_TENANTS": json.dumps(limits),
+        "TOKENWIRE_FILTERS": json.dumps(FILTERS),
+        "TOKENWIRE_MODELS": json.dumps(MODELS),
+    }
     with serving(simulator, **env) as tenancy:
         await tenancy.taken(tenancy.acme)
         async with tenancy.api(tenancy.acme) as api:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .bounds import MAX_SPEND_USD
 from .breaker import BreakerConfig
-from .checks import require_a_key, require_targets
+from .checks import require_a_key, require_models, require_targets
 from .filters import FilterConfig
 from .grpc import GrpcConfig
 from .http_fields import resolve, secrets, without_secrets
@@ -58,6 +58,7 @@ __all__ = [
     "load",
     "reloaded",
     "require_a_key",
+    "require_models",
     "require_targets",
     "resolve",
     "secrets",

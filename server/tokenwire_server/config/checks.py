@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .models import ModelConfig
 from .providers import ProviderConfig
@@ -32,12 +32,22 @@ def require_targets(
                     f"models.{name}: {target!r} is not provider/model of one of "
                     f"{', '.join(providers)}"
                 )
-        for index, fallback in enumerate(model.fallbacks):
-            if fallback in models:
-                continue
-            provider, _, rest = fallback.partition("/")
-            if provider not in providers or not rest:
-                raise ConfigError(
-                    f"models.{name}.fallbacks[{index}]: {fallback!r} is neither an alias nor "
-                    f"provider/model of one of {', '.join(providers)}"
-                )
+        require_models(f"models.{name}.fallbacks", model.fallbacks, models, providers)
+
+
+def require_models(
+    path: str,
+    names: Iterable[str],
+    models: Mapping[str, ModelConfig],
+    providers: Mapping[str, ProviderConfig],
+) -> None:
+    """Raises ConfigError if callers cannot call one of these models. `path` is that of the list."""
+    for index, name in enumerate(names):
+        if name in models:
+            continue
+        provider, _, rest = name.partition("/")
+        if provider not in providers or not rest:
+            raise ConfigError(
+                f"{path}[{index}]: {name!r} is neither an alias nor "
+                f"provider/model of one of {', '.join(providers)}"
+            )
