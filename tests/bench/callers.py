@@ -10,8 +10,10 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import accumulate
 
 import aiohttp
 import grpc
@@ -24,6 +26,8 @@ from tokenwire_server.simulator import generated_text
 METHOD = "/tokenwire.v1.ChatService/ChatStream"
 CALL_LIMIT_S = 120.0
 CONNECT_LIMIT_S = 10.0
+JSON_SCHEMA = '{"type": "array", "items": {"type": "string"}}'
+"""The schema of JSON answers."""
 _CONTENT = re.compile(rb'"content":\s*"[^"]|"text":\{"text":"')
 """Text of a token, from a provider and from the edge."""
 
@@ -37,18 +41,26 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
     instant: float
     tokens: int
+    """Tokens that are complete with this message."""
 
 
 class Recording:
     """One received stream. Times are those of time.monotonic()."""
 
-    __slots__ = ("called", "instants", "payloads", "tokens")
+    __slots__ = ("called", "instants", "json_tokens", "payloads", "tokens")
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, json_tokens: Sequence[str] = ()) -> None:
         self.tokens = tokens
+        self.json_tokens = json_tokens
+        """Tokens of a JSON answer, in place of a generated one."""
         self.called = 0.0
         self.instants: list[float] = []
         self.payloads: list[bytes] = []
+
+    @property
+    def expected(self) -> Sequence[str]:
+        """The tokens that the provider sends."""
+        return self.json_tokens or generated_text(self.tokens)
 
 
 class GrpcCaller:
@@ -95,7 +107,7 @@ class GrpcCaller:
         """One stream from its call to its end."""
         self._turn += 1
         method = self._methods[self._turn % len(self._methods)]
-        request = _request(self._prefix + model)
+        request = _request(self._prefix + model, has_values=bool(recording.json_tokens))
         noted, kept, now = recording.instants.append, recording.payloads.append, time.monotonic
         recording.called = now()
         call = method(request, timeout=CALL_LIMIT_S, metadata=self._metadata)
@@ -106,14 +118,17 @@ class GrpcCaller:
     @staticmethod
     def arrivals(recording: Recording) -> Iterator[Arrival]:
         """The arrivals of text. Raises Unmeasurable unless the text is what the provider sent."""
-        event, text, seen, end = event_pb2.TokenEvent(), [], 1, None
+        event, text, end = event_pb2.TokenEvent(), [], None
+        ends = list(accumulate(map(len, recording.expected)))  # of the tokens, in characters
+        chars = tokens = 0
         for instant, payload in zip(recording.instants, recording.payloads, strict=True):
             event.ParseFromString(payload)
             kind = event.WhichOneof("event")
             if kind == "text":
                 text.append(event.text.text)
-                yield Arrival(instant, event.sequence - seen)
-                seen = event.sequence
+                chars += len(text[-1])
+                seen, tokens = tokens, bisect_right(ends, chars)
+                yield Arrival(instant, tokens - seen)
             elif kind == "finished":
                 end = event.finished.reason
         if end != event_pb2.FINISH_REASON_STOP:
@@ -237,14 +252,18 @@ def carries_text(caller: Caller, message: bytes) -> bool:
     return _CONTENT.search(message) is not None
 
 
-def _request(model: str) -> bytes:
+def _request(model: str, *, has_values: bool = False) -> bytes:
     part = chat_pb2.Part(text="Go.")
     message = chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[part])
-    return chat_pb2.ChatRequest(model=model, messages=[message]).SerializeToString()
+    request = chat_pb2.ChatRequest(model=model, messages=[message])
+    if has_values:
+        schema = request.response_format.json_schema
+        schema.name, schema.schema_json, schema.stream_values = "words", JSON_SCHEMA, True
+    return request.SerializeToString()
 
 
 def _compare(text: str, recording: Recording) -> None:
-    expected = "".join(generated_text(recording.tokens))
+    expected = "".join(recording.expected)
     if text != expected:
         raise Unmeasurable(
             f"a text of {len(text)} characters differs from the {len(expected)} that were sent"

@@ -44,6 +44,9 @@ class Streams(msgspec.Struct, frozen=True, tag=True):
     channels: int = 4
     watch: dict[str, int] = {}
     """Processes whose CPU is measured, by name. Their descendants are included."""
+    json_tokens: list[str] = []
+    """Tokens of the JSON answer of every stream, whose values are requested, too. Only with gRPC. Empty: the
+    answers are generated."""
 
 
 class StreamsResult(msgspec.Struct, frozen=True):

@@ -62,6 +62,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The load for measuring parts of the server, in pairs: without and with the part."""
     added_samples: int
     remote: RemoteReaders
+    content: Scenario
+    """The load for measuring filters and JSON values, in rounds."""
     workers: Scenario
     """The load for comparing two workers with one: as fast as possible, so that they are bound by the CPU."""
     resume_tokens: int = 10_000
@@ -81,6 +83,7 @@ class Plan(msgspec.Struct, frozen=True):
             headline=msgspec.structs.replace(self.headline, pairs=pairs),
             others=tuple(msgspec.structs.replace(s, pairs=pairs) for s in self.others),
             crowd=msgspec.structs.replace(self.crowd, pairs=pairs),
+            content=msgspec.structs.replace(self.content, pairs=pairs),
         )
 
 
@@ -101,6 +104,7 @@ FULL = Plan(
     added=Scenario(100, 50, pairs=9, ramp_s=0.5, window_s=5),
     added_samples=300,
     remote=RemoteReaders(100, 10, tokens_per_second=5, ramp_s=10, settle_s=3, window_s=10),
+    content=Scenario(100, 50, pairs=9, ramp_s=0.5, window_s=4),
     workers=Scenario(20, 0, pairs=9, burst_tokens=10_000),
 )
 
@@ -128,6 +132,7 @@ QUICK = Plan(
     added=Scenario(100, 50, pairs=5, ramp_s=0.25, window_s=3),
     added_samples=150,
     remote=RemoteReaders(100, 10, tokens_per_second=5, ramp_s=6, settle_s=3, window_s=6),
+    content=Scenario(100, 50, pairs=3, ramp_s=0.25, window_s=2),
     workers=Scenario(20, 0, pairs=5, burst_tokens=10_000),
 )
 
@@ -151,6 +156,7 @@ TINY = Plan(
     added=Scenario(20, 50, pairs=1, ramp_s=0.2, settle_s=0.2, window_s=1),
     added_samples=80,
     remote=RemoteReaders(5, 4, tokens_per_second=20, ramp_s=0.2, settle_s=0.5, window_s=2),
+    content=Scenario(20, 50, pairs=1, ramp_s=0.2, settle_s=0.2, window_s=1),
     workers=Scenario(20, 0, pairs=1, burst_tokens=500),
 )
 
@@ -188,6 +194,7 @@ LEDGER_TTFT_ADDED_LIMIT_MS = 0.5
 LEDGER_CPU_RATIO_LIMIT = 1.1
 OPERATED_TTFT_ADDED_LIMIT_MS = 0.5
 OPERATED_CPU_RATIO_LIMIT = 1.05
+FILTERED_CPU_RATIO_LIMIT = 1.15
 REMOTE_P50_LIMIT_MS = 5
 REMOTE_P99_LIMIT_MS = 30
 MAX_REDIS_CONNECTIONS = 16

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import readings
 from added import Added
+from content import NAMES, Content
 from http_edge import Edge
 from lasting import Lasting
 from measure import Results, ScenarioResult
@@ -48,6 +49,7 @@ def text(
     tokens: Results | None = None,
     lasting: Lasting | None = None,
     added: Sequence[Added] = (),
+    content: Content | None = None,
     edge: Edge | None = None,
     workers: Workers | None = None,
 ) -> str:
@@ -60,6 +62,7 @@ def text(
         *(_tokens(tokens) if tokens else ()),
         *(_lasting(lasting) if lasting else ()),
         *(line for results in added for line in _added(results)),
+        *(_content(content) if content else ()),
         *(_edge(edge) if edge else ()),
         *(_workers(workers) if workers else ()),
         f"      {'bar':56}{'limit':>18}{'measured':>16}",
@@ -148,6 +151,16 @@ def _added(results: Added) -> list[str]:
     ]
 
 
+def _content(results: Content) -> list[str]:
+    lines = [f"CPU us/token, {results.scenario.name}, and the ratios of the rounds to no filters:"]
+    for name, what in NAMES.items():
+        ratios = results.ratios(name)
+        each = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+        compared = f"  {statistics.median(ratios):.3f}x ({each})" if name != "without" else ""
+        lines.append(f"  {what:42}{results.cpu_us(name):>7.1f}{compared}")
+    return [*lines, ""]
+
+
 def _edge(results: Edge) -> list[str]:
     waited = ", ".join(f"{name} {ms:.2f} ms" for name, ms in results.ttft_ms.items())
     bare, edge = results.load.medians(lambda run: run.cpu_us_per_token["target"])
@@ -185,6 +198,7 @@ def json(
     tokens: Results | None,
     lasting: Lasting | None,
     added: Sequence[Added],
+    content: Content | None,
     edge: Edge | None,
     workers: Workers | None,
 ) -> bytes:
@@ -195,6 +209,7 @@ def json(
         **(msgspec.to_builtins(tokens) if tokens else {}),
         **({"lasting": msgspec.to_builtins(lasting)} if lasting else {}),
         **{results.part: msgspec.to_builtins(results) for results in added},
+        **({"content": msgspec.to_builtins(content)} if content else {}),
         **({"edge": msgspec.to_builtins(edge)} if edge else {}),
         **({"workers": msgspec.to_builtins(workers)} if workers else {}),
     }
@@ -250,8 +265,9 @@ def save(
     tokens: Results | None,
     lasting: Lasting | None,
     added: Sequence[Added],
+    content: Content | None,
     edge: Edge | None,
     workers: Workers | None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(json(about, bars, tokens, lasting, added, edge, workers))
+    path.write_bytes(json(about, bars, tokens, lasting, added, content, edge, workers))

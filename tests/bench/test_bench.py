@@ -58,6 +58,11 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return measured("content", tmp_path_factory.mktemp("content"))
+
+
+@pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return measured("edge", tmp_path_factory.mktemp("edge"))
 
@@ -122,6 +127,10 @@ def test_the_cost_of_recording_every_stream_is_negligible(ledger):
 def test_the_cost_of_keys_and_limits_is_negligible(keyed):
     assert keyed["keyed_ttft_added_ms"] <= 0.5 * MARGIN
     assert keyed["keyed_cpu_ratio"] <= 1 + 0.05 * MARGIN
+
+
+def test_twenty_patterns_cost_a_fraction_of_a_token(content):
+    assert content["filtered_cpu_ratio"] <= 1 + 0.15 * MARGIN
 
 
 def test_a_token_costs_the_edge_about_as_much_as_a_bare_starlette_server(edge):

@@ -1,0 +1,166 @@
+"""What content filters and JSON values cost: servers with them, compared with a server without them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+from jobs import StreamsResult, Target
+from measure import PROVIDER_PREFIX, load
+from plan import FILTERED_CPU_RATIO_LIMIT, Bar, Plan, Scenario
+from processes import Processes, Running
+
+from tokenwire_server.simulator import generated_text
+
+JSON_PREFIX = "json/"
+
+_SECRETS = {
+    "action": "block",
+    "ready_made": ["api_key"],
+    "patterns": [
+        r"-----BEGIN CERTIFICATE-----",
+        r"(?i:password|passphrase)\s*[:=]\s*\S+",
+        r"\bpostgres(?:ql)?://[^\s@]+@\S+",
+        r"\beyJ[A-Za-z0-9_-]{20,}\b",
+    ],
+}
+_PERSONAL = {
+    "action": "redact",
+    "ready_made": ["email", "card_number", "iban"],
+    "patterns": [
+        r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b",
+        r"\+[0-9]{1,3}[ -][0-9]{6,12}\b",
+        r"\b(?:[0-9]{1,3}\.){3}[0-9]{1,3}\b",
+        r"\b[A-Z]{2}-[0-9]{6}\b",
+        r"\bcustomer (?:number )?[0-9]{5,}\b",
+    ],
+    "words": [
+        "Project Falcon",
+        "Alice Example",
+        "Blue Harbour",
+        "thorn",
+        "comet",
+        "margin call",
+        "Orion",
+    ],
+    "ignore_case": True,
+}
+_ABSENT = {
+    "action": "redact",
+    "ready_made": ["card_number", "iban"],
+    "patterns": [
+        r"[0-9]{3}-[0-9]{2}-[0-9]{4}",
+        r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+        r"-----BEGIN [A-Z ]+-----",
+        r"\+[0-9]{1,3}[ -][0-9]{6,12}",
+        r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}",
+        *(rf"\b{letter}[A-Z]-[0-9]{{6}}\b" for letter in "ABCDEF"),
+    ],
+    "words": ["Falcon", "Alice Example", "Blue Harbour", "Thorn", "Comet", "Margin Call", "Orion"],
+}
+
+FILTERS: dict[str, dict[str, object]] = {
+    "twenty": {"secrets": _SECRETS, "personal": _PERSONAL},
+    "absent": {"absent": _ABSENT},
+}
+"""Filters of 20 patterns, words and ready-made rules each. The simulator's text contains no match of any of
+them. `absent`: in it, no match of them begins either."""
+NAMES = {
+    "without": "no filters",
+    "twenty": "20 patterns",
+    "absent": "20 patterns that do not begin in the text",
+    "values": "JSON values",
+}
+
+
+class Content(msgspec.Struct, frozen=True):
+    scenario: Scenario
+    rounds: list[dict[str, StreamsResult]]
+    """Runs under the same load, one directly after the other, by the names of `NAMES`."""
+
+    def cpu_us(self, name: str) -> float:
+        """Return the median of the server's CPU per token."""
+        return statistics.median(each[name].cpu_us_per_token["target"] for each in self.rounds)
+
+    def ratios(self, name: str) -> list[float]:
+        """Return the CPU per token in each round, as a multiple of that without filters."""
+        return [
+            each[name].cpu_us_per_token["target"] / each["without"].cpu_us_per_token["target"]
+            for each in self.rounds
+        ]
+
+    @property
+    def bars(self) -> list[Bar]:
+        """Return the bar with its figure."""
+        return [
+            Bar(
+                "filtered_cpu_ratio",
+                f"20 patterns: CPU per token, {self.scenario.name}",
+                statistics.median(self.ratios("twenty")),
+                FILTERED_CPU_RATIO_LIMIT,
+                "x",
+            )
+        ]
+
+
+def content(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Content:
+    """Measure filters and JSON values. Raises Unmeasurable if something fails."""
+    scenario = plan.content
+    json_tokens = _json_tokens(scenario)
+    with (
+        processes.simulator() as simulator,
+        processes.server(simulator, name="unfiltered-server") as without,
+        processes.server(
+            simulator, name="filtering-server", settings=_settings(FILTERS["twenty"])
+        ) as twenty,
+        processes.server(
+            simulator, name="absent-server", settings=_settings(FILTERS["absent"])
+        ) as absent,
+        processes.server(
+            simulator, name="values-server", settings=_answering(json_tokens, scenario, simulator)
+        ) as values,
+    ):
+        servers = {"without": without, "twenty": twenty, "absent": absent, "values": values}
+
+        def one(name: str) -> StreamsResult:
+            prefix = JSON_PREFIX if name == "values" else PROVIDER_PREFIX
+            target = Target(servers[name].address, "grpc", prefix)
+            watch = {"target": servers[name].pid, "simulator": simulator.pid}
+            job = load(scenario, target, watch)
+            if name == "values":
+                job = msgspec.structs.replace(job, json_tokens=json_tokens)
+            return processes.run(job, StreamsResult)
+
+        rounds = []
+        for number in range(scenario.pairs):
+            say(f"{scenario.name}, filters and JSON values, round {number + 1} of {scenario.pairs}")
+            # The order alternates, because a machine that warms up would favour one of them.
+            names = list(servers)[:: 1 if number % 2 else -1]
+            rounds.append({name: one(name) for name in names})
+    return Content(scenario, rounds)
+
+
+def _settings(filters: Mapping[str, object]) -> dict[str, str]:
+    return {"TOKENWIRE_FILTERS": json.dumps(filters)}
+
+
+def _json_tokens(scenario: Scenario) -> list[str]:
+    """Return the tokens of a JSON answer that is as long as the longest stream of a scenario."""
+    duration_s = scenario.ramp_s + scenario.settle_s + scenario.window_s
+    *words, last = generated_text(int(duration_s * scenario.tokens_per_second) + 5)
+    return ["[", *(f" {json.dumps(word.strip())}," for word in words), f" {json.dumps(last)}]"]
+
+
+def _answering(
+    json_tokens: Sequence[str], scenario: Scenario, simulator: Running
+) -> dict[str, str]:
+    """Return settings with a provider that gives the same answer to each request."""
+    script = {"text": "".join(json_tokens), "itl_ms": 1000 / scenario.tokens_per_second}
+    provider = {
+        "kind": "openai-chat",
+        "base_url": f"http://{simulator.address}/v1",
+        "headers": {"x-simulator": json.dumps(script)},
+    }
+    return {"TOKENWIRE_PROVIDERS": json.dumps({JSON_PREFIX.rstrip("/"): provider})}
