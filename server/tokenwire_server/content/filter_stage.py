@@ -65,6 +65,8 @@ class FilterStage:
         self._blocks: dict[int, _Block] = {}
         self._held: dict[int, _Block] = {}
         """The blocks with text that is held."""
+        self._current: _Block | None = None
+        """The block whose text was fed last."""
         self._last_index = -1
         self._is_reasoning_changed = False
         self._has_valid_call = self._has_changed_call = False
@@ -81,9 +83,19 @@ class FilterStage:
     def feed(self, entries: Sequence[AnswerEntry]) -> list[AnswerEntry]:
         passed: list[AnswerEntry] = []
         for entry in entries:
+            block = self._current
             if self.end is not None:
                 break
-            self._feed(entry, passed)
+            if block is None or type(entry) is not TextDelta or entry.index != block.index:
+                self._feed(entry, passed)
+                continue
+            # Nearly all entries are text of the same block.
+            text, filter_ = entry.text, block.filter
+            shown = filter_.feed(text)
+            if shown:
+                passed.append(entry if shown == text else TextDelta(shown, entry.index))
+            if block.waiting or filter_.is_blocked or block.is_held is not bool(filter_.held):
+                self._after(block, passed)
         return passed
 
     def check(self) -> None:
@@ -116,7 +128,7 @@ class FilterStage:
             if self.end is not None:
                 return
         if isinstance(entry, TextDelta) and self._has_text:
-            block = self._block(TEXT, entry.index, _text)
+            block = self._current = self._block(TEXT, entry.index, _text)
             self._feed_block(block, entry, entry.text, passed)
         elif isinstance(entry, ReasoningDelta) and self._has_reasoning:
             self._feed_reasoning(entry, passed)
@@ -215,7 +227,8 @@ class FilterStage:
         if block is None:
             passed.append(entry)
             return
-        block.waiting.append((block.fed_chars, entry))
+        fed_chars = block.filter.decided_chars + block.filter.held_chars
+        block.waiting.append((fed_chars, entry))
         self._pass_citations(block, passed, at_once=len(block.waiting) > MAX_WAITING)
 
     def _release(self, blocks: Iterable[_Block], passed: list[AnswerEntry]) -> None:
@@ -235,7 +248,8 @@ class FilterStage:
             return
         if block.kind == REASONING and self.action == "redact" and block.filter.findings:
             self._is_reasoning_changed = True
-        if block.filter.held_chars:
+        block.is_held = bool(block.filter.held)
+        if block.is_held:
             self._held[block.index] = block
         else:
             self._held.pop(block.index, None)
@@ -246,7 +260,7 @@ class FilterStage:
         self, block: _Block, passed: list[AnswerEntry], *, at_once: bool = False
     ) -> None:
         """Pass the citations whose text has passed."""
-        decided_chars = block.fed_chars - block.filter.held_chars
+        decided_chars = block.filter.decided_chars
         while block.waiting and (at_once or block.waiting[0][0] <= decided_chars):
             _, citation = block.waiting.popleft()
             passed.append(block.placed(citation))
@@ -260,7 +274,7 @@ def count_of(filter_: Filter) -> int:
 class _Block:
     """One block of the answer."""
 
-    __slots__ = ("delta", "fed", "fed_chars", "filter", "index", "kind", "shown", "waiting")
+    __slots__ = ("delta", "fed", "filter", "index", "is_held", "kind", "shown", "waiting")
 
     def __init__(
         self,
@@ -274,7 +288,8 @@ class _Block:
         self.filter = filter_
         self.delta = delta
         """Returns the entry for a piece of text."""
-        self.fed_chars = 0
+        self.is_held = False
+        """Whether the filter held text after the last piece."""
         self.fed: list[str] = []
         """The arguments of a call, to compare them with the whole."""
         self.shown: list[str] = []
@@ -283,7 +298,6 @@ class _Block:
         """Citations that wait until as many characters of the block have passed."""
 
     def feed(self, text: str) -> str:
-        self.fed_chars += len(text)
         shown = self.filter.feed(text)
         if self.kind == ARGUMENTS:
             self.fed.append(text)

@@ -38,7 +38,7 @@ class HoldTimer:
         """Pass an entry of the answer."""
         stages = self._stages
         stages.append(entry)
-        if stages.hold_s is not None:
+        if stages.is_holding:
             self._appended_at = time.monotonic()
             if self._timer is None:
                 self._set(stages.shortest_hold_s)

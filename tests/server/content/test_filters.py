@@ -1,10 +1,14 @@
 """What a filter shows, holds back and reports."""
 
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import re2
 
 from tokenwire_server.content.filters import LATIN_LOOK_ALIKES, Rule, RuleError, compile_rules
+from tokenwire_server.content.filters.matcher import Expression
 
 
 def rule(*patterns, name="rule", action="redact", replacement="***", **kind):
@@ -42,6 +46,11 @@ def test_text_is_shown_at_once_except_what_may_be_the_beginning_of_a_match():
 
 def test_a_complete_match_does_not_wait_for_more_text():
     assert shown([rule("secret")], "secret") == ["***", ""]
+    longer = rule("s[0-9]+", r"secret\w*!", "second", name="longer")
+    assert shown([longer], "a second") == ["a ***", ""]
+    assert shown([longer], "a s1") == ["a ", "***"]
+    assert shown([rule("secret"), longer], "a secret") == ["a ", "***"]
+    assert shown([rule("secret?", "secre[t ]{2}")], "a secret") == ["a ", "***"]
 
 
 def test_a_match_that_can_become_longer_waits():
@@ -346,6 +355,20 @@ def test_a_rule_that_cannot_be_used_is_refused_with_its_place(rules, place):
 def test_look_alikes_are_single_characters_that_are_not_ascii(look_alikes):
     with pytest.raises(ValueError, match="look-alike"):
         compile_rules([rule("a")], look_alikes=look_alikes)
+
+
+def test_expressions_are_found_without_the_inside_of_google_re2():
+    regexp = re2.compile(b"a+b")
+    public = SimpleNamespace(
+        search=regexp.search, match=regexp.match, programsize=regexp.programsize
+    )
+    for expression in Expression(regexp), Expression(public):
+        assert list(expression.search(b"xaab", 0, 4)) == [(1, 4)]
+        assert list(expression.search(b"xaab", 2, 4)) == [(2, 4)]
+        assert list(expression.search(b"xaab", 0, 3)) == [(-1, -1)]
+        assert list(expression.match(b"xaab", 1, 4)) == [(1, 4)]
+        assert list(expression.match(b"xaab", 0, 4)) == [(-1, -1)]
+    assert isinstance(Expression(regexp).search, partial), "it calls RE2 directly"
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):

@@ -158,9 +158,9 @@ def _check_cost(node: Node, max_match_chars: int) -> None:
             f"more than max_match_chars ({max_match_chars})"
         )
     try:
-        size = compiled(node.source).programsize
+        size = compiled(node.source).size
         if node.nonempty_beginnings is not None:
-            size = max(size, compiled(node.nonempty_beginnings).programsize)
+            size = max(size, compiled(node.nonempty_beginnings).size)
     except TooLarge as error:
         raise PatternError(f"RE2 refuses it: {error}") from error
     if size > MAX_PROGRAM_SIZE:
@@ -175,7 +175,7 @@ def _check_total(patterns: Sequence[Pattern]) -> None:
     total = 0
     for pattern in patterns:
         # With the beginnings: they have about as many instructions, and those of words twice as many.
-        total += (2 if pattern.accept is None else 3) * compiled(pattern.node.source).programsize
+        total += (2 if pattern.accept is None else 3) * compiled(pattern.node.source).size
         if total > 2 * MAX_TOTAL_PROGRAM_SIZE:  # one expression may have half of them
             raise TooLarge(f"about {total} instructions, more than {MAX_TOTAL_PROGRAM_SIZE}")
 
@@ -196,10 +196,9 @@ def _whole_words(node: Node) -> Accept:
 
     def accept(data: bytes, start: int, end: int) -> int:
         while not is_whole(data, start, end):
-            shorter = words.match(data, start, end - 1)
-            if shorter is None:
+            [(found, end)] = words.match(data, start, end - 1)
+            if found < 0:
                 return 0
-            end = shorter.end()
         return end
 
     return accept

@@ -37,7 +37,6 @@ class Filter:
     __slots__ = (
         "_context",
         "_folding",
-        "_held",
         "_ignored",
         "_matcher",
         "_max_chars",
@@ -46,6 +45,7 @@ class Filter:
         "_position",
         "_repeats",
         "findings",
+        "held",
         "is_blocked",
     )
 
@@ -64,17 +64,23 @@ class Filter:
         self._folding = folding
         self._max_chars = max_chars
         self._repeats = _Repeats(repeat_rules) if repeat_rules else None
-        self._held = ""
-        self._context = b""  # the last character before `_held`, folded
-        self._ignored = 0  # characters that are ignored directly before `_held`
-        self._position = 0  # characters before `_held`
+        self.held = ""
+        """The text that is held back."""
+        self._context = b""  # the last character before `held`, folded
+        self._ignored = 0  # characters that are ignored directly before `held`
+        self._position = 0  # characters before `held`
         self.is_blocked = False
         self.findings: dict[str, Finding] = {}
         """By the name of the rule. Rules that did not act are not in it."""
 
     @property
     def held_chars(self) -> int:
-        return len(self._held)
+        return len(self.held)
+
+    @property
+    def decided_chars(self) -> int:
+        """Characters of the text before what is held back."""
+        return self._position
 
     def feed(self, text: str) -> str:
         """Continue with the next piece; return what may be shown now."""
@@ -102,7 +108,7 @@ class Filter:
             at += len(step)
             shown.append(self._feed(step))
             for rule in () if self.is_blocked else repeats.add(step):
-                self._report(rule, self._position + len(self._held), "max_repeats")
+                self._report(rule, self._position + len(self.held), "max_repeats")
                 if rule.action == "block":
                     shown.append(self._decide("", is_last=True))
                     self.is_blocked = True
@@ -110,32 +116,46 @@ class Filter:
         return "".join(shown)
 
     def _feed(self, text: str) -> str:
-        if self.is_blocked:
-            return ""
-        if self._matcher is None:
+        matcher = self._matcher
+        if matcher is None:
             self._position += len(text)
             return text
-        if not self._held and len(text) <= MAX_STEP_CHARS and text.isascii():
-            data = text.encode()
-            if self._matcher.concerned.search(self._context + data) is None:
-                if data:
-                    self._context, self._ignored = data[-1:], 0
-                self._position += len(text)
-                return text
-        if len(text) <= MAX_STEP_CHARS:
+        if len(text) > MAX_STEP_CHARS:
+            return "".join(
+                self._feed(text[at : at + MAX_STEP_CHARS])
+                for at in range(0, len(text), MAX_STEP_CHARS)
+            )
+        original = self.held + text
+        if not original.isascii() or self.is_blocked:
             return self._decide(text, is_last=False)
-        return "".join(
-            self._decide(text[at : at + MAX_STEP_CHARS], is_last=False)
-            for at in range(0, len(text), MAX_STEP_CHARS)
-        )
+        # Most pieces take this path. It does what `_decide` does if no match is complete.
+        context = self._context
+        data = context + original.encode()
+        start, end = len(context), len(data)
+        first = matcher.undecided(data, start, end)
+        if first < 0 or end - first > self._max_chars:
+            return self._decide(text, is_last=False)
+        decided = first - start
+        if decided:
+            self._position += decided
+            self._context = data[first - 1 : first]
+            self._ignored = 0
+        self.held = original[decided:]
+        return original[:decided]
 
     def _decide(self, piece: str, *, is_last: bool) -> str:
         """Continue with a piece; return what is decided. With `is_last`, all is decided."""
         matcher = self._matcher
         if self.is_blocked or matcher is None:
             return ""
-        original = self._held + piece
+        original = self.held + piece
         text = FoldedText(self._context, self._ignored, original, self._folding)
+        first = -1 if is_last else matcher.undecided(text.data, text.start, len(text.data))
+        if first >= 0:
+            decided = text.length if first == len(text.data) else text.index(first)
+            if text.index_after_last() - decided <= self._max_chars:
+                self._hold(text, original, decided)
+                return original[:decided]
         shown: list[str] = []
         done = 0  # the index up to which it is decided
         decided = self._decided(text, 0, is_last)
@@ -146,7 +166,7 @@ class Filter:
             if rule.action == "block":
                 shown.append(original[done:start])
                 self.is_blocked = True
-                self._held = ""
+                self.held = ""
                 return "".join(shown)
             if rule.action == "redact":
                 shown += original[done:start], rule.replacement
@@ -156,11 +176,15 @@ class Filter:
             if done > decided:
                 decided = self._decided(text, done, is_last)
         shown.append(original[done:decided])
-        self._held = original[decided:]
+        self._hold(text, original, decided)
+        return "".join(shown)
+
+    def _hold(self, text: FoldedText, original: str, decided: int) -> None:
+        """Hold the text from an index on."""
+        self.held = original[decided:]
         self._position += decided
         self._context = text.last_character(decided)
         self._ignored = text.ignored_before(decided)
-        return "".join(shown)
 
     def _decided(self, text: FoldedText, done: int, is_last: bool) -> int:
         """Return the index before which no match can begin any more that is not in this text."""

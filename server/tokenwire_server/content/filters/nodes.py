@@ -9,6 +9,7 @@ empty set:
   on the next character is such a beginning, too: without that character it is undecided.
 - `nonempty_beginnings`: those of them that are not empty.
 - `first`: the characters with which they begin, and maybe others that follow an optional part.
+- `is_open`: whether each string that ends where the text ends is surely also a beginning.
 
 `beginnings` and `nonempty` may include more than that around assertions and optional parts: then some text is
 held back a little longer, and nothing else changes.
@@ -67,6 +68,7 @@ class Character:
     max_chars = 1
     beginnings: Expression = ""
     nonempty_beginnings: Expression = None
+    is_open = False
 
     @property
     def nonempty(self) -> Expression:
@@ -98,6 +100,10 @@ class Assertion:
     @property
     def beginnings(self) -> Expression:
         return "" if self.needs_next else None
+
+    @property
+    def is_open(self) -> bool:
+        return self.needs_next
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,10 @@ class Sequence:
     def first(self) -> Expression:
         count = next((at for at, item in enumerate(self.items, 1) if not item.is_nullable), None)
         return either(*(item.first for item in self.items[:count]))
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.items) and self.items[-1].is_open
 
     @cached_property
     def beginnings(self) -> Expression:
@@ -193,6 +203,10 @@ class Alternatives:
         return either(*(item.first for item in self.items))
 
     @cached_property
+    def is_open(self) -> bool:
+        return all(item.is_open for item in self.items)
+
+    @cached_property
     def beginnings(self) -> Expression:
         return either(*(item.beginnings for item in self.items))
 
@@ -239,6 +253,12 @@ class Repetition:
     @property
     def first(self) -> Expression:
         return self.item.first
+
+    @property
+    def is_open(self) -> bool:
+        if self.most is None and isinstance(self.item, Character):
+            return True
+        return self.least > 0 and self.item.is_open
 
     @cached_property
     def beginnings(self) -> Expression:
