@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-import msgspec
-
 from ..config import Limits
 from ..content.stages import Stages
 from ..errors import (
@@ -24,16 +22,15 @@ from ..events import (
     Delta,
     FinishReason,
     Notice,
-    ReasoningDelta,
     TextDelta,
     Timings,
-    ToolCallDelta,
     Usage,
 )
 from ..pricing.estimate import Estimate
 from ..providers.base import Route, Upstream
 from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
 from ..request import ChatRequest
+from .answer_steps import append_in_steps
 from .cost_limit import CostLimit
 from .meter import Meter
 from .pacing import ReadPacing
@@ -43,9 +40,6 @@ from .time_limits import FIRST_CONTENT, IDLE, AnswerTimer, TimeLimits, Wait
 STALL_RETRY_AFTER_S = 60.0
 """Suggested delay before a retry if a provider sent no content in time. The provider may still work on the
 request, and bill it: an immediate retry would take as long, and cost as much again."""
-
-STEP_CHARS = 1024
-"""Characters of a text that pass its stages at once. Costly patterns take up to 20 ms for them."""
 
 AttemptEnd = Complete | UpstreamError
 
@@ -237,7 +231,7 @@ class Attempt:
                     for delta in deltas:
                         append(delta)
                 else:
-                    await _append_in_steps(deltas, append)
+                    await append_in_steps(deltas, append)
                 if is_first:
                     timer.content_arrived()
                     on_first_content()
@@ -282,38 +276,6 @@ class Attempt:
         error.provider = self.route.provider.name
         self._used_nothing = not self.has_content and not isinstance(error, UpstreamStalled)
         return error
-
-
-async def _append_in_steps(deltas: list[Delta], append: Callable[[Delta], object]) -> None:
-    """Append deltas. Other tasks run between the parts of a long text: its stages take time for it."""
-    for delta in deltas:
-        text = _text(delta)
-        if len(text) <= STEP_CHARS:
-            append(delta)
-            continue
-        last = (len(text) - 1) // STEP_CHARS * STEP_CHARS
-        for start in range(0, last, STEP_CHARS):
-            append(_part(delta, text[start : start + STEP_CHARS]))
-            await asyncio.sleep(0)
-        append(_part(delta, text[last:], is_last=True))
-
-
-def _text(delta: Delta) -> str:
-    """Return the text of a delta of text, reasoning or arguments. Others have none."""
-    match delta:
-        case TextDelta(text=text) | ReasoningDelta(text=text) | ToolCallDelta(arguments_json=text):
-            return text
-    return ""
-
-
-def _part(delta: Delta, text: str, *, is_last: bool = False) -> Delta:
-    """Return a part of a delta. What ends a block of reasoning belongs to the last part."""
-    match delta:
-        case ToolCallDelta():
-            return msgspec.structs.replace(delta, arguments_json=text)
-        case ReasoningDelta(index=index) if not is_last:
-            return ReasoningDelta(text, index)
-    return msgspec.structs.replace(delta, text=text)
 
 
 def _is_content(delta: Delta) -> bool:

@@ -1,0 +1,60 @@
+"""Passes an answer to its stages in steps that other tasks can run between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+from ..events import Delta, ReasoningDelta, TextDelta, ToolCallDelta
+
+STEP_CHARS = 256
+"""Characters that pass the stages at once. A filter takes up to 4 us for each: if all are matches."""
+DELTA_CHARS = 8
+"""A delta takes the stages about as long as so many characters, in addition to its own."""
+
+
+async def append_in_steps(deltas: Sequence[Delta], append: Callable[[Delta], object]) -> None:
+    """Append deltas. Other tasks run after each STEP_CHARS characters: a long delta is split there."""
+    left_chars = STEP_CHARS
+    for delta in deltas:
+        chars = _chars(delta)
+        if chars > STEP_CHARS:
+            for part in _parts(delta):
+                append(part)
+                await asyncio.sleep(0)
+            left_chars = STEP_CHARS
+            continue
+        append(delta)
+        left_chars -= DELTA_CHARS + chars
+        if left_chars <= 0:
+            await asyncio.sleep(0)
+            left_chars = STEP_CHARS
+
+
+def _chars(delta: Delta) -> int:
+    if isinstance(delta, TextDelta):
+        return len(delta.text)
+    if isinstance(delta, ReasoningDelta):
+        return len(delta.text)
+    return len(delta.arguments_json) if isinstance(delta, ToolCallDelta) else 0
+
+
+def _parts(delta: Delta) -> Iterator[Delta]:
+    """Split a delta into parts of at most STEP_CHARS characters."""
+    if isinstance(delta, TextDelta):
+        for text in _cut(delta.text):
+            yield TextDelta(text, delta.index)
+    elif isinstance(delta, ToolCallDelta):
+        for text in _cut(delta.arguments_json):
+            yield ToolCallDelta(delta.index, text)
+    elif isinstance(delta, ReasoningDelta):
+        *texts, last = _cut(delta.text)
+        for text in texts:
+            yield ReasoningDelta(text, delta.index)
+        yield ReasoningDelta(last, delta.index, delta.signature, delta.provider_state)
+    else:
+        yield delta
+
+
+def _cut(text: str) -> list[str]:
+    return [text[at : at + STEP_CHARS] for at in range(0, len(text), STEP_CHARS)]
