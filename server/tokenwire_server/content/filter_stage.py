@@ -65,15 +65,12 @@ class FilterStage:
         self._blocks: dict[int, _Block] = {}
         self._held: dict[int, _Block] = {}
         """The blocks with text that is held."""
+        self.is_holding = False
         self._current: _Block | None = None
         """The block whose text was fed last."""
         self._last_index = -1
         self._is_reasoning_changed = False
         self._has_valid_call = self._has_changed_call = False
-
-    @property
-    def is_holding(self) -> bool:
-        return bool(self._held)
 
     @property
     def count(self) -> int:
@@ -245,6 +242,7 @@ class FilterStage:
         if block.filter.is_blocked:
             self.end = BLOCKED
             self._held.clear()
+            self.is_holding = False
             return
         if block.kind == REASONING and self.action == "redact" and block.filter.findings:
             self._is_reasoning_changed = True
@@ -253,6 +251,7 @@ class FilterStage:
             self._held[block.index] = block
         else:
             self._held.pop(block.index, None)
+        self.is_holding = bool(self._held)
         if block.waiting:
             self._pass_citations(block, passed)
 

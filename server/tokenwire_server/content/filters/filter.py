@@ -86,7 +86,29 @@ class Filter:
         """Continue with the next piece; return what may be shown now."""
         if self._repeats is not None:
             return self._feed_counted(text, self._repeats)
-        return self._feed(text)
+        matcher = self._matcher
+        if len(text) > MAX_STEP_CHARS:
+            return "".join(
+                self.feed(text[at : at + MAX_STEP_CHARS])
+                for at in range(0, len(text), MAX_STEP_CHARS)
+            )
+        original = self.held + text
+        if matcher is None or self.is_blocked or not original.isascii():
+            return self._decide(text, is_last=False)
+        # Most pieces take this path. It does what `_decide` does if no match is complete.
+        context = self._context
+        data = context + original.encode()
+        start, end = len(context), len(data)
+        first = matcher.undecided(data, start, end)
+        if first < 0 or end - first > self._max_chars:
+            return self._decide(text, is_last=False)
+        decided = first - start
+        if decided:
+            self._position += decided
+            self._context = data[first - 1 : first]
+            self._ignored = 0
+        self.held = original[decided:]
+        return original[:decided]
 
     def finish(self) -> str:
         """End the text; return the rest of what may be shown."""
@@ -106,7 +128,7 @@ class Filter:
         while at < len(text) and not self.is_blocked:
             step = text[at : at + repeats.missing_chars]
             at += len(step)
-            shown.append(self._feed(step))
+            shown.append(self._decide(step, is_last=False))
             for rule in () if self.is_blocked else repeats.add(step):
                 self._report(rule, self._position + len(self.held), "max_repeats")
                 if rule.action == "block":
@@ -115,39 +137,14 @@ class Filter:
                     break
         return "".join(shown)
 
-    def _feed(self, text: str) -> str:
-        matcher = self._matcher
-        if matcher is None:
-            self._position += len(text)
-            return text
-        if len(text) > MAX_STEP_CHARS:
-            return "".join(
-                self._feed(text[at : at + MAX_STEP_CHARS])
-                for at in range(0, len(text), MAX_STEP_CHARS)
-            )
-        original = self.held + text
-        if not original.isascii() or self.is_blocked:
-            return self._decide(text, is_last=False)
-        # Most pieces take this path. It does what `_decide` does if no match is complete.
-        context = self._context
-        data = context + original.encode()
-        start, end = len(context), len(data)
-        first = matcher.undecided(data, start, end)
-        if first < 0 or end - first > self._max_chars:
-            return self._decide(text, is_last=False)
-        decided = first - start
-        if decided:
-            self._position += decided
-            self._context = data[first - 1 : first]
-            self._ignored = 0
-        self.held = original[decided:]
-        return original[:decided]
-
     def _decide(self, piece: str, *, is_last: bool) -> str:
         """Continue with a piece; return what is decided. With `is_last`, all is decided."""
         matcher = self._matcher
-        if self.is_blocked or matcher is None:
+        if self.is_blocked:
             return ""
+        if matcher is None:
+            self._position += len(piece)
+            return piece
         original = self.held + piece
         text = FoldedText(self._context, self._ignored, original, self._folding)
         first = -1 if is_last else matcher.undecided(text.data, text.start, len(text.data))
