@@ -13,6 +13,15 @@ DELTA_CHARS = 8
 """A delta takes the stages about as long as so many characters, in addition to its own."""
 
 
+def is_one_step(deltas: Sequence[Delta]) -> bool:
+    """Return whether deltas are one short text, as usual: `append_in_steps` would append it at once."""
+    return (
+        len(deltas) == 1
+        and isinstance(delta := deltas[0], TextDelta)
+        and len(delta.text) < STEP_CHARS - DELTA_CHARS
+    )
+
+
 async def append_in_steps(deltas: Sequence[Delta], append: Callable[[Delta], object]) -> None:
     """Append deltas. Other tasks run after each STEP_CHARS characters: a long delta is split there."""
     left_chars = STEP_CHARS

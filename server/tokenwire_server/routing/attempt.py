@@ -30,7 +30,7 @@ from ..pricing.estimate import Estimate
 from ..providers.base import Route, Upstream
 from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
 from ..request import ChatRequest
-from .answer_steps import append_in_steps
+from .answer_steps import append_in_steps, is_one_step
 from .cost_limit import CostLimit
 from .meter import Meter
 from .pacing import ReadPacing
@@ -227,7 +227,7 @@ class Attempt:
                     if not has_text and any(map(_is_text, deltas)):
                         has_text = True
                         self._first_text_s = arrival - self._started
-                if stages is None:
+                if stages is None or is_one_step(deltas):
                     for delta in deltas:
                         append(delta)
                 else:

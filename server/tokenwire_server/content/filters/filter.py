@@ -35,14 +35,18 @@ class Filter:
     """
 
     __slots__ = (
+        "_begins",
         "_context",
+        "_find_concerned",
         "_folding",
         "_ignored",
         "_matcher",
         "_max_chars",
+        "_open_bytes",
         "_owners",
         "_places",
         "_position",
+        "_quick_chars",
         "_repeats",
         "findings",
         "held",
@@ -59,6 +63,13 @@ class Filter:
         repeat_rules: Sequence[Rule],
     ) -> None:
         self._matcher = matcher
+        # The longest piece that `feed` decides itself. -1: none.
+        self._quick_chars = -1
+        if matcher is not None:
+            self._quick_chars = -1 if repeat_rules else MAX_STEP_CHARS
+            self._find_concerned = matcher.find_concerned
+            self._begins = matcher.begins
+            self._open_bytes = matcher.open_bytes
         self._owners = owners
         self._places = places
         self._folding = folding
@@ -84,31 +95,28 @@ class Filter:
 
     def feed(self, text: str) -> str:
         """Continue with the next piece; return what may be shown now."""
-        if self._repeats is not None:
-            return self._feed_counted(text, self._repeats)
-        matcher = self._matcher
-        if len(text) > MAX_STEP_CHARS:
-            return "".join(
-                self.feed(text[at : at + MAX_STEP_CHARS])
-                for at in range(0, len(text), MAX_STEP_CHARS)
-            )
         original = self.held + text
-        if matcher is None or self.is_blocked or not original.isascii():
-            return self._decide(text, is_last=False)
+        if len(text) > self._quick_chars or not original.isascii():
+            return self._feed(text)
         # Most pieces take this path. It does what `_decide` does if no match is complete.
         context = self._context
         data = context + original.encode()
         start, end = len(context), len(data)
-        first = matcher.undecided(data, start, end)
-        if first < 0 or end - first > self._max_chars:
-            return self._decide(text, is_last=False)
-        decided = first - start
-        if decided:
-            self._position += decided
+        [(first, last)] = self._find_concerned(data, start, end)
+        if first < 0:
+            first = end
+        elif last < end or not (
+            self._open_bytes.get(data[first]) or self._begins(data, first, end)
+        ):
+            return self._feed(text)
+        if end - first > self._max_chars:
+            return self._feed(text)
+        if first > start:
+            self._position += first - start
             self._context = data[first - 1 : first]
             self._ignored = 0
-        self.held = original[decided:]
-        return original[:decided]
+        self.held = original[first - start :]
+        return original[: first - start]
 
     def finish(self) -> str:
         """End the text; return the rest of what may be shown."""
@@ -121,6 +129,15 @@ class Filter:
         is returned, and no match is found in it afterwards. The text continues after it.
         """
         return self._decide("", is_last=True)
+
+    def _feed(self, text: str) -> str:
+        if self._repeats is not None:
+            return self._feed_counted(text, self._repeats)
+        if len(text) <= MAX_STEP_CHARS:
+            return self._decide(text, is_last=False)
+        return "".join(
+            self.feed(text[at : at + MAX_STEP_CHARS]) for at in range(0, len(text), MAX_STEP_CHARS)
+        )
 
     def _feed_counted(self, text: str, repeats: _Repeats) -> str:
         shown: list[str] = []
@@ -163,6 +180,7 @@ class Filter:
             if rule.action == "block":
                 shown.append(original[done:start])
                 self.is_blocked = True
+                self._quick_chars = -1
                 self.held = ""
                 return "".join(shown)
             if rule.action == "redact":

@@ -115,17 +115,16 @@ class Matcher:
         beginnings = either(*(pattern.node.nonempty_beginnings for pattern in patterns))
         of_beginnings = f"(?:{NOTHING if beginnings is None else beginnings})\\z"
         self._any = compiled("|".join(sources))
-        self._concerned = compiled("|".join([*sources, of_beginnings]))
-        """Finds a match or the beginning of one at the end. What it does not find in is final."""
-        size = self._concerned.size
-        if size > MAX_TOTAL_PROGRAM_SIZE:
-            raise TooLarge(f"{size} instructions, more than {MAX_TOTAL_PROGRAM_SIZE}")
+        concerned = compiled("|".join([*sources, of_beginnings]))
+        if concerned.size > MAX_TOTAL_PROGRAM_SIZE:
+            raise TooLarge(f"{concerned.size} instructions, more than {MAX_TOTAL_PROGRAM_SIZE}")
         beginning = compiled(of_beginnings)
-        # Called for each piece of text.
         self._find_any = self._any.search
-        self._find_concerned = self._concerned.search
         self._find_beginning = beginning.search
-        self._open: dict[int, bool] = {}
+        self.find_concerned = concerned.search
+        """Finds a match or the beginning of one at the end. What it does not find in is final."""
+        self.open_bytes: dict[int, bool] = {}
+        """Whether all patterns are open whose matches may begin with a byte. Filled by `begins`."""
         self._single = [compiled(source) for source in sources]
         self._first = [compiled(pattern.node.first or "") for pattern in patterns]
         self._candidates: dict[bytes, tuple[int, ...]] = {}
@@ -142,28 +141,24 @@ class Matcher:
 
         Otherwise, or if that is not sure, return -1.
         """
-        [(first, last)] = self._find_concerned(data, start, end)
+        [(first, last)] = self.find_concerned(data, start, end)
         if first < 0:
             return end
-        if last < end:
-            return -1
-        # It is a match or a beginning. If all matches here are beginnings, too, it is a beginning.
-        is_open = self._open.get(data[first])
-        if is_open is None:
-            is_open = self._is_open(data[first])
-        if not is_open:
-            [(beginning, _)] = self._find_beginning(data, first, end)
-            if beginning != first:
-                return -1
-        return first
+        return first if last == end and self.begins(data, first, end) else -1
 
-    def _is_open(self, byte: int) -> bool:
-        """Return whether all patterns whose matches may begin with this byte are open."""
-        is_open = byte < 0x80 and all(
-            self._patterns[index].node.is_open for index in self._starting_with(bytes((byte,)))
-        )
-        self._open[byte] = is_open
-        return is_open
+    def begins(self, data: bytes, first: int, end: int) -> bool:
+        """Return whether a match may begin at `first` that more text would complete or make longer.
+
+        What `find_concerned` finds from `first` to the end is a match or a beginning. If all matches that
+        begin with this byte are beginnings, too, it is a beginning.
+        """
+        byte = data[first]
+        is_open = self.open_bytes.get(byte)
+        if is_open is None:
+            is_open = self.open_bytes[byte] = byte < 0x80 and all(
+                self._patterns[index].node.is_open for index in self._starting_with(bytes((byte,)))
+            )
+        return is_open or self._find_beginning(data, first, end)[0][0] == first
 
     def next(self, text: FoldedText, first: int, limit: int) -> Match | None:
         """Return the first match that starts in `first` to `limit`, without `limit`."""
