@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from urllib.parse import quote
 
 import grpc.aio
@@ -279,16 +280,21 @@ async def test_tool_calls_are_no_invalid_answer(api):
 
 
 async def test_a_provider_is_not_silent_while_its_answer_is_checked(start, api_on, tmp_path):
+    """The checks of one tenant run one after the other, each for a tenth of a second or more."""
     settings = tmp_path / "settings.toml"
-    settings.write_text('[models."openai/m"]\nidle_s = 0.05\n')
+    settings.write_text('[models."openai/m"]\nidle_s = 1\n')
     text = json.dumps({**STEPS, "title": "x" * 20_000})
     async with Simulator(default=Scenario(text=text, itl_ms=0)) as simulator:
         env = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"{simulator.url}/v1"}
         arguments = ("serve", "--listen", "127.0.0.1:0", "--config", str(settings))
         with start(*arguments, env=env) as (_, address):
             async with grpc.aio.insecure_channel(address) as channel:
-                events = await api_on(channel).events("openai/m", response_format=wanted())
-    assert result(events) == event_pb2.JsonResult(is_valid=True)
+                api = api_on(channel)
+                answers = [api.events("openai/m", response_format=wanted()) for _ in range(24)]
+                began = time.monotonic()
+                for events in await asyncio.gather(*answers):
+                    assert result(events) == event_pb2.JsonResult(is_valid=True)
+    assert time.monotonic() - began > 1
 
 
 async def test_the_error_of_a_stream_has_what_was_read_and_a_resume_has_it_for_chat(server):

@@ -169,12 +169,15 @@ async def abandon_in_rounds(observed, simulator, api_on, count, linger_s, deadli
 
             assert await until(are_expired, log_ttl_s + ENDING_S), "they are still found"
 
+            after = {}
+
             async def back():
-                now = server.census()
-                return now["tasks"] <= idle["tasks"] and not (baseline and left_of(baseline, now))
+                after.update(server.census())
+                is_back = after["tasks"] <= idle["tasks"]
+                return is_back and not (baseline and left_of(baseline, after))
 
             await until(back, ENDING_S)
-            return peak, server.census()
+            return peak, after
 
         idle, baseline = server.census(), None
         _, baseline = await one(max(50, count // 20))
