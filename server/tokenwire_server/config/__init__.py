@@ -10,6 +10,7 @@ from .grpc import GrpcConfig
 from .http_fields import resolve, secrets, without_secrets
 from .limits import Limits
 from .models import ModelConfig, ModelPrices, ModelTarget, TargetChoice
+from .moderation import ModerationConfig
 from .otel import OtelConfig
 from .overload import OverloadConfig
 from .providers import (
@@ -40,6 +41,7 @@ __all__ = [
     "ModelConfig",
     "ModelPrices",
     "ModelTarget",
+    "ModerationConfig",
     "OtelConfig",
     "OverloadConfig",
     "ProviderConfig",

@@ -44,6 +44,12 @@ def base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def endpoint_url(text: str) -> str:
+    """Check an http or https URL that is used as it is; return it."""
+    base_url(text)
+    return text
+
+
 def listen_address(text: str) -> str:
     """Check HOST:PORT, a TCP address to listen on; return it."""
     host, colon, port = text.rpartition(":")

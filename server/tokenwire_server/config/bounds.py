@@ -32,6 +32,10 @@ MAX_PRICE_USD = 10**6
 MAX_PRICE_DECIMALS = 9
 MAX_PRICE_FACTOR = 1000
 MAX_REPEATS = 10_000
+MAX_CHECK_S = 60
+"""A check of a moderation service. Callers wait for it."""
+MIN_WINDOW_CHARS, MAX_WINDOW_CHARS = 20, 20_000
+"""New text of one check. A smaller window leads to a request for each few tokens."""
 MIN_REDIS_CONNECTIONS = 3
 """One connection receives what is published. With two others, one slow command does not delay all."""
 MAX_REDIS_CONNECTIONS = 64
@@ -57,6 +61,9 @@ Percent = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), _number]
 TargetWeight = Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False), _number]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _number]
 Repeats = Annotated[int, Field(ge=1, le=MAX_REPEATS), _number]
+CheckSeconds = Annotated[float, Field(gt=0, le=MAX_CHECK_S, allow_inf_nan=False), _number]
+WindowChars = Annotated[int, Field(ge=MIN_WINDOW_CHARS, le=MAX_WINDOW_CHARS), _number]
+OverlapChars = Annotated[int, Field(ge=0, le=MAX_WINDOW_CHARS), _number]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES), _number]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), _number]
 Days = Annotated[int, Field(ge=1, le=MAX_DAYS), _number]

@@ -24,6 +24,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import aiohttp
@@ -190,6 +191,21 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
         headers += self._headers
         headers += provider_headers.get()
         return await self._connections.send(request, headers, self._query)
+
+
+def isolated_client(transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncClient:
+    """Return a client that sends nothing of the environment, and keeps no cookies.
+
+    It has no time limits: each wait has a limit of its own.
+    """
+    return httpx2.AsyncClient(
+        transport=transport,
+        headers={"Accept-Encoding": "identity"},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: all tenants share it
+        timeout=None,
+        follow_redirects=False,
+        trust_env=False,
+    )
 
 
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +26,7 @@ from ..config import (
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
 from .fault import Faults
-from .http import Connections, ProviderTransport
+from .http import Connections, ProviderTransport, isolated_client
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .slots import ConnectionSlots
@@ -74,7 +73,8 @@ class ProviderRegistry:
         """By provider: they send none of the server's secrets."""
 
     async def __aenter__(self) -> Self:
-        self._connections = Connections(connect_s=self._limits.upstream_connect_s)
+        self.connections = Connections(connect_s=self._limits.upstream_connect_s)
+        """The connections to all providers."""
         for name, config in self._configs.items():
             access = self._access[name]
             client = self._http_client(access)
@@ -88,21 +88,14 @@ class ProviderRegistry:
         return self
 
     def _http_client(self, access: _Access) -> httpx2.AsyncClient:
-        client = httpx2.AsyncClient(
-            transport=ProviderTransport(
-                self._connections,
+        client = isolated_client(
+            ProviderTransport(
+                self.connections,
                 headers=access.headers,
                 query=access.query,
                 # Some servers require the header, even if they need no key.
                 sends_key=bool(access.key) or not access.headers,
-            ),
-            headers={"Accept-Encoding": "identity"},
-            cookies=CookieJar(
-                DefaultCookiePolicy(allowed_domains=())
-            ),  # none: all tenants share it
-            timeout=None,  # every wait has its own named limit, see SilenceLimit
-            follow_redirects=False,
-            trust_env=False,
+            )
         )
         self._clients.append(client)
         return client
@@ -115,7 +108,7 @@ class ProviderRegistry:
     ) -> None:
         for client in self._clients:
             await client.aclose()
-        await self._connections.aclose()
+        await self.connections.aclose()
 
     def get(self, name: str) -> Provider | None:
         """Return a provider by its name, or None if it is not configured or has no key."""
