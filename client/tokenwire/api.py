@@ -37,6 +37,7 @@ from .aio.client import AsyncClient
 from .connect.tls import Tls
 from .errors import (
     AnswerTooLarge,
+    AnswerUnchecked,
     BudgetExceeded,
     Cancelled,
     ConnectionLost,
@@ -48,6 +49,7 @@ from .errors import (
     InvalidAnswer,
     InvalidRequest,
     LimitExceeded,
+    ModerationUnavailable,
     Overloaded,
     PermissionDenied,
     ProducerLost,
@@ -98,6 +100,7 @@ __all__ = [
     "Allowance",
     "Answer",
     "AnswerTooLarge",
+    "AnswerUnchecked",
     "AsyncChatStream",
     "AsyncClient",
     "Budget",
@@ -130,6 +133,7 @@ __all__ = [
     "Logprobs",
     "Message",
     "Model",
+    "ModerationUnavailable",
     "Overloaded",
     "Part",
     "PartialJson",

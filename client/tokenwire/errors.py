@@ -10,6 +10,7 @@
     |   +-- TooManyStreams             too many streams at once
     |   +-- QuotaExhausted             too much in one request, or spent in a day or month
     +-- BudgetExceeded             the request would exceed its own budget
+    +-- ModerationUnavailable      the request could not be checked: see `retry_after_s`
     +-- Overloaded                 the server is full: see `retry_after_s`
     +-- StoreUnavailable           the server cannot reach a store: see `retry_after_s`
     +-- StreamNotFound             the stream is unknown or expired
@@ -31,6 +32,7 @@
     +-- SlowReader                 the events were not read fast enough: resume
     +-- Draining                   this server is about to stop: use another
     +-- AnswerTooLarge             the answer does not fit into the response of `chat`
+    +-- AnswerUnchecked            the rest of the answer could not be checked: it is incomplete
     +-- InvalidAnswer              the JSON answer does not follow the schema: see `violations`
     +-- ServerStopped              the stream ended because its server stopped
     +-- InternalError              a bug in Tokenwire; `metadata["error_id"]` is in the server's log
@@ -199,6 +201,10 @@ class BudgetExceeded(TokenwireError):
         return parse_int64(self.metadata.get("estimated"))
 
 
+class ModerationUnavailable(TokenwireError):
+    """The server could not check the request with a moderation service. Nothing was sent to a provider."""
+
+
 class Overloaded(TokenwireError):
     """The server has no capacity left."""
 
@@ -317,6 +323,12 @@ class AnswerTooLarge(TokenwireError):
     def earliest_sequence(self) -> int:
         """Sequence of the oldest stored event. Above 1: the beginning is lost. 0: not reported."""
         return parse_count(self.metadata.get("earliest_sequence")) or 0
+
+
+class AnswerUnchecked(TokenwireError):
+    """The server could not check the rest of the answer with a moderation service. The answer is incomplete,
+    and billed.
+    """
 
 
 class InvalidAnswer(TokenwireError):

@@ -133,6 +133,14 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """ABORTED: the answer does not follow the schema, and the request has ON_INVALID_FAIL. The event `json_result`
     before the error has the violations. The answer is billed.
     """
+    ERROR_REASON_MODERATION_UNAVAILABLE: _ErrorReason.ValueType  # 31
+    """UNAVAILABLE, with RetryInfo: a moderation service of the server could not check the request, and requests that
+    are not checked are refused. Nothing was sent to a provider. Metadata: `moderation`, its name.
+    """
+    ERROR_REASON_ANSWER_UNCHECKED: _ErrorReason.ValueType  # 32
+    """ABORTED: a moderation service of the server could not check the rest of the answer, and text that is not
+    checked is not shown. The answer is incomplete, and billed. Metadata: `moderation`, its name.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 27
     """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""
 
@@ -264,6 +272,14 @@ ERROR_REASON_RESUME_DISABLED: ErrorReason.ValueType  # 29
 ERROR_REASON_INVALID_ANSWER: ErrorReason.ValueType  # 30
 """ABORTED: the answer does not follow the schema, and the request has ON_INVALID_FAIL. The event `json_result`
 before the error has the violations. The answer is billed.
+"""
+ERROR_REASON_MODERATION_UNAVAILABLE: ErrorReason.ValueType  # 31
+"""UNAVAILABLE, with RetryInfo: a moderation service of the server could not check the request, and requests that
+are not checked are refused. Nothing was sent to a provider. Metadata: `moderation`, its name.
+"""
+ERROR_REASON_ANSWER_UNCHECKED: ErrorReason.ValueType  # 32
+"""ABORTED: a moderation service of the server could not check the rest of the answer, and text that is not
+checked is not shown. The answer is incomplete, and billed. Metadata: `moderation`, its name.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """INTERNAL: a bug in Tokenwire. Metadata: `error_id`, which identifies the error in the server's log."""

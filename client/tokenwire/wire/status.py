@@ -15,6 +15,7 @@ from tokenwire.v1.usage_pb2 import Usage
 from .._int64 import MAX_DIGITS, parse_count
 from ..errors import (
     AnswerTooLarge,
+    AnswerUnchecked,
     BudgetExceeded,
     Cancelled,
     ConnectionLost,
@@ -24,6 +25,7 @@ from ..errors import (
     InternalError,
     InvalidAnswer,
     InvalidRequest,
+    ModerationUnavailable,
     Overloaded,
     PermissionDenied,
     ProducerLost,
@@ -84,6 +86,7 @@ _BY_REASON: Mapping[str, type[TokenwireError]] = {
     "TOO_MANY_STREAMS": TooManyStreams,
     "QUOTA_EXHAUSTED": QuotaExhausted,
     "BUDGET_EXCEEDED": BudgetExceeded,
+    "MODERATION_UNAVAILABLE": ModerationUnavailable,
     "OVERLOADED": Overloaded,
     "STORE_UNAVAILABLE": StoreUnavailable,
     "STREAM_NOT_FOUND": StreamNotFound,
@@ -102,6 +105,7 @@ _BY_REASON: Mapping[str, type[TokenwireError]] = {
     "SLOW_READER": SlowReader,
     "DRAINING": Draining,
     "ANSWER_TOO_LARGE": AnswerTooLarge,
+    "ANSWER_UNCHECKED": AnswerUnchecked,
     "INVALID_ANSWER": InvalidAnswer,
     "SERVER_STOPPED": ServerStopped,
     "INTERNAL": InternalError,

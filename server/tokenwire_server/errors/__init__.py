@@ -18,6 +18,8 @@
     +-- ResumePointAhead        the cursor is beyond the newest entry
     +-- ResumeDisabled          the server keeps no streams to resume
     +-- RequestIdReused         a different request used the request_id
+    +-- ModerationUnavailable   a moderation service could not check the request
+    +-- AnswerUnchecked         a moderation service could not check the answer
     +-- UpstreamError           the request to the provider failed
     |   +-- UpstreamRejected        the provider refused the request
     |   +-- ContextTooLong          the request does not fit into the model's context window
@@ -43,6 +45,7 @@ from __future__ import annotations
 
 from .base import StreamPosition, TokenwireError
 from .limits import BudgetExceeded, LimitExceeded, QuotaExhausted, RateLimited, TooManyStreams
+from .moderation import AnswerUnchecked, ModerationUnavailable
 from .requests import (
     MAX_VIOLATIONS,
     InvalidRequest,
@@ -90,6 +93,7 @@ __all__ = [
     "MAX_VIOLATIONS",
     "SHARED_LOG",
     "AnswerTooLarge",
+    "AnswerUnchecked",
     "BudgetExceeded",
     "ContextTooLong",
     "Draining",
@@ -98,6 +102,7 @@ __all__ = [
     "InvalidAnswer",
     "InvalidRequest",
     "LimitExceeded",
+    "ModerationUnavailable",
     "Overloaded",
     "PermissionDenied",
     "ProducerLost",

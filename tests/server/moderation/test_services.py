@@ -9,8 +9,13 @@ import pytest
 
 from moderation_services import moderation, moderation_service, openai_answer
 from tokenwire_server.config import ConfigError, ModerationConfig
-from tokenwire_server.moderation import ModerationFailed, ModerationSet, Verdict
-from tokenwire_server.moderation.service import MAX_CATEGORIES, MAX_CATEGORY_CHARS
+from tokenwire_server.moderation.moderator import ModerationSet
+from tokenwire_server.moderation.service import (
+    MAX_CATEGORIES,
+    MAX_CATEGORY_CHARS,
+    ModerationFailed,
+    Verdict,
+)
 from tokenwire_server.moderation.transport import MAX_ANSWER_BYTES
 from tokenwire_server.providers.http import Connections
 
