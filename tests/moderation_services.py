@@ -1,7 +1,8 @@
 """A moderation service on a real socket. It speaks OpenAI's protocol and the contract of docs/moderation.md."""
 
 import asyncio
-from contextlib import asynccontextmanager
+import threading
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
@@ -13,6 +14,12 @@ class ModerationService:
     """Flags texts that contain a word of `words`, with the category of the word."""
 
     def __init__(self):
+        self.may_answer = threading.Event()
+        """Each answer waits for it. It may be set by another thread."""
+        self.open_count = 0
+        self.reset()
+
+    def reset(self):
         self.words = {}
         self.delay_s = 0.0
         self.texts = []
@@ -21,9 +28,7 @@ class ModerationService:
         """Of each request: the headers and the body."""
         self.answer = None
         """Status and body to answer with, in place of a verdict."""
-        self.open_count = self.most_open = self.aborted_count = 0
-        self.may_answer = asyncio.Event()
-        """Each answer waits for it."""
+        self.most_open = self.aborted_count = 0
         self.may_answer.set()
 
     async def handle(self, request):
@@ -36,7 +41,8 @@ class ModerationService:
         self.most_open = max(self.most_open, self.open_count)
         try:
             await asyncio.sleep(self.delay_s)
-            await self.may_answer.wait()
+            while not self.may_answer.is_set():
+                await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             self.aborted_count += 1
             raise
@@ -83,6 +89,29 @@ async def moderation_service(port=0):
         yield service
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def moderation_thread(port=0):
+    """Serve a moderation service in a thread, for tests with several event loops."""
+    served, over = [], threading.Event()
+    is_up = threading.Event()
+
+    async def serve():
+        async with moderation_service(port) as service:
+            served.append(service)
+            is_up.set()
+            while not over.is_set():
+                await asyncio.sleep(0.02)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        assert is_up.wait(10)
+        yield served[0]
+    finally:
+        over.set()
+        thread.join(10)
 
 
 def moderation(service, kind="http", **settings):

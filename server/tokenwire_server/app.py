@@ -36,6 +36,7 @@ from .ledger.instances import new_instance_id
 from .ledger.retention import Retention
 from .ledger.store import UsageStore
 from .ledger.writer import Ledger
+from .moderation.moderator import ModerationSet
 from .monitoring import read_at_scrapes, serve_metrics, start_otel_exports, stream_metrics
 from .pricing.estimate import Estimator
 from .pricing.pricebook import PriceBook
@@ -177,6 +178,10 @@ async def serve(
         def has_tenants() -> bool:
             return keyring.needs_keys or settings.tls.client_ca is not None
 
+        def moderation_of(settings: Settings) -> ModerationSet:
+            observe = metrics.moderation_checked if metrics else None
+            return ModerationSet.of(settings.moderation, environ, registry.connections, observe)
+
         calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS, has_tenants)
         open_services = REFLECTION_SERVICES if settings.reflection == "open" else frozenset[str]()
         metrics = await serve_metrics(settings, models, stack, offer_metrics)
@@ -216,7 +221,9 @@ async def serve(
             observers += otel.observers
         estimator = Estimator(book, tokenizers, providers, settings.limits)
         retries, pacing = Retries(settings.retries), ReadPacing(settings.overload)
-        routing = Routing(settings.limits, retries, breakers, estimator, pacing, filters)
+        routing = Routing(
+            settings.limits, retries, breakers, estimator, pacing, filters, moderation_of(settings)
+        )
         streams = StreamHost(tasks, directory, routing, observers, has_tenants=has_tenants)
         process = secrets.token_hex(8)
         if redis is not None:
@@ -269,7 +276,7 @@ async def serve(
             store=store,
             instance_id=ledger.instance_id,
         )
-        reload = Reload(settings, read, models_of, parts)
+        reload = Reload(settings, read, models_of, moderation_of, parts)
         stop = stop_on_signals()
         stack.callback(tasks.create_task(reload.follow(stop), name="reload").cancel)
         await server.start(

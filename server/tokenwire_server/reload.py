@@ -18,6 +18,7 @@ from .config import (
     ConfigError,
     FilterConfig,
     ModelConfig,
+    ModerationConfig,
     Settings,
     TenantLimits,
     changed_names,
@@ -26,6 +27,7 @@ from .config import (
 from .content.filter_set import FilterSet
 from .errors import StoreUnavailable, operator_text
 from .ledger.store import UsageStore
+from .moderation.moderator import ModerationSet
 from .pricing.pricebook import ConfiguredPrices, PriceBook
 from .routing.owner import Routing
 from .routing.plan import Router
@@ -80,6 +82,7 @@ class _Prepared:
     settings: Settings
     models: Models
     filters: FilterSet
+    moderation: ModerationSet
     prices: ConfiguredPrices
     configuration: bytes
     """What shared answers are found by. Empty if they are not shared."""
@@ -99,16 +102,19 @@ class Reload:
         started: Settings,
         read: Callable[[], Settings],
         models_of: Callable[[Settings], Models],
+        moderation_of: Callable[[Settings], ModerationSet],
         parts: Parts,
     ) -> None:
         """`started` are the settings with which the server started. `read` returns those that are configured
-        now, and `models_of` returns the models of given settings. Both raise ConfigError.
+        now; `models_of` and `moderation_of` return the models and moderations of given settings. All raise
+        ConfigError.
         """
         self.settings = started
         """The settings that are in use."""
         self._started = started
         self._read = read
         self._models_of = models_of
+        self._moderation_of = moderation_of
         self._parts = parts
         self._reader = ReaderThread("reload")
         if parts.metrics is not None:
@@ -163,9 +169,12 @@ class Reload:
             settings=settings,
             models=models,
             filters=FilterSet.of(settings.filters, self._parts.routing.filters),
+            moderation=self._moderation_of(settings),
             prices=ConfiguredPrices.of(models),
             configuration=(
-                shared.configuration_of(models, settings.filters) if shared is not None else b""
+                shared.configuration_of(models, settings.filters, settings.moderation)
+                if shared is not None
+                else b""
             ),
             files=None if self._parts.tls is None else self._parts.tls.changed(),
             changed=changed_names(self.settings, settings),
@@ -192,13 +201,14 @@ class Reload:
         parts.book.replace(prepared.prices)
         parts.routing.retries = parts.routing.retries.replaced(settings.retries)
         parts.routing.filters = prepared.filters
+        parts.routing.moderation = prepared.moderation
         parts.limiter.replace(settings.tenants)
         parts.spend.replace(settings.tenants)
         parts.own_keys.replace(settings.tenants)
         if spent is not None:
             today, this_month = spent
             parts.spend.remember(today=today, this_month=this_month)
-        if (settings.models, _ordered(settings)) != (before.models, _ordered(before)):
+        if (settings.models, *_ordered(settings)) != (before.models, *_ordered(before)):
             parts.cache.clear()
         if parts.cache.shared is not None:
             parts.cache.shared.configuration = prepared.configuration
@@ -245,9 +255,11 @@ async def spent_before(
             return today, this_month
 
 
-def _ordered(settings: Settings) -> list[tuple[str, FilterConfig]]:
-    """Return the filters of settings. Their order matters."""
-    return list(settings.filters.items())
+def _ordered(
+    settings: Settings,
+) -> tuple[list[tuple[str, FilterConfig]], list[tuple[str, ModerationConfig]]]:
+    """Return the filters and the moderations of settings. Their order matters."""
+    return list(settings.filters.items()), list(settings.moderation.items())
 
 
 def targets_of(models: Models) -> list[str]:

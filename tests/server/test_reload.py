@@ -14,6 +14,7 @@ from tokenwire_server.config import (
 )
 from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.ledger.store import UsageStore
+from tokenwire_server.moderation.moderator import NO_MODERATION
 from tokenwire_server.pricing.estimate import Estimator
 from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.tokenizers import Tokenizers
@@ -33,6 +34,10 @@ from tokenwire_server.tenants.memory_limiter import MemoryLimiter
 from tokenwire_server.tenants.provider_keyring import ProviderKeyring
 from tokenwire_server.tenants.provider_keystore import ProviderKeyStore
 from tokenwire_server.tenants.spend import SpendLimiter
+
+
+def no_moderation(settings):
+    return NO_MODERATION
 
 
 def parts(database):
@@ -69,7 +74,10 @@ async def test_streams_continue_while_a_large_configuration_is_validated(tmp_pat
 
     new = Settings(models={"new": ModelConfig(target="openai/x")})
     database = Database(f"sqlite:///{tmp_path}/unused.db")
-    reload, stop = Reload(Settings(), lambda: new, validated, parts(database)), Stop()
+    reload, stop = (
+        Reload(Settings(), lambda: new, validated, no_moderation, parts(database)),
+        Stop(),
+    )
     following = asyncio.create_task(reload.follow(stop))
     stop.reload.set()
     async with asyncio.timeout(30):

@@ -11,7 +11,7 @@ from ..pricing.estimate import Estimate, Estimator
 from ..providers.base import Route
 from ..request import ChatRequest
 from ..routing.plan import Plan, Router
-from ..streams.generation import AdmittedChat
+from ..streams.admitted import AdmittedChat
 from ..tenants.caller import Caller
 from ..tenants.limits import Limiter
 from ..tenants.reservation import Reservation

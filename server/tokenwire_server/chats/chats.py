@@ -15,9 +15,9 @@ from ..events import NO_USAGE
 from ..pricing.estimate import Estimate
 from ..request import ChatRequest, Delivery
 from ..routing.plan import Plan
+from ..streams.admitted import AdmittedChat
 from ..streams.cache import ResponseCache
 from ..streams.directory import StreamDirectory
-from ..streams.generation import AdmittedChat
 from ..streams.handle import StreamHandle
 from ..streams.host import StreamHost
 from ..streams.reader import Reader

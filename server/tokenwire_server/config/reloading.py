@@ -18,6 +18,7 @@ RELOADABLE = (
     "tenants",
     "models",
     "filters",
+    "moderation",
 )
 """The settings that are used at once, with everything in them. All others are used after a restart."""
 

@@ -28,6 +28,7 @@ from .filters import MAX_FILTER_NAME_CHARS, MAX_FILTERS, FilterConfig
 from .grpc import GrpcConfig
 from .limits import Limits
 from .models import ModelConfig
+from .moderation import MAX_MODERATION_NAME_CHARS, MAX_MODERATIONS, ModerationConfig
 from .otel import OtelConfig
 from .overload import OverloadConfig
 from .providers import ProviderConfig
@@ -138,6 +139,8 @@ class Settings(Section):
     filters: dict[str, FilterConfig] = Field(default={}, max_length=MAX_FILTERS)
     """Filters of what models answer and of what callers send, by name. They act in this order. They need the
     extra `filters`."""
+    moderation: dict[str, ModerationConfig] = Field(default={}, max_length=MAX_MODERATIONS)
+    """Services that check what callers send or what models answer, by name. They act after the filters."""
 
     @field_validator("tenants")
     @classmethod
@@ -173,6 +176,18 @@ class Settings(Section):
                 raise fault_at(
                     [name],
                     f"a filter's name must have 1 to {MAX_FILTER_NAME_CHARS} printable characters",
+                )
+        return value
+
+    @field_validator("moderation")
+    @classmethod
+    def _moderation_names(cls, value: dict[str, ModerationConfig]) -> dict[str, ModerationConfig]:
+        for name in value:
+            if not (name and name.isprintable() and len(name) <= MAX_MODERATION_NAME_CHARS):
+                raise fault_at(
+                    [name],
+                    f"a moderation's name must have 1 to {MAX_MODERATION_NAME_CHARS} printable "
+                    "characters",
                 )
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from ..request import ChatRequest, JsonSchemaFormat
@@ -19,12 +20,15 @@ MAX_SCHEMAS = 32
 """Compiled schemas that are kept: callers use the same ones again."""
 
 
-def stages_of(request: ChatRequest, filters: FilterSet, tenant: str) -> list[Stage]:
+def stages_of(
+    request: ChatRequest, filters: FilterSet, tenant: str, moderations: Sequence[Stage] = ()
+) -> list[Stage]:
     """Return the stages for the answer to a request, in order. Usually there are none.
 
-    Filters come first: the values of a JSON answer are those of the text that passed.
+    Filters come first, and then `moderations`: the values of a JSON answer are those of the text that passed.
     """
     stages: list[Stage] = [filter_stage(each) for each in filters.chosen(tenant, request.model)]
+    stages += moderations
     wanted = request.response_format
     if isinstance(wanted, JsonSchemaFormat) and wanted.stream_values:
         schema = compiled_schema(wanted.schema_json)

@@ -32,7 +32,8 @@ class Stage(Protocol):
     end: Complete | None
     """How the stage ended the answer. None: it did not. Set once; nothing passes after it."""
     failure: TokenwireError | None
-    """Why the answer is an error although it is complete. Set by `finish`. None: it is not."""
+    """Why the answer is an error although the provider did not fail. Set by `finish`, or by a check. None: it
+    is not."""
 
     def feed(self, entries: Sequence[AnswerEntry]) -> Sequence[AnswerEntry]:
         """Take the next entries. Return what passes, in order."""
@@ -93,7 +94,7 @@ class Stages:
         self.end: Complete | None = None
         """How a stage ended the answer. None: none did."""
         self.failure: TokenwireError | None = None
-        """Why the answer is an error although it is complete, after `finish`. None: it is not."""
+        """Why the answer is an error although the provider did not fail. None: it is not."""
 
     @property
     def may_hold(self) -> bool:
@@ -135,6 +136,17 @@ class Stages:
             if isinstance(stage, HoldingStage) and stage.is_holding and stage.hold_s <= pause_s:
                 self._pass(stage.release(), self._stages[position:])
         self._find_end()
+
+    def resume(self, stage: Stage, entries: Sequence[AnswerEntry]) -> None:
+        """Pass what a stage released when a check of it ended."""
+        if stage in self._stages:
+            self._pass(entries, self._stages[self._stages.index(stage) + 1 :])
+            self._find_end()
+            self.failure = self.failure or stage.failure
+
+    def fail(self, error: TokenwireError) -> None:
+        """Make the answer an error, unless it is one."""
+        self.failure = self.failure or error
 
     async def check(self) -> None:
         """Run the checks that `finish` needs. The answer is complete."""

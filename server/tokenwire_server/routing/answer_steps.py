@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from ..events import Delta, ReasoningDelta, TextDelta, ToolCallDelta
 
@@ -22,21 +22,29 @@ def is_one_step(deltas: Sequence[Delta]) -> bool:
     )
 
 
-async def append_in_steps(deltas: Sequence[Delta], append: Callable[[Delta], object]) -> None:
-    """Append deltas. Other tasks run after each STEP_CHARS characters: a long delta is split there."""
+async def _let_others_run() -> None:
+    await asyncio.sleep(0)
+
+
+async def append_in_steps(
+    deltas: Sequence[Delta],
+    append: Callable[[Delta], object],
+    rest: Callable[[], Awaitable[None]] = _let_others_run,
+) -> None:
+    """Append deltas. After each STEP_CHARS characters, `rest` lets other tasks run: a long delta is split."""
     left_chars = STEP_CHARS
     for delta in deltas:
         chars = _chars(delta)
         if chars > STEP_CHARS:
             for part in _parts(delta):
                 append(part)
-                await asyncio.sleep(0)
+                await rest()
             left_chars = STEP_CHARS
             continue
         append(delta)
         left_chars -= DELTA_CHARS + chars
         if left_chars <= 0:
-            await asyncio.sleep(0)
+            await rest()
             left_chars = STEP_CHARS
 
 

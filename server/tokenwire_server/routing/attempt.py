@@ -7,9 +7,10 @@ import math
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
+from typing import Protocol
 
 from ..config import Limits
-from ..content.stages import Stages
 from ..errors import (
     UnknownModel,
     UpstreamBroken,
@@ -42,6 +43,33 @@ STALL_RETRY_AFTER_S = 60.0
 request, and bill it: an immediate retry would take as long, and cost as much again."""
 
 AttemptEnd = Complete | UpstreamError
+
+
+class StagedAnswer(Protocol):
+    """The stages that an answer passes before it is appended to the log."""
+
+    @property
+    def end(self) -> Complete | None:
+        """How a stage ended the answer. None: none did."""
+        ...
+
+    @property
+    def shortest_hold_s(self) -> float:
+        """The shortest pause of the answer, in seconds, after which a stage releases what it holds."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether too much waits in the stages to append more now."""
+        ...
+
+    async def wait_for_room(self) -> None:
+        """Wait until more may be appended."""
+        ...
+
+    async def check(self) -> None:
+        """Wait for the checks of the whole answer. It is complete."""
+        ...
 
 
 class AttemptKind(StrEnum):
@@ -156,7 +184,7 @@ class Attempt:
         append: Callable[[Delta], object],
         on_first_content: Callable[[], None],
         on_end: Callable[[AttemptEnd], None],
-        stages: Stages | None = None,
+        stages: StagedAnswer | None = None,
     ) -> None:
         """Send the request, and pass each delta of the answer to `append`, which is that of `stages` if there
         are any.
@@ -200,7 +228,7 @@ class Attempt:
         timer: AnswerTimer,
         append: Callable[[Delta], object],
         on_first_content: Callable[[], None],
-        stages: Stages | None,
+        stages: StagedAnswer | None,
     ) -> AttemptEnd:
         """Read the answer to its end, to the cost limit, or to where a stage ends it. Every token takes this
         path.
@@ -227,11 +255,19 @@ class Attempt:
                     if not has_text and any(map(_is_text, deltas)):
                         has_text = True
                         self._first_text_s = arrival - self._started
-                if stages is None or is_one_step(deltas):
+                if stages is None:
                     for delta in deltas:
                         append(delta)
                 else:
-                    await append_in_steps(deltas, append)
+                    if is_one_step(deltas):
+                        for delta in deltas:
+                            append(delta)
+                    else:
+                        await append_in_steps(deltas, append, partial(_rest, stages, timer))
+                        arrival = now()  # nothing was read in the meantime
+                    if stages.is_full:
+                        await _rest(stages, timer)
+                        arrival = now()
                 if is_first:
                     timer.content_arrived()
                     on_first_content()
@@ -276,6 +312,18 @@ class Attempt:
         error.provider = self.route.provider.name
         self._used_nothing = not self.has_content and not isinstance(error, UpstreamStalled)
         return error
+
+
+async def _rest(stages: StagedAnswer, timer: AnswerTimer) -> None:
+    """Let other tasks run. If too much waits in the stages, wait until there is room.
+
+    The provider is not silent meanwhile.
+    """
+    if stages.is_full:
+        timer.pause()
+        await stages.wait_for_room()
+    else:
+        await asyncio.sleep(0)
 
 
 def _is_content(delta: Delta) -> bool:

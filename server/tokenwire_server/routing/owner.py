@@ -7,12 +7,12 @@ from typing import Protocol
 
 from ..config import Limits
 from ..content.filter_set import NO_FILTERS, FilterSet
-from ..content.stages import Stages
 from ..events import Delta
+from ..moderation.moderator import NO_MODERATION, ModerationSet
 from ..pricing.estimate import Estimator
 from ..providers.base import Route
 from ..providers.decode.base import Complete
-from .attempt import Attempt
+from .attempt import Attempt, StagedAnswer
 from .breakers import Breakers
 from .checker import Checker
 from .pacing import ReadPacing
@@ -30,6 +30,7 @@ class Routing:
         estimator: Estimator,
         pacing: ReadPacing,
         filters: FilterSet = NO_FILTERS,
+        moderation: ModerationSet = NO_MODERATION,
     ) -> None:
         self.limits = limits
         self.retries = retries
@@ -39,6 +40,8 @@ class Routing:
         self.checker = Checker()
         self.filters = filters
         """The filters of new streams."""
+        self.moderation = moderation
+        """The moderations of new streams."""
 
 
 class AttemptOwner(Protocol):
@@ -58,7 +61,7 @@ class AttemptOwner(Protocol):
         ...
 
     @property
-    def stages(self) -> Stages | None:
+    def stages(self) -> StagedAnswer | None:
         """What the answer passes before it is appended. None: nothing."""
         ...
 

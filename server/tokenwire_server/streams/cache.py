@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, cast
 
-from ..config import FilterConfig, Limits, ModelConfig
+from ..config import FilterConfig, Limits, ModelConfig, ModerationConfig
 from ..events import (
     AnswerEntry,
     Event,
@@ -50,9 +50,12 @@ class OtherAnswers(Protocol):
     """The result of `configuration_of` that is in use. Only answers with the same one are found."""
 
     def configuration_of(
-        self, models: Mapping[str, ModelConfig], filters: Mapping[str, FilterConfig]
+        self,
+        models: Mapping[str, ModelConfig],
+        filters: Mapping[str, FilterConfig],
+        moderation: Mapping[str, ModerationConfig],
     ) -> bytes:
-        """Return a hash of the models, filters and providers: 32 bytes. Takes 25 ms for 1,000 models."""
+        """Return a hash of these and the providers: 32 bytes. Takes 25 ms for 1,000 models."""
         ...
 
     async def find(self, tenant: str, use: CacheUse) -> CachedAnswer | None:
@@ -139,6 +142,7 @@ class ResponseCache(StreamObserver):
         if (
             use is None
             or generation.from_cache  # a replay does not extend the lifetime of an answer
+            or generation.has_unchecked  # the next answer may be checked
             or generation.is_fallback  # the next request must get the model that it names
             or stream.created_time <= self._cleared_time
             or log.finished is None
@@ -201,7 +205,9 @@ class ResponseCache(StreamObserver):
         self._bytes = 0
 
     def clear(self) -> None:
-        """Remove all answers, and cache none of an open stream: models or filters may have changed."""
+        """Remove all answers, and cache none of an open stream: models, filters or moderations may have
+        changed.
+        """
         self.remove_all()
         self._cleared_time = time.time()
         self.clear_count += 1

@@ -7,15 +7,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 import msgspec
 
-from ..config import Limits
-from ..content.choice import stages_of
-from ..content.filter_stage import FilterStage
-from ..content.report_stage import ReportStage
-from ..content.stages import Stages
 from ..errors import Failure, Overloaded, ServerStopped, TokenwireError
 from ..events import (
     NO_USAGE,
@@ -28,54 +22,19 @@ from ..events import (
     Usage,
 )
 from ..ledger.record import FilterAction
-from ..pricing.estimate import Estimate
 from ..providers.base import Route
 from ..providers.decode.base import Complete
-from ..request import CacheUse, ChatRequest
+from ..request import CacheUse
 from ..routing.attempt import Attempt
 from ..routing.attempts import Attempts
 from ..routing.owner import Routing
-from ..routing.plan import Plan
 from ..routing.retry import AttemptError
 from ..telemetry import internal_fault
-from ..tenants.caller import Caller
-from ..tenants.reservation import Reservation
+from .admitted import AdmittedChat, Progress
 from .handle import StreamHandle
-from .holding import HoldTimer
+from .staging import AnswerStages
 
 logger = logging.getLogger(__name__)
-
-
-class AdmittedChat(msgspec.Struct, frozen=True):
-    """A request, with everything that was decided before its stream is opened."""
-
-    request: ChatRequest
-    caller: Caller
-    plan: Plan
-    estimate: Estimate
-    reservation: Reservation
-    deadline: float | None = None
-    """The caller's deadline, a value of `time.monotonic`, or None."""
-    input_actions: tuple[FilterAction, ...] = ()
-    """What content filters did when they searched the request."""
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """The state of a stream's generation so far, or at its end."""
-
-    usage: Usage = NO_USAGE
-    attempt_count: int = 0
-    """Requests that were sent to providers."""
-    provider: str = ""
-    """The provider that served, or an empty string if there was no attempt."""
-    has_head: bool = False
-    """Whether the head of a provider's answer has arrived."""
-    ttft_s: float | None = None
-    first_text_s: float | None = None
-    """Seconds to the first text: later than `ttft_s` if the model reasoned first."""
-    model: str = ""
-    """The model that served, as the provider names it."""
-    provider_response_id: str = ""
 
 
 class StreamObserver:
@@ -122,9 +81,7 @@ class Generation:
     __slots__ = (
         "_attempts",
         "_estimate",
-        "_filters",
         "_final",
-        "_hold_timer",
         "_input_actions",
         "_interruption",
         "_is_interrupted",
@@ -162,7 +119,7 @@ class Generation:
         self._estimate = chat.estimate
         self._observers: Sequence[StreamObserver] = tuple(observers)
         self._opened = time.monotonic()
-        self._time_limit_s = _time_limit_s(chat, routing.limits, self._opened)
+        self._time_limit_s = chat.time_limit_s(routing.limits, self._opened)
         self._attempts = Attempts(
             chat.plan,
             request,
@@ -172,21 +129,10 @@ class Generation:
             spend=chat.reservation.spend,
             started=self._opened,
         )
-        stages = stages_of(request, routing.filters, stream.tenant)
-        self._filters = [stage for stage in stages if isinstance(stage, FilterStage | ReportStage)]
         self._input_actions = chat.input_actions
-        self._stages: Stages | None = None
-        if stages:
-            self._stages = Stages(
-                stages,
-                stream.log.append,
-                run_check=partial(routing.checker.run, stream.tenant),
-                on_fault=internal_fault,
-            )
-        self._hold_timer: HoldTimer | None = None
-        """What releases entries that stages hold. Set until the stream ends, if there are such stages."""
-        if self._stages is not None and self._stages.may_hold:
-            self._hold_timer = HoldTimer(self._stages, self._end_by_stage)
+        self._stages = AnswerStages.of(
+            request, routing, stream.tenant, stream.log.append, self._end_by_stage
+        )
         self._task: asyncio.Task[None] | None = None
         self._is_interrupted = False
         self._interruption: TokenwireError | None = None
@@ -206,12 +152,16 @@ class Generation:
 
     @property
     def filter_actions(self) -> tuple[FilterAction, ...]:
-        """What content filters did so far to the request and its answer, without those that did nothing."""
+        """What filters and moderations did so far to the request and its answer, if they did something."""
         counts = Counter({(each.name, each.action): each.count for each in self._input_actions})
-        for stage in self._filters:
-            if stage.count:
-                counts[stage.name, stage.action] += stage.count
+        for each in self._stages.actions if self._stages is not None else ():
+            counts[each.name, each.action] += each.count
         return tuple(FilterAction(*acted, count) for acted, count in counts.items())
+
+    @property
+    def has_unchecked(self) -> bool:
+        """Whether the log has text that a moderation could not check."""
+        return self._stages is not None and self._stages.has_unchecked
 
     def usage(self) -> Usage:
         """Return the usage so far."""
@@ -321,6 +271,9 @@ class Generation:
             self.fail(error)
         except Exception as error:  # noqa: BLE001  # readers get its id; the server's log has the details
             self.fail(internal_fault(error))
+        finally:
+            if self._stages is not None:
+                await self._stages.aclose()
 
     # AttemptOwner
 
@@ -336,10 +289,10 @@ class Generation:
     def append(self) -> Callable[[Delta], object]:
         if self._stages is None:
             return self.stream.log.append
-        return (self._hold_timer or self._stages).append
+        return self._stages.append
 
     @property
-    def stages(self) -> Stages | None:
+    def stages(self) -> AnswerStages | None:
         return self._stages
 
     def left_s(self) -> float:
@@ -403,11 +356,14 @@ class Generation:
         self._end_interrupted()  # a task that is cancelled before its first step never runs `_produce`
 
     def _end_by_stage(self) -> None:
-        """End the stream because a stage ended the answer while nothing arrived from the provider."""
-        if self._stages is None or self._stages.end is None:
+        """End the stream because a stage ended the answer, or made it an error, while nothing arrived."""
+        if self._stages is None or self._is_interrupted:
             return
         self._is_interrupted = True
-        self.finish(self._stages.end)
+        if self._stages.failure is not None:
+            self.fail(self._stages.failure)
+        elif self._stages.end is not None:
+            self.finish(self._stages.end)
         if self._task is not None:
             self._task.cancel()
 
@@ -419,9 +375,8 @@ class Generation:
 
     def _seal(self, end: Finished | Failure, progress: Progress) -> None:
         """Seal the log, and announce the end. The log must be open."""
-        if self._hold_timer is not None:
-            self._hold_timer.close()
-            self._hold_timer = None  # they refer to each other
+        if self._stages is not None:
+            self._stages.close()
         if isinstance(end, Finished):
             self.stream.log.finish(end)
         else:
@@ -441,12 +396,3 @@ class Generation:
                 notify(observer)
             except Exception as error:  # noqa: BLE001  # the stream continues; the server's log has the details
                 internal_fault(error)
-
-
-def _time_limit_s(chat: AdmittedChat, limits: Limits, now: float) -> float:
-    """Return how long the stream may take. It then finishes with TIME_LIMIT."""
-    limit_s = limits.max_stream_duration_s
-    margin_s = chat.request.retention.soft_deadline_margin_s
-    if margin_s is None or chat.deadline is None:
-        return limit_s
-    return min(limit_s, chat.deadline - margin_s - now)

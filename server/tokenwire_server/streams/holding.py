@@ -23,11 +23,27 @@ class HoldTimer:
     it fires too early, it is set for the rest.
     """
 
-    __slots__ = ("_appended_at", "_due_at", "_on_end", "_stages", "_timer", "_was_late")
+    __slots__ = (
+        "_appended_at",
+        "_due_at",
+        "_on_end",
+        "_on_release",
+        "_stages",
+        "_timer",
+        "_was_late",
+    )
 
-    def __init__(self, stages: Stages, on_end: Callable[[], object]) -> None:
-        """`on_end` is called if a stage ended the answer when it released what it held."""
+    def __init__(
+        self,
+        stages: Stages,
+        on_end: Callable[[], object],
+        on_release: Callable[[], object] | None = None,
+    ) -> None:
+        """`on_end` is called if a stage ended the answer when it released what it held; otherwise
+        `on_release` is called.
+        """
         self._stages = stages
+        self._on_release = on_release
         self._on_end = on_end
         self._appended_at = 0.0
         self._due_at = 0.0
@@ -69,5 +85,8 @@ class HoldTimer:
         stages.release(pause_s)
         if stages.end is not None:
             self._on_end()
-        elif stages.hold_s is not None:
+            return
+        if stages.hold_s is not None:
             self._set(stages.hold_s - pause_s)
+        if self._on_release is not None:
+            self._on_release()

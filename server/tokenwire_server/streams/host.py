@@ -11,10 +11,11 @@ from ..routing.owner import Routing
 from ..shares import SharedBound
 from ..streamlog.memory import MemoryLog
 from ..streamlog.space import LogSpace
+from .admitted import AdmittedChat
 from .cache import CachedAnswer
 from .directory import StreamDirectory
 from .ended import EndedStreams
-from .generation import AdmittedChat, Generation, StreamObserver
+from .generation import Generation, StreamObserver
 from .handle import StreamHandle, new_stream_id
 
 

@@ -14,7 +14,8 @@ from ..routing.breakers import Breakers
 from ..routing.retry import AttemptError
 from ..telemetry.latency_window import WINDOW_S
 from ..telemetry.metrics import Metrics, TableRow
-from .generation import Generation, Progress, StreamObserver
+from .admitted import Progress
+from .generation import Generation, StreamObserver
 from .latency import LatencyTable
 from .observers import end_of
 

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
-from ..config import FilterConfig, ModelConfig, ProviderConfig, RedisConfig, Settings
+from ..config import (
+    FilterConfig,
+    ModelConfig,
+    ModerationConfig,
+    ProviderConfig,
+    RedisConfig,
+    Settings,
+)
 from ..errors import StoreUnavailable
 from ..request import CacheUse
 from ..streamlog.entries import Answer, UnknownFormat
@@ -98,10 +105,11 @@ class SharedAnswers(OtherAnswers):
         providers: Mapping[str, ProviderConfig],
         models: Mapping[str, ModelConfig],
         filters: Mapping[str, FilterConfig],
+        moderation: Mapping[str, ModerationConfig],
     ) -> None:
         self._store = store
         self._providers = providers
-        self.configuration = self.configuration_of(models, filters)
+        self.configuration = self.configuration_of(models, filters, moderation)
         self._max_bytes = config.max_cached_answer_bytes
         self.lookup_s = min(LOOKUP_S, config.timeout_s)
         """How long a request waits for Redis."""
@@ -114,7 +122,10 @@ class SharedAnswers(OtherAnswers):
         self._memory_read_at = -MEMORY_TRUSTED_S
 
     def configuration_of(
-        self, models: Mapping[str, ModelConfig], filters: Mapping[str, FilterConfig]
+        self,
+        models: Mapping[str, ModelConfig],
+        filters: Mapping[str, FilterConfig],
+        moderation: Mapping[str, ModerationConfig],
     ) -> bytes:
         """See `OtherAnswers`."""
         parts: list[object] = [
@@ -123,6 +134,8 @@ class SharedAnswers(OtherAnswers):
         ]
         if filters:  # in their order, which matters
             parts.append([(name, repr(section)) for name, section in filters.items()])
+        if moderation:
+            parts.append({"moderation": [(name, repr(each)) for name, each in moderation.items()]})
         return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     @property
@@ -242,6 +255,8 @@ def share_answers(
     if not settings.redis.max_cached_answer_bytes or not settings.limits.max_cache_bytes:
         return None
     store = AnswerStore(client, process)
-    shared = SharedAnswers(store, settings.redis, providers, models, settings.filters)
+    shared = SharedAnswers(
+        store, settings.redis, providers, models, settings.filters, settings.moderation
+    )
     stack.callback(tasks.create_task(shared.run(), name="shared answers").cancel)
     return shared

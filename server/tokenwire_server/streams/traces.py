@@ -26,7 +26,8 @@ from ..routing.attempt import Attempt
 from ..routing.retry import AttemptError
 from ..telemetry import semconv
 from ..telemetry.trace_context import TRACE_HEADERS, caller_headers, provider_headers
-from .generation import Generation, Progress, StreamObserver
+from .admitted import Progress
+from .generation import Generation, StreamObserver
 from .observers import end_of
 
 STOPPED = "SERVER_STOPPED"

@@ -28,6 +28,7 @@ PER_TOKEN_S = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04),
     *(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
 )
+CHECK_S = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -137,6 +138,13 @@ class Metrics:
             "Times that a content filter acted on an answer or a request: `block`, `redact` or `report`.",
             ("filter", "action"),
         )
+        self.moderation_checks = self._histogram(
+            "tokenwire_moderation_check_seconds",
+            "Time of the checks of moderation services, with the result `clear`, `flagged`, `failed` or "
+            "`timeout`.",
+            ("moderation", "result"),
+            CHECK_S,
+        )
         self.refusals = self._counter(
             "tokenwire_calls_refused_total",
             "Calls that ended with an error which is not the end of a stream.",
@@ -229,6 +237,10 @@ class Metrics:
     def read_connections(self, provider: str, read: Callable[[], float]) -> None:
         """Read the number of a provider's open requests at each scrape, in another thread."""
         self._connections.labels(provider).set_function(read)
+
+    def moderation_checked(self, name: str, result: str, seconds: float) -> None:
+        """Count a check of a moderation service."""
+        self.moderation_checks.labels(name, result).observe(seconds)
 
     def limit_reached(self, name: str) -> None:
         """Count that a limit of the server was reached."""

@@ -18,7 +18,7 @@ class Replica(Streams):
         super().__init__(limits or Limits(), tasks)
         process = secrets.token_hex(8)
         config = RedisConfig(url="redis://localhost", **redis)
-        self.answers = SharedAnswers(AnswerStore(client, process), config, {}, {}, {})
+        self.answers = SharedAnswers(AnswerStore(client, process), config, {}, {}, {}, {})
         self.answers.configuration = configuration
         self.answers.lookup_s = LIMIT_S  # the machine may be busy
         self.cache.shared = self.answers

@@ -24,9 +24,9 @@ from tokenwire_server.routing.plan import Plan
 from tokenwire_server.routing.retry import Retries
 from tokenwire_server.streamlog.memory import MemoryLog
 from tokenwire_server.streamlog.space import LogSpace
+from tokenwire_server.streams.admitted import AdmittedChat
 from tokenwire_server.streams.cache import ResponseCache
 from tokenwire_server.streams.directory import StreamDirectory
-from tokenwire_server.streams.generation import AdmittedChat
 from tokenwire_server.streams.handle import StreamHandle
 from tokenwire_server.streams.host import StreamHost
 from tokenwire_server.streams.observers import Settlement

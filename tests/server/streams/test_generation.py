@@ -39,7 +39,8 @@ from tokenwire_server.request import Budget, Retention
 from tokenwire_server.routing.attempt import STALL_RETRY_AFTER_S
 from tokenwire_server.routing.plan import Plan
 from tokenwire_server.streams import generation, host
-from tokenwire_server.streams.generation import AdmittedChat, StreamObserver
+from tokenwire_server.streams.admitted import AdmittedChat
+from tokenwire_server.streams.generation import StreamObserver
 from tokenwire_server.tenants.caller import Caller
 from tokenwire_server.tenants.reservation import Reservation
 from tokenwire_server.tenants.spend import SpendLimiter
@@ -337,7 +338,7 @@ def test_a_stream_may_take_until_its_margin_before_the_deadline_and_at_most_the_
         None if deadline_s is None else 1000.0 + deadline_s,
     )
     limits = Limits(max_stream_duration_s=100.0)
-    assert generation._time_limit_s(chat, limits, 1000.0) == limit_s
+    assert chat.time_limit_s(limits, 1000.0) == limit_s
 
 
 class Recorder(StreamObserver):

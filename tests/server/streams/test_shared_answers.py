@@ -9,7 +9,14 @@ import pytest
 from replica_support import Replica, until
 from streams_support import Played, a_request, read_all, route_to
 
-from tokenwire_server.config import FilterConfig, Limits, ModelConfig, ProviderConfig, RedisConfig
+from tokenwire_server.config import (
+    FilterConfig,
+    Limits,
+    ModelConfig,
+    ModerationConfig,
+    ProviderConfig,
+    RedisConfig,
+)
 from tokenwire_server.errors import StoreUnavailable
 from tokenwire_server.events import FinishReason
 from tokenwire_server.providers.decode.base import Complete
@@ -83,8 +90,9 @@ def test_the_configuration_is_the_same_for_equal_settings_only():
 
     one, two = [FilterConfig(action="redact", words=(word,)) for word in ("one", "two")]
 
-    def of(providers, models, filters):
-        return SharedAnswers(None, config, providers, models, filters).configuration
+    def of(providers, models, filters, moderation=()):
+        made = SharedAnswers(None, config, providers, models, filters, dict(moderation))
+        return made.configuration
 
     filters = {"one": one, "two": two}
     reference = of({"p": provider, "q": moved}, {"a": model, "b": changed}, filters)
@@ -93,6 +101,13 @@ def test_the_configuration_is_the_same_for_equal_settings_only():
     assert reference != of({"p": provider, "q": moved}, {"a": changed, "b": changed}, filters)
     for others in ({}, {"one": one}, {"one": one, "two": one}, {"two": two, "one": one}):
         assert reference != of({"p": provider, "q": moved}, {"a": model, "b": changed}, others)
+    held, followed = [ModerationConfig(service="openai", output=o) for o in ("hold", "follow")]
+    moderated = [
+        of({"p": provider, "q": moved}, {"a": model, "b": changed}, filters, moderation.items())
+        for moderation in ({}, {"m": held}, {"m": followed}, {"m": held, "n": held})
+    ]
+    assert moderated[0] == reference
+    assert len(set(moderated)) == 4
 
 
 async def test_a_reload_during_the_lookup_lets_the_provider_answer(start, monkeypatch):
@@ -206,7 +221,7 @@ async def test_no_answer_is_stored_while_streams_need_the_memory_of_redis(start,
 @pytest.mark.parametrize(("timeout_s", "lookup_s"), [(2.0, 0.05), (0.02, 0.02)])
 def test_a_lookup_takes_no_longer_than_its_bound_and_that_of_any_command(timeout_s, lookup_s):
     config = RedisConfig(url="redis://localhost", timeout_s=timeout_s)
-    assert SharedAnswers(None, config, {}, {}, {}).lookup_s == lookup_s
+    assert SharedAnswers(None, config, {}, {}, {}, {}).lookup_s == lookup_s
 
 
 async def test_lookups_that_fail_together_count_as_one_failure(start, own_redis, caplog):
