@@ -71,9 +71,8 @@ class Generation:
     closes the upstream and seals the log.
 
     What follows an attempt that fails is decided by `Attempts`, within the latest deadline of the readers and
-    the stream's time limit. After the first content, nothing is sent again.
-
-    What an answer passes before it is appended are its stages, see `content.stages`. Usually there are none.
+    the stream's time limit. After the first content, nothing is sent again. What an answer passes before it
+    is appended are its stages, see `content.stages`. Usually there are none.
 
     At the end, the final progress is computed once, the log is sealed, and the observers are notified.
     """
@@ -248,6 +247,8 @@ class Generation:
             return
         self._is_interrupted = True
         self._interruption = why
+        if self._stages is not None:
+            self._stages.close()  # nothing that is checked from here on is shown
         if self._task is None:
             self._end_interrupted()
         else:

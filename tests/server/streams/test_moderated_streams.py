@@ -1,0 +1,231 @@
+"""The checks beside a stream, with a provider and a service that are played by hand."""
+
+import asyncio
+import logging
+
+import pytest
+from streams_support import Played, a_request, raises_failed, read_all
+
+from tokenwire_server.config import FilterConfig, ModerationConfig
+from tokenwire_server.content.filter_set import FilterSet
+from tokenwire_server.content.moderation_stage import MAX_IN_FLIGHT, MIN_MAX_WAITING_CHARS
+from tokenwire_server.errors import AnswerUnchecked
+from tokenwire_server.events import FinishReason, TextDelta
+from tokenwire_server.moderation.moderator import ModerationSet, Moderator
+from tokenwire_server.moderation.service import ModerationFailed, Verdict
+from tokenwire_server.providers.base import Route
+from tokenwire_server.providers.decode.base import Complete
+from tokenwire_server.routing.attempt import STEP_CHARS
+
+STOP = Complete(FinishReason.STOP)
+
+
+class Service:
+    """A moderation service that answers when its gate is open."""
+
+    def __init__(self, flagged="bad"):
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.flagged = flagged
+        self.texts = []
+        self.open_count = 0
+        self.error = None
+
+    async def check(self, text, source):
+        assert source == "output"
+        self.texts.append(text)
+        self.open_count += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.open_count -= 1
+        if self.error is not None:
+            raise self.error
+        return Verdict(flagged=self.flagged in text)
+
+
+def moderator(service, name="m", **fields):
+    fields = {"window_chars": 20, "overlap_chars": 0, "timeout_s": 5, "output": "hold", **fields}
+    return Moderator(name, ModerationConfig(service="openai", **fields), service)
+
+
+def begin(streams, provider, *moderators, idle_s=30, filters=None):
+    """Start a stream with moderations. Return it and its reader."""
+    streams.host._routing.moderation = ModerationSet(moderators)
+    if filters:
+        streams.host._routing.filters = FilterSet.of(filters)
+    stream = streams.open(a_request(), Route(provider, "m", None, idle_s=idle_s))
+    reader = stream.join()
+    streams.start(stream)
+    return stream, reader
+
+
+def text_of(events):
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def checks_running():
+    return [task for task in asyncio.all_tasks() if task.get_name().startswith("moderation ")]
+
+
+class Counted(Played):
+    """Counts its reads."""
+
+    def __init__(self, *steps, **options):
+        super().__init__(*steps, **options)
+        self.read_count = 0
+
+    async def read(self):
+        self.read_count += 1
+        return await super().read()
+
+
+@pytest.mark.parametrize("output", ["hold", "follow"])
+async def test_a_provider_is_not_read_and_not_silent_while_too_much_text_waits(streams, output):
+    service = Service()
+    service.gate.clear()
+    provider = Counted(*["x" * 1000] * 100, STOP)
+    moderation = moderator(service, window_chars=1000, output=output)
+    stream, reader = begin(streams, provider, moderation, idle_s=0.2)
+    await until(lambda: service.open_count == MAX_IN_FLIGHT)
+    await asyncio.sleep(0.5)
+    assert provider.read_count in (8, 9), "the bound is 8 KiB"
+    assert not stream.log.sealed, "longer than the idle limit"
+    service.gate.set()
+    events = await read_all(reader)
+    assert text_of(events) == "x" * 100_000
+    assert events[-1].reason == FinishReason.STOP
+    assert provider.read_count == 101
+
+
+async def test_a_long_text_that_arrives_at_once_waits_in_parts(streams):
+    service = Service()
+    service.gate.clear()
+    provider = Played("x" * 100_000, STOP)
+    stream, reader = begin(streams, provider, moderator(service, window_chars=1000), idle_s=0.2)
+    await until(lambda: service.open_count == MAX_IN_FLIGHT)
+    await asyncio.sleep(0.4)
+    (stage,) = streams.host._live[stream.id]._stages._acting
+    waiting_chars = stage._undecided_chars + stage._fresh_chars
+    assert MIN_MAX_WAITING_CHARS <= waiting_chars <= MIN_MAX_WAITING_CHARS + STEP_CHARS
+    service.gate.set()
+    assert text_of(await read_all(reader)) == "x" * 100_000
+
+
+async def test_the_silence_limit_continues_after_the_wait_for_room(streams):
+    service = Service()
+    service.gate.clear()
+    silent = asyncio.Event()
+    provider = Played("x" * 9000, silent, "y", STOP)
+    _, reader = begin(streams, provider, moderator(service, window_chars=1000), idle_s=0.2)
+    await until(lambda: service.open_count == MAX_IN_FLIGHT)
+    await asyncio.sleep(0.4)
+    service.gate.set()
+    with pytest.raises(Exception, match="sent nothing for"):
+        await read_all(reader)
+    silent.set()
+
+
+async def test_text_that_a_filter_releases_in_a_pause_is_checked_and_shown(streams):
+    service = Service()
+    more = asyncio.Event()
+    provider = Played("a sec", more, STOP)
+    filters = {"f": FilterConfig(action="redact", words=("secret",), hold_s=0.05)}
+    moderation = moderator(service, window_chars=1000, max_wait_s=0.05)
+    stream, reader = begin(streams, provider, moderation, filters=filters)
+    await until(lambda: text_of(stream.log.read(0)) == "a sec")
+    assert "".join(service.texts) == "a sec"
+    more.set()
+    assert text_of(await read_all(reader)) == "a sec"
+
+
+async def test_text_passes_each_moderation_and_the_filters_come_first(streams):
+    services = Service(flagged="one"), Service(flagged="two")
+    both = [moderator(service, name=str(n)) for n, service in enumerate(services)]
+    filters = {"f": FilterConfig(action="redact", words=("secret",), replacement="***")}
+    _, reader = begin(streams, Played("a secret", STOP), *both, filters=filters)
+    assert text_of(await read_all(reader)) == "a ***"
+    assert [service.texts for service in services] == [["a ***"]] * 2
+    for word in "one", "two":
+        services[1].texts.clear()
+        _, reader = begin(streams, Played(word, STOP), *both)
+        events = await read_all(reader)
+        assert text_of(events) == ""
+        assert events[-1].reason == FinishReason.CONTENT_FILTER
+        assert services[1].texts == ([] if word == "one" else ["two"])
+
+
+async def test_a_fault_of_an_adapter_is_a_check_that_failed(streams, caplog):
+    service = Service()
+    service.error = ZeroDivisionError("a bug")
+    _, reader = begin(streams, Played("text", STOP), moderator(service))
+    with caplog.at_level(logging.ERROR), raises_failed(AnswerUnchecked):
+        await read_all(reader)
+    assert "internal error" in caplog.text
+
+
+@pytest.mark.parametrize("output", ["hold", "follow"])
+async def test_the_checks_of_a_stream_end_with_it(streams, output):
+    service = Service()
+    service.gate.clear()
+    provider = Played("x" * 100, asyncio.Event())
+    stream, reader = begin(streams, provider, moderator(service, output=output))
+    await until(lambda: service.open_count == MAX_IN_FLIGHT)
+    stream.cancel()
+    events = await read_all(reader)
+    assert events[-1].reason == FinishReason.CANCELLED
+    assert text_of(events) == ("" if output == "hold" else "x" * 100)
+    await until(lambda: not checks_running())
+    assert service.open_count == 0
+
+
+async def test_a_flagged_window_closes_the_upstream_while_it_is_read(streams):
+    service = Service()
+    service.gate.clear()
+    provider = Played("x" * 20 + "bad" + "y" * 17, asyncio.Event())
+    _, reader = begin(streams, provider, moderator(service))
+    await until(lambda: service.open_count == 2)
+    service.gate.set()
+    events = await read_all(reader)
+    assert text_of(events) == "x" * 20
+    assert events[-1].reason == FinishReason.CONTENT_FILTER
+    await asyncio.wait_for(provider.closed.wait(), 5)
+    await until(lambda: not checks_running())
+
+
+@pytest.mark.parametrize("output", ["hold", "follow"])
+async def test_finished_waits_for_the_last_verdict(streams, output):
+    service = Service()
+    service.gate.clear()
+    stream, reader = begin(streams, Played("text", STOP), moderator(service, output=output))
+    await until(lambda: service.open_count == 1)
+    await asyncio.sleep(0.05)
+    assert not stream.log.sealed
+    service.flagged = "text"
+    service.gate.set()
+    events = await read_all(reader)
+    assert events[-1].reason == FinishReason.CONTENT_FILTER
+
+
+async def test_a_failure_while_a_stream_closes_changes_nothing(streams):
+    """The upstream takes time to close after a cancel. In the meantime a check fails."""
+    service, closing = Service(), asyncio.Event()
+    service.gate.clear()
+    service.error = ModerationFailed("down")
+    provider = Played("x" * 20, asyncio.Event(), closing=closing)
+    stream, reader = begin(streams, provider, moderator(service))
+    await until(lambda: service.open_count == 1)
+    stream.cancel()
+    await asyncio.sleep(0.01)
+    service.gate.set()
+    await asyncio.sleep(0.05)
+    assert not provider.closed.is_set(), "the closing was not interrupted"
+    closing.set()
+    events = await read_all(reader)
+    assert events[-1].reason == FinishReason.CANCELLED
