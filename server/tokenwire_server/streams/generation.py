@@ -358,7 +358,7 @@ class Generation:
 
     def _end_by_stage(self) -> None:
         """End the stream because a stage ended the answer, or made it an error, while nothing arrived."""
-        if self._stages is None or self._is_interrupted:
+        if self._stages is None:
             return
         self._is_interrupted = True
         if self._stages.failure is not None:

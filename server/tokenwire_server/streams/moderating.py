@@ -80,6 +80,8 @@ class ModerationChecks:
 
     def close(self) -> None:
         """Cancel the checks and the timers: the stream has ended. Idempotent."""
+        if self._is_closed:  # a second cancellation would interrupt the closing of connections
+            return
         self._is_closed = True
         self._on_end = _nothing  # the stream refers to this object
         for _, timer in self._timers.values():
@@ -119,8 +121,6 @@ class ModerationChecks:
             pass
         except Exception as error:  # noqa: BLE001  # a check that failed; the server's log has the details
             internal_fault(error)
-        if self._is_closed:
-            return
         try:
             self._stages.resume(stage, stage.decide(window.number, verdict))
             self.advance()

@@ -9,7 +9,7 @@ from streams_support import Played, a_request, raises_failed, read_all
 from tokenwire_server.config import FilterConfig, ModerationConfig
 from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.content.moderation_stage import MAX_IN_FLIGHT, MIN_MAX_WAITING_CHARS
-from tokenwire_server.errors import AnswerUnchecked
+from tokenwire_server.errors import AnswerUnchecked, StreamFailed
 from tokenwire_server.events import FinishReason, TextDelta
 from tokenwire_server.moderation.moderator import ModerationSet, Moderator
 from tokenwire_server.moderation.service import ModerationFailed, Verdict
@@ -30,6 +30,8 @@ class Service:
         self.texts = []
         self.open_count = 0
         self.error = None
+        self.closing_s = 0.0
+        """How long the end of a request takes."""
 
     async def check(self, text, source):
         assert source == "output"
@@ -38,6 +40,7 @@ class Service:
         try:
             await self.gate.wait()
         finally:
+            await asyncio.sleep(self.closing_s)
             self.open_count -= 1
         if self.error is not None:
             raise self.error
@@ -45,7 +48,14 @@ class Service:
 
 
 def moderator(service, name="m", **fields):
-    fields = {"window_chars": 20, "overlap_chars": 0, "timeout_s": 5, "output": "hold", **fields}
+    fields = {
+        "window_chars": 20,
+        "overlap_chars": 0,
+        "output": "hold",
+        "timeout_s": 60,
+        "max_wait_s": 60,
+        **fields,
+    }
     return Moderator(name, ModerationConfig(service="openai", **fields), service)
 
 
@@ -118,31 +128,34 @@ async def test_a_long_text_that_arrives_at_once_waits_in_parts(streams):
     assert text_of(await read_all(reader)) == "x" * 100_000
 
 
-async def test_the_silence_limit_continues_after_the_wait_for_room(streams):
+async def test_the_silence_limit_begins_anew_after_the_wait_for_room(streams):
     service = Service()
     service.gate.clear()
-    silent = asyncio.Event()
-    provider = Played("x" * 9000, silent, "y", STOP)
-    _, reader = begin(streams, provider, moderator(service, window_chars=1000), idle_s=0.2)
+    more = asyncio.Event()
+    provider = Played("x" * 9000, more, "y", more, asyncio.Event(), STOP)
+    moderation = moderator(service, window_chars=1000, output="follow")
+    stream, reader = begin(streams, provider, moderation, idle_s=1.0)
     await until(lambda: service.open_count == MAX_IN_FLIGHT)
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(1.5)
     service.gate.set()
-    with pytest.raises(Exception, match="sent nothing for"):
+    await asyncio.sleep(0.6)
+    more.set()
+    with pytest.raises(StreamFailed, match="sent nothing for 1 s"):
         await read_all(reader)
-    silent.set()
+    assert text_of(stream.log.read(0)).endswith("y"), "0.6 s of silence are not too long"
 
 
 async def test_text_that_a_filter_releases_in_a_pause_is_checked_and_shown(streams):
     service = Service()
     more = asyncio.Event()
-    provider = Played("a sec", more, STOP)
+    provider = Played("sec", more, STOP)
     filters = {"f": FilterConfig(action="redact", words=("secret",), hold_s=0.05)}
     moderation = moderator(service, window_chars=1000, max_wait_s=0.05)
     stream, reader = begin(streams, provider, moderation, filters=filters)
-    await until(lambda: text_of(stream.log.read(0)) == "a sec")
-    assert "".join(service.texts) == "a sec"
+    await until(lambda: text_of(stream.log.read(0)) == "sec")
+    assert service.texts == ["sec"]
     more.set()
-    assert text_of(await read_all(reader)) == "a sec"
+    assert text_of(await read_all(reader)) == "sec"
 
 
 async def test_text_passes_each_moderation_and_the_filters_come_first(streams):
@@ -176,12 +189,15 @@ async def test_the_checks_of_a_stream_end_with_it(streams, output):
     service.gate.clear()
     provider = Played("x" * 100, asyncio.Event())
     stream, reader = begin(streams, provider, moderator(service, output=output))
+    generation = streams.host._live[stream.id]
     await until(lambda: service.open_count == MAX_IN_FLIGHT)
+    service.closing_s = 0.05
     stream.cancel()
     events = await read_all(reader)
     assert events[-1].reason == FinishReason.CANCELLED
     assert text_of(events) == ("" if output == "hold" else "x" * 100)
-    await until(lambda: not checks_running())
+    await until(lambda: generation._task is None)
+    assert not checks_running()
     assert service.open_count == 0
 
 
