@@ -1,4 +1,4 @@
-"""Searches requests before their streams are opened, and refuses those that a rule blocks."""
+"""Searches and checks requests before their streams are opened, and refuses those that may not pass."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 
 from ..content.input_search import BlockedText, InputSearch
 from ..content.input_text import input_texts
+from ..errors import ModerationUnavailable
 from ..ledger.record import FilterAction
 from ..request import ChatRequest
 from ..routing.owner import Routing
 from ..turns import Turns
+from .input_moderation import checked
 from .violations import Violations
 
 logger = logging.getLogger(__name__)
@@ -27,8 +29,8 @@ its share gets OVERLOADED."""
 class Screening:
     """Applies the rules for input. Belongs to one event loop.
 
-    `count_refused` gets the name and the action of each filter that acted in a request that is refused, and
-    how often. What filters did in other requests is counted with their streams.
+    `count_refused` gets the name and the action of each filter and moderation that acted in a request that is
+    refused, and how often. What they did in other requests is counted with their streams.
     """
 
     def __init__(
@@ -42,11 +44,34 @@ class Screening:
         )
 
     async def screen(self, request: ChatRequest, tenant: str) -> tuple[FilterAction, ...]:
-        """Search a request; return which filters acted. Without filters for its input, nothing is done.
+        """Search a request with filters, and check it with moderation services. Return which of them acted.
+        Without any for its input, nothing is done.
 
-        Raises InvalidRequest with the texts that are blocked, and Overloaded. Cancellation leaves nothing
-        behind.
+        Raises InvalidRequest with the texts that are blocked or flagged, ModerationUnavailable, and
+        Overloaded. Cancellation leaves nothing behind.
         """
+        actions = await self._search(request, tenant)
+        moderators = self._routing.moderation.of_input(tenant, request.model)
+        if not moderators:
+            return actions
+        checks = await checked(moderators, request)
+        violations = Violations()
+        for check in checks:
+            if check.flagged is not None:
+                violations.add(check.flagged.path, check.flagged.description(check.name))
+                actions += (FilterAction(check.name, "block", 1),)
+            elif check.unchecked_count:
+                actions += (FilterAction(check.name, "unchecked", check.unchecked_count),)
+        if violations:
+            self._refused(tenant, actions)
+            raise violations.error()
+        for check in checks:
+            if check.has_failed:
+                raise ModerationUnavailable(check.name)
+        return actions
+
+    async def _search(self, request: ChatRequest, tenant: str) -> tuple[FilterAction, ...]:
+        """Search a request with filters. Raises InvalidRequest, Overloaded."""
         filters = self._routing.filters.of_input(tenant, request.model)
         if not filters:
             return ()

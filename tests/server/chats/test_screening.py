@@ -14,6 +14,7 @@ from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.errors import InvalidRequest, Overloaded
 from tokenwire_server.events import FinishReason
 from tokenwire_server.ledger.record import FilterAction
+from tokenwire_server.moderation.moderator import NO_MODERATION
 from tokenwire_server.providers.decode.base import Complete
 from tokenwire_server.request import CacheUse, ChatRequest, Message, Retention, Text
 
@@ -31,7 +32,8 @@ def a_request(*texts, model="fast"):
 def screening(count_refused=None, **filters):
     fields = {"action": "block", "applies_to": ["input"]}
     configs = {name: FilterConfig(**fields | each) for name, each in filters.items()}
-    return Screening(SimpleNamespace(filters=FilterSet.of(configs)), count_refused)
+    routing = SimpleNamespace(filters=FilterSet.of(configs), moderation=NO_MODERATION)
+    return Screening(routing, count_refused)
 
 
 async def test_what_filters_report_is_returned_and_not_counted():
