@@ -35,6 +35,7 @@ PAGES = (
     "docs/websocket.md",
     "docs/keys-and-limits.md",
     "docs/filters.md",
+    "docs/moderation.md",
     "docs/limits.md",
     "docs/configuration.md",
     "docs/simulator.md",

@@ -34,6 +34,7 @@ from tokenwire_server.telemetry.semconv import ATTRIBUTES
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_EDGE_ADDRESS = "127.0.0.1:8080"
 METRICS_ADDRESS = "127.0.0.1:9464"
+MODERATOR_PORT = "8090"
 
 FOLDERS = ("client", "deploy", "docs", "protos", "requirements", "scripts", "server", "tests")
 """The folders of the repository whose paths the pages name."""
@@ -117,10 +118,12 @@ def unused_address():
 
 def blocks_with(address, edge_address, metrics_address):
     """Return the blocks of all pages, with these addresses instead of the defaults."""
+    moderator_port = unused_address().rpartition(":")[2]
 
     def with_addresses(text):
         text = text.replace(DEFAULT_ADDRESS, address).replace(DEFAULT_EDGE_ADDRESS, edge_address)
-        return text.replace(METRICS_ADDRESS, metrics_address)
+        text = text.replace(METRICS_ADDRESS, metrics_address)
+        return text.replace(MODERATOR_PORT, moderator_port)
 
     return [replace(block, text=with_addresses(block.text)) for block in all_blocks()]
 

@@ -306,7 +306,7 @@ class UsageRecord(google.protobuf.message.Message):
 
     @property
     def filters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FilterAction]:
-        """What content filters of the server did to the request and to the answer, without those that did nothing.
+        """What content filters and moderations of the server did to the request and to the answer, without those that did nothing.
         Empty while the stream is open, and for a lost stream.
         """
 
@@ -343,7 +343,7 @@ global___UsageRecord = UsageRecord
 
 @typing.final
 class FilterAction(google.protobuf.message.Message):
-    """FilterAction is what a content filter of the server did in a stream. It contains nothing of the text."""
+    """FilterAction is what a content filter or a moderation of the server did in a stream. It contains nothing of the text."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -351,11 +351,13 @@ class FilterAction(google.protobuf.message.Message):
     ACTION_FIELD_NUMBER: builtins.int
     COUNT_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """Name of the filter in the server's configuration."""
+    """Name of the filter or moderation in the server's configuration."""
     action: builtins.str
-    """"block", "redact" or "report"."""
+    """"block", "redact" or "report"; of a moderation "block", or "unchecked" for text that passed although it could
+    not be checked.
+    """
     count: builtins.int
-    """How often it acted."""
+    """How often it acted. With "unchecked": the number of checks that failed."""
     def __init__(
         self,
         *,

@@ -44,12 +44,12 @@ class FailedAttempt(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class FilterAction(msgspec.Struct, frozen=True, gc=False):
-    """What a content filter did in a stream. Stored as JSON. It contains nothing of the text."""
+    """What a content filter or a moderation did in a stream. Stored as JSON, without anything of the text."""
 
     name: str
-    """The name of the filter in the configuration."""
+    """The name of the filter or moderation in the configuration."""
     action: str
-    """ "block", "redact" or "report"."""
+    """ "block", "redact", "report", or "unchecked": text passed that a moderation could not check."""
     count: int
     """How often it acted."""
 

@@ -135,7 +135,8 @@ class Metrics:
         )
         self.filter_actions = self._counter(
             "tokenwire_filter_actions_total",
-            "Times that a content filter acted on an answer or a request: `block`, `redact` or `report`.",
+            "Times that a content filter or a moderation acted on an answer or a request: `block`, `redact`, "
+            "`report` or `unchecked`.",
             ("filter", "action"),
         )
         self.moderation_checks = self._histogram(

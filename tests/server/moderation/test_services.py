@@ -107,6 +107,7 @@ async def test_what_is_sent(checked, service, kind, monkeypatch):
 BAD_ANSWERS = {
     "an error": (500, b'{"flagged": false, "results": [{"flagged": false}]}', "status 500"),
     "a redirect": (307, b"", "status 307"),
+    "another status": (201, b'{"flagged": false}', "answer|status 201"),
     "no content": (204, b"", "answer|status 204"),
     "no JSON": (200, b"flagged", "answer"),
     "another JSON": (200, b"[]", "answer"),
@@ -135,6 +136,7 @@ async def test_everything_else_is_a_failure_that_is_logged_without_the_answer(
     with caplog.at_level(logging.INFO), pytest.raises(ModerationFailed, match=why):
         await made.one.check("my text", "output")
     assert made.counts == [("m", "failed")]
+    assert len(service.texts) == 1, "a check is not repeated"
     assert "my text" not in caplog.text
     assert '"flagged"' not in caplog.text.replace('{"flagged": bool', "")
     service.answer = None
@@ -207,6 +209,7 @@ async def test_checks_at_the_same_time_are_bounded_and_the_wait_counts(checked, 
         *(made.one.check(str(n), "output") for n in range(3)), return_exceptions=True
     )
     assert [type(each) for each in results] == [ModerationFailed] * 3
+    assert len(service.texts) == 7, "two had no turn within their time"
     service.may_answer.set()
     assert not (await made.one.check("a", "output")).flagged, "no turn is lost"
 
