@@ -63,7 +63,7 @@ class ModerationConfig(Section):
     input_timeout_s: CheckSeconds = 5.0
     """Longest time of all checks of one request, in seconds. Then they have failed."""
     max_concurrent: Count = 32
-    """Checks that run at the same time. Others wait for their turn."""
+    """Checks that run at the same time in each process. Others wait for their turn."""
     on_failure: Literal["open", "closed"] = "closed"
     """What happens to a text that the service could not check. "closed": the request is refused, or the
     stream fails, with MODERATION_UNAVAILABLE. "open": it passes."""
