@@ -4,9 +4,12 @@ import json
 import socket
 from contextlib import ExitStack, contextmanager
 
+import grpc.aio
 import pytest
+from moderation_support import Moderated
 from tenants_support import Tenancy, keys
 
+from moderation_services import moderation_thread
 from server_process import copy_migrated
 
 
@@ -58,3 +61,34 @@ def unreachable():
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+@pytest.fixture(scope="module")
+def moderated_servers(start, simulator):
+    with moderation_thread() as service, ExitStack() as stack:
+        yield Moderated(service, start, simulator, stack)
+
+
+@pytest.fixture
+def moderated(moderated_servers):
+    moderated_servers.service.reset()
+    moderated_servers.service.words = {"violence": "violence"}
+    yield moderated_servers
+    moderated_servers.service.may_answer.set()
+
+
+@pytest.fixture
+async def moderating(moderated, api_on):
+    """Returns a stub of a server with a moderation."""
+    channels = []
+
+    def connected(env=None, **settings):
+        _, address = moderated.server(env, **settings)
+        channels.append(grpc.aio.insecure_channel(address))
+        api = api_on(channels[-1])
+        api.channel = channels[-1]
+        return api
+
+    yield connected
+    for channel in channels:
+        await channel.close()

@@ -7,99 +7,29 @@ import json
 import os
 import signal
 import time
-from contextlib import ExitStack
-from urllib.error import HTTPError
 
 import grpc.aio
 import pytest
-from e2e_calls import CONTINUE, PROVIDERS, details, info, read, reason, resume, said
+from e2e_calls import CONTINUE, PROVIDERS, info, read, reason, resume, said
+from moderation_support import BAD, CALM, FAULTS
 from test_filters import BLOCKED, CACHED, KEPT_S, model, only
-from test_metrics import Scrape, url_of
-from test_reload import Configured
 from test_structured_output import record_of
 
 import tokenwire
-from moderation_services import moderation, moderation_thread
-from server_process import completed
+from moderation_services import moderation
 from tokenwire.v1 import chat_pb2 as pb
 from tokenwire.v1 import event_pb2
 from tokenwire_server.simulator.words import generated_text
 
 STOPPED = event_pb2.FINISH_REASON_STOP
-CALM = "all is calm and nothing happens here "
-BAD = "then comes violence "
-
-
-class Moderated:
-    """Servers with a moderation each, at one service. They run until the end of the module."""
-
-    def __init__(self, service, start, simulator, stack):
-        self.service = service
-        self._start, self._simulator, self._stack = start, simulator, stack
-        self._servers = {}
-
-    def server(self, env=None, **settings):
-        """Return the process and the address of a server with a moderation `m`."""
-        key = json.dumps([settings, env])
-        if key not in self._servers:
-            settings = {"window_chars": 20, "overlap_chars": 5, "timeout_s": 30.0, **settings}
-            configured = {"m": moderation(self.service, **settings)}
-            env = {"TOKENWIRE_MODERATION": json.dumps(configured)} | (env or {})
-            env = self._simulator.environ() | {"MODERATION_KEY": "k"} | env
-            self._servers[key] = self._stack.enter_context(
-                self._start("serve", "--listen", "127.0.0.1:0", env=env)
-            )
-        return self._servers[key]
-
-    async def until_asked(self, count=1):
-        """Wait until as many checks are open."""
-        async with asyncio.timeout(20):
-            while self.service.open_count < count:
-                await asyncio.sleep(0.01)
-
-    async def until_idle(self):
-        async with asyncio.timeout(20):
-            while self.service.open_count:
-                await asyncio.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def servers(start, simulator):
-    with moderation_thread() as service, ExitStack() as stack:
-        yield Moderated(service, start, simulator, stack)
-
-
-@pytest.fixture
-def moderated(servers):
-    servers.service.reset()
-    servers.service.words = {"violence": "violence"}
-    yield servers
-    servers.service.may_answer.set()
-
-
-@pytest.fixture
-async def connect(moderated, api_on):
-    """Returns a stub of a server with a moderation."""
-    channels = []
-
-    def connected(env=None, **settings):
-        _, address = moderated.server(env, **settings)
-        channels.append(grpc.aio.insecure_channel(address))
-        api = api_on(channels[-1])
-        api.channel = channels[-1]
-        return api
-
-    yield connected
-    for channel in channels:
-        await channel.close()
 
 
 @pytest.mark.parametrize("kind", ["openai", "http"])
 @pytest.mark.parametrize("output", ["hold", "follow"])
 async def test_a_clear_answer_is_shown_and_every_character_was_checked(
-    connect, moderated, kind, output
+    moderating, moderated, kind, output
 ):
-    api = connect(kind=kind, output=output, api_key_env="MODERATION_KEY")
+    api = moderating(kind=kind, output=output, api_key_env="MODERATION_KEY")
     events = await api.events(model(CALM * 3))
     assert said(events) == CALM * 3
     assert events[-1].finished.reason == STOPPED
@@ -110,9 +40,9 @@ async def test_a_clear_answer_is_shown_and_every_character_was_checked(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_held_text_after_a_flagged_window_reaches_no_reader(
-    connect, moderated, simulator, provider
+    moderating, moderated, simulator, provider
 ):
-    api = connect(output="hold")
+    api = moderating(output="hold")
     key = f"held-{provider}"
     name = model(CALM + BAD, provider, key=key, repeat="forever", itl_ms=2)
     events = await read(api.chat_stream(api.request(name, retention=KEPT_S)))
@@ -133,8 +63,8 @@ async def test_held_text_after_a_flagged_window_reaches_no_reader(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_followed_text_ends_when_a_window_is_flagged(connect, simulator, provider):
-    api = connect(output="follow")
+async def test_followed_text_ends_when_a_window_is_flagged(moderating, simulator, provider):
+    api = moderating(output="follow")
     key = f"followed-{provider}"
     name = model(CALM + BAD, provider, key=key, repeat="forever", itl_ms=2)
     async with asyncio.timeout(30):
@@ -145,15 +75,15 @@ async def test_followed_text_ends_when_a_window_is_flagged(connect, simulator, p
     assert simulator.request(key)["closed_at"]
 
 
-async def test_a_flagged_text_at_the_end_ends_the_answer_with_it(connect):
+async def test_a_flagged_text_at_the_end_ends_the_answer_with_it(moderating):
     for output, expected in ("hold", ""), ("follow", "violence"):
-        events = await connect(output=output).events(model("violence"))
+        events = await moderating(output=output).events(model("violence"))
         assert said(events) == expected
         assert events[-1].finished.reason == BLOCKED
 
 
-async def test_held_text_waits_only_for_its_check(connect, moderated):
-    api = connect(output="hold")
+async def test_held_text_waits_only_for_its_check(moderating, moderated):
+    api = moderating(output="hold")
     moderated.service.may_answer.clear()
     call = api.chat_stream(api.request(model(CALM, stall_after=8)), timeout=60)
     events = []
@@ -174,8 +104,8 @@ async def test_held_text_waits_only_for_its_check(connect, moderated):
     await asyncio.wait([reading])
 
 
-async def test_slow_streams_are_shown_after_the_longest_wait_of_a_window(connect):
-    api = connect(output="hold", window_chars=1000, max_wait_s=0.2)
+async def test_slow_streams_are_shown_after_the_longest_wait_of_a_window(moderating):
+    api = moderating(output="hold", window_chars=1000, max_wait_s=0.2)
     call = api.chat_stream(api.request(model("one two", stall_after=2)), timeout=60)
     shown = ""
     began = time.monotonic()
@@ -189,7 +119,7 @@ async def test_slow_streams_are_shown_after_the_longest_wait_of_a_window(connect
 
 @pytest.mark.parametrize("output", ["hold", "follow"])
 async def test_a_slow_service_disturbs_no_limit_on_the_providers_silence(
-    connect, moderated, output
+    moderating, moderated, output
 ):
     """The provider has ended long before; each check takes longer than every limit."""
     env = {
@@ -197,16 +127,16 @@ async def test_a_slow_service_disturbs_no_limit_on_the_providers_silence(
         "TOKENWIRE_LIMITS__UPSTREAM_FIRST_CONTENT_S": "0.5",
         "TOKENWIRE_LIMITS__UPSTREAM_DRIP_S": "0.5",
     }
-    api = connect(env, output=output)
+    api = moderating(env, output=output)
     moderated.service.delay_s = 0.8
     events = await api.events(model(CALM * 3, itl_ms=30))
     assert said(events) == CALM * 3
     assert events[-1].finished.reason == STOPPED
 
 
-async def test_a_fast_provider_waits_for_room_and_is_not_silent_meanwhile(connect, moderated):
+async def test_a_fast_provider_waits_for_room_and_is_not_silent_meanwhile(moderating, moderated):
     env = {"TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": "0.5"}
-    api = connect(env, output="hold", window_chars=2000, overlap_chars=0)
+    api = moderating(env, output="hold", window_chars=2000, overlap_chars=0)
     moderated.service.delay_s = 0.7
     events = await api.events("openai/sim?tokens=8000")
     text = "".join(generated_text(8000))
@@ -216,15 +146,12 @@ async def test_a_fast_provider_waits_for_room_and_is_not_silent_meanwhile(connec
     assert moderated.service.most_open <= 4
 
 
-FAULTS = {"down": (503, b""), "garbage": (200, b"<html>"), "slow": None}
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("output", ["hold", "follow"])
 async def test_an_answer_that_cannot_be_checked_fails_and_shows_nothing_that_was_held(
-    connect, moderated, simulator, fault, output
+    moderating, moderated, simulator, fault, output
 ):
-    api = connect(output=output, timeout_s=0.5)
+    api = moderating(output=output, timeout_s=0.5)
     moderated.service.answer = FAULTS[fault]
     if fault == "slow":
         moderated.service.may_answer.clear()
@@ -250,9 +177,9 @@ async def test_an_answer_that_cannot_be_checked_fails_and_shows_nothing_that_was
 
 @pytest.mark.parametrize("output", ["hold", "follow"])
 async def test_with_on_failure_open_text_passes_and_is_recorded_and_not_cached(
-    connect, moderated, output
+    moderating, moderated, output
 ):
-    api = connect(output=output, on_failure="open")
+    api = moderating(output=output, on_failure="open")
     moderated.service.answer = 500, b""
     events = await api.events(model(CALM), cache=CACHED)
     assert said(events) == CALM
@@ -268,8 +195,8 @@ async def test_with_on_failure_open_text_passes_and_is_recorded_and_not_cached(
         assert said(events) == CALM
 
 
-async def test_a_flagged_answer_is_not_cached(connect):
-    api = connect(output="hold")
+async def test_a_flagged_answer_is_not_cached(moderating):
+    api = moderating(output="hold")
     for _ in range(2):
         events = await api.events(model(CALM + BAD), cache=CACHED)
         assert not events[0].started.from_cache
@@ -277,9 +204,9 @@ async def test_a_flagged_answer_is_not_cached(connect):
 
 
 async def test_a_cancel_during_a_check_ends_both_and_shows_nothing_unchecked(
-    connect, moderated, simulator
+    moderating, moderated, simulator
 ):
-    api = connect(output="hold")
+    api = moderating(output="hold")
     moderated.service.may_answer.clear()
     key = "cancelled-check"
     name = model(CALM, key=key, repeat="forever", itl_ms=5)
@@ -297,8 +224,8 @@ async def test_a_cancel_during_a_check_ends_both_and_shows_nothing_unchecked(
     await asyncio.to_thread(simulator.wait_until_none_open, 5)
 
 
-async def test_a_reader_that_leaves_during_a_check_ends_it(connect, moderated, simulator):
-    api = connect(output="hold")
+async def test_a_reader_that_leaves_during_a_check_ends_it(moderating, moderated, simulator):
+    api = moderating(output="hold")
     moderated.service.may_answer.clear()
     call = api.chat_stream(api.request(model(CALM, repeat="forever", itl_ms=5)), timeout=60)
     await anext(aiter(call))
@@ -308,9 +235,9 @@ async def test_a_reader_that_leaves_during_a_check_ends_it(connect, moderated, s
     await asyncio.to_thread(simulator.wait_until_none_open, 5)
 
 
-async def test_the_streams_time_limit_also_bounds_the_checks_at_the_end(connect, moderated):
+async def test_the_streams_time_limit_also_bounds_the_checks_at_the_end(moderating, moderated):
     env = {"TOKENWIRE_LIMITS__MAX_STREAM_DURATION_S": "1"}
-    api = connect(env, output="hold")
+    api = moderating(env, output="hold")
     moderated.service.may_answer.clear()
     events = await api.events(model(CALM))
     assert said(events) == ""
@@ -351,8 +278,8 @@ async def test_a_server_that_stops_waits_for_no_check(start, simulator, moderate
         assert "was never retrieved" not in log
 
 
-async def test_json_values_and_tool_calls_are_those_of_cleared_text(connect):
-    api = connect(output="hold")
+async def test_json_values_and_tool_calls_are_those_of_cleared_text(moderating):
+    api = moderating(output="hold")
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     wanted = tokenwire.json_format("answer", schema)
     text = '{"a": "' + CALM + '"}'
@@ -363,194 +290,3 @@ async def test_json_values_and_tool_calls_are_those_of_cleared_text(connect):
     assert events[-1].finished.reason == BLOCKED
     assert not only(events, "json_value")
     assert not only(events, "json_result")[-1].is_valid
-
-
-async def test_metrics_and_the_log_count_checks_without_their_text(
-    start, simulator, moderated, api_on
-):
-    configured = {
-        name: moderation(moderated.service, output=output, window_chars=20, overlap_chars=0)
-        for name, output in (("one", "hold"), ("two", "follow"))
-    }
-    env = {
-        "TOKENWIRE_MODERATION": json.dumps(configured),
-        "TOKENWIRE_METRICS_LISTEN": "127.0.0.1:0",
-    }
-    command = ("serve", "--listen", "127.0.0.1:0")
-    with start(*command, env=simulator.environ() | env) as (process, address):
-        async with grpc.aio.insecure_channel(address) as channel:
-            api = api_on(channel)
-            await api.events(model(CALM))
-            await api.events(model("violence"))
-            moderated.service.answer = 500, b"violence"
-            with pytest.raises(grpc.aio.AioRpcError):
-                await api.events(model("something else"))
-        scrape = await asyncio.to_thread(Scrape, url_of(process))
-        assert scrape.by("moderation_check_seconds_count", "moderation", "result") == {
-            ("one", "clear"): 2,
-            ("two", "clear"): 2,
-            ("one", "flagged"): 1,
-            ("one", "failed"): 1,
-        }
-        assert scrape.by("filter_actions_total", "filter", "action") == {("one", "block"): 1}
-        log = os.pread(process.log.fileno(), 2**20, 0).decode()
-        assert "filters acted: one (block)" in log
-        assert "moderation one fails: it answered with status 500" in log
-        own = [line for line in log.splitlines() if "stream ended" not in line]  # it has the model
-        assert not any("violence" in line or "something" in line for line in own)
-
-
-async def test_a_reload_replaces_the_moderation_and_what_was_cached(
-    start, simulator, tmp_path, api_on, moderated
-):
-    def configuration(**fields):
-        lines = (f"{name} = {json.dumps(value)}" for name, value in fields.items())
-        return "[moderation.m]\n" + "\n".join(lines) + "\n"
-
-    path = tmp_path / "tokenwire.toml"
-    path.write_text("")
-    command = ("serve", "--listen", "127.0.0.1:0", "--config", str(path))
-    asked = model("violence", key="reloaded-moderation")
-    with start(*command, env=simulator.environ()) as (process, address):
-        server = Configured(path, process, address)
-        async with grpc.aio.insecure_channel(address) as channel:
-            api = api_on(channel)
-            assert said(await api.events(asked, cache=CACHED)) == "violence"
-            assert (await api.events(asked, cache=CACHED))[0].started.from_cache
-            fields = moderation(moderated.service, output="hold")
-            line = await server.reload(configuration(**fields))
-            assert "moderation.m" in line
-            events = await api.events(asked, cache=CACHED)
-            assert not events[0].started.from_cache
-            assert events[-1].finished.reason == BLOCKED
-            broken = configuration(**fields, api_key_env="MISSING")
-            line = await server.reload(broken, "the configuration was not reloaded")
-            assert "moderation.m.api_key_env: the variable MISSING is not set" in line
-            assert (await api.events(asked))[-1].finished.reason == BLOCKED
-
-
-@pytest.mark.parametrize(
-    ("settings", "fault"),
-    [
-        (
-            'service = "openai"',
-            'moderation.m: checks nothing: set input = true, or output to another value than "off"',
-        ),
-        ('service = "http"\ninput = true', 'moderation.m.url: is needed with service = "http"'),
-        (
-            'service = "http"\nurl = "http://x"\ninput = true\nmodel = "a"',
-            'moderation.m.model: cannot be used with service = "http"',
-        ),
-        (
-            'service = "openai"\nurl = "http://x"\ninput = true',
-            'moderation.m.url: cannot be used with service = "openai"',
-        ),
-        (
-            'service = "openai"\ninput = true\napi_key_env = "MISSING"',
-            "moderation.m.api_key_env: the variable MISSING is not set",
-        ),
-        (
-            'service = "openai"\noutput = "hold"\noverlap_chars = 1000',
-            "moderation.m.overlap_chars: must be less than window_chars, which is 1000",
-        ),
-    ],
-)
-def test_a_moderation_that_cannot_be_used_is_an_error_at_the_start(
-    simulator, tmp_path, settings, fault
-):
-    path = tmp_path / "tokenwire.toml"
-    path.write_text(f"[moderation.m]\n{settings}\n")
-    result = completed(
-        "serve", "--listen", "127.0.0.1:0", "--config", path, env=simulator.environ()
-    )
-    assert result.returncode == 1
-    assert fault in result.stderr
-
-
-def chat(*texts):
-    return [pb.Message(role=pb.ROLE_USER, parts=[pb.Part(text=text) for text in texts])]
-
-
-def request_to(api, key, *texts, **fields):
-    name = model("fine", key=key)
-    return pb.ChatRequest(model=name, messages=chat(*texts), **fields)
-
-
-def is_sent(simulator, key):
-    """Return whether the provider got a request."""
-    try:
-        return bool(simulator.request(key))
-    except HTTPError:
-        return False
-
-
-@pytest.mark.parametrize("kind", ["openai", "http"])
-async def test_a_flagged_request_is_refused_with_its_path_and_reaches_no_provider(
-    connect, moderated, simulator, kind
-):
-    api = connect(kind=kind, input=True, api_key_env="MODERATION_KEY")
-    key = f"flagged-{kind}"
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await read(api.chat_stream(request_to(api, key, "hello", "some violence", "bye")))
-    assert reason(caught.value) == "INVALID_REQUEST"
-    (violation,) = details(caught.value)["BadRequest"].field_violations
-    assert violation.field == "messages[0].parts[1].text"
-    assert violation.description == "is flagged by moderation.m: violence"
-    assert not is_sent(simulator, key)
-    events = await read(api.chat_stream(request_to(api, key, "hello")))
-    assert said(events) == "fine"
-    assert is_sent(simulator, key)
-    if kind == "http":
-        assert {body["kind"] for _, body in moderated.service.requests} == {"input"}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-async def test_a_request_that_cannot_be_checked_is_refused_or_passes(
-    connect, moderated, simulator, fault
-):
-    settings = {"input": True, "timeout_s": 0.3, "input_timeout_s": 1.0}
-    moderated.service.answer = FAULTS[fault]
-    if fault == "slow":
-        moderated.service.may_answer.clear()
-    api, key = connect(**settings), f"input-{fault}"
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await read(api.chat_stream(request_to(api, key, "hello")))
-    assert reason(caught.value) == "MODERATION_UNAVAILABLE"
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert info(caught.value).metadata["moderation"] == "m"
-    assert details(caught.value)["RetryInfo"].retry_delay.ToMilliseconds() == 1000
-    assert not is_sent(simulator, key)
-    api = connect(**settings, on_failure="open")
-    events = await read(api.chat_stream(request_to(api, key, "hello")))
-    assert said(events) == "fine"
-    record = await record_of(api.channel, events[0].started.stream_id)
-    assert [(each.name, each.action, each.count) for each in record.filters] == [
-        ("m", "unchecked", 1)
-    ]
-
-
-async def test_a_caller_that_leaves_during_the_check_of_its_request_ends_it(
-    connect, moderated, simulator
-):
-    api = connect(input=True)
-    moderated.service.may_answer.clear()
-    call = api.chat_stream(request_to(api, "left-early", "hello"))
-    reading = asyncio.create_task(read(call))
-    await moderated.until_asked()
-    call.cancel()
-    await asyncio.wait([reading])
-    await moderated.until_idle()
-    assert moderated.service.aborted_count == 1
-    assert not is_sent(simulator, "left-early")
-
-
-async def test_a_cached_answer_is_not_replayed_to_a_flagged_request(connect, moderated):
-    api = connect(input=True)
-    moderated.service.words = {}
-    for from_cache in False, True:
-        events = await read(api.chat_stream(request_to(api, "c", "violence", cache=CACHED)))
-        assert events[0].started.from_cache == from_cache
-    moderated.service.words = {"violence": "violence"}
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await read(api.chat_stream(request_to(api, "c", "violence", cache=CACHED)))
-    assert reason(caught.value) == "INVALID_REQUEST"

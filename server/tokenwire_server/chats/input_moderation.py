@@ -40,7 +40,7 @@ class FlaggedText(msgspec.Struct, frozen=True):
 class RequestCheck:
     """The checks of one request with one moderation. `run` it once."""
 
-    def __init__(self, moderator: Moderator, request: ChatRequest) -> None:
+    def __init__(self, moderator: Moderator, request: ChatRequest, tenant: str) -> None:
         config = moderator.config
         self.name = moderator.name
         self.flagged: FlaggedText | None = None
@@ -52,6 +52,7 @@ class RequestCheck:
         self.has_failed = False
         """Whether the request could not be checked, and must not pass."""
         self._moderator = moderator
+        self._tenant = tenant
         self._windows = input_windows(
             input_texts(request), config.window_chars, config.overlap_chars
         )
@@ -97,7 +98,7 @@ class RequestCheck:
 
     async def _verdict(self, text: str) -> Verdict | None:
         try:
-            return await self._moderator.check(text, "input")
+            return await self._moderator.check(text, "input", self._tenant)
         except ModerationFailed:
             return None
         except Exception as error:  # noqa: BLE001  # a check that failed; the server's log has the details
@@ -115,9 +116,11 @@ class _Decided(Exception):
     """The result of a request is known."""
 
 
-async def checked(moderators: Sequence[Moderator], request: ChatRequest) -> list[RequestCheck]:
-    """Check a request with all moderations at once. Return the checks, which have ended."""
-    checks = [RequestCheck(each, request) for each in moderators]
+async def checked(
+    moderators: Sequence[Moderator], request: ChatRequest, tenant: str
+) -> list[RequestCheck]:
+    """Check a tenant's request with all moderations at once. Return the checks, which have ended."""
+    checks = [RequestCheck(each, request, tenant) for each in moderators]
     async with asyncio.TaskGroup() as group:
         for check in checks:
             group.create_task(check.run())

@@ -54,7 +54,7 @@ class Screening:
         moderators = self._routing.moderation.of_input(tenant, request.model)
         if not moderators:
             return actions
-        checks = await checked(moderators, request)
+        checks = await checked(moderators, request, tenant)
         violations = Violations()
         for check in checks:
             if check.flagged is not None:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .. import __version__
 from ..config import ConfigError, ModerationConfig, resolve
+from ..errors import Overloaded
 from ..providers.http import Connections
+from ..turns import Turns
 from .http_service import HttpModeration
 from .openai_service import OpenAIModeration
 from .service import ModerationFailed, ModerationService, TextSource, Verdict
@@ -20,6 +22,10 @@ logger = logging.getLogger(__name__)
 Observe = Callable[[str, str, float], object]
 """Takes the name of a moderation, the result of a check, and its seconds. The results are "clear", "flagged",
 "failed" and "timeout"."""
+
+MAX_WAITING = 10_000
+"""Checks of all tenants that may wait for their turn. The wait counts as their time, so it is short."""
+TOO_MANY = "too many checks wait"
 
 _USER_AGENT = f"tokenwire/{__version__}"
 
@@ -38,7 +44,9 @@ class Moderator:
         self.config = config
         self._service = service
         self._observe = observe
-        self._free = asyncio.Semaphore(config.max_concurrent)
+        self._turns = Turns(
+            max_waiting=MAX_WAITING, refusal=TOO_MANY, at_once=config.max_concurrent
+        )
         self._categories = frozenset(config.categories)
         self._is_failing = False
 
@@ -49,19 +57,20 @@ class Moderator:
             not config.models or model in config.models
         )
 
-    async def check(self, text: str, source: TextSource) -> Verdict:
+    async def check(self, text: str, source: TextSource, tenant: str = "") -> Verdict:
         """Check a text, when it is its turn, and decide by the configured categories.
 
+        Turns go to the tenants in rotation, so that one with many texts does not delay those of others.
         Raises ModerationFailed, at the latest after `timeout_s`. Cancellation closes the connection.
         """
         began = time.monotonic()
         try:
-            async with asyncio.timeout(self.config.timeout_s), self._free:
+            async with asyncio.timeout(self.config.timeout_s), self._turns.turn(tenant, 1):
                 verdict = await self._service.check(text, source)
         except TimeoutError:
             self._count("timeout", began)
             raise self._failed(f"no result within {self.config.timeout_s:g} s") from None
-        except ModerationFailed as error:
+        except (ModerationFailed, Overloaded) as error:
             self._count("failed", began)
             raise self._failed(str(error)) from error
         if self._categories:

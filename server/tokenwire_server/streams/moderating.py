@@ -19,17 +19,28 @@ class ModerationChecks:
     Call `advance` after each change of the stages. The checks are tasks of this object: `aclose` ends them.
     """
 
-    __slots__ = ("_changed", "_checked", "_is_closed", "_on_end", "_stages", "_tasks", "_timers")
+    __slots__ = (
+        "_changed",
+        "_checked",
+        "_is_closed",
+        "_on_end",
+        "_stages",
+        "_tasks",
+        "_tenant",
+        "_timers",
+    )
 
     def __init__(
         self,
         stages: Stages,
         checked: Sequence[tuple[ModerationStage, Moderator]],
+        tenant: str,
         on_end: Callable[[], object],
     ) -> None:
         """`on_end` is called when a verdict has ended the answer, or made it an error."""
         self._stages = stages
         self._checked = tuple(checked)
+        self._tenant = tenant
         self._on_end = on_end
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[ModerationStage, tuple[int, asyncio.TimerHandle]] = {}
@@ -116,7 +127,7 @@ class ModerationChecks:
         """Check a window. Never raises, except for cancellation."""
         verdict: Verdict | None = None
         try:
-            verdict = await moderator.check(window.text, "output")
+            verdict = await moderator.check(window.text, "output", self._tenant)
         except ModerationFailed:
             pass
         except Exception as error:  # noqa: BLE001  # a check that failed; the server's log has the details

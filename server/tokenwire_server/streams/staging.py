@@ -70,7 +70,7 @@ class AnswerStages:
             run_check=partial(routing.checker.run, tenant),
             on_fault=internal_fault,
         )
-        checks = ModerationChecks(stages, checked, on_end) if checked else None
+        checks = ModerationChecks(stages, checked, tenant, on_end) if checked else None
         on_release = checks.advance if checks is not None else None
         return cls(
             stages,

@@ -214,6 +214,18 @@ async def test_checks_at_the_same_time_are_bounded_and_the_wait_counts(checked, 
     assert not (await made.one.check("a", "output")).flagged, "no turn is lost"
 
 
+async def test_a_tenant_with_many_texts_does_not_delay_those_of_others(checked, service):
+    made = checked(max_concurrent=1, timeout_s=30)
+    service.may_answer.clear()
+    many = [asyncio.create_task(made.one.check(f"a{n}", "output", "acme")) for n in range(20)]
+    await asyncio.sleep(0)
+    await asyncio.gather(
+        made.one.check("globex", "output", "globex"), asyncio.to_thread(service.may_answer.set)
+    )
+    await asyncio.gather(*many)
+    assert service.texts.index("globex") <= 2
+
+
 async def test_a_cancelled_check_closes_its_connection(checked, service):
     service.may_answer.clear()
     made = checked()
