@@ -123,24 +123,24 @@ async def test_a_slow_service_disturbs_no_limit_on_the_providers_silence(
 ):
     """The provider has ended long before; each check takes longer than every limit."""
     env = {
-        "TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": "0.5",
-        "TOKENWIRE_LIMITS__UPSTREAM_FIRST_CONTENT_S": "0.5",
-        "TOKENWIRE_LIMITS__UPSTREAM_DRIP_S": "0.5",
+        "TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": "1",
+        "TOKENWIRE_LIMITS__UPSTREAM_FIRST_CONTENT_S": "1",
+        "TOKENWIRE_LIMITS__UPSTREAM_DRIP_S": "1",
     }
     api = moderating(env, output=output)
-    moderated.service.delay_s = 0.8
+    moderated.service.delay_s = 1.4
     events = await api.events(model(CALM * 3, itl_ms=30))
     assert said(events) == CALM * 3
     assert events[-1].finished.reason == STOPPED
 
 
 async def test_a_fast_provider_waits_for_room_and_is_not_silent_meanwhile(moderating, moderated):
-    env = {"TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": "0.5"}
+    env = {"TOKENWIRE_LIMITS__UPSTREAM_IDLE_S": "1"}
     api = moderating(env, output="hold", window_chars=2000, overlap_chars=0)
-    moderated.service.delay_s = 0.7
-    events = await api.events("openai/sim?tokens=8000")
-    text = "".join(generated_text(8000))
-    assert len(text) > 2 * 8 * 2000, "more than what may wait"
+    moderated.service.delay_s = 1.2
+    events = await api.events("openai/sim?tokens=4000")
+    text = "".join(generated_text(4000))
+    assert len(text) > 6 * 2000, "more than what may wait"
     assert said(events) == text
     assert events[-1].finished.reason == STOPPED
     assert moderated.service.most_open <= 4
@@ -254,7 +254,7 @@ async def test_a_server_that_stops_waits_for_no_check(start, simulator, moderate
     }
     env = {
         "TOKENWIRE_MODERATION": json.dumps(configured),
-        "TOKENWIRE_DRAIN_GRACE_S": "0.5",
+        "TOKENWIRE_DRAIN_GRACE_S": "1",
         "TOKENWIRE_DRAIN_ACCEPT_S": "0",
     }
     with start("serve", "--listen", "127.0.0.1:0", env=simulator.environ() | env) as (
