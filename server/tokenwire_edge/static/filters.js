@@ -5,9 +5,9 @@ const RECORD_WAITS_MS = [400, 600, 1500];
 /** Times in JSON may have more digits than a Date. */
 const CREATED_WITHIN_MS = 2;
 
-/** Return whether an error is the refusal of a request because of a filter of the server. */
+/** Return whether an error is the refusal of a request because of a filter or a moderation of the server. */
 export function isBlockedRequest(error) {
-  return (error.violations ?? []).some(({ description }) => description.startsWith("is blocked by "));
+  return (error.violations ?? []).some(({ description }) => /^is (blocked|flagged) by /.test(description));
 }
 
 /** Return whether a filter of the server, and not one of the provider, ended an answer. */

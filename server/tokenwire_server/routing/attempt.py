@@ -67,6 +67,11 @@ class StagedAnswer(Protocol):
         """Wait until more may be appended."""
         ...
 
+    @property
+    def has_checks(self) -> bool:
+        """Whether stages check the whole answer: `check` must be called before it ends."""
+        ...
+
     async def check(self) -> None:
         """Wait for the checks of the whole answer. It is complete."""
         ...
@@ -189,8 +194,8 @@ class Attempt:
         """Send the request, and pass each delta of the answer to `append`, which is that of `stages` if there
         are any.
 
-        `on_end` gets how the answer ended, before the upstream is closed: closing it can take a while. With
-        stages, it is closed before.
+        `on_end` gets how the answer ended, before the upstream is closed: closing it can take a while. If
+        stages check the whole answer, it is closed before, because a check can take a while, too.
 
         Raises UpstreamError, with the name of the limit if a time limit was reached; UnknownModel; and
         Overloaded if no file descriptor is left. Cancellation at any point closes the connection at once.
@@ -205,7 +210,9 @@ class Attempt:
                     self._decoder = upstream.decoder
                     timer.head_arrived(time.monotonic())
                     end = await self._read(upstream, timer, append, on_first_content, stages)
-                    if stages is None:
+                    checks = stages if isinstance(end, Complete) else None
+                    if checks is None or not checks.has_checks:
+                        checks = None
                         on_end(end)
                     else:
                         timer.heard(time.monotonic(), timer.idle_s)  # the stages took time
@@ -217,9 +224,8 @@ class Attempt:
         except UnknownModel:
             self._used_nothing = True
             raise
-        if stages is not None:  # the connection is closed, because a check can take a while
-            if isinstance(end, Complete):
-                await stages.check()
+        if checks is not None:
+            await checks.check()
             on_end(end)
 
     async def _read(

@@ -11,6 +11,7 @@ from ..content.filter_stage import FilterStage
 from ..content.moderation_stage import ModerationStage
 from ..content.report_stage import ReportStage
 from ..content.stages import Stages
+from ..content.structured.stage import StructuredOutput
 from ..errors import TokenwireError
 from ..events import AnswerEntry
 from ..ledger.record import FilterAction
@@ -29,7 +30,7 @@ class AnswerStages:
     called.
     """
 
-    __slots__ = ("_acting", "_checks", "_hold_timer", "_stages")
+    __slots__ = ("_acting", "_checks", "_has_checks", "_hold_timer", "_stages")
 
     def __init__(
         self,
@@ -38,12 +39,14 @@ class AnswerStages:
         *,
         hold_timer: HoldTimer | None,
         checks: ModerationChecks | None,
+        has_checks: bool,
     ) -> None:
         self._stages = stages
         self._acting = acting
         """The stages whose actions are recorded."""
         self._hold_timer = hold_timer
         self._checks = checks
+        self._has_checks = has_checks
 
     @classmethod
     def of(
@@ -81,6 +84,7 @@ class AnswerStages:
             ],
             hold_timer=HoldTimer(stages, on_end, on_release) if stages.may_hold else None,
             checks=checks,
+            has_checks=bool(checked) or any(isinstance(each, StructuredOutput) for each in made),
         )
 
     @property
@@ -124,6 +128,11 @@ class AnswerStages:
         """Wait until more may be appended. Bounded by the time limits of checks."""
         if self._checks is not None:
             await self._checks.wait_for_room()
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether stages check the whole answer: `check` must be called before it ends."""
+        return self._has_checks
 
     async def check(self) -> None:
         """Wait for the checks of the whole answer. It is complete."""

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from streams_support import Played, Streams, a_request, begun, raises_failed, read_all, route_to
 
-from tokenwire_server.config import Limits, ModelPrices, TenantLimits
+from tokenwire_server.config import FilterConfig, Limits, ModelPrices, TenantLimits
+from tokenwire_server.content.filter_set import FilterSet
 from tokenwire_server.errors import (
     Failure,
     InternalFault,
@@ -164,6 +165,18 @@ async def test_the_model_that_served_is_named_as_the_provider_calls_it(streams):
     assert (await read_all(begun(streams, provider)[1]))[-1].model == "m-2026-01-01"
     silent_about_it = Played("a", Complete(FinishReason.STOP))
     assert (await read_all(begun(streams, silent_about_it)[1]))[-1].model == "asked-for"
+
+
+@pytest.mark.parametrize("filters", [{}, {"f": FilterConfig(action="redact", words=("held",))}])
+async def test_a_finished_answer_does_not_wait_for_the_end_of_its_connection(streams, filters):
+    streams.routing.filters = FilterSet.of(filters)
+    closing = asyncio.Event()
+    provider = Played("hel", Complete(FinishReason.STOP), closing=closing)
+    _, reader = begun(streams, provider)
+    *texts, finished = await asyncio.wait_for(read_all(reader), 10)
+    assert (texts[-1].text, finished.reason) == ("hel", FinishReason.STOP)
+    assert not provider.closed.is_set()
+    closing.set()
 
 
 async def test_a_reader_that_leaves_a_finished_answer_does_not_break_its_connection(streams):
