@@ -249,6 +249,7 @@ class Attempt:
         idle_s = timer.idle_s
         # The idle limit includes a pause of ours, and what stages hold must not be released because of it.
         longest_pause_s = min(idle_s, math.inf if stages is None else stages.shortest_hold_s) / 2
+        may_fill = stages is not None and stages.has_checks
         has_content = has_text = False
         while upstream.end is None:
             deltas = await upstream.read()
@@ -271,7 +272,7 @@ class Attempt:
                     else:
                         await append_in_steps(deltas, append, partial(_rest, stages, timer))
                         arrival = now()  # nothing was read in the meantime
-                    if stages.is_full:
+                    if may_fill and stages.is_full:
                         await _rest(stages, timer)
                         arrival = now()
                 if is_first:
