@@ -141,8 +141,10 @@ async def serve(
             demo_models = dict.fromkeys(DEMO_MODELS if demo else (), DEMO_MODEL)
             models = {**demo_models, **settings.models}
             require_targets(models, providers)
-            for name, section in settings.filters.items():
-                require_models(f"filters.{name}.models", section.models, models, providers)
+            for name, chosen in settings.filters.items():
+                require_models(f"filters.{name}.models", chosen.models, models, providers)
+            for name, checked in settings.moderation.items():
+                require_models(f"moderation.{name}.models", checked.models, models, providers)
             return models
 
         models = models_of(settings)

@@ -104,6 +104,10 @@ async def test_a_reload_replaces_the_moderation_and_what_was_cached(
             'service = "openai"\noutput = "hold"\noverlap_chars = 1000',
             "moderation.m.overlap_chars: must be less than window_chars, which is 1000",
         ),
+        (
+            'service = "openai"\ninput = true\napi_key_env = "OPENAI_API_KEY"\nmodels = ["fats"]',
+            "moderation.m.models[0]: 'fats' is neither an alias nor provider/model of one of",
+        ),
     ],
 )
 def test_a_moderation_that_cannot_be_used_is_an_error_at_the_start(
