@@ -187,6 +187,8 @@ async def serve(
         calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS, has_tenants)
         open_services = REFLECTION_SERVICES if settings.reflection == "open" else frozenset[str]()
         metrics = await serve_metrics(settings, models, stack, offer_metrics)
+        # Before the task group is entered, which would wrap a ConfigError in an ExceptionGroup.
+        moderation = moderation_of(settings)
         otel = await start_otel_exports(settings, providers, models, environ, stack)
         authentication = Authentication(
             keyring,
@@ -224,7 +226,7 @@ async def serve(
         estimator = Estimator(book, tokenizers, providers, settings.limits)
         retries, pacing = Retries(settings.retries), ReadPacing(settings.overload)
         routing = Routing(
-            settings.limits, retries, breakers, estimator, pacing, filters, moderation_of(settings)
+            settings.limits, retries, breakers, estimator, pacing, filters, moderation
         )
         streams = StreamHost(tasks, directory, routing, observers, has_tenants=has_tenants)
         process = secrets.token_hex(8)

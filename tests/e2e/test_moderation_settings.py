@@ -120,3 +120,4 @@ def test_a_moderation_that_cannot_be_used_is_an_error_at_the_start(
     )
     assert result.returncode == 1
     assert fault in result.stderr
+    assert "Traceback" not in result.stderr
