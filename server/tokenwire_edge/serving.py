@@ -121,12 +121,12 @@ class Server(uvicorn.Server):
         balancers need a moment to notice. If no request is open from then on, the drain ends early.
         """
         ends_at = time.monotonic() + self._grace_s
-        logger.info("stopping: %d connections are open", len(self.server_state.connections))
+        logger.info("stopping: open connections: %d", len(self.server_state.connections))
         await self._wait(min(self._accept_s, self._grace_s))
         self._shutdown.refuses.set()
         self._shut_connections(HttpToolsProtocol)  # WebSockets wait for `refuses`
         logger.info(
-            "draining: %d connections are open, and new requests are refused",
+            "draining: open connections: %d; new requests are refused",
             len(self.server_state.connections),
         )
         await self._wait(ends_at - time.monotonic(), until_idle=True)

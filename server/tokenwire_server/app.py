@@ -205,7 +205,9 @@ async def serve(
         if worker is None or worker.number == 1:
             _log_exposure(settings, keyring)
             if url != settings.database:
-                logger.info("keys and usage records are kept until the demo stops: see --database")
+                logger.info(
+                    "keys and usage records are lost when the demo stops: keep them with --database"
+                )
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         store = UsageStore(database)
         keep_days = settings.usage_kept_days
@@ -387,9 +389,11 @@ def _log_exposure(settings: Settings, keyring: Keyring) -> None:
         )
     if _is_loopback(settings.listen):
         if not keyring.needs_keys:
-            logger.info("no key is needed: every process of this machine is served")
+            logger.info("no key is required: every process on this machine is served")
     elif not keyring.needs_keys:
-        logger.warning("no key is needed: every caller that reaches %s is served", settings.listen)
+        logger.warning(
+            "no key is required: every caller that reaches %s is served", settings.listen
+        )
     elif settings.tls.cert is None:
         logger.warning("keys and prompts reach %s in clear text: see --tls-cert", settings.listen)
 

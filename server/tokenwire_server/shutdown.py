@@ -47,7 +47,7 @@ async def shut_down(
 
     Return within 2 s of the grace period.
     """
-    logger.info("stopping: %d streams are open", streams.live_count)
+    logger.info("stopping: open streams: %d", streams.live_count)
     flush_by = time.monotonic() + grace_s + FLUSH_AFTER_GRACE_S
     await drain(server, streams, accept_s=accept_s, grace_s=grace_s, hurried=hurried)
     left_s = flush_by - time.monotonic()
@@ -78,7 +78,7 @@ async def drain(
     if hurried.is_set():
         ends_at = time.monotonic()
     streams.drain(ends_at)
-    logger.info("draining: %d streams are open, and no others are started", streams.live_count)
+    logger.info("draining: open streams: %d; new ones are refused", streams.live_count)
     left_s = max(0.0, ends_at - time.monotonic())
     await _wait_for_any(streams.wait_until_idle(), hurried.wait(), timeout_s=left_s)
     streams.stop_all()

@@ -343,7 +343,7 @@ def test_without_keys_the_server_refuses_an_address_beyond_loopback(listen):
 def test_without_keys_the_server_listens_on_loopback_and_logs_it(start, listen):
     with start("serve", "--demo", "--listen", listen) as (server, _):
         server.log.seek(0)
-        assert "no key is needed" in server.log.read()
+        assert "no key is required" in server.log.read()
 
 
 @pytest.mark.parametrize(

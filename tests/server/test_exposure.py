@@ -58,7 +58,7 @@ async def test_an_address_that_others_reach_needs_keys_or_the_operators_word(key
 @pytest.mark.parametrize(
     ("listen", "key", "tls", "said"),
     [
-        ("127.0.0.1:1", False, TlsConfig(), ("INFO", "every process of this machine")),
+        ("127.0.0.1:1", False, TlsConfig(), ("INFO", "every process on this machine")),
         ("127.0.0.1:1", True, TlsConfig(), None),
         ("0.0.0.0:1", False, TlsConfig(), ("WARNING", "every caller that reaches 0.0.0.0:1")),
         ("0.0.0.0:1", False, TLS, ("WARNING", "every caller that reaches 0.0.0.0:1")),
