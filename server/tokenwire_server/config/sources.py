@@ -84,9 +84,13 @@ class Sources:
 
     def describe(self, error: ValidationError) -> str:
         """Return the source, the path and the text of every fault of the merged values."""
+        faults = error.errors(include_url=False, include_input=False)
+        lists_with_faults = {fault["loc"][:-1] for fault in faults}
         return "; ".join(
             f"{self._place(fault['loc'])}: {_plain(fault['msg'])}"
-            for fault in error.errors(include_url=False, include_input=False)
+            for fault in faults
+            # Pydantic also reports that a list is too short when it has dropped invalid members.
+            if not (fault["type"] == "too_short" and fault["loc"] in lists_with_faults)
         )
 
     def _put(self, source: _Source) -> None:
@@ -245,4 +249,10 @@ def _plain(message: str) -> str:
     """Return Pydantic's message without its jargon."""
     if message == "Extra inputs are not permitted":
         return NO_SUCH_SETTING
+    if message == "Input should be a valid tuple":
+        return "must be a list"
+    if message.startswith("Input should be a valid dictionary"):
+        return "must be a table"
+    if message.startswith("Tuple should have"):
+        return message.replace("Tuple should", "must").replace(" after validation", "")
     return message.removeprefix("Value error, ")

@@ -36,7 +36,11 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch):
     [
         ("", "filters.secrets: needs at least one of patterns, words, ready_made, max_repeats"),
         ("words = ['a']\nmodel = ['b']", "filters.secrets.model: no such setting"),
-        ("words = ['a']\napplies_to = []", "filters.secrets.applies_to: Tuple should have"),
+        (
+            "words = ['a']\napplies_to = []",
+            "filters.secrets.applies_to: must have at least 1 item, not 0",
+        ),
+        ("words = 'a'", "filters.secrets.words: must be a list"),
         ("words = ['a']\nhold_s = 0", "filters.secrets.hold_s: Input should be greater than 0"),
         ("ready_made = ['phone']", "filters.secrets.ready_made.0: Input should be 'card_number'"),
         ("max_repeats = 0", "filters.secrets.max_repeats: Input should be greater than or equal"),
@@ -52,6 +56,15 @@ def test_settings_that_are_wrong_are_refused_with_their_path(tmp_path, text, fau
     with pytest.raises(ConfigError) as caught:
         load(path, {}, {})
     assert fault in str(caught.value)
+
+
+def test_a_list_whose_only_member_is_invalid_is_not_also_reported_as_empty(tmp_path):
+    path = tmp_path / "tokenwire.toml"
+    path.write_text("[filters.secrets]\naction = 'block'\nwords = ['a']\napplies_to = ['inputs']\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, {})
+    assert "applies_to.0: Input should be" in str(caught.value)
+    assert "at least" not in str(caught.value)
 
 
 def test_a_name_must_be_printable_and_short(tmp_path):
