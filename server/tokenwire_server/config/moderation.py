@@ -65,8 +65,8 @@ class ModerationConfig(Section):
     max_concurrent: Count = 32
     """Checks that run at the same time in each process. Others wait for their turn."""
     on_failure: Literal["open", "closed"] = "closed"
-    """What happens to a text that the service could not check. "closed": the request is refused, or the
-    stream fails, with MODERATION_UNAVAILABLE. "open": it passes."""
+    """What happens to a text that the service could not check. "closed": the request is refused with
+    MODERATION_UNAVAILABLE, or the stream fails with ANSWER_UNCHECKED. "open": it passes."""
     tenants: tuple[str, ...] = ()
     """Tenants whose requests and answers are checked. By default those of all tenants."""
     models: tuple[str, ...] = ()
