@@ -27,6 +27,7 @@ from ..errors import (
     BudgetExceeded,
     ConnectionLost,
     DeadlineExceeded,
+    InvalidAnswer,
     TokenwireError,
     Unauthenticated,
     UpstreamError,
@@ -196,7 +197,10 @@ def error_lines(
     `stream` is set for commands that read a stream.
     """
     yield f"tokenwire: {_headline(error, connection.target)}"
-    lines = [f"{violation.field}: {violation.description}" for violation in error.violations]
+    whole = "the answer" if isinstance(error, InvalidAnswer) else ""
+    lines = [
+        f"{violation.field or whole}: {violation.description}" for violation in error.violations
+    ]
     if lines != [error.message]:  # which the server makes of a single violation
         yield from (f"  {line}" for line in lines)
     if isinstance(error, Unauthenticated):

@@ -3,7 +3,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from tokenwire.cli.connection import Connection
 from tokenwire.cli.report import Tally, error_lines, stream_text, usage_text
-from tokenwire.errors import ConnectionLost, DeadlineExceeded, UpstreamRejected
+from tokenwire.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidAnswer,
+    UpstreamRejected,
+    Violation,
+)
 from tokenwire.v1.chat_pb2 import StreamInfo
 from tokenwire.v1.event_pb2 import (
     FINISH_REASON_OTHER,
@@ -272,3 +278,9 @@ def test_a_rejection_is_reported_with_the_providers_message():
         "tokenwire: UPSTREAM_REJECTED: refused",
         "  the provider's message: no such tool",
     ]
+
+
+def test_a_violation_by_the_whole_answer_names_the_answer():
+    violation = Violation("", "is not an object")
+    error = InvalidAnswer("the answer is invalid", violations=[violation])
+    assert "  the answer: is not an object" in list(error_lines(error, LOCAL))
