@@ -78,7 +78,7 @@ MaxOutputTokens = Annotated[
         "--max-output-tokens",
         metavar="N",
         parser=positive_int_value,
-        help="Length of the longest answer, in tokens, including reasoning.  [default: the provider's limit]",
+        help="Maximum length of the answer, in tokens, including reasoning.  [default: the provider's limit]",
     ),
 ]
 Temperature = Annotated[
@@ -141,7 +141,8 @@ AnswerSchema = Annotated[
         "--json-schema",
         metavar="FILE",
         parser=json_schema_value,
-        help="JSON Schema of the answer. On a terminal, each value is shown as soon as it is complete.",
+        help="JSON Schema of the answer. On a terminal, each value is shown as soon as it is complete. "
+        "A complete answer that does not follow the schema is an error.",
     ),
 ]
 RequestLabels = Annotated[
@@ -208,7 +209,7 @@ StreamId = Annotated[
     str, typer.Argument(metavar="ID", parser=stream_id_value, help="The stream's id.")
 ]
 EventsAsJson = Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")]
-AnswerAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, on one line per object.")]
+AnswerAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
 def model_or_default(model: str | None) -> str:
