@@ -121,6 +121,9 @@ async def serve(
     used; StoreUnavailable if the database cannot be reached.
     """
     async with AsyncExitStack() as stack:
+        moderation_environ = (
+            environ  # the keys of the demo's providers are not those of moderations
+        )
         if demo:
             if worker is not None:
                 simulator_url = worker.simulator_url
@@ -182,7 +185,9 @@ async def serve(
 
         def moderation_of(settings: Settings) -> ModerationSet:
             observe = metrics.moderation_checked if metrics else None
-            return ModerationSet.of(settings.moderation, environ, registry.connections, observe)
+            return ModerationSet.of(
+                settings.moderation, moderation_environ, registry.connections, observe
+            )
 
         calls = OpenCalls(settings.limits.max_readers + SPARE_CALLS, has_tenants)
         open_services = REFLECTION_SERVICES if settings.reflection == "open" else frozenset[str]()

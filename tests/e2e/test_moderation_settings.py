@@ -51,6 +51,18 @@ async def test_metrics_and_the_log_count_checks_without_their_text(
         assert not any("violence" in line or "something" in line for line in own)
 
 
+async def test_the_demo_server_sends_the_operators_key_to_a_moderation(start, moderated, api_on):
+    configured = {
+        "m": moderation(moderated.service, "openai", api_key_env="OPENAI_API_KEY", input=True)
+    }
+    env = {"TOKENWIRE_MODERATION": json.dumps(configured), "OPENAI_API_KEY": "the-operators"}
+    with start("serve", "--demo", "--listen", "127.0.0.1:0", env=env) as (_, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            await api_on(channel).events("openai/demo")
+    headers, _ = moderated.service.requests[-1]
+    assert headers["authorization"] == "Bearer the-operators"
+
+
 async def test_a_reload_replaces_the_moderation_and_what_was_cached(
     start, simulator, tmp_path, api_on, moderated
 ):

@@ -113,7 +113,7 @@ async def test_the_page_and_its_files_come_from_the_package_with_a_strict_policy
     for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
         with urllib.request.urlopen(f"{edge}{path}", timeout=10) as response:
             assert response.headers["cache-control"] == "no-cache"
-            assert response.headers["x-content-type-options"] == "nosniff"
+            assert response.headers.get_all("x-content-type-options") == ["nosniff"]
 
 
 async def test_text_reasoning_tools_and_figures_appear_while_they_arrive(playground):

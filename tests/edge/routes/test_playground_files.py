@@ -20,6 +20,8 @@ def test_without_the_playground_the_browser_client_is_served_and_nothing_of_the_
             found.add(name := missing.pop())
             response = get(f"/static/{name}")
             assert response.status == 200, name
+            if name.endswith(".ts"):
+                assert response.headers["content-type"] == "application/typescript"
             missing |= set(re.findall(r'from "\./(.+)"', response.body.decode())) - found
         assert len(found) > 2
         for path in ("/", "/static/index.html", "/static/playground.js"):
