@@ -42,7 +42,9 @@ async def test_after_repeated_ends_at_the_start_the_server_ends_with_an_error(mo
         await workers.aclose()
     replaced = [r for r in caplog.records if "is replaced" in r.message]
     assert MAX_FAILURES - 1 <= len(replaced) <= 2 * (MAX_FAILURES - 1)
-    assert "5 times in a row before it was ready" in caplog.records[-1].message
+    # The other worker may end once more before the server stops.
+    given_up = [r for r in caplog.records if "5 times in a row before it was ready" in r.message]
+    assert given_up
 
 
 async def test_a_second_signal_ends_the_grace_period_of_the_workers(tmp_path):
