@@ -59,6 +59,13 @@ class HoldTimer:
             if self._timer is None:
                 self._set(stages.shortest_hold_s)
 
+    def resume(self) -> None:
+        """Set the timer again after `close`: nothing was read in the meantime."""
+        if self._stages.is_holding:
+            self._appended_at = time.monotonic()
+            if self._timer is None:
+                self._set(self._stages.shortest_hold_s)
+
     def close(self) -> None:
         """Cancel the timer. Idempotent."""
         if self._timer is not None:

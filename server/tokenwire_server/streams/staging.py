@@ -125,9 +125,17 @@ class AnswerStages:
         return self._checks is not None and self._checks.is_full
 
     async def wait_for_room(self) -> None:
-        """Wait until more may be appended. Bounded by the time limits of checks."""
-        if self._checks is not None:
-            await self._checks.wait_for_room()
+        """Wait until more may be appended. Bounded by the time limits of checks.
+
+        Nothing is read meanwhile, so held text is not released: its match may continue.
+        """
+        if self._checks is None:
+            return
+        if self._hold_timer is not None:
+            self._hold_timer.close()
+        await self._checks.wait_for_room()
+        if self._hold_timer is not None:
+            self._hold_timer.resume()
 
     @property
     def has_checks(self) -> bool:

@@ -163,6 +163,20 @@ async def test_text_that_a_filter_releases_in_a_pause_is_checked_and_shown(strea
     assert text_of(await read_all(reader)) == "sec"
 
 
+async def test_a_wait_for_room_is_no_pause_of_the_answer(streams):
+    """Otherwise a filter would release the beginning of a match."""
+    service = Service()
+    service.gate.clear()
+    provider = Played("x" * 8000, "x" * 200 + " sec", "ret", STOP)
+    filters = {"f": FilterConfig(action="redact", words=("secret",), hold_s=0.05)}
+    moderation = moderator(service, window_chars=1000, output="follow")
+    _, reader = begin(streams, provider, moderation, filters=filters)
+    await until(lambda: service.open_count == MAX_IN_FLIGHT)
+    await asyncio.sleep(0.3)
+    service.gate.set()
+    assert text_of(await read_all(reader)) == "x" * 8200 + " [redacted]"
+
+
 async def test_text_passes_each_moderation_and_the_filters_come_first(streams):
     services = Service(flagged="one"), Service(flagged="two")
     both = [moderator(service, name=str(n)) for n, service in enumerate(services)]
