@@ -132,13 +132,15 @@ class ModerationChecks:
             pass
         except Exception as error:  # noqa: BLE001  # a check that failed; the server's log has the details
             internal_fault(error)
+        stages = self._stages
+        had_ended = stages.end is not None  # by a filter: the text before it is still checked
         try:
-            self._stages.resume(stage, stage.decide(window.number, verdict))
+            stages.resume(stage, stage.decide(window.number, verdict))
             self.advance()
         except Exception as error:  # noqa: BLE001  # the stream fails; the server's log has the details
-            self._stages.fail(internal_fault(error))
+            stages.fail(internal_fault(error))
         self._changed.set()
-        if self._stages.end is not None or self._stages.failure is not None:
+        if stages.failure is not None or (stages.end is not None and not had_ended):
             self._on_end()
 
 

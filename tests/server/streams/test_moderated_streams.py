@@ -177,6 +177,19 @@ async def test_a_wait_for_room_is_no_pause_of_the_answer(streams):
     assert text_of(await read_all(reader)) == "x" * 8200 + " [redacted]"
 
 
+async def test_text_before_the_text_that_a_filter_blocks_is_shown_when_it_is_checked(streams):
+    service = Service()
+    service.gate.clear()
+    filters = {"f": FilterConfig(action="block", words=("secret",))}
+    provider = Played("x" * 40 + " a secret. ", asyncio.Event())
+    _, reader = begin(streams, provider, moderator(service), filters=filters)
+    await until(lambda: service.open_count == 3)
+    service.gate.set()
+    events = await read_all(reader)
+    assert text_of(events) == "x" * 40 + " a "
+    assert events[-1].reason == FinishReason.CONTENT_FILTER
+
+
 async def test_text_passes_each_moderation_and_the_filters_come_first(streams):
     services = Service(flagged="one"), Service(flagged="two")
     both = [moderator(service, name=str(n)) for n, service in enumerate(services)]
