@@ -27,8 +27,8 @@ MAX_IN_FLIGHT = 4
 """Checks of one stream that run at the same time."""
 MIN_MAX_WAITING_CHARS = 8 * 1024
 MAX_WAITING_WINDOWS = 32
-"""Windows of one stream that are not decided. They are small where a model often changes between text and
-other content."""
+"""Windows of one stream that are not decided, or wait for a window before them. They are small where a model
+often changes between text and other content."""
 ENTRY_CHARS = 64
 """What an entry that waits counts as, besides its text."""
 
@@ -87,8 +87,9 @@ class ModerationStage:
         self._lengths: dict[int, int] = {}
         """The new characters of each window that is not decided."""
         self._undecided_chars = 0
-        self._verdicts: dict[int, Verdict | None] = {}
-        """Verdicts that wait for those of earlier windows, with "hold"."""
+        """The new characters of windows that are not decided, or wait for a window before them."""
+        self._verdicts: dict[int, tuple[Verdict | None, int]] = {}
+        """Verdicts that wait for those of earlier windows, with "hold". Each with its new characters."""
         self._cleared = 0
         """All windows with lower numbers have passed, with "hold"."""
         self._waiting: deque[_Waiting] = deque()
@@ -111,7 +112,7 @@ class ModerationStage:
         return not self._has_ended and (
             self._undecided_chars + self._fresh_chars + self._waiting_chars
             >= self._max_waiting_chars
-            or len(self._lengths) >= MAX_WAITING_WINDOWS
+            or len(self._lengths) + len(self._verdicts) >= MAX_WAITING_WINDOWS
         )
 
     def feed(self, entries: Sequence[AnswerEntry]) -> list[AnswerEntry]:
@@ -151,15 +152,18 @@ class ModerationStage:
 
     def decide(self, number: int, verdict: Verdict | None) -> list[AnswerEntry]:
         """Take the verdict of a window, in any order. None: it could not be checked. Return what passes."""
-        self._undecided_chars -= self._lengths.pop(number)
+        chars = self._lengths.pop(number)
         if self._has_ended:
             return []
         if not self._holds:
+            self._undecided_chars -= chars
             self._apply(verdict)
             return []
-        self._verdicts[number] = verdict
+        self._verdicts[number] = verdict, chars
         while self._cleared in self._verdicts and not self._has_ended:
-            self._apply(self._verdicts.pop(self._cleared))
+            decided, chars = self._verdicts.pop(self._cleared)
+            self._undecided_chars -= chars
+            self._apply(decided)
             if not self._has_ended:
                 self._cleared += 1
         return list(self._released())
@@ -259,7 +263,7 @@ class ModerationStage:
         self._due.clear()
         self._fresh.clear()
         self._verdicts.clear()
-        self._waiting_chars = self._fresh_chars = 0
+        self._waiting_chars = self._undecided_chars = self._fresh_chars = 0
         self.open_window = self._kind = None
 
 

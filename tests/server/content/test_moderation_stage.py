@@ -274,3 +274,33 @@ def test_nothing_passes_after_the_end(output):
     assert made.finish(None) == []
     assert made.decide(window.number, FLAGGED) == []
     assert made.end is None
+
+
+def test_text_that_is_checked_and_waits_for_the_text_before_it_is_bounded_too():
+    made = stage(window_chars=1000)
+    made.feed([TextDelta("x" * 1000, 0)])
+    first, *_ = due(made)
+    fed_chars = 1000
+    while not made.is_full:
+        made.feed([TextDelta("x" * 1000, 0)])
+        fed_chars += 1000
+        for window in due(made):
+            assert made.decide(window.number, CLEAR) == []
+        assert fed_chars <= moderation_stage.MIN_MAX_WAITING_CHARS
+    assert text_of(made.decide(first.number, CLEAR)) == "x" * fed_chars
+    assert not made.is_full
+    assert made._waiting_chars == made._undecided_chars == 0
+
+
+def test_the_windows_that_are_checked_and_wait_are_bounded_too():
+    made = stage()
+    made.feed([TextDelta("x" * 20, 0)])
+    first, *_ = due(made)
+    for _ in range(moderation_stage.MAX_WAITING_WINDOWS - 1):
+        assert not made.is_full
+        made.feed([TextDelta("x" * 20, 0)])
+        for window in due(made):
+            made.decide(window.number, CLEAR)
+    assert made.is_full
+    made.decide(first.number, CLEAR)
+    assert not made.is_full
