@@ -52,4 +52,4 @@ class HttpModeration:
             raise ModerationFailed(
                 'its answer is not {"flagged": bool, "categories": [...]}'
             ) from error
-        return Verdict.of(flagged=answer.flagged, categories=answer.categories)
+        return Verdict(answer.flagged, tuple(answer.categories))

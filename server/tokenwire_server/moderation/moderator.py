@@ -73,9 +73,9 @@ class Moderator:
         except (ModerationFailed, Overloaded) as error:
             self._count("failed", began)
             raise self._failed(str(error)) from error
-        if self._categories:
-            named = tuple(each for each in verdict.categories if each in self._categories)
-            verdict = Verdict(bool(named), named)
+        verdict = Verdict.of(
+            flagged=verdict.flagged, categories=verdict.categories, counting=self._categories
+        )
         self._count("flagged" if verdict.flagged else "clear", began)
         if self._is_failing:
             self._is_failing = False

@@ -65,7 +65,7 @@ class OpenAIModeration:
             raise ModerationFailed(f"it answered with {len(results)} results for one text")
         result = results[0]
         applying = (name for name, applies in result.categories.items() if applies)
-        return Verdict.of(flagged=result.flagged, categories=applying)
+        return Verdict(result.flagged, tuple(applying))
 
 
 def _why(cause: BaseException | None) -> str:

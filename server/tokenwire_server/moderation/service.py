@@ -12,7 +12,7 @@ TextSource = Literal["input", "output"]
 
 MAX_CATEGORIES = 32
 MAX_CATEGORY_CHARS = 64
-"""Bounds of what is kept of a verdict: callers and the log get the names of categories."""
+"""Bounds of what is kept of a verdict: callers get the names of categories."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -20,11 +20,19 @@ class Verdict(msgspec.Struct, frozen=True):
 
     flagged: bool
     categories: tuple[str, ...] = ()
-    """The names of the categories that apply, in the service's order."""
+    """The names of the categories that apply, in the service's order. A service returns all of them."""
 
     @classmethod
-    def of(cls, *, flagged: bool, categories: Iterable[str]) -> Verdict:
-        """Return a verdict with at most MAX_CATEGORIES names, without what cannot be printed."""
+    def of(
+        cls, *, flagged: bool, categories: Iterable[str], counting: frozenset[str] = frozenset()
+    ) -> Verdict:
+        """Return a verdict with at most MAX_CATEGORIES names, without what cannot be printed.
+
+        If there are names in `counting`, only these count, and decide.
+        """
+        if counting:
+            categories = [name for name in categories if name in counting]
+            flagged = bool(categories)
         names = [name[:MAX_CATEGORY_CHARS] for name in categories if name.isprintable() and name]
         return cls(flagged, tuple(names[:MAX_CATEGORIES]))
 

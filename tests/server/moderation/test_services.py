@@ -253,6 +253,23 @@ async def test_the_names_of_categories_are_bounded(checked, service, kind):
     assert verdict.categories[:2] == ("x" * MAX_CATEGORY_CHARS, "0")
 
 
+async def test_a_category_that_counts_is_found_behind_many_others(checked, service, kind):
+    long = "x" * 1000
+    names = [*map(str, range(100)), "violence", long]
+    if kind == "openai":
+        answer = openai_answer("", names, "m")
+        answer["results"][0]["categories"] = dict.fromkeys(names, True)
+    else:
+        answer = {"flagged": True, "categories": names}
+    service.answer = 200, json.dumps(answer).encode()
+    assert await checked(categories=["violence"]).one.check("a", "output") == Verdict(
+        flagged=True, categories=("violence",)
+    )
+    verdict = await checked(categories=[long]).one.check("a", "output")
+    assert verdict.flagged
+    assert verdict.categories == ("x" * MAX_CATEGORY_CHARS,)
+
+
 async def test_a_moderation_is_for_tenants_models_and_directions(connections, service):
     base = moderation(service)
     made = Checked(
