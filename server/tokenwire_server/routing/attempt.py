@@ -291,7 +291,9 @@ class Attempt:
                 reported = usage
             if cost_limit is not None and upstream.end is None:
                 is_due = is_new or meter.chars >= cost_limit.check_at_chars
-                if is_due and cost_limit.reserve_or_stop(self.usage(), meter.chars):
+                if is_due and cost_limit.reserve_or_stop(
+                    self.usage(), meter.chars, only_figures=has_content and not deltas
+                ):
                     return Complete(FinishReason.BUDGET)
             if has_content and pacing.pause_s and upstream.end is None and not upstream.has_more:
                 await asyncio.sleep(min(pacing.pause_s, longest_pause_s))

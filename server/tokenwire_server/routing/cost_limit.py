@@ -93,15 +93,19 @@ class CostLimit:
         self.check_at_chars = 0
         """Length of the answer, in characters, at which `reserve_or_stop` must be called next."""
 
-    def reserve_or_stop(self, usage: Usage, chars: int) -> bool:
-        """Reserve what an answer of `chars` characters needs. Return True if it must stop instead."""
+    def reserve_or_stop(self, usage: Usage, chars: int, *, only_figures: bool = False) -> bool:
+        """Reserve what an answer of `chars` characters needs. Return True if it must stop instead.
+
+        `only_figures`: the provider reported its usage without content, usually because the answer is
+        complete. Then nothing is reserved for next tokens.
+        """
         ahead_tokens = max(AHEAD_TOKENS, usage.output_tokens - self._checked_tokens)
         self._checked_tokens = usage.output_tokens
         cost_microusd = self._cost(usage)
         if self._budget is not None and cost_microusd > self._budget:
             return True
         if self._reservation is not None and not self._reserve(
-            self._reservation, usage, cost_microusd, ahead_tokens
+            self._reservation, usage, cost_microusd, 0 if only_figures else ahead_tokens
         ):
             return True
         self.check_at_chars = chars + self._safe_chars(usage, ahead_tokens)

@@ -257,6 +257,27 @@ async def test_a_stream_whose_cost_is_unknown_is_charged_for_its_tokens_or_what_
     assert [found.remaining for found in limiter.allowances("acme")] == [1000 - charged]
 
 
+async def test_final_figures_of_an_answer_that_fits_do_not_end_it(streams):
+    """They contain reasoning that was not streamed, and no more tokens arrive."""
+    day = Decimal(2000) / 10**6
+    limiter = SpendLimiter({"acme": TenantLimits(spend_usd_per_day=day)})
+    limiter.reserve("acme", 500, "m")  # for another stream
+
+    async def reserve():
+        return None, limiter.reserve("acme", 1100, "m")
+
+    route, acme = (
+        route_to(Played("four", Usage(10, 1000), Complete(FinishReason.STOP))),
+        Caller("acme"),
+    )
+    stream = streams.open(a_request(), route, caller=acme, estimate=PRICED, reserve=reserve)
+    reader = stream.join()
+    streams.start(stream)
+    finished = (await read_all(reader))[-1]
+    assert finished.reason == FinishReason.STOP
+    assert finished.usage.cost_microusd == 1010
+
+
 async def test_a_cancelled_stream_closes_its_upstream_undisturbed_by_further_ends(streams):
     closing = asyncio.Event()
     provider = Played(asyncio.Event(), closing=closing)
