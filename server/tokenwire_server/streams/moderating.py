@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 
 from ..content.moderation_stage import ModerationStage, Window
@@ -37,7 +37,9 @@ class ModerationChecks:
         tenant: str,
         on_end: Callable[[], object],
     ) -> None:
-        """`on_end` is called when a verdict has ended the answer, or made it an error."""
+        """`on_end` is called when the answer has ended and the text before its end is checked, or when a
+        verdict has made it an error.
+        """
         self._stages = stages
         self._checked = tuple(checked)
         self._tenant = tenant
@@ -89,6 +91,13 @@ class ModerationChecks:
                 self._changed.clear()
                 await self._changed.wait()
 
+    def end(self) -> None:
+        """Call `on_end` when the text before the end is checked: a stage has ended the answer."""
+        if all(stage.is_settled for stage, _ in self._checked):
+            self._on_end()
+        else:
+            self._run(self._settle_and_end(), "moderation")
+
     def close(self) -> None:
         """Cancel the checks and the timers: the stream has ended. Idempotent."""
         if self._is_closed:  # a second cancellation would interrupt the closing of connections
@@ -114,14 +123,17 @@ class ModerationChecks:
         self.advance()
 
     def _start(self, stage: ModerationStage, moderator: Moderator, window: Window) -> None:
+        self._run(self._check(stage, moderator, window), f"moderation {stage.name}")
+
+    def _run(self, work: Coroutine[None, None, None], name: str) -> None:
         # In a context of its own, which the connection keeps.
-        task = asyncio.get_running_loop().create_task(
-            self._check(stage, moderator, window),
-            name=f"moderation {stage.name}",
-            context=Context(),
-        )
+        task = asyncio.get_running_loop().create_task(work, name=name, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _settle_and_end(self) -> None:
+        await self.settle()
+        self._on_end()
 
     async def _check(self, stage: ModerationStage, moderator: Moderator, window: Window) -> None:
         """Check a window. Never raises, except for cancellation."""
@@ -133,15 +145,17 @@ class ModerationChecks:
         except Exception as error:  # noqa: BLE001  # a check that failed; the server's log has the details
             internal_fault(error)
         stages = self._stages
-        had_ended = stages.end is not None  # by a filter: the text before it is still checked
+        had_ended = stages.end is not None  # the text before it is still checked
         try:
             stages.resume(stage, stage.decide(window.number, verdict))
             self.advance()
         except Exception as error:  # noqa: BLE001  # the stream fails; the server's log has the details
             stages.fail(internal_fault(error))
         self._changed.set()
-        if stages.failure is not None or (stages.end is not None and not had_ended):
+        if stages.failure is not None:
             self._on_end()
+        elif stages.end is not None and not had_ended:
+            self.end()
 
 
 def _nothing() -> None:

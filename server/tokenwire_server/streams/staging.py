@@ -74,7 +74,9 @@ class AnswerStages:
             on_fault=internal_fault,
         )
         checks = ModerationChecks(stages, checked, tenant, on_end) if checked else None
-        on_release = checks.advance if checks is not None else None
+        on_release = None
+        if checks is not None:
+            on_release, on_end = checks.advance, checks.end
         return cls(
             stages,
             [

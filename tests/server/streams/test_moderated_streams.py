@@ -177,17 +177,39 @@ async def test_a_wait_for_room_is_no_pause_of_the_answer(streams):
     assert text_of(await read_all(reader)) == "x" * 8200 + " [redacted]"
 
 
-async def test_text_before_the_text_that_a_filter_blocks_is_shown_when_it_is_checked(streams):
+@pytest.mark.parametrize("end", [". ", ""], ids=["at once", "in a pause"])
+async def test_text_before_the_text_that_a_filter_blocks_is_shown_when_it_is_checked(streams, end):
     service = Service()
     service.gate.clear()
-    filters = {"f": FilterConfig(action="block", words=("secret",))}
-    provider = Played("x" * 40 + " a secret. ", asyncio.Event())
+    filters = {"f": FilterConfig(action="block", words=("secret",), hold_s=0.05)}
+    provider = Played("x" * 40 + " a secret" + end, asyncio.Event())
     _, reader = begin(streams, provider, moderator(service), filters=filters)
     await until(lambda: service.open_count == 3)
     service.gate.set()
     events = await read_all(reader)
     assert text_of(events) == "x" * 40 + " a "
     assert events[-1].reason == FinishReason.CONTENT_FILTER
+    await asyncio.wait_for(provider.closed.wait(), 5)
+    await until(lambda: not checks_running())
+
+
+async def test_text_before_a_flagged_window_is_shown_when_the_next_moderation_has_checked_it(
+    streams,
+):
+    first, second = Service(), Service(flagged="none")
+    second.gate.clear()
+    provider = Played("x" * 40 + "bad" + "y" * 17, asyncio.Event())
+    both = moderator(first, name="first"), moderator(second, name="second")
+    stream, reader = begin(streams, provider, *both)
+    await until(lambda: second.open_count == 2)
+    await asyncio.sleep(0.05)
+    assert not stream.log.sealed
+    second.gate.set()
+    events = await read_all(reader)
+    assert text_of(events) == "x" * 40
+    assert events[-1].reason == FinishReason.CONTENT_FILTER
+    await asyncio.wait_for(provider.closed.wait(), 5)
+    await until(lambda: not checks_running())
 
 
 async def test_text_passes_each_moderation_and_the_filters_come_first(streams):
