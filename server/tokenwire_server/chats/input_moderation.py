@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from contextvars import Context
 
 import msgspec
@@ -17,6 +18,8 @@ from ..telemetry import internal_fault
 
 MAX_IN_FLIGHT = 8
 """Checks of one request and one moderation that run at the same time."""
+STEP_S = 0.001
+"""How long reading the texts of one request may occupy the event loop before other tasks run."""
 MAX_LOCATED_PARTS = 10
 """Texts of a flagged window that are checked by themselves, to name the right one."""
 
@@ -53,9 +56,9 @@ class RequestCheck:
         """Whether the request could not be checked, and must not pass."""
         self._moderator = moderator
         self._tenant = tenant
-        self._windows = input_windows(
-            input_texts(request), config.window_chars, config.overlap_chars
-        )
+        self._steps = input_windows(input_texts(request), config.window_chars, config.overlap_chars)
+        self._reading = asyncio.Lock()
+        self._step_ends = 0.0
 
     async def run(self) -> None:
         """Check all windows, until one is flagged or the time is over. Cancellation ends all checks."""
@@ -65,16 +68,16 @@ class RequestCheck:
                 asyncio.TaskGroup() as group,
             ):
                 for _ in range(MAX_IN_FLIGHT):
-                    group.create_task(self._check_all(self._windows), context=Context())
+                    group.create_task(self._check_all(), context=Context())
         except* _Decided:
             pass
         except* TimeoutError:
             if self.flagged is None:
                 self._failed()
 
-    async def _check_all(self, windows: Iterator[InputWindow]) -> None:
+    async def _check_all(self) -> None:
         """Check windows that nothing else has taken. Raises _Decided if the rest need not be checked."""
-        for window in windows:
+        while (window := await self._next_window()) is not None:
             verdict = await self._verdict(window.text)
             if verdict is None:
                 self._failed()
@@ -84,6 +87,17 @@ class RequestCheck:
                 if self.flagged is None:
                     await self._locate(window, verdict)
                 raise _Decided
+
+    async def _next_window(self) -> InputWindow | None:
+        """Read the next window. Other tasks run after each STEP_S. Return None after the last one."""
+        async with self._reading:
+            for window in self._steps:
+                if window is not None:
+                    return window
+                if time.monotonic() >= self._step_ends:
+                    await asyncio.sleep(0)
+                    self._step_ends = time.monotonic() + STEP_S
+        return None
 
     async def _locate(self, window: InputWindow, verdict: Verdict) -> None:
         """Find the text in a flagged window: probably one of the last."""

@@ -29,8 +29,9 @@ class InputWindow(msgspec.Struct, frozen=True):
 
 def input_windows(
     texts: Iterable[InputText], window_chars: int, overlap_chars: int
-) -> Iterator[InputWindow]:
-    """Yield windows with `window_chars` new characters each, and fewer in the last one.
+) -> Iterator[InputWindow | None]:
+    """Yield windows with `window_chars` new characters each, and fewer in the last one. Yield None after each
+    small step.
 
     Short texts share a window. A text that continues in another window begins there with its last
     `overlap_chars` characters.
@@ -54,6 +55,7 @@ def input_windows(
                 if chars == window_chars:
                     yield _window(parts)
                     parts, chars, is_new = [], 0, True
+            yield None
     if parts:
         yield _window(parts)
 

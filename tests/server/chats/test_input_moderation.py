@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from tokenwire_server.errors import InvalidRequest, ModerationUnavailable
 from tokenwire_server.ledger.record import FilterAction
 from tokenwire_server.moderation.moderator import ModerationSet, Moderator
 from tokenwire_server.moderation.service import ModerationFailed, Verdict
-from tokenwire_server.request import ChatRequest, Message, Text
+from tokenwire_server.request import ChatRequest, Message, Text, ToolCall
 
 
 class Service:
@@ -127,6 +128,23 @@ async def test_checks_at_the_same_time_are_bounded_and_end_early():
     service.texts.clear()
     await violations_of(rules, "bad", "a" * 2000)
     assert len(service.texts) < 50, "the rest need not be checked"
+
+
+async def test_other_tasks_run_while_long_texts_are_read():
+    """Nearly all of the time is that of the escapes."""
+    service = Service()
+    rules = screening(service, window_chars=20_000, input_timeout_s=60)
+    call = ToolCall("id", "f", '{"a": "' + r"\u0041" * 160_000 + '"}')
+    request = ChatRequest("fast", (Message("assistant", (call,)),))
+    task = asyncio.create_task(rules.screen(request, "acme"))
+    await asyncio.sleep(0)
+    rounds, began = 0, time.process_time()
+    while service.open_count == 0 and not service.texts:
+        await asyncio.sleep(0)
+        rounds += 1
+    assert rounds > 3, f"the first window took {time.process_time() - began:.3f} s"
+    assert await task == ()
+    assert len(service.texts) == 9
 
 
 @pytest.mark.parametrize("on_failure", ["open", "closed"])
