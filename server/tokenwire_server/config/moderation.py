@@ -49,7 +49,7 @@ class ModerationConfig(Section):
     """Whether requests are checked before anything is sent to a provider."""
     output: ModerationOutput = "off"
     """How answers are checked. `off`: not at all. `hold`: text is sent when its check has passed. `follow`:
-    text is sent at once, and the answer ends when a check fails."""
+    text is sent at once, and the answer ends when a text is flagged."""
     applies_to: tuple[ModerationKind, ...] = Field(default=("text",), min_length=1)
     """What is checked of answers: their text, or reasoning."""
     window_chars: WindowChars = 1000
