@@ -217,7 +217,9 @@ class Attempt:
                     else:
                         timer.heard(time.monotonic(), timer.idle_s)  # the stages took time
         except TimeoutError:
-            raise self._failed(self._stalled(timer.wait)) from None
+            if stages is None or stages.end is None:
+                raise self._failed(self._stalled(timer.wait)) from None
+            end = stages.end  # what is before it is still checked
         except UpstreamError as error:
             self._failed(error)
             raise

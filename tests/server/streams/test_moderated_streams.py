@@ -193,6 +193,20 @@ async def test_text_before_the_text_that_a_filter_blocks_is_shown_when_it_is_che
     await until(lambda: not checks_running())
 
 
+async def test_the_silence_limit_does_not_matter_after_a_filter_has_ended_the_answer(streams):
+    service = Service()
+    service.gate.clear()
+    filters = {"f": FilterConfig(action="block", words=("secret",), hold_s=0.05)}
+    provider = Played("x" * 40 + " a secret", asyncio.Event())
+    stream, reader = begin(streams, provider, moderator(service), filters=filters, idle_s=0.2)
+    await asyncio.wait_for(provider.closed.wait(), 5)
+    assert not stream.log.sealed
+    service.gate.set()
+    events = await read_all(reader)
+    assert text_of(events) == "x" * 40 + " a "
+    assert events[-1].reason == FinishReason.CONTENT_FILTER
+
+
 async def test_text_before_a_flagged_window_is_shown_when_the_next_moderation_has_checked_it(
     streams,
 ):
