@@ -97,7 +97,7 @@ async def test_filters_that_have_not_changed_are_not_compiled_again(tmp_path):
     these.routing.filters = FilterSet.of({"one": one})
     (before,) = these.routing.filters.chosen("", "")
     new = Settings(filters={"one": one, "two": two})
-    reload, stop = Reload(Settings(), lambda: new, lambda _: {}, these), Stop()
+    reload, stop = Reload(Settings(), lambda: new, lambda _: {}, no_moderation, these), Stop()
     following = asyncio.create_task(reload.follow(stop))
     stop.reload.set()
     async with asyncio.timeout(30):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from contextlib import suppress
 
 import pytest
@@ -204,10 +205,12 @@ async def test_checks_at_the_same_time_are_bounded_and_the_wait_counts(checked, 
     assert service.most_open == 2
     assert sorted(service.texts) == list("012345")
     service.may_answer.clear()
-    made = checked(max_concurrent=1, timeout_s=0.2)
-    results = await asyncio.gather(
-        *(made.one.check(str(n), "output") for n in range(3)), return_exceptions=True
-    )
+    made = checked(max_concurrent=1, timeout_s=0.5)
+    checks = [asyncio.create_task(made.one.check(str(n), "output")) for n in range(3)]
+    while not service.open_count:
+        await asyncio.sleep(0.005)
+    time.sleep(0.5)  # otherwise the second may have its turn just before its end
+    results = await asyncio.gather(*checks, return_exceptions=True)
     assert [type(each) for each in results] == [ModerationFailed] * 3
     assert len(service.texts) == 7, "two had no turn within their time"
     service.may_answer.set()
