@@ -73,6 +73,9 @@ class Moderator:
         except (ModerationFailed, Overloaded) as error:
             self._count("failed", began)
             raise self._failed(str(error)) from error
+        except Exception:
+            self._count("failed", began)
+            raise
         verdict = Verdict.of(
             flagged=verdict.flagged, categories=verdict.categories, counting=self._categories
         )

@@ -10,7 +10,7 @@ import pytest
 
 from moderation_services import moderation, moderation_service, openai_answer
 from tokenwire_server.config import ConfigError, ModerationConfig
-from tokenwire_server.moderation.moderator import ModerationSet
+from tokenwire_server.moderation.moderator import ModerationSet, Moderator
 from tokenwire_server.moderation.service import (
     MAX_CATEGORIES,
     MAX_CATEGORY_CHARS,
@@ -142,6 +142,19 @@ async def test_everything_else_is_a_failure_that_is_logged_without_the_answer(
     assert '"flagged"' not in caplog.text.replace('{"flagged": bool', "")
     service.answer = None
     assert not (await made.one.check("my text", "output")).flagged
+
+
+async def test_a_fault_of_an_adapter_is_counted():
+    class Faulty:
+        async def check(self, text, source):
+            raise ZeroDivisionError
+
+    counts = []
+    config = ModerationConfig(service="openai", input=True)
+    one = Moderator("m", config, Faulty(), lambda name, result, _: counts.append((name, result)))
+    with pytest.raises(ZeroDivisionError):
+        await one.check("a", "output")
+    assert counts == [("m", "failed")]
 
 
 async def test_failures_in_a_row_are_one_warning(checked, service, caplog):
