@@ -219,7 +219,7 @@ class Attempt:
         except TimeoutError:
             if stages is None or stages.end is None:
                 raise self._failed(self._stalled(timer.wait)) from None
-            end = stages.end  # what is before it is still checked
+            end, checks = stages.end, stages  # what is before it is still checked
         except UpstreamError as error:
             self._failed(error)
             raise
