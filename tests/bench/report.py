@@ -182,12 +182,16 @@ def _edge(results: Edge) -> list[str]:
 
 
 def _workers(results: Workers) -> list[str]:
-    one = results.median(lambda each: each.one)
-    workers = results.median(lambda each: each.workers)
+    one, alone, workers = (
+        results.median(lambda each, name=name: getattr(each, name))
+        for name in ("one", "alone", "workers")
+    )
     ratios = ", ".join(f"{each.speedup:.2f}" for each in results.rounds)
+    of_alone = results.median(lambda each: each.speedup_of_alone)
     return [
-        f"CPU us/token, {results.scenario.name} and process: one server {one:.1f}, two workers {workers:.1f}",
-        f"  speedup of two workers by round: {ratios}",
+        f"CPU us/token, {results.scenario.name} and process: one server beside another one {one:.1f},",
+        f"  one server alone {alone:.1f}, two workers {workers:.1f}",
+        f"  speedup of two workers by round: {ratios}; against one server alone: {of_alone:.2f}",
         "",
     ]
 
