@@ -1,4 +1,4 @@
-"""Content filters on input: what callers are told, and that the provider gets nothing, with a real server."""
+"""Content filters on input, with a real server: the error that callers get, and that nothing is sent."""
 
 import asyncio
 import json

@@ -56,8 +56,8 @@ class ModerationStage:
     so the order stays. "follow": everything passes at once. A window that is flagged, or that cannot be
     checked and must be, ends the answer: with "hold" before its text, with "follow" as soon as it is known.
 
-    Whoever feeds must check the windows of `take_due`, call `close_window` when `open_window` has been open
-    for too long, and not feed while `is_full`.
+    The caller of `feed` must check the windows of `take_due`, call `close_window` when `open_window` has been
+    open for too long, and not call `feed` while `is_full`.
     """
 
     def __init__(self, name: str, config: ModerationConfig) -> None:

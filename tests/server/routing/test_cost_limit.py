@@ -302,6 +302,30 @@ def test_answers_that_arrive_in_large_pieces_do_not_exceed_the_limit_each():
     assert 10**5 < spent <= 10**5 + 150 * 5
 
 
+class Unreported:
+    """A reservation of 500 that cannot be extended until other processes have been told."""
+
+    microusd = 500
+    is_only = False
+
+    def __init__(self, most):
+        self._most = most
+
+    def extend(self, _):
+        return False
+
+    def fits(self, to_microusd):
+        return to_microusd <= self._most
+
+
+def test_an_answer_stops_only_if_too_little_is_left_and_not_while_others_have_not_been_told():
+    reserved = Usage(10, 90, estimated=True)
+    assert not CostLimit(tariff(), None, Unreported(1000)).reserve_or_stop(reserved, 360)
+    assert CostLimit(tariff(), None, Unreported(600)).reserve_or_stop(reserved, 360)
+    beyond = Usage(10, 99, estimated=True)
+    assert CostLimit(tariff(), None, Unreported(1000)).reserve_or_stop(beyond, 396)
+
+
 def test_an_answer_with_a_maximum_reserves_nothing_beyond_it():
     expected = estimate()
     limiter, hold = held(INPUT_TOKENS + 20 * 5, day=220)
