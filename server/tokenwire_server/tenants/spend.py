@@ -154,7 +154,11 @@ class SpendLimiter:
         self.settle(tenant, 0, microusd)
 
     def _refusal(self, tenant: str, account: SpendAccount, microusd: int) -> QuotaExhausted | None:
-        """Return why an account has too little left: the limit with the longest wait."""
+        """Return why an account has too little left: the limit with the longest wait.
+
+        If both waits are equal, as on the last day of a month, it is the limit of the month.
+        """
+        now = self._now()
         refusals = [
             QuotaExhausted(
                 limit,
@@ -163,9 +167,9 @@ class SpendLimiter:
                 allowed=allowed,
                 asked=microusd,
                 remaining=account.left(limit, allowed),
-                retry_after_s=account.wait_s(limit, allowed, microusd, self._now()),
+                retry_after_s=account.wait_s(limit, allowed, microusd, now),
             )
-            for limit, allowed in self._limits(tenant).items()
+            for limit, allowed in reversed(self._limits(tenant).items())
             if microusd > account.left(limit, allowed)
         ]
         return max(

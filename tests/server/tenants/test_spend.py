@@ -198,6 +198,12 @@ def test_a_refusal_names_the_limit_with_the_longest_wait(limiter):
     assert (found.asked, found.remaining, found.allowed) == (6, 5, 250)
 
 
+def test_on_the_last_day_of_a_month_a_refusal_by_both_limits_names_the_month(clock, limiter):
+    clock.set(2027, 12, 31, 12)
+    limiter.remember(today={"acme": 95}, this_month={"acme": 245})
+    assert refusal(limiter, 6).limit == MONTH
+
+
 # When to come back.
 
 
