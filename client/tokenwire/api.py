@@ -12,29 +12,26 @@ from tokenwire.v1.chat_pb2 import (
     Part,
     ResponseFormat,
     RetentionOptions,
-    Role,
     StreamInfo,
-    StreamState,
     Tool,
     ToolChoice,
 )
 from tokenwire.v1.event_pb2 import (
     Citation,
-    FinishReason,
     InvalidToolCall,
     JsonResult,
     JsonValue,
     JsonViolation,
     Logprobs,
     TokenEvent,
-    ToolCall,
 )
 from tokenwire.v1.model_pb2 import Model
-from tokenwire.v1.usage_pb2 import Usage, UsageOutcome, UsageRecord, UsageSummary
+from tokenwire.v1.usage_pb2 import Usage, UsageRecord, UsageSummary
 
 from .aio.chat_stream import AsyncChatStream
 from .aio.client import AsyncClient
 from .connect.tls import Tls
+from .enums import FinishReason, NoticeKind, Role, StreamState, UsageOutcome
 from .errors import (
     AnswerTooLarge,
     AnswerUnchecked,
@@ -89,7 +86,8 @@ from .messages import (
     user,
 )
 from .options import cache, delivery, retention
-from .stream.answer import Answer
+from .stream.answer import Answer, ToolCall
+from .stream.answer_builder import AnswerBuilder
 from .stream.json_values import FieldValue, PartialJson
 from .sync.chat_stream import ChatStream
 from .sync.client import Client
@@ -99,6 +97,7 @@ from .wire.usage import TokenCount
 __all__ = [
     "Allowance",
     "Answer",
+    "AnswerBuilder",
     "AnswerTooLarge",
     "AnswerUnchecked",
     "AsyncChatStream",
@@ -134,6 +133,7 @@ __all__ = [
     "Message",
     "Model",
     "ModerationUnavailable",
+    "NoticeKind",
     "Overloaded",
     "Part",
     "PartialJson",

@@ -41,7 +41,7 @@ async def test_leaving_closes_the_provider_connection_before_the_linger(real_ser
             await anext(stream.text)
         info = await client.get_stream(stream.stream_id)
 
-    assert info.finish_reason == tokenwire.FinishReason.FINISH_REASON_CANCELLED
+    assert info.finish_reason == tokenwire.FinishReason.CANCELLED
     await asyncio.to_thread(simulator.wait_until_none_open, 1)
 
 
@@ -54,7 +54,7 @@ async def test_leaving_in_a_thread_closes_the_provider_connection(real_server, s
 
     info = await asyncio.to_thread(leave)
 
-    assert info.finish_reason == tokenwire.FinishReason.FINISH_REASON_CANCELLED
+    assert info.finish_reason == tokenwire.FinishReason.CANCELLED
     await asyncio.to_thread(simulator.wait_until_none_open, 1)
 
 

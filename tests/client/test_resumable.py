@@ -70,7 +70,7 @@ class History:
         assert "".join(self.pieces) == "".join(WORDS)
         assert self.last == TOKENS + 2
         assert 0 < self.caught_up <= CUTS, "one notice for each time that it resumed"
-        assert self.finished.reason == tokenwire.FinishReason.FINISH_REASON_STOP
+        assert self.finished.reason == tokenwire.FinishReason.STOP
 
 
 def report(who, wire, took_s):

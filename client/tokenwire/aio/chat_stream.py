@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Self
 
-from tokenwire.v1.chat_pb2 import CancelStreamRequest, ChatResponse, Message
+from tokenwire.v1.chat_pb2 import CancelStreamRequest, Message
 from tokenwire.v1.event_pb2 import TokenEvent
 
 from ..connect.channel import CANCEL_TIMEOUT_S
 from ..errors import ConnectionLost, TokenwireError
 from ..stream.answer import Answer
-from ..stream.json_values import FieldValue, Json
+from ..stream.json_values import FieldValue, Json, PartialJson
 from ..stream.reading import Reading
 from ..wire.metadata import Allowance
 from .transport import AsyncStreamCall, AsyncTransport, wait_until_set
@@ -63,12 +63,20 @@ class AsyncChatStream:
     @property
     def message(self) -> Message:
         """The assistant's message as far as it was read: see `Answer.message`."""
-        return self._reading.answer.message()
+        return self.answer.message
 
     @property
     def answer(self) -> Answer:
-        """The answer as far as it was read, with its citations and its invalid tool calls."""
-        return self._reading.answer
+        """The answer as far as it was read. It does not change when more is read.
+
+        Taking it is cheap. Reading its content copies the content: in a loop over events, use `text_so_far`.
+        """
+        return self._reading.answer.build()
+
+    @property
+    def text_so_far(self) -> str:
+        """The text as far as it was read. Reading it after each event is cheap: it copies the text once."""
+        return self._reading.answer.text_so_far
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:
@@ -86,7 +94,7 @@ class AsyncChatStream:
 
         The request needs `json_schema.stream_values`, see `json_format`.
         """
-        return _Values(self)
+        return _Values(self, self._reading.answer.partial_json)
 
     @property
     def partial(self) -> Json:
@@ -106,20 +114,20 @@ class AsyncChatStream:
                 request has no `json_schema.stream_values`, or the model called tools instead, refused or
                 paused.
         """
-        return self._reading.answer.json()
+        return self.answer.json()
 
-    async def final(self) -> ChatResponse:
+    async def final(self) -> Answer:
         """Read to the end, and return the whole answer, including what was read before.
 
         After a resume by hand it has only what followed the cursor. After a resume from the very end of a
-        finished stream nothing follows, and `finished` is unset.
+        finished stream nothing follows, and `finished` is None.
 
         Raises:
-            TokenwireError: the stream did not end with `finished`. `message` has what was read.
+            TokenwireError: the stream did not end with `finished`. `answer` has what was read.
         """
         async for _ in self:
             pass
-        return self._reading.answer.response()
+        return self.answer
 
     def cancel(self) -> None:
         """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended."""
@@ -275,8 +283,9 @@ class _TextPieces:
 class _Values:
     """An iterator over the values of a JSON answer."""
 
-    def __init__(self, stream: AsyncChatStream) -> None:
+    def __init__(self, stream: AsyncChatStream, partial: PartialJson) -> None:
         self._stream = stream
+        self._partial = partial
 
     def __aiter__(self) -> Self:
         return self
@@ -284,5 +293,5 @@ class _Values:
     async def __anext__(self) -> FieldValue:
         async for event in self._stream:
             if event.WhichOneof("event") == "json_value":
-                return self._stream.answer.partial_json.last
+                return self._partial.last
         raise StopAsyncIteration

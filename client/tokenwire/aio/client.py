@@ -9,7 +9,6 @@ from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
 from tokenwire.v1.chat_pb2 import (
     CancelStreamRequest,
     ChatRequest,
-    ChatResponse,
     DeleteStreamRequest,
     GetStreamRequest,
     ResumeStreamRequest,
@@ -26,6 +25,7 @@ from ..connect.channel import (
 )
 from ..connect.tls import Tls
 from ..messages import MessageLike
+from ..stream.answer import Answer
 from ..stream.reading import Reading
 from ..wire.metadata import Allowance
 from ..wire.requests import DeliveryLike, RequestFields, build_request, build_resume
@@ -48,7 +48,7 @@ class AsyncClient:
     """A client of one Tokenwire server, for one event loop.
 
         async with tokenwire.AsyncClient() as client:
-            response = await client.chat("openai/demo", "Hello")
+            answer = await client.chat("openai/demo", "Hello")
 
     The first call opens the connection. All calls share it. `close()`, or leaving the block, closes it
     and ends the open calls.
@@ -197,7 +197,7 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         **fields: Unpack[RequestFields],
-    ) -> ChatResponse:
+    ) -> Answer:
         """Return the whole answer. The arguments are those of `chat_stream`.
 
         Cancelling the awaiting task cancels the call.
@@ -209,7 +209,8 @@ class AsyncClient:
             TypeError, ValueError: the arguments are not a valid ChatRequest.
         """
         request = build_request(model, messages, **fields)
-        return await self._transport.unary(self._transport.chat.Chat, request, timeout)
+        response = await self._transport.unary(self._transport.chat.Chat, request, timeout)
+        return Answer.from_response(response)
 
     async def count_tokens(
         self,

@@ -10,10 +10,6 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message as ProtoMessage
 
 from tokenwire.v1.event_pb2 import (
-    NOTICE_KIND_DRAINING,
-    NOTICE_KIND_FALLBACK,
-    NOTICE_KIND_MODEL_CHANGED,
-    NOTICE_KIND_RETRYING,
     Citation,
     InvalidToolCall,
     JsonResult,
@@ -23,6 +19,7 @@ from tokenwire.v1.event_pb2 import (
     ToolCall,
 )
 
+from ..enums import NoticeKind
 from .terminal import discard, escape_json, one_line, say, visible, write_stdout
 
 
@@ -259,16 +256,16 @@ def _invalid_call_text(call: InvalidToolCall) -> str:
 
 def _notice_text(notice: Notice) -> str | None:
     """Return a notice for people, or None if this version does not recognize it."""
-    if notice.kind == NOTICE_KIND_MODEL_CHANGED:
+    if notice.kind == NoticeKind.MODEL_CHANGED:
         return f"the answer continues with the model {one_line(notice.model)}"
-    if notice.kind == NOTICE_KIND_RETRYING:
+    if notice.kind == NoticeKind.RETRYING:
         delay_s = notice.delay.ToTimedelta().total_seconds()
         when = f"in {delay_s:.1f} s" if delay_s else "at once"
         return f"the provider failed; attempt {notice.attempt} follows {when}"
-    if notice.kind == NOTICE_KIND_FALLBACK:
+    if notice.kind == NoticeKind.FALLBACK:
         model = one_line(f"{notice.provider}/{notice.model}")
         return f"the provider failed; attempt {notice.attempt} follows with {model}"
-    if notice.kind == NOTICE_KIND_DRAINING:
+    if notice.kind == NoticeKind.DRAINING:
         left_s = notice.delay.ToTimedelta().total_seconds()
         return f"the server is about to stop: the stream may continue for {left_s:.1f} s"
     return None

@@ -9,20 +9,12 @@ from typing import Literal
 
 import grpc
 
-from tokenwire.v1.chat_pb2 import STREAM_STATE_FAILED, STREAM_STATE_FINISHED, StreamInfo
-from tokenwire.v1.event_pb2 import (
-    FINISH_REASON_CONTEXT_FULL,
-    FINISH_REASON_MAX_TOKENS,
-    FINISH_REASON_OTHER,
-    NOTICE_KIND_CAUGHT_UP,
-    NOTICE_KIND_DRAINING,
-    Finished,
-    FinishReason,
-    TokenEvent,
-)
+from tokenwire.v1.chat_pb2 import StreamInfo
+from tokenwire.v1.event_pb2 import Finished, TokenEvent
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..connect.key import KEY_VARIABLE
+from ..enums import FinishReason, NoticeKind, StreamState
 from ..errors import (
     BudgetExceeded,
     ConnectionLost,
@@ -44,7 +36,7 @@ _TOKEN_EVENTS = frozenset(
 )
 
 _MADE_FOR_ONE_READER = frozenset({"heartbeat", "usage"})
-_NOTICES_TO_ONE_READER = frozenset({NOTICE_KIND_CAUGHT_UP, NOTICE_KIND_DRAINING})
+_NOTICES_TO_ONE_READER = frozenset({NoticeKind.CAUGHT_UP, NoticeKind.DRAINING})
 
 _NO_SERVER = ("failed to connect", "DNS resolution")
 """In gRPC's message if it found no server at all."""
@@ -56,9 +48,9 @@ _WAY_OUT = {
 }
 
 _USUAL_TIERS = frozenset({"", "auto", "default", "standard", "on_demand"})
-_WAY_TO_TEXT = {
-    FINISH_REASON_MAX_TOKENS: "; try a higher --max-output-tokens",
-    FINISH_REASON_CONTEXT_FULL: "; try a shorter prompt",
+_WAY_TO_TEXT: dict[int, str] = {
+    FinishReason.MAX_TOKENS: "; try a higher --max-output-tokens",
+    FinishReason.CONTEXT_FULL: "; try a shorter prompt",
 }
 """What to do about an answer without text that ended for this reason."""
 
@@ -174,9 +166,9 @@ def usage_text(usage: Usage) -> str:
 
 def stream_text(info: StreamInfo) -> str:
     """Return how a stream ended, and what it used."""
-    if info.state == STREAM_STATE_FINISHED:
+    if info.state == StreamState.FINISHED:
         end = f"finished: {_reason_text(info.finish_reason)}"
-    elif info.state == STREAM_STATE_FAILED:
+    elif info.state == StreamState.FAILED:
         end = f"failed: {info.error_reason}"
     else:
         end = "running"
@@ -266,16 +258,14 @@ def _has_used(usage: Usage) -> bool:
     return any(counts) or any(usage.server_tool_counts.values())
 
 
-def _reason_text(reason: FinishReason.ValueType) -> str:
-    try:
-        return FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()
-    except ValueError:
-        return f"reason {reason}"  # of a newer server
+def _reason_text(reason: int) -> str:
+    known = FinishReason(reason)
+    return str(known).lower() if known.is_known else f"reason {reason}"
 
 
 def _detail_text(finished: Finished) -> str:
     """Return what the provider says about the end, if that adds to the reason."""
-    if finished.reason == FINISH_REASON_OTHER and finished.provider_finish_reason:
+    if finished.reason == FinishReason.OTHER and finished.provider_finish_reason:
         return f" ({one_line(finished.provider_finish_reason)})"
     details = (finished.refusal.category, finished.refusal.explanation)
     text = ": ".join(one_line(detail) for detail in details if detail)

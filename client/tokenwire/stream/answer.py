@@ -1,176 +1,219 @@
-"""The answer of a stream, built from its events. Pure: no I/O, no gRPC."""
+"""The answer of a model, as a value. Pure: no I/O, no gRPC."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
+from google.protobuf.message import Message as ProtoMessage
+
+from tokenwire.v1.chat_pb2 import ChatResponse, Message
 from tokenwire.v1.event_pb2 import (
     Citation,
     Finished,
     InvalidToolCall,
     JsonResult,
     Logprobs,
-    TokenEvent,
-    ToolCall,
+    Refusal,
 )
+from tokenwire.v1.usage_pb2 import Usage
 
+from ..enums import FinishReason
 from ..errors import IncompleteStream, InvalidAnswer, Violation
-from .json_values import Json, PartialJson
+from .json_values import Json
 
-_NOT_IN_THE_LOG = frozenset({"heartbeat", "usage"})
+MAX_REPR_CHARS = 40
+"""Most characters of the content that a repr shows."""
+
+_ProtoT = TypeVar("_ProtoT", bound=ProtoMessage)
 
 
-@dataclass(slots=True)
-class _Block:
-    """One content block: pieces of text, of reasoning, or of the arguments of a tool call."""
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A complete call of a tool. Its arguments are a JSON object."""
 
-    kind: str
-    pieces: list[str] = field(default_factory=list)
-    signature: str = ""
-    provider_state: bytes = b""
-    is_invalid_call: bool = False
-    tool_call_id: str = ""
-    tool_name: str = ""
-    complete_tool_call: ToolCall | None = None
+    id: str
+    """The provider's id of the call, for `tokenwire.tool_result`."""
+    name: str
+    """Name of the tool."""
+    arguments_json: str
+    """The arguments, exactly as the model wrote them."""
 
-    def to_part(self) -> Part | None:
-        """Return the block as a part of a message, or None while it is empty."""
-        text = "".join(self.pieces)
-        match self.kind:
-            case "text":
-                if not text and not self.provider_state:
-                    return None
-                return Part(text=text, provider_state=self.provider_state)
-            case "reasoning":
-                if not text and not self.signature and not self.provider_state:
-                    return None
-                return Part(
-                    reasoning=Reasoning(
-                        text=text, signature=self.signature, provider_state=self.provider_state
-                    )
-                )
-        if self.is_invalid_call:
-            return None
-        return Part(
-            tool_call=self.complete_tool_call
-            or ToolCall(id=self.tool_call_id, name=self.tool_name, arguments_json=text)
-        )
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as a new dict. They are parsed each time.
+
+        Raises:
+            ValueError: Python cannot read them, for example an integer of more than 4,300 digits.
+        """
+        arguments = json.loads(self.arguments_json)
+        if not isinstance(arguments, dict):
+            raise ValueError(f"the arguments of {self.name!r} are not a JSON object")  # noqa: TRY004
+        return arguments
+
+    def __repr__(self) -> str:
+        return f"ToolCall({self.id!r}, {self.name!r}, {shortened(self.arguments_json)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerState:
+    """What an answer has beside its content."""
+
+    stream_id: str = ""
+    last_sequence: int = 0
+    model: str = ""
+    provider: str = ""
+    usage: Usage | None = None
+    finished: Finished | None = None
+    json_result: JsonResult | None = None
+    json_text: str | None = None
+    """Text of the JSON answer. None: it was not read, or not from its beginning."""
 
 
 class Answer:
-    """An answer that is built event by event.
+    """An answer of a model: a whole one, or one as far as it was read. It never changes.
 
-    The result does not depend on how the server split or merged the deltas. Events of an unknown type
-    change only `last_sequence`. Heartbeats, interval usage and the notices CAUGHT_UP and DRAINING change
-    nothing: the server makes them for one reader, and they repeat the sequence of the event before them.
-    Notices are not kept: read them as events. The whole answer is in memory; the server limits its size
-    (`max_output_tokens`, and the limit for one stream).
+    `client.chat()` and `stream.final()` return it, and `stream.answer` is the answer so far. The protobuf
+    messages that its properties return are copies, and the lists are new each time.
     """
 
-    def __init__(self, stream_id: str = "", last_sequence: int = 0) -> None:
-        self.stream_id = stream_id
-        self.last_sequence = last_sequence
-        """Sequence of the last event of the log, of any type. 0: none yet."""
-        self.finished: Finished | None = None
-        """The event `finished`. None: it has not been read."""
-        self.citations: list[Citation] = []
+    __slots__ = ("_build", "_response", "_state")
+
+    def __init__(self, build: Callable[[], ChatResponse], state: AnswerState) -> None:
+        self._build = build
+        self._state = state
+        self._response: ChatResponse | None = None
+
+    @classmethod
+    def from_response(cls, response: ChatResponse) -> Answer:
+        """Return the answer that `Chat` returned."""
+        finished = response.finished if response.HasField("finished") else None
+        result = response.json_result if response.HasField("json_result") else None
+        state = AnswerState(
+            stream_id=response.stream_id,
+            finished=finished,
+            json_result=result,
+            json_text=None if result is None else _json_text(response.message),
+        )
+        answer = cls(ChatResponse, state)
+        answer._response = response
+        return answer
+
+    @property
+    def text(self) -> str:
+        """The text of the answer, without its reasoning. "" if it has none, for example only tool calls."""
+        return "".join(part.text for part in self._content.message.parts)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning of the model, as far as the provider sends it."""
+        return "".join(part.reasoning.text for part in self._content.message.parts)
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The complete tool calls, in order."""
+        return [
+            ToolCall(part.tool_call.id, part.tool_call.name, part.tool_call.arguments_json)
+            for part in self._content.message.parts
+            if part.HasField("tool_call")
+        ]
+
+    @property
+    def invalid_tool_calls(self) -> list[InvalidToolCall]:
+        """Tool calls whose arguments are not a JSON object. They are not in the message."""
+        return [copied(call) for call in self._content.invalid_tool_calls]
+
+    @property
+    def citations(self) -> list[Citation]:
         """The sources of the answer. `index` is that of a content block, not of a part of the message."""
-        self.invalid_tool_calls: list[InvalidToolCall] = []
-        """Calls whose arguments are not a JSON object. They are not in the message."""
-        self.logprobs: list[Logprobs] = []
+        return [copied(citation) for citation in self._content.citations]
+
+    @property
+    def logprobs(self) -> list[Logprobs]:
         """Log probabilities of tokens, if the request has `generation.logprobs`."""
-        self.partial_json = PartialJson()
-        """The JSON answer as far as it is complete, if the request has `json_schema.stream_values`."""
-        self.json_result: JsonResult | None = None
-        """Whether the JSON answer follows the schema. None: the event `json_result` has not been read."""
-        self._json_index: int | None = None
-        self._has_beginning = last_sequence <= 1  # the first event is `started`
-        self._blocks: dict[tuple[int, str], _Block] = {}
+        return [copied(logprobs) for logprobs in self._content.logprobs]
 
-    def add(self, event: TokenEvent) -> None:
-        """Add the next event of the stream."""
-        kind = event.WhichOneof("event")
-        if kind in _NOT_IN_THE_LOG:
-            return
-        self.last_sequence = event.sequence
-        match kind:
-            case "text":
-                block = self._block(event.text.index, "text")
-                block.pieces.append(event.text.text)
-                block.provider_state = event.text.provider_state or block.provider_state
-            case "reasoning":
-                block = self._block(event.reasoning.index, "reasoning")
-                block.pieces.append(event.reasoning.text)
-                block.signature = event.reasoning.signature or block.signature
-                block.provider_state = event.reasoning.provider_state or block.provider_state
-            case "tool_call_delta":
-                delta = event.tool_call_delta
-                self._block(delta.index, "tool_call").pieces.append(delta.arguments_json)
-            case "tool_call_started":
-                started = event.tool_call_started
-                block = self._block(started.index, "tool_call")
-                block.tool_call_id, block.tool_name = started.id, started.name
-            case "tool_call":
-                block = self._block(event.tool_call.index, "tool_call")
-                block.complete_tool_call = event.tool_call.tool_call
-            case "invalid_tool_call":
-                self._block(event.invalid_tool_call.index, "tool_call").is_invalid_call = True
-                self.invalid_tool_calls.append(event.invalid_tool_call)
-            case "citation":
-                self.citations.append(event.citation)
-            case "logprobs":
-                self.logprobs.append(event.logprobs)
-            case "json_value":
-                self._json_index = event.json_value.index
-                with suppress(ValueError):  # it says nothing about the rest of the stream
-                    self.partial_json.add(event.json_value)
-            case "json_result":
-                self.json_result = event.json_result
-                if self._has_beginning:
-                    self.partial_json.complete(self._json_text())
-            case "started":
-                self.stream_id = event.started.stream_id
-            case "finished":
-                self.finished = event.finished
-
+    @property
     def message(self) -> Message:
-        """Return the assistant's message so far, with its parts in the order of the content blocks.
+        """The assistant's message, to append to the messages of the next request.
 
-        An incomplete tool call has the arguments so far, which are not valid JSON: do not execute it. After
-        `finished`, an incomplete tool call is left out. An invalid one is always left out.
+        It has the parts in the order of the content blocks, and what the provider needs back, such as
+        signatures. Tool calls that are incomplete or invalid are left out.
         """
-        blocks = sorted(self._blocks.items(), key=lambda item: item[0][0])
-        parts = (
-            block.to_part()
-            for _, block in blocks
-            if self.finished is None or block.kind != "tool_call" or block.complete_tool_call
-        )
-        return Message(role=ROLE_ASSISTANT, parts=[part for part in parts if part is not None])
+        return copied(self._content.message)
 
+    @property
     def response(self) -> ChatResponse:
-        """Return the answer as `Chat` would return it. `finished` is unset if it was not read."""
-        return ChatResponse(
-            stream_id=self.stream_id,
-            message=self.message(),
-            finished=self.finished,
-            invalid_tool_calls=self.invalid_tool_calls,
-            citations=self.citations,
-            logprobs=self.logprobs,
-            json_result=self.json_result,
-        )
+        """The answer as a ChatResponse. `finished` is unset if it was not read."""
+        return copied(self._content)
+
+    @property
+    def stream_id(self) -> str:
+        """Id of the stream at the server that produced the answer."""
+        return self._state.stream_id
+
+    @property
+    def last_sequence(self) -> int:
+        """Sequence of the last event that was read. 0: none, or the answer is from `chat()`."""
+        return self._state.last_sequence
+
+    @property
+    def finished(self) -> Finished | None:
+        """The event `finished`, with timings and the provider's own words. None: it was not read."""
+        return None if self._state.finished is None else copied(self._state.finished)
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the answer ended. UNSPECIFIED: `finished` was not read."""
+        finished = self._state.finished
+        return FinishReason.UNSPECIFIED if finished is None else FinishReason(finished.reason)
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the model refused. None: it did not, or the provider does not say why."""
+        finished = self._state.finished
+        if finished is None or not finished.HasField("refusal"):
+            return None
+        return copied(finished.refusal)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens and cost. Before `finished` the newest figures that were read, or an empty message."""
+        finished = self._state.finished
+        if finished is not None and finished.HasField("usage"):
+            return copied(finished.usage)
+        return Usage() if self._state.usage is None else copied(self._state.usage)
+
+    @property
+    def model(self) -> str:
+        """Name of the model, without the provider."""
+        finished = self._state.finished
+        return (finished.model if finished is not None else "") or self._state.model
+
+    @property
+    def provider(self) -> str:
+        """Name of the provider."""
+        finished = self._state.finished
+        return (finished.provider if finished is not None else "") or self._state.provider
+
+    @property
+    def json_result(self) -> JsonResult | None:
+        """Whether a JSON answer follows the schema. None: it was not checked, or not read to its end."""
+        result = self._state.json_result
+        return None if result is None else copied(result)
 
     def json(self) -> Json:
         """Return the JSON answer, which follows the request's schema.
 
         Raises:
             InvalidAnswer: the answer is not JSON, or does not follow the schema.
-            IncompleteStream: the event `json_result` has not been read, or the answer was not read from its
-                beginning.
+            IncompleteStream: there is no `json_result`, or the answer was not read from its beginning.
         """
-        result = self.json_result
+        state = self._state
+        result = state.json_result
         if result is None:
             raise self._incomplete(
                 "`json_result` has not been read; it follows the text if the request has "
@@ -181,41 +224,73 @@ class Answer:
                 "the answer was not checked with the schema"
                 if result.is_unchecked and not result.violations
                 else "the answer does not follow the schema",
-                stream_id=self.stream_id,
-                last_sequence=self.last_sequence,
+                stream_id=state.stream_id,
+                last_sequence=state.last_sequence,
+                violations=violations(result),
             )
-            self.explain(error)
+            error.text = state.json_text or ""
             raise error
-        if not self._has_beginning:
+        if state.json_text is None:
             raise self._incomplete(
                 "the stream was read from a cursor, so the beginning of the answer is missing"
             )
-        value: Json = json.loads(self._json_text())
+        value: Json = json.loads(state.json_text)
         return value
 
-    def explain(self, error: InvalidAnswer) -> None:
-        """Set the text and the violations of an error to those that were read."""
-        if self._has_beginning:
-            error.text = self._json_text()
-        if self.json_result is not None:
-            error.violations = tuple(
-                Violation(each.pointer, each.description) for each in self.json_result.violations
-            )
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Answer):
+            return NotImplemented
+        return self._content == other._content and self.last_sequence == other.last_sequence
 
-    def _json_text(self) -> str:
-        """Return the text of the JSON answer, or all text if no value was found in it."""
-        return "".join(
-            piece
-            for (index, kind), block in sorted(self._blocks.items(), key=lambda item: item[0])
-            if kind == "text" and self._json_index in (None, index)
-            for piece in block.pieces
+    __hash__ = None  # type: ignore[assignment]  # protobuf messages have no hash
+
+    def __repr__(self) -> str:
+        calls = [call.name for call in self.tool_calls]
+        facts = (
+            ("text", shortened(self.text)),
+            ("tool_calls", calls and shortened(calls)),
+            ("finish_reason", self.finish_reason and str(self.finish_reason)),
+            ("model", self.model and shortened(self.model)),
+            ("stream_id", self.stream_id and shortened(self.stream_id)),
         )
+        return f"Answer({', '.join(f'{name}={fact}' for name, fact in facts if fact)})"
+
+    @property
+    def _content(self) -> ChatResponse:
+        if self._response is None:
+            self._response = self._build()
+        return self._response
 
     def _incomplete(self, message: str) -> IncompleteStream:
         return IncompleteStream(message, stream_id=self.stream_id, last_sequence=self.last_sequence)
 
-    def _block(self, index: int, kind: str) -> _Block:
-        block = self._blocks.get((index, kind))
-        if block is None:
-            block = self._blocks[index, kind] = _Block(kind)
-        return block
+
+def _json_text(message: Message) -> str:
+    """Return the text part that is JSON: the only one, or the last one that can be parsed.
+
+    Others are blank, or comments of the model.
+    """
+    texts = [part.text for part in message.parts if part.text.strip()]
+    for text in reversed(texts if len(texts) > 1 else ()):
+        with suppress(ValueError, RecursionError):
+            json.loads(text)
+            return text
+    return "".join(texts)
+
+
+def violations(result: JsonResult) -> tuple[Violation, ...]:
+    """Return what is wrong with a JSON answer."""
+    return tuple(Violation(each.pointer, each.description) for each in result.violations)
+
+
+def shortened(value: object) -> str:
+    """Return the repr of a value, with at most MAX_REPR_CHARS characters of it and on one line."""
+    text = repr(value[: MAX_REPR_CHARS + 1] if isinstance(value, str) else value)
+    return text if len(text) <= MAX_REPR_CHARS else f"{text[: MAX_REPR_CHARS - 1]}…"
+
+
+def copied(message: _ProtoT) -> _ProtoT:
+    """Return a copy of a protobuf message."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple, TypedDict
 
 from tokenwire.v1.chat_pb2 import ChatRequest, ResumeStreamRequest
-from tokenwire.v1.event_pb2 import NOTICE_KIND_DRAINING, TokenEvent
+from tokenwire.v1.event_pb2 import TokenEvent
 
+from ..enums import NoticeKind
 from ..errors import (
     Cancelled,
     DeadlineExceeded,
@@ -20,7 +21,7 @@ from ..errors import (
 from ..wire.metadata import Allowance, InitialMetadata
 from ..wire.requests import build_resume, linger_s, outliving_its_readers
 from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED
-from .answer import Answer
+from .answer_builder import AnswerBuilder
 from .resume import ResumePolicy
 
 MAX_MOVES = 3
@@ -64,12 +65,12 @@ class Reading:
         self._cancels_when_left = False
         if isinstance(request, ResumeStreamRequest):
             self._after_sequence = request.after_sequence
-            self.answer = Answer(request.stream_id, request.after_sequence)
+            self.answer = AnswerBuilder(request.stream_id, request.after_sequence)
             if is_resumable:
                 self._policy = ResumePolicy()
         else:
             self._after_sequence = 0
-            self.answer = Answer()
+            self.answer = AnswerBuilder()
             if is_resumable:
                 request = outliving_its_readers(request)
                 self._policy = ResumePolicy(linger_s=linger_s(request))
@@ -130,7 +131,7 @@ class Reading:
         if self.last_sequence > before:
             self._policy.progressed()
             self._moves = 0
-        elif event.notice.kind == NOTICE_KIND_DRAINING and self._moves < MAX_MOVES:
+        elif event.notice.kind == NoticeKind.DRAINING and self._moves < MAX_MOVES:
             self._must_move = True
             self._moves += 1
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Self
 
-from tokenwire.v1.chat_pb2 import CancelStreamRequest, ChatResponse, Message
+from tokenwire.v1.chat_pb2 import CancelStreamRequest, Message
 from tokenwire.v1.event_pb2 import TokenEvent
 
 from ..connect.channel import CANCEL_TIMEOUT_S
 from ..errors import ConnectionLost, TokenwireError
 from ..stream.answer import Answer
-from ..stream.json_values import FieldValue, Json
+from ..stream.json_values import FieldValue, Json, PartialJson
 from ..stream.reading import Reading
 from ..wire.metadata import Allowance
 from .transport import StreamCall, Transport, wait_until_set
@@ -64,12 +64,20 @@ class ChatStream:
     @property
     def message(self) -> Message:
         """The assistant's message as far as it was read: see `Answer.message`."""
-        return self._reading.answer.message()
+        return self.answer.message
 
     @property
     def answer(self) -> Answer:
-        """The answer as far as it was read, with its citations and its invalid tool calls."""
-        return self._reading.answer
+        """The answer as far as it was read. It does not change when more is read.
+
+        Taking it is cheap. Reading its content copies the content: in a loop over events, use `text_so_far`.
+        """
+        return self._reading.answer.build()
+
+    @property
+    def text_so_far(self) -> str:
+        """The text as far as it was read. Reading it after each event is cheap: it copies the text once."""
+        return self._reading.answer.text_so_far
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:
@@ -87,7 +95,7 @@ class ChatStream:
 
         The request needs `json_schema.stream_values`, see `json_format`.
         """
-        return _Values(self)
+        return _Values(self, self._reading.answer.partial_json)
 
     @property
     def partial(self) -> Json:
@@ -107,20 +115,20 @@ class ChatStream:
                 request has no `json_schema.stream_values`, or the model called tools instead, refused or
                 paused.
         """
-        return self._reading.answer.json()
+        return self.answer.json()
 
-    def final(self) -> ChatResponse:
+    def final(self) -> Answer:
         """Read to the end, and return the whole answer, including what was read before.
 
         After a resume by hand it has only what followed the cursor. After a resume from the very end of a
-        finished stream nothing follows, and `finished` is unset.
+        finished stream nothing follows, and `finished` is None.
 
         Raises:
-            TokenwireError: the stream did not end with `finished`. `message` has what was read.
+            TokenwireError: the stream did not end with `finished`. `answer` has what was read.
         """
         for _ in self:
             pass
-        return self._reading.answer.response()
+        return self.answer
 
     def cancel(self) -> None:
         """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended."""
@@ -276,8 +284,9 @@ class _TextPieces:
 class _Values:
     """An iterator over the values of a JSON answer."""
 
-    def __init__(self, stream: ChatStream) -> None:
+    def __init__(self, stream: ChatStream, partial: PartialJson) -> None:
         self._stream = stream
+        self._partial = partial
 
     def __iter__(self) -> Self:
         return self
@@ -285,5 +294,5 @@ class _Values:
     def __next__(self) -> FieldValue:
         for event in self._stream:
             if event.WhichOneof("event") == "json_value":
-                return self._stream.answer.partial_json.last
+                return self._partial.last
         raise StopIteration

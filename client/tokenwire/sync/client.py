@@ -10,7 +10,6 @@ from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
 from tokenwire.v1.chat_pb2 import (
     CancelStreamRequest,
     ChatRequest,
-    ChatResponse,
     DeleteStreamRequest,
     GetStreamRequest,
     ResumeStreamRequest,
@@ -27,6 +26,7 @@ from ..connect.channel import (
 )
 from ..connect.tls import Tls
 from ..messages import MessageLike
+from ..stream.answer import Answer
 from ..stream.reading import Reading
 from ..wire.metadata import Allowance
 from ..wire.requests import DeliveryLike, RequestFields, build_request, build_resume
@@ -49,7 +49,7 @@ class Client:
     """A client of one Tokenwire server, for any number of threads.
 
         with tokenwire.Client() as client:
-            response = client.chat("openai/demo", "Hello")
+            answer = client.chat("openai/demo", "Hello")
 
     The first call opens the connection. All calls share it. `close()`, or leaving the block, closes it
     and ends the open calls.
@@ -194,7 +194,7 @@ class Client:
         *,
         timeout: float | None = None,
         **fields: Unpack[RequestFields],
-    ) -> ChatResponse:
+    ) -> Answer:
         """Return the whole answer. The arguments are those of `chat_stream`.
 
         Raises:
@@ -204,7 +204,8 @@ class Client:
             TypeError, ValueError: the arguments are not a valid ChatRequest.
         """
         request = build_request(model, messages, **fields)
-        return self._transport.unary(self._transport.chat.Chat, request, timeout)
+        response = self._transport.unary(self._transport.chat.Chat, request, timeout)
+        return Answer.from_response(response)
 
     def count_tokens(
         self,

@@ -75,7 +75,7 @@ async def test_final_gives_the_whole_answer_even_of_what_was_read_before(server,
 
     assert answer.stream_id == STREAM_ID
     assert [part.text for part in answer.message.parts] == ["Hello"]
-    assert answer.finished.reason == tokenwire.FinishReason.FINISH_REASON_STOP
+    assert answer.finish_reason is tokenwire.FinishReason.STOP
 
 
 async def test_an_unknown_event_is_passed_and_counted_and_is_no_text(server, client):
@@ -235,7 +235,8 @@ async def test_chat_returns_the_whole_answer_and_cancelling_it_cancels_the_call(
         return whole
 
     server.script = answer
-    assert await client.chat("m", "Hi", generation={"temperature": 0}) == whole
+    answer = await client.chat("m", "Hi", generation={"temperature": 0})
+    assert (answer.response, answer.text) == (whole, "Hello")
     assert server.requests[0].generation.HasField("temperature")
 
     called = asyncio.Event()

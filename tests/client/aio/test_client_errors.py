@@ -133,7 +133,7 @@ async def test_an_error_after_finished_does_not_matter(server, client):
     server.script = fails(status(Code.UNAVAILABLE, "SERVER_STOPPED"), started(), finished(2))
 
     async with client.chat_stream("m", "Hi") as stream:
-        assert (await stream.final()).HasField("finished")
+        assert (await stream.final()).finished
 
 
 async def test_an_unreachable_server_is_connection_lost():

@@ -75,7 +75,7 @@ async def test_cancel_prints_how_the_stream_ended(real_server):
         r"finished: cancelled, ~\d+ tokens in, ~\d+ out \(estimated\)\n", done.out
     ), done.out
     assert json.loads(again.out)["finishReason"] == "FINISH_REASON_CANCELLED"
-    assert answer.finished.reason == tokenwire.FinishReason.FINISH_REASON_CANCELLED
+    assert answer.finish_reason is tokenwire.FinishReason.CANCELLED
 
 
 @pytest.mark.parametrize("command", ["resume", "cancel"])

@@ -3,7 +3,7 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwire import Answer
+from tokenwire import Answer, AnswerBuilder
 from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT
 from tokenwire.v1.event_pb2 import (
     FINISH_REASON_MAX_TOKENS,
@@ -16,7 +16,9 @@ from tokenwire.v1.event_pb2 import (
     ReasoningDelta,
     TextDelta,
     TokenEvent,
+    ToolCall,
     ToolCallDelta,
+    ToolCallDone,
     ToolCallStarted,
 )
 from tokenwire.v1.usage_pb2 import Usage
@@ -45,9 +47,12 @@ def blocks(draw, index):
         return [*deltas, event(0, reasoning=end)] if signature or state else deltas
     begun = ToolCallStarted(index=index, id=f"call_{index}", name="f")
     deltas = [ToolCallDelta(index=index, arguments_json=piece) for piece in pieces]
+    call = ToolCall(id=f"call_{index}", name="f", arguments_json="".join(pieces))
+    done = [event(0, tool_call=ToolCallDone(index=index, tool_call=call))]
     return [
         event(0, tool_call_started=begun),
         *(event(0, tool_call_delta=delta) for delta in deltas),
+        *(done if draw(st.booleans()) else []),
     ]
 
 
@@ -72,7 +77,7 @@ def streams(draw):
 def joined(one: TokenEvent, other: TokenEvent) -> TokenEvent | None:
     """Return both as one event with the later sequence, or None if a server may not merge them."""
     kind = one.WhichOneof("event")
-    if kind != other.WhichOneof("event") or kind == "tool_call_started":
+    if kind != other.WhichOneof("event") or kind in ("tool_call_started", "tool_call"):
         return None
     if getattr(one, kind).index != getattr(other, kind).index:
         return None
@@ -90,10 +95,10 @@ def joined(one: TokenEvent, other: TokenEvent) -> TokenEvent | None:
 
 
 def answer_of(events) -> Answer:
-    answer = Answer()
+    builder = AnswerBuilder()
     for each in events:
-        answer.add(each)
-    return answer
+        builder.add(each)
+    return builder.build()
 
 
 @given(streams(), st.data())
@@ -108,13 +113,13 @@ def test_merging_neighbouring_deltas_does_not_change_the_message(events, data):
 
     whole, one_by_one = answer_of(merged), answer_of(events)
 
-    assert whole.message() == one_by_one.message()
+    assert whole.message == one_by_one.message
     assert whole.last_sequence == one_by_one.last_sequence == len(events)
 
 
 @given(streams())
 def test_the_message_has_every_piece_in_order(events):
-    message = answer_of(events).message()
+    message = answer_of(events).message
 
     said = "".join(each.text.text for each in events)
     thought = "".join(each.reasoning.text for each in events)
@@ -125,19 +130,16 @@ def test_the_message_has_every_piece_in_order(events):
     states = [part.provider_state or part.reasoning.provider_state for part in message.parts]
     sent = [e.text.provider_state or e.reasoning.provider_state for e in events]
     assert list(filter(None, states)) == list(filter(None, sent))
-    for part in message.parts:
-        if part.HasField("tool_call"):
-            index = int(part.tool_call.id.removeprefix("call_"))
-            fragments = (e.tool_call_delta for e in events if e.tool_call_delta.index == index)
-            whole = "".join(fragment.arguments_json for fragment in fragments)
-            assert part.tool_call.arguments_json == whole
+    calls = [part.tool_call for part in message.parts if part.HasField("tool_call")]
+    complete = [e.tool_call.tool_call for e in events if e.HasField("tool_call")]
+    assert calls == sorted(complete, key=lambda call: int(call.id.removeprefix("call_")))
 
 
 def test_the_complete_tool_call_replaces_its_fragments():
     begun = event(2, tool_call_started=ToolCallStarted(index=0, id="call_1", name="f"))
     fragment = event(3, tool_call_delta=ToolCallDelta(index=0, arguments_json="{ }"))
 
-    message = answer_of([begun, fragment, tool_call(4, "f", "{}")]).message()
+    message = answer_of([begun, fragment, tool_call(4, "f", "{}")]).message
 
     assert [part.tool_call.arguments_json for part in message.parts] == ["{}"]
 
@@ -147,7 +149,7 @@ def test_an_empty_block_is_left_out_unless_it_has_a_signature_or_state():
     empty = [reasoning(3, "", 1), text(4, "", 2)]
     state = event(5, text=TextDelta(index=3, provider_state=b"p\0state"))
 
-    message = answer_of([hidden, *empty, state, text(6, "Hi", 4)]).message()
+    message = answer_of([hidden, *empty, state, text(6, "Hi", 4)]).message
 
     assert [part.WhichOneof("content") for part in message.parts] == ["reasoning", "text", "text"]
     assert message.parts[0].reasoning.signature == "c2lnbmVk"
@@ -155,7 +157,7 @@ def test_an_empty_block_is_left_out_unless_it_has_a_signature_or_state():
 
 
 def test_parts_are_in_the_order_of_their_blocks():
-    message = answer_of([text(2, "second", 1), text(3, "first", 0)]).message()
+    message = answer_of([text(2, "second", 1), text(3, "first", 0)]).message
 
     assert [part.text for part in message.parts] == ["first", "second"]
 
@@ -164,7 +166,7 @@ def test_an_unknown_event_changes_only_the_sequence():
     answer = answer_of([started(), text(2, "a"), unknown_event(7), text(8, "b")])
 
     assert answer.last_sequence == 8
-    assert [part.text for part in answer.message().parts] == ["ab"]
+    assert [part.text for part in answer.message.parts] == ["ab"]
     assert answer_of([started(), unknown_event(7)]).last_sequence == 7
 
 
@@ -179,24 +181,26 @@ def test_heartbeats_and_interval_usage_do_not_change_the_sequence():
 def test_the_response_has_the_shape_of_chat():
     events = [started("st_1"), text(2, "Hi"), finished(3, FINISH_REASON_TOOL_CALLS)]
 
-    response = answer_of(events).response()
+    response = answer_of(events).response
 
     assert response.stream_id == "st_1"
     assert response.message.role == ROLE_ASSISTANT
     assert response.finished.reason == FINISH_REASON_TOOL_CALLS
-    assert not answer_of(events[:2]).response().HasField("finished")
+    assert not answer_of(events[:2]).response.HasField("finished")
 
 
-def test_an_incomplete_tool_call_is_left_out_of_a_finished_answer():
-    answer = Answer()
-    answer.add(TokenEvent(sequence=1, text=TextDelta(text="let me see", index=0)))
-    answer.add(TokenEvent(sequence=2, tool_call_started=ToolCallStarted(index=1, id="c", name="f")))
-    answer.add(
-        TokenEvent(sequence=3, tool_call_delta=ToolCallDelta(index=1, arguments_json='{"a": '))
-    )
-    assert [part.WhichOneof("content") for part in answer.message().parts] == ["text", "tool_call"]
-    answer.add(TokenEvent(sequence=4, finished=Finished(reason=FINISH_REASON_MAX_TOKENS)))
-    assert [part.WhichOneof("content") for part in answer.response().message.parts] == ["text"]
+def test_an_incomplete_tool_call_is_in_no_message():
+    builder = AnswerBuilder()
+    builder.add(TokenEvent(sequence=1, text=TextDelta(text="let me see", index=0)))
+    begun = ToolCallStarted(index=1, id="c", name="f")
+    builder.add(TokenEvent(sequence=2, tool_call_started=begun))
+    fragment = ToolCallDelta(index=1, arguments_json='{"a": ')
+    builder.add(TokenEvent(sequence=3, tool_call_delta=fragment))
+    assert [part.WhichOneof("content") for part in builder.build().message.parts] == ["text"]
+    builder.add(TokenEvent(sequence=4, finished=Finished(reason=FINISH_REASON_MAX_TOKENS)))
+    answer = builder.build()
+    assert [part.WhichOneof("content") for part in answer.response.message.parts] == ["text"]
+    assert not answer.tool_calls
 
 
 def test_an_invalid_call_is_not_in_the_message_but_can_be_answered():
@@ -208,7 +212,7 @@ def test_an_invalid_call_is_not_in_the_message_but_can_be_answered():
 
     answer = answer_of([begun, fragment, event(4, invalid_tool_call=invalid)])
 
-    assert not answer.message().parts
+    assert not answer.message.parts
     assert answer.invalid_tool_calls == [invalid]
 
 

@@ -178,7 +178,7 @@ async def test_chat_and_models(server, client):
 
     @in_thread
     def call():
-        return client.chat("m", "Hi"), client.list_models(), client.get_model("a")
+        return client.chat("m", "Hi").response, client.list_models(), client.get_model("a")
 
     assert await call() == (whole, server.models, server.models[0])
 

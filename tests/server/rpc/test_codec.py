@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tokenwire
 from event_strategies import answers
-from tokenwire import Answer
 from tokenwire.v1.event_pb2 import TokenEvent
 from tokenwire_server.events import (
     Citation,
@@ -164,7 +164,7 @@ def test_every_field_of_every_event_is_encoded(kind, field):
 
 @given(answers(), st.data())
 def test_an_answer_is_the_same_for_every_caller_however_its_events_are_merged(events, data):
-    builder, answer, merged = AnswerBuilder(), Answer(), AnswerBuilder()
+    builder, client, merged = AnswerBuilder(), tokenwire.AnswerBuilder(), AnswerBuilder()
     builder.add(events)
     position = 0
     while position < len(events):
@@ -172,11 +172,11 @@ def test_an_answer_is_the_same_for_every_caller_however_its_events_are_merged(ev
         taken = merge(events[position : position + count], position)
         merged.add(event for _, event in taken)
         for sequence, event in taken:
-            answer.add(TokenEvent.FromString(encode(sequence, event)))
+            client.add(TokenEvent.FromString(encode(sequence, event)))
         position += count
 
-    assert builder.response() == merged.response() == answer.response()
-    assert answer.last_sequence == len(events)
+    assert builder.response() == merged.response() == client.build().response
+    assert client.last_sequence == len(events)
 
 
 def test_the_content_of_an_answer_that_is_too_large_is_not_kept():

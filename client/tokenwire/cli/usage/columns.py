@@ -13,11 +13,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tokenwire.v1.usage_pb2 import (
     FailedAttempt,
     FilterAction,
-    UsageOutcome,
     UsageRecord,
     UsageSummary,
 )
 
+from ...enums import UsageOutcome
 from ..money import usd_decimal
 from .csv_writer import CellValue
 
@@ -39,12 +39,10 @@ def time_text(time: Timestamp) -> str:
     return f"{seconds:%Y-%m-%dT%H:%M:%S}.{time.nanos // 1000:06d}Z"
 
 
-def outcome_text(outcome: UsageOutcome.ValueType) -> str:
+def outcome_text(outcome: int) -> str:
     """Return the name of an outcome, such as `time_limit`."""
-    try:
-        return UsageOutcome.Name(outcome).removeprefix("USAGE_OUTCOME_").lower()
-    except ValueError:
-        return str(outcome)  # of a newer server
+    known = UsageOutcome(outcome)
+    return str(known).lower() if known.is_known else str(outcome)
 
 
 def record_columns() -> Columns:

@@ -1,0 +1,247 @@
+"""Builds the answer of a stream from its events. Pure: no I/O, no gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
+from tokenwire.v1.event_pb2 import (
+    Citation,
+    Finished,
+    InvalidToolCall,
+    JsonResult,
+    Logprobs,
+    TokenEvent,
+)
+from tokenwire.v1.event_pb2 import ToolCall as ProtoToolCall
+from tokenwire.v1.usage_pb2 import Usage
+
+from ..errors import InvalidAnswer
+from .answer import Answer, AnswerState, violations
+from .json_values import PartialJson
+
+
+class _BlockSoFar(NamedTuple):
+    """A content block when the answer was taken: the first `piece_count` pieces."""
+
+    ordinal: int
+    kind: str
+    pieces: list[str]
+    piece_count: int
+    signature: str
+    provider_state: bytes
+    tool_call: ProtoToolCall | None
+
+    def to_part(self) -> Part | None:
+        """Return the block as a part of a message, or None if it is empty."""
+        text = "".join(self.pieces[: self.piece_count])
+        match self.kind:
+            case "text" if text or self.provider_state:
+                return Part(text=text, provider_state=self.provider_state)
+            case "reasoning" if text or self.signature or self.provider_state:
+                reasoning = Reasoning(
+                    text=text, signature=self.signature, provider_state=self.provider_state
+                )
+                return Part(reasoning=reasoning)
+            case "tool_call":
+                return Part(tool_call=self.tool_call)
+        return None
+
+
+@dataclass(slots=True)
+class _Block:
+    """A content block: pieces of text or of reasoning, or a complete tool call."""
+
+    index: int
+    kind: str
+    pieces: list[str] = field(default_factory=list)
+    signature: str = ""
+    provider_state: bytes = b""
+    tool_call: ProtoToolCall | None = None
+
+    @property
+    def text(self) -> str:
+        """The pieces as one. They stay joined, so that the next call only appends to them."""
+        if len(self.pieces) != 1:
+            self.pieces = [
+                "".join(self.pieces)
+            ]  # a new list: answers that were taken have the old one
+        return self.pieces[0]
+
+    def so_far(self) -> _BlockSoFar:
+        return _BlockSoFar(
+            self.index,
+            self.kind,
+            self.pieces,
+            len(self.pieces),
+            self.signature,
+            self.provider_state,
+            self.tool_call,
+        )
+
+
+class AnswerBuilder:
+    """An answer that is built event by event.
+
+    The result does not depend on how the server split or merged the deltas. Events of an unknown type
+    change only `last_sequence`. Heartbeats, interval usage and the notices CAUGHT_UP and DRAINING do not
+    change it: the server makes them for one reader, and they repeat the sequence of the event before them.
+    Notices are not kept: read them as events. The whole answer is in memory; the server limits its size
+    (`max_output_tokens`, and the limit for one stream).
+    """
+
+    def __init__(self, stream_id: str = "", last_sequence: int = 0) -> None:
+        self.stream_id = stream_id
+        self.last_sequence = last_sequence
+        """Sequence of the last event of the log, of any type. 0: none yet."""
+        self.finished: Finished | None = None
+        """The event `finished`. None: it has not been read."""
+        self.json_result: JsonResult | None = None
+        """Whether the JSON answer follows the schema. None: the event `json_result` has not been read."""
+        self.partial_json = PartialJson()
+        """The JSON answer as far as it is complete, if the request has `json_schema.stream_values`."""
+        self._blocks: dict[tuple[int, str], _Block] = {}
+        self._invalid_tool_calls: list[InvalidToolCall] = []
+        self._citations: list[Citation] = []
+        self._logprobs: list[Logprobs] = []
+        self._model = ""
+        self._provider = ""
+        self._usage: Usage | None = None
+        self._text: str | None = ""
+        self._json_index: int | None = None
+        self._json_text: str | None = None
+        self._has_beginning = last_sequence <= 1  # the first event is `started`
+
+    @property
+    def text_so_far(self) -> str:
+        """The text as far as it was read. Reading it copies the text once after each new piece."""
+        if self._text is None:
+            blocks = sorted(
+                (each for each in self._blocks.values() if each.kind == "text"),
+                key=lambda block: block.index,
+            )
+            self._text = "".join([block.text for block in blocks])
+        return self._text
+
+    def add(self, event: TokenEvent) -> None:
+        """Add the next event of the stream."""
+        kind = event.WhichOneof("event")
+        match kind:
+            case "text":
+                text = event.text
+                block = self._block(text.index, "text")
+                block.pieces.append(text.text)
+                block.provider_state = text.provider_state or block.provider_state
+                self._text = None
+            case "reasoning":
+                reasoning = event.reasoning
+                block = self._block(reasoning.index, "reasoning")
+                block.pieces.append(reasoning.text)
+                block.signature = reasoning.signature or block.signature
+                block.provider_state = reasoning.provider_state or block.provider_state
+            case "tool_call":
+                block = self._block(event.tool_call.index, "tool_call")
+                block.tool_call = event.tool_call.tool_call
+            case "invalid_tool_call":
+                self._invalid_tool_calls.append(event.invalid_tool_call)
+            case "citation":
+                self._citations.append(event.citation)
+            case "logprobs":
+                self._logprobs.append(event.logprobs)
+            case "json_value":
+                self._json_index = event.json_value.index
+                with suppress(ValueError):  # it says nothing about the rest of the stream
+                    self.partial_json.add(event.json_value)
+            case "json_result":
+                self.json_result = event.json_result
+                if self._has_beginning:
+                    self._json_text = self._text_of_json()
+                    self.partial_json.complete(self._json_text)
+            case "notice":
+                self._model = event.notice.model or self._model
+                self._provider = event.notice.provider or self._provider
+            case "started":
+                self.stream_id = event.started.stream_id
+                self._model, self._provider = event.started.model, event.started.provider
+            case "finished":
+                self.finished = event.finished
+            case "usage":
+                self._usage = event.usage
+                return
+            case "heartbeat":
+                return
+        self.last_sequence = event.sequence
+
+    def build(self) -> Answer:
+        """Return the answer as far as it was read. What is added later does not change it.
+
+        The cost grows with the number of content blocks, not with their length: the text is joined when it is
+        read from the answer.
+        """
+        build = partial(
+            _build,
+            self.stream_id,
+            [block.so_far() for block in self._blocks.values()],
+            self.finished,
+            self.json_result,
+            (self._invalid_tool_calls, len(self._invalid_tool_calls)),
+            (self._citations, len(self._citations)),
+            (self._logprobs, len(self._logprobs)),
+        )
+        state = AnswerState(
+            stream_id=self.stream_id,
+            last_sequence=self.last_sequence,
+            model=self._model,
+            provider=self._provider,
+            usage=self._usage,
+            finished=self.finished,
+            json_result=self.json_result,
+            json_text=self._json_text,
+        )
+        return Answer(build, state)
+
+    def explain(self, error: InvalidAnswer) -> None:
+        """Set the text and the violations of an error to those that were read."""
+        if self._has_beginning:
+            error.text = self._text_of_json()
+        if self.json_result is not None:
+            error.violations = violations(self.json_result)
+
+    def _text_of_json(self) -> str:
+        """Return the text of the JSON answer, or all text if no value was found in it."""
+        if self._json_index is None:
+            return self.text_so_far
+        block = self._blocks.get((self._json_index, "text"))
+        return "" if block is None else block.text
+
+    def _block(self, index: int, kind: str) -> _Block:
+        block = self._blocks.get((index, kind))
+        if block is None:
+            block = self._blocks[index, kind] = _Block(index, kind)
+        return block
+
+
+def _build(
+    stream_id: str,
+    blocks: Sequence[_BlockSoFar],
+    finished: Finished | None,
+    json_result: JsonResult | None,
+    invalid_tool_calls: tuple[list[InvalidToolCall], int],
+    citations: tuple[list[Citation], int],
+    logprobs: tuple[list[Logprobs], int],
+) -> ChatResponse:
+    """Return an answer as `Chat` would return it. Of a list it has as many elements as are given with it."""
+    parts = [block.to_part() for block in sorted(blocks, key=lambda block: block.ordinal)]
+    return ChatResponse(
+        stream_id=stream_id,
+        message=Message(role=ROLE_ASSISTANT, parts=[part for part in parts if part is not None]),
+        finished=finished,
+        invalid_tool_calls=invalid_tool_calls[0][: invalid_tool_calls[1]],
+        citations=citations[0][: citations[1]],
+        logprobs=logprobs[0][: logprobs[1]],
+        json_result=json_result,
+    )
