@@ -88,6 +88,7 @@ from .messages import (
 from .options import cache, delivery, retention
 from .stream.answer import Answer, ToolCall
 from .stream.answer_builder import AnswerBuilder
+from .stream.continuation import CannotContinue
 from .stream.json_values import FieldValue, PartialJson
 from .sync.chat_stream import ChatStream
 from .sync.client import Client
@@ -107,6 +108,7 @@ __all__ = [
     "CacheOptions",
     "Caller",
     "Cancelled",
+    "CannotContinue",
     "ChatRequest",
     "ChatResponse",
     "ChatStream",

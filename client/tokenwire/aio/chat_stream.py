@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Self
 
-from tokenwire.v1.chat_pb2 import CancelStreamRequest, Message
+from tokenwire.v1.chat_pb2 import CancelStreamRequest, ChatRequest, Message
 from tokenwire.v1.event_pb2 import TokenEvent
 
 from ..connect.channel import CANCEL_TIMEOUT_S
@@ -43,12 +43,14 @@ class AsyncChatStream:
     Cancelling the task that reads cancels the call. `asyncio.CancelledError` passes through.
     """
 
-    def __init__(self, transport: AsyncTransport, reading: Reading) -> None:
+    def __init__(self, transport: AsyncTransport, reading: Reading, text_before: str = "") -> None:
         self._transport = transport
         self._reading = reading
         self._call: AsyncStreamCall | None = None
         self._first: TokenEvent | None = None
         self._cancelled = asyncio.Event()
+        self.text_before = text_before
+        """The text that this stream continues. Empty unless `continue_from` returned the stream."""
 
     @property
     def stream_id(self) -> str:
@@ -128,6 +130,16 @@ class AsyncChatStream:
         async for _ in self:
             pass
         return self.answer
+
+    def continuation(self) -> ChatRequest:
+        """Return the request with which a model continues this answer: see `AsyncClient.continue_from`.
+
+        Its last message is the text that arrived.
+
+        Raises:
+            CannotContinue: the answer has finished, was not read from its beginning, or is not text alone.
+        """
+        return self._reading.continuation()
 
     def cancel(self) -> None:
         """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended."""

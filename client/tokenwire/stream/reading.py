@@ -22,6 +22,7 @@ from ..wire.metadata import Allowance, InitialMetadata
 from ..wire.requests import build_resume, linger_s, outliving_its_readers
 from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED
 from .answer_builder import AnswerBuilder
+from .continuation import CannotContinue, continuation_of
 from .resume import ResumePolicy
 
 MAX_MOVES = 3
@@ -189,6 +190,18 @@ class Reading:
             return False
         may_run = bool(self.stream_id) or is_call_open
         return may_run and not self._policy.is_over and not self.is_complete
+
+    def continuation(self) -> ChatRequest:
+        """Return the request with which a model continues the answer.
+
+        Raises:
+            CannotContinue: the answer has finished, was not read from its beginning, or is not text alone.
+        """
+        if isinstance(self._request, ResumeStreamRequest):
+            raise CannotContinue("the stream was read by `resume`, so its request is not known")
+        if self.is_complete:
+            raise CannotContinue("the answer has finished")
+        return continuation_of(self._request, self.answer.build().message)
 
     def cancelled(self) -> Cancelled:
         """Return the error for a reader that was cancelled while no call was open."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Self
 
-from tokenwire.v1.chat_pb2 import CancelStreamRequest, Message
+from tokenwire.v1.chat_pb2 import CancelStreamRequest, ChatRequest, Message
 from tokenwire.v1.event_pb2 import TokenEvent
 
 from ..connect.channel import CANCEL_TIMEOUT_S
@@ -44,12 +44,14 @@ class ChatStream:
     `cancel()` can be called by another thread.
     """
 
-    def __init__(self, transport: Transport, reading: Reading) -> None:
+    def __init__(self, transport: Transport, reading: Reading, text_before: str = "") -> None:
         self._transport = transport
         self._reading = reading
         self._call: StreamCall | None = None
         self._first: TokenEvent | None = None
         self._cancelled = threading.Event()
+        self.text_before = text_before
+        """The text that this stream continues. Empty unless `continue_from` returned the stream."""
 
     @property
     def stream_id(self) -> str:
@@ -129,6 +131,16 @@ class ChatStream:
         for _ in self:
             pass
         return self.answer
+
+    def continuation(self) -> ChatRequest:
+        """Return the request with which a model continues this answer: see `Client.continue_from`.
+
+        Its last message is the text that arrived.
+
+        Raises:
+            CannotContinue: the answer has finished, was not read from its beginning, or is not text alone.
+        """
+        return self._reading.continuation()
 
     def cancel(self) -> None:
         """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended."""

@@ -27,6 +27,7 @@ from ..connect.channel import (
 from ..connect.tls import Tls
 from ..messages import MessageLike
 from ..stream.answer import Answer
+from ..stream.continuation import check_model
 from ..stream.reading import Reading
 from ..wire.metadata import Allowance
 from ..wire.requests import DeliveryLike, RequestFields, build_request, build_resume
@@ -151,6 +152,35 @@ class Client:
         """
         request = build_resume(stream_id, after_sequence, delivery)
         return self._stream(request, timeout, resumable)
+
+    def continue_from(
+        self,
+        stream: ChatStream,
+        *,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+    ) -> ChatStream:
+        """Return a stream that continues an answer which was cut off, for example by UpstreamBroken.
+
+            with client.continue_from(stream) as rest:
+                for piece in rest.text: ...
+
+        It is another generation with its own id, usage and cost: the model gets the request of `stream`, with
+        the text that arrived as the last message, and goes on from there. `rest.text_before` is that text,
+        without white space at its end. The answer of `rest` is only what follows it. The request_id and the
+        fallback models of the first request are not used again.
+
+        Nothing is sent to a model that is not known to do this: other models would begin a new answer. The
+        model is looked up with `get_model`; then the call starts when the block is entered, as in
+        `chat_stream`.
+
+        Raises:
+            CannotContinue: the answer has finished, or has no text, or not text alone; the stream was read by
+                `resume`; or the model does not have the capability PREFILL.
+        """
+        request = stream.continuation()
+        check_model(self.get_model(request.model))
+        return self._stream(request, timeout, resumable, request.messages[-1].parts[0].text)
 
     def cancel(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> StreamInfo:
         """Stop a generation for all its readers, and return how it ended.
@@ -309,10 +339,11 @@ class Client:
         request: ChatRequest | ResumeStreamRequest,
         timeout_s: float | None,
         resumable: bool | None,
+        text_before: str = "",
     ) -> ChatStream:
         is_resumable = self._resumable if resumable is None else resumable
         reading = Reading(request, timeout_s=timeout_s, is_resumable=is_resumable)
-        return ChatStream(self._transport, reading)
+        return ChatStream(self._transport, reading, text_before)
 
     def _usage_records(
         self, request: ListUsageRecordsRequest | None, timeout_s: float | None

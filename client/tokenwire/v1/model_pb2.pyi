@@ -36,6 +36,8 @@ class _ModelCapabilityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     """The model emits reasoning."""
     MODEL_CAPABILITY_JSON_SCHEMA: _ModelCapability.ValueType  # 4
     """The model answers with JSON of a given schema."""
+    MODEL_CAPABILITY_PREFILL: _ModelCapability.ValueType  # 5
+    """If the last message of a request is one of the assistant, the model continues its text."""
 
 class ModelCapability(_ModelCapability, metaclass=_ModelCapabilityEnumTypeWrapper):
     """ModelCapability is an ability of a model."""
@@ -50,6 +52,8 @@ MODEL_CAPABILITY_REASONING: ModelCapability.ValueType  # 3
 """The model emits reasoning."""
 MODEL_CAPABILITY_JSON_SCHEMA: ModelCapability.ValueType  # 4
 """The model answers with JSON of a given schema."""
+MODEL_CAPABILITY_PREFILL: ModelCapability.ValueType  # 5
+"""If the last message of a request is one of the assistant, the model continues its text."""
 global___ModelCapability = ModelCapability
 
 class _BreakerState:

@@ -19,7 +19,7 @@ from .section import Section
 from .sources import fault_at
 
 TargetChoice = Literal["weighted", "least_loaded"]
-Capability = Literal["tools", "images", "reasoning", "json_schema"]
+Capability = Literal["tools", "images", "reasoning", "json_schema", "prefill"]
 
 
 class ModelPrices(Section):
@@ -88,7 +88,8 @@ class ModelConfig(Section):
     skipped if it does not support the request, if the caller's key does not permit it, or if it is too
     expensive for the request's budget."""
     capabilities: tuple[Capability, ...] = ()
-    """What the model supports, as GetModel reports it."""
+    """What the model supports, as GetModel reports it. "prefill": it continues an assistant message that is
+    the last one of a request. For the kind `openai-chat`, set the provider's quirk `prefill`, too."""
     context_window_tokens: Tokens | None = None
     """Size of the context window in tokens, as GetModel reports it. By default GetModel reports none."""
     max_output_tokens: Tokens | None = None

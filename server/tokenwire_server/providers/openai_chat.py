@@ -67,7 +67,7 @@ class OpenAIChat:
     ) -> dict[str, Any]:
         return {
             "model": model,
-            "messages": list(encode_messages(request.messages, config.quirks)),
+            **_messages(request, config.quirks),
             "stream": True,
             **_settings(request, config.quirks, model),
             **request.provider_options,
@@ -83,6 +83,19 @@ class OpenAIChat:
 
     def events_of(self, answer: Mapping[str, Any]) -> bytes | None:
         return chat_events(answer)
+
+
+def _messages(request: ChatRequest, quirks: Quirks) -> dict[str, Any]:
+    """Return the messages, and what makes the server continue the last one if it is of the assistant."""
+    messages = list(encode_messages(request.messages, quirks))
+    keys: dict[str, Any] = {"messages": messages}
+    last = messages[-1] if messages else {}
+    if last.get("role") == "assistant" and not last.get("tool_calls"):
+        if quirks.prefill == "prefix":
+            last["prefix"] = True
+        elif quirks.prefill == "continue_final_message":
+            keys |= {"continue_final_message": True, "add_generation_prompt": False}
+    return keys
 
 
 def _settings(request: ChatRequest, quirks: Quirks, model: str = "") -> dict[str, Any]:
@@ -207,7 +220,7 @@ def _check_generation(request: ChatRequest, quirks: Quirks) -> Iterator[Violatio
 def _check_provider_options(request: ChatRequest, quirks: Quirks) -> Iterator[Violation]:
     if not request.provider_options:
         return
-    own_keys = RESERVED_KEYS | _settings(request, quirks).keys()
+    own_keys = RESERVED_KEYS | _settings(request, quirks).keys() | _messages(request, quirks).keys()
     if request.generation.max_output_tokens is not None:
         own_keys |= _LIMIT_FIELDS
     for key in request.provider_options:

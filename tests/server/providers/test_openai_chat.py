@@ -243,6 +243,26 @@ def test_quirks_change_the_body(quirks, asked, expected):
     assert {key: body.get(key) for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("prefill", "expected", "field"),
+    [
+        ("none", {}, None),
+        ("message", {}, None),
+        ("prefix", {"prefix": True}, None),
+        ("continue_final_message", {}, ("continue_final_message", "add_generation_prompt")),
+    ],
+)
+def test_how_a_server_continues_the_last_message_is_a_quirk(prefill, expected, field):
+    begun = [Message("user", (Text("Count."),)), Message("assistant", (Text("One,"),))]
+    body = written(request(*begun), config(prefill=prefill))
+    assert body["messages"][-1] == {"role": "assistant", "content": "One,"} | expected
+    added = (True, False) if field else (None, None)
+    assert (body.get("continue_final_message"), body.get("add_generation_prompt")) == added
+    ended = written(request(*begun, Message("user", (Text("Go on."),))), config(prefill=prefill))
+    assert "continue_final_message" not in ended
+    assert not any("prefix" in message for message in ended["messages"])
+
+
 def test_the_role_of_instructions_is_a_quirk():
     asked = Message("system", (Text("a"),))
 

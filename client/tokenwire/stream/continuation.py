@@ -1,0 +1,49 @@
+"""The request that continues an answer which was cut off. Pure: no I/O, no gRPC."""
+
+from __future__ import annotations
+
+from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatRequest, Message
+from tokenwire.v1.model_pb2 import MODEL_CAPABILITY_PREFILL, Model
+
+
+class CannotContinue(ValueError):
+    """An answer that was cut off cannot be continued. `str()` says why."""
+
+
+def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
+    """Return the request with the message that arrived at its end, so that the model continues it.
+
+    White space at the end of its text is left out: models begin the next word with it. The copy has no
+    request_id, because it is another request, and no fallback_models: they might begin a new answer.
+
+    Raises:
+        CannotContinue: the message is not text alone.
+    """
+    text = _text_of(message)
+    copy = ChatRequest()
+    copy.CopyFrom(request)
+    copy.ClearField("request_id")
+    copy.ClearField("fallback_models")
+    copy.messages.add(role=ROLE_ASSISTANT).parts.add(text=text)
+    return copy
+
+
+def check_model(model: Model) -> None:
+    """Raise CannotContinue unless the model is known to continue an answer."""
+    if MODEL_CAPABILITY_PREFILL not in model.capabilities:
+        raise CannotContinue(
+            f"{model.id} is not known to continue an answer: the server's configuration does not list the "
+            "capability prefill for it"
+        )
+
+
+def _text_of(message: Message) -> str:
+    """Return the text of a message, without white space at its end. Raises CannotContinue."""
+    for part in message.parts:
+        kind = part.WhichOneof("content")
+        if kind != "text":
+            raise CannotContinue(f"the answer has a part {kind}: only text can be continued")
+    text = "".join(part.text for part in message.parts).rstrip()
+    if not text:
+        raise CannotContinue("no text of the answer arrived: send the request again")
+    return text
