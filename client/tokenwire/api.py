@@ -90,6 +90,7 @@ from .stream.answer import Answer, ToolCall
 from .stream.answer_builder import AnswerBuilder
 from .stream.continuation import CannotContinue
 from .stream.json_values import FieldValue, PartialJson
+from .stream.reading import StreamCursor
 from .sync.chat_stream import ChatStream
 from .sync.client import Client
 from .wire.metadata import Allowance
@@ -154,6 +155,7 @@ __all__ = [
     "ServerStopped",
     "SlowReader",
     "StoreUnavailable",
+    "StreamCursor",
     "StreamInfo",
     "StreamNotFound",
     "StreamState",

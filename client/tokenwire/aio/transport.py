@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakSet
@@ -170,6 +171,16 @@ class AsyncStreamCall:
     ) -> None:
         self._transport = transport
         self._call = call
+        self._loop = asyncio.get_running_loop()
+
+    def __del__(self) -> None:
+        """End a call that was not left, as gRPC does by itself for threads.
+
+        Its own tasks refer to a call of grpc.aio, so it would go on without a reader.
+        """
+        if not self._call.done():
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._call.cancel)
 
     @property
     def is_open(self) -> bool:

@@ -24,6 +24,22 @@ from ..errors import InvalidAnswer
 from .answer import Answer, AnswerState, violations
 from .json_values import PartialJson
 
+_CONTENT_EVENTS = frozenset(
+    {
+        "text",
+        "reasoning",
+        "tool_call_started",
+        "tool_call_delta",
+        "tool_call",
+        "invalid_tool_call",
+    }
+)
+
+
+def is_content(event: TokenEvent) -> bool:
+    """Return whether an event is content of the answer. Servers retry nothing after the first one."""
+    return event.WhichOneof("event") in _CONTENT_EVENTS
+
 
 class _BlockSoFar(NamedTuple):
     """A content block when the answer was taken: the first `piece_count` pieces."""
@@ -111,10 +127,16 @@ class AnswerBuilder:
         self._model = ""
         self._provider = ""
         self._usage: Usage | None = None
+        self._has_begun_call = False
         self._text: str | None = ""
         self._json_index: int | None = None
         self._json_text: str | None = None
         self._has_beginning = last_sequence <= 1  # the first event is `started`
+
+    @property
+    def has_content(self) -> bool:
+        """Whether the answer has begun: with text, reasoning or a tool call."""
+        return bool(self._blocks or self._invalid_tool_calls) or self._has_begun_call
 
     @property
     def text_so_far(self) -> str:
@@ -143,6 +165,8 @@ class AnswerBuilder:
                 block.pieces.append(reasoning.text)
                 block.signature = reasoning.signature or block.signature
                 block.provider_state = reasoning.provider_state or block.provider_state
+            case "tool_call_started" | "tool_call_delta":
+                self._has_begun_call = True
             case "tool_call":
                 block = self._block(event.tool_call.index, "tool_call")
                 block.tool_call = event.tool_call.tool_call

@@ -5,6 +5,7 @@ Both clients drive it: they do the I/O, and pass the time in seconds of one mono
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple, TypedDict
 
 from tokenwire.v1.chat_pb2 import ChatRequest, ResumeStreamRequest
@@ -19,9 +20,9 @@ from ..errors import (
     TokenwireError,
 )
 from ..wire.metadata import Allowance, InitialMetadata
-from ..wire.requests import build_resume, linger_s, outliving_its_readers
+from ..wire.requests import build_resume, linger_s, outlives_its_readers, outliving_its_readers
 from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED
-from .answer_builder import AnswerBuilder
+from .answer_builder import AnswerBuilder, is_content
 from .continuation import CannotContinue, continuation_of
 from .resume import ResumePolicy
 
@@ -29,12 +30,22 @@ MAX_MOVES = 3
 """Consecutive moves without a new event. A load balancer may choose the server that drains again: after so
 many moves, the stream is read there."""
 
+_REPEATED = frozenset({"heartbeat", "usage"})
+
 
 class _Position(TypedDict):
     """Where the reader is, as keyword arguments of an error."""
 
     stream_id: str
     last_sequence: int
+
+
+class StreamCursor(NamedTuple):
+    """Where to read on: `client.resume(*cursor)`."""
+
+    stream_id: str
+    last_sequence: int
+    """Sequence of the last event that the reader returned. 0: none."""
 
 
 class Pause(NamedTuple):
@@ -64,6 +75,7 @@ class Reading:
     ) -> None:
         self._policy: ResumePolicy | None = None
         self._cancels_when_left = False
+        self._outlives_readers = True  # the caller of `resume` knows it, the client does not
         if isinstance(request, ResumeStreamRequest):
             self._after_sequence = request.after_sequence
             self.answer = AnswerBuilder(request.stream_id, request.after_sequence)
@@ -76,6 +88,8 @@ class Reading:
                 request = outliving_its_readers(request)
                 self._policy = ResumePolicy(linger_s=linger_s(request))
                 self._cancels_when_left = True
+            self._outlives_readers = outlives_its_readers(request)
+        self._unread: deque[TokenEvent] = deque()
         self._request = request
         self._timeout_s = timeout_s
         self._deadline: float | None = None
@@ -90,13 +104,24 @@ class Reading:
 
     @property
     def last_sequence(self) -> int:
-        """Sequence of the last event read. 0: none."""
+        """Sequence of the last event received: the next call goes on after it. 0: none."""
+        if self._unread:
+            for event in reversed(self._unread):
+                if event.WhichOneof("event") not in _REPEATED:
+                    return event.sequence
         return self.answer.last_sequence
 
     @property
     def is_complete(self) -> bool:
-        """Whether `finished` was read."""
-        return self.answer.finished is not None
+        """Whether `finished` was received."""
+        if self.answer.finished is not None:
+            return True
+        return bool(self._unread) and self._unread[-1].HasField("finished")
+
+    @property
+    def cursor(self) -> StreamCursor:
+        """Where to read on after the events that were taken."""
+        return StreamCursor(self.stream_id, self.answer.last_sequence)
 
     def begin(self, now: float) -> None:
         """Start the time until the deadline, which all calls of this reading share."""
@@ -123,18 +148,56 @@ class Reading:
             self._policy.accepted()
         return True
 
+    @property
+    def has_content(self) -> bool:
+        """Whether the answer has begun, as far as it was received. Also if it has ended without content."""
+        if self.answer.has_content or self.is_complete:
+            return True
+        return bool(self._unread) and is_content(self._unread[-1])
+
     def take(self, event: TokenEvent) -> None:
-        """Take the next event."""
-        before = self.last_sequence
+        """Take the next event of a call into the answer."""
+        before = self.answer.last_sequence
         self.answer.add(event)
-        if self._policy is None:
-            return
-        if self.last_sequence > before:
-            self._policy.progressed()
-            self._moves = 0
-        elif event.notice.kind == NoticeKind.DRAINING and self._moves < MAX_MOVES:
-            self._must_move = True
-            self._moves += 1
+        if self._policy is not None:
+            self._progress(self._policy, event, is_new=self.answer.last_sequence > before)
+
+    def put_back(self, event: TokenEvent) -> None:
+        """Keep the next event of a call for `take_unread`. Of several heartbeats it keeps the last one.
+
+        So the number of events before the first content is bounded by the server's retries and fallbacks.
+        """
+        kind = event.WhichOneof("event")
+        is_new = kind not in _REPEATED and event.sequence > self.last_sequence
+        if kind in _REPEATED and self._unread and self._unread[-1].WhichOneof("event") == kind:
+            self._unread.pop()
+        self._unread.append(event)
+        if self._policy is not None:
+            self._progress(self._policy, event, is_new=is_new)
+
+    def take_unread(self) -> TokenEvent | None:
+        """Take the oldest event that was put back into the answer. None: there is none."""
+        if not self._unread:
+            return None
+        event = self._unread.popleft()
+        self.answer.add(event)
+        return event
+
+    def detach(self) -> StreamCursor:
+        """Let the generation go on when the stream is left. Return where to read on.
+
+        Raises:
+            RuntimeError: the stream was not accepted yet, or it ends with its last reader.
+        """
+        if not self.stream_id:
+            raise RuntimeError("a stream can be detached only inside its block")
+        if not self._outlives_readers and not self.is_complete:
+            raise RuntimeError(
+                "this generation ends with its last reader: to detach from it, start it with"
+                " resumable=True or with retention=tokenwire.retention('continue')"
+            )
+        self._cancels_when_left = False
+        return self.cursor
 
     def takes_move(self) -> bool:
         """Return whether the stream is to be read at another server from here on. True once for each move.
@@ -216,6 +279,14 @@ class Reading:
         return DeadlineExceeded(
             "the deadline passed before the stream could be resumed", **self._position()
         )
+
+    def _progress(self, policy: ResumePolicy, event: TokenEvent, *, is_new: bool) -> None:
+        if is_new:
+            policy.progressed()
+            self._moves = 0
+        elif event.notice.kind == NoticeKind.DRAINING and self._moves < MAX_MOVES:
+            self._must_move = True
+            self._moves += 1
 
     def _position(self) -> _Position:
         return {"stream_id": self.stream_id, "last_sequence": self.last_sequence}

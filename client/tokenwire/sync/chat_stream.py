@@ -16,7 +16,7 @@ from ..connect.channel import CANCEL_TIMEOUT_S
 from ..errors import ConnectionLost, TokenwireError
 from ..stream.answer import Answer
 from ..stream.json_values import FieldValue, Json, PartialJson
-from ..stream.reading import Reading
+from ..stream.reading import Reading, StreamCursor
 from ..wire.metadata import Allowance
 from .transport import StreamCall, Transport, wait_until_set
 
@@ -39,7 +39,7 @@ class ChatStream:
 
     A resumable stream goes on after a broken connection, see `Client.chat_stream`. After the notice
     DRAINING it is read at another server, if the target has several. Leaving its block cancels the generation
-    at the server.
+    at the server, unless `detach()` was called.
 
     `cancel()` can be called by another thread.
     """
@@ -48,7 +48,7 @@ class ChatStream:
         self._transport = transport
         self._reading = reading
         self._call: StreamCall | None = None
-        self._first: TokenEvent | None = None
+        self._awaits_block = False
         self._cancelled = threading.Event()
         self.text_before = text_before
         """The text that this stream continues. Empty unless `continue_from` returned the stream."""
@@ -60,8 +60,8 @@ class ChatStream:
 
     @property
     def last_sequence(self) -> int:
-        """Sequence of the last event read: the cursor to resume after. 0: none."""
-        return self._reading.last_sequence
+        """Sequence of the last event returned: the cursor to resume after. 0: none."""
+        return self._reading.cursor.last_sequence
 
     @property
     def message(self) -> Message:
@@ -142,6 +142,55 @@ class ChatStream:
         """
         return self._reading.continuation()
 
+    def until_first_content(self) -> Self:
+        """Read until the answer begins: its first text, reasoning or tool call. Return the stream.
+
+        It raises what ends the stream before that, such as UpstreamUnavailable after the server's retries and
+        fallbacks, so that a caller can still choose another status for its own answer. It returns too if the
+        answer ends without content. Nothing is lost: iterating returns the events that it read.
+
+        It can be called before the block. Then it starts the call, and ends it if it fails or is cancelled.
+        Otherwise the block has to be entered, and ends the call. Until then, the stream cannot be read. If
+        the block is never entered, the call ends when the stream is garbage, or with the client.
+
+            stream = client.chat_stream("openai/demo", "Hello").until_first_content()
+            with stream:
+                for piece in stream.text:
+                    print(piece, end="", flush=True)
+
+        Raises:
+            TokenwireError: the call was refused, or the stream failed.
+        """
+        if self._call is None:
+            self._open()
+            self._awaits_block = True
+        try:
+            while not self._reading.has_content and self._call is not None:
+                event = self._read(self._call)
+                if event is None:
+                    break
+                self._reading.put_back(event)
+        except BaseException:
+            if self._awaits_block and self._call is not None:
+                self._awaits_block = False
+                self._leave(self._call)
+            raise
+        return self
+
+    def detach(self) -> StreamCursor:
+        """Let the generation go on when the block is left. Return where to read on.
+
+        `client.resume(*cursor)` reads on, in this process or another one, until `linger` has passed without a
+        reader. Leaving the block still ends this reader. The stream can be read further after this call, but
+        then `last_sequence` is the newer cursor. For a stream of `client.resume`, whose retention the client
+        does not know, this only returns the cursor: leaving such a stream never cancels it.
+
+        Raises:
+            RuntimeError: the block was not entered. Or the generation ends with its last reader, because the
+                stream is neither resumable nor started with `tokenwire.retention("continue")`.
+        """
+        return self._reading.detach()
+
     def cancel(self) -> None:
         """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended."""
         if self._call is not None:
@@ -149,18 +198,11 @@ class ChatStream:
             self._call.cancel()
 
     def __enter__(self) -> Self:
-        if self._call is not None:
+        if self._call is None:
+            self._open()
+        elif not self._awaits_block:
             raise RuntimeError("a stream can be entered only once: create another with the client")
-        self._transport.check_open()
-        self._reading.begin(time.monotonic())
-        self._call = self._start_call()
-        try:
-            metadata = self._call.initial_metadata()
-            if metadata is None or not self._reading.accept(metadata):
-                self._first = self._read(self._call)  # raises the refusal
-        except BaseException:
-            self._leave(self._call)
-            raise
+        self._awaits_block = False
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -171,15 +213,30 @@ class ChatStream:
         return self
 
     def __next__(self) -> TokenEvent:
-        if self._call is None:
+        if self._call is None or self._awaits_block:
             raise RuntimeError("a stream can be read only inside its block")
-        event, self._first = self._first, None
+        event = self._reading.take_unread()
         if event is None:
             event = self._read(self._call)
-        if event is None:
-            raise StopIteration
-        self._reading.take(event)
+            if event is None:
+                raise StopIteration
+            self._reading.take(event)
         return event
+
+    def _open(self) -> None:
+        """Start the call, and wait until the server has accepted it. Raises the refusal."""
+        self._transport.check_open()
+        self._reading.begin(time.monotonic())
+        self._call = self._start_call()
+        try:
+            metadata = self._call.initial_metadata()
+            if metadata is None or not self._reading.accept(metadata):
+                event = self._read(self._call)  # raises the refusal
+                if event is not None:
+                    self._reading.put_back(event)
+        except BaseException:
+            self._leave(self._call)
+            raise
 
     def _read(self, call: StreamCall) -> TokenEvent | None:
         """Return the next event, or None at the end of the answer. Resumes the stream if it has to."""

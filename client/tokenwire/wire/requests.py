@@ -139,6 +139,11 @@ def outliving_its_readers(request: ChatRequest) -> ChatRequest:
     return copy
 
 
+def outlives_its_readers(request: ChatRequest) -> bool:
+    """Return whether the generation goes on for a while when its last reader has left."""
+    return request.retention.on_disconnect == ON_DISCONNECT_CONTINUE
+
+
 def linger_s(request: ChatRequest) -> float:
     """Return the linger of the request: how long the stream runs without a reader, in seconds."""
     return request.retention.linger.ToTimedelta().total_seconds()
