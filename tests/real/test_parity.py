@@ -7,6 +7,7 @@ import pytest
 from questions import DIALECTS, Question, request, sdk_answer, sdk_body, tokenwire_answer
 
 import tokenwire
+from tokenwire.v1.event_pb2 import ToolCall
 
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 openai_dialects = pytest.mark.parametrize("dialect", ["openai-chat", "openai-responses"])
@@ -157,9 +158,7 @@ TOOL_LOOP = {
         tokenwire.assistant(
             "I look.",
             tokenwire.Part(
-                tool_call=tokenwire.ToolCall(
-                    id="call_1", name=CALL["name"], arguments_json=CALL["arguments"]
-                )
+                tool_call=ToolCall(id="call_1", name=CALL["name"], arguments_json=CALL["arguments"])
             ),
         ),
         tokenwire.tool_result("call_1", "Rain."),
