@@ -117,9 +117,16 @@ async def test_a_failure_after_the_content_is_raised_when_it_is_read(server, cli
 
 
 async def test_an_answer_without_content_is_no_failure(server, client):
-    server.script = plays(started(), finished(2))
-    async with client.chat_stream("m", "Hi") as stream:
+    closing = asyncio.Event()
+
+    async def script(request, context):
+        await plays(started(), finished(2))(request, context)
+        await closing.wait()
+
+    server.script = script
+    async with asyncio.timeout(LIMIT_S), client.chat_stream("m", "Hi") as stream:
         await stream.until_first_content()
+        closing.set()
         assert (await stream.final()).text == ""
     server.resume_scripts = [plays()]
     async with client.resume(STREAM_ID, 9) as rest:

@@ -83,9 +83,8 @@ class _Block:
     def text(self) -> str:
         """The pieces as one. They stay joined, so that the next call only appends to them."""
         if len(self.pieces) != 1:
-            self.pieces = [
-                "".join(self.pieces)
-            ]  # a new list: answers that were taken have the old one
+            # Answers that were taken have the old list.
+            self.pieces = ["".join(self.pieces)]
         return self.pieces[0]
 
     def so_far(self) -> _BlockSoFar:
