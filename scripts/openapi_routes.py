@@ -8,7 +8,7 @@ from typing import Any
 from openapi_examples import CHAT_REQUESTS, CHAT_RESPONSE, EVENTS, LINES, STREAM_INFO
 from openapi_schemas import Api
 
-from tokenwire_edge.problems import MEDIA_TYPE, STATUS_OF_REASON
+from tokenwire.http.problems import MEDIA_TYPE, STATUS_OF_REASON
 
 API = Api()
 STATUSES = STATUS_OF_REASON | {

@@ -29,7 +29,7 @@ def foreign_modules_of(module):
 
 
 def test_the_client_needs_nothing_but_its_base_dependencies():
-    assert foreign_modules_of("tokenwire.api, tokenwire.v1.error_pb2") <= BASE
+    assert foreign_modules_of("tokenwire.api, tokenwire.http, tokenwire.v1.error_pb2") <= BASE
 
 
 def test_the_command_line_is_not_loaded_before_it_runs():

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from tokenwire.errors import TokenwireError, Violation
+from tokenwire.http.problems import STATUS_OF_REASON
 from tokenwire.v1.error_pb2 import ErrorReason
 from tokenwire.wire.status import from_status
-from tokenwire_edge.problems import STATUS_OF_REASON, Problem, problem_of
+from tokenwire_edge.problems import Problem, problem_of
 
 REASONS = [name.removeprefix("ERROR_REASON_") for name, number in ErrorReason.items() if number]
 ROOT = Path(__file__).parents[2]

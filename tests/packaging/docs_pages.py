@@ -26,6 +26,7 @@ PAGES = (
     "docs/replicas.md",
     "docs/concepts.md",
     "docs/structured-output.md",
+    "docs/web-servers.md",
     "docs/errors.md",
     "docs/providers.md",
     "docs/costs-and-usage.md",

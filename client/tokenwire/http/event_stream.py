@@ -1,0 +1,91 @@
+"""An ASGI application that relays one stream to one HTTP caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+from ..aio.chat_stream import AsyncChatStream
+from ..errors import TokenwireError
+from .server_sent_events import HEADERS, encode_error, encode_event
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class EventStream:
+    """Relays a stream as server-sent events: an ASGI application for one request.
+
+        await EventStream(client.chat_stream("openai/demo", question))(scope, receive, send)
+
+    The stream must not have been entered. An error before the first content is raised before anything is
+    sent, so that the application can choose a status: see `status_of`. Afterwards an error is the last event,
+    `error`. The status is 204 if a stream that has ended is resumed at its end: EventSource stops then.
+
+    When the caller leaves, the call ends at once, also while nothing arrives. A stream that outlives its
+    readers (`resumable`, or `retention` with CONTINUE) goes on then, so that the caller can come back with
+    the header `Last-Event-ID`: see `position_of`. Without a reader it runs, and costs, for its `linger`. With
+    `cancels_when_left` the generation is cancelled instead.
+    """
+
+    def __init__(
+        self,
+        stream: AsyncChatStream,
+        *,
+        headers: Mapping[str, str] | None = None,
+        cancels_when_left: bool = False,
+    ) -> None:
+        self._stream = stream
+        self._headers = {**HEADERS, **(headers or {})}
+        self._cancels_when_left = cancels_when_left
+        self._has_begun = False
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"an event stream answers HTTP requests, not {scope['type']!r}")
+        relay = asyncio.create_task(self._relay(send))
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait({relay, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if relay.done():
+                relay.result()
+            elif not self._cancels_when_left:
+                with suppress(RuntimeError):  # the generation ends with its last reader anyway
+                    self._stream.detach()
+        finally:
+            for task in (relay, leaving):
+                task.cancel()
+            await asyncio.wait({relay, leaving})
+
+    async def _relay(self, send: Send) -> None:
+        async with self._stream as stream:
+            await stream.until_first_content()
+            try:
+                async for event in stream:
+                    body = encode_event(event, stream.stream_id)
+                    if not self._has_begun:
+                        await self._begin(send, 200)
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+            except TokenwireError as error:
+                if not self._has_begun:
+                    raise
+                last = encode_error(error)
+            else:
+                last = b""
+        if not self._has_begun:
+            await self._begin(send, 204)
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _begin(self, send: Send, status: int) -> None:
+        self._has_begun = True
+        headers = [(name.lower().encode(), value.encode()) for name, value in self._headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the caller has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,40 @@
+"""The response for Starlette and FastAPI. Importing it needs Starlette."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ..aio.chat_stream import AsyncChatStream
+from .event_stream import EventStream
+from .server_sent_events import MEDIA_TYPE
+
+
+class EventStreamResponse(Response):
+    """A response that relays a stream as server-sent events: see `EventStream`.
+
+        @app.get("/chat")
+        async def chat(question: str) -> Response:
+            return EventStreamResponse(client.chat_stream("openai/demo", question))
+
+    An error before the first content is raised to the application's exception handlers.
+    """
+
+    media_type = MEDIA_TYPE
+
+    def __init__(
+        self,
+        stream: AsyncChatStream,
+        *,
+        headers: Mapping[str, str] | None = None,
+        cancels_when_left: bool = False,
+    ) -> None:
+        super().__init__(headers=headers)
+        self._event_stream = EventStream(
+            stream, headers=headers, cancels_when_left=cancels_when_left
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._event_stream(scope, receive, send)
