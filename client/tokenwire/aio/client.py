@@ -72,7 +72,7 @@ class AsyncClient:
     to a generation, and keepalive detects a server that has disappeared.
 
     Raises:
-        ValueError: the key is malformed, or a TLS file is missing or invalid.
+        ValueError: the target is a URL, the key is malformed, or a TLS file is missing or invalid.
     """
 
     def __init__(

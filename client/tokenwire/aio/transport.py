@@ -97,7 +97,7 @@ class AsyncTransport:
             response = await call
             self.take_metadata(await call.initial_metadata())
         except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
+            raise self.failure(error, request_id=_request_id(request)) from error
         except asyncio.CancelledError:
             if not _is_call_cancelled(call):
                 raise
@@ -116,6 +116,26 @@ class AsyncTransport:
             call = self.chat.ResumeStream(request, timeout=timeout_s, metadata=metadata)
         self._open_calls.add(call)
         return AsyncStreamCall(self, call)
+
+    def failure(
+        self,
+        error: grpc.aio.AioRpcError,
+        stream_id: str = "",
+        last_sequence: int = 0,
+        *,
+        request_id: str = "",
+    ) -> TokenwireError:
+        """Return the error for the end of a call."""
+        metadata = error.initial_metadata() or ()
+        return from_status(
+            error.code(),
+            error.details() or "",
+            error.trailing_metadata() or (),
+            stream_id=stream_id or parse_initial_metadata(metadata).stream_id,
+            last_sequence=last_sequence,
+            request_id=request_id,
+            target=self.target,
+        )
 
     async def run_to_end(
         self, function: Callable[[AsyncStreamCall], Awaitable[None]], call: AsyncStreamCall
@@ -212,7 +232,7 @@ class AsyncStreamCall:
         try:
             event = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise _failure(error, stream_id, last_sequence) from error
+            raise self._transport.failure(error, stream_id, last_sequence) from error
         except asyncio.CancelledError:
             if not _is_call_cancelled(self._call):
                 raise
@@ -233,17 +253,8 @@ async def wait_until_set(event: asyncio.Event, timeout_s: float) -> bool:
         return False
 
 
-def _failure(
-    error: grpc.aio.AioRpcError, stream_id: str = "", last_sequence: int = 0
-) -> TokenwireError:
-    metadata = error.initial_metadata() or ()
-    return from_status(
-        error.code(),
-        error.details() or "",
-        error.trailing_metadata() or (),
-        stream_id=stream_id or parse_initial_metadata(metadata).stream_id,
-        last_sequence=last_sequence,
-    )
+def _request_id(request: ProtoMessage) -> str:
+    return request.request_id if isinstance(request, ChatRequest) else ""
 
 
 def _is_call_cancelled(call: grpc.aio.Call) -> bool:

@@ -17,15 +17,14 @@ from ..connect.key import KEY_VARIABLE
 from ..enums import FinishReason, NoticeKind, StreamState
 from ..errors import (
     BudgetExceeded,
+    ConnectFailure,
     ConnectionLost,
     DeadlineExceeded,
     InvalidAnswer,
     TokenwireError,
     Unauthenticated,
-    UpstreamError,
 )
 from ..stream.resume import is_resumable
-from ..wire.connect_failure import ConnectFailure, connect_failure
 from .connection import Connection
 from .money import usd_text
 from .render import stream_line
@@ -38,13 +37,10 @@ _TOKEN_EVENTS = frozenset(
 _MADE_FOR_ONE_READER = frozenset({"heartbeat", "usage"})
 _NOTICES_TO_ONE_READER = frozenset({NoticeKind.CAUGHT_UP, NoticeKind.DRAINING})
 
-_NO_SERVER = ("failed to connect", "DNS resolution")
-"""In gRPC's message if it found no server at all."""
-
 _WAY_OUT = {
     ConnectFailure.NO_TLS: "try --plaintext",
     ConnectFailure.UNTRUSTED: "name its authority with --tls-ca FILE",
-    ConnectFailure.REFUSED: "try --tls, or --tls-cert FILE and --tls-key FILE",
+    ConnectFailure.CLOSED: "try --tls, or --tls-cert FILE and --tls-key FILE",
 }
 
 _USUAL_TIERS = frozenset({"", "auto", "default", "standard", "on_demand"})
@@ -207,7 +203,7 @@ def error_lines(
             f"  the input alone may cost {usd_text(error.estimated)}, "
             f"the budget is {usd_text(error.allowed)}"
         )
-    if isinstance(error, UpstreamError) and (said := error.provider_message):
+    if said := error.metadata.get("provider_message"):
         yield f"  the provider's message: {said}"
     if error.usage is not None and _has_used(error.usage):
         yield f"  used until then: {usage_text(error.usage)}"
@@ -226,13 +222,12 @@ def _headline(error: TokenwireError, target: str) -> str:
             f"the server at {target} does not have this method: it may be older than this command"
         )
     if isinstance(error, ConnectionLost):
-        failed = None if error.last_sequence else connect_failure(error.message)
-        if failed is not None:
-            way_out = _WAY_OUT.get(failed)
-            return f"{target}: {failed.value}" + (f"; {way_out}" if way_out else "")
-        if any(words in error.message for words in _NO_SERVER):
+        if error.failure in (ConnectFailure.REFUSED, ConnectFailure.OTHER):
             start = "" if error.stream_id else "; start one with: tokenwire-server serve --demo"
             return f"no server answers at {target}{start}"
+        if error.failure is not None:
+            way_out = _WAY_OUT.get(error.failure)
+            return f"{target}: {error.failure.value}" + (f"; {way_out}" if way_out else "")
         since = f"after event {error.last_sequence}" if error.last_sequence else "before any event"
         return f"the connection to {target} was lost {since}"
     if isinstance(error, DeadlineExceeded) and not error.reason:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .._version import __version__
 from .key import CallMetadata, call_metadata
-from .target import is_loopback, resolve_target
+from .target import check_target, is_loopback, resolve_target
 from .tls import Tls, TlsFiles, read_files, resolve_tls
 
 MAX_RECEIVE_BYTES = 64 * 1024 * 1024
@@ -60,9 +60,10 @@ def connection_to(
     """Return the connection for a client's arguments. Environment variables replace missing ones.
 
     Raises:
-        ValueError: the key is malformed, or a TLS file is missing or invalid.
+        ValueError: the target is a URL, the key is malformed, or a TLS file is missing or invalid.
     """
     target = resolve_target(target)
+    check_target(target)
     metadata = call_metadata(key)
     chosen = resolve_tls(tls, target)
     files = None if chosen is None else read_files(chosen)

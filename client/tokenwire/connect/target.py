@@ -9,6 +9,10 @@ from ipaddress import IPv6Address, ip_address
 DEFAULT_TARGET = "127.0.0.1:50051"
 TARGET_VARIABLE = "TOKENWIRE_TARGET"
 
+_URL = re.compile(r"(?i)(https?|grpcs?|tcp|wss?)://(?:[^/@]*@)?([^/?#]*)")
+_PLAINTEXT_SCHEMES = frozenset({"http", "grpc", "tcp", "ws"})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
 _HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]+)?")
 
 
@@ -18,6 +22,25 @@ def resolve_target(target: str | None) -> str:
     Targets are gRPC names: `host:port`, `dns:///host:port`, `unix:path`.
     """
     return target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
+
+
+def check_target(target: str) -> None:
+    """Raise ValueError if the target is a URL, with the target that is probably meant.
+
+    gRPC would report only that it cannot resolve the name.
+    """
+    if not (url := _URL.match(target)):
+        return
+    scheme, address = url[1].lower(), url[2]
+    if (default := _DEFAULT_PORTS.get(scheme)) and not re.search(r":\d+$", address):
+        address = f"{address}:{default}"
+    if scheme not in _PLAINTEXT_SCHEMES:
+        encryption = ", tls=True" if is_loopback(address) else ""
+    else:
+        encryption = "" if is_loopback(address) else ", tls=False"
+    raise ValueError(
+        f'target: {scheme}://{url[2]} is a URL; a gRPC target is host:port: use "{address}"{encryption}'
+    )
 
 
 def is_loopback(target: str) -> bool:

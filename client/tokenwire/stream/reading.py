@@ -36,6 +36,7 @@ _REPEATED = frozenset({"heartbeat", "usage"})
 class _Position(TypedDict):
     """Where the reader is, as keyword arguments of an error."""
 
+    request_id: str
     stream_id: str
     last_sequence: int
 
@@ -101,6 +102,11 @@ class Reading:
     def stream_id(self) -> str:
         """Id of the stream. Empty until the server has accepted the request."""
         return self.answer.stream_id
+
+    @property
+    def request_id(self) -> str:
+        """The id of the request. Empty if it has none, or resumes a stream."""
+        return self._request.request_id if isinstance(self._request, ChatRequest) else ""
 
     @property
     def last_sequence(self) -> int:
@@ -219,6 +225,7 @@ class Reading:
 
     def explain(self, error: TokenwireError) -> None:
         """Add what was read to the error that ended a call."""
+        error.request_id = error.request_id or self.request_id
         if isinstance(error, InvalidAnswer):
             self.answer.explain(error)
 
@@ -289,4 +296,8 @@ class Reading:
             self._moves += 1
 
     def _position(self) -> _Position:
-        return {"stream_id": self.stream_id, "last_sequence": self.last_sequence}
+        return {
+            "request_id": self.request_id,
+            "stream_id": self.stream_id,
+            "last_sequence": self.last_sequence,
+        }

@@ -12,15 +12,15 @@ import random
 from collections.abc import Callable
 
 from ..errors import (
+    AnswerUnchecked,
     ConnectionLost,
     Draining,
     Overloaded,
     ProducerLost,
-    ResumePointError,
+    RequestError,
     ServerStopped,
     SlowReader,
     StoreUnavailable,
-    StreamNotFound,
     TokenwireError,
     UpstreamError,
 )
@@ -83,7 +83,7 @@ class ResumePolicy:
             # After any other error the generation may still run, and is to be cancelled.
             self.is_over = isinstance(
                 error,
-                UpstreamError | ProducerLost | ServerStopped | StreamNotFound | ResumePointError,
+                UpstreamError | RequestError | ProducerLost | ServerStopped | AnswerUnchecked,
             )
             return None
         if self._lost_at is None:

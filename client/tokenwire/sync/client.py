@@ -73,7 +73,7 @@ class Client:
     to a generation, and keepalive detects a server that has disappeared.
 
     Raises:
-        ValueError: the key is malformed, or a TLS file is missing or invalid.
+        ValueError: the target is a URL, the key is malformed, or a TLS file is missing or invalid.
     """
 
     def __init__(

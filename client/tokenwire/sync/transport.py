@@ -65,7 +65,7 @@ class Transport:
         try:
             response, call = method.with_call(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _failure(error) from error
+            raise self.failure(error, request_id=_request_id(request)) from error
         except ValueError:
             if not self.is_closed:
                 raise
@@ -88,6 +88,26 @@ class Transport:
                 raise
             raise Cancelled(CLIENT_CLOSED) from None  # by another thread, just now
         return StreamCall(self, call)
+
+    def failure(
+        self,
+        error: grpc.RpcError,
+        stream_id: str = "",
+        last_sequence: int = 0,
+        *,
+        request_id: str = "",
+    ) -> TokenwireError:
+        """Return the error for the end of a call."""
+        metadata = error.initial_metadata() if isinstance(error, grpc.Call) else ()
+        return from_status(
+            error.code(),
+            error.details() or "",
+            ((entry.key, entry.value) for entry in error.trailing_metadata() or ()),
+            stream_id=stream_id or parse_initial_metadata(metadata or ()).stream_id,
+            last_sequence=last_sequence,
+            request_id=request_id,
+            target=self.target,
+        )
 
     def run_to_end(self, function: Callable[[StreamCall], None], call: StreamCall) -> None:
         """Call the function."""
@@ -147,7 +167,7 @@ class StreamCall:
         try:
             return next(self._call, None)
         except grpc.RpcError as error:
-            raise _failure(error, stream_id, last_sequence) from error
+            raise self._transport.failure(error, stream_id, last_sequence) from error
 
     def cancel(self) -> None:
         """End the call."""
@@ -177,12 +197,5 @@ def _channel(connection: Connection) -> grpc.Channel:
     return grpc.secure_channel(target, credentials, options=options)
 
 
-def _failure(error: grpc.RpcError, stream_id: str = "", last_sequence: int = 0) -> TokenwireError:
-    metadata = error.initial_metadata() if isinstance(error, grpc.Call) else ()
-    return from_status(
-        error.code(),
-        error.details() or "",
-        ((entry.key, entry.value) for entry in error.trailing_metadata() or ()),
-        stream_id=stream_id or parse_initial_metadata(metadata or ()).stream_id,
-        last_sequence=last_sequence,
-    )
+def _request_id(request: ProtoMessage) -> str:
+    return request.request_id if isinstance(request, ChatRequest) else ""

@@ -14,44 +14,16 @@ from tokenwire.v1.usage_pb2 import Usage
 
 from .._int64 import MAX_DIGITS, parse_count
 from ..errors import (
-    AnswerTooLarge,
-    AnswerUnchecked,
-    BudgetExceeded,
+    CLASS_OF_REASON,
     Cancelled,
+    ConnectFailure,
     ConnectionLost,
-    ContextTooLong,
     DeadlineExceeded,
-    Draining,
-    InternalError,
-    InvalidAnswer,
-    InvalidRequest,
-    ModerationUnavailable,
-    Overloaded,
-    PermissionDenied,
-    ProducerLost,
-    QuotaExhausted,
-    RateLimited,
-    RequestIdReused,
-    ResumeDisabled,
-    ResumePointAhead,
-    ResumePointExpired,
-    ServerStopped,
-    SlowReader,
-    StoreUnavailable,
-    StreamNotFound,
     TokenwireError,
-    TooManyStreams,
     Unauthenticated,
-    UnknownModel,
-    UpstreamAuth,
-    UpstreamBroken,
-    UpstreamRateLimited,
-    UpstreamRejected,
-    UpstreamStalled,
-    UpstreamUnavailable,
     Violation,
 )
-from .connect_failure import connect_failure
+from .connect_failure import connect_failure, connection_loss
 from .metadata import Metadata
 
 DOMAIN = "tokenwire"
@@ -76,47 +48,28 @@ _OPTIONAL_COUNTS = (
     "cost_microusd",
 )
 
-_BY_REASON: Mapping[str, type[TokenwireError]] = {
-    "INVALID_REQUEST": InvalidRequest,
-    "UNKNOWN_MODEL": UnknownModel,
-    "CONTEXT_TOO_LONG": ContextTooLong,
-    "UNAUTHENTICATED": Unauthenticated,
-    "PERMISSION_DENIED": PermissionDenied,
-    "RATE_LIMITED": RateLimited,
-    "TOO_MANY_STREAMS": TooManyStreams,
-    "QUOTA_EXHAUSTED": QuotaExhausted,
-    "BUDGET_EXCEEDED": BudgetExceeded,
-    "MODERATION_UNAVAILABLE": ModerationUnavailable,
-    "OVERLOADED": Overloaded,
-    "STORE_UNAVAILABLE": StoreUnavailable,
-    "STREAM_NOT_FOUND": StreamNotFound,
-    "RESUME_POINT_EXPIRED": ResumePointExpired,
-    "RESUME_POINT_AHEAD": ResumePointAhead,
-    "RESUME_DISABLED": ResumeDisabled,
-    "REQUEST_ID_REUSED": RequestIdReused,
-    "UPSTREAM_REJECTED": UpstreamRejected,
-    "UPSTREAM_AUTH": UpstreamAuth,
-    "UPSTREAM_RATE_LIMITED": UpstreamRateLimited,
-    "UPSTREAM_UNAVAILABLE": UpstreamUnavailable,
-    "UPSTREAM_BROKEN": UpstreamBroken,
-    "UPSTREAM_STALLED": UpstreamStalled,
-    "PRODUCER_LOST": ProducerLost,
-    "DEADLINE": DeadlineExceeded,
-    "SLOW_READER": SlowReader,
-    "DRAINING": Draining,
-    "ANSWER_TOO_LARGE": AnswerTooLarge,
-    "ANSWER_UNCHECKED": AnswerUnchecked,
-    "INVALID_ANSWER": InvalidAnswer,
-    "SERVER_STOPPED": ServerStopped,
-    "INTERNAL": InternalError,
-}
-
 _BY_CODE: Mapping[grpc.StatusCode, type[TokenwireError]] = {
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: ConnectionLost,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,  # from a proxy that requires credentials
 }
+
+_WAYS_OUT = {
+    ConnectFailure.NO_TLS: "; tls=False connects in plaintext",
+    ConnectFailure.UNTRUSTED: "; Tls(ca=...) names its authority",
+    ConnectFailure.OTHER_NAME: "; Tls(server_name=...) names it",
+}
+
+_AFTER_THE_START = frozenset(
+    {
+        ConnectFailure.NAME_NOT_FOUND,
+        ConnectFailure.REFUSED,
+        ConnectFailure.NO_ROUTE,
+        ConnectFailure.NO_ANSWER,
+    }
+)
+"""Causes that can occur when a stream is resumed at a server that could be reached before."""
 
 # gRPC maps most RST_STREAM frames to these codes. Such frames come from a proxy: a server ends its calls
 # with trailers.
@@ -131,13 +84,15 @@ def from_status(
     *,
     stream_id: str = "",
     last_sequence: int = 0,
+    request_id: str = "",
+    target: str = "",
 ) -> TokenwireError:
     """Return the error for the status of a failed call.
 
     The details are a google.rpc.Status with one ErrorInfo in the trailing metadata, as in AIP-193.
     Malformed details, and those of another domain, count as missing. Without details the code decides, or
     the HTTP/2 frame that gRPC names. `stream_id` and `last_sequence` are the reader's own, for errors that
-    do not contain them.
+    do not contain them. `request_id` is that of the request, and `target` names the server in messages.
     """
     info = error_details_pb2.ErrorInfo()
     retry_after_s: float | None = None
@@ -160,30 +115,53 @@ def from_status(
         info.Clear()
     kind: type[TokenwireError]
     if info.reason:
-        kind = _BY_REASON.get(info.reason, TokenwireError)
+        kind = CLASS_OF_REASON.get(info.reason, TokenwireError)
     elif code in _CODES_OF_RESETS and _RESET in message:
         kind = ConnectionLost
     else:
         kind = _BY_CODE.get(code, TokenwireError)
+    grpc_text, failure = message, None
     if not info.reason:
         message = _own_message(code, message)
-    if kind is ConnectionLost and not last_sequence and (failure := connect_failure(message)):
-        message = f"{failure.value} ({message})"
+    if issubclass(kind, ConnectionLost):
+        failure = connect_failure(grpc_text)
+        if failure is not None and last_sequence and failure not in _AFTER_THE_START:
+            failure = ConnectFailure.OTHER  # the configuration is right: the stream has started
+        message = _connection_message(grpc_text, failure, target, is_open=bool(last_sequence))
     facts = dict(info.metadata)
-    # The server's sequence for these two counts events that may never have reached this reader.
-    if kind not in (SlowReader, Draining):
-        last_sequence = parse_count(facts.get("last_sequence")) or last_sequence
-    return kind(
+    own_sequence = last_sequence
+    last_sequence = parse_count(facts.get("last_sequence")) or last_sequence
+    error = kind(
         message,
         code=code,
         reason=info.reason,
         metadata=facts,
+        request_id=facts.get("request_id") or request_id,
         stream_id=facts.get("stream_id") or stream_id,
         last_sequence=last_sequence,
         usage=_usage(facts),
         retry_after_s=retry_after_s,
         violations=violations,
     )
+    if error.resume_after is not None:
+        # The server's sequence counts events that may never have reached this reader.
+        error.last_sequence = own_sequence
+    if isinstance(error, ConnectionLost):
+        error.failure, error.detail = failure, grpc_text
+    return error
+
+
+def _connection_message(
+    detail: str, failure: ConnectFailure | None, target: str, *, is_open: bool
+) -> str:
+    server = target or "the server"
+    if failure is not None:
+        return f"cannot connect to {server}: {failure.value}{_WAYS_OUT.get(failure, '')}"
+    cause = connection_loss(detail)
+    if cause is None:
+        return detail or f"the connection to {server} was lost"
+    when = "after the stream had started" if is_open else "before a response arrived"
+    return f"the connection to {server} was lost {when}: {cause}"
 
 
 def _own_message(code: grpc.StatusCode, message: str) -> str:

@@ -8,7 +8,7 @@ from tokenwire.cli.report import resume_command
 from ..certificates import Authority, server_credentials
 from ..conftest import CommandLine, ScriptedServer, finished, plays, serving, started, text
 
-REFUSED = "the server closed the connection at once: it may speak TLS, or want a certificate"
+REFUSED = "the server closed the connection at once: it may require TLS, or a client certificate"
 UNTRUSTED = "the server's certificate is not from a trusted authority"
 KEY = "tw_0123456789ab_c0ffeec0ffee"
 
@@ -129,7 +129,7 @@ async def test_a_server_without_tls_is_recognized(server, command_line):
     variable = await command_line.run("models")
     plain = await command_line.run("models", "--plaintext")
 
-    says = f"tokenwire: {server.target}: the server speaks no TLS; try --plaintext\n"
+    says = f"tokenwire: {server.target}: the server does not use TLS; try --plaintext\n"
     assert (done.code, done.err) == (variable.code, variable.err) == (1, says)
     assert (plain.code, plain.err) == (0, "")
 

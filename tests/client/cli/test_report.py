@@ -22,6 +22,7 @@ from tokenwire.v1.event_pb2 import (
     ToolCallDelta,
 )
 from tokenwire.v1.usage_pb2 import Usage
+from tokenwire.wire.status import from_status
 
 from ..conftest import event, finished, reasoning, started, text, tool_call, unknown_event
 
@@ -184,6 +185,10 @@ LOCAL = Connection("127.0.0.1:50051")
 LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_sequence=7)
 
 
+def lost(text, **position):
+    return from_status(ConnectionLost.default_code, text, **position)
+
+
 @pytest.mark.parametrize(
     ("error", "connection", "stream", "lines"),
     [
@@ -211,7 +216,7 @@ LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_se
             ["tokenwire: the connection to 127.0.0.1:50051 was lost before any event"],
         ),
         (
-            ConnectionLost("failed to connect to all addresses"),
+            lost("failed to connect to all addresses"),
             LOCAL,
             "resumable",
             [
@@ -219,7 +224,7 @@ LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_se
             ],
         ),
         (
-            ConnectionLost("failed to connect to all addresses", stream_id="st_1", last_sequence=7),
+            lost("failed to connect to all addresses", stream_id="st_1", last_sequence=7),
             LOCAL,
             "resumable",
             [
@@ -228,7 +233,7 @@ LOST = ConnectionLost("Stream removed (ping timeout)", stream_id="st_1", last_se
             ],
         ),
         (
-            ConnectionLost(
+            lost(
                 "failed to connect to all addresses; Socket closed",
                 stream_id="st_1",
                 last_sequence=7,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwire.connect.target import is_loopback, resolve_target
+import tokenwire
+from tokenwire.connect.target import check_target, is_loopback, resolve_target
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,35 @@ def test_the_argument_overrides_the_variable_and_the_default(monkeypatch):
     monkeypatch.setenv("TOKENWIRE_TARGET", "far:1")
     assert resolve_target(None) == "far:1"
     assert resolve_target("near:2") == "near:2"
+
+
+@pytest.mark.parametrize(
+    ("url", "use"),
+    [
+        ("https://api.example.com", '"api.example.com:443"'),
+        ("https://api.example.com:8443/v1", '"api.example.com:8443"'),
+        ("HTTPS://api.example.com/", '"api.example.com:443"'),
+        ("https://localhost:50051", '"localhost:50051", tls=True'),
+        ("http://api.example.com:50051", '"api.example.com:50051", tls=False'),
+        ("http://127.0.0.1:50051", '"127.0.0.1:50051"'),
+        ("http://[::1]:50051/x?y", '"[::1]:50051"'),
+        ("http://localhost", '"localhost:80"'),
+        ("grpc://localhost:50051", '"localhost:50051"'),
+        ("grpcs://user:secret@api.example.com:443", '"api.example.com:443"'),
+    ],
+)
+@pytest.mark.parametrize("kind", [tokenwire.Client, tokenwire.AsyncClient])
+def test_a_url_is_refused_with_the_target_that_is_meant(monkeypatch, kind, url, use):
+    with pytest.raises(ValueError, match="is a URL; a gRPC target is host:port") as caught:
+        kind(url)
+    assert str(caught.value).endswith(f"use {use}")
+    assert "secret" not in str(caught.value)
+
+    monkeypatch.setenv("TOKENWIRE_TARGET", url)
+    with pytest.raises(ValueError, match="is a URL"):
+        kind()
+
+
+@pytest.mark.parametrize("target", ["dns:///a:1", "dns://8.8.8.8/a:1", "unix:///tmp/a", "a:1", "a"])
+def test_grpc_names_are_accepted(target):
+    check_target(target)

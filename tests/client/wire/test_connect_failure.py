@@ -1,7 +1,7 @@
 import pytest
 
-from tokenwire.errors import ConnectionLost
-from tokenwire.wire.connect_failure import ConnectFailure, connect_failure
+from tokenwire.errors import ConnectFailure, ConnectionLost
+from tokenwire.wire.connect_failure import connect_failure
 from tokenwire.wire.status import from_status
 
 FAILED = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:5: "
@@ -30,17 +30,29 @@ VERIFY = f"{SSL}CERTIFICATE_VERIFY_FAILED: "
             "Failed parsing HTTP/2 (Expected SETTINGS frame) (Trying to connect an http1.x server (HTTP status 400))",
             "NO_GRPC",
         ),
-        ("Socket closed", "REFUSED"),
-        ("recvmsg:Connection reset by peer", "REFUSED"),
+        ("Socket closed", "CLOSED"),
+        ("recvmsg:Connection reset by peer", "CLOSED"),
+        (
+            "Failed parsing HTTP/2 (Expected SETTINGS frame as the first frame, got frame type 79)",
+            "NO_GRPC",
+        ),
+        ("Failed to connect to remote host: Connection refused", "REFUSED"),
+        ("Failed to connect to remote host: No route to host", "NO_ROUTE"),
+        ("Failed to connect to remote host: Network is unreachable", "NO_ROUTE"),
+        ("Failed to connect to remote host: Timeout occurred: FD Shutdown", "NO_ANSWER"),
+        ("Failed to connect to remote host: connect: Connection timed out (110)", "NO_ANSWER"),
+        ("connection attempt timed out before receiving SETTINGS frame", "NO_ANSWER"),
+        ("Handshake read failed (Endpoint closing)", "NO_ANSWER"),
+        ("something new", "OTHER"),
     ],
 )
 def test_the_cause_is_found_in_grpc_texts(said, meaning):
     handshake = connect_failure(FAILED + said)
-    error = from_status(ConnectionLost.default_code, FAILED + said)
+    error = from_status(ConnectionLost.default_code, FAILED + said, target="api:1")
 
-    assert handshake is ConnectFailure[meaning]
-    assert error.message == f"{handshake.value} ({FAILED}{said})"
-    assert connect_failure(error.message) is handshake
+    assert error.failure is handshake is ConnectFailure[meaning]
+    assert error.message.partition(";")[0] == f"cannot connect to api:1: {handshake.value}"
+    assert error.detail == FAILED + said
 
 
 @pytest.mark.parametrize(
@@ -65,20 +77,59 @@ def test_the_cause_is_found_in_grpc_texts(said, meaning):
     ],
 )
 def test_a_target_that_cannot_be_resolved_is_named_with_the_cause(said, meaning):
-    cause = ConnectFailure[meaning].value
-    assert from_status(ConnectionLost.default_code, said).message == f"{cause} ({said})"
+    error = from_status(ConnectionLost.default_code, said, target="a:1")
+    assert error.message == f"cannot connect to a:1: {ConnectFailure[meaning].value}"
 
 
 @pytest.mark.parametrize(
-    "said",
-    [f"{FAILED}Failed to connect to remote host: Connection refused", "Socket closed", ""],
+    ("said", "cause"),
+    [
+        ("Socket closed", "the other side closed it"),
+        ("recvmsg:Connection reset by peer", "the other side closed it"),
+        ("keepalive watchdog timeout", "the server stopped answering"),
+        ("ping timeout", "the server stopped answering"),
+        ("Stream removed: GOAWAY received", "the other side shuts down"),
+        ("Received http2 header with status: 502", "a proxy answered with the HTTP status 502"),
+    ],
 )
-def test_other_texts_are_unchanged(said):
-    assert connect_failure(said) is None
-    assert from_status(ConnectionLost.default_code, said).message == said
+def test_a_connection_that_broke_later_is_described(said, cause):
+    before = from_status(ConnectionLost.default_code, said, target="a:1")
+    after = from_status(ConnectionLost.default_code, said, target="a:1", last_sequence=7)
+
+    assert before.failure is after.failure is None
+    assert before.message == f"the connection to a:1 was lost before a response arrived: {cause}"
+    assert after.message == f"the connection to a:1 was lost after the stream had started: {cause}"
+    assert after.detail == said
 
 
-def test_the_cause_is_not_added_after_the_stream_has_started():
-    said = f"{FAILED}Socket closed"
+def test_an_unknown_text_is_the_message():
+    assert connect_failure("something new") is None
+    assert from_status(ConnectionLost.default_code, "something new").message == "something new"
+    assert from_status(ConnectionLost.default_code, "", target="a:1").message == (
+        "the connection to a:1 was lost"
+    )
 
-    assert from_status(ConnectionLost.default_code, said, last_sequence=7).message == said
+
+@pytest.mark.parametrize(
+    ("said", "failure"),
+    [
+        ("Socket closed", ConnectFailure.OTHER),
+        (f"{SSL}WRONG_VERSION_NUMBER", ConnectFailure.OTHER),
+        ("Connection refused", ConnectFailure.REFUSED),
+    ],
+)
+def test_the_configuration_is_not_blamed_after_the_stream_has_started(said, failure):
+    error = from_status(ConnectionLost.default_code, f"{FAILED}{said}", last_sequence=7)
+
+    assert error.failure is failure
+
+
+@pytest.mark.parametrize("failure", ConnectFailure)
+def test_only_causes_that_may_pass_are_retryable(failure):
+    error = ConnectionLost("lost")
+    assert not error.retryable, "the server may have received the request"
+
+    error.failure = failure
+
+    permanent = {"UNKNOWN_SCHEME", "NO_TLS", "NO_GRPC", "UNTRUSTED", "OUT_OF_DATE", "OTHER_NAME"}
+    assert error.retryable == (failure.name not in permanent)
