@@ -17,7 +17,7 @@ from ..stream.answer import Answer
 from ..stream.json_values import FieldValue, Json, PartialJson
 from ..stream.reading import Reading, StreamCursor
 from ..wire.metadata import Allowance
-from .transport import AsyncStreamCall, AsyncTransport, wait_until_set
+from .transport import AsyncStreamCall, AsyncTransport
 
 
 class AsyncChatStream:
@@ -84,6 +84,11 @@ class AsyncChatStream:
     def allowances(self) -> tuple[Allowance, ...]:
         """What remained of the caller's limits when the stream began. Empty before, or without limits."""
         return self._reading.allowances
+
+    @property
+    def retries(self) -> list[TokenwireError]:
+        """The errors after which the request was sent again, see `AsyncClient`. Usually empty."""
+        return list(self._reading.retries.errors)
 
     @property
     def text(self) -> AsyncIterator[str]:
@@ -276,14 +281,18 @@ class AsyncChatStream:
         return self._call
 
     async def _resume(self, error: TokenwireError) -> AsyncStreamCall:
-        """Return a new call that reads on. Raises the error that ended the last call if there is none."""
-        pause = self._reading.pause_before_resume(error, time.monotonic())
-        if await wait_until_set(self._cancelled, pause.seconds):
+        """Return a new call that reads on, or that sends the request again.
+
+        Raises the error that ended the last call if there is none.
+        """
+        pause = self._reading.pause_after(error, time.monotonic())
+        is_cancelled = await self._transport.wait_until_set(self._cancelled, pause.seconds)
+        if self._transport.is_closed:
+            raise self._reading.client_closed() from error
+        if is_cancelled:
             raise self._reading.cancelled() from error
         if pause.reaches_deadline:
             raise self._reading.deadline_passed() from error
-        if self._transport.is_closed:
-            raise self._reading.client_closed() from error
         self._call = call = self._start_call()
         if self._cancelled.is_set():  # by another thread, which cancelled the last call
             call.cancel()
@@ -330,7 +339,7 @@ class AsyncChatStream:
         request = CancelStreamRequest(stream_id=stream_id)
         timeout_s = deadline - time.monotonic()
         method = self._transport.chat.CancelStream
-        await self._transport.unary(method, request, timeout_s, even_if_closed=True)
+        await self._transport.unary(method, request, timeout_s, max_retries=0, even_if_closed=True)
 
 
 class _TextPieces:

@@ -28,6 +28,7 @@ from ..messages import MessageLike
 from ..stream.answer import Answer
 from ..stream.continuation import check_model
 from ..stream.reading import Reading
+from ..stream.retry import MAX_RETRIES, Retries, check_max_retries
 from ..wire.metadata import Allowance
 from ..wire.requests import DeliveryLike, RequestFields, build_request, build_resume
 from ..wire.usage import (
@@ -64,6 +65,8 @@ class AsyncClient:
             TOKENWIRE_TLS_CLIENT_KEY set it for a whole environment. A plaintext connection exposes the
             key to everyone on its way.
         resumable: Make every stream resumable that does not override it: see `chat_stream`.
+        max_retries: How often a request is sent again if the server refuses it for now, if the provider
+            fails before it has sent or used anything, or if no connection can be made. 0: never.
         options: gRPC channel arguments. They override those of
             `tokenwire.connect.channel.channel_options`.
 
@@ -71,8 +74,16 @@ class AsyncClient:
     the provider too, and ends the call with DeadlineExceeded. Without a timeout, the server's limits apply
     to a generation, and keepalive detects a server that has disappeared.
 
+    Retries are safe: a request is sent again only after an error that proves that nothing of it runs and that
+    it has used nothing. They wait for the `retry_after_s` of the error, or about 0.2 to 0.8 seconds, and a
+    random time more. An error that names more than 20 seconds, or more than is left of `timeout`, is raised
+    at once. `stream.retries` has the errors, `error.attempts` the number of attempts, and the logger
+    `tokenwire` gets a record (INFO) of each retry. `cancel`, `delete`
+    and `usage_records` are not retried.
+
     Raises:
-        ValueError: the target is a URL, the key is malformed, or a TLS file is missing or invalid.
+        ValueError: `max_retries` is negative, the target is a URL, the key is malformed, or a TLS file is
+            missing or invalid.
     """
 
     def __init__(
@@ -82,9 +93,12 @@ class AsyncClient:
         key: str | None = None,
         tls: bool | Tls | None = None,
         resumable: bool = False,
+        max_retries: int = MAX_RETRIES,
         options: ChannelOptions = (),
     ) -> None:
-        self._transport = AsyncTransport(connection_to(target, key=key, tls=tls, options=options))
+        self._max_retries = check_max_retries(max_retries)
+        connection = connection_to(target, key=key, tls=tls, options=options)
+        self._transport = AsyncTransport(connection, self._max_retries)
         self._resumable = resumable
 
     @property
@@ -104,6 +118,7 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RequestFields],
     ) -> AsyncChatStream:
         """Start a generation and read it as it comes. The call starts when the block is entered.
@@ -120,6 +135,9 @@ class AsyncClient:
         caller can use `resume(stream_id, last_sequence)`. Leaving the block early cancels the generation
         with a call that takes 3 seconds at most. The client makes it even if the reading task is cancelled.
 
+        If the provider fails before it has sent or used anything, the stream is started again, up to
+        `max_retries` times (default: the client's). It then has another `stream_id`, and another `started`.
+
         The cost: a caller that dies, or loses the network for good, cancels nothing. The generation then
         runs, and costs, for up to `linger`.
 
@@ -127,7 +145,7 @@ class AsyncClient:
             TypeError, ValueError: the arguments are not a valid ChatRequest, or contradict `resumable`.
         """
         request = build_request(model, messages, **fields)
-        return self._stream(request, timeout, resumable)
+        return self._stream(request, timeout, resumable, max_retries)
 
     def resume(
         self,
@@ -136,6 +154,7 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         delivery: DeliveryLike | None = None,
     ) -> AsyncChatStream:
         """Read a stream from a cursor: the events after it, then live. 0 is the beginning.
@@ -150,7 +169,7 @@ class AsyncClient:
             TypeError, ValueError: the arguments are not a valid ResumeStreamRequest.
         """
         request = build_resume(stream_id, after_sequence, delivery)
-        return self._stream(request, timeout, resumable)
+        return self._stream(request, timeout, resumable, max_retries)
 
     async def continue_from(
         self,
@@ -158,6 +177,7 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
     ) -> AsyncChatStream:
         """Return a stream that continues an answer which was cut off, for example by UpstreamBroken.
 
@@ -179,7 +199,8 @@ class AsyncClient:
         """
         request = stream.continuation()
         check_model(await self.get_model(request.model))
-        return self._stream(request, timeout, resumable, request.messages[-1].parts[0].text)
+        text = request.messages[-1].parts[0].text
+        return self._stream(request, timeout, resumable, max_retries, text)
 
     async def cancel(
         self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S
@@ -195,7 +216,7 @@ class AsyncClient:
             self._transport.chat.CancelStream,
             CancelStreamRequest(stream_id=stream_id),
         )
-        return (await self._transport.unary(method, request, timeout)).stream
+        return (await self._transport.unary(method, request, timeout, max_retries=0)).stream
 
     async def delete(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> None:
         """Cancel a stream and delete its content now.
@@ -207,7 +228,7 @@ class AsyncClient:
             self._transport.chat.DeleteStream,
             DeleteStreamRequest(stream_id=stream_id),
         )
-        await self._transport.unary(method, request, timeout)
+        await self._transport.unary(method, request, timeout, max_retries=0)
 
     async def get_stream(
         self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S
@@ -226,6 +247,7 @@ class AsyncClient:
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
         timeout: float | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RequestFields],
     ) -> Answer:
         """Return the whole answer. The arguments are those of `chat_stream`.
@@ -239,7 +261,12 @@ class AsyncClient:
             TypeError, ValueError: the arguments are not a valid ChatRequest.
         """
         request = build_request(model, messages, **fields)
-        response = await self._transport.unary(self._transport.chat.Chat, request, timeout)
+        response = await self._transport.unary(
+            self._transport.chat.Chat,
+            request,
+            timeout,
+            max_retries=self._retry_count(max_retries),
+        )
         return Answer.from_response(response)
 
     async def count_tokens(
@@ -249,6 +276,7 @@ class AsyncClient:
         *,
         ask_provider: bool = False,
         timeout: float | None = LOOKUP_TIMEOUT_S,
+        max_retries: int | None = None,
         **fields: Unpack[RequestFields],
     ) -> TokenCount:
         """Return the tokens and the cost of a request before it runs. The arguments are those of `chat`.
@@ -262,7 +290,12 @@ class AsyncClient:
             TypeError, ValueError: the arguments are not a valid ChatRequest.
         """
         request = count_request(build_request(model, messages, **fields), ask_provider=ask_provider)
-        response = await self._transport.unary(self._transport.chat.CountTokens, request, timeout)
+        response = await self._transport.unary(
+            self._transport.chat.CountTokens,
+            request,
+            timeout,
+            max_retries=self._retry_count(max_retries),
+        )
         return token_count(response)
 
     async def list_models(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> list[Model]:
@@ -348,18 +381,23 @@ class AsyncClient:
         request: ChatRequest | ResumeStreamRequest,
         timeout_s: float | None,
         resumable: bool | None,
+        max_retries: int | None,
         text_before: str = "",
     ) -> AsyncChatStream:
         is_resumable = self._resumable if resumable is None else resumable
-        reading = Reading(request, timeout_s=timeout_s, is_resumable=is_resumable)
+        retries = Retries(self._retry_count(max_retries))
+        reading = Reading(request, timeout_s=timeout_s, is_resumable=is_resumable, retries=retries)
         return AsyncChatStream(self._transport, reading, text_before)
+
+    def _retry_count(self, max_retries: int | None) -> int:
+        return self._max_retries if max_retries is None else check_max_retries(max_retries)
 
     async def _usage_records(
         self, request: ListUsageRecordsRequest | None, timeout_s: float | None
     ) -> AsyncIterator[UsageRecord]:
         while request is not None:
             method = self._transport.usage.ListUsageRecords
-            page = await self._transport.unary(method, request, timeout_s)
+            page = await self._transport.unary(method, request, timeout_s, max_retries=0)
             for record in page.usage_records:
                 yield record
             request = next_page(request, page)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import cached_property
@@ -25,6 +26,7 @@ from tokenwire.v1.usage_pb2_grpc import UsageServiceStub
 
 from ..connect.channel import Connection
 from ..errors import Cancelled, TokenwireError
+from ..stream.retry import Retries
 from ..wire.metadata import Allowance, InitialMetadata, parse_initial_metadata
 from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED, from_status
 
@@ -43,11 +45,13 @@ _ResponseT = TypeVar("_ResponseT", bound=ProtoMessage)
 class AsyncTransport:
     """One channel and the calls on it. The first call creates it, for the running event loop."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, max_retries: int) -> None:
         self.target = connection.target
         self.allowances: tuple[Allowance, ...] = ()
         """From the newest response that reported any."""
         self.is_closed = False
+        self._max_retries = max_retries
+        self._waiting: set[asyncio.Event] = set()
         self._connection = connection
         self._channel: grpc.aio.Channel | None = None
         self._open_calls = WeakSet[grpc.aio.UnaryStreamCall[Any, TokenEvent]]()
@@ -84,14 +88,49 @@ class AsyncTransport:
         request: _RequestT,
         timeout_s: float | None,
         *,
+        max_retries: int | None = None,
         even_if_closed: bool = False,
     ) -> _ResponseT:
         """Call a method that has one response. Raises TokenwireError.
 
-        `even_if_closed` is for calls that `close` waits for.
+        `timeout_s` includes the retries. `max_retries` is None for the client's default. `even_if_closed` is
+        for calls that `close` waits for.
         """
-        if not even_if_closed:
-            self.check_open()
+        retries = Retries(self._max_retries if max_retries is None else max_retries)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            if not even_if_closed:
+                self.check_open()
+            try:
+                return await self._unary_once(method, request, _remaining_s(deadline))
+            except TokenwireError as error:
+                wait_s = retries.wait_s(error, remaining_s=_remaining_s(deadline))
+                if wait_s is None:
+                    raise
+                refusal = error
+            await self.wait_until_set(asyncio.Event(), wait_s)
+            if self.is_closed:
+                raise Cancelled(CLIENT_CLOSED, request_id=refusal.request_id) from refusal
+
+    async def wait_until_set(self, event: asyncio.Event, timeout_s: float) -> bool:
+        """Wait for an event. Return False if it was not set within `timeout_s`. `close` sets it, too."""
+        self._waiting.add(event)
+        try:
+            if self.is_closed:
+                return True
+            async with asyncio.timeout(timeout_s):
+                return await event.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.discard(event)
+
+    async def _unary_once(
+        self,
+        method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
+        request: _RequestT,
+        timeout_s: float | None,
+    ) -> _ResponseT:
         call = method(request, timeout=timeout_s, metadata=self._connection.metadata)
         try:
             response = await call
@@ -153,6 +192,8 @@ class AsyncTransport:
     async def close(self) -> None:
         """Wait for the functions in the background, then end the open calls and the connection."""
         self.is_closed = True
+        for event in list(self._waiting):
+            event.set()
         if self._background_tasks:
             await asyncio.wait(self._background_tasks)
         for call in self._open_calls:  # older grpcio does not end them with the channel
@@ -244,13 +285,8 @@ class AsyncStreamCall:
         self._call.cancel()
 
 
-async def wait_until_set(event: asyncio.Event, timeout_s: float) -> bool:
-    """Wait for an event. Return False if it was not set within `timeout_s`."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await event.wait()
-    except TimeoutError:
-        return False
+def _remaining_s(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _request_id(request: ProtoMessage) -> str:

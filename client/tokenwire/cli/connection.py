@@ -47,17 +47,19 @@ class Connection:
     tls_cert: str | None = None
     tls_key: str | None = None
 
-    def client(self) -> AsyncClient:
+    def client(self, *, retries: bool = True) -> AsyncClient:
         """Return a client for this connection.
 
         Raises:
             SystemExit: with 2, after an error line, if a file is missing or has wrong contents.
         """
         from ..aio.client import AsyncClient
+        from ..stream.retry import MAX_RETRIES
 
         try:
             key = None if self.key_file is None else _key_in(self.key_file)
-            return AsyncClient(self.target, key=key, tls=self._tls())
+            max_retries = MAX_RETRIES if retries else 0
+            return AsyncClient(self.target, key=key, tls=self._tls(), max_retries=max_retries)
         except ValueError as error:
             say(f"tokenwire: {error}")
             raise SystemExit(EXIT_WRONG_USAGE) from None

@@ -37,7 +37,6 @@ _MAY_PASS = frozenset(
         ConnectFailure.REFUSED,
         ConnectFailure.NO_ROUTE,
         ConnectFailure.NO_ANSWER,
-        ConnectFailure.CLOSED,
         ConnectFailure.OTHER,
     }
 )

@@ -1,4 +1,4 @@
-"""Errors of the server. Its operator has to act, or it passes."""
+"""Errors of the server. Its operator has to act, unless it passes by itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .base import Retry, TokenwireError
 
 
 class ServerError(TokenwireError):
-    """The server cannot answer now, or has failed. Its operator has to act, or it passes."""
+    """The server cannot answer now, or has failed. Its operator has to act, unless it passes by itself."""
 
 
 class Overloaded(ServerError):

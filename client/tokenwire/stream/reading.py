@@ -25,6 +25,7 @@ from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED
 from .answer_builder import AnswerBuilder, is_content
 from .continuation import CannotContinue, continuation_of
 from .resume import ResumePolicy
+from .retry import Retries
 
 MAX_MOVES = 3
 """Consecutive moves without a new event. A load balancer may choose the server that drains again: after so
@@ -50,7 +51,7 @@ class StreamCursor(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """The wait before an attempt to resume."""
+    """The wait before the next call, which resumes the stream or sends the request again."""
 
     seconds: float
     reaches_deadline: bool
@@ -62,6 +63,7 @@ class Reading:
 
     `request` starts the stream, or resumes it from a cursor. With `is_resumable`, the stream is resumed
     after a broken connection, and a stream that this reading started is cancelled when it is left.
+    `retries` decides whether the request is sent again if it fails before the first content.
 
     Raises:
         ValueError: the request asks for CANCEL, which contradicts `is_resumable`.
@@ -73,7 +75,9 @@ class Reading:
         *,
         timeout_s: float | None,
         is_resumable: bool,
+        retries: Retries,
     ) -> None:
+        self.retries = retries
         self._policy: ResumePolicy | None = None
         self._cancels_when_left = False
         self._outlives_readers = True  # the caller of `resume` knows it, the client does not
@@ -87,7 +91,7 @@ class Reading:
             self.answer = AnswerBuilder()
             if is_resumable:
                 request = outliving_its_readers(request)
-                self._policy = ResumePolicy(linger_s=linger_s(request))
+                self._policy = self._policy_for(request)
                 self._cancels_when_left = True
             self._outlives_readers = outlives_its_readers(request)
         self._unread: deque[TokenEvent] = deque()
@@ -226,20 +230,21 @@ class Reading:
     def explain(self, error: TokenwireError) -> None:
         """Add what was read to the error that ended a call."""
         error.request_id = error.request_id or self.request_id
+        error.attempts = 1 + len(self.retries.errors)
         if isinstance(error, InvalidAnswer):
             self.answer.explain(error)
 
-    def pause_before_resume(self, error: TokenwireError, now: float) -> Pause:
-        """Return the wait before the attempt to resume after this error.
+    def pause_after(self, error: TokenwireError, now: float) -> Pause:
+        """Return the wait before the next call after this error. `next_request` is its request.
 
         Raises:
-            TokenwireError: the given error, if the stream is not to be resumed.
+            TokenwireError: the given error, if there is no next call.
         """
         wait_s = None
         if self._policy is not None and self.stream_id:
             wait_s = self._policy.wait_s(error, now=now)
         if wait_s is None:
-            raise error
+            return Pause(self._retry_wait_s(error, now), reaches_deadline=False)
         remaining_s = self.remaining_s(now)
         if remaining_s is None or wait_s < remaining_s:
             return Pause(wait_s, reaches_deadline=False)
@@ -247,7 +252,9 @@ class Reading:
 
     def patience_s(self, now: float) -> float | None:
         """Return how long to wait for the server's answer to an attempt to resume that starts now."""
-        return None if self._policy is None else self._policy.patience_s(now=now)
+        if self._policy is None or not self.stream_id:
+            return None
+        return self._policy.patience_s(now=now)
 
     def give_up(self) -> None:
         """Record that an attempt to resume got no answer within `patience_s`."""
@@ -294,6 +301,27 @@ class Reading:
         elif event.notice.kind == NoticeKind.DRAINING and self._moves < MAX_MOVES:
             self._must_move = True
             self._moves += 1
+
+    def _retry_wait_s(self, error: TokenwireError, now: float) -> float:
+        """Return the wait before the request is sent again. Raises the error if it is not."""
+        only_reads = isinstance(self._request, ResumeStreamRequest)
+        if self.has_content or (only_reads and self._policy is not None):
+            raise error
+        wait_s = self.retries.wait_s(
+            error, remaining_s=self.remaining_s(now), only_reads=only_reads
+        )
+        if wait_s is None:
+            raise error
+        if isinstance(self._request, ChatRequest):
+            self.answer = AnswerBuilder()  # of another stream
+            self._unread.clear()
+            self._must_move = False
+            self._policy = self._policy and self._policy_for(self._request)
+        return wait_s
+
+    @staticmethod
+    def _policy_for(request: ChatRequest) -> ResumePolicy:
+        return ResumePolicy(linger_s=linger_s(request))
 
     def _position(self) -> _Position:
         return {

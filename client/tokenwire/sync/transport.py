@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from tokenwire.v1.usage_pb2_grpc import UsageServiceStub
 
 from ..connect.channel import Connection
 from ..errors import Cancelled, TokenwireError
+from ..stream.retry import Retries
 from ..wire.metadata import Allowance, InitialMetadata, parse_initial_metadata
 from ..wire.status import CLIENT_CLOSED, from_status
 
@@ -31,11 +33,13 @@ _ResponseT = TypeVar("_ResponseT", bound=ProtoMessage)
 class Transport:
     """One channel and the calls on it. It connects with the first call."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, max_retries: int) -> None:
         self.target = connection.target
         self.allowances: tuple[Allowance, ...] = ()
         """From the newest response that reported any."""
         self.is_closed = False
+        self._max_retries = max_retries
+        self._waiting: set[threading.Event] = set()
         self._metadata = connection.metadata
         self._channel = _channel(connection)
         self.caller = CallerServiceStub(self._channel)
@@ -54,14 +58,44 @@ class Transport:
         request: _RequestT,
         timeout_s: float | None,
         *,
+        max_retries: int | None = None,
         even_if_closed: bool = False,
     ) -> _ResponseT:
         """Call a method that has one response. Raises TokenwireError.
 
-        `even_if_closed` is for calls that `close` waits for.
+        `timeout_s` includes the retries. `max_retries` is None for the client's default. `even_if_closed` is
+        for calls that `close` waits for.
         """
-        if not even_if_closed:
-            self.check_open()
+        retries = Retries(self._max_retries if max_retries is None else max_retries)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            if not even_if_closed:
+                self.check_open()
+            try:
+                return self._unary_once(method, request, _remaining_s(deadline))
+            except TokenwireError as error:
+                wait_s = retries.wait_s(error, remaining_s=_remaining_s(deadline))
+                if wait_s is None:
+                    raise
+                refusal = error
+            self.wait_until_set(threading.Event(), wait_s)
+            if self.is_closed:
+                raise Cancelled(CLIENT_CLOSED, request_id=refusal.request_id) from refusal
+
+    def wait_until_set(self, event: threading.Event, timeout_s: float) -> bool:
+        """Wait for an event. Return False if it was not set within `timeout_s`. `close` sets it, too."""
+        self._waiting.add(event)
+        try:
+            return self.is_closed or event.wait(timeout_s)
+        finally:
+            self._waiting.discard(event)
+
+    def _unary_once(
+        self,
+        method: UnaryUnaryMultiCallable[_RequestT, _ResponseT],
+        request: _RequestT,
+        timeout_s: float | None,
+    ) -> _ResponseT:
         try:
             response, call = method.with_call(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -116,6 +150,8 @@ class Transport:
     def close(self) -> None:
         """End the open calls and the connection."""
         self.is_closed = True
+        for event in list(self._waiting):
+            event.set()
         self._channel.close()
 
     def take_metadata(self, metadata: Any) -> InitialMetadata:
@@ -184,17 +220,16 @@ class _GrpcCall(Protocol):
     def initial_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
 
-def wait_until_set(event: threading.Event, timeout_s: float) -> bool:
-    """Wait for an event. Return False if it was not set within `timeout_s`."""
-    return event.wait(timeout_s)
-
-
 def _channel(connection: Connection) -> grpc.Channel:
     target, options = connection.target, connection.options
     if (tls := connection.tls) is None:
         return grpc.insecure_channel(target, options=options)
     credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
     return grpc.secure_channel(target, credentials, options=options)
+
+
+def _remaining_s(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _request_id(request: ProtoMessage) -> str:

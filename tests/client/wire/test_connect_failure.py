@@ -131,5 +131,13 @@ def test_only_causes_that_may_pass_are_retryable(failure):
 
     error.failure = failure
 
-    permanent = {"UNKNOWN_SCHEME", "NO_TLS", "NO_GRPC", "UNTRUSTED", "OUT_OF_DATE", "OTHER_NAME"}
+    permanent = {
+        "UNKNOWN_SCHEME",
+        "NO_TLS",
+        "NO_GRPC",
+        "UNTRUSTED",
+        "OUT_OF_DATE",
+        "OTHER_NAME",
+        "CLOSED",
+    }
     assert error.retryable == (failure.name not in permanent)

@@ -33,7 +33,7 @@ async def ping(connection: Connection, *, timeout_s: float, as_json: bool) -> No
         TokenwireError: the server does not answer, or does not accept the key.
     """
     took_s: list[float] = []
-    async with connection.client() as client:
+    async with connection.client(retries=False) as client:
         for _ in range(ROUND_TRIPS):
             began = time.monotonic()
             caller = await client.get_caller(timeout=timeout_s)
