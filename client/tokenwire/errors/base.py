@@ -139,7 +139,7 @@ class TokenwireError(Exception):
 
     def _has_used_nothing(self) -> bool:
         used = self.usage
-        if used is None:
+        if used is None or used.estimated:  # the provider has accepted the request
             return False
         counts = (used.input_tokens, used.output_tokens, used.cost_microusd)
         return not any(counts) and not any(used.server_tool_counts.values())

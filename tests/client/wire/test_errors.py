@@ -97,6 +97,7 @@ def test_a_failed_stream_is_retryable_only_if_it_has_used_nothing(kind):
     assert not failed(None).retryable
     assert not failed(Usage(input_tokens=1)).retryable
     assert not failed(Usage(output_tokens=1)).retryable
+    assert not failed(Usage(estimated=True)).retryable, "an unknown number of tokens"
     assert not failed(Usage(cost_microusd=1)).retryable
     assert not failed(Usage(server_tool_counts={"web_search": 1})).retryable
     assert kind("m", retry_after_s=1.0).retryable, "no stream had started"

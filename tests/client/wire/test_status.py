@@ -263,3 +263,35 @@ def test_an_error_can_be_pickled():
 
     assert type(copy) is tokenwire.UpstreamBroken
     assert vars(copy) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (Code.UNAVAILABLE, "SLOW_READER"),
+        (Code.UNAVAILABLE, "DRAINING"),
+        (Code.UNAVAILABLE, "STORE_UNAVAILABLE"),
+        (Code.UNAVAILABLE, "OVERLOADED"),
+        (Code.DEADLINE_EXCEEDED, "DEADLINE"),
+    ],
+)
+def test_a_reader_that_was_ended_resumes_after_what_it_has_read(code, reason):
+    """The stream goes on: the server's sequence counts events that may not have arrived."""
+    metadata = {"stream_id": "st_1", "last_sequence": "90"}
+    error = error_of(status(code, reason, metadata=metadata), stream_id="st_1", last_sequence=7)
+
+    assert (error.resume_after, error.last_sequence) == (7, 7)
+
+
+def test_an_answer_that_is_too_large_is_read_from_its_beginning():
+    metadata = {"stream_id": "st_1", "earliest_sequence": "1"}
+    error = error_of(status(Code.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", metadata=metadata))
+
+    assert (error.stream_id, error.resume_after) == ("st_1", 0)
+
+
+def test_a_stream_that_has_ended_is_not_resumed():
+    metadata = {"stream_id": "st_1", "last_sequence": "90"}
+    error = error_of(status(Code.ABORTED, "UPSTREAM_BROKEN", metadata=metadata), last_sequence=7)
+
+    assert (error.resume_after, error.last_sequence) == (None, 90)
