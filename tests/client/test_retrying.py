@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import threading
 import time
 
@@ -428,6 +429,40 @@ async def test_leaving_a_resumable_stream_that_was_retried_cancels_the_new_one(s
             if each.HasField("text"):
                 break
     assert server.ended == [STREAM_ID]
+
+
+@pytest.mark.parametrize("options", [[], ["--resumable"]])
+async def test_the_command_line_names_the_stream_that_it_reads(server, command_line, options):
+    server.script = in_turn(accepted_then(FAILED, started("st_failed")), plays(*ANSWER))
+
+    done = await command_line.run("chat", "Hi", *options)
+
+    assert (done.code, done.out) == (0, "a\n")
+    named = [line for line in done.err.splitlines() if line.startswith("stream ")]
+    assert named == (
+        ["stream st_failed", f"stream {STREAM_ID}"] if options else [f"stream {STREAM_ID}"]
+    )
+
+
+async def test_the_command_line_can_be_interrupted_while_it_waits(server, command_line):
+    refused = asyncio.Event()
+
+    async def script(request, context):
+        refused.set()
+        await fails(status(Code.UNAVAILABLE, "OVERLOADED", more=[_in_seconds(15)]))(
+            request, context
+        )
+
+    server.script = script
+    process = await command_line.start("chat", "Hi")
+    async with asyncio.timeout(LIMIT_S):
+        await refused.wait()
+        await asyncio.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+
+    assert process.returncode == 130
+    assert err.startswith(b"cancelled after 0 events")
 
 
 @pytest.mark.parametrize("kind", [tokenwire.Client, tokenwire.AsyncClient])

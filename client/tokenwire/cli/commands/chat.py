@@ -77,9 +77,13 @@ async def show_events(
     """
     try:
         async with stream:
+            named = stream.stream_id
             if name_first:
-                screen.name(stream.stream_id)
+                screen.name(named)
             async for event in stream:
+                if name_first and stream.stream_id != named:  # it was started again
+                    named = stream.stream_id
+                    screen.name(named)
                 tally.add(event, time.monotonic() - began)
                 screen.show(event)
     except BrokenPipeError:
