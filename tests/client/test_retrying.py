@@ -250,6 +250,21 @@ async def test_a_stream_that_was_retried_is_resumed_as_any_other(server, clients
     assert server.ended == []
 
 
+async def test_a_stream_that_is_started_again_may_take_longer_than_its_linger(server, clients):
+    async def slow(request, context):
+        await asyncio.sleep(1.0)
+        await plays(*ANSWER)(request, context)
+
+    server.script = in_turn(fails(FULL), slow)
+
+    brief = tokenwire.retention(linger_s=0.3)
+    _, events, error = await clients.stream(resumable=True, retention=brief)
+
+    assert error is None
+    assert len(events) == 3
+    assert len(server.requests) == 2
+
+
 async def test_a_refused_reader_tries_again(server, clients):
     server.resume_scripts = [fails(FULL), plays(text(3, "b"), finished(4))]
 
