@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, Unpack
 
-from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.struct_pb2 import Struct
 
 from tokenwire.v1.chat_pb2 import (
@@ -25,6 +24,9 @@ from tokenwire.v1.chat_pb2 import (
 )
 
 from ..messages import MessageLike, to_messages
+from .generation import GenerationFields, add_generation
+from .mappings import message_of
+from .spelling import unknown_name
 
 LINGER_S = 30.0
 """How long a resumable stream runs on without its reader, unless its request has another linger."""
@@ -32,16 +34,18 @@ LINGER_S = 30.0
 DeliveryLike = DeliveryOptions | Mapping[str, object]
 """Delivery options: see `tokenwire.delivery`."""
 
-_ProtoT = TypeVar("_ProtoT", bound=ProtoMessage)
-
 _BUDGET_FIELDS: tuple[Literal["max_cost_microusd", "max_input_tokens"], ...] = (
     "max_cost_microusd",
     "max_input_tokens",
 )
 
 
-class RequestFields(TypedDict, total=False):
-    """Fields of ChatRequest as keyword arguments. A mapping is converted to the message of the field."""
+class RequestFields(GenerationFields, total=False):
+    """Fields of ChatRequest and of its `generation` as keyword arguments.
+
+    A mapping is converted to the message of the field. In a mapping, an enum's value may be a short name,
+    such as "high" for REASONING_EFFORT_HIGH.
+    """
 
     generation: GenerationConfig | Mapping[str, object]
     tools: Iterable[Tool | Mapping[str, object]]
@@ -81,31 +85,36 @@ def build_request(
         return model
     if messages is None:
         raise TypeError("messages are missing")
-    unknown = fields.keys() - RequestFields.__annotations__.keys()
-    if unknown:
-        raise TypeError(f"ChatRequest has no field {', '.join(sorted(unknown))}")
+    check_names(fields)
     request = ChatRequest(model=model, messages=to_messages(messages))
     if "generation" in fields:
-        request.generation.CopyFrom(_as(GenerationConfig, fields["generation"]))
+        request.generation.CopyFrom(
+            message_of(GenerationConfig, fields["generation"], "generation")
+        )
+    add_generation(request, fields)
     if "tools" in fields:
-        request.tools.extend(_as(Tool, tool) for tool in fields["tools"])
+        request.tools.extend(
+            message_of(Tool, tool, f"tools[{i}]") for i, tool in enumerate(fields["tools"])
+        )
     if "tool_choice" in fields:
-        request.tool_choice.CopyFrom(_as(ToolChoice, fields["tool_choice"]))
+        request.tool_choice.CopyFrom(message_of(ToolChoice, fields["tool_choice"], "tool_choice"))
     if "response_format" in fields:
-        request.response_format.CopyFrom(_as(ResponseFormat, fields["response_format"]))
+        request.response_format.CopyFrom(
+            message_of(ResponseFormat, fields["response_format"], "response_format")
+        )
     if "delivery" in fields:
-        request.delivery.CopyFrom(_as(DeliveryOptions, fields["delivery"]))
+        request.delivery.CopyFrom(message_of(DeliveryOptions, fields["delivery"], "delivery"))
     if "retention" in fields:
-        request.retention.CopyFrom(_as(RetentionOptions, fields["retention"]))
+        request.retention.CopyFrom(message_of(RetentionOptions, fields["retention"], "retention"))
     if "budget" in fields:
-        request.budget.CopyFrom(_as(Budget, fields["budget"]))
+        request.budget.CopyFrom(message_of(Budget, fields["budget"], "budget"))
     for name in _BUDGET_FIELDS:
         if (most := fields.get(name)) is not None:
             if request.budget.HasField(name):
                 raise ValueError(f"{name} is given twice, also in the budget")
             setattr(request.budget, name, most)
     if "cache" in fields:
-        request.cache.CopyFrom(_as(CacheOptions, fields["cache"]))
+        request.cache.CopyFrom(message_of(CacheOptions, fields["cache"], "cache"))
     if "fallback_models" in fields:
         request.fallback_models.extend(fields["fallback_models"])
     if "request_id" in fields:
@@ -119,6 +128,17 @@ def build_request(
         else:
             request.provider_options.update(dict(options))
     return request
+
+
+def check_names(fields: Mapping[str, object]) -> None:
+    """Check that each keyword is a field of a request.
+
+    Raises:
+        TypeError: one is not. The text says what to write instead.
+    """
+    names = RequestFields.__optional_keys__
+    if unknown := fields.keys() - names:
+        raise TypeError("; ".join(unknown_name(name, names) for name in sorted(unknown)))
 
 
 def outliving_its_readers(request: ChatRequest) -> ChatRequest:
@@ -160,9 +180,5 @@ def build_resume(
     return ResumeStreamRequest(
         stream_id=stream_id,
         after_sequence=after_sequence,
-        delivery=None if delivery is None else _as(DeliveryOptions, delivery),
+        delivery=None if delivery is None else message_of(DeliveryOptions, delivery, "delivery"),
     )
-
-
-def _as(kind: type[_ProtoT], value: _ProtoT | Mapping[str, object]) -> _ProtoT:
-    return kind(**value) if isinstance(value, Mapping) else value

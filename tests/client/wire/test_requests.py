@@ -127,7 +127,7 @@ def test_protobuf_messages_are_accepted_unchanged():
         (("m",), {}, TypeError, "messages are missing"),
         ((ChatRequest(), "Hi"), {}, TypeError, "cannot be combined"),
         ((ChatRequest(),), {"tools": []}, TypeError, "cannot be combined"),
-        (("m", "Hi"), {"temprature": 1}, TypeError, "no field temprature"),
+        (("m", "Hi"), {"temprature": 1}, TypeError, "'temprature': did you mean temperature"),
         (("m", "Hi"), {"labels": {"n": 1}}, TypeError, "bad argument"),
         (
             ("m", "Hi"),

@@ -1,0 +1,58 @@
+"""Names of other APIs for the fields of a request, and the nearest name for a misspelled one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+_THROUGH = (
+    "has no field of its own; pass it to the provider with provider_options={{{name!r}: ...}}"
+)
+
+HINTS: Mapping[str, str] = {
+    "extra_body": "use provider_options",
+    "frequency": "use frequency_penalty",
+    "function_call": "use tool_choice",
+    "functions": "use tools",
+    "input": "use messages, the second argument",
+    "instructions": "begin the messages with tokenwire.system(...)",
+    "max_completion_tokens": "use max_output_tokens",
+    "max_new_tokens": "use max_output_tokens",
+    "max_tokens": "use max_output_tokens",
+    "metadata": "use labels, which are copied to the usage record",
+    "n": "a request has one answer; send several requests",
+    "parallel_tool_calls": 'use tool_choice={"parallel": ...}',
+    "prompt": "use messages, the second argument",
+    "reasoning_effort": 'use reasoning, such as reasoning="high"',
+    "stop": "use stop_sequences",
+    "stream": "use chat_stream, which streams, or chat, which does not",
+    "stream_options": 'use delivery={"usage_interval": ...}; the usage is always at the end of a stream',
+    "system": "begin the messages with tokenwire.system(...)",
+    "thinking": 'use reasoning, such as reasoning={"budget_tokens": 2048}',
+    "thinking_budget": 'use reasoning={"budget_tokens": ...}',
+    "top_logprobs": "use logprobs, such as logprobs=5",
+    **{
+        name: _THROUGH.format(name=name)
+        for name in (
+            "logit_bias",
+            "modalities",
+            "prediction",
+            "prompt_cache_key",
+            "safety_identifier",
+            "store",
+            "user",
+            "verbosity",
+            "web_search_options",
+        )
+    },
+}
+"""What to write instead of the name of another API."""
+
+
+def unknown_name(name: str, names: Iterable[str]) -> str:
+    """Return a text that refuses a name, and says what to write instead if that is known."""
+    known = sorted(names)
+    hint = HINTS.get(name)
+    if hint is None and (nearest := get_close_matches(name, known, n=1)):
+        hint = f"did you mean {nearest[0]}?"
+    return f"unknown name {name!r}: {hint or 'the names are ' + ', '.join(known)}"
