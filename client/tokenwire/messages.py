@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from tokenwire.v1.chat_pb2 import (
     ON_INVALID_FAIL,
@@ -19,7 +20,6 @@ from tokenwire.v1.chat_pb2 import (
     Message,
     Part,
     ResponseFormat,
-    Role,
     Tool,
     ToolResult,
 )
@@ -27,17 +27,21 @@ from tokenwire.v1.chat_pb2 import (
 Content = str | Part | Sequence[str | Part]
 """Content of a message: text, a part, or a list of both."""
 
-MessageLike = Message | Mapping[str, object] | str
+
+class ModelDump(Protocol):
+    """An object of the SDKs of OpenAI or Anthropic, or another model that can be written as a mapping."""
+
+    def model_dump(self) -> dict[str, Any]:
+        """Return the fields of the object."""
+        ...
+
+
+MessageLike = Message | Mapping[str, object] | ModelDump | str
 """A message, a mapping such as `{"role": "user", "content": "..."}`, or the text of a user message.
 
-A mapping has `content` (see `Content`) or, as a synonym, `text`."""
-
-_ROLES: Mapping[str, Role.ValueType] = {
-    "system": ROLE_SYSTEM,
-    "user": ROLE_USER,
-    "assistant": ROLE_ASSISTANT,
-    "tool": ROLE_TOOL,
-}
+The content of a mapping is text, a part, or a list of both (see `Content`), or of blocks in the style of
+OpenAI's Chat Completions or Anthropic's Messages. `text` is a synonym of `content`. An object of their SDKs
+is accepted in place of a mapping, anywhere in a message. What cannot be sent is an error, never left out."""
 
 
 def system(*content: str | Part) -> Message:
@@ -133,43 +137,6 @@ def json_format(
             on_invalid=ON_INVALID_FAIL if fails_if_invalid else ON_INVALID_UNSPECIFIED,
         )
     )
-
-
-def to_messages(messages: MessageLike | Iterable[MessageLike]) -> list[Message]:
-    """Return a conversation as a list of messages.
-
-    Raises:
-        TypeError, ValueError: an element is not a `MessageLike`.
-    """
-    if isinstance(messages, Message | Mapping | str):
-        return [_to_message(messages)]
-    return [_to_message(message) for message in messages]
-
-
-def _to_message(message: MessageLike) -> Message:
-    match message:
-        case Message():
-            return message
-        case str():
-            return user(message)
-        case Mapping():
-            return _from_mapping(message)
-    raise TypeError(f"not a message: {type(message).__name__}; give a str, a Message or a dict")
-
-
-def _from_mapping(message: Mapping[str, object]) -> Message:
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise ValueError(f"role must be one of {', '.join(_ROLES)}, not {role!r}")
-    keys = message.keys() - {"role"}
-    if keys not in ({"content"}, {"text"}):
-        raise ValueError(f"a message has 'role' and one of 'content', 'text', not {sorted(keys)}")
-    content = message[keys.pop()]
-    if isinstance(content, str | Part):
-        return Message(role=_ROLES[role], parts=_parts([content]))
-    if not isinstance(content, Iterable):
-        raise TypeError(f"content must be text or parts, not {type(content).__name__}")
-    return Message(role=_ROLES[role], parts=_parts(content))
 
 
 def _parts(content: Iterable[object]) -> list[Part]:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "docs/quickstart.md",
+    "docs/conversations.md",
     "docs/replicas.md",
     "docs/concepts.md",
     "docs/structured-output.md",

@@ -23,16 +23,19 @@ from tokenwire.v1.chat_pb2 import (
     ToolChoice,
 )
 
-from ..messages import MessageLike, to_messages
+from ..messages import MessageLike, ModelDump
 from .generation import GenerationFields, add_generation
 from .mappings import message_of
 from .spelling import unknown_name
+from .styles import to_messages, to_response_format, to_tool, to_tool_choice
 
 LINGER_S = 30.0
 """How long a resumable stream runs on without its reader, unless its request has another linger."""
 
 DeliveryLike = DeliveryOptions | Mapping[str, object]
 """Delivery options: see `tokenwire.delivery`."""
+
+ToolChoiceName = Literal["auto", "none", "required"]
 
 _BUDGET_FIELDS: tuple[Literal["max_cost_microusd", "max_input_tokens"], ...] = (
     "max_cost_microusd",
@@ -48,9 +51,12 @@ class RequestFields(GenerationFields, total=False):
     """
 
     generation: GenerationConfig | Mapping[str, object]
-    tools: Iterable[Tool | Mapping[str, object]]
-    tool_choice: ToolChoice | Mapping[str, object]
-    response_format: ResponseFormat | Mapping[str, object]
+    tools: Iterable[Tool | Mapping[str, object] | ModelDump]
+    """Tools, also in the style of OpenAI or Anthropic."""
+    tool_choice: ToolChoice | Mapping[str, object] | ModelDump | ToolChoiceName
+    """Also in the style of OpenAI or Anthropic."""
+    response_format: ResponseFormat | Mapping[str, object] | ModelDump
+    """Also in the style of OpenAI."""
     delivery: DeliveryLike
     retention: RetentionOptions | Mapping[str, object]
     budget: Budget | Mapping[str, object]
@@ -93,15 +99,11 @@ def build_request(
         )
     add_generation(request, fields)
     if "tools" in fields:
-        request.tools.extend(
-            message_of(Tool, tool, f"tools[{i}]") for i, tool in enumerate(fields["tools"])
-        )
+        request.tools.extend(to_tool(tool, f"tools[{i}]") for i, tool in enumerate(fields["tools"]))
     if "tool_choice" in fields:
-        request.tool_choice.CopyFrom(message_of(ToolChoice, fields["tool_choice"], "tool_choice"))
+        request.tool_choice.CopyFrom(to_tool_choice(fields["tool_choice"]))
     if "response_format" in fields:
-        request.response_format.CopyFrom(
-            message_of(ResponseFormat, fields["response_format"], "response_format")
-        )
+        request.response_format.CopyFrom(to_response_format(fields["response_format"]))
     if "delivery" in fields:
         request.delivery.CopyFrom(message_of(DeliveryOptions, fields["delivery"], "delivery"))
     if "retention" in fields:

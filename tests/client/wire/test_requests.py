@@ -136,11 +136,16 @@ def test_protobuf_messages_are_accepted_unchanged():
             "given twice",
         ),
         (("m", [5]), {}, TypeError, "not a message: int"),
-        (("m", {"role": "robot", "text": "Hi"}), {}, ValueError, "role must be one of"),
+        (("m", {"role": "robot", "text": "Hi"}), {}, ValueError, "role: must be one of"),
         (("m", {"role": "user"}), {}, ValueError, "one of 'content', 'text'"),
         (("m", {"role": "user", "text": "a", "nme": "b"}), {}, ValueError, "nme"),
         (("m", {"role": "user", "content": 5}), {}, TypeError, "text or parts, not int"),
-        (("m", {"role": "user", "content": [5]}), {}, TypeError, "str or a Part, not int"),
+        (
+            ("m", {"role": "user", "content": [5]}),
+            {},
+            TypeError,
+            "a str, a Part or a mapping, not int",
+        ),
     ],
 )
 def test_invalid_arguments_raise_before_anything_is_sent(arguments, fields, kind, says):
