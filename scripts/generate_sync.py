@@ -12,13 +12,15 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "client" / "tokenwire"
-MODULES = ("chat_stream", "client")
+MODULES = ("chat_stream", "client", "conversation")
 HEADER = "# Generated from {source} by scripts/generate_sync.py. Do not edit.\n"
 
 RULES = [
     (r"\basync (?=def|for|with)", ""),
     (r"\bawait ", ""),
     (r"\bAsync(?=[A-Z])", ""),
+    (r"\bAbstractAsync(?=[A-Z])", "Abstract"),
+    (r"\basynccontextmanager\b", "contextmanager"),
     (r"\bStopAsync(?=Iteration)", "Stop"),
     (r"\b__a(?=(enter|exit|iter|next)__)", "__"),
     (r"\basyncio\.Event\b", "threading.Event"),
@@ -26,6 +28,7 @@ RULES = [
 ]
 TEXTS = {  # sentences that are true of one client only; each has to occur
     "The asyncio client.": "The client for threads.",
+    "A conversation, with asyncio.": "A conversation, without asyncio.",
     "One stream, read with asyncio.": "One stream, read by a thread.",
     "for one event loop.": "for any number of threads.",
     "\n        Cancelling the awaiting task cancels the call.\n": "",

@@ -30,6 +30,7 @@ from tokenwire.v1.usage_pb2 import Usage, UsageRecord, UsageSummary
 
 from .aio.chat_stream import AsyncChatStream
 from .aio.client import AsyncClient
+from .aio.conversation import AsyncConversation
 from .connect.tls import Tls
 from .enums import FinishReason, NoticeKind, Role, StreamState, UsageOutcome
 from .errors import (
@@ -95,10 +96,13 @@ from .options import cache, delivery, retention
 from .stream.answer import Answer, ToolCall
 from .stream.answer_builder import AnswerBuilder
 from .stream.continuation import CannotContinue
+from .stream.history import CutTurn
 from .stream.json_values import FieldValue, PartialJson
 from .stream.reading import StreamCursor
+from .stream.trimming import TrimPolicy, keep_last
 from .sync.chat_stream import ChatStream
 from .sync.client import Client
+from .sync.conversation import Conversation
 from .wire.metadata import Allowance
 from .wire.usage import TokenCount
 
@@ -111,6 +115,7 @@ __all__ = [
     "AnswerUnchecked",
     "AsyncChatStream",
     "AsyncClient",
+    "AsyncConversation",
     "Budget",
     "BudgetExceeded",
     "CacheOptions",
@@ -126,6 +131,8 @@ __all__ = [
     "ConnectFailure",
     "ConnectionLost",
     "ContextTooLong",
+    "Conversation",
+    "CutTurn",
     "DeadlineExceeded",
     "DeliveryOptions",
     "Draining",
@@ -179,6 +186,7 @@ __all__ = [
     "ToolCall",
     "ToolChoice",
     "TransportError",
+    "TrimPolicy",
     "Unauthenticated",
     "UnknownModel",
     "UpstreamAuth",
@@ -200,6 +208,7 @@ __all__ = [
     "document",
     "image",
     "json_format",
+    "keep_last",
     "retention",
     "system",
     "tool",

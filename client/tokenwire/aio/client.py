@@ -24,13 +24,22 @@ from ..connect.channel import (
     connection_to,
 )
 from ..connect.tls import Tls
-from ..messages import MessageLike
+from ..messages import Content, MessageLike
 from ..stream.answer import Answer
 from ..stream.continuation import check_model
+from ..stream.history import History, OnCut
 from ..stream.reading import Reading
 from ..stream.retry import MAX_RETRIES, Retries, check_max_retries
+from ..stream.trimming import TrimPolicy
 from ..wire.metadata import Allowance
-from ..wire.requests import DeliveryLike, RequestFields, build_request, build_resume
+from ..wire.requests import (
+    DeliveryLike,
+    RequestFields,
+    build_request,
+    build_resume,
+    conversation_fields,
+)
+from ..wire.styles import to_messages
 from ..wire.usage import (
     PAGE_SIZE,
     TokenCount,
@@ -43,6 +52,7 @@ from ..wire.usage import (
     token_count,
 )
 from .chat_stream import AsyncChatStream
+from .conversation import AsyncConversation
 from .transport import AsyncTransport
 
 
@@ -297,6 +307,42 @@ class AsyncClient:
             max_retries=self._retry_count(max_retries),
         )
         return token_count(response)
+
+    def conversation(
+        self,
+        model: str,
+        *,
+        system: Content | None = None,
+        messages: MessageLike | Iterable[MessageLike] = (),
+        trim: TrimPolicy | None = None,
+        count_for_trim: bool = False,
+        on_cut: OnCut = "hold",
+        **fields: Unpack[RequestFields],
+    ) -> AsyncConversation:
+        """Return a conversation, which appends each question and its answer. Nothing is sent yet.
+
+        Args:
+            model: The model that answers.
+            system: Instructions, as the first message.
+            messages: The messages so far, such as `conversation.messages` of an earlier conversation.
+            trim: A function that returns which messages to keep, called before each question is sent, such
+                as `keep_last(20)`. What it drops is gone from the conversation when the answer has finished.
+            count_for_trim: Let the server count the input tokens for `trim` before each question: one more
+                call, which counts against the limit of requests.
+            on_cut: What happens to a turn whose answer was cut, see `AsyncConversation`: "hold", "keep" or
+                "drop".
+            fields: Fields of each request, as in `chat`.
+
+        Raises:
+            TypeError, ValueError: the arguments are invalid.
+        """
+        fields = conversation_fields(model, fields)
+        first = [] if system is None else [*to_messages({"role": "system", "content": system})]
+        history = History(on_cut=on_cut)
+        history.append([*first, *to_messages(messages)])
+        return AsyncConversation(
+            self, model, history, trim=trim, count_for_trim=count_for_trim, fields=fields
+        )
 
     async def list_models(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> list[Model]:
         """Return the models and aliases in the server's configuration, ordered by id."""

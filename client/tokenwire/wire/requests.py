@@ -143,6 +143,25 @@ def check_names(fields: Mapping[str, object]) -> None:
         raise TypeError("; ".join(unknown_name(name, names) for name in sorted(unknown)))
 
 
+def conversation_fields(model: str, fields: RequestFields) -> RequestFields:
+    """Return the fields of each request of a conversation, so that they can be used many times.
+
+    Raises:
+        TypeError, ValueError: they are not valid fields, or belong to one request.
+    """
+    if fields.get("request_id"):
+        raise TypeError("request_id: belongs to one request; give it to chat or chat_stream")
+    copy = fields.copy()
+    if "tools" in copy:
+        copy["tools"] = tuple(copy["tools"])
+    if "fallback_models" in copy:
+        copy["fallback_models"] = tuple(copy["fallback_models"])
+    if (stops := copy.get("stop_sequences")) is not None:
+        copy["stop_sequences"] = stops if isinstance(stops, str) else tuple(stops)
+    build_request(model, (), **copy)
+    return copy
+
+
 def outliving_its_readers(request: ChatRequest) -> ChatRequest:
     """Return a copy with ON_DISCONNECT_CONTINUE, and with `LINGER_S` unless it has another linger.
 

@@ -1,0 +1,186 @@
+"""The messages of a conversation, and the turn that is being answered. Pure: no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from tokenwire.v1.chat_pb2 import Message
+
+from ..enums import FinishReason
+from ..messages import MessageLike
+from ..wire.styles import to_messages
+from .trimming import TrimPolicy
+
+OnCut = Literal["hold", "keep", "drop"]
+"""What happens to a turn whose answer was cut."""
+
+_COMPLETE = frozenset(
+    {
+        FinishReason.STOP,
+        FinishReason.STOP_SEQUENCE,
+        FinishReason.TOOL_CALLS,
+        FinishReason.PAUSED,
+        FinishReason.INVALID_TOOL_CALLS,
+    }
+)
+"""Endings after which the conversation goes on with the answer as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutTurn:
+    """A turn whose answer was cut: by a limit, a filter, a refusal, an error, or because its reader left."""
+
+    question: tuple[Message, ...]
+    """The messages that were answered."""
+    answer: Message
+    """The answer as far as it was read, without tool calls, and without reasoning after its last text."""
+    finish_reason: FinishReason
+    """Why the answer ended. UNSPECIFIED: it was not read to its end."""
+
+    @property
+    def why(self) -> str:
+        """Why the answer was cut, as a text."""
+        if self.finish_reason == FinishReason.UNSPECIFIED:
+            return "was not read to its end"
+        return f"was cut: {self.finish_reason}"
+
+
+class Turn:
+    """The turn that is being answered."""
+
+    def __init__(self, before: Iterable[Message], question: Iterable[Message]) -> None:
+        self.question = tuple(question)
+        self.messages = (*before, *self.question)
+        """What is sent."""
+        self.answer: Message | None = None
+        self.finish_reason = FinishReason.UNSPECIFIED
+
+    def trim(self, policy: TrimPolicy, input_tokens: int | None) -> None:
+        """Replace what is sent by what a policy keeps of it.
+
+        Raises:
+            TypeError, ValueError: the policy does not return messages, or drops the newest one.
+        """
+        kept = tuple(policy(self.messages, input_tokens))
+        for each in kept:
+            if not isinstance(each, Message):
+                raise TypeError(f"trim returned a {type(each).__name__}, not a Message")
+        if not kept or kept[-1] != self.messages[-1]:
+            raise ValueError("trim has to keep the newest message, at the end")
+        self.messages = kept
+
+    def finish(self, answer: Message, finish_reason: FinishReason) -> None:
+        """Set the answer as far as it was read, and why it ended."""
+        (self.answer,) = _copies([answer])
+        self.finish_reason = finish_reason
+
+
+class History:
+    """The messages of a conversation. It changes when a turn is complete, never before.
+
+    Args:
+        messages: The conversation so far.
+        on_cut: Keep a turn whose answer was cut, drop it, or hold it until the caller decides.
+    """
+
+    def __init__(self, messages: Iterable[Message] = (), *, on_cut: OnCut = "hold") -> None:
+        if on_cut not in ("hold", "keep", "drop"):
+            raise ValueError(f"on_cut must be 'hold', 'keep' or 'drop', not {on_cut!r}")
+        self.messages = list(messages)
+        self.on_cut: OnCut = on_cut
+        self.cut: CutTurn | None = None
+        self._held: tuple[Message, ...] = ()
+        self._is_busy = False
+
+    def append(self, messages: MessageLike | Iterable[MessageLike]) -> None:
+        """Add messages that are not sent yet.
+
+        Raises:
+            RuntimeError: a turn is being answered, or is held.
+            TypeError, ValueError: the messages are invalid.
+        """
+        self._check_free()
+        self.messages += _copies(to_messages(messages))
+
+    def next_messages(self, messages: MessageLike | Iterable[MessageLike] | None) -> list[Message]:
+        """Return what would be sent, before it is trimmed."""
+        return [*self.messages, *(() if messages is None else to_messages(messages))]
+
+    @contextmanager
+    def turn(self, messages: MessageLike | Iterable[MessageLike] | None) -> Iterator[Turn]:
+        """Open a turn for the next messages, and close it with the block, however it is left.
+
+        Raises:
+            RuntimeError: a turn is being answered, or is held.
+            TypeError, ValueError: the messages are invalid, or there are none.
+        """
+        self._check_free()
+        question = [] if messages is None else _copies(to_messages(messages))
+        if not question and not self.messages:
+            raise ValueError("the conversation has no messages yet")
+        turn = Turn(self.messages, question)
+        self._is_busy = True
+        try:
+            yield turn
+        finally:
+            self._is_busy = False
+            self._close(turn)
+
+    def keep_cut(self) -> None:
+        """Append the held turn. Raises RuntimeError if there is none."""
+        cut = self._take_cut()
+        self.messages = [*self._held, *([cut.answer] if cut.answer.parts else [])]
+
+    def drop_cut(self) -> CutTurn:
+        """Remove and return the held turn. Raises RuntimeError if there is none."""
+        return self._take_cut()
+
+    def _close(self, turn: Turn) -> None:
+        answer = turn.answer
+        if answer is None:
+            return
+        if turn.finish_reason in _COMPLETE:
+            self.messages = [*turn.messages, answer]
+            return
+        if turn.finish_reason == FinishReason.UNSPECIFIED and not answer.parts:
+            return  # nothing was read: the question can simply be sent again
+        self.cut = CutTurn(turn.question, _without_loose_ends(answer), turn.finish_reason)
+        self._held = turn.messages
+        if self.on_cut == "keep":
+            self.keep_cut()
+        elif self.on_cut == "drop":
+            self.drop_cut()
+
+    def _take_cut(self) -> CutTurn:
+        if self.cut is None:
+            raise RuntimeError("the conversation holds no turn whose answer was cut")
+        cut, self.cut = self.cut, None
+        return cut
+
+    def _check_free(self) -> None:
+        if self._is_busy:
+            raise RuntimeError("a conversation has one turn at a time: fork() it for another one")
+        if self.cut is not None:
+            raise RuntimeError(
+                f"the last answer {self.cut.why}; call keep_cut() or drop_cut() first, or set on_cut"
+            )
+
+
+def _without_loose_ends(answer: Message) -> Message:
+    """Return a cut answer as it can be sent back: up to its last text, without tool calls."""
+    parts = [part for part in answer.parts if not part.HasField("tool_call")]
+    while parts and parts[-1].HasField("reasoning"):
+        parts.pop()
+    return Message(role=answer.role, parts=parts)
+
+
+def _copies(messages: Iterable[Message]) -> list[Message]:
+    copies = []
+    for message in messages:
+        copy = Message()
+        copy.CopyFrom(message)
+        copies.append(copy)
+    return copies

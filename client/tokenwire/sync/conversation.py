@@ -1,0 +1,205 @@
+# Generated from aio/conversation.py by scripts/generate_sync.py. Do not edit.
+"""A conversation, without asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Self, Unpack
+
+from tokenwire.v1.chat_pb2 import Message
+
+from ..connect.channel import LOOKUP_TIMEOUT_S
+from ..messages import MessageLike
+from ..stream.answer import Answer
+from ..stream.history import CutTurn, History, Turn
+from ..stream.trimming import TrimPolicy
+from ..wire.requests import RequestFields
+from ..wire.usage import TokenCount
+from .chat_stream import ChatStream
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Conversation:
+    """A conversation with a model: each question is sent with all messages before it.
+
+        conversation = client.conversation("openai/demo", system="Answer in one sentence.")
+        answer = conversation.chat("What is Tokenwire?")
+        answer = conversation.chat("Which providers does it support?")
+
+    `Client.conversation` creates it. The question and the answer are appended when the answer has
+    finished, with the state that the provider needs back. If a call is refused, or fails before the first
+    content, the conversation is unchanged, and the question can be sent again.
+
+    An answer that was cut is never appended silently: by a limit (MAX_TOKENS, TIME_LIMIT, BUDGET,
+    CONTEXT_FULL), a filter, a refusal, a cancellation, an error after the first content, or because the block
+    was left before the end. With `on_cut="hold"`, the turn is `cut` then, and the next call raises
+    RuntimeError until `keep_cut()` or `drop_cut()` was called. "keep" and "drop" do that at once.
+
+    It answers one question at a time. Use `fork()` to ask several.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        model: str,
+        history: History,
+        *,
+        trim: TrimPolicy | None,
+        count_for_trim: bool,
+        fields: RequestFields,
+    ) -> None:
+        self._client = client
+        self.model = model
+        """The model that answers the next question."""
+        self._history = history
+        self._trim = trim
+        self._count_for_trim = count_for_trim
+        self._fields = fields
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {self.model}, {len(self._history.messages)} messages>"
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The messages so far, without a turn that is being answered or held. Do not change them."""
+        return tuple(self._history.messages)
+
+    @property
+    def cut(self) -> CutTurn | None:
+        """The turn that is held because its answer was cut. None: there is none."""
+        return self._history.cut
+
+    def keep_cut(self) -> None:
+        """Append the held turn: its question, and its answer as far as it was read.
+
+        Tool calls are left out, and reasoning after the last text. An answer without a text is left out.
+
+        Raises:
+            RuntimeError: no turn is held.
+        """
+        self._history.keep_cut()
+
+    def drop_cut(self) -> CutTurn:
+        """Remove and return the held turn. The conversation is as it was before the question.
+
+        Raises:
+            RuntimeError: no turn is held.
+        """
+        return self._history.drop_cut()
+
+    def append(self, messages: MessageLike | Iterable[MessageLike]) -> None:
+        """Append messages without sending them.
+
+        Raises:
+            RuntimeError: a question is being answered, or a turn is held.
+            TypeError, ValueError: the messages are invalid.
+        """
+        self._history.append(messages)
+
+    def fork(self) -> Self:
+        """Return another conversation that begins with the same messages. A held turn is left out."""
+        return type(self)(
+            self._client,
+            self.model,
+            History(self._history.messages, on_cut=self._history.on_cut),
+            trim=self._trim,
+            count_for_trim=self._count_for_trim,
+            fields=self._fields,
+        )
+
+    def chat(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> Answer:
+        """Send the next messages, and return the whole answer.
+
+        Without messages, the conversation is sent as it is: after `append`, or to go on after PAUSED. The
+        fields are those of `Client.chat`; they override those of the conversation for this question.
+
+        Raises:
+            RuntimeError: a question is being answered, or a turn is held.
+            TokenwireError: there is no answer. The conversation is unchanged.
+            TypeError, ValueError: the arguments are invalid.
+        """
+        every_field = self._with(fields)
+        with self._history.turn(messages) as turn:
+            self._apply_trim(turn, every_field)
+            answer = self._client.chat(self.model, turn.messages, timeout=timeout, **every_field)
+            turn.finish(answer.message, answer.finish_reason)
+        return answer
+
+    def chat_stream(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> AbstractContextManager[ChatStream]:
+        """Return a block in which the answer is read as it comes: see `chat` and `Client.chat_stream`.
+
+            with conversation.chat_stream("Hello") as stream:
+                for piece in stream.text:
+                    print(piece, end="", flush=True)
+
+        Leaving the block appends the question and the answer if the answer was read to its end. Errors of the
+        arguments are raised when the block is entered.
+        """
+        return self._stream(messages, timeout, resumable, self._with(fields))
+
+    def count_tokens(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        ask_provider: bool = False,
+        timeout: float | None = LOOKUP_TIMEOUT_S,
+        **fields: Unpack[RequestFields],
+    ) -> TokenCount:
+        """Return the tokens and the cost of sending the next messages: see `Client.count_tokens`.
+
+        The messages are counted before they are trimmed. The conversation is not changed.
+        """
+        return self._client.count_tokens(
+            self.model,
+            self._history.next_messages(messages),
+            ask_provider=ask_provider,
+            timeout=timeout,
+            **self._with(fields),
+        )
+
+    def _with(self, fields: RequestFields) -> RequestFields:
+        return {**self._fields, **fields}
+
+    @contextmanager
+    def _stream(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None,
+        timeout_s: float | None,
+        resumable: bool | None,
+        fields: RequestFields,
+    ) -> Iterator[ChatStream]:
+        with self._history.turn(messages) as turn:
+            self._apply_trim(turn, fields)
+            with self._client.chat_stream(
+                self.model, turn.messages, timeout=timeout_s, resumable=resumable, **fields
+            ) as stream:
+                try:
+                    yield stream
+                finally:
+                    answer = stream.answer
+                    turn.finish(answer.message, answer.finish_reason)
+
+    def _apply_trim(self, turn: Turn, fields: RequestFields) -> None:
+        if self._trim is None:
+            return
+        input_tokens = None
+        if self._count_for_trim:
+            count = self._client.count_tokens(self.model, turn.messages, **fields)
+            input_tokens = count.input_tokens
+        turn.trim(self._trim, input_tokens)
