@@ -82,6 +82,7 @@ from .errors import (
     Violation,
 )
 from .messages import (
+    MessageLike,
     assistant,
     audio,
     document,
@@ -104,6 +105,7 @@ from .sync.chat_stream import ChatStream
 from .sync.client import Client
 from .sync.conversation import Conversation
 from .wire.metadata import Allowance
+from .wire.requests import RequestFields
 from .wire.usage import TokenCount
 
 __all__ = [
@@ -150,6 +152,7 @@ __all__ = [
     "LimitExceeded",
     "Logprobs",
     "Message",
+    "MessageLike",
     "Model",
     "ModerationUnavailable",
     "NoticeKind",
@@ -161,6 +164,7 @@ __all__ = [
     "QuotaExhausted",
     "RateLimited",
     "RequestError",
+    "RequestFields",
     "RequestIdReused",
     "ResponseFormat",
     "ResumeDisabled",

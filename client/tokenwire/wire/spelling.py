@@ -11,7 +11,6 @@ _THROUGH = (
 
 HINTS: Mapping[str, str] = {
     "extra_body": "use provider_options",
-    "frequency": "use frequency_penalty",
     "function_call": "use tool_choice",
     "functions": "use tools",
     "input": "use messages, the second argument",
