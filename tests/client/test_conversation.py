@@ -205,7 +205,7 @@ async def test_results_of_tools_are_the_next_messages(server, client):
 
 async def test_forks_go_on_separately(server, client):
     server.script = answers(*map(assistant, "bdf"))
-    conversation = client.conversation("m", seed=1)
+    conversation = client.conversation("m", seed=1, on_cut="keep")
     await conversation.chat("a")
 
     fork = conversation.fork()
@@ -216,6 +216,9 @@ async def test_forks_go_on_separately(server, client):
     assert fork.messages[:3] == (*common, user("e"))
     assert len(conversation.messages) == len(fork.messages) == 4
     assert server.requests[2].generation.seed == 1
+    server.script = answers(assistant("h"), reason=MAX_TOKENS)
+    await fork.chat("g")
+    assert fork.messages[4:] == (user("g"), assistant("h"))
 
 
 async def test_a_policy_trims_before_each_question(server, client):

@@ -29,8 +29,6 @@ def message_of(kind: type[_ProtoT], value: object, path: str) -> _ProtoT:
     for name, each in value.items():
         if name not in fields:
             raise TypeError(f"{path}: {unknown_name(name, fields)}")
-        if each is None:
-            continue
         field_path = f"{path}.{name}"
         converted = _converted(message, name, each, field_path)
         try:

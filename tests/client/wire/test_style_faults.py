@@ -142,6 +142,11 @@ OPENAI_FAULTS = {
         ".tool_calls",
         "is not a field",
     ),
+    "text beside a result of ours": (
+        {"role": "tool", "content": [tokenwire.tool_result("c", "a").parts[0], "b"]},
+        ".tool_call_id",
+        "is required",
+    ),
     "result without id": ({"role": "tool", "content": "a"}, ".tool_call_id", "is required"),
     "audio in a result": (
         {"role": "tool", "tool_call_id": "c", "content": [{"type": "input_audio"}]},
@@ -237,6 +242,38 @@ ANTHROPIC_FAULTS = {
         source_of("document", type="text", media_type="text/html", data="a"),
         ".content[0].source.media_type",
         "must be one of text/plain",
+    ),
+    "field of a document's source": (
+        source_of("document", type="url", url="https://a", media_type="application/pdf"),
+        ".content[0].source.media_type",
+        "is not a field",
+    ),
+    "field of citations": (
+        block(
+            "user",
+            type="document",
+            source={"type": "url", "url": "https://a"},
+            citations={"enabled": False, "x": 1},
+        ),
+        ".content[0].citations.x",
+        "is not a field",
+    ),
+    "field of a cache hint": (
+        block("user", **TEXT, cache_control={"type": "ephemeral", "x": 1}),
+        ".content[0].cache_control.x",
+        "is not a field",
+    ),
+    "field of a caller": (
+        block(
+            "assistant",
+            type="tool_use",
+            id="c",
+            name="f",
+            input={},
+            caller={"type": "direct", "x": 1},
+        ),
+        ".content[0].caller.x",
+        "is not a field",
     ),
     "context of a document": (
         block("user", type="document", source={"type": "url", "url": "https://a"}, context="a"),

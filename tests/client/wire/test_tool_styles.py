@@ -138,6 +138,11 @@ def json_schema(**fields):
         (choice({"type": "any", "name": "look"}), "tool_choice.name", "is not a field"),
         (choice({"type": "function", "function": {}}), "tool_choice.function.name", "is required"),
         (
+            choice({"type": "function", "function": {"name": "look"}, "x": 1}),
+            "tool_choice.x",
+            "is not a field",
+        ),
+        (
             choice({"type": "auto", "disable_parallel_tool_use": 1}),
             "tool_choice.disable_parallel_tool_use",
             "must be a bool",
