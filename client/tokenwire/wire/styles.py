@@ -94,8 +94,9 @@ def _to_messages(message: object, path: str, tool_names: Mapping[str, str]) -> l
         return [user(message)]
     mapping = as_mapping(message)
     if mapping is None:
-        given = type(message).__name__
-        raise TypeError(f"{path}: not a message: {given}; give a str, a Message or a mapping")
+        is_answer = isinstance(getattr(message, "message", None), Message)
+        hint = "give its `message`" if is_answer else "give a str, a Message or a mapping"
+        raise TypeError(f"{path}: not a message: {type(message).__name__}; {hint}")
     fields = Fields(
         {
             name: list(each) if isinstance(each, Iterator) else each

@@ -376,3 +376,11 @@ def test_what_is_no_message_is_refused(messages):
         TypeError, match=r"^messages(\[0\])?( are missing|: (must be|not a message))"
     ):
         build_request("m", messages)
+
+
+@pytest.mark.parametrize(
+    "answer", [tokenwire.ChatResponse(), tokenwire.Answer.from_response(tokenwire.ChatResponse())]
+)
+def test_an_answer_in_place_of_its_message_is_refused_with_a_hint(answer):
+    with pytest.raises(TypeError, match=r"not a message: .*; give its `message`"):
+        build_request("m", ["Hi", answer])
