@@ -20,14 +20,15 @@ help: ## Show this help
 .PHONY: setup
 setup: $(READY) ## Create the virtual environment .venv (other targets do this when needed)
 
-$(READY): requirements/dev.lock pyproject.toml
+$(READY): requirements/dev.lock pyproject.toml client/pyproject.toml server/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Tokenwire needs Python 3.11 or newer: none was found on the PATH"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Tokenwire needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
 	@echo "setting up .venv ($$($(PYTHON) --version), about a minute)"
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --editable client --editable server
 	@touch $@
 
 $(PROTO_READY): requirements/proto.lock
@@ -44,8 +45,10 @@ run: $(READY) ## Serve the built-in demo on 127.0.0.1:50051, and its playground 
 	@$(BIN)/python scripts/run.py
 
 .PHONY: wheel
-wheel: $(READY) ## Build the wheel in dist/
-	@$(BIN)/python -m hatchling build -t wheel -d dist
+wheel: $(READY) ## Build the wheels of the client and of the server in dist/
+	@set -o pipefail; for project in client server; do \
+	  (cd $$project && ../$(BIN)/python -m hatchling build -t wheel -d ../dist 2>&1 | sed 's|^\.\./||') || exit 1; \
+	done
 
 .PHONY: test
 test: $(READY) ## Run the tests (minutes)
@@ -154,13 +157,12 @@ audit: .tools/audit/.ready ## Look up known vulnerabilities of the locked packag
 	@touch $@
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-  --no-emit-index-url --no-emit-find-links --no-annotate
+  --no-emit-index-url --no-emit-find-links --no-annotate --no-emit-package tokenwire
 
 .PHONY: lock
 lock: $(READY) ## Update the lock files: names, versions and hashes, no addresses
-	@$(LOCK) --all-extras --group dev -o requirements/dev.lock pyproject.toml
-	@$(LOCK) --extra postgres --extra edge --extra otel --extra redis --extra filters -c requirements/dev.lock -o requirements/image.lock \
-	  pyproject.toml
+	@$(LOCK) --all-extras --group dev -o requirements/dev.lock client/pyproject.toml server/pyproject.toml
+	@$(LOCK) --all-extras -c requirements/dev.lock -o requirements/image.lock client/pyproject.toml server/pyproject.toml
 	@$(LOCK) --group pyproject.toml:build -c requirements/dev.lock -o requirements/build.lock
 	@$(LOCK) --group pyproject.toml:proto -o requirements/proto.lock
 	@$(LOCK) --group pyproject.toml:real -o requirements/real.lock

@@ -24,9 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("tokenwire"):
             raise
-        from tokenwire.cli.terminal import install_hint, say
+        from tokenwire.cli.terminal import say
 
-        say(f"tokenwire-edge: the package {error.name} is missing: {install_hint('edge')}")
+        hint = 'pip install "tokenwire-server[edge]"'
+        say(f"tokenwire-edge: the package {error.name} is missing: {hint}")
         return 1
 
 

@@ -8,14 +8,13 @@ def __getattr__(name: str) -> str:
     if name == "__version__":
         from importlib.metadata import version
 
-        return version("tokenwire")
+        return version("tokenwire-server")
     raise AttributeError(name)
 
 
-def install_hint(extra: str) -> str:
-    """Return how to install one of the package's extras, in a clone and from a wheel."""
-    wheel = f"tokenwire-{__getattr__('__version__')}-py3-none-any.whl"
-    return (
-        f'install Tokenwire with its extra "{extra}": in a clone, pip install ".[{extra}]"; from a wheel, '
-        f'pip install "{wheel}[{extra}]"'
-    )
+def install_hint(extra: str = "") -> str:
+    """Return the command that installs an extra, or the packages that the server always needs.
+
+    pip keeps the installed version, also one from a clone or a wheel, and adds what is missing.
+    """
+    return f'pip install "tokenwire-server[{extra}]"' if extra else "pip install tokenwire-server"

@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _worker() if is_worker else _command(argv)
     except ModuleNotFoundError as error:
-        print_error(
-            f"tokenwire-server: the package {error.name} is missing: {install_hint('server')}"
-        )
+        print_error(f"tokenwire-server: the package {error.name} is missing: {install_hint()}")
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT

@@ -1,4 +1,4 @@
-"""The pages of the documentation: README.md and docs/*.md, with their blocks of code and output.
+"""The pages of the documentation: the READMEs and docs/*.md, with their blocks of code and output.
 
 What is in a block decides how it is tested:
 
@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 PAGES = (
     "README.md",
+    "client/README.md",
+    "server/README.md",
     "docs/quickstart.md",
     "docs/conversations.md",
     "docs/replicas.md",

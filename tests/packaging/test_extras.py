@@ -1,121 +1,45 @@
-"""Each extra of the built wheel, with the packages that it requires and no others.
+"""Each distribution with each of its extras, in an environment with the packages that it requires and no others."""
 
-Nothing is downloaded: a virtual environment gets the wheel, and links to files of this environment: those
-of the packages that the extra requires, directly or indirectly. A folder that belongs to one package is
-linked as a whole, also with its bytecode: otherwise each start would compile thousands of modules. The
-files of the wheel are linked, too: what one environment compiles, the others use.
-"""
-
-import os
+import json
 import subprocess
-import venv
-import zipfile
-from collections import Counter
 from functools import cache
-from importlib.metadata import distribution, distributions, entry_points
-from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
+from environments import Environment, completed, environ
 
 from server_process import stop
 
+pytestmark = pytest.mark.process
 
-def required(requirements, extras, found):
-    """Return the distributions that these requirements need, and their extras, by canonical name."""
-    for requirement in map(Requirement, requirements):
-        if requirement.marker and not any(
-            requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)
-        ):
-            continue
-        name = requirement.name.lower().replace("_", "-")
-        if found.get(name, frozenset()) >= requirement.extras and name in found:
-            continue
-        found[name] = found.get(name, frozenset()) | requirement.extras
-        required(distribution(name).requires or (), found[name], found)
-    return found
-
-
-@cache
-def folders_of_one():
-    """Return the folders next to the packages that belong to one distribution: not `google`, for example."""
-    owners = Counter(
-        folder
-        for each in distributions()
-        for folder in {file.parts[0] for file in each.files or () if len(file.parts) > 1}
-    )
-    return {folder for folder, count in owners.items() if count == 1} - {"..", "__pycache__"}
-
-
-@cache
-def paths_of(name):
-    """Return the paths of a distribution: whole folders, or the files of folders that others share."""
-    return {
-        Path(file.parts[0]) if file.parts[0] in folders_of_one() else Path(file)
-        for file in distribution(name).files
-        if ".." not in file.parts and (file.suffix != ".pyc" or len(file.parts) > 2)
-    }
-
-
-class Environment:
-    """A virtual environment in which the wheel, whose files are in `unpacked`, is installed with some extras."""
-
-    def __init__(self, folder, unpacked, extras):
-        self._bin = folder / "bin"
-        venv.create(folder)
-        (site,) = folder.glob("lib/python3*/site-packages")
-        for path in unpacked.iterdir():
-            (site / path.name).symlink_to(path)
-        (metadata,) = site.glob("tokenwire-*.dist-info/METADATA")
-        requirements = [
-            line.removeprefix("Requires-Dist: ")
-            for line in metadata.read_text().splitlines()
-            if line.startswith("Requires-Dist: ")
-        ]
-        self.packages = frozenset(required(requirements, extras, {}))
-        for name in self.packages:
-            for path in paths_of(name):
-                if not (site / path).exists():
-                    (site / path).parent.mkdir(parents=True, exist_ok=True)
-                    (site / path).symlink_to(distribution(name).locate_file(path))
-        (self._entries,) = metadata.parent.glob("entry_points.txt")
-
-    def command(self, name, *arguments):
-        """Return the command line that runs one of the wheel's commands, like the script that pip creates."""
-        (entry,) = entry_points(group="console_scripts", name=name)
-        assert f"{name} = {entry.value}" in self._entries.read_text()
-        module, _, function = entry.value.partition(":")
-        run = f"import sys; from {module} import {function}; sys.argv[0] = {name!r}; sys.exit({function}())"
-        return [str(self._bin / "python"), "-c", run, *arguments]
-
-    def run(self, name, *arguments, cwd=None):
-        return subprocess.run(
-            self.command(name, *arguments),
-            capture_output=True,
-            text=True,
-            timeout=100,
-            env=environ(),
-            cwd=cwd,
-        )
-
-
-def environ():
-    names = ("PYTHONPATH", "OPENAI_", "ANTHROPIC_", "TOKENWIRE_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(names)}
+IMPORT_ALL = """
+import importlib, json, pkgutil, sys
+import tokenwire
+missing = {}
+for module in pkgutil.walk_packages(tokenwire.__path__, "tokenwire.", onerror=lambda name: None):
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        missing[module.name] = error.name
+imported = sorted(name for name in sys.modules if name.startswith("tokenwire"))
+print(json.dumps({"imported": imported, "missing": missing}))
+"""
 
 
 @pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """Installs the wheel with some extras."""
-    unpacked = tmp_path_factory.mktemp("wheel")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(unpacked)
+def installed(unpacked, tmp_path_factory):
+    """Installs one of the wheels with some extras."""
 
     @cache
-    def install(*extras):
-        return Environment(tmp_path_factory.mktemp("venv"), unpacked, extras)
+    def install(name, *extras):
+        return Environment(tmp_path_factory.mktemp("venv"), unpacked, name, extras)
 
     return install
+
+
+def modules_of(project):
+    """Return the names of the modules in a folder of packages."""
+    paths = (path.relative_to(project).with_suffix("").parts for path in project.rglob("*.py"))
+    return {".".join(parts).removesuffix(".__init__") for parts in paths}
 
 
 def assert_one_line(result, *texts):
@@ -126,27 +50,64 @@ def assert_one_line(result, *texts):
         assert text in result.stderr
 
 
-def test_without_extras_each_command_says_in_one_line_what_to_install(installed, wheel):
-    bare = installed()
-    assert_one_line(
-        bare.run("tokenwire", "models"), "typer", 'pip install ".[cli]"', f'"{wheel.name}[cli]"'
+def imports(environment):
+    """Import all modules of the client. Return those imported, and what others lack."""
+    done = completed(environment.python("-c", IMPORT_ALL))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    return set(result["imported"]), result["missing"]
+
+
+def test_the_client_alone_brings_at_most_four_packages(installed):
+    assert installed("tokenwire").packages == {
+        "tokenwire",
+        "googleapis-common-protos",
+        "grpcio",
+        "protobuf",
+        "typing-extensions",
+    }
+
+
+def test_the_client_alone_imports_all_modules_but_those_of_extras(installed, unpacked):
+    client = installed("tokenwire")
+    imported, missing = imports(client)
+    assert set(missing.values()) <= {"jiter", "msgspec", "rich", "typer"}
+    assert {"tokenwire", "tokenwire.api", "tokenwire.aio.client", "tokenwire.sync.client"} <= (
+        imported
     )
-    assert_one_line(
-        bare.run("tokenwire-server", "serve", "--demo"),
-        'pip install ".[server]"',
-        f'"{wheel.name}[server]"',
-    )
-    assert_one_line(bare.run("tokenwire-edge", "serve"), f'"{wheel.name}[edge]"')
+    assert imported | set(missing) >= modules_of(unpacked["tokenwire"]) - {"tokenwire.__main__"}
+    assert list(client.commands) == ["tokenwire"]
+
+
+def test_the_client_with_its_extras_imports_every_module_without_the_server(installed, unpacked):
+    imported, missing = imports(installed("tokenwire", "cli", "structured"))
+    assert (imported, missing) == (modules_of(unpacked["tokenwire"]), {})
+
+
+def test_without_the_cli_extra_the_command_says_in_one_line_what_to_install(installed):
+    client = installed("tokenwire")
+    hint = 'tokenwire: the package typer is missing: pip install "tokenwire[cli]"'
+    assert_one_line(client.run("tokenwire", "models"), hint)
+    assert_one_line(completed(client.python("-m", "tokenwire", "models")), hint)
+
+
+def test_python_m_runs_the_command(installed):
+    client = installed("tokenwire", "cli")
+    done = completed(client.python("-m", "tokenwire", "--version"))
+    assert done.stdout == client.run("tokenwire", "--version").stdout != ""
+    helped = completed(client.python("-m", "tokenwire", "--help"))
+    assert "__main__" not in helped.stdout
+    assert helped.stdout == client.run("tokenwire", "--help").stdout
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("extra", ["server", "otel"])
-def test_each_server_extra_serves_and_the_cli_extra_calls_it(installed, extra, tmp_path):
-    server = installed(extra)
+@pytest.mark.parametrize("extras", [(), ("otel",)])
+def test_the_server_serves_with_each_extra_and_the_client_calls_it(installed, extras, tmp_path):
+    server = installed("tokenwire-server", *extras)
     assert server.run("tokenwire-server", "--version").stdout.startswith("tokenwire-server ")
     words = server.command("tokenwire-server", "serve", "--demo", "--listen", "127.0.0.1:0")
     traces = {"TOKENWIRE_OTEL__TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-    env = environ() | (traces if extra == "otel" else {})
+    env = environ() | (traces if extras == ("otel",) else {})
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=log, text=True, env=env, cwd=tmp_path
@@ -154,41 +115,86 @@ def test_each_server_extra_serves_and_the_cli_extra_calls_it(installed, extra, t
     with process:
         try:
             address = process.stdout.readline().split()[-1]
-            chat = installed("cli").run(
-                "tokenwire", "chat", "What is Tokenwire?", "--target", address
-            )
+            chats = [
+                environment.run("tokenwire", "chat", "What is Tokenwire?", "--target", address)
+                for environment in (installed("tokenwire", "cli"), server)
+            ]
         finally:
             stop(process)
-    assert "Tokenwire turns" in chat.stdout, chat.stderr + (tmp_path / "log").read_text()
+    for chat in chats:
+        assert "Tokenwire turns" in chat.stdout, chat.stderr + (tmp_path / "log").read_text()
 
 
-def test_without_the_postgres_extra_the_missing_package_is_named(installed, wheel):
+def test_the_edge_extra_serves(installed, tmp_path):
+    edge = installed("tokenwire-server", "edge")
+    words = edge.command("tokenwire-edge", "serve", "--listen", "127.0.0.1:0")
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environ(),
+        cwd=tmp_path,
+    )
+    with process:
+        try:
+            assert process.stdout.readline().startswith("tokenwire-edge: listening on http://")
+        finally:
+            stop(process)
+
+
+def test_without_the_edge_extra_the_missing_package_is_named(installed):
+    assert_one_line(
+        installed("tokenwire-server").run("tokenwire-edge", "serve"),
+        'pip install "tokenwire-server[edge]"',
+    )
+
+
+def test_without_the_postgres_extra_the_missing_package_is_named(installed):
     words = ("tokenwire-server", "keys", "list", "--database", "postgresql://u@127.0.0.1:1/x")
-    assert_one_line(installed("postgres").run(*words), "postgresql://127.0.0.1:1/x cannot be used")
-    assert installed("postgres").packages > installed("server").packages  # so it serves, too
-    assert_one_line(installed("server").run(*words), "asyncpg", f'"{wheel.name}[postgres]"')
+    assert_one_line(
+        installed("tokenwire-server", "postgres").run(*words),
+        "postgresql://127.0.0.1:1/x cannot be used",
+    )
+    assert_one_line(
+        installed("tokenwire-server").run(*words),
+        *("asyncpg", 'pip install "tokenwire-server[postgres]"'),
+    )
 
 
-def test_without_the_redis_extra_the_missing_package_is_named(installed, wheel, tmp_path):
+def test_without_the_redis_extra_the_missing_package_is_named(installed, tmp_path):
     words = ("serve", "--demo", "--listen", "127.0.0.1:0", "--redis-url", "redis://127.0.0.1:1/0")
     assert_one_line(
-        installed("redis").run("tokenwire-server", *words, cwd=tmp_path),
+        installed("tokenwire-server", "redis").run("tokenwire-server", *words, cwd=tmp_path),
         "redis: redis://127.0.0.1:1/0 cannot be reached: Connection refused",
     )
     assert_one_line(
-        installed("server").run("tokenwire-server", *words, cwd=tmp_path),
-        *("redis: the package redis is missing", f'"{wheel.name}[redis]"'),
+        installed("tokenwire-server").run("tokenwire-server", *words, cwd=tmp_path),
+        *("redis: the package redis is missing", 'pip install "tokenwire-server[redis]"'),
     )
 
 
-def test_without_the_otel_extra_the_missing_package_is_named(installed, wheel, tmp_path):
-    settings = tmp_path / "tokenwire.toml"
-    settings.write_text("[otel]\ntraces = true\n")
-    result = installed("server").run(
+def error_of_serve_with(environment, configuration, folder):
+    """Return the error of a server that cannot start with this configuration."""
+    settings = folder / "tokenwire.toml"
+    settings.write_text(configuration)
+    result = environment.run(
         *("tokenwire-server", "serve", "--demo", "--listen", "127.0.0.1:0"),
-        *("--config", str(settings), "--database", f"sqlite:///{tmp_path}/tokenwire.db"),
+        *("--config", str(settings), "--database", f"sqlite:///{folder}/tokenwire.db"),
     )
     assert (result.returncode, result.stdout) == (1, "")
     (error,) = (line for line in result.stderr.splitlines() if line.startswith("tokenwire-server"))
+    return error
+
+
+def test_without_the_otel_extra_the_missing_package_is_named(installed, tmp_path):
+    error = error_of_serve_with(installed("tokenwire-server"), "[otel]\ntraces = true\n", tmp_path)
     assert "otel: the package opentelemetry" in error
-    assert f'"{wheel.name}[otel]"' in error
+    assert 'pip install "tokenwire-server[otel]"' in error
+
+
+def test_without_the_filters_extra_the_missing_package_is_named(installed, tmp_path):
+    configuration = '[filters.keys]\naction = "block"\nready_made = ["api_key"]\n'
+    error = error_of_serve_with(installed("tokenwire-server"), configuration, tmp_path)
+    assert "filters: the package google-re2 is missing" in error
+    assert 'pip install "tokenwire-server[filters]"' in error

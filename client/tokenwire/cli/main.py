@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .terminal import discard, flush_stderr, install_hint, open_standard_files, say
+from .terminal import discard, flush_stderr, open_standard_files, say
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 128 + 2  # as a shell reports a process that SIGINT ended
@@ -54,7 +54,7 @@ def _run(argv: Sequence[str] | None) -> int:
         from .app import app
         from .parser import run_app
     except ModuleNotFoundError as error:
-        say(f"tokenwire: the package {error.name} is missing: {install_hint('cli')}")
+        say(f'tokenwire: the package {error.name} is missing: pip install "tokenwire[cli]"')
         return EXIT_ERROR
     # gRPC reads this once, when it is loaded. Otherwise its own log lines would appear among ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

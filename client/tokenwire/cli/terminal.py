@@ -10,8 +10,6 @@ import os
 import sys
 from typing import TextIO
 
-from .._version import __version__
-
 _VISIBLE = (
     {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t\r"}
     | {0x0D: "", 0x7F: "\u2421"}
@@ -53,14 +51,6 @@ def write_stdout(text: str) -> None:
     """Write text to stdout at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def install_hint(extra: str) -> str:
-    """Return how to install one of the package's extras, in a clone and from a wheel."""
-    return (
-        f'install Tokenwire with its extra "{extra}": in a clone, pip install ".[{extra}]"; from a wheel, '
-        f'pip install "tokenwire-{__version__}-py3-none-any.whl[{extra}]"'
-    )
 
 
 def say(line: str) -> None:

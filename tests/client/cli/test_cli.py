@@ -505,7 +505,7 @@ async def test_without_typer_one_line_says_what_to_install(command_line):
 
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("tokenwire: the package typer is missing: ")
-    assert 'pip install ".[cli]"' in done.err
+    assert 'pip install "tokenwire[cli]"' in done.err
     assert done.err.count("\n") == 1
 
 

@@ -373,5 +373,5 @@ def test_expressions_are_found_without_the_inside_of_google_re2():
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "re2", None)
-    with pytest.raises(ImportError, match=r'pip install "tokenwire\[filters\]"'):
+    with pytest.raises(ImportError, match=r'pip install "tokenwire-server\[filters\]"'):
         compile_rules([rule("a")])

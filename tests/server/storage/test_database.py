@@ -160,4 +160,4 @@ def test_without_the_driver_the_error_says_what_to_install():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "PostgreSQL needs the package asyncpg" in result.stderr
-    assert 'pip install ".[postgres]"' in result.stderr
+    assert 'pip install "tokenwire-server[postgres]"' in result.stderr

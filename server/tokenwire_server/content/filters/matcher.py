@@ -33,7 +33,7 @@ class Missing(ImportError):
     """The package google-re2 is not installed."""
 
     def __init__(self) -> None:
-        super().__init__('content filters need google-re2: pip install "tokenwire[filters]"')
+        super().__init__('content filters need google-re2: pip install "tokenwire-server[filters]"')
 
 
 class TooLarge(ValueError):
