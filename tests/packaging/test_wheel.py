@@ -75,6 +75,14 @@ def test_the_client_requires_three_packages():
     assert names == {"grpcio", "protobuf", "googleapis-common-protos"}
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="of 180 KB, the command line takes 50 and the stubs of the messages 41, with their comments",
+)
+def test_the_wheel_of_the_client_has_at_most_150_kb(wheels):
+    assert wheels["tokenwire"].stat().st_size <= 150_000
+
+
 def test_the_floors_of_the_client_are_the_versions_of_the_code_generator():
     floors = {
         requirement.name: min(
