@@ -28,6 +28,7 @@ from tokenwire.v1.event_pb2 import (
 from tokenwire.v1.model_pb2 import Model
 from tokenwire.v1.usage_pb2 import Usage, UsageRecord, UsageSummary
 
+from ._json import Json
 from .aio.chat_stream import AsyncChatStream
 from .aio.client import AsyncClient
 from .aio.conversation import AsyncConversation
@@ -35,6 +36,9 @@ from .connect.tls import Tls
 from .enums import FinishReason, NoticeKind, Role, StreamState, UsageOutcome
 from .errors import (
     AccessError,
+    AnswerCut,
+    AnswerError,
+    AnswerRefused,
     AnswerTooLarge,
     AnswerUnchecked,
     BudgetExceeded,
@@ -113,6 +117,9 @@ __all__ = [
     "Allowance",
     "Answer",
     "AnswerBuilder",
+    "AnswerCut",
+    "AnswerError",
+    "AnswerRefused",
     "AnswerTooLarge",
     "AnswerUnchecked",
     "AsyncChatStream",
@@ -146,6 +153,7 @@ __all__ = [
     "InvalidAnswer",
     "InvalidRequest",
     "InvalidToolCall",
+    "Json",
     "JsonResult",
     "JsonValue",
     "JsonViolation",

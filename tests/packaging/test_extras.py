@@ -71,7 +71,7 @@ def test_the_client_alone_brings_at_most_four_packages(installed):
 def test_the_client_alone_imports_all_modules_but_those_of_extras(installed, unpacked):
     client = installed("tokenwire")
     imported, missing = imports(client)
-    assert set(missing.values()) <= {"jiter", "msgspec", "rich", "typer"}
+    assert set(missing.values()) <= {"msgspec", "rich", "typer"}
     assert {"tokenwire", "tokenwire.api", "tokenwire.aio.client", "tokenwire.sync.client"} <= (
         imported
     )
@@ -148,6 +148,25 @@ def test_without_the_edge_extra_the_missing_package_is_named(installed):
         installed("tokenwire-server").run("tokenwire-edge", "serve"),
         'pip install "tokenwire-server[edge]"',
     )
+
+
+TYPED = """
+import typing, tokenwire
+class Plan(typing.TypedDict):
+    title: str
+try:
+    tokenwire.Client("127.0.0.1:1").count_tokens("m", "Hi", response_format=Plan)
+except (ImportError, tokenwire.ConnectionLost) as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_the_structured_extra_brings_what_typed_answers_need(installed):
+    structured = installed("tokenwire", "structured")
+    assert structured.packages - installed("tokenwire").packages == {"msgspec"}
+    assert structured.python(TYPED).stdout.startswith("ConnectionLost ")
+    assert installed("tokenwire").python(TYPED).stdout.startswith("ImportError ")
+    assert 'pip install "tokenwire[structured]"' in installed("tokenwire").python(TYPED).stdout
 
 
 def test_without_the_postgres_extra_the_missing_package_is_named(installed):

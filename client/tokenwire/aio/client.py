@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from typing import Self, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
 from tokenwire.v1.chat_pb2 import (
@@ -31,13 +31,17 @@ from ..stream.history import History, OnCut
 from ..stream.reading import Reading
 from ..stream.retry import MAX_RETRIES, Retries, check_max_retries
 from ..stream.trimming import TrimPolicy
+from ..structured.answer_type import AnswerType, answer_type_of
 from ..wire.metadata import Allowance
 from ..wire.requests import (
     DeliveryLike,
+    FieldsWithoutFormat,
     RequestFields,
+    ResponseFormatLike,
     build_request,
     build_resume,
     conversation_fields,
+    request_and_type,
 )
 from ..wire.styles import to_messages
 from ..wire.usage import (
@@ -54,6 +58,8 @@ from ..wire.usage import (
 from .chat_stream import AsyncChatStream
 from .conversation import AsyncConversation
 from .transport import AsyncTransport
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -121,20 +127,63 @@ class AsyncClient:
         """What remained of the caller's limits, from the newest response that reported it."""
         return self._transport.allowances
 
+    @overload
     def chat_stream(
         self,
         model: str | ChatRequest,
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
+        response_format: type[T],
         timeout: float | None = None,
         resumable: bool | None = None,
         max_retries: int | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> AsyncChatStream:
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AsyncChatStream[T]: ...
+
+    @overload
+    def chat_stream(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | None = None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AsyncChatStream: ...
+
+    @overload
+    def chat_stream(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AsyncChatStream[Any]: ...
+
+    def chat_stream(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None = None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AsyncChatStream[Any]:
         """Start a generation and read it as it comes. The call starts when the block is entered.
 
         `messages` is the user's text, a message, or a list of these: see `MessageLike`. A complete
         ChatRequest can be given instead of model, messages and fields.
+
+        `response_format` is `json_format(...)`, or a dataclass, TypedDict, msgspec Struct or pydantic model:
+        then the answer is JSON, and `stream.result` is an object of that class.
 
         A stream is cancelled when its reader leaves, and a server cannot distinguish that from a broken
         connection. With `resumable` (default: the client's) the request has ON_DISCONNECT_CONTINUE: the
@@ -153,20 +202,48 @@ class AsyncClient:
 
         Raises:
             TypeError, ValueError: the arguments are not a valid ChatRequest, or contradict `resumable`.
+            ImportError: the class in `response_format` needs the extra `structured`.
         """
-        request = build_request(model, messages, **fields)
-        return self._stream(request, timeout, resumable, max_retries)
+        request, kind = request_and_type(model, messages, response_format, **fields)
+        return self._stream(request, timeout, resumable, max_retries, kind)
+
+    @overload
+    def resume(
+        self,
+        stream_id: str,
+        after_sequence: int = 0,
+        *,
+        response_format: type[T],
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        delivery: DeliveryLike | None = None,
+    ) -> AsyncChatStream[T]: ...
+
+    @overload
+    def resume(
+        self,
+        stream_id: str,
+        after_sequence: int = 0,
+        *,
+        response_format: ResponseFormatLike | None = None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        delivery: DeliveryLike | None = None,
+    ) -> AsyncChatStream: ...
 
     def resume(
         self,
         stream_id: str,
         after_sequence: int = 0,
         *,
+        response_format: ResponseFormatLike | type[Any] | None = None,
         timeout: float | None = None,
         resumable: bool | None = None,
         max_retries: int | None = None,
         delivery: DeliveryLike | None = None,
-    ) -> AsyncChatStream:
+    ) -> AsyncChatStream[Any]:
         """Read a stream from a cursor: the events after it, then live. 0 is the beginning.
 
         The cursor is the `last_sequence` of an earlier reader. A stream can have any number of readers.
@@ -174,12 +251,15 @@ class AsyncClient:
         goes on. With `resumable` (default: the client's) the stream is resumed again after a broken
         connection, as in `chat_stream`. Entering the block raises StreamNotFound, ResumePointExpired and
         ResumePointAhead. At the very end of a finished stream there are no events, which is a normal end.
+        With the `response_format` of the stream, `result` and `partial` are as those of `chat_stream`.
 
         Raises:
             TypeError, ValueError: the arguments are not a valid ResumeStreamRequest.
         """
         request = build_resume(stream_id, after_sequence, delivery)
-        return self._stream(request, timeout, resumable, max_retries)
+        kind = answer_type_of(response_format)
+        is_json = response_format is not None
+        return self._stream(request, timeout, resumable, max_retries, kind, is_json=is_json)
 
     async def continue_from(
         self,
@@ -210,7 +290,7 @@ class AsyncClient:
         request = stream.continuation()
         check_model(await self.get_model(request.model))
         text = request.messages[-1].parts[0].text
-        return self._stream(request, timeout, resumable, max_retries, text)
+        return self._stream(request, timeout, resumable, max_retries, text_before=text)
 
     async def cancel(
         self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S
@@ -251,33 +331,73 @@ class AsyncClient:
         request = GetStreamRequest(stream_id=stream_id)
         return await self._transport.unary(self._transport.chat.GetStream, request, timeout)
 
+    @overload
     async def chat(
         self,
         model: str | ChatRequest,
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
+        response_format: type[T],
         timeout: float | None = None,
         max_retries: int | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> Answer:
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[T]: ...
+
+    @overload
+    async def chat(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer: ...
+
+    @overload
+    async def chat(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[Any]: ...
+
+    async def chat(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[Any]:
         """Return the whole answer. The arguments are those of `chat_stream`.
+
+        If `response_format` is a class, `answer.parsed` is an object of it, or raises why there is none.
 
         Cancelling the awaiting task cancels the call.
 
         Raises:
-            InvalidAnswer: the answer does not follow the schema. The error has no text: `resume` with its
-                `stream_id` reads the answer.
+            InvalidAnswer: the answer does not follow the schema, and `response_format` has
+                `fails_if_invalid`. The error has no text: `resume` with its `stream_id` reads the answer.
             TokenwireError: there is no answer.
             TypeError, ValueError: the arguments are not a valid ChatRequest.
+            ImportError: the class in `response_format` needs the extra `structured`.
         """
-        request = build_request(model, messages, **fields)
+        request, kind = request_and_type(model, messages, response_format, **fields)
         response = await self._transport.unary(
             self._transport.chat.Chat,
             request,
             timeout,
             max_retries=self._retry_count(max_retries),
         )
-        return Answer.from_response(response)
+        return Answer.from_response(response, kind)
 
     async def count_tokens(
         self,
@@ -428,11 +548,19 @@ class AsyncClient:
         timeout_s: float | None,
         resumable: bool | None,
         max_retries: int | None,
+        answer_type: AnswerType[Any] | None = None,
+        *,
+        is_json: bool = False,
         text_before: str = "",
-    ) -> AsyncChatStream:
-        is_resumable = self._resumable if resumable is None else resumable
-        retries = Retries(self._retry_count(max_retries))
-        reading = Reading(request, timeout_s=timeout_s, is_resumable=is_resumable, retries=retries)
+    ) -> AsyncChatStream[Any]:
+        reading = Reading(
+            request,
+            timeout_s=timeout_s,
+            is_resumable=self._resumable if resumable is None else resumable,
+            retries=Retries(self._retry_count(max_retries)),
+            answer_type=answer_type,
+            is_json=is_json,
+        )
         return AsyncChatStream(self._transport, reading, text_before)
 
     def _retry_count(self, max_retries: int | None) -> int:

@@ -26,7 +26,10 @@
     |   +-- UpstreamUnavailable        it is unreachable, or failed before the first token
     |   +-- UpstreamBroken             it failed after the first token: the answer is incomplete
     |   +-- UpstreamStalled            it sent nothing for too long after the first token
-    |   +-- InvalidAnswer              the JSON answer does not follow the schema: see `violations`
+    |   +-- AnswerError                the answer is not what `response_format` requires: see `text`
+    |       +-- InvalidAnswer              it does not follow the schema: see `violations`
+    |       +-- AnswerCut                  it was cut: see `finish_reason`
+    |       +-- AnswerRefused              the model refused: see `category` and `explanation`
     +-- ServerError                the server or its operator
     |   +-- Overloaded                 the server is full: see `retry_after_s`
     |   +-- StoreUnavailable           the server cannot reach a store: see `retry_after_s`
@@ -45,11 +48,12 @@
         +-- DeadlineExceeded           the deadline (`timeout=`) passed. A TimeoutError
         +-- Cancelled                  the call was cancelled, by `stream.cancel()` or by the server
 
-The reasons are those of `tokenwire.v1.ErrorReason`. ConnectionLost, IncompleteStream and Cancelled have none,
-because no server sends them. `asyncio.CancelledError` and `KeyboardInterrupt` are not part of the tree and
-pass through.
+The reasons are those of `tokenwire.v1.ErrorReason`. ConnectionLost, IncompleteStream, Cancelled, AnswerCut
+and AnswerRefused have none, because no server sends them. `asyncio.CancelledError` and `KeyboardInterrupt`
+are not part of the tree and pass through.
 """
 
+from .answer import AnswerCut, AnswerError, AnswerRefused, InvalidAnswer
 from .base import Retry, TokenwireError, Violation
 from .call import (
     CallEnded,
@@ -93,7 +97,6 @@ from .server import (
     StoreUnavailable,
 )
 from .upstream import (
-    InvalidAnswer,
     UpstreamAuth,
     UpstreamBroken,
     UpstreamError,
@@ -105,6 +108,9 @@ from .upstream import (
 __all__ = [
     "CLASS_OF_REASON",
     "AccessError",
+    "AnswerCut",
+    "AnswerError",
+    "AnswerRefused",
     "AnswerTooLarge",
     "AnswerUnchecked",
     "BudgetExceeded",

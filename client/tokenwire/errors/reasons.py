@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .answer import InvalidAnswer
 from .base import TokenwireError
 from .call import DeadlineExceeded, SlowReader
 from .limits import QuotaExhausted, RateLimited, TooManyStreams
@@ -33,7 +34,6 @@ from .server import (
     StoreUnavailable,
 )
 from .upstream import (
-    InvalidAnswer,
     UpstreamAuth,
     UpstreamBroken,
     UpstreamRateLimited,

@@ -1,4 +1,4 @@
-"""Errors of the provider, and of the model's answer."""
+"""Errors of the provider."""
 
 from __future__ import annotations
 
@@ -39,14 +39,3 @@ class UpstreamBroken(UpstreamError):
 
 class UpstreamStalled(UpstreamError):
     """The provider sent nothing for too long after the first token. The answer is incomplete."""
-
-
-class InvalidAnswer(UpstreamError):
-    """The answer is not one JSON document, or does not follow the request's schema.
-
-    `violations` lists what is wrong, with the place in the answer as a JSON Pointer. The error of `chat` has
-    neither violations nor the text: `resume(error.stream_id)` reads the answer.
-    """
-
-    text: str = ""
-    """The answer, if it was read from its beginning."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message as ProtoMessage
 
@@ -21,9 +21,10 @@ from tokenwire.v1.event_pb2 import (
 )
 from tokenwire.v1.usage_pb2 import Usage
 
+from .._json import ParsedT_co
 from ..enums import FinishReason
-from ..errors import IncompleteStream, InvalidAnswer, Violation
-from .json_values import Json
+from ..structured.answer_type import AnswerType
+from .parsed import Position, parse_answer
 
 MAX_REPR_CHARS = 40
 """Most characters of the content that a repr shows."""
@@ -69,26 +70,33 @@ class AnswerState:
     usage: Usage | None = None
     finished: Finished | None = None
     json_result: JsonResult | None = None
+    has_beginning: bool = True
+    """The answer was read from its beginning."""
     json_text: str | None = None
-    """Text of the JSON answer. None: it was not read, or not from its beginning."""
+    """Text of the JSON answer. None: the text of the message has it."""
+    answer_type: AnswerType[Any] | None = None
+    """The class of `parsed`. None: it is JSON."""
 
 
-class Answer:
+class Answer(Generic[ParsedT_co]):
     """An answer of a model: a whole one, or one as far as it was read. It never changes.
 
     `client.chat()` and `stream.final()` return it, and `stream.answer` is the answer so far. The protobuf
     messages that its properties return are copies, and the lists are new each time.
     """
 
-    __slots__ = ("_build", "_response", "_state")
+    __slots__ = ("_build", "_parsed", "_response", "_state")
 
     def __init__(self, build: Callable[[], ChatResponse], state: AnswerState) -> None:
         self._build = build
         self._state = state
         self._response: ChatResponse | None = None
+        self._parsed: tuple[ParsedT_co] | None = None
 
     @classmethod
-    def from_response(cls, response: ChatResponse) -> Answer:
+    def from_response(
+        cls, response: ChatResponse, answer_type: AnswerType[Any] | None = None
+    ) -> Answer[ParsedT_co]:
         """Return the answer that `Chat` returned."""
         finished = response.finished if response.HasField("finished") else None
         result = response.json_result if response.HasField("json_result") else None
@@ -96,7 +104,7 @@ class Answer:
             stream_id=response.stream_id,
             finished=finished,
             json_result=result,
-            json_text=None if result is None else _json_text(response.message),
+            answer_type=answer_type,
         )
         answer = cls(ChatResponse, state)
         answer._response = response
@@ -205,37 +213,31 @@ class Answer:
         result = self._state.json_result
         return None if result is None else copied(result)
 
-    def json(self) -> Json:
-        """Return the JSON answer, which follows the request's schema.
+    @property
+    def parsed(self) -> ParsedT_co:
+        """The answer as an object of the class in `response_format`, or as JSON without a class.
 
         Raises:
-            InvalidAnswer: the answer is not JSON, or does not follow the schema.
-            IncompleteStream: there is no `json_result`, or the answer was not read from its beginning.
+            InvalidAnswer: the answer is not JSON, or does not follow the schema, or the class refuses it.
+            AnswerCut: the answer was cut before its JSON was complete, for example by `max_output_tokens`.
+            AnswerRefused: the model refused.
+            IncompleteStream: the answer was not read from its beginning to its end, or has no JSON: the model
+                called tools instead, or the request does not ask for JSON with `stream_values`.
         """
-        state = self._state
-        result = state.json_result
-        if result is None:
-            raise self._incomplete(
-                "`json_result` has not been read; it follows the text if the request has "
-                "`json_schema.stream_values`"
+        if self._parsed is None:
+            state = self._state
+            text = state.json_text
+            if text is None and state.has_beginning:
+                text = _json_text(self._content.message)
+            position: Position = {
+                "stream_id": state.stream_id,
+                "last_sequence": state.last_sequence,
+            }
+            parsed = parse_answer(
+                text, state.answer_type, state.finished, state.json_result, position
             )
-        if not result.is_valid:
-            error = InvalidAnswer(
-                "the answer was not checked with the schema"
-                if result.is_unchecked and not result.violations
-                else "the answer does not follow the schema",
-                stream_id=state.stream_id,
-                last_sequence=state.last_sequence,
-                violations=violations(result),
-            )
-            error.text = state.json_text or ""
-            raise error
-        if state.json_text is None:
-            raise self._incomplete(
-                "the stream was read from a cursor, so the beginning of the answer is missing"
-            )
-        value: Json = json.loads(state.json_text)
-        return value
+            self._parsed = (parsed,)
+        return self._parsed[0]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Answer):
@@ -261,9 +263,6 @@ class Answer:
             self._response = self._build()
         return self._response
 
-    def _incomplete(self, message: str) -> IncompleteStream:
-        return IncompleteStream(message, stream_id=self.stream_id, last_sequence=self.last_sequence)
-
 
 def _json_text(message: Message) -> str:
     """Return the text part that is JSON: the only one, or the last one that can be parsed.
@@ -276,11 +275,6 @@ def _json_text(message: Message) -> str:
             json.loads(text)
             return text
     return "".join(texts)
-
-
-def violations(result: JsonResult) -> tuple[Violation, ...]:
-    """Return what is wrong with a JSON answer."""
-    return tuple(Violation(each.pointer, each.description) for each in result.violations)
 
 
 def shortened(value: object) -> str:

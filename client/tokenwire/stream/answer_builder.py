@@ -6,23 +6,29 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
 from tokenwire.v1.event_pb2 import (
+    TEXT_PHASE_COMMENTARY,
     Citation,
     Finished,
     InvalidToolCall,
     JsonResult,
     Logprobs,
+    TextDelta,
     TokenEvent,
 )
 from tokenwire.v1.event_pb2 import ToolCall as ProtoToolCall
 from tokenwire.v1.usage_pb2 import Usage
 
+from .._json import Json
 from ..errors import InvalidAnswer
-from .answer import Answer, AnswerState, violations
+from ..structured.answer_type import AnswerType
+from .answer import Answer, AnswerState
+from .growing_json import GrowingJson
 from .json_values import PartialJson
+from .parsed import violations_of
 
 _CONTENT_EVENTS = frozenset(
     {
@@ -109,7 +115,14 @@ class AnswerBuilder:
     (`max_output_tokens`, and the limit for one stream).
     """
 
-    def __init__(self, stream_id: str = "", last_sequence: int = 0) -> None:
+    def __init__(
+        self,
+        stream_id: str = "",
+        last_sequence: int = 0,
+        *,
+        is_json: bool = False,
+        answer_type: AnswerType[Any] | None = None,
+    ) -> None:
         self.stream_id = stream_id
         self.last_sequence = last_sequence
         """Sequence of the last event of the log, of any type. 0: none yet."""
@@ -131,6 +144,12 @@ class AnswerBuilder:
         self._json_index: int | None = None
         self._json_text: str | None = None
         self._has_beginning = last_sequence <= 1  # the first event is `started`
+        self._answer_type = answer_type
+        self._is_json = is_json
+        self._growing = GrowingJson() if is_json and self._has_beginning else None
+        self._growing_index: int | None = None
+        self._growing_pieces: list[str] = []
+        self._commentary: set[int] = set()
 
     @property
     def has_content(self) -> bool:
@@ -148,6 +167,21 @@ class AnswerBuilder:
             self._text = "".join([block.text for block in blocks])
         return self._text
 
+    @property
+    def partial(self) -> Json:
+        """The JSON answer as far as it was read: see `AsyncChatStream.partial`."""
+        growing = self._growing
+        if growing is None or self._json_index not in (None, self._growing_index):
+            return self.partial_json.value
+        if self._growing_pieces:
+            growing.add("".join(self._growing_pieces))
+            self._growing_pieces.clear()
+        return growing.value if growing.is_readable else self.partial_json.value
+
+    def of_same_kind(self) -> AnswerBuilder:
+        """Return a builder without events for another answer to the same request."""
+        return AnswerBuilder(is_json=self._is_json, answer_type=self._answer_type)
+
     def add(self, event: TokenEvent) -> None:
         """Add the next event of the stream."""
         kind = event.WhichOneof("event")
@@ -158,6 +192,8 @@ class AnswerBuilder:
                 block.pieces.append(text.text)
                 block.provider_state = text.provider_state or block.provider_state
                 self._text = None
+                if self._growing is not None:
+                    self._grow(text)
             case "reasoning":
                 reasoning = event.reasoning
                 block = self._block(reasoning.index, "reasoning")
@@ -199,7 +235,7 @@ class AnswerBuilder:
                 return
         self.last_sequence = event.sequence
 
-    def build(self) -> Answer:
+    def build(self) -> Answer[Any]:
         """Return the answer as far as it was read. What is added later does not change it.
 
         The cost grows with the number of content blocks, not with their length: the text is joined when it is
@@ -224,6 +260,8 @@ class AnswerBuilder:
             finished=self.finished,
             json_result=self.json_result,
             json_text=self._json_text,
+            has_beginning=self._has_beginning,
+            answer_type=self._answer_type,
         )
         return Answer(build, state)
 
@@ -232,7 +270,7 @@ class AnswerBuilder:
         if self._has_beginning:
             error.text = self._text_of_json()
         if self.json_result is not None:
-            error.violations = violations(self.json_result)
+            error.violations = violations_of(self.json_result)
 
     def _text_of_json(self) -> str:
         """Return the text of the JSON answer, or all text if no value was found in it."""
@@ -240,6 +278,19 @@ class AnswerBuilder:
             return self.text_so_far
         block = self._blocks.get((self._json_index, "text"))
         return "" if block is None else block.text
+
+    def _grow(self, delta: TextDelta) -> None:
+        """Keep the text of the first text block that is not blank and not a commentary: it is the JSON."""
+        if delta.phase == TEXT_PHASE_COMMENTARY:
+            self._commentary.add(delta.index)
+        if (
+            self._growing_index is None
+            and delta.index not in self._commentary
+            and delta.text.strip()
+        ):
+            self._growing_index = delta.index
+        if delta.index == self._growing_index:
+            self._growing_pieces.append(delta.text)
 
     def _block(self, index: int, kind: str) -> _Block:
         block = self._blocks.get((index, kind))

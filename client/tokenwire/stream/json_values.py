@@ -9,8 +9,7 @@ from typing import NamedTuple, Self
 
 from tokenwire.v1.event_pb2 import JsonValue
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""A value of JSON, as Python's `json` reads it."""
+from .._json import Json
 
 MAX_DEPTH = 64
 """Deepest value that is put together. Servers send no deeper ones."""

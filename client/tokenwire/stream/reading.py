@@ -6,7 +6,7 @@ Both clients drive it: they do the I/O, and pass the time in seconds of one mono
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from tokenwire.v1.chat_pb2 import ChatRequest, ResumeStreamRequest
 from tokenwire.v1.event_pb2 import TokenEvent
@@ -19,6 +19,7 @@ from ..errors import (
     InvalidAnswer,
     TokenwireError,
 )
+from ..structured.answer_type import AnswerType
 from ..wire.metadata import Allowance, InitialMetadata
 from ..wire.requests import build_resume, linger_s, outlives_its_readers, outliving_its_readers
 from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED
@@ -64,6 +65,7 @@ class Reading:
     `request` starts the stream, or resumes it from a cursor. With `is_resumable`, the stream is resumed
     after a broken connection, and a stream that this reading started is cancelled when it is left.
     `retries` decides whether the request is sent again if it fails before the first content.
+    `answer_type` is the class of the answer. `is_json` is for a stream that is resumed: the answer is JSON.
 
     Raises:
         ValueError: the request asks for CANCEL, which contradicts `is_resumable`.
@@ -76,6 +78,8 @@ class Reading:
         timeout_s: float | None,
         is_resumable: bool,
         retries: Retries,
+        answer_type: AnswerType[Any] | None = None,
+        is_json: bool = False,
     ) -> None:
         self.retries = retries
         self._policy: ResumePolicy | None = None
@@ -83,12 +87,18 @@ class Reading:
         self._outlives_readers = True  # the caller of `resume` knows it, the client does not
         if isinstance(request, ResumeStreamRequest):
             self._after_sequence = request.after_sequence
-            self.answer = AnswerBuilder(request.stream_id, request.after_sequence)
+            self.answer = AnswerBuilder(
+                request.stream_id,
+                request.after_sequence,
+                is_json=is_json,
+                answer_type=answer_type,
+            )
             if is_resumable:
                 self._policy = ResumePolicy()
         else:
             self._after_sequence = 0
-            self.answer = AnswerBuilder()
+            is_json = request.response_format.WhichOneof("format") in ("json", "json_schema")
+            self.answer = AnswerBuilder(is_json=is_json, answer_type=answer_type)
             if is_resumable:
                 request = outliving_its_readers(request)
                 self._policy = self._policy_for(request)
@@ -313,7 +323,7 @@ class Reading:
         if wait_s is None:
             raise error
         if isinstance(self._request, ChatRequest):
-            self.answer = AnswerBuilder()  # of another stream
+            self.answer = self.answer.of_same_kind()  # of another stream
             self._unread.clear()
             self._must_move = False
             self._policy = self._policy and self._policy_for(self._request)

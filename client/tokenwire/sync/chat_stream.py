@@ -7,21 +7,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Self
+from typing import Any, Generic, Self
 
 from tokenwire.v1.chat_pb2 import CancelStreamRequest, ChatRequest, Message
 from tokenwire.v1.event_pb2 import TokenEvent
 
+from .._json import Json, ParsedT_co
 from ..connect.channel import CANCEL_TIMEOUT_S
 from ..errors import ConnectionLost, TokenwireError
 from ..stream.answer import Answer
-from ..stream.json_values import FieldValue, Json, PartialJson
+from ..stream.json_values import FieldValue, PartialJson
 from ..stream.reading import Reading, StreamCursor
 from ..wire.metadata import Allowance
 from .transport import StreamCall, Transport
 
 
-class ChatStream:
+class ChatStream(Generic[ParsedT_co]):
     """One stream, read from the server while the model generates.
 
         with client.chat_stream("openai/demo", "Hello") as stream:
@@ -69,7 +70,7 @@ class ChatStream:
         return self.answer.message
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> Answer[ParsedT_co]:
         """The answer as far as it was read. It does not change when more is read.
 
         Taking it is cheap. Reading its content copies the content: in a loop over events, use `text_so_far`.
@@ -106,25 +107,27 @@ class ChatStream:
 
     @property
     def partial(self) -> Json:
-        """The JSON answer as far as it is complete. None: no value is. It changes with the next value.
+        """The JSON answer as far as it was read, with the text that an unfinished string has so far.
 
-        Values that are left out are in it after the event `json_result`.
+        None: nothing yet. It is a dict or another value of JSON, also if `response_format` is a class: an
+        object with missing fields would be invalid. It changes with the next event: copy it to
+        keep it. Each event takes time in proportion to its text, and reading `partial` to the length of the
+        unfinished string. A number is in it when it is complete.
+
+        After a resume by hand it has only complete values, unless `resume` has the `response_format` and
+        reads from the beginning.
         """
-        return self._reading.answer.partial_json.value
+        return self._reading.answer.partial
 
     @property
-    def result(self) -> Json:
-        """The JSON answer, after it was read.
+    def result(self) -> ParsedT_co:
+        """The whole answer, after it was read, as an object of the class in `response_format`, or as JSON.
 
-        Raises:
-            InvalidAnswer: the answer is not JSON, or does not follow the schema.
-            IncompleteStream: the answer was not read from its beginning to its end, or has no result: the
-                request has no `json_schema.stream_values`, or the model called tools instead, refused or
-                paused.
+        It raises the same errors as `Answer.parsed`, which is the same. It is parsed each time.
         """
-        return self.answer.json()
+        return self.answer.parsed
 
-    def final(self) -> Answer:
+    def final(self) -> Answer[ParsedT_co]:
         """Read to the end, and return the whole answer, including what was read before.
 
         After a resume by hand it has only what followed the cursor. After a resume from the very end of a
@@ -346,7 +349,7 @@ class ChatStream:
 class _TextPieces:
     """An iterator over the text. Unlike a generator, it does not have to be closed."""
 
-    def __init__(self, stream: ChatStream) -> None:
+    def __init__(self, stream: ChatStream[Any]) -> None:
         self._stream = stream
 
     def __iter__(self) -> Self:
@@ -362,7 +365,7 @@ class _TextPieces:
 class _Values:
     """An iterator over the values of a JSON answer."""
 
-    def __init__(self, stream: ChatStream, partial: PartialJson) -> None:
+    def __init__(self, stream: ChatStream[Any], partial: PartialJson) -> None:
         self._stream = stream
         self._partial = partial
 

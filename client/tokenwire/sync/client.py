@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Self, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
 from tokenwire.v1.chat_pb2 import (
@@ -32,13 +32,17 @@ from ..stream.history import History, OnCut
 from ..stream.reading import Reading
 from ..stream.retry import MAX_RETRIES, Retries, check_max_retries
 from ..stream.trimming import TrimPolicy
+from ..structured.answer_type import AnswerType, answer_type_of
 from ..wire.metadata import Allowance
 from ..wire.requests import (
     DeliveryLike,
+    FieldsWithoutFormat,
     RequestFields,
+    ResponseFormatLike,
     build_request,
     build_resume,
     conversation_fields,
+    request_and_type,
 )
 from ..wire.styles import to_messages
 from ..wire.usage import (
@@ -55,6 +59,8 @@ from ..wire.usage import (
 from .chat_stream import ChatStream
 from .conversation import Conversation
 from .transport import Transport
+
+T = TypeVar("T")
 
 
 class Client:
@@ -122,20 +128,63 @@ class Client:
         """What remained of the caller's limits, from the newest response that reported it."""
         return self._transport.allowances
 
+    @overload
     def chat_stream(
         self,
         model: str | ChatRequest,
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
+        response_format: type[T],
         timeout: float | None = None,
         resumable: bool | None = None,
         max_retries: int | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> ChatStream:
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> ChatStream[T]: ...
+
+    @overload
+    def chat_stream(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | None = None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> ChatStream: ...
+
+    @overload
+    def chat_stream(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> ChatStream[Any]: ...
+
+    def chat_stream(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None = None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> ChatStream[Any]:
         """Start a generation and read it as it comes. The call starts when the block is entered.
 
         `messages` is the user's text, a message, or a list of these: see `MessageLike`. A complete
         ChatRequest can be given instead of model, messages and fields.
+
+        `response_format` is `json_format(...)`, or a dataclass, TypedDict, msgspec Struct or pydantic model:
+        then the answer is JSON, and `stream.result` is an object of that class.
 
         A stream is cancelled when its reader leaves, and a server cannot distinguish that from a broken
         connection. With `resumable` (default: the client's) the request has ON_DISCONNECT_CONTINUE: the
@@ -154,20 +203,48 @@ class Client:
 
         Raises:
             TypeError, ValueError: the arguments are not a valid ChatRequest, or contradict `resumable`.
+            ImportError: the class in `response_format` needs the extra `structured`.
         """
-        request = build_request(model, messages, **fields)
-        return self._stream(request, timeout, resumable, max_retries)
+        request, kind = request_and_type(model, messages, response_format, **fields)
+        return self._stream(request, timeout, resumable, max_retries, kind)
+
+    @overload
+    def resume(
+        self,
+        stream_id: str,
+        after_sequence: int = 0,
+        *,
+        response_format: type[T],
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        delivery: DeliveryLike | None = None,
+    ) -> ChatStream[T]: ...
+
+    @overload
+    def resume(
+        self,
+        stream_id: str,
+        after_sequence: int = 0,
+        *,
+        response_format: ResponseFormatLike | None = None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        delivery: DeliveryLike | None = None,
+    ) -> ChatStream: ...
 
     def resume(
         self,
         stream_id: str,
         after_sequence: int = 0,
         *,
+        response_format: ResponseFormatLike | type[Any] | None = None,
         timeout: float | None = None,
         resumable: bool | None = None,
         max_retries: int | None = None,
         delivery: DeliveryLike | None = None,
-    ) -> ChatStream:
+    ) -> ChatStream[Any]:
         """Read a stream from a cursor: the events after it, then live. 0 is the beginning.
 
         The cursor is the `last_sequence` of an earlier reader. A stream can have any number of readers.
@@ -175,12 +252,15 @@ class Client:
         goes on. With `resumable` (default: the client's) the stream is resumed again after a broken
         connection, as in `chat_stream`. Entering the block raises StreamNotFound, ResumePointExpired and
         ResumePointAhead. At the very end of a finished stream there are no events, which is a normal end.
+        With the `response_format` of the stream, `result` and `partial` are as those of `chat_stream`.
 
         Raises:
             TypeError, ValueError: the arguments are not a valid ResumeStreamRequest.
         """
         request = build_resume(stream_id, after_sequence, delivery)
-        return self._stream(request, timeout, resumable, max_retries)
+        kind = answer_type_of(response_format)
+        is_json = response_format is not None
+        return self._stream(request, timeout, resumable, max_retries, kind, is_json=is_json)
 
     def continue_from(
         self,
@@ -211,7 +291,7 @@ class Client:
         request = stream.continuation()
         check_model(self.get_model(request.model))
         text = request.messages[-1].parts[0].text
-        return self._stream(request, timeout, resumable, max_retries, text)
+        return self._stream(request, timeout, resumable, max_retries, text_before=text)
 
     def cancel(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> StreamInfo:
         """Stop a generation for all its readers, and return how it ended.
@@ -248,31 +328,71 @@ class Client:
         request = GetStreamRequest(stream_id=stream_id)
         return self._transport.unary(self._transport.chat.GetStream, request, timeout)
 
+    @overload
     def chat(
         self,
         model: str | ChatRequest,
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
+        response_format: type[T],
         timeout: float | None = None,
         max_retries: int | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> Answer:
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[T]: ...
+
+    @overload
+    def chat(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer: ...
+
+    @overload
+    def chat(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[Any]: ...
+
+    def chat(
+        self,
+        model: str | ChatRequest,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[Any]:
         """Return the whole answer. The arguments are those of `chat_stream`.
 
+        If `response_format` is a class, `answer.parsed` is an object of it, or raises why there is none.
+
         Raises:
-            InvalidAnswer: the answer does not follow the schema. The error has no text: `resume` with its
-                `stream_id` reads the answer.
+            InvalidAnswer: the answer does not follow the schema, and `response_format` has
+                `fails_if_invalid`. The error has no text: `resume` with its `stream_id` reads the answer.
             TokenwireError: there is no answer.
             TypeError, ValueError: the arguments are not a valid ChatRequest.
+            ImportError: the class in `response_format` needs the extra `structured`.
         """
-        request = build_request(model, messages, **fields)
+        request, kind = request_and_type(model, messages, response_format, **fields)
         response = self._transport.unary(
             self._transport.chat.Chat,
             request,
             timeout,
             max_retries=self._retry_count(max_retries),
         )
-        return Answer.from_response(response)
+        return Answer.from_response(response, kind)
 
     def count_tokens(
         self,
@@ -419,11 +539,19 @@ class Client:
         timeout_s: float | None,
         resumable: bool | None,
         max_retries: int | None,
+        answer_type: AnswerType[Any] | None = None,
+        *,
+        is_json: bool = False,
         text_before: str = "",
-    ) -> ChatStream:
-        is_resumable = self._resumable if resumable is None else resumable
-        retries = Retries(self._retry_count(max_retries))
-        reading = Reading(request, timeout_s=timeout_s, is_resumable=is_resumable, retries=retries)
+    ) -> ChatStream[Any]:
+        reading = Reading(
+            request,
+            timeout_s=timeout_s,
+            is_resumable=self._resumable if resumable is None else resumable,
+            retries=Retries(self._retry_count(max_retries)),
+            answer_type=answer_type,
+            is_json=is_json,
+        )
         return ChatStream(self._transport, reading, text_before)
 
     def _retry_count(self, max_retries: int | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -24,6 +24,7 @@ from tokenwire.v1.chat_pb2 import (
 )
 
 from ..messages import MessageLike, ModelDump
+from ..structured.answer_type import AnswerType, answer_type_of
 from .generation import GenerationFields, add_generation
 from .mappings import message_of
 from .spelling import unknown_name
@@ -35,6 +36,9 @@ LINGER_S = 30.0
 DeliveryLike = DeliveryOptions | Mapping[str, object]
 """Delivery options: see `tokenwire.delivery`."""
 
+ResponseFormatLike = ResponseFormat | Mapping[str, object] | ModelDump
+"""The format of an answer, such as `tokenwire.json_format(...)`. Also in the style of OpenAI."""
+
 ToolChoiceName = Literal["auto", "none", "required"]
 
 _BUDGET_FIELDS: tuple[Literal["max_cost_microusd", "max_input_tokens"], ...] = (
@@ -43,8 +47,9 @@ _BUDGET_FIELDS: tuple[Literal["max_cost_microusd", "max_input_tokens"], ...] = (
 )
 
 
-class RequestFields(GenerationFields, total=False):
-    """Fields of ChatRequest and of its `generation` as keyword arguments.
+class FieldsWithoutFormat(GenerationFields, total=False):
+    """Fields of ChatRequest and of its `generation` as keyword arguments, without
+    `response_format`.
 
     A mapping is converted to the message of the field. In a mapping, an enum's value may be a short name,
     such as "high" for REASONING_EFFORT_HIGH.
@@ -55,8 +60,6 @@ class RequestFields(GenerationFields, total=False):
     """Tools, also in the style of OpenAI or Anthropic."""
     tool_choice: ToolChoice | Mapping[str, object] | ModelDump | ToolChoiceName
     """Also in the style of OpenAI or Anthropic."""
-    response_format: ResponseFormat | Mapping[str, object] | ModelDump
-    """Also in the style of OpenAI."""
     delivery: DeliveryLike
     retention: RetentionOptions | Mapping[str, object]
     budget: Budget | Mapping[str, object]
@@ -73,6 +76,13 @@ class RequestFields(GenerationFields, total=False):
     provider_options: Struct | Mapping[str, Any]
 
 
+class RequestFields(FieldsWithoutFormat, total=False):
+    """Fields of ChatRequest as keyword arguments."""
+
+    response_format: ResponseFormatLike | type[Any]
+    """A format, such as `json_format(...)`, or the class of the object that the answer is."""
+
+
 def build_request(
     model: str | ChatRequest,
     messages: MessageLike | Iterable[MessageLike] | None = None,
@@ -84,6 +94,7 @@ def build_request(
 
     Raises:
         TypeError, ValueError: the arguments are not a valid ChatRequest.
+        ImportError: `response_format` is a class that needs the extra `structured`.
     """
     if isinstance(model, ChatRequest):
         if messages is not None or fields:
@@ -103,7 +114,7 @@ def build_request(
     if "tool_choice" in fields:
         request.tool_choice.CopyFrom(to_tool_choice(fields["tool_choice"]))
     if "response_format" in fields:
-        request.response_format.CopyFrom(to_response_format(fields["response_format"]))
+        request.response_format.CopyFrom(_response_format(fields["response_format"]))
     if "delivery" in fields:
         request.delivery.CopyFrom(message_of(DeliveryOptions, fields["delivery"], "delivery"))
     if "retention" in fields:
@@ -162,6 +173,19 @@ def conversation_fields(model: str, fields: RequestFields) -> RequestFields:
     return copy
 
 
+def request_and_type(
+    model: str | ChatRequest,
+    messages: MessageLike | Iterable[MessageLike] | None,
+    response_format: ResponseFormatLike | type[Any] | None,
+    **fields: Unpack[FieldsWithoutFormat],
+) -> tuple[ChatRequest, AnswerType[Any] | None]:
+    """Return the request, as `build_request` does, and the class of its answer if it has one."""
+    if response_format is None:
+        return build_request(model, messages, **fields), None
+    request = build_request(model, messages, response_format=response_format, **fields)
+    return request, answer_type_of(response_format)
+
+
 def outliving_its_readers(request: ChatRequest) -> ChatRequest:
     """Return a copy with ON_DISCONNECT_CONTINUE, and with `LINGER_S` unless it has another linger.
 
@@ -203,3 +227,9 @@ def build_resume(
         after_sequence=after_sequence,
         delivery=None if delivery is None else message_of(DeliveryOptions, delivery, "delivery"),
     )
+
+
+def _response_format(value: ResponseFormatLike | type[Any]) -> ResponseFormat:
+    if (kind := answer_type_of(value)) is not None:
+        return kind.response_format
+    return to_response_format(cast("ResponseFormatLike", value))

@@ -26,6 +26,8 @@ MAX_RESULT_CHARACTERS = 300
 MAX_QUESTION_CHARACTERS = 2_000
 """Characters at the end of a question that are searched for names of tools. With many tools, a search in
 megabytes of text would block the event loop for seconds."""
+MAX_DEPTH = 8
+"""Maximum depth of an example, and number of references that lead to each other."""
 MIN_LAST_WORD = 4
 """Minimum length of a last word that names a tool, such as "weather" of "get_weather"."""
 
@@ -46,6 +48,15 @@ _SCHEMA_PATHS = (
     ("output_config", "format", "schema"),
 )
 """Where Chat Completions, Responses and Messages have the JSON Schema of the answer."""
+
+_FORMATS = {
+    "date": "2026-01-31",
+    "date-time": "2026-01-31T12:00:00Z",
+    "email": "user@example.com",
+    "time": "12:00:00Z",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
+"""Examples of strings with a format."""
 
 DEMO = Scenario(text=TEXT, reasoning_text=REASONING, ttft_ms=300, itl_ms=20, jitter_ms=4)
 
@@ -131,25 +142,30 @@ def _shortened(text: str) -> str:
     return text[:MAX_RESULT_CHARACTERS] + "..."
 
 
-def _example(schema: Any, depth: int = 0, name: str = "") -> Any:
-    """Return a value for the simple parts of a JSON schema: types, enums, required properties.
+def _example(schema: Any, depth: int = 0, name: str = "", root: Any = None) -> Any:
+    """Return a value for the simple parts of a JSON schema: types, enums, required properties, references.
 
-    `name` is that of the value in an answer. Arguments of tools have none.
+    `name` is that of the value in an answer. Arguments of tools have none. `root` is the whole schema.
     """
-    if not isinstance(schema, dict) or depth > 8:
+    root = schema if root is None else root
+    schema = _chosen(schema, root, depth)
+    if not isinstance(schema, dict) or depth > MAX_DEPTH:
         return {}
+    if "const" in schema:
+        return schema["const"]
     if isinstance(schema.get("enum"), list) and schema["enum"]:
         return schema["enum"][0]
     kind = schema.get("type")
     if kind == "string":
-        return f"example {name}" if name else "Berlin"
+        formatted = _FORMATS.get(str(schema.get("format")))
+        return formatted or (f"example {name}" if name else "Berlin")
     if kind in ("integer", "number"):
         return schema.get("minimum", 1)
     if kind == "boolean":
         return True
     if kind == "array":
-        count = 2 if name else 1
-        return [_example(schema.get("items"), depth + 1, name) for _ in range(count)]
+        count = 0 if depth > MAX_DEPTH - 3 else 2 if name else 1
+        return [_example(schema.get("items"), depth + 1, name, root) for _ in range(count)]
     if kind == "null":
         return None
     properties = schema.get("properties")
@@ -157,4 +173,28 @@ def _example(schema: Any, depth: int = 0, name: str = "") -> Any:
         return {}
     required = schema.get("required")
     names = required if isinstance(required, list) and required else list(properties)
-    return {each: _example(properties.get(each), depth + 1, name and str(each)) for each in names}
+    return {
+        each: _example(properties.get(each), depth + 1, name and str(each), root) for each in names
+    }
+
+
+def _chosen(schema: Any, root: Any, depth: int) -> Any:
+    """Return what a reference to a definition refers to, and one of several choices.
+
+    Deep in a value, null is chosen if it is one of them, so that the example of a recursive type has an end.
+    """
+    for _ in range(MAX_DEPTH):
+        if not isinstance(schema, dict):
+            break
+        choices = schema.get("anyOf")
+        if isinstance(choices, list) and choices:
+            has_end = depth > 2 and {"type": "null"} in choices
+            schema = {"type": "null"} if has_end else choices[0]
+        elif isinstance(schema.get("$ref"), str):
+            found = root
+            for key in schema["$ref"].removeprefix("#/").split("/"):
+                found = found.get(key) if isinstance(found, dict) else None
+            schema = found
+        else:
+            break
+    return schema

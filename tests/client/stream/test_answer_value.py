@@ -163,7 +163,7 @@ def test_the_json_of_a_whole_answer_is_the_text_that_is_json(comment):
     response = chat_pb2.ChatResponse(
         message=chat_pb2.Message(parts=parts), json_result=event_pb2.JsonResult(is_valid=True)
     )
-    assert Answer.from_response(response).json() == {"a": 1}
+    assert Answer.from_response(response).parsed == {"a": 1}
 
 
 def test_a_whole_answer_that_is_not_valid_is_an_error_with_its_text():
@@ -173,8 +173,8 @@ def test_a_whole_answer_that_is_not_valid_is_an_error_with_its_text():
         json_result=event_pb2.JsonResult(violations=[wrong]),
     )
     with pytest.raises(tokenwire.InvalidAnswer) as raised:
-        Answer.from_response(response).json()
+        _ = Answer.from_response(response).parsed
     assert raised.value.text == '{"a": 1}'
     assert [each.field for each in raised.value.violations] == ["/a"]
     with pytest.raises(tokenwire.IncompleteStream):
-        Answer.from_response(chat_pb2.ChatResponse()).json()
+        _ = Answer.from_response(chat_pb2.ChatResponse()).parsed

@@ -183,7 +183,7 @@ def test_the_result_is_the_answer_itself():
         VALUE,
         event(4, json_result=JsonResult(is_valid=True)),
     )
-    assert answer.build().json() == {"a": 1}
+    assert answer.build().parsed == {"a": 1}
     assert answer.last_sequence == 4
 
 
@@ -193,7 +193,7 @@ def test_the_result_of_an_invalid_answer_is_an_error_with_its_text_and_its_viola
         text(2, '{"a": 1}', 1), VALUE, event(4, json_result=JsonResult(violations=[wrong]))
     )
     with pytest.raises(InvalidAnswer) as raised:
-        answer.build().json()
+        _ = answer.build().parsed
     assert raised.value.text == '{"a": 1}'
     assert [(each.field, each.description) for each in raised.value.violations] == [
         ("/a", "1 is not a string")
@@ -201,8 +201,8 @@ def test_the_result_of_an_invalid_answer_is_an_error_with_its_text_and_its_viola
 
 
 def test_there_is_no_result_before_the_answer_was_checked():
-    with pytest.raises(IncompleteStream, match="json_result"):
-        read(text(2, '{"a": 1}', 1), VALUE).build().json()
+    with pytest.raises(IncompleteStream, match="the answer was not read to its end"):
+        _ = read(text(2, '{"a": 1}', 1), VALUE).build().parsed
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_value_that_cannot_be_used_does_not_end_the_reading(odd):
     assert (*last, last.is_omitted) == (pointer, None, True)
     assert answer.partial_json.value == {"a": 1}
     answer.add(event(5, json_result=JsonResult(is_valid=True)))
-    assert answer.build().json() == answer.partial_json.value == {"a": 1}
+    assert answer.build().parsed == answer.partial_json.value == {"a": 1}
 
 
 def test_at_the_end_the_partial_answer_is_the_text():
@@ -239,7 +239,7 @@ def test_an_answer_without_its_beginning_has_no_result():
     )
     assert answer.partial_json.value == {"a": 12}
     with pytest.raises(IncompleteStream, match="read from a cursor, so the beginning"):
-        answer.build().json()
+        _ = answer.build().parsed
 
 
 def test_a_number_without_its_beginning_is_not_taken_for_the_answer():
@@ -254,14 +254,14 @@ def test_a_number_without_its_beginning_is_not_taken_for_the_answer():
 
 def test_an_answer_that_was_read_after_its_first_event_is_whole():
     answer = read(text(2, "12", 1), event(3, json_result=JsonResult(is_valid=True)), after=1)
-    assert answer.build().json() == 12
+    assert answer.build().parsed == 12
 
 
 def test_an_invalid_answer_without_its_beginning_has_its_violations_and_no_text():
     wrong = JsonViolation(pointer="/a", description="1 is not a string")
     answer = read(text(3, "1}", 1), event(4, json_result=JsonResult(violations=[wrong])), after=2)
     with pytest.raises(InvalidAnswer) as raised:
-        answer.build().json()
+        _ = answer.build().parsed
     assert raised.value.text == ""
     assert [each.field for each in raised.value.violations] == ["/a"]
 
@@ -272,6 +272,6 @@ def test_the_text_of_an_answer_without_a_value_is_that_of_all_blocks():
     )
     before = answer.build().message
     with pytest.raises(InvalidAnswer) as raised:
-        answer.build().json()
+        _ = answer.build().parsed
     assert raised.value.text == "It is sunny."
     assert answer.build().message == before

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import jsonschema_rs
 import pytest
 
 from tokenwire_server.simulator import DEMO, Scenario, Simulator, run_simulator
@@ -89,6 +90,33 @@ async def test_it_answers_with_an_example_of_the_schema_in_all_formats(openai, a
             "unit": "celsius",
             "tags": [True, True],
         }
+
+
+TREE = {
+    "type": "object",
+    "properties": {
+        "kind": {"const": "tree"},
+        "day": {"type": "string", "format": "date"},
+        "left": {"anyOf": [{"$ref": "#/$defs/Tree"}, {"type": "null"}]},
+        "leaves": {"type": "array", "items": {"$ref": "#/$defs/Tree"}},
+        "broken": {"$ref": "#/$defs/Broken"},
+    },
+    "required": ["kind", "day", "left", "leaves"],
+    "additionalProperties": False,
+}
+
+
+async def test_its_example_of_a_schema_that_refers_to_itself_is_valid_and_short(openai):
+    schema = TREE | {"$defs": {"Tree": TREE, "Broken": {"$ref": "#/$defs/Broken"}}}
+    wanted = {"name": "tree", "schema": schema}
+    response_format = {"type": "json_schema", "json_schema": wanted}
+    asked = await openai.chat.completions.create(
+        model="demo", messages=HELLO, response_format=response_format
+    )
+    text = asked.choices[0].message.content
+    assert len(text) < 10_000
+    assert jsonschema_rs.is_valid(schema, json.loads(text))
+    assert json.loads(text)["left"]["day"] == "2026-01-31"
 
 
 async def test_it_calls_no_tool_that_the_user_does_not_name(openai):
