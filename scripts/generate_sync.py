@@ -1,6 +1,7 @@
 """Generate the client for threads, `sync/`, from the asyncio client, `aio/`.
 
-Both clients differ only in `await`: their I/O is in `transport.py`, which is written for each by hand.
+Both clients differ only in `await`: their I/O is in `transport.py`, and the concurrency of tools in
+`tool_calls.py`, which are written for each by hand.
 `generate_sync.py` writes the files, `generate_sync.py --check` fails if they are not up to date.
 """
 
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "client" / "tokenwire"
-MODULES = ("chat_stream", "client", "conversation")
+MODULES = ("chat_stream", "client", "conversation", "tool_run")
 HEADER = "# Generated from {source} by scripts/generate_sync.py. Do not edit.\n"
 
 RULES = [
@@ -22,6 +23,7 @@ RULES = [
     (r"\bAbstractAsync(?=[A-Z])", "Abstract"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\bStopAsync(?=Iteration)", "Stop"),
+    (r"\banext\(", "next("),
     (r"\b__a(?=(enter|exit|iter|next)__)", "__"),
     (r"\basyncio\.Event\b", "threading.Event"),
     (r"^import asyncio$", "import threading"),
@@ -32,6 +34,17 @@ TEXTS = {  # sentences that are true of one client only; each has to occur
     "One stream, read with asyncio.": "One stream, read by a thread.",
     "for one event loop.": "for any number of threads.",
     "\n        Cancelling the awaiting task cancels the call.\n": "",
+    "A run with tools, read with asyncio.": "A run with tools, read by a thread.",
+    "ends the request and cancels the running tools. It waits for\n    them, 3 seconds at most. A function"
+    " that is not a coroutine function runs in a thread. Threads cannot\n    be cancelled: after a time"
+    " limit or a cancellation it runs on, and its result is dropped.\n": (
+        "ends the request. It waits for tools that are running, 3\n    seconds at most. Each tool runs in a"
+        " thread. Threads cannot be cancelled: after a time limit, or\n    if it takes longer, a tool runs"
+        " on, and its result is dropped.\n"
+    ),
+    "    Cancelling the task that reads does the same. `asyncio.CancelledError` passes through.\n": (
+        "    `cancel()` can be called by another thread.\n"
+    ),
     "    Cancelling the task that reads cancels the call. `asyncio.CancelledError` passes through.\n": (
         "    `cancel()` can be called by another thread.\n"
     ),

@@ -32,6 +32,7 @@ from ._json import Json
 from .aio.chat_stream import AsyncChatStream
 from .aio.client import AsyncClient
 from .aio.conversation import AsyncConversation
+from .aio.tool_run import AsyncToolRun
 from .connect.tls import Tls
 from .enums import FinishReason, NoticeKind, Role, StreamState, UsageOutcome
 from .errors import (
@@ -104,10 +105,22 @@ from .stream.continuation import CannotContinue
 from .stream.history import CutTurn
 from .stream.json_values import FieldValue, PartialJson
 from .stream.reading import StreamCursor
+from .stream.tool_steps import ModelEvent, RoundFinished, ToolFinished, ToolRunStep, ToolStarted
 from .stream.trimming import TrimPolicy, keep_last
 from .sync.chat_stream import ChatStream
 from .sync.client import Client
 from .sync.conversation import Conversation
+from .sync.tool_run import ToolRun
+from .tools.arguments import InvalidArguments
+from .tools.errors import (
+    ToolCostExceeded,
+    ToolFailed,
+    ToolRoundsExceeded,
+    ToolRunError,
+    ToolTimeExceeded,
+)
+from .tools.function_tool import FunctionTool, function_tool
+from .tools.outcome import StopRun, ToolError, ToolTimedOut, UnknownTool
 from .wire.metadata import Allowance
 from .wire.requests import RequestFields
 from .wire.usage import TokenCount
@@ -125,6 +138,7 @@ __all__ = [
     "AsyncChatStream",
     "AsyncClient",
     "AsyncConversation",
+    "AsyncToolRun",
     "Budget",
     "BudgetExceeded",
     "CacheOptions",
@@ -147,10 +161,12 @@ __all__ = [
     "Draining",
     "FieldValue",
     "FinishReason",
+    "FunctionTool",
     "GenerationConfig",
     "IncompleteStream",
     "InternalError",
     "InvalidAnswer",
+    "InvalidArguments",
     "InvalidRequest",
     "InvalidToolCall",
     "Json",
@@ -162,6 +178,7 @@ __all__ = [
     "Message",
     "MessageLike",
     "Model",
+    "ModelEvent",
     "ModerationUnavailable",
     "NoticeKind",
     "Overloaded",
@@ -181,9 +198,11 @@ __all__ = [
     "ResumePointExpired",
     "RetentionOptions",
     "Role",
+    "RoundFinished",
     "ServerError",
     "ServerStopped",
     "SlowReader",
+    "StopRun",
     "StoreUnavailable",
     "StreamCursor",
     "StreamInfo",
@@ -197,10 +216,22 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolChoice",
+    "ToolCostExceeded",
+    "ToolError",
+    "ToolFailed",
+    "ToolFinished",
+    "ToolRoundsExceeded",
+    "ToolRun",
+    "ToolRunError",
+    "ToolRunStep",
+    "ToolStarted",
+    "ToolTimeExceeded",
+    "ToolTimedOut",
     "TransportError",
     "TrimPolicy",
     "Unauthenticated",
     "UnknownModel",
+    "UnknownTool",
     "UpstreamAuth",
     "UpstreamBroken",
     "UpstreamError",
@@ -218,6 +249,7 @@ __all__ = [
     "cache",
     "delivery",
     "document",
+    "function_tool",
     "image",
     "json_format",
     "keep_last",

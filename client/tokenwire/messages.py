@@ -108,7 +108,18 @@ def audio(data: bytes, media_type: str) -> Part:
 def tool(
     name: str, description: str = "", *, parameters: Mapping[str, object] | None = None
 ) -> Tool:
-    """Return a function that the model can call. `parameters` is the JSON Schema of its arguments."""
+    """Return a function that the model can call. `parameters` is the JSON Schema of its arguments.
+
+    It is a definition without a function: see `function_tool` for a Python function.
+
+    Raises:
+        TypeError: the name is not a str.
+    """
+    if not isinstance(name, str):
+        raise TypeError(
+            f"the name of a tool is a str, not {type(name).__name__}: "
+            "use function_tool() for a Python function"
+        )
     schema = "" if parameters is None else json.dumps(parameters)
     return Tool(name=name, description=description, parameters_json_schema=schema)
 

@@ -113,3 +113,70 @@ async def test_tool_choice_is_followed_and_the_loop_ends(demo, question, choice,
         assert reasons == [*["TOOL_CALLS"] * len(called), "STOP"]
 
     await on_all_models(demo, scenario)
+
+
+def get_weather(city: str) -> str:
+    """Return the weather in a city."""
+    return f"21 °C and sunny in {city}"
+
+
+async def get_time(hours: int = 7) -> dict:
+    """Return the time."""
+    return {"hours": hours}
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_a_run_with_functions_ends_with_an_answer_that_uses_the_results(demo, model):
+    async with tokenwire.AsyncClient(demo) as client:
+        question = "Use get_time, then get_weather in Berlin."
+        tools = [get_weather, get_time]
+        async with client.run_tools(model, question, tools=tools, timeout=60) as run:
+            steps = [step async for step in run]
+        text = run.answer.text
+        assert "21 °C and sunny in Berlin" in text
+        assert '{"hours":' in text
+        ends = [step for step in steps if isinstance(step, tokenwire.ToolFinished)]
+        assert sorted(step.call.name for step in ends) == ["get_time", "get_weather"]
+        assert not any(step.error for step in ends)
+        assert run.round == 2
+        assert run.usage.cost_microusd > 0
+        answer = await client.chat(model, [*run.messages, tokenwire.user("And what is Tokenwire?")])
+        assert "Tokenwire turns" in answer.text
+
+
+def test_a_run_with_functions_in_threads(demo):
+    with tokenwire.Client(demo) as client:
+        answer = client.run_tools("openai/demo", QUESTION, tools=[get_weather], timeout=60).final()
+    assert "sunny in Berlin" in answer.text
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_a_conversation_whose_run_was_stopped_in_a_tool_goes_on(demo, model):
+    async def wait(city: str) -> None:
+        await asyncio.Event().wait()
+
+    async with tokenwire.AsyncClient(demo) as client:
+        tool = tokenwire.function_tool(wait, name="get_weather")
+        async with client.run_tools(model, QUESTION, tools=[tool], timeout=60) as run:
+            async for step in run:
+                if isinstance(step, tokenwire.ToolStarted):
+                    break
+        question = tokenwire.user("And what is Tokenwire?")
+        answer = await client.chat(model, [*run.messages, question], tools=[tool])
+        assert "Tokenwire turns" in answer.text
+
+
+async def test_the_cost_of_a_run_is_limited_by_the_server_too(demo):
+    async with tokenwire.AsyncClient(demo) as client:
+        with pytest.raises(tokenwire.ToolCostExceeded) as caught:
+            run = client.run_tools(MODELS[0], QUESTION, tools=[get_weather], max_cost_microusd=10)
+            await run.final()
+        assert isinstance(caught.value.__cause__, tokenwire.BudgetExceeded)
+        free = client.run_tools(MODELS[0], QUESTION, tools=[get_weather])
+        await free.final()
+        first_only = free.usage.cost_microusd - 100
+        with pytest.raises(tokenwire.ToolCostExceeded) as caught:
+            await client.run_tools(
+                MODELS[0], QUESTION, tools=[get_weather], max_cost_microusd=first_only
+            ).final()
+        assert caught.value.messages

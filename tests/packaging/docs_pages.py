@@ -30,6 +30,7 @@ PAGES = (
     "docs/concepts.md",
     "docs/structured-output.md",
     "docs/web-servers.md",
+    "docs/tools.md",
     "docs/errors.md",
     "docs/providers.md",
     "docs/costs-and-usage.md",

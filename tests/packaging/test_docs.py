@@ -224,6 +224,12 @@ def test_every_block_is_tested_or_marked_with_the_reason():
     assert {(block.page, block.why_not) for block in all_blocks() if block.why_not} == NOT_RUN
 
 
+def test_the_tool_loop_of_the_quickstart_is_short():
+    (loop,) = (block for block in all_blocks() if block.saved_as == "weather.py")
+    assert "run_tools" in loop.text
+    assert len([line for line in loop.text.splitlines() if line]) <= 12
+
+
 def test_the_json_in_the_pages_is_json():
     for block in all_blocks():
         if block.language == "json":

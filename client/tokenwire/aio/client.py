@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
@@ -30,14 +31,17 @@ from ..stream.continuation import check_model
 from ..stream.history import History, OnCut
 from ..stream.reading import Reading
 from ..stream.retry import MAX_RETRIES, Retries, check_max_retries
+from ..stream.tool_loop import OnToolError
 from ..stream.trimming import TrimPolicy
 from ..structured.answer_type import AnswerType, answer_type_of
+from ..tools.function_tool import FunctionTool, ToolFunction, to_function_tools
 from ..wire.metadata import Allowance
 from ..wire.requests import (
     DeliveryLike,
     FieldsWithoutFormat,
     RequestFields,
     ResponseFormatLike,
+    RunFields,
     build_request,
     build_resume,
     conversation_fields,
@@ -57,6 +61,7 @@ from ..wire.usage import (
 )
 from .chat_stream import AsyncChatStream
 from .conversation import AsyncConversation
+from .tool_run import MAX_CONCURRENCY, MAX_ROUNDS, TOOL_TIMEOUT_S, AsyncToolRun
 from .transport import AsyncTransport
 
 T = TypeVar("T")
@@ -398,6 +403,70 @@ class AsyncClient:
             max_retries=self._retry_count(max_retries),
         )
         return Answer.from_response(response, kind)
+
+    def run_tools(
+        self,
+        model: str,
+        messages: MessageLike | Iterable[MessageLike],
+        *,
+        tools: Iterable[FunctionTool | ToolFunction],
+        max_rounds: int = MAX_ROUNDS,
+        max_cost_microusd: int | None = None,
+        max_concurrency: int = MAX_CONCURRENCY,
+        tool_timeout: float | None = TOOL_TIMEOUT_S,
+        on_tool_error: OnToolError = "report",
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        response_format: ResponseFormatLike | type[Any] | None = None,
+        **fields: Unpack[RunFields],
+    ) -> AsyncToolRun:
+        """Let the model call Python functions until it answers. The run starts when its block is entered.
+
+            answer = await client.run_tools("openai/demo", question, tools=[get_weather]).final()
+
+        The calls of one answer run at the same time. Their results go back to the model, as do errors: of
+        a tool, of arguments that do not fit, and of a tool that does not exist. A tool can raise
+        `ToolError` to choose the words, and `StopRun` to end the run. `docs/tools.md` has the details.
+
+        Args:
+            model: The model of all requests.
+            messages: The conversation, as in `chat_stream`. It is not changed: see `AsyncToolRun.messages`.
+            tools: Functions with type hints, or the results of `function_tool`.
+            max_rounds: Largest number of requests.
+            max_cost_microusd: Largest cost of all requests together, in millionths of a US dollar.
+            max_concurrency: Largest number of calls that run at the same time.
+            tool_timeout: Time limit of each call in seconds. None: no limit.
+            on_tool_error: "report": the model gets the error of a tool. "raise": it is raised as ToolFailed,
+                unless it is a ToolError.
+            timeout: Time limit of the run in seconds.
+            resumable: Make the streams of the run resumable: see `chat_stream`.
+            response_format: Format of the answers, as in `chat_stream`.
+            **fields: Fields of all requests. A `tool_choice` that requires a call is for the first one only.
+                A `request_id` gets the number of the round, from the second on.
+
+        Raises:
+            TypeError, ValueError: the arguments are not a valid request, or a function cannot be a tool.
+            ImportError: msgspec is missing: `pip install "tokenwire[structured]"`.
+        """
+        made = to_function_tools(tools)
+        request, kind = request_and_type(
+            model,
+            messages,
+            response_format,
+            tools=[each.definition for each in made.values()],
+            **fields,
+        )
+        return AsyncToolRun(
+            partial(self._stream, resumable=resumable, max_retries=None, answer_type=kind),
+            request,
+            made,
+            max_rounds=max_rounds,
+            max_cost_microusd=max_cost_microusd,
+            max_concurrency=max_concurrency,
+            tool_timeout_s=tool_timeout,
+            timeout_s=timeout,
+            on_tool_error=on_tool_error,
+        )
 
     async def count_tokens(
         self,

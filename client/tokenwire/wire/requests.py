@@ -25,6 +25,7 @@ from tokenwire.v1.chat_pb2 import (
 
 from ..messages import MessageLike, ModelDump
 from ..structured.answer_type import AnswerType, answer_type_of
+from ..tools.function_tool import FunctionTool, ToolFunction
 from .generation import GenerationFields, add_generation
 from .mappings import message_of
 from .spelling import unknown_name
@@ -41,30 +42,25 @@ ResponseFormatLike = ResponseFormat | Mapping[str, object] | ModelDump
 
 ToolChoiceName = Literal["auto", "none", "required"]
 
+ToolLike = Tool | Mapping[str, object] | ModelDump | FunctionTool | ToolFunction
+"""A tool: see `tokenwire.tool`, and `tokenwire.function_tool` for Python functions. Also in the style of
+OpenAI or Anthropic."""
+
 _BUDGET_FIELDS: tuple[Literal["max_cost_microusd", "max_input_tokens"], ...] = (
     "max_cost_microusd",
     "max_input_tokens",
 )
 
 
-class FieldsWithoutFormat(GenerationFields, total=False):
-    """Fields of ChatRequest and of its `generation` as keyword arguments, without
-    `response_format`.
-
-    A mapping is converted to the message of the field. In a mapping, an enum's value may be a short name,
-    such as "high" for REASONING_EFFORT_HIGH.
-    """
+class RunFields(GenerationFields, total=False):
+    """Fields that are the same in all requests of a run with tools: see FieldsWithoutFormat."""
 
     generation: GenerationConfig | Mapping[str, object]
-    tools: Iterable[Tool | Mapping[str, object] | ModelDump]
-    """Tools, also in the style of OpenAI or Anthropic."""
     tool_choice: ToolChoice | Mapping[str, object] | ModelDump | ToolChoiceName
     """Also in the style of OpenAI or Anthropic."""
     delivery: DeliveryLike
     retention: RetentionOptions | Mapping[str, object]
     budget: Budget | Mapping[str, object]
-    max_cost_microusd: int | None
-    """`budget.max_cost_microusd`: largest cost of the stream, in millionths of a US dollar."""
     max_input_tokens: int | None
     """`budget.max_input_tokens`: largest number of input tokens."""
     cache: CacheOptions | Mapping[str, object]
@@ -74,6 +70,18 @@ class FieldsWithoutFormat(GenerationFields, total=False):
     labels: Mapping[str, str]
     """Copied to the usage record of the stream. They are not sent to the provider."""
     provider_options: Struct | Mapping[str, Any]
+
+
+class FieldsWithoutFormat(RunFields, total=False):
+    """Fields of ChatRequest and of its `generation` as keyword arguments, without `response_format`.
+
+    A mapping is converted to the message of the field. In a mapping, an enum's value may be a short name,
+    such as "high" for REASONING_EFFORT_HIGH.
+    """
+
+    tools: Iterable[ToolLike]
+    max_cost_microusd: int | None
+    """`budget.max_cost_microusd`: largest cost of the stream, in millionths of a US dollar."""
 
 
 class RequestFields(FieldsWithoutFormat, total=False):

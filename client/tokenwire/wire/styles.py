@@ -5,11 +5,14 @@ The style is found for each message and tool by itself, so that one list can hav
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 from tokenwire.v1.chat_pb2 import Message, ResponseFormat, Tool, ToolChoice
 
 from ..messages import MessageLike, ModelDump, user
+from ..tools.function_tool import FunctionTool, ToolFunction, function_tool
 from . import anthropic_style, openai_style
 from .fields import Fields, as_mapping
 from .mappings import message_of
@@ -39,12 +42,19 @@ def to_messages(messages: MessageLike | Iterable[MessageLike]) -> list[Message]:
     return converted
 
 
-def to_tool(tool: Tool | Mapping[str, object] | ModelDump, path: str) -> Tool:
-    """Return a tool of any style.
+def to_tool(
+    tool: Tool | Mapping[str, object] | ModelDump | FunctionTool | ToolFunction, path: str
+) -> Tool:
+    """Return a tool of any style, or that of a Python function.
 
     Raises:
         TypeError, ValueError: it is none, or something in it cannot be carried.
+        ImportError: a function needs the extra `structured`.
     """
+    if isinstance(tool, FunctionTool):
+        return tool.definition
+    if inspect.isroutine(tool) or isinstance(tool, partial):
+        return function_tool(tool).definition
     mapping = None if isinstance(tool, Tool) else as_mapping(tool)
     if mapping is None:
         return message_of(Tool, tool, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypedDict, TypeVar, Unpack
@@ -21,6 +21,7 @@ from tokenwire.v1.usage_pb2 import (
     GetUsageSummaryRequest,
     ListUsageRecordsRequest,
     ListUsageRecordsResponse,
+    Usage,
     UsageFilter,
     UsageGroup,
     UsageOutcome,
@@ -120,6 +121,42 @@ def token_count(response: CountTokensResponse) -> TokenCount:
         provider=response.provider,
         model=response.model,
     )
+
+
+_KNOWN_COUNTS: tuple[Literal["input_tokens", "output_tokens"], ...] = (
+    "input_tokens",
+    "output_tokens",
+)
+_COUNTS: tuple[
+    Literal[
+        "reasoning_tokens",
+        "cache_read_tokens",
+        "cache_write_tokens",
+        "long_cache_write_tokens",
+        "cost_microusd",
+    ],
+    ...,
+] = (
+    "reasoning_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "long_cache_write_tokens",
+    "cost_microusd",
+)
+
+
+def total_usage(usages: Sequence[Usage]) -> Usage:
+    """Return the sum. A figure that is absent in one of them is unknown, and absent in the sum."""
+    total = Usage(estimated=any(usage.estimated for usage in usages))
+    for name in _KNOWN_COUNTS:
+        setattr(total, name, sum(getattr(usage, name) for usage in usages))
+    for count in _COUNTS:
+        if all(usage.HasField(count) for usage in usages):
+            setattr(total, count, sum(getattr(usage, count) for usage in usages))
+    for usage in usages:
+        for tool, calls in usage.server_tool_counts.items():
+            total.server_tool_counts[tool] += calls
+    return total
 
 
 def first_page(page_size: int, **fields: Unpack[UsageFields]) -> ListUsageRecordsRequest:

@@ -1,0 +1,280 @@
+# Generated from aio/tool_run.py by scripts/generate_sync.py. Do not edit.
+"""A run with tools, read by a thread."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Self
+
+from tokenwire.v1.chat_pb2 import ChatRequest, Message
+from tokenwire.v1.usage_pb2 import Usage
+
+from ..errors import Cancelled, TokenwireError
+from ..stream.answer import Answer
+from ..stream.tool_loop import OnToolError, ToolLoop
+from ..stream.tool_schedule import EndedCall, ToolSchedule
+from ..stream.tool_steps import ModelEvent, RoundFinished, ToolFinished, ToolRunStep, ToolStarted
+from ..tools.function_tool import FunctionTool
+from ..tools.outcome import StopRun, ToolTimedOut, raised
+from .chat_stream import ChatStream
+from .tool_calls import ToolCalls, check_tools
+
+MAX_ROUNDS = 10
+MAX_CONCURRENCY = 8
+TOOL_TIMEOUT_S = 60.0
+
+
+class ToolRun:
+    """A conversation in which the model calls Python functions until it answers.
+
+        with client.run_tools("openai/demo", "Hello", tools=[get_weather]) as run:
+            for step in run:
+                ...
+
+    Iterating returns every step in order: ModelEvent for each event of an answer, ToolStarted and
+    ToolFinished for each call, RoundFinished when an answer and its calls are complete. It ends after the
+    answer that calls no tool. Calls start and are timed while the run is read. `final()` reads to the end,
+    and needs no block: `answer = client.run_tools(...).final()`. Only one reader at a time may use
+    the object.
+
+    Leaving the block, however it is left, ends the request. It waits for tools that are running, 3
+    seconds at most. Each tool runs in a thread. Threads cannot be cancelled: after a time limit, or
+    if it takes longer, a tool runs on, and its result is dropped.
+
+    `cancel()` can be called by another thread.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[ChatRequest, float | None], ChatStream],
+        request: ChatRequest,
+        tools: Mapping[str, FunctionTool],
+        *,
+        max_rounds: int,
+        max_cost_microusd: int | None,
+        max_concurrency: int,
+        tool_timeout_s: float | None,
+        timeout_s: float | None,
+        on_tool_error: OnToolError,
+    ) -> None:
+        if max_concurrency < 1:
+            raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}")
+        if tool_timeout_s is not None and tool_timeout_s <= 0:
+            raise ValueError(f"tool_timeout must be above 0, not {tool_timeout_s}")
+        check_tools(tools)
+        self._loop = ToolLoop(
+            request,
+            tools,
+            max_rounds=max_rounds,
+            max_cost_microusd=max_cost_microusd,
+            on_tool_error=on_tool_error,
+        )
+        self._open_stream = open_stream
+        self._max_concurrency = max_concurrency
+        self._tool_timeout_s = tool_timeout_s
+        self._timeout_s = timeout_s
+        self._deadline: float | None = None
+        self._calls: ToolCalls | None = None
+        self._stream: ChatStream | None = None
+        self._schedule: ToolSchedule | None = None
+        self._steps: deque[ToolRunStep] = deque()
+        self._failure: TokenwireError | None = None
+        self._is_cancelled = False
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation so far, ready for another request, also after an error.
+
+        An answer is in it when it is complete. A call without a result has an error as its result.
+        """
+        return self._loop.messages
+
+    @property
+    def usage(self) -> Usage:
+        """Sum of the usage of all answers so far. A figure that one of them does not report is absent.
+
+        The usage of an answer that was cancelled is unknown, and not in it.
+        """
+        return self._loop.usage
+
+    @property
+    def round(self) -> int:
+        """Number of requests so far."""
+        return self._loop.round
+
+    @property
+    def answer(self) -> Answer | None:
+        """The newest answer. None: none is complete."""
+        return self._loop.answer
+
+    @property
+    def stopped(self) -> StopRun | None:
+        """The StopRun that a tool raised to end the run. None: no tool did."""
+        return self._loop.stopped
+
+    def final(self) -> Answer:
+        """Read to the end, and return the last answer.
+
+        Its finish reason can be one that cuts it, such as MAX_TOKENS. If a tool raised StopRun, it is the
+        answer with that call. Without a block, this enters the run and leaves it.
+
+        Raises:
+            ToolRunError: a limit of the run is reached, or a tool failed. It has the messages so far.
+            TokenwireError: a request failed.
+        """
+        if self._calls is None:
+            with self:
+                return self.final()
+        for _ in self:
+            pass
+        if self._loop.answer is None:
+            raise RuntimeError("the run has ended without an answer")
+        return self._loop.answer
+
+    def cancel(self) -> None:
+        """End the run at once. Its reader gets `Cancelled`. No effect after the run has ended."""
+        self._is_cancelled = True
+        if self._stream is not None:
+            self._stream.cancel()
+        if self._calls is not None:
+            self._calls.wake()
+
+    def __enter__(self) -> Self:
+        if self._calls is not None:
+            raise RuntimeError("a run can be entered only once: create another with the client")
+        self._calls = ToolCalls()
+        if self._timeout_s is not None:
+            self._deadline = time.monotonic() + self._timeout_s
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._failure is None and not self._is_finished:
+            self._failure = Cancelled("the run was left before its end")
+        try:
+            self._leave_stream()
+        finally:
+            if self._calls is not None:
+                self._calls.stop()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> ToolRunStep:
+        if self._calls is None:
+            raise RuntimeError("a run can be read only inside its block, or with final()")
+        while not self._steps:
+            if self._failure is not None:
+                raise self._failure
+            if self._is_finished:
+                raise StopIteration
+            if self._is_cancelled:
+                self._failure = Cancelled("the run was cancelled")
+                continue
+            try:
+                self._advance(self._calls)
+            except TokenwireError as error:
+                self._failure = error
+                raise
+            except BaseException:
+                self._failure = Cancelled("the run was interrupted")
+                raise
+        return self._steps.popleft()
+
+    @property
+    def _is_finished(self) -> bool:
+        return self._loop.is_done and self._stream is None and self._schedule is None
+
+    def _advance(self, calls: ToolCalls) -> None:
+        """Do what comes next, which may add steps."""
+        if self._schedule is not None:
+            self._advance_tools(calls, self._schedule)
+            return
+        try:
+            stream = self._stream or self._start_round()
+            event = next(stream, None)
+            if event is not None:
+                self._steps.append(ModelEvent(self._loop.round, event))
+            else:
+                self._end_answer(stream)
+        except TokenwireError as error:
+            has_deadline = self._deadline is not None
+            explained = self._loop.explained(error, has_deadline=has_deadline)
+            raise explained from explained.__cause__
+
+    def _start_round(self) -> ChatStream:
+        request = self._loop.next_request()
+        self._stream = stream = self._open_stream(request, self._remaining_s())
+        try:
+            stream.__enter__()
+        except BaseException:
+            self._stream = None
+            raise
+        if self._is_cancelled:  # by another thread, just now
+            stream.cancel()
+        return stream
+
+    def _end_answer(self, stream: ChatStream) -> None:
+        answer = stream.final()
+        self._leave_stream()
+        pending, refused = self._loop.take_answer(answer)
+        for call, outcome in refused:
+            self._steps.append(ToolFinished(self._loop.round, call, outcome, 0.0))
+        self._schedule = ToolSchedule(
+            pending, max_concurrency=self._max_concurrency, tool_timeout_s=self._tool_timeout_s
+        )
+
+    def _advance_tools(self, calls: ToolCalls, schedule: ToolSchedule) -> None:
+        now = time.monotonic()
+        if started := schedule.start(now):
+            for pending in started:
+                calls.start(pending)
+                self._steps.append(ToolStarted(self._loop.round, pending.call))
+        elif schedule.is_empty:
+            self._end_round()
+        else:
+            waits = [
+                each for each in (schedule.wait_s(now), self._remaining_s()) if each is not None
+            ]
+            ended = calls.next(min(waits, default=None))
+            if ended is not None:
+                self._end_call(schedule, ended)
+            elif self._deadline is not None and time.monotonic() >= self._deadline:
+                raise self._loop.time_exceeded()
+            else:
+                self._end_overdue(calls, schedule)
+
+    def _end_overdue(self, calls: ToolCalls, schedule: ToolSchedule) -> None:
+        now = time.monotonic()
+        overdue = schedule.overdue(now)
+        calls.abandon(overdue)
+        for pending in overdue:
+            error = ToolTimedOut(f"no result within {self._tool_timeout_s:g} seconds")
+            self._end_call(schedule, EndedCall(pending, raised(error), now))
+
+    def _end_call(self, schedule: ToolSchedule, ended: EndedCall) -> None:
+        duration_s = schedule.end(ended.pending, ended.time)
+        if duration_s is None:
+            return  # it was overdue before
+        call, outcome = ended.pending.call, ended.outcome
+        self._loop.take_outcome(call, outcome)
+        self._steps.append(ToolFinished(self._loop.round, call, outcome, duration_s))
+        self._failure = self._loop.failure(call, outcome)
+        if outcome.stop is not None:
+            self._end_round()
+
+    def _end_round(self) -> None:
+        self._schedule = None
+        if (answer := self._loop.answer) is not None:
+            self._steps.append(RoundFinished(self._loop.round, answer, answer.usage))
+
+    def _leave_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.__exit__(None, None, None)
+
+    def _remaining_s(self) -> float | None:
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline - time.monotonic())

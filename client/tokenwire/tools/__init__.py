@@ -1,0 +1,1 @@
+"""Python functions as tools. Pure: no I/O, no gRPC."""

@@ -1,0 +1,53 @@
+"""The errors of a run with tools, under TokenwireError.
+
+ToolRunError                   see `messages`
++-- ToolRoundsExceeded         the model still calls tools after `max_rounds` answers
++-- ToolCostExceeded           the run costs more than `max_cost_microusd`
++-- ToolTimeExceeded           the run took longer than its `timeout`; also a TimeoutError
++-- ToolFailed                 a tool failed, and the run has `on_tool_error="raise"`
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from tokenwire.v1.chat_pb2 import Message
+
+from ..errors import TokenwireError
+
+
+class ToolRunError(TokenwireError):
+    """A run with tools ended without an answer.
+
+    `usage` is the sum of its answers.
+    """
+
+    messages: tuple[Message, ...] = ()
+    """The conversation so far, ready for another request or another run."""
+
+
+class ToolRoundsExceeded(ToolRunError):
+    """The model still calls tools after `max_rounds` answers. Its last calls were run."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class ToolCostExceeded(ToolRunError):
+    """The run reached `max_cost_microusd`, or the cost of an answer is unknown."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class ToolTimeExceeded(ToolRunError, TimeoutError):
+    """The run took longer than its `timeout`."""
+
+    default_code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class ToolFailed(ToolRunError):
+    """A tool raised an error or took too long. `__cause__` is the tool's own error."""
+
+    default_code = grpc.StatusCode.ABORTED
+
+    tool_call_id: str = ""
+    tool_name: str = ""
