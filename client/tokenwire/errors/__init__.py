@@ -45,8 +45,13 @@
     |   +-- SlowReader                 the events were not read fast enough: resume
     |   +-- IncompleteStream           the stream ended without `finished`: do not use it as an answer
     +-- CallEnded                  the caller's own deadline or cancellation
-        +-- DeadlineExceeded           the deadline (`timeout=`) passed. A TimeoutError
-        +-- Cancelled                  the call was cancelled, by `stream.cancel()` or by the server
+    |   +-- DeadlineExceeded           the deadline (`timeout=`) passed. A TimeoutError
+    |   +-- Cancelled                  the call was cancelled, by `stream.cancel()` or by the server
+    +-- ToolRunError               the limits or the tools of a run with tools: see `messages`
+        +-- ToolRoundsExceeded         the model still calls tools after `max_rounds` answers
+        +-- ToolCostExceeded           the run costs more than `max_cost_microusd`
+        +-- ToolTimeExceeded           the run took longer than its `timeout`. A TimeoutError
+        +-- ToolFailed                 a tool failed, and the run has `on_tool_error="raise"`
 
 The reasons are those of `tokenwire.v1.ErrorReason`. ConnectionLost, IncompleteStream, Cancelled, AnswerCut
 and AnswerRefused have none, because no server sends them. `asyncio.CancelledError` and `KeyboardInterrupt`

@@ -1,11 +1,4 @@
-"""The errors of a run with tools, under TokenwireError.
-
-ToolRunError                   see `messages`
-+-- ToolRoundsExceeded         the model still calls tools after `max_rounds` answers
-+-- ToolCostExceeded           the run costs more than `max_cost_microusd`
-+-- ToolTimeExceeded           the run took longer than its `timeout`; also a TimeoutError
-+-- ToolFailed                 a tool failed, and the run has `on_tool_error="raise"`
-"""
+"""The errors of a run with tools, under TokenwireError."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ import pytest
 from tokenwire import CannotContinue, assistant, user
 from tokenwire.stream.continuation import check_model, continuation_of
 from tokenwire.stream.reading import Reading
+from tokenwire.stream.retry import Retries
 from tokenwire.v1.chat_pb2 import (
     ROLE_ASSISTANT,
     ChatRequest,
@@ -50,7 +51,7 @@ def test_an_answer_that_is_not_text_alone_cannot_be_continued(parts, problem):
 def test_a_stream_whose_request_is_not_known_cannot_be_continued():
     request = ResumeStreamRequest(stream_id="st", after_sequence=3)
     with pytest.raises(CannotContinue, match="resume"):
-        Reading(request, timeout_s=None, is_resumable=False).continuation()
+        Reading(request, timeout_s=None, is_resumable=False, retries=Retries(0)).continuation()
 
 
 def test_a_model_must_be_known_to_continue():

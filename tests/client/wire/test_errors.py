@@ -25,6 +25,7 @@ BLAMES = (
     tokenwire.ServerError,
     tokenwire.TransportError,
     tokenwire.CallEnded,
+    tokenwire.ToolRunError,
 )
 
 
