@@ -15,6 +15,7 @@ from pathlib import Path
 import report
 from added import keyed, ledger, operated, shared
 from callers import Unmeasurable
+from client_cost import client_cost
 from content import content
 from http_edge import http_edge
 from lasting import lasting
@@ -26,7 +27,7 @@ from several_workers import several_workers
 
 MISSED, NOT_MEASURED = 1, 2
 ADDED = {"keyed": keyed, "ledger": ledger, "operated": operated, "shared": shared}
-PARTS = ("tokens", "lasting", *ADDED, "content", "edge", "replicas", "workers")
+PARTS = ("tokens", "lasting", *ADDED, "content", "edge", "replicas", "workers", "client")
 
 
 def main() -> int:
@@ -50,17 +51,18 @@ def main() -> int:
         edge = http_edge(plan, processes, say) if "edge" in parts else None
         two = replicas(plan, processes, say) if "replicas" in parts else None
         workers = several_workers(plan, processes, say) if "workers" in parts else None
+        client = client_cost(plan, processes, say) if "client" in parts else None
     except Unmeasurable as error:
         print(f"could not measure: {error}", file=sys.stderr)
         return NOT_MEASURED
     about = report.machine()
     bars = [
         bar
-        for results in (tokens, streams, *added, filtered, edge, workers, two)
+        for results in (tokens, streams, *added, filtered, edge, workers, two, client)
         if results
         for bar in results.bars
     ]
-    parts_measured = (tokens, streams, added, filtered, edge, workers)
+    parts_measured = (tokens, streams, added, filtered, edge, workers, client)
     report.save(arguments.out / "bench.json", about, bars, *parts_measured)
     if tokens and not arguments.tiny:
         import plot  # matplotlib takes a second to import
@@ -75,7 +77,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="take five minutes instead of seventeen")
+    size.add_argument("--quick", action="store_true", help="take six minutes instead of nineteen")
     size.add_argument(
         "--tiny", action="store_true", help="take seconds, to test that everything works"
     )
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "traces, logs and retries; shared: cost of logs in Redis; content: cost of content filters and JSON "
         "values; edge: the HTTP edge, compared with gRPC and "
         "with a bare Starlette server; replicas: readers at another server; "
-        "workers: two worker processes, compared with one",
+        "workers: two worker processes, compared with one; client: the Python client, compared with bare gRPC",
     )
     parser.add_argument(
         "--pairs", type=_count, help="number of pairs of each load (default: 5, quick: 3)"

@@ -222,4 +222,38 @@ class RemoteReadersResult(msgspec.Struct, frozen=True):
     added_p99_ms: float
 
 
-Job = Streams | FirstToken | KeepOpen | Wire | Flood | Resume | Audience | Retain | RemoteReaders
+class Read(msgspec.Struct, frozen=True, tag=True):
+    """Paced streams that are read to their end on one connection, by two kinds of readers in turn.
+
+    In each round, either kind reads `streams` of them, which start over `ramp_s`. After `settle_s`, CPU and
+    events are measured over `window_s`.
+    """
+
+    address: str
+    rounds: int
+    streams: int
+    tokens_per_second: float
+    ramp_s: float
+    settle_s: float
+    window_s: float
+
+
+class ReadResult(msgspec.Struct, frozen=True):
+    stub_cpu_us: list[float]
+    """CPU time of the load process for an event, by round, with the generated stub on grpc.aio."""
+    client_cpu_us: list[float]
+    """The same with Tokenwire's AsyncClient."""
+
+
+Job = (
+    Read
+    | Streams
+    | FirstToken
+    | KeepOpen
+    | Wire
+    | Flood
+    | Resume
+    | Audience
+    | Retain
+    | RemoteReaders
+)

@@ -23,6 +23,7 @@ from jobs import (
     Flood,
     Job,
     KeepOpen,
+    Read,
     RemoteReaders,
     Resume,
     Retain,
@@ -32,6 +33,7 @@ from jobs import (
 )
 from one_stream import first_token, flood, wire
 from open_streams import keep_open
+from reading import read
 from remote_readers import remote_readers
 from retained_streams import resume, retain
 
@@ -148,6 +150,8 @@ async def _run(job: Job) -> msgspec.Struct:
     match job:
         case Streams():
             return await streams(job)
+        case Read():
+            return await read(job)
         case FirstToken():
             return await first_token(job)
         case KeepOpen():

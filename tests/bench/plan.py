@@ -66,6 +66,10 @@ class Plan(msgspec.Struct, frozen=True):
     """The load for measuring filters and JSON values, in rounds."""
     workers: Scenario
     """The load for comparing two workers with one: as fast as possible, so that they are bound by the CPU."""
+    client: Scenario
+    """The load for comparing the Python client with a bare stub, in rounds of one process."""
+    client_imports: int
+    """Number of fresh interpreters that import the client."""
     resume_tokens: int = 10_000
 
     @property
@@ -106,6 +110,8 @@ FULL = Plan(
     remote=RemoteReaders(100, 10, tokens_per_second=5, ramp_s=10, settle_s=3, window_s=10),
     content=Scenario(100, 50, pairs=9, ramp_s=0.5, window_s=4),
     workers=Scenario(20, 0, pairs=9, burst_tokens=10_000),
+    client=Scenario(100, 20, pairs=15, ramp_s=0.5, window_s=2),
+    client_imports=31,
 )
 
 QUICK = Plan(
@@ -134,6 +140,8 @@ QUICK = Plan(
     remote=RemoteReaders(100, 10, tokens_per_second=5, ramp_s=6, settle_s=3, window_s=6),
     content=Scenario(100, 50, pairs=3, ramp_s=0.25, window_s=2),
     workers=Scenario(20, 0, pairs=5, burst_tokens=10_000),
+    client=Scenario(100, 20, pairs=7, ramp_s=0.5, window_s=2),
+    client_imports=15,
 )
 
 TINY = Plan(
@@ -158,6 +166,8 @@ TINY = Plan(
     remote=RemoteReaders(5, 4, tokens_per_second=20, ramp_s=0.2, settle_s=0.5, window_s=2),
     content=Scenario(20, 50, pairs=1, ramp_s=0.2, settle_s=0.2, window_s=1),
     workers=Scenario(20, 0, pairs=1, burst_tokens=500),
+    client=Scenario(20, 20, pairs=3, ramp_s=0.2, settle_s=0.2, window_s=1),
+    client_imports=3,
 )
 
 
@@ -204,3 +214,5 @@ EDGE_TTFT_ADDED_LIMIT_MS = 2.0
 EDGE_CPU_RATIO_LIMIT = 1.5
 EDGE_CPU_OF_LITELLM_LIMIT = 0.5
 WORKERS_SPEEDUP_LIMIT = 1.8
+CLIENT_IMPORT_RATIO_LIMIT = 1.3
+CLIENT_CPU_RATIO_LIMIT = 1.3

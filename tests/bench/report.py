@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import readings
 from added import Added
+from client_cost import ClientCost
 from content import NAMES, Content
 from http_edge import Edge
 from lasting import Lasting
@@ -52,6 +53,7 @@ def text(
     content: Content | None = None,
     edge: Edge | None = None,
     workers: Workers | None = None,
+    client: ClientCost | None = None,
 ) -> str:
     """Return all figures as text of at most 100 characters per line."""
     lines = [
@@ -65,6 +67,7 @@ def text(
         *(_content(content) if content else ()),
         *(_edge(edge) if edge else ()),
         *(_workers(workers) if workers else ()),
+        *(_client(client) if client else ()),
         f"      {'bar':56}{'limit':>18}{'measured':>16}",
     ]
     for bar in bars:
@@ -196,6 +199,23 @@ def _workers(results: Workers) -> list[str]:
     ]
 
 
+def _client(results: ClientCost) -> list[str]:
+    imports = ", ".join(
+        f"{name} {statistics.median(spent_ms):.0f} ms"
+        for name, spent_ms in results.import_ms.items()
+    )
+    stub = statistics.median(results.read.stub_cpu_us)
+    client = statistics.median(results.read.client_cpu_us)
+    ratios = sorted(results.cpu_ratios)
+    middle = f"{ratios[len(ratios) // 4]:.2f} to {ratios[-1 - len(ratios) // 4]:.2f}"
+    return [
+        f"client: CPU of a fresh interpreter that imports: {imports}",
+        f"  CPU us/event, {results.scenario.name}: bare stub {stub:.1f}, client {client:.1f}",
+        f"  the middle half of the ratios of {len(ratios)} rounds: {middle}",
+        "",
+    ]
+
+
 def json(
     about: dict[str, Any],
     bars: Sequence[Bar],
@@ -205,6 +225,7 @@ def json(
     content: Content | None,
     edge: Edge | None,
     workers: Workers | None,
+    client: ClientCost | None,
 ) -> bytes:
     """Return all measurements as JSON, including each pair of each scenario."""
     whole = {
@@ -216,6 +237,7 @@ def json(
         **({"content": msgspec.to_builtins(content)} if content else {}),
         **({"edge": msgspec.to_builtins(edge)} if edge else {}),
         **({"workers": msgspec.to_builtins(workers)} if workers else {}),
+        **({"client": msgspec.to_builtins(client)} if client else {}),
     }
     return msgspec.json.format(msgspec.json.encode(whole))
 
@@ -272,6 +294,7 @@ def save(
     content: Content | None,
     edge: Edge | None,
     workers: Workers | None,
+    client: ClientCost | None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(json(about, bars, tokens, lasting, added, content, edge, workers))
+    path.write_bytes(json(about, bars, tokens, lasting, added, content, edge, workers, client))

@@ -72,6 +72,11 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return measured("workers", tmp_path_factory.mktemp("workers"))
 
 
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return measured("client", tmp_path_factory.mktemp("client"))
+
+
 def test_the_cpu_per_token_is_a_small_multiple_of_the_floor(figures):
     assert figures["cpu_ratio"] <= 2.8 * MARGIN
 
@@ -143,3 +148,11 @@ def test_the_edge_does_not_delay_the_first_token(edge):
 
 def test_a_token_costs_two_workers_about_as_much_as_one(workers):
     assert 2 / workers["workers_speedup"] <= 1 + 0.11 * MARGIN
+
+
+def test_an_event_costs_the_client_about_as_much_as_a_bare_stub(client):
+    assert client["client_cpu_ratio"] <= 1 + 0.3 * MARGIN
+
+
+def test_the_client_is_imported_about_as_fast_as_grpc_alone(client):
+    assert client["client_import_ratio"] <= 1 + 0.3 * MARGIN

@@ -32,6 +32,10 @@ def test_the_client_needs_nothing_but_its_base_dependencies():
     assert foreign_modules_of("tokenwire.api, tokenwire.http, tokenwire.v1.error_pb2") <= BASE
 
 
+def test_the_fake_service_for_tests_needs_no_more_and_no_pytest():
+    assert foreign_modules_of("tokenwire.testing") <= BASE
+
+
 def test_the_command_line_is_not_loaded_before_it_runs():
     assert foreign_modules_of("tokenwire.cli") <= BASE
 

@@ -32,6 +32,7 @@ PAGES = (
     "docs/web-servers.md",
     "docs/tools.md",
     "docs/errors.md",
+    "docs/testing.md",
     "docs/providers.md",
     "docs/costs-and-usage.md",
     "docs/grpcurl.md",

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -233,15 +234,20 @@ class AsyncStreamCall:
         self._transport = transport
         self._call = call
         self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
 
     def __del__(self) -> None:
         """End a call that was not left, as gRPC does by itself for threads.
 
         Its own tasks refer to a call of grpc.aio, so it would go on without a reader.
         """
-        if not self._call.done():
-            with suppress(RuntimeError):  # the loop is closed
+        if self._call.done():
+            return
+        with suppress(RuntimeError):  # the loop is closed, and the call is ended before that
+            if self._loop.is_running() and threading.get_ident() != self._thread_id:
                 self._loop.call_soon_threadsafe(self._call.cancel)
+            else:  # a callback might not run any more
+                self._call.cancel()
 
     @property
     def is_open(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import IPv6Address, ip_address
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 TARGET_VARIABLE = "TOKENWIRE_TARGET"
@@ -63,8 +62,10 @@ def _is_loopback_host(address: str) -> bool:
     host = address
     if named := _HOST_PORT.fullmatch(address):
         host = named[1] or named[2]
-    if host.lower() == "localhost":
+    if host.lower() in ("localhost", "127.0.0.1"):
         return True
+    from ipaddress import IPv6Address, ip_address  # the usual targets do not need it
+
     try:
         ip = ip_address(host)
     except ValueError:
