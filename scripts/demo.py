@@ -33,7 +33,7 @@ def main() -> int:
             address = line.split()[-1]
             chat = [str(BIN / "tokenwire"), "chat", PROMPT, "--model", MODEL, "--target", address]
             print(f'+ tokenwire chat "{PROMPT}" --model {MODEL} --target {address}', flush=True)
-            return subprocess.call(chat, env=environ)
+            return subprocess.call(chat, env=environ, stdin=subprocess.DEVNULL)
         except KeyboardInterrupt:
             return 130
         finally:

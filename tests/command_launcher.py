@@ -7,6 +7,9 @@ import sys
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+# Until they can be forwarded: the command may run, and be interrupted, before its pid is known here.
+signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+
 _, address, *arguments = sys.argv
 variables = [name + b"=" + value for name, value in os.environb.items()]
 folder = os.getcwdb()  # noqa: PTH109 - pathlib takes longer to import than the rest runs
@@ -18,6 +21,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
     pid = int(connection.recv(100))
     for number in FORWARDED:
         signal.signal(number, lambda number, _frame: os.kill(pid, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     code = int(connection.recv(100))
 if code < 0:
     signal.signal(-code, signal.SIG_DFL)

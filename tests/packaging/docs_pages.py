@@ -25,6 +25,7 @@ PAGES = (
     "client/README.md",
     "server/README.md",
     "docs/quickstart.md",
+    "docs/cli.md",
     "docs/conversations.md",
     "docs/replicas.md",
     "docs/concepts.md",

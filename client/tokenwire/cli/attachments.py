@@ -15,12 +15,22 @@ MAX_FILE_BYTES = 8 * 1024 * 1024
 """Largest file that is read. By default a server accepts no larger request."""
 
 
+_PDF = b"%PDF-"
+
+
 class Document(NamedTuple):
     """A document: its address, or its content with its media type."""
 
     source: str | bytes
     media_type: str = ""
     title: str = ""
+
+
+class Picture(NamedTuple):
+    """An image: its address, or its content with its media type."""
+
+    source: str | bytes
+    media_type: str = ""
 
 
 class JsonSchema(NamedTuple):
@@ -43,9 +53,9 @@ def document_value(text: str) -> Document:
         return Document(text_value(text))
     if "://" in text:
         raise ValueError(f"{text!r} is not an https:// address")
-    data = _content(text)
+    data = file_content(text)
     title = os.fsencode(Path(text).name).decode(errors="replace")
-    if data.startswith(b"%PDF-"):
+    if data.startswith(_PDF):
         return Document(data, "application/pdf", title)
     try:
         data.decode()
@@ -54,9 +64,45 @@ def document_value(text: str) -> Document:
     return Document(data, "text/plain", title)
 
 
+def image_value(text: str) -> Picture:
+    """Return an image: an https:// or http:// address, or a file (PNG, JPEG, GIF or WebP)."""
+    if text.startswith(("https://", "http://")):
+        return Picture(text_value(text))
+    if "://" in text:
+        raise ValueError(f"{text!r} is not an https:// or http:// address")
+    data = file_content(text)
+    media_type = image_type(data)
+    if not media_type:
+        raise ValueError(f"{text!r} is not a PNG, JPEG, GIF or WebP file")
+    return Picture(data, media_type)
+
+
+def image_type(data: bytes) -> str:
+    """Return the media type of an image, or "" if it is none that providers accept."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+
+
+def piped_value(data: bytes) -> Document | Picture | str:
+    """Return what was read from stdin besides a prompt: text, a PDF or an image."""
+    if media_type := image_type(data):
+        return Picture(data, media_type)
+    if data.startswith(_PDF):
+        return Document(data, "application/pdf")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ValueError("standard input is neither UTF-8 text, a PDF nor an image") from None
+
+
 def audio_value(text: str) -> Recording:
     """Return a sound recording: a WAV or an MP3 file."""
-    data = _content(text)
+    data = file_content(text)
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return Recording(data, "audio/wav")
     is_mpeg_frame = len(data) > 1 and data[0] == 0xFF and data[1] >= 0xE0
@@ -67,7 +113,7 @@ def audio_value(text: str) -> Recording:
 
 def json_schema_value(text: str) -> JsonSchema:
     """Return a JSON Schema: a file with a JSON object."""
-    data = _content(text)
+    data = file_content(text)
     try:
         schema = data.decode()
         json.loads(schema)
@@ -79,7 +125,8 @@ def json_schema_value(text: str) -> JsonSchema:
     return JsonSchema(name, schema)
 
 
-def _content(path: str) -> bytes:
+def file_content(path: str) -> bytes:
+    """Return the content of a file. Raises ValueError if it cannot be read, is empty or is too large."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

@@ -20,14 +20,13 @@ from ..connect.tls import (
     resolve_tls,
 )
 from ..connect.tls import KEY_VARIABLE as TLS_KEY_VARIABLE
+from .exit_codes import EXIT_WRONG_USAGE
 from .parser import Command, params_of
 from .terminal import say
 from .values import WrongUsage, text_value
 
 if TYPE_CHECKING:
     from ..aio.client import AsyncClient
-
-EXIT_WRONG_USAGE = 2
 
 MAX_KEY_BYTES = 4096
 """Size of a key file. A larger one is not a key: gRPC would refuse it in a call's metadata."""

@@ -1,7 +1,6 @@
 """The entry point of `tokenwire`.
 
-Exit codes: 0 success; 1 an error, with one line on stderr; 2 wrong usage; 130 interrupted (Ctrl-C);
-141 the reader of stdout left (`| head`).
+`exit_codes` has the exit codes.
 
 On a terminal the answer is styled. Anywhere else stdout gets only the text of the answer, and everything
 else goes to stderr.
@@ -13,11 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_READER_LEFT
 from .terminal import discard, flush_stderr, open_standard_files, say
-
-EXIT_ERROR = 1
-EXIT_INTERRUPTED = 128 + 2  # as a shell reports a process that SIGINT ended
-EXIT_READER_LEFT = 128 + 13  # the same for SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
-from typing import Annotated
+from dataclasses import dataclass
+from threading import Timer
+from typing import Annotated, TextIO
 
 import typer
 
@@ -12,11 +15,16 @@ from ..connect.channel import LOOKUP_TIMEOUT_S, SUMMARY_TIMEOUT_S
 from .attachments import (
     Document,
     JsonSchema,
+    Picture,
     Recording,
     audio_value,
     document_value,
+    image_value,
     json_schema_value,
+    piped_value,
 )
+from .terminal import say
+from .tool_options import ToolOption, tool_value
 from .values import (
     Label,
     WrongUsage,
@@ -37,14 +45,18 @@ MODEL_VARIABLE = "TOKENWIRE_MODEL"
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
-"""Longest prompt that is read from stdin. By default a server accepts no larger request."""
+"""Longest input that is read from stdin. By default a server accepts no larger request."""
+
+STDIN_NOTE_S = 3.0
+"""How long to read stdin silently."""
 
 Prompt = Annotated[
     str | None,
     typer.Argument(
         metavar="PROMPT",
         parser=str,
-        help="The prompt. Without it, or with -, it is read from stdin.",
+        help="The prompt. Without it, or with -, it is read from stdin. With it, a pipe or a file on stdin "
+        "is sent before it.",
         show_default=False,
     ),
 ]
@@ -126,6 +138,15 @@ Documents = Annotated[
         help="PDF or text file, or an https:// address, before the prompt. Can be repeated.",
     ),
 ]
+Images = Annotated[
+    list[Picture] | None,
+    typer.Option(
+        "--image",
+        metavar="FILE",
+        parser=image_value,
+        help="PNG, JPEG, GIF or WebP file, or an https:// address, before the prompt. Can be repeated.",
+    ),
+]
 Recordings = Annotated[
     list[Recording] | None,
     typer.Option(
@@ -143,6 +164,17 @@ AnswerSchema = Annotated[
         parser=json_schema_value,
         help="JSON Schema of the answer. On a terminal, each value is shown as soon as it is complete. "
         "A complete answer that does not follow the schema is an error.",
+    ),
+]
+Tools = Annotated[
+    list[ToolOption] | None,
+    typer.Option(
+        "--tool",
+        metavar="TOOL",
+        parser=tool_value,
+        help="Tool that the model may call: a JSON file with name, description and parameters, or "
+        "NAME=COMMAND. The command is run after you have confirmed the call, with the arguments as JSON on "
+        "its stdin. Can be repeated.",
     ),
 ]
 RequestLabels = Annotated[
@@ -208,6 +240,10 @@ SummaryTimeout = Annotated[
 StreamId = Annotated[
     str, typer.Argument(metavar="ID", parser=stream_id_value, help="The stream's id.")
 ]
+Plain = Annotated[
+    bool,
+    typer.Option("--plain", help="On a terminal, print the text as it is, without its Markdown."),
+]
 EventsAsJson = Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")]
 AnswerAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
@@ -217,20 +253,44 @@ def model_or_default(model: str | None) -> str:
     return model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
 
 
-def read_prompt(given: str | None) -> str:
+@dataclass(frozen=True, slots=True)
+class GivenInput:
+    """The prompt, and what else came from stdin."""
+
+    prompt: str
+    standard_input: Document | Picture | str | None = None
+    is_stdin_used: bool = False
+
+
+def is_interactive(given: str | None) -> bool:
+    """Return whether prompts are to be typed: there is none, and both ends are a terminal."""
+    return given is None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def read_input(given: str | None) -> GivenInput:
     """Return the prompt, which is read from stdin if it is not given, or if it is `-`.
 
+    With another prompt, a pipe or a file on stdin is read too: `git diff | tokenwire chat "Review this"`.
+
     Raises:
-        WrongUsage: there is no prompt, or it cannot be used.
+        WrongUsage: there is no prompt, or the input cannot be used.
     """
     if given is None and sys.stdin.isatty():
         raise WrongUsage("no prompt: give a prompt, or - to read it from stdin")
     if given is None or given == "-":
-        data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
-        if len(data) > MAX_PROMPT_BYTES:
-            raise WrongUsage(f"the prompt on stdin is longer than {MAX_PROMPT_BYTES} bytes")
-    else:
-        data = os.fsencode(given)
+        return GivenInput(_prompt_of(_read_stdin("the prompt on stdin")), is_stdin_used=True)
+    prompt = _prompt_of(os.fsencode(given))
+    if not _is_pipe_or_file(sys.stdin):
+        return GivenInput(prompt)
+    data = _read_stdin("standard input", "; with < /dev/null it is not read")
+    try:
+        piped = piped_value(data) if data.strip() else None
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
+    return GivenInput(prompt, piped, is_stdin_used=True)
+
+
+def _prompt_of(data: bytes) -> str:
     try:
         prompt = data.decode()
     except UnicodeDecodeError:
@@ -238,3 +298,23 @@ def read_prompt(given: str | None) -> str:
     if not prompt.strip():
         raise WrongUsage("the prompt is empty")
     return prompt
+
+
+def _read_stdin(name: str, way_out: str = "") -> bytes:
+    """Read stdin to its end. After some seconds a line on stderr says what the command waits for."""
+    note = Timer(STDIN_NOTE_S, say, [f"tokenwire: waiting for the end of standard input{way_out}"])
+    note.daemon = True
+    note.start()
+    try:
+        data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    finally:
+        note.cancel()
+    if len(data) > MAX_PROMPT_BYTES:
+        raise WrongUsage(f"{name} is longer than {MAX_PROMPT_BYTES} bytes")
+    return data
+
+
+def _is_pipe_or_file(stream: TextIO) -> bool:
+    """Return whether a stream has content that ends. Terminals, sockets and /dev/null are not read."""
+    mode = os.fstat(stream.fileno()).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)

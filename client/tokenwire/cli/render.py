@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from typing import Protocol
-
-from google.protobuf.json_format import MessageToJson
-from google.protobuf.message import Message as ProtoMessage
+from typing import TYPE_CHECKING, Protocol
 
 from tokenwire.v1.event_pb2 import (
     Citation,
     InvalidToolCall,
-    JsonResult,
     JsonValue,
     Notice,
     TokenEvent,
@@ -20,12 +17,13 @@ from tokenwire.v1.event_pb2 import (
 )
 
 from ..enums import NoticeKind
-from .terminal import discard, escape_json, one_line, say, visible, write_stdout
+from .proto_json import write_json
+from .table import has_styles
+from .terminal import discard, one_line, say, visible, write_stdout
+from .wrapping import WordWrapper
 
-
-def write_json(message: ProtoMessage) -> None:
-    """Write one line of proto JSON to stdout."""
-    write_stdout(escape_json(MessageToJson(message, indent=None, ensure_ascii=False)) + "\n")
+if TYPE_CHECKING:
+    from .markdown import LiveMarkdown
 
 
 def stream_line(stream_id: str) -> str:
@@ -51,16 +49,19 @@ class Output(Protocol):
         """
 
 
-def output(*, as_json: bool, shows_values: bool = False) -> Output:
+def output(*, as_json: bool, plain: bool = False, shows_values: bool = False) -> Output:
     """Return the output that suits stdout.
 
-    With `shows_values`, a terminal shows the values of a JSON answer in place of its text.
+    A terminal shows Markdown, or with `plain` the text as it is. With `shows_values` it shows the values of
+    a JSON answer in place of its text.
     """
     if as_json:
         return JsonOutput()
-    if shows_values and sys.stdout.isatty():
+    if not sys.stdout.isatty():
+        return PlainOutput()
+    if shows_values:
         return ValuesOutput()
-    return TerminalOutput() if sys.stdout.isatty() else PlainOutput()
+    return MarkdownOutput() if has_styles() and not plain else TerminalOutput()
 
 
 class JsonOutput:
@@ -70,7 +71,8 @@ class JsonOutput:
         write_json(event)
 
     def name(self, stream_id: str) -> None:
-        """Do nothing: the first event contains the id."""
+        if stream_id:
+            say(stream_line(stream_id))
 
     def end(self, *summary: str, interrupted: bool = False) -> None:  # noqa: ARG002  # writes no text
         for line in summary:
@@ -82,6 +84,8 @@ class PlainOutput:
 
     def __init__(self) -> None:
         self._in_line = False
+        self._is_shared = os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+        """Whether stderr is the same pipe or file, where a line would be appended to the answer's."""
         self._sources = _Sources()
 
     def show(self, event: TokenEvent) -> None:
@@ -90,16 +94,13 @@ class PlainOutput:
                 write_stdout(event.text.text)
                 self._in_line = not event.text.text.endswith("\n")
             case "tool_call":
-                say(_tool_call_text(event.tool_call.tool_call))
+                self._say(_tool_call_text(event.tool_call.tool_call))
             case "invalid_tool_call":
-                say(_invalid_call_text(event.invalid_tool_call))
-            case "json_result":
-                for violation in _violation_lines(event.json_result):
-                    say(violation)
+                self._say(_invalid_call_text(event.invalid_tool_call))
             case "citation":
                 self._sources.add(event.citation)
             case "notice" if line := _notice_text(event.notice):
-                say(line)
+                self._say(line)
 
     def name(self, stream_id: str) -> None:
         if stream_id:
@@ -118,6 +119,12 @@ class PlainOutput:
         finally:
             for line in (*self._sources.lines(), *summary):
                 say(line)
+
+    def _say(self, line: str) -> None:
+        if self._in_line and self._is_shared:
+            write_stdout("\n")
+            self._in_line = False
+        say(line)
 
 
 class TerminalOutput:
@@ -146,10 +153,6 @@ class TerminalOutput:
                 self._show("tool_call", invalid.index, _invalid_call_text(invalid), "red")
             case "citation":
                 self._sources.add(event.citation)
-            case "json_result":
-                for violation in _violation_lines(event.json_result):
-                    self._end_line()
-                    self._say(violation)
             case "notice" if line := _notice_text(event.notice):
                 self._end_line()
                 self._say(line)
@@ -179,16 +182,80 @@ class TerminalOutput:
         text = visible(text)
         if not text:
             return
-        if self._block is not None and self._block != (kind, index):
-            both_text = kind == "text" and self._block[0] == "text"
-            if not both_text:
-                write_stdout("\n\n" if self._in_line else "\n")
-        self._block = (kind, index)
+        self._begin(kind, index)
         if style is None:
             write_stdout(text)  # rich would turn tabs into spaces
         else:
             self._out.out(text, end="", style=style, highlight=False)
         self._in_line = not text.endswith("\n")
+
+    def _begin(self, kind: str, index: int) -> None:
+        """Separate a block of the answer from the one before it."""
+        if self._block is not None and self._block != (kind, index):
+            both_text = kind == "text" and self._block[0] == "text"
+            if not both_text:
+                write_stdout("\n\n" if self._in_line else "\n")
+        self._block = (kind, index)
+
+
+class MarkdownOutput(TerminalOutput):
+    """The text of the answer as Markdown, and reasoning that is wrapped between words.
+
+    Complete blocks of Markdown are written once, and the last one grows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._markdown: LiveMarkdown | None = None
+        self._wrapper: WordWrapper | None = None
+        self._wrapped: tuple[int, str | None] = (0, None)
+        """Index and style of the reasoning in the wrapper."""
+
+    def end(self, *summary: str, interrupted: bool = False) -> None:
+        self._end_line()
+        super().end(*summary, interrupted=interrupted)
+
+    def _end_line(self) -> None:
+        self._flush_words()
+        if self._markdown is not None:
+            self._markdown.finish()
+            self._markdown = None
+            self._in_line = False
+        super()._end_line()
+
+    def _show(self, kind: str, index: int, text: str, style: str | None = None) -> None:
+        if not text:
+            return
+        if kind == "reasoning":
+            self._show_wrapped(index, text, style)
+            return
+        self._flush_words()
+        if kind != "text":
+            if self._markdown is not None:
+                self._end_line()
+            super()._show(kind, index, text, style)
+            return
+        self._begin(kind, index)
+        if self._markdown is None:
+            from .markdown import LiveMarkdown
+
+            self._markdown = LiveMarkdown(self._out)
+        self._markdown.add(visible(text))
+
+    def _show_wrapped(self, index: int, text: str, style: str | None) -> None:
+        """Show reasoning with its lines broken between words."""
+        if self._markdown is not None:
+            self._end_line()
+        if self._wrapper is None or self._wrapped[0] != index:
+            self._flush_words()
+            self._wrapper, self._wrapped = WordWrapper(self._out.width), (index, style)
+        super()._show("reasoning", index, self._wrapper.feed(visible(text)), style)
+
+    def _flush_words(self) -> None:
+        if self._wrapper is not None:
+            (index, style), wrapper = self._wrapped, self._wrapper
+            self._wrapper = None
+            super()._show("reasoning", index, wrapper.flush(), style)
 
 
 class ValuesOutput(TerminalOutput):
@@ -217,9 +284,6 @@ class ValuesOutput(TerminalOutput):
                     write_stdout(
                         visible(one_line(f"{value.pointer or 'answer'}  {value.value_json}")) + "\n"
                     )
-            case "json_result":
-                self._show_text()
-                super().show(event)
             case _:
                 super().show(event)
 
@@ -237,13 +301,6 @@ def _is_leaf(value: JsonValue) -> bool:
     """Return whether a value has no members, which were shown before it."""
     text = value.value_json
     return not value.is_omitted and (text[:1] not in "[{" or not text[1:-1].strip())
-
-
-def _violation_lines(result: JsonResult) -> list[str]:
-    return [
-        f"not valid: {violation.pointer or 'the answer'}: {violation.description}"
-        for violation in result.violations
-    ]
 
 
 def _tool_call_text(call: ToolCall) -> str:

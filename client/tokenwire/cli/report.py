@@ -10,7 +10,7 @@ from typing import Literal
 import grpc
 
 from tokenwire.v1.chat_pb2 import StreamInfo
-from tokenwire.v1.event_pb2 import Finished, TokenEvent
+from tokenwire.v1.event_pb2 import Finished, JsonResult, TokenEvent
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..connect.key import KEY_VARIABLE
@@ -69,7 +69,9 @@ class Tally:
         self._output_bytes = 0
         self._has_answer = False
         self._ttft_s: float | None = None
-        self._finished: Finished | None = None
+        self._result: JsonResult | None = None
+        self.finished: Finished | None = None
+        """How the stream ended. None: it has not, or it was resumed after its end."""
 
     def add(self, event: TokenEvent, at_s: float) -> None:
         """Count the next event of the stream."""
@@ -89,8 +91,10 @@ class Tally:
                 self._output_bytes += len(event.tool_call_delta.arguments_json.encode())
             case "tool_call" | "invalid_tool_call":
                 self._has_answer = True
+            case "json_result":
+                self._result = event.json_result
             case "finished":
-                self._finished = event.finished
+                self.finished = event.finished
 
     def finished_line(self, at_s: float) -> str:
         """Return TTFT, speed, tokens and reason of a finished stream.
@@ -98,7 +102,7 @@ class Tally:
         Raises:
             ValueError: the stream has not finished.
         """
-        finished = self._finished
+        finished = self.finished
         if finished is None:
             if not self._resumed:
                 raise ValueError("the stream has not finished")
@@ -123,19 +127,22 @@ class Tally:
         parts.append(f"finished: {_reason_text(finished.reason)}{_detail_text(finished)}")
         return ", ".join(parts)
 
-    def no_answer_line(self) -> str | None:
-        """Return why a finished stream has neither text nor tool calls. Return None if it has.
+    def problem_lines(self) -> Iterator[str]:
+        """Return what is wrong with the answer of a finished stream.
 
-        A resumed stream may have had them before its cursor.
+        That is how it violates its schema, or why it has neither text nor tool calls. A resumed stream may
+        have had them before its cursor.
         """
-        finished = self._finished
-        if finished is None or self._has_answer or self._resumed:
-            return None
-        reason = _reason_text(finished.reason).upper()
-        count = finished.usage.reasoning_tokens
+        violations = () if self._result is None else self._result.violations
+        for violation in violations:
+            yield f"not valid: {violation.pointer or 'the answer'}: {violation.description}"
+        if self.finished is None or self._has_answer or self._resumed:
+            return
+        reason = _reason_text(self.finished.reason).upper()
+        count = self.finished.usage.reasoning_tokens
         after = f" after {count} reasoning tokens" if count else ""
-        way_out = _WAY_TO_TEXT.get(finished.reason, "")
-        return f"the answer has no text: it ended with {reason}{after}{way_out}"
+        way_out = _WAY_TO_TEXT.get(self.finished.reason, "")
+        yield f"the answer has no text: it ended with {reason}{after}{way_out}"
 
     def cancelled_line(self, at_s: float, usage: Usage | None = None) -> str:
         """Return what an interrupted stream gave. Without `usage`, its tokens are estimated."""

@@ -30,7 +30,7 @@ class Table:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._widths = [
-            max(_width(one_line(column.heading)), column.min_width) for column in columns
+            max(cell_width(one_line(column.heading)), column.min_width) for column in columns
         ]
         self._is_begun = False
 
@@ -43,7 +43,7 @@ class Table:
         """Widen the columns for these rows. Return the rows without control characters."""
         shown = [[one_line(cell) for cell in row] for row in rows]
         for row in shown:
-            self._widths = list(map(max, self._widths, map(_width, row)))
+            self._widths = list(map(max, self._widths, map(cell_width, row)))
         return shown
 
     def write(self, rows: Sequence[Sequence[str]]) -> None:
@@ -62,7 +62,7 @@ class Table:
         """Return one row as a line. The row must have been returned by `fit`."""
         padded = []
         for column, cell, width in zip(self._columns, cells, self._widths, strict=True):
-            space = " " * (width - _width(cell))
+            space = " " * (width - cell_width(cell))
             padded.append(space + cell if column.right else cell + space)
         return GAP.join(padded).rstrip()
 
@@ -90,7 +90,7 @@ def has_styles() -> bool:
     return sys.stdout.isatty() and not dumb and not os.environ.get("NO_COLOR")
 
 
-def _width(text: str) -> int:
+def cell_width(text: str) -> int:
     """Return how many cells of a terminal a text takes."""
     if text.isascii():
         return len(text)

@@ -42,11 +42,6 @@ def json_text(value: object) -> str:
     return escape_json(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")))
 
 
-def write_json_line(value: object) -> None:
-    """Write one line of JSON to stdout."""
-    write_stdout(json_text(value) + "\n")
-
-
 def write_stdout(text: str) -> None:
     """Write text to stdout at once."""
     sys.stdout.write(text)

@@ -56,6 +56,18 @@ def positive_int_value(text: str) -> int:
     return _whole_number(text, 1)
 
 
+def at_most_parser(most: int) -> Callable[[str], int]:
+    """Return a parser of a whole number from 1 to `most`."""
+
+    def bounded_value(text: str) -> int:
+        number = positive_int_value(text)
+        if number > most:
+            raise ValueError(f"{text} is too large: it must be at most {most}")
+        return number
+
+    return bounded_value
+
+
 def number_value(text: str) -> float:
     try:
         return float(text)

@@ -41,11 +41,19 @@ class Terminal:
                 self._grew.clear()
                 await self._grew.wait()
 
+    async def prompts(self):
+        """Wait until a prompt is the last thing shown: keys that are typed before are not edited."""
+        async with asyncio.timeout(LIMIT_S):
+            while not self.shown.endswith("> "):
+                assert not self._closed, f"there is no prompt: {self.shown!r}"
+                self._grew.clear()
+                await self._grew.wait()
+
     def type(self, keys):
         os.write(self._master, keys)
 
-    async def start(self, command_line, *arguments, columns=80):
-        command_line.environment |= {"TERM": "xterm", "COLUMNS": str(columns)}
+    async def start(self, command_line, *arguments, columns=80, term="xterm"):
+        command_line.environment |= {"TERM": term, "COLUMNS": str(columns)}
         process = await command_line.start(
             *arguments, stdin=self.slave, stdout=self.slave, stderr=self.slave
         )

@@ -6,6 +6,7 @@ from tokenwire.cli.attachments import (
     MAX_FILE_BYTES,
     audio_value,
     document_value,
+    image_value,
     json_schema_value,
 )
 
@@ -25,6 +26,7 @@ def test_an_mp3_file_is_recognized_by_its_content(data, tmp_path):
         (document_value, b"", "is empty"),
         (document_value, b"x" * (MAX_FILE_BYTES + 1), "is larger than"),
         (document_value, None, "cannot be read: No such file"),
+        (image_value, b"BM", "is not a PNG, JPEG, GIF or WebP file"),
         (audio_value, b"RIFF\0\0\0\0AVI ", "neither a WAV nor an MP3 file"),
         (json_schema_value, b"{", "is not JSON"),
         (json_schema_value, b"\xff{}", "is not JSON"),
@@ -68,3 +70,25 @@ def test_a_file_name_that_is_not_utf_8_gives_a_title_that_can_be_sent(tmp_path):
 def test_an_address_that_is_not_utf_8_is_refused():
     with pytest.raises(ValueError, match="is not UTF-8"):
         document_value("https://\udcff")
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type"),
+    [
+        (b"\x89PNG\r\n\x1a\n..", "image/png"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"GIF89a..", "image/gif"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp"),
+    ],
+)
+def test_an_image_is_recognized_by_its_content(data, media_type, tmp_path):
+    path = tmp_path / "any.name"
+    path.write_bytes(data)
+
+    assert image_value(str(path)) == (data, media_type)
+
+
+def test_an_image_may_be_an_address_of_the_web():
+    assert image_value("http://example.com/a.png") == ("http://example.com/a.png", "")
+    with pytest.raises(ValueError, match="not an https:// or http:// address"):
+        image_value("ftp://example.com/a.png")

@@ -1,5 +1,6 @@
 """What `tokenwire chat` prints of an answer besides its text, and what its options send."""
 
+import asyncio
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tokenwire.v1 import chat_pb2 as pb
 from tokenwire.v1 import event_pb2
 
-from ..conftest import event, finished, plays, started, text
+from ..conftest import LIMIT_S, event, finished, plays, started, text
 
 CITATIONS = [
     event_pb2.Citation(url="https://example.com/a", title="Page \x1b[1m"),
@@ -43,7 +44,7 @@ def answer(server):
 async def test_on_a_pipe_all_but_the_text_is_on_stderr(answer, command_line):
     done = await command_line.run("chat", "Hi")
 
-    assert (done.code, done.out) == (0, "Half done.\n")
+    assert (done.code, done.out) == (4, "Half done.\n")
     *lines, summary, _ = done.err.splitlines()
     assert lines == [
         "the answer continues with the model other",
@@ -54,9 +55,9 @@ async def test_on_a_pipe_all_but_the_text_is_on_stderr(answer, command_line):
 
 
 async def test_on_a_terminal_sources_follow_the_text(answer, command_line, terminal):
-    process = await terminal.start(command_line, "chat", "Hi")
+    process = await terminal.start(command_line, "chat", "Hi", "--plain")
 
-    assert await terminal.end_of(process) == 0
+    assert await terminal.end_of(process) == 4
     plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown)
     before, summary = plain.split("0 tokens in")
     assert before.rpartition("\n")[0].splitlines() == [
@@ -81,12 +82,19 @@ async def test_text_information_alone_prints_nothing(server, command_line):
 
 
 async def test_options_of_chat_become_fields_of_the_request(server, command_line, tmp_path):
-    files = {"a.pdf": b"%PDF-1.7", "b.txt": "é".encode(), "c.wav": b"RIFF\0\0\0\0WAVEfmt "}
+    png = b"\x89PNG\r\n\x1a\n"
+    files = {
+        "e.png": png,
+        "a.pdf": b"%PDF-1.7",
+        "b.txt": "é".encode(),
+        "c.wav": b"RIFF\0\0\0\0WAVEfmt ",
+    }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     server.script = plays(started(), finished(2))
     documents = [str(tmp_path / "a.pdf"), str(tmp_path / "b.txt"), "https://example.com/d.pdf"]
     options = [word for source in documents for word in ("--document", source)]
+    options += ["--image", str(tmp_path / "e.png"), "--image", "https://example.com/f.png"]
     options += ["--audio", str(tmp_path / "c.wav"), "--effort", "xhigh", "--service-tier", "flex"]
 
     done = await command_line.run("chat", "Hi", *options, "--logprobs", "0", "--json")
@@ -99,6 +107,8 @@ async def test_options_of_chat_become_fields_of_the_request(server, command_line
         ),
         pb.Part(document=pb.Document(data=files["b.txt"], media_type="text/plain", title="b.txt")),
         pb.Part(document=pb.Document(uri="https://example.com/d.pdf")),
+        pb.Part(image=pb.Image(data=png, media_type="image/png")),
+        pb.Part(image=pb.Image(uri="https://example.com/f.png")),
         pb.Part(audio=pb.Audio(data=files["c.wav"], media_type="audio/wav")),
         pb.Part(text="Hi"),
     ]
@@ -174,7 +184,7 @@ async def test_a_terminal_shows_the_text_of_an_answer_without_values(
 
     process = await terminal.start(command_line, *json_answer)
 
-    assert await terminal.end_of(process) == 0
+    assert await terminal.end_of(process) == 4
     plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown)
     lines = plain.splitlines()
     assert lines[0] == "It is sunny.\tReally"
@@ -207,3 +217,68 @@ async def test_log_probabilities_are_printed_only_as_json(server, command_line):
     assert done.code == 2
     assert done.err.endswith("tokenwire chat: error: --logprobs requires --json\n")
     assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("piped", "sent"),
+    [
+        ("- ä\n+ ö\n".encode(), pb.Part(text="- ä\n+ ö\n")),
+        (
+            b"%PDF-1.7",
+            pb.Part(document=pb.Document(data=b"%PDF-1.7", media_type="application/pdf")),
+        ),
+        (b"GIF89a", pb.Part(image=pb.Image(data=b"GIF89a", media_type="image/gif"))),
+    ],
+)
+async def test_what_is_piped_is_sent_before_the_prompt(server, command_line, piped, sent):
+    server.script = plays(started(), text(2, "Fine."), finished(3))
+
+    done = await command_line.run("chat", "Review this", stdin=piped)
+
+    assert (done.code, done.out) == (0, "Fine.\n")
+    assert list(server.requests[0].messages[0].parts) == [sent, pb.Part(text="Review this")]
+
+
+@pytest.mark.parametrize("nothing", [b"", b" \n"])
+async def test_an_empty_pipe_is_not_sent(server, command_line, nothing):
+    server.script = plays(started(), finished(2))
+
+    await command_line.run("chat", "Hi", stdin=nothing)
+
+    assert [part.text for part in server.requests[0].messages[0].parts] == ["Hi"]
+
+
+async def test_a_file_on_stdin_is_sent_with_the_prompt(server, command_line, tmp_path):
+    server.script = plays(started(), finished(2))
+    notes = tmp_path / "notes"
+    notes.write_text("Pears: 12")
+
+    with notes.open() as stdin:
+        process = await command_line.start("chat", "How many?", stdin=stdin)
+        await process.communicate()
+
+    assert [part.text for part in server.requests[0].messages[0].parts] == [
+        "Pears: 12",
+        "How many?",
+    ]
+
+
+async def test_piped_bytes_that_no_provider_reads_are_wrong_usage(command_line):
+    done = await command_line.run("chat", "Hi", stdin=b"\0\xff")
+
+    assert done.code == 2
+    assert "standard input is neither UTF-8 text, a PDF nor an image" in done.err
+
+
+async def test_a_pipe_that_stays_open_is_reported(server, command_line):
+    server.script = plays(started(), finished(2))
+
+    process = await command_line.start("chat", "Hi", stdin=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(LIMIT_S):
+        line = await process.stderr.readline()
+        await process.communicate(b"")
+
+    assert line == (
+        b"tokenwire: waiting for the end of standard input; with < /dev/null it is not read\n"
+    )
+    assert process.returncode == 0

@@ -36,6 +36,10 @@ def tally_of(*timed, resumed=False):
     return tally
 
 
+def problems(*timed, resumed=False):
+    return list(tally_of(*timed, resumed=resumed).problem_lines())
+
+
 def test_ttft_is_measured_here_and_counts_the_first_token_of_any_kind():
     timed = [(0.01, started()), (0.5, reasoning(2, "Hm")), (1.5, text(3, "a")), (2.5, finished(4))]
 
@@ -83,10 +87,10 @@ def test_an_answer_without_text_says_how_it_ended(reason, count, line):
         (0.2, event(3, finished=Finished(reason=reason, usage=usage))),
     ]
 
-    assert tally_of(*timed).no_answer_line() == f"the answer has no text: it ended with {line}"
-    assert tally_of((0.1, text(1, "a")), *timed).no_answer_line() is None
-    assert tally_of((0.1, tool_call(1, "f", "{}")), *timed).no_answer_line() is None
-    assert tally_of(*timed, resumed=True).no_answer_line() is None
+    assert problems(*timed) == [f"the answer has no text: it ended with {line}"]
+    assert not problems((0.1, text(1, "a")), *timed)
+    assert not problems((0.1, tool_call(1, "f", "{}")), *timed)
+    assert not problems(*timed, resumed=True)
 
 
 def test_the_provider_s_own_reason_is_added_if_the_reason_is_other():

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwire.cli.usage.filters import UsageFilters
-from tokenwire.cli.usage.json_numbers import json_object
 from tokenwire.cli.usage.text import (
     bar,
     end_text,
@@ -134,29 +133,3 @@ def test_a_bar_fits_and_is_never_empty_above_0(value, most, width, ascii_only):
 
 def test_bars_distinguish_eighths():
     assert [bar(value, 16, 2) for value in (0, 1, 8, 12, 16)] == ["", "▏", "█", "█▌", "██"]
-
-
-def test_json_has_numbers_where_every_parser_reads_them_exactly():
-    tools = {"web_search": 2, "many": 2**53 + 1}
-    usage = Usage(
-        input_tokens=2**53, output_tokens=2**53 + 1, cost_microusd=7, server_tool_counts=tools
-    )
-    odd = record(1, usage=usage, labels={"inputTokens": "3", "usage": "x"})
-
-    found = json_object(odd)
-
-    assert found["usage"] == {
-        "inputTokens": 2**53,
-        "outputTokens": str(2**53 + 1),
-        "costMicrousd": 7,
-        "estimated": False,
-        "serverToolCounts": {"web_search": 2, "many": str(2**53 + 1)},
-        "serviceTier": "",
-    }
-    assert found["labels"] == {"inputTokens": "3", "usage": "x"}
-    assert (found["partial"], found["attempts"]) == (False, 0)
-    assert (found["createdTime"], found["outcome"]) == (
-        "2026-07-31T12:13:21Z",
-        "USAGE_OUTCOME_FINISHED",
-    )
-    assert "endTime" not in found

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import time
 
+from tokenwire.v1.event_pb2 import Finished
 from tokenwire.v1.usage_pb2 import Usage
 
 from ...aio.chat_stream import AsyncChatStream
 from ...aio.client import AsyncClient
 from ...errors import TokenwireError
 from ..connection import Connection
+from ..exit_codes import code_of_end
 from ..render import Output, output
 from ..report import Tally
 from .chat_request import RequestOptions, chat_request
@@ -30,9 +32,10 @@ async def chat(
     *,
     timeout_s: float | None,
     as_json: bool,
+    plain: bool,
     resumable: bool,
-) -> None:
-    """Stream the answer to the prompt.
+) -> int:
+    """Stream the answer to the prompt. Return the exit code for its end.
 
     When interrupted, cancel the generation, so that the server closes the provider's connection, and
     print what was used until then. The stream's id is printed on stderr: at the end, or at the start of
@@ -41,28 +44,43 @@ async def chat(
     Raises:
         TokenwireError: there is no answer, or only a part of it.
     """
-    screen = output(as_json=as_json, shows_values=options.json_schema is not None)
+    screen = output(as_json=as_json, plain=plain, shows_values=options.json_schema is not None)
+    async with connection.client() as client:
+        stream = client.chat_stream(chat_request(options), timeout=timeout_s, resumable=resumable)
+        finished = await show_answer(client, stream, screen, name_first=resumable)
+    return code_of_end(finished)
+
+
+async def show_answer(
+    client: AsyncClient, stream: AsyncChatStream, screen: Output, *, name_first: bool = False
+) -> Finished | None:
+    """Show a new stream and its summary. Return how it ended.
+
+    When interrupted, cancel the generation, and print what was used until then.
+
+    Raises:
+        TokenwireError: there is no answer, or only a part of it.
+        asyncio.CancelledError: Ctrl-C was pressed.
+    """
     tally = Tally()
     summary: list[str] = []
     interrupted = False
     began = time.monotonic()
-    async with connection.client() as client:
-        stream = client.chat_stream(chat_request(options), timeout=timeout_s, resumable=resumable)
-        try:
-            await show_events(stream, screen, tally, began, name_first=resumable)
-            if not as_json and (line := tally.no_answer_line()):
-                summary.append(line)
-            summary.append(tally.finished_line(time.monotonic() - began))
-        except asyncio.CancelledError:
-            interrupted = True
-            took_s = time.monotonic() - began
-            usage = await _usage(client, stream.stream_id)
-            summary.append(tally.cancelled_line(took_s, usage))
-            raise
-        finally:
-            screen.end(*summary, interrupted=interrupted)
-            if summary and not resumable:
-                screen.name(stream.stream_id)
+    try:
+        await show_events(stream, screen, tally, began, name_first=name_first)
+        summary += tally.problem_lines()
+        summary.append(tally.finished_line(time.monotonic() - began))
+    except asyncio.CancelledError:
+        interrupted = True
+        took_s = time.monotonic() - began
+        usage = await _usage(client, stream.stream_id)
+        summary.append(tally.cancelled_line(took_s, usage))
+        raise
+    finally:
+        screen.end(*summary, interrupted=interrupted)
+        if summary and not name_first:
+            screen.name(stream.stream_id)
+    return tally.finished
 
 
 async def show_events(

@@ -14,7 +14,7 @@ from ...connect.channel import LOOKUP_TIMEOUT_S
 from ...wire.usage import TokenCount
 from ..connection import Connection
 from ..money import usd_decimal, usd_text
-from ..terminal import say, visible
+from ..terminal import one_line, say
 from .chat_request import RequestOptions
 from .count import counted_request
 
@@ -58,24 +58,33 @@ def confirmed(
     needed = max(filter(None, each_needed), key=_rank, default=None)
     if needed is None:
         return True
+    agreed = ask(f"{needed.why}: continue? [y/N] ", prompt_from_stdin=prompt_from_stdin)
+    if agreed is None:
+        if needed.is_within_budget:
+            return True
+        say(f"tokenwire: {needed.why}, and there is no terminal to confirm it: {needed.way_out}")
+        return False
+    if not agreed:
+        say("tokenwire: nothing was sent")
+    return agreed
+
+
+def ask(question: str, *, prompt_from_stdin: bool) -> bool | None:
+    """Ask a question on the terminal, and return whether the answer is yes. None: there is no terminal.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C at the question.
+    """
     with _terminal(prompt_from_stdin=prompt_from_stdin) as terminal:
         if terminal is None:
-            if needed.is_within_budget:
-                return True
-            say(
-                f"tokenwire: {needed.why}, and there is no terminal to confirm it: {needed.way_out}"
-            )
-            return False
+            return None
         reading, writing = terminal
-        writing.write(visible(f"{needed.why}: continue? [y/N] "))
+        writing.write(one_line(question))
         writing.flush()
         answer = _line(reading)
         if not answer.endswith("\n"):  # Ctrl-D
             writing.write("\n")
-    agreed = answer.strip().lower() in ("y", "yes")
-    if not agreed:
-        say("tokenwire: nothing was sent")
-    return agreed
+    return answer.strip().lower() in ("y", "yes")
 
 
 async def _counted_requests(

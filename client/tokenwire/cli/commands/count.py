@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+
+from tokenwire.v1.chat_pb2 import (
+    TOKEN_COUNT_SOURCE_ESTIMATE,
+    TOKEN_COUNT_SOURCE_PROVIDER,
+    TOKEN_COUNT_SOURCE_TOKENIZER,
+    TOKEN_COUNT_SOURCE_UNSPECIFIED,
+    CountTokensResponse,
+)
 
 from ...wire.usage import TokenCount
 from ..connection import Connection
 from ..money import UNKNOWN, usd_text
-from ..terminal import visible, write_json_line, write_stdout
+from ..proto_json import write_json
+from ..terminal import visible, write_stdout
 from .chat_request import RequestOptions, chat_request
 
 _SOURCES = {
     "provider": "exact: the provider counted this request",
     "tokenizer": "exact: counted with the model's own vocabulary",
     "estimate": "an estimate",
+}
+_SOURCE_VALUES = {
+    "provider": TOKEN_COUNT_SOURCE_PROVIDER,
+    "tokenizer": TOKEN_COUNT_SOURCE_TOKENIZER,
+    "estimate": TOKEN_COUNT_SOURCE_ESTIMATE,
 }
 
 
@@ -35,7 +48,7 @@ async def count(
         connection, options, ask_provider=ask_provider, timeout_s=timeout_s
     )
     if as_json:
-        write_json_line(_json_object(counted))
+        write_json(_response(counted), with_zeros=True)
         return
     has_budget = options.max_cost_microusd is not None
     lines = count_lines(counted, has_budget=has_budget)
@@ -79,16 +92,15 @@ def _cost_text(microusd: int | None, mark: str) -> str:
     return UNKNOWN if microusd is None else mark + usd_text(microusd)
 
 
-def _json_object(counted: TokenCount) -> dict[str, Any]:
-    """Return the known figures, named as in proto JSON."""
-    named = {
-        "inputTokens": counted.input_tokens,
-        "source": counted.source or None,
-        "inputCostMicrousd": counted.input_cost_microusd,
-        "maxOutputTokens": counted.max_output_tokens,
-        "maxCostMicrousd": counted.max_cost_microusd,
-        "exceedsBudget": counted.exceeds_budget,
-        "provider": counted.provider,
-        "model": counted.model,
-    }
-    return {name: value for name, value in named.items() if value is not None}
+def _response(counted: TokenCount) -> CountTokensResponse:
+    """Return the count as the message that the server sent."""
+    return CountTokensResponse(
+        input_tokens=counted.input_tokens,
+        source=_SOURCE_VALUES.get(counted.source, TOKEN_COUNT_SOURCE_UNSPECIFIED),
+        input_cost_microusd=counted.input_cost_microusd,
+        max_output_tokens=counted.max_output_tokens,
+        max_cost_microusd=counted.max_cost_microusd,
+        exceeds_budget=counted.exceeds_budget,
+        provider=counted.provider,
+        model=counted.model,
+    )

@@ -10,7 +10,7 @@ from tokenwire.v1.model_pb2 import BreakerState, Model, ModelCapability, ModelLa
 
 from ..connection import Connection
 from ..money import usd_text
-from ..render import write_json
+from ..proto_json import write_json
 from ..report import span_text
 from ..table import Column, table_lines, write_lines
 

@@ -11,7 +11,7 @@ from tokenwire.v1.caller_pb2 import Allowance, Caller, Limit, LimitScope
 
 from ..connection import Connection
 from ..money import usd_text
-from ..render import write_json
+from ..proto_json import write_json
 from ..terminal import visible, write_stdout
 
 ROUND_TRIPS = 3

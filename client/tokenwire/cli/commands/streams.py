@@ -6,7 +6,9 @@ import asyncio
 import time
 
 from ..connection import Connection
-from ..render import output, write_json
+from ..exit_codes import code_of_end
+from ..proto_json import write_json
+from ..render import output
 from ..report import Tally, resume_command, stream_text
 from ..terminal import write_stdout
 from .chat import show_events
@@ -19,13 +21,16 @@ async def resume(
     *,
     timeout_s: float | None,
     as_json: bool,
-) -> None:
-    """Show the events after the cursor, then new ones. When interrupted, leave the stream running.
+    plain: bool,
+) -> int:
+    """Show the events after the cursor, then new ones. Return the exit code for the stream's end.
+
+    When interrupted, leave the stream running.
 
     Raises:
         TokenwireError: the stream does not exist, or it failed.
     """
-    screen = output(as_json=as_json)
+    screen = output(as_json=as_json, plain=plain)
     tally = Tally(resumed=True)
     summary: list[str] = []
     interrupted = False
@@ -34,6 +39,7 @@ async def resume(
         stream = client.resume(stream_id, after_sequence, timeout=timeout_s)
         try:
             await show_events(stream, screen, tally, began)
+            summary += tally.problem_lines()
             summary.append(tally.finished_line(time.monotonic() - began))
         except asyncio.CancelledError:
             interrupted = True
@@ -42,6 +48,7 @@ async def resume(
             raise
         finally:
             screen.end(*summary, interrupted=interrupted)
+    return code_of_end(tally.finished)
 
 
 async def cancel(

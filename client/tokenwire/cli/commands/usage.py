@@ -13,12 +13,12 @@ from ...aio.client import AsyncClient
 from ...errors import TokenwireError
 from ...wire.usage import PAGE_SIZE
 from ..connection import Connection
+from ..proto_json import json_line
 from ..table import write_lines
-from ..terminal import json_text, one_line, say
+from ..terminal import one_line, say
 from ..usage.columns import Columns, cells, record_columns, summary_columns
 from ..usage.csv_writer import csv_on_stdout
 from ..usage.filters import LABEL_GROUP, Groups, UsageFilters
-from ..usage.json_numbers import json_object
 from ..usage.notes import period_text
 from ..usage.tables import RecordTable, print_summaries
 from ..usage.text import record_row, sum_of, summary_row, total_lines
@@ -166,7 +166,7 @@ def _csv_writer(columns: Columns) -> Callable[[Sequence[UsageRecord | UsageSumma
 
 
 def _write_json(messages: Iterable[UsageRecord | UsageSummary]) -> None:
-    write_lines([json_text(json_object(message)) for message in messages])
+    write_lines([json_line(message, with_zeros=True) for message in messages])
 
 
 def _write_rows(rows: Iterable[Sequence[str]]) -> None:
