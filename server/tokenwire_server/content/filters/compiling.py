@@ -16,6 +16,7 @@ from .matcher import (
     compiled,
 )
 from .nodes import Node
+from .outcomes import NO_OUTCOMES, Outcomes
 from .ready_made import READY_MADE, Check
 from .rules import DEFAULT_MAX_MATCH_CHARS, MAX_MATCH_CHARS, MAX_RULES, Rule, RuleError
 from .syntax import PatternError, parse
@@ -45,6 +46,7 @@ class CompiledFilter:
         self._matcher = matcher
         self._folding = folding
         self._repeat_rules = tuple(rule for rule in rules if rule.max_repeats is not None)
+        self.outcomes = NO_OUTCOMES if matcher is None or self._repeat_rules else Outcomes()
 
     def new(self) -> Filter:
         return Filter(
@@ -54,6 +56,7 @@ class CompiledFilter:
             self._folding,
             self.max_match_chars,
             self._repeat_rules,
+            self.outcomes,
         )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from .folding import FoldedText, Folding
+from .folding import FoldedText, Folding, last_character
 from .matcher import Matcher
+from .outcomes import NO_OUTCOMES, Outcome, Outcomes, boundary
 from .repeats import CHECK_CHARS, RepeatCounter
 from .rules import Rule
 
@@ -35,18 +36,16 @@ class Filter:
     """
 
     __slots__ = (
-        "_begins",
+        "_before",
         "_context",
-        "_find_concerned",
         "_folding",
         "_ignored",
         "_matcher",
         "_max_chars",
-        "_open_bytes",
+        "_outcomes",
         "_owners",
         "_places",
         "_position",
-        "_quick_chars",
         "_repeats",
         "findings",
         "held",
@@ -61,15 +60,10 @@ class Filter:
         folding: Folding,
         max_chars: int,
         repeat_rules: Sequence[Rule],
+        outcomes: Outcomes,
     ) -> None:
         self._matcher = matcher
-        # The longest piece that `feed` decides itself. -1: none.
-        self._quick_chars = -1
-        if matcher is not None:
-            self._quick_chars = -1 if repeat_rules else MAX_STEP_CHARS
-            self._find_concerned = matcher.find_concerned
-            self._begins = matcher.begins
-            self._open_bytes = matcher.open_bytes
+        self._outcomes = outcomes
         self._owners = owners
         self._places = places
         self._folding = folding
@@ -78,6 +72,7 @@ class Filter:
         self.held = ""
         """The text that is held back."""
         self._context = b""  # the last character before `held`, folded
+        self._before = boundary(b"")
         self._ignored = 0  # characters that are ignored directly before `held`
         self._position = 0  # characters before `held`
         self.is_blocked = False
@@ -96,27 +91,10 @@ class Filter:
     def feed(self, text: str) -> str:
         """Continue with the next piece; return what may be shown now."""
         original = self.held + text
-        if len(text) > self._quick_chars or not original.isascii():
-            return self._feed(text)
-        # Most pieces take this path. It does what `_decide` does if no match is complete.
-        context = self._context
-        data = context + original.encode()
-        start, end = len(context), len(data)
-        [(first, last)] = self._find_concerned(data, start, end)
-        if first < 0:
-            first = end
-        elif last < end or not (
-            self._open_bytes.get(data[first]) or self._begins(data, first, end)
-        ):
-            return self._feed(text)
-        if end - first > self._max_chars:
-            return self._feed(text)
-        if first > start:
-            self._position += first - start
-            self._context = data[first - 1 : first]
-            self._ignored = 0
-        self.held = original[first - start :]
-        return original[: first - start]
+        outcome = self._outcomes.get(self._before + original)
+        if outcome is None:
+            return self._search(text, original)
+        return self._apply(original, *outcome)
 
     def finish(self) -> str:
         """End the text; return the rest of what may be shown."""
@@ -129,6 +107,38 @@ class Filter:
         is returned, and no match is found in it afterwards. The text continues after it.
         """
         return self._decide("", is_last=True)
+
+    def _search(self, text: str, original: str) -> str:
+        """Continue with a piece whose outcome is not known. Keep it if no match is complete."""
+        matcher = self._matcher
+        if (
+            matcher is None
+            or self._outcomes is NO_OUTCOMES
+            or len(text) > MAX_STEP_CHARS
+            or not original.isascii()
+        ):
+            return self._feed(text)
+        context = self._context
+        data = context + original.encode()
+        start, end = len(context), len(data)
+        first = matcher.undecided(data, start, end)
+        if first < 0 or end - first > self._max_chars:
+            return self._feed(text)
+        context = last_character(data, first)
+        outcome = Outcome(first - start, context, boundary(context))
+        self._outcomes.keep(self._before + original, outcome)
+        return self._apply(original, *outcome)
+
+    def _apply(self, original: str, shown_chars: int, context: bytes, before: str) -> str:
+        if not shown_chars:
+            self.held = original
+            return ""
+        self._position += shown_chars
+        self._context = context
+        self._before = before
+        self._ignored = 0
+        self.held = original[shown_chars:]
+        return original[:shown_chars]
 
     def _feed(self, text: str) -> str:
         if self._repeats is not None:
@@ -180,7 +190,7 @@ class Filter:
             if rule.action == "block":
                 shown.append(original[done:start])
                 self.is_blocked = True
-                self._quick_chars = -1
+                self._outcomes = NO_OUTCOMES
                 self.held = ""
                 return "".join(shown)
             if rule.action == "redact":
@@ -199,6 +209,7 @@ class Filter:
         self.held = original[decided:]
         self._position += decided
         self._context = text.last_character(decided)
+        self._before = boundary(self._context)
         self._ignored = text.ignored_before(decided)
 
     def _decided(self, text: FoldedText, done: int, is_last: bool) -> int:

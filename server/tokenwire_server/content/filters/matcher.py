@@ -121,10 +121,10 @@ class Matcher:
         beginning = compiled(of_beginnings)
         self._find_any = self._any.search
         self._find_beginning = beginning.search
-        self.find_concerned = concerned.search
+        self._find_concerned = concerned.search
         """Finds a match or the beginning of one at the end. What it does not find in is final."""
-        self.open_bytes: dict[int, bool] = {}
-        """Whether all patterns are open whose matches may begin with a byte. Filled by `begins`."""
+        self._open_bytes: dict[int, bool] = {}
+        """Whether all patterns are open whose matches may begin with a byte. Filled by `_begins`."""
         self._single = [compiled(source) for source in sources]
         self._first = [compiled(pattern.node.first or "") for pattern in patterns]
         self._candidates: dict[bytes, tuple[int, ...]] = {}
@@ -141,21 +141,21 @@ class Matcher:
 
         Otherwise, or if that is not sure, return -1.
         """
-        [(first, last)] = self.find_concerned(data, start, end)
+        [(first, last)] = self._find_concerned(data, start, end)
         if first < 0:
             return end
-        return first if last == end and self.begins(data, first, end) else -1
+        return first if last == end and self._begins(data, first, end) else -1
 
-    def begins(self, data: bytes, first: int, end: int) -> bool:
+    def _begins(self, data: bytes, first: int, end: int) -> bool:
         """Return whether a match may begin at `first` that more text would complete or make longer.
 
-        What `find_concerned` finds from `first` to the end is a match or a beginning. If all matches that
+        What `_find_concerned` finds from `first` to the end is a match or a beginning. If all matches that
         begin with this byte are beginnings, too, it is a beginning.
         """
         byte = data[first]
-        is_open = self.open_bytes.get(byte)
+        is_open = self._open_bytes.get(byte)
         if is_open is None:
-            is_open = self.open_bytes[byte] = byte < 0x80 and all(
+            is_open = self._open_bytes[byte] = byte < 0x80 and all(
                 self._patterns[index].node.is_open for index in self._starting_with(bytes((byte,)))
             )
         return is_open or self._find_beginning(data, first, end)[0][0] == first
