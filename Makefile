@@ -91,11 +91,12 @@ proto: $(READY) $(PROTO_READY) ## Generate the Python code and the descriptors o
 	@scripts/generate
 
 .PHONY: docs
-docs: $(READY) ## Write the tables of settings and providers in docs/, the OpenAPI document, and the dashboard
+docs: $(READY) ## Write the generated parts of docs/: settings, providers, Python; the OpenAPI document, and the dashboard
 	@$(BIN)/python scripts/configuration.py
 	@$(BIN)/python scripts/providers.py
 	@$(BIN)/python scripts/dashboard.py
 	@$(BIN)/python scripts/openapi.py
+	@$(BIN)/python scripts/python_reference.py
 
 .PHONY: proto-check
 proto-check: $(READY) $(PROTO_READY) ## Lint the protos, check for breaking changes, and that the generated code is current

@@ -34,6 +34,7 @@ PAGES = (
     "docs/tools.md",
     "docs/errors.md",
     "docs/testing.md",
+    "docs/python-reference.md",
     "docs/providers.md",
     "docs/costs-and-usage.md",
     "docs/grpcurl.md",

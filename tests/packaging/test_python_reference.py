@@ -1,0 +1,52 @@
+"""The reference of the Python client is written from the docstrings, which all public names have."""
+
+import inspect
+import re
+import runpy
+
+import pytest
+from docs_pages import ROOT, text_of
+from google.protobuf.message import Message
+
+import tokenwire
+
+PUBLIC = {name: getattr(tokenwire, name) for name in tokenwire.__all__}
+OWN = {
+    name: each
+    for name, each in PUBLIC.items()
+    if not (inspect.isclass(each) and issubclass(each, Message))
+}
+"""The names that the client defines. The protos describe the messages."""
+
+
+def members():
+    """Yield the name and the object of each public function, class, method and property."""
+    for name, each in OWN.items():
+        yield name, each
+        for member, value in vars(each).items() if inspect.isclass(each) else ():
+            function = getattr(value, "__func__", value)
+            is_own = inspect.isfunction(function) or isinstance(function, property)
+            if is_own and not member.startswith("_"):
+                yield f"{name}.{member}", function
+
+
+def test_the_reference_is_written_from_the_docstrings():
+    page = runpy.run_path(str(ROOT / "scripts" / "python_reference.py"))["page"]
+    assert text_of("docs/python-reference.md") == page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_is_in_the_reference(name):
+    async_name = f"Async{name}"
+    shown = async_name if async_name in PUBLIC else name
+    assert re.search(rf"`{shown}[`(]", text_of("docs/python-reference.md"))
+
+
+@pytest.mark.parametrize(("name", "value"), list(members()))
+def test_everything_public_has_a_docstring_and_types(name, value):
+    assert inspect.getdoc(value), name
+    function = value.fget if isinstance(value, property) else value
+    if inspect.isfunction(function):
+        signature = inspect.signature(function)
+        typed = [each.annotation for each in signature.parameters.values() if each.name not in {"self", "cls"}]
+        assert inspect.Signature.empty not in [*typed, signature.return_annotation]
