@@ -59,11 +59,13 @@ def page() -> str:
     }
     classes = {name: each for name, each in rest.items() if inspect.isclass(each)}
     functions = {name: each for name, each in rest.items() if inspect.isroutine(each)}
+    aliases = {name: _alias_docstring(name) for name in rest if name not in classes | functions}
     sections = [
         ("Classes", "".join(_class(name, each) for name, each in classes.items())),
         ("Functions", "".join(_function(name, each, "###") for name, each in functions.items())),
         ("Enums", "".join(_enum(name, each) for name, each in enums.items())),
         ("Errors", "".join(_class(name, each) for name, each in errors.items())),
+        ("Types", "".join(f"### `{name}`\n\n{_markdown(text)}" for name, text in aliases.items())),
         ("Messages", _messages(messages)),
     ]
     found = (f"## {title}\n\n{text}" for title, text in sections if text)
@@ -145,6 +147,19 @@ def _messages(messages: dict[str, type[Message]]) -> str:
         proto = kind.DESCRIPTOR.file.name.rpartition("/")[2]
         lines.append(f"- `{name}`: [{proto}]({PROTOS}{proto})\n")
     return "".join(lines)
+
+
+def _alias_docstring(name: str) -> str:
+    """Return the string below the assignment of a type alias."""
+    for module in sorted((PAGE.parents[1] / "client" / "tokenwire").rglob("*.py")):
+        for assignment, text in pairwise(ast.parse(module.read_text()).body):
+            match assignment, text:
+                case (
+                    ast.Assign(targets=[ast.Name(id=found)]),
+                    ast.Expr(value=ast.Constant(value=str(docstring))),
+                ) if found == name:
+                    return f"`{ast.unparse(assignment.value)}`\n\n{docstring}"
+    raise ValueError(f"the type {name} has no docstring")
 
 
 def _inline(docstring: str) -> str:

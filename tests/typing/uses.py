@@ -158,6 +158,62 @@ async def lookups(client: tokenwire.AsyncClient) -> None:
     print(allowances, tokenwire.AsyncClient("a:1", key="k", tls=tokenwire.Tls(ca="a.pem")))
 
 
+def look(city: str) -> str:
+    return city
+
+
+@tokenwire.function_tool(name="weather")
+async def get_weather(city: str) -> Weather:
+    if not city:
+        raise tokenwire.ToolError("name a city")
+    if city == "Atlantis":
+        raise tokenwire.StopRun
+    return Weather(city, 12.0)
+
+
+async def runs(client: tokenwire.AsyncClient, threads_client: tokenwire.Client) -> None:
+    assert_type(get_weather, tokenwire.FunctionTool)
+    run = client.run_tools("m", messages(), tools=[look, get_weather], temperature=0.5)
+    assert_type(run, tokenwire.AsyncToolRun)
+    async with run:
+        async for step in run:
+            any_step: tokenwire.ToolRunStep = step
+            match any_step:
+                case tokenwire.ModelEvent(event=event):
+                    assert_type(event, tokenwire.TokenEvent)
+                case tokenwire.ToolStarted(call=call):
+                    assert_type(call, tokenwire.ToolCall)
+                case tokenwire.ToolFinished(duration_s=duration_s):
+                    assert_type(duration_s, float)
+                case tokenwire.RoundFinished(answer=answer):
+                    assert_type(answer, tokenwire.Answer)
+    assert_type(run.messages, list[tokenwire.Message])
+    finished = threads_client.run_tools("m", "Hi", tools=[look])
+    assert_type(finished, tokenwire.ToolRun)
+    assert_type(finished.final(), tokenwire.Answer)
+
+
+async def conversations(client: tokenwire.AsyncClient, threads_client: tokenwire.Client) -> None:
+    policy: tokenwire.TrimPolicy = tokenwire.keep_last(20)
+    fields: tokenwire.RequestFields = {"temperature": 0.5, "reasoning": "high"}
+    conversation = client.conversation("m", system="Be brief.", trim=policy, **fields)
+    assert_type(conversation, tokenwire.AsyncConversation)
+    question: tokenwire.MessageLike = {"role": "user", "content": "Hi"}
+    assert_type(await conversation.chat(question), tokenwire.Answer)
+    async with conversation.fork().chat_stream("Hi") as stream:
+        assert_type(stream, tokenwire.AsyncChatStream)
+    assert_type(conversation.cut, tokenwire.CutTurn | None)
+    assert_type(threads_client.conversation("m"), tokenwire.Conversation)
+
+
+async def broken_off(client: tokenwire.AsyncClient, stream: tokenwire.AsyncChatStream) -> None:
+    try:
+        async with await client.continue_from(stream) as rest:
+            print(rest.text_before, (await rest.final()).text)
+    except tokenwire.CannotContinue as error:
+        print(error)
+
+
 def pure_parts(event: tokenwire.TokenEvent, result: tokenwire.JsonResult) -> None:
     builder = tokenwire.AnswerBuilder()
     builder.add(event)
@@ -183,11 +239,24 @@ async def errors(client: tokenwire.AsyncClient) -> None:
         assert_type(error.text, str)
     except tokenwire.LimitExceeded as error:
         assert_type(error.allowed, int | None)
+    except tokenwire.ConnectionLost as error:
+        assert_type(error.failure, tokenwire.ConnectFailure | None)
+    except tokenwire.ToolRunError as error:
+        assert_type(error.messages, tuple[tokenwire.Message, ...])
     except tokenwire.TokenwireError as error:
         assert_type(error.usage, tokenwire.Usage | None)
 
 
 ERRORS: list[type[tokenwire.TokenwireError]] = [
+    tokenwire.AccessError,
+    tokenwire.CallEnded,
+    tokenwire.RequestError,
+    tokenwire.ServerError,
+    tokenwire.ToolCostExceeded,
+    tokenwire.ToolFailed,
+    tokenwire.ToolRoundsExceeded,
+    tokenwire.ToolTimeExceeded,
+    tokenwire.TransportError,
     tokenwire.AnswerTooLarge,
     tokenwire.AnswerUnchecked,
     tokenwire.BudgetExceeded,
@@ -224,4 +293,10 @@ ERRORS: list[type[tokenwire.TokenwireError]] = [
     tokenwire.UpstreamRejected,
     tokenwire.UpstreamStalled,
     tokenwire.UpstreamUnavailable,
+]
+
+TOOL_ERRORS: list[type[Exception]] = [
+    tokenwire.InvalidArguments,
+    tokenwire.ToolTimedOut,
+    tokenwire.UnknownTool,
 ]

@@ -39,6 +39,14 @@ async def asyncio_client(client: tokenwire.AsyncClient) -> None:
         print(tokens)
 
 
+async def tools(client: tokenwire.AsyncClient) -> None:
+    await client.chat("m", "Hi", temperature="hot")  # wrong
+    await client.chat("m", "Hi", max_tokens=5)  # wrong
+    client.run_tools("m", "Hi", tools=["look"])  # wrong
+    client.run_tools("m", "Hi", tools=[print], max_round=3)  # wrong
+    client.conversation("m", trim=20)  # wrong
+
+
 def threads(client: tokenwire.Client) -> None:
     print(client.chat("m", "Hi", response_format=Weather).parsed.town)  # wrong
     with client.chat_stream("m", "Hi", response_format=Weather) as stream:
