@@ -67,6 +67,7 @@ lint: $(READY) ## Lint the code, and check its formatting and the generated clie
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python scripts/generate_sync.py --check
+	@$(BIN)/python scripts/generate_exports.py --check
 
 .PHONY: format
 format: $(READY) ## Format the code and the protos
@@ -83,8 +84,9 @@ layers: $(READY) ## Check that imports point downward only
 	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 
 .PHONY: sync
-sync: $(READY) ## Generate the client for threads from the asyncio client
+sync: $(READY) ## Generate the client for threads from the asyncio client, and the list of its public names
 	@$(BIN)/python scripts/generate_sync.py
+	@$(BIN)/python scripts/generate_exports.py
 
 .PHONY: proto
 proto: $(READY) $(PROTO_READY) ## Generate the Python code and the descriptors of the protos

@@ -19,19 +19,20 @@ from ._version import __version__ as __version__
 if TYPE_CHECKING:
     from .api import *  # noqa: F403  # the names that __getattr__ returns
 else:
+    from ._exports import MODULES
+
+    __all__ = list(MODULES)
 
     def __getattr__(name: str) -> object:
-        """Load the public names, and gRPC with them, when the first of them is used.
+        """Load a public name, with what it needs, when it is used first.
 
-        So the command line can set variables before gRPC reads them, and a server can import
-        `tokenwire.v1` without the client.
+        So `import tokenwire` is fast, the command line can set variables before gRPC reads them, and a server
+        can import `tokenwire.v1` without the client.
         """
-        api = importlib.import_module(".api", __name__)
-        globals().update({each: getattr(api, each) for each in api.__all__}, __all__=api.__all__)
-        try:
-            return globals()[name]
-        except KeyError:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        if (module := MODULES.get(name)) is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(module), name)
+        return value
 
     def __dir__() -> list[str]:
-        return [*globals(), *importlib.import_module(".api", __name__).__all__]
+        return sorted({*globals(), *MODULES})

@@ -67,7 +67,7 @@ def test_a_command_loads_only_the_slow_modules_that_it_needs(arguments, loaded):
 LAZY = """
 import sys, tokenwire, tokenwire.cli, tokenwire.v1.event_pb2
 assert "grpc" not in sys.modules
-assert tokenwire.AsyncClient is tokenwire.api.AsyncClient
+assert tokenwire.AsyncClient.__module__ == "tokenwire.aio.client"
 assert "grpc" in sys.modules
 assert "user" in dir(tokenwire)
 from tokenwire import *

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .target import is_loopback
 
@@ -32,8 +33,7 @@ class Tls:
     """The name in the server's certificate. None: the host name of the target."""
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
+class TlsFiles(NamedTuple):
     """The content of the files of a `Tls`."""
 
     ca: bytes | None

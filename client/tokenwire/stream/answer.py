@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message as ProtoMessage
 
@@ -59,8 +59,7 @@ class ToolCall:
         return f"ToolCall({self.id!r}, {self.name!r}, {shortened(self.arguments_json)})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerState:
+class AnswerState(NamedTuple):
     """What an answer has beside its content."""
 
     stream_id: str = ""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenwire.v1.chat_pb2 import ROLE_ASSISTANT, ChatResponse, Message, Part, Reasoning
 from tokenwire.v1.event_pb2 import (
@@ -26,9 +25,11 @@ from .._json import Json
 from ..errors import InvalidAnswer
 from ..structured.answer_type import AnswerType
 from .answer import Answer, AnswerState
-from .growing_json import GrowingJson
 from .json_values import PartialJson
 from .parsed import violations_of
+
+if TYPE_CHECKING:
+    from .growing_json import GrowingJson
 
 _CONTENT_EVENTS = frozenset(
     {
@@ -74,16 +75,18 @@ class _BlockSoFar(NamedTuple):
         return None
 
 
-@dataclass(slots=True)
 class _Block:
     """A content block: pieces of text or of reasoning, or a complete tool call."""
 
-    index: int
-    kind: str
-    pieces: list[str] = field(default_factory=list)
-    signature: str = ""
-    provider_state: bytes = b""
-    tool_call: ProtoToolCall | None = None
+    __slots__ = ("index", "kind", "pieces", "provider_state", "signature", "tool_call")
+
+    def __init__(self, index: int, kind: str) -> None:
+        self.index = index
+        self.kind = kind
+        self.pieces: list[str] = []
+        self.signature = ""
+        self.provider_state = b""
+        self.tool_call: ProtoToolCall | None = None
 
     @property
     def text(self) -> str:
@@ -146,7 +149,7 @@ class AnswerBuilder:
         self._has_beginning = last_sequence <= 1  # the first event is `started`
         self._answer_type = answer_type
         self._is_json = is_json
-        self._growing = GrowingJson() if is_json and self._has_beginning else None
+        self._growing = _growing_json() if is_json and self._has_beginning else None
         self._growing_index: int | None = None
         self._growing_pieces: list[str] = []
         self._commentary: set[int] = set()
@@ -319,3 +322,10 @@ def _build(
         logprobs=logprobs[0][: logprobs[1]],
         json_result=json_result,
     )
+
+
+def _growing_json() -> GrowingJson:
+    """Return the parser of a JSON answer. It is loaded when it is needed first."""
+    from .growing_json import GrowingJson
+
+    return GrowingJson()

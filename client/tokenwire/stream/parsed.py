@@ -10,7 +10,6 @@ from tokenwire.v1.event_pb2 import Finished, JsonResult
 from ..enums import FinishReason
 from ..errors import AnswerCut, AnswerRefused, IncompleteStream, InvalidAnswer, Violation
 from ..structured.answer_type import AnswerType
-from .growing_json import GrowingJson
 
 _WITHOUT_ANSWER = {
     FinishReason.TOOL_CALLS: "the model called tools instead of answering",
@@ -118,6 +117,8 @@ def _by_ending(
         error.violations = violations
         error.stream_id, error.last_sequence = position["stream_id"], position["last_sequence"]
         return error
+    from .growing_json import GrowingJson
+
     growing = GrowingJson()
     growing.add(error.text)
     cut = AnswerCut(

@@ -8,7 +8,6 @@ that loses the connection before it has received the stream's id.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 from ..errors import (
@@ -25,6 +24,7 @@ from ..errors import (
     UpstreamError,
 )
 from ..wire.requests import LINGER_S
+from .retry import random_fraction
 
 MAX_ATTEMPTS = 10
 """Consecutive attempts without a new event after which the client gives up."""
@@ -59,7 +59,7 @@ class ResumePolicy:
     """
 
     def __init__(
-        self, *, linger_s: float = LINGER_S, jitter: Callable[[], float] = random.random
+        self, *, linger_s: float = LINGER_S, jitter: Callable[[], float] = random_fraction
     ) -> None:
         self.is_over = False
         """The stream has ended, or is left to be resumed by hand: there is nothing to cancel."""

@@ -13,7 +13,6 @@ none of this is known: such a request is not sent again. A stream is resumed ins
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 
 from ..errors import ConnectionLost, TokenwireError
@@ -39,11 +38,18 @@ def check_max_retries(max_retries: int) -> int:
     return max_retries
 
 
+def random_fraction() -> float:
+    """Return a random number from 0 to 1. The module `random` is loaded when it is needed first."""
+    import random
+
+    return random.random()  # noqa: S311  # it spreads retries
+
+
 class Retries:
     """The retries of one request. Times are in seconds."""
 
     def __init__(
-        self, max_retries: int = MAX_RETRIES, *, jitter: Callable[[], float] = random.random
+        self, max_retries: int = MAX_RETRIES, *, jitter: Callable[[], float] = random_fraction
     ) -> None:
         self.errors: list[TokenwireError] = []
         """The errors after which the request was sent again."""

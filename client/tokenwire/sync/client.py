@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
 from tokenwire.v1.chat_pb2 import (
@@ -29,13 +29,10 @@ from ..connect.tls import Tls
 from ..messages import Content, MessageLike
 from ..stream.answer import Answer
 from ..stream.continuation import check_model
-from ..stream.history import History, OnCut
 from ..stream.reading import Reading
 from ..stream.retry import MAX_RETRIES, Retries, check_max_retries
-from ..stream.tool_loop import OnToolError
-from ..stream.trimming import TrimPolicy
 from ..structured.answer_type import AnswerType, answer_type_of
-from ..tools.function_tool import FunctionTool, ToolFunction, to_function_tools
+from ..tools import MAX_CONCURRENCY, MAX_ROUNDS, TOOL_TIMEOUT_S
 from ..wire.metadata import Allowance
 from ..wire.requests import (
     DeliveryLike,
@@ -61,9 +58,15 @@ from ..wire.usage import (
     token_count,
 )
 from .chat_stream import ChatStream
-from .conversation import Conversation
-from .tool_run import MAX_CONCURRENCY, MAX_ROUNDS, TOOL_TIMEOUT_S, ToolRun
 from .transport import Transport
+
+if TYPE_CHECKING:
+    from ..stream.history import OnCut
+    from ..stream.tool_loop import OnToolError
+    from ..stream.trimming import TrimPolicy
+    from ..tools.function_tool import FunctionTool, ToolFunction
+    from .conversation import Conversation
+    from .tool_run import ToolRun
 
 T = TypeVar("T")
 
@@ -443,6 +446,9 @@ class Client:
             TypeError, ValueError: the arguments are not a valid request, or a function cannot be a tool.
             ImportError: msgspec is missing: `pip install "tokenwire[structured]"`.
         """
+        from ..tools.function_tool import to_function_tools
+        from .tool_run import ToolRun
+
         made = to_function_tools(tools)
         request, kind = request_and_type(
             model,
@@ -520,6 +526,9 @@ class Client:
         Raises:
             TypeError, ValueError: the arguments are invalid.
         """
+        from ..stream.history import History
+        from .conversation import Conversation
+
         fields = conversation_fields(model, fields)
         first = [] if system is None else [*to_messages({"role": "system", "content": system})]
         history = History(on_cut=on_cut)

@@ -21,10 +21,6 @@ from ..tools.outcome import StopRun, ToolTimedOut, raised
 from .chat_stream import ChatStream
 from .tool_calls import ToolCalls, check_tools
 
-MAX_ROUNDS = 10
-MAX_CONCURRENCY = 8
-TOOL_TIMEOUT_S = 60.0
-
 
 class ToolRun:
     """A conversation in which the model calls Python functions until it answers.

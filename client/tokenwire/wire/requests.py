@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, Unpack, cast
 
@@ -25,7 +25,6 @@ from tokenwire.v1.chat_pb2 import (
 
 from ..messages import MessageLike, ModelDump
 from ..structured.answer_type import AnswerType, answer_type_of
-from ..tools.function_tool import FunctionTool, ToolFunction
 from .generation import GenerationFields, add_generation
 from .mappings import message_of
 from .spelling import unknown_name
@@ -42,7 +41,7 @@ ResponseFormatLike = ResponseFormat | Mapping[str, object] | ModelDump
 
 ToolChoiceName = Literal["auto", "none", "required"]
 
-ToolLike = Tool | Mapping[str, object] | ModelDump | FunctionTool | ToolFunction
+ToolLike = Tool | Mapping[str, object] | ModelDump | Callable[..., object]
 """A tool: see `tokenwire.tool`, and `tokenwire.function_tool` for Python functions. Also in the style of
 OpenAI or Anthropic."""
 

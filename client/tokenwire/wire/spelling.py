@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 
 _THROUGH = (
     "has no field of its own; pass it to the provider with provider_options={{{name!r}: ...}}"
@@ -50,6 +49,8 @@ HINTS: Mapping[str, str] = {
 
 def unknown_name(name: str, names: Iterable[str]) -> str:
     """Return a text that refuses a name, and says what to write instead if that is known."""
+    from difflib import get_close_matches  # not needed by most programs
+
     known = sorted(names)
     hint = HINTS.get(name)
     if hint is None and (nearest := get_close_matches(name, known, n=1)):

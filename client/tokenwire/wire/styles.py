@@ -6,13 +6,12 @@ The style is found for each message and tool by itself, so that one list can hav
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from tokenwire.v1.chat_pb2 import Message, ResponseFormat, Tool, ToolChoice
 
 from ..messages import MessageLike, ModelDump, user
-from ..tools.function_tool import FunctionTool, ToolFunction, function_tool
 from . import anthropic_style, openai_style
 from .fields import Fields, as_mapping
 from .mappings import message_of
@@ -43,7 +42,7 @@ def to_messages(messages: MessageLike | Iterable[MessageLike]) -> list[Message]:
 
 
 def to_tool(
-    tool: Tool | Mapping[str, object] | ModelDump | FunctionTool | ToolFunction, path: str
+    tool: Tool | Mapping[str, object] | ModelDump | Callable[..., object], path: str
 ) -> Tool:
     """Return a tool of any style, or that of a Python function.
 
@@ -51,13 +50,9 @@ def to_tool(
         TypeError, ValueError: it is none, or something in it cannot be carried.
         ImportError: a function needs the extra `structured`.
     """
-    if isinstance(tool, FunctionTool):
-        return tool.definition
-    if inspect.isroutine(tool) or isinstance(tool, partial):
-        return function_tool(tool).definition
     mapping = None if isinstance(tool, Tool) else as_mapping(tool)
     if mapping is None:
-        return message_of(Tool, tool, path)
+        return _function_tool(tool) or message_of(Tool, tool, path)
     if "function" in mapping:
         return openai_style.read_tool(Fields(mapping, path))
     if "input_schema" in mapping or "type" in mapping:
@@ -134,3 +129,16 @@ def _calls(message: Message) -> Iterator[tuple[str, str]]:
     for part in message.parts:
         if part.HasField("tool_call"):
             yield part.tool_call.id, part.tool_call.name
+
+
+def _function_tool(tool: object) -> Tool | None:
+    """Return the tool of a Python function. None: it is not one."""
+    if isinstance(tool, Tool):
+        return None
+    from ..tools.function_tool import FunctionTool, function_tool
+
+    if isinstance(tool, FunctionTool):
+        return tool.definition
+    if inspect.isroutine(tool) or isinstance(tool, partial):
+        return function_tool(tool).definition
+    return None
