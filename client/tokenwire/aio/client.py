@@ -280,7 +280,8 @@ class AsyncClient:
         """Return a stream that continues an answer which was cut off, for example by UpstreamBroken.
 
             async with await client.continue_from(stream) as rest:
-                async for piece in rest.text: ...
+                async for piece in rest.text:
+                    print(piece, end="")
 
         It is another generation with its own id, usage and cost: the model gets the request of `stream`, with
         the text that arrived as the last message, and goes on from there. `rest.text_before` is that text,

@@ -281,7 +281,8 @@ class Client:
         """Return a stream that continues an answer which was cut off, for example by UpstreamBroken.
 
             with client.continue_from(stream) as rest:
-                for piece in rest.text: ...
+                for piece in rest.text:
+                    print(piece, end="")
 
         It is another generation with its own id, usage and cost: the model gets the request of `stream`, with
         the text that arrived as the last message, and goes on from there. `rest.text_before` is that text,
