@@ -10,6 +10,7 @@ What is in a block decides how it is tested:
 - `html` and `js`: pages and scripts for browsers. tests/edge/test_browser_docs.py runs them.
 - `json`: an example, which must be JSON.
 - `mermaid` and `text`: a drawing, which is not tested.
+- `py`: an example in a docstring, on the page that is written from the docstrings. It is not run.
 
 A comment before a block, `<!-- not run: REASON -->`, excludes it. test_docs.py has the list of those.
 """
@@ -32,6 +33,7 @@ PAGES = (
     "docs/structured-output.md",
     "docs/web-servers.md",
     "docs/tools.md",
+    "docs/from-other-sdks.md",
     "docs/errors.md",
     "docs/testing.md",
     "docs/python-reference.md",
@@ -61,6 +63,8 @@ TEXTS = (*PAGES, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """All texts, also those without commands."""
 
 DRAWINGS = ("mermaid", "text")
+
+EXCERPTS = ("py",)
 
 BROWSER_LANGUAGES = ("html", "js")
 

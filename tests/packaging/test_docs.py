@@ -14,7 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from docs_pages import BROWSER_LANGUAGES, DRAWINGS, PAGES, ROOT, TEXTS, all_blocks, text_of
+from docs_pages import (
+    BROWSER_LANGUAGES,
+    DRAWINGS,
+    EXCERPTS,
+    PAGES,
+    ROOT,
+    TEXTS,
+    all_blocks,
+    text_of,
+)
 from docs_terminal import Terminal, is_shown
 
 import tokenwire
@@ -216,7 +225,8 @@ def test_every_block_is_tested_or_marked_with_the_reason():
         for block in all_blocks()
         if not (
             block.why_not
-            or block.language in ("python", "toml", "json", *BROWSER_LANGUAGES, *DRAWINGS)
+            or block.language
+            in ("python", "toml", "json", *BROWSER_LANGUAGES, *DRAWINGS, *EXCERPTS)
             or (not block.language and block.text.startswith("$ "))
         )
     ]
