@@ -12,7 +12,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 
 import tokenwire
 from tokenwire.v1 import caller_pb2, chat_pb2
-from tokenwire.v1.event_pb2 import NOTICE_KIND_RETRYING, Notice
+from tokenwire.v1.event_pb2 import NOTICE_KIND_RETRYING, JsonValue, Notice
 
 from .breakable_wire import wire_to
 from .conftest import (
@@ -248,6 +248,31 @@ async def test_a_stream_that_was_retried_is_resumed_as_any_other(server, clients
     ] * 2
     assert len(stream.retries) == 2
     assert server.ended == []
+
+
+async def test_the_values_of_a_stream_that_is_started_again_are_those_of_the_answer(
+    server, clients
+):
+    value = event(2, json_value=JsonValue(pointer="/a", value_json="1"))
+    server.script = in_turn(
+        accepted_then(FAILED, started("st_failed")), plays(started(), value, finished(3))
+    )
+    request = ("m", "Hi")
+
+    def read():
+        with tokenwire.Client(server.target) as client, client.chat_stream(*request) as stream:
+            return list(stream.values)
+
+    if clients.kind == "asyncio":
+        async with (
+            tokenwire.AsyncClient(server.target) as client,
+            client.chat_stream(*request) as stream,
+        ):
+            values = [each async for each in stream.values]
+    else:
+        values = await asyncio.to_thread(read)
+
+    assert [(each.pointer, each.value) for each in values] == [("/a", 1)]
 
 
 async def test_a_stream_that_is_started_again_may_take_longer_than_its_linger(server, clients):

@@ -16,7 +16,7 @@ from .._json import Json, ParsedT_co
 from ..connect.channel import CANCEL_TIMEOUT_S
 from ..errors import ConnectionLost, TokenwireError
 from ..stream.answer import Answer
-from ..stream.json_values import FieldValue, PartialJson
+from ..stream.json_values import FieldValue
 from ..stream.reading import Reading, StreamCursor
 from ..wire.metadata import Allowance
 from .transport import StreamCall, Transport
@@ -103,7 +103,7 @@ class ChatStream(Generic[ParsedT_co]):
 
         The request needs `json_schema.stream_values`, see `json_format`.
         """
-        return _Values(self, self._reading.answer.partial_json)
+        return _Values(self, self._reading)
 
     @property
     def partial(self) -> Json:
@@ -365,9 +365,9 @@ class _TextPieces:
 class _Values:
     """An iterator over the values of a JSON answer."""
 
-    def __init__(self, stream: ChatStream[Any], partial: PartialJson) -> None:
+    def __init__(self, stream: ChatStream[Any], reading: Reading) -> None:
         self._stream = stream
-        self._partial = partial
+        self._reading = reading
 
     def __iter__(self) -> Self:
         return self
@@ -375,5 +375,5 @@ class _Values:
     def __next__(self) -> FieldValue:
         for event in self._stream:
             if event.WhichOneof("event") == "json_value":
-                return self._partial.last
+                return self._reading.answer.partial_json.last  # a retry replaces the answer
         raise StopIteration
