@@ -128,6 +128,19 @@ async def test_a_stream_moves_when_its_server_drains_but_not_for_ever(server, re
     assert len(server.requests) == 1
 
 
+async def test_a_reader_whose_client_was_closed_after_the_notice_gets_cancelled(server):
+    server.script = plays_then_waits(started(), draining(1))
+    client = tokenwire.AsyncClient(server.target, resumable=True)
+    async with client.chat_stream("m", "Hi") as stream:
+        await anext(stream)
+        await anext(stream)
+        await client.close()
+        with pytest.raises(tokenwire.Cancelled, match="the client was closed") as caught:
+            await anext(stream)
+    assert (caught.value.stream_id, caught.value.last_sequence) == (STREAM_ID, 1)
+    assert server.resumes == []
+
+
 async def test_a_stream_that_no_other_server_accepts_is_read_on_where_it_is(server, read):
     refused = asyncio.Event()
 

@@ -268,6 +268,8 @@ class ChatStream(Generic[ParsedT_co]):
 
         The old call ends only then, because the stream may end when it has no reader.
         """
+        if self._transport.is_closed:
+            raise self._reading.client_closed()
         self._call = call = self._start_call()
         is_accepted = False
         try:
