@@ -85,6 +85,7 @@ class Reading:
         self._policy: ResumePolicy | None = None
         self._cancels_when_left = False
         self._outlives_readers = True  # the caller of `resume` knows it, the client does not
+        self._given_request = request
         if isinstance(request, ResumeStreamRequest):
             self._after_sequence = request.after_sequence
             self.answer = AnswerBuilder(
@@ -284,11 +285,11 @@ class Reading:
         Raises:
             CannotContinue: the answer has finished, was not read from its beginning, or is not text alone.
         """
-        if isinstance(self._request, ResumeStreamRequest):
+        if isinstance(self._given_request, ResumeStreamRequest):
             raise CannotContinue("the stream was read by `resume`, so its request is not known")
         if self.is_complete:
             raise CannotContinue("the answer has finished")
-        return continuation_of(self._request, self.answer.build().message)
+        return continuation_of(self._given_request, self.answer.build().message)
 
     def cancelled(self) -> Cancelled:
         """Return the error for a reader that was cancelled while no call was open."""

@@ -1,0 +1,50 @@
+"""`continue_from` at a scripted server: what it sends, and when it sends nothing."""
+
+import pytest
+
+import tokenwire
+from tokenwire.v1.chat_pb2 import ON_DISCONNECT_CONTINUE
+from tokenwire.v1.model_pb2 import MODEL_CAPABILITY_PREFILL
+
+from .conftest import (
+    Code,
+    caller_left,
+    fails,
+    plays_then_waits,
+    started,
+    status,
+    text,
+)
+
+BROKEN = status(Code.ABORTED, "UPSTREAM_BROKEN")
+
+
+@pytest.fixture
+async def client(server):
+    server.models = [tokenwire.Model(id="m", capabilities=[MODEL_CAPABILITY_PREFILL])]
+    server.script = fails(BROKEN, started(), text(2, "One,"))
+    async with tokenwire.AsyncClient(server.target) as each:
+        yield each
+
+
+async def read_until_it_breaks(stream):
+    async with stream:
+        with pytest.raises(tokenwire.UpstreamBroken):
+            await stream.final()
+
+
+async def test_a_continuation_outlives_its_readers_only_if_it_is_resumable_itself(server, client):
+    stream = client.chat_stream("m", "Hi", resumable=True)
+    await read_until_it_breaks(stream)
+    assert server.requests[-1].retention.on_disconnect == ON_DISCONNECT_CONTINUE
+
+    server.script = plays_then_waits(started(), text(2, " two"))
+    async with await client.continue_from(stream) as rest:
+        await anext(rest.text)
+    assert await caller_left(server)
+    assert not server.requests[-1].HasField("retention"), "nobody would cancel it"
+
+    server.script = fails(BROKEN, started(), text(2, " two"))
+    rest = await client.continue_from(stream, resumable=True)
+    await read_until_it_breaks(rest)
+    assert server.requests[-1].retention.on_disconnect == ON_DISCONNECT_CONTINUE
