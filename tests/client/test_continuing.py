@@ -10,6 +10,8 @@ from .conftest import (
     Code,
     caller_left,
     fails,
+    finished,
+    plays,
     plays_then_waits,
     started,
     status,
@@ -48,3 +50,19 @@ async def test_a_continuation_outlives_its_readers_only_if_it_is_resumable_itsel
     rest = await client.continue_from(stream, resumable=True)
     await read_until_it_breaks(rest)
     assert server.requests[-1].retention.on_disconnect == ON_DISCONNECT_CONTINUE
+
+
+async def test_a_continuation_that_is_cut_off_too_goes_on_in_the_same_message(server, client):
+    stream = client.chat_stream("m", [tokenwire.user("Count."), tokenwire.assistant("Zero, ")])
+    await read_until_it_breaks(stream)
+    server.script = fails(BROKEN, started(), text(2, " two, "))
+    rest = await client.continue_from(stream)
+    await read_until_it_breaks(rest)
+    server.script = plays(started(), text(2, " three"), finished(3))
+    async with await client.continue_from(rest) as last:
+        answer = await last.final()
+    assert (rest.text_before, last.text_before, answer.text) == ("One,", "One, two,", " three")
+    assert [list(each.messages) for each in server.requests[1:]] == [
+        [tokenwire.user("Count."), tokenwire.assistant(written)]
+        for written in ("Zero, One,", "Zero, One, two,")
+    ]

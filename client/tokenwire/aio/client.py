@@ -285,8 +285,9 @@ class AsyncClient:
 
         It is another generation with its own id, usage and cost: the model gets the request of `stream`, with
         the text that arrived as the last message, and goes on from there. `rest.text_before` is that text,
-        without white space at its end. The answer of `rest` is only what follows it. The request_id and the
-        fallback models of the first request are not used again.
+        without white space at its end. The answer of `rest` is only what follows it. If `rest` is cut off
+        too, it can be continued in the same way: `text_before` then has the text of both. The request_id and
+        the fallback models of the first request are not used again.
 
         Nothing is sent to a model that is not known to do this: other models would begin a new answer. The
         model is looked up with `get_model`; then the call starts when the block is entered, as in
@@ -297,8 +298,8 @@ class AsyncClient:
                 `resume`; or the model does not have the capability PREFILL.
         """
         request = stream.continuation()
+        text = (stream.text_before + stream.text_so_far).rstrip()
         check_model(await self.get_model(request.model))
-        text = request.messages[-1].parts[0].text
         return self._stream(request, timeout, resumable, max_retries, text_before=text)
 
     async def cancel(

@@ -13,6 +13,8 @@ class CannotContinue(ValueError):
 def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
     """Return the request with the message that arrived at its end, so that the model continues it.
 
+    If the request ends with text of the assistant, such as that of an earlier continuation, the text that
+    arrived goes on in the same message: models continue the last one only.
     White space at the end of its text is left out: models begin the next word with it. The copy has no
     request_id, because it is another request, and no fallback_models: they might begin a new answer.
 
@@ -24,7 +26,15 @@ def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
     copy.CopyFrom(request)
     copy.ClearField("request_id")
     copy.ClearField("fallback_models")
-    copy.messages.add(role=ROLE_ASSISTANT).parts.add(text=text)
+    last = copy.messages[-1] if copy.messages else Message()
+    if (
+        last.role == ROLE_ASSISTANT
+        and last.parts
+        and last.parts[-1].WhichOneof("content") == "text"
+    ):
+        last.parts[-1].text += text
+    else:
+        copy.messages.add(role=ROLE_ASSISTANT).parts.add(text=text)
     return copy
 
 
