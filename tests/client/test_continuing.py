@@ -1,5 +1,7 @@
 """`continue_from` at a scripted server: what it sends, and when it sends nothing."""
 
+import asyncio
+
 import pytest
 
 import tokenwire
@@ -66,3 +68,23 @@ async def test_a_continuation_that_is_cut_off_too_goes_on_in_the_same_message(se
         [tokenwire.user("Count."), tokenwire.assistant(written)]
         for written in ("Zero, One,", "Zero, One, two,")
     ]
+
+
+async def test_an_answer_that_is_still_generated_is_not_continued(server, client):
+    server.script = plays_then_waits(started(), text(2, "One,"))
+    async with client.chat_stream("m", "Hi") as stream:
+        await anext(stream.text)
+        with pytest.raises(tokenwire.CannotContinue, match="leave the block"):
+            await client.continue_from(stream)
+    assert (await client.continue_from(stream)).text_before == "One,"
+
+    def read():
+        with tokenwire.Client(server.target) as other:
+            with other.chat_stream("m", "Hi") as stream:
+                next(stream.text)
+                with pytest.raises(tokenwire.CannotContinue, match="leave the block"):
+                    other.continue_from(stream)
+            return other.continue_from(stream).text_before
+
+    assert await asyncio.to_thread(read) == "One,"
+    assert len(server.requests) == 2

@@ -15,6 +15,7 @@ from .._json import Json, ParsedT_co
 from ..connect.channel import CANCEL_TIMEOUT_S
 from ..errors import ConnectionLost, TokenwireError
 from ..stream.answer import Answer
+from ..stream.continuation import CannotContinue
 from ..stream.json_values import FieldValue
 from ..stream.reading import Reading, StreamCursor
 from ..wire.metadata import Allowance
@@ -145,9 +146,13 @@ class AsyncChatStream(Generic[ParsedT_co]):
         Its last message is the text that arrived.
 
         Raises:
-            CannotContinue: the answer has finished, was not read from its beginning, or is not text alone.
+            CannotContinue: the answer has finished, was not read from its beginning, or is not text alone, or
+                the call is still open.
         """
-        return self._reading.continuation()
+        request = self._reading.continuation()
+        if self._call is not None and self._call.is_open:
+            raise CannotContinue("the generation still runs: leave the block of the stream first")
+        return request
 
     async def until_first_content(self) -> Self:
         """Read until the answer begins: its first text, reasoning or tool call. Return the stream.

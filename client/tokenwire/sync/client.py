@@ -295,8 +295,8 @@ class Client:
         `chat_stream`.
 
         Raises:
-            CannotContinue: the answer has finished, or has no text, or not text alone; the stream was read by
-                `resume`; or the model does not have the capability PREFILL.
+            CannotContinue: the answer has finished, or has no text, or not text alone; its call is open;
+                the stream was read by `resume`; or the model does not have the capability PREFILL.
         """
         request = stream.continuation()
         text = (stream.text_before + stream.text_so_far).rstrip()
