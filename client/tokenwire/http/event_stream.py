@@ -27,8 +27,9 @@ class EventStream:
 
     When the caller leaves, the call ends at once, also while nothing arrives. A stream that outlives its
     readers (`resumable`, or `retention` with CONTINUE) goes on then, so that the caller can come back with
-    the header `Last-Event-ID`: see `position_of`. Without a reader it runs, and costs, for its `linger`. With
-    `cancels_when_left` the generation is cancelled instead.
+    the header `Last-Event-ID`: see `position_of`. Without a reader it runs, and costs, for its `linger`. The
+    generation of a `resumable` stream is cancelled instead with `cancels_when_left`, and if the caller leaves
+    before it has received an id.
     """
 
     def __init__(
@@ -52,13 +53,18 @@ class EventStream:
             await asyncio.wait({relay, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if relay.done():
                 relay.result()
-            elif not self._cancels_when_left:
-                with suppress(RuntimeError):  # the generation ends with its last reader anyway
-                    self._stream.detach()
+            else:
+                self._let_it_go_on()
         finally:
             for task in (relay, leaving):
                 task.cancel()
             await asyncio.wait({relay, leaving})
+
+    def _let_it_go_on(self) -> None:
+        """Let the generation go on without the caller, if the caller can come back."""
+        if self._has_begun and not self._cancels_when_left:
+            with suppress(RuntimeError):  # the generation ends with its last reader anyway
+                self._stream.detach()
 
     async def _relay(self, send: Send) -> None:
         async with self._stream as stream:

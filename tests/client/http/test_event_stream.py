@@ -1,0 +1,61 @@
+"""`EventStream` and a caller that leaves, without a web server."""
+
+import asyncio
+
+import pytest
+
+import tokenwire
+from tokenwire.http import EventStream
+from tokenwire.v1.chat_pb2 import StreamInfo
+
+from ..conftest import LIMIT_S, STREAM_ID, plays_then_waits, started, text
+
+HTTP = {"type": "http"}
+
+
+@pytest.fixture
+async def client(server):
+    server.info = StreamInfo(stream_id=STREAM_ID)
+    async with tokenwire.AsyncClient(server.target, resumable=True) as each:
+        yield each
+
+
+class Caller:
+    """Receives messages. It leaves when `leaving` is set."""
+
+    def __init__(self):
+        self.leaving = asyncio.Event()
+        self.got = []
+
+    async def receive(self):
+        await self.leaving.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        self.got.append(message)
+
+
+async def test_a_generation_of_which_the_caller_has_seen_nothing_is_cancelled(server, client):
+    server.script = plays_then_waits(started())
+    stream, caller = client.chat_stream("m", "Hi"), Caller()
+    relay = asyncio.create_task(EventStream(stream)(HTTP, caller.receive, caller.send))
+    async with asyncio.timeout(LIMIT_S):
+        while not stream.stream_id:
+            await asyncio.sleep(0.01)
+        caller.leaving.set()
+        await relay
+    assert caller.got == []
+    assert server.ended == [STREAM_ID]
+
+
+async def test_a_generation_of_which_the_caller_has_an_id_goes_on(server, client):
+    server.script = plays_then_waits(started(), text(2, "a"))
+    caller = Caller()
+    answer = EventStream(client.chat_stream("m", "Hi"))
+    relay = asyncio.create_task(answer(HTTP, caller.receive, caller.send))
+    async with asyncio.timeout(LIMIT_S):
+        while len(caller.got) < 3:
+            await asyncio.sleep(0.01)
+        caller.leaving.set()
+        await relay
+    assert server.ended == []
