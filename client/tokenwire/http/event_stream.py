@@ -67,28 +67,47 @@ class EventStream:
                 self._stream.detach()
 
     async def _relay(self, send: Send) -> None:
-        async with self._stream as stream:
-            await stream.until_first_content()
-            try:
-                async for event in stream:
-                    body = encode_event(event, stream.stream_id)
-                    if not self._has_begun:
-                        await self._begin(send, 200)
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-            except TokenwireError as error:
-                if not self._has_begun:
+        with suppress(_CallerLeft):
+            async with self._stream as stream:
+                await stream.until_first_content()
+                try:
+                    async for event in stream:
+                        body = encode_event(event, stream.stream_id)
+                        if not self._has_begun:
+                            await self._begin(send, 200)
+                        await _send_body(send, body, more_body=True)
+                except _CallerLeft:
+                    self._let_it_go_on()
                     raise
-                last = encode_error(error)
-            else:
-                last = b""
-        if not self._has_begun:
-            await self._begin(send, 204)
-        await send({"type": "http.response.body", "body": last, "more_body": False})
+                except TokenwireError as error:
+                    if not self._has_begun:
+                        raise
+                    last = encode_error(error)
+                else:
+                    last = b""
+            if not self._has_begun:
+                await self._begin(send, 204)
+            await _send_body(send, last, more_body=False)
 
     async def _begin(self, send: Send, status: int) -> None:
-        self._has_begun = True
         headers = [(name.lower().encode(), value.encode()) for name, value in self._headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await _send(send, {"type": "http.response.start", "status": status, "headers": headers})
+        self._has_begun = True
+
+
+class _CallerLeft(Exception):
+    """The caller has left: nothing can be sent to it."""
+
+
+async def _send(send: Send, message: Message) -> None:
+    try:
+        await send(message)
+    except OSError as error:  # of a server with version 2.4 of ASGI's HTTP protocol, or newer
+        raise _CallerLeft from error
+
+
+async def _send_body(send: Send, body: bytes, *, more_body: bool) -> None:
+    await _send(send, {"type": "http.response.body", "body": body, "more_body": more_body})
 
 
 async def _left(receive: Receive) -> None:

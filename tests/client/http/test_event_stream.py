@@ -8,7 +8,7 @@ import tokenwire
 from tokenwire.http import EventStream
 from tokenwire.v1.chat_pb2 import StreamInfo
 
-from ..conftest import LIMIT_S, STREAM_ID, plays_then_waits, started, text
+from ..conftest import LIMIT_S, STREAM_ID, caller_left, plays_then_waits, started, text
 
 HTTP = {"type": "http"}
 
@@ -59,3 +59,19 @@ async def test_a_generation_of_which_the_caller_has_an_id_goes_on(server, client
         caller.leaving.set()
         await relay
     assert server.ended == []
+
+
+@pytest.mark.parametrize("received", [0, 2])
+async def test_a_server_that_reports_a_caller_that_has_left_when_it_sends(server, client, received):
+    server.script = plays_then_waits(started(), text(2, "a"))
+    caller = Caller()
+
+    async def send(message):
+        if len(caller.got) == received:
+            raise OSError("the connection is closed")
+        await caller.send(message)
+
+    async with asyncio.timeout(LIMIT_S):
+        await EventStream(client.chat_stream("m", "Hi"))(HTTP, caller.receive, send)
+        assert await caller_left(server)
+    assert server.ended == ([] if received else [STREAM_ID])
