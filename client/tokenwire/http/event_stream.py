@@ -55,6 +55,9 @@ class EventStream:
                 relay.result()
             else:
                 self._let_it_go_on()
+        except asyncio.CancelledError:  # the server stops: the caller comes back to another one
+            self._let_it_go_on()
+            raise
         finally:
             for task in (relay, leaving):
                 task.cancel()

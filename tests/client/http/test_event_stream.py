@@ -48,7 +48,8 @@ async def test_a_generation_of_which_the_caller_has_seen_nothing_is_cancelled(se
     assert server.ended == [STREAM_ID]
 
 
-async def test_a_generation_of_which_the_caller_has_an_id_goes_on(server, client):
+@pytest.mark.parametrize("how", ["the caller leaves", "the web server stops"])
+async def test_a_generation_of_which_the_caller_has_an_id_goes_on(server, client, how):
     server.script = plays_then_waits(started(), text(2, "a"))
     caller = Caller()
     answer = EventStream(client.chat_stream("m", "Hi"))
@@ -56,8 +57,12 @@ async def test_a_generation_of_which_the_caller_has_an_id_goes_on(server, client
     async with asyncio.timeout(LIMIT_S):
         while len(caller.got) < 3:
             await asyncio.sleep(0.01)
-        caller.leaving.set()
-        await relay
+        if how == "the caller leaves":
+            caller.leaving.set()
+        else:
+            relay.cancel()
+        await asyncio.wait([relay])
+        assert await caller_left(server)
     assert server.ended == []
 
 
