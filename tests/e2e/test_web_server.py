@@ -8,7 +8,7 @@ from typing import Annotated
 import aiohttp
 import pytest
 import uvicorn
-from fastapi import FastAPI, Header
+from fastapi import BackgroundTasks, FastAPI, Header
 from fastapi.responses import JSONResponse
 
 import tokenwire
@@ -137,6 +137,32 @@ async def test_a_caller_that_leaves_ends_the_generation_only_if_the_application_
             (event_id, _, _), *_ = await read_events(answer, most=5)
         info = await state_when_ended(client, event_id.partition(":")[0])
     assert tokenwire.FinishReason(info.finish_reason).name == reason
+
+
+async def test_the_response_has_its_headers_and_cookies_and_runs_background_tasks(client):
+    app, ran = FastAPI(), asyncio.Event()
+
+    @app.get("/chat")
+    async def chat(tasks: BackgroundTasks):
+        async def note():
+            ran.set()
+
+        tasks.add_task(note)
+        stream = client.chat_stream("openai/sim?tokens=3", "hello")
+        response = EventStreamResponse(stream, headers={"Cache-Control": "no-cache"})
+        response.headers["x-own"] = "yes"
+        response.set_cookie("a", "1")
+        response.set_cookie("b", "2")
+        return response
+
+    async with listening(app) as browser, browser.get("/chat") as answer:
+        assert await answer.read()
+        assert answer.headers.getall("cache-control") == ["no-cache"]
+        assert (answer.content_type, answer.headers["x-own"]) == ("text/event-stream", "yes")
+        assert "content-length" not in answer.headers
+        assert {each.key: each.value for each in answer.cookies.values()} == {"a": "1", "b": "2"}
+        async with asyncio.timeout(20):
+            await ran.wait()
 
 
 @pytest.mark.parametrize("text", ["7", "st:", "st:-1", ":5", "st 1:5", "st:" + "9" * 30])

@@ -40,7 +40,12 @@ class EventStream:
         cancels_when_left: bool = False,
     ) -> None:
         self._stream = stream
-        self._headers = {**HEADERS, **(headers or {})}
+        named = {name.lower(): value for name, value in (headers or {}).items()}
+        self.raw_headers = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in {**HEADERS, **named}.items()
+        ]
+        """The headers of the response, as ASGI has them."""
         self._cancels_when_left = cancels_when_left
         self._has_begun = False
 
@@ -93,8 +98,9 @@ class EventStream:
             await _send_body(send, last, more_body=False)
 
     async def _begin(self, send: Send, status: int) -> None:
-        headers = [(name.lower().encode(), value.encode()) for name, value in self._headers.items()]
-        await _send(send, {"type": "http.response.start", "status": status, "headers": headers})
+        await _send(
+            send, {"type": "http.response.start", "status": status, "headers": self.raw_headers}
+        )
         self._has_begun = True
 
 
