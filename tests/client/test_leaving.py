@@ -154,6 +154,69 @@ async def test_leaving_before_the_server_accepts_cancels_the_stream_once_it_is_a
     assert server.ended == [STREAM_ID]
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "threads"])
+@pytest.mark.parametrize("is_retry", [False, True])
+async def test_a_stream_that_is_cancelled_before_the_server_accepts_it_leaves_no_generation(
+    server, client, kind, is_retry
+):
+    go_on, called = asyncio.Event(), asyncio.Event()
+
+    async def script(request, context):
+        if is_retry and len(server.requests) == 1:
+            await fails(status(Code.UNAVAILABLE, "DRAINING"))(request, context)
+        called.set()
+        await go_on.wait()
+        await plays_then_waits(started())(request, context)
+
+    server.script = script
+
+    async def enter(stream):
+        async with stream:
+            pytest.fail("entered")
+
+    def enter_in_a_thread(stream):
+        with stream:
+            pytest.fail("entered")
+
+    async with asyncio.timeout(LIMIT_S):
+        with tokenwire.Client(server.target, resumable=True) as other:
+            if kind == "asyncio":
+                stream = client.chat_stream("m", "Hi")
+                entering = asyncio.create_task(enter(stream))
+            else:
+                stream = other.chat_stream("m", "Hi")
+                entering = asyncio.create_task(asyncio.to_thread(enter_in_a_thread, stream))
+            await called.wait()
+            stream.cancel()
+            asyncio.get_running_loop().call_later(0.1, go_on.set)
+            with pytest.raises(tokenwire.Cancelled, match="this client cancelled the call"):
+                await entering
+    assert server.ended == [STREAM_ID]
+
+
+async def test_a_stream_that_the_server_never_accepts_is_cancelled_in_bounded_time(server, client):
+    called = asyncio.Event()
+
+    async def script(_request, _context):
+        called.set()
+        await asyncio.Event().wait()
+
+    server.script = script
+
+    async def enter():
+        async with stream:
+            pytest.fail("entered")
+
+    stream = client.chat_stream("m", "Hi")
+    entering = asyncio.create_task(enter())
+    await called.wait()
+    stream.cancel()
+    async with asyncio.timeout(CANCEL_TIMEOUT_S + LIMIT_S):
+        with pytest.raises(tokenwire.Cancelled):
+            await entering
+    assert server.ended == []
+
+
 @pytest.mark.parametrize(
     "script",
     [

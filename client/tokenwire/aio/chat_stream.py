@@ -204,10 +204,14 @@ class AsyncChatStream(Generic[ParsedT_co]):
         return self._reading.detach()
 
     def cancel(self) -> None:
-        """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended."""
+        """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended.
+
+        If the server has not accepted a resumable stream yet, the reader waits for that, 3 seconds at most:
+        without its id the generation could not be cancelled.
+        """
         if self._call is not None:
             self._cancelled.set()
-            self._call.cancel()
+            self._end_cancelled(self._call)
 
     async def __aenter__(self) -> Self:
         if self._call is None:
@@ -242,7 +246,10 @@ class AsyncChatStream(Generic[ParsedT_co]):
         self._call = self._start_call()
         try:
             metadata = await self._call.initial_metadata()
-            if metadata is None or not self._reading.accept(metadata):
+            is_accepted = metadata is not None and self._reading.accept(metadata)
+            if self._cancelled.is_set():
+                raise self._reading.cancelled()
+            if not is_accepted:
                 event = await self._read(self._call)  # raises the refusal
                 if event is not None:
                     self._reading.put_back(event)
@@ -305,17 +312,26 @@ class AsyncChatStream(Generic[ParsedT_co]):
             raise self._reading.deadline_passed() from error
         self._call = call = self._start_call()
         if self._cancelled.is_set():  # by another thread, which cancelled the last call
-            call.cancel()
+            self._end_cancelled(call)
         metadata = await call.initial_metadata(self._reading.patience_s(time.monotonic()))
         if metadata is None:
             self._reading.give_up()
             raise error
         self._reading.accept(metadata)
+        if self._cancelled.is_set():
+            raise self._reading.cancelled() from error
         return call
 
     def _start_call(self) -> AsyncStreamCall:
         remaining_s = self._reading.remaining_s(time.monotonic())
         return self._transport.stream(self._reading.next_request(), remaining_s)
+
+    def _end_cancelled(self, call: AsyncStreamCall) -> None:
+        """End a call after `cancel`. If its generation is to be cancelled too, its id is needed for that."""
+        if not self.stream_id and self._reading.must_cancel(is_call_open=call.is_open):
+            call.cancel_later(CANCEL_TIMEOUT_S)
+        else:
+            call.cancel()
 
     async def _leave(self, call: AsyncStreamCall) -> None:
         """End the call, and the generation unless it is to go on."""

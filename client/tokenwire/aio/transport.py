@@ -290,6 +290,10 @@ class AsyncStreamCall:
         """End the call."""
         self._call.cancel()
 
+    def cancel_later(self, seconds: float) -> None:
+        """End the call if it is still open after so many seconds."""
+        self._loop.call_later(seconds, self._call.cancel)
+
 
 def _remaining_s(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())

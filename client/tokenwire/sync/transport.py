@@ -209,6 +209,12 @@ class StreamCall:
         """End the call."""
         self._call.cancel()
 
+    def cancel_later(self, seconds: float) -> None:
+        """End the call if it is still open after so many seconds."""
+        timer = threading.Timer(seconds, self._call.cancel)
+        timer.daemon = True
+        timer.start()
+
 
 class _GrpcCall(Protocol):
     """The object that gRPC returns for a call with a stream of responses."""
