@@ -8,6 +8,7 @@ import pytest
 import tokenwire
 from tokenwire.connect.channel import CANCEL_TIMEOUT_S
 from tokenwire.v1 import chat_pb2
+from tokenwire.v1.event_pb2 import NOTICE_KIND_DRAINING, Notice
 
 from .breakable_wire import wire_to
 from .conftest import (
@@ -15,6 +16,7 @@ from .conftest import (
     STREAM_ID,
     Code,
     accept,
+    event,
     fails,
     finished,
     plays,
@@ -293,3 +295,28 @@ async def test_the_generation_is_cancelled_if_the_connection_breaks_while_leavin
         wire.cut()
 
     assert server.ended == [STREAM_ID]
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "threads"])
+async def test_a_stream_that_is_read_after_its_block_starts_no_call(server, client, kind):
+    draining = event(1, notice=Notice(kind=NOTICE_KIND_DRAINING))
+    server.script = fails(status(Code.UNAVAILABLE, "SLOW_READER"), started(), draining)
+    server.resume_scripts = [plays_then_waits(text(2, "a"))]
+
+    def read():
+        with tokenwire.Client(server.target, resumable=True) as other:
+            with other.chat_stream("m", "Hi") as stream:
+                for _ in range(2):
+                    next(stream)
+                stream.detach()
+            next(stream)
+
+    with pytest.raises(tokenwire.TokenwireError):
+        if kind == "threads":
+            await asyncio.to_thread(read)
+        async with client.chat_stream("m", "Hi") as stream:
+            for _ in range(2):
+                await anext(stream)
+            stream.detach()
+        await anext(stream)
+    assert server.resumes == []

@@ -50,6 +50,7 @@ class AsyncChatStream(Generic[ParsedT_co]):
         self._reading = reading
         self._call: AsyncStreamCall | None = None
         self._awaits_block = False
+        self._has_left = False
         self._cancelled = asyncio.Event()
         self.text_before = text_before
         """The text that this stream continues. Empty unless `continue_from` returned the stream."""
@@ -259,7 +260,7 @@ class AsyncChatStream(Generic[ParsedT_co]):
 
     async def _read(self, call: AsyncStreamCall) -> TokenEvent | None:
         """Return the next event, or None at the end of the answer. Resumes the stream if it has to."""
-        if self._reading.takes_move():
+        if not self._has_left and self._reading.takes_move():
             call = await self._move(call)
         while True:
             try:
@@ -268,6 +269,8 @@ class AsyncChatStream(Generic[ParsedT_co]):
                 if self._reading.is_complete:
                     return None  # whatever happened to the connection afterwards
                 self._reading.explain(error)
+                if self._has_left:
+                    raise  # nobody would end another call
                 call = await self._resume(error)
                 continue
             if event is None:
@@ -335,6 +338,7 @@ class AsyncChatStream(Generic[ParsedT_co]):
 
     async def _leave(self, call: AsyncStreamCall) -> None:
         """End the call, and the generation unless it is to go on."""
+        self._has_left = True
         must_cancel = self._reading.must_cancel(is_call_open=call.is_open)
         if must_cancel and not self._transport.is_closed:
             await self._transport.run_to_end(self._cancel_generation, call)

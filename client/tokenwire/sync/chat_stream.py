@@ -51,6 +51,7 @@ class ChatStream(Generic[ParsedT_co]):
         self._reading = reading
         self._call: StreamCall | None = None
         self._awaits_block = False
+        self._has_left = False
         self._cancelled = threading.Event()
         self.text_before = text_before
         """The text that this stream continues. Empty unless `continue_from` returned the stream."""
@@ -260,7 +261,7 @@ class ChatStream(Generic[ParsedT_co]):
 
     def _read(self, call: StreamCall) -> TokenEvent | None:
         """Return the next event, or None at the end of the answer. Resumes the stream if it has to."""
-        if self._reading.takes_move():
+        if not self._has_left and self._reading.takes_move():
             call = self._move(call)
         while True:
             try:
@@ -269,6 +270,8 @@ class ChatStream(Generic[ParsedT_co]):
                 if self._reading.is_complete:
                     return None  # whatever happened to the connection afterwards
                 self._reading.explain(error)
+                if self._has_left:
+                    raise  # nobody would end another call
                 call = self._resume(error)
                 continue
             if event is None:
@@ -336,6 +339,7 @@ class ChatStream(Generic[ParsedT_co]):
 
     def _leave(self, call: StreamCall) -> None:
         """End the call, and the generation unless it is to go on."""
+        self._has_left = True
         must_cancel = self._reading.must_cancel(is_call_open=call.is_open)
         if must_cancel and not self._transport.is_closed:
             self._transport.run_to_end(self._cancel_generation, call)
