@@ -1,6 +1,7 @@
 """Leaving a resumable stream cancels its generation, in whatever way it is left."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -193,6 +194,32 @@ async def test_a_stream_that_is_cancelled_before_the_server_accepts_it_leaves_no
             asyncio.get_running_loop().call_later(0.1, go_on.set)
             with pytest.raises(tokenwire.Cancelled, match="this client cancelled the call"):
                 await entering
+    assert server.ended == [STREAM_ID]
+
+
+async def test_a_stream_that_another_thread_cancels_while_it_starts_is_cancelled(
+    server, monkeypatch
+):
+    server.info, server.script = INFO, plays_then_waits(started())
+
+    def read(target):
+        with tokenwire.Client(target, resumable=True) as other:
+            stream = other.chat_stream("m", "Hi")
+            start = stream._start_call
+
+            def start_call():
+                call = start()
+                canceller = threading.Thread(target=stream.cancel)
+                canceller.start()
+                canceller.join()
+                return call
+
+            monkeypatch.setattr(stream, "_start_call", start_call)
+            with stream:
+                pytest.fail("entered")
+
+    with pytest.raises(tokenwire.Cancelled):
+        await asyncio.to_thread(read, server.target)
     assert server.ended == [STREAM_ID]
 
 

@@ -50,6 +50,7 @@ class ChatStream(Generic[ParsedT_co]):
         self._transport = transport
         self._reading = reading
         self._call: StreamCall | None = None
+        self._has_begun = False
         self._awaits_block = False
         self._has_left = False
         self._cancelled = threading.Event()
@@ -211,9 +212,10 @@ class ChatStream(Generic[ParsedT_co]):
         If the server has not accepted a resumable stream yet, the reader waits for that, 3 seconds at most:
         without its id the generation could not be cancelled.
         """
-        if self._call is not None:
+        if self._has_begun:
             self._cancelled.set()
-            self._end_cancelled(self._call)
+            if self._call is not None:  # otherwise another thread is about to start it
+                self._end_cancelled(self._call)
 
     def __enter__(self) -> Self:
         if self._call is None:
@@ -245,7 +247,10 @@ class ChatStream(Generic[ParsedT_co]):
         """Start the call, and wait until the server has accepted it. Raises the refusal."""
         self._transport.check_open()
         self._reading.begin(time.monotonic())
+        self._has_begun = True
         self._call = self._start_call()
+        if self._cancelled.is_set():  # by another thread, just now
+            self._end_cancelled(self._call)
         try:
             metadata = self._call.initial_metadata()
             is_accepted = metadata is not None and self._reading.accept(metadata)
