@@ -49,8 +49,7 @@ TEXTS = {  # sentences that are true of one client only; each has to occur
         "    `cancel()` can be called by another thread.\n"
     ),
     " The client makes it even if the reading task is cancelled.": "",
-    "\n        It waits for the cancellation of streams that are being left, 3 seconds at most. If it is"
-    " cancelled\n        before that, the connection may stay open: call it again.\n        ": "",
+    " If it is cancelled\n        before that, the connection may stay open: call it again.": "",
 }
 
 

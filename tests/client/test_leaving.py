@@ -111,6 +111,28 @@ async def test_a_task_cancelled_twice_ends_while_the_generation_is_cancelled_in_
     assert server.ended == [STREAM_ID]
 
 
+async def test_closing_a_client_waits_for_a_thread_that_cancels_its_generation(server, client):
+    came = asyncio.Event()
+
+    async def hold():
+        came.set()
+        await asyncio.sleep(0.2)
+
+    server.on_cancel = hold
+    server.script = plays_then_waits(started())
+
+    def read(other):
+        with other.chat_stream("m", "Hi") as stream:
+            next(stream)
+
+    with tokenwire.Client(server.target, resumable=True) as other:
+        reading = asyncio.create_task(asyncio.to_thread(read, other))
+        await came.wait()
+        await asyncio.to_thread(other.close)
+        await reading
+    assert server.ended == [STREAM_ID]
+
+
 async def test_a_local_timeout_around_the_block_is_raised_as_timeout_error(server, client):
     server.script = plays_then_waits(started())
 

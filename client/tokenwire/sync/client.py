@@ -604,7 +604,10 @@ class Client:
         return list(response.summaries)
 
     def close(self) -> None:
-        """Close the connection. Open calls end with `Cancelled`. Calling it again has no effect."""
+        """Close the connection. Open calls end with `Cancelled`. Calling it again has no effect.
+
+        It waits for the cancellation of streams that are being left, 3 seconds at most.
+        """
         self._transport.close()
 
     def __enter__(self) -> Self:

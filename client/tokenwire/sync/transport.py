@@ -17,7 +17,7 @@ from tokenwire.v1.event_pb2 import TokenEvent
 from tokenwire.v1.model_pb2_grpc import ModelServiceStub
 from tokenwire.v1.usage_pb2_grpc import UsageServiceStub
 
-from ..connect.channel import Connection
+from ..connect.channel import CANCEL_TIMEOUT_S, Connection
 from ..errors import Cancelled, TokenwireError
 from ..stream.retry import Retries
 from ..wire.metadata import Allowance, InitialMetadata, parse_initial_metadata
@@ -40,6 +40,8 @@ class Transport:
         self.is_closed = False
         self._max_retries = max_retries
         self._waiting: set[threading.Event] = set()
+        self._running: set[threading.Event] = set()
+        """One for each function that runs to its end."""
         self._metadata = connection.metadata
         self._channel = _channel(connection)
         self.caller = CallerServiceStub(self._channel)
@@ -144,14 +146,23 @@ class Transport:
         )
 
     def run_to_end(self, function: Callable[[StreamCall], None], call: StreamCall) -> None:
-        """Call the function."""
-        function(call)
+        """Call the function. `close` waits for it."""
+        is_done = threading.Event()
+        self._running.add(is_done)
+        try:
+            function(call)
+        finally:
+            is_done.set()
+            self._running.discard(is_done)
 
     def close(self) -> None:
-        """End the open calls and the connection."""
+        """Wait for the functions of `run_to_end`, then end the open calls and the connection."""
         self.is_closed = True
         for event in list(self._waiting):
             event.set()
+        deadline = time.monotonic() + CANCEL_TIMEOUT_S
+        for event in list(self._running):
+            event.wait(max(0.0, deadline - time.monotonic()))
         self._channel.close()
 
     def take_metadata(self, metadata: Any) -> InitialMetadata:
