@@ -193,6 +193,10 @@ async def test_the_events_before_the_content_take_bounded_memory(server, client)
     async with client.chat_stream("m", "Hi") as stream:
         await stream.until_first_content()
         assert [each async for each in stream] == [started(), RETRYING, BEAT, usage, *end]
+    server.script = plays(started(), RETRYING, *[BEAT, usage] * 50, *end)
+    async with client.chat_stream("m", "Hi") as stream:
+        await stream.until_first_content()
+        assert [each async for each in stream] == [started(), RETRYING, BEAT, usage, *end]
 
 
 async def test_a_thread_reads_until_the_first_content_too(server):

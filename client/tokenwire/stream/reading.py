@@ -184,14 +184,14 @@ class Reading:
             self._progress(self._policy, event, is_new=self.answer.last_sequence > before)
 
     def put_back(self, event: TokenEvent) -> None:
-        """Keep the next event of a call for `take_unread`. Of several heartbeats it keeps the last one.
+        """Keep the next event of a call for `take_unread`. Of several heartbeats, or usages, it keeps the last.
 
         So the number of events before the first content is bounded by the server's retries and fallbacks.
         """
         kind = event.WhichOneof("event")
         is_new = kind not in _REPEATED and event.sequence > self.last_sequence
-        if kind in _REPEATED and self._unread and self._unread[-1].WhichOneof("event") == kind:
-            self._unread.pop()
+        if kind in _REPEATED:
+            self._drop_older(kind)
         self._unread.append(event)
         if self._policy is not None:
             self._progress(self._policy, event, is_new=is_new)
@@ -304,6 +304,18 @@ class Reading:
         return DeadlineExceeded(
             "the deadline passed before the stream could be resumed", **self._position()
         )
+
+    def _drop_older(self, kind: str) -> None:
+        """Drop the unread event of a kind that a newer one repeats: at most one, among the last two."""
+        for position in (-1, -2):
+            if len(self._unread) < -position:
+                return
+            older = self._unread[position].WhichOneof("event")
+            if older == kind:
+                del self._unread[position]
+                return
+            if older not in _REPEATED:
+                return
 
     def _progress(self, policy: ResumePolicy, event: TokenEvent, *, is_new: bool) -> None:
         if is_new:
