@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from ..errors import TokenwireError
+from ..errors import AnswerError, TokenwireError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -82,6 +82,8 @@ def status_of(error: TokenwireError) -> int:
     It is the status with which `tokenwire-edge` answers.
     """
     if not error.reason:
+        if isinstance(error, AnswerError):
+            return STATUS_OF_REASON["INVALID_ANSWER"]
         return _STATUS_OF_CODE.get(error.code.name, 502)
     if error.reason == "QUOTA_EXHAUSTED" and error.metadata.get("limit") in _SIZE_LIMITS:
         return 413
@@ -126,7 +128,7 @@ def headers_of(error: TokenwireError) -> dict[str, str]:
 
 def detail_of(error: TokenwireError) -> str:
     """Return the error's text, or a text of its own for errors of gRPC and proxies."""
-    if error.reason:
+    if error.reason or isinstance(error, AnswerError):
         return error.message
     return _DETAIL_OF_STATUS.get(status_of(error), "the server gave an invalid answer")
 
