@@ -251,6 +251,33 @@ async def test_a_policy_gets_the_count_of_the_server_if_it_is_wanted(server, cli
     assert server.counted == server.requests
 
 
+@pytest.mark.parametrize("streams", [False, True])
+async def test_arguments_that_can_be_read_once_are_counted_and_sent(server, client, streams):
+    async def count(_request, _context):
+        return pb.CountTokensResponse(input_tokens=7)
+
+    server.count = count
+    server.script = plays(started(), text(2, "b"), finished(3)) if streams else answers(user("b"))
+    conversation = client.conversation("m", trim=keep_last(5), count_for_trim=True)
+    once = {
+        "tools": iter([tokenwire.tool("f")]),
+        "stop_sequences": iter(["x"]),
+        "fallback_models": iter(["n"]),
+    }
+
+    if streams:
+        async with conversation.chat_stream("a", **once) as stream:
+            await stream.final()
+    else:
+        await conversation.chat("a", **once)
+
+    (counted,), (sent,) = server.counted, server.requests
+    for request in (counted, sent):
+        assert [each.name for each in request.tools] == ["f"]
+        assert list(request.generation.stop_sequences) == ["x"]
+        assert list(request.fallback_models) == ["n"]
+
+
 async def test_count_tokens_counts_what_would_be_sent(server, client):
     async def count(_request, _context):
         return pb.CountTokensResponse(input_tokens=7)

@@ -13,7 +13,7 @@ from ..messages import MessageLike
 from ..stream.answer import Answer
 from ..stream.history import CutTurn, History, Turn
 from ..stream.trimming import TrimPolicy
-from ..wire.requests import RequestFields
+from ..wire.requests import RequestFields, repeatable
 from ..wire.usage import TokenCount
 from .chat_stream import AsyncChatStream
 
@@ -152,7 +152,7 @@ class AsyncConversation:
         Leaving the block appends the question and the answer if the answer was read to its end. Errors of the
         arguments are raised when the block is entered.
         """
-        return self._stream(messages, timeout, resumable, self._with(fields))
+        return self._stream(messages, timeout, resumable, fields)
 
     async def count_tokens(
         self,
@@ -175,7 +175,7 @@ class AsyncConversation:
         )
 
     def _with(self, fields: RequestFields) -> RequestFields:
-        return {**self._fields, **fields}
+        return {**self._fields, **repeatable(fields)}
 
     @asynccontextmanager
     async def _stream(
@@ -185,10 +185,11 @@ class AsyncConversation:
         resumable: bool | None,
         fields: RequestFields,
     ) -> AsyncIterator[AsyncChatStream]:
+        every_field = self._with(fields)
         with self._history.turn(messages) as turn:
-            await self._apply_trim(turn, fields)
+            await self._apply_trim(turn, every_field)
             async with self._client.chat_stream(
-                self.model, turn.messages, timeout=timeout_s, resumable=resumable, **fields
+                self.model, turn.messages, timeout=timeout_s, resumable=resumable, **every_field
             ) as stream:
                 try:
                     yield stream

@@ -14,7 +14,7 @@ from ..messages import MessageLike
 from ..stream.answer import Answer
 from ..stream.history import CutTurn, History, Turn
 from ..stream.trimming import TrimPolicy
-from ..wire.requests import RequestFields
+from ..wire.requests import RequestFields, repeatable
 from ..wire.usage import TokenCount
 from .chat_stream import ChatStream
 
@@ -151,7 +151,7 @@ class Conversation:
         Leaving the block appends the question and the answer if the answer was read to its end. Errors of the
         arguments are raised when the block is entered.
         """
-        return self._stream(messages, timeout, resumable, self._with(fields))
+        return self._stream(messages, timeout, resumable, fields)
 
     def count_tokens(
         self,
@@ -174,7 +174,7 @@ class Conversation:
         )
 
     def _with(self, fields: RequestFields) -> RequestFields:
-        return {**self._fields, **fields}
+        return {**self._fields, **repeatable(fields)}
 
     @contextmanager
     def _stream(
@@ -184,10 +184,11 @@ class Conversation:
         resumable: bool | None,
         fields: RequestFields,
     ) -> Iterator[ChatStream]:
+        every_field = self._with(fields)
         with self._history.turn(messages) as turn:
-            self._apply_trim(turn, fields)
+            self._apply_trim(turn, every_field)
             with self._client.chat_stream(
-                self.model, turn.messages, timeout=timeout_s, resumable=resumable, **fields
+                self.model, turn.messages, timeout=timeout_s, resumable=resumable, **every_field
             ) as stream:
                 try:
                     yield stream

@@ -169,6 +169,13 @@ def conversation_fields(model: str, fields: RequestFields) -> RequestFields:
     """
     if fields.get("request_id"):
         raise TypeError("request_id: belongs to one request; give it to chat or chat_stream")
+    copy = repeatable(fields)
+    build_request(model, (), **copy)
+    return copy
+
+
+def repeatable(fields: RequestFields) -> RequestFields:
+    """Return the fields with tuples in place of iterables, which may be readable only once."""
     copy = fields.copy()
     if "tools" in copy:
         copy["tools"] = tuple(copy["tools"])
@@ -176,7 +183,6 @@ def conversation_fields(model: str, fields: RequestFields) -> RequestFields:
         copy["fallback_models"] = tuple(copy["fallback_models"])
     if (stops := copy.get("stop_sequences")) is not None:
         copy["stop_sequences"] = stops if isinstance(stops, str) else tuple(stops)
-    build_request(model, (), **copy)
     return copy
 
 
