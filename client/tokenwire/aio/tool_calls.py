@@ -31,7 +31,7 @@ class AsyncToolCalls:
 
     def __init__(self) -> None:
         self._tasks: dict[PendingCall, asyncio.Task[None]] = {}
-        self._ended: asyncio.Queue[EndedCall | None] = asyncio.Queue()
+        self._ended: asyncio.Queue[EndedCall | BaseException | None] = asyncio.Queue()
 
     def start(self, pending: PendingCall) -> None:
         """Start a call."""
@@ -43,9 +43,12 @@ class AsyncToolCalls:
         """Wait for a call that has ended. Returns None after `timeout_s`, or after `wake`."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._ended.get()
+                ended = await self._ended.get()
         except TimeoutError:
             return None
+        if isinstance(ended, BaseException):
+            raise ended
+        return ended
 
     def wake(self) -> None:
         """End the current `next`, or the following one."""
@@ -69,6 +72,11 @@ class AsyncToolCalls:
             outcome = raised(RuntimeError(f"the tool was cancelled: {error}"))  # by itself
         except Exception as error:  # noqa: BLE001  # whatever a tool raises is for the model
             outcome = raised(error)
+        except (KeyboardInterrupt, SystemExit):  # they end the event loop
+            raise
+        except BaseException as error:  # noqa: BLE001  # `next` raises it
+            self._ended.put_nowait(error)
+            return
         self._ended.put_nowait(EndedCall(pending, outcome, time.monotonic()))
 
 

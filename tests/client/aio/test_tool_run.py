@@ -516,3 +516,21 @@ async def test_runs_that_are_left_in_every_way_leave_no_task_and_no_call(server,
                 assert not running
         while open_calls:
             await asyncio.sleep(SHORT_S)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_an_error_that_is_no_exception_is_raised_in_the_reader(server, client, is_async):
+    class Abort(BaseException):
+        """As the failure of a test in pytest."""
+
+    def abort() -> None:
+        raise Abort
+
+    async def abort_later() -> None:
+        abort()
+
+    server.script = calls_tools([("abort", "{}")])
+    tool = tokenwire.function_tool(abort_later if is_async else abort, name="abort")
+    async with client.run_tools("m", "Hi", tools=[tool], tool_timeout=None) as run:
+        with pytest.raises(Abort):
+            await asyncio.wait_for(run.final(), LIMIT_S)
