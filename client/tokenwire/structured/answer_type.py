@@ -108,6 +108,8 @@ def _msgspec(kind: type[T]) -> tuple[dict[str, Json], Callable[[str], T]]:
             message, _, path = str(error).partition(" - at `$")
             violation = Violation(_pointer(path.removesuffix("`")), message)
             raise _invalid(text, [violation], error) from error
+        except RecursionError as error:
+            raise _invalid(text, [Violation("", "it is nested too deep")], error) from error
 
     return msgspec.json.schema(kind), decode
 

@@ -74,8 +74,8 @@ def arguments_of(
     def decode(arguments_json: str) -> dict[str, Any]:
         try:
             value = decoder.decode(arguments_json or "{}")
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise InvalidArguments(str(error)) from error
+        except Exception as error:  # also of a class of the caller, when its object is made
+            raise InvalidArguments(str(error) or type(error).__name__) from error
         return {each: getattr(value, each) for each in names}
 
     return schema, decode

@@ -33,6 +33,14 @@ class Plan:
     first: Step | None = None
 
 
+class AnyStruct(msgspec.Struct):
+    value: Any
+
+
+class AnyModel(pydantic.BaseModel):
+    value: Any
+
+
 class PlanStruct(msgspec.Struct):
     title: str
     steps: list[Step]
@@ -243,6 +251,15 @@ def test_pydantic_reports_every_violation():
     with pytest.raises(InvalidAnswer) as caught:
         answer_type(PlanModel).parse('{"title":1,"steps":[{}]}')
     assert [each.field for each in caught.value.violations] == ["/title", "/steps/0/title"]
+
+
+@pytest.mark.parametrize("kind", [AnyStruct, AnyModel])
+def test_an_answer_that_is_nested_too_deep_is_invalid(kind):
+    depth = 100_000
+    text = f'{{"value": {"[" * depth}{"]" * depth}}}'
+    with pytest.raises(InvalidAnswer) as caught:
+        answer_type(kind).parse(text)
+    assert caught.value.text == text
 
 
 def test_the_place_ends_at_a_key_that_msgspec_does_not_report():

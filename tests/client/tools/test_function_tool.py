@@ -181,6 +181,22 @@ def test_any_text_is_decoded_or_refused(text):
             assert isinstance(made.decode(text), dict)
 
 
+@dataclasses.dataclass
+class Table:
+    rows: dict[str, int]
+
+    def __post_init__(self):
+        self.first = self.rows["first"]
+
+
+def test_what_a_class_raises_when_its_object_is_made_is_a_fault_of_the_arguments():
+    def show(table: Table) -> None: ...
+
+    decode = tokenwire.function_tool(show).decode
+    with pytest.raises(InvalidArguments, match="first"):
+        decode('{"table": {"rows": {}}}')
+
+
 def test_a_tool_with_its_own_schema_gets_plain_values():
     def f(**arguments): ...
 
