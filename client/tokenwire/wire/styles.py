@@ -5,9 +5,7 @@ The style is found for each message and tool by itself, so that one list can hav
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 
 from tokenwire.v1.chat_pb2 import Message, ResponseFormat, Tool, ToolChoice
 
@@ -133,12 +131,9 @@ def _calls(message: Message) -> Iterator[tuple[str, str]]:
 
 def _function_tool(tool: object) -> Tool | None:
     """Return the tool of a Python function. None: it is not one."""
-    if isinstance(tool, Tool):
+    if not callable(tool):
         return None
     from ..tools.function_tool import FunctionTool, function_tool
 
-    if isinstance(tool, FunctionTool):
-        return tool.definition
-    if inspect.isroutine(tool) or isinstance(tool, partial):
-        return function_tool(tool).definition
-    return None
+    made = tool if isinstance(tool, FunctionTool) else function_tool(tool)
+    return made.definition

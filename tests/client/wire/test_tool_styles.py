@@ -159,3 +159,17 @@ def json_schema(**fields):
 def test_what_cannot_be_sent_is_an_error_with_its_path(fields, path, text):
     with pytest.raises((TypeError, ValueError), match=f"^{re.escape(path)}: .*{re.escape(text)}"):
         build_request("m", "Hi", **fields)
+
+
+def test_an_object_that_can_be_called_is_a_tool_as_in_a_run():
+    class Look:
+        def __call__(self, city: str) -> str:
+            """Look at a city."""
+            return city
+
+    look = Look()
+    look.__name__ = "look"
+    (tool,) = build_request("m", "Hi", tools=[look]).tools
+    assert (tool.name, tool.description) == ("look", "Look at a city.")
+    with pytest.raises(TypeError, match="not the class Look"):
+        build_request("m", "Hi", tools=[Look])
