@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, cast, get_origin, get_type_hints
@@ -69,6 +70,7 @@ def arguments_of(
     _describe(schema["properties"], hints, descriptions)
     if definitions:
         schema["$defs"] = definitions
+    _drop_defaults_without_json(schema)
     names = [field[0] for field in fields]
 
     def decode(arguments_json: str) -> dict[str, Any]:
@@ -133,6 +135,16 @@ def _default(value: object) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     return msgspec.field(default_factory=lambda: value)
+
+
+def _drop_defaults_without_json(schema: Any) -> None:
+    """Remove the defaults NaN and Infinity, which JSON does not have."""
+    for each in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(each, dict | list):
+            _drop_defaults_without_json(each)
+    default = schema.get("default") if isinstance(schema, dict) else None
+    if isinstance(default, float) and not math.isfinite(default):
+        del schema["default"]
 
 
 def _describe(

@@ -2,6 +2,7 @@ import dataclasses
 import enum
 import functools
 import json
+import math
 import subprocess
 import sys
 from contextlib import suppress
@@ -92,6 +93,22 @@ def test_a_parameter_with_a_default_is_optional_and_shows_it(default):
     schema = schema_of(Any, default)
     assert schema["required"] == []
     assert schema["properties"]["value"] == {"default": default}
+
+
+@dataclasses.dataclass
+class Limits:
+    most: float = math.inf
+
+
+def test_a_default_that_json_does_not_have_is_not_in_the_schema():
+    def find(limits: list[Limits], price: float = math.inf, weight: float = math.nan) -> None: ...
+
+    made = tokenwire.function_tool(find)
+    text = made.definition.parameters_json_schema
+    schema = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert schema["required"] == ["limits"]
+    assert schema["$defs"]["Limits"]["required"] == []
+    assert made.decode('{"limits": []}')["price"] == math.inf
 
 
 def test_the_description_is_the_docstring_and_its_args_describe_the_parameters():
