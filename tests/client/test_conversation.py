@@ -1,6 +1,7 @@
 """Conversations of both clients, with a scripted server."""
 
 import asyncio
+import dataclasses
 
 import grpc
 import pytest
@@ -24,6 +25,11 @@ from .conftest import (
 
 Code = grpc.StatusCode
 MAX_TOKENS = event_pb2.FINISH_REASON_MAX_TOKENS
+
+
+@dataclasses.dataclass
+class Weather:
+    city: str
 
 
 def answers(*messages, reason=event_pb2.FINISH_REASON_STOP):
@@ -291,6 +297,22 @@ async def test_count_tokens_counts_what_would_be_sent(server, client):
     assert [said(each) for each in server.counted] == [[system("s"), user("a")], [system("s")]]
     assert server.counted[0].generation == pb.GenerationConfig(seed=1, temperature=1)
     assert conversation.messages == (system("s"),)
+
+
+async def test_a_question_can_have_no_format_in_a_conversation_with_one(server, client):
+    async def count(_request, _context):
+        return pb.CountTokensResponse(input_tokens=7)
+
+    server.count, server.script = count, answers(assistant("b"))
+    conversation = client.conversation(
+        "m", response_format=Weather, trim=keep_last(5), count_for_trim=True
+    )
+
+    await conversation.chat("a", response_format=None)
+
+    (counted,), (sent,) = server.counted, server.requests
+    assert not counted.HasField("response_format")
+    assert not sent.HasField("response_format")
 
 
 @pytest.mark.parametrize("kind", [tokenwire.AsyncClient, tokenwire.Client])

@@ -86,8 +86,8 @@ class FieldsWithoutFormat(RunFields, total=False):
 class RequestFields(FieldsWithoutFormat, total=False):
     """Fields of ChatRequest as keyword arguments."""
 
-    response_format: ResponseFormatLike | type[Any]
-    """A format, such as `json_format(...)`, or the class of the object that the answer is."""
+    response_format: ResponseFormatLike | type[Any] | None
+    """A format, such as `json_format(...)`, or the class of the object that the answer is. None: text."""
 
 
 def build_request(
@@ -120,8 +120,8 @@ def build_request(
         request.tools.extend(to_tool(tool, f"tools[{i}]") for i, tool in enumerate(fields["tools"]))
     if "tool_choice" in fields:
         request.tool_choice.CopyFrom(to_tool_choice(fields["tool_choice"]))
-    if "response_format" in fields:
-        request.response_format.CopyFrom(_response_format(fields["response_format"]))
+    if (response_format := fields.get("response_format")) is not None:
+        request.response_format.CopyFrom(_response_format(response_format))
     if "delivery" in fields:
         request.delivery.CopyFrom(message_of(DeliveryOptions, fields["delivery"], "delivery"))
     if "retention" in fields:
