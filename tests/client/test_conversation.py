@@ -32,6 +32,11 @@ class Weather:
     city: str
 
 
+@dataclasses.dataclass
+class Other:
+    name: str
+
+
 def answers(*messages, reason=event_pb2.FINISH_REASON_STOP):
     left = list(messages)
 
@@ -313,6 +318,31 @@ async def test_a_question_can_have_no_format_in_a_conversation_with_one(server, 
     (counted,), (sent,) = server.counted, server.requests
     assert not counted.HasField("response_format")
     assert not sent.HasField("response_format")
+
+
+async def test_a_class_as_format_of_a_conversation_or_a_question(server, client):
+    server.script = answers(*map(assistant, ['{"city": "Rome"}', '{"name": "b"}']))
+    conversation = client.conversation("m", response_format=Weather)
+
+    assert (await conversation.chat("a")).parsed == Weather("Rome")
+    assert (await conversation.chat("c", response_format=Other)).parsed == Other("b")
+
+
+async def test_retries_can_be_turned_off_for_a_question(server, client):
+    overloaded = status(Code.UNAVAILABLE, "OVERLOADED")
+    conversation = client.conversation("m")
+
+    for streams in (False, True):
+        server.requests.clear()
+        server.script = fails(overloaded)
+        with pytest.raises(tokenwire.Overloaded):
+            if streams:
+                async with conversation.chat_stream("a", max_retries=0):
+                    pass
+            else:
+                await conversation.chat("a", max_retries=0)
+        assert len(server.requests) == 1
+    assert conversation.messages == ()
 
 
 @pytest.mark.parametrize("kind", [tokenwire.AsyncClient, tokenwire.Client])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from tokenwire.v1.chat_pb2 import Message
 
@@ -13,12 +13,14 @@ from ..messages import MessageLike
 from ..stream.answer import Answer
 from ..stream.history import CutTurn, History, Turn
 from ..stream.trimming import TrimPolicy
-from ..wire.requests import RequestFields, repeatable
+from ..wire.requests import FieldsWithoutFormat, RequestFields, repeatable
 from ..wire.usage import TokenCount
 from .chat_stream import AsyncChatStream
 
 if TYPE_CHECKING:
     from .client import AsyncClient
+
+T = TypeVar("T")
 
 
 class AsyncConversation:
@@ -109,13 +111,35 @@ class AsyncConversation:
             fields=self._fields,
         )
 
+    @overload
+    async def chat(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: type[T],
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[T]: ...
+
+    @overload
     async def chat(
         self,
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
         timeout: float | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RequestFields],
-    ) -> Answer:
+    ) -> Answer[Any]: ...
+
+    async def chat(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> Answer[Any]:
         """Send the next messages, and return the whole answer.
 
         Without messages, the conversation is sent as it is: after `append`, or to go on after PAUSED. The
@@ -130,10 +154,37 @@ class AsyncConversation:
         with self._history.turn(messages) as turn:
             await self._apply_trim(turn, every_field)
             answer = await self._client.chat(
-                self.model, turn.messages, timeout=timeout, **every_field
+                self.model,
+                turn.messages,
+                timeout=timeout,
+                max_retries=max_retries,
+                **every_field,
             )
             turn.finish(answer.message, answer.finish_reason)
         return answer
+
+    @overload
+    def chat_stream(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: type[T],
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AbstractAsyncContextManager[AsyncChatStream[T]]: ...
+
+    @overload
+    def chat_stream(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> AbstractAsyncContextManager[AsyncChatStream[Any]]: ...
 
     def chat_stream(
         self,
@@ -141,8 +192,9 @@ class AsyncConversation:
         *,
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RequestFields],
-    ) -> AbstractAsyncContextManager[AsyncChatStream]:
+    ) -> AbstractAsyncContextManager[AsyncChatStream[Any]]:
         """Return a block in which the answer is read as it comes: see `chat` and `AsyncClient.chat_stream`.
 
             async with conversation.chat_stream("Hello") as stream:
@@ -152,7 +204,7 @@ class AsyncConversation:
         Leaving the block appends the question and the answer if the answer was read to its end. Errors of the
         arguments are raised when the block is entered.
         """
-        return self._stream(messages, timeout, resumable, fields)
+        return self._stream(messages, timeout, resumable, max_retries, fields)
 
     async def count_tokens(
         self,
@@ -183,13 +235,19 @@ class AsyncConversation:
         messages: MessageLike | Iterable[MessageLike] | None,
         timeout_s: float | None,
         resumable: bool | None,
+        max_retries: int | None,
         fields: RequestFields,
-    ) -> AsyncIterator[AsyncChatStream]:
+    ) -> AsyncIterator[AsyncChatStream[Any]]:
         every_field = self._with(fields)
         with self._history.turn(messages) as turn:
             await self._apply_trim(turn, every_field)
             async with self._client.chat_stream(
-                self.model, turn.messages, timeout=timeout_s, resumable=resumable, **every_field
+                self.model,
+                turn.messages,
+                timeout=timeout_s,
+                resumable=resumable,
+                max_retries=max_retries,
+                **every_field,
             ) as stream:
                 try:
                     yield stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from tokenwire.v1.chat_pb2 import Message
 
@@ -14,12 +14,14 @@ from ..messages import MessageLike
 from ..stream.answer import Answer
 from ..stream.history import CutTurn, History, Turn
 from ..stream.trimming import TrimPolicy
-from ..wire.requests import RequestFields, repeatable
+from ..wire.requests import FieldsWithoutFormat, RequestFields, repeatable
 from ..wire.usage import TokenCount
 from .chat_stream import ChatStream
 
 if TYPE_CHECKING:
     from .client import Client
+
+T = TypeVar("T")
 
 
 class Conversation:
@@ -110,13 +112,35 @@ class Conversation:
             fields=self._fields,
         )
 
+    @overload
+    def chat(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: type[T],
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[T]: ...
+
+    @overload
     def chat(
         self,
         messages: MessageLike | Iterable[MessageLike] | None = None,
         *,
         timeout: float | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RequestFields],
-    ) -> Answer:
+    ) -> Answer[Any]: ...
+
+    def chat(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> Answer[Any]:
         """Send the next messages, and return the whole answer.
 
         Without messages, the conversation is sent as it is: after `append`, or to go on after PAUSED. The
@@ -130,9 +154,38 @@ class Conversation:
         every_field = self._with(fields)
         with self._history.turn(messages) as turn:
             self._apply_trim(turn, every_field)
-            answer = self._client.chat(self.model, turn.messages, timeout=timeout, **every_field)
+            answer = self._client.chat(
+                self.model,
+                turn.messages,
+                timeout=timeout,
+                max_retries=max_retries,
+                **every_field,
+            )
             turn.finish(answer.message, answer.finish_reason)
         return answer
+
+    @overload
+    def chat_stream(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: type[T],
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AbstractContextManager[ChatStream[T]]: ...
+
+    @overload
+    def chat_stream(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> AbstractContextManager[ChatStream[Any]]: ...
 
     def chat_stream(
         self,
@@ -140,8 +193,9 @@ class Conversation:
         *,
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RequestFields],
-    ) -> AbstractContextManager[ChatStream]:
+    ) -> AbstractContextManager[ChatStream[Any]]:
         """Return a block in which the answer is read as it comes: see `chat` and `Client.chat_stream`.
 
             with conversation.chat_stream("Hello") as stream:
@@ -151,7 +205,7 @@ class Conversation:
         Leaving the block appends the question and the answer if the answer was read to its end. Errors of the
         arguments are raised when the block is entered.
         """
-        return self._stream(messages, timeout, resumable, fields)
+        return self._stream(messages, timeout, resumable, max_retries, fields)
 
     def count_tokens(
         self,
@@ -182,13 +236,19 @@ class Conversation:
         messages: MessageLike | Iterable[MessageLike] | None,
         timeout_s: float | None,
         resumable: bool | None,
+        max_retries: int | None,
         fields: RequestFields,
-    ) -> Iterator[ChatStream]:
+    ) -> Iterator[ChatStream[Any]]:
         every_field = self._with(fields)
         with self._history.turn(messages) as turn:
             self._apply_trim(turn, every_field)
             with self._client.chat_stream(
-                self.model, turn.messages, timeout=timeout_s, resumable=resumable, **every_field
+                self.model,
+                turn.messages,
+                timeout=timeout_s,
+                resumable=resumable,
+                max_retries=max_retries,
+                **every_field,
             ) as stream:
                 try:
                     yield stream
