@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypedDict, TypeVar, assert_type
+from typing import Any, Generic, TypedDict, TypeVar, assert_type
 
 import msgspec
 import pydantic
@@ -196,7 +196,8 @@ async def runs(client: tokenwire.AsyncClient, threads_client: tokenwire.Client) 
 async def conversations(client: tokenwire.AsyncClient, threads_client: tokenwire.Client) -> None:
     policy: tokenwire.TrimPolicy = tokenwire.keep_last(20)
     fields: tokenwire.RequestFields = {"temperature": 0.5, "reasoning": "high"}
-    conversation = client.conversation("m", system="Be brief.", trim=policy, **fields)
+    assert_type(client.conversation("m", **fields), tokenwire.AsyncConversation[Any])
+    conversation = client.conversation("m", system="Be brief.", trim=policy, temperature=0.5)
     assert_type(conversation, tokenwire.AsyncConversation)
     question: tokenwire.MessageLike = {"role": "user", "content": "Hi"}
     assert_type(await conversation.chat(question), tokenwire.Answer)
@@ -204,6 +205,16 @@ async def conversations(client: tokenwire.AsyncClient, threads_client: tokenwire
         assert_type(stream, tokenwire.AsyncChatStream)
     assert_type(conversation.cut, tokenwire.CutTurn | None)
     assert_type(threads_client.conversation("m"), tokenwire.Conversation)
+    of_class = await conversation.chat("Hi", response_format=Weather, max_retries=0)
+    assert_type(of_class, tokenwire.Answer[Weather])
+    async with conversation.chat_stream("Hi", response_format=WeatherModel) as typed:
+        assert_type(typed, tokenwire.AsyncChatStream[WeatherModel])
+    all_of_class = threads_client.conversation("m", response_format=WeatherStruct, seed=1)
+    assert_type(all_of_class.chat("Hi").parsed, WeatherStruct)
+    assert_type(all_of_class.fork().chat("Hi", response_format=Weather).parsed, Weather)
+    with all_of_class.chat_stream("Hi", temperature=0) as stream_of_class:
+        assert_type(stream_of_class.result, WeatherStruct)
+    all_of_class.chat("Hi", response_format=None)
 
 
 async def broken_off(client: tokenwire.AsyncClient, stream: tokenwire.AsyncChatStream) -> None:

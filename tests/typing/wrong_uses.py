@@ -45,6 +45,10 @@ async def tools(client: tokenwire.AsyncClient) -> None:
     client.run_tools("m", "Hi", tools=["look"])  # wrong
     client.run_tools("m", "Hi", tools=[print], max_round=3)  # wrong
     client.conversation("m", trim=20)  # wrong
+    conversation = client.conversation("m", response_format=Weather)
+    print((await conversation.chat("Hi")).parsed.town)  # wrong
+    await conversation.chat("Hi", reponse_format=Weather)  # wrong
+    await conversation.chat("Hi", response_format=Weather("Rome"))  # wrong
 
 
 def threads(client: tokenwire.Client) -> None:

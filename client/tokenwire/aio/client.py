@@ -505,6 +505,35 @@ class AsyncClient:
         )
         return token_count(response)
 
+    @overload
+    def conversation(
+        self,
+        model: str,
+        *,
+        response_format: type[T],
+        system: Content | None = None,
+        messages: MessageLike | Iterable[MessageLike] = (),
+        trim: TrimPolicy | None = None,
+        count_for_trim: bool = False,
+        on_cut: OnCut = "hold",
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AsyncConversation[T]: ...
+
+    @overload
+    def conversation(
+        self,
+        model: str,
+        *,
+        system: Content | None = None,
+        messages: MessageLike | Iterable[MessageLike] = (),
+        trim: TrimPolicy | None = None,
+        count_for_trim: bool = False,
+        on_cut: OnCut = "hold",
+        response_format: ResponseFormatLike | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AsyncConversation: ...
+
+    @overload
     def conversation(
         self,
         model: str,
@@ -515,7 +544,19 @@ class AsyncClient:
         count_for_trim: bool = False,
         on_cut: OnCut = "hold",
         **fields: Unpack[RequestFields],
-    ) -> AsyncConversation:
+    ) -> AsyncConversation[Any]: ...
+
+    def conversation(
+        self,
+        model: str,
+        *,
+        system: Content | None = None,
+        messages: MessageLike | Iterable[MessageLike] = (),
+        trim: TrimPolicy | None = None,
+        count_for_trim: bool = False,
+        on_cut: OnCut = "hold",
+        **fields: Unpack[RequestFields],
+    ) -> AsyncConversation[Any]:
         """Return a conversation, which appends each question and its answer. Nothing is sent yet.
 
         Args:

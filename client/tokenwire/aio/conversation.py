@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 from tokenwire.v1.chat_pb2 import Message
 
+from .._json import ParsedT_co
 from ..connect.channel import LOOKUP_TIMEOUT_S
 from ..messages import MessageLike
 from ..stream.answer import Answer
 from ..stream.history import CutTurn, History, Turn
 from ..stream.trimming import TrimPolicy
-from ..wire.requests import FieldsWithoutFormat, RequestFields, repeatable
+from ..wire.requests import FieldsWithoutFormat, RequestFields, ResponseFormatLike, repeatable
 from ..wire.usage import TokenCount
 from .chat_stream import AsyncChatStream
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncConversation:
+class AsyncConversation(Generic[ParsedT_co]):
     """A conversation with a model: each question is sent with all messages before it.
 
         conversation = client.conversation("openai/demo", system="Answer in one sentence.")
@@ -129,7 +130,18 @@ class AsyncConversation:
         *,
         timeout: float | None = None,
         max_retries: int | None = None,
-        **fields: Unpack[RequestFields],
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[ParsedT_co]: ...
+
+    @overload
+    async def chat(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
     ) -> Answer[Any]: ...
 
     async def chat(
@@ -183,7 +195,19 @@ class AsyncConversation:
         timeout: float | None = None,
         resumable: bool | None = None,
         max_retries: int | None = None,
-        **fields: Unpack[RequestFields],
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AbstractAsyncContextManager[AsyncChatStream[ParsedT_co]]: ...
+
+    @overload
+    def chat_stream(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
     ) -> AbstractAsyncContextManager[AsyncChatStream[Any]]: ...
 
     def chat_stream(

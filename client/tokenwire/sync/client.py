@@ -500,6 +500,35 @@ class Client:
         )
         return token_count(response)
 
+    @overload
+    def conversation(
+        self,
+        model: str,
+        *,
+        response_format: type[T],
+        system: Content | None = None,
+        messages: MessageLike | Iterable[MessageLike] = (),
+        trim: TrimPolicy | None = None,
+        count_for_trim: bool = False,
+        on_cut: OnCut = "hold",
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Conversation[T]: ...
+
+    @overload
+    def conversation(
+        self,
+        model: str,
+        *,
+        system: Content | None = None,
+        messages: MessageLike | Iterable[MessageLike] = (),
+        trim: TrimPolicy | None = None,
+        count_for_trim: bool = False,
+        on_cut: OnCut = "hold",
+        response_format: ResponseFormatLike | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Conversation: ...
+
+    @overload
     def conversation(
         self,
         model: str,
@@ -510,7 +539,19 @@ class Client:
         count_for_trim: bool = False,
         on_cut: OnCut = "hold",
         **fields: Unpack[RequestFields],
-    ) -> Conversation:
+    ) -> Conversation[Any]: ...
+
+    def conversation(
+        self,
+        model: str,
+        *,
+        system: Content | None = None,
+        messages: MessageLike | Iterable[MessageLike] = (),
+        trim: TrimPolicy | None = None,
+        count_for_trim: bool = False,
+        on_cut: OnCut = "hold",
+        **fields: Unpack[RequestFields],
+    ) -> Conversation[Any]:
         """Return a conversation, which appends each question and its answer. Nothing is sent yet.
 
         Args:

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 from tokenwire.v1.chat_pb2 import Message
 
+from .._json import ParsedT_co
 from ..connect.channel import LOOKUP_TIMEOUT_S
 from ..messages import MessageLike
 from ..stream.answer import Answer
 from ..stream.history import CutTurn, History, Turn
 from ..stream.trimming import TrimPolicy
-from ..wire.requests import FieldsWithoutFormat, RequestFields, repeatable
+from ..wire.requests import FieldsWithoutFormat, RequestFields, ResponseFormatLike, repeatable
 from ..wire.usage import TokenCount
 from .chat_stream import ChatStream
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Conversation:
+class Conversation(Generic[ParsedT_co]):
     """A conversation with a model: each question is sent with all messages before it.
 
         conversation = client.conversation("openai/demo", system="Answer in one sentence.")
@@ -130,7 +131,18 @@ class Conversation:
         *,
         timeout: float | None = None,
         max_retries: int | None = None,
-        **fields: Unpack[RequestFields],
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> Answer[ParsedT_co]: ...
+
+    @overload
+    def chat(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
     ) -> Answer[Any]: ...
 
     def chat(
@@ -184,7 +196,19 @@ class Conversation:
         timeout: float | None = None,
         resumable: bool | None = None,
         max_retries: int | None = None,
-        **fields: Unpack[RequestFields],
+        **fields: Unpack[FieldsWithoutFormat],
+    ) -> AbstractContextManager[ChatStream[ParsedT_co]]: ...
+
+    @overload
+    def chat_stream(
+        self,
+        messages: MessageLike | Iterable[MessageLike] | None = None,
+        *,
+        response_format: ResponseFormatLike | type[Any] | None,
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        max_retries: int | None = None,
+        **fields: Unpack[FieldsWithoutFormat],
     ) -> AbstractContextManager[ChatStream[Any]]: ...
 
     def chat_stream(
