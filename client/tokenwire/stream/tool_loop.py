@@ -47,6 +47,7 @@ _ErrorT = TypeVar("_ErrorT", bound=ToolRunError)
 OnToolError = Literal["report", "raise"]
 
 NOT_RUN = "The call was not run: the run was stopped."
+UNKNOWN_RESULT = "The call was started, but its result is unknown: the run was stopped."
 _MAX_ARGUMENTS_CHARS = 500
 _MAX_REQUEST_ID_CHARS = 120
 """Its requests add the number of the round, within the server's limit of 128."""
@@ -103,6 +104,7 @@ class ToolLoop:
         self._messages: list[Message] = list(request.messages)
         self._calls: list[ToolCall] = []
         self._results: dict[int, Message] = {}
+        self._started: list[ToolCall] = []
         self._invalid_calls: list[InvalidToolCall] = []
         self.round = 0
         """Number of the newest request, from 1. 0: none was made."""
@@ -124,7 +126,7 @@ class ToolLoop:
     def messages(self) -> list[Message]:
         """The conversation, ready for another request: each tool call has a result, if only an error."""
         results = [
-            self._results.get(position) or tool_result(call.id, NOT_RUN, is_error=True)
+            self._results.get(position) or self._without_result(call)
             for position, call in enumerate(self._calls)
         ]
         reports = (
@@ -143,6 +145,7 @@ class ToolLoop:
         left = self._cost_left()
         self._messages = self.messages
         self._calls, self._results, self._invalid_calls = [], {}, []
+        self._started = []
         self.round += 1
         request = ChatRequest()
         request.CopyFrom(self._request)
@@ -186,6 +189,10 @@ class ToolLoop:
                 self.take_outcome(call, ready)
         return pending, refused
 
+    def take_start(self, call: ToolCall) -> None:
+        """Record that a call of the newest answer has been started."""
+        self._started.append(call)
+
     def take_outcome(self, call: ToolCall, outcome: ToolOutcome) -> None:
         """Add the result of a call of the newest answer."""
         position = next(i for i, each in enumerate(self._calls) if each is call)
@@ -227,6 +234,11 @@ class ToolLoop:
     def time_exceeded(self) -> ToolTimeExceeded:
         """Return the error of a run whose time is over."""
         return self._error(ToolTimeExceeded, "the run took longer than its timeout")
+
+    def _without_result(self, call: ToolCall) -> Message:
+        """Return the result of a call that has none. One that was started may have had an effect."""
+        has_started = any(each is call for each in self._started)
+        return tool_result(call.id, UNKNOWN_RESULT if has_started else NOT_RUN, is_error=True)
 
     def _is_cost(self, error: BudgetExceeded) -> bool:
         return self._max_cost_microusd is not None and error.limit in ("", "max_cost_microusd")

@@ -225,6 +225,7 @@ class ToolRun:
         now = time.monotonic()
         if started := schedule.start(now):
             for pending in started:
+                self._loop.take_start(pending.call)
                 calls.start(pending)
                 self._steps.append(ToolStarted(self._loop.round, pending.call))
         elif schedule.is_empty:

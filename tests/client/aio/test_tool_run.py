@@ -10,7 +10,7 @@ import pytest
 
 import tokenwire
 from tokenwire.aio import tool_calls
-from tokenwire.stream.tool_loop import NOT_RUN
+from tokenwire.stream.tool_loop import UNKNOWN_RESULT
 
 from ..conftest import LIMIT_S, caller_left, fails, started, status, text
 from ..tool_scripts import calls_then_waits, calls_tools, results_of
@@ -169,7 +169,10 @@ async def test_the_error_of_a_tool_can_be_raised_after_its_step(server, client):
     assert isinstance(last, tokenwire.ToolFinished)
     assert isinstance(caught.value.__cause__, ValueError)
     assert gate.cancelled.is_set()
-    assert results_of(caught.value.messages) == [(NOT_RUN, True), ("ValueError: no value", True)]
+    assert results_of(caught.value.messages) == [
+        (UNKNOWN_RESULT, True),
+        ("ValueError: no value", True),
+    ]
     assert results_of(run.messages) == results_of(caught.value.messages)
 
 
@@ -240,7 +243,7 @@ async def test_a_tool_can_end_the_run(server, client):
     assert run.stopped.value == {"order": 7}
     assert answer.tool_calls[1].name == "stop"
     assert gate.cancelled.is_set()
-    assert results_of(run.messages) == [(NOT_RUN, True), ('{"order":7}', False)]
+    assert results_of(run.messages) == [(UNKNOWN_RESULT, True), ('{"order":7}', False)]
     assert len(server.requests) == 1
 
 
@@ -271,7 +274,7 @@ async def test_the_time_limit_of_the_run_ends_a_tool(server, client):
         await client.run_tools("m", "Hi", tools=[gate.wait], timeout=0.5).final()
     assert time.monotonic() - began < LIMIT_S
     assert gate.cancelled.is_set()
-    assert results_of(caught.value.messages) == [(NOT_RUN, True)]
+    assert results_of(caught.value.messages) == [(UNKNOWN_RESULT, True)]
 
 
 async def test_the_time_limit_of_the_run_is_the_deadline_of_its_requests(server, client):
@@ -301,7 +304,7 @@ async def test_cancelling_the_task_cancels_running_tools_and_waits_for_them(serv
         with pytest.raises(asyncio.CancelledError):
             await task
     assert cleaned.is_set()
-    assert results_of(run.messages) == [(NOT_RUN, True)]
+    assert results_of(run.messages) == [(UNKNOWN_RESULT, True)]
 
 
 async def test_a_tool_that_ignores_its_cancellation_is_left_after_a_while(

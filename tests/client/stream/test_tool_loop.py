@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenwire
-from tokenwire.stream.tool_loop import NOT_RUN, ToolLoop
+from tokenwire.stream.tool_loop import NOT_RUN, UNKNOWN_RESULT, ToolLoop
 from tokenwire.tools.function_tool import to_function_tools
 from tokenwire.tools.outcome import ToolTimedOut, UnknownTool, raised, returned
 from tokenwire.v1 import chat_pb2, event_pb2, usage_pb2
@@ -293,6 +293,17 @@ def test_a_stop_ends_the_run_and_calls_without_a_result_get_an_error():
     assert run.is_done
     assert run.stopped is stop
     assert results_of(run.messages) == [("a", NOT_RUN, True), ("b", "done", False)]
+
+
+def test_a_call_that_was_started_is_not_reported_as_not_run():
+    run = loop()
+    run.next_request()
+    pending, _ = run.take_answer(answer(call(id="a"), call(id="b"), call(id="c")))
+    run.take_start(pending[0].call)
+    run.take_start(pending[1].call)
+    run.take_outcome(pending[1].call, raised(tokenwire.StopRun("done")))
+    results = [each.parts[0].tool_result.text for each in run.messages[-3:]]
+    assert results == [UNKNOWN_RESULT, "done", NOT_RUN]
 
 
 def test_the_failure_of_a_tool_is_raised_only_on_request():

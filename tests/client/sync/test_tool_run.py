@@ -5,7 +5,7 @@ import time
 import pytest
 
 import tokenwire
-from tokenwire.stream.tool_loop import NOT_RUN
+from tokenwire.stream.tool_loop import UNKNOWN_RESULT
 from tokenwire.sync import tool_calls
 
 from ..conftest import LIMIT_S, caller_left
@@ -150,7 +150,7 @@ async def test_the_time_limit_of_the_run_ends_it_in_a_tool(server, client, monke
         return caught.value
 
     server.script = calls_tools([("block", "")])
-    assert results_of((await run_tools()).messages) == [(NOT_RUN, True)]
+    assert results_of((await run_tools()).messages) == [(UNKNOWN_RESULT, True)]
 
 
 async def test_leaving_waits_for_a_tool_but_not_forever(server, client, monkeypatch, caplog):
@@ -175,7 +175,7 @@ async def test_leaving_waits_for_a_tool_but_not_forever(server, client, monkeypa
     with caplog.at_level(logging.WARNING, "tokenwire"):
         run = await run_tools(False)
         assert "run on after their run has ended" in caplog.text
-        assert results_of(run.messages) == [(NOT_RUN, True)]
+        assert results_of(run.messages) == [(UNKNOWN_RESULT, True)]
         caplog.clear()
         monkeypatch.setattr(tool_calls, "STOP_TIMEOUT_S", LIMIT_S)
         await run_tools(True)
