@@ -140,9 +140,9 @@ class ToolLoop:
         Raises:
             ToolRoundsExceeded, ToolCostExceeded: a limit of the run is reached.
         """
+        left = self._cost_left()
         if self.round >= self._max_rounds:
             raise self._error(ToolRoundsExceeded, f"no answer after {self.round} rounds with tools")
-        left = self._cost_left()
         self._messages = self.messages
         self._calls, self._results, self._invalid_calls = [], {}, []
         self._started = []

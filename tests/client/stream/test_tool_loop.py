@@ -220,8 +220,9 @@ def test_an_unknown_cost_ends_a_run_with_a_limit_of_cost():
         run.next_request()
 
 
-def test_an_answer_that_the_budget_has_cut_ends_the_run_with_the_limit():
-    run = loop(max_cost_microusd=100)
+@pytest.mark.parametrize("max_rounds", [1, 10])
+def test_an_answer_that_the_budget_has_cut_ends_the_run_with_the_limit(max_rounds):
+    run = loop(max_cost_microusd=100, max_rounds=max_rounds)
     run.next_request()
     run.take_answer(answer(text="I", cost=90, reason="BUDGET"))
     assert not run.is_done
