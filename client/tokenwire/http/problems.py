@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from ..errors import AnswerError, TokenwireError
+from ..tools.errors import ToolCostExceeded, ToolFailed, ToolRoundsExceeded, ToolTimeExceeded
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -75,12 +76,22 @@ _DETAIL_OF_STATUS: Mapping[int, str] = {
 }
 """Texts for errors without a reason. gRPC's own texts contain addresses of the network behind."""
 
+_OF_RUN: Mapping[type[TokenwireError], tuple[int, str]] = {
+    ToolCostExceeded: (402, "the run with tools reached its limit of cost"),
+    ToolFailed: (500, "a tool failed"),
+    ToolRoundsExceeded: (502, "the model still called tools after the last round"),
+    ToolTimeExceeded: (504, "the run with tools reached its time limit"),
+}
+"""Status and text of an error of a run. Its own text may have that of an error of the caller's functions."""
+
 
 def status_of(error: TokenwireError) -> int:
     """Return the HTTP status for an error of a call: 400 to 504, or 499 if the call was cancelled.
 
-    It is the status with which `tokenwire-edge` answers.
+    It is the status with which `tokenwire-edge` answers. A run with tools has 402, 500, 502 or 504.
     """
+    if of_run := _OF_RUN.get(type(error)):
+        return of_run[0]
     if not error.reason:
         if isinstance(error, AnswerError):
             return STATUS_OF_REASON["INVALID_ANSWER"]
@@ -127,7 +138,9 @@ def headers_of(error: TokenwireError) -> dict[str, str]:
 
 
 def detail_of(error: TokenwireError) -> str:
-    """Return the error's text, or a text of its own for errors of gRPC and proxies."""
+    """Return the error's text, or a text of its own for errors of gRPC, proxies and runs with tools."""
+    if of_run := _OF_RUN.get(type(error)):
+        return of_run[1]
     if error.reason or isinstance(error, AnswerError):
         return error.message
     return _DETAIL_OF_STATUS.get(status_of(error), "the server gave an invalid answer")
