@@ -344,6 +344,16 @@ async def test_retries_can_be_turned_off_for_a_question(server, client):
         assert len(server.requests) == 1
     assert conversation.messages == ()
 
+    server.count = fails(overloaded)
+    with pytest.raises(tokenwire.Overloaded):
+        await conversation.count_tokens("a", max_retries=0)
+    assert len(server.counted) == 1
+
+    counting = client.conversation("m", trim=keep_last(5), count_for_trim=True)
+    with pytest.raises(tokenwire.Overloaded):
+        await counting.chat("a", max_retries=0)
+    assert len(server.counted) == 2
+
 
 @pytest.mark.parametrize("kind", [tokenwire.AsyncClient, tokenwire.Client])
 @pytest.mark.parametrize(

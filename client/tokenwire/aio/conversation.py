@@ -164,7 +164,7 @@ class AsyncConversation(Generic[ParsedT_co]):
         """
         every_field = self._with(fields)
         with self._history.turn(messages) as turn:
-            await self._apply_trim(turn, every_field)
+            await self._apply_trim(turn, max_retries, every_field)
             answer = await self._client.chat(
                 self.model,
                 turn.messages,
@@ -236,6 +236,7 @@ class AsyncConversation(Generic[ParsedT_co]):
         *,
         ask_provider: bool = False,
         timeout: float | None = LOOKUP_TIMEOUT_S,
+        max_retries: int | None = None,
         **fields: Unpack[RequestFields],
     ) -> TokenCount:
         """Return the tokens and the cost of sending the next messages: see `AsyncClient.count_tokens`.
@@ -247,6 +248,7 @@ class AsyncConversation(Generic[ParsedT_co]):
             self._history.next_messages(messages),
             ask_provider=ask_provider,
             timeout=timeout,
+            max_retries=max_retries,
             **self._with(fields),
         )
 
@@ -264,7 +266,7 @@ class AsyncConversation(Generic[ParsedT_co]):
     ) -> AsyncIterator[AsyncChatStream[Any]]:
         every_field = self._with(fields)
         with self._history.turn(messages) as turn:
-            await self._apply_trim(turn, every_field)
+            await self._apply_trim(turn, max_retries, every_field)
             async with self._client.chat_stream(
                 self.model,
                 turn.messages,
@@ -279,11 +281,13 @@ class AsyncConversation(Generic[ParsedT_co]):
                     answer = stream.answer
                     turn.finish(answer.message, answer.finish_reason)
 
-    async def _apply_trim(self, turn: Turn, fields: RequestFields) -> None:
+    async def _apply_trim(self, turn: Turn, max_retries: int | None, fields: RequestFields) -> None:
         if self._trim is None:
             return
         input_tokens = None
         if self._count_for_trim:
-            count = await self._client.count_tokens(self.model, turn.messages, **fields)
+            count = await self._client.count_tokens(
+                self.model, turn.messages, max_retries=max_retries, **fields
+            )
             input_tokens = count.input_tokens
         turn.trim(self._trim, input_tokens)

@@ -165,7 +165,7 @@ class Conversation(Generic[ParsedT_co]):
         """
         every_field = self._with(fields)
         with self._history.turn(messages) as turn:
-            self._apply_trim(turn, every_field)
+            self._apply_trim(turn, max_retries, every_field)
             answer = self._client.chat(
                 self.model,
                 turn.messages,
@@ -237,6 +237,7 @@ class Conversation(Generic[ParsedT_co]):
         *,
         ask_provider: bool = False,
         timeout: float | None = LOOKUP_TIMEOUT_S,
+        max_retries: int | None = None,
         **fields: Unpack[RequestFields],
     ) -> TokenCount:
         """Return the tokens and the cost of sending the next messages: see `Client.count_tokens`.
@@ -248,6 +249,7 @@ class Conversation(Generic[ParsedT_co]):
             self._history.next_messages(messages),
             ask_provider=ask_provider,
             timeout=timeout,
+            max_retries=max_retries,
             **self._with(fields),
         )
 
@@ -265,7 +267,7 @@ class Conversation(Generic[ParsedT_co]):
     ) -> Iterator[ChatStream[Any]]:
         every_field = self._with(fields)
         with self._history.turn(messages) as turn:
-            self._apply_trim(turn, every_field)
+            self._apply_trim(turn, max_retries, every_field)
             with self._client.chat_stream(
                 self.model,
                 turn.messages,
@@ -280,11 +282,13 @@ class Conversation(Generic[ParsedT_co]):
                     answer = stream.answer
                     turn.finish(answer.message, answer.finish_reason)
 
-    def _apply_trim(self, turn: Turn, fields: RequestFields) -> None:
+    def _apply_trim(self, turn: Turn, max_retries: int | None, fields: RequestFields) -> None:
         if self._trim is None:
             return
         input_tokens = None
         if self._count_for_trim:
-            count = self._client.count_tokens(self.model, turn.messages, **fields)
+            count = self._client.count_tokens(
+                self.model, turn.messages, max_retries=max_retries, **fields
+            )
             input_tokens = count.input_tokens
         turn.trim(self._trim, input_tokens)
