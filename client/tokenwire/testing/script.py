@@ -117,20 +117,18 @@ class Script:
     def text(self, *pieces: str) -> Self:
         """Send text: each piece as one event."""
         script = self._in_block("text")
-        for piece in pieces:
-            delta = event_pb2.TextDelta(text=_text(piece), index=script._index)
-            script = script._then(Emit(TokenEvent(text=delta)))
-        return script
+        deltas = [event_pb2.TextDelta(text=_text(each), index=script._index) for each in pieces]
+        return script._then(*(Emit(TokenEvent(text=delta)) for delta in deltas))
 
     def reasoning(self, *pieces: str, signature: str = "", provider_state: bytes = b"") -> Self:
         """Send reasoning: each piece as one event, the last one with signature and provider state."""
         script = self._in_block("reasoning")
-        for number, piece in enumerate(pieces, 1):
-            delta = event_pb2.ReasoningDelta(text=_text(piece), index=script._index)
-            if number == len(pieces):
-                delta.signature, delta.provider_state = signature, provider_state
-            script = script._then(Emit(TokenEvent(reasoning=delta)))
-        return script
+        deltas = [
+            event_pb2.ReasoningDelta(text=_text(each), index=script._index) for each in pieces
+        ]
+        if deltas:
+            deltas[-1].signature, deltas[-1].provider_state = signature, provider_state
+        return script._then(*(Emit(TokenEvent(reasoning=delta)) for delta in deltas))
 
     def tool_call(
         self,
@@ -152,9 +150,11 @@ class Script:
         id = id or f"call_{1 + self._tool_call_count()}"
         started = event_pb2.ToolCallStarted(index=index, id=id, name=name)
         script = script._then(Emit(TokenEvent(tool_call_started=started)))
-        for piece in _split(text, pieces):
-            delta = event_pb2.ToolCallDelta(index=index, arguments_json=piece)
-            script = script._then(Emit(TokenEvent(tool_call_delta=delta)))
+        deltas = [
+            event_pb2.ToolCallDelta(index=index, arguments_json=each)
+            for each in _split(text, pieces)
+        ]
+        script = script._then(*(Emit(TokenEvent(tool_call_delta=delta)) for delta in deltas))
         if problem := _problem(text):
             invalid = event_pb2.InvalidToolCall(
                 index=index, id=id, name=name, arguments_text=text, problem=problem
@@ -173,17 +173,19 @@ class Script:
         `json_result` follows the last one. `violations` (JSON Pointer to description) make it invalid.
         """
         script = self._in_block("json", is_new=True)
+        steps: list[Step] = []
         for piece in json_pieces(value):
             if isinstance(piece, str):
                 delta = event_pb2.TextDelta(text=piece, index=script._index)
-                script = script._then(Emit(TokenEvent(text=delta)))
+                steps.append(Emit(TokenEvent(text=delta)))
             else:
                 piece.index = script._index
-                script = script._then(Emit(TokenEvent(json_value=piece), with_values_only=True))
+                steps.append(Emit(TokenEvent(json_value=piece), with_values_only=True))
         result = event_pb2.JsonResult(is_valid=not violations)
         for pointer, description in (violations or {}).items():
             result.violations.add(pointer=pointer, description=description)
-        return script._then(Emit(TokenEvent(json_result=result), with_values_only=True))
+        steps.append(Emit(TokenEvent(json_result=result), with_values_only=True))
+        return script._then(*steps)
 
     def notice(
         self,
@@ -344,13 +346,13 @@ class Script:
     def _has_end(self) -> bool:
         return bool(self.steps) and isinstance(self.steps[-1], Fail | Finish | Silence)
 
-    def _then(self, step: Step) -> Self:
+    def _then(self, *steps: Step) -> Self:
         if self.refusal is not None:
             raise ValueError("the script refuses the call: no other step can follow")
         if self._has_end():
             end = type(self.steps[-1]).__name__.lower()
             raise ValueError(f"the script has ended with `{end}`: no other step can follow")
-        return replace(self, steps=(*self.steps, step))
+        return replace(self, steps=(*self.steps, *steps))
 
     def _in_block(self, kind: str, *, is_new: bool = False) -> Self:
         if kind == self._block and not is_new:

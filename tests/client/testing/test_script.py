@@ -1,6 +1,7 @@
 """A script says at once what is wrong with it, and adds what the author of a test does not care about."""
 
 import json
+import time
 
 import pytest
 
@@ -126,3 +127,11 @@ def test_scripts_are_taken_in_order_and_those_of_a_model_only_for_it():
     assert scripts.next("Chat", special) is first
     assert scripts.next("Chat", special) is fallback
     assert scripts.unused_count == 0
+
+
+def test_a_long_answer_is_made_in_proportion_to_its_length():
+    """Each piece copied all before it: 100,000 pieces took half a minute."""
+    count = 100_000
+    began = time.process_time()
+    assert len(Script().text(*["a"] * count).steps) == count
+    assert time.process_time() - began < 10
