@@ -184,7 +184,7 @@ class Reading:
             self._progress(self._policy, event, is_new=self.answer.last_sequence > before)
 
     def put_back(self, event: TokenEvent) -> None:
-        """Keep the next event of a call for `take_unread`. Of several heartbeats it keeps the last one, as of usages.
+        """Keep the next event of a call for `take_unread`. Of several heartbeats or usages it keeps the last.
 
         So the number of events before the first content is bounded by the server's retries and fallbacks.
         """

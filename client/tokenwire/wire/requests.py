@@ -50,6 +50,16 @@ _BUDGET_FIELDS: tuple[Literal["max_cost_microusd", "max_input_tokens"], ...] = (
     "max_input_tokens",
 )
 
+_OPTIONS = (
+    "max_concurrency",
+    "max_retries",
+    "max_rounds",
+    "on_tool_error",
+    "timeout",
+    "tool_timeout",
+)
+"""Arguments of the clients' methods that are no fields, for the hints of misspelt ones."""
+
 
 class RunFields(GenerationFields, total=False):
     """Fields that are the same in all requests of a run with tools: see FieldsWithoutFormat."""
@@ -158,7 +168,7 @@ def check_names(fields: Mapping[str, object]) -> None:
     """
     names = RequestFields.__optional_keys__
     if unknown := fields.keys() - names:
-        raise TypeError("; ".join(unknown_name(name, names) for name in sorted(unknown)))
+        raise TypeError("; ".join(unknown_name(name, names, _OPTIONS) for name in sorted(unknown)))
 
 
 def conversation_fields(model: str, fields: RequestFields) -> RequestFields:

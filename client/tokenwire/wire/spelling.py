@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 _THROUGH = (
-    "has no field of its own; pass it to the provider with provider_options={{{name!r}: ...}}"
+    "it has no field of its own; pass it to the provider with provider_options={{{name!r}: ...}}"
 )
 
 HINTS: Mapping[str, str] = {
+    "deadline": "use timeout, in seconds",
+    "effort": 'use reasoning, such as reasoning="high"',
     "extra_body": "use provider_options",
     "function_call": "use tool_choice",
     "functions": "use tools",
     "input": "use messages, the second argument",
     "instructions": "begin the messages with tokenwire.system(...)",
+    "json_schema": "use response_format=json_format(name, schema), or a class",
     "max_completion_tokens": "use max_output_tokens",
     "max_new_tokens": "use max_output_tokens",
     "max_tokens": "use max_output_tokens",
@@ -22,6 +25,7 @@ HINTS: Mapping[str, str] = {
     "parallel_tool_calls": 'use tool_choice={"parallel": ...}',
     "prompt": "use messages, the second argument",
     "reasoning_effort": 'use reasoning, such as reasoning="high"',
+    "resumable": "use chat_stream or run_tools, which read streams",
     "stop": "use stop_sequences",
     "stream": "use chat_stream, which streams, or chat, which does not",
     "stream_options": 'use delivery={"usage_interval": ...}; the usage is always at the end of a stream',
@@ -47,12 +51,17 @@ HINTS: Mapping[str, str] = {
 """What to write instead of the name of another API."""
 
 
-def unknown_name(name: str, names: Iterable[str]) -> str:
-    """Return a text that refuses a name, and says what to write instead if that is known."""
+def unknown_name(name: str, names: Iterable[str], options: Iterable[str] = ()) -> str:
+    """Return a text that refuses a name, and says what to write instead if that is known.
+
+    `options` are names that some methods have. They are proposed, but not listed.
+    """
     from difflib import get_close_matches  # not needed by most programs
 
     known = sorted(names)
     hint = HINTS.get(name)
-    if hint is None and (nearest := get_close_matches(name, known, n=1)):
+    if hint is None and name in options:
+        hint = "this method does not have it"
+    if hint is None and (nearest := get_close_matches(name, [*known, *options], n=1)):
         hint = f"did you mean {nearest[0]}?"
     return f"unknown name {name!r}: {hint or 'the names are ' + ', '.join(known)}"

@@ -198,6 +198,13 @@ def test_integers_out_of_range_say_where():
         ("temprature", "did you mean temperature?"),
         ("stop_sequence", "did you mean stop_sequences?"),
         ("tool", "did you mean tools?"),
+        ("user", "it has no field of its own; pass it"),
+        ("effort", 'use reasoning, such as reasoning="high"'),
+        ("deadline", "use timeout, in seconds"),
+        ("resumable", "use chat_stream or run_tools"),
+        ("max_round", "did you mean max_rounds?"),
+        ("time_out", "did you mean timeout?"),
+        ("max_rounds", "this method does not have it"),
         ("zzz", "the names are budget, cache, delivery, "),
     ],
 )
