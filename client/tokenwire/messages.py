@@ -24,6 +24,8 @@ from tokenwire.v1.chat_pb2 import (
     ToolResult,
 )
 
+from ._checks import check_type
+
 Content = str | Part | Sequence[str | Part]
 """Content of a message: text, a part, or a list of both."""
 
@@ -66,6 +68,10 @@ def tool_result(
 
     With `is_error`, the call failed and `text` is the error.
     """
+    check_type(tool_call_id, str, "tool_call_id")
+    if not isinstance(text, str):
+        hint = "; json.dumps returns a value as text" if not isinstance(text, Part) else ""
+        raise TypeError(f"text: must be a str, not {type(text).__name__}{hint}")
     result = ToolResult(
         tool_call_id=tool_call_id, text=text, is_error=is_error, parts=_parts(content)
     )
@@ -120,7 +126,7 @@ def tool(
             f"the name of a tool is a str, not {type(name).__name__}: "
             "use function_tool() for a Python function"
         )
-    schema = "" if parameters is None else json.dumps(parameters)
+    schema = "" if parameters is None else json.dumps(check_type(parameters, Mapping, "parameters"))
     return Tool(name=name, description=description, parameters_json_schema=schema)
 
 
@@ -139,6 +145,8 @@ def json_format(
     and the server checks the answer. With `fails_if_invalid`, an answer that does not follow the schema is
     the error InvalidAnswer.
     """
+    check_type(name, str, "name")
+    check_type(schema, Mapping, "schema")
     return ResponseFormat(
         json_schema=JsonSchemaFormat(
             name=name,

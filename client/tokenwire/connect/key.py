@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from .._checks import check_type
+
 KEY_VARIABLE = "TOKENWIRE_KEY"
 
 _KEY = re.compile(r"[!-~]+")
@@ -42,5 +44,5 @@ def call_metadata(key: str | None) -> CallMetadata:
 
 def check_key(key: str, name: str) -> None:
     """Raise ValueError if gRPC cannot send the key. `name` is the source of the key, for the message."""
-    if not _KEY.fullmatch(key):
+    if not _KEY.fullmatch(check_type(key, str, name)):
         raise ValueError(f"{name}: a key has visible ASCII characters only, and no blanks")

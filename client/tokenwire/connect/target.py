@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from .._checks import check_type
+
 DEFAULT_TARGET = "127.0.0.1:50051"
 TARGET_VARIABLE = "TOKENWIRE_TARGET"
 
@@ -28,7 +30,7 @@ def check_target(target: str) -> None:
 
     gRPC would report only that it cannot resolve the name.
     """
-    if not (url := _URL.match(target)):
+    if not (url := _URL.match(check_type(target, str, "target"))):
         return
     scheme, address = url[1].lower(), url[2]
     if (default := _DEFAULT_PORTS.get(scheme)) and not re.search(r":\d+$", address):

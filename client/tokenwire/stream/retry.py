@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from .._checks import check_int
 from ..errors import ConnectionLost, TokenwireError
 
 logger = logging.getLogger("tokenwire")
@@ -33,7 +34,7 @@ MAX_WAIT_S = 20.0
 
 def check_max_retries(max_retries: int) -> int:
     """Return the number of retries. Raise ValueError if it is negative."""
-    if max_retries < 0:
+    if check_int(max_retries, "max_retries") < 0:
         raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
     return max_retries
 

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 from tokenwire.v1.chat_pb2 import Tool
 
+from .._checks import check_list
 from ..messages import tool
 from .arguments import Decode, arguments_of, decode_unchecked, unwrapped
 from .docstring import parse_docstring
@@ -132,12 +133,14 @@ def to_function_tools(tools: Iterable[FunctionTool | ToolFunction]) -> dict[str,
         ValueError: two tools have the same name.
     """
     found: dict[str, FunctionTool] = {}
-    for each in tools:
+    for each in check_list(tools, "tools"):
         if isinstance(each, Tool | Mapping):
             raise TypeError(
                 "a tool of run_tools needs a function: "
                 "function_tool(function, name=..., description=..., parameters=...)"
             )
+        if not isinstance(each, FunctionTool):
+            _check(each)
         made = each if isinstance(each, FunctionTool) else function_tool(each)
         if made.name in found:
             raise ValueError(f"two tools have the name {made.name!r}")

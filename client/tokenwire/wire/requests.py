@@ -23,6 +23,7 @@ from tokenwire.v1.chat_pb2 import (
     ToolChoice,
 )
 
+from .._checks import check_int, check_list, check_type
 from ..messages import MessageLike, ModelDump
 from ..structured.answer_type import AnswerType, answer_type_of
 from .generation import GenerationFields, add_generation
@@ -120,6 +121,8 @@ def build_request(
     if messages is None:
         raise TypeError("messages are missing")
     check_names(fields)
+    if model is not None:
+        check_type(model, str, "model")
     request = ChatRequest(model=model, messages=to_messages(messages))
     if "generation" in fields:
         request.generation.CopyFrom(
@@ -127,7 +130,8 @@ def build_request(
         )
     add_generation(request, fields)
     if "tools" in fields:
-        request.tools.extend(to_tool(tool, f"tools[{i}]") for i, tool in enumerate(fields["tools"]))
+        tools = check_list(fields["tools"], "tools")
+        request.tools.extend(to_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools))
     if "tool_choice" in fields:
         request.tool_choice.CopyFrom(to_tool_choice(fields["tool_choice"]))
     if (response_format := fields.get("response_format")) is not None:
@@ -142,15 +146,18 @@ def build_request(
         if (most := fields.get(name)) is not None:
             if request.budget.HasField(name):
                 raise ValueError(f"{name} is given twice, also in the budget")
+            check_int(most, name)
             setattr(request.budget, name, most)
     if "cache" in fields:
         request.cache.CopyFrom(message_of(CacheOptions, fields["cache"], "cache"))
     if "fallback_models" in fields:
-        request.fallback_models.extend(fields["fallback_models"])
+        for model in check_list(fields["fallback_models"], "fallback_models"):
+            request.fallback_models.append(check_type(model, str, "fallback_models"))
     if "request_id" in fields:
-        request.request_id = fields["request_id"]
+        request.request_id = check_type(fields["request_id"], str, "request_id")
     if "labels" in fields:
-        request.labels.update(fields["labels"])
+        for key, value in check_type(fields["labels"], Mapping, "labels").items():
+            request.labels[check_type(key, str, "labels")] = check_type(value, str, f"labels.{key}")
     if "provider_options" in fields:
         options = fields["provider_options"]
         if isinstance(options, Struct):

@@ -27,6 +27,8 @@ from tokenwire.v1.usage_pb2 import (
     UsageOutcome,
 )
 
+from .._checks import check_type
+
 _ValueT = TypeVar("_ValueT", bound=int)
 
 PAGE_SIZE = 1000
@@ -220,7 +222,7 @@ def usage_filter(**fields: Unpack[UsageFields]) -> UsageFilter:
 def _timestamp(time: datetime | None, name: str) -> Timestamp | None:
     if time is None:
         return None
-    if time.utcoffset() is None:
+    if check_type(time, datetime, name).utcoffset() is None:
         raise ValueError(f"{name} must have a time zone: {time.isoformat()}")
     stamp = Timestamp()
     stamp.FromDatetime(time)

@@ -128,7 +128,7 @@ def test_protobuf_messages_are_accepted_unchanged():
         ((ChatRequest(), "Hi"), {}, TypeError, "cannot be combined"),
         ((ChatRequest(),), {"tools": []}, TypeError, "cannot be combined"),
         (("m", "Hi"), {"temprature": 1}, TypeError, "'temprature': did you mean temperature"),
-        (("m", "Hi"), {"labels": {"n": 1}}, TypeError, "bad argument"),
+        (("m", "Hi"), {"labels": {"n": 1}}, TypeError, "labels.n: must be a str, not int"),
         (
             ("m", "Hi"),
             {"budget": {"max_input_tokens": 1}, "max_input_tokens": 1},
@@ -242,3 +242,65 @@ def test_a_schema_is_sent_without_needless_characters():
     schema = {"type": "object", "properties": {"größe": {"enum": [1, 2]}}}
     sent = tokenwire.json_format("s", schema).json_schema.schema_json
     assert sent == '{"type":"object","properties":{"größe":{"enum":[1,2]}}}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"labels": ["x"]}, "labels: must be a mapping, not list"),
+        ({"labels": {"team": 1}}, "labels.team: must be a str, not int"),
+        ({"request_id": 5}, "request_id: must be a str, not int"),
+        ({"max_cost_microusd": 1.5}, "max_cost_microusd: must be an int, not float"),
+        ({"fallback_models": "openai/demo"}, "fallback_models: must be a list, not str"),
+        ({"fallback_models": [1]}, "fallback_models: must be a str, not int"),
+        ({"tools": print}, "tools: must be a list, not builtin_function_or_method"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named(fields, says):
+    with pytest.raises(TypeError) as caught:
+        build_request("m", "Hi", **fields)
+
+    assert str(caught.value) == says
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: build_request(5, "Hi"), "model: must be a str, not int"),
+        (lambda: tokenwire.Client(50051), "target: must be a str, not int"),
+        (lambda: tokenwire.Client(key=5), "key: must be a str, not int"),
+        (lambda: tokenwire.Client(max_retries="2"), "max_retries: must be an int, not str"),
+        (
+            lambda: tokenwire.Client().chat("m", "Hi", timeout=timedelta(seconds=5)),
+            "timeout: must be a number of seconds or None, not timedelta",
+        ),
+        (
+            lambda: tokenwire.Client().chat_stream("m", "Hi", timeout="5"),
+            "timeout: must be a number of seconds or None, not str",
+        ),
+        (
+            lambda: tokenwire.Client().usage_records(since="yesterday"),
+            "since: must be a datetime, not str",
+        ),
+        (
+            lambda: tokenwire.Client().run_tools("m", "Hi", tools=print),
+            "tools: must be a list, not builtin_function_or_method",
+        ),
+        (
+            lambda: tokenwire.Client().run_tools("m", "Hi", tools=[None]),
+            "a tool is a function, not NoneType",
+        ),
+        (lambda: tokenwire.tool("a", parameters="{}"), "parameters: must be a mapping, not str"),
+        (lambda: tokenwire.json_format({}, "plan"), "name: must be a str, not dict"),
+        (lambda: tokenwire.json_format("plan", dict), "schema: must be a mapping, not type"),
+        (
+            lambda: tokenwire.tool_result("c1", {"degrees": 12}),
+            "text: must be a str, not dict; json.dumps returns a value as text",
+        ),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_named(call, says):
+    with pytest.raises(TypeError) as caught:
+        call()
+
+    assert str(caught.value) == says

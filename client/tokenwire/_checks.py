@@ -1,0 +1,40 @@
+"""Types of arguments. protobuf and gRPC refuse wrong ones too, but do not name the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import SupportsIndex, TypeVar
+
+_T = TypeVar("_T")
+
+
+def check_type(value: _T, kind: type, name: str) -> _T:
+    """Return the value. Raise TypeError if it is of another type."""
+    if not isinstance(value, kind):
+        expected = "a mapping" if kind is Mapping else f"a {kind.__name__}"
+        raise TypeError(f"{name}: must be {expected}, not {type(value).__name__}")
+    return value
+
+
+def check_list(values: Iterable[_T], name: str) -> Iterable[_T]:
+    """Return the values. Raise TypeError for what is not a list, such as a text or a function."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: must be a list, not {type(values).__name__}")
+    return values
+
+
+def check_int(value: int, name: str) -> int:
+    """Return the value. Raise TypeError if it is not a whole number."""
+    if not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name}: must be an int, not {type(value).__name__}")
+    return value
+
+
+def check_timeout(timeout_s: float | None) -> float | None:
+    """Return a timeout. Raise TypeError if it is not a number of seconds."""
+    if timeout_s is not None and not isinstance(timeout_s, Real):
+        raise TypeError(
+            f"timeout: must be a number of seconds or None, not {type(timeout_s).__name__}"
+        )
+    return timeout_s
