@@ -59,7 +59,7 @@ def parse_answer(
     if answer_type is None and result is None:
         raise IncompleteStream(
             _WITHOUT_ANSWER.get(reason)
-            or "the answer has no `json_result`: its request needs `json_schema.stream_values`",
+            or "there is no JSON answer: the request needs a class or json_format() as response_format",
             **position,
         )
     if answer_type is None and result is not None and not result.is_valid:

@@ -90,8 +90,10 @@ def _answer_type(kind: Any) -> AnswerType[Any]:
                 "give a dataclass, a TypedDict, a msgspec Struct, a pydantic model or json_format(...)"
             )
         return AnswerType(name, schema, decode)
-    except TypeError as error:
-        raise TypeError(f"{name} cannot be a response_format: {error}") from error
+    except (TypeError, NameError) as error:
+        # The first lines of msgspec's message name its own options.
+        reason = str(error).splitlines()[-1]
+        raise TypeError(f"{name} cannot be a response_format: {reason}") from error
 
 
 def _msgspec(kind: type[T]) -> tuple[dict[str, Json], Callable[[str], T]]:

@@ -122,6 +122,10 @@ def read_response_format(value: Fields) -> ResponseFormat:
 
     It is the format that `json_format` returns: the stream has the values as soon as they are complete.
     """
+    if value.peek("type") in ("object", "array") or "properties" in value:
+        raise ValueError(
+            f"{value.path}: is a JSON Schema: give json_format(name, schema), or a class"
+        )
     kind = value.choice("type", ["text", "json_object", "json_schema"])
     match kind:
         case "text":

@@ -85,7 +85,10 @@ def to_response_format(
     """
     path = "response_format"
     mapping = None if isinstance(response_format, ResponseFormat) else as_mapping(response_format)
-    if mapping is None or "type" not in mapping:
+    if mapping is None and not isinstance(response_format, ResponseFormat):
+        given = type(response_format).__name__
+        raise TypeError(f"{path}: must be a class, json_format(...) or a mapping, not {given}")
+    if mapping is None or not mapping.keys() & {"type", "properties"}:
         return message_of(ResponseFormat, response_format, path)
     return openai_style.read_response_format(Fields(mapping, path))
 

@@ -166,7 +166,7 @@ def test_an_answer_without_its_end_or_its_beginning_has_no_object():
 
 def test_json_without_a_schema_that_is_checked_names_what_its_request_needs():
     for answer in ended(WHOLE, FinishReason.STOP, kind=None):
-        with pytest.raises(IncompleteStream, match=r"json_schema\.stream_values"):
+        with pytest.raises(IncompleteStream, match=r"needs a class or json_format\(\)"):
             _ = answer.parsed
 
 

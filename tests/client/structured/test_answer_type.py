@@ -298,6 +298,11 @@ class Odd(msgspec.Struct):
     thread: subprocess.Popen
 
 
+@dataclasses.dataclass
+class Unresolved:
+    thing: "Missing"  # noqa: F821
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
@@ -306,7 +311,11 @@ class Odd(msgspec.Struct):
         (list[Step], "list cannot be a response_format: give a dataclass"),
         (Pair, "Pair cannot be a response_format: give a dataclass"),
         (Row, "Row cannot be a response_format: an answer must be an object with named fields"),
-        (Odd, "Odd cannot be a response_format: "),
+        (
+            Odd,
+            "^Odd cannot be a response_format: type <class 'subprocess.Popen'> is not supported$",
+        ),
+        (Unresolved, "^Unresolved cannot be a response_format: name 'Missing' is not defined$"),
     ],
 )
 def test_other_classes_are_refused_when_the_request_is_made(kind, text):

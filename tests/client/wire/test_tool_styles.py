@@ -153,7 +153,13 @@ def json_schema(**fields):
         (json_schema(strict=1), "response_format.json_schema.strict", "must be a bool"),
         ({"response_format": {"type": "grammar"}}, "response_format.type", "must be one of text"),
         ({"response_format": {"type": "text", "x": 1}}, "response_format.x", "is not a field"),
-        ({"response_format": "json"}, "response_format", "must be a ResponseFormat or a mapping"),
+        ({"response_format": "json"}, "response_format", "must be a class, json_format(...) or"),
+        (
+            {"response_format": {"type": "object", "properties": {}}},
+            "response_format",
+            "is a JSON Schema: give json_format(name, schema), or a class",
+        ),
+        ({"response_format": {"properties": {}}}, "response_format", "is a JSON Schema: give"),
     ],
 )
 def test_what_cannot_be_sent_is_an_error_with_its_path(fields, path, text):
