@@ -26,6 +26,7 @@ RULES = [
     (r"\banext\(", "next("),
     (r"\b__a(?=(enter|exit|iter|next)__)", "__"),
     (r"\basyncio\.Event\b", "threading.Event"),
+    (r"`async with`", "`with`"),
     (r"^import asyncio$", "import threading"),
 ]
 TEXTS = {  # sentences that are true of one client only; each has to occur

@@ -56,6 +56,13 @@ class AsyncChatStream(Generic[ParsedT_co]):
         self.text_before = text_before
         """The text that this stream continues. Empty unless `continue_from` returned the stream."""
 
+    def __repr__(self) -> str:
+        if self._call is None:
+            return "<AsyncChatStream, not entered>"
+        return (
+            f"<AsyncChatStream {self.stream_id or 'refused'}, read to event {self.last_sequence}>"
+        )
+
     @property
     def stream_id(self) -> str:
         """Id of the stream at the server, with which it can be resumed, looked up, cancelled or deleted."""
@@ -233,7 +240,9 @@ class AsyncChatStream(Generic[ParsedT_co]):
 
     async def __anext__(self) -> TokenEvent:
         if self._call is None or self._awaits_block:
-            raise RuntimeError("a stream can be read only inside its block")
+            raise RuntimeError(
+                "a stream can be read only inside its block: enter it with `async with`"
+            )
         event = self._reading.take_unread()
         if event is None:
             event = await self._read(self._call)

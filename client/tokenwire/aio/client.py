@@ -125,6 +125,10 @@ class AsyncClient:
         self._transport = AsyncTransport(connection, self._max_retries)
         self._resumable = resumable
 
+    def __repr__(self) -> str:
+        closed = ", closed" if self._transport.is_closed else ""
+        return f"<AsyncClient of {self.target}{closed}>"
+
     @property
     def target(self) -> str:
         """The server's gRPC name."""

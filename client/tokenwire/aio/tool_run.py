@@ -78,6 +78,11 @@ class AsyncToolRun:
         self._failure: TokenwireError | None = None
         self._is_cancelled = False
 
+    def __repr__(self) -> str:
+        if self._calls is None:
+            return "<AsyncToolRun, not entered>"
+        return f"<AsyncToolRun in round {self.round}, {len(self.messages)} messages>"
+
     @property
     def messages(self) -> list[Message]:
         """The conversation so far, ready for another request, also after an error.

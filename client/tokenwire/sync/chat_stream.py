@@ -57,6 +57,11 @@ class ChatStream(Generic[ParsedT_co]):
         self.text_before = text_before
         """The text that this stream continues. Empty unless `continue_from` returned the stream."""
 
+    def __repr__(self) -> str:
+        if self._call is None:
+            return "<ChatStream, not entered>"
+        return f"<ChatStream {self.stream_id or 'refused'}, read to event {self.last_sequence}>"
+
     @property
     def stream_id(self) -> str:
         """Id of the stream at the server, with which it can be resumed, looked up, cancelled or deleted."""
@@ -234,7 +239,7 @@ class ChatStream(Generic[ParsedT_co]):
 
     def __next__(self) -> TokenEvent:
         if self._call is None or self._awaits_block:
-            raise RuntimeError("a stream can be read only inside its block")
+            raise RuntimeError("a stream can be read only inside its block: enter it with `with`")
         event = self._reading.take_unread()
         if event is None:
             event = self._read(self._call)

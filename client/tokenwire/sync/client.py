@@ -126,6 +126,10 @@ class Client:
         self._transport = Transport(connection, self._max_retries)
         self._resumable = resumable
 
+    def __repr__(self) -> str:
+        closed = ", closed" if self._transport.is_closed else ""
+        return f"<Client of {self.target}{closed}>"
+
     @property
     def target(self) -> str:
         """The server's gRPC name."""

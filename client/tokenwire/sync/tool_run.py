@@ -79,6 +79,11 @@ class ToolRun:
         self._failure: TokenwireError | None = None
         self._is_cancelled = False
 
+    def __repr__(self) -> str:
+        if self._calls is None:
+            return "<ToolRun, not entered>"
+        return f"<ToolRun in round {self.round}, {len(self.messages)} messages>"
+
     @property
     def messages(self) -> list[Message]:
         """The conversation so far, ready for another request, also after an error.

@@ -65,6 +65,9 @@ class FakeServer:
         self._server: grpc.Server | None = None
         self._target = ""
 
+    def __repr__(self) -> str:
+        return f"<FakeServer at {self._target}>" if self._target else "<FakeServer, not started>"
+
     @property
     def target(self) -> str:
         """The address, for a client.
