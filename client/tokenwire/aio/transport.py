@@ -30,7 +30,7 @@ from ..connect.channel import Connection
 from ..errors import Cancelled, TokenwireError
 from ..stream.retry import Retries
 from ..wire.metadata import Allowance, InitialMetadata, parse_initial_metadata
-from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED, from_status
+from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED, TWO_READERS, from_status
 
 if TYPE_CHECKING:
     from grpc.aio import UnaryUnaryMultiCallable
@@ -56,6 +56,7 @@ class AsyncTransport:
         self._waiting: set[asyncio.Event] = set()
         self._connection = connection
         self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._open_calls = WeakSet[grpc.aio.UnaryStreamCall[Any, TokenEvent]]()
         self._background_tasks: set[asyncio.Task[None]] = set()
 
@@ -80,9 +81,13 @@ class AsyncTransport:
         return cast("UsageServiceAsyncStub", UsageServiceStub(self._open_channel()))
 
     def check_open(self) -> None:
-        """Raise RuntimeError if the client was closed."""
+        """Raise RuntimeError if the client was closed, or belongs to another event loop."""
         if self.is_closed:
             raise RuntimeError("the client is closed")
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "an AsyncClient belongs to the event loop of its first call: create one in each loop"
+            )
 
     async def unary(
         self,
@@ -212,6 +217,7 @@ class AsyncTransport:
     def _open_channel(self) -> grpc.aio.Channel:
         self.check_open()
         if self._channel is None:
+            self._loop = asyncio.get_running_loop()
             target, options = self.target, self._connection.options
             if (tls := self._connection.tls) is None:
                 self._channel = grpc.aio.insecure_channel(target, options=options)
@@ -235,6 +241,7 @@ class AsyncStreamCall:
     ) -> None:
         self._transport = transport
         self._call = call
+        self._is_reading = False
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
 
@@ -278,6 +285,9 @@ class AsyncStreamCall:
 
         Raises TokenwireError for another status. The arguments are the reader's position, for the error.
         """
+        if self._is_reading:
+            raise RuntimeError(TWO_READERS)
+        self._is_reading = True
         try:
             event = await self._call.read()
         except grpc.aio.AioRpcError as error:
@@ -286,6 +296,8 @@ class AsyncStreamCall:
             if not _is_call_cancelled(self._call):
                 raise
             raise self._transport.cancelled(stream_id, last_sequence) from None
+        finally:
+            self._is_reading = False
         return event if isinstance(event, TokenEvent) else None
 
     def cancel(self) -> None:

@@ -22,7 +22,7 @@ from ..connect.channel import CANCEL_TIMEOUT_S, Connection
 from ..errors import Cancelled, TokenwireError
 from ..stream.retry import Retries
 from ..wire.metadata import Allowance, InitialMetadata, parse_initial_metadata
-from ..wire.status import CLIENT_CLOSED, from_status
+from ..wire.status import CLIENT_CLOSED, TWO_READERS, from_status
 
 if TYPE_CHECKING:
     from grpc import UnaryUnaryMultiCallable
@@ -180,6 +180,7 @@ class StreamCall:
     def __init__(self, transport: Transport, call: _GrpcCall) -> None:
         self._transport = transport
         self._call = call
+        self._reading = threading.Lock()
 
     @property
     def is_open(self) -> bool:
@@ -213,10 +214,14 @@ class StreamCall:
 
         Raises TokenwireError for another status. The arguments are the reader's position, for the error.
         """
+        if not self._reading.acquire(blocking=False):
+            raise RuntimeError(TWO_READERS)
         try:
             return next(self._call, None)
         except grpc.RpcError as error:
             raise self._transport.failure(error, stream_id, last_sequence) from error
+        finally:
+            self._reading.release()
 
     def cancel(self) -> None:
         """End the call."""

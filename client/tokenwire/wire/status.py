@@ -32,6 +32,9 @@ DOMAIN = "tokenwire"
 DEADLINE_PASSED = "the deadline passed"
 CALL_CANCELLED = "this client cancelled the call"
 CLIENT_CLOSED = "the client was closed"
+TWO_READERS = (
+    "only one reader at a time may use a stream: the others can read it with client.resume()"
+)
 
 _LOCAL_ENDS = (  # an end that this client caused: its code, what gRPC's text contains, and our message
     (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DEADLINE_PASSED),
