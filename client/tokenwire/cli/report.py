@@ -14,6 +14,7 @@ from tokenwire.v1.event_pb2 import Finished, JsonResult, TokenEvent
 from tokenwire.v1.usage_pb2 import Usage
 
 from ..connect.key import KEY_VARIABLE
+from ..connect.target import is_loopback
 from ..enums import FinishReason, NoticeKind, StreamState
 from ..errors import (
     BudgetExceeded,
@@ -230,7 +231,10 @@ def _headline(error: TokenwireError, target: str) -> str:
         )
     if isinstance(error, ConnectionLost):
         if error.failure in (ConnectFailure.REFUSED, ConnectFailure.OTHER):
-            start = "" if error.stream_id else "; start one with: tokenwire-server serve --demo"
+            is_own = is_loopback(target) and not error.stream_id
+            start = "; start one with: tokenwire-server serve --demo" if is_own else ""
+            if ":" not in target:
+                start = "; give HOST:PORT: without a port it is 443"
             return f"no server answers at {target}{start}"
         if error.failure is not None:
             way_out = _WAY_OUT.get(error.failure)

@@ -16,6 +16,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]+)?")
 
+_PORT = re.compile(r"(?!unix)(?:[^:\[\]]+|\[[^\]]*\]):([0-9]{1,9})")
+
 
 def resolve_target(target: str | None) -> str:
     """Return the target, or TOKENWIRE_TARGET, or the default address of a server.
@@ -26,11 +28,14 @@ def resolve_target(target: str | None) -> str:
 
 
 def check_target(target: str) -> None:
-    """Raise ValueError if the target is a URL, with the target that is probably meant.
+    """Raise ValueError if the target is a URL, with the target that is probably meant, or has a wrong port.
 
-    gRPC would report only that it cannot resolve the name.
+    gRPC would report only that it cannot resolve the name, or connect to another port.
     """
     if not (url := _URL.match(check_type(target, str, "target"))):
+        port = _PORT.fullmatch(target)
+        if port and not 0 < int(port[1]) < 65536:
+            raise ValueError(f"target: {target}: a port is a number from 1 to 65535")
         return
     scheme, address = url[1].lower(), url[2]
     if (default := _DEFAULT_PORTS.get(scheme)) and not re.search(r":\d+$", address):

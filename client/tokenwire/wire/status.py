@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 import grpc
@@ -41,6 +42,9 @@ _LOCAL_ENDS = (  # an end that this client caused: its code, what gRPC's text co
     (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", CALL_CANCELLED),
     (grpc.StatusCode.CANCELLED, "Channel closed!", CLIENT_CLOSED),
 )
+
+_WITHOUT_PORT = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
+"""Targets for which gRPC uses port 443."""
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _OPTIONAL_COUNTS = (
@@ -158,6 +162,8 @@ def _connection_message(
     detail: str, failure: ConnectFailure | None, target: str, *, is_open: bool
 ) -> str:
     server = target or "the server"
+    if _WITHOUT_PORT.fullmatch(target):
+        server = f"{target} at port 443, because the target names no port"
     if failure is not None:
         return f"cannot connect to {server}: {failure.value}{_WAYS_OUT.get(failure, '')}"
     cause = connection_loss(detail)

@@ -228,6 +228,18 @@ def lost(text, **position):
             ],
         ),
         (
+            lost("failed to connect to all addresses"),
+            Connection("far:1"),
+            "resumable",
+            ["tokenwire: no server answers at far:1"],
+        ),
+        (
+            lost("failed to connect to all addresses"),
+            Connection("localhost"),
+            "resumable",
+            ["tokenwire: no server answers at localhost; give HOST:PORT: without a port it is 443"],
+        ),
+        (
             lost("failed to connect to all addresses", stream_id="st_1", last_sequence=7),
             LOCAL,
             "resumable",

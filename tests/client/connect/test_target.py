@@ -86,6 +86,24 @@ def test_a_url_is_refused_with_the_target_that_is_meant(monkeypatch, kind, url, 
         kind()
 
 
-@pytest.mark.parametrize("target", ["dns:///a:1", "dns://8.8.8.8/a:1", "unix:///tmp/a", "a:1", "a"])
+@pytest.mark.parametrize("target", ["localhost:99999", "a:0", "[::1]:65536"])
+def test_a_port_that_cannot_be_is_refused(target):
+    with pytest.raises(ValueError, match=r"a port is a number from 1 to 65535$"):
+        check_target(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "unix:70000",
+        "2001:db8::0",
+        "[::1]:65535",
+        "dns:///a:1",
+        "dns://8.8.8.8/a:1",
+        "unix:///tmp/a",
+        "a:1",
+        "a",
+    ],
+)
 def test_grpc_names_are_accepted(target):
     check_target(target)

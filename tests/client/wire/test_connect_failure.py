@@ -141,3 +141,13 @@ def test_only_causes_that_may_pass_are_retryable(failure):
         "CLOSED",
     }
     assert error.retryable == (failure.name not in permanent)
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1", "api.example.com", "[::1]"])
+def test_a_target_without_a_port_is_explained(target):
+    said = FAILED + "Failed to connect to remote host: connect: Connection refused (111)"
+    error = from_status(ConnectionLost.default_code, said, target=target)
+
+    assert error.message.startswith(
+        f"cannot connect to {target} at port 443, because the target names no port: the connection was"
+    )
