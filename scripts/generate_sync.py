@@ -1,7 +1,7 @@
 """Generate the client for threads, `sync/`, from the asyncio client, `aio/`.
 
-Both clients differ only in `await`: their I/O is in `transport.py`, and the concurrency of tools in
-`tool_calls.py`, which are written for each by hand.
+Both clients differ only in `await`. Their I/O is in `transport.py`, and the concurrency of tools in
+`tool_calls.py`: each client has its own version of these, written by hand.
 `generate_sync.py` writes the files, `generate_sync.py --check` fails if they are not up to date.
 """
 
@@ -36,12 +36,12 @@ TEXTS = {  # sentences that are true of one client only; each has to occur
     "for one event loop.": "for any number of threads.",
     "\n        Cancelling the awaiting task cancels the call.\n": "",
     "A run with tools, read with asyncio.": "A run with tools, read by a thread.",
-    "ends the request and cancels the running tools. It waits for\n    them, 3 seconds at most. A function"
-    " that is not a coroutine function runs in a thread. Threads cannot\n    be cancelled: after a time"
-    " limit or a cancellation it runs on, and its result is dropped.\n": (
-        "ends the request. It waits for tools that are running, 3\n    seconds at most. Each tool runs in a"
-        " thread. Threads cannot be cancelled: after a time limit, or\n    if it takes longer, a tool runs"
-        " on, and its result is dropped.\n"
+    "ends the request and cancels the running tools. It waits for them for at most\n    3 seconds. A function"
+    " that is not a coroutine function runs in a thread. Threads cannot be cancelled:\n    after a time"
+    " limit or a cancellation it keeps running, and its result is ignored.\n": (
+        "ends the request. It waits for running tools for at most 3 seconds. Each\n    tool runs in a thread."
+        " Threads cannot be cancelled: after a time limit, or if it takes longer, a tool\n    keeps running,"
+        " and its result is ignored.\n"
     ),
     "    Cancelling the task that reads does the same. `asyncio.CancelledError` passes through.\n": (
         "    `cancel()` can be called by another thread.\n"
@@ -49,7 +49,7 @@ TEXTS = {  # sentences that are true of one client only; each has to occur
     "    Cancelling the task that reads cancels the call. `asyncio.CancelledError` passes through.\n": (
         "    `cancel()` can be called by another thread.\n"
     ),
-    " The client makes it even if the reading task is cancelled.": "",
+    " The client makes this call even if the reading task is cancelled.": "",
     " If it is cancelled\n        before that, the connection may stay open: call it again.": "",
 }
 

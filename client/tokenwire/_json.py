@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""A value of JSON, as Python's `json` reads it."""
+"""A JSON value, as `json.loads` returns it."""
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     ParsedT_co = TypeVar("ParsedT_co", covariant=True, default=Json)
-    """Type of the object that an answer becomes: the class in `response_format`. Without one, JSON."""
+    """Type of the parsed answer: the class in `response_format`, or JSON if there is none."""
 else:
     from typing import TypeVar
 

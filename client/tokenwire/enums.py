@@ -1,7 +1,7 @@
 """The enums of the API as Python enums: short names, and the numbers of `tokenwire.v1`.
 
-A field of an event or another protobuf message is a plain number. It is equal to the member with that number,
-and a call names it: `str(FinishReason(event.finished.reason))` is "STOP".
+A field of an event or another protobuf message is a plain number. It is equal to the member with that number.
+To get its name, convert it: `str(FinishReason(event.finished.reason))` is "STOP".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 class ApiEnum(IntEnum):
     """An enum of the API. `str()` is the name, such as "STOP".
 
-    A newer server may send a number that this version does not know. Its member is made when it is needed:
+    A newer server may send a number that this version does not recognize. Its member is created on demand:
     `FinishReason(99)` has the name "UNKNOWN_99". Compare such members with `==`, not with `is`.
     """
 
@@ -28,7 +28,7 @@ class ApiEnum(IntEnum):
 
     @property
     def is_known(self) -> bool:
-        """Whether this version knows the number."""
+        """Whether this version recognizes the number."""
         return self._value_ in type(self)._value2member_map_
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ Content = str | Part | Sequence[str | Part]
 
 
 class ModelDump(Protocol):
-    """An object of the SDKs of OpenAI or Anthropic, or another model that can be written as a mapping."""
+    """An object of the SDKs of OpenAI or Anthropic, or another object with `model_dump()`."""
 
     def model_dump(self) -> dict[str, Any]:
         """Return the fields of the object."""

@@ -35,12 +35,13 @@ class AsyncConversation(Generic[ParsedT_co]):
     finished, with the state that the provider needs back. If a call is refused, or fails before the first
     content, the conversation is unchanged, and the question can be sent again.
 
-    An answer that was cut is never appended silently: by a limit (MAX_TOKENS, TIME_LIMIT, BUDGET,
-    CONTEXT_FULL), a filter, a refusal, a cancellation, an error after the first content, or because the block
-    was left before the end. With `on_cut="hold"`, the turn is `cut` then, and the next call raises
-    RuntimeError until `keep_cut()` or `drop_cut()` was called. "keep" and "drop" do that at once.
+    A question and its answer are a turn. An answer can be cut off: by a limit (MAX_TOKENS, TIME_LIMIT,
+    BUDGET, CONTEXT_FULL), a filter, a refusal, a cancellation, an error after the first content, or because
+    the block was left before the end. With `on_cut="hold"`, the turn is then in `cut`, and the next call
+    raises RuntimeError until `keep_cut()` or `drop_cut()` was called. With `"keep"` and `"drop"`, this is
+    done immediately.
 
-    It answers one question at a time. Use `fork()` to ask several.
+    A conversation answers one question at a time. Use `fork()` to send several.
     """
 
     def __init__(
@@ -66,29 +67,29 @@ class AsyncConversation(Generic[ParsedT_co]):
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The messages so far, without a turn that is being answered or held. Do not change them."""
+        """The messages so far, without the current turn and without `cut`. Do not change them."""
         return tuple(self._history.messages)
 
     @property
     def cut(self) -> CutTurn | None:
-        """The turn that is held because its answer was cut. None: there is none."""
+        """The turn whose answer was cut off, until it is kept or dropped. None: there is none."""
         return self._history.cut
 
     def keep_cut(self) -> None:
-        """Append the held turn: its question, and its answer as far as it was read.
+        """Append the turn in `cut`: its question, and its answer as far as it was read.
 
-        Tool calls are left out, and reasoning after the last text. An answer without a text is left out.
+        Tool calls, and reasoning after the last text, are left out. So is an answer without text.
 
         Raises:
-            RuntimeError: no turn is held.
+            RuntimeError: `cut` is None.
         """
         self._history.keep_cut()
 
     def drop_cut(self) -> CutTurn:
-        """Remove and return the held turn. The conversation is as it was before the question.
+        """Remove and return the turn in `cut`. The conversation is as it was before the question.
 
         Raises:
-            RuntimeError: no turn is held.
+            RuntimeError: `cut` is None.
         """
         return self._history.drop_cut()
 
@@ -96,13 +97,13 @@ class AsyncConversation(Generic[ParsedT_co]):
         """Append messages without sending them.
 
         Raises:
-            RuntimeError: a question is being answered, or a turn is held.
+            RuntimeError: a question is being answered, or `cut` is set.
             TypeError, ValueError: the messages are invalid.
         """
         self._history.append(messages)
 
     def fork(self) -> Self:
-        """Return another conversation that begins with the same messages. A held turn is left out."""
+        """Return another conversation that begins with the same messages. `cut` is left out."""
         return type(self)(
             self._client,
             self.model,
@@ -154,11 +155,11 @@ class AsyncConversation(Generic[ParsedT_co]):
     ) -> Answer[Any]:
         """Send the next messages, and return the whole answer.
 
-        Without messages, the conversation is sent as it is: after `append`, or to go on after PAUSED. The
+        Without messages, the conversation is sent as it is: after `append`, or to continue after PAUSED. The
         fields are those of `AsyncClient.chat`; they override those of the conversation for this question.
 
         Raises:
-            RuntimeError: a question is being answered, or a turn is held.
+            RuntimeError: a question is being answered, or `cut` is set.
             TokenwireError: there is no answer. The conversation is unchanged.
             TypeError, ValueError: the arguments are invalid.
         """
@@ -225,8 +226,8 @@ class AsyncConversation(Generic[ParsedT_co]):
                 async for piece in stream.text:
                     print(piece, end="", flush=True)
 
-        Leaving the block appends the question and the answer if the answer was read to its end. Errors of the
-        arguments are raised when the block is entered.
+        Leaving the block appends the question and the answer if the answer was read to its end. Invalid
+        arguments raise their errors when the block is entered.
         """
         return self._stream(messages, timeout, resumable, max_retries, fields)
 

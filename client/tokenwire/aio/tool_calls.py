@@ -1,4 +1,4 @@
-"""The tool calls of a run with asyncio: coroutines are tasks, other functions are threads.
+"""The tool calls of a run with asyncio: coroutines run as tasks, other functions in threads.
 
 `sync/tool_calls.py` has the same names for threads.
 """
@@ -21,13 +21,13 @@ from ..tools.function_tool import FunctionTool
 from ..tools.outcome import raised, returned
 
 STOP_TIMEOUT_S = 3.0
-"""How long a cancelled tool may take to end."""
+"""Seconds that a cancelled tool may take to end."""
 
 _log = logging.getLogger("tokenwire")
 
 
 class AsyncToolCalls:
-    """The running tool calls, and the outcomes of those that have ended."""
+    """The running tool calls, and the outcomes of the ended ones."""
 
     def __init__(self) -> None:
         self._tasks: dict[PendingCall, asyncio.Task[None]] = {}
@@ -55,11 +55,11 @@ class AsyncToolCalls:
         self._ended.put_nowait(None)
 
     async def abandon(self, overdue: Iterable[PendingCall]) -> None:
-        """Cancel these calls, and wait for them, STOP_TIMEOUT_S at most."""
+        """Cancel these calls, and wait for them for at most STOP_TIMEOUT_S."""
         await _cancel([self._tasks[each] for each in overdue if each in self._tasks])
 
     async def stop(self) -> None:
-        """Cancel all calls, and wait for them, STOP_TIMEOUT_S at most."""
+        """Cancel all calls, and wait for them for at most STOP_TIMEOUT_S."""
         await _cancel(list(self._tasks.values()))
 
     async def _run(self, pending: PendingCall) -> None:
@@ -101,7 +101,7 @@ async def _call(tool: FunctionTool, arguments: Mapping[str, Any]) -> object:
 
 
 async def _in_thread(tool: FunctionTool, arguments: Mapping[str, Any]) -> object:
-    """Call a function in a thread of its own, which neither the loop nor the end of the program waits for."""
+    """Call a function in a daemon thread, for which neither the loop nor the end of the program waits."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[tuple[object, BaseException | None]] = loop.create_future()
     context = contextvars.copy_context()

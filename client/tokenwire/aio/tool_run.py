@@ -34,9 +34,9 @@ class AsyncToolRun:
     and needs no block: `answer = await client.run_tools(...).final()`. Only one reader at a time may use
     the object.
 
-    Leaving the block, however it is left, ends the request and cancels the running tools. It waits for
-    them, 3 seconds at most. A function that is not a coroutine function runs in a thread. Threads cannot
-    be cancelled: after a time limit or a cancellation it runs on, and its result is dropped.
+    Leaving the block always ends the request and cancels the running tools. It waits for them for at most
+    3 seconds. A function that is not a coroutine function runs in a thread. Threads cannot be cancelled:
+    after a time limit or a cancellation it keeps running, and its result is ignored.
 
     Cancelling the task that reads does the same. `asyncio.CancelledError` passes through.
     """
@@ -87,7 +87,7 @@ class AsyncToolRun:
     def messages(self) -> list[Message]:
         """The conversation so far, ready for another request, also after an error.
 
-        An answer is in it when it is complete. A call without a result has an error as its result.
+        It contains complete answers only. A call that has no result has an error as its result.
         """
         return self._loop.messages
 
@@ -95,7 +95,7 @@ class AsyncToolRun:
     def usage(self) -> Usage:
         """Sum of the usage of all answers so far. A figure that one of them does not report is absent.
 
-        The usage of an answer that was cancelled is unknown, and not in it.
+        The usage of a cancelled answer is unknown, and is not included.
         """
         return self._loop.usage
 
@@ -106,19 +106,19 @@ class AsyncToolRun:
 
     @property
     def answer(self) -> Answer | None:
-        """The newest answer. None: none is complete."""
+        """The newest complete answer. None: there is none yet."""
         return self._loop.answer
 
     @property
     def stopped(self) -> StopRun | None:
-        """The StopRun that a tool raised to end the run. None: no tool did."""
+        """The StopRun with which a tool ended the run. None: no tool did."""
         return self._loop.stopped
 
     async def final(self) -> Answer:
         """Read to the end, and return the last answer.
 
-        Its finish reason can be one that cuts it, such as MAX_TOKENS. If a tool raised StopRun, it is the
-        answer with that call. Without a block, this enters the run and leaves it.
+        Check its finish reason: the answer may have been cut off, for example with MAX_TOKENS. If a tool
+        raised StopRun, the answer is the one with that call. Outside a block, this enters and leaves the run.
 
         Raises:
             ToolRunError: a limit of the run is reached, or a tool failed. It has the messages so far.
@@ -187,7 +187,7 @@ class AsyncToolRun:
         return self._loop.is_done and self._stream is None and self._schedule is None
 
     async def _advance(self, calls: AsyncToolCalls) -> None:
-        """Do what comes next, which may add steps."""
+        """Do the next part of the run, which may add steps."""
         if self._schedule is not None:
             await self._advance_tools(calls, self._schedule)
             return

@@ -246,13 +246,13 @@ class AsyncStreamCall:
         self._thread_id = threading.get_ident()
 
     def __del__(self) -> None:
-        """End a call that was not left, as gRPC does by itself for threads.
+        """End a call that was not left. Without asyncio, gRPC does this by itself.
 
-        Its own tasks refer to a call of grpc.aio, so it would go on without a reader.
+        The tasks of grpc.aio refer to their call, so it would continue without a reader.
         """
         if self._call.done():
             return
-        with suppress(RuntimeError):  # the loop is closed, and the call is ended before that
+        with suppress(RuntimeError):  # the loop is closed, which has ended the call
             if self._loop.is_running() and threading.get_ident() != self._thread_id:
                 self._loop.call_soon_threadsafe(self._call.cancel)
             else:  # a callback might not run any more

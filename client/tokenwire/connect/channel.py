@@ -79,9 +79,9 @@ def connection_to(
 def channel_options(extra: ChannelOptions = ()) -> list[tuple[str, str | int]]:
     """Return the options of every channel. `extra` overrides the client's own.
 
-    There is no retry policy of gRPC: the client itself retries (`stream/retry.py`), because a policy does not
-    see whether a stream has used anything. gRPC's transparent retries stay enabled: they happen only if no
-    handler has run.
+    They contain no retry policy of gRPC. The client itself retries (`stream/retry.py`), because a policy
+    cannot see whether a stream has used anything. gRPC's transparent retries stay enabled: they happen only
+    if no handler has run.
     """
     options: dict[str, str | int] = {
         "grpc.primary_user_agent": f"tokenwire-python/{__version__}",

@@ -1,4 +1,4 @@
-"""The errors of the clients, as one tree by who has to act.
+"""The errors of the clients, grouped by who has to act.
 
     TokenwireError                 see `reason` and `code`; also the class for an unknown reason
     +-- RequestError               the caller: change the request
@@ -28,7 +28,7 @@
     |   +-- UpstreamStalled            it sent nothing for too long after the first token
     |   +-- AnswerError                the answer is not what `response_format` requires: see `text`
     |       +-- InvalidAnswer              it does not follow the schema: see `violations`
-    |       +-- AnswerCut                  it was cut: see `finish_reason`
+    |       +-- AnswerCut                  it was cut off: see `finish_reason`
     |       +-- AnswerRefused              the model refused: see `category` and `explanation`
     +-- ServerError                the server or its operator
     |   +-- Overloaded                 the server is full: see `retry_after_s`

@@ -1,4 +1,4 @@
-"""Errors of answers that are not what their request requires."""
+"""Errors of answers that do not have the format that their request requires."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .upstream import UpstreamError
 
 
 class AnswerError(UpstreamError):
-    """The answer is not what the request's `response_format` requires. It is billed."""
+    """The answer does not have the request's `response_format`. It is billed."""
 
     text: str = ""
     """The answer, if it was read from its beginning."""
@@ -18,24 +18,24 @@ class AnswerError(UpstreamError):
 
 
 class InvalidAnswer(AnswerError):
-    """The answer is not one JSON document, does not follow the request's schema, or its class refuses it.
+    """The answer is not one JSON document, does not follow the schema, or is not valid for the class.
 
-    `violations` lists what is wrong, with JSON Pointers. With `fails_if_invalid`, the error of `chat` has no
+    `violations` lists the problems, with JSON Pointers. With `fails_if_invalid`, the error of `chat` has no
     violations and no text: `resume(error.stream_id)` reads the answer.
     """
 
 
 class AnswerCut(AnswerError):
-    """The answer was cut before its JSON was complete, for example by `max_output_tokens`."""
+    """The answer was cut off before its JSON was complete, for example by `max_output_tokens`."""
 
     finish_reason: FinishReason = FinishReason.UNSPECIFIED
-    """What cut the answer, such as MAX_TOKENS or CONTENT_FILTER."""
+    """Why the answer was cut off, such as MAX_TOKENS or CONTENT_FILTER."""
     partial: Json = None
-    """The JSON that `text` has. None: nothing."""
+    """The JSON that arrived. None: nothing."""
 
 
 class AnswerRefused(AnswerError):
-    """The model refused to answer. `text` is what it said instead."""
+    """The model refused to answer. `text` is its explanation, if it gave one."""
 
     category = explanation = ""
-    """The provider's category, and its explanation as text for people. Empty: not reported."""
+    """The provider's category, and its explanation as plain text. Empty: not reported."""

@@ -57,14 +57,14 @@ class TokenwireError(Exception):
     """Name of an ErrorReason without its prefix. Empty if no Tokenwire server sent one."""
     message: str
     metadata: Mapping[str, str]
-    """Facts for programs. ErrorReason documents them for each reason."""
+    """Details for programs. ErrorReason documents them for each reason."""
     request_id: str
     """The `request_id` of the request. Empty if it had none."""
     stream_id: str
     """Id of the stream that failed. Empty if none had started."""
     last_sequence: int
-    """Sequence of the last known event of the stream. 0: none. If the error ends this reader but not the
-    stream, it is the last event that this reader got: the cursor to resume after."""
+    """Sequence of the last event of the stream. 0: none is known. If the error ends this reader but not the
+    stream, it is the last event that this reader received: the cursor to resume after."""
     usage: Usage | None
     """Usage of the stream until it failed. None: unknown, or no stream had started."""
     retry_after_s: float | None
@@ -72,7 +72,7 @@ class TokenwireError(Exception):
     violations: tuple[Violation, ...]
     """Every invalid field of the request, if the request is invalid. See also `InvalidAnswer`."""
     attempts: int
-    """How often the client has sent the request. Above 1: it was retried, see `AsyncClient.max_retries`."""
+    """How often the client has sent the request. Above 1: it was retried, see `AsyncClient`."""
 
     def __init__(
         self,
@@ -103,9 +103,9 @@ class TokenwireError(Exception):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the cause may pass by itself: now, or after `retry_after_s`.
+        """Whether the problem may be temporary: it may end by itself, for example after `retry_after_s`.
 
-        It says nothing about what has already run: see `retryable`.
+        It does not say whether a retry is safe: see `retryable`.
         """
         if (
             type(self) is TokenwireError
@@ -118,11 +118,11 @@ class TokenwireError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request, sent again now or after `retry_after_s`, has a chance and is safe.
+        """Whether a retry, now or after `retry_after_s`, may succeed and is safe.
 
-        Safe means: it starts no second generation while the first one may run, and pays for nothing twice.
-        So it is False after the first content (resume, or start a new stream), and if the failed stream has
-        used anything.
+        Safe means that no second generation starts while the first one may still run, and that nothing is
+        paid for twice. So it is False after the first content (resume, or start a new stream), and if the
+        failed stream has used anything.
         """
         if not self.may_pass:
             return False
@@ -132,7 +132,7 @@ class TokenwireError(Exception):
     def resume_after(self) -> int | None:
         """The cursor to resume after: `client.resume(error.stream_id, error.resume_after)`.
 
-        None if the stream cannot be resumed, or none had started. Whether the generation goes on without a
+        None if the stream cannot be resumed, or none had started. Whether the generation continues without a
         reader depends on the stream's `retention`. If it does not, the stream ends with CANCELLED.
         """
         return self.last_sequence if self._is_resumable and self.stream_id else None

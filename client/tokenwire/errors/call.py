@@ -10,7 +10,7 @@ from .base import TokenwireError
 
 
 class ConnectFailure(Enum):
-    """Why a connection could not be made. The value is a sentence for people."""
+    """Why a connection could not be made. The value is a description."""
 
     UNKNOWN_SCHEME = "the target has a scheme that gRPC does not support: use host:port"
     NAME_NOT_FOUND = "the host name could not be resolved"
@@ -27,7 +27,7 @@ class ConnectFailure(Enum):
 
     @property
     def may_pass(self) -> bool:
-        """Whether another attempt can succeed although nobody changes the configuration."""
+        """Whether another attempt can succeed without a change of the configuration."""
         return self in _MAY_PASS
 
 
@@ -43,7 +43,7 @@ _MAY_PASS = frozenset(
 
 
 class TransportError(TokenwireError):
-    """The connection broke, or the stream did not arrive whole. The stream may be resumable."""
+    """The connection broke, or the stream arrived incomplete. The stream may be resumable."""
 
 
 class ConnectionLost(TransportError, ConnectionError):
@@ -59,15 +59,15 @@ class ConnectionLost(TransportError, ConnectionError):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the connection could not be made for a reason that may pass by itself.
+        """Whether no connection could be made for a reason that may be temporary.
 
-        False if it broke later: the server may have received the request.
+        False if the connection broke later: the server may have received the request.
         """
         return self.failure is not None and self.failure.may_pass
 
 
 class SlowReader(TransportError):
-    """The events were not read fast enough. The stream's retention decides whether it goes on."""
+    """The events were not read fast enough. The stream's `retention` decides whether it continues."""
 
     _is_resumable = True
 
@@ -77,11 +77,11 @@ class IncompleteStream(TransportError):
 
 
 class CallEnded(TokenwireError):
-    """The call was ended from the caller's side: by its deadline or a cancellation."""
+    """The call was ended by the caller's own deadline or by a cancellation."""
 
 
 class DeadlineExceeded(CallEnded, TimeoutError):
-    """The deadline passed, at the server, or here (then there is no reason)."""
+    """The deadline passed. `reason` is empty if the client noticed it, not the server."""
 
     default_code = grpc.StatusCode.DEADLINE_EXCEEDED
     _is_resumable = True

@@ -48,4 +48,4 @@ class TooManyStreams(LimitExceeded):
 
 
 class QuotaExhausted(LimitExceeded):
-    """Too much in one request, or in a day or month (UTC)."""
+    """A quota is used up: for one request, or for a day or month (UTC)."""

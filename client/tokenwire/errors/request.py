@@ -1,4 +1,4 @@
-"""Errors that the caller corrects: the request, the key, and what the caller asks about a stream."""
+"""Errors that the caller has to correct: in the request, the key, or the id or cursor of a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the server. Its operator has to act, unless it passes by itself."""
+"""Errors of the server. The operator has to act, unless the problem is temporary."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .base import Retry, TokenwireError
 
 
 class ServerError(TokenwireError):
-    """The server cannot answer now, or has failed. Its operator has to act, unless it passes by itself."""
+    """The server cannot answer now, or has failed. If this is not temporary, the operator has to act."""
 
 
 class Overloaded(ServerError):
@@ -30,8 +30,8 @@ class ModerationUnavailable(ServerError):
 
 
 class Draining(ServerError):
-    """This server is about to stop. A refused request was not started: send it to another server. A stream
-    that was open goes on: resume it on another server.
+    """This server is about to stop. It has not started the request: send it to another server. A stream
+    that was already open continues: resume it on another server.
     """
 
     _retry = Retry.YES

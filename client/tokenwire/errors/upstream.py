@@ -8,7 +8,7 @@ from .base import Retry, TokenwireError
 class UpstreamError(TokenwireError):
     """The provider, or the connection to it, failed. `metadata["provider"]` names the provider.
 
-    What the provider refuses because of the request is a `RequestError`.
+    If the provider refuses the request because of its content, the error is a `RequestError` instead.
     """
 
 
@@ -26,7 +26,7 @@ class UpstreamRateLimited(UpstreamError):
 class UpstreamUnavailable(UpstreamError):
     """The provider is unreachable, or failed before the first token.
 
-    If `retry_after_s` is None, a retry does not help: the operator of the server must act.
+    If `retry_after_s` is None, a retry has no effect: the operator of the server must act.
     """
 
     _retry = Retry.IF_RETRY_INFO

@@ -1,6 +1,6 @@
-"""For servers that relay streams over HTTP: statuses and bodies of errors, and server-sent events.
+"""Help for servers that relay streams over HTTP: errors as statuses and bodies, and server-sent events.
 
-`tokenwire.http.starlette` has a response for Starlette and FastAPI. Nothing else is imported.
+`tokenwire.http.starlette` has a response for Starlette and FastAPI. This package does not import it.
 """
 
 from .event_stream import EventStream

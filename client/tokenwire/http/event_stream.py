@@ -22,8 +22,8 @@ class EventStream:
         await EventStream(client.chat_stream("openai/demo", question))(scope, receive, send)
 
     The stream must not have been entered. An error before the first content is raised before anything is
-    sent, so that the application can choose a status: see `status_of`. Afterwards an error is the last event,
-    `error`. The status is 204 if a stream that has ended is resumed at its end: EventSource stops then.
+    sent, so that the application can choose a status: see `status_of`. A later error is sent as the last
+    event, `error`. If a stream is resumed at its very end, the status is 204, which stops EventSource.
 
     When the caller leaves, the call ends at once, also while nothing arrives. A stream that outlives its
     readers (`resumable`, or `retention` with CONTINUE) goes on then, so that the caller can come back with

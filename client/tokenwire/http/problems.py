@@ -24,7 +24,7 @@ STATUS_OF_REASON: Mapping[str, int] = {
     "REQUEST_ID_REUSED": 409,
     "RESUME_POINT_EXPIRED": 410,
     "RESUME_POINT_AHEAD": 416,
-    "ANSWER_TOO_LARGE": 422,  # it was generated and billed: a retry as after 502 would pay for it twice
+    "ANSWER_TOO_LARGE": 422,  # it was generated and billed: a retry, as after 502, would be billed again
     "INVALID_ANSWER": 422,
     "RATE_LIMITED": 429,
     "TOO_MANY_STREAMS": 429,
@@ -50,7 +50,7 @@ STATUS_OF_REASON: Mapping[str, int] = {
 _SIZE_LIMITS = frozenset({"bytes_per_request", "messages_per_request"})
 """Limits of QUOTA_EXHAUSTED on a single request: waiting does not help."""
 _OWN_CURSOR = frozenset({"DRAINING", "SLOW_READER"})
-"""Reasons with which the server sends the last sequence of the stream, not the last one of this reader."""
+"""Reasons whose `last_sequence` is that of the stream, not that of this reader."""
 
 _STATUS_OF_CODE: Mapping[str, int] = {
     "CANCELLED": 499,
@@ -74,7 +74,7 @@ _DETAIL_OF_STATUS: Mapping[int, str] = {
     503: "the server cannot be reached, or the connection to it broke",
     504: "the server did not answer in time",
 }
-"""Texts for errors without a reason. gRPC's own texts contain addresses of the network behind."""
+"""Texts for errors without a reason. gRPC's own texts contain addresses of the internal network."""
 
 _OF_RUN: Mapping[type[TokenwireError], tuple[int, str]] = {
     ToolCostExceeded: (402, "the run with tools reached its limit of cost"),
@@ -106,7 +106,7 @@ def problem_of(error: TokenwireError) -> dict[str, Any]:
     """Return an error as the object of an `application/problem+json` response, ready for `json.dumps`.
 
     Its members are those of RFC 9457, and `reason`, `facts`, `violations` and `retryAfterS` where they apply.
-    It names no address and contains no credential.
+    It contains no addresses and no credentials.
     """
     status = status_of(error)
     problem: dict[str, Any] = {
@@ -157,7 +157,7 @@ def facts_of(error: TokenwireError) -> dict[str, str]:
 
 
 def retry_after_s_of(error: TokenwireError) -> float | None:
-    """Return after how many seconds another attempt may succeed. None: waiting does not help."""
+    """Return the seconds after which another attempt may succeed. None: waiting does not help."""
     if error.retry_after_s is None and status_of(error) == 503:
         return 1.0
     return error.retry_after_s

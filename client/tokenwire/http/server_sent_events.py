@@ -1,4 +1,4 @@
-"""The events of a stream as server-sent events (`text/event-stream`, in the HTML standard). Pure."""
+"""The events of a stream as server-sent events (`text/event-stream` of the HTML standard). Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEDIA_TYPE = "text/event-stream"
 HEADERS = {
     "content-type": MEDIA_TYPE,
     "cache-control": "no-store",
-    "x-accel-buffering": "no",  # nginx would collect events
+    "x-accel-buffering": "no",  # otherwise nginx buffers the events
 }
 """The headers of a response with server-sent events."""
 KEEP_ALIVE = b": ping\n"

@@ -27,7 +27,7 @@ from ..structured.answer_type import AnswerType
 from .parsed import Position, parse_answer
 
 MAX_REPR_CHARS = 40
-"""Most characters of the content that a repr shows."""
+"""Maximum number of characters of the content in a repr."""
 
 _ProtoT = TypeVar("_ProtoT", bound=ProtoMessage)
 
@@ -45,10 +45,10 @@ class ToolCall:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments as a new dict. They are parsed each time.
+        """The arguments as a new dict. Each access parses them again.
 
         Raises:
-            ValueError: Python cannot read them, for example an integer of more than 4,300 digits.
+            ValueError: Python cannot parse them, for example an integer of more than 4,300 digits.
         """
         arguments = json.loads(self.arguments_json)
         if not isinstance(arguments, dict):
@@ -60,7 +60,7 @@ class ToolCall:
 
 
 class AnswerState(NamedTuple):
-    """What an answer has beside its content."""
+    """The parts of an answer other than its content."""
 
     stream_id: str = ""
     last_sequence: int = 0
@@ -74,14 +74,14 @@ class AnswerState(NamedTuple):
     json_text: str | None = None
     """Text of the JSON answer. None: the text of the message has it."""
     answer_type: AnswerType[Any] | None = None
-    """The class of `parsed`. None: it is JSON."""
+    """The class of `parsed`. None: `parsed` is JSON."""
 
 
 class Answer(Generic[ParsedT_co]):
-    """An answer of a model: a whole one, or one as far as it was read. It never changes.
+    """An answer of a model, complete or as far as it was read. It is immutable.
 
-    `client.chat()` and `stream.final()` return it, and `stream.answer` is the answer so far. The protobuf
-    messages that its properties return are copies, and the lists are new each time.
+    `client.chat()` and `stream.final()` return it, and `stream.answer` is the answer so far. Each access to
+    a property returns new protobuf messages and new lists.
     """
 
     __slots__ = ("_build", "_parsed", "_response", "_state")
@@ -116,7 +116,7 @@ class Answer(Generic[ParsedT_co]):
 
     @property
     def reasoning(self) -> str:
-        """The reasoning of the model, as far as the provider sends it."""
+        """The reasoning of the model, if the provider sends it."""
         return "".join(part.reasoning.text for part in self._content.message.parts)
 
     @property
@@ -147,14 +147,14 @@ class Answer(Generic[ParsedT_co]):
     def message(self) -> Message:
         """The assistant's message, to append to the messages of the next request.
 
-        It has the parts in the order of the content blocks, and what the provider needs back, such as
-        signatures. Tool calls that are incomplete or invalid are left out.
+        It has the parts in the order of the content blocks, and the data that the provider needs back, such
+        as signatures. Tool calls that are incomplete or invalid are left out.
         """
         return copied(self._content.message)
 
     @property
     def response(self) -> ChatResponse:
-        """The answer as a ChatResponse. `finished` is unset if it was not read."""
+        """The answer as a ChatResponse. Its `finished` is unset if that event was not read."""
         return copied(self._content)
 
     @property
@@ -169,18 +169,18 @@ class Answer(Generic[ParsedT_co]):
 
     @property
     def finished(self) -> Finished | None:
-        """The event `finished`, with timings and the provider's own words. None: it was not read."""
+        """The event `finished`, with timings and the provider's own finish reason. None: it was not read."""
         return None if self._state.finished is None else copied(self._state.finished)
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why the answer ended. UNSPECIFIED: `finished` was not read."""
+        """Why the answer ended. UNSPECIFIED: the event `finished` was not read."""
         finished = self._state.finished
         return FinishReason.UNSPECIFIED if finished is None else FinishReason(finished.reason)
 
     @property
     def refusal(self) -> Refusal | None:
-        """Why the model refused. None: it did not, or the provider does not say why."""
+        """Why the model refused. None: it did not refuse, or the provider gave no details."""
         finished = self._state.finished
         if finished is None or not finished.HasField("refusal"):
             return None
@@ -188,7 +188,7 @@ class Answer(Generic[ParsedT_co]):
 
     @property
     def usage(self) -> Usage:
-        """Tokens and cost. Before `finished` the newest figures that were read, or an empty message."""
+        """Tokens and cost. Before `finished`: the newest figures that were read, or an empty message."""
         finished = self._state.finished
         if finished is not None and finished.HasField("usage"):
             return copied(finished.usage)
@@ -208,7 +208,7 @@ class Answer(Generic[ParsedT_co]):
 
     @property
     def json_result(self) -> JsonResult | None:
-        """Whether a JSON answer follows the schema. None: it was not checked, or not read to its end."""
+        """Whether a JSON answer follows the schema. None: it was not checked or not read to its end."""
         result = self._state.json_result
         return None if result is None else copied(result)
 
@@ -217,8 +217,8 @@ class Answer(Generic[ParsedT_co]):
         """The answer as an object of the class in `response_format`, or as JSON without a class.
 
         Raises:
-            InvalidAnswer: the answer is not JSON, or does not follow the schema, or the class refuses it.
-            AnswerCut: the answer was cut before its JSON was complete, for example by `max_output_tokens`.
+            InvalidAnswer: the answer is not JSON, does not follow the schema, or is not valid for the class.
+            AnswerCut: the answer was cut off before its JSON was complete, for example by `max_output_tokens`.
             AnswerRefused: the model refused.
             IncompleteStream: the answer was not read from its beginning to its end, or has no JSON: the model
                 called tools instead, or the request does not ask for JSON with `stream_values`.
@@ -266,7 +266,7 @@ class Answer(Generic[ParsedT_co]):
 def _json_text(message: Message) -> str:
     """Return the text part that is JSON: the only one, or the last one that can be parsed.
 
-    Others are blank, or comments of the model.
+    Other text parts are blank, or comments of the model.
     """
     texts = [part.text for part in message.parts if part.text.strip()]
     for text in reversed(texts if len(texts) > 1 else ()):
@@ -277,7 +277,7 @@ def _json_text(message: Message) -> str:
 
 
 def shortened(value: object) -> str:
-    """Return the repr of a value, with at most MAX_REPR_CHARS characters of it and on one line."""
+    """Return the repr of a value on one line, with at most MAX_REPR_CHARS characters of the value."""
     text = repr(value[: MAX_REPR_CHARS + 1] if isinstance(value, str) else value)
     return text if len(text) <= MAX_REPR_CHARS else f"{text[: MAX_REPR_CHARS - 1]}…"
 

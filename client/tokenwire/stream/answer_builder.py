@@ -49,7 +49,7 @@ def is_content(event: TokenEvent) -> bool:
 
 
 class _BlockSoFar(NamedTuple):
-    """A content block when the answer was taken: the first `piece_count` pieces."""
+    """A content block at the time of the snapshot: its first `piece_count` pieces."""
 
     ordinal: int
     kind: str
@@ -109,12 +109,12 @@ class _Block:
 
 
 class AnswerBuilder:
-    """An answer that is built event by event.
+    """Builds an answer event by event.
 
     The result does not depend on how the server split or merged the deltas. Events of an unknown type
     change only `last_sequence`. Heartbeats, interval usage and the notices CAUGHT_UP and DRAINING do not
-    change it: the server makes them for one reader, and they repeat the sequence of the event before them.
-    Notices are not kept: read them as events. The whole answer is in memory; the server limits its size
+    change it: the server sends them to one reader, with the sequence of the event before them. Notices are
+    not part of the answer: read them as events. The whole answer is in memory; the server limits its size
     (`max_output_tokens`, and the limit for one stream).
     """
 
@@ -161,7 +161,7 @@ class AnswerBuilder:
 
     @property
     def text_so_far(self) -> str:
-        """The text as far as it was read. Reading it copies the text once after each new piece."""
+        """The text as far as it was read. The first access after a new piece copies the text."""
         if self._text is None:
             blocks = sorted(
                 (each for each in self._blocks.values() if each.kind == "text"),
@@ -182,7 +182,7 @@ class AnswerBuilder:
         return growing.value if growing.is_readable else self.partial_json.value
 
     def of_same_kind(self) -> AnswerBuilder:
-        """Return a builder without events for another answer to the same request."""
+        """Return an empty builder for another answer to the same request."""
         return AnswerBuilder(is_json=self._is_json, answer_type=self._answer_type)
 
     def add(self, event: TokenEvent) -> None:
@@ -239,10 +239,10 @@ class AnswerBuilder:
         self.last_sequence = event.sequence
 
     def build(self) -> Answer[Any]:
-        """Return the answer as far as it was read. What is added later does not change it.
+        """Return the answer as far as it was read. Later events do not change it.
 
-        The cost grows with the number of content blocks, not with their length: the text is joined when it is
-        read from the answer.
+        The cost grows with the number of content blocks, not with their length: the text is joined only when
+        it is accessed.
         """
         build = partial(
             _build,
@@ -283,7 +283,7 @@ class AnswerBuilder:
         return "" if block is None else block.text
 
     def _grow(self, delta: TextDelta) -> None:
-        """Keep the text of the first text block that is not blank and not a commentary: it is the JSON."""
+        """Keep the text of the first text block that is neither blank nor a commentary: it is the JSON."""
         if delta.phase == TEXT_PHASE_COMMENTARY:
             self._commentary.add(delta.index)
         if (
@@ -311,7 +311,7 @@ def _build(
     citations: tuple[list[Citation], int],
     logprobs: tuple[list[Logprobs], int],
 ) -> ChatResponse:
-    """Return an answer as `Chat` would return it. Of a list it has as many elements as are given with it."""
+    """Return an answer as `Chat` would return it. Of each list, use as many elements as given with it."""
     parts = [block.to_part() for block in sorted(blocks, key=lambda block: block.ordinal)]
     return ChatResponse(
         stream_id=stream_id,

@@ -1,4 +1,4 @@
-"""The request that continues an answer which was cut off. Pure: no I/O, no gRPC."""
+"""The request that continues an answer that was cut off. Pure: no I/O, no gRPC."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from tokenwire.v1.model_pb2 import MODEL_CAPABILITY_PREFILL, Model
 
 
 class CannotContinue(ValueError):
-    """An answer that was cut off cannot be continued. `str()` says why."""
+    """An answer that was cut off cannot be continued. The message says why."""
 
 
 def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
-    """Return the request with the message that arrived at its end, so that the model continues it.
+    """Return a copy of the request that ends with the message that arrived, so that the model continues it.
 
     If the request ends with text of the assistant, such as that of an earlier continuation, the text that
     arrived goes on in the same message: models continue the last one only.
@@ -19,7 +19,7 @@ def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
     request_id, because it is another request, and no fallback_models: they might begin a new answer.
 
     Raises:
-        CannotContinue: the message is not text alone.
+        CannotContinue: the message has no text, or has more than text.
     """
     text = _text_of(message)
     copy = ChatRequest()
@@ -39,7 +39,7 @@ def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
 
 
 def check_model(model: Model) -> None:
-    """Raise CannotContinue unless the model is known to continue an answer."""
+    """Raise CannotContinue unless the model has the capability PREFILL."""
     if MODEL_CAPABILITY_PREFILL not in model.capabilities:
         raise CannotContinue(
             f"{model.id} is not known to continue an answer: the server's configuration does not list the "

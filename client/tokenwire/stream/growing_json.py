@@ -24,7 +24,7 @@ _SCALAR = re.compile(r"[-+.0-9a-zA-Z]++")
 
 
 class _Next(Enum):
-    """What the text goes on with."""
+    """What the next token of the text can be."""
 
     VALUE = auto()
     FIRST_ELEMENT = auto()  # or the end of the array
@@ -37,11 +37,12 @@ class _Next(Enum):
 
 
 class GrowingJson:
-    """A JSON text that is parsed while it grows. `value` is what the text has so far.
+    """A JSON text that is parsed while it grows. `value` is the value so far.
 
-    A string is in the value from its first character on, an object or array from its opening bracket, and a
-    number, true, false and null when it is complete. Each character is parsed once. Reading `value` takes
-    time in proportion to the length of the string that is still open. Text after the value is ignored.
+    A string is part of the value from its first character on, and an object or array from its opening
+    bracket. A number, true, false or null is part of it when it is complete. Each character is parsed once.
+    Each access to `value` takes time in proportion to the length of the string that is still open. Text after
+    the value is ignored.
     """
 
     def __init__(self) -> None:
@@ -58,11 +59,11 @@ class GrowingJson:
         self._is_name = False
         """Whether the open string is the name of a member."""
         self._rest = ""
-        """What cannot be parsed before more text comes: a part of an escape, or of a number or literal."""
+        """Text that cannot be parsed before more arrives: a part of an escape, a number or a literal."""
 
     @property
     def value(self) -> Json:
-        """What the text has so far. None: nothing yet. It changes with the text: copy it to keep it."""
+        """The value so far. None: nothing yet. It changes with the text: copy it to keep it."""
         if self._next is _Next.STRING and not self._is_name:
             self._update_string()
         return self._root[0] if self._root else None
@@ -121,7 +122,7 @@ class GrowingJson:
         return position + 1
 
     def _read_scalar(self, text: str, position: int) -> int:
-        """Parse a number or literal, unless it ends with the text: then it may go on."""
+        """Parse a number or literal. At the end of the text it may be incomplete, and is not parsed."""
         scalar = _SCALAR.match(text, position)
         if scalar is None or scalar.end() - position > MAX_NUMBER_CHARACTERS:
             raise ValueError("not a number")

@@ -15,7 +15,7 @@ from ..wire.styles import to_messages
 from .trimming import TrimPolicy
 
 OnCut = Literal["hold", "keep", "drop"]
-"""What happens to a turn whose answer was cut."""
+"""What happens to a turn whose answer was cut off."""
 
 _COMPLETE = frozenset(
     {
@@ -26,12 +26,12 @@ _COMPLETE = frozenset(
         FinishReason.INVALID_TOOL_CALLS,
     }
 )
-"""Endings after which the conversation goes on with the answer as it is."""
+"""Endings after which the answer is appended as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class CutTurn:
-    """A turn whose answer was cut: by a limit, a filter, a refusal, an error, or because its reader left."""
+    """A turn whose answer was cut off by a limit, a filter, a refusal, an error, or its reader."""
 
     question: tuple[Message, ...]
     """The messages that were answered."""
@@ -42,10 +42,10 @@ class CutTurn:
 
     @property
     def why(self) -> str:
-        """Why the answer was cut, as a text."""
+        """Why the answer was cut off, as text."""
         if self.finish_reason == FinishReason.UNSPECIFIED:
             return "was not read to its end"
-        return f"was cut: {self.finish_reason}"
+        return f"was cut off: {self.finish_reason}"
 
 
 class Turn:
@@ -59,7 +59,7 @@ class Turn:
         self.finish_reason = FinishReason.UNSPECIFIED
 
     def trim(self, policy: TrimPolicy, input_tokens: int | None) -> None:
-        """Replace what is sent by what a policy keeps of it.
+        """Reduce the messages that are sent to those that a policy keeps.
 
         Raises:
             TypeError, ValueError: the policy does not return messages, or drops the newest one.
@@ -69,7 +69,7 @@ class Turn:
             if not isinstance(each, Message):
                 raise TypeError(f"trim returned a {type(each).__name__}, not a Message")
         if not kept or kept[-1] != self.messages[-1]:
-            raise ValueError("trim has to keep the newest message, at the end")
+            raise ValueError("trim must keep the newest message at the end")
         self.messages = kept
 
     def finish(self, answer: Message, finish_reason: FinishReason) -> None:
@@ -83,7 +83,7 @@ class History:
 
     Args:
         messages: The conversation so far.
-        on_cut: Keep a turn whose answer was cut, drop it, or hold it until the caller decides.
+        on_cut: Keep a turn whose answer was cut off, drop it, or hold it until the caller decides.
     """
 
     def __init__(self, messages: Iterable[Message] = (), *, on_cut: OnCut = "hold") -> None:
@@ -156,13 +156,15 @@ class History:
 
     def _take_cut(self) -> CutTurn:
         if self.cut is None:
-            raise RuntimeError("the conversation holds no turn whose answer was cut")
+            raise RuntimeError("the conversation has no turn whose answer was cut off")
         cut, self.cut = self.cut, None
         return cut
 
     def _check_free(self) -> None:
         if self._is_busy:
-            raise RuntimeError("a conversation has one turn at a time: fork() it for another one")
+            raise RuntimeError(
+                "a conversation answers one question at a time: use fork() for another one"
+            )
         if self.cut is not None:
             raise RuntimeError(
                 f"the last answer {self.cut.why}; call keep_cut() or drop_cut() first, or set on_cut"

@@ -20,7 +20,7 @@ _WHOLE = frozenset({FinishReason.UNSPECIFIED, FinishReason.STOP, FinishReason.ST
 
 
 class Position(TypedDict):
-    """Where the reader is, as keyword arguments of an error."""
+    """The position of the reader, as keyword arguments of an error."""
 
     stream_id: str
     last_sequence: int
@@ -46,10 +46,10 @@ def parse_answer(
         position: For the error.
 
     Raises:
-        InvalidAnswer: the answer is not JSON, or does not follow the schema, or the class refuses it.
-        AnswerCut: the answer ended early, and its JSON is not complete.
+        InvalidAnswer: the answer is not JSON, does not follow the schema, or is not valid for the class.
+        AnswerCut: the answer was cut off before its JSON was complete.
         AnswerRefused: the model refused.
-        IncompleteStream: the answer was not read to its end, or not from its beginning, or has no JSON.
+        IncompleteStream: the answer was not read from its beginning to its end, or has no JSON.
     """
     reason = FinishReason.UNSPECIFIED if finished is None else FinishReason(finished.reason)
     if finished is not None and reason == FinishReason.REFUSAL:
@@ -78,7 +78,7 @@ def parse_answer(
 
 
 def violations_of(result: JsonResult) -> tuple[Violation, ...]:
-    """Return what is wrong with a JSON answer."""
+    """Return the error message for an invalid JSON answer."""
     return tuple(Violation(each.pointer, each.description) for each in result.violations)
 
 
@@ -107,7 +107,7 @@ def _refused(text: str | None, finished: Finished, position: Position) -> Answer
 def _by_ending(
     error: InvalidAnswer, reason: FinishReason, result: JsonResult | None, position: Position
 ) -> InvalidAnswer | AnswerCut | IncompleteStream:
-    """Return the error for an answer that is not valid: it depends on how the answer ended."""
+    """Return the error for an invalid answer, depending on how the answer ended."""
     if reason in _WITHOUT_ANSWER:
         return IncompleteStream(_WITHOUT_ANSWER[reason], **position)
     more = () if result is None else violations_of(result)
@@ -122,7 +122,7 @@ def _by_ending(
     growing = GrowingJson()
     growing.add(error.text)
     cut = AnswerCut(
-        f"the answer was cut before its JSON was complete: {reason}",
+        f"the answer was cut off before its JSON was complete: {reason}",
         violations=violations,
         **position,
     )

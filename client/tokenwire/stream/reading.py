@@ -45,7 +45,7 @@ class _Position(TypedDict):
 
 
 class StreamCursor(NamedTuple):
-    """Where to read on: `client.resume(*cursor)`."""
+    """A position in a stream, to resume after: `client.resume(*cursor)`."""
 
     stream_id: str
     last_sequence: int
@@ -53,7 +53,7 @@ class StreamCursor(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """The wait before the next call, which resumes the stream or sends the request again."""
+    """The wait before the next call, which resumes the stream or retries the request."""
 
     seconds: float
     reaches_deadline: bool
@@ -65,7 +65,7 @@ class Reading:
 
     `request` starts the stream, or resumes it from a cursor. With `is_resumable`, the stream is resumed
     after a broken connection, and a stream that this reading started is cancelled when it is left.
-    `retries` decides whether the request is sent again if it fails before the first content.
+    `retries` decides whether the request is retried if it fails before the first content.
     `answer_type` is the class of the answer. `is_json` is for a stream that is resumed: the answer is JSON.
 
     Raises:
@@ -126,7 +126,7 @@ class Reading:
 
     @property
     def last_sequence(self) -> int:
-        """Sequence of the last event received: the next call goes on after it. 0: none."""
+        """Sequence of the last event received: the next call continues after it. 0: none."""
         if self._unread:
             for event in reversed(self._unread):
                 if event.WhichOneof("event") not in _REPEATED:
@@ -142,7 +142,7 @@ class Reading:
 
     @property
     def cursor(self) -> StreamCursor:
-        """Where to read on after the events that were taken."""
+        """The cursor to resume after the events that were taken."""
         return StreamCursor(self.stream_id, self.answer.last_sequence)
 
     def begin(self, now: float) -> None:
@@ -187,7 +187,7 @@ class Reading:
     def put_back(self, event: TokenEvent) -> None:
         """Keep the next event of a call for `take_unread`. Of several heartbeats or usages it keeps the last.
 
-        So the number of events before the first content is bounded by the server's retries and fallbacks.
+        So the server's retries and fallbacks bound the number of events before the first content.
         """
         kind = event.WhichOneof("event")
         is_new = kind not in _REPEATED and event.sequence > self.last_sequence
@@ -206,7 +206,7 @@ class Reading:
         return event
 
     def detach(self) -> StreamCursor:
-        """Let the generation go on when the stream is left. Return where to read on.
+        """Let the generation continue when the stream is left. Return the cursor to resume after.
 
         Raises:
             RuntimeError: the stream was not accepted yet, or it ends with its last reader.
@@ -281,10 +281,10 @@ class Reading:
         return may_run and not self._policy.is_over and not self.is_complete
 
     def continuation(self) -> ChatRequest:
-        """Return the request with which a model continues the answer.
+        """Return the request that lets a model continue the answer.
 
         Raises:
-            CannotContinue: the answer has finished, was not read from its beginning, or is not text alone.
+            CannotContinue: the answer has finished, was not read from its beginning, or has more than text.
         """
         if isinstance(self._given_request, ResumeStreamRequest):
             raise CannotContinue("the stream was read by `resume`, so its request is not known")
@@ -327,7 +327,7 @@ class Reading:
             self._moves += 1
 
     def _retry_wait_s(self, error: TokenwireError, now: float) -> float:
-        """Return the wait before the request is sent again. Raises the error if it is not."""
+        """Return the wait before a retry of the request. Raise the error if there is no retry."""
         only_reads = isinstance(self._request, ResumeStreamRequest)
         if self.has_content or (only_reads and self._policy is not None):
             raise error

@@ -1,13 +1,13 @@
-"""Whether a request that was refused is sent again, and when. Pure: no I/O but log records, no clock.
+"""Whether and when a failed request is retried. Pure: no I/O but log records, no clock.
 
-A request is sent again only if the error proves that nothing runs and that nothing was used:
+A request is retried only if the error proves that no part of it is running and that it has used nothing:
 
 - No connection could be made, so nothing was sent.
 - The server refused the request before it opened a stream.
 - The stream has failed before its first content, and has used nothing.
 
-So a retry cannot start a second generation, and needs no `request_id`. After a connection that broke later,
-none of this is known: such a request is not sent again. A stream is resumed instead, see `resume.py`.
+So a retry cannot start a second generation, and needs no `request_id`. If the connection broke later, the
+request may be running: it is not retried. The stream is resumed instead, see `resume.py`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MAX_RETRIES = 2
 """Default for the number of retries of a request."""
 
 FIRST_WAIT_S = 0.4
-"""Longest wait before the first retry, in addition to `retry_after_s`. It doubles with each further one. A
-random part of up to half is subtracted, so that many callers that were refused together do not return
-together. Half of it is longer than the shortest pause between two connection attempts."""
+"""Maximum wait before the first retry, in addition to `retry_after_s`. It doubles with each further retry. A
+random part of up to half is subtracted, so that callers that were refused at the same time do not all retry
+at the same time. Half of it is longer than the shortest pause between two connection attempts."""
 
 MAX_WAIT_S = 20.0
-"""Longest wait before a retry. If the server names a later time, the error is raised at once."""
+"""Maximum wait before a retry. If the wait would be longer, the error is raised at once."""
 
 
 def check_max_retries(max_retries: int) -> int:
@@ -53,17 +53,17 @@ class Retries:
         self, max_retries: int = MAX_RETRIES, *, jitter: Callable[[], float] = random_fraction
     ) -> None:
         self.errors: list[TokenwireError] = []
-        """The errors after which the request was sent again."""
+        """The errors that were followed by a retry."""
         self.max_retries = max_retries
         self._jitter = jitter
 
     def wait_s(
         self, error: TokenwireError, *, remaining_s: float | None, only_reads: bool = False
     ) -> float | None:
-        """Return how long to wait before the request is sent again. None: it is not sent again.
+        """Return how long to wait before the request is retried. None: it is not retried.
 
         `remaining_s` is the time until the deadline, None without one. A request that `only_reads` a stream
-        cannot start one: it may be sent again although the stream runs. `error.attempts` is set.
+        cannot start one: it may be retried while the stream is running. `error.attempts` is set.
         """
         count = len(self.errors)
         error.attempts = count + 1

@@ -1,4 +1,4 @@
-"""A run with tools: the next request, the calls of an answer, and what goes back to the model.
+"""A run with tools: the next request, the calls of an answer, and the results for the model.
 
 Pure: no I/O, no clock.
 """
@@ -50,7 +50,7 @@ NOT_RUN = "The call was not run: the run was stopped."
 UNKNOWN_RESULT = "The call was started, but its result is unknown: the run was stopped."
 _MAX_ARGUMENTS_CHARS = 500
 _MAX_REQUEST_ID_CHARS = 120
-"""Its requests add the number of the round, within the server's limit of 128."""
+"""The number of the round is appended to it, within the server's limit of 128."""
 
 _CUT = frozenset(
     {
@@ -64,7 +64,7 @@ _CUT = frozenset(
         FinishReason.UNSPECIFIED,
     }
 )
-"""Endings after which calls are not run: the answer may lack others, or was not to be continued."""
+"""Endings after which calls are not run: the answer may be incomplete, or must not be continued."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +77,7 @@ class PendingCall:
 
 
 class ToolLoop:
-    """The state of a run. `request` has everything but the messages that the run adds."""
+    """The state of a run. `request` has everything except the messages that the run adds."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class ToolLoop:
         self.answer: Answer | None = None
         """The newest answer."""
         self.stopped: StopRun | None = None
-        """What a tool raised to end the run."""
+        """The StopRun that a tool raised to end the run."""
         self.is_done = False
         """Whether the run needs no further request."""
 
@@ -124,7 +124,7 @@ class ToolLoop:
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation, ready for another request: each tool call has a result, if only an error."""
+        """The conversation, ready for another request: each tool call has a result or an error."""
         results = [
             self._results.get(position) or self._without_result(call)
             for position, call in enumerate(self._calls)
@@ -166,7 +166,7 @@ class ToolLoop:
     def take_answer(
         self, answer: Answer
     ) -> tuple[list[PendingCall], list[tuple[ToolCall, ToolOutcome]]]:
-        """Add the answer to the request. Return the calls to run, and those that are refused, with errors."""
+        """Add the answer to the request. Return the calls to run, and the refused calls with their errors."""
         self.answer = answer
         self.usages.append(answer.usage)
         message, reason = answer.message, answer.finish_reason
@@ -215,7 +215,7 @@ class ToolLoop:
         return error
 
     def explained(self, error: TokenwireError, *, has_deadline: bool) -> TokenwireError:
-        """Return the error of a request, or that of the run if a limit of the run has caused it."""
+        """Return the error of a request, or the run's own error if a limit of the run has caused it."""
         if isinstance(error, ToolRunError):
             return error
         if error.usage is not None:
@@ -272,7 +272,7 @@ class ToolLoop:
 
 
 def _report(invalid: InvalidToolCall) -> str:
-    """Return what the model gets of a call that cannot be in the conversation."""
+    """Return the text for the model about a call that cannot be in the conversation."""
     arguments = bounded(invalid.arguments_text, _MAX_ARGUMENTS_CHARS)
     return (
         f"Your call of the tool {invalid.name} was not run, because its arguments are not a JSON object: "

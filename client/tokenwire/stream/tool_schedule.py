@@ -1,4 +1,4 @@
-"""Which tool calls of an answer run when: their number at once, and their time. Reads no clock."""
+"""When the tool calls of an answer start, how many run at once, and for how long. Reads no clock."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ToolSchedule:
         return max(0.0, min(self._started.values()) + self._tool_timeout_s - now)
 
     def overdue(self, now: float) -> list[PendingCall]:
-        """Return the running calls whose time is over. They run until `end`."""
+        """Return the running calls whose time is over. They stay in the schedule until `end`."""
         limit_s = self._tool_timeout_s
         if limit_s is None:
             return []

@@ -44,7 +44,7 @@ class ToolFinished:
     call: ToolCall
     outcome: ToolOutcome
     duration_s: float
-    """Time since the start. 0: the call was refused."""
+    """Duration of the call. 0: the call was refused."""
 
     @property
     def result(self) -> str:
@@ -53,12 +53,12 @@ class ToolFinished:
 
     @property
     def value(self) -> object:
-        """What the function returned. None: nothing, or an error."""
+        """The value that the function returned. None: it returned nothing, or failed."""
         return self.outcome.value
 
     @property
     def error(self) -> Exception | None:
-        """The error of the tool, a ToolTimedOut, an UnknownTool or an InvalidArguments. None: none."""
+        """The error of the tool, or ToolTimedOut, UnknownTool or InvalidArguments. None: no error."""
         return self.outcome.error
 
 

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable, Sequence
 from tokenwire.v1.chat_pb2 import ROLE_SYSTEM, ROLE_USER, Message
 
 TrimPolicy = Callable[[Sequence[Message], int | None], Iterable[Message]]
-"""A function that returns the messages to keep, from those that are about to be sent.
+"""A function that gets the messages that are about to be sent, and returns those to keep.
 
-The second argument is the number of input tokens that the server counted, or None if it was not asked. The
-policy must not change the messages."""
+The second argument is the number of input tokens that the server counted, or None without `count_for_trim`.
+The policy must not change the messages."""
 
 
 def keep_last(count: int) -> TrimPolicy:
-    """Return a policy that keeps the last messages, and all system messages.
+    """Return a policy that keeps the last `count` messages, and all system messages.
 
-    System messages do not count. What is kept begins with a message of the user, and a result of a tool keeps
-    its call: so up to one more turn is kept. Without such a beginning, everything is kept.
+    System messages do not count. The messages that are kept begin with a message of the user, and a tool
+    result is kept together with its call. So up to one turn more may be kept. If there is no such beginning,
+    all messages are kept.
 
     Raises:
         ValueError: `count` is below 1.
@@ -38,13 +39,13 @@ def keep_last(count: int) -> TrimPolicy:
 
 
 def _beginning(messages: Sequence[Message], start: int) -> int:
-    """Return the last index up to `start` that begins a turn and separates no call from its result."""
+    """Return the last index up to `start` that begins a turn and does not separate a call from its result."""
     calls: dict[str, int] = {}
     needed: list[int] = []  # for each message, the first one that it needs
     for i, message in enumerate(messages):
         needed.append(min([i, *(calls.get(id_, i) for id_ in _result_ids(message))]))
         calls.update(dict.fromkeys(_call_ids(message), i))
-    for i in range(len(messages) - 2, -1, -1):  # now also those that the messages after it need
+    for i in range(len(messages) - 2, -1, -1):  # also the messages that later ones need
         needed[i] = min(needed[i], needed[i + 1])
     while start > 0 and not (messages[start].role == ROLE_USER and needed[start] == start):
         start -= 1

@@ -30,18 +30,18 @@ class ChatStream(Generic[ParsedT_co]):
             for piece in stream.text:
                 print(piece, end="", flush=True)
 
-    Entering the block starts the call and waits until the server has accepted it: then `stream_id` is
-    set; a refusal is raised. Leaving the block ends the call, however it is left. The server then closes
-    the provider's connection, unless the stream was started with ON_DISCONNECT_CONTINUE.
+    Entering the block starts the call and waits until the server has accepted it. Then `stream_id` is set.
+    If the server refuses the call, the error is raised. Leaving the block always ends the call. The server
+    then closes the provider's connection, unless the stream was started with ON_DISCONNECT_CONTINUE.
 
-    Iterating returns every event in order, including those of a type that this version does not know
+    Iterating returns every event in order, including those of a type that this version does not recognize
     (`event.WhichOneof("event") is None`), and ends after `finished`. Any other end raises a
     TokenwireError. Events, `text` and `final()` read the same stream: each event is returned once. Only
     one reader at a time may use the object.
 
-    A resumable stream goes on after a broken connection, see `Client.chat_stream`. After the notice
-    DRAINING it is read at another server, if the target has several. Leaving its block cancels the generation
-    at the server, unless `detach()` was called.
+    A resumable stream continues after a broken connection, see `Client.chat_stream`. After the notice
+    DRAINING it is read from another server, if the target has several. Leaving its block cancels the
+    generation at the server, unless `detach()` was called.
 
     `cancel()` can be called by another thread.
     """
@@ -81,13 +81,14 @@ class ChatStream(Generic[ParsedT_co]):
     def answer(self) -> Answer[ParsedT_co]:
         """The answer as far as it was read. It does not change when more is read.
 
-        Taking it is cheap. Reading its content copies the content: in a loop over events, use `text_so_far`.
+        Creating it is cheap, but each access to its content copies the content: in a loop over events, use
+        `text_so_far`.
         """
         return self._reading.answer.build()
 
     @property
     def text_so_far(self) -> str:
-        """The text as far as it was read. Reading it after each event is cheap: it copies the text once."""
+        """The text as far as it was read. Accessing it after each event is cheap."""
         return self._reading.answer.text_so_far
 
     @property
@@ -97,7 +98,7 @@ class ChatStream(Generic[ParsedT_co]):
 
     @property
     def retries(self) -> list[TokenwireError]:
-        """The errors after which the request was sent again, see `Client`. Usually empty."""
+        """The errors that were followed by a retry, see `Client`. Usually empty."""
         return list(self._reading.retries.errors)
 
     @property
@@ -115,15 +116,15 @@ class ChatStream(Generic[ParsedT_co]):
 
     @property
     def partial(self) -> Json:
-        """The JSON answer as far as it was read, with the text that an unfinished string has so far.
+        """The JSON answer as far as it was read, including the beginning of an unfinished string.
 
-        None: nothing yet. It is a dict or another value of JSON, also if `response_format` is a class: an
-        object with missing fields would be invalid. It changes with the next event: copy it to
-        keep it. Each event takes time in proportion to its text, and reading `partial` to the length of the
-        unfinished string. A number is in it when it is complete.
+        None: nothing yet. It is a dict or another JSON value, also if `response_format` is a class: an object
+        with missing fields would be invalid. It changes with the next event: copy it to keep it. A number is
+        included when it is complete. Each event takes time in proportion to its text, and each access to
+        `partial` in proportion to the length of the unfinished string.
 
-        After a resume by hand it has only complete values, unless `resume` has the `response_format` and
-        reads from the beginning.
+        A stream of `Client.resume` has only complete values, unless `response_format` was passed and
+        the stream is read from the beginning.
         """
         return self._reading.answer.partial
 
@@ -131,15 +132,15 @@ class ChatStream(Generic[ParsedT_co]):
     def result(self) -> ParsedT_co:
         """The whole answer, after it was read, as an object of the class in `response_format`, or as JSON.
 
-        It raises the same errors as `Answer.parsed`, which is the same. It is parsed each time.
+        It is the same as `answer.parsed`, and raises the same errors. Each access parses the answer again.
         """
         return self.answer.parsed
 
     def final(self) -> Answer[ParsedT_co]:
         """Read to the end, and return the whole answer, including what was read before.
 
-        After a resume by hand it has only what followed the cursor. After a resume from the very end of a
-        finished stream nothing follows, and `finished` is None.
+        The answer of a stream of `Client.resume` has only what follows the cursor. At the very end of a
+        finished stream this is nothing, and `finished` is None.
 
         Raises:
             TokenwireError: the stream did not end with `finished`. `answer` has what was read.
@@ -149,7 +150,7 @@ class ChatStream(Generic[ParsedT_co]):
         return self.answer
 
     def continuation(self) -> ChatRequest:
-        """Return the request with which a model continues this answer: see `Client.continue_from`.
+        """Return the request that lets a model continue this answer: see `Client.continue_from`.
 
         Its last message is the text that arrived.
 
@@ -165,13 +166,13 @@ class ChatStream(Generic[ParsedT_co]):
     def until_first_content(self) -> Self:
         """Read until the answer begins: its first text, reasoning or tool call. Return the stream.
 
-        It raises what ends the stream before that, such as UpstreamUnavailable after the server's retries and
-        fallbacks, so that a caller can still choose another status for its own answer. It returns too if the
-        answer ends without content. Nothing is lost: iterating returns the events that it read.
+        It raises the error that ends the stream before that, such as UpstreamUnavailable after the server's
+        retries and fallbacks. So a server that relays the answer can still choose its status. It also returns
+        if the answer ends without content. No events are lost: iterating returns those that it read.
 
-        It can be called before the block. Then it starts the call, and ends it if it fails or is cancelled.
-        Otherwise the block has to be entered, and ends the call. Until then, the stream cannot be read. If
-        the block is never entered, the call ends when the stream is garbage, or with the client.
+        If it is called before the block, it starts the call, and ends it on an error or a cancellation.
+        Otherwise enter the block, which ends the call. The stream can be read only inside the block. If the
+        block is never entered, the call ends when the stream is garbage-collected or the client is closed.
 
             stream = client.chat_stream("openai/demo", "Hello").until_first_content()
             with stream:
@@ -198,12 +199,12 @@ class ChatStream(Generic[ParsedT_co]):
         return self
 
     def detach(self) -> StreamCursor:
-        """Let the generation go on when the block is left. Return where to read on.
+        """Let the generation continue when the block is left. Return the cursor to resume after.
 
-        `client.resume(*cursor)` reads on, in this process or another one, until `linger` has passed without a
-        reader. Leaving the block still ends this reader. The stream can be read further after this call, but
-        then `last_sequence` is the newer cursor. For a stream of `client.resume`, whose retention the client
-        does not know, this only returns the cursor: leaving such a stream never cancels it.
+        `client.resume(*cursor)` continues to read, in this process or another one, until `linger` has passed
+        without a reader. Leaving the block still ends this reader. The stream can also be read after this
+        call; then resume after `last_sequence` instead. For a stream of `client.resume`, this only returns
+        the cursor: leaving such a stream never cancels it.
 
         Raises:
             RuntimeError: the block was not entered. Or the generation ends with its last reader, because the
@@ -249,7 +250,7 @@ class ChatStream(Generic[ParsedT_co]):
         return event
 
     def _open(self) -> None:
-        """Start the call, and wait until the server has accepted it. Raises the refusal."""
+        """Start the call, and wait until the server has accepted it. Raise the error if it refuses."""
         self._transport.check_open()
         self._reading.begin(time.monotonic())
         self._has_begun = True
@@ -312,9 +313,9 @@ class ChatStream(Generic[ParsedT_co]):
         return self._call
 
     def _resume(self, error: TokenwireError) -> StreamCall:
-        """Return a new call that reads on, or that sends the request again.
+        """Return a new call that resumes the stream or retries the request.
 
-        Raises the error that ended the last call if there is none.
+        If neither is possible, raise the error that ended the last call.
         """
         pause = self._reading.pause_after(error, time.monotonic())
         is_cancelled = self._transport.wait_until_set(self._cancelled, pause.seconds)

@@ -89,9 +89,9 @@ class Client:
             TOKENWIRE_PLAINTEXT (1 or 0), TOKENWIRE_TLS_CA, TOKENWIRE_TLS_CLIENT_CERT and
             TOKENWIRE_TLS_CLIENT_KEY set it for a whole environment. A plaintext connection exposes the
             key to everyone on its way.
-        resumable: Make every stream resumable that does not override it: see `chat_stream`.
-        max_retries: How often a request is sent again if the server refuses it for now, if the provider
-            fails before it has sent or used anything, or if no connection can be made. 0: never.
+        resumable: Whether streams are resumable by default: see `chat_stream`.
+        max_retries: Number of retries if the server refuses a request temporarily, if the provider fails
+            before it has sent or used anything, or if no connection can be made. 0: none.
         options: gRPC channel arguments. They override those of
             `tokenwire.connect.channel.channel_options`.
 
@@ -99,12 +99,12 @@ class Client:
     the provider too, and ends the call with DeadlineExceeded. Without a timeout, the server's limits apply
     to a generation, and keepalive detects a server that has disappeared.
 
-    Retries are safe: a request is sent again only after an error that proves that nothing of it runs and that
-    it has used nothing. They wait for the `retry_after_s` of the error, or about 0.2 to 0.8 seconds, and a
-    random time more. An error that names more than 20 seconds, or more than is left of `timeout`, is raised
-    at once. `stream.retries` has the errors, `error.attempts` the number of attempts, and the logger
-    `tokenwire` gets a record (INFO) of each retry. `cancel`, `delete`
-    and `usage_records` are not retried.
+    Retries are safe: a request is sent again only if the error proves that no part of it is running and that
+    it has used nothing. Before a retry, the client waits for the error's `retry_after_s` plus a random time:
+    0.2 to 0.4 seconds, and twice as much for each further retry. If this is more than 20 seconds, or more
+    than the rest of `timeout`, the error is raised immediately. `stream.retries` has the errors,
+    `error.attempts` the number of attempts, and the logger `tokenwire` records each retry at level INFO.
+    `cancel`, `delete` and `usage_records` are not retried.
 
     Raises:
         ValueError: `max_retries` is negative, the target is a URL, the key is malformed, or a TLS file is
@@ -190,28 +190,27 @@ class Client:
         max_retries: int | None = None,
         **fields: Unpack[FieldsWithoutFormat],
     ) -> ChatStream[Any]:
-        """Start a generation and read it as it comes. The call starts when the block is entered.
+        """Start a generation and read it as it arrives. The call starts when the block is entered.
 
         `messages` is the user's text, a message, or a list of these: see `MessageLike`. A complete
-        ChatRequest can be given instead of model, messages and fields.
+        ChatRequest can be passed instead of model, messages and fields.
 
         `response_format` is `json_format(...)`, or a dataclass, TypedDict, msgspec Struct or pydantic model:
         then the answer is JSON, and `stream.result` is an object of that class.
 
         A stream is cancelled when its reader leaves, and a server cannot distinguish that from a broken
-        connection. With `resumable` (default: the client's) the request has ON_DISCONNECT_CONTINUE: the
-        generation runs on without a reader for 30 seconds, or for the `linger` of `retention`. After a
-        broken connection, Draining and SlowReader, the client resumes the stream where it broke off. After
-        the notice DRAINING it reads the stream at another server, if a load balancer chooses one.
-        `timeout` is the deadline of all of that. If resuming fails, the last error is raised, and the
-        caller can use `resume(stream_id, last_sequence)`. Leaving the block early cancels the generation
-        with a call that takes 3 seconds at most.
+        connection. With `resumable` (default: the client's) the request has ON_DISCONNECT_CONTINUE: without
+        a reader, the generation continues for 30 seconds, or for the `linger` of `retention`. After a broken
+        connection, Draining or SlowReader, the client resumes the stream where it was interrupted. After the
+        notice DRAINING it reads the stream from another server, if a load balancer chooses one. `timeout` is
+        the deadline of the whole stream. If resuming fails, the last error is raised, and the caller can use
+        `resume(stream_id, last_sequence)`. Leaving the block early cancels the generation with a call that
+        takes at most 3 seconds. If the
+        caller's process or network fails for good, nothing is cancelled: the generation then continues, and
+        is billed, for up to `linger`.
 
-        If the provider fails before it has sent or used anything, the stream is started again, up to
-        `max_retries` times (default: the client's). It then has another `stream_id`, and another `started`.
-
-        The cost: a caller that dies, or loses the network for good, cancels nothing. The generation then
-        runs, and costs, for up to `linger`.
+        If the provider fails before it has sent or used anything, the request is retried, up to `max_retries`
+        times (default: the client's). The new stream has another `stream_id` and another event `started`.
 
         Raises:
             TypeError, ValueError: the arguments are not a valid ChatRequest, or contradict `resumable`.
@@ -257,14 +256,14 @@ class Client:
         max_retries: int | None = None,
         delivery: DeliveryLike | None = None,
     ) -> ChatStream[Any]:
-        """Read a stream from a cursor: the events after it, then live. 0 is the beginning.
+        """Read a stream from a cursor: the stored events after it, then live ones. 0 is the beginning.
 
         The cursor is the `last_sequence` of an earlier reader. A stream can have any number of readers.
         Leaving the block ends this reader only; the stream's `retention` decides whether the generation
-        goes on. With `resumable` (default: the client's) the stream is resumed again after a broken
-        connection, as in `chat_stream`. Entering the block raises StreamNotFound, ResumePointExpired and
-        ResumePointAhead. At the very end of a finished stream there are no events, which is a normal end.
-        With the `response_format` of the stream, `result` and `partial` are as those of `chat_stream`.
+        continues. With `resumable` (default: the client's) the stream is resumed again after a broken
+        connection, as in `chat_stream`. Entering the block can raise StreamNotFound, ResumePointExpired or
+        ResumePointAhead. At the very end of a finished stream, iterating ends normally without an event.
+        Pass the `response_format` of the request to get `result` and `partial` as from `chat_stream`.
 
         Raises:
             TypeError, ValueError: the arguments are not a valid ResumeStreamRequest.
@@ -282,7 +281,7 @@ class Client:
         resumable: bool | None = None,
         max_retries: int | None = None,
     ) -> ChatStream:
-        """Return a stream that continues an answer which was cut off, for example by UpstreamBroken.
+        """Return a stream that continues an answer that was cut off, for example by UpstreamBroken.
 
             with client.continue_from(stream) as rest:
                 for piece in rest.text:
@@ -294,7 +293,7 @@ class Client:
         too, it can be continued in the same way: `text_before` then has the text of both. The request_id and
         the fallback models of the first request are not used again.
 
-        Nothing is sent to a model that is not known to do this: other models would begin a new answer. The
+        Only a model with the capability PREFILL can continue: other models would begin a new answer. The
         model is looked up with `get_model`; then the call starts when the block is entered, as in
         `chat_stream`.
 
@@ -390,7 +389,7 @@ class Client:
     ) -> Answer[Any]:
         """Return the whole answer. The arguments are those of `chat_stream`.
 
-        If `response_format` is a class, `answer.parsed` is an object of it, or raises why there is none.
+        If `response_format` is a class, `answer.parsed` is an object of it, or raises an error.
 
         Raises:
             InvalidAnswer: the answer does not follow the schema, and `response_format` has
@@ -428,25 +427,25 @@ class Client:
 
             answer = client.run_tools("openai/demo", question, tools=[get_weather]).final()
 
-        The calls of one answer run at the same time. Their results go back to the model, as do errors: of
-        a tool, of arguments that do not fit, and of a tool that does not exist. A tool can raise
-        `ToolError` to choose the words, and `StopRun` to end the run. `docs/tools.md` has the details.
+        The calls of one answer run at the same time. The model gets their results, and also errors: of a
+        tool, of invalid arguments, and of a tool that does not exist. A tool can raise `ToolError` to set the
+        text of the error, and `StopRun` to end the run. `docs/tools.md` has the details.
 
         Args:
             model: The model of all requests.
             messages: The conversation, as in `chat_stream`. It is not changed: see `ToolRun.messages`.
             tools: Functions with type hints, or the results of `function_tool`.
-            max_rounds: Largest number of requests.
-            max_cost_microusd: Largest cost of all requests together, in millionths of a US dollar.
-            max_concurrency: Largest number of calls that run at the same time.
+            max_rounds: Maximum number of requests.
+            max_cost_microusd: Maximum cost of all requests together, in millionths of a US dollar.
+            max_concurrency: Maximum number of calls that run at the same time.
             tool_timeout: Time limit of each call in seconds. None: no limit.
             on_tool_error: "report": the model gets the error of a tool. "raise": it is raised as ToolFailed,
                 unless it is a ToolError.
             timeout: Time limit of the run in seconds.
             resumable: Make the streams of the run resumable: see `chat_stream`.
             response_format: Format of the answers, as in `chat_stream`.
-            **fields: Fields of all requests. A `tool_choice` that requires a call is for the first one only.
-                A `request_id` gets the number of the round, from the second on.
+            **fields: Fields of all requests. A `tool_choice` that requires a call applies only to the first
+                one. From the second one on, the number of the round is appended to a `request_id`.
 
         Raises:
             TypeError, ValueError: the arguments are not a valid request, or a function cannot be a tool.
@@ -563,11 +562,11 @@ class Client:
             system: Instructions, as the first message.
             messages: The messages so far, such as `conversation.messages` of an earlier conversation.
             trim: A function that returns which messages to keep, called before each question is sent, such
-                as `keep_last(20)`. What it drops is gone from the conversation when the answer has finished.
+                as `keep_last(20)`. When the answer has finished, the other messages are removed.
             count_for_trim: Let the server count the input tokens for `trim` before each question: one more
                 call, which counts against the limit of requests.
-            on_cut: What happens to a turn whose answer was cut, see `Conversation`: "hold", "keep" or
-                "drop".
+            on_cut: What happens to a turn whose answer was cut off, see `Conversation`: `"hold"`,
+                `"keep"` or `"drop"`.
             fields: Fields of each request, as in `chat`.
 
         Raises:

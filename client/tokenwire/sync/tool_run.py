@@ -35,9 +35,9 @@ class ToolRun:
     and needs no block: `answer = client.run_tools(...).final()`. Only one reader at a time may use
     the object.
 
-    Leaving the block, however it is left, ends the request. It waits for tools that are running, 3
-    seconds at most. Each tool runs in a thread. Threads cannot be cancelled: after a time limit, or
-    if it takes longer, a tool runs on, and its result is dropped.
+    Leaving the block always ends the request. It waits for running tools for at most 3 seconds. Each
+    tool runs in a thread. Threads cannot be cancelled: after a time limit, or if it takes longer, a tool
+    keeps running, and its result is ignored.
 
     `cancel()` can be called by another thread.
     """
@@ -88,7 +88,7 @@ class ToolRun:
     def messages(self) -> list[Message]:
         """The conversation so far, ready for another request, also after an error.
 
-        An answer is in it when it is complete. A call without a result has an error as its result.
+        It contains complete answers only. A call that has no result has an error as its result.
         """
         return self._loop.messages
 
@@ -96,7 +96,7 @@ class ToolRun:
     def usage(self) -> Usage:
         """Sum of the usage of all answers so far. A figure that one of them does not report is absent.
 
-        The usage of an answer that was cancelled is unknown, and not in it.
+        The usage of a cancelled answer is unknown, and is not included.
         """
         return self._loop.usage
 
@@ -107,19 +107,19 @@ class ToolRun:
 
     @property
     def answer(self) -> Answer | None:
-        """The newest answer. None: none is complete."""
+        """The newest complete answer. None: there is none yet."""
         return self._loop.answer
 
     @property
     def stopped(self) -> StopRun | None:
-        """The StopRun that a tool raised to end the run. None: no tool did."""
+        """The StopRun with which a tool ended the run. None: no tool did."""
         return self._loop.stopped
 
     def final(self) -> Answer:
         """Read to the end, and return the last answer.
 
-        Its finish reason can be one that cuts it, such as MAX_TOKENS. If a tool raised StopRun, it is the
-        answer with that call. Without a block, this enters the run and leaves it.
+        Check its finish reason: the answer may have been cut off, for example with MAX_TOKENS. If a tool
+        raised StopRun, the answer is the one with that call. Outside a block, this enters and leaves the run.
 
         Raises:
             ToolRunError: a limit of the run is reached, or a tool failed. It has the messages so far.
@@ -188,7 +188,7 @@ class ToolRun:
         return self._loop.is_done and self._stream is None and self._schedule is None
 
     def _advance(self, calls: ToolCalls) -> None:
-        """Do what comes next, which may add steps."""
+        """Do the next part of the run, which may add steps."""
         if self._schedule is not None:
             self._advance_tools(calls, self._schedule)
             return
