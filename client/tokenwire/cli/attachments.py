@@ -27,7 +27,7 @@ class Document(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image: its address, or its content with its media type."""
+    """An image: its URL, or its content with its media type."""
 
     source: str | bytes
     media_type: str = ""
@@ -78,7 +78,7 @@ def image_value(text: str) -> Picture:
 
 
 def image_type(data: bytes) -> str:
-    """Return the media type of an image, or "" if it is none that providers accept."""
+    """Return the media type of an image, or "" if providers do not accept it."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -89,7 +89,7 @@ def image_type(data: bytes) -> str:
 
 
 def piped_value(data: bytes) -> Document | Picture | str:
-    """Return what was read from stdin besides a prompt: text, a PDF or an image."""
+    """Return the content that was read from stdin in addition to a prompt: text, a PDF or an image."""
     if media_type := image_type(data):
         return Picture(data, media_type)
     if data.startswith(_PDF):
@@ -97,7 +97,7 @@ def piped_value(data: bytes) -> Document | Picture | str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise ValueError("standard input is neither UTF-8 text, a PDF nor an image") from None
+        raise ValueError("standard input is not UTF-8 text, a PDF or an image") from None
 
 
 def audio_value(text: str) -> Recording:

@@ -5,12 +5,12 @@
 | 0 | success, a complete answer |
 | 1 | an error, with one line on stderr |
 | 2 | wrong usage |
-| 3 | the answer is incomplete: it reached a limit of its length or time, or was cancelled elsewhere |
+| 3 | the answer is incomplete: it reached a limit of length or time, or another client cancelled it |
 | 4 | the model refused |
 | 5 | a content filter stopped the answer |
-| 6 | the budget, or the limit of what may be spent, refused the request or ended the answer |
+| 6 | the request was refused, or the answer was ended, by the budget or a spending limit |
 | 130 | interrupted (Ctrl-C) |
-| 141 | the reader of stdout left (`| head`) |
+| 141 | stdout was closed by its reader (`| head`) |
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ EXIT_INCOMPLETE = 3
 EXIT_REFUSAL = 4
 EXIT_CONTENT_FILTER = 5
 EXIT_BUDGET = 6
-EXIT_INTERRUPTED = 128 + 2  # as a shell reports a process that SIGINT ended
+EXIT_INTERRUPTED = 128 + 2  # the exit code that a shell reports for a process that SIGINT ended
 EXIT_READER_LEFT = 128 + 13  # the same for SIGPIPE
 
 HELP = """\
 Exit codes: 0 success, 1 error (one line on stderr), 2 wrong usage, 3 incomplete answer, 4 refusal,
-5 content filter, 6 budget, 130 interrupted (Ctrl-C), 141 the reader of stdout left"""
+5 content filter, 6 budget, 130 interrupted (Ctrl-C), 141 stdout was closed by its reader"""
 
 _SPEND_LIMIT = "spend_"
-"""How the names of the limits of money begin."""
+"""Prefixes of the names of spending limits."""
 
 
 def code_of_end(finished: Finished | None) -> int:
     """Return the exit code for the end of a stream. None: there was nothing left to read.
 
-    A reason that this version does not know is one of an incomplete answer.
+    A reason that this version does not recognize counts as an incomplete answer.
     """
     from tokenwire.v1 import event_pb2
 

@@ -17,7 +17,7 @@ _STEPS = (1, 1.25, 1.6, 2, 2.5, 3.15, 4, 5, 6.3, 8)
 
 
 def percentile(sorted_s: Sequence[float], percent: int) -> float:
-    """Return the smallest value that at least this part of the values do not exceed.
+    """Return a percentile: the smallest value such that at least this fraction of the values is not larger.
 
     Raises:
         ValueError: there are no values.

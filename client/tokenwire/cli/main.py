@@ -2,8 +2,8 @@
 
 `exit_codes` has the exit codes.
 
-On a terminal the answer is styled. Anywhere else stdout gets only the text of the answer, and everything
-else goes to stderr.
+On a terminal the answer is formatted. Otherwise stdout gets only the text of the answer, and everything else
+goes to stderr.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from rich.segment import ControlType, Segment, Segments
 from rich.theme import Theme
 
 REFRESH_S = 0.06
-"""Shortest time between two drawings of the last block."""
+"""Minimum time, in seconds, between two drawings of the last block."""
 
 _MARGIN_LINES = 2
 """Lines of the screen that the last block leaves free, so that it can be erased."""
@@ -43,9 +43,9 @@ class _LeftHeading(Heading):
 
 
 class _AnswerMarkdown(Markdown):
-    """Markdown in which nothing of a model's answer is lost.
+    """Markdown that shows everything in a model's answer.
 
-    HTML is shown as text: rich leaves it out. A line feed in a paragraph stays one. Links show their address.
+    HTML, which rich omits, is shown as text. A line feed in a paragraph is kept. Links show their address.
     """
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {
@@ -68,7 +68,7 @@ class LiveMarkdown:
         console.push_theme(_THEME)
         self._console = console
         self._tail = ""
-        """The text that has not been written for good."""
+        """The text that has not been written permanently."""
         self._drawn: list[list[Segment]] = []
         """The lines of the last block on the screen. The cursor is at the end of the last one."""
         self._has_written = False
@@ -76,7 +76,7 @@ class LiveMarkdown:
         self._error: OSError | None = None
 
     def add(self, text: str) -> None:
-        """Add a piece. It is shown after REFRESH_S at the latest."""
+        """Add a piece. It is shown within REFRESH_S."""
         if self._error is not None:
             raise self._error
         self._tail += text
@@ -84,7 +84,7 @@ class LiveMarkdown:
             self._timer = asyncio.get_running_loop().call_later(REFRESH_S, self._refresh)
 
     def finish(self) -> None:
-        """Write what has not been written. The cursor is at the beginning of a line then."""
+        """Write the rest of the text. The cursor is then at the beginning of a line."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -100,7 +100,7 @@ class LiveMarkdown:
             self._error = error
 
     def _draw(self, complete: str, tail: str) -> None:
-        """Replace the last block on the screen by complete blocks, and by what has come since."""
+        """Replace the last block on the screen by the complete blocks and the new last block."""
         lines = self._separated(self._lines(complete))
         self._has_written |= bool(lines)
         room = max(1, self._console.height - _MARGIN_LINES)
@@ -183,7 +183,7 @@ def _without_end_spaces(line: list[Segment]) -> Iterator[Segment]:
 
 
 def _erasing(count: int) -> Segment:
-    """Return what erases the last lines of the screen, and leaves the cursor at the first of them."""
+    """Return the control codes that erase the last lines and leave the cursor at the first of them."""
     erase = (ControlType.ERASE_IN_LINE, 2)
     up = (ControlType.CURSOR_UP, 1)
     if not count:

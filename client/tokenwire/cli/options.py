@@ -48,14 +48,14 @@ MAX_PROMPT_BYTES = 8 * 1024 * 1024
 """Longest input that is read from stdin. By default a server accepts no larger request."""
 
 STDIN_NOTE_S = 3.0
-"""How long to read stdin silently."""
+"""Seconds after which a message says that the command is reading stdin."""
 
 Prompt = Annotated[
     str | None,
     typer.Argument(
         metavar="PROMPT",
         parser=str,
-        help="The prompt. Without it, or with -, it is read from stdin. With it, a pipe or a file on stdin "
+        help="The prompt. If it is missing or -, it is read from stdin. Otherwise, a pipe or a file on stdin "
         "is sent before it.",
         show_default=False,
     ),
@@ -135,7 +135,7 @@ Documents = Annotated[
         "--document",
         metavar="FILE",
         parser=document_value,
-        help="PDF or text file, or an https:// address, before the prompt. Can be repeated.",
+        help="PDF or text file, or an https:// URL, to send before the prompt. Can be repeated.",
     ),
 ]
 Images = Annotated[
@@ -144,7 +144,7 @@ Images = Annotated[
         "--image",
         metavar="FILE",
         parser=image_value,
-        help="PNG, JPEG, GIF or WebP file, or an https:// address, before the prompt. Can be repeated.",
+        help="PNG, JPEG, GIF or WebP file, or an https:// URL, to send before the prompt. Can be repeated.",
     ),
 ]
 Recordings = Annotated[
@@ -153,7 +153,7 @@ Recordings = Annotated[
         "--audio",
         metavar="FILE",
         parser=audio_value,
-        help="WAV or MP3 file, before the prompt. Can be repeated.",
+        help="WAV or MP3 file to send before the prompt. Can be repeated.",
     ),
 ]
 AnswerSchema = Annotated[
@@ -173,8 +173,8 @@ Tools = Annotated[
         metavar="TOOL",
         parser=tool_value,
         help="Tool that the model may call: a JSON file with name, description and parameters, or "
-        "NAME=COMMAND. The command is run after you have confirmed the call, with the arguments as JSON on "
-        "its stdin. Can be repeated.",
+        "NAME=COMMAND. The command runs after you confirm the call, and gets the arguments as JSON on "
+        "stdin. Can be repeated.",
     ),
 ]
 RequestLabels = Annotated[
@@ -242,7 +242,7 @@ StreamId = Annotated[
 ]
 Plain = Annotated[
     bool,
-    typer.Option("--plain", help="On a terminal, print the text as it is, without its Markdown."),
+    typer.Option("--plain", help="On a terminal, print the text as it is, and do not format it."),
 ]
 EventsAsJson = Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")]
 AnswerAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
@@ -255,7 +255,7 @@ def model_or_default(model: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GivenInput:
-    """The prompt, and what else came from stdin."""
+    """The prompt, and any other content from stdin."""
 
     prompt: str
     standard_input: Document | Picture | str | None = None
@@ -263,7 +263,7 @@ class GivenInput:
 
 
 def is_interactive(given: str | None) -> bool:
-    """Return whether prompts are to be typed: there is none, and both ends are a terminal."""
+    """Return whether the user types prompts: none is given, and stdin and stdout are a terminal."""
     return given is None and sys.stdin.isatty() and sys.stdout.isatty()
 
 

@@ -1,4 +1,4 @@
-"""The JSON of every `--json`: proto3 JSON, one message on a line.
+"""The JSON that `--json` prints: proto3 JSON, one message per line.
 
 int64 values are strings, and names are in camelCase, as in every implementation of Protobuf and on the edge.
 `google.protobuf.json_format.Parse` reads each line.
@@ -15,7 +15,7 @@ from .terminal import escape_json, write_stdout
 def json_line(message: ProtoMessage, *, with_zeros: bool = False) -> str:
     """Return a message as one line without control characters.
 
-    With `with_zeros` it has the fields that are empty, 0 or false too, but none that is unknown.
+    With `with_zeros` it includes the fields that are empty, 0 or false, but never those that are unset.
     """
     text = MessageToJson(
         message,

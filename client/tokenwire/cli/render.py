@@ -85,7 +85,7 @@ class PlainOutput:
     def __init__(self) -> None:
         self._in_line = False
         self._is_shared = os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
-        """Whether stderr is the same pipe or file, where a line would be appended to the answer's."""
+        """Whether stderr is the same pipe or file: a report could then continue a line of the answer."""
         self._sources = _Sources()
 
     def show(self, event: TokenEvent) -> None:

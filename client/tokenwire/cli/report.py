@@ -129,10 +129,10 @@ class Tally:
         return ", ".join(parts)
 
     def problem_lines(self) -> Iterator[str]:
-        """Return what is wrong with the answer of a finished stream.
+        """Return the problems of the answer of a finished stream.
 
-        That is how it violates its schema, or why it has neither text nor tool calls. A resumed stream may
-        have had them before its cursor.
+        These are the violations of its schema, or the reason why it has neither text nor tool calls. The
+        answer of a resumed stream may have them before the cursor.
         """
         violations = () if self._result is None else self._result.violations
         for violation in violations:

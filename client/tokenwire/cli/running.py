@@ -23,7 +23,7 @@ def run(
 ) -> None:
     """Run a command that calls the server, and exit with the code that it returns.
 
-    Its error is printed on stderr, and has an exit code too.
+    An error is printed on stderr, and has its own exit code.
     """
     import asyncio
 

@@ -19,7 +19,7 @@ _KEYS = frozenset({"name", "description", "parameters"})
 
 
 class ToolOption(NamedTuple):
-    """One `--tool`: the definition of a tool, the command that runs it, or both after they are merged."""
+    """One `--tool`: the definition of a tool, the command that runs it, or both after merging."""
 
     name: str
     description: str = ""
@@ -48,7 +48,7 @@ def tool_value(text: str) -> ToolOption:
 
 
 def merged_tools(given: Iterable[ToolOption]) -> tuple[ToolOption, ...]:
-    """Return each tool once: its definition with its command. Raises WrongUsage if one is given twice."""
+    """Merge the definition and the command of each tool. Raises WrongUsage if either is given twice."""
     tools: dict[str, ToolOption] = {}
     for option in given:
         before = tools.get(option.name)

@@ -1,4 +1,4 @@
-"""Breaks lines between words, in text that arrives in pieces. Pure."""
+"""Wraps text that arrives in pieces into lines, between words. Pure."""
 
 from __future__ import annotations
 

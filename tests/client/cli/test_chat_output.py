@@ -267,7 +267,7 @@ async def test_piped_bytes_that_no_provider_reads_are_wrong_usage(command_line):
     done = await command_line.run("chat", "Hi", stdin=b"\0\xff")
 
     assert done.code == 2
-    assert "standard input is neither UTF-8 text, a PDF nor an image" in done.err
+    assert "standard input is not UTF-8 text, a PDF or an image" in done.err
 
 
 async def test_a_pipe_that_stays_open_is_reported(server, command_line):

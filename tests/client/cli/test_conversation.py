@@ -155,7 +155,7 @@ async def test_commands_change_the_next_requests(server, terminal, talk):
     server.script = plays(started(), text(2, "Done"), finished(3))
     for line in (b"/model x/y", b"/system Be long.", b"/clear"):
         terminal.type(line + b"\n")
-    await terminal.shows("a new conversation begins")
+    await terminal.shows("started a new conversation")
     terminal.type(b"//etc/hosts is what?\n")
     await terminal.shows("Done")
     terminal.type(b"/system\n")
@@ -195,7 +195,7 @@ async def test_a_conversation_is_saved_as_text_or_json_and_replaces_no_other_fil
     other.write_text("mine")
     for path in (notes, request, other, notes):
         terminal.type(f"/save {path}\n".encode())
-    await terminal.shows(f"{other} exists already")
+    await terminal.shows(f"{other} already exists")
     terminal.type(f"/save {tmp_path}/none/a\n".encode())
     await terminal.shows("cannot be written: No such file")
 

@@ -1,4 +1,4 @@
-"""`tokenwire bench`: the latency that a caller sees, of a server and its provider."""
+"""`tokenwire bench`: the latency of a server and its provider, as a caller sees it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKENS = frozenset({"text", "reasoning", "tool_call_delta"})
 
 @dataclass
 class Measurements:
-    """What the requests took, in seconds, and how they ended."""
+    """The times of the requests, in seconds, and how the requests ended."""
 
     ttft_s: list[float] = field(default_factory=list)
     """Time from the call to the first token."""
@@ -49,7 +49,7 @@ async def bench(
 ) -> int:
     """Send a request several times, and print the times as histograms. Return the exit code.
 
-    When interrupted, cancel the open requests, and print what was measured until then.
+    When interrupted, cancel the open requests, and print the results so far.
     """
     measured = Measurements()
     say(

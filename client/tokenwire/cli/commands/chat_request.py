@@ -38,7 +38,7 @@ class RequestOptions:
     images: Sequence[Picture] = ()
     recordings: Sequence[Recording] = ()
     standard_input: Document | Picture | str | None = None
-    """What was piped into the command besides the prompt."""
+    """The content that was piped into the command in addition to the prompt."""
     history: Sequence[Message] = ()
     """The messages before the prompt."""
     follow_up: Sequence[Message] = ()

@@ -46,9 +46,9 @@ def interactive(
     plain: bool,
     confirm_over_microusd: int | None,
 ) -> None:
-    """Read prompts and show their answers, until Ctrl-D. Ctrl-C stops an answer, and not the command.
+    """Read prompts and show their answers, until Ctrl-D. Ctrl-C stops the answer, not the command.
 
-    An error is shown, and the conversation is as before the prompt.
+    An error is shown, and leaves the conversation as it was before the prompt.
 
     Raises:
         OSError: the terminal cannot be written.
@@ -137,7 +137,7 @@ class _Talk:
             runner.run(self._stream(request, client))
 
     def _end_answer(self, runner: asyncio.Runner) -> None:
-        """Wait until a stopped answer has shown its report, which a second Ctrl-C has interrupted."""
+        """Wait until the report of a stopped answer, which a second Ctrl-C interrupted, was shown."""
         if self._task is not None and not self._task.done():
             with suppress(asyncio.CancelledError):
                 runner.get_loop().run_until_complete(self._task)
@@ -158,7 +158,7 @@ class _Talk:
             return False
 
     async def _stream(self, request: RequestOptions, client: AsyncClient) -> None:
-        """Show the answer, and add it to the conversation: the text of it, if Ctrl-C stops it."""
+        """Show the answer, and add it to the conversation. If Ctrl-C stops it, add only its text."""
         self._task = asyncio.current_task()
         screen = output(
             as_json=False, plain=self._plain, shows_values=request.json_schema is not None
@@ -170,10 +170,10 @@ class _Talk:
             await show_answer(client, stream, screen, name_first=self._resumable)
         except asyncio.CancelledError:
             if self._conversation.add_partial(request, stream.message):
-                say("the text until here stays in the conversation")
+                say("the text so far stays in the conversation")
             raise
         if not self._conversation.add(request, stream.message):
-            say("the prompt is not kept in the conversation, because it has no answer")
+            say("the prompt is not added to the conversation, because it has no answer")
 
     def _run(self, line: str) -> None:
         name, _, argument = line.partition(" ")
@@ -196,7 +196,7 @@ class _Talk:
 
     def _clear(self, _argument: str) -> None:
         self._conversation.clear()
-        say("a new conversation begins")
+        say("started a new conversation")
 
     def _save(self, name: str) -> None:
         if not name:
@@ -204,7 +204,7 @@ class _Talk:
         try:
             path = self._conversation.save(name)
         except FileExistsError:
-            raise ValueError(f"{name} exists already, and was not changed") from None
+            raise ValueError(f"{name} already exists, and was not changed") from None
         except OSError as error:
             raise ValueError(f"{name} cannot be written: {error.strerror or error}") from None
         say(f"saved to {path}")

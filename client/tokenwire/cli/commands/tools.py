@@ -27,13 +27,13 @@ from .chat_request import RequestOptions, chat_request
 from .confirm import ask
 
 MAX_ROUNDS = 20
-"""Most answers to one prompt."""
+"""Maximum number of answers to one prompt."""
 
 COMMAND_S = 120
-"""How long a command may run."""
+"""Time limit of a command, in seconds."""
 
 MAX_RESULT_BYTES = 256 * 1024
-"""Longest result that is sent. The rest is left out."""
+"""Maximum size of a result that is sent. The rest is omitted."""
 
 
 def chat_with_tools(
@@ -45,9 +45,9 @@ def chat_with_tools(
     resumable: bool,
     prompt_from_stdin: bool,
 ) -> int:
-    """Show answers, and run the tools that they call, until one calls none. Return the exit code.
+    """Show answers, and run the tools that they call, until an answer calls none. Return the exit code.
 
-    Without a terminal to confirm a call on, nothing is run, and the calls are only shown.
+    Without a terminal on which to confirm the calls, they are shown, but not run.
 
     Raises:
         TokenwireError: there is no answer, or only a part of it.
@@ -84,9 +84,9 @@ async def _connect(connection: Connection) -> AsyncClient:
 def run_calls(
     calls: Iterable[ToolCall], tools: Iterable[ToolOption], *, prompt_from_stdin: bool
 ) -> list[Message]:
-    """Run the calls that somebody at the terminal confirms, and return all results.
+    """Run the calls that the user confirms on the terminal, and return all results.
 
-    The model is informed of a call that was refused. Return nothing if no tool has a command, or if there is
+    The result of a call that was refused is an error. Return nothing if no tool has a command, or if there is
     no terminal.
     """
     commands = {tool.name: tool.command for tool in tools if tool.command}
@@ -100,7 +100,7 @@ def run_calls(
         question = f"run {shlex.join(command)} with {arguments} on its stdin? [y/N] "
         agreed = ask(question, prompt_from_stdin=prompt_from_stdin)
         if agreed is None:
-            say("tokenwire: there is no terminal to confirm the calls: no command was run")
+            say("tokenwire: no command was run, because there is no terminal to confirm the calls")
             return []
         if agreed:
             results.append(_run(call, command))
@@ -117,7 +117,7 @@ def _without_hidden(text: str) -> str:
 
 
 def _run(call: ToolCall, command: tuple[str, ...]) -> Message:
-    """Run a command without a shell: the arguments on stdin are the only text from the model."""
+    """Run a command without a shell. The only text from the model is that of the arguments on stdin."""
     environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
     with tempfile.TemporaryFile() as output:
         try:

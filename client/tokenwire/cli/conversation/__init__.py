@@ -1,1 +1,1 @@
-"""A conversation on a terminal: what is typed, and the state between two prompts."""
+"""A conversation on a terminal: the input of prompts, and the state between them."""

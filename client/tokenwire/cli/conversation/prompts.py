@@ -21,7 +21,7 @@ _QUOTES = '"""'
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What was typed: a prompt, or a command such as `/model NAME`."""
+    """The user's input: a prompt, or a command such as `/model NAME`."""
 
     text: str
     is_command: bool = False
@@ -39,7 +39,7 @@ class PromptReader:
         self._readline = _readline()
 
     def read(self) -> Typed | None:
-        """Return what was typed next, or None after Ctrl-D. Ctrl-D inside a prompt discards that prompt.
+        """Return the next input, or None after Ctrl-D. Ctrl-D inside a prompt discards that prompt.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed: the prompt is discarded.
@@ -99,7 +99,7 @@ class History:
 
 
 def _readline() -> ModuleType | None:
-    """Return the module that edits lines, set up for prompts. None: this Python was built without it."""
+    """Return the module `readline`, configured for prompts. None: this Python was built without it."""
     try:
         import readline
     except ImportError:

@@ -71,8 +71,8 @@ class Conversation:
     def save(self, name: str) -> Path:
         """Write the conversation to a file, and return its path.
 
-        It is a ChatRequest in JSON if the name ends with .json, otherwise Markdown. A file that this
-        conversation has not written is not replaced.
+        It is a ChatRequest in JSON if the name ends with .json, otherwise Markdown. An existing file is
+        replaced only if this conversation has written it.
 
         Raises:
             OSError: the file exists, or it cannot be written.

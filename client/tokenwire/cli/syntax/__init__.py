@@ -1,3 +1,3 @@
 """The commands of `tokenwire` and their options. Each function reads options and calls one function of
-`commands`, which it imports when it runs: `--help` needs no gRPC.
+`commands`. It imports that function only when it runs, so that `--help` does not load gRPC.
 """

@@ -72,8 +72,8 @@ def bench(
 ) -> None:
     """Measure the time to the first token, between tokens, and of whole answers.
 
-    Each request is answered by the model, and costs what it costs. Ctrl-C ends the measurement, and what was
-    measured is printed.
+    Each request is answered by the model, and is billed. Ctrl-C ends the measurement, and the results so far
+    are printed.
     """
     from ..commands.bench import bench
     from ..commands.chat_request import RequestOptions

@@ -88,8 +88,8 @@ def chat(
         bool,
         typer.Option(
             "--resumable",
-            help="Resume by itself if the connection breaks. The model continues meanwhile, at your "
-            "cost, for up to 30 s if this command is killed.",
+            help="Resume automatically if the connection breaks. If this command is killed, the model "
+            "continues for up to 30 s, at your cost.",
         ),
     ] = False,
     plain: Plain = False,
@@ -97,7 +97,7 @@ def chat(
 ) -> None:
     """Send a prompt to a model, and print the answer as it arrives.
 
-    Without a prompt, on a terminal, it is a conversation: /help lists its commands.
+    Without a prompt, on a terminal, start a conversation: /help lists its commands.
     """
     labels = labels_of(label)
     if logprobs is not None and not json:

@@ -31,7 +31,7 @@ def resume(
             "--after",
             metavar="N",
             parser=sequence_value,
-            help="Sequence of the last event that you have.  [default: 0, print all events]",
+            help="Sequence of the last event that you have received.  [default: 0, print all events]",
             show_default=False,
         ),
     ] = 0,
@@ -39,7 +39,7 @@ def resume(
     plain: Plain = False,
     json: EventsAsJson = False,
 ) -> None:
-    """Continue to read a stream, or read it again."""
+    """Continue reading a stream, or read it again."""
     from ..commands.streams import resume
 
     connection: Connection = context.obj
