@@ -43,7 +43,7 @@ MessageLike = Message | Mapping[str, object] | ModelDump | str
 
 The content of a mapping is text, a part, or a list of both (see `Content`), or of blocks in the style of
 OpenAI's Chat Completions or Anthropic's Messages. `text` is a synonym of `content`. An object of their SDKs
-is accepted in place of a mapping, anywhere in a message. What cannot be sent is an error, never left out."""
+is accepted in place of a mapping, anywhere in a message. A field that cannot be sent is an error."""
 
 
 def system(*content: str | Part) -> Message:

@@ -85,7 +85,7 @@ async def test_a_stream_is_appended_when_its_block_is_left_after_the_end(server,
     async with conversation.chat_stream("a") as stream:
         assert [piece async for piece in stream.text] == ["b"]
         assert conversation.messages == ()
-        with pytest.raises(RuntimeError, match="one turn at a time"):
+        with pytest.raises(RuntimeError, match="one question at a time"):
             await conversation.chat("again")
 
     appended = pb.Message(role=pb.ROLE_ASSISTANT, parts=[pb.Part(text="b", provider_state=b"p\0s")])
@@ -191,7 +191,7 @@ async def test_an_answer_that_a_limit_cut_is_held(server, client):
     assert (await conversation.chat("a")).message == assistant("b")
 
     assert (conversation.messages, conversation.cut.finish_reason) == ((), MAX_TOKENS)
-    with pytest.raises(RuntimeError, match="was cut: MAX_TOKENS"):
+    with pytest.raises(RuntimeError, match="was cut off: MAX_TOKENS"):
         await conversation.chat("c")
     server.script = plays(started(), text(2, "b"), finished(3, MAX_TOKENS))
     keeping = client.conversation("m", on_cut="keep")
@@ -360,7 +360,7 @@ async def test_retries_can_be_turned_off_for_a_question(server, client):
     ("fields", "error", "says"),
     [
         ({"max_tokens": 5}, TypeError, "use max_output_tokens"),
-        ({"request_id": "r"}, TypeError, "belongs to one request"),
+        ({"request_id": "r"}, TypeError, "belongs to a single request"),
         ({"on_cut": "ask"}, ValueError, "on_cut must be"),
         ({"system": 5}, TypeError, "text or parts, not int"),
         ({"messages": [5]}, TypeError, "not a message: int"),

@@ -1,4 +1,4 @@
-"""A class as the format of a JSON answer: the schema that is requested, and the object that comes back."""
+"""A class as the format of a JSON answer: the schema that is sent, and the object that is returned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_NAME_LENGTH = 64
-"""Most characters in the name of a format."""
+"""Maximum number of characters in the name of a format."""
 
 NEEDS_EXTRA = (
     "a dataclass, TypedDict or Struct as response_format requires msgspec, from the extra `structured`: "
@@ -47,7 +47,7 @@ class AnswerType(Generic[T]):
         """Return the object for the text of an answer.
 
         Raises:
-            InvalidAnswer: the text is not JSON, or the class does not accept it.
+            InvalidAnswer: the text is not JSON, or is not valid for the class.
         """
         return self._decode(text)
 
@@ -66,7 +66,7 @@ def answer_type(kind: type[T]) -> AnswerType[T]:
     """Return the format for a class. The last 256 are cached.
 
     Raises:
-        TypeError: the class is of another kind, or has a field whose type JSON cannot represent.
+        TypeError: the class is not of a supported kind, or JSON cannot represent the type of a field.
         ImportError: the extra `structured` is not installed, and the class is not a pydantic model.
     """
     return cast("AnswerType[T]", _answer_type(cast("Hashable", kind)))
@@ -146,7 +146,7 @@ def _invalid(text: str, violations: list[Violation], cause: Exception) -> Invali
 def _pointer(path: str) -> str:
     """Return a path of msgspec, such as `.steps[0].title`, as a JSON Pointer. `[...]` is any key.
 
-    It ends there, because the key is not reported.
+    The pointer ends there, because msgspec does not report the key.
     """
     pointer = _INDEX.sub(r".\1", path.partition("[...]")[0])
     return "".join(f"/{_escaped(key)}" for key in pointer.split(".")[1:])

@@ -11,7 +11,7 @@ from .._json import Json
 _KEPT = frozenset({"$ref", "const", "description", "enum", "title", "type"})
 """Keywords that are sent as they are."""
 _RESTRICTING = frozenset({"$ref", "anyOf", "const", "enum", "type"})
-"""Keywords of which a schema has at least one in strict mode."""
+"""Keywords of which a schema needs at least one in strict mode."""
 _FORMATS = frozenset(
     {"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid"}
 )
@@ -29,7 +29,7 @@ _DROPPED = frozenset(
         "required",
     }
 )
-"""Keywords that restrict nothing, or that are written anew."""
+"""Keywords that restrict nothing, or that are generated again."""
 
 
 class AnswerSchema(NamedTuple):
@@ -37,7 +37,7 @@ class AnswerSchema(NamedTuple):
 
     schema: dict[str, Json]
     is_strict: bool
-    """Whether it is in the subset of the providers' strict modes."""
+    """Whether the schema is in the subset of the providers' strict modes."""
 
 
 def answer_schema(schema: Mapping[str, Json]) -> AnswerSchema:
@@ -75,7 +75,7 @@ class _Adapter:
         self.is_strict = True
 
     def adapt(self, schema: Json) -> dict[str, Json]:
-        """Return one schema, with those in it."""
+        """Return one schema, with its subschemas adapted."""
         if not isinstance(schema, dict):  # true or false
             self.is_strict = False
             return {} if schema else {"not": {}}
@@ -104,7 +104,7 @@ class _Adapter:
         if schema.get("type") == "object":
             adapted.update(self._object(schema))
         elif adapted.get("type") == "array":
-            self.is_strict &= "items" in adapted  # else any elements
+            self.is_strict &= "items" in adapted  # otherwise, any elements are allowed
         elif not adapted.keys() & _RESTRICTING:
             self.is_strict = False  # any value
         return _alone(_described(adapted, moved))
@@ -133,7 +133,7 @@ def _alone(schema: dict[str, Json]) -> dict[str, Json]:
 
 
 def _described(schema: dict[str, Json], moved: Mapping[str, Json]) -> dict[str, Json]:
-    """Return a schema with keywords in its description instead of in itself."""
+    """Return a schema with keywords moved to its description."""
     if not moved:
         return schema
     texts = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in moved.items()]

@@ -7,8 +7,8 @@
             fake.add(Script().text("Hel").fail("UPSTREAM_BROKEN"))
             ...
 
-It runs in this process, over real gRPC on a free port of 127.0.0.1, and needs nothing but the base
-installation. `tokenwire.testing.fixtures` has a pytest fixture.
+It runs in this process, over real gRPC on a free port of 127.0.0.1, and needs no extra.
+`tokenwire.testing.fixtures` has a pytest fixture.
 """
 
 from .gate import Gate

@@ -53,10 +53,10 @@ class ReaderEnded(Exception):
 
 
 class FakeStream:
-    """One stream. A thread plays the script, ahead of the readers. It is safe to use from all threads.
+    """One stream. A thread plays the script, ahead of the readers. The class is thread-safe.
 
-    As at a real server, a stream without ON_DISCONNECT_CONTINUE is cancelled when its last reader leaves.
-    One with it runs on to its end, without regard to `linger`.
+    As on a real server, a stream without ON_DISCONNECT_CONTINUE is cancelled when its last reader leaves.
+    With it, the stream continues to its end: `linger` has no effect.
     """
 
     def __init__(self, stream_id: str, request: ChatRequest, script: Script, pace: float) -> None:
@@ -68,7 +68,7 @@ class FakeStream:
         self._changed = threading.Condition()
         self._entries: list[TokenEvent | Announce | Interrupt | Report] = []
         self._taken: set[int] = set()
-        """Positions of entries for one reader that a reader has taken."""
+        """Positions of entries for a single reader that were already sent to one."""
         self._last_sequence = 0
         self._usage = Usage(input_tokens=INPUT_TOKENS)
         self._is_counted = True
@@ -158,12 +158,12 @@ class FakeStream:
             return info
 
     def join(self) -> None:
-        """Count a reader. Each is to `leave`."""
+        """Count a reader. Each reader must call `leave`."""
         with self._changed:
             self._readers += 1
 
     def leave(self) -> None:
-        """Take leave of a reader: the last one ends the stream, unless it outlives its readers."""
+        """Remove a reader. The last one ends the stream, unless the stream outlives its readers."""
         with self._changed:
             self._readers -= 1
             self._left_count += 1
@@ -198,7 +198,7 @@ class FakeStream:
         is_attached: bool,
         has_left: Callable[[], bool],
     ) -> Iterator[TokenEvent]:
-        """Return the events after a cursor, and then live ones, until the stream ends or the reader left.
+        """Return the events after a cursor, and then live ones, until the stream ends or the reader leaves.
 
         Raises:
             ReaderEnded: the stream or this reader ends with a fault.
@@ -236,7 +236,7 @@ class FakeStream:
     def _wait_for_entry(
         self, position: int, has_left: Callable[[], bool], timeout_s: float | None
     ) -> bool:
-        """Wait for an entry, the end or the reader's. Return False if none came within `timeout_s`."""
+        """Wait for an entry, or for the end of the stream or the reader. Return False after `timeout_s`."""
 
         def is_over() -> bool:
             return position < len(self._entries) or not self.is_running or has_left()
@@ -245,7 +245,7 @@ class FakeStream:
             return self._changed.wait_for(is_over, timeout_s)
 
     def _take(self, position: int) -> TokenEvent | Announce | Interrupt | Report | None:
-        """Return an entry, or None if it is for one reader, and another one has taken it."""
+        """Return an entry, or None if it is for a single reader and was already sent to another one."""
         entry = self._entries[position]
         if isinstance(entry, Announce | Interrupt):
             if position in self._taken:
@@ -294,7 +294,7 @@ class FakeStream:
                     assert_never(step)
 
     def _interrupt(self, step: Interrupt) -> None:
-        """End one reader, and wait until it has left: a stream that does not outlive it ends here."""
+        """End one reader, and wait until it has left. A stream that does not outlive its readers ends too."""
         position, left_before = len(self._entries), self._left_count
         self._add(step)
         self._changed.wait_for(

@@ -62,7 +62,7 @@ class RpcStatus(NamedTuple):
 
 @dataclass(frozen=True)
 class Fault:
-    """An error that a call ends with. Without a reason it is that of a broken connection."""
+    """An error that ends a call. Without a reason, it is a broken connection."""
 
     reason: str
     message: str
@@ -98,7 +98,7 @@ class Fault:
 
 
 CUT = Fault("", "recvmsg:Connection reset by peer")
-"""What a caller sees of a connection that broke."""
+"""The error that a caller sees when a connection breaks."""
 
 
 def fault(

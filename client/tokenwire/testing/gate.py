@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 
 WITHIN_S = 10.0
-"""Default bound of what a test waits for, in seconds."""
+"""Default time limit of the waits of a test, in seconds."""
 
 
 class Gate:
-    """A point at which a script waits until the test opens it. No time has to pass in between.
+    """A point at which a script waits until the test opens it, in place of a pause of fixed length.
 
         gate = Gate()
         fake.add(Script().text("Hel").wait_for(gate).text("lo"))
@@ -18,7 +18,7 @@ class Gate:
         gate.wait_until_reached()
         gate.open()
 
-    A gate stays open. Several scripts may share it. It is safe to use from all threads.
+    A gate stays open. Several scripts may share it. The class is thread-safe.
     """
 
     def __init__(self) -> None:
@@ -32,16 +32,16 @@ class Gate:
         return self._is_open
 
     def open(self) -> None:
-        """Let every script go on that waits here, now or later."""
+        """Let all scripts continue that wait at the gate, now or later."""
         with self._changed:
             self._is_open = True
             self._changed.notify_all()
 
     def wait_until_reached(self, times: int = 1, *, within_s: float = WITHIN_S) -> None:
-        """Wait until scripts have come to the gate so many times. It blocks: with asyncio, use a thread.
+        """Wait until scripts have reached the gate `times` times. It blocks: with asyncio, use a thread.
 
         Raises:
-            TimeoutError: they did not come within `within_s` seconds.
+            TimeoutError: they did not reach it within `within_s` seconds.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._reached >= times, within_s):
@@ -57,6 +57,6 @@ class Gate:
             self._changed.wait_for(lambda: self._is_open or is_stopped())
 
     def wake(self) -> None:
-        """Let those that wait check whether they are stopped."""
+        """Wake the waiting scripts, so that they check whether they are stopped."""
         with self._changed:
             self._changed.notify_all()

@@ -10,7 +10,7 @@ from tokenwire.v1.event_pb2 import JsonValue
 
 
 def json_pieces(value: Any, pointer: str = "") -> Iterator[str | JsonValue]:
-    """Return the text in pieces, each value after its text, and members before what contains them.
+    """Return the text in pieces. Each value follows its text, and members precede their container.
 
     Raises:
         TypeError, ValueError: the value is not JSON.

@@ -33,7 +33,7 @@ class Emit:
     event: TokenEvent
     """Without a sequence."""
     with_values_only: bool = False
-    """It is left out unless the request has `json_schema.stream_values`."""
+    """The event is sent only if the request has `json_schema.stream_values`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Finish:
     """End the stream with `finished`."""
 
     finished: event_pb2.Finished
-    """Without model, provider and usage, unless the script sets them."""
+    """Model, provider and usage are unset, unless the script sets them."""
 
 
 @dataclass(frozen=True)
@@ -96,20 +96,20 @@ Step = Emit | Report | Pause | WaitFor | Announce | Interrupt | Fail | Finish | 
 
 @dataclass(frozen=True)
 class Script:
-    """What the fake service does with one call: an immutable list of steps, built step by step.
+    """What the fake service does with one call: an immutable list of steps.
 
         Script().reasoning("Hm.").text("Hel", "lo").finish("MAX_TOKENS")
         Script().text("Hel").fail("UPSTREAM_BROKEN")
         Script().refuse("RATE_LIMITED", retry_after_s=2)
 
-    Each method returns a new script. `started`, sequences and the indexes of content blocks are added.
-    A script without an end finishes with STOP, or with TOOL_CALLS if it calls tools. After a step that ends
-    the stream, another one is a ValueError.
+    Each method returns a new script with one more step. `started`, sequences and the indexes of content
+    blocks are added automatically. A script without an end finishes with STOP, or with TOOL_CALLS if it
+    calls tools. Adding a step after one that ends the stream raises ValueError.
     """
 
     steps: tuple[Step, ...] = ()
     before: tuple[Pause | WaitFor, ...] = ()
-    """What precedes the acceptance of the call."""
+    """The steps before the call is accepted."""
     refusal: Fault | None = None
     _index: int = -1
     _block: str = ""
@@ -139,9 +139,9 @@ class Script:
         pieces: int = 1,
         provider_state: bytes = b"",
     ) -> Self:
-        """Call a tool: its start, its arguments in so many pieces, and the complete call.
+        """Send a tool call: its start, its arguments in `pieces` deltas, and the complete call.
 
-        Arguments are a mapping, or JSON text. Text that is not a JSON object makes an invalid tool call.
+        Arguments are a mapping, or JSON text. If the text is not a JSON object, the tool call is invalid.
         Ids are `call_1`, `call_2` ... unless given.
         """
         text = arguments if isinstance(arguments, str) else _json_text(dict(arguments or {}))
@@ -170,7 +170,8 @@ class Script:
         """Send a JSON answer as text, value by value.
 
         If the request has `json_schema.stream_values`, each value follows its text as `json_value`, and
-        `json_result` follows the last one. `violations` (JSON Pointer to description) make it invalid.
+        `json_result` follows the last one. `violations` map JSON Pointers to descriptions, and make the
+        answer invalid.
         """
         script = self._in_block("json", is_new=True)
         steps: list[Step] = []
@@ -214,8 +215,8 @@ class Script:
     def usage(self, input_tokens: int = 0, output_tokens: int = 0, **fields: Any) -> Self:
         """Set the usage so far, for `finished`, errors and the readers with `usage_interval`.
 
-        `fields` are others of Usage, such as `cost_microusd`. Without this step it is 10 input tokens, and
-        one output token for each event with content.
+        `fields` are other fields of Usage, such as `cost_microusd`. Without this step, the usage is 10 input
+        tokens, and one output token for each event with content.
 
         Raises:
             TypeError: Usage has no field of this name.
@@ -230,11 +231,11 @@ class Script:
         """Send any other event of TokenEvent, such as `event(citation=Citation(...))`.
 
         Raises:
-            TypeError: it is not exactly one event that a script may send.
+            TypeError: the argument is not exactly one event that a script may send.
         """
         allowed = [kind for kind in _KINDS if kind not in _MADE_BY_THE_FAKE]
         if len(event) != 1 or not event.keys() <= set(allowed):
-            raise TypeError(f"one of these is needed: {', '.join(allowed)}; got {list(event)}")
+            raise TypeError(f"give one of {', '.join(allowed)}, not {list(event)}")
         return self._then(Emit(TokenEvent(**event)))
 
     def pause(self, seconds: float) -> Self:
@@ -248,9 +249,9 @@ class Script:
         return self._then(WaitFor(gate))
 
     def accept_after(self, delay: float | Gate) -> Self:
-        """Wait before the call is accepted or refused: seconds, or for a gate.
+        """Wait for some seconds, or for a gate, before the call is accepted or refused.
 
-        Until then, a caller waits for its `stream_id`.
+        Until then, the caller has no `stream_id`.
         """
         step = WaitFor(delay) if isinstance(delay, Gate) else Pause(_seconds(delay))
         return replace(self, before=(*self.before, step))
@@ -263,7 +264,7 @@ class Script:
         refusal_category: str = "",
         **fields: Any,
     ) -> Self:
-        """End the stream with a FinishReason, such as MAX_TOKENS. `fields` are others of `Finished`.
+        """End the stream with a FinishReason, such as MAX_TOKENS. `fields` are other fields of Finished.
 
         Raises:
             ValueError: the reason is unknown.
@@ -291,9 +292,9 @@ class Script:
         metadata: Mapping[str, str] | None = None,
         violations: Mapping[str, str] | None = None,
     ) -> Self:
-        """Refuse the call with an ErrorReason, such as RATE_LIMITED. It is the only step of its script.
+        """Refuse the call with an ErrorReason, such as RATE_LIMITED. The script cannot have other steps.
 
-        `violations` (path of the field to description) are those of INVALID_REQUEST.
+        `violations`, for INVALID_REQUEST, map the paths of fields to descriptions.
 
         Raises:
             ValueError: the reason is unknown, or the script has other steps.
@@ -335,7 +336,7 @@ class Script:
         return self._then(Silence())
 
     def with_end(self) -> Self:
-        """Return the script with `finished` unless it has another end."""
+        """Return the script, with `finished` added if it has no end."""
         if self._has_end():
             return self
         kinds = {step.event.WhichOneof("event") for step in self.steps if isinstance(step, Emit)}

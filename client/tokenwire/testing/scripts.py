@@ -1,4 +1,4 @@
-"""Which script is played for which call."""
+"""The choice of the script for each call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Entry:
 
 
 class Scripts:
-    """The scripts of a fake service: a queue, and one for all further calls. Safe to use from all threads."""
+    """The scripts of a fake service: a queue, and one for all further calls. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ class Scripts:
             self._queue.append(_Entry(_checked(script), model))
 
     def set_always(self, script: ScriptLike, model: str | None) -> None:
-        """Set the script of all calls that find none in the queue."""
+        """Set the script for all calls that find none in the queue."""
         with self._lock:
             self._always[model] = _checked(script)
 

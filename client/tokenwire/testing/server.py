@@ -1,4 +1,4 @@
-"""The fake service of a test: started on a free port, scripted, and asked what it received."""
+"""The fake service of a test: it runs on a free port, plays scripts, and records the calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .scripts import MissingScript, ScriptLike, Scripts
 from .service import Call, Service, to_model
 
 STOP_S = 0.5
-"""Longest time that calls get to end when the server stops."""
+"""Maximum time, in seconds, that calls may take to end when the server stops."""
 
 _T = TypeVar("_T")
 
@@ -37,16 +37,17 @@ class FakeServer:
                 assert client.chat("openai/demo", "Hi").text == "Hello world"
             assert fake.requests[0].model == "openai/demo"
 
-    Calls take the added scripts in order, then that of `always`. A call without a script ends with
-    InternalError, and leaving the block raises MissingScript. The server runs in threads of its own: use it
-    from threads and from asyncio (`async with`), with both clients. Leaving the block ends all streams.
+    Each call gets the next added script, or else the script of `always`. A call that finds no script ends
+    with InternalError, and leaving the block then raises MissingScript. The server runs in its own threads:
+    use it with both clients, in threads or with asyncio (`async with`). Leaving the block ends all streams.
 
-    It has ChatStream, ResumeStream, CancelStream, DeleteStream, GetStream, Chat, CountTokens, ListModels,
-    GetModel and GetCaller. The streams follow the rules of a real server: `request_id` attaches, a stream
-    without ON_DISCONNECT_CONTINUE is cancelled when its last reader leaves, and every sequence is a cursor.
+    It implements ChatStream, ResumeStream, CancelStream, DeleteStream, GetStream, Chat, CountTokens,
+    ListModels, GetModel and GetCaller. Streams behave as on a real server: the same `request_id` attaches to
+    the same stream, a stream without ON_DISCONNECT_CONTINUE is cancelled when its last reader leaves, and
+    every sequence is a cursor.
 
     Args:
-        key: The only key that is accepted. Empty: every caller is.
+        key: The only key that is accepted. Empty: every key is accepted.
         models: Models that exist, as ids or messages. Empty: every model exists, and ListModels returns none.
         pace: Factor for the pauses of all scripts. 0 skips them.
     """
@@ -80,11 +81,11 @@ class FakeServer:
         return self._target
 
     def answer(self, *pieces: str, model: str | None = None) -> None:
-        """Add a script for one call: an answer of these pieces of text."""
+        """Add a script for one call: an answer with these pieces of text."""
         self.add(Script().text(*pieces), model=model)
 
     def add(self, script: ScriptLike, *more: ScriptLike, model: str | None = None) -> None:
-        """Add scripts, each for one call of ChatStream or Chat, or for one of this model.
+        """Add scripts, each for one call of ChatStream or Chat, with `model` only for calls of this model.
 
         Raises:
             TypeError: it is neither a Script nor a function from a ChatRequest to one.
@@ -93,7 +94,7 @@ class FakeServer:
             self._scripts.add(each, model)
 
     def always(self, script: ScriptLike, *, model: str | None = None) -> None:
-        """Set the script of all calls, or of those of one model, for which none was added.
+        """Set the script for all calls that find no added one, with `model` only for calls of this model.
 
         Raises:
             TypeError: it is neither a Script nor a function from a ChatRequest to one.
@@ -102,7 +103,7 @@ class FakeServer:
 
     @property
     def requests(self) -> list[ChatRequest]:
-        """The requests of ChatStream and Chat, in the order of their arrival, also of refused calls."""
+        """The requests of ChatStream and Chat, in the order of their arrival, including refused ones."""
         return [
             call.request
             for call in self.calls
@@ -116,12 +117,12 @@ class FakeServer:
 
     @property
     def open_call_count(self) -> int:
-        """Number of the calls that read an answer. It changes soon after a client sees the end of a call."""
+        """Number of open calls that read an answer. It drops shortly after a client's call has ended."""
         return self._service.open_call_count
 
     @property
     def unused_script_count(self) -> int:
-        """Number of added scripts that no call has taken."""
+        """Number of added scripts that were not used yet."""
         return self._scripts.unused_count
 
     @property
@@ -131,11 +132,11 @@ class FakeServer:
 
     @property
     def caller(self) -> Caller:
-        """What GetCaller returns. Change it in place."""
+        """The response of GetCaller. Change it in place."""
         return self._service.caller
 
     def count_tokens_as(self, input_tokens: int) -> None:
-        """Set what CountTokens returns. By default it is a token for each four characters of text."""
+        """Set the result of CountTokens. By default it is one token for each four characters of text."""
         self._service.input_tokens = input_tokens
 
     def wait_until_ended(self, stream_id: str, *, within_s: float = WITHIN_S) -> StreamInfo:
@@ -149,20 +150,20 @@ class FakeServer:
         """
         stream = self._service.streams[stream_id]
         if not stream.wait_until_ended(within_s):
-            raise TimeoutError(f"the stream {stream_id} runs on after {within_s:g} s")
+            raise TimeoutError(f"the stream {stream_id} has not ended within {within_s:g} s")
         return stream.info()
 
     def wait_until_idle(self, *, within_s: float = WITHIN_S) -> None:
         """Wait until `open_call_count` is 0. It blocks: with asyncio, use a thread.
 
         Raises:
-            TimeoutError: calls are open after `within_s` seconds.
+            TimeoutError: calls are still open after `within_s` seconds.
         """
         if not self._service.wait_until_idle(within_s):
-            raise TimeoutError(f"{self.open_call_count} calls are open after {within_s:g} s")
+            raise TimeoutError(f"{self.open_call_count} calls are still open after {within_s:g} s")
 
     def start(self) -> None:
-        """Start the server. Entering the block does it.
+        """Start the server. Entering the block does this too.
 
         Raises:
             RuntimeError: it was started before.
@@ -187,10 +188,10 @@ class FakeServer:
             self._service.wait_until_idle(WITHIN_S)
 
     def check(self) -> None:
-        """Check that every call has found a script. Leaving the block does it.
+        """Check that every call has found a script. Leaving the block does this too.
 
         Raises:
-            MissingScript: a call has not.
+            MissingScript: a call has found none.
         """
         if self._scripts.mistakes:
             raise MissingScript("; ".join(self._scripts.mistakes))

@@ -1,4 +1,4 @@
-"""The gRPC services of the fake, with gRPC's own threads: apart from the event loop of the caller."""
+"""The gRPC services of the fake. They run in gRPC's own threads, not in the caller's event loop."""
 
 # ruff: noqa: N802 - gRPC names the methods
 
@@ -58,7 +58,7 @@ class Service(ChatServiceServicer, ModelServiceServicer, CallerServiceServicer):
         self.streams: dict[str, FakeStream] = {}
         self.caller = caller_pb2.Caller(tenant="test", server_version="fake")
         self.input_tokens: int | None = None
-        """What CountTokens returns. None: about a token for each four characters."""
+        """The result of CountTokens. None: about one token for each four characters."""
         self._scripts = scripts
         self._pace = pace
         self._key = key
@@ -79,7 +79,7 @@ class Service(ChatServiceServicer, ModelServiceServicer, CallerServiceServicer):
             return self._changed.wait_for(lambda: not self._open, within_s)
 
     def end(self) -> None:
-        """End all streams, as a server that stops."""
+        """End all streams, as a server does when it stops."""
         for stream in list(self.streams.values()):
             stream.fail(fault("SERVER_STOPPED"))
 
@@ -203,7 +203,7 @@ class Service(ChatServiceServicer, ModelServiceServicer, CallerServiceServicer):
     def _open_stream(
         self, method: str, request: chat_pb2.ChatRequest, reader: _Reader
     ) -> tuple[FakeStream, bool]:
-        """Return the stream of a request, joined, and whether the request was attached to it."""
+        """Join and return the stream of a request, and whether the request was attached to it."""
         context = reader.context
         self._check_model(request.model, context)
         if attached := self._same_request(request, context):
@@ -226,7 +226,7 @@ class Service(ChatServiceServicer, ModelServiceServicer, CallerServiceServicer):
         return stream, False
 
     def _same_request(self, request: chat_pb2.ChatRequest, context: Context) -> FakeStream | None:
-        """Return the stream with the same request_id, unless it released the id."""
+        """Return the stream with the same request_id, unless it has released the id."""
         with self._lock:
             stream = self._by_request_id.get(request.request_id)
         if stream is None or stream.stream_id not in self.streams:
@@ -300,7 +300,7 @@ class _Reader:
             self._leave()
 
     def join(self, stream: FakeStream) -> None:
-        """Count the reader, also if it has left by now."""
+        """Count the reader, even if it has already left."""
         stream.join()
         with self._lock:
             self._stream = stream

@@ -1,8 +1,8 @@
 """Python functions as tools. Pure: no I/O, no gRPC."""
 
 MAX_ROUNDS = 10
-"""Requests of a run, unless its caller sets another limit."""
+"""Default for the maximum number of requests of a run."""
 MAX_CONCURRENCY = 8
-"""Calls of a run at the same time, unless its caller sets another limit."""
+"""Default for the maximum number of calls of a run at the same time."""
 TOOL_TIMEOUT_S = 60.0
-"""Time limit of a call, unless the caller of the run sets another one."""
+"""Default for the time limit of a call, in seconds."""

@@ -21,11 +21,11 @@ _UNNAMED = {
 }
 
 Decode = Callable[[str], dict[str, Any]]
-"""Returns arguments by name from JSON text. Raises InvalidArguments."""
+"""A function that returns the arguments by name from JSON text. Raises InvalidArguments."""
 
 
 class InvalidArguments(ValueError):
-    """The arguments of a tool call do not fit the tool's parameters. The text names the place."""
+    """The arguments of a tool call are not valid for the tool's parameters. The message names the place."""
 
 
 def arguments_of(
@@ -101,8 +101,7 @@ def decode_unchecked(arguments_json: str) -> dict[str, Any]:
 def unwrapped(function: Callable[..., object]) -> tuple[Any, set[str]]:
     """Return the function in `functools.partial` objects, and the parameters that they set by name.
 
-    Of another object that can be called, it is the method. A model does not see these parameters, and
-    cannot set them.
+    For another callable object, return its method `__call__`. A model neither sees nor sets these parameters.
     """
     inner: Any = function
     bound: set[str] = set()
@@ -129,7 +128,7 @@ def _hint_of(parameter: inspect.Parameter, hints: Mapping[str, Any], name: str) 
 
 
 def _default(value: object) -> Any:
-    """Return the default of a field. Only a plain value is in the schema."""
+    """Return the default of a field. Only a plain value appears in the schema."""
     import msgspec
 
     if value is None or isinstance(value, str | int | float):
@@ -150,7 +149,7 @@ def _drop_defaults_without_json(schema: Any) -> None:
 def _describe(
     properties: dict[str, Any], hints: Mapping[str, Any], descriptions: Mapping[str, str]
 ) -> None:
-    """Add descriptions: of `Annotated[T, Meta(description=...)]`, `Annotated[T, "..."]`, or the docstring."""
+    """Add descriptions from `Annotated[T, Meta(description=...)]`, `Annotated[T, "..."]` or the docstring."""
     for name, schema in properties.items():
         texts = [each for each in _metadata(hints[name]) if isinstance(each, str)]
         text = texts[-1] if texts else descriptions.get(name)

@@ -24,7 +24,7 @@ class Docstring:
 
 
 def parse_docstring(text: str | None) -> Docstring:
-    """Return the text before the first section, and what the section `Args:` says of each parameter."""
+    """Return the text before the first section, and the description of each parameter in `Args:`."""
     description: list[str] = []
     arguments: list[str] = []
     section = ""
@@ -39,7 +39,7 @@ def parse_docstring(text: str | None) -> Docstring:
 
 
 def _parameters(lines: Iterable[str]) -> dict[str, str]:
-    """Return the descriptions. A line that is indented deeper continues the one before it."""
+    """Return the descriptions. A line with a deeper indentation continues the one before it."""
     found: dict[str, str] = {}
     name, first_indent = "", -1
     for line in lines:

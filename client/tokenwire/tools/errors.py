@@ -1,4 +1,4 @@
-"""The errors of a run with tools, under TokenwireError."""
+"""The errors of a run with tools. They are subclasses of TokenwireError."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class FunctionTool:
-    """A function with the definition that a model gets of it. `function_tool` makes it.
+    """A function, and its definition for a model. `function_tool` creates it.
 
-    Calling it calls the function.
+    Calling the object calls the function.
     """
 
     name: str
@@ -35,7 +35,7 @@ class FunctionTool:
     """JSON Schema of the arguments."""
     function: ToolFunction
     decode: Decode
-    """Returns the arguments of a call, checked, from JSON text."""
+    """A function that checks the JSON text of the arguments and returns them by name."""
 
     @property
     def definition(self) -> Tool:
@@ -84,20 +84,20 @@ def function_tool(
     description: str | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> FunctionTool | Callable[[ToolFunction], FunctionTool]:
-    """Return a function as a tool for `run_tools`. It can be a decorator, with or without arguments.
+    """Return a function as a tool for `run_tools`. It can be used as a decorator, with or without arguments.
 
-    The name is the function's. The description is its docstring up to the first section, such as `Args:`,
-    which describes the parameters. The JSON Schema of the arguments comes from the type hints: what msgspec
-    supports, such as `int`, `list[str]`, `Literal`, Enum, dataclass, TypedDict, Struct, and
-    `Annotated[int, msgspec.Meta(ge=1)]`. A parameter with a default is optional. Arguments are converted and
-    checked before the function is called.
+    By default, the tool has the function's name. Its description is the docstring up to the first section,
+    such as `Args:`, which describes the parameters. The JSON Schema of the arguments is derived from the type
+    hints, which can be any type that msgspec supports, such as `int`, `list[str]`, `Literal`, Enum,
+    dataclass, TypedDict, Struct, and `Annotated[int, msgspec.Meta(ge=1)]`. A parameter with a default is
+    optional. Arguments are converted and checked before the function is called.
 
     Args:
         function: A function or a coroutine function.
-        name: Another name: 1 to 64 of a-z A-Z 0-9 _ -.
+        name: Another name, of 1 to 64 characters of a-z A-Z 0-9 _ -.
         description: Another description.
-        parameters: A JSON Schema instead of that of the type hints. Then the arguments are not checked,
-            and the function gets plain JSON values.
+        parameters: A JSON Schema in place of the derived one. Then the arguments are not checked, and the
+            function gets plain JSON values.
 
     Raises:
         TypeError: the function cannot be a tool: it has `*args`, a parameter without a type hint, or a type
@@ -129,7 +129,7 @@ def to_function_tools(tools: Iterable[FunctionTool | ToolFunction]) -> dict[str,
     """Return tools by name, from functions and function tools.
 
     Raises:
-        TypeError: an element has no function to call, or `function_tool` refuses it.
+        TypeError: an element has no function to call, or cannot be a tool.
         ValueError: two tools have the same name.
     """
     found: dict[str, FunctionTool] = {}

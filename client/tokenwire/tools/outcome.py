@@ -1,4 +1,4 @@
-"""How a tool call ended, and what the model gets of it."""
+"""The outcome of a tool call: its result or error, and the message for the model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tokenwire.v1.chat_pb2 import Message, Part
 from ..messages import tool_result
 
 MAX_ERROR_CHARS = 2000
-"""Longest text of an error for the model."""
+"""Maximum number of characters of an error for the model."""
 
 
 class ToolError(Exception):
-    """A tool raises it to report a failure to the model in exactly these words."""
+    """Raise it in a tool to report a failure to the model with exactly this text."""
 
 
 class StopRun(Exception):
-    """A tool raises it to end the run. The model gets no further request.
+    """Raise it in a tool to end the run. No further request is sent to the model.
 
     `value` is the result of the call, in `run.messages` and in `run.stopped.value`.
     """
@@ -43,11 +43,11 @@ class ToolOutcome:
     """The result of a tool call, or its error."""
 
     text: str
-    """What the model gets."""
+    """The text for the model."""
     parts: tuple[Part, ...] = ()
-    """What it gets after the text."""
+    """Parts for the model, after the text."""
     value: object = None
-    """What the function returned."""
+    """The value that the function returned."""
     error: Exception | None = None
     stop: StopRun | None = None
 
@@ -59,8 +59,8 @@ class ToolOutcome:
 def returned(value: object) -> ToolOutcome:
     """Return the outcome of a call that returned a value.
 
-    Text and parts (`image`, `document`, or a list with parts) are sent as they are; anything else as JSON. A
-    value that cannot be written as JSON is an error of the tool.
+    Text and parts (`image`, `document`, or a list with parts) are sent as they are, and other values as JSON.
+    A value that cannot be written as JSON is an error of the tool.
     """
     try:
         text, parts = _content(value)
@@ -84,7 +84,7 @@ def raised(error: Exception) -> ToolOutcome:
 
 
 def bounded(text: str, max_chars: int = MAX_ERROR_CHARS) -> str:
-    """Return a text, cut to a length."""
+    """Return a text, shortened to a maximum length."""
     return text if len(text) <= max_chars else text[: max_chars - 6] + " [...]"
 
 

@@ -1,4 +1,4 @@
-"""Messages, tools and tool choices as Anthropic's Messages API has them.
+"""Messages, tools and tool choices in the style of Anthropic's Messages API.
 
 https://docs.claude.com/en/api/messages
 """
@@ -47,7 +47,7 @@ _ABOUT_THE_RESPONSE = (
     "stop_details",
     "usage",
 )
-"""Fields of an answer that say how it was made. The API does not take them back."""
+"""Fields of an answer that describe its response. The API does not accept them in a request."""
 _REDACTED = "redacted:"
 """Prefix of the signature of hidden reasoning: the server sends such reasoning as `redacted_thinking`."""
 _MODES = {
@@ -59,10 +59,10 @@ _MODES = {
 
 
 def read_message(message: Fields) -> list[Message]:
-    """Return a message. A user's message with results of tools becomes several messages.
+    """Return a message. A message of the user with tool results becomes several messages.
 
     Raises:
-        TypeError, ValueError: something cannot be carried. The text begins with its path.
+        TypeError, ValueError: a field cannot be sent. The error begins with its path.
     """
     role = _ROLES[message.choice("role", list(_ROLES))]
     if message.peek("type") == "message":
@@ -84,7 +84,7 @@ def read_tool(value: Fields) -> Tool:
     schema = value.required("input_schema")
     if not isinstance(schema, Mapping):
         raise TypeError(f"{value.path_of('input_schema')}: must be a JSON Schema as a mapping")
-    value.only("strict", value=False, reason="tools are not strict; leave it out")
+    value.only("strict", value=False, reason="strict tools are not supported; omit it")
     value.end({"cache_control": "tools have no cache hints; mark a message"})
     return tool(name, description, parameters=schema)
 
@@ -103,7 +103,7 @@ def read_tool_choice(value: Fields) -> ToolChoice:
 def _text(block: Fields) -> Part:
     part = read_text_block(block)
     if block.peek("citations"):
-        raise block.fault("citations", "cannot be sent; leave them out")
+        raise block.fault("citations", "cannot be sent; omit them")
     return part
 
 

@@ -1,4 +1,4 @@
-"""The content of a message in any style: text, parts, and blocks that a style reads."""
+"""The content of a message in any style: text, parts, and the blocks of that style."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tokenwire.v1.chat_pb2 import Part, ToolResult
 from .fields import Fields, as_mapping
 
 BlockReader = Callable[[Fields], Part]
-"""Reads one block, except `type` and `cache_control`."""
+"""A function that reads one block, except `type` and `cache_control`."""
 
 
 def read_parts(value: object, path: str, readers: Mapping[str, BlockReader]) -> list[Part]:
     """Return the parts of a text, a part, a block, or a list of these.
 
     Raises:
-        TypeError, ValueError: something cannot be carried. The text begins with its path.
+        TypeError, ValueError: a field cannot be sent. The error begins with its path.
     """
     if value is None:
         return []
@@ -84,6 +84,6 @@ def _read_cache_control(block: Fields) -> bool:
         return False
     control = block.inner("cache_control")
     control.choice("type", ["ephemeral"])
-    control.only("ttl", "5m", "a cache hint has no time; leave it out")
+    control.only("ttl", "5m", "a cache hint has no ttl; omit it")
     control.end()
     return True

@@ -1,4 +1,4 @@
-"""Reading of mappings whose fields must all be used: what is not read is an error with its path."""
+"""Mappings whose fields must all be read: a field that was not read is an error with its path."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Fields:
         return value
 
     def only(self, name: str, value: object, reason: str) -> None:
-        """Read a field that may be absent or have one value. Raises ValueError for others."""
+        """Read a field that must be absent or have this value. Raises ValueError for other values."""
         given = self.take(name)
         if given is not None and given != value:
             raise self.fault(name, f"{given!r} cannot be sent: {reason}")
@@ -100,7 +100,7 @@ class Fields:
         """Refuse the fields that were not read, except empty lists.
 
         Raises:
-            ValueError: there is one. The text has the reason, if there is one in `reasons`.
+            ValueError: there is such a field. `reasons` has the error text for some fields.
         """
         for name, value in self._left.items():
             if value != []:

@@ -17,7 +17,7 @@ class GenerationFields(TypedDict, total=False):
     """Fields of GenerationConfig as keyword arguments. None is the provider's default."""
 
     max_output_tokens: int | None
-    """Largest number of tokens to generate, including reasoning."""
+    """Maximum number of tokens to generate, including reasoning."""
     temperature: float | None
     top_p: float | None
     top_k: int | None

@@ -16,8 +16,8 @@ def message_of(kind: type[_ProtoT], value: object, path: str) -> _ProtoT:
     """Return a message as it is, or the message that a mapping describes.
 
     Raises:
-        TypeError, ValueError: the value is neither, or a name or a value in the mapping is wrong. The text
-            begins with the path to it.
+        TypeError, ValueError: the value is neither, or a name or a value in the mapping is invalid. The
+            error begins with its path.
     """
     if isinstance(value, kind):
         return value
@@ -39,7 +39,7 @@ def message_of(kind: type[_ProtoT], value: object, path: str) -> _ProtoT:
 
 
 def _enum_number(enum: Any, value: object, path: str) -> object:
-    """Return the number of an enum's value, which is given by its name, its short name or its number."""
+    """Return the number of an enum value from its name, its short name or its number."""
     if not isinstance(value, str):
         return value
     prefix = enum.values[0].name.removesuffix("UNSPECIFIED")

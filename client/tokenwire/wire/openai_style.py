@@ -1,4 +1,4 @@
-"""Messages, tools and formats as OpenAI's Chat Completions API has them.
+"""Messages, tools and formats in the style of OpenAI's Chat Completions API.
 
 https://platform.openai.com/docs/api-reference/chat/create
 """
@@ -49,8 +49,8 @@ _ROLES = {
 }
 _AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
 _REASONS = {
-    "annotations": "citations of an answer cannot be sent; leave them out",
-    "audio": "the sound of an answer cannot be sent; send its transcript as content",
+    "annotations": "citations of an answer cannot be sent; omit them",
+    "audio": "the audio of an answer cannot be sent; send its transcript as content",
     "function_call": "use tool_calls",
     "name": "names of participants cannot be sent; write the name in the content",
 }
@@ -65,10 +65,10 @@ def read_message(message: Fields, tool_names: Mapping[str, str]) -> Message:
     """Return a message. `tool_names` has the name of each tool call in the messages before it, by its id.
 
     Raises:
-        TypeError, ValueError: something cannot be carried. The text begins with its path.
+        TypeError, ValueError: a field cannot be sent. The error begins with its path.
     """
     role = _ROLES[message.choice("role", list(_ROLES))]
-    if "text" in message and "content" not in message:  # a synonym of ours
+    if "text" in message and "content" not in message:  # Tokenwire's own synonym
         content, path = message.take("text"), message.path_of("text")
     else:
         content, path = message.take("content"), message.path_of("content")
@@ -96,7 +96,7 @@ def read_tool(value: Fields) -> Tool:
     schema = function.take("parameters")
     if schema is not None and not isinstance(schema, Mapping):
         raise TypeError(f"{function.path_of('parameters')}: must be a JSON Schema as a mapping")
-    function.only("strict", value=False, reason="tools are not strict; leave it out")
+    function.only("strict", value=False, reason="strict tools are not supported; omit it")
     function.end()
     value.end()
     return tool(name, description, parameters=schema)
@@ -173,7 +173,7 @@ def _tool_parts(
             each for each in pieces if isinstance(each, Part) and each.HasField("tool_result")
         ]
         if results and len(results) == len(pieces):
-            return results  # of ours
+            return results  # built with tokenwire.tool_result
     id_ = message.text("tool_call_id")
     if "name" in message:  # it repeats the name of the tool
         message.only("name", tool_names.get(id_), f"it is not the tool of the call {id_!r}")
@@ -183,7 +183,7 @@ def _tool_parts(
 def _image(block: Fields) -> Part:
     image = block.inner("image_url")
     url, path = image.text("url"), image.path_of("url")
-    image.only("detail", "auto", "images have no detail; leave it out")
+    image.only("detail", "auto", "images have no detail; omit it")
     image.end()
     if not url.startswith("data:"):
         return Part(image=Image(uri=url))

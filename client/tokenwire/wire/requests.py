@@ -171,7 +171,7 @@ def check_names(fields: Mapping[str, object]) -> None:
     """Check that each keyword is a field of a request.
 
     Raises:
-        TypeError: one is not. The text says what to write instead.
+        TypeError: a keyword is unknown. The error suggests the right one.
     """
     names = RequestFields.__optional_keys__
     if unknown := fields.keys() - names:
@@ -179,10 +179,10 @@ def check_names(fields: Mapping[str, object]) -> None:
 
 
 def conversation_fields(model: str, fields: RequestFields) -> RequestFields:
-    """Return the fields of each request of a conversation, so that they can be used many times.
+    """Return the fields for all requests of a conversation, in a form that can be reused.
 
     Raises:
-        TypeError, ValueError: they are not valid fields, or belong to one request.
+        TypeError, ValueError: a field is not valid, or belongs to a single request.
     """
     if fields.get("request_id"):
         raise TypeError("request_id: belongs to one request; give it to chat or chat_stream")
@@ -235,7 +235,7 @@ def outliving_its_readers(request: ChatRequest) -> ChatRequest:
 
 
 def outlives_its_readers(request: ChatRequest) -> bool:
-    """Return whether the generation goes on for a while when its last reader has left."""
+    """Return whether the generation continues for a time after its last reader has left."""
     return request.retention.on_disconnect == ON_DISCONNECT_CONTINUE
 
 

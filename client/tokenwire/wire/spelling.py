@@ -48,7 +48,7 @@ HINTS: Mapping[str, str] = {
         )
     },
 }
-"""What to write instead of the name of another API."""
+"""The replacement for a name of another API."""
 
 
 def unknown_name(name: str, names: Iterable[str], options: Iterable[str] = ()) -> str:

@@ -76,7 +76,7 @@ _AFTER_THE_START = frozenset(
         ConnectFailure.NO_ANSWER,
     }
 )
-"""Causes that can occur when a stream is resumed at a server that could be reached before."""
+"""Failures that can occur when a stream is resumed on a server that was reachable before."""
 
 # gRPC maps most RST_STREAM frames to these codes. Such frames come from a proxy: a server ends its calls
 # with trailers.
@@ -97,9 +97,10 @@ def from_status(
     """Return the error for the status of a failed call.
 
     The details are a google.rpc.Status with one ErrorInfo in the trailing metadata, as in AIP-193.
-    Malformed details, and those of another domain, count as missing. Without details the code decides, or
-    the HTTP/2 frame that gRPC names. `stream_id` and `last_sequence` are the reader's own, for errors that
-    do not contain them. `request_id` is that of the request, and `target` names the server in messages.
+    Malformed details, and those of another domain, count as missing. Without details, the class depends on
+    the code, or on the HTTP/2 frame that gRPC names. `stream_id` and `last_sequence` are the reader's own,
+    for errors that do not contain them. `request_id` is that of the request, and `target` is the server's
+    name in messages.
     """
     info = error_details_pb2.ErrorInfo()
     retry_after_s: float | None = None
@@ -133,7 +134,7 @@ def from_status(
     if issubclass(kind, ConnectionLost):
         failure = connect_failure(grpc_text)
         if failure is not None and last_sequence and failure not in _AFTER_THE_START:
-            failure = ConnectFailure.OTHER  # the configuration is right: the stream has started
+            failure = ConnectFailure.OTHER  # the stream started: the configuration is right
         message = _connection_message(grpc_text, failure, target, is_open=bool(last_sequence))
     facts = dict(info.metadata)
     own_sequence = last_sequence

@@ -1,6 +1,6 @@
 """Messages, tools and formats in every style that the client accepts, as protobuf messages.
 
-The style is found for each message and tool by itself, so that one list can have several.
+The style of each message and tool is detected separately, so that one list can have several.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def to_messages(messages: MessageLike | Iterable[MessageLike]) -> list[Message]:
     """Return a conversation as a list of messages.
 
     Raises:
-        TypeError, ValueError: an element is not a `MessageLike`, or something in it cannot be carried. The
-            text begins with its path.
+        TypeError, ValueError: an element is not a `MessageLike`, or a field of it cannot be sent. The error
+            begins with its path.
     """
     if isinstance(messages, Message | str) or as_mapping(messages) is not None:
         messages = [messages]  # type: ignore[list-item]
@@ -45,7 +45,7 @@ def to_tool(
     """Return a tool of any style, or that of a Python function.
 
     Raises:
-        TypeError, ValueError: it is none, or something in it cannot be carried.
+        TypeError, ValueError: it has no known style, or a field cannot be sent.
         ImportError: a function needs the extra `structured`.
     """
     mapping = None if isinstance(tool, Tool) else as_mapping(tool)
@@ -62,7 +62,7 @@ def to_tool_choice(choice: ToolChoice | Mapping[str, object] | ModelDump | str) 
     """Return a tool choice of any style.
 
     Raises:
-        TypeError, ValueError: it is none, or something in it cannot be carried.
+        TypeError, ValueError: it has no known style, or a field cannot be sent.
     """
     path = "tool_choice"
     if isinstance(choice, str):
@@ -81,7 +81,7 @@ def to_response_format(
     """Return a response format of any style.
 
     Raises:
-        TypeError, ValueError: it is none, or something in it cannot be carried.
+        TypeError, ValueError: it has no known style, or a field cannot be sent.
     """
     path = "response_format"
     mapping = None if isinstance(response_format, ResponseFormat) else as_mapping(response_format)

@@ -148,7 +148,7 @@ _COUNTS: tuple[
 
 
 def total_usage(usages: Sequence[Usage]) -> Usage:
-    """Return the sum. A figure that is absent in one of them is unknown, and absent in the sum."""
+    """Return the sum. A figure that is absent in one of the messages is unknown, and absent in the sum."""
     total = Usage(estimated=any(usage.estimated for usage in usages))
     for name in _KNOWN_COUNTS:
         setattr(total, name, sum(getattr(usage, name) for usage in usages))

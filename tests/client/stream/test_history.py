@@ -68,7 +68,7 @@ def test_a_cut_answer_is_held_until_the_caller_decides(ending):
     history.keep_cut()
     assert history.messages == [*BEFORE, user("c"), assistant("d")]
     for decide in (history.keep_cut, history.drop_cut):
-        with pytest.raises(RuntimeError, match="holds no turn"):
+        with pytest.raises(RuntimeError, match="has no turn"):
             decide()
     history.append("e")
 
@@ -77,8 +77,8 @@ def test_a_cut_answer_is_held_until_the_caller_decides(ending):
     ("ending", "why"),
     [
         (FinishReason.UNSPECIFIED, "was not read to its end"),
-        (FinishReason.MAX_TOKENS, "was cut: MAX_TOKENS"),
-        (99, "was cut: UNKNOWN_99"),
+        (FinishReason.MAX_TOKENS, "was cut off: MAX_TOKENS"),
+        (99, "was cut off: UNKNOWN_99"),
     ],
 )
 def test_the_error_says_why_the_answer_was_cut(ending, why):
@@ -136,7 +136,7 @@ def test_one_turn_at_a_time():
     history = History()
     with history.turn("a"):
         for second in (lambda: history.turn("b").__enter__(), lambda: history.append("b")):
-            with pytest.raises(RuntimeError, match="one turn at a time"):
+            with pytest.raises(RuntimeError, match="one question at a time"):
                 second()
     assert history.messages == []
 
@@ -188,8 +188,8 @@ def test_what_a_policy_drops_is_gone_when_the_answer_has_finished():
 @pytest.mark.parametrize(
     ("result", "kind", "text"),
     [
-        ([], ValueError, "has to keep the newest message"),
-        (BEFORE, ValueError, "has to keep the newest message"),
+        ([], ValueError, "must keep the newest message"),
+        (BEFORE, ValueError, "must keep the newest message"),
         (["c"], TypeError, "returned a str, not a Message"),
     ],
 )

@@ -296,7 +296,7 @@ ANTHROPIC_FAULTS = {
             "content": [{"type": "thinking", "thinking": "a"}, {**TEXT, "citations": [{}]}],
         },
         ".content[1].citations",
-        "leave them out",
+        "omit them",
     ),
     "duration of a cache hint": (
         block("user", **TEXT, cache_control={"type": "ephemeral", "ttl": "1h"}),

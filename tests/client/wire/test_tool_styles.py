@@ -109,7 +109,7 @@ def json_schema(**fields):
 @pytest.mark.parametrize(
     ("fields", "path", "text"),
     [
-        (function(strict=True), "tools[1].function.strict", "tools are not strict"),
+        (function(strict=True), "tools[1].function.strict", "strict tools are not supported"),
         (function(name=None), "tools[1].function.name", "is required"),
         (function(parameters="{}"), "tools[1].function.parameters", "as a mapping"),
         (function(x=1), "tools[1].function.x", "is not a field"),
@@ -120,7 +120,7 @@ def json_schema(**fields):
             "tools[0].type",
             "tools that the provider runs are not supported",
         ),
-        (anthropic(strict=True), "tools[1].strict", "tools are not strict"),
+        (anthropic(strict=True), "tools[1].strict", "strict tools are not supported"),
         (
             anthropic(cache_control={"type": "ephemeral"}),
             "tools[1].cache_control",
