@@ -1,4 +1,4 @@
-"""The Python client retries a real server, starts nothing twice, and pays for nothing twice."""
+"""The Python client retries with a real server: nothing is started twice, and nothing is paid for twice."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ def address(start, provider):
 
 
 class Ledger:
-    """What the provider and the usage records say about the calls since it was created."""
+    """The requests at the provider and the usage records since the object was created."""
 
     def __init__(self, client, provider, begun, known):
         self._client = client

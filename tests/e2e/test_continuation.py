@@ -1,4 +1,4 @@
-"""An answer that the provider cut off goes on from what arrived, where the model continues it."""
+"""An answer that the provider cut off is continued from the text that arrived, if the model supports it."""
 
 import json
 

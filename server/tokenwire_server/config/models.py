@@ -89,7 +89,7 @@ class ModelConfig(Section):
     expensive for the request's budget."""
     capabilities: tuple[Capability, ...] = ()
     """What the model supports, as GetModel reports it. "prefill": it continues an assistant message that is
-    the last one of a request. For the kind `openai-chat`, set the provider's quirk `prefill`, too."""
+    the last message of a request. For the kind `openai-chat`, also set the provider's quirk `prefill`."""
     context_window_tokens: Tokens | None = None
     """Size of the context window in tokens, as GetModel reports it. By default GetModel reports none."""
     max_output_tokens: Tokens | None = None

@@ -48,9 +48,9 @@ class Quirks(Section):
     """How the server accepts regular expressions and grammars. "structured_outputs": vLLM since 0.12.
     "guided": older vLLM. "grammar": llama.cpp, which accepts only grammars. "sglang": SGLang."""
     prefill: Literal["none", "message", "prefix", "continue_final_message"] = "none"
-    """How the server continues an assistant message that is the last one of a request. "message": without a
-    further field, like llama.cpp. "prefix": if the message has `prefix`, like Mistral and DeepSeek's beta.
-    "continue_final_message": if the request has this field, like vLLM and SGLang."""
+    """How the server continues an assistant message that is the last message of a request. "message": without
+    any field, like llama.cpp. "prefix": with `prefix` in the message, like Mistral and DeepSeek's beta API.
+    "continue_final_message": with this field in the request, like vLLM and SGLang."""
     send_reasoning: bool = False
     """Whether the server needs its reasoning back as `reasoning_content`, like DeepSeek with tools."""
     call_signatures: bool = False

@@ -86,7 +86,7 @@ class OpenAIChat:
 
 
 def _messages(request: ChatRequest, quirks: Quirks) -> dict[str, Any]:
-    """Return the messages, and what makes the server continue the last one if it is of the assistant."""
+    """Return the messages, and the fields that make the server continue a last assistant message."""
     messages = list(encode_messages(request.messages, quirks))
     keys: dict[str, Any] = {"messages": messages}
     last = messages[-1] if messages else {}

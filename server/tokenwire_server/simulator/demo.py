@@ -179,9 +179,9 @@ def _example(schema: Any, depth: int = 0, name: str = "", root: Any = None) -> A
 
 
 def _chosen(schema: Any, root: Any, depth: int) -> Any:
-    """Return what a reference to a definition refers to, and one of several choices.
+    """Resolve references, and select one of several choices.
 
-    Deep in a value, null is chosen if it is one of them, so that the example of a recursive type has an end.
+    Deep in a value, null is selected if it is one of the choices, so that examples of recursive types end.
     """
     for _ in range(MAX_DEPTH):
         if not isinstance(schema, dict):

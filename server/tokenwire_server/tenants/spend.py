@@ -154,7 +154,7 @@ class SpendLimiter:
         self.settle(tenant, 0, microusd)
 
     def _refusal(self, tenant: str, account: SpendAccount, microusd: int) -> QuotaExhausted | None:
-        """Return why an account has too little left: the limit with the longest wait.
+        """Return the error for an account with too little left: for the limit with the longest wait.
 
         If both waits are equal, as on the last day of a month, it is the limit of the month.
         """

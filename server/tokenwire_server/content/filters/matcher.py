@@ -149,8 +149,8 @@ class Matcher:
     def _begins(self, data: bytes, first: int, end: int) -> bool:
         """Return whether a match may begin at `first` that more text would complete or make longer.
 
-        What `_find_concerned` finds from `first` to the end is a match or a beginning. If all matches that
-        begin with this byte are beginnings, too, it is a beginning.
+        `_find_concerned` finds, from `first` to the end, a match or the beginning of one. If all matches that
+        begin with this byte are also beginnings, it is a beginning.
         """
         byte = data[first]
         is_open = self._open_bytes.get(byte)

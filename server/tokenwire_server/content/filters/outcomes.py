@@ -1,7 +1,7 @@
 """The outcomes of short pieces of text, so that RE2 does not search the same piece again.
 
-Most tokens of an answer are words that were in answers before: 60 to 80 % of those of technical English. A
-search takes 0.6 us, and more in a server: google-re2 releases the interpreter lock, and other threads run.
+Most tokens of an answer are words that earlier answers contained: 60 to 80 % in technical English. A search
+takes 0.6 us, and longer in a server, because google-re2 releases the interpreter lock and other threads run.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from typing import NamedTuple
 
 MAX_CHARS = 24
-"""Longest text whose outcome is kept."""
+"""Maximum length of a text whose outcome is kept."""
 MAX_OUTCOMES = 8192
-"""When there are more, all are dropped. They take about 1 MB."""
+"""Maximum number of outcomes. When there are more, all are dropped. They take about 1 MB."""
 
 _WITHOUT_DIGITS = re.compile(r"[^0-9]+")
 
@@ -44,13 +44,13 @@ class Outcomes(dict[str, Outcome]):
 
 
 NO_OUTCOMES = Outcomes()
-"""Of filters whose pieces all have to be searched."""
+"""The outcomes of filters that have to search every piece."""
 
 
 def boundary(context: bytes) -> str:
-    """Return the kind of a character before a text, as far as patterns distinguish it.
+    """Return the kind of the character before a text, as patterns distinguish it.
 
-    The start of the text, the start of a line, a word character, or another one.
+    The kinds are: the start of the text, the start of a line, a word character, and any other character.
     """
     if context.isalnum() or context == b"_":
         return "w"
