@@ -141,7 +141,7 @@ class AsyncChatStream(Generic[ParsedT_co]):
         """Read to the end, and return the whole answer, including what was read before.
 
         The answer of a stream of `AsyncClient.resume` has only what follows the cursor. At the very end of a
-        finished stream this is nothing, and `finished` is None.
+        finished stream this is nothing, and `finished` is `None`.
 
         Raises:
             TokenwireError: the stream did not end with `finished`. `answer` has what was read.

@@ -496,7 +496,7 @@ class AsyncClient:
 
         Raises:
             InvalidRequest, UnknownModel, PermissionDenied: `chat` would raise it too.
-            UpstreamError: the provider was asked, and failed.
+            UpstreamError: the provider failed, with `ask_provider`.
             TypeError, ValueError: the arguments are not a valid ChatRequest.
         """
         request = count_request(build_request(model, messages, **fields), ask_provider=ask_provider)

@@ -81,7 +81,7 @@ class AsyncConversation(Generic[ParsedT_co]):
         Tool calls, and reasoning after the last text, are left out. So is an answer without text.
 
         Raises:
-            RuntimeError: `cut` is None.
+            RuntimeError: `cut` is `None`.
         """
         self._history.keep_cut()
 
@@ -89,7 +89,7 @@ class AsyncConversation(Generic[ParsedT_co]):
         """Remove and return the turn in `cut`. The conversation is as it was before the question.
 
         Raises:
-            RuntimeError: `cut` is None.
+            RuntimeError: `cut` is `None`.
         """
         return self._history.drop_cut()
 

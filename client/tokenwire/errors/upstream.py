@@ -26,7 +26,7 @@ class UpstreamRateLimited(UpstreamError):
 class UpstreamUnavailable(UpstreamError):
     """The provider is unreachable, or failed before the first token.
 
-    If `retry_after_s` is None, a retry has no effect: the operator of the server must act.
+    Without `retry_after_s`, a retry has no effect: the operator of the server must act.
     """
 
     _retry = Retry.IF_RETRY_INFO

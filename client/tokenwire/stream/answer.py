@@ -218,7 +218,7 @@ class Answer(Generic[ParsedT_co]):
 
         Raises:
             InvalidAnswer: the answer is not JSON, does not follow the schema, or is not valid for the class.
-            AnswerCut: the answer was cut off before its JSON was complete, for example by `max_output_tokens`.
+            AnswerCut: the answer was cut off before its JSON was complete.
             AnswerRefused: the model refused.
             IncompleteStream: the answer was not read from its beginning to its end, or has no JSON: the model
                 called tools instead, or the request does not ask for JSON with `stream_values`.

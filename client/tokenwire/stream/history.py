@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tokenwire.v1.chat_pb2 import Message
 
@@ -87,8 +87,8 @@ class History:
     """
 
     def __init__(self, messages: Iterable[Message] = (), *, on_cut: OnCut = "hold") -> None:
-        if on_cut not in ("hold", "keep", "drop"):
-            raise ValueError(f"on_cut must be 'hold', 'keep' or 'drop', not {on_cut!r}")
+        if on_cut not in (choices := get_args(OnCut)):
+            raise ValueError(f"on_cut must be one of {', '.join(choices)}, not {on_cut!r}")
         self.messages = list(messages)
         self.on_cut: OnCut = on_cut
         self.cut: CutTurn | None = None

@@ -29,8 +29,8 @@ class FieldValue(_PointerAndValue):
     """A complete value of a JSON answer. As a tuple it is its pointer and its value."""
 
     is_omitted: bool = False
-    """True if the value is left out, because it is too long for the server or for Python. `value` is None
-    then. The result of the stream has the value."""
+    """True if the value is omitted, because it is too long for the server or for Python. Then `value` is
+    `None`. The stream's `result` has the value."""
 
     def __new__(cls, pointer: str, value: Json, is_omitted: bool = False) -> Self:
         field = super().__new__(cls, pointer, value)
@@ -41,9 +41,9 @@ class FieldValue(_PointerAndValue):
 class PartialJson:
     """A JSON answer that fills in: each value is added as soon as it is complete.
 
-    Until an array or an object is complete, its kind is taken from its members: one whose first member is "0"
-    counts as an array, until it gets a member that no array has. What came before a resume by hand is
-    missing. In an array, elements that are missing or left out are None.
+    Until an array or an object is complete, its kind is derived from its members: one whose first member is
+    "0" counts as an array, until it gets a member that no array has. Values before the cursor of
+    `AsyncClient.resume` are missing. In an array, elements that are missing or omitted are None.
     """
 
     def __init__(self) -> None:

@@ -140,7 +140,7 @@ class ChatStream(Generic[ParsedT_co]):
         """Read to the end, and return the whole answer, including what was read before.
 
         The answer of a stream of `Client.resume` has only what follows the cursor. At the very end of a
-        finished stream this is nothing, and `finished` is None.
+        finished stream this is nothing, and `finished` is `None`.
 
         Raises:
             TokenwireError: the stream did not end with `finished`. `answer` has what was read.
