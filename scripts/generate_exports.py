@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "client" / "tokenwire"
 EXPORTS = PACKAGE / "_exports.py"
 HEADER = '''\
 # Generated from api.py by scripts/generate_exports.py. Do not edit.
-"""The module of each public name. So a name is loaded without the others."""
+"""The module of each public name, which is loaded on first use of the name."""
 
 MODULES = {
 '''

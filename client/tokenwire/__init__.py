@@ -24,7 +24,7 @@ else:
     __all__ = list(MODULES)
 
     def __getattr__(name: str) -> object:
-        """Load a public name, with what it needs, when it is used first.
+        """Load a public name, and the modules that it needs, on first use.
 
         So `import tokenwire` is fast, the command line can set variables before gRPC reads them, and a server
         can import `tokenwire.v1` without the client.

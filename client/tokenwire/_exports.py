@@ -1,5 +1,5 @@
 # Generated from api.py by scripts/generate_exports.py. Do not edit.
-"""The module of each public name. So a name is loaded without the others."""
+"""The module of each public name, which is loaded on first use of the name."""
 
 MODULES = {
     "AccessError": "tokenwire.errors",

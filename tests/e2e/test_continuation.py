@@ -100,7 +100,9 @@ async def test_a_model_that_is_not_known_to_continue_gets_no_request(serving, pr
             async with client.chat_stream(**REQUEST) as stream:
                 with pytest.raises(tokenwire.UpstreamBroken):
                     await stream.final()
-            with pytest.raises(tokenwire.CannotContinue, match="counting is not known to continue"):
+            with pytest.raises(
+                tokenwire.CannotContinue, match="counting cannot continue an answer"
+            ):
                 await client.continue_from(stream)
     assert len(provider.bodies) == 1
 

@@ -187,7 +187,7 @@ class AsyncTransport:
     async def run_to_end(
         self, function: Callable[[AsyncStreamCall], Awaitable[None]], call: AsyncStreamCall
     ) -> None:
-        """Await the function. If the awaiting task is cancelled, the function goes on in the background."""
+        """Await the function. If the awaiting task is cancelled, it continues in the background."""
 
         async def run() -> None:
             await function(call)

@@ -301,7 +301,7 @@ def _prompt_of(data: bytes) -> str:
 
 
 def _read_stdin(name: str, way_out: str = "") -> bytes:
-    """Read stdin to its end. After some seconds a line on stderr says what the command waits for."""
+    """Read stdin to its end. After STDIN_NOTE_S, print a line on stderr that the command is waiting."""
     note = Timer(STDIN_NOTE_S, say, [f"tokenwire: waiting for the end of standard input{way_out}"])
     note.daemon = True
     note.start()

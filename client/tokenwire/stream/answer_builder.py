@@ -325,7 +325,7 @@ def _build(
 
 
 def _growing_json() -> GrowingJson:
-    """Return the parser of a JSON answer. It is loaded when it is needed first."""
+    """Return the parser of a JSON answer. Its module is imported on first use."""
     from .growing_json import GrowingJson
 
     return GrowingJson()

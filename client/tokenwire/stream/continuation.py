@@ -42,8 +42,8 @@ def check_model(model: Model) -> None:
     """Raise CannotContinue unless the model has the capability PREFILL."""
     if MODEL_CAPABILITY_PREFILL not in model.capabilities:
         raise CannotContinue(
-            f"{model.id} is not known to continue an answer: the server's configuration does not list the "
-            "capability prefill for it"
+            f"{model.id} cannot continue an answer: it does not have the capability prefill in the server's "
+            "configuration"
         )
 
 

@@ -40,7 +40,7 @@ def check_max_retries(max_retries: int) -> int:
 
 
 def random_fraction() -> float:
-    """Return a random number from 0 to 1. The module `random` is loaded when it is needed first."""
+    """Return a random number from 0 to 1. The module `random` is imported on first use."""
     import random
 
     return random.random()  # noqa: S311  # it spreads retries

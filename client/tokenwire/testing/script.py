@@ -66,7 +66,7 @@ class Announce:
 
 @dataclass(frozen=True)
 class Interrupt:
-    """End one reader with a fault. The stream goes on."""
+    """End one reader with a fault. The stream continues."""
 
     fault: Fault
 

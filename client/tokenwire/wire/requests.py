@@ -32,7 +32,7 @@ from .spelling import unknown_name
 from .styles import to_messages, to_response_format, to_tool, to_tool_choice
 
 LINGER_S = 30.0
-"""How long a resumable stream runs on without its reader, unless its request has another linger."""
+"""How long a resumable stream continues without a reader, unless its request has another `linger`."""
 
 DeliveryLike = DeliveryOptions | Mapping[str, object]
 """Delivery options: see `tokenwire.delivery`."""

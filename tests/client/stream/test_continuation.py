@@ -56,5 +56,5 @@ def test_a_stream_whose_request_is_not_known_cannot_be_continued():
 
 def test_a_model_must_be_known_to_continue():
     check_model(Model(id="m", capabilities=[MODEL_CAPABILITY_TOOLS, MODEL_CAPABILITY_PREFILL]))
-    with pytest.raises(CannotContinue, match="m is not known to continue"):
+    with pytest.raises(CannotContinue, match="m cannot continue an answer"):
         check_model(Model(id="m", capabilities=[MODEL_CAPABILITY_TOOLS]))

@@ -56,7 +56,7 @@ async def show_answer(
 ) -> Finished | None:
     """Show a new stream and its summary. Return how it ended.
 
-    When interrupted, cancel the generation, and print what was used until then.
+    When interrupted, cancel the generation, and print the usage so far.
 
     Raises:
         TokenwireError: there is no answer, or only a part of it.

@@ -27,10 +27,10 @@ HELP = """\
 /clear        begin a new conversation
 /save FILE    write the conversation to FILE: JSON if it ends with .json, otherwise Markdown
 /help         show this list
-/exit         leave, as Ctrl-D does
+/exit         leave, like Ctrl-D
 
 A line that ends with \\ continues on the next one. Lines between \"\"\" and \"\"\" are one prompt.
-A prompt that begins with / is typed with //. Ctrl-C stops an answer, and discards a prompt."""
+To begin a prompt with /, type //. Ctrl-C stops an answer, or discards a prompt."""
 
 
 class Leave(Exception):

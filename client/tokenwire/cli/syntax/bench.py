@@ -70,10 +70,10 @@ def bench(
         bool, typer.Option("--json", help="Print the figures as a JSON object.")
     ] = False,
 ) -> None:
-    """Measure the time to the first token, between tokens, and of whole answers.
+    """Measure the latency of a model, and print histograms.
 
-    Each request is answered by the model, and is billed. Ctrl-C ends the measurement, and the results so far
-    are printed.
+    They show the time to the first token, between tokens, and of whole answers. Each request is answered by
+    the model, and is billed. Ctrl-C ends the measurement, and prints the results so far.
     """
     from ..commands.bench import bench
     from ..commands.chat_request import RequestOptions

@@ -56,7 +56,7 @@ def usage(
             "--key-prefix",
             metavar="PREFIX",
             parser=text_value,
-            help="Streams that were opened with the key of this prefix.",
+            help="Streams that were opened with the key that has this prefix.",
             rich_help_panel=FILTERS,
         ),
     ] = None,
@@ -78,9 +78,8 @@ def usage(
 ) -> None:
     """Print what your streams used and cost.
 
-    The default is a sum for each day. With --records, and with --csv or --json without --by, it is one
-    line for each stream, the newest first. A record is available about a second after the event that
-    it reports.
+    By default, print a sum for each day. With --records, or with --csv or --json without --by, print one line
+    for each stream, the newest first. A record is available about a second after the event that it reports.
     """
     is_records = records or ((csv or json) and by is None)
     check_form(csv=csv, json=json, records=is_records, by=by is not None, limit=limit is not None)
