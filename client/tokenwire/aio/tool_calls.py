@@ -70,7 +70,7 @@ class AsyncToolCalls:
             if task is not None and task.cancelling():
                 raise
             outcome = raised(RuntimeError(f"the tool was cancelled: {error}"))  # by itself
-        except Exception as error:  # noqa: BLE001  # whatever a tool raises is for the model
+        except Exception as error:  # noqa: BLE001  # the model gets any error of a tool
             outcome = raised(error)
         except (KeyboardInterrupt, SystemExit):  # they end the event loop
             raise

@@ -57,7 +57,7 @@ class TokenwireError(Exception):
     """Name of an ErrorReason without its prefix. Empty if no Tokenwire server sent one."""
     message: str
     metadata: Mapping[str, str]
-    """Details for programs. ErrorReason documents them for each reason."""
+    """Facts for programs. ErrorReason documents them for each reason."""
     request_id: str
     """The `request_id` of the request. Empty if it had none."""
     stream_id: str

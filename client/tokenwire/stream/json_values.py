@@ -55,14 +55,14 @@ class PartialJson:
 
     @property
     def value(self) -> Json:
-        """The answer as far as it is complete. None: no value is. It changes with the next value: copy it."""
+        """The answer as far as it is complete. None: nothing yet. It changes with the next value: copy it."""
         return self._root.get("")
 
     def add(self, event: JsonValue) -> None:
-        """Add the next value. One that Python cannot read, such as a very long number, is left out.
+        """Add the next value. A value that Python cannot parse, such as a very long number, is omitted.
 
         Raises:
-            ValueError: the event is not one that a server sends. It changes nothing but `last`.
+            ValueError: a server does not send such an event. Only `last` is changed.
         """
         self.last = FieldValue(event.pointer, None, is_omitted=True)
         keys = _keys(event.pointer)
@@ -81,7 +81,7 @@ class PartialJson:
             self.last = FieldValue(event.pointer, _get(container, keys[-1]))
 
     def complete(self, text: str) -> None:
-        """Take the whole text of the answer, which also has what is left out. No effect if it is not JSON."""
+        """Set the answer from its whole text, which includes omitted values. No effect if it is not JSON."""
         with suppress(ValueError, RecursionError):
             self._root = {"": json.loads(text, parse_constant=_refuse_constant)}
 

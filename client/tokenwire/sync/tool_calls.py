@@ -1,4 +1,4 @@
-"""The tool calls of a run for threads: each has a thread. See `aio/tool_calls.py`."""
+"""The tool calls of a run without asyncio: each runs in its own thread. See `aio/tool_calls.py`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..tools.function_tool import FunctionTool
 from ..tools.outcome import raised, returned
 
 STOP_TIMEOUT_S = 3.0
-"""How long the end of a run waits for tools that are still running."""
+"""Seconds that the end of a run waits for tools that are still running."""
 
 _log = logging.getLogger("tokenwire")
 
 
 class ToolCalls:
-    """The running tool calls, and the outcomes of those that have ended."""
+    """The running tool calls, and the outcomes of the ended ones."""
 
     def __init__(self) -> None:
         self._threads: dict[PendingCall, threading.Thread] = {}
@@ -56,12 +56,12 @@ class ToolCalls:
         self._ended.put(None)
 
     def abandon(self, overdue: Iterable[PendingCall]) -> None:
-        """Wait no longer for these calls. Their threads run on."""
+        """Stop waiting for these calls. Their threads keep running."""
         for each in overdue:
             self._threads.pop(each, None)
 
     def stop(self) -> None:
-        """Wait for all calls, STOP_TIMEOUT_S at most. Threads cannot be cancelled."""
+        """Wait for all calls for at most STOP_TIMEOUT_S. Threads cannot be cancelled."""
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for thread in self._threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -72,7 +72,7 @@ class ToolCalls:
     def _run(self, pending: PendingCall) -> None:
         try:
             outcome = returned(pending.tool(**pending.arguments))
-        except Exception as error:  # noqa: BLE001  # whatever a tool raises is for the model
+        except Exception as error:  # noqa: BLE001  # the model gets any error of a tool
             outcome = raised(error)
         except BaseException as error:  # noqa: BLE001  # `next` raises it
             self._ended.put(error)
