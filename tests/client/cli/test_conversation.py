@@ -143,7 +143,7 @@ async def test_after_an_error_the_conversation_is_as_before(server, terminal, ta
     await terminal.shows("tokenwire: OVERLOADED: full\n")
     server.script = plays(started(), finished(2))
     terminal.type(b"Empty\n")
-    await terminal.shows("the prompt is not kept")
+    await terminal.shows("the prompt is not added")
     server.script = plays(started(), text(2, "Done"), finished(3))
     terminal.type(b"Again\n")
     await terminal.shows("Done")

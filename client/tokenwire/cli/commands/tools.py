@@ -100,7 +100,7 @@ def run_calls(
         question = f"run {shlex.join(command)} with {arguments} on its stdin? [y/N] "
         agreed = ask(question, prompt_from_stdin=prompt_from_stdin)
         if agreed is None:
-            say("tokenwire: no command was run, because there is no terminal to confirm the calls")
+            say("tokenwire: there is no terminal to confirm the calls: no command was run")
             return []
         if agreed:
             results.append(_run(call, command))
