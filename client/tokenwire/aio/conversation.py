@@ -220,7 +220,7 @@ class AsyncConversation(Generic[ParsedT_co]):
         max_retries: int | None = None,
         **fields: Unpack[RequestFields],
     ) -> AbstractAsyncContextManager[AsyncChatStream[Any]]:
-        """Return a block in which the answer is read as it comes: see `chat` and `AsyncClient.chat_stream`.
+        """Return a context manager that streams the answer: see `chat` and `AsyncClient.chat_stream`.
 
             async with conversation.chat_stream("Hello") as stream:
                 async for piece in stream.text:

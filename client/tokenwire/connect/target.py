@@ -28,9 +28,9 @@ def resolve_target(target: str | None) -> str:
 
 
 def check_target(target: str) -> None:
-    """Raise ValueError if the target is a URL, with the target that is probably meant, or has a wrong port.
+    """Raise ValueError if the target is a URL or has an invalid port. For a URL, suggest the right target.
 
-    gRPC would report only that it cannot resolve the name, or connect to another port.
+    gRPC would only report that it cannot resolve the name, or would connect to another port.
     """
     if not (url := _URL.match(check_type(target, str, "target"))):
         port = _PORT.fullmatch(target)

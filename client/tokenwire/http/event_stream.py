@@ -25,11 +25,11 @@ class EventStream:
     sent, so that the application can choose a status: see `status_of`. A later error is sent as the last
     event, `error`. If a stream is resumed at its very end, the status is 204, which stops EventSource.
 
-    When the caller leaves, the call ends at once, also while nothing arrives. A stream that outlives its
-    readers (`resumable`, or `retention` with CONTINUE) goes on then, so that the caller can come back with
-    the header `Last-Event-ID`: see `position_of`. Without a reader it runs, and costs, for its `linger`. The
-    generation of a `resumable` stream is cancelled instead with `cancels_when_left`, and if the caller leaves
-    before it has received an id.
+    When the caller leaves, the call ends immediately, even if no event arrives. A stream that outlives its
+    readers (`resumable`, or `retention` with CONTINUE) then continues, so that the caller can reconnect with
+    the header `Last-Event-ID`: see `position_of`. Without a reader it continues, and is billed, for its
+    `linger`. The generation of a `resumable` stream is cancelled instead with `cancels_when_left`, and if the
+    caller leaves before it has received an id.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EventStream:
                 relay.result()
             else:
                 self._let_it_go_on()
-        except asyncio.CancelledError:  # the server stops: the caller comes back to another one
+        except asyncio.CancelledError:  # the server stops: the caller reconnects to another one
             self._let_it_go_on()
             raise
         finally:
@@ -69,7 +69,7 @@ class EventStream:
             await asyncio.wait({relay, leaving})
 
     def _let_it_go_on(self) -> None:
-        """Let the generation go on without the caller, if the caller can come back."""
+        """Let the generation continue without the caller, if the caller can reconnect."""
         if self._has_begun and not self._cancels_when_left:
             with suppress(RuntimeError):  # the generation ends with its last reader anyway
                 self._stream.detach()

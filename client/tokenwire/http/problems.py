@@ -82,13 +82,13 @@ _OF_RUN: Mapping[type[TokenwireError], tuple[int, str]] = {
     ToolRoundsExceeded: (502, "the model still called tools after the last round"),
     ToolTimeExceeded: (504, "the run with tools reached its time limit"),
 }
-"""Status and text of an error of a run. Its own text may have that of an error of the caller's functions."""
+"""Status and text of an error of a run. Its own text may contain errors of the caller's functions."""
 
 
 def status_of(error: TokenwireError) -> int:
     """Return the HTTP status for an error of a call: 400 to 504, or 499 if the call was cancelled.
 
-    It is the status with which `tokenwire-edge` answers. A run with tools has 402, 500, 502 or 504.
+    `tokenwire-edge` answers with the same status. For a run with tools it is 402, 500, 502 or 504.
     """
     if of_run := _OF_RUN.get(type(error)):
         return of_run[0]
@@ -138,7 +138,7 @@ def headers_of(error: TokenwireError) -> dict[str, str]:
 
 
 def detail_of(error: TokenwireError) -> str:
-    """Return the error's text, or a text of its own for errors of gRPC, proxies and runs with tools."""
+    """Return the error's text, or a fixed text for errors of gRPC, proxies and runs with tools."""
     if of_run := _OF_RUN.get(type(error)):
         return of_run[1]
     if error.reason or isinstance(error, AnswerError):

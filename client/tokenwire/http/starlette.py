@@ -20,8 +20,8 @@ class EventStreamResponse(Response):
         async def chat(question: str) -> Response:
             return EventStreamResponse(client.chat_stream("openai/demo", question))
 
-    An error before the first content is raised to the application's exception handlers. Headers and cookies
-    can be set as on any response. `background` runs after the response, unless an error was raised.
+    An error before the first content is raised, and reaches the application's exception handlers. Headers and
+    cookies can be set as on any response. `background` runs after the response, unless an error was raised.
     """
 
     media_type = MEDIA_TYPE

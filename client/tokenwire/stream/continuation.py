@@ -14,7 +14,7 @@ def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
     """Return a copy of the request that ends with the message that arrived, so that the model continues it.
 
     If the request ends with text of the assistant, such as that of an earlier continuation, the text that
-    arrived goes on in the same message: models continue the last one only.
+    arrived is appended to the same message, because models continue only the last one.
     White space at the end of its text is left out: models begin the next word with it. The copy has no
     request_id, because it is another request, and no fallback_models: they might begin a new answer.
 

@@ -85,7 +85,7 @@ class Reading:
         self.retries = retries
         self._policy: ResumePolicy | None = None
         self._cancels_when_left = False
-        self._outlives_readers = True  # the caller of `resume` knows it, the client does not
+        self._outlives_readers = True  # after `resume`, the client does not have the request
         self._given_request = request
         if isinstance(request, ResumeStreamRequest):
             self._after_sequence = request.after_sequence
@@ -185,7 +185,7 @@ class Reading:
             self._progress(self._policy, event, is_new=self.answer.last_sequence > before)
 
     def put_back(self, event: TokenEvent) -> None:
-        """Keep the next event of a call for `take_unread`. Of several heartbeats or usages it keeps the last.
+        """Keep the next event of a call for `take_unread`. Only the last heartbeat and usage are kept.
 
         So the server's retries and fallbacks bound the number of events before the first content.
         """
@@ -307,7 +307,7 @@ class Reading:
         )
 
     def _drop_older(self, kind: str) -> None:
-        """Drop the unread event of a kind that a newer one repeats: at most one, among the last two."""
+        """Drop the unread event that a newer one of its kind replaces: at most one, among the last two."""
         for position in (-1, -2):
             if len(self._unread) < -position:
                 return

@@ -155,12 +155,12 @@ class ChatStream(Generic[ParsedT_co]):
         Its last message is the text that arrived.
 
         Raises:
-            CannotContinue: the answer has finished, was not read from its beginning, or is not text alone, or
+            CannotContinue: the answer has finished, was not read from its beginning, has more than text, or
                 the call is still open.
         """
         request = self._reading.continuation()
         if self._call is not None and self._call.is_open:
-            raise CannotContinue("the generation still runs: leave the block of the stream first")
+            raise CannotContinue("the call is still open: leave the block of the stream first")
         return request
 
     def until_first_content(self) -> Self:
@@ -215,8 +215,8 @@ class ChatStream(Generic[ParsedT_co]):
     def cancel(self) -> None:
         """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended.
 
-        If the server has not accepted a resumable stream yet, the reader waits for that, 3 seconds at most:
-        without its id the generation could not be cancelled.
+        If the server has not accepted a resumable stream yet, the reader waits for this for at most 3
+        seconds: without the stream's id, the generation cannot be cancelled.
         """
         if self._has_begun:
             self._cancelled.set()
@@ -282,7 +282,7 @@ class ChatStream(Generic[ParsedT_co]):
                     return None  # whatever happened to the connection afterwards
                 self._reading.explain(error)
                 if self._has_left:
-                    raise  # nobody would end another call
+                    raise  # nothing would end another call
                 call = self._resume(error)
                 continue
             if event is None:
@@ -342,14 +342,14 @@ class ChatStream(Generic[ParsedT_co]):
         return self._transport.stream(self._reading.next_request(), remaining_s)
 
     def _end_cancelled(self, call: StreamCall) -> None:
-        """End a call after `cancel`. If its generation is to be cancelled too, its id is needed for that."""
+        """End a call after `cancel`, but wait for the id of a generation that must be cancelled too."""
         if not self.stream_id and self._reading.must_cancel(is_call_open=call.is_open):
             call.cancel_later(CANCEL_TIMEOUT_S)
         else:
             call.cancel()
 
     def _leave(self, call: StreamCall) -> None:
-        """End the call, and the generation unless it is to go on."""
+        """End the call, and also the generation unless it should continue."""
         self._has_left = True
         must_cancel = self._reading.must_cancel(is_call_open=call.is_open)
         if must_cancel and not self._transport.is_closed:

@@ -287,18 +287,18 @@ class Client:
                 for piece in rest.text:
                     print(piece, end="")
 
-        It is another generation with its own id, usage and cost: the model gets the request of `stream`, with
-        the text that arrived as the last message, and goes on from there. `rest.text_before` is that text,
-        without white space at its end. The answer of `rest` is only what follows it. If `rest` is cut off
-        too, it can be continued in the same way: `text_before` then has the text of both. The request_id and
-        the fallback models of the first request are not used again.
+        It is another generation with its own id, usage and cost. The model gets the request of `stream`, with
+        the text that arrived as the last message, and continues it. `rest.text_before` is that text, without
+        white space at its end. The answer of `rest` has only the text after it. If `rest` is cut off too, it
+        can be continued in the same way: `text_before` then has the text of both. The request_id and the
+        fallback models of the first request are not used again.
 
         Only a model with the capability PREFILL can continue: other models would begin a new answer. The
         model is looked up with `get_model`; then the call starts when the block is entered, as in
         `chat_stream`.
 
         Raises:
-            CannotContinue: the answer has finished, or has no text, or not text alone; its call is open;
+            CannotContinue: the answer has finished, has no text, or has more than text; its call is open;
                 the stream was read by `resume`; or the model does not have the capability PREFILL.
         """
         request = stream.continuation()
@@ -555,7 +555,7 @@ class Client:
         on_cut: OnCut = "hold",
         **fields: Unpack[RequestFields],
     ) -> Conversation[Any]:
-        """Return a conversation, which appends each question and its answer. Nothing is sent yet.
+        """Return a conversation, which appends each question and its answer. This sends nothing.
 
         Args:
             model: The model that answers.

@@ -221,7 +221,7 @@ class Conversation(Generic[ParsedT_co]):
         max_retries: int | None = None,
         **fields: Unpack[RequestFields],
     ) -> AbstractContextManager[ChatStream[Any]]:
-        """Return a block in which the answer is read as it comes: see `chat` and `Client.chat_stream`.
+        """Return a context manager that streams the answer: see `chat` and `Client.chat_stream`.
 
             with conversation.chat_stream("Hello") as stream:
                 for piece in stream.text:

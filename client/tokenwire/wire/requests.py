@@ -59,7 +59,7 @@ _OPTIONS = (
     "timeout",
     "tool_timeout",
 )
-"""Arguments of the clients' methods that are no fields, for the hints of misspelt ones."""
+"""Arguments of the clients' methods that are not fields, to suggest them for misspelled names."""
 
 
 class RunFields(GenerationFields, total=False):
@@ -98,7 +98,7 @@ class RequestFields(FieldsWithoutFormat, total=False):
     """Fields of ChatRequest as keyword arguments."""
 
     response_format: ResponseFormatLike | type[Any] | None
-    """A format, such as `json_format(...)`, or the class of the object that the answer is. None: text."""
+    """A format, such as `json_format(...)`, or the class of the answer. None: text."""
 
 
 def build_request(

@@ -52,16 +52,16 @@ HINTS: Mapping[str, str] = {
 
 
 def unknown_name(name: str, names: Iterable[str], options: Iterable[str] = ()) -> str:
-    """Return a text that refuses a name, and says what to write instead if that is known.
+    """Return the error text for an unknown name, with the right name if that is known.
 
-    `options` are names that some methods have. They are proposed, but not listed.
+    `options` are arguments that some methods have. They are suggested, but not listed.
     """
     from difflib import get_close_matches  # not needed by most programs
 
     known = sorted(names)
     hint = HINTS.get(name)
     if hint is None and name in options:
-        hint = "this method does not have it"
+        hint = "this method does not have this argument"
     if hint is None and (nearest := get_close_matches(name, [*known, *options], n=1)):
         hint = f"did you mean {nearest[0]}?"
     return f"unknown name {name!r}: {hint or 'the names are ' + ', '.join(known)}"

@@ -204,7 +204,7 @@ def test_integers_out_of_range_say_where():
         ("resumable", "use chat_stream or run_tools"),
         ("max_round", "did you mean max_rounds?"),
         ("time_out", "did you mean timeout?"),
-        ("max_rounds", "this method does not have it"),
+        ("max_rounds", "this method does not have this argument"),
         ("zzz", "the names are budget, cache, delivery, "),
     ],
 )
