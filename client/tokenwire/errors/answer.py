@@ -35,7 +35,7 @@ class AnswerCut(AnswerError):
 
 
 class AnswerRefused(AnswerError):
-    """The model refused to answer. `text` is its explanation, if it gave one."""
+    """The model refused to answer. `text` is its text in place of the JSON."""
 
     category = explanation = ""
     """The provider's category, and its explanation as plain text. Empty: not reported."""
