@@ -650,6 +650,7 @@ class Client:
     def close(self) -> None:
         """Close the connection. Open calls end with `Cancelled`. Calling it again has no effect.
 
+        Leave resumable streams first: the generation of one that is still open runs on for its `linger`.
         It waits for the cancellation of streams that are being left, 3 seconds at most.
         """
         self._transport.close()
