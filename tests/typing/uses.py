@@ -186,11 +186,15 @@ async def runs(client: tokenwire.AsyncClient, threads_client: tokenwire.Client) 
                 case tokenwire.ToolFinished(duration_s=duration_s):
                     assert_type(duration_s, float)
                 case tokenwire.RoundFinished(answer=answer):
-                    assert_type(answer, tokenwire.Answer)
+                    assert_type(answer, tokenwire.Answer[Any])
     assert_type(run.messages, list[tokenwire.Message])
     finished = threads_client.run_tools("m", "Hi", tools=[look])
     assert_type(finished, tokenwire.ToolRun)
     assert_type(finished.final(), tokenwire.Answer)
+    of_class = client.run_tools("m", "Hi", tools=[look], response_format=Weather, seed=1)
+    assert_type((await of_class.final()).parsed, Weather)
+    if of_class.answer is not None:
+        assert_type(of_class.answer.parsed, Weather)
 
 
 async def conversations(client: tokenwire.AsyncClient, threads_client: tokenwire.Client) -> None:

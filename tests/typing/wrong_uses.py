@@ -44,6 +44,8 @@ async def tools(client: tokenwire.AsyncClient) -> None:
     await client.chat("m", "Hi", max_tokens=5)  # wrong
     client.run_tools("m", "Hi", tools=["look"])  # wrong
     client.run_tools("m", "Hi", tools=[print], max_round=3)  # wrong
+    run = client.run_tools("m", "Hi", tools=[print], response_format=Weather)
+    print((await run.final()).parsed.town)  # wrong
     client.conversation("m", trim=20)  # wrong
     conversation = client.conversation("m", response_format=Weather)
     print((await conversation.chat("Hi")).parsed.town)  # wrong

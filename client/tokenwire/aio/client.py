@@ -412,6 +412,60 @@ class AsyncClient:
         )
         return Answer.from_response(response, kind)
 
+    @overload
+    def run_tools(
+        self,
+        model: str,
+        messages: MessageLike | Iterable[MessageLike],
+        *,
+        tools: Iterable[FunctionTool | ToolFunction],
+        response_format: type[T],
+        max_rounds: int = MAX_ROUNDS,
+        max_cost_microusd: int | None = None,
+        max_concurrency: int = MAX_CONCURRENCY,
+        tool_timeout: float | None = TOOL_TIMEOUT_S,
+        on_tool_error: OnToolError = "report",
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        **fields: Unpack[RunFields],
+    ) -> AsyncToolRun[T]: ...
+
+    @overload
+    def run_tools(
+        self,
+        model: str,
+        messages: MessageLike | Iterable[MessageLike],
+        *,
+        tools: Iterable[FunctionTool | ToolFunction],
+        response_format: ResponseFormatLike | None = None,
+        max_rounds: int = MAX_ROUNDS,
+        max_cost_microusd: int | None = None,
+        max_concurrency: int = MAX_CONCURRENCY,
+        tool_timeout: float | None = TOOL_TIMEOUT_S,
+        on_tool_error: OnToolError = "report",
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        **fields: Unpack[RunFields],
+    ) -> AsyncToolRun: ...
+
+    @overload
+    def run_tools(
+        self,
+        model: str,
+        messages: MessageLike | Iterable[MessageLike],
+        *,
+        tools: Iterable[FunctionTool | ToolFunction],
+        response_format: ResponseFormatLike | type[Any] | None,
+        max_rounds: int = MAX_ROUNDS,
+        max_cost_microusd: int | None = None,
+        max_concurrency: int = MAX_CONCURRENCY,
+        tool_timeout: float | None = TOOL_TIMEOUT_S,
+        on_tool_error: OnToolError = "report",
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        **fields: Unpack[RunFields],
+    ) -> AsyncToolRun[Any]: ...
+
     def run_tools(
         self,
         model: str,
@@ -427,7 +481,7 @@ class AsyncClient:
         resumable: bool | None = None,
         response_format: ResponseFormatLike | type[Any] | None = None,
         **fields: Unpack[RunFields],
-    ) -> AsyncToolRun:
+    ) -> AsyncToolRun[Any]:
         """Let the model call Python functions until it answers. The run starts when its block is entered.
 
             answer = await client.run_tools("openai/demo", question, tools=[get_weather]).final()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Generic, Self
 
 from tokenwire.v1.chat_pb2 import ChatRequest, Message
 from tokenwire.v1.usage_pb2 import Usage
 
+from .._json import ParsedT_co
 from ..errors import Cancelled, TokenwireError
 from ..stream.answer import Answer
 from ..stream.tool_loop import OnToolError, ToolLoop
@@ -21,7 +22,7 @@ from .chat_stream import AsyncChatStream
 from .tool_calls import AsyncToolCalls, check_tools
 
 
-class AsyncToolRun:
+class AsyncToolRun(Generic[ParsedT_co]):
     """A conversation in which the model calls Python functions until it answers.
 
         async with client.run_tools("openai/demo", "Hello", tools=[get_weather]) as run:
@@ -43,7 +44,7 @@ class AsyncToolRun:
 
     def __init__(
         self,
-        open_stream: Callable[[ChatRequest, float | None], AsyncChatStream],
+        open_stream: Callable[[ChatRequest, float | None], AsyncChatStream[Any]],
         request: ChatRequest,
         tools: Mapping[str, FunctionTool],
         *,
@@ -72,7 +73,7 @@ class AsyncToolRun:
         self._timeout_s = timeout_s
         self._deadline: float | None = None
         self._calls: AsyncToolCalls | None = None
-        self._stream: AsyncChatStream | None = None
+        self._stream: AsyncChatStream[Any] | None = None
         self._schedule: ToolSchedule | None = None
         self._steps: deque[ToolRunStep] = deque()
         self._failure: TokenwireError | None = None
@@ -105,7 +106,7 @@ class AsyncToolRun:
         return self._loop.round
 
     @property
-    def answer(self) -> Answer | None:
+    def answer(self) -> Answer[ParsedT_co] | None:
         """The newest complete answer. None: there is none yet."""
         return self._loop.answer
 
@@ -114,7 +115,7 @@ class AsyncToolRun:
         """The StopRun with which a tool ended the run. None: no tool did."""
         return self._loop.stopped
 
-    async def final(self) -> Answer:
+    async def final(self) -> Answer[ParsedT_co]:
         """Read to the end, and return the last answer.
 
         Check its finish reason: the answer may have been cut off, for example with MAX_TOKENS. If a tool
@@ -203,7 +204,7 @@ class AsyncToolRun:
             explained = self._loop.explained(error, has_deadline=has_deadline)
             raise explained from explained.__cause__
 
-    async def _start_round(self) -> AsyncChatStream:
+    async def _start_round(self) -> AsyncChatStream[Any]:
         request = self._loop.next_request()
         self._stream = stream = self._open_stream(request, self._remaining_s())
         try:
@@ -215,7 +216,7 @@ class AsyncToolRun:
             stream.cancel()
         return stream
 
-    async def _end_answer(self, stream: AsyncChatStream) -> None:
+    async def _end_answer(self, stream: AsyncChatStream[Any]) -> None:
         answer = await stream.final()
         await self._leave_stream()
         pending, refused = self._loop.take_answer(answer)

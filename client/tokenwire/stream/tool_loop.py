@@ -110,7 +110,7 @@ class ToolLoop:
         """Number of the newest request, from 1. 0: none was made."""
         self.usages: list[Usage] = []
         """Usage of each answer that ended."""
-        self.answer: Answer | None = None
+        self.answer: Answer[Any] | None = None
         """The newest answer."""
         self.stopped: StopRun | None = None
         """The StopRun that a tool raised to end the run."""
@@ -164,7 +164,7 @@ class ToolLoop:
         return request
 
     def take_answer(
-        self, answer: Answer
+        self, answer: Answer[Any]
     ) -> tuple[list[PendingCall], list[tuple[ToolCall, ToolOutcome]]]:
         """Add the answer to the request. Return the calls to run, and the refused calls with their errors."""
         self.answer = answer

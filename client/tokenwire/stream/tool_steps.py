@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tokenwire.v1.event_pb2 import TokenEvent
 from tokenwire.v1.usage_pb2 import Usage
@@ -67,7 +68,7 @@ class RoundFinished:
     """An answer is complete, and its tool calls have ended."""
 
     round: int
-    answer: Answer
+    answer: Answer[Any]
     usage: Usage
     """Usage of this answer."""
 

@@ -407,6 +407,60 @@ class Client:
         )
         return Answer.from_response(response, kind)
 
+    @overload
+    def run_tools(
+        self,
+        model: str,
+        messages: MessageLike | Iterable[MessageLike],
+        *,
+        tools: Iterable[FunctionTool | ToolFunction],
+        response_format: type[T],
+        max_rounds: int = MAX_ROUNDS,
+        max_cost_microusd: int | None = None,
+        max_concurrency: int = MAX_CONCURRENCY,
+        tool_timeout: float | None = TOOL_TIMEOUT_S,
+        on_tool_error: OnToolError = "report",
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        **fields: Unpack[RunFields],
+    ) -> ToolRun[T]: ...
+
+    @overload
+    def run_tools(
+        self,
+        model: str,
+        messages: MessageLike | Iterable[MessageLike],
+        *,
+        tools: Iterable[FunctionTool | ToolFunction],
+        response_format: ResponseFormatLike | None = None,
+        max_rounds: int = MAX_ROUNDS,
+        max_cost_microusd: int | None = None,
+        max_concurrency: int = MAX_CONCURRENCY,
+        tool_timeout: float | None = TOOL_TIMEOUT_S,
+        on_tool_error: OnToolError = "report",
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        **fields: Unpack[RunFields],
+    ) -> ToolRun: ...
+
+    @overload
+    def run_tools(
+        self,
+        model: str,
+        messages: MessageLike | Iterable[MessageLike],
+        *,
+        tools: Iterable[FunctionTool | ToolFunction],
+        response_format: ResponseFormatLike | type[Any] | None,
+        max_rounds: int = MAX_ROUNDS,
+        max_cost_microusd: int | None = None,
+        max_concurrency: int = MAX_CONCURRENCY,
+        tool_timeout: float | None = TOOL_TIMEOUT_S,
+        on_tool_error: OnToolError = "report",
+        timeout: float | None = None,
+        resumable: bool | None = None,
+        **fields: Unpack[RunFields],
+    ) -> ToolRun[Any]: ...
+
     def run_tools(
         self,
         model: str,
@@ -422,7 +476,7 @@ class Client:
         resumable: bool | None = None,
         response_format: ResponseFormatLike | type[Any] | None = None,
         **fields: Unpack[RunFields],
-    ) -> ToolRun:
+    ) -> ToolRun[Any]:
         """Let the model call Python functions until it answers. The run starts when its block is entered.
 
             answer = client.run_tools("openai/demo", question, tools=[get_weather]).final()

@@ -6,11 +6,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Generic, Self
 
 from tokenwire.v1.chat_pb2 import ChatRequest, Message
 from tokenwire.v1.usage_pb2 import Usage
 
+from .._json import ParsedT_co
 from ..errors import Cancelled, TokenwireError
 from ..stream.answer import Answer
 from ..stream.tool_loop import OnToolError, ToolLoop
@@ -22,7 +23,7 @@ from .chat_stream import ChatStream
 from .tool_calls import ToolCalls, check_tools
 
 
-class ToolRun:
+class ToolRun(Generic[ParsedT_co]):
     """A conversation in which the model calls Python functions until it answers.
 
         with client.run_tools("openai/demo", "Hello", tools=[get_weather]) as run:
@@ -44,7 +45,7 @@ class ToolRun:
 
     def __init__(
         self,
-        open_stream: Callable[[ChatRequest, float | None], ChatStream],
+        open_stream: Callable[[ChatRequest, float | None], ChatStream[Any]],
         request: ChatRequest,
         tools: Mapping[str, FunctionTool],
         *,
@@ -73,7 +74,7 @@ class ToolRun:
         self._timeout_s = timeout_s
         self._deadline: float | None = None
         self._calls: ToolCalls | None = None
-        self._stream: ChatStream | None = None
+        self._stream: ChatStream[Any] | None = None
         self._schedule: ToolSchedule | None = None
         self._steps: deque[ToolRunStep] = deque()
         self._failure: TokenwireError | None = None
@@ -106,7 +107,7 @@ class ToolRun:
         return self._loop.round
 
     @property
-    def answer(self) -> Answer | None:
+    def answer(self) -> Answer[ParsedT_co] | None:
         """The newest complete answer. None: there is none yet."""
         return self._loop.answer
 
@@ -115,7 +116,7 @@ class ToolRun:
         """The StopRun with which a tool ended the run. None: no tool did."""
         return self._loop.stopped
 
-    def final(self) -> Answer:
+    def final(self) -> Answer[ParsedT_co]:
         """Read to the end, and return the last answer.
 
         Check its finish reason: the answer may have been cut off, for example with MAX_TOKENS. If a tool
@@ -204,7 +205,7 @@ class ToolRun:
             explained = self._loop.explained(error, has_deadline=has_deadline)
             raise explained from explained.__cause__
 
-    def _start_round(self) -> ChatStream:
+    def _start_round(self) -> ChatStream[Any]:
         request = self._loop.next_request()
         self._stream = stream = self._open_stream(request, self._remaining_s())
         try:
@@ -216,7 +217,7 @@ class ToolRun:
             stream.cancel()
         return stream
 
-    def _end_answer(self, stream: ChatStream) -> None:
+    def _end_answer(self, stream: ChatStream[Any]) -> None:
         answer = stream.final()
         self._leave_stream()
         pending, refused = self._loop.take_answer(answer)
