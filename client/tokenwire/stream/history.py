@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class History:
         self.cut: CutTurn | None = None
         self._held: tuple[Message, ...] = ()
         self._is_busy = False
+        self._lock = threading.Lock()
 
     def append(self, messages: MessageLike | Iterable[MessageLike]) -> None:
         """Add messages that are not sent yet.
@@ -121,13 +123,15 @@ class History:
         question = [] if messages is None else _copies(to_messages(messages))
         if not question and not self.messages:
             raise ValueError("the conversation has no messages yet")
+        with self._lock:  # another thread may have opened a turn since
+            self._check_free()
+            self._is_busy = True
         turn = Turn(self.messages, question)
-        self._is_busy = True
         try:
             yield turn
         finally:
-            self._is_busy = False
             self._close(turn)
+            self._is_busy = False
 
     def keep_cut(self) -> None:
         """Append the held turn. Raises RuntimeError if there is none."""

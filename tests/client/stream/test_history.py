@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 
 from tokenwire import FinishReason, assistant, user
@@ -198,3 +200,32 @@ def test_a_wrong_policy_is_refused(result, kind, text):
     with pytest.raises(kind, match=text), history.turn("c") as turn:
         turn.trim(lambda _messages, _tokens: result, None)
     assert history.messages == BEFORE
+
+
+def test_of_two_threads_that_ask_at_the_same_time_one_is_refused():
+    history = History()
+    both_are_past_the_first_check = threading.Barrier(2)
+    first_has_begun = threading.Event()
+    outcomes = []
+
+    def question(text):
+        both_are_past_the_first_check.wait(10)
+        yield user(text)
+
+    def ask(text):
+        try:
+            with history.turn(question(text)) as turn:
+                first_has_begun.wait(0.5)
+                turn.finish(assistant("an answer"), FinishReason.STOP)
+            outcomes.append("answered")
+        except RuntimeError:
+            first_has_begun.set()
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=ask, args=(text,)) for text in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(outcomes) == ["answered", "refused"]
+    assert len(history.messages) == 2
