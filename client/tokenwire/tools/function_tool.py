@@ -45,10 +45,8 @@ class FunctionTool:
     @property
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
-        inner = self.function
-        return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
-            getattr(inner, "__call__", None)  # noqa: B004  # of an object that can be called
-        )
+        inner, _ = unwrapped(self.function)
+        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(inner)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)

@@ -294,6 +294,7 @@ def test_methods_partial_functions_and_objects_that_can_be_called_are_tools():
     assert not double.is_async
     called = tokenwire.function_tool(Calculator(), name="identity")
     assert called.is_async
+    assert tokenwire.function_tool(functools.partial(Calculator()), name="identity").is_async
     assert called.description == "Return the value."
     assert called.parameters["properties"] == {"value": {"type": "integer"}}
 
