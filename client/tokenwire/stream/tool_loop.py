@@ -227,6 +227,7 @@ class ToolLoop:
             explained = self._error(ToolCostExceeded, error.message)
         else:
             return error
+        explained.request_id = error.request_id
         explained.stream_id, explained.last_sequence = error.stream_id, error.last_sequence
         explained.__cause__ = error
         return explained

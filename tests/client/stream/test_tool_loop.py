@@ -242,14 +242,16 @@ def test_a_request_that_the_servers_budget_refuses_is_the_limit_of_the_run():
 
 
 def test_a_deadline_is_the_limit_of_a_run_that_has_one():
-    late = tokenwire.DeadlineExceeded("late", stream_id="s", usage=usage_pb2.Usage(input_tokens=1))
+    used = usage_pb2.Usage(input_tokens=1)
+    late = tokenwire.DeadlineExceeded("late", request_id="r-2", stream_id="s", usage=used)
     run = loop()
     assert run.explained(late, has_deadline=False) is late
     explained = run.explained(late, has_deadline=True)
     assert isinstance(explained, tokenwire.ToolTimeExceeded)
     assert isinstance(explained, TimeoutError)
     assert str(explained) == "DEADLINE_EXCEEDED: the run took longer than its timeout"
-    assert (explained.stream_id, explained.messages) == ("s", (QUESTION,))
+    assert (explained.request_id, explained.stream_id) == ("r-2", "s")
+    assert explained.messages == (QUESTION,)
     assert run.usage.input_tokens == 2
 
 
