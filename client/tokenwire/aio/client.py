@@ -427,6 +427,7 @@ class AsyncClient:
         on_tool_error: OnToolError = "report",
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RunFields],
     ) -> AsyncToolRun[T]: ...
 
@@ -445,6 +446,7 @@ class AsyncClient:
         on_tool_error: OnToolError = "report",
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RunFields],
     ) -> AsyncToolRun: ...
 
@@ -463,6 +465,7 @@ class AsyncClient:
         on_tool_error: OnToolError = "report",
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RunFields],
     ) -> AsyncToolRun[Any]: ...
 
@@ -479,6 +482,7 @@ class AsyncClient:
         on_tool_error: OnToolError = "report",
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         response_format: ResponseFormatLike | type[Any] | None = None,
         **fields: Unpack[RunFields],
     ) -> AsyncToolRun[Any]:
@@ -502,6 +506,7 @@ class AsyncClient:
                 unless it is a ToolError.
             timeout: Time limit of the run in seconds.
             resumable: Make the streams of the run resumable: see `chat_stream`.
+            max_retries: Retries of each request: see `chat_stream`.
             response_format: Format of the answers, as in `chat_stream`.
             **fields: Fields of all requests. A `tool_choice` that requires a call applies only to the first
                 one. From the second one on, the number of the round is appended to a `request_id`.
@@ -522,7 +527,12 @@ class AsyncClient:
             **fields,
         )
         return AsyncToolRun(
-            partial(self._stream, resumable=resumable, max_retries=None, answer_type=kind),
+            partial(
+                self._stream,
+                resumable=resumable,
+                max_retries=self._retry_count(max_retries),
+                answer_type=kind,
+            ),
             request,
             made,
             max_rounds=max_rounds,

@@ -422,6 +422,7 @@ class Client:
         on_tool_error: OnToolError = "report",
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RunFields],
     ) -> ToolRun[T]: ...
 
@@ -440,6 +441,7 @@ class Client:
         on_tool_error: OnToolError = "report",
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RunFields],
     ) -> ToolRun: ...
 
@@ -458,6 +460,7 @@ class Client:
         on_tool_error: OnToolError = "report",
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         **fields: Unpack[RunFields],
     ) -> ToolRun[Any]: ...
 
@@ -474,6 +477,7 @@ class Client:
         on_tool_error: OnToolError = "report",
         timeout: float | None = None,
         resumable: bool | None = None,
+        max_retries: int | None = None,
         response_format: ResponseFormatLike | type[Any] | None = None,
         **fields: Unpack[RunFields],
     ) -> ToolRun[Any]:
@@ -497,6 +501,7 @@ class Client:
                 unless it is a ToolError.
             timeout: Time limit of the run in seconds.
             resumable: Make the streams of the run resumable: see `chat_stream`.
+            max_retries: Retries of each request: see `chat_stream`.
             response_format: Format of the answers, as in `chat_stream`.
             **fields: Fields of all requests. A `tool_choice` that requires a call applies only to the first
                 one. From the second one on, the number of the round is appended to a `request_id`.
@@ -517,7 +522,12 @@ class Client:
             **fields,
         )
         return ToolRun(
-            partial(self._stream, resumable=resumable, max_retries=None, answer_type=kind),
+            partial(
+                self._stream,
+                resumable=resumable,
+                max_retries=self._retry_count(max_retries),
+                answer_type=kind,
+            ),
             request,
             made,
             max_rounds=max_rounds,

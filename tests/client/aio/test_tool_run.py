@@ -537,3 +537,12 @@ async def test_an_error_that_is_no_exception_is_raised_in_the_reader(server, cli
     async with client.run_tools("m", "Hi", tools=[tool], tool_timeout=None) as run:
         with pytest.raises(Abort):
             await asyncio.wait_for(run.final(), LIMIT_S)
+
+
+async def test_retries_can_be_turned_off_for_a_run(server, client):
+    server.script = fails(status(Code.UNAVAILABLE, "OVERLOADED"))
+    with pytest.raises(tokenwire.Overloaded):
+        await client.run_tools("m", "Hi", tools=[double], max_retries=0).final()
+    assert len(server.requests) == 1
+    with pytest.raises(ValueError, match="max_retries"):
+        client.run_tools("m", "Hi", tools=[double], max_retries=-1)
