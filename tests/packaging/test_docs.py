@@ -243,6 +243,12 @@ def test_the_tool_loop_of_the_quickstart_is_short():
     assert len([line for line in loop.text.splitlines() if line]) <= 12
 
 
+def test_the_relay_in_fastapi_is_short():
+    (relay,) = (block for block in all_blocks() if block.saved_as == "relay.py")
+    assert "resumable=True" in relay.text
+    assert len([line for line in relay.text.splitlines() if line]) <= 15
+
+
 def test_the_json_in_the_pages_is_json():
     for block in all_blocks():
         if block.language == "json":
