@@ -103,6 +103,6 @@ class GenerationParser:
             return None
         value = getattr(proto, name)
         if not low <= value <= high or (above and value == low):
-            begin = f"above {low}" if above else f"{low}"
-            self._report(f"{path}.{name}", f"is {value}; it must be {begin} to {high}")
+            between = f"above {low} and at most" if above else f"{low} to"
+            self._report(f"{path}.{name}", f"is {value}; it must be {between} {high}")
         return value

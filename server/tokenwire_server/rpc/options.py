@@ -153,8 +153,8 @@ class OptionsParser:
         span: Duration = getattr(proto, name)
         seconds = span.seconds + span.nanos / 1e9
         if not low <= seconds <= high or (above and seconds == low):
-            begin = f"above {low:g}" if above else f"{low:g}"
-            self._report(f"{path}.{name}", f"is {seconds:g} s; it must be {begin} to {high:g} s")
+            between = f"above {low:g} s and at most" if above else f"{low:g} to"
+            self._report(f"{path}.{name}", f"is {seconds:g} s; it must be {between} {high:g} s")
         return seconds
 
 

@@ -238,6 +238,14 @@ def test_a_media_type_that_is_missing_and_one_of_no_image_are_distinguished(
     assert violation.description == description
 
 
+def test_a_range_without_its_lower_bound_is_described():
+    _, violations = parsed(generation=pb.GenerationConfig(top_p=0, temperature=3))
+    assert [each.description for each in violations] == [
+        "is 3.0; it must be 0 to 2",
+        "is 0.0; it must be above 0 and at most 1",
+    ]
+
+
 @pytest.mark.parametrize("mode", ["auto", "none", "required", "tool"])
 def test_each_tool_choice_is_parsed(mode):
     name = "a" if mode == "tool" else ""
