@@ -90,7 +90,7 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     if tasks:
         _, running = await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S)
         if running:
-            _log.warning("%d cancelled tool calls did not end in time", len(running))
+            _log.warning("cancelled tool calls that did not end in time: %d", len(running))
 
 
 async def _call(tool: FunctionTool, arguments: Mapping[str, Any]) -> object:

@@ -208,7 +208,8 @@ def _problem(error: Any) -> str:
         return f"no option {error.option_name}{near}"
     message: str = error.format_message().rstrip(".")
     if message.lower().startswith("got unexpected extra argument"):
-        return "too many arguments"  # not what they are: one may be a key or a password
+        # Not what they are: one may be a key or a password.
+        return "too many arguments; text with spaces needs quotes"
     return message[:1].lower() + message[1:]
 
 

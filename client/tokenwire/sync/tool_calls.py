@@ -67,7 +67,7 @@ class ToolCalls:
             thread.join(max(0.0, deadline - time.monotonic()))
         running = sum(thread.is_alive() for thread in self._threads.values())
         if running:
-            _log.warning("%d tool calls run on after their run has ended", running)
+            _log.warning("tool calls that run on after their run has ended: %d", running)
 
     def _run(self, pending: PendingCall) -> None:
         try:

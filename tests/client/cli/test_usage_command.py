@@ -258,7 +258,7 @@ async def test_without_a_server_the_error_is_one_line():
         (["--records", "--limit", "0"], "is not a whole number of at least 1"),
         (["--model", os.fsdecode(b"\xff")], "not UTF-8"),
         (["--timeout", "0"], "above 0"),
-        (["extra"], "too many arguments"),
+        (["extra"], "too many arguments; text with spaces needs quotes"),
     ],
 )
 async def test_wrong_usage_exits_with_2_and_names_the_mistake(command_line, arguments, says):

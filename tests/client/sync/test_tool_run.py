@@ -174,7 +174,7 @@ async def test_leaving_waits_for_a_tool_but_not_forever(server, client, monkeypa
 
     with caplog.at_level(logging.WARNING, "tokenwire"):
         run = await run_tools(False)
-        assert "run on after their run has ended" in caplog.text
+        assert "tool calls that run on after their run has ended: 1" in caplog.text
         assert results_of(run.messages) == [(UNKNOWN_RESULT, True)]
         caplog.clear()
         monkeypatch.setattr(tool_calls, "STOP_TIMEOUT_S", LIMIT_S)
