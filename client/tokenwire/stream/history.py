@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from ..enums import FinishReason
 from ..messages import MessageLike
 from ..wire.styles import to_messages
 from .trimming import TrimPolicy
+
+_BUSY = "a conversation answers one question at a time: use fork() for another one"
 
 OnCut = Literal["hold", "keep", "drop"]
 """What happens to a turn whose answer was cut off."""
@@ -94,8 +95,8 @@ class History:
         self.on_cut: OnCut = on_cut
         self.cut: CutTurn | None = None
         self._held: tuple[Message, ...] = ()
-        self._is_busy = False
-        self._lock = threading.Lock()
+        self._free = [None]
+        """Who takes the element opens the turn. Taking it is atomic, as a lock, in all threads."""
 
     def append(self, messages: MessageLike | Iterable[MessageLike]) -> None:
         """Add messages that are not sent yet.
@@ -123,15 +124,19 @@ class History:
         question = [] if messages is None else _copies(to_messages(messages))
         if not question and not self.messages:
             raise ValueError("the conversation has no messages yet")
-        with self._lock:  # another thread may have opened a turn since
-            self._check_free()
-            self._is_busy = True
-        turn = Turn(self.messages, question)
         try:
-            yield turn
+            self._free.pop()
+        except IndexError:  # another thread has opened a turn since
+            raise RuntimeError(_BUSY) from None
+        try:
+            self._check_not_held()
+            turn = Turn(self.messages, question)
+            try:
+                yield turn
+            finally:
+                self._close(turn)
         finally:
-            self._close(turn)
-            self._is_busy = False
+            self._free.append(None)
 
     def keep_cut(self) -> None:
         """Append the held turn. Raises RuntimeError if there is none."""
@@ -165,10 +170,11 @@ class History:
         return cut
 
     def _check_free(self) -> None:
-        if self._is_busy:
-            raise RuntimeError(
-                "a conversation answers one question at a time: use fork() for another one"
-            )
+        if not self._free:
+            raise RuntimeError(_BUSY)
+        self._check_not_held()
+
+    def _check_not_held(self) -> None:
         if self.cut is not None:
             raise RuntimeError(
                 f"the last answer {self.cut.why}; call keep_cut() or drop_cut() first, or set on_cut"
