@@ -185,7 +185,7 @@ def conversation_fields(model: str, fields: RequestFields) -> RequestFields:
         TypeError, ValueError: a field is not valid, or belongs to a single request.
     """
     if fields.get("request_id"):
-        raise TypeError("request_id: belongs to one request; give it to chat or chat_stream")
+        raise TypeError("request_id: belongs to a single request; give it to chat or chat_stream")
     copy = repeatable(fields)
     build_request(model, (), **copy)
     return copy
