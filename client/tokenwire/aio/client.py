@@ -719,7 +719,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connection. Open calls end with `Cancelled`. Calling it again has no effect.
 
-        Leave resumable streams first: the generation of one that is still open runs on for its `linger`.
+        Leave resumable streams first: if one is still open, its generation continues for its `linger`.
         It waits for the cancellation of streams that are being left, 3 seconds at most. If it is cancelled
         before that, the connection may stay open: call it again.
         """
