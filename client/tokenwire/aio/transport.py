@@ -53,6 +53,8 @@ class AsyncTransport:
         """From the newest response that reported any."""
         self.is_closed = False
         self._max_retries = max_retries
+        self._has_started = False
+        """A server has accepted a stream."""
         self._waiting: set[asyncio.Event] = set()
         self._connection = connection
         self._channel: grpc.aio.Channel | None = None
@@ -182,6 +184,7 @@ class AsyncTransport:
             last_sequence=last_sequence,
             request_id=request_id,
             target=self.target,
+            has_started=self._has_started,
         )
 
     async def run_to_end(
@@ -230,6 +233,7 @@ class AsyncTransport:
         """Parse the initial metadata of a call, and keep its allowances."""
         found = parse_initial_metadata(metadata)
         self.allowances = found.allowances or self.allowances
+        self._has_started = self._has_started or bool(found.stream_id)
         return found
 
 

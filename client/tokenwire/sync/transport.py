@@ -40,6 +40,8 @@ class Transport:
         """From the newest response that reported any."""
         self.is_closed = False
         self._max_retries = max_retries
+        self._has_started = False
+        """A server has accepted a stream."""
         self._waiting: set[threading.Event] = set()
         self._running: set[threading.Event] = set()
         """One for each function that runs to its end."""
@@ -145,6 +147,7 @@ class Transport:
             last_sequence=last_sequence,
             request_id=request_id,
             target=self.target,
+            has_started=self._has_started,
         )
 
     def run_to_end(self, function: Callable[[StreamCall], None], call: StreamCall) -> None:
@@ -171,6 +174,7 @@ class Transport:
         """Parse the initial metadata of a call, and keep its allowances."""
         found = parse_initial_metadata(metadata or ())
         self.allowances = found.allowances or self.allowances
+        self._has_started = self._has_started or bool(found.stream_id)
         return found
 
 

@@ -93,6 +93,7 @@ def from_status(
     last_sequence: int = 0,
     request_id: str = "",
     target: str = "",
+    has_started: bool = True,
 ) -> TokenwireError:
     """Return the error for the status of a failed call.
 
@@ -100,7 +101,8 @@ def from_status(
     Malformed details, and those of another domain, count as missing. Without details, the class depends on
     the code, or on the HTTP/2 frame that gRPC names. `stream_id` and `last_sequence` are the reader's own,
     for errors that do not contain them. `request_id` is that of the request, and `target` is the server's
-    name in messages.
+    name in messages. Without `has_started`, `last_sequence` is the cursor of a
+    stream that this client has not read yet.
     """
     info = error_details_pb2.ErrorInfo()
     retry_after_s: float | None = None
@@ -128,14 +130,15 @@ def from_status(
         kind = ConnectionLost
     else:
         kind = _BY_CODE.get(code, TokenwireError)
+    is_open = has_started and last_sequence > 0
     grpc_text, failure = message, None
     if not info.reason:
         message = _own_message(code, message)
     if issubclass(kind, ConnectionLost):
         failure = connect_failure(grpc_text)
-        if failure is not None and last_sequence and failure not in _AFTER_THE_START:
-            failure = ConnectFailure.OTHER  # the stream started: the configuration is right
-        message = _connection_message(grpc_text, failure, target, is_open=bool(last_sequence))
+        if failure is not None and is_open and failure not in _AFTER_THE_START:
+            failure = ConnectFailure.OTHER  # the configuration is right: the stream has started
+        message = _connection_message(grpc_text, failure, target, is_open=is_open)
     facts = dict(info.metadata)
     own_sequence = last_sequence
     last_sequence = parse_count(facts.get("last_sequence")) or last_sequence
