@@ -13,7 +13,14 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "client" / "tokenwire"
-MODULES = ("chat_stream", "client", "conversation", "tool_run")
+MODULES = (
+    "chat_methods",
+    "chat_stream",
+    "client",
+    "conversation",
+    "lookup_methods",
+    "tool_run",
+)
 HEADER = "# Generated from {source} by scripts/generate_sync.py. Do not edit.\n"
 
 RULES = [
@@ -31,6 +38,8 @@ RULES = [
 ]
 TEXTS = {  # sentences that are true of one client only; each has to occur
     "The asyncio client.": "The client for threads.",
+    "of the asyncio client that look": "of the client for threads that look",
+    "of the asyncio client that send": "of the client for threads that send",
     "A conversation, with asyncio.": "A conversation, without asyncio.",
     "One stream, read with asyncio.": "One stream, read by a thread.",
     "for one event loop.": "for any number of threads.",

@@ -30,6 +30,7 @@ threads, such as `Client` and `ChatStream`, with the same methods without `async
 
 """
 PROTOS = "../protos/tokenwire/v1/"
+PUBLIC = frozenset(tokenwire.__all__)
 NOT_RUN = "<!-- not run: it is a fragment from a docstring -->"
 _SECTION = re.compile(r"(Args|Raises|Returns|Yields):")
 _ITEM = re.compile(r"(    )(\S[^:]*): (.*)")
@@ -78,17 +79,32 @@ def _is_message(value: object) -> bool:
 
 
 def _class(name: str, kind: type) -> str:
-    bases = ", ".join(base.__name__ for base in kind.__bases__ if base is not object)
+    bases = ", ".join(
+        base.__name__
+        for base in kind.__bases__
+        if base is not object and (base.__module__ == "builtins" or base.__name__ in PUBLIC)
+    )
     head = f"### `{name}`\n\n" + (f"Subclass of `{bases}`.\n\n" if bases else "")
     attributes = "".join(
         f"- `{attribute}`: {_inline(text)}\n" for attribute, text in _attributes(kind).items()
     )
     methods = "".join(
         _function(f"{name}.{method}", function, "####")
-        for method, function in vars(kind).items()
+        for each in _own_parts(kind)
+        for method, function in vars(each).items()
         if not method.startswith("_") and inspect.isroutine(_unwrapped(function))
     )
     return f"{head}{_markdown(kind.__doc__)}{attributes}{chr(10) if attributes else ''}{methods}"
+
+
+def _own_parts(kind: type) -> list[type]:
+    """Return the class, and its bases in the package that are not public: their methods are its own."""
+    package = tokenwire.__name__ + "."
+    return [
+        each
+        for each in kind.__mro__
+        if each is kind or (each.__module__.startswith(package) and each.__name__ not in PUBLIC)
+    ]
 
 
 def _unwrapped(value: object) -> object:

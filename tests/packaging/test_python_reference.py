@@ -19,13 +19,22 @@ OWN = {
 """The names that the client defines. The protos describe the messages."""
 
 
+def members_of(kind):
+    """Yield the members of a class, and of its bases in the package that are not public."""
+    for each in kind.__mro__:
+        if each is kind or (
+            each.__module__.startswith("tokenwire.") and each.__name__ not in PUBLIC
+        ):
+            yield from vars(each).items()
+
+
 def members():
     """Yield the name and the object of each public function, class, method and property."""
     for name, each in OWN.items():
         if not (inspect.isclass(each) or inspect.isfunction(each)):
             continue  # an alias of a type: the reference has the string below it
         yield name, each
-        for member, value in vars(each).items() if inspect.isclass(each) else ():
+        for member, value in members_of(each) if inspect.isclass(each) else ():
             function = getattr(value, "__func__", value)
             is_own = inspect.isfunction(function) or isinstance(function, property)
             if is_own and not member.startswith("_"):

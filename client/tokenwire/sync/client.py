@@ -3,61 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-from tokenwire.v1.caller_pb2 import Caller, GetCallerRequest
-from tokenwire.v1.chat_pb2 import (
-    CancelStreamRequest,
-    ChatRequest,
-    DeleteStreamRequest,
-    GetStreamRequest,
-    ResumeStreamRequest,
-    StreamInfo,
-)
-from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
-from tokenwire.v1.usage_pb2 import ListUsageRecordsRequest, UsageRecord, UsageSummary
-
 from ..connect.channel import (
-    LOOKUP_TIMEOUT_S,
-    SUMMARY_TIMEOUT_S,
     ChannelOptions,
     connection_to,
 )
 from ..connect.tls import Tls
 from ..messages import Content, MessageLike
-from ..stream.answer import Answer
-from ..stream.continuation import check_model
-from ..stream.reading import Reading
-from ..stream.retry import MAX_RETRIES, Retries, check_max_retries
-from ..structured.answer_type import AnswerType, answer_type_of
+from ..stream.retry import MAX_RETRIES, check_max_retries
 from ..tools import MAX_CONCURRENCY, MAX_ROUNDS, TOOL_TIMEOUT_S
 from ..wire.metadata import Allowance
 from ..wire.requests import (
-    DeliveryLike,
     FieldsWithoutFormat,
     RequestFields,
     ResponseFormatLike,
     RunFields,
-    build_request,
-    build_resume,
     conversation_fields,
     request_and_type,
 )
 from ..wire.styles import to_messages
-from ..wire.usage import (
-    PAGE_SIZE,
-    TokenCount,
-    UsageFields,
-    UsageGroupName,
-    count_request,
-    first_page,
-    next_page,
-    summary_request,
-    token_count,
-)
-from .chat_stream import ChatStream
+from .chat_methods import ChatMethods
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -71,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client:
+class Client(ChatMethods):
     """A client of one Tokenwire server, for any number of threads.
 
         with tokenwire.Client() as client:
@@ -121,10 +89,9 @@ class Client:
         max_retries: int = MAX_RETRIES,
         options: ChannelOptions = (),
     ) -> None:
-        self._max_retries = check_max_retries(max_retries)
+        retries = check_max_retries(max_retries)
         connection = connection_to(target, key=key, tls=tls, options=options)
-        self._transport = Transport(connection, self._max_retries)
-        self._resumable = resumable
+        super().__init__(Transport(connection, retries), retries, is_resumable=resumable)
 
     def __repr__(self) -> str:
         closed = ", closed" if self._transport.is_closed else ""
@@ -139,273 +106,6 @@ class Client:
     def allowances(self) -> tuple[Allowance, ...]:
         """What remained of the caller's limits, from the newest response that reported it."""
         return self._transport.allowances
-
-    @overload
-    def chat_stream(
-        self,
-        model: str | ChatRequest,
-        messages: MessageLike | Iterable[MessageLike] | None = None,
-        *,
-        response_format: type[T],
-        timeout: float | None = None,
-        resumable: bool | None = None,
-        max_retries: int | None = None,
-        **fields: Unpack[FieldsWithoutFormat],
-    ) -> ChatStream[T]: ...
-
-    @overload
-    def chat_stream(
-        self,
-        model: str | ChatRequest,
-        messages: MessageLike | Iterable[MessageLike] | None = None,
-        *,
-        response_format: ResponseFormatLike | None = None,
-        timeout: float | None = None,
-        resumable: bool | None = None,
-        max_retries: int | None = None,
-        **fields: Unpack[FieldsWithoutFormat],
-    ) -> ChatStream: ...
-
-    @overload
-    def chat_stream(
-        self,
-        model: str | ChatRequest,
-        messages: MessageLike | Iterable[MessageLike] | None = None,
-        *,
-        response_format: ResponseFormatLike | type[Any] | None,
-        timeout: float | None = None,
-        resumable: bool | None = None,
-        max_retries: int | None = None,
-        **fields: Unpack[FieldsWithoutFormat],
-    ) -> ChatStream[Any]: ...
-
-    def chat_stream(
-        self,
-        model: str | ChatRequest,
-        messages: MessageLike | Iterable[MessageLike] | None = None,
-        *,
-        response_format: ResponseFormatLike | type[Any] | None = None,
-        timeout: float | None = None,
-        resumable: bool | None = None,
-        max_retries: int | None = None,
-        **fields: Unpack[FieldsWithoutFormat],
-    ) -> ChatStream[Any]:
-        """Start a generation and read it as it arrives. The call starts when the block is entered.
-
-        `messages` is the user's text, a message, or a list of these: see `MessageLike`. A complete
-        ChatRequest can be passed instead of model, messages and fields.
-
-        `response_format` is `json_format(...)`, or a dataclass, TypedDict, msgspec Struct or pydantic model:
-        then the answer is JSON, and `stream.result` is an object of that class.
-
-        A stream is cancelled when its reader leaves, and a server cannot distinguish that from a broken
-        connection. With `resumable` (default: the client's) the request has ON_DISCONNECT_CONTINUE: without
-        a reader, the generation continues for 30 seconds, or for the `linger` of `retention`. After a broken
-        connection, Draining or SlowReader, the client resumes the stream where it was interrupted. After the
-        notice DRAINING it reads the stream from another server, if a load balancer chooses one. `timeout` is
-        the deadline of the whole stream. If resuming fails, the last error is raised, and the caller can use
-        `resume(stream_id, last_sequence)`. Leaving the block early cancels the generation with a call that
-        takes at most 3 seconds. If the
-        caller's process or network fails for good, nothing is cancelled: the generation then continues, and
-        is billed, for up to `linger`.
-
-        If the provider fails before it has sent or used anything, the request is retried, up to `max_retries`
-        times (default: the client's). The new stream has another `stream_id` and another event `started`.
-
-        Raises:
-            TypeError, ValueError: the arguments are not a valid ChatRequest, or contradict `resumable`.
-            ImportError: the class in `response_format` needs the extra `structured`.
-        """
-        request, kind = request_and_type(model, messages, response_format, **fields)
-        return self._stream(request, timeout, resumable, max_retries, kind)
-
-    @overload
-    def resume(
-        self,
-        stream_id: str,
-        after_sequence: int = 0,
-        *,
-        response_format: type[T],
-        timeout: float | None = None,
-        resumable: bool | None = None,
-        max_retries: int | None = None,
-        delivery: DeliveryLike | None = None,
-    ) -> ChatStream[T]: ...
-
-    @overload
-    def resume(
-        self,
-        stream_id: str,
-        after_sequence: int = 0,
-        *,
-        response_format: ResponseFormatLike | None = None,
-        timeout: float | None = None,
-        resumable: bool | None = None,
-        max_retries: int | None = None,
-        delivery: DeliveryLike | None = None,
-    ) -> ChatStream: ...
-
-    def resume(
-        self,
-        stream_id: str,
-        after_sequence: int = 0,
-        *,
-        response_format: ResponseFormatLike | type[Any] | None = None,
-        timeout: float | None = None,
-        resumable: bool | None = None,
-        max_retries: int | None = None,
-        delivery: DeliveryLike | None = None,
-    ) -> ChatStream[Any]:
-        """Read a stream from a cursor: the stored events after it, then live ones. 0 is the beginning.
-
-        The cursor is the `last_sequence` of an earlier reader. A stream can have any number of readers.
-        Leaving the block ends this reader only; the stream's `retention` decides whether the generation
-        continues. With `resumable` (default: the client's) the stream is resumed again after a broken
-        connection, as in `chat_stream`. Entering the block can raise StreamNotFound, ResumePointExpired or
-        ResumePointAhead. At the very end of a finished stream, iterating ends normally without an event.
-        Pass the `response_format` of the request to get `result` and `partial` as from `chat_stream`.
-
-        Raises:
-            TypeError, ValueError: the arguments are not a valid ResumeStreamRequest.
-        """
-        request = build_resume(stream_id, after_sequence, delivery)
-        kind = answer_type_of(response_format)
-        is_json = response_format is not None
-        return self._stream(request, timeout, resumable, max_retries, kind, is_json=is_json)
-
-    def continue_from(
-        self,
-        stream: ChatStream,
-        *,
-        timeout: float | None = None,
-        resumable: bool | None = None,
-        max_retries: int | None = None,
-    ) -> ChatStream:
-        """Return a stream that continues an answer that was cut off, for example by UpstreamBroken.
-
-            with client.continue_from(stream) as rest:
-                for piece in rest.text:
-                    print(piece, end="")
-
-        It is another generation with its own id, usage and cost. The model gets the request of `stream`, with
-        the text that arrived as the last message, and continues it. `rest.text_before` is that text, without
-        white space at its end. The answer of `rest` has only the text after it. If `rest` is cut off too, it
-        can be continued in the same way: `text_before` then has the text of both. The request_id and the
-        fallback models of the first request are not used again.
-
-        Only a model with the capability PREFILL can continue: other models would begin a new answer. The
-        model is looked up with `get_model`; then the call starts when the block is entered, as in
-        `chat_stream`.
-
-        Raises:
-            CannotContinue: the answer has finished, has no text, or has more than text; its call is open;
-                the stream was read by `resume`; or the model does not have the capability PREFILL.
-        """
-        request = stream.continuation()
-        text = (stream.text_before + stream.text_so_far).rstrip()
-        check_model(self.get_model(request.model))
-        return self._stream(request, timeout, resumable, max_retries, text_before=text)
-
-    def cancel(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> StreamInfo:
-        """Stop a generation for all its readers, and return how it ended.
-
-        A stream that has already ended is not changed.
-
-        Raises:
-            StreamNotFound: the stream is unknown or expired.
-        """
-        method, request = (
-            self._transport.chat.CancelStream,
-            CancelStreamRequest(stream_id=stream_id),
-        )
-        return (self._transport.unary(method, request, timeout, max_retries=0)).stream
-
-    def delete(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> None:
-        """Cancel a stream and delete its content now.
-
-        Raises:
-            StreamNotFound: the stream is unknown or expired.
-        """
-        method, request = (
-            self._transport.chat.DeleteStream,
-            DeleteStreamRequest(stream_id=stream_id),
-        )
-        self._transport.unary(method, request, timeout, max_retries=0)
-
-    def get_stream(self, stream_id: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> StreamInfo:
-        """Return the state of a stream. This does not count as a reader.
-
-        Raises:
-            StreamNotFound: the stream is unknown or expired.
-        """
-        request = GetStreamRequest(stream_id=stream_id)
-        return self._transport.unary(self._transport.chat.GetStream, request, timeout)
-
-    @overload
-    def chat(
-        self,
-        model: str | ChatRequest,
-        messages: MessageLike | Iterable[MessageLike] | None = None,
-        *,
-        response_format: type[T],
-        timeout: float | None = None,
-        max_retries: int | None = None,
-        **fields: Unpack[FieldsWithoutFormat],
-    ) -> Answer[T]: ...
-
-    @overload
-    def chat(
-        self,
-        model: str | ChatRequest,
-        messages: MessageLike | Iterable[MessageLike] | None = None,
-        *,
-        response_format: ResponseFormatLike | None = None,
-        timeout: float | None = None,
-        max_retries: int | None = None,
-        **fields: Unpack[FieldsWithoutFormat],
-    ) -> Answer: ...
-
-    @overload
-    def chat(
-        self,
-        model: str | ChatRequest,
-        messages: MessageLike | Iterable[MessageLike] | None = None,
-        *,
-        response_format: ResponseFormatLike | type[Any] | None,
-        timeout: float | None = None,
-        max_retries: int | None = None,
-        **fields: Unpack[FieldsWithoutFormat],
-    ) -> Answer[Any]: ...
-
-    def chat(
-        self,
-        model: str | ChatRequest,
-        messages: MessageLike | Iterable[MessageLike] | None = None,
-        *,
-        response_format: ResponseFormatLike | type[Any] | None = None,
-        timeout: float | None = None,
-        max_retries: int | None = None,
-        **fields: Unpack[FieldsWithoutFormat],
-    ) -> Answer[Any]:
-        """Return the whole answer. The arguments are those of `chat_stream`.
-
-        If `response_format` is a class, `answer.parsed` is an object of it, or raises an error.
-
-        Raises:
-            InvalidAnswer: the answer does not follow the schema, and `response_format` has
-                `fails_if_invalid`. The error has no text: `resume` with its `stream_id` reads the answer.
-            TokenwireError: there is no answer.
-            TypeError, ValueError: the arguments are not a valid ChatRequest.
-            ImportError: the class in `response_format` needs the extra `structured`.
-        """
-        request, kind = request_and_type(model, messages, response_format, **fields)
-        response = self._transport.unary(
-            self._transport.chat.Chat,
-            request,
-            timeout,
-            max_retries=self._retry_count(max_retries),
-        )
-        return Answer.from_response(response, kind)
 
     @overload
     def run_tools(
@@ -538,35 +238,6 @@ class Client:
             on_tool_error=on_tool_error,
         )
 
-    def count_tokens(
-        self,
-        model: str | ChatRequest,
-        messages: MessageLike | Iterable[MessageLike] | None = None,
-        *,
-        ask_provider: bool = False,
-        timeout: float | None = LOOKUP_TIMEOUT_S,
-        max_retries: int | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> TokenCount:
-        """Return the tokens and the cost of a request before it runs. The arguments are those of `chat`.
-
-        It starts no generation, costs nothing and counts against no limit. With `ask_provider` the
-        provider counts, if it has an endpoint for that. Otherwise the server counts.
-
-        Raises:
-            InvalidRequest, UnknownModel, PermissionDenied: `chat` would raise it too.
-            UpstreamError: the provider failed, with `ask_provider`.
-            TypeError, ValueError: the arguments are not a valid ChatRequest.
-        """
-        request = count_request(build_request(model, messages, **fields), ask_provider=ask_provider)
-        response = self._transport.unary(
-            self._transport.chat.CountTokens,
-            request,
-            timeout,
-            max_retries=self._retry_count(max_retries),
-        )
-        return token_count(response)
-
     @overload
     def conversation(
         self,
@@ -647,70 +318,6 @@ class Client:
             self, model, history, trim=trim, count_for_trim=count_for_trim, fields=fields
         )
 
-    def list_models(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> list[Model]:
-        """Return the models and aliases in the server's configuration, ordered by id."""
-        request = ListModelsRequest()
-        response = self._transport.unary(self._transport.model.ListModels, request, timeout)
-        return list(response.models)
-
-    def get_model(self, model: str, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Model:
-        """Return one model: a listed one, an alias, or any `provider/model`.
-
-        Raises:
-            UnknownModel: the provider or alias is unknown.
-        """
-        request = GetModelRequest(id=model)
-        return self._transport.unary(self._transport.model.GetModel, request, timeout)
-
-    def get_caller(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Caller:
-        """Return the caller's identity, permissions and limits. It counts against no limit."""
-        request = GetCallerRequest()
-        return self._transport.unary(self._transport.caller.GetCaller, request, timeout)
-
-    def usage_records(
-        self,
-        *,
-        page_size: int = PAGE_SIZE,
-        timeout: float | None = SUMMARY_TIMEOUT_S,
-        **fields: Unpack[UsageFields],
-    ) -> Iterator[UsageRecord]:
-        """Return the tenant's usage records that match, newest first. They are fetched page by page.
-
-        One page is in memory. Each record is returned exactly once; records of streams that are opened
-        meanwhile are not. `timeout` is the deadline of each page, in seconds. Nothing is retried: after an
-        error the list is incomplete.
-
-        Raises:
-            InvalidRequest: the server refuses the filter.
-            StoreUnavailable: the server cannot reach its database.
-            TypeError, ValueError: the arguments are not a valid filter.
-        """
-        return self._usage_records(first_page(page_size, **fields), timeout)
-
-    def usage_summary(
-        self,
-        *,
-        group_by: UsageGroupName | Iterable[UsageGroupName] = (),
-        label_key: str = "",
-        timeout: float | None = SUMMARY_TIMEOUT_S,
-        **fields: Unpack[UsageFields],
-    ) -> list[UsageSummary]:
-        """Return sums of the usage records that match, by day (UTC), model, label or key.
-
-        There is one summary for each group that has records, ordered by day, model, label value and key;
-        without `group_by`, one for all records. `label_key` names the label for `group_by="label"`. A cost
-        is the sum of the known costs; `unpriced_count` is the number of records without one.
-
-        Raises:
-            InvalidRequest: the server refuses the filter, or there are more than 10,000 groups.
-            StoreUnavailable: the server cannot reach its database.
-            TypeError, ValueError: the arguments are not a valid filter.
-        """
-        request = summary_request(group_by, label_key, **fields)
-        method = self._transport.usage.GetUsageSummary
-        response = self._transport.unary(method, request, timeout)
-        return list(response.summaries)
-
     def close(self) -> None:
         """Close the connection. Open calls end with `Cancelled`. Calling it again has no effect.
 
@@ -724,36 +331,3 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _stream(
-        self,
-        request: ChatRequest | ResumeStreamRequest,
-        timeout_s: float | None,
-        resumable: bool | None,
-        max_retries: int | None,
-        answer_type: AnswerType[Any] | None = None,
-        *,
-        is_json: bool = False,
-        text_before: str = "",
-    ) -> ChatStream[Any]:
-        reading = Reading(
-            request,
-            timeout_s=timeout_s,
-            is_resumable=self._resumable if resumable is None else resumable,
-            retries=Retries(self._retry_count(max_retries)),
-            answer_type=answer_type,
-            is_json=is_json,
-        )
-        return ChatStream(self._transport, reading, text_before)
-
-    def _retry_count(self, max_retries: int | None) -> int:
-        return self._max_retries if max_retries is None else check_max_retries(max_retries)
-
-    def _usage_records(
-        self, request: ListUsageRecordsRequest | None, timeout_s: float | None
-    ) -> Iterator[UsageRecord]:
-        while request is not None:
-            method = self._transport.usage.ListUsageRecords
-            page = self._transport.unary(method, request, timeout_s, max_retries=0)
-            yield from page.usage_records
-            request = next_page(request, page)
