@@ -59,7 +59,7 @@ TEXTS = {  # sentences that are true of one client only; each has to occur
         "    `cancel()` can be called by another thread.\n"
     ),
     " The client makes this call even if the reading task is cancelled.": "",
-    " If it is cancelled\n        before that, the connection may stay open: call it again.": "",
+    " If it is cancelled before that, the\n        connection may stay open: call it again.": "",
 }
 
 

@@ -257,6 +257,7 @@ class AsyncChatStream(Generic[ParsedT_co]):
         self._transport.check_open()
         self._reading.begin(time.monotonic())
         self._has_begun = True
+        self._transport.open_streams[id(self)] = self
         self._call = self._start_call()
         if self._cancelled.is_set():  # by another thread, just now
             self._end_cancelled(self._call)
@@ -354,11 +355,18 @@ class AsyncChatStream(Generic[ParsedT_co]):
     async def _leave(self, call: AsyncStreamCall) -> None:
         """End the call, and also the generation unless it should continue."""
         self._has_left = True
+        self._transport.open_streams.pop(id(self), None)
         must_cancel = self._reading.must_cancel(is_call_open=call.is_open)
         if must_cancel and not self._transport.is_closed:
             await self._transport.run_to_end(self._cancel_generation, call)
         else:
             call.cancel()
+
+    async def end_with_client(self) -> None:
+        """Cancel the generation if leaving the stream would do so. The client calls it when it is closed."""
+        call = self._call
+        if call is not None and self._reading.must_cancel(is_call_open=call.is_open):
+            await self._cancel_generation(call)
 
     async def _cancel_generation(self, call: AsyncStreamCall) -> None:
         """Cancel the generation, within CANCEL_TIMEOUT_S. If that fails, the stream ends by its linger."""

@@ -12,8 +12,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from weakref import WeakSet, WeakValueDictionary
 
 import grpc
 from google.protobuf.message import Message as ProtoMessage
@@ -44,6 +44,12 @@ _RequestT = TypeVar("_RequestT", bound=ProtoMessage)
 _ResponseT = TypeVar("_ResponseT", bound=ProtoMessage)
 
 
+class OpenStream(Protocol):
+    """A stream whose block was entered and not left."""
+
+    async def end_with_client(self) -> None: ...
+
+
 class AsyncTransport:
     """One channel and the calls on it. The first call creates it, for the running event loop."""
 
@@ -61,6 +67,8 @@ class AsyncTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open_calls = WeakSet[grpc.aio.UnaryStreamCall[Any, TokenEvent]]()
         self._background_tasks: set[asyncio.Task[None]] = set()
+        self.open_streams = WeakValueDictionary[int, OpenStream]()
+        """The streams whose block was entered and not left, by their `id()`."""
 
     @cached_property
     def caller(self) -> CallerServiceAsyncStub:
@@ -201,10 +209,15 @@ class AsyncTransport:
         await asyncio.wait([task])
 
     async def close(self) -> None:
-        """Wait for the functions in the background, then end the open calls and the connection."""
+        """Cancel the generations of open streams that end with them, and end the calls and the connection.
+
+        It waits for the functions in the background.
+        """
         self.is_closed = True
         for event in list(self._waiting):
             event.set()
+        ends = [stream.end_with_client() for stream in list(self.open_streams.values())]
+        await asyncio.gather(*ends, return_exceptions=True)
         if self._background_tasks:
             await asyncio.wait(self._background_tasks)
         for call in self._open_calls:  # older grpcio does not end them with the channel

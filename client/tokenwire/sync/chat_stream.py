@@ -254,6 +254,7 @@ class ChatStream(Generic[ParsedT_co]):
         self._transport.check_open()
         self._reading.begin(time.monotonic())
         self._has_begun = True
+        self._transport.open_streams[id(self)] = self
         self._call = self._start_call()
         if self._cancelled.is_set():  # by another thread, just now
             self._end_cancelled(self._call)
@@ -351,11 +352,18 @@ class ChatStream(Generic[ParsedT_co]):
     def _leave(self, call: StreamCall) -> None:
         """End the call, and also the generation unless it should continue."""
         self._has_left = True
+        self._transport.open_streams.pop(id(self), None)
         must_cancel = self._reading.must_cancel(is_call_open=call.is_open)
         if must_cancel and not self._transport.is_closed:
             self._transport.run_to_end(self._cancel_generation, call)
         else:
             call.cancel()
+
+    def end_with_client(self) -> None:
+        """Cancel the generation if leaving the stream would do so. The client calls it when it is closed."""
+        call = self._call
+        if call is not None and self._reading.must_cancel(is_call_open=call.is_open):
+            self._cancel_generation(call)
 
     def _cancel_generation(self, call: StreamCall) -> None:
         """Cancel the generation, within CANCEL_TIMEOUT_S. If that fails, the stream ends by its linger."""

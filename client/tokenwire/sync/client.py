@@ -321,8 +321,8 @@ class Client(ChatMethods):
     def close(self) -> None:
         """Close the connection. Open calls end with `Cancelled`. Calling it again has no effect.
 
-        Leave resumable streams first: if one is still open, its generation continues for its `linger`.
-        It waits for the cancellation of streams that are being left, 3 seconds at most.
+        The generation of an open resumable stream is cancelled, as when its block is left, unless the stream
+        is detached. It waits for such cancellations, 3 seconds at most.
         """
         self._transport.close()
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import grpc
 from google.protobuf.message import Message as ProtoMessage
@@ -31,6 +32,12 @@ _RequestT = TypeVar("_RequestT", bound=ProtoMessage)
 _ResponseT = TypeVar("_ResponseT", bound=ProtoMessage)
 
 
+class OpenStream(Protocol):
+    """A stream whose block was entered and not left."""
+
+    def end_with_client(self) -> None: ...
+
+
 class Transport:
     """One channel and the calls on it. It connects with the first call."""
 
@@ -45,6 +52,8 @@ class Transport:
         self._waiting: set[threading.Event] = set()
         self._running: set[threading.Event] = set()
         """One for each function that runs to its end."""
+        self.open_streams = WeakValueDictionary[int, OpenStream]()
+        """The streams whose block was entered and not left, by their `id()`."""
         self._metadata = connection.metadata
         self._channel = _channel(connection)
         self.caller = CallerServiceStub(self._channel)
@@ -161,11 +170,20 @@ class Transport:
             self._running.discard(is_done)
 
     def close(self) -> None:
-        """Wait for the functions of `run_to_end`, then end the open calls and the connection."""
+        """Cancel the generations of open streams that end with them, and end the calls and the connection.
+
+        It waits for the functions of `run_to_end`.
+        """
         self.is_closed = True
         for event in list(self._waiting):
             event.set()
         deadline = time.monotonic() + CANCEL_TIMEOUT_S
+        for (
+            reference
+        ) in self.open_streams.valuerefs():  # a list: other threads change the dictionary
+            stream = reference()
+            if stream is not None and time.monotonic() < deadline:
+                stream.end_with_client()
         for event in list(self._running):
             event.wait(max(0.0, deadline - time.monotonic()))
         self._channel.close()
