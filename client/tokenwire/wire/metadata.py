@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .._int64 import parse_count, parse_int64
@@ -16,8 +15,7 @@ _LIMIT_PREFIX = "tokenwire-limit-"
 _REMAINING = "-remaining"
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(NamedTuple):
     """One limit of the caller, and what remained of it when the response began."""
 
     limit: str

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypedDict, TypeVar, Unpack
+from typing import Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -57,8 +56,7 @@ GROUPS: Mapping[str, UsageGroup.ValueType] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCount:
+class TokenCount(NamedTuple):
     """Tokens and cost of a request. Costs are in millionths of a US dollar. None is unknown, never 0."""
 
     input_tokens: int
