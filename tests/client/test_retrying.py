@@ -172,6 +172,17 @@ async def test_a_stream_that_fails_before_its_first_content_is_started_again(
     assert server.resumes == server.ended == []
 
 
+async def test_until_first_content_keeps_no_event_of_a_stream_that_was_started_again(server):
+    notice = event(2, notice=Notice(kind=NOTICE_KIND_RETRYING))
+    failed = accepted_then(FAILED, started("st_failed"), notice)
+    server.script = in_turn(failed, plays(*ANSWER))
+    async with tokenwire.AsyncClient(server.target) as client:
+        async with client.chat_stream("m", "Hi") as stream:
+            await stream.until_first_content()
+            events = [each async for each in stream]
+    assert events == list(ANSWER)
+
+
 @pytest.mark.parametrize(
     "script",
     [
