@@ -21,7 +21,7 @@ import msgspec
 from jobs import Target
 
 from tokenwire.v1 import chat_pb2, event_pb2
-from tokenwire_server.simulator import generated_text
+from tokenwire_server.simulator import generated_text, varied_text
 
 METHOD = "/tokenwire.v1.ChatService/ChatStream"
 CALL_LIMIT_S = 120.0
@@ -47,12 +47,13 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 class Recording:
     """One received stream. Times are those of time.monotonic()."""
 
-    __slots__ = ("called", "instants", "json_tokens", "payloads", "tokens")
+    __slots__ = ("called", "instants", "json_tokens", "payloads", "text_seed", "tokens")
 
-    def __init__(self, tokens: int, json_tokens: Sequence[str] = ()) -> None:
+    def __init__(self, tokens: int, json_tokens: Sequence[str] = (), text_seed: int = 0) -> None:
         self.tokens = tokens
         self.json_tokens = json_tokens
         """Tokens of a JSON answer, in place of a generated one."""
+        self.text_seed = text_seed
         self.called = 0.0
         self.instants: list[float] = []
         self.payloads: list[bytes] = []
@@ -60,6 +61,8 @@ class Recording:
     @property
     def expected(self) -> Sequence[str]:
         """The tokens that the provider sends."""
+        if self.text_seed:
+            return varied_text(self.tokens, self.text_seed)
         return self.json_tokens or generated_text(self.tokens)
 
 

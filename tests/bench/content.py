@@ -72,7 +72,11 @@ NAMES = {
     "twenty": "20 patterns",
     "absent": "20 patterns that do not begin in the text",
     "values": "JSON values",
+    "varied": "no filters, text with many words",
+    "varied twenty": "20 patterns, text with many words",
 }
+BASES = {"varied twenty": "varied"}
+"""What a name is compared with: `without`, if it is not here."""
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -86,22 +90,28 @@ class Content(msgspec.Struct, frozen=True):
 
     def ratios(self, name: str) -> list[float]:
         """Return the CPU per token in each round, as a multiple of that without filters."""
+        base = BASES.get(name, "without")
         return [
-            each[name].cpu_us_per_token["target"] / each["without"].cpu_us_per_token["target"]
+            each[name].cpu_us_per_token["target"] / each[base].cpu_us_per_token["target"]
             for each in self.rounds
         ]
 
     @property
     def bars(self) -> list[Bar]:
-        """Return the bar with its figure."""
+        """Return the bars with their figures."""
+        texts = {
+            "filtered_cpu_ratio": ("twenty", ""),
+            "filtered_varied_cpu_ratio": ("varied twenty", ", many words"),
+        }
         return [
             Bar(
-                "filtered_cpu_ratio",
-                f"20 patterns: CPU per token, {self.scenario.name}",
-                statistics.median(self.ratios("twenty")),
+                bar,
+                f"20 patterns{words}: CPU per token, {self.scenario.name}",
+                statistics.median(self.ratios(name)),
                 FILTERED_CPU_RATIO_LIMIT,
                 "x",
             )
+            for bar, (name, words) in texts.items()
         ]
 
 
@@ -122,15 +132,26 @@ def content(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Con
             simulator, name="values-server", settings=_answering(json_tokens, scenario, simulator)
         ) as values,
     ):
-        servers = {"without": without, "twenty": twenty, "absent": absent, "values": values}
+        servers = {
+            "without": without,
+            "twenty": twenty,
+            "absent": absent,
+            "values": values,
+            "varied": without,
+            "varied twenty": twenty,
+        }
 
-        def one(name: str) -> StreamsResult:
+        def one(name: str, number: int) -> StreamsResult:
             prefix = JSON_PREFIX if name == "values" else PROVIDER_PREFIX
             target = Target(servers[name].address, "grpc", prefix)
             watch = {"target": servers[name].pid, "simulator": simulator.pid}
             job = load(scenario, target, watch)
             if name == "values":
                 job = msgspec.structs.replace(job, json_tokens=json_tokens)
+            if name.startswith("varied"):
+                # Each round has other texts, so that their words are not all known from the round before.
+                seed = 1 + (number + 1) * scenario.streams
+                job = msgspec.structs.replace(job, text_seed=seed)
             return processes.run(job, StreamsResult)
 
         rounds = []
@@ -138,7 +159,7 @@ def content(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Con
             say(f"{scenario.name}, filters and JSON values, round {number + 1} of {scenario.pairs}")
             # The order alternates, because a machine that warms up would favour one of them.
             names = list(servers)[:: 1 if number % 2 else -1]
-            rounds.append({name: one(name) for name in names})
+            rounds.append({name: one(name, number) for name in names})
     return Content(scenario, rounds)
 
 

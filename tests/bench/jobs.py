@@ -47,6 +47,9 @@ class Streams(msgspec.Struct, frozen=True, tag=True):
     json_tokens: list[str] = []
     """Tokens of the JSON answer of every stream, whose values are requested, too. Only with gRPC. Empty: the
     answers are generated."""
+    text_seed: int = 0
+    """The answers have many different words, and each answer has others: the text of the seed `text_seed` plus
+    the number of the stream. 0: all have the same few words. Only with gRPC."""
 
 
 class StreamsResult(msgspec.Struct, frozen=True):

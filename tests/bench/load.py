@@ -76,10 +76,14 @@ async def _paced(job: Streams, target: Caller) -> tuple[list[Recording], Reading
         periods = int(job.ramp_s * number / job.streams / period_s)
         starts = origin + (periods + number * _GOLDEN_RATIO % 1) * period_s
         tokens = int((window_ends - starts) / period_s) + 5
-        recording = Recording(tokens, job.json_tokens)
+        seed = job.text_seed and job.text_seed + number
+        recording = Recording(tokens, job.json_tokens, seed)
         recordings.append(recording)
         await asyncio.sleep(starts - time.monotonic())
-        await target.record(f"sim?tokens={tokens}&itl_ms={period_s * 1000:g}", recording)
+        model = f"sim?tokens={tokens}&itl_ms={period_s * 1000:g}"
+        if seed:
+            model += f"&text_seed={seed}"
+        await target.record(model, recording)
 
     async with asyncio.TaskGroup() as group:
         for number in range(job.streams):

@@ -159,7 +159,9 @@ def _content(results: Content) -> list[str]:
     for name, what in NAMES.items():
         ratios = results.ratios(name)
         each = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-        compared = f"  {statistics.median(ratios):.3f}x ({each})" if name != "without" else ""
+        compared = (
+            f"  {statistics.median(ratios):.3f}x ({each})" if ratios != [1] * len(ratios) else ""
+        )
         lines.append(f"  {what:42}{results.cpu_us(name):>7.1f}{compared}")
     return [*lines, ""]
 

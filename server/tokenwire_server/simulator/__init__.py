@@ -12,7 +12,7 @@ from .demo import DEMO
 from .journal import Entry, Stats
 from .scenario import Scenario, ScenarioError
 from .server import Simulator, run_simulator
-from .words import generated_arguments, generated_reasoning, generated_text
+from .words import generated_arguments, generated_reasoning, generated_text, varied_text
 
 __all__ = [
     "DEMO",
@@ -25,4 +25,5 @@ __all__ = [
     "generated_reasoning",
     "generated_text",
     "run_simulator",
+    "varied_text",
 ]

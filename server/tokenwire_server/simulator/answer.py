@@ -20,6 +20,7 @@ from .words import (
     generated_reasoning,
     generated_text,
     split_words,
+    varied_text,
 )
 
 SIGNATURE = "c2ltdWxhdGVkIHNpZ25hdHVyZQ=="
@@ -129,7 +130,7 @@ def compose(
     reasoned = scenario.reasoning or _DEFAULT_REASONING.get(scenario.state, 0)
     reasoning = split_words(scenario.reasoning_text) or generated_reasoning(reasoned)
     refusal = split_words(scenario.refusal_text)
-    text = split_words(scenario.text) or generated_text(scenario.tokens)
+    text = split_words(scenario.text) or _generated(scenario)
     if refusal:
         reasoning, text = [], []
     if is_endless and not text:
@@ -161,6 +162,12 @@ def compose(
         scenario=scenario,
         seals=seals,
     )
+
+
+def _generated(scenario: Scenario) -> list[str]:
+    if scenario.text_seed:
+        return varied_text(scenario.tokens, scenario.text_seed)
+    return generated_text(scenario.tokens)
 
 
 def failure_of(scenario: Scenario) -> Failure:

@@ -60,6 +60,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The answer, split into words. Empty: generated, see `tokens`."""
     tokens: Count = 50
     """Length of a generated answer, `generated_text(tokens)`."""
+    text_seed: Count = 0
+    """The generated answer is `varied_text(tokens, text_seed)`, which has many different words. 0: it has
+    few."""
     reasoning: Count = 0
     """Length of generated reasoning before the answer, `generated_reasoning(reasoning)`."""
     reasoning_text: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import random
 import re
 
 import msgspec
@@ -18,6 +19,15 @@ WORDS = (
 """Words of different lengths in bytes: ASCII, UTF-8 with two to four bytes, and characters that JSON must
 escape."""
 
+_SYLLABLES = [
+    consonant + vowel + end
+    for end in ("", "n", "r", "s")
+    for vowel in "aeiou"
+    for consonant in ("b", "d", "f", "k", "l", "m", "p", "s", "t", "w")
+]
+_VOCABULARY = 50_000
+"""Number of different words of a varied text. The more frequent a word, the shorter it is."""
+
 _REASONING_OFFSET = 17
 _WORD = re.compile(r"\s*\S+|\s+")
 
@@ -27,6 +37,15 @@ def generated_text(count: int) -> list[str]:
     longer one.
     """
     return [_token(i, i) for i in range(count)]
+
+
+def varied_text(count: int, seed: int) -> list[str]:
+    """Return the tokens of an answer with many different words, and other words for each seed.
+
+    The frequency of a word is inversely proportional to its rank, as in natural language (Zipf's law).
+    """
+    draw = random.Random(seed).random
+    return [("" if i == 0 else " ") + _word(int(_VOCABULARY ** draw())) for i in range(count)]
 
 
 def generated_reasoning(count: int) -> list[str]:
@@ -42,6 +61,15 @@ def generated_arguments(ordinal: int) -> str:
     return (
         f'{{"ordinal":{ordinal},"query":"naïve \\"wires\\" 🙂","big":{9007199254740993 + ordinal}}}'
     )
+
+
+def _word(rank: int) -> str:
+    """Return the word of a rank. Different ranks have different numbers of syllables or other syllables."""
+    word = ""
+    while rank:
+        rank, syllable = divmod(rank - 1, len(_SYLLABLES))
+        word += _SYLLABLES[syllable]
+    return word
 
 
 def split_words(text: str) -> list[str]:
