@@ -158,6 +158,10 @@ class ScriptedProvider:
             return []
         return [_delta(entry) for entry in what]
 
+    async def push(self, take):
+        while self.end is None and take(await self.read()):
+            pass
+
 
 class TrackedStream:
     """The model of one stream, which the real stream is compared with."""

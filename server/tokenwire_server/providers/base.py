@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -109,6 +109,15 @@ class Upstream(Protocol):
         Each call does bounded work, and lets other tasks run when many bytes or deltas arrived at once.
         A broken connection sets `end`. After a cancellation, close the upstream: the rest of the answer
         is lost.
+        """
+        ...
+
+    async def push(self, take: Callable[[list[Delta]], bool]) -> None:
+        """Pass the deltas of each arrival to `take` as it arrives: without the switch to a task that `read`
+        needs. `take` must not block.
+
+        Returns when `take` returns False or the answer has ended, and when `read` must be called because
+        other than a few deltas arrive. Perhaps it returns at once. Raises what `take` raises.
         """
         ...
 

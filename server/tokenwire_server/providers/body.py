@@ -8,10 +8,11 @@ would fire. A `Body` returns small pieces and lets other tasks run between them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import aiohttp
 
+from .framing import BoundedProtocol
 from .inflate import MAX_STEP_BYTES, BodyError, Inflater
 
 MAX_PIECE_BYTES = MAX_STEP_BYTES
@@ -27,13 +28,29 @@ that a provider streams take a few MB each."""
 class Body:
     """Reads one response. The owner calls `got_content` whenever a piece contained content.
 
+    `push` is the fast way for small pieces that arrive one by one; `read` handles everything else.
+
     The constructor raises BodyError if the response has an encoding that is not supported.
     """
 
-    __slots__ = ("_bytes_without_content", "_content", "_inflater", "_received_bytes", "_steps")
+    __slots__ = (
+        "_bytes_without_content",
+        "_content",
+        "_inflater",
+        "_protocol",
+        "_receive",
+        "_received_bytes",
+        "_steps",
+        "_waiter",
+    )
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._content = response.content
+        connection = response.connection  # None if the body has ended
+        protocol = None if connection is None else connection.protocol
+        self._protocol = protocol if isinstance(protocol, BoundedProtocol) else None
+        self._receive: Callable[[bytes], bool] | None = None
+        self._waiter: asyncio.Future[None] | None = None
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         self._inflater = Inflater(encoding) if encoding not in ("", "identity") else None
         self._steps: Iterator[bytes] | None = None
@@ -81,6 +98,44 @@ class Body:
             self._count(max(len(piece), STEP_COST_BYTES))
             if piece:
                 return piece
+
+    async def push(self, receive: Callable[[bytes], bool]) -> None:
+        """Call `receive` with each piece in the callback of the transport in which it arrives: without the
+        switch to a task that `read` needs.
+
+        Returns when `receive` returns False, and as soon as something else than a small piece arrives: then,
+        and if bytes wait already, call `read`. Raises what `receive` raises, and BodyError like `read`.
+        Cancellation loses no bytes.
+        """
+        protocol = self._protocol
+        content = self._content
+        if protocol is None or self._inflater is not None or self.has_more:
+            return
+        if content.is_eof() or content.exception() is not None:
+            return
+        self._receive = receive
+        self._waiter = asyncio.get_running_loop().create_future()
+        protocol.on_arrival = self._arrived
+        try:
+            await self._waiter
+        finally:
+            protocol.on_arrival = self._receive = self._waiter = None
+
+    def _arrived(self) -> None:
+        waiter, receive, content = self._waiter, self._receive, self._content
+        if waiter is None or receive is None or waiter.done():
+            return
+        size_bytes = content.total_bytes - self._received_bytes
+        try:
+            if content.exception() is not None or content.is_eof() or size_bytes > MAX_PIECE_BYTES:
+                waiter.set_result(None)
+            elif size_bytes:
+                self._received_bytes = content.total_bytes
+                self._count(size_bytes)
+                if not receive(content.read_nowait()):
+                    waiter.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - raised by `push`
+            waiter.set_exception(error)
 
     def got_content(self) -> None:
         """Reset the count of bytes without content."""

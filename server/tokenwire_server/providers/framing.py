@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -39,14 +40,18 @@ class BoundedConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(_BoundedProtocol, self._loop)  # type: ignore[assignment]
+        self._factory = functools.partial(BoundedProtocol, self._loop)  # type: ignore[assignment]
 
 
-class _BoundedProtocol(ResponseHandler):
-    """aiohttp's protocol (3.14.5), which also counts what it receives, and logs no reset by a provider."""
+class BoundedProtocol(ResponseHandler):
+    """aiohttp's protocol (3.14.5), which also counts what it receives, calls back at once when something
+    arrives, and logs no reset by a provider.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
+        self.on_arrival: Callable[[], None] | None = None
+        """Called after each arrival, and when the connection is lost. Set by the reader of the body."""
         self._received_bytes = 0
         """Counted since the request was sent."""
         self._check_at_bytes = _HEAD_STEP_BYTES
@@ -68,6 +73,8 @@ class _BoundedProtocol(ResponseHandler):
         closed = self.closed
         if closed is not None and not closed.cancelled():
             closed.exception()
+        if self.on_arrival is not None:
+            self.on_arrival()
 
     def data_received(self, data: bytes) -> None:
         self._received_bytes += len(data)
@@ -75,6 +82,8 @@ class _BoundedProtocol(ResponseHandler):
             super().data_received(data)
         else:
             self._receive_and_check(data)
+        if self.on_arrival is not None:
+            self.on_arrival()
 
     def _receive_and_check(self, data: bytes) -> None:
         around_bytes = self._received_bytes - len(data)

@@ -208,6 +208,7 @@ class HttpUpstream:
         self._state = RequestState()
         self._opening: Opening | None = None
         """The beginning of the body, until it is known to be an event stream."""
+        self._take: Callable[[list[Delta]], bool] | None = None
 
     @property
     def is_sent(self) -> bool:
@@ -271,6 +272,31 @@ class HttpUpstream:
         if self.decoder.end is not None:
             self._take_end()
         return deltas
+
+    async def push(self, take: Callable[[list[Delta]], bool]) -> None:
+        """See `base.Upstream`."""
+        if self._waiting or self._opening is not None or self.end is not None:
+            return
+        self._take = take
+        try:
+            await self._content.push(self._receive)
+        except BodyError as error:
+            self.end = self.decoder.end = self._broken(error)
+        finally:
+            self._take = None
+
+    def _receive(self, data: bytes) -> bool:
+        """Decode a piece in `push`. Return whether to continue."""
+        deltas = self.decoder.feed(data)
+        if deltas:
+            self._content.got_content()
+            if len(deltas) > MAX_TURN_DELTAS:
+                self._waiting = deltas
+                return False
+        if self.decoder.end is not None:
+            self._take_end()
+        take = self._take
+        return take is not None and take(deltas) and self.end is None
 
     def _open(self, opening: Opening, data: bytes) -> list[Delta]:
         """Decode the next bytes as long as the body may be no event stream."""

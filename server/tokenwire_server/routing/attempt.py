@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from functools import partial
-from typing import Protocol
 
 from ..config import Limits
 from ..errors import (
@@ -21,9 +17,6 @@ from ..errors import (
 from ..events import (
     NO_USAGE,
     Delta,
-    FinishReason,
-    Notice,
-    TextDelta,
     Timings,
     Usage,
 )
@@ -31,10 +24,10 @@ from ..pricing.estimate import Estimate
 from ..providers.base import Route, Upstream
 from ..providers.decode.base import MAX_NAME_CHARS, Complete, Decoder
 from ..request import ChatRequest
-from .answer_steps import append_in_steps, is_one_step
 from .cost_limit import CostLimit
 from .meter import Meter
 from .pacing import ReadPacing
+from .reading import AnswerReading, StagedAnswer
 from .retry import AttemptError
 from .time_limits import FIRST_CONTENT, IDLE, AnswerTimer, TimeLimits, Wait
 
@@ -43,38 +36,6 @@ STALL_RETRY_AFTER_S = 60.0
 request, and bill it: an immediate retry would take as long, and cost as much again."""
 
 AttemptEnd = Complete | UpstreamError
-
-
-class StagedAnswer(Protocol):
-    """The stages that an answer passes before it is appended to the log."""
-
-    @property
-    def end(self) -> Complete | None:
-        """How a stage ended the answer. None: none did."""
-        ...
-
-    @property
-    def shortest_hold_s(self) -> float:
-        """The shortest pause of the answer, in seconds, after which a stage releases what it holds."""
-        ...
-
-    @property
-    def is_full(self) -> bool:
-        """Whether too much waits in the stages to append more now."""
-        ...
-
-    async def wait_for_room(self) -> None:
-        """Wait until more may be appended."""
-        ...
-
-    @property
-    def has_checks(self) -> bool:
-        """Whether stages check the whole answer: `check` must be called before it ends."""
-        ...
-
-    async def check(self) -> None:
-        """Wait for the checks of the whole answer. It is complete."""
-        ...
 
 
 class AttemptKind(StrEnum):
@@ -93,11 +54,9 @@ class Attempt:
     __slots__ = (
         "_cost_limit",
         "_decoder",
-        "_first_text_s",
         "_limits",
         "_meter",
         "_pacing",
-        "_started",
         "_upstream",
         "_used_nothing",
         "created",
@@ -123,8 +82,6 @@ class Attempt:
         """When the attempt began, a value of `time.monotonic`."""
         self._limits = limits
         self._pacing = pacing
-        self._started = started
-        self._first_text_s: float | None = None
         self._meter = Meter(started, estimate)
         self._cost_limit = cost_limit
         self._upstream: Upstream | None = None
@@ -150,7 +107,7 @@ class Attempt:
     @property
     def first_text_s(self) -> float | None:
         """Seconds from the acceptance of the stream to its first text, or None before that."""
-        return self._first_text_s
+        return self._meter.first_text_s
 
     @property
     def model(self) -> str:
@@ -238,68 +195,20 @@ class Attempt:
         on_first_content: Callable[[], None],
         stages: StagedAnswer | None,
     ) -> AttemptEnd:
-        """Read the answer to its end, to the cost limit, or to where a stage ends it. Every token takes this
-        path.
-        """
-        # Not the loop's clock: uvloop's has steps of a millisecond.
-        now = time.monotonic
-        decoder = upstream.decoder
-        meter = self._meter
-        cost_limit = self._cost_limit
-        pacing = self._pacing
-        reported: Usage | None = None
-        idle_s = timer.idle_s
-        # The idle limit includes a pause of ours, and what stages hold must not be released because of it.
-        longest_pause_s = min(idle_s, math.inf if stages is None else stages.shortest_hold_s) / 2
-        may_fill = stages is not None and stages.has_checks
-        has_content = has_text = False
-        while upstream.end is None:
-            deltas = await upstream.read()
-            arrival = now()
-            if deltas:
-                is_first = not has_content and any(map(_is_content, deltas))
-                has_content = has_content or is_first
-                if has_content:
-                    meter.arrived(deltas, arrival)
-                    if not has_text and any(map(_is_text, deltas)):
-                        has_text = True
-                        self._first_text_s = arrival - self._started
-                if stages is None:
-                    for delta in deltas:
-                        append(delta)
-                else:
-                    if is_one_step(deltas):
-                        for delta in deltas:
-                            append(delta)
-                    else:
-                        await append_in_steps(deltas, append, partial(_rest, stages, timer))
-                        arrival = now()  # nothing was read in the meantime
-                    if may_fill and stages.is_full:
-                        await _rest(stages, timer)
-                        arrival = now()
-                if is_first:
-                    timer.content_arrived()
-                    on_first_content()
-            if has_content:
-                timer.heard(arrival, idle_s)
-            else:
-                timer.arrived_without_content(arrival)
-            if stages is not None and stages.end is not None:
-                return stages.end
-            usage = decoder.usage
-            is_new = usage is not reported
-            if usage is not None and is_new:
-                meter.report(usage)
-                reported = usage
-            if cost_limit is not None and upstream.end is None:
-                is_due = is_new or meter.chars >= cost_limit.check_at_chars
-                if is_due and cost_limit.reserve_or_stop(
-                    self.usage(), meter.chars, only_figures=has_content and not deltas
-                ):
-                    return Complete(FinishReason.BUDGET)
-            if has_content and pacing.pause_s and upstream.end is None and not upstream.has_more:
-                await asyncio.sleep(min(pacing.pause_s, longest_pause_s))
-        end = upstream.end
+        reading = AnswerReading(
+            upstream,
+            self._meter,
+            timer,
+            append,
+            cost_limit=self._cost_limit,
+            pacing=self._pacing,
+            stages=stages,
+            usage=self.usage,
+            on_first_content=on_first_content,
+        )
+        end = await reading.run() or upstream.end
+        if end is None:
+            raise RuntimeError("an answer was read without reaching its end")
         return end if isinstance(end, Complete) else self._failed(end)
 
     def _stalled(self, wait: Wait) -> UpstreamStalled:
@@ -323,26 +232,6 @@ class Attempt:
         error.provider = self.route.provider.name
         self._used_nothing = not self.has_content and not isinstance(error, UpstreamStalled)
         return error
-
-
-async def _rest(stages: StagedAnswer, timer: AnswerTimer) -> None:
-    """Let other tasks run. If too much waits in the stages, wait until there is room.
-
-    The provider is not silent meanwhile.
-    """
-    if stages.is_full:
-        timer.pause()
-        await stages.wait_for_room()
-    else:
-        await asyncio.sleep(0)
-
-
-def _is_content(delta: Delta) -> bool:
-    return not isinstance(delta, Notice)
-
-
-def _is_text(delta: Delta) -> bool:
-    return isinstance(delta, TextDelta)
 
 
 def caller_error(error: AttemptError, *, has_content: bool) -> AttemptError:

@@ -58,6 +58,7 @@ class Meter:
         "_arrivals",
         "_estimate",
         "_first",
+        "_first_text",
         "_gaps",
         "_last",
         "_output",
@@ -71,6 +72,7 @@ class Meter:
         self._started = started
         self._estimate = estimate
         self._first: float | None = None
+        self._first_text: float | None = None
         self._last = started
         self._output = OutputCount(estimate.counter)  # since the latest reported figures
         self._reported_tokens = 0
@@ -98,6 +100,8 @@ class Meter:
         for delta in deltas:
             if isinstance(delta, TextDelta):
                 text = delta.text
+                if self._first_text is None:
+                    self._first_text = now
             elif isinstance(delta, ReasoningDelta):
                 text = delta.text
                 self._reasoning_chars += len(text)
@@ -152,6 +156,11 @@ class Meter:
     def ttft_s(self) -> float | None:
         """Seconds to the first token, or None before it."""
         return None if self._first is None else self._first - self._started
+
+    @property
+    def first_text_s(self) -> float | None:
+        """Seconds to the first text, or None before it."""
+        return None if self._first_text is None else self._first_text - self._started
 
     def timings(self, now: float, usage: Usage) -> Timings:
         """Return the timings of the answer if it ended at `now` with this usage."""

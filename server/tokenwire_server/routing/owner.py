@@ -12,7 +12,8 @@ from ..moderation.moderator import NO_MODERATION, ModerationSet
 from ..pricing.estimate import Estimator
 from ..providers.base import Route
 from ..providers.decode.base import Complete
-from .attempt import Attempt, StagedAnswer
+from .attempt import Attempt
+from .reading import StagedAnswer
 from .breakers import Breakers
 from .checker import Checker
 from .pacing import ReadPacing

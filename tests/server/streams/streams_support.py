@@ -235,6 +235,10 @@ class Played:
             return []
         return [TextDelta(step, 0) if isinstance(step, str) else step]
 
+    async def push(self, take):
+        while self.end is None and take(await self.read()):
+            pass
+
 
 def a_request(**fields):
     return ChatRequest(model="played/m", messages=(Message("user", (Text("hi"),)),), **fields)
