@@ -13,10 +13,10 @@ from ..pricing.estimate import Estimator
 from ..providers.base import Route
 from ..providers.decode.base import Complete
 from .attempt import Attempt
-from .reading import StagedAnswer
 from .breakers import Breakers
 from .checker import Checker
 from .pacing import ReadPacing
+from .reading import StagedAnswer
 from .retry import AttemptError, Retries
 
 

@@ -34,21 +34,22 @@ class SSEFramer:
     __slots__ = (
         "_after_cr",
         "_at_start",
-        "_between_events",
         "_data",
         "_line",
         "_max",
         "_name",
         "_small",
+        "is_between_events",
         "overflowed",
     )
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.overflowed = False
+        self.is_between_events = False
+        """Whether the next byte begins an event."""
         self._max = max_event_bytes
         self._small = min(max_event_bytes, SMALL_EVENT_BYTES)
         self._at_start = True
-        self._between_events = False
         self._after_cr = False
         self._line = bytearray()
         self._data = bytearray()  # the specification's data buffer: each line with its line feed
@@ -56,7 +57,7 @@ class SSEFramer:
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         """Split the next bytes. Return the events that they complete, in order."""
-        if self._between_events and data.endswith(b"\n\n") and b"\r" not in data:
+        if self.is_between_events and data.endswith(b"\n\n") and b"\r" not in data:
             # One whole event: the usual case when each event arrives by itself.
             line = data.find(b"\n") + 1 if data.startswith(b"event: ") else 0
             if (
@@ -66,7 +67,7 @@ class SSEFramer:
             ):
                 return [(data[7 : line - 1] if line else b"", data[line + 6 : -2])]
         events = [] if self.overflowed else self._feed(data)
-        self._between_events = not (
+        self.is_between_events = not (
             self._line
             or self._data
             or self._name

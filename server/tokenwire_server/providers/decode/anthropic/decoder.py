@@ -20,6 +20,7 @@ from .. import errors
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason
 from ..json import SurrogateJoiner, join_surrogates, log_text
+from ..repeated import RepeatedEvent
 from ..sse import SSEFramer
 from . import wire
 from .blocks import Blocks, BrokenBlocksError
@@ -53,6 +54,9 @@ class AnthropicDecoder:
         """The first fields that could not be read, for the operator's log: their paths and types."""
         self._provider = provider
         self._framer = SSEFramer()
+        self._repeated = RepeatedEvent("text")
+        self._repeated_index: int | None = None
+        """The index of the block in the repeated event."""
         self._surrogates = SurrogateJoiner()
         self._bill = Bill()
         self._blocks = Blocks(provider)
@@ -63,7 +67,41 @@ class AnthropicDecoder:
     def feed(self, data: bytes) -> list[Delta]:
         if self.end is not None:
             return []
-        return self._decode_events(self._framer.feed(data))
+        begins_event = self._framer.is_between_events
+        if begins_event and (text := self._repeated.text_of(data)) is not None:
+            return self._add_text(text)
+        events = self._framer.feed(data)
+        deltas = self._decode_events(events)
+        if begins_event and len(events) == 1 and self.end is None and self._repeated.is_learning:
+            self._learn(data, events[0][1])
+        return deltas
+
+    def _add_text(self, text: str) -> list[Delta]:
+        """Read the repeated event, with another text."""
+        deltas: list[Delta] = []
+        try:
+            delta = wire.Delta(type="text_delta", text=text)
+            self._blocks.add(self._repeated_index, delta, deltas)
+        except BrokenBlocksError as error:
+            self._fail(str(error))
+        deltas = self._surrogates.join(deltas)
+        if self.end is not None:
+            deltas += self._surrogates.flush()
+        return deltas
+
+    def _learn(self, data: bytes, payload: bytes) -> None:
+        """Use an event as the template of later ones, if it is a delta of text and nothing else."""
+        try:
+            event = wire.read_event(payload)
+        except msgspec.DecodeError:
+            return
+        text = None if event.delta is None else event.delta.text
+        if not text:
+            return
+        delta = wire.Delta(type="text_delta", text=text)
+        if event == wire.Event(type="content_block_delta", index=event.index, delta=delta):
+            self._repeated_index = event.index
+            self._repeated.learn(data, text)
 
     def eof(self) -> list[Delta]:
         """Handle the end of the body. A complete last event counts even without its blank line."""

@@ -20,6 +20,7 @@ from .. import errors, lenient
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason, is_finish_reason
 from ..json import SurrogateJoiner, join_surrogates, log_text
+from ..repeated import RepeatedEvent
 from ..sse import SSEFramer
 from . import wire
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
@@ -98,6 +99,7 @@ class OpenAIChatDecoder:
             self._tagged = TaggedText(self._blocks, tags)
             self._text = self._tagged.add
         self._increments = Increments() if cumulative else None
+        self._repeated = RepeatedEvent("content")
         self._reasoning_source: Literal["", "field", "details"] = ""
         self._reason: FinishReason | None = None
         self._word = ""
@@ -111,14 +113,46 @@ class OpenAIChatDecoder:
         if self.end is not None:
             return []
         deltas: list[Delta] = []
-        for name, payload in self._framer.feed(data):
+        begins_event = self._framer.is_between_events and self._joiner is None
+        if begins_event and (text := self._repeated.text_of(data)) is not None:
+            self._text(text, deltas)
+            return deltas
+        events = self._framer.feed(data)
+        for name, payload in events:
             self._decode_event(name, payload, deltas)
             if self.end is not None:
                 break
         else:
+            if begins_event and len(events) == 1 and self._repeated.is_learning:
+                self._learn(data, *events[0])
             if self._framer.overflowed:
                 self.end = UpstreamBroken("an event of the provider's answer is too long")
         return deltas if self._joiner is None else self._join_surrogates(self._joiner, deltas)
+
+    def _learn(self, data: bytes, name: bytes, payload: bytes) -> None:
+        """Use an event as the template of later ones, if it has text and nothing else."""
+        try:
+            chunk = _decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        choice = chunk.choices[0] if chunk.choices else wire.Choice()
+        text = None if choice.delta is None else choice.delta.content
+        if name or choice.index or not text or not isinstance(text, str) or choice.finish_reason:
+            return
+        only_text = wire.Chunk(
+            id=chunk.id,
+            model=chunk.model,
+            service_tier=chunk.service_tier,
+            choices=[
+                wire.Choice(
+                    index=choice.index,
+                    delta=wire.Delta(content=text),
+                    finish_reason=choice.finish_reason,
+                )
+            ],
+        )
+        if chunk == only_text and self._increments is None:
+            self._repeated.learn(data, text)
 
     def eof(self) -> list[Delta]:
         """Handle the end of the body. A complete last event counts even without its blank line."""

@@ -1,0 +1,150 @@
+"""Events that differ only in their text are read without decoding their JSON. The result is the same."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tokenwire_server.events import TextDelta
+from tokenwire_server.providers.decode import repeated
+from tokenwire_server.providers.decode.anthropic.decoder import AnthropicDecoder
+from tokenwire_server.providers.decode.openai_chat.decoder import OpenAIChatDecoder
+
+TEXTS = st.one_of(
+    st.sampled_from(
+        [" the", "a", "", "\ud83d", '"', "\\", "\n", "\u2028", "\x00", "🙂", '","content":"x', "é"]
+    ),
+    st.text(max_size=6),
+)
+CHOICES = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": st.sampled_from([0, 0, 0, 1]),
+        "finish_reason": st.sampled_from([None, None, None, "", "stop"]),
+        "logprobs": st.none(),
+    },
+)
+DELTAS = st.fixed_dictionaries(
+    {"content": TEXTS},
+    optional={
+        "role": st.just("assistant"),
+        "refusal": st.sampled_from([None, None, "no"]),
+        "reasoning_content": st.sampled_from([None, None, "hm"]),
+        "tool_calls": st.sampled_from(
+            [None, None, [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]]
+        ),
+    },
+)
+CHUNKS = st.fixed_dictionaries(
+    {"id": st.sampled_from(["x", "x", "x", "y"])},
+    optional={
+        "usage": st.sampled_from([None, None, {"prompt_tokens": 1, "completion_tokens": 2}]),
+        "content": st.just("elsewhere"),
+        "obfuscation": st.text("ab", max_size=3),
+    },
+)
+
+
+@st.composite
+def chat_events(draw):
+    """Return events of Chat Completions: a few kinds, each several times, with other texts."""
+    kinds = draw(st.lists(st.tuples(CHUNKS, CHOICES, DELTAS), min_size=1, max_size=3))
+    separators = draw(st.sampled_from([(",", ":"), (", ", ": ")]))
+    escapes = draw(st.booleans())
+    events = []
+    for kind, text in draw(st.lists(st.tuples(st.integers(0, 2), TEXTS), max_size=12)):
+        chunk, choice, delta = kinds[kind % len(kinds)]
+        value = chunk | {"choices": [choice | {"delta": delta | {"content": text}}]}
+        data = json.dumps(value, separators=separators, ensure_ascii=escapes)
+        events.append(f"data: {data}\n\n".encode(errors="surrogatepass"))
+    return events
+
+
+@st.composite
+def messages_events(draw):
+    """Return deltas of two blocks of Messages, of several kinds."""
+    events = [
+        {"type": "content_block_start", "index": i, "content_block": {"type": "text", "text": ""}}
+        for i in (0, 1)
+    ]
+    for text in draw(st.lists(TEXTS, max_size=12)):
+        delta = draw(st.sampled_from(["text_delta", "text_delta", "thinking_delta"]))
+        index = draw(st.sampled_from([0, 0, 0, 1, 7]))
+        delta = {"type": delta, "text": text}
+        events.append({"type": "content_block_delta", "index": index, "delta": delta})
+    return [f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in events]
+
+
+def chunk(content):
+    return b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % content.encode()
+
+
+def delta_of_block(text):
+    data = (
+        b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"%b"}}'
+    )
+    return data % text.encode() + b"\n\n"
+
+
+def outcome(decoder, pieces):
+    """Return the deltas, with neighbours joined, and all else that the decoder found."""
+    joined = []
+    for delta in [delta for piece in pieces for delta in decoder.feed(piece)] + decoder.eof():
+        last = joined[-1] if joined else None
+        if type(last) is type(delta) is TextDelta and last.index == delta.index:
+            joined[-1] = TextDelta(last.text + delta.text, delta.index)
+        else:
+            joined.append(delta)
+    end = (type(decoder.end), str(decoder.end))
+    return joined, end, decoder.usage, decoder.response_id, decoder.model, decoder.problem
+
+
+@pytest.mark.parametrize(
+    ("new", "events"), [(OpenAIChatDecoder, chat_events()), (AnthropicDecoder, messages_events())]
+)
+def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events):
+    @given(events)
+    @example([chunk("a"), chunk("b"), chunk('c","refusal":"no'), chunk("d")])
+    @example([chunk("a"), chunk("\\ud83d"), chunk("b"), chunk("\\ude42"), chunk("c")])
+    @example([delta_of_block("a"), delta_of_block('b","thinking":"c'), delta_of_block("d")])
+    def compare(events):
+        whole = outcome(new(), [b": begin\n\n", b"".join(events)])
+        assert outcome(new(), [b": begin\n\n", *events]) == whole
+
+    compare()
+
+
+@pytest.mark.parametrize(
+    "text", [b"a\xffb", b"\xed\xa0\xbd", b"x" * (repeated.MAX_TEXT_BYTES + 1), b"a\nb", b"\x01"]
+)
+def test_text_that_json_or_utf8_does_not_allow_is_left_to_the_decoder(text):
+    event = repeated.RepeatedEvent("content")
+    event.learn(b'data: {"content": "a"}\n\n', "a")
+    assert event.text_of(b'data: {"content": "b c"}\n\n') == "b c"
+    assert event.text_of(b'data: {"content": "' + text + b'"}\n\n') is None
+
+
+def test_padded_events_are_not_tried_as_templates_for_ever():
+    event = repeated.RepeatedEvent("content")
+    for number in range(repeated.MAX_ATTEMPTS):
+        assert event.is_learning
+        event.learn(b'{"content": "a", "content": "%d"}\n\n' % number, "a")
+    assert not event.is_learning
+
+
+def test_most_events_of_an_answer_are_read_as_repeated(monkeypatch):
+    found = []
+    text_of = repeated.RepeatedEvent.text_of
+
+    def spy(self, data):
+        found.append(text_of(self, data))
+        return found[-1]
+
+    monkeypatch.setattr(repeated.RepeatedEvent, "text_of", spy)
+    decoder = OpenAIChatDecoder()
+    decoder.feed(b": begin\n\n")
+    words = ["one", " two", " three", " four"]
+    for word in words:
+        decoder.feed(chunk(word))
+    assert found == [None, *words[1:]]
