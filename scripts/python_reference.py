@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
+from python_examples import examples
 
 import tokenwire
 from tokenwire import api
@@ -26,7 +27,7 @@ INTRODUCTION = """\
 
 The public names of the package `tokenwire`. Each class whose name begins with `Async` has a counterpart for
 threads, such as `Client` and `ChatStream`, with the same methods without `async` and `await`. The
-[quickstart](quickstart.md) shows how to use the classes.
+[quickstart](quickstart.md) shows how to use the classes. "Example" is a link to a program that uses the name.
 
 """
 PROTOS = "../protos/tokenwire/v1/"
@@ -67,7 +68,12 @@ def page() -> str:
         ("Functions", "".join(_function(name, each, "###") for name, each in functions.items())),
         ("Enums", "".join(_enum(name, each) for name, each in enums.items())),
         ("Errors", "".join(_class(name, each) for name, each in errors.items())),
-        ("Types", "".join(f"### `{name}`\n\n{_markdown(text)}" for name, text in aliases.items())),
+        (
+            "Types",
+            "".join(
+                _head(f"### `{name}`", name) + _markdown(text) for name, text in aliases.items()
+            ),
+        ),
         ("Messages", _messages(messages)),
     ]
     found = (f"## {title}\n\n{text}" for title, text in sections if text)
@@ -84,7 +90,7 @@ def _class(name: str, kind: type) -> str:
         for base in kind.__bases__
         if base is not object and (base.__module__ == "builtins" or base.__name__ in PUBLIC)
     )
-    head = f"### `{name}`\n\n" + (f"Subclass of `{bases}`.\n\n" if bases else "")
+    head = _head(f"### `{name}`", name, f"Subclass of `{bases}`." if bases else "")
     attributes = "".join(
         f"- `{attribute}`: {_inline(text)}\n" for attribute, text in _attributes(kind).items()
     )
@@ -142,7 +148,23 @@ def _attributes(kind: type) -> dict[str, str]:
 def _function(name: str, function: Any, level: str) -> str:
     function = _unwrapped(function)
     prefix = "async " if inspect.iscoroutinefunction(function) else ""
-    return f"{level} `{prefix}{name}{_signature(function)}`\n\n{_markdown(function.__doc__)}"
+    head = _head(f"{level} `{prefix}{name}{_signature(function)}`", name)
+    return f"{head}{_markdown(function.__doc__)}"
+
+
+def _head(heading: str, name: str, bases: str = "") -> str:
+    """Return the heading of a name, its base classes, and the links to its first examples."""
+    line = f"{bases} {_example(name)}".strip()
+    return f"{heading}\n\n" + (f"{line}\n\n" if line else "")
+
+
+def _example(name: str) -> str:
+    """Return the link to the first example of a name, and of its counterpart for threads."""
+    found = examples()
+    links = {"Example": found.get(name)}
+    if name.startswith("Async"):
+        links["With threads"] = found.get(name.removeprefix("Async"))
+    return " ".join(f"{label}: {example.link}." for label, example in links.items() if example)
 
 
 def _signature(function: Callable[..., object]) -> str:
@@ -168,14 +190,14 @@ class _Annotation:
 
 def _enum(name: str, kind: type[Enum]) -> str:
     members = ", ".join(f"`{member.name}` ({member.value})" for member in kind)
-    return f"### `{name}`\n\n{_markdown(kind.__doc__)}{members}\n\n"
+    return f"{_head(f'### `{name}`', name)}{_markdown(kind.__doc__)}{members}\n\n"
 
 
 def _messages(messages: dict[str, type[Message]]) -> str:
     lines = ["The protobuf messages of the API. The protos describe their fields.\n\n"]
     for name, kind in messages.items():
         proto = kind.DESCRIPTOR.file.name.rpartition("/")[2]
-        lines.append(f"- `{name}`: [{proto}]({PROTOS}{proto})\n")
+        lines.append(f"- `{name}`: [{proto}]({PROTOS}{proto}). {_example(name)}\n")
     return "".join(lines)
 
 

@@ -5,7 +5,7 @@ import re
 import runpy
 
 import pytest
-from docs_pages import ROOT, text_of
+from docs_pages import ROOT, blocks_of, text_of
 from google.protobuf.message import Message
 
 import tokenwire
@@ -41,7 +41,8 @@ def members():
                 yield f"{name}.{member}", function
 
 
-def test_the_reference_is_written_from_the_docstrings():
+def test_the_reference_is_written_from_the_docstrings(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     page = runpy.run_path(str(ROOT / "scripts" / "python_reference.py"))["page"]
     assert text_of("docs/python-reference.md") == page(), "run `make docs`"
 
@@ -51,6 +52,25 @@ def test_every_public_name_is_in_the_reference(name):
     async_name = f"Async{name}"
     shown = async_name if async_name in PUBLIC else name
     assert re.search(rf"`{shown}[`(]", text_of("docs/python-reference.md"))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_has_a_link_to_an_example_that_is_run(name):
+    has_async_name = f"Async{name}" in PUBLIC
+    shown, label = (f"Async{name}", "With threads") if has_async_name else (name, "Example")
+    entry = re.search(
+        rf"^(?:### `{shown}[`(]|- `{shown}`: \[\w+\.proto\]).*?(?=\n(?:#|- )|\Z)",
+        text_of("docs/python-reference.md"),
+        re.MULTILINE | re.DOTALL,
+    )
+    link = re.search(rf"{label}: \[[^\]]+\]\(([\w-]+\.md)#", entry[0])
+    assert link, f"no python block of docs/*.md uses tokenwire.{name}"
+    programs = [
+        block.text
+        for block in blocks_of(f"docs/{link[1]}")
+        if block.language == "python" and not block.why_not
+    ]
+    assert any(re.search(rf"\b{name}\b", program) for program in programs)
 
 
 @pytest.mark.parametrize(("name", "value"), list(members()))
