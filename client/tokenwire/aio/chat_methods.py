@@ -294,8 +294,9 @@ class AsyncChatMethods(AsyncLookupMethods):
     ) -> TokenCount:
         """Return the tokens and the cost of a request before it runs. The arguments are those of `chat`.
 
-        It starts no generation, costs nothing and counts against no limit. With `ask_provider` the
-        provider counts, if it has an endpoint for that. Otherwise the server counts.
+        It starts no generation and costs nothing. It counts as a request for the limit
+        `requests_per_minute`. With `ask_provider` the provider counts, if it has an endpoint for that.
+        Otherwise the server counts.
 
         Raises:
             InvalidRequest, UnknownModel, PermissionDenied: `chat` would raise it too.
