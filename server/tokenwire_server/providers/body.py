@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 import aiohttp
 
-from .framing import BoundedProtocol
 from .inflate import MAX_STEP_BYTES, BodyError, Inflater
+from .pushing import PushReader
 
 MAX_PIECE_BYTES = MAX_STEP_BYTES
 """Maximum number of bytes that one `read` returns. In the worst case, SSE comments of three bytes each, they
@@ -37,20 +37,14 @@ class Body:
         "_bytes_without_content",
         "_content",
         "_inflater",
-        "_protocol",
         "_receive",
         "_received_bytes",
         "_steps",
-        "_waiter",
     )
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._content = response.content
-        connection = response.connection  # None if the body has ended
-        protocol = None if connection is None else connection.protocol
-        self._protocol = protocol if isinstance(protocol, BoundedProtocol) else None
         self._receive: Callable[[bytes], bool] | None = None
-        self._waiter: asyncio.Future[None] | None = None
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         self._inflater = Inflater(encoding) if encoding not in ("", "identity") else None
         self._steps: Iterator[bytes] | None = None
@@ -103,39 +97,33 @@ class Body:
         """Call `receive` with each piece in the callback of the transport in which it arrives: without the
         switch to a task that `read` needs.
 
-        Returns when `receive` returns False, and as soon as something else than a small piece arrives: then,
-        and if bytes wait already, call `read`. Raises what `receive` raises, and BodyError like `read`.
+        Returns when `receive` returns False, and when only `read` can continue: at the end of the body, and
+        if it is compressed or bytes wait. Raises what `receive` raises, and BodyError like `read`.
         Cancellation loses no bytes.
         """
-        protocol = self._protocol
         content = self._content
-        if protocol is None or self._inflater is not None or self.has_more:
-            return
-        if content.is_eof() or content.exception() is not None:
+        if (
+            self._inflater is not None
+            or self.has_more
+            or content.is_eof()
+            or content.exception() is not None
+            or not isinstance(content, PushReader)
+        ):
             return
         self._receive = receive
-        self._waiter = asyncio.get_running_loop().create_future()
-        protocol.on_arrival = self._arrived
         try:
-            await self._waiter
+            await content.push(self._arrived)
+        except aiohttp.ClientError:
+            pass  # `read` raises it
         finally:
-            protocol.on_arrival = self._receive = self._waiter = None
+            self._receive = None
 
-    def _arrived(self) -> None:
-        waiter, receive, content = self._waiter, self._receive, self._content
-        if waiter is None or receive is None or waiter.done():
-            return
-        size_bytes = content.total_bytes - self._received_bytes
-        try:
-            if content.exception() is not None or content.is_eof() or size_bytes > MAX_PIECE_BYTES:
-                waiter.set_result(None)
-            elif size_bytes:
-                self._received_bytes = content.total_bytes
-                self._count(size_bytes)
-                if not receive(content.read_nowait()):
-                    waiter.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - raised by `push`
-            waiter.set_exception(error)
+    def _arrived(self, data: bytes) -> bool:
+        size_bytes = len(data)
+        self._received_bytes += size_bytes
+        self._count(size_bytes)
+        receive = self._receive
+        return receive is not None and receive(data)
 
     def got_content(self) -> None:
         """Reset the count of bytes without content."""

@@ -14,7 +14,9 @@ from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+from .pushing import PushReader
 
 MAX_HEADER_BYTES = 16 * 1024
 """Maximum size of a header, and of the status line. Some gateways send headers of 10 KB."""
@@ -27,6 +29,9 @@ FRAMING_RATIO = 8
 
 _HEAD_STEP_BYTES = 8 * 1024
 """Bytes that are parsed at once before the body begins: at most 400 responses of status 1xx, in 5 ms."""
+MAX_PUSH_BYTES = 8 * 1024
+"""Bytes of what arrives at once that are passed on in the callback. In the worst case, SSE comments of three
+bytes each, they take 1.5 ms to decode."""
 _CHECK_BYTES = 64 * 1024
 """Bytes that are received between two checks of the framing."""
 
@@ -40,18 +45,20 @@ class BoundedConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(BoundedProtocol, self._loop)  # type: ignore[assignment]
+        self._factory = functools.partial(_BoundedProtocol, self._loop)  # type: ignore[assignment]
 
 
-class BoundedProtocol(ResponseHandler):
-    """aiohttp's protocol (3.14.5), which also counts what it receives, calls back at once when something
-    arrives, and logs no reset by a provider.
+class _BoundedProtocol(ResponseHandler):
+    """aiohttp's protocol (3.14.5), which also counts what it receives, and logs no reset by a provider.
+
+    Its bodies are of the class PushReader.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.on_arrival: Callable[[], None] | None = None
-        """Called after each arrival, and when the connection is lost. Set by the reader of the body."""
+        self.receive: Callable[[bytes], bool] | None = None
+        """See `PushReader`."""
+        self.push_room_bytes = 0
         self._received_bytes = 0
         """Counted since the request was sent."""
         self._check_at_bytes = _HEAD_STEP_BYTES
@@ -73,17 +80,21 @@ class BoundedProtocol(ResponseHandler):
         closed = self.closed
         if closed is not None and not closed.cancelled():
             closed.exception()
-        if self.on_arrival is not None:
-            self.on_arrival()
+
+    def feed_data(self, data: tuple[Any, StreamReader], size: int = 0) -> None:
+        """Take a head and its body."""
+        _, body = data
+        if type(body) is StreamReader and body is not EMPTY_PAYLOAD:
+            body.__class__ = PushReader
+        super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
+        self.push_room_bytes = MAX_PUSH_BYTES
         self._received_bytes += len(data)
         if self._received_bytes < self._check_at_bytes:
             super().data_received(data)
         else:
             self._receive_and_check(data)
-        if self.on_arrival is not None:
-            self.on_arrival()
 
     def _receive_and_check(self, data: bytes) -> None:
         around_bytes = self._received_bytes - len(data)
