@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -49,7 +48,12 @@ class PushReader(StreamReader):
         protocol = cast("PushingProtocol", self._protocol)
         receive = protocol.receive
         waiter = self._waiter
-        if receive is None or waiter is None or len(data) > protocol.push_room_bytes:
+        if (
+            receive is None
+            or waiter is None
+            or waiter.done()  # `push` was cancelled
+            or len(data) > protocol.push_room_bytes
+        ):
             return super().feed_data(data, size)
         protocol.push_room_bytes -= len(data)
         self.total_bytes += len(data)
@@ -64,16 +68,10 @@ class PushReader(StreamReader):
 
     def _wake(self, waiter: asyncio.Future[None], error: Exception | None = None) -> None:
         self._waiter = None
-        if waiter.done():
-            return
         if error is None:
             waiter.set_result(None)
         else:
             waiter.set_exception(error)
-
-    def begin_http_chunk_receiving(self) -> None:
-        if self._http_chunk_splits is None:
-            self._http_chunk_splits = collections.deque()
 
     def end_http_chunk_receiving(self) -> None:
         if self._protocol.receive is None:  # type: ignore[attr-defined]
