@@ -1,8 +1,8 @@
 """Recognition of events that differ only in their text, as most events of an answer do.
 
-Decoding the JSON of an event takes longer than all other work of a decoder. In most answers of Chat
-Completions and Messages, the bytes around the text are the same in each event. So these bytes are compared
-with those of an earlier event, and only the text between them is read.
+Decoding the JSON of an event takes longer than all other work of a decoder. In most answers, the bytes around
+the text are the same in each event. So these bytes are compared with those of an earlier event, and only the
+text between them is read. Events of Responses are numbered: to skip the number takes as long as to decode.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 MAX_TEXT_BYTES = 4096
 MAX_ENVELOPE_BYTES = 4096
 MAX_ATTEMPTS = 4
-"""Number of events that are tried as a template. Some servers number or pad their events, so that no two are
-alike."""
+"""Number of templates that are tried until an event is like one of them. Some servers pad their events, so
+that no two are alike."""
 
 
 class RepeatedEvent:
@@ -27,13 +27,18 @@ class RepeatedEvent:
         self._start = self._end = 0
         self._attempts = 0
 
-    @property
-    def is_learning(self) -> bool:
-        """Whether to call `learn` with the next event that has nothing but text."""
-        return not self._prefix and self._attempts < MAX_ATTEMPTS
+    def is_new(self, data: bytes) -> bool:
+        """Return whether to call `learn` with an event, if it has text and nothing else.
 
-    def learn(self, data: bytes, text: str) -> None:
-        """Use an event as the template of later ones.
+        An event like the template whose text is escaped is not new.
+        """
+        if self._attempts >= MAX_ATTEMPTS:
+            return False
+        prefix = self._prefix
+        return not prefix or not (data.startswith(prefix) and data.endswith(self._suffix))
+
+    def learn(self, data: bytes, text: str) -> bool:
+        """Use an event as the template of later ones. Return whether it can be used, see `text_of`.
 
         `data` is the whole event with its blank line. With other text in the place of `text`, it must mean
         the same apart from that text.
@@ -47,9 +52,10 @@ class RepeatedEvent:
             or len(data) > MAX_ENVELOPE_BYTES
             or not data.endswith(b"\n\n")
         ):
-            return
+            return False
         self._prefix, self._suffix = data[: found.start(1)], data[found.end(1) :]
         self._start, self._end = found.start(1), found.end(1) - len(data)
+        return True
 
     def text_of(self, data: bytes) -> str | None:
         """Return the text of an event that differs from the template only in its text. None: it does not.
@@ -66,4 +72,7 @@ class RepeatedEvent:
             text = content.decode()
         except UnicodeDecodeError:
             return None
-        return text if text.isprintable() else None
+        if not text.isprintable():
+            return None
+        self._attempts = 0
+        return text

@@ -80,11 +80,10 @@ def chunk(content):
     return b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % content.encode()
 
 
-def delta_of_block(text):
-    data = (
-        b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"%b"}}'
-    )
-    return data % text.encode() + b"\n\n"
+def delta_of_block(text, index=0):
+    delta = f'{{"type":"text_delta","text":"{text}"}}'
+    data = f'data: {{"type":"content_block_delta","index":{index},"delta":{delta}}}\n\n'
+    return data.encode()
 
 
 def outcome(decoder, pieces):
@@ -108,6 +107,9 @@ def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events
     @example([chunk("a"), chunk("b"), chunk('c","refusal":"no'), chunk("d")])
     @example([chunk("a"), chunk("\\ud83d"), chunk("b"), chunk("\\ude42"), chunk("c")])
     @example([delta_of_block("a"), delta_of_block('b","thinking":"c'), delta_of_block("d")])
+    @example(
+        [delta_of_block("a"), delta_of_block("b"), delta_of_block("\\n", 1), delta_of_block("c")]
+    )
     def compare(events):
         whole = outcome(new(), [b": begin\n\n", b"".join(events)])
         assert outcome(new(), [b": begin\n\n", *events]) == whole
@@ -127,10 +129,23 @@ def test_text_that_json_or_utf8_does_not_allow_is_left_to_the_decoder(text):
 
 def test_padded_events_are_not_tried_as_templates_for_ever():
     event = repeated.RepeatedEvent("content")
+    padded = b'data: {"padding":%d,"content": "a"}\n\n'
     for number in range(repeated.MAX_ATTEMPTS):
-        assert event.is_learning
-        event.learn(b'{"content": "a", "content": "%d"}\n\n' % number, "a")
-    assert not event.is_learning
+        assert event.is_new(padded % number)
+        event.learn(padded % number, "a")
+        assert event.text_of(padded % (number + 1)) is None
+    assert not event.is_new(padded % 0)
+
+
+def test_another_kind_of_event_becomes_the_template_when_the_first_one_is_over():
+    event = repeated.RepeatedEvent("delta")
+    for index in range(3 * repeated.MAX_ATTEMPTS):
+        before, after = (index, 0) if index % 2 else (0, index)
+        data = b'data: {"index":%d,"delta":"a","n":%d}\n\n' % (before, after)
+        assert event.is_new(data)
+        event.learn(data, "a")
+        assert event.text_of(data) == "a"
+        assert not event.is_new(data.replace(b'"a"', b'"\\n"'))
 
 
 def test_most_events_of_an_answer_are_read_as_repeated(monkeypatch):

@@ -72,7 +72,7 @@ class AnthropicDecoder:
             return self._add_text(text)
         events = self._framer.feed(data)
         deltas = self._decode_events(events)
-        if begins_event and len(events) == 1 and self.end is None and self._repeated.is_learning:
+        if begins_event and len(events) == 1 and self.end is None and self._repeated.is_new(data):
             self._learn(data, events[0][1])
         return deltas
 
@@ -99,9 +99,9 @@ class AnthropicDecoder:
         if not text:
             return
         delta = wire.Delta(type="text_delta", text=text)
-        if event == wire.Event(type="content_block_delta", index=event.index, delta=delta):
+        only_text = wire.Event(type="content_block_delta", index=event.index, delta=delta)
+        if event == only_text and self._repeated.learn(data, text):
             self._repeated_index = event.index
-            self._repeated.learn(data, text)
 
     def eof(self) -> list[Delta]:
         """Handle the end of the body. A complete last event counts even without its blank line."""

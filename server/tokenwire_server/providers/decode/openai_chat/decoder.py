@@ -123,7 +123,7 @@ class OpenAIChatDecoder:
             if self.end is not None:
                 break
         else:
-            if begins_event and len(events) == 1 and self._repeated.is_learning:
+            if begins_event and len(events) == 1 and self._repeated.is_new(data):
                 self._learn(data, *events[0])
             if self._framer.overflowed:
                 self.end = UpstreamBroken("an event of the provider's answer is too long")
