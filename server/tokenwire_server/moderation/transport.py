@@ -1,18 +1,23 @@
-"""The HTTP client of moderation services: that of providers, with bodies that are read and bounded."""
+"""The HTTP client of moderation services: the connections of providers behind httpx2's interface."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
 import httpx2
 
 from ..providers.body import Body
-from ..providers.http import RESPONSE, Connections, ProviderTransport, isolated_client, release
+from ..providers.http import Connections, ConnectTimedOut, StatusError, release
 from ..providers.inflate import BodyError
 
 MAX_ANSWER_BYTES = 64 * 1024
 """Largest answer of a service. One of OpenAI takes 2 KB."""
+
+_SENT_HEADERS = frozenset(
+    {"accept", "accept-encoding", "authorization", "content-type", "user-agent"}
+)
 
 
 class AnswerError(httpx2.ReadError):
@@ -22,34 +27,65 @@ class AnswerError(httpx2.ReadError):
 def moderation_client(
     connections: Connections, headers: Mapping[str, str], *, sends_key: bool
 ) -> httpx2.AsyncClient:
-    """Return a client that sends nothing of the environment, and follows no redirects.
+    """Return a client that sends nothing of the environment, follows no redirects, and keeps no cookies.
 
-    It raises AnswerError for a body that is too large or breaks off.
+    It has no time limits: each check has one. It raises AnswerError for a body that is too large or breaks
+    off.
     """
-    transport = ProviderTransport(connections, headers=headers, query={}, sends_key=sends_key)
-    return isolated_client(_BoundedTransport(transport))
+    return httpx2.AsyncClient(
+        transport=_Transport(connections, headers, sends_key=sends_key),
+        headers={"Accept-Encoding": "identity"},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        timeout=None,
+        follow_redirects=False,
+        trust_env=False,
+    )
 
 
-class _BoundedTransport(httpx2.AsyncBaseTransport):
-    """Reads the bodies of successful answers up to MAX_ANSWER_BYTES."""
+class _Transport(httpx2.AsyncBaseTransport):
+    """Sends the requests of one service, with the configured headers.
 
-    def __init__(self, inner: ProviderTransport) -> None:
-        self._inner = inner
+    Of the other headers only _SENT_HEADERS are sent. Without `sends_key` the SDK's `Authorization` is not.
+    """
+
+    def __init__(
+        self, connections: Connections, headers: Mapping[str, str], *, sends_key: bool
+    ) -> None:
+        self._connections = connections
+        self._headers = headers
+        configured = {name.lower() for name in headers}
+        self._sent = _SENT_HEADERS - configured - (set() if sends_key else {"authorization"})
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        head = await self._inner.handle_async_request(request)
-        response: aiohttp.ClientResponse | None = head.extensions.get(RESPONSE)
-        if response is None:  # no success; its body was read
-            return head
+        headers = {name: text for name, text in request.headers.items() if name in self._sent}
+        headers |= self._headers
         try:
-            content = await Body(response).read_whole(MAX_ANSWER_BYTES + 1)
-        except (aiohttp.ClientError, BodyError) as error:
-            raise AnswerError(f"its answer broke off: {type(error).__name__}") from error
-        finally:
-            release(response)
-        if len(content) > MAX_ANSWER_BYTES:
-            raise AnswerError(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+            response = await self._connections.post(
+                str(request.url), headers, await request.aread()
+            )
+        except StatusError as error:
+            return httpx2.Response(error.status, content=error.body)
+        except ConnectTimedOut as error:
+            raise httpx2.ConnectTimeout(str(error), request=request) from error
+        except aiohttp.ClientConnectorError as error:
+            raise httpx2.ConnectError(type(error).__name__, request=request) from error
+        except aiohttp.ClientError as error:
+            raise httpx2.RemoteProtocolError(type(error).__name__, request=request) from error
         # Otherwise the SDK would parse the body before its form is checked.
         return httpx2.Response(
-            head.status_code, headers={"Content-Type": "application/json"}, content=content
+            response.status,
+            headers={"Content-Type": "application/json"},
+            content=await _whole_body(response),
         )
+
+
+async def _whole_body(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        content = await Body(response).read_whole(MAX_ANSWER_BYTES + 1)
+    except (aiohttp.ClientError, BodyError) as error:
+        raise AnswerError(f"its answer broke off: {type(error).__name__}") from error
+    finally:
+        release(response)
+    if len(content) > MAX_ANSWER_BYTES:
+        raise AnswerError(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+    return content

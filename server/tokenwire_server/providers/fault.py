@@ -9,9 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 import aiohttp
-import anthropic
-import httpx2
-import openai
 
 from .. import descriptors
 from ..errors import (
@@ -29,10 +26,7 @@ from .decode.errors.body import MAX_LOG_CHARS
 from .decode.errors.redaction import Secrets, public_text
 from .decode.errors.retry_delay import DEFAULT_RETRY_AFTER_S
 from .framing import FramingError
-from .http import ConnectTimedOut
-
-SdkError = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError)
-"""Exceptions of the SDKs for a failed request. Anthropic's SDK also passes on httpx2's exceptions."""
+from .http import ConnectTimedOut, StatusError
 
 CONNECT = "upstream_connect_s"
 """The name of the limit on connecting, in the settings."""
@@ -69,10 +63,9 @@ class Faults:
         self._clock = clock
 
     def of_request(self, error: BaseException, *, path: str, model: str) -> TokenwireError:
-        """Return the error for a request that failed, from the exception of the SDK or of aiohttp."""
-        response = getattr(error, "response", None)
-        if isinstance(response, httpx2.Response):
-            return self._of_response(response, path=path, model=model)
+        """Return the error for a request that failed with one of `http.RequestError`."""
+        if isinstance(error, StatusError):
+            return self._of_status(error, path=path, model=model)
         if _lacks_descriptors(error):
             return Overloaded(
                 "no more files or connections can be opened", limit=descriptors.limit()
@@ -117,9 +110,9 @@ class Faults:
             provider_text=self._secrets.remove(f"{self._base_url}{path}: {text}"),
         )
 
-    def _of_response(self, response: httpx2.Response, *, path: str, model: str) -> TokenwireError:
-        status = response.status_code
-        value = error_body.parse(response.content)
+    def _of_status(self, refusal: StatusError, *, path: str, model: str) -> TokenwireError:
+        status = refusal.status
+        value = error_body.parse(refusal.body)
         if status in (400, 404) and errors.is_unknown_model(value, status):
             return UnknownModel(
                 model,
@@ -131,7 +124,7 @@ class Faults:
             error = self.wrong_address(f"has no such path (HTTP {status})", path=path, text=text)
             error.status = status
             return error
-        delay_s = retry_delay.from_headers(response.headers, self._clock())
+        delay_s = retry_delay.from_headers(refusal.headers, self._clock())
         found = errors.classify(
             value, status=status, provider=self._provider, retry_after_s=delay_s
         )

@@ -1,17 +1,12 @@
-"""The HTTP client of all providers: aiohttp behind httpx2's transport interface, used by the SDKs.
-
-It replaces the SDKs' own transports because every token passes through it, and because it omits:
+"""The HTTP client of all providers: one aiohttp session, without what aiohttp and the SDKs add by default:
 
 - redirects, which could send the prompt and the key to another host,
 - proxies from the environment,
 - cookies, which all tenants would share,
 - retries,
-- headers other than SENT_HEADERS and the configured ones, because the SDKs add headers from the
-  environment for any server,
+- headers other than those of the SDK that `sdk` selects, and the configured ones,
 - a limit on the pool, because the number of streams is limited on admission, and a full pool would look
   like a slow provider.
-
-Bodies are read from aiohttp directly, without httpx2's layers.
 """
 
 from __future__ import annotations
@@ -21,14 +16,12 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import aiohttp
-import httpx2
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 
 from .. import descriptors
@@ -37,9 +30,6 @@ from .body import Body
 from .decode.errors import retry_delay
 from .framing import MAX_HEADER_BYTES, BoundedConnector
 from .inflate import BodyError
-
-RESPONSE = "tokenwire.aiohttp_response"
-"""Key in `httpx2.Response.extensions` of the aiohttp response, for reading the body without layers."""
 
 KEEPALIVE_S = 15.0
 """How long an idle connection is kept. Less than providers' front ends keep it: a POST on a connection that
@@ -50,43 +40,28 @@ ERROR_BODY_S = 2.0
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """Bounds on reading the body of an error response. Without a body, the status decides."""
 
-SENT_HEADERS = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "anthropic-version",
-        "authorization",
-        "content-type",
-        "openai-organization",
-        "openai-project",
-        "user-agent",
-    }
-)
+
+class StatusError(Exception):
+    """The response has a status that is not a success."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """`headers` are those of `retry_delay.HEADERS`. `body` is cut off after MAX_ERROR_BODY_BYTES."""
+        super().__init__(f"HTTP status {status}")
+        self.status = status
+        self.headers = headers
+        self.body = body
 
 
-class RequestState:
-    """Whether a request was sent.
-
-    A kept-alive connection keeps the context in which it was made, so this object refers to nothing else.
-    """
-
-    __slots__ = ("is_sent",)
-
-    def __init__(self) -> None:
-        self.is_sent = False
-
-
-request_state: ContextVar[RequestState] = ContextVar("request_state")
-"""The state of the request that the current task sends. A context variable, because neither the SDKs nor
-httpx2 pass an object of ours from the caller of `post` to the transport."""
-
-
-class ConnectTimedOut(httpx2.ConnectTimeout):
+class ConnectTimedOut(Exception):
     """Connecting took longer than `limit_s`, which is `limits.upstream_connect_s`."""
 
-    def __init__(self, limit_s: float, request: httpx2.Request) -> None:
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"connecting took longer than {limit_s:g} s")
         self.limit_s = limit_s
-        super().__init__(type(self).__name__, request=request)
+
+
+RequestError = (StatusError, ConnectTimedOut, aiohttp.ClientError)
+"""Exceptions for a request without a successful response."""
 
 
 class Connections:
@@ -97,8 +72,6 @@ class Connections:
 
     def __init__(self, *, connect_s: float) -> None:
         self._connect_s = connect_s
-        tracing = aiohttp.TraceConfig()
-        tracing.on_request_headers_sent.append(_record_sent)
         self._session = aiohttp.ClientSession(
             connector=BoundedConnector(
                 limit=0,
@@ -114,98 +87,91 @@ class Connections:
             read_bufsize=READ_BUFFER_BYTES,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
-            trace_configs=[tracing],
         )
 
-    async def send(
+    async def post(
         self,
-        request: httpx2.Request,
-        headers: Sequence[tuple[str, str]],
-        query: Mapping[str, str],
-    ) -> httpx2.Response:
-        """Send a request with these headers, and with these parameters added to its URL.
+        url: str,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        query: Mapping[str, str] | None = None,
+        on_sent: Callable[[], object] | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send a request, and return its response without the body if the status is a success.
 
-        Cancellation aborts the connection, at any point. The caller must bound the wait for the response.
-        The body of a success is not read.
+        The trace context of the current task is added to the headers. `on_sent` is called when the first
+        bytes are written. Cancellation aborts the connection, at any point. The caller must bound the wait
+        for the response. Raises one of RequestError.
         """
         try:
-            response = await self._session.request(
-                request.method,
-                str(request.url),
-                params=query or None,
-                headers=headers,
-                data=await request.aread() or None,
+            response = await self._session.post(
+                url,
+                params=query,
+                headers=headers | dict(provider_headers.get()),
+                data=_RequestBody(body, on_sent),
                 allow_redirects=False,
             )
         except TimeoutError as error:
-            raise ConnectTimedOut(self._connect_s, request) from error
-        except aiohttp.ClientConnectorError as error:
-            raise httpx2.ConnectError(type(error).__name__, request=request) from error
-        except aiohttp.ClientError as error:
-            raise httpx2.RemoteProtocolError(type(error).__name__, request=request) from error
+            raise ConnectTimedOut(self._connect_s) from error
         if 200 <= response.status < 300:
-            return httpx2.Response(
-                status_code=response.status, stream=_Unread(), extensions={RESPONSE: response}
-            )
-        return httpx2.Response(
-            status_code=response.status,
-            headers={
-                name: response.headers[name]
-                for name in retry_delay.HEADERS
-                if name in response.headers
-            },
-            content=await _error_body(response),
-        )
+            return response
+        received = response.headers
+        delays = {name: received[name] for name in retry_delay.HEADERS if name in received}
+        raise StatusError(response.status, delays, await _error_body(response))
 
     async def aclose(self) -> None:
         await self._session.close()
 
 
-class ProviderTransport(httpx2.AsyncBaseTransport):
-    """Sends the requests of one provider's SDK, with the configured headers and query parameters.
-
-    Of the SDK's headers only SENT_HEADERS are sent. Without `sends_key` its `Authorization` is not sent. The
-    trace context of the current task is added.
+class Sender:
+    """Sends the requests of one provider with one key: to paths below `base_url`, with these headers and
+    query parameters.
     """
 
     def __init__(
         self,
         connections: Connections,
-        *,
-        headers: Mapping[str, str],
+        base_url: str,
+        headers: dict[str, str],
         query: Mapping[str, str],
-        sends_key: bool,
     ) -> None:
         self._connections = connections
-        self._headers = list(headers.items())
+        self._base_url = base_url.rstrip("/")
+        self._headers = headers
         self._query = query
-        configured = {name.lower() for name in headers}
-        self._sent = SENT_HEADERS - configured - (frozenset() if sends_key else {"authorization"})
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        headers = [
-            (name, value)
-            for name, value in request.headers.multi_items()
-            if name.lower() in self._sent and value
-        ]
-        headers += self._headers
-        headers += provider_headers.get()
-        return await self._connections.send(request, headers, self._query)
+    async def post(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        accept: str,
+        on_sent: Callable[[], object] | None = None,
+    ) -> aiohttp.ClientResponse:
+        """See `Connections.post`."""
+        return await self._connections.post(
+            self._base_url + path,  # yarl keeps the parsed URLs of the last texts
+            self._headers | {"Accept": accept},
+            body,
+            query=self._query,
+            on_sent=on_sent,
+        )
 
 
-def isolated_client(transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncClient:
-    """Return a client that sends nothing of the environment, and keeps no cookies.
+class _RequestBody(aiohttp.BytesPayload):
+    """The body of a request. aiohttp writes it together with the head."""
 
-    It has no time limits: each wait has a limit of its own.
-    """
-    return httpx2.AsyncClient(
-        transport=transport,
-        headers={"Accept-Encoding": "identity"},
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: all tenants share it
-        timeout=None,
-        follow_redirects=False,
-        trust_env=False,
-    )
+    def __init__(self, body: bytes, on_sent: Callable[[], object] | None) -> None:
+        super().__init__(body)
+        self._on_sent = on_sent
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        if self._on_sent is not None:
+            self._on_sent()
+        await super().write_with_length(writer, content_length)
 
 
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
@@ -220,12 +186,6 @@ def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         made.close()
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return made
-
-
-async def _record_sent(*_: object) -> None:
-    state = request_state.get(None)
-    if state is not None:
-        state.is_sent = True
 
 
 def release(response: aiohttp.ClientResponse) -> None:
@@ -290,7 +250,3 @@ class _Response(aiohttp.ClientResponse):
         if self._watched is not None:
             self._watched.remove_done_callback(self._connection_lost)
             self._watched = None
-
-
-class _Unread(httpx2.AsyncByteStream):
-    """Placeholder for a body that is read from aiohttp."""

@@ -7,18 +7,13 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
-import anthropic
-import httpx2
 import msgspec
-import openai
 
-from .. import __version__
 from ..config import (
     ConfigError,
     Limits,
     ProviderConfig,
     ProviderKind,
-    known_providers,
     resolve,
     secrets,
     without_secrets,
@@ -26,25 +21,18 @@ from ..config import (
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
 from .fault import Faults
-from .http import Connections, ProviderTransport, isolated_client
+from .http import Connections, Sender
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
+from .sdk import request_headers, sdk_client
 from .slots import ConnectionSlots
-from .upstream import HttpProvider, SdkClient
+from .upstream import HttpProvider
 
 DIALECTS: dict[ProviderKind, Dialect] = {
     "openai-chat": OpenAIChat(),
     "openai-responses": OpenAIResponses(),
     "anthropic": AnthropicMessages(),
 }
-
-ANTHROPIC_VERSION = "2023-06-01"
-"""The version of the wire format that the decoder reads. Newer versions refuse temperature, top_p and top_k
-even for models that support them, and an upgrade of the SDK would change the version."""
-NO_KEY = "none"
-"""Sent to servers that need no key, because the SDKs require one."""
-
-_USER_AGENT = f"tokenwire/{__version__}"
 
 
 class ProviderRegistry:
@@ -68,37 +56,27 @@ class ProviderRegistry:
         self._access = {name: _Access.of(config, environ) for name, config in providers.items()}
         self._configured: dict[str, HttpProvider] = {}
         """All providers, also those that have no key of the server."""
-        self._clients: list[httpx2.AsyncClient] = []
-        self._own_key_clients: dict[str, httpx2.AsyncClient] = {}
-        """By provider: they send none of the server's secrets."""
 
     async def __aenter__(self) -> Self:
         self.connections = Connections(connect_s=self._limits.upstream_connect_s)
         """The connections to all providers."""
         for name, config in self._configs.items():
             access = self._access[name]
-            client = self._http_client(access)
             self._configured[name] = HttpProvider(
                 name,
                 config,
                 DIALECTS[config.kind],
-                _sdk_client(name, config, access.key, client),
+                self._sender(name, access),
                 Faults(name, config.base_url, access.secrets, clock=self._clock),
             )
         return self
 
-    def _http_client(self, access: _Access) -> httpx2.AsyncClient:
-        client = isolated_client(
-            ProviderTransport(
-                self.connections,
-                headers=access.headers,
-                query=access.query,
-                # Some servers require the header, even if they need no key.
-                sends_key=bool(access.key) or not access.headers,
-            )
-        )
-        self._clients.append(client)
-        return client
+    def _sender(self, name: str, access: _Access, *, is_own_key: bool = False) -> Sender:
+        client = sdk_client(name, self._configs[name], access.key, is_own_key=is_own_key)
+        # Some servers require the header, even if they need no key.
+        sends_key = bool(access.key) or not access.headers
+        headers = request_headers(client, access.headers, sends_key=sends_key)
+        return Sender(self.connections, str(client.base_url), headers, access.query)
 
     async def __aexit__(
         self,
@@ -106,8 +84,6 @@ class ProviderRegistry:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        for client in self._clients:
-            await client.aclose()
         await self.connections.aclose()
 
     def get(self, name: str) -> Provider | None:
@@ -128,11 +104,8 @@ class ProviderRegistry:
         if provider is None:
             return None
         config, access = self._configs[name], self._access[name].with_key(self._configs[name], key)
-        client = self._own_key_clients.get(name)
-        if client is None:
-            client = self._own_key_clients[name] = self._http_client(access)
         return provider.with_key(
-            _sdk_client(name, config, key, client, is_own_key=True),
+            self._sender(name, access, is_own_key=True),
             Faults(name, config.base_url, access.secrets, is_own_key=True, clock=self._clock),
         )
 
@@ -191,46 +164,3 @@ def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"{config.api_key_env}: must contain only printable ASCII characters")
     return key
-
-
-def _sdk_client(
-    name: str,
-    config: ProviderConfig,
-    key: str,
-    http: httpx2.AsyncClient,
-    *,
-    is_own_key: bool = False,
-) -> SdkClient:
-    """Return an SDK client that does not retry, and that sends this key and no other identity.
-
-    `is_own_key`: it is a tenant's. The headers are set after the construction, which adds those of the
-    variables OPENAI_CUSTOM_HEADERS and ANTHROPIC_CUSTOM_HEADERS: an `Authorization` there replaces the key.
-    """
-    client: SdkClient
-    headers = {"User-Agent": _USER_AGENT}
-    if config.kind == "anthropic":
-        headers["anthropic-version"] = ANTHROPIC_VERSION
-        client = anthropic.AsyncAnthropic(
-            api_key=key or NO_KEY,
-            base_url=config.base_url,
-            http_client=http,
-            max_retries=0,
-            timeout=None,
-            open_telemetry=False,
-        )
-        client._custom_headers = headers
-        return client
-    # The organization and the project belong to the server's key.
-    is_openai = name in known_providers({}) and not is_own_key
-    client = openai.AsyncOpenAI(
-        api_key=key or NO_KEY,
-        base_url=config.base_url,
-        # Only OpenAI may see OPENAI_ORG_ID and OPENAI_PROJECT_ID, which the SDK reads.
-        organization=None if is_openai else "",
-        project=None if is_openai else "",
-        http_client=http,
-        max_retries=0,
-        timeout=None,
-    )
-    client._custom_headers = headers
-    return client

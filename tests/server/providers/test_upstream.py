@@ -1,4 +1,4 @@
-"""The behaviour of the HTTP client and the SDKs that streaming relies on, against real sockets."""
+"""The behaviour of the HTTP client that streaming relies on, against real sockets."""
 
 import asyncio
 import gc
@@ -235,6 +235,23 @@ async def test_cancelling_a_connect_or_a_wait_leaves_nothing_open():
         async with asyncio.timeout(5):
             while simulator.stats().connections_open or simulator.stats().requests_open:
                 await asyncio.sleep(0.001)
+
+
+async def test_a_request_counts_as_sent_once_it_is_written_to_a_connection():
+    async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
+        upstream = providers.get("local").open(REQUEST, "sim?silent=1", None)
+        task = asyncio.create_task(upstream.__aenter__())
+        assert not upstream.is_sent
+        async with asyncio.timeout(5):
+            while not upstream.is_sent:
+                await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.wait([task])
+    async with registry("http://127.0.0.1:9/v1") as providers:
+        upstream = providers.get("local").open(REQUEST, "m", None)
+        with pytest.raises(UpstreamUnavailable, match="connection refused"):
+            await upstream.__aenter__()
+        assert not upstream.is_sent
 
 
 async def test_a_complete_answer_whose_body_never_ends_is_not_waited_for(serving):
