@@ -7,11 +7,11 @@ would fire. A `Body` returns small pieces and lets other tasks run between them.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 
 import aiohttp
 
+from .backlog import Backlog
 from .inflate import MAX_STEP_BYTES, BodyError, Inflater
 from .pushing import PushReader
 
@@ -34,6 +34,7 @@ class Body:
     """
 
     __slots__ = (
+        "_backlog",
         "_bytes_without_content",
         "_content",
         "_inflater",
@@ -42,7 +43,9 @@ class Body:
         "_steps",
     )
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, backlog: Backlog | None = None) -> None:
+        """`backlog` is shared by all answers that are decoded in one event loop."""
+        self._backlog = backlog or Backlog()
         self._content = response.content
         self._receive: Callable[[bytes], bool] | None = None
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
@@ -67,8 +70,9 @@ class Body:
         while True:
             if self._steps is None:
                 content = self._content
-                if content.total_bytes != self._received_bytes:  # then readany does not suspend
-                    await asyncio.sleep(0)
+                waiting_bytes = content.total_bytes - self._received_bytes
+                if waiting_bytes:  # then readany does not suspend
+                    await self._backlog.turn(min(waiting_bytes, MAX_PIECE_BYTES))
                 try:
                     data = await content.readany()
                 except aiohttp.ClientError as error:
@@ -84,7 +88,7 @@ class Body:
                     continue
                 self._steps = self._split(data)
             else:
-                await asyncio.sleep(0)
+                await self._backlog.turn(MAX_PIECE_BYTES)
             piece = next(self._steps, None)
             if piece is None:
                 self._steps = None

@@ -26,6 +26,7 @@ from aiohttp.connector import Connection
 
 from .. import descriptors
 from ..telemetry.trace_context import provider_headers
+from .backlog import Backlog
 from .body import Body
 from .decode.errors import retry_delay
 from .framing import MAX_HEADER_BYTES, BoundedConnector
@@ -72,6 +73,8 @@ class Connections:
 
     def __init__(self, *, connect_s: float) -> None:
         self._connect_s = connect_s
+        self.backlog = Backlog()
+        """That of all answers."""
         self._session = aiohttp.ClientSession(
             connector=BoundedConnector(
                 limit=0,
@@ -137,6 +140,7 @@ class Sender:
         query: Mapping[str, str],
     ) -> None:
         self._connections = connections
+        self.backlog = connections.backlog
         self._base_url = base_url.rstrip("/")
         self._headers = headers
         self._query = query

@@ -226,7 +226,7 @@ class HttpUpstream:
             raise self._faults.of_request(error, path=path, model=self._model) from error
         del self._body  # prompts can be large, and answers long
         try:
-            self._content = Body(self._response)
+            self._content = Body(self._response, self._sender.backlog)
         except BodyError as error:
             release(self._response)
             raise UpstreamUnavailable(
