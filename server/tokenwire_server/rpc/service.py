@@ -166,9 +166,8 @@ def _deadline(context: Context) -> float | None:
 
 
 async def _start(chat: OpenChat, context: Context) -> None:
-    """Send the initial metadata, which commits the RPC, and then start the generation."""
-    await begin(context, chat.stream.id, chat.allowances)
-    chat.start()
+    """Send the initial metadata, which commits the RPC, and start the generation right after it."""
+    await begin(context, chat.stream.id, chat.allowances, start=chat.start)
 
 
 async def _deliver(reader: Reader, writer: Writer) -> None:

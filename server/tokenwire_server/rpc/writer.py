@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -29,14 +29,23 @@ class PeerGone(Exception):
     """
 
 
-async def begin(context: Context, stream_id: str, allowances: Sequence[Allowance] = ()) -> None:
+async def begin(
+    context: Context,
+    stream_id: str,
+    allowances: Sequence[Allowance] = (),
+    *,
+    start: Callable[[], None] | None = None,
+) -> None:
     """Send the initial metadata. It commits the RPC: no client retries it after this.
 
-    It is sent completely even if this coroutine is cancelled. Raises PeerGone.
+    It is sent completely even if this coroutine is cancelled. The tasks that `start` creates run after gRPC
+    has got the metadata, and while it is being sent. Raises PeerGone.
     """
     metadata = ((STREAM_ID_KEY, stream_id), *_limit_metadata(allowances))
     sending = asyncio.ensure_future(context.send_initial_metadata(metadata))
     try:
+        if start is not None:
+            start()  # the event loop runs tasks in the order in which they were created
         await asyncio.shield(sending)
     except asyncio.CancelledError:
         # If it were interrupted, gRPC would send it again with the status, which then never arrives.
