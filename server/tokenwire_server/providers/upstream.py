@@ -30,7 +30,7 @@ from .decode.errors.retry_delay import DEFAULT_RETRY_AFTER_S
 from .decode.json import log_text
 from .fault import Faults
 from .framing import FramingError
-from .http import RequestError, Sender, StatusError, release
+from .http import RequestError, Sender, StatusError, forget_head, release
 from .inflate import BodyError
 from .opening import MAX_START_BYTES, Opening
 from .slots import ConnectionSlots
@@ -235,6 +235,7 @@ class HttpUpstream:
                 provider_text=self._response.headers.get("Content-Encoding", "")[:100],
             ) from error
         self._opening = Opening(self._response.headers.get("Content-Type", ""))
+        forget_head(self._response)
 
     def _mark_sent(self) -> None:
         self.is_sent = True

@@ -384,6 +384,17 @@ async def test_a_kept_alive_connection_does_not_refer_to_its_responses():
         assert kept <= 2
 
 
+async def test_an_open_answer_refers_to_no_headers_of_its_request_and_response():
+    async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
+        async with providers.get("local").open(REQUEST, "sim?tokens=2&stall_after=1", None):
+            gc.collect()
+            assert not [each for each in gc.get_objects() if type(each) is aiohttp.RequestInfo]
+            answers = [
+                each for each in gc.get_objects() if isinstance(each, aiohttp.ClientResponse)
+            ]
+            assert [each.raw_headers for each in answers] == [None]
+
+
 async def test_the_reset_of_a_kept_alive_connection_is_no_error_of_ours(caplog):
     async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
         await answer(providers, "sim?tokens=3&itl_ms=5")
