@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from types import TracebackType
 
 MAX_TO_FREE = 8
 """A tenant may have this many times as much as is free."""
@@ -57,3 +58,27 @@ class SharedBound:
         self._of_tenant[tenant] -= count
         if not self._of_tenant[tenant]:
             del self._of_tenant[tenant]
+
+
+class Place:
+    """One of a SharedBound, which a tenant has for the time of a `with` block."""
+
+    __slots__ = ("_bound", "_check", "_tenant")
+
+    def __init__(self, bound: SharedBound, tenant: str, check: Callable[[str], None]) -> None:
+        """`check` gets the tenant when the block begins, and raises if it must not take a place."""
+        self._bound = bound
+        self._tenant = tenant
+        self._check = check
+
+    def __enter__(self) -> None:
+        self._check(self._tenant)
+        self._bound.take(self._tenant)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._bound.give(self._tenant)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from ..config import OverloadConfig
 from ..errors import Overloaded
-from ..shares import SharedBound
+from ..shares import Place, SharedBound
 from ..telemetry.event_loop import SAMPLE_EVERY_S
 from ..tenants.caller import Caller
 
@@ -131,24 +130,22 @@ class LoadControl:
         # calls would otherwise keep out all others. Streams without a call do not end if chats are refused.
         self._limit.observe(lag_s, min(self._open.used, self._stream_count()))
 
-    @contextmanager
-    def admitted(self, caller: Caller) -> Iterator[None]:
+    def admitted(self, caller: Caller) -> Place:
         """Count a call as an open chat during the block. Raises Overloaded if none may be opened now.
 
         A call counts from its start: of many calls that arrive together, only as many as there are places
         cost more than a refusal.
         """
+        return Place(self._open, caller.tenant, self._check)
+
+    def _check(self, tenant: str) -> None:
         chats, limit = self._open, self._limit.limit
-        if limit is not None:
-            chats.bound = limit
-            if not chats.may_take(caller.tenant):
-                self._limit.refused()
-                why = "its event loop is late"
-                if not chats.is_full:
-                    why = f"{why}, and this tenant has its share of the open chats"
-                raise Overloaded(why, limit=self._max_lag_s, limit_name="max_lag_s")
-        chats.take(caller.tenant)
-        try:
-            yield
-        finally:
-            chats.give(caller.tenant)
+        if limit is None:
+            return
+        chats.bound = limit
+        if not chats.may_take(tenant):
+            self._limit.refused()
+            why = "its event loop is late"
+            if not chats.is_full:
+                why = f"{why}, and this tenant has its share of the open chats"
+            raise Overloaded(why, limit=self._max_lag_s, limit_name="max_lag_s")

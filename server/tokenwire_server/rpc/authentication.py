@@ -17,7 +17,7 @@ from ..errors import (
     TokenwireError,
     Unauthenticated,
 )
-from ..shares import SharedBound
+from ..shares import Place, SharedBound
 from ..telemetry import internal_fault
 from ..tenants.caller import DEFAULT_TENANT, Caller
 from ..tenants.keyring import Keyring
@@ -67,18 +67,15 @@ class OpenCalls:
         """Return the request of a call. Raises InvalidRequest, Overloaded, PeerGone."""
         return await receive_within(self._max_wait_s, context, self._receiving, owner)
 
-    @contextmanager
-    def counted(self, tenant: str) -> Iterator[None]:
+    def counted(self, tenant: str) -> Place:
         """Count a call as running during the block. Raises Overloaded if too many calls run."""
+        return Place(self._running, tenant, self._check)
+
+    def _check(self, tenant: str) -> None:
         running = self._running
         if not running.may_take(tenant):
             kind = "calls" if running.is_full else "calls of this tenant"
             raise Overloaded(f"too many {kind} are open", limit=running.bound)
-        running.take(tenant)
-        try:
-            yield
-        finally:
-            running.give(tenant)
 
     def end_within_limit(self, owner: str) -> None:
         """Cancel this task unless it ends in time: gRPC waits until the caller accepts the last message.
@@ -97,27 +94,29 @@ class OpenCalls:
         self._ending.add(task, owner, task.cancel)
         task.add_done_callback(ended)
 
-    @contextmanager
-    def running(self, caller: Caller) -> Iterator[None]:
+    def running(self, caller: Caller) -> AbstractContextManager[None]:
         """Register this task as a call of the caller. Raises Unauthenticated when the key is revoked."""
         task = asyncio.current_task()
         if task is None or not caller.key_prefix:
-            yield
-            return
-        self._tasks.setdefault(caller.key_prefix, set()).add(task)
+            return nullcontext()
+        return self._registered(task, caller.key_prefix)
+
+    @contextmanager
+    def _registered(self, task: asyncio.Task[Any], key_prefix: str) -> Iterator[None]:
+        self._tasks.setdefault(key_prefix, set()).add(task)
         try:
             yield
         except (asyncio.CancelledError, PeerGone):  # the latter if a read or write was interrupted
             if task not in self._ended:
                 raise
             task.uncancel()
-            raise Unauthenticated(f"the key {caller.key_prefix} was revoked") from None
+            raise Unauthenticated(f"the key {key_prefix} was revoked") from None
         finally:
             self._ended.discard(task)
-            tasks = self._tasks[caller.key_prefix]
+            tasks = self._tasks[key_prefix]
             tasks.discard(task)
             if not tasks:
-                del self._tasks[caller.key_prefix]
+                del self._tasks[key_prefix]
 
     def end(self, key_prefix: str) -> None:
         """End the calls with a key that was revoked."""
@@ -205,7 +204,9 @@ class Authentication:
                     if receives:
                         request = await self._calls.receive(context, owner)
                     with self._calls.counted(caller.tenant):
-                        answer = await handler(request, context, caller)
+                        running = handler(request, context, caller)
+                        del request  # it can be large, and a stream long
+                        answer = await running
             except PeerGone:  # no answer would reach the caller
                 raise asyncio.CancelledError from None
             except Exception as error:  # noqa: BLE001  # the caller gets its id; the log has all of it

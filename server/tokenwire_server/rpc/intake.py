@@ -261,7 +261,9 @@ def inflating(handler: Handler[Answer], max_bytes: int) -> Handler[Answer]:
         if is_compressed(data):
             # 8 MiB take 30 ms. In a thread they do not stop the streams: zlib releases the GIL.
             data = await asyncio.to_thread(inflate, data, max_bytes)
-        return await handler(data, context, caller)
+        running = handler(data, context, caller)
+        del data  # it can be large, and a stream long
+        return await running
 
     return inflated
 

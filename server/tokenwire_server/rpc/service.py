@@ -53,7 +53,9 @@ class ChatService:
         The generation does not run in this RPC. Leaving the block leaves the stream, which then ends or
         continues as its retention defines.
         """
-        async with await self._opening(data, context, caller, is_streamed=True) as chat:
+        chat = await self._opening(data, context, caller, is_streamed=True)
+        del data  # it can be large, and the stream long
+        async with chat:
             await _start(chat, context)
             with Writer(context, self._limits.reader_stall_s) as writer:
                 await _deliver(chat.reader, writer)
@@ -65,7 +67,9 @@ class ChatService:
         stream of an answer that is too large stays readable for at least `log_ttl_s` of the settings.
         """
         limit_bytes = min(self._limits.max_chat_answer_bytes, self._limits.max_log_bytes)
-        async with await self._opening(data, context, caller, is_streamed=False) as chat:
+        chat = await self._opening(data, context, caller, is_streamed=False)
+        del data
+        async with chat:
             await _start(chat, context)
             answer = AnswerBuilder(limit_bytes)
             while taken := await chat.reader.take():

@@ -16,10 +16,13 @@ from tokenwire_server.pricing.pricebook import PriceBook
 from tokenwire_server.pricing.tokenizers import Tokenizers
 from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.routing.plan import Router
+from tokenwire_server.rpc.authentication import Authentication, OpenCalls
+from tokenwire_server.rpc.intake import inflating
 from tokenwire_server.rpc.service import ChatService
 from tokenwire_server.simulator import Simulator
 from tokenwire_server.streams.observers import UsageRecorder
 from tokenwire_server.tenants.caller import Caller
+from tokenwire_server.tenants.keyring import Keyring
 from tokenwire_server.tenants.memory_limiter import MemoryLimiter
 from tokenwire_server.tenants.spend import SpendLimiter
 
@@ -48,6 +51,32 @@ class Call:
     async def write(self, event):
         self.events += 1
         await asyncio.sleep(0)
+
+
+class Request(bytes):
+    """A request that reports when its memory is freed."""
+
+    freed: asyncio.Event
+
+    def __del__(self):
+        self.freed.set()
+
+
+class ReceivingCall(Call):
+    """A context of a caller without a key that sends one request."""
+
+    def __init__(self, request):
+        super().__init__()
+        self.requests = [request]
+
+    def auth_context(self):
+        return {}
+
+    def peer(self):
+        return "ipv4:127.0.0.1:1"
+
+    async def read(self):
+        return self.requests.pop()
 
 
 class Kept:
@@ -107,6 +136,25 @@ async def server():
 def a_chat(prompt, **fields):
     message = chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[chat_pb2.Part(text=prompt)])
     return chat_pb2.ChatRequest(model="short", messages=[message], **fields).SerializeToString()
+
+
+@pytest.mark.parametrize("rpc", ["ChatStream", "Chat"])
+async def test_an_open_stream_does_not_keep_the_bytes_of_its_request(server, rpc):
+    prompt = [chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[chat_pb2.Part(text="hello")])]
+    chat = chat_pb2.ChatRequest(model="openai/sim?tokens=2&stall_after=1", messages=prompt)
+    Request.freed = asyncio.Event()
+    call = ReceivingCall(Request(chat.SerializeToString()))
+    keyring = Keyring(None, mode="none", trusted_s=60)
+    handler = inflating(getattr(server.service, rpc), 2**20)
+    method = Authentication(keyring, OpenCalls()).streaming(handler)
+    task = asyncio.create_task(method.stream_stream(None, call))
+    async with asyncio.timeout(5):
+        await Request.freed.wait()
+        while not server.books.open:
+            await asyncio.sleep(0.001)
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait((task,))
 
 
 async def leave_after(steps, call):
