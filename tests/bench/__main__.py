@@ -24,10 +24,11 @@ from plan import FULL, QUICK, TINY
 from processes import Processes
 from replicas import replicas
 from several_workers import several_workers
+from stream_cost import stream_cost
 
 MISSED, NOT_MEASURED = 1, 2
 ADDED = {"keyed": keyed, "ledger": ledger, "operated": operated, "shared": shared}
-PARTS = ("tokens", "lasting", *ADDED, "content", "edge", "replicas", "workers", "client")
+PARTS = ("tokens", "streams", "lasting", *ADDED, "content", "edge", "replicas", "workers", "client")
 
 
 def main() -> int:
@@ -45,6 +46,7 @@ def main() -> int:
     try:
         parts = PARTS if arguments.part == "all" else (arguments.part,)
         tokens = everything(plan, processes, say) if "tokens" in parts else None
+        opened = stream_cost(plan, processes, say) if "streams" in parts else None
         streams = lasting(plan, processes, say) if "lasting" in parts else None
         added = [ADDED[part](plan, processes, say) for part in parts if part in ADDED]
         filtered = content(plan, processes, say) if "content" in parts else None
@@ -58,11 +60,11 @@ def main() -> int:
     about = report.machine()
     bars = [
         bar
-        for results in (tokens, streams, *added, filtered, edge, workers, two, client)
+        for results in (tokens, opened, streams, *added, filtered, edge, workers, two, client)
         if results
         for bar in results.bars
     ]
-    parts_measured = (tokens, streams, added, filtered, edge, workers, client)
+    parts_measured = (tokens, opened, streams, added, filtered, edge, workers, client)
     report.save(arguments.out / "bench.json", about, bars, *parts_measured)
     if tokens and not arguments.tiny:
         import plot  # matplotlib takes a second to import
@@ -85,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--part",
         choices=(*PARTS, "all"),
         default="all",
-        help="tokens: compared with the floor; lasting: resumed, shared and retained streams; keyed: "
+        help="tokens: compared with the floor; streams: cost of a stream besides its tokens; lasting: resumed, shared and retained streams; keyed: "
         "cost of keys and limits; ledger: cost of counting, pricing and recording; operated: cost of metrics, "
         "traces, logs and retries; shared: cost of logs in Redis; content: cost of content filters and JSON "
         "values; edge: the HTTP edge, compared with gRPC and "

@@ -241,6 +241,24 @@ class Read(msgspec.Struct, frozen=True, tag=True):
     window_s: float
 
 
+class ShortStreams(msgspec.Struct, frozen=True, tag=True):
+    """Streams of one token, `at_once` at a time, to each target in turn.
+
+    For a target in `watch` the CPU of that process is measured, for others that of the load process.
+    """
+
+    targets: dict[str, Target]
+    watch: dict[str, int]
+    rounds: int
+    streams: int
+    at_once: int
+
+
+class ShortStreamsResult(msgspec.Struct, frozen=True):
+    cpu_us: dict[str, list[float]]
+    """CPU time for one stream, by target and round."""
+
+
 class ReadResult(msgspec.Struct, frozen=True):
     stub_cpu_us: list[float]
     """CPU time of the load process for an event, by round, with the generated stub on grpc.aio."""
@@ -259,4 +277,5 @@ Job = (
     | Audience
     | Retain
     | RemoteReaders
+    | ShortStreams
 )

@@ -27,6 +27,7 @@ from jobs import (
     RemoteReaders,
     Resume,
     Retain,
+    ShortStreams,
     Streams,
     StreamsResult,
     Wire,
@@ -36,6 +37,7 @@ from open_streams import keep_open
 from reading import read
 from remote_readers import remote_readers
 from retained_streams import resume, retain
+from short_streams import short_streams
 
 NOT_MEASURABLE = 3
 QUANTILES = 200
@@ -172,6 +174,8 @@ async def _run(job: Job) -> msgspec.Struct:
             return await retain(job)
         case RemoteReaders():
             return await remote_readers(job)
+        case ShortStreams():
+            return await short_streams(job)
 
 
 def _reason(error: BaseException) -> str:

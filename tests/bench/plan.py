@@ -70,6 +70,9 @@ class Plan(msgspec.Struct, frozen=True):
     """The load for comparing the Python client with a bare stub, in rounds of one process."""
     client_imports: int
     """Number of fresh interpreters that import the client."""
+    short_streams: dict[int, int]
+    """How many streams of one token are opened to measure one, by how many of them are opened at once."""
+    short_stream_rounds: int
     resume_tokens: int = 10_000
 
     @property
@@ -112,6 +115,8 @@ FULL = Plan(
     workers=Scenario(20, 0, pairs=9, burst_tokens=10_000),
     client=Scenario(100, 20, pairs=15, ramp_s=0.5, window_s=2),
     client_imports=31,
+    short_streams={1: 300, 100: 1000},
+    short_stream_rounds=9,
 )
 
 QUICK = Plan(
@@ -142,6 +147,8 @@ QUICK = Plan(
     workers=Scenario(20, 0, pairs=5, burst_tokens=10_000),
     client=Scenario(100, 20, pairs=7, ramp_s=0.5, window_s=2),
     client_imports=15,
+    short_streams={1: 200, 100: 600},
+    short_stream_rounds=5,
 )
 
 TINY = Plan(
@@ -168,6 +175,8 @@ TINY = Plan(
     workers=Scenario(20, 0, pairs=1, burst_tokens=500),
     client=Scenario(20, 20, pairs=3, ramp_s=0.2, settle_s=0.2, window_s=1),
     client_imports=3,
+    short_streams={1: 20, 20: 100},
+    short_stream_rounds=1,
 )
 
 
@@ -190,6 +199,7 @@ CPU_RATIO_LIMIT = 2.8
 ITL_P99_ABOVE_FLOOR_LIMIT_MS = 10.0
 TTFT_ABOVE_DIRECT_LIMIT_MS = 3.0
 STREAM_LIMIT_KIB = 64.0
+STREAM_CPU_LIMIT_MS = 1.0
 LOG_ENTRY_LIMIT_BYTES = 200.0
 WIRE_LIMIT_BYTES = 40.0
 SIMULATOR_LIMIT_TOKENS_PER_S = 100_000.0

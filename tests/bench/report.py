@@ -23,6 +23,7 @@ from measure import Results, ScenarioResult
 from plan import Bar
 from processes import HERE
 from several_workers import Workers
+from stream_cost import StreamCost
 
 BUSY_OTHERS_CORES = 0.1
 """Cores used by other processes above which the report has a warning."""
@@ -48,6 +49,7 @@ def text(
     about: dict[str, Any],
     bars: Sequence[Bar],
     tokens: Results | None = None,
+    streams: StreamCost | None = None,
     lasting: Lasting | None = None,
     added: Sequence[Added] = (),
     content: Content | None = None,
@@ -62,6 +64,7 @@ def text(
         f"CPython {about['python']}, grpcio {about['grpcio']}, protobuf {about['protobuf']}",
         "",
         *(_tokens(tokens) if tokens else ()),
+        *(_streams(streams) if streams else ()),
         *(_lasting(lasting) if lasting else ()),
         *(line for results in added for line in _added(results)),
         *(_content(content) if content else ()),
@@ -98,6 +101,17 @@ def _tokens(results: Results) -> list[str]:
         f"simulator: {results.simulator_cpu_us_per_token:.1f} us of CPU per unpaced token",
         "",
     ]
+
+
+def _streams(results: StreamCost) -> list[str]:
+    lines = ["CPU ms/stream of one token, and the server's besides the request:"]
+    for at_once in results.runs:
+        medians = results.medians_ms(at_once).items()
+        spent = ", ".join(f"{name} {spent_ms:.2f}" for name, spent_ms in medians)
+        lines.append(
+            f"  {at_once} at once: {spent}; besides {results.besides_request_ms(at_once):.2f}"
+        )
+    return [*lines, ""]
 
 
 def _lasting(results: Lasting) -> list[str]:
@@ -222,6 +236,7 @@ def json(
     about: dict[str, Any],
     bars: Sequence[Bar],
     tokens: Results | None,
+    streams: StreamCost | None,
     lasting: Lasting | None,
     added: Sequence[Added],
     content: Content | None,
@@ -234,6 +249,7 @@ def json(
         "machine": about,
         "bars": [{**msgspec.to_builtins(bar), "met": bar.met} for bar in bars],
         **(msgspec.to_builtins(tokens) if tokens else {}),
+        **({"streams": msgspec.to_builtins(streams, str_keys=True)} if streams else {}),
         **({"lasting": msgspec.to_builtins(lasting)} if lasting else {}),
         **{results.part: msgspec.to_builtins(results) for results in added},
         **({"content": msgspec.to_builtins(content)} if content else {}),
@@ -291,6 +307,7 @@ def save(
     about: dict[str, Any],
     bars: Sequence[Bar],
     tokens: Results | None,
+    streams: StreamCost | None,
     lasting: Lasting | None,
     added: Sequence[Added],
     content: Content | None,
@@ -299,4 +316,6 @@ def save(
     client: ClientCost | None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(json(about, bars, tokens, lasting, added, content, edge, workers, client))
+    path.write_bytes(
+        json(about, bars, tokens, streams, lasting, added, content, edge, workers, client)
+    )

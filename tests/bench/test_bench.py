@@ -43,6 +43,11 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
+def streams(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return measured("streams", tmp_path_factory.mktemp("streams"))
+
+
+@pytest.fixture(scope="module")
 def lasting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return measured("lasting", tmp_path_factory.mktemp("lasting"))
 
@@ -91,6 +96,10 @@ def test_the_first_token_is_not_delayed(figures):
 
 def test_an_open_stream_uses_little_memory(figures):
     assert figures["stream_kib"] <= 64 * MARGIN
+
+
+def test_a_stream_costs_little_besides_its_tokens(streams):
+    assert streams["stream_cpu_ms"] <= 1 * MARGIN
 
 
 def test_a_log_entry_uses_little_memory(figures):
