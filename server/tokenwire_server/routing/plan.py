@@ -22,6 +22,8 @@ MAX_NEAREST = 3
 MAX_COMPARED_CHARS = 256
 """Characters of an unknown name that are compared with known ones: the time grows with the length."""
 
+_NOT_CONFIGURED = ModelConfig()
+
 
 class Plan(msgspec.Struct, frozen=True):
     """The routes that can serve a request, in the order in which they are tried. There is at least one."""
@@ -65,14 +67,16 @@ class Router:
         is tried after all others.
         """
         self._providers = providers
-        self._models = models
         self._own_keys = own_keys
         self._blocked_s = blocked_s
         self._random = random
+        self.replace(models)
 
     def replace(self, models: Mapping[str, ModelConfig]) -> None:
         """Use another configuration of the models for all plans that are made from now on."""
         self._models = models
+        self._targets: dict[str, list[tuple[ModelTarget, ModelConfig]]] = {}
+        """The targets of the configured models that were requested. Merging takes 15 us."""
 
     def routes(
         self, model: str, messages: Sequence[Message], tenant: str = ""
@@ -122,6 +126,22 @@ class Router:
         self, model: str, tenant: str
     ) -> list[tuple[Route, ModelTarget, ModelConfig]]:
         """Return the route to each target whose provider can be used. Raises as `routes`."""
+        targets = self._targets.get(model)
+        if targets is None:
+            targets = self._merged_targets(model)
+            if model in self._models:  # callers may name any model
+                self._targets[model] = targets
+        routes: list[tuple[Route, ModelTarget, ModelConfig]] = []
+        for target, merged in targets:
+            try:
+                routes.append((self._route(model, target.target, merged, tenant), target, merged))
+            except (UnknownModel, PermissionDenied, UpstreamAuth):
+                if target is targets[-1][0] and not routes:
+                    raise
+        return routes
+
+    def _merged_targets(self, model: str) -> list[tuple[ModelTarget, ModelConfig]]:
+        """Return the targets of a model, each with the configuration that applies there."""
         config = self._models.get(model)
         layers = [config]
         if config is None or not config.targets:
@@ -131,15 +151,7 @@ class Router:
         else:
             name = ""
         targets = config.targets if config and config.targets else (ModelTarget(target=name),)
-        routes: list[tuple[Route, ModelTarget, ModelConfig]] = []
-        for target in targets:
-            merged = _merged(self._models.get(target.target), *layers)
-            try:
-                routes.append((self._route(model, target.target, merged, tenant), target, merged))
-            except (UnknownModel, PermissionDenied, UpstreamAuth):
-                if target is targets[-1] and not routes:
-                    raise
-        return routes
+        return [(target, _merged(self._models.get(target.target), *layers)) for target in targets]
 
     def _route(self, model: str, target: str, config: ModelConfig, tenant: str) -> Route:
         """Return the route to a target of a model. Raises as `routes`."""
@@ -198,8 +210,10 @@ class Router:
 
 def _merged(*layers: ModelConfig | None) -> ModelConfig:
     """Return the configuration of a model. Later layers replace what earlier ones set."""
+    configured = [config for config in layers if config is not None]
+    if not configured:
+        return _NOT_CONFIGURED
     merged: dict[str, Any] = {}
-    for config in layers:
-        if config is not None:
-            merged |= config.model_dump(exclude_unset=True, exclude={"target", "targets"})
+    for config in configured:
+        merged |= config.model_dump(exclude_unset=True, exclude={"target", "targets"})
     return ModelConfig(**merged)

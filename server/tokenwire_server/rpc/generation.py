@@ -11,6 +11,8 @@ from tokenwire.v1 import chat_pb2
 from ..chats.violations import Violations
 from ..request import Effort, Generation, ReasoningSummary
 
+NO_SETTINGS = Generation()
+"""The settings of a request without any."""
 MAX_STOP_SEQUENCES = 16
 MIN_REASONING_BUDGET_TOKENS = 1024
 MAX_TOKENS = 2**31 - 1

@@ -39,6 +39,7 @@ _NotCached = Literal[
     "labels",
     "token_counting",
 ]
+_ON_DISCONNECT = frozenset(chat_pb2.OnDisconnect.values())
 _NOT_CACHED = get_args(_NotCached)
 """Fields of a ChatRequest that do not change a cached answer. The answers of fallbacks are not cached."""
 
@@ -68,7 +69,7 @@ class OptionsParser:
             proto, "soft_deadline_margin", path, 0, limits.max_stream_duration_s, above=True
         )
         continues = proto.on_disconnect == chat_pb2.ON_DISCONNECT_CONTINUE
-        if proto.on_disconnect not in chat_pb2.OnDisconnect.values():
+        if proto.on_disconnect not in _ON_DISCONNECT:
             self._report(f"{path}.on_disconnect", f"{proto.on_disconnect} is not a choice")
         elif linger_s is not None and not continues:
             self._report(f"{path}.linger", "is only allowed with ON_DISCONNECT_CONTINUE")

@@ -32,7 +32,7 @@ from ..request import (
 )
 from ..request import Message as ChatMessage
 from ..turns import Turns
-from .generation import GenerationParser
+from .generation import NO_SETTINGS, GenerationParser
 from .options import OptionsParser, plain
 from .parts import PartsParser
 from .schema import check_json_schema
@@ -55,6 +55,8 @@ _ROLES: dict[int, Role] = {
     chat_pb2.ROLE_ASSISTANT: "assistant",
     chat_pb2.ROLE_TOOL: "tool",
 }
+
+_TOKEN_COUNTING = frozenset(chat_pb2.TokenCounting.values())
 
 _MAX_UNCOUNTED_FIELDS = 32 * 1024
 """Parsing so many takes 5 ms at most: requests of 64 KiB and less need not be counted."""
@@ -201,7 +203,11 @@ class _Parser:
         if body_hash and self._ends_step(copy_work):
             yield self._remaining
         messages = yield from self._messages(proto)
-        generation = self._generation.generation(proto.generation)
+        generation = (
+            self._generation.generation(proto.generation)
+            if proto.HasField("generation")
+            else NO_SETTINGS
+        )
         tools = yield from self._tools(proto)
         tool_choice = self._tool_choice(proto) if proto.HasField("tool_choice") else None
         response_format = self._response_format(proto.response_format)
@@ -250,7 +256,7 @@ class _Parser:
         return names
 
     def _asks_provider(self, proto: chat_pb2.ChatRequest) -> bool:
-        if proto.token_counting not in chat_pb2.TokenCounting.values():
+        if proto.token_counting not in _TOKEN_COUNTING:
             self._report("token_counting", f"{proto.token_counting} is not a choice")
         return proto.token_counting == chat_pb2.TOKEN_COUNTING_PROVIDER
 

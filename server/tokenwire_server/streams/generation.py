@@ -152,6 +152,8 @@ class Generation:
     @property
     def filter_actions(self) -> tuple[FilterAction, ...]:
         """What filters and moderations did so far to the request and its answer, if they did something."""
+        if self._stages is None and not self._input_actions:
+            return ()
         counts = Counter({(each.name, each.action): each.count for each in self._input_actions})
         for each in self._stages.actions if self._stages is not None else ():
             counts[each.name, each.action] += each.count

@@ -47,6 +47,28 @@ async def test_an_alias_inherits_what_it_does_not_set_from_its_target(router):
     assert (fast.provider.name, fast.model, fast.max_output_tokens) == ("open", "big", 4096)
 
 
+async def test_another_configuration_applies_to_models_that_were_requested_before(router):
+    for name, limit in (("short", 10), ("open/big", 4096), ("open/other", None)):
+        assert router.routes(name, ())[0].max_output_tokens == limit
+    router.replace(
+        {
+            "short": ModelConfig(target="open/small"),
+            "open/small": ModelConfig(max_output_tokens=20),
+            "open/other": ModelConfig(max_output_tokens=30),
+        }
+    )
+    (short,) = router.routes("short", ())
+    assert (short.model, short.max_output_tokens) == ("small", 20)
+    assert router.routes("open/other", ())[0].max_output_tokens == 30
+    assert router.routes("open/big", ())[0].max_output_tokens is None
+
+
+async def test_only_configured_models_are_remembered(router):
+    for number in range(100):
+        router.routes(f"open/{number}", ())
+    assert not router._targets
+
+
 async def test_a_model_is_no_fallback_of_itself_also_if_it_inherits_its_fallbacks(router):
     assert router.fallbacks("safe") == ("fast",)
     assert router.fallbacks("open/safe") == ("safe", "fast")
