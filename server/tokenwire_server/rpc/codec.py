@@ -1,9 +1,8 @@
-"""Conversion of events to protobuf messages, and of events to complete answers."""
+"""Conversion of events and of the state of streams to protobuf messages."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import cast
 
 from google.protobuf.duration_pb2 import Duration
@@ -35,13 +34,6 @@ from ..events import (
     Usage,
 )
 from ..streams.handle import StreamHandle
-
-MAX_ANSWER_BYTES = 64 * 2**20
-"""The largest bound on the answer of Chat that the settings allow."""
-UNCOUNTED_ITEMS = 1000
-ITEM_BYTES = 512
-"""Size that is counted for each block, citation and invalid call of an answer, after the first
-UNCOUNTED_ITEMS. It takes that much memory, even if its content is one character."""
 
 
 def encode(sequence: int, event: ReaderEvent) -> bytes:
@@ -84,7 +76,9 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
         case ToolCall():
             return event_pb2.TokenEvent(
                 sequence=sequence,
-                tool_call=event_pb2.ToolCallDone(index=event.index, tool_call=_tool_call(event)),
+                tool_call=event_pb2.ToolCallDone(
+                    index=event.index, tool_call=tool_call_message(event)
+                ),
             )
         case TextInfo():
             return event_pb2.TokenEvent(
@@ -97,12 +91,12 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
             )
         case InvalidToolCall():
             return event_pb2.TokenEvent(
-                sequence=sequence, invalid_tool_call=_invalid_tool_call(event)
+                sequence=sequence, invalid_tool_call=invalid_tool_call_message(event)
             )
         case Citation():
-            return event_pb2.TokenEvent(sequence=sequence, citation=_citation(event))
+            return event_pb2.TokenEvent(sequence=sequence, citation=citation_message(event))
         case Logprobs():
-            return event_pb2.TokenEvent(sequence=sequence, logprobs=_logprobs(event))
+            return event_pb2.TokenEvent(sequence=sequence, logprobs=logprobs_message(event))
         case JsonValue():
             return event_pb2.TokenEvent(
                 sequence=sequence,
@@ -114,7 +108,7 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
                 ),
             )
         case JsonResult():
-            return event_pb2.TokenEvent(sequence=sequence, json_result=_json_result(event))
+            return event_pb2.TokenEvent(sequence=sequence, json_result=json_result_message(event))
         case Notice():
             return event_pb2.TokenEvent(
                 sequence=sequence,
@@ -141,7 +135,7 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
                 ),
             )
         case Finished():
-            return event_pb2.TokenEvent(sequence=sequence, finished=_finished(event))
+            return event_pb2.TokenEvent(sequence=sequence, finished=finished_message(event))
         case Usage():
             return event_pb2.TokenEvent(sequence=sequence, usage=usage_message(event))
         case Heartbeat():
@@ -158,118 +152,6 @@ def to_proto(sequence: int, event: ReaderEvent) -> event_pb2.TokenEvent:
                     kind=event_pb2.NOTICE_KIND_DRAINING, delay=duration(event.left_s)
                 ),
             )
-
-
-class AnswerBuilder:
-    """Builds a ChatResponse from a stream's events: one part for each content block, in order.
-
-    Content beyond `max_bytes` is counted, not kept.
-    """
-
-    def __init__(self, max_bytes: int = MAX_ANSWER_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._text: dict[int, bytearray] = {}  # UTF-8
-        self._parts: dict[int, chat_pb2.Part] = {}
-        self._besides = chat_pb2.ChatResponse()  # what the answer has besides its message
-        self._items = 0
-        self.content_bytes = 0
-        """Size of the content so far, with that of ITEM_BYTES. The message of a usual answer is larger."""
-
-    @property
-    def is_too_large(self) -> bool:
-        """Whether the content exceeds `max_bytes`. There is no response then."""
-        return self.content_bytes > self._max_bytes
-
-    def add(self, events: Iterable[ReaderEvent]) -> None:
-        """Add the next events."""
-        for event in events:
-            match event:
-                case TextDelta():
-                    self._append(event.index, event.text)
-                case TextInfo():
-                    part = self._part(event.index)
-                    part.provider_state = event.provider_state or part.provider_state
-                    self.content_bytes += len(event.provider_state)
-                case ReasoningDelta():
-                    reasoning = self._part(event.index, is_reasoning=True).reasoning
-                    self._append(event.index, event.text)
-                    reasoning.signature = event.signature or reasoning.signature
-                    reasoning.provider_state = event.provider_state or reasoning.provider_state
-                    self.content_bytes += len(event.signature) + len(event.provider_state)
-                case ToolCall():
-                    part = chat_pb2.Part(tool_call=_tool_call(event))
-                    self._parts[event.index] = part
-                    self._count_item(part.ByteSize())
-                case InvalidToolCall():  # the provider would refuse it in the next request
-                    invalid = _invalid_tool_call(event)
-                    self._besides.invalid_tool_calls.append(invalid)
-                    self._count_item(invalid.ByteSize())
-                case Citation():
-                    citation = _citation(event)
-                    self._besides.citations.append(citation)
-                    self._count_item(citation.ByteSize())
-                case Logprobs():
-                    logprobs = _logprobs(event)
-                    self._besides.logprobs.append(logprobs)
-                    self.content_bytes += logprobs.ByteSize()
-                case JsonResult():
-                    result = _json_result(event)
-                    self._besides.json_result.CopyFrom(result)
-                    self.content_bytes += result.ByteSize()
-                case Started():
-                    self._besides.stream_id = event.stream_id
-                case Finished():
-                    self._besides.finished.CopyFrom(_finished(event))
-                case ToolCallStarted() | ToolCallDelta():
-                    pass  # the complete call follows, unless the answer was cut off
-                case JsonValue():
-                    pass  # the text has it
-                case Notice() | Usage() | Heartbeat() | CaughtUp() | DrainNotice():
-                    pass  # not part of the answer
-        if self.is_too_large:
-            self._text.clear()
-            self._parts.clear()
-            self._besides.Clear()
-
-    def response(self) -> chat_pb2.ChatResponse:
-        """Return the complete answer of a finished stream. Empty blocks are left out."""
-        for index, text in self._text.items():
-            part = self._parts[index]
-            # protobuf accepts bytes for a string, but its stubs do not.
-            if part.WhichOneof("content") == "text":
-                part.text = cast("str", bytes(text))
-            else:
-                part.reasoning.text = cast("str", bytes(text))
-        response = chat_pb2.ChatResponse(
-            message=chat_pb2.Message(
-                role=chat_pb2.ROLE_ASSISTANT,
-                parts=[part for _, part in sorted(self._parts.items()) if not _is_empty(part)],
-            ),
-        )
-        response.MergeFrom(self._besides)
-        return response
-
-    def _part(self, index: int, *, is_reasoning: bool = False) -> chat_pb2.Part:
-        part = self._parts.get(index)
-        if part is None:
-            part = (
-                chat_pb2.Part(reasoning=chat_pb2.Reasoning())
-                if is_reasoning
-                else chat_pb2.Part(text="")
-            )
-            self._parts[index] = part
-            self._count_item(0)
-        return part
-
-    def _count_item(self, byte_count: int) -> None:
-        self._items += 1
-        self.content_bytes += byte_count + (ITEM_BYTES if self._items > UNCOUNTED_ITEMS else 0)
-
-    def _append(self, index: int, text: str) -> None:
-        self._part(index)
-        utf8 = text.encode()
-        self._text.setdefault(index, bytearray()).extend(utf8)
-        self.content_bytes += len(utf8)
 
 
 def stream_info(stream: StreamHandle) -> chat_pb2.StreamInfo:
@@ -297,15 +179,6 @@ def stream_info(stream: StreamHandle) -> chat_pb2.StreamInfo:
     return info
 
 
-def _is_empty(part: chat_pb2.Part) -> bool:
-    match part.WhichOneof("content"):
-        case "text":
-            return not part.text and not part.provider_state
-        case "reasoning":
-            return not part.reasoning.ByteSize()
-    return False
-
-
 def _utf8(text: str) -> str:
     """Return a text for a protobuf field, as bytes if it is not ASCII.
 
@@ -316,7 +189,7 @@ def _utf8(text: str) -> str:
     return text if text.isascii() else cast("str", text.encode())
 
 
-def _tool_call(call: ToolCall) -> event_pb2.ToolCall:
+def tool_call_message(call: ToolCall) -> event_pb2.ToolCall:
     return event_pb2.ToolCall(
         id=call.id,
         name=call.name,
@@ -325,7 +198,7 @@ def _tool_call(call: ToolCall) -> event_pb2.ToolCall:
     )
 
 
-def _invalid_tool_call(event: InvalidToolCall) -> event_pb2.InvalidToolCall:
+def invalid_tool_call_message(event: InvalidToolCall) -> event_pb2.InvalidToolCall:
     return event_pb2.InvalidToolCall(
         index=event.index,
         id=event.id,
@@ -335,7 +208,7 @@ def _invalid_tool_call(event: InvalidToolCall) -> event_pb2.InvalidToolCall:
     )
 
 
-def _citation(event: Citation) -> event_pb2.Citation:
+def citation_message(event: Citation) -> event_pb2.Citation:
     return event_pb2.Citation(
         index=event.index,
         kind=event_pb2.CitationKind.ValueType(event.kind),
@@ -348,7 +221,7 @@ def _citation(event: Citation) -> event_pb2.Citation:
     )
 
 
-def _logprobs(event: Logprobs) -> event_pb2.Logprobs:
+def logprobs_message(event: Logprobs) -> event_pb2.Logprobs:
     return event_pb2.Logprobs(
         index=event.index, tokens=[_token_logprob(token) for token in event.tokens]
     )
@@ -363,7 +236,7 @@ def _token_logprob(token: TokenLogprob) -> event_pb2.TokenLogprob:
     )
 
 
-def _json_result(event: JsonResult) -> event_pb2.JsonResult:
+def json_result_message(event: JsonResult) -> event_pb2.JsonResult:
     return event_pb2.JsonResult(
         is_valid=event.is_valid,
         is_unchecked=event.is_unchecked,
@@ -376,7 +249,7 @@ def _json_result(event: JsonResult) -> event_pb2.JsonResult:
     )
 
 
-def _finished(event: Finished) -> event_pb2.Finished:
+def finished_message(event: Finished) -> event_pb2.Finished:
     return event_pb2.Finished(
         reason=event_pb2.FinishReason.ValueType(event.reason),
         model=event.model,

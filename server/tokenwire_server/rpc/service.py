@@ -18,7 +18,8 @@ from ..request import ChatRequest, Delivery
 from ..streams.reader import Reader
 from ..telemetry.trace_context import receive_trace_context
 from ..tenants.caller import Caller
-from .codec import AnswerBuilder, stream_info
+from .answer import AnswerBuilder
+from .codec import stream_info
 from .intake import CallSlots
 from .options import OptionsParser
 from .parse import ChatRequestParser

@@ -10,7 +10,7 @@ from tokenwire_server.events import FinishReason
 from tokenwire_server.providers.openai_chat import OpenAIChat
 from tokenwire_server.providers.state import without_foreign_state
 from tokenwire_server.request import ChatRequest, Message, Text, Tool, ToolResult
-from tokenwire_server.rpc.codec import AnswerBuilder
+from tokenwire_server.rpc.answer import AnswerBuilder
 from tokenwire_server.rpc.parts import PartsParser
 
 DIALECT = OpenAIChat()

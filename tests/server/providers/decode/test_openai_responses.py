@@ -45,7 +45,7 @@ from tokenwire_server.providers.decode.openai_responses.parts import (
 from tokenwire_server.providers.openai_responses import OpenAIResponses
 from tokenwire_server.providers.state import without_foreign_state
 from tokenwire_server.request import ChatRequest, Message
-from tokenwire_server.rpc.codec import AnswerBuilder
+from tokenwire_server.rpc.answer import AnswerBuilder
 from tokenwire_server.rpc.parts import PartsParser
 
 TRANSCRIPTS = sorted(
