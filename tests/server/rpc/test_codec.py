@@ -4,6 +4,8 @@ from typing import get_args, get_origin
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tokenwire_server.events import (
     Citation,
@@ -25,7 +27,7 @@ from tokenwire_server.events import (
     Usage,
 )
 from tokenwire_server.rpc.answer import AnswerBuilder
-from tokenwire_server.rpc.codec import encode, to_proto
+from tokenwire_server.rpc.codec import MAX_SHORT_CHARS, encode, to_proto
 
 FINISHED = Finished(
     reason=FinishReason.STOP,
@@ -98,9 +100,10 @@ WITH_TEXT = {
 """Events with a text of any length."""
 
 
+@pytest.mark.parametrize("words", [1000, MAX_SHORT_CHARS // 2])
 @pytest.mark.parametrize("kind", WITH_TEXT)
-def test_encoding_an_entry_caches_nothing_in_its_text(kind):
-    text = "".join(["w\u8bcd"] * 1000)
+def test_encoding_an_entry_caches_nothing_in_its_text(kind, words):
+    text = "".join(["w\u8bcd"] * words)
     entry = WITH_TEXT[kind](text)
     before = getsizeof(text)
     encode(1, entry)
@@ -136,3 +139,47 @@ def test_every_field_of_every_event_is_encoded(kind, field):
     event = value(kind, 2)
     changed = msgspec.structs.replace(event, **{field.name: value(field.type, 3)})
     assert (to_proto(1, event) != to_proto(1, changed)) == (event != changed)
+
+
+SEQUENCES = (
+    st.integers(0, 300) | st.integers(128**2 - 300, 128**2 + 300) | st.integers(0, 2**63 - 1)
+)
+INDEXES = st.integers(0, 300) | st.integers(0, 2**31 - 1)
+TEXTS = st.text(max_size=9) | st.text("x\0\u00e9\u8bcd\U0001f600", max_size=MAX_SHORT_CHARS + 2)
+DELTAS = st.one_of(
+    st.builds(TextDelta, TEXTS, INDEXES),
+    st.builds(ToolCallDelta, INDEXES, TEXTS),
+    st.builds(
+        ReasoningDelta, TEXTS, INDEXES, st.sampled_from(["", "proof"]), st.sampled_from([b"", b"p"])
+    ),
+)
+
+
+@given(SEQUENCES, DELTAS)
+def test_a_delta_is_serialized_as_protobuf_serializes_it(sequence, delta):
+    assert encode(sequence, delta) == to_proto(sequence, delta).SerializeToString()
+
+
+def test_every_sequence_is_serialized_as_protobuf_serializes_it():
+    delta = TextDelta("x", 0)
+    for sequence in (*range(128**2 + 2), 128**3 - 1, 128**3, 2**63 - 1):
+        assert encode(sequence, delta) == to_proto(sequence, delta).SerializeToString()
+
+
+@pytest.mark.parametrize("char", ["x", "\0", "\u00e9", "\u8bcd", "\U0001f600"])
+@pytest.mark.parametrize("index", [0, 1, ord("x"), 127, 128, 2**31 - 1])
+def test_a_text_of_any_length_is_serialized_as_protobuf_serializes_it(index, char):
+    for length in range(MAX_SHORT_CHARS + 2):
+        text = char * length
+        for delta in (
+            TextDelta(text, index),
+            ReasoningDelta(text, index),
+            ToolCallDelta(index, text),
+        ):
+            assert encode(1, delta) == to_proto(1, delta).SerializeToString()
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x\udfff"])
+def test_half_a_surrogate_pair_is_refused(text):
+    with pytest.raises(UnicodeEncodeError):
+        encode(1, TextDelta(text, 0))
