@@ -20,7 +20,11 @@ class SilenceLimit:
     with the limit stays a cancellation.
     """
 
-    __slots__ = ("_before", "_fired", "_heard", "_loop", "_task", "_timer", "limit_s")
+    __slots__ = ("_before", "_fired", "_loop", "_task", "_timer", "heard_at", "limit_s")
+
+    heard_at: float
+    """When `heard` was called last; `math.inf` while the clock is stopped. Code that every token passes sets
+    it without these calls."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -29,7 +33,7 @@ class SilenceLimit:
 
     def heard(self, now: float, limit_s: float) -> None:
         """Record an event at `now`, a time of `time.monotonic`, and set the limit from now on."""
-        self._heard = now
+        self.heard_at = now
         if limit_s != self.limit_s:
             self.limit_s = limit_s
             if self._timer is not None:
@@ -38,7 +42,7 @@ class SilenceLimit:
 
     def pause(self) -> None:
         """Stop the clock."""
-        self._heard = math.inf
+        self.heard_at = math.inf
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -47,7 +51,7 @@ class SilenceLimit:
         self._task = task
         self._before = task.cancelling()
         self._loop = asyncio.get_running_loop()
-        self._heard = time.monotonic()
+        self.heard_at = time.monotonic()
         self._timer = self._loop.call_later(self.limit_s, self._check)
         return self
 
@@ -68,7 +72,7 @@ class SilenceLimit:
             raise TimeoutError(f"silent for {self.limit_s} s") from exc
 
     def _check(self) -> None:
-        left_s = self._heard + self.limit_s - time.monotonic()
+        left_s = self.heard_at + self.limit_s - time.monotonic()
         if left_s > 0:
             self._timer = self._loop.call_later(min(left_s, self.limit_s), self._check)
             return

@@ -15,7 +15,6 @@ from ..chats.violations import Violations
 from ..config import Limits
 from ..errors import AnswerTooLarge
 from ..request import ChatRequest, Delivery
-from ..streams.reader import Reader
 from ..telemetry.trace_context import receive_trace_context
 from ..tenants.caller import Caller
 from .answer import AnswerBuilder
@@ -59,7 +58,7 @@ class ChatService:
         async with chat:
             await _start(chat, context)
             with Writer(context, self._limits.reader_stall_s) as writer:
-                await _deliver(chat.reader, writer)
+                await writer.deliver(chat.reader)
 
     async def Chat(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: N802  # the RPC's name
         """Start a generation and return the whole answer.
@@ -123,7 +122,7 @@ class ChatService:
         ) as reader:
             with Writer(context, self._limits.reader_stall_s) as writer:
                 await begin(context, stream_id)
-                await _deliver(reader, writer)
+                await writer.deliver(reader)
 
     async def CancelStream(self, data: bytes, context: Context, caller: Caller) -> bytes:  # noqa: ARG002, N802
         """End a generation for all its readers, and return how it ended."""
@@ -173,17 +172,6 @@ def _deadline(context: Context) -> float | None:
 async def _start(chat: OpenChat, context: Context) -> None:
     """Send the initial metadata, which commits the RPC, and start the generation right after it."""
     await begin(context, chat.stream.id, chat.allowances, start=chat.start)
-
-
-async def _deliver(reader: Reader, writer: Writer) -> None:
-    """Write the events of a stream to its caller until it has finished. Raises the stream's error.
-
-    Every token takes this path.
-    """
-    while taken := await reader.take():
-        for sequence, event in taken:
-            await writer.send(sequence, event)
-            reader.delivered = sequence
 
 
 def _check_stream_id(stream_id: str, violations: Violations) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -12,7 +13,7 @@ import grpc.aio
 
 from ..deadline import SilenceLimit
 from ..errors import SlowReader
-from ..events import ReaderEvent
+from ..streams.reader import Reader
 from ..tenants.limits import Allowance
 from . import codec
 
@@ -115,11 +116,18 @@ class Writer:
         except TimeoutError as stalled:
             raise _stalled(self._stall_s) from stalled
 
-    async def send(self, sequence: int, event: ReaderEvent) -> None:
-        """Write one event. Return when the transport has accepted it. Raises PeerGone."""
-        self._stall.heard(time.monotonic(), self._stall_s)
-        try:
-            await self._context.write(codec.encode(sequence, event))
-        except grpc.aio.InternalError as error:
-            raise PeerGone from error
-        self._stall.pause()
+    async def deliver(self, reader: Reader) -> None:
+        """Write the events of a reader until its stream has finished. Every token takes this path.
+
+        A write returns when the transport has accepted it. Raises PeerGone, and the error of the stream.
+        """
+        write, stall, now = self._context.write, self._stall, time.monotonic
+        while taken := await reader.take():
+            for sequence, event in taken:
+                stall.heard_at = now()
+                try:
+                    await write(codec.encode(sequence, event))
+                except grpc.aio.InternalError as error:
+                    raise PeerGone from error
+                stall.heard_at = math.inf
+                reader.delivered = sequence

@@ -27,8 +27,10 @@ def merge(entries: Sequence[Event], after_sequence: int) -> list[Positioned]:
 
     If there are many entries, only the first are returned: call again with the last returned sequence.
     """
-    merged: list[Positioned] = []
     count = len(entries)
+    if count == 1:  # a reader that keeps up takes one token at a time
+        return [(after_sequence + 1, entries[0])]
+    merged: list[Positioned] = []
     first = 0
     merged_chars = 0
     is_full = False

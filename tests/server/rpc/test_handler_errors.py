@@ -66,19 +66,25 @@ async def test_the_caller_gets_only_the_id_of_an_internal_error_and_the_log_has_
     assert "CANARY" in str(record.exc_info[1])
 
 
+class EndlessReader:
+    """A reader that always has another event."""
+
+    delivered = 0
+
+    async def take(self):
+        return [(self.delivered + 1, TextDelta("x" * 100_000, 0))]
+
+
 async def test_a_caller_that_leaves_during_a_blocked_write_is_not_logged_as_an_error(
     serving, caplog
 ):
     ended = asyncio.Event()
-    sent = 0
+    reader = EndlessReader()
 
     async def handler(data, context, caller):
-        nonlocal sent
         try:
             with Writer(context, 30) as writer:
-                while True:
-                    await writer.send(sent + 1, TextDelta("x" * 100_000, 0))
-                    sent += 1
+                await writer.deliver(reader)
         finally:
             ended.set()
 
@@ -86,8 +92,8 @@ async def test_a_caller_that_leaves_during_a_blocked_write_is_not_logged_as_an_e
     call = channel.unary_stream("/test/Stream")(b"")
     await call.read()
     before = 0
-    while sent > before:
-        before = sent
+    while reader.delivered > before:
+        before = reader.delivered
         await asyncio.sleep(0.2)
     call.cancel()
     await asyncio.wait_for(ended.wait(), 5)
