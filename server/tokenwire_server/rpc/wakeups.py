@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-MAX_WAKEUPS = 64 * 1024
+MAX_WAKEUPS = 4096
 
 
-class _WakeupSocket(socket.socket):
-    def recv(self, bufsize: int, flags: int = 0) -> bytes:  # noqa: ARG002  # gRPC asks for one byte
-        return super().recv(MAX_WAKEUPS, flags)
+class _PipeEnd:
+    """One end of a pipe, with the methods of a socket that grpc.aio calls."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def setblocking(self, flag: bool) -> None:  # the signature of sockets
+        os.set_blocking(self._fd, flag)
+
+    def recv(self, bufsize: int) -> bytes:  # noqa: ARG002  # gRPC asks for one byte
+        return os.read(self._fd, MAX_WAKEUPS)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _pipe(*_arguments: Any, **_options: Any) -> tuple[_PipeEnd, _PipeEnd]:
+    reading, writing = os.pipe()
+    return _PipeEnd(reading), _PipeEnd(writing)
 
 
 @contextmanager
@@ -25,19 +48,20 @@ def drained_wakeups() -> Iterator[None]:
     them are read, one in each turn, and meanwhile no operation of any call finishes: with two providers
     that send as fast as they can, writes to all callers took 250 to 450 ms (grpcio 1.83).
 
+    The socket is replaced by a pipe, which takes 64 KiB. A byte also takes 1.2 us less CPU time than with a
+    socket.
+
     This is for a process with one event loop. With several, an operation of a closed loop stops the handling
     of the queue, which then waits for the next byte.
 
-    A version of gRPC that wakes its loop in another way creates no socket here, and nothing changes.
+    A version of gRPC that wakes its loop in another way creates no socket here, and nothing changes. On
+    Windows the loop cannot wait for a pipe.
     """
+    if sys.platform == "win32":
+        yield
+        return
     create = socket.socketpair
-
-    def socketpair(*arguments: Any, **options: Any) -> tuple[socket.socket, socket.socket]:
-        reading, writing = create(*arguments, **options)
-        family, kind, protocol = reading.family, reading.type, reading.proto
-        return _WakeupSocket(family, kind, protocol, fileno=reading.detach()), writing
-
-    socket.socketpair = socketpair
+    socket.socketpair = _pipe  # type: ignore[assignment]
     try:
         yield
     finally:
