@@ -192,6 +192,7 @@ def test_what_only_a_worker_finds_wrong_is_reported_once(tmp_path):
     env = {"OPENAI_API_KEY": "k", "TOKENWIRE_RESUME": "false"}
     path = tmp_path / "tokenwire.toml"
     path.write_text("[models.fast]\ntarget = 'nobody/x'")
-    result = completed("serve", "--workers", "2", "--config", path, env=env, cwd=tmp_path)
+    command = ("serve", "--workers", "2", "--listen", "127.0.0.1:0", "--config", path)
+    result = completed(*command, env=env, cwd=tmp_path)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
     assert "models.fast: 'nobody/x' is not provider/model" in result.stderr
