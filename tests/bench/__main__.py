@@ -17,6 +17,7 @@ from added import keyed, ledger, operated, shared
 from callers import Unmeasurable
 from client_cost import client_cost
 from content import content
+from hops import count_hops
 from http_edge import http_edge
 from lasting import lasting
 from measure import everything
@@ -28,7 +29,18 @@ from stream_cost import stream_cost
 
 MISSED, NOT_MEASURED = 1, 2
 ADDED = {"keyed": keyed, "ledger": ledger, "operated": operated, "shared": shared}
-PARTS = ("tokens", "streams", "lasting", *ADDED, "content", "edge", "replicas", "workers", "client")
+PARTS = (
+    "hops",
+    "tokens",
+    "streams",
+    "lasting",
+    *ADDED,
+    "content",
+    "edge",
+    "replicas",
+    "workers",
+    "client",
+)
 
 
 def main() -> int:
@@ -45,6 +57,8 @@ def main() -> int:
     processes = Processes(arguments.out / "logs", pin=arguments.pin, fork=arguments.tiny)
     try:
         parts = PARTS if arguments.part == "all" else (arguments.part,)
+        # They come first: without valgrind they fail at once.
+        hops = count_hops(plan.hop_tokens, say) if "hops" in parts else None
         tokens = everything(plan, processes, say) if "tokens" in parts else None
         opened = stream_cost(plan, processes, say) if "streams" in parts else None
         streams = lasting(plan, processes, say) if "lasting" in parts else None
@@ -60,11 +74,11 @@ def main() -> int:
     about = report.machine()
     bars = [
         bar
-        for results in (tokens, opened, streams, *added, filtered, edge, workers, two, client)
+        for results in (hops, tokens, opened, streams, *added, filtered, edge, workers, two, client)
         if results
         for bar in results.bars
     ]
-    parts_measured = (tokens, opened, streams, added, filtered, edge, workers, client)
+    parts_measured = (hops, tokens, opened, streams, added, filtered, edge, workers, client)
     report.save(arguments.out / "bench.json", about, bars, *parts_measured)
     if tokens and not arguments.tiny:
         import plot  # matplotlib takes a second to import
@@ -87,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
         "--part",
         choices=(*PARTS, "all"),
         default="all",
-        help="tokens: compared with the floor; streams: cost of a stream besides its tokens; lasting: resumed, shared and retained streams; keyed: "
+        help="hops: instructions of each step of a token's path, compared with budgets; "
+        "tokens: compared with the floor; streams: cost of a stream besides its tokens; "
+        "lasting: resumed, shared and retained streams; keyed: "
         "cost of keys and limits; ledger: cost of counting, pricing and recording; operated: cost of metrics, "
         "traces, logs and retries; shared: cost of logs in Redis; content: cost of content filters and JSON "
         "values; edge: the HTTP edge, compared with gRPC and "

@@ -73,6 +73,8 @@ class Plan(msgspec.Struct, frozen=True):
     short_streams: dict[int, int]
     """How many streams of one token are opened to measure one, by how many of them are opened at once."""
     short_stream_rounds: int
+    hop_tokens: int = 1000
+    """Tokens after which as many again are counted. The budgets are for the default."""
     resume_tokens: int = 10_000
 
     @property
@@ -177,6 +179,7 @@ TINY = Plan(
     client_imports=3,
     short_streams={1: 20, 20: 100},
     short_stream_rounds=1,
+    hop_tokens=100,
 )
 
 
@@ -226,3 +229,4 @@ EDGE_CPU_OF_LITELLM_LIMIT = 0.5
 WORKERS_SPEEDUP_LIMIT = 1.8
 CLIENT_IMPORT_RATIO_LIMIT = 1.3
 CLIENT_CPU_RATIO_LIMIT = 1.3
+HOP_LIMIT_OF_BUDGET = 1.05

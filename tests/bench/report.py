@@ -17,6 +17,7 @@ import readings
 from added import Added
 from client_cost import ClientCost
 from content import NAMES, Content
+from hops import Hops, hop_lines
 from http_edge import Edge
 from lasting import Lasting
 from measure import Results, ScenarioResult
@@ -48,6 +49,7 @@ def machine() -> dict[str, Any]:
 def text(
     about: dict[str, Any],
     bars: Sequence[Bar],
+    hops: Hops | None = None,
     tokens: Results | None = None,
     streams: StreamCost | None = None,
     lasting: Lasting | None = None,
@@ -63,6 +65,7 @@ def text(
         f"{about['cores']} cores of {about['cpu']}, {about['os']}",
         f"CPython {about['python']}, grpcio {about['grpcio']}, protobuf {about['protobuf']}",
         "",
+        *(hop_lines(hops) if hops else ()),
         *(_tokens(tokens) if tokens else ()),
         *(_streams(streams) if streams else ()),
         *(_lasting(lasting) if lasting else ()),
@@ -235,6 +238,7 @@ def _client(results: ClientCost) -> list[str]:
 def json(
     about: dict[str, Any],
     bars: Sequence[Bar],
+    hops: Hops | None,
     tokens: Results | None,
     streams: StreamCost | None,
     lasting: Lasting | None,
@@ -248,6 +252,7 @@ def json(
     whole = {
         "machine": about,
         "bars": [{**msgspec.to_builtins(bar), "met": bar.met} for bar in bars],
+        **({"hops": msgspec.to_builtins(hops)} if hops else {}),
         **(msgspec.to_builtins(tokens) if tokens else {}),
         **({"streams": msgspec.to_builtins(streams, str_keys=True)} if streams else {}),
         **({"lasting": msgspec.to_builtins(lasting)} if lasting else {}),
@@ -306,6 +311,7 @@ def save(
     path: Path,
     about: dict[str, Any],
     bars: Sequence[Bar],
+    hops: Hops | None,
     tokens: Results | None,
     streams: StreamCost | None,
     lasting: Lasting | None,
@@ -317,5 +323,5 @@ def save(
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(
-        json(about, bars, tokens, streams, lasting, added, content, edge, workers, client)
+        json(about, bars, hops, tokens, streams, lasting, added, content, edge, workers, client)
     )

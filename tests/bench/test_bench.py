@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from programs import required_program
 from server_process import Forked, stop
 
 MARGIN = 10
@@ -80,6 +81,18 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return measured("client", tmp_path_factory.mktemp("client"))
+
+
+def test_each_step_of_a_token_takes_about_the_instructions_of_its_budget(tmp_path):
+    required_program("valgrind")
+    measured("hops", tmp_path)
+    results = json.loads((tmp_path / "bench.json").read_bytes())
+    counted, budgets = results["hops"]["instructions"], results["hops"]["budgets"]
+    assert min(counted.values()) > 0
+    # There are no budgets for other versions of Python.
+    assert not budgets or counted.keys() == budgets.keys()
+    for bar in results["bars"]:
+        assert bar["measured"] <= bar["limit"] * MARGIN, bar["key"]
 
 
 def test_the_cpu_per_token_is_a_small_multiple_of_the_floor(figures):
