@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from .automaton import Automaton
 from .filter import Filter
 from .folding import Folding
 from .matcher import (
@@ -16,7 +17,6 @@ from .matcher import (
     compiled,
 )
 from .nodes import Node
-from .outcomes import NO_OUTCOMES, Outcomes
 from .ready_made import READY_MADE, Check
 from .rules import DEFAULT_MAX_MATCH_CHARS, MAX_MATCH_CHARS, MAX_RULES, Rule, RuleError
 from .syntax import PatternError, parse
@@ -36,6 +36,7 @@ class CompiledFilter:
         owners: Sequence[Rule],
         places: Sequence[str],
         matcher: Matcher | None,
+        automaton: Automaton | None,
         folding: Folding,
         max_match_chars: int,
     ) -> None:
@@ -46,7 +47,7 @@ class CompiledFilter:
         self._matcher = matcher
         self._folding = folding
         self._repeat_rules = tuple(rule for rule in rules if rule.max_repeats is not None)
-        self.outcomes = NO_OUTCOMES if matcher is None or self._repeat_rules else Outcomes()
+        self.automaton = automaton
 
     def new(self) -> Filter:
         return Filter(
@@ -56,7 +57,7 @@ class CompiledFilter:
             self._folding,
             self.max_match_chars,
             self._repeat_rules,
-            self.outcomes,
+            self.automaton,
         )
 
 
@@ -99,7 +100,10 @@ def compile_rules(
         matcher = Matcher(patterns, max_match_chars) if patterns else None
     except TooLarge as error:
         raise ValueError(f"all rules together: {error}") from error
-    return CompiledFilter(rules, owners, places, matcher, folding, max_match_chars)
+    automaton = None
+    if matcher is not None and all(rule.max_repeats is None for rule in rules):
+        automaton = Automaton([pattern.node for pattern in patterns], folding, max_match_chars)
+    return CompiledFilter(rules, owners, places, matcher, automaton, folding, max_match_chars)
 
 
 def _check_fields(rule: Rule) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from .folding import FoldedText, Folding, last_character
+from .automaton import UNKNOWN, Automaton, Outcome
+from .folding import FoldedText, Folding
 from .matcher import Matcher
-from .outcomes import NO_OUTCOMES, Outcome, Outcomes, boundary
+from .program import kind_of
 from .repeats import CHECK_CHARS, RepeatCounter
 from .rules import Rule
 
@@ -36,17 +37,18 @@ class Filter:
     """
 
     __slots__ = (
-        "_before",
+        "_automaton",
         "_context",
         "_folding",
         "_ignored",
         "_matcher",
         "_max_chars",
-        "_outcomes",
         "_owners",
+        "_passed",
         "_places",
         "_position",
         "_repeats",
+        "_state",
         "findings",
         "held",
         "is_blocked",
@@ -60,10 +62,11 @@ class Filter:
         folding: Folding,
         max_chars: int,
         repeat_rules: Sequence[Rule],
-        outcomes: Outcomes,
+        automaton: Automaton | None,
     ) -> None:
         self._matcher = matcher
-        self._outcomes = outcomes
+        self._automaton = automaton
+        self._state = UNKNOWN
         self._owners = owners
         self._places = places
         self._folding = folding
@@ -71,8 +74,8 @@ class Filter:
         self._repeats = _Repeats(repeat_rules) if repeat_rules else None
         self.held = ""
         """The text that is held back."""
-        self._context = b""  # the last character before `held`, folded
-        self._before = boundary(b"")
+        self._context = b""  # the last character before `held`, folded, if nothing is in `_passed`
+        self._passed = ""  # the last text that passed without a search
         self._ignored = 0  # characters that are ignored directly before `held`
         self._position = 0  # characters before `held`
         self.is_blocked = False
@@ -90,11 +93,25 @@ class Filter:
 
     def feed(self, text: str) -> str:
         """Continue with the next piece; return what may be shown now."""
-        original = self.held + text
-        outcome = self._outcomes.get(self._before + original)
+        outcome = self._state.get(text)
         if outcome is None:
-            return self._search(text, original)
-        return self._apply(original, *outcome)
+            outcome = self._outcome(text)
+            if outcome is None:
+                return self._feed(text)
+        state, passed, rest = outcome
+        if passed is None:
+            if len(self.held) + len(rest) > self._max_chars:
+                return self._feed(text)
+            self.held += rest
+            self._state = state
+            return ""
+        shown = self.held + passed
+        self.held = rest
+        self._state = state
+        if shown:
+            self._position += len(shown)
+            self._passed = shown
+        return shown
 
     def finish(self) -> str:
         """End the text; return the rest of what may be shown."""
@@ -108,37 +125,24 @@ class Filter:
         """
         return self._decide("", is_last=True)
 
-    def _search(self, text: str, original: str) -> str:
-        """Continue with a piece whose outcome is not known. Keep it if no match is complete."""
-        matcher = self._matcher
-        if (
-            matcher is None
-            or self._outcomes is NO_OUTCOMES
-            or len(text) > MAX_STEP_CHARS
-            or not original.isascii()
-        ):
-            return self._feed(text)
-        context = self._context
-        data = context + original.encode()
-        start, end = len(context), len(data)
-        first = matcher.undecided(data, start, end)
-        if first < 0 or end - first > self._max_chars:
-            return self._feed(text)
-        context = last_character(data, first)
-        outcome = Outcome(first - start, context, boundary(context))
-        self._outcomes.keep(self._before + original, outcome)
-        return self._apply(original, *outcome)
+    def _outcome(self, text: str) -> Outcome | None:
+        """Return the outcome of a piece that has not come before in this state. None: search it."""
+        automaton = self._automaton
+        if automaton is None:
+            return None
+        if self._state is UNKNOWN:
+            self._find_context()
+            self._state = automaton.state(kind_of(self._context), self.held)
+            if self._state is UNKNOWN:
+                return None
+        return automaton.outcome(self._state, text)
 
-    def _apply(self, original: str, shown_chars: int, context: bytes, before: str) -> str:
-        if not shown_chars:
-            self.held = original
-            return ""
-        self._position += shown_chars
-        self._context = context
-        self._before = before
-        self._ignored = 0
-        self.held = original[shown_chars:]
-        return original[:shown_chars]
+    def _find_context(self) -> None:
+        """Set the context from the text that passed without a search."""
+        if self._passed:
+            self._context = self._folding.character(self._passed[-1]).encode()
+            self._ignored = 0
+            self._passed = ""
 
     def _feed(self, text: str) -> str:
         if self._repeats is not None:
@@ -172,6 +176,8 @@ class Filter:
         if matcher is None:
             self._position += len(piece)
             return piece
+        self._state = UNKNOWN
+        self._find_context()
         original = self.held + piece
         text = FoldedText(self._context, self._ignored, original, self._folding)
         first = -1 if is_last else matcher.undecided(text.data, text.start, len(text.data))
@@ -190,7 +196,7 @@ class Filter:
             if rule.action == "block":
                 shown.append(original[done:start])
                 self.is_blocked = True
-                self._outcomes = NO_OUTCOMES
+                self._automaton = None
                 self.held = ""
                 return "".join(shown)
             if rule.action == "redact":
@@ -209,7 +215,6 @@ class Filter:
         self.held = original[decided:]
         self._position += decided
         self._context = text.last_character(decided)
-        self._before = boundary(self._context)
         self._ignored = text.ignored_before(decided)
 
     def _decided(self, text: FoldedText, done: int, is_last: bool) -> int:
