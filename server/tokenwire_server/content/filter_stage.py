@@ -49,6 +49,27 @@ class FilterStage:
     Log probabilities of the text are dropped, because they contain it.
     """
 
+    __slots__ = (
+        "_blocks",
+        "_compiled",
+        "_count",
+        "_current",
+        "_has_arguments",
+        "_has_changed_call",
+        "_has_reasoning",
+        "_has_text",
+        "_has_valid_call",
+        "_held",
+        "_is_reasoning_changed",
+        "_last_index",
+        "action",
+        "end",
+        "failure",
+        "hold_s",
+        "is_holding",
+        "name",
+    )
+
     def __init__(self, chosen: ConfiguredFilter) -> None:
         config = chosen.config
         self.name = chosen.name

@@ -115,13 +115,10 @@ class Stages:
     @property
     def is_holding(self) -> bool:
         """Whether a stage holds anything now."""
-        for stage in self._holding:  # noqa: SIM110  # each token comes here, and `any` takes 0.2 us
-            if stage.is_holding:
-                return True
-        return False
+        return any(stage.is_holding for stage in self._holding)
 
-    def append(self, entry: AnswerEntry) -> None:
-        """Pass an entry of the answer."""
+    def append(self, entry: AnswerEntry) -> bool:
+        """Pass an entry of the answer. Return whether a stage holds anything now, like `is_holding`."""
         entries: Sequence[AnswerEntry] = (entry,)
         for stage in self._stages:
             entries = stage.feed(entries)
@@ -129,6 +126,10 @@ class Stages:
                 self.end = self.end or stage.end
         for each in entries:
             self._append(each)
+        for holding in self._holding:  # noqa: SIM110  # each token comes here, and `any` takes 0.2 us
+            if holding.is_holding:
+                return True
+        return False
 
     def release(self, pause_s: float = math.inf) -> None:
         """Pass what stages hold whose longest pause is not longer than `pause_s`."""

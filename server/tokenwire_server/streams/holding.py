@@ -52,12 +52,10 @@ class HoldTimer:
 
     def append(self, entry: AnswerEntry) -> None:
         """Pass an entry of the answer."""
-        stages = self._stages
-        stages.append(entry)
-        if stages.is_holding:
+        if self._stages.append(entry):
             self._appended_at = time.monotonic()
             if self._timer is None:
-                self._set(stages.shortest_hold_s)
+                self._set(self._stages.shortest_hold_s)
 
     def resume(self) -> None:
         """Set the timer again after `close`: nothing was read in the meantime."""

@@ -126,14 +126,28 @@ def test_the_number_of_outcomes_is_bounded():
 
 
 def test_the_number_of_steps_is_bounded(monkeypatch):
-    monkeypatch.setattr(automaton, "MAX_STEPS", 50)
+    monkeypatch.setattr(automaton, "MAX_SIZE", 50)
     deciding = automaton_of("ab")
     state = deciding.state("^", "")
     for number in range(200):
         assert deciding.outcome(state, chr(0x4E00 + number))
         assert len(state.steps) <= 50
         state = deciding.state("^", "")
-        assert len(state.loops) <= 50
+
+
+def test_the_threads_of_all_states_count(monkeypatch):
+    monkeypatch.setattr(automaton, "MAX_SIZE", 50)
+    deciding = automaton_of("a[ab]{20}c")
+    state = deciding.state("^", "")
+    states = []
+    for _ in range(20):
+        states.append(state)
+        state, *_ = deciding.outcome(state, "a")
+    assert state.later
+    kept = [each for each in states if each.steps]
+    assert (
+        1 < sum(len(each.first) + len(each.later) for each in kept) <= 50 + 20
+    )  # those of the last one
 
 
 def test_a_state_with_many_threads_is_left_to_the_search(monkeypatch):
@@ -148,7 +162,7 @@ def test_a_stream_continues_after_all_states_were_dropped(monkeypatch):
     filters = compiled("ab[0-9]")
     filter_ = filters.new()
     assert (filter_.feed("-a"), filter_.held) == ("-", "a")
-    monkeypatch.setattr(automaton, "MAX_STEPS", 1)
+    monkeypatch.setattr(automaton, "MAX_SIZE", 1)
     other = filters.new()
     for char in "xyz":
         other.feed(char)

@@ -25,8 +25,9 @@ MAX_HELD_CHARS = 64
 MAX_OUTCOMES = 512
 """Maximum number of outcomes of one automaton: those of the pieces that come first. They take about 0.2 MB.
 More of them cost more than they save: they are not in the processor's cache when they are needed."""
-MAX_STEPS = 20_000
-"""Maximum number of steps between states. When there are more, all are dropped. They take about 3 MB."""
+MAX_SIZE = 20_000
+"""Maximum number of steps between states, and of threads in all states. When there are more, all are dropped.
+They take about 3 MB."""
 MAX_THREADS = 200
 """Maximum size of a state."""
 _WITHOUT_DIGITS = re.compile(r"\D+")
@@ -52,7 +53,7 @@ class State(dict[str, "Outcome"]):
         self.steps: dict[str, Step] = {}
         """By the next character."""
         self.loops = ""
-        """Characters that do not change the state."""
+        """Letters of ASCII that do not change the state."""
 
     def drop(self) -> None:
         """Drop what can be found again."""
@@ -81,7 +82,7 @@ class Automaton:
         self._folding = folding
         self._max_chars = min(MAX_CHARS, max_match_chars)
         self._states: dict[tuple[str, Threads, Threads], State] = {}
-        self._step_count = self._outcome_count = 0
+        self._size = self._outcome_count = 0
 
     def state(self, before: str, held: str) -> State:
         """Return the state after a text that is held, or UNKNOWN.
@@ -135,11 +136,11 @@ class Automaton:
 
     def _learn(self, state: State, character: str) -> Step:
         """Find out a step, and remember it."""
-        if self._step_count >= MAX_STEPS:
+        if self._size >= MAX_SIZE:
             self._drop()
-        self._step_count += 1
+        self._size += 1
         step = state.steps[character] = self._step(state, character)
-        if step[0] is state and not step[1]:
+        if step[0] is state and not step[1] and character.isascii() and character.isalpha():
             state.loops += character
         return step
 
@@ -169,6 +170,7 @@ class Automaton:
         key = before, first, later
         state = self._states.get(key)
         if state is None:
+            self._size += len(first) + len(later)
             state = self._states[key] = State(*key)
         return state
 
@@ -177,4 +179,4 @@ class Automaton:
         for state in self._states.values():
             state.drop()
         self._states.clear()
-        self._step_count = self._outcome_count = 0
+        self._size = self._outcome_count = 0
