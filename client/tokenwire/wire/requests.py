@@ -252,6 +252,11 @@ def build_resume(
     Raises:
         TypeError, ValueError: the arguments are not a valid ResumeStreamRequest.
     """
+    if not isinstance(stream_id, str):
+        raise TypeError(
+            f"stream_id must be a str, not {type(stream_id).__name__}; "
+            "pass a cursor as resume(*cursor)"
+        )
     return ResumeStreamRequest(
         stream_id=stream_id,
         after_sequence=after_sequence,

@@ -17,6 +17,7 @@ HINTS: Mapping[str, str] = {
     "input": "use messages, the second argument",
     "instructions": "begin the messages with tokenwire.system(...)",
     "json_schema": "use response_format=json_format(name, schema), or a class",
+    "max_cost": "use max_cost_microusd",
     "max_completion_tokens": "use max_output_tokens",
     "max_new_tokens": "use max_output_tokens",
     "max_tokens": "use max_output_tokens",

@@ -236,6 +236,8 @@ def test_a_resume_request_has_delivery_options():
     assert request.delivery.heartbeat_interval.seconds == 3
     with pytest.raises(ValueError, match="range"):
         build_resume("st_1", 2**63, None)
+    with pytest.raises(TypeError, match=r"not tuple; pass a cursor as resume\(\*cursor\)"):
+        build_resume(("st_1", 7), 0, None)
 
 
 def test_a_schema_is_sent_without_needless_characters():

@@ -33,6 +33,7 @@ class RepeatedEvent:
         An event like the template whose text is escaped is not new.
         """
         if self._attempts >= MAX_ATTEMPTS:
+            self._prefix = b""  # no more events are compared with it
             return False
         prefix = self._prefix
         return not prefix or not (data.startswith(prefix) and data.endswith(self._suffix))
