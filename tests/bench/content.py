@@ -79,6 +79,9 @@ def content(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Con
             simulator, name="absent-server", settings=_settings(FILTERS["absent"])
         ) as absent,
         processes.server(
+            simulator, name="varied-server", settings=_settings(FILTERS["twenty"])
+        ) as varied_twenty,
+        processes.server(
             simulator, name="values-server", settings=_answering(json_tokens, scenario, simulator)
         ) as values,
     ):
@@ -88,7 +91,7 @@ def content(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Con
             "absent": absent,
             "values": values,
             "varied": without,
-            "varied twenty": twenty,
+            "varied twenty": varied_twenty,
         }
 
         def one(name: str, number: int) -> StreamsResult:

@@ -1,4 +1,4 @@
-"""The CPU of a stream besides its tokens: opening, admitting, recording and closing it.
+"""The CPU of a stream besides its tokens: opening, admitting and closing it, without usage records.
 
 Each stream has one token. From the server's CPU, that of the request to the provider is subtracted: what a bare
 aiohttp client in the load process needs for the same answer. What remains includes the work of gRPC, which the

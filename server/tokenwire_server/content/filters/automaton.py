@@ -4,19 +4,19 @@ A search of RE2 takes 0.6 us, and several times as long in a server, because goo
 interpreter lock and other threads run. Here, a piece that has come before takes one look-up, and another one
 a few.
 
-The states are made when a text first reaches them. They contain no text, only which patterns may have begun.
-The automaton does not decide everything. RE2 searches if a match is complete, and in the rare case that the
-first of several matches which may have begun turns out not to be one.
+The states are made when a text first reaches them. A state is which patterns may have begun, and also has the
+outcomes of short pieces without digits.
+
+The automaton does not decide everything. RE2 searches text that is not ASCII, and if a match is complete. It
+also searches in the rare case that the first of several matches which may have begun turns out not to be one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from .folding import Folding
-from .nodes import Node
-from .program import Program, Threads, kind_of
+from .program import MAX_THREADS, Program, Threads, kind_of
 
 MAX_CHARS = 24
 """Maximum length of a piece that is not searched."""
@@ -28,8 +28,8 @@ More of them cost more than they save: they are not in the processor's cache whe
 MAX_SIZE = 20_000
 """Maximum number of steps between states, and of threads in all states. When there are more, all are dropped.
 They take about 3 MB."""
-MAX_THREADS = 200
-"""Maximum size of a state."""
+MAX_INSTRUCTIONS = 500
+"""Maximum size of the program of a filter that has an automaton. To find out a step takes up to 3 ms then."""
 _WITHOUT_DIGITS = re.compile(r"\D+")
 _NONE: Threads = frozenset()
 
@@ -77,8 +77,8 @@ UNKNOWN = State()
 class Automaton:
     """The automaton of one filter. Shared by all streams, and by all tenants of the filter."""
 
-    def __init__(self, nodes: Sequence[Node], folding: Folding, max_match_chars: int) -> None:
-        self._program = Program(nodes)
+    def __init__(self, program: Program, folding: Folding, max_match_chars: int) -> None:
+        self._program = program
         self._folding = folding
         self._max_chars = min(MAX_CHARS, max_match_chars)
         self._states: dict[tuple[str, Threads, Threads], State] = {}
@@ -115,15 +115,15 @@ class Automaton:
     def _walk(self, state: State, text: str) -> tuple[State, int]:
         """Return the state after a text, and which of its characters begins the first match; -1: none does.
 
-        At most one step is made that is not known yet, because it takes as long as several searches.
+        At most one step is made that is not known yet, because it takes longer than a search.
         """
         begin, position, size = -1, 0, len(text)
         is_known = True
         while position < size:
             step = state.steps.get(text[position])
             if step is None:
-                if not is_known or state is UNKNOWN:
-                    return UNKNOWN, -1
+                if not is_known or state is UNKNOWN or not text[position].isascii():
+                    return UNKNOWN, -1  # of other characters, there are too many to remember
                 is_known = False
                 step = self._learn(state, text[position])
             state, is_new = step
@@ -140,7 +140,7 @@ class Automaton:
             self._drop()
         self._size += 1
         step = state.steps[character] = self._step(state, character)
-        if step[0] is state and not step[1] and character.isascii() and character.isalpha():
+        if step[0] is state and not step[1] and character.isalpha():
             state.loops += character
         return step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .automaton import Automaton
+from .automaton import MAX_INSTRUCTIONS, Automaton
 from .filter import Filter
 from .folding import Folding
 from .matcher import (
@@ -17,6 +17,7 @@ from .matcher import (
     compiled,
 )
 from .nodes import Node
+from .program import Program
 from .ready_made import READY_MADE, Check
 from .rules import DEFAULT_MAX_MATCH_CHARS, MAX_MATCH_CHARS, MAX_RULES, Rule, RuleError
 from .syntax import PatternError, parse
@@ -102,7 +103,9 @@ def compile_rules(
         raise ValueError(f"all rules together: {error}") from error
     automaton = None
     if matcher is not None and all(rule.max_repeats is None for rule in rules):
-        automaton = Automaton([pattern.node for pattern in patterns], folding, max_match_chars)
+        program = Program([pattern.node for pattern in patterns])
+        if len(program) <= MAX_INSTRUCTIONS:
+            automaton = Automaton(program, folding, max_match_chars)
     return CompiledFilter(rules, owners, places, matcher, automaton, folding, max_match_chars)
 
 

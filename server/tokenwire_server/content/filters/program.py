@@ -18,6 +18,9 @@ START_OF_TEXT, NEW_LINE, WORD, OTHER = "^", "\n", "w", "."
 
 Threads = frozenset[int]
 
+MAX_THREADS = 32
+"""Maximum number of threads that are advanced together. A state of most patterns has fewer than 5."""
+
 _END = 0
 """The instruction at the end of each pattern."""
 
@@ -40,10 +43,15 @@ class Program:
         self._sources: dict[str, frozenset[str]] = {}
         """Which sources match a character."""
 
+    def __len__(self) -> int:
+        """Return the number of instructions."""
+        return len(self._instructions)
+
     def advance(self, threads: Threads, before: str, character: str) -> Threads | None:
-        """Return the threads after a folded character. None: a match is complete.
+        """Return the threads after a folded character. None: a match is complete, or there are too many.
 
         `before` is the kind of the character before it. Threads that no text can complete are not returned.
+        Takes time proportional to `MAX_THREADS` and the number of instructions.
         """
         kind = kind_of(character.encode())
         sources = self._sources_of(character)
@@ -54,6 +62,8 @@ class Program:
             node, after = self._instructions[number]
             if isinstance(node, Character) and node.source in sources:
                 following.update(after)
+        if len(following) > MAX_THREADS:
+            return None
         alive = set()
         for thread in following:
             reached = set(self._reached((thread,), kind, None))
