@@ -57,6 +57,7 @@ class PushReader(StreamReader):
             return super().feed_data(data, size)
         protocol.push_room_bytes -= len(data)
         self.total_bytes += len(data)
+        self._cursor += len(data)  # otherwise the ends of later chunks are never dropped
         try:
             goes_on = receive(data)
         except Exception as error:  # noqa: BLE001  # `push` raises it
@@ -68,6 +69,8 @@ class PushReader(StreamReader):
 
     def _wake(self, waiter: asyncio.Future[None], error: Exception | None = None) -> None:
         self._waiter = None
+        if waiter.done():
+            return
         if error is None:
             waiter.set_result(None)
         else:

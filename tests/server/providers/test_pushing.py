@@ -137,3 +137,17 @@ async def test_a_compressed_body_is_not_pushed(protocol):
     body, got = await begun(protocol, encoding="gzip"), []
     await body.push(got.append)
     assert got == []
+
+
+async def test_chunks_that_are_read_after_many_were_pushed_do_not_count_as_unread(protocol):
+    body, got = await begun(protocol), []
+    task = await pushing(body, lambda data: got.append(data) is None)
+    for _ in range(5000):
+        protocol.data_received(chunk(b"a"))
+    task.cancel()
+    await asyncio.wait((task,))
+    for _ in range(5000):
+        protocol.data_received(chunk(b"b"))
+        got.append(await body.read())
+    assert b"".join(got) == b"a" * 5000 + b"b" * 5000
+    assert not protocol._reading_paused
