@@ -45,7 +45,8 @@ def moderation_client(
 class _Transport(httpx2.AsyncBaseTransport):
     """Sends the requests of one service, with the configured headers.
 
-    Of the other headers only _SENT_HEADERS are sent. Without `sends_key` the SDK's `Authorization` is not.
+    Of the other headers only _SENT_HEADERS are sent. Without `sends_key` the SDK's `Authorization` header is
+    not sent.
     """
 
     def __init__(

@@ -116,8 +116,8 @@ class Upstream(Protocol):
         """Pass the deltas of each arrival to `take` as it arrives: without the switch to a task that `read`
         needs. `take` must not block.
 
-        Returns when `take` returns False or the answer has ended, and when `read` must be called because
-        other than a few deltas arrive. Perhaps it returns at once. Raises what `take` raises.
+        Returns when `take` returns False or the answer has ended, and when `read` must be called when
+        more than a few deltas arrive at once. It may return immediately. Raises what `take` raises.
         """
         ...
 

@@ -74,7 +74,7 @@ class Connections:
     def __init__(self, *, connect_s: float) -> None:
         self._connect_s = connect_s
         self.backlog = Backlog()
-        """That of all answers."""
+        """The backlog shared by all answers."""
         self._session = aiohttp.ClientSession(
             connector=BoundedConnector(
                 limit=0,

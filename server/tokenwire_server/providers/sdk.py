@@ -45,8 +45,9 @@ def sdk_client(
 ) -> SdkClient:
     """Return an SDK client with this key and no other identity. It cannot send requests.
 
-    `is_own_key`: it is a tenant's. The headers are set after the construction, which adds those of the
-    variables OPENAI_CUSTOM_HEADERS and ANTHROPIC_CUSTOM_HEADERS: an `Authorization` there replaces the key.
+    `is_own_key`: the key belongs to a tenant. The headers are set after the construction, which adds those
+    of the variables OPENAI_CUSTOM_HEADERS and ANTHROPIC_CUSTOM_HEADERS: an `Authorization` there replaces
+    the key.
     """
     client: SdkClient
     headers = {"User-Agent": _USER_AGENT}

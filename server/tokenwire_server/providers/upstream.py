@@ -289,7 +289,7 @@ class HttpUpstream:
         return take is not None and take(deltas) and self.end is None
 
     def _open(self, opening: Opening, data: bytes) -> list[Delta]:
-        """Decode the next bytes as long as the body may be no event stream."""
+        """Decode the next bytes until the body is known to be an event stream."""
         opening.add(data)
         if opening.kind == "stream":
             self._opening = None

@@ -12,6 +12,9 @@ from ..events import NO_USAGE, Delta, ReasoningDelta, TextDelta, Timings, ToolCa
 from ..pricing.estimate import Estimate
 from ..pricing.tokens import OutputCount
 
+TOGETHER_S = 0.0001
+"""Deltas with a shorter gap arrived together. The chunks of one segment are decoded one after the other, 10 to
+20 us apart."""
 _BUCKETS_PER_E_FOLD = 20  # a bucket spans 5 %: its middle is within 2.5 % of every gap in it
 
 
@@ -56,6 +59,7 @@ class Meter:
 
     __slots__ = (
         "_arrivals",
+        "_counted",
         "_estimate",
         "_first",
         "_first_text",
@@ -73,7 +77,7 @@ class Meter:
         self._estimate = estimate
         self._first: float | None = None
         self._first_text: float | None = None
-        self._last = started
+        self._last = self._counted = started
         self._output = OutputCount(estimate.counter)  # since the latest reported figures
         self._reported_tokens = 0
         self.chars = 0
@@ -89,14 +93,16 @@ class Meter:
 
     def arrived(self, deltas: Sequence[Delta], now: float) -> None:
         """Count deltas that arrived together at `now`."""
+        gap_s = now - self._counted
         if self._first is None:
-            self._first = now
-        else:
-            gap_us = (now - self._last) * 1e6
-            bucket = int(math.log(gap_us) * _BUCKETS_PER_E_FOLD) if gap_us > 1 else 0
+            self._first = self._counted = now
+            self._arrivals = 1
+        elif gap_s >= TOGETHER_S:
+            bucket = int(math.log(gap_s * 1e6) * _BUCKETS_PER_E_FOLD)
             self._gaps[bucket] = self._gaps.get(bucket, 0) + 1
+            self._counted = now
+            self._arrivals += 1
         self._last = now
-        self._arrivals += 1
         for delta in deltas:
             if isinstance(delta, TextDelta):
                 text = delta.text

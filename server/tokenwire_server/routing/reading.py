@@ -112,7 +112,7 @@ class AnswerReading:
         self._last: Sequence[Delta] = ()
         """The deltas that arrived last."""
         self._is_passed = True
-        """Whether `append` has got them."""
+        """Whether they were passed to `append`."""
         self._needs_task = False
         """Whether `run` has something to do after them."""
 

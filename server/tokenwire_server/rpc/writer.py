@@ -48,13 +48,13 @@ async def begin(
         if start is not None:
             start()  # the event loop runs tasks in the order in which they were created
         await asyncio.shield(sending)
-    except asyncio.CancelledError:
+    except grpc.aio.InternalError as error:
+        raise PeerGone from error
+    except BaseException:
         # If it were interrupted, gRPC would send it again with the status, which then never arrives.
         await asyncio.wait((sending,))
         sending.exception()
         raise
-    except grpc.aio.InternalError as error:
-        raise PeerGone from error
 
 
 def _limit_metadata(allowances: Sequence[Allowance]) -> Iterator[tuple[str, str]]:

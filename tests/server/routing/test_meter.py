@@ -20,12 +20,12 @@ from tokenwire_server.pricing.prices import Prices
 from tokenwire_server.pricing.tariff import Tariff
 from tokenwire_server.pricing.tokens import Characters, TokenCounter
 from tokenwire_server.request import ChatRequest, Message, Text
-from tokenwire_server.routing.meter import Meter
+from tokenwire_server.routing.meter import TOGETHER_S, Meter
 
 TEN_TOKENS = rough_estimate(ChatRequest(model="m", messages=(Message("user", (Text("x" * 40),)),)))
 
 
-@given(st.lists(st.floats(0.00001, 10), min_size=1, max_size=300))
+@given(st.lists(st.floats(1.01 * TOGETHER_S, 10), min_size=1, max_size=300))
 def test_gap_percentiles_are_within_five_percent(gaps):
     meter = Meter(0.0, TEN_TOKENS)
     at = 1.0
@@ -38,6 +38,15 @@ def test_gap_percentiles_are_within_five_percent(gaps):
     for quantile, measured in ((0.5, timings.itl_p50_s), (0.99, timings.itl_p99_s)):
         true = ordered[max(0, -(-int(quantile * 100) * len(ordered) // 100) - 1)]
         assert abs(measured - true) <= 0.05 * true + 2e-6
+
+
+def test_chunks_of_one_segment_arrived_together():
+    meter = Meter(0.0, TEN_TOKENS)
+    for segment in range(11):
+        for chunk in range(5):
+            meter.arrived([TextDelta("a", 0)], 1.0 + segment * 0.1 + chunk * 0.00001)
+    timings = meter.timings(3.0, Usage(1, 55))
+    assert timings.itl_p50_s == pytest.approx(0.1, rel=0.03)
 
 
 def test_no_token_no_ttft_and_no_rate():

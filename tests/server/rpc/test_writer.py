@@ -31,3 +31,19 @@ async def test_a_handler_that_is_cancelled_as_its_caller_leaves_logs_nothing(cap
     del beginning
     gc.collect()
     assert not caplog.records
+
+
+async def test_the_metadata_is_sent_completely_if_the_generation_cannot_be_started():
+    sent = []
+
+    class Peer:
+        async def send_initial_metadata(self, metadata):
+            await asyncio.sleep(0)
+            sent.append(metadata)
+
+    def start():
+        raise RuntimeError("the server is stopping")
+
+    with pytest.raises(RuntimeError, match="stopping"):
+        await begin(Peer(), "0" * 32, start=start)
+    assert len(sent) == 1

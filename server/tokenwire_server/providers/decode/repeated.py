@@ -2,7 +2,8 @@
 
 Decoding the JSON of an event takes longer than all other work of a decoder. In most answers, the bytes around
 the text are the same in each event. So these bytes are compared with those of an earlier event, and only the
-text between them is read. Events of Responses are numbered: to skip the number takes as long as to decode.
+text between them is read. Events of Responses are numbered: skipping the number would take as long as
+decoding the event.
 """
 
 from __future__ import annotations
