@@ -13,8 +13,8 @@ from ..pricing.estimate import Estimate
 from ..pricing.tokens import OutputCount
 
 TOGETHER_S = 0.0001
-"""Deltas with a shorter gap arrived together. The chunks of one segment are decoded one after the other, 10 to
-20 us apart."""
+"""Deltas with a shorter gap arrived together. The chunks of one segment are decoded one after the other,
+10 to 20 us apart."""
 _BUCKETS_PER_E_FOLD = 20  # a bucket spans 5 %: its middle is within 2.5 % of every gap in it
 
 
