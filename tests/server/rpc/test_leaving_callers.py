@@ -111,7 +111,7 @@ async def server():
         limits, providers = Limits(), known_providers(environ)
         registry = await stack.enter_async_context(ProviderRegistry(providers, limits, environ))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        books, tokenizers = Kept(), Tokenizers()
+        records, tokenizers = Kept(), Tokenizers()
         await tokenizers.load()
         limiter, spend = MemoryLimiter({"acme": LIMITS}), SpendLimiter({"acme": LIMITS})
         estimator = Estimator(PriceBook(models, providers), tokenizers, providers, limits)
@@ -122,12 +122,12 @@ async def server():
             limiter=limiter,
             spend=spend,
             estimator=estimator,
-            observers=(UsageRecorder(books),),
+            observers=(UsageRecorder(records),),
         )
         yield SimpleNamespace(
             service=ChatService(chats, limits),
             streams=streams,
-            books=books,
+            records=records,
             limiter=limiter,
             spend=spend,
         )
@@ -150,7 +150,7 @@ async def test_an_open_stream_does_not_keep_the_bytes_of_its_request(server, rpc
     task = asyncio.create_task(method.stream_stream(None, call))
     async with asyncio.timeout(5):
         await Request.freed.wait()
-        while not server.books.open:
+        while not server.records.open:
             await asyncio.sleep(0.001)
     assert not task.done()
     task.cancel()
@@ -196,12 +196,12 @@ async def test_a_caller_that_leaves_at_any_step_leaves_nothing_reserved(
     ended = False
     for steps in [*range(60), *range(60, 20_000, 97)]:
         ended = await leave_after(steps, getattr(server.service, rpc)(data, Call(), ACME))
-        assert await what_is_left(server) == (4, ALLOWED - server.books.spent)
-        assert not server.books.open
+        assert await what_is_left(server) == (4, ALLOWED - server.records.spent)
+        assert not server.records.open
         if ended:
             break
     assert ended
-    assert server.books.spent > 0
+    assert server.records.spent > 0
 
 
 async def test_a_chat_refused_for_spend_takes_no_slot_and_no_tokens(server):
@@ -220,7 +220,7 @@ async def test_a_budget_bounds_what_is_reserved(server):
         a_chat("hi", generation=generation, budget=within), Call(), ACME
     )
     await leave_after(2, call)
-    assert await what_is_left(server) == (4, ALLOWED - server.books.spent)
+    assert await what_is_left(server) == (4, ALLOWED - server.records.spent)
 
 
 async def test_a_caller_that_leaves_a_count_at_any_step_blocks_no_other(server):
