@@ -47,7 +47,7 @@ def running(*arguments, env=None, fresh=False, program="tokenwire_server"):
     in `env` is not set. The file `process.log` contains its log while it runs. `fresh` starts the command
     itself, for tests of what happens while modules are imported. `program` replaces the server, see `Forked`.
     """
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("a+") as log:
         environ = _environ()
         if "TOKENWIRE_DATABASE" not in (env or {}):
             environ["TOKENWIRE_DATABASE"] = copy_migrated(Path(folder) / "tokenwire.db")
@@ -77,7 +77,7 @@ def completed(*arguments, env=None, cwd=None, program="tokenwire_server"):
     It is forked, as servers are. Warnings are errors, and on stderr. `env` adds to the variables of this
     process, without those of Tokenwire and of the providers. `program` replaces the command, see `Forked`.
     """
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("a+") as log:
         arguments = tuple(map(str, arguments))
         process = Forked(
             arguments, _environ() | (env or {}), log, cwd=cwd, is_strict=True, program=program

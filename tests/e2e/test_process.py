@@ -98,7 +98,7 @@ async def until_served(address):
 async def test_a_server_without_a_standard_file_serves_and_stops_cleanly(closed):
     address = f"127.0.0.1:{free_port()}"
     command = ("-m", "tokenwire_server", "serve", "--demo", "--listen", address)
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("a+") as log:
         files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         with process(*command, redirections=f"{closed}>&-", **files) as server:
             await until_served(address)
@@ -138,7 +138,7 @@ async def test_a_server_whose_stdout_cannot_be_written_reports_it_in_one_line_an
     os.close(reader)
     if output == "full":
         os.dup2(os.open("/dev/full", os.O_WRONLY), stdout)
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("a+") as log:
         with forked(address, log, stdout=stdout) as server:
             os.close(stdout)
             await until_served(address)
@@ -214,7 +214,7 @@ sys.exit(main(["serve", "--demo", "--listen", sys.argv[1]]))
 
 async def test_sighup_during_the_imports_reloads_the_configuration_once_the_server_is_ready():
     address = f"127.0.0.1:{free_port()}"
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("a+") as log:
         files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         with process("-c", HANGUP_WHILE_IMPORTING, address, **files) as server:
             await until_served(address)
@@ -238,7 +238,7 @@ async def test_a_server_reloads_while_its_terminal_is_open_and_stops_when_it_is_
     address = f"127.0.0.1:{free_port()}"
     terminal, other_end = os.openpty()
     arguments = ("--demo", "--listen", address, os.ttyname(other_end))
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("a+") as log:
         files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         with process("-c", WITH_TERMINAL, *arguments, **files) as server:
             await until_served(address)

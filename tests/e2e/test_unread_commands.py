@@ -23,7 +23,7 @@ def database(tmp_path):
 def written_to(output, *arguments, unbuffered=False):
     """Run a command that writes to this file, with buffers as for operators, or without."""
     stdout = output if isinstance(output, int) else os.open(output, os.O_WRONLY)
-    with tempfile.TemporaryFile("w+") as stderr:
+    with tempfile.TemporaryFile("a+") as stderr:
         try:
             if unbuffered:
                 process = subprocess.Popen(

@@ -14,7 +14,7 @@ def running_edge(*arguments, env=None):
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith("TOKENWIRE_")
     } | (env or {})
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("a+") as log:
         words = ("serve", "--listen", "127.0.0.1:0", *arguments)
         process = Forked(words, environ, log, program="tokenwire_edge")
         process.log = log

@@ -47,7 +47,7 @@ def observed(simulator):
             key: value for key, value in os.environ.items() if not key.startswith("TOKENWIRE_")
         }
         settings = {f"TOKENWIRE_LIMITS__{name.upper()}": str(n) for name, n in limits.items()}
-        with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryFile("a+") as log, tempfile.TemporaryDirectory() as folder:
             settings["TOKENWIRE_DATABASE"] = f"sqlite:///{folder}/tokenwire.db"
             settings["TOKENWIRE_OVERLOAD__MAX_LAG_S"] = "0"  # the machine may be busy
             environ |= simulator.environ() | settings | (variables or {})

@@ -52,7 +52,7 @@ class LlamaServer:
         ]
 
     def __enter__(self):
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("a+")
         self.start()
         return self
 
