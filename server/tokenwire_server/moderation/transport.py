@@ -9,8 +9,10 @@ import aiohttp
 import httpx2
 
 from ..providers.body import Body
-from ..providers.http import Connections, ConnectTimedOut, StatusError, release
+from ..providers.endpoint import Endpoint
+from ..providers.http import Connections, ConnectTimedOut, StatusError
 from ..providers.inflate import BodyError
+from ..providers.response import Response
 
 MAX_ANSWER_BYTES = 64 * 1024
 """Largest answer of a service. One of OpenAI takes 2 KB."""
@@ -62,7 +64,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         headers |= self._headers
         try:
             response = await self._connections.post(
-                str(request.url), headers, await request.aread()
+                Endpoint(str(request.url), headers), await request.aread()
             )
         except StatusError as error:
             return httpx2.Response(error.status, content=error.body)
@@ -80,13 +82,13 @@ class _Transport(httpx2.AsyncBaseTransport):
         )
 
 
-async def _whole_body(response: aiohttp.ClientResponse) -> bytes:
+async def _whole_body(response: Response) -> bytes:
     try:
         content = await Body(response).read_whole(MAX_ANSWER_BYTES + 1)
     except (aiohttp.ClientError, BodyError) as error:
         raise AnswerError(f"its answer broke off: {type(error).__name__}") from error
     finally:
-        release(response)
+        response.release()
     if len(content) > MAX_ANSWER_BYTES:
         raise AnswerError(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
     return content

@@ -14,6 +14,7 @@ import aiohttp
 from .backlog import Backlog
 from .inflate import MAX_STEP_BYTES, BodyError, Inflater
 from .pushing import PushReader
+from .response import Response
 
 MAX_PIECE_BYTES = MAX_STEP_BYTES
 """Maximum number of bytes that one `read` returns. In the worst case, SSE comments of three bytes each, they
@@ -43,7 +44,7 @@ class Body:
         "_steps",
     )
 
-    def __init__(self, response: aiohttp.ClientResponse, backlog: Backlog | None = None) -> None:
+    def __init__(self, response: Response, backlog: Backlog | None = None) -> None:
         """`backlog` is shared by all answers that are decoded in one event loop."""
         self._backlog = backlog or Backlog()
         self._content = response.content
@@ -59,6 +60,11 @@ class Body:
     def has_more(self) -> bool:
         """Whether bytes have arrived that were not returned."""
         return self._steps is not None or self._content.total_bytes != self._received_bytes
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end of the body has arrived. Parts of it may not have been returned."""
+        return self._content.is_eof()
 
     async def read(self) -> bytes:
         """Wait for the next piece and return it, decompressed; b"" at the end of the body.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 import time
@@ -26,13 +25,12 @@ from .decode.errors.body import MAX_LOG_CHARS
 from .decode.errors.redaction import Secrets, public_text
 from .decode.errors.retry_delay import DEFAULT_RETRY_AFTER_S
 from .framing import FramingError
-from .http import ConnectTimedOut, StatusError
+from .http import ConnectTimedOut, HeadError, StatusError
 
 CONNECT = "upstream_connect_s"
 """The name of the limit on connecting, in the settings."""
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 """OpenSSL's reasons for an answer that is not TLS."""
-_QUERY = re.compile(r"(https?://[^\s?'\"]{1,2000})\?[^\s'\"]*")
 TLS_ALERT = "\\x15\\x03"
 """First bytes of a TLS alert, as aiohttp quotes them. A TLS server answers a request without TLS with it."""
 
@@ -155,7 +153,7 @@ def _connection_fault(causes: Sequence[BaseException]) -> str:
             return "its certificate is not trusted, or not valid for its address"
         if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):
             return "TLS failed"
-        if isinstance(cause, aiohttp.ClientResponseError) and TLS_ALERT in cause.message:
+        if isinstance(cause, HeadError) and TLS_ALERT in str(cause):
             return "it uses TLS; should its base_url begin with https://?"
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
@@ -169,9 +167,8 @@ def _connection_fault(causes: Sequence[BaseException]) -> str:
 
 
 def _cause_text(causes: Sequence[BaseException]) -> str:
-    """Return the chain of exceptions for the log. Queries of URLs are removed: they may contain a key."""
-    text = " < ".join(f"{type(c).__name__}: {c}" for c in causes)
-    return _QUERY.sub(r"\1?[redacted]", text)[:MAX_LOG_CHARS]
+    """Return the chain of exceptions for the log."""
+    return " < ".join(f"{type(c).__name__}: {c}" for c in causes)[:MAX_LOG_CHARS]
 
 
 def _causes(error: BaseException) -> list[BaseException]:

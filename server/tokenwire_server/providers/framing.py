@@ -27,6 +27,9 @@ MAX_FRAMING_BYTES = 64 * 1024
 FRAMING_RATIO = 8
 """Bytes of framing that are accepted for each byte of the body. A chunk of one byte has five."""
 
+READ_BUFFER_BYTES = 16 * 1024
+"""Bytes that are received but not read yet. Beyond twice as many, or 1,024 chunks, the connection pauses."""
+
 _HEAD_STEP_BYTES = 8 * 1024
 """Bytes that are parsed at once before the body begins: at most 400 responses of status 1xx, in 5 ms."""
 MAX_PUSH_BYTES = 8 * 1024
@@ -45,11 +48,12 @@ class BoundedConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(_BoundedProtocol, self._loop)  # type: ignore[assignment]
+        self._factory = functools.partial(BoundedProtocol, self._loop)  # type: ignore[assignment]
 
 
-class _BoundedProtocol(ResponseHandler):
-    """aiohttp's protocol (3.14.5), which also counts what it receives, and logs no reset by a provider.
+class BoundedProtocol(ResponseHandler):
+    """aiohttp's protocol (3.14.5), which also counts what it receives, and fails a body that is not complete
+    when the connection ends.
 
     Its bodies are of the class PushReader.
     """
@@ -70,16 +74,29 @@ class _BoundedProtocol(ResponseHandler):
         self._payload = None  # of the previous request
         super().set_response_params(**params)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """End, and mark the error as retrieved.
-
-        No response watches an idle connection that is kept alive. When the provider reset it, asyncio would
-        log that nobody retrieved the error.
+    def send(self, head: bytes, body: bytes) -> None:
+        """Send a request. `read` returns the head of its response with the body, and before it the heads of
+        status 1xx. The connection must be open, and have no other response.
         """
+        self.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER_BYTES,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+        if self.transport is None:
+            raise aiohttp.ClientConnectionError("the connection is closed")
+        self.transport.writelines((head, body))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End. After invalid chunked framing aiohttp does not end the body, and `read` would wait forever."""
+        body = self._payload
         super().connection_lost(exc)
-        closed = self.closed
-        if closed is not None and not closed.cancelled():
-            closed.exception()
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(
+                aiohttp.ClientPayloadError("the connection ended before the end of the body")
+            )
 
     def feed_data(self, data: tuple[Any, StreamReader], size: int = 0) -> None:
         """Take a head and its body."""

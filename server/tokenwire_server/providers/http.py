@@ -1,12 +1,11 @@
-"""The HTTP client of all providers: one aiohttp session, without what aiohttp and the SDKs add by default:
+"""The HTTP client of all providers.
 
-- redirects, which could send the prompt and the key to another host,
-- proxies from the environment,
-- cookies, which all tenants would share,
-- retries,
-- headers other than those of the SDK that `sdk` selects, and the configured ones,
-- a limit on the pool, because the number of streams is limited on admission, and a full pool would look
-  like a slow provider.
+It sends requests over the connections of aiohttp's pool, without what aiohttp and the SDKs add by default:
+redirects, which could send the prompt and the key to another host, proxies of the environment, cookies, which
+all tenants would share, and retries.
+
+The pool has no limit: the number of streams is limited on admission, and a full pool would look like a slow
+provider.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import cast
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .. import descriptors
 from ..telemetry.trace_context import provider_headers
 from .backlog import Backlog
 from .body import Body
 from .decode.errors import retry_delay
-from .framing import MAX_HEADER_BYTES, BoundedConnector
+from .endpoint import Endpoint
+from .framing import BoundedConnector, BoundedProtocol
 from .inflate import BodyError
+from .response import Response, abort
 
 KEEPALIVE_S = 15.0
 """How long an idle connection is kept. Less than providers' front ends keep it: a POST on a connection that
 the other side just closed fails and is not repeated."""
-READ_BUFFER_BYTES = 16 * 1024
-"""Bytes that are received but not read yet. Beyond twice as many, or 1,024 chunks, the connection pauses."""
 ERROR_BODY_S = 2.0
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """Bounds on reading the body of an error response. Without a body, the status decides."""
@@ -61,6 +60,10 @@ class ConnectTimedOut(Exception):
         self.limit_s = limit_s
 
 
+class HeadError(aiohttp.ClientError):
+    """The head of the response is not valid HTTP. The text quotes it."""
+
+
 RequestError = (StatusError, ConnectTimedOut, aiohttp.ClientError)
 """Exceptions for a request without a successful response."""
 
@@ -75,32 +78,17 @@ class Connections:
         self._connect_s = connect_s
         self.backlog = Backlog()
         """The backlog shared by all answers."""
-        self._session = aiohttp.ClientSession(
-            connector=BoundedConnector(
-                limit=0,
-                keepalive_timeout=KEEPALIVE_S,
-                socket_factory=_new_socket,
-                ssl=ssl.create_default_context(),
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
-            trust_env=False,
-            response_class=_Response,
-            auto_decompress=False,
-            read_bufsize=READ_BUFFER_BYTES,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
+        self._connector = BoundedConnector(
+            limit=0,
+            keepalive_timeout=KEEPALIVE_S,
+            socket_factory=_new_socket,
+            ssl=ssl.create_default_context(),
         )
 
     async def post(
-        self,
-        url: str,
-        headers: dict[str, str],
-        body: bytes,
-        *,
-        query: Mapping[str, str] | None = None,
-        on_sent: Callable[[], object] | None = None,
-    ) -> aiohttp.ClientResponse:
+        self, endpoint: Endpoint, body: bytes, *, on_sent: Callable[[], object] | None = None
+    ) -> Response:
         """Send a request, and return its response without the body if the status is a success.
 
         The trace context of the current task is added to the headers. `on_sent` is called when the first
@@ -108,15 +96,18 @@ class Connections:
         for the response. Raises one of RequestError.
         """
         try:
-            response = await self._session.post(
-                url,
-                params=query,
-                headers=headers | dict(provider_headers.get()),
-                data=_RequestBody(body, on_sent),
-                allow_redirects=False,
-            )
+            connection = await self._connector.connect(endpoint.target, [], self._timeout)
         except TimeoutError as error:
             raise ConnectTimedOut(self._connect_s) from error
+        try:
+            if on_sent is not None:
+                on_sent()
+            response = await _exchange(
+                connection, endpoint.head(len(body), provider_headers.get()), body
+            )
+        except BaseException:
+            abort(connection)
+            raise
         if 200 <= response.status < 300:
             return response
         received = response.headers
@@ -124,7 +115,7 @@ class Connections:
         raise StatusError(response.status, delays, await _error_body(response))
 
     async def aclose(self) -> None:
-        await self._session.close()
+        await self._connector.close()
 
 
 class Sender:
@@ -136,7 +127,7 @@ class Sender:
         self,
         connections: Connections,
         base_url: str,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         query: Mapping[str, str],
     ) -> None:
         self._connections = connections
@@ -144,38 +135,33 @@ class Sender:
         self._base_url = base_url.rstrip("/")
         self._headers = headers
         self._query = query
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}  # by path and accepted media type
 
     async def post(
-        self,
-        path: str,
-        body: bytes,
-        *,
-        accept: str,
-        on_sent: Callable[[], object] | None = None,
-    ) -> aiohttp.ClientResponse:
-        """See `Connections.post`."""
-        return await self._connections.post(
-            self._base_url + path,  # yarl keeps the parsed URLs of the last texts
-            self._headers | {"Accept": accept},
-            body,
-            query=self._query,
-            on_sent=on_sent,
-        )
+        self, path: str, body: bytes, *, accept: str, on_sent: Callable[[], object] | None = None
+    ) -> Response:
+        """See `Connections.post`. Callers use a few paths, which are not from requests."""
+        endpoint = self._endpoints.get((path, accept))
+        if endpoint is None:
+            endpoint = Endpoint(
+                self._base_url + path, {**self._headers, "Accept": accept}, self._query
+            )
+            self._endpoints[path, accept] = endpoint
+        return await self._connections.post(endpoint, body, on_sent=on_sent)
 
 
-class _RequestBody(aiohttp.BytesPayload):
-    """The body of a request. aiohttp writes it together with the head."""
-
-    def __init__(self, body: bytes, on_sent: Callable[[], object] | None) -> None:
-        super().__init__(body)
-        self._on_sent = on_sent
-
-    async def write_with_length(
-        self, writer: AbstractStreamWriter, content_length: int | None
-    ) -> None:
-        if self._on_sent is not None:
-            self._on_sent()
-        await super().write_with_length(writer, content_length)
+async def _exchange(connection: Connection, head: bytes, body: bytes) -> Response:
+    """Send a request, and return its response."""
+    protocol = cast("BoundedProtocol", connection.protocol)
+    protocol.send(head, body)
+    status = 100
+    while 100 <= status < 200 and status != 101:
+        try:
+            message, content = await protocol.read()
+        except HttpProcessingError as error:
+            raise HeadError(error.message) from error
+        status = message.code
+    return Response(connection, status, message.headers, content)
 
 
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
@@ -192,21 +178,7 @@ def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
-def release(response: aiohttp.ClientResponse) -> None:
-    """Return the connection to the pool if the response was read to its end. Otherwise abort it."""
-    if response.content.is_eof():
-        response.release()
-    else:
-        response.close()
-
-
-def forget_head(response: aiohttp.ClientResponse) -> None:
-    """Drop the headers of a response and of its request: 3 KiB of each open answer."""
-    if isinstance(response, _Response):
-        response.forget_head()
-
-
-async def _error_body(response: aiohttp.ClientResponse) -> bytes:
+async def _error_body(response: Response) -> bytes:
     """Return what is received of the body within ERROR_BODY_S, cut off after MAX_ERROR_BODY_BYTES."""
     received = bytearray()
     try:
@@ -216,51 +188,5 @@ async def _error_body(response: aiohttp.ClientResponse) -> bytes:
                 while len(received) < MAX_ERROR_BODY_BYTES and (data := await body.read()):
                     received += data
     finally:
-        release(response)
+        response.release()
     return bytes(received[:MAX_ERROR_BODY_BYTES])
-
-
-class _Response(aiohttp.ClientResponse):
-    """aiohttp's response with two fixes (for 3.14.5). A test for each shows the bug."""
-
-    _watched: asyncio.Future[None] | None = None
-
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        """Start, and fail the body when the connection is lost. After invalid chunked framing aiohttp does
-        not do this, and `read` would wait forever.
-        """
-        await super().start(connection)
-        protocol = connection.protocol
-        if protocol is not None and (closed := protocol.closed) is not None:
-            closed.add_done_callback(self._connection_lost)
-            self._watched = closed
-        return self
-
-    def release(self) -> Any:
-        """Release, and stop watching the connection, which would otherwise refer to all its responses."""
-        self._unwatch()
-        return super().release()
-
-    def forget_head(self) -> None:
-        """Drop the headers, and what refers to the request."""
-        del self._headers, self._raw_headers, self._request_info, self._traces
-
-    def _connection_lost(self, _: asyncio.Future[None]) -> None:
-        if not self.content.is_eof() and self.content.exception() is None:
-            self.content.set_exception(
-                aiohttp.ClientPayloadError("the connection ended before the end of the body")
-            )
-
-    def close(self) -> None:
-        """Close and abort. Without the abort, aiohttp would first send the rest of the prompt, and over TLS
-        wait up to 30 s for the other side.
-        """
-        self._unwatch()
-        if self._connection is not None and self._connection.transport is not None:
-            self._connection.transport.abort()
-        super().close()
-
-    def _unwatch(self) -> None:
-        if self._watched is not None:
-            self._watched.remove_done_callback(self._connection_lost)
-            self._watched = None

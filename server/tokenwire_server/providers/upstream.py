@@ -30,7 +30,7 @@ from .decode.errors.retry_delay import DEFAULT_RETRY_AFTER_S
 from .decode.json import log_text
 from .fault import Faults
 from .framing import FramingError
-from .http import RequestError, Sender, StatusError, forget_head, release
+from .http import RequestError, Sender, StatusError
 from .inflate import BodyError
 from .opening import MAX_START_BYTES, Opening
 from .slots import ConnectionSlots
@@ -150,7 +150,7 @@ class HttpProvider:
             try:
                 return await Body(response).read_whole(MAX_COUNT_BODY_BYTES + 1)
             finally:
-                release(response)
+                response.release()
         finally:
             self.slots.release()
 
@@ -228,14 +228,14 @@ class HttpUpstream:
         try:
             self._content = Body(self._response, self._sender.backlog)
         except BodyError as error:
-            release(self._response)
+            self._response.release()
             raise UpstreamUnavailable(
                 f"provider {self._provider!r} {error}",
                 provider=self._provider,
                 provider_text=self._response.headers.get("Content-Encoding", "")[:100],
             ) from error
         self._opening = Opening(self._response.headers.get("Content-Type", ""))
-        forget_head(self._response)
+        self._response.forget_head()
 
     def _mark_sent(self) -> None:
         self.is_sent = True
@@ -359,7 +359,8 @@ class HttpUpstream:
         tb: TracebackType | None,
     ) -> None:
         try:
-            if exc_type is None and isinstance(self.decoder.end, Complete):
+            is_complete = exc_type is None and isinstance(self.decoder.end, Complete)
+            if is_complete and not self._content.has_ended:
                 async with asyncio.timeout(END_OF_BODY_S):
                     await self._content.drain(MAX_END_OF_BODY_BYTES)
         except (TimeoutError, aiohttp.ClientError, BodyError):
@@ -368,7 +369,7 @@ class HttpUpstream:
             self._slots.release()
             if self.decoder.problem:
                 self._report(self.decoder.problem)
-            release(self._response)
+            self._response.release()
 
 
 def _has_no_endpoint(error: BaseException) -> bool:
