@@ -8,7 +8,6 @@ from itertools import cycle, islice
 from types import TracebackType
 from typing import Any, Self
 
-import aiohttp
 import uvloop
 from hop_events import DELTAS, chat_events
 
@@ -18,7 +17,8 @@ from tokenwire_server.pricing.estimate import rough_estimate
 from tokenwire_server.providers.base import Route
 from tokenwire_server.providers.body import Body
 from tokenwire_server.providers.decode.base import Complete
-from tokenwire_server.providers.framing import BoundedConnector
+from tokenwire_server.providers.endpoint import Endpoint
+from tokenwire_server.providers.http import Connections
 from tokenwire_server.request import ChatRequest, Delivery, Message, Text
 from tokenwire_server.routing.attempt import Attempt
 from tokenwire_server.routing.pacing import ReadPacing
@@ -61,16 +61,16 @@ def receiving() -> Loop:
                 provider.send(event)
             return event is not None
 
-        async with (
-            aiohttp.ClientSession(connector=BoundedConnector()) as session,
-            session.get(f"http://127.0.0.1:{port}") as response,
-        ):
-            body = Body(response)
-            provider.send(next(waiting))
-            while received < count:
-                await body.push(receive)
-                if received < count:
-                    receive(await body.read())
+        connections = Connections(connect_s=5.0)
+        response = await connections.post(Endpoint(f"http://127.0.0.1:{port}", {}), b"")
+        body = Body(response)
+        provider.send(next(waiting))
+        while received < count:
+            await body.push(receive)
+            if received < count:
+                receive(await body.read())
+        response.close()
+        await connections.aclose()
         server.close()
 
     return _in_event_loop(pass_all)

@@ -1,19 +1,15 @@
 """Reading of a response's body in pieces that are small enough for one iteration of the event loop.
 
-aiohttp returns all that is buffered, up to several 100 kB, and does not suspend while there is more. So a
-provider that sends faster than its answer can be decoded would block all other streams, and no deadline
-would fire. A `Body` returns small pieces and lets other tasks run between them.
+A provider that sends faster than its answer can be decoded would otherwise block all other streams, and no
+deadline would fire. A `Body` returns small pieces, decompressed, and lets other tasks run between them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import aiohttp
-
 from .backlog import Backlog
 from .inflate import MAX_STEP_BYTES, BodyError, Inflater
-from .pushing import PushReader
 from .response import Response
 
 MAX_PIECE_BYTES = MAX_STEP_BYTES
@@ -37,34 +33,27 @@ class Body:
     __slots__ = (
         "_backlog",
         "_bytes_without_content",
-        "_content",
         "_inflater",
         "_receive",
-        "_received_bytes",
+        "_response",
         "_steps",
     )
 
     def __init__(self, response: Response, backlog: Backlog | None = None) -> None:
         """`backlog` is shared by all answers that are decoded in one event loop."""
         self._backlog = backlog or Backlog()
-        self._content = response.content
+        self._response = response
         self._receive: Callable[[bytes], bool] | None = None
-        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        encoding = response.headers.get("content-encoding", "").strip().lower()
         self._inflater = Inflater(encoding) if encoding not in ("", "identity") else None
         self._steps: Iterator[bytes] | None = None
         """Received pieces that have not been returned yet."""
-        self._received_bytes = 0
         self._bytes_without_content = 0
 
     @property
     def has_more(self) -> bool:
         """Whether bytes have arrived that were not returned."""
-        return self._steps is not None or self._content.total_bytes != self._received_bytes
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the end of the body has arrived. Parts of it may not have been returned."""
-        return self._content.is_eof()
+        return self._steps is not None or self._response.has_more
 
     async def read(self) -> bytes:
         """Wait for the next piece and return it, decompressed; b"" at the end of the body.
@@ -75,15 +64,11 @@ class Body:
         """
         while True:
             if self._steps is None:
-                content = self._content
-                waiting_bytes = content.total_bytes - self._received_bytes
-                if waiting_bytes:  # then readany does not suspend
-                    await self._backlog.turn(min(waiting_bytes, MAX_PIECE_BYTES))
-                try:
-                    data = await content.readany()
-                except aiohttp.ClientError as error:
-                    data = self._received_before(error)
-                self._received_bytes += len(data)
+                response = self._response
+                if response.has_more:  # then `read` returns at once, or after a step of the parser
+                    size_bytes = response.waiting_bytes or MAX_PIECE_BYTES
+                    await self._backlog.turn(min(size_bytes, MAX_PIECE_BYTES))
+                data = await response.read()
                 if len(data) <= MAX_PIECE_BYTES and self._inflater is None:
                     self._count(len(data))
                     return data
@@ -111,27 +96,16 @@ class Body:
         if it is compressed or bytes wait. Raises what `receive` raises, and BodyError like `read`.
         Cancellation loses no bytes.
         """
-        content = self._content
-        if (
-            self._inflater is not None
-            or self.has_more
-            or content.is_eof()
-            or content.exception() is not None
-            or not isinstance(content, PushReader)
-        ):
+        if self._inflater is not None or self._steps is not None or not self._response.can_push:
             return
         self._receive = receive
         try:
-            await content.push(self._arrived)
-        except aiohttp.ClientError:
-            pass  # `read` raises it
+            await self._response.push(self._arrived)
         finally:
             self._receive = None
 
     def _arrived(self, data: bytes) -> bool:
-        size_bytes = len(data)
-        self._received_bytes += size_bytes
-        self._count(size_bytes)
+        self._count(len(data))
         receive = self._receive
         return receive is not None and receive(data)
 
@@ -150,15 +124,6 @@ class Body:
         while len(whole) < max_bytes and (data := await self.read()):
             whole += data
         return bytes(whole[:max_bytes])
-
-    def _received_before(self, error: aiohttp.ClientError) -> bytes:
-        """Return the bytes received before the connection broke. Without any, raise the error."""
-        self._content.set_exception(None)  # type: ignore[arg-type]  # otherwise reading raises it
-        data = self._content.read_nowait()
-        self._content.set_exception(error)
-        if not data:
-            raise error
-        return data
 
     def _count(self, size_bytes: int) -> None:
         self._bytes_without_content += size_bytes

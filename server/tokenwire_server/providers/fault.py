@@ -18,21 +18,21 @@ from ..errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
+from .connection import FramingError, InvalidResponse
 from .decode import errors
 from .decode.errors import body as error_body
 from .decode.errors import retry_delay
 from .decode.errors.body import MAX_LOG_CHARS
 from .decode.errors.redaction import Secrets, public_text
 from .decode.errors.retry_delay import DEFAULT_RETRY_AFTER_S
-from .framing import FramingError
-from .http import ConnectTimedOut, HeadError, StatusError
+from .http import ConnectTimedOut, StatusError
 
 CONNECT = "upstream_connect_s"
 """The name of the limit on connecting, in the settings."""
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 """OpenSSL's reasons for an answer that is not TLS."""
 TLS_ALERT = "\\x15\\x03"
-"""First bytes of a TLS alert, as aiohttp quotes them. A TLS server answers a request without TLS with it."""
+"""First bytes of a TLS alert, as an error quotes them. A TLS server answers a request without TLS with it."""
 
 
 class Faults:
@@ -153,7 +153,7 @@ def _connection_fault(causes: Sequence[BaseException]) -> str:
             return "its certificate is not trusted, or not valid for its address"
         if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):
             return "TLS failed"
-        if isinstance(cause, HeadError) and TLS_ALERT in str(cause):
+        if isinstance(cause, InvalidResponse) and TLS_ALERT in str(cause):
             return "it uses TLS; should its base_url begin with https://?"
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"

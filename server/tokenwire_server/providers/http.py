@@ -12,26 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import cast
+from typing import Any
 
 import aiohttp
-from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 
 from .. import descriptors
 from ..telemetry.trace_context import provider_headers
 from .backlog import Backlog
 from .body import Body
+from .connection import ProviderConnection
 from .decode.errors import retry_delay
 from .endpoint import Endpoint
-from .framing import BoundedConnector, BoundedProtocol
 from .inflate import BodyError
-from .response import Response, abort
+from .response import Response
 
 KEEPALIVE_S = 15.0
 """How long an idle connection is kept. Less than providers' front ends keep it: a POST on a connection that
@@ -60,10 +59,6 @@ class ConnectTimedOut(Exception):
         self.limit_s = limit_s
 
 
-class HeadError(aiohttp.ClientError):
-    """The head of the response is not valid HTTP. The text quotes it."""
-
-
 RequestError = (StatusError, ConnectTimedOut, aiohttp.ClientError)
 """Exceptions for a request without a successful response."""
 
@@ -79,7 +74,7 @@ class Connections:
         self.backlog = Backlog()
         """The backlog shared by all answers."""
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
-        self._connector = BoundedConnector(
+        self._connector = _Pool(
             limit=0,
             keepalive_timeout=KEEPALIVE_S,
             socket_factory=_new_socket,
@@ -99,14 +94,14 @@ class Connections:
             connection = await self._connector.connect(endpoint.target, [], self._timeout)
         except TimeoutError as error:
             raise ConnectTimedOut(self._connect_s) from error
+        response = Response(connection)
         try:
+            head = endpoint.head(len(body), provider_headers.get())
             if on_sent is not None:
                 on_sent()
-            response = await _exchange(
-                connection, endpoint.head(len(body), provider_headers.get()), body
-            )
+            await response.request(head, body)
         except BaseException:
-            abort(connection)
+            response.close()
             raise
         if 200 <= response.status < 300:
             return response
@@ -116,6 +111,15 @@ class Connections:
 
     async def aclose(self) -> None:
         await self._connector.close()
+
+
+class _Pool(aiohttp.TCPConnector):
+    """aiohttp's pool (3.14.5) with our protocol: it resolves names, opens connections and keeps them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        protocol: Any = ProviderConnection  # it has what the pool uses of aiohttp's own
+        self._factory = functools.partial(protocol, self._loop)
 
 
 class Sender:
@@ -148,20 +152,6 @@ class Sender:
             )
             self._endpoints[path, accept] = endpoint
         return await self._connections.post(endpoint, body, on_sent=on_sent)
-
-
-async def _exchange(connection: Connection, head: bytes, body: bytes) -> Response:
-    """Send a request, and return its response."""
-    protocol = cast("BoundedProtocol", connection.protocol)
-    protocol.send(head, body)
-    status = 100
-    while 100 <= status < 200 and status != 101:
-        try:
-            message, content = await protocol.read()
-        except HttpProcessingError as error:
-            raise HeadError(error.message) from error
-        status = message.code
-    return Response(connection, status, message.headers, content)
 
 
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:

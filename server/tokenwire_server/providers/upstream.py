@@ -22,6 +22,7 @@ from ..events import Delta
 from ..request import ChatRequest, Violation
 from .base import CountingDialect, Dialect
 from .body import Body
+from .connection import FramingError
 from .decode import errors
 from .decode.base import Complete, Decoder
 from .decode.errors import body as error_body
@@ -29,7 +30,6 @@ from .decode.errors.body import MAX_LOG_CHARS
 from .decode.errors.retry_delay import DEFAULT_RETRY_AFTER_S
 from .decode.json import log_text
 from .fault import Faults
-from .framing import FramingError
 from .http import RequestError, Sender, StatusError
 from .inflate import BodyError
 from .opening import MAX_START_BYTES, Opening
@@ -232,9 +232,9 @@ class HttpUpstream:
             raise UpstreamUnavailable(
                 f"provider {self._provider!r} {error}",
                 provider=self._provider,
-                provider_text=self._response.headers.get("Content-Encoding", "")[:100],
+                provider_text=self._response.headers.get("content-encoding", "")[:100],
             ) from error
-        self._opening = Opening(self._response.headers.get("Content-Type", ""))
+        self._opening = Opening(self._response.headers.get("content-type", ""))
         self._response.forget_head()
 
     def _mark_sent(self) -> None:
@@ -248,7 +248,7 @@ class HttpUpstream:
         try:
             data = await self._content.read()
         except (aiohttp.ClientError, BodyError) as error:
-            # aiohttp keeps the error in a reference cycle, so drop its frames and what they refer to.
+            # The response keeps the error: drop its frames and what they refer to.
             self.end = self.decoder.end = self._broken(error.with_traceback(None))
             return []
         if self._opening is not None:
@@ -360,7 +360,7 @@ class HttpUpstream:
     ) -> None:
         try:
             is_complete = exc_type is None and isinstance(self.decoder.end, Complete)
-            if is_complete and not self._content.has_ended:
+            if is_complete and not self._response.has_ended:
                 async with asyncio.timeout(END_OF_BODY_S):
                     await self._content.drain(MAX_END_OF_BODY_BYTES)
         except (TimeoutError, aiohttp.ClientError, BodyError):

@@ -62,7 +62,7 @@ async def test_an_answer_that_has_arrived_as_a_whole_has_more_until_its_last_rea
     async with Simulator() as simulator, registry(f"{simulator.url}/v1") as providers:
         async with providers.get("local").open(REQUEST, "sim?tokens=60&itl_ms=0", None) as upstream:
             async with asyncio.timeout(5):
-                while not upstream._content._content.is_eof():
+                while not upstream._response.has_ended:
                     await asyncio.sleep(0.001)
             has_more = []
             while upstream.end is None:

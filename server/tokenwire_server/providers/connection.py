@@ -1,0 +1,275 @@
+"""One connection to a provider: the bytes on it, and the bounds on what is around the bodies of responses.
+
+The HTTP parser has no bounds on heads, responses of status 1xx before the answer, zeros before a chunk's
+size, chunk extensions and trailers. The code that waits for the answer sees none of these, and parsing them
+can keep a core busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import aiohttp
+import httptools
+
+from .response import MAX_WAITING_BYTES, BrokenResponse, Response
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Maximum size of all before the body: responses of status 1xx, the status line and all headers. Some
+gateways send headers of 10 KB."""
+MAX_FRAMING_BYTES = 64 * 1024
+"""Maximum size of chunk sizes, extensions and trailers, plus `FRAMING_RATIO` for each byte of the body."""
+FRAMING_RATIO = 8
+"""Bytes of framing that are accepted for each byte of the body. A chunk of one byte has five."""
+
+STEP_BYTES = 8 * 1024
+"""Bytes that are parsed at once. In the worst case, chunks of one byte each, they take 1 ms."""
+MAX_PUSH_BYTES = 8 * 1024
+"""Bytes of the body that are passed on in the callback in which they arrive. In the worst case, SSE comments
+of three bytes each, they take 1.5 ms to decode."""
+_CHECK_BYTES = 64 * 1024
+"""Bytes that are received between two checks of the framing."""
+_QUOTED_BYTES = 40
+_NOTHING = memoryview(b"")
+
+
+class FramingError(aiohttp.ClientPayloadError):
+    """The answer's framing exceeds a bound. `str(error)` contains nothing that the provider sent."""
+
+
+class InvalidResponse(aiohttp.ClientError):
+    """The connection received what is not HTTP. The text quotes the beginning if no response began."""
+
+
+class ProviderConnection(asyncio.Protocol):
+    """The protocol of a connection in aiohttp's pool: one request and its response at a time.
+
+    It parses what arrives in steps, and pauses the transport while a step waits, or the reader of the
+    response. The properties and methods from `transport` to `abort` are those that the pool uses.
+    """
+
+    __slots__ = (
+        "_check_at_bytes",
+        "_closed",
+        "_is_lost",
+        "_is_paused",
+        "_is_scheduled",
+        "_loop",
+        "_lost_by",
+        "_received_bytes",
+        "_response",
+        "_unparsed",
+        "parser",
+        "push_room_bytes",
+        "should_close",
+        "transport",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.transport: asyncio.Transport | None = None
+        self.should_close = False
+        """Whether the connection cannot be used for another request."""
+        self.push_room_bytes = 0
+        """Bytes that may still be pushed of what arrived at once, see `Response.push`."""
+        self._closed: asyncio.Future[None] | None = None
+        self._response: Response | None = None
+        """The response that is received."""
+        self.parser: httptools.HttpResponseParser | None = None
+        """The parser of the response that is received. The two refer to each other."""
+        self._received_bytes = 0
+        """Parsed since the request was sent."""
+        self._check_at_bytes = 0
+        self._unparsed = _NOTHING
+        """What has arrived and is not parsed yet."""
+        self._is_scheduled = False
+        """Whether the next step is scheduled."""
+        self._is_paused = False
+        self._is_lost = False
+        self._lost_by: Exception | None = None
+
+    @property
+    def closed(self) -> asyncio.Future[None] | None:
+        """A future that is done when the connection is closed, or None if it is."""
+        if self._closed is None and not self._is_lost:
+            self._closed = self._loop.create_future()
+        return self._closed
+
+    def is_connected(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def send(self, response: Response, head: bytes, body: bytes) -> None:
+        """Send a request. What arrives from now on belongs to `response`, until it has ended."""
+        if self.transport is None:
+            raise aiohttp.ClientConnectionError("the connection is closed")
+        self.should_close = True  # until the response is complete
+        self._received_bytes = 0
+        self._check_at_bytes = STEP_BYTES
+        self._response = response
+        self.parser = httptools.HttpResponseParser(response)
+        # As browsers do. Some servers end lines with LF, or add a space after the size of a chunk.
+        self.parser.set_dangerous_leniencies(
+            lenient_headers=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+        )
+        self.transport.writelines((head, body))
+
+    @property
+    def has_unparsed(self) -> bool:
+        """Whether bytes of the response have arrived that are not parsed yet."""
+        return bool(self._unparsed)
+
+    def resume(self) -> None:
+        """Continue after the reader of the response has taken what was waiting."""
+        if self._unparsed:
+            self._schedule_step()
+        elif self._is_paused and self.transport is not None and not self.transport.is_closing():
+            self._is_paused = False
+            self.transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) > STEP_BYTES or self._unparsed:
+            waiting = self._unparsed
+            self._unparsed = memoryview(bytes(waiting) + data if waiting else data)
+            self._pause()
+            if not self._is_full:  # otherwise `resume` continues
+                self._schedule_step()
+            return
+        self.push_room_bytes = MAX_PUSH_BYTES
+        self._parse(data)
+        if self._is_full:
+            self._pause()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.should_close = True
+        self._is_lost, self._lost_by = True, exc
+        if not self._unparsed:
+            self._end_lost()
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether enough waits for the reader of the response."""
+        response = self._response
+        return response is not None and response.waiting_bytes > MAX_WAITING_BYTES
+
+    def _pause(self) -> None:
+        if not self._is_paused and self.transport is not None:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def _schedule_step(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        """Parse the next bytes. Other tasks run before each step, and the next one waits for the reader."""
+        self._is_scheduled = False
+        step, self._unparsed = self._unparsed[:STEP_BYTES], self._unparsed[STEP_BYTES:]
+        self.push_room_bytes = 0
+        self._parse(step)
+        if self._unparsed:
+            if not self._is_full:
+                self._schedule_step()
+        elif self._is_lost:
+            self._end_lost()
+        elif not self._is_full:
+            self.resume()
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        parser, response = self.parser, self._response
+        if parser is None or response is None:
+            if data:  # no request was sent
+                self.should_close = True
+                self.abort()
+            return
+        self._received_bytes += len(data)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._end(response)
+        except httptools.HttpParserError as error:
+            if response.has_ended:  # there is more after its end
+                self._end(response)
+            else:
+                self._fail(
+                    response,
+                    _invalid(error, b"" if response.status else bytes(data[:_QUOTED_BYTES])),
+                )
+            return
+        if response.has_ended:
+            self._end(response, is_reusable=response.keeps_connection)
+        elif self._received_bytes >= self._check_at_bytes:
+            self._check(response)
+
+    def _check(self, response: Response) -> None:
+        """Check the size of what is around the body."""
+        if not response.status:
+            if self._received_bytes > MAX_HEAD_BYTES:
+                text = f"sent more than {MAX_HEAD_BYTES // 1024} KiB before its answer"
+                self._fail(response, FramingError(text))
+            return
+        self._check_at_bytes = self._received_bytes + _CHECK_BYTES
+        around_bytes = self._received_bytes - response.body_bytes
+        allowed_bytes = MAX_HEAD_BYTES + MAX_FRAMING_BYTES + FRAMING_RATIO * response.body_bytes
+        if around_bytes > allowed_bytes:
+            text = (
+                f"sent {around_bytes // 1024} KiB around {response.body_bytes} bytes of its answer"
+            )
+            self._fail(response, FramingError(text))
+
+    def _end(self, response: Response, *, is_reusable: bool = False) -> None:
+        """End a complete response. What follows does not belong to it."""
+        self.parser = self._response = None
+        response.end()
+        if is_reusable and not self._unparsed and not self._is_lost:
+            self.should_close = False
+            self.resume()
+        else:
+            self._unparsed = _NOTHING
+            self.should_close = True
+
+    def _fail(self, response: Response, error: Exception) -> None:
+        self.parser = self._response = None
+        self._unparsed = _NOTHING
+        response.fail(error)
+        self.abort()
+
+    def _end_lost(self) -> None:
+        """End the response because the connection has ended, and all that arrived is parsed."""
+        response, error = self._response, self._lost_by
+        self.parser = self._response = None
+        if response is None:
+            return
+        if response.ends_with_connection and error is None:
+            response.end()
+            return
+        when = "response" if response.status else "head of the response"
+        broken = BrokenResponse(f"the connection ended before the end of the {when}")
+        broken.__cause__ = error
+        response.fail(broken)
+
+
+def _invalid(error: httptools.HttpParserError, data: bytes) -> InvalidResponse:
+    """Return the error for what is not HTTP. `data` is quoted: no part of a body."""
+    invalid = InvalidResponse(f"{error}: {data!r}" if data else str(error))
+    invalid.__cause__ = error.with_traceback(None)
+    return invalid
