@@ -84,6 +84,8 @@ class Results(msgspec.Struct, frozen=True):
     memory: Memory
     simulator_tokens_per_s: float
     simulator_cpu_us_per_token: float
+    direct_burst_ttft_ms: dict[str, float]
+    """The median time to the first token without a server, by the names of the bursts."""
 
     @property
     def bars(self) -> list[Bar]:
@@ -168,6 +170,14 @@ def everything(plan: Plan, processes: Processes, say: Callable[[str], None]) -> 
                 _pairs(scenario, processes, simulator, floor, server, say)
                 for scenario in plan.scenarios
             ]
+        bursts = [scenario for scenario in plan.scenarios if scenario.burst_tokens]
+        direct = {
+            scenario.name: processes.run(
+                load(scenario, Target(simulator.address, "sse"), {"simulator": simulator.pid}),
+                StreamsResult,
+            ).ttft_p50_ms
+            for scenario in bursts
+        }
     return Results(
         scenarios=results,
         headline=next(r for r in results if r.scenario == plan.headline),
@@ -176,6 +186,7 @@ def everything(plan: Plan, processes: Processes, say: Callable[[str], None]) -> 
         memory=memory,
         simulator_tokens_per_s=plan.flood_tokens / flood.seconds,
         simulator_cpu_us_per_token=flood.cpu_s * 1e6 / plan.flood_tokens,
+        direct_burst_ttft_ms=direct,
     )
 
 

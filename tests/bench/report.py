@@ -97,7 +97,7 @@ def _tokens(results: Results) -> list[str]:
         _HEADS.format("load", "floor", "server", "ratio", "floor", "server", "floor", "server"),
         *(_row(result) for result in results.scenarios),
         "",
-        *(_burst(result) for result in results.scenarios if result.scenario.burst_tokens),
+        *(_burst(result, results) for result in results.scenarios if result.scenario.burst_tokens),
         _joined(results),
         f"TTFT p50 idle, one stream at a time: {idle}",
         f"wire: {results.wire.bytes_per_token:.1f} B for {results.wire.text_bytes_per_token:.1f} B of text",
@@ -279,9 +279,13 @@ def _row(result: ScenarioResult) -> str:
     )
 
 
-def _burst(result: ScenarioResult) -> str:
+def _burst(result: ScenarioResult, results: Results) -> str:
     floor, server = result.medians(lambda run: run.tokens / run.seconds)
-    return f"{result.name}: floor {floor:,.0f} tok/s, server {server:,.0f} tok/s"
+    direct_ms = results.direct_burst_ttft_ms[result.name]
+    return (
+        f"{result.name}: floor {floor:,.0f} tok/s, server {server:,.0f} tok/s; "
+        f"TTFT p50 direct {direct_ms:.1f} ms"
+    )
 
 
 def _joined(results: Results) -> str:
