@@ -172,6 +172,25 @@ class HttpUpstream:
     `END_OF_BODY_S`. Cancellation while entering closes the connection, too.
     """
 
+    __slots__ = (
+        "_body",
+        "_content",
+        "_dialect",
+        "_faults",
+        "_model",
+        "_opening",
+        "_provider",
+        "_report",
+        "_response",
+        "_sender",
+        "_slots",
+        "_take",
+        "_waiting",
+        "decoder",
+        "end",
+        "is_sent",
+    )
+
     def __init__(
         self,
         *,

@@ -45,6 +45,24 @@ class AnthropicDecoder:
     also `estimated` if the provider never reports the input tokens, which are then 0.
     """
 
+    __slots__ = (
+        "_bill",
+        "_blocks",
+        "_framer",
+        "_has_stop_sequence",
+        "_provider",
+        "_repeated",
+        "_repeated_index",
+        "_stop_details",
+        "_stop_reason",
+        "_surrogates",
+        "end",
+        "model",
+        "problem",
+        "response_id",
+        "usage",
+    )
+
     def __init__(self, *, provider: str = "") -> None:
         self.end: Complete | UpstreamError | None = None
         self.usage: Usage | None = None

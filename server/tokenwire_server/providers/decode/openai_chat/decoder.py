@@ -74,6 +74,28 @@ class OpenAIChatDecoder:
     Only the first choice is read, because Tokenwire requests one.
     """
 
+    __slots__ = (
+        "_blocks",
+        "_done_marker",
+        "_framer",
+        "_has_choice",
+        "_increments",
+        "_is_refusal",
+        "_joiner",
+        "_reason",
+        "_reasoning_source",
+        "_repeated",
+        "_sends_reasons",
+        "_tagged",
+        "_text",
+        "_word",
+        "end",
+        "model",
+        "problem",
+        "response_id",
+        "usage",
+    )
+
     def __init__(
         self,
         *,

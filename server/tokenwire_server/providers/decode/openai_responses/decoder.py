@@ -58,6 +58,18 @@ class OpenAIResponsesDecoder:
     incomplete. `Call` says when a call is complete.
     """
 
+    __slots__ = (
+        "_framer",
+        "_items",
+        "_joiner",
+        "_reader",
+        "_tools",
+        "end",
+        "model",
+        "response_id",
+        "usage",
+    )
+
     def __init__(self, *, provider: str = "") -> None:
         self.end: Complete | UpstreamError | None = None
         self.usage: Usage | None = None
