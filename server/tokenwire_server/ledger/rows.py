@@ -29,6 +29,7 @@ MAX_TOOLS = 32
 """Maximum number of tools of the provider in one record."""
 
 DAY_S = 86_400
+_encode = msgspec.json.Encoder().encode
 _TEXTS = (
     "stream_id", "instance_id", "tenant", "key_prefix", "request_id", "model_asked", "provider",
     "model", "provider_response_id", "reason",
@@ -63,22 +64,22 @@ RECORD_COLUMNS = tuple(
 
 
 def row_of(record: UsageRecord) -> dict[str, Any]:
-    """Return the row of a record, without `update_time`."""
+    """Return the row of a record, without `update_time`. Values of JSON columns are encoded."""
     usage = record.usage
     row: dict[str, Any] = {name: text_of(getattr(record, name)) for name in _TEXTS}
     for name in _PLAIN:
         row[name] = getattr(record, name)
     for name in COUNTS:
         row[name] = _count(getattr(usage, name))
-    row["server_tool_counts"] = _tool_counts(usage)
+    row["server_tool_counts"] = _json(_tool_counts(usage))
     row["service_tier"] = text_of(usage.service_tier) or None
     row["estimated"] = usage.estimated
     row["own_key"] = record.own_key
     row["attempts"] = min(record.attempts, MAX_ATTEMPTS)
     row["outcome"] = record.outcome.value
-    row["labels"] = {label_name(key): text_of(value) for key, value in record.labels.items()}
-    row["failed_attempts"] = _failed_attempts(record)
-    row["filters"] = _filter_actions(record)
+    row["labels"] = _json({label_name(key): text_of(text) for key, text in record.labels.items()})
+    row["failed_attempts"] = _json(_failed_attempts(record))
+    row["filters"] = _json(_filter_actions(record))
     row["created_day"] = int(record.created_time // DAY_S)
     return row
 
@@ -142,19 +143,21 @@ def text_of(text: str) -> str:
     )
 
 
-def _failed_attempts(record: UsageRecord) -> list[dict[str, Any]] | None:
+def _json(value: object) -> str | None:
+    return None if value is None else _encode(value).decode()
+
+
+def _failed_attempts(record: UsageRecord) -> list[FailedAttempt] | None:
     if not record.failed_attempts:
         return None
     return [
-        msgspec.to_builtins(
-            msgspec.structs.replace(
-                attempt,
-                provider=text_of(attempt.provider),
-                model=text_of(attempt.model),
-                input_tokens=min(attempt.input_tokens, MAX_COUNT),
-                output_tokens=min(attempt.output_tokens, MAX_COUNT),
-                cost_microusd=_count(attempt.cost_microusd),
-            )
+        msgspec.structs.replace(
+            attempt,
+            provider=text_of(attempt.provider),
+            model=text_of(attempt.model),
+            input_tokens=min(attempt.input_tokens, MAX_COUNT),
+            output_tokens=min(attempt.output_tokens, MAX_COUNT),
+            cost_microusd=_count(attempt.cost_microusd),
         )
         for attempt in record.failed_attempts[:MAX_FAILED_ATTEMPTS]
     ]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 from sqlalchemy import (
     JSON,
     ColumnElement,
-    Insert,
+    String,
     Text,
     Update,
     and_,
     bindparam,
     cast,
     func,
+    literal_column,
     or_,
     update,
 )
@@ -24,28 +26,47 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..storage.schema import usage_records
 from ..storage.sql import DatabaseTime, upsert
 from .record import Outcome, UsageRecord
-from .rows import FIGURES, figures_of
+from .rows import FIGURES, figures_of, row_of
 
 ROWS = "rows"
 """The parameter of `figures_statement`."""
 
 _column = usage_records.c
+_GIVEN = tuple(each.name for each in usage_records.columns if each.name != "update_time")
 _CHANGING = tuple(each.name for each in usage_records.columns if not each.primary_key)
 _encode = msgspec.json.Encoder().encode
 
 
-def upsert_statement(connection: AsyncConnection) -> Insert:
-    """Return the statement that inserts or replaces a record, as `UsageStore.write` specifies."""
-    new = upsert(connection, usage_records).values(update_time=DatabaseTime())
-    is_open = _column.outcome == Outcome.OPEN.value
-    was_lost = and_(
-        _column.outcome == Outcome.LOST.value, new.excluded.outcome != Outcome.LOST.value
-    )
-    return new.on_conflict_do_update(
-        index_elements=[_column.stream_id],
-        set_={name: new.excluded[name] for name in _CHANGING},
-        where=or_(is_open, was_lost),
-    )
+class Upsert:
+    """The statement that inserts or replaces a record, as `UsageStore.write` specifies.
+
+    It is for `exec_driver_sql`, which takes about half the time of `execute` for 100 records: SQLAlchemy does
+    not convert each parameter of each row.
+    """
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        new = upsert(connection, usage_records)
+        # Literals, so that all parameters are columns.
+        open_, lost = (
+            literal_column(f"'{outcome}'", String) for outcome in (Outcome.OPEN, Outcome.LOST)
+        )
+        was_open = _column.outcome == open_
+        was_lost = and_(_column.outcome == lost, new.excluded.outcome != lost)
+        compiled = (
+            new.values({name: bindparam(name) for name in _GIVEN} | {"update_time": DatabaseTime()})
+            .on_conflict_do_update(
+                index_elements=[_column.stream_id],
+                set_={name: new.excluded[name] for name in _CHANGING},
+                where=or_(was_open, was_lost),
+            )
+            .compile(dialect=connection.dialect)
+        )
+        self.text = str(compiled)
+        self._in_order = itemgetter(*(compiled.positiontup or ()))
+
+    def parameters(self, records: Iterable[UsageRecord]) -> list[tuple[Any, ...]]:
+        """Return the parameters of `text` for each record."""
+        return [self._in_order(row_of(record)) for record in records]
 
 
 def figures_statement(connection: AsyncConnection) -> Update:

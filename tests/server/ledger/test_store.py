@@ -373,7 +373,7 @@ async def test_figures_take_less_of_the_loop_than_records(store, record):
     print(
         f"{min(figures_s) * 1e3:.1f} ms of the loop for 300 streams' figures, 1/{times:.1f} of a record"
     )
-    assert times > 1.2  # 4 to 6 on an idle machine
+    assert times > 1.2  # 2 on a busy machine
 
 
 async def test_a_failed_batch_writes_nothing(store, record):
