@@ -7,6 +7,7 @@ cut at MAX_COUNT.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote
@@ -29,6 +30,7 @@ MAX_TOOLS = 32
 """Maximum number of tools of the provider in one record."""
 
 DAY_S = 86_400
+_REJECTED = re.compile("[\0\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
 _TEXTS = (
     "stream_id", "instance_id", "tenant", "key_prefix", "request_id", "model_asked", "provider",
@@ -138,9 +140,7 @@ def text_of(text: str) -> str:
         text = text[:MAX_TEXT_CHARS]
     if text.isascii():
         return text.replace("\0", "\ufffd") if "\0" in text else text
-    return "".join(
-        "\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text
-    )
+    return _REJECTED.sub("\ufffd", text)
 
 
 def _json(value: object) -> str | None:
