@@ -24,6 +24,14 @@ def check_list(values: Iterable[_T], name: str) -> Iterable[_T]:
     return values
 
 
+def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels. Raise TypeError if they are not a mapping of texts."""
+    return {
+        check_type(key, str, "labels"): check_type(value, str, f"labels.{key}")
+        for key, value in check_type(labels, Mapping, "labels").items()
+    }
+
+
 def check_int(value: int, name: str) -> int:
     """Return the value. Raise TypeError if it is not a whole number."""
     if not isinstance(value, SupportsIndex):
@@ -31,10 +39,10 @@ def check_int(value: int, name: str) -> int:
     return value
 
 
-def check_timeout(timeout_s: float | None) -> float | None:
-    """Return a timeout. Raise TypeError if it is not a number of seconds."""
-    if timeout_s is not None and not isinstance(timeout_s, Real):
+def check_seconds(seconds: float | None, name: str) -> float | None:
+    """Return a time. Raise TypeError if it is neither a number of seconds nor None."""
+    if seconds is not None and not isinstance(seconds, Real):
         raise TypeError(
-            f"timeout: must be a number of seconds or None, not {type(timeout_s).__name__}"
+            f"{name}: must be a number of seconds or None, not {type(seconds).__name__}"
         )
-    return timeout_s
+    return seconds

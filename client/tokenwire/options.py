@@ -23,6 +23,8 @@ from tokenwire.v1.chat_pb2 import (
     RetentionOptions,
 )
 
+from ._checks import check_seconds
+
 _ON_DISCONNECT = {
     None: ON_DISCONNECT_UNSPECIFIED,
     "cancel": ON_DISCONNECT_CANCEL,
@@ -43,9 +45,12 @@ def delivery(*, heartbeat_s: float | None = None, usage_s: float | None = None) 
         usage_s: Send the usage so far at this interval.
 
     Raises:
-        ValueError: a time is infinite or not a number.
+        TypeError, ValueError: a time is not a number, or is infinite.
     """
-    return DeliveryOptions(heartbeat_interval=_span(heartbeat_s), usage_interval=_span(usage_s))
+    return DeliveryOptions(
+        heartbeat_interval=_span(heartbeat_s, "heartbeat_s"),
+        usage_interval=_span(usage_s, "usage_s"),
+    )
 
 
 def retention(
@@ -65,15 +70,15 @@ def retention(
         soft_deadline_margin_s: End the generation with TIME_LIMIT this long before the deadline.
 
     Raises:
-        ValueError: `on_disconnect` is unknown, or a time is infinite or not a number.
+        TypeError, ValueError: `on_disconnect` is unknown, or a time is not a number, or is infinite.
     """
-    if on_disconnect not in _ON_DISCONNECT:
+    if on_disconnect not in tuple(_ON_DISCONNECT):
         raise ValueError(f"on_disconnect must be 'cancel' or 'continue', not {on_disconnect!r}")
     return RetentionOptions(
         on_disconnect=_ON_DISCONNECT[on_disconnect],
-        linger=_span(linger_s),
-        log_ttl=_span(log_ttl_s),
-        soft_deadline_margin=_span(soft_deadline_margin_s),
+        linger=_span(linger_s, "linger_s"),
+        log_ttl=_span(log_ttl_s, "log_ttl_s"),
+        soft_deadline_margin=_span(soft_deadline_margin_s, "soft_deadline_margin_s"),
     )
 
 
@@ -83,18 +88,19 @@ def cache(
     """Return whether a stored answer to the same request may be replayed, and how old it may be.
 
     Raises:
-        ValueError: the mode is unknown, or the time is infinite or not a number.
+        TypeError, ValueError: the mode is unknown, or the time is not a number, or is infinite.
     """
-    if mode not in _CACHE_MODES:
+    if mode not in tuple(_CACHE_MODES):
         raise ValueError(f"mode must be one of {', '.join(_CACHE_MODES)}, not {mode!r}")
-    return CacheOptions(mode=_CACHE_MODES[mode], ttl=_span(ttl_s))
+    return CacheOptions(mode=_CACHE_MODES[mode], ttl=_span(ttl_s, "ttl_s"))
 
 
-def _span(seconds: float | None) -> Duration | None:
+def _span(seconds: float | None, name: str) -> Duration | None:
+    check_seconds(seconds, name)
     if seconds is None:
         return None
     if not math.isfinite(seconds):
-        raise ValueError(f"{seconds} is not a number of seconds")
+        raise ValueError(f"{name}: {seconds} is not a number of seconds")
     span = Duration()
     span.FromNanoseconds(round(seconds * 1e9))
     return span

@@ -54,6 +54,10 @@ class AsyncConversation(Generic[ParsedT_co]):
         count_for_trim: bool,
         fields: RequestFields,
     ) -> None:
+        if trim is not None and not callable(trim):
+            raise TypeError(
+                f"trim: must be a function, such as keep_last(20), or None, not {type(trim).__name__}"
+            )
         self._client = client
         self.model = model
         """The model that answers the next question."""

@@ -10,6 +10,7 @@ from typing import Any, Generic, Self
 from tokenwire.v1.chat_pb2 import ChatRequest, Message
 from tokenwire.v1.usage_pb2 import Usage
 
+from .._checks import check_int, check_seconds
 from .._json import ParsedT_co
 from ..errors import Cancelled, TokenwireError
 from ..stream.answer import Answer
@@ -55,8 +56,9 @@ class AsyncToolRun(Generic[ParsedT_co]):
         timeout_s: float | None,
         on_tool_error: OnToolError,
     ) -> None:
-        if max_concurrency < 1:
+        if check_int(max_concurrency, "max_concurrency") < 1:
             raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}")
+        check_seconds(tool_timeout_s, "tool_timeout")
         if tool_timeout_s is not None and tool_timeout_s <= 0:
             raise ValueError(f"tool_timeout must be above 0, not {tool_timeout_s}")
         check_tools(tools)
@@ -70,7 +72,7 @@ class AsyncToolRun(Generic[ParsedT_co]):
         self._open_stream = open_stream
         self._max_concurrency = max_concurrency
         self._tool_timeout_s = tool_timeout_s
-        self._timeout_s = timeout_s
+        self._timeout_s = check_seconds(timeout_s, "timeout")
         self._deadline: float | None = None
         self._calls: AsyncToolCalls | None = None
         self._stream: AsyncChatStream[Any] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .._checks import check_list
 from .._version import __version__
 from .key import CallMetadata, call_metadata
 from .target import check_target, is_loopback, resolve_target
@@ -60,6 +61,7 @@ def connection_to(
     """Return the connection for a client's arguments. Environment variables replace missing ones.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: the target is a URL, the key is malformed, or a TLS file is missing or invalid.
     """
     target = resolve_target(target)
@@ -67,6 +69,7 @@ def connection_to(
     metadata = call_metadata(key)
     chosen = resolve_tls(tls, target)
     files = None if chosen is None else read_files(chosen)
+    check_list(options, "options")
     own: dict[str, str | int] = {}
     if is_loopback(target):
         # A proxy from the environment would receive the key in plaintext.

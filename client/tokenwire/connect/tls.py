@@ -53,10 +53,13 @@ def resolve_tls(tls: bool | Tls | None, target: str) -> Tls | None:
     target: a connection on this machine is in plaintext, any other over TLS.
 
     Raises:
+        TypeError: `tls` is of another type, such as the path of a file.
         ValueError: the variables contradict each other, or TOKENWIRE_PLAINTEXT is neither 1 nor 0.
     """
     if isinstance(tls, Tls):
         return tls
+    if tls is not None and not isinstance(tls, bool):
+        raise TypeError(f"tls: must be True, False, a Tls or None, not {type(tls).__name__}")
     if tls is False:
         return None
     named = named_tls()
@@ -112,6 +115,8 @@ def read_files(tls: Tls) -> TlsFiles:
 def _read(name: str, path: str | os.PathLike[str] | None) -> bytes | None:
     if path is None:
         return None
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"tls.{name}: must be a path, not {type(path).__name__}")
     from pathlib import Path  # not needed in plaintext, and takes 3 % of the client's import
 
     try:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 from tokenwire.v1.chat_pb2 import ChatRequest, ResumeStreamRequest
 from tokenwire.v1.event_pb2 import TokenEvent
 
-from .._checks import check_timeout
+from .._checks import check_seconds
 from ..enums import NoticeKind
 from ..errors import (
     Cancelled,
@@ -108,7 +108,7 @@ class Reading:
             self._outlives_readers = outlives_its_readers(request)
         self._unread: deque[TokenEvent] = deque()
         self._request = request
-        self._timeout_s = check_timeout(timeout_s)
+        self._timeout_s = check_seconds(timeout_s, "timeout")
         self._deadline: float | None = None
         self.allowances: tuple[Allowance, ...] = ()
         self._must_move = False

@@ -19,6 +19,7 @@ from tokenwire.v1.chat_pb2 import (
 from tokenwire.v1.event_pb2 import InvalidToolCall
 from tokenwire.v1.usage_pb2 import Usage
 
+from .._checks import check_int
 from ..enums import FinishReason
 from ..errors import BudgetExceeded, DeadlineExceeded, TokenwireError
 from ..messages import tool_result, user
@@ -88,8 +89,10 @@ class ToolLoop:
         max_cost_microusd: int | None,
         on_tool_error: OnToolError,
     ) -> None:
-        if max_rounds < 1:
+        if check_int(max_rounds, "max_rounds") < 1:
             raise ValueError(f"max_rounds must be at least 1, not {max_rounds}")
+        if max_cost_microusd is not None:
+            check_int(max_cost_microusd, "max_cost_microusd")
         if on_tool_error not in ("report", "raise"):
             raise ValueError(f"on_tool_error must be 'report' or 'raise', not {on_tool_error!r}")
         if len(request.request_id) > _MAX_REQUEST_ID_CHARS:

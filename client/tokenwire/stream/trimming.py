@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tokenwire.v1.chat_pb2 import ROLE_SYSTEM, ROLE_USER, Message
 
+from .._checks import check_int
+
 TrimPolicy = Callable[[Sequence[Message], int | None], Iterable[Message]]
 """A function that gets the messages that are about to be sent, and returns those to keep.
 
@@ -23,7 +25,7 @@ def keep_last(count: int) -> TrimPolicy:
     Raises:
         ValueError: `count` is below 1.
     """
-    if count < 1:
+    if check_int(count, "count") < 1:
         raise ValueError(f"count must be at least 1, not {count}")
 
     def policy(messages: Sequence[Message], _input_tokens: int | None) -> list[Message]:

@@ -16,6 +16,7 @@ from tokenwire.v1.chat_pb2 import (
 from tokenwire.v1.model_pb2 import GetModelRequest, ListModelsRequest, Model
 from tokenwire.v1.usage_pb2 import ListUsageRecordsRequest, UsageRecord, UsageSummary
 
+from .._checks import check_type
 from ..connect.channel import (
     LOOKUP_TIMEOUT_S,
     SUMMARY_TIMEOUT_S,
@@ -49,7 +50,7 @@ class LookupMethods:
         """
         method, request = (
             self._transport.chat.CancelStream,
-            CancelStreamRequest(stream_id=stream_id),
+            CancelStreamRequest(stream_id=check_type(stream_id, str, "stream_id")),
         )
         return (self._transport.unary(method, request, timeout, max_retries=0)).stream
 
@@ -61,7 +62,7 @@ class LookupMethods:
         """
         method, request = (
             self._transport.chat.DeleteStream,
-            DeleteStreamRequest(stream_id=stream_id),
+            DeleteStreamRequest(stream_id=check_type(stream_id, str, "stream_id")),
         )
         self._transport.unary(method, request, timeout, max_retries=0)
 
@@ -71,7 +72,7 @@ class LookupMethods:
         Raises:
             StreamNotFound: the stream is unknown or expired.
         """
-        request = GetStreamRequest(stream_id=stream_id)
+        request = GetStreamRequest(stream_id=check_type(stream_id, str, "stream_id"))
         return self._transport.unary(self._transport.chat.GetStream, request, timeout)
 
     def list_models(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> list[Model]:
@@ -86,7 +87,7 @@ class LookupMethods:
         Raises:
             UnknownModel: the provider or alias is unknown.
         """
-        request = GetModelRequest(id=model)
+        request = GetModelRequest(id=check_type(model, str, "model"))
         return self._transport.unary(self._transport.model.GetModel, request, timeout)
 
     def get_caller(self, *, timeout: float | None = LOOKUP_TIMEOUT_S) -> Caller:

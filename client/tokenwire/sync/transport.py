@@ -18,7 +18,7 @@ from tokenwire.v1.event_pb2 import TokenEvent
 from tokenwire.v1.model_pb2_grpc import ModelServiceStub
 from tokenwire.v1.usage_pb2_grpc import UsageServiceStub
 
-from .._checks import check_timeout
+from .._checks import check_seconds
 from ..connect.channel import CANCEL_TIMEOUT_S, Connection
 from ..errors import Cancelled, TokenwireError
 from ..stream.retry import Retries
@@ -81,7 +81,7 @@ class Transport:
         for calls that `close` waits for.
         """
         retries = Retries(self._max_retries if max_retries is None else max_retries)
-        timeout_s = check_timeout(timeout_s)
+        timeout_s = check_seconds(timeout_s, "timeout")
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             if not even_if_closed:

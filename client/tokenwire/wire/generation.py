@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 from tokenwire.v1.chat_pb2 import ChatRequest, GenerationConfig, LogprobsConfig, ReasoningConfig
 
+from .._checks import check_list
 from .mappings import message_of
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -58,7 +59,9 @@ def add_generation(request: ChatRequest, fields: Mapping[str, object]) -> None:
 def _field(name: str, value: object) -> object:
     match name:
         case "stop_sequences":
-            return [value] if isinstance(value, str) else value
+            if isinstance(value, str):
+                return [value]
+            return check_list(cast("Iterable[str]", value), name)
         case "reasoning":
             mapping = {"effort": value} if isinstance(value, str) else value
             return message_of(ReasoningConfig, mapping, name)

@@ -23,7 +23,7 @@ from tokenwire.v1.chat_pb2 import (
     ToolChoice,
 )
 
-from .._checks import check_int, check_list, check_type
+from .._checks import check_int, check_labels, check_list, check_type
 from ..messages import MessageLike, ModelDump
 from ..structured.answer_type import AnswerType, answer_type_of
 from .generation import GenerationFields, add_generation
@@ -156,14 +156,13 @@ def build_request(
     if "request_id" in fields:
         request.request_id = check_type(fields["request_id"], str, "request_id")
     if "labels" in fields:
-        for key, value in check_type(fields["labels"], Mapping, "labels").items():
-            request.labels[check_type(key, str, "labels")] = check_type(value, str, f"labels.{key}")
+        request.labels.update(check_labels(fields["labels"]))
     if "provider_options" in fields:
         options = fields["provider_options"]
         if isinstance(options, Struct):
             request.provider_options.CopyFrom(options)
         else:
-            request.provider_options.update(dict(options))
+            request.provider_options.update(dict(check_type(options, Mapping, "provider_options")))
     return request
 
 
@@ -259,7 +258,7 @@ def build_resume(
         )
     return ResumeStreamRequest(
         stream_id=stream_id,
-        after_sequence=after_sequence,
+        after_sequence=check_int(after_sequence, "after_sequence"),
         delivery=None if delivery is None else message_of(DeliveryOptions, delivery, "delivery"),
     )
 

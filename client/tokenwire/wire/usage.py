@@ -26,7 +26,7 @@ from tokenwire.v1.usage_pb2 import (
     UsageOutcome,
 )
 
-from .._checks import check_type
+from .._checks import check_int, check_labels, check_list, check_type
 
 _ValueT = TypeVar("_ValueT", bound=int)
 
@@ -165,7 +165,7 @@ def first_page(page_size: int, **fields: Unpack[UsageFields]) -> ListUsageRecord
     Raises:
         TypeError, ValueError: the arguments are not a valid filter.
     """
-    if page_size < 1:
+    if check_int(page_size, "page_size") < 1:
         raise ValueError(f"page_size must be at least 1, not {page_size}")
     return ListUsageRecordsRequest(page_size=page_size, filter=usage_filter(**fields))
 
@@ -194,7 +194,7 @@ def summary_request(
     return GetUsageSummaryRequest(
         filter=usage_filter(**fields),
         group_by=_values(group_by, GROUPS, "group_by"),
-        label_key=label_key,
+        label_key=check_type(label_key or "", str, "label_key"),
     )
 
 
@@ -210,10 +210,10 @@ def usage_filter(**fields: Unpack[UsageFields]) -> UsageFilter:
     return UsageFilter(
         start_time=_timestamp(fields.get("since"), "since"),
         end_time=_timestamp(fields.get("until"), "until"),
-        models=_several(fields.get("models", ())),
-        labels=fields.get("labels"),
+        models=_several(fields.get("models", ()), "models"),
+        labels=check_labels(fields.get("labels") or {}),
         outcomes=_values(fields.get("outcomes", ()), OUTCOMES, "outcomes"),
-        key_prefix=fields.get("key_prefix", ""),
+        key_prefix=check_type(fields.get("key_prefix") or "", str, "key_prefix"),
     )
 
 
@@ -227,13 +227,15 @@ def _timestamp(time: datetime | None, name: str) -> Timestamp | None:
     return stamp
 
 
-def _several(values: str | Iterable[str]) -> list[str]:
-    return [values] if isinstance(values, str) else list(values)
+def _several(values: str | Iterable[str], name: str) -> list[str]:
+    if isinstance(values, str):
+        return [values]
+    return [check_type(each, str, name) for each in check_list(values, name)]
 
 
 def _values(given: str | Iterable[str], known: Mapping[str, _ValueT], name: str) -> list[_ValueT]:
     found = []
-    for each in _several(given):
+    for each in _several(given, name):
         if each not in known:
             raise ValueError(f"{name} must be among {', '.join(known)}, not {each!r}")
         found.append(known[each])

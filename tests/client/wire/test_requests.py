@@ -256,6 +256,8 @@ def test_a_schema_is_sent_without_needless_characters():
         ({"fallback_models": "openai/demo"}, "fallback_models: must be a list, not str"),
         ({"fallback_models": [1]}, "fallback_models: must be a str, not int"),
         ({"tools": print}, "tools: must be a list, not builtin_function_or_method"),
+        ({"stop_sequences": 5}, "stop_sequences: must be a list, not int"),
+        ({"provider_options": 5}, "provider_options: must be a mapping, not int"),
     ],
 )
 def test_a_field_of_the_wrong_type_is_named(fields, says):
@@ -281,8 +283,85 @@ def test_a_field_of_the_wrong_type_is_named(fields, says):
             "timeout: must be a number of seconds or None, not str",
         ),
         (
+            lambda: tokenwire.Client("host:1", tls="ca.pem"),
+            "tls: must be True, False, a Tls or None, not str",
+        ),
+        (
+            lambda: tokenwire.Client("host:1", tls=tokenwire.Tls(ca=5)),
+            "tls.ca: must be a path, not int",
+        ),
+        (
+            lambda: tokenwire.Client(options={"grpc.a": 1}),
+            "options: must be a list, not dict",
+        ),
+        (lambda: tokenwire.Client().get_stream(5), "stream_id: must be a str, not int"),
+        (lambda: tokenwire.Client().cancel(5), "stream_id: must be a str, not int"),
+        (lambda: tokenwire.Client().delete(5), "stream_id: must be a str, not int"),
+        (lambda: tokenwire.Client().get_model(5), "model: must be a str, not int"),
+        (
+            lambda: tokenwire.Client().resume("st_1", "7"),
+            "after_sequence: must be an int, not str",
+        ),
+        (
             lambda: tokenwire.Client().usage_records(since="yesterday"),
             "since: must be a datetime, not str",
+        ),
+        (lambda: tokenwire.Client().usage_records(models=5), "models: must be a list, not int"),
+        (lambda: tokenwire.Client().usage_records(models=[5]), "models: must be a str, not int"),
+        (
+            lambda: tokenwire.Client().usage_records(labels=["a"]),
+            "labels: must be a mapping, not list",
+        ),
+        (
+            lambda: tokenwire.Client().usage_records(outcomes=[["open"]]),
+            "outcomes: must be a str, not list",
+        ),
+        (
+            lambda: tokenwire.Client().usage_records(key_prefix=5),
+            "key_prefix: must be a str, not int",
+        ),
+        (
+            lambda: tokenwire.Client().usage_records(page_size="9"),
+            "page_size: must be an int, not str",
+        ),
+        (lambda: tokenwire.Client().usage_summary(group_by=5), "group_by: must be a list, not int"),
+        (
+            lambda: tokenwire.Client().usage_summary(label_key=5),
+            "label_key: must be a str, not int",
+        ),
+        *(
+            (
+                lambda option=option, value=value: tokenwire.Client().run_tools(
+                    "m", "Hi", tools=[], **{option: value}
+                ),
+                f"{option}: must be {accepted}, not {type(value).__name__}",
+            )
+            for option, value, accepted in (
+                ("max_rounds", "x", "an int"),
+                ("max_rounds", 1.5, "an int"),
+                ("max_concurrency", "x", "an int"),
+                ("max_cost_microusd", "x", "an int"),
+                ("max_retries", "x", "an int"),
+                ("tool_timeout", "x", "a number of seconds or None"),
+                ("timeout", "x", "a number of seconds or None"),
+            )
+        ),
+        (
+            lambda: tokenwire.Client().conversation("m", trim=20),
+            "trim: must be a function, such as keep_last(20), or None, not int",
+        ),
+        (lambda: tokenwire.keep_last("20"), "count: must be an int, not str"),
+        (
+            lambda: tokenwire.delivery(heartbeat_s="5"),
+            "heartbeat_s: must be a number of seconds or None, not str",
+        ),
+        (
+            lambda: tokenwire.retention("continue", linger_s=timedelta(seconds=5)),
+            "linger_s: must be a number of seconds or None, not timedelta",
+        ),
+        (
+            lambda: tokenwire.cache(ttl_s="60"),
+            "ttl_s: must be a number of seconds or None, not str",
         ),
         (
             lambda: tokenwire.Client().run_tools("m", "Hi", tools=print),
